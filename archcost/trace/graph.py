@@ -1,0 +1,167 @@
+"""What one forward pass did, as plain data: enough to replay any analysis later without the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from math import prod
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import torch
+
+Origin = Literal["parameter", "buffer", "input", "constant", "operation"]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorRef:
+    """A tensor as an operation saw it: a view of a storage of the Trace, without its values."""
+
+    storage: int
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    offset: int
+    dtype: torch.dtype
+    device: str
+
+    @property
+    def numel(self) -> int:
+        return prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the distinct elements: a dimension expanded with stride 0 is read once."""
+        distinct = prod(n for n, s in zip(self.shape, self.stride, strict=True) if s) if self.numel else 0
+        return distinct * self.dtype.itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class PackedWeights:
+    """Weights that an operator holds in a packed form of its own, as int8 convolutions do."""
+
+    shape: tuple[int, ...]
+    bias: int
+    groups: int
+    transposed: bool
+    nbytes: int
+
+
+@dataclass(slots=True)
+class Storage:
+    """A block of memory, from the operation that allocated it to the last one that ran while it lived."""
+
+    index: int
+    nbytes: int
+    origin: Origin
+    name: str | None = None
+    created_by: int | None = None
+    freed_after: int | None = None
+    saved_by: int | None = None
+    """The module call during which autograd first kept it for the backward pass."""
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """One operation, in the order of execution.
+
+    ``args`` and ``kwargs`` are those of the operator, each tensor replaced by its `TensorRef`.
+    ``reads`` and ``writes`` are storages; an output that aliases an input is in neither.
+    ``fed_by`` are the operations whose results it read, each an index into ``Trace.ops``.
+    """
+
+    index: int
+    name: str
+    call: int
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    outputs: tuple[TensorRef, ...]
+    reads: tuple[int, ...]
+    writes: tuple[int, ...]
+    fed_by: tuple[int, ...]
+
+    @property
+    def base(self) -> str:
+        """The operator without its overload: ``aten.convolution``."""
+        return self.name.rpartition(".")[0] if self.name.count(".") > 1 else self.name
+
+    def tensors(self) -> Iterator[TensorRef]:
+        """Every tensor among the arguments, those in lists included."""
+        yield from refs(self.args)
+        yield from refs(tuple(self.kwargs.values()))
+
+
+def refs(value: Any) -> Iterator[TensorRef]:
+    """The TensorRefs in a structure of tuples, lists and dicts, in order."""
+    if isinstance(value, TensorRef):
+        yield value
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from refs(item)
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from refs(item)
+
+
+@dataclass(slots=True)
+class ModuleCall:
+    """One call of one module; ``first_op`` up to ``end_op`` ran inside it, its children's included."""
+
+    index: int
+    module: str
+    parent: int | None
+    inputs: tuple[TensorRef, ...]
+    first_op: int
+    end_op: int = -1
+    outputs: tuple[TensorRef, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleInfo:
+    """A module as registered: its first name, and the other names it can be reached by."""
+
+    name: str
+    type_name: str
+    training: bool
+    aliases: tuple[str, ...] = ()
+    details: str = ""
+    """The arguments that ``repr(module)`` would show."""
+
+
+@dataclass(frozen=True, slots=True)
+class StateInfo:
+    """A parameter or buffer; one that is tied or shared has one entry, under its first name."""
+
+    name: str
+    owner: str
+    kind: Literal["parameter", "buffer"]
+    shape: tuple[int, ...]
+    numel: int
+    nbytes: int
+    requires_grad: bool
+    aliases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One forward pass of one model: operations, module calls, storages and state.
+
+    ``device`` is where it ran: ``meta`` (nothing was computed) or the model's own.
+    ``notes`` say what was assumed or had to be done otherwise; ``modules`` is in order of definition.
+    """
+
+    model_name: str
+    device: str
+    ops: tuple[Op, ...]
+    calls: tuple[ModuleCall, ...]
+    storages: tuple[Storage, ...]
+    modules: dict[str, ModuleInfo]
+    state: tuple[StateInfo, ...]
+    inputs: Any
+    outputs: Any
+    saved_known: bool = True
+    """Whether autograd could say what it keeps: ``Storage.saved_by`` means something."""
+    notes: tuple[str, ...] = field(default=())
+
+    def module_of(self, op: Op) -> str:
+        """The name of the module that made the operation."""
+        return self.calls[op.call].module

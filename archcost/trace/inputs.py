@@ -1,0 +1,178 @@
+"""Inputs: one canonical form, tensors inside any structure, and a guess where none are given."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from archcost.errors import InputError
+from archcost.trace.modules import ModuleTree
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+# Spatial sizes tried in turn when nothing says which one the model is for: ImageNet's first, then others
+# that a fixed classifier is likely to have been built for.
+IMAGE_SIZES = (224, 32, 28, 64, 256, 299, 96, 128, 384, 512)
+SEQUENCE_LENGTH = 128
+
+
+def as_call(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword arguments: a tuple is the one, a dict the other, anything else one argument."""
+    if type(inputs) is tuple:
+        return inputs, {}
+    if type(inputs) is dict:
+        bad = [key for key in inputs if not isinstance(key, str)]
+        if bad:
+            raise InputError(
+                f"inputs: a dict is keyword arguments, but {bad[0]!r} is no name. To pass the dict itself "
+                f"as the one argument, put it in a tuple: ({{...}},)"
+            )
+        return (), inputs
+    return (inputs,), {}
+
+
+def map_tensors(value: Any, change: Callable[[torch.Tensor], Any]) -> Any:
+    """``value`` with ``change`` applied to every tensor in tuples, lists, mappings and dataclasses."""
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        return change(value)
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(map_tensors(item, change) for item in value))
+    if type(value) in (tuple, list, set, frozenset):
+        return type(value)(map_tensors(item, change) for item in value)
+    if isinstance(value, Mapping):
+        changed = {key: map_tensors(item, change) for key, item in value.items()}
+        if type(value) is dict:
+            return changed
+        mapping: Any = copy.copy(value)
+        for key, item in changed.items():
+            if item is not value[key]:
+                mapping[key] = item
+        return mapping
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        result = copy.copy(value)
+        for field in dataclasses.fields(value):
+            if hasattr(value, field.name):
+                old = getattr(value, field.name)
+                new = map_tensors(old, change)
+                if new is not old:
+                    object.__setattr__(result, field.name, new)
+        return result
+    return value
+
+
+def make(
+    input_size: Any, dtype: Any, model_dtype: torch.dtype, device: torch.device | str
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Example inputs of ``input_size``: a shape, a list of shapes, or a dict of them by argument name.
+
+    ``dtype`` is one for all or a list (dict) of them; None takes the model's own. Values: uniform in
+    [0, 1) from a fixed seed, zeros for integers, so that they are valid indices.
+    """
+    if isinstance(input_size, Mapping):
+        by_name = dtype if isinstance(dtype, Mapping) else dict.fromkeys(input_size, dtype)
+        return (), {
+            name: _example(size, by_name.get(name) or model_dtype, device, f"input_size[{name!r}]")
+            for name, size in input_size.items()
+        }
+    several = isinstance(input_size, (list, tuple)) and input_size and not isinstance(input_size[0], int)
+    sizes = list(input_size) if several else [input_size]
+    dtypes = list(dtype) if isinstance(dtype, (list, tuple)) else [dtype] * len(sizes)
+    if len(dtypes) != len(sizes):
+        raise InputError(f"dtype: {len(dtypes)} dtypes for {len(sizes)} inputs; give one, or one for each")
+    return tuple(
+        _example(size, one or model_dtype, device, "input_size")
+        for size, one in zip(sizes, dtypes, strict=True)
+    ), {}
+
+
+def _example(size: Any, dtype: Any, device: torch.device | str, where: str) -> torch.Tensor:
+    import torch
+
+    if isinstance(dtype, str):
+        dtype = getattr(torch, dtype.removeprefix("torch."), None)
+    if not isinstance(dtype, torch.dtype):
+        raise InputError(f"dtype: {dtype!r} is no torch dtype; give for example torch.float32 or 'int64'")
+    valid = isinstance(size, Sequence) and all(isinstance(n, int) and n > 0 for n in size)
+    if not valid or isinstance(size, (str, bytes)):
+        raise InputError(
+            f"{where}: {size!r} is no shape; give the whole shape, batch included, as in (1, 3, 224, 224)"
+        )
+    if torch.device(device).type == "meta":
+        return torch.empty(tuple(size), dtype=dtype, device="meta")
+    if not (dtype.is_floating_point or dtype.is_complex):
+        return torch.zeros(tuple(size), dtype=dtype, device=device)
+    generator = torch.Generator().manual_seed(0)
+    return torch.rand(tuple(size), generator=generator).to(device, dtype)
+
+
+def dtype_of(tree: ModuleTree) -> torch.dtype:
+    """The dtype of the first floating-point weight; float32 for a model without one."""
+    import torch
+
+    for module in tree.modules.values():
+        for tensor in (*module._parameters.values(), *module._buffers.values()):
+            if tensor is not None and tensor.is_floating_point():
+                return tensor.dtype
+    return torch.float32
+
+
+def guesses(model: nn.Module, tree: ModuleTree) -> list[tuple[tuple[int, ...], Any, str]]:
+    """Input shapes worth trying, best first: ``(shape, dtype or None, what was assumed)``."""
+    config = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None)
+    if isinstance(config, Mapping) and config.get("input_size"):
+        size = (1, *config["input_size"])
+        return [(size, None, f"input size {_text(size)} from the model's pretrained_cfg")]
+    return _from_first_layer(tree)
+
+
+def _from_first_layer(tree: ModuleTree) -> list[tuple[tuple[int, ...], Any, str]]:
+    import torch
+
+    for name, module in tree.modules.items():
+        weight = getattr(module, "weight", None)
+        kind = type(module).__name__
+        where = f"{name or 'the model'} ({kind})"
+        if isinstance(module, torch.nn.Embedding):
+            size: tuple[int, ...] = (1, SEQUENCE_LENGTH)
+            return [(size, torch.int64, _assumed(size, where, "integers: the first layer is an embedding"))]
+        if isinstance(module, torch.nn.RNNBase):
+            size = (1, SEQUENCE_LENGTH, module.input_size)
+            return [(size, None, _assumed(size, where, f"{module.input_size} features"))]
+        channels = getattr(module, "in_channels", None)
+        axes = _axes(module, weight)
+        if isinstance(channels, int) and axes:
+            reason = f"{channels} channels"
+            if axes == 1:
+                return [((1, channels, 1024), None, _assumed((1, channels, 1024), where, reason))]
+            if axes == 3:
+                size = (1, channels, 16, 112, 112)
+                return [(size, None, _assumed(size, where, reason))]
+            sizes = [(1, channels, n, n) for n in IMAGE_SIZES]
+            return [(size, None, _assumed(size, where, reason)) for size in sizes]
+        features = getattr(module, "in_features", None)
+        if isinstance(features, int):
+            return [((1, features), None, _assumed((1, features), where, f"{features} features"))]
+    return []
+
+
+def _axes(module: nn.Module, weight: Any) -> int:
+    """Spatial axes of a convolution-like module, quantized ones included; 0 for anything else."""
+    kernel = getattr(module, "kernel_size", None)
+    if isinstance(kernel, tuple):
+        return len(kernel)
+    dims = getattr(weight, "dim", None)
+    return max(dims() - 2, 0) if callable(dims) else 0
+
+
+def _assumed(size: tuple[int, ...], where: str, reason: str) -> str:
+    return f"input size {_text(size)} assumed: the first layer, {where}, takes {reason}"
+
+
+def _text(size: tuple[int, ...]) -> str:
+    return "x".join(map(str, size))

@@ -1,0 +1,225 @@
+"""Faster `meta` kernels, and fused attention on `meta` as every real device runs it.
+
+The framework computes some output shapes through long chains of reference functions: a batch norm
+costs it 2 ms. The kernels here return NotImplemented where they do not apply; the tests hold each
+against the framework's own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+aten = torch.ops.aten
+
+
+FAST_META: dict[Any, Callable[..., Any]] = {}
+"""Operator overload -> kernel; each takes the operator's arguments and may return NotImplemented."""
+
+
+def _for(*operators: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    def register(kernel: Callable[..., Any]) -> Callable[..., Any]:
+        FAST_META.update(dict.fromkeys(operators, kernel))
+        return kernel
+
+    return register
+
+
+def _stats_dtype(x: torch.Tensor) -> torch.dtype:
+    return torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
+
+
+@_for(aten.convolution.default)
+def _convolution(
+    x: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, transposed: bool, *rest: Any
+) -> Any:
+    groups = rest[-1]
+    axes = weight.dim() - 2
+    plain = (
+        not transposed
+        and x.dim() == axes + 2
+        and len(stride) == len(padding) == len(dilation) == axes
+        and x.dtype == weight.dtype
+        and x.shape[1] == weight.shape[1] * groups
+        and weight.shape[0] % groups == 0
+        and x.is_contiguous()
+        and weight.is_contiguous()
+    )
+    if not plain:
+        return NotImplemented
+    sizes = [
+        (n + 2 * p - d * (k - 1) - 1) // s + 1
+        for n, k, s, p, d in zip(x.shape[2:], weight.shape[2:], stride, padding, dilation, strict=True)
+    ]
+    if min(sizes) < 1 or x.numel() == 0:
+        return NotImplemented
+    return torch.empty([x.shape[0], weight.shape[0], *sizes], dtype=x.dtype, device="meta")
+
+
+@_for(aten.addmm.default)
+def _addmm(bias: Any, a: Any, b: Any, **scales: Any) -> Any:
+    fits = (
+        a.dim() == b.dim() == 2
+        and a.shape[1] == b.shape[0]
+        and a.dtype == b.dtype == bias.dtype
+        and bias.shape in ((b.shape[1],), (a.shape[0], b.shape[1]))
+    )
+    return torch.empty((a.shape[0], b.shape[1]), dtype=a.dtype, device="meta") if fits else NotImplemented
+
+
+@_for(aten.native_batch_norm.default)
+def _batch_norm(x: Any, weight: Any, bias: Any, mean: Any, var: Any, training: bool, *_: Any) -> Any:
+    known = mean if mean is not None else weight
+    if x.dim() < 2 or (known is not None and known.shape[0] != x.shape[1]):
+        return NotImplemented
+    channels = x.shape[1] if training else 0
+    stats = [torch.empty((channels,), dtype=_stats_dtype(x), device="meta") for _ in range(2)]
+    return torch.empty_like(x), *stats
+
+
+@_for(aten.native_layer_norm.default)
+def _layer_norm(x: Any, normalized_shape: Any, *_: Any) -> Any:
+    axis = x.dim() - len(normalized_shape)
+    if axis < 0 or tuple(x.shape[axis:]) != tuple(normalized_shape):
+        return NotImplemented
+    stats = (*x.shape[:axis], *(1,) * len(normalized_shape))
+    dtype = _stats_dtype(x)
+    return (
+        torch.empty(x.shape, dtype=x.dtype, device="meta"),
+        torch.empty(stats, dtype=dtype, device="meta"),
+        torch.empty(stats, dtype=dtype, device="meta"),
+    )
+
+
+@_for(
+    *(aten.gelu.default, aten.silu.default, aten.sigmoid.default, aten.tanh.default, aten.relu.default),
+    *(aten.hardtanh.default, aten.hardswish.default, aten.hardsigmoid.default, aten.leaky_relu.default),
+    *(aten.elu.default, aten.exp.default, aten.neg.default, aten.sqrt.default, aten.rsqrt.default),
+    *(aten.clamp.default, aten.clamp_min.default, aten.clamp_max.default, aten.pow.Tensor_Scalar),
+    *(aten.mul.Scalar, aten.add.Scalar, aten.sub.Scalar, aten.div.Scalar, aten.softplus.default),
+    *(aten.mish.default, aten.erf.default, aten.abs.default),
+)
+def _unary(x: Any, *rest: Any, **options: Any) -> Any:
+    return torch.empty_like(x) if _is_plain(x, rest) else NotImplemented
+
+
+def _is_plain(x: torch.Tensor, rest: tuple[Any, ...]) -> bool:
+    return x.is_floating_point() and not any(isinstance(r, (torch.Tensor, complex)) for r in rest)
+
+
+@_for(aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor)
+def _binary(a: Any, b: Any, **options: Any) -> Any:
+    if not isinstance(a, torch.Tensor) or not a.is_floating_point():
+        return NotImplemented
+    if not isinstance(b, torch.Tensor):
+        return NotImplemented if isinstance(b, complex) else torch.empty_like(a)
+    if a.dtype != b.dtype or not (_is_dense(a) and _is_dense(b)):
+        return NotImplemented
+    if a.shape == b.shape:
+        return torch.empty_like(a) if a.stride() == b.stride() else NotImplemented
+    if b.dim() <= a.dim() and all(
+        n in (1, m) for n, m in zip(reversed(b.shape), reversed(a.shape), strict=False)
+    ):
+        return torch.empty_like(a)
+    return NotImplemented
+
+
+@_for(
+    *(aten.relu_.default, aten.silu_.default, aten.hardtanh_.default, aten.hardswish_.default),
+    *(aten.hardsigmoid_.default, aten.leaky_relu_.default, aten.elu_.default, aten.sigmoid_.default),
+    *(aten.gelu_.default, aten.mul_.Scalar, aten.div_.Scalar, aten.clamp_.default),
+)
+def _unary_(x: Any, *rest: Any, **options: Any) -> Any:
+    return x if _is_plain(x, rest) and 0 not in x.stride() else NotImplemented
+
+
+@_for(aten.add_.Tensor, aten.sub_.Tensor, aten.mul_.Tensor, aten.div_.Tensor)
+def _binary_(a: Any, b: Any, **options: Any) -> Any:
+    same = isinstance(b, torch.Tensor) and a.is_floating_point() and a.dtype == b.dtype
+    return a if same and a.shape == b.shape and 0 not in a.stride() else NotImplemented
+
+
+def _is_dense(x: torch.Tensor) -> bool:
+    return x.is_contiguous() or (x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last))
+
+
+@_for(aten.mean.dim, aten.sum.dim_IntList)
+def _reduce(x: Any, dim: Any, keepdim: bool = False, *, dtype: Any = None) -> Any:
+    if not dim or dtype is not None or not x.is_floating_point() or not x.is_contiguous():
+        return NotImplemented
+    if not all(-x.dim() <= d < x.dim() for d in dim):
+        return NotImplemented
+    gone = {d % x.dim() for d in dim}
+    shape = [1 if i in gone else n for i, n in enumerate(x.shape) if keepdim or i not in gone]
+    return torch.empty(shape, dtype=x.dtype, device="meta")
+
+
+@_for(aten.linalg_vector_norm.default)
+def _vector_norm(x: Any, ord: Any = 2, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Any:
+    return _reduce(x, dim, keepdim, dtype=dtype)
+
+
+@_for(aten._softmax.default, aten._log_softmax.default)
+def _softmax(x: Any, dim: int, half_to_float: bool) -> Any:
+    fits = x.is_contiguous() and not half_to_float and x.is_floating_point() and -x.dim() <= dim < x.dim()
+    return torch.empty_like(x) if fits else NotImplemented
+
+
+@_for(aten._safe_softmax.default)
+def _safe_softmax(x: Any, dim: int, dtype: Any = None) -> Any:
+    return _softmax(x, dim, dtype is not None)
+
+
+@_for(aten.roll.default)
+def _roll(x: Any, shifts: Any, dims: Any = ()) -> Any:
+    fits = x.is_contiguous() and dims and len(shifts) == len(dims)
+    return torch.empty_like(x) if fits and all(-x.dim() <= d < x.dim() for d in dims) else NotImplemented
+
+
+@contextlib.contextmanager
+def fused_attention() -> Iterator[None]:
+    """Let scaled_dot_product_attention on `meta` be the one fused operator that it is on a CPU.
+
+    On `meta` the framework falls back to plain matrix products, which would count the N x N scores as
+    memory. The kernel is registered for `meta` tensors only, and taken away again.
+    """
+    library = torch.library.Library("aten", "IMPL")
+    library.impl("scaled_dot_product_attention", _attention, "AutogradMeta")
+    try:
+        yield
+    finally:
+        library._destroy()
+
+
+def _attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_mask: torch.Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> torch.Tensor:
+    # The conditions of `use_flash_attention_cpp`; everything else takes the plain products there as well.
+    fused = (
+        dropout_p == 0
+        and query.dim() == key.dim() == value.dim() == 4
+        and query.shape[:2] == key.shape[:2] == value.shape[:2]
+        and query.shape[3] == key.shape[3] == value.shape[3]
+        and not (attn_mask is not None and attn_mask.requires_grad)
+    )
+    if not fused:
+        return aten._scaled_dot_product_attention_math(
+            query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
+        )[0]
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        hidden = torch.zeros_like(attn_mask, dtype=query.dtype)
+        attn_mask = hidden.masked_fill_(attn_mask.logical_not(), float("-inf"))
+    return aten._scaled_dot_product_flash_attention_for_cpu(
+        query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale
+    )[0]

@@ -1,0 +1,185 @@
+"""Walk a module graph without recursion: names, sharing, cycles, lazy modules, packed int8 weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from archcost.errors import ModelError
+from archcost.trace.graph import ModuleInfo, PackedWeights, StateInfo
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+# A module reached by more names than this keeps the first ones: sharing can make their number explode.
+MAX_ALIASES = 32
+
+
+@dataclass
+class ModuleTree:
+    """The registered modules of a model, by id, each with the names it can be reached by."""
+
+    names: dict[int, list[str]] = field(default_factory=dict)
+    modules: dict[str, nn.Module] = field(default_factory=dict)
+    """First name -> module, in order of definition, parents before their children."""
+
+    def name_under(self, module: nn.Module, parent: str) -> str:
+        """The name of a called module, seen from the module that called it.
+
+        A shared module is named by its place under the caller; one that no module has registered is
+        named by its type under the caller.
+        """
+        names = self.names.get(id(module))
+        if names is None:
+            label = f"<{type(module).__name__}>"
+            return f"{parent}.{label}" if parent else label
+        if len(names) > 1 and parent:
+            for name in names:
+                if name.startswith(parent + "."):
+                    return name
+        return names[0]
+
+
+def walk(model: nn.Module) -> ModuleTree:
+    """Every module with its names; raises ModelError where a module holds itself."""
+    tree = ModuleTree()
+    # Depth first with an explicit stack: a model may be nested deeper than Python recurses.
+    stack: list[tuple[str, nn.Module, bool]] = [("", model, False)]
+    path: dict[int, str] = {}
+    while stack:
+        name, module, leaving = stack.pop()
+        if leaving:
+            del path[id(module)]
+            continue
+        if id(module) in path:
+            held = path[id(module)] or "the model itself"
+            raise ModelError(
+                f"the module graph is cyclic: {name!r} is {held!r} again. Keep the back reference out of "
+                f"the module tree, for example in a tuple: self.parent = (parent,)"
+            )
+        names = tree.names.setdefault(id(module), [])
+        if len(names) >= MAX_ALIASES:
+            continue
+        names.append(name)
+        if len(names) == 1:
+            tree.modules[name] = module
+        path[id(module)] = name
+        stack.append((name, module, True))
+        prefix = name + "." if name else ""
+        children = [(prefix + key, child) for key, child in module._modules.items() if child is not None]
+        stack.extend((child_name, child, False) for child_name, child in reversed(children))
+    return tree
+
+
+def check_initialised(tree: ModuleTree) -> None:
+    """Raises ModelError for a lazy module that has not seen an input yet."""
+    from torch.nn.parameter import is_lazy
+
+    for name, module in tree.modules.items():
+        tensors = (*module._parameters.values(), *module._buffers.values())
+        if any(p is not None and is_lazy(p) for p in tensors):
+            raise ModelError(
+                f"{name or 'the model'} ({type(module).__name__}) is lazy and has no weights yet: "
+                f"run one forward pass, model(example), before analysing it"
+            )
+
+
+def describe(tree: ModuleTree) -> dict[str, ModuleInfo]:
+    """The plain description of every registered module, by first name."""
+    return {
+        name: ModuleInfo(
+            name, type_name(module), module.training, tuple(tree.names[id(module)][1:]), _details(module)
+        )
+        for name, module in tree.modules.items()
+    }
+
+
+def type_name(module: nn.Module) -> str:
+    """The class of a module; a ScriptModule is named by the class it was compiled from."""
+    return str(getattr(module, "original_name", None) or type(module).__name__)
+
+
+def _details(module: nn.Module) -> str:
+    try:
+        return module.extra_repr().replace("\n", ", ")
+    except Exception:  # a user's extra_repr may need a state that the module is not in
+        return ""
+
+
+def state_of(tree: ModuleTree) -> Iterator[tuple[nn.Module, str, str, torch.Tensor]]:
+    """Every ``(module, kind, key, tensor)`` registered, tied ones each time they are."""
+    for module in tree.modules.values():
+        for kind, table in (("parameter", module._parameters), ("buffer", module._buffers)):
+            for key, tensor in table.items():
+                if tensor is not None:
+                    yield module, kind, key, tensor
+
+
+def describe_state(tree: ModuleTree) -> tuple[StateInfo, ...]:
+    """Parameters and buffers, each once under its first name, with the weights that int8 modules pack."""
+    rows: list[dict[str, Any]] = []
+    seen: dict[int, dict[str, Any]] = {}
+    for owner, module in tree.modules.items():
+        prefix = owner + "." if owner else ""
+        for kind, table in (("parameter", module._parameters), ("buffer", module._buffers)):
+            for key, tensor in table.items():
+                if tensor is None:
+                    continue
+                if id(tensor) in seen:
+                    seen[id(tensor)]["aliases"] += (prefix + key,)
+                    continue
+                row = {
+                    "name": prefix + key,
+                    "owner": owner,
+                    "kind": kind,
+                    "shape": tuple(tensor.shape),
+                    "numel": tensor.numel(),
+                    "nbytes": tensor.numel() * tensor.element_size(),
+                    "requires_grad": tensor.requires_grad,
+                    "aliases": (),
+                }
+                rows.append(row)
+                # A ScriptModule makes a new tensor object at each look, so ids mean nothing there.
+                if type(table) is dict:
+                    seen[id(tensor)] = row
+        for key, packed in packed_weights(module):
+            rows.append(
+                {
+                    "name": prefix + key,
+                    "owner": owner,
+                    "kind": "parameter",
+                    "shape": packed.shape,
+                    "numel": prod(packed.shape) + packed.bias,
+                    "nbytes": packed.nbytes,
+                    "requires_grad": False,
+                }
+            )
+    return tuple(StateInfo(**row) for row in rows)
+
+
+def packed_weights(module: nn.Module) -> Iterator[tuple[str, PackedWeights]]:
+    """The packed weights that a quantized module holds as plain attributes."""
+    import torch
+
+    for key, value in vars(module).items():
+        if isinstance(value, torch.ScriptObject):
+            packed = unpack(value)
+            if packed is not None:
+                yield key, packed
+
+
+def unpack(packed: Any) -> PackedWeights | None:
+    """Shapes of a packed int8 weight; None for a script object that is something else."""
+    try:
+        weight, bias = packed.unpack()[:2]
+        convolution = weight.dim() > 2
+        groups = int(packed.groups()) if convolution else 1
+        transposed = bool(packed.transpose()) if convolution else False
+    except (AttributeError, RuntimeError, TypeError, ValueError):
+        return None
+    extra = 0 if bias is None else bias.numel()
+    nbytes = weight.numel() * weight.element_size() + (0 if bias is None else extra * bias.element_size())
+    return PackedWeights(tuple(weight.shape), extra, groups, transposed, nbytes)

@@ -1,0 +1,375 @@
+"""The recorder: hooks say which module is running, a dispatch mode under them says what is computed.
+
+Hooks are global ones, so nothing is written into the model; they look up the recorder of their own
+thread and return None. The dispatch mode sits below autograd, so what it sees is what the framework
+executes: functional calls, operators inside compiled scripts and fused paths included.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.module import (
+    register_module_forward_hook,
+    register_module_forward_pre_hook,
+)
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from archcost.trace.graph import ModuleCall, Op, Storage, TensorRef, refs
+from archcost.trace.meta import FAST_META
+from archcost.trace.modules import ModuleTree, unpack
+from archcost.trace.state import Untouched
+
+
+class NeedsRealValues(RuntimeError):
+    """The pass on `meta` came to a point where the values of a tensor decide."""
+
+
+# Operators that only rename a storage: autograd inserts them, and they carry no information.
+_INVISIBLE = {torch.ops.aten.detach.default, torch.ops.aten.alias.default}
+
+# In-place operators that overwrite their first argument without reading it.
+_OVERWRITES = {"copy_", "fill_", "zero_", "uniform_", "normal_", "bernoulli_", "random_", "exponential_"}
+
+# Operators that write arguments their schema does not mark: (position of the flag, positions written).
+_UNMARKED_WRITES = {
+    "aten::native_batch_norm": (5, (3, 4)),
+    "aten::cudnn_batch_norm": (5, (3, 4)),
+    "aten::miopen_batch_norm": (5, (3, 4)),
+}
+
+_thread = threading.local()
+
+
+class _Operator:
+    """What the recorder has to know of an operator, read from its schema once."""
+
+    __slots__ = ("name", "overwrites", "unmarked", "written", "written_names")
+
+    def __init__(self, func: Any) -> None:
+        schema = getattr(func, "_schema", None)
+        self.name = str(func)
+        self.written: tuple[int, ...] = ()
+        self.written_names: tuple[str, ...] = ()
+        self.unmarked: tuple[int, tuple[int, ...]] | None = None
+        self.overwrites = False
+        # A higher-order operator has no schema; in-place views (transpose_) write no data.
+        if schema is None or torch.Tag.inplace_view in func.tags:
+            return
+        written = [
+            (i, a.name) for i, a in enumerate(schema.arguments) if a.alias_info and a.alias_info.is_write
+        ]
+        self.written = tuple(i for i, _ in written)
+        self.written_names = tuple(name for _, name in written)
+        self.unmarked = _UNMARKED_WRITES.get(schema.name)
+        self.overwrites = schema.name.partition("::")[2] in _OVERWRITES
+
+    def writes(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+        """The arguments this call writes into."""
+        found = [args[i] for i in self.written if i < len(args)]
+        if kwargs:
+            found += [kwargs[name] for name in self.written_names if name in kwargs]
+        if self.unmarked is not None and len(args) > self.unmarked[0] and args[self.unmarked[0]]:
+            found += [args[i] for i in self.unmarked[1]]
+        return found
+
+
+_operators: dict[Any, _Operator] = {}
+
+
+class Recorder(TorchDispatchMode):
+    """Records one forward pass. Holds no tensor longer than the model itself does."""
+
+    supports_higher_order_operators = True
+
+    def __init__(
+        self, tree: ModuleTree, guard: Untouched, on_meta: bool, progress: Callable[[], None] | None = None
+    ) -> None:
+        super().__init__()
+        self.tree = tree
+        self.guard = guard
+        self.on_meta = on_meta
+        self.progress = progress
+        self.ops: list[Op] = []
+        self.calls: list[ModuleCall] = [ModuleCall(0, "", None, (), 0)]
+        self.storages: list[Storage] = []
+        self.failed_in: tuple[BaseException, int] | None = None
+        """The first exception and the innermost module call it came out of."""
+        self.failed_op: tuple[BaseException, str, tuple[TensorRef, ...]] | None = None
+        """The last exception that an operator raised, with the operator and its tensors."""
+        self._root = tree.modules[""]
+        self._root_entered = False
+        self._stack: list[int] = [0]
+        self._owner: list[nn.Module] = [self._root]
+        self._live: dict[int, int] = {}
+        self._deaths: dict[int, weakref.ref[Any]] = {}
+        self._writers: list[list[int]] = []
+        self._stand_ins: dict[int, torch.Tensor] = {}
+        self._packed: dict[int, tuple[Any, Any]] = {}
+
+    # Modules
+
+    @contextlib.contextmanager
+    def recording(self) -> Iterator[None]:
+        """Install the hooks and the dispatch mode for this thread."""
+        outer = getattr(_thread, "recorder", None)
+        before = register_module_forward_pre_hook(_entering)
+        try:
+            after = register_module_forward_hook(_leaving, always_call=True)
+            try:
+                _thread.recorder = self
+                with self:
+                    yield
+            finally:
+                _thread.recorder = outer
+                after.remove()
+        finally:
+            before.remove()
+            # What the model still holds lives on: only deaths during the pass count.
+            self._deaths.clear()
+            self.calls[0].end_op = len(self.ops)
+
+    def enter(self, module: nn.Module, args: Any) -> None:
+        inputs = tuple(refs(self._describe(args, [])))
+        if module is self._root and not self._root_entered:
+            self._root_entered = True
+            self.calls[0].inputs = inputs
+            return
+        parent = self._stack[-1]
+        name = self.tree.name_under(module, self.calls[parent].module)
+        self._stack.append(len(self.calls))
+        self._owner.append(module)
+        self.calls.append(ModuleCall(len(self.calls), name, parent, inputs, len(self.ops)))
+
+    def leave(self, module: nn.Module, output: Any) -> None:
+        error = sys.exc_info()[1]
+        if (
+            output is None
+            and error is not None
+            and (self.failed_in is None or self.failed_in[0] is not error)
+        ):
+            self.failed_in = (error, self._stack[-1])
+        # A module whose call was caught on its way out leaves its children behind; close them as well.
+        while len(self._stack) > 1 and self._owner[-1] is not module:
+            self._close()
+        call = self.calls[self._stack[-1]]
+        call.outputs = tuple(refs(self._describe(output, [])))
+        if len(self._stack) > 1:
+            self._close()
+        if self.progress is not None:
+            self.progress()
+
+    def _close(self) -> None:
+        self.calls[self._stack.pop()].end_op = len(self.ops)
+        self._owner.pop()
+
+    # Tensors
+
+    def name_state(self, tensor: torch.Tensor, origin: Any, name: str) -> None:
+        """Make a parameter, buffer or input known before the pass."""
+        index = self._storage(tensor, origin)
+        if self.storages[index].name is None:
+            self.storages[index].name = name
+
+    def describe(self, value: Any) -> Any:
+        """``value`` with every tensor replaced by its TensorRef."""
+        return self._describe(value, [])
+
+    def saved(self, tensor: torch.Tensor) -> None:
+        """Autograd keeps ``tensor`` for the backward pass; it gets nothing to hold on to."""
+        key = _storage_key(tensor)
+        index = self._live.get(key) if key is not None else None
+        if index is not None and self.storages[index].saved_by is None:
+            self.storages[index].saved_by = self._stack[-1]
+
+    def _storage(self, tensor: torch.Tensor, origin: Any = "constant", op: int | None = None) -> int:
+        try:
+            storage = tensor.untyped_storage()
+            key, nbytes = storage._cdata, storage.nbytes()
+        except (NotImplementedError, RuntimeError):
+            # Sparse and wrapper tensors have none; the tensor itself stands for it.
+            storage, key = tensor, -id(tensor)  # type: ignore[assignment]
+            nbytes = tensor.numel() * tensor.element_size()
+        index = self._live.get(key)
+        if index is None:
+            index = len(self.storages)
+            self.storages.append(Storage(index, nbytes, origin, None, op))
+            self._writers.append([] if op is None else [op])
+            self._live[key] = index
+            self._deaths[index] = weakref.ref(storage, partial(self._freed, key, index))
+        return index
+
+    def _freed(self, key: int, index: int, _: Any) -> None:
+        self.storages[index].freed_after = len(self.ops) - 1
+        self._deaths.pop(index, None)
+        if self._live.get(key) == index:
+            del self._live[key]
+
+    def _describe(self, value: Any, found: list[tuple[torch.Tensor, TensorRef]]) -> Any:
+        if isinstance(value, torch.Tensor):
+            ref = self._ref(value, self._storage(value))
+            found.append((value, ref))
+            return ref
+        if isinstance(value, (list, tuple)):
+            return tuple([self._describe(item, found) for item in value])
+        if isinstance(value, dict):
+            return {key: self._describe(item, found) for key, item in value.items()}
+        if isinstance(value, torch.ScriptObject):
+            if id(value) not in self._packed:
+                self._packed[id(value)] = (value, unpack(value))
+            return self._packed[id(value)][1]
+        return value
+
+    def _ref(self, tensor: torch.Tensor, storage: int) -> TensorRef:
+        shape = tuple(tensor.shape)
+        try:
+            stride, offset = tensor.stride(), int(tensor.storage_offset())
+        except (NotImplementedError, RuntimeError):
+            stride, offset = (1,) * len(shape), 0
+        return TensorRef(storage, shape, stride, offset, tensor.dtype, tensor.device.type)
+
+    def _on_meta(self, value: Any) -> Any:
+        """``value`` with real tensors replaced by stand-ins on `meta`."""
+        if isinstance(value, torch.Tensor):
+            if value.is_meta:
+                return value
+            index = self._storage(value)
+            if index not in self._stand_ins:
+                stand_in = torch.empty_strided(
+                    value.shape, value.stride(), dtype=value.dtype, device="meta", requires_grad=False
+                )
+                self._stand_ins[index] = stand_in
+                self._live[stand_in.untyped_storage()._cdata] = index
+            stand_in = self._stand_ins[index]
+            if stand_in.shape == value.shape and stand_in.stride() == value.stride():
+                return stand_in
+            return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
+        if isinstance(value, (list, tuple)):
+            return type(value)(self._on_meta(item) for item in value)
+        return value
+
+    # Operations
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in _INVISIBLE:
+            return func(*args, **kwargs)
+        operator = _operators.get(func)
+        if operator is None:
+            operator = _operators[func] = _Operator(func)
+        found: list[tuple[torch.Tensor, TensorRef]] = []
+        op_args = self._describe(args, found)
+        op_kwargs = self._describe(kwargs, found) if kwargs else {}
+        written = operator.writes(args, kwargs) if operator.written or operator.unmarked else []
+        for tensor in written:
+            self._before_write(tensor, found)
+        if self.on_meta and self._is_mixed(found):
+            args = self._on_meta(args)
+            kwargs = {key: self._on_meta(value) for key, value in kwargs.items()}
+        index = len(self.ops)
+        try:
+            fast = FAST_META.get(func) if self.on_meta else None
+            result = NotImplemented if fast is None else fast(*args, **kwargs)
+            if result is NotImplemented:
+                result = func(*args, **kwargs)
+        except Exception as error:
+            self.failed_op = (error, operator.name, tuple(ref for _, ref in found))
+            raise
+        self._record(index, operator, op_args, op_kwargs, found, written, result)
+        return result
+
+    def _record(
+        self,
+        index: int,
+        operator: _Operator,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        found: list[tuple[torch.Tensor, TensorRef]],
+        written: list[Any],
+        result: Any,
+    ) -> None:
+        before = len(self.storages)
+        outputs: list[TensorRef] = []
+        for tensor in _tensors(result):
+            outputs.append(self._ref(tensor, self._storage(tensor, "operation", index)))
+        overwritten = {id(t) for t in written} if operator.overwrites else ()
+        aliased = {ref.storage for ref in outputs if ref.storage < before}
+        is_view = not written and bool(aliased) and len(self.storages) == before
+        reads = [ref.storage for tensor, ref in found if id(tensor) not in overwritten]
+        fed_by: set[int] = set()
+        for storage in reads:
+            fed_by.update(self._writers[storage])
+        writes = [ref.storage for ref in outputs if ref.storage >= before]
+        for tensor in _tensors(written):
+            ref = self._ref(tensor, self._storage(tensor))
+            writes.append(ref.storage)
+            if ref.nbytes >= self.storages[ref.storage].nbytes:
+                self._writers[ref.storage] = [index]
+            else:
+                self._writers[ref.storage].append(index)
+        self.ops.append(
+            Op(
+                index,
+                operator.name,
+                self._stack[-1],
+                args,
+                kwargs,
+                tuple(outputs),
+                () if is_view else tuple(dict.fromkeys(reads)),
+                tuple(dict.fromkeys(writes)),
+                tuple(sorted(fed_by)),
+            )
+        )
+
+    def _before_write(self, tensor: Any, found: list[tuple[torch.Tensor, TensorRef]]) -> None:
+        for written in _tensors(tensor):
+            if written.is_meta:
+                continue
+            if self.on_meta and any(other.is_meta for other, _ in found):
+                raise NeedsRealValues("a tensor with real values is written from one that has none")
+            if self.storages[self._storage(written)].origin != "operation":
+                self.guard.keep(written.untyped_storage())
+
+    @staticmethod
+    def _is_mixed(found: list[tuple[torch.Tensor, TensorRef]]) -> bool:
+        if len(found) < 2:
+            return False
+        first = found[0][1].device == "meta"
+        return any((ref.device == "meta") is not first for _, ref in found)
+
+
+def _storage_key(tensor: torch.Tensor) -> int | None:
+    try:
+        return tensor.untyped_storage()._cdata
+    except (NotImplementedError, RuntimeError):
+        return None
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _tensors(item)
+
+
+def _entering(module: nn.Module, args: Any) -> None:
+    recorder = getattr(_thread, "recorder", None)
+    if recorder is not None:
+        recorder.enter(module, args)
+
+
+def _leaving(module: nn.Module, args: Any, output: Any) -> None:
+    recorder = getattr(_thread, "recorder", None)
+    if recorder is not None:
+        recorder.leave(module, output)
