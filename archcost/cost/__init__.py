@@ -1,0 +1,1 @@
+"""A Trace -> Costs: parameters, MACs, memory, depth. Counted on paper; nothing here executes anything."""

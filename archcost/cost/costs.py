@@ -1,0 +1,306 @@
+"""Costs: the numbers on paper for a Trace, per operation, per module and in total."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+
+from archcost.cost.depth import depends_on_input, is_weighted, longest_path
+from archcost.cost.memory import live_bytes, traffic
+from archcost.cost.registry import Count, count
+from archcost.trace.graph import Op, Trace
+
+__all__ = ["Costs", "ModuleCost", "OpCost", "Total", "Uncounted", "cost_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class OpCost:
+    """What one operation costs. Bytes are those of the tensors as they are, dtype included."""
+
+    op: Op
+    module: str
+    kind: str
+    macs: int | None
+    other_ops: int | None
+    reason: str | None
+    input_bytes: int
+    weight_bytes: int
+    output_bytes: int
+    activation_bytes: int
+    live_bytes: int
+    neurons: int
+
+    @property
+    def flops(self) -> int | None:
+        """Twice the MACs; other operations are not among them."""
+        return None if self.macs is None else 2 * self.macs
+
+
+@dataclass(frozen=True, slots=True)
+class Uncounted:
+    """Operations of one kind in one module whose count, or part of it, is unknown, and why."""
+
+    op: str
+    module: str
+    times: int
+    reason: str
+    macs_unknown: bool
+
+
+@dataclass(slots=True)
+class _Sums:
+    """The additive columns: a module's own, then with its children's."""
+
+    params: int = 0
+    trainable_params: int = 0
+    buffers: int = 0
+    param_bytes: int = 0
+    buffer_bytes: int = 0
+    macs: int = 0
+    other_ops: int = 0
+    input_bytes: int = 0
+    weight_bytes: int = 0
+    output_bytes: int = 0
+    activation_bytes: int = 0
+    kept_for_backward_bytes: int = 0
+    neurons: int = 0
+    uncounted: int = 0
+
+    def add(self, other: _Sums) -> None:
+        for name in _ADDITIVE:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+
+_ADDITIVE = tuple(f.name for f in fields(_Sums))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModuleCost:
+    """One module: its own operations and its children's together, so that subtotals add up.
+
+    Counts are elements, memory is bytes. ``level`` is the distance from the root. ``output_shape`` is
+    that of the last call; None where the module was never called itself (a container) or returns no
+    tensor. ``peak_memory_bytes`` is the most activation memory alive at once while it ran. ``uncounted`` is the number of operations whose count
+    is not known, so that ``macs`` and ``other_ops`` are lower bounds.
+    """
+
+    name: str
+    type_name: str
+    details: str
+    level: int
+    is_leaf: bool
+    calls: int
+    output_shape: tuple[int, ...] | None
+    shared_with: str | None
+    tied: tuple[str, ...]
+    params: int
+    trainable_params: int
+    buffers: int
+    param_bytes: int
+    buffer_bytes: int
+    macs: int
+    other_ops: int
+    input_bytes: int
+    weight_bytes: int
+    output_bytes: int
+    activation_bytes: int
+    peak_memory_bytes: int
+    kept_for_backward_bytes: int | None
+    neurons: int
+    uncounted: int
+
+    @property
+    def flops(self) -> int:
+        """Twice the MACs; other operations are not among them."""
+        return 2 * self.macs
+
+    @property
+    def arithmetic_intensity(self) -> float | None:
+        """(flops + other_ops) / (input + weight + output bytes); None where nothing is moved."""
+        moved = self.input_bytes + self.weight_bytes + self.output_bytes
+        return (self.flops + self.other_ops) / moved if moved else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Total(ModuleCost):
+    """The whole model. ``depth`` (weighted layers) and ``nonlinearities``: each on its longest path."""
+
+    depth: int
+    nonlinearities: int
+    inputs_bytes: int
+    """Bytes of the caller's inputs; they are not part of the peak."""
+
+
+@dataclass(frozen=True)
+class Costs:
+    """The numbers on paper for one Trace."""
+
+    ops: tuple[OpCost, ...]
+    modules: tuple[ModuleCost, ...]
+    total: Total
+    uncounted: tuple[Uncounted, ...] = field(default=())
+
+    @cached_property
+    def by_name(self) -> dict[str, ModuleCost]:
+        return {row.name: row for row in self.modules}
+
+
+def cost_of(trace: Trace) -> Costs:
+    """Count everything in a Trace. Executes nothing."""
+    counts = [count(op) for op in trace.ops]
+    depends = depends_on_input(trace)
+    weighted = [is_weighted(op, c, trace, depends) for op, c in zip(trace.ops, counts, strict=True)]
+    live = live_bytes(trace)
+    ops = tuple(
+        _op_cost(op, c, w, trace, live[op.index])
+        for op, c, w in zip(trace.ops, counts, weighted, strict=True)
+    )
+    rows = _module_rows(trace, ops)
+    depth, bends = longest_path(trace, counts, weighted)
+    root = {f.name: getattr(rows[0], f.name) for f in fields(ModuleCost)}
+    total = Total(
+        **root,
+        depth=depth,
+        nonlinearities=bends,
+        inputs_bytes=sum(s.nbytes for s in trace.storages if s.origin == "input"),
+    )
+    return Costs(ops, (total, *rows[1:]), total, _uncounted(ops))
+
+
+def _op_cost(op: Op, counted: Count, weighted: bool, trace: Trace, live: int) -> OpCost:
+    read, weights, written = traffic(op, trace.storages, counted.kind)
+    allocated = sum(trace.storages[s].nbytes for s in op.writes if trace.storages[s].created_by == op.index)
+    return OpCost(
+        op=op,
+        module=trace.module_of(op),
+        kind=counted.kind,
+        macs=counted.macs,
+        other_ops=counted.other_ops,
+        reason=counted.reason,
+        input_bytes=read,
+        weight_bytes=weights,
+        output_bytes=written,
+        activation_bytes=allocated,
+        live_bytes=live,
+        neurons=op.outputs[0].numel if weighted and op.outputs else 0,
+    )
+
+
+def _uncounted(ops: tuple[OpCost, ...]) -> tuple[Uncounted, ...]:
+    found: dict[tuple[str, str, str, bool], int] = {}
+    for cost in ops:
+        if cost.reason is not None:
+            key = (cost.op.name, cost.module, cost.reason, cost.macs is None)
+            found[key] = found.get(key, 0) + 1
+    return tuple(
+        Uncounted(op, module, times, reason, unknown)
+        for (op, module, reason, unknown), times in found.items()
+    )
+
+
+def _ancestors(name: str) -> list[str]:
+    """The names above a module, the model's own (empty) last."""
+    above = []
+    while name:
+        name = name.rpartition(".")[0]
+        above.append(name)
+    return above
+
+
+def _module_rows(trace: Trace, ops: tuple[OpCost, ...]) -> list[ModuleCost]:
+    own = _own_sums(trace, ops)
+    names = _in_order(trace, own)
+    sums = {name: _Sums() for name in names}
+    for name, mine in own.items():
+        for level in (name, *_ancestors(name)):
+            sums[level].add(mine)
+    peaks = _peaks(trace, ops, names)
+    calls: dict[str, list[int]] = {}
+    for call in trace.calls:
+        calls.setdefault(call.module, []).append(call.index)
+    children = {name.rpartition(".")[0] for name in names if name}
+    shared = {alias: info.name for info in trace.modules.values() for alias in info.aliases}
+    tied: dict[str, list[str]] = {}
+    for state in trace.state:
+        if state.aliases and state.kind == "parameter":
+            tied.setdefault(state.owner, []).append(f"{state.name} = {' = '.join(state.aliases)}")
+    rows = []
+    for name in names:
+        info = trace.modules.get(name) or trace.modules.get(shared.get(name, ""))
+        registered = info is not None and (name in trace.modules or name in shared)
+        made = calls.get(name, [])
+        outputs = trace.calls[made[-1]].outputs if made else ()
+        columns = {column: getattr(sums[name], column) for column in _ADDITIVE}
+        if not trace.saved_known:
+            columns["kept_for_backward_bytes"] = None
+        rows.append(
+            ModuleCost(
+                name=name,
+                type_name=info.type_name if registered and info else name.rpartition("<")[2].rstrip(">"),
+                details=info.details if registered and info else "",
+                level=name.count(".") + 1 if name else 0,
+                is_leaf=name not in children,
+                calls=len(made),
+                output_shape=outputs[0].shape if outputs else None,
+                shared_with=shared.get(name),
+                tied=tuple(tied.get(name, ())),
+                peak_memory_bytes=peaks[name],
+                **columns,
+            )
+        )
+    return rows
+
+
+def _own_sums(trace: Trace, ops: tuple[OpCost, ...]) -> dict[str, _Sums]:
+    own: dict[str, _Sums] = {call.module: _Sums() for call in trace.calls}
+    for state in trace.state:
+        mine = own.setdefault(state.owner, _Sums())
+        if state.kind == "parameter":
+            mine.params += state.numel
+            mine.param_bytes += state.nbytes
+            mine.trainable_params += state.numel if state.requires_grad else 0
+        else:
+            mine.buffers += state.numel
+            mine.buffer_bytes += state.nbytes
+    for cost in ops:
+        mine = own[cost.module]
+        mine.macs += cost.macs or 0
+        mine.other_ops += cost.other_ops or 0
+        mine.input_bytes += cost.input_bytes
+        mine.weight_bytes += cost.weight_bytes
+        mine.output_bytes += cost.output_bytes
+        mine.activation_bytes += cost.activation_bytes
+        mine.neurons += cost.neurons
+        mine.uncounted += cost.reason is not None
+    for storage in trace.storages:
+        if storage.saved_by is not None and storage.origin == "operation":
+            own[trace.calls[storage.saved_by].module].kept_for_backward_bytes += storage.nbytes
+    return own
+
+
+def _in_order(trace: Trace, own: dict[str, _Sums]) -> list[str]:
+    """Every module name, parents first, in order of definition; aliases and strangers come last."""
+    children: dict[str, dict[str, None]] = {}
+    for name in (*trace.modules, *own):
+        for lower, upper in zip((name, *_ancestors(name)), _ancestors(name), strict=False):
+            children.setdefault(upper, {})[lower] = None
+    order: list[str] = []
+    stack = [""]
+    while stack:
+        name = stack.pop()
+        order.append(name)
+        stack.extend(reversed(children.get(name, {})))
+    return order
+
+
+def _peaks(trace: Trace, ops: tuple[OpCost, ...], names: list[str]) -> dict[str, int]:
+    """The most that was alive while a module, or anything below it, ran."""
+    peaks = dict.fromkeys(names, 0)
+    for cost in ops:
+        for level in (cost.module, *_ancestors(cost.module)):
+            peaks[level] = max(peaks[level], cost.live_bytes)
+    # A module called by another than its parent in name runs inside that one as well.
+    for call in trace.calls:
+        within = (ops[i].live_bytes for i in range(call.first_op, call.end_op))
+        peaks[call.module] = max(peaks[call.module], *within, 0)
+    return peaks

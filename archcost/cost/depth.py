@@ -1,0 +1,64 @@
+"""Depth: weighted layers, and non-linearities, on the longest path through the data flow."""
+
+from __future__ import annotations
+
+from archcost.cost.registry import Count
+from archcost.trace.graph import Op, Trace
+
+_LAYERS = {"convolution", "matmul", "recurrent"}
+# Fused operators that hold several layers: (weighted layers, non-linearities) on their longest path.
+_HOLDS = {
+    "aten._native_multi_head_attention": (2, 1),
+    "aten._transformer_encoder_layer_fwd": (4, 2),
+}
+
+
+def depends_on_input(trace: Trace) -> list[bool]:
+    """For each operation, whether its result depends on the model's input, or on weights alone."""
+    from_input = {s.index for s in trace.storages if s.origin == "input"}
+    depends = [False] * len(trace.ops)
+    for op in trace.ops:
+        depends[op.index] = any(depends[i] for i in op.fed_by) or any(s in from_input for s in op.reads)
+    return depends
+
+
+def is_weighted(op: Op, count: Count, trace: Trace, depends: list[bool]) -> bool:
+    """Whether a product is a layer: one operand comes from weights alone, as in a convolution.
+
+    The product of two activations, as in attention, is not.
+    """
+    if op.base in _HOLDS:
+        return True
+    if count.kind not in _LAYERS or not count.macs:
+        return False
+    if any(hasattr(arg, "groups") for arg in op.args):  # packed int8 weights
+        return True
+    return any(_is_weight(ref.storage, trace, depends) for ref in op.tensors())
+
+
+def _is_weight(storage: int, trace: Trace, depends: list[bool]) -> bool:
+    found = trace.storages[storage]
+    if found.origin in ("parameter", "buffer"):
+        return True
+    # Computed from parameters: weight standardisation, a spectral norm, a fused kernel.
+    maker = found.created_by
+    return (
+        maker is not None and not depends[maker] and bool(trace.ops[maker].fed_by or trace.ops[maker].reads)
+    )
+
+
+def longest_path(trace: Trace, counts: list[Count], weighted: list[bool]) -> tuple[int, int]:
+    """Weighted layers, and non-linearities, each on its own longest path from input to any result."""
+    layers = [0] * len(trace.ops)
+    bends = [0] * len(trace.ops)
+    for op, count in zip(trace.ops, counts, strict=True):
+        held = _HOLDS.get(op.base)
+        layer, bend = held or (int(weighted[op.index]), int(_bends(op, count)))
+        layers[op.index] = layer + max((layers[i] for i in op.fed_by), default=0)
+        bends[op.index] = bend + max((bends[i] for i in op.fed_by), default=0)
+    return max(layers, default=0), max(bends, default=0)
+
+
+def _bends(op: Op, count: Count) -> bool:
+    fused = op.name.startswith("quantized.") and "relu" in op.name
+    return count.kind in ("activation", "attention") or fused

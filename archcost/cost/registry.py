@@ -1,0 +1,135 @@
+"""The table of counting rules: one small function an operator, open to everyone.
+
+A rule takes an `Op` and returns a `Count`. A rule's name is the operator's, ``"aten.bmm"`` for all its
+overloads or ``"aten.add.Tensor"`` for one, in-place forms included; ``"mylib::op"`` works as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from typing import Any
+
+from archcost.errors import ArchcostError
+from archcost.trace.graph import Op
+
+KINDS = (
+    *("convolution", "matmul", "attention", "recurrent", "norm", "activation", "pointwise", "pool"),
+    *("reduction", "resize", "gather", "movement", "view", "creation", "other", "unknown"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """What one operation costs: multiply-accumulates, and all other arithmetic operations.
+
+    ``None`` is unknown, and ``reason`` says why; it is never the same as 0.
+    """
+
+    macs: int | None = 0
+    other_ops: int | None = 0
+    kind: str = "other"
+    reason: str | None = None
+
+
+Rule = Callable[[Op], "Count | tuple[int, int]"]
+
+_rules: dict[str, tuple[Rule, str]] = {}
+
+
+def counting_rule(*names: str, kind: str = "other") -> Callable[[Rule], Rule]:
+    """Register a counting rule for operators; a later one replaces an earlier one.
+
+    The rule gets an `Op` and returns ``(macs, other_ops)`` or a `Count`. ``kind`` is one of
+    ``archcost.cost.registry.KINDS``.
+
+    >>> @counting_rule("mylib::scaled_add", kind="pointwise")
+    ... def scaled_add(op):
+    ...     return 0, 2 * op.outputs[0].numel
+    """
+    if kind not in KINDS:
+        raise ArchcostError(f"counting_rule: kind {kind!r} is unknown; take one of {', '.join(KINDS)}")
+    if not names or not all(isinstance(name, str) for name in names):
+        raise ArchcostError('counting_rule: name the operators, as in @counting_rule("mylib::op")')
+
+    def register(rule: Rule) -> Rule:
+        for name in names:
+            _rules[name.replace("::", ".")] = (rule, kind)
+        _rule_for.cache_clear()
+        return rule
+
+    return register
+
+
+def count(op: Op) -> Count:
+    """The count of one operation; unknown, with the reason, where no rule knows it."""
+    load_rules()
+    rule, kind = _rule_for(op.name)
+    if rule is None:
+        from archcost.cost.rules.fallback import classify
+
+        return classify(op)
+    try:
+        result = rule(op)
+    except Exception as error:  # a rule meets a call it does not understand: that is an unknown as well
+        return Count(None, None, "unknown", f"its rule failed: {type(error).__name__}: {error}")
+    if isinstance(result, Count):
+        return result
+    return Count(result[0], result[1], kind)
+
+
+@cache
+def _rule_for(name: str) -> tuple[Rule | None, str]:
+    base = name.rpartition(".")[0] if name.count(".") > 1 else name
+    for candidate in (name, base, base.removesuffix("_")):
+        if candidate in _rules:
+            return _rules[candidate]
+    return None, "unknown"
+
+
+@lru_cache(maxsize=1)
+def load_rules() -> None:
+    """Import archcost's own rules, then those that installed packages announce."""
+    from importlib.metadata import entry_points
+
+    from archcost.cost import rules
+
+    own = dict(_rules)
+    rules.load()
+    _rules.update(own)  # what the user registered before the first analysis wins
+    for entry in entry_points(group="archcost.rules"):
+        try:
+            entry.load()
+        except Exception as error:
+            raise ArchcostError(
+                f"the counting rules of entry point {entry.name!r} failed: {error}"
+            ) from error
+    _rule_for.cache_clear()
+
+
+def arguments(op: Op) -> dict[str, Any]:
+    """The arguments of an operation by the names of its schema; those left out are not in it."""
+    bound = dict(zip(_parameter_names(op.name), op.args, strict=False))
+    bound.update(op.kwargs)
+    return bound
+
+
+@cache
+def _parameter_names(name: str) -> tuple[str, ...]:
+    overload = find_overload(name)
+    return () if overload is None else tuple(a.name for a in overload._schema.arguments)
+
+
+@cache
+def find_overload(name: str) -> Any:
+    """The framework's operator of that name, ``"aten.add.Tensor"``; None where there is none."""
+    import torch
+
+    found: Any = torch.ops
+    for part in name.split("."):
+        try:
+            found = getattr(found, part)
+        except AttributeError:
+            return None
+    return found if hasattr(found, "_schema") else None

@@ -1,0 +1,68 @@
+"""Attention, in its fused forms: two matrix products and a softmax, whatever kernel runs them.
+
+A causal or sparse mask does not lower the count: dense kernels compute what they mask, and published
+tables count it (so does ``torch.utils.flop_counter``).
+"""
+
+from __future__ import annotations
+
+from math import prod
+
+from archcost.cost.registry import arguments, counting_rule
+from archcost.cost.rules.pointwise import SOFTMAX_OPS
+from archcost.trace.graph import Op
+
+
+def attention_counts(
+    query: tuple[int, ...], key: tuple[int, ...], value: tuple[int, ...], masked: bool
+) -> tuple[int, int]:
+    """MACs of Q K^T and A V, and operations of scaling, masking and softmax, from (..., length, width)."""
+    scores = prod(query[:-1]) * key[-2]
+    return scores * (query[-1] + value[-1]), scores * (SOFTMAX_OPS + 1 + masked)
+
+
+@counting_rule(
+    *("aten._scaled_dot_product_flash_attention_for_cpu", "aten._scaled_dot_product_flash_attention"),
+    *("aten._scaled_dot_product_efficient_attention", "aten._scaled_dot_product_cudnn_attention"),
+    *("aten._scaled_dot_product_fused_attention_overrideable", "aten.scaled_dot_product_attention"),
+    *("aten._scaled_dot_product_attention_math_for_mps", "flex_attention"),
+    kind="attention",
+)
+def fused(op: Op) -> tuple[int, int]:
+    given = arguments(op)
+    masked = given.get("attn_mask") is not None or given.get("attn_bias") is not None
+    return attention_counts(op.args[0].shape, op.args[1].shape, op.args[2].shape, masked)
+
+
+@counting_rule("aten._native_multi_head_attention", kind="attention")
+def multi_head(op: Op) -> tuple[int, int]:
+    given = arguments(op)
+    query, key = given["query"].shape, given["key"].shape
+    width, heads = given["embed_dim"], given["num_head"]
+    return _with_projections(query, key, width, heads, given.get("mask") is not None)
+
+
+def _with_projections(
+    query: tuple[int, ...], key: tuple[int, ...], width: int, heads: int, masked: bool
+) -> tuple[int, int]:
+    batch, length, _ = query
+    rows, other_rows = batch * length, batch * key[1]
+    head = width // heads
+    inner, other = attention_counts(
+        (batch, heads, length, head), (batch, heads, key[1], head), (batch, heads, key[1], head), masked
+    )
+    # Query and output projections for each query, key and value projections for each key.
+    projections = (2 * rows + 2 * other_rows) * width
+    return inner + projections * width, other + projections
+
+
+@counting_rule("aten._transformer_encoder_layer_fwd", kind="attention")
+def encoder_layer(op: Op) -> tuple[int, int]:
+    given = arguments(op)
+    shape, width = given["src"].shape, given["embed_dim"]
+    hidden = given["ffn_weight_1"].shape[0]
+    rows = shape[0] * shape[1]
+    macs, other = _with_projections(shape, shape, width, given["num_heads"], given.get("mask") is not None)
+    macs += 2 * rows * width * hidden
+    # Two biases and one activation in the feed-forward part, two residual sums, two norms of 8 an element.
+    return macs, other + rows * (2 * hidden + width + 2 * width + 2 * 8 * width)

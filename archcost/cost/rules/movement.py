@@ -1,0 +1,113 @@
+"""Operators that move, make or pick data and compute nothing; and sums over gathered rows."""
+
+from __future__ import annotations
+
+from archcost.cost.registry import arguments, counting_rule
+from archcost.trace.graph import Op
+
+MOVES = (
+    *(
+        "cat",
+        "stack",
+        "clone",
+        "copy",
+        "_to_copy",
+        "contiguous",
+        "repeat",
+        "repeat_interleave",
+        "roll",
+        "flip",
+    ),
+    *("constant_pad_nd", "reflection_pad1d", "reflection_pad2d", "reflection_pad3d", "replication_pad1d"),
+    *("replication_pad2d", "replication_pad3d", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle"),
+    *("native_channel_shuffle", "im2col", "unfold_copy", "tril", "triu", "masked_scatter", "slice_scatter"),
+    *("select_scatter", "diag_embed", "block_diag", "rot90", "unfold_backward", "lift_fresh_copy", "resize"),
+    *("_reshape_copy", "_reshape_alias_copy", "nonzero", "masked_select", "unique_consecutive", "_unique2"),
+    *(
+        "_pack_padded_sequence",
+        "_pad_packed_sequence",
+        "_nested_tensor_from_mask",
+        "set",
+        "lift",
+        "to_sparse",
+    ),
+    *("split_with_sizes_copy", "expand_copy", "permute_copy", "slice_copy", "to_padded_tensor", "to_mkldnn"),
+    *("_nested_from_padded", "_nested_tensor_from_tensor_list", "_nested_view_from_buffer_copy", "to_dense"),
+    *("_nested_tensor_from_mask_left_aligned", "record_stream", "pin_memory", "_pin_memory", "_copy_from"),
+    *("combinations", "cartesian_prod", "meshgrid", "unique_dim", "max_unpool2d", "max_unpool3d"),
+    *("_assert_async", "_assert_scalar", "sym_constrain_range_for_size", "_functional_assert_async"),
+)
+
+
+@counting_rule(*(f"aten.{name}" for name in MOVES), kind="movement")
+def move(op: Op) -> tuple[int, int]:
+    return 0, 0
+
+
+@counting_rule("aten.masked_fill", "aten.where", "aten.masked_fill.Scalar", kind="movement")
+def choose(op: Op) -> tuple[int, int]:
+    return 0, 0
+
+
+MAKES = (
+    *("empty", "empty_strided", "empty_like", "new_empty", "new_empty_strided", "zeros", "zeros_like"),
+    *("ones", "ones_like", "full", "full_like", "new_zeros", "new_ones", "new_full", "arange", "linspace"),
+    *("logspace", "eye", "scalar_tensor", "lift_fresh", "fill", "zero", "rand", "rand_like", "randn"),
+    *("randn_like", "randint", "randint_like", "randperm", "uniform", "normal", "bernoulli", "random"),
+    *("exponential", "normal_functional", "tril_indices", "triu_indices", "empty_permuted", "hann_window"),
+    *(
+        "hamming_window",
+        "_efficientzerotensor",
+        "multinomial",
+        "poisson",
+        "geometric",
+        "log_normal",
+        "cauchy",
+    ),
+)
+
+
+@counting_rule(*(f"aten.{name}" for name in MAKES), kind="creation")
+def make(op: Op) -> tuple[int, int]:
+    return 0, 0
+
+
+PICKS = ("embedding", "index", "gather", "index_select", "take", "_unsafe_index", "take_along_dim")
+
+
+@counting_rule(*(f"aten.{name}" for name in PICKS), kind="gather")
+def pick(op: Op) -> tuple[int, int]:
+    return 0, 0
+
+
+@counting_rule(
+    *("aten.scatter", "aten.index_copy", "aten.index_fill", "aten._index_put_impl", "aten.put"),
+    *("aten.index_put", "aten._unsafe_index_put"),
+    kind="movement",
+)
+def place(op: Op) -> tuple[int, int]:
+    given = arguments(op)
+    values = given.get("values")
+    return 0, values.numel if given.get("accumulate") and values is not None else 0
+
+
+@counting_rule(
+    "aten.scatter_add", "aten.index_add", "aten.scatter_reduce", "aten.index_reduce", kind="reduction"
+)
+def add_at(op: Op) -> tuple[int, int]:
+    given = arguments(op)
+    source = given.get("src", given.get("source"))
+    return 0, source.numel if source is not None else op.outputs[0].numel
+
+
+@counting_rule("aten.col2im", kind="reduction")
+def fold(op: Op) -> tuple[int, int]:
+    return 0, op.args[0].numel
+
+
+@counting_rule("aten._embedding_bag", "aten._embedding_bag_forward_only", kind="gather")
+def embedding_bag(op: Op) -> tuple[int, int]:
+    # Each gathered row is added into its bag, and multiplied before where samples have weights.
+    given = arguments(op)
+    gathered = given["indices"].numel * given["weight"].shape[1]
+    return 0, gathered * (2 if given.get("per_sample_weights") is not None else 1)
