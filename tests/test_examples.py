@@ -1,0 +1,28 @@
+"""Every example runs as it stands, and prints what it promises."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+PROMISED = {
+    "torchvision_model.py": "11.7 M parameters, 1.81 GMACs, depth 18",
+    "two_inputs.py": "made by the model itself",
+    "compare_models.py": "times fewer MACs than ResNet-50",
+    "counting_rule.py": "with the rule: 72,000 more operations",
+}
+
+
+def test_every_example_is_tested():
+    assert {path.name for path in EXAMPLES.glob("*.py")} == set(PROMISED)
+
+
+@pytest.mark.parametrize("name", PROMISED)
+def test_the_example_runs(name, tmp_path):
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / name)], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert PROMISED[name] in done.stdout
