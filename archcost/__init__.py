@@ -1,0 +1,60 @@
+"""archcost: what a convolutional PyTorch model costs, what could be cheaper, and the change done for you."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from archcost.analysis import Analysis as Analysis
+    from archcost.analysis import analyze as analyze
+    from archcost.comparison import Comparison as Comparison
+    from archcost.comparison import compare as compare
+    from archcost.cost.registry import Count as Count
+    from archcost.cost.registry import counting_rule as counting_rule
+    from archcost.errors import ArchcostError as ArchcostError
+    from archcost.errors import InputError as InputError
+    from archcost.errors import ModelError as ModelError
+    from archcost.errors import SpecError as SpecError
+    from archcost.models import load as load
+    from archcost.models import zoo as zoo
+    from archcost.spec import ConvSpec as ConvSpec
+    from archcost.witnesses import CrossCheck as CrossCheck
+    from archcost.witnesses import crosscheck as crosscheck
+
+# Public name -> the module it lives in, imported when the name is first used: torch takes a second.
+_HOMES = {
+    "Analysis": "archcost.analysis",
+    "Comparison": "archcost.comparison",
+    "analyze": "archcost.analysis",
+    "compare": "archcost.comparison",
+    "Count": "archcost.cost.registry",
+    "counting_rule": "archcost.cost.registry",
+    "CrossCheck": "archcost.witnesses",
+    "crosscheck": "archcost.witnesses",
+    "ArchcostError": "archcost.errors",
+    "InputError": "archcost.errors",
+    "ModelError": "archcost.errors",
+    "SpecError": "archcost.errors",
+    "load": "archcost.models",
+    "zoo": "archcost.models",
+    "ConvSpec": "archcost.spec",
+}
+
+__all__ = [*_HOMES, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("archcost")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'archcost' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

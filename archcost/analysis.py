@@ -1,0 +1,289 @@
+"""The face of the house: analyze, and the Analysis it returns."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from typing import TYPE_CHECKING, Any
+
+from archcost.cost.costs import Costs, ModuleCost, OpCost, Total, Uncounted, cost_of
+from archcost.errors import ModelError, SpecError
+from archcost.trace.graph import Trace
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import torch
+    from rich.text import Text
+    from torch import nn
+
+    from archcost.report.frames import Path
+    from archcost.report.table import Depth
+
+__all__ = ["Analysis", "analyze"]
+
+
+def analyze(
+    model: nn.Module | str,
+    inputs: Any = None,
+    *,
+    input_size: Any = None,
+    dtype: Any = None,
+    device: str | torch.device | None = None,
+    weights: str | None = None,
+    progress: bool | None = None,
+) -> Analysis:
+    """What every layer of ``model`` costs: one pass on `meta`, nothing computed, the model untouched.
+
+    Args:
+        model: a module, or a SPEC such as ``"torchvision:resnet50"`` (see `archcost.load`).
+        inputs: a tuple is positional arguments, a dict is keyword arguments, anything else is the one
+            argument. Left out, ``input_size`` decides, or what the model says of itself; the result's
+            ``notes`` say what was assumed.
+        input_size: the shape of the input, batch included, as in ``(1, 3, 224, 224)``; a list of shapes
+            for several inputs, a dict of them by argument name.
+        dtype: of the inputs made for ``input_size``; by default the model's own. One, or one for each.
+        device: where the pass runs. By default ``"meta"``, and the model's own device when its code needs
+            real values; naming another runs it there, on copies of the weights.
+        progress: draw a progress bar on stderr for waits over a second; by default on a terminal.
+
+    Raises:
+        InputError: the inputs do not fit; the message names the module, what it got and what it expects.
+        ModelError: the model cannot be traced (lazy, cyclic, its own forward fails).
+        SpecError: the SPEC names nothing that can be loaded.
+    """
+    from archcost.trace.run import record
+
+    options = {"dtype": dtype, "device": device, "progress": progress}
+    if isinstance(model, str):
+        return _analyze_spec(model, inputs, input_size, weights, options)
+    if weights is not None:
+        raise SpecError("weights goes with a SPEC; load the state dict of a module before you analyse it")
+    trace = record(model, inputs, input_size=input_size, **options)
+    return Analysis(trace, cost_of(trace), trace.model_name, trace.notes, weakref.ref(model))
+
+
+def _analyze_spec(
+    spec: str, inputs: Any, input_size: Any, weights: str | None, options: dict[str, Any]
+) -> Analysis:
+    """Without values first, which builds a model of any size at once; with them where its code needs some."""
+    from archcost.models import load
+    from archcost.trace.run import record
+
+    for without_values in (options["device"] is None, False):
+        loaded = load(spec, weights=weights, without_values=without_values)
+        assumes = inputs is None and input_size is None and loaded.input_size is not None
+        size = loaded.input_size if assumes else input_size
+        try:
+            trace = record(loaded.model, inputs, input_size=size, **options)
+            break
+        except ModelError:
+            if not loaded.without_values:
+                raise
+    notes = (loaded.assumed, *trace.notes) if assumes else trace.notes
+    # The model without values cannot be run: whoever asks for it gets one that can.
+    source = cache(lambda: load(spec, weights=weights).model)
+    return Analysis(trace, cost_of(trace), loaded.spec, notes, source)
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """A Trace with its Costs. ``print`` it, or take it as pandas, markdown, CSV, JSON, HTML or a dict."""
+
+    trace: Trace
+    costs: Costs
+    name: str
+    notes: tuple[str, ...] = ()
+    """What was assumed or had to be done otherwise, in words."""
+    _model: Any = field(default=None, repr=False)
+    """Called, gives the model or None: a weak reference, or for a SPEC a function that builds it."""
+
+    @property
+    def total(self) -> Total:
+        """The whole model: ``.params``, ``.macs``, ``.flops``, ``.other_ops``, ``.peak_memory_bytes`` ..."""
+        return self.costs.total
+
+    @property
+    def modules(self) -> tuple[ModuleCost, ...]:
+        """Every module, the model itself first, parents before their children."""
+        return self.costs.modules
+
+    @property
+    def layers(self) -> tuple[ModuleCost, ...]:
+        """The modules that hold no others, in order of definition."""
+        return tuple(row for row in self.modules if row.is_leaf)
+
+    @property
+    def operations(self) -> tuple[OpCost, ...]:
+        """Every operation, in the order it ran."""
+        return self.costs.ops
+
+    @property
+    def uncounted(self) -> tuple[Uncounted, ...]:
+        """Operations whose count is unknown, with the module they came from and the reason."""
+        return self.costs.uncounted
+
+    @property
+    def model(self) -> nn.Module:
+        """The model analysed, while it lives: an Analysis does not keep it."""
+        model = self._model() if self._model is not None else None
+        if model is None:
+            raise ModelError(f"{self.name}: the model is gone; keep a reference to it beside its Analysis")
+        return model
+
+    def __getitem__(self, name: str) -> ModuleCost:
+        """The row of one module, by its name in ``named_modules()``."""
+        row = self.costs.by_name.get(name)
+        if row is None:
+            import difflib
+
+            near = difflib.get_close_matches(name, self.costs.by_name, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise SpecError(f"{self.name} has no module {name!r}{hint}")
+        return row
+
+    @cached_property
+    def input_text(self) -> str:
+        """The shapes and dtypes of the inputs, for people: ``1x3x224x224 float32``."""
+        from archcost.trace.graph import refs
+
+        shapes = [
+            f"{'x'.join(map(str, r.shape)) or 'scalar'} {str(r.dtype)[6:]}" for r in refs(self.trace.inputs)
+        ]
+        return ", ".join(shapes) or "none"
+
+    def __repr__(self) -> str:
+        from archcost.report.text import visible
+
+        total = self.total
+        macs = f"{'>= ' if any(u.macs_unknown for u in self.uncounted) else ''}{total.macs:,} MACs"
+        return f"<Analysis of {visible(self.name)}: {total.params:,} params, {macs}; print it for the table>"
+
+    def __str__(self) -> str:
+        from archcost.report.table import printed
+
+        return printed(self)
+
+    def __rich__(self) -> Text:
+        from rich.text import Text
+
+        return Text(self.to_text())
+
+    def _repr_html_(self) -> str:
+        return self.to_html()
+
+    def table(
+        self,
+        depth: Depth = "auto",
+        sort: str | None = None,
+        columns: Iterable[str] | None = None,
+        top: int | None = None,
+        width: int | None = None,
+    ) -> None:
+        """Print the table: in colour and within the width on a terminal, plain and uncut in a pipe.
+
+        Args:
+            depth: levels of the tree, 0 for the total alone, None for all; ``"auto"`` is 3. Repeated
+                blocks are folded into one row with their sum, and every level adds up.
+            sort: a column, largest first. With ``sort`` or ``top`` a flat list of layers by their full
+                names stands in place of the tree, and ``depth`` is by default all of them.
+            columns: their names, as in ``to_pandas()``, in place of those that suit most.
+            top: how many of the largest to show, by MACs if ``sort`` says nothing; the others are summed.
+            width: in characters; by default the terminal's, and none in a pipe.
+
+        Raises:
+            SpecError: an option has no such value; the message names close ones.
+        """
+        from archcost.report.table import draw
+
+        draw(self, depth=depth, sort=sort, columns=columns, top=top, width=width)
+
+    def to_text(
+        self,
+        depth: Depth = "auto",
+        sort: str | None = None,
+        columns: Iterable[str] | None = None,
+        top: int | None = None,
+        width: int | None = None,
+    ) -> str:
+        """The table as plain text; the options of `table`, and uncut unless ``width`` is given."""
+        from archcost.report.table import text_of
+
+        return text_of(self, depth=depth, sort=sort, columns=columns, top=top, width=width)
+
+    def to_pandas(
+        self,
+        by: str = "modules",
+        depth: int | None = None,
+        sort: str | None = None,
+        columns: Iterable[str] | None = None,
+        top: int | None = None,
+    ) -> pd.DataFrame:
+        """One row for each of ``by``: ``"modules"``, ``"layers"`` or ``"operations"``.
+
+        Modules hold their children's costs as well, so add up layers or operations, not modules.
+
+        Args:
+            by: what a row is.
+            depth: keep levels down to this one; 0 is the model alone, None everything.
+            sort: a column, largest first (text from A to Z).
+            columns: their names, in that order; by default every column.
+            top: keep the largest by ``sort``, or by ``macs``.
+        """
+        from archcost.report.frames import to_pandas
+
+        return to_pandas(self, by, depth, sort, columns, top)
+
+    def to_csv(
+        self,
+        path: Path | None = None,
+        by: str = "modules",
+        depth: int | None = None,
+        sort: str | None = None,
+        columns: Iterable[str] | None = None,
+        top: int | None = None,
+    ) -> str | None:
+        """`to_pandas` as CSV, into a file or returned; what looks like a formula gets a leading ``'``."""
+        from archcost.report.frames import to_csv
+
+        return to_csv(self, path, by, depth, sort, columns, top)
+
+    def to_markdown(
+        self,
+        by: str = "modules",
+        depth: int | None = None,
+        sort: str | None = None,
+        columns: Iterable[str] | None = None,
+        top: int | None = None,
+    ) -> str:
+        """A markdown table for people; the options of `to_pandas`, by default the columns of `table`."""
+        from archcost.report.frames import to_markdown
+
+        return to_markdown(self, by, depth, sort, columns, top)
+
+    def to_json(
+        self, path: Path | None = None, indent: int | None = 2, operations: bool = False
+    ) -> str | None:
+        """Strict JSON, into a file or returned; its schema is stated in `archcost.report.records`."""
+        from archcost.report.records import to_json
+
+        return to_json(self, path, indent, operations)
+
+    def to_html(
+        self,
+        depth: Depth = "auto",
+        sort: str | None = None,
+        columns: Iterable[str] | None = None,
+        top: int | None = None,
+    ) -> str:
+        """The table as HTML that needs nothing else; the options of `table`."""
+        from archcost.report.markup import to_html
+
+        return to_html(self, depth=depth, sort=sort, columns=columns, top=top)
+
+    def flat(self, depth: int = 0, prefix: str = "") -> dict[str, int | float]:
+        """Plain numbers for experiment trackers: ``{"params": 9, "layer1/macs": 8}`` down to ``depth``."""
+        from archcost.report.records import flat
+
+        return flat(self, depth, prefix)

@@ -1,0 +1,125 @@
+"""SPECs: from a name or a file to a model. Nothing is ever downloaded."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from archcost.errors import SpecError
+from archcost.models.building import Loaded, build, near
+from archcost.models.weights import load_weights
+
+if TYPE_CHECKING:
+    from torch import nn
+
+FORMS = "torchvision:NAME, timm:NAME, path/to/file.py:factory_or_class or package.module:attr"
+
+
+def load(spec: str, *, weights: str | Path | None = None, without_values: bool = False) -> Loaded:
+    """The model that ``spec`` names, built with random weights or those of a local file.
+
+    ``spec`` is ``torchvision:NAME``, ``timm:NAME``, ``path/to/file.py:factory_or_class`` or
+    ``package.module:attr``; what it names is a module, or is called without arguments to make one.
+    ``weights`` is a state dict, read by ``torch.load(weights_only=True)`` or safetensors.
+    ``without_values`` leaves the weights on `meta`, which builds a model of any size at once; where a
+    constructor needs values, they are made. Raises SpecError, in one line, when there is nothing to load.
+    """
+    source, colon, name = spec.rpartition(":")
+    if not colon or not source or not name:
+        raise SpecError(f"{spec!r} is no SPEC; give {FORMS}")
+    light = without_values and weights is None
+    if source == "torchvision":
+        from archcost.models.vision import load_published
+
+        loaded = load_published(name, light)
+    elif source == "timm":
+        loaded = _timm(name, light)
+    else:
+        holder = _from_file(source) if source.endswith(".py") else _from_package(source)
+        loaded = _attribute(holder, name, spec, light)
+    if weights is not None:
+        load_weights(loaded.model, Path(weights))
+    return loaded
+
+
+def _timm(name: str, light: bool) -> Loaded:
+    try:
+        import timm
+    except ImportError as error:
+        raise SpecError(f"timm:{name} needs timm: pip install timm") from error
+    if not timm.is_model(name):
+        raise SpecError(f"timm has no model {name!r}{near(name, timm.list_models())}")
+    spec = f"timm:{name}"
+    model, empty = build(lambda: timm.create_model(name, pretrained=False), light, spec)
+    return Loaded(model, spec, without_values=empty)
+
+
+def _from_file(path: str) -> Any:
+    file = Path(path)
+    if not file.is_file():
+        raise SpecError(f"there is no file {path!r}")
+    module_spec = importlib.util.spec_from_file_location(f"archcost_user_{file.stem}", file)
+    if module_spec is None or module_spec.loader is None:
+        raise SpecError(f"{path!r} is no Python file")
+    module = importlib.util.module_from_spec(module_spec)
+    # Pickling and dataclasses look classes up by their module; siblings are imported as from a script.
+    sys.modules[module_spec.name] = module
+    with _importable(str(file.resolve().parent)):
+        _import(path, lambda: module_spec.loader.exec_module(module))
+    return module
+
+
+def _from_package(name: str) -> Any:
+    with _importable(os.getcwd()):
+        return _import(name, lambda: importlib.import_module(name))
+
+
+def _import(what: str, run: Any) -> Any:
+    try:
+        return run()
+    except ModuleNotFoundError as error:
+        raise SpecError(f"cannot import {what}: {error}; a SPEC is {FORMS}") from error
+    except Exception as error:
+        raise SpecError(f"importing {what} failed: {type(error).__name__}: {error}") from error
+
+
+@contextlib.contextmanager
+def _importable(folder: str) -> Iterator[None]:
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):
+            sys.path.remove(folder)
+
+
+def _attribute(holder: Any, name: str, spec: str, light: bool) -> Loaded:
+    from torch import nn
+
+    found = holder
+    for part in name.split("."):
+        if not hasattr(found, part):
+            public = [key for key in vars(found) if not key.startswith("_")]
+            raise SpecError(f"{spec}: {part!r} is not there{near(part, public)}")
+        found = getattr(found, part)
+    if isinstance(found, nn.Module):
+        return Loaded(found, spec)
+    if not callable(found):
+        raise SpecError(f"{spec} is a {type(found).__name__}; expected a module, a class or a function")
+    model, empty = build(lambda: _made(found, spec), light, spec)
+    return Loaded(model, spec, without_values=empty)
+
+
+def _made(factory: Any, spec: str) -> nn.Module:
+    from torch import nn
+
+    model = factory()
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"{spec} returned a {type(model).__name__}, not a torch.nn.Module")
+    return model

@@ -1,0 +1,157 @@
+"""torchvision's models, built as published, and what torchvision publishes of them."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from archcost.errors import SpecError
+from archcost.models.building import Loaded, build, near
+
+if TYPE_CHECKING:
+    from torch import nn
+
+# Frames of a clip and the side of a square image where the weights' transforms do not say it; the sizes
+# are those at which torchvision publishes the operations of its models.
+VIDEO_FRAMES = 16
+FLOW_SIZE = 512
+DETECTION_SIZE = 800
+_DETECTION_SIZES = {"ssd300_vgg16": 300, "ssdlite320_mobilenet_v3_large": 320}
+
+
+@dataclass(frozen=True)
+class Published:
+    """What torchvision publishes of a model: parameters, and GMACs rounded to three decimals."""
+
+    name: str
+    task: str
+    weights: str
+    params: int
+    gmacs: float
+    image_size: int
+    """The ``image_size`` argument that vision transformers are built with; 0 for all others."""
+    input_size: Any
+
+
+def names() -> list[str]:
+    """Every model that torchvision registers."""
+    from torchvision.models import list_models
+
+    return list_models()
+
+
+def task_of(name: str) -> str:
+    """The kind of a torchvision model: classification, segmentation, ..."""
+    from torchvision.models import get_model_builder
+
+    module = get_model_builder(name).__module__
+    for task in ("quantization", "segmentation", "detection", "video", "optical_flow"):
+        if f".{task}" in module:
+            return task
+    return "classification"
+
+
+def _size_of(name: str, task: str, entry: Any) -> Any:
+    """The input at which ``entry``, an entry of a weights enumeration, was measured, batch of 1."""
+    if task == "detection":
+        side = _DETECTION_SIZES.get(name, DETECTION_SIZE)
+        return [[(3, side, side)]]
+    if task == "optical_flow":
+        return [(1, 3, FLOW_SIZE, FLOW_SIZE)] * 2
+    transforms = entry.transforms()
+    size = transforms.resize_size if task == "segmentation" else transforms.crop_size
+    height, width = (size[0], size[-1])
+    return (1, 3, VIDEO_FRAMES, height, width) if task == "video" else (1, 3, height, width)
+
+
+def published(name: str) -> list[Published]:
+    """What torchvision publishes of ``name``, an entry for each of its weights, the default one first."""
+    from torchvision.models import get_model_weights
+
+    task, weights = task_of(name), get_model_weights(name)
+    rows: list[Published] = []
+    for entry in weights:
+        if "_ops" not in entry.meta or "num_params" not in entry.meta:
+            continue
+        minimum = entry.meta.get("min_size", (0,))[0] if name.startswith("vit_") else 0
+        row = Published(
+            name=name,
+            task=task,
+            weights=entry.name,
+            params=entry.meta["num_params"],
+            gmacs=entry.meta["_ops"],
+            image_size=minimum,
+            input_size=_size_of(name, task, entry),
+        )
+        rows.insert(0 if entry is weights.DEFAULT else len(rows), row)
+    return rows
+
+
+def _torchvision_arguments(name: str, task: str, image_size: int) -> dict[str, Any]:
+    """Constructor arguments: no download, and the heads that the published figures include."""
+    from torchvision.models import get_model_builder
+
+    known = inspect.signature(get_model_builder(name)).parameters
+    arguments: dict[str, Any] = {"weights": None}
+    if "weights_backbone" in known:
+        arguments["weights_backbone"] = None
+    if task == "segmentation":
+        arguments["num_classes"] = 21
+        if "aux_loss" in known:
+            arguments["aux_loss"] = True
+    if task == "quantization":
+        arguments["quantize"] = True
+    if "googlenet" in name:
+        arguments |= {"aux_logits": False, "init_weights": False}
+    if "inception_v3" in name:
+        arguments |= {"aux_logits": True, "init_weights": False}
+    if image_size:
+        arguments["image_size"] = image_size
+    return arguments
+
+
+def build_torchvision(row: Published, without_values: bool = True) -> Loaded:
+    """The torchvision model that a published row describes."""
+    from torchvision.models import get_model
+
+    arguments = _torchvision_arguments(row.name, row.task, row.image_size)
+    # Quantizing calibrates on real values, and detection models compute with theirs.
+    light = without_values and row.task not in ("quantization", "detection")
+    spec = f"torchvision:{row.name}"
+    model, empty = build(lambda: get_model(row.name, **arguments), light, spec)
+    if _freezes_norms(row):
+        _freeze_norms(model)
+    source = f"torchvision's weights {row.weights}"
+    return Loaded(model, spec, row.input_size, f"input size {_text(row.input_size)} from {source}", empty)
+
+
+def _freezes_norms(row: Published) -> bool:
+    """Whether the constructor freezes the backbone's batch norms when it loads trained weights."""
+    return row.task == "detection" and not row.name.startswith("ssd") and not row.name.endswith("_v2")
+
+
+def _freeze_norms(model: nn.Module) -> None:
+    """What the published model has in its backbone: norms whose weights are buffers, not parameters."""
+    from torch import nn
+    from torchvision.ops import FrozenBatchNorm2d
+
+    for name, module in list(model.get_submodule("backbone.body").named_modules()):
+        if isinstance(module, nn.BatchNorm2d):
+            parent, _, key = name.rpartition(".")
+            frozen = FrozenBatchNorm2d(module.num_features, module.eps)
+            setattr(model.get_submodule("backbone.body").get_submodule(parent), key, frozen)
+
+
+def _text(size: Any) -> str:
+    if isinstance(size, tuple):
+        return "x".join(map(str, size))
+    return f"[{', '.join(_text(one) for one in size)}]"
+
+
+def load_published(name: str, light: bool) -> Loaded:
+    """The torchvision model of that name, for the weights that are its default."""
+    known = names()
+    if name not in known:
+        raise SpecError(f"torchvision has no model {name!r}{near(name, known)}; archcost zoo lists them")
+    return build_torchvision(published(name)[0], light)

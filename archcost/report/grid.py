@@ -1,0 +1,190 @@
+"""Lays labels and numbers out in columns: on a line of limited width, without any limit, or as HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from archcost.report.text import fit, html_text, width_of
+
+__all__ = ["Entry", "Grid", "Head", "Piece", "html_table", "lay_out", "that_fit"]
+
+Piece = tuple[str, str]
+"""A text and its style, as rich names styles; empty for none."""
+
+GAP = "  "
+# A longer name would push the numbers of every row out of sight; its own row alone moves.
+LONGEST_PADDED = 100
+_UNKNOWN = "yellow"
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The head of one column; ``keep`` as in `Column`."""
+
+    text: str
+    keep: int = 0
+    right: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line: a label in pieces, then one cell for each column. ``remark`` goes where room is short."""
+
+    label: tuple[Piece, ...]
+    cells: tuple[str, ...]
+    style: str = ""
+    remark: str = ""
+    indent: int = 0
+    total: bool = False
+
+    def label_width(self, remark: bool = True) -> int:
+        return sum(width_of(text) for text, _ in self.label) + (width_of(self.remark) if remark else 0)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A head over the labels, the heads over the cells, and the lines."""
+
+    label: str
+    heads: Sequence[Head]
+    entries: Sequence[Entry] = field(default=())
+
+    def cell_width(self, column: int) -> int:
+        return max((width_of(entry.cells[column]) for entry in self.entries), default=0)
+
+    def keeping(self, columns: Sequence[int]) -> Grid:
+        """The same with only these columns."""
+        entries = [
+            Entry(e.label, tuple(e.cells[i] for i in columns), e.style, e.remark, e.indent, e.total)
+            for e in self.entries
+        ]
+        return Grid(self.label, [self.heads[i] for i in columns], entries)
+
+
+def _stacked(text: str) -> list[str]:
+    """A head on two lines, cut at the space nearest its middle."""
+    spaces = [i for i, c in enumerate(text) if c == " "]
+    if not spaces:
+        return ["", text]
+    cut = min(spaces, key=lambda i: abs(2 * i - len(text)))
+    return [text[:cut], text[cut + 1 :]]
+
+
+def _widths(grid: Grid, stacked: bool) -> list[int]:
+    return [
+        max(grid.cell_width(i), *(width_of(t) for t in (_stacked(head.text) if stacked else [head.text])))
+        for i, head in enumerate(grid.heads)
+    ]
+
+
+def that_fit(grid: Grid, width: int | None, asked: bool = False) -> list[int]:
+    """The columns that leave the labels room; those with the lowest ``keep`` go first.
+
+    Columns that were asked for go from the last, and only once labels are as short as can be.
+    """
+    columns = list(range(len(grid.heads)))
+    if width is None:
+        return columns
+    # A few very long names must not cost the others their numbers.
+    label = min(max((e.label_width(remark=False) for e in grid.entries), default=0), max(24, width // 2))
+    label = min(label, 12) if asked else label
+    while len(columns) > 1:
+        kept = grid.keeping(columns)
+        if label + sum(_widths(kept, True)) + len(GAP) * len(columns) <= width:
+            break
+        columns.remove(columns[-1] if asked else min(columns, key=lambda i: (grid.heads[i].keep, -i)))
+    return columns
+
+
+def lay_out(grid: Grid, width: int | None) -> list[list[Piece]]:
+    """The lines, head first, each in pieces; no line is wider than ``width``."""
+    room = max((e.label_width() for e in grid.entries), default=0)
+    room = max(room, width_of(grid.label))
+    stacked = False
+    widths = _widths(grid, False)
+    if width is None:
+        room = min(room, LONGEST_PADDED)
+    else:
+        short = max((e.label_width(remark=False) for e in grid.entries), default=0)
+        if short + sum(widths) + len(GAP) * len(widths) > width:
+            stacked, widths = any(" " in head.text for head in grid.heads), _widths(grid, True)
+        room = max(1, min(room, width - sum(widths) - len(GAP) * len(widths)))
+    heads = [_stacked(h.text) if stacked else [h.text] for h in grid.heads]
+    lines: list[list[Piece]] = []
+    for level in range(2 if stacked else 1):
+        label = grid.label if level == (1 if stacked else 0) else ""
+        cells = [_aligned(h[level], w, g.right) for h, w, g in zip(heads, widths, grid.heads, strict=True)]
+        lines.append([(_padded(fit(label, room), room) + "".join(GAP + c for c in cells), "bold")])
+    rule = "─" * (room + sum(widths) + len(GAP) * len(widths))
+    lines.append([(rule, "dim")])
+    for entry in grid.entries:
+        if entry.total and len(lines) > (3 if stacked else 2):
+            lines.append([(rule, "dim")])
+        lines.append(_line(entry, room, widths, grid.heads, width is not None))
+    return lines
+
+
+def _line(entry: Entry, room: int, widths: list[int], heads: Sequence[Head], limited: bool) -> list[Piece]:
+    pieces: list[Piece] = []
+    label = [*entry.label]
+    if entry.remark and (not limited or entry.label_width() <= room):
+        label.append((entry.remark, "dim"))
+    left = room
+    for text, style in label:
+        cut = fit(text, left) if limited else text
+        pieces.append((cut, style or entry.style))
+        left -= width_of(cut)
+        if cut != text:
+            break
+    pieces.append((" " * max(left, 0), ""))
+    for cell, width, head in zip(entry.cells, widths, heads, strict=True):
+        style = entry.style
+        if cell == "?" or cell.startswith(">="):
+            style = _UNKNOWN
+        elif cell in ("0", "-", "1x"):
+            style = "dim"
+        pieces.append((GAP + _aligned(cell, width, head.right), style))
+    return pieces
+
+
+def _padded(text: str, width: int) -> str:
+    return text + " " * max(0, width - width_of(text))
+
+
+def _aligned(text: str, width: int, right: bool) -> str:
+    return " " * max(0, width - width_of(text)) + text if right else _padded(text, width)
+
+
+# Only what both light and dark notebooks can bear: the page's own ink, and a grey that is half through.
+_TABLE = "border-collapse:collapse;font-variant-numeric:tabular-nums;color:inherit;background:transparent"
+_EDGE = "1px solid rgba(128,128,128,.4)"
+
+
+def html_table(grid: Grid) -> str:
+    """The grid as a table that carries its own looks; every text in it is escaped."""
+    out = [f'<table style="{_TABLE}"><thead><tr style="border-bottom:{_EDGE}">']
+    out.append(_th(grid.label, "left"))
+    out += [_th(head.text, "right" if head.right else "left") for head in grid.heads]
+    out.append("</tr></thead><tbody>")
+    for entry in grid.entries:
+        weight = f"font-weight:bold;border-top:{_EDGE}" if entry.total else ""
+        out.append(f'<tr style="background:transparent;{weight}">')
+        pad = f"text-align:left;white-space:nowrap;padding:2px 8px 2px {8 + 16 * entry.indent}px"
+        pieces = [*entry.label, (entry.remark, "dim")]
+        label = "".join(
+            f'<span style="opacity:.65">{html_text(t)}</span>' if s.startswith("dim") else html_text(t)
+            for t, s in pieces
+            if t and s != "guide"
+        )
+        out.append(f'<td style="{pad}">{label}</td>')
+        for cell, head in zip(entry.cells, grid.heads, strict=True):
+            side = "right" if head.right else "left"
+            out.append(f'<td style="text-align:{side};padding:2px 8px">{html_text(cell)}</td>')
+        out.append("</tr>")
+    out.append("</tbody></table>")
+    return "".join(out)
+
+
+def _th(text: str, side: str) -> str:
+    return f'<th style="text-align:{side};padding:2px 8px">{html_text(text)}</th>'

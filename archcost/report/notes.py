@@ -1,0 +1,121 @@
+"""What stands below a table: assumptions, what was not counted, what is shared, what never ran."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from archcost.report.text import visible
+from archcost.report.units import bytes_text, count_text
+
+if TYPE_CHECKING:
+    from archcost.analysis import Analysis
+
+__all__ = ["UNITS", "footnotes", "heading", "never_ran", "shared", "summary", "uncounted"]
+
+# Beyond these a list says how many more there are; JSON and pandas have them all.
+LONGEST_LIST = 12
+
+UNITS = "1 MAC is one multiply-accumulate, FLOPs are twice the MACs, other ops are apart; 1 MB is 10^6 bytes"
+
+
+def heading(analysis: Analysis) -> tuple[str, str]:
+    """Which model, on which inputs, and where the pass ran if not on `meta`."""
+    name, kind = visible(analysis.name), visible(analysis.total.type_name)
+    model = name if name == kind else f"{name} ({kind})"
+    where = "" if analysis.trace.device == "meta" else f", run on {visible(analysis.trace.device)}"
+    return model, f"input {visible(analysis.input_text)}{where}"
+
+
+def summary(analysis: Analysis) -> str:
+    """The totals that are no column of their own."""
+    total = analysis.total
+    parts = [f"weights {bytes_text(total.param_bytes)}"]
+    if total.buffer_bytes:
+        parts.append(f"buffers {bytes_text(total.buffer_bytes)}")
+    if total.trainable_params != total.params:
+        parts.append(f"{count_text(total.trainable_params)} params trainable")
+    if total.kept_for_backward_bytes is not None:
+        parts.append(f"training keeps {bytes_text(total.kept_for_backward_bytes)}")
+    parts.append(f"{total.depth} weighted layer{'s' * (total.depth != 1)} deep")
+    return ", ".join(parts)
+
+
+def footnotes(analysis: Analysis) -> list[tuple[str, str]]:
+    """``(what, text)`` pairs, in plain text."""
+    notes = [("Note", visible(note)) for note in analysis.notes if note]
+    notes += [("Not counted", text) for text in uncounted(analysis)]
+    total = analysis.total
+    if total.uncounted:
+        open_macs = any(u.macs_unknown for u in analysis.uncounted)
+        what = "MACs and other operations" if open_macs else "other operations"
+        notes.append(("Lower bound", f"{what} marked >= leave out what was not counted; ? is not known"))
+    notes += [("Tied", text) for text in _tied(analysis)]
+    notes += [("Shared", text) for text in shared(analysis)]
+    silent = never_ran(analysis)
+    if silent:
+        notes.append(("Never called", f"{_listed(silent)} (their parents may still use the weights)"))
+    return notes
+
+
+def uncounted(analysis: Analysis) -> list[str]:
+    """Each operation not counted: what, where, how often and why."""
+    lines = []
+    for item in analysis.uncounted[:LONGEST_LIST]:
+        where = visible(item.module) or "the model itself"
+        times = f", {item.times} times" if item.times > 1 else ""
+        lines.append(f"{visible(item.op)} in {where}{times}: {visible(item.reason)}")
+    return lines + _more(len(analysis.uncounted))
+
+
+def _tied(analysis: Analysis) -> list[str]:
+    found = [visible(text) for row in analysis.modules for text in row.tied]
+    return [f"{text} (counted once)" for text in found[:LONGEST_LIST]] + _more(len(found))
+
+
+def shared(analysis: Analysis) -> list[str]:
+    """Modules that are registered under several names; what they hold goes without saying."""
+    found = []
+    for info in analysis.trace.modules.values():
+        outer, _, key = info.name.rpartition(".")
+        held = analysis.trace.modules.get(outer)
+        inherited = {f"{alias}.{key}" for alias in held.aliases} if held else set()
+        names = [info.name, *(alias for alias in info.aliases if alias not in inherited)]
+        if len(names) > 1:
+            found.append(f"{' = '.join(map(visible, names))} (weights counted once)")
+    return found[:LONGEST_LIST] + _more(len(found))
+
+
+def never_ran(analysis: Analysis) -> list[str]:
+    """Registered modules in which nothing was called, the outermost only."""
+    ran = set()
+    for row in analysis.modules:
+        name = row.name if row.calls else None
+        first = row.shared_with
+        while name and name not in ran:
+            ran.add(name)
+            name = name.rpartition(".")[0]
+        if row.calls and first is not None:
+            ran.add(first)
+    silent: list[str] = []
+    quiet: set[str] = set()
+    for row in analysis.modules[1:]:
+        if row.name in ran:
+            continue
+        if row.name.rpartition(".")[0] not in quiet:
+            silent.append(row.name)
+        quiet.add(row.name)
+    return silent
+
+
+def _listed(names: list[str]) -> str:
+    """The names, those that differ only in their numbers as one."""
+    alike: dict[str, list[str]] = {}
+    for name in names:
+        alike.setdefault(re.sub(r"\d+", "#", name), []).append(visible(name))
+    texts = [found[0] + (f" and {len(found) - 1} like it" if found[1:] else "") for found in alike.values()]
+    return ", ".join([*texts[:LONGEST_LIST], *_more(len(texts))])
+
+
+def _more(count: int) -> list[str]:
+    return [f"and {count - LONGEST_LIST} more"] if count > LONGEST_LIST else []

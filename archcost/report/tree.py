@@ -1,0 +1,140 @@
+"""The modules as an indented tree, repeated blocks folded, in which what is shown adds up at every level."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
+
+from archcost.cost.costs import ModuleCost
+from archcost.report.columns import Column, Row
+from archcost.report.rows import Ledger
+from archcost.report.text import visible
+
+if TYPE_CHECKING:
+    from archcost.analysis import Analysis
+
+__all__ = ["Line", "span", "tree"]
+
+# What two blocks may differ in and still be the same block: their names and the arguments they print.
+_NAMES = ("name", "details", "level", "shared_with", "tied")
+_COMPARED = tuple(f.name for f in fields(ModuleCost) if f.name not in _NAMES)
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One row of the tree: guides, then the label, then a remark in weaker ink."""
+
+    row: Row
+    label: str
+    remark: str = ""
+    extra: str = ""
+    """Left out where there is no room."""
+    guides: str = ""
+    nested: bool = False
+    """Stands below another line, not at the top."""
+
+
+def tree(analysis: Analysis, depth: int | None, columns: Sequence[Column]) -> list[Line]:
+    """The lines below the model itself, down to ``depth``; ``columns`` are those that will be shown."""
+    if depth == 0:
+        return []
+    root = analysis.modules[0]
+    builder = _Builder(Ledger(analysis), depth, [c for c in columns if c.additive])
+    if not builder.ledger.children[""]:
+        return [Line(builder.ledger.row(root), visible(root.type_name))]
+    lines: list[Line] = []
+    # An explicit stack, for a model may be nested deeper than Python recurses.
+    stack = [(line, "", False) for line in reversed(builder.inside(root))]
+    while stack:
+        line, prefix, ends = stack.pop()
+        branch, below = ("", "") if not line.nested else ("└─ ", "   ") if ends else ("├─ ", "│  ")
+        lines.append(replace(line, guides=prefix + branch))
+        if line.row.kind == "module" and (depth is None or line.row.module.level < depth):
+            inside = builder.inside(line.row.module)
+            children = [(child, prefix + below, child is inside[-1]) for child in inside]
+            stack.extend(reversed(children))
+    return lines
+
+
+class _Builder:
+    """What stands directly below a module: its children, repeats folded, and what it does itself."""
+
+    def __init__(self, ledger: Ledger, depth: int | None, added: Sequence[Column]) -> None:
+        self.ledger = ledger
+        self.added = added
+        self.marks: dict[str, int] = {}
+        self.lines: dict[str, int] = {}
+        known: dict[Any, int] = {}
+        # Children before their parents: two subtrees are the same if their own costs and children are.
+        for cost in reversed(ledger.analysis.modules):
+            children = ledger.children[cost.name]
+            key = (
+                *(getattr(cost, name) for name in _COMPARED),
+                cost.shared_with is None,
+                len(cost.tied),
+                cost.name in ledger.ops_open,
+                cost.name in ledger.macs_open,
+                *(self.marks[child.name] for child in children),
+            )
+            self.marks[cost.name] = known.setdefault(key, len(known))
+            drawn = depth is None or cost.level < depth
+            self.lines[cost.name] = 1 + (sum(self.lines[c.name] for c in children) if drawn else 0)
+
+    def inside(self, parent: ModuleCost) -> list[Line]:
+        """The lines one level below a module; together they add up to it."""
+        children = self.ledger.children[parent.name]
+        lines: list[Line] = []
+        start = 0
+        while start < len(children):
+            first = children[start]
+            end = start + 1
+            while end < len(children) and self.marks[children[end].name] == self.marks[first.name]:
+                end += 1
+            lines.append(self._module(first, parent))
+            rest = children[start + 1 : end]
+            # One short line in place of one short line would only hide a name.
+            if len(rest) * self.lines[first.name] > 1:
+                lines.append(self._folded(first, rest, parent))
+            else:
+                lines.extend(self._module(child, parent) for child in rest)
+            start = end
+        return lines + self._own(parent) if lines else lines
+
+    def _module(self, cost: ModuleCost, parent: ModuleCost) -> Line:
+        label = visible(cost.name.rpartition(".")[2])
+        return Line(self.ledger.row(cost), label, f" ({visible(cost.type_name)})", nested=bool(parent.name))
+
+    def _folded(self, first: ModuleCost, rest: Sequence[ModuleCost], parent: ModuleCost) -> Line:
+        row = self.ledger.sum([self.ledger.row(cost) for cost in rest], alike=True)
+        label = span([visible(cost.name.rpartition(".")[2]) for cost in rest])
+        # The last part of a long name says as much: they are siblings.
+        like = visible(first.name if len(first.name) < 20 else first.name.rpartition(".")[2])
+        return Line(row, label, f"  {len(rest)} more", f" like {like}", nested=bool(parent.name))
+
+    def _own(self, parent: ModuleCost) -> list[Line]:
+        row = self.ledger.own(parent)
+        open_too = any(column.lower_bound(row) for column in self.added)
+        if not open_too and not any(column.get(row) for column in self.added):
+            return []
+        cost = row.module
+        state = cost.params or cost.buffers
+        work = cost.macs or cost.other_ops or cost.output_bytes or cost.activation_bytes or open_too
+        what = "operations and parameters" if state and work else "parameters" if state else "operations"
+        return [Line(row, "", f"(own {what})", nested=bool(parent.name))]
+
+
+_NUMBERED = re.compile(r"(.*?)(\d+)")
+
+
+def span(names: Sequence[str]) -> str:
+    """Several names as one: ``2-5``, ``block_2-5``, ``a, b``, ``a ... d``."""
+    found = [_NUMBERED.fullmatch(name) for name in names]
+    if len(names) > 1 and all(found):
+        parts = [(m[1], int(m[2])) for m in found if m]
+        start = parts[0][1]
+        in_turn = [number for _, number in parts] == list(range(start, start + len(parts)))
+        if in_turn and len({prefix for prefix, _ in parts}) == 1:
+            return f"{names[0]}-{parts[-1][1]}"
+    return ", ".join(names) if len(names) < 3 else f"{names[0]} ... {names[-1]}"

@@ -1,0 +1,55 @@
+"""Numbers for people: thousands separators, SI prefixes, decimal bytes (1 MB is 10^6 bytes)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+__all__ = ["bytes_text", "count_text", "number_text", "percent_text", "ratio_text", "shape_text", "si_text"]
+
+_PREFIXES = "kMGTPE"
+
+
+def count_text(value: int) -> str:
+    """Every digit: ``25,557,032``."""
+    return f"{value:,}"
+
+
+def si_text(value: int | float, unit: str = "") -> str:
+    """Three digits and a prefix: ``4.09 G``."""
+    if abs(value) < 1000:
+        return f"{value:,.4g} {unit}".rstrip()
+    power = 1
+    while power < len(_PREFIXES) and abs(value) / 1000**power >= 999.5:
+        power += 1
+    scaled = value / 1000**power
+    decimals = 2 if abs(scaled) < 9.995 else 1 if abs(scaled) < 99.95 else 0
+    return f"{scaled:,.{decimals}f} {_PREFIXES[power - 1]}{unit}"
+
+
+def bytes_text(value: int) -> str:
+    """``10.4 MB``."""
+    return si_text(value, "B") if value else "0"
+
+
+def percent_text(value: float) -> str:
+    """One decimal, and what is there but smaller than that is not shown as nothing."""
+    return "0" if value == 0 else "<0.1" if value < 0.05 else f"{value:.1f}"
+
+
+def number_text(value: float) -> str:
+    """A plain number of about three digits: ``38.2``."""
+    return f"{value:,.0f}" if abs(value) >= 99.5 else f"{value:.3g}"
+
+
+def ratio_text(value: float) -> str:
+    """``0.52x``; unchanged is ``1x``."""
+    if value == 1:
+        return "1x"
+    # A change too small for two decimals must not look like none.
+    text = f"{value:,.2f}" if 0.01 <= value < 0.995 or 1.005 <= value < 100 else f"{value:,.4g}"
+    return f"{text}x"
+
+
+def shape_text(shape: Iterable[int]) -> str:
+    """``1x3x224x224``."""
+    return "x".join(map(str, shape)) or "scalar"

@@ -1,0 +1,86 @@
+"""Importing archcost stays light; each test comes with a proof that it can fail."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("torch", "torchvision", "pandas", "numpy", "fvcore", "rich", "tabulate")
+
+PROBE = """
+import json, sys
+{statement}
+print(json.dumps(sorted(set(sys.modules) & set({heavy!r}))))
+"""
+
+
+def imported(statement: str) -> list[str]:
+    """The heavy packages that a fresh interpreter has loaded after ``statement``."""
+    code = PROBE.format(statement=statement, heavy=HEAVY)
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    return json.loads(out.splitlines()[-1])
+
+
+LIGHT = [
+    "import archcost",
+    "import archcost; archcost.ConvSpec(3, 96, 11, stride=4, input_size=(227, 227)).macs",
+    "import archcost; archcost.ArchcostError, archcost.counting_rule, archcost.Count",
+    "import archcost; dir(archcost)",
+    "import archcost.cli",
+    "from archcost.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass",
+    "from archcost.cli import main\ntry: main(['analyze', '--help'])\nexcept SystemExit: pass",
+]
+
+
+@pytest.mark.parametrize("statement", LIGHT)
+def test_importing_and_asking_for_help_load_nothing_heavy(statement):
+    assert imported(statement) == []
+
+
+def test_the_probe_sees_a_heavy_import():
+    assert imported("import archcost, tabulate") == ["tabulate"]
+    assert "torch" in imported("import archcost; archcost.analyze; import archcost.trace.run")
+
+
+def test_help_runs_few_lines_of_python():
+    """0.3 s of start-up is held by what makes it: the number of modules loaded, which no noise changes."""
+
+    def count(arguments: list[str]) -> int:
+        code = (
+            "import sys\nfrom archcost.cli import main\n"
+            f"try: main({arguments!r})\nexcept SystemExit: pass\nprint(len(sys.modules))"
+        )
+        out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        return int(out.splitlines()[-1])
+
+    bare = subprocess.run(
+        [sys.executable, "-c", "import argparse, sys; print(len(sys.modules))"],
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    assert count(["--help"]) < int(bare) + 80
+    # The proof that it can fail: pandas alone loads more than that.
+    pandas = subprocess.run(
+        [sys.executable, "-c", "import argparse, pandas, sys; print(len(sys.modules))"],
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    assert int(pandas) > int(bare) + 80
+
+
+def test_every_public_name_exists_and_has_a_docstring():
+    import archcost
+
+    for name in archcost.__all__:
+        value = getattr(archcost, name)
+        assert name == "__version__" or value.__doc__, name
+    with pytest.raises(AttributeError, match="has no attribute 'nonsense'"):
+        _ = archcost.nonsense
+
+
+def test_no_public_function_bears_the_name_of_a_module():
+    import pkgutil
+
+    import archcost
+
+    modules = {module.name for module in pkgutil.iter_modules(archcost.__path__)}
+    assert not modules & set(archcost.__all__)
