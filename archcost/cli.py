@@ -1,0 +1,254 @@
+"""The command line: parses, calls the public API, prints. Results on stdout, all else on stderr.
+
+Exit codes: 0 done, 1 findings (a crosscheck or a zoo model disagrees), 2 usage or load error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from archcost.errors import ArchcostError, SpecError
+
+DONE, FINDINGS, FAILED = 0, 1, 2
+FORMATS = ("table", "markdown", "json", "csv", "html")
+TASKS = ("classification", "segmentation", "video", "optical_flow", "quantization", "detection")
+_SPEC = "torchvision:NAME, timm:NAME, path/to/file.py:factory_or_class or package.module:attr"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if args.version:
+        from archcost import __version__
+
+        print(f"archcost {__version__}")
+        return DONE
+    if args.command is None:
+        parser.print_help(sys.stderr)
+        return FAILED
+    try:
+        return int(args.run(args))
+    except ArchcostError as error:
+        if args.debug:
+            raise
+        print(f"archcost: {' '.join(str(error).split())}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        print("archcost: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader has gone (| head): nothing is left to say, and flushing at exit must not complain.
+        sys.stderr.close()
+        return DONE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="archcost",
+        description="What a PyTorch model costs: parameters, MACs, memory, layer by layer. Nothing is "
+        "computed and nothing is downloaded.",
+    )
+    parser.add_argument("--version", action="store_true", help="print the version")
+    parser.set_defaults(debug=False)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    common.add_argument("-o", "--output", metavar="FILE", help="write to FILE, - for stdout")
+    common.add_argument("--force", action="store_true", help="overwrite FILE")
+
+    analyze = commands.add_parser("analyze", parents=[common], help="what every layer of a model costs")
+    analyze.add_argument("spec", metavar="SPEC", help=_SPEC)
+    _input_options(analyze)
+    _table_options(analyze)
+    analyze.add_argument(
+        "--weights", metavar="FILE", help="a state dict: .pt/.pth (plain tensors only) or .safetensors"
+    )
+    analyze.add_argument("--operations", action="store_true", help="one row an operation, not a module")
+    analyze.add_argument(
+        "--check", action="store_true", help="hold the counts against fvcore and FlopCounterMode"
+    )
+    analyze.set_defaults(run=_analyze)
+
+    compare = commands.add_parser("compare", parents=[common], help="two models side by side")
+    compare.add_argument("spec", metavar="SPEC_A", help=_SPEC)
+    compare.add_argument("other", metavar="SPEC_B")
+    _input_options(compare)
+    compare.add_argument("--format", choices=FORMATS, default="table", help="default: table")
+    compare.add_argument(
+        "--depth", type=_count, metavar="N", help="levels of modules to show (0: the totals)"
+    )
+    compare.set_defaults(run=_compare)
+
+    zoo = commands.add_parser("zoo", parents=[common], help="torchvision's models against what it publishes")
+    zoo.add_argument(
+        "pattern", metavar="PATTERN", nargs="?", help="names, as in 'resnet*'; default: all classifiers"
+    )
+    zoo.add_argument("--task", action="append", choices=TASKS, help="only these; may be repeated")
+    zoo.add_argument(
+        "--every-weight", action="store_true", help="each published set of weights, at its own size"
+    )
+    zoo.set_defaults(run=_zoo)
+    return parser
+
+
+def _input_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--input-size",
+        action="append",
+        type=_size,
+        metavar="N,C,H,W",
+        help="shape of the input, batch included; repeat it for several inputs",
+    )
+    parser.add_argument("--dtype", help="of the input, as in float16 or int64; default: the model's")
+    parser.add_argument(
+        "--device", help="run the pass for real there, as in cpu; default: meta, nothing computed"
+    )
+
+
+def _table_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--format", choices=FORMATS, default="table", help="default: table")
+    parser.add_argument(
+        "--depth", type=_count, metavar="N", help="levels of modules to show; default 3 in a table"
+    )
+    parser.add_argument("--top", type=_count, metavar="N", help="only the N costliest layers")
+    parser.add_argument("--sort", metavar="COLUMN", help="sort by a column, as in peak_memory_bytes")
+    parser.add_argument("--columns", type=_names, metavar="A,B,...", help="the columns to show")
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{text} is negative")
+    return number
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _size(text: str) -> tuple[int, ...]:
+    try:
+        size = tuple(int(n) for n in text.replace("x", ",").split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no shape; give it as in 1,3,224,224") from None
+    if not size or min(size) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: every size must be positive")
+    return size
+
+
+def _inputs(args: argparse.Namespace) -> dict[str, Any]:
+    sizes = args.input_size
+    options: dict[str, Any] = {"input_size": sizes[0] if sizes and len(sizes) == 1 else sizes}
+    if args.dtype:
+        options["dtype"] = args.dtype
+    if args.device:
+        options["device"] = args.device
+    return options
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    """Only what was said; the API's own defaults stand for the rest."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _analyze(args: argparse.Namespace) -> int:
+    if args.operations and args.format in ("table", "html"):
+        raise SpecError("--operations needs --format csv, markdown or json")
+    if args.check:
+        return _check(args)
+    from archcost.analysis import analyze
+
+    analysis = analyze(args.spec, weights=args.weights, **_inputs(args))
+    options = _given(depth=args.depth, top=args.top, sort=args.sort, columns=args.columns)
+    if args.operations:
+        options["by"] = "operations"
+    elif args.format == "csv" and (args.top is not None or args.sort):
+        options["by"] = "layers"
+    _write(args, analysis, options)
+    return DONE
+
+
+def _check(args: argparse.Namespace) -> int:
+    from archcost.witnesses import crosscheck
+
+    if args.device:
+        raise SpecError("--check runs the model where it is; leave --device out")
+    result = crosscheck(args.spec, weights=args.weights, **_inputs(args))
+    _emit(args, f"{result}\n")
+    return DONE if result.agrees else FINDINGS
+
+
+def _compare(args: argparse.Namespace) -> int:
+    from archcost.comparison import compare
+
+    comparison = compare(args.spec, args.other, **_inputs(args))
+    _write(args, comparison, _given(depth=args.depth))
+    return DONE
+
+
+def _write(args: argparse.Namespace, result: Any, options: dict[str, Any]) -> None:
+    if args.format == "table" and args.output in (None, "-"):
+        result.table(**options)
+        return
+    if args.format == "table":
+        text = result.to_text(**options)
+    elif args.format == "json":
+        # JSON is whole: what a program reads is not cut to what a person wants to see.
+        text = result.to_json(operations=True) if options.get("by") == "operations" else result.to_json()
+    else:
+        text = getattr(result, f"to_{args.format}")(**options)
+    _emit(args, text if text.endswith("\n") else text + "\n")
+    for note in getattr(result, "notes", ()) if args.format == "csv" else ():
+        print(f"note: {note}", file=sys.stderr)
+
+
+def _emit(args: argparse.Namespace, text: str) -> None:
+    if args.output in (None, "-"):
+        sys.stdout.write(text)
+        sys.stdout.flush()
+        return
+    path = Path(args.output)
+    if path.exists() and not args.force:
+        raise SpecError(f"{args.output} exists; --force overwrites it")
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise SpecError(f"cannot write {args.output}: {error.strerror}") from error
+
+
+def _zoo(args: argparse.Namespace) -> int:
+    from archcost.models import count_entry, zoo_entries
+    from archcost.report.zoo import header, line
+    from archcost.trace.progress import Progress
+
+    default = None if args.pattern else ("classification",)
+    tasks = tuple(args.task) if args.task else default
+    entries = zoo_entries(args.pattern or "*", tasks=tasks, every_weight=args.every_weight)
+    if not entries:
+        raise SpecError(f"no model of task {' or '.join(tasks or ())} matches {args.pattern!r}")
+    lines, rows = [header()], []
+    live = args.output in (None, "-")
+    if live:
+        print(lines[0])
+    with Progress(len(entries), "counting the zoo", False if sys.stdout.isatty() else None) as bar:
+        for entry in entries:
+            rows.append(count_entry(entry))
+            lines.append(line(rows[-1]))
+            if live:
+                print(lines[-1], flush=True)
+            bar.step(label=entry.name)
+    wrong = [row.name for row in rows if not row.matches]
+    summary = f"{len(rows)} models, {len(rows) - len(wrong)} as published"
+    if not live:
+        _emit(args, "\n".join(lines) + "\n")
+    print(summary + (f"; not: {', '.join(wrong)}" if wrong else ""), file=sys.stderr)
+    return FINDINGS if wrong else DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,350 @@
+"""Crosscheck: the counts of a model held against fvcore and FlopCounterMode, module by module.
+
+Both witnesses run the real model, as their READMEs say; each difference gets the reason that is known of
+it, from what the witness itself reports (operators it skipped, operators it counts and archcost does not
+call MACs), never from the name of a model.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from archcost.errors import ModelError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import torch
+    from torch import nn
+
+    from archcost.analysis import Analysis
+
+__all__ = ["CrossCheck", "Difference", "crosscheck"]
+
+# Operators of fvcore's that are MACs by archcost's convention; what else it counts is not.
+_FVCORE_MACS = {"conv", "linear", "addmm", "matmul", "bmm", "einsum", "baddbmm", "mv"}
+_ATTENTION = ("scaled_dot_product", "native_multi_head_attention", "transformer_encoder_layer")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One module at which a witness counts something else; MACs are the module's own, children apart.
+
+    ``reason`` is None where the difference is not understood: then somebody is wrong.
+    """
+
+    witness: str
+    module: str
+    type_name: str
+    archcost_macs: int
+    witness_macs: float
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class CrossCheck:
+    """The totals of archcost and of each witness in MACs, and every difference with its reason."""
+
+    name: str
+    archcost_macs: int
+    witness_macs: dict[str, float]
+    failures: dict[str, str]
+    """Witness -> why it could not count this model at all."""
+    differences: tuple[Difference, ...]
+    modules_checked: int
+
+    @property
+    def unexplained(self) -> tuple[Difference, ...]:
+        return tuple(d for d in self.differences if d.reason is None)
+
+    @property
+    def agrees(self) -> bool:
+        """Whether every difference has a known reason and at least one witness could count."""
+        return not self.unexplained and bool(self.witness_macs)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """One row a difference."""
+        import pandas as pd
+
+        columns = ["witness", "module", "type", "archcost_macs", "witness_macs", "reason"]
+        rows = [
+            (d.witness, d.module, d.type_name, d.archcost_macs, d.witness_macs, d.reason)
+            for d in self.differences
+        ]
+        return pd.DataFrame(rows, columns=columns)
+
+    def __str__(self) -> str:
+        from archcost.report.text import visible
+
+        lines = [f"{self.name}: {self.archcost_macs:,} MACs, {self.modules_checked} modules with operations"]
+        for witness, macs in self.witness_macs.items():
+            same = "the same total" if macs == self.archcost_macs else f"{macs - self.archcost_macs:+,.0f}"
+            lines.append(f"  {witness}: {macs:,.0f} MACs ({same})")
+        lines += [f"  {witness}: could not count it: {why}" for witness, why in self.failures.items()]
+        grouped: dict[tuple[str, str], list[Difference]] = {}
+        for found in self.differences:
+            grouped.setdefault((found.witness, found.reason or "NOT UNDERSTOOD"), []).append(found)
+        for (witness, reason), several in grouped.items():
+            off = sum(d.witness_macs - d.archcost_macs for d in several)
+            where = ", ".join(visible(d.module) or "(model)" for d in several[:3])
+            more = f" and {len(several) - 3} more" if len(several) > 3 else ""
+            lines.append(f"  {witness} {off:+,.0f} in {where}{more}: {reason}")
+        if not self.differences and self.witness_macs:
+            lines.append("  no module differs")
+        return "\n".join(lines)
+
+
+def crosscheck(
+    model: nn.Module | str,
+    inputs: Any = None,
+    *,
+    input_size: Any = None,
+    dtype: Any = None,
+    weights: str | None = None,
+) -> CrossCheck:
+    """Hold archcost's MACs of ``model`` against fvcore's and FlopCounterMode's, module by module.
+
+    Arguments as in `archcost.analyze`. The witnesses run the model for real, several times; it comes back
+    untouched. A witness that fails is reported in ``failures``. Raises what `analyze` raises, and
+    ModelError for a model on `meta`, which no witness can run.
+    """
+    from archcost.analysis import analyze
+    from archcost.models import load
+    from archcost.trace.modules import walk
+    from archcost.trace.progress import Progress
+    from archcost.trace.state import Untouched
+
+    name = None
+    if isinstance(model, str):
+        loaded = load(model, weights=weights)
+        model, name = loaded.model, loaded.spec
+        if inputs is None and input_size is None:
+            input_size = loaded.input_size
+    tensors = (*model.parameters(), *model.buffers())
+    if any(t.is_meta for t in tensors):
+        raise ModelError("crosscheck runs the model for real, but it is on `meta`; load it with its weights")
+    device = str(tensors[0].device) if tensors else "cpu"
+    totals: dict[str, float] = {}
+    failures: dict[str, str] = {}
+    differences: list[Difference] = []
+    steps = (("fvcore", _fvcore), ("FlopCounterMode", _flop_counter))
+    with Progress(2 + len(steps), "crosscheck: archcost") as bar:
+        analysis = analyze(model, inputs, input_size=input_size, dtype=dtype, progress=False)
+        bar.step(label="crosscheck: archcost, run for real")
+        args, kwargs = _real_inputs(analysis, inputs, device)
+        # The witnesses run for real, where a layer may be another operator than on `meta`.
+        real = analyze(model, _as_inputs(args, kwargs), device=device, progress=False)
+        own, on_meta = _own_macs(real), _own_macs(analysis)
+        totals["archcost, run for real"] = real.total.macs
+        differences += _self_differences(on_meta, own, analysis)
+        for witness, run in steps:
+            bar.step(label=f"crosscheck: {witness}")
+            try:
+                with Untouched(walk(model)) as guard, _silent():
+                    for tensor in (*tensors, *_tensors_of((args, kwargs))):
+                        guard.keep(tensor.untyped_storage())
+                    counts = run(model, args, kwargs)
+            except Exception as error:
+                failures[witness] = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+                continue
+            totals[witness] = sum(sum(by_op.values()) for by_op in counts.macs.values())
+            differences += _differences(witness, own, counts, analysis)
+    return CrossCheck(
+        name or analysis.name, analysis.total.macs, totals, failures, tuple(differences), len(own)
+    )
+
+
+def _real_inputs(analysis: Analysis, inputs: Any, device: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The user's inputs, or such as the analysis made, as real tensors on ``device``."""
+    from archcost.trace.graph import TensorRef
+    from archcost.trace.inputs import as_call, example, map_tensors
+
+    if inputs is not None:
+        return map_tensors(as_call(inputs), lambda tensor: tensor.to(device))
+
+    def real(value: Any) -> Any:
+        if isinstance(value, TensorRef):
+            return example(value.shape, value.dtype, device)
+        if isinstance(value, dict):
+            return {key: real(item) for key, item in value.items()}
+        return [real(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+    args, kwargs = analysis.trace.inputs
+    return tuple(real(arg) for arg in args), real(kwargs)
+
+
+def _as_inputs(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """One value for `analyze`, which takes positional or keyword arguments."""
+    return kwargs if kwargs and not args else args
+
+
+def _tensors_of(value: Any) -> list[torch.Tensor]:
+    from archcost.trace.inputs import map_tensors
+
+    found: list[torch.Tensor] = []
+    map_tensors(value, found.append)
+    return found
+
+
+def _self_differences(
+    on_meta: dict[str, Counter[str]], real: dict[str, Counter[str]], analysis: Analysis
+) -> Iterator[Difference]:
+    for module in dict.fromkeys((*on_meta, *real)):
+        paper, run = sum(on_meta.get(module, Counter()).values()), sum(real.get(module, Counter()).values())
+        if paper != run:
+            info = analysis.trace.modules.get(module)
+            yield Difference(
+                "archcost, run for real", module, info.type_name if info else "", paper, run, None
+            )
+
+
+@dataclass
+class _Counted:
+    """What a witness says: MACs by module's own operators, and what it passed over, by module."""
+
+    macs: dict[str, Counter[str]]
+    skipped: dict[str, Counter[str]]
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """The witnesses warn on stderr of what the result says anyway."""
+    level = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
+
+
+def _own_macs(analysis: Analysis) -> dict[str, Counter[str]]:
+    own: dict[str, Counter[str]] = {}
+    first = {alias: info.name for info in analysis.trace.modules.values() for alias in info.aliases}
+    for cost in analysis.operations:
+        module = _registered(first.get(cost.module, cost.module))
+        own.setdefault(module, Counter())[cost.op.base] += cost.macs or 0
+    return own
+
+
+def _registered(name: str) -> str:
+    """The nearest registered module: witnesses know no others."""
+    while "<" in name:
+        name = name.rpartition(".")[0]
+    return name
+
+
+def _fvcore(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Counted:
+    from fvcore.nn import FlopCountAnalysis
+
+    if kwargs:
+        raise ModelError("fvcore takes positional inputs only")
+    counter = FlopCountAnalysis(model, args)
+    counter.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
+    cumulative = counter.by_module_and_operator()
+    skipped = {name: counter.unsupported_ops(name) for name in cumulative}
+    return _Counted(_less_children(cumulative), _less_children(skipped))
+
+
+def _less_children(cumulative: dict[str, Counter[str]]) -> dict[str, Counter[str]]:
+    """Own counts from subtree counts: each module's less those of its nearest counted descendants."""
+    own = {name: Counter(counts) for name, counts in cumulative.items()}
+    for name, counts in cumulative.items():
+        parent = name
+        while parent:
+            parent = parent.rpartition(".")[0]
+            if parent in own:
+                own[parent].subtract(counts)
+                break
+    return own
+
+
+def _flop_counter(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Counted:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    counter = FlopCounterMode(display=False)
+    with counter:
+        model(*args, **kwargs)
+    root = type(model).__name__
+    cumulative: dict[str, Counter[str]] = {}
+    for name, by_op in counter.flop_counts.items():
+        if name == "Global":
+            continue
+        short = name.removeprefix(root).removeprefix(".")
+        cumulative[short] = Counter({str(op): flops / 2 for op, flops in by_op.items()})
+    return _Counted(_less_children(cumulative), {})
+
+
+def _differences(
+    witness: str, own: dict[str, Counter[str]], counted: _Counted, analysis: Analysis
+) -> Iterator[Difference]:
+    # Shared modules and functional calls may be booked under a parent; compare wherever either has a count.
+    for module in dict.fromkeys((*own, *counted.macs)):
+        mine = own.get(module, Counter())
+        theirs = counted.macs.get(module, Counter())
+        total, witnessed = sum(mine.values()), sum(theirs.values())
+        if total == witnessed:
+            continue
+        info = analysis.trace.modules.get(module)
+        reason = (_fvcore_reason if witness == "fvcore" else _flop_counter_reason)(
+            mine, theirs, counted.skipped.get(module, Counter())
+        )
+        yield Difference(witness, module, info.type_name if info else "", total, witnessed, reason)
+
+
+def _fvcore_reason(mine: Counter[str], theirs: Counter[str], skipped: Counter[str]) -> str | None:
+    """Take what fvcore adds and what it passes over out of the two counts; explained if they then agree."""
+    reasons = []
+    extra = {op: n for op, n in theirs.items() if op not in _FVCORE_MACS and n}
+    if extra:
+        reasons.append(f"fvcore counts {', '.join(sorted(extra))} among its flops; archcost in other_ops")
+    rest = sum(theirs.values()) - sum(extra.values())
+    total = sum(mine.values())
+    attention = sum(n for op, n in mine.items() if any(a in op for a in _ATTENTION))
+    if total > rest and any(n > 0 for n in skipped.values()):
+        names = sorted(op.removeprefix("aten::") for op, n in skipped.items() if n > 0)
+        if any("native_multi_head" in n or "transformer_encoder" in n for n in names):
+            reasons.append("fvcore has no rule for the fused transformer layers of inference: 0")
+            total = rest
+        elif attention and any("attention" in n for n in names):
+            reasons.append("fvcore has no rule for fused attention and counts it 0")
+            total -= attention
+        elif any("_convolution_mode" in n or n.startswith("conv") for n in names):
+            reasons.append('fvcore has no rule for a convolution whose padding is a string ("same"): 0')
+            total = rest
+        else:
+            known = [n for n in names if any(k in n for k in _PRODUCTS)]
+            if known:
+                reasons.append(f"fvcore has no rule for {', '.join(known)} and counts it 0")
+                total = rest
+    return "; ".join(reasons) if reasons and total == rest else None
+
+
+# Parts of the names of operators that hold MACs; others that a witness skips explain no difference.
+_PRODUCTS = (
+    *("lstm", "gru", "rnn", "bilinear", "dot", "mv", "baddbmm", "addbmm", "deform_conv2d", "conv_transpose"),
+    *("attention", "linear", "mkldnn", "quantized", "conv", "multi_head"),
+)
+
+
+def _flop_counter_reason(mine: Counter[str], theirs: Counter[str], _: Counter[str]) -> str | None:
+    missing = {op: n for op, n in mine.items() if n and not _has_formula(op)}
+    if missing and sum(mine.values()) - sum(missing.values()) == sum(theirs.values()):
+        return f"FlopCounterMode has no formula for {', '.join(sorted(missing))} on this device: 0"
+    return None
+
+
+def _has_formula(base: str) -> bool:
+    import torch
+    from torch.utils.flop_counter import flop_registry
+
+    namespace, _, name = base.partition(".")
+    packet = getattr(getattr(torch.ops, namespace, None), name, None)
+    return packet in flop_registry
