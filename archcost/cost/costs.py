@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 from functools import cached_property
+from operator import add, attrgetter
 
 from archcost.cost.depth import depends_on_input, is_weighted, longest_path
 from archcost.cost.memory import live_bytes, traffic
@@ -66,12 +67,9 @@ class _Sums:
     neurons: int = 0
     uncounted: int = 0
 
-    def add(self, other: _Sums) -> None:
-        for name in _ADDITIVE:
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-
 
 _ADDITIVE = tuple(f.name for f in fields(_Sums))
+_columns = attrgetter(*_ADDITIVE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,8 +78,8 @@ class ModuleCost:
 
     Counts are elements, memory is bytes. ``level`` is the distance from the root. ``output_shape`` is
     that of the last call; None where the module was never called itself (a container) or returns no
-    tensor. ``peak_memory_bytes`` is the most activation memory alive at once while it ran. ``uncounted`` is the number of operations whose count
-    is not known, so that ``macs`` and ``other_ops`` are lower bounds.
+    tensor. ``peak_memory_bytes`` is the most activation memory alive at once while it ran. ``uncounted``
+    is the number of operations whose count is not known: ``macs`` and ``other_ops`` are lower bounds then.
     """
 
     name: str
@@ -210,10 +208,10 @@ def _ancestors(name: str) -> list[str]:
 def _module_rows(trace: Trace, ops: tuple[OpCost, ...]) -> list[ModuleCost]:
     own = _own_sums(trace, ops)
     names = _in_order(trace, own)
-    sums = {name: _Sums() for name in names}
-    for name, mine in own.items():
-        for level in (name, *_ancestors(name)):
-            sums[level].add(mine)
+    sums = {name: _columns(own.get(name) or _Sums()) for name in names}
+    for name in reversed(names[1:]):  # children before their parents, whose subtotals they add to
+        parent = name.rpartition(".")[0]
+        sums[parent] = tuple(map(add, sums[parent], sums[name]))
     peaks = _peaks(trace, ops, names)
     calls: dict[str, list[int]] = {}
     for call in trace.calls:
@@ -230,7 +228,7 @@ def _module_rows(trace: Trace, ops: tuple[OpCost, ...]) -> list[ModuleCost]:
         registered = info is not None and (name in trace.modules or name in shared)
         made = calls.get(name, [])
         outputs = trace.calls[made[-1]].outputs if made else ()
-        columns = {column: getattr(sums[name], column) for column in _ADDITIVE}
+        columns = dict(zip(_ADDITIVE, sums[name], strict=True))
         if not trace.saved_known:
             columns["kept_for_backward_bytes"] = None
         rows.append(
@@ -297,10 +295,21 @@ def _peaks(trace: Trace, ops: tuple[OpCost, ...], names: list[str]) -> dict[str,
     """The most that was alive while a module, or anything below it, ran."""
     peaks = dict.fromkeys(names, 0)
     for cost in ops:
-        for level in (cost.module, *_ancestors(cost.module)):
-            peaks[level] = max(peaks[level], cost.live_bytes)
-    # A module called by another than its parent in name runs inside that one as well.
+        peaks[cost.module] = max(peaks[cost.module], cost.live_bytes)
+    for name in reversed(names[1:]):
+        parent = name.rpartition(".")[0]
+        peaks[parent] = max(peaks[parent], peaks[name])
+    # A module may be called by another than its parent in name; then it runs inside that one as well.
     for call in trace.calls:
-        within = (ops[i].live_bytes for i in range(call.first_op, call.end_op))
-        peaks[call.module] = max(peaks[call.module], *within, 0)
+        caller = None if call.parent is None else trace.calls[call.parent]
+        if caller is None or _is_within(call.module, caller.module):
+            continue
+        peak = max((ops[i].live_bytes for i in range(call.first_op, call.end_op)), default=0)
+        while caller is not None:
+            peaks[caller.module] = max(peaks[caller.module], peak)
+            caller = None if caller.parent is None else trace.calls[caller.parent]
     return peaks
+
+
+def _is_within(name: str, ancestor: str) -> bool:
+    return not ancestor or name.startswith(ancestor + ".")
