@@ -54,14 +54,16 @@ def analyze(
         SpecError: the SPEC names nothing that can be loaded.
     """
     from archcost.trace.run import record
+    from archcost.trace.state import paused_gc
 
     options = {"dtype": dtype, "device": device, "progress": progress}
-    if isinstance(model, str):
-        return _analyze_spec(model, inputs, input_size, weights, options)
-    if weights is not None:
-        raise SpecError("weights goes with a SPEC; load the state dict of a module before you analyse it")
-    trace = record(model, inputs, input_size=input_size, **options)
-    return Analysis(trace, cost_of(trace), trace.model_name, trace.notes, weakref.ref(model))
+    with paused_gc():
+        if isinstance(model, str):
+            return _analyze_spec(model, inputs, input_size, weights, options)
+        if weights is not None:
+            raise SpecError("weights goes with a SPEC; load the state dict of a module before you analyse it")
+        trace = record(model, inputs, input_size=input_size, **options)
+        return Analysis(trace, cost_of(trace), trace.model_name, trace.notes, weakref.ref(model))
 
 
 def _analyze_spec(

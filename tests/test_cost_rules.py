@@ -225,7 +225,7 @@ def test_bare_parameters_belong_to_the_module_that_holds_them():
 # What has no rule
 
 
-@torch.library.custom_op("archcost_test::mystery", mutates_args=())
+@torch.library.custom_op("archcost_rules::mystery", mutates_args=())
 def mystery(x: torch.Tensor) -> torch.Tensor:
     return x.clone()
 
@@ -249,7 +249,7 @@ def rules():
 class Mysterious(nn.Module):
     def __init__(self):
         super().__init__()
-        self.inner = Call(torch.ops.archcost_test.mystery)
+        self.inner = Call(torch.ops.archcost_rules.mystery)
 
     def forward(self, x):
         return self.inner(self.inner(x)) + 1
@@ -258,9 +258,9 @@ class Mysterious(nn.Module):
 def test_an_operator_without_a_rule_is_named_with_its_module():
     analysis = archcost.analyze(Mysterious(), X)
     (unknown,) = analysis.uncounted
-    assert (unknown.op, unknown.module, unknown.times) == ("archcost_test.mystery.default", "inner", 2)
+    assert (unknown.op, unknown.module, unknown.times) == ("archcost_rules.mystery.default", "inner", 2)
     assert unknown.reason == (
-        'no counting rule for this operator; add one with @archcost.counting_rule("archcost_test::mystery")'
+        'no counting rule for this operator; add one with @archcost.counting_rule("archcost_rules::mystery")'
     )
     row = next(c for c in analysis.operations if c.op.name == unknown.op)
     assert row.macs is None
@@ -270,7 +270,7 @@ def test_an_operator_without_a_rule_is_named_with_its_module():
 
 
 @pytest.mark.parametrize(
-    "name", ["archcost_test::mystery", "archcost_test.mystery", "archcost_test.mystery.default"]
+    "name", ["archcost_rules::mystery", "archcost_rules.mystery", "archcost_rules.mystery.default"]
 )
 def test_a_rule_of_ones_own_is_one_decorated_function(rules, name):
     @archcost.counting_rule(name, kind="matmul")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from functools import cached_property
+from functools import cached_property, lru_cache
 from operator import add, attrgetter
 
 from archcost.cost.depth import depends_on_input, is_weighted, longest_path
@@ -196,13 +196,14 @@ def _uncounted(ops: tuple[OpCost, ...]) -> tuple[Uncounted, ...]:
     )
 
 
-def _ancestors(name: str) -> list[str]:
+@lru_cache(maxsize=4096)
+def _ancestors(name: str) -> tuple[str, ...]:
     """The names above a module, the model's own (empty) last."""
-    above = []
+    above: list[str] = []
     while name:
         name = name.rpartition(".")[0]
         above.append(name)
-    return above
+    return tuple(above)
 
 
 def _module_rows(trace: Trace, ops: tuple[OpCost, ...]) -> list[ModuleCost]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import prod
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
     import torch
@@ -13,8 +13,7 @@ if TYPE_CHECKING:
 Origin = Literal["parameter", "buffer", "input", "constant", "operation"]
 
 
-@dataclass(frozen=True, slots=True)
-class TensorRef:
+class TensorRef(NamedTuple):
     """A tensor as an operation saw it: a view of a storage of the Trace, without its values."""
 
     storage: int

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from archcost.errors import InputError
@@ -35,21 +35,51 @@ def as_call(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return (inputs,), {}
 
 
+def on_device(given: Any, device: torch.device | str) -> Any:
+    """The caller's inputs on a device: new tensors, so that none of the caller's own can change shape.
+
+    Where the device is the same they share memory; one tensor given twice stays one.
+    """
+
+    made: dict[int, torch.Tensor] = {}
+
+    def move(tensor: torch.Tensor) -> torch.Tensor:
+        if id(tensor) not in made:
+            copy = tensor.detach().to(device)
+            if tensor.requires_grad and tensor.is_leaf:
+                copy.requires_grad_()
+            made[id(tensor)] = copy
+        return made[id(tensor)]
+
+    return map_tensors(given, move)
+
+
 def map_tensors(value: Any, change: Callable[[torch.Tensor], Any]) -> Any:
     """``value`` with ``change`` applied to every tensor in tuples, lists, mappings and dataclasses."""
     import torch
 
     if isinstance(value, torch.Tensor):
         return change(value)
+    if isinstance(value, torch.nn.utils.rnn.PackedSequence):
+        # Its batch sizes are a tensor that stays on the CPU.
+        moved = {
+            key: map_tensors(getattr(value, key), change) for key in value._fields if key != "batch_sizes"
+        }
+        return value._replace(**moved)
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(map_tensors(item, change) for item in value))
+        return type(value)._make(map_tensors(item, change) for item in value)  # type: ignore[attr-defined]
     if type(value) in (tuple, list, set, frozenset):
         return type(value)(map_tensors(item, change) for item in value)
     if isinstance(value, Mapping):
         changed = {key: map_tensors(item, change) for key, item in value.items()}
         if type(value) is dict:
             return changed
+        if not isinstance(value, MutableMapping):
+            return type(value)(changed)  # type: ignore[call-arg]
         mapping: Any = copy.copy(value)
+        if mapping is not value and hasattr(mapping, "__dict__"):
+            # A shallow copy may share the dict that it wraps.
+            vars(mapping).update({k: copy.copy(v) for k, v in vars(mapping).items() if isinstance(v, dict)})
         for key, item in changed.items():
             if item is not value[key]:
                 mapping[key] = item
@@ -71,13 +101,16 @@ def make(
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Example inputs of ``input_size``: a shape, a list of shapes, or a dict of them by argument name.
 
+    In a list, a shape makes a tensor argument and a list of shapes an argument that is a list of tensors:
+    ``[[(3, 800, 800)]]`` is what torchvision's detection models take.
+
     ``dtype`` is one for all or a list (dict) of them; None takes the model's own. Values: uniform in
     [0, 1) from a fixed seed, zeros for integers, so that they are valid indices.
     """
     if isinstance(input_size, Mapping):
         by_name = dtype if isinstance(dtype, Mapping) else dict.fromkeys(input_size, dtype)
         return (), {
-            name: _example(size, by_name.get(name) or model_dtype, device, f"input_size[{name!r}]")
+            name: example(size, by_name.get(name) or model_dtype, device, f"input_size[{name!r}]")
             for name, size in input_size.items()
         }
     several = isinstance(input_size, (list, tuple)) and input_size and not isinstance(input_size[0], int)
@@ -86,16 +119,23 @@ def make(
     if len(dtypes) != len(sizes):
         raise InputError(f"dtype: {len(dtypes)} dtypes for {len(sizes)} inputs; give one, or one for each")
     return tuple(
-        _example(size, one or model_dtype, device, "input_size")
-        for size, one in zip(sizes, dtypes, strict=True)
+        _examples(size, one or model_dtype, device) for size, one in zip(sizes, dtypes, strict=True)
     ), {}
 
 
-def _example(size: Any, dtype: Any, device: torch.device | str, where: str) -> torch.Tensor:
+def _examples(size: Any, dtype: Any, device: torch.device | str) -> Any:
+    """One tensor; or, for a list of shapes in the place of a shape, a list of them as one argument."""
+    if isinstance(size, list) and size and not isinstance(size[0], int):
+        return [_examples(one, dtype, device) for one in size]
+    return example(size, dtype, device)
+
+
+def example(size: Any, dtype: Any, device: torch.device | str, where: str = "input_size") -> torch.Tensor:
+    """A tensor of one shape: uniform in [0, 1) from a fixed seed, or zeros for integers."""
     import torch
 
     if isinstance(dtype, str):
-        dtype = getattr(torch, dtype.removeprefix("torch."), None)
+        dtype = getattr(torch, dtype.removeprefix("torch."), dtype)
     if not isinstance(dtype, torch.dtype):
         raise InputError(f"dtype: {dtype!r} is no torch dtype; give for example torch.float32 or 'int64'")
     valid = isinstance(size, Sequence) and all(isinstance(n, int) and n > 0 for n in size)

@@ -8,7 +8,7 @@ against the framework's own.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -28,6 +28,31 @@ def _for(*operators: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     return register
 
 
+def _like(x: torch.Tensor) -> Any:
+    """A new tensor of the shape of ``x``, without gaps, its axes in the order they have in memory.
+
+    That is `torch.empty_like`, which on `meta` takes five times as long.
+    """
+    if x.is_contiguous():
+        return torch.empty(x.shape, dtype=x.dtype, device="meta")
+    strides = _dense_strides(x.shape, x.stride())
+    if strides is None:
+        return NotImplemented
+    return torch.empty_strided(x.shape, strides, dtype=x.dtype, device="meta")
+
+
+def _dense_strides(shape: Sequence[int], strides: Sequence[int]) -> list[int] | None:
+    """Strides without gaps in the order of ``strides``; None where these do not say an order."""
+    dense = [1] * len(shape)
+    step, last = 1, 0
+    for stride, axis in sorted((s, i) for i, s in enumerate(strides) if shape[i] != 1):
+        if stride == last:  # expanded, or two axes over the same elements
+            return None
+        dense[axis] = step
+        step, last = step * shape[axis], stride
+    return dense
+
+
 def _stats_dtype(x: torch.Tensor) -> torch.dtype:
     return torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
 
@@ -38,6 +63,9 @@ def _convolution(
 ) -> Any:
     groups = rest[-1]
     axes = weight.dim() - 2
+    if transposed and x.shape[1] != weight.shape[0]:
+        # The framework's own kernel forgets to look.
+        raise RuntimeError(f"expected input to have {weight.shape[0]} channels, but got {x.shape[1]}")
     plain = (
         not transposed
         and x.dim() == axes + 2
@@ -72,18 +100,21 @@ def _addmm(bias: Any, a: Any, b: Any, **scales: Any) -> Any:
 
 @_for(aten.native_batch_norm.default)
 def _batch_norm(x: Any, weight: Any, bias: Any, mean: Any, var: Any, training: bool, *_: Any) -> Any:
-    known = mean if mean is not None else weight
-    if x.dim() < 2 or (known is not None and known.shape[0] != x.shape[1]):
+    if x.dim() < 2 or any(t is not None and t.shape != (x.shape[1],) for t in (weight, bias, mean, var)):
         return NotImplemented
     channels = x.shape[1] if training else 0
     stats = [torch.empty((channels,), dtype=_stats_dtype(x), device="meta") for _ in range(2)]
-    return torch.empty_like(x), *stats
+    out = _like(x)
+    return NotImplemented if out is NotImplemented else (out, *stats)
 
 
 @_for(aten.native_layer_norm.default)
-def _layer_norm(x: Any, normalized_shape: Any, *_: Any) -> Any:
+def _layer_norm(x: Any, normalized_shape: Any, weight: Any, bias: Any, *_: Any) -> Any:
     axis = x.dim() - len(normalized_shape)
-    if axis < 0 or tuple(x.shape[axis:]) != tuple(normalized_shape):
+    inner = x.shape[axis:]
+    if axis < 0 or any(n != m for n, m in zip(inner, normalized_shape, strict=True)):
+        return NotImplemented
+    if any(t is not None and t.shape != inner for t in (weight, bias)):
         return NotImplemented
     stats = (*x.shape[:axis], *(1,) * len(normalized_shape))
     dtype = _stats_dtype(x)
@@ -103,11 +134,11 @@ def _layer_norm(x: Any, normalized_shape: Any, *_: Any) -> Any:
     *(aten.mish.default, aten.erf.default, aten.abs.default),
 )
 def _unary(x: Any, *rest: Any, **options: Any) -> Any:
-    return torch.empty_like(x) if _is_plain(x, rest) else NotImplemented
+    return _like(x) if _is_plain(x, rest) else NotImplemented
 
 
 def _is_plain(x: torch.Tensor, rest: tuple[Any, ...]) -> bool:
-    return x.is_floating_point() and not any(isinstance(r, (torch.Tensor, complex)) for r in rest)
+    return x.is_floating_point() and not any(isinstance(r, (torch.Tensor, complex, bool)) for r in rest)
 
 
 @_for(aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor)
@@ -115,16 +146,21 @@ def _binary(a: Any, b: Any, **options: Any) -> Any:
     if not isinstance(a, torch.Tensor) or not a.is_floating_point():
         return NotImplemented
     if not isinstance(b, torch.Tensor):
-        return NotImplemented if isinstance(b, complex) else torch.empty_like(a)
-    if a.dtype != b.dtype or not (_is_dense(a) and _is_dense(b)):
+        return NotImplemented if isinstance(b, (complex, bool)) else _like(a)
+    if a.dtype != b.dtype:
         return NotImplemented
-    if a.shape == b.shape:
-        return torch.empty_like(a) if a.stride() == b.stride() else NotImplemented
-    if b.dim() <= a.dim() and all(
-        n in (1, m) for n, m in zip(reversed(b.shape), reversed(a.shape), strict=False)
-    ):
-        return torch.empty_like(a)
-    return NotImplemented
+    # The first operand decides the layout of the result wherever its strides can.
+    if _broadcasts(b, a):
+        return _like(a)
+    return _like(b) if _broadcasts(a, b) and sum(n > 1 for n in a.shape) <= 1 else NotImplemented
+
+
+def _broadcasts(small: torch.Tensor, full: torch.Tensor) -> bool:
+    """Whether ``small`` expands to the very shape of ``full``."""
+    missing = full.dim() - small.dim()
+    if missing < 0:
+        return False
+    return all(n in (1, m) for n, m in zip(small.shape, full.shape[missing:], strict=True))
 
 
 @_for(
@@ -142,30 +178,62 @@ def _binary_(a: Any, b: Any, **options: Any) -> Any:
     return a if same and a.shape == b.shape and 0 not in a.stride() else NotImplemented
 
 
-def _is_dense(x: torch.Tensor) -> bool:
-    return x.is_contiguous() or (x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last))
+@_for(aten.clone.default)
+def _clone(x: Any, *, memory_format: Any = None) -> Any:
+    if memory_format is torch.contiguous_format:
+        return torch.empty(x.shape, dtype=x.dtype, device="meta")
+    return _like(x) if memory_format in (None, torch.preserve_format) else NotImplemented
+
+
+@_for(aten.masked_fill.Scalar)
+def _masked_fill(x: Any, mask: Any, value: Any) -> Any:
+    fits = x.is_contiguous() and mask.dtype == torch.bool and _broadcasts(mask, x)
+    return _like(x) if fits else NotImplemented
 
 
 @_for(aten.mean.dim, aten.sum.dim_IntList)
 def _reduce(x: Any, dim: Any, keepdim: bool = False, *, dtype: Any = None) -> Any:
-    if not dim or dtype is not None or not x.is_floating_point() or not x.is_contiguous():
+    kept = _kept_axes(x, dim, dtype)
+    if kept is None:
         return NotImplemented
-    if not all(-x.dim() <= d < x.dim() for d in dim):
+    shape, strides = _without_axes(x, kept, keepdim)
+    dense = _dense_strides(shape, strides)
+    if dense is None:
         return NotImplemented
-    gone = {d % x.dim() for d in dim}
-    shape = [1 if i in gone else n for i, n in enumerate(x.shape) if keepdim or i not in gone]
-    return torch.empty(shape, dtype=x.dtype, device="meta")
+    return torch.empty_strided(shape, dense, dtype=x.dtype, device="meta")
 
 
 @_for(aten.linalg_vector_norm.default)
 def _vector_norm(x: Any, ord: Any = 2, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Any:
-    return _reduce(x, dim, keepdim, dtype=dtype)
+    kept = _kept_axes(x, dim, dtype)
+    if kept is None:
+        return NotImplemented
+    # Unlike a sum, its result is always contiguous.
+    return torch.empty(_without_axes(x, kept, keepdim)[0], dtype=x.dtype, device="meta")
+
+
+def _kept_axes(x: torch.Tensor, dim: Any, dtype: Any) -> set[int] | None:
+    """The axes that a plain reduction leaves; None for one that the framework had better see."""
+    if not dim or dtype is not None or not x.is_floating_point():
+        return None
+    if not all(-x.dim() <= d < x.dim() for d in dim):
+        return None
+    gone = {d % x.dim() for d in dim}
+    return set(range(x.dim())) - gone if len(gone) == len(dim) else None
+
+
+def _without_axes(x: torch.Tensor, kept: set[int], keepdim: bool) -> tuple[list[int], list[int]]:
+    axes = [i for i in range(x.dim()) if keepdim or i in kept]
+    return [x.shape[i] if i in kept else 1 for i in axes], [x.stride(i) for i in axes]
 
 
 @_for(aten._softmax.default, aten._log_softmax.default)
 def _softmax(x: Any, dim: int, half_to_float: bool) -> Any:
-    fits = x.is_contiguous() and not half_to_float and x.is_floating_point() and -x.dim() <= dim < x.dim()
-    return torch.empty_like(x) if fits else NotImplemented
+    if not -max(x.dim(), 1) <= dim < max(x.dim(), 1):
+        # The framework's own kernel forgets to look.
+        raise IndexError(f"Dimension out of range for a tensor of {x.dim()} dimensions: {dim}")
+    fits = x.is_contiguous() and not half_to_float and x.is_floating_point()
+    return _like(x) if fits else NotImplemented
 
 
 @_for(aten._safe_softmax.default)
@@ -176,7 +244,7 @@ def _safe_softmax(x: Any, dim: int, dtype: Any = None) -> Any:
 @_for(aten.roll.default)
 def _roll(x: Any, shifts: Any, dims: Any = ()) -> Any:
     fits = x.is_contiguous() and dims and len(shifts) == len(dims)
-    return torch.empty_like(x) if fits and all(-x.dim() <= d < x.dim() for d in dims) else NotImplemented
+    return _like(x) if fits and all(-x.dim() <= d < x.dim() for d in dims) else NotImplemented
 
 
 @contextlib.contextmanager
@@ -223,3 +291,7 @@ def _attention(
     return aten._scaled_dot_product_flash_attention_for_cpu(
         query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale
     )[0]
+
+
+DECOMPOSED: dict[Any, Callable[..., Any]] = {aten.scaled_dot_product_attention.default: _attention}
+"""Operators made of others that are taken apart in our way; under inference_mode they arrive whole."""

@@ -91,10 +91,15 @@ def describe(tree: ModuleTree) -> dict[str, ModuleInfo]:
     """The plain description of every registered module, by first name."""
     return {
         name: ModuleInfo(
-            name, type_name(module), module.training, tuple(tree.names[id(module)][1:]), _details(module)
+            name, type_name(module), is_training(module), tuple(tree.names[id(module)][1:]), _details(module)
         )
         for name, module in tree.modules.items()
     }
+
+
+def is_training(module: nn.Module) -> bool:
+    """The training flag; a frozen ScriptModule has none."""
+    return bool(getattr(module, "training", False))
 
 
 def type_name(module: nn.Module) -> str:
@@ -165,7 +170,7 @@ def packed_weights(module: nn.Module) -> Iterator[tuple[str, PackedWeights]]:
     import torch
 
     for key, value in vars(module).items():
-        if isinstance(value, torch.ScriptObject):
+        if type(value) is torch.ScriptObject:
             packed = unpack(value)
             if packed is not None:
                 yield key, packed

@@ -8,24 +8,25 @@ executes: functional calls, operators inside compiled scripts and fused paths in
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.module import (
-    register_module_forward_hook,
-    register_module_forward_pre_hook,
-)
+from torch.nn.modules import module as hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from archcost.trace.graph import ModuleCall, Op, Storage, TensorRef, refs
-from archcost.trace.meta import FAST_META
+from archcost.trace.graph import ModuleCall, Op, Storage, TensorRef
+from archcost.trace.meta import DECOMPOSED, FAST_META
 from archcost.trace.modules import ModuleTree, unpack
+from archcost.trace.operators import INVISIBLE, TAKES_VALUES, Operator
+from archcost.trace.operators import operator as known_operator
 from archcost.trace.state import Untouched
 
 
@@ -33,62 +34,32 @@ class NeedsRealValues(RuntimeError):
     """The pass on `meta` came to a point where the values of a tensor decide."""
 
 
-# Operators that only rename a storage: autograd inserts them, and they carry no information.
-_INVISIBLE = {torch.ops.aten.detach.default, torch.ops.aten.alias.default}
-
-# In-place operators that overwrite their first argument without reading it.
-_OVERWRITES = {"copy_", "fill_", "zero_", "uniform_", "normal_", "bernoulli_", "random_", "exponential_"}
-
-# Operators that write arguments their schema does not mark: (position of the flag, positions written).
-_UNMARKED_WRITES = {
-    "aten::native_batch_norm": (5, (3, 4)),
-    "aten::cudnn_batch_norm": (5, (3, 4)),
-    "aten::miopen_batch_norm": (5, (3, 4)),
-}
+# Arguments that are kept as they are.
+_SIMPLE = frozenset(
+    {*(bool, int, float, complex, str, bytes, type(None), slice, type(...)), torch.dtype, torch.layout}
+    | {torch.device, torch.memory_format}
+)
 
 _thread = threading.local()
 
 
-class _Operator:
-    """What the recorder has to know of an operator, read from its schema once."""
+class _Death(weakref.ref[Any]):
+    """Tells when a storage dies; knows which it was."""
 
-    __slots__ = ("name", "overwrites", "unmarked", "written", "written_names")
-
-    def __init__(self, func: Any) -> None:
-        schema = getattr(func, "_schema", None)
-        self.name = str(func)
-        self.written: tuple[int, ...] = ()
-        self.written_names: tuple[str, ...] = ()
-        self.unmarked: tuple[int, tuple[int, ...]] | None = None
-        self.overwrites = False
-        # A higher-order operator has no schema; in-place views (transpose_) write no data.
-        if schema is None or torch.Tag.inplace_view in func.tags:
-            return
-        written = [
-            (i, a.name) for i, a in enumerate(schema.arguments) if a.alias_info and a.alias_info.is_write
-        ]
-        self.written = tuple(i for i, _ in written)
-        self.written_names = tuple(name for _, name in written)
-        self.unmarked = _UNMARKED_WRITES.get(schema.name)
-        self.overwrites = schema.name.partition("::")[2] in _OVERWRITES
-
-    def writes(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
-        """The arguments this call writes into."""
-        found = [args[i] for i in self.written if i < len(args)]
-        if kwargs:
-            found += [kwargs[name] for name in self.written_names if name in kwargs]
-        if self.unmarked is not None and len(args) > self.unmarked[0] and args[self.unmarked[0]]:
-            found += [args[i] for i in self.unmarked[1]]
-        return found
-
-
-_operators: dict[Any, _Operator] = {}
+    __slots__ = ("index", "key")
+    index: int
+    key: int
 
 
 class Recorder(TorchDispatchMode):
     """Records one forward pass. Holds no tensor longer than the model itself does."""
 
     supports_higher_order_operators = True
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # The wrapper that skips it imports the compiler, two seconds, and slows each operation down.
+        return False
 
     def __init__(
         self, tree: ModuleTree, guard: Untouched, on_meta: bool, progress: Callable[[], None] | None = None
@@ -103,6 +74,8 @@ class Recorder(TorchDispatchMode):
         self.storages: list[Storage] = []
         self.failed_in: tuple[BaseException, int] | None = None
         """The first exception and the innermost module call it came out of."""
+        self.wants_backward = False
+        """Whether the model asked autograd for a tensor that it was not given to hold."""
         self.failed_op: tuple[BaseException, str, tuple[TensorRef, ...]] | None = None
         """The last exception that an operator raised, with the operator and its tensors."""
         self._root = tree.modules[""]
@@ -110,7 +83,9 @@ class Recorder(TorchDispatchMode):
         self._stack: list[int] = [0]
         self._owner: list[nn.Module] = [self._root]
         self._live: dict[int, int] = {}
-        self._deaths: dict[int, weakref.ref[Any]] = {}
+        self._watched: dict[int, _Death] = {}
+        # Told by C code alone: an interrupt inside a Python callback of a dying object would be lost.
+        self._dead: deque[Any] = deque()
         self._writers: list[list[int]] = []
         self._stand_ins: dict[int, torch.Tensor] = {}
         self._packed: dict[int, tuple[Any, Any]] = {}
@@ -121,9 +96,9 @@ class Recorder(TorchDispatchMode):
     def recording(self) -> Iterator[None]:
         """Install the hooks and the dispatch mode for this thread."""
         outer = getattr(_thread, "recorder", None)
-        before = register_module_forward_pre_hook(_entering)
+        before = hooks.register_module_forward_pre_hook(_entering)
         try:
-            after = register_module_forward_hook(_leaving, always_call=True)
+            after = hooks.register_module_forward_hook(_leaving, with_kwargs=True, always_call=True)
             try:
                 _thread.recorder = self
                 with self:
@@ -131,14 +106,17 @@ class Recorder(TorchDispatchMode):
             finally:
                 _thread.recorder = outer
                 after.remove()
+                # `remove` forgets this table, up to torch 2.14 at least.
+                hooks._global_forward_hooks_with_kwargs.pop(after.id, None)
         finally:
             before.remove()
+            self._bury()
             # What the model still holds lives on: only deaths during the pass count.
-            self._deaths.clear()
+            self._watched.clear()
             self.calls[0].end_op = len(self.ops)
 
     def enter(self, module: nn.Module, args: Any) -> None:
-        inputs = tuple(refs(self._describe(args, [])))
+        inputs = self._refs_in(args)
         if module is self._root and not self._root_entered:
             self._root_entered = True
             self.calls[0].inputs = inputs
@@ -149,7 +127,7 @@ class Recorder(TorchDispatchMode):
         self._owner.append(module)
         self.calls.append(ModuleCall(len(self.calls), name, parent, inputs, len(self.ops)))
 
-    def leave(self, module: nn.Module, output: Any) -> None:
+    def leave(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         error = sys.exc_info()[1]
         if (
             output is None
@@ -157,11 +135,15 @@ class Recorder(TorchDispatchMode):
             and (self.failed_in is None or self.failed_in[0] is not error)
         ):
             self.failed_in = (error, self._stack[-1])
+        if not any(owner is module for owner in reversed(self._owner)):
+            return  # it never entered: another hook failed before ours
         # A module whose call was caught on its way out leaves its children behind; close them as well.
         while len(self._stack) > 1 and self._owner[-1] is not module:
             self._close()
         call = self.calls[self._stack[-1]]
-        call.outputs = tuple(refs(self._describe(output, [])))
+        call.outputs = self._refs_in(output)
+        if kwargs:
+            call.inputs = self._refs_in((args, kwargs))
         if len(self._stack) > 1:
             self._close()
         if self.progress is not None:
@@ -198,38 +180,57 @@ class Recorder(TorchDispatchMode):
             # Sparse and wrapper tensors have none; the tensor itself stands for it.
             storage, key = tensor, -id(tensor)  # type: ignore[assignment]
             nbytes = tensor.numel() * tensor.element_size()
+        if self._dead:
+            self._bury()
         index = self._live.get(key)
         if index is None:
             index = len(self.storages)
             self.storages.append(Storage(index, nbytes, origin, None, op))
             self._writers.append([] if op is None else [op])
             self._live[key] = index
-            self._deaths[index] = weakref.ref(storage, partial(self._freed, key, index))
+            death = self._watched[index] = _Death(storage, self._dead.append)
+            death.key, death.index = key, index
         return index
 
-    def _freed(self, key: int, index: int, _: Any) -> None:
-        self.storages[index].freed_after = len(self.ops) - 1
-        self._deaths.pop(index, None)
-        if self._live.get(key) == index:
-            del self._live[key]
+    def _bury(self) -> None:
+        """Note the storages that died since the last operation."""
+        while self._dead:
+            death = self._dead.popleft()
+            self.storages[death.index].freed_after = len(self.ops) - 1
+            self._watched.pop(death.index, None)
+            if self._live.get(death.key) == death.index:
+                del self._live[death.key]
+
+    def _refs_in(self, value: Any) -> tuple[TensorRef, ...]:
+        found: list[tuple[torch.Tensor, TensorRef]] = []
+        self._describe(value, found)
+        return tuple([ref for _, ref in found])
 
     def _describe(self, value: Any, found: list[tuple[torch.Tensor, TensorRef]]) -> Any:
+        if type(value) in _SIMPLE:
+            return value
         if isinstance(value, torch.Tensor):
             ref = self._ref(value, self._storage(value))
             found.append((value, ref))
             return ref
         if isinstance(value, (list, tuple)):
             return tuple([self._describe(item, found) for item in value])
-        if isinstance(value, dict):
+        if isinstance(value, Mapping):
             return {key: self._describe(item, found) for key, item in value.items()}
         if isinstance(value, torch.ScriptObject):
             if id(value) not in self._packed:
                 self._packed[id(value)] = (value, unpack(value))
             return self._packed[id(value)][1]
-        return value
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            return {f.name: self._describe(getattr(value, f.name, None), found) for f in fields(value)}
+        # Anything else is named only: a Trace holds on to no object of the user's.
+        return f"<{type(value).__name__}>"
 
     def _ref(self, tensor: torch.Tensor, storage: int) -> TensorRef:
-        shape = tuple(tensor.shape)
+        try:
+            shape = tuple(tensor.shape)
+        except RuntimeError:  # a nested tensor has none
+            shape = (tensor.numel(),)
         try:
             stride, offset = tensor.stride(), int(tensor.storage_offset())
         except (NotImplementedError, RuntimeError):
@@ -262,18 +263,24 @@ class Recorder(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func in _INVISIBLE:
+        if func in INVISIBLE:
             return func(*args, **kwargs)
-        operator = _operators.get(func)
-        if operator is None:
-            operator = _operators[func] = _Operator(func)
+        if self._dead:
+            self._bury()
+        operator = known_operator(func)
+        if operator.composite:
+            decompose = DECOMPOSED.get(func, func.decompose) if self.on_meta else func.decompose
+            with self:
+                result = decompose(*args, **kwargs)
+            if result is not NotImplemented:
+                return result
         found: list[tuple[torch.Tensor, TensorRef]] = []
         op_args = self._describe(args, found)
         op_kwargs = self._describe(kwargs, found) if kwargs else {}
         written = operator.writes(args, kwargs) if operator.written or operator.unmarked else []
         for tensor in written:
             self._before_write(tensor, found)
-        if self.on_meta and self._is_mixed(found):
+        if self.on_meta and self._is_mixed(found) and func not in TAKES_VALUES:
             args = self._on_meta(args)
             kwargs = {key: self._on_meta(value) for key, value in kwargs.items()}
         index = len(self.ops)
@@ -291,7 +298,7 @@ class Recorder(TorchDispatchMode):
     def _record(
         self,
         index: int,
-        operator: _Operator,
+        operator: Operator,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         found: list[tuple[torch.Tensor, TensorRef]],
@@ -302,7 +309,7 @@ class Recorder(TorchDispatchMode):
         outputs: list[TensorRef] = []
         for tensor in _tensors(result):
             outputs.append(self._ref(tensor, self._storage(tensor, "operation", index)))
-        overwritten = {id(t) for t in written} if operator.overwrites else ()
+        overwritten = {id(t) for t in _tensors(written)} if operator.overwrites else ()
         aliased = {ref.storage for ref in outputs if ref.storage < before}
         is_view = not written and bool(aliased) and len(self.storages) == before
         reads = [ref.storage for tensor, ref in found if id(tensor) not in overwritten]
@@ -313,6 +320,8 @@ class Recorder(TorchDispatchMode):
         for tensor in _tensors(written):
             ref = self._ref(tensor, self._storage(tensor))
             writes.append(ref.storage)
+            if operator.resizes:
+                self.storages[ref.storage].nbytes = _nbytes(tensor)
             if ref.nbytes >= self.storages[ref.storage].nbytes:
                 self._writers[ref.storage] = [index]
             else:
@@ -355,6 +364,13 @@ def _storage_key(tensor: torch.Tensor) -> int | None:
         return None
 
 
+def _nbytes(tensor: torch.Tensor) -> int:
+    try:
+        return tensor.untyped_storage().nbytes()
+    except (NotImplementedError, RuntimeError):
+        return tensor.numel() * tensor.element_size()
+
+
 def _tensors(value: Any) -> Iterator[torch.Tensor]:
     if isinstance(value, torch.Tensor):
         yield value
@@ -369,7 +385,8 @@ def _entering(module: nn.Module, args: Any) -> None:
         recorder.enter(module, args)
 
 
-def _leaving(module: nn.Module, args: Any, output: Any) -> None:
+def _leaving(module: nn.Module, args: Any, *rest: Any) -> None:
+    # After an exception the framework leaves the keyword arguments out.
     recorder = getattr(_thread, "recorder", None)
     if recorder is not None:
-        recorder.leave(module, output)
+        recorder.leave(module, args, rest[0] if len(rest) > 1 else None, rest[-1])

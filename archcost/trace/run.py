@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import gc
+import sys
+import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from enum import Enum
 from functools import partial
 from typing import Any
 
@@ -14,7 +16,8 @@ from torch import nn
 
 from archcost.errors import ArchcostError, InputError, ModelError
 from archcost.trace import inputs as inputs_
-from archcost.trace.graph import TensorRef, Trace
+from archcost.trace.failure import Failed
+from archcost.trace.graph import Trace
 from archcost.trace.meta import fused_attention
 from archcost.trace.modules import (
     ModuleTree,
@@ -27,7 +30,8 @@ from archcost.trace.modules import (
 )
 from archcost.trace.progress import Progress
 from archcost.trace.recorder import Recorder
-from archcost.trace.state import Untouched, deeper_recursion
+from archcost.trace.state import Untouched, deeper_recursion, paused_gc
+from archcost.trace.turns import Interrupts, my_turn
 
 __all__ = ["record"]
 
@@ -54,17 +58,32 @@ def record(
         raise ModelError(f"expected a torch.nn.Module, got {type(model).__name__}{hint}")
     if inputs is not None and input_size is not None:
         raise InputError("give either inputs or input_size, not both")
+    # The caller's inference_mode would mark the copies made here, and autograd could not watch them.
+    with my_turn() as interrupts, torch.inference_mode(False):
+        return _record(model, inputs, input_size, dtype, device, progress, interrupts)
+
+
+def _record(
+    model: nn.Module,
+    inputs: Any,
+    input_size: Any,
+    dtype: Any,
+    device: str | torch.device | None,
+    progress: bool | None,
+    interrupts: Interrupts,
+) -> Trace:
     notes: list[str] = []
     model = _uncompiled(model, notes)
     tree = walk(model)
     check_initialised(tree)
-    where = [str(device)] if device is not None else _devices(tree)
+    where = [str(device)] if device is not None else _devices(tree, notes)
     runs = list(_candidates(model, tree, inputs, input_size, dtype))
     first_error: ArchcostError | None = None
     for number, (make_inputs, assumed) in enumerate(runs):
         try:
             with Progress(len(tree.modules), f"tracing {type_name(model)}", progress) as bar:
-                trace = _on_first_device(model, tree, make_inputs, where, bar.step)
+                pass_ = _Pass(model, tree, make_inputs, interrupts, bar.step)
+                trace = _on_first_device(pass_, where)
         except InputError as error:
             first_error = first_error or error
             if number + 1 < len(runs):
@@ -97,26 +116,42 @@ def _uncompiled(model: nn.Module, notes: list[str]) -> nn.Module:
 
 
 @contextlib.contextmanager
-def _eagerly(tree: ModuleTree) -> Iterator[None]:
-    """Run compiled submodules as written; torch.compile is imported only where a model uses it."""
-    compiled = any(
-        type(m).__name__ == "OptimizedModule" or getattr(m, "_compiled_call_impl", None)
-        for m in tree.modules.values()
-    )
-    if not compiled:
-        yield
-        return
-    with torch.compiler.set_stance("force_eager"):
-        yield
+def _as_written(tree: ModuleTree) -> Iterator[None]:
+    """Run every module as its code says: not compiled, not fused, not spread over devices."""
+    fused = torch.backends.mha.get_fastpath_enabled()
+    # In eval mode the fused paths skip the submodules, whose costs would be the parent's, and on `meta`
+    # there are none.
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        for module in tree.modules.values():
+            if isinstance(module, nn.DataParallel):
+                module.device_ids = []
+        with contextlib.ExitStack() as stack:
+            # Importing the compiler takes seconds; what it has compiled has imported it already.
+            if "torch._dynamo" in sys.modules:
+                stack.enter_context(torch.compiler.set_stance("force_eager"))
+                stack.enter_context(warnings.catch_warnings())
+                warnings.filterwarnings(
+                    "ignore", r"Using `torch.compile\(module\)` when there are global hooks"
+                )
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
 
 
-def _devices(tree: ModuleTree) -> list[str]:
+def _devices(tree: ModuleTree, notes: list[str]) -> list[str]:
     """`meta` first, then the model's own device for code that needs values."""
-    for _, _, _, tensor in state_of(tree):
-        if tensor.device.type != "meta":
-            return ["meta", str(tensor.device)]
-        return ["meta"]
-    return ["meta", "cpu"]
+    own = next((str(tensor.device) for _, _, _, tensor in state_of(tree)), "cpu")
+    devices = ["meta"] if own == "meta" else ["meta", own]
+    for name, module in tree.modules.items():
+        if isinstance(module, torch.jit.ScriptModule):
+            note = f"{name or 'the model'} is a ScriptModule: what it computes is counted under its own name"
+            if any(True for _ in module.parameters()) or any(True for _ in module.buffers()):
+                notes.append(f"{note}, and for real on {own}, since its weights stay inside it")
+                return [own]
+            notes.append(f"{note}, not under those of its parts; weights frozen into it are not seen")
+            break
+    return devices
 
 
 MakeInputs = Callable[[str], tuple[tuple[Any, ...], dict[str, Any]]]
@@ -129,7 +164,7 @@ def _candidates(
     model_dtype = inputs_.dtype_of(tree)
     if inputs is not None:
         given = inputs_.as_call(inputs)
-        yield (lambda device: inputs_.map_tensors(given, lambda tensor: tensor.to(device))), None
+        yield (lambda device: inputs_.on_device(given, device)), None
     elif input_size is not None:
         yield (lambda device: inputs_.make(input_size, dtype, model_dtype, device)), None
     else:
@@ -137,15 +172,32 @@ def _candidates(
             yield partial(inputs_.make, size, dtype or kind, model_dtype), assumed
 
 
-def _on_first_device(
-    model: nn.Module, tree: ModuleTree, make_inputs: MakeInputs, devices: list[str], step: Callable[[], None]
-) -> Trace:
+@dataclass(frozen=True)
+class _Pass:
+    """One model and its inputs, ready to run."""
+
+    model: nn.Module
+    tree: ModuleTree
+    make_inputs: MakeInputs
+    interrupts: Interrupts
+    step: Callable[[], None]
+
+
+class _Autograd(Enum):
+    """What autograd does meanwhile."""
+
+    WATCHED = "it says what training keeps, and is given nothing to hold: storages die as in inference"
+    HOLDING = "it says so and holds it, for a model that calls backward() in its forward"
+    OFF = "it could not run with hooks"
+
+
+def _on_first_device(run: _Pass, devices: list[str]) -> Trace:
     notes: list[str] = []
     for number, device in enumerate(devices):
         try:
-            return _with_notes(_with_or_without_grad(model, tree, make_inputs, device, step), notes)
-        except _Failed as failed:
-            if number + 1 == len(devices):
+            return _with_notes(_with_or_without_grad(run, device), notes)
+        except Failed as failed:
+            if number + 1 == len(devices) or failed.by_inputs:
                 raise failed.explained(values_missing=device == "meta") from failed.error
             notes.append(
                 f"ran for real on {devices[number + 1]}, because the model needs values that `meta` does "
@@ -154,144 +206,66 @@ def _on_first_device(
     raise AssertionError("no device to run on")
 
 
-def _with_or_without_grad(
-    model: nn.Module, tree: ModuleTree, make_inputs: MakeInputs, device: str, step: Callable[[], None]
-) -> Trace:
-    # With grad enabled autograd itself says what training keeps; its hooks give it nothing to hold, so
-    # storages still die as they do in inference.
+def _with_or_without_grad(run: _Pass, device: str) -> Trace:
     try:
-        return _run(model, tree, make_inputs, device, True, step)
-    except _Failed as failed:
+        return _run(run, device, _Autograd.WATCHED)
+    except Failed as failed:
         text = str(failed.error).lower()
-        if not isinstance(failed.error, RuntimeError) or not ("in-place" in text or "inplace" in text):
+        if failed.recorder.wants_backward:
+            how = _Autograd.HOLDING
+            note = "the model calls backward() in its forward: what autograd holds for it is in the memory"
+        elif isinstance(failed.error, RuntimeError) and any(hint in text for hint in _NOT_WITH_GRAD):
+            how = _Autograd.OFF
+            note = f"memory kept for backward is unknown: {failed.short()}"
+        else:
             raise
-        trace = _run(model, tree, make_inputs, device, False, step)
-        note = "memory kept for backward is unknown: the forward pass writes in place where autograd forbids"
-        return _with_notes(trace, [note])
+    return _with_notes(_run(run, device, how), [note])
 
 
-class _Failed(Exception):
-    """A pass did not come through; knows where."""
-
-    def __init__(self, error: Exception, recorder: Recorder) -> None:
-        super().__init__(str(error))
-        self.error = error
-        self.recorder = recorder
-        failed_in = recorder.failed_in
-        self.call = recorder.calls[failed_in[1] if failed_in and failed_in[0] is error else 0]
-
-    def short(self) -> str:
-        first_line = (str(self.error).strip().splitlines() or [type(self.error).__name__])[0]
-        return f"{self._where()}: {first_line[:160]}"
-
-    def _where(self) -> str:
-        module = self.recorder.tree.modules.get(self.call.module)
-        label = type_name(module) if module is not None else "module"
-        return f"{self.call.module!r} ({label})" if self.call.module else f"the model's own forward ({label})"
-
-    def explained(self, values_missing: bool) -> ArchcostError:
-        error, name = self.error, self.call.module
-        module = self.recorder.tree.modules.get(name)
-        failed_op = self.recorder.failed_op
-        from_operator = failed_op is not None and failed_op[0] is error
-        got = " and ".join(_shape(ref) for ref in self.call.inputs)
-        expected = _expectation(module, self.call.inputs) if module is not None else None
-        if expected is not None:
-            return InputError(f"{self._where()} got an input of shape {got}; it expects {expected}")
-        if values_missing and isinstance(error, (NotImplementedError, RuntimeError)) and "meta" in str(error):
-            return ModelError(
-                f"{self._where()} needs real values, but the model is on `meta`: {self.short()}. "
-                f"Load it on a real device first"
-            )
-        text = " ".join(str(error).split())
-        if isinstance(error, RecursionError):
-            return ModelError(f"{self._where()}: the forward pass recurses too deeply ({text})")
-        if isinstance(error, TypeError) and "forward()" in text:
-            return InputError(
-                f"{self._where()}: {text}. Pass every argument in inputs: a tuple for positional ones, "
-                f"a dict for keyword ones"
-            )
-        if from_operator and failed_op is not None:
-            shapes = ", ".join(_shape(ref) for ref in failed_op[2])
-            return InputError(f"{self._where()} failed in {failed_op[1]} on shapes {shapes}: {text}")
-        kind = InputError if isinstance(error, (RuntimeError, ValueError, IndexError)) else ModelError
-        on = f" on inputs of shape {got}" if got else ""
-        return kind(f"{self._where()} raised {type(error).__name__}{on}: {text}")
+# What autograd says of writes it forbids, of inference tensors, and of torch.func beside its hooks.
+_NOT_WITH_GRAD = ("in-place", "inplace", "inference tensor", "saved tensor hooks")
 
 
-def _shape(ref: TensorRef) -> str:
-    return "x".join(map(str, ref.shape)) or "scalar"
-
-
-def _expectation(module: nn.Module, inputs: tuple[TensorRef, ...]) -> str | None:
-    """What a layer of a known kind asks of its input, when the input does not give it."""
-    if not inputs:
-        return None
-    shape = inputs[0].shape
-    channels = getattr(module, "in_channels", None) or getattr(module, "num_features", None)
-    if isinstance(channels, int):
-        kernel = getattr(module, "kernel_size", None)
-        axes = len(kernel) if isinstance(kernel, tuple) else max(len(shape) - 2, 0)
-        batched = len(shape) == axes + 2
-        at = 1 if batched or not isinstance(kernel, tuple) else 0
-        if len(shape) < axes + 1 or len(shape) > axes + 2:
-            return f"{axes + 2} dimensions, (batch, {channels}{', size' * axes})"
-        if len(shape) > at and shape[at] != channels:
-            return f"{channels} channels in dimension {at}"
-        return None
-    features = getattr(module, "in_features", None) or getattr(module, "input_size", None)
-    if isinstance(features, int) and shape and shape[-1] != features:
-        return f"{features} features in the last dimension"
-    normalized = getattr(module, "normalized_shape", None)
-    if isinstance(normalized, tuple) and shape[-len(normalized) :] != normalized:
-        return f"a shape that ends in {'x'.join(map(str, normalized))}"
-    return None
-
-
-def _run(
-    model: nn.Module,
-    tree: ModuleTree,
-    make_inputs: MakeInputs,
-    device: str,
-    grad: bool,
-    step: Callable[[], None],
-) -> Trace:
-    """One pass on one device. Raises _Failed when the model's code does."""
+def _run(run: _Pass, device: str, autograd: _Autograd) -> Trace:
+    """One pass on one device. Raises Failed when the model's code does."""
+    model, tree = run.model, run.tree
     on_meta = torch.device(device).type == "meta"
     # What is reported of the model is read before a replacement stands in its place.
     modules, state = describe(tree), describe_state(tree)
-    args, kwargs = make_inputs(device)
+    args, kwargs = run.make_inputs(device)
     with Untouched(tree) as guard, contextlib.ExitStack() as stack:
-        recorder = Recorder(tree, guard, on_meta, step)
+        recorder = Recorder(tree, guard, on_meta, run.step)
         replacements = _moved(tree, torch.device(device))
         for info in state:
             owner = tree.modules[info.owner]
             table = owner._parameters if info.kind == "parameter" else owner._buffers
             key = info.name[len(info.owner) + 1 :] if info.owner else info.name
-            tensor = table.get(key)
+            tensor = dict(table.items()).get(key)  # None for packed int8 weights
             if tensor is not None:
                 recorder.name_state(replacements.get(id(tensor), tensor), info.kind, info.name)
         for tensor in _input_tensors((args, kwargs)):
             recorder.name_state(tensor, "input", "input")
         described = recorder.describe((args, kwargs))
-        stack.enter_context(_paused_gc())
+        stack.enter_context(paused_gc())
         stack.enter_context(deeper_recursion())
-        stack.enter_context(_eagerly(tree))
-        stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.set_grad_enabled(grad))
-        stack.enter_context(torch.autograd.graph.saved_tensors_hooks(recorder.saved, _no_backward))
+        stack.enter_context(_as_written(tree))
+        stack.enter_context(torch.set_grad_enabled(autograd is not _Autograd.OFF))
+        if autograd is not _Autograd.OFF:
+            stack.enter_context(_watched(recorder, holding=autograd is _Autograd.HOLDING))
         if on_meta:
             stack.enter_context(fused_attention())
         if replacements:
             guard.use(replacements)
         try:
-            with recorder.recording():
+            with recorder.recording(), run.interrupts.let_through():
                 outputs = model(*args, **kwargs)
         except ArchcostError:
             raise
         except Exception as error:
-            raise _Failed(error, recorder) from error
-        described_outputs = recorder.describe(_plain(outputs))
+            raise Failed(error, recorder) from error
+        if recorder.wants_backward and autograd is _Autograd.WATCHED:  # and the model caught our refusal
+            raise Failed(_BackwardInside(), recorder)
+        described_outputs = recorder.describe(outputs)
         del outputs
     return Trace(
         model_name=type_name(model),
@@ -303,7 +277,7 @@ def _run(
         state=state,
         inputs=described,
         outputs=described_outputs,
-        saved_known=grad,
+        saved_known=autograd is not _Autograd.OFF,
         notes=tuple(_observations(recorder, tree)),
     )
 
@@ -322,8 +296,11 @@ def _moved(tree: ModuleTree, device: torch.device) -> dict[int, torch.Tensor]:
     for module, kind, _, tensor in state_of(tree):
         if isinstance(module, torch.jit.ScriptModule):
             if tensor.device.type != device.type:
-                raise _ScriptStays()
-            moved[id(tensor)] = tensor
+                where = tree.names[id(module)][0] or "the model"
+                raise ModelError(
+                    f"{where} is a ScriptModule, which keeps its weights to itself on {tensor.device}: "
+                    f"it cannot run on {device}; leave device out"
+                )
             continue
         if id(tensor) in moved:
             continue
@@ -331,9 +308,13 @@ def _moved(tree: ModuleTree, device: torch.device) -> dict[int, torch.Tensor]:
             moved[id(tensor)] = tensor
             continue
         elsewhere = True
+        if tensor.is_meta:
+            raise ModelError(
+                f"the model is on `meta` and has no values to run on {device}; load it there first"
+            )
         copy = tensor.detach().to(device)
         if kind == "parameter":
-            copy = nn.Parameter(copy, requires_grad=tensor.requires_grad)
+            copy = _as_parameter(copy, tensor)
         elif tensor.requires_grad:
             copy.requires_grad_()
         if vars(tensor):
@@ -342,13 +323,22 @@ def _moved(tree: ModuleTree, device: torch.device) -> dict[int, torch.Tensor]:
     return moved if elsewhere else {}
 
 
-class _ScriptStays(NotImplementedError):
-    def __init__(self) -> None:
-        super().__init__("a ScriptModule keeps its weights inside the interpreter")
+class _BackwardInside(RuntimeError):
+    """The model's forward needs its own backward pass."""
 
 
-def _no_backward(_: Any) -> Any:
-    raise ModelError("the model calls backward() inside its forward, which a trace cannot follow")
+def _watched(recorder: Recorder, holding: bool) -> Any:
+    def keep(tensor: torch.Tensor) -> Any:
+        recorder.saved(tensor)
+        return tensor if holding else None
+
+    def give_back(kept: Any) -> Any:
+        if kept is None:
+            recorder.wants_backward = True
+            raise _BackwardInside("the model calls backward() in its forward")
+        return kept
+
+    return torch.autograd.graph.saved_tensors_hooks(keep, give_back)
 
 
 def _input_tensors(value: Any) -> list[torch.Tensor]:
@@ -362,22 +352,9 @@ def _input_tensors(value: Any) -> list[torch.Tensor]:
     return found
 
 
-def _plain(value: Any) -> Any:
-    """Outputs as tuples, lists and dicts, whatever class holds them."""
-    if isinstance(value, (torch.Tensor, str, int, float, bool, type(None))):
-        return value
-    found = _input_tensors(value)
-    return tuple(found) if not isinstance(value, (dict, list, tuple)) else value
-
-
-@contextlib.contextmanager
-def _paused_gc() -> Iterator[None]:
-    """No cyclic collection during the pass: storage lifetimes come from the model's code alone."""
-    if not gc.isenabled():
-        yield
-        return
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
+def _as_parameter(copy: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    kind = type(like)
+    if issubclass(kind, nn.Parameter) and kind is not nn.Parameter:
+        made: torch.Tensor = torch.Tensor._make_subclass(kind, copy, like.requires_grad)
+        return made
+    return nn.Parameter(copy, requires_grad=like.requires_grad)

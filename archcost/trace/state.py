@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import random
-import signal
 import sys
-import threading
-from collections import OrderedDict, defaultdict, deque
-from collections.abc import Iterator
+import types
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from archcost.trace.modules import ModuleTree, state_of
@@ -16,20 +16,22 @@ from archcost.trace.modules import ModuleTree, state_of
 if TYPE_CHECKING:
     import torch
 
-# One pass at a time: while weights stand on `meta`, a second thread must not take them for the model's.
-_ONE_AT_A_TIME = threading.RLock()
-
-# Containers whose contents are put back in place; longer ones are compared as a whole only.
-_CONTAINERS = (dict, OrderedDict, defaultdict, list, set, deque)
+# Containers held as attributes are followed this deep; long ones are compared as a whole only.
+_DEPTH = 4
 _RECURSE_INTO = 64
+_MOST_CONTAINERS = 50_000
+
+_CONTAINERS = frozenset({dict, OrderedDict, list, set, deque})
+_PLAIN = frozenset({bool, int, float, complex, str, bytes, type(None), type, types.FunctionType})
+_NOT_FOLLOWED = (type, types.FunctionType, types.ModuleType, types.MethodType, types.BuiltinFunctionType)
 
 
 class Untouched:
     """A context in which a model may be run and changed; on leaving, it is as it was on entering.
 
-    Put back: attributes, parameter, buffer, child and hook dictionaries, lists and sets held as
-    attributes, training flags, requires_grad, parameter data that was replaced, values of storages that
-    were written (`keep` is told before the write), random states, grad mode and default dtype.
+    Put back: attributes, parameter, buffer, child and hook dictionaries, containers and plain objects
+    held as attributes, training flags, requires_grad, parameter data that was replaced, values of
+    storages that were written (`keep` is told before the write), random states and default dtype.
     """
 
     def __init__(self, tree: ModuleTree) -> None:
@@ -37,20 +39,30 @@ class Untouched:
         self._kept: dict[int, tuple[torch.UntypedStorage, torch.UntypedStorage]] = {}
 
     def __enter__(self) -> Untouched:
-        _ONE_AT_A_TIME.acquire()
-        try:
-            self._snapshot()
-        except BaseException:
-            _ONE_AT_A_TIME.release()
-            raise
+        import torch
+
+        self._contents = Contents(self.tree.modules.values())
+        self._tensors = [
+            (tensor, tensor.data, tensor.requires_grad, tensor.grad)
+            for _, _, _, tensor in state_of(self.tree)
+            if tensor.is_leaf
+        ]
+        self._dtype = torch.get_default_dtype()
+        self._random = _random_states()
         return self
 
     def __exit__(self, *_: object) -> None:
-        try:
-            with _interrupt_later():
-                self._restore()
-        finally:
-            _ONE_AT_A_TIME.release()
+        import torch
+
+        # Each step runs even where one before it fails.
+        with contextlib.ExitStack() as steps:
+            steps.callback(torch.set_default_dtype, self._dtype)
+            steps.callback(_restore_random, self._random)
+            for saved in self._tensors:
+                steps.callback(_restore_tensor, *saved)
+            for storage, values in self._kept.values():
+                steps.callback(_restore_values, storage, values)
+            steps.callback(self._contents.restore)
 
     def keep(self, storage: torch.UntypedStorage) -> None:
         """Remember the values of a storage that is about to be written, once."""
@@ -67,78 +79,139 @@ class Untouched:
                     if tensor is not None:
                         table[key] = replacements[id(tensor)]
 
-    def _snapshot(self) -> None:
-        import torch
-
-        self._attributes = [(vars(m), dict(vars(m))) for m in self.tree.modules.values()]
-        self._contents: list[tuple[Any, Any]] = []
-        for _, saved in self._attributes:
-            for value in saved.values():
-                if type(value) in _CONTAINERS:
-                    self._save_contents(value, depth=3)
-        self._tensors = [
-            (tensor, tensor.data, tensor.requires_grad, tensor.grad)
-            for _, _, _, tensor in state_of(self.tree)
-            if tensor.is_leaf
-        ]
-        self._dtype = torch.get_default_dtype()
-        self._random = _random_states()
-
-    def _save_contents(self, container: Any, depth: int) -> None:
-        if not container:
-            self._contents.append((container, None))
-            return
-        self._contents.append((container, container.copy()))
-        if depth and len(container) <= _RECURSE_INTO:
-            for item in container.values() if isinstance(container, dict) else container:
-                if type(item) in _CONTAINERS:
-                    self._save_contents(item, depth - 1)
-
-    def _restore(self) -> None:
-        import torch
-
-        for container, saved in self._contents:
-            _restore_contents(container, saved)
-        for attributes, saved in self._attributes:
-            if len(attributes) != len(saved) or any(
-                attributes.get(key, _MISSING) is not value for key, value in saved.items()
-            ):
-                attributes.clear()
-                attributes.update(saved)
-        with torch.no_grad():
-            for storage, values in self._kept.values():
-                storage.copy_(values)
-        for tensor, data, requires_grad, grad in self._tensors:
-            if tensor.data_ptr() != data.data_ptr() or tensor.shape != data.shape:
-                tensor.data = data
-            if tensor.requires_grad is not requires_grad:
-                tensor.requires_grad_(requires_grad)
-            if tensor.grad is not grad:
-                tensor.grad = grad
-        torch.set_default_dtype(self._dtype)
-        _restore_random(self._random)
-
 
 _MISSING = object()
 
 
+class Contents:
+    """The contents of objects and of all containers and plain objects they hold, put back in place."""
+
+    def __init__(self, objects: Any) -> None:
+        import torch
+
+        self._saved: list[tuple[Any, Any]] = []
+        self._empty: list[Any] = []
+        self._generators: list[tuple[Callable[[Any], Any], Any]] = []
+        objects = list(objects)
+        # Most of what a module holds: plain values, empty hook dictionaries, tensors, other modules.
+        plain = {*_PLAIN, torch.Tensor, torch.nn.Parameter}
+        known = {id(thing) for thing in objects}
+        # Breadth first, so that what can be reached in several ways is followed from its nearest holder.
+        waiting = deque((vars(thing), 0) for thing in objects)
+        seen = {id(attributes) for attributes, _ in waiting}
+        while waiting and len(self._saved) < _MOST_CONTAINERS:
+            container, depth = waiting.popleft()
+            if not isinstance(container, tuple):
+                self._saved.append((container, _copy(container)))
+            # The attributes of an object are all followed; a long list is data, not state.
+            if depth > _DEPTH or (depth and len(container) > _RECURSE_INTO):
+                continue
+            for item in container.values() if isinstance(container, dict) else container:
+                kind = type(item)
+                if kind in plain:
+                    continue
+                if kind in _CONTAINERS and not item:
+                    self._empty.append(item)
+                elif id(item) not in known:
+                    inner = self._container_of(item)
+                    if inner is not None and id(inner) not in seen:
+                        seen.add(id(inner))
+                        waiting.append((inner, depth + 1))
+
+    def _container_of(self, item: Any) -> Any:
+        if isinstance(item, (dict, list, set, deque, tuple)):
+            return item
+        generator = _generator_state(item)
+        if generator is not None:
+            self._generators.append(generator)
+        elif type(item).__dictoffset__ and not isinstance(item, _NOT_FOLLOWED) and not _is_tensor(item):
+            attributes = item.__dict__
+            return attributes if type(attributes) is dict else None
+        return None
+
+    def restore(self) -> None:
+        for container in self._empty:
+            if container:
+                container.clear()
+        for container, saved in self._saved:
+            _restore_contents(container, saved)
+        for set_state, state in self._generators:
+            set_state(state)
+
+
+# The base classes' own methods: a subclass may give its `copy` or `clear` another meaning.
+def _copy(container: Any) -> Any:
+    return dict(container) if isinstance(container, dict) else list(container)
+
+
 def _restore_contents(container: Any, saved: Any) -> None:
-    if saved is None:
-        if container:
-            container.clear()
-    elif isinstance(container, dict):
+    if isinstance(container, dict):
         if len(container) != len(saved) or any(
             container.get(key, _MISSING) is not value for key, value in saved.items()
         ):
-            container.clear()
-            container.update(saved)
+            _kind_of(container).clear(container)
+            for key, value in saved.items():
+                _kind_of(container).__setitem__(container, key, value)
     elif isinstance(container, set):
-        if len(container) != len(saved) or not saved.issubset(container):
-            container.clear()
-            container.update(saved)
+        if len(container) != len(saved) or not container.issuperset(saved):
+            set.clear(container)
+            set.update(container, saved)
     elif len(container) != len(saved) or any(a is not b for a, b in zip(container, saved, strict=True)):
-        container.clear()
-        container.extend(saved)
+        _kind_of(container).clear(container)
+        _kind_of(container).extend(container, saved)
+
+
+def _kind_of(container: Any) -> Any:
+    return next(k for k in (OrderedDict, dict, list, set, deque) if isinstance(container, k))
+
+
+def _is_tensor(value: Any) -> bool:
+    import torch
+
+    return isinstance(value, torch.Tensor)
+
+
+def _generator_state(value: Any) -> tuple[Callable[[Any], Any], Any] | None:
+    """How to put a random generator held by a module back, and to what; None for anything else."""
+    import torch
+
+    if isinstance(value, torch.Generator):
+        return value.set_state, value.get_state()
+    if isinstance(value, random.Random):
+        return value.setstate, value.getstate()
+    numpy = sys.modules.get("numpy.random")
+    if numpy is not None and isinstance(value, numpy.RandomState):
+        return value.set_state, value.get_state()
+    if numpy is not None and isinstance(value, numpy.Generator):
+        bits = value.bit_generator
+        return (lambda state: setattr(bits, "state", state)), bits.state
+    return None
+
+
+def _restore_tensor(
+    tensor: torch.Tensor, data: torch.Tensor, requires_grad: bool, grad: torch.Tensor | None
+) -> None:
+    if not _same_memory(tensor, data):
+        tensor.data = data
+    if tensor.requires_grad is not requires_grad:
+        tensor.requires_grad_(requires_grad)
+    if tensor.grad is not grad:
+        tensor.grad = grad
+
+
+def _same_memory(a: torch.Tensor, b: torch.Tensor) -> bool:
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    try:
+        return a.untyped_storage()._cdata == b.untyped_storage()._cdata and a.stride() == b.stride()
+    except (NotImplementedError, RuntimeError):
+        return False  # sparse tensors have neither; setting the data again changes nothing
+
+
+def _restore_values(storage: torch.UntypedStorage, values: torch.UntypedStorage) -> None:
+    if storage.nbytes() != values.nbytes():
+        storage.resize_(values.nbytes())
+    storage.copy_(values)
 
 
 def _random_states() -> dict[str, Any]:
@@ -171,26 +244,6 @@ def _restore_random(states: dict[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def _interrupt_later() -> Iterator[None]:
-    """Hold Ctrl-C back until the block is done; only the main thread receives it."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    pending: list[tuple[int, Any]] = []
-    before = signal.getsignal(signal.SIGINT)
-    if not callable(before):
-        yield
-        return
-    signal.signal(signal.SIGINT, lambda number, frame: pending.append((number, frame)))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-        if pending:
-            before(*pending[0])
-
-
-@contextlib.contextmanager
 def deeper_recursion() -> Iterator[None]:
     """Room for the frames that hooks add, so that a model that survives its own forward survives ours."""
     limit = sys.getrecursionlimit()
@@ -199,3 +252,16 @@ def deeper_recursion() -> Iterator[None]:
         yield
     finally:
         sys.setrecursionlimit(limit)
+
+
+@contextlib.contextmanager
+def paused_gc() -> Iterator[None]:
+    """No cyclic collection meanwhile: storages die when the code lets go of them, and it takes time."""
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()

@@ -1,0 +1,103 @@
+"""A forward pass that did not come through: where, on what shapes, and what was expected there."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from archcost.errors import ArchcostError, InputError, ModelError
+from archcost.trace.graph import TensorRef
+from archcost.trace.modules import type_name
+from archcost.trace.recorder import Recorder
+
+
+class Failed(Exception):
+    """A pass did not come through; knows where."""
+
+    def __init__(self, error: Exception, recorder: Recorder) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.recorder = recorder
+        failed_in = recorder.failed_in
+        self.call = recorder.calls[failed_in[1] if failed_in and failed_in[0] is error else 0]
+
+    def short(self) -> str:
+        return f"{self._where()}: {self._first_line()}"
+
+    def _first_line(self) -> str:
+        return (str(self.error).strip().splitlines() or [type(self.error).__name__])[0][:160]
+
+    def _where(self) -> str:
+        module = self.recorder.tree.modules.get(self.call.module)
+        label = type_name(module) if module is not None else "module"
+        return f"{self.call.module!r} ({label})" if self.call.module else f"the model's own forward ({label})"
+
+    @property
+    def by_inputs(self) -> bool:
+        """Whether the inputs are certainly at fault: real values would not help."""
+        if isinstance(self.error, TypeError) and "forward()" in str(self.error):
+            return True
+        module = self.recorder.tree.modules.get(self.call.module)
+        return module is not None and _expectation(module, self.call.inputs) is not None
+
+    def explained(self, values_missing: bool) -> ArchcostError:
+        error, name = self.error, self.call.module
+        module = self.recorder.tree.modules.get(name)
+        failed_op = self.recorder.failed_op
+        from_operator = failed_op is not None and failed_op[0] is error
+        got = " and ".join(_shape(ref) for ref in self.call.inputs)
+        expected = _expectation(module, self.call.inputs) if module is not None else None
+        if expected is not None:
+            return InputError(f"{self._where()} got an input of shape {got}; it expects {expected}")
+        if values_missing and isinstance(error, (NotImplementedError, RuntimeError)) and "meta" in str(error):
+            return ModelError(
+                f"{self._where()} needs real values, which `meta` does not have: {self._first_line()}. "
+                f"Load the model on a real device, and leave device out or name that one"
+            )
+        text = " ".join(str(error).split())
+        if isinstance(error, RecursionError):
+            return ModelError(f"{self._where()}: the forward pass recurses too deeply ({text})")
+        if isinstance(error, TypeError) and "forward()" in text:
+            return InputError(
+                f"{self._where()}: {text}. Pass every argument in inputs: a tuple for positional ones, "
+                f"a dict for keyword ones"
+            )
+        if from_operator and failed_op is not None:
+            shapes = ", ".join(_shape(ref) for ref in failed_op[2])
+            return InputError(f"{self._where()} failed in {failed_op[1]} on shapes {shapes}: {text}")
+        kind = (
+            InputError
+            if isinstance(error, (RuntimeError, ValueError, IndexError, AssertionError))
+            else ModelError
+        )
+        on = f" on inputs of shape {got}" if got else ""
+        return kind(f"{self._where()} raised {type(error).__name__}{on}: {text}")
+
+
+def _shape(ref: TensorRef) -> str:
+    return "x".join(map(str, ref.shape)) or "scalar"
+
+
+def _expectation(module: nn.Module, inputs: tuple[TensorRef, ...]) -> str | None:
+    """What a layer of a known kind asks of its input, when the input does not give it."""
+    if not inputs:
+        return None
+    shape = inputs[0].shape
+    named = (getattr(module, name, None) for name in ("in_channels", "num_features", "num_channels"))
+    channels = next((number for number in named if isinstance(number, int)), None)
+    if isinstance(channels, int):
+        kernel = getattr(module, "kernel_size", None)
+        axes = len(kernel) if isinstance(kernel, tuple) else max(len(shape) - 2, 0)
+        batched = len(shape) == axes + 2
+        at = 1 if batched or not isinstance(kernel, tuple) else 0
+        if len(shape) < axes + 1 or len(shape) > axes + 2:
+            return f"{axes + 2} dimensions, (batch, {channels}{', size' * axes})"
+        if len(shape) > at and shape[at] != channels:
+            return f"{channels} channels in dimension {at}"
+        return None
+    features = getattr(module, "in_features", None) or getattr(module, "input_size", None)
+    if isinstance(features, int) and shape and shape[-1] != features:
+        return f"{features} features in the last dimension"
+    normalized = getattr(module, "normalized_shape", None)
+    if isinstance(normalized, tuple) and shape[-len(normalized) :] != normalized:
+        return f"a shape that ends in {'x'.join(map(str, normalized))}"
+    return None

@@ -1,0 +1,67 @@
+"""One analysis at a time, and Ctrl-C only where the model's own code runs.
+
+While weights stand on `meta`, a second thread must not take them for the model's; and a KeyboardInterrupt
+between two steps of putting things back would leave the model half restored.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
+_TURN = threading.RLock()
+
+
+class Interrupts:
+    """The SIGINT handler of one analysis: waits with an interrupt until it can do no harm."""
+
+    def __init__(self) -> None:
+        self.before: Any = None
+        self.harmless = False
+        self.waiting: tuple[int, FrameType | None] | None = None
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if not self.harmless:
+            self.waiting = (number, frame)
+            return
+        self.harmless = False
+        self.before(number, frame)  # raises KeyboardInterrupt, as a rule
+        self.harmless = True
+
+    @contextlib.contextmanager
+    def let_through(self) -> Iterator[None]:
+        """The model's own code runs: an interrupt takes effect at once."""
+        self.harmless = True
+        try:
+            if self.waiting is not None and self.before is not None:
+                number, frame = self.waiting
+                self.waiting = None
+                self(number, frame)
+            yield
+        finally:
+            self.harmless = False
+
+
+@contextlib.contextmanager
+def my_turn() -> Iterator[Interrupts]:
+    """Wait until no other thread analyses; hold Ctrl-C back, save where it is let through."""
+    with _TURN:
+        interrupts = Interrupts()
+        # Only the main thread receives signals, and only a handler in Python can be held back.
+        main = threading.current_thread() is threading.main_thread()
+        before = signal.getsignal(signal.SIGINT) if main else None
+        if not callable(before):
+            yield interrupts
+            return
+        interrupts.before = before
+        signal.signal(signal.SIGINT, interrupts)
+        try:
+            yield interrupts
+        finally:
+            signal.signal(signal.SIGINT, before)
+            if interrupts.waiting is not None:
+                before(*interrupts.waiting)
