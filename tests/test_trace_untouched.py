@@ -352,6 +352,20 @@ def test_ctrl_c_while_putting_things_back_waits_for_the_end(monkeypatch):
     assert_same(before, snapshot(model, x))
 
 
+def test_a_step_that_cannot_put_things_back_does_not_stop_the_others(monkeypatch):
+    from archcost.trace import state
+
+    def broken(*_):
+        raise OSError("on purpose")
+
+    model, x = Meddler(), torch.rand(2, 3, 8, 8)
+    before = snapshot(model, x)
+    monkeypatch.setattr(state, "_restore_tensor", broken)
+    with pytest.raises(OSError, match="on purpose"):
+        record(model, x)
+    assert_same(before, snapshot(model, x))
+
+
 def test_no_hook_returns_anything():
     handed_back = []
 

@@ -52,17 +52,25 @@ class Untouched:
         return self
 
     def __exit__(self, *_: object) -> None:
+        failed: list[Exception] = []
+        for restore, what in self._steps():
+            try:
+                restore(*what)
+            except Exception as error:  # the other steps run all the same
+                failed.append(error)
+        if failed:
+            raise failed[0]
+
+    def _steps(self) -> Iterator[tuple[Callable[..., None], tuple[Any, ...]]]:
         import torch
 
-        # Each step runs even where one before it fails.
-        with contextlib.ExitStack() as steps:
-            steps.callback(torch.set_default_dtype, self._dtype)
-            steps.callback(_restore_random, self._random)
-            for saved in self._tensors:
-                steps.callback(_restore_tensor, *saved)
-            for storage, values in self._kept.values():
-                steps.callback(_restore_values, storage, values)
-            steps.callback(self._contents.restore)
+        yield self._contents.restore, ()
+        for kept in self._kept.values():
+            yield _restore_values, kept
+        for saved in self._tensors:
+            yield _restore_tensor, saved
+        yield _restore_random, (self._random,)
+        yield torch.set_default_dtype, (self._dtype,)
 
     def keep(self, storage: torch.UntypedStorage) -> None:
         """Remember the values of a storage that is about to be written, once."""
