@@ -9,7 +9,7 @@ from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
 from archcost.cost.costs import Costs, ModuleCost, OpCost, Total, Uncounted, cost_of
-from archcost.errors import ModelError, SpecError
+from archcost.errors import ArchcostError, ModelError, SpecError
 from archcost.trace.graph import Trace
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def _analyze_spec(
         try:
             trace = record(loaded.model, inputs, input_size=size, **options)
             break
-        except ModelError:
+        except ArchcostError:
             if not loaded.without_values:
                 raise
     notes = (loaded.assumed, *trace.notes) if assumes else trace.notes

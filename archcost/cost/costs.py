@@ -282,7 +282,10 @@ def _in_order(trace: Trace, own: dict[str, _Sums]) -> list[str]:
     children: dict[str, dict[str, None]] = {}
     for name in (*trace.modules, *own):
         for lower, upper in zip((name, *_ancestors(name)), _ancestors(name), strict=False):
-            children.setdefault(upper, {})[lower] = None
+            siblings = children.setdefault(upper, {})
+            if lower in siblings:  # so those above it are known as well
+                break
+            siblings[lower] = None
     order: list[str] = []
     stack = [""]
     while stack:

@@ -141,8 +141,10 @@ def _as_written(tree: ModuleTree) -> Iterator[None]:
 
 def _devices(tree: ModuleTree, notes: list[str]) -> list[str]:
     """`meta` first, then the model's own device for code that needs values."""
-    own = next((str(tensor.device) for _, _, _, tensor in state_of(tree)), "cpu")
-    devices = ["meta"] if own == "meta" else ["meta", own]
+    found = dict.fromkeys(str(tensor.device) for _, _, _, tensor in state_of(tree))
+    own = next(iter(found), "cpu")
+    # A model of which a part has no values cannot run for real.
+    devices = ["meta"] if "meta" in found else ["meta", own]
     for name, module in tree.modules.items():
         if isinstance(module, torch.jit.ScriptModule):
             note = f"{name or 'the model'} is a ScriptModule: what it computes is counted under its own name"

@@ -9,6 +9,7 @@ import sys
 import types
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
+from operator import is_
 from typing import TYPE_CHECKING, Any
 
 from archcost.trace.modules import ModuleTree, state_of
@@ -88,9 +89,6 @@ class Untouched:
                         table[key] = replacements[id(tensor)]
 
 
-_MISSING = object()
-
-
 class Contents:
     """The contents of objects and of all containers and plain objects they hold, put back in place."""
 
@@ -154,9 +152,7 @@ def _copy(container: Any) -> Any:
 
 def _restore_contents(container: Any, saved: Any) -> None:
     if isinstance(container, dict):
-        if len(container) != len(saved) or any(
-            container.get(key, _MISSING) is not value for key, value in saved.items()
-        ):
+        if list(container) != list(saved) or not all(map(is_, container.values(), saved.values())):
             _kind_of(container).clear(container)
             for key, value in saved.items():
                 _kind_of(container).__setitem__(container, key, value)
