@@ -224,7 +224,8 @@ class Analysis:
     ) -> pd.DataFrame:
         """One row for each of ``by``: ``"modules"``, ``"layers"`` or ``"operations"``.
 
-        Modules hold their children's costs as well, so add up layers or operations, not modules.
+        Modules hold their children's costs as well, and their own operations are in no layer: to add up,
+        take operations.
 
         Args:
             by: what a row is.

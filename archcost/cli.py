@@ -1,6 +1,6 @@
 """The command line: parses, calls the public API, prints. Results on stdout, all else on stderr.
 
-Exit codes: 0 done, 1 findings (a crosscheck or a zoo model disagrees), 2 usage or load error.
+Exit codes: 0 done, 1 findings (a crosscheck or a zoo model disagrees), 2 usage or load error, 130 Ctrl-C.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.print_help(sys.stderr)
         return FAILED
     try:
+        _check_output(args)
         return int(args.run(args))
     except ArchcostError as error:
         if args.debug:
@@ -157,10 +158,10 @@ def _given(**options: Any) -> dict[str, Any]:
 
 
 def _analyze(args: argparse.Namespace) -> int:
-    if args.operations and args.format in ("table", "html"):
-        raise SpecError("--operations needs --format csv, markdown or json")
     if args.check:
         return _check(args)
+    if args.operations and args.format in ("table", "html"):
+        raise SpecError("--operations needs --format csv, markdown or json")
     from archcost.analysis import analyze
 
     analysis = analyze(args.spec, weights=args.weights, **_inputs(args))
@@ -176,8 +177,10 @@ def _analyze(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> int:
     from archcost.witnesses import crosscheck
 
-    if args.device:
-        raise SpecError("--check runs the model where it is; leave --device out")
+    table = ("device", "depth", "top", "sort", "columns", "operations")
+    unused = [name for name in table if getattr(args, name)] + ["format"] * (args.format != "table")
+    if unused:
+        raise SpecError(f"--check prints its own lines; leave --{' and --'.join(unused)} out")
     result = crosscheck(args.spec, weights=args.weights, **_inputs(args))
     _emit(args, f"{result}\n")
     return DONE if result.agrees else FINDINGS
@@ -207,14 +210,23 @@ def _write(args: argparse.Namespace, result: Any, options: dict[str, Any]) -> No
         print(f"note: {note}", file=sys.stderr)
 
 
+def _check_output(args: argparse.Namespace) -> None:
+    """Before the work: the file can be written, and is not one that somebody needs."""
+    if args.output in (None, "-"):
+        return
+    path = Path(args.output)
+    if path.is_dir() or not path.resolve().parent.is_dir():
+        raise SpecError(f"{args.output} is a folder, or its folder is not there")
+    if path.exists() and not args.force:
+        raise SpecError(f"{args.output} exists; --force overwrites it")
+
+
 def _emit(args: argparse.Namespace, text: str) -> None:
     if args.output in (None, "-"):
         sys.stdout.write(text)
         sys.stdout.flush()
         return
     path = Path(args.output)
-    if path.exists() and not args.force:
-        raise SpecError(f"{args.output} exists; --force overwrites it")
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:

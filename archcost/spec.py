@@ -53,6 +53,10 @@ class ConvSpec:
 
         size = (self.input_size,) if isinstance(self.input_size, int) else tuple(self.input_size)
         axes = len(size)
+        if isinstance(self.padding, str):
+            raise InputError(
+                "ConvSpec: give padding in numbers; 'same' is dilation * (kernel_size - 1) / 2 a side"
+            )
         if axes not in (1, 2, 3):
             raise InputError(f"ConvSpec: input_size needs 1, 2 or 3 spatial sizes, got {self.input_size!r}")
         put("input_size", size)
@@ -61,8 +65,18 @@ class ConvSpec:
         pads = (self.padding,) * axes if isinstance(self.padding, int) else tuple(self.padding)
         if len(pads) != axes:
             raise InputError(f"ConvSpec: padding has {len(pads)} values for {axes} spatial axes")
-        put("padding", tuple((p, p) if isinstance(p, int) else (int(p[0]), int(p[1])) for p in pads))
-        if self.groups < 1 or self.in_channels % self.groups or self.out_channels % self.groups:
+        sides = tuple((p, p) if isinstance(p, int) else (int(p[0]), int(p[1])) for p in pads)
+        put("padding", sides)
+        least_one = ("in_channels", "out_channels", "groups", "batch")
+        wrong = [name for name in least_one if getattr(self, name) < 1]
+        per_axis = ("kernel_size", "stride", "dilation", "input_size")
+        wrong += [name for name in per_axis if min(getattr(self, name)) < 1]
+        wrong += ["padding"] * (min(min(pair) for pair in sides) < 0)
+        wrong += ["output_padding"] * (min(self.output_padding) < 0)  # type: ignore[arg-type]
+        if wrong:
+            values = ", ".join(f"{name}={getattr(self, name)!r}" for name in wrong)
+            raise InputError(f"ConvSpec: {values} is too small: sizes are at least 1, paddings at least 0")
+        if self.in_channels % self.groups or self.out_channels % self.groups:
             raise InputError(
                 f"ConvSpec: groups={self.groups} must divide in_channels={self.in_channels} "
                 f"and out_channels={self.out_channels}"

@@ -395,6 +395,91 @@ def test_attention_counts_the_same_fused_and_in_parts(batch):
     assert fused.total.other_ops - scores == parts.total.other_ops - q.numel()
 
 
+MORE = {
+    "addcmul broadcasts": (Call(lambda x: torch.addcmul(torch.zeros(1), x, x)), 2 * N),
+    "sort along the first axis: n log2 n": (Call(lambda x: x.view(16, 18).sort(0)), N * 4),
+    "top of the first axis": (Call(lambda x: x.view(16, 18).topk(2, 0)), N * 4),
+    "median of everything": (Call(lambda x: x.view(-1).median()), N * 9),
+    "median of an axis": (Call(lambda x: x.view(18, 16).median(1)), N * 4),
+    "in-place addition": (Call(lambda x: (x + 1).add_(x)), 2 * N),
+    "a list of additions in place": (Call(lambda x: torch._foreach_add_([x.clone(), x.clone()], 1.0)), 2 * N),
+    "scatter with a sum": (
+        Call(lambda x: torch.zeros(300).scatter(0, torch.arange(N), x.view(-1), reduce="add")), N,
+    ),
+    "search among 7 bounds": (Call(lambda x: torch.bucketize(x, torch.arange(7.0))), 3 * N),
+    "cross product": (Call(lambda x: torch.linalg.cross(x[:, :3], x[:, 1:], dim=1)), 3 * 2 * 3 * 36),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MORE)
+def test_rarer_operators_follow_from_arithmetic_too(name):
+    module, expected = MORE[name]
+    analysis = archcost.analyze(module, X, device="cpu")
+    assert analysis.uncounted == ()
+    assert analysis.total.other_ops == expected
+
+
+def test_depth_leaves_out_what_happens_to_weights_alone():
+    class LowRank(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Parameter(torch.zeros(8, 2)), nn.Parameter(torch.zeros(2, 8))
+            self.gate = nn.Parameter(torch.zeros(1))
+
+        def forward(self, x):
+            return x @ ((self.a @ self.b) * self.gate.sigmoid())
+
+    total = archcost.analyze(LowRank(), torch.zeros(5, 8)).total
+    assert (total.depth, total.nonlinearities, total.neurons) == (1, 0, 40)
+
+
+def test_what_a_product_is_added_to_makes_it_no_layer():
+    class Biased(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.bias = nn.Parameter(torch.zeros(1, 4, 4))
+
+        def forward(self, q):
+            return torch.baddbmm(self.bias, q, q.transpose(1, 2))
+
+    assert archcost.analyze(Biased(), torch.zeros(2, 4, 8)).total.depth == 0
+
+
+def test_a_bag_of_embeddings_reads_all_rows_it_adds():
+    bag = nn.EmbeddingBag(1000, 16, mode="sum")
+    total = archcost.analyze(bag, torch.zeros(2, 100, dtype=torch.long)).total
+    assert total.weight_bytes == 4 * 200 * 16
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (None, "its rule failed: TypeError"),
+        (7, "its rule failed: TypeError"),
+        ((None, 5), "its rule says that it is not known"),
+    ],
+)
+def test_a_rule_that_does_not_answer_leaves_an_unknown(rules, answer, reason):
+    archcost.counting_rule("aten.relu")(lambda op: answer)
+    analysis = archcost.analyze(nn.ReLU(), X)
+    (unknown,) = analysis.uncounted
+    assert unknown.reason.startswith(reason)
+    assert analysis.total.arithmetic_intensity is None
+    assert "macs" not in analysis.flat()
+
+
+def test_a_rule_for_one_overload_holds_for_its_in_place_form(rules):
+    archcost.counting_rule("aten.add.Tensor")(lambda op: (3, 0))
+    assert archcost.analyze(Call(lambda x: x.clone().add_(x) + 1.0), X).total.macs == 6
+
+
+def test_an_operator_that_returns_a_number_is_unknown_too(rules):
+    torch.library.custom_op("archcost_rules::energy", lambda x: float(x.sum()), mutates_args=(),
+                            schema="(Tensor x) -> float")  # fmt: skip
+    analysis = archcost.analyze(Call(lambda x: x * torch.ops.archcost_rules.energy(x)), X, device="cpu")
+    assert [u.op for u in analysis.uncounted] == ["archcost_rules.energy.default"]
+
+
 def test_every_counted_kind_is_a_known_kind():
     analysis = archcost.analyze("torchvision:googlenet")
     kinds = {c.kind for c in analysis.operations}

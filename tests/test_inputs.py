@@ -367,3 +367,26 @@ def test_the_models_own_exceptions_keep_their_words_and_their_cause():
         record(nn.Sequential(Picky()), torch.rand(2, 3))
     assert str(caught.value) == "'0' (Picky) raised KeyError on inputs of shape 2x3: 'no such thing'"
     assert isinstance(caught.value.__cause__, KeyError)
+
+
+class Wide(nn.Module):
+    """Attributes of one's own may be called like those of layers, and mean something else."""
+
+    def __init__(self):
+        super().__init__()
+        self.num_features, self.input_size = 768, 224
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x):
+        return self.conv(x) * self.conv(x).sum().item()
+
+
+def test_attributes_of_a_users_class_are_not_taken_for_those_of_a_layer():
+    trace = record(Wide(), torch.zeros(1, 3, 8, 8))
+    assert trace.device == "cpu"
+
+
+@pytest.mark.parametrize("device", ["nonsense", "cuda:99"])
+def test_a_device_that_is_not_there_says_so(device):
+    with pytest.raises(InputError, match=f"device '{device}' cannot be used here"):
+        record(nn.ReLU(), torch.zeros(1), device=device)

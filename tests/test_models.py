@@ -27,6 +27,11 @@ def factory():
 
 ready = Net(2)
 number = 3
+def late():
+    from sibling import WIDTH
+    return Net(WIDTH)
+def demanding(width):
+    return Net(width)
 def broken():
     raise RuntimeError("no such width")
 def wrong():
@@ -42,12 +47,14 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize(("attribute", "params"), [("Net", 6 * 10), ("factory", 4 * 10), ("ready", 2 * 10)])
+@pytest.mark.parametrize(
+    ("attribute", "params"), [("Net", 6 * 10), ("factory", 4 * 10), ("ready", 2 * 10), ("late", 6 * 10)]
+)
 @pytest.mark.parametrize("form", ["mymodels.py:{}", "mymodels:{}"])
 def test_a_file_or_a_module_names_a_class_a_function_or_a_model(folder, attribute, params, form):
     loaded = archcost.load(form.format(attribute))
     assert isinstance(loaded.model, nn.Module)
-    assert not loaded.model.training or attribute == "ready"
+    assert not loaded.model.training
     assert archcost.analyze(form.format(attribute)).total.params == params
 
 
@@ -62,6 +69,7 @@ def test_a_file_or_a_module_names_a_class_a_function_or_a_model(folder, attribut
         ("mymodels.py:Nett", "'Nett' is not there; did you mean Net"),
         ("mymodels.py:number", "is a int; expected a module, a class or a function"),
         ("mymodels.py:broken", "building the model failed: RuntimeError: no such width"),
+        ("mymodels.py:demanding", "name a function that needs no arguments"),
         ("mymodels.py:wrong", "returned a int, not a torch.nn.Module"),
     ],
 )
@@ -128,11 +136,13 @@ def test_weights_are_loaded_from_plain_tensors(folder, suffix):
 def test_weights_that_do_not_fit_or_hold_code_are_refused(folder):
     torch.save({"conv.weight": torch.zeros(1)}, folder / "small.pt")
     torch.save(Net(), folder / "pickled.pt")
+    torch.save({0: torch.zeros(1)}, folder / "numbered.pt")
     (folder / "noise.pt").write_bytes(b"not a checkpoint")
     for name, message in [
         ("small.pt", "does not fit the model"),
         ("pickled.pt", "cannot be read as plain tensors"),
         ("noise.pt", "cannot be read as plain tensors"),
+        ("numbered.pt", "holds no state dict"),
         ("absent.pt", "there is no file"),
     ]:
         with pytest.raises(SpecError, match=message):

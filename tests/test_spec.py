@@ -88,6 +88,10 @@ def test_padding_may_differ_by_side():
         ({"kernel_size": 9, "input_size": (8, 8)}, "does not fit the input of (8, 8)"),
         ({"kernel_size": 3, "input_size": (8,) * 4}, "input_size needs 1, 2 or 3 spatial sizes"),
         ({"kernel_size": 3, "padding": (1, 1, 1)}, "padding has 3 values for 2 spatial axes"),
+        ({"kernel_size": 3, "padding": "same"}, "give padding in numbers"),
+        ({"kernel_size": 3, "stride": 0}, "stride=(0, 0) is too small"),
+        ({"kernel_size": 0}, "kernel_size=(0, 0) is too small"),
+        ({"kernel_size": 3, "padding": -1}, "padding=((-1, -1), (-1, -1)) is too small"),
     ],
 )
 def test_an_impossible_convolution_says_why(arguments, message):

@@ -1,5 +1,7 @@
 """Crosscheck: differences are found, module by module, and explained only where the reason is known."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -93,6 +95,9 @@ def test_a_witness_that_fails_is_reported_and_leaves_the_model_untouched():
     result = archcost.crosscheck(model, {"x": x})
     assert "positional inputs" in result.failures["fvcore"]
     assert "could not count it" in str(result)
+    assert result.agrees  # FlopCounterMode could
+    nobody = replace(result, witness_macs={"archcost, run for real": 0.0})
+    assert not nobody.agrees
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
     assert torch.equal(state, torch.get_rng_state())
     assert model.training

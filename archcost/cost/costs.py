@@ -114,7 +114,9 @@ class ModuleCost:
 
     @property
     def arithmetic_intensity(self) -> float | None:
-        """(flops + other_ops) / (input + weight + output bytes); None where nothing is moved."""
+        """(flops + other_ops) / (input + weight + output bytes); None where that is 0 or not all counted."""
+        if self.uncounted:
+            return None
         moved = self.input_bytes + self.weight_bytes + self.output_bytes
         return (self.flops + self.other_ops) / moved if moved else None
 
@@ -154,7 +156,7 @@ def cost_of(trace: Trace) -> Costs:
         for op, c, w in zip(trace.ops, counts, weighted, strict=True)
     )
     rows = _module_rows(trace, ops)
-    depth, bends = longest_path(trace, counts, weighted)
+    depth, bends = longest_path(trace, counts, weighted, depends)
     root = {f.name: getattr(rows[0], f.name) for f in fields(ModuleCost)}
     total = Total(
         **root,

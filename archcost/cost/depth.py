@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from archcost.cost.registry import Count
-from archcost.trace.graph import Op, Trace
+from archcost.trace.graph import Op, PackedWeights, Trace, refs
 
 _LAYERS = {"convolution", "matmul", "recurrent"}
+_ADDS_TO = {"aten.addmm", "aten.addmv", "aten.addbmm", "aten.baddbmm", "aten._addmm_activation"}
 # Fused operators that hold several layers: (weighted layers, non-linearities) on their longest path.
 _HOLDS = {
     "aten._native_multi_head_attention": (2, 1),
@@ -16,6 +17,8 @@ _HOLDS = {
 def depends_on_input(trace: Trace) -> list[bool]:
     """For each operation, whether its result depends on the model's input, or on weights alone."""
     from_input = {s.index for s in trace.storages if s.origin == "input"}
+    if not from_input:  # a model that makes its own input: everything is its result
+        return [True] * len(trace.ops)
     depends = [False] * len(trace.ops)
     for op in trace.ops:
         depends[op.index] = any(depends[i] for i in op.fed_by) or any(s in from_input for s in op.reads)
@@ -23,17 +26,22 @@ def depends_on_input(trace: Trace) -> list[bool]:
 
 
 def is_weighted(op: Op, count: Count, trace: Trace, depends: list[bool]) -> bool:
-    """Whether a product is a layer: one operand comes from weights alone, as in a convolution.
+    """Whether a product is a layer: one operand comes from the input, the other from weights alone.
 
-    The product of two activations, as in attention, is not.
+    The product of two activations, as in attention, is none; nor is one of two weights, as in a
+    low-rank or normalised weight.
     """
+    if not depends[op.index]:
+        return False
     if op.base in _HOLDS:
         return True
     if count.kind not in _LAYERS or not count.macs:
         return False
-    if any(hasattr(arg, "groups") for arg in op.args):  # packed int8 weights
+    if any(isinstance(arg, PackedWeights) for arg in op.args):
         return True
-    return any(_is_weight(ref.storage, trace, depends) for ref in op.tensors())
+    # The first argument of these is what the product is added to.
+    factors = op.args[1:3] if op.base in _ADDS_TO else op.args
+    return any(_is_weight(ref.storage, trace, depends) for ref in refs(factors))
 
 
 def _is_weight(storage: int, trace: Trace, depends: list[bool]) -> bool:
@@ -41,17 +49,21 @@ def _is_weight(storage: int, trace: Trace, depends: list[bool]) -> bool:
     if found.origin in ("parameter", "buffer"):
         return True
     # Computed from parameters: weight standardisation, a spectral norm, a fused kernel.
-    maker = found.created_by
-    return (
-        maker is not None and not depends[maker] and bool(trace.ops[maker].fed_by or trace.ops[maker].reads)
-    )
+    if found.created_by is None or depends[found.created_by]:
+        return False
+    maker = trace.ops[found.created_by]
+    return bool(maker.fed_by or maker.reads)
 
 
-def longest_path(trace: Trace, counts: list[Count], weighted: list[bool]) -> tuple[int, int]:
+def longest_path(
+    trace: Trace, counts: list[Count], weighted: list[bool], depends: list[bool]
+) -> tuple[int, int]:
     """Weighted layers, and non-linearities, each on its own longest path from input to any result."""
     layers = [0] * len(trace.ops)
     bends = [0] * len(trace.ops)
     for op, count in zip(trace.ops, counts, strict=True):
+        if not depends[op.index]:
+            continue
         held = _HOLDS.get(op.base)
         layer, bend = held or (int(weighted[op.index]), int(_bends(op, count)))
         layers[op.index] = layer + max((layers[i] for i in op.fed_by), default=0)
@@ -61,4 +73,4 @@ def longest_path(trace: Trace, counts: list[Count], weighted: list[bool]) -> tup
 
 def _bends(op: Op, count: Count) -> bool:
     fused = op.name.startswith("quantized.") and "relu" in op.name
-    return count.kind in ("activation", "attention") or fused
+    return count.kind in ("activation", "attention", "recurrent") or fused

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import accumulate
 
-from archcost.trace.graph import Op, Storage, TensorRef, Trace
+from archcost.trace.graph import Op, PackedWeights, Storage, TensorRef, Trace
 
 
 def live_bytes(trace: Trace) -> list[int]:
@@ -39,10 +39,18 @@ def traffic(op: Op, storages: tuple[Storage, ...], kind: str) -> tuple[int, int,
             continue
         seen.add(ref)
         # A gather reads the rows it picks, not the whole table.
-        nbytes = min(ref.nbytes, written) if kind == "gather" and position == 0 else ref.nbytes
+        nbytes = min(ref.nbytes, _gathered(op, written)) if kind == "gather" and not position else ref.nbytes
         if storages[ref.storage].origin in ("parameter", "buffer"):
             weights += nbytes
         else:
             read += nbytes
-    weights += sum(arg.nbytes for arg in op.args if not isinstance(arg, TensorRef) and hasattr(arg, "nbytes"))
+    weights += sum(arg.nbytes for arg in op.args if isinstance(arg, PackedWeights))
     return read, weights, written
+
+
+def _gathered(op: Op, written: int) -> int:
+    """Bytes of the rows an operation picks; a bag of embeddings picks more than it writes."""
+    if "embedding_bag" not in op.name:
+        return written
+    table, indices = op.args[0], op.args[1]
+    return indices.numel * table.shape[1] * table.dtype.itemsize

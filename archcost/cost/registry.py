@@ -7,7 +7,7 @@ overloads or ``"aten.add.Tensor"`` for one, in-place forms included; ``"mylib::o
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from typing import Any
 
@@ -66,23 +66,29 @@ def count(op: Op) -> Count:
     """The count of one operation; unknown, with the reason, where no rule knows it."""
     load_rules()
     rule, kind = _rule_for(op.name)
-    if rule is None:
-        from archcost.cost.rules.fallback import classify
-
-        return classify(op)
     try:
-        result = rule(op)
+        result = _fallback(op) if rule is None else rule(op)
+        if not isinstance(result, Count):
+            macs, other_ops = result
+            result = Count(macs, other_ops, kind)
     except Exception as error:  # a rule meets a call it does not understand: that is an unknown as well
         return Count(None, None, "unknown", f"its rule failed: {type(error).__name__}: {error}")
-    if isinstance(result, Count):
-        return result
-    return Count(result[0], result[1], kind)
+    if None in (result.macs, result.other_ops) and result.reason is None:
+        return replace(result, reason="its rule says that it is not known")
+    return result
+
+
+def _fallback(op: Op) -> Count:
+    from archcost.cost.rules.fallback import classify
+
+    return classify(op)
 
 
 @cache
 def _rule_for(name: str) -> tuple[Rule | None, str]:
-    base = name.rpartition(".")[0] if name.count(".") > 1 else name
-    for candidate in (name, base, base.removesuffix("_")):
+    base, _, overload = name.rpartition(".") if name.count(".") > 1 else (name, "", "")
+    plain = base.removesuffix("_")
+    for candidate in (name, f"{plain}.{overload}", base, plain):
         if candidate in _rules:
             return _rules[candidate]
     return None, "unknown"
@@ -97,14 +103,16 @@ def load_rules() -> None:
 
     own = dict(_rules)
     rules.load()
-    _rules.update(own)  # what the user registered before the first analysis wins
     for entry in entry_points(group="archcost.rules"):
         try:
             entry.load()
         except Exception as error:
+            package = entry.dist.name if entry.dist else entry.value
             raise ArchcostError(
-                f"the counting rules of entry point {entry.name!r} failed: {error}"
+                f"the counting rules of {package} (entry point {entry.name!r}) cannot be loaded: {error}; "
+                f"update or uninstall it"
             ) from error
+    _rules.update(own)  # what the user registered before the first analysis wins
     _rule_for.cache_clear()
 
 

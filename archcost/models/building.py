@@ -59,7 +59,11 @@ def build(make: Any, light: bool, spec: str) -> tuple[nn.Module, bool]:
         with _quietly():
             return make().eval(), False
     except Exception as error:
-        raise SpecError(f"{spec}: building the model failed: {type(error).__name__}: {error}") from error
+        missing = "missing" in str(error) and isinstance(error, TypeError)
+        hint = "; name a function that needs no arguments and makes it" if missing else ""
+        raise SpecError(
+            f"{spec}: building the model failed: {type(error).__name__}: {error}{hint}"
+        ) from error
 
 
 @contextlib.contextmanager

@@ -41,8 +41,11 @@ def load(spec: str, *, weights: str | Path | None = None, without_values: bool =
     elif source == "timm":
         loaded = _timm(name, light)
     else:
-        holder = _from_file(source) if source.endswith(".py") else _from_package(source)
-        loaded = _attribute(holder, name, spec, light)
+        is_file = source.endswith(".py")
+        # A factory may import its siblings only when it is called.
+        with _importable(str(Path(source).resolve().parent) if is_file else os.getcwd()):
+            holder = _from_file(source) if is_file else _from_package(source)
+            loaded = _attribute(holder, name, spec, light)
     if weights is not None:
         load_weights(loaded.model, Path(weights))
     return loaded
@@ -70,14 +73,13 @@ def _from_file(path: str) -> Any:
     module = importlib.util.module_from_spec(module_spec)
     # Pickling and dataclasses look classes up by their module; siblings are imported as from a script.
     sys.modules[module_spec.name] = module
-    with _importable(str(file.resolve().parent)):
-        _import(path, lambda: module_spec.loader.exec_module(module))
+    loader = module_spec.loader
+    _import(path, lambda: loader.exec_module(module))
     return module
 
 
 def _from_package(name: str) -> Any:
-    with _importable(os.getcwd()):
-        return _import(name, lambda: importlib.import_module(name))
+    return _import(name, lambda: importlib.import_module(name))
 
 
 def _import(what: str, run: Any) -> Any:
@@ -109,7 +111,7 @@ def _attribute(holder: Any, name: str, spec: str, light: bool) -> Loaded:
             raise SpecError(f"{spec}: {part!r} is not there{near(part, public)}")
         found = getattr(found, part)
     if isinstance(found, nn.Module):
-        return Loaded(found, spec)
+        return Loaded(found.eval(), spec)
     if not callable(found):
         raise SpecError(f"{spec} is a {type(found).__name__}; expected a module, a class or a function")
     model, empty = build(lambda: _made(found, spec), light, spec)

@@ -16,7 +16,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
     import torch
 
     if not path.is_file():
-        raise SpecError(f"--weights: there is no file {str(path)!r}")
+        raise SpecError(f"weights: there is no file {str(path)!r}")
     state: Any
     try:
         if path.suffix == ".safetensors":
@@ -26,19 +26,21 @@ def load_weights(model: nn.Module, path: Path) -> None:
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except ImportError as error:
-        raise SpecError("--weights: reading safetensors needs it: pip install safetensors") from error
+        raise SpecError("weights: reading safetensors needs it: pip install safetensors") from error
     except Exception as error:
         text = str(error).strip().split("\n")[0]
-        raise SpecError(f"--weights: {path.name} cannot be read as plain tensors: {text}") from error
+        raise SpecError(f"weights: {path.name} cannot be read as plain tensors: {text}") from error
     for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
-    if not isinstance(state, dict):
-        raise SpecError(f"--weights: {path.name} holds a {type(state).__name__}, not a state dict")
-    if state and all(key.startswith("module.") for key in state):
+    if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
+        raise SpecError(f"weights: {path.name} holds no state dict")
+    # DataParallel puts a prefix before every name.
+    own = any(key.startswith("module.") for key in model.state_dict())
+    if state and not own and all(key.startswith("module.") for key in state):
         state = {key.removeprefix("module."): value for key, value in state.items()}
     try:
         model.load_state_dict(state)
     except (RuntimeError, TypeError) as error:
         text = " ".join(str(error).split())[:300]
-        raise SpecError(f"--weights: {path.name} does not fit the model: {text}") from error
+        raise SpecError(f"weights: {path.name} does not fit the model: {text}") from error

@@ -37,7 +37,8 @@ def summary(analysis: Analysis) -> str:
         parts.append(f"{count_text(total.trainable_params)} params trainable")
     if total.kept_for_backward_bytes is not None:
         parts.append(f"training keeps {bytes_text(total.kept_for_backward_bytes)}")
-    parts.append(f"{total.depth} weighted layer{'s' * (total.depth != 1)} deep")
+    bends = f"{total.nonlinearities} non-linearit{'y' if total.nonlinearities == 1 else 'ies'}"
+    parts.append(f"{total.depth} weighted layer{'s' * (total.depth != 1)} and {bends} deep")
     return ", ".join(parts)
 
 

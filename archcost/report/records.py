@@ -122,7 +122,7 @@ def total_of(analysis: Analysis) -> dict[str, Any]:
 def flat(analysis: Analysis, depth: int = 0, prefix: str = "") -> dict[str, int | float]:
     """``{"params": ..., "macs": ...}``, and ``"layer1/macs"`` for modules down to ``depth``.
 
-    What is not known is left out: a tracker would draw None as 0 or fail.
+    What is not known is left out, and so is a sum of which nothing is known: a tracker would draw a 0.
     """
     at_least("depth", depth, 0)
     if prefix and prefix[-1].isalnum():
@@ -134,7 +134,10 @@ def flat(analysis: Analysis, depth: int = 0, prefix: str = "") -> dict[str, int 
         if cost.level <= depth:
             row = ledger.row(cost)
             above = f"{prefix}{visible(cost.name)}/" if cost.name else prefix
-            found.update({above + column.name: column.get(row) for column in numbers})
+            values = {column.name: column.get(row) for column in numbers}
+            if cost.uncounted:
+                values = {k: v for k, v in values.items() if v or k not in ("macs", "flops", "other_ops")}
+            found.update({above + name: value for name, value in values.items()})
             if not cost.name:
                 found.update({prefix + name: getattr(analysis.total, name) for name in _TOTAL_ONLY})
     return {key: value for key, value in found.items() if value is not None}

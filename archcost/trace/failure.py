@@ -77,9 +77,16 @@ def _shape(ref: TensorRef) -> str:
     return "x".join(map(str, ref.shape)) or "scalar"
 
 
+def _is_layer(module: nn.Module) -> bool:
+    """Whether its attributes mean what they do in torch: a class of one's own may call anything so."""
+    kinds = (kind.__module__ for kind in type(module).__mro__ if kind is not nn.Module)
+    layers = ("torch.nn.modules.", "torch.ao.nn.")
+    return any(kind.startswith(layers) and not kind.endswith(".container") for kind in kinds)
+
+
 def _expectation(module: nn.Module, inputs: tuple[TensorRef, ...]) -> str | None:
     """What a layer of a known kind asks of its input, when the input does not give it."""
-    if not inputs:
+    if not inputs or not _is_layer(module):
         return None
     shape = inputs[0].shape
     named = (getattr(module, name, None) for name in ("in_channels", "num_features", "num_channels"))

@@ -66,6 +66,9 @@ def _convolution(
     if transposed and x.shape[1] != weight.shape[0]:
         # The framework's own kernel forgets to look.
         raise RuntimeError(f"expected input to have {weight.shape[0]} channels, but got {x.shape[1]}")
+    outputs = weight.shape[1] * rest[-1] if transposed else weight.shape[0]
+    if bias is not None and bias.shape != (outputs,):
+        raise RuntimeError(f"expected bias to have {outputs} elements, but got {tuple(bias.shape)}")
     plain = (
         not transposed
         and x.dim() == axes + 2
@@ -262,6 +265,11 @@ def fused_attention() -> Iterator[None]:
         library._destroy()
 
 
+def _fuses(mask: torch.Tensor, scores: tuple[int, ...]) -> bool:
+    fits = all(n in (1, m) for n, m in zip(reversed(mask.shape), reversed(scores), strict=False))
+    return fits and mask.dim() in (2, 4) and not mask.requires_grad
+
+
 def _attention(
     query: torch.Tensor,
     key: torch.Tensor,
@@ -273,13 +281,13 @@ def _attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> torch.Tensor:
-    # The conditions of `use_flash_attention_cpp`; everything else takes the plain products there as well.
+    # From the conditions of `use_flash_attention_cpp`; all else takes the plain products on a CPU as well.
     fused = (
         dropout_p == 0
         and query.dim() == key.dim() == value.dim() == 4
         and query.shape[:2] == key.shape[:2] == value.shape[:2]
         and query.shape[3] == key.shape[3] == value.shape[3]
-        and not (attn_mask is not None and attn_mask.requires_grad)
+        and (attn_mask is None or _fuses(attn_mask, (*query.shape[:3], key.shape[2])))
     )
     if not fused:
         return aten._scaled_dot_product_attention_math(

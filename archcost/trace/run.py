@@ -58,9 +58,19 @@ def record(
         raise ModelError(f"expected a torch.nn.Module, got {type(model).__name__}{hint}")
     if inputs is not None and input_size is not None:
         raise InputError("give either inputs or input_size, not both")
+    if device is not None:
+        _check_device(device)
     # The caller's inference_mode would mark the copies made here, and autograd could not watch them.
     with my_turn() as interrupts, torch.inference_mode(False):
         return _record(model, inputs, input_size, dtype, device, progress, interrupts)
+
+
+def _check_device(device: str | torch.device) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        reason = (str(error).strip().splitlines() or ["unknown"])[0]
+        raise InputError(f"device {str(device)!r} cannot be used here: {reason}") from error
 
 
 def _record(

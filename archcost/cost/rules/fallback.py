@@ -16,13 +16,13 @@ def classify(op: Op) -> Count:
         return Count(0, 0, "view")
     overload = find_overload(op.name)
     if overload is not None:
-        if not op.outputs and not op.writes:
+        if not op.outputs and not op.writes and op.name.startswith("aten."):
             return Count(0, 0, "other")  # hands a value back to Python
         if torch.Tag.pointwise in overload.tags:
             return Count(0, sum(out.numel for out in op.outputs), "pointwise")
         macs = _framework_macs(op, overload)
         if macs is not None:
-            return Count(macs, 0, "matmul")
+            return Count(macs, None, "matmul", "its operations beside the products have no rule")
     hint = 'add one with @archcost.counting_rule("' + op.base.replace(".", "::", 1) + '")'
     return Count(None, None, "unknown", f"no counting rule for this operator; {hint}")
 

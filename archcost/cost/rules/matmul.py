@@ -68,7 +68,7 @@ def bilinear(op: Op) -> tuple[int, int]:
     return rows * prod(weight.shape), rows * x1.shape[-1] * x2.shape[-1]
 
 
-@counting_rule("aten._cdist_forward", kind="matmul")
+@counting_rule("aten._cdist_forward", kind="pointwise")
 def distances(op: Op) -> tuple[int, int]:
     # |x - y|^p: subtract, power and add for each coordinate of each pair. No product of two operands.
     return 0, 3 * op.outputs[0].numel * op.args[0].shape[-1]

@@ -5,38 +5,18 @@ from __future__ import annotations
 from archcost.cost.registry import arguments, counting_rule
 from archcost.trace.graph import Op
 
-MOVES = (
-    *(
-        "cat",
-        "stack",
-        "clone",
-        "copy",
-        "_to_copy",
-        "contiguous",
-        "repeat",
-        "repeat_interleave",
-        "roll",
-        "flip",
-    ),
-    *("constant_pad_nd", "reflection_pad1d", "reflection_pad2d", "reflection_pad3d", "replication_pad1d"),
-    *("replication_pad2d", "replication_pad3d", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle"),
-    *("native_channel_shuffle", "im2col", "unfold_copy", "tril", "triu", "masked_scatter", "slice_scatter"),
-    *("select_scatter", "diag_embed", "block_diag", "rot90", "unfold_backward", "lift_fresh_copy", "resize"),
-    *("_reshape_copy", "_reshape_alias_copy", "nonzero", "masked_select", "unique_consecutive", "_unique2"),
-    *(
-        "_pack_padded_sequence",
-        "_pad_packed_sequence",
-        "_nested_tensor_from_mask",
-        "set",
-        "lift",
-        "to_sparse",
-    ),
-    *("split_with_sizes_copy", "expand_copy", "permute_copy", "slice_copy", "to_padded_tensor", "to_mkldnn"),
-    *("_nested_from_padded", "_nested_tensor_from_tensor_list", "_nested_view_from_buffer_copy", "to_dense"),
-    *("_nested_tensor_from_mask_left_aligned", "record_stream", "pin_memory", "_pin_memory", "_copy_from"),
-    *("combinations", "cartesian_prod", "meshgrid", "unique_dim", "max_unpool2d", "max_unpool3d"),
-    *("_assert_async", "_assert_scalar", "sym_constrain_range_for_size", "_functional_assert_async"),
-)
+MOVES = """
+    cat stack clone copy _to_copy repeat repeat_interleave roll flip rot90 resize set lift
+    constant_pad_nd reflection_pad1d reflection_pad2d reflection_pad3d
+    replication_pad1d replication_pad2d replication_pad3d
+    pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle im2col max_unpool2d max_unpool3d
+    tril triu masked_scatter slice_scatter select_scatter diag_embed block_diag nonzero masked_select
+    _reshape_copy _reshape_alias_copy split_with_sizes_copy expand_copy permute_copy slice_copy unfold_copy
+    lift_fresh_copy _pack_padded_sequence _pad_packed_sequence to_padded_tensor to_sparse to_dense to_mkldnn
+    _nested_tensor_from_mask _nested_from_padded _nested_tensor_from_tensor_list
+    _nested_view_from_buffer_copy _nested_tensor_from_mask_left_aligned record_stream pin_memory _pin_memory
+    _copy_from _assert_async _assert_scalar sym_constrain_range_for_size _functional_assert_async int_repr
+""".split()
 
 
 @counting_rule(*(f"aten.{name}" for name in MOVES), kind="movement")
@@ -44,27 +24,19 @@ def move(op: Op) -> tuple[int, int]:
     return 0, 0
 
 
-@counting_rule("aten.masked_fill", "aten.where", "aten.masked_fill.Scalar", kind="movement")
+@counting_rule("aten.masked_fill", "aten.where", kind="movement")
 def choose(op: Op) -> tuple[int, int]:
     return 0, 0
 
 
-MAKES = (
-    *("empty", "empty_strided", "empty_like", "new_empty", "new_empty_strided", "zeros", "zeros_like"),
-    *("ones", "ones_like", "full", "full_like", "new_zeros", "new_ones", "new_full", "arange", "linspace"),
-    *("logspace", "eye", "scalar_tensor", "lift_fresh", "fill", "zero", "rand", "rand_like", "randn"),
-    *("randn_like", "randint", "randint_like", "randperm", "uniform", "normal", "bernoulli", "random"),
-    *("exponential", "normal_functional", "tril_indices", "triu_indices", "empty_permuted", "hann_window"),
-    *(
-        "hamming_window",
-        "_efficientzerotensor",
-        "multinomial",
-        "poisson",
-        "geometric",
-        "log_normal",
-        "cauchy",
-    ),
-)
+MAKES = """
+    empty empty_strided empty_like empty_permuted new_empty new_empty_strided zeros zeros_like new_zeros
+    ones ones_like new_ones full full_like new_full fill zero scalar_tensor lift_fresh arange linspace
+    logspace eye tril_indices triu_indices hann_window hamming_window _efficientzerotensor
+    _empty_affine_quantized _make_per_tensor_quantized_tensor
+    rand rand_like randn randn_like randint randint_like randperm uniform normal normal_functional bernoulli
+    random exponential poisson geometric log_normal cauchy
+""".split()
 
 
 @counting_rule(*(f"aten.{name}" for name in MAKES), kind="creation")
@@ -87,7 +59,9 @@ def pick(op: Op) -> tuple[int, int]:
 )
 def place(op: Op) -> tuple[int, int]:
     given = arguments(op)
-    values = given.get("values")
+    if given.get("reduce"):  # scatter with a reduction
+        return 0, int(given["index"].numel)
+    values = given.get("values", given.get("source"))
     return 0, values.numel if given.get("accumulate") and values is not None else 0
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from math import prod
 
 from archcost.cost.registry import counting_rule
-from archcost.trace.graph import Op
+from archcost.trace.graph import Op, refs
 
 # Maximum, subtract, exponential, add, divide (or subtract the logarithm).
 SOFTMAX_OPS = 5
@@ -48,23 +48,41 @@ def dropout(op: Op) -> tuple[int, int]:
     return 0, 2 * op.outputs[0].numel
 
 
-@counting_rule(
-    *("aten.addcmul", "aten.addcdiv", "aten.lerp", "aten.dist", "aten.mse_loss", "aten.cross"),
-    kind="pointwise",
-)
+@counting_rule("aten.addcmul", "aten.addcdiv", "aten.lerp", kind="pointwise")
 def two_operations(op: Op) -> tuple[int, int]:
-    return 0, 2 * op.args[0].numel
+    return 0, 2 * op.outputs[0].numel
+
+
+@counting_rule("aten.dist", "aten.mse_loss", "aten._euclidean_dist", kind="pointwise")
+def differences(op: Op) -> tuple[int, int]:
+    # Subtract and multiply for each pair of elements.
+    pairs = op.outputs[0].numel * op.args[0].shape[-1] if "euclidean" in op.name else op.args[0].numel
+    return 0, 2 * pairs
+
+
+@counting_rule("aten.linalg_cross", kind="pointwise")
+def cross_product(op: Op) -> tuple[int, int]:
+    # Two products and a difference an element.
+    return 0, 3 * op.outputs[0].numel
+
+
+@counting_rule("aten.bucketize", "aten.searchsorted", kind="pointwise")
+def binary_search(op: Op) -> tuple[int, int]:
+    bounds = op.args[1] if "bucketize" in op.name else op.args[0]
+    return 0, op.outputs[0].numel * max(bounds.shape[-1], 1).bit_length()
 
 
 @counting_rule(
     *("aten._foreach_add", "aten._foreach_mul", "aten.complex", "aten.polar", "aten.view_as_complex_copy"),
     *("aten.fake_quantize_per_tensor_affine_cachemask", "aten.fake_quantize_per_channel_affine_cachemask"),
-    *("aten._fused_moving_avg_obs_fq_helper", "aten._make_per_tensor_quantized_tensor"),
-    *("aten._conj_physical", "aten.isin", "aten.bucketize", "aten.searchsorted"),
+    *("aten._fused_moving_avg_obs_fq_helper", "aten._fake_quantize_learnable_per_tensor_affine"),
+    "aten._conj_physical",
     kind="pointwise",
 )
 def one_operation(op: Op) -> tuple[int, int]:
-    return 0, sum(out.numel for out in op.outputs)
+    # The in-place forms on lists return nothing.
+    written = op.outputs or tuple(refs(op.args[0]))
+    return 0, sum(ref.numel for ref in written)
 
 
 @counting_rule("aten._fft_r2c", "aten._fft_c2c", "aten._fft_c2r", kind="other")

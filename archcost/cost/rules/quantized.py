@@ -101,8 +101,8 @@ def concatenate(op: Op) -> tuple[int, int]:
 
 
 @counting_rule(
-    *("aten.quantize_per_tensor", "aten.quantize_per_channel", "aten.dequantize", "aten.int_repr"),
-    *("aten.quantize_per_tensor_dynamic", "aten._empty_affine_quantized"),
+    *("aten.quantize_per_tensor", "aten.quantize_per_channel", "aten.dequantize"),
+    "aten.quantize_per_tensor_dynamic",
     kind="pointwise",
 )
 def convert(op: Op) -> tuple[int, int]:

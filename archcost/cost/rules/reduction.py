@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from archcost.cost.registry import counting_rule
+from archcost.cost.registry import arguments, counting_rule
 from archcost.trace.graph import Op
 
 
@@ -10,7 +10,7 @@ from archcost.trace.graph import Op
     *(f"aten.{name}" for name in ("sum", "prod", "amax", "amin", "max", "min", "argmax", "argmin", "any")),
     *(f"aten.{name}" for name in ("all", "cumsum", "cumprod", "nansum", "count_nonzero", "aminmax", "trace")),
     *(f"aten.{name}" for name in ("cummax", "cummin", "_cummax_helper", "_cummin_helper", "equal", "histc")),
-    *("aten.bincount", "aten.cumulative_trapezoid"),
+    *("aten.bincount", "aten.unique_consecutive"),
     kind="reduction",
 )
 def one_each(op: Op) -> tuple[int, int]:
@@ -33,8 +33,16 @@ def log_sum_exp(op: Op) -> tuple[int, int]:
     return 0, 4 * op.args[0].numel
 
 
-@counting_rule("aten.sort", "aten.argsort", "aten.topk", "aten.kthvalue", "aten.median", kind="reduction")
+@counting_rule(
+    *("aten.sort", "aten.topk", "aten.kthvalue", "aten.median", "aten.nanmedian", "aten.mode"),
+    *("aten._unique2", "aten.unique_dim"),
+    kind="reduction",
+)
 def ordering(op: Op) -> tuple[int, int]:
-    # n log2 n comparisons along the last dimension.
-    length = op.args[0].shape[-1] if op.args[0].shape else 1
-    return 0, op.args[0].numel * max(length - 1, 1).bit_length()
+    """n log2 n comparisons along the dimension that is ordered, log2 rounded up."""
+    x, given = op.args[0], arguments(op)
+    whole = op.base == "aten._unique2" or (
+        op.base in ("aten.median", "aten.nanmedian") and "dim" not in given
+    )
+    length = x.numel if whole or not x.shape else x.shape[given.get("dim", -1)]
+    return 0, x.numel * max(length - 1, 1).bit_length()

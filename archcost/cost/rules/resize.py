@@ -43,7 +43,7 @@ def grid_sample(op: Op) -> tuple[int, int]:
     return 0, (2 * taps - 1) * op.outputs[0].numel
 
 
-@counting_rule("aten.affine_grid_generator", kind="resize")
+@counting_rule("aten.affine_grid_generator", kind="matmul")
 def affine_grid(op: Op) -> tuple[int, int]:
     axes = op.outputs[0].shape[-1]
     return op.outputs[0].numel * (axes + 1), 0
