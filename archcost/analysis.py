@@ -53,15 +53,15 @@ def analyze(
         ModelError: the model cannot be traced (lazy, cyclic, its own forward fails).
         SpecError: the SPEC names nothing that can be loaded.
     """
+    options = {"dtype": dtype, "device": device, "progress": progress}
+    if isinstance(model, str):
+        return _analyze_spec(model, inputs, input_size, weights, options)
+    if weights is not None:
+        raise SpecError("weights goes with a SPEC; load the state dict of a module before you analyse it")
     from archcost.trace.run import record
     from archcost.trace.state import paused_gc
 
-    options = {"dtype": dtype, "device": device, "progress": progress}
     with paused_gc():
-        if isinstance(model, str):
-            return _analyze_spec(model, inputs, input_size, weights, options)
-        if weights is not None:
-            raise SpecError("weights goes with a SPEC; load the state dict of a module before you analyse it")
         trace = record(model, inputs, input_size=input_size, **options)
         return Analysis(trace, cost_of(trace), trace.model_name, trace.notes, weakref.ref(model))
 
@@ -71,10 +71,13 @@ def _analyze_spec(
 ) -> Analysis:
     """Without values first, which builds a model of any size at once; with them where its code needs some."""
     from archcost.models import load
-    from archcost.trace.run import record
+    from archcost.trace.progress import Progress
 
     for without_values in (options["device"] is None, False):
-        loaded = load(spec, weights=weights, without_values=without_values)
+        with Progress(1, f"building {spec}", options["progress"]):
+            from archcost.trace.run import record  # the first import of torch is part of the wait
+
+            loaded = load(spec, weights=weights, without_values=without_values)
         assumes = inputs is None and input_size is None and loaded.input_size is not None
         size = loaded.input_size if assumes else input_size
         try:

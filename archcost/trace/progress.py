@@ -4,47 +4,56 @@ from __future__ import annotations
 
 import sys
 import threading
-import time
 from typing import Any
 
 DELAY_SECONDS = 1.0
 
 
 class Progress:
-    """Counts steps; draws itself once the wait is long and stderr is a terminal (or ``show=True``)."""
+    """Counts steps; after a second it draws itself, if stderr is a terminal (or ``show=True``).
+
+    A timer draws it, so that a single long step is seen as well.
+    """
 
     def __init__(self, total: int, label: str, show: bool | None = None) -> None:
         self.total = total
         self.label = label
-        self.show = sys.stderr.isatty() if show is None else show
         self.done = 0
-        self._began = time.monotonic()
+        self._show = sys.stderr.isatty() if show is None else show
+        self._lock = threading.Lock()
+        self._timer = threading.Timer(DELAY_SECONDS, self._draw)
+        self._timer.daemon = True
+        self._open = False
         self._bar: Any = None
-        self._task: Any = None
 
     def __enter__(self) -> Progress:
+        self._open = True
+        if self._show:
+            self._timer.start()
         return self
 
     def step(self, amount: int = 1, label: str | None = None) -> None:
-        """One more step is done."""
+        """One more step is done; ``label`` says what comes next."""
         self.done += amount
-        if label is not None:
-            self.label = label
+        self.label = label or self.label
         if self._bar is not None:
-            self._bar.update(self._task, completed=min(self.done, self.total), description=self._text())
-        elif self.show and time.monotonic() - self._began > DELAY_SECONDS:
-            self._draw()
+            self._bar.update(self._bar.task_ids[0], completed=self._shown(), description=self._text())
 
     def _draw(self) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-        if threading.current_thread() is not threading.main_thread():
-            return
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
-        self._bar.start()
-        self._task = self._bar.add_task(self._text(), total=self.total, completed=min(self.done, self.total))
+        console = Console(stderr=True, force_terminal=True)
+        bar = Progress(*columns, console=console, transient=True)
+        bar.add_task(self._text(), total=self.total, completed=self._shown())
+        with self._lock:
+            if self._open:
+                bar.start()
+                self._bar = bar
+
+    def _shown(self) -> int:
+        return min(self.done, self.total)
 
     def _text(self) -> str:
         from rich.markup import escape
@@ -52,5 +61,8 @@ class Progress:
         return escape(self.label)
 
     def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        self._timer.cancel()
+        with self._lock:
+            self._open = False
+            if self._bar is not None:
+                self._bar.stop()
