@@ -208,7 +208,7 @@ def test_other_sizes_are_tried_where_the_first_does_not_fit():
     model = nn.Sequential(nn.Conv2d(1, 4, 5), nn.Flatten(), nn.Linear(4 * 24 * 24, 10))
     trace = record(model)
     assert trace.inputs[0][0].shape == (1, 1, 28, 28)
-    assert trace.notes[0] == "input size 1x1x28x28 assumed: the first layer, 0 (Conv2d), takes 1 channels"
+    assert trace.notes[0] == "input size 1x1x28x28 assumed: the first layer, 0 (Conv2d), takes 1 channel"
     assert trace.notes[1].startswith(
         f"{IMAGE_SIZES.index(28)} other sizes did not fit, the first of them: '2' (Linear)"
     )
@@ -220,7 +220,7 @@ def test_no_size_that_fits_is_an_error_that_says_what_was_tried():
         record(model)
     assert str(caught.value) == (
         "'2' (Linear) got an input of shape 1x193600; it expects 7 features in the last dimension "
-        "(input size 1x1x224x224 assumed: the first layer, 0 (Conv2d), takes 1 channels; pass inputs or "
+        "(input size 1x1x224x224 assumed: the first layer, 0 (Conv2d), takes 1 channel; pass inputs or "
         "input_size=(batch, ...) to say another)"
     )
 

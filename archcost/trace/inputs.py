@@ -187,7 +187,7 @@ def _from_first_layer(tree: ModuleTree) -> list[tuple[tuple[int, ...], Any, str]
         channels = getattr(module, "in_channels", None)
         axes = _axes(module, weight)
         if isinstance(channels, int) and axes:
-            reason = f"{channels} channels"
+            reason = f"{channels} channel{'s' * (channels != 1)}"
             if axes == 1:
                 return [((1, channels, 1024), None, _assumed((1, channels, 1024), where, reason))]
             if axes == 3:

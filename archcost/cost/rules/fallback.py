@@ -16,8 +16,10 @@ def classify(op: Op) -> Count:
         return Count(0, 0, "view")
     overload = find_overload(op.name)
     if overload is not None:
-        if not op.outputs and not op.writes and op.name.startswith("aten."):
-            return Count(0, 0, "other")  # hands a value back to Python
+        # Nothing goes in, or a value is handed back to Python.
+        touches_tensors = any(True for _ in op.tensors()) and not op.name.startswith("aten.")
+        if not op.outputs and not op.writes and not touches_tensors:
+            return Count(0, 0, "other")
         if torch.Tag.pointwise in overload.tags:
             return Count(0, sum(out.numel for out in op.outputs), "pointwise")
         macs = _framework_macs(op, overload)
