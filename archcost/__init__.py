@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from archcost.errors import InputError as InputError
     from archcost.errors import ModelError as ModelError
     from archcost.errors import SpecError as SpecError
+    from archcost.fields.field import ReceptiveField as ReceptiveField
     from archcost.models import load as load
     from archcost.models import zoo as zoo
+    from archcost.receptive import receptive_field as receptive_field
     from archcost.spec import ConvSpec as ConvSpec
     from archcost.witnesses import CrossCheck as CrossCheck
     from archcost.witnesses import crosscheck as crosscheck
@@ -39,6 +41,8 @@ _HOMES = {
     "load": "archcost.models",
     "zoo": "archcost.models",
     "ConvSpec": "archcost.spec",
+    "ReceptiveField": "archcost.fields.field",
+    "receptive_field": "archcost.receptive",
 }
 
 __all__ = [*_HOMES, "__version__"]

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.text import Text
     from torch import nn
 
+    from archcost.fields.fields import Fields
     from archcost.report.frames import Path
     from archcost.report.table import Depth
 
@@ -128,6 +129,13 @@ class Analysis:
     def uncounted(self) -> tuple[Uncounted, ...]:
         """Operations whose count is unknown, with the module they came from and the reason."""
         return self.costs.uncounted
+
+    @cached_property
+    def fields(self) -> Fields:
+        """The receptive fields of all modules and of the network, worked out when first asked for."""
+        from archcost.fields.fields import Fields
+
+        return Fields(self.trace)
 
     @property
     def model(self) -> nn.Module:

@@ -43,6 +43,9 @@ class PackedWeights:
     groups: int
     transposed: bool
     nbytes: int
+    stride: tuple[int, ...] = ()
+    padding: tuple[int, ...] = ()
+    dilation: tuple[int, ...] = ()
 
 
 @dataclass(slots=True)

@@ -183,8 +183,10 @@ def unpack(packed: Any) -> PackedWeights | None:
         convolution = weight.dim() > 2
         groups = int(packed.groups()) if convolution else 1
         transposed = bool(packed.transpose()) if convolution else False
+        geometry = (packed.stride(), packed.padding(), packed.dilation()) if convolution else ((), (), ())
     except (AttributeError, RuntimeError, TypeError, ValueError):
         return None
     extra = 0 if bias is None else bias.numel()
     nbytes = weight.numel() * weight.element_size() + (0 if bias is None else extra * bias.element_size())
-    return PackedWeights(tuple(weight.shape), extra, groups, transposed, nbytes)
+    stride, padding, dilation = (tuple(values) for values in geometry)
+    return PackedWeights(tuple(weight.shape), extra, groups, transposed, nbytes, stride, padding, dilation)

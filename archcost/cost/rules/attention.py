@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from math import prod
 
-from archcost.cost.registry import arguments, counting_rule
+from archcost.cost.registry import counting_rule
 from archcost.cost.rules.pointwise import SOFTMAX_OPS
 from archcost.trace.graph import Op
+from archcost.trace.schema import arguments
 
 
 def attention_counts(

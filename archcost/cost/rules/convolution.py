@@ -5,8 +5,9 @@ from __future__ import annotations
 from math import prod
 from typing import Any
 
-from archcost.cost.registry import arguments, counting_rule
+from archcost.cost.registry import counting_rule
 from archcost.trace.graph import Op, TensorRef
+from archcost.trace.schema import arguments
 
 
 def convolution_macs(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from archcost.cost.registry import Count, find_overload
+from archcost.cost.registry import Count
 from archcost.trace.graph import Op, TensorRef
+from archcost.trace.schema import find_overload
 
 
 def classify(op: Op) -> Count:

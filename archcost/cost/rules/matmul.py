@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from math import prod
 
-from archcost.cost.registry import arguments, counting_rule
+from archcost.cost.registry import counting_rule
 from archcost.trace.graph import Op
+from archcost.trace.schema import arguments
 
 
 @counting_rule("aten.mm", "aten.bmm", "aten._int_mm", "aten.matmul", kind="matmul")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from archcost.cost.registry import arguments, counting_rule
+from archcost.cost.registry import counting_rule
 from archcost.trace.graph import Op
+from archcost.trace.schema import arguments
 
 MOVES = """
     cat stack clone copy _to_copy repeat repeat_interleave roll flip rot90 resize set lift

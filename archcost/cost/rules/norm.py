@@ -6,8 +6,9 @@ add). A batch norm in inference is one multiply and one add: its statistics fold
 
 from __future__ import annotations
 
-from archcost.cost.registry import arguments, counting_rule
+from archcost.cost.registry import counting_rule
 from archcost.trace.graph import Op
+from archcost.trace.schema import arguments
 
 STATISTICS, NORMALISE, AFFINE = 4, 2, 2
 

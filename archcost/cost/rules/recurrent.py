@@ -5,8 +5,9 @@ Where the framework runs a layer step by step, the products and gates are operat
 
 from __future__ import annotations
 
-from archcost.cost.registry import arguments, counting_rule
+from archcost.cost.registry import counting_rule
 from archcost.trace.graph import Op, TensorRef
+from archcost.trace.schema import arguments
 
 # Gate arithmetic a unit and a step, as the step-by-step form has it: LSTM 12 bias and gate additions, 3
 # sigmoids, 2 tanh, 4 products and sums; GRU 9 additions, 3 activations, 4 products and sums.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from archcost.cost.registry import arguments, counting_rule
+from archcost.cost.registry import counting_rule
 from archcost.trace.graph import Op
+from archcost.trace.schema import arguments
 
 
 @counting_rule(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from archcost.cost.registry import Count, arguments, counting_rule
+from archcost.cost.registry import Count, counting_rule
 from archcost.cost.rules.convolution import convolution_macs
 from archcost.trace.graph import Op
+from archcost.trace.schema import arguments
 
 _BILINEAR = 7
 

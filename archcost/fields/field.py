@@ -1,0 +1,107 @@
+"""ReceptiveField: the part of the input that one layer sees, per spatial axis."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+__all__ = ["ReceptiveField"]
+
+Window = tuple[int, int]
+"""First and last pixel; (0, -1) holds none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReceptiveField:
+    """Size, stride and padding per spatial axis, as Araujo, Norris and Sim define them (Distill 2019).
+
+    In pixels of the input: one position sees ``size`` pixels; the next one ``stride`` pixels further; the
+    field of position 0 begins ``padding`` pixels before the input. Where an operation over the full extent
+    of an axis (a global pooling, a gate, attention) makes it global, ``size`` is the whole input, stride
+    and padding are 0, and ``local`` takes such operations as constants. Sizes do not depend on the size of
+    the input, except where they are global.
+    """
+
+    layer: str
+    """The module whose output this is; the empty name is the model's own."""
+    size: tuple[int, ...]
+    stride: tuple[float, ...]
+    padding: tuple[float, ...]
+    position: tuple[int, ...]
+    """The output position that ``window`` and ``unclipped`` belong to; the centre if none was asked for."""
+    window: tuple[Window, ...]
+    """First and last pixel that this position sees, within the input."""
+    unclipped: tuple[Window, ...]
+    """The same, with the input continued beyond its borders."""
+    sizes: tuple[tuple[int, ...], ...]
+    """The sizes that occur where they differ by phase, as after upsampling; else one for each axis."""
+    because: tuple[str | None, ...]
+    """For each axis the module whose operation made it global, and the operation; None where it is not."""
+    input_size: tuple[int, ...]
+    """The extent of the input along these axes."""
+    input_index: int = 0
+    """Which tensor among the inputs."""
+    calls: tuple[ReceptiveField, ...] = field(default=(), repr=False)
+    """One for each call, where the module was called several times; this one is their union."""
+    _local: ReceptiveField | None = field(default=None, repr=False)
+
+    @property
+    def local(self) -> ReceptiveField:
+        """With operations over the full extent taken as constants; a size of 0 sees constants only."""
+        return self if self._local is None else self._local
+
+    @property
+    def is_global(self) -> bool:
+        """Whether an operation over the full extent of an axis is among what it sees."""
+        return any(why is not None for why in self.because)
+
+    @property
+    def reason(self) -> str | None:
+        """What makes it global, in words; None where it is not."""
+        whys = list(dict.fromkeys(why for why in self.because if why is not None))
+        return ", ".join(whys) or None
+
+    @property
+    def differs_by_phase(self) -> bool:
+        return any(len(sizes) > 1 for sizes in self.sizes)
+
+    def size_text(self) -> str:
+        """For tables: ``427``, ``9x1``, ``675-691`` by phase, ``all (851)`` where global."""
+        if not self.is_global:
+            return _sizes_text(self.sizes)
+        inner = _sizes_text(self.local.sizes) if any(self.local.size) else ""
+        return f"all ({inner})" if inner else "all"
+
+    def __str__(self) -> str:
+        lines = [f"{self.layer or 'the model'}, position {_each(self.position)}"]
+        shown = self.local
+        if self.is_global:
+            lines.append(f"sees the whole input, {_each(self.input_size)}, because of {self.reason}")
+            lines.append("with that taken as a constant:" if any(shown.size) else "and nothing besides")
+        if any(shown.size):
+            by_phase = " by phase" if shown.differs_by_phase else ""
+            lines.append(
+                f"size {_sizes_text(shown.sizes, ' or ')}{by_phase}, stride {_each(shown.stride)}, "
+                f"padding {_each(shown.padding)}"
+            )
+        lines.append(f"window {_windows(self.window)}, unclipped {_windows(self.unclipped)}")
+        return "\n".join(lines)
+
+
+def _each(values: tuple[float, ...]) -> str:
+    texts = [f"{v:g}" for v in values]
+    return texts[0] if len(set(texts)) == 1 else "x".join(texts)
+
+
+def _sizes_text(sizes: tuple[tuple[int, ...], ...], between: str = "-") -> str:
+    texts = []
+    for s in sizes:
+        ends = sorted(set(s))
+        if len(ends) > 2:
+            texts.append(f"{ends[0]}-{ends[-1]}")
+        else:
+            texts.append(between.join(map(str, ends)))
+    return texts[0] if len(set(texts)) == 1 else "x".join(texts)
+
+
+def _windows(windows: tuple[Window, ...]) -> str:
+    return " x ".join("none" if lo > hi else f"[{lo}, {hi}]" for lo, hi in windows)

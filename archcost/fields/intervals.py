@@ -1,0 +1,256 @@
+"""Intervals: what one tensor depends on, along every tracked axis of the input."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from math import prod
+
+import numpy as np
+
+from archcost.fields.span import Span, Spans, collapsed, concatenate, unite
+from archcost.fields.taps import EMPTY, STILL, Taps, next_step, readable, transposed, window
+
+__all__ = ["Intervals", "union"]
+
+
+class Intervals:
+    """For each input axis a union of `Span`s over a tensor of ``shape``. Methods return new ones.
+
+    Dimensions may be given from the end, as -1. ``op`` is the index of the operation on whose behalf a
+    reduction is done: the first that makes an axis global is remembered.
+    """
+
+    __slots__ = ("axes", "shape")
+
+    def __init__(self, shape: Sequence[int], axes: Iterable[Spans]) -> None:
+        self.shape = tuple(shape)
+        self.axes = tuple(axes)
+
+    @property
+    def rank(self) -> int:
+        return len(self.shape)
+
+    def each(self, shape: Sequence[int], change: Callable[[Span], Span]) -> Intervals:
+        """The same change made to every Span."""
+        shape = tuple(shape)
+        axes = tuple(tuple(map(change, spans)) for spans in self.axes)
+        if shape == self.shape and all(
+            a is b for s, t in zip(axes, self.axes, strict=True) for a, b in zip(s, t, strict=True)
+        ):
+            return self
+        return Intervals(shape, (unite(spans) if len(spans) > 1 else spans for spans in axes))
+
+    def dim(self, dim: int) -> int:
+        return dim + self.rank if dim < 0 else dim
+
+    def _dims(self, dims: int | Sequence[int] | None) -> tuple[int, ...]:
+        if dims is None or (not isinstance(dims, int) and len(dims) == 0):
+            return tuple(range(self.rank))
+        return tuple(self.dim(d) for d in ((dims,) if isinstance(dims, int) else dims))
+
+    # Windows and reductions
+
+    def windows(self, taps: dict[int, Taps]) -> Intervals:
+        """Slide a window along each of some dimensions."""
+        shape = list(self.shape)
+        for dim, t in taps.items():
+            shape[dim] = t.outputs
+
+        def slide(span: Span) -> Span:
+            for dim, t in taps.items():
+                span = span.windows(dim, t)
+            for dim, t in blind:
+                span = span.silenced(dim, t)
+            return span
+
+        blind = [(dim, t) for dim, t in taps.items() if readable(t) is not None]
+        return self.each(shape, slide)
+
+    def reduce(self, dims: int | Sequence[int] | None, op: int, keepdim: bool = True) -> Intervals:
+        """The hull along ``dims``; all of them if None."""
+        which = self._dims(dims)
+        out = self.each(self.shape, lambda span: span.reduced(which, self.shape, op))
+        out = Intervals(tuple(1 if d in which else n for d, n in enumerate(self.shape)), out.axes)
+        if keepdim:
+            return out
+        for d in sorted(which, reverse=True):
+            out = out.squeeze(d)
+        return out
+
+    def mixed(self, dims: int | Sequence[int] | None, op: int) -> Intervals:
+        """Each element depends on itself and on all others along ``dims``: softmax, normalisation."""
+        reduced = self.reduce(dims, op)
+        axes = (unite(a, b) for a, b in zip(self.axes, reduced.axes, strict=True))
+        return Intervals(self.shape, axes)
+
+    def running(self, dim: int) -> Intervals:
+        """Each element depends on those up to it along a dimension: cumulative sums, causal masks."""
+        dim = self.dim(dim)
+
+        def accumulate(span: Span) -> Span:
+            if not span.varies(dim):
+                return span
+            span = span.plain()
+            return span.with_values(np.minimum.accumulate(span.values, dim + 1), span.steps)
+
+        return self.each(self.shape, accumulate)
+
+    def everything(self, shape: Sequence[int], op: int) -> Intervals:
+        """Every element of ``shape`` depends on all that this tensor depends on."""
+        reduced = self.reduce(None, op)
+        shape = tuple(shape)
+        flat = (1,) * len(shape)
+        axes = (
+            tuple(Span(s.values.reshape(s.rows, *flat), (STILL,) * len(shape), s.because) for s in spans)
+            for spans in reduced.axes
+        )
+        return Intervals(shape, (unite(spans) for spans in axes))
+
+    # Shapes
+
+    def reshape(self, shape: Sequence[int]) -> Intervals:
+        shape = tuple(shape)
+        if shape == self.shape:
+            return self
+        if not prod(shape):
+            return Intervals(shape, ((),) * len(self.axes))
+        return self.each(shape, lambda span: span.reshaped(self.shape, shape))
+
+    def permute(self, order: Sequence[int]) -> Intervals:
+        order = self._dims(order)
+        return self.each([self.shape[d] for d in order], lambda span: span.permuted(order))
+
+    def transpose(self, one: int, other: int) -> Intervals:
+        if not self.rank:
+            return self
+        order = list(range(self.rank))
+        one, other = self.dim(one), self.dim(other)
+        order[one], order[other] = other, one
+        return self.permute(order)
+
+    def unsqueeze(self, dim: int) -> Intervals:
+        dim = dim + self.rank + 1 if dim < 0 else dim
+        return self.each((*self.shape[:dim], 1, *self.shape[dim:]), lambda span: span.inserted(dim))
+
+    def squeeze(self, dim: int) -> Intervals:
+        dim = self.dim(dim)
+        return self.each((*self.shape[:dim], *self.shape[dim + 1 :]), lambda span: span.dropped(dim))
+
+    def expand(self, shape: Sequence[int]) -> Intervals:
+        """Broadcast to ``shape``; new dimensions come first."""
+        shape = tuple(shape)
+        if shape == self.shape:
+            return self
+        new = len(shape) - self.rank
+
+        def widen(span: Span) -> Span:
+            span = span.plain()
+            values = span.values.reshape(span.rows, *(1,) * new, *span.shape) if new else span.values
+            # One position repeated moves no more.
+            kept = tuple(
+                step if n == shape[new + d] else STILL
+                for d, (step, n) in enumerate(zip(span.steps, self.shape, strict=True))
+            )
+            return span.with_values(values, ((STILL,) * new) + kept)
+
+        if not new and all(
+            n == m or all(s.steps[d] == STILL and s.runs is None for spans in self.axes for s in spans)
+            for d, (n, m) in enumerate(zip(self.shape, shape, strict=True))
+        ):
+            return Intervals(shape, self.axes)
+        return self.each(shape, widen)
+
+    def unfold(
+        self, dim: int, size: int, kernel: int, stride: int, low: int, dilation: int, count: int
+    ) -> Intervals:
+        """The taps of a window as a new dimension before ``dim``, which then counts positions."""
+        parts = [
+            self.windows({dim: window(size, 1, stride, low - t * dilation, 1, count)}).unsqueeze(dim)
+            for t in range(kernel)
+        ]
+        shape = (*self.shape[:dim], kernel, count, *self.shape[dim + 1 :])
+        joined = cat([(part, 1) for part in parts], dim, shape)
+        assert joined is not None  # the parts are not None
+        return joined
+
+    def fold(self, taps: int, dim: int, size: int, stride: int, low: int, dilation: int) -> Intervals:
+        """The inverse of `unfold`: offsets in ``taps``, which gets size 1, and positions in ``dim``."""
+        parts = [
+            self.select(taps, t)
+            .unsqueeze(taps)
+            .windows({dim: transposed(self.shape[dim], 1, stride, low - t * dilation, 1, size)})
+            for t in range(self.shape[taps])
+        ]
+        folded = union(parts, parts[0].shape)
+        assert folded is not None  # the parts are not None
+        return folded
+
+    # Picking elements
+
+    def take(self, dim: int, source: Sequence[int] | np.ndarray) -> Intervals:
+        """The elements at ``source`` along a dimension."""
+        dim, index = self.dim(dim), np.asarray(source, dtype=np.int64)
+        shape = (*self.shape[:dim], len(index), *self.shape[dim + 1 :])
+        return self.each(shape, lambda span: span.taken(dim, index))
+
+    def slice(self, dim: int, start: int, stop: int, stride: int = 1) -> Intervals:
+        """Elements start, start + stride, ... below stop."""
+        dim = self.dim(dim)
+        index = np.arange(start, stop, stride)
+        if len(index) == self.shape[dim] and stride == 1:
+            return self
+        shape = (*self.shape[:dim], len(index), *self.shape[dim + 1 :])
+        return self.each(
+            shape,
+            lambda span: span.taken(dim, index, next_step(span.steps[dim], (stride, 1), len(index))),
+        )
+
+    def select(self, dim: int, index: int) -> Intervals:
+        dim = self.dim(dim)
+        index = index + self.shape[dim] if index < 0 else index
+        return self.slice(dim, index, index + 1).squeeze(dim)
+
+    def repeat(self, dim: int, times: int) -> Intervals:
+        """The whole dimension again and again."""
+        dim = self.dim(dim)
+        if times == 1:
+            return self
+        return self.take(dim, np.tile(np.arange(self.shape[dim]), times))
+
+    def repeat_each(self, dim: int, times: int) -> Intervals:
+        """Every element ``times`` times in a row."""
+        dim = self.dim(dim)
+        if times == 1:
+            return self
+        return self.take(dim, np.repeat(np.arange(self.shape[dim]), times))
+
+    def nothing(self) -> bool:
+        """Whether no element depends on the input."""
+        return all((span.values >= EMPTY // 2).all() for spans in self.axes for span in spans)
+
+
+def union(parts: Iterable[Intervals | None], shape: Sequence[int]) -> Intervals | None:
+    """What a pointwise operation depends on: all operands, broadcast to ``shape``; None sees nothing."""
+    known = [part for part in parts if part is not None]
+    if not known:
+        return None
+    first = known[0].expand(shape)
+    if len(known) == 1 or all(part is known[0] for part in known):
+        return first
+    wide = [first, *(part.expand(shape) for part in known[1:])]
+    return Intervals(shape, (unite(*spans) for spans in zip(*(w.axes for w in wide), strict=True)))
+
+
+def cat(pieces: Sequence[tuple[Intervals | None, int]], dim: int, shape: Sequence[int]) -> Intervals | None:
+    """Pieces after one another along ``dim``, each with its size there."""
+    known = next((piece for piece, _ in pieces if piece is not None), None)
+    if known is None:
+        return None
+    rank = len(shape)
+    dim = dim + rank if dim < 0 else dim
+    axes: list[Spans] = []
+    for axis in range(len(known.axes)):
+        spans = [(collapsed(p.axes[axis]) if p is not None else None, n) for p, n in pieces]
+        rows = next((s.rows for s, _ in spans if s is not None), 0)
+        axes.append((concatenate(spans, dim, rows, rank),) if rows else ())
+    return Intervals(shape, axes)

@@ -1,0 +1,275 @@
+"""What lies in memory: intervals by storage, so that views and writes into them agree."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from archcost.fields.intervals import Intervals
+from archcost.fields.span import Span, Spans, collapsed, settled
+from archcost.fields.taps import EMPTY, STILL
+from archcost.trace.graph import TensorRef
+
+__all__ = ["Memory", "written"]
+
+# Elements that may be written out one by one where views do not line up; beyond, all see all.
+_MOST_ELEMENTS = 1 << 24
+
+Box = tuple[slice, ...]
+
+
+class _Shape(NamedTuple):
+    """How a view lies in its storage."""
+
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    offset: int
+    itemsize: int
+
+
+class _Block:
+    """One storage: the view it is known by, and others that still hold."""
+
+    __slots__ = ("base", "intervals", "views")
+
+    def __init__(self, base: _Shape, intervals: Intervals | None) -> None:
+        self.base = base
+        self.intervals = intervals
+        self.views: dict[_Shape, Intervals | None] = {base: intervals}
+
+
+class Memory:
+    """The intervals of every storage that depends on the input."""
+
+    def __init__(self) -> None:
+        self._blocks: dict[int, _Block] = {}
+
+    def __contains__(self, storage: int) -> bool:
+        return storage in self._blocks
+
+    def read(self, ref: TensorRef) -> Intervals | None:
+        block = self._blocks.get(ref.storage)
+        if block is None:
+            return None
+        key = _Shape(ref.shape, ref.stride, ref.offset, ref.dtype.itemsize)
+        if key not in block.views:
+            block.views[key] = _derived(block.base, block.intervals, key)
+        return block.views[key]
+
+    def put(self, ref: TensorRef, intervals: Intervals | None) -> None:
+        """A new tensor, or a view of a known one as its operator gives it."""
+        key = _Shape(ref.shape, ref.stride, ref.offset, ref.dtype.itemsize)
+        block = self._blocks.get(ref.storage)
+        if block is not None:
+            block.views[key] = intervals
+        elif intervals is not None:
+            self._blocks[ref.storage] = _Block(key, intervals)
+
+    def write(self, ref: TensorRef, intervals: Intervals | None, nbytes: int) -> None:
+        """In place: what other views of the storage hold is worked out anew when they are read."""
+        key = _Shape(ref.shape, ref.stride, ref.offset, ref.dtype.itemsize)
+        block = self._blocks.get(ref.storage)
+        if prod(ref.shape) * key.itemsize >= nbytes or (block is None and intervals is None):
+            if intervals is None:
+                self._blocks.pop(ref.storage, None)
+            else:
+                self._blocks[ref.storage] = _Block(key, intervals)
+            return
+        if block is None:
+            # So far it held nothing of the input: a flat stretch of memory.
+            flat = _Shape((nbytes // key.itemsize,), (1,), 0, key.itemsize)
+            block = self._blocks[ref.storage] = _Block(_like(flat, key), None)
+        base = block.base
+        after = _assigned(base, block.intervals, key, intervals)
+        self._blocks[ref.storage] = block = _Block(base, after)
+        block.views[key] = intervals
+
+    def flood(self, ref: TensorRef, intervals: Intervals) -> None:
+        """Everything in the storage may see all of ``intervals``."""
+        key = _Shape(ref.shape, ref.stride, ref.offset, ref.dtype.itemsize)
+        self._blocks[ref.storage] = _Block(key, intervals)
+
+
+def _like(flat: _Shape, view: _Shape) -> _Shape:
+    """The storage as a dense tensor of the view's rank, where the view is a box in one."""
+    strides = view.stride
+    order = sorted(range(len(strides)), key=lambda d: -strides[d])
+    if not order or 0 in strides or strides[order[-1]] != 1 or len(set(strides)) != len(strides):
+        return flat
+    sizes = [0] * len(strides)
+    outer = flat.shape[0]
+    for d in order:
+        if outer % strides[d]:
+            return flat
+        sizes[d] = outer // strides[d]
+        outer = strides[d]
+    return _Shape(tuple(sizes), strides, 0, flat.itemsize)
+
+
+def _dense(base: _Shape) -> bool:
+    expected = 1
+    for n, s in sorted(zip(base.shape, base.stride, strict=True), key=lambda pair: (pair[1], pair[0])):
+        if n != 1 and s != expected:
+            return False
+        expected *= n
+    return True
+
+
+def _box(base: _Shape, view: _Shape) -> Box | None:
+    """The slices of ``base`` that ``view`` covers; None where it is no box of the same dimensions."""
+    if len(base.shape) != len(view.shape) or base.itemsize != view.itemsize or not _dense(base):
+        return None
+    rest = view.offset - base.offset
+    if rest < 0:
+        return None
+    box: list[slice] = [slice(0)] * len(base.shape)
+    for d in sorted(range(len(base.shape)), key=lambda d: (-base.stride[d], -base.shape[d])):
+        n, m = base.shape[d], view.shape[d]
+        if n == 1:
+            if m != 1:
+                return None
+            box[d] = slice(0, 1)
+            continue
+        start, rest = divmod(rest, base.stride[d])
+        step, left = divmod(view.stride[d], base.stride[d]) if m > 1 else (1, 0)
+        if left or step < 1 or start + (m - 1) * step >= n:
+            return None
+        box[d] = slice(start, start + (m - 1) * step + 1, step)
+    return tuple(box) if rest == 0 else None
+
+
+def _coordinates(base: _Shape, view: _Shape) -> list[np.ndarray] | None:
+    """For each element of ``view``, where it lies in ``base``, one array a dimension."""
+    if base.itemsize != view.itemsize or not _dense(base) or prod(view.shape) > _MOST_ELEMENTS:
+        return None
+    where = np.full((1,) * len(view.shape), view.offset - base.offset)
+    for d, (n, s) in enumerate(zip(view.shape, view.stride, strict=True)):
+        along = (np.arange(n) * s).reshape((1,) * d + (-1,) + (1,) * (len(view.shape) - d - 1))
+        where = where + along
+    if where.size and (where.min() < 0 or where.max() >= prod(base.shape)):
+        return None
+    return [
+        (where // s) % n if n > 1 else np.zeros_like(where)
+        for n, s in zip(base.shape, base.stride, strict=True)
+    ]
+
+
+def _derived(base: _Shape, intervals: Intervals | None, view: _Shape) -> Intervals | None:
+    if intervals is None:
+        return None
+    whole = base.itemsize == view.itemsize and base.offset == view.offset
+    if whole and prod(base.shape) == prod(view.shape) and _rows(base) and _rows(view):
+        return intervals.reshape(view.shape)
+    box = _box(base, view)
+    if box is not None:
+        out = intervals
+        for d, part in enumerate(box):
+            if part != slice(0, base.shape[d], 1):
+                out = out.slice(d, part.start, part.stop, part.step)
+        return out
+    where = _coordinates(base, view)
+    if where is None:
+        return intervals.everything(view.shape, -1)
+
+    def pick(span: Span) -> Span:
+        span = span.plain()
+        at: tuple[Any, ...] = tuple(w if span.varies(d) else np.zeros_like(w) for d, w in enumerate(where))
+        index = (slice(None), *at)
+        values = np.broadcast_to(span.values[index], (span.rows, *view.shape))
+        steps = [STILL] * len(view.shape)
+        for d in range(len(view.shape)):
+            if values.shape[d + 1] > 1:
+                values, steps[d] = settled(values, d)
+        return span.with_values(values, tuple(steps))
+
+    return intervals.each(view.shape, pick)
+
+
+def _rows(view: _Shape) -> bool:
+    """Whether it is contiguous, last dimension fastest."""
+    expected = 1
+    for n, s in zip(reversed(view.shape), reversed(view.stride), strict=True):
+        if n != 1 and s != expected:
+            return False
+        expected *= n
+    return True
+
+
+def _assigned(
+    base: _Shape, before: Intervals | None, view: _Shape, new: Intervals | None
+) -> Intervals | None:
+    """``base`` after ``new`` has been written into ``view`` of it."""
+    if before is None and new is None:
+        return None
+    box = _box(base, view)
+    if box is not None:
+        return written(before, base.shape, box, new)
+    where = _coordinates(base, view)
+    known = before or new
+    assert known is not None  # one of them is not
+    if where is None or prod(base.shape) > _MOST_ELEMENTS:
+        parts = [part.everything(base.shape, -1) for part in (before, new) if part is not None]
+        from archcost.fields.intervals import union
+
+        return union(parts, base.shape)
+    axes: list[Spans] = []
+    for axis in range(len(known.axes)):
+        old, put = _one(before, axis), _one(new, axis)
+        if old is None and put is None:
+            axes.append(())
+            continue
+        rows = (old or put).rows  # type: ignore[union-attr]
+        values = np.full((rows, *base.shape), EMPTY)
+        if old is not None:
+            values[:] = old.values
+        index: tuple[Any, ...] = (slice(None), *np.broadcast_arrays(*where))
+        values[index] = EMPTY if put is None else np.broadcast_to(put.values, (rows, *view.shape))
+        axes.append((_settle(values, old, put),))
+    return Intervals(base.shape, axes)
+
+
+def _one(intervals: Intervals | None, axis: int) -> Span | None:
+    span = None if intervals is None else collapsed(intervals.axes[axis])
+    return None if span is None else span.plain()
+
+
+def _settle(values: np.ndarray, *parts: Span | None) -> Span:
+    because = min((p.because for p in parts if p is not None and p.because is not None), default=None)
+    steps = [STILL] * (values.ndim - 1)
+    for d in range(values.ndim - 1):
+        if values.shape[d + 1] > 1:
+            values, steps[d] = settled(values, d)
+    return Span(values, tuple(steps), because)
+
+
+def written(
+    before: Intervals | None, shape: Sequence[int], box: Box, new: Intervals | None
+) -> Intervals | None:
+    """A tensor of ``shape`` after ``new`` has been written into a box of it."""
+    known = before or new
+    if known is None:
+        return None
+    partial = [part.indices(n) != (0, n, 1) for part, n in zip(box, shape, strict=True)]
+    axes: list[Spans] = []
+    for axis in range(len(known.axes)):
+        old, put = _one(before, axis), _one(new, axis)
+        if old is None and put is None:
+            axes.append(())
+            continue
+        rows = (old or put).rows  # type: ignore[union-attr]
+        # Written out along the dimensions that the box cuts, and those along which something varies.
+        wide = [
+            n if partial[d] or any(s is not None and s.varies(d) for s in (old, put)) else 1
+            for d, n in enumerate(shape)
+        ]
+        values = np.full((rows, *wide), EMPTY)
+        if old is not None:
+            values[:] = old.values
+        where = (part if w > 1 else slice(None) for part, w in zip(box, wide, strict=True))
+        index = (slice(None), *where)
+        values[index] = EMPTY if put is None else put.values
+        axes.append((_settle(values, old, put),))
+    return Intervals(shape, axes)

@@ -1,0 +1,220 @@
+"""Reading a ReceptiveField off the intervals of a tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from archcost.errors import SpecError
+from archcost.fields.field import ReceptiveField, Window
+from archcost.fields.intervals import Intervals
+from archcost.fields.replay import InputAxis
+from archcost.fields.taps import EMPTY, STILL, Step
+from archcost.trace.graph import Trace
+
+__all__ = ["InputAxes", "is_map", "places", "profile", "read_field"]
+
+_MOST_PHASES = 64
+
+
+class InputAxes(NamedTuple):
+    """The tracked axes of one input tensor, and which of all tracked axes they are."""
+
+    tensor: int
+    axes: tuple[InputAxis, ...]
+    which: tuple[int, ...]
+
+
+def _along(intervals: Intervals, axis: int) -> list[int]:
+    """The dimensions of the tensor along which an input axis moves on."""
+    steps: dict[int, list[Step]] = {}
+    for span in intervals.axes[axis]:
+        for d, step in enumerate(span.steps):
+            if step != STILL:
+                steps.setdefault(d, []).append(step)
+    advancing = [d for d, found in steps.items() if any(advance for _, advance in found)]
+    return sorted(advancing or steps)
+
+
+def places(intervals: Intervals, inputs: InputAxes) -> tuple[int, ...]:
+    """The dimensions of the tensor that a position is counted along, in order of the input's axes."""
+    found: dict[int, None] = {}
+    for axis in inputs.which:
+        found.update(dict.fromkeys(_along(intervals, axis)))
+    return tuple(found)
+
+
+def is_map(intervals: Intervals, inputs: InputAxes) -> bool:
+    """Whether it is a spatial feature map: every input axis moves along a dimension of its own."""
+    dims = [_along(intervals, axis) for axis in inputs.which]
+    return all(len(d) == 1 for d in dims) and len({d[0] for d in dims}) == len(dims)
+
+
+def profile(intervals: Intervals, axis: int, dim: int | None, at: dict[int, int]) -> np.ndarray:
+    """The rows of one input axis along ``dim``, other places fixed, the hull over all else: (rows, n)."""
+    rows = []
+    for span in intervals.axes[axis]:
+        span = span.plain()
+        values = span.values
+        for d, index in at.items():
+            if d != dim:
+                values = values.take([index if span.varies(d) else 0], d + 1)
+        hull = tuple(d + 1 for d in range(intervals.rank) if d != dim)
+        flat = values.min(hull) if hull else values
+        rows.append(flat.reshape(len(flat), -1))
+    if not rows:
+        return np.full((4, 1), EMPTY)
+    whole = rows[0]
+    for other in rows[1:]:
+        whole = np.minimum(whole, other)
+    return whole
+
+
+def _window(lo: int, minus_hi: int) -> Window:
+    return (int(lo), -int(minus_hi)) if lo < EMPTY // 2 else (0, -1)
+
+
+class _Axis(NamedTuple):
+    window: Window
+    local: Window
+    sizes: tuple[int, ...]
+    stride: float
+    padding: float
+    because: int | None
+
+
+def read_field(
+    trace: Trace,
+    intervals: Intervals,
+    inputs: InputAxes,
+    layer: str,
+    position: Sequence[int] | int | None = None,
+) -> ReceptiveField:
+    """The field of one position of a tensor, by default of its centre."""
+    dims = places(intervals, inputs)
+    where = _position(intervals, dims, layer, position)
+    at = dict(zip(dims, where, strict=True))
+    found = [_read_axis(intervals, axis, at) for axis in inputs.which]
+    sizes = tuple(axis.size for axis in inputs.axes)
+    local = ReceptiveField(
+        layer=layer,
+        size=tuple(a.local[1] - a.local[0] + 1 for a in found),
+        stride=tuple(a.stride for a in found),
+        padding=tuple(a.padding for a in found),
+        position=where,
+        window=tuple(_clip(a.local, n) for a, n in zip(found, sizes, strict=True)),
+        unclipped=tuple(a.local for a in found),
+        sizes=tuple(a.sizes for a in found),
+        because=(None,) * len(found),
+        input_size=sizes,
+        input_index=inputs.tensor,
+    )
+    if all(a.because is None for a in found):
+        return _replace(local, window=tuple(a.window for a in found))
+    spread = [a.because is not None for a in found]
+    return _replace(
+        local,
+        size=tuple(
+            a.window[1] - a.window[0] + 1 if wide else n
+            for a, wide, n in zip(found, spread, local.size, strict=True)
+        ),
+        stride=tuple(0 if wide else s for wide, s in zip(spread, local.stride, strict=True)),
+        padding=tuple(0 if wide else p for wide, p in zip(spread, local.padding, strict=True)),
+        window=tuple(a.window for a in found),
+        unclipped=tuple(_hull(a.window, a.local) for a in found),
+        sizes=tuple(
+            (a.window[1] - a.window[0] + 1,) if wide else a.sizes
+            for a, wide in zip(found, spread, strict=True)
+        ),
+        because=tuple(None if a.because is None else _why(trace, a.because) for a in found),
+        _local=local,
+    )
+
+
+def _replace(field: ReceptiveField, **changes: object) -> ReceptiveField:
+    from dataclasses import replace
+
+    return replace(field, **changes)  # type: ignore[arg-type]
+
+
+def _position(
+    intervals: Intervals, dims: tuple[int, ...], layer: str, position: Sequence[int] | int | None
+) -> tuple[int, ...]:
+    extent = tuple(intervals.shape[d] for d in dims)
+    if position is None:
+        return tuple(n // 2 for n in extent)
+    given = (position,) if isinstance(position, int) else tuple(position)
+    what = f"the output of {layer or 'the model'} has positions {'x'.join(map(str, extent)) or 'of no kind'}"
+    if len(given) != len(extent):
+        raise SpecError(f"receptive_field: position {position!r} does not fit: {what}")
+    where = tuple(p + n if p < 0 else p for p, n in zip(given, extent, strict=True))
+    if any(not 0 <= p < n for p, n in zip(where, extent, strict=True)):
+        raise SpecError(f"receptive_field: position {position!r} lies outside: {what}")
+    return where
+
+
+def _read_axis(intervals: Intervals, axis: int, at: dict[int, int]) -> _Axis:
+    spans = intervals.axes[axis]
+    because = min((s.because for s in spans if s.because is not None), default=None)
+    along = [d for d in _along(intervals, axis) if d in at]
+    dim = along[0] if along else None
+    rows = profile(intervals, axis, dim, at)
+    here = at[dim] if dim is not None and rows.shape[1] > 1 else 0
+    exact, local = _window(*rows[:2, here]), _window(*rows[2:, here])
+    step = _step(intervals, axis, dim)
+    stride, padding, sizes = _closed(rows[2:], here, step)
+    return _Axis(exact, local, sizes, stride, padding, because)
+
+
+def _step(intervals: Intervals, axis: int, dim: int | None) -> Step:
+    if dim is None:
+        return STILL
+    steps = {span.steps[dim] for span in intervals.axes[axis]} - {STILL}
+    return max(steps, default=STILL)
+
+
+def _closed(local: np.ndarray, here: int, step: Step) -> tuple[float, float, tuple[int, ...]]:
+    """Stride, padding and the sizes that occur within a period around ``here``."""
+    lo, hi = local[0], -local[1]
+    if lo[here] >= EMPTY // 2:
+        return 0, 0, (0,)
+    period, advance = step
+    first = here // period * period
+    last = min(first + period, len(lo))
+    sizes = hi[first:last] - lo[first:last] + 1
+    seen = sizes[lo[first:last] < EMPTY // 2]
+    stride = advance / period
+    known = np.flatnonzero(lo < EMPTY // 2)
+    if period > 1 and not advance and len(known) > 1:  # no rule: the mean advance
+        stride = round(float((lo[known[-1]] - lo[known[0]]) / (known[-1] - known[0])), 3)
+    padding = first * stride - lo[first] if lo[first] < EMPTY // 2 else 0
+    whole = tuple(sorted({int(n) for n in seen}))
+    return _plain(stride), _plain(padding), whole
+
+
+def _plain(value: float) -> float:
+    return int(value) if value == int(value) else float(value)
+
+
+def _clip(window: Window, size: int) -> Window:
+    lo, hi = max(window[0], 0), min(window[1], size - 1)
+    return (lo, hi) if lo <= hi else (0, -1)
+
+
+def _hull(one: Window, other: Window) -> Window:
+    known = [w for w in (one, other) if w[0] <= w[1]]
+    return (min(w[0] for w in known), max(w[1] for w in known)) if known else (0, -1)
+
+
+def _why(trace: Trace, index: int) -> str:
+    if index < 0:
+        return "writes into overlapping views"
+    op = trace.ops[index]
+    module = trace.module_of(op)
+    name = op.base.rpartition(".")[2].strip("_")
+    leaf, _, outer = module[::-1].partition(".")
+    leaf, outer = leaf[::-1], outer[::-1]
+    where = f"`{leaf}` in `{outer}`" if outer else f"`{leaf}`" if leaf else "the model's own forward"
+    return f"{where} ({name})"

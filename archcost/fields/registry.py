@@ -1,0 +1,115 @@
+"""The table of dependence rules: which elements of its inputs each output element of an operator sees.
+
+A rule takes an `Op` and ``see``, a function from a `TensorRef` to its `Intervals` (None: it does not
+depend on the input), and returns the same for each output: one, a list of them, or None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache, lru_cache
+from typing import Any
+
+from archcost.errors import ArchcostError
+from archcost.fields.intervals import Intervals, union
+from archcost.trace.graph import Op, TensorRef
+
+See = Callable[[Any], "Intervals | None"]
+Seen = "Intervals | None | list[Intervals | None]"
+Rule = Callable[[Op, See], Any]
+
+_rules: dict[str, Rule] = {}
+_sliding: set[str] = set()
+
+
+def field_rule(*names: str, slides: bool = False) -> Callable[[Rule], Rule]:
+    """Register a dependence rule for operators; a later one replaces an earlier one.
+
+    Names are as in `archcost.counting_rule`: without an overload for all of them, in-place forms included.
+    ``slides`` says that the operator moves a window over the last dimensions of its first argument.
+
+    >>> @field_rule("mylib::scaled_add")
+    ... def scaled_add(op, see):
+    ...     return pointwise(op, see)
+    """
+    if not names or not all(isinstance(name, str) for name in names):
+        raise ArchcostError('field_rule: name the operators, as in @field_rule("mylib::op")')
+
+    def register(rule: Rule) -> Rule:
+        for name in names:
+            _rules[name.replace("::", ".")] = rule
+            if slides:
+                _sliding.add(name.replace("::", "."))
+        rule_for.cache_clear()
+        return rule
+
+    return register
+
+
+def pointwise(op: Op, see: See) -> Intervals | None:
+    """Every output element sees the elements of all arguments that are broadcast to its place."""
+    return union([see(ref) for ref in op.tensors()], op.outputs[0].shape)
+
+
+def first(op: Op, see: See) -> Intervals | None:
+    """Every output element sees the element of the first argument at its own place."""
+    return see(op.args[0])
+
+
+@cache
+def _names(name: str) -> tuple[str, ...]:
+    """What a rule for an operator may be registered under, most special first."""
+    base, _, overload = name.rpartition(".") if name.count(".") > 1 else (name, "", "")
+    plain = base.removesuffix("_")
+    return (name, f"{plain}.{overload}", base, plain)
+
+
+@cache
+def rule_for(name: str) -> Rule | None:
+    """The rule of an operator; by the framework's own tags where none is registered; or None."""
+    load_rules()
+    for candidate in _names(name):
+        if candidate in _rules:
+            return _rules[candidate]
+    from archcost.trace.schema import find_overload
+
+    overload = find_overload(name)
+    if overload is not None:
+        import torch
+
+        if torch.Tag.pointwise in overload.tags:
+            return pointwise
+    return None
+
+
+def slides(op: Op) -> int:
+    """The number of dimensions that the operator slides over; 0 where it is no window."""
+    load_rules()
+    if not any(name in _sliding for name in _names(op.name)):
+        return 0
+    second = op.args[1] if len(op.args) > 1 else None
+    if isinstance(second, TensorRef):
+        return len(second.shape) - 2
+    digits = [c for c in op.base if c.isdigit()]
+    return int(digits[0]) if digits else len(op.args[0].shape) - 2
+
+
+@lru_cache(maxsize=1)
+def load_rules() -> None:
+    """Import archcost's own rules, then those that installed packages announce."""
+    from importlib.metadata import entry_points
+
+    from archcost.fields import rules
+
+    own = dict(_rules)
+    rules.load()
+    for entry in entry_points(group="archcost.field_rules"):
+        try:
+            entry.load()
+        except Exception as error:
+            package = entry.dist.name if entry.dist else entry.value
+            raise ArchcostError(
+                f"the dependence rules of {package} (entry point {entry.name!r}) cannot be loaded: {error}; "
+                f"update or uninstall it"
+            ) from error
+    _rules.update(own)  # what the user registered before the first analysis wins

@@ -1,0 +1,167 @@
+"""The replay: intervals carried through every operation of a Trace, in the order of execution."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from archcost.fields.intervals import Intervals, union
+from archcost.fields.memory import Memory
+from archcost.fields.registry import rule_for
+from archcost.fields.span import Span
+from archcost.fields.taps import STILL
+from archcost.trace.graph import Op, TensorRef, Trace, refs
+
+__all__ = ["InputAxis", "Opaque", "Replay", "interval_seed", "replay"]
+
+
+@dataclass(frozen=True, slots=True)
+class InputAxis:
+    """One axis of one input tensor that is tracked."""
+
+    tensor: int
+    """Which of the tensors among the inputs."""
+    dim: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Opaque:
+    """An operation without a rule: its outputs are taken to see all that its inputs see."""
+
+    op: int
+    name: str
+    module: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What a replay found: the intervals of each operation's and each module call's outputs."""
+
+    axes: tuple[InputAxis, ...]
+    ops: tuple[Intervals | None, ...]
+    """Of the first output of each operation."""
+    calls: tuple[tuple[Intervals | None, ...], ...]
+    inputs: tuple[tuple[Intervals | None, ...], ...]
+    """Of each module call's inputs, as it was called."""
+    outputs: tuple[tuple[TensorRef, Intervals | None], ...]
+    opaque: tuple[Opaque, ...]
+
+
+def interval_seed(size: int, rank: int, dim: int) -> Span:
+    """An input axis sees itself: lo = hi = its index, in both the exact and the local rows."""
+    index = np.arange(size)
+    values = np.stack([index, -index, index, -index]).reshape(4, *(1,) * dim, size, *(1,) * (rank - dim - 1))
+    return Span(values, tuple((1, 1) if d == dim else STILL for d in range(rank)))
+
+
+def replay(
+    trace: Trace,
+    axes: Sequence[InputAxis],
+    stop: int | None = None,
+    keep: Sequence[TensorRef] | None = None,
+    seed: Any = interval_seed,
+) -> Replay:
+    """Carry the intervals of ``axes`` through the operations.
+
+    Args:
+        stop: the operation to stop before.
+        keep: tensors whose intervals are wanted at the end; by default the model's outputs.
+        seed: the intervals of an input axis of some size, at a dimension of a tensor of some rank.
+    """
+    tensors = list(refs(trace.inputs))
+    memory = Memory()
+    for t, ref in enumerate(tensors):
+        spans = [(seed(a.size, len(ref.shape), a.dim),) if a.tensor == t else () for a in axes]
+        if any(spans):
+            memory.put(ref, Intervals(ref.shape, spans))
+    return _Run(trace, tuple(axes), memory).run(len(trace.ops) if stop is None else stop, keep)
+
+
+class _Run:
+    def __init__(self, trace: Trace, axes: tuple[InputAxis, ...], memory: Memory) -> None:
+        self.trace = trace
+        self.axes = axes
+        self.memory = memory
+        self.opaque: list[Opaque] = []
+
+    def see(self, ref: Any) -> Intervals | None:
+        return self.memory.read(ref) if isinstance(ref, TensorRef) else None
+
+    def run(self, stop: int, keep: Sequence[TensorRef] | None) -> Replay:
+        trace = self.trace
+        found: list[Intervals | None] = []
+        # Calls by where they begin and end; inner ones end first.
+        begins: dict[int, list[int]] = {}
+        ends: dict[int, list[int]] = {}
+        for call in trace.calls:
+            begins.setdefault(call.first_op, []).append(call.index)
+            ends.setdefault(call.end_op, []).append(call.index)
+        entered: list[tuple[Intervals | None, ...]] = [()] * len(trace.calls)
+        left: list[tuple[Intervals | None, ...]] = [()] * len(trace.calls)
+        for at in range(stop + 1):
+            for index in ends.get(at, ()):
+                left[index] = tuple(map(self.see, trace.calls[index].outputs))
+            for index in begins.get(at, ()):
+                entered[index] = tuple(map(self.see, trace.calls[index].inputs))
+            if at < stop:
+                found.append(self.step(trace.ops[at]))
+        outputs = tuple((ref, self.see(ref)) for ref in (refs(trace.outputs) if keep is None else keep))
+        return Replay(self.axes, tuple(found), tuple(left), tuple(entered), outputs, tuple(self.opaque))
+
+    def step(self, op: Op) -> Intervals | None:
+        """Run the rule of one operation and store what its outputs see; returns that of the first."""
+        memory = self.memory
+        if not any(ref.storage in memory for ref in op.tensors()):
+            return None
+        results = self._apply(op)
+        storages = self.trace.storages
+        for i, ref in enumerate(op.outputs):
+            result = results[i] if i < len(results) else None
+            if ref.storage in op.writes and storages[ref.storage].created_by != op.index:
+                memory.write(ref, result, storages[ref.storage].nbytes)
+            else:
+                memory.put(ref, result)
+        self._hidden_writes(op)
+        return results[0] if results else None
+
+    def _apply(self, op: Op) -> list[Intervals | None]:
+        rule = rule_for(op.name)
+        reason = "no rule for this operator"
+        if rule is not None:
+            try:
+                result = rule(op, self.see)
+                results = list(result) if isinstance(result, (list, tuple)) else [result]
+                wrong = [
+                    ref
+                    for ref, seen in zip(op.outputs, results, strict=False)
+                    if seen is not None and seen.shape != ref.shape
+                ]
+                if not wrong:
+                    return results
+                reason = f"its rule gave another shape than {wrong[0].shape}"
+            except Exception as error:  # a rule meets a call it does not understand
+                reason = f"its rule failed: {type(error).__name__}: {error}"
+        elif not op.writes and not op.reads:
+            return [self.see(ref) for ref in op.outputs]  # a view: where it lies in memory says it all
+        if not op.outputs:
+            return []
+        self.opaque.append(Opaque(op.index, op.name, self.trace.module_of(op), reason))
+        return [self._all(op, ref) for ref in op.outputs]
+
+    def _all(self, op: Op, ref: TensorRef) -> Intervals | None:
+        seen = [x for x in map(self.see, op.tensors()) if x is not None]
+        return union([x.everything(ref.shape, op.index) for x in seen], ref.shape)
+
+    def _hidden_writes(self, op: Op) -> None:
+        """Storages that it wrote into and did not return: running statistics, lists of tensors."""
+        returned = {ref.storage for ref in op.outputs}
+        for ref in op.tensors():
+            if ref.storage in op.writes and ref.storage not in returned:
+                seen = self._all(op, ref)
+                if seen is not None:
+                    self.memory.flood(ref, seen)

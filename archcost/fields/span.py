@@ -1,0 +1,380 @@
+"""Span: the intervals of one input axis, for every element of a tensor, as one broadcastable array.
+
+Rows of ``values`` are, all to be minimised, so that a union is one minimum:
+
+* ``lo`` and ``-hi`` of the *exact* interval: the first and last input index that the element depends
+  on, padding skipped; for other seeds (see `archcost.fields.support`) one row an input index;
+* then ``lo`` and ``-hi`` of the *local* one: the input continued beyond its borders, reductions over
+  the full extent of the axis taken as constants.
+
+The other dimensions are those of the tensor, of size 1 where nothing varies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from math import gcd, prod
+
+import numpy as np
+
+from archcost.fields.taps import EMPTY, STILL, Step, Taps, gather, readable
+
+__all__ = ["Runs", "Span", "Spans", "collapsed", "concatenate", "unite"]
+
+Runs = tuple[int, tuple[int, ...]]
+"""(dimension, lengths): each entry along the dimension stands for so many equal elements."""
+
+
+class Span:
+    """One array of intervals. Never changed once made, so that tensors can share it.
+
+    ``steps`` say, for each dimension, how the local interval moves along it; ``because`` is the index of
+    the first operation that reduced over the full extent of the axis.
+    """
+
+    __slots__ = ("because", "runs", "steps", "values")
+
+    def __init__(
+        self,
+        values: np.ndarray,
+        steps: tuple[Step, ...],
+        because: int | None = None,
+        runs: Runs | None = None,
+    ) -> None:
+        self.values = values
+        self.steps = steps
+        self.because = because
+        self.runs = runs
+
+    @property
+    def rows(self) -> int:
+        return int(self.values.shape[0])
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.values.shape[1:])
+
+    def with_values(self, values: np.ndarray, steps: tuple[Step, ...], runs: Runs | None = None) -> Span:
+        return Span(values, steps, self.because, runs)
+
+    def plain(self) -> Span:
+        """The same with every run written out."""
+        if self.runs is None:
+            return self
+        dim, lengths = self.runs
+        return self.with_values(np.repeat(self.values, lengths, dim + 1), self.steps)
+
+    def varies(self, dim: int) -> bool:
+        return self.values.shape[dim + 1] > 1
+
+    def _stepping(self, dim: int, step: Step) -> tuple[Step, ...]:
+        return (*self.steps[:dim], step, *self.steps[dim + 1 :])
+
+    # Windows
+
+    def windows(self, dim: int, taps: Taps) -> Span:
+        """Slide along one dimension; the others are left alone."""
+        step = self.steps[dim]
+        if not self.varies(dim) and step == STILL:
+            return self
+        values, runs = self.values, self.runs
+        if runs is not None and runs[0] == dim:
+            return self.plain().windows(dim, taps)
+        if not self.varies(dim) and taps.size > 1:
+            # It has a step and does not vary: write it out, so that positions mean something.
+            values = np.repeat(values, taps.size, dim + 1)
+        plan = gather(taps, step)
+        axis = dim + 1
+        taken = values.take(plan.source, axis)
+        if plan.local_source is not None:
+            taken[-2:] = values[-2:].take(plan.local_source, axis)
+        if plan.shift is not None:
+            tail = (1,) * (values.ndim - axis - 1)
+            shift = plan.shift.reshape(3, *(1,) * dim, *taps.positions.shape, *tail)
+            taken[:-2] += shift[:1]
+            taken[-2:] += shift[1:]
+        out = taken.min(axis)
+        if plan.shift is not None:
+            np.minimum(out, EMPTY, out=out)
+        return self.with_values(out, self._stepping(dim, plan.step), runs)
+
+    def silenced(self, dim: int, taps: Taps) -> Span:
+        """Outputs all of whose taps lie in the padding, or do not exist, see nothing."""
+        found = readable(taps)
+        if found is None:
+            return self
+        inside, exists = found
+        span = self.plain()
+        shape = (1,) * dim + (-1,) + (1,) * (len(span.shape) - dim - 1)
+        exact = np.where(inside.reshape(shape), span.values[:-2], EMPTY)
+        local = np.where(exists.reshape(shape), span.values[-2:], EMPTY)
+        return span.with_values(np.concatenate([exact, local]), span.steps)
+
+    # Reductions
+
+    def reduced(self, dims: Sequence[int], shape: tuple[int, ...], op: int) -> Span:
+        """The hull along ``dims``, which stay with size 1; the local rows are constant where it is global.
+
+        Global is a reduction that leaves no dimension along which the interval still moves.
+        """
+        axes = tuple(d + 1 for d in dims if self.values.shape[d + 1] > 1)
+        values = self.values.min(axes, keepdims=True) if axes else self.values
+        moving = [d for d, step in enumerate(self.steps) if step != STILL and shape[d] > 1]
+        met = [d for d in moving if d in dims]
+        if not met:
+            if not axes:
+                return self
+            runs = None if self.runs is not None and self.runs[0] in dims else self.runs
+            return self.with_values(values, self.steps, runs)
+        runs = None if self.runs is not None and self.runs[0] in dims else self.runs
+        if len(met) < len(moving):
+            steps = tuple(STILL if d in dims else step for d, step in enumerate(self.steps))
+            return self.with_values(values, steps, runs)
+        if values is self.values:
+            values = values.copy()
+        values[-2:] = EMPTY
+        because = op if self.because is None else self.because
+        return Span(values, (STILL,) * len(self.steps), because, runs)
+
+    # Shapes
+
+    def permuted(self, order: Sequence[int]) -> Span:
+        span = self
+        if self.runs is not None:
+            dim, lengths = self.runs
+            runs: Runs | None = (tuple(order).index(dim), lengths)
+        else:
+            runs = None
+        values = span.values.transpose(0, *(d + 1 for d in order))
+        return self.with_values(values, tuple(self.steps[d] for d in order), runs)
+
+    def inserted(self, dim: int) -> Span:
+        span = self.plain()
+        values = span.values.reshape(*span.values.shape[: dim + 1], 1, *span.values.shape[dim + 1 :])
+        return self.with_values(values, (*self.steps[:dim], STILL, *self.steps[dim:]))
+
+    def dropped(self, dim: int) -> Span:
+        span = self.plain()
+        values = span.values.reshape(*span.values.shape[: dim + 1], *span.values.shape[dim + 2 :])
+        return self.with_values(values, (*self.steps[:dim], *self.steps[dim + 1 :]))
+
+    def taken(self, dim: int, source: np.ndarray, step: Step | None = None) -> Span:
+        """Elements picked along a dimension, in the order of ``source``."""
+        if not self.varies(dim):
+            return (
+                self if step is None else self.with_values(self.values, self._stepping(dim, step), self.runs)
+            )
+        span = self.plain() if self.runs is not None and self.runs[0] == dim else self
+        values = span.values.take(source, dim + 1)
+        if step is None:
+            step = inferred(values, dim) if span.steps[dim] != STILL else STILL
+        return span.with_values(values, span._stepping(dim, step), span.runs)
+
+    def reshaped(self, old: tuple[int, ...], new: tuple[int, ...]) -> Span:
+        blocks = matching_blocks(old, new)
+        span = self
+        if self.runs is not None:
+            dim = self.runs[0]
+            kept = any(a == (dim,) and len(b) == 1 for a, b in blocks)
+            if not kept:
+                span = self.plain()
+        steps: list[Step] = [STILL] * len(new)
+        sizes: list[int] = [1] * len(new)
+        wide = list(span.values.shape[1:])
+        rearranged: list[int] = []
+        runs: Runs | None = None
+        for before, after in blocks:
+            if len(before) == 1 and len(after) == 1:
+                sizes[after[0]] = wide[before[0]]
+                steps[after[0]] = span.steps[before[0]]
+                if span.runs is not None and span.runs[0] == before[0]:
+                    runs = (after[0], span.runs[1])
+            elif any(wide[d] > 1 for d in before):
+                for d in before:
+                    wide[d] = old[d]
+                for d in after:
+                    sizes[d] = new[d]
+                rearranged.extend(after)
+        values = span.values
+        if tuple(wide) != span.shape:
+            values = np.broadcast_to(values, (values.shape[0], *wide))
+        values = values.reshape(values.shape[0], *sizes)
+        for d in rearranged:
+            if sizes[d] > 1:
+                values, steps[d] = settled(values, d)
+        return self.with_values(values, tuple(steps), runs)
+
+
+Spans = tuple[Span, ...]
+"""Their union. Kept apart where one varies along other dimensions than another: queries and keys."""
+
+_MOST_SPANS = 4
+
+
+def unite(*unions: Spans) -> Spans:
+    """The union of unions over tensors of the same shape."""
+    found: list[Span] = []
+    for spans in unions:
+        for span in spans:
+            if not any(span is other for other in found):
+                _add(found, span)
+    while len(found) > _MOST_SPANS:
+        found.sort(key=lambda s: prod(s.shape))
+        first = found.pop(0)
+        found[0] = _merged(first, found[0])
+    return tuple(found)
+
+
+def collapsed(spans: Spans) -> Span | None:
+    """The union as one Span, however wide that makes it."""
+    whole: Span | None = None
+    for span in spans:
+        whole = span if whole is None else _merged(whole, span)
+    return whole
+
+
+def _add(found: list[Span], span: Span) -> None:
+    for i, other in enumerate(found):
+        a, b = _alike(other, span)
+        if _covers(a.shape, b.shape) or _covers(b.shape, a.shape):
+            del found[i]
+            _add(found, _merged(a, b))
+            return
+    found.append(span)
+
+
+def _alike(a: Span, b: Span) -> tuple[Span, Span]:
+    """Both with the same runs, or one of them constant along those of the other; else written out."""
+    if a.runs == b.runs:
+        return a, b
+    dim = (a.runs or b.runs)[0]  # type: ignore[index]
+    if (a.runs is None and not a.varies(dim)) or (b.runs is None and not b.varies(dim)):
+        return a, b
+    return a.plain(), b.plain()
+
+
+def _covers(wide: tuple[int, ...], narrow: tuple[int, ...]) -> bool:
+    return all(n in (1, w) for w, n in zip(wide, narrow, strict=True))
+
+
+def _merged(a: Span, b: Span) -> Span:
+    a, b = _alike(a, b)
+    values = np.minimum(a.values, b.values)
+    steps = a.steps
+    if a.steps != b.steps:
+        steps = tuple(
+            step if step == other else _common(step, other)
+            for step, other in zip(a.steps, b.steps, strict=True)
+        )
+    because = (
+        a.because if b.because is None else b.because if a.because is None else min(a.because, b.because)
+    )
+    return Span(values, steps, because, a.runs or b.runs)
+
+
+def _common(one: Step, other: Step) -> Step:
+    """A step that both keep to; where they move at different rates it never repeats."""
+    if one == STILL or other == STILL:
+        return other if one == STILL else one
+    period = one[0] * other[0] // gcd(one[0], other[0])
+    if one[1] * other[0] == other[1] * one[0] and one[1]:
+        return (period, one[1] * period // one[0])
+    return (1 << 20, 0)
+
+
+def inferred(values: np.ndarray, dim: int) -> Step:
+    """How the local rows move along a dimension, read off their values."""
+    size = values.shape[dim + 1]
+    if size < 2:
+        return STILL
+    local = np.moveaxis(values[-2:], dim + 1, -1)
+    sample = local.reshape(2, -1, size)[:, 0]
+    for period in range(1, min(size // 2, 64) + 1):
+        ahead = sample[:, period:] - sample[:, :-period]
+        if (ahead != ahead[:, :1]).any() or ahead[0, 0] != -ahead[1, 0]:
+            continue
+        every = local[..., period:] - local[..., :-period]
+        if (every == np.array([1, -1]).reshape(2, *(1,) * (every.ndim - 1)) * ahead[0, 0]).all():
+            advance = int(ahead[0, 0])
+            return STILL if advance == 0 and period == 1 else (period, advance)
+    return (size, 0)
+
+
+def settled(values: np.ndarray, dim: int) -> tuple[np.ndarray, Step]:
+    """Collapse a dimension along which nothing varies, and find the step of one that does."""
+    axis = dim + 1
+    first = values.take([0], axis)
+    if (values == first).all():
+        return first, STILL
+    return values, inferred(values, dim)
+
+
+def concatenate(pieces: Sequence[tuple[Span | None, int]], dim: int, rows: int, rank: int) -> Span:
+    """Pieces after one another along ``dim``, each with its size there; None sees nothing."""
+    known = [span for span, _ in pieces if span is not None]
+    because = min((s.because for s in known if s.because is not None), default=None)
+    moves = any(s.steps[dim] != STILL for s in known)
+    still = not moves and not any(s.varies(dim) and s.runs is None for s in known)
+    if any(s.runs is not None and s.runs[0] != dim for s in known):
+        return concatenate([(None if s is None else s.plain(), n) for s, n in pieces], dim, rows, rank)
+    wide = [1] * rank
+    for span in known:
+        wide = [max(a, b) for a, b in zip(wide, span.shape, strict=True)]
+    parts: list[np.ndarray] = []
+    lengths: list[int] = []
+    piece_lengths: tuple[int, ...]
+    for piece, size in pieces:
+        if size == 0:
+            continue
+        if piece is None:
+            values, piece_lengths = np.full((rows, *(1,) * rank), EMPTY), (size,)
+        elif still:
+            values = piece.values
+            piece_lengths = piece.runs[1] if piece.runs is not None else (size,)
+        else:
+            values = piece.plain().values
+            piece_lengths = ()
+        along = values.shape[dim + 1] if still else size
+        target = (rows, *wide[:dim], along, *wide[dim + 1 :])
+        parts.append(values if values.shape == target else np.broadcast_to(values, target))
+        lengths.extend(piece_lengths)
+    joined = parts[0] if len(parts) == 1 else np.concatenate(parts, dim + 1)
+    steps = list(known[0].steps)
+    for span in known[1:]:
+        if span.steps != tuple(steps):
+            steps = [s if s == o else _common(s, o) for s, o in zip(steps, span.steps, strict=True)]
+    if still:
+        steps[dim] = STILL
+        if joined.shape[dim + 1] == 1:
+            return Span(joined, tuple(steps), because)
+        return Span(joined, tuple(steps), because, (dim, tuple(lengths)))
+    steps[dim] = STILL
+    if joined.shape[dim + 1] > 1 and moves:
+        steps[dim] = inferred(joined, dim)
+    return Span(joined, tuple(steps), because)
+
+
+@lru_cache(maxsize=4096)
+def matching_blocks(
+    old: tuple[int, ...], new: tuple[int, ...]
+) -> tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]:
+    """Groups of dimensions, in order, that hold the same elements before and after a reshape.
+
+    Dimensions of size 1 belong to no group.
+    """
+    left = [d for d, n in enumerate(old) if n != 1]
+    right = [d for d, n in enumerate(new) if n != 1]
+    blocks = []
+    while left and right:
+        before, after = [left.pop(0)], [right.pop(0)]
+        a, b = old[before[0]], new[after[0]]
+        while a != b:
+            if a < b:
+                before.append(left.pop(0))
+                a *= old[before[-1]]
+            else:
+                after.append(right.pop(0))
+                b *= new[after[-1]]
+        blocks.append((tuple(before), tuple(after)))
+    return tuple(blocks)

@@ -1,0 +1,241 @@
+"""Which positions of its input each output position of a window or a resize reads, along one dimension."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from math import gcd
+from typing import NamedTuple
+
+import numpy as np
+
+# "Sees nothing": larger than any index, small enough that sums of a few stay within int64.
+EMPTY = 1 << 40
+
+Step = tuple[int, int]
+"""(period, advance): this many positions further, the interval lies this many input pixels further."""
+STILL: Step = (1, 0)
+
+
+class Taps(NamedTuple):
+    """``positions[t, o]`` is read by output ``o``; what lies outside is skipped, clamped or reflected.
+
+    ``rate`` is (a, b): b outputs further the window lies a positions further. ``holes`` marks taps that
+    do not exist, between the elements of a transposed convolution.
+    """
+
+    positions: np.ndarray
+    rate: tuple[int, int]
+    outside: str = "skip"
+    holes: np.ndarray | None = None
+    size: int = 0
+    """Of the dimension that is read."""
+
+    @property
+    def outputs(self) -> int:
+        return int(self.positions.shape[1])
+
+
+class Gather(NamedTuple):
+    """Taps for one step: take ``source`` along the dimension, add ``shift``, then the minimum of the taps.
+
+    The rows of ``shift`` are: an exact one, then lo and -hi of the local ones. Where the exact and the
+    local rows read different elements, ``local_source`` is given.
+    """
+
+    source: np.ndarray
+    local_source: np.ndarray | None
+    shift: np.ndarray | None
+    step: Step
+
+
+@lru_cache(maxsize=4096)
+def window(size: int, kernel: int, stride: int, low: int, dilation: int, outputs: int) -> Taps:
+    """A convolution or pooling: output o reads o * stride - low + t * dilation, and skips the padding."""
+    positions = np.arange(kernel)[:, None] * dilation + (np.arange(outputs) * stride - low)[None, :]
+    return Taps(positions, (stride, 1), size=size)
+
+
+@lru_cache(maxsize=1024)
+def transposed(size: int, kernel: int, stride: int, low: int, dilation: int, outputs: int) -> Taps:
+    """A transposed convolution: o = i * stride - low + t * dilation, solved for i."""
+    ahead = np.arange(outputs)[None, :] + low - np.arange(kernel)[:, None] * dilation
+    return Taps(ahead // stride, (1, stride), holes=ahead % stride != 0, size=size)
+
+
+@lru_cache(maxsize=1024)
+def adaptive(size: int, outputs: int) -> Taps:
+    """Adaptive pooling: output o reads floor(o n / m) up to ceil((o + 1) n / m)."""
+    first = [o * size // outputs for o in range(outputs)]
+    last = [-(-(o + 1) * size // outputs) - 1 for o in range(outputs)]
+    widest = max(b - a for a, b in zip(first, last, strict=True)) + 1
+    positions = np.minimum(np.array(first)[None, :] + np.arange(widest)[:, None], np.array(last)[None, :])
+    return Taps(positions, _reduced(size, outputs), size=size)
+
+
+def _reduced(a: int, b: int) -> tuple[int, int]:
+    common = gcd(a, b) or 1
+    return a // common, b // common
+
+
+@lru_cache(maxsize=1024)
+def resize(
+    size: int, outputs: int, mode: str, align_corners: bool = False, scale: float | None = None
+) -> Taps:
+    """Interpolation: the taps whose weight is not zero; those beyond the border are its own element.
+
+    ``mode`` is nearest, nearest-exact, linear or cubic; ``scale`` is outputs / inputs where the caller
+    gave it. Formulas of ``torch.nn.functional.interpolate``.
+    """
+    out = np.arange(outputs)
+    if align_corners:
+        # Exact arithmetic: (n - 1) / (m - 1) inputs an output.
+        above, below = (size - 1, outputs - 1) if outputs > 1 else (0, 1)
+        numerator, rate = out * above, _reduced(above, below)
+        first, rest = numerator // below, numerator % below
+        whole = rest == 0
+    else:
+        if scale is None or scale * size == outputs:
+            above, below = _reduced(size, outputs)
+        else:
+            # The framework computes with 1 / scale in floating point; a fraction stands for it.
+            from fractions import Fraction
+
+            inverse = Fraction(1 / scale).limit_denominator(1 << 20)
+            above, below = inverse.numerator, inverse.denominator
+        rate = (above, below)
+        if mode == "nearest":
+            # The framework does this in single precision, and rounding may fall below a whole number.
+            ratio = np.float32(1 / scale if scale else size / outputs)
+            first = np.minimum(np.floor(out.astype(np.float32) * ratio).astype(np.int64), size - 1)
+            return Taps(first[None, :], rate, "clamp", size=size)
+        # The centre of output o is (o + 1/2) n / m - 1/2, in units of 1 / (2 below).
+        numerator = (2 * out + 1) * above - (0 if mode == "nearest-exact" else below)
+        first, rest = numerator // (2 * below), numerator % (2 * below)
+        whole = rest == 0
+        if mode == "nearest-exact":
+            return Taps(first[None, :], rate, "clamp", size=size)
+    if mode == "linear":
+        # A centre before the first element is clamped onto it, before the weights are formed.
+        second = np.where(whole, first, first + 1)
+        return Taps(np.stack([first, second]), rate, "clamp", size=size)
+    positions = np.stack([np.where(whole, first, first + t) for t in (-1, 0, 1, 2)])
+    return Taps(positions, rate, "clamp", size=size)
+
+
+@lru_cache(maxsize=256)
+def antialiased(
+    size: int, outputs: int, radius: float, align_corners: bool = False, scale: float | None = None
+) -> Taps:
+    """Antialiased interpolation: a filter that is wider by the scale where it shrinks the image.
+
+    Follows ``_compute_weights_aa`` of the framework: support = radius * max(scale, 1).
+    """
+    if align_corners:
+        ratio = (size - 1) / (outputs - 1) if outputs > 1 else 0.0
+    else:
+        ratio = 1 / scale if scale else size / outputs
+    support = radius * max(ratio, 1.0)
+    rows = []
+    for o in range(outputs):
+        centre = ratio * (o + 0.5)
+        first = int(centre - support + 0.5)
+        last = int(centre + support + 0.5) - 1
+        # A tap at the very edge of the filter has the weight zero.
+        taps = [i for i in range(first, last + 1) if abs(i + 0.5 - centre) < support - 1e-9 or first == last]
+        rows.append((taps[0], taps[-1]))
+    widest = max(b - a for a, b in rows) + 1
+    positions = np.array([[min(a + t, b) for a, b in rows] for t in range(widest)])
+    return Taps(positions, _reduced(size, outputs), size=size)
+
+
+@lru_cache(maxsize=1024)
+def pad(size: int, low: int, high: int, outside: str) -> Taps:
+    """Padding by constants (skip), by the border (clamp) or mirrored (reflect); negative padding crops."""
+    return Taps((np.arange(size + low + high) - low)[None, :], (1, 1), outside, size=size)
+
+
+def _mirror(positions: np.ndarray, size: int) -> np.ndarray:
+    folded = np.abs(positions)
+    return np.where(folded >= size, 2 * (size - 1) - folded, folded)
+
+
+# Taps are built once for each shape and cached, so that the object stands for its content.
+_gathers: dict[tuple[int, Step], tuple[Taps, Gather]] = {}
+
+
+def gather(taps: Taps, step: Step) -> Gather:
+    """Taps made ready for tensors that advance by ``step`` along the dimension."""
+    key = (id(taps.positions), step)
+    found = _gathers.get(key)
+    if found is None or found[0].positions is not taps.positions:
+        if len(_gathers) > 8192:
+            _gathers.clear()
+        found = _gathers[key] = (taps, _gather(taps, step))
+    return found[1]
+
+
+def _gather(taps: Taps, step: Step) -> Gather:
+    positions, size = taps.positions, taps.size
+    inside = np.clip(positions, 0, size - 1)
+    beyond = positions != inside
+    exact = _mirror(positions, size) if taps.outside == "reflect" else inside
+    local, advance = _beyond(positions, inside, beyond, size, step)
+    exact_shift = np.zeros_like(positions)
+    if taps.outside == "skip":
+        exact_shift[beyond] = EMPTY
+    if taps.holes is not None:
+        exact_shift[taps.holes] = EMPTY
+        # Lo and -hi move in opposite directions, but a hole is empty in both.
+        low, high = advance.copy(), -advance
+        low[taps.holes] = high[taps.holes] = EMPTY
+    else:
+        low, high = advance, -advance
+    shift = np.stack([exact_shift, low, high])
+    return Gather(
+        exact,
+        None if np.array_equal(exact, local) else local,
+        shift if shift.any() else None,
+        next_step(step, taps.rate, taps.outputs),
+    )
+
+
+def _beyond(
+    positions: np.ndarray, inside: np.ndarray, beyond: np.ndarray, size: int, step: Step
+) -> tuple[np.ndarray, np.ndarray]:
+    """Where to read the local rows for positions outside, and how many pixels further they lie."""
+    period, advance = step
+    if not beyond.any() or step == STILL:
+        return inside, np.zeros_like(positions)
+    if period == 1:
+        return inside, (positions - inside) * advance
+    if period <= size:
+        # The nearest element of the same phase.
+        low = np.where(positions < 0, positions % period, positions)
+        high = size - period + (positions - size + period) % period
+        source = np.where(positions >= size, high, low)
+        return source, (positions - source) // period * advance
+    return inside, np.floor((positions - inside) * (advance / period)).astype(np.int64)
+
+
+def next_step(step: Step, rate: tuple[int, int], outputs: int) -> Step:
+    """The step of the output where its window moves on by a positions every b outputs."""
+    period, advance = step
+    if step == STILL:
+        return STILL
+    if advance == 0:  # no rule: it never repeats
+        return (max(outputs, 2), 0)
+    a, b = rate
+    if a == 0:
+        return STILL
+    turns = period // gcd(a, period)
+    return (b * turns, advance * a * turns // period)
+
+
+def readable(taps: Taps) -> tuple[np.ndarray, np.ndarray] | None:
+    """For each output, whether any tap lies inside, and whether any exists at all; None where all do."""
+    exists = np.ones(taps.positions.shape, bool) if taps.holes is None else ~taps.holes
+    inside = exists
+    if taps.outside == "skip":
+        inside = exists & (taps.positions >= 0) & (taps.positions < taps.size)
+    some = np.asarray(inside.any(0))
+    return None if some.all() else (some, np.asarray(exists.any(0)))

@@ -1,0 +1,90 @@
+"""receptive_field: the window of one layer and position, and the witness that it is true."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from archcost.errors import ModelError
+from archcost.fields.field import ReceptiveField
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from archcost.analysis import Analysis
+
+__all__ = ["receptive_field"]
+
+
+def receptive_field(
+    model: nn.Module | str | Analysis,
+    inputs: Any = None,
+    layer: str | None = None,
+    position: Sequence[int] | int | None = None,
+    *,
+    call: int | None = None,
+    of: int | None = None,
+    verify: bool = False,
+    input_size: Any = None,
+    dtype: Any = None,
+    device: str | torch.device | None = None,
+) -> ReceptiveField:
+    """The part of the input that one position of one layer sees.
+
+    Args:
+        model: a module, a SPEC, or the Analysis of one.
+        inputs, input_size, dtype, device: as in `archcost.analyze`.
+        layer: a name in ``named_modules()``; by default the network at its last spatial feature map.
+        position: one index for each spatial dimension of the layer's output; by default the centre.
+        call: which call of a layer that is called several times; by default their union.
+        of: which of several input tensors; by default the first that the layer sees.
+        verify: plant NaN inside and outside the window of the real model and see that it reaches the
+            position, or does not: a clean pass in float64, and three for each axis.
+
+    Raises:
+        SpecError: no such layer, position or call.
+        ModelError: ``verify`` and the model disagrees, cannot run in float64, or is gone.
+    """
+    from archcost.analysis import Analysis, analyze
+
+    if isinstance(model, Analysis):
+        analysis = model
+    else:
+        analysis = analyze(model, inputs, input_size=input_size, dtype=dtype, device=device, progress=False)
+    field = analysis.fields.select(layer, position, call, of)
+    if verify:
+        witness = verify_field(analysis, field, inputs, call)
+        if not witness.agrees:
+            raise ModelError(f"{analysis.name}, {layer or 'the network'}: {witness}")
+    return field
+
+
+def verify_field(
+    analysis: Analysis, field: ReceptiveField, inputs: Any = None, call: int | None = None
+) -> Any:
+    """The `Witness` of one field: what the real model says of its window."""
+    from archcost.fields.witness import bear_witness
+    from archcost.trace.inputs import as_call
+
+    args, kwargs = as_call(inputs) if inputs is not None else _like_traced(analysis)
+    spot = analysis.fields.spot(field, call)
+    return bear_witness(analysis.model, args, kwargs, field, *spot)
+
+
+def _like_traced(analysis: Analysis) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Example tensors of the shapes that were traced."""
+    from archcost.trace.graph import TensorRef
+    from archcost.trace.inputs import example
+
+    def real(value: Any) -> Any:
+        if isinstance(value, TensorRef):
+            return example(value.shape, value.dtype, "cpu")
+        if isinstance(value, tuple):
+            return tuple(map(real, value))
+        if isinstance(value, dict):
+            return {key: real(item) for key, item in value.items()}
+        return value
+
+    args, kwargs = real(analysis.trace.inputs)
+    return args, kwargs
