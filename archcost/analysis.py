@@ -138,6 +138,14 @@ class Analysis:
         return Fields(self.trace)
 
     @property
+    def fields_or_none(self) -> Fields | None:
+        """`fields`; None where they were lost, which a report says beside what it knows."""
+        try:
+            return self.fields
+        except ArchcostError:
+            return None
+
+    @property
     def model(self) -> nn.Module:
         """The model analysed, while it lives: an Analysis does not keep it."""
         model = self._model() if self._model is not None else None

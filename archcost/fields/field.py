@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 __all__ = ["ReceptiveField"]
 
@@ -63,6 +63,13 @@ class ReceptiveField:
     @property
     def differs_by_phase(self) -> bool:
         return any(len(sizes) > 1 for sizes in self.sizes)
+
+    def named(self, layer: str) -> ReceptiveField:
+        """The same of another layer, which sees the same."""
+        if layer == self.layer:
+            return self
+        local = None if self._local is None else replace(self._local, layer=layer)
+        return replace(self, layer=layer, _local=local)
 
     def size_text(self) -> str:
         """For tables: ``427``, ``9x1``, ``675-691`` by phase, ``all (851)`` where global."""

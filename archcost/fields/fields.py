@@ -9,6 +9,7 @@ from functools import cached_property
 from archcost.errors import ArchcostError, SpecError
 from archcost.fields.axes import spatial_axes
 from archcost.fields.field import ReceptiveField
+from archcost.fields.findings import Finding, find_all, padding_share
 from archcost.fields.intervals import Intervals, union
 from archcost.fields.read import InputAxes, is_map, places, read_field
 from archcost.fields.registry import rule_for
@@ -32,6 +33,7 @@ class Fields:
         self.trace = trace
         self.axes: tuple[InputAxis, ...] = spatial_axes(trace)
         self.replay: Replay = replay(trace, self.axes)
+        self._known: dict[tuple[int, int], ReceptiveField] = {}
         self._check_kept()
 
     @property
@@ -159,6 +161,20 @@ class Fields:
         return None
 
     @cached_property
+    def findings(self) -> tuple[Finding, ...]:
+        """What the numbers mean, in words: `archcost.fields.findings`."""
+        return find_all(self)
+
+    def padding_share(self, layer: str) -> float | None:
+        """The share of a layer's windows that lies in padding, averaged over all positions."""
+        for call in self._calls.get(layer, ()):
+            seen = self.intervals_of(call)
+            inputs = None if seen is None else self._input_of(seen, None)
+            if seen is not None and inputs is not None:
+                return padding_share(seen, inputs)
+        return None
+
+    @cached_property
     def _calls(self) -> dict[str, list[int]]:
         calls: dict[str, list[int]] = {}
         for call in self.trace.calls:
@@ -197,7 +213,7 @@ class Fields:
         for intervals in seen:
             inputs = self._input_of(intervals, of)
             if inputs is not None:
-                fields.append(read_field(self.trace, intervals, inputs, name, position))
+                fields.append(self._read(intervals, inputs, name, position))
         if len(fields) < 2:
             return fields[0] if fields else None
         if len({x.shape for x in seen}) == 1 and len({f.input_index for f in fields}) == 1:
@@ -209,6 +225,17 @@ class Fields:
         else:  # maps of several sizes have no positions in common: the largest stands for all
             merged = max(fields, key=lambda f: f.size)
         return replace(merged, calls=tuple(fields))
+
+    def _read(
+        self, intervals: Intervals, inputs: InputAxes, name: str, position: Sequence[int] | int | None
+    ) -> ReceptiveField:
+        """`read_field`; modules that change no dependence share their Intervals, which are read once."""
+        if position is not None:
+            return read_field(self.trace, intervals, inputs, name, position)
+        key = (id(intervals), inputs.tensor)
+        if key not in self._known:
+            self._known[key] = read_field(self.trace, intervals, inputs, name)
+        return self._known[key].named(name)
 
     @cached_property
     def _leading(self) -> tuple[list[bool], set[int]]:
@@ -241,7 +268,7 @@ class Fields:
         # An account of its own, by data flow alone: rules have no say in it.
         tainted = set(tracked)
         for op in self.trace.ops:
-            reads = any(ref.storage in tainted for ref in op.tensors())
+            reads = any(storage in tainted for storage in op.reads)
             if reads and op.base not in _MADE and rule_for(op.name) is not None and op.outputs:
                 tainted.update(ref.storage for ref in op.outputs)
             elif op.writes:

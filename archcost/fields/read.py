@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -29,13 +30,12 @@ class InputAxes(NamedTuple):
 
 def _along(intervals: Intervals, axis: int) -> list[int]:
     """The dimensions of the tensor along which an input axis moves on."""
-    steps: dict[int, list[Step]] = {}
+    advances: dict[int, int] = {}
     for span in intervals.axes[axis]:
         for d, step in enumerate(span.steps):
             if step != STILL:
-                steps.setdefault(d, []).append(step)
-    advancing = [d for d, found in steps.items() if any(advance for _, advance in found)]
-    return sorted(advancing or steps)
+                advances[d] = max(advances.get(d, 0), step[1])
+    return sorted([d for d, advance in advances.items() if advance] or advances)
 
 
 def places(intervals: Intervals, inputs: InputAxes) -> tuple[int, ...]:
@@ -59,9 +59,9 @@ def profile(intervals: Intervals, axis: int, dim: int | None, at: dict[int, int]
         span = span.plain()
         values = span.values
         for d, index in at.items():
-            if d != dim:
-                values = values.take([index if span.varies(d) else 0], d + 1)
-        hull = tuple(d + 1 for d in range(intervals.rank) if d != dim)
+            if d != dim and span.varies(d):
+                values = values.take([index], d + 1)
+        hull = tuple(d + 1 for d, n in enumerate(span.shape) if d != dim and n > 1 and d not in at)
         flat = values.min(hull) if hull else values
         rows.append(flat.reshape(len(flat), -1))
     if not rows:
@@ -112,9 +112,9 @@ def read_field(
         input_index=inputs.tensor,
     )
     if all(a.because is None for a in found):
-        return _replace(local, window=tuple(a.window for a in found))
+        return replace(local, window=tuple(a.window for a in found))
     spread = [a.because is not None for a in found]
-    return _replace(
+    return replace(
         local,
         size=tuple(
             a.window[1] - a.window[0] + 1 if wide else n
@@ -131,12 +131,6 @@ def read_field(
         because=tuple(None if a.because is None else _why(trace, a.because) for a in found),
         _local=local,
     )
-
-
-def _replace(field: ReceptiveField, **changes: object) -> ReceptiveField:
-    from dataclasses import replace
-
-    return replace(field, **changes)  # type: ignore[arg-type]
 
 
 def _position(
@@ -158,7 +152,7 @@ def _position(
 def _read_axis(intervals: Intervals, axis: int, at: dict[int, int]) -> _Axis:
     spans = intervals.axes[axis]
     because = min((s.because for s in spans if s.because is not None), default=None)
-    along = [d for d in _along(intervals, axis) if d in at]
+    along = _along(intervals, axis)
     dim = along[0] if along else None
     rows = profile(intervals, axis, dim, at)
     here = at[dim] if dim is not None and rows.shape[1] > 1 else 0
@@ -177,21 +171,20 @@ def _step(intervals: Intervals, axis: int, dim: int | None) -> Step:
 
 def _closed(local: np.ndarray, here: int, step: Step) -> tuple[float, float, tuple[int, ...]]:
     """Stride, padding and the sizes that occur within a period around ``here``."""
-    lo, hi = local[0], -local[1]
-    if lo[here] >= EMPTY // 2:
+    if local[0, here] >= EMPTY // 2:
         return 0, 0, (0,)
     period, advance = step
     first = here // period * period
-    last = min(first + period, len(lo))
-    sizes = hi[first:last] - lo[first:last] + 1
-    seen = sizes[lo[first:last] < EMPTY // 2]
+    lows, minus_highs = local[:, first : first + period].tolist()
+    seen = {1 - lo - minus_hi for lo, minus_hi in zip(lows, minus_highs, strict=True) if lo < EMPTY // 2}
     stride = advance / period
-    known = np.flatnonzero(lo < EMPTY // 2)
-    if period > 1 and not advance and len(known) > 1:  # no rule: the mean advance
-        stride = round(float((lo[known[-1]] - lo[known[0]]) / (known[-1] - known[0])), 3)
-    padding = first * stride - lo[first] if lo[first] < EMPTY // 2 else 0
-    whole = tuple(sorted({int(n) for n in seen}))
-    return _plain(stride), _plain(padding), whole
+    if period > 1 and not advance:  # no rule: the mean advance
+        known = np.flatnonzero(local[0] < EMPTY // 2)
+        if len(known) > 1:
+            moved = float(local[0, known[-1]] - local[0, known[0]])
+            stride = round(moved / int(known[-1] - known[0]), 3)
+    padding = first * stride - lows[0] if lows[0] < EMPTY // 2 else 0
+    return _plain(stride), _plain(padding), tuple(sorted(seen))
 
 
 def _plain(value: float) -> float:

@@ -10,7 +10,7 @@ import numpy as np
 
 from archcost.fields.intervals import Intervals, union
 from archcost.fields.memory import Memory
-from archcost.fields.registry import rule_for
+from archcost.fields.registry import rule_for, slides
 from archcost.fields.span import Span
 from archcost.fields.taps import STILL
 from archcost.trace.graph import Op, TensorRef, Trace, refs
@@ -50,6 +50,8 @@ class Replay:
     """Of each module call's inputs, as it was called."""
     outputs: tuple[tuple[TensorRef, Intervals | None], ...]
     opaque: tuple[Opaque, ...]
+    operands: dict[int, tuple[Intervals, ...]]
+    """What the tensors that a window, or an operation on several tensors, read had seen by then."""
 
 
 def interval_seed(size: int, rank: int, dim: int) -> Span:
@@ -88,6 +90,7 @@ class _Run:
         self.axes = axes
         self.memory = memory
         self.opaque: list[Opaque] = []
+        self.operands: dict[int, tuple[Intervals, ...]] = {}
 
     def see(self, ref: Any) -> Intervals | None:
         return self.memory.read(ref) if isinstance(ref, TensorRef) else None
@@ -111,13 +114,20 @@ class _Run:
             if at < stop:
                 found.append(self.step(trace.ops[at]))
         outputs = tuple((ref, self.see(ref)) for ref in (refs(trace.outputs) if keep is None else keep))
-        return Replay(self.axes, tuple(found), tuple(left), tuple(entered), outputs, tuple(self.opaque))
+        return Replay(
+            self.axes, tuple(found), tuple(left), tuple(entered), outputs, tuple(self.opaque), self.operands
+        )
 
     def step(self, op: Op) -> Intervals | None:
         """Run the rule of one operation and store what its outputs see; returns that of the first."""
         memory = self.memory
-        if not any(ref.storage in memory for ref in op.tensors()):
+        seen = tuple(
+            x for ref in op.tensors() if ref.storage in memory and (x := memory.read(ref)) is not None
+        )
+        if not seen and not any(storage in memory for storage in op.writes):
             return None
+        if len(seen) > 1 or slides(op):
+            self.operands[op.index] = seen
         results = self._apply(op)
         storages = self.trace.storages
         for i, ref in enumerate(op.outputs):
@@ -159,9 +169,10 @@ class _Run:
 
     def _hidden_writes(self, op: Op) -> None:
         """Storages that it wrote into and did not return: running statistics, lists of tensors."""
-        returned = {ref.storage for ref in op.outputs}
+        hidden = set(op.writes).difference(ref.storage for ref in op.outputs)
+        if not hidden:
+            return
         for ref in op.tensors():
-            if ref.storage in op.writes and ref.storage not in returned:
-                seen = self._all(op, ref)
-                if seen is not None:
-                    self.memory.flood(ref, seen)
+            seen = self._all(op, ref) if ref.storage in hidden else None
+            if seen is not None:
+                self.memory.flood(ref, seen)

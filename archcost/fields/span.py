@@ -33,7 +33,7 @@ class Span:
     the first operation that reduced over the full extent of the axis.
     """
 
-    __slots__ = ("because", "runs", "steps", "values")
+    __slots__ = ("because", "origin", "runs", "steps", "values")
 
     def __init__(
         self,
@@ -46,6 +46,8 @@ class Span:
         self.steps = steps
         self.because = because
         self.runs = runs
+        self.origin: tuple[Span, tuple[int, ...], tuple[int, ...]] | None = None
+        """(Span, its tensor's shape, this one's) where this one is another in a new shape."""
 
     @property
     def rows(self) -> int:
@@ -172,17 +174,16 @@ class Span:
         return span.with_values(values, span._stepping(dim, step), span.runs)
 
     def reshaped(self, old: tuple[int, ...], new: tuple[int, ...]) -> Span:
+        if self.origin is not None and self.origin[1:] == (new, old):
+            return self.origin[0]  # there and back again
         blocks = matching_blocks(old, new)
         span = self
-        if self.runs is not None:
-            dim = self.runs[0]
-            kept = any(a == (dim,) and len(b) == 1 for a, b in blocks)
-            if not kept:
-                span = self.plain()
+        if self.runs is not None and ((self.runs[0],), 1) not in [(a, len(b)) for a, b in blocks]:
+            span = self.plain()
         steps: list[Step] = [STILL] * len(new)
         sizes: list[int] = [1] * len(new)
-        wide = list(span.values.shape[1:])
-        rearranged: list[int] = []
+        wide = list(span.shape)
+        unsettled: list[int] = []
         runs: Runs | None = None
         for before, after in blocks:
             if len(before) == 1 and len(after) == 1:
@@ -195,15 +196,33 @@ class Span:
                     wide[d] = old[d]
                 for d in after:
                     sizes[d] = new[d]
-                rearranged.extend(after)
+                if len(after) == 1:
+                    steps[after[0]] = _flattened([(span.steps[d], old[d]) for d in before])
+                else:
+                    unsettled.extend(after)
         values = span.values
         if tuple(wide) != span.shape:
             values = np.broadcast_to(values, (values.shape[0], *wide))
         values = values.reshape(values.shape[0], *sizes)
-        for d in rearranged:
+        for d in unsettled:
             if sizes[d] > 1:
                 values, steps[d] = settled(values, d)
-        return self.with_values(values, tuple(steps), runs)
+        out = self.with_values(values, tuple(steps), runs)
+        out.origin = (self, old, new)
+        return out
+
+
+def _flattened(dims: Sequence[tuple[Step, int]]) -> Step:
+    """The step along several dimensions written after one another, from their steps and sizes."""
+    (period, advance), size = dims[-1]
+    for (outer, further), n in reversed(dims[:-1]):
+        if not (outer == 1 and advance and size % period == 0 and advance * (size // period) == further):
+            # The inner dimension starts again: a longer period.
+            period, advance = (
+                (1, 0) if (period, advance) == STILL == (outer, further) else (outer * size, further)
+            )
+        size *= n
+    return period, advance
 
 
 Spans = tuple[Span, ...]

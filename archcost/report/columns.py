@@ -12,8 +12,17 @@ from typing import Any
 
 from archcost.cost.costs import ModuleCost, OpCost
 from archcost.errors import SpecError
+from archcost.fields.field import ReceptiveField
 from archcost.report.text import visible
-from archcost.report.units import bytes_text, count_text, number_text, percent_text, shape_text, si_text
+from archcost.report.units import (
+    axes_text,
+    bytes_text,
+    count_text,
+    number_text,
+    percent_text,
+    shape_text,
+    si_text,
+)
 
 __all__ = [
     "DEFAULT_MODULE_COLUMNS",
@@ -78,6 +87,12 @@ class Column:
     keep: int = 0
     """On a narrow terminal, columns with the lowest go first."""
     lower_bound: Callable[[Row], bool] = field(default=lambda row: False)
+    reads_as_number: bool = False
+    """Text that is aligned as numbers are."""
+
+    @property
+    def align_right(self) -> bool:
+        return self.is_number or self.reads_as_number
 
     @property
     def is_number(self) -> bool:
@@ -131,6 +146,31 @@ def _shape_of_op(row: Row) -> tuple[int, ...] | None:
     return outputs[0].shape if outputs else None
 
 
+def _receptive(get: Callable[[ReceptiveField], Any]) -> Get:
+    """Something of a module's receptive field; of the network's for the model itself. None: it has none."""
+
+    def read(row: Row) -> Any:
+        fields = row.analysis.fields_or_none
+        if fields is None:
+            return None
+        found = fields.get(row.module.name) if row.module.name else fields.network
+        return None if found is None else get(found)
+
+    return read
+
+
+def _in_padding(row: Row) -> float | None:
+    fields = row.analysis.fields_or_none
+    share = fields.padding_share(row.module.name) if fields is not None else None
+    return None if share is None else 100 * share
+
+
+def _pixels(name: str, header: str, meaning: str, get: Callable[[ReceptiveField], Any]) -> Column:
+    """One number for each spatial axis of the input."""
+    shown: dict[str, Any] = {"show": axes_text, "dtype": "object", "missing": "-", "reads_as_number": True}
+    return _words(name, header, meaning, _receptive(get), unit="pixels", **shown)
+
+
 MODULE_COLUMNS: tuple[Column, ...] = (
     _words("name", "Module", "The name in named_modules(); the model itself has the empty name", keep=100),
     _words("type", "Type", "The class of the module", lambda row: row.module.type_name, keep=50),
@@ -153,6 +193,42 @@ MODULE_COLUMNS: tuple[Column, ...] = (
         dtype="object",
         missing="-",
         keep=60,
+        reads_as_number=True,
+    ),
+    _words(
+        "receptive_field",
+        "Field",
+        "Receptive field: its size in input pixels; the model's own is that of its last feature map",
+        _receptive(lambda field: field.size_text()),
+        missing="-",
+        keep=58,
+        reads_as_number=True,
+    ),
+    _pixels("rf_size", "Field size", "Receptive field; the whole input where global", lambda f: f.size),
+    _pixels("rf_stride", "Field stride", "From one position to the next; 0 where global", lambda f: f.stride),
+    _pixels("rf_padding", "Field padding", "How far position 0 begins before the input", lambda f: f.padding),
+    _pixels(
+        "rf_local_size",
+        "Local field",
+        "Receptive field with global operations taken as constants",
+        lambda field: field.local.size,
+    ),
+    _words(
+        "rf_because",
+        "Global because",
+        "The operation that makes the field the whole input",
+        _receptive(lambda field: field.reason),
+    ),
+    Column(
+        "rf_in_padding_percent",
+        "Field in padding %",
+        "Share of the windows that lies outside the input, mean over all positions, global operations apart",
+        _in_padding,
+        unit="%",
+        show=percent_text,
+        dtype="Float64",
+        missing="-",
+        summed=False,
     ),
     _count("params", "Params", "Parameters, tied and shared ones once", keep=85),
     _count("trainable_params", "Trainable", "Parameters with requires_grad"),
@@ -259,6 +335,7 @@ OPERATION_COLUMNS: tuple[Column, ...] = (
         dtype="object",
         missing="-",
         keep=60,
+        reads_as_number=True,
     ),
     _count(
         "macs",
@@ -304,7 +381,7 @@ OPERATION_COLUMNS: tuple[Column, ...] = (
 )
 
 DEFAULT_MODULE_COLUMNS = (
-    *("name", "output_shape", "params", "macs", "macs_share_percent"),
+    *("name", "output_shape", "receptive_field", "params", "macs", "macs_share_percent"),
     *("other_ops", "activation_bytes", "peak_memory_bytes"),
 )
 DEFAULT_OPERATION_COLUMNS = (

@@ -61,7 +61,7 @@ def to_markdown(
     rows = select(analysis, by, depth, sort, top)
     chosen = choose(columns, available, default)
     cells = [[_markdown_value(analysis, column, row) for column in chosen] for row in rows]
-    right = [c.is_number or c.name == "output_shape" for c in chosen]
+    right = [c.align_right for c in chosen]
     return markdown_table([c.header for c in chosen], cells, right)
 
 

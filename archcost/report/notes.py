@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from archcost.errors import ArchcostError
 from archcost.report.text import visible
-from archcost.report.units import bytes_text, count_text
+from archcost.report.units import axes_text, bytes_text, count_text
 
 if TYPE_CHECKING:
     from archcost.analysis import Analysis
+    from archcost.fields.field import ReceptiveField
+    from archcost.fields.fields import Fields
+    from archcost.fields.findings import Finding
 
 __all__ = ["UNITS", "footnotes", "heading", "never_ran", "shared", "summary", "uncounted"]
 
@@ -46,6 +51,7 @@ def footnotes(analysis: Analysis) -> list[tuple[str, str]]:
     """``(what, text)`` pairs, in plain text."""
     notes = [("Note", visible(note)) for note in analysis.notes if note]
     notes += [("Not counted", text) for text in uncounted(analysis)]
+    notes += field_notes(analysis)
     total = analysis.total
     if total.uncounted:
         open_macs = any(u.macs_unknown for u in analysis.uncounted)
@@ -57,6 +63,57 @@ def footnotes(analysis: Analysis) -> list[tuple[str, str]]:
     if silent:
         notes.append(("Never called", f"{_listed(silent)} (their parents may still use the weights)"))
     return notes
+
+
+def field_notes(analysis: Analysis) -> list[tuple[str, str]]:
+    """The network's receptive field, and what is to be known about those of its layers."""
+    try:
+        fields = analysis.fields
+    except ArchcostError as error:
+        return [("Field", f"lost: {visible(str(error))}")]
+    lines = [("Field", text) for text in _network(fields)]
+    for kind, one, several in _FINDINGS:
+        found = [finding for finding in fields.findings if finding.kind == kind]
+        if len(found) == 1:
+            lines.append((one, visible(found[0].text)))
+        elif found:
+            lines.append((one, visible(several(found))))
+    return lines
+
+
+def _network(fields: Fields) -> list[str]:
+    network, output = fields.network, fields.output
+    texts = []
+    if network is not None:
+        local = network.local
+        text = f"size {_sizes(local)}, stride {axes_text(local.stride)}, padding {axes_text(local.padding)}"
+        where = f"at {visible(network.layer)}, the last feature map" if network.layer else "at the output"
+        aside = ", global operations taken as constants" if network.is_global else ""
+        texts.append(f"{text} {where}{aside}")
+    if output is not None and output.is_global:
+        texts.append(f"the output sees the whole input, because of {visible(output.reason or '')}")
+    return texts
+
+
+def _sizes(field: ReceptiveField) -> str:
+    return field.size_text().replace("-", " to ") + (" by phase" if field.differs_by_phase else "")
+
+
+def _first_of(found: Sequence[Finding], what: str) -> str:
+    """How many there are, and where they begin."""
+    return f"{len(found)} {what}, the first {found[0].module or 'the model'}"
+
+
+_FINDINGS: tuple[tuple[str, str, Callable[[Sequence[Finding]], str]], ...] = (
+    (
+        "unproductive",
+        "No context",
+        lambda f: _first_of(f, "layers' inputs see the whole image at every position already"),
+    ),
+    ("misaligned", "Misaligned", lambda f: f"{f[0].text}; and {len(f) - 1} more merges like it"),
+    ("uncovered", "Uncovered", lambda f: f"{f[0].text}; and {len(f) - 1} more layers"),
+    ("unknown", "Field unknown", lambda f: f"{f[0].text}; and {len(f) - 1} more"),
+)
 
 
 def uncounted(analysis: Analysis) -> list[str]:

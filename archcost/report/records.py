@@ -10,6 +10,10 @@ The schema of ``archcost.analysis/1``; a later version may add keys, a changed m
 - ``total``: the columns of a module for the whole model, and ``depth``, ``nonlinearities``,
   ``inputs_bytes``.
 - ``modules``: a list, parents before children; each has every column of `MODULE_COLUMNS` by its name.
+- ``receptive_field``: ``network`` (at the last feature map) and ``output``, each null or a record of
+  ``layer``, ``size``, ``stride``, ``padding``, ``sizes`` (by phase), ``position``, ``window``,
+  ``unclipped``, ``because`` and ``local`` (the same without global operations, or null where there are
+  none); ``findings``, a list of ``{"kind", "module", "text"}``; null where it was lost.
 - ``operations``: only where asked for: a list, each with every column of `OPERATION_COLUMNS`.
 
 Shapes and other tuples are lists. An unknown is null. Names are as in ``named_modules()``, with lone
@@ -29,8 +33,9 @@ from archcost.report.text import visible, well_formed
 
 if TYPE_CHECKING:
     from archcost.analysis import Analysis
+    from archcost.fields.field import ReceptiveField
 
-__all__ = ["SCHEMA", "dump", "flat", "head", "to_dict", "to_json", "total_of", "versions"]
+__all__ = ["SCHEMA", "dump", "field_record", "flat", "head", "to_dict", "to_json", "total_of", "versions"]
 
 SCHEMA = "archcost.analysis/1"
 _TOTAL_ONLY = ("depth", "nonlinearities", "inputs_bytes")
@@ -48,9 +53,30 @@ def to_dict(analysis: Analysis, operations: bool = False) -> dict[str, Any]:
     whole: dict[str, Any] = {"schema": SCHEMA, **versions(), **head(analysis)}
     whole["total"] = total_of(analysis)
     whole["modules"] = _records(MODULE_COLUMNS, select(analysis))
+    whole["receptive_field"] = _fields(analysis)
     if operations:
         whole["operations"] = _records(OPERATION_COLUMNS, select(analysis, "operations"))
     return whole
+
+
+def _fields(analysis: Analysis) -> dict[str, Any] | None:
+    fields = analysis.fields_or_none
+    if fields is None:
+        return None
+    return {
+        "network": None if fields.network is None else field_record(fields.network),
+        "output": None if fields.output is None else field_record(fields.output),
+        "findings": [{"kind": f.kind, "module": f.module, "text": f.text} for f in fields.findings],
+    }
+
+
+_OF_A_FIELD = ("layer", "size", "stride", "padding", "sizes", "position", "window", "unclipped", "because")
+
+
+def field_record(field: ReceptiveField) -> dict[str, Any]:
+    """A receptive field as plain Python."""
+    record = {name: getattr(field, name) for name in _OF_A_FIELD}
+    return {**record, "local": field_record(field.local) if field.is_global else None}
 
 
 def dump(value: Any, indent: int | None) -> str:

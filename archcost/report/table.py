@@ -118,7 +118,7 @@ def grid_of(
         entries = _nested(analysis, TREE_DEPTH if depth == "auto" else depth, columns)
     whole = Ledger(analysis).row(analysis.total)
     entries.append(Entry((("Total", "bold"),), _cells(whole, columns), "bold", total=True))
-    heads = [Head(c.header, c.keep, c.is_number or c.name == "output_shape") for c in columns]
+    heads = [Head(c.header, c.keep, c.align_right) for c in columns]
     return Grid("Module" if not flat else "Layer", heads, entries)
 
 

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-__all__ = ["bytes_text", "count_text", "number_text", "percent_text", "ratio_text", "shape_text", "si_text"]
+__all__ = [
+    "axes_text",
+    "bytes_text",
+    "count_text",
+    "number_text",
+    "percent_text",
+    "ratio_text",
+    "shape_text",
+    "si_text",
+]
 
 _PREFIXES = "kMGTPE"
 
@@ -53,3 +62,9 @@ def ratio_text(value: float) -> str:
 def shape_text(shape: Iterable[int]) -> str:
     """``1x3x224x224``."""
     return "x".join(map(str, shape)) or "scalar"
+
+
+def axes_text(values: Iterable[float]) -> str:
+    """One number an axis: ``427`` where all are the same, ``16x112x112`` else."""
+    texts = [f"{value:g}" for value in values]
+    return texts[0] if len(set(texts)) == 1 else "x".join(texts) or "-"

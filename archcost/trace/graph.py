@@ -88,8 +88,11 @@ class Op:
 
     def tensors(self) -> Iterator[TensorRef]:
         """Every tensor among the arguments, those in lists included."""
-        yield from refs(self.args)
-        yield from refs(tuple(self.kwargs.values()))
+        for value in (*self.args, *self.kwargs.values()):
+            if type(value) is TensorRef:
+                yield value
+            elif isinstance(value, (tuple, list, dict)):
+                yield from refs(value)
 
 
 def refs(value: Any) -> Iterator[TensorRef]:

@@ -1,0 +1,64 @@
+"""Coverage: which pixels inside a window are really read. Dilated convolutions can leave a grid uncovered.
+
+The same replay as for intervals with another seed: one exact row for each pixel, 0 where it is read.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+
+from archcost.fields.read import InputAxes, is_map, places, profile
+from archcost.fields.replay import Replay, interval_seed, replay
+from archcost.fields.span import Span
+from archcost.fields.taps import EMPTY
+from archcost.trace.graph import Op, Trace
+from archcost.trace.schema import arguments
+
+__all__ = ["covered", "has_dilation", "support_of", "support_seed"]
+
+
+@lru_cache(maxsize=16)
+def _identity(size: int) -> np.ndarray:
+    return np.where(np.eye(size, dtype=bool), 0, EMPTY)
+
+
+def support_seed(size: int, rank: int, dim: int) -> Span:
+    """Pixel i is read by itself alone; the local rows are those of an interval."""
+    local = interval_seed(size, rank, dim)
+    pixels = _identity(size).reshape(size, *(1,) * dim, size, *(1,) * (rank - dim - 1))
+    return local.with_values(np.concatenate([pixels, local.values[-2:]]), local.steps)
+
+
+def has_dilation(trace: Trace) -> bool:
+    """Whether any convolution or pooling is dilated."""
+    return any(_dilation(op) > 1 for op in trace.ops)
+
+
+def _dilation(op: Op) -> int:
+    if "conv" not in op.name and "pool" not in op.name:
+        return 1
+    dilation = arguments(op).get("dilation", 1)
+    return max((dilation,) if isinstance(dilation, int) else dilation, default=1)
+
+
+def support_of(trace: Trace, inputs: InputAxes) -> Replay:
+    """The replay that follows every pixel of one input by itself."""
+    return replay(trace, inputs.axes, seed=support_seed)
+
+
+def covered(support: Replay, call: int, inputs: InputAxes) -> tuple[np.ndarray, ...] | None:
+    """For each axis, which pixels the centre of a module call's output reads; None if it is no map."""
+    local = InputAxes(inputs.tensor, inputs.axes, tuple(range(len(inputs.axes))))
+    for intervals in support.calls[call]:
+        if intervals is None or not is_map(intervals, local):
+            continue
+        at = {d: intervals.shape[d] // 2 for d in places(intervals, local)}
+        found = []
+        for axis, dim in zip(local.which, at, strict=True):
+            rows = profile(intervals, axis, dim, at)
+            here = at[dim] if rows.shape[1] > 1 else 0
+            found.append(rows[:-2, here] < EMPTY // 2)
+        return tuple(found)
+    return None
