@@ -85,6 +85,23 @@ def _parser() -> argparse.ArgumentParser:
     )
     compare.set_defaults(run=_compare)
 
+    field = commands.add_parser("field", parents=[common], help="which part of the input a layer sees")
+    field.add_argument("spec", metavar="SPEC", help=_SPEC)
+    _input_options(field)
+    field.add_argument(
+        "--weights", metavar="FILE", help="a state dict: .pt/.pth (plain tensors only) or .safetensors"
+    )
+    field.add_argument("--layer", metavar="NAME", help="a module; default: the last spatial feature map")
+    field.add_argument(
+        "--position", type=_position, metavar="Y,X", help="of the layer's output; default: its centre"
+    )
+    field.add_argument("--verify", action="store_true", help="plant NaN in the real model and see it arrive")
+    field.add_argument("--effective", action="store_true", help="the effective field as well (Luo et al.)")
+    field.add_argument("--plot", metavar="FILE", help="draw the window over the input, as .png, .svg or .pdf")
+    field.add_argument("--growth", metavar="FILE", help="draw how the field grows over depth")
+    field.add_argument("--format", choices=("text", "json"), default="text", help="default: text")
+    field.set_defaults(run=_field)
+
     zoo = commands.add_parser("zoo", parents=[common], help="torchvision's models against what it publishes")
     zoo.add_argument(
         "pattern", metavar="PATTERN", nargs="?", help="names, as in 'resnet*'; default: all classifiers"
@@ -130,6 +147,13 @@ def _count(text: str) -> int:
 
 def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _position(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(n) for n in text.replace("x", ",").split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no position; give it as in 7,7") from None
 
 
 def _size(text: str) -> tuple[int, ...]:
@@ -186,6 +210,52 @@ def _check(args: argparse.Namespace) -> int:
     return DONE if result.agrees else FINDINGS
 
 
+def _field(args: argparse.Namespace) -> int:
+    from archcost.analysis import analyze
+    from archcost.receptive import verify_field
+
+    for path in (args.plot, args.growth):
+        _check_writable(path, args.force)
+    analysis = analyze(args.spec, weights=args.weights, **_inputs(args))
+    field = analysis.fields.select(args.layer, args.position)
+    witness = verify_field(analysis, field) if args.verify else None
+    effective = None
+    if args.effective:
+        from archcost.effective import effective_field
+
+        effective = effective_field(analysis, layer=field.layer, position=field.position)
+    if args.format == "json":
+        from archcost.report.records import dump, field_record
+
+        record = {"model": analysis.name, "input": analysis.input_text, **field_record(field)}
+        if witness is not None:
+            record["verified"] = witness.agrees
+        if effective is not None:
+            record["effective"] = {"side": effective.side, "share": effective.share}
+        _emit(args, dump(record, 2))
+    else:
+        said = [f"{analysis.name}, input {analysis.input_text}", str(field)]
+        said += [str(more) for more in (effective, witness) if more is not None]
+        if args.layer is None:
+            from archcost.report.notes import field_notes
+
+            said += [f"{what}: {text}" for what, text in field_notes(analysis)[1:]]
+        _emit(args, "\n".join(said) + "\n")
+    _draw(args, analysis, field, effective)
+    return DONE if witness is None or witness.agrees else FINDINGS
+
+
+def _draw(args: argparse.Namespace, analysis: Any, field: Any, effective: Any) -> None:
+    if args.plot:
+        from archcost.report.pictures.window import plot_window
+
+        plot_window(analysis, layer=field.layer, position=field.position, effective=effective, path=args.plot)
+    if args.growth:
+        from archcost.report.pictures.growth import plot_growth
+
+        plot_growth(analysis, path=args.growth)
+
+
 def _compare(args: argparse.Namespace) -> int:
     from archcost.comparison import compare
 
@@ -211,14 +281,19 @@ def _write(args: argparse.Namespace, result: Any, options: dict[str, Any]) -> No
 
 
 def _check_output(args: argparse.Namespace) -> None:
+    if args.output != "-":
+        _check_writable(args.output, args.force)
+
+
+def _check_writable(name: str | None, force: bool) -> None:
     """Before the work: the file can be written, and is not one that somebody needs."""
-    if args.output in (None, "-"):
+    if name is None:
         return
-    path = Path(args.output)
+    path = Path(name)
     if path.is_dir() or not path.resolve().parent.is_dir():
-        raise SpecError(f"{args.output} is a folder, or its folder is not there")
-    if path.exists() and not args.force:
-        raise SpecError(f"{args.output} exists; --force overwrites it")
+        raise SpecError(f"{name} is a folder, or its folder is not there")
+    if path.exists() and not force:
+        raise SpecError(f"{name} exists; --force overwrites it")
 
 
 def _emit(args: argparse.Namespace, text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import lcm
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -156,18 +157,18 @@ def _misaligned(fields: Fields) -> list[Finding]:
 def _offsets(maps: list[Intervals], inputs: InputAxes) -> list[float]:
     """For each axis, how far the centres of the branches' windows lie apart, in pixels."""
     off = []
-    for i, axis in enumerate(inputs.which):
+    where = {d: maps[0].shape[d] // 2 for d in places(maps[0], inputs)}
+    for axis, dim in zip(inputs.which, where, strict=True):
+        period = lcm(*(s.steps[dim][0] for seen in maps for s in seen.axes[axis]))
+        # A whole period around the centre, the same for all branches; all there is where none fits in.
+        first = where[dim] // period * period
+        whole = first + period <= maps[0].shape[dim]
+        part = slice(first, first + period) if whole else slice(None)
         centres = []
         for seen in maps:
-            where = {d: seen.shape[d] // 2 for d in places(seen, inputs)}
-            dim = list(where)[i]
-            period = max((s.steps[dim][0] for s in seen.axes[axis]), default=1)
-            rows = profile(seen, axis, dim, where)[-2:]
-            first = where[dim] // period * period if period <= seen.shape[dim] else 0
-            lo, minus_hi = rows[:, first : first + period]
-            known = lo < EMPTY // 2
-            if known.any():
-                centres.append(float(np.mean(lo[known] - minus_hi[known])) / 2 - first)
+            lo, minus_hi = profile(seen, axis, dim, where)[-2:, part]
+            if (lo < EMPTY // 2).all():
+                centres.append(float(np.mean(lo - minus_hi)) / 2)
         off.append(round(max(centres) - min(centres), 3) if len(centres) > 1 else 0.0)
     return off
 
