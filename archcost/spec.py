@@ -1,15 +1,15 @@
-"""ConvSpec: one convolution on paper. Shapes, parameters and multiply-accumulates; no tensor, no torch."""
+"""ConvSpec: one convolution on paper. Shapes, parameters, MACs and receptive field; no tensor, no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any, cast
 
 from archcost.errors import InputError
 
-__all__ = ["ConvSpec"]
+__all__ = ["ConvSpec", "FieldStep", "stacked_field"]
 
 
 def _per_axis(name: str, value: int | Sequence[int], axes: int) -> tuple[int, ...]:
@@ -17,6 +17,20 @@ def _per_axis(name: str, value: int | Sequence[int], axes: int) -> tuple[int, ..
     if len(values) != axes:
         raise InputError(f"ConvSpec: {name} has {len(values)} values for {axes} spatial axes: {value!r}")
     return values
+
+
+@dataclass(frozen=True)
+class FieldStep:
+    """The receptive field of a stack of layers on paper, one number a spatial axis, in pixels of its input.
+
+    One output position sees ``size`` pixels; the next one sees them ``stride`` pixels further (some say
+    jump); the field of position 0 begins ``padding`` pixels before the input. So position p sees the pixels
+    from ``p * stride - padding`` to ``p * stride - padding + size - 1``.
+    """
+
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -31,6 +45,15 @@ class ConvSpec:
     ((55, 55), 290400, 34944)
     >>> alexnet.macs
     105415200
+
+    A pooling has the shapes and the receptive field of a depthwise convolution, ``groups=channels``. Its
+    ``output_size``, ``neurons``, ``extent`` and ``receptive_field`` are those; it has no weights, so leave
+    ``params`` and ``macs`` alone.
+
+    >>> ConvSpec(64, 64, 2, stride=2, groups=64, input_size=(224, 224)).output_size
+    (112, 112)
+    >>> ConvSpec(96, 96, 3, stride=2, groups=96, input_size=alexnet.output_size).output_size
+    (27, 27)
     """
 
     in_channels: int
@@ -92,14 +115,60 @@ class ConvSpec:
         return prod(cast("tuple[int, ...]", self.kernel_size))
 
     @property
+    def extent(self) -> tuple[int, ...]:
+        """Pixels from the first tap to the last, one number an axis: dilation * (kernel_size - 1) + 1.
+
+        >>> ConvSpec(64, 64, 3, dilation=4).extent
+        (9, 9)
+        """
+        # __post_init__ has made every one of them a tuple of one value an axis.
+        axes = zip(*cast("tuple[tuple[int, ...], ...]", (self.kernel_size, self.dilation)), strict=True)
+        return tuple(d * (k - 1) + 1 for k, d in axes)
+
+    @property
     def output_size(self) -> tuple[int, ...]:
         """Spatial size of the output, one number an axis (the formulas of ``torch.nn.ConvNd``)."""
-        # __post_init__ has made every one of them a tuple of one value an axis.
-        columns = (self.input_size, self.kernel_size, self.stride, self.padding, self.dilation)
-        axes = zip(*cast("tuple[tuple[Any, ...], ...]", (*columns, self.output_padding)), strict=True)
+        columns = (self.input_size, self.extent, self.stride, self.padding, self.output_padding)
+        axes = zip(*cast("tuple[tuple[Any, ...], ...]", columns), strict=True)
         if self.transposed:
-            return tuple((n - 1) * s - lo - hi + d * (k - 1) + o + 1 for n, k, s, (lo, hi), d, o in axes)
-        return tuple((n + lo + hi - d * (k - 1) - 1) // s + 1 for n, k, s, (lo, hi), d, _ in axes)
+            return tuple((n - 1) * s - lo - hi + e + o for n, e, s, (lo, hi), o in axes)
+        return tuple((n + lo + hi - e) // s + 1 for n, e, s, (lo, hi), _ in axes)
+
+    def receptive_field(self, before: FieldStep | None = None) -> FieldStep:
+        """What one output position sees of the layer's input, or of that of the stack below it, ``before``.
+
+        The recurrences of Araujo, Norris and Sim, "Computing Receptive Fields of Convolutional Neural
+        Networks" (Distill 2019). The input is continued beyond its borders: its size plays no part.
+
+        >>> conv = ConvSpec(3, 96, 11, stride=4)
+        >>> ConvSpec(96, 96, 3, stride=2, groups=96).receptive_field(before=conv.receptive_field())
+        FieldStep(size=(19, 19), stride=(8, 8), padding=(0, 0))
+
+        Raises:
+            InputError: ``before`` has another number of axes; or the convolution is transposed, with a
+                stride above 1: what a position sees then depends on its phase.
+        """
+        axes = len(self.input_size)
+        stride = cast("tuple[int, ...]", self.stride)
+        low = [lo for lo, _ in cast("tuple[tuple[int, int], ...]", self.padding)]
+        if self.transposed:
+            if max(stride) > 1:
+                raise InputError(
+                    f"ConvSpec: what a position of a transposed convolution of stride {stride} sees depends "
+                    f"on its phase; build the module and ask archcost.receptive_field"
+                )
+            # With stride 1 it is a convolution by the mirrored kernel.
+            low = [e - 1 - lo for e, lo in zip(self.extent, low, strict=True)]
+        if before is None:
+            before = FieldStep((1,) * axes, (1,) * axes, (0,) * axes)
+        if len(before.size) != axes:
+            raise InputError(f"ConvSpec: {axes} spatial axes on top of a stack of {len(before.size)}")
+        columns = (self.extent, stride, low, before.size, before.stride, before.padding)
+        steps = [
+            (size + (e - 1) * jump, s * jump, padding + lo * jump)
+            for e, s, lo, size, jump, padding in zip(*columns, strict=True)
+        ]
+        return FieldStep(*zip(*steps, strict=True))
 
     @property
     def weights(self) -> int:
@@ -135,3 +204,22 @@ class ConvSpec:
     def bias_ops(self) -> int:
         """One addition for each output element, where there is a bias."""
         return self.neurons if self.bias else 0
+
+
+def stacked_field(layers: Iterable[ConvSpec]) -> FieldStep:
+    """The receptive field of layers on top of one another, the one that meets the input first.
+
+    Their channels and input sizes play no part.
+
+    >>> stacked_field([ConvSpec(64, 64, 3, padding=1)] * 3)
+    FieldStep(size=(7, 7), stride=(1, 1), padding=(3, 3))
+
+    Raises:
+        InputError: as `ConvSpec.receptive_field`, or there are no layers.
+    """
+    field = None
+    for layer in layers:
+        field = layer.receptive_field(field)
+    if field is None:
+        raise InputError("stacked_field: no layers given")
+    return field

@@ -10,7 +10,7 @@ from torch import nn
 
 import archcost
 import archcost.spec
-from archcost import ConvSpec, InputError
+from archcost import ConvSpec, FieldStep, InputError, stacked_field
 
 
 def test_the_docstring_says_what_is_true():
@@ -75,6 +75,73 @@ def test_shapes_parameters_and_macs_are_those_of_the_framework(layer):
 def test_padding_may_differ_by_side():
     spec = ConvSpec(1, 1, 2, padding=((0, 1), (0, 1)), input_size=(8, 8))
     assert spec.output_size == (8, 8)
+
+
+def test_pooling_has_the_shapes_of_a_depthwise_convolution():
+    assert ConvSpec(64, 64, 2, stride=2, groups=64, input_size=(224, 224)).output_size == (112, 112)
+    assert ConvSpec(96, 96, 3, stride=2, groups=96, input_size=(55, 55)).output_size == (27, 27)
+
+
+def test_the_extent_counts_the_holes_of_dilation():
+    assert ConvSpec(1, 1, (3, 5), dilation=(4, 1)).extent == (9, 5)
+    assert ConvSpec(1, 1, 1, dilation=7).extent == (1, 1)
+
+
+def test_fields_of_well_known_stacks():
+    assert ConvSpec(3, 96, 11, stride=4).receptive_field() == FieldStep((11, 11), (4, 4), (0, 0))
+    three, five = ConvSpec(8, 8, 3, padding=1), ConvSpec(8, 8, 5, padding=2)
+    assert stacked_field([three] * 2) == five.receptive_field() == FieldStep((5, 5), (1, 1), (2, 2))
+    assert stacked_field([three] * 3).size == (7, 7)
+    # ResNet-50 down to its first pooling: 7x7 stride 2, 3x3 stride 2; then AlexNet's features.
+    stem = [ConvSpec(3, 64, 7, stride=2, padding=3), ConvSpec(64, 64, 3, stride=2, padding=1, groups=64)]
+    assert stacked_field(stem) == FieldStep((11, 11), (4, 4), (5, 5))
+    pool = ConvSpec(8, 8, 3, stride=2, groups=8)
+    alexnet = [ConvSpec(3, 96, 11, stride=4), pool, five, pool, three, three, three, pool]
+    assert stacked_field(alexnet) == FieldStep((195, 195), (32, 32), (64, 64))  # as Araujo et al. list it
+    dilated = [ConvSpec(1, 1, 3, dilation=d, input_size=64) for d in (1, 2, 4, 8)]
+    assert stacked_field(dilated).size == (31,)
+    assert three.receptive_field(before=pool.receptive_field()).size == (7, 7)  # 3 + 2 * 2
+
+
+@st.composite
+def stacks(draw):
+    """Modules and specs that fit an input of 150 pixels, however they are drawn."""
+    axes = draw(st.integers(1, 2))
+    modules, specs = [], []
+    for _ in range(draw(st.integers(1, 4))):
+        transposed = draw(st.booleans())
+        values = {
+            "kernel_size": tuple(draw(st.integers(1, 4)) for _ in range(axes)),
+            "stride": 1 if transposed else tuple(draw(st.integers(1, 3)) for _ in range(axes)),
+            "padding": tuple(draw(st.integers(0, 2)) for _ in range(axes)),
+            "dilation": draw(st.integers(1, 2)),
+        }
+        kind = getattr(nn, f"Conv{'Transpose' if transposed else ''}{axes}d")
+        modules.append(kind(1, 1, **values))
+        specs.append(ConvSpec(1, 1, **values, transposed=transposed, input_size=(150,) * axes))
+    return nn.Sequential(*modules), specs
+
+
+@settings(max_examples=25, deadline=None)
+@given(stacks())
+def test_the_recurrence_gives_what_the_intervals_of_the_model_give(stack):
+    model, specs = stack
+    network = archcost.analyze(model, input_size=(1, 1, *specs[0].input_size)).fields.network
+    on_paper = stacked_field(specs)
+    assert (network.size, network.stride, network.padding) == (
+        on_paper.size,
+        on_paper.stride,
+        on_paper.padding,
+    )
+
+
+def test_a_field_that_has_no_one_size_says_so():
+    with pytest.raises(InputError, match=r"of stride \(2, 1\) sees depends on its phase; build the module"):
+        ConvSpec(1, 1, 4, stride=(2, 1), transposed=True).receptive_field()
+    with pytest.raises(InputError, match="2 spatial axes on top of a stack of 1"):
+        stacked_field([ConvSpec(1, 1, 3, input_size=9), ConvSpec(1, 1, 3)])
+    with pytest.raises(InputError, match="stacked_field: no layers given"):
+        stacked_field([])
 
 
 @pytest.mark.parametrize(
