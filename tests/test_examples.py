@@ -12,6 +12,9 @@ PROMISED = {
     "two_inputs.py": "made by the model itself",
     "compare_models.py": "times fewer MACs than ResNet-50",
     "counting_rule.py": "with the rule: 72,000 more operations",
+    "ones_with_a_zero_corner.py": "exactly the outputs whose window holds it change",
+    "receptive_field.py": "3 layers of 3x3 see 7x7, with 55% of the weights of one 7x7",
+    "effective_field.py": "drawn: effective.png",
 }
 
 

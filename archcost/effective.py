@@ -1,0 +1,145 @@
+"""effective_field: how much of its window a layer really looks at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from archcost.errors import InputError, SpecError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from archcost.analysis import Analysis
+    from archcost.fields.effective import EffectiveField
+    from archcost.fields.witness import Claim
+
+__all__ = ["effective_field"]
+
+
+def effective_field(
+    model: nn.Module | str | Analysis,
+    inputs: Any = None,
+    layer: str | None = None,
+    position: Sequence[int] | int | None = None,
+    *,
+    call: int | None = None,
+    of: int | None = None,
+    input_size: Any = None,
+    samples: int = 8,
+    share: float = 0.95,
+    seed: int = 0,
+    signs: bool = False,
+    device: str | torch.device | None = None,
+) -> EffectiveField:
+    """The effective receptive field of Luo, Li, Urtasun and Zemel (NIPS 2016), measured on the model.
+
+    The gradient of one position of a layer, the sum of its channels, with respect to the input: absolute
+    values, summed over the input's channels, mean over the samples. A copy of the model runs in eval mode
+    with the weights that it has, in its own precision, float16 and bfloat16 in float32. Published recipes
+    differ: in the data, in the sign of the channels (see ``signs``), and in the measure of the size. Here
+    it is the side of the smallest square around the centre of the window that holds ``share`` of the sum.
+
+    Args:
+        model: a module, a SPEC, or the Analysis of one.
+        inputs: what the model runs on, as in `archcost.analyze`; a batch of n images is n samples. By
+            default ``samples`` passes on standard normal numbers (zeros for whole numbers).
+        layer, position, call, of: as in `archcost.receptive_field`; by default the centre of the last
+            spatial feature map, and of a layer called several times the last call.
+        input_size: the shape of the input, batch included, where ``inputs`` are not given.
+        share: of the gradient, for `EffectiveField.side`: above 0, at most 1.
+        seed: of the inputs and the signs.
+        signs: sum the channels with random signs, drawn anew for each sample. For a layer whose channels
+            sum to a constant, as after a LayerNorm.
+        device: where it is measured; by default where the model is.
+
+    Raises:
+        SpecError: no such layer or position, a layer whose output has no positions, or no share.
+        InputError: the inputs do not fit, or are whole numbers, which have no gradient.
+        ModelError: no gradient comes through, it is 0 or not finite, or the model cannot be copied or run.
+    """
+    from archcost.analysis import Analysis, analyze
+    from archcost.fields.effective import check_share, measure
+    from archcost.trace.inputs import as_call
+
+    check_share(share)
+    if not isinstance(samples, int) or samples < 1:
+        raise InputError(f"effective_field: samples is {samples!r}; give a whole number, at least 1")
+    if isinstance(model, str):
+        analysis = analyze(model, inputs, input_size=input_size, progress=False)
+    elif isinstance(model, Analysis):
+        if input_size is not None:
+            raise InputError("effective_field: an Analysis has its input size; give it without input_size")
+        analysis = model
+    else:
+        analysis = analyze(model, inputs, input_size=input_size, progress=False)
+    source = analysis.model
+    claim = _chosen(analysis, source, layer, position, call, of)
+    if inputs is not None:
+        passes = [as_call(inputs)]
+        _check_size(passes[0], claim)
+    else:
+        passes = _drawn(analysis, samples, seed)
+    return measure(source, passes, claim, share=share, signs=signs, seed=seed, device=device)
+
+
+def _chosen(
+    analysis: Analysis,
+    source: nn.Module,
+    layer: str | None,
+    position: Sequence[int] | int | None,
+    call: int | None,
+    of: int | None,
+) -> Claim:
+    """The field of one call, and where it is to be seen."""
+    fields = analysis.fields
+    field = fields.select(layer, position, call, of)
+    if field.calls:
+        call = sum(made.module == field.layer for made in analysis.trace.calls) - 1
+        field = fields.at(field.layer, position, call, of)
+    if not field.position:
+        at = "the model's output" if not field.layer else f"the output of {field.layer!r}"
+        raise SpecError(
+            f"effective_field: {at} has no spatial positions; name a layer before the pooling or flattening"
+        )
+    return fields.claim(field, call, source)
+
+
+def _check_size(call: Any, claim: Claim) -> None:
+    from archcost.trace.inputs import map_tensors
+
+    field, dims = claim.field, claim.dims
+    tensors: list[Any] = []
+    map_tensors(call, tensors.append)
+    shape = tuple(tensors[field.input_index].shape) if len(tensors) > field.input_index else ()
+    fits = len(shape) > max(dims) and tuple(shape[d] for d in dims) == field.input_size
+    if not fits:
+        wanted = "x".join(map(str, field.input_size))
+        raise InputError(
+            f"effective_field: input {field.input_index} has shape {shape}, and was analysed with "
+            f"{wanted} pixels; give inputs of that size, or the model in place of its Analysis"
+        )
+
+
+def _drawn(analysis: Analysis, samples: int, seed: int) -> list[Any]:
+    """Calls of the shapes that were traced: standard normal numbers, zeros for whole ones."""
+    import torch
+
+    from archcost.trace.graph import TensorRef
+
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(value: Any) -> Any:
+        if isinstance(value, TensorRef):
+            if value.dtype.is_floating_point or value.dtype.is_complex:
+                kind = torch.complex64 if value.dtype.is_complex else torch.float32
+                return torch.randn(value.shape, generator=generator, dtype=kind).to(value.dtype)
+            return torch.zeros(value.shape, dtype=value.dtype)
+        if isinstance(value, (tuple, list)):
+            return type(value)(map(draw, value))
+        if isinstance(value, dict):
+            return {key: draw(item) for key, item in value.items()}
+        return value
+
+    return [draw(analysis.trace.inputs) for _ in range(samples)]

@@ -1,0 +1,252 @@
+"""The effective field: how much each input pixel moves one position of a layer, by the gradient."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from archcost.errors import InputError, ModelError, SpecError
+from archcost.fields.field import ReceptiveField, Window
+from archcost.fields.witness import Claim
+from archcost.trace.inputs import map_tensors
+from archcost.trace.modules import walk
+from archcost.trace.state import Untouched
+
+__all__ = ["EffectiveField", "measure"]
+
+_HALF = (torch.float16, torch.bfloat16)
+# A gradient this much smaller than that of the channels with random signs is rounding, not dependence.
+_CANCELLED = 1e-4
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EffectiveField:
+    """Where the gradient of one output position lies within its theoretical window (Luo et al. 2016).
+
+    ``map`` is an array of the input's spatial shape: the mean absolute gradient of each pixel.
+    """
+
+    map: np.ndarray
+    theoretical: ReceptiveField
+    """The field on paper: layer, position and window."""
+    samples: int
+    """Input samples that the mean is over."""
+    share: float
+    signs: bool = False
+    """Whether the channels of the layer were summed with random signs."""
+
+    @property
+    def side(self) -> int:
+        """Side in pixels of the smallest square (interval, cube) that holds ``share``: `side_holding`."""
+        return self.side_holding(self.share)
+
+    @property
+    def ratio(self) -> tuple[float, ...]:
+        """For each axis, the part of the theoretical window that the square covers: at most 1."""
+        size = self._bounds.size
+        return tuple(min(self.side, n) / n for n in size)
+
+    @property
+    def window(self) -> tuple[Window, ...]:
+        """First and last pixel of the square; it may reach beyond the image."""
+        reach = self.side - 1
+        return tuple(((both - reach + 1) // 2, (both + reach) // 2) for both in self._twice_centre)
+
+    def side_holding(self, share: float) -> int:
+        """Side of the smallest square that holds ``share`` of the map's sum.
+
+        The square has the centre of the theoretical window, continued beyond the image's borders; what of
+        it lies outside the image holds nothing, and counts in the side.
+        """
+        check_share(share)
+        away = np.zeros((1,) * self.map.ndim, dtype=np.int64)
+        for axis, (n, both) in enumerate(zip(self.map.shape, self._twice_centre, strict=True)):
+            shape = [1] * self.map.ndim
+            shape[axis] = n
+            away = np.maximum(away, np.abs(2 * np.arange(n) - both).reshape(shape))
+        held = np.cumsum(np.bincount(away.ravel(), weights=self.map.ravel()))
+        return int(np.searchsorted(held, share * held[-1] * (1 - 1e-12))) + 1
+
+    @property
+    def _bounds(self) -> ReceptiveField:
+        """Without operations over the full extent, where anything is left then."""
+        local = self.theoretical.local
+        return local if all(local.size) else self.theoretical
+
+    @property
+    def _twice_centre(self) -> tuple[int, ...]:
+        return tuple(lo + hi for lo, hi in self._bounds.unclipped)
+
+    def __str__(self) -> str:
+        field = self.theoretical
+        shape = {1: "an interval", 2: "a square", 3: "a cube"}[self.map.ndim]
+        ratio = " x ".join(dict.fromkeys(f"{r:.0%}" for r in self.ratio))
+        size = " x ".join(map(str, self._bounds.size))
+        whole = f"; the exact field is the whole input, because of {field.reason}" if field.is_global else ""
+        where = ", ".join(map(str, field.position))
+        return (
+            f"{field.layer or 'the model'}, position {where}\n"
+            f"{self.share:.0%} of the gradient lies in {shape} of side {self.side}: {ratio} of the "
+            f"theoretical {size}{whole}\n"
+            f"mean of {self.samples} sample{'s' * (self.samples != 1)}"
+        )
+
+
+def check_share(share: float) -> None:
+    """Raises SpecError where it is no share."""
+    if not 0 < share <= 1:
+        raise SpecError(
+            f"effective_field: share is {share!r}; give a number above 0 and at most 1, as in 0.95"
+        )
+
+
+def measure(
+    model: nn.Module,
+    passes: list[tuple[tuple[Any, ...], dict[str, Any]]],
+    claim: Claim,
+    *,
+    share: float,
+    signs: bool,
+    seed: int,
+    device: torch.device | str | None = None,
+) -> EffectiveField:
+    """Run each call on a copy of the model and take the gradients; see `archcost.effective_field`."""
+    field = claim.field
+    name = f"{type(model).__name__}, {field.layer or 'the model itself'}"
+    total = np.zeros(field.input_size)
+    samples = 0
+    with _copied(model, device) as twin:
+        for number, call in enumerate(passes):
+            given, leaf = _prepared(twin, call, field)
+            picked = _picked(twin, given, claim, name)
+            coin = torch.Generator().manual_seed(seed + number)
+            gradient = _gradient(picked, leaf, coin if signs else None, name)
+            if not number and not signs:
+                _check_not_cancelled(gradient, _gradient(picked, leaf, coin, name), name)
+            beside = [d for d in range(leaf.dim()) if d not in claim.dims]
+            samples += leaf.shape[0] if len(beside) > 1 and beside[0] == 0 else 1
+            total += gradient.abs().double().sum(beside).cpu().numpy() if beside else gradient.abs().numpy()
+    if not np.isfinite(total).all():
+        raise ModelError(
+            f"{name}: the gradient is not finite; give the model weights that give finite values"
+        )
+    if not total.any():
+        raise ModelError(
+            f"{name}: the gradient of this position is 0 at every pixel, so nothing of the input moves it; "
+            f"give inputs for which it is not"
+        )
+    total /= samples
+    total.setflags(write=False)
+    return EffectiveField(map=total, theoretical=field, samples=samples, share=share, signs=signs)
+
+
+@contextmanager
+def _copied(model: nn.Module, device: torch.device | str | None) -> Iterator[nn.Module]:
+    """A copy in eval mode to run and differentiate; random states and the model's attributes are put back."""
+    model = getattr(model, "_orig_mod", model)
+    kind = type(model).__name__
+    tree = walk(model)
+    if any(p.is_meta for p in model.parameters()):
+        raise ModelError(f"{kind}: the model is on `meta` and has no values to run; load it first")
+    with Untouched(tree), torch.inference_mode(False), torch.enable_grad():
+        try:
+            twin = copy.deepcopy(model).requires_grad_(False).eval().to(device)
+        except Exception as error:
+            raise ModelError(
+                f"{kind}: cannot be copied, and the effective field is measured on a copy: {error}"
+            ) from error
+        if any(p.dtype in _HALF for p in twin.parameters()):
+            twin = twin.float()
+        yield twin
+
+
+def _prepared(
+    twin: nn.Module, call: tuple[tuple[Any, ...], dict[str, Any]], field: ReceptiveField
+) -> tuple[Any, torch.Tensor]:
+    """The call on the copy's device, half precision as float32, and the leaf that its input comes from."""
+    home = next(iter([*twin.parameters(), *twin.buffers()]), torch.empty(0)).device
+    leaves: list[torch.Tensor] = []
+
+    def prepare(tensor: torch.Tensor) -> torch.Tensor:
+        tensor = tensor.detach().to(home, torch.float32 if tensor.dtype in _HALF else None, copy=True)
+        leaves.append(tensor)
+        if len(leaves) - 1 != field.input_index:
+            return tensor
+        if not (tensor.is_floating_point() or tensor.is_complex()):
+            raise InputError(
+                f"{type(twin).__name__}: input {field.input_index} holds whole numbers "
+                f"({str(tensor.dtype)[6:]}), which have no gradient; measure the part of the model that "
+                f"takes their embedding"
+            )
+        return tensor.requires_grad_().clone()  # a model may write into its input, which no leaf allows
+
+    given = map_tensors(call, prepare)
+    return given, leaves[field.input_index]
+
+
+class _Reached(Exception):
+    """The layer's output is there; the rest of the model need not run."""
+
+
+def _picked(twin: nn.Module, given: Any, claim: Claim, name: str) -> torch.Tensor:
+    """The values of the layer at the position: all channels of all samples."""
+    found: list[torch.Tensor] = []
+    calls = 0
+
+    def keep(module: nn.Module, inputs: Any, result: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == claim.calls[-1] + 1:
+            map_tensors(result, found.append)
+            raise _Reached
+
+    handle = twin.get_submodule(claim.field.layer).register_forward_hook(keep)
+    try:
+        twin(*given[0], **given[1])
+    except _Reached:
+        pass
+    except Exception as error:
+        raise ModelError(f"{name}: the model's forward fails: {type(error).__name__}: {error}") from error
+    finally:
+        handle.remove()
+    if not found:
+        raise ModelError(f"{name}: the layer was not called again when its gradient was to be taken")
+    index: list[Any] = [slice(None)] * found[claim.output].dim()
+    for dim, at in zip(claim.places, claim.field.position, strict=True):
+        index[dim] = at
+    return found[claim.output][tuple(index)]
+
+
+def _gradient(
+    picked: torch.Tensor, leaf: torch.Tensor, signs: torch.Generator | None, name: str
+) -> torch.Tensor:
+    """The gradient of the sum of the channels, each with a sign of its own where ``signs`` draws them."""
+    weights = torch.ones(picked.shape)
+    if signs is not None:
+        weights = 1 - 2 * torch.randint(2, picked.shape, generator=signs, dtype=torch.float32)
+    gradient = None
+    if picked.requires_grad:
+        (gradient,) = torch.autograd.grad(
+            picked, leaf, weights.to(picked.device, picked.dtype), retain_graph=True, allow_unused=True
+        )
+    if gradient is None:
+        raise ModelError(
+            f"{name}: no gradient flows from its output to the input: it is computed under no_grad, "
+            f"detached, rounded or quantized on the way; choose a layer before that"
+        )
+    return gradient
+
+
+def _check_not_cancelled(plain: torch.Tensor, signed: torch.Tensor, name: str) -> None:
+    if float(plain.abs().sum()) < _CANCELLED * float(signed.abs().sum()):
+        raise ModelError(
+            f"{name}: its channels sum to a constant, as after a norm over the channels, so their sum has no "
+            f"gradient; pass signs=True to sum them with random signs"
+        )

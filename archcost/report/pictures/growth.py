@@ -1,0 +1,164 @@
+"""plot_growth: the receptive field over depth, for one model or several."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, NamedTuple
+
+from archcost.errors import SpecError
+from archcost.report.pictures.canvas import COLOURS, GREY, INK, check_path, finish, new_figure, spread
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from archcost.analysis import Analysis
+
+__all__ = ["Step", "plot_growth", "steps"]
+
+# What a layer is here: an operation with weights, or a window. Norms and activations see what these see.
+_KINDS = frozenset({"convolution", "pool", "matmul", "attention", "recurrent"})
+
+
+class Step(NamedTuple):
+    """One layer of the walk: its module, the size of its field in pixels, whether it is exactly global."""
+
+    module: str
+    size: int
+    is_global: bool
+
+
+def steps(analysis: Analysis) -> list[Step]:
+    """The layers whose outputs are spatial maps, in order of execution.
+
+    ``size`` is the largest over the axes; where an operation over the full extent makes the field global,
+    that operation is taken as a constant (`ReceptiveField.local`).
+    """
+    from archcost.fields.read import is_map, read_field
+
+    fields = analysis.fields
+    found = []
+    for cost in analysis.operations:
+        seen = fields.replay.ops[cost.op.index] if cost.kind in _KINDS else None
+        for inputs in fields.inputs:
+            if seen is not None and is_map(seen, inputs):
+                field = read_field(analysis.trace, seen, inputs, cost.module)
+                size = max(field.local.size) or max(field.size)
+                found.append(Step(cost.module, size, field.is_global))
+                break
+    return found
+
+
+def plot_growth(*analyses: Analysis, path: str | os.PathLike[str] | None = None) -> Figure:
+    """A line a model: the largest field so far; a dot a layer; see `archcost.plot_growth`."""
+    check_path(path)
+    if not analyses:
+        raise SpecError("plot_growth: no model given")
+    walks = [steps(analysis) for analysis in analyses]
+    for analysis, walk in zip(analyses, walks, strict=True):
+        if not walk:
+            raise SpecError(f"plot_growth: {analysis.name} has no layer whose output is a spatial map")
+    figure = new_figure(9.4, 5.4)
+    axes = figure.add_axes((0.085, 0.19, 0.68, 0.715))
+    longest = max(map(len, walks))
+    highest = max(step.size for walk in walks for step in walk)
+    axes.set_xlim(0, longest + 0.5 + longest * 0.01)
+    sizes = _input_sizes(analyses)
+    axes.set_ylim(0, 1.06 * max(highest, *(sizes if min(sizes) <= 2.5 * highest else [highest])))
+    for i, walk in enumerate(walks):
+        _draw_walk(axes, walk, COLOURS[i % len(COLOURS)])
+    drawn = [size for size in sizes if size <= axes.get_ylim()[1]]
+    for size in drawn:
+        axes.axhline(size, color=GREY, linestyle=(0, (5, 3)), linewidth=1.2, zorder=1)
+    _name_ends(axes, analyses, walks, drawn)
+    _dress(axes, any(step.is_global for walk in walks for step in walk))
+    title = analyses[0].name if len(analyses) == 1 else f"{len(analyses)} models"
+    axes.set_title(f"Receptive field over depth: {title}", loc="left", fontsize=13, color=INK, pad=12)
+    return finish(figure, path)
+
+
+def _input_sizes(analyses: tuple[Analysis, ...]) -> list[int]:
+    return sorted({max(axis.size for axis in analysis.fields.axes) for analysis in analyses})
+
+
+def _draw_walk(axes: Axes, walk: list[Step], colour: str) -> None:
+    depth = range(1, len(walk) + 1)
+    sizes = [step.size for step in walk]
+    largest = [max(sizes[: i + 1]) for i in range(len(sizes))]
+    axes.plot([0, *depth], [1, *largest], drawstyle="steps-post", color=colour, linewidth=2, zorder=3)
+    area = 34 if len(walk) <= 60 else 16
+    for marks, face in ((False, colour), (True, "white")):
+        here = [(at, step.size) for at, step in zip(depth, walk, strict=True) if step.is_global is marks]
+        axes.scatter(
+            [at for at, _ in here],
+            [size for _, size in here],
+            s=area,
+            facecolor=face,
+            edgecolor=colour,
+            linewidth=1.3,
+            zorder=4,
+            clip_on=False,
+            gid="global" if marks else "local",
+        )
+
+
+def _name_ends(
+    axes: Axes, analyses: tuple[Analysis, ...], walks: list[list[Step]], inputs: list[int]
+) -> None:
+    """At the right: each model's name and last size, and the input's, none over another."""
+    labels = [
+        (f"{_short(analysis.name)}: {max(s.size for s in walk)} px", max(s.size for s in walk), len(walk), i)
+        for i, (analysis, walk) in enumerate(zip(analyses, walks, strict=True))
+    ]
+    everything = [(text, size, at, COLOURS[i % len(COLOURS)]) for text, size, at, i in labels]
+    everything += [(f"input: {size} px", size, 0, GREY) for size in inputs]
+    low, high = axes.get_ylim()
+    heights = spread([float(size) for _, size, _, _ in everything], 0.052 * (high - low))
+    right = axes.get_xlim()[1]
+    for (text, size, at, colour), height in zip(everything, heights, strict=True):
+        axes.annotate(
+            text,
+            (right, size),
+            xytext=(1.035, height),
+            textcoords=("axes fraction", "data"),
+            color="#555555" if colour == GREY else colour,
+            fontsize=10.5,
+            va="center",
+            annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.8, "shrinkA": 1, "shrinkB": 0},
+        )
+        if at:
+            axes.plot([at, right], [size, size], color=colour, linewidth=0.8, linestyle=":", zorder=2)
+
+
+def _short(name: str, most: int = 20) -> str:
+    name = name.rpartition(":")[2] or name
+    return name if len(name) <= most else name[: most - 1] + "…"
+
+
+def _dress(axes: Axes, some_global: bool) -> None:
+    from matplotlib.lines import Line2D
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_xlabel("layers with weights and poolings, in order of execution", fontsize=11, color=INK)
+    axes.set_ylabel("receptive field, pixels of the input", fontsize=11, color=INK)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.tick_params(labelsize=10, colors=INK)
+    axes.grid(axis="y", color="#ececec", zorder=0)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    marks = [
+        Line2D([], [], color=INK, linewidth=2, label="largest so far"),
+        Line2D([], [], color=INK, marker="o", linestyle="", markersize=6, label="a layer"),
+    ]
+    if some_global:
+        marks.append(
+            Line2D(
+                [], [], color=INK, marker="o", markerfacecolor="white", linestyle="", markersize=6,
+                label="sees the whole input, by a global operation; drawn without that",
+            )
+        )  # fmt: skip
+    axes.legend(
+        handles=marks, loc="upper left", bbox_to_anchor=(-0.02, -0.135), ncols=3, fontsize=10, frameon=False
+    )

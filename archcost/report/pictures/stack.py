@@ -1,0 +1,345 @@
+"""plot_stack: how the windows of stacked layers add up, plane by plane and from the side."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from math import prod
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from archcost.errors import SpecError
+from archcost.report.pictures.canvas import COLOURS, INK, by, check_path, finish, new_figure, plain
+from archcost.spec import ConvSpec
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["Layer", "covered", "plot_stack"]
+
+Layer = int | tuple[Any, ...] | ConvSpec
+
+_MOST = 48  # cells a side
+_WIDEST, _MARGIN, _GAP = 15.0, 0.45, 0.98  # inches, as all that follows
+_CELL, _SIDE_CELL, _RISE, _LABELS = 0.34, 0.36, 0.86, 1.25
+_READ, _EMPTY, _EDGE = "#e9eef2", "#ffffff", "#b5bec6"
+
+
+class _Step(NamedTuple):
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    dilation: tuple[int, ...]
+
+
+def covered(layers: Sequence[Layer]) -> list[tuple[np.ndarray, ...]]:
+    """The cells of each plane, from the input to the output, that position 0 of the output depends on.
+
+    One array of positions an axis; the cells are their product.
+    """
+    steps = _steps(layers)
+    planes = [tuple(np.zeros(1, dtype=np.int64) for _ in steps[0].kernel)]
+    for step in reversed(steps):
+        below = tuple(
+            np.unique(at[:, None] * s + d * np.arange(k))
+            for at, k, s, d in zip(planes[0], *step, strict=True)
+        )
+        planes.insert(0, below)
+    return planes
+
+
+def plot_stack(layers: Sequence[Layer], *, path: str | os.PathLike[str] | None = None) -> Figure:
+    """The planes with their cells numbered, and the same from the side; see `archcost.plot_stack`."""
+    check_path(path)
+    steps, planes = _steps(layers), covered(layers)
+    spans = [tuple(int(at[-1]) + 1 for at in plane) for plane in planes]
+    if max(spans[0]) > _MOST:
+        raise SpecError(
+            f"plot_stack: the window is {'x'.join(map(str, spans[0]))} cells, and a picture shows up to "
+            f"{_MOST} a side; take fewer layers, or plot_growth"
+        )
+    flat = len(spans[0]) == 2
+    sides = _sides(steps)
+    room = _WIDEST - 2 * _MARGIN - len(steps) * _GAP
+    cell = min(_CELL, room / sum(span[-1] for span in spans)) if flat else 0.0
+    width = 2 * _MARGIN + len(steps) * _GAP + cell * sum(span[-1] for span in spans)
+    narrow = 2 * (_MARGIN + _LABELS) + 0.3 * max(spans[0])
+    width = min(max(width, narrow, 6.4), _WIDEST)
+    planes_high = cell * max(span[0] for span in spans) + 0.95 if flat else 0.0
+    side_high = len(steps) * _RISE + 0.95
+    height = 0.95 + planes_high + side_high * len(sides)
+    figure = new_figure(width, height)
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(0, height))
+    plain(axes)
+    title, more = _title(steps, spans[0], planes)
+    axes.text(_MARGIN, height - 0.3, title, fontsize=14, color=INK, va="center")
+    axes.text(_MARGIN, height - 0.62, more, fontsize=10, color="#555555", va="center")
+    if flat:
+        _draw_planes(axes, steps, planes, spans, cell, width, height - 0.95)
+    for i, axis in enumerate(sides):
+        below = height - 0.95 - planes_high - side_high * i
+        _draw_side(axes, steps, [plane[axis] for plane in planes], axis, len(sides) > 1, width, below)
+    return finish(figure, path)
+
+
+def _steps(layers: Sequence[Layer]) -> list[_Step]:
+    """Kernel, stride and dilation of each layer, one value an axis."""
+    if isinstance(layers, (int, ConvSpec)) or not len(layers):
+        raise SpecError("plot_stack: give a list of layers, from the input on, as in [3, 3, 3]")
+    given = [_read(layer) for layer in layers]
+    lengths = {len(value) for values in given for value in values if isinstance(value, tuple)}
+    axes = lengths.pop() if lengths else 2
+    if lengths or axes not in (1, 2):
+        raise SpecError("plot_stack: all layers need the same axes, one or two of them")
+    steps = [
+        _Step(*(value if isinstance(value, tuple) else (value,) * axes for value in values))
+        for values in given
+    ]
+    for step, layer in zip(steps, layers, strict=True):
+        if not all(isinstance(n, int) and n >= 1 for value in step for n in value):
+            raise SpecError(f"plot_stack: {layer!r} is no layer: sizes are whole numbers, at least 1")
+    return steps
+
+
+def _read(layer: Layer) -> tuple[Any, Any, Any]:
+    if isinstance(layer, ConvSpec):
+        if layer.transposed:
+            raise SpecError("plot_stack: transposed convolutions are not drawn")
+        return layer.kernel_size, layer.stride, layer.dilation
+    values = layer if isinstance(layer, tuple) else (layer,)
+    if not 1 <= len(values) <= 3 or not all(isinstance(value, (int, tuple)) for value in values):
+        raise SpecError(
+            f"plot_stack: {layer!r} is no layer; give a kernel size, (kernel, stride), "
+            f"(kernel, stride, dilation), or a ConvSpec"
+        )
+    kernel, stride, dilation = (*values, 1, 1)[:3]
+    return kernel, stride, dilation
+
+
+def _sides(steps: list[_Step]) -> list[int]:
+    """The axes that are drawn from the side: one stands for all where they are alike."""
+    axes = len(steps[0].kernel)
+    alike = all(len(set(value)) == 1 for step in steps for value in step)
+    return [axes - 1] if alike else list(range(axes))
+
+
+def _title(
+    steps: list[_Step], span: tuple[int, ...], planes: list[tuple[np.ndarray, ...]]
+) -> tuple[str, str]:
+    plural = "s" * (len(steps) > 1)
+    kernels = {step.kernel for step in steps}
+    kernel = f" of {by(next(iter(kernels)))}" if len(kernels) == 1 else ""
+    see = "see" if plural else "sees"
+    title = f"{len(steps)} layer{plural}{kernel} {see} {by(span)} cells of the input"
+    read = prod(len(at) for at in planes[0])
+    if read < prod(span):
+        return title, f"{read} of the {prod(span)} cells are read; the empty ones are skipped"
+    jump = tuple(prod(step.stride[axis] for step in steps) for axis in range(len(span)))
+    if max(jump) > 1:
+        return title, f"the next output position sees them {by(tuple(dict.fromkeys(jump)))} cells further"
+    if len(steps) == 1:
+        return title, f"{prod(span)} weights for each pair of channels"
+    own = sum(prod(step.kernel) for step in steps)
+    return title, f"{own} weights for each pair of channels; one layer of {by(span)} has {prod(span)}"
+
+
+def _draw_planes(
+    axes: Axes,
+    steps: list[_Step],
+    planes: list[tuple[np.ndarray, ...]],
+    spans: list[tuple[int, ...]],
+    cell: float,
+    width: float,
+    top: float,
+) -> None:
+    """From left to right, each in the middle of the height."""
+    used = len(steps) * _GAP + cell * sum(span[-1] for span in spans)
+    left = (width - used) / 2
+    middle = top - cell * max(span[0] for span in spans) / 2 - 0.08
+    low = top - cell * max(span[0] for span in spans) - 0.2
+    for k, (plane, span) in enumerate(zip(planes, spans, strict=True)):
+        upper = middle + cell * span[0] / 2
+        _draw_plane(axes, steps, plane, span, k, cell, left, upper)
+        right = left + cell * span[1]
+        count = prod(len(at) for at in plane)
+        size = by(span) if count == prod(span) else f"{by(span)}, {count} read"
+        where = f"{_name(k, len(steps))}\n{size}"
+        axes.text(
+            (left + right) / 2, low, where, ha="center", va="top", fontsize=10, color=INK, linespacing=1.35
+        )
+        if k < len(steps):
+            _draw_arrow(axes, steps[k], k, right, middle)
+        left = right + _GAP
+
+
+def _draw_plane(
+    axes: Axes,
+    steps: list[_Step],
+    plane: tuple[np.ndarray, ...],
+    span: tuple[int, ...],
+    k: int,
+    cell: float,
+    left: float,
+    upper: float,
+) -> None:
+    """One plane: cells that are read, the first window of the layer above, the cell of the layer below."""
+    first = _window(steps[k]) if k < len(steps) else [[0], [0]]
+    numbers = {cells: i + 1 for i, cells in enumerate((r, c) for r in plane[0] for c in plane[1])}
+    for r in range(span[0]):
+        for c in range(span[1]):
+            inside = r in first[0] and c in first[1]
+            number = numbers.get((r, c))
+            fill = _tint(min(k, len(steps) - 1)) if inside else _READ if number else _EMPTY
+            corner = (left + c * cell, upper - (r + 1) * cell)
+            _box(axes, corner, cell, fill, "read" if number else "skipped", k, number, len(numbers))
+    if k < len(steps):
+        tall, wide = first[0][-1] + 1, first[1][-1] + 1
+        _outline(axes, left, upper, wide * cell, tall * cell, COLOURS[k % len(COLOURS)], 2.4, f"window {k}")
+    if k:
+        _ring(axes, left, upper, cell, k - 1, f"cell {k}")
+
+
+def _window(step: _Step) -> list[list[int]]:
+    """The cells of the layer's first window, along each axis."""
+    return [[d * t for t in range(n)] for n, d in zip(step.kernel, step.dilation, strict=True)]
+
+
+def _box(
+    axes: Axes,
+    corner: tuple[float, float],
+    cell: float,
+    fill: str,
+    what: str,
+    plane: int,
+    number: int | None,
+    largest: int,
+) -> None:
+    """One cell, its number in a size that fits the largest of its plane; none where that is too small."""
+    from matplotlib.patches import Rectangle
+
+    box = Rectangle(corner, cell, cell, facecolor=fill, edgecolor=_EDGE, linewidth=0.7, zorder=2)
+    box.set_gid(f"{what} {plane}")
+    axes.add_patch(box)
+    size = min(11.0, cell * 72 * 0.42, cell * 72 * 1.25 / len(str(largest)))
+    if number is not None and size >= 5:
+        x, y = corner[0] + cell / 2, corner[1] + cell / 2
+        axes.text(x, y, str(number), ha="center", va="center_baseline", fontsize=size, color=INK, zorder=5)
+
+
+def _outline(
+    axes: Axes, left: float, upper: float, wide: float, tall: float, colour: str, line: float, what: str
+) -> None:
+    from matplotlib.patches import Rectangle
+
+    frame = Rectangle(
+        (left, upper - tall), wide, tall, facecolor="none", edgecolor=colour, linewidth=line, zorder=4
+    )
+    frame.set_gid(what)
+    axes.add_patch(frame)
+
+
+def _ring(axes: Axes, left: float, upper: float, cell: float, layer: int, what: str) -> None:
+    """The frame, inside its own, of the cell that a layer's first window gives."""
+    inset = min(0.035, cell * 0.12)
+    side = cell - 2 * inset
+    _outline(axes, left + inset, upper - inset, side, side, COLOURS[layer % len(COLOURS)], 2.0, what)
+
+
+def _tint(layer: int) -> str:
+    """The colour of a layer, light enough to write on."""
+    from matplotlib.colors import to_hex, to_rgb
+
+    red, green, blue = (0.72 + 0.28 * part for part in to_rgb(COLOURS[layer % len(COLOURS)]))
+    return to_hex((red, green, blue))
+
+
+def _draw_arrow(axes: Axes, step: _Step, k: int, right: float, middle: float) -> None:
+    colour = COLOURS[k % len(COLOURS)]
+    axes.annotate(
+        "",
+        (right + _GAP - 0.1, middle),
+        (right + 0.1, middle),
+        arrowprops={"arrowstyle": "-|>", "color": colour, "linewidth": 1.8, "shrinkA": 0, "shrinkB": 0},
+    )
+    axes.text(
+        right + _GAP / 2, middle + 0.1, f"layer {k + 1}", ha="center", va="bottom", fontsize=9.5, color=colour
+    )
+    axes.text(
+        right + _GAP / 2, middle - 0.1, _kind(step, "\n"), ha="center", va="top", fontsize=9.5, color=colour
+    )
+
+
+def _kind(step: _Step, between: str) -> str:
+    def short(values: tuple[int, ...]) -> str:
+        return by(tuple(dict.fromkeys(values)) if len(set(values)) == 1 else values)
+
+    parts = [by(step.kernel)]
+    parts += [f"stride {short(step.stride)}"] * (max(step.stride) > 1)
+    parts += [f"dilation {short(step.dilation)}"] * (max(step.dilation) > 1)
+    return between.join(parts)
+
+
+def _name(plane: int, layers: int) -> str:
+    return "input" if not plane else "output" if plane == layers else f"after layer {plane}"
+
+
+def _draw_side(
+    axes: Axes, steps: list[_Step], rows: list[np.ndarray], axis: int, named: bool, width: float, top: float
+) -> None:
+    """The output above, the input below; each cell over the middle of the window that it sees."""
+    span = int(rows[0][-1]) + 1
+    cell = min(_SIDE_CELL, (width - 2 * (_MARGIN + _LABELS)) / span)
+    left = (width - cell * span) / 2
+    title = "from the side" + f", along the {('rows', 'columns')[axis]}" * named
+    axes.text(_MARGIN, top - 0.12, title, fontsize=10, color="#555555", va="center")
+    jump, start = 1, 0.0
+    xs = left + cell * (np.arange(span) + 0.5)
+    for k, row in enumerate(rows):
+        y = top - 0.55 - (len(steps) - k) * _RISE
+        axes.text(_MARGIN, y, _name(k, len(steps)), fontsize=10, color=INK, va="center")
+        count, long = len(row), int(row[-1]) + 1
+        said = f"{long} cell{'s' * (long > 1)}" if count == long else f"{count} of {long} cells"
+        axes.text(width - _MARGIN, y, said, fontsize=10, color=INK, va="center", ha="right")
+        below = xs
+        if k:
+            one = _Step(*((value[axis],) for value in steps[k - 1]))
+            (kernel,), (stride,), (dilation,) = one
+            start += jump * dilation * (kernel - 1) / 2
+            jump *= stride
+            xs = left + cell * (start + jump * np.arange(long) + 0.5)
+            for p in row:
+                feet = below[p * stride + dilation * np.arange(kernel)]
+                _draw_cone(axes, k, p == 0, (xs[p], y - cell / 2), feet, y - _RISE + cell / 2)
+            colour = COLOURS[(k - 1) % len(COLOURS)]
+            said = f"layer {k}: {_kind(one, ', ')}"
+            axes.text(_MARGIN, y - _RISE / 2, said, fontsize=9, color=colour, va="center")
+        first = _window(steps[k])[axis] if k < len(steps) else [0]
+        numbers = {int(p): i + 1 for i, p in enumerate(row)}
+        for p, x in enumerate(xs):
+            fill = _tint(min(k, len(steps) - 1)) if p in first else _READ if p in numbers else _EMPTY
+            what = f"side {'read' if p in numbers else 'skipped'}"
+            _box(axes, (x - cell / 2, y - cell / 2), cell, fill, what, k, numbers.get(p), count)
+        if k:
+            _ring(axes, xs[0] - cell / 2, y + cell / 2, cell, k - 1, f"side cell {k}")
+
+
+def _draw_cone(
+    axes: Axes, k: int, first: bool, tip: tuple[float, float], feet: np.ndarray, floor: float
+) -> None:
+    """Lines from a cell to the cells that it reads; the first window is filled."""
+    colour = COLOURS[(k - 1) % len(COLOURS)]
+    if first:
+        axes.fill(
+            [tip[0], feet[0], feet[-1]],
+            [tip[1], floor, floor],
+            color=colour,
+            alpha=0.16,
+            linewidth=0,
+            zorder=1,
+        )
+    for foot in feet:
+        axes.plot(
+            [tip[0], foot], [tip[1], floor], color=colour, zorder=1.5, linewidth=1.7 if first else 0.8,
+            alpha=1.0 if first else 0.45,
+        )  # fmt: skip

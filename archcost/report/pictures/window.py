@@ -1,0 +1,335 @@
+"""plot_window: the window of one layer and position, drawn over the input."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from archcost.errors import InputError, SpecError
+from archcost.report.pictures.canvas import (
+    COLOURS,
+    GREY,
+    INK,
+    PALE,
+    by,
+    check_path,
+    finish,
+    new_figure,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from archcost.analysis import Analysis
+    from archcost.fields.effective import EffectiveField
+    from archcost.fields.field import ReceptiveField, Window
+
+__all__ = ["plot_window"]
+
+_BLUE, _RED, _BLACK = COLOURS[0], COLOURS[1], INK
+_STRIP = 0.16  # how high a sequence is drawn, of its length
+
+
+def plot_window(
+    analysis: Analysis,
+    layer: str | None = None,
+    position: Sequence[int] | int | None = None,
+    *,
+    image: Any = None,
+    effective: EffectiveField | None = None,
+    path: str | os.PathLike[str] | None = None,
+) -> Figure:
+    """The window over the input, what lies outside hatched; see `archcost.plot_window`."""
+    check_path(path)
+    field = _field(analysis, layer, position, effective)
+    picture = None if image is None else _as_picture(image, field.input_size)
+    views = _views(len(field.input_size))
+    boxes = [_bounds(field, effective, view) for view in views]
+    wide = [box[0][1] - box[0][0] for box in boxes]
+    tall = min(max(box[1][1] - box[1][0] for box in boxes) / sum(wide) * 7.2, 7.6)
+    at = f", position {', '.join(map(str, field.position))}" if field.position else ""
+    title = f"{_short(analysis.name, 45)}, {field.layer or 'its output'}{at}\n{_said(field)}"
+    head = 0.4 + 0.2 * (title.count("\n") + 1)
+    high = tall + head + 0.95
+    figure = new_figure(8.4, high)
+    grid = figure.add_gridspec(
+        1, len(views), width_ratios=wide, left=0.09, right=0.97, bottom=0.85 / high,
+        top=1 - head / high, wspace=0.22,
+    )  # fmt: skip
+    for i, (view, box) in enumerate(zip(views, boxes, strict=True)):
+        axes = figure.add_subplot(grid[0, i])
+        _draw_view(axes, field, view, box, picture, effective)
+    figure.suptitle(
+        title, x=0.09, y=1 - 0.18 / high, ha="left", va="top", fontsize=11.5, color=INK,
+    )  # fmt: skip
+    _legend(figure, field, effective)
+    return finish(figure, path)
+
+
+def _field(
+    analysis: Analysis,
+    layer: str | None,
+    position: Sequence[int] | int | None,
+    effective: EffectiveField | None,
+) -> ReceptiveField:
+    if effective is None:
+        return analysis.fields.select(layer, position)
+    measured = effective.theoretical
+    if layer is None and position is None:
+        return measured
+    field = analysis.fields.select(measured.layer if layer is None else layer, position)
+    if (field.layer, field.position, field.input_size) != (
+        measured.layer,
+        measured.position,
+        measured.input_size,
+    ):
+        raise SpecError(
+            f"plot_window: the effective field is that of {measured.layer or 'the model'} at "
+            f"{measured.position}, not of {field.layer or 'the model'} at {field.position}; leave layer and "
+            f"position out, or measure there"
+        )
+    return field
+
+
+def _views(axes: int) -> list[tuple[int | None, int]]:
+    """For each panel, which axis goes down and which to the right."""
+    views: dict[int, list[tuple[int | None, int]]] = {1: [(None, 0)], 2: [(0, 1)], 3: [(1, 2), (0, 2)]}
+    return views[axes]
+
+
+def _windows(field: ReceptiveField) -> ReceptiveField:
+    """What is drawn as the window: without global operations, where anything is left then."""
+    return field.local if all(field.local.size) else field
+
+
+def _edges(
+    field: ReceptiveField, windows: tuple[Window, ...], axis: int | None, outset: float = 1
+) -> tuple[float, float]:
+    """From the near edge of the first pixel to the far edge of the last; across a strip its height."""
+    if axis is None:
+        half = _STRIP * field.input_size[0] / 2 * outset
+        return -half, half
+    return windows[axis][0] - 0.5, windows[axis][1] + 0.5
+
+
+def _whole(field: ReceptiveField) -> tuple[Window, ...]:
+    return tuple((0, n - 1) for n in field.input_size)
+
+
+def _bounds(
+    field: ReceptiveField, effective: EffectiveField | None, view: tuple[int | None, int]
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """The limits of a panel: (left, right), (top, bottom), with a margin."""
+    shown = [_whole(field), _windows(field).unclipped]
+    if effective is not None:
+        shown.append(effective.window)
+    limits = []
+    for axis in (view[1], view[0]):
+        ends = [_edges(field, windows, axis, 1.24) for windows in shown]
+        low, high = min(e[0] for e in ends), max(e[1] for e in ends)
+        margin = 0.02 * max(high - low, 1)
+        limits.append((low - margin, high + margin))
+    return limits[0], limits[1]
+
+
+def _draw_view(
+    axes: Axes,
+    field: ReceptiveField,
+    view: tuple[int | None, int],
+    box: tuple[tuple[float, float], tuple[float, float]],
+    picture: np.ndarray | None,
+    effective: EffectiveField | None,
+) -> None:
+    from matplotlib.patheffects import withStroke
+
+    axes.set_xlim(*box[0])
+    axes.set_ylim(*reversed(box[1]))
+    axes.set_aspect("equal")
+    (top, bottom), (left, right) = (_edges(field, _whole(field), axis) for axis in view)
+    extent = (left, right, bottom, top)
+    axes.add_patch(
+        _rectangle(left, right, top, bottom, facecolor="#fafafa", edgecolor=GREY, linewidth=1.2, zorder=1)
+    )
+    if picture is not None:
+        shown = picture if effective is None else _faded(picture)
+        axes.imshow(
+            shown,
+            extent=extent,
+            cmap="gray",
+            vmin=0,
+            vmax=1,
+            zorder=1.5,
+            aspect="equal",
+            interpolation="nearest",
+        )
+    else:
+        _draw_grid(axes, left, right, top, bottom, strip=view[0] is None)
+    if effective is not None:
+        _draw_map(axes, effective.map, view, extent)
+    drawn = _windows(field).unclipped
+    (w_top, w_bottom), (w_left, w_right) = (_edges(field, drawn, axis, 1.1) for axis in view)
+    across = (w_top, w_bottom) if view[0] is None else (top, bottom)
+    for part in _outside((w_left, w_right, w_top, w_bottom), (left, right, *across)):
+        hatched = _rectangle(*part, facecolor="none", edgecolor=_BLUE, linewidth=0, hatch="////", alpha=0.35)
+        hatched.set_gid("outside")
+        axes.add_patch(hatched)
+    window = _rectangle(
+        w_left, w_right, w_top, w_bottom, facecolor=_BLUE if effective is None else "none", edgecolor="none",
+        alpha=0.13,
+    )  # fmt: skip
+    axes.add_patch(window)
+    outline = _rectangle(
+        w_left, w_right, w_top, w_bottom, facecolor="none", edgecolor=_BLUE, linewidth=2.4, zorder=4
+    )
+    outline.set_gid("window")
+    axes.add_patch(outline)
+    if effective is not None:
+        (e_top, e_bottom), (e_left, e_right) = (_edges(field, effective.window, axis, 1.24) for axis in view)
+        square = _rectangle(
+            e_left, e_right, e_top, e_bottom, facecolor="none", edgecolor=_RED, linewidth=2.2,
+            linestyle=(0, (4, 2)), zorder=5,
+        )  # fmt: skip
+        square.set_gid("effective")
+        axes.add_patch(square)
+    halo = [withStroke(linewidth=4.5, foreground="white")]
+    centre = ((w_left + w_right) / 2, (w_top + w_bottom) / 2)
+    axes.plot(*centre, "+", color=_BLACK, markersize=10, mew=1.8, zorder=6, path_effects=halo)
+    _dress(axes, field, view)
+
+
+def _rectangle(left: float, right: float, top: float, bottom: float, **style: Any) -> Any:
+    from matplotlib.patches import Rectangle
+
+    return Rectangle((left, top), right - left, bottom - top, **{"zorder": 2, **style})
+
+
+def _outside(window: tuple[float, ...], image: tuple[float, ...]) -> list[tuple[float, ...]]:
+    """The parts of the window beyond the image, as (left, right, top, bottom), none over another."""
+    left, right, top, bottom = window
+    xs = sorted({left, right, *(x for x in image[:2] if left < x < right)})
+    ys = sorted({top, bottom, *(y for y in image[2:] if top < y < bottom)})
+    parts: list[tuple[float, ...]] = []
+    for y0, y1 in pairwise(ys):
+        inside = image[2] <= y0 and y1 <= image[3]
+        if not inside:
+            parts.append((left, right, y0, y1))
+            continue
+        parts += [(x0, x1, y0, y1) for x0, x1 in pairwise(xs) if not (image[0] <= x0 and x1 <= image[1])]
+    return parts
+
+
+def _faded(picture: np.ndarray) -> np.ndarray:
+    """Light and without colour, so that the heat map is told apart from it."""
+    grey = picture[..., :3].mean(-1) if picture.ndim == 3 else picture
+    return np.asarray(0.55 + 0.45 * grey)
+
+
+def _draw_grid(axes: Axes, left: float, right: float, top: float, bottom: float, strip: bool) -> None:
+    """A line every 1, 2, 4, ... pixels, about 14 of them."""
+    every = 2 ** int(np.ceil(np.log2(max((right - left) / 14, 1))))
+    axes.vlines(np.arange(left + every, right, every), top, bottom, color=PALE, linewidth=0.8, zorder=1.6)
+    if not strip:
+        axes.hlines(np.arange(top + every, bottom, every), left, right, color=PALE, linewidth=0.8, zorder=1.6)
+
+
+def _draw_map(
+    axes: Axes, values: np.ndarray, view: tuple[int | None, int], extent: tuple[float, float, float, float]
+) -> None:
+    """The gradient, its square root so that the faint parts show; opaque where it is large."""
+    from matplotlib import colormaps
+
+    beside = tuple(axis for axis in range(values.ndim) if axis not in view)
+    flat = values.sum(beside) if beside else values
+    level = np.sqrt(np.atleast_2d(flat) / flat.max())
+    rgba = colormaps["inferno_r"](0.08 + 0.92 * level)
+    rgba[..., 3] = np.minimum(1.0, 1.5 * level)
+    axes.imshow(rgba, extent=extent, zorder=3, aspect="equal", interpolation="nearest")
+
+
+def _dress(axes: Axes, field: ReceptiveField, view: tuple[int | None, int]) -> None:
+    names = {1: ["position"], 2: ["row", "column"], 3: ["depth", "row", "column"]}[len(field.size)]
+    axes.set_xlabel(f"{names[view[1]]} of the input, pixels", fontsize=10, color=INK)
+    if view[0] is None:
+        axes.set_yticks([])
+    else:
+        axes.set_ylabel(f"{names[view[0]]} of the input, pixels", fontsize=10, color=INK)
+    axes.tick_params(labelsize=9.5, colors=INK)
+    for side in axes.spines.values():
+        side.set_visible(False)
+
+
+def _said(field: ReceptiveField) -> str:
+    """The sizes, for the title."""
+    inside = tuple(hi - lo + 1 if lo <= hi else 0 for lo, hi in field.window)
+    within = f"{by(inside)} of them in the input"
+    if not field.is_global:
+        here = tuple(hi - lo + 1 for lo, hi in field.unclipped)
+        return f"sees {by(here)} pixels, {within if inside != here else 'all in the input'}"
+    own = f"; its own window, as drawn: {by(field.local.size)}" if all(field.local.size) else ""
+    because = _short(str(field.reason).replace("`", ""), 80)
+    return f"sees the whole input, {by(inside)} pixels{own}\nglobal because of {because}"
+
+
+def _short(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def _legend(figure: Figure, field: ReceptiveField, effective: EffectiveField | None) -> None:
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    drawn = _windows(field)
+    marks: list[Any] = [Patch(facecolor="#d9e7f2", edgecolor=_BLUE, linewidth=2, label="the window")]
+    if any(lo < 0 or hi >= n for (lo, hi), n in zip(drawn.unclipped, field.input_size, strict=True)):
+        marks.append(
+            Patch(
+                facecolor="white", edgecolor="#8fb8d6", hatch="////", linewidth=0, label="outside the input"
+            )
+        )
+    if effective is not None:
+        label = f"side {effective.side}: {effective.share:.0%} of the gradient"
+        marks.append(Line2D([], [], color=_RED, linewidth=2.2, linestyle=(0, (4, 2)), label=label))
+    marks.append(
+        Line2D([], [], color=_BLACK, marker="+", linestyle="", markersize=9, mew=1.8, label="its centre")
+    )
+    figure.legend(
+        handles=marks, loc="lower left", bbox_to_anchor=(0.075, 0.0), ncols=len(marks), fontsize=10,
+        frameon=False, columnspacing=1.6, handlelength=1.8,
+    )  # fmt: skip
+
+
+def _as_picture(image: Any, size: tuple[int, ...]) -> np.ndarray:
+    """What imshow draws: (H, W) or (H, W, 3) in [0, 1]; a sequence has one row."""
+    if hasattr(image, "detach"):
+        image = image.detach().cpu()
+    given = np.asarray(image)
+    values = given[0] if given.ndim == 4 and len(given) == 1 else given
+    if len(size) == 3:
+        raise InputError(
+            "plot_window: an image goes with inputs of one or two spatial axes, not with a volume"
+        )
+    if len(size) == 1:
+        values = np.atleast_2d(values.reshape(-1, values.shape[-1])[0]) if values.size else values
+        fits = values.shape == (1, *size)
+    else:
+        if values.ndim == 3 and values.shape[0] in (1, 3) and values.shape[1:] == size:
+            values = np.moveaxis(values, 0, -1)
+        if values.ndim == 3 and values.shape[-1] == 1:
+            values = values[..., 0]
+        fits = values.shape[:2] == size and values.ndim in (2, 3) and values.shape[2:] in ((), (3,), (4,))
+    if not fits:
+        wanted = "x".join(map(str, size))
+        raise InputError(
+            f"plot_window: the image has shape {given.shape}, and the input {wanted} pixels; "
+            f"give an image of that size, (H, W), (H, W, 3) or (3, H, W)"
+        )
+    if values.dtype == np.uint8:
+        return np.asarray(values / 255)
+    low, high = float(values.min()), float(values.max())
+    values = np.asarray(values, dtype=np.float64)
+    return values if low >= 0 and high <= 1 else (values - low) / max(high - low, 1e-12)
