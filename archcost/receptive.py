@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from archcost.errors import ModelError
@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from torch import nn
 
     from archcost.analysis import Analysis
+    from archcost.fields.witness import Witness
 
-__all__ = ["receptive_field"]
+__all__ = ["receptive_field", "verify_field", "verify_fields"]
 
 
 def receptive_field(
@@ -62,26 +63,37 @@ def receptive_field(
 
 def verify_field(
     analysis: Analysis, field: ReceptiveField, inputs: Any = None, call: int | None = None
-) -> Any:
-    """The `Witness` of one field: what the real model says of its window."""
+) -> Witness:
+    """What the real model says of one field's window."""
+    return verify_fields(analysis, [field], inputs, call)[0]
+
+
+def verify_fields(
+    analysis: Analysis, fields: Iterable[ReceptiveField], inputs: Any = None, call: int | None = None
+) -> list[Witness]:
+    """The same of several fields, for which the model is copied only once."""
     from archcost.fields.witness import bear_witness
     from archcost.trace.inputs import as_call
 
     args, kwargs = as_call(inputs) if inputs is not None else _like_traced(analysis)
-    spot = analysis.fields.spot(field, call)
-    return bear_witness(analysis.model, args, kwargs, field, *spot)
+    model = analysis.model
+    return bear_witness(model, args, kwargs, [analysis.fields.claim(field, call, model) for field in fields])
 
 
 def _like_traced(analysis: Analysis) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Example tensors of the shapes that were traced."""
+    """Example tensors of the shapes that were traced; one that was given twice is one again."""
     from archcost.trace.graph import TensorRef
     from archcost.trace.inputs import example
 
+    made: dict[TensorRef, torch.Tensor] = {}
+
     def real(value: Any) -> Any:
         if isinstance(value, TensorRef):
-            return example(value.shape, value.dtype, "cpu")
-        if isinstance(value, tuple):
-            return tuple(map(real, value))
+            if value not in made:
+                made[value] = example(value.shape, value.dtype, "cpu")
+            return made[value]
+        if isinstance(value, (tuple, list)):
+            return type(value)(map(real, value))
         if isinstance(value, dict):
             return {key: real(item) for key, item in value.items()}
         return value

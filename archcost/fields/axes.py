@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from archcost.fields.registry import slides
 from archcost.fields.replay import InputAxis, replay
+from archcost.fields.span import Span
+from archcost.fields.taps import EMPTY
 from archcost.trace.graph import Op, TensorRef, Trace, refs
 
 __all__ = ["spatial_axes"]
@@ -58,10 +62,21 @@ def _slid_over(trace: Trace, tensor: int, ref: TensorRef, window: Op | None) -> 
             dims = [
                 axis.dim
                 for axis, spans in zip(candidates, seen.axes, strict=True)
-                if any(span.varies(d) for span in spans for d in over)
+                if any(_moves(span, d) for span in spans for d in over)
             ]
             if dims:
                 return dims
     whole = not ref.dtype.is_floating_point and not ref.dtype.is_complex
     by_rank = {2: [1] if whole else [], 3: [1], 4: [2, 3], 5: [2, 3, 4]}
     return by_rank.get(len(ref.shape), [])
+
+
+def _moves(span: Span, dim: int) -> bool:
+    """Whether what is seen differs along a dimension; padding, which sees nothing, is no difference."""
+    if not span.varies(dim):
+        return False
+    lo = span.plain().values[0]
+    blank = lo >= EMPTY // 2
+    least = lo.min(dim)
+    most = np.where(blank, -EMPTY, lo).max(dim)
+    return bool((least < most).any())

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple
 
-from archcost.errors import ArchcostError, SpecError
+from archcost.errors import ArchcostError, ModelError, SpecError
 from archcost.fields.axes import spatial_axes
 from archcost.fields.field import ReceptiveField
 from archcost.fields.findings import Finding, find_all, padding_share
@@ -16,8 +17,51 @@ from archcost.fields.registry import rule_for
 from archcost.fields.replay import InputAxis, Opaque, Replay, replay
 from archcost.fields.rules.creation import MAKES
 from archcost.trace.graph import Trace, refs
+from archcost.trace.modules import walk
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from archcost.fields.witness import Claim
 
 __all__ = ["Fields"]
+
+
+class _Seen(NamedTuple):
+    """One call of a module whose output sees an input."""
+
+    call: int
+    intervals: Intervals
+    inputs: InputAxes
+
+
+class _Map(NamedTuple):
+    """A spatial feature map: a module's output, or that of operation ``op`` in a module's forward."""
+
+    layer: str
+    intervals: Intervals
+    inputs: InputAxes
+    op: int | None
+
+
+def _alike(seen: list[_Seen]) -> bool:
+    """Whether the outputs of several calls have positions in common."""
+    return len({(one.intervals.shape, one.inputs.tensor) for one in seen}) == 1
+
+
+def _claim(
+    field: ReceptiveField,
+    intervals: Intervals,
+    inputs: InputAxes,
+    output: int,
+    calls: tuple[int, ...],
+    op: str | None = None,
+) -> Claim:
+    from archcost.fields.witness import Claim
+
+    dims = tuple(axis.dim for axis in inputs.axes)
+    return Claim(field, dims, places(intervals, inputs), intervals.shape, output, calls, op)
+
 
 _MADE = {f"aten.{name.partition('.')[0]}" for name in MAKES}
 
@@ -87,13 +131,19 @@ class Fields:
             SpecError: there is no such module, position or call, or it does not see the input.
         """
         if layer not in self._calls:
-            known = self._calls if layer else {}
-            raise SpecError(f"receptive_field: {_missing(layer, self.trace, list(known))}")
+            raise SpecError(f"receptive_field: {_missing(layer, self.trace, list(self._calls))}")
+        known = [inputs.tensor for inputs in self.inputs]
+        if of is not None and of not in known:
+            raise SpecError(
+                f"receptive_field: of={of!r} is no input tensor with spatial axes; there are "
+                f"{', '.join(map(str, known)) or 'none'}"
+            )
         field = self._of_module(layer, position, call, of)
         if field is None:
+            which = "the input" if of is None else f"input {of}"
             raise SpecError(
                 f"receptive_field: the output of {layer or 'the model'} does not depend on the spatial axes "
-                f"of the input"
+                f"of {which}"
             )
         return field
 
@@ -105,49 +155,84 @@ class Fields:
         of: int | None = None,
     ) -> ReceptiveField:
         """`at`; without a layer, the network at its last spatial feature map, or else at its output."""
-        if layer is None:
-            network = self.network
-            layer = "" if network is None else network.layer
-        return self.at(layer, position, call, of)
+        if layer is not None:
+            return self.at(layer, position, call, of)
+        last = self._last_map
+        if last is None or (last.op is not None and of not in (None, last.inputs.tensor)):
+            return self.at("", position, call, of)
+        if last.op is not None:
+            return read_field(self.trace, last.intervals, last.inputs, last.layer, position)
+        return self.at(last.layer, position, call, last.inputs.tensor if of is None else of)
 
-    def spot(
-        self, field: ReceptiveField, call: int | None = None
-    ) -> tuple[tuple[int, ...], tuple[int, ...], int, int]:
-        """Where a field is to be seen when the model runs.
+    def claim(self, field: ReceptiveField, call: int | None, model: nn.Module) -> Claim:
+        """Where a field, with the ``call`` that it was asked for, is to be seen when ``model`` runs.
 
-        The dimensions of the input that are its axes, the dimensions of the output that its position
-        counts along, which tensor of the module's output it is, and which call of the module.
+        Raises:
+            ModelError: the model has no such module registered.
         """
-        made = self._calls[field.layer]
-        call = len(made) - 1 if call is None else call
-        intervals = self.intervals_of(made[call])
-        assert intervals is not None  # the field was read off it
-        inputs = next(i for i in self.inputs if i.tensor == field.input_index)
-        output = next(i for i, x in enumerate(self.replay.calls[made[call]]) if x is intervals)
-        return tuple(axis.dim for axis in inputs.axes), places(intervals, inputs), output, call
+        layer, last = field.layer, self._last_map
+        if last is not None and last.op is not None and layer == last.layer:
+            op = self.trace.ops[last.op].name
+            before = sum(other.name == op for other in self.trace.ops[: last.op])
+            return _claim(field, last.intervals, last.inputs, 0, (before,), op)
+        known = {name: key for key, names in walk(model).names.items() for name in names}
+        if layer not in self._calls or layer not in known:
+            raise ModelError(
+                f"{self.trace.model_name}: {layer} is not registered in the model and cannot be watched from "
+                f"outside, so its field cannot be verified; choose another layer"
+            )
+        seen = self._seen(layer, call, field.input_index)
+        if not field.calls or not _alike(seen):  # it is that of one call
+            seen = [one for one in seen if self._matches(one, field)][:1] or seen[:1]
+        # A module with several names is called under each of them; outer calls end after inner ones.
+        same = [c for c in self.trace.calls if known.get(c.module) == known[layer]]
+        order = [c.index for c in sorted(same, key=lambda c: (c.end_op, -c.index))]
+        first, intervals, inputs = seen[0]
+        output = next(i for i, x in enumerate(self.replay.calls[first]) if x is intervals)
+        return _claim(field, intervals, inputs, output, tuple(order.index(one.call) for one in seen))
 
     @cached_property
     def network(self) -> ReceptiveField | None:
         """At the last spatial feature map on the way to the model's first output.
 
-        ``layer`` is the module that gave it; None where no tensor on the way is such a map.
+        ``layer`` is the module that gave it, or names the operation in a module's forward that did; None
+        where no tensor on the way is such a map.
         """
-        leads, read = self._leading
+        return None if self._last_map is None else self.select()
+
+    @cached_property
+    def _last_map(self) -> _Map | None:
+        """A module's, unless a forward goes on and changes what is seen, as functional poolings do."""
+        end, by_module = self._last_of_modules()
+        by_op = self._last_of_ops(end)
+        if by_module is None or by_op is None:
+            return by_module or by_op
+        one, other = (read_field(self.trace, m.intervals, m.inputs, "").local for m in (by_module, by_op))
+        return by_op if one != other and all(other.stride) else by_module
+
+    def _last_of_modules(self) -> tuple[int, _Map | None]:
+        """With the operation before which the module's call ended."""
+        _, read = self._leading
         for call in sorted(self.trace.calls, key=lambda call: (-call.end_op, -call.index)):
             known = zip(call.outputs, self.replay.calls[call.index], strict=True)
             for ref, intervals in known:
                 if intervals is not None and ref.storage in read:
                     for inputs in self.inputs:
                         if is_map(intervals, inputs):
-                            return self.at(call.module, of=inputs.tensor)
-        for index in reversed(range(len(self.replay.ops))):
+                            return call.end_op, _Map(call.module, intervals, inputs, None)
+        return 0, None
+
+    def _last_of_ops(self, start: int) -> _Map | None:
+        leads, _ = self._leading
+        for index in reversed(range(start, len(self.replay.ops))):
             intervals = self.replay.ops[index]
-            if intervals is None or not leads[index]:
-                continue
-            for inputs in self.inputs:
-                if is_map(intervals, inputs):
-                    module = self.trace.module_of(self.trace.ops[index])
-                    return read_field(self.trace, intervals, inputs, module)
+            if intervals is not None and leads[index]:
+                for inputs in self.inputs:
+                    if is_map(intervals, inputs):
+                        op = self.trace.ops[index]
+                        name = op.base.rpartition(".")[2].strip("_")
+                        module = self.trace.module_of(op) or "the model"
+                        return _Map(f"{module} ({name})", intervals, inputs, index)
         return None
 
     @cached_property
@@ -195,46 +280,50 @@ class Fields:
                 return inputs
         return None
 
-    def _of_module(
-        self,
-        name: str,
-        position: Sequence[int] | int | None,
-        call: int | None,
-        of: int | None = None,
-    ) -> ReceptiveField | None:
+    def _seen(self, name: str, call: int | None, of: int | None) -> list[_Seen]:
+        """The calls of a module, or one of them, whose outputs see the input."""
         calls = self._calls[name]
         if call is not None:
             if not 0 <= call < len(calls):
                 times = f"{len(calls)} time" + "s" * (len(calls) != 1)
                 raise SpecError(f"receptive_field: {name or 'the model'} was called {times}; call={call}")
             calls = [calls[call]]
-        seen = [x for x in map(self.intervals_of, calls) if x is not None]
-        fields = []
-        for intervals in seen:
-            inputs = self._input_of(intervals, of)
-            if inputs is not None:
-                fields.append(self._read(intervals, inputs, name, position))
+        found = []
+        for index in calls:
+            intervals = self.intervals_of(index)
+            inputs = None if intervals is None else self._input_of(intervals, of)
+            if intervals is not None and inputs is not None:
+                found.append(_Seen(index, intervals, inputs))
+        return found
+
+    def _of_module(
+        self, name: str, position: Sequence[int] | int | None, call: int | None, of: int | None = None
+    ) -> ReceptiveField | None:
+        seen = self._seen(name, call, of)
+        fields = [self._read(one, name, position) for one in seen]
         if len(fields) < 2:
             return fields[0] if fields else None
-        if len({x.shape for x in seen}) == 1 and len({f.input_index for f in fields}) == 1:
-            whole = union(seen, seen[0].shape)
-            inputs = self._input_of(seen[0], of)
+        if _alike(seen):
+            whole = union([one.intervals for one in seen], seen[0].intervals.shape)
             assert whole is not None  # each call sees it
-            assert inputs is not None
-            merged = read_field(self.trace, whole, inputs, name, position)
+            merged = read_field(self.trace, whole, seen[0].inputs, name, position)
         else:  # maps of several sizes have no positions in common: the largest stands for all
             merged = max(fields, key=lambda f: f.size)
         return replace(merged, calls=tuple(fields))
 
-    def _read(
-        self, intervals: Intervals, inputs: InputAxes, name: str, position: Sequence[int] | int | None
-    ) -> ReceptiveField:
+    def _matches(self, one: _Seen, field: ReceptiveField) -> bool:
+        try:
+            return self._read(one, field.layer, field.position).window == field.window
+        except SpecError:  # no such position in this call
+            return False
+
+    def _read(self, one: _Seen, name: str, position: Sequence[int] | int | None) -> ReceptiveField:
         """`read_field`; modules that change no dependence share their Intervals, which are read once."""
         if position is not None:
-            return read_field(self.trace, intervals, inputs, name, position)
-        key = (id(intervals), inputs.tensor)
+            return read_field(self.trace, one.intervals, one.inputs, name, position)
+        key = (id(one.intervals), one.inputs.tensor)
         if key not in self._known:
-            self._known[key] = read_field(self.trace, intervals, inputs, name)
+            self._known[key] = read_field(self.trace, one.intervals, one.inputs, name)
         return self._known[key].named(name)
 
     @cached_property
@@ -287,6 +376,6 @@ def _missing(layer: str, trace: Trace, called: list[str]) -> str:
 
     if layer in trace.modules:
         return f"{layer!r} was never called"
-    near = difflib.get_close_matches(layer, called, n=1)
+    near = difflib.get_close_matches(str(layer), called, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     return f"{trace.model_name} has no module {layer!r}{hint}"

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from archcost.fields.intervals import Intervals
-from archcost.fields.span import Span, Spans, collapsed, settled
+from archcost.fields.intervals import Intervals, union
+from archcost.fields.span import Span, Spans, collapsed, settled, unite
 from archcost.fields.taps import EMPTY, STILL
 from archcost.trace.graph import TensorRef
 
@@ -17,6 +17,8 @@ __all__ = ["Memory", "written"]
 
 # Elements that may be written out one by one where views do not line up; beyond, all see all.
 _MOST_ELEMENTS = 1 << 24
+
+_MOST_WRITTEN = 1 << 20
 
 Box = tuple[slice, ...]
 
@@ -52,7 +54,7 @@ class Memory:
 
     def read(self, ref: TensorRef) -> Intervals | None:
         block = self._blocks.get(ref.storage)
-        if block is None:
+        if block is None or 0 in ref.shape:
             return None
         key = _Shape(ref.shape, ref.stride, ref.offset, ref.dtype.itemsize)
         if key not in block.views:
@@ -70,6 +72,8 @@ class Memory:
 
     def write(self, ref: TensorRef, intervals: Intervals | None, nbytes: int) -> None:
         """In place: what other views of the storage hold is worked out anew when they are read."""
+        if 0 in ref.shape:
+            return
         key = _Shape(ref.shape, ref.stride, ref.offset, ref.dtype.itemsize)
         block = self._blocks.get(ref.storage)
         if prod(ref.shape) * key.itemsize >= nbytes or (block is None and intervals is None):
@@ -125,13 +129,12 @@ def _box(base: _Shape, view: _Shape) -> Box | None:
     rest = view.offset - base.offset
     if rest < 0:
         return None
-    box: list[slice] = [slice(0)] * len(base.shape)
+    box = [slice(0, 1, 1)] * len(base.shape)
     for d in sorted(range(len(base.shape)), key=lambda d: (-base.stride[d], -base.shape[d])):
         n, m = base.shape[d], view.shape[d]
         if n == 1:
             if m != 1:
                 return None
-            box[d] = slice(0, 1)
             continue
         start, rest = divmod(rest, base.stride[d])
         step, left = divmod(view.stride[d], base.stride[d]) if m > 1 else (1, 0)
@@ -160,6 +163,9 @@ def _coordinates(base: _Shape, view: _Shape) -> list[np.ndarray] | None:
 def _derived(base: _Shape, intervals: Intervals | None, view: _Shape) -> Intervals | None:
     if intervals is None:
         return None
+    if len(view.shape) > len(base.shape) and view.shape[0] == 1:  # a batch of one put in front
+        inner = _derived(base, intervals, view._replace(shape=view.shape[1:], stride=view.stride[1:]))
+        return inner and inner.unsqueeze(0)
     whole = base.itemsize == view.itemsize and base.offset == view.offset
     if whole and prod(base.shape) == prod(view.shape) and _rows(base) and _rows(view):
         return intervals.reshape(view.shape)
@@ -204,6 +210,9 @@ def _assigned(
     """``base`` after ``new`` has been written into ``view`` of it."""
     if before is None and new is None:
         return None
+    while len(view.shape) > len(base.shape) and view.shape[0] == 1:  # a batch of one put in front
+        view = view._replace(shape=view.shape[1:], stride=view.stride[1:])
+        new = new and new.squeeze(0)
     box = _box(base, view)
     if box is not None:
         return written(before, base.shape, box, new)
@@ -212,8 +221,6 @@ def _assigned(
     assert known is not None  # one of them is not
     if where is None or prod(base.shape) > _MOST_ELEMENTS:
         parts = [part.everything(base.shape, -1) for part in (before, new) if part is not None]
-        from archcost.fields.intervals import union
-
         return union(parts, base.shape)
     axes: list[Spans] = []
     for axis in range(len(known.axes)):
@@ -245,31 +252,59 @@ def _settle(values: np.ndarray, *parts: Span | None) -> Span:
     return Span(values, tuple(steps), because)
 
 
+def _spans(intervals: Intervals | None, axis: int) -> Spans:
+    return () if intervals is None else intervals.axes[axis]
+
+
+def _placed(span: Span, shape: Sequence[int], box: Box) -> Span:
+    """A Span of a box as one of the whole, put in its place along the dimensions where it varies."""
+    span = span.plain()
+    values, steps = span.values, list(span.steps)
+    if span.rows * prod(n for d, n in enumerate(shape) if span.varies(d)) > _MOST_WRITTEN:
+        return span.with_values(
+            values.min(tuple(range(1, values.ndim)), keepdims=True), (STILL,) * len(shape)
+        )
+    for d, n in enumerate(shape):
+        if span.varies(d) and values.shape[d + 1] != n:
+            whole = np.full((*values.shape[: d + 1], n, *values.shape[d + 2 :]), EMPTY)
+            whole[(slice(None),) * (d + 1) + (box[d],)] = values
+            values, steps[d] = settled(whole, d)
+    return span.with_values(values, tuple(steps))
+
+
 def written(
     before: Intervals | None, shape: Sequence[int], box: Box, new: Intervals | None
 ) -> Intervals | None:
-    """A tensor of ``shape`` after ``new`` has been written into a box of it."""
+    """A tensor of ``shape`` after ``new`` has been written into a box of it.
+
+    Where that would have to be written out at great width, what was there before is kept beside it.
+    """
     known = before or new
     if known is None:
         return None
     partial = [part.indices(n) != (0, n, 1) for part, n in zip(box, shape, strict=True)]
     axes: list[Spans] = []
     for axis in range(len(known.axes)):
-        old, put = _one(before, axis), _one(new, axis)
-        if old is None and put is None:
+        there, put = _spans(before, axis), _spans(new, axis)
+        if not there and not put:
             axes.append(())
             continue
-        rows = (old or put).rows  # type: ignore[union-attr]
         # Written out along the dimensions that the box cuts, and those along which something varies.
         wide = [
-            n if partial[d] or any(s is not None and s.varies(d) for s in (old, put)) else 1
+            n if partial[d] or any(span.varies(d) for span in (*there, *put)) else 1
             for d, n in enumerate(shape)
         ]
+        rows = (there or put)[0].rows
+        if rows * prod(wide) > _MOST_WRITTEN:
+            axes.append(unite(there, tuple(_placed(span, shape, box) for span in put)))
+            continue
         values = np.full((rows, *wide), EMPTY)
-        if old is not None:
-            values[:] = old.values
+        for span in there:
+            np.minimum(values, span.plain().values, out=values)
         where = (part if w > 1 else slice(None) for part, w in zip(box, wide, strict=True))
         index = (slice(None), *where)
-        values[index] = EMPTY if put is None else put.values
-        axes.append((_settle(values, old, put),))
+        values[index] = EMPTY
+        for span in put:
+            values[index] = np.minimum(values[index], span.plain().values)
+        axes.append((_settle(values, *there, *put),))
     return Intervals(shape, axes)

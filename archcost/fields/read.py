@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import operator
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -16,8 +17,6 @@ from archcost.fields.taps import EMPTY, STILL, Step
 from archcost.trace.graph import Trace
 
 __all__ = ["InputAxes", "is_map", "places", "profile", "read_field"]
-
-_MOST_PHASES = 64
 
 
 class InputAxes(NamedTuple):
@@ -139,7 +138,10 @@ def _position(
     extent = tuple(intervals.shape[d] for d in dims)
     if position is None:
         return tuple(n // 2 for n in extent)
-    given = (position,) if isinstance(position, int) else tuple(position)
+    try:
+        given = tuple(map(operator.index, position if isinstance(position, Iterable) else (position,)))
+    except TypeError:
+        raise SpecError(f"receptive_field: position {position!r} is not made of whole numbers") from None
     what = f"the output of {layer or 'the model'} has positions {'x'.join(map(str, extent)) or 'of no kind'}"
     if len(given) != len(extent):
         raise SpecError(f"receptive_field: position {position!r} does not fit: {what}")

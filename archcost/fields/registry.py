@@ -6,13 +6,14 @@ depend on the input), and returns the same for each output: one, a list of them,
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache, lru_cache
 from typing import Any
 
 from archcost.errors import ArchcostError
 from archcost.fields.intervals import Intervals, union
-from archcost.trace.graph import Op, TensorRef
+from archcost.trace.graph import Op, TensorRef, refs
+from archcost.trace.schema import arguments, find_overload
 
 See = Callable[[Any], "Intervals | None"]
 Seen = "Intervals | None | list[Intervals | None]"
@@ -48,7 +49,20 @@ def field_rule(*names: str, slides: bool = False) -> Callable[[Rule], Rule]:
 
 def pointwise(op: Op, see: See) -> Intervals | None:
     """Every output element sees the elements of all arguments that are broadcast to its place."""
-    return union([see(ref) for ref in op.tensors()], op.outputs[0].shape)
+    return union([see(ref) for ref in sources(op)], op.outputs[0].shape)
+
+
+def everything(op: Op, see: See, shape: Sequence[int]) -> Intervals | None:
+    """Every element of ``shape`` sees all that any argument does."""
+    seen = [x for x in map(see, sources(op)) if x is not None]
+    return union([x.everything(shape, op.index) for x in seen], shape)
+
+
+def sources(op: Op) -> Iterator[TensorRef]:
+    """The tensors that an operation reads: all arguments but those that say where its result is put."""
+    if not outs(op.name):
+        return op.tensors()
+    return refs([value for name, value in arguments(op).items() if name not in outs(op.name)])
 
 
 def first(op: Op, see: See) -> Intervals | None:
@@ -57,11 +71,32 @@ def first(op: Op, see: See) -> Intervals | None:
 
 
 @cache
+def outs(name: str) -> frozenset[str]:
+    """The arguments of an operator that it only writes its result into."""
+    overload = find_overload(name)
+    return (
+        frozenset() if overload is None else frozenset(a.name for a in overload._schema.arguments if a.is_out)
+    )
+
+
+@cache
 def _names(name: str) -> tuple[str, ...]:
     """What a rule for an operator may be registered under, most special first."""
-    base, _, overload = name.rpartition(".") if name.count(".") > 1 else (name, "", "")
-    plain = base.removesuffix("_")
-    return (name, f"{plain}.{overload}", base, plain)
+    return (*_forms(name), *_bases(name))
+
+
+def _bases(name: str) -> tuple[str, str]:
+    base = name.rpartition(".")[0] if name.count(".") > 1 else name
+    return base, base.removesuffix("_")
+
+
+@cache
+def _forms(name: str) -> tuple[str, ...]:
+    """An overload, and the ones that compute the same into a new tensor where it is in place or ``out=``."""
+    plain, overload = _bases(name)[1], name.rpartition(".")[2]
+    if overload == "out":
+        return (name, f"{plain}.default", f"{plain}.Tensor")
+    return (name, f"{plain}.{overload.removesuffix('_out')}")
 
 
 @cache
@@ -71,14 +106,11 @@ def rule_for(name: str) -> Rule | None:
     for candidate in _names(name):
         if candidate in _rules:
             return _rules[candidate]
-    from archcost.trace.schema import find_overload
+    import torch
 
-    overload = find_overload(name)
-    if overload is not None:
-        import torch
-
-        if torch.Tag.pointwise in overload.tags:
-            return pointwise
+    overloads = map(find_overload, _forms(name))
+    if any(overload is not None and torch.Tag.pointwise in overload.tags for overload in overloads):
+        return pointwise
     return None
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from archcost.fields.intervals import Intervals, union
+from archcost.fields.intervals import Intervals
 from archcost.fields.memory import Memory
-from archcost.fields.registry import rule_for, slides
+from archcost.fields.registry import everything, rule_for, slides
 from archcost.fields.span import Span
 from archcost.fields.taps import STILL
 from archcost.trace.graph import Op, TensorRef, Trace, refs
@@ -130,8 +130,7 @@ class _Run:
             self.operands[op.index] = seen
         results = self._apply(op)
         storages = self.trace.storages
-        for i, ref in enumerate(op.outputs):
-            result = results[i] if i < len(results) else None
+        for ref, result in zip(op.outputs, results, strict=True):
             if ref.storage in op.writes and storages[ref.storage].created_by != op.index:
                 memory.write(ref, result, storages[ref.storage].nbytes)
             else:
@@ -145,15 +144,10 @@ class _Run:
         if rule is not None:
             try:
                 result = rule(op, self.see)
-                results = list(result) if isinstance(result, (list, tuple)) else [result]
-                wrong = [
-                    ref
-                    for ref, seen in zip(op.outputs, results, strict=False)
-                    if seen is not None and seen.shape != ref.shape
-                ]
-                if not wrong:
+                results = list(result) if isinstance(result, (list, tuple)) else [result] * len(op.outputs)
+                reason = _unfit(op, results)
+                if not reason:
                     return results
-                reason = f"its rule gave another shape than {wrong[0].shape}"
             except Exception as error:  # a rule meets a call it does not understand
                 reason = f"its rule failed: {type(error).__name__}: {error}"
         elif not op.writes and not op.reads:
@@ -161,11 +155,7 @@ class _Run:
         if not op.outputs:
             return []
         self.opaque.append(Opaque(op.index, op.name, self.trace.module_of(op), reason))
-        return [self._all(op, ref) for ref in op.outputs]
-
-    def _all(self, op: Op, ref: TensorRef) -> Intervals | None:
-        seen = [x for x in map(self.see, op.tensors()) if x is not None]
-        return union([x.everything(ref.shape, op.index) for x in seen], ref.shape)
+        return [everything(op, self.see, ref.shape) for ref in op.outputs]
 
     def _hidden_writes(self, op: Op) -> None:
         """Storages that it wrote into and did not return: running statistics, lists of tensors."""
@@ -173,6 +163,16 @@ class _Run:
         if not hidden:
             return
         for ref in op.tensors():
-            seen = self._all(op, ref) if ref.storage in hidden else None
+            seen = everything(op, self.see, ref.shape) if ref.storage in hidden else None
             if seen is not None:
                 self.memory.flood(ref, seen)
+
+
+def _unfit(op: Op, results: Sequence[Intervals | None]) -> str:
+    """What is wrong with the answer of a rule, in words; empty where nothing is."""
+    if len(results) != len(op.outputs):
+        return f"its rule answered for {len(results)} of {len(op.outputs)} outputs"
+    for ref, seen in zip(op.outputs, results, strict=True):
+        if seen is not None and seen.shape != ref.shape:
+            return f"its rule gave the shape {seen.shape} for {ref.shape}"
+    return ""

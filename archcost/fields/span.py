@@ -13,7 +13,7 @@ The other dimensions are those of the tensor, of size 1 where nothing varies.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, reduce
 from math import gcd, prod
 
 import numpy as np
@@ -229,6 +229,7 @@ Spans = tuple[Span, ...]
 """Their union. Kept apart where one varies along other dimensions than another: queries and keys."""
 
 _MOST_SPANS = 4
+_MOST_JOINED = 1 << 23
 
 
 def unite(*unions: Spans) -> Spans:
@@ -358,11 +359,16 @@ def concatenate(pieces: Sequence[tuple[Span | None, int]], dim: int, rows: int, 
         target = (rows, *wide[:dim], along, *wide[dim + 1 :])
         parts.append(values if values.shape == target else np.broadcast_to(values, target))
         lengths.extend(piece_lengths)
-    joined = parts[0] if len(parts) == 1 else np.concatenate(parts, dim + 1)
     steps = list(known[0].steps)
     for span in known[1:]:
         if span.steps != tuple(steps):
             steps = [s if s == o else _common(s, o) for s, o in zip(steps, span.steps, strict=True)]
+    if sum(part.size for part in parts) > _MOST_JOINED:
+        # Too many to keep apart: each piece is taken to see what any of them sees.
+        hull = reduce(np.minimum, (part.min(dim + 1, keepdims=True) for part in parts))
+        steps[dim] = STILL
+        return Span(hull, tuple(steps), because)
+    joined = parts[0] if len(parts) == 1 else np.concatenate(parts, dim + 1)
     if still:
         steps[dim] = STILL
         if joined.shape[dim + 1] == 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from functools import lru_cache
 from math import gcd
 from typing import NamedTuple
@@ -77,54 +78,52 @@ def _reduced(a: int, b: int) -> tuple[int, int]:
     return a // common, b // common
 
 
+def _ratio(size: int, outputs: int, scale: float | None) -> tuple[int, int]:
+    """Inputs for each output as a fraction; ``scale`` is outputs / inputs where the caller gave it."""
+    if scale is None or scale * size == outputs:
+        return _reduced(size, outputs)
+    # The framework computes with 1 / scale in floating point; a fraction stands for it.
+    inverse = Fraction(1 / scale).limit_denominator(1 << 20)
+    return inverse.numerator, inverse.denominator
+
+
+@lru_cache(maxsize=1024)
+def nearest(size: int, outputs: int, exact: bool, double: bool, scale: float | None = None) -> Taps:
+    """Nearest neighbour; ``exact`` takes the centre of an output, else its beginning.
+
+    In the framework's own floating point, which may round to the other side of a whole number.
+    """
+    kind = np.float64 if double else np.float32
+    ratio = kind(1 / scale) if scale else kind(size) / kind(outputs)
+    at = (np.arange(outputs, dtype=kind) + kind(exact / 2)) * ratio
+    first = np.minimum(np.floor(at.astype(np.float32)), size - 1).astype(np.int64)
+    return Taps(first[None, :], _ratio(size, outputs, scale), size=size)
+
+
 @lru_cache(maxsize=1024)
 def resize(
-    size: int, outputs: int, mode: str, align_corners: bool = False, scale: float | None = None
+    size: int, outputs: int, cubic: bool, align_corners: bool = False, scale: float | None = None
 ) -> Taps:
-    """Interpolation: the taps whose weight is not zero; those beyond the border are its own element.
-
-    ``mode`` is nearest, nearest-exact, linear or cubic; ``scale`` is outputs / inputs where the caller
-    gave it. Formulas of ``torch.nn.functional.interpolate``.
+    """Linear and cubic interpolation: the taps whose weight is not zero; the border stands for what lies
+    beyond it. Formulas of ``torch.nn.functional.interpolate``.
     """
     out = np.arange(outputs)
     if align_corners:
-        # Exact arithmetic: (n - 1) / (m - 1) inputs an output.
-        above, below = (size - 1, outputs - 1) if outputs > 1 else (0, 1)
-        numerator, rate = out * above, _reduced(above, below)
-        first, rest = numerator // below, numerator % below
-        whole = rest == 0
+        # (n - 1) / (m - 1) inputs an output.
+        above, below = rate = _reduced(size - 1, outputs - 1) if outputs > 1 else (0, 1)
+        first, rest = np.divmod(out * above, below)
     else:
-        if scale is None or scale * size == outputs:
-            above, below = _reduced(size, outputs)
-        else:
-            # The framework computes with 1 / scale in floating point; a fraction stands for it.
-            from fractions import Fraction
-
-            inverse = Fraction(1 / scale).limit_denominator(1 << 20)
-            above, below = inverse.numerator, inverse.denominator
-        rate = (above, below)
-        if mode == "nearest":
-            # The framework does this in single precision, and rounding may fall below a whole number.
-            ratio = np.float32(1 / scale if scale else size / outputs)
-            first = np.minimum(np.floor(out.astype(np.float32) * ratio).astype(np.int64), size - 1)
-            return Taps(first[None, :], rate, "clamp", size=size)
-        # The centre of output o is (o + 1/2) n / m - 1/2, in units of 1 / (2 below).
-        numerator = (2 * out + 1) * above - (0 if mode == "nearest-exact" else below)
-        first, rest = numerator // (2 * below), numerator % (2 * below)
-        whole = rest == 0
-        if mode == "nearest-exact":
-            return Taps(first[None, :], rate, "clamp", size=size)
-    if mode == "linear":
-        # A centre before the first element is clamped onto it, before the weights are formed.
-        second = np.where(whole, first, first + 1)
-        return Taps(np.stack([first, second]), rate, "clamp", size=size)
-    positions = np.stack([np.where(whole, first, first + t) for t in (-1, 0, 1, 2)])
+        # The centre of output o is (o + 1/2) n / m - 1/2.
+        above, below = rate = _ratio(size, outputs, scale)
+        first, rest = np.divmod((2 * out + 1) * above - below, 2 * below)
+    around = (-1, 0, 1, 2) if cubic else (0, 1)
+    positions = np.stack([np.where(rest == 0, first, first + t) for t in around])
     return Taps(positions, rate, "clamp", size=size)
 
 
 @lru_cache(maxsize=256)
 def antialiased(
-    size: int, outputs: int, radius: float, align_corners: bool = False, scale: float | None = None
+    size: int, outputs: int, radius: int, align_corners: bool = False, scale: float | None = None
 ) -> Taps:
     """Antialiased interpolation: a filter that is wider by the scale where it shrinks the image.
 
@@ -134,17 +133,16 @@ def antialiased(
         ratio = (size - 1) / (outputs - 1) if outputs > 1 else 0.0
     else:
         ratio = 1 / scale if scale else size / outputs
-    support = radius * max(ratio, 1.0)
+    wide = max(ratio, 1.0)
     rows = []
     for o in range(outputs):
         centre = ratio * (o + 0.5)
-        first = int(centre - support + 0.5)
-        last = int(centre + support + 0.5) - 1
-        # A tap at the very edge of the filter has the weight zero.
-        taps = [i for i in range(first, last + 1) if abs(i + 0.5 - centre) < support - 1e-9 or first == last]
-        rows.append((taps[0], taps[-1]))
-    widest = max(b - a for a, b in rows) + 1
-    positions = np.array([[min(a + t, b) for a, b in rows] for t in range(widest)])
+        first, last = int(centre - radius * wide + 0.5), int(centre + radius * wide + 0.5)
+        reach = [(i, abs(i + 0.5 - centre) / wide) for i in range(max(first, 0), min(last, size))]
+        # Both filters are zero at every whole distance but 0.
+        rows.append([i for i, d in reach if d < 0.5 or abs(d - round(d)) > 1e-6] or [first])
+    widest = max(map(len, rows))
+    positions = np.array([row + row[-1:] * (widest - len(row)) for row in rows]).T
     return Taps(positions, _reduced(size, outputs), size=size)
 
 
@@ -204,7 +202,7 @@ def _beyond(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Where to read the local rows for positions outside, and how many pixels further they lie."""
     period, advance = step
-    if not beyond.any() or step == STILL:
+    if not beyond.any() or not advance:  # what has no rule ends at its border
         return inside, np.zeros_like(positions)
     if period == 1:
         return inside, (positions - inside) * advance

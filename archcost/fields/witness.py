@@ -1,26 +1,30 @@
 """The witness: NaN is planted in the input of the real model, and must reach a position, or must not.
 
 Whatever is computed from a NaN is NaN, so one that lies outside the claimed window must leave the output
-clean, and one on its first or last pixel must spoil it. The model runs in float64 on the framework's
-reference kernels: fast ones (Winograd, blocked layouts) may spread a NaN to neighbours.
+clean, and one on its first or last pixel must spoil it. A copy of the model runs, on the CPU in float64
+and on the framework's reference kernels: fast ones (Winograd, blocked layouts) may spread a NaN to
+neighbours.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from archcost.errors import ModelError
 from archcost.fields.field import ReceptiveField, Window
 from archcost.trace.inputs import map_tensors
+from archcost.trace.modules import ModuleTree, state_of, walk
+from archcost.trace.state import Untouched
 
-__all__ = ["Planted", "Witness", "bear_witness"]
+__all__ = ["Claim", "Planted", "Witness", "bear_witness"]
 
 
 @dataclass(frozen=True)
@@ -60,58 +64,70 @@ class Witness:
         return "the model DISAGREES: " + "; ".join(wrong)
 
 
-def bear_witness(
-    model: nn.Module,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    field: ReceptiveField,
-    dims: tuple[int, ...],
-    places: tuple[int, ...],
-    output: int = 0,
-    call: int = 0,
-) -> Witness:
-    """Hold the window of ``field`` against the model itself.
+class Claim(NamedTuple):
+    """A field, and where in the model it is to be seen; see `archcost.receptive.verify_fields`."""
 
-    Args:
-        dims: the dimensions of the input tensor that are the field's axes.
-        places: the dimensions of the layer's output that ``field.position`` counts along.
-        output: which tensor of the layer's output, in order.
-        call: which call of the layer.
+    field: ReceptiveField
+    dims: tuple[int, ...]
+    """The dimensions of the input tensor that are the field's axes."""
+    places: tuple[int, ...]
+    """The dimensions of the layer's output that ``field.position`` counts along."""
+    shape: tuple[int, ...]
+    """Of the layer's output."""
+    output: int
+    """Which tensor of the layer's output, in order."""
+    calls: tuple[int, ...]
+    """Which calls of the layer; of several, the field is the union."""
+    op: str | None = None
+    """The operation inside a forward that is meant, of which ``calls`` then counts the calls."""
+
+
+def bear_witness(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], claims: Iterable[Claim]
+) -> list[Witness]:
+    """Hold the windows of ``claims`` against a copy of the model itself.
 
     Raises:
-        ModelError: the model cannot run in float64, or gives NaN without any planted.
+        ModelError: NaN can bear no witness: the model cannot run in float64, holds no values or whole
+            numbers only, or gives NaN without any planted.
     """
     with _reference(model) as reference:
-        clean = map_tensors((args, kwargs), _double)
-        target = _leaves(clean)[field.input_index]
+        clean = _doubled((args, kwargs))
+        return [_bear(reference, clean, claim) for claim in claims]
 
-        def run(plant: Callable[[torch.Tensor], None] | None) -> torch.Tensor:
-            changed = target.clone()
-            if plant is not None:
-                plant(changed)
-            given = map_tensors(clean, lambda t: changed if t is target else t.clone())
-            out = _output_of(reference, given, field.layer, output, call)
-            index: list[Any] = [slice(None)] * out.dim()
-            for dim, at in zip(places, field.position, strict=True):
-                index[dim] = at
-            return out[tuple(index)]
 
-        before = run(None)
-        if before.isnan().any():
-            raise ModelError(
-                f"{type(model).__name__}: {field.layer or 'its output'} is NaN without any planted, so NaN "
-                f"can bear no witness; give it weights and inputs that give finite values"
-            )
-        runs = []
-        for axis, dim in enumerate(dims):
-            size, (lo, hi) = field.input_size[axis], field.window[axis]
-            inside = [] if lo > hi else [(lo, lo), (hi, hi)]
-            outside = [(0, size - 1)] if lo > hi else [(0, lo - 1), (hi + 1, size - 1)]
-            for pixels in ([pixel] for pixel in inside):
-                runs.append(_planted(run, before, axis, dim, pixels, True))
-            beyond = [pixels for pixels in outside if pixels[0] <= pixels[1]]
-            if beyond:
-                runs.append(_planted(run, before, axis, dim, beyond, False))
+def _bear(model: _Reference, clean: Any, claim: Claim) -> Witness:
+    field = claim.field
+    where = f"{model.name}, {field.layer or 'its output'}"
+    target = _leaves(clean)[field.input_index]
+    if not (target.is_floating_point() or target.is_complex()):
+        raise ModelError(f"{where}: its input holds whole numbers, among which there is no NaN to plant")
+    index = dict(zip(claim.places, field.position, strict=True))
+
+    def run(plant: Callable[[torch.Tensor], None] | None) -> torch.Tensor:
+        changed = target.clone()
+        if plant is not None:
+            plant(changed)
+        found = model.outputs(map_tensors(clean, lambda t: changed if t is target else t.clone()), claim)
+        return torch.cat([x[tuple(index.get(d, slice(None)) for d in range(x.dim()))].ravel() for x in found])
+
+    before = run(None)
+    if not (before.is_floating_point() or before.is_complex()):
+        raise ModelError(f"{where}: its output holds whole numbers, which NaN does not reach")
+    if before.isnan().any():
+        raise ModelError(
+            f"{where}: it is NaN without any planted; give the model weights and inputs that keep it finite"
+        )
+    runs = []
+    for axis, dim in enumerate(claim.dims):
+        size, (lo, hi) = field.input_size[axis], field.window[axis]
+        seen = [] if lo > hi else [(lo, lo), (hi, hi)]
+        unseen = [(0, size - 1)] if lo > hi else [(0, lo - 1), (hi + 1, size - 1)]
+        for pixel in dict.fromkeys(seen):
+            runs.append(_planted(run, before, axis, dim, [pixel], True))
+        beyond = [pixels for pixels in unseen if pixels[0] <= pixels[1]]
+        if beyond:
+            runs.append(_planted(run, before, axis, dim, beyond, False))
     return Witness(tuple(runs))
 
 
@@ -123,17 +139,20 @@ def _planted(
     pixels: list[Window],
     must_reach: bool,
 ) -> Planted:
-    def fill(value: float) -> Callable[[torch.Tensor], None]:
+    def fill(values: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], None]:
         def plant(x: torch.Tensor) -> None:
             for lo, hi in pixels:
-                x.narrow(dim, lo, hi - lo + 1).fill_(value)
+                where = x.narrow(dim, lo, hi - lo + 1)
+                where.copy_(values(where))
 
         return plant
 
-    reached = bool(run(fill(float("nan"))).isnan().any())
+    reached = bool(run(fill(lambda x: torch.full_like(x, float("nan")))).isnan().any())
     if reached and not must_reach:
         # Zero times NaN is NaN: a tap whose weight is exactly zero (interpolation has them) reads nothing.
-        reached = any(not torch.equal(run(fill(value)), before) for value in (0.37, -2.9))
+        noise = torch.Generator().manual_seed(0)
+        drawn = fill(lambda x: 3 * torch.randn(x.shape, dtype=x.dtype, generator=noise))
+        reached = any(not torch.equal(run(drawn), before) for _ in range(2))
     return Planted(axis, tuple(pixels), must_reach, reached)
 
 
@@ -149,54 +168,116 @@ def _leaves(value: Any) -> list[torch.Tensor]:
     return found
 
 
-def _double(tensor: torch.Tensor) -> torch.Tensor:
-    tensor = tensor.detach().clone()
-    return tensor.double() if tensor.is_floating_point() else tensor
+def _doubled(value: Any) -> Any:
+    """Copies of the tensors in a structure, on the CPU in double precision; one given twice stays one."""
+    made: dict[int, torch.Tensor] = {}
+
+    def double(tensor: torch.Tensor) -> torch.Tensor:
+        if id(tensor) not in made:
+            wide = torch.complex128 if tensor.is_complex() else torch.float64
+            exact = not (tensor.is_floating_point() or tensor.is_complex())
+            made[id(tensor)] = tensor.detach().to("cpu", tensor.dtype if exact else wide, copy=True)
+        return made[id(tensor)]
+
+    return map_tensors(value, double)
 
 
 @contextmanager
-def _reference(model: nn.Module) -> Iterator[nn.Module]:
-    """A copy in float64, on kernels that compute each output from its own inputs alone."""
+def _reference(model: nn.Module) -> Iterator[_Reference]:
+    """A copy on the CPU in float64, and kernels that compute each output from its own inputs alone."""
+    name = type(model).__name__
+    tree = walk(model)
+    if any(tensor.is_meta for *_, tensor in state_of(tree)):
+        raise ModelError(f"{name}: its weights are on meta and hold no values; give the model values first")
+    for layer, module in tree.modules.items():
+        if type(module).__module__.startswith("torch.ao.nn.") and ".quantized" in type(module).__module__:
+            raise ModelError(
+                f"{name}: {layer or 'it'} computes in whole numbers, among which there is no NaN; verify the "
+                f"float model that it was made from"
+            )
     try:
-        reference = copy.deepcopy(model).double()
+        copied = copy.deepcopy(model).to("cpu").double()
     except Exception as error:
-        raise ModelError(
-            f"{type(model).__name__}: cannot be copied in float64 for the witness: {error}"
-        ) from error
-    fast = torch.backends.mha.get_fastpath_enabled()
+        raise ModelError(f"{name}: cannot be copied in float64 for the witness: {error}") from error
+    with _reference_kernels():
+        yield _Reference(copied, walk(copied), name)
+
+
+@contextmanager
+def _reference_kernels() -> Iterator[None]:
+    fused, blocked = torch.backends.mha.get_fastpath_enabled(), torch._C._get_mkldnn_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
+    torch._C._set_mkldnn_enabled(False)  # `torch.backends.mkldnn.flags` would set TF32, and warn
     try:
-        with torch.no_grad(), torch.backends.mkldnn.flags(enabled=False), torch.random.fork_rng():
-            yield reference
+        with torch.no_grad(), torch.autocast("cpu", enabled=False):
+            yield
     finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
+        torch._C._set_mkldnn_enabled(blocked)
+        torch.backends.mha.set_fastpath_enabled(fused)
 
 
-class _Reached(Exception):
-    """The layer's output is there; the rest of the model need not run."""
+class _Reached(BaseException):
+    """The layer's outputs are there; the rest of the model need not run, and must not catch this."""
 
 
-def _output_of(model: nn.Module, given: Any, layer: str, output: int, call: int) -> torch.Tensor:
-    found: list[torch.Tensor] = []
-    calls = 0
+class _Reference(NamedTuple):
+    model: nn.Module
+    tree: ModuleTree
+    name: str
 
-    def keep(module: nn.Module, inputs: Any, result: Any) -> None:
-        nonlocal calls
-        calls += 1
-        if calls == call + 1:
-            found.append(_leaves(result)[output].detach().clone())
-            raise _Reached
+    def outputs(self, given: Any, claim: Claim) -> list[torch.Tensor]:
+        """What the layer gave in the calls claimed. Runs start from the same state and random numbers."""
+        layer = claim.field.layer
+        found: dict[int, torch.Tensor] = {}
+        calls = 0
 
-    torch.manual_seed(0)  # a model that draws at random draws the same in every run
-    handle = model.get_submodule(layer).register_forward_hook(keep)
-    try:
-        model(*given[0], **given[1])
-    except _Reached:
-        pass
-    except RuntimeError as error:
-        raise ModelError(f"{type(model).__name__}: cannot run in float64 for the witness: {error}") from error
-    finally:
-        handle.remove()
-    if not found:
-        raise ModelError(f"{type(model).__name__}: {layer!r} was not called again when the witness ran it")
-    return found[0]
+        def keep(result: Any) -> None:
+            nonlocal calls
+            if calls in claim.calls:
+                found[calls] = _leaves(result)[claim.output].detach().clone()
+            calls += 1
+            if len(found) == len(claim.calls):
+                raise _Reached
+
+        with Untouched(self.tree) as state, ExitStack() as watch:
+            for _, kind, _, tensor in state_of(self.tree):
+                if kind == "buffer":
+                    state.keep(tensor.untyped_storage())
+            if claim.op is None:
+                self.model.get_submodule(layer).register_forward_hook(lambda *call: keep(call[-1]))
+            else:
+                watch.enter_context(_Operation(claim.op, keep))
+            try:
+                self.model(*given[0], **given[1])
+            except _Reached:
+                pass
+            except Exception as error:
+                raise ModelError(
+                    f"{self.name}: cannot run in float64 for the witness: {type(error).__name__}: {error}"
+                ) from error
+        if len(found) < len(claim.calls):
+            raise ModelError(f"{self.name}: {layer!r} was not called again when the witness ran it")
+        for tensor in found.values():
+            if tensor.shape != claim.shape:
+                raise ModelError(
+                    f"{self.name}: {layer!r} gave {tuple(tensor.shape)} when the witness ran it, and "
+                    f"{claim.shape} when it was traced; give the inputs that it was traced with"
+                )
+        return list(found.values())
+
+
+class _Operation(TorchDispatchMode):
+    """Hands over what each call of one operator gives."""
+
+    def __init__(self, name: str, keep: Callable[[Any], None]) -> None:
+        super().__init__()
+        self.name = name
+        self.keep = keep
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if str(func) == self.name:
+            self.keep(result)
+        return result

@@ -11,7 +11,8 @@ MAKES = """
     logspace eye tril_indices triu_indices hann_window hamming_window _efficientzerotensor
     _empty_affine_quantized _make_per_tensor_quantized_tensor
     rand rand_like randn randn_like randint randint_like randperm uniform normal_functional
-    bernoulli_.float random exponential geometric log_normal cauchy is_same_size sym_size sym_numel
+    bernoulli.p bernoulli_.float normal_ normal.float_float random exponential geometric log_normal cauchy
+    is_same_size sym_size sym_numel
 """.split()
 
 

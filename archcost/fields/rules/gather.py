@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from archcost.fields.intervals import Intervals, union
-from archcost.fields.registry import See, field_rule
+from archcost.fields.intervals import Intervals, cat, union
+from archcost.fields.memory import written
+from archcost.fields.registry import See, everything, field_rule
 from archcost.trace.graph import Op, TensorRef, refs
 from archcost.trace.schema import arguments
 
@@ -50,8 +49,7 @@ def index(op: Op, see: See) -> Intervals | None:
     """Indexed dimensions may come from anywhere; the others keep their places."""
     x, indices = see(op.args[0]), op.args[1]
     out = op.outputs[0].shape
-    seen_indices = [see(i) for i in refs(indices)]
-    parts: list[Intervals | None] = []
+    parts = [seen.everything(out, op.index) for i in refs(indices) if (seen := see(i)) is not None]
     if x is not None:
         indexed: list[int] = []
         at = 0
@@ -69,24 +67,17 @@ def index(op: Op, see: See) -> Intervals | None:
         for _ in range(len(out) - reduced.rank):
             reduced = reduced.unsqueeze(place)
         parts.append(reduced)
-    for seen in seen_indices:
-        if seen is not None:
-            parts.append(seen.everything(out, op.index))
     return union(parts, out)
-
-
-def _all_of(op: Op, see: See, shape: Any) -> list[Intervals | None]:
-    return [seen.everything(shape, op.index) for ref in op.tensors() if (seen := see(ref)) is not None]
 
 
 @field_rule(
     *("aten.index_put", "aten._index_put_impl", "aten._unsafe_index_put", "aten.put", "aten.masked_scatter"),
-    *("aten.take", "aten.scatter_reduce", "aten.index_reduce"),
+    *("aten.take", "aten.scatter_reduce", "aten.index_reduce", "aten.repeat_interleave.self_Tensor"),
+    *("aten.repeat_interleave.Tensor", "aten.isin", "aten.segment_reduce"),
 )
 def anywhere(op: Op, see: See) -> Intervals | None:
     """Any element may have been put anywhere."""
-    out = op.outputs[0].shape
-    return union(_all_of(op, see, out), out)
+    return everything(op, see, op.outputs[0].shape)
 
 
 @field_rule("aten.scatter", "aten.scatter_add")
@@ -113,13 +104,14 @@ def index_add(op: Op, see: See) -> Intervals | None:
     out = op.outputs[0].shape
     dim = given["dim"] % max(len(out), 1)
     source = see(given.get("source"))
-    return union([see(op.args[0]), source and source.reduce([dim], op.index)], out)
+    anywhere = [
+        x.everything(out, op.index) for x in (see(given["index"]), see(given.get("value"))) if x is not None
+    ]
+    return union([see(op.args[0]), source and source.reduce([dim], op.index), *anywhere], out)
 
 
 @field_rule("aten.slice_scatter", "aten.select_scatter", "aten.diagonal_scatter")
 def into_slice(op: Op, see: See) -> Intervals | None:
-    from archcost.fields.memory import written
-
     base, part = op.args[0], op.args[1]
     given = arguments(op)
     dim = given.get("dim", 0) % len(base.shape)
@@ -128,9 +120,50 @@ def into_slice(op: Op, see: See) -> Intervals | None:
     elif "select" in op.name:
         bounds = slice(given["index"] % base.shape[dim], given["index"] % base.shape[dim] + 1)
     else:
-        return union(_all_of(op, see, base.shape), base.shape)
+        return everything(op, see, base.shape)
     new = see(part)
     if new is not None and "select" in op.name:
         new = new.unsqueeze(dim)
     box = tuple(bounds if d == dim else slice(None) for d in range(len(base.shape)))
     return written(see(base), base.shape, box, new)
+
+
+@field_rule("aten.searchsorted", "aten.bucketize")
+def search(op: Op, see: See) -> Intervals | None:
+    """Each value by itself, among all the bounds of its row."""
+    bounds, values = (see(arg) for arg in (op.args[:2] if "sorted" in op.name else op.args[1::-1]))
+    return union([values, bounds and bounds.reduce([-1], op.index)], op.outputs[0].shape)
+
+
+@field_rule("aten.multinomial")
+def draw(op: Op, see: See) -> Intervals | None:
+    """Each draw by all the weights of its row."""
+    x = see(op.args[0])
+    return x and x.reduce([-1], op.index).expand(op.outputs[0].shape)
+
+
+@field_rule("aten.diag_embed")
+def diag_embed(op: Op, see: See) -> Intervals | None:
+    """Rows as diagonals of two new dimensions; wider by taking all of a row everywhere."""
+    x, out, given = see(op.args[0]), op.outputs[0].shape, arguments(op)
+    if x is None:
+        return None
+    rows = x.reduce([-1], op.index, keepdim=False)
+    for dim in sorted(given.get(name, default) % len(out) for name, default in (("dim1", -2), ("dim2", -1))):
+        rows = rows.unsqueeze(dim)
+    return rows.expand(out)
+
+
+@field_rule("aten.block_diag")
+def block_diag(op: Op, see: See) -> Intervals | None:
+    """Matrices, or vectors and numbers taken as such, each to the right of and below the one before."""
+    out = op.outputs[0].shape
+    bands: list[tuple[Intervals | None, int]] = []
+    left = 0
+    for ref in op.args[0]:
+        height, width = (1, 1, *ref.shape)[-2:]
+        x = see(ref)
+        beside = [(None, left), (x and x.reshape((height, width)), width), (None, out[1] - left - width)]
+        bands.append((cat(beside, 1, (height, out[1])), height))
+        left += width
+    return cat(bands, 0, out)

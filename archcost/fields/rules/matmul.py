@@ -8,7 +8,7 @@ import numpy as np
 
 from archcost.fields.intervals import Intervals, union
 from archcost.fields.registry import See, field_rule
-from archcost.trace.graph import Op
+from archcost.trace.graph import Op, TensorRef, refs
 from archcost.trace.schema import arguments
 
 
@@ -30,6 +30,15 @@ def with_sum(op: Op, see: See) -> Intervals | None:
     return union([see(op.args[0]), product(see(op.args[1]), see(op.args[2]), out, op.index)], out)
 
 
+@field_rule("aten.matmul")
+def any_rank(op: Op, see: See) -> Intervals | None:
+    """As `product`, where one or both may be vectors."""
+    a, b = see(op.args[0]), see(op.args[1])
+    left = a and a.reduce([-1], op.index, keepdim=len(op.args[1].shape) > 1)
+    right = b and b.reduce([max(b.rank - 2, 0)], op.index, keepdim=len(op.args[0].shape) > 1 and b.rank > 1)
+    return union([left, right], op.outputs[0].shape)
+
+
 @field_rule("aten.addbmm")
 def batch_sum(op: Op, see: See) -> Intervals | None:
     added, one, other = (see(arg) for arg in op.args[:3])
@@ -39,28 +48,18 @@ def batch_sum(op: Op, see: See) -> Intervals | None:
     return union([added, summed and summed.reduce([0], op.index, keepdim=False)], out)
 
 
-@field_rule("aten.mv", "aten.dot", "aten.vdot")
+@field_rule("aten.mv", "aten.dot", "aten.vdot", "aten.addmv")
 def with_vector(op: Op, see: See) -> Intervals | None:
-    matrix, vector = see(op.args[0]), see(op.args[1])
-    out = op.outputs[0].shape
-    rows = None if matrix is None else matrix.reduce([-1], op.index, keepdim=False)
-    whole = None if vector is None else vector.everything(out, op.index)
-    return union([rows, whole], out)
+    *added, matrix, vector = (see(arg) for arg in op.args[:3] if isinstance(arg, TensorRef))
+    rows = matrix and matrix.reduce([-1], op.index, keepdim=False)
+    whole = vector and vector.reduce([0], op.index, keepdim=False)
+    return union([*added, rows, whole], op.outputs[0].shape)
 
 
-@field_rule("aten.addmv")
-def with_vector_and_sum(op: Op, see: See) -> Intervals | None:
-    added, matrix, vector = (see(arg) for arg in op.args[:3])
-    out = op.outputs[0].shape
-    rows = None if matrix is None else matrix.reduce([-1], op.index, keepdim=False)
-    whole = None if vector is None else vector.everything(out, op.index)
-    return union([added, rows, whole], out)
-
-
-@field_rule("aten.ger", "aten.outer")
+@field_rule("aten.ger", "aten.outer", "aten.addr")
 def outer(op: Op, see: See) -> Intervals | None:
-    rows, columns = see(op.args[0]), see(op.args[1])
-    return union([rows and rows.unsqueeze(-1), columns], op.outputs[0].shape)
+    *added, rows, columns = (see(arg) for arg in op.args[:3] if isinstance(arg, TensorRef))
+    return union([*added, rows and rows.unsqueeze(-1), columns], op.outputs[0].shape)
 
 
 @field_rule("aten.linear", "aten.mkldnn_linear", "aten._weight_int8pack_mm", "aten._weight_int4pack_mm")
@@ -68,19 +67,16 @@ def linear(op: Op, see: See) -> Intervals | None:
     x, weight = see(op.args[0]), see(op.args[1])
     out = op.outputs[0].shape
     right = weight and weight.transpose(-2, -1)
-    return product(x, right, out, op.index)
+    return union([product(x, right, out, op.index), see(arguments(op).get("bias"))], out)
 
 
 @field_rule("aten._trilinear")
 def bilinear(op: Op, see: See) -> Intervals | None:
-    out = op.outputs[0].shape
-    parts = []
-    for arg in (op.args[0], op.args[2]):
-        x = see(arg)
-        if x is not None:
-            parts.append(x.reduce([-1], op.index, keepdim=False))
-    seen = union(parts, out[:-1])
-    return seen and seen.unsqueeze(-1).expand(out)
+    """x1 (rows, i), W (outputs, i, j), x2 (rows, j): output o of a row sees the row, and its own W."""
+    x1, weight, x2 = (see(arg) for arg in op.args[:3])
+    rows = [x and x.reduce([-1], op.index) for x in (x1, x2)]
+    own = weight and weight.reduce([-2, -1], op.index, keepdim=False)
+    return union([*rows, own], op.outputs[0].shape)
 
 
 @field_rule("aten._cdist_forward", "aten._euclidean_dist")
@@ -92,53 +88,60 @@ def distances(op: Op, see: See) -> Intervals | None:
 def attend(
     query: Intervals | None, key: Intervals | None, value: Intervals | None, op: Op, shape: Any, causal: bool
 ) -> Intervals | None:
-    """softmax(Q K^T) V over (..., length, width): a query sees itself and every key and value."""
-    width = shape[:-1]
-    parts: list[Intervals | None] = []
-    if query is not None:
-        parts.append(query.reduce([-1], op.index, keepdim=False).expand(width))
-    for part in (key, value):
-        if part is None:
+    """softmax(Q K^T) V over (..., length, width): a query sees itself, every key, and every value.
+
+    Queries and keys are summed along the width; the width of the values is that of the output.
+    """
+    parts: list[Intervals | None] = [query and query.reduce([-1], op.index)]
+    for rows in (key and key.reduce([-1], op.index), value):
+        if rows is None:
             continue
-        rows = part.reduce([-1], op.index, keepdim=False)
-        heads, wanted = rows.shape[-2] if rows.rank > 1 else 1, width[-2] if len(width) > 1 else 1
-        if heads not in (1, wanted):  # grouped queries share a head of keys
-            rows = rows.repeat_each(-2, wanted // heads)
+        if len(shape) > 2 and rows.shape[-3] not in (1, shape[-3]):  # grouped queries share a head of keys
+            rows = rows.repeat_each(-3, shape[-3] // rows.shape[-3])
         if causal:
-            rows = rows.running(-1)
-            rows = rows.take(-1, np.minimum(np.arange(width[-1]), rows.shape[-1] - 1))
-            parts.append(rows)
+            rows = rows.running(-2)
+            parts.append(rows.take(-2, np.minimum(np.arange(shape[-2]), rows.shape[-2] - 1)))
         else:
-            parts.append(rows.reduce([-1], op.index).expand(width))
-    seen = union(parts, width)
-    return seen and seen.unsqueeze(-1).expand(shape)
+            parts.append(rows.reduce([-2], op.index))
+    return union(parts, shape)
 
 
 @field_rule(
     *("aten._scaled_dot_product_flash_attention_for_cpu", "aten._scaled_dot_product_flash_attention"),
     *("aten._scaled_dot_product_efficient_attention", "aten._scaled_dot_product_cudnn_attention"),
     *("aten._scaled_dot_product_fused_attention_overrideable", "aten.scaled_dot_product_attention"),
-    "aten._scaled_dot_product_attention_math_for_mps",
+    *("aten._scaled_dot_product_attention_math_for_mps", "flex_attention"),
 )
-def attention(op: Op, see: See) -> Any:
+def attention(op: Op, see: See) -> list[Intervals | None]:
+    """The output; then for some kernels log-sums of each query's scores, and states of a generator."""
     given = arguments(op)
     query, key, value = (see(arg) for arg in op.args[:3])
+    causal = bool(given.get("is_causal", False))
     shape = op.outputs[0].shape
-    out = attend(query, key, value, op, shape, bool(given.get("is_causal", False)))
-    for name in ("attn_mask", "attn_bias"):
-        mask = see(given.get(name))
-        if mask is not None:
-            per_query = mask.reduce([-1], op.index).expand((*shape[:-1], 1))
-            out = union([out, per_query], shape)
-    return [out] + [None] * (len(op.outputs) - 1)
+    masks = [see(given.get(name)) for name in ("attn_mask", "attn_bias")]
+    by_query = [mask and mask.reduce([-1], op.index) for mask in masks]
+    out = union([attend(query, key, value, op, shape, causal), *by_query], shape)
+    rows = (*shape[:-1], 1)
+    scores = union([attend(query, key, None, op, rows, causal), *by_query], rows)
+    return [
+        out,
+        *(
+            scores.squeeze(-1) if scores is not None and ref.shape == shape[:-1] else None
+            for ref in op.outputs[1:]
+        ),
+    ]
 
 
-@field_rule("aten._native_multi_head_attention", "aten._transformer_encoder_layer_fwd", "flex_attention")
-def whole_layer(op: Op, see: See) -> Any:
+@field_rule("aten._native_multi_head_attention", "aten._transformer_encoder_layer_fwd")
+def whole_layer(op: Op, see: See) -> list[Intervals | None]:
     """Fused layers over (batch, length, width): every position sees itself and all others."""
-    x = see(op.args[0])
-    if x is None:
-        return None
-    rows = x.reduce([-1], op.index)
-    mixed = rows.mixed([-2], op.index)
-    return [mixed.expand(ref.shape) if len(ref.shape) == x.rank else None for ref in op.outputs]
+    count = 3 if "multi_head" in op.name else 1
+    inputs = [see(ref) for ref in op.args[:count]]
+    rows = [x and x.reduce([-1], op.index) for x in inputs]
+    weights = [see(ref) for ref in refs((op.args[count:], op.kwargs))]
+    found = []
+    for ref in op.outputs:
+        parts = [rows[0], *(x and x.reduce([-2], op.index) for x in rows)]
+        parts += [x and x.everything(ref.shape, op.index) for x in weights]
+        found.append(union(parts, ref.shape))
+    return found

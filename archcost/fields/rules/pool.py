@@ -35,7 +35,7 @@ def pool(op: Op, see: See) -> list[Intervals | None] | None:
     whole = [
         first + i
         for i in range(axes)
-        if averages and out[first + i] == 1 and kernel[i] >= x.shape[first + i] > 1
+        if averages and out[first + i] == 1 and kernel[i] - padding[i] >= x.shape[first + i] > 1
     ]
     # An average over all there is, is a global pooling, however it is written.
     if len(whole) == sum(n > 1 for n in x.shape[first:]) and whole:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from archcost.fields.intervals import Intervals
+from archcost.fields.intervals import Intervals, union
 from archcost.fields.registry import See, field_rule
 from archcost.fields.rules.window import convolve
 from archcost.trace.graph import Op, PackedWeights
@@ -11,7 +11,7 @@ _CONVOLUTIONS = tuple(
     f"quantized.conv{kind}{n}d{tail}"
     for kind in ("", "_transpose")
     for n in (1, 2, 3)
-    for tail in ("", "_relu", "_dynamic")
+    for tail in ("", "_relu", "_dynamic", "_add", "_add_relu")
 )
 
 
@@ -19,17 +19,26 @@ def _packed(op: Op) -> PackedWeights:
     return next(arg for arg in op.args if isinstance(arg, PackedWeights))
 
 
+def _scaled(op: Op, see: See) -> Intervals | None:
+    """The input; dynamic operators quantize it first, by its own smallest and largest element."""
+    x = see(op.args[0])
+    return x.mixed(None, op.index) if x is not None and "_dynamic" in op.name else x
+
+
 @field_rule(*_CONVOLUTIONS, slides=True)
 def convolution(op: Op, see: See) -> Intervals | None:
-    x, packed = see(op.args[0]), _packed(op)
+    """With ``_add`` the second argument is a tensor that is added to the result."""
+    x, packed = _scaled(op, see), _packed(op)
+    added = see(op.args[1])
     if x is None:
-        return None
+        return added
     axes = x.rank - 2
     # A 1-d convolution is packed with a height of 1: the last values are its own.
     kernel, stride, padding, dilation = (
         values[-axes:] for values in (packed.shape, packed.stride, packed.padding, packed.dilation)
     )
-    return convolve(x, op, kernel, stride, padding, dilation, packed.groups, packed.transposed)
+    out = convolve(x, op, kernel, stride, padding, dilation, packed.groups, packed.transposed)
+    return union([out, added], op.outputs[0].shape)
 
 
 @field_rule(
@@ -40,5 +49,5 @@ def convolution(op: Op, see: See) -> Intervals | None:
     *("quantized.linear_dynamic_fp16", "quantized.linear_relu_dynamic_fp16"),
 )
 def linear(op: Op, see: See) -> Intervals | None:
-    x = see(op.args[0])
+    x = _scaled(op, see)
     return None if x is None else x.reduce([-1], op.index).expand(op.outputs[0].shape)

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from archcost.fields.intervals import Intervals, union
 from archcost.fields.registry import See, field_rule
-from archcost.fields.taps import Taps, antialiased, resize
+from archcost.fields.taps import Taps, antialiased, nearest, resize
 from archcost.trace.graph import Op
 from archcost.trace.schema import arguments
 
-_MODES = {
-    "upsample_nearest": "nearest",
-    "_upsample_nearest_exact": "nearest-exact",
-    "upsample_linear": "linear",
-    "upsample_bilinear": "linear",
-    "upsample_trilinear": "linear",
-    "upsample_bicubic": "cubic",
-}
+# Up to this many rows and columns the framework's nearest neighbour in two dimensions has a kernel of its
+# own: in single precision, and copying or doubling exactly whatever the scale says.
+_SMALL = 128
 
 
 def _scales(op: Op, axes: int) -> list[float | None]:
@@ -28,7 +23,27 @@ def _scales(op: Op, axes: int) -> list[float | None]:
 
 
 @field_rule(
-    *(f"aten.{prefix}{n}d" for prefix in ("upsample_nearest", "_upsample_nearest_exact") for n in (1, 2, 3)),
+    *(f"aten.{name}{n}d" for name in ("upsample_nearest", "_upsample_nearest_exact") for n in (1, 2, 3))
+)
+def interpolate_nearest(op: Op, see: See) -> Intervals | None:
+    x = see(op.args[0])
+    if x is None:
+        return None
+    exact, axes = "exact" in op.base, int(op.base[-2])
+    first, out = x.rank - axes, op.outputs[0].shape
+    small = axes == 2 and sum(out[first:]) <= _SMALL
+    double = str(op.args[0].dtype) == "torch.float64" and not small
+    taps: dict[int, Taps] = {}
+    for dim, scale in enumerate(_scales(op, axes), first):
+        n, m = x.shape[dim], out[dim]
+        if small and not exact and m in (n, 2 * n):
+            scale = None
+        if n != m or scale not in (None, 1.0):
+            taps[dim] = nearest(n, m, exact, double, scale)
+    return x.windows(taps) if taps else x
+
+
+@field_rule(
     *("aten.upsample_linear1d", "aten.upsample_bilinear2d", "aten.upsample_trilinear3d"),
     "aten.upsample_bicubic2d",
 )
@@ -36,16 +51,15 @@ def interpolate(op: Op, see: See) -> Intervals | None:
     x = see(op.args[0])
     if x is None:
         return None
-    name = op.base.removeprefix("aten.")
-    mode, axes = _MODES[name[:-2]], int(name[-2])
+    cubic, axes = "cubic" in op.base, int(op.base[-2])
     corners = bool(arguments(op).get("align_corners", False))
-    first = x.rank - axes
-    out = op.outputs[0].shape
+    first, out = x.rank - axes, op.outputs[0].shape
     taps: dict[int, Taps] = {}
-    for i, scale in enumerate(_scales(op, axes)):
-        n, m = x.shape[first + i], out[first + i]
-        if n != m or (scale not in (None, 1.0) and mode != "nearest"):
-            taps[first + i] = resize(n, m, mode, corners, scale)
+    for dim, scale in enumerate(_scales(op, axes), first):
+        n, m = x.shape[dim], out[dim]
+        # Linear interpolation copies where the size stays, whatever the scale says.
+        if n != m or (cubic and scale not in (None, 1.0)):
+            taps[dim] = resize(n, m, cubic, corners, scale)
     return x.windows(taps) if taps else x
 
 
@@ -54,14 +68,15 @@ def interpolate_antialiased(op: Op, see: See) -> Intervals | None:
     x = see(op.args[0])
     if x is None:
         return None
-    radius = 2.0 if "bicubic" in op.name else 1.0
+    radius = 2 if "bicubic" in op.name else 1
     corners = bool(arguments(op).get("align_corners", False))
     out = op.outputs[0].shape
     taps = {
-        2 + i: antialiased(x.shape[2 + i], out[2 + i], radius, corners, scale)
-        for i, scale in enumerate(_scales(op, 2))
+        dim: antialiased(x.shape[dim], out[dim], radius, corners, scale)
+        for dim, scale in enumerate(_scales(op, 2), 2)
+        if x.shape[dim] != out[dim]
     }
-    return x.windows(taps)
+    return x.windows(taps) if taps else x
 
 
 @field_rule("aten.grid_sampler_2d", "aten.grid_sampler_3d", "aten.cudnn_grid_sampler", "aten.grid_sampler")

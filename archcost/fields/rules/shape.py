@@ -17,9 +17,15 @@ field_rule(
     *("aten.int_repr", "aten.to", "aten.alias", "aten._conj", "aten._neg_view", "aten.resolve_conj"),
     *("aten.view_as_real_copy", "aten.to_mkldnn", "aten.to_dense", "aten.pin_memory", "aten._pin_memory"),
     *("aten.triu", "aten.tril", "aten._copy_from", "aten.real", "aten.imag", "aten.conj"),
-    *("aten.quantize_per_tensor_dynamic", "aten.native_dropout", "aten._fused_dropout"),
-    *("aten.bernoulli.p", "aten._assert_tensor_metadata"),
+    *("aten.native_dropout", "aten._fused_dropout", "aten._assert_tensor_metadata"),
 )(first)
+
+
+@field_rule("aten.quantize_per_tensor_dynamic")
+def quantize_dynamic(op: Op, see: See) -> Intervals | None:
+    """The scale is that of the whole tensor."""
+    x = see(op.args[0])
+    return None if x is None else x.mixed(None, op.index)
 
 
 @field_rule(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from archcost.fields.intervals import Intervals, union
-from archcost.fields.registry import See, field_rule
+from archcost.fields.registry import See, everything, field_rule
 from archcost.trace.graph import Op
 from archcost.trace.schema import arguments
 
@@ -19,8 +19,10 @@ def deform_conv2d(op: Op, see: See) -> Intervals | None:
         parts.append(x.reduce([1, 2, 3], op.index).expand(out))
     for name in ("offset", "mask"):
         seen = see(given.get(name))
-        if seen is not None and seen.shape[2:] == out[2:]:
-            parts.append(seen.reduce([1], op.index).expand(out))
+        parts.append(seen and seen.reduce([1], op.index))
+    for name in ("weight", "bias"):
+        seen = see(given.get(name))
+        parts.append(seen and seen.everything(out, op.index))
     return union(parts, out)
 
 
@@ -28,9 +30,6 @@ def deform_conv2d(op: Op, see: See) -> Intervals | None:
     *("torchvision.nms", "torchvision.roi_align", "torchvision.roi_pool", "torchvision.ps_roi_align"),
     "torchvision.ps_roi_pool",
 )
-def of_boxes(op: Op, see: See) -> list[Intervals | None] | None:
+def of_boxes(op: Op, see: See) -> list[Intervals | None]:
     """Which pixels or boxes are read depends on the values of the boxes."""
-    seen = [x for x in map(see, op.tensors()) if x is not None]
-    if not seen:
-        return None
-    return [union([x.everything(ref.shape, op.index) for x in seen], ref.shape) for ref in op.outputs]
+    return [everything(op, see, ref.shape) for ref in op.outputs]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from archcost.fields.intervals import Intervals
+from archcost.fields.intervals import Intervals, union
 from archcost.fields.registry import See, field_rule
 from archcost.fields.taps import Taps, transposed, window
 from archcost.trace.graph import Op
@@ -54,7 +54,7 @@ def convolve(
     taps: dict[int, Taps] = {}
     for i in range(axes):
         n, m = x.shape[first + i], out[first + i]
-        if (kernel[i], strides[i], pads[i]) != (1, 1, 0):
+        if (kernel[i], strides[i], pads[i], n) != (1, 1, 0, m):
             taps[first + i] = make(n, kernel[i], strides[i], pads[i], dilations[i], m)
     return mixed.windows(taps) if taps else mixed
 
@@ -92,12 +92,11 @@ def convolution(op: Op, see: See) -> Intervals | None:
             groups,
             flipped,
         )
-    if kernel_seen is not None:  # a kernel computed from the input: every output sees all of it
-        whole = kernel_seen.everything(out, op.index)
-        from archcost.fields.intervals import union
-
-        result = union([result, whole], out)
-    return result
+    # A kernel computed from the input is seen whole by every output, a bias by its own channel.
+    kernel = kernel_seen and kernel_seen.everything(out, op.index)
+    bias = see(given.get("bias"))
+    added = bias and bias.reshape((*bias.shape, *(1,) * axes))
+    return union([result, kernel, added], out)
 
 
 @field_rule("aten.conv_tbc")
