@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from copy import copy
+from dataclasses import dataclass, field
 
 __all__ = ["ReceptiveField"]
 
@@ -68,8 +69,11 @@ class ReceptiveField:
         """The same of another layer, which sees the same."""
         if layer == self.layer:
             return self
-        local = None if self._local is None else replace(self._local, layer=layer)
-        return replace(self, layer=layer, _local=local)
+        renamed = copy(self)
+        object.__setattr__(renamed, "layer", layer)
+        if self._local is not None:
+            object.__setattr__(renamed, "_local", self._local.named(layer))
+        return renamed
 
     def size_text(self) -> str:
         """For tables: ``427``, ``9x1``, ``675-691`` by phase, ``all (851)`` where global."""

@@ -77,7 +77,7 @@ class Fields:
         self.trace = trace
         self.axes: tuple[InputAxis, ...] = spatial_axes(trace)
         self.replay: Replay = replay(trace, self.axes)
-        self._known: dict[tuple[int, int], ReceptiveField] = {}
+        self._known: dict[tuple[int, ...], ReceptiveField] = {}
         self._check_kept()
 
     @property
@@ -318,10 +318,12 @@ class Fields:
             return False
 
     def _read(self, one: _Seen, name: str, position: Sequence[int] | int | None) -> ReceptiveField:
-        """`read_field`; modules that change no dependence share their Intervals, which are read once."""
+        """`read_field`; modules that change no dependence share their Spans, which are read once."""
         if position is not None:
             return read_field(self.trace, one.intervals, one.inputs, name, position)
-        key = (id(one.intervals), one.inputs.tensor)
+        spans = (span for axis in one.inputs.which for span in one.intervals.axes[axis])
+        extent = (one.intervals.shape[dim] for dim in places(one.intervals, one.inputs))
+        key = (one.inputs.tensor, *map(id, spans), *extent)
         if key not in self._known:
             self._known[key] = read_field(self.trace, one.intervals, one.inputs, name)
         return self._known[key].named(name)

@@ -20,11 +20,23 @@ class Intervals:
     reduction is done: the first that makes an axis global is remembered.
     """
 
-    __slots__ = ("axes", "shape")
+    __slots__ = ("_moving", "axes", "shape")
 
     def __init__(self, shape: Sequence[int], axes: Iterable[Spans]) -> None:
         self.shape = tuple(shape)
         self.axes = tuple(axes)
+        self._moving: dict[int, tuple[int, ...]] = {}
+
+    def along(self, axis: int) -> tuple[int, ...]:
+        """The dimensions of the tensor along which an input axis moves on."""
+        if axis not in self._moving:
+            advances: dict[int, int] = {}
+            for span in self.axes[axis]:
+                for d, step in enumerate(span.steps):
+                    if step != STILL:
+                        advances[d] = max(advances.get(d, 0), step[1])
+            self._moving[axis] = tuple(sorted([d for d, advance in advances.items() if advance] or advances))
+        return self._moving[axis]
 
     @property
     def rank(self) -> int:

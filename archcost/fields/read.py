@@ -27,27 +27,17 @@ class InputAxes(NamedTuple):
     which: tuple[int, ...]
 
 
-def _along(intervals: Intervals, axis: int) -> list[int]:
-    """The dimensions of the tensor along which an input axis moves on."""
-    advances: dict[int, int] = {}
-    for span in intervals.axes[axis]:
-        for d, step in enumerate(span.steps):
-            if step != STILL:
-                advances[d] = max(advances.get(d, 0), step[1])
-    return sorted([d for d, advance in advances.items() if advance] or advances)
-
-
 def places(intervals: Intervals, inputs: InputAxes) -> tuple[int, ...]:
     """The dimensions of the tensor that a position is counted along, in order of the input's axes."""
     found: dict[int, None] = {}
     for axis in inputs.which:
-        found.update(dict.fromkeys(_along(intervals, axis)))
+        found.update(dict.fromkeys(intervals.along(axis)))
     return tuple(found)
 
 
 def is_map(intervals: Intervals, inputs: InputAxes) -> bool:
     """Whether it is a spatial feature map: every input axis moves along a dimension of its own."""
-    dims = [_along(intervals, axis) for axis in inputs.which]
+    dims = [intervals.along(axis) for axis in inputs.which]
     return all(len(d) == 1 for d in dims) and len({d[0] for d in dims}) == len(dims)
 
 
@@ -55,8 +45,12 @@ def profile(intervals: Intervals, axis: int, dim: int | None, at: dict[int, int]
     """The rows of one input axis along ``dim``, other places fixed, the hull over all else: (rows, n)."""
     rows = []
     for span in intervals.axes[axis]:
-        span = span.plain()
+        if span.runs is not None and (span.runs[0] in at or span.runs[0] == dim):
+            span = span.plain()
         values = span.values
+        if values.size == len(values) * (1 if dim is None else values.shape[dim + 1]):
+            rows.append(values.reshape(len(values), -1))  # it varies along ``dim`` alone
+            continue
         for d, index in at.items():
             if d != dim and span.varies(d):
                 values = values.take([index], d + 1)
@@ -72,7 +66,7 @@ def profile(intervals: Intervals, axis: int, dim: int | None, at: dict[int, int]
 
 
 def _window(lo: int, minus_hi: int) -> Window:
-    return (int(lo), -int(minus_hi)) if lo < EMPTY // 2 else (0, -1)
+    return (lo, -minus_hi) if lo < EMPTY // 2 else (0, -1)
 
 
 class _Axis(NamedTuple):
@@ -97,21 +91,22 @@ def read_field(
     at = dict(zip(dims, where, strict=True))
     found = [_read_axis(intervals, axis, at) for axis in inputs.which]
     sizes = tuple(axis.size for axis in inputs.axes)
+    alone = all(a.because is None for a in found)
     local = ReceptiveField(
         layer=layer,
         size=tuple(a.local[1] - a.local[0] + 1 for a in found),
         stride=tuple(a.stride for a in found),
         padding=tuple(a.padding for a in found),
         position=where,
-        window=tuple(_clip(a.local, n) for a, n in zip(found, sizes, strict=True)),
+        window=tuple(a.window if alone else _clip(a.local, n) for a, n in zip(found, sizes, strict=True)),
         unclipped=tuple(a.local for a in found),
         sizes=tuple(a.sizes for a in found),
         because=(None,) * len(found),
         input_size=sizes,
         input_index=inputs.tensor,
     )
-    if all(a.because is None for a in found):
-        return replace(local, window=tuple(a.window for a in found))
+    if alone:
+        return local
     spread = [a.because is not None for a in found]
     return replace(
         local,
@@ -154,21 +149,20 @@ def _position(
 def _read_axis(intervals: Intervals, axis: int, at: dict[int, int]) -> _Axis:
     spans = intervals.axes[axis]
     because = min((s.because for s in spans if s.because is not None), default=None)
-    along = _along(intervals, axis)
+    along = intervals.along(axis)
     dim = along[0] if along else None
     rows = profile(intervals, axis, dim, at)
     here = at[dim] if dim is not None and rows.shape[1] > 1 else 0
-    exact, local = _window(*rows[:2, here]), _window(*rows[2:, here])
-    step = _step(intervals, axis, dim)
-    stride, padding, sizes = _closed(rows[2:], here, step)
+    ends = rows[:, here].tolist()
+    exact, local = _window(*ends[:2]), _window(*ends[2:])
+    stride, padding, sizes = _closed(rows[2:], here, _step(intervals, axis, dim))
     return _Axis(exact, local, sizes, stride, padding, because)
 
 
 def _step(intervals: Intervals, axis: int, dim: int | None) -> Step:
     if dim is None:
         return STILL
-    steps = {span.steps[dim] for span in intervals.axes[axis]} - {STILL}
-    return max(steps, default=STILL)
+    return max((span.steps[dim] for span in intervals.axes[axis]), default=STILL)
 
 
 def _closed(local: np.ndarray, here: int, step: Step) -> tuple[float, float, tuple[int, ...]]:
@@ -209,7 +203,6 @@ def _why(trace: Trace, index: int) -> str:
     op = trace.ops[index]
     module = trace.module_of(op)
     name = op.base.rpartition(".")[2].strip("_")
-    leaf, _, outer = module[::-1].partition(".")
-    leaf, outer = leaf[::-1], outer[::-1]
+    outer, _, leaf = module.rpartition(".")
     where = f"`{leaf}` in `{outer}`" if outer else f"`{leaf}`" if leaf else "the model's own forward"
     return f"{where} ({name})"

@@ -16,7 +16,6 @@ from archcost.trace.graph import Op, TensorRef, refs
 from archcost.trace.schema import arguments, find_overload
 
 See = Callable[[Any], "Intervals | None"]
-Seen = "Intervals | None | list[Intervals | None]"
 Rule = Callable[[Op, See], Any]
 
 _rules: dict[str, Rule] = {}
@@ -42,6 +41,7 @@ def field_rule(*names: str, slides: bool = False) -> Callable[[Rule], Rule]:
             if slides:
                 _sliding.add(name.replace("::", "."))
         rule_for.cache_clear()
+        _is_sliding.cache_clear()
         return rule
 
     return register
@@ -114,10 +114,15 @@ def rule_for(name: str) -> Rule | None:
     return None
 
 
+@cache
+def _is_sliding(name: str) -> bool:
+    load_rules()
+    return any(form in _sliding for form in _names(name))
+
+
 def slides(op: Op) -> int:
     """The number of dimensions that the operator slides over; 0 where it is no window."""
-    load_rules()
-    if not any(name in _sliding for name in _names(op.name)):
+    if not _is_sliding(op.name):
         return 0
     second = op.args[1] if len(op.args) > 1 else None
     if isinstance(second, TensorRef):

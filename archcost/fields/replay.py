@@ -46,8 +46,6 @@ class Replay:
     ops: tuple[Intervals | None, ...]
     """Of the first output of each operation."""
     calls: tuple[tuple[Intervals | None, ...], ...]
-    inputs: tuple[tuple[Intervals | None, ...], ...]
-    """Of each module call's inputs, as it was called."""
     outputs: tuple[tuple[TensorRef, Intervals | None], ...]
     opaque: tuple[Opaque, ...]
     operands: dict[int, tuple[Intervals, ...]]
@@ -98,25 +96,17 @@ class _Run:
     def run(self, stop: int, keep: Sequence[TensorRef] | None) -> Replay:
         trace = self.trace
         found: list[Intervals | None] = []
-        # Calls by where they begin and end; inner ones end first.
-        begins: dict[int, list[int]] = {}
         ends: dict[int, list[int]] = {}
         for call in trace.calls:
-            begins.setdefault(call.first_op, []).append(call.index)
             ends.setdefault(call.end_op, []).append(call.index)
-        entered: list[tuple[Intervals | None, ...]] = [()] * len(trace.calls)
         left: list[tuple[Intervals | None, ...]] = [()] * len(trace.calls)
         for at in range(stop + 1):
             for index in ends.get(at, ()):
                 left[index] = tuple(map(self.see, trace.calls[index].outputs))
-            for index in begins.get(at, ()):
-                entered[index] = tuple(map(self.see, trace.calls[index].inputs))
             if at < stop:
                 found.append(self.step(trace.ops[at]))
         outputs = tuple((ref, self.see(ref)) for ref in (refs(trace.outputs) if keep is None else keep))
-        return Replay(
-            self.axes, tuple(found), tuple(left), tuple(entered), outputs, tuple(self.opaque), self.operands
-        )
+        return Replay(self.axes, tuple(found), tuple(left), outputs, tuple(self.opaque), self.operands)
 
     def step(self, op: Op) -> Intervals | None:
         """Run the rule of one operation and store what its outputs see; returns that of the first."""

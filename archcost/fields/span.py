@@ -68,7 +68,7 @@ class Span:
         return self.with_values(np.repeat(self.values, lengths, dim + 1), self.steps)
 
     def varies(self, dim: int) -> bool:
-        return self.values.shape[dim + 1] > 1
+        return bool(self.values.shape[dim + 1 if dim >= 0 else dim] > 1)
 
     def _stepping(self, dim: int, step: Step) -> tuple[Step, ...]:
         return (*self.steps[:dim], step, *self.steps[dim + 1 :])
@@ -173,8 +173,22 @@ class Span:
             step = inferred(values, dim) if span.steps[dim] != STILL else STILL
         return span.with_values(values, span._stepping(dim, step), span.runs)
 
+    def _came_from(self, new: tuple[int, ...], old: tuple[int, ...]) -> bool:
+        """Whether ``new`` is the shape it had before; another width of a last dimension is no matter."""
+        assert self.origin is not None
+        _, before, after = self.origin
+        if (before, after) == (new, old):
+            return True
+        still = not self.varies(-1) and self.steps[-1] == STILL
+        return (
+            still
+            and old[-1] == new[-1]
+            and before[-1] == after[-1]
+            and ((before[:-1], after[:-1]) == (new[:-1], old[:-1]))
+        )
+
     def reshaped(self, old: tuple[int, ...], new: tuple[int, ...]) -> Span:
-        if self.origin is not None and self.origin[1:] == (new, old):
+        if self.origin is not None and self._came_from(new, old):
             return self.origin[0]  # there and back again
         blocks = matching_blocks(old, new)
         span = self
