@@ -12,15 +12,24 @@ if TYPE_CHECKING:
     from archcost.comparison import compare as compare
     from archcost.cost.registry import Count as Count
     from archcost.cost.registry import counting_rule as counting_rule
+    from archcost.effective import effective_field as effective_field
     from archcost.errors import ArchcostError as ArchcostError
     from archcost.errors import InputError as InputError
     from archcost.errors import ModelError as ModelError
     from archcost.errors import SpecError as SpecError
+    from archcost.fields.effective import EffectiveField as EffectiveField
     from archcost.fields.field import ReceptiveField as ReceptiveField
+    from archcost.fields.registry import field_rule as field_rule
     from archcost.models import load as load
     from archcost.models import zoo as zoo
+    from archcost.paths.convolve import convolve as convolve
+    from archcost.pictures import plot_growth as plot_growth
+    from archcost.pictures import plot_stack as plot_stack
+    from archcost.pictures import plot_window as plot_window
     from archcost.receptive import receptive_field as receptive_field
     from archcost.spec import ConvSpec as ConvSpec
+    from archcost.spec import FieldStep as FieldStep
+    from archcost.spec import stacked_field as stacked_field
     from archcost.witnesses import CrossCheck as CrossCheck
     from archcost.witnesses import crosscheck as crosscheck
 
@@ -40,9 +49,18 @@ _HOMES = {
     "SpecError": "archcost.errors",
     "load": "archcost.models",
     "zoo": "archcost.models",
+    "convolve": "archcost.paths.convolve",
     "ConvSpec": "archcost.spec",
+    "FieldStep": "archcost.spec",
+    "stacked_field": "archcost.spec",
     "ReceptiveField": "archcost.fields.field",
+    "field_rule": "archcost.fields.registry",
     "receptive_field": "archcost.receptive",
+    "EffectiveField": "archcost.fields.effective",
+    "effective_field": "archcost.effective",
+    "plot_growth": "archcost.pictures",
+    "plot_stack": "archcost.pictures",
+    "plot_window": "archcost.pictures",
 }
 
 __all__ = [*_HOMES, "__version__"]
@@ -53,6 +71,8 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("archcost")
+    if name == "paths":  # a folder whose functions are public: archcost.paths.available()
+        return import_module("archcost.paths")
     if name not in _HOMES:
         raise AttributeError(f"module 'archcost' has no attribute {name!r}")
     value = getattr(import_module(_HOMES[name]), name)

@@ -102,6 +102,10 @@ def _parser() -> argparse.ArgumentParser:
     field.add_argument("--format", choices=("text", "json"), default="text", help="default: text")
     field.set_defaults(run=_field)
 
+    paths = commands.add_parser("paths", parents=[common], help="the ways to execute a convolution")
+    paths.add_argument("--format", choices=("text", "json"), default="text", help="default: text")
+    paths.set_defaults(run=_paths)
+
     zoo = commands.add_parser("zoo", parents=[common], help="torchvision's models against what it publishes")
     zoo.add_argument(
         "pattern", metavar="PATTERN", nargs="?", help="names, as in 'resnet*'; default: all classifiers"
@@ -261,6 +265,18 @@ def _compare(args: argparse.Namespace) -> int:
 
     comparison = compare(args.spec, args.other, **_inputs(args))
     _write(args, comparison, _given(depth=args.depth))
+    return DONE
+
+
+def _paths(args: argparse.Namespace) -> int:
+    from archcost.report.paths import paths_record, paths_text
+
+    if args.format == "json":
+        from archcost.report.records import dump
+
+        _emit(args, dump(paths_record(), 2))
+    else:
+        _emit(args, paths_text())
     return DONE
 
 

@@ -1,0 +1,78 @@
+"""The definition: every tap of the kernel, times the pixels that it meets, added up.
+
+    y[n, o, p] = sum over channels c and taps k of  weight[o, c, k] * x[n, c, p * stride + k * dilation]
+
+A transposed convolution runs the same sum backwards: each input pixel is spread over the outputs that lie
+under the kernel.
+"""
+
+from __future__ import annotations
+
+from math import prod
+
+import torch
+
+from archcost.paths.geometry import (
+    by_groups,
+    cropped,
+    full_size,
+    padded,
+    padded_elements,
+    spatial,
+    tap_windows,
+)
+from archcost.paths.precision import compute_dtype, sum_error
+from archcost.paths.tensor import TensorPath
+from archcost.spec import ConvSpec
+
+__all__ = ["DirectPath"]
+
+
+class DirectPath(TensorPath):
+    """A sum over taps, each one a product of all channels at all positions at once."""
+
+    name = "direct"
+    idea = "the definition, a sum over the taps of the kernel"
+    limits = "everything: 1 to 3 axes, groups, stride, dilation, transposed, every padding mode"
+    source = "V. Dumoulin and F. Visin, A guide to convolution arithmetic for deep learning, 2016"
+
+    def _prepare(self, weight: torch.Tensor, spec: ConvSpec) -> torch.Tensor:
+        return by_groups(weight.to(compute_dtype(weight.dtype)), spec)
+
+    def _run(self, x: torch.Tensor, weight: torch.Tensor, spec: ConvSpec) -> torch.Tensor:
+        if spec.transposed:
+            y = x.new_zeros(x.shape[0], spec.out_channels, *full_size(spec))
+            for tap, window in tap_windows(spec):
+                y[window] += mix_channels(weight[tap], x)
+            return cropped(y, spec)
+
+        x = padded(x, spec)
+        y = x.new_zeros(x.shape[0], spec.out_channels, *spec.output_size)
+        for tap, window in tap_windows(spec):
+            y += mix_channels(weight[tap], x[window])
+        return y
+
+    def multiplications(self, spec: ConvSpec) -> int:
+        """Every weight at every position: ``spec.macs``."""
+        return spec.macs
+
+    def workspace_bytes(self, spec: ConvSpec, itemsize: int = 4) -> int:
+        """The padded input, the pixels that meet one tap, and their product, one at a time."""
+        positions = prod(spatial(spec, "input_size") if spec.transposed else spec.output_size)
+        one_tap = spec.batch * (spec.in_channels + spec.out_channels) * positions
+        if spec.transposed:
+            one_tap += spec.batch * spec.out_channels * prod(full_size(spec))
+        return itemsize * (padded_elements(spec) + one_tap)
+
+    def stated_error(self, spec: ConvSpec, dtype: torch.dtype) -> float:
+        return sum_error(spec, dtype)
+
+
+def mix_channels(weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """What one tap adds: (groups, out, in) by (batch, groups * in, *positions), as a matrix product."""
+    groups, _, inputs = weight.shape
+    pixels = x.reshape(x.shape[0], groups, inputs, -1)
+    return (weight @ pixels).reshape(x.shape[0], -1, *x.shape[2:])
+
+
+PATHS = (DirectPath(),)

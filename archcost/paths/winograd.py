@@ -1,0 +1,150 @@
+"""Winograd's minimal filtering: m outputs an axis by m + r - 1 multiplications in place of m * r.
+
+Overlapping tiles of m + r - 1 pixels an axis are transformed, multiplied at each of their points with the
+transformed taps (a matrix product over channels), and transformed back into m outputs. In two dimensions
+F(2x2, 3x3) takes 16 multiplications for 4 outputs, 2.25 times fewer than 36; F(4x4, 3x3) 4 times fewer. What
+is saved is paid for by larger weights, by the transforms, and by precision: the larger m + r, the further
+apart are the numbers that are added (see `ToomCook.amplification`).
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from functools import lru_cache
+from math import prod
+
+import torch
+
+from archcost.paths.geometry import Axes, spatial
+from archcost.paths.phases import Dense, PhasedPath, phases
+from archcost.paths.precision import sum_error
+from archcost.paths.products import along_axes, filling_elements, point_products, tiled, untiled
+from archcost.paths.toom_cook import POINTS, Matrix, ToomCook, toom_cook
+from archcost.spec import ConvSpec
+
+__all__ = ["WinogradPath"]
+
+
+class WinogradPath(PhasedPath):
+    """F(m, r) along each axis that has r > 1 taps."""
+
+    limits = (
+        "1 to 3 axes, groups, every padding mode; stride, dilation and transposed by phases; not 1x1, and "
+        "at most 12 pixels a tile and axis"
+    )
+    source = "A. Lavin and S. Gray, Fast Algorithms for Convolutional Neural Networks, 2015"
+
+    def __init__(self, m: int) -> None:
+        self.m = m
+        self.name = f"winograd-{m}"
+        self.idea = f"{m} outputs an axis at a time by {m} + taps - 1 multiplications"
+
+    def _refuses(self, spec: ConvSpec) -> str | None:
+        kernels = [phase.dense.kernel_size for phase in phases(spec)]
+        longest = max(map(max, kernels), default=1)
+        if longest == 1:
+            parts = " once stride has parted it" if max(spatial(spec, "kernel_size")) > 1 else ""
+            return f"a kernel of one tap{parts} leaves no multiplication to save"
+        if self.m + longest - 2 > len(POINTS):
+            return (
+                f"F({self.m}, {longest}) has tiles of {self.m + longest - 1} pixels: beyond "
+                f"{len(POINTS) + 1} the numbers are too far apart to be exact"
+            )
+        return None
+
+    def _outputs(self, dense: Dense) -> Axes:
+        """Of a tile, along each axis: m, but 1 where there is nothing to save."""
+        return tuple(self.m if r > 1 else 1 for r in dense.kernel_size)
+
+    def _points(self, dense: Dense) -> Axes:
+        return tuple(m + r - 1 for m, r in zip(self._outputs(dense), dense.kernel_size, strict=True))
+
+    def _tiles(self, dense: Dense) -> Axes:
+        return tuple(-(-n // m) for n, m in zip(dense.output_size, self._outputs(dense), strict=True))
+
+    def _transform(self, taps: torch.Tensor, dense: Dense) -> torch.Tensor:
+        """(points, groups, in, out)."""
+        axes = len(dense.kernel_size)
+        leading = taps.permute(*range(3, 3 + axes), 0, 2, 1)
+        return along_axes([_tensor(m.kernel, taps) for m in self._matrices(dense)], leading).flatten(
+            0, axes - 1
+        )
+
+    def _dense(self, x: torch.Tensor, weight: torch.Tensor, dense: Dense) -> torch.Tensor:
+        axes, batch, tiles = len(dense.kernel_size), x.shape[0], self._tiles(dense)
+        matrices = [_tensor(m.output, x) for m in self._matrices(dense)]
+        # (points, groups, batch * tiles, out) to (*outputs, groups, batch * tiles, out)
+        products = point_products(self._tile_points(x, dense), weight).unflatten(0, self._points(dense))
+        y = along_axes(matrices, products).unflatten(axes + 1, (batch, *tiles))
+        del products
+        # (*outputs, groups, batch, *tiles, out) to (batch, groups * out, *tiles, *outputs)
+        order = (axes + 1, axes, 2 * axes + 2, *range(axes + 2, 2 * axes + 2), *range(axes))
+        return untiled(y.permute(*order).flatten(1, 2), dense.output_size)
+
+    def _tile_points(self, x: torch.Tensor, dense: Dense) -> torch.Tensor:
+        """The input, cut into tiles and transformed: (points, groups, batch * tiles, in)."""
+        axes, points = len(dense.kernel_size), self._points(dense)
+        x = tiled(x, points, self._outputs(dense), self._tiles(dense))
+        # (batch, channels, *tiles, *points) to (*points, batch, *tiles, channels)
+        x = x.permute(*range(2 + axes, 2 + 2 * axes), 0, *range(2, 2 + axes), 1)
+        x = along_axes([_tensor(m.input, x) for m in self._matrices(dense)], x)
+        return x.reshape(prod(points), -1, dense.groups, dense.in_channels // dense.groups).transpose(1, 2)
+
+    def _matrices(self, dense: Dense) -> list[ToomCook]:
+        return [toom_cook(m, r) for m, r in zip(self._outputs(dense), dense.kernel_size, strict=True)]
+
+    def _products(self, dense: Dense) -> int:
+        """(m + r - 1) an axis for each tile and each pair of channels (Lavin and Gray, section 4)."""
+        pairs = dense.in_channels * dense.out_channels // dense.groups
+        return dense.batch * prod(self._tiles(dense)) * prod(self._points(dense)) * pairs
+
+    def _transforms(self, dense: Dense) -> int:
+        """Entries other than 0, 1 and -1, for each line of each tile."""
+        total = 0
+        channels = {"input": dense.in_channels, "output": dense.out_channels}
+        sizes = list(self._points(dense))
+        tiles = dense.batch * prod(self._tiles(dense))
+        for which in ("input", "output"):
+            for axis, matrices in enumerate(self._matrices(dense)):
+                lines = prod(size for other, size in enumerate(sizes) if other != axis)
+                matrix = getattr(matrices, which)
+                total += tiles * channels[which] * lines * _multiplying(matrix)
+                sizes[axis] = len(matrix)
+        return total
+
+    def _weights(self, dense: Dense) -> int:
+        return prod(self._points(dense)) * dense.in_channels * dense.out_channels // dense.groups
+
+    def _buffers(self, dense: Dense) -> int:
+        """The input filled up to whole tiles, and twice the transformed input or the products, whichever
+        is larger: a transform's input and output, or both of them, exist at a time. With groups a third
+        one, while points are sorted by group."""
+        tiles, outputs, points = self._tiles(dense), self._outputs(dense), self._points(dense)
+        whole = [(n - 1) * m + size for n, m, size in zip(tiles, outputs, points, strict=True)]
+        filled = filling_elements(dense.batch * dense.in_channels, whole, dense.input_size)
+        most = max(dense.in_channels, dense.out_channels)
+        copies = 2 if dense.groups == 1 else 3
+        return filled + copies * dense.batch * prod(tiles) * prod(points) * most
+
+    def stated_error(self, spec: ConvSpec, dtype: torch.dtype) -> float:
+        """A sum's over the channels, times the amplification of the worst phase's matrices, axis by axis."""
+        worst = 1.0
+        for phase in phases(spec):
+            worst = max(worst, prod(m.amplification for m in self._matrices(phase.dense)))
+        return sum_error(spec, dtype, factor=worst, length=spec.in_channels // spec.groups)
+
+
+@lru_cache(maxsize=256)
+def _floats(matrix: Matrix) -> list[list[float]]:
+    return [[float(value) for value in row] for row in matrix]
+
+
+def _tensor(matrix: Matrix, like: torch.Tensor) -> torch.Tensor:
+    return torch.tensor(_floats(matrix), dtype=like.dtype, device=like.device)
+
+
+def _multiplying(matrix: Matrix) -> int:
+    return sum(value not in (Fraction(0), Fraction(1), Fraction(-1)) for row in matrix for value in row)
+
+
+PATHS = tuple(WinogradPath(m) for m in (2, 4, 6))
