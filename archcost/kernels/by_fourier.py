@@ -1,0 +1,113 @@
+"""Convolutions by Fourier transforms, compiled: dense along a row in tiles, depthwise with large kernels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from archcost.errors import InputError
+from archcost.kernels import tiles
+from archcost.kernels.tensors import checked, loaded, offsets, planar, readable
+from archcost.kernels.tiles import PackedTiles, Padding
+
+__all__ = ["PackedDepthwise", "depthwise", "fft_size", "fourier", "pack_depthwise", "pack_fourier"]
+
+
+def fft_size(at_least: int) -> int | None:
+    """The next size of a transform that the kernels have."""
+    return loaded().archcost_fft_size(at_least) or None
+
+
+def pack_fourier(weight: Tensor, size: int, isa: str | None = None) -> PackedTiles:
+    """Transform weights [out, in, taps] or [out, in, 1, taps] for tiles of ``size`` inputs along the row."""
+    weight = planar(weight)
+    taps = weight.shape[3]
+    if weight.shape[2] != 1 or not taps <= size == fft_size(size):
+        raise InputError(
+            f"kernel: no transform of size {size} for taps {tuple(weight.shape[2:])}: they must lie "
+            "along the row, and the size, at least as many, comes from fft_size"
+        )
+    return tiles.pack(weight, (tiles.FOURIER, size, taps), (1, size - taps + 1), isa)
+
+
+def fourier(
+    x: Tensor,
+    packed: PackedTiles,
+    bias: Tensor | None = None,
+    *,
+    padding: Padding = 0,
+    relu: bool = False,
+    threads: int | None = None,
+    block_tiles: int = 0,
+) -> Tensor:
+    """As `archcost.kernels.winograd`, by overlapping transforms along the row."""
+    return tiles.run(x, packed, bias, padding, relu, threads, block_tiles)
+
+
+@dataclass(frozen=True)
+class PackedDepthwise:
+    """Weights of a depthwise convolution, transformed for rows of one length with one padding."""
+
+    taps: tuple[int, int]
+    size: int
+    """Of the transform of a row."""
+    channels: int
+    isa: str
+    data: Tensor
+
+    @property
+    def bytes(self) -> int:
+        return self.data.numel() * self.data.element_size()
+
+
+def pack_depthwise(
+    weight: Tensor, x: Tensor, *, padding: Padding = 0, isa: str | None = None
+) -> PackedDepthwise:
+    """Transform weights [channels, 1, taps...] for inputs with rows as long as those of ``x``."""
+    weight = planar(weight.detach())
+    channels, one, height, width = weight.shape
+    if one != 1:
+        raise InputError(f"kernel: depthwise weights are [channels, 1, taps...], got {tuple(weight.shape)}")
+    found = loaded(isa)
+    _, _, problem = tiles.convolution(x, (height, width), (channels, channels), padding, False, 1)
+    size = found.archcost_depthwise_size(height, width, problem)
+    if not size:
+        raise InputError(f"kernel: rows of {x.shape[-1]} with {width} taps are too long for one transform")
+    source = readable(weight, "weight").contiguous()
+    data = torch.empty(found.archcost_depthwise_packed_floats(height, width, size, channels))
+    found.archcost_prefer_huge_pages(data.data_ptr(), data.numel() * 4)
+    checked(found.archcost_depthwise_pack(height, width, size, channels, source.data_ptr(), data.data_ptr()))
+    return PackedDepthwise((height, width), size, channels, found.archcost_isa().decode(), data)
+
+
+def depthwise(
+    x: Tensor,
+    packed: PackedDepthwise,
+    bias: Tensor | None = None,
+    *,
+    padding: Padding = 0,
+    relu: bool = False,
+    threads: int | None = None,
+) -> Tensor:
+    """The depthwise convolution of stride 1, in the layout of the input; see `archcost.kernels.winograd`."""
+    channels = packed.channels
+    source, output, problem = tiles.convolution(x, packed.taps, (channels, channels), padding, relu, threads)
+    found = loaded(packed.isa)
+    needed = found.archcost_depthwise_size(*packed.taps, problem)
+    if not 0 < needed <= packed.size:
+        raise InputError(f"kernel: the weights were packed for shorter rows than those of {tuple(x.shape)}")
+    added = offsets(bias, channels)
+    checked(
+        found.archcost_depthwise(
+            *packed.taps,
+            packed.size,
+            problem,
+            source.data_ptr(),
+            packed.data.data_ptr(),
+            None if added is None else added.data_ptr(),
+            output.data_ptr(),
+        )
+    )
+    return output.squeeze(2) if x.dim() == 3 else output

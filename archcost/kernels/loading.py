@@ -1,0 +1,158 @@
+"""Finds the compiled kernels and chooses the library for this machine's processor."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+from ctypes import POINTER, Structure, c_char_p, c_int, c_int64, c_void_p
+from pathlib import Path
+
+from archcost.errors import ArchcostError
+
+__all__ = [
+    "Convolution",
+    "Images",
+    "isa",
+    "library",
+    "release_scratch",
+    "scratch_bytes_kept",
+    "usable_isas",
+    "why_not",
+]
+
+_LIBRARIES = Path(__file__).parent / "_lib"
+# In the order in which a processor comes to have them. The first one built tells which one is best here.
+_ISAS = ("neon", "baseline", "avx2", "avx512")
+
+
+def _path(isa: str) -> Path:
+    return _LIBRARIES / f"archcost_kernels_{isa}.so"
+
+
+def _built() -> list[str]:
+    return [isa for isa in _ISAS if _path(isa).exists()]
+
+
+class Images(Structure):
+    """ArchcostImages of src/convolution.h."""
+
+    _fields_ = [
+        (name, c_int64)
+        for name in (
+            *("batch", "channels", "height", "width"),
+            *("batch_stride", "channel_stride", "row_stride", "column_stride"),
+        )
+    ]
+
+
+class Convolution(Structure):
+    """ArchcostConvolution of src/convolution.h."""
+
+    _fields_ = [
+        ("input", Images),
+        ("output", Images),
+        *((name, c_int64) for name in ("pad_top", "pad_left", "relu", "threads", "block_tiles")),
+    ]
+
+
+_PROBLEM = POINTER(Convolution)
+_BUFFERS = [c_void_p] * 4  # input, packed weights, bias, output
+_TILE = [c_int, c_int64, c_int64]  # family, and the two numbers that name a tile of it
+_KERNEL = [c_int64] * 3  # height, width, size of the transform
+
+# The result and the arguments of each function of src/interface.cpp.
+_FUNCTIONS = {
+    "archcost_isa": (c_char_p, []),
+    "archcost_best_isa": (c_char_p, []),
+    "archcost_scratch_bytes": (c_int64, []),
+    "archcost_release_scratch": (None, []),
+    "archcost_prefer_huge_pages": (None, [c_void_p, c_int64]),
+    "archcost_winograd_tile": (c_int, [c_int, POINTER(c_int64)]),
+    "archcost_fft_size": (c_int64, [c_int64]),
+    "archcost_tiles_packed_floats": (c_int64, [*_TILE, c_int64, c_int64]),
+    "archcost_tiles_pack": (c_int, [*_TILE, c_int64, c_int64, c_void_p, c_void_p]),
+    "archcost_tiles_scratch_floats": (c_int64, [*_TILE, _PROBLEM]),
+    "archcost_tiles": (c_int, [*_TILE, _PROBLEM, *_BUFFERS]),
+    "archcost_depthwise_size": (c_int64, [c_int64, c_int64, _PROBLEM]),
+    "archcost_depthwise_packed_floats": (c_int64, [*_KERNEL, c_int64]),
+    "archcost_depthwise_pack": (c_int, [*_KERNEL, c_int64, c_void_p, c_void_p]),
+    "archcost_depthwise_scratch_floats": (c_int64, [*_KERNEL, _PROBLEM]),
+    "archcost_depthwise": (c_int, [*_KERNEL, _PROBLEM, *_BUFFERS]),
+}
+
+
+@functools.cache
+def _open(isa: str) -> ctypes.CDLL:
+    path = _path(isa)
+    try:
+        found = ctypes.CDLL(str(path))
+        for name, (result, arguments) in _FUNCTIONS.items():
+            function = getattr(found, name)
+            function.restype, function.argtypes = result, arguments
+    except (OSError, AttributeError) as error:
+        raise ArchcostError(f"cannot load the kernels from {path}: {error}") from error
+    return found
+
+
+@functools.cache
+def _choice() -> tuple[str | None, str | None]:
+    """The set of instructions in use, or None and the reason."""
+    if os.environ.get("ARCHCOST_NO_KERNELS", "") not in ("", "0"):
+        return None, "switched off by ARCHCOST_NO_KERNELS"
+    built = _built()
+    if not built:
+        noted = _LIBRARIES / "why_not.txt"
+        reason = noted.read_text(encoding="utf-8") if noted.exists() else f"no library in {_LIBRARIES}"
+        return (
+            None,
+            f"not built: {reason}. With a C++ compiler, `python -m archcost.kernels.build` builds them",
+        )
+    try:
+        best = _open(built[0]).archcost_best_isa().decode()
+        _open(best)
+    except ArchcostError as error:
+        return None, str(error)
+    return best, None
+
+
+def isa() -> str | None:
+    """The set of instructions in use: ``avx512``, ``avx2``, ``baseline``, ``neon``; None without kernels."""
+    return _choice()[0]
+
+
+def usable_isas() -> tuple[str, ...]:
+    """Those that this machine can execute, the best last."""
+    best = isa()
+    if best is None:
+        return ()
+    return tuple(name for name in _built() if _ISAS.index(name) <= _ISAS.index(best))
+
+
+def why_not() -> str | None:
+    """Why there are no kernels; None when there are."""
+    return _choice()[1]
+
+
+def library(isa: str | None = None) -> ctypes.CDLL | None:
+    """The loaded library, of this machine's best set of instructions or of one of `usable_isas`.
+
+    None without kernels: `why_not` says why.
+    """
+    best, _ = _choice()
+    if best is None:
+        return None
+    if isa is not None and isa not in usable_isas():
+        raise ArchcostError(f"no kernels for {isa!r} here; there are {', '.join(usable_isas())}")
+    return _open(isa or best)
+
+
+def scratch_bytes_kept() -> int:
+    """Working memory that the kernels keep for their next call."""
+    return sum(_open(name).archcost_scratch_bytes() for name in usable_isas())
+
+
+def release_scratch() -> None:
+    """Give it back to the system."""
+    for name in usable_isas():
+        _open(name).archcost_release_scratch()

@@ -1,0 +1,23 @@
+// One convolution of stride 1, as the interface hands it over: sizes, and where the numbers lie.
+#pragma once
+
+#include <cstdint>
+
+extern "C" {
+
+// Strides count floats. Either channels or columns lie next to each other (stride 1), in input and output
+// each for itself: channels_last and NCHW. What the padding adds on the far sides follows from the sizes.
+struct ArchcostImages {
+  std::int64_t batch, channels, height, width;
+  std::int64_t batch_stride, channel_stride, row_stride, column_stride;
+};
+
+struct ArchcostConvolution {
+  ArchcostImages input, output;
+  std::int64_t pad_top, pad_left;
+  std::int64_t relu;        // nonzero: max(0, y) on the way out
+  std::int64_t threads;     // at most this many
+  std::int64_t block_tiles; // tiles worked on at a time; 0 chooses
+};
+
+}  // extern "C"

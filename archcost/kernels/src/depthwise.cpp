@@ -1,0 +1,176 @@
+#include "depthwise.h"
+
+#include <algorithm>
+#include <cmath>
+#include <complex>
+
+#include "fft.h"
+#include "pixels.h"
+#include "scratch.h"
+#include "threads.h"
+
+// A row of the output is the sum, over the rows of the kernel, of one-dimensional correlations. In the spectrum of
+// the rows each is a product for every frequency, and the sum over the rows is left as it is: with registers
+// full of output rows it runs at the processor's full speed, which a transform of the columns would not.
+
+namespace archcost {
+namespace {
+
+// Output rows summed up at a time: so many complex sums, and the input row and the weight, in registers.
+constexpr int kRowsAtOnce = kLanes == 16 ? 6 : 4;
+// A complex vector is stored as two.
+constexpr long kStep = 2 * kLanes;
+
+ARCHCOST_INLINE Complex load_complex(const float* from) { return {load(from), load(from + kLanes)}; }
+ARCHCOST_INLINE void store_complex(float* to, Complex value) {
+  store(to, value.re);
+  store(to + kLanes, value.im);
+}
+
+class DepthwiseConvolution {
+ public:
+  DepthwiseConvolution(const DepthwiseKernel& kernel, const ArchcostConvolution& of)
+      : kernel_(kernel),
+        of_(of),
+        frequencies_(kernel.transform_size / 2 + 1),
+        // Rows of zeros above and below, for the rows at once that begin or end a little outside.
+        in_rows_(of.input.height + 2 * (kRowsAtOnce - 1)),
+        out_rows_(round_up(of.output.height, kRowsAtOnce)),
+        chunks_(divide_up(of.input.channels, kLanes)) {}
+
+  int threads() const { return int(std::max<long>(1, of_.threads)); }
+  long row_floats() const { return std::max(of_.input.width, of_.output.width) * kLanes; }
+  long worker_floats() const {
+    return round_up(frequencies_ * (in_rows_ + out_rows_) * kStep + row_floats(), 1024) + 16;
+  }
+
+  void run(const float* input, const float* packed, const float* bias, float* output) const {
+    const RealFft fft(int(kernel_.transform_size));
+    const Scratch scratch(threads() * worker_floats());
+    parallel_for(threads(), of_.input.batch * chunks_, [&](long item, int worker) {
+      const long image = item / chunks_, chunk = item % chunks_;
+      float* const row = scratch.data() + worker * worker_floats();
+      float* const in = row + row_floats();
+      float* const out = in + frequencies_ * in_rows_ * kStep;
+      const long channels = std::min<long>(kLanes, of_.input.channels - chunk * kLanes);
+      const Vector offset = bias ? load_first(bias + chunk * kLanes, channels) : Vector{};
+      transform_rows(fft, Pixels(of_.input, input, image, chunk * kLanes), row, in);
+      for (long k = 0; k < frequencies_; ++k) {
+        const long weights = (chunk * frequencies_ + k) * kernel_.height * kStep;
+        sum_columns(in + k * in_rows_ * kStep, packed + weights, out + k * out_rows_ * kStep);
+      }
+      restore_rows(fft, out, Pixels(of_.output, output, image, chunk * kLanes), row, offset);
+    });
+  }
+
+ private:
+  void transform_rows(const RealFft& fft, const Pixels& source, float* row, float* spectra) const {
+    Vector signal[RealFft::kMostSize];
+    Complex spectrum[RealFft::kMostSize / 2 + 1] = {};
+    const long border = kRowsAtOnce - 1, height = of_.input.height;
+    for (long k = 0; k < frequencies_; ++k) {
+      for (long i = 0; i < border; ++i) {
+        store_complex(spectra + (k * in_rows_ + i) * kStep, Complex{});
+        store_complex(spectra + (k * in_rows_ + border + height + i) * kStep, Complex{});
+      }
+    }
+    for (long i = 0; i < height; ++i) {
+      source.gather(i, 0, 1, of_.input.width, row, 0);
+      for (long j = 0; j < fft.size; ++j) signal[j] = j < of_.input.width ? load(row + j * kLanes) : Vector{};
+      fft.forward(signal, spectrum);
+      float* const target = spectra + (border + i) * kStep;
+      for (long k = 0; k < frequencies_; ++k) store_complex(target + k * in_rows_ * kStep, spectrum[k]);
+    }
+  }
+
+  // One frequency: the sum over the rows of the kernel, for every output row.
+  void sum_columns(const float* in, const float* weights, float* out) const {
+    for (long first = 0; first < of_.output.height; first += kRowsAtOnce) {
+      // Of the first row at once; the kernel's rows outside the image for all of them are left out.
+      const long top = first - of_.pad_top;
+      const long begin = std::max(0L, 1 - kRowsAtOnce - top);
+      const long end = std::min(kernel_.height, of_.input.height - top);
+      Complex sum[kRowsAtOnce] = {};
+      for (long a = begin; a < end; ++a) {
+        const Complex weight = load_complex(weights + a * kStep);
+        const float* const rows = in + (top + a + kRowsAtOnce - 1) * kStep;
+#pragma GCC unroll 6
+        for (int i = 0; i < kRowsAtOnce; ++i) {
+          const Complex x = load_complex(rows + i * kStep);
+          sum[i].re += x.re * weight.re;
+          sum[i].im += x.re * weight.im;
+          sum[i].re -= x.im * weight.im;
+          sum[i].im += x.im * weight.re;
+        }
+      }
+#pragma GCC unroll 6
+      for (int i = 0; i < kRowsAtOnce; ++i) store_complex(out + (first + i) * kStep, sum[i]);
+    }
+  }
+
+  void restore_rows(const RealFft& fft, const float* spectra, const Pixels& target, float* row,
+                    Vector bias) const {
+    Vector signal[RealFft::kMostSize];
+    Complex spectrum[RealFft::kMostSize / 2 + 1];
+    for (long i = 0; i < of_.output.height; ++i) {
+      const float* const source = spectra + i * kStep;
+      for (long k = 0; k < frequencies_; ++k) spectrum[k] = load_complex(source + k * out_rows_ * kStep);
+      fft.backward(spectrum, signal);
+      // Output j stands pad_left places before its first tap: the first ones come from the end of the circle.
+      for (long j = 0; j < of_.output.width; ++j) {
+        const long place = j - of_.pad_left;
+        const Vector value = signal[place < 0 ? place + fft.size : place] + bias;
+        store(row + j * kLanes, of_.relu ? rectified(value) : value);
+      }
+      target.scatter(i, 0, 1, of_.output.width, row, 0);
+    }
+  }
+
+  const DepthwiseKernel& kernel_;
+  const ArchcostConvolution& of_;
+  const long frequencies_, in_rows_, out_rows_, chunks_;
+};
+
+}  // namespace
+
+// Zeros on the left and zeros on the right may be the same ones, as the transform is circular.
+DepthwiseKernel depthwise_kernel(long height, long width, const ArchcostConvolution& of) {
+  const long left = of.input.width + of.pad_left;
+  const long right = of.output.width + width - 1 - of.pad_left;
+  return {height, width, RealFft::at_least(std::max({left, right, width}))};
+}
+
+long depthwise_packed_floats(const DepthwiseKernel& kernel, long channels) {
+  return divide_up(channels, kLanes) * (kernel.transform_size / 2 + 1) * kernel.height * kStep;
+}
+
+// [chunk of channels][frequency][row of the kernel][re, im][channel]
+void pack_depthwise(const DepthwiseKernel& kernel, long channels, const float* weights, float* packed) {
+  const long size = kernel.transform_size, frequencies = size / 2 + 1;
+  const double step = 2 * std::acos(-1.0) / double(size);
+  std::fill(packed, packed + depthwise_packed_floats(kernel, channels), 0.0f);
+  for (long channel = 0; channel < channels; ++channel) {
+    for (long row = 0; row < kernel.height; ++row) {
+      const float* const taps = weights + (channel * kernel.height + row) * kernel.width;
+      for (long k = 0; k < frequencies; ++k) {
+        std::complex<double> sum = 0;
+        for (long j = 0; j < kernel.width; ++j) sum += double(taps[j]) * std::polar(1.0, step * (k * j % size));
+        const long place = ((channel / kLanes * frequencies + k) * kernel.height + row) * kStep;
+        packed[place + channel % kLanes] = float(sum.real() / double(size));
+        packed[place + kLanes + channel % kLanes] = float(sum.imag() / double(size));
+      }
+    }
+  }
+}
+
+long depthwise_scratch_floats(const DepthwiseKernel& kernel, const ArchcostConvolution& convolution) {
+  const DepthwiseConvolution of(kernel, convolution);
+  return of.threads() * of.worker_floats();
+}
+
+void convolve_depthwise(const DepthwiseKernel& kernel, const ArchcostConvolution& convolution,
+                        const float* input, const float* packed, const float* bias, float* output) {
+  DepthwiseConvolution(kernel, convolution).run(input, packed, bias, output);
+}
+
+}  // namespace archcost

@@ -1,0 +1,24 @@
+// The depthwise convolution with a large kernel: Fourier along the rows, the definition along the columns.
+#pragma once
+
+#include "convolution.h"
+
+namespace archcost {
+
+struct DepthwiseKernel {
+  long height, width;
+  // Of the transform of a row; 0 where rows and kernel are too long for one.
+  long transform_size;
+};
+
+// For a kernel of that size on such rows: a row is transformed whole, its padding shared by both ends.
+DepthwiseKernel depthwise_kernel(long height, long width, const ArchcostConvolution& convolution);
+
+long depthwise_packed_floats(const DepthwiseKernel& kernel, long channels);
+void pack_depthwise(const DepthwiseKernel& kernel, long channels, const float* weights, float* packed);
+
+long depthwise_scratch_floats(const DepthwiseKernel& kernel, const ArchcostConvolution& convolution);
+void convolve_depthwise(const DepthwiseKernel& kernel, const ArchcostConvolution& convolution,
+                        const float* input, const float* packed, const float* bias, float* output);
+
+}  // namespace archcost

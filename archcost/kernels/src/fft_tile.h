@@ -1,0 +1,27 @@
+// Overlap-save along a row as a TileTransform: the dense 1-d convolution with many taps.
+#pragma once
+
+#include "fft.h"
+#include "tile_transform.h"
+
+namespace archcost {
+
+// Transforms of `size`, of which size - taps + 1 outputs are right. A product of two complex numbers takes
+// three real ones (Gauss), each a plane; the first and the last frequency are real and take one each.
+class FftTile final : public TileTransform {
+ public:
+  FftTile(int size, int taps);
+
+  void input(const float* tile, long row, long column, float* plane, long plane_stride) const override;
+  void output(const float* plane, long plane_stride, float* tile, long row, long column, Vector bias,
+              bool relu) const override;
+  void weight(const float* kernel, double* plane) const override;
+
+ private:
+  const RealFft fft_;
+};
+
+// Made when first asked for, and kept; nullptr where there is no such transform.
+const FftTile* fft_tile(long size, long taps);
+
+}  // namespace archcost

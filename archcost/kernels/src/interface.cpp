@@ -1,0 +1,128 @@
+// The plain C interface. Functions that can fail return 0, or what went wrong.
+#include <cstdint>
+#include <exception>
+
+#include "depthwise.h"
+#include "fft.h"
+#include "fft_tile.h"
+#include "scratch.h"
+#include "tiled_convolution.h"
+#include "vector.h"
+#include "winograd.h"
+
+#define ARCHCOST_EXPORT extern "C" __attribute__((visibility("default")))
+
+namespace {
+
+enum Failure { kNone = 0, kNoSuchTile = 1, kNoMemory = 2 };
+
+// A tile is named by a family and two numbers: Winograd's by its place in the list, Fourier's by size and taps.
+enum Family { kWinograd = 0, kFourier = 1 };
+
+const archcost::TileTransform* find_tile(int family, std::int64_t first, std::int64_t second) {
+  if (family == kWinograd) return archcost::winograd_tile(int(first));
+  return family == kFourier ? archcost::fft_tile(first, second) : nullptr;
+}
+
+template <class Work>
+int guarded(Work work) {
+  try {
+    return work(), kNone;
+  } catch (const std::exception&) {
+    return kNoMemory;
+  }
+}
+
+}  // namespace
+
+ARCHCOST_EXPORT const char* archcost_isa() { return archcost::kIsa; }
+
+// The best set of instructions of this machine that there is a library for.
+ARCHCOST_EXPORT const char* archcost_best_isa() {
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
+    return "avx512";
+  }
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return "avx2";
+#endif
+  return archcost::kIsa;
+}
+
+ARCHCOST_EXPORT std::int64_t archcost_scratch_bytes() { return archcost::scratch_bytes_kept(); }
+ARCHCOST_EXPORT void archcost_release_scratch() { archcost::release_scratch(); }
+ARCHCOST_EXPORT void archcost_prefer_huge_pages(void* data, std::int64_t bytes) {
+  archcost::prefer_huge_pages(data, bytes);
+}
+
+// Writes outputs and taps of the vertical and of the horizontal axis: mh, rh, mw, rw. False behind the last.
+ARCHCOST_EXPORT int archcost_winograd_tile(int index, std::int64_t (&sizes)[4]) {
+  const archcost::TileTransform* const tile = archcost::winograd_tile(index);
+  if (!tile) return 0;
+  sizes[0] = tile->out_height, sizes[1] = tile->kernel_height;
+  sizes[2] = tile->out_width, sizes[3] = tile->kernel_width;
+  return 1;
+}
+
+// The smallest size of a Fourier transform that is at least so large; 0 if there is none.
+ARCHCOST_EXPORT std::int64_t archcost_fft_size(std::int64_t at_least) {
+  return archcost::RealFft::at_least(at_least);
+}
+
+ARCHCOST_EXPORT std::int64_t archcost_tiles_packed_floats(int family, std::int64_t first, std::int64_t second,
+                                                          std::int64_t out_channels, std::int64_t in_channels) {
+  const archcost::TileTransform* const tile = find_tile(family, first, second);
+  return tile ? archcost::packed_floats(*tile, out_channels, in_channels) : 0;
+}
+
+ARCHCOST_EXPORT int archcost_tiles_pack(int family, std::int64_t first, std::int64_t second,
+                                        std::int64_t out_channels, std::int64_t in_channels,
+                                        const float* weights, float* packed) {
+  const archcost::TileTransform* const tile = find_tile(family, first, second);
+  if (!tile) return kNoSuchTile;
+  return guarded([&] { archcost::pack_weights(*tile, out_channels, in_channels, weights, packed); });
+}
+
+ARCHCOST_EXPORT std::int64_t archcost_tiles_scratch_floats(int family, std::int64_t first, std::int64_t second,
+                                                           const ArchcostConvolution* of) {
+  const archcost::TileTransform* const tile = find_tile(family, first, second);
+  return tile ? archcost::scratch_floats(*tile, *of) : 0;
+}
+
+ARCHCOST_EXPORT int archcost_tiles(int family, std::int64_t first, std::int64_t second,
+                                   const ArchcostConvolution* of, const float* input, const float* packed,
+                                   const float* bias, float* output) {
+  const archcost::TileTransform* const tile = find_tile(family, first, second);
+  if (!tile) return kNoSuchTile;
+  return guarded([&] { archcost::convolve_by_tiles(*tile, *of, input, packed, bias, output); });
+}
+
+// For a depthwise convolution of these sizes; 0 where its rows are too long.
+ARCHCOST_EXPORT std::int64_t archcost_depthwise_size(std::int64_t height, std::int64_t width,
+                                                     const ArchcostConvolution* of) {
+  return archcost::depthwise_kernel(height, width, *of).transform_size;
+}
+
+ARCHCOST_EXPORT std::int64_t archcost_depthwise_packed_floats(std::int64_t height, std::int64_t width,
+                                                              std::int64_t size, std::int64_t channels) {
+  return archcost::depthwise_packed_floats({height, width, size}, channels);
+}
+
+ARCHCOST_EXPORT int archcost_depthwise_pack(std::int64_t height, std::int64_t width, std::int64_t size,
+                                            std::int64_t channels, const float* weights, float* packed) {
+  return guarded([&] { archcost::pack_depthwise({height, width, size}, channels, weights, packed); });
+}
+
+ARCHCOST_EXPORT std::int64_t archcost_depthwise_scratch_floats(std::int64_t height, std::int64_t width,
+                                                               std::int64_t size,
+                                                               const ArchcostConvolution* of) {
+  return archcost::depthwise_scratch_floats({height, width, size}, *of);
+}
+
+ARCHCOST_EXPORT int archcost_depthwise(std::int64_t height, std::int64_t width, std::int64_t size,
+                                       const ArchcostConvolution* of, const float* input, const float* packed,
+                                       const float* bias, float* output) {
+  return guarded([&] {
+    archcost::convolve_depthwise({height, width, size}, *of, input, packed, bias, output);
+  });
+}

@@ -1,0 +1,273 @@
+#include "tiled_convolution.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "matrix_product.h"
+#include "pixels.h"
+#include "scratch.h"
+#include "threads.h"
+
+namespace archcost {
+namespace {
+
+// Where a plane of products begins behind the one before it: an odd number of cache lines further, so that the
+// planes of one tile do not all fall on the same few sets of the cache.
+long plane_stride(long floats) { return round_up(floats, 32) + 16; }
+
+// A rectangle of tiles. Rows of tiles are counted through all images; a block of several rows has all columns.
+struct Block {
+  long first_row, rows, first_column, columns;
+  long tiles() const { return rows * columns; }
+};
+
+// How one convolution is cut into tiles and blocks, and how much memory a block works in.
+class Plan {
+ public:
+  Plan(const TileTransform& transform, const ArchcostConvolution& of)
+      : tile_rows(divide_up(of.output.height, transform.out_height)),
+        tile_columns(divide_up(of.output.width, transform.out_width)),
+        in_channels(of.input.channels),
+        in_chunks(divide_up(in_channels, kLanes)),
+        out_chunks(divide_up(of.output.channels, kLanes)),
+        threads(int(std::max<long>(1, of.threads))) {
+    const long rows = of.output.batch * tile_rows;
+    const long wanted = of.block_tiles > 0 ? of.block_tiles : tiles_at_a_time(transform);
+    columns_in_block = divide_up(tile_columns, divide_up(tile_columns, wanted));
+    rows_in_block = columns_in_block < tile_columns ? 1 : std::max<long>(1, wanted / tile_columns);
+    rows_in_block = divide_up(rows, divide_up(rows, rows_in_block));
+    columns_of_blocks = divide_up(tile_columns, columns_in_block);
+    blocks = divide_up(rows, rows_in_block) * columns_of_blocks;
+    all_rows = rows;
+    // With few blocks the threads share each one; with many, each thread takes its own.
+    share_blocks = threads > 1 && blocks < 2 * threads;
+
+    const long tiles = rows_in_block * columns_in_block;
+    input_plane = plane_stride(tiles * in_chunks * kLanes);
+    output_plane = plane_stride(tiles * out_chunks * kLanes);
+    staged_row = ((columns_in_block - 1) * transform.out_width + transform.in_width) * kLanes;
+    const long staged_in = ((rows_in_block - 1) * transform.out_height + transform.in_height) * staged_row;
+    const long staged_out = transform.out_height * columns_in_block * transform.out_width * kLanes;
+    const long one_tile = long(transform.in_height) * transform.in_width * kLanes;
+    staging = plane_stride(std::max({staged_in, staged_out, one_tile}));
+    products = transform.planes * (input_plane + output_plane);
+  }
+
+  Block block(long index) const {
+    const long row = index / columns_of_blocks * rows_in_block;
+    const long column = index % columns_of_blocks * columns_in_block;
+    return {row, std::min(rows_in_block, all_rows - row), column,
+            std::min(columns_in_block, tile_columns - column)};
+  }
+
+  // Each worker stages by itself; the products belong to a block.
+  long floats() const { return threads * staging + (share_blocks ? 1 : threads) * products; }
+
+  const long tile_rows, tile_columns, in_channels, in_chunks, out_chunks;
+  const int threads;
+  long columns_in_block, rows_in_block, columns_of_blocks, blocks, all_rows;
+  bool share_blocks;
+  long input_plane, output_plane, staged_row, staging, products;
+
+ private:
+  // As many as keep the products in the second-level cache; but every block reads all weights once, and
+  // where these are large, a block must be large enough to pay for that.
+  long tiles_at_a_time(const TileTransform& transform) const {
+    constexpr long kCache = 1 << 20;
+    const long bytes_of_tile = transform.planes * (in_chunks + out_chunks) * kLanes * long(sizeof(float));
+    const long bytes_of_weights =
+        transform.planes * in_channels * out_chunks * kLanes * long(sizeof(float));
+    const long least = kRows * (bytes_of_weights > kCache ? 4 : 2);
+    return std::max(least, kCache / bytes_of_tile / kRows * kRows);
+  }
+};
+
+class TiledConvolution {
+ public:
+  TiledConvolution(const TileTransform& transform, const ArchcostConvolution& of, const float* input,
+                   const float* packed, const float* bias, float* output)
+      : transform_(transform),
+        of_(of),
+        plan_(transform, of),
+        input_(input),
+        packed_(packed),
+        output_(output),
+        bias_(plan_.out_chunks * kLanes, 0.0f),
+        scratch_(plan_.floats()) {
+    if (bias) std::copy(bias, bias + of.output.channels, bias_.begin());
+  }
+
+  void run() {
+    if (plan_.share_blocks) {
+      for (long index = 0; index < plan_.blocks; ++index) run_block(index, 0, plan_.threads);
+    } else {
+      parallel_for(plan_.threads, plan_.blocks, [&](long index, int worker) { run_block(index, worker, 1); });
+    }
+  }
+
+ private:
+  void run_block(long index, int owner, int threads) {
+    const Block block = plan_.block(index);
+    float* const in_planes = scratch_.data() + plan_.threads * plan_.staging + owner * plan_.products;
+    float* const out_planes = in_planes + transform_.planes * plan_.input_plane;
+    auto staging = [&](int worker) {
+      return scratch_.data() + (threads > 1 ? worker : owner) * plan_.staging;
+    };
+    // Where channels lie together, a row of tiles takes all of them while its pixels are in the cache; else
+    // the rows share the pixels that a chunk of channels has transposed.
+    const bool by_rows_in = of_.input.channel_stride == 1, by_rows_out = of_.output.channel_stride == 1;
+    parallel_for(threads, by_rows_in ? block.rows : plan_.in_chunks, [&](long item, int worker) {
+      if (by_rows_in) {
+        transform_row(block, item, in_planes, staging(worker));
+      } else {
+        transform_chunk(block, item, in_planes, staging(worker));
+      }
+    });
+    parallel_for(threads, transform_.planes, [&](long plane, int) {
+      const long tiles = block.tiles() * kLanes;
+      const long weights = of_.input.channels * plan_.out_chunks * kLanes;
+      matrix_product(block.tiles(), of_.input.channels, plan_.out_chunks, in_planes + plane * plan_.input_plane,
+                     tiles, packed_ + plane * weights, out_planes + plane * plan_.output_plane, tiles);
+    });
+    parallel_for(threads, by_rows_out ? block.rows : plan_.out_chunks, [&](long item, int worker) {
+      if (by_rows_out) {
+        restore_row(block, item, out_planes, staging(worker));
+      } else {
+        restore_chunk(block, item, out_planes, staging(worker));
+      }
+    });
+  }
+
+  long image_of(const Block& block, long row) const { return (block.first_row + row) / plan_.tile_rows; }
+  long tile_row_of(const Block& block, long row) const { return (block.first_row + row) % plan_.tile_rows; }
+
+  // channels_last: a tile is read where it lies; one that reaches over an edge is copied first.
+  void transform_row(const Block& block, long row, float* planes, float* staging) {
+    const int height = transform_.in_height, width = transform_.in_width;
+    const long image = image_of(block, row);
+    const long top = tile_row_of(block, row) * transform_.out_height - of_.pad_top;
+    for (long column = 0; column < block.columns; ++column) {
+      const long left = (block.first_column + column) * transform_.out_width - of_.pad_left;
+      float* const first = planes + (row * block.columns + column) * kLanes;
+      for (long chunk = 0; chunk < plan_.in_chunks; ++chunk) {
+        const Pixels source(of_.input, input_, image, chunk * kLanes);
+        float* const target = first + chunk * block.tiles() * kLanes;
+        if (source.contains(top, left, height, width)) {
+          transform_.input(source.at(top, left), source.row_stride, source.column_stride, target,
+                           plan_.input_plane);
+        } else {
+          source.gather(top, left, height, width, staging, width * kLanes);
+          transform_.input(staging, width * kLanes, kLanes, target, plan_.input_plane);
+        }
+      }
+    }
+  }
+
+  // NCHW: all the pixels under the tiles of an image are first transposed, kLanes channels to a vector.
+  void transform_chunk(const Block& block, long chunk, float* planes, float* staging) {
+    float* target = planes + chunk * block.tiles() * kLanes;
+    const long left = block.first_column * transform_.out_width - of_.pad_left;
+    const long width = (block.columns - 1) * transform_.out_width + transform_.in_width;
+    for (long row = 0, rows; row < block.rows; row += rows) {
+      rows = std::min(block.rows - row, plan_.tile_rows - tile_row_of(block, row));
+      const Pixels source(of_.input, input_, image_of(block, row), chunk * kLanes);
+      const long top = tile_row_of(block, row) * transform_.out_height - of_.pad_top;
+      const long height = (rows - 1) * transform_.out_height + transform_.in_height;
+      source.gather(top, left, height, width, staging, plan_.staged_row);
+      for (long i = 0; i < rows; ++i) {
+        const float* const tile = staging + i * transform_.out_height * plan_.staged_row;
+        for (long column = 0; column < block.columns; ++column, target += kLanes) {
+          transform_.input(tile + column * transform_.out_width * kLanes, plan_.staged_row, kLanes, target,
+                           plan_.input_plane);
+        }
+      }
+    }
+  }
+
+  void restore_row(const Block& block, long row, const float* planes, float* staging) {
+    const long top = tile_row_of(block, row) * transform_.out_height, image = image_of(block, row);
+    const long height = std::min<long>(transform_.out_height, of_.output.height - top);
+    const long staged_row = transform_.out_width * kLanes;
+    for (long column = 0; column < block.columns; ++column) {
+      const long left = (block.first_column + column) * transform_.out_width;
+      const float* const first = planes + (row * block.columns + column) * kLanes;
+      for (long chunk = 0; chunk < plan_.out_chunks; ++chunk) {
+        const Pixels target(of_.output, output_, image, chunk * kLanes);
+        const float* const source = first + chunk * block.tiles() * kLanes;
+        const Vector bias = load(bias_.data() + chunk * kLanes);
+        if (target.contains(top, left, transform_.out_height, transform_.out_width)) {
+          transform_.output(source, plan_.output_plane, target.at(top, left), target.row_stride,
+                            target.column_stride, bias, of_.relu);
+        } else {
+          transform_.output(source, plan_.output_plane, staging, staged_row, kLanes, bias, of_.relu);
+          const long width = std::min<long>(transform_.out_width, of_.output.width - left);
+          target.scatter(top, left, height, width, staging, staged_row);
+        }
+      }
+    }
+  }
+
+  void restore_chunk(const Block& block, long chunk, const float* planes, float* staging) {
+    const float* source = planes + chunk * block.tiles() * kLanes;
+    const Vector bias = load(bias_.data() + chunk * kLanes);
+    const long staged_row = block.columns * transform_.out_width * kLanes;
+    const long left = block.first_column * transform_.out_width;
+    const long width = std::min(block.columns * transform_.out_width, of_.output.width - left);
+    for (long row = 0; row < block.rows; ++row) {
+      for (long column = 0; column < block.columns; ++column, source += kLanes) {
+        transform_.output(source, plan_.output_plane, staging + column * transform_.out_width * kLanes,
+                          staged_row, kLanes, bias, of_.relu);
+      }
+      const long top = tile_row_of(block, row) * transform_.out_height;
+      const long height = std::min<long>(transform_.out_height, of_.output.height - top);
+      Pixels(of_.output, output_, image_of(block, row), chunk * kLanes)
+          .scatter(top, left, height, width, staging, staged_row);
+    }
+  }
+
+  const TileTransform& transform_;
+  const ArchcostConvolution& of_;
+  const Plan plan_;
+  const float* const input_;
+  const float* const packed_;
+  float* const output_;
+  std::vector<float> bias_;
+  Scratch scratch_;
+};
+
+}  // namespace
+
+long packed_floats(const TileTransform& transform, long out_channels, long in_channels) {
+  return transform.planes * round_up(out_channels, kLanes) * in_channels;
+}
+
+void pack_weights(const TileTransform& transform, long out_channels, long in_channels, const float* weights,
+                  float* packed) {
+  const long chunks = divide_up(out_channels, kLanes);
+  const long kernel = long(transform.kernel_height) * transform.kernel_width;
+  const long plane_floats = in_channels * chunks * kLanes;
+  std::fill(packed, packed + packed_floats(transform, out_channels, in_channels), 0.0f);
+  std::vector<double> plane(transform.planes);
+  for (long out = 0; out < out_channels; ++out) {
+    const long chunk = out / kLanes, panel = chunk / kPanelVectors, within = chunk % kPanelVectors;
+    const long vectors = std::min<long>(kPanelVectors, chunks - panel * kPanelVectors);
+    float* const column = packed + panel * kPanelVectors * in_channels * kLanes + within * kLanes + out % kLanes;
+    for (long in = 0; in < in_channels; ++in) {
+      transform.weight(weights + (out * in_channels + in) * kernel, plane.data());
+      for (int p = 0; p < transform.planes; ++p) {
+        column[p * plane_floats + in * vectors * kLanes] = float(plane[p]);
+      }
+    }
+  }
+}
+
+long scratch_floats(const TileTransform& transform, const ArchcostConvolution& convolution) {
+  return Plan(transform, convolution).floats();
+}
+
+void convolve_by_tiles(const TileTransform& transform, const ArchcostConvolution& convolution,
+                       const float* input, const float* packed, const float* bias, float* output) {
+  TiledConvolution(transform, convolution, input, packed, bias, output).run();
+}
+
+}  // namespace archcost

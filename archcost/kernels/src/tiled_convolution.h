@@ -1,0 +1,20 @@
+// A convolution by tiles: transform the input, multiply plane by plane, transform back, block by block.
+#pragma once
+
+#include "convolution.h"
+#include "tile_transform.h"
+
+namespace archcost {
+
+// Floats of the transformed weights of out_channels by in_channels kernels.
+long packed_floats(const TileTransform& transform, long out_channels, long in_channels);
+void pack_weights(const TileTransform& transform, long out_channels, long in_channels, const float* weights,
+                  float* packed);
+
+// Working memory of one call.
+long scratch_floats(const TileTransform& transform, const ArchcostConvolution& convolution);
+// bias may be null.
+void convolve_by_tiles(const TileTransform& transform, const ArchcostConvolution& convolution,
+                       const float* input, const float* packed, const float* bias, float* output);
+
+}  // namespace archcost

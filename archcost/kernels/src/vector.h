@@ -1,0 +1,98 @@
+// Vectors of float in the compiler's own vector extensions (GCC and Clang), as wide as the target's registers.
+#pragma once
+
+#include <cstddef>
+#include <cstring>
+#include <utility>
+
+#define ARCHCOST_INLINE inline __attribute__((always_inline))
+
+namespace archcost {
+
+// kLanes: floats in a register. kRows: rows of the small matrix product whose sums stay in registers, two
+// vectors wide, so that 2 * kRows sums, two vectors of weights and one spare fit the register file.
+#if defined(__AVX512F__)
+constexpr int kLanes = 16, kRows = 14;
+constexpr const char* kIsa = "avx512";
+#elif defined(__AVX2__)
+constexpr int kLanes = 8, kRows = 6;
+constexpr const char* kIsa = "avx2";
+#elif defined(__aarch64__)
+constexpr int kLanes = 4, kRows = 12;
+constexpr const char* kIsa = "neon";
+#else
+constexpr int kLanes = 4, kRows = 6;
+constexpr const char* kIsa = "baseline";
+#endif
+
+typedef float Vector __attribute__((vector_size(kLanes * sizeof(float))));
+typedef int IntVector __attribute__((vector_size(kLanes * sizeof(int))));
+// The same vector at any address of a float.
+typedef float UnalignedVector __attribute__((vector_size(kLanes * sizeof(float)), aligned(4), may_alias));
+
+ARCHCOST_INLINE Vector load(const float* from) { return *reinterpret_cast<const UnalignedVector*>(from); }
+ARCHCOST_INLINE void store(float* to, Vector value) { *reinterpret_cast<UnalignedVector*>(to) = value; }
+// Subtracting zero changes nothing, not even the sign of zero: compilers leave it out.
+ARCHCOST_INLINE Vector broadcast(float value) { return value - Vector{}; }
+
+// The first `count` floats; the other lanes are zero. Nothing behind them is read.
+ARCHCOST_INLINE Vector load_first(const float* from, long count) {
+  if (count >= kLanes) return load(from);
+  alignas(64) float lanes[kLanes] = {};
+  for (long i = 0; i < count; ++i) lanes[i] = from[i];
+  return load(lanes);
+}
+
+// Writes the first `count` lanes in pieces of fixed size, which compile to single instructions.
+ARCHCOST_INLINE void store_first(float* to, Vector value, long count) {
+  if (count >= kLanes) return store(to, value);
+  alignas(64) float lanes[kLanes];
+  store(lanes, value);
+  const float* from = lanes;
+  if (kLanes > 8 && (count & 8)) std::memcpy(to, from, 32), to += 8, from += 8;
+  if (kLanes > 4 && (count & 4)) std::memcpy(to, from, 16), to += 4, from += 4;
+  if (count & 2) std::memcpy(to, from, 8), to += 2, from += 2;
+  if (count & 1) *to = *from;
+}
+
+// What is not a number stays so, as in torch.relu.
+ARCHCOST_INLINE Vector rectified(Vector value) {
+  const Vector zero = {};
+  return zero > value ? zero : value;
+}
+
+// Lane i of the result is lane index(i) of a and b laid end to end.
+#if defined(__clang__)
+#define ARCHCOST_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define ARCHCOST_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, IntVector{__VA_ARGS__})
+#endif
+
+// One step of a transposition: in the two by two blocks of side Distance, swap the off-diagonal ones.
+template <int Distance, int... Lane>
+ARCHCOST_INLINE void swap_blocks(Vector& a, Vector& b, std::integer_sequence<int, Lane...>) {
+  const Vector upper = ARCHCOST_SHUFFLE(a, b, ((Lane & Distance) ? kLanes + Lane - Distance : Lane)...);
+  b = ARCHCOST_SHUFFLE(a, b, ((Lane & Distance) ? kLanes + Lane : Lane + Distance)...);
+  a = upper;
+}
+
+template <int Distance>
+ARCHCOST_INLINE void transpose_from(Vector (&rows)[kLanes]) {
+  if constexpr (Distance < kLanes) {
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes; ++i) {
+      if (!(i & Distance)) {
+        swap_blocks<Distance>(rows[i], rows[i + Distance], std::make_integer_sequence<int, kLanes>{});
+      }
+    }
+    transpose_from<2 * Distance>(rows);
+  }
+}
+
+// A square of kLanes by kLanes floats, in registers.
+ARCHCOST_INLINE void transpose(Vector (&rows)[kLanes]) { transpose_from<1>(rows); }
+
+constexpr long round_up(long value, long multiple) { return (value + multiple - 1) / multiple * multiple; }
+constexpr long divide_up(long value, long by) { return (value + by - 1) / by; }
+
+}  // namespace archcost

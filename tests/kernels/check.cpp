@@ -1,0 +1,152 @@
+// The kernels against the definition of a convolution, built with sanitizers: every buffer is exactly as large
+// as the interface says, so that a read or a write beside it is seen. Exits with 1 if a result is wrong.
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <random>
+#include <vector>
+
+#include "depthwise.h"
+#include "fft.h"
+#include "fft_tile.h"
+#include "scratch.h"
+#include "tiled_convolution.h"
+#include "winograd.h"
+
+namespace {
+
+using namespace archcost;
+
+std::mt19937 generator(0);
+
+std::vector<float> random_floats(long count) {
+  std::normal_distribution<float> normal;
+  std::vector<float> values(count);
+  for (float& value : values) value = normal(generator);
+  return values;
+}
+
+long between(long low, long high) { return std::uniform_int_distribution<long>(low, high)(generator); }
+
+ArchcostImages images(long batch, long channels, long height, long width, bool channels_last) {
+  // A lone channel has no stride of its own: 2 says that columns lie together.
+  return channels_last && channels > 1
+             ? ArchcostImages{batch, channels, height, width, channels * height * width, 1, width * channels,
+                              channels}
+             : ArchcostImages{batch,  channels, height, width, channels * height * width,
+                              std::max(height * width, 2L), width,  1};
+}
+
+long size(const ArchcostImages& of) { return of.batch * of.channels * of.height * of.width; }
+
+long offset(const ArchcostImages& of, long n, long c, long i, long j) {
+  return n * of.batch_stride + c * of.channel_stride + i * of.row_stride + j * of.column_stride;
+}
+
+struct Layer {
+  ArchcostConvolution of;
+  long kernel_height, kernel_width;
+  bool depthwise;
+  std::vector<float> input, weights, bias, output;
+};
+
+Layer random_layer(long kernel_height, long kernel_width, bool depthwise = false) {
+  Layer layer;
+  layer.depthwise = depthwise;
+  ArchcostConvolution& of = layer.of;
+  layer.kernel_height = kernel_height, layer.kernel_width = kernel_width;
+  const long batch = between(1, 3), in = between(1, 40), out = depthwise ? in : between(1, 70);
+  of.pad_top = between(0, kernel_height - 1), of.pad_left = between(0, kernel_width - 1);
+  of.input = images(batch, in, between(kernel_height, kernel_height + 17),
+                    between(kernel_width, kernel_width + 40), between(0, 1));
+  const long low_top = between(0, kernel_height - 1), low_left = between(0, kernel_width - 1);
+  of.output = images(batch, out, of.input.height + of.pad_top + low_top - kernel_height + 1,
+                     of.input.width + of.pad_left + low_left - kernel_width + 1, between(0, 1));
+  of.relu = between(0, 1), of.threads = between(1, 3), of.block_tiles = between(0, 1) * between(1, 40);
+  layer.input = random_floats(size(of.input));
+  layer.weights = random_floats(out * (depthwise ? 1 : in) * kernel_height * kernel_width);
+  layer.bias = random_floats(out);
+  layer.output.assign(size(of.output), NAN);
+  return layer;
+}
+
+double expected(const Layer& layer, long n, long k, long i, long j) {
+  const ArchcostConvolution& of = layer.of;
+  const long first = layer.depthwise ? k : 0, kernels = layer.depthwise ? 1 : of.input.channels;
+  double sum = layer.bias[k];
+  for (long c = 0; c < kernels; ++c) {
+    for (long a = 0; a < layer.kernel_height; ++a) {
+      for (long b = 0; b < layer.kernel_width; ++b) {
+        const long y = i + a - of.pad_top, x = j + b - of.pad_left;
+        if (y < 0 || x < 0 || y >= of.input.height || x >= of.input.width) continue;
+        const long weight = ((k * kernels + c) * layer.kernel_height + a) * layer.kernel_width + b;
+        sum += double(layer.input[offset(of.input, n, first + c, y, x)]) * layer.weights[weight];
+      }
+    }
+  }
+  return of.relu ? std::max(sum, 0.0) : sum;
+}
+
+// The largest error, relative to the largest output.
+double error(const Layer& layer) {
+  const ArchcostImages& output = layer.of.output;
+  double worst = 0, largest = 1e-30;
+  for (long n = 0; n < output.batch; ++n) {
+    for (long k = 0; k < output.channels; ++k) {
+      for (long i = 0; i < output.height; ++i) {
+        for (long j = 0; j < output.width; ++j) {
+          const double right = expected(layer, n, k, i, j);
+          const double difference = std::fabs(layer.output[offset(output, n, k, i, j)] - right);
+          worst = std::max(worst, std::isnan(difference) ? INFINITY : difference);
+          largest = std::max(largest, std::fabs(right));
+        }
+      }
+    }
+  }
+  return worst / largest;
+}
+
+int failures = 0;
+
+void report(const char* what, int index, double found, double allowed) {
+  if (found <= allowed) return;
+  std::printf("%s %d: error %.2g, allowed %.2g\n", what, index, found, allowed);
+  ++failures;
+}
+
+void check_tiles(const char* what, int index, const TileTransform& tile, double allowed) {
+  Layer layer = random_layer(tile.kernel_height, tile.kernel_width);
+  const long out = layer.of.output.channels, in = layer.of.input.channels;
+  std::vector<float> packed(packed_floats(tile, out, in));
+  pack_weights(tile, out, in, layer.weights.data(), packed.data());
+  convolve_by_tiles(tile, layer.of, layer.input.data(), packed.data(), layer.bias.data(), layer.output.data());
+  report(what, index, error(layer), allowed);
+}
+
+void check_depthwise(long height, long width) {
+  Layer layer = random_layer(height, width, true);
+  const DepthwiseKernel kernel = depthwise_kernel(height, width, layer.of);
+  std::vector<float> packed(depthwise_packed_floats(kernel, layer.of.input.channels));
+  pack_depthwise(kernel, layer.of.input.channels, layer.weights.data(), packed.data());
+  convolve_depthwise(kernel, layer.of, layer.input.data(), packed.data(), layer.bias.data(),
+                     layer.output.data());
+  report("depthwise", int(height), error(layer), 3e-6);
+}
+
+}  // namespace
+
+int main() {
+  for (int round = 0; round < 2; ++round) {
+    for (int index = 0; winograd_tile(index); ++index) {
+      check_tiles("winograd", index, *winograd_tile(index), 3e-4);
+    }
+    for (int taps = 1; taps < 60; taps += 7) {
+      const int size = RealFft::at_least(taps + between(0, 40));
+      check_tiles("fourier", size, *fft_tile(size, taps), 3e-6);
+      check_depthwise(between(1, 9), taps);
+    }
+  }
+  release_scratch();
+  std::printf(failures ? "%d failures\n" : "all right\n", failures);
+  return failures != 0;
+}
