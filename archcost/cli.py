@@ -227,7 +227,7 @@ def _field(args: argparse.Namespace) -> int:
     if args.effective:
         from archcost.effective import effective_field
 
-        effective = effective_field(analysis, layer=field.layer, position=field.position)
+        effective = effective_field(analysis, layer=args.layer, position=args.position)
     if args.format == "json":
         from archcost.report.records import dump, field_record
 
@@ -245,15 +245,15 @@ def _field(args: argparse.Namespace) -> int:
 
             said += [f"{what}: {text}" for what, text in field_notes(analysis)[1:]]
         _emit(args, "\n".join(said) + "\n")
-    _draw(args, analysis, field, effective)
+    _draw(args, analysis, effective)
     return DONE if witness is None or witness.agrees else FINDINGS
 
 
-def _draw(args: argparse.Namespace, analysis: Any, field: Any, effective: Any) -> None:
+def _draw(args: argparse.Namespace, analysis: Any, effective: Any) -> None:
     if args.plot:
         from archcost.report.pictures.window import plot_window
 
-        plot_window(analysis, layer=field.layer, position=field.position, effective=effective, path=args.plot)
+        plot_window(analysis, layer=args.layer, position=args.position, effective=effective, path=args.plot)
     if args.growth:
         from archcost.report.pictures.growth import plot_growth
 

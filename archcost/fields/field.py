@@ -19,7 +19,7 @@ class ReceptiveField:
     field of position 0 begins ``padding`` pixels before the input. Where an operation over the full extent
     of an axis (a global pooling, a gate, attention) makes it global, ``size`` is the whole input, stride
     and padding are 0, and ``local`` takes such operations as constants. Sizes do not depend on the size of
-    the input, except where they are global.
+    the input, except where they are global or an operation's own windows do (adaptive pooling).
     """
 
     layer: str
@@ -86,7 +86,14 @@ class ReceptiveField:
         lines = [f"{self.layer or 'the model'}, position {_each(self.position)}"]
         shown = self.local
         if self.is_global:
-            lines.append(f"sees the whole input, {_each(self.input_size)}, because of {self.reason}")
+            whole = self.input_size
+            if None in self.because:  # along some axes only
+                wide = [i for i, why in enumerate(self.because) if why is not None]
+                axes = " and ".join(map(str, wide))
+                text = f"sees all of axis {axes}, {_each(tuple(whole[i] for i in wide))}, "
+            else:
+                text = f"sees the whole input, {_each(whole)}, "
+            lines.append(f"{text}because of {self.reason}")
             lines.append("with that taken as a constant:" if any(shown.size) else "and nothing besides")
         if any(shown.size):
             by_phase = " by phase" if shown.differs_by_phase else ""

@@ -5,9 +5,16 @@ from __future__ import annotations
 import textwrap
 from typing import Any
 
-__all__ = ["KERNELS", "paths_record", "paths_text"]
+__all__ = ["kernels_text", "paths_record", "paths_text"]
 
-KERNELS = "no compiled kernels: tensor operations serve"
+
+def kernels_text() -> str:
+    """Whether the compiled kernels are there, and for which instruction sets."""
+    from archcost import kernels
+
+    if kernels.library() is None:
+        return f"none ({kernels.why_not()}); tensor operations serve"
+    return f"built for {', '.join(kernels.usable_isas())}, {kernels.isa()} in use; no path calls them yet"
 
 
 def paths_text(width: int = 100) -> str:
@@ -29,4 +36,4 @@ def paths_record() -> dict[str, Any]:
 
     paths = map(get, available())
     known = [{"name": p.name, "idea": p.idea, "supports": p.limits, "source": p.source} for p in paths]
-    return {"paths": known, "kernels": KERNELS}
+    return {"paths": known, "kernels": kernels_text()}
