@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 
 from archcost.errors import ArchcostError
+from archcost.plugins import load_plugins
 from archcost.trace.graph import Op
 
 KINDS = (
@@ -96,20 +97,10 @@ def _rule_for(name: str) -> tuple[Rule | None, str]:
 @lru_cache(maxsize=1)
 def load_rules() -> None:
     """Import archcost's own rules, then those that installed packages announce."""
-    from importlib.metadata import entry_points
-
     from archcost.cost import rules
 
     own = dict(_rules)
     rules.load()
-    for entry in entry_points(group="archcost.rules"):
-        try:
-            entry.load()
-        except Exception as error:
-            package = entry.dist.name if entry.dist else entry.value
-            raise ArchcostError(
-                f"the counting rules of {package} (entry point {entry.name!r}) cannot be loaded: {error}; "
-                f"update or uninstall it"
-            ) from error
+    load_plugins("archcost.rules", "counting rules")
     _rules.update(own)  # what the user registered before the first analysis wins
     _rule_for.cache_clear()

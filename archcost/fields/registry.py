@@ -12,6 +12,7 @@ from typing import Any
 
 from archcost.errors import ArchcostError
 from archcost.fields.intervals import Intervals, union
+from archcost.plugins import load_plugins
 from archcost.trace.graph import Op, TensorRef, refs
 from archcost.trace.schema import arguments, find_overload
 
@@ -134,19 +135,9 @@ def slides(op: Op) -> int:
 @lru_cache(maxsize=1)
 def load_rules() -> None:
     """Import archcost's own rules, then those that installed packages announce."""
-    from importlib.metadata import entry_points
-
     from archcost.fields import rules
 
     own = dict(_rules)
     rules.load()
-    for entry in entry_points(group="archcost.field_rules"):
-        try:
-            entry.load()
-        except Exception as error:
-            package = entry.dist.name if entry.dist else entry.value
-            raise ArchcostError(
-                f"the dependence rules of {package} (entry point {entry.name!r}) cannot be loaded: {error}; "
-                f"update or uninstall it"
-            ) from error
+    load_plugins("archcost.field_rules", "dependence rules")
     _rules.update(own)  # what the user registered before the first analysis wins

@@ -6,6 +6,7 @@ from functools import lru_cache
 
 from archcost.errors import ArchcostError, SpecError
 from archcost.paths.path import ExecutionPath
+from archcost.plugins import load_plugins
 
 __all__ = ["available", "get", "register"]
 
@@ -48,8 +49,6 @@ def get(name: str) -> ExecutionPath:
 @lru_cache(maxsize=1)
 def load_paths() -> None:
     """Import archcost's own paths, then those that installed packages announce."""
-    from importlib.metadata import entry_points
-
     own = dict(_paths)
     _paths.clear()
     from archcost.paths import direct, fft, im2col, native, strassen, winograd
@@ -57,13 +56,5 @@ def load_paths() -> None:
     for module in (native, direct, im2col, strassen, winograd, fft):
         for path in module.PATHS:
             register(path)
-    for entry in entry_points(group="archcost.paths"):
-        try:
-            entry.load()
-        except Exception as error:
-            package = entry.dist.name if entry.dist else entry.value
-            raise ArchcostError(
-                f"the execution paths of {package} (entry point {entry.name!r}) cannot be loaded: {error}; "
-                f"update or uninstall it"
-            ) from error
+    load_plugins("archcost.paths", "execution paths")
     _paths.update(own)  # what the user registered before the first look-up wins
