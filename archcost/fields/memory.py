@@ -17,7 +17,7 @@ __all__ = ["Memory", "written"]
 
 # Elements that may be written out one by one where views do not line up; beyond, all see all.
 _MOST_ELEMENTS = 1 << 24
-
+# And where a box is written: beyond, what was there before is kept beside it.
 _MOST_WRITTEN = 1 << 20
 
 Box = tuple[slice, ...]

@@ -12,7 +12,7 @@ The other dimensions are those of the tensor, of size 1 where nothing varies.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache, reduce
 from math import gcd, prod
 
@@ -33,16 +33,18 @@ class Span:
     the first operation that reduced over the full extent of the axis.
     """
 
-    __slots__ = ("because", "origin", "runs", "steps", "values")
+    __slots__ = ("_later", "_shape", "_values", "because", "origin", "runs", "steps")
 
     def __init__(
         self,
-        values: np.ndarray,
+        values: np.ndarray | None,
         steps: tuple[Step, ...],
         because: int | None = None,
         runs: Runs | None = None,
     ) -> None:
-        self.values = values
+        self._values = values
+        self._shape: tuple[int, ...] = () if values is None else values.shape
+        self._later: Callable[[], np.ndarray] | None = None
         self.steps = steps
         self.because = because
         self.runs = runs
@@ -50,12 +52,25 @@ class Span:
         """(Span, its tensor's shape, this one's) where this one is another in a new shape."""
 
     @property
+    def values(self) -> np.ndarray:
+        if self._values is None:
+            assert self._later is not None
+            self._values, self._later = self._later(), None
+        return self._values
+
+    @property
     def rows(self) -> int:
-        return int(self.values.shape[0])
+        return self._shape[0]
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return tuple(self.values.shape[1:])
+        return self._shape[1:]
+
+    def later(self, make: Callable[[], np.ndarray], shape: tuple[int, ...], steps: tuple[Step, ...]) -> Span:
+        """One whose values are made when they are first looked at: many are only reshaped back."""
+        out = Span(None, steps, self.because)
+        out._shape, out._later = shape, make
+        return out
 
     def with_values(self, values: np.ndarray, steps: tuple[Step, ...], runs: Runs | None = None) -> Span:
         return Span(values, steps, self.because, runs)
@@ -68,7 +83,7 @@ class Span:
         return self.with_values(np.repeat(self.values, lengths, dim + 1), self.steps)
 
     def varies(self, dim: int) -> bool:
-        return bool(self.values.shape[dim + 1 if dim >= 0 else dim] > 1)
+        return self._shape[dim + 1 if dim >= 0 else dim] > 1
 
     def _stepping(self, dim: int, step: Step) -> tuple[Step, ...]:
         return (*self.steps[:dim], step, *self.steps[dim + 1 :])
@@ -120,16 +135,15 @@ class Span:
 
         Global is a reduction that leaves no dimension along which the interval still moves.
         """
-        axes = tuple(d + 1 for d in dims if self.values.shape[d + 1] > 1)
-        values = self.values.min(axes, keepdims=True) if axes else self.values
+        axes = tuple(d + 1 for d in dims if self.varies(d))
         moving = [d for d, step in enumerate(self.steps) if step != STILL and shape[d] > 1]
         met = [d for d in moving if d in dims]
-        if not met:
-            if not axes:
-                return self
-            runs = None if self.runs is not None and self.runs[0] in dims else self.runs
-            return self.with_values(values, self.steps, runs)
         runs = None if self.runs is not None and self.runs[0] in dims else self.runs
+        if not met and not axes:
+            return self
+        values = self.values.min(axes, keepdims=True) if axes else self.values
+        if not met:
+            return self.with_values(values, self.steps, runs)
         if len(met) < len(moving):
             steps = tuple(STILL if d in dims else step for d, step in enumerate(self.steps))
             return self.with_values(values, steps, runs)
@@ -142,13 +156,8 @@ class Span:
     # Shapes
 
     def permuted(self, order: Sequence[int]) -> Span:
-        span = self
-        if self.runs is not None:
-            dim, lengths = self.runs
-            runs: Runs | None = (tuple(order).index(dim), lengths)
-        else:
-            runs = None
-        values = span.values.transpose(0, *(d + 1 for d in order))
+        runs = None if self.runs is None else (tuple(order).index(self.runs[0]), self.runs[1])
+        values = self.values.transpose(0, *(d + 1 for d in order))
         return self.with_values(values, tuple(self.steps[d] for d in order), runs)
 
     def inserted(self, dim: int) -> Span:
@@ -214,14 +223,18 @@ class Span:
                     steps[after[0]] = _flattened([(span.steps[d], old[d]) for d in before])
                 else:
                     unsettled.extend(after)
-        values = span.values
-        if tuple(wide) != span.shape:
-            values = np.broadcast_to(values, (values.shape[0], *wide))
-        values = values.reshape(values.shape[0], *sizes)
-        for d in unsettled:
-            if sizes[d] > 1:
-                values, steps[d] = settled(values, d)
-        out = self.with_values(values, tuple(steps), runs)
+
+        def make() -> np.ndarray:
+            return np.broadcast_to(span.values, (span.rows, *wide)).reshape(span.rows, *sizes)
+
+        if unsettled or runs is not None:
+            values = make()
+            for d in unsettled:
+                if sizes[d] > 1:
+                    values, steps[d] = settled(values, d)
+            out = self.with_values(values, tuple(steps), runs)
+        else:
+            out = self.later(make, (span.rows, *sizes), tuple(steps))
         out.origin = (self, old, new)
         return out
 
