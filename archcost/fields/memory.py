@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from archcost.fields.intervals import Intervals, union
-from archcost.fields.span import Span, Spans, collapsed, settled, unite
+from archcost.fields.span import Span, settled
 from archcost.fields.taps import EMPTY, STILL
+from archcost.fields.unions import Spans, collapsed, unite
 from archcost.trace.graph import TensorRef
 
 __all__ = ["Memory", "written"]
