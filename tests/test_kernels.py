@@ -80,7 +80,10 @@ def check(convolve, packed, layer, relu, biased, threads, allowed):
     bias = bias if biased else None
     before = [tensor.clone() for tensor in (x, weight)]
     y = convolve(x, packed, bias, padding=padding, relu=relu, threads=threads)
-    assert relative_error(y, definition(x, weight, bias, padding, relu)) < allowed
+    expected = definition(x, weight, bias, padding, relu)
+    # A lone output may be near zero by cancellation: then its size is that of a sum of random signs.
+    spread = definition(x.square(), weight.square(), None, padding, False).sqrt().max()
+    assert (y - expected).abs().max() < allowed * max(expected.abs().max(), spread, 1e-6)
     assert all(torch.equal(*pair) for pair in zip((x, weight), before, strict=True))
     if x.shape[1] > 1 and y.shape[1] > 1:
         assert y.stride(1) == 1 or x.stride(1) != 1
@@ -88,7 +91,7 @@ def check(convolve, packed, layer, relu, biased, threads, allowed):
 
 @needs_kernels
 @pytest.mark.parametrize("isa", kernels.usable_isas())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80, deadline=None, derandomize=True)
 @layers
 def test_winograd_equals_the_definition(isa, data, channels_last, relu, biased):
     tile = data.draw(st.sampled_from(kernels.winograd_tiles()))
@@ -100,7 +103,7 @@ def test_winograd_equals_the_definition(isa, data, channels_last, relu, biased):
 
 @needs_kernels
 @pytest.mark.parametrize("isa", kernels.usable_isas())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30, deadline=None, derandomize=True)
 @layers
 def test_fourier_tiles_equal_the_definition(isa, data, channels_last, relu, biased):
     taps = data.draw(st.integers(1, 140))
@@ -113,7 +116,7 @@ def test_fourier_tiles_equal_the_definition(isa, data, channels_last, relu, bias
 
 @needs_kernels
 @pytest.mark.parametrize("isa", kernels.usable_isas())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30, deadline=None, derandomize=True)
 @layers
 def test_large_depthwise_kernels_equal_the_definition(isa, data, channels_last, relu, biased):
     taps = (data.draw(st.integers(1, 31)), data.draw(st.integers(1, 31)))
