@@ -218,7 +218,10 @@ def _field(args: argparse.Namespace) -> int:
     from archcost.analysis import analyze
     from archcost.receptive import verify_field
 
-    for path in (args.plot, args.growth):
+    for path in filter(None, (args.plot, args.growth)):
+        from archcost.report.pictures.canvas import check_path
+
+        check_path(path)
         _check_writable(path, args.force)
     analysis = analyze(args.spec, weights=args.weights, **_inputs(args))
     field = analysis.fields.select(args.layer, args.position)

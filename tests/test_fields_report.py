@@ -1,6 +1,7 @@
 """Receptive fields in tables, pandas, JSON, footnotes and on the command line."""
 
 import json
+import sys
 
 import pytest
 import torch
@@ -153,6 +154,7 @@ def test_the_command_writes_json(spec, capsys):
         (["--position", "99,0"], "lies outside"),
         (["--position", "1"], "does not fit"),
         (["--plot", "nowhere/x.png"], "its folder is not there"),
+        (["--growth", "x.docx"], "docx"),
     ],
 )
 def test_errors_are_one_line_and_exit_with_2(spec, capsys, arguments, words):
@@ -161,3 +163,11 @@ def test_errors_are_one_line_and_exit_with_2(spec, capsys, arguments, words):
     assert out == ""
     assert words in err
     assert err.count("\n") == 1
+
+
+def test_pictures_are_refused_before_the_work_where_matplotlib_is_missing(spec, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert main(["field", spec, "--input-size", "1,3,32,32", "--plot", "x.png"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "archcost[plots]" in err
