@@ -115,7 +115,7 @@ def compiled(layer: Layer, x: Tensor, weight: Tensor) -> dict[str, Callable[[], 
     inputs = {"NCHW": x, "channels_last": x.contiguous(memory_format=torch.channels_last)}
     found: dict[str, Callable[..., Tensor]] = {}
     if layer.groups > 1:
-        packed = kernels.pack_depthwise(weight, x, padding=layer.padding)
+        packed = kernels.pack_depthwise(weight, x.shape[3], padding=layer.padding)
         found[f"depthwise FFT-{packed.size}"] = partial(kernels.depthwise, packed=packed)
     for tile in kernels.winograd_tiles(layer.taps) if layer.groups == 1 else ():
         if max(tile.outputs) in TILE_OUTPUTS:

@@ -1,5 +1,6 @@
 """The compiled kernels: each equals the definition of a convolution within its error, and spoils nothing."""
 
+import math
 import os
 import shutil
 import subprocess
@@ -55,12 +56,12 @@ def random_layer(draw_int, taps, *, channels_last, depthwise=False):
     return x, weight, torch.randn(out_channels), padding
 
 
-def definition(x, weight, bias, padding, relu):
+def definition(x, weight, bias, padding, clamp=None):
     (top, bottom), (left, right) = padding
     groups = x.shape[1] // weight.shape[1]
     padded = F.pad(x.double(), (left, right, top, bottom))
     y = F.conv2d(padded, weight.double(), None if bias is None else bias.double(), groups=groups)
-    return y.relu() if relu else y
+    return y.clamp(*clamp) if clamp else y
 
 
 def relative_error(y, expected):
@@ -72,17 +73,18 @@ def winograd_error(tile):
     return WINOGRAD_ERRORS[pairs.pop()] if len(pairs) == 1 else ONE_AXIS_ERROR
 
 
-layers = given(data=st.data(), channels_last=st.booleans(), relu=st.booleans(), biased=st.booleans())
+clamps = st.sampled_from([None, (0.0, math.inf), (0.0, 6.0), (-1.0, 1.0)])
+layers = given(data=st.data(), channels_last=st.booleans(), clamp=clamps, biased=st.booleans())
 
 
-def check(convolve, packed, layer, relu, biased, threads, allowed):
+def check(convolve, packed, layer, clamp, biased, threads, allowed):
     x, weight, bias, padding = layer
     bias = bias if biased else None
     before = [tensor.clone() for tensor in (x, weight)]
-    y = convolve(x, packed, bias, padding=padding, relu=relu, threads=threads)
-    expected = definition(x, weight, bias, padding, relu)
+    y = convolve(x, packed, bias, padding=padding, clamp=clamp, threads=threads)
+    expected = definition(x, weight, bias, padding, clamp)
     # A lone output may be near zero by cancellation: then its size is that of a sum of random signs.
-    spread = definition(x.square(), weight.square(), None, padding, False).sqrt().max()
+    spread = definition(x.square(), weight.square(), None, padding).sqrt().max()
     assert (y - expected).abs().max() < allowed * max(expected.abs().max(), spread, 1e-6)
     assert all(torch.equal(*pair) for pair in zip((x, weight), before, strict=True))
     if x.shape[1] > 1 and y.shape[1] > 1:
@@ -93,39 +95,39 @@ def check(convolve, packed, layer, relu, biased, threads, allowed):
 @pytest.mark.parametrize("isa", kernels.usable_isas())
 @settings(max_examples=80, deadline=None, derandomize=True)
 @layers
-def test_winograd_equals_the_definition(isa, data, channels_last, relu, biased):
+def test_winograd_equals_the_definition(isa, data, channels_last, clamp, biased):
     tile = data.draw(st.sampled_from(kernels.winograd_tiles()))
     threads = data.draw(st.integers(1, 2))
     layer = random_layer(lambda a, b: data.draw(st.integers(a, b)), tile.taps, channels_last=channels_last)
     packed = kernels.pack_winograd(layer[1], tile.outputs, isa)
-    check(kernels.winograd, packed, layer, relu, biased, threads, winograd_error(tile))
+    check(kernels.winograd, packed, layer, clamp, biased, threads, winograd_error(tile))
 
 
 @needs_kernels
 @pytest.mark.parametrize("isa", kernels.usable_isas())
 @settings(max_examples=30, deadline=None, derandomize=True)
 @layers
-def test_fourier_tiles_equal_the_definition(isa, data, channels_last, relu, biased):
+def test_fourier_tiles_equal_the_definition(isa, data, channels_last, clamp, biased):
     taps = data.draw(st.integers(1, 140))
     size = kernels.fft_size(taps + data.draw(st.integers(0, 100)))
     threads = data.draw(st.integers(1, 2))
     layer = random_layer(lambda a, b: data.draw(st.integers(a, b)), (1, taps), channels_last=channels_last)
     packed = kernels.pack_fourier(layer[1], size, isa)
-    check(kernels.fourier, packed, layer, relu, biased, threads, FOURIER_ERROR)
+    check(kernels.fourier, packed, layer, clamp, biased, threads, FOURIER_ERROR)
 
 
 @needs_kernels
 @pytest.mark.parametrize("isa", kernels.usable_isas())
 @settings(max_examples=30, deadline=None, derandomize=True)
 @layers
-def test_large_depthwise_kernels_equal_the_definition(isa, data, channels_last, relu, biased):
+def test_large_depthwise_kernels_equal_the_definition(isa, data, channels_last, clamp, biased):
     taps = (data.draw(st.integers(1, 31)), data.draw(st.integers(1, 31)))
     threads = data.draw(st.integers(1, 2))
     layer = random_layer(
         lambda a, b: data.draw(st.integers(a, b)), taps, channels_last=channels_last, depthwise=True
     )
-    packed = kernels.pack_depthwise(layer[1], layer[0], padding=layer[3], isa=isa)
-    check(kernels.depthwise, packed, layer, relu, biased, threads, FOURIER_ERROR)
+    packed = kernels.pack_depthwise(layer[1], layer[0].shape[3], padding=layer[3], isa=isa)
+    check(kernels.depthwise, packed, layer, clamp, biased, threads, FOURIER_ERROR)
 
 
 @needs_kernels
@@ -170,10 +172,27 @@ def test_blocks_and_threads_change_nothing(block_tiles, threads):
 
 
 @needs_kernels
-def test_what_is_not_a_number_is_not_hidden_by_relu():
+@pytest.mark.parametrize("to", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("of", [torch.contiguous_format, torch.channels_last])
+def test_input_and_output_may_lie_differently_in_memory(of, to):
+    x, weight = torch.randn(2, 20, 9, 11).contiguous(memory_format=of), torch.randn(20, 20, 3, 3)
+    winograd, large = kernels.pack_winograd(weight, 4), kernels.pack_depthwise(weight[:, :1], 11, padding=1)
+    for y, expected in (
+        (kernels.winograd(x, winograd, padding=1, memory_format=to), F.conv2d(x, weight, padding=1)),
+        (
+            kernels.depthwise(x, large, padding=1, memory_format=to),
+            F.conv2d(x, weight[:, :1], padding=1, groups=20),
+        ),
+    ):
+        assert y.is_contiguous(memory_format=to)
+        assert relative_error(y, expected) < 1e-5
+
+
+@needs_kernels
+def test_what_is_not_a_number_is_not_hidden_by_a_clamp():
     x = torch.full((1, 1, 5, 5), torch.nan)
     packed = kernels.pack_winograd(torch.ones(1, 1, 3, 3), 2)
-    assert kernels.winograd(x, packed, padding=1, relu=True).isnan().all()
+    assert kernels.winograd(x, packed, padding=1, clamp=(0, 6)).isnan().all()
 
 
 @needs_kernels

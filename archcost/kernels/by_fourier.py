@@ -6,11 +6,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from archcost.errors import InputError
 from archcost.kernels import tiles
-from archcost.kernels.tensors import checked, loaded, offsets, planar, readable
-from archcost.kernels.tiles import PackedTiles, Padding
+from archcost.kernels.call import Call, Padding, convolution
+from archcost.kernels.tensors import checked, loaded, offsets, planar, readable, sides
+from archcost.kernels.tiles import PackedTiles
 
 __all__ = ["PackedDepthwise", "depthwise", "fft_size", "fourier", "pack_depthwise", "pack_fourier"]
 
@@ -32,18 +34,9 @@ def pack_fourier(weight: Tensor, size: int, isa: str | None = None) -> PackedTil
     return tiles.pack(weight, (tiles.FOURIER, size, taps), (1, size - taps + 1), isa)
 
 
-def fourier(
-    x: Tensor,
-    packed: PackedTiles,
-    bias: Tensor | None = None,
-    *,
-    padding: Padding = 0,
-    relu: bool = False,
-    threads: int | None = None,
-    block_tiles: int = 0,
-) -> Tensor:
+def fourier(x: Tensor, packed: PackedTiles, bias: Tensor | None = None, **call: Unpack[Call]) -> Tensor:
     """As `archcost.kernels.winograd`, by overlapping transforms along the row."""
-    return tiles.run(x, packed, bias, padding, relu, threads, block_tiles)
+    return tiles.run(x, packed, bias, call)
 
 
 @dataclass(frozen=True)
@@ -63,39 +56,32 @@ class PackedDepthwise:
 
 
 def pack_depthwise(
-    weight: Tensor, x: Tensor, *, padding: Padding = 0, isa: str | None = None
+    weight: Tensor, width: int, *, padding: Padding = 0, isa: str | None = None
 ) -> PackedDepthwise:
-    """Transform weights [channels, 1, taps...] for inputs with rows as long as those of ``x``."""
+    """Transform weights [channels, 1, taps...] for inputs with rows of ``width`` pixels."""
     weight = planar(weight.detach())
-    channels, one, height, width = weight.shape
+    channels, one, *taps = weight.shape
     if one != 1:
         raise InputError(f"kernel: depthwise weights are [channels, 1, taps...], got {tuple(weight.shape)}")
     found = loaded(isa)
-    _, _, problem = tiles.convolution(x, (height, width), (channels, channels), padding, False, 1)
-    size = found.archcost_depthwise_size(height, width, problem)
+    left, right = sides(padding, weight.dim() - 2)[-1]
+    size = found.archcost_depthwise_size(taps[1], width, left, right)
     if not size:
-        raise InputError(f"kernel: rows of {x.shape[-1]} with {width} taps are too long for one transform")
+        raise InputError(f"kernel: rows of {width} with {taps[1]} taps are too long for one transform")
     source = readable(weight, "weight").contiguous()
-    data = torch.empty(found.archcost_depthwise_packed_floats(height, width, size, channels))
+    data = torch.empty(found.archcost_depthwise_packed_floats(*taps, size, channels))
     found.archcost_prefer_huge_pages(data.data_ptr(), data.numel() * 4)
-    checked(found.archcost_depthwise_pack(height, width, size, channels, source.data_ptr(), data.data_ptr()))
-    return PackedDepthwise((height, width), size, channels, found.archcost_isa().decode(), data)
+    checked(found.archcost_depthwise_pack(*taps, size, channels, source.data_ptr(), data.data_ptr()))
+    return PackedDepthwise((taps[0], taps[1]), size, channels, found.archcost_isa().decode(), data)
 
 
-def depthwise(
-    x: Tensor,
-    packed: PackedDepthwise,
-    bias: Tensor | None = None,
-    *,
-    padding: Padding = 0,
-    relu: bool = False,
-    threads: int | None = None,
-) -> Tensor:
-    """The depthwise convolution of stride 1, in the layout of the input; see `archcost.kernels.winograd`."""
+def depthwise(x: Tensor, packed: PackedDepthwise, bias: Tensor | None = None, **call: Unpack[Call]) -> Tensor:
+    """The depthwise convolution of stride 1; see `archcost.kernels.winograd`."""
     channels = packed.channels
-    source, output, problem = tiles.convolution(x, packed.taps, (channels, channels), padding, relu, threads)
+    source, output, problem = convolution(x, packed.taps, (channels, channels), call)
     found = loaded(packed.isa)
-    needed = found.archcost_depthwise_size(*packed.taps, problem)
+    left, right = sides(call.get("padding", 0), x.dim() - 2)[-1]
+    needed = found.archcost_depthwise_size(packed.taps[1], source.shape[3], left, right)
     if not 0 < needed <= packed.size:
         raise InputError(f"kernel: the weights were packed for shorter rows than those of {tuple(x.shape)}")
     added = offsets(bias, channels)

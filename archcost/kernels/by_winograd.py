@@ -7,11 +7,13 @@ import functools
 from dataclasses import dataclass
 
 from torch import Tensor
+from typing_extensions import Unpack
 
 from archcost.errors import InputError
 from archcost.kernels import tiles
+from archcost.kernels.call import Call
 from archcost.kernels.tensors import loaded, planar
-from archcost.kernels.tiles import PackedTiles, Padding
+from archcost.kernels.tiles import PackedTiles
 
 __all__ = ["WinogradTile", "pack_winograd", "winograd", "winograd_scratch_bytes", "winograd_tiles"]
 
@@ -60,29 +62,11 @@ def pack_winograd(weight: Tensor, outputs: int | tuple[int, int], isa: str | Non
     return tiles.pack(weight, (tiles.WINOGRAD, place, 0), outputs, isa)
 
 
-def winograd(
-    x: Tensor,
-    packed: PackedTiles,
-    bias: Tensor | None = None,
-    *,
-    padding: Padding = 0,
-    relu: bool = False,
-    threads: int | None = None,
-    block_tiles: int = 0,
-) -> Tensor:
-    """The convolution of stride 1, in the layout of the input.
-
-    Args:
-        padding: of zeros, for each spatial axis of ``x``, a number or (low, high).
-        relu: the output's negative values become zero.
-        threads: at most so many; by default `torch.get_num_threads`.
-        block_tiles: how many tiles are worked on at a time; 0 leaves it to the kernel.
-    """
-    return tiles.run(x, packed, bias, padding, relu, threads, block_tiles)
+def winograd(x: Tensor, packed: PackedTiles, bias: Tensor | None = None, **call: Unpack[Call]) -> Tensor:
+    """The convolution of stride 1; the options are those of `archcost.kernels.call.Call`."""
+    return tiles.run(x, packed, bias, call)
 
 
-def winograd_scratch_bytes(
-    x: Tensor, packed: PackedTiles, *, padding: Padding = 0, threads: int | None = None
-) -> int:
+def winograd_scratch_bytes(x: Tensor, packed: PackedTiles, **call: Unpack[Call]) -> int:
     """Working memory of such a call."""
-    return tiles.scratch_bytes(x, packed, padding, threads)
+    return tiles.scratch_bytes(x, packed, call)

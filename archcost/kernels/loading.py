@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
-from ctypes import POINTER, Structure, c_char_p, c_int, c_int64, c_void_p
+from ctypes import POINTER, Structure, c_char_p, c_float, c_int, c_int64, c_void_p
 from pathlib import Path
 
 from archcost.errors import ArchcostError
@@ -52,7 +52,8 @@ class Convolution(Structure):
     _fields_ = [
         ("input", Images),
         ("output", Images),
-        *((name, c_int64) for name in ("pad_top", "pad_left", "relu", "threads", "block_tiles")),
+        *((name, c_int64) for name in ("pad_top", "pad_left", "threads", "block_tiles")),
+        *((name, c_float) for name in ("low", "high")),
     ]
 
 
@@ -74,7 +75,7 @@ _FUNCTIONS = {
     "archcost_tiles_pack": (c_int, [*_TILE, c_int64, c_int64, c_void_p, c_void_p]),
     "archcost_tiles_scratch_floats": (c_int64, [*_TILE, _PROBLEM]),
     "archcost_tiles": (c_int, [*_TILE, _PROBLEM, *_BUFFERS]),
-    "archcost_depthwise_size": (c_int64, [c_int64, c_int64, _PROBLEM]),
+    "archcost_depthwise_size": (c_int64, [c_int64] * 4),
     "archcost_depthwise_packed_floats": (c_int64, [*_KERNEL, c_int64]),
     "archcost_depthwise_pack": (c_int, [*_KERNEL, c_int64, c_void_p, c_void_p]),
     "archcost_depthwise_scratch_floats": (c_int64, [*_KERNEL, _PROBLEM]),

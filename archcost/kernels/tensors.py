@@ -57,9 +57,11 @@ def offsets(bias: Tensor | None, channels: int) -> Tensor | None:
     return bias.detach().to(torch.float32).contiguous()
 
 
-def output_like(x: Tensor, channels: int, height: int, width: int) -> Tensor:
-    """An empty output in the layout of the input."""
-    layout = torch.channels_last if _channels_together(x) else torch.contiguous_format
+def output_like(
+    x: Tensor, channels: int, height: int, width: int, memory_format: torch.memory_format | None
+) -> Tensor:
+    """An empty output, in the layout of the input if no other is asked for."""
+    layout = memory_format or (torch.channels_last if _channels_together(x) else torch.contiguous_format)
     return torch.empty((x.shape[0], channels, height, width), dtype=torch.float32, memory_format=layout)
 
 

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from archcost.errors import InputError
-from archcost.kernels.loading import Convolution
-from archcost.kernels.tensors import checked, images, loaded, offsets, output_like, planar, readable, sides
+from archcost.kernels.call import Call, convolution
+from archcost.kernels.tensors import checked, loaded, offsets, readable
 
-__all__ = ["PackedTiles", "convolution", "pack", "run", "scratch_bytes"]
+__all__ = ["PackedTiles", "pack", "run", "scratch_bytes"]
 
 WINOGRAD, FOURIER = 0, 1
-Padding = int | Sequence[int | tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -51,18 +48,8 @@ def pack(
     return PackedTiles(name, outputs, (taps[0], taps[1]), out_channels, in_channels, used, data)
 
 
-def run(
-    x: Tensor,
-    packed: PackedTiles,
-    bias: Tensor | None,
-    padding: Padding,
-    relu: bool,
-    threads: int | None,
-    block_tiles: int,
-) -> Tensor:
-    source, output, problem = convolution(
-        x, packed.taps, (packed.in_channels, packed.out_channels), padding, relu, threads, block_tiles
-    )
+def run(x: Tensor, packed: PackedTiles, bias: Tensor | None, call: Call) -> Tensor:
+    source, output, problem = convolution(x, packed.taps, (packed.in_channels, packed.out_channels), call)
     added = offsets(bias, packed.out_channels)
     checked(
         loaded(packed.isa).archcost_tiles(
@@ -77,34 +64,6 @@ def run(
     return output.squeeze(2) if x.dim() == 3 else output
 
 
-def scratch_bytes(x: Tensor, packed: PackedTiles, padding: Padding, threads: int | None) -> int:
-    channels = (packed.in_channels, packed.out_channels)
-    _, _, problem = convolution(x, packed.taps, channels, padding, False, threads, 0)
+def scratch_bytes(x: Tensor, packed: PackedTiles, call: Call) -> int:
+    _, _, problem = convolution(x, packed.taps, (packed.in_channels, packed.out_channels), call)
     return 4 * int(loaded(packed.isa).archcost_tiles_scratch_floats(*packed.name, problem))
-
-
-def convolution(
-    x: Tensor,
-    taps: tuple[int, int],
-    channels: tuple[int, int],
-    padding: Padding,
-    relu: bool,
-    threads: int | None,
-    block_tiles: int = 0,
-) -> tuple[Tensor, Tensor, Convolution]:
-    """The input as the kernel can read it, the empty output, and what is to be done between them."""
-    axes = x.dim() - 2
-    source = readable(planar(x.detach()))
-    pads = sides(padding, axes)
-    if source.shape[1] != channels[0]:
-        raise InputError(
-            f"kernel: the weights are for {channels[0]} channels, the input has {source.shape[1]}"
-        )
-    (top, bottom), (left, right) = pads if axes == 2 else ((0, 0), *pads)
-    height = source.shape[2] + top + bottom - taps[0] + 1
-    width = source.shape[3] + left + right - taps[1] + 1
-    if min(height, width, *source.shape) < 1:
-        raise InputError(f"kernel: {taps[0]}x{taps[1]} taps do not fit the input of {tuple(x.shape)}")
-    output = output_like(source, channels[1], height, width)
-    most = torch.get_num_threads() if threads is None else threads
-    return source, output, Convolution(images(source), images(output), top, left, relu, most, block_tiles)

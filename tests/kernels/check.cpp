@@ -62,7 +62,8 @@ Layer random_layer(long kernel_height, long kernel_width, bool depthwise = false
   const long low_top = between(0, kernel_height - 1), low_left = between(0, kernel_width - 1);
   of.output = images(batch, out, of.input.height + of.pad_top + low_top - kernel_height + 1,
                      of.input.width + of.pad_left + low_left - kernel_width + 1, between(0, 1));
-  of.relu = between(0, 1), of.threads = between(1, 3), of.block_tiles = between(0, 1) * between(1, 40);
+  of.low = between(0, 1) ? -INFINITY : -0.5f, of.high = between(0, 1) ? INFINITY : 2.0f;
+  of.threads = between(1, 3), of.block_tiles = between(0, 1) * between(1, 40);
   layer.input = random_floats(size(of.input));
   layer.weights = random_floats(out * (depthwise ? 1 : in) * kernel_height * kernel_width);
   layer.bias = random_floats(out);
@@ -84,7 +85,7 @@ double expected(const Layer& layer, long n, long k, long i, long j) {
       }
     }
   }
-  return of.relu ? std::max(sum, 0.0) : sum;
+  return std::clamp(sum, double(of.low), double(of.high));
 }
 
 // The largest error, relative to the largest output.
@@ -125,7 +126,9 @@ void check_tiles(const char* what, int index, const TileTransform& tile, double 
 
 void check_depthwise(long height, long width) {
   Layer layer = random_layer(height, width, true);
-  const DepthwiseKernel kernel = depthwise_kernel(height, width, layer.of);
+  const long right = layer.of.output.width + width - 1 - layer.of.pad_left - layer.of.input.width;
+  const DepthwiseKernel kernel = {
+      height, width, depthwise_transform_size(width, layer.of.input.width, layer.of.pad_left, right)};
   std::vector<float> packed(depthwise_packed_floats(kernel, layer.of.input.channels));
   pack_depthwise(kernel, layer.of.input.channels, layer.weights.data(), packed.data());
   convolve_depthwise(kernel, layer.of, layer.input.data(), packed.data(), layer.bias.data(),

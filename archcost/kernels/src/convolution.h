@@ -15,9 +15,9 @@ struct ArchcostImages {
 struct ArchcostConvolution {
   ArchcostImages input, output;
   std::int64_t pad_top, pad_left;
-  std::int64_t relu;        // nonzero: max(0, y) on the way out
   std::int64_t threads;     // at most this many
   std::int64_t block_tiles; // tiles worked on at a time; 0 chooses
+  float low, high;          // outputs are limited to these: 0 and infinity for ReLU
 };
 
 }  // extern "C"

@@ -5,6 +5,7 @@
 #include <complex>
 
 #include "fft.h"
+#include "finish.h"
 #include "pixels.h"
 #include "scratch.h"
 #include "threads.h"
@@ -53,13 +54,13 @@ class DepthwiseConvolution {
       float* const in = row + row_floats();
       float* const out = in + frequencies_ * in_rows_ * kStep;
       const long channels = std::min<long>(kLanes, of_.input.channels - chunk * kLanes);
-      const Vector offset = bias ? load_first(bias + chunk * kLanes, channels) : Vector{};
+      const Finish finish(bias ? load_first(bias + chunk * kLanes, channels) : Vector{}, of_);
       transform_rows(fft, Pixels(of_.input, input, image, chunk * kLanes), row, in);
       for (long k = 0; k < frequencies_; ++k) {
         const long weights = (chunk * frequencies_ + k) * kernel_.height * kStep;
         sum_columns(in + k * in_rows_ * kStep, packed + weights, out + k * out_rows_ * kStep);
       }
-      restore_rows(fft, out, Pixels(of_.output, output, image, chunk * kLanes), row, offset);
+      restore_rows(fft, out, Pixels(of_.output, output, image, chunk * kLanes), row, finish);
     });
   }
 
@@ -109,7 +110,7 @@ class DepthwiseConvolution {
   }
 
   void restore_rows(const RealFft& fft, const float* spectra, const Pixels& target, float* row,
-                    Vector bias) const {
+                    const Finish& finish) const {
     Vector signal[RealFft::kMostSize];
     Complex spectrum[RealFft::kMostSize / 2 + 1];
     for (long i = 0; i < of_.output.height; ++i) {
@@ -119,8 +120,7 @@ class DepthwiseConvolution {
       // Output j stands pad_left places before its first tap: the first ones come from the end of the circle.
       for (long j = 0; j < of_.output.width; ++j) {
         const long place = j - of_.pad_left;
-        const Vector value = signal[place < 0 ? place + fft.size : place] + bias;
-        store(row + j * kLanes, of_.relu ? rectified(value) : value);
+        store(row + j * kLanes, finish(signal[place < 0 ? place + fft.size : place]));
       }
       target.scatter(i, 0, 1, of_.output.width, row, 0);
     }
@@ -134,10 +134,8 @@ class DepthwiseConvolution {
 }  // namespace
 
 // Zeros on the left and zeros on the right may be the same ones, as the transform is circular.
-DepthwiseKernel depthwise_kernel(long height, long width, const ArchcostConvolution& of) {
-  const long left = of.input.width + of.pad_left;
-  const long right = of.output.width + width - 1 - of.pad_left;
-  return {height, width, RealFft::at_least(std::max({left, right, width}))};
+long depthwise_transform_size(long taps, long width, long pad_left, long pad_right) {
+  return RealFft::at_least(std::max({width + pad_left, width + pad_right, taps}));
 }
 
 long depthwise_packed_floats(const DepthwiseKernel& kernel, long channels) {

@@ -11,8 +11,8 @@ struct DepthwiseKernel {
   long transform_size;
 };
 
-// For a kernel of that size on such rows: a row is transformed whole, its padding shared by both ends.
-DepthwiseKernel depthwise_kernel(long height, long width, const ArchcostConvolution& convolution);
+// For rows of `width` pixels, padded by that much: a row is transformed whole, its padding shared by both ends.
+long depthwise_transform_size(long taps, long width, long pad_left, long pad_right);
 
 long depthwise_packed_floats(const DepthwiseKernel& kernel, long channels);
 void pack_depthwise(const DepthwiseKernel& kernel, long channels, const float* weights, float* packed);

@@ -28,8 +28,8 @@ void FftTile::input(const float* tile, long, long column, float* plane, long pla
   }
 }
 
-void FftTile::output(const float* plane, long plane_stride, float* tile, long, long column, Vector bias,
-                     bool relu) const {
+void FftTile::output(const float* plane, long plane_stride, float* tile, long, long column,
+                     const Finish& finish) const {
   Vector signal[RealFft::kMostSize];
   Complex spectrum[RealFft::kMostSize / 2 + 1];
   const int size = fft_.size;
@@ -41,10 +41,7 @@ void FftTile::output(const float* plane, long plane_stride, float* tile, long, l
     spectrum[k] = {common - load(three + 2 * plane_stride), common + load(three + plane_stride)};
   }
   fft_.backward(spectrum, signal);
-  for (int j = 0; j < out_width; ++j) {
-    const Vector value = signal[j] + bias;
-    store(tile + j * column, relu ? rectified(value) : value);
-  }
+  for (int j = 0; j < out_width; ++j) store(tile + j * column, finish(signal[j]));
 }
 
 // The spectrum of a correlation is conjugate; 1 / size makes up for the way back.

@@ -13,8 +13,8 @@ class FftTile final : public TileTransform {
   FftTile(int size, int taps);
 
   void input(const float* tile, long row, long column, float* plane, long plane_stride) const override;
-  void output(const float* plane, long plane_stride, float* tile, long row, long column, Vector bias,
-              bool relu) const override;
+  void output(const float* plane, long plane_stride, float* tile, long row, long column,
+              const Finish& finish) const override;
   void weight(const float* kernel, double* plane) const override;
 
  private:

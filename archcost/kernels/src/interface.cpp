@@ -97,10 +97,10 @@ ARCHCOST_EXPORT int archcost_tiles(int family, std::int64_t first, std::int64_t 
   return guarded([&] { archcost::convolve_by_tiles(*tile, *of, input, packed, bias, output); });
 }
 
-// For a depthwise convolution of these sizes; 0 where its rows are too long.
-ARCHCOST_EXPORT std::int64_t archcost_depthwise_size(std::int64_t height, std::int64_t width,
-                                                     const ArchcostConvolution* of) {
-  return archcost::depthwise_kernel(height, width, *of).transform_size;
+// Of the transform of a row, for rows of `width` pixels and what is padded on either side; 0 if there is none.
+ARCHCOST_EXPORT std::int64_t archcost_depthwise_size(std::int64_t taps, std::int64_t width, std::int64_t left,
+                                                     std::int64_t right) {
+  return archcost::depthwise_transform_size(taps, width, left, right);
 }
 
 ARCHCOST_EXPORT std::int64_t archcost_depthwise_packed_floats(std::int64_t height, std::int64_t width,

@@ -1,6 +1,7 @@
 // How one algorithm turns a tile of the input into products and the products into a tile of the output.
 #pragma once
 
+#include "finish.h"
 #include "vector.h"
 
 namespace archcost {
@@ -21,8 +22,8 @@ class TileTransform {
   virtual ~TileTransform() = default;
 
   virtual void input(const float* tile, long row, long column, float* plane, long plane_stride) const = 0;
-  virtual void output(const float* plane, long plane_stride, float* tile, long row, long column, Vector bias,
-                      bool relu) const = 0;
+  virtual void output(const float* plane, long plane_stride, float* tile, long row, long column,
+                      const Finish& finish) const = 0;
   // One kernel of kernel_height by kernel_width, in double precision: it is done once.
   virtual void weight(const float* kernel, double* plane) const = 0;
 

@@ -194,12 +194,12 @@ class TiledConvolution {
       for (long chunk = 0; chunk < plan_.out_chunks; ++chunk) {
         const Pixels target(of_.output, output_, image, chunk * kLanes);
         const float* const source = first + chunk * block.tiles() * kLanes;
-        const Vector bias = load(bias_.data() + chunk * kLanes);
+        const Finish finish(load(bias_.data() + chunk * kLanes), of_);
         if (target.contains(top, left, transform_.out_height, transform_.out_width)) {
           transform_.output(source, plan_.output_plane, target.at(top, left), target.row_stride,
-                            target.column_stride, bias, of_.relu);
+                            target.column_stride, finish);
         } else {
-          transform_.output(source, plan_.output_plane, staging, staged_row, kLanes, bias, of_.relu);
+          transform_.output(source, plan_.output_plane, staging, staged_row, kLanes, finish);
           const long width = std::min<long>(transform_.out_width, of_.output.width - left);
           target.scatter(top, left, height, width, staging, staged_row);
         }
@@ -209,14 +209,14 @@ class TiledConvolution {
 
   void restore_chunk(const Block& block, long chunk, const float* planes, float* staging) {
     const float* source = planes + chunk * block.tiles() * kLanes;
-    const Vector bias = load(bias_.data() + chunk * kLanes);
+    const Finish finish(load(bias_.data() + chunk * kLanes), of_);
     const long staged_row = block.columns * transform_.out_width * kLanes;
     const long left = block.first_column * transform_.out_width;
     const long width = std::min(block.columns * transform_.out_width, of_.output.width - left);
     for (long row = 0; row < block.rows; ++row) {
       for (long column = 0; column < block.columns; ++column, source += kLanes) {
         transform_.output(source, plan_.output_plane, staging + column * transform_.out_width * kLanes,
-                          staged_row, kLanes, bias, of_.relu);
+                          staged_row, kLanes, finish);
       }
       const long top = tile_row_of(block, row) * transform_.out_height;
       const long height = std::min<long>(transform_.out_height, of_.output.height - top);

@@ -55,12 +55,6 @@ ARCHCOST_INLINE void store_first(float* to, Vector value, long count) {
   if (count & 1) *to = *from;
 }
 
-// What is not a number stays so, as in torch.relu.
-ARCHCOST_INLINE Vector rectified(Vector value) {
-  const Vector zero = {};
-  return zero > value ? zero : value;
-}
-
 // Lane i of the result is lane index(i) of a and b laid end to end.
 #if defined(__clang__)
 #define ARCHCOST_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)

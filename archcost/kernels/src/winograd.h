@@ -41,8 +41,8 @@ class WinogradTile final : public TileTransform {
     }
   }
 
-  void output(const float* plane, long plane_stride, float* tile, long row, long column, Vector bias,
-              bool relu) const override {
+  void output(const float* plane, long plane_stride, float* tile, long row, long column,
+              const Finish& finish) const override {
     Vector half[MH][NW];
     for (int j = 0; j < NW; ++j) {
       Vector x[NH], y[MH];
@@ -53,10 +53,7 @@ class WinogradTile final : public TileTransform {
     for (int i = 0; i < MH; ++i) {
       Vector y[MW];
       multiply_folded<OutputMatrix<MW, RW>>(half[i], y);
-      for (int j = 0; j < MW; ++j) {
-        const Vector value = y[j] + bias;
-        store(tile + i * row + j * column, relu ? rectified(value) : value);
-      }
+      for (int j = 0; j < MW; ++j) store(tile + i * row + j * column, finish(y[j]));
     }
   }
 
