@@ -71,6 +71,7 @@ Layer random_layer(long kernel_height, long kernel_width, bool depthwise = false
   return layer;
 }
 
+// Before it is clamped.
 double expected(const Layer& layer, long n, long k, long i, long j) {
   const ArchcostConvolution& of = layer.of;
   const long first = layer.depthwise ? k : 0, kernels = layer.depthwise ? 1 : of.input.channels;
@@ -85,10 +86,10 @@ double expected(const Layer& layer, long n, long k, long i, long j) {
       }
     }
   }
-  return std::clamp(sum, double(of.low), double(of.high));
+  return sum;
 }
 
-// The largest error, relative to the largest output.
+// The largest error, relative to the largest output before clamping.
 double error(const Layer& layer) {
   const ArchcostImages& output = layer.of.output;
   double worst = 0, largest = 1e-30;
@@ -96,10 +97,11 @@ double error(const Layer& layer) {
     for (long k = 0; k < output.channels; ++k) {
       for (long i = 0; i < output.height; ++i) {
         for (long j = 0; j < output.width; ++j) {
-          const double right = expected(layer, n, k, i, j);
+          const double sum = expected(layer, n, k, i, j);
+          const double right = std::clamp(sum, double(layer.of.low), double(layer.of.high));
           const double difference = std::fabs(layer.output[offset(output, n, k, i, j)] - right);
           worst = std::max(worst, std::isnan(difference) ? INFINITY : difference);
-          largest = std::max(largest, std::fabs(right));
+          largest = std::max(largest, std::fabs(sum));
         }
       }
     }
