@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from math import inf
 from typing import TypedDict
 
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from archcost.errors import InputError
 from archcost.kernels.loading import Convolution
-from archcost.kernels.tensors import images, output_like, planar, readable, sides
+from archcost.kernels.tensors import channels_together, images, planar, readable, sides
 
 __all__ = ["Call", "Padding", "convolution"]
 
@@ -37,25 +38,49 @@ def convolution(
     x: Tensor, taps: tuple[int, int], channels: tuple[int, int], call: Call
 ) -> tuple[Tensor, Tensor, Convolution]:
     """The input as the kernel can read it, the empty output, and what is to be done between them."""
-    axes = x.dim() - 2
-    source = readable(planar(x.detach()))
-    pads = sides(call.get("padding", 0), axes)
-    if source.shape[1] != channels[0]:
-        raise InputError(
-            f"kernel: the weights are for {channels[0]} channels, the input has {source.shape[1]}"
-        )
-    (top, bottom), (left, right) = pads if axes == 2 else ((0, 0), *pads)
-    height = source.shape[2] + top + bottom - taps[0] + 1
-    width = source.shape[3] + left + right - taps[1] + 1
-    if min(height, width, *source.shape) < 1:
-        raise InputError(f"kernel: {taps[0]}x{taps[1]} taps do not fit the input of {tuple(x.shape)}")
-    output = output_like(source, channels[1], height, width, call.get("memory_format"))
-    threads = call.get("threads") or torch.get_num_threads()
-    low, high = call.get("clamp") or (-inf, inf)
-    return (
-        source,
-        output,
-        Convolution(
-            images(source), images(output), top, left, threads, call.get("block_tiles", 0), low, high
-        ),
+    source = readable(planar(x))
+    padding = call.get("padding", 0)
+    problem, shape, memory_format = _problem(
+        tuple(source.shape),
+        source.stride(),
+        x.dim() - 2,
+        taps,
+        channels,
+        padding if isinstance(padding, int) else tuple(padding),
+        call.get("clamp"),
+        call.get("memory_format"),
+        call.get("threads") or torch.get_num_threads(),
+        call.get("block_tiles", 0),
     )
+    return source, torch.empty(shape, dtype=torch.float32, memory_format=memory_format), problem
+
+
+@lru_cache(maxsize=1024)
+def _problem(
+    shape: tuple[int, ...],
+    strides: tuple[int, ...],
+    axes: int,
+    taps: tuple[int, int],
+    channels: tuple[int, int],
+    padding: Padding,
+    clamp: tuple[float, float] | None,
+    memory_format: torch.memory_format | None,
+    threads: int,
+    block_tiles: int,
+) -> tuple[Convolution, tuple[int, ...], torch.memory_format]:
+    """Kept, since a small layer takes less time than putting this together."""
+    if shape[1] != channels[0]:
+        raise InputError(f"kernel: the weights are for {channels[0]} channels, the input has {shape[1]}")
+    pads = sides(padding, axes)
+    (top, bottom), (left, right) = pads if axes == 2 else ((0, 0), *pads)
+    height = shape[2] + top + bottom - taps[0] + 1
+    width = shape[3] + left + right - taps[1] + 1
+    if min(height, width, *shape) < 1:
+        raise InputError(f"kernel: {taps[0]}x{taps[1]} taps do not fit the input of {shape}")
+    if memory_format is None:
+        memory_format = torch.channels_last if channels_together(shape, strides) else torch.contiguous_format
+    result = (shape[0], channels[1], height, width)
+    output = torch.empty(result, device="meta", memory_format=memory_format)
+    low, high = clamp or (-inf, inf)
+    places = images(shape, strides), images(result, output.stride())
+    return Convolution(*places, top, left, threads, block_tiles, low, high), result, memory_format

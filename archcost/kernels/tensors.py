@@ -11,7 +11,7 @@ from torch import Tensor
 from archcost.errors import ArchcostError, InputError
 from archcost.kernels.loading import Images, library, why_not
 
-__all__ = ["checked", "images", "loaded", "offsets", "output_like", "planar", "readable", "sides"]
+__all__ = ["channels_together", "checked", "images", "loaded", "offsets", "planar", "readable", "sides"]
 
 _FAILURES = {1: "no such tile", 2: "not enough memory"}
 
@@ -54,29 +54,23 @@ def offsets(bias: Tensor | None, channels: int) -> Tensor | None:
         return None
     if bias.shape != (channels,):
         raise InputError(f"kernel: bias must have {channels} values, got shape {tuple(bias.shape)}")
+    if bias.dtype == torch.float32 and bias.is_contiguous():
+        return bias
     return bias.detach().to(torch.float32).contiguous()
 
 
-def output_like(
-    x: Tensor, channels: int, height: int, width: int, memory_format: torch.memory_format | None
-) -> Tensor:
-    """An empty output, in the layout of the input if no other is asked for."""
-    layout = memory_format or (torch.channels_last if _channels_together(x) else torch.contiguous_format)
-    return torch.empty((x.shape[0], channels, height, width), dtype=torch.float32, memory_format=layout)
-
-
-def images(x: Tensor) -> Images:
+def images(shape: Sequence[int], strides: Sequence[int]) -> Images:
     """With a channel stride of 1 only where the kernel is to read channels together: a lone channel, or a
     lone pixel, has both."""
-    batch, channel, row, column = x.stride()
-    if _channels_together(x):
-        return Images(*x.shape, batch, 1, row, column)
+    batch, channel, row, column = strides
+    if channels_together(shape, strides):
+        return Images(*shape, batch, 1, row, column)
     # A channel stride of 1 means channels_last to the kernels: what is never stepped over can say 2.
-    return Images(*x.shape, batch, channel if channel != 1 or x.shape[1] > 1 else 2, row, 1)
+    return Images(*shape, batch, channel if channel != 1 or shape[1] > 1 else 2, row, 1)
 
 
-def _channels_together(x: Tensor) -> bool:
-    return x.stride(1) == 1 and x.shape[1] > 1
+def channels_together(shape: Sequence[int], strides: Sequence[int]) -> bool:
+    return strides[1] == 1 and shape[1] > 1
 
 
 def sides(padding: int | Sequence[int | tuple[int, int]], axes: int) -> tuple[tuple[int, int], ...]:
