@@ -51,11 +51,15 @@ class Pixels {
 
   // The way back; the rectangle is inside the image.
   void scatter(long top, long left, long height, long width, const float* from, long from_row_stride) const {
+    if (!channels_together() && width == width_ && row_stride == width_) {
+      // Rows that lie end to end are one long row: few of its pieces are shorter than a vector.
+      return scatter_first(at(top, 0), height * width, width, from, from_row_stride);
+    }
     for (long i = 0; i < height; ++i, from += from_row_stride) {
       if (channels_together()) {
         scatter_last(at(top + i, left), width, from);
       } else {
-        scatter_first(at(top + i, left), width, from);
+        scatter_first(at(top + i, left), width, width, from, from_row_stride);
       }
     }
   }
@@ -91,13 +95,21 @@ class Pixels {
     }
   }
 
-  void scatter_first(float* to, long pixels, const float* from) const {
+  // A run of pixels that stands in rows of `width` where it comes from. The last square overlaps the one before
+  // it, so as to be whole.
+  void scatter_first(float* to, long pixels, long width, const float* from, long from_row_stride) const {
+    const long count = std::min<long>(kLanes, pixels);
     for (long j = 0; j < pixels; j += kLanes) {
-      const long count = std::min<long>(kLanes, pixels - j);
-      Vector square[kLanes];
-      for (long p = 0; p < kLanes; ++p) square[p] = p < count ? load(from + (j + p) * kLanes) : Vector{};
+      const long first = std::min(j, pixels - count);
+      const float* row = from + first / width * from_row_stride;
+      long column = first % width;
+      Vector square[kLanes] = {};
+      for (long p = 0; p < count; ++p) {
+        square[p] = load(row + column * kLanes);
+        if (++column == width) column = 0, row += from_row_stride;
+      }
       transpose(square);
-      for (long c = 0; c < channels_; ++c) store_first(to + j + c * channel_stride_, square[c], count);
+      for (long c = 0; c < channels_; ++c) store_first(to + first + c * channel_stride_, square[c], count);
     }
   }
 
