@@ -10,7 +10,15 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from archcost.kernels.loading import isa, library, release_scratch, scratch_bytes_kept, usable_isas, why_not
+from archcost.kernels.loading import (
+    disabled,
+    isa,
+    library,
+    release_scratch,
+    scratch_bytes_kept,
+    usable_isas,
+    why_not,
+)
 
 if TYPE_CHECKING:
     from archcost.kernels.by_fourier import PackedDepthwise as PackedDepthwise
@@ -42,7 +50,16 @@ _HOMES = {
     "winograd_tiles": "by_winograd",
 }
 
-__all__ = [*_HOMES, "isa", "library", "release_scratch", "scratch_bytes_kept", "usable_isas", "why_not"]
+__all__ = [
+    *_HOMES,
+    "disabled",
+    "isa",
+    "library",
+    "release_scratch",
+    "scratch_bytes_kept",
+    "usable_isas",
+    "why_not",
+]
 
 
 def __getattr__(name: str) -> Any:

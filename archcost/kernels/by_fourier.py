@@ -59,12 +59,13 @@ def pack_depthwise(
     weight: Tensor, width: int, *, padding: Padding = 0, isa: str | None = None
 ) -> PackedDepthwise:
     """Transform weights [channels, 1, taps...] for inputs with rows of ``width`` pixels."""
+    axes = weight.dim() - 2
     weight = planar(weight.detach())
     channels, one, *taps = weight.shape
     if one != 1:
         raise InputError(f"kernel: depthwise weights are [channels, 1, taps...], got {tuple(weight.shape)}")
     found = loaded(isa)
-    left, right = sides(padding, weight.dim() - 2)[-1]
+    left, right = sides(padding, axes)[-1]
     size = found.archcost_depthwise_size(taps[1], width, left, right)
     if not size:
         raise InputError(f"kernel: rows of {width} with {taps[1]} taps are too long for one transform")

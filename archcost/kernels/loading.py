@@ -5,6 +5,9 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from ctypes import POINTER, Structure, c_char_p, c_float, c_int, c_int64, c_void_p
 from pathlib import Path
 
@@ -13,6 +16,7 @@ from archcost.errors import ArchcostError
 __all__ = [
     "Convolution",
     "Images",
+    "disabled",
     "isa",
     "library",
     "release_scratch",
@@ -30,6 +34,8 @@ def _path(isa: str) -> Path:
     return _LIBRARIES / f"archcost_kernels_{isa}.so"
 
 
+@functools.cache
+@functools.cache
 def _built() -> list[str]:
     return [isa for isa in _ISAS if _path(isa).exists()]
 
@@ -96,11 +102,33 @@ def _open(isa: str) -> ctypes.CDLL:
     return found
 
 
-@functools.cache
+_switched_off: ContextVar[bool] = ContextVar("archcost_kernels_switched_off", default=False)
+
+
+@contextmanager
+def disabled() -> Iterator[None]:
+    """As if there were no kernels, in this thread or task: to compare, or to test what serves without them.
+
+    Weights that were packed before cannot be used inside.
+    """
+    token = _switched_off.set(True)
+    try:
+        yield
+    finally:
+        _switched_off.reset(token)
+
+
 def _choice() -> tuple[str | None, str | None]:
     """The set of instructions in use, or None and the reason."""
+    if _switched_off.get():
+        return None, "switched off by archcost.kernels.disabled()"
     if os.environ.get("ARCHCOST_NO_KERNELS", "") not in ("", "0"):
         return None, "switched off by ARCHCOST_NO_KERNELS"
+    return _installed()
+
+
+@functools.cache
+def _installed() -> tuple[str | None, str | None]:
     built = _built()
     if not built:
         noted = _LIBRARIES / "why_not.txt"

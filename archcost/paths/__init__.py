@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from archcost.paths.accuracy import relative_error as relative_error
+    from archcost.paths.eligibility import Eligibility as Eligibility
+    from archcost.paths.eligibility import eligible as eligible
+    from archcost.paths.epilogue import Epilogue as Epilogue
     from archcost.paths.path import ExecutionPath as ExecutionPath
     from archcost.paths.path import Prepared as Prepared
     from archcost.paths.registry import available as available
@@ -20,6 +23,9 @@ if TYPE_CHECKING:
 # Public name -> its module, imported when first used, so that asking for help loads no torch.
 _HOMES = {
     "relative_error": "accuracy",
+    "Eligibility": "eligibility",
+    "eligible": "eligibility",
+    "Epilogue": "epilogue",
     "ExecutionPath": "path",
     "Prepared": "path",
     "available": "registry",

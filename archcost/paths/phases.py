@@ -9,7 +9,6 @@ is left, d, parts rows into d that never meet; they go into the batch.
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
@@ -18,26 +17,21 @@ from math import gcd, prod
 import torch
 import torch.nn.functional as F
 
-from archcost.paths.geometry import (
-    Axes,
-    axes_of,
-    by_groups,
-    padded,
-    padded_elements,
-    padding_of,
-    spatial,
-    trailing,
-)
-from archcost.paths.precision import compute_dtype
-from archcost.paths.tensor import TensorPath
+from archcost.paths.geometry import Axes, axes_of, padded, padded_elements, padding_of, spatial, trailing
 from archcost.spec import ConvSpec
 
-__all__ = ["Dense", "Phase", "PhasedPath", "phases"]
+__all__ = [
+    *("Dense", "Phase", "bordered", "bordered_elements", "folded", "is_dense", "phase_elements"),
+    *("phases", "unfolded"),
+]
 
 
 @dataclass(frozen=True)
 class Dense:
-    """A convolution of stride 1, without dilation or padding, of which only the sizes matter."""
+    """A convolution of stride 1, without dilation, of which only the sizes matter.
+
+    Zeros may be left for whoever executes it to pad.
+    """
 
     batch: int
     in_channels: int
@@ -45,10 +39,20 @@ class Dense:
     groups: int
     kernel_size: Axes
     output_size: Axes
+    padding: tuple[tuple[int, int], ...]
+
+    @property
+    def padded_size(self) -> Axes:
+        return tuple(n + k - 1 for n, k in zip(self.output_size, self.kernel_size, strict=True))
 
     @property
     def input_size(self) -> Axes:
-        return tuple(n + k - 1 for n, k in zip(self.output_size, self.kernel_size, strict=True))
+        return tuple(n - sum(sides) for n, sides in zip(self.padded_size, self.padding, strict=True))
+
+    @property
+    def depthwise(self) -> bool:
+        """Whether there is nothing to sum over channels."""
+        return self.in_channels == self.groups
 
 
 @dataclass(frozen=True)
@@ -88,9 +92,19 @@ class Phase:
     dense: Dense
 
 
+def is_dense(spec: ConvSpec) -> bool:
+    """Whether it is a plain convolution as it stands, padded with zeros or not at all."""
+    steps = (*spatial(spec, "stride"), *spatial(spec, "dilation"))
+    return not spec.transposed and max(steps) == 1 and spec.padding_mode == "zeros"
+
+
 @lru_cache(maxsize=1024)
 def phases(spec: ConvSpec) -> tuple[Phase, ...]:
-    """The plain convolutions that make up this one; positions are those of the padded input."""
+    """The plain convolutions that make up this one; positions are those of the padded input.
+
+    One that `is_dense` is its own phase, padding included; all others are padded first.
+    """
+    padding = padding_of(spec) if is_dense(spec) else ((0, 0),) * axes_of(spec)
     names = ("kernel_size", "stride", "dilation")
     columns = zip(*(spatial(spec, name) for name in names), padding_of(spec), spec.output_size, strict=True)
     every_axis = [
@@ -107,6 +121,7 @@ def phases(spec: ConvSpec) -> tuple[Phase, ...]:
                 groups=spec.groups,
                 kernel_size=tuple(axis.taps for axis in axes),
                 output_size=tuple(axis.folded for axis in axes),
+                padding=padding,
             ),
         )
         for axes in product(*every_axis)
@@ -136,82 +151,10 @@ def _transposed_axis(k: int, s: int, d: int, low: int, out: int) -> list[_AxisPh
     return found
 
 
-class PhasedPath(TensorPath):
-    """A path that knows how to execute a `Dense` convolution, and so all of them."""
-
-    def _prepare(self, weight: torch.Tensor, spec: ConvSpec) -> list[torch.Tensor]:
-        """Each phase's taps, transformed in float64, in the dtype computed in."""
-        exact = by_groups(weight.double(), spec)
-        content = []
-        for phase in phases(spec):
-            taps = exact[trailing(axis.kernel for axis in phase.axes)]
-            if spec.transposed:
-                taps = taps.flip(tuple(range(-axes_of(spec), 0)))
-            content.append(self._transform(taps, phase.dense).to(compute_dtype(weight.dtype)))
-        return content
-
-    def _run(self, x: torch.Tensor, content: list[torch.Tensor], spec: ConvSpec) -> torch.Tensor:
-        parts = phases(spec)
-        x, offsets = _bordered(x, spec, parts)
-        if len(parts) == 1 and not spec.transposed:
-            return self._part(x, content[0], parts[0], offsets)
-        y = x.new_zeros(x.shape[0], spec.out_channels, *spec.output_size)
-        for phase, weight in zip(parts, content, strict=True):
-            window = trailing(slice(axis.writes, None, axis.writes_every) for axis in phase.axes)
-            y[window] += self._part(x, weight, phase, offsets)
-        return y
-
-    def _part(self, x: torch.Tensor, weight: torch.Tensor, phase: Phase, offsets: list[int]) -> torch.Tensor:
-        seen = trailing(
-            slice(axis.reads + offset, axis.last_read + offset + 1, axis.reads_every)
-            for axis, offset in zip(phase.axes, offsets, strict=True)
-        )
-        folded = _folded(x[seen], phase)
-        return _unfolded(self._dense(folded, weight, phase.dense), phase)
-
-    def multiplications(self, spec: ConvSpec) -> int:
-        return sum(self._products(phase.dense) for phase in phases(spec))
-
-    def transform_multiplications(self, spec: ConvSpec) -> int:
-        return sum(self._transforms(phase.dense) for phase in phases(spec))
-
-    def workspace_bytes(self, spec: ConvSpec, itemsize: int = 4) -> int:
-        """The padded input, all weights transformed, and the buffers of the largest phase.
-
-        Several phases also need a phase's pixels and its outputs on their own.
-        """
-        parts = phases(spec)
-        weights = sum(self._weights(phase.dense) for phase in parts)
-        largest = max((self._buffers(part.dense) + _phase_elements(spec, part) for part in parts), default=0)
-        return itemsize * (_bordered_elements(spec, parts) + weights + largest)
-
-    @abstractmethod
-    def _transform(self, taps: torch.Tensor, dense: Dense) -> torch.Tensor:
-        """(groups, out, in, *kernel_size) in float64 to what `_dense` wants."""
-
-    @abstractmethod
-    def _dense(self, x: torch.Tensor, weight: torch.Tensor, dense: Dense) -> torch.Tensor:
-        """(batch, in_channels, *output_size + kernel_size - 1) to (batch, out_channels, *output_size)."""
-
-    @abstractmethod
-    def _products(self, dense: Dense) -> int:
-        """Multiplications of data by weights."""
-
-    @abstractmethod
-    def _transforms(self, dense: Dense) -> int:
-        """Multiplications by constants, the weights' transform apart."""
-
-    @abstractmethod
-    def _weights(self, dense: Dense) -> int:
-        """Elements of the transformed weights."""
-
-    @abstractmethod
-    def _buffers(self, dense: Dense) -> int:
-        """Elements of the largest buffers that exist at a time, input and output apart."""
-
-
-def _bordered(x: torch.Tensor, spec: ConvSpec, parts: tuple[Phase, ...]) -> tuple[torch.Tensor, list[int]]:
+def bordered(x: torch.Tensor, spec: ConvSpec, parts: tuple[Phase, ...]) -> tuple[torch.Tensor, list[int]]:
     """The input with all the pixels that phases read, and where pixel 0 of each axis now is."""
+    if is_dense(spec):
+        return x, [0] * axes_of(spec)
     if not spec.transposed:
         return padded(x, spec), [0] * axes_of(spec)
     sides = _transposed_sides(spec, parts)
@@ -230,7 +173,10 @@ def _transposed_sides(spec: ConvSpec, parts: tuple[Phase, ...]) -> list[tuple[in
     return sides
 
 
-def _bordered_elements(spec: ConvSpec, parts: tuple[Phase, ...]) -> int:
+def bordered_elements(spec: ConvSpec, parts: tuple[Phase, ...]) -> int:
+    """Of the copy that `bordered` makes."""
+    if is_dense(spec):
+        return 0
     if not spec.transposed:
         return padded_elements(spec)
     sides = _transposed_sides(spec, parts)
@@ -240,18 +186,18 @@ def _bordered_elements(spec: ConvSpec, parts: tuple[Phase, ...]) -> int:
     return spec.batch * spec.in_channels * prod(sizes)
 
 
-def _phase_elements(spec: ConvSpec, phase: Phase) -> int:
+def phase_elements(spec: ConvSpec, phase: Phase) -> int:
     """A phase's outputs before they are added, and its pixels where they are folded into the batch."""
-    folded = max(axis.fold for axis in phase.axes) > 1
+    folds = max(axis.fold for axis in phase.axes) > 1
     total = 0
-    if folded or len(phases(spec)) > 1:
+    if folds or len(phases(spec)) > 1:
         total += spec.batch * spec.out_channels * prod(axis.count for axis in phase.axes)
-    if folded:
+    if folds:
         total += phase.dense.batch * phase.dense.in_channels * prod(phase.dense.input_size)
     return total
 
 
-def _folded(x: torch.Tensor, phase: Phase) -> torch.Tensor:
+def folded(x: torch.Tensor, phase: Phase) -> torch.Tensor:
     """Rows that never meet, side by side in the batch: (batch, ...) to (folds * batch, ...)."""
     folds = [axis.fold for axis in phase.axes]
     if max(folds) == 1:
@@ -266,8 +212,8 @@ def _folded(x: torch.Tensor, phase: Phase) -> torch.Tensor:
     return x.permute(*inner, 0, 1, *outer).flatten(0, len(folds))
 
 
-def _unfolded(y: torch.Tensor, phase: Phase) -> torch.Tensor:
-    """The reverse of `_folded`, for the outputs."""
+def unfolded(y: torch.Tensor, phase: Phase) -> torch.Tensor:
+    """The reverse of `folded`, for the outputs."""
     folds = [axis.fold for axis in phase.axes]
     if max(folds) == 1:
         return y

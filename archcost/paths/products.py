@@ -8,23 +8,31 @@ from math import prod
 import torch
 import torch.nn.functional as F
 
-from archcost.paths.geometry import trailing
+from archcost.paths.geometry import Axes, trailing
+from archcost.paths.phases import Dense
 
-__all__ = ["along_axes", "filling_elements", "point_products", "tiled", "untiled"]
+__all__ = ["along_axes", "filling_elements", "point_products", "tiled", "untiled", "whole_size"]
 
 
-def tiled(x: torch.Tensor, sizes: Sequence[int], steps: Sequence[int], tiles: Sequence[int]) -> torch.Tensor:
+def tiled(x: torch.Tensor, dense: Dense, sizes: Axes, steps: Axes, tiles: Axes) -> torch.Tensor:
     """(batch, channels, *spatial) to (batch, channels, *tiles, *sizes): overlapping tiles, a view.
 
-    The last tiles are filled with zeros.
+    The input is padded, and the last tiles filled up, with zeros.
     """
-    wanted = [(n - 1) * step + size for n, step, size in zip(tiles, steps, sizes, strict=True)]
-    missing = [w - n for w, n in zip(wanted, x.shape[2:], strict=True)]
-    if any(missing):
-        x = F.pad(x, [side for m in reversed(missing) for side in (0, m)])
+    flat: list[int] = []
+    columns = zip(whole_size(sizes, steps, tiles), dense.padding, x.shape[2:], strict=True)
+    for whole, (low, _), n in reversed(list(columns)):
+        flat += [low, whole - low - n]
+    if any(flat):
+        x = F.pad(x, flat)
     for axis, (size, step) in enumerate(zip(sizes, steps, strict=True)):
         x = x.unfold(2 + axis, size, step)
     return x
+
+
+def whole_size(sizes: Axes, steps: Axes, tiles: Axes) -> Axes:
+    """What whole tiles cover of each axis."""
+    return tuple((n - 1) * step + size for n, step, size in zip(tiles, steps, sizes, strict=True))
 
 
 def untiled(y: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
@@ -47,9 +55,9 @@ def along_axes(matrices: Sequence[torch.Tensor], x: torch.Tensor) -> torch.Tenso
     return x
 
 
-def filling_elements(planes: int, wanted: Sequence[int], given: Sequence[int]) -> int:
-    """Of the copy that `tiled` makes where the last tiles reach beyond the input, so many planes of it."""
-    return planes * prod(wanted) if tuple(wanted) != tuple(given) else 0
+def filling_elements(dense: Dense, whole: Axes) -> int:
+    """Of the copy that `tiled` makes where whole tiles reach beyond the input."""
+    return dense.batch * dense.in_channels * prod(whole) if whole != dense.input_size else 0
 
 
 def point_products(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

@@ -18,7 +18,11 @@ from archcost.paths.im2col import Im2colPath, matrix_elements
 from archcost.paths.precision import sum_error
 from archcost.spec import ConvSpec
 
-__all__ = ["StrassenPath", "strassen_matmul"]
+__all__ = ["CUTOVER", "StrassenPath", "strassen_matmul"]
+
+# The smallest size of a product that one more level is taken for; benchmarks/strassen.py measures it. On one
+# thread of a server processor a level of 4096 took as long as MKL's product, one of 2048 1.17 times as long.
+CUTOVER = 4096
 
 
 def strassen_matmul(a: torch.Tensor, b: torch.Tensor, levels: int = 1) -> torch.Tensor:
@@ -94,40 +98,64 @@ def filled(a: torch.Tensor, multiple: int) -> torch.Tensor:
 
 
 class StrassenPath(Im2colPath):
-    """im2col, its product by so many levels of Strassen's."""
+    """im2col, its product by so many levels of Strassen's; None for as many as its sizes are worth.
+
+    A level is worth it where the smallest of the product's three sizes is at least ``cutover``.
+    """
 
     source = "V. Strassen, Gaussian Elimination is not Optimal, 1969; J. Cong and B. Xiao, 2014"
 
-    def __init__(self, levels: int) -> None:
-        self.levels = levels
-        self.name = f"strassen-{levels}"
-        self.idea = f"im2col with {levels} level{'s' * (levels > 1)} of Strassen's seven products for eight"
+    def __init__(self, levels: int | None = None, cutover: int = CUTOVER) -> None:
+        self.levels, self.cutover = levels, cutover
+        self.name = "strassen" if levels is None else f"strassen-{levels}"
+        if levels is None:
+            self.idea = (
+                f"im2col with Strassen's seven products for eight while every size is {cutover} or more"
+            )
+        else:
+            self.idea = (
+                f"im2col with {levels} level{'s' * (levels > 1)} of Strassen's seven products for eight"
+            )
 
     def _prepare(self, weight: torch.Tensor, spec: ConvSpec) -> torch.Tensor:
         # Every operand is (7, ..., 7, batch, groups, rows, columns): the weights serve the whole batch.
-        return left_operands(super()._prepare(weight, spec).unsqueeze(0), self.levels)
+        return left_operands(super()._prepare(weight, spec).unsqueeze(0), self.levels_of(spec))
 
     def _product(self, weight: torch.Tensor, columns: torch.Tensor, spec: ConvSpec) -> torch.Tensor:
-        product = joined(weight @ right_operands(columns, self.levels), self.levels)
+        levels = self.levels_of(spec)
+        product = joined(weight @ right_operands(columns, levels), levels)
         return product[..., : product_sizes(spec)[0], : columns.shape[-1]]
+
+    def levels_of(self, spec: ConvSpec) -> int:
+        """How many levels the product of this convolution takes."""
+        if self.levels is not None:
+            return self.levels
+        smallest, levels = min(product_sizes(spec)), 0
+        while smallest >> levels >= max(2, self.cutover):
+            levels += 1
+        return levels
 
     def multiplications(self, spec: ConvSpec) -> int:
         """7 ** levels products of sizes divided by 2 ** levels, rounded up."""
-        rows, inner, columns = (-(-size // 2**self.levels) for size in product_sizes(spec))
-        return spec.batch * spec.groups * 7**self.levels * rows * inner * columns
+        levels = self.levels_of(spec)
+        rows, inner, columns = (-(-size // 2**levels) for size in product_sizes(spec))
+        return spec.batch * spec.groups * 7**levels * rows * inner * columns
 
     def workspace_bytes(self, spec: ConvSpec, itemsize: int = 4) -> int:
         """The padded input, the matrix, and (7/4) ** levels times each of the three matrices, those of the
         data twice while they are put together."""
-        rows, inner, columns = (-(-size // 2**self.levels) for size in product_sizes(spec))
-        each = spec.groups * 7**self.levels
+        levels = self.levels_of(spec)
+        if levels == 0:
+            return super().workspace_bytes(spec, itemsize)
+        rows, inner, columns = (-(-size // 2**levels) for size in product_sizes(spec))
+        each = spec.groups * 7**levels
         operands = each * rows * inner + 2 * spec.batch * each * (inner + rows) * columns
         full = spec.batch * spec.out_channels * prod(full_size(spec)) if spec.transposed else 0
         return itemsize * (padded_elements(spec) + 2 * matrix_elements(spec) + operands + full)
 
     def stated_error(self, spec: ConvSpec, dtype: torch.dtype) -> float:
         """Each level adds operands of up to four quarters: the error grows by about two a level."""
-        return sum_error(spec, dtype, factor=3**self.levels)
+        return sum_error(spec, dtype, factor=3 ** self.levels_of(spec))
 
 
 def product_sizes(spec: ConvSpec) -> tuple[int, int, int]:
@@ -139,4 +167,4 @@ def product_sizes(spec: ConvSpec) -> tuple[int, int, int]:
     return outputs, inputs * taps, prod(spec.output_size)
 
 
-PATHS = tuple(StrassenPath(levels) for levels in (1, 2, 3))
+PATHS = (StrassenPath(), *(StrassenPath(levels) for levels in (1, 2, 3)))

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from archcost.errors import InputError
-from archcost.paths.geometry import refusal, spatial, weight_shape
+from archcost.paths.epilogue import PLAIN, Epilogue
+from archcost.paths.geometry import axes_of, refusal, weight_shape
 from archcost.paths.path import ExecutionPath, Prepared
 from archcost.paths.precision import FLOATS, compute_dtype
 from archcost.spec import ConvSpec
@@ -17,7 +18,7 @@ __all__ = ["TensorPath"]
 
 
 class TensorPath(ExecutionPath):
-    """A path that computes in the inputs' dtype, in float32 for the half types, and adds the bias at the end.
+    """A path that computes in the inputs' dtype, in float32 for the half types; bias and epilogue come last.
 
     Differentiable as far as the tensor operations are that it is made of, which is everywhere.
     """
@@ -28,18 +29,24 @@ class TensorPath(ExecutionPath):
             return f"{str(dtype).removeprefix('torch.')} is none of {names}"
         return refusal(spec) or self._refuses(spec)
 
-    def prepare(self, weight: torch.Tensor, bias: torch.Tensor | None, spec: ConvSpec) -> Prepared:
-        check_weights(self, weight, bias, spec)
+    def prepare(
+        self,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        spec: ConvSpec,
+        epilogue: Epilogue = PLAIN,
+    ) -> Prepared:
+        check_weights(self, weight, bias, spec, epilogue)
         if bias is not None:
             bias = bias.to(compute_dtype(weight.dtype))
-        return Prepared(spec, self._prepare(weight, spec), bias, weight.dtype)
+        return Prepared(spec, self._prepare(weight, spec), bias, weight.dtype, epilogue)
 
     def run(self, x: torch.Tensor, prepared: Prepared) -> torch.Tensor:
         check_input(self, x, prepared)
         y = self._run(x.to(compute_dtype(x.dtype)), prepared.content, prepared.spec)
         if prepared.bias is not None:
             y = y.add_(prepared.bias.reshape(-1, *(1,) * (y.dim() - 2)))
-        return y.to(x.dtype).contiguous()
+        return prepared.epilogue.applied(y.to(x.dtype), x)
 
     def _refuses(self, spec: ConvSpec) -> str | None:
         """What this path cannot do of what others can."""
@@ -55,22 +62,32 @@ class TensorPath(ExecutionPath):
 
 
 def check_weights(
-    path: ExecutionPath, weight: torch.Tensor, bias: torch.Tensor | None, spec: ConvSpec
+    path: ExecutionPath,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    spec: ConvSpec,
+    epilogue: Epilogue = PLAIN,
 ) -> None:
-    """Raises InputError where the path refuses the convolution or the tensors do not fit it."""
+    """Raises InputError where the path refuses the convolution, or tensors or epilogue do not fit it."""
     path.check(spec, weight.dtype)
     for what, tensor, shape in (("weight", weight, weight_shape(spec)), ("bias", bias, (spec.out_channels,))):
         if tensor is not None and tuple(tensor.shape) != shape:
             raise InputError(
                 f"path {path.name!r}: {what} has shape {tuple(tensor.shape)}, expected {shape} for {spec}"
             )
+    epilogue.check(axes_of(spec))
 
 
 def check_input(path: ExecutionPath, x: torch.Tensor, prepared: Prepared) -> None:
     """Raises InputError where the input is not what the weights were prepared for."""
-    expected = (prepared.spec.in_channels, *spatial(prepared.spec, "input_size"))
-    if tuple(x.shape[1:]) != expected:
-        sizes = ", ".join(map(str, expected))
+    if x.shape[1:] != prepared.input_shape:
+        sizes = ", ".join(map(str, prepared.input_shape))
         raise InputError(f"path {path.name!r}: input has shape {tuple(x.shape)}, expected (batch, {sizes})")
     if x.dtype != prepared.dtype:
         raise InputError(f"path {path.name!r}: input is {x.dtype}, the weights are {prepared.dtype}")
+
+
+def wants_gradients(weight: torch.Tensor, bias: torch.Tensor | None) -> bool:
+    """Whether gradients are recorded now, and one of them takes part."""
+    given = [tensor for tensor in (weight, bias) if tensor is not None]
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given)

@@ -15,10 +15,12 @@ from math import prod
 
 import torch
 
+from archcost.paths.compiled import GROUPED, Kernel, winograd_kernel, winograd_taps
 from archcost.paths.geometry import Axes, spatial
-from archcost.paths.phases import Dense, PhasedPath, phases
+from archcost.paths.phased import PhasedPath
+from archcost.paths.phases import Dense, phases
 from archcost.paths.precision import sum_error
-from archcost.paths.products import along_axes, filling_elements, point_products, tiled, untiled
+from archcost.paths.products import along_axes, filling_elements, point_products, tiled, untiled, whole_size
 from archcost.paths.toom_cook import POINTS, Matrix, ToomCook, toom_cook
 from archcost.spec import ConvSpec
 
@@ -52,6 +54,13 @@ class WinogradPath(PhasedPath):
             )
         return None
 
+    def _kernel(self, dense: Dense) -> Kernel | None:
+        return winograd_kernel(dense, self._outputs(dense))
+
+    def compiled_for(self) -> str:
+        taps = winograd_taps(self.m)
+        return f"kernels and phases of {', '.join(taps)} taps{GROUPED}" if taps else ""
+
     def _outputs(self, dense: Dense) -> Axes:
         """Of a tile, along each axis: m, but 1 where there is nothing to save."""
         return tuple(self.m if r > 1 else 1 for r in dense.kernel_size)
@@ -66,13 +75,11 @@ class WinogradPath(PhasedPath):
         """(points, groups, in, out)."""
         axes = len(dense.kernel_size)
         leading = taps.permute(*range(3, 3 + axes), 0, 2, 1)
-        return along_axes([_tensor(m.kernel, taps) for m in self._matrices(dense)], leading).flatten(
-            0, axes - 1
-        )
+        return along_axes(self._tensors(dense, "kernel", taps), leading).flatten(0, axes - 1)
 
     def _dense(self, x: torch.Tensor, weight: torch.Tensor, dense: Dense) -> torch.Tensor:
         axes, batch, tiles = len(dense.kernel_size), x.shape[0], self._tiles(dense)
-        matrices = [_tensor(m.output, x) for m in self._matrices(dense)]
+        matrices = self._tensors(dense, "output", x)
         # (points, groups, batch * tiles, out) to (*outputs, groups, batch * tiles, out)
         products = point_products(self._tile_points(x, dense), weight).unflatten(0, self._points(dense))
         y = along_axes(matrices, products).unflatten(axes + 1, (batch, *tiles))
@@ -84,14 +91,20 @@ class WinogradPath(PhasedPath):
     def _tile_points(self, x: torch.Tensor, dense: Dense) -> torch.Tensor:
         """The input, cut into tiles and transformed: (points, groups, batch * tiles, in)."""
         axes, points = len(dense.kernel_size), self._points(dense)
-        x = tiled(x, points, self._outputs(dense), self._tiles(dense))
+        x = tiled(x, dense, points, self._outputs(dense), self._tiles(dense))
         # (batch, channels, *tiles, *points) to (*points, batch, *tiles, channels)
         x = x.permute(*range(2 + axes, 2 + 2 * axes), 0, *range(2, 2 + axes), 1)
-        x = along_axes([_tensor(m.input, x) for m in self._matrices(dense)], x)
+        x = along_axes(self._tensors(dense, "input", x), x)
         return x.reshape(prod(points), -1, dense.groups, dense.in_channels // dense.groups).transpose(1, 2)
 
     def _matrices(self, dense: Dense) -> list[ToomCook]:
         return [toom_cook(m, r) for m, r in zip(self._outputs(dense), dense.kernel_size, strict=True)]
+
+    def _tensors(self, dense: Dense, which: str, like: torch.Tensor) -> list[torch.Tensor]:
+        sizes = zip(self._outputs(dense), dense.kernel_size, strict=True)
+        return [
+            torch.tensor(_coefficients(m, r, which), dtype=like.dtype, device=like.device) for m, r in sizes
+        ]
 
     def _products(self, dense: Dense) -> int:
         """(m + r - 1) an axis for each tile and each pair of channels (Lavin and Gray, section 4)."""
@@ -120,8 +133,7 @@ class WinogradPath(PhasedPath):
         is larger: a transform's input and output, or both of them, exist at a time. With groups a third
         one, while points are sorted by group."""
         tiles, outputs, points = self._tiles(dense), self._outputs(dense), self._points(dense)
-        whole = [(n - 1) * m + size for n, m, size in zip(tiles, outputs, points, strict=True)]
-        filled = filling_elements(dense.batch * dense.in_channels, whole, dense.input_size)
+        filled = filling_elements(dense, whole_size(points, outputs, tiles))
         most = max(dense.in_channels, dense.out_channels)
         copies = 2 if dense.groups == 1 else 3
         return filled + copies * dense.batch * prod(tiles) * prod(points) * most
@@ -134,13 +146,15 @@ class WinogradPath(PhasedPath):
         return sum_error(spec, dtype, factor=worst, length=spec.in_channels // spec.groups)
 
 
+@torch.compiler.assume_constant_result
+def _coefficients(m: int, r: int, which: str) -> list[list[float]]:
+    """A matrix of F(m, r): a constant to torch.compile, which cannot follow exact fractions."""
+    return _floats(getattr(toom_cook(m, r), which))
+
+
 @lru_cache(maxsize=256)
 def _floats(matrix: Matrix) -> list[list[float]]:
     return [[float(value) for value in row] for row in matrix]
-
-
-def _tensor(matrix: Matrix, like: torch.Tensor) -> torch.Tensor:
-    return torch.tensor(_floats(matrix), dtype=like.dtype, device=like.device)
 
 
 def _multiplying(matrix: Matrix) -> int:

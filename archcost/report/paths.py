@@ -9,12 +9,15 @@ __all__ = ["kernels_text", "paths_record", "paths_text"]
 
 
 def kernels_text() -> str:
-    """Whether the compiled kernels are there, and for which instruction sets."""
+    """Whether the compiled kernels are there, for which instruction sets, and which paths use them."""
     from archcost import kernels
 
     if kernels.library() is None:
         return f"none ({kernels.why_not()}); tensor operations serve"
-    return f"built for {', '.join(kernels.usable_isas())}, {kernels.isa()} in use; no path calls them yet"
+    from archcost.paths.registry import available, get
+
+    users = ", ".join(name for name in available() if get(name).compiled_for())
+    return f"built for {', '.join(kernels.usable_isas())}, {kernels.isa()} in use; they serve {users}"
 
 
 def paths_text(width: int = 100) -> str:
@@ -23,11 +26,13 @@ def paths_text(width: int = 100) -> str:
     column = max(len(path["name"]) for path in record["paths"]) + 2
     lines: list[str] = []
     for path in record["paths"]:
-        for what, text in (("", path["idea"]), ("supports ", path["supports"]), ("from ", path["source"])):
-            head = path["name"] if not what else ""
-            body = textwrap.wrap(what + text, max(20, width - column))
-            lines += [f"{head if not i else '':{column}}{line}" for i, line in enumerate(body)]
-    return "\n".join([*lines, "", f"{len(record['paths'])} paths; kernels: {record['kernels']}", ""])
+        said = [path["idea"], f"supports {path['supports']}", f"from {path['source']}"]
+        if path["compiled"]:
+            said.insert(2, f"compiled for {path['compiled']}")
+        body = [line for text in said for line in textwrap.wrap(text, max(20, width - column))]
+        lines += [f"{path['name'] if not i else '':{column}}{line}" for i, line in enumerate(body)]
+    end = textwrap.wrap(f"{len(record['paths'])} paths; kernels: {record['kernels']}", width)
+    return "\n".join([*lines, "", *end, ""])
 
 
 def paths_record() -> dict[str, Any]:
@@ -35,5 +40,14 @@ def paths_record() -> dict[str, Any]:
     from archcost.paths.registry import available, get
 
     paths = map(get, available())
-    known = [{"name": p.name, "idea": p.idea, "supports": p.limits, "source": p.source} for p in paths]
+    known = [
+        {
+            "name": p.name,
+            "idea": p.idea,
+            "supports": p.limits,
+            "compiled": p.compiled_for(),
+            "source": p.source,
+        }
+        for p in paths
+    ]
     return {"paths": known, "kernels": kernels_text()}

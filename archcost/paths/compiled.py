@@ -1,0 +1,177 @@
+"""Which compiled kernel serves a plain convolution, its weights packed for it, and the memory it takes."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from math import prod
+
+import torch
+
+from archcost import kernels
+from archcost.kernels import tiles
+from archcost.kernels.by_fourier import PackedDepthwise
+from archcost.kernels.loading import Convolution, Images
+from archcost.kernels.tensors import images, loaded
+from archcost.kernels.tiles import PackedTiles
+from archcost.paths.geometry import Axes
+from archcost.paths.phases import Dense
+
+__all__ = ["Kernel", "Packed", "fourier_kernel", "rows_kernel", "winograd_kernel", "winograd_taps"]
+
+Packed = PackedTiles | PackedDepthwise | tuple[PackedTiles, ...]
+
+# A call for each group costs more than it gains where groups have fewer channels.
+LEAST_GROUP_CHANNELS = 16
+GROUPED = f"; groups of {LEAST_GROUP_CHANNELS} channels or more"
+
+
+@dataclass(frozen=True)
+class Kernel(ABC):
+    """One kernel of the library, for one dense convolution of at most two axes in float32."""
+
+    dense: Dense
+
+    @abstractmethod
+    def pack(self, taps: torch.Tensor) -> Packed:
+        """From (groups, out, in, *kernel_size)."""
+
+    @abstractmethod
+    def packed_bytes(self) -> int:
+        """Of the weights, once packed."""
+
+    @abstractmethod
+    def scratch_bytes(self) -> int:
+        """Working memory of a call with as many threads as PyTorch has now."""
+
+
+@dataclass(frozen=True)
+class TileKernel(Kernel):
+    """Winograd's tiles, or Fourier's along the row."""
+
+    name: tuple[int, int, int]
+    """As the C interface calls it: family, and two numbers."""
+    outputs: tuple[int, int]
+    """Of a tile."""
+
+    def pack(self, taps: torch.Tensor) -> PackedTiles:
+        weight = taps[0].float()
+        return tiles.pack(weight.unsqueeze(2) if weight.dim() == 3 else weight, self.name, self.outputs, None)
+
+    def packed_bytes(self) -> int:
+        """As many numbers a pair of channels as a tile has products; output channels fill whole vectors."""
+        channels = self.dense.out_channels, self.dense.in_channels
+        return 4 * int(loaded().archcost_tiles_packed_floats(*self.name, *channels))
+
+    def scratch_bytes(self) -> int:
+        """Each thread's pixels of a block of tiles, and their products, of one block or one a thread."""
+        return 4 * int(loaded().archcost_tiles_scratch_floats(*self.name, _problem(self.dense)))
+
+
+@dataclass(frozen=True)
+class GroupsKernel(Kernel):
+    """A call for each group, on its channels as they lie; the outputs are put together at the end."""
+
+    one: TileKernel
+
+    def pack(self, taps: torch.Tensor) -> Packed:
+        return tuple(self.one.pack(taps[g : g + 1]) for g in range(self.dense.groups))
+
+    def packed_bytes(self) -> int:
+        """Those of all groups."""
+        return self.dense.groups * self.one.packed_bytes()
+
+    def scratch_bytes(self) -> int:
+        """One group's working memory, and all outputs once more."""
+        outputs = self.dense.batch * self.dense.out_channels * prod(self.dense.output_size)
+        return self.one.scratch_bytes() + 4 * outputs
+
+
+@dataclass(frozen=True)
+class RowsKernel(Kernel):
+    """Transforms of whole rows, depthwise."""
+
+    size: int
+
+    def pack(self, taps: torch.Tensor) -> Packed:
+        weight = taps.flatten(0, 1).float()
+        weight = weight.unsqueeze(2) if weight.dim() == 3 else weight
+        padding = ((0, 0), self.dense.padding[-1])
+        return kernels.pack_depthwise(weight, self.dense.input_size[-1], padding=padding)
+
+    def packed_bytes(self) -> int:
+        """2 numbers a frequency, row of the kernel and channel; channels fill whole vectors."""
+        return 4 * int(loaded().archcost_depthwise_packed_floats(*self._numbers(), self.dense.in_channels))
+
+    def scratch_bytes(self) -> int:
+        """The spectra of all rows of a vector of channels, of input and output, for each thread."""
+        return 4 * int(loaded().archcost_depthwise_scratch_floats(*self._numbers(), _problem(self.dense)))
+
+    def _numbers(self) -> tuple[int, int, int]:
+        height, width = _two(self.dense.kernel_size)
+        return height, width, self.size
+
+
+def winograd_kernel(dense: Dense, outputs: Axes) -> Kernel | None:
+    if len(outputs) > 2:
+        return None
+    wanted = _two(outputs), _two(dense.kernel_size)
+    for place, tile in enumerate(kernels.winograd_tiles()):
+        if (tile.outputs, tile.taps) == wanted:
+            return _by_groups(dense, (tiles.WINOGRAD, place, 0), tile.outputs)
+    return None
+
+
+def winograd_taps(m: int) -> list[str]:
+    """The kernels that have tiles of m outputs, as "3x3"; none without the library."""
+    if kernels.library() is None:
+        return []
+    fitting = [tile for tile in kernels.winograd_tiles() if max(tile.outputs) == m]
+    return [f"{height}x{width}" for height, width in sorted({tile.taps for tile in fitting})]
+
+
+def fourier_kernel(dense: Dense, lengths: Axes) -> Kernel | None:
+    """For a kernel of one row whose transforms have these lengths."""
+    taps, size = dense.kernel_size[-1], lengths[-1]
+    along_row = len(lengths) == 1 or (len(lengths) == 2 and dense.kernel_size[0] == 1)
+    if dense.depthwise or not along_row or taps == 1 or kernels.fft_size(size) != size:
+        return None
+    return _by_groups(dense, (tiles.FOURIER, size, taps), (1, size - taps + 1))
+
+
+def _by_groups(dense: Dense, name: tuple[int, int, int], outputs: tuple[int, int]) -> Kernel | None:
+    inputs, written = dense.in_channels // dense.groups, dense.out_channels // dense.groups
+    one = TileKernel(replace(dense, in_channels=inputs, out_channels=written, groups=1), name, outputs)
+    if dense.groups == 1:
+        return one
+    return GroupsKernel(dense, one) if inputs >= LEAST_GROUP_CHANNELS else None
+
+
+def rows_kernel(dense: Dense, size: int) -> Kernel | None:
+    """For a depthwise convolution whose rows are transformed at this length."""
+    plain = dense.depthwise and dense.out_channels == dense.groups and len(dense.kernel_size) < 3
+    return RowsKernel(dense, size) if plain and kernels.fft_size(size) == size else None
+
+
+def _two(values: Axes) -> tuple[int, int]:
+    """Of two axes; one axis is the second of them."""
+    first, second = values if len(values) == 2 else (1, *values)
+    return first, second
+
+
+def _problem(dense: Dense) -> Convolution:
+    """A call on contiguous images, as the C interface is told of it."""
+    (top, _), (left, _) = dense.padding if len(dense.padding) == 2 else ((0, 0), *dense.padding)
+    given, written = _two(dense.input_size), _two(dense.output_size)
+    return Convolution(
+        input=_contiguous(dense.batch, dense.in_channels, *given),
+        output=_contiguous(dense.batch, dense.out_channels, *written),
+        pad_top=top,
+        pad_left=left,
+        threads=torch.get_num_threads(),
+    )
+
+
+def _contiguous(batch: int, channels: int, height: int, width: int) -> Images:
+    pixels = height * width
+    return images((batch, channels, height, width), (channels * pixels, pixels, width, 1))

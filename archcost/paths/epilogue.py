@@ -1,0 +1,71 @@
+"""Epilogue: what is done to a path's output on its way out, after the bias."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from archcost.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["PLAIN", "Epilogue"]
+
+
+@dataclass(frozen=True)
+class Epilogue:
+    """Outputs clamped, and in the layout asked for. A path does it as it writes them where it can.
+
+    >>> import torch
+    >>> Epilogue(clamp=(0, 6)).applied(torch.tensor([[[-1.0, 3.0, 7.0]]]))
+    tensor([[[0., 3., 6.]]])
+    """
+
+    clamp: tuple[float, float] | None = None
+    """Limits of the outputs: (0, inf) is ReLU, (0, 6) is ReLU6."""
+    memory_format: torch.memory_format | None = None
+    """None leaves it to the path: that of the input, for most."""
+    keeps_nan: bool = True
+    """False lets a path write a limit where the output is not a number: oneDNN's own activations do."""
+
+    def check(self, axes: int) -> None:
+        """Raises InputError where limits or layout make no sense for outputs of so many spatial axes."""
+        if self.clamp is not None and not self.clamp[0] <= self.clamp[1]:
+            raise InputError(f"Epilogue: clamp={self.clamp!r}, expected (low, high) with low <= high")
+        if self.memory_format is not None:
+            import torch
+
+            known = [torch.contiguous_format, *_channels_last(axes)]
+            if self.memory_format not in known:
+                names = " or ".join(map(str, known))
+                raise InputError(
+                    f"Epilogue: memory_format={self.memory_format}, expected {names} for {axes} spatial axes"
+                )
+
+    def applied(self, y: torch.Tensor, like: torch.Tensor | None = None) -> torch.Tensor:
+        """The output clamped, in place where no gradient needs it as it was, and laid out.
+
+        ``like`` has the layout to take where none was asked for; without it, that of the output stays.
+        """
+        if self.clamp is not None:
+            y = y.clamp(*self.clamp) if y.requires_grad else y.clamp_(*self.clamp)
+        layout = self.memory_format or (None if like is None else layout_of(like))
+        return y if layout is None else y.contiguous(memory_format=layout)
+
+
+PLAIN = Epilogue()
+
+
+def layout_of(x: torch.Tensor) -> torch.memory_format:
+    """channels_last of its axes where channels lie next to each other, else contiguous."""
+    import torch
+
+    found = _channels_last(x.dim() - 2)
+    return found[0] if found and x.shape[1] > 1 and x.stride(1) == 1 else torch.contiguous_format
+
+
+def _channels_last(axes: int) -> list[torch.memory_format]:
+    import torch
+
+    return {2: [torch.channels_last], 3: [torch.channels_last_3d]}.get(axes, [])

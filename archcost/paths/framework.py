@@ -1,0 +1,83 @@
+"""PyTorch's own convolution of a `ConvSpec`: any padding, any number of axes; and what paths fall back on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch.autograd import forward_ad
+
+from archcost.paths.geometry import axes_of, cropped, padded, padding_of, spatial
+from archcost.paths.path import Prepared
+from archcost.spec import ConvSpec
+
+__all__ = ["framework_convolution", "in_two_axes", "needs_gradients", "takes_padding", "with_gradients"]
+
+_CONVOLUTIONS: dict[bool, dict[int, Any]] = {
+    False: {1: F.conv1d, 2: F.conv2d, 3: F.conv3d},
+    True: {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d},
+}
+
+
+def framework_convolution(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, spec: ConvSpec
+) -> torch.Tensor:
+    """``torch.nn.functional.conv*``, padded before it or cut after it where it cannot by itself."""
+    function = _CONVOLUTIONS[spec.transposed][axes_of(spec)]
+    options: dict[str, Any] = {
+        "stride": spatial(spec, "stride"),
+        "dilation": spatial(spec, "dilation"),
+        "groups": spec.groups,
+    }
+    if takes_padding(spec):
+        options["padding"] = tuple(low for low, _ in padding_of(spec))
+        if spec.transposed:
+            options["output_padding"] = spatial(spec, "output_padding")
+        return function(x, weight, bias, **options)
+    if spec.transposed:
+        # The bias comes after the cut, because output padding beyond the full size has one as well.
+        y = cropped(function(x, weight, **options), spec)
+        return y if bias is None else y + bias.reshape(-1, *(1,) * (y.dim() - 2))
+    return function(padded(x, spec), weight, bias, **options)
+
+
+def needs_gradients(x: torch.Tensor, prepared: Prepared) -> bool:
+    """Whether a run must be recorded, which weights packed beyond PyTorch's sight cannot."""
+    if not torch.compiler.is_compiling() and (
+        # Forward mode and torch.func keep what they record to themselves.
+        forward_ad._current_level >= 0 or torch._C._functorch.peek_interpreter_stack() is not None
+    ):
+        return True
+    return torch.is_grad_enabled() and (prepared.trains or x.requires_grad)
+
+
+def with_gradients(x: torch.Tensor, prepared: Prepared) -> torch.Tensor:
+    """PyTorch's convolution with the weights as they were given, and the epilogue."""
+    assert prepared.weight is not None
+    bias = None if prepared.bias is None else prepared.bias.to(prepared.dtype)
+    y = framework_convolution(x, prepared.weight, bias, prepared.spec)
+    return prepared.epilogue.applied(y, x)
+
+
+def takes_padding(spec: ConvSpec) -> bool:
+    """Whether the framework pads by itself: with zeros, as many on both sides, and no more of the output
+    padding than it allows."""
+    if spec.padding_mode != "zeros" or any(low != high for low, high in padding_of(spec)):
+        return False
+    columns = (spatial(spec, "output_padding"), spatial(spec, "stride"), spatial(spec, "dilation"))
+    return not spec.transposed or all(o < max(s, d) for o, s, d in zip(*columns, strict=True))
+
+
+def in_two_axes(spec: ConvSpec) -> ConvSpec:
+    """A convolution of one axis as one of two, over a single row."""
+    return replace(
+        spec,
+        kernel_size=(1, *spatial(spec, "kernel_size")),
+        stride=(1, *spatial(spec, "stride")),
+        padding=((0, 0), *padding_of(spec)),
+        dilation=(1, *spatial(spec, "dilation")),
+        output_padding=(0, *spatial(spec, "output_padding")),
+        input_size=(1, *spatial(spec, "input_size")),
+    )

@@ -1,0 +1,84 @@
+"""NNPACK's convolution, where PyTorch was built with it and the processor has what it needs."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from functools import lru_cache
+
+import torch
+
+from archcost.errors import InputError
+from archcost.paths.epilogue import PLAIN, Epilogue
+from archcost.paths.framework import takes_padding
+from archcost.paths.geometry import axes_of, padded, padding_of, spatial
+from archcost.paths.native import NativePath
+from archcost.paths.path import Prepared
+from archcost.paths.precision import sum_error
+from archcost.paths.tensor import check_input
+from archcost.paths.toom_cook import toom_cook
+from archcost.spec import ConvSpec
+
+__all__ = ["NnpackPath"]
+
+# Of F(6x6, 3x3), the least exact of what it chooses from.
+_POINTS = tuple(map(Fraction, ("0", "1", "-1", "2", "-2", "1/2", "-1/2")))
+_MOST_TAPS = 16
+
+
+class NnpackPath(NativePath):
+    """Winograd's F(6x6, 3x3), transforms of 8x8 or 16x16, or matrix products, whichever NNPACK chooses."""
+
+    name = "native-nnpack"
+    idea = "NNPACK: Winograd, Fourier transforms of small tiles, or a matrix product, as it chooses"
+    limits = f"2 axes in float32 on a CPU, at most {_MOST_TAPS} taps an axis; no groups, no dilation"
+    source = "torch._nnpack_spatial_convolution; M. Dukhan, NNPACK"
+
+    def supports(self, spec: ConvSpec, dtype: torch.dtype | None = None) -> str | None:
+        if not hasattr(torch, "_nnpack_available"):
+            return "this build of PyTorch has no NNPACK"
+        if not _available():
+            return "NNPACK is not built in, or cannot run on this processor"
+        if axes_of(spec) != 2 or spec.transposed or spec.groups > 1 or max(spatial(spec, "dilation")) > 1:
+            return "NNPACK has no 1-d, 3-d, grouped, dilated or transposed convolutions"
+        if max(spatial(spec, "kernel_size")) > _MOST_TAPS:
+            return f"NNPACK takes kernels of at most {_MOST_TAPS} taps an axis"
+        if dtype not in (None, torch.float32):
+            return f"NNPACK computes in float32, not in {str(dtype).removeprefix('torch.')}"
+        return super().supports(spec, dtype)
+
+    def prepare(
+        self,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        spec: ConvSpec,
+        epilogue: Epilogue = PLAIN,
+    ) -> Prepared:
+        if weight.device.type != "cpu":
+            raise InputError(f"path {self.name!r}: NNPACK runs on the CPU, not on {weight.device}")
+        return super().prepare(weight, bias, spec, epilogue)
+
+    def run(self, x: torch.Tensor, prepared: Prepared) -> torch.Tensor:
+        check_input(self, x, prepared)
+        spec = prepared.spec
+        padding = [low for low, _ in padding_of(spec)]
+        kernel = spatial(spec, "kernel_size")
+        # It fails where a whole kernel fits into the padding.
+        if not takes_padding(spec) or any(p >= k for p, k in zip(padding, kernel, strict=True)):
+            x, padding = padded(x, spec), [0, 0]
+        y = torch._nnpack_spatial_convolution(
+            x, prepared.content, prepared.bias, padding, spatial(spec, "stride")
+        )
+        return prepared.epilogue.applied(y)
+
+    def stated_error(self, spec: ConvSpec, dtype: torch.dtype) -> float:
+        """Of F(6x6, 3x3), whatever it chooses."""
+        return sum_error(spec, dtype, factor=toom_cook(6, 3, _POINTS).amplification ** 2)
+
+
+@lru_cache(maxsize=1)
+def _available() -> bool:
+    """Asked once: the question is also what makes NNPACK ready."""
+    return bool(torch._nnpack_available())
+
+
+PATHS = (NnpackPath(),)

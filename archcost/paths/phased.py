@@ -1,0 +1,239 @@
+"""PhasedPath: a path that executes plain convolutions, by tensor operations or by a compiled kernel."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass, replace
+from math import prod
+
+import torch
+
+from archcost.kernels import library
+from archcost.kernels.operators import convolve
+from archcost.paths.compiled import Kernel, Packed
+from archcost.paths.epilogue import PLAIN, Epilogue
+from archcost.paths.framework import needs_gradients, with_gradients
+from archcost.paths.geometry import axes_of, by_groups, padded, spatial, trailing
+from archcost.paths.path import Implementation, Prepared
+from archcost.paths.phases import (
+    Dense,
+    Phase,
+    bordered,
+    bordered_elements,
+    folded,
+    phase_elements,
+    phases,
+    unfolded,
+)
+from archcost.paths.precision import compute_dtype
+from archcost.paths.tensor import TensorPath, check_input, wants_gradients
+from archcost.spec import ConvSpec
+
+__all__ = ["PhasedPath"]
+
+Part = torch.Tensor | Packed
+
+
+@dataclass(frozen=True)
+class Fused:
+    """A convolution that is one call of a kernel: padding with zeros, bias and epilogue included."""
+
+    packed: Packed
+    padding: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Phases and their weights, of the convolution that is executed for the one that was asked for."""
+
+    spec: ConvSpec
+    phases: tuple[Phase, ...]
+    weights: tuple[Part, ...]
+
+
+class PhasedPath(TensorPath):
+    """A path that knows how to execute a `Dense` convolution, and so all of them.
+
+    Each phase runs a compiled kernel where `_choice` has one for it, else tensor operations. Kernels compute
+    in float32, for the half types as well, and are chosen once, in `prepare`.
+    """
+
+    def prepare(
+        self,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        spec: ConvSpec,
+        epilogue: Epilogue = PLAIN,
+    ) -> Prepared:
+        prepared = super().prepare(weight, bias, spec, epilogue)
+        if not _is_packed(prepared.content):
+            return prepared
+        return replace(prepared, weight=weight, trains=wants_gradients(weight, bias))
+
+    def run(self, x: torch.Tensor, prepared: Prepared) -> torch.Tensor:
+        check_input(self, x, prepared)
+        if prepared.weight is not None and needs_gradients(x, prepared):
+            return with_gradients(x, prepared)
+        content = prepared.content
+        if not isinstance(content, Fused):
+            return super().run(x, prepared)
+        spec, end = prepared.spec, prepared.epilogue
+        # A small layer takes less time than a few calls of PyTorch that do nothing.
+        source = x if x.dtype == torch.float32 else x.float()
+        y = convolve(
+            source if spec.padding_mode == "zeros" else padded(source, spec),
+            content.packed,
+            prepared.bias,
+            padding=content.padding,
+            clamp=end.clamp,
+            memory_format=end.memory_format,
+        )
+        return y if source is x else y.to(x.dtype)
+
+    def implementation(
+        self, spec: ConvSpec, dtype: torch.dtype | None = None, device: str = "cpu"
+    ) -> Implementation:
+        choice = self._choice(self._executed(spec), dtype or torch.float32, device)
+        if not any(choice):
+            return "tensor operations"
+        return "compiled" if all(choice) else "partly compiled"
+
+    def _choice(self, spec: ConvSpec, dtype: torch.dtype, device: str) -> list[Kernel | None]:
+        """The compiled kernel of each phase, None where tensor operations run: the one place that chooses."""
+        usable = device == "cpu" and compute_dtype(dtype) == torch.float32 and library() is not None
+        return [self._kernel(phase.dense) if usable else None for phase in phases(spec)]
+
+    def _kernel(self, dense: Dense) -> Kernel | None:
+        """The compiled kernel that computes what `_dense` does, None where there is none."""
+        return None
+
+    def _executed(self, spec: ConvSpec) -> ConvSpec:
+        """The convolution whose phases are computed: this one, or the same with stride 1, to discard from."""
+        return spec
+
+    def _prepare(self, weight: torch.Tensor, spec: ConvSpec) -> Parts | Fused:
+        """Each phase's taps, transformed in float64: packed, or a tensor in the dtype computed in."""
+        executed = self._executed(spec)
+        exact = by_groups(weight.double(), spec)
+        weights: list[Part] = []
+        choice = self._choice(executed, weight.dtype, _device_of(weight))
+        for phase, kernel in zip(phases(executed), choice, strict=True):
+            taps = exact[trailing(axis.kernel for axis in phase.axes)]
+            if spec.transposed:
+                taps = taps.flip(tuple(range(-axes_of(spec), 0)))
+            if kernel is None:
+                weights.append(self._transform(taps, phase.dense).to(compute_dtype(weight.dtype)))
+                continue
+            packed = kernel.pack(taps)
+            if _is_one_call(spec):
+                return Fused(packed, phase.dense.padding)
+            weights.append(packed)
+        return Parts(executed, phases(executed), tuple(weights))
+
+    def _run(self, x: torch.Tensor, content: Parts, spec: ConvSpec) -> torch.Tensor:
+        y = self._sum(x, content)
+        if content.spec is spec:
+            return y
+        return y[trailing(slice(None, None, step) for step in spatial(spec, "stride"))]
+
+    def _sum(self, x: torch.Tensor, content: Parts) -> torch.Tensor:
+        """All phases, added up."""
+        spec, parts = content.spec, content.phases
+        x, offsets = bordered(x, spec, parts)
+        if len(parts) == 1 and not spec.transposed:
+            return self._one(x, content.weights[0], parts[0], offsets)
+        y = x.new_zeros(x.shape[0], spec.out_channels, *spec.output_size)
+        for phase, weight in zip(parts, content.weights, strict=True):
+            window = trailing(slice(axis.writes, None, axis.writes_every) for axis in phase.axes)
+            y[window] += self._one(x, weight, phase, offsets)
+        return y
+
+    def _one(self, x: torch.Tensor, weight: Part, phase: Phase, offsets: list[int]) -> torch.Tensor:
+        seen = trailing(
+            slice(axis.reads + offset, axis.last_read + offset + 1, axis.reads_every)
+            for axis, offset in zip(phase.axes, offsets, strict=True)
+        )
+        x = folded(x[seen], phase)
+        if isinstance(weight, torch.Tensor):
+            return unfolded(self._dense(x, weight, phase.dense), phase)
+        return unfolded(convolve(x, weight, padding=phase.dense.padding), phase)
+
+    def multiplications(self, spec: ConvSpec) -> int:
+        return sum(self._products(phase.dense) for phase in phases(self._executed(spec)))
+
+    def transform_multiplications(self, spec: ConvSpec) -> int:
+        return sum(self._transforms(phase.dense) for phase in phases(self._executed(spec)))
+
+    def workspace_bytes(self, spec: ConvSpec, itemsize: int = 4) -> int:
+        """The padded input, all weights transformed, and the buffers of the largest phase.
+
+        Several phases also need a phase's pixels and its outputs on their own. Of a compiled kernel, packed
+        weights and working memory are what the library says of them, with as many threads as PyTorch has now.
+        """
+        dtype = torch.float32 if itemsize == 4 else torch.float64
+        return self._bytes(spec, itemsize, self._choice(self._executed(spec), dtype, "cpu"))
+
+    def _bytes(self, spec: ConvSpec, itemsize: int, choice: list[Kernel | None] | None = None) -> int:
+        """With these kernels; by tensor operations alone where none are given."""
+        executed = self._executed(spec)
+        parts = phases(executed)
+        weights = largest = 0
+        for phase, kernel in zip(parts, choice or [None] * len(parts), strict=True):
+            own = itemsize * phase_elements(executed, phase)
+            if kernel is None:
+                weights += itemsize * self._weights(phase.dense)
+                own += itemsize * self._buffers(phase.dense)
+            else:
+                weights += kernel.packed_bytes()
+                own += kernel.scratch_bytes() + _copied_bytes(phase)
+            largest = max(largest, own)
+        discarded = 0 if executed is spec else executed.neurons - spec.neurons
+        return itemsize * (bordered_elements(executed, parts) + discarded) + weights + largest
+
+    @abstractmethod
+    def _transform(self, taps: torch.Tensor, dense: Dense) -> torch.Tensor:
+        """(groups, out, in, *kernel_size) in float64 to what `_dense` wants."""
+
+    @abstractmethod
+    def _dense(self, x: torch.Tensor, weight: torch.Tensor, dense: Dense) -> torch.Tensor:
+        """(batch, in_channels, *input_size), unpadded, to (batch, out_channels, *output_size)."""
+
+    @abstractmethod
+    def _products(self, dense: Dense) -> int:
+        """Multiplications of data by weights."""
+
+    @abstractmethod
+    def _transforms(self, dense: Dense) -> int:
+        """Multiplications by constants, the weights' transform apart."""
+
+    @abstractmethod
+    def _weights(self, dense: Dense) -> int:
+        """Elements of the transformed weights."""
+
+    @abstractmethod
+    def _buffers(self, dense: Dense) -> int:
+        """Elements of the largest buffers that exist at a time, input and output apart."""
+
+
+def _device_of(weight: torch.Tensor) -> str:
+    """No device at all where the numbers of a weight cannot be read: it is traced, or not what it seems."""
+    plain = type(weight) in (torch.Tensor, torch.nn.Parameter) and not torch.compiler.is_compiling()
+    hidden = not plain or torch._C._functorch.peek_interpreter_stack() is not None
+    return "none" if hidden else weight.device.type
+
+
+def _is_packed(content: Parts | Fused) -> bool:
+    return isinstance(content, Fused) or not all(isinstance(one, torch.Tensor) for one in content.weights)
+
+
+def _is_one_call(spec: ConvSpec) -> bool:
+    """Whether its only phase is all of it, once padding by another mode than zeros is written out."""
+    steps = (*spatial(spec, "stride"), *spatial(spec, "dilation"))
+    return not spec.transposed and max(steps) == 1
+
+
+def _copied_bytes(phase: Phase) -> int:
+    """A kernel wants pixels of a row side by side: those that a stride parts are copied first."""
+    if phase.axes[-1].reads_every == 1:
+        return 0
+    return 4 * phase.dense.batch * phase.dense.in_channels * prod(phase.dense.input_size)
