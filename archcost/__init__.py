@@ -24,8 +24,12 @@ if TYPE_CHECKING:
     from archcost.models import zoo as zoo
     from archcost.paths.convolve import convolve as convolve
     from archcost.pictures import plot_growth as plot_growth
+    from archcost.pictures import plot_im2col as plot_im2col
     from archcost.pictures import plot_stack as plot_stack
+    from archcost.pictures import plot_strassen as plot_strassen
+    from archcost.pictures import plot_tiles as plot_tiles
     from archcost.pictures import plot_window as plot_window
+    from archcost.pictures import plot_winograd as plot_winograd
     from archcost.receptive import receptive_field as receptive_field
     from archcost.spec import ConvSpec as ConvSpec
     from archcost.spec import FieldStep as FieldStep
@@ -59,8 +63,12 @@ _HOMES = {
     "EffectiveField": "archcost.fields.effective",
     "effective_field": "archcost.effective",
     "plot_growth": "archcost.pictures",
+    "plot_im2col": "archcost.pictures",
     "plot_stack": "archcost.pictures",
+    "plot_strassen": "archcost.pictures",
+    "plot_tiles": "archcost.pictures",
     "plot_window": "archcost.pictures",
+    "plot_winograd": "archcost.pictures",
 }
 
 __all__ = [*_HOMES, "__version__"]

@@ -8,7 +8,9 @@ import pytest
 
 DOCS = Path(__file__).parent.parent / "docs"
 FENCE = re.compile(r"^```.*$", re.MULTILINE)
-PAGES = sorted(path.name for path in DOCS.glob("*.md") if ">>>" in path.read_text(encoding="utf-8"))
+LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
+EVERY = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
+PAGES = [name for name in EVERY if ">>>" in (DOCS / name).read_text(encoding="utf-8")]
 
 
 def failures(text: str, name: str) -> list[str]:
@@ -32,4 +34,24 @@ def test_a_wrong_number_would_be_found():
 
 
 def test_the_pages_that_teach_are_among_them():
-    assert {"layer-arithmetic.md", "receptive-fields.md"} <= set(PAGES)
+    assert {"layer-arithmetic.md", "receptive-fields.md", "paths.md"} <= set(PAGES)
+
+
+@pytest.mark.parametrize("path", ["native", "direct", "im2col", "strassen", "winograd", "fft"])
+def test_every_kind_of_path_has_a_page_that_the_overview_links_to(path):
+    assert f"paths/{path}.md" in PAGES
+    assert f"](paths/{path}.md)" in (DOCS / "paths.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_every_link_leads_somewhere(name):
+    """Pages, source files and pictures; those of the web are not looked up."""
+    page = DOCS / name
+    for target in LINK.findall(page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), target
+
+
+def test_every_picture_is_shown():
+    shown = "".join((DOCS / name).read_text(encoding="utf-8") for name in EVERY)
+    for picture in (DOCS / "pictures").iterdir():
+        assert f"pictures/{picture.name})" in shown, picture.name

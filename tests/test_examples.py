@@ -15,6 +15,8 @@ PROMISED = {
     "ones_with_a_zero_corner.py": "exactly the outputs whose window holds it change",
     "receptive_field.py": "3 layers of 3x3 see 7x7, with 55% of the weights of one 7x7",
     "effective_field.py": "drawn: effective.png",
+    "time_paths.py": "5x5: 60 M multiplications by the definition, one thread",
+    "draw_paths.py": "drawn: direct.png, im2col.png, tiles-*.png, winograd.png, strassen.png",
 }
 
 

@@ -1,4 +1,6 @@
-"""Receptive fields as pictures, by matplotlib (the extra ``plots``); no pyplot, so no global state.
+"""Pictures by matplotlib (the extra ``plots``); no pyplot, so no global state.
 
-`growth` draws the field over depth, `window` one window over an image, `stack` how windows add up.
+Of receptive fields: `growth` draws the field over depth, `window` one window over an image, `stack` how
+windows add up. Of execution paths: `im2col` the matrix, `tiles` those of the Fourier and Winograd paths,
+`winograd` its transforms, `strassen` its seven products.
 """

@@ -1,0 +1,213 @@
+"""plot_im2col: the pixels of a small input, and the matrix in which they stand again and again."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from archcost.errors import SpecError
+from archcost.report.pictures.canvas import COLOURS, INK, by, check_path, finish, new_figure, plain
+from archcost.report.pictures.cells import SOFT, arrow, draw_cells, frame, lighter, say
+from archcost.spec import ConvSpec
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["numbered", "plot_im2col"]
+
+_MOST = 64  # cells a side
+_MARGIN, _GAP, _WIDEST = 0.45, 1.0, 14.0  # inches, as all that follows
+_LARGEST = 0.36
+_HEAD, _FOOT = 1.35, 0.75
+_WINDOW, _PIXEL = COLOURS[1], INK
+
+
+def numbered(spec: ConvSpec) -> tuple[np.ndarray, np.ndarray]:
+    """The padded input, its pixels numbered from 1 and zeros where it is filled, and its im2col matrix.
+
+    (channels, rows, columns) and (channels * taps, positions); one axis has a single row.
+    """
+    import torch
+
+    from archcost.paths.geometry import padded, spatial
+    from archcost.paths.im2col import im2col
+
+    size = spatial(spec, "input_size")
+    image = torch.arange(1.0, spec.in_channels * prod(size) + 1).reshape(1, spec.in_channels, *size)
+    image = padded(image, spec)
+    matrix = im2col(image, spec)[0].long().numpy()
+    rows = image.shape[2] if len(size) == 2 else 1
+    return image.reshape(spec.in_channels, rows, -1).long().numpy(), matrix
+
+
+def plot_im2col(spec: ConvSpec, *, path: str | os.PathLike[str] | None = None) -> Figure:
+    """The input on the left, its matrix on the right; see `archcost.plot_im2col`."""
+    check_path(path)
+    _check(spec)
+    spec = replace(spec, batch=1)
+    image, matrix = numbered(spec)
+    channels, tall, wide = image.shape
+    # Channels stand below one another, half a cell apart.
+    high = max(channels * tall + 0.5 * (channels - 1), matrix.shape[0])
+    room = _WIDEST - 2 * _MARGIN - _GAP - 0.6
+    cell = min(_LARGEST, room / (wide + matrix.shape[1]), 7.5 / high)
+    need = 2 * _MARGIN + _GAP + 0.6 + cell * (wide + matrix.shape[1])
+    width, height = max(need, 7.6), _HEAD + cell * high + _FOOT
+    figure = new_figure(width, height)
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(0, height))
+    plain(axes)
+    _name(axes, spec, matrix, width, height)
+    left, upper = _MARGIN + (width - need) / 2, height - _HEAD
+    most = _most_repeated(matrix)
+    _draw_image(axes, spec, image, matrix, most, cell, (left, upper - cell * (high - _high(image)) / 2))
+    middle = upper - cell * high / 2
+    right = left + cell * wide
+    arrow(axes, (right + 0.15, middle), (right + _GAP - 0.2, middle))
+    corner = (right + _GAP + 0.3, upper - cell * (high - matrix.shape[0]) / 2)
+    _draw_matrix(axes, spec, matrix, most, cell, corner)
+    _explain(axes, spec, matrix, most, width)
+    return finish(figure, path)
+
+
+def _check(spec: ConvSpec) -> None:
+    axes = len(spec.output_size)
+    if not isinstance(spec, ConvSpec) or axes > 2:
+        raise SpecError(f"plot_im2col: a ConvSpec of one or two axes can be drawn, not one of {axes}")
+    if spec.transposed:
+        raise SpecError("plot_im2col: transposed convolutions are not drawn: their product comes first")
+    from archcost.paths.geometry import padded_elements, refusal, spatial
+
+    reason = refusal(spec)
+    if reason is not None:
+        raise SpecError(f"plot_im2col: {reason}")
+    rows = spec.in_channels * prod(spatial(spec, "kernel_size"))
+    columns = prod(spec.output_size)
+    pixels = max(padded_elements(replace(spec, batch=1)), spec.in_channels * prod(spec.input_size))
+    if max(rows, columns) > _MOST or pixels > _MOST * 8:
+        raise SpecError(
+            f"plot_im2col: the matrix is {rows}x{columns}, and a picture shows up to {_MOST} a side; take a "
+            f"smaller input_size or fewer channels"
+        )
+
+
+def _most_repeated(matrix: np.ndarray) -> int:
+    """The pixel that stands most often in the matrix; of several the middle one."""
+    numbers, counts = np.unique(matrix[matrix > 0], return_counts=True)
+    often = numbers[counts == counts.max()] if len(numbers) else np.zeros(1, dtype=int)
+    return int(often[(len(often) - 1) // 2])
+
+
+def _colour(number: int, count: int) -> str:
+    """From the first pixel to the last through the rainbow, light enough to write on; filling is white."""
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex
+
+    if number == 0:
+        return "#ffffff"
+    return lighter(to_hex(colormaps["turbo"](0.06 + 0.88 * (number - 1) / max(count - 1, 1))), 0.45)
+
+
+def _high(image: np.ndarray) -> float:
+    return image.shape[0] * image.shape[1] + 0.5 * (image.shape[0] - 1)
+
+
+def _draw_image(
+    axes: Axes,
+    spec: ConvSpec,
+    image: np.ndarray,
+    matrix: np.ndarray,
+    most: int,
+    cell: float,
+    corner: tuple[float, float],
+) -> None:
+    left, upper = corner
+    count = int(image.max())
+    say(axes, left + cell * image.shape[2] / 2, upper + 0.2, "the input")
+    extent = (1, *spec.extent)[-2:]
+    for channel, plane in enumerate(image):
+        top = upper - channel * (image.shape[1] + 0.5) * cell
+        draw_cells(axes, (left, top), cell, plane, lambda n: _colour(n, count), f"pixel {channel}")
+        frame(axes, left, top, extent[1] * cell, extent[0] * cell, _WINDOW, f"window {channel}")
+        for r, c in np.argwhere(plane == most) if most else []:
+            _mark(axes, left + c * cell, top - r * cell, cell, "repeated pixel")
+
+
+def _mark(axes: Axes, left: float, upper: float, cell: float, gid: str) -> None:
+    """The frame of the one pixel that is followed, inside of its cell."""
+    inset = min(0.03, cell * 0.1)
+    frame(axes, left + inset, upper - inset, cell - 2 * inset, cell - 2 * inset, _PIXEL, gid, 1.8)
+
+
+def _draw_matrix(
+    axes: Axes, spec: ConvSpec, matrix: np.ndarray, most: int, cell: float, corner: tuple[float, float]
+) -> None:
+    left, upper = corner
+    rows, columns = matrix.shape
+    count = spec.in_channels * prod(spec.input_size)
+    say(axes, left + cell * columns / 2, upper + 0.2, f"a column for each of the {columns} positions")
+    each = rows // spec.groups
+    weights = f"a row for each of the {each} weights of a filter" + ", by groups" * (spec.groups > 1)
+    say(axes, left - 0.18, upper - cell * rows / 2, _broken(weights, cell * rows), rotation=90, va="center")
+    draw_cells(axes, corner, cell, matrix, lambda n: _colour(n, count), "matrix")
+    taps = rows // spec.in_channels
+    for channel in range(1, spec.in_channels):
+        y = upper - channel * taps * cell
+        axes.plot([left, left + columns * cell], [y, y], color=SOFT, linewidth=1.8, zorder=3)
+    frame(axes, left, upper, cell, rows * cell, _WINDOW, "column")
+    for r, c in np.argwhere(matrix == most) if most else []:
+        _mark(axes, left + c * cell, upper - r * cell, cell, "repeated")
+
+
+def _broken(text: str, room: float) -> str:
+    """Without its second half where the side is too short for it."""
+    return text if len(text) * 0.075 < room else "weights" if room > 0.55 else ""
+
+
+def _name(axes: Axes, spec: ConvSpec, matrix: np.ndarray, width: float, height: float) -> None:
+    kernel, size = by(spec.kernel_size), by(spec.input_size)  # type: ignore[arg-type]
+    stride = _said("stride", spec.stride) + _said("dilation", spec.dilation)  # type: ignore[arg-type]
+    title = f"im2col: a kernel of {kernel}{stride} over an input of {size}"
+    axes.text(_MARGIN, height - 0.32, title, fontsize=14, color=INK, va="center")
+    inputs = spec.in_channels * prod(spec.input_size)
+    filters = spec.out_channels // spec.groups
+    rows, columns = matrix.shape
+    product = (
+        f"filters {by((filters, rows // spec.groups))} times matrix {by((rows // spec.groups, columns))}"
+    )
+    product += f" gives {by((filters, columns))}" + f", for each of {spec.groups} groups" * (spec.groups > 1)
+    times = matrix.size / inputs
+    said = f"{inputs} numbers become {matrix.size}, {times:.3g} times as many; {product}"
+    if len(said) * 0.066 > width - 2 * _MARGIN:
+        said = said.partition(";")[0]
+    axes.text(_MARGIN, height - 0.64, said, fontsize=10, color=SOFT, va="center")
+
+
+def _said(name: str, values: tuple[int, ...]) -> str:
+    return "" if max(values) == 1 else f", {name} {by(values if len(set(values)) > 1 else values[:1])},"
+
+
+def _explain(axes: Axes, spec: ConvSpec, matrix: np.ndarray, most: int, width: float) -> None:
+    from matplotlib.lines import Line2D
+
+    count = int((matrix == most).sum())
+    where = "once" if count == 1 else f"{count} times"
+    style: dict[str, Any] = {"linestyle": "", "marker": "s", "markersize": 10, "markerfacecolor": "white"}
+    marks = [
+        Line2D(
+            [], [], markeredgecolor=_WINDOW, markeredgewidth=2.2, label="first window, first column", **style
+        )
+    ]
+    if most:
+        label = f"pixel {most} stands in the matrix {where}"
+        marks.append(Line2D([], [], markeredgecolor=_PIXEL, markeredgewidth=1.8, label=label, **style))
+    if (matrix == 0).any():
+        marks.append(Line2D([], [], markeredgecolor="#b5bec6", label="0: padding", **style))
+    axes.legend(
+        handles=marks, loc="lower left", bbox_to_anchor=(_MARGIN - 0.1, 0.1), ncols=len(marks), fontsize=10,
+        bbox_transform=axes.transData, frameon=False, columnspacing=1.6, handletextpad=0.4, borderpad=0.2,
+    )  # fmt: skip

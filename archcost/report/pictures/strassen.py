@@ -1,0 +1,270 @@
+"""plot_strassen: the seven products on the 4x4 grid of all sixteen, and the curve of 2.807 against 3."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from math import log2
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from archcost.errors import InputError
+from archcost.report.pictures.canvas import COLOURS, GREY, INK, check_path, finish, new_figure, plain
+from archcost.report.pictures.cells import SOFT, draw_cells, lighter, say
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["combinations", "crossover", "operands", "plot_strassen"]
+
+_QUARTERS = ("11", "12", "21", "22")
+_PLUS, _MINUS = COLOURS[0], COLOURS[1]
+_WIDTH, _MARGIN = 12.0, 0.45  # inches, as all that follows
+_CELL = 0.25
+_LAST = 13  # the curve goes up to matrices of 2 ** 13
+
+
+def operands() -> tuple[np.ndarray, np.ndarray]:
+    """How much of each quarter of A and of B stands in each of the seven products: 7 x 4 each.
+
+    Asked of `strassen_matmul`'s own steps, with one quarter at a time set to 1.
+    """
+    import torch
+
+    from archcost.paths.strassen import left_operands, right_operands
+
+    units = torch.eye(4).reshape(4, 2, 2)
+    sides = (left_operands(units, 1), right_operands(units, 1))
+    left, right = (side.reshape(7, 4).round().int().numpy() for side in sides)
+    return left, right
+
+
+def combinations() -> np.ndarray:
+    """How often each of the seven products is in each quarter of the result: 4 x 7."""
+    import torch
+
+    from archcost.paths.strassen import joined
+
+    found = joined(torch.eye(7).reshape(7, 7, 1, 1), 1)
+    return np.asarray(found.reshape(7, 4).round().int().numpy().T)
+
+
+def crossover(rows: Iterable[Mapping[str, Any]], levels: int) -> int | None:
+    """The first size from which on so many levels are faster than none, at every size measured; or None."""
+    seconds = {(row["levels"], row["size"]): row["seconds"] for row in rows}
+    found = None
+    for size in sorted((n for level, n in seconds if level == levels), reverse=True):
+        if (0, size) not in seconds or seconds[levels, size] >= seconds[0, size]:
+            break
+        found = size
+    return found
+
+
+def plot_strassen(
+    measured: Mapping[str, Any] | str | os.PathLike[str] | None = None,
+    *,
+    path: str | os.PathLike[str] | None = None,
+) -> Figure:
+    """The products above, how they are added up, and the curves below; see `archcost.plot_strassen`."""
+    check_path(path)
+    where, rows = _read(measured)
+    height = 9.1
+    figure = new_figure(_WIDTH, height)
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, _WIDTH), ylim=(0, height))
+    plain(axes)
+    axes.text(_MARGIN, height - 0.34, "Strassen: seven products in place of eight", fontsize=14, color=INK)
+    said = "A and B are cut into quarters; a square is a quarter of A times a quarter of B, "
+    said += "added (+) or subtracted (\u2212)"
+    axes.text(_MARGIN, height - 0.64, said, fontsize=10, color=SOFT)
+    left, right = operands()
+    _draw_products(axes, left, right, height - 1.5)
+    _draw_results(axes, left, right, combinations(), height - 3.95)
+    bottom, tall = 0.62 / height, 2.6 / height
+    if rows:
+        _draw_growth(figure.add_axes((0.075, bottom, 0.385, tall)))
+        _draw_times(figure.add_axes((0.565, bottom, 0.40, tall)), where, rows)
+    else:
+        _draw_growth(figure.add_axes((0.075, bottom, 0.89, tall)))
+    return finish(figure, path)
+
+
+def _read(
+    measured: Mapping[str, Any] | str | os.PathLike[str] | None,
+) -> tuple[str, list[Mapping[str, Any]]]:
+    """Where it was measured, and the rows: from a dict, or from the file that the benchmark wrote."""
+    if measured is None:
+        return "", []
+    what = "plot_strassen: measured is what benchmarks/strassen.py --json writes"
+    if isinstance(measured, (str, os.PathLike)):
+        try:
+            measured = json.loads(Path(measured).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise InputError(f"{what}; {os.fspath(measured)!r} cannot be read: {error}") from error  # type: ignore[arg-type]
+    try:
+        rows = list(measured["rows"])  # type: ignore[index]
+        good = all(row["size"] > 0 and row["levels"] >= 0 and row["seconds"] > 0 for row in rows)
+    except (KeyError, TypeError) as error:
+        raise InputError(
+            f'{what}: {{"where": ..., "rows": [{{"size": ..., "levels": ..., "seconds": ...}}, ...]}}'
+        ) from error
+    ordinary = {row["size"] for row in rows if row["levels"] == 0}
+    if not rows or not good or {row["size"] for row in rows} != ordinary or len(rows) == len(ordinary):
+        raise InputError(f"{what}: every size needs positive seconds for levels 0, and some for levels above")
+    return str(measured.get("where", "")), rows  # type: ignore[union-attr]
+
+
+def _draw_products(axes: Axes, left: np.ndarray, right: np.ndarray, top: float) -> None:
+    """One grid a product: quarters of A down, quarters of B across."""
+    step = (_WIDTH - 2 * _MARGIN - 0.3) / 7
+    for i in range(7):
+        x = _MARGIN + 0.3 + i * step + (step - 0.12 - 4 * _CELL) / 2
+        middle = x + 2 * _CELL
+        say(axes, middle, top + 0.5, f"P{i + 1}", 11.5, weight="bold")
+        _draw_grid(axes, np.outer(left[i], right[i]), x, top, f"product {i}", side=i == 0)
+        below = top - 4 * _CELL - 0.22
+        say(axes, middle, below, _sum(left[i], "A"), 8, color=SOFT)
+        say(axes, middle, below - 0.2, f"\u00d7 {_sum(right[i], 'B')}", 8, color=SOFT)
+
+
+def _draw_results(axes: Axes, left: np.ndarray, right: np.ndarray, parts: np.ndarray, top: float) -> None:
+    """One grid a quarter of the result: what is left when its products are added up."""
+    step = (_WIDTH - 2 * _MARGIN - 0.3) / 4
+    for i, quarter in enumerate(_QUARTERS):
+        x = _MARGIN + 0.3 + i * step + (step - 4 * _CELL) / 2
+        middle = x + 2 * _CELL
+        grid = sum(n * np.outer(a, b) for n, a, b in zip(parts[i], left, right, strict=True))
+        say(axes, middle, top + 0.5, f"C{quarter} = {_added(parts[i])}", 10.5, weight="bold")
+        _draw_grid(axes, np.asarray(grid), x, top, f"result {i}", side=i == 0)
+        terms = [f"A{_QUARTERS[r]} B{_QUARTERS[c]}" for r, c in np.argwhere(grid)]
+        say(axes, middle, top - 4 * _CELL - 0.2, " + ".join(terms), 9, color=SOFT)
+
+
+def _draw_grid(axes: Axes, grid: np.ndarray, x: float, top: float, gid: str, side: bool) -> None:
+    def fill(value: int) -> str:
+        return "#ffffff" if value == 0 else lighter(_PLUS if value > 0 else _MINUS, 0.45)
+
+    def text(value: int) -> str:
+        return "" if value == 0 else "+" if value > 0 else "\u2212"
+
+    draw_cells(axes, (x, top), _CELL, grid, fill, gid, text, largest=10)
+    for i, quarter in enumerate(_QUARTERS):
+        say(axes, x + (i + 0.5) * _CELL, top + 0.11, quarter, 7, color=SOFT)
+        say(axes, x - 0.12, top - (i + 0.5) * _CELL, quarter, 7, color=SOFT)
+    say(axes, x + 2 * _CELL, top + 0.27, "B", 8, color=SOFT)
+    if side:
+        say(axes, x - 0.33, top - 2 * _CELL, "A", 8, color=SOFT)
+
+
+def _sum(counts: np.ndarray, name: str) -> str:
+    """``(A11 + A12 \u2212 A21)``."""
+    said = ""
+    for n, quarter in sorted(zip(counts, _QUARTERS, strict=True), key=lambda pair: (-pair[0], pair[1])):
+        if n:
+            sign = ("\u2212" if n < 0 else "") if not said else (" \u2212 " if n < 0 else " + ")
+            said += f"{sign}{name}{quarter}"
+    return f"({said})" if " " in said else said
+
+
+def _added(counts: np.ndarray) -> str:
+    """``P1 + P6 \u2212 P4``, those that are subtracted last."""
+    order = sorted(range(7), key=lambda i: -counts[i])
+    said = "".join(f" {'+' if counts[i] > 0 else chr(0x2212)} P{i + 1}" for i in order if counts[i])
+    return said.removeprefix(" + ")
+
+
+def _dress(axes: Axes, title: str, below: str, beside: str) -> None:
+    axes.set_title(title, loc="left", fontsize=11, color=INK, pad=10)
+    axes.set_xlabel(below, fontsize=9.5, color=INK)
+    axes.set_ylabel(beside, fontsize=9.5, color=INK)
+    axes.tick_params(labelsize=8.5, colors=INK)
+    axes.grid(color="#ececec", zorder=0)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+
+
+def _draw_growth(axes: Axes) -> None:
+    """Both counts, with levels all the way down to single numbers."""
+    sizes = 2.0 ** np.arange(_LAST + 1)
+    axes.plot(sizes, sizes**3, color=GREY, linewidth=2, gid="cube")
+    axes.plot(sizes, sizes ** log2(7), color=_PLUS, linewidth=2, gid="strassen")
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log", base=10)
+    axes.set_xlim(1, sizes[-1] * 1.15)
+    axes.set_ylim(1, 1e13)
+    axes.set_xticks([2**k for k in range(0, _LAST + 1, 3)], [f"{2**k:,}" for k in range(0, _LAST + 1, 3)])
+    axes.set_yticks([10**k for k in range(0, 13, 3)], ["1", "1 k", "1 M", "1 G", "1 T"])
+    axes.minorticks_off()
+    label: dict[str, Any] = {"textcoords": "offset points", "fontsize": 10}
+    axes.annotate("n³", (2.0**8, 2.0**24), (-6, 6), ha="right", color=SOFT, **label)
+    at, less = 2.0**7, f"{(7 / 8) ** _LAST:.0%}"
+    said = f"n$^{{2.807}}$: {less} of n³ at {2**_LAST:,}"
+    axes.annotate(said, (at, at ** log2(7)), (12, -6), va="top", color=_PLUS, **label)
+    _dress(axes, "on paper: halved down to single numbers", "size n of the matrices", "multiplications")
+
+
+def _draw_times(axes: Axes, where: str, rows: list[Mapping[str, Any]]) -> None:
+    """The time of each number of levels against that of the ordinary product; below 1 it pays."""
+    ordinary = {row["size"]: row["seconds"] for row in rows if row["levels"] == 0}
+    levels = sorted({row["levels"] for row in rows} - {0})
+    sizes = sorted(ordinary)
+    axes.set_xscale("log", base=2)
+    axes.set_xlim(sizes[0] / 1.15, sizes[-1] * 1.15)
+    axes.axhline(1, color=INK, linewidth=1.2, zorder=2)
+    for i, level in enumerate(levels):
+        found = sorted((row["size"], row["seconds"]) for row in rows if row["levels"] == level)
+        ratios = [seconds / ordinary[size] for size, seconds in found]
+        colour = COLOURS[i % (len(COLOURS) - 1)]
+        at = crossover(rows, level)
+        plural = "s" * (level > 1)
+        label = f"{level} level{plural}: " + (f"faster from {at:,} on" if at else "nowhere faster")
+        style: dict[str, Any] = {
+            "color": colour,
+            "linewidth": 1.8,
+            "marker": "o",
+            "markersize": 5,
+            "zorder": 3,
+        }
+        axes.plot([size for size, _ in found], ratios, label=label, gid=f"levels {level}", **style)
+        if at:
+            ring: dict[str, Any] = {
+                "marker": "o",
+                "markersize": 11,
+                "markerfacecolor": "none",
+                "markeredgewidth": 1.5,
+            }
+            ratio = dict(zip((size for size, _ in found), ratios, strict=True))[at]
+            axes.plot([at], [ratio], color=colour, gid=f"crossover {level}", zorder=4, **ring)
+        axes.axhline((7 / 8) ** level, color=colour, linewidth=1.1, linestyle=(0, (4, 3)), zorder=1.5)
+    axes.set_xticks(sizes, [f"{n:,}" for n in sizes])
+    if len(sizes) > 5:
+        _thin(axes, sizes)
+    axes.minorticks_off()
+    low, high = axes.get_ylim()
+    low = min(low, (7 / 8) ** levels[-1] * 0.93)
+    ticks = [tick for tick in (0.25, 0.5, 0.75, 1, 1.5, 2, 3, 5, 8, 12, 20) if low <= tick <= high]
+    axes.set_yscale("log", base=2)
+    axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.set_ylim(low, high * 1.1)
+    axes.minorticks_off()
+    axes.legend(fontsize=9, frameon=False, loc="upper right", handlelength=1.6)
+    title = "measured" + f": {where}" * bool(where)
+    _dress(
+        axes,
+        title,
+        "size n; dashed: multiplications, as a share of the ordinary product's",
+        "time, ordinary product = 1",
+    )
+
+
+def _thin(axes: Axes, sizes: list[int]) -> None:
+    """Names only for sizes that lie a factor of 1.9 apart."""
+    named: list[int] = []
+    for size in sizes:
+        if not named or size >= 1.9 * named[-1]:
+            named.append(size)
+    axes.set_xticks(named, [f"{n:,}" for n in named])

@@ -1,0 +1,280 @@
+"""plot_tiles: the overlapping tiles of the Fourier and Winograd paths, and what is thrown away of them."""
+
+from __future__ import annotations
+
+import os
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from archcost.errors import SpecError
+from archcost.report.pictures.canvas import COLOURS, INK, by, check_path, finish, new_figure, plain
+from archcost.report.pictures.cells import SOFT, arrow, frame, lighter, say
+from archcost.report.pictures.tiling import KEPT, OUTSIDE, STRIDE, WRAPS, Tiling, tiling
+from archcost.spec import ConvSpec
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from archcost.paths.path import ExecutionPath
+
+__all__ = ["plot_tiles"]
+
+_MOST, _MOST_TILES = 160, 12  # cells a side; tiles of a sequence
+_WIDTH, _MARGIN, _GAP = 11.0, 0.45, 0.75  # inches, as all that follows
+_HEAD, _LABEL, _FOOT = 1.45, 0.75, 0.5
+_LARGEST, _LINES = 0.3, 0.075  # cells: the largest, and from where on they are parted by lines
+_FIRST, _SECOND = COLOURS[1], COLOURS[0]
+_SAID = {
+    KEPT: "an output",
+    STRIDE: "thrown away: the stride skips it",
+    WRAPS: "thrown away: wrapped around",
+    OUTSIDE: "thrown away: beyond the map",
+}
+
+
+def plot_tiles(
+    spec: ConvSpec, algorithm: str | ExecutionPath, *, path: str | os.PathLike[str] | None = None
+) -> Figure:
+    """The tiles over the input, one tile, and the outputs side by side; see `archcost.plot_tiles`."""
+    check_path(path)
+    cut = tiling(spec, algorithm)
+    _check(cut)
+    figure = _draw_sequence(cut) if len(cut.taps) == 1 else _draw_map(cut)
+    return finish(figure, path)
+
+
+def _check(cut: Tiling) -> None:
+    if len(cut.taps) > 2:
+        raise SpecError("plot_tiles: maps and sequences are drawn, not volumes")
+    sides = [*cut.readers().shape, *cut.size]
+    if max(sides) > _MOST:
+        raise SpecError(
+            f"plot_tiles: {max(sides)} pixels a side, and a picture shows up to {_MOST}; take a smaller "
+            f"input_size"
+        )
+    if len(cut.taps) == 1 and cut.tiles[0] > _MOST_TILES:
+        raise SpecError(
+            f"plot_tiles: {cut.tiles[0]} tiles, and a picture shows up to {_MOST_TILES} of a sequence; take "
+            f"a smaller input_size or larger tiles"
+        )
+
+
+def _colours() -> list[str]:
+    """Of the kinds of numbers: light for what is kept, and apart in lightness as well as in hue."""
+    return [lighter(COLOURS[4], 0.45), "#ffffff", lighter(COLOURS[5], 0.1), "#cfcfcf"]
+
+
+def _canvas(cut: Tiling, width: float, height: float) -> tuple[Figure, Axes]:
+    figure = new_figure(width, height)
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(0, height))
+    plain(axes)
+    plural = "s" * (prod(cut.tiles) != 1)
+    title = f"{cut.name}: {by(cut.taps)} taps, {prod(cut.tiles)} tile{plural} of {by(cut.size)} pixels"
+    axes.text(_MARGIN, height - 0.34, title, fontsize=14, color=INK, va="center")
+    kept = f"{cut.kept} of the {cut.computed} numbers computed are outputs, {cut.kept / cut.computed:.0%}"
+    axes.text(_MARGIN, height - 0.66, kept, fontsize=10, color=SOFT, va="center")
+    if cut.parts > 1:
+        part = f"of the {cut.parts} plain convolutions that stride and dilation make, this is the largest"
+        axes.text(_MARGIN, height - 0.9, part, fontsize=10, color=SOFT, va="center")
+    return figure, axes
+
+
+def _draw_map(cut: Tiling) -> Figure:
+    readers, tile, outputs = cut.readers(), cut.tile(), cut.map()
+    around = tile.shape if cut.wraps else cut.size
+    high = max(readers.shape[0], around[0], outputs.shape[0])
+    wide = readers.shape[1] + around[1] + outputs.shape[1]
+    cell = min(_LARGEST, (_WIDTH - 2 * _MARGIN - 2 * _GAP) / wide, 6.5 / high)
+    # A narrow tile is no narrower than its captions.
+    columns = [max(cell * n, 2.3) for n in (readers.shape[1], around[1], outputs.shape[1])]
+    width = max(sum(columns) + 2 * _GAP + 2 * _MARGIN, 8.6)
+    height = _HEAD + cell * high + _LABEL + _FOOT
+    figure, axes = _canvas(cut, width, height)
+    middle = height - _HEAD - cell * high / 2
+    left = (width - sum(columns) - 2 * _GAP) / 2
+    centres = [left + sum(columns[:i]) + i * _GAP + columns[i] / 2 for i in range(3)]
+    _draw_input(axes, cut, readers, cell, (centres[0], middle))
+    _draw_tile(axes, cut, tile, cell, (centres[1], middle))
+    _draw_outputs(axes, cut, outputs, cell, (centres[2], middle))
+    edges = [(readers.shape[1], around[1]), (around[1], outputs.shape[1])]
+    for i, (before, after) in enumerate(edges):
+        ends = centres[i] + cell * before / 2 + 0.12, centres[i + 1] - cell * after / 2 - 0.12
+        arrow(axes, (ends[0], middle), (ends[1], middle))
+    _explain(axes, cut, np.union1d(tile, outputs))
+    return figure
+
+
+def _draw_input(
+    axes: Axes, cut: Tiling, readers: np.ndarray, cell: float, centre: tuple[float, float]
+) -> None:
+    """The pixels, darker where several tiles read them; hatched where there are none."""
+    seen = [lighter(COLOURS[0], share) for share in (0.9, 0.72, 0.55, 0.4)]
+    kinds = _shade(readers)
+    left, top = _draw_kinds(axes, kinds, seen, cell, centre, "readers")
+    tall, wide = readers.shape
+    for gid, (r, c, rows, columns) in _beyond(cut.input, readers.shape).items():
+        _hatch(axes, left + c * cell, top - r * cell, columns * cell, rows * cell, gid)
+    sides = cut.size[1] * cell, cut.size[0] * cell
+    frame(axes, left, top, *sides, _FIRST, "first tile", 2.2)
+    if cut.tiles[1] > 1:
+        start = left + cut.step[1] * cell
+        frame(axes, start, top, *sides, _SECOND, "second tile", 1.6)
+        axes.patches[-1].set_linestyle((0, (4, 2)))
+    below = f"input with padding: {by(cut.input)}"
+    if (tall, wide) != cut.input:
+        below += f"\nfilled up to {by((tall, wide))}, hatched"
+    above = "pixels, darker where tiles overlap" if prod(cut.tiles) > 1 else "pixels"
+    _caption(axes, above, below, centre, cell * tall)
+
+
+def _shade(readers: np.ndarray) -> np.ndarray:
+    """0 for one tile, 1 for two, 2 for up to four, 3 for more."""
+    return np.asarray(np.minimum(np.ceil(np.log2(readers)), 3), dtype=int)
+
+
+def _beyond(given: tuple[int, ...], filled: tuple[int, ...]) -> dict[str, tuple[int, int, int, int]]:
+    """What is filled up below and on the right, as (row, column, rows, columns), no cell twice."""
+    (h, w), (tall, wide) = given, filled
+    parts = {"beyond, below": (h, 0, tall - h, wide), "beyond, right": (0, w, h, wide - w)}
+    return {gid: part for gid, part in parts.items() if min(part[2:]) > 0}
+
+
+def _draw_tile(axes: Axes, cut: Tiling, tile: np.ndarray, cell: float, centre: tuple[float, float]) -> None:
+    if not cut.wraps:
+        # The pixels of the tile around the outputs that they give.
+        size = (centre[0] - cut.size[1] * cell / 2, centre[1] + cut.size[0] * cell / 2)
+        frame(axes, *size, cut.size[1] * cell, cut.size[0] * cell, _FIRST, "tile", 2.2)
+        _draw_kinds(axes, tile, _colours(), cell, centre, "tile")
+        below = f"{by(cut.size)} pixels give\n{by(cut.step)} outputs"
+        _caption(axes, "the first tile", below, centre, cell * cut.size[0])
+        return
+    left, top = _draw_kinds(axes, tile, _colours(), cell, centre, "tile")
+    frame(axes, left, top, tile.shape[1] * cell, tile.shape[0] * cell, _FIRST, "tile", 2.2)
+    below = f"{by(cut.size)} numbers, {by(cut.step)}\nhave not wrapped around"
+    _caption(axes, "the first tile gives", below, centre, cell * tile.shape[0])
+
+
+def _draw_outputs(
+    axes: Axes, cut: Tiling, outputs: np.ndarray, cell: float, centre: tuple[float, float]
+) -> None:
+    left, top = _draw_kinds(axes, outputs, _colours(), cell, centre, "outputs")
+    tall, wide = outputs.shape
+    for r in range(1, cut.tiles[0]):
+        y = top - r * cut.step[0] * cell
+        axes.plot([left, left + wide * cell], [y, y], color=SOFT, linewidth=1.1, zorder=3)
+    for c in range(1, cut.tiles[1]):
+        x = left + c * cut.step[1] * cell
+        axes.plot([x, x], [top, top - tall * cell], color=SOFT, linewidth=1.1, zorder=3)
+    frame(axes, left, top, cut.step[1] * cell, cut.step[0] * cell, _FIRST, "first outputs", 2.2)
+    kept = tuple(-(-n // s) for n, s in zip(cut.output, cut.stride, strict=True))
+    below = f"{by(cut.output)} outputs"
+    if kept != cut.output:
+        below += f",\n{by(kept)} of them kept"
+    above = "tiles side by side" if prod(cut.tiles) > 1 else "outputs"
+    _caption(axes, above, below, centre, cell * tall)
+
+
+def _draw_kinds(
+    axes: Axes, kinds: np.ndarray, colours: list[str], cell: float, centre: tuple[float, float], gid: str
+) -> tuple[float, float]:
+    """A small picture of one number a cell; its left and upper edge."""
+    from matplotlib.colors import ListedColormap
+
+    tall, wide = (n * cell for n in kinds.shape)
+    left, top = centre[0] - wide / 2, centre[1] + tall / 2
+    axes.imshow(
+        kinds, extent=(left, left + wide, top - tall, top), cmap=ListedColormap(colours), vmin=-0.5,
+        vmax=len(colours) - 0.5, interpolation="nearest", aspect="equal", zorder=1, gid=gid,
+    )  # fmt: skip
+    if cell >= _LINES:
+        style: dict[str, Any] = {"color": "#b5bec6", "linewidth": 0.5, "zorder": 1.5}
+        axes.vlines(left + cell * np.arange(kinds.shape[1] + 1), top - tall, top, **style)
+        axes.hlines(top - cell * np.arange(kinds.shape[0] + 1), left, left + wide, **style)
+    else:
+        frame(axes, left, top, wide, tall, "#b5bec6", f"edge of {gid}", 0.7)
+    return left, top
+
+
+def _hatch(axes: Axes, left: float, upper: float, wide: float, tall: float, gid: str) -> None:
+    from matplotlib.patches import Rectangle
+
+    style: dict[str, Any] = {"facecolor": "white", "edgecolor": "#9a9a9a", "linewidth": 0, "hatch": "////"}
+    box = Rectangle((left, upper - tall), wide, tall, zorder=2, **style)
+    box.set_gid(gid)
+    axes.add_patch(box)
+
+
+def _caption(axes: Axes, above: str, below: str, centre: tuple[float, float], tall: float) -> None:
+    say(axes, centre[0], centre[1] + tall / 2 + 0.2, above)
+    say(axes, centre[0], centre[1] - tall / 2 - 0.12, below, 9.5, va="top", linespacing=1.3, color=SOFT)
+
+
+def _draw_sequence(cut: Tiling) -> Figure:
+    """The input, each tile below it where it lies, and the outputs."""
+    readers, outputs = cut.readers()[None], cut.map()[None]
+    label, row = 1.15, 0.42
+    wide = readers.shape[1]
+    cell = min(_LARGEST, (_WIDTH - 2 * _MARGIN - label) / wide)
+    width = max(2 * _MARGIN + label + cell * wide, 8.6)
+    height = _HEAD + (cut.tiles[0] + 2) * row + 0.6 + _FOOT
+    figure, axes = _canvas(cut, width, height)
+    left, y = _MARGIN + label, height - _HEAD + 0.1
+    high = min(cell, 0.3)
+    pixels = f"{cut.input[0]} pixels, padding included" + ", darker where tiles overlap" * (cut.tiles[0] > 1)
+    rows = [("input", _shade(readers), 0, pixels)]
+    lengths = cut.size[0] if cut.wraps else cut.step[0]
+    for tile in range(cut.tiles[0]):
+        start = tile * cut.step[0]
+        at = start + np.arange(lengths)
+        kinds = np.where(at < cut.output[0], np.where(at % cut.stride[0], STRIDE, KEPT), OUTSIDE)
+        kinds[cut.step[0] :] = WRAPS
+        rows.append((f"tile {tile + 1}", kinds[None], start, ""))
+    kept = f", {cut.kept} of them kept" * (cut.kept != cut.output[0])
+    rows.append(("output", outputs, 0, f"{cut.output[0]} outputs{kept}"))
+    for i, (name, kinds, start, below) in enumerate(rows):
+        is_input = i == 0
+        y -= 0.3 * (i in (1, len(rows) - 1))
+        seen = [lighter(COLOURS[0], share) for share in (0.9, 0.72, 0.55, 0.4)]
+        colours = seen if is_input else _colours()
+        x = left + start * cell
+        centre = (x + cell * kinds.shape[1] / 2, y)
+        _draw_kinds(axes, kinds, colours, cell, centre, name)
+        say(axes, _MARGIN, y, name, ha="left")
+        if is_input and wide > cut.input[0]:
+            missing = (wide - cut.input[0]) * cell
+            _hatch(axes, left + cut.input[0] * cell, y + cell / 2, missing, cell, "beyond")
+        if 0 < i <= cut.tiles[0]:
+            colour = _FIRST if i == 1 else SOFT
+            frame(
+                axes, x, y + cell / 2, cut.size[0] * cell, cell, colour, f"frame {i}", 1.8 if i == 1 else 1.0
+            )
+        if below:
+            say(axes, left, y - high / 2 - 0.14, below, 9, ha="left", color=SOFT)
+        y -= max(row, cell + 0.1)
+    kinds = np.concatenate([kinds.ravel() for _, kinds, _, _ in rows[1:]])
+    _explain(axes, cut, np.unique(kinds))
+    return figure
+
+
+def _explain(axes: Axes, cut: Tiling, kinds: np.ndarray) -> None:
+    from matplotlib.patches import Patch
+
+    marks: list[Any] = [
+        Patch(facecolor=_colours()[kind], edgecolor="#8a8a8a", linewidth=0.8, label=_SAID[kind])
+        for kind in sorted(kinds)
+    ]
+    marks.append(Patch(facecolor="none", edgecolor=_FIRST, linewidth=2.2, label="the first tile"))
+    if len(cut.taps) == 2 and cut.tiles[1] > 1:
+        marks.append(
+            Patch(
+                facecolor="none", edgecolor=_SECOND, linewidth=1.6, linestyle=(0, (4, 2)), label="the second"
+            )
+        )
+    axes.legend(
+        handles=marks, loc="lower left", bbox_to_anchor=(_MARGIN - 0.1, 0.08), ncols=len(marks), fontsize=9.5,
+        bbox_transform=axes.transData, frameon=False, columnspacing=1.4, handlelength=1.4, handletextpad=0.5,
+        borderpad=0.2,
+    )  # fmt: skip
