@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ HERE = Path(__file__).parent
 WINOGRAD_ERRORS = {(2, 3): 1e-5, (4, 3): 5e-5, (6, 3): 1e-4, (2, 5): 5e-5, (4, 5): 1e-4, (6, 5): 3e-4}
 ONE_AXIS_ERROR = 1e-4
 FOURIER_ERROR = 2e-6
+DIRECT_ERROR = 1e-5
 
 needs_kernels = pytest.mark.skipif(kernels.library() is None, reason=f"no kernels: {kernels.why_not()}")
 
@@ -56,11 +58,12 @@ def random_layer(draw_int, taps, *, channels_last, depthwise=False):
     return x, weight, torch.randn(out_channels), padding
 
 
-def definition(x, weight, bias, padding, clamp=None):
+def definition(x, weight, bias, padding, clamp=None, stride=1, dilation=1):
     (top, bottom), (left, right) = padding
     groups = x.shape[1] // weight.shape[1]
     padded = F.pad(x.double(), (left, right, top, bottom))
-    y = F.conv2d(padded, weight.double(), None if bias is None else bias.double(), groups=groups)
+    offset = None if bias is None else bias.double()
+    y = F.conv2d(padded, weight.double(), offset, stride, 0, dilation, groups)
     return y.clamp(*clamp) if clamp else y
 
 
@@ -77,14 +80,14 @@ clamps = st.sampled_from([None, (0.0, math.inf), (0.0, 6.0), (-1.0, 1.0)])
 layers = given(data=st.data(), channels_last=st.booleans(), clamp=clamps, biased=st.booleans())
 
 
-def check(convolve, packed, layer, clamp, biased, threads, allowed):
+def check(convolve, packed, layer, clamp, biased, threads, allowed, **steps):
     x, weight, bias, padding = layer
     bias = bias if biased else None
     before = [tensor.clone() for tensor in (x, weight)]
-    y = convolve(x, packed, bias, padding=padding, clamp=clamp, threads=threads)
-    expected = definition(x, weight, bias, padding, clamp)
+    y = convolve(x, packed, bias, padding=padding, clamp=clamp, threads=threads, **steps)
+    expected = definition(x, weight, bias, padding, clamp, **steps)
     # A lone output may be near zero by cancellation: then its size is that of a sum of random signs.
-    spread = definition(x.square(), weight.square(), None, padding).sqrt().max()
+    spread = definition(x.square(), weight.square(), None, padding, **steps).sqrt().max()
     assert (y - expected).abs().max() < allowed * max(expected.abs().max(), spread, 1e-6)
     assert all(torch.equal(*pair) for pair in zip((x, weight), before, strict=True))
     if x.shape[1] > 1 and y.shape[1] > 1:
@@ -131,6 +134,30 @@ def test_large_depthwise_kernels_equal_the_definition(isa, data, channels_last, 
 
 
 @needs_kernels
+@pytest.mark.parametrize("isa", kernels.usable_isas())
+@settings(max_examples=80, deadline=None, derandomize=True)
+@layers
+def test_im2col_equals_the_definition(isa, data, channels_last, clamp, biased):
+    def draw_int(low, high):
+        return data.draw(st.integers(low, high))
+
+    taps = data.draw(st.sampled_from([(1, 1), (draw_int(1, 7), draw_int(1, 7)), (1, draw_int(1, 90))]))
+    dilation, stride = ((draw_int(1, 3), draw_int(1, 3)) for _ in range(2))
+    spread = [(taps[axis] - 1) * dilation[axis] + 1 for axis in range(2)]
+    x, _, _, padding = random_layer(draw_int, spread, channels_last=channels_last)
+    # Few channels, whole vectors of them, and any number take different ways.
+    channels = data.draw(st.sampled_from([1, 3, 16, 32, x.shape[1]]))
+    x = x.repeat(1, 33, 1, 1)[:, :channels]
+    out_channels = data.draw(st.sampled_from([16, 32, draw_int(1, 70)]))
+    layer = x, torch.randn(out_channels, channels, *taps), torch.randn(out_channels), padding
+    blocks = data.draw(st.sampled_from([0, draw_int(1, 300)]))
+    convolve = partial(kernels.im2col, block_tiles=blocks)
+    packed = kernels.pack_im2col(layer[1], isa)
+    steps = {"stride": stride, "dilation": dilation}
+    check(convolve, packed, layer, clamp, biased, draw_int(1, 2), DIRECT_ERROR, **steps)
+
+
+@needs_kernels
 def test_a_sequence_is_an_image_of_one_row():
     x, weight = torch.randn(2, 20, 100), torch.randn(33, 20, 5)
     expected = F.conv1d(x.double(), weight.double(), padding=2)
@@ -139,6 +166,8 @@ def test_a_sequence_is_an_image_of_one_row():
     assert relative_error(y, expected) < ONE_AXIS_ERROR
     y = kernels.fourier(x, kernels.pack_fourier(weight, 32), padding=2)
     assert relative_error(y, expected) < FOURIER_ERROR
+    y = kernels.im2col(x, kernels.pack_im2col(weight), padding=4, stride=3, dilation=2)
+    assert relative_error(y, F.conv1d(x.double(), weight.double(), None, 3, 4, 2)) < DIRECT_ERROR
 
 
 @needs_kernels

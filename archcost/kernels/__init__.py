@@ -1,8 +1,8 @@
 """The compiled kernels behind the fast paths: optional, plain C called through ctypes, float32, on the CPU.
 
 `library` gives the loaded library, or None, and then `why_not` says why; neither needs torch. Weights are
-transformed and packed once (`pack_winograd`, `pack_fourier`, `pack_depthwise`), then used with any input
-(`winograd`, `fourier`, `depthwise`).
+transformed and packed once (`pack_winograd`, `pack_fourier`, `pack_depthwise`, `pack_im2col`), then used with
+any input (`winograd`, `fourier`, `depthwise`, `im2col`).
 """
 
 from __future__ import annotations
@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from archcost.kernels.by_fourier import fourier as fourier
     from archcost.kernels.by_fourier import pack_depthwise as pack_depthwise
     from archcost.kernels.by_fourier import pack_fourier as pack_fourier
+    from archcost.kernels.by_im2col import PackedIm2col as PackedIm2col
+    from archcost.kernels.by_im2col import im2col as im2col
+    from archcost.kernels.by_im2col import im2col_scratch_bytes as im2col_scratch_bytes
+    from archcost.kernels.by_im2col import pack_im2col as pack_im2col
     from archcost.kernels.by_winograd import WinogradTile as WinogradTile
     from archcost.kernels.by_winograd import pack_winograd as pack_winograd
     from archcost.kernels.by_winograd import winograd as winograd
@@ -42,6 +46,10 @@ _HOMES = {
     "fourier": "by_fourier",
     "pack_depthwise": "by_fourier",
     "pack_fourier": "by_fourier",
+    "PackedIm2col": "by_im2col",
+    "im2col": "by_im2col",
+    "im2col_scratch_bytes": "by_im2col",
+    "pack_im2col": "by_im2col",
     "PackedTiles": "tiles",
     "WinogradTile": "by_winograd",
     "pack_winograd": "by_winograd",

@@ -14,9 +14,10 @@ from archcost.errors import InputError
 from archcost.kernels.loading import Convolution
 from archcost.kernels.tensors import channels_together, images, planar, readable, sides
 
-__all__ = ["Call", "Padding", "convolution"]
+__all__ = ["Call", "Padding", "Steps", "convolution", "steps"]
 
 Padding = int | Sequence[int | tuple[int, int]]
+Steps = int | Sequence[int]
 
 
 class Call(TypedDict, total=False):
@@ -34,8 +35,21 @@ class Call(TypedDict, total=False):
     """How many tiles are worked on at a time; 0, the default, leaves it to the kernel."""
 
 
+def steps(of: Steps, axes: int) -> tuple[int, int]:
+    """A stride or dilation, vertical and horizontal; that of a 1-d convolution lies along the row."""
+    each = (of,) * axes if isinstance(of, int) else tuple(of)
+    if len(each) != axes or min(each) < 1:
+        raise InputError(f"kernel: stride and dilation must be {axes} positive numbers, got {of!r}")
+    return (each[0], each[1]) if axes == 2 else (1, each[0])
+
+
 def convolution(
-    x: Tensor, taps: tuple[int, int], channels: tuple[int, int], call: Call
+    x: Tensor,
+    taps: tuple[int, int],
+    channels: tuple[int, int],
+    call: Call,
+    stride: tuple[int, int] = (1, 1),
+    dilation: tuple[int, int] = (1, 1),
 ) -> tuple[Tensor, Tensor, Convolution]:
     """The input as the kernel can read it, the empty output, and what is to be done between them."""
     source = readable(planar(x))
@@ -45,6 +59,8 @@ def convolution(
         source.stride(),
         x.dim() - 2,
         taps,
+        stride,
+        dilation,
         channels,
         padding if isinstance(padding, int) else tuple(padding),
         call.get("clamp"),
@@ -61,6 +77,8 @@ def _problem(
     strides: tuple[int, ...],
     axes: int,
     taps: tuple[int, int],
+    stride: tuple[int, int],
+    dilation: tuple[int, int],
     channels: tuple[int, int],
     padding: Padding,
     clamp: tuple[float, float] | None,
@@ -73,8 +91,8 @@ def _problem(
         raise InputError(f"kernel: the weights are for {channels[0]} channels, the input has {shape[1]}")
     pads = sides(padding, axes)
     (top, bottom), (left, right) = pads if axes == 2 else ((0, 0), *pads)
-    height = shape[2] + top + bottom - taps[0] + 1
-    width = shape[3] + left + right - taps[1] + 1
+    height = (shape[2] + top + bottom - (taps[0] - 1) * dilation[0] - 1) // stride[0] + 1
+    width = (shape[3] + left + right - (taps[1] - 1) * dilation[1] - 1) // stride[1] + 1
     if min(height, width, *shape) < 1:
         raise InputError(f"kernel: {taps[0]}x{taps[1]} taps do not fit the input of {shape}")
     if memory_format is None:

@@ -67,6 +67,7 @@ _PROBLEM = POINTER(Convolution)
 _BUFFERS = [c_void_p] * 4  # input, packed weights, bias, output
 _TILE = [c_int, c_int64, c_int64]  # family, and the two numbers that name a tile of it
 _KERNEL = [c_int64] * 3  # height, width, size of the transform
+_WINDOW = [c_int64] * 6  # taps, strides and dilations, vertical and horizontal
 
 # The result and the arguments of each function of src/interface.cpp.
 _FUNCTIONS = {
@@ -86,6 +87,10 @@ _FUNCTIONS = {
     "archcost_depthwise_pack": (c_int, [*_KERNEL, c_int64, c_void_p, c_void_p]),
     "archcost_depthwise_scratch_floats": (c_int64, [*_KERNEL, _PROBLEM]),
     "archcost_depthwise": (c_int, [*_KERNEL, _PROBLEM, *_BUFFERS]),
+    "archcost_im2col_packed_floats": (c_int64, [*_WINDOW, c_int64, c_int64]),
+    "archcost_im2col_pack": (c_int, [*_WINDOW, c_int64, c_int64, c_void_p, c_void_p]),
+    "archcost_im2col_scratch_floats": (c_int64, [*_WINDOW, _PROBLEM]),
+    "archcost_im2col": (c_int, [*_WINDOW, _PROBLEM, *_BUFFERS]),
 }
 
 
@@ -150,6 +155,7 @@ def isa() -> str | None:
     return _choice()[0]
 
 
+@functools.cache
 def usable_isas() -> tuple[str, ...]:
     """Those that this machine can execute, the best last."""
     best = isa()

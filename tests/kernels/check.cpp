@@ -9,6 +9,7 @@
 #include "depthwise.h"
 #include "fft.h"
 #include "fft_tile.h"
+#include "im2col.h"
 #include "scratch.h"
 #include "tiled_convolution.h"
 #include "winograd.h"
@@ -47,12 +48,14 @@ struct Layer {
   ArchcostConvolution of;
   long kernel_height, kernel_width;
   bool depthwise;
+  Window window;
   std::vector<float> input, weights, bias, output;
 };
 
 Layer random_layer(long kernel_height, long kernel_width, bool depthwise = false) {
   Layer layer;
   layer.depthwise = depthwise;
+  layer.window = {kernel_height, kernel_width, 1, 1, 1, 1};
   ArchcostConvolution& of = layer.of;
   layer.kernel_height = kernel_height, layer.kernel_width = kernel_width;
   const long batch = between(1, 3), in = between(1, 40), out = depthwise ? in : between(1, 70);
@@ -71,7 +74,21 @@ Layer random_layer(long kernel_height, long kernel_width, bool depthwise = false
   return layer;
 }
 
-// Before it is clamped.
+// The same layer with steps: fewer outputs, or a larger input.
+void spread(Layer& layer, const Window& window) {
+  ArchcostConvolution& of = layer.of;
+  ArchcostImages &in = of.input, &out = of.output;
+  layer.window = window;
+  const bool last_in = in.channel_stride == 1, last_out = out.channel_stride == 1;
+  in = images(in.batch, in.channels, in.height + (window.height - 1) * (window.row_dilation - 1),
+              in.width + (window.width - 1) * (window.column_dilation - 1), last_in);
+  out = images(out.batch, out.channels, (out.height - 1) / window.row_step + 1,
+               (out.width - 1) / window.column_step + 1, last_out);
+  layer.input = random_floats(size(in));
+  layer.output.assign(size(out), NAN);
+}
+
+// Before it is limited.
 double expected(const Layer& layer, long n, long k, long i, long j) {
   const ArchcostConvolution& of = layer.of;
   const long first = layer.depthwise ? k : 0, kernels = layer.depthwise ? 1 : of.input.channels;
@@ -79,7 +96,8 @@ double expected(const Layer& layer, long n, long k, long i, long j) {
   for (long c = 0; c < kernels; ++c) {
     for (long a = 0; a < layer.kernel_height; ++a) {
       for (long b = 0; b < layer.kernel_width; ++b) {
-        const long y = i + a - of.pad_top, x = j + b - of.pad_left;
+        const long y = i * layer.window.row_step + a * layer.window.row_dilation - of.pad_top;
+        const long x = j * layer.window.column_step + b * layer.window.column_dilation - of.pad_left;
         if (y < 0 || x < 0 || y >= of.input.height || x >= of.input.width) continue;
         const long weight = ((k * kernels + c) * layer.kernel_height + a) * layer.kernel_width + b;
         sum += double(layer.input[offset(of.input, n, first + c, y, x)]) * layer.weights[weight];
@@ -138,6 +156,16 @@ void check_depthwise(long height, long width) {
   report("depthwise", int(height), error(layer), 3e-6);
 }
 
+void check_im2col(const Window& window) {
+  Layer layer = random_layer(window.height, window.width);
+  spread(layer, window);
+  const long out = layer.of.output.channels, in = layer.of.input.channels;
+  std::vector<float> packed(im2col_packed_floats(window, out, in));
+  pack_im2col(window, out, in, layer.weights.data(), packed.data());
+  convolve_im2col(window, layer.of, layer.input.data(), packed.data(), layer.bias.data(), layer.output.data());
+  report("im2col", int(window.taps()), error(layer), 1e-5);
+}
+
 }  // namespace
 
 int main() {
@@ -149,6 +177,10 @@ int main() {
       const int size = RealFft::at_least(taps + between(0, 40));
       check_tiles("fourier", size, *fft_tile(size, taps), 3e-6);
       check_depthwise(between(1, 9), taps);
+    }
+    for (int index = 0; index < 60; ++index) {
+      const long taps = index % 3 ? between(1, 6) : 1;
+      check_im2col({index % 4 ? taps : 1, taps, between(1, 3), between(1, 3), between(1, 3), between(1, 2)});
     }
   }
   release_scratch();

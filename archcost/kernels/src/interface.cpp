@@ -5,6 +5,7 @@
 #include "depthwise.h"
 #include "fft.h"
 #include "fft_tile.h"
+#include "im2col.h"
 #include "scratch.h"
 #include "tiled_convolution.h"
 #include "vector.h"
@@ -125,4 +126,30 @@ ARCHCOST_EXPORT int archcost_depthwise(std::int64_t height, std::int64_t width, 
   return guarded([&] {
     archcost::convolve_depthwise({height, width, size}, *of, input, packed, bias, output);
   });
+}
+
+// A window: taps, strides and dilations, each vertical and horizontal.
+#define ARCHCOST_WINDOW                                                                                  \
+  std::int64_t height, std::int64_t width, std::int64_t row_step, std::int64_t column_step,              \
+      std::int64_t row_dilation, std::int64_t column_dilation
+#define ARCHCOST_ITS_WINDOW {height, width, row_step, column_step, row_dilation, column_dilation}
+
+ARCHCOST_EXPORT std::int64_t archcost_im2col_packed_floats(ARCHCOST_WINDOW, std::int64_t out_channels,
+                                                           std::int64_t in_channels) {
+  return archcost::im2col_packed_floats(ARCHCOST_ITS_WINDOW, out_channels, in_channels);
+}
+
+ARCHCOST_EXPORT int archcost_im2col_pack(ARCHCOST_WINDOW, std::int64_t out_channels, std::int64_t in_channels,
+                                         const float* weights, float* packed) {
+  return guarded(
+      [&] { archcost::pack_im2col(ARCHCOST_ITS_WINDOW, out_channels, in_channels, weights, packed); });
+}
+
+ARCHCOST_EXPORT std::int64_t archcost_im2col_scratch_floats(ARCHCOST_WINDOW, const ArchcostConvolution* of) {
+  return archcost::im2col_scratch_floats(ARCHCOST_ITS_WINDOW, *of);
+}
+
+ARCHCOST_EXPORT int archcost_im2col(ARCHCOST_WINDOW, const ArchcostConvolution* of, const float* input,
+                                    const float* packed, const float* bias, float* output) {
+  return guarded([&] { archcost::convolve_im2col(ARCHCOST_ITS_WINDOW, *of, input, packed, bias, output); });
 }

@@ -1,0 +1,34 @@
+// The window of a convolution of any stride and dilation, and runs of output positions under it.
+#pragma once
+
+#include "convolution.h"
+
+namespace archcost {
+
+struct Window {
+  long height, width, row_step, column_step, row_dilation, column_dilation;
+
+  long taps() const { return height * width; }
+  long row_of(long tap) const { return tap / width * row_dilation; }
+  long column_of(long tap) const { return tap % width * column_dilation; }
+  // Input rows or columns that so many neighbouring outputs look at.
+  long rows_under(long outputs) const { return (outputs - 1) * row_step + (height - 1) * row_dilation + 1; }
+  long columns_under(long outputs) const {
+    return (outputs - 1) * column_step + (width - 1) * column_dilation + 1;
+  }
+};
+
+// Neighbouring positions in a row of one image.
+struct Run {
+  long image, row, column, count;
+};
+
+// The same images with all pixels in one row, where they lie in memory like that.
+inline ArchcostImages flattened(ArchcostImages of) {
+  if (of.height == 1 || of.row_stride != of.width * of.column_stride) return of;
+  of.width *= of.height;
+  of.height = 1;
+  return of;
+}
+
+}  // namespace archcost
