@@ -59,7 +59,7 @@ def test_a_module_with_prepared_weights_is_exported(layer):
         program = torch.export.export(module, (x,), strict=False)
         torch.testing.assert_close(program.module()(x), module(x))
     operators = {str(node.target) for node in program.graph.nodes}
-    assert operators & {"archcost.tiles.default", "archcost.depthwise.default"}
+    assert "archcost.convolve.default" in operators
 
 
 def test_the_batch_may_be_dynamic():
@@ -84,14 +84,11 @@ def test_operators_keep_the_promises_of_their_fakes(layer, layout, memory_format
     x = x.contiguous(memory_format=layout) if axes == 2 else x
     flat = [side for pair in padding for side in pair]
     together = None if memory_format is None else memory_format == torch.channels_last
-    if layer == "depthwise":
-        operator, numbers = torch.ops.archcost.depthwise, [*packed.taps, packed.size]
-    else:
-        operator = torch.ops.archcost.tiles
-        numbers = [*packed.name, *packed.outputs, *packed.taps, packed.out_channels]
     for bias, clamp in ((None, None), (module.prepared.bias, [0.0, 6.0])):
-        arguments = (x, packed.data, bias, numbers, packed.isa, flat, clamp, together)
-        torch.library.opcheck(operator.default, arguments, test_utils=("test_schema", "test_faketensor"))
+        known = (packed.kind, packed.numbers, packed.isa)
+        arguments = (x, packed.data, bias, *known, flat, [1, 1, 1, 1], clamp, together)
+        operator = torch.ops.archcost.convolve.default
+        torch.library.opcheck(operator, arguments, test_utils=("test_schema", "test_faketensor"))
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from typing_extensions import Unpack
 from archcost.errors import InputError
 from archcost.kernels import tiles
 from archcost.kernels.call import Call, Padding, convolution
+from archcost.kernels.packed import Packed
 from archcost.kernels.tensors import checked, loaded, offsets, planar, readable, sides
 from archcost.kernels.tiles import PackedTiles
 
@@ -40,19 +42,22 @@ def fourier(x: Tensor, packed: PackedTiles, bias: Tensor | None = None, **call: 
 
 
 @dataclass(frozen=True)
-class PackedDepthwise:
+class PackedDepthwise(Packed):
     """Weights of a depthwise convolution, transformed for rows of one length with one padding."""
 
-    taps: tuple[int, int]
+    kind = "depthwise"
     size: int
     """Of the transform of a row."""
-    channels: int
-    isa: str
-    data: Tensor
 
-    @property
-    def bytes(self) -> int:
-        return self.data.numel() * self.data.element_size()
+    def _added(self) -> tuple[int, ...]:
+        return (self.size,)
+
+    @classmethod
+    def _read(cls, added: list[int]) -> dict[str, Any]:
+        return {"size": added[0]}
+
+    def run(self, x: Tensor, bias: Tensor | None, call: Call) -> Tensor:
+        return depthwise(x, self, bias, **call)
 
 
 def pack_depthwise(
@@ -73,12 +78,12 @@ def pack_depthwise(
     data = torch.empty(found.archcost_depthwise_packed_floats(*taps, size, channels))
     found.archcost_prefer_huge_pages(data.data_ptr(), data.numel() * 4)
     checked(found.archcost_depthwise_pack(*taps, size, channels, source.data_ptr(), data.data_ptr()))
-    return PackedDepthwise((taps[0], taps[1]), size, channels, found.archcost_isa().decode(), data)
+    return PackedDepthwise((taps[0], taps[1]), channels, channels, found.archcost_isa().decode(), data, size)
 
 
 def depthwise(x: Tensor, packed: PackedDepthwise, bias: Tensor | None = None, **call: Unpack[Call]) -> Tensor:
     """The depthwise convolution of stride 1; see `archcost.kernels.winograd`."""
-    channels = packed.channels
+    channels = packed.in_channels
     source, output, problem = convolution(x, packed.taps, (channels, channels), call)
     found = loaded(packed.isa)
     left, right = sides(call.get("padding", 0), x.dim() - 2)[-1]

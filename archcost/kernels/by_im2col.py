@@ -9,26 +9,21 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from archcost.errors import InputError
-from archcost.kernels.call import Call, Steps, convolution, steps
-from archcost.kernels.loading import Convolution
+from archcost.kernels.call import Call, convolution, window
+from archcost.kernels.packed import Packed
 from archcost.kernels.tensors import checked, loaded, offsets, planar, readable
 
 __all__ = ["PackedIm2col", "im2col", "im2col_scratch_bytes", "pack_im2col"]
 
 
 @dataclass(frozen=True)
-class PackedIm2col:
-    """Weights in the order in which the kernel of one ISA reads them; they suit any stride and dilation."""
+class PackedIm2col(Packed):
+    """They suit any stride and dilation."""
 
-    taps: tuple[int, int]
-    out_channels: int
-    in_channels: int
-    isa: str
-    data: Tensor
+    kind = "im2col"
 
-    @property
-    def bytes(self) -> int:
-        return self.data.numel() * self.data.element_size()
+    def run(self, x: Tensor, bias: Tensor | None, call: Call) -> Tensor:
+        return im2col(x, self, bias, **call)
 
 
 def pack_im2col(weight: Tensor, isa: str | None = None) -> PackedIm2col:
@@ -38,43 +33,21 @@ def pack_im2col(weight: Tensor, isa: str | None = None) -> PackedIm2col:
     if not source.numel():
         raise InputError(f"kernel: there are no weights in {tuple(weight.shape)}")
     found = loaded(isa)
-    window = (*taps, 1, 1, 1, 1)
-    data = torch.empty(found.archcost_im2col_packed_floats(*window, out_channels, in_channels))
+    shape = (*taps, 1, 1, 1, 1)
+    data = torch.empty(found.archcost_im2col_packed_floats(*shape, out_channels, in_channels))
     found.archcost_prefer_huge_pages(data.data_ptr(), data.numel() * 4)
-    checked(
-        found.archcost_im2col_pack(*window, out_channels, in_channels, source.data_ptr(), data.data_ptr())
-    )
+    checked(found.archcost_im2col_pack(*shape, out_channels, in_channels, source.data_ptr(), data.data_ptr()))
     return PackedIm2col((taps[0], taps[1]), out_channels, in_channels, found.archcost_isa().decode(), data)
 
 
-def _problem(
-    x: Tensor, packed: PackedIm2col, stride: Steps, dilation: Steps, call: Call
-) -> tuple[Tensor, Tensor, tuple[int, ...], Convolution]:
-    axes = x.dim() - 2
-    step, apart = steps(stride, axes), steps(dilation, axes)
+def im2col(x: Tensor, packed: PackedIm2col, bias: Tensor | None = None, **call: Unpack[Call]) -> Tensor:
+    """The convolution, with any stride and dilation; a block of it is ``block_tiles`` output positions."""
     channels = (packed.in_channels, packed.out_channels)
-    source, output, problem = convolution(x, packed.taps, channels, call, step, apart)
-    return source, output, (*packed.taps, *step, *apart), problem
-
-
-def im2col(
-    x: Tensor,
-    packed: PackedIm2col,
-    bias: Tensor | None = None,
-    *,
-    stride: Steps = 1,
-    dilation: Steps = 1,
-    **call: Unpack[Call],
-) -> Tensor:
-    """The convolution; the other options are those of `archcost.kernels.call.Call`.
-
-    A block of it is so many output positions: ``block_tiles``.
-    """
-    source, output, window, problem = _problem(x, packed, stride, dilation, call)
+    source, output, problem = convolution(x, packed.taps, channels, call, steps=True)
     added = offsets(bias, packed.out_channels)
     checked(
         loaded(packed.isa).archcost_im2col(
-            *window,
+            *window(packed.taps, call, x.dim() - 2),
             problem,
             source.data_ptr(),
             packed.data.data_ptr(),
@@ -85,9 +58,9 @@ def im2col(
     return output.squeeze(2) if x.dim() == 3 else output
 
 
-def im2col_scratch_bytes(
-    x: Tensor, packed: PackedIm2col, *, stride: Steps = 1, dilation: Steps = 1, **call: Unpack[Call]
-) -> int:
+def im2col_scratch_bytes(x: Tensor, packed: PackedIm2col, **call: Unpack[Call]) -> int:
     """Working memory of such a call."""
-    _, _, window, problem = _problem(x, packed, stride, dilation, call)
-    return 4 * int(loaded(packed.isa).archcost_im2col_scratch_floats(*window, problem))
+    channels = (packed.in_channels, packed.out_channels)
+    _, _, problem = convolution(x, packed.taps, channels, call, steps=True)
+    found = loaded(packed.isa)
+    return 4 * int(found.archcost_im2col_scratch_floats(*window(packed.taps, call, x.dim() - 2), problem))

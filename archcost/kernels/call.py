@@ -14,10 +14,12 @@ from archcost.errors import InputError
 from archcost.kernels.loading import Convolution
 from archcost.kernels.tensors import channels_together, images, planar, readable, sides
 
-__all__ = ["Call", "Padding", "Steps", "convolution", "steps"]
+__all__ = ["Call", "Padding", "Steps", "Window", "convolution", "window"]
 
 Padding = int | Sequence[int | tuple[int, int]]
 Steps = int | Sequence[int]
+Window = tuple[int, int, int, int, int, int]
+"""Taps, stride and dilation, each vertical and horizontal."""
 
 
 class Call(TypedDict, total=False):
@@ -25,6 +27,9 @@ class Call(TypedDict, total=False):
 
     padding: Padding
     """Of zeros, for each spatial axis a number or (low, high)."""
+    stride: Steps
+    dilation: Steps
+    """Both for each spatial axis, and 1 for kernels that say nothing of them."""
     clamp: tuple[float, float] | None
     """Outputs are limited to (low, high), after the bias: (0, inf) is ReLU, (0, 6) is ReLU6."""
     memory_format: torch.memory_format | None
@@ -35,32 +40,34 @@ class Call(TypedDict, total=False):
     """How many tiles are worked on at a time; 0, the default, leaves it to the kernel."""
 
 
-def steps(of: Steps, axes: int) -> tuple[int, int]:
-    """A stride or dilation, vertical and horizontal; that of a 1-d convolution lies along the row."""
-    each = (of,) * axes if isinstance(of, int) else tuple(of)
-    if len(each) != axes or min(each) < 1:
-        raise InputError(f"kernel: stride and dilation must be {axes} positive numbers, got {of!r}")
-    return (each[0], each[1]) if axes == 2 else (1, each[0])
+def window(taps: tuple[int, int], call: Call, axes: int) -> Window:
+    """What slides over the input; that of a 1-d convolution lies along the row."""
+    return (*taps, *_steps(call.get("stride", 1), axes), *_steps(call.get("dilation", 1), axes))
+
+
+def _steps(of: Steps, axes: int) -> tuple[int, int]:
+    if isinstance(of, int):
+        return (of, of) if axes == 2 else (1, of)
+    if len(of) != axes:
+        raise InputError(f"kernel: stride and dilation must be {axes} numbers, got {tuple(of)}")
+    return (of[0], of[1]) if axes == 2 else (1, of[0])
 
 
 def convolution(
-    x: Tensor,
-    taps: tuple[int, int],
-    channels: tuple[int, int],
-    call: Call,
-    stride: tuple[int, int] = (1, 1),
-    dilation: tuple[int, int] = (1, 1),
+    x: Tensor, taps: tuple[int, int], channels: tuple[int, int], call: Call, *, steps: bool = False
 ) -> tuple[Tensor, Tensor, Convolution]:
-    """The input as the kernel can read it, the empty output, and what is to be done between them."""
+    """The input as the kernel can read it, the empty output, and what is to be done between them.
+
+    ``steps`` is whether the kernel takes a stride and a dilation.
+    """
     source = readable(planar(x))
-    padding = call.get("padding", 0)
+    padding, axes = call.get("padding", 0), x.dim() - 2
     problem, shape, memory_format = _problem(
         tuple(source.shape),
         source.stride(),
-        x.dim() - 2,
-        taps,
-        stride,
-        dilation,
+        axes,
+        window(taps, call, axes),
+        steps,
         channels,
         padding if isinstance(padding, int) else tuple(padding),
         call.get("clamp"),
@@ -76,9 +83,8 @@ def _problem(
     shape: tuple[int, ...],
     strides: tuple[int, ...],
     axes: int,
-    taps: tuple[int, int],
-    stride: tuple[int, int],
-    dilation: tuple[int, int],
+    window: Window,
+    steps: bool,
     channels: tuple[int, int],
     padding: Padding,
     clamp: tuple[float, float] | None,
@@ -91,9 +97,15 @@ def _problem(
         raise InputError(f"kernel: the weights are for {channels[0]} channels, the input has {shape[1]}")
     pads = sides(padding, axes)
     (top, bottom), (left, right) = pads if axes == 2 else ((0, 0), *pads)
+    taps, stride, dilation = window[:2], window[2:4], window[4:]
+    if min(*stride, *dilation) < 1 or (not steps and max(*stride, *dilation) > 1):
+        allowed = "positive" if steps else "1: this kernel has no others"
+        raise InputError(f"kernel: stride and dilation must be {allowed}; got {stride} and {dilation}")
     height = (shape[2] + top + bottom - (taps[0] - 1) * dilation[0] - 1) // stride[0] + 1
     width = (shape[3] + left + right - (taps[1] - 1) * dilation[1] - 1) // stride[1] + 1
-    if min(height, width, *shape) < 1:
+    if not all(shape):
+        raise InputError(f"kernel: there is nothing in an input of {shape}")
+    if min(height, width) < 1:
         raise InputError(f"kernel: {taps[0]}x{taps[1]} taps do not fit the input of {shape}")
     if memory_format is None:
         memory_format = torch.channels_last if channels_together(shape, strides) else torch.contiguous_format

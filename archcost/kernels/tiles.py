@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from archcost.kernels.call import Call, convolution
+from archcost.kernels.packed import Packed
 from archcost.kernels.tensors import checked, loaded, offsets, readable
 
 __all__ = ["PackedTiles", "pack", "run", "scratch_bytes"]
@@ -16,22 +18,24 @@ WINOGRAD, FOURIER = 0, 1
 
 
 @dataclass(frozen=True)
-class PackedTiles:
-    """Weights transformed for tiles, in the order in which the kernel of one ISA reads them."""
+class PackedTiles(Packed):
+    """Weights transformed for tiles."""
 
+    kind = "tiles"
     name: tuple[int, int, int]
     """Family, and the two numbers that name the tile within it."""
     outputs: tuple[int, int]
     """Of a tile."""
-    taps: tuple[int, int]
-    out_channels: int
-    in_channels: int
-    isa: str
-    data: Tensor
 
-    @property
-    def bytes(self) -> int:
-        return self.data.numel() * self.data.element_size()
+    def _added(self) -> tuple[int, ...]:
+        return (*self.name, *self.outputs)
+
+    @classmethod
+    def _read(cls, added: list[int]) -> dict[str, Any]:
+        return {"name": tuple(added[:3]), "outputs": tuple(added[3:])}
+
+    def run(self, x: Tensor, bias: Tensor | None, call: Call) -> Tensor:
+        return run(x, self, bias, call)
 
 
 def pack(
@@ -45,7 +49,7 @@ def pack(
     found.archcost_prefer_huge_pages(data.data_ptr(), data.numel() * 4)
     checked(found.archcost_tiles_pack(*name, out_channels, in_channels, source.data_ptr(), data.data_ptr()))
     used = found.archcost_isa().decode()
-    return PackedTiles(name, outputs, (taps[0], taps[1]), out_channels, in_channels, used, data)
+    return PackedTiles((taps[0], taps[1]), out_channels, in_channels, used, data, name, outputs)
 
 
 def run(x: Tensor, packed: PackedTiles, bias: Tensor | None, call: Call) -> Tensor:

@@ -10,16 +10,26 @@ import torch
 
 from archcost import kernels
 from archcost.kernels import tiles
-from archcost.kernels.by_fourier import PackedDepthwise
 from archcost.kernels.loading import Convolution, Images
+from archcost.kernels.packed import Packed as PackedWeights
 from archcost.kernels.tensors import images, loaded
-from archcost.kernels.tiles import PackedTiles
-from archcost.paths.geometry import Axes
+from archcost.paths.geometry import Axes, axes_of, padding_of, spatial
 from archcost.paths.phases import Dense
+from archcost.spec import ConvSpec
 
-__all__ = ["Kernel", "Packed", "fourier_kernel", "rows_kernel", "winograd_kernel", "winograd_taps"]
+__all__ = [
+    "GROUPED",
+    "Im2colKernel",
+    "Kernel",
+    "Packed",
+    "fourier_kernel",
+    "im2col_kernel",
+    "rows_kernel",
+    "winograd_kernel",
+    "winograd_taps",
+]
 
-Packed = PackedTiles | PackedDepthwise | tuple[PackedTiles, ...]
+Packed = PackedWeights | tuple[PackedWeights, ...]
 
 # A call for each group costs more than it gains where groups have fewer channels.
 LEAST_GROUP_CHANNELS = 16
@@ -54,7 +64,7 @@ class TileKernel(Kernel):
     outputs: tuple[int, int]
     """Of a tile."""
 
-    def pack(self, taps: torch.Tensor) -> PackedTiles:
+    def pack(self, taps: torch.Tensor) -> PackedWeights:
         weight = taps[0].float()
         return tiles.pack(weight.unsqueeze(2) if weight.dim() == 3 else weight, self.name, self.outputs, None)
 
@@ -110,6 +120,53 @@ class RowsKernel(Kernel):
     def _numbers(self) -> tuple[int, int, int]:
         height, width = _two(self.dense.kernel_size)
         return height, width, self.size
+
+
+@dataclass(frozen=True)
+class Im2colKernel:
+    """Blocks of the matrix, for a convolution with any steps."""
+
+    spec: ConvSpec
+
+    def pack(self, weight: torch.Tensor) -> Packed:
+        """From (groups, out, in, *kernel_size)."""
+        packed = tuple(kernels.pack_im2col(one.float()) for one in weight)
+        return packed[0] if len(packed) == 1 else packed
+
+    def packed_bytes(self) -> int:
+        """The weights, output channels filled up to whole vectors."""
+        groups, spec = self.spec.groups, self.spec
+        channels = spec.out_channels // groups, spec.in_channels // groups
+        return 4 * groups * int(loaded().archcost_im2col_packed_floats(*self._window(), *channels))
+
+    def scratch_bytes(self) -> int:
+        """The pixels that a block reads, or its part of the matrix, for each thread; of groups, all outputs
+        once more."""
+        spec = self.spec
+        padding, size = padding_of(spec), spatial(spec, "input_size")
+        (top, _), (left, _) = padding if len(padding) == 2 else ((0, 0), *padding)
+        if spec.padding_mode != "zeros":  # written out before the call
+            size = tuple(n + low + high for n, (low, high) in zip(size, padding, strict=True))
+            top = left = 0
+        problem = Convolution(
+            input=_contiguous(spec.batch, spec.in_channels // spec.groups, *_two(size)),
+            output=_contiguous(spec.batch, spec.out_channels // spec.groups, *_two(spec.output_size)),
+            pad_top=top,
+            pad_left=left,
+            threads=torch.get_num_threads(),
+        )
+        outputs = spec.neurons if spec.groups > 1 else 0
+        return 4 * (int(loaded().archcost_im2col_scratch_floats(*self._window(), problem)) + outputs)
+
+    def _window(self) -> tuple[int, ...]:
+        names = ("kernel_size", "stride", "dilation")
+        return tuple(number for name in names for number in _two(spatial(self.spec, name)))
+
+
+def im2col_kernel(spec: ConvSpec) -> Im2colKernel | None:
+    """Not for transposed convolutions, three axes, or groups of few channels."""
+    few = spec.groups > 1 and spec.in_channels // spec.groups < LEAST_GROUP_CHANNELS
+    return None if spec.transposed or axes_of(spec) > 2 or few else Im2colKernel(spec)
 
 
 def winograd_kernel(dense: Dense, outputs: Axes) -> Kernel | None:

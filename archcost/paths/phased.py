@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import prod
 
 import torch
 
-from archcost.kernels import library
 from archcost.kernels.operators import convolve
 from archcost.paths.compiled import Kernel, Packed
-from archcost.paths.epilogue import PLAIN, Epilogue
-from archcost.paths.framework import needs_gradients, with_gradients
-from archcost.paths.geometry import axes_of, by_groups, padded, spatial, trailing
-from archcost.paths.path import Implementation, Prepared
+from archcost.paths.fused import Fused, FusedPath, device_of, kernels_run
+from archcost.paths.geometry import axes_of, by_groups, spatial, trailing
+from archcost.paths.path import Implementation
 from archcost.paths.phases import (
     Dense,
     Phase,
@@ -26,20 +24,11 @@ from archcost.paths.phases import (
     unfolded,
 )
 from archcost.paths.precision import compute_dtype
-from archcost.paths.tensor import TensorPath, check_input, wants_gradients
 from archcost.spec import ConvSpec
 
 __all__ = ["PhasedPath"]
 
 Part = torch.Tensor | Packed
-
-
-@dataclass(frozen=True)
-class Fused:
-    """A convolution that is one call of a kernel: padding with zeros, bias and epilogue included."""
-
-    packed: Packed
-    padding: tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
@@ -51,44 +40,11 @@ class Parts:
     weights: tuple[Part, ...]
 
 
-class PhasedPath(TensorPath):
+class PhasedPath(FusedPath):
     """A path that knows how to execute a `Dense` convolution, and so all of them.
 
-    Each phase runs a compiled kernel where `_choice` has one for it, else tensor operations. Kernels compute
-    in float32, for the half types as well, and are chosen once, in `prepare`.
+    Each phase runs a compiled kernel where `_choice` has one for it, else tensor operations.
     """
-
-    def prepare(
-        self,
-        weight: torch.Tensor,
-        bias: torch.Tensor | None,
-        spec: ConvSpec,
-        epilogue: Epilogue = PLAIN,
-    ) -> Prepared:
-        prepared = super().prepare(weight, bias, spec, epilogue)
-        if not _is_packed(prepared.content):
-            return prepared
-        return replace(prepared, weight=weight, trains=wants_gradients(weight, bias))
-
-    def run(self, x: torch.Tensor, prepared: Prepared) -> torch.Tensor:
-        check_input(self, x, prepared)
-        if prepared.weight is not None and needs_gradients(x, prepared):
-            return with_gradients(x, prepared)
-        content = prepared.content
-        if not isinstance(content, Fused):
-            return super().run(x, prepared)
-        spec, end = prepared.spec, prepared.epilogue
-        # A small layer takes less time than a few calls of PyTorch that do nothing.
-        source = x if x.dtype == torch.float32 else x.float()
-        y = convolve(
-            source if spec.padding_mode == "zeros" else padded(source, spec),
-            content.packed,
-            prepared.bias,
-            padding=content.padding,
-            clamp=end.clamp,
-            memory_format=end.memory_format,
-        )
-        return y if source is x else y.to(x.dtype)
 
     def implementation(
         self, spec: ConvSpec, dtype: torch.dtype | None = None, device: str = "cpu"
@@ -100,7 +56,7 @@ class PhasedPath(TensorPath):
 
     def _choice(self, spec: ConvSpec, dtype: torch.dtype, device: str) -> list[Kernel | None]:
         """The compiled kernel of each phase, None where tensor operations run: the one place that chooses."""
-        usable = device == "cpu" and compute_dtype(dtype) == torch.float32 and library() is not None
+        usable = kernels_run(dtype, device)
         return [self._kernel(phase.dense) if usable else None for phase in phases(spec)]
 
     def _kernel(self, dense: Dense) -> Kernel | None:
@@ -116,7 +72,7 @@ class PhasedPath(TensorPath):
         executed = self._executed(spec)
         exact = by_groups(weight.double(), spec)
         weights: list[Part] = []
-        choice = self._choice(executed, weight.dtype, _device_of(weight))
+        choice = self._choice(executed, weight.dtype, device_of(weight))
         for phase, kernel in zip(phases(executed), choice, strict=True):
             taps = exact[trailing(axis.kernel for axis in phase.axes)]
             if spec.transposed:
@@ -126,7 +82,8 @@ class PhasedPath(TensorPath):
                 continue
             packed = kernel.pack(taps)
             if _is_one_call(spec):
-                return Fused(packed, phase.dense.padding)
+                ones = (1,) * axes_of(spec)
+                return Fused(packed, phase.dense.padding, ones, ones)
             weights.append(packed)
         return Parts(executed, phases(executed), tuple(weights))
 
@@ -190,6 +147,9 @@ class PhasedPath(TensorPath):
         discarded = 0 if executed is spec else executed.neurons - spec.neurons
         return itemsize * (bordered_elements(executed, parts) + discarded) + weights + largest
 
+    def _is_packed(self, content: Parts | Fused) -> bool:
+        return isinstance(content, Fused) or not all(isinstance(one, torch.Tensor) for one in content.weights)
+
     @abstractmethod
     def _transform(self, taps: torch.Tensor, dense: Dense) -> torch.Tensor:
         """(groups, out, in, *kernel_size) in float64 to what `_dense` wants."""
@@ -213,17 +173,6 @@ class PhasedPath(TensorPath):
     @abstractmethod
     def _buffers(self, dense: Dense) -> int:
         """Elements of the largest buffers that exist at a time, input and output apart."""
-
-
-def _device_of(weight: torch.Tensor) -> str:
-    """No device at all where the numbers of a weight cannot be read: it is traced, or not what it seems."""
-    plain = type(weight) in (torch.Tensor, torch.nn.Parameter) and not torch.compiler.is_compiling()
-    hidden = not plain or torch._C._functorch.peek_interpreter_stack() is not None
-    return "none" if hidden else weight.device.type
-
-
-def _is_packed(content: Parts | Fused) -> bool:
-    return isinstance(content, Fused) or not all(isinstance(one, torch.Tensor) for one in content.weights)
 
 
 def _is_one_call(spec: ConvSpec) -> bool:

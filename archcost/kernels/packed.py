@@ -1,0 +1,61 @@
+"""Packed: weights in the order in which one kernel of one ISA reads them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor
+from typing_extensions import Self
+
+from archcost.kernels.call import Call
+
+__all__ = ["KINDS", "Packed"]
+
+KINDS: dict[str, type[Packed]] = {}
+"""Every kind by its name: weights cross PyTorch's operators as a tensor, a name and a few numbers."""
+
+
+@dataclass(frozen=True)
+class Packed(ABC):
+    """What `pack_winograd` and the others give; made once, used with any input that fits."""
+
+    kind: ClassVar[str]
+    taps: tuple[int, int]
+    out_channels: int
+    in_channels: int
+    isa: str
+    data: Tensor
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        KINDS[cls.kind] = cls
+
+    @property
+    def bytes(self) -> int:
+        return self.data.numel() * self.data.element_size()
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """All but the data and the ISA; `of` reads them."""
+        return (*self.taps, self.out_channels, self.in_channels, *self._added())
+
+    @classmethod
+    def of(cls, numbers: Sequence[int], isa: str, data: Tensor) -> Self:
+        height, width, outs, ins, *own = numbers
+        return cls((height, width), outs, ins, isa, data, **cls._read(own))
+
+    def _added(self) -> tuple[int, ...]:
+        """The numbers that a kind adds."""
+        return ()
+
+    @classmethod
+    def _read(cls, added: list[int]) -> dict[str, Any]:
+        """Its own fields, from these."""
+        return {}
+
+    @abstractmethod
+    def run(self, x: Tensor, bias: Tensor | None, call: Call) -> Tensor:
+        """The convolution."""

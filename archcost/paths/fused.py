@@ -1,0 +1,85 @@
+"""FusedPath: a path that is one call of a compiled kernel where there is one, bias and epilogue included."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from archcost.kernels import library
+from archcost.kernels.operators import convolve
+from archcost.paths.compiled import Packed
+from archcost.paths.epilogue import PLAIN, Epilogue
+from archcost.paths.framework import needs_gradients, with_gradients
+from archcost.paths.geometry import padded
+from archcost.paths.path import Prepared
+from archcost.paths.precision import compute_dtype
+from archcost.paths.tensor import TensorPath, check_input, wants_gradients
+from archcost.spec import ConvSpec
+
+__all__ = ["Fused", "FusedPath", "device_of", "kernels_run"]
+
+
+@dataclass(frozen=True)
+class Fused:
+    """A convolution that is one call of a kernel: padding with zeros, bias and epilogue included."""
+
+    packed: Packed
+    padding: tuple[tuple[int, int], ...]
+    stride: tuple[int, ...]
+    dilation: tuple[int, ...]
+
+
+class FusedPath(TensorPath):
+    """Kernels compute in float32, for the half types as well, and are chosen once, in `prepare`."""
+
+    def prepare(
+        self,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        spec: ConvSpec,
+        epilogue: Epilogue = PLAIN,
+    ) -> Prepared:
+        prepared = super().prepare(weight, bias, spec, epilogue)
+        if not self._is_packed(prepared.content):
+            return prepared
+        return replace(prepared, weight=weight, trains=wants_gradients(weight, bias))
+
+    def run(self, x: torch.Tensor, prepared: Prepared) -> torch.Tensor:
+        check_input(self, x, prepared)
+        if prepared.weight is not None and needs_gradients(x, prepared):
+            return with_gradients(x, prepared)
+        content = prepared.content
+        if not isinstance(content, Fused):
+            return super().run(x, prepared)
+        spec, end = prepared.spec, prepared.epilogue
+        # A small layer takes less time than a few calls of PyTorch that do nothing.
+        source = x if x.dtype == torch.float32 else x.float()
+        y = convolve(
+            source if spec.padding_mode == "zeros" else padded(source, spec),
+            content.packed,
+            prepared.bias,
+            padding=content.padding,
+            stride=content.stride,
+            dilation=content.dilation,
+            clamp=end.clamp,
+            memory_format=end.memory_format,
+        )
+        return y if source is x else y.to(x.dtype)
+
+    def _is_packed(self, content: Any) -> bool:
+        """Whether a kernel has the weights, or some of them, where PyTorch does not see them."""
+        return isinstance(content, Fused)
+
+
+def kernels_run(dtype: torch.dtype, device: str) -> bool:
+    """Whether there are compiled kernels for such tensors."""
+    return device == "cpu" and compute_dtype(dtype) == torch.float32 and library() is not None
+
+
+def device_of(weight: torch.Tensor) -> str:
+    """No device at all where the numbers of a weight cannot be read: it is traced, or not what it seems."""
+    plain = type(weight) in (torch.Tensor, torch.nn.Parameter) and not torch.compiler.is_compiling()
+    hidden = not plain or torch._C._functorch.peek_interpreter_stack() is not None
+    return "none" if hidden else weight.device.type
