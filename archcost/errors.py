@@ -15,3 +15,7 @@ class ModelError(ArchcostError):
 
 class SpecError(ArchcostError):
     """A model SPEC, a weights file or an option that names nothing that can be loaded."""
+
+
+class RewriteError(ArchcostError):
+    """A layer cannot be exchanged as asked, or a model cannot be copied to do it there."""

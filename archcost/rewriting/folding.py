@@ -1,0 +1,174 @@
+"""Convolution, batch normalisation and ReLU in a row: where they are, and the weights that do it in one."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from math import inf
+from typing import TYPE_CHECKING, Any
+
+from archcost.trace.graph import Op, TensorRef, Trace, refs
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Chain", "chains", "folded"]
+
+_NORM_OPS = ("aten.native_batch_norm", "aten._native_batch_norm_legit_no_training")
+_NORM_TYPES = ("BatchNorm1d", "BatchNorm2d", "BatchNorm3d")
+_CLAMP_TYPES = ("ReLU", "ReLU6", "Hardtanh")
+
+
+@dataclass(frozen=True)
+class Chain:
+    """What follows a convolution, and only it, in every one of its calls, fed by it alone."""
+
+    conv: str
+    batch_norm: str | None
+    """The name of a BatchNorm1d, 2d or 3d that uses its running statistics."""
+    clamp: tuple[float, float] | None
+    """The limits of the ReLU, ReLU6 or Hardtanh behind that: (0, inf) for ReLU."""
+    activation: str | None
+    """The module that clamps, where all its calls are in this chain; None where it is shared with other
+    layers, or a function that the parent calls. It may stay where it is: clamping twice is clamping once."""
+
+
+def folded(
+    weight: torch.Tensor, bias: torch.Tensor | None, norm: Any, *, transposed: bool = False, groups: int = 1
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weight and bias of the one convolution that does what two layers did; neither is touched.
+
+    With s = gamma / sqrt(running_var + eps), one number an output channel::
+
+        weight' = weight * s
+        bias'   = (bias - running_mean) * s + beta
+
+    in float64, rounded once to the dtype of the weight. ``norm`` has ``running_mean``, ``running_var``,
+    ``eps``, ``weight`` (gamma) and ``bias`` (beta); it is taken to be in eval mode.
+    """
+    import torch
+
+    with torch.no_grad():
+        scale = (norm.running_var.double() + norm.eps).rsqrt()
+        if norm.weight is not None:
+            scale = scale * norm.weight.double()
+        shift = -norm.running_mean.double() if bias is None else bias.double() - norm.running_mean.double()
+        shift = shift * scale
+        if norm.bias is not None:
+            shift = shift + norm.bias.double()
+        exact = weight.double()
+        if transposed:  # (in, out / groups, ...): the output channels of each group lie in the second axis
+            shape = (groups, -1, *weight.shape[1:])
+            exact = exact.reshape(shape) * scale.reshape(groups, 1, -1, *(1,) * (weight.dim() - 2))
+            exact = exact.reshape(weight.shape)
+        else:
+            exact = exact * scale.reshape(-1, *(1,) * (weight.dim() - 1))
+        return exact.to(weight.dtype), shift.to(weight.dtype)
+
+
+def chains(trace: Trace) -> dict[str, Chain]:
+    """By the name of the convolution, every chain of two links or more in a pass of a model in eval mode."""
+    graph = _Graph(trace)
+    found = (_chain(graph, conv, ops) for conv, ops in graph.convolutions().items())
+    return {chain.conv: chain for chain in found if chain is not None}
+
+
+def _chain(graph: _Graph, conv: str, ops: list[Op]) -> Chain | None:
+    norms = [graph.next(op, _is_norm) for op in ops]
+    batch_norm = graph.owner(norms, _NORM_TYPES)
+    if batch_norm is not None:
+        ops = [op for op in norms if op is not None]
+    clamping = [graph.next(op, lambda one: _limits(one) is not None) for op in ops]
+    limits = {None if op is None else _limits(op) for op in clamping}
+    clamp = limits.pop() if len(limits) == 1 else None
+    if batch_norm is None and clamp is None:
+        return None
+    return Chain(conv, batch_norm, clamp, graph.owner(clamping, _CLAMP_TYPES) if clamp else None)
+
+
+class _Graph:
+    """A Trace seen by who uses which storage."""
+
+    def __init__(self, trace: Trace) -> None:
+        self.trace = trace
+        self.first = {alias: name for name, info in trace.modules.items() for alias in (name, *info.aliases)}
+        self.calls = Counter(self.first.get(call.module, call.module) for call in trace.calls)
+        self.returned = {ref.storage for ref in refs(trace.outputs)}
+        self.users: dict[int, list[Op]] = defaultdict(list)
+        for op in trace.ops:
+            for storage in {ref.storage for ref in (*op.tensors(), *op.outputs)}:
+                self.users[storage].append(op)
+
+    def module(self, op: Op) -> str:
+        name = self.trace.module_of(op)
+        return self.first.get(name, name)
+
+    def convolutions(self) -> dict[str, list[Op]]:
+        """The convolutions of each module, for modules that make one, and nothing else beside it, a call."""
+        made: dict[str, list[Op]] = defaultdict(list)
+        for op in self.trace.ops:
+            if op.base == "aten.convolution":
+                made[self.module(op)].append(op)
+        return {
+            name: ops
+            for name, ops in made.items()
+            if name in self.trace.modules and len(ops) == self.calls[name] == len({op.call for op in ops})
+        }
+
+    def next(self, op: Op, wanted: Any) -> Op | None:
+        """The operation that alone takes the result of ``op``, whole, if it is one of those wanted."""
+        result = op.outputs[0]
+        others = [
+            one for one in self.users[result.storage] if one.index > op.index and not self._is_dead(one)
+        ]
+        if not others or not wanted(others[0]):
+            return None
+        following = others[0]
+        taken = following.args[0] if following.args else None
+        if not isinstance(taken, TensorRef) or taken != result:
+            return None
+        if result.storage in following.writes:  # in place: everyone after it sees what it wrote
+            return following
+        alone = len(others) == 1 and result.storage not in self.returned
+        return following if alone else None
+
+    def owner(self, ops: list[Op | None], types: tuple[str, ...]) -> str | None:
+        """The module that made all of these operations and is never called for another."""
+        names = {None if op is None else self.module(op) for op in ops}
+        name = names.pop() if len(names) == 1 else None
+        info = None if name is None else self.trace.modules.get(name)
+        if name is None or info is None or info.type_name not in types:
+            return None
+        return name if self.calls[name] == len(ops) else None
+
+    def _is_dead(self, op: Op) -> bool:
+        """A copy that nobody reads: autograd's, before an operation in place."""
+        if op.base != "aten.clone":
+            return False
+        made = {ref.storage for ref in op.outputs}
+        return not made & self.returned and all(len(self.users[storage]) == 1 for storage in made)
+
+
+def _is_norm(op: Op) -> bool:
+    """A batch normalisation by running statistics."""
+    return op.base in _NORM_OPS and (op.base != _NORM_OPS[0] or op.args[5] is False)
+
+
+def _limits(op: Op) -> tuple[float, float] | None:
+    """What an operation clamps to; None for one that does something else."""
+    name = op.base.removesuffix("_")
+    if name == "aten.relu":
+        return (0.0, inf)
+    if name == "aten.relu6":
+        return (0.0, 6.0)
+    if name not in ("aten.hardtanh", "aten.clamp"):
+        return None
+    given = dict(zip(("low", "high"), op.args[1:], strict=False))
+    low = given.get("low", op.kwargs.get("min_val", op.kwargs.get("min", -1.0)))
+    high = given.get("high", op.kwargs.get("max_val", op.kwargs.get("max", 1.0)))
+    if name == "aten.clamp":
+        low = given.get("low", op.kwargs.get("min"))
+        high = given.get("high", op.kwargs.get("max"))
+        low, high = -inf if low is None else low, inf if high is None else high
+    numbers = all(isinstance(limit, (int, float)) for limit in (low, high))
+    return (float(low), float(high)) if numbers else None

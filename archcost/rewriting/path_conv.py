@@ -1,0 +1,235 @@
+"""PathConv: a convolution by a path of `archcost.paths` where that can be, and by PyTorch elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from math import inf
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.autograd import forward_ad
+
+from archcost.errors import ArchcostError
+from archcost.paths.epilogue import PLAIN, Epilogue
+from archcost.paths.path import ExecutionPath, Prepared
+from archcost.paths.registry import available, get
+from archcost.rewriting.absorbed import Absorbed
+from archcost.rewriting.folding import folded
+from archcost.rewriting.like import ConvLike
+
+__all__ = ["MOST_SIZES", "PathConv"]
+
+MOST_SIZES = 4
+"""Input sizes for which weights are kept prepared; more of them run by PyTorch, sooner than by preparing
+weights again at each call."""
+
+_MOST_SHAPES = 256
+
+
+class PathConv(ConvLike):
+    """A convolution, the batch normalisation behind it and a clamp, by one path.
+
+    Weights are prepared at the first input of a size, and again when they have changed: by an optimiser,
+    ``load_state_dict``, any operation in place. (Writes through ``weight.data`` leave no trace: call
+    `forget` after them.) PyTorch's own operations run instead while gradients are recorded; in another
+    dtype or on another device than at first; for input sizes that were not asked for, that the path
+    refuses, or beyond `MOST_SIZES`; and under compilers, tracers, autocast, vmap and dispatch modes, which
+    see what they would see of the layer that it stands for.
+
+    Args:
+        layer: the convolution, whose parameters it takes over.
+        path: its name, or an `ExecutionPath`; one that is not registered must be picklable.
+        epilogue: clamp and memory format of the outputs.
+        sizes: spatial sizes of inputs that the path is to have; all of them where None.
+        absorbed: the batch normalisation behind it, in eval mode folded into the weights.
+    """
+
+    def __init__(
+        self,
+        layer: nn.Module,
+        path: str | ExecutionPath,
+        *,
+        epilogue: Epilogue = PLAIN,
+        sizes: Iterable[tuple[int, ...]] | None = None,
+        absorbed: Absorbed | None = None,
+    ) -> None:
+        super().__init__(layer)
+        epilogue.check(self.axes)
+        self._path: str | ExecutionPath = get(path) if isinstance(path, str) else path
+        self.epilogue = epilogue
+        self.sizes = None if sizes is None else frozenset(tuple(size) for size in sizes)
+        # In a tuple, because it is registered under its own name, and has its state_dict keys there.
+        self._absorbed = () if absorbed is None else (absorbed,)
+        self._dtype, self._device = self.weight.dtype, self.weight.device
+        self._prepared: dict[tuple[int, ...], Prepared | str] = {}
+        self._by_shape: dict[torch.Size, Prepared | str] = {}
+        self._stamp: tuple[Any, ...] = ()
+
+    @property
+    def path(self) -> ExecutionPath:
+        if isinstance(self._path, str):  # as it comes out of a pickle
+            self._path = get(self._path)
+        return self._path
+
+    def forward(self, x: torch.Tensor, output_size: list[int] | None = None) -> torch.Tensor:
+        if output_size is None and self._may_run(x):
+            prepared = self._ready(x)
+            if not isinstance(prepared, str):
+                return self.path.run(x, prepared)
+        return self._by_pytorch(x, output_size)
+
+    def refusal(self, x: torch.Tensor) -> str | None:
+        """Why PyTorch would execute this input, here and now; None where the path does."""
+        if not self._may_run(x):
+            return (
+                "gradients are recorded, or somebody watches, or the input is not a batch in the dtype "
+                "and on the device that the path was chosen for"
+            )
+        prepared = self._ready(x)
+        return prepared if isinstance(prepared, str) else None
+
+    def forget(self) -> None:
+        """Prepare the weights again at the next call."""
+        for table in ("_prepared", "_by_shape"):
+            vars(self).get(table, {}).clear()
+        self._stamp = ()
+
+    def _may_run(self, x: torch.Tensor) -> bool:
+        """Whether this is an ordinary call for inference, as the path was chosen for.
+
+        Asked at every call, and so of what PyTorch answers at once: a small layer takes a few microseconds.
+        """
+        if torch.compiler.is_compiling() or type(x) is not torch.Tensor:
+            return False
+        if x.dtype is not self._dtype or x.device != self._device:
+            return False
+        for one in self._absorbed:
+            if one.training:
+                return False
+        if torch.is_grad_enabled() and (x.requires_grad or self._wants_gradients()):
+            return False
+        return not (
+            torch._C._is_any_autocast_enabled()
+            or torch._C._len_torch_dispatch_stack()
+            or torch._C._functorch.peek_interpreter_stack() is not None
+            or torch._C._is_tracing()
+            or forward_ad._current_level >= 0
+        )
+
+    def _ready(self, x: torch.Tensor) -> Prepared | str:
+        """Weights prepared for an input, now or before; or why PyTorch is to execute it."""
+        if not self._is_current():
+            self.forget()
+            reason = self._remember()
+            if reason is not None:
+                return reason
+        found = self._by_shape.get(x.shape)
+        if found is None:
+            found = self._of_size(x)
+            if len(self._by_shape) < _MOST_SHAPES:
+                self._by_shape[x.shape] = found
+        return found
+
+    def _of_size(self, x: torch.Tensor) -> Prepared | str:
+        size = tuple(x.shape[2:])
+        if len(size) != self.axes or not len(x) or x.shape[1] != self.in_channels:
+            return "there is nothing in it, or it has other axes or channels than a batch for this layer"
+        if self.sizes is not None and size not in self.sizes:
+            return f"inputs of {size} were not asked for"
+        if size not in self._prepared:
+            kept = sum(isinstance(one, Prepared) for one in self._prepared.values())
+            if kept >= MOST_SIZES or len(self._prepared) >= _MOST_SHAPES:
+                return f"weights are prepared for {kept} other sizes"
+            self._prepared[size] = self._prepare(x)
+        return self._prepared[size]
+
+    def _prepare(self, x: torch.Tensor) -> Prepared | str:
+        path = self.path
+        # What is made in inference mode could not be used outside it.
+        with torch.inference_mode(False), torch.no_grad():
+            try:
+                weight, bias = self._weights()
+                spec = replace(self.spec(x.shape[2:], len(x)), bias=bias is not None)
+                refused = path.supports(spec, x.dtype)
+                return path.prepare(weight, bias, spec, self.epilogue) if refused is None else refused
+            except (ArchcostError, MemoryError, RuntimeError) as error:
+                return str(error)  # where the input is at fault, PyTorch says so too
+
+    def _weights(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """What the path convolves with."""
+        weight, bias = self._parameters["weight"], self._parameters["bias"]
+        assert weight is not None
+        for one in self._absorbed:
+            return folded(weight, bias, one, transposed=self.transposed, groups=self.groups)
+        return weight, bias
+
+    def _sources(self) -> Iterator[tuple[dict[str, Any], str]]:
+        """Where the tensors lie that prepared weights depend on: a table of a module, and the key."""
+        for key in ("weight", "bias"):
+            yield self._parameters, key
+        for one in self._absorbed:
+            yield from one.sources()
+
+    def _wants_gradients(self) -> bool:
+        return any(
+            t is not None and t.requires_grad for t in (table.get(key) for table, key in self._sources())
+        )
+
+    def _is_current(self) -> bool:
+        """Whether every tensor that weights were prepared from is there, and not written since."""
+        for table, key, tensor, _, place, version in self._stamp:
+            if table.get(key) is not tensor:
+                return False
+            if tensor is not None and (
+                tensor.data_ptr() != place or (version is not None and tensor._version != version)
+            ):
+                return False
+        return bool(self._stamp)
+
+    def _remember(self) -> str | None:
+        """Note what weights are about to be prepared from; or say why PyTorch has to convolve with these."""
+        found = [(table, key, table.get(key)) for table, key in self._sources()]
+        weight = found[0][2]
+        if type(weight) is not nn.Parameter:
+            return "its weight has been parametrized, pruned or substituted since"
+        if weight.dtype is not self._dtype or weight.device != self._device:
+            return "its weights have been moved"
+        # An alias holds on to the memory, so that no other tensor can come to lie at the same place.
+        self._stamp = tuple(
+            (table, key, None, None, 0, 0)
+            if tensor is None
+            else (table, key, tensor, tensor.detach(), tensor.data_ptr(), _version(tensor))
+            for table, key, tensor in found
+        )
+        return None
+
+    def _by_pytorch(self, x: torch.Tensor, output_size: list[int] | None) -> torch.Tensor:
+        y = self.plain(x, output_size)
+        for one in self._absorbed:
+            y = one.normalised(y)
+        if self.epilogue.clamp == (0, inf):
+            y = F.relu(y)
+        elif self.epilogue.clamp is not None:
+            y = F.hardtanh(y, *self.epilogue.clamp)  # unlike clamp's, its gradient is 0 at the limits
+        layout = self.epilogue.memory_format
+        return y if layout is None else y.contiguous(memory_format=layout)
+
+    def __getstate__(self) -> dict[str, Any]:
+        registered = not isinstance(self._path, str) and self._path.name in available()
+        by_name = registered and get(self.path.name) is self._path
+        path = self.path.name if by_name else self._path
+        return {**vars(self), "_path": path, "_prepared": {}, "_by_shape": {}, "_stamp": ()}
+
+    def extra_repr(self) -> str:
+        path = self._path if isinstance(self._path, str) else self._path.name
+        said = f"{super().extra_repr()}, path={path}"
+        said += ", batch normalised" * bool(self._absorbed)
+        return said if self.epilogue.clamp is None else f"{said}, clamp={self.epilogue.clamp}"
+
+
+def _version(tensor: torch.Tensor) -> int | None:
+    """How often it was written in place; tensors of inference mode do not count."""
+    return None if tensor.is_inference() else tensor._version

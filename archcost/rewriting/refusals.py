@@ -1,0 +1,123 @@
+"""Why a convolution may not be exchanged for another layer: in words, looking at the layer alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.parameter import is_lazy
+from torch.nn.utils import parametrize
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
+
+from archcost.rewriting import adapters
+from archcost.rewriting.like import ConvLike
+from archcost.trace.modules import type_name
+
+__all__ = ["HOOKS", "hooks_of", "is_convolution", "why_not", "wraps"]
+
+HOOKS = {
+    "_forward_pre_hooks": "forward pre-hook",
+    "_forward_hooks": "forward hook",
+    "_backward_pre_hooks": "backward pre-hook",
+    "_backward_hooks": "backward hook",
+    "_state_dict_pre_hooks": "state_dict pre-hook",
+    "_state_dict_hooks": "state_dict hook",
+    "_load_state_dict_pre_hooks": "load_state_dict pre-hook",
+    "_load_state_dict_post_hooks": "load_state_dict hook",
+}
+"""The tables of a module in which hooks are registered, and what to call them."""
+
+_REWEIGHT: dict[type, tuple[str, str]] = {
+    WeightNorm: ("weight_norm", "torch.nn.utils.remove_weight_norm(module)"),
+    SpectralNorm: ("spectral_norm", "torch.nn.utils.remove_spectral_norm(module)"),
+    BasePruningMethod: ("pruning", "torch.nn.utils.prune.remove(module, 'weight')"),
+}
+_QUANTIZED = ("torch.ao.nn.", "torch.nn.quantized", "torch.nn.qat", "torch.nn.intrinsic", "torch.ao.quant")
+_CALLED = ("forward", "_conv_forward", "_call_impl")
+
+
+def is_convolution(module: nn.Module) -> bool:
+    """Whether it is one, or says so: PyTorch's, a subclass, a script, or one of somebody else's."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return type_name(module) in {kind.__name__ for kind in adapters.PLAIN_TYPES}
+    if isinstance(module, (_ConvNd, ConvLike)):
+        return True
+    named = (getattr(module, name, None) for name in ("in_channels", "out_channels"))
+    if not all(isinstance(number, int) for number in named) or not hasattr(module, "kernel_size"):
+        return False
+    return "weight" in module._parameters or _is_quantized(type(module))
+
+
+def why_not(module: nn.Module) -> str | None:
+    """The reason to leave a convolution alone that lies in itself; None where there is none."""
+    return next(_reasons(module), None)
+
+
+def _reasons(module: nn.Module) -> Iterator[str]:
+    kind = type(module)
+    if isinstance(module, torch.jit.ScriptModule):
+        yield "it is a ScriptModule, whose parts are compiled: rewrite the model before torch.jit does"
+        return
+    if isinstance(module, ConvLike):
+        yield "it has been replaced already: undo that first, or begin with the model as it was"
+    if any(is_lazy(p) for p in module._parameters.values() if p is not None):
+        yield "it is lazy and has no weights yet: run one forward pass, model(example), before"
+    if parametrize.is_parametrized(module):
+        name = next(iter(module.parametrizations))  # type: ignore[arg-type]
+        yield (
+            f"its {name} is parametrized: bake it in with "
+            f"torch.nn.utils.parametrize.remove_parametrizations(module, {name!r})"
+        )
+    for hook in module._forward_pre_hooks.values():
+        for type_, (what, mend) in _REWEIGHT.items():
+            if isinstance(hook, type_):
+                yield f"its weight is made anew at each call by {what}: bake it in with {mend}"
+    if _is_quantized(kind) or getattr(module, "qconfig", None) is not None:
+        trained = ".qat" in kind.__module__ or isinstance(module, _ConvNd)
+        state = "prepared for quantization" if trained else "quantized"
+        yield f"it is {state}: rewrite the float model, and quantize what comes of it"
+    if not adapters.known(kind):
+        yield (
+            f"{kind.__module__}.{kind.__qualname__} is not one of torch.nn's convolutions, and may compute "
+            f"something else: archcost.rewriting.adapters.register says what its padding is, if that is all"
+        )
+    overridden = [name for name in _CALLED if name in vars(module)]
+    if overridden:
+        yield f"its {overridden[0]} was replaced on this very object, by what does not show"
+    if getattr(module, "_compiled_call_impl", None) is not None:
+        yield "it is compiled on its own: compile after rewriting"
+    yield from _odd_tensors(module)
+
+
+def _odd_tensors(module: nn.Module) -> Iterator[str]:
+    extra = [key for key in (*module._parameters, *module._buffers) if key not in ("weight", "bias")]
+    extra += [key for key, child in module._modules.items() if child is not None]
+    if extra or not isinstance(module._parameters.get("weight"), torch.Tensor):
+        yield f"it holds more than weight and bias: {', '.join(extra) or 'no weight that is a parameter'}"
+    for key, parameter in module._parameters.items():
+        if parameter is not None and type(parameter) is not nn.Parameter:
+            yield f"its {key} is a {type(parameter).__name__}, not an ordinary parameter"
+
+
+def hooks_of(module: nn.Module) -> tuple[str, ...]:
+    """The kinds of hooks that it has of its own."""
+    return tuple(what for table, what in HOOKS.items() if vars(module).get(table))
+
+
+def wraps(module: nn.Module) -> str | None:
+    """Why what lies inside a wrapper must stay, where it must."""
+    kind = type(module)
+    if kind.__name__ == "OptimizedModule" and hasattr(module, "_orig_mod"):
+        return "is compiled: rewrite model._orig_mod, and compile what comes of it"
+    for base in kind.__mro__:
+        if base.__module__.startswith(("torch.distributed.", "torch.nn.parallel.")):
+            return f"is a {base.__name__}, which keeps its own account of the parameters: wrap it afterwards"
+    return None
+
+
+def _is_quantized(kind: type) -> bool:
+    return any(base.__module__.startswith(_QUANTIZED) for base in kind.__mro__)
