@@ -7,6 +7,7 @@
 #include "fft.h"
 #include "finish.h"
 #include "pixels.h"
+#include "row_fetch.h"
 #include "scratch.h"
 #include "threads.h"
 
@@ -19,6 +20,8 @@ namespace {
 
 // Output rows summed up at a time: so many complex sums, and the input row and the weight, in registers.
 constexpr int kRowsAtOnce = kLanes == 16 ? 6 : 4;
+// Rows of the input that are fetched ahead.
+constexpr long kAhead = 2;
 // A complex vector is stored as two.
 constexpr long kStep = 2 * kLanes;
 
@@ -76,6 +79,7 @@ class DepthwiseConvolution {
       }
     }
     for (long i = 0; i < height; ++i) {
+      fetch_row<false>(source, of_.input, i + kAhead);
       source.gather(i, 0, 1, of_.input.width, row, 0);
       for (long j = 0; j < fft.size; ++j) signal[j] = j < of_.input.width ? load(row + j * kLanes) : Vector{};
       fft.forward(signal, spectrum);
@@ -114,6 +118,7 @@ class DepthwiseConvolution {
     Vector signal[RealFft::kMostSize];
     Complex spectrum[RealFft::kMostSize / 2 + 1];
     for (long i = 0; i < of_.output.height; ++i) {
+      fetch_row<true>(target, of_.output, i + 1);
       const float* const source = spectra + i * kStep;
       for (long k = 0; k < frequencies_; ++k) spectrum[k] = load_complex(source + k * out_rows_ * kStep);
       fft.backward(spectrum, signal);

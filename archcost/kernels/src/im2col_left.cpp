@@ -1,6 +1,7 @@
 #include "im2col_left.h"
 
 #include "pixels.h"
+#include "row_fetch.h"
 
 namespace archcost {
 namespace {
@@ -9,6 +10,9 @@ namespace {
 constexpr long kGoodHeight = kRows * 4 / 7;
 // Rows this many floats apart, or a multiple, compete for the same few places in the first-level cache.
 constexpr long kBadStride = 512;
+
+// Rows of pixels fetched before they are staged.
+constexpr long kAhead = 2;
 
 const float* end_of(const ArchcostImages& of, const float* data) {
   return data + (of.batch - 1) * of.batch_stride + (of.channels - 1) * of.channel_stride +
@@ -40,7 +44,11 @@ Im2colLeft::Im2colLeft(const Im2colColumns& columns, const ArchcostConvolution& 
   if (way_ == kStaged) {
     row_width_ = width > kRows * 8 ? round_up(divide_up(width, divide_up(width, kRows * 8)), kRows) : width;
     rows_ = std::clamp(positions / row_width_, 1L, output_.height);
-    if (output_.height == 1) row_width_ = std::min(width, std::max(row_width_, positions / kRows * kRows));
+    if (output_.height == 1 && width > positions) {
+      row_width_ = round_up(divide_up(width, divide_up(width, std::max(row_width_, positions))), kRows);
+    } else if (output_.height == 1) {
+      row_width_ = width;
+    }
     rows_ = divide_up(output_.height, divide_up(output_.height, rows_));
     most_positions_ = rows_ * row_width_;
     pitch_ = window_.columns_under(row_width_);
@@ -150,7 +158,11 @@ void Im2colLeft::stage(const Run& first, long rows, const ColumnBlock& columns, 
   if (columns.first_tap > 0) return;
   for (long c = 0; c < columns.chunks; ++c, to += chunk_floats_) {
     const Pixels source(input_, data_, first.image, (columns.first_chunk + c) * kLanes);
-    source.gather(top, left, height, width, to, pitch_ * kLanes);
+    for (long i = 0; i < kAhead; ++i) fetch_row<false>(source, input_, top + i);
+    for (long i = 0; i < height; ++i) {
+      fetch_row<false>(source, input_, top + i + kAhead);
+      source.gather(top + i, left, 1, width, to + i * pitch_ * kLanes, 0);
+    }
   }
 }
 
