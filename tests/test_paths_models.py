@@ -89,7 +89,8 @@ def check(name, pixels, names):
     return ran
 
 
-DISTINCT = [name for name in available() if name not in ("fft-64", "fft-128", "fft-256", "fft-1024")]
+# On maps of these sizes larger tiles are the whole image.
+DISTINCT = [n for n in available() if not n.startswith("fft-") or n in ("fft-16", "fft-32", "fft-rows")]
 
 
 @pytest.mark.slow

@@ -35,7 +35,6 @@ def _path(isa: str) -> Path:
 
 
 @functools.cache
-@functools.cache
 def _built() -> list[str]:
     return [isa for isa in _ISAS if _path(isa).exists()]
 
