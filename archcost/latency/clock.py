@@ -11,7 +11,7 @@ import gc
 import math
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median, quantiles
@@ -24,7 +24,7 @@ try:
 except ImportError:  # Windows has none: involuntary switches are unknown there
     resource = None  # type: ignore[assignment]
 
-__all__ = ["Ratio", "Timing", "compare_calls", "ratio"]
+__all__ = ["Ratio", "Timing", "compare_calls", "interquartile", "ratio"]
 
 _CPU_CLOCKS = {"process": time.process_time_ns, "thread": time.thread_time_ns}
 _LEAST_ROUNDS = 3
@@ -61,7 +61,7 @@ class Timing:
     @property
     def spread(self) -> float:
         """The interquartile range of the CPU time; nan for a single sample."""
-        return _spread(self.cpu_seconds)
+        return interquartile(self.cpu_seconds)
 
     @property
     def wall_median(self) -> float:
@@ -178,14 +178,15 @@ def ratio(a: Timing, b: Timing, *, wall: bool = False) -> Ratio:
     pairs = [_quotient(of_a[number], of_b[number]) for number in of_a if number in of_b]
     if not pairs:
         return Ratio(_quotient(median(of_a.values()), median(of_b.values())), math.nan, 0)
-    return Ratio(median(pairs), _spread(pairs), len(pairs))
+    return Ratio(median(pairs), interquartile(pairs), len(pairs))
 
 
 def _quotient(a: float, b: float) -> float:
     return a / b if b else math.inf if a else math.nan
 
 
-def _spread(values: list[float] | tuple[float, ...]) -> float:
+def interquartile(values: Sequence[float]) -> float:
+    """The middle half of the values, from end to end; nan for fewer than two."""
     if len(values) < 2:
         return math.nan
     low, _, high = quantiles(values, n=4, method="inclusive")

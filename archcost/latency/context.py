@@ -1,0 +1,300 @@
+"""In context: a model's own layers timed inside real forward passes, so that they add up to the whole.
+
+A layer replayed alone finds a warm cache, and is 3 to 33 % too fast; behind a flushed one it is up to 150 %
+too slow. So the clock is read at PyTorch's module hooks during whole passes. What a module does between its
+children's calls is its own time: nothing of a pass belongs to nobody.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable, Collection
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from statistics import median
+from typing import TYPE_CHECKING, Any, Literal
+
+from archcost.errors import ArchcostError, InputError, ModelError
+from archcost.latency.fingerprint import fingerprint
+from archcost.latency.hooks import Route, hook_seconds, hooked, route_of
+from archcost.latency.parts import CallTime, InContext, Span, span
+from archcost.latency.settings import settings
+from archcost.latency.stopwatch import CpuStopwatch, CudaStopwatch, Stopwatch, WallStopwatch
+from archcost.trace.inputs import as_call, dtype_of, map_tensors
+from archcost.trace.modules import ModuleTree, check_initialised, is_training, walk
+from archcost.trace.state import Untouched, deeper_recursion, paused_gc
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+__all__ = ["time_in_context"]
+
+_LEAST_ROUNDS = 5
+_MOST_ROUNDS = 10_000
+# Calls of a smaller share are not waited for.
+_SHARE = 0.02
+
+
+def time_in_context(
+    model: nn.Module,
+    inputs: Any,
+    *,
+    seconds: float = 10.0,
+    precision: float = 0.02,
+    threads: int | None = None,
+    cores: Collection[int] | None = None,
+    keep_blocks: bool = False,
+    clock: Literal["cpu", "wall"] | None = None,
+    tolerance: float = 0.1,
+    watch: Stopwatch | None = None,
+) -> InContext:
+    """Time every module call of the model's forward pass, and the pass end to end, in turns in one run.
+
+    Gradients are off and denormals are flushed meanwhile. The model runs as it is, in training mode if it
+    is in it, and is left as it was: its buffers, the random states, and the tensors given.
+
+    Args:
+        model: on the CPU, or on a CUDA device (where events are timed; not tried on one so far).
+        inputs: a tuple is positional arguments, a dict is keyword arguments, anything else the one argument.
+        seconds: begin no further pass after this much wall time, once five of each kind are done.
+        precision: stop before, when the 95 % interval of the median is at most this far on either side, for
+            the pass and for every call that takes a fiftieth of it.
+        threads: of PyTorch; by default as many as it has now.
+        cores: the cores to run on; by default any.
+        keep_blocks: large blocks of memory stay with the process, for good; see `settings`.
+        clock: by default CPU time for one thread, and wall time for more.
+        tolerance: a lap is interrupted where wall time exceeds CPU time by more than this share.
+        watch: another stopwatch altogether.
+
+    Raises:
+        InputError: an argument makes no sense.
+        ModelError: the model's forward raised, takes another route through its modules every time, or is
+            compiled.
+    """
+    import torch
+
+    _check(seconds, precision, tolerance, clock)
+    tree = _tree_of(model)
+    args, kwargs = as_call(_copied(inputs))
+    device, start = _device_of(tree, (args, kwargs)), time.perf_counter()
+    with ExitStack() as stack:
+        untouched = stack.enter_context(Untouched(tree))
+        for module in tree.modules.values():
+            for buffer in module._buffers.values():
+                if buffer is not None and buffer.layout is torch.strided:
+                    untouched.keep(buffer.untyped_storage())
+        stack.enter_context(settings(threads=threads, cores=cores, keep_blocks=keep_blocks))
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(deeper_recursion())
+        used = torch.get_num_threads()
+        watch = watch or _stopwatch(device, clock or ("cpu" if used == 1 else "wall"))
+        run = _Passes(partial(model, *args, **kwargs), tree, watch, tolerance)
+        run.warm_up(start + seconds / 5)
+        lap = 0.0 if watch.clock == "cuda" else hook_seconds(watch)
+        stack.enter_context(paused_gc())
+        shuffle = random.Random(0).shuffle
+        look = _LEAST_ROUNDS
+        while run.rounds < _MOST_ROUNDS:
+            if run.rounds >= _LEAST_ROUNDS and time.perf_counter() - start >= seconds:
+                break
+            if run.rounds >= look:
+                if run.worst_precision() <= precision:
+                    break
+                # To look takes time as well: after a quarter more passes again.
+                look += max(1, look // 4)
+            run.one_round(shuffle)
+    times, route = run.call_times(lap)
+    return InContext(
+        calls=times,
+        end_to_end=span(run.bare),
+        with_hooks=span([_whole(own) for own in run.routes[route].values()]),
+        hooks_cost=lap * len(route.laps),
+        paired_difference=run.paired_difference(route, lap * len(route.laps)),
+        passes=run.rounds,
+        other_routes=run.rounds - len(run.routes[route]),
+        clock=watch.clock,
+        device=str(fingerprint(str(device) if device.type == "cuda" else "cpu")),
+        threads=used,
+        dtype=str(dtype_of(tree)).removeprefix("torch."),
+        inputs=_text((args, kwargs)),
+        training=is_training(model),
+        torch=str(torch.__version__),
+    )
+
+
+_Own = list[tuple[float, bool]]
+
+
+@dataclass
+class _Passes:
+    """The passes so far: those without hooks, and those with them, by the route they took."""
+
+    call: Callable[[], Any]
+    tree: ModuleTree
+    watch: Stopwatch
+    tolerance: float
+    rounds: int = 0
+    bare: _Own = field(default_factory=list)
+    routes: dict[Route, dict[int, _Own]] = field(default_factory=dict)
+    """By route, then by round."""
+
+    def warm_up(self, until: float) -> None:
+        """Until two passes agree within 5 %, ten at most; then one with hooks. At least two."""
+        last = self._bare()[0]
+        for _ in range(9):
+            last, before = self._bare()[0], last
+            if abs(last - before) <= 0.05 * before or time.perf_counter() > until:
+                break
+        self._hooked()
+
+    def one_round(self, shuffle: Callable[[list[Any]], Any]) -> None:
+        turns: list[Callable[[], None]] = [self._keep_bare, self._keep_hooked]
+        shuffle(turns)
+        for turn in turns:
+            turn()
+        self.rounds += 1
+
+    def worst_precision(self) -> float:
+        """Of the pass, and of the calls on its most frequent route that take some part of it."""
+        whole = span(self.bare)
+        most = max(self.routes.values(), key=len)
+        spans = [span(samples) for samples in zip(*most.values(), strict=True)]
+        large = [one for one in spans if one.median_s >= _SHARE * whole.median_s]
+        return max(one.precision for one in (whole, *large))
+
+    def call_times(self, lap: float) -> tuple[tuple[CallTime, ...], Route]:
+        """Each call of the most frequent route, with ``lap`` taken off each of its laps."""
+        route, passes = max(self.routes.items(), key=lambda item: len(item[1]))
+        if 2 * len(passes) <= self.rounds:
+            raise ModelError(
+                f"the forward pass takes another route through its modules each time ({len(self.routes)} "
+                f"in {self.rounds} passes), so that no call can be timed twice. If that is dropped layers, "
+                f"put the model in evaluation mode: model.eval()"
+            )
+        laps = [0] * len(route.calls)
+        for owner in route.laps:
+            laps[owner] += 1
+        seen: dict[str, int] = {}
+        times = []
+        for call, number, samples in zip(route.calls, laps, zip(*passes.values(), strict=True), strict=True):
+            found: Span = span([(max(0.0, took - number * lap), cut) for took, cut in samples])
+            nth = seen[call.name] = seen.get(call.name, -1) + 1
+            times.append(CallTime(**vars(found), name=call.name, type=call.type, call=nth, leaf=call.leaf))
+        return tuple(times), route
+
+    def paired_difference(self, route: Route, cost: float) -> float:
+        """Of the passes with hooks to those without, round by round."""
+        pairs = [(_whole(own)[0] - cost, self.bare[number][0]) for number, own in self.routes[route].items()]
+        return median([with_hooks / bare - 1 for with_hooks, bare in pairs if bare] or [math.nan])
+
+    def _keep_bare(self) -> None:
+        self.bare.append(self._bare())
+
+    def _keep_hooked(self) -> None:
+        route, own = self._hooked()
+        self.routes.setdefault(route, {})[self.rounds] = own
+
+    def _bare(self) -> tuple[float, bool]:
+        read = self.watch.read
+        first = read()
+        output = self._forward()
+        lap = self.watch.laps([first, read()], self.tolerance)[0]
+        del output  # what it takes to free the outputs is not the model's
+        return lap
+
+    def _hooked(self) -> tuple[Route, _Own]:
+        with hooked(self.watch) as events:
+            output = self._forward()
+        del output
+        route = route_of(events.marks, self.tree)
+        if route is None:
+            raise ModelError(
+                "the model's hooks tell of no single forward pass: its __call__ is not PyTorch's"
+            )
+        return route, route.own_times(self.watch.laps(events.readings, self.tolerance))
+
+    def _forward(self) -> Any:
+        try:
+            return self.call()
+        except ArchcostError:
+            raise
+        except Exception as error:
+            said = f"{type(error).__name__}: {error}"
+            raise ModelError(f"the model cannot be timed, its forward pass raised {said}") from error
+
+
+def _whole(own: _Own) -> tuple[float, bool]:
+    return sum(took for took, _ in own), any(cut for _, cut in own)
+
+
+def _stopwatch(device: torch.device, clock: str) -> Stopwatch:
+    if device.type == "cuda":
+        return CudaStopwatch(device)
+    return CpuStopwatch() if clock == "cpu" else WallStopwatch()
+
+
+def _tree_of(model: Any) -> ModuleTree:
+    import torch
+
+    if not isinstance(model, torch.nn.Module):
+        raise ModelError(f"expected a torch.nn.Module, got {type(model).__name__}")
+    tree = walk(model)
+    check_initialised(tree)
+    for name, module in tree.modules.items():
+        if getattr(module, "_compiled_call_impl", None) is not None or hasattr(module, "_orig_mod"):
+            raise ModelError(
+                f"{name or 'the model'} is compiled by torch.compile, and hooks would have it run another "
+                f"way: give the model as it was before, or time it whole with archcost.latency.clock"
+            )
+    return tree
+
+
+def _copied(inputs: Any) -> Any:
+    """The caller's inputs copied: a model may write into its own. One tensor given twice stays one."""
+    made: dict[int, torch.Tensor] = {}
+
+    def copy(tensor: torch.Tensor) -> torch.Tensor:
+        if id(tensor) not in made:
+            made[id(tensor)] = tensor.detach().clone()
+        return made[id(tensor)]
+
+    return map_tensors(inputs, copy)
+
+
+def _tensors(inputs: Any) -> list[torch.Tensor]:
+    found: list[torch.Tensor] = []
+    map_tensors(inputs, found.append)
+    return found
+
+
+def _device_of(tree: ModuleTree, inputs: Any) -> torch.device:
+    """Where the pass runs; there must be one place."""
+    import torch
+
+    tensors = _tensors(inputs)
+    for module in tree.modules.values():
+        tensors += [t for t in (*module._parameters.values(), *module._buffers.values()) if t is not None]
+    devices = {tensor.device for tensor in tensors if tensor.dim()} or {torch.device("cpu")}
+    kinds = {device.type for device in devices}
+    if len(kinds) != 1 or not kinds <= {"cpu", "cuda"}:
+        named = " and ".join(sorted(map(str, devices)))
+        raise InputError(f"model and inputs are on {named}; to be timed, all must be on the CPU or on CUDA")
+    return min(devices, key=str)
+
+
+def _text(inputs: Any) -> str:
+    tensors = _tensors(inputs)
+    said = ["x".join(map(str, t.shape)) + f" {str(t.dtype).removeprefix('torch.')}" for t in tensors]
+    return ", ".join(said) or "none"
+
+
+def _check(seconds: Any, precision: Any, tolerance: Any, clock: Any) -> None:
+    for name, value in {"seconds": seconds, "precision": precision, "tolerance": tolerance}.items():
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not value >= 0:
+            raise InputError(f"{name} must be a number, at least 0; got {value!r}")
+    if clock not in (None, "cpu", "wall"):
+        raise InputError(f"clock must be 'cpu' or 'wall'; got {clock!r}")

@@ -1,0 +1,236 @@
+"""A SQLite file that many processes write at once, any of which may be killed: opened, locked, mended.
+
+What is acknowledged is on the disk: write-ahead log, ``synchronous=FULL``. A file that is corrupt, or not
+ours, is set aside beside its place, with a warning, and a new one begun.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import sqlite3
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TypeVar
+
+from archcost.latency.measurement import StoreError
+
+try:
+    import fcntl
+except ImportError:  # Windows: a file that is open there cannot be renamed, which protects it as well
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = ["Database"]
+
+_APPLICATION = 0x61726363  # "arcc", in the file's header
+_BUSY = ("locked", "busy")
+_SPOILT = ("not a database", "malformed", "corrupt", "encrypted")
+_MEMORY = ":memory:"
+_Result = TypeVar("_Result")
+# Connections of a parent process: a child must not even close them.
+_INHERITED: list[sqlite3.Connection] = []
+
+
+class _Foreign(Exception):
+    """A SQLite file that somebody else made."""
+
+
+class Database:
+    """A connection that is opened when first used, again in a forked child, and again in a new file.
+
+    Args:
+        path: of the file, or ``:memory:``.
+        schema: the SQL that makes an empty file ours.
+        version: of the schema; a file of a later one is refused, untouched.
+        patience: seconds to wait for another process.
+    """
+
+    def __init__(self, path: str, schema: str, version: int, patience: float = 30.0) -> None:
+        self.path = path
+        self.schema = schema
+        self.version = version
+        self.patience = patience
+        self._connection: sqlite3.Connection | None = None
+        self._opened: tuple[int, ...] = ()
+        self._lock = threading.RLock()
+
+    def close(self) -> None:
+        with self._lock:
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+
+    def do(self, work: Callable[[sqlite3.Connection], _Result], writes: bool = True) -> _Result:
+        """``work`` in one transaction, again while others hold the file, and once more in a new file.
+
+        Raises:
+            StoreError: the file stays locked, is of a later version, or the system refuses it.
+        """
+        with self._lock:
+            try:
+                return self._patiently(lambda: self._transaction(work, writes))
+            except (sqlite3.DatabaseError, _Foreign) as error:
+                reason = _spoilt(error)
+                if reason is None or self.path == _MEMORY:
+                    raise self._said(error) from error
+                self._set_aside(reason)
+            try:
+                return self._patiently(lambda: self._transaction(work, writes))
+            except (sqlite3.DatabaseError, _Foreign) as error:
+                raise self._said(error) from error
+
+    def _transaction(self, work: Callable[[sqlite3.Connection], _Result], writes: bool) -> _Result:
+        connection = self._connected()
+        connection.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
+        try:
+            result = work(connection)
+            connection.execute("COMMIT")
+        except BaseException:
+            with suppress(sqlite3.Error):
+                connection.execute("ROLLBACK")
+            raise
+        return result
+
+    def _patiently(self, work: Callable[[], _Result]) -> _Result:
+        """SQLite waits for most locks by itself, but not for all: not while a log is recovered."""
+        deadline = time.monotonic() + self.patience
+        while True:
+            try:
+                return work()
+            except sqlite3.OperationalError as error:
+                if not any(word in str(error) for word in _BUSY) or time.monotonic() > deadline:
+                    raise
+            time.sleep(random.uniform(0.001, 0.02))
+
+    def _connected(self) -> sqlite3.Connection:
+        """The connection; a new one where this process was forked, or the file is another one now."""
+        if self._connection is not None and self._opened != self._place():
+            if self._opened[:1] == (os.getpid(),):
+                self._connection.close()
+            else:
+                _INHERITED.append(self._connection)
+            self._connection = None
+        if self._connection is None:
+            self._connection = self._open()
+        return self._connection
+
+    def _place(self) -> tuple[int, ...]:
+        if self.path == _MEMORY:
+            return ()
+        try:
+            found = os.stat(self.path)
+        except OSError:
+            return (os.getpid(),)
+        return (os.getpid(), found.st_dev, found.st_ino)
+
+    def _open(self) -> sqlite3.Connection:
+        if self.path != _MEMORY:
+            try:
+                Path(self.path).parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise self._said(error) from error
+        with self._alone():
+            self._opened = self._place()
+            connection = sqlite3.connect(
+                self.path, timeout=self.patience, isolation_level=None, check_same_thread=False
+            )
+            try:
+                self._begin(connection)
+            except BaseException:
+                connection.close()
+                raise
+            self._opened = self._place()
+            return connection
+
+    def _begin(self, connection: sqlite3.Connection) -> None:
+        """Make an empty file ours, and see that any other is; nothing is written to one that is not."""
+
+        def number(pragma: str) -> int:
+            return int(connection.execute(f"PRAGMA {pragma}").fetchone()[0])
+
+        application, version = number("application_id"), number("user_version")
+        empty = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
+        if application != _APPLICATION and not (empty and application == version == 0):
+            raise _Foreign("it is a SQLite file of another program")
+        if version > self.version:
+            raise StoreError(
+                f"the store {self.path} is of version {version}, and this archcost knows {self.version}: "
+                f"update archcost, or name another file by ARCHCOST_STORE"
+            )
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        if application != _APPLICATION:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute(self.schema)
+            connection.execute(f"PRAGMA application_id = {_APPLICATION}")
+            connection.execute(f"PRAGMA user_version = {self.version}")
+            connection.execute("COMMIT")
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """No other process opens a store of this folder, or sets one aside, meanwhile.
+
+        The lock is on the folder, so that no file is left behind, and goes with the process if it is killed.
+        """
+        if fcntl is None or self.path == _MEMORY:
+            yield
+            return
+        folder = os.open(Path(self.path).parent, os.O_RDONLY)
+        try:
+            deadline = time.monotonic() + self.patience
+            while time.monotonic() < deadline:
+                try:
+                    fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    time.sleep(random.uniform(0.001, 0.02))
+                except OSError:
+                    break  # some network file systems have no such locks; SQLite has its own
+            yield
+        finally:
+            os.close(folder)
+
+    def _set_aside(self, reason: str) -> None:
+        """Rename the file and its log, unless another process has done so since it was found spoilt."""
+        found = self._opened
+        self.close()
+        with self._alone():
+            # A file that was set aside keeps its inode, so that a new one has another.
+            if self._place() != found:
+                return
+            number = 1
+            while any(Path(f"{self.path}.corrupt-{number}{end}").exists() for end in ("", "-wal", "-shm")):
+                number += 1
+            aside = f"{self.path}.corrupt-{number}"
+            try:
+                # The file itself last: its log must never lie beside a new one.
+                for end in ("-wal", "-shm", ""):
+                    with suppress(FileNotFoundError):
+                        os.rename(self.path + end, aside + end)
+            except OSError as error:
+                raise self._said(error) from error
+        warnings.warn(
+            f"the store of measurements {self.path} cannot be used: {reason}. It is kept as {aside}, and a "
+            f"new, empty one takes its place",
+            stacklevel=2,
+        )
+
+    def _said(self, error: Exception) -> StoreError:
+        what = "; another process holds it" if any(word in str(error) for word in _BUSY) else ""
+        return StoreError(
+            f"the store {self.path} cannot be used: {error}{what}. Name another file by ARCHCOST_STORE, or "
+            f"':memory:' to keep nothing"
+        )
+
+
+def _spoilt(error: Exception) -> str | None:
+    """Why the file itself is of no use; None where the error has another reason."""
+    if isinstance(error, _Foreign) or any(word in str(error) for word in _SPOILT):
+        return str(error)
+    # A table that we made lacks a column: somebody changed it.
+    changed = ("no such table", "no such column", "has no column")
+    return str(error) if any(word in str(error) for word in changed) else None

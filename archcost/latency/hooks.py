@@ -1,0 +1,141 @@
+"""One forward pass as a row of laps: who was on top of the stack of calls between two readings."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from archcost.latency.stopwatch import Lap, Stopwatch
+from archcost.trace.modules import ModuleTree, type_name
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["Call", "Route", "hook_seconds", "hooked", "route_of"]
+
+_LEAVE = None
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a module in a pass."""
+
+    name: str
+    type: str
+    parent: int
+    """The index of the call that made it; -1 for that of the model."""
+    leaf: bool
+    """No module was called inside."""
+
+
+@dataclass(frozen=True)
+class Route:
+    """The calls of a pass in order, and for each lap the call that it belongs to."""
+
+    calls: tuple[Call, ...]
+    laps: tuple[int, ...]
+
+    def own_times(self, laps: list[Lap]) -> list[tuple[float, bool]]:
+        """Seconds of each call without those inside it, and whether any of its laps was interrupted."""
+        seconds, interrupted = [0.0] * len(self.calls), [False] * len(self.calls)
+        for owner, lap in zip(self.laps, laps, strict=True):
+            seconds[owner] += lap.seconds
+            interrupted[owner] |= lap.interrupted
+        return list(zip(seconds, interrupted, strict=True))
+
+
+@dataclass
+class Events:
+    """What the hooks wrote down: a module when it was entered, None when one was left; and the clock."""
+
+    marks: list[nn.Module | None] = field(default_factory=list)
+    readings: list[Any] = field(default_factory=list)
+
+
+@contextmanager
+def hooked(watch: Stopwatch) -> Iterator[Events]:
+    """Every module called by this thread is written down, of whatever model; no model is changed.
+
+    The hooks are PyTorch's global ones, so that there is nothing on the modules to take away again.
+    """
+    from torch.nn.modules import module as hooks
+
+    events = Events()
+    mark, reading, read = events.marks.append, events.readings.append, watch.read
+    mine, current = threading.get_ident(), threading.get_ident
+
+    def entered(module: nn.Module, args: Any) -> None:
+        if current() == mine:
+            mark(module)
+            reading(read())
+
+    def left(module: nn.Module, args: Any, output: Any) -> None:
+        if current() == mine:
+            reading(read())
+            mark(_LEAVE)
+
+    handles = []
+    try:
+        handles.append(hooks.register_module_forward_pre_hook(entered))
+        handles.append(hooks.register_module_forward_hook(left, always_call=True))
+        yield events
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def route_of(marks: list[nn.Module | None], tree: ModuleTree) -> Route | None:
+    """The calls that the marks tell of; None where they are not those of one call with all others inside."""
+    calls: list[tuple[str, str, int]] = []
+    laps: list[int] = []
+    stack: list[int] = []
+    for position, module in enumerate(marks):
+        if position:
+            if not stack:
+                return None  # something was called after the model had returned
+            laps.append(stack[-1])
+        if module is not _LEAVE:
+            parent = stack[-1] if stack else -1
+            name = tree.name_under(module, calls[parent][0]) if stack else ""
+            calls.append((name, type_name(module), parent))
+            stack.append(len(calls) - 1)
+        elif stack:
+            stack.pop()
+    if stack or not calls:
+        return None
+    parents = {parent for _, _, parent in calls}
+    made = (Call(name, kind, parent, i not in parents) for i, (name, kind, parent) in enumerate(calls))
+    return Route(tuple(made), tuple(laps))
+
+
+def hook_seconds(watch: Stopwatch, repeats: int = 15, modules: int = 64) -> float:
+    """What the hooks themselves cost a lap: a chain of modules that do little, in turns with and without.
+
+    Each module writes a megabyte: where caches are warm, hooks cost a third less than they do in a model.
+    """
+    import torch
+    from torch import nn
+
+    class Little(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.add_(1.0)
+
+    chain = nn.Sequential(*(Little() for _ in range(modules)))
+    x = torch.zeros(2**18)
+
+    def bare() -> float:
+        first = watch.read()
+        chain(x)
+        return watch.laps([first, watch.read()], 0.0)[0].seconds
+
+    def watched() -> float:
+        with hooked(watch):
+            return bare()
+
+    watched()
+    differences = [watched() - bare() for _ in range(repeats)]
+    return max(0.0, median(differences)) / (2 * modules + 2)

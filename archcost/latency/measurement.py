@@ -1,0 +1,201 @@
+"""One measurement: what was timed (its key), what came out, and the JSON line it is exchanged as."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
+from typing import Any, Literal
+
+from archcost.errors import ArchcostError
+from archcost.latency.clock import Timing, interquartile
+from archcost.latency.fingerprint import Fingerprint
+from archcost.spec import ConvSpec
+
+__all__ = ["Key", "Measurement", "StoreError", "from_record", "spec_from_json", "spec_json"]
+
+CLOCKS = ("cpu", "wall", "cuda")
+
+
+class StoreError(ArchcostError):
+    """The store cannot be opened, read or written, or a line given to it is no measurement."""
+
+
+@dataclass(frozen=True)
+class Key:
+    """What was timed: a convolution on one path, in one state of one machine."""
+
+    fingerprint: str
+    """`Fingerprint.hash` of the machine and software."""
+    spec: ConvSpec
+    dtype: str
+    """As in ``float32``."""
+    path: str
+    layout: str = "contiguous"
+    """Of the input: ``contiguous`` or ``channels_last``."""
+    threads: int = 1
+
+    @cached_property
+    def columns(self) -> tuple[str, str, str, str, int, str]:
+        """As the store has them: the spec as JSON in one fixed form."""
+        return (self.fingerprint, spec_json(self.spec), self.dtype, self.layout, self.threads, self.path)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What the clock said of one key, and when."""
+
+    key: Key
+    device: str
+    """The fingerprint for people."""
+    median_s: float
+    spread_s: float | None
+    """The interquartile range; None for a single sample."""
+    samples: int
+    """Those kept."""
+    dropped: int
+    """Those left out because they were interrupted."""
+    clock: Literal["cpu", "wall", "cuda"]
+    """Which time ``median_s`` is: CPU time, wall time or that between two events of a CUDA stream."""
+    torch: str
+    disturbed: bool = False
+    """Every sample was interrupted, so all were kept."""
+    error: float | None = None
+    """Largest difference from the result in float64, relative to the largest output; None: not looked at."""
+    workspace_bytes: int | None = None
+    measured_at: float = field(default_factory=time.time)
+    """Seconds since 1970, UTC."""
+
+    def __post_init__(self) -> None:
+        wrong = _wrong(self)
+        if wrong:
+            raise StoreError(f"no measurement: {wrong}")
+
+    @classmethod
+    def of(
+        cls,
+        key: Key,
+        timing: Timing,
+        device: Fingerprint,
+        *,
+        clock: Literal["cpu", "wall"] = "cpu",
+        error: float | None = None,
+        workspace_bytes: int | None = None,
+    ) -> Measurement:
+        """From what `compare_calls` gives; ``clock`` chooses which of its two times counts."""
+        median, spread = timing.median, timing.spread
+        if clock == "wall":
+            median, spread = timing.wall_median, interquartile(timing.wall_seconds)
+        return cls(
+            key=key,
+            device=str(device),
+            median_s=median,
+            spread_s=None if math.isnan(spread) else spread,
+            samples=timing.kept,
+            dropped=timing.dropped,
+            clock=clock,
+            torch=device.torch,
+            disturbed=timing.disturbed,
+            error=error,
+            workspace_bytes=workspace_bytes,
+        )
+
+    def record(self) -> dict[str, Any]:
+        """Plain values for one line of JSON; `from_record` reads them."""
+        values = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "key"}
+        key = {one.name: getattr(self.key, one.name) for one in fields(self.key)}
+        return {**key, "spec": asdict(self.key.spec), **values}
+
+
+def spec_json(spec: ConvSpec) -> str:
+    """The one text of a spec: the same for specs that are equal."""
+    return json.dumps(asdict(spec), sort_keys=True, separators=(",", ":"))
+
+
+def spec_from_json(text: str) -> ConvSpec:
+    """The spec that `spec_json` wrote.
+
+    Raises:
+        StoreError: the text is none.
+    """
+    try:
+        return _spec(json.loads(text))
+    except ValueError as error:
+        raise StoreError(f"no convolution: {error}") from error
+
+
+def from_record(record: Any) -> Measurement:
+    """The measurement that `Measurement.record` wrote, every value looked at.
+
+    Raises:
+        StoreError: the message says which value is missing, unknown or wrong.
+    """
+    if not isinstance(record, Mapping):
+        raise StoreError(f"no measurement: {record!r} is no object with names")
+    of_key = [one.name for one in fields(Key)]
+    of_value = [one.name for one in fields(Measurement) if one.name != "key"]
+    missing = [name for name in (*of_key, *of_value) if name not in record]
+    unknown = [str(name) for name in record if name not in of_key and name not in of_value]
+    if missing or unknown:
+        said = [f"{', '.join(missing)} missing"] * bool(missing)
+        said += [f"{', '.join(unknown)} unknown"] * bool(unknown)
+        raise StoreError(f"no measurement: {'; '.join(said)}")
+    key = {**{name: record[name] for name in of_key}, "spec": _spec(record["spec"])}
+    values = {name: record[name] for name in of_value}
+    return Measurement(Key(**key), **values)
+
+
+def _spec(values: Any) -> ConvSpec:
+    """A spec of plain values; anything but whole numbers, truths and texts in their places is refused."""
+    if not isinstance(values, dict):
+        raise StoreError(f"no convolution: {values!r} is no object with names")
+    known = {one.name for one in fields(ConvSpec)}
+    if set(values) != known:
+        odd = ", ".join(sorted(set(values) ^ known))
+        raise StoreError(f"no convolution: {odd} missing or unknown")
+    for name, value in values.items():
+        kind: type = {"bias": bool, "transposed": bool, "padding_mode": str}.get(name, int)
+        if not all(type(leaf) is kind for leaf in _leaves(value)):
+            raise StoreError(f"no convolution: {name} is {value!r}")
+    try:
+        return ConvSpec(**values)
+    except (ArchcostError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+        raise StoreError(f"no convolution: {error}") from error
+
+
+def _leaves(value: Any) -> list[Any]:
+    return [leaf for one in value for leaf in _leaves(one)] if isinstance(value, (list, tuple)) else [value]
+
+
+def _wrong(found: Measurement) -> str | None:
+    """What is wrong with the values, in words; SQLite would take them all."""
+    key = found.key
+    texts = ("device", "torch")
+    for name, value in [*((n, getattr(found, n)) for n in texts), *_texts(key)]:
+        if not isinstance(value, str):
+            return f"{name} must be text, got {value!r}"
+    if not isinstance(key.spec, ConvSpec):
+        return f"spec must be a ConvSpec, got {key.spec!r}"
+    if not isinstance(found.disturbed, bool):
+        return f"disturbed must be true or false, got {found.disturbed!r}"
+    if found.clock not in CLOCKS:
+        return f"clock must be one of {', '.join(CLOCKS)}, got {found.clock!r}"
+    counts = [("threads", key.threads, 1), ("samples", found.samples, 1), ("dropped", found.dropped, 0)]
+    if found.workspace_bytes is not None:
+        counts.append(("workspace_bytes", found.workspace_bytes, 0))
+    for name, number, least in counts:
+        if type(number) is not int or not least <= number < 2**63:
+            return f"{name} must be a whole number, at least {least}, got {number!r}"
+    numbers = [("median_s", found.median_s), ("measured_at", found.measured_at)]
+    numbers += [(n, getattr(found, n)) for n in ("spread_s", "error") if getattr(found, n) is not None]
+    for name, value in numbers:
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < math.inf:
+            return f"{name} must be a number, at least 0, got {value!r}"
+    return None
+
+
+def _texts(key: Key) -> list[tuple[str, Any]]:
+    return [(name, getattr(key, name)) for name in ("fingerprint", "dtype", "layout", "path")]

@@ -1,0 +1,196 @@
+"""The roofline: what this machine can do at most, measured, and where a convolution stands below it.
+
+A layer cannot take less time than its multiplications at the peak, or than its bytes at the bandwidth of
+memory (Williams, Waterman and Patterson, "Roofline", 2009). Where four times fewer multiplications become
+2.5 times less time, the bytes are why.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from math import prod
+from typing import TYPE_CHECKING, Any, Literal
+
+from archcost.errors import InputError
+from archcost.latency.clock import Timing, compare_calls
+from archcost.latency.fingerprint import Fingerprint, fingerprint
+from archcost.latency.measurement import Key, Measurement
+from archcost.latency.settings import settings
+from archcost.latency.store import Store
+from archcost.spec import ConvSpec
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["COPY", "PRODUCT", "Roofline", "bytes_moved", "measure_roofline"]
+
+# In the store they stand beside the convolutions: a product of n x n matrices is a 1x1 convolution of n
+# channels on n positions, and a copy of n numbers one of a single channel.
+PRODUCT, COPY = "roofline-product", "roofline-copy"
+
+_SIDES = (512, 1024, 2048, 4096)
+# A product that takes this long is large enough: what is not the product no longer counts.
+_LONG_S = 0.05
+_LEAST_COPY, _MOST_COPY = 2**25, 2**29
+
+
+@dataclass(frozen=True)
+class Roofline:
+    """Peak and bandwidth of one machine, with one number of threads and one dtype."""
+
+    macs_per_second: float
+    """Multiply-adds of a large square product of matrices, by PyTorch."""
+    bytes_per_second: float
+    """Read and written by a copy far beyond the caches."""
+    threads: int
+    dtype: str
+    device: str
+    disturbed: bool = False
+    """Every sample of one of the two was interrupted."""
+
+    @property
+    def ridge(self) -> float:
+        """Multiply-adds a byte: with fewer, memory is the limit; with more, the multiplications are."""
+        return self.macs_per_second / self.bytes_per_second
+
+    def attainable(self, multiplications: float, moved: float) -> float:
+        """Seconds that so many multiplications and moved bytes take at least."""
+        return max(multiplications / self.macs_per_second, moved / self.bytes_per_second)
+
+    def bound(self, multiplications: float, moved: float) -> Literal["multiplications", "memory"]:
+        """Which of the two is the limit."""
+        by_memory = moved * self.macs_per_second > multiplications * self.bytes_per_second
+        return "memory" if by_memory else "multiplications"
+
+    def share(self, seconds: float, multiplications: float, moved: float) -> float:
+        """How much of what is attainable a measured time reaches: 1 is all of it.
+
+        It can be more where the data are still in a cache, which is faster than the memory measured here.
+        """
+        if not seconds > 0:
+            raise InputError(f"share: seconds must be above 0, got {seconds!r}")
+        return self.attainable(multiplications, moved) / seconds
+
+    def __str__(self) -> str:
+        state = (
+            f"{self.threads} thread{'s' * (self.threads != 1)}, {self.dtype}{', DISTURBED' * self.disturbed}"
+        )
+        return (
+            f"{self.macs_per_second / 1e9:.1f} G multiply-adds/s, {self.bytes_per_second / 1e9:.1f} GB/s, "
+            f"{state}; {self.device}"
+        )
+
+
+def bytes_moved(spec: ConvSpec, itemsize: int = 4) -> int:
+    """What a convolution must move: its input once, its weights and bias once, its output once.
+
+    >>> bytes_moved(ConvSpec(64, 64, 3, padding=1, input_size=(56, 56), bias=False))
+    1753088
+    """
+    read = spec.batch * spec.in_channels * prod(spec.input_size)
+    return itemsize * (read + spec.params + spec.neurons)
+
+
+def measure_roofline(
+    store: Store | None = None,
+    *,
+    threads: int = 1,
+    dtype: torch.dtype | None = None,
+    seconds: float = 4.0,
+    again: bool = False,
+) -> Roofline:
+    """Of this machine: from the store if it is there, else measured now and put into it.
+
+    Args:
+        store: None measures, and keeps nothing.
+        dtype: by default float32.
+        again: measure anew, whatever the store has.
+    """
+    import torch
+
+    dtype = dtype or torch.float32
+    device = fingerprint()
+    name = str(dtype).removeprefix("torch.")
+    if store is not None and not again:
+        found = _stored(store, device, name, threads)
+        if found is not None:
+            return found
+    with settings(threads=threads), torch.inference_mode():
+        product, copy = _measured(device, dtype, name, threads, seconds)
+    if store is not None:
+        store.put_many([product, copy])
+    return _roofline(product, copy, dtype.itemsize)
+
+
+def _stored(store: Store, device: Fingerprint, dtype: str, threads: int) -> Roofline | None:
+    import torch
+
+    found: dict[str, Measurement] = {}
+    for one in sorted(store.all(device.hash), key=lambda one: one.measured_at):
+        if (one.key.dtype, one.key.threads) == (dtype, threads) and one.key.path in (PRODUCT, COPY):
+            found[one.key.path] = one
+    if len(found) < 2:
+        return None
+    return _roofline(found[PRODUCT], found[COPY], getattr(torch, dtype).itemsize)
+
+
+def _roofline(product: Measurement, copy: Measurement, itemsize: int) -> Roofline:
+    key = product.key
+    return Roofline(
+        macs_per_second=key.spec.macs / product.median_s,
+        bytes_per_second=2 * itemsize * copy.key.spec.neurons / copy.median_s,
+        threads=key.threads,
+        dtype=key.dtype,
+        device=product.device,
+        disturbed=product.disturbed or copy.disturbed,
+    )
+
+
+def _measured(
+    device: Fingerprint, dtype: torch.dtype, name: str, threads: int, seconds: float
+) -> tuple[Measurement, Measurement]:
+    import torch
+
+    clock: Literal["cpu", "wall"] = "cpu" if threads == 1 else "wall"
+
+    def timed(call: Callable[[], Any]) -> Timing:
+        which: Literal["thread", "process"] = "thread" if threads == 1 else "process"
+        return compare_calls({"it": call}, rounds=25, seconds=seconds / 2, cpu_clock=which)["it"]
+
+    side, product = _product(dtype)
+    of_product = ConvSpec(side, side, 1, input_size=(side,), bias=False)
+    numbers = _copy_bytes(device) // dtype.itemsize
+    of_copy = ConvSpec(1, 1, 1, input_size=(numbers,), bias=False)
+    key = Key(device.hash, of_product, name, PRODUCT, threads=threads)
+    of = Measurement.of
+    first = of(key, timed(product), device, clock=clock)
+    source, target = torch.zeros(numbers, dtype=dtype), torch.ones(numbers, dtype=dtype)
+    second_key = replace(key, spec=of_copy, path=COPY)
+    return first, of(second_key, timed(lambda: target.copy_(source)), device, clock=clock)
+
+
+def _product(dtype: torch.dtype) -> tuple[int, Callable[[], Any]]:
+    """The smallest square product that takes a while, written into a result that is there."""
+    import torch
+
+    for side in _SIDES:
+        generator = torch.Generator().manual_seed(0)
+        a, b = (torch.rand(side, side, generator=generator).to(dtype) for _ in range(2))
+        into = torch.empty(side, side, dtype=dtype)
+
+        def call(a: Any = a, b: Any = b, into: Any = into) -> Any:
+            return torch.mm(a, b, out=into)
+
+        call()
+        start = time.perf_counter()
+        call()
+        if time.perf_counter() - start >= _LONG_S:
+            break
+    return side, call
+
+
+def _copy_bytes(device: Fingerprint) -> int:
+    """Of each of the two blocks: together four times the largest cache, within reason."""
+    return min(_MOST_COPY, max(_LEAST_COPY, 2 * device.last_cache_bytes))

@@ -1,0 +1,199 @@
+"""The store: every measurement of this user's machines, one a key, in one SQLite file.
+
+Of two measurements of one key the later one counts. Whatever `Store.put` has returned from stays, also when
+the process is killed the moment after.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from archcost.latency.database import Database
+from archcost.latency.measurement import Key, Measurement, StoreError, from_record, spec_from_json
+
+__all__ = ["Key", "Measurement", "Store", "StoreError", "default_path"]
+
+VERSION = 1
+_KEY = ("fingerprint", "spec", "dtype", "layout", "threads", "path")
+_VALUES = (
+    *("device", "median_s", "spread_s", "samples", "dropped", "clock", "torch"),
+    *("disturbed", "error", "workspace_bytes", "measured_at"),
+)
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS measurements (
+    fingerprint TEXT NOT NULL, spec TEXT NOT NULL, dtype TEXT NOT NULL, layout TEXT NOT NULL,
+    threads INTEGER NOT NULL, path TEXT NOT NULL,
+    device TEXT NOT NULL, median_s REAL NOT NULL, spread_s REAL, samples INTEGER NOT NULL,
+    dropped INTEGER NOT NULL, clock TEXT NOT NULL, torch TEXT NOT NULL,
+    disturbed INTEGER NOT NULL, error REAL, workspace_bytes INTEGER, measured_at REAL NOT NULL,
+    PRIMARY KEY (fingerprint, spec, dtype, layout, threads, path)
+) WITHOUT ROWID
+"""
+_COLUMNS = ", ".join((*_KEY, *_VALUES))
+_PUT = (
+    f"INSERT INTO measurements ({_COLUMNS}) VALUES ({', '.join('?' * len((*_KEY, *_VALUES)))}) "
+    f"ON CONFLICT ({', '.join(_KEY)}) DO UPDATE SET "
+    f"{', '.join(f'{name} = excluded.{name}' for name in _VALUES)} "
+    f"WHERE excluded.measured_at >= measured_at"
+)
+
+
+def default_path() -> str:
+    """Where the store is: the environment variable ARCHCOST_STORE, or the user's cache folder."""
+    named = os.environ.get("ARCHCOST_STORE")
+    if named:
+        return named
+    from platformdirs import user_cache_dir
+
+    return str(Path(user_cache_dir("archcost", appauthor=False)) / "measurements.sqlite")
+
+
+class Store:
+    """Measurements by key; also a context manager, which closes the file.
+
+    Args:
+        path: of the file; ``":memory:"`` keeps nothing; by default `default_path`.
+    """
+
+    def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
+        self.path = default_path() if path is None else os.fspath(path)
+        self._database = Database(self.path, _SCHEMA, VERSION)
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the file; the next use opens it again (what was in memory is gone)."""
+        self._database.close()
+
+    def put(self, measurement: Measurement) -> None:
+        """Keep it, unless a later one of the same key is there. Once this returns, it is on the disk."""
+        self.put_many([measurement])
+
+    def put_many(self, measurements: Iterable[Measurement]) -> None:
+        """All of them or, after an exception, none."""
+        rows = [_row(measurement) for measurement in measurements]
+        if rows:
+            self._database.do(lambda connection: connection.executemany(_PUT, rows))
+
+    def get(self, key: Key) -> Measurement | None:
+        """The measurement of that key; None where there is none."""
+        where = " AND ".join(f"{name} = ?" for name in _KEY)
+        found = self._select(f"WHERE {where}", key.columns)
+        return found[0] if found else None
+
+    def all(self, fingerprint: str | None = None) -> list[Measurement]:
+        """Every measurement, or those of one fingerprint's hash; by key."""
+        if fingerprint is None:
+            return self._select("", ())
+        return self._select("WHERE fingerprint = ?", (fingerprint,))
+
+    def __len__(self) -> int:
+        query = "SELECT count(*) FROM measurements"
+        return int(self._database.do(lambda it: it.execute(query).fetchone()[0], writes=False))
+
+    def __iter__(self) -> Iterator[Measurement]:
+        return iter(self.all())
+
+    def __bool__(self) -> bool:
+        return True  # an empty store is a store
+
+    def lines(self) -> Iterator[str]:
+        """Every measurement as a line of JSON."""
+        return (json.dumps(one.record(), allow_nan=False) for one in self.all())
+
+    def export(self, path: str | os.PathLike[str]) -> int:
+        """Write all as JSON lines, over a file that is there; says how many."""
+        lines = list(self.lines())
+        try:
+            Path(path).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        except OSError as error:
+            raise StoreError(f"cannot write {os.fspath(path)}: {error.strerror}") from error
+        return len(lines)
+
+    def import_(self, path: str | os.PathLike[str]) -> int:
+        """Take in what `export` wrote, elsewhere or here; says how many lines there were.
+
+        Raises:
+            StoreError: the file cannot be read, or a line is no measurement: it is named by its number, and
+                nothing is taken in.
+        """
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise StoreError(f"cannot read {os.fspath(path)}: {error}") from error
+        found = []
+        for number, line in enumerate(text.split("\n"), 1):
+            if not line.strip():
+                continue
+            try:
+                found.append(from_record(json.loads(line)))
+            except (StoreError, ValueError, RecursionError) as error:
+                raise StoreError(
+                    f"{os.fspath(path)}, line {number}: {error}. Nothing was imported; mend the line"
+                ) from error
+        self.put_many(found)
+        return len(found)
+
+    def prune(self, *, older_than: timedelta | None = None, other_devices: bool = False) -> int:
+        """Remove what is older, and what was measured with another fingerprint; says how many.
+
+        A measurement goes where one of the two is true of it; at least one must be asked for. Those made on
+        this machine's CUDA device count as its own.
+        """
+        if older_than is None and not other_devices:
+            raise StoreError("prune: say what to remove: older_than, other_devices or both")
+        asked: list[str] = []
+        values: list[Any] = []
+        if older_than is not None:
+            asked.append("measured_at < ?")
+            values.append(time.time() - older_than.total_seconds())
+        if other_devices:
+            own = _own_fingerprints()
+            asked.append(f"fingerprint NOT IN ({', '.join('?' * len(own))})")
+            values.extend(own)
+        where = " OR ".join(asked)
+        return self._database.do(
+            lambda connection: connection.execute(f"DELETE FROM measurements WHERE {where}", values).rowcount
+        )
+
+    def _select(self, where: str, values: tuple[Any, ...]) -> list[Measurement]:
+        def read(connection: sqlite3.Connection) -> list[Any]:
+            order = ", ".join(_KEY)
+            query = f"SELECT {_COLUMNS} FROM measurements {where} ORDER BY {order}"
+            return connection.execute(query, values).fetchall()
+
+        return [_measurement(row) for row in self._database.do(read, writes=False)]
+
+    def __repr__(self) -> str:
+        return f"Store({self.path!r})"
+
+
+def _own_fingerprints() -> list[str]:
+    import torch
+
+    from archcost.latency.fingerprint import fingerprint
+
+    devices = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
+    return [fingerprint(device).hash for device in devices]
+
+
+def _row(measurement: Measurement) -> tuple[Any, ...]:
+    return (*measurement.key.columns, *(getattr(measurement, name) for name in _VALUES))
+
+
+def _measurement(row: tuple[Any, ...]) -> Measurement:
+    key = dict(zip(_KEY, row, strict=False))
+    values = dict(zip(_VALUES, row[len(_KEY) :], strict=True))
+    values["disturbed"] = bool(values["disturbed"])
+    return Measurement(Key(**{**key, "spec": spec_from_json(key["spec"])}), **values)
