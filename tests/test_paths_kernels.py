@@ -98,6 +98,7 @@ def test_kernels_are_switched_off_here_and_nowhere_else(thread, monkeypatch):
         assert kernels.library() is None
         assert kernels.isa() is None
         assert kernels.why_not() == "switched off by archcost.kernels.disabled()"
+        assert kernels.usable_isas() == ()
     assert kernels.library() is not None
     monkeypatch.setenv("ARCHCOST_NO_KERNELS", "1")
     assert kernels.library() is None

@@ -154,7 +154,6 @@ def isa() -> str | None:
     return _choice()[0]
 
 
-@functools.cache
 def usable_isas() -> tuple[str, ...]:
     """Those that this machine can execute, the best last."""
     best = isa()
@@ -176,7 +175,7 @@ def library(isa: str | None = None) -> ctypes.CDLL | None:
     best, _ = _choice()
     if best is None:
         return None
-    if isa is not None and isa not in usable_isas():
+    if isa not in (None, best) and isa not in usable_isas():
         raise ArchcostError(f"no kernels for {isa!r} here; there are {', '.join(usable_isas())}")
     return _open(isa or best)
 
