@@ -21,7 +21,8 @@ from archcost.kernels import build
 HERE = Path(__file__).parent
 
 # Relative to the largest output; random weights, inputs of unit variance. By outputs and taps of an axis.
-WINOGRAD_ERRORS = {(2, 3): 1e-5, (4, 3): 5e-5, (6, 3): 1e-4, (2, 5): 5e-5, (4, 5): 1e-4, (6, 5): 3e-4}
+WINOGRAD_ERRORS = {(2, 2): 1e-5, (4, 2): 3e-5, (6, 2): 1e-4, (2, 4): 3e-5, (4, 4): 1e-4, (6, 4): 2e-4}
+WINOGRAD_ERRORS |= {(2, 3): 1e-5, (4, 3): 5e-5, (6, 3): 1e-4, (2, 5): 5e-5, (4, 5): 1e-4, (6, 5): 3e-4}
 ONE_AXIS_ERROR = 1e-4
 FOURIER_ERROR = 2e-6
 DIRECT_ERROR = 1e-5

@@ -24,6 +24,7 @@ from archcost.paths.phased import PhasedPath
 from archcost.paths.phases import Dense, phases
 from archcost.paths.precision import sum_error
 from archcost.paths.products import filling_elements, point_products, tiled, untiled, whole_size
+from archcost.paths.space_to_depth import spread
 from archcost.spec import ConvSpec
 
 __all__ = ["FFTPath"]
@@ -44,8 +45,8 @@ class FFTPath(PhasedPath):
         self.idea = f"products at each frequency, over {where}"
         most = "" if tile is None else f"; kernels of at most {tile} taps an axis"
         self.limits = (
-            f"1 to 3 axes, groups, every padding mode; dilation and transposed by phases, stride by phases "
-            f"or by discarding{most}"
+            f"1 to 3 axes, groups, every padding mode; dilation and transposed by phases, stride by phases, "
+            f"by discarding or by space to depth{most}"
         )
 
     def _refuses(self, spec: ConvSpec) -> str | None:
@@ -153,10 +154,12 @@ class FFTPath(PhasedPath):
         return filled + each * points * (dense.in_channels + dense.out_channels)
 
     def _executed(self, spec: ConvSpec) -> ConvSpec:
-        """With the stride kept, or set to 1 and its outputs discarded: whichever multiplies less."""
+        """With the stride kept, or set to 1 and its outputs discarded, or as channels: whichever multiplies
+        least."""
         if spec.transposed or max(spatial(spec, "stride")) == 1:
             return spec
-        return min((spec, replace(spec, stride=1)), key=self._all_multiplications)
+        ways = (spread(spec), spec, replace(spec, stride=1))
+        return min((way for way in ways if way is not None), key=self._all_multiplications)
 
     def _all_multiplications(self, spec: ConvSpec) -> int:
         dense = [phase.dense for phase in phases(spec)]
@@ -167,7 +170,7 @@ class FFTPath(PhasedPath):
     def stated_error(self, spec: ConvSpec, dtype: torch.dtype) -> float:
         """A sum's over the channels, and what each pass of the transform adds."""
         longest = max((prod(self._lengths(p.dense)) for p in phases(self._executed(spec))), default=1)
-        channels = spec.in_channels // spec.groups
+        channels = self._executed(spec).in_channels // spec.groups
         return sum_error(spec, dtype, factor=1 + log2(longest) / 4, length=channels)
 
 

@@ -15,6 +15,7 @@ from archcost.paths.framework import needs_gradients, with_gradients
 from archcost.paths.geometry import padded
 from archcost.paths.path import Prepared
 from archcost.paths.precision import compute_dtype
+from archcost.paths.space_to_depth import blocks_of
 from archcost.paths.tensor import TensorPath, check_input, wants_gradients
 from archcost.spec import ConvSpec
 
@@ -29,6 +30,14 @@ class Fused:
     padding: tuple[tuple[int, int], ...]
     stride: tuple[int, ...]
     dilation: tuple[int, ...]
+    blocks: bool = False
+    """Whether it is executed by `archcost.paths.space_to_depth`."""
+
+    def source(self, x: torch.Tensor, spec: ConvSpec) -> torch.Tensor:
+        """What the kernel reads."""
+        if self.blocks:
+            return blocks_of(x, spec)
+        return x if spec.padding_mode == "zeros" else padded(x, spec)
 
 
 class FusedPath(TensorPath):
@@ -57,7 +66,7 @@ class FusedPath(TensorPath):
         # A small layer takes less time than a few calls of PyTorch that do nothing.
         source = x if x.dtype == torch.float32 else x.float()
         y = convolve(
-            source if spec.padding_mode == "zeros" else padded(source, spec),
+            content.source(source, spec),
             content.packed,
             prepared.bias,
             padding=content.padding,

@@ -24,6 +24,7 @@ from archcost.paths.phases import (
     unfolded,
 )
 from archcost.paths.precision import compute_dtype
+from archcost.paths.space_to_depth import blocks_of, rearranged_elements, rearranged_taps, spread
 from archcost.spec import ConvSpec
 
 __all__ = ["PhasedPath"]
@@ -64,13 +65,17 @@ class PhasedPath(FusedPath):
         return None
 
     def _executed(self, spec: ConvSpec) -> ConvSpec:
-        """The convolution whose phases are computed: this one, or the same with stride 1, to discard from."""
+        """The convolution whose phases are computed: this one; the same with stride 1, to discard from; or
+        the same by `archcost.paths.space_to_depth`."""
         return spec
 
     def _prepare(self, weight: torch.Tensor, spec: ConvSpec) -> Parts | Fused:
         """Each phase's taps, transformed in float64: packed, or a tensor in the dtype computed in."""
         executed = self._executed(spec)
         exact = by_groups(weight.double(), spec)
+        blocks = executed == spread(spec)
+        if blocks:
+            exact = rearranged_taps(exact, spec)
         weights: list[Part] = []
         choice = self._choice(executed, weight.dtype, device_of(weight))
         for phase, kernel in zip(phases(executed), choice, strict=True):
@@ -81,13 +86,15 @@ class PhasedPath(FusedPath):
                 weights.append(self._transform(taps, phase.dense).to(compute_dtype(weight.dtype)))
                 continue
             packed = kernel.pack(taps)
-            if _is_one_call(spec):
+            if _is_one_call(executed) and (blocks or executed is spec):
                 ones = (1,) * axes_of(spec)
-                return Fused(packed, phase.dense.padding, ones, ones)
+                return Fused(packed, phase.dense.padding, ones, ones, blocks)
             weights.append(packed)
         return Parts(executed, phases(executed), tuple(weights))
 
     def _run(self, x: torch.Tensor, content: Parts, spec: ConvSpec) -> torch.Tensor:
+        if content.spec == spread(spec):
+            return self._sum(blocks_of(x, spec), content)
         y = self._sum(x, content)
         if content.spec is spec:
             return y
@@ -145,7 +152,8 @@ class PhasedPath(FusedPath):
                 own += kernel.scratch_bytes() + _copied_bytes(phase)
             largest = max(largest, own)
         discarded = 0 if executed is spec else executed.neurons - spec.neurons
-        return itemsize * (bordered_elements(executed, parts) + discarded) + weights + largest
+        copied = rearranged_elements(spec) if executed == spread(spec) else bordered_elements(executed, parts)
+        return itemsize * (copied + discarded) + weights + largest
 
     def _is_packed(self, content: Parts | Fused) -> bool:
         return isinstance(content, Fused) or not all(isinstance(one, torch.Tensor) for one in content.weights)

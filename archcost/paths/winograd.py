@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 from functools import lru_cache
-from math import prod
+from math import inf, prod
 
 import torch
 
@@ -21,18 +21,22 @@ from archcost.paths.phased import PhasedPath
 from archcost.paths.phases import Dense, phases
 from archcost.paths.precision import sum_error
 from archcost.paths.products import along_axes, filling_elements, point_products, tiled, untiled, whole_size
+from archcost.paths.space_to_depth import spread
 from archcost.paths.toom_cook import POINTS, Matrix, ToomCook, toom_cook
 from archcost.spec import ConvSpec
 
 __all__ = ["WinogradPath"]
+
+# How many times as many multiplications one convolution may take as the phases that it stands for.
+MOST_ZEROS = 1.3
 
 
 class WinogradPath(PhasedPath):
     """F(m, r) along each axis that has r > 1 taps."""
 
     limits = (
-        "1 to 3 axes, groups, every padding mode; stride, dilation and transposed by phases; not 1x1, and "
-        "at most 12 pixels a tile and axis"
+        "1 to 3 axes, groups, every padding mode; dilation and transposed by phases, stride by phases or by "
+        "space to depth; not 1x1, and at most 12 pixels a tile and axis"
     )
     source = "A. Lavin and S. Gray, Fast Algorithms for Convolutional Neural Networks, 2015"
 
@@ -42,7 +46,7 @@ class WinogradPath(PhasedPath):
         self.idea = f"{m} outputs an axis at a time by {m} + taps - 1 multiplications"
 
     def _refuses(self, spec: ConvSpec) -> str | None:
-        kernels = [phase.dense.kernel_size for phase in phases(spec)]
+        kernels = [phase.dense.kernel_size for phase in phases(self._executed(spec))]
         longest = max(map(max, kernels), default=1)
         if longest == 1:
             parts = " once stride has parted it" if max(spatial(spec, "kernel_size")) > 1 else ""
@@ -53,6 +57,21 @@ class WinogradPath(PhasedPath):
                 f"{len(POINTS) + 1} the numbers are too far apart to be exact"
             )
         return None
+
+    def _executed(self, spec: ConvSpec) -> ConvSpec:
+        """A stride by space to depth, where the zeros among its taps cost no more than many calls do."""
+        instead = spread(spec)
+        if instead is None or max(spatial(instead, "kernel_size")) == 1:
+            return spec
+        if self._all_multiplications(instead) > MOST_ZEROS * self._all_multiplications(spec):
+            return spec
+        return instead
+
+    def _all_multiplications(self, spec: ConvSpec) -> float:
+        dense = [phase.dense for phase in phases(spec)]
+        if max(max(one.kernel_size) for one in dense) + self.m - 2 > len(POINTS):
+            return inf
+        return sum(self._products(one) + self._transforms(one) for one in dense)
 
     def _kernel(self, dense: Dense) -> Kernel | None:
         return winograd_kernel(dense, self._outputs(dense))
@@ -141,9 +160,10 @@ class WinogradPath(PhasedPath):
     def stated_error(self, spec: ConvSpec, dtype: torch.dtype) -> float:
         """A sum's over the channels, times the amplification of the worst phase's matrices, axis by axis."""
         worst = 1.0
-        for phase in phases(spec):
+        executed = self._executed(spec)
+        for phase in phases(executed):
             worst = max(worst, prod(m.amplification for m in self._matrices(phase.dense)))
-        return sum_error(spec, dtype, factor=worst, length=spec.in_channels // spec.groups)
+        return sum_error(spec, dtype, factor=worst, length=executed.in_channels // spec.groups)
 
 
 @torch.compiler.assume_constant_result

@@ -12,8 +12,10 @@ template <int m, int r>
 const WinogradTile<m, r, 1, 1> kAlongColumn{};
 
 const TileTransform* const kTiles[] = {
-    &kSquare<2, 3>, &kSquare<4, 3>, &kSquare<6, 3>, &kSquare<2, 5>, &kSquare<4, 5>, &kSquare<6, 5>,
-    &kAlongRow<4, 2>, &kAlongRow<6, 2>, &kAlongColumn<4, 2>, &kAlongColumn<6, 2>,
+    &kSquare<2, 2>, &kSquare<4, 2>, &kSquare<6, 2>, &kSquare<2, 3>, &kSquare<4, 3>, &kSquare<6, 3>,
+    &kSquare<2, 4>, &kSquare<4, 4>, &kSquare<6, 4>, &kSquare<2, 5>, &kSquare<4, 5>, &kSquare<6, 5>,
+    &kAlongRow<2, 2>, &kAlongRow<4, 2>, &kAlongRow<6, 2>,
+    &kAlongColumn<2, 2>, &kAlongColumn<4, 2>, &kAlongColumn<6, 2>,
     &kAlongRow<2, 3>, &kAlongRow<4, 3>, &kAlongRow<6, 3>,
     &kAlongColumn<2, 3>, &kAlongColumn<4, 3>, &kAlongColumn<6, 3>,
     &kAlongRow<2, 5>, &kAlongRow<4, 5>, &kAlongRow<6, 5>,

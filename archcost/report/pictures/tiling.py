@@ -95,6 +95,7 @@ def tiling(spec: ConvSpec, path: str | ExecutionPath) -> Tiling:
     from archcost.paths.geometry import spatial
     from archcost.paths.phases import phases
     from archcost.paths.registry import get
+    from archcost.paths.space_to_depth import spread
     from archcost.paths.winograd import WinogradPath
 
     path = get(path) if isinstance(path, str) else path
@@ -109,6 +110,11 @@ def tiling(spec: ConvSpec, path: str | ExecutionPath) -> Tiling:
         raise SpecError(f"plot_tiles: path {path.name!r} cannot execute this convolution: {reason}")
     # A path that discards executes the convolution with stride 1, and keeps every so many outputs.
     executed = path._executed(spec)
+    if executed == spread(spec):
+        raise SpecError(
+            f"plot_tiles: path {path.name!r} executes this stride by space to depth, as a convolution of "
+            f"stride 1; archcost.paths.space_to_depth.spread(spec) gives it, to be drawn in its place"
+        )
     strides = spatial(spec, "stride"), spatial(executed, "stride")
     found = phases(executed)
     dense = max((phase.dense for phase in found), key=lambda dense: prod(dense.kernel_size))
