@@ -85,7 +85,14 @@ def build(folder: Path = LIBRARIES, jobs: int = 1) -> list[Path]:
         for isa, parts_of in objects.items():
             _run([*command, "-shared", "-pthread", "-o", str(linked[isa]), *map(str, parts_of)])
         Path(folder, FAILURE).unlink(missing_ok=True)
-        return [Path(shutil.copy2(path, library_path(isa, folder))) for isa, path in linked.items()]
+        return [_put(path, library_path(isa, folder)) for isa, path in linked.items()]
+
+
+def _put(made: Path, place: Path) -> Path:
+    """In one step, since a program that has the old file loaded would not survive its being written to."""
+    beside = Path(shutil.copy2(made, place.with_suffix(".new")))
+    beside.replace(place)
+    return place
 
 
 def _run(parts: list[str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from archcost.errors import InputError
 
@@ -29,6 +29,11 @@ class Epilogue:
     keeps_nan: bool = True
     """False lets a path write a limit where the output is not a number: oneDNN's own activations do."""
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # By its name: the layout itself cannot be pickled by protocols below 4, as torch.save's is.
+        name = None if self.memory_format is None else str(self.memory_format).removeprefix("torch.")
+        return _unpickled, (self.clamp, name, self.keeps_nan)
+
     def check(self, axes: int) -> None:
         """Raises InputError where limits or layout make no sense for outputs of so many spatial axes."""
         if self.clamp is not None and not self.clamp[0] <= self.clamp[1]:
@@ -52,6 +57,12 @@ class Epilogue:
             y = y.clamp(*self.clamp) if y.requires_grad else y.clamp_(*self.clamp)
         layout = self.memory_format or (None if like is None else layout_of(like))
         return y if layout is None else y.contiguous(memory_format=layout)
+
+
+def _unpickled(clamp: tuple[float, float] | None, layout: str | None, keeps_nan: bool) -> Epilogue:
+    import torch
+
+    return Epilogue(clamp, None if layout is None else getattr(torch, layout), keeps_nan)
 
 
 PLAIN = Epilogue()

@@ -21,7 +21,7 @@ from archcost.paths.compiled import GROUPED, Kernel, fourier_kernel
 from archcost.paths.fourier import MOST_LENGTH, good_length, real_transform_multiplications, transformed
 from archcost.paths.geometry import Axes, spatial, trailing
 from archcost.paths.phased import PhasedPath
-from archcost.paths.phases import Dense, phases
+from archcost.paths.phases import Dense, phases, summed_phases
 from archcost.paths.precision import sum_error
 from archcost.paths.products import filling_elements, point_products, tiled, untiled, whole_size
 from archcost.paths.space_to_depth import spread
@@ -168,10 +168,11 @@ class FFTPath(PhasedPath):
         return sum(self._products(one) + self._transforms(one) for one in dense)
 
     def stated_error(self, spec: ConvSpec, dtype: torch.dtype) -> float:
-        """A sum's over the channels, and what each pass of the transform adds."""
-        longest = max((prod(self._lengths(p.dense)) for p in phases(self._executed(spec))), default=1)
-        channels = self._executed(spec).in_channels // spec.groups
-        return sum_error(spec, dtype, factor=1 + log2(longest) / 4, length=channels)
+        """A sum's over channels and phases, and what each pass of the transform adds."""
+        executed = self._executed(spec)
+        longest = max((prod(self._lengths(p.dense)) for p in phases(executed)), default=1)
+        length = executed.in_channels // spec.groups * summed_phases(executed)
+        return sum_error(spec, dtype, factor=1 + log2(longest) / 4, length=length)
 
 
 def complex_products(x: torch.Tensor, weight: torch.Tensor, real_ends: bool = False) -> torch.Tensor:

@@ -21,7 +21,7 @@ from archcost.paths.compiled import Kernel, rows_kernel
 from archcost.paths.fourier import MOST_LENGTH, good_length, real_transform_multiplications
 from archcost.paths.geometry import spatial, trailing
 from archcost.paths.phased import PhasedPath
-from archcost.paths.phases import Dense, phases
+from archcost.paths.phases import Dense, phases, summed_phases
 from archcost.paths.precision import sum_error
 from archcost.spec import ConvSpec
 
@@ -100,9 +100,9 @@ class FFTRowsPath(PhasedPath):
         return dense.batch * 2 * _frequencies(dense) * (given + seen + 3 * written)
 
     def stated_error(self, spec: ConvSpec, dtype: torch.dtype) -> float:
-        """A sum's over the rows of the kernel, and what each pass of the transform adds."""
+        """A sum's over the rows of the kernel and over phases, and what each pass of the transform adds."""
         longest = max((_length(phase.dense) for phase in phases(spec)), default=1)
-        rows = prod(spatial(spec, "kernel_size")[:-1])
+        rows = prod(spatial(spec, "kernel_size")[:-1]) * summed_phases(spec)
         return sum_error(spec, dtype, factor=1 + log2(longest) / 4, length=rows)
 
 

@@ -22,7 +22,7 @@ from archcost.spec import ConvSpec
 
 __all__ = [
     *("Dense", "Phase", "bordered", "bordered_elements", "folded", "is_dense", "phase_elements"),
-    *("phases", "unfolded"),
+    *("phases", "summed_phases", "unfolded"),
 ]
 
 
@@ -126,6 +126,11 @@ def phases(spec: ConvSpec) -> tuple[Phase, ...]:
         )
         for axes in product(*every_axis)
     )
+
+
+def summed_phases(spec: ConvSpec) -> int:
+    """How many phases add up in one output; those of a transposed convolution write outputs of their own."""
+    return 1 if spec.transposed else len(phases(spec))
 
 
 def _forward_axis(k: int, s: int, d: int, out: int) -> list[_AxisPhase]:

@@ -68,7 +68,8 @@ class PrepackedPath(NativePath):
         packed = torch.ops.mkldnn._reorder_convolution_weight(planes.contiguous(), padding, *options, size)
         activation, scalars = _activation(epilogue)
         rest = epilogue if activation == "none" else replace(epilogue, clamp=None)
-        content = (packed, flat, [padding, *options, activation, scalars, ""], rest)
+        pads = None if takes_padding(flat) else flat
+        content = (packed, pads, [padding, *options, activation, scalars, ""], rest)
         trains = wants_gradients(weight, bias)
         return Prepared(spec, content, bias, weight.dtype, epilogue, weight, trains)
 
@@ -76,12 +77,15 @@ class PrepackedPath(NativePath):
         check_input(self, x, prepared)
         if needs_gradients(x, prepared):
             return with_gradients(x, prepared)
-        packed, flat, options, rest = prepared.content
-        planes = x.detach().unsqueeze(2) if x.dim() == 3 else x.detach()
-        if not takes_padding(flat):
-            planes = padded(planes, flat)
-        bias = None if prepared.bias is None else prepared.bias.detach()
-        y = torch.ops.mkldnn._convolution_pointwise(planes, packed, bias, *options)
+        # A small layer takes less time than a few calls of PyTorch that do nothing.
+        packed, pads, options, rest = prepared.content
+        planes = x.detach() if x.requires_grad else x
+        planes = planes.unsqueeze(2) if x.dim() == 3 else planes
+        if pads is not None:
+            planes = padded(planes, pads)
+        bias = prepared.bias
+        bias = bias.detach() if bias is not None and bias.requires_grad else bias
+        y = torch.ops.mkldnn._convolution_pointwise.default(planes, packed, bias, *options)
         return rest.applied(y.squeeze(2) if x.dim() == 3 else y)
 
 

@@ -18,7 +18,7 @@ import torch
 from archcost.paths.compiled import GROUPED, Kernel, winograd_kernel, winograd_taps
 from archcost.paths.geometry import Axes, spatial
 from archcost.paths.phased import PhasedPath
-from archcost.paths.phases import Dense, phases
+from archcost.paths.phases import Dense, phases, summed_phases
 from archcost.paths.precision import sum_error
 from archcost.paths.products import along_axes, filling_elements, point_products, tiled, untiled, whole_size
 from archcost.paths.space_to_depth import spread
@@ -158,12 +158,13 @@ class WinogradPath(PhasedPath):
         return filled + copies * dense.batch * prod(tiles) * prod(points) * most
 
     def stated_error(self, spec: ConvSpec, dtype: torch.dtype) -> float:
-        """A sum's over the channels, times the amplification of the worst phase's matrices, axis by axis."""
+        """A sum's over channels and phases, times the amplification of the worst phase, by axis."""
         worst = 1.0
         executed = self._executed(spec)
         for phase in phases(executed):
             worst = max(worst, prod(m.amplification for m in self._matrices(phase.dense)))
-        return sum_error(spec, dtype, factor=worst, length=executed.in_channels // spec.groups)
+        length = executed.in_channels // spec.groups * summed_phases(executed)
+        return sum_error(spec, dtype, factor=worst, length=length)
 
 
 @torch.compiler.assume_constant_result

@@ -10,7 +10,9 @@ namespace archcost {
 
 // Planes: frequency 0, frequency size / 2, then three for each frequency between.
 FftTile::FftTile(int size, int taps)
-    : TileTransform(1, size - taps + 1, 1, taps, 3 * (size / 2 - 1) + 2), fft_(size) {}
+    : TileTransform(1, size - taps + 1, 1, taps, 3 * (size / 2 - 1) + 2), fft_(size) {
+  for (int k = 0; k < size; ++k) turns_.push_back(std::polar(1.0 / size, 2 * std::acos(-1.0) * k / size));
+}
 
 void FftTile::input(const float* tile, long, long column, float* plane, long plane_stride) const {
   Vector signal[RealFft::kMostSize];
@@ -47,19 +49,18 @@ void FftTile::output(const float* plane, long plane_stride, float* tile, long, l
 // The spectrum of a correlation is conjugate; 1 / size makes up for the way back.
 void FftTile::weight(const float* kernel, double* plane) const {
   const int size = fft_.size;
-  const double step = 2 * std::acos(-1.0) / size;
   for (int k = 0; k <= size / 2; ++k) {
-    std::complex<double> sum = 0;
-    for (int j = 0; j < kernel_width; ++j) {
-      sum += double(kernel[j]) * std::polar(1.0, step * (long(k) * j % size));
+    double re = 0, im = 0;
+    for (int j = 0, turn = 0; j < kernel_width; ++j, turn = turn + k < size ? turn + k : turn + k - size) {
+      re += kernel[j] * turns_[turn].real();
+      im += kernel[j] * turns_[turn].imag();
     }
-    sum /= size;
     if (k == 0 || k == size / 2) {
-      plane[k == 0 ? 0 : 1] = sum.real();
+      plane[k == 0 ? 0 : 1] = re;
     } else {
-      plane[3 * k - 1] = sum.real();
-      plane[3 * k] = sum.imag() - sum.real();
-      plane[3 * k + 1] = sum.real() + sum.imag();
+      plane[3 * k - 1] = re;
+      plane[3 * k] = im - re;
+      plane[3 * k + 1] = re + im;
     }
   }
 }

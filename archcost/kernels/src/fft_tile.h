@@ -1,6 +1,9 @@
 // Overlap-save along a row as a TileTransform: the dense 1-d convolution with many taps.
 #pragma once
 
+#include <complex>
+#include <vector>
+
 #include "fft.h"
 #include "tile_transform.h"
 
@@ -19,6 +22,7 @@ class FftTile final : public TileTransform {
 
  private:
   const RealFft fft_;
+  std::vector<std::complex<double>> turns_;  // for the weights: the roots of unity over `size`
 };
 
 // Made when first asked for, and kept; nullptr where there is no such transform.
