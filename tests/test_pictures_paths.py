@@ -117,7 +117,7 @@ TILED = [
     (ConvSpec(16, 16, (3, 1), padding=(1, 0), input_size=(9, 10)), "winograd-4"),
     (ConvSpec(8, 8, 5, padding=2, input_size=(40,)), "fft-16"),
     (ConvSpec(8, 8, 5, padding=2, input_size=(40,)), "fft"),
-    (ConvSpec(8, 8, 3, padding=1, stride=2, input_size=(25,)), "winograd-4"),
+    (ConvSpec(8, 8, 3, padding=3, stride=2, dilation=3, input_size=(25,)), "winograd-4"),
     (ConvSpec(8, 8, 3, padding=2, dilation=2, input_size=(30,)), "winograd-6"),
     (ConvSpec(8, 8, 5, input_size=(56, 56)), "fft"),
 ]
@@ -184,6 +184,7 @@ def test_what_wraps_around_is_what_a_circular_correlation_spoils():
             "cannot execute this convolution: a kernel of one",
         ),
         (ConvSpec(1, 1, 3, input_size=(9, 9, 9)), "fft", "maps and sequences are drawn, not volumes"),
+        (ConvSpec(8, 8, 3, stride=2, input_size=(25,)), "winograd-4", "this stride by space to depth"),
         (ConvSpec(1, 1, 3), "fft-16", "pixels a side, and a picture shows up to 160"),
         (
             ConvSpec(1, 1, 3, input_size=(120,)),
