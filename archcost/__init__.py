@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from archcost.fields.effective import EffectiveField as EffectiveField
     from archcost.fields.field import ReceptiveField as ReceptiveField
     from archcost.fields.registry import field_rule as field_rule
+    from archcost.measured import Measured as Measured
+    from archcost.measuring import measure as measure
     from archcost.models import load as load
     from archcost.models import zoo as zoo
     from archcost.paths.convolve import convolve as convolve
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     from archcost.pictures import plot_window as plot_window
     from archcost.pictures import plot_winograd as plot_winograd
     from archcost.receptive import receptive_field as receptive_field
+    from archcost.rewriting.accelerate import accelerate as accelerate
+    from archcost.rewriting.acceleration import Acceleration as Acceleration
     from archcost.spec import ConvSpec as ConvSpec
     from archcost.spec import FieldStep as FieldStep
     from archcost.spec import stacked_field as stacked_field
@@ -51,9 +55,13 @@ _HOMES = {
     "InputError": "archcost.errors",
     "ModelError": "archcost.errors",
     "SpecError": "archcost.errors",
+    "Measured": "archcost.measured",
+    "measure": "archcost.measuring",
     "load": "archcost.models",
     "zoo": "archcost.models",
     "convolve": "archcost.paths.convolve",
+    "accelerate": "archcost.rewriting.accelerate",
+    "Acceleration": "archcost.rewriting.acceleration",
     "ConvSpec": "archcost.spec",
     "FieldStep": "archcost.spec",
     "stacked_field": "archcost.spec",

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from archcost.fields.fields import Fields
+    from archcost.measured import Measured
     from archcost.report.frames import Path
     from archcost.report.table import Depth
 
@@ -173,6 +174,15 @@ class Analysis:
             f"{'x'.join(map(str, r.shape)) or 'scalar'} {str(r.dtype)[6:]}" for r in refs(self.trace.inputs)
         ]
         return ", ".join(shapes) or "none"
+
+    def measure(self, inputs: Any = None, **options: Any) -> Measured:
+        """How long each convolution takes here; see `archcost.measure`, whose options these are.
+
+        Without ``inputs``, on random ones of the shapes that were traced.
+        """
+        from archcost.measuring import measure
+
+        return measure(self, inputs, **options)
 
     def __repr__(self) -> str:
         from archcost.report.text import visible

@@ -102,6 +102,8 @@ def _parser() -> argparse.ArgumentParser:
     field.add_argument("--format", choices=("text", "json"), default="text", help="default: text")
     field.set_defaults(run=_field)
 
+    _measure_command(commands, common)
+
     paths = commands.add_parser("paths", parents=[common], help="the ways to execute a convolution")
     paths.add_argument("--format", choices=("text", "json"), default="text", help="default: text")
     paths.set_defaults(run=_paths)
@@ -118,6 +120,33 @@ def _parser() -> argparse.ArgumentParser:
     )
     zoo.set_defaults(run=_zoo)
     return parser
+
+
+def _measure_command(commands: Any, common: argparse.ArgumentParser) -> None:
+    measure = commands.add_parser(
+        "measure", parents=[common], help="how long each convolution takes here, and on which path least"
+    )
+    measure.add_argument("spec", metavar="SPEC", help=_SPEC)
+    _size_option(measure)
+    measure.add_argument("--batch", type=_count, metavar="N", help="images; default: as the input has")
+    measure.add_argument("--weights", metavar="FILE", help="a state dict; errors depend on the weights")
+    measure.add_argument(
+        "--threads", type=_count, metavar="N", help="of PyTorch; default: as many as it takes"
+    )
+    measure.add_argument(
+        "--paths", type=_names, metavar="A,B,...", help="these paths, or all; default: those that may be fast"
+    )
+    measure.add_argument("--seconds", type=float, metavar="S", help="about how long it may take; default: 60")
+    measure.add_argument(
+        "--tolerance", type=float, metavar="T", help="the largest error of a path; default: 1e-4"
+    )
+    measure.add_argument("--store", metavar="STORE", help="where times are kept; :memory: keeps none")
+    measure.add_argument("--again", action="store_true", help="measure anew what the store has")
+    measure.add_argument("--cold", action="store_true", help="paths get inputs from beyond the caches")
+    formats = ("text", "markdown", "json", "csv")
+    measure.add_argument("--format", choices=formats, default="text", help="default: text")
+    measure.add_argument("--columns", type=_names, metavar="A,B,...", help="the columns to show")
+    measure.set_defaults(run=_measure)
 
 
 def _store_commands(commands: Any, common: argparse.ArgumentParser) -> None:
@@ -141,7 +170,7 @@ def _store_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     store.set_defaults(run=_store)
 
 
-def _input_options(parser: argparse.ArgumentParser) -> None:
+def _size_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--input-size",
         action="append",
@@ -149,6 +178,10 @@ def _input_options(parser: argparse.ArgumentParser) -> None:
         metavar="N,C,H,W",
         help="shape of the input, batch included; repeat it for several inputs",
     )
+
+
+def _input_options(parser: argparse.ArgumentParser) -> None:
+    _size_option(parser)
     parser.add_argument("--dtype", help="of the input, as in float16 or int64; default: the model's")
     parser.add_argument(
         "--device", help="run the pass for real there, as in cpu; default: meta, nothing computed"
@@ -200,9 +233,13 @@ def _size(text: str) -> tuple[int, ...]:
     return size
 
 
-def _inputs(args: argparse.Namespace) -> dict[str, Any]:
+def _sizes(args: argparse.Namespace) -> Any:
     sizes = args.input_size
-    options: dict[str, Any] = {"input_size": sizes[0] if sizes and len(sizes) == 1 else sizes}
+    return sizes[0] if sizes and len(sizes) == 1 else sizes
+
+
+def _inputs(args: argparse.Namespace) -> dict[str, Any]:
+    options: dict[str, Any] = {"input_size": _sizes(args)}
     if args.dtype:
         options["dtype"] = args.dtype
     if args.device:
@@ -299,6 +336,35 @@ def _compare(args: argparse.Namespace) -> int:
     comparison = compare(args.spec, args.other, **_inputs(args))
     _write(args, comparison, _given(depth=args.depth))
     return DONE
+
+
+def _measure(args: argparse.Namespace) -> int:
+    from archcost.analysis import analyze
+    from archcost.measured import MeasuringInterrupted
+
+    analysis = analyze(args.spec, weights=args.weights, input_size=_sizes(args))
+    paths = "all" if args.paths == ["all"] else args.paths
+    options = _given(
+        paths=paths, threads=args.threads, batch=args.batch, seconds=args.seconds, tolerance=args.tolerance
+    )
+    try:
+        found = analysis.measure(store=args.store, again=args.again, cold=args.cold, **options)
+    except MeasuringInterrupted as stopped:
+        _write_measured(args, stopped.found)
+        print("archcost: interrupted; what had been measured by then is shown, and kept", file=sys.stderr)
+        return 130
+    _write_measured(args, found)
+    return DONE
+
+
+def _write_measured(args: argparse.Namespace, found: Any) -> None:
+    options = _given(columns=args.columns)
+    if args.format == "text" and args.output in (None, "-"):
+        found.table(**options)
+    elif args.format == "json":
+        _emit(args, found.to_json() + "\n")
+    else:
+        _emit(args, getattr(found, f"to_{args.format}")(**options).rstrip("\n") + "\n")
 
 
 def _paths(args: argparse.Namespace) -> int:

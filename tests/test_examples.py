@@ -16,6 +16,8 @@ PROMISED = {
     "receptive_field.py": "3 layers of 3x3 see 7x7, with 55% of the weights of one 7x7",
     "effective_field.py": "drawn: effective.png",
     "time_paths.py": "5x5: 60 M multiplications by the definition, one thread",
+    "accelerate.py": "the same outputs: True; the same state_dict: True",
+    "measure.py": "every one measured on 1 thread",
     "draw_paths.py": "drawn: direct.png, im2col.png, tiles-*.png, winograd.png, strassen.png",
 }
 

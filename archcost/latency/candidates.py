@@ -1,0 +1,159 @@
+"""Which paths are timed for a convolution, in which layouts, and each as a function to call."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import cycle
+from typing import TYPE_CHECKING, Any, Literal
+
+from archcost.errors import ArchcostError
+from archcost.latency.clock import Timing, compare_calls
+from archcost.latency.convolutions import Sample, Task
+from archcost.latency.fingerprint import fingerprint
+from archcost.latency.store import Store
+
+if TYPE_CHECKING:
+    import torch
+
+    from archcost.paths.path import ExecutionPath
+
+__all__ = ["Asked", "Way", "calls_of", "is_far", "ways_of"]
+
+# What takes so many times as long as the fastest in its very first call is not called again; unless the
+# call is short, when most of it may be what only a first call does.
+_FAR, _FAR_S = 8.0, 0.02
+_OF_A_FAMILY, _PARTED = 3, 0.7
+_LEAST_COLD, _MOST_COLD = 2**25, 2**29
+
+Compare = Callable[..., dict[str, Timing]]
+Way = tuple[str, str]
+"""The name of a path, and the layout of its input."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the caller wants of all convolutions."""
+
+    threads: int = 1
+    paths: Sequence[str] | Literal["all"] | None = None
+    """None: PyTorch's own, and those that compiled kernels run, in full or in part."""
+    tolerance: float = 1e-4
+    store: Store | None = None
+    again: bool = False
+    """Measure anew, whatever the store has."""
+    not_before: float = 0.0
+    """What the store has from before this time (seconds since 1970) is measured anew."""
+    cold: bool = False
+    """Each call gets another copy of the input, more of them than the caches hold."""
+    compare: Compare = compare_calls
+
+
+def ways_of(task: Task, sample: Sample, asked: Asked) -> tuple[list[Way], dict[str, str]]:
+    """Paths and layouts to look at; and the paths that paper rules out, with the reason."""
+    from archcost.paths.registry import available, get
+
+    every = asked.paths is None or asked.paths == "all"
+    names = available() if every else ("native", *(asked.paths or ()))
+    dtype = sample.x.dtype
+    refused: dict[str, str] = {}
+    for name in dict.fromkeys(names):
+        reason = get(name).supports(task.spec, dtype)
+        if reason is not None:
+            refused[name] = reason
+    paths = [get(name) for name in dict.fromkeys(names) if name not in refused]
+    if asked.paths is None:
+        paths = _likely(task, paths, dtype, refused)
+    layouts = ["contiguous"]
+    if sample.x.dim() in (4, 5) and not in_layout(sample.x, "channels_last").is_contiguous():
+        layouts.append("channels_last")
+    return [(path.name, layout) for path in paths for layout in layouts], refused
+
+
+def _likely(
+    task: Task, paths: Sequence[ExecutionPath], dtype: torch.dtype, refused: dict[str, str]
+) -> list[ExecutionPath]:
+    """PyTorch's own, and of each family of compiled paths those with the fewest multiplications."""
+    kept = [path for path in paths if path.implementation(task.spec, dtype) == "PyTorch"]
+    families: dict[str, list[tuple[int, ExecutionPath]]] = {}
+    for path in paths:
+        runs = path.implementation(task.spec, dtype)
+        count = path.multiplications(task.spec) + path.transform_multiplications(task.spec)
+        if runs == "tensor operations":
+            refused[path.name] = "no compiled kernel runs it here; paths='all' times it all the same"
+        elif runs == "partly compiled" and count > _PARTED * task.spec.macs:
+            # What is parted into phases has more to do than to multiply.
+            refused[path.name] = "it saves too few multiplications; paths='all' times it all the same"
+        elif runs != "PyTorch":
+            families.setdefault(path.name.rstrip("0123456789"), []).append((count, path))
+    for several in families.values():
+        ordered = [path for _, path in sorted(several, key=lambda one: one[0])]
+        kept += ordered[:_OF_A_FAMILY]
+        for path in ordered[_OF_A_FAMILY:]:
+            refused[path.name] = "others of its kind multiply less; paths='all' times it all the same"
+    return kept
+
+
+def calls_of(
+    task: Task, sample: Sample, ways: Sequence[Way], asked: Asked, refused: dict[str, str]
+) -> tuple[dict[Way, Callable[[], Any]], dict[Way, float]]:
+    """Each way as a function, its weights prepared, and the seconds of its very first call.
+
+    What fails is refused. A path that is far behind in one layout is not tried in the other.
+    """
+    import torch
+
+    from archcost.paths.registry import get
+
+    inputs: dict[str, list[torch.Tensor]] = {}
+    prepared: dict[str, Any] = {}
+    calls: dict[Way, Callable[[], Any]] = {}
+    first: dict[Way, float] = {}
+    clock = time.thread_time if asked.threads == 1 else time.perf_counter
+    for way in ways:
+        path, layout = get(way[0]), way[1]
+        if any(other[0] == way[0] and is_far(other, first) for other in first):
+            continue
+        if layout not in inputs:
+            x = in_layout(sample.x, layout)
+            inputs[layout] = [x, *(x.clone() for _ in range(_copies(x) - 1))] if asked.cold else [x]
+        turns = cycle(inputs[layout])
+        try:
+            with torch.no_grad():
+                if way[0] not in prepared:
+                    prepared[way[0]] = path.prepare(sample.weight, sample.bias, task.spec)
+                ready = prepared[way[0]]
+
+                def call(path: Any = path, ready: Any = ready, turns: Iterator[Any] = turns) -> Any:
+                    return path.run(next(turns), ready)
+
+                start = clock()
+                call()
+                first[way] = clock() - start
+        except (ArchcostError, RuntimeError, MemoryError) as error:
+            if not any(name == way[0] for name, _ in calls):
+                refused[way[0]] = f"it failed on {layout} input: {error}"
+            continue
+        refused.pop(way[0], None)
+        calls[way] = call
+    return calls, first
+
+
+def is_far(way: Way, first: Mapping[Way, float]) -> bool:
+    """Whether one first call beside the others shows that it can be no match for the fastest."""
+    return first[way] > max(_FAR_S, _FAR * min(first.values()))
+
+
+def _copies(x: torch.Tensor) -> int:
+    """As many as fill the largest cache twice, within reason."""
+    size = max(1, x.numel() * x.element_size())
+    return max(2, -(-min(_MOST_COLD, max(_LEAST_COLD, 2 * fingerprint().last_cache_bytes)) // size))
+
+
+def in_layout(x: torch.Tensor, layout: str) -> torch.Tensor:
+    import torch
+
+    if layout == "contiguous":
+        return x.contiguous()
+    return x.contiguous(memory_format=torch.channels_last if x.dim() == 4 else torch.channels_last_3d)

@@ -1,0 +1,170 @@
+"""The convolutions of one model: each call on paper, and the real tensors of the first that does the same."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from archcost.errors import ArchcostError, ModelError
+from archcost.spec import ConvSpec
+from archcost.trace.graph import Op, Trace
+from archcost.trace.inputs import map_tensors
+from archcost.trace.modules import walk
+from archcost.trace.state import Untouched, deeper_recursion
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+__all__ = ["ConvCall", "Sample", "Task", "convolutions_of", "samples_of"]
+
+_MODULES = frozenset(f"Conv{kind}{axes}d" for kind in ("", "Transpose") for axes in (1, 2, 3))
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is measured once for all calls that do the same."""
+
+    spec: ConvSpec
+    dtype: str
+    """As in ``float32``."""
+
+
+@dataclass(frozen=True)
+class ConvCall:
+    """One convolution of a pass."""
+
+    name: str
+    """Of the module that made it, as in ``named_modules()``."""
+    type: str
+    call: int
+    """0 for the module's first call in a pass, 1 for the second."""
+    task: Task | None
+    alone: bool
+    """The module did nothing else in that call: its own time is the convolution's."""
+    refusal: str | None = None
+    """Why there is no task."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """Real tensors of a task."""
+
+    x: torch.Tensor
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+
+
+def convolutions_of(trace: Trace) -> tuple[ConvCall, ...]:
+    """Every convolution of a pass, in the order in which they ran."""
+    made: dict[int, list[Op]] = {}
+    for op in trace.ops:
+        made.setdefault(op.call, []).append(op)
+    seen: Counter[str] = Counter()
+    nth = {}
+    for call in trace.calls:
+        nth[call.index] = seen[call.module]
+        seen[call.module] += 1
+    found = []
+    for op in trace.ops:
+        if op.base != "aten.convolution":
+            continue
+        name, together = trace.module_of(op), made[op.call]
+        kind = trace.modules[name].type_name
+        several = sum(other.base == op.base for other in together) > 1
+        alone = len(together) == 1 or (kind in _MODULES and not several)
+        task, refusal = _task(op.args)
+        found.append(ConvCall(name, kind, nth[op.call], task, alone, refusal))
+    return tuple(found)
+
+
+def samples_of(
+    model: nn.Module, inputs: tuple[tuple[Any, ...], dict[str, Any]], tasks: Sequence[Task]
+) -> dict[Task, Sample]:
+    """Input, weight and bias of the first convolution of each task, from one pass of the model as it is.
+
+    The model, its buffers, the random states and the inputs stay as they were.
+
+    Raises:
+        ModelError: the model's forward raised.
+    """
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    wanted, found = set(tasks), dict[Task, Sample]()
+
+    class Recording(TorchDispatchMode):
+        @classmethod
+        def _should_skip_dynamo(cls) -> bool:
+            # Else the first operation imports torch.compile's machinery, which takes seconds.
+            return False
+
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        ) -> Any:
+            if func is torch.ops.aten.convolution.default:
+                task, _ = _task(args)
+                if task in wanted and task not in found:
+                    # Cloned, for what comes later may write into it; weights may be computed as well.
+                    found[task] = Sample(*(None if t is None else t.detach().clone() for t in args[:3]))  # type: ignore[arg-type]
+            return func(*args, **(kwargs or {}))
+
+    tree = walk(model)
+    made: dict[int, torch.Tensor] = {}
+
+    def copied(tensor: torch.Tensor) -> torch.Tensor:
+        return made.setdefault(id(tensor), tensor.detach().clone())
+
+    args, kwargs = map_tensors(inputs, copied)
+    with ExitStack() as stack:
+        untouched = stack.enter_context(Untouched(tree))
+        for module in tree.modules.values():
+            for buffer in module._buffers.values():
+                if buffer is not None and buffer.layout is torch.strided:
+                    untouched.keep(buffer.untyped_storage())
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(deeper_recursion())
+        stack.enter_context(Recording())
+        try:
+            model(*args, **kwargs)
+        except ArchcostError:
+            raise
+        except Exception as error:
+            said = f"{type(error).__name__}: {error}"
+            raise ModelError(f"the model cannot be measured, its forward pass raised {said}") from error
+    return found
+
+
+def _task(args: Sequence[Any]) -> tuple[Task | None, str | None]:
+    """Of the arguments of aten.convolution, tensors or what a Trace has in their place; or why not."""
+    x, weight, bias, stride, padding, dilation, transposed, output_padding, groups = args[:9]
+    axes, inputs, outputs = len(x.shape) - 2, weight.shape[1] * groups, weight.shape[0]
+    if transposed:
+        inputs, outputs = weight.shape[0], weight.shape[1] * groups
+
+    def each(values: Sequence[int]) -> tuple[int, ...]:
+        return tuple(values) if len(values) == axes else tuple(values) * axes
+
+    try:
+        spec = ConvSpec(
+            in_channels=inputs,
+            out_channels=outputs,
+            kernel_size=tuple(weight.shape[2:]),
+            stride=each(stride),
+            padding=each(padding),
+            dilation=each(dilation),
+            groups=groups,
+            transposed=transposed,
+            output_padding=each(output_padding),
+            bias=bias is not None,
+            input_size=tuple(x.shape[2:]),
+            batch=x.shape[0],
+        )
+    except ArchcostError as error:
+        return None, str(error)
+    if not x.dtype.is_floating_point:
+        return None, f"paths are for floats, not {str(x.dtype).removeprefix('torch.')}"
+    return Task(spec, str(x.dtype).removeprefix("torch.")), None

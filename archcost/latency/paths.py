@@ -1,0 +1,227 @@
+"""Every distinct convolution on every path that may serve it: in isolation, the paths in turns in one run.
+
+A layer alone finds its input in a warm cache: these times compare paths with each other, and are no part of
+the time that the model takes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import inf
+from typing import Any
+
+from archcost.latency.candidates import Asked, Way, calls_of, is_far, ways_of
+from archcost.latency.clock import Timing
+from archcost.latency.convolutions import Sample, Task
+from archcost.latency.fingerprint import fingerprint
+from archcost.latency.measurement import Key, Measurement
+
+__all__ = ["COLD", "Asked", "PathTimes", "is_rough", "path_of", "time_paths"]
+
+# What is this much slower than the fastest in a first look is not timed further.
+HOPELESS = 3.0
+_LEAST_ROUNDS, _ROUNDS = 3, 25
+# A sample takes as long at least, however small the layer is.
+_BLOCK_S = 0.002
+COLD = ", cold"
+"""What the store adds to a path's name where the inputs came from beyond the caches."""
+
+
+@dataclass(frozen=True)
+class PathTimes:
+    """One convolution on its paths."""
+
+    task: Task
+    measurements: tuple[Measurement, ...]
+    errors: Mapping[str, float]
+    """By path, max |y - exact| / max |exact| with this model's own weights and input."""
+    refused: Mapping[str, str]
+    """By path, why it was not timed."""
+    reused: bool = False
+    """The times are from the store."""
+
+
+def is_rough(one: Measurement) -> bool:
+    """It was timed in the first look alone: it was far behind, or time was short."""
+    return one.samples + one.dropped < _LEAST_ROUNDS
+
+
+def path_of(one: Measurement) -> str:
+    """The name of its path, without what the store adds."""
+    return one.key.path.removesuffix(COLD)
+
+
+def time_paths(samples: Mapping[Task, Sample], asked: Asked, deadline: float) -> Iterator[PathTimes]:
+    """Each convolution as it is done: those in the store at once, then the longest first.
+
+    Each gets a share of the time up to ``deadline`` (of `time.perf_counter`) by how long PyTorch takes for
+    it; those that time does not reach are left out.
+    """
+    waiting: dict[Task, float] = {}
+    for task, sample in samples.items():
+        found = _from_store(_Timer(task, sample, asked))
+        if found is not None:
+            yield found
+        else:
+            waiting[task] = max(_BLOCK_S, _native_seconds(task, sample, asked))
+    left, looks, looked = sum(waiting.values()), 0.0, 1e-9
+    for task in sorted(waiting, key=lambda one: -waiting[one]):
+        start, own = time.perf_counter(), waiting[task]
+        # A look that is not likely to end in time is not begun.
+        if start + own * looks / looked >= deadline:
+            continue
+        left = max(left - own, 0.0)
+        timer = _Timer(task, samples[task], asked)
+        timer.look()
+        looks, looked = looks + time.perf_counter() - start, looked + own
+        # Time is kept for the first looks at those that are to come.
+        free = deadline - time.perf_counter() - left * looks / looked
+        timer.time(free * own / (own + left))
+        yield timer.found()
+
+
+class _Timer:
+    """One convolution: a first look at all ways, then in turns those that are near the fastest."""
+
+    def __init__(self, task: Task, sample: Sample, asked: Asked) -> None:
+        self.task, self.sample, self.asked = task, sample, asked
+        self.device = fingerprint()
+        self.ways, self.refused = ways_of(task, sample, asked)
+        self.errors: dict[str, float] = {}
+        self.seen: dict[str, float] = {}
+        self.calls: dict[Way, Callable[[], Any]] = {}
+        self.timings: dict[str, Timing] = {}
+
+    def look(self) -> None:
+        """One sample of every way in turns, each having run once; of what is far behind, that run."""
+        self.calls, first = calls_of(self.task, self.sample, self.ways, self.asked, self.refused)
+        if self.calls:
+            far = {way for way in first if is_far(way, first)}
+            self.timings = {_called(way): _once(way, first[way]) for way in far}
+            self._compare(
+                {way: call for way, call in self.calls.items() if way not in far}, rounds=1, warmup=0
+            )
+            self.judge({way: self._seconds(way) for way in self.calls}, HOPELESS)
+
+    def judge(self, seconds: Mapping[Way, float], within: float) -> list[Way]:
+        """The ways near the fastest, all of them exact enough: the others' errors are not looked at."""
+        while True:
+            usable = {way: took for way, took in seconds.items() if way[0] not in self.refused}
+            most = within * min(usable.values(), default=0.0)
+            near = [way for way, took in usable.items() if took <= most or way[0] == "native"]
+            unknown = [path for path in dict.fromkeys(path for path, _ in near) if path not in self.errors]
+            if not unknown:
+                return near
+            self.check(unknown)
+
+    def check(self, paths: Sequence[str]) -> None:
+        """Their errors with these weights, or the reasons against them."""
+        from archcost.paths.eligibility import eligible
+
+        x, weight, bias = self.sample.x, self.sample.weight, self.sample.bias
+        for name, one in eligible(
+            self.task.spec, weight, bias, x, tolerance=self.asked.tolerance, paths=paths
+        ).items():
+            if one.error is not None:
+                self.seen[name] = one.error
+            # PyTorch's own is what the model runs anyway, and what the others are compared with.
+            if one.error is not None and (one.eligible or name == "native"):
+                self.errors[name] = one.error
+            else:
+                self.refused[name] = one.reason or "it failed"
+
+    def time(self, seconds: float) -> None:
+        """In turns, at least three rounds; nothing where no time is left."""
+        near = self.judge({way: self._seconds(way) for way in self.calls}, HOPELESS)
+        if near and seconds > 0:
+            self._compare({way: self.calls[way] for way in near}, rounds=_ROUNDS, seconds=seconds, warmup=0)
+
+    def found(self) -> PathTimes:
+        made = [self._measurement(way) for way in self.calls if _called(way) in self.timings]
+        if self.asked.store is not None:
+            self.asked.store.put_many(made)
+        return PathTimes(self.task, tuple(made), self.errors, self.refused)
+
+    def key(self, way: Way) -> Key:
+        path = way[0] + COLD * self.asked.cold
+        task, threads = self.task, self.asked.threads
+        return Key(self.device.hash, task.spec, task.dtype, path, layout=way[1], threads=threads)
+
+    def _compare(self, calls: Mapping[Way, Callable[[], Any]], **how: Any) -> None:
+        import torch
+
+        named = {_called(way): call for way, call in calls.items()}
+        which = "thread" if self.asked.threads == 1 else "process"
+        with torch.inference_mode():
+            self.timings |= self.asked.compare(named, cpu_clock=which, block=_BLOCK_S, **how)
+
+    def _measurement(self, way: Way) -> Measurement:
+        from archcost.paths.registry import get
+
+        return Measurement.of(
+            self.key(way),
+            self.timings[_called(way)],
+            self.device,
+            clock="cpu" if self.asked.threads == 1 else "wall",
+            error=_finite(self.seen.get(way[0])),
+            workspace_bytes=get(way[0]).workspace_bytes(self.task.spec, _itemsize(self.task)),
+        )
+
+    def _seconds(self, way: Way) -> float:
+        timing = self.timings[_called(way)]
+        return timing.median if self.asked.threads == 1 else timing.wall_median
+
+
+def _from_store(timer: _Timer) -> PathTimes | None:
+    """What the store has, if that is all that would be measured; errors are looked at with these weights."""
+    store, asked = timer.asked.store, timer.asked
+    if store is None or asked.again:
+        return None
+    found = {way: store.get(timer.key(way)) for way in timer.ways}
+    usable = {way: one for way, one in found.items() if one and one.measured_at >= asked.not_before}
+    if not any(path == "native" and not is_rough(one) for (path, _), one in usable.items()):
+        return None
+    # What failed then is not there, and must fail again; what is new is measured.
+    missing = [path for path, _ in timer.ways if path not in {path for path, _ in usable}]
+    timer.check(list(dict.fromkeys(missing)))
+    if any(path in timer.errors for path in missing):
+        return None
+    # A path that was inexact then, and is exact enough now, was never timed in turns.
+    near = timer.judge({way: one.median_s for way, one in usable.items()}, HOPELESS / 2)
+    if any(is_rough(usable[way]) and way[0] != "native" for way in near):
+        return None
+    return PathTimes(timer.task, tuple(usable.values()), timer.errors, timer.refused, reused=True)
+
+
+def _native_seconds(task: Task, sample: Sample, asked: Asked) -> float:
+    """About how long PyTorch takes, to share out the time by."""
+    import torch
+
+    from archcost.paths.registry import get
+
+    native, clock = get("native"), time.thread_time if asked.threads == 1 else time.perf_counter
+    with torch.inference_mode():
+        prepared = native.prepare(sample.weight, sample.bias, task.spec)
+        native.run(sample.x, prepared)
+        start = clock()
+        native.run(sample.x, prepared)
+        return clock() - start
+
+
+def _once(way: Way, seconds: float) -> Timing:
+    return Timing(_called(way), (seconds,), (seconds,), (0,), 1, 0, False, None)
+
+
+def _called(way: Way) -> str:
+    return f"{way[0]} {way[1]}"
+
+
+def _itemsize(task: Task) -> int:
+    """Of the numbers computed with, as `ExecutionPath.workspace_bytes` takes it."""
+    return 8 if task.dtype == "float64" else 4
+
+
+def _finite(error: float | None) -> float | None:
+    return error if error is not None and error < inf else None

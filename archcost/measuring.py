@@ -1,0 +1,258 @@
+"""measure: how long a model's convolutions take here, in context and on every path."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from archcost.analysis import Analysis, analyze
+from archcost.errors import InputError, SpecError
+from archcost.measured import Measured, MeasuringInterrupted
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from archcost.latency.convolutions import ConvCall
+    from archcost.latency.parts import InContext
+    from archcost.latency.paths import PathTimes
+    from archcost.latency.roofline import Roofline
+    from archcost.latency.store import Store
+
+__all__ = ["Measured", "MeasuringInterrupted", "measure"]
+
+# Of the seconds, for the model in context and for the roofline, and at most so many.
+_IN_CONTEXT, _MOST_IN_CONTEXT = 0.25, 20.0
+_ROOFLINE, _MOST_ROOFLINE = 0.05, 2.0
+
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+Paths = Sequence[str] | Literal["all"] | None
+
+
+def measure(
+    model: nn.Module | str | Analysis,
+    inputs: Any = None,
+    *,
+    paths: Paths = None,
+    threads: int | None = None,
+    batch: int | None = None,
+    seconds: float = 60.0,
+    tolerance: float = 1e-4,
+    store: Store | str | os.PathLike[str] | Literal[False] | None = None,
+    again: bool = False,
+    in_context: bool = True,
+    cold: bool = False,
+    progress: bool | None = None,
+    input_size: Any = None,
+) -> Measured:
+    """How long each convolution takes on this machine: as the model runs it, and alone on every path.
+
+    Two kinds of time, never mixed. *In context*: the clock is read at the hooks of real forward passes, and
+    the parts add up to the whole. *Paths*: every distinct convolution on every path that is exact enough
+    with its own weights, in both layouts, in turns in one run. The model comes back untouched.
+
+    Args:
+        model: a module, a SPEC, or the Analysis of one.
+        inputs: as in `archcost.analyze`; for an Analysis, by default, random ones like those it was made of.
+        paths: names; ``"all"`` for every one that can execute the layer, however slow; by default those of
+            PyTorch and those that compiled kernels run.
+        threads: of PyTorch; by default as many as it has now.
+        batch: images; the inputs are repeated or cut along their first axis.
+        seconds: the time that measuring may take, about.
+        tolerance: the largest max |y - exact| / max |exact| of a path, on the layer's own weights and input.
+        store: where measurements are kept and looked up: a `Store`, a path, by default the user's own;
+            False keeps nothing.
+        again: measure anew what the store has.
+        in_context: time the model itself as well.
+        cold: each call of a path gets an input from beyond the caches.
+        progress: draw a progress bar on stderr; by default on a terminal.
+        input_size: the shape of the input, batch included, where ``inputs`` are not given.
+
+    Raises:
+        MeasuringInterrupted: Ctrl-C; a KeyboardInterrupt that has what was measured so far.
+        InputError: an argument makes no sense, or the inputs do not fit.
+        ModelError: the model fails, is compiled, or is gone.
+        SpecError: no such path, or the SPEC names nothing.
+    """
+    _check(seconds, tolerance, batch, paths)
+    analysis, source, call = _prepared(model, inputs, batch, input_size, progress)
+    from archcost.latency.convolutions import convolutions_of
+    from archcost.paths.registry import available
+
+    calls = convolutions_of(analysis.trace)
+    available()  # to load the paths takes seconds, and is no measuring
+    run = _Run(analysis, source, call, calls, seconds, tolerance, cold)
+    with ExitStack() as stack:
+        from archcost.latency.settings import settings
+
+        kept = _opened(store, stack)
+        stack.enter_context(settings(threads=threads))
+        try:
+            run.measure(paths, kept, again, in_context, progress)
+        except KeyboardInterrupt:
+            raise MeasuringInterrupted(run.found(interrupted=True)) from None
+        return run.found()
+
+
+class _Run:
+    """One run of `measure`, and what it has found so far."""
+
+    def __init__(
+        self,
+        analysis: Analysis,
+        model: nn.Module,
+        call: Call,
+        calls: tuple[ConvCall, ...],
+        seconds: float,
+        tolerance: float,
+        cold: bool,
+    ) -> None:
+        self.analysis, self.model, self.call, self.calls = analysis, model, call, calls
+        self.seconds, self.tolerance, self.cold = seconds, tolerance, cold
+        self.start = time.perf_counter()
+        self.context: InContext | None = None
+        self.roofline: Roofline | None = None
+        self.times: list[PathTimes] = []
+        self.notes: list[str] = []
+
+    def measure(self, paths: Paths, store: Store | None, again: bool, in_context: bool, show: Any) -> None:
+        import torch
+
+        from archcost.latency.context import time_in_context
+        from archcost.latency.convolutions import samples_of
+        from archcost.latency.paths import Asked, time_paths
+        from archcost.latency.roofline import measure_roofline
+        from archcost.trace.progress import Progress
+
+        tasks = list(dict.fromkeys(call.task for call in self.calls if call.task is not None))
+        threads = torch.get_num_threads()
+        with Progress(len(tasks) + in_context, f"{self.analysis.name} in context", show) as bar:
+            if in_context:
+                most = min(_IN_CONTEXT * self.seconds, _MOST_IN_CONTEXT)
+                args, kwargs = self.call
+                self.context = time_in_context(self.model, kwargs or args, seconds=most)
+                bar.step(label="convolutions on their paths")
+            if _device_of(self.model) != "cpu":
+                self.notes.append("paths are timed on the CPU only, and the model is elsewhere")
+                return
+            samples = samples_of(self.model, self.call, tasks)
+            if len(samples) < len(tasks):
+                missing = len(tasks) - len(samples)
+                self.notes.append(f"{missing} convolutions of the analysis were not met in a real pass")
+            asked = Asked(threads, paths, self.tolerance, store, again, 0.0, self.cold)
+            roofline = min(_ROOFLINE * self.seconds, _MOST_ROOFLINE)
+            # Half of the time is theirs, also where a large model in context took more than its share.
+            deadline = self.start + self.seconds - roofline
+            deadline = max(deadline, time.perf_counter() + self.seconds / 2)
+            for times in time_paths(samples, asked, deadline):
+                self.times.append(times)
+                bar.step()
+            dtypes = {task.dtype for task in samples}
+            if len(dtypes) == 1:
+                dtype = getattr(torch, dtypes.pop())
+                self.roofline = measure_roofline(
+                    store, threads=threads, dtype=dtype, seconds=roofline, again=again
+                )
+
+    def found(self, interrupted: bool = False) -> Measured:
+        import torch
+
+        from archcost.latency.fingerprint import fingerprint
+        from archcost.trace.graph import refs
+
+        shapes = [ref.shape for ref in refs(self.analysis.trace.inputs)]
+        return Measured(
+            name=self.analysis.name,
+            type=self.analysis.total.type_name,
+            input=self.analysis.input_text,
+            batch=shapes[0][0] if shapes and shapes[0] else None,
+            calls=self.calls,
+            convolutions=tuple(self.times),
+            context=self.context,
+            roofline=self.roofline,
+            device=str(fingerprint(_device_of(self.model))),
+            threads=torch.get_num_threads(),
+            torch=str(torch.__version__),
+            tolerance=self.tolerance,
+            cold=self.cold,
+            seconds=self.seconds,
+            took_s=time.perf_counter() - self.start,
+            interrupted=interrupted,
+            notes=(*self.analysis.notes, *self.notes),
+        )
+
+
+def _prepared(
+    model: nn.Module | str | Analysis, inputs: Any, batch: int | None, input_size: Any, progress: bool | None
+) -> tuple[Analysis, nn.Module, Call]:
+    """The analysis of the very call that is to be measured, the model, and that call's arguments."""
+    from archcost.receptive import _like_traced
+    from archcost.trace.inputs import as_call, on_device
+
+    if isinstance(model, Analysis):
+        if input_size is not None:
+            raise InputError("measure: an Analysis has its input size; give batch, or inputs of that size")
+        analysis = model
+        if inputs is not None:
+            analysis = replace(analyze(model.model, inputs, progress=progress), name=model.name)
+    else:
+        analysis = analyze(model, inputs, input_size=input_size, progress=progress)
+    source = analysis.model
+    call = as_call(inputs) if inputs is not None else _like_traced(analysis)
+    if batch is not None:
+        call = _with_batch(call, batch)
+        args, kwargs = call
+        analysis = replace(analyze(source, kwargs or args, progress=progress), name=analysis.name)
+    return analysis, source, on_device(call, _device_of(source))
+
+
+def _with_batch(call: Call, batch: int) -> Call:
+    """Every tensor that has the first one's first axis, repeated or cut along it."""
+    import torch
+
+    from archcost.trace.inputs import map_tensors
+
+    sizes: list[int] = []
+    map_tensors(call, lambda tensor: sizes.append(tensor.shape[0] if tensor.dim() else 0))
+    if not sizes or not sizes[0]:
+        raise InputError("measure: batch needs an input with a first axis; give inputs of that batch")
+
+    def change(tensor: torch.Tensor) -> torch.Tensor:
+        if not tensor.dim() or tensor.shape[0] != sizes[0]:
+            return tensor
+        return tensor.detach()[torch.arange(batch, device=tensor.device) % sizes[0]]
+
+    return map_tensors(call, change)
+
+
+def _device_of(model: nn.Module) -> str:
+    tensor = next(iter((*model.parameters(), *model.buffers())), None)
+    return "cpu" if tensor is None else str(tensor.device)
+
+
+def _opened(store: Any, stack: ExitStack) -> Store | None:
+    from archcost.latency.store import Store
+
+    if store is False:
+        return None
+    return store if isinstance(store, Store) else stack.enter_context(Store(store))
+
+
+def _check(seconds: Any, tolerance: Any, batch: Any, paths: Any) -> None:
+    for name, value in {"seconds": seconds, "tolerance": tolerance}.items():
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not value > 0:
+            raise InputError(f"measure: {name} must be a number above 0; got {value!r}")
+    if batch is not None and (not isinstance(batch, int) or isinstance(batch, bool) or batch < 1):
+        raise InputError(f"measure: batch must be a whole number, at least 1; got {batch!r}")
+    if paths is None or paths == "all":
+        return
+    if isinstance(paths, str) or not all(isinstance(path, str) for path in paths):
+        raise SpecError(f"measure: paths is {paths!r}; give a list of names, 'all' or None")
+    from archcost.paths.registry import get
+
+    for path in paths:
+        get(path)

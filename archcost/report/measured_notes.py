@@ -1,0 +1,96 @@
+"""What stands around the table of what was measured: on what, how well, and what it means."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+from archcost.report.text import visible
+from archcost.report.units import ratio_text
+
+if TYPE_CHECKING:
+    from archcost.measured import Measured
+
+__all__ = ["heading", "notes_of"]
+
+_LONGEST_LIST = 6
+_UNITS = (
+    "medians in ms; in context is inside real forward passes, native and best are each convolution alone on "
+    "a warm cache, and compare with each other only; 1 MB is 10^6 bytes"
+)
+
+
+def heading(measured: Measured) -> tuple[str, str]:
+    """Which model, on which inputs, in which state."""
+    name, kind = visible(measured.name), visible(measured.type)
+    model = name if name == kind else f"{name} ({kind})"
+    threads = f"{measured.threads} thread{'s' * (measured.threads != 1)}"
+    return model, f"input {visible(measured.input)}, {threads}"
+
+
+def notes_of(measured: Measured) -> list[tuple[str, str]]:
+    """``(what, text)`` pairs, in plain text."""
+    notes = [("Interrupted", "what follows is what had been measured by then")] * measured.interrupted
+    notes += _of_context(measured)
+    notes += _of_paths(measured)
+    notes += _of_layers(measured)
+    if measured.roofline is not None:
+        line = measured.roofline
+        text = f"{line.macs_per_second / 1e9:.1f} G multiply-adds/s, {line.bytes_per_second / 1e9:.1f} GB/s"
+        more = "a path can reach more than 100 % of it while its data are in a cache"
+        notes.append(("Roofline", f"{text} at most on this machine, measured; {more}"))
+    notes.append(("Device", visible(measured.device)))
+    notes.append(("Units", _UNITS))
+    return notes + [("Note", visible(note)) for note in measured.notes if note]
+
+
+def _of_context(measured: Measured) -> list[tuple[str, str]]:
+    found = measured.context
+    if found is None:
+        return []
+    end = found.end_to_end
+    text = f"{end.median_s * 1e3:.3f} ms, spread {end.spread_s * 1e3:.3f} ms ({end.samples} passes"
+    text += f", {end.dropped} dropped" * bool(end.dropped) + ", DISTURBED" * end.disturbed + ")"
+    text += f"; the {len(found.calls)} module calls add up to {1 + found.difference:.1%} of it"
+    text += "; in training mode" * found.training
+    own = [layer.latency_ms for layer in measured.layers]
+    if own and None not in own:
+        others = max(0.0, found.total * 1e3 - sum(ms for ms in own if ms is not None))
+        text += f"; {others:.3f} ms are not in convolutions"
+    return [("End to end", text)]
+
+
+def _of_paths(measured: Measured) -> list[tuple[str, str]]:
+    count, times = len({call.task for call in measured.calls if call.task}), measured.convolutions
+    if not count:
+        return [("Paths", "there are no convolutions in this pass")]
+    reused = sum(one.reused for one in times)
+    text = f"{count} distinct convolutions, {len(measured.paths)} times by path and layout"
+    text += f", {reused} of the convolutions from the store" * bool(reused)
+    text += f"; {count - len(times)} of them not reached" * (len(times) < count)
+    text += "; inputs from beyond the caches" * measured.cold
+    text += f"; errors up to {measured.tolerance:.0e} allowed"
+    lines = [("Paths", f"{text}; took {measured.took_s:.0f} s of {measured.seconds:g}")]
+    pairs = [(layer.native_ms, layer.best_ms) for layer in measured.layers]
+    known = [(native, best) for native, best in pairs if native is not None and best is not None]
+    if known and len(known) == len(pairs) and sum(best for _, best in known):
+        native, best = sum(one for one, _ in known), sum(one for _, one in known)
+        said = f"{native:.3f} ms native, {best:.3f} ms each on its best path: {ratio_text(native / best)}"
+        lines.append(
+            ("Alone", f"{said}; the model as a whole may gain less, which archcost.accelerate finds")
+        )
+    return lines
+
+
+def _of_layers(measured: Measured) -> list[tuple[str, str]]:
+    """The notes of the rows, those that are alike together."""
+    alike: dict[str, list[str]] = defaultdict(list)
+    for layer in measured.layers:
+        if layer.note:
+            alike[layer.note].append(visible(layer.name) or "(the model)")
+    lines = []
+    for text, names in alike.items():
+        more = len(names) - _LONGEST_LIST
+        shown = ", ".join(names[:_LONGEST_LIST]) + (f" and {more} more" if more > 0 else "")
+        lines.append(("Layers", f"{visible(text)}: {shown}"))
+    return lines

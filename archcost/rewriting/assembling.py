@@ -1,0 +1,119 @@
+"""A model with other layers for a while: several choices of paths in turns, in one and the same model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+
+import torch
+from torch import nn
+
+from archcost.errors import RewriteError
+from archcost.rewriting.absorbed import Absorbed
+from archcost.rewriting.block import Block
+from archcost.rewriting.choosing import Choice
+from archcost.rewriting.layers import Layer
+from archcost.rewriting.layouts import CHANNELS_LAST, NCHW, label_of, memory_format
+from archcost.rewriting.path_conv import PathConv
+from archcost.rewriting.surgery import Handle, replace
+
+__all__ = ["Stage", "convolution_in", "is_untouched", "new_modules"]
+
+
+def new_modules(
+    model: nn.Module,
+    layers: Iterable[Layer],
+    chosen: Mapping[str, Choice],
+    keeps_nan: bool,
+    *,
+    all_of_them: bool = False,
+) -> dict[str, nn.Module]:
+    """By name, what comes in the place of convolutions, batch normalisations and activations."""
+    made: dict[str, nn.Module] = {}
+    for layer in layers:
+        choice = chosen[layer.name]
+        if is_untouched(layer, choice) and not all_of_them:
+            continue
+        own: dict[str, nn.Module] = {}
+        absorbed = None
+        if layer.chain.batch_norm is not None:
+            absorbed = Absorbed(model.get_submodule(layer.chain.batch_norm))
+            own[layer.chain.batch_norm] = absorbed
+        layout = memory_format(choice.writes, layer.x.dim() - 2) if layer.x.dim() in (4, 5) else None
+        own[layer.name] = PathConv(
+            layer.module,
+            choice.path,
+            epilogue=layer.epilogue(layout, keeps_nan),
+            sizes=layer.sizes,
+            absorbed=absorbed,
+        )
+        if layer.chain.activation is not None:
+            own[layer.chain.activation] = nn.Identity()
+        if layer.block is not None:
+            children = {name.removeprefix(f"{layer.block}."): module for name, module in own.items()}
+            convolution = layer.name.removeprefix(f"{layer.block}.")
+            own = {layer.block: Block(model.get_submodule(layer.block), convolution, children)}
+        made |= own
+    return made
+
+
+def is_untouched(layer: Layer, choice: Choice) -> bool:
+    """Whether PyTorch's own module does by itself what was chosen."""
+    if choice.path != "native" or choice.reads != choice.writes or layer.chain.batch_norm is not None:
+        return False
+    # With weights in channels_last it writes that layout whatever it reads.
+    return choice.writes == CHANNELS_LAST or label_of(layer.weight) == NCHW
+
+
+def convolution_in(modules: Mapping[str, nn.Module], layer: Layer) -> PathConv | None:
+    """What stands for the layer among new modules; None where its own stays."""
+    found = modules.get(layer.block or layer.name)
+    if layer.block is not None and found is not None:
+        found = found.get_submodule(layer.name.removeprefix(f"{layer.block}."))
+    return found if isinstance(found, PathConv) else None
+
+
+class Stage:
+    """One model, on which one of several casts of modules is at a time; closing puts its own ones back."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self._casts: dict[str, dict[str, nn.Module]] = {}
+        self._handle: Handle | None = None
+        self.current: str | None = None
+
+    def add(self, name: str, modules: dict[str, nn.Module]) -> None:
+        """A cast, by name."""
+        self._casts[name] = modules
+
+    def drop(self, names: Iterable[str]) -> None:
+        """Let go of these casts, and of the weights prepared for them."""
+        self.close()
+        for name in names:
+            del self._casts[name]
+
+    def modules(self, name: str) -> dict[str, nn.Module]:
+        return self._casts[name]
+
+    def show(self, name: str | None) -> nn.Module:
+        """The model with that cast; None is the model as it was."""
+        if name != self.current:
+            self.close()
+            if name is not None and self._casts[name]:
+                self._handle = replace(self.model, self._casts[name], inplace=True, hooks="keep")
+            self.current = name
+        return self.model
+
+    def close(self) -> None:
+        """The model as it was."""
+        handle, self._handle, self.current = self._handle, None, None
+        if handle is not None:
+            handle.undo()
+
+    def ready(self, layers: list[Layer], name: str) -> None:
+        """Weights of that cast prepared, so that no call of the user's has to wait for it."""
+        for layer in layers:
+            module = convolution_in(self._casts[name], layer)
+            if module is not None:
+                with torch.no_grad(), suppress(RewriteError):
+                    module.refusal(layer.x)

@@ -1,0 +1,177 @@
+"""The convolutions of one model as `accelerate` sees them: what each computes, on what, what follows."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from archcost.errors import ArchcostError
+from archcost.paths.accuracy import exact_convolution
+from archcost.paths.epilogue import Epilogue
+from archcost.rewriting.absorbed import Absorbed
+from archcost.rewriting.block import block_of
+from archcost.rewriting.checking import Recorded, record_inputs
+from archcost.rewriting.folding import Chain, chains, folded
+from archcost.rewriting.like import ConvLike
+from archcost.rewriting.refusals import hooks_of
+from archcost.rewriting.sites import sites
+from archcost.spec import ConvSpec
+from archcost.trace.graph import Op, Trace
+
+__all__ = ["Clamp", "Kept", "Layer", "Task", "layers_of"]
+
+Clamp = tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is measured once for all layers that do the same."""
+
+    spec: ConvSpec
+    """With its batch, and a bias where there is one or one comes of folding."""
+    dtype: torch.dtype
+    clamp: Clamp
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """One convolution that may be replaced, and what it takes over."""
+
+    name: str
+    module: nn.Module
+    task: Task
+    chain: Chain
+    """What is folded into it: nothing, the batch normalisation, the activation module."""
+    block: str | None
+    """The module around it that does no more than what is folded, and by a function clamps."""
+    x: torch.Tensor
+    """The input of its first call, cloned."""
+    sizes: frozenset[tuple[int, ...]]
+    """The spatial sizes of all its inputs."""
+    ends: tuple[tuple[int, int], ...]
+    """The storages that each call reads and writes."""
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+
+    @property
+    def spec(self) -> ConvSpec:
+        return self.task.spec
+
+    def exact(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The first image of its input, and what float64 makes of it."""
+        x = self.x[:1]
+        y = exact_convolution(x, self.weight, replace(self.spec, batch=1), self.bias)
+        return x, y if self.task.clamp is None else y.clamp_(*self.task.clamp)
+
+    def epilogue(self, layout: torch.memory_format | None, keeps_nan: bool) -> Epilogue:
+        return Epilogue(self.task.clamp, layout, keeps_nan)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A convolution that stays as it is, and why."""
+
+    name: str
+    type_name: str
+    reason: str
+    spec: ConvSpec | None = None
+
+
+def layers_of(model: nn.Module, inputs: Any, trace: Trace, fold: bool) -> tuple[list[Layer], list[Kept]]:
+    """All convolutions of the model, in order of definition: those that may be replaced, and the others."""
+    found = sites(model, trace=trace, keeps_parameters=True, hooks="keep")
+    kept = [Kept(one.name, type(one.module).__name__, one.reason) for one in found if one.reason]
+    open_ = [one for one in found if not one.reason]
+    recorded = record_inputs(model, inputs, [one.name for one in open_])
+    calls = _convolutions(trace)
+    known = chains(trace) if fold else {}
+    layers: list[Layer] = []
+    taken: set[int] = set()
+    for site in open_:
+        made = _layer(
+            model, trace, site.name, site.module, recorded.get(site.name), calls.get(site.name, []), known
+        )
+        if isinstance(made, Layer) and not _is_free(model, made.chain, taken):
+            made = _layer(model, trace, site.name, site.module, recorded[site.name], calls[site.name], {})
+        if isinstance(made, Layer):
+            layers.append(made)
+        else:
+            kept.append(made)
+    return layers, kept
+
+
+def _layer(
+    model: nn.Module,
+    trace: Trace,
+    name: str,
+    module: nn.Module,
+    given: Recorded | None,
+    ops: list[Op],
+    known: dict[str, Chain],
+) -> Layer | Kept:
+    kind = type(module).__name__
+    if given is None or not ops:
+        return Kept(name, kind, "it is not called with these inputs")
+    like = ConvLike(module)
+    x = given.args[0] if len(given.args) == 1 and not given.kwargs else None
+    if type(x) is not torch.Tensor:
+        return Kept(name, kind, "it is called with more than its input")
+    if x.dim() != like.axes + 2:
+        return Kept(name, kind, "its input is not a batch")
+    if x.device.type != "cpu" or x.dtype != like.weight.dtype or not x.is_floating_point():
+        return Kept(name, kind, f"it is in {x.dtype} on {x.device}, and paths are for floats on the CPU")
+    chain = _checked(model, trace, known.get(name, Chain(name, None, None, None)))
+    block = block_of(model, trace, chain)
+    try:
+        spec = like.spec(x.shape[2:], len(x))
+        norm = None if chain.batch_norm is None else Absorbed(model.get_submodule(chain.batch_norm))
+    except ArchcostError as error:
+        return Kept(name, kind, str(error))
+    weight, bias = like.weight.detach(), None if like.bias is None else like.bias.detach()
+    if norm is not None:
+        weight, bias = folded(weight, bias, norm, transposed=like.transposed, groups=like.groups)
+    task = Task(replace(spec, bias=bias is not None), x.dtype, chain.clamp)
+    sizes = frozenset(tuple(op.args[0].shape[2:]) for op in ops)
+    ends = tuple((op.args[0].storage, op.outputs[0].storage) for op in ops)
+    return Layer(name, module, task, chain, block, x, sizes, ends, weight, bias)
+
+
+def _checked(model: nn.Module, trace: Trace, chain: Chain) -> Chain:
+    """Less what cannot be taken over: hooks would see other tensors; a clamp that runs anyway is no gain."""
+    names = (chain.conv, chain.batch_norm)
+    if any(hooks_of(model.get_submodule(name)) for name in names if name is not None):
+        return Chain(chain.conv, None, None, None)
+    norm = chain.batch_norm
+    if norm is not None:
+        try:
+            Absorbed(model.get_submodule(norm))
+        except ArchcostError:
+            return Chain(chain.conv, None, None, None)
+    if block_of(model, trace, chain) is not None:
+        return chain
+    if chain.activation is None or hooks_of(model.get_submodule(chain.activation)):
+        return Chain(chain.conv, norm, None, None)
+    return chain
+
+
+def _is_free(model: nn.Module, chain: Chain, taken: set[int]) -> bool:
+    """Whether no other layer has taken over the same modules; they are taken now."""
+    names = (chain.batch_norm, chain.activation)
+    wanted = {id(model.get_submodule(name)) for name in names if name is not None}
+    free = not wanted & taken
+    taken |= wanted
+    return free
+
+
+def _convolutions(trace: Trace) -> dict[str, list[Op]]:
+    first = {alias: name for name, info in trace.modules.items() for alias in (name, *info.aliases)}
+    made: dict[str, list[Op]] = defaultdict(list)
+    for op in trace.ops:
+        if op.base == "aten.convolution":
+            name = trace.module_of(op)
+            made[first.get(name, name)].append(op)
+    return made

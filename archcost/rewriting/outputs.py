@@ -1,0 +1,92 @@
+"""What a model gives for its inputs, and how far that is from the same in float64."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from math import inf
+from typing import Any
+
+import torch
+from torch import nn
+
+from archcost.errors import ArchcostError
+from archcost.rewriting.copying import copied
+from archcost.trace.inputs import as_call, map_tensors
+
+__all__ = ["exact_outputs", "fresh", "outputs_of", "state_kept", "worst_error"]
+
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+def fresh(inputs: Any) -> Call:
+    """The arguments of a call, cloned: a model may write into its input."""
+    args, kwargs = as_call(inputs)
+    return map_tensors((args, kwargs), lambda t: t.detach().clone(memory_format=torch.preserve_format))
+
+
+def outputs_of(model: nn.Module, inputs: Any) -> list[torch.Tensor]:
+    """All tensors among its outputs, in order."""
+    args, kwargs = fresh(inputs)
+    with torch.no_grad():
+        return tensors_in(model(*args, **kwargs))
+
+
+def tensors_in(value: Any) -> list[torch.Tensor]:
+    """All tensors in tuples, lists, mappings and dataclasses."""
+    found: list[torch.Tensor] = []
+    map_tensors(value, found.append)
+    return found
+
+
+def exact_outputs(model: nn.Module, inputs: Any, plain: list[torch.Tensor]) -> tuple[list[torch.Tensor], str]:
+    """Those of a float64 copy; where there can be none the ``plain`` ones, and what they are in words."""
+    try:
+        twin = copied(model).double()
+        wide = map_tensors(as_call(inputs), lambda t: t.double() if t.is_floating_point() else t)
+        args, kwargs = wide
+        with torch.no_grad():
+            found = tensors_in(twin(*map_tensors(args, torch.clone), **map_tensors(kwargs, torch.clone)))
+    except (ArchcostError, RuntimeError, TypeError, ValueError, MemoryError):
+        return plain, "original"  # its code asks for float32, or it cannot be copied
+    if [one.shape for one in found] != [one.shape for one in plain]:
+        return plain, "original"
+    return found, "original in float64"
+
+
+def worst_error(found: list[torch.Tensor], exact: list[torch.Tensor]) -> float:
+    """max |y - exact| / max |exact| of the worst output; infinite where they are not comparable.
+
+    What is infinite or not a number in both is equal; whole numbers and truths are not looked at.
+    """
+    if [one.shape for one in found] != [one.shape for one in exact]:
+        return inf
+    worst = 0.0
+    for one, other in zip(found, exact, strict=True):
+        if not other.is_floating_point() or not other.numel():
+            continue
+        a, b = one.double(), other.double()
+        same = (a == b) | (a.isnan() & b.isnan())
+        finite = a.isfinite() & b.isfinite()
+        if not bool((same | finite).all()):
+            return inf
+        off = (a - b)[finite].abs().max().item() if finite.any() else 0.0
+        largest = b[finite].abs().max().item() if finite.any() else 0.0
+        if off:
+            worst = max(worst, off / largest if largest else inf)
+    return worst
+
+
+@contextlib.contextmanager
+def state_kept(model: nn.Module) -> Iterator[None]:
+    """Values of buffers and the random state are put back on leaving."""
+    before = [(buffer, buffer.detach().clone()) for buffer in model.buffers() if not buffer.is_meta]
+    generator = torch.get_rng_state()
+    try:
+        yield
+    finally:
+        torch.set_rng_state(generator)
+        with torch.no_grad():
+            for buffer, values in before:
+                if buffer.shape == values.shape and not torch.equal(buffer, values):
+                    buffer.copy_(values)
