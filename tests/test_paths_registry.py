@@ -280,6 +280,12 @@ def test_the_command_lists_every_path(capsys):
     assert any(path["compiled"] for path in record["paths"]) == (library() is not None)
 
 
+def test_the_paths_do_not_start_the_compiler():
+    code = "import sys, archcost; archcost.paths.available(); print('torch._dynamo' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["False"]
+
+
 def test_the_folder_is_reached_through_the_package_and_loads_no_torch():
     code = "import sys, archcost; archcost.paths, archcost.paths.__all__; print('torch' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

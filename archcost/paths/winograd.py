@@ -167,10 +167,13 @@ class WinogradPath(PhasedPath):
         return sum_error(spec, dtype, factor=worst, length=length)
 
 
-@torch.compiler.assume_constant_result
 def _coefficients(m: int, r: int, which: str) -> list[list[float]]:
     """A matrix of F(m, r): a constant to torch.compile, which cannot follow exact fractions."""
     return _floats(getattr(toom_cook(m, r), which))
+
+
+# What torch.compiler.assume_constant_result sets; to call it imports the compiler, which takes seconds.
+_coefficients._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @lru_cache(maxsize=256)
