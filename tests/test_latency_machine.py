@@ -26,9 +26,11 @@ CHIP = Fingerprint(
 )
 
 
-def test_the_hash_is_short_and_the_same_in_every_process():
+def test_the_hash_is_short_and_the_same_in_every_process(tmp_path):
     code = "from archcost.latency.fingerprint import fingerprint as f; print(f().hash)"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    # Elsewhere than in the source tree, which would be imported in place of what is installed.
+    run = [sys.executable, "-c", code]
+    out = subprocess.run(run, capture_output=True, text=True, check=True, cwd=tmp_path).stdout
     assert out.strip() == fingerprint().hash
     assert CHIP.hash == "73e7e5f6ed1956d7"
 

@@ -94,9 +94,8 @@ DISTINCT = [n for n in available() if not n.startswith("fft-") or n in ("fft-16"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["squeezenet1_1", "shufflenet_v2_x0_5", "mnasnet0_5"])
-def test_small_models_run_by_every_path(name):
-    assert check(name, 96, DISTINCT) == set(DISTINCT)
+def test_a_small_model_runs_by_every_path():
+    assert check("shufflenet_v2_x0_5", 96, DISTINCT) == set(DISTINCT)
 
 
 @pytest.mark.exhaustive

@@ -363,7 +363,7 @@ def test_every_acknowledged_measurement_is_there_once_though_writers_are_killed(
     check_acknowledged(place, tmp_path, writers=3, seconds=3, pause=0.4)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_eight_writers_for_a_minute_one_killed_every_second(place, tmp_path):
     check_acknowledged(place, tmp_path, writers=8, seconds=60, pause=1.0)
 

@@ -39,6 +39,8 @@ class Parts:
     spec: ConvSpec
     phases: tuple[Phase, ...]
     weights: tuple[Part, ...]
+    blocks: bool
+    """Whether it is that of `archcost.paths.space_to_depth`."""
 
 
 class PhasedPath(FusedPath):
@@ -90,10 +92,10 @@ class PhasedPath(FusedPath):
                 ones = (1,) * axes_of(spec)
                 return Fused(packed, phase.dense.padding, ones, ones, blocks)
             weights.append(packed)
-        return Parts(executed, phases(executed), tuple(weights))
+        return Parts(executed, phases(executed), tuple(weights), blocks)
 
     def _run(self, x: torch.Tensor, content: Parts, spec: ConvSpec) -> torch.Tensor:
-        if content.spec == spread(spec):
+        if content.blocks:
             return self._sum(blocks_of(x, spec), content)
         y = self._sum(x, content)
         if content.spec is spec:
