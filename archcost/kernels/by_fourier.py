@@ -5,15 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
 from archcost.errors import InputError
 from archcost.kernels import tiles
-from archcost.kernels.call import Call, Padding, convolution
-from archcost.kernels.packed import Packed
-from archcost.kernels.tensors import checked, loaded, offsets, planar, readable, sides
+from archcost.kernels.call import Call, Padding
+from archcost.kernels.packed import Packed, packed_data
+from archcost.kernels.tensors import loaded, planar, readable, sides
 from archcost.kernels.tiles import PackedTiles
 
 __all__ = ["PackedDepthwise", "depthwise", "fft_size", "fourier", "pack_depthwise", "pack_fourier"]
@@ -38,7 +37,7 @@ def pack_fourier(weight: Tensor, size: int, isa: str | None = None) -> PackedTil
 
 def fourier(x: Tensor, packed: PackedTiles, bias: Tensor | None = None, **call: Unpack[Call]) -> Tensor:
     """As `archcost.kernels.winograd`, by overlapping transforms along the row."""
-    return tiles.run(x, packed, bias, call)
+    return packed.run(x, bias, call)
 
 
 @dataclass(frozen=True)
@@ -75,31 +74,14 @@ def pack_depthwise(
     if not size:
         raise InputError(f"kernel: rows of {width} with {taps[1]} taps are too long for one transform")
     source = readable(weight, "weight").contiguous()
-    data = torch.empty(found.archcost_depthwise_packed_floats(*taps, size, channels))
-    found.archcost_prefer_huge_pages(data.data_ptr(), data.numel() * 4)
-    checked(found.archcost_depthwise_pack(*taps, size, channels, source.data_ptr(), data.data_ptr()))
+    data = packed_data(found, "depthwise", (*taps, size, channels), source)
     return PackedDepthwise((taps[0], taps[1]), channels, channels, found.archcost_isa().decode(), data, size)
 
 
 def depthwise(x: Tensor, packed: PackedDepthwise, bias: Tensor | None = None, **call: Unpack[Call]) -> Tensor:
     """The depthwise convolution of stride 1; see `archcost.kernels.winograd`."""
-    channels = packed.in_channels
-    source, output, problem = convolution(x, packed.taps, (channels, channels), call)
-    found = loaded(packed.isa)
     left, right = sides(call.get("padding", 0), x.dim() - 2)[-1]
-    needed = found.archcost_depthwise_size(packed.taps[1], source.shape[3], left, right)
+    needed = loaded(packed.isa).archcost_depthwise_size(packed.taps[1], x.shape[-1], left, right)
     if not 0 < needed <= packed.size:
         raise InputError(f"kernel: the weights were packed for shorter rows than those of {tuple(x.shape)}")
-    added = offsets(bias, channels)
-    checked(
-        found.archcost_depthwise(
-            *packed.taps,
-            packed.size,
-            problem,
-            source.data_ptr(),
-            packed.data.data_ptr(),
-            None if added is None else added.data_ptr(),
-            output.data_ptr(),
-        )
-    )
-    return output.squeeze(2) if x.dim() == 3 else output
+    return packed.execute("archcost_depthwise", (*packed.taps, packed.size), x, bias, call)

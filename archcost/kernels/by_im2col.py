@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
 from archcost.errors import InputError
 from archcost.kernels.call import Call, convolution, window
-from archcost.kernels.packed import Packed
-from archcost.kernels.tensors import checked, loaded, offsets, planar, readable
+from archcost.kernels.packed import Packed, packed_data
+from archcost.kernels.tensors import loaded, planar, readable
 
 __all__ = ["PackedIm2col", "im2col", "im2col_scratch_bytes", "pack_im2col"]
 
@@ -33,29 +32,14 @@ def pack_im2col(weight: Tensor, isa: str | None = None) -> PackedIm2col:
     if not source.numel():
         raise InputError(f"kernel: there are no weights in {tuple(weight.shape)}")
     found = loaded(isa)
-    shape = (*taps, 1, 1, 1, 1)
-    data = torch.empty(found.archcost_im2col_packed_floats(*shape, out_channels, in_channels))
-    found.archcost_prefer_huge_pages(data.data_ptr(), data.numel() * 4)
-    checked(found.archcost_im2col_pack(*shape, out_channels, in_channels, source.data_ptr(), data.data_ptr()))
+    data = packed_data(found, "im2col", (*taps, 1, 1, 1, 1, out_channels, in_channels), source)
     return PackedIm2col((taps[0], taps[1]), out_channels, in_channels, found.archcost_isa().decode(), data)
 
 
 def im2col(x: Tensor, packed: PackedIm2col, bias: Tensor | None = None, **call: Unpack[Call]) -> Tensor:
     """The convolution, with any stride and dilation; a block of it is ``block_tiles`` output positions."""
-    channels = (packed.in_channels, packed.out_channels)
-    source, output, problem = convolution(x, packed.taps, channels, call, steps=True)
-    added = offsets(bias, packed.out_channels)
-    checked(
-        loaded(packed.isa).archcost_im2col(
-            *window(packed.taps, call, x.dim() - 2),
-            problem,
-            source.data_ptr(),
-            packed.data.data_ptr(),
-            None if added is None else added.data_ptr(),
-            output.data_ptr(),
-        )
-    )
-    return output.squeeze(2) if x.dim() == 3 else output
+    numbers = window(packed.taps, call, x.dim() - 2)
+    return packed.execute("archcost_im2col", numbers, x, bias, call, steps=True)
 
 
 def im2col_scratch_bytes(x: Tensor, packed: PackedIm2col, **call: Unpack[Call]) -> int:

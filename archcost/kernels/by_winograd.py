@@ -64,7 +64,7 @@ def pack_winograd(weight: Tensor, outputs: int | tuple[int, int], isa: str | Non
 
 def winograd(x: Tensor, packed: PackedTiles, bias: Tensor | None = None, **call: Unpack[Call]) -> Tensor:
     """The convolution of stride 1; the options are those of `archcost.kernels.call.Call`."""
-    return tiles.run(x, packed, bias, call)
+    return packed.run(x, bias, call)
 
 
 def winograd_scratch_bytes(x: Tensor, packed: PackedTiles, **call: Unpack[Call]) -> int:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from ctypes import CDLL
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from archcost.kernels.call import Call
+from archcost.kernels.call import Call, convolution
+from archcost.kernels.tensors import checked, loaded, offsets
 
-__all__ = ["KINDS", "Packed"]
+__all__ = ["KINDS", "Packed", "packed_data"]
 
 KINDS: dict[str, type[Packed]] = {}
 """Every kind by its name: weights cross PyTorch's operators as a tensor, a name and a few numbers."""
@@ -59,3 +62,33 @@ class Packed(ABC):
     @abstractmethod
     def run(self, x: Tensor, bias: Tensor | None, call: Call) -> Tensor:
         """The convolution."""
+
+    def execute(
+        self,
+        name: str,
+        numbers: Sequence[int],
+        x: Tensor,
+        bias: Tensor | None,
+        call: Call,
+        *,
+        steps: bool = False,
+    ) -> Tensor:
+        """Call a function of the library, whose first arguments are these numbers.
+
+        ``steps`` is whether it takes a stride and a dilation.
+        """
+        channels = (self.in_channels, self.out_channels)
+        source, output, problem = convolution(x, self.taps, channels, call, steps=steps)
+        added = offsets(bias, self.out_channels)
+        buffers = source, self.data, added, output
+        places = [None if one is None else one.data_ptr() for one in buffers]
+        checked(getattr(loaded(self.isa), name)(*numbers, problem, *places))
+        return output.squeeze(2) if x.dim() == 3 else output
+
+
+def packed_data(found: CDLL, kernel: str, shape: Sequence[int], source: Tensor) -> Tensor:
+    """Weights as a kernel of this library wants them; ``shape`` is what it asks of them."""
+    data = torch.empty(getattr(found, f"archcost_{kernel}_packed_floats")(*shape))
+    found.archcost_prefer_huge_pages(data.data_ptr(), data.numel() * 4)
+    checked(getattr(found, f"archcost_{kernel}_pack")(*shape, source.data_ptr(), data.data_ptr()))
+    return data
