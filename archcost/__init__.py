@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from archcost.errors import ArchcostError as ArchcostError
     from archcost.errors import InputError as InputError
     from archcost.errors import ModelError as ModelError
+    from archcost.errors import RewriteError as RewriteError
     from archcost.errors import SpecError as SpecError
     from archcost.fields.effective import EffectiveField as EffectiveField
     from archcost.fields.field import ReceptiveField as ReceptiveField
@@ -32,9 +33,14 @@ if TYPE_CHECKING:
     from archcost.pictures import plot_tiles as plot_tiles
     from archcost.pictures import plot_window as plot_window
     from archcost.pictures import plot_winograd as plot_winograd
+    from archcost.proposals import Proposals as Proposals
+    from archcost.proposals import propose as propose
     from archcost.receptive import receptive_field as receptive_field
     from archcost.rewriting.accelerate import accelerate as accelerate
     from archcost.rewriting.acceleration import Acceleration as Acceleration
+    from archcost.rewriting.plan import Plan as Plan
+    from archcost.rewritten import Rewritten as Rewritten
+    from archcost.rewritten import rewrite as rewrite
     from archcost.spec import ConvSpec as ConvSpec
     from archcost.spec import FieldStep as FieldStep
     from archcost.spec import stacked_field as stacked_field
@@ -55,6 +61,7 @@ _HOMES = {
     "InputError": "archcost.errors",
     "ModelError": "archcost.errors",
     "SpecError": "archcost.errors",
+    "RewriteError": "archcost.errors",
     "Measured": "archcost.measured",
     "measure": "archcost.measuring",
     "load": "archcost.models",
@@ -62,6 +69,11 @@ _HOMES = {
     "convolve": "archcost.paths.convolve",
     "accelerate": "archcost.rewriting.accelerate",
     "Acceleration": "archcost.rewriting.acceleration",
+    "Proposals": "archcost.proposals",
+    "propose": "archcost.proposals",
+    "Plan": "archcost.rewriting.plan",
+    "Rewritten": "archcost.rewritten",
+    "rewrite": "archcost.rewritten",
     "ConvSpec": "archcost.spec",
     "FieldStep": "archcost.spec",
     "stacked_field": "archcost.spec",
@@ -87,8 +99,8 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("archcost")
-    if name == "paths":  # a folder whose functions are public: archcost.paths.available()
-        return import_module("archcost.paths")
+    if name in ("paths", "rewriting"):  # folders whose functions are public: archcost.paths.available()
+        return import_module(f"archcost.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'archcost' has no attribute {name!r}")
     value = getattr(import_module(_HOMES[name]), name)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from archcost.fields.fields import Fields
     from archcost.measured import Measured
+    from archcost.proposals import Proposals
     from archcost.report.frames import Path
     from archcost.report.table import Depth
 
@@ -174,6 +175,16 @@ class Analysis:
             f"{'x'.join(map(str, r.shape)) or 'scalar'} {str(r.dtype)[6:]}" for r in refs(self.trace.inputs)
         ]
         return ", ".join(shapes) or "none"
+
+    @cached_property
+    def proposals(self) -> Proposals:
+        """What could stand in the place of each convolution at half the MACs; `archcost.propose` has options.
+
+        Times are those that the user's store has; errors of weights are not worked out here.
+        """
+        from archcost.proposals import propose
+
+        return propose(self, errors=False)
 
     def measure(self, inputs: Any = None, **options: Any) -> Measured:
         """How long each convolution takes here; see `archcost.measure`, whose options these are.

@@ -81,6 +81,7 @@ def measure(
     _check(seconds, tolerance, batch, paths)
     analysis, source, call = _prepared(model, inputs, batch, input_size, progress)
     from archcost.latency.convolutions import convolutions_of
+    from archcost.latency.store import opened
     from archcost.paths.registry import available
 
     calls = convolutions_of(analysis.trace)
@@ -89,7 +90,7 @@ def measure(
     with ExitStack() as stack:
         from archcost.latency.settings import settings
 
-        kept = _opened(store, stack)
+        kept = stack.enter_context(opened(store))
         stack.enter_context(settings(threads=threads))
         try:
             run.measure(paths, kept, again, in_context, progress)
@@ -190,8 +191,7 @@ def _prepared(
     model: nn.Module | str | Analysis, inputs: Any, batch: int | None, input_size: Any, progress: bool | None
 ) -> tuple[Analysis, nn.Module, Call]:
     """The analysis of the very call that is to be measured, the model, and that call's arguments."""
-    from archcost.receptive import _like_traced
-    from archcost.trace.inputs import as_call, on_device
+    from archcost.trace.inputs import as_call, like_traced, on_device
 
     if isinstance(model, Analysis):
         if input_size is not None:
@@ -202,7 +202,7 @@ def _prepared(
     else:
         analysis = analyze(model, inputs, input_size=input_size, progress=progress)
     source = analysis.model
-    call = as_call(inputs) if inputs is not None else _like_traced(analysis)
+    call = as_call(inputs) if inputs is not None else like_traced(analysis.trace)
     if batch is not None:
         call = _with_batch(call, batch)
         args, kwargs = call
@@ -232,14 +232,6 @@ def _with_batch(call: Call, batch: int) -> Call:
 def _device_of(model: nn.Module) -> str:
     tensor = next(iter((*model.parameters(), *model.buffers())), None)
     return "cpu" if tensor is None else str(tensor.device)
-
-
-def _opened(store: Any, stack: ExitStack) -> Store | None:
-    from archcost.latency.store import Store
-
-    if store is False:
-        return None
-    return store if isinstance(store, Store) else stack.enter_context(Store(store))
 
 
 def _check(seconds: Any, tolerance: Any, batch: Any, paths: Any) -> None:

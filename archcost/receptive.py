@@ -73,30 +73,8 @@ def verify_fields(
 ) -> list[Witness]:
     """The same of several fields, for which the model is copied only once."""
     from archcost.fields.witness import bear_witness
-    from archcost.trace.inputs import as_call
+    from archcost.trace.inputs import as_call, like_traced
 
-    args, kwargs = as_call(inputs) if inputs is not None else _like_traced(analysis)
+    args, kwargs = as_call(inputs) if inputs is not None else like_traced(analysis.trace)
     model = analysis.model
     return bear_witness(model, args, kwargs, [analysis.fields.claim(field, call, model) for field in fields])
-
-
-def _like_traced(analysis: Analysis) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Example tensors of the shapes that were traced; one that was given twice is one again."""
-    from archcost.trace.graph import TensorRef
-    from archcost.trace.inputs import example
-
-    made: dict[TensorRef, torch.Tensor] = {}
-
-    def real(value: Any) -> Any:
-        if isinstance(value, TensorRef):
-            if value not in made:
-                made[value] = example(value.shape, value.dtype, "cpu")
-            return made[value]
-        if isinstance(value, (tuple, list)):
-            return type(value)(map(real, value))
-        if isinstance(value, dict):
-            return {key: real(item) for key, item in value.items()}
-        return value
-
-    args, kwargs = real(analysis.trace.inputs)
-    return args, kwargs

@@ -6,6 +6,7 @@ the process is killed the moment after.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sqlite3
@@ -13,12 +14,12 @@ import time
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from archcost.latency.database import Database
 from archcost.latency.measurement import Key, Measurement, StoreError, from_record, spec_from_json
 
-__all__ = ["Key", "Measurement", "Store", "StoreError", "default_path"]
+__all__ = ["Key", "Measurement", "Store", "StoreError", "default_path", "opened"]
 
 VERSION = 1
 _KEY = ("fingerprint", "spec", "dtype", "layout", "threads", "path")
@@ -177,6 +178,18 @@ class Store:
 
     def __repr__(self) -> str:
         return f"Store({self.path!r})"
+
+
+@contextlib.contextmanager
+def opened(store: Store | str | os.PathLike[str] | Literal[False] | None) -> Iterator[Store | None]:
+    """The store that an argument means: itself, one at that path, the user's own (None), or none (False)."""
+    if store is False:
+        yield None
+    elif isinstance(store, Store):
+        yield store
+    else:
+        with Store(store) as own:
+            yield own
 
 
 def _own_fingerprints() -> list[str]:

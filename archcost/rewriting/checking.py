@@ -71,7 +71,7 @@ def record_inputs(model: nn.Module, inputs: Any, names: Iterable[str]) -> dict[s
             found[module] = Recorded(*Recorded(args, kwargs).cloned())
 
     args, kwargs = Recorded(*as_call(inputs)).cloned()
-    with Untouched(tree), _as_before(model), contextlib.ExitStack() as stack:
+    with Untouched(tree), evaluating(model), contextlib.ExitStack() as stack:
         # What the model's own hooks make of an input is what the layer gets: ours come behind them.
         for layer in dict.fromkeys(wanted.values()):
             handle = layer.register_forward_pre_hook(note, with_kwargs=True)
@@ -108,7 +108,7 @@ def checked(
     outputs: list[Any] = []
     for module, what in ((old, "old"), (new, "new")):
         args, kwargs = given.cloned()
-        with _as_before(module):
+        with evaluating(module):
             try:
                 outputs.append(module(*args, **kwargs))
             except Exception as error:  # whatever a layer raises is the finding
@@ -153,7 +153,7 @@ def _error(was: torch.Tensor, now: torch.Tensor) -> float:
 
 
 @contextlib.contextmanager
-def _as_before(module: nn.Module) -> Iterator[None]:
+def evaluating(module: nn.Module) -> Iterator[None]:
     """In eval mode without gradients; flags and the values of buffers are put back."""
     flags = [(part, part.training) for part in module.modules()]
     buffers = [(buffer, buffer.detach().clone()) for buffer in module.buffers()]

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from archcost.trace.graph import Trace
+
 # Spatial sizes tried in turn when nothing says which one the model is for: ImageNet's first, then others
 # that a fixed classifier is likely to have been built for.
 IMAGE_SIZES = (224, 32, 28, 64, 256, 299, 96, 128, 384, 512)
@@ -216,3 +218,24 @@ def _assumed(size: tuple[int, ...], where: str, reason: str) -> str:
 
 def _text(size: tuple[int, ...]) -> str:
     return "x".join(map(str, size))
+
+
+def like_traced(trace: Trace) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Example tensors of the shapes that were traced; one that was given twice is one again."""
+    from archcost.trace.graph import TensorRef
+
+    made: dict[TensorRef, torch.Tensor] = {}
+
+    def real(value: Any) -> Any:
+        if isinstance(value, TensorRef):
+            if value not in made:
+                made[value] = example(value.shape, value.dtype, "cpu")
+            return made[value]
+        if isinstance(value, (tuple, list)):
+            return type(value)(map(real, value))
+        if isinstance(value, dict):
+            return {key: real(item) for key, item in value.items()}
+        return value
+
+    args, kwargs = real(trace.inputs)
+    return args, kwargs

@@ -1,0 +1,123 @@
+"""From a chain on paper to modules of ``torch.nn``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from archcost.errors import RewriteError
+from archcost.rewriting.like import READ_BY_PARENTS
+from archcost.rewriting.path_conv import PathConv
+from archcost.rewriting.replacement import Activation, Chain, Conv, Kept
+from archcost.spec import ConvSpec
+
+__all__ = ["built", "conv_arguments", "conv_type", "padding_layer"]
+
+Tensors = Sequence[tuple[torch.Tensor, torch.Tensor | None]]
+
+_PADS = {
+    "zeros": "ZeroPad",
+    "reflect": "ReflectionPad",
+    "replicate": "ReplicationPad",
+    "circular": "CircularPad",
+}
+
+
+def built(chain: Chain, old: nn.Module, weights: Tensors | None, kept: Mapping[str, nn.Module]) -> nn.Module:
+    """The module that does what a chain says: one of ``torch.nn``, or several in a ``Sequential``.
+
+    It shows the attributes of the convolution ``old``, as far as it had them, for parents that read them.
+
+    Args:
+        weights: for each convolution of the chain; None gives PyTorch's random ones, made without a trace
+            in the state of its random numbers.
+        kept: the modules that the chain takes over, by their names.
+    """
+    like = next((p for p in old.parameters()), None)
+    options: dict[str, Any] = {} if like is None else {"device": like.device, "dtype": like.dtype}
+    given = iter(weights) if weights is not None else None
+    made: list[nn.Module] = []
+    for step in chain:
+        if isinstance(step, Kept):
+            made.append(kept[step.name])
+        elif isinstance(step, Activation):
+            made.append(getattr(nn, step.kind)())
+        else:
+            made.extend(_convolution(step, None if given is None else next(given), options))
+    if not made:
+        return nn.Identity()
+    if len(made) == 1:
+        return made[0]
+    whole = nn.Sequential(*made)
+    for name in READ_BY_PARENTS:
+        if hasattr(old, name):
+            setattr(whole, name, getattr(old, name))
+    return whole
+
+
+def conv_type(spec: ConvSpec) -> str:
+    """The class of ``torch.nn`` that does it."""
+    return f"Conv{'Transpose' * spec.transposed}{len(spec.input_size)}d"
+
+
+def conv_arguments(spec: ConvSpec) -> dict[str, Any]:
+    """What its constructor is given, beyond channels and kernel_size: what differs from the defaults."""
+    pairs: Any = spec.padding
+    even = all(low == high for low, high in pairs)
+    axes = len(spec.input_size)
+    arguments: dict[str, tuple[Any, Any]] = {
+        "stride": (spec.stride, (1,) * axes),
+        "padding": (tuple(low if even else 0 for low, _ in pairs), (0,) * axes),
+        "output_padding": (spec.output_padding, (0,) * axes),
+        "dilation": (spec.dilation, (1,) * axes),
+        "groups": (spec.groups, 1),
+        "bias": (spec.bias, True),
+        "padding_mode": (spec.padding_mode if even else "zeros", "zeros"),
+    }
+    return {name: value for name, (value, default) in arguments.items() if value != default}
+
+
+def padding_layer(spec: ConvSpec) -> tuple[str, tuple[int, ...]] | None:
+    """What pads before a convolution that cannot itself: the class of ``torch.nn``, and its argument."""
+    pairs: Any = spec.padding
+    if all(low == high for low, high in pairs):
+        return None
+    name = f"{_PADS[spec.padding_mode]}{len(pairs)}d"
+    return name, tuple(side for pair in reversed(pairs) for side in pair)
+
+
+def _convolution(
+    step: Conv, given: tuple[torch.Tensor, torch.Tensor | None] | None, options: dict[str, Any]
+) -> Iterator[nn.Module]:
+    spec = step.spec
+    pad = padding_layer(spec)
+    if pad is not None:
+        yield getattr(nn, pad[0])(pad[1])
+    # On meta, where nothing is drawn: the state of the random numbers is the user's.
+    kind = getattr(nn, conv_type(spec))
+    empty = {**options, "device": "meta"}
+    layer = kind(spec.in_channels, spec.out_channels, spec.kernel_size, **conv_arguments(spec), **empty)
+    layer = layer.to_empty(device=options.get("device", "cpu"))
+    if given is None:
+        with torch.random.fork_rng():
+            layer.reset_parameters()
+    else:
+        _fill(layer, *given)
+    if step.channels_last:
+        layout: Any = torch.channels_last if len(spec.input_size) == 2 else torch.channels_last_3d
+        layer = layer.to(memory_format=layout)
+    yield layer if step.path is None else PathConv(layer, step.path)
+
+
+def _fill(layer: nn.Module, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+    for name, value in (("weight", weight), ("bias", bias)):
+        there = layer._parameters[name]
+        if (there is None) != (value is None) or (there is not None and there.shape != value.shape):  # type: ignore[union-attr]
+            shape, wanted = (None if t is None else tuple(t.shape) for t in (value, there))
+            raise RewriteError(f"{type(layer).__name__}: its {name} would be {shape}, and is {wanted}")
+        if there is not None and value is not None:
+            with torch.no_grad():
+                there.copy_(value)

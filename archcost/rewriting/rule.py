@@ -1,0 +1,150 @@
+"""Rewrite: what every rule answers. A rule is one file in `archcost/rewriting/rules/`, registered once."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from archcost.errors import ArchcostError, SpecError
+from archcost.plugins import load_plugins
+from archcost.rewriting.replacement import Replacement
+from archcost.rewriting.subjects import Subject
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from archcost.rewriting.weights.moments import Moments
+
+__all__ = ["Factorisation", "Options", "Rewrite", "Weights", "available", "get", "register"]
+
+Options = dict[str, Any]
+"""What a rule leaves open, such as ``{"rank": 32}``: numbers and words, as JSON has them."""
+
+Weights = dict[str, list[tuple["torch.Tensor", "torch.Tensor | None"]]]
+"""By the name of a replaced module, weight and bias of every convolution of its chain, in order."""
+
+
+class Rewrite(ABC):
+    """A rule: where it applies and why not, what would stand there, and the weights that go with it."""
+
+    name: ClassVar[str]
+    """As reports, options and files call it."""
+    change: ClassVar[str]
+    """From what to what: ``KxK -> 1xK, Kx1``."""
+    break_even: ClassVar[str]
+    """The condition under which it has fewer MACs, as a formula, and what its letters mean."""
+
+    @abstractmethod
+    def refusal(self, subject: Subject) -> str | None:
+        """Why it does not apply to this convolution, in words that follow its name; None where it does.
+
+        Only reasons of the rule's own: those that hold for every rule (`Subject.refusal`) were asked before.
+        """
+
+    @abstractmethod
+    def options(self, subject: Subject, ratio: float) -> Iterable[Options]:
+        """The choices worth proposing that have about ``ratio`` times the MACs of the layer.
+
+        A rule without a free size gives its choices whatever the ratio.
+        """
+
+    @abstractmethod
+    def replacement(self, subject: Subject, **options: Any) -> Replacement:
+        """What would stand there, on paper.
+
+        Raises:
+            RewriteError: an option makes no sense for this layer; the message says what does.
+        """
+
+    @abstractmethod
+    def carry(
+        self, modules: Mapping[str, nn.Module], replacement: Replacement, moments: Moments | None = None
+    ) -> Weights:
+        """Weights for the new convolutions, made of those of the old modules, in float64.
+
+        Args:
+            modules: by name, those that the replacement replaces or keeps, with their parameters.
+            moments: of the inputs of the layer, where the user gave data.
+        """
+
+
+class Factorisation(Rewrite):
+    """A rule that puts a chain of convolutions in the place of one, linear but for what lies between.
+
+    Its subclasses say how to begin; the rest is the same for all: see `archcost.rewriting.weights`.
+    """
+
+    @abstractmethod
+    def factors(
+        self, kernel: torch.Tensor, replacement: Replacement, moments: Moments | None
+    ) -> list[torch.Tensor]:
+        """First kernels for the convolutions of the chain, best in closed form, in float64.
+
+        Args:
+            kernel: (groups, out_channels / groups, in_channels / groups, *kernel_size), as the layer's
+                weight with its groups apart.
+            moments: of the layer's input: where given, the error of the output is to be small, and not that
+                of the kernel.
+
+        Returns:
+            For each convolution of the chain, a kernel in the shape of its ``weight``.
+        """
+
+    def carry(
+        self, modules: Mapping[str, nn.Module], replacement: Replacement, moments: Moments | None = None
+    ) -> Weights:
+        from archcost.rewriting.weights.carry import factored
+
+        return {replacement.name: factored(self, modules[replacement.name], replacement, moments)}
+
+
+_rules: dict[str, Rewrite] = {}
+
+
+def register(rule: Rewrite) -> Rewrite:
+    """Make a rule known by its name; a later one replaces an earlier one of the same name.
+
+    Packages do it in a module that they announce as an entry point of the group ``archcost.rewrites``.
+    """
+    if not isinstance(rule, Rewrite) or not isinstance(getattr(rule, "name", None), str):
+        raise ArchcostError(f"register: {rule!r} is no Rewrite with a name; register an instance")
+    _rules[rule.name] = rule
+    return rule
+
+
+def available() -> tuple[str, ...]:
+    """The names of all rules, archcost's own first."""
+    _load()
+    return tuple(_rules)
+
+
+def get(name: str) -> Rewrite:
+    """The rule of that name.
+
+    Raises:
+        SpecError: there is none; the message has those that are spelt alike.
+    """
+    _load()
+    if name in _rules:
+        return _rules[name]
+    import difflib
+
+    close = difflib.get_close_matches(str(name), _rules, n=3)
+    hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(_rules)}"
+    raise SpecError(f"no rule is called {name!r}; {hint}")
+
+
+@lru_cache(maxsize=1)
+def _load() -> None:
+    """Import archcost's own rules, then those that installed packages announce."""
+    own = dict(_rules)
+    _rules.clear()
+    from archcost.rewriting import rules
+
+    for rule in rules.RULES:
+        register(rule)
+    load_plugins("archcost.rewrites", "rewrite rules")
+    _rules.update(own)  # what the user registered before the first look-up wins
