@@ -1,0 +1,249 @@
+"""What could stand in the place of a model's convolutions: propose, and the Proposals it returns."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any, Literal
+
+from archcost.analysis import Analysis, analyze
+from archcost.errors import SpecError
+from archcost.rewriting.proposal import Advice, Proposal, Stays, best_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import nn
+
+    from archcost.latency.store import Store
+    from archcost.report.frames import Path
+
+__all__ = ["Proposals", "propose"]
+
+
+def propose(
+    model: nn.Module | str | Analysis,
+    inputs: Any = None,
+    *,
+    rules: Sequence[str] | None = None,
+    ratio: float | Iterable[float] = 0.5,
+    names: Iterable[str] | None = None,
+    errors: bool = True,
+    batches: Iterable[Any] | None = None,
+    store: Store | str | os.PathLike[str] | Literal[False] | None = None,
+    input_size: Any = None,
+    progress: bool | None = None,
+) -> Proposals:
+    """What every rule would put in the place of each convolution, and why not where it would not.
+
+    Nothing is measured and nothing changed: times are those that the store has (`archcost.measure`, and
+    `Proposals.measured`), errors those of the weights.
+
+    Args:
+        model: a module, a SPEC, or the Analysis of one.
+        inputs: as in `archcost.analyze`.
+        rules: names, of `archcost.rewriting.available()`; by default all.
+        ratio: the MACs wanted, as a share of those of each layer; one or several.
+        names: of the layers to look at, or patterns such as ``"features.*"``; by default all.
+        errors: work out the error of the weights, which takes seconds for large layers.
+        batches: unlabelled inputs: then the error of each layer's output is worked out too.
+        store: where times are looked up: a `Store`, a path, by default the user's own; False: nowhere.
+
+    Raises:
+        InputError: an argument makes no sense, or the inputs do not fit.
+        ModelError: the model cannot be traced, or is gone.
+        SpecError: no such rule, no such layer, or the SPEC names nothing.
+    """
+    analysis = model
+    if not isinstance(analysis, Analysis):
+        analysis = analyze(analysis, inputs, input_size=input_size, progress=progress)
+    from archcost.latency.store import opened
+    from archcost.rewriting.proposing import proposals_of
+
+    net = analysis.model
+    asked = None if names is None else _asked(analysis, names)
+    moments = None
+    if batches is not None:
+        from archcost.rewriting.subjects import subjects_of
+        from archcost.rewriting.weights.moments import collect
+
+        open_ = [one.name for one in subjects_of(net, analysis.trace, analysis.costs) if one.refusal is None]
+        wanted = open_ if asked is None else [name for name in open_ if name in asked]
+        moments = collect(net, wanted, batches, progress=progress)
+    with opened(store) as there:
+        found = proposals_of(
+            net,
+            analysis.trace,
+            analysis.costs,
+            rules=rules,
+            ratios=ratio,
+            names=asked,
+            errors=errors,
+            moments=moments,
+            store=there,
+            progress=progress,
+        )
+    return Proposals(
+        analysis=analysis,
+        proposals=found.proposals,
+        stays=found.stays,
+        advice=found.advice,
+        device=found.device,
+    )
+
+
+def _asked(analysis: Analysis, names: Iterable[str]) -> set[str]:
+    """The names of the convolutions that names and patterns mean."""
+    from archcost.rewriting.subjects import subjects_of
+
+    subjects = subjects_of(analysis.model, analysis.trace, analysis.costs)
+    known = [name for one in subjects for name in one.names]
+    found: set[str] = set()
+    for asked in [names] if isinstance(names, str) else names:
+        pattern = any(sign in asked for sign in "*?[")
+        meant = [name for name in known if (fnmatchcase(name, asked) if pattern else name == asked)]
+        if not meant:
+            near = get_close_matches(asked, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else "names are those of named_modules()"
+            raise SpecError(f"{analysis.name} has no convolution {asked!r}; {hint}")
+        found |= set(meant)
+    return found
+
+
+@dataclass(frozen=True)
+class Proposals(Sequence[Proposal]):
+    """What could stand in the place of a model's convolutions; ``print`` it, or take it as pandas ..."""
+
+    analysis: Analysis
+    """Of the model, which is not kept alive by it."""
+    proposals: tuple[Proposal, ...]
+    stays: tuple[Stays, ...] = ()
+    advice: tuple[Advice, ...] = ()
+    device: str | None = None
+    """Where the store's times come from, and the threads; None where it had none."""
+
+    @property
+    def model_name(self) -> str:
+        return self.analysis.name
+
+    def __len__(self) -> int:
+        return len(self.proposals)
+
+    def __iter__(self) -> Iterator[Proposal]:
+        return iter(self.proposals)
+
+    def __getitem__(self, key: Any) -> Any:
+        """By number; or by the name of a module, a tuple of all that is proposed for it."""
+        if not isinstance(key, str):
+            return self.proposals[key]
+        found = tuple(one for one in self.proposals if key in one.replacement.chains)
+        if found:
+            return found
+        reasons = [f"{one.rule or 'every rule'}: {one.reason}" for one in self.stays if one.name == key]
+        if reasons:
+            raise SpecError(f"nothing is proposed for {key!r}. {'; '.join(reasons)}")
+        raise SpecError(f"{self.model_name} has no convolution {key!r}; names are those of named_modules()")
+
+    def measured(
+        self,
+        inputs: Any = None,
+        *,
+        seconds: float = 60.0,
+        store: Store | str | os.PathLike[str] | Literal[False] | None = None,
+        progress: bool | None = None,
+    ) -> Proposals:
+        """The same, with old and new layers timed here in turns; the store keeps what was found.
+
+        Args:
+            inputs: of the model; by default random ones of the shapes that were traced.
+            seconds: that it may take, about; proposals that time does not reach stay as they are.
+
+        Raises:
+            ModelError: the model is gone.
+        """
+        from archcost.latency.store import opened
+        from archcost.rewriting.racing import race_proposals
+        from archcost.trace.inputs import like_traced
+
+        if inputs is None:
+            args, kwargs = like_traced(self.analysis.trace)
+            inputs = kwargs or args
+        with opened(store) as there:
+            found = race_proposals(
+                self.analysis.model, self.proposals, inputs, seconds=seconds, store=there, progress=progress
+            )
+        return replace(self, proposals=found)
+
+    @property
+    def recommended(self) -> tuple[Proposal, ...]:
+        """Those that nothing speaks against."""
+        return tuple(one for one in self.proposals if one.recommended)
+
+    def best(self, rules: Iterable[str] | None = None) -> tuple[Proposal, ...]:
+        """For each layer one, no module twice: recommended, exact before inexact, of the smallest error.
+
+        Where errors are not known, of the fewest MACs.
+        """
+        wanted = None if rules is None else set(rules)
+        return best_of(one for one in self.proposals if wanted is None or one.rule in wanted)
+
+    def __repr__(self) -> str:
+        places = len({one.name for one in self.proposals})
+        return f"<{len(self)} Proposals for {places} places of {self.model_name}; print them for the table>"
+
+    def __str__(self) -> str:
+        from archcost.report.proposals import printed
+
+        return printed(self)
+
+    def __rich__(self) -> Any:
+        from rich.text import Text
+
+        return Text(self.to_text())
+
+    def _repr_html_(self) -> str:
+        return self.to_html()
+
+    def table(self, width: int | None = None) -> None:
+        """Print the table: in colour and within the width on a terminal, plain and uncut in a pipe."""
+        from archcost.report.proposals import draw
+
+        draw(self, width=width)
+
+    def to_text(self, width: int | None = None) -> str:
+        """The table as plain text, uncut unless a width is given."""
+        from archcost.report.proposals import text_of
+
+        return text_of(self, width=width)
+
+    def to_csv(self, path: Path | None = None) -> str | None:
+        """`to_pandas` as CSV, into a file or returned; what looks like a formula gets a leading ``'``."""
+        from archcost.report.proposals import to_csv
+
+        return to_csv(self, path)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """One row a proposal: the columns of `archcost.report.proposals.COLUMNS`."""
+        from archcost.report.proposals import to_pandas
+
+        return to_pandas(self)
+
+    def to_markdown(self) -> str:
+        """A markdown table for people, what stays as it is, and advice."""
+        from archcost.report.proposals import to_markdown
+
+        return to_markdown(self)
+
+    def to_html(self) -> str:
+        """The same as HTML that needs nothing else."""
+        from archcost.report.proposals import to_html
+
+        return to_html(self)
+
+    def to_json(self, path: Any = None, indent: int | None = 2) -> str | None:
+        """Strict JSON, into a file or returned; its schema is stated in `archcost.report.proposals`."""
+        from archcost.report.proposals import to_json
+
+        return to_json(self, path, indent)

@@ -1,0 +1,221 @@
+"""A plan carried out on a model: weights from data, every new layer checked, what fails taken back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import inf
+from typing import Any
+
+import torch
+from torch import nn
+
+from archcost.paths.accuracy import exact_convolution
+from archcost.rewriting.checking import Recorded, checked, evaluating, record_inputs
+from archcost.rewriting.outputs import outputs_of, worst_error
+from archcost.rewriting.plan import Applied, Plan
+from archcost.rewriting.proposal import Proposal
+from archcost.rewriting.replacement import Conv
+from archcost.rewriting.rule import Factorisation, get
+from archcost.rewriting.sites import Hooks
+from archcost.rewriting.weights.compose import composed
+from archcost.rewriting.weights.moments import collect
+from archcost.rewriting.weights.refit import refit
+from archcost.spec import ConvSpec
+from archcost.trace.progress import Progress
+
+__all__ = ["Outcome", "carried_out"]
+
+# Of covariances held at a time, in bytes.
+_MOST_BYTES = 2**29
+# Between a new layer and the one kernel that it amounts to: rounding of two or three convolutions.
+_ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-4}
+_HALF = 5e-2
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one proposal."""
+
+    proposal: Proposal
+    error: float | None
+    """max |new - old| / max |old| of the layer's output, on the inputs given; None: not compared alone."""
+    refitted: tuple[float, float] | None
+    """Relative error of the layer's output on the data, before and after the refit of its last stage."""
+    problem: str | None
+    """Why it was taken back; None where it stands."""
+
+
+def carried_out(
+    model: nn.Module,
+    work: nn.Module,
+    plan: Plan,
+    inputs: Any,
+    *,
+    batches: Sequence[Any] | None = None,
+    hooks: Hooks = "refuse",
+    progress: bool | None = None,
+) -> tuple[Applied, tuple[Outcome, ...]]:
+    """Apply a plan to ``work``, a copy of ``model`` or the model itself, step by step.
+
+    Where data is given, ``work`` is a copy: the original says what every layer should give.
+    """
+    recorded = record_inputs(model, inputs, [one.name for one in plan])
+    expected = _outputs(model, inputs)
+    applied = Applied(work)
+    problems: dict[str, str] = {}
+    errors: dict[str, float | None] = {}
+    try:
+        with Progress(len(plan) or 1, "rewriting", progress) as bar:
+            for part in _parts(plan, batches is not None):
+                moments = _moments(model, part, batches, progress)
+                for one in part:
+                    handle = Plan([one]).apply(work, inplace=True, moments=moments, hooks=hooks)
+                    errors[one.name], problem = _looked_at(one, handle, recorded.get(one.name))
+                    applied.join(handle)
+                    if problem is not None:
+                        applied.undo(one.name)
+                        problems[one.name] = problem
+                    bar.step()
+        problems |= _whole(applied, plan, inputs, expected)
+        refitted = _refitted(model, work, applied, plan, batches, progress)
+    except BaseException:
+        applied.undo()
+        raise
+    found = (
+        Outcome(one, errors.get(one.name), refitted.get(one.name), problems.get(one.name)) for one in plan
+    )
+    return applied, tuple(found)
+
+
+def _parts(plan: Plan, data: bool) -> Iterator[list[Proposal]]:
+    """As many proposals at a time as there is memory for the covariances of."""
+    part: list[Proposal] = []
+    held = 0
+    for one in plan:
+        size = _covariance_bytes(one) if data else 0
+        if part and held + size > _MOST_BYTES:
+            yield part
+            part, held = [], 0
+        part.append(one)
+        held += size
+    if part:
+        yield part
+
+
+def _covariance_bytes(one: Proposal) -> int:
+    if one.exact or not one.old:
+        return 0
+    spec = one.old[0]
+    patch = spec.weights // spec.out_channels
+    return 8 * spec.groups * patch * patch
+
+
+def _moments(
+    model: nn.Module, part: list[Proposal], batches: Any, progress: bool | None
+) -> Mapping[str, Any]:
+    names = [one.name for one in part if isinstance(get(one.rule), Factorisation)]
+    if batches is None or not names:
+        return {}
+    return collect(model, names, batches, progress=progress)
+
+
+def _looked_at(one: Proposal, handle: Applied, given: Recorded | None) -> tuple[float | None, str | None]:
+    """The error of a new layer on a recorded input, and what is wrong with it."""
+    if given is None or len(one.replacement.chains) > 1:
+        return None, None  # what stands for several modules is seen in the whole model
+    old, new = handle.replaced[one.name]
+    dtype = next((p.dtype for p in old.parameters()), torch.float32)
+    rounding = _ROUNDING.get(dtype, _HALF)
+    paths = any(step.path or step.channels_last for step in one.replacement.convs)
+    found = checked(old, new, given, tolerance=10 * rounding if one.exact else inf, strides=not paths)
+    if found.problem is not None:
+        return found.error, found.problem
+    off = _against_kernel(one, old, new, given)
+    if off is not None and not off <= rounding:
+        return found.error, (
+            f"it does not compute what its kernels amount to: the relative difference is {off:.1e}, above "
+            f"{rounding:.0e}"
+        )
+    return found.error, None
+
+
+def _against_kernel(one: Proposal, old: nn.Module, new: nn.Module, given: Recorded) -> float | None:
+    """How far a linear chain is from the one convolution that it amounts to, borders included."""
+    chain = one.replacement.chain
+    layers = [module for module in new.modules() if isinstance(module, nn.modules.conv._ConvNd)]
+    if one.exact or not all(isinstance(step, Conv) for step in chain) or len(layers) != len(chain):
+        return None
+    specs = [step.spec for step in chain if isinstance(step, Conv)]
+    if any(spec.transposed for spec in specs) or not _is_linear(specs):
+        return None
+    x = given.args[0]
+    axes = len(specs[0].input_size)
+    with torch.no_grad(), evaluating(new):
+        y = new(x.clone())
+        groups = one.old[0].groups
+        kernel = composed([layer.weight.double() for layer in layers], specs, groups)
+        whole = replace(
+            one.old[0],
+            kernel_size=tuple(kernel.shape[3:]),
+            dilation=1,
+            input_size=tuple(x.shape[-axes:]),
+            batch=1,
+        )
+        bias = layers[-1].bias
+        exact = exact_convolution(
+            x.unsqueeze(0) if x.dim() == axes + 1 else x, kernel.flatten(0, 1), whole, bias
+        )
+    exact = exact.reshape(y.shape)
+    largest = exact.abs().max().item()
+    return (y.double() - exact).abs().max().item() / largest if largest else 0.0
+
+
+def _is_linear(specs: Sequence[ConvSpec]) -> bool:
+    """Padding in the first stage alone, the bias in the last: then the borders are right as well."""
+    late: Any = [pair for spec in specs[1:] for pair in spec.padding]  # type: ignore[union-attr]
+    return not any(map(max, late)) and not any(spec.bias for spec in specs[:-1])
+
+
+def _whole(applied: Applied, plan: Plan, inputs: Any, expected: list[torch.Tensor]) -> dict[str, str]:
+    """Run the whole model; proposals are taken back, the last first, until it runs and has its shapes."""
+    problems: dict[str, str] = {}
+    exact = all(one.exact for one in plan)
+    standing = list(applied.names)
+    while (said := _wrong(applied.model, inputs, expected, exact)) is not None and standing:
+        problems[standing[-1]] = said
+        applied.undo(standing.pop())
+    return problems
+
+
+def _wrong(model: nn.Module, inputs: Any, expected: list[torch.Tensor], exact: bool) -> str | None:
+    try:
+        found = _outputs(model, inputs)
+    except Exception as error:  # whatever the user's forward raises with the new layers is the finding
+        line = (str(error).strip().splitlines() or [""])[0]
+        return f"the model's forward fails with it: {type(error).__name__}: {line}"
+    if [one.shape for one in found] != [one.shape for one in expected]:
+        return "the model's outputs have other shapes with it"
+    if exact:
+        off = worst_error(found, expected)
+        dtype = expected[0].dtype if expected else torch.float32
+        if off > 10 * _ROUNDING.get(dtype, _HALF):
+            return f"the model's outputs differ by {off:.1e}, and it should compute the same"
+    return None
+
+
+def _outputs(model: nn.Module, inputs: Any) -> list[torch.Tensor]:
+    with evaluating(model):
+        return outputs_of(model, inputs)
+
+
+def _refitted(
+    model: nn.Module, work: nn.Module, applied: Applied, plan: Plan, batches: Any, progress: bool | None
+) -> dict[str, tuple[float, float]]:
+    names = [
+        one.name for one in plan if one.name in applied.names and isinstance(get(one.rule), Factorisation)
+    ]
+    if batches is None or not names:
+        return {}
+    found = refit(model, work, names, batches, progress=progress)
+    return {name: (one.before, one.after) for name, one in found.items()}

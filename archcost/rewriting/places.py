@@ -1,0 +1,138 @@
+"""What stands at a place now and what would: the convolutions that one pass runs there, and their costs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from math import prod
+from typing import Any
+
+from archcost.errors import ArchcostError
+from archcost.rewriting.proposal import Costs
+from archcost.rewriting.replacement import Activation, Chain, Conv, Replacement, chain_field, resized
+from archcost.rewriting.subjects import Pass, Subject
+from archcost.spec import ConvSpec, stacked_field
+from archcost.trace.graph import Op, TensorRef
+
+__all__ = ["costs_after", "costs_before", "new_specs", "old_specs"]
+
+
+def old_specs(subject: Subject, replacement: Replacement) -> tuple[ConvSpec, ...]:
+    """Every convolution that one pass runs in the modules to be replaced, as the operations saw them."""
+    if set(replacement.chains) == {subject.name}:
+        return subject.specs
+    from archcost.latency.convolutions import convolutions_of
+
+    names = set(replacement.chains)
+    calls = convolutions_of(subject.around.trace)
+    here = (call for call in calls if call.task is not None and _lies_in(call.name, names))
+    return tuple(call.task.spec for call in here if call.task is not None)
+
+
+def new_specs(subject: Subject, replacement: Replacement) -> tuple[ConvSpec, ...]:
+    """Every convolution that one pass would run there."""
+    chains = _called_chains(subject.around, replacement)
+    return tuple(step.spec for chain in chains for step in chain if isinstance(step, Conv))
+
+
+def costs_before(subject: Subject, replacement: Replacement) -> Costs:
+    """Of the modules to be replaced."""
+    around = subject.around
+    rows = [around.costs.by_name[name] for name in replacement.chains]
+    specs = old_specs(subject, replacement)
+    alone = set(replacement.chains) == {subject.name}
+    return Costs(
+        params=sum(row.params for row in rows),
+        macs=sum(row.macs for row in rows),
+        activation_bytes=sum(row.activation_bytes for row in rows),
+        depth=_depth(around, set(replacement.chains)),
+        nonlinearities=0,
+        receptive_field=_field(specs[:1]) if alone else None,
+    )
+
+
+def costs_after(subject: Subject, replacement: Replacement) -> Costs:
+    """Of what comes in their place; moved poolings count as they did before."""
+    around = subject.around
+    chains = _called_chains(around, replacement)
+    itemsize = subject.ops[0].args[0].dtype.itemsize
+    first = replacement.chain
+    try:
+        field = chain_field(first)
+    except ArchcostError:
+        field = None
+    calls = max(1, around.calls[replacement.name])
+    return Costs(
+        params=replacement.params,
+        macs=sum(spec.macs for spec in new_specs(subject, replacement)),
+        activation_bytes=sum(_written(chain) for chain in chains) * itemsize,
+        depth=sum(isinstance(step, Conv) for chain in chains for step in chain) // calls,
+        nonlinearities=sum(isinstance(step, Activation) for chain in chains for step in chain) // calls,
+        receptive_field=None if field is None else field.size,
+    )
+
+
+def _called_chains(around: Pass, replacement: Replacement) -> list[Chain]:
+    """For every call of every module in question, its chain at the size that it gets there."""
+    found = []
+    for name, chain in replacement.chains.items():
+        axes = next((len(step.spec.input_size) for step in chain if isinstance(step, Conv)), None)
+        if axes is None:
+            continue
+        for call in around.trace.calls:
+            if around.names.get(call.module, call.module) != name:
+                continue
+            given = next(ref for ref in call.inputs if isinstance(ref, TensorRef))
+            batch = given.shape[0] if len(given.shape) == axes + 2 else 1
+            found.append(resized(chain, given.shape[-axes:], batch))
+    return found
+
+
+def _written(chain: Chain) -> int:
+    """Elements that the steps of a chain allocate."""
+    total = last = 0
+    for step in chain:
+        if isinstance(step, Activation):
+            total += last
+        elif step.spec is not None:
+            last = step.spec.neurons
+            pads: Any = step.spec.padding
+            # A pad of its own, where the two sides differ, is written too.
+            if any(low != high for low, high in pads):
+                total += _padded(step.spec)
+            total += last
+    return total
+
+
+def _padded(spec: ConvSpec) -> int:
+    pads: Any = spec.padding
+    sizes = (n + low + high for n, (low, high) in zip(spec.input_size, pads, strict=True))
+    return spec.batch * spec.in_channels * prod(sizes)
+
+
+def _depth(around: Pass, names: set[str]) -> int:
+    """Convolutions on the longest path through the modules."""
+    longest: dict[int, int] = {}
+    for op in around.trace.ops:
+        if _lies_in(around.module_of(op), names):
+            before = max((longest.get(one, 0) for one in op.fed_by), default=0)
+            longest[op.index] = before + (op.base == "aten.convolution")
+    calls = max(1, max(around.calls[name] for name in names))
+    return max(longest.values(), default=0) if calls == 1 else _shallow(around, names, calls)
+
+
+def _shallow(around: Pass, names: set[str], calls: int) -> int:
+    """Called several times, one after another or not: convolutions a call."""
+    made: Iterable[Op] = (op for op in around.trace.ops if op.base == "aten.convolution")
+    return sum(_lies_in(around.module_of(op), names) for op in made) // calls
+
+
+def _lies_in(name: str, names: set[str]) -> bool:
+    return any(name == one or name.startswith(f"{one}.") for one in names)
+
+
+def _field(specs: tuple[ConvSpec, ...]) -> tuple[int, ...] | None:
+    try:
+        return stacked_field(replace(spec, batch=1) for spec in specs).size
+    except ArchcostError:
+        return None

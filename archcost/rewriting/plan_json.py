@@ -1,0 +1,145 @@
+"""A plan as JSON, and back."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from archcost.errors import ArchcostError, RewriteError
+from archcost.rewriting.plan import Plan
+from archcost.rewriting.proposal import Costs, Proposal, Raced
+from archcost.rewriting.replacement import Activation, Chain, Conv, Kept, Replacement, Step
+from archcost.spec import ConvSpec
+
+__all__ = ["proposal_record", "read", "written"]
+
+_FORMAT = "archcost plan"
+_VERSION = 1
+
+
+def written(plan: Plan, path: str | os.PathLike[str] | None, indent: int | None) -> str | None:
+    """The text, or None where it went into a file."""
+    record = {
+        "format": _FORMAT,
+        "version": _VERSION,
+        "proposals": [proposal_record(one) for one in plan.proposals],
+    }
+    text = json.dumps(record, indent=indent, allow_nan=False)
+    if path is None:
+        return text
+    Path(path).write_text(text + "\n", encoding="utf-8")
+    return None
+
+
+def read(source: str | os.PathLike[str]) -> Plan:
+    """The plan of a text that begins with a brace, or of a file."""
+    is_text = isinstance(source, str) and source.lstrip().startswith("{")
+    if is_text:
+        where, text = "the plan", str(source)
+    else:
+        where = os.fspath(source)
+        try:
+            text = Path(source).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise RewriteError(f"cannot read {where}: {error}") from error
+    try:
+        record = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise RewriteError(f"{where} is no JSON: {error}") from error
+    if not isinstance(record, dict) or record.get("format") != _FORMAT:
+        raise RewriteError(f"{where} is no plan: Plan.to_json writes one")
+    if record.get("version") != _VERSION:
+        raise RewriteError(
+            f"{where} is of version {record.get('version')!r}, and this archcost reads {_VERSION}: update it"
+        )
+    found = []
+    for number, one in enumerate(record.get("proposals", ()), 1):
+        try:
+            found.append(_proposal(one))
+        except (ArchcostError, AttributeError, KeyError, TypeError, ValueError) as error:
+            said = f"{type(error).__name__}: {error}"
+            raise RewriteError(f"{where}, proposal {number} is not as to_json writes it: {said}") from error
+    return Plan(found)
+
+
+def proposal_record(one: Proposal) -> dict[str, Any]:
+    """Plain values, as JSON has them."""
+    return {
+        "name": one.name,
+        "rule": one.rule,
+        "options": one.options,
+        "type": one.type_name,
+        "shape": one.shape,
+        "exact": one.exact,
+        "note": one.replacement.note,
+        "chains": {
+            name: [_step_record(step) for step in chain] for name, chain in one.replacement.chains.items()
+        },
+        "old": [asdict(spec) for spec in one.old],
+        "new": [asdict(spec) for spec in one.new],
+        "before": asdict(one.before),
+        "after": asdict(one.after),
+        "weight_error": one.weight_error,
+        "output_error": one.output_error,
+        "race": None if one.race is None else asdict(one.race),
+    }
+
+
+def _step_record(step: Step) -> dict[str, Any]:
+    kind = {Conv: "convolution", Activation: "activation", Kept: "kept"}[type(step)]
+    return {"step": kind, **asdict(step)}
+
+
+def _proposal(record: Mapping[str, Any]) -> Proposal:
+    chains = {str(name): _chain(steps) for name, steps in record["chains"].items()}
+    if not chains:
+        raise ValueError("it replaces nothing")
+    race = record["race"]
+    return Proposal(
+        rule=str(record["rule"]),
+        options=dict(record["options"]),
+        type_name=str(record["type"]),
+        shape=str(record["shape"]),
+        replacement=Replacement(chains, bool(record["exact"]), str(record["note"])),
+        old=tuple(_spec(spec) for spec in record["old"]),
+        new=tuple(_spec(spec) for spec in record["new"]),
+        before=_costs(record["before"]),
+        after=_costs(record["after"]),
+        weight_error=record["weight_error"],
+        output_error=record["output_error"],
+        race=None if race is None else Raced(**race),
+    )
+
+
+def _chain(steps: list[Mapping[str, Any]]) -> Chain:
+    return tuple(_step(dict(step)) for step in steps)
+
+
+def _step(step: dict[str, Any]) -> Step:
+    kind = step.pop("step")
+    if kind == "activation":
+        return Activation(**step)
+    spec = None if step["spec"] is None else _spec(step["spec"])
+    if kind == "kept":
+        return Kept(step["name"], spec)
+    if kind != "convolution" or spec is None:
+        raise ValueError(f"no step is called {kind!r}")
+    return Conv(spec, step["path"], step["channels_last"])
+
+
+def _spec(values: Mapping[str, Any]) -> ConvSpec:
+    given = {one.name: values[one.name] for one in fields(ConvSpec)}
+    return ConvSpec(**{name: _tuples(value) for name, value in given.items()})
+
+
+def _costs(values: Mapping[str, Any]) -> Costs:
+    return Costs(**{name: _tuples(value) for name, value in values.items()})
+
+
+def _tuples(value: Any) -> Any:
+    """JSON's lists as the tuples that they were."""
+    return tuple(_tuples(one) for one in value) if isinstance(value, list) else value

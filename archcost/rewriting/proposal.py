@@ -1,0 +1,179 @@
+"""Proposal: one replacement at one place of one model, with the change in every cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from archcost.rewriting.replacement import Replacement
+from archcost.spec import ConvSpec
+
+__all__ = ["Advice", "Costs", "Proposal", "Raced", "Stays", "best_of", "overlap"]
+
+# Of old and new time, what is within the noise of a quiet machine.
+_NOISE = 0.03
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What stands at a place costs, for one forward pass; all of its calls together."""
+
+    params: int
+    macs: int
+    activation_bytes: int
+    """What its layers write, the last one's output included."""
+    depth: int
+    """Weighted layers on the longest path through it."""
+    nonlinearities: int
+    """Activations between its convolutions."""
+    receptive_field: tuple[int, ...] | None
+    """Pixels that one output position sees of its input, one number an axis; None where not known."""
+    latency_ms: float | None = None
+    """Of its convolutions on PyTorch's own path, summed; from the store. None: not measured."""
+    best_ms: float | None = None
+    """The same, each on its fastest measured path."""
+
+
+@dataclass(frozen=True)
+class Raced:
+    """Old and new layers timed in turns, in one run, on one machine."""
+
+    old_ms: float
+    new_ms: float
+    spread_ms: float
+    """Of the new one: the interquartile range."""
+    speedup: float
+    """The median over rounds of old / new."""
+    device: str
+    threads: int
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """One replacement that a rule would make in one model."""
+
+    rule: str
+    options: dict[str, Any]
+    """What the rule leaves open, as chosen: ``{"rank": 32}``."""
+    type_name: str
+    """Of the layer that is replaced."""
+    shape: str
+    """That layer for people: ``64 -> 128, 5x5, stride 2``."""
+    replacement: Replacement
+    old: tuple[ConvSpec, ...]
+    """Every convolution that one pass runs there now; the first is that of the layer's first call."""
+    new: tuple[ConvSpec, ...]
+    """Every convolution that one pass would run there."""
+    before: Costs
+    after: Costs
+    weight_error: float | None = None
+    """||W - W'|| / ||W||, W' being the one kernel that the new layers amount to; None: not worked out."""
+    output_error: float | None = None
+    """The same for the layer's output, over the patches of the data given."""
+    race: Raced | None = None
+    """Old and new, timed here; None: not timed."""
+
+    @property
+    def name(self) -> str:
+        """Of the module that it replaces, the first where there are several."""
+        return self.replacement.name
+
+    @property
+    def exact(self) -> bool:
+        """The new layers compute the same function, but for rounding."""
+        return self.replacement.exact
+
+    @property
+    def macs_ratio(self) -> float:
+        """New MACs over old ones."""
+        return self.after.macs / self.before.macs if self.before.macs else 1.0
+
+    @property
+    def error(self) -> float | None:
+        """Of the output where data was given, else of the weights; 0 where exact."""
+        if self.exact:
+            return 0.0
+        return self.weight_error if self.output_error is None else self.output_error
+
+    @property
+    def speedup(self) -> float | None:
+        """Old time over new: as raced, else by the store's times of the single convolutions."""
+        if self.race is not None:
+            return self.race.speedup
+        old, new = self.before, self.after
+        pair = (old.best_ms, new.best_ms) if None not in (old.best_ms, new.best_ms) else None
+        pair = pair or (old.latency_ms, new.latency_ms)
+        return None if pair[0] is None or not pair[1] else pair[0] / pair[1]
+
+    @property
+    def recommended(self) -> bool:
+        """Cheaper on paper, or faster here; never where it was slower here."""
+        return self.objection is None
+
+    @property
+    def objection(self) -> str | None:
+        """Why it is not recommended, with the numbers; None where it is."""
+        speedup = self.speedup
+        if speedup is not None and speedup < 1 - _NOISE:
+            return f"slower here: {self._times()}"
+        if speedup is not None and speedup > 1 + _NOISE:
+            return None
+        if self.after.macs > self.before.macs:
+            return f"it has {self.macs_ratio:.2f} times the MACs"
+        if speedup is not None and not self.exact:
+            return f"no faster here: {self._times()}"
+        return None
+
+    def _times(self) -> str:
+        if self.race is not None:
+            return f"{self.race.old_ms:.3g} ms before, {self.race.new_ms:.3g} ms after"
+        old, new = self.before, self.after
+        if None not in (old.best_ms, new.best_ms):
+            return f"{old.best_ms:.3g} ms before, {new.best_ms:.3g} ms after, each on its fastest path"
+        return f"{old.latency_ms:.3g} ms before, {new.latency_ms:.3g} ms after"
+
+
+@dataclass(frozen=True)
+class Stays:
+    """A convolution that a rule, or every rule, leaves as it is."""
+
+    name: str
+    type_name: str
+    rule: str | None
+    """None: every rule."""
+    reason: str
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What to know about a convolution beyond any rewrite."""
+
+    name: str
+    text: str
+
+
+def best_of(proposals: Iterable[Proposal]) -> tuple[Proposal, ...]:
+    """For each layer one, no module twice: recommended, exact before inexact, of the smallest error.
+
+    Where errors are not known, of the fewest MACs.
+    """
+    given = list(proposals)
+    chosen: dict[int, Proposal] = {}
+    taken: set[str] = set()
+    for place, one in sorted(enumerate(given), key=lambda pair: _rank(pair[1])):
+        names = set(one.replacement.chains)
+        if one.recommended and not any(overlap(name, other) for name in names for other in taken):
+            chosen[place] = one
+            taken |= names
+    return tuple(chosen[place] for place in sorted(chosen))
+
+
+def _rank(one: Proposal) -> tuple[bool, float, float]:
+    error = one.error
+    return (not one.exact, float("inf") if error is None else error, one.macs_ratio)
+
+
+def overlap(a: str, b: str) -> bool:
+    """They are one module, or one lies in the other."""
+    return a == b or a.startswith(f"{b}.") or b.startswith(f"{a}.")

@@ -1,0 +1,201 @@
+"""propose: what could stand in the place of every convolution of a model, on paper."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from archcost.errors import InputError, RewriteError
+from archcost.rewriting import rule as rules_
+from archcost.rewriting.advice import advice_for
+from archcost.rewriting.places import costs_after, costs_before, new_specs, old_specs
+from archcost.rewriting.proposal import Advice, Proposal, Stays
+from archcost.rewriting.rule import Rewrite
+from archcost.rewriting.subjects import Subject, subjects_of
+from archcost.spec import ConvSpec
+from archcost.trace.graph import Trace
+from archcost.trace.progress import Progress
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from archcost.cost.costs import Costs
+    from archcost.latency.store import Store
+    from archcost.rewriting.weights.moments import Moments
+
+__all__ = ["Found", "proposal_of", "proposals_of", "shape_of"]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the rules say of one model."""
+
+    proposals: tuple[Proposal, ...]
+    stays: tuple[Stays, ...]
+    advice: tuple[Advice, ...]
+    device: str | None
+    """Where the store's times come from, and the threads; None where it had none."""
+
+
+def proposals_of(
+    model: nn.Module,
+    trace: Trace,
+    costs: Costs,
+    *,
+    rules: Sequence[str] | None = None,
+    ratios: Iterable[float] | float = 0.5,
+    names: Iterable[str] | None = None,
+    errors: bool = True,
+    moments: Mapping[str, Moments] | None = None,
+    store: Store | None = None,
+    hooks: Any = "refuse",
+    progress: bool | None = None,
+) -> Found:
+    """Every proposal of the rules for the convolutions of a traced model, and why there is none elsewhere.
+
+    Args:
+        rules: their names; by default all.
+        ratios: the MACs wanted, as a share of those of each layer.
+        names: of the layers to look at; by default all.
+        errors: work out the error of the weights; large layers take seconds.
+        moments: by the name of a layer, of its inputs: then the error of the output is worked out too.
+        store: where measured times are looked up; nothing is measured.
+    """
+    chosen = [rules_.get(name) for name in (rules_.available() if rules is None else rules)]
+    shares = _ratios(ratios)
+    subjects = subjects_of(model, trace, costs, hooks=hooks)
+    wanted = None if names is None else set(names)
+    asked = [one for one in subjects if wanted is None or wanted & set(one.names)]
+    stays: list[Stays] = []
+    found: list[Proposal] = []
+    with Progress(len(asked), "proposals", progress) as bar:
+        for subject in asked:
+            if subject.refusal is not None:
+                stays.append(Stays(subject.name, subject.type_name, None, subject.refusal))
+            else:
+                given = None if moments is None else moments.get(subject.name)
+                for rule in chosen:
+                    made, why = _proposed(rule, subject, shares, errors, given)
+                    found += made
+                    if why is not None:
+                        stays.append(Stays(subject.name, subject.type_name, rule.name, why))
+            bar.step()
+    proposals, device = _with_times(found, store)
+    return Found(tuple(proposals), tuple(stays), tuple(advice_for(asked, proposals)), device)
+
+
+def _proposed(
+    rule: Rewrite, subject: Subject, ratios: Sequence[float], errors: bool, moments: Moments | None
+) -> tuple[list[Proposal], str | None]:
+    why = rule.refusal(subject)
+    if why is not None:
+        return [], why
+    seen: list[dict[str, Any]] = []
+    made: list[Proposal] = []
+    for ratio in ratios:
+        for options in rule.options(subject, ratio):
+            if options not in seen:
+                seen.append(options)
+                made.append(proposal_of(rule, subject, options, errors=errors, moments=moments))
+    return made, None if made else "no size that it could have saves anything"
+
+
+def proposal_of(
+    rule: Rewrite,
+    subject: Subject,
+    options: Mapping[str, Any],
+    *,
+    errors: bool = True,
+    moments: Moments | None = None,
+) -> Proposal:
+    """One of them, on paper, and with its errors where the weights are at hand.
+
+    Raises:
+        RewriteError: the options make no sense for this layer.
+    """
+    try:
+        replacement = rule.replacement(subject, **options)
+    except TypeError as error:
+        raise RewriteError(f"{subject.name}: {rule.name} does not take {dict(options)}: {error}") from error
+    weight_error, output_error = None, None
+    if errors and not replacement.exact:
+        weight_error, output_error = errors_of(rule, subject, replacement, moments)
+    return Proposal(
+        rule=rule.name,
+        options=dict(options),
+        type_name=subject.type_name,
+        shape=shape_of(subject.spec),
+        replacement=replacement,
+        old=old_specs(subject, replacement),
+        new=new_specs(subject, replacement),
+        before=costs_before(subject, replacement),
+        after=costs_after(subject, replacement),
+        weight_error=weight_error,
+        output_error=output_error,
+    )
+
+
+def errors_of(
+    rule: Rewrite, subject: Subject, replacement: Any, moments: Moments | None
+) -> tuple[float | None, float | None]:
+    """Of the weights and, with moments, of the output; None where there are no weights or it has none."""
+    from archcost.rewriting.rule import Factorisation
+    from archcost.rewriting.weights.carry import errors_of_factors
+
+    module = subject.around.model.get_submodule(subject.name)
+    if not isinstance(rule, Factorisation) or any(p.is_meta for p in module.parameters()):
+        return None, None
+    return errors_of_factors(rule, module, replacement, moments)
+
+
+def shape_of(spec: ConvSpec) -> str:
+    """A convolution for people: ``64 -> 128, 5x5, stride 2``."""
+    parts = [f"{spec.in_channels} -> {spec.out_channels}", "x".join(map(str, _each(spec.kernel_size)))]
+    for name in ("stride", "dilation"):
+        values = _each(getattr(spec, name))
+        if set(values) != {1}:
+            text = str(values[0]) if len(set(values)) == 1 else "x".join(map(str, values))
+            parts.append(f"{name} {text}")
+    if spec.groups > 1:
+        depthwise = spec.groups == spec.in_channels == spec.out_channels
+        parts.append("depthwise" if depthwise else f"{spec.groups} groups")
+    if spec.transposed:
+        parts.append("transposed")
+    return ", ".join(parts)
+
+
+def _each(values: Any) -> tuple[int, ...]:
+    return tuple(values)
+
+
+def _ratios(ratios: Iterable[float] | float) -> tuple[float, ...]:
+    given = (ratios,) if isinstance(ratios, (int, float)) else tuple(ratios)
+    for ratio in given:
+        if not isinstance(ratio, (int, float)) or isinstance(ratio, bool) or not 0 < ratio <= 1:
+            raise InputError(
+                f"a ratio is a share of the MACs of a layer, above 0 and at most 1; got {ratio!r}"
+            )
+    if not given:
+        raise InputError("no ratio is given; 0.5 asks for half the MACs of each layer")
+    return given
+
+
+def _with_times(proposals: list[Proposal], store: Store | None) -> tuple[list[Proposal], str | None]:
+    """What the store has: of single convolutions, and of old and new layers in turns."""
+    if store is None:
+        return proposals, None
+    from archcost.rewriting.racing import stored_race
+    from archcost.rewriting.times import Times
+
+    times = Times(store)
+    timed = [
+        replace(
+            one,
+            before=times.of(one.before, one.old),
+            after=times.of(one.after, one.new),
+            race=stored_race(store, one),
+        )
+        for one in proposals
+    ]
+    return timed, times.device

@@ -1,0 +1,170 @@
+"""Old against new, timed in turns in one run: single layers for their proposals, and whole models."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from archcost.errors import ArchcostError
+from archcost.latency.clock import Timing, compare_calls, interquartile, ratio
+from archcost.latency.fingerprint import fingerprint
+from archcost.latency.measurement import Key, Measurement
+from archcost.latency.store import Store
+from archcost.rewriting.building import built
+from archcost.rewriting.checking import Recorded, evaluating, record_inputs
+from archcost.rewriting.outputs import fresh
+from archcost.rewriting.plan import named_by
+from archcost.rewriting.proposal import Proposal, Raced
+from archcost.trace.progress import Progress
+
+__all__ = ["race_proposals", "raced", "stored_race"]
+
+_ROUNDS, _LEAST_S = 15, 0.05
+_BLOCK_S = 0.002
+# The store's names for a chain of new layers, and for the old layers that ran in turns with it.
+_NEW, _OLD = "chain {}", "before chain {}"
+
+
+def race_proposals(
+    model: nn.Module,
+    proposals: Iterable[Proposal],
+    inputs: Any,
+    *,
+    seconds: float = 60.0,
+    store: Store | None = None,
+    progress: bool | None = None,
+) -> tuple[Proposal, ...]:
+    """The same proposals with old and new layers timed here, each pair on the input that a real pass gives.
+
+    Layers that do the same are timed once. What ``seconds`` do not reach stays untimed; the store keeps the
+    rest. New layers get random weights: their values are no part of the time.
+    """
+    given = tuple(proposals)
+    recorded = record_inputs(model, inputs, dict.fromkeys(one.name for one in given))
+    tasks: dict[str, list[Proposal]] = {}
+    for one in given:
+        if one.name in recorded and one.new:
+            tasks.setdefault(digest(one), []).append(one)
+    done: dict[str, Raced] = {}
+    start = time.perf_counter()
+    with Progress(len(tasks) or 1, "old and new layers in turns", progress) as bar:
+        for number, (key, alike) in enumerate(tasks.items()):
+            left = start + seconds - time.perf_counter()
+            if left <= 0:
+                break
+            one = alike[0]
+            share = max(_LEAST_S, left / (len(tasks) - number))
+            found = _raced_layers(model, one, recorded[one.name], share, store)
+            if found is not None:
+                done[key] = found
+            bar.step()
+    return tuple(replace(one, race=done.get(digest(one), one.race)) for one in given)
+
+
+def raced(old: nn.Module, new: nn.Module, inputs: Any, *, seconds: float = 20.0) -> Raced:
+    """Two models on the same inputs, in eval mode without gradients; both as before afterwards."""
+    args, kwargs = fresh(inputs)
+    with evaluating(old), evaluating(new):
+        calls = {"old": lambda: old(*args, **kwargs), "new": lambda: new(*args, **kwargs)}
+        return _pair(_timed(calls, seconds))
+
+
+def stored_race(store: Store, one: Proposal) -> Raced | None:
+    """What the store has of such a race on this machine, at PyTorch's present number of threads."""
+    if not one.old:
+        return None
+    old, new = (store.get(_key(one, pattern)) for pattern in (_OLD, _NEW))
+    if old is None or new is None or old.spread_s is None or new.spread_s is None:
+        return None
+    return Raced(
+        old_ms=1e3 * old.median_s,
+        new_ms=1e3 * new.median_s,
+        spread_ms=1e3 * new.spread_s,
+        speedup=old.median_s / new.median_s,
+        device=new.device,
+        threads=new.key.threads,
+    )
+
+
+def digest(one: Proposal) -> str:
+    """The same for proposals whose old and new layers do the same work."""
+    new = [[step.path, step.channels_last, asdict(step.spec)] for step in one.replacement.convs]
+    text = json.dumps([[asdict(spec) for spec in one.old], new, one.rule, one.type_name], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _raced_layers(
+    model: nn.Module, one: Proposal, given: Recorded, seconds: float, store: Store | None
+) -> Raced | None:
+    there = {name: model.get_submodule(name) for name in dict.fromkeys(named_by(one))}
+    old = [there[name] for name in one.replacement.chains]
+    new = [built(chain, there[name], None, there) for name, chain in one.replacement.chains.items()]
+    args, kwargs = given.cloned()
+
+    def run(layers: list[nn.Module]) -> Callable[[], Any]:
+        first, *rest = layers
+
+        def call() -> Any:
+            y = first(*args, **kwargs)
+            for layer in rest:
+                y = layer(y)
+            return y
+
+        return call
+
+    was = [(layer, layer.training) for layer in (*old, *new)]
+    try:
+        for layer, _ in was:
+            layer.eval()
+        timings = _timed({"old": run(old), "new": run(new)}, seconds)
+    except ArchcostError:
+        return None  # layers that cannot run alone, one after another, are timed in the whole model
+    finally:
+        for layer, training in was:
+            layer.train(training)
+    if store is not None:
+        device = fingerprint()
+        pairs = ((_OLD, timings["old"]), (_NEW, timings["new"]))
+        clock: Any = "cpu" if torch.get_num_threads() == 1 else "wall"
+        store.put_many(
+            [Measurement.of(_key(one, pattern), timing, device, clock=clock) for pattern, timing in pairs]
+        )
+    return _pair(timings)
+
+
+def _timed(calls: Mapping[str, Callable[[], Any]], seconds: float) -> dict[str, Timing]:
+    with torch.no_grad():
+        return compare_calls(
+            calls,
+            rounds=_ROUNDS,
+            seconds=seconds,
+            warmup=2,
+            block=_BLOCK_S,
+            cpu_clock="thread" if torch.get_num_threads() == 1 else "process",
+        )
+
+
+def _pair(timings: Mapping[str, Timing]) -> Raced:
+    old, new = timings["old"], timings["new"]
+    threads = torch.get_num_threads()
+    wall = threads > 1
+    return Raced(
+        old_ms=1e3 * (old.wall_median if wall else old.median),
+        new_ms=1e3 * (new.wall_median if wall else new.median),
+        spread_ms=1e3 * interquartile(new.wall_seconds if wall else new.cpu_seconds),
+        speedup=ratio(old, new, wall=wall).median,
+        device=str(fingerprint()),
+        threads=threads,
+    )
+
+
+def _key(one: Proposal, pattern: str) -> Key:
+    threads = torch.get_num_threads()
+    return Key(fingerprint().hash, one.old[0], "float32", pattern.format(digest(one)), threads=threads)

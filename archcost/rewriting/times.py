@@ -1,0 +1,58 @@
+"""Times of old and new convolutions, looked up in the store. Nothing is measured here."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from archcost.latency.fingerprint import fingerprint
+from archcost.latency.measurement import Measurement
+from archcost.latency.paths import is_rough
+from archcost.latency.store import Store
+from archcost.rewriting.proposal import Costs
+from archcost.spec import ConvSpec
+
+__all__ = ["Times"]
+
+PLAIN = ("native", "contiguous")
+
+
+class Times:
+    """The store's measurements of this machine, at PyTorch's present number of threads, by convolution."""
+
+    def __init__(self, store: Store, dtype: str = "float32") -> None:
+        device = fingerprint()
+        threads = torch.get_num_threads()
+        self.device = f"{device}, {threads} thread{'s' * (threads != 1)}"
+        self._found: dict[ConvSpec, list[Measurement]] = defaultdict(list)
+        for one in store.all(device.hash):
+            key = one.key
+            if key.threads == threads and key.dtype == dtype and not is_rough(one):
+                self._found[_plain(key.spec)].append(one)
+
+    def of(self, costs: Costs, specs: Iterable[ConvSpec]) -> Costs:
+        """The same costs, with the time of these convolutions where every one of them was measured."""
+        native, best = 0.0, 0.0
+        for spec in specs:
+            found = self._found.get(_plain(spec), [])
+            own = [
+                one.median_s for one in found if one.key.path == "native" and one.key.layout == "contiguous"
+            ]
+            if not own:
+                return costs
+            native += own[0]
+            best += min(one.median_s for one in found)
+        return replace(costs, latency_ms=1e3 * native, best_ms=1e3 * best)
+
+
+def _plain(spec: ConvSpec) -> ConvSpec:
+    """As the operation sees it: padded by other modes than zeros beforehand."""
+    if spec.padding_mode == "zeros":
+        return spec
+    pads: Any = spec.padding
+    size = tuple(n + low + high for n, (low, high) in zip(spec.input_size, pads, strict=True))
+    return replace(spec, padding=0, padding_mode="zeros", input_size=size)

@@ -1,0 +1,291 @@
+"""rewrite: a model with cheaper layers in place of the old ones, and the Rewritten it returns."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+from archcost.analysis import Analysis, analyze
+from archcost.comparison import Comparison
+from archcost.errors import InputError, RewriteError, SpecError
+from archcost.rewriting.proposal import Proposal, Stays
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from archcost.latency.store import Store
+    from archcost.rewriting.applying import Outcome
+    from archcost.rewriting.plan import Applied, Plan
+    from archcost.rewriting.proposal import Raced
+    from archcost.rewriting.sites import Hooks
+
+__all__ = ["Rewritten", "rewrite"]
+
+Choice = str | tuple[str, Mapping[str, Any]] | Proposal
+Choices = Mapping[str, Choice] | Iterable[Proposal]
+
+# What layers may be cut to where a budget is for all of them together.
+_RATIOS = (0.15, 0.25, 0.35, 0.5, 0.65, 0.8)
+
+
+def rewrite(
+    model: nn.Module,
+    inputs: Any = None,
+    choices: Choices | None = None,
+    *,
+    rules: Sequence[str] | None = None,
+    ratio: float = 0.5,
+    budget: float | None = None,
+    batches: Iterable[Any] | None = None,
+    inplace: bool = False,
+    hooks: Hooks = "refuse",
+    store: Store | str | os.PathLike[str] | Literal[False] | None = None,
+    input_size: Any = None,
+    progress: bool | None = None,
+) -> Rewritten:
+    """The model with cheaper layers, the trained weights carried over; outputs close to the old ones.
+
+    >>> new = archcost.rewrite(model, inputs, {"features.3": "asymmetric"})     # doctest: +SKIP
+    >>> new = archcost.rewrite(model, inputs, rules=["separable"], batches=images)  # doctest: +SKIP
+
+    Args:
+        inputs: as in `archcost.analyze`; one pass says what every layer gets, and what the new ones make of
+            it is compared with that. Values like those that the model is for say most.
+        choices: by the name of a layer (or a pattern, ``"features.*"``) a rule, a rule with its options
+            ``("bottleneck", {"rank": 16})``, or a `Proposal`; or the proposals alone, as a `Plan` is.
+        rules: in place of choices: wherever one of them applies, the proposal with the smallest error.
+        ratio: the MACs wanted, as a share of those of each layer.
+        budget: with ``rules``, in place of ``ratio``: the MACs wanted of all layers that they apply to,
+            together; layers that lose less give more.
+        batches: unlabelled inputs, each as the model takes it: the weights are then chosen so that the
+            outputs of the layers stay, and not the kernels. A few hundred images do.
+        inplace: change the model itself; ``undo()`` takes it back.
+        hooks: "keep" has the new layers take over the hooks of the old ones; else those layers stay.
+        store: where measured times are looked up: what was slower here is not taken by ``rules``.
+
+    Raises:
+        InputError: an argument makes no sense, or the inputs do not fit.
+        ModelError: the model cannot be traced.
+        RewriteError: a choice cannot be done; the message says where and why. Nothing has changed then.
+        SpecError: no such rule, or no such layer.
+    """
+    from archcost.latency.store import opened
+    from archcost.rewriting.applying import carried_out
+    from archcost.rewriting.budget import within_budget
+    from archcost.rewriting.copying import copied
+    from archcost.rewriting.plan import Plan
+    from archcost.rewriting.proposal import best_of
+    from archcost.rewriting.proposing import proposals_of
+
+    if (choices is None) == (rules is None):
+        raise InputError(
+            "rewrite: give choices by layer, or rules to apply wherever they fit: one of the two"
+        )
+    analysis = analyze(model, inputs, input_size=input_size, progress=progress)
+    call = _inputs_of(analysis, inputs)
+    data = None if batches is None else list(batches)
+    stays: tuple[Stays, ...] = ()
+    if rules is not None:
+        with opened(store) as there:
+            found = proposals_of(
+                model,
+                analysis.trace,
+                analysis.costs,
+                rules=rules,
+                ratios=ratio if budget is None else _RATIOS,
+                store=there,
+                hooks=hooks,
+                progress=progress,
+            )
+        chosen = best_of(found.proposals) if budget is None else within_budget(found.proposals, budget)
+        plan, stays = Plan(chosen), found.stays
+    else:
+        plan = Plan(_chosen(analysis, choices, ratio, hooks))
+    original = copied(model) if inplace and data is not None else model
+    work = model if inplace else copied(model)
+    applied, outcomes = carried_out(original, work, plan, call, batches=data, hooks=hooks, progress=progress)
+    failed = {one.proposal.name for one in outcomes if one.problem is not None}
+    stays += tuple(
+        Stays(one.proposal.name, one.proposal.type_name, one.proposal.rule, f"taken back: {one.problem}")
+        for one in outcomes
+        if one.problem is not None
+    )
+    if choices is not None and failed:
+        applied.undo()
+        raise RewriteError(
+            "; ".join(f"{one.name!r} cannot be done by {one.rule}: {one.reason}" for one in stays)
+        )
+    return Rewritten(
+        model=work,
+        plan=plan.without(failed),
+        before=analysis,
+        outcomes=tuple(one for one in outcomes if one.problem is None),
+        stays=stays,
+        inputs=call,
+        original=None if inplace else model,
+        applied=applied,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Rewritten:
+    """What `rewrite` made. ``print`` it, or take its parts."""
+
+    model: nn.Module
+    plan: Plan
+    before: Analysis
+    """Of the model as it was."""
+    outcomes: tuple[Outcome, ...]
+    """Layer by layer: the errors of what was done."""
+    stays: tuple[Stays, ...]
+    """Where a rule was asked for and did nothing, and why."""
+    inputs: Any
+    original: nn.Module | None
+    """The model as it was; None where it was changed in place."""
+    applied: Applied
+    speed: Raced | None = field(default=None, init=False)
+    """What `race` found last; None before."""
+
+    @cached_property
+    def after(self) -> Analysis:
+        """Of the new model."""
+        return analyze(self.model, self.inputs, progress=False)
+
+    @cached_property
+    def comparison(self) -> Comparison:
+        """Old and new, in every cost, module by module."""
+        return Comparison(self.before, self.after)
+
+    @cached_property
+    def output_error(self) -> float | None:
+        """max |new - old| / max |old| of the outputs for the inputs given; None where the old one is gone."""
+        if self.original is None:
+            return None
+        from archcost.rewriting.checking import evaluating
+        from archcost.rewriting.outputs import outputs_of, worst_error
+
+        found = []
+        for model in (self.model, self.original):
+            with evaluating(model):
+                found.append(outputs_of(model, self.inputs))
+        return worst_error(*found)
+
+    def undo(self) -> None:
+        """Put the old layers back into a model that was changed in place (or into the copy)."""
+        self.applied.undo()
+
+    def race(self, seconds: float = 20.0) -> Raced:
+        """Old and new model timed in turns, in one run, on the inputs given; `speed` keeps it for reports.
+
+        Raises:
+            RewriteError: the model was changed in place, so there is no old one.
+        """
+        from archcost.rewriting.racing import raced
+
+        if self.original is None:
+            raise RewriteError("the model was changed in place: there is no old one to time beside it")
+        found = raced(self.original, self.model, self.inputs, seconds=seconds)
+        object.__setattr__(self, "speed", found)
+        return found
+
+    def __repr__(self) -> str:
+        old, new = self.before.total.macs, self.after.total.macs
+        return f"<Rewritten {self.before.name}: {len(self.plan)} places, {old:,} -> {new:,} MACs; print it>"
+
+    def __str__(self) -> str:
+        from archcost.report.rewritten import printed
+
+        return printed(self)
+
+    def to_text(self, width: int | None = None) -> str:
+        """The report as plain text, uncut unless a width is given."""
+        from archcost.report.rewritten import text_of
+
+        return text_of(self, width=width)
+
+    def to_markdown(self) -> str:
+        """For people: totals, every new layer with its errors, what stays and why."""
+        from archcost.report.rewritten import to_markdown
+
+        return to_markdown(self)
+
+
+def _inputs_of(analysis: Analysis, inputs: Any) -> Any:
+    """Those given, or random ones of the shapes that were traced."""
+    if inputs is not None:
+        return inputs
+    from archcost.trace.inputs import like_traced
+
+    args, kwargs = like_traced(analysis.trace)
+    if args and kwargs:
+        raise InputError("rewrite: the model takes positional and keyword arguments: give its inputs")
+    return kwargs or args
+
+
+def _chosen(analysis: Analysis, choices: Any, ratio: float, hooks: Any) -> Iterable[Proposal]:
+    """The proposals that choices mean."""
+    if not isinstance(choices, Mapping):
+        given = tuple(choices)
+        wrong = next((one for one in given if not isinstance(one, Proposal)), None)
+        if wrong is not None:
+            raise InputError(f"rewrite: choices hold {wrong!r}, which is no Proposal")
+        return given
+    return [one for name, choice in choices.items() for one in _one(analysis, name, choice, ratio, hooks)]
+
+
+def _one(analysis: Analysis, name: str, choice: Any, ratio: float, hooks: Any) -> list[Proposal]:
+    from archcost.rewriting.proposal import best_of
+    from archcost.rewriting.proposing import proposal_of, proposals_of
+    from archcost.rewriting.rule import get
+    from archcost.rewriting.subjects import subjects_of
+
+    if isinstance(choice, Proposal):
+        return [choice]
+    rule, options = (choice, None) if isinstance(choice, str) else _with_options(name, choice)
+    get(rule)
+    model = analysis.model
+    subjects = subjects_of(model, analysis.trace, analysis.costs, hooks=hooks)
+    pattern = any(sign in name for sign in "*?[")
+    meant = [
+        one for one in subjects if any(fnmatchcase(n, name) if pattern else n == name for n in one.names)
+    ]
+    if not meant:
+        raise SpecError(f"{analysis.name} has no convolution {name!r}; names are those of named_modules()")
+    made: list[Proposal] = []
+    for subject in meant:
+        why = subject.refusal or get(rule).refusal(subject)
+        if why is not None:
+            if pattern:
+                continue
+            raise RewriteError(f"{subject.name!r} cannot be rewritten by {rule}: {why}")
+        if options is not None:
+            made.append(proposal_of(get(rule), subject, options, errors=True))
+            continue
+        found = proposals_of(
+            model,
+            analysis.trace,
+            analysis.costs,
+            rules=[rule],
+            ratios=ratio,
+            names=[subject.name],
+            hooks=hooks,
+            progress=False,
+        )
+        if not found.proposals and not pattern:
+            raise RewriteError(f"{subject.name!r} cannot be rewritten by {rule}: {found.stays[-1].reason}")
+        made += best_of(found.proposals) or found.proposals[:1]
+    if not made:
+        raise RewriteError(f"no layer that {name!r} means can be rewritten by {rule}")
+    return made
+
+
+def _with_options(name: str, choice: Any) -> tuple[str, Mapping[str, Any]]:
+    if isinstance(choice, tuple) and len(choice) == 2 and isinstance(choice[1], Mapping):
+        return str(choice[0]), choice[1]
+    raise InputError(
+        f"rewrite: the choice for {name!r} is {choice!r}; give a rule, (rule, {{options}}) or a Proposal"
+    )
