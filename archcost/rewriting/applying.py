@@ -19,7 +19,7 @@ from archcost.rewriting.replacement import Conv
 from archcost.rewriting.rule import Factorisation, get
 from archcost.rewriting.sites import Hooks
 from archcost.rewriting.weights.compose import composed
-from archcost.rewriting.weights.moments import collect
+from archcost.rewriting.weights.moments import collect, covariance_bytes
 from archcost.rewriting.weights.refit import refit
 from archcost.spec import ConvSpec
 from archcost.trace.progress import Progress
@@ -114,7 +114,10 @@ def _covariance_bytes(one: Proposal) -> int:
 def _moments(
     model: nn.Module, part: list[Proposal], batches: Any, progress: bool | None
 ) -> Mapping[str, Any]:
-    names = [one.name for one in part if isinstance(get(one.rule), Factorisation)]
+    linear = [one.name for one in part if isinstance(get(one.rule), Factorisation)]
+    layers = {name: model.get_submodule(name) for name in linear}
+    # The largest layers are carried over by their weights alone, and refitted.
+    names = [name for name, layer in layers.items() if covariance_bytes(layer) <= 2 * _MOST_BYTES]
     if batches is None or not names:
         return {}
     return collect(model, names, batches, progress=progress)

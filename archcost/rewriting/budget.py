@@ -25,7 +25,7 @@ def within_budget(proposals: Iterable[Proposal], budget: float) -> tuple[Proposa
     """
     layers: dict[str, list[Proposal]] = defaultdict(list)
     for one in proposals:
-        if one.recommended and one.after.macs < one.before.macs:
+        if one.recommended and not one.replacement.note and one.after.macs < one.before.macs:
             if one.error is None:
                 raise RewriteError(f"{one.rule} of {one.name!r} has no error to choose by: ask for errors")
             layers[one.name].append(one)

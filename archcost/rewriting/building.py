@@ -47,11 +47,9 @@ def built(chain: Chain, old: nn.Module, weights: Tensors | None, kept: Mapping[s
             made.append(getattr(nn, step.kind)())
         else:
             made.extend(_convolution(step, None if given is None else next(given), options))
-    if not made:
-        return nn.Identity()
     if len(made) == 1:
         return made[0]
-    whole = nn.Sequential(*made)
+    whole = nn.Sequential(*made) if made else nn.Identity()
     for name in READ_BY_PARENTS:
         if hasattr(old, name):
             setattr(whole, name, getattr(old, name))

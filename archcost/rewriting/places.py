@@ -79,12 +79,12 @@ def _called_chains(around: Pass, replacement: Replacement) -> list[Chain]:
         axes = next((len(step.spec.input_size) for step in chain if isinstance(step, Conv)), None)
         if axes is None:
             continue
-        for call in around.trace.calls:
-            if around.names.get(call.module, call.module) != name:
-                continue
-            given = next(ref for ref in call.inputs if isinstance(ref, TensorRef))
-            batch = given.shape[0] if len(given.shape) == axes + 2 else 1
-            found.append(resized(chain, given.shape[-axes:], batch))
+        calls = [call for call in around.trace.calls if around.names.get(call.module, call.module) == name]
+        shapes = [next(ref.shape for ref in call.inputs if isinstance(ref, TensorRef)) for call in calls]
+        for shape in shapes:
+            batch = shape[0] if len(shape) == axes + 2 else 1
+            # As the first call is the chain as it stands: what comes before may have another size then.
+            found.append(chain if shape == shapes[0] else resized(chain, shape[-axes:], batch))
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 from archcost.rewriting.replacement import Replacement
@@ -41,8 +42,8 @@ class Raced:
 
     old_ms: float
     new_ms: float
-    spread_ms: float
-    """Of the new one: the interquartile range."""
+    spread_ms: float | None
+    """Of the new one: the interquartile range; None for a single sample."""
     speedup: float
     """The median over rounds of old / new."""
     device: str
@@ -154,24 +155,30 @@ class Advice:
 
 
 def best_of(proposals: Iterable[Proposal]) -> tuple[Proposal, ...]:
-    """For each layer one, no module twice: recommended, exact before inexact, of the smallest error.
+    """For each layer one, no module twice: recommended, what is exact and saves MACs before all others.
 
-    Where errors are not known, of the fewest MACs.
+    Then of the smallest error, or of the fewest MACs where errors are not known; then what is exact and
+    saves none. What is not exact in another way than its error says, as a note tells, comes after what is;
+    where its error is not known it is never taken.
     """
     given = list(proposals)
     chosen: dict[int, Proposal] = {}
     taken: set[str] = set()
     for place, one in sorted(enumerate(given), key=lambda pair: _rank(pair[1])):
         names = set(one.replacement.chains)
-        if one.recommended and not any(overlap(name, other) for name in names for other in taken):
+        if not one.recommended or (one.error is None and one.replacement.note):
+            continue
+        if not any(overlap(name, other) for name in names for other in taken):
             chosen[place] = one
             taken |= names
     return tuple(chosen[place] for place in sorted(chosen))
 
 
-def _rank(one: Proposal) -> tuple[bool, float, float]:
-    error = one.error
-    return (not one.exact, float("inf") if error is None else error, one.macs_ratio)
+def _rank(one: Proposal) -> tuple[int, bool, float, float]:
+    saves = one.after.macs < one.before.macs
+    first = 0 if one.exact and saves else 2 if one.exact else 1
+    error = inf if one.error is None else one.error
+    return (first, not one.exact and bool(one.replacement.note), error, one.macs_ratio)
 
 
 def overlap(a: str, b: str) -> bool:

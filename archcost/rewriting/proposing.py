@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from archcost.errors import InputError, RewriteError
@@ -69,7 +70,12 @@ def proposals_of(
     asked = [one for one in subjects if wanted is None or wanted & set(one.names)]
     stays: list[Stays] = []
     found: list[Proposal] = []
-    with Progress(len(asked), "proposals", progress) as bar:
+    from archcost.latency.store import Store
+    from archcost.rewriting.rules.layout import looking_in
+
+    # Without a store, an empty one: what is asked for is to look nowhere.
+    there = Store(":memory:") if store is None else store
+    with looking_in(there), Progress(len(asked), "proposals", progress) as bar:
         for subject in asked:
             if subject.refusal is not None:
                 stays.append(Stays(subject.name, subject.type_name, None, subject.refusal))
@@ -146,7 +152,9 @@ def errors_of(
     module = subject.around.model.get_submodule(subject.name)
     if not isinstance(rule, Factorisation) or any(p.is_meta for p in module.parameters()):
         return None, None
-    return errors_of_factors(rule, module, replacement, moments)
+    found = errors_of_factors(rule, module, replacement, moments)
+    weight_error, output_error = (None if error is None or not isfinite(error) else error for error in found)
+    return weight_error, output_error
 
 
 def shape_of(spec: ConvSpec) -> str:

@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, replace
+from math import isnan
 from typing import Any
 
 import torch
@@ -81,12 +82,12 @@ def stored_race(store: Store, one: Proposal) -> Raced | None:
     if not one.old:
         return None
     old, new = (store.get(_key(one, pattern)) for pattern in (_OLD, _NEW))
-    if old is None or new is None or old.spread_s is None or new.spread_s is None:
+    if old is None or new is None:
         return None
     return Raced(
         old_ms=1e3 * old.median_s,
         new_ms=1e3 * new.median_s,
-        spread_ms=1e3 * new.spread_s,
+        spread_ms=None if new.spread_s is None else 1e3 * new.spread_s,
         speedup=old.median_s / new.median_s,
         device=new.device,
         threads=new.key.threads,
@@ -155,10 +156,11 @@ def _pair(timings: Mapping[str, Timing]) -> Raced:
     old, new = timings["old"], timings["new"]
     threads = torch.get_num_threads()
     wall = threads > 1
+    spread = interquartile(new.wall_seconds if wall else new.cpu_seconds)
     return Raced(
         old_ms=1e3 * (old.wall_median if wall else old.median),
         new_ms=1e3 * (new.wall_median if wall else new.median),
-        spread_ms=1e3 * interquartile(new.wall_seconds if wall else new.cpu_seconds),
+        spread_ms=None if isnan(spread) else 1e3 * spread,
         speedup=ratio(old, new, wall=wall).median,
         device=str(fingerprint()),
         threads=threads,

@@ -85,7 +85,7 @@ class Factorisation(Rewrite):
 
         Args:
             kernel: (groups, out_channels / groups, in_channels / groups, *kernel_size), as the layer's
-                weight with its groups apart.
+                weight with its groups apart; of a transposed layer (groups, in / groups, out / groups, ...).
             moments: of the layer's input: where given, the error of the output is to be small, and not that
                 of the kernel.
 

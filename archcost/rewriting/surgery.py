@@ -103,7 +103,7 @@ def replace(
     for name, old in _olds(tree, new).items():
         made = _made(name, old, new[name])
         _check_new(tree, name, old, made, hooks, [one.new for one in exchanges])
-        _fit(made, old)
+        _fit(made, old, tree)
         first = tree.names[id(old)][0]
         takes_over = hooks_of(old) and made is not old
         own_hooks = {key: vars(made)[key] for key in _HOOK_STATE if takes_over and key in vars(made)}
@@ -186,7 +186,8 @@ def _check_new(
     tree: ModuleTree, name: str, old: nn.Module, made: nn.Module, hooks: Hooks, others: list[nn.Module]
 ) -> None:
     taken = id(made) in tree.names or any(made is other for other in others)
-    if taken and made is not old:
+    # A part of the old module may outlive it.
+    if taken and not any(made is part for part in old.modules()):
         raise RewriteError(
             f"the module for {name!r} has another place in the model already: make one for each place"
         )
@@ -208,12 +209,14 @@ def _check_new(
         )
 
 
-def _fit(made: nn.Module, old: nn.Module) -> None:
-    """Flags, dtype, device and layout as the old one has them; what it holds itself is not looked at."""
-    for module in made.modules():
-        if module.training != old.training and not any(module is part for part in old.modules()):
-            module.training = old.training
+def _fit(made: nn.Module, old: nn.Module, tree: ModuleTree) -> None:
+    """Flags, dtype, device and layout as the old one has them; what the model has already stays as it is."""
     theirs = {id(tensor) for tensor in (*old.parameters(), *old.buffers())}
+    for module in made.modules():
+        if id(module) in tree.names:  # it moves here
+            theirs |= {id(t) for t in (*module._parameters.values(), *module._buffers.values())}
+        elif module.training != old.training:
+            module.training = old.training
     like = next((p for p in (*old.parameters(), *old.buffers()) if p.is_floating_point()), None)
     if like is None:
         return

@@ -1,0 +1,96 @@
+"""Poolings on paper: what a module of ``torch.nn`` averages, or takes the largest of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+from torch import nn
+
+from archcost.spec import ConvSpec
+
+__all__ = ["POOLS", "Pool", "pool_of"]
+
+_AVERAGE = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
+_MAX = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
+_ADAPTIVE: dict[type[nn.Module], str] = {
+    **dict.fromkeys((nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d), "average"),
+    **dict.fromkeys((nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d), "max"),
+}
+POOLS = tuple(kind.__name__ for kind in (*_AVERAGE, *_MAX, *_ADAPTIVE))
+"""The types that are known."""
+
+
+@dataclass(frozen=True)
+class Pool:
+    """One pooling of the size that it was called with."""
+
+    kind: str
+    """``average`` or ``max``."""
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    ceil: bool
+    """Windows that begin inside but end outside count too."""
+    keeps_constants: bool
+    """A map of one value stays at it: an average of weights that sum to 1, at the border too."""
+    divisor: int
+    """Of an average's sums, where a window lies inside."""
+    adaptive: bool
+    """Kernel and stride are those for this size alone."""
+
+    def spec(self, channels: int, size: Sequence[int], output_size: Sequence[int], batch: int) -> ConvSpec:
+        """Its shapes for an input of that size, as a depthwise convolution has them."""
+        high = list(self.padding)
+        if self.ceil:  # as much as its last windows need
+            ends = zip(size, output_size, self.kernel, self.stride, self.padding, self.dilation, strict=True)
+            high = [max(0, (out - 1) * s + d * (k - 1) + 1 - n - p) for n, out, k, s, p, d in ends]
+        return ConvSpec(
+            channels,
+            channels,
+            self.kernel,
+            stride=self.stride,
+            padding=list(zip(self.padding, high, strict=True)),
+            dilation=self.dilation,
+            groups=channels,
+            bias=False,
+            input_size=tuple(size),
+            batch=batch,
+        )
+
+
+def pool_of(module: nn.Module, input_size: Sequence[int], output_size: Sequence[int]) -> Pool | str:
+    """A pooling; or why it cannot be moved, in words that follow its name."""
+    pool: Any = module
+    axes, ones = len(input_size), (1,) * len(input_size)
+    if type(module) in _ADAPTIVE:
+        if any(n % out for n, out in zip(input_size, output_size, strict=True)):
+            sizes = " to ".join("x".join(map(str, size)) for size in (input_size, output_size))
+            return f"has windows of different sizes, {sizes}"
+        if getattr(pool, "return_indices", False):
+            return "gives indices too"
+        kernel = tuple(n // out for n, out in zip(input_size, output_size, strict=True))
+        kind = _ADAPTIVE[type(module)]
+        zeros = (0,) * axes
+        return Pool(kind, kernel, kernel, zeros, ones, False, kind == "average", prod(kernel), True)
+    if type(module) not in (*_AVERAGE, *_MAX):
+        return f"is a {type(module).__name__}, which is no pooling that is known"
+    if getattr(pool, "return_indices", False):
+        return "gives indices too"
+    kernel = _each(pool.kernel_size, axes)
+    padding = _each(pool.padding, axes)
+    stride = kernel if pool.stride is None else _each(pool.stride, axes)
+    if type(module) in _MAX:
+        dilation = _each(pool.dilation, axes)
+        return Pool("max", kernel, stride, padding, dilation, bool(pool.ceil_mode), False, 1, False)
+    divisor = getattr(pool, "divisor_override", None)
+    keeps = divisor is None and (not any(padding) or not pool.count_include_pad)
+    divisor = prod(kernel) if divisor is None else int(divisor)
+    return Pool("average", kernel, stride, padding, ones, bool(pool.ceil_mode), keeps, divisor, False)
+
+
+def _each(value: Any, axes: int) -> tuple[int, ...]:
+    return (value,) * axes if isinstance(value, int) else tuple(value) * (axes // len(tuple(value)))

@@ -1,0 +1,189 @@
+"""asymmetric: a KxK convolution as one down the columns and one along the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import partial
+from itertools import combinations
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from archcost.errors import RewriteError
+from archcost.rewriting.replacement import Chain, Replacement, chained
+from archcost.rewriting.rule import Options
+from archcost.rewriting.rules.linear import (
+    Linear,
+    along,
+    as_weight,
+    chain_macs,
+    count,
+    of_group,
+    rank_for,
+    said,
+    sizes,
+    taps,
+    upright,
+)
+from archcost.rewriting.subjects import Subject
+from archcost.spec import ConvSpec
+
+if TYPE_CHECKING:
+    import torch
+
+    from archcost.rewriting.weights.moments import Moments
+
+__all__ = ["Asymmetric"]
+
+_AXES = {1: ("width",), 2: ("height", "width"), 3: ("depth", "height", "width")}
+
+
+class Asymmetric(Linear):
+    """KxK -> Kx1 and 1xK, with ``rank`` channels a group between them (by default those with half the
+    MACs); in 3-d one axis and the two others.
+
+    ``first`` names the axes along which the first of the two looks: "height" is Kx1 and then 1xK. Each has
+    the stride, the dilation and the padding of its own axes: a stage without bias makes of padded rows what
+    it makes of the others, padded, so the border is exact without enlarged maps. Transposed alike.
+    """
+
+    name = "asymmetric"
+    change = "KxK -> Kx1, 1xK"
+    break_even = (
+        "R < K I O / (s I + O): R channels between, I and O channels in and out of a group, s the stride of "
+        "the second stage"
+    )
+
+    def unfit(self, spec: ConvSpec) -> str | None:
+        if len(spec.input_size) == 1:
+            return f"its kernel of {said(spec.kernel_size)} has one axis, there are no two to part"
+        if len(_wide(spec)) < 2:
+            return f"its kernel of {said(spec.kernel_size)} looks along fewer than two axes: nothing to part"
+        return None
+
+    def cheapest(self, spec: ConvSpec) -> Chain:
+        return min((_chain(spec, 1, axes) for axes in _ways(spec)), key=chain_macs)
+
+    def options(self, subject: Subject, ratio: float) -> Iterator[Options]:
+        """Both orders, for which has the smaller error only the weights say; in 3-d the first axis apart."""
+        spec = subject.spec
+        wide = _wide(spec)
+        for axes in (wide[:1], wide[1:]):
+            yield {"rank": _fitting(spec, axes, ratio), "first": _named(spec, axes)}
+
+    def lossless(self, spec: ConvSpec) -> Iterator[Options]:
+        for axes in _ways(spec):
+            yield {"rank": _full(spec, axes), "first": _named(spec, axes)}
+
+    def replacement(self, subject: Subject, **options: Any) -> Replacement:
+        return self._replacement(subject, **self.given(subject, options, "rank", "first"))
+
+    def _replacement(
+        self, subject: Subject, rank: int | None = None, first: str | None = None
+    ) -> Replacement:
+        spec = self.checked(subject)
+        ways = {_named(spec, axes): axes for axes in _ways(spec)}
+        if first is not None and first not in ways:
+            raise RewriteError(f"{subject.name}: first={first!r} is none of {', '.join(ways)}")
+        axes = ways[first] if first is not None else _wide(spec)[:1]
+        full = _full(spec, axes)
+        rank = _fitting(spec, axes, 0.5) if rank is None else count(subject, "rank", rank, full)
+        return self.made(subject, _chain(spec, rank, axes), rank == full, first=first)
+
+    def bound(self, spec: ConvSpec, first: str | None = None, **_: Any) -> float:
+        """The rank; for a kernel of k1 and k2 taps in the two stages ``k1 k2 I O / (s k1 I + k2 O)``."""
+        ways = {_named(spec, axes): axes for axes in _ways(spec)}
+        axes = ways[first] if first is not None else _wide(spec)[:1]
+        ins, outs = of_group(spec)
+        one = prod(k for axis, k in enumerate(sizes(spec.kernel_size)) if axis in axes)
+        two = taps(spec) // one
+        later = prod(s for axis, s in enumerate(sizes(spec.stride)) if axis in _others(spec, axes))
+        sooner = prod(sizes(spec.stride)) // later
+        if spec.transposed:
+            return taps(spec) * ins * outs / (one * ins + sooner * two * outs)
+        return taps(spec) * ins * outs / (later * one * ins + two * outs)
+
+    def factors(
+        self, kernel: torch.Tensor, replacement: Replacement, moments: Moments | None
+    ) -> list[torch.Tensor]:
+        """The SVD of the matrix between (out, taps of the second) and (in, taps of the first).
+
+        With moments under the covariances of both sides, as if that of the patches were their product.
+        """
+        import torch
+
+        from archcost.rewriting.weights.lowrank import balanced, root, truncated
+
+        before, behind = (conv.spec for conv in replacement.convs)
+        kernel = upright(kernel, replacement)
+        groups, outs, ins = kernel.shape[:3]
+        second = [axis for axis, k in enumerate(sizes(behind.kernel_size)) if k > 1]
+        first = [axis for axis in range(kernel.dim() - 3) if axis not in second]
+        wide = prod(sizes(behind.kernel_size))
+        order = [0, 1, *(3 + axis for axis in second), 2, *(3 + axis for axis in first)]
+        matrix = kernel.permute(order).reshape(groups, outs * wide, -1)
+        if moments is not None:
+            rows, columns = (moments.marginal(axes) for axes in (_shift(second), (0, *_shift(first))))
+            left, right = root(rows), root(columns)
+            matrix = (left.mT[:, None] @ matrix.reshape(groups, outs, wide, -1)).flatten(1, 2) @ right
+        b, a = truncated(matrix, before.out_channels // before.groups)
+        if moments is not None:
+            parts = b.reshape(groups, outs, wide, -1)
+            b = torch.linalg.solve_triangular(left.mT[:, None], parts, upper=True).flatten(1, 2)
+            a = torch.linalg.solve_triangular(right, a, upper=False, left=False)
+        b, a = balanced(b, a)
+        b = b.reshape(groups, outs, wide, -1).transpose(2, 3)
+        a = a.reshape(groups, -1, ins, a.shape[-1] // ins)
+        return [as_weight(a, before), as_weight(b, behind)]
+
+
+def _shift(axes: Iterable[int]) -> tuple[int, ...]:
+    return tuple(1 + axis for axis in axes)
+
+
+def _wide(spec: ConvSpec) -> tuple[int, ...]:
+    """The axes along which the kernel has several taps."""
+    return tuple(axis for axis, k in enumerate(sizes(spec.kernel_size)) if k > 1)
+
+
+def _others(spec: ConvSpec, axes: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(axis for axis in _wide(spec) if axis not in axes)
+
+
+def _ways(spec: ConvSpec) -> list[tuple[int, ...]]:
+    """Of choosing the axes of the first stage."""
+    wide = _wide(spec)
+    return [axes for n in range(1, len(wide)) for axes in combinations(wide, n)]
+
+
+def _named(spec: ConvSpec, axes: tuple[int, ...]) -> str:
+    return "+".join(_AXES[len(spec.input_size)][axis] for axis in axes)
+
+
+def _full(spec: ConvSpec, axes: tuple[int, ...]) -> int:
+    """The rank at which nothing is lost."""
+    ins, outs = of_group(spec)
+    one = prod(sizes(spec.kernel_size)[axis] for axis in axes)
+    return min(ins * one, outs * taps(spec) // one)
+
+
+def _fitting(spec: ConvSpec, axes: tuple[int, ...], ratio: float) -> int:
+    """The rank with so many times the MACs."""
+    return rank_for(partial(_macs, spec, axes), ratio * spec.macs, _full(spec, axes))
+
+
+def _macs(spec: ConvSpec, axes: tuple[int, ...], rank: int) -> int:
+    return chain_macs(_chain(spec, rank, axes))
+
+
+def _chain(spec: ConvSpec, rank: int, axes: tuple[int, ...]) -> Chain:
+    # An axis without taps may still have a stride or padding: that is the first stage's, where it saves.
+    later = _others(spec, axes)
+    sooner = [axis for axis in range(len(spec.input_size)) if axis not in later]
+    middle = rank * spec.groups
+    first = along(spec, sooner, out_channels=middle, bias=False)
+    second = along(spec, later, in_channels=middle, input_size=first.output_size)
+    names = (
+        *("out_channels", "kernel_size", "stride", "padding", "dilation", "groups"),
+        *("transposed", "output_padding", "padding_mode", "bias"),
+    )
+    return chained(first, {name: getattr(second, name) for name in names})

@@ -1,0 +1,237 @@
+"""bottleneck: fewer channels under the kernel, with 1x1 convolutions to get there and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from math import prod, sqrt
+from typing import TYPE_CHECKING, Any
+
+from archcost.errors import RewriteError
+from archcost.rewriting.replacement import Chain, Conv, Replacement
+from archcost.rewriting.rule import Options
+from archcost.rewriting.rules.linear import (
+    Linear,
+    as_weight,
+    chain_macs,
+    count,
+    depthwise,
+    of_group,
+    rank_for,
+    sizes,
+    taps,
+    upright,
+)
+from archcost.rewriting.subjects import Subject
+from archcost.spec import ConvSpec
+
+if TYPE_CHECKING:
+    import torch
+
+    from archcost.rewriting.weights.moments import Moments
+
+__all__ = ["Bottleneck", "bottleneck_chain", "narrowed"]
+
+_FORMS = ("both", "out", "in")
+_SWEEPS = 3
+
+
+class Bottleneck(Linear):
+    """KxK -> 1x1, KxK, 1x1 (``form="both"``), KxK, 1x1 ("out") or 1x1, KxK ("in").
+
+    ``rank_in`` and ``rank_out`` are the channels of a group in front of the KxK and behind it; by default
+    those with half the MACs. The KxK keeps
+    the stride and all the padding: a 1x1 without bias makes of padding what the padding would be of its
+    output, by zeros, reflection, replication and in circles. Transposed convolutions alike.
+    """
+
+    name = "bottleneck"
+    change = "KxK -> 1x1, KxK, 1x1"
+    break_even = (
+        "out: R < K^2 I O / (K^2 I + O); in: R < K^2 I O / (s^2 I + K^2 O); both: "
+        "s^2 I R1 + K^2 R1 R2 + R2 O < K^2 I O (0.895 C for a 3x3 of equal channels): R channels between, "
+        "I and O in and out of a group, s the stride"
+    )
+
+    def unfit(self, spec: ConvSpec) -> str | None:
+        if depthwise(spec):
+            return "it is depthwise: each group has one input channel, and nothing to reduce"
+        return None
+
+    def cheapest(self, spec: ConvSpec) -> Chain:
+        return min((bottleneck_chain(spec, 1, 1, form) for form in _forms(spec)), key=chain_macs)
+
+    def options(self, subject: Subject, ratio: float) -> Iterator[Options]:
+        """Each form; that with both ranks has the same share of the channels on either side."""
+        spec = subject.spec
+        for form in _forms(spec):
+            one, two = _fitting(spec, form, ratio)
+            if chain_macs(bottleneck_chain(spec, one, two, form)) < spec.macs:
+                yield _options(form, one, two)
+
+    def lossless(self, spec: ConvSpec) -> Iterator[Options]:
+        for form in _forms(spec):
+            yield _options(form, *_full(spec, form))
+
+    def replacement(self, subject: Subject, **options: Any) -> Replacement:
+        given = self.given(subject, options, "form", "rank_in", "rank_out")
+        return self._replacement(subject, **given)
+
+    def _replacement(
+        self,
+        subject: Subject,
+        form: str | None = None,
+        rank_in: int | None = None,
+        rank_out: int | None = None,
+    ) -> Replacement:
+        spec = self.checked(subject)
+        form = _forms(spec)[0] if form is None else form
+        if form not in _forms(spec):
+            why = "a 1x1 has only 'out', the others are the same" if form in _FORMS else "no such form"
+            raise RewriteError(f"{subject.name}: form={form!r}: {why}; give one of {', '.join(_forms(spec))}")
+        unused = {"in": ("rank_out", rank_out), "out": ("rank_in", rank_in)}.get(form)
+        if unused and unused[1] is not None:
+            raise RewriteError(f"{subject.name}: form={form!r} has no {unused[0]}")
+        ins, outs = _full(spec, form)
+        half_in, half_out = _fitting(spec, form, 0.5)
+        one = half_in if rank_in is None else count(subject, "rank_in", rank_in, ins)
+        two = half_out if rank_out is None else count(subject, "rank_out", rank_out, outs)
+        exact = one == ins and two == outs
+        return self.made(subject, bottleneck_chain(spec, one, two, form), exact, form=form)
+
+    def bound(self, spec: ConvSpec, form: str = "both", **_: Any) -> float:
+        """The rank; for both ranks the share of the channels, ``rank_in / I`` and ``rank_out / O``."""
+        ins, outs = of_group(spec)
+        k, jump = taps(spec), prod(sizes(spec.stride))
+        # A transposed layer counts positions of its input, fewer than those of its output.
+        front, back = (1, jump) if spec.transposed else (jump, 1)
+        if form == "out":
+            return k * ins * outs / (k * ins + back * outs)
+        if form == "in":
+            return k * ins * outs / (front * ins + k * outs)
+        half = (front * ins * ins + back * outs * outs) / (2 * k * ins * outs)
+        return sqrt(half * half + 1) - half
+
+    def factors(
+        self, kernel: torch.Tensor, replacement: Replacement, moments: Moments | None
+    ) -> list[torch.Tensor]:
+        """Of one rank the SVD; of two Tucker-2 (Kim et al., ICLR 2016) by alternating SVDs.
+
+        Under the covariance of the patches "out" is the reduced-rank regression, the best there is.
+        """
+        specs = [conv.spec for conv in replacement.convs]
+        kernel = upright(kernel, replacement)
+        front = specs[0].out_channels // specs[0].groups if _pointwise(specs[0]) and len(specs) > 1 else None
+        back = specs[-1].in_channels // specs[-1].groups if _pointwise(specs[-1]) else None
+        if len(specs) == 2 and back is not None:
+            front = None  # of a 1x1 both stages are pointwise: its form is "out"
+        kernels = narrowed(kernel, front, back, moments)
+        return [as_weight(one, spec) for one, spec in zip(kernels, specs, strict=True)]
+
+
+def narrowed(
+    kernel: torch.Tensor, front: int | None, back: int | None, moments: Moments | None
+) -> list[torch.Tensor]:
+    """A kernel behind ``front`` channels and in front of ``back``, each None where it is not reduced.
+
+    Args:
+        kernel: (groups, out, in, *kernel_size).
+
+    Returns:
+        Of two or three stages, the 1x1 ones among them: (groups, out, in, *kernel_size) each.
+    """
+    import torch
+
+    from archcost.rewriting.weights.lowrank import leading, root
+
+    groups, outs, ins = kernel.shape[:3]
+    space = kernel.shape[3:]
+    ones = (1,) * len(space)
+    core = kernel.reshape(groups, outs, ins, -1)
+    if front is None:
+        assert back is not None
+        matrix = core.flatten(2)
+        last = leading(matrix, back, None if moments is None else moments.covariance)
+        core = (last.mT @ matrix).reshape(groups, back, ins, *space)
+        return [core, last.reshape(groups, outs, back, *ones)]
+    weighed, channels = core, None
+    if moments is not None:
+        channels, around = root(moments.marginal((0,))), root(moments.marginal(range(1, 1 + len(space))))
+        weighed = torch.einsum("goik,gij,gkl->gojl", core, channels, around)
+        core = torch.einsum("goik,gij->gojk", core, channels)
+    last = torch.eye(outs).to(core).expand(groups, outs, outs)
+    first = leading(weighed.transpose(1, 2).flatten(2), front)  # (groups, in, front)
+    for _ in range(0 if back is None else _SWEEPS):
+        assert back is not None
+        last = leading(torch.einsum("goik,gir->gork", weighed, first).flatten(2), back)
+        seen = torch.einsum("goik,gos->gsik", weighed, last)
+        first = leading(seen.transpose(1, 2).flatten(2), front)
+    core = torch.einsum("goik,gir,gos->gsrk", core, first, last)
+    before = first.mT
+    if channels is not None:
+        before = torch.linalg.solve_triangular(channels, before, upper=False, left=False)
+    kernels = [before.reshape(groups, front, ins, *ones), core.reshape(groups, -1, front, *space)]
+    return kernels if back is None else [*kernels, last.reshape(groups, outs, back, *ones)]
+
+
+def bottleneck_chain(spec: ConvSpec, rank_in: int, rank_out: int, form: str) -> Chain:
+    """The chain of a form, with so many channels a group; that of the side which is not reduced is unused."""
+    steps: list[ConvSpec] = []
+    ins, outs = of_group(spec)
+    one = rank_in if form != "out" else ins
+    two = rank_out if form != "in" else outs
+    groups = spec.groups
+    if form != "out":
+        steps.append(_point(spec, spec.in_channels, one * groups, spec.input_size, False))
+    bias = spec.bias and form == "in"
+    steps.append(replace(spec, in_channels=one * groups, out_channels=two * groups, bias=bias))
+    if form != "in":
+        steps.append(_point(spec, two * groups, spec.out_channels, spec.output_size, spec.bias))
+    return tuple(Conv(step) for step in steps)
+
+
+def _point(spec: ConvSpec, ins: int, outs: int, size: Any, bias: bool) -> ConvSpec:
+    return ConvSpec(ins, outs, 1, groups=spec.groups, bias=bias, input_size=size, batch=spec.batch)
+
+
+def _options(form: str, one: int, two: int) -> Options:
+    inner = {} if form == "out" else {"rank_in": one}
+    return {"form": form, **inner, **({} if form == "in" else {"rank_out": two})}
+
+
+def _fitting(spec: ConvSpec, form: str, ratio: float) -> tuple[int, int]:
+    """The channels in front and behind with so many times the MACs; all, on a side that is not reduced."""
+    ins, outs = _full(spec, form)
+    most = {"both": min(ins, outs), "in": ins, "out": outs}[form]
+    share = rank_for(partial(_macs, spec, form), ratio * spec.macs, most)
+    return _ranks(spec, form, share)
+
+
+def _ranks(spec: ConvSpec, form: str, share: int) -> tuple[int, int]:
+    """In front and behind; with two ranks ``share`` is the smaller, the other as large a part of its side."""
+    ins, outs = _full(spec, form)
+    if form != "both":
+        return (share, outs) if form == "in" else (ins, share)
+    return share * ins // min(ins, outs), share * outs // min(ins, outs)
+
+
+def _macs(spec: ConvSpec, form: str, share: int) -> int:
+    return chain_macs(bottleneck_chain(spec, *_ranks(spec, form, share), form))
+
+
+def _pointwise(spec: ConvSpec) -> bool:
+    return taps(spec) == 1
+
+
+def _forms(spec: ConvSpec) -> tuple[str, ...]:
+    return ("out",) if taps(spec) == 1 else _FORMS
+
+
+def _full(spec: ConvSpec, form: str) -> tuple[int, int]:
+    """The ranks at which nothing is lost."""
+    ins, outs = of_group(spec)
+    k = taps(spec)
+    if form == "both":
+        return min(ins, outs * k), min(outs, ins * k)
+    return (min(ins, outs * k), outs) if form == "in" else (ins, min(outs, ins * k))

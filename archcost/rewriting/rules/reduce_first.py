@@ -1,0 +1,159 @@
+"""reduce_first: a wide branch beside others gets a 1x1 convolution before it, as in Inception."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from archcost.rewriting.replacement import Activation, Chain, Conv, Replacement
+from archcost.rewriting.rule import Options
+from archcost.rewriting.rules.bottleneck import bottleneck_chain, narrowed
+from archcost.rewriting.rules.linear import (
+    Linear,
+    activated,
+    as_weight,
+    chain_macs,
+    count,
+    depthwise,
+    of_group,
+    rank_for,
+    taps,
+)
+from archcost.rewriting.subjects import Subject
+from archcost.spec import ConvSpec
+from archcost.trace.graph import Op, TensorRef, Trace
+
+if TYPE_CHECKING:
+    import torch
+
+    from archcost.rewriting.weights.moments import Moments
+
+__all__ = ["ReduceFirst"]
+
+
+class ReduceFirst(Linear):
+    """KxK -> 1x1 to ``channels``, KxK, in one of several branches that read one map and are concatenated.
+
+    By default to half of the channels. Inception has an activation behind the 1x1: ``activation="ReLU"``
+    puts one there, that starts by letting everything through. The padding is then that of the 1x1, so that
+    what is padded is shifted like the rest; without it, that of the KxK.
+    """
+
+    name = "reduce_first"
+    change = "KxK -> 1x1, KxK in a branch beside others"
+    break_even = (
+        "C2 < K^2 I O / (s^2 I + K^2 O): C2 channels between, I and O channels in and out of a group, s the "
+        "stride"
+    )
+
+    def unfit(self, spec: ConvSpec) -> str | None:
+        if spec.transposed:
+            return "it is transposed, which no branch beside others is: bottleneck reduces it"
+        if taps(spec) == 1:
+            return "a 1x1 reduces channels itself"
+        if depthwise(spec):
+            return "it is depthwise: each group has one input channel, and nothing to reduce"
+        return None
+
+    def refusal(self, subject: Subject) -> str | None:
+        return self.unfit(subject.spec) or _alone(subject) or super().refusal(subject)
+
+    def cheapest(self, spec: ConvSpec) -> Chain:
+        return bottleneck_chain(spec, 1, 1, "in")
+
+    def options(self, subject: Subject, ratio: float) -> Iterator[Options]:
+        spec = subject.spec
+        rank = rank_for(
+            lambda n: chain_macs(bottleneck_chain(spec, n, n, "in")), ratio * spec.macs, _full(spec)
+        )
+        yield {"channels": rank * spec.groups}
+
+    def lossless(self, spec: ConvSpec) -> Iterator[Options]:
+        yield {"channels": _full(spec) * spec.groups}
+
+    def replacement(self, subject: Subject, **options: Any) -> Replacement:
+        return self._replacement(subject, **self.given(subject, options, "channels", "activation"))
+
+    def _replacement(
+        self, subject: Subject, channels: int | None = None, activation: str | None = None
+    ) -> Replacement:
+        spec = self.checked(subject)
+        most = _full(spec) * spec.groups
+        half = max(most // 2 // spec.groups, 1) * spec.groups
+        channels = count(subject, "channels", half if channels is None else channels, most, spec.groups)
+        chain = bottleneck_chain(spec, channels // spec.groups, 1, "in")
+        if activation is None:
+            return self.made(subject, chain, channels == most)
+        kind = activated(subject, activation)
+        point, wide = (step.spec for step in chain if isinstance(step, Conv))
+        point = replace(point, padding=spec.padding, padding_mode=spec.padding_mode, bias=True)
+        wide = replace(wide, padding=0, padding_mode="zeros", input_size=point.output_size, bias=True)
+        return self.made(subject, (Conv(point), Activation(kind), Conv(wide)), False)
+
+    def bound(self, spec: ConvSpec, **_: Any) -> float:
+        """The channels."""
+        from archcost.rewriting.rules.bottleneck import Bottleneck
+
+        return spec.groups * Bottleneck().bound(spec, form="in")
+
+    def factors(
+        self, kernel: torch.Tensor, replacement: Replacement, moments: Moments | None
+    ) -> list[torch.Tensor]:
+        """As those of `bottleneck` in its form "in"."""
+        point, wide = (conv.spec for conv in replacement.convs)
+        front, behind = narrowed(kernel, point.out_channels // point.groups, None, moments)
+        return [as_weight(front, point), as_weight(behind, wide)]
+
+
+def _full(spec: ConvSpec) -> int:
+    ins, outs = of_group(spec)
+    return min(ins, outs * taps(spec))
+
+
+def _alone(subject: Subject) -> str | None:
+    """Why it is no branch beside others whose outputs are concatenated with its own."""
+    trace, op = subject.around.trace, subject.ops[0]
+    x = op.args[0]
+    if not isinstance(x, TensorRef):
+        return "what feeds it is not known"
+    written = _last_write(trace, x.storage, op.index)
+    readers = [
+        other
+        for other in subject.around.users.get(x.storage, ())
+        if other.index != op.index
+        and x.storage not in other.writes
+        and _last_write(trace, x.storage, other.index) == written
+        and not _concatenates(other)
+    ]
+    if not readers:
+        return "its input feeds it alone: bottleneck's form 'in' is the same change there"
+    mine = _concatenations(trace, op)
+    if not any(mine & _concatenations(trace, other) for other in readers):
+        return (
+            "its input feeds others too, but their outputs are not concatenated with its own: bottleneck's "
+            "form 'in' is the same change there"
+        )
+    return None
+
+
+def _last_write(trace: Trace, storage: int, before: int) -> int:
+    """The operation that wrote what one at ``before`` reads; -1 for an input of the model."""
+    return next((op.index for op in reversed(trace.ops[:before]) if storage in op.writes), -1)
+
+
+def _concatenations(trace: Trace, op: Op) -> set[int]:
+    """The first ones that what an operation makes flows into."""
+    reached, found = {op.index}, set()
+    for later in trace.ops[op.index + 1 :]:
+        if reached.isdisjoint(later.fed_by):
+            continue
+        if _concatenates(later):
+            found.add(later.index)
+        else:
+            reached.add(later.index)
+    return found
+
+
+def _concatenates(op: Op) -> bool:
+    return op.base == "aten.cat"

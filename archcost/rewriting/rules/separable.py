@@ -1,0 +1,191 @@
+"""separable: what looks around and what mixes channels, each in a convolution of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from archcost.errors import RewriteError
+from archcost.rewriting.replacement import Chain, Conv, Replacement
+from archcost.rewriting.rule import Options
+from archcost.rewriting.rules.linear import (
+    Linear,
+    as_weight,
+    chain_macs,
+    count,
+    depthwise,
+    of_group,
+    rank_for,
+    sizes,
+    taps,
+    upright,
+)
+from archcost.rewriting.subjects import Subject
+from archcost.spec import ConvSpec
+
+if TYPE_CHECKING:
+    import torch
+
+    from archcost.rewriting.weights.moments import Moments
+
+__all__ = ["Separable"]
+
+_ORDERS = ("depthwise-first", "pointwise-first")
+
+
+class Separable(Linear):
+    """KxK -> a depthwise KxK and a 1x1, in either ``order``, as a sum of ``terms`` of them, by
+    default as many as have half the MACs.
+
+    Depthwise first, every input channel gets that many kernels; pointwise first, every output channel is
+    the sum of that many filtered maps. The depthwise one keeps stride and padding. Transposed alike.
+    """
+
+    name = "separable"
+    change = "KxK -> depthwise KxK, 1x1"
+    break_even = (
+        "depthwise first: T < K^2 O / (K^2 + O), exact at T = min(K^2, O); pointwise first: "
+        "T < K^2 I / (K^2 + s^2 I), exact at T = min(K^2, I): T terms, I and O channels in and out of a "
+        "group, s the stride"
+    )
+
+    def unfit(self, spec: ConvSpec) -> str | None:
+        if depthwise(spec):
+            return "it is depthwise already"
+        if taps(spec) == 1:
+            return "a 1x1 mixes channels and looks at no neighbours: nothing to separate"
+        return None
+
+    def cheapest(self, spec: ConvSpec) -> Chain:
+        return min((_chain(spec, 1, order) for order in _ORDERS), key=chain_macs)
+
+    def options(self, subject: Subject, ratio: float) -> Iterator[Options]:
+        """Both orders, where they save at all."""
+        spec = subject.spec
+        for order in _ORDERS:
+            terms = _fitting(spec, order, ratio)
+            if chain_macs(_chain(spec, terms, order)) < spec.macs:
+                yield {"terms": terms, "order": order}
+
+    def lossless(self, spec: ConvSpec) -> Iterator[Options]:
+        for order in _ORDERS:
+            yield {"terms": _full(spec, order), "order": order}
+
+    def replacement(self, subject: Subject, **options: Any) -> Replacement:
+        return self._replacement(subject, **self.given(subject, options, "terms", "order"))
+
+    def _replacement(
+        self, subject: Subject, terms: int | None = None, order: str = _ORDERS[0]
+    ) -> Replacement:
+        spec = self.checked(subject)
+        if order not in _ORDERS:
+            raise RewriteError(f"{subject.name}: order={order!r} is none of {', '.join(_ORDERS)}")
+        full = _full(spec, order)
+        terms = _fitting(spec, order, 0.5) if terms is None else count(subject, "terms", terms, full)
+        return self.made(subject, _chain(spec, terms, order), terms == full, order=order)
+
+    def bound(self, spec: ConvSpec, order: str = _ORDERS[0], **_: Any) -> float:
+        """The terms."""
+        ins, outs = of_group(spec)
+        k, jump = taps(spec), prod(sizes(spec.stride))
+        # A transposed layer counts positions of its input, fewer than those of its output.
+        front, back = (1, jump) if spec.transposed else (jump, 1)
+        if order == "depthwise-first":
+            return k * outs / (k + back * outs)
+        return k * ins / (k + front * ins)
+
+    def factors(
+        self, kernel: torch.Tensor, replacement: Replacement, moments: Moments | None
+    ) -> list[torch.Tensor]:
+        """The SVD of each input channel's (out, taps), or of each output channel's (taps, in).
+
+        With moments under the covariance of that channel's taps; or of the taps and of the channels, as if
+        that of the patches were their product.
+        """
+        specs = [conv.spec for conv in replacement.convs]
+        kernel = upright(kernel, replacement)
+        groups, outs, ins = kernel.shape[:3]
+        if taps(specs[0]) == 1:
+            point, depth = _pointwise_first(kernel, specs[0].out_channels // (groups * outs), moments)
+            return [as_weight(point, specs[0]), as_weight(depth, specs[1])]
+        depth, point = _depthwise_first(kernel, specs[0].out_channels // (groups * ins), moments)
+        return [as_weight(depth, specs[0]), as_weight(point, specs[1])]
+
+
+def _depthwise_first(
+    kernel: torch.Tensor, terms: int, moments: Moments | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(groups * in, terms, 1, *k) and (groups, out, in * terms, 1, ...)."""
+    import torch
+
+    from archcost.rewriting.weights.lowrank import balanced, root, truncated
+
+    groups, outs, ins, *space = kernel.shape
+    matrix = kernel.transpose(1, 2).flatten(3)  # (groups, in, out, taps)
+    if moments is not None:
+        k = matrix.shape[-1]
+        own = moments.covariance.reshape(groups, ins, k, ins, k).diagonal(dim1=1, dim2=3)
+        under = root(own.permute(0, 3, 1, 2))
+        matrix = matrix @ under
+    mixed, seen = truncated(matrix, terms)
+    if moments is not None:
+        seen = torch.linalg.solve_triangular(under, seen, upper=False, left=False)
+    mixed, seen = balanced(mixed, seen)
+    depth = seen.reshape(groups * ins, terms, 1, *space)
+    point = mixed.transpose(1, 2).reshape(groups, outs, ins * terms, *(1 for _ in space))
+    return depth, point
+
+
+def _pointwise_first(
+    kernel: torch.Tensor, terms: int, moments: Moments | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(groups, out * terms, in, 1, ...) and (groups * out, 1, terms, *k)."""
+    import torch
+
+    from archcost.rewriting.weights.lowrank import balanced, root, truncated
+
+    groups, outs, ins, *space = kernel.shape
+    matrix = kernel.flatten(3).transpose(2, 3)  # (groups, out, taps, in)
+    if moments is not None:
+        channels, around = root(moments.marginal((0,))), root(moments.marginal(range(1, 1 + len(space))))
+        matrix = torch.einsum("goki,gij,gkl->golj", matrix, channels, around)
+    seen, mixed = truncated(matrix, terms)  # (.., taps, terms) and (.., terms, in)
+    mixed = mixed.reshape(groups, outs * terms, ins)
+    if moments is not None:
+        wide = seen.transpose(1, 2).flatten(2)  # (groups, taps, out * terms)
+        wide = torch.linalg.solve_triangular(around.mT, wide, upper=True)
+        seen = wide.reshape(groups, -1, outs, terms).transpose(1, 2)
+        mixed = torch.linalg.solve_triangular(channels, mixed, upper=False, left=False)
+    seen, mixed = balanced(seen, mixed.reshape(groups, outs, terms, ins))
+    depth = seen.mT.reshape(groups * outs, 1, terms, *space)
+    return mixed.reshape(groups, outs * terms, ins, *(1 for _ in space)), depth
+
+
+def _full(spec: ConvSpec, order: str) -> int:
+    """The terms at which nothing is lost."""
+    ins, outs = of_group(spec)
+    return min(taps(spec), outs if order == "depthwise-first" else ins)
+
+
+def _fitting(spec: ConvSpec, order: str, ratio: float) -> int:
+    """The terms with so many times the MACs."""
+    return rank_for(partial(_macs, spec, order), ratio * spec.macs, _full(spec, order))
+
+
+def _macs(spec: ConvSpec, order: str, terms: int) -> int:
+    return chain_macs(_chain(spec, terms, order))
+
+
+def _chain(spec: ConvSpec, terms: int, order: str) -> Chain:
+    point: dict[str, Any] = {"groups": spec.groups, "batch": spec.batch}
+    if order == "depthwise-first":
+        wide = spec.in_channels * terms
+        depth = replace(spec, out_channels=wide, groups=spec.in_channels, bias=False)
+        mixing = ConvSpec(wide, spec.out_channels, 1, bias=spec.bias, input_size=depth.output_size, **point)
+        return Conv(depth), Conv(mixing)
+    wide = spec.out_channels * terms
+    mixing = ConvSpec(spec.in_channels, wide, 1, bias=False, input_size=spec.input_size, **point)
+    return Conv(mixing), Conv(replace(spec, in_channels=wide, groups=spec.out_channels))

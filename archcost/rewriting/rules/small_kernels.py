@@ -1,0 +1,235 @@
+"""small_kernels: a KxK convolution as a stack of 3x3, with the same receptive field."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from math import gcd, prod, sqrt
+from typing import TYPE_CHECKING, Any
+
+from archcost.errors import RewriteError
+from archcost.rewriting.replacement import Activation, Chain, Conv, Replacement, Step
+from archcost.rewriting.rule import Options
+from archcost.rewriting.rules.linear import (
+    Linear,
+    activated,
+    as_weight,
+    chain_macs,
+    count,
+    of_group,
+    options_of,
+    rank_for,
+    said,
+    sizes,
+    taps,
+)
+from archcost.rewriting.rules.stacking import exact_middle, jumps, parted, stages
+from archcost.rewriting.subjects import Subject
+from archcost.spec import ConvSpec
+
+if TYPE_CHECKING:
+    import torch
+
+    from archcost.rewriting.weights.moments import Moments
+
+__all__ = ["SmallKernels"]
+
+_PADDINGS = ("first", "each")
+
+
+class SmallKernels(Linear):
+    """KxK -> a stack of 3x3, with ``middle`` channels between them; by default the textbook's, as
+    many as the narrower side has.
+
+    The stride is that of the first stage, and the others are counted anew behind it: a 5x5 of stride 2 is a
+    3x3 of stride 2 and a 2x2. Axes are stacked by themselves, with 1s where one is done; taps stay as far
+    apart as they were. All padding is the first stage's, which is exact and enlarges the maps between;
+    ``padding="each"`` pads every stage as most networks do, which is wrong at the border.
+    ``activation="ReLU"`` puts one behind every stage but the last, that starts by letting everything through.
+    """
+
+    name = "small_kernels"
+    change = "KxK -> 3x3, 3x3, ..."
+    break_even = (
+        "k1 I M + (k2 + ...) M^2 + kn M O < K^2 I O with n stages of k1 ... kn taps, M channels between, I "
+        "and O in and out of a group: M < 25 I O / (9 (I + O)) for a 5x5 without stride"
+    )
+
+    def unfit(self, spec: ConvSpec) -> str | None:
+        size = said(spec.kernel_size)
+        if max(sizes(spec.kernel_size)) <= 3:
+            return f"its kernel of {size} is small already: nothing to stack"
+        if spec.transposed:
+            return "it is transposed: its stride would have to come last, on maps as large as the output"
+        if len(stages(spec)) == 1:
+            return (
+                f"with a stride of {said(spec.stride)} no smaller first stage of its kernel of {size} leaves "
+                f"the others a whole number of strides, with no taps left out: the field would grow"
+            )
+        return None
+
+    def cheapest(self, spec: ConvSpec) -> Chain:
+        return _chain(spec, 1)
+
+    def options(self, subject: Subject, ratio: float) -> Iterator[Options]:
+        """The middle for the ratio, with padding in each stage too, and the textbook's where it saves."""
+        spec = subject.spec
+        found: list[Options] = []
+        for padding in _PADDINGS if _each(spec) is not None else _PADDINGS[:1]:
+            middle = rank_for(partial(_macs, spec, padding), ratio * spec.macs, exact_middle(spec))
+            extra = {"padding": padding} if padding == "each" else {}
+            found.append({"middle": middle * spec.groups, **extra})
+        narrow = min(of_group(spec))
+        if chain_macs(_chain(spec, narrow)) < spec.macs:
+            found.insert(1, {"middle": narrow * spec.groups})
+        return options_of(*found)
+
+    def lossless(self, spec: ConvSpec) -> Iterator[Options]:
+        yield {"middle": exact_middle(spec) * spec.groups}
+
+    def replacement(self, subject: Subject, **options: Any) -> Replacement:
+        given = self.given(subject, options, "middle", "padding", "activation")
+        return self._replacement(subject, **given)
+
+    def _replacement(
+        self,
+        subject: Subject,
+        middle: int | None = None,
+        padding: str = "first",
+        activation: str | None = None,
+    ) -> Replacement:
+        spec = self.checked(subject)
+        wanted = min(of_group(spec)) * spec.groups if middle is None else middle
+        middle = count(subject, "middle", wanted, step=spec.groups)
+        if padding not in _PADDINGS:
+            raise RewriteError(f"{subject.name}: padding={padding!r} is none of {', '.join(_PADDINGS)}")
+        if padding == "each":
+            if _each(spec) is None:
+                raise RewriteError(
+                    f"{subject.name}: padding='each' needs zeros, as many on either side, that odd kernels "
+                    f"share out among the stages; give padding='first'"
+                )
+            if activation is not None:
+                raise RewriteError(
+                    f"{subject.name}: an activation starts at the linear composition by a shift, which zeros "
+                    f"padded behind it do not have; give padding='first', or no activation"
+                )
+        per_group = middle // spec.groups
+        chain = _chain(spec, per_group, padding)
+        if activation is not None:
+            chain = _with_activations(chain, activated(subject, activation))
+        note = _border(spec) if padding == "each" else ""
+        linear = padding == "first" and activation is None
+        return self.made(subject, chain, linear and per_group >= exact_middle(spec), note)
+
+    def bound(self, spec: ConvSpec, **_: Any) -> float:
+        """The middle channels of all groups."""
+        ins, outs = of_group(spec)
+        first, *between, last = (prod(kernel) for kernel in stages(spec))
+        linear, square = first * ins + last * outs, sum(between)
+        whole = taps(spec) * ins * outs
+        if not square:
+            return spec.groups * whole / linear
+        return spec.groups * (sqrt(linear * linear + 4 * square * whole) - linear) / (2 * square)
+
+    def factors(
+        self, kernel: torch.Tensor, replacement: Replacement, moments: Moments | None
+    ) -> list[torch.Tensor]:
+        """One stage after the other split off the end, by the SVD of the kernel spread over pairs of taps.
+
+        With moments under the covariance of the channels. Where the middle suffices for every kernel, exact;
+        else a beginning for alternating least squares.
+        """
+        import torch
+
+        from archcost.rewriting.weights.lowrank import root
+
+        specs = [conv.spec for conv in replacement.convs]
+        middle = specs[0].out_channels // specs[0].groups
+        rest, channels = kernel, None
+        if moments is not None and kernel.shape[2] > 1:
+            channels = root(moments.marginal((0,)))
+            rest = torch.einsum("goi...,gij->goj...", kernel, channels)
+        jump = jumps(specs[0])
+        made: list[torch.Tensor] = []
+        for spec in reversed(specs[1:]):
+            last, rest = parted(rest, sizes(spec.kernel_size), jump, middle)
+            made.append(last)
+        if channels is not None:
+            flat = rest.transpose(1, 2).flatten(2)
+            flat = torch.linalg.solve_triangular(channels.mT, flat, upper=True)
+            rest = flat.reshape(rest.transpose(1, 2).shape).transpose(1, 2)
+        kernels = [rest, *reversed(made)]
+        return [as_weight(one, spec) for one, spec in zip(kernels, specs, strict=True)]
+
+
+def _chain(spec: ConvSpec, middle: int, padding: str = "first") -> Chain:
+    """With so many channels a group between the stages."""
+    kernels = stages(spec)
+    columns = (sizes(spec.stride), sizes(spec.dilation))
+    further = tuple(d // gcd(s, d) for s, d in zip(*columns, strict=True))
+    wide = middle * spec.groups
+    pads: list[Any] = [spec.padding, *(0 for _ in kernels[1:])]
+    if padding == "each":
+        each = _each(spec)
+        assert each is not None
+        pads = each
+    now = replace(spec, out_channels=wide, kernel_size=kernels[0], padding=pads[0], bias=False)
+    steps = [Conv(now)]
+    for kernel, pad in zip(kernels[1:], pads[1:], strict=True):
+        last = len(steps) == len(kernels) - 1
+        dilation = tuple(d if k > 1 else 1 for d, k in zip(further, kernel, strict=True))
+        now = ConvSpec(
+            wide,
+            spec.out_channels if last else wide,
+            kernel,
+            padding=pad,
+            dilation=dilation,
+            groups=spec.groups,
+            bias=spec.bias and last,
+            input_size=now.output_size,
+            batch=spec.batch,
+        )
+        steps.append(Conv(now))
+    return tuple(steps)
+
+
+def _macs(spec: ConvSpec, padding: str, middle: int) -> int:
+    return chain_macs(_chain(spec, middle, padding))
+
+
+def _each(spec: ConvSpec) -> list[tuple[int, ...]] | None:
+    """The padding of each stage where all of them pad evenly and by zeros; None where they cannot."""
+    pairs: Any = spec.padding
+    if spec.padding_mode != "zeros" or any(low != high for low, high in pairs) or not any(map(max, pairs)):
+        return None
+    later = stages(spec)[1:]
+    if any(k % 2 == 0 for kernel in later for k in kernel):
+        return None
+    stride, dilation = sizes(spec.stride), sizes(spec.dilation)
+    pads = [
+        tuple((k - 1) // 2 * (d // gcd(s, d)) for k, s, d in zip(kernel, stride, dilation, strict=True))
+        for kernel in later
+    ]
+    first = tuple(
+        low - s * sum(pad[axis] for pad in pads)
+        for axis, ((low, _), s) in enumerate(zip(pairs, stride, strict=True))
+    )
+    return None if min(first) < 0 else [first, *pads]
+
+
+def _border(spec: ConvSpec) -> str:
+    """What padding in each stage does, in words."""
+    each = _each(spec)
+    assert each is not None
+    ring = max(sum(pad[axis] for pad in each[1:]) for axis in range(len(spec.input_size)))
+    return f"padding in each stage: exact inside, wrong in the outer {ring} positions at each border"
+
+
+def _with_activations(chain: Chain, kind: str) -> Chain:
+    steps: list[Step] = []
+    for step in chain:
+        assert isinstance(step, Conv)
+        steps += [Conv(replace(step.spec, bias=True)), Activation(kind)]
+    return tuple(steps[:-1])

@@ -1,0 +1,112 @@
+"""Biases and scales of a chain: activations that at first let everything pass, weights of even size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from archcost.errors import RewriteError
+from archcost.rewriting.weights.compose import apart, composed
+from archcost.spec import ConvSpec
+
+if TYPE_CHECKING:
+    from archcost.rewriting.weights.moments import Moments
+
+__all__ = ["INPUT_RANGE", "PASSING", "biases", "evened"]
+
+PASSING = ("CELU", "ELU", "Hardswish", "Identity", "LeakyReLU", "PReLU", "RReLU", "ReLU")
+"""Activations of ``torch.nn`` that give back what is large enough: positive, or above 3 for Hardswish."""
+
+INPUT_RANGE = 10.0
+"""Without data the inputs of a layer are taken to lie within this distance of zero."""
+
+_FROM = {"Hardswish": 3.0}
+
+
+def evened(kernels: Sequence[torch.Tensor], specs: Sequence[ConvSpec]) -> list[torch.Tensor]:
+    """The same chain with, for each middle channel, weights of the same norm before and behind it.
+
+    So no stage trains faster than another for want of scale. Transposed stages are left as they are.
+    """
+    now = list(kernels)
+    for _ in range(len(now) - 1):
+        for stage in range(len(now) - 1):
+            if specs[stage].transposed or specs[stage + 1].transposed:
+                continue
+            behind = apart(now[stage + 1], specs[stage + 1].groups)
+            before = now[stage].flatten(1).norm(dim=1)
+            after = behind.transpose(1, 2).flatten(2).norm(dim=2).flatten()
+            ratio = torch.where((before > 0) & (after > 0), after / before, torch.ones_like(before)).sqrt()
+            pixels = (1,) * (behind.dim() - 3)
+            now[stage] = now[stage] * ratio.reshape(-1, *(1,) * (now[stage].dim() - 1))
+            scaled = behind / ratio.reshape(len(behind), 1, -1, *pixels)
+            now[stage + 1] = scaled.reshape(now[stage + 1].shape)
+    return now
+
+
+def biases(
+    kernels: Sequence[torch.Tensor],
+    specs: Sequence[ConvSpec],
+    behind: Sequence[str | None],
+    bias: torch.Tensor | None,
+    name: str,
+    moments: Moments | None = None,
+) -> list[torch.Tensor | None]:
+    """Of every stage: the layer's own in the last, and before an activation one that keeps it out of play.
+
+    A stage with an activation behind it is shifted by c, so that its values are positive for all inputs
+    within the range of the data (that of each channel, as ``moments`` have it; within `INPUT_RANGE` of zero
+    without); the sum of the next stage's weights times c comes off that stage's bias, so that the chain
+    begins as the linear one. That is exact at the border where only the first stage is padded.
+
+    Raises:
+        RewriteError: the activation is none of `PASSING`, its stage has no bias, or the last one has none and
+            needs one.
+    """
+    made: list[torch.Tensor | None] = []
+    shift = kernels[0].new_zeros(specs[0].in_channels)
+    for stage, (kernel, spec, kind) in enumerate(zip(kernels, specs, behind, strict=True)):
+        brought = _constant(kernel, spec, shift) if shift.any() else None
+        if stage == len(kernels) - 1:
+            wanted = bias if bias is not None else kernel.new_zeros(spec.out_channels)
+        elif kind is None:
+            wanted = brought if brought is not None else kernel.new_zeros(spec.out_channels)
+        elif kind not in PASSING:
+            raise RewriteError(
+                f"{name}: a chain with {kind} cannot begin as the linear one; those that can are "
+                f"{', '.join(PASSING)}"
+            )
+        elif kind == "Identity":
+            wanted = kernel.new_zeros(spec.out_channels)
+        else:
+            wanted = _reach(kernels[: stage + 1], specs[: stage + 1], moments) + _FROM.get(kind, 0.0)
+        own = wanted if brought is None else wanted - brought
+        needed = bool(own.any())
+        if needed and not spec.bias:
+            raise RewriteError(f"{name}: stage {stage + 1} of its chain needs a bias, and has none")
+        made.append(own if spec.bias else None)
+        shift = wanted
+    return made
+
+
+def _constant(kernel: torch.Tensor, spec: ConvSpec, shift: torch.Tensor) -> torch.Tensor:
+    """What a stage makes of an input that is the same everywhere."""
+    if spec.transposed:
+        raise RewriteError("an activation in a chain with transposed layers is not carried over")
+    sums = apart(kernel, spec.groups).flatten(3).sum(3)  # (groups, o, i)
+    return (sums @ shift.reshape(spec.groups, -1, 1)).flatten()
+
+
+def _reach(
+    kernels: Sequence[torch.Tensor], specs: Sequence[ConvSpec], moments: Moments | None
+) -> torch.Tensor:
+    """How far below zero a stage without bias can come, for each of its outputs."""
+    outer = 1 if moments is None or moments.low is None else len(moments.low)
+    total = composed(kernels, specs, outer).flatten(3)  # (G, m, i, pixels)
+    if moments is None or moments.low is None or moments.high is None:
+        return INPUT_RANGE * total.abs().sum((2, 3)).flatten()
+    low, high = moments.low[:, None, :], moments.high[:, None, :]
+    least = (total.clamp_min(0).sum(3) * low + total.clamp_max(0).sum(3) * high).sum(2)
+    return (-least).clamp_min(0).flatten() * (1 + 1e-3)

@@ -1,0 +1,201 @@
+"""From the weights of one convolution to those of the chain that stands in its place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from archcost.errors import RewriteError
+from archcost.rewriting.replacement import Activation, Conv, Replacement
+from archcost.rewriting.weights.alternating import on_taps, refined, work_of
+from archcost.rewriting.weights.biases import biases, evened
+from archcost.rewriting.weights.compose import apart
+from archcost.spec import ConvSpec
+
+if TYPE_CHECKING:
+    from archcost.rewriting.rule import Factorisation
+    from archcost.rewriting.weights.moments import Moments
+
+__all__ = ["errors_of_factors", "factored", "kernel_error", "predicted_error"]
+
+Pairs = list[tuple[torch.Tensor, "torch.Tensor | None"]]
+
+_QUICK = 1e9
+"""MACs of a sweep that is worth its time where only the error is asked for."""
+
+_TRANSPOSED = "a transposed layer in a chain with others that are not, and look at more than one pixel"
+
+
+def factored(
+    rule: Factorisation,
+    module: nn.Module,
+    replacement: Replacement,
+    moments: Moments | None = None,
+) -> Pairs:
+    """Weight and bias of every convolution of a chain that amounts to ``module``, as nearly as it can.
+
+    First kernels from the rule, made better by alternating least squares (`refined`), under the covariance
+    of the layer's patches where there are moments; then scaled so that the weights about each middle
+    channel are equally large on both sides, and the biases: the layer's own in the last stage; where the
+    chain has an activation, all that lets it pass everything (`biases`). With moments the last bias also
+    takes up the mean error of the output.
+
+    Args:
+        module: with ``weight``, ``bias`` and ``groups`` as PyTorch's convolutions have them.
+
+    Returns:
+        In float64, on the CPU.
+
+    Raises:
+        RewriteError: the chain has steps that are neither convolutions nor activations that pass positive
+            values on; the rule's kernels have other shapes than its chain; or transposed layers stand
+            between ordinary ones.
+    """
+    specs, behind = _stages(replacement)
+    moments = None if specs_transposed(specs) else moments
+    target, kernels = _factors(rule, module, replacement, specs, moments, None)
+    kernels = evened(kernels, specs)
+    bias = _bias_of(module)
+    if moments is not None and specs[-1].bias:
+        lost = target - _composed(kernels, specs, target)
+        drift = (lost.flatten(2) @ moments.mean[:, :, None]).flatten()
+        bias = drift if bias is None else bias + drift
+    found = biases(kernels, specs, behind, bias, replacement.name, moments)
+    return list(zip(kernels, found, strict=True))
+
+
+def errors_of_factors(
+    rule: Factorisation, module: nn.Module, replacement: Replacement, moments: Moments | None = None
+) -> tuple[float, float | None]:
+    """What `factored` comes to: `kernel_error` and, with moments, `predicted_error`.
+
+    Of a large kernel, where making the rule's first ones better takes long, theirs: it comes to less.
+    """
+    specs, _ = _stages(replacement)
+    moments = None if specs_transposed(specs) else moments
+    target, kernels = _factors(rule, module, replacement, specs, moments, _QUICK)
+    whole = _composed(kernels, specs, target)
+    return kernel_error(target, whole), None if moments is None else predicted_error(target, whole, moments)
+
+
+def kernel_error(target: torch.Tensor, composed: torch.Tensor) -> float:
+    """|| target - composed || / || target ||, Frobenius."""
+    size = float(target.norm())
+    return float((target - composed).norm()) / size if size else float(composed.norm() > 0)
+
+
+def predicted_error(target: torch.Tensor, composed: torch.Tensor, moments: Moments) -> float:
+    """Relative error of the output but for its mean: sqrt(tr(D C D') / tr(W C W')), D = W - composed.
+
+    Args:
+        target, composed: (groups, out / groups, in / groups, *taps), on the taps of the layer.
+    """
+    wide = target.flatten(2).double()
+    lost = wide - composed.flatten(2).double()
+    size = float(((wide @ moments.covariance) * wide).sum())
+    left = max(float(((lost @ moments.covariance) * lost).sum()), 0.0)
+    return (left / size) ** 0.5 if size > 0 else float(left > 0)
+
+
+def _factors(
+    rule: Factorisation,
+    module: nn.Module,
+    replacement: Replacement,
+    specs: Sequence[ConvSpec],
+    moments: Moments | None,
+    most: float | None,
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """The layer's kernel with its groups apart, and the kernels of the chain."""
+    weight = _weight_of(module)
+    groups: Any = module.groups
+    target = apart(weight, groups)
+    kernels = [kernel.double() for kernel in rule.factors(target, replacement, moments)]
+    for kernel, spec in zip(kernels, specs, strict=True):
+        first, second = spec.out_channels, spec.in_channels
+        if spec.transposed:
+            first, second = second, first
+        wanted = (first, second // spec.groups, *spec.kernel_size)  # type: ignore[misc]
+        if tuple(kernel.shape) != wanted:
+            raise RewriteError(f"{rule.name}: a kernel is {tuple(kernel.shape)}, and has to be {wanted}")
+    given = None if moments is None else (moments.covariance if specs[-1].bias else moments.second)
+    turned, flat = _adjoint(kernels, specs)
+    if most is None or work_of(turned, target, given) <= most:
+        turned = refined(turned, flat, target, groups, covariance=given)
+    return target, _adjoint(turned, specs[::-1])[0]
+
+
+def _composed(
+    kernels: Sequence[torch.Tensor], specs: Sequence[ConvSpec], target: torch.Tensor
+) -> torch.Tensor:
+    turned, flat = _adjoint(kernels, specs)
+    return on_taps(turned, flat, target.shape[3:], len(target))
+
+
+def _adjoint(
+    kernels: Sequence[torch.Tensor], specs: Sequence[ConvSpec]
+) -> tuple[list[torch.Tensor], list[ConvSpec]]:
+    """A chain of transposed layers as that of the ordinary ones that they transpose, in reverse order.
+
+    A 1x1 layer between them transposes into one as well; doing it twice gives back the kernels.
+    """
+    if not specs_transposed(specs):
+        return list(kernels), list(specs)
+    turned, flat = [], []
+    for kernel, spec in zip(kernels, specs, strict=True):
+        if not spec.transposed and max((*spec.kernel_size, *spec.stride)) > 1:  # type: ignore[misc]
+            raise RewriteError(_TRANSPOSED)
+        turned.append(kernel if spec.transposed else _swapped(kernel, spec.groups))
+        flat.append(
+            replace(
+                spec,
+                in_channels=spec.out_channels,
+                out_channels=spec.in_channels,
+                transposed=False,
+                output_padding=0,
+                padding=0,
+                input_size=spec.extent,
+            )
+        )
+    return turned[::-1], flat[::-1]
+
+
+def specs_transposed(specs: Sequence[ConvSpec]) -> bool:
+    """Whether one of them is."""
+    return any(spec.transposed for spec in specs)
+
+
+def _swapped(weight: torch.Tensor, groups: int) -> torch.Tensor:
+    return apart(weight, groups).transpose(1, 2).flatten(0, 1)
+
+
+def _stages(replacement: Replacement) -> tuple[list[ConvSpec], list[str | None]]:
+    """The convolutions of the chain, and by each the activation behind it."""
+    specs: list[ConvSpec] = []
+    behind: list[str | None] = []
+    for step in replacement.chain:
+        if isinstance(step, Conv):
+            specs.append(step.spec)
+            behind.append(None)
+        elif isinstance(step, Activation) and behind:
+            if behind[-1] is not None:
+                raise RewriteError(f"{replacement.name}: two activations behind one another")
+            behind[-1] = step.kind
+        else:
+            raise RewriteError(f"{replacement.name}: no weights are carried over a chain with {step!r}")
+    if not specs or behind[-1] is not None:
+        raise RewriteError(f"{replacement.name}: its chain does not end in a convolution")
+    return specs, behind
+
+
+def _weight_of(module: nn.Module) -> torch.Tensor:
+    weight: Any = module.weight
+    return weight.detach().to("cpu", torch.float64)
+
+
+def _bias_of(module: nn.Module) -> torch.Tensor | None:
+    bias: Any = module.bias
+    return None if bias is None else bias.detach().to("cpu", torch.float64)

@@ -1,0 +1,172 @@
+"""What flows through the layers of a model while batches pass: tapped, with nothing left behind."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from math import gcd, prod
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from archcost.errors import ArchcostError, InputError, RewriteError
+from archcost.rewriting.checking import evaluating
+from archcost.rewriting.like import ConvLike
+from archcost.rewriting.outputs import fresh
+from archcost.spec import ConvSpec
+from archcost.trace.modules import walk
+from archcost.trace.state import Untouched
+
+__all__ = ["Runner", "again", "batches_in", "layer_of", "patches", "running", "space_of", "spaced"]
+
+Tap = Callable[[torch.Tensor, Any], None]
+"""Told the input and the output of a layer as soon as it has run, before anything can overwrite them."""
+
+
+class _Enough(BaseException):
+    """What comes behind the last tapped layer is not needed; no model catches this."""
+
+
+class Runner:
+    """Passes of one model in eval mode; see `running`."""
+
+    def __init__(self, model: nn.Module, what: str) -> None:
+        self.model = model
+        self.what = what
+        self._left = 0
+        self._limit: int | None = None
+
+    def __call__(self, batch: Any, calls: int | None = None) -> None:
+        """One pass; with ``calls``, no further than so many calls of tapped layers."""
+        args, kwargs = fresh(batch)
+        self._left, self._limit = 0, calls
+        try:
+            self.model(*args, **kwargs)
+        except _Enough:
+            pass
+        except ArchcostError:
+            raise
+        except Exception as error:
+            line = (str(error).strip().splitlines() or [""])[0]
+            raise RewriteError(
+                f"the {self.what} model's own forward failed on a batch: {type(error).__name__}: {line}"
+            ) from error
+
+    def called(self) -> None:
+        self._left += 1
+        if self._limit is not None and self._left >= self._limit:
+            raise _Enough
+
+
+@contextlib.contextmanager
+def running(model: nn.Module, taps: Mapping[nn.Module, Tap], what: str = "original") -> Iterator[Runner]:
+    """A model ready for passes in eval mode without gradients; all is as before on leaving, come what may.
+
+    Taps run before the hooks that a layer has, for its output, and behind those that change its input.
+    """
+    runner = Runner(model, what)
+    with Untouched(walk(model)), evaluating(model), contextlib.ExitStack() as stack:
+        for layer, tap in taps.items():
+            for handle in _hooked(layer, tap, runner):
+                stack.callback(handle.remove)
+        yield runner
+
+
+def _hooked(layer: nn.Module, tap: Tap, runner: Runner) -> Iterator[Any]:
+    waiting: list[torch.Tensor] = []
+
+    def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        x = args[0] if args else kwargs.get("input")
+        if not isinstance(x, torch.Tensor) or x.is_complex():
+            raise RewriteError(f"the input of a {type(layer).__name__} is not a tensor of real numbers")
+        waiting.append(x)
+
+    def after(_: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        tap(waiting.pop().detach(), output)
+        runner.called()
+
+    yield layer.register_forward_pre_hook(before, with_kwargs=True)
+    yield layer.register_forward_hook(after, with_kwargs=True, prepend=True)
+
+
+def layer_of(model: nn.Module, name: str) -> nn.Module:
+    """The module of that name.
+
+    Raises:
+        RewriteError: there is none.
+    """
+    try:
+        return model.get_submodule(name)
+    except AttributeError as error:
+        raise RewriteError(f"the model has no module {name!r}") from error
+
+
+def again(batches: Iterable[Any], passes: int) -> Iterator[Any]:
+    """The batches once more.
+
+    Raises:
+        InputError: they can be gone through only once and ``passes`` is more, or there are none.
+    """
+    given = iter(batches)
+    if given is batches and passes > 1:
+        raise InputError(
+            f"batches: {type(batches).__name__} can be gone through only once, but {passes} passes are "
+            f"needed: give a list of batches or a DataLoader"
+        )
+    empty = True
+    for batch in given:
+        empty = False
+        yield batch
+    if empty:
+        raise InputError("batches: there is none in it")
+
+
+def batches_in(batches: Iterable[Any]) -> int | None:
+    """How many there are; None where only going through them tells."""
+    try:
+        return len(batches)  # type: ignore[arg-type]
+    except TypeError:
+        return None
+
+
+def space_of(layer: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, ConvSpec]:
+    """The input with a batch axis, and the layer on paper for it."""
+    like = layer if isinstance(layer, ConvLike) else ConvLike(layer)
+    if x.dim() == like.axes + 1:
+        x = x[None]
+    return x, like.spec(tuple(x.shape[2:]), len(x))
+
+
+def spaced(positions: int, most: float, size: tuple[int, ...]) -> int:
+    """Every how many-th position to take for about ``most`` of them: no multiple of a row's length."""
+    stride = max(1, int(positions // max(most, 1)))
+    while any(gcd(stride, n) > 1 for n in size if n > 1) and stride > 1:
+        stride += 1
+    return stride
+
+
+def patches(x: torch.Tensor, spec: ConvSpec, picked: torch.Tensor) -> torch.Tensor:
+    """What the layer looks at, at some positions of its output: (groups, positions, in / groups * taps).
+
+    Args:
+        x: (N, C, *size), the layer's input.
+        picked: (positions,), into the flattened (N, *output_size).
+    """
+    pads: Any = spec.padding
+    sides = [side for pair in reversed(pads) for side in pair]
+    if any(sides):
+        mode = "constant" if spec.padding_mode == "zeros" else spec.padding_mode
+        x = F.pad(x, sides, mode=mode)
+    extent: Any = spec.extent
+    for axis, (wide, stride) in enumerate(zip(extent, spec.stride, strict=True)):  # type: ignore[arg-type]
+        x = x.unfold(2 + axis, wide, stride)
+    dilation: Any = spec.dilation
+    taps: Any = (Ellipsis, *(slice(None, None, d) for d in dilation))
+    images, *where = torch.unravel_index(picked, (len(x), *spec.output_size))
+    there: Any = (images, slice(None), *where)
+    found = x[taps][there]  # (positions, C, *taps)
+    found = found.reshape(len(picked), spec.groups, -1)
+    assert found.shape[2] * spec.groups == spec.in_channels * prod(spec.kernel_size)  # type: ignore[arg-type]
+    return found.transpose(0, 1)

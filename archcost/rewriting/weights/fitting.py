@@ -1,0 +1,101 @@
+"""Least squares from patches to what an output lacks, in portions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from archcost.rewriting.weights.sums import product_of, widened
+
+__all__ = ["Fit", "Normal"]
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """What is to be added to a layer's weight and bias."""
+
+    weight: torch.Tensor | None
+    """(groups, out / groups, D)."""
+    bias: torch.Tensor | None
+    """(out,)."""
+
+
+class Normal:
+    """The normal equations of a layer: z its patches, e what its output lacks; sums in float64."""
+
+    def __init__(self, weights: bool, bias: bool) -> None:
+        self.weights, self.bias = weights, bias
+        self.count = 0
+        self._aside: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+        self._pivot: torch.Tensor | None = None
+
+    def add(self, rows: torch.Tensor, lacks: torch.Tensor) -> None:
+        """A portion to fit on: rows (groups, n, D), lacks (n, out)."""
+        if not len(lacks):
+            return
+        rows = widened(rows)
+        groups, _, width = rows.shape
+        lacks = lacks.detach().to("cpu", rows.dtype)
+        if self._pivot is None:
+            mean = rows.mean(1, dtype=torch.float64)
+            self._pivot = (mean if self.bias else torch.zeros_like(mean)).to(rows.dtype)[:, None]
+            wide = torch.float64
+            self._rows = torch.zeros(groups, width, dtype=wide)
+            self._lacks = torch.zeros(lacks.shape[1], dtype=wide)
+            self._products = torch.zeros(groups, width, width, dtype=wide)
+            self._crossed = torch.zeros(groups, lacks.shape[1] // groups, width, dtype=wide)
+        rows = rows - self._pivot
+        self.count += len(lacks)
+        self._rows += rows.sum(1, dtype=torch.float64)
+        self._lacks += lacks.sum(0, dtype=torch.float64)
+        product_of(rows, self._products)
+        self._crossed += lacks.reshape(len(lacks), groups, -1).permute(1, 2, 0) @ rows
+
+    def keep(self, rows: torch.Tensor, was: torch.Tensor, now: torch.Tensor) -> None:
+        """A portion to judge by: rows (groups, n, D), the original's output and the present one (n, out)."""
+        rows = widened(rows)
+        self._aside.append((rows, was.detach().to("cpu", rows.dtype), now.detach().to("cpu", rows.dtype)))
+
+    def fit(self, ridge: float) -> Fit:
+        """The change of weight and bias that minimises the squared error plus a ridge on the change."""
+        assert self._pivot is not None
+        matrix = self._products / self.count
+        crossed = self._crossed / self.count
+        rows, lacks = self._rows / self.count, self._lacks / self.count
+        groups = len(matrix)
+        if self.bias:
+            matrix -= rows[:, :, None] * rows[:, None, :]
+            crossed = crossed - lacks.reshape(groups, -1, 1) * rows[:, None, :]
+        size = matrix.diagonal(dim1=1, dim2=2).mean(-1)
+        size = torch.where(size > 0, size, torch.ones_like(size))
+        failed = torch.ones(1)
+        while failed.any():
+            matrix.diagonal(dim1=1, dim2=2).add_((ridge * size)[:, None])
+            factor, failed = torch.linalg.cholesky_ex(matrix)
+            ridge = max(ridge, 1e-12) * 10
+            if not ridge < 1e6:
+                return Fit(None, None)
+        weight = torch.cholesky_solve(crossed.transpose(1, 2), factor).transpose(1, 2)
+        if not self.bias:
+            return Fit(weight, None)
+        mean = rows + self._pivot[:, 0]
+        return Fit(weight, lacks - (weight @ mean[:, :, None]).flatten())
+
+    def shift(self) -> Fit:
+        """The change of the bias alone."""
+        return Fit(None, self._lacks / self.count)
+
+    def error(self, fit: Fit | None) -> float:
+        """||new - original|| / ||original|| on what was kept aside."""
+        left = size = 0.0
+        for rows, was, now in self._aside:
+            new = now.double()
+            if fit is not None and fit.weight is not None:
+                gain = rows @ fit.weight.to(rows.dtype).transpose(1, 2)  # (groups, n, out / groups)
+                new = new + gain.transpose(0, 1).reshape(new.shape)
+            if fit is not None and fit.bias is not None:
+                new = new + fit.bias
+            left += float((new - was).square().sum())
+            size += float(was.double().square().sum())
+        return (left / size) ** 0.5 if size else float(left > 0)

@@ -1,0 +1,103 @@
+"""Matrices of low rank, in closed form: the first kernels of the rules that factor a convolution."""
+
+from __future__ import annotations
+
+import torch
+
+__all__ = ["balanced", "leading", "root", "truncated"]
+
+# Where LAPACK's exact ways take seconds, a subspace iteration takes a fraction: sizes of the smaller side.
+_SVD_UP_TO = 64
+_EIGH_UP_TO = 768
+_FLOOR = 1e-6
+
+
+def root(covariance: torch.Tensor) -> torch.Tensor:
+    """L, lower triangular, with L L^T the covariance, and a millionth of its mean variance on the diagonal.
+
+    What is nearly never seen keeps a little weight, so that L can be inverted, also of a singular
+    covariance; of one that is zero it is the identity.
+
+    Args:
+        covariance: (..., d, d), float64.
+    """
+    size = covariance.shape[-1]
+    eye = torch.eye(size, dtype=covariance.dtype, device=covariance.device)
+    mean = covariance.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
+    covariance = (covariance + covariance.mT) / 2
+    scaled = torch.where(mean > 0, covariance / mean.clamp(min=torch.finfo(mean.dtype).tiny), eye)
+    ridge = _FLOOR
+    while True:
+        factor, failed = torch.linalg.cholesky_ex(scaled + ridge * eye)
+        if not failed.any():
+            return factor * mean.clamp(min=0).sqrt().where(mean > 0, torch.ones_like(mean))
+        ridge *= 100
+
+
+def leading(matrix: torch.Tensor, rank: int, covariance: torch.Tensor | None = None) -> torch.Tensor:
+    """Orthonormal U, (..., m, rank), for which ||(M - U U^T M) C^(1/2)|| is least.
+
+    It is that of the singular value decomposition, but for large matrices and small ranks, where a subspace
+    iteration comes within a per cent of its error.
+
+    Args:
+        matrix: (..., m, n).
+        rank: at most m.
+        covariance: C, (..., n, n); None is the identity.
+    """
+    rows, columns = matrix.shape[-2:]
+    if rank == rows:
+        return torch.eye(rows, dtype=matrix.dtype, device=matrix.device).repeat(*matrix.shape[:-2], 1, 1)
+    if covariance is not None:
+        return torch.linalg.eigh(matrix @ covariance @ matrix.mT)[1][..., -rank:]
+    if rank > columns:
+        return torch.linalg.qr(matrix, mode="complete")[0][..., :rank]
+    if rows > columns:
+        right = leading(matrix.mT, rank)
+        return torch.linalg.qr(matrix @ right)[0]
+    if rows <= _SVD_UP_TO:
+        return torch.linalg.svd(matrix, full_matrices=False)[0][..., :rank]
+    if rows <= _EIGH_UP_TO or rank > rows // 2 or matrix.dim() > 3 or len(matrix) > 1:
+        return torch.linalg.eigh(matrix @ matrix.mT)[1][..., -rank:]
+    return _subspace(matrix, rank)
+
+
+def truncated(matrix: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The nearest matrix of a rank, as a product: (..., m, rank) and (..., rank, n); as `leading` is near.
+
+    Args:
+        rank: at most min(m, n); all of it gives the matrix itself.
+    """
+    rows, columns = matrix.shape[-2:]
+    if rows > columns:
+        right = leading(matrix.mT, rank)
+        return matrix @ right, right.mT
+    left = leading(matrix, rank)
+    return left, left.mT @ matrix
+
+
+def balanced(second: torch.Tensor, first: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same product with every inner channel as large on one side as on the other.
+
+    Args:
+        second: (..., m, rank).
+        first: (..., rank, n).
+    """
+    ahead, behind = first.norm(dim=-1), second.norm(dim=-2)
+    both = (ahead > 0) & (behind > 0)
+    scale = torch.where(both, behind.where(both, torch.ones_like(behind)), torch.ones_like(behind))
+    scale = (scale / torch.where(both, ahead, torch.ones_like(ahead))).sqrt()
+    return second / scale[..., None, :], first * scale[..., :, None]
+
+
+def _subspace(matrix: torch.Tensor, rank: int) -> torch.Tensor:
+    """Nearly the first left singular vectors (Halko, Martinsson and Tropp, SIAM Review 2011, 4.4)."""
+    generator = torch.Generator().manual_seed(0)  # the user's random numbers are left alone
+    wide = min(rank + rank // 8 + 8, matrix.shape[-2])
+    basis = torch.randn(matrix.shape[-1], wide, generator=generator).to(matrix.device)
+    rough = (matrix / matrix.abs().max().clamp(min=torch.finfo(matrix.dtype).tiny)).float()
+    for _ in range(2):  # directions alone: float32 will do
+        basis = rough.mT @ torch.linalg.qr(rough @ basis)[0]
+    basis = torch.linalg.qr(matrix @ basis.to(matrix))[0]
+    inner = basis.mT @ matrix
+    return basis @ torch.linalg.eigh(inner @ inner.mT)[1][..., -rank:]

@@ -1,0 +1,150 @@
+"""Normal equations of one stage of a chain, and their solution."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+from math import prod
+from typing import Any
+
+import torch
+
+from archcost.rewriting.weights.compose import windows
+
+_SMALL = 2**21
+"""Elements of a matrix that is written down."""
+
+__all__ = ["factored", "normal", "windowed"]
+
+
+def normal(
+    before: torch.Tensor,
+    groups: int,
+    taps: Sequence[int],
+    step: Sequence[int],
+    covariance: torch.Tensor | None,
+) -> torch.Tensor:
+    """B C B', where row (m, t) of B is the stage's input m, that tap further on.
+
+    Args:
+        before: (G, M, I, *extent), the stages before this one.
+        groups: of the stage, a multiple of G.
+        taps, step: of the stage: its kernel, and how far apart its taps lie.
+        covariance: C, (G, D, D) with D = I * pixels of both stages; None is the identity.
+
+    Returns:
+        (groups, M / groups * taps, the same).
+    """
+    flat = before.reshape(groups, -1, prod(before.shape[2:]))
+    rows, count = flat.shape[1], prod(taps)
+    pixels = [(t - 1) * s + x for t, s, x in zip(taps, step, before.shape[3:], strict=True)]
+    if groups * rows * count * before.shape[2] * prod(pixels) <= _SMALL:
+        return _outright(before, groups, rows, taps, step, pixels, covariance)
+    out = before.new_zeros(groups, rows, count, rows, count)
+    if covariance is None:
+        _overlaps(before.reshape(groups, rows, *before.shape[2:]), taps, step, out)
+    else:
+        _under(before, flat, taps, step, covariance, out)
+    return out.reshape(groups, rows * count, rows * count)
+
+
+def _outright(
+    before: torch.Tensor,
+    groups: int,
+    rows: int,
+    taps: Sequence[int],
+    step: Sequence[int],
+    pixels: Sequence[int],
+    covariance: torch.Tensor | None,
+) -> torch.Tensor:
+    """By writing B down: the least work where it is small."""
+    ins, size = before.shape[2], before.shape[3:]
+    matrix = before.new_zeros(groups, rows, prod(taps), ins, *pixels)
+    parts = before.reshape(groups, rows, ins, *size)
+    for tap, (_, there) in enumerate(windows(taps, step, size)):
+        matrix[:, :, tap][there] = parts
+    wide = matrix.reshape(before.shape[0], -1, ins * prod(pixels))
+    seen = wide if covariance is None else wide @ covariance
+    split = (groups, rows * prod(taps), -1)
+    return seen.reshape(split) @ wide.reshape(split).transpose(1, 2)
+
+
+def _overlaps(before: torch.Tensor, taps: Sequence[int], step: Sequence[int], out: torch.Tensor) -> None:
+    """Without a covariance only the distance of two taps counts."""
+    index = list(product(*map(range, taps)))
+    size = before.shape[3:]
+    done: dict[tuple[int, ...], torch.Tensor | None] = {}
+    for a, one in enumerate(index):
+        for b, other in enumerate(index[a:], a):
+            apart = tuple((t - u) * s for t, u, s in zip(one, other, step, strict=True))
+            if apart not in done:
+                done[apart] = _overlap(before, apart, size)
+            part = done[apart]
+            if part is not None:
+                out[:, :, a, :, b] = part
+                out[:, :, b, :, a] = part.transpose(1, 2)
+
+
+def _overlap(before: torch.Tensor, apart: Sequence[int], size: Sequence[int]) -> torch.Tensor | None:
+    if any(abs(d) >= n for d, n in zip(apart, size, strict=True)):
+        return None
+    here: Any = (Ellipsis, *(slice(max(-d, 0), n - max(d, 0)) for d, n in zip(apart, size, strict=True)))
+    there: Any = (Ellipsis, *(slice(max(d, 0), n - max(-d, 0)) for d, n in zip(apart, size, strict=True)))
+    return before[here].flatten(2) @ before[there].flatten(2).transpose(1, 2)
+
+
+def _under(
+    before: torch.Tensor,
+    flat: torch.Tensor,
+    taps: Sequence[int],
+    step: Sequence[int],
+    covariance: torch.Tensor,
+    out: torch.Tensor,
+) -> None:
+    outer, _, ins, *size = before.shape
+    pixels = [(t - 1) * s + x for t, s, x in zip(taps, step, size, strict=True)]
+    full = covariance.reshape(outer, ins, *pixels, ins, *pixels)
+    width = ins * prod(size)
+    seen = [there for _, there in windows(taps, step, size)]
+    whole = before.reshape(outer, -1, width)
+    for a, one in enumerate(seen):
+        begin: Any = (slice(None), slice(None), *one[1:])
+        rows = full[begin]
+        for b, other in enumerate(seen[a:], a):
+            block = rows[other].reshape(outer, width, width)
+            part = (whole @ block).reshape(flat.shape) @ flat.transpose(1, 2)
+            out[:, :, a, :, b] = part
+            out[:, :, b, :, a] = part.transpose(1, 2)
+
+
+def windowed(covariance: torch.Tensor, shape: Sequence[int], size: Sequence[int]) -> torch.Tensor:
+    """The covariance of a smaller patch, the mean over all places in the larger one of ``shape`` (I, *k)."""
+    ins, *pixels = shape
+    if list(pixels) == list(size):
+        return covariance
+    full = covariance.reshape(-1, ins, *pixels, ins, *pixels)
+    width = ins * prod(size)
+    places = [n - x + 1 for n, x in zip(pixels, size, strict=True)]
+    total = covariance.new_zeros(len(full), width, width)
+    for _, there in windows(places, (1,) * len(size), size):
+        both: Any = (slice(None), slice(None), *there[1:], slice(None), *there[1:])
+        total += full[both].reshape(total.shape)
+    return total / prod(places)
+
+
+def factored(matrix: torch.Tensor, ridge: float = 1e-10) -> torch.Tensor:
+    """Cholesky's factor of N + r, for (B, d, d) matrices N; r is ``ridge`` times the mean of N's diagonal.
+
+    Solved for the slope of a squared error at the present weights, it gives the change that minimises that
+    error plus r times its square: the error cannot grow, and what N does not see is left alone.
+    """
+    size = matrix.diagonal(dim1=1, dim2=2).mean(-1).clamp_min(torch.finfo(matrix.dtype).tiny)
+    if matrix.dtype == torch.float32:
+        ridge = max(ridge, 1e-6)
+    matrix = matrix.clone()
+    while True:
+        matrix.diagonal(dim1=1, dim2=2).add_((ridge * size)[:, None])
+        factor, failed = torch.linalg.cholesky_ex(matrix)
+        if not failed.any() or ridge > 1 or not size.isfinite().all():
+            return factor
+        ridge *= 100

@@ -1,0 +1,279 @@
+"""The last stage of every new layer fitted to what the old layer gives, from what now flows into it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import torch
+from torch import nn
+
+from archcost.errors import RewriteError
+from archcost.rewriting import adapters
+from archcost.rewriting.like import ConvLike
+from archcost.rewriting.weights.features import (
+    Runner,
+    again,
+    batches_in,
+    layer_of,
+    patches,
+    running,
+    space_of,
+    spaced,
+)
+from archcost.rewriting.weights.fitting import Fit, Normal
+from archcost.rewriting.weights.moments import Moments, stream
+from archcost.trace.progress import Progress
+
+__all__ = ["Refactor", "Refit", "mean_shift", "refit"]
+
+Refactor = Callable[[str, Moments], "Sequence[tuple[torch.Tensor, torch.Tensor | None]] | None"]
+"""From a layer's name and the moments of its input in the original, weights for its chain; None: as it is."""
+
+RIDGES = (1e-6, 1e-4, 1e-2)
+_LEAST, _EACH, _ASIDE = 8192, 8, 4096
+"""Positions to fit on: so many, and so many times the values of a patch; and at most so many kept aside."""
+
+
+@dataclass(frozen=True)
+class Refit:
+    """What became of one layer. Errors are ||new - original|| / ||original|| of its output, Frobenius, at
+    positions that were kept aside."""
+
+    before: float
+    after: float
+    positions: int
+    """Of the output that it was fitted on."""
+    kept: str
+    """What changed: "weights", with the bias if there is one; "bias"; or "nothing", where neither helped."""
+    note: str = ""
+    """Why the weights could not be fitted, in words; empty where they could."""
+
+
+def refit(
+    original: nn.Module,
+    rewritten: nn.Module,
+    names: Iterable[str],
+    batches: Iterable[Any],
+    *,
+    ridge: float | Sequence[float] | None = None,
+    refactor: Refactor | None = None,
+    progress: bool | None = None,
+) -> dict[str, Refit]:
+    """Fit the last convolution of each new layer by least squares, in the order in which they run::
+
+        minimise ||y - (w z + b)||^2 + r ||w - w0||^2
+
+    over its weight w and bias b, w0 as it is; z are the patches of its input in ``rewritten``, where the
+    layers before it have been fitted already, and y is what the layer gives in ``original``. So each layer
+    mends what those before it have lost. Every fourth input (of few, every fourth position) is kept aside:
+    what makes the error smallest there is taken, the fit, the mean of the error put into the bias, or
+    nothing. No labels, no gradients, no statistics of batch normalisation are touched.
+
+    In eval mode. Of ``original`` nothing changes, of ``rewritten`` only the weights; memory is that of one
+    layer. Positions are taken at even distances, the same ones in each run, where there are far more than
+    8 times the values of a patch.
+
+    Args:
+        names: of the layers, the same in both models; in ``rewritten`` a convolution or a ``Sequential`` that
+            ends in one.
+        batches: each as the models take their inputs; gone through once a layer and more, so a list or a
+            ``DataLoader`` in a fixed order, not a generator.
+        ridge: r, as a part of the mean of the diagonal of z z'; of several the one with the smallest error
+            aside. By default 1e-6, 1e-4 and 1e-2.
+        refactor: gives a chain new weights before its refit.
+
+    Raises:
+        RewriteError: a name is unknown, its layer was not called or ends in no convolution, outputs have
+            other shapes than in the original, or a model's own forward fails.
+        InputError: there are no batches, or they can be gone through only once.
+    """
+    ridges = RIDGES if ridge is None else (ridge,) if isinstance(ridge, (int, float)) else tuple(ridge)
+    return _fitted(original, rewritten, names, batches, ridges, refactor, progress)
+
+
+def mean_shift(
+    original: nn.Module,
+    rewritten: nn.Module,
+    names: Iterable[str],
+    batches: Iterable[Any],
+    *,
+    progress: bool | None = None,
+) -> dict[str, Refit]:
+    """As `refit`, for the biases alone: the mean error of each channel is taken off."""
+    return _fitted(original, rewritten, names, batches, (), None, progress)
+
+
+def _fitted(
+    original: nn.Module,
+    rewritten: nn.Module,
+    names: Iterable[str],
+    batches: Iterable[Any],
+    ridges: tuple[float, ...],
+    refactor: Refactor | None,
+    progress: bool | None,
+) -> dict[str, Refit]:
+    olds = {name: layer_of(original, name) for name in dict.fromkeys(names)}
+    lasts = {name: _last_of(name, layer_of(rewritten, name)) for name in olds}
+    passes = 1 + len(olds) * (1 + (refactor is not None))
+    if not olds:
+        return {}
+    calls = _calls(original, olds, batches, passes)
+    found: dict[str, Refit] = {}
+    length = batches_in(batches)
+    with Progress(len(calls) * (length or 1), "refit", progress) as bar:
+        for name, count in calls.items():
+            if refactor is not None:
+                for _, moments in stream(original, [name], batches, progress=False):
+                    _put(layer_of(rewritten, name), refactor(name, moments), name)
+            pair = _Pair(name, lasts[name], count, length, bool(ridges))
+            # One model within the other: what the layer gave is still there when the new one gives its own.
+            with (
+                running(original, {olds[name]: pair.target}) as old,
+                running(rewritten, {lasts[name]: pair.result}, "rewritten") as new,
+            ):
+                for batch in again(batches, passes):
+                    pair.run(batch, old, new)
+                    bar.step(label=f"refit: {name}")
+            found[name] = _accepted(pair, ridges)
+    return found
+
+
+def _calls(
+    model: nn.Module, layers: dict[str, nn.Module], batches: Iterable[Any], passes: int
+) -> dict[str, int]:
+    """The names in the order in which their layers first run, and how often a pass calls each."""
+    order: list[nn.Module] = []
+
+    def tap(layer: nn.Module) -> Callable[[torch.Tensor, Any], None]:
+        return lambda x, y: order.append(layer)
+
+    with running(model, {layer: tap(layer) for layer in layers.values()}) as run:
+        run(next(again(batches, passes)))
+    silent = [name for name, layer in layers.items() if layer not in order]
+    if silent:
+        raise RewriteError(f"{silent[0]}: it is not called with these batches")
+    names = {layer: name for name, layer in reversed(layers.items())}
+    return {names[layer]: order.count(layer) for layer in dict.fromkeys(order)}
+
+
+class _Pair:
+    """One layer in both models: what it gave and what it gives, as sums and as what is kept aside."""
+
+    def __init__(self, name: str, layer: nn.Module, calls: int, length: int | None, weights: bool) -> None:
+        self.name, self.layer, self.calls, self.length = name, layer, calls, length
+        transposed = bool(layer.transposed)
+        self.note = "the last stage is transposed: only its bias is fitted" if transposed else ""
+        self.weights = weights and not transposed
+        self.normal = Normal(self.weights, layer.bias is not None)
+        self.wanted: list[torch.Tensor] = []
+        self.stride = 0
+        self.seen = 0
+        self.aside_by_position = False
+
+    def run(self, batch: Any, old: Runner, new: Runner) -> None:
+        self.wanted.clear()
+        old(batch, self.calls)
+        if len(self.wanted) == 0:
+            return
+        new(batch, len(self.wanted))
+        if self.wanted:
+            raise RewriteError(f"{self.name}: it is called less often in the rewritten model")
+
+    def target(self, x: torch.Tensor, y: Any) -> None:
+        if not isinstance(y, torch.Tensor):
+            raise RewriteError(f"{self.name}: it gives a {type(y).__name__}, not a tensor")
+        self.wanted.append(y.detach().clone())  # what comes behind may write into it
+
+    def result(self, x: torch.Tensor, y: torch.Tensor) -> None:
+        wanted = self.wanted.pop(0)
+        if wanted.shape != y.shape:
+            raise RewriteError(
+                f"{self.name}: the last convolution of its chain gives {tuple(y.shape)}, the original "
+                f"{tuple(wanted.shape)}"
+            )
+        x, spec = space_of(self.layer, x)
+        pixels = prod(spec.output_size)
+        weight: Any = self.layer.weight
+        values = prod(weight.shape[1:]) if self.weights else 1
+        if not self.stride:
+            self.aside_by_position = len(x) * (self.length or 16) < 8
+            most = max(_LEAST, _EACH * values) / (self.length or 16)
+            self.stride = spaced(len(x) * pixels, most, spec.output_size)
+        picked = torch.arange(0, len(x) * pixels, self.stride, device=x.device)
+        images = picked // pixels + self.seen
+        self.seen += len(x)
+        index = torch.arange(len(picked), device=x.device) if self.aside_by_position else images
+        aside = index % 4 == 3
+        rows = patches(x, spec, picked) if self.weights else x.new_zeros(spec.groups, len(picked), 0)
+        flat = (t.detach().reshape(len(x), -1, pixels).transpose(1, 2).flatten(0, 1) for t in (wanted, y))
+        was, now = (one[picked] for one in flat)
+        room = max(0, _ASIDE // (self.length or 16)) or 1
+        self.normal.add(rows[:, ~aside], (was - now)[~aside])
+        kept = aside.nonzero().flatten()
+        kept = kept[:: max(1, -(-len(kept) // room))]
+        self.normal.keep(rows[:, kept], was[kept], now[kept])
+
+
+def _accepted(pair: _Pair, ridges: tuple[float, ...]) -> Refit:
+    """The best of what was tried, put into the layer."""
+    normal = pair.normal
+    if not normal.count:
+        raise RewriteError(f"{pair.name}: there are too few positions of its output to fit anything to")
+    before = normal.error(None)
+    best: Fit | None = None
+    after, kept = before, "nothing"
+    fits = [("bias", normal.shift())] if pair.layer.bias is not None else []
+    fits += [("weights", normal.fit(ridge)) for ridge in ridges if pair.weights]
+    for what, fit in fits:
+        error = normal.error(fit)
+        if error < after:
+            best, after, kept = fit, error, what
+    if best is not None:
+        _add(pair.layer, best)
+    return Refit(before, after, normal.count, kept, pair.note)
+
+
+def _add(layer: nn.Module, fit: Fit) -> None:
+    weight: Any = layer.weight
+    bias: Any = layer.bias
+    with torch.no_grad():
+        if fit.weight is not None:
+            weight.copy_(weight.double().cpu() + fit.weight.reshape(weight.shape))
+        if fit.bias is not None and bias is not None:
+            bias.copy_(bias.double().cpu() + fit.bias)
+    if isinstance(layer, ConvLike):
+        layer.forget()
+
+
+def _is_conv(module: nn.Module) -> bool:
+    return isinstance(module, ConvLike) or adapters.known(type(module))
+
+
+def _last_of(name: str, module: nn.Module) -> nn.Module:
+    last = module
+    while isinstance(last, nn.Sequential) and len(last):
+        last = last[-1]
+    if not _is_conv(last):
+        raise RewriteError(f"{name}: what stands there ends in a {type(last).__name__}, not a convolution")
+    return last
+
+
+def _put(module: nn.Module, pairs: Any, name: str) -> None:
+    """New weights for the convolutions of a chain."""
+    if pairs is None:
+        return
+    layers: list[Any] = [one for one in module.modules() if _is_conv(one)]
+    if len(layers) != len(pairs):
+        raise RewriteError(f"{name}: refactor gives {len(pairs)} weights for {len(layers)} convolutions")
+    with torch.no_grad():
+        for layer, (weight, bias) in zip(layers, pairs, strict=True):
+            if (bias is None) != (layer.bias is None) or weight.shape != layer.weight.shape:
+                raise RewriteError(f"{name}: refactor gives weights of other shapes than those of its chain")
+            layer.weight.copy_(weight)
+            if bias is not None:
+                layer.bias.copy_(bias)
+            if isinstance(layer, ConvLike):
+                layer.forget()

@@ -1,0 +1,252 @@
+"""rewrite: what is chosen is done, checked against the old layers, and told; what fails is taken back."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import archcost
+from archcost.errors import InputError, RewriteError, SpecError
+from archcost.latency.store import Store
+from archcost.rewriting import Factorisation, Plan, Replacement, chained
+from archcost.rewriting.rule import _rules, register
+
+
+def cnn():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        *(nn.Conv2d(3, 16, 5, padding=2), nn.ReLU(inplace=True), nn.MaxPool2d(2)),
+        *(nn.Conv2d(16, 32, 5, padding=2), nn.ReLU(inplace=True)),
+        *(nn.Conv2d(32, 32, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(32), nn.ReLU(inplace=True)),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10)),
+    ).eval()
+
+
+def images(batch=2, size=24):
+    return torch.rand(batch, 3, size, size, generator=torch.Generator().manual_seed(1))
+
+
+def smooth(batch=4, seed=2):
+    """Images whose pixels are alike near one another, as those of photographs are."""
+    x = torch.randn(batch, 3, 6, 6, generator=torch.Generator().manual_seed(seed))
+    return nn.functional.interpolate(x, size=24, mode="bicubic")
+
+
+def rewritten(model, choices=None, inputs=None, **options):
+    given = images() if inputs is None else inputs
+    return archcost.rewrite(model, given, choices, store=False, progress=False, **options)
+
+
+def test_a_layer_is_rewritten_by_the_rule_named():
+    model = cnn()
+    new = rewritten(model, {"3": "asymmetric"})
+    assert [type(step).__name__ for step in new.model[3]] == ["Conv2d", "Conv2d"]
+    assert new.after.total.macs < new.before.total.macs
+    assert new.comparison.a.total.macs == new.before.total.macs
+    assert isinstance(new.plan, Plan)
+    assert new.original is model
+    assert 0 < new.output_error < 0.5
+
+
+def test_options_are_taken():
+    new = rewritten(cnn(), {"3": ("bottleneck", {"form": "out", "rank_out": 8})})
+    assert [step.out_channels for step in new.model[3]] == [8, 32]
+
+
+def test_a_pattern_means_all_that_can_be():
+    new = rewritten(cnn(), {"*": "separable"})
+    assert {one.name for one in new.plan} >= {"3", "5"}
+
+
+def test_proposals_are_taken_as_they_are():
+    model = cnn()
+    found = archcost.propose(model, images(), rules=["asymmetric"], store=False, progress=False)
+    new = rewritten(model, found["3"][:1])
+    assert new.plan == Plan(found["3"][:1])
+
+
+def test_rules_are_applied_wherever_they_fit():
+    new = rewritten(cnn(), rules=["asymmetric", "separable", "bottleneck"])
+    assert {one.name for one in new.plan} >= {"3", "5"}
+    assert new.model(images()).shape == (2, 10)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ({}, InputError, "give choices by layer, or rules"),
+        ({"choices": {"3": "asymmetric"}, "rules": ["merge"]}, InputError, "one of the two"),
+        ({"choices": {"4": "asymmetric"}}, SpecError, "has no convolution '4'"),
+        (
+            {"choices": {"3": "asymetric"}},
+            SpecError,
+            "no rule is called 'asymetric'; did you mean a",
+        ),
+        ({"choices": {"3": 5}}, InputError, "the choice for '3' is 5"),
+        (
+            {"choices": {"3": ("bottleneck", {"depth": 1})}},
+            RewriteError,
+            "3: bottleneck has no option .depth.",
+        ),
+        ({"choices": [1]}, InputError, "choices hold 1, which is no Proposal"),
+        (
+            {"rules": ["asymmetric"], "ratio": 2},
+            InputError,
+            "a share of the MACs of a layer, above 0",
+        ),
+    ],
+)
+def test_what_makes_no_sense_is_said(arguments, error, words):
+    model = cnn()
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+    with pytest.raises(error, match=words):
+        rewritten(model, **arguments)
+    assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
+
+
+def test_in_place_it_can_be_undone():
+    model = cnn()
+    expected, old = model(images()), model[3]
+    new = rewritten(model, {"3": "asymmetric"}, inplace=True)
+    assert new.model is model
+    assert model[3] is not old
+    assert new.original is None
+    new.undo()
+    assert model[3] is old
+    assert torch.equal(model(images()), expected)
+
+
+class Wrong(Factorisation):
+    """A rule whose layers are not what they should be."""
+
+    name, change, break_even = "wrong", "KxK -> something else", "never"
+
+    def __init__(self, fault):
+        self.fault = fault
+
+    def refusal(self, subject):
+        return None
+
+    def options(self, subject, ratio):
+        return [{}]
+
+    def replacement(self, subject, **options):
+        spec = subject.spec
+        pad = spec.padding if self.fault != "shape" else 0
+        first = copy.copy(spec)
+        object.__setattr__(first, "padding", pad if pad else ((0, 0),) * len(spec.padding))
+        return Replacement({subject.name: chained(first)}, exact=self.fault == "exact")
+
+    def factors(self, kernel, replacement, moments):
+        return [kernel.flatten(0, 1)]
+
+    def carry(self, modules, replacement, moments=None):
+        layer = next(iter(modules.values()))
+        weight = layer.weight.detach() * (2 if self.fault == "exact" else 1)
+        bias = None if layer.bias is None else layer.bias.detach()
+        return {replacement.name: [(weight, bias)]}
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("shape", r"the output's shape: \(2, 32, 12, 12\) before, \(2, 32, 8, 8\) now"),
+        ("exact", "the output's relative error is .* above the tolerance"),
+    ],
+)
+def test_a_layer_that_is_not_as_predicted_is_taken_back_and_said(fault, words):
+    register(Wrong(fault))
+    try:
+        model = cnn()
+        new = rewritten(model, rules=["wrong"])
+        stay = next(one for one in new.stays if one.name == "3")
+        assert "taken back" in stay.reason
+        with pytest.raises(RewriteError, match=words):
+            rewritten(model, {"3": "wrong"})
+        assert torch.equal(new.model(images()), model(images()))
+    finally:
+        del _rules["wrong"]
+
+
+class Picky(nn.Module):
+    """Its forward asks of a layer what only a convolution has."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 5, padding=2)
+
+    def forward(self, x):
+        return self.conv(x).to(self.conv.weight.dtype)
+
+
+def test_a_forward_that_fails_with_the_new_layer_gets_the_old_one_back():
+    model = Picky().eval()
+    new = rewritten(model, rules=["asymmetric"])
+    assert isinstance(new.model.conv, nn.Conv2d)
+    assert any("forward fails with it" in one.reason for one in new.stays)
+
+
+def test_data_brings_the_outputs_nearer():
+    model = cnn()
+    choices = {"3": ("bottleneck", {"form": "both", "rank_in": 6, "rank_out": 8})}
+    x = smooth(4, seed=9)
+    blind = rewritten(model, choices, inputs=x)
+    seeing = rewritten(model, choices, inputs=x, batches=[smooth(seed=s) for s in range(3)])
+    assert seeing.output_error < 0.8 * blind.output_error
+    before, after = seeing.outcomes[0].refitted
+    assert after <= before
+
+
+def test_data_leaves_the_model_as_it_was_also_after_a_failure():
+    model = cnn().train()
+    before = copy.deepcopy(model.state_dict())
+    rewritten(model, {"3": "asymmetric"}, batches=[smooth()])
+    with pytest.raises(Exception, match=r"."):
+        rewritten(model, {"3": "asymmetric"}, batches=[smooth(), torch.rand(1, 7, 24, 24)])
+    assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
+    assert all(part.training for part in model.modules())
+    assert not any(part._forward_hooks or part._forward_pre_hooks for part in model.modules())
+
+
+@pytest.mark.parametrize(
+    ("layer", "size"),
+    [(nn.Conv1d(4, 8, 7, padding=3), (40,)), (nn.Conv3d(4, 8, 3, padding=1), (6, 7, 8))],
+)
+def test_one_and_three_dimensions(layer, size):
+    model = nn.Sequential(layer).eval()
+    x = torch.randn(2, 4, *size)
+    new = archcost.rewrite(model, x, rules=["bottleneck"], store=False, progress=False)
+    assert len(new.plan) == 1
+    assert new.model(x).shape == model(x).shape
+
+
+def test_what_may_not_be_replaced_stays_with_its_reason():
+    model = cnn()
+    nn.utils.parametrizations.weight_norm(model[3])
+    new = rewritten(model, rules=["asymmetric"])
+    assert any(one.name == "3" and "parametrized" in one.reason for one in new.stays)
+    with pytest.raises(RewriteError, match="'3' cannot be rewritten by asymmetric: its weight is"):
+        rewritten(model, {"3": "asymmetric"})
+
+
+def test_old_and_new_are_timed_in_turns():
+    race = rewritten(cnn(), {"3": "asymmetric"}).race(seconds=0.2)
+    assert race.old_ms > 0
+    assert race.new_ms > 0
+    assert race.threads == torch.get_num_threads()
+
+
+def test_times_of_proposals_are_kept_in_the_store():
+    model = cnn()
+    with Store(":memory:") as store:
+        found = archcost.propose(
+            model, images(), rules=["asymmetric"], names=["3"], store=store, progress=False
+        )
+        assert all(one.race is None for one in found)
+        timed = found.measured(images(), seconds=1, store=store, progress=False)
+        assert all(one.race is not None for one in timed)
+        again = archcost.propose(
+            model, images(), rules=["asymmetric"], names=["3"], store=store, progress=False
+        )
+        assert [one.race.old_ms for one in again] == pytest.approx([one.race.old_ms for one in timed])
