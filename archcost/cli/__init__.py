@@ -1,0 +1,67 @@
+"""The command line: parses, calls the public API, prints. Results on stdout, all else on stderr.
+
+Exit codes: 0 done, 1 findings (a crosscheck or a zoo model disagrees, a rewrite that found nothing to do), 2
+usage or load error, 130 Ctrl-C. One file a command; each has ``add(commands, common)`` and ``run(args)``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from archcost.cli import analyze, compare, field, measure, paths, propose, rewrite, store, zoo
+from archcost.cli.output import DONE, FAILED, INTERRUPTED, check_output
+from archcost.errors import ArchcostError
+
+__all__ = ["main"]
+
+# In the order in which the help lists them.
+COMMANDS = (analyze, compare, field, measure, propose, rewrite, paths, store, zoo)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if args.version:
+        from archcost import __version__
+
+        print(f"archcost {__version__}")
+        return DONE
+    if args.command is None:
+        parser.print_help(sys.stderr)
+        return FAILED
+    try:
+        check_output(args)
+        return int(args.run(args))
+    except ArchcostError as error:
+        if args.debug:
+            raise
+        print(f"archcost: {' '.join(str(error).split())}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        print("archcost: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader has gone (| head): nothing is left to say, and flushing at exit must not complain.
+        sys.stderr.close()
+        return DONE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="archcost",
+        description="What a PyTorch model costs: parameters, MACs, memory, layer by layer; how long it takes "
+        "here; what could stand in the place of its convolutions. Nothing is downloaded.",
+    )
+    parser.add_argument("--version", action="store_true", help="print the version")
+    parser.set_defaults(debug=False)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    common.add_argument("-o", "--output", metavar="FILE", help="write to FILE, - for stdout")
+    common.add_argument("--force", action="store_true", help="overwrite FILE")
+    for command in COMMANDS:
+        command.add(commands, common)
+    return parser

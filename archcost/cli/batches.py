@@ -1,0 +1,41 @@
+"""Unlabelled inputs from files: tensors only, code in a file is never run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from archcost.errors import SpecError
+
+__all__ = ["load_batches"]
+
+
+def load_batches(files: Sequence[str], size: int) -> list[Any]:
+    """The tensors of all files, first axis by first axis, in batches of ``size``; the last may be smaller.
+
+    Raises:
+        SpecError: a file is not there, holds no tensor, or an empty one.
+    """
+    import torch
+
+    if size < 1:
+        raise SpecError(f"--batch-size is {size}; a batch holds at least one input")
+    batches: list[Any] = []
+    for file in files:
+        if not Path(file).is_file():
+            raise SpecError(f"--batches: there is no file {file!r}")
+        try:
+            found = torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:  # whatever a broken file makes it raise
+            # Only what is wrong: PyTorch goes on to advise loading it unsafely.
+            line = (str(error).strip() or type(error).__name__).splitlines()[0].partition(". ")[0]
+            raise SpecError(f"--batches: {file} cannot be read as plain tensors: {line}") from error
+        if not isinstance(found, torch.Tensor) or found.dim() < 1 or not len(found):
+            said = tuple(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__
+            raise SpecError(
+                f"--batches: {file} holds {said}; it takes one tensor, inputs along its first axis, as "
+                f"torch.save writes it"
+            )
+        batches += found.split(size)
+    return batches

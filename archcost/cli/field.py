@@ -1,0 +1,81 @@
+"""archcost field: which part of the input a layer sees."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from archcost.cli.options import SPEC, input_options, inputs, position
+from archcost.cli.output import DONE, FINDINGS, check_writable, emit
+
+__all__ = ["add", "run"]
+
+
+def add(commands: Any, common: argparse.ArgumentParser) -> None:
+    """The command and its options."""
+    field = commands.add_parser("field", parents=[common], help="which part of the input a layer sees")
+    field.add_argument("spec", metavar="SPEC", help=SPEC)
+    input_options(field)
+    field.add_argument(
+        "--weights", metavar="FILE", help="a state dict: .pt/.pth (plain tensors only) or .safetensors"
+    )
+    field.add_argument("--layer", metavar="NAME", help="a module; default: the last spatial feature map")
+    field.add_argument(
+        "--position", type=position, metavar="Y,X", help="of the layer's output; default: its centre"
+    )
+    field.add_argument("--verify", action="store_true", help="plant NaN in the real model and see it arrive")
+    field.add_argument("--effective", action="store_true", help="the effective field as well (Luo et al.)")
+    field.add_argument("--plot", metavar="FILE", help="draw the window over the input, as .png, .svg or .pdf")
+    field.add_argument("--growth", metavar="FILE", help="draw how the field grows over depth")
+    field.add_argument("--format", choices=("text", "json"), default="text", help="default: text")
+    field.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """The exit code."""
+    from archcost.analysis import analyze
+    from archcost.receptive import verify_field
+
+    for path in filter(None, (args.plot, args.growth)):
+        from archcost.report.pictures.canvas import check_path
+
+        check_path(path)
+        check_writable(path, args.force)
+    analysis = analyze(args.spec, weights=args.weights, **inputs(args))
+    field = analysis.fields.select(args.layer, args.position)
+    witness = verify_field(analysis, field) if args.verify else None
+    effective = None
+    if args.effective:
+        from archcost.effective import effective_field
+
+        effective = effective_field(analysis, layer=args.layer, position=args.position)
+    if args.format == "json":
+        from archcost.report.records import dump, field_record
+
+        record = {"model": analysis.name, "input": analysis.input_text, **field_record(field)}
+        if witness is not None:
+            record["verified"] = witness.agrees
+        if effective is not None:
+            record["effective"] = {"side": effective.side, "share": effective.share}
+        emit(args, dump(record, 2))
+    else:
+        said = [f"{analysis.name}, input {analysis.input_text}", str(field)]
+        said += [str(more) for more in (effective, witness) if more is not None]
+        if args.layer is None:
+            from archcost.report.notes import field_notes
+
+            said += [f"{what}: {text}" for what, text in field_notes(analysis)[1:]]
+        emit(args, "\n".join(said) + "\n")
+    _draw(args, analysis, effective)
+    return DONE if witness is None or witness.agrees else FINDINGS
+
+
+def _draw(args: argparse.Namespace, analysis: Any, effective: Any) -> None:
+    if args.plot:
+        from archcost.report.pictures.window import plot_window
+
+        plot_window(analysis, layer=args.layer, position=args.position, effective=effective, path=args.plot)
+    if args.growth:
+        from archcost.report.pictures.growth import plot_growth
+
+        plot_growth(analysis, path=args.growth)

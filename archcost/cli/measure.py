@@ -1,0 +1,70 @@
+"""archcost measure: how long each convolution takes here."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from archcost.cli.options import SPEC, count, given, names, size_option, sizes
+from archcost.cli.output import DONE, INTERRUPTED, emit
+
+__all__ = ["add", "run"]
+
+
+def add(commands: Any, common: argparse.ArgumentParser) -> None:
+    """The command and its options."""
+    measure = commands.add_parser(
+        "measure", parents=[common], help="how long each convolution takes here, and on which path least"
+    )
+    measure.add_argument("spec", metavar="SPEC", help=SPEC)
+    size_option(measure)
+    measure.add_argument("--batch", type=count, metavar="N", help="images; default: as the input has")
+    measure.add_argument("--weights", metavar="FILE", help="a state dict; errors depend on the weights")
+    measure.add_argument(
+        "--threads", type=count, metavar="N", help="of PyTorch; default: as many as it takes"
+    )
+    measure.add_argument(
+        "--paths", type=names, metavar="A,B,...", help="these paths, or all; default: those that may be fast"
+    )
+    measure.add_argument("--seconds", type=float, metavar="S", help="about how long it may take; default: 60")
+    measure.add_argument(
+        "--tolerance", type=float, metavar="T", help="the largest error of a path; default: 1e-4"
+    )
+    measure.add_argument("--store", metavar="STORE", help="where times are kept; :memory: keeps none")
+    measure.add_argument("--again", action="store_true", help="measure anew what the store has")
+    measure.add_argument("--cold", action="store_true", help="paths get inputs from beyond the caches")
+    formats = ("text", "markdown", "json", "csv")
+    measure.add_argument("--format", choices=formats, default="text", help="default: text")
+    measure.add_argument("--columns", type=names, metavar="A,B,...", help="the columns to show")
+    measure.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """The exit code."""
+    from archcost.analysis import analyze
+    from archcost.measured import MeasuringInterrupted
+
+    analysis = analyze(args.spec, weights=args.weights, input_size=sizes(args))
+    paths = "all" if args.paths == ["all"] else args.paths
+    options = given(
+        paths=paths, threads=args.threads, batch=args.batch, seconds=args.seconds, tolerance=args.tolerance
+    )
+    try:
+        found = analysis.measure(store=args.store, again=args.again, cold=args.cold, **options)
+    except MeasuringInterrupted as stopped:
+        _write_measured(args, stopped.found)
+        print("archcost: interrupted; what had been measured by then is shown, and kept", file=sys.stderr)
+        return INTERRUPTED
+    _write_measured(args, found)
+    return DONE
+
+
+def _write_measured(args: argparse.Namespace, found: Any) -> None:
+    options = given(columns=args.columns)
+    if args.format == "text" and args.output in (None, "-"):
+        found.table(**options)
+    elif args.format == "json":
+        emit(args, found.to_json() + "\n")
+    else:
+        emit(args, getattr(found, f"to_{args.format}")(**options).rstrip("\n") + "\n")

@@ -1,0 +1,130 @@
+"""What the commands share: kinds of arguments, and groups of options."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+__all__ = [
+    *("FORMATS", "SPEC", "batch_options", "count", "days", "given", "input_options", "inputs", "names"),
+    *("position", "ratio", "rule_names", "size", "size_option", "sizes", "table_options"),
+]
+
+FORMATS = ("table", "markdown", "json", "csv", "html")
+SPEC = "torchvision:NAME, timm:NAME, path/to/file.py:factory_or_class or package.module:attr"
+
+
+def size_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--input-size",
+        action="append",
+        type=size,
+        metavar="N,C,H,W",
+        help="shape of the input, batch included; repeat it for several inputs",
+    )
+
+
+def input_options(parser: argparse.ArgumentParser) -> None:
+    size_option(parser)
+    parser.add_argument("--dtype", help="of the input, as in float16 or int64; default: the model's")
+    parser.add_argument(
+        "--device", help="run the pass for real there, as in cpu; default: meta, nothing computed"
+    )
+
+
+def table_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--format", choices=FORMATS, default="table", help="default: table")
+    parser.add_argument(
+        "--depth", type=count, metavar="N", help="levels of modules to show; default 3 in a table"
+    )
+    parser.add_argument("--top", type=count, metavar="N", help="only the N costliest layers")
+    parser.add_argument("--sort", metavar="COLUMN", help="sort by a column, as in peak_memory_bytes")
+    parser.add_argument("--columns", type=names, metavar="A,B,...", help="the columns to show")
+
+
+def batch_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--batches",
+        nargs="+",
+        action="extend",
+        metavar="FILE.pt",
+        help="unlabelled inputs: a tensor a file, inputs along its first axis",
+    )
+    parser.add_argument(
+        "--batch-size", type=count, metavar="N", default=32, help="inputs at a time; default: 32"
+    )
+
+
+def rule_names(args: argparse.Namespace) -> list[str] | None:
+    """What ``--rules A B,C`` means; raises SpecError for a rule that is not there, before any work."""
+    if args.rules is None:
+        return None
+    from archcost.rewriting import get
+
+    found = list(dict.fromkeys(name for given in args.rules for name in given))
+    for name in found:
+        get(name)
+    return found
+
+
+def ratio(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is no share of the MACs, above 0 and at most 1")
+    return value
+
+
+def count(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{text} is negative")
+    return number
+
+
+def days(text: str) -> float:
+    number = float(text)
+    if not 0 <= number < 1e6:
+        raise argparse.ArgumentTypeError(f"{text} is no number of days")
+    return number
+
+
+def names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def position(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(n) for n in text.replace("x", ",").split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no position; give it as in 7,7") from None
+
+
+def size(text: str) -> tuple[int, ...]:
+    try:
+        shape = tuple(int(n) for n in text.replace("x", ",").split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no shape; give it as in 1,3,224,224") from None
+    if not shape or min(shape) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: every size must be positive")
+    return shape
+
+
+def sizes(args: argparse.Namespace) -> Any:
+    """What ``--input-size`` means: nothing, one shape, or a list of them."""
+    given = args.input_size
+    return given[0] if given and len(given) == 1 else given
+
+
+def inputs(args: argparse.Namespace) -> dict[str, Any]:
+    """The options of `input_options`, as `archcost.analyze` takes them."""
+    options: dict[str, Any] = {"input_size": sizes(args)}
+    if args.dtype:
+        options["dtype"] = args.dtype
+    if args.device:
+        options["device"] = args.device
+    return options
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """Only what was said; the API's own defaults stand for the rest."""
+    return {name: value for name, value in options.items() if value is not None}

@@ -1,0 +1,69 @@
+"""Where results go: stdout, or a file that is overwritten only when forced."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from archcost.errors import SpecError
+
+__all__ = [
+    *("DONE", "FAILED", "FINDINGS", "INTERRUPTED"),
+    *("check_output", "check_writable", "emit", "write", "write_file"),
+]
+
+# Exit codes; what each means stands in `archcost.cli`.
+DONE, FINDINGS, FAILED, INTERRUPTED = 0, 1, 2, 130
+
+
+def write(args: argparse.Namespace, result: Any, options: dict[str, Any]) -> None:
+    """A result in the format asked for."""
+    if args.format == "table" and args.output in (None, "-"):
+        result.table(**options)
+        return
+    if args.format == "table":
+        text = result.to_text(**options)
+    elif args.format == "json":
+        # JSON is whole: what a program reads is not cut to what a person wants to see.
+        text = result.to_json(operations=True) if options.get("by") == "operations" else result.to_json()
+    else:
+        text = getattr(result, f"to_{args.format}")(**options)
+    emit(args, text if text.endswith("\n") else text + "\n")
+    for note in getattr(result, "notes", ()) if args.format == "csv" else ():
+        print(f"note: {note}", file=sys.stderr)
+
+
+def check_output(args: argparse.Namespace) -> None:
+    """`check_writable` of what ``-o`` names."""
+    if args.output != "-":
+        check_writable(args.output, args.force)
+
+
+def check_writable(name: str | None, force: bool) -> None:
+    """Before the work: the file can be written, and is not one that somebody needs."""
+    if name is None:
+        return
+    path = Path(name)
+    if path.is_dir() or not path.resolve().parent.is_dir():
+        raise SpecError(f"{name} is a folder, or its folder is not there")
+    if path.exists() and not force:
+        raise SpecError(f"{name} exists; --force overwrites it")
+
+
+def emit(args: argparse.Namespace, text: str) -> None:
+    """To stdout, or into the file that ``-o`` names."""
+    if args.output in (None, "-"):
+        sys.stdout.write(text)
+        sys.stdout.flush()
+        return
+    write_file(args.output, text)
+
+
+def write_file(name: str, text: str) -> None:
+    """As UTF-8; what hinders it is a SpecError."""
+    try:
+        Path(name).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise SpecError(f"cannot write {name}: {error.strerror}") from error

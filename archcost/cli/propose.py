@@ -1,0 +1,110 @@
+"""archcost propose: what could stand in the place of every convolution of a model."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from archcost.cli.options import (
+    FORMATS,
+    SPEC,
+    batch_options,
+    count,
+    names,
+    ratio,
+    rule_names,
+    size_option,
+    sizes,
+)
+from archcost.cli.output import DONE, INTERRUPTED, write
+
+__all__ = ["add", "random_weights", "run"]
+
+
+def add(commands: Any, common: argparse.ArgumentParser) -> None:
+    """The command and its options."""
+    propose = commands.add_parser(
+        "propose",
+        parents=[common],
+        help="what could stand in the place of each convolution, and what it saves",
+    )
+    propose.add_argument("spec", metavar="SPEC", help=SPEC)
+    size_option(propose)
+    propose.add_argument("--weights", metavar="FILE", help="a state dict; errors depend on the weights")
+    propose.add_argument(
+        "--rules", nargs="+", action="extend", type=names, metavar="RULE", help="only these; default: all"
+    )
+    propose.add_argument(
+        "--ratio",
+        nargs="+",
+        action="extend",
+        type=ratio,
+        metavar="R",
+        help="MACs wanted, as a share of those of each layer; default: 0.5",
+    )
+    propose.add_argument(
+        "--layers",
+        nargs="+",
+        action="extend",
+        metavar="NAME",
+        help="only these, or those of a pattern as in 'features.*'",
+    )
+    propose.add_argument("--no-errors", action="store_true", help="leave out the errors of the weights")
+    batch_options(propose)
+    propose.add_argument("--measure", action="store_true", help="time old and new layers here, in turns")
+    propose.add_argument(
+        "--seconds", type=float, metavar="S", default=60.0, help="for --measure, about; default: 60"
+    )
+    propose.add_argument(
+        "--threads", type=count, metavar="N", help="of PyTorch; default: as many as it takes"
+    )
+    propose.add_argument("--store", metavar="STORE", help="where times are kept; :memory: keeps none")
+    propose.add_argument("--format", choices=FORMATS, default="table", help="default: table")
+    propose.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """The exit code."""
+    from archcost.analysis import analyze
+    from archcost.cli.batches import load_batches
+    from archcost.latency.settings import settings
+    from archcost.proposals import propose
+
+    rules = rule_names(args)
+    batches = None if args.batches is None else load_batches(args.batches, args.batch_size)
+    size = sizes(args)
+    if size is None and batches is not None:
+        size = (1, *batches[0].shape[1:])
+    with settings(threads=args.threads):
+        found = propose(
+            analyze(args.spec, weights=args.weights, input_size=size),
+            rules=rules,
+            ratio=args.ratio or 0.5,
+            names=args.layers,
+            errors=not args.no_errors,
+            batches=batches,
+            store=args.store,
+        )
+        stopped = False
+        if args.measure:
+            try:
+                found = found.measured(seconds=args.seconds, store=args.store)
+            except KeyboardInterrupt:
+                stopped = True
+    write(args, found, {})
+    if not args.no_errors:
+        random_weights(args)
+    if stopped:
+        print("archcost: interrupted; what had been timed by then is in the store", file=sys.stderr)
+    return INTERRUPTED if stopped else DONE
+
+
+def random_weights(args: argparse.Namespace) -> None:
+    """Errors of weights that no training has seen say little."""
+    if args.weights is None and args.spec.startswith(("torchvision:", "timm:")):
+        print(
+            "note: the weights are random, as the constructor makes them, and so are the errors; "
+            "--weights FILE takes yours",
+            file=sys.stderr,
+        )

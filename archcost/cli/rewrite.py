@@ -1,0 +1,179 @@
+"""archcost rewrite: cheaper layers in place of a model's own; a state dict, and the plan it goes with."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from archcost.cli.options import SPEC, batch_options, count, names, ratio, rule_names, size_option, sizes
+from archcost.cli.output import DONE, FINDINGS, check_writable, write_file
+from archcost.cli.propose import random_weights
+from archcost.errors import SpecError
+
+if TYPE_CHECKING:
+    from archcost.rewritten import Rewritten
+
+__all__ = ["add", "run"]
+
+
+def add(commands: Any, common: argparse.ArgumentParser) -> None:
+    """The command and its options."""
+    rewrite = commands.add_parser(
+        "rewrite", parents=[common], help="put cheaper layers in place, the weights carried over"
+    )
+    rewrite.add_argument("spec", metavar="SPEC", help=SPEC)
+    what = rewrite.add_mutually_exclusive_group(required=True)
+    what.add_argument(
+        "--rules", nargs="+", action="extend", type=names, metavar="RULE", help="wherever one applies"
+    )
+    what.add_argument(
+        "--layers",
+        nargs="+",
+        action="extend",
+        metavar="NAME=RULE",
+        help="layer by layer or by pattern, as in 'features.*=asymmetric' or 'conv1=bottleneck:rank=16'",
+    )
+    rewrite.add_argument(
+        "--ratio",
+        type=ratio,
+        metavar="R",
+        default=0.5,
+        help="MACs wanted, as a share of those of each layer; default: 0.5",
+    )
+    rewrite.add_argument(
+        "--budget",
+        type=ratio,
+        metavar="B",
+        help="with --rules, in place of --ratio: the same for all layers that they apply to, together",
+    )
+    size_option(rewrite)
+    rewrite.add_argument("--weights", metavar="FILE", help="the trained weights: a state dict")
+    batch_options(rewrite)
+    rewrite.add_argument("--measure", action="store_true", help="time old and new model here, in turns")
+    rewrite.add_argument(
+        "--seconds", type=float, metavar="S", default=20.0, help="for --measure, about; default: 20"
+    )
+    rewrite.add_argument(
+        "--threads", type=count, metavar="N", help="of PyTorch; default: as many as it takes"
+    )
+    rewrite.add_argument("--store", metavar="STORE", help="where times are looked up")
+    rewrite.add_argument(
+        "--plan", metavar="FILE", help="the plan as JSON; default: beside -o, as NAME.plan.json"
+    )
+    rewrite.add_argument("--report", metavar="FILE", help="what was gained and lost, as markdown")
+    rewrite.add_argument("--python", metavar="FILE", help="the new layers as Python source")
+    rewrite.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """The exit code."""
+    files = _files(args)
+    rules, choices = rule_names(args), None if args.layers is None else dict(_choices(args.layers))
+    from archcost.cli.batches import load_batches
+    from archcost.latency.settings import settings
+    from archcost.models import load
+    from archcost.rewritten import rewrite
+
+    batches = None if args.batches is None else load_batches(args.batches, args.batch_size)
+    loaded = load(args.spec, weights=args.weights)
+    size, inputs = sizes(args), None
+    if size is None and batches is not None:
+        inputs = batches[0][:1]  # real values, and costs of one input as elsewhere
+    elif size is None:
+        size = loaded.input_size
+    with settings(threads=args.threads, flush_denormals=False):
+        found = rewrite(
+            loaded.model,
+            inputs,
+            choices,
+            rules=rules,
+            ratio=args.ratio,
+            budget=args.budget,
+            batches=batches,
+            store=args.store,
+            input_size=size,
+        )
+        # As the other commands call it, and why it got inputs of that size.
+        assumed = (loaded.assumed,) if size is not None and size is loaded.input_size else ()
+        before = replace(found.before, name=loaded.spec, notes=(*assumed, *found.before.notes))
+        found = replace(found, before=before)
+        if args.measure and found.outcomes:
+            found.race(args.seconds)
+    done = bool(found.outcomes)
+    said = _restoring(args.spec, files) if done else "Nothing was written.\n"
+    print(found)
+    print(f"\n{said}", end="", flush=True)
+    if args.report:
+        write_file(args.report, f"{found.to_markdown()}\n```\n{said}```\n")
+    if not done:
+        return FINDINGS
+    _write(found, files, args.python)
+    random_weights(args)
+    return DONE
+
+
+def _files(args: argparse.Namespace) -> tuple[str, str]:
+    """Where the state dict and the plan go; that all can be written is seen before the work."""
+    if args.output in (None, "-"):
+        raise SpecError("rewrite needs -o FILE, such as -o new.pt, for the new weights")
+    plan = args.plan or os.fspath(Path(args.output).with_suffix(".plan.json"))
+    given = [name for name in (args.output, plan, args.report, args.python) if name is not None]
+    for name in given:
+        check_writable(name, args.force)
+    if len({Path(name).resolve() for name in given}) < len(given):
+        raise SpecError("-o, --plan, --report and --python name the same file twice")
+    return args.output, plan
+
+
+def _choices(given: list[str]) -> Iterator[tuple[str, Any]]:
+    """``NAME=RULE`` and ``NAME=RULE:option=value,...`` as `archcost.rewrite` takes them."""
+    from archcost.rewriting import get
+
+    for text in given:
+        name, equals, rest = text.partition("=")
+        rule, colon, options = rest.partition(":")
+        if not (name and equals and rule):
+            raise SpecError(f"--layers: {text!r} is no NAME=RULE, as in conv1=asymmetric")
+        get(rule)
+        yield name, (rule, dict(_options(text, options))) if colon else rule
+
+
+def _options(text: str, given: str) -> Iterator[tuple[str, Any]]:
+    for part in given.split(","):
+        name, equals, value = part.partition("=")
+        if not (name.strip() and equals):
+            raise SpecError(f"--layers: {text!r}: {part!r} is no option=value, as in rank=16")
+        try:
+            yield name.strip(), json.loads(value)
+        except ValueError:
+            yield name.strip(), value.strip()  # a word
+
+
+def _write(found: Rewritten, files: tuple[str, str], python: str | None) -> None:
+    import torch
+
+    weights, plan = files
+    try:
+        torch.save(found.model.state_dict(), weights)
+    except (OSError, RuntimeError) as error:
+        raise SpecError(f"cannot write {weights}: {error}") from error
+    write_file(plan, f"{found.plan.to_json()}\n")
+    if python is not None:
+        write_file(python, found.plan.to_python())
+
+
+def _restoring(spec: str, files: tuple[str, str]) -> str:
+    """The lines that bring the model back."""
+    weights, plan = files
+    return (
+        f"# The new weights are in {weights}, the plan in {plan}. To have the model again:\n"
+        f"import archcost, torch\n"
+        f"model = archcost.load({spec!r}).model  # or built as you build it\n"
+        f"model = archcost.Plan.from_json({plan!r}).apply(model, weights=False)\n"
+        f"model.load_state_dict(torch.load({weights!r}, weights_only=True))\n"
+    )
