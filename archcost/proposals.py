@@ -90,6 +90,7 @@ def propose(
         proposals=found.proposals,
         stays=found.stays,
         advice=found.advice,
+        ratio=ratio if isinstance(ratio, (int, float)) else max(ratio),
         device=found.device,
     )
 
@@ -123,6 +124,8 @@ class Proposals(Sequence[Proposal]):
     advice: tuple[Advice, ...] = ()
     device: str | None = None
     """Where the store's times come from, and the threads; None where it had none."""
+    ratio: float | None = None
+    """The MACs asked for, as a share of those of each layer; the largest where there were several."""
 
     @property
     def model_name(self) -> str:
@@ -187,7 +190,8 @@ class Proposals(Sequence[Proposal]):
         Where errors are not known, of the fewest MACs.
         """
         wanted = None if rules is None else set(rules)
-        return best_of(one for one in self.proposals if wanted is None or one.rule in wanted)
+        usable = (one for one in self.proposals if wanted is None or one.rule in wanted)
+        return best_of(usable, self.ratio)
 
     def __repr__(self) -> str:
         places = len({one.name for one in self.proposals})

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from archcost.rewriting.plan import Applied, Plan
     from archcost.rewriting.proposal import Raced
     from archcost.rewriting.sites import Hooks
+    from archcost.rewriting.subjects import Subject
+    from archcost.rewriting.weights.moments import Moments
 
 __all__ = ["Rewritten", "rewrite"]
 
@@ -30,6 +32,8 @@ Choices = Mapping[str, Choice] | Iterable[Proposal]
 
 # What layers may be cut to where a budget is for all of them together.
 _RATIOS = (0.15, 0.25, 0.35, 0.5, 0.65, 0.8)
+# Of covariances, where those of all layers are held at once.
+_MOST_BYTES = 2**30
 
 
 def rewrite(
@@ -88,6 +92,7 @@ def rewrite(
     analysis = analyze(model, inputs, input_size=input_size, progress=progress)
     call = _inputs_of(analysis, inputs)
     data = None if batches is None else list(batches)
+    moments = _moments(analysis, choices, data, hooks, progress)
     stays: tuple[Stays, ...] = ()
     if rules is not None:
         with opened(store) as there:
@@ -97,17 +102,23 @@ def rewrite(
                 analysis.costs,
                 rules=rules,
                 ratios=ratio if budget is None else _RATIOS,
+                moments=moments,
                 store=there,
                 hooks=hooks,
                 progress=progress,
             )
-        chosen = best_of(found.proposals) if budget is None else within_budget(found.proposals, budget)
-        plan, stays = Plan(chosen), found.stays
+        if budget is None:
+            plan = Plan(best_of(found.proposals, ratio))
+        else:
+            plan = Plan(within_budget(found.proposals, budget))
+        stays = found.stays
     else:
-        plan = Plan(_chosen(analysis, choices, ratio, hooks))
+        plan = Plan(_chosen(analysis, choices, ratio, hooks, moments))
     original = copied(model) if inplace and data is not None else model
     work = model if inplace else copied(model)
-    applied, outcomes = carried_out(original, work, plan, call, batches=data, hooks=hooks, progress=progress)
+    applied, outcomes = carried_out(
+        original, work, plan, call, batches=data, moments=moments, hooks=hooks, progress=progress
+    )
     failed = {one.proposal.name for one in outcomes if one.problem is not None}
     stays += tuple(
         Stays(one.proposal.name, one.proposal.type_name, one.proposal.rule, f"taken back: {one.problem}")
@@ -226,7 +237,37 @@ def _inputs_of(analysis: Analysis, inputs: Any) -> Any:
     return kwargs or args
 
 
-def _chosen(analysis: Analysis, choices: Any, ratio: float, hooks: Any) -> Iterable[Proposal]:
+def _moments(
+    analysis: Analysis, choices: Any, data: list[Any] | None, hooks: Any, progress: bool | None
+) -> Mapping[str, Moments]:
+    """Of the inputs of all layers that may be rewritten; none where they take too much memory at once."""
+    if data is None or (choices is not None and not isinstance(choices, Mapping)):
+        return {}
+    from archcost.rewriting.subjects import subjects_of
+    from archcost.rewriting.weights.moments import collect, covariance_bytes
+
+    model = analysis.model
+    subjects = subjects_of(model, analysis.trace, analysis.costs, hooks=hooks)
+    names = [
+        one.name
+        for one in subjects
+        if one.refusal is None and (choices is None or any(_means(name, one) for name in choices))
+    ]
+    if sum(covariance_bytes(model.get_submodule(name)) for name in names) > _MOST_BYTES:
+        return {}
+    return collect(model, names, data, progress=progress)
+
+
+def _means(name: str, subject: Subject) -> bool:
+    """Whether a name, or a pattern of names, is that of a layer."""
+    if any(sign in name for sign in "*?["):
+        return any(fnmatchcase(one, name) for one in subject.names)
+    return name in subject.names
+
+
+def _chosen(
+    analysis: Analysis, choices: Any, ratio: float, hooks: Any, moments: Mapping[str, Moments]
+) -> Iterable[Proposal]:
     """The proposals that choices mean."""
     if not isinstance(choices, Mapping):
         given = tuple(choices)
@@ -234,10 +275,14 @@ def _chosen(analysis: Analysis, choices: Any, ratio: float, hooks: Any) -> Itera
         if wrong is not None:
             raise InputError(f"rewrite: choices hold {wrong!r}, which is no Proposal")
         return given
-    return [one for name, choice in choices.items() for one in _one(analysis, name, choice, ratio, hooks)]
+    return [
+        one for name, choice in choices.items() for one in _one(analysis, name, choice, ratio, hooks, moments)
+    ]
 
 
-def _one(analysis: Analysis, name: str, choice: Any, ratio: float, hooks: Any) -> list[Proposal]:
+def _one(
+    analysis: Analysis, name: str, choice: Any, ratio: float, hooks: Any, moments: Mapping[str, Moments]
+) -> list[Proposal]:
     from archcost.rewriting.proposal import best_of
     from archcost.rewriting.proposing import proposal_of, proposals_of
     from archcost.rewriting.rule import get
@@ -250,9 +295,7 @@ def _one(analysis: Analysis, name: str, choice: Any, ratio: float, hooks: Any) -
     model = analysis.model
     subjects = subjects_of(model, analysis.trace, analysis.costs, hooks=hooks)
     pattern = any(sign in name for sign in "*?[")
-    meant = [
-        one for one in subjects if any(fnmatchcase(n, name) if pattern else n == name for n in one.names)
-    ]
+    meant = [one for one in subjects if _means(name, one)]
     if not meant:
         raise SpecError(f"{analysis.name} has no convolution {name!r}; names are those of named_modules()")
     made: list[Proposal] = []
@@ -263,7 +306,7 @@ def _one(analysis: Analysis, name: str, choice: Any, ratio: float, hooks: Any) -
                 continue
             raise RewriteError(f"{subject.name!r} cannot be rewritten by {rule}: {why}")
         if options is not None:
-            made.append(proposal_of(get(rule), subject, options, errors=True))
+            made.append(proposal_of(get(rule), subject, options, moments=moments.get(subject.name)))
             continue
         found = proposals_of(
             model,
@@ -272,12 +315,13 @@ def _one(analysis: Analysis, name: str, choice: Any, ratio: float, hooks: Any) -
             rules=[rule],
             ratios=ratio,
             names=[subject.name],
+            moments=moments,
             hooks=hooks,
             progress=False,
         )
         if not found.proposals and not pattern:
             raise RewriteError(f"{subject.name!r} cannot be rewritten by {rule}: {found.stays[-1].reason}")
-        made += best_of(found.proposals) or found.proposals[:1]
+        made += best_of(found.proposals, ratio) or found.proposals[:1]
     if not made:
         raise RewriteError(f"no layer that {name!r} means can be rewritten by {rule}")
     return made

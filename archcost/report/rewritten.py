@@ -183,8 +183,9 @@ def _disagree(speed: Raced) -> bool:
 def _speed(speed: Raced) -> str:
     doubt = "; rounds and medians disagree: the machine was busy, time it again" * _disagree(speed)
     threads = f"{speed.threads} thread{'s' * (speed.threads != 1)}"
+    spread = "unknown" if speed.spread_ms is None else ms_text(speed.spread_ms)
     return (
         f"{ratio_text(speed.speedup)}: {ms_text(speed.old_ms)} ms before, {ms_text(speed.new_ms)} ms after "
-        f"(spread {ms_text(speed.spread_ms)}), old and new model in turns, medians; {threads}, "
+        f"(spread {spread}), old and new model in turns, medians; {threads}, "
         f"{visible(speed.device)}{doubt}"
     )

@@ -19,7 +19,7 @@ from archcost.rewriting.replacement import Conv
 from archcost.rewriting.rule import Factorisation, get
 from archcost.rewriting.sites import Hooks
 from archcost.rewriting.weights.compose import composed
-from archcost.rewriting.weights.moments import collect, covariance_bytes
+from archcost.rewriting.weights.moments import Moments, collect, covariance_bytes
 from archcost.rewriting.weights.refit import refit
 from archcost.spec import ConvSpec
 from archcost.trace.progress import Progress
@@ -53,12 +53,14 @@ def carried_out(
     inputs: Any,
     *,
     batches: Sequence[Any] | None = None,
+    moments: Mapping[str, Moments] | None = None,
     hooks: Hooks = "refuse",
     progress: bool | None = None,
 ) -> tuple[Applied, tuple[Outcome, ...]]:
     """Apply a plan to ``work``, a copy of ``model`` or the model itself, step by step.
 
-    Where data is given, ``work`` is a copy: the original says what every layer should give.
+    Where data is given, ``work`` is a copy: the original says what every layer should give. ``moments``
+    are those of its inputs, where they are known already.
     """
     recorded = record_inputs(model, inputs, [one.name for one in plan])
     expected = _outputs(model, inputs)
@@ -67,10 +69,11 @@ def carried_out(
     errors: dict[str, float | None] = {}
     try:
         with Progress(len(plan) or 1, "rewriting", progress) as bar:
-            for part in _parts(plan, batches is not None):
-                moments = _moments(model, part, batches, progress)
+            known = moments or {}
+            for part in _parts(plan, batches is not None and not known):
+                seen = known or _moments(model, part, batches, progress)
                 for one in part:
-                    handle = Plan([one]).apply(work, inplace=True, moments=moments, hooks=hooks)
+                    handle = Plan([one]).apply(work, inplace=True, moments=seen, hooks=hooks)
                     errors[one.name], problem = _looked_at(one, handle, recorded.get(one.name))
                     applied.join(handle)
                     if problem is not None:
@@ -113,7 +116,7 @@ def _covariance_bytes(one: Proposal) -> int:
 
 def _moments(
     model: nn.Module, part: list[Proposal], batches: Any, progress: bool | None
-) -> Mapping[str, Any]:
+) -> Mapping[str, Moments]:
     linear = [one.name for one in part if isinstance(get(one.rule), Factorisation)]
     layers = {name: model.get_submodule(name) for name in linear}
     # The largest layers are carried over by their weights alone, and refitted.

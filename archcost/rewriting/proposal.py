@@ -14,6 +14,8 @@ __all__ = ["Advice", "Costs", "Proposal", "Raced", "Stays", "best_of", "overlap"
 
 # Of old and new time, what is within the noise of a quiet machine.
 _NOISE = 0.03
+# Ranks are whole numbers: that much more than the MACs asked for is as asked.
+_SLACK = 1.03
 
 
 @dataclass(frozen=True)
@@ -154,14 +156,16 @@ class Advice:
     text: str
 
 
-def best_of(proposals: Iterable[Proposal]) -> tuple[Proposal, ...]:
+def best_of(proposals: Iterable[Proposal], ratio: float | None = None) -> tuple[Proposal, ...]:
     """For each layer one, no module twice: recommended, what is exact and saves MACs before all others.
 
     Then of the smallest error, or of the fewest MACs where errors are not known; then what is exact and
     saves none. What is not exact in another way than its error says, as a note tells, comes after what is;
     where its error is not known it is never taken.
+
+    With a ``ratio`` of the old MACs, what has more is taken only where nothing of a layer has so few.
     """
-    given = list(proposals)
+    given = _within(list(proposals), ratio)
     chosen: dict[int, Proposal] = {}
     taken: set[str] = set()
     for place, one in sorted(enumerate(given), key=lambda pair: _rank(pair[1])):
@@ -172,6 +176,17 @@ def best_of(proposals: Iterable[Proposal]) -> tuple[Proposal, ...]:
             chosen[place] = one
             taken |= names
     return tuple(chosen[place] for place in sorted(chosen))
+
+
+def _within(proposals: list[Proposal], ratio: float | None) -> list[Proposal]:
+    if ratio is None:
+        return proposals
+    least: dict[str, float] = {}
+    for one in proposals:
+        if not one.exact:
+            least[one.name] = min(one.macs_ratio, least.get(one.name, inf))
+    most = {name: max(_SLACK * ratio, ratio_) for name, ratio_ in least.items()}
+    return [one for one in proposals if one.exact or one.macs_ratio <= most[one.name]]
 
 
 def _rank(one: Proposal) -> tuple[int, bool, float, float]:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["Separable"]
 
 _ORDERS = ("depthwise-first", "pointwise-first")
+_SLOW = "its grouped convolution has several inputs a group, which PyTorch runs slowly: measure it first"
 
 
 class Separable(Linear):
@@ -85,7 +86,8 @@ class Separable(Linear):
             raise RewriteError(f"{subject.name}: order={order!r} is none of {', '.join(_ORDERS)}")
         full = _full(spec, order)
         terms = _fitting(spec, order, 0.5) if terms is None else count(subject, "terms", terms, full)
-        return self.made(subject, _chain(spec, terms, order), terms == full, order=order)
+        note = _SLOW if order != _ORDERS[0] and terms > 1 else ""
+        return self.made(subject, _chain(spec, terms, order), terms == full, note, order=order)
 
     def bound(self, spec: ConvSpec, order: str = _ORDERS[0], **_: Any) -> float:
         """The terms."""
