@@ -221,6 +221,23 @@ def test_one_and_three_dimensions(layer, size):
     assert new.model(x).shape == model(x).shape
 
 
+@pytest.mark.parametrize("rule", ["small_kernels", "asymmetric"])
+def test_the_receptive_field_stays_by_the_engine_and_by_a_witness(rule):
+    model = nn.Sequential(
+        nn.Conv2d(2, 8, 5, stride=2, padding=2), nn.ReLU(), nn.Conv2d(8, 8, (5, 7), dilation=2, padding=4)
+    ).eval()
+    x = torch.rand(1, 2, 64, 64)
+    new = archcost.rewrite(model, x, rules=[rule], store=False, progress=False)
+    assert len(new.plan) == 2
+    for name in ("0", "2"):
+        old, now = (one.fields[name] for one in (new.before, new.after))
+        assert (old.size, old.stride, old.padding) == (now.size, now.stride, now.padding)
+        where = {"layer": name, "position": (4, 5), "verify": True}
+        assert archcost.receptive_field(new.model, x, **where).window == (
+            archcost.receptive_field(model, x, **where).window
+        )
+
+
 def test_what_may_not_be_replaced_stays_with_its_reason():
     model = cnn()
     nn.utils.parametrizations.weight_norm(model[3])

@@ -81,6 +81,7 @@ _FUNCTIONS = {
     "archcost_tiles_pack": (c_int, [*_TILE, c_int64, c_int64, c_void_p, c_void_p]),
     "archcost_tiles_scratch_floats": (c_int64, [*_TILE, _PROBLEM]),
     "archcost_tiles": (c_int, [*_TILE, _PROBLEM, *_BUFFERS]),
+    "archcost_tiles_added": (c_int, [*_TILE, _PROBLEM, *_BUFFERS, c_void_p]),
     "archcost_depthwise_size": (c_int64, [c_int64] * 4),
     "archcost_depthwise_packed_floats": (c_int64, [*_KERNEL, c_int64]),
     "archcost_depthwise_pack": (c_int, [*_KERNEL, c_int64, c_void_p, c_void_p]),
@@ -90,6 +91,8 @@ _FUNCTIONS = {
     "archcost_im2col_pack": (c_int, [*_WINDOW, c_int64, c_int64, c_void_p, c_void_p]),
     "archcost_im2col_scratch_floats": (c_int64, [*_WINDOW, _PROBLEM]),
     "archcost_im2col": (c_int, [*_WINDOW, _PROBLEM, *_BUFFERS]),
+    "archcost_im2col_added": (c_int, [*_WINDOW, _PROBLEM, *_BUFFERS, c_void_p]),
+    "archcost_max_pool": (c_int, [*_WINDOW, _PROBLEM, c_void_p, c_void_p]),
 }
 
 

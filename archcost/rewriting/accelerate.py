@@ -21,6 +21,7 @@ from archcost.rewriting.finals import Final, fastest
 from archcost.rewriting.layers import Kept, Layer, layers_of
 from archcost.rewriting.outputs import state_kept
 from archcost.rewriting.preparing import Asked, measured, network_of
+from archcost.rewriting.program import Step
 from archcost.rewriting.reporting import report, unchanged
 from archcost.trace.progress import Progress
 from archcost.trace.run import record
@@ -85,10 +86,10 @@ def accelerate(
         trace = record(model, inputs, progress=progress)
         work = model if inplace else copied(model)
         with state_kept(work), _long_lived():
-            layers, kept = layers_of(work, inputs, trace, fold)
+            layers, kept, programs = layers_of(work, inputs, trace, fold)
             asked = Asked(name, inputs, tolerance, paths, now, store, keeps_nan, fold)
             if layers:
-                acceleration = _accelerated(work, asked, trace, layers, kept, seconds, progress)
+                acceleration = _accelerated(work, asked, trace, layers, programs, kept, seconds, progress)
             else:
                 reason = "no convolution in it can be replaced" if kept else "it has no convolution"
                 acceleration = unchanged(asked, kept, reason)
@@ -101,6 +102,7 @@ def _accelerated(
     asked: Asked,
     trace: Any,
     layers: list[Layer],
+    programs: dict[str, tuple[Step, ...]],
     kept: list[Kept],
     seconds: float,
     progress: bool | None,
@@ -109,7 +111,7 @@ def _accelerated(
     with Progress(len({layer.task for layer in layers}) + 3, "accelerate: measuring", progress) as bar:
         stage = Stage(work)
         try:
-            network = network_of(work, asked, trace, layers)
+            network = network_of(work, asked, trace, layers, programs)
             found = measured(stage, network, asked, start + _FOR_LAYERS * seconds, bar.step)
             bar.step(label="accelerate: choosing layouts")
             final = Final(stage, asked, network, found)

@@ -15,6 +15,7 @@ from archcost.rewriting.choosing import Choice
 from archcost.rewriting.layers import Layer
 from archcost.rewriting.layouts import CHANNELS_LAST, NCHW, label_of, memory_format
 from archcost.rewriting.path_conv import PathConv
+from archcost.rewriting.program import Program, Step
 from archcost.rewriting.surgery import Handle, replace
 
 __all__ = ["Stage", "convolution_in", "is_untouched", "new_modules"]
@@ -27,34 +28,47 @@ def new_modules(
     keeps_nan: bool,
     *,
     all_of_them: bool = False,
+    programs: Mapping[str, tuple[Step, ...]] | None = None,
 ) -> dict[str, nn.Module]:
-    """By name, what comes in the place of convolutions, batch normalisations and activations."""
+    """By name, what comes in the place of convolutions, batch normalisations and activations, and of the
+    modules around them that are programs, where those are given."""
     made: dict[str, nn.Module] = {}
+    inside: dict[str, dict[str, nn.Module]] = {name: {} for name in programs or {}}
     for layer in layers:
         choice = chosen[layer.name]
-        if is_untouched(layer, choice) and not all_of_them:
-            continue
-        own: dict[str, nn.Module] = {}
-        absorbed = None
-        if layer.chain.batch_norm is not None:
-            absorbed = Absorbed(model.get_submodule(layer.chain.batch_norm))
-            own[layer.chain.batch_norm] = absorbed
-        layout = memory_format(choice.writes, layer.x.dim() - 2) if layer.x.dim() in (4, 5) else None
-        own[layer.name] = PathConv(
-            layer.module,
-            choice.path,
-            epilogue=layer.epilogue(layout, keeps_nan),
-            sizes=layer.sizes,
-            absorbed=absorbed,
-        )
-        if layer.chain.activation is not None:
-            own[layer.chain.activation] = nn.Identity()
-        if layer.block is not None:
-            children = {name.removeprefix(f"{layer.block}."): module for name, module in own.items()}
-            convolution = layer.name.removeprefix(f"{layer.block}.")
-            own = {layer.block: Block(model.get_submodule(layer.block), convolution, children)}
-        made |= own
+        if layer.program in inside:
+            own = _of_layer(model, layer, choice, keeps_nan)
+            inside[layer.program] |= {
+                name.removeprefix(f"{layer.program}."): one for name, one in own.items()
+            }
+        elif all_of_them or not is_untouched(layer, choice):
+            made |= _of_layer(model, layer, choice, keeps_nan)
+    for name, steps in (programs or {}).items():
+        made[name] = Program(model.get_submodule(name), steps, inside[name])
     return made
+
+
+def _of_layer(model: nn.Module, layer: Layer, choice: Choice, keeps_nan: bool) -> dict[str, nn.Module]:
+    own: dict[str, nn.Module] = {}
+    absorbed = None
+    if layer.chain.batch_norm is not None:
+        absorbed = Absorbed(model.get_submodule(layer.chain.batch_norm))
+        own[layer.chain.batch_norm] = absorbed
+    layout = memory_format(choice.writes, layer.x.dim() - 2) if layer.x.dim() in (4, 5) else None
+    own[layer.name] = PathConv(
+        layer.module,
+        choice.path,
+        epilogue=layer.epilogue(layout, keeps_nan),
+        sizes=layer.sizes,
+        absorbed=absorbed,
+    )
+    if layer.chain.activation is not None:
+        own[layer.chain.activation] = nn.Identity()
+    if layer.block is not None:
+        children = {name.removeprefix(f"{layer.block}."): module for name, module in own.items()}
+        convolution = layer.name.removeprefix(f"{layer.block}.")
+        own = {layer.block: Block(model.get_submodule(layer.block), convolution, children)}
+    return own
 
 
 def is_untouched(layer: Layer, choice: Choice) -> bool:
@@ -67,10 +81,12 @@ def is_untouched(layer: Layer, choice: Choice) -> bool:
 
 def convolution_in(modules: Mapping[str, nn.Module], layer: Layer) -> PathConv | None:
     """What stands for the layer among new modules; None where its own stays."""
-    found = modules.get(layer.block or layer.name)
-    if layer.block is not None and found is not None:
-        found = found.get_submodule(layer.name.removeprefix(f"{layer.block}."))
-    return found if isinstance(found, PathConv) else None
+    for around in (layer.program, layer.block):
+        if around is not None and around in modules:
+            found = modules[around].get_submodule(layer.name.removeprefix(f"{around}."))
+            return found if isinstance(found, PathConv) else None
+    made = modules.get(layer.name)
+    return made if isinstance(made, PathConv) else None
 
 
 class Stage:

@@ -6,17 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from archcost.rewriting.path_conv import PathConv, seen_from_outside
 from archcost.rewriting.refusals import hooks_of
 from archcost.trace.graph import ModuleCall, Trace
 
 if TYPE_CHECKING:
     from archcost.rewriting.folding import Chain
 
-__all__ = ["Block", "block_of"]
+__all__ = ["NOTHING", "Block", "block_of"]
 
 _OWN = frozenset(vars(nn.Module()))
 # What a batch normalisation allocates beside its result, and what autograd does.
-_NOTHING = ("aten.empty", "aten.detach")
+NOTHING = ("aten.empty", "aten.detach")
 
 
 class Block(nn.Module):
@@ -39,7 +40,12 @@ class Block(nn.Module):
         given = (*args, *kwargs.values())
         if len(given) != 1:
             raise TypeError(f"{self.stands_for.__name__} takes one input, got {len(given)}")
-        return self._modules[self._convolution](*given)  # type: ignore[misc]
+        convolution: Any = self._modules[self._convolution]
+        if not seen_from_outside() and type(convolution) is PathConv:
+            run = convolution.runner(given[0], convolution.epilogue.clamp)
+            if run is not None:
+                return run(given[0], None)
+        return convolution(*given)
 
     def extra_repr(self) -> str:
         return f"in the place of {self.stands_for.__name__}"
@@ -71,7 +77,7 @@ def block_of(model: nn.Module, trace: Trace, chain: Chain) -> str | None:
 
 def _is_only(trace: Trace, call: ModuleCall, normalises: bool) -> bool:
     """Whether a call convolves its input, normalises and clamps, and gives that."""
-    ops = [op for op in trace.ops[call.first_op : call.end_op] if op.base not in _NOTHING]
+    ops = [op for op in trace.ops[call.first_op : call.end_op] if op.base not in NOTHING]
     if len(ops) != 2 + normalises or len(call.inputs) != 1 or len(call.outputs) != 1:
         return False
     first, last = ops[0], ops[-1]

@@ -16,7 +16,7 @@ from archcost.trace.inputs import as_call, map_tensors
 from archcost.trace.modules import walk
 from archcost.trace.state import Untouched
 
-__all__ = ["Check", "Recorded", "checked", "record_inputs"]
+__all__ = ["Check", "Recorded", "checked", "evaluating", "record_inputs"]
 
 
 @dataclass(frozen=True, eq=False)

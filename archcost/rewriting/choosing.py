@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 from typing import NamedTuple
 
@@ -11,6 +11,7 @@ from archcost.paths.registry import get
 from archcost.rewriting.contest import Took, Way
 from archcost.rewriting.layers import Layer
 from archcost.rewriting.layouts import NCHW, Link, best_labels
+from archcost.rewriting.program import Step
 
 __all__ = ["LEAST_GAIN", "Choice", "Measured", "Network", "choices"]
 
@@ -42,6 +43,12 @@ class Network:
     """Layouts that are given."""
     bytes_per_second: float
     """Of a conversion from one layout to the other, read and written."""
+    passes_per_second: float = inf
+    """Bytes a second of an addition in place, or of a clamp: read and written."""
+    programs: Mapping[str, tuple[Step, ...]] = field(default_factory=dict)
+    """Modules that are programs of the layers in them."""
+    pools: tuple[str, ...] = ()
+    """Max poolings that a kernel may do."""
 
 
 def labels_for(network: Network, measured: Measured, allowed: Allowed, fixed: int | None) -> dict[int, int]:
@@ -71,6 +78,14 @@ def choices(
     return made
 
 
+def _behind(layer: Layer, network: Network) -> float:
+    """Seconds of adding and clamping behind a convolution that ends a sum; kernels do it as they write."""
+    if layer.step is None or layer.step.adds is None:
+        return 0.0
+    passes = 1 if layer.step.clamp is None else 2
+    return passes * 2 * layer.x.element_size() * layer.spec.neurons / network.passes_per_second
+
+
 def _best(
     layer: Layer, measured: Measured, allowed: Allowed, network: Network, reads: int, writes: int
 ) -> Choice:
@@ -84,12 +99,14 @@ def _best(
         there = took.get((path, reads if two else NCHW))
         if there is None:
             return inf
+        compiled = get(path).implementation(layer.spec, layer.task.dtype) == "compiled"
+        added = 0.0 if compiled else _behind(layer, network)
         if reads == writes or not two:
-            return there.seconds
+            return there.seconds + added
         other = took.get((path, writes))
-        if other is not None and get(path).implementation(layer.spec, layer.task.dtype) == "compiled":
+        if other is not None and compiled:
             return max(there.seconds, other.seconds)  # it writes either layout as it goes
-        return there.seconds + converted
+        return there.seconds + converted + added
 
     extra = 0.0 if layer.chain.batch_norm is not None else _OVERHEAD_S
     native = Choice("native", reads, writes, seconds("native"))

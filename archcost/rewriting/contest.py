@@ -20,6 +20,7 @@ from archcost.paths.path import ExecutionPath
 from archcost.paths.registry import available, get
 from archcost.rewriting.layers import Layer, Task
 from archcost.rewriting.layouts import CHANNELS_LAST, NCHW, memory_format
+from archcost.rewriting.runners import Runner, runner_for
 
 __all__ = ["Took", "Way", "candidates", "first_look", "keep", "near", "rough_seconds", "stored"]
 
@@ -172,8 +173,8 @@ def _calls(
                     ready[name] = path.prepare(
                         layer.weight, layer.bias, layer.spec, layer.epilogue(None, keeps_nan)
                     )
-                prepared = ready[name]
-                path.run(x, prepared)
+                run = runner_for(path, x, ready[name], layer.task.clamp)
+                run(x, None)
         except (ArchcostError, RuntimeError, MemoryError):
             continue  # PyTorch's own may fail where they said they would not
 
@@ -181,8 +182,8 @@ def _calls(
             pushing.sum()
             return x.copy_(source)
 
-        def call(given: torch.Tensor, path: ExecutionPath = path, prepared: Any = prepared) -> Any:
-            return path.run(given, prepared)
+        def call(given: torch.Tensor, run: Runner = run) -> Any:
+            return run(given, None)
 
         calls[_called((name, label))] = call
         prepare[_called((name, label))] = fresh

@@ -19,6 +19,7 @@ from archcost.rewriting.choosing import Choice, Measured, Network, choices, labe
 from archcost.rewriting.layers import Layer
 from archcost.rewriting.layouts import CHANNELS_LAST, NCHW
 from archcost.rewriting.outputs import exact_outputs, fresh, outputs_of, worst_error
+from archcost.rewriting.pooling import quick_pool
 from archcost.rewriting.preparing import Asked
 
 __all__ = ["Final", "Result", "fastest"]
@@ -142,7 +143,9 @@ def _built(final: Final, variant: _Variant) -> _Built | None:
         layers = list(final.network.layers)
         if all(is_untouched(layer, chosen[layer.name]) for layer in layers):
             return None
-        modules = new_modules(final.stage.model, layers, chosen, final.asked.keeps_nan)
+        network, model = final.network, final.stage.model
+        modules = new_modules(model, layers, chosen, final.asked.keeps_nan, programs=network.programs)
+        modules |= {name: quick_pool(model.get_submodule(name)) for name in network.pools}
         final.stage.add(variant.name, modules)
         try:
             error = worst_error(outputs_of(final.stage.show(variant.name), final.asked.inputs), final.exact)
@@ -152,10 +155,26 @@ def _built(final: Final, variant: _Variant) -> _Built | None:
             final.stage.close()
         # An original that is off by itself cannot be asked for more than it has.
         if error <= max(final.asked.tolerance, 2 * final.original_error):
-            tight = f"layers are held to {limit:.0e}, for the model's outputs to be within the tolerance"
-            return _Built(chosen, error, (tight,) if limit < final.asked.tolerance else ())
+            notes = _notes(final.network)
+            if limit < final.asked.tolerance:
+                tight = f"layers are held to {limit:.0e}, for the model's outputs to be within the tolerance"
+                notes = (tight, *notes)
+            return _Built(chosen, error, notes)
         limit /= 4
     return None
+
+
+def _notes(network: Network) -> tuple[str, ...]:
+    """What is done beside choosing paths."""
+    said = [
+        f"{len(names)} {one if len(names) == 1 else several}"
+        for names, one, several in (
+            (network.programs, "block runs as a program", "blocks run as programs"),
+            (network.pools, "max pooling may run a kernel", "max poolings may run a kernel"),
+        )
+        if names
+    ]
+    return tuple(said)
 
 
 def _chosen(final: Final, variant: _Variant, limit: float) -> dict[str, Choice]:

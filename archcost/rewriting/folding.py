@@ -12,7 +12,7 @@ from archcost.trace.graph import Op, TensorRef, Trace, refs
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Chain", "chains", "folded"]
+__all__ = ["Chain", "chains", "folded", "is_norm", "limits_of"]
 
 _NORM_OPS = ("aten.native_batch_norm", "aten._native_batch_norm_legit_no_training")
 _NORM_TYPES = ("BatchNorm1d", "BatchNorm2d", "BatchNorm3d")
@@ -74,12 +74,12 @@ def chains(trace: Trace) -> dict[str, Chain]:
 
 
 def _chain(graph: _Graph, conv: str, ops: list[Op]) -> Chain | None:
-    norms = [graph.next(op, _is_norm) for op in ops]
+    norms = [graph.next(op, is_norm) for op in ops]
     batch_norm = graph.owner(norms, _NORM_TYPES)
     if batch_norm is not None:
         ops = [op for op in norms if op is not None]
-    clamping = [graph.next(op, lambda one: _limits(one) is not None) for op in ops]
-    limits = {None if op is None else _limits(op) for op in clamping}
+    clamping = [graph.next(op, lambda one: limits_of(one) is not None) for op in ops]
+    limits = {None if op is None else limits_of(op) for op in clamping}
     clamp = limits.pop() if len(limits) == 1 else None
     if batch_norm is None and clamp is None:
         return None
@@ -149,12 +149,12 @@ class _Graph:
         return not made & self.returned and all(len(self.users[storage]) == 1 for storage in made)
 
 
-def _is_norm(op: Op) -> bool:
+def is_norm(op: Op) -> bool:
     """A batch normalisation by running statistics."""
     return op.base in _NORM_OPS and (op.base != _NORM_OPS[0] or op.args[5] is False)
 
 
-def _limits(op: Op) -> tuple[float, float] | None:
+def limits_of(op: Op) -> tuple[float, float] | None:
     """What an operation clamps to; None for one that does something else."""
     name = op.base.removesuffix("_")
     if name == "aten.relu":

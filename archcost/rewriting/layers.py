@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +18,8 @@ from archcost.rewriting.block import block_of
 from archcost.rewriting.checking import Recorded, record_inputs
 from archcost.rewriting.folding import Chain, chains, folded
 from archcost.rewriting.like import ConvLike
+from archcost.rewriting.program import Step
+from archcost.rewriting.programs import programs_of
 from archcost.rewriting.refusals import hooks_of
 from archcost.rewriting.sites import sites
 from archcost.spec import ConvSpec
@@ -48,6 +51,10 @@ class Layer:
     """What is folded into it: nothing, the batch normalisation, the activation module."""
     block: str | None
     """The module around it that does no more than what is folded, and by a function clamps."""
+    program: str | None
+    """The module around it that is a `Program`."""
+    step: Step | None
+    """Its own in that program."""
     x: torch.Tensor
     """The input of its first call, cloned."""
     sizes: frozenset[tuple[int, ...]]
@@ -81,27 +88,54 @@ class Kept:
     spec: ConvSpec | None = None
 
 
-def layers_of(model: nn.Module, inputs: Any, trace: Trace, fold: bool) -> tuple[list[Layer], list[Kept]]:
-    """All convolutions of the model, in order of definition: those that may be replaced, and the others."""
+def layers_of(
+    model: nn.Module, inputs: Any, trace: Trace, fold: bool
+) -> tuple[list[Layer], list[Kept], dict[str, tuple[Step, ...]]]:
+    """All convolutions of the model, in order of definition: those that may be replaced, and the others; and
+    the modules that are programs of the former."""
     found = sites(model, trace=trace, keeps_parameters=True, hooks="keep")
     kept = [Kept(one.name, type(one.module).__name__, one.reason) for one in found if one.reason]
     open_ = [one for one in found if not one.reason]
     recorded = record_inputs(model, inputs, [one.name for one in open_])
     calls = _convolutions(trace)
     known = chains(trace) if fold else {}
-    layers: list[Layer] = []
-    taken: set[int] = set()
-    for site in open_:
-        made = _layer(
-            model, trace, site.name, site.module, recorded.get(site.name), calls.get(site.name, []), known
-        )
-        if isinstance(made, Layer) and not _is_free(model, made.chain, taken):
-            made = _layer(model, trace, site.name, site.module, recorded[site.name], calls[site.name], {})
-        if isinstance(made, Layer):
-            layers.append(made)
-        else:
-            kept.append(made)
-    return layers, kept
+    able = [one.name for one in open_ if fold and one.name in calls]
+    programs = _programs(model, trace, known, able)
+    while True:
+        summed = {".".join((name, *step.keys)): step for name, steps in programs.items() for step in steps}
+        layers: list[Layer] = []
+        others: list[Kept] = []
+        taken: set[int] = set()
+        for site in open_:
+            name, given, ops = site.name, recorded.get(site.name), calls.get(site.name, [])
+            made = _layer(model, trace, name, site.module, given, ops, known, summed.get(name))
+            if isinstance(made, Layer) and not _is_free(model, made.chain, taken):
+                made = _layer(model, trace, name, site.module, given, ops, {}, None)
+            if isinstance(made, Layer):
+                layers.append(made)
+            else:
+                others.append(made)
+        missing = set(summed) - {layer.name for layer in layers if layer.program} - set(programs)
+        if not missing:
+            layers = [replace(one, program=_around(one.name, programs)) for one in layers]
+            return layers, kept + others, programs
+        programs = {one: steps for one, steps in programs.items() if not any(map(_below(one), missing))}
+
+
+def _programs(
+    model: nn.Module, trace: Trace, known: dict[str, Chain], names: list[str]
+) -> dict[str, tuple[Step, ...]]:
+    """Those in which each convolution may be replaced, with the batch normalisation behind it."""
+    able = {name: _checked(model, trace, known.get(name, Chain(name, None, None, None))) for name in names}
+    return programs_of(model, trace, able)
+
+
+def _around(name: str, programs: Iterable[str]) -> str | None:
+    return next((one for one in programs if _below(one)(name)), None)
+
+
+def _below(name: str) -> Callable[[str], bool]:
+    return lambda other: other.startswith(f"{name}.")
 
 
 def _layer(
@@ -112,6 +146,7 @@ def _layer(
     given: Recorded | None,
     ops: list[Op],
     known: dict[str, Chain],
+    step: Step | None,
 ) -> Layer | Kept:
     kind = type(module).__name__
     if given is None or not ops:
@@ -125,7 +160,10 @@ def _layer(
     if x.device.type != "cpu" or x.dtype != like.weight.dtype or not x.is_floating_point():
         return Kept(name, kind, f"it is in {x.dtype} on {x.device}, and paths are for floats on the CPU")
     chain = _checked(model, trace, known.get(name, Chain(name, None, None, None)))
-    block = block_of(model, trace, chain)
+    if step is not None:  # by a function, or a module that others have as well, for all that the chain knows
+        clamp = step.clamp if step.adds is None else None
+        chain = replace(chain, clamp=clamp, activation=chain.activation if clamp else None)
+    block = block_of(model, trace, chain) if step is None else None
     try:
         spec = like.spec(x.shape[2:], len(x))
         norm = None if chain.batch_norm is None else Absorbed(model.get_submodule(chain.batch_norm))
@@ -137,7 +175,8 @@ def _layer(
     task = Task(replace(spec, bias=bias is not None), x.dtype, chain.clamp)
     sizes = frozenset(tuple(op.args[0].shape[2:]) for op in ops)
     ends = tuple((op.args[0].storage, op.outputs[0].storage) for op in ops)
-    return Layer(name, module, task, chain, block, x, sizes, ends, weight, bias)
+    program = None if step is None else name
+    return Layer(name, module, task, chain, block, program, step, x, sizes, ends, weight, bias)
 
 
 def _checked(model: nn.Module, trace: Trace, chain: Chain) -> Chain:

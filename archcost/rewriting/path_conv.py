@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from math import inf
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -19,14 +20,17 @@ from archcost.paths.registry import available, get
 from archcost.rewriting.absorbed import Absorbed
 from archcost.rewriting.folding import folded
 from archcost.rewriting.like import ConvLike
+from archcost.rewriting.runners import Clamp, Runner, runner_for
 
-__all__ = ["MOST_SIZES", "PathConv"]
+__all__ = ["MOST_SIZES", "PathConv", "looked_on", "seen_from_outside"]
 
 MOST_SIZES = 4
 """Input sizes for which weights are kept prepared; more of them run by PyTorch, sooner than by preparing
 weights again at each call."""
 
 _MOST_SHAPES = 256
+_has_global_hooks: Any = nn.modules.module._has_any_global_hook
+_place, _written, _threads = torch.Tensor.data_ptr, attrgetter("_version"), torch.get_num_threads
 
 
 class PathConv(ConvLike):
@@ -65,8 +69,8 @@ class PathConv(ConvLike):
         self._absorbed = () if absorbed is None else (absorbed,)
         self._dtype, self._device = self.weight.dtype, self.weight.device
         self._prepared: dict[tuple[int, ...], Prepared | str] = {}
-        self._by_shape: dict[torch.Size, Prepared | str] = {}
-        self._stamp: tuple[Any, ...] = ()
+        self._runners: dict[tuple[Any, ...], Runner | None] = {}
+        self._stamp: _Stamp | None = None
 
     @property
     def path(self) -> ExecutionPath:
@@ -76,10 +80,21 @@ class PathConv(ConvLike):
 
     def forward(self, x: torch.Tensor, output_size: list[int] | None = None) -> torch.Tensor:
         if output_size is None and self._may_run(x):
-            prepared = self._ready(x)
-            if not isinstance(prepared, str):
-                return self.path.run(x, prepared)
+            run = self._ready(x, self.epilogue.clamp)
+            if run is not None:
+                return run(x, None)
         return self._by_pytorch(x, output_size)
+
+    def runner(self, x: torch.Tensor, clamp: Clamp) -> Runner | None:
+        """What executes this input without being asked anything, and clamps at the end; None where PyTorch
+        has to, or forward hooks want to see it.
+
+        For whoever has seen to it that no gradients are recorded, and nobody looks on. ``clamp`` may differ
+        from that of the epilogue where it has none.
+        """
+        if self._forward_hooks or self._forward_pre_hooks or not self._is_own_kind(x):
+            return None
+        return self._ready(x, clamp)
 
     def refusal(self, x: torch.Tensor) -> str | None:
         """Why PyTorch would execute this input, here and now; None where the path does."""
@@ -88,50 +103,55 @@ class PathConv(ConvLike):
                 "gradients are recorded, or somebody watches, or the input is not a batch in the dtype "
                 "and on the device that the path was chosen for"
             )
-        prepared = self._ready(x)
-        return prepared if isinstance(prepared, str) else None
+        if self._ready(x, self.epilogue.clamp) is not None:
+            return None
+        return self._remember() or str(self._of_size(x))
 
     def forget(self) -> None:
         """Prepare the weights again at the next call."""
-        for table in ("_prepared", "_by_shape"):
+        for table in ("_prepared", "_runners"):
             vars(self).get(table, {}).clear()
-        self._stamp = ()
+        self._stamp = None
 
     def _may_run(self, x: torch.Tensor) -> bool:
         """Whether this is an ordinary call for inference, as the path was chosen for.
 
         Asked at every call, and so of what PyTorch answers at once: a small layer takes a few microseconds.
         """
-        if torch.compiler.is_compiling() or type(x) is not torch.Tensor:
+        if torch.compiler.is_compiling() or not self._is_own_kind(x):
             return False
-        if x.dtype is not self._dtype or x.device != self._device:
+        if torch.is_grad_enabled() and (x.requires_grad or self._wants_gradients()):
+            return False
+        return not looked_on()
+
+    def _is_own_kind(self, x: torch.Tensor) -> bool:
+        """Whether it is a tensor of the kind that the path was chosen for, in eval mode."""
+        if type(x) is not torch.Tensor or x.dtype is not self._dtype or x.device != self._device:
             return False
         for one in self._absorbed:
             if one.training:
                 return False
-        if torch.is_grad_enabled() and (x.requires_grad or self._wants_gradients()):
-            return False
-        return not (
-            torch._C._is_any_autocast_enabled()
-            or torch._C._len_torch_dispatch_stack()
-            or torch._C._functorch.peek_interpreter_stack() is not None
-            or torch._C._is_tracing()
-            or forward_ad._current_level >= 0
-        )
+        return x.layout is torch.strided and not x.is_neg()
 
-    def _ready(self, x: torch.Tensor) -> Prepared | str:
-        """Weights prepared for an input, now or before; or why PyTorch is to execute it."""
-        if not self._is_current():
+    def _ready(self, x: torch.Tensor, clamp: Clamp) -> Runner | None:
+        """What executes an input, with weights prepared now or before; None where PyTorch is to."""
+        if self._stamp is None or not self._stamp.holds():
             self.forget()
-            reason = self._remember()
-            if reason is not None:
-                return reason
-        found = self._by_shape.get(x.shape)
-        if found is None:
-            found = self._of_size(x)
-            if len(self._by_shape) < _MOST_SHAPES:
-                self._by_shape[x.shape] = found
-        return found
+            if self._remember() is not None:
+                return None
+        key = (x.shape, x.stride(), clamp, _threads())
+        try:
+            return self._runners[key]
+        except KeyError:
+            prepared = self._of_size(x)
+            run = None if isinstance(prepared, str) else self._runner(x, prepared, clamp)
+            if len(self._runners) < _MOST_SHAPES:
+                self._runners[key] = run
+            return run
+
+    def _runner(self, x: torch.Tensor, prepared: Prepared, clamp: Clamp) -> Runner:
+        with torch.inference_mode(False), torch.no_grad():
+            return runner_for(self.path, x, prepared, clamp)
 
     def _of_size(self, x: torch.Tensor) -> Prepared | str:
         size = tuple(x.shape[2:])
@@ -178,17 +198,6 @@ class PathConv(ConvLike):
             t is not None and t.requires_grad for t in (table.get(key) for table, key in self._sources())
         )
 
-    def _is_current(self) -> bool:
-        """Whether every tensor that weights were prepared from is there, and not written since."""
-        for table, key, tensor, _, place, version in self._stamp:
-            if table.get(key) is not tensor:
-                return False
-            if tensor is not None and (
-                tensor.data_ptr() != place or (version is not None and tensor._version != version)
-            ):
-                return False
-        return bool(self._stamp)
-
     def _remember(self) -> str | None:
         """Note what weights are about to be prepared from; or say why PyTorch has to convolve with these."""
         found = [(table, key, table.get(key)) for table, key in self._sources()]
@@ -197,13 +206,7 @@ class PathConv(ConvLike):
             return "its weight has been parametrized, pruned or substituted since"
         if weight.dtype is not self._dtype or weight.device != self._device:
             return "its weights have been moved"
-        # An alias holds on to the memory, so that no other tensor can come to lie at the same place.
-        self._stamp = tuple(
-            (table, key, None, None, 0, 0)
-            if tensor is None
-            else (table, key, tensor, tensor.detach(), tensor.data_ptr(), _version(tensor))
-            for table, key, tensor in found
-        )
+        self._stamp = _Stamp(found)
         return None
 
     def _by_pytorch(self, x: torch.Tensor, output_size: list[int] | None) -> torch.Tensor:
@@ -221,7 +224,7 @@ class PathConv(ConvLike):
         registered = not isinstance(self._path, str) and self._path.name in available()
         by_name = registered and get(self.path.name) is self._path
         path = self.path.name if by_name else self._path
-        return {**vars(self), "_path": path, "_prepared": {}, "_by_shape": {}, "_stamp": ()}
+        return {**vars(self), "_path": path, "_prepared": {}, "_runners": {}, "_stamp": None}
 
     def extra_repr(self) -> str:
         path = self._path if isinstance(self._path, str) else self._path.name
@@ -230,6 +233,42 @@ class PathConv(ConvLike):
         return said if self.epilogue.clamp is None else f"{said}, clamp={self.epilogue.clamp}"
 
 
-def _version(tensor: torch.Tensor) -> int | None:
-    """How often it was written in place; tensors of inference mode do not count."""
-    return None if tensor.is_inference() else tensor._version
+class _Stamp:
+    """Tensors as they were: which, where in memory, and how often written in place."""
+
+    def __init__(self, found: list[tuple[dict[str, Any], str, torch.Tensor | None]]) -> None:
+        self._found = tuple(found)
+        self._tensors = tuple(tensor for _, _, tensor in found if tensor is not None)
+        # Those of inference mode do not count.
+        self._counted = tuple(tensor for tensor in self._tensors if not tensor.is_inference())
+        # An alias holds on to the memory, so that no other tensor can come to lie at the same place.
+        self._aliases = tuple(tensor.detach() for tensor in self._tensors)
+        self._places = tuple(map(_place, self._tensors))
+        self._versions = tuple(map(_written, self._counted))
+
+    def holds(self) -> bool:
+        """Whether every one of them is there, and not written since."""
+        for table, key, tensor in self._found:
+            if table.get(key) is not tensor:
+                return False
+        same = tuple(map(_place, self._tensors)) == self._places
+        return same and tuple(map(_written, self._counted)) == self._versions
+
+
+def seen_from_outside() -> bool:
+    """Whether a convolution has to be called as a module: for gradients, for hooks on all modules, for who
+    looks on."""
+    if torch.compiler.is_compiling() or torch.is_grad_enabled() or looked_on():
+        return True
+    return bool(_has_global_hooks())
+
+
+def looked_on() -> bool:
+    """Whether somebody records what happens to tensors, or changes it: tracers, modes, autocast, vmap."""
+    return bool(
+        torch._C._is_any_autocast_enabled()
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or torch._C._is_tracing()
+        or forward_ad._current_level >= 0
+    )

@@ -29,6 +29,8 @@ from archcost.rewriting.contest import (
 from archcost.rewriting.layers import Layer, Task
 from archcost.rewriting.layouts import pinned_by_ends, pinned_by_views, regions
 from archcost.rewriting.outputs import fresh
+from archcost.rewriting.pooling import pools_of
+from archcost.rewriting.program import Step
 from archcost.rewriting.rehearsal import rehearsed
 from archcost.trace.graph import Trace
 
@@ -96,7 +98,13 @@ def _scale(looks: Mapping[Way, Took], now: Mapping[Way, Took]) -> float:
     return median(took.seconds / looks[way].seconds for way, took in now.items() if looks[way].seconds)
 
 
-def network_of(model: nn.Module, asked: Asked, trace: Trace, layers: list[Layer]) -> Network:
+def network_of(
+    model: nn.Module,
+    asked: Asked,
+    trace: Trace,
+    layers: list[Layer],
+    programs: Mapping[str, tuple[Step, ...]],
+) -> Network:
     """How the layers hang together, with what the model's real inputs and outputs look like."""
     args, kwargs = fresh(asked.inputs)
     with torch.no_grad():
@@ -106,7 +114,8 @@ def network_of(model: nn.Module, asked: Asked, trace: Trace, layers: list[Layer]
         **pinned_by_ends(trace, found, fresh(asked.inputs), outputs),
         **pinned_by_views(trace, found),
     }
-    return Network(tuple(layers), found, pinned, _conversion(layers))
+    speeds = _conversion(layers), _passing(layers)
+    return Network(tuple(layers), found, pinned, *speeds, programs, pools_of(model, trace))
 
 
 def _conversion(layers: list[Layer]) -> float:
@@ -116,9 +125,22 @@ def _conversion(layers: list[Layer]) -> float:
         return 1e10
     x = images[len(images) // 2].contiguous()
     layout: Any = torch.channels_last if x.dim() == 4 else torch.channels_last_3d
-    copies = []
+    return _speed(x, lambda: x.contiguous(memory_format=layout))
+
+
+def _passing(layers: list[Layer]) -> float:
+    """Bytes a second of an addition in place, likewise."""
+    inputs = sorted((layer.x for layer in layers), key=torch.numel)
+    x = inputs[len(inputs) // 2].clone()
+    other = torch.zeros_like(x)
+    return _speed(x, lambda: x.add_(other))
+
+
+def _speed(x: torch.Tensor, work: Callable[[], Any]) -> float:
+    """Bytes a second, where the tensor is read and written once."""
+    taken = []
     for _ in range(5):
         start = time.perf_counter()
-        x.contiguous(memory_format=layout)
-        copies.append(time.perf_counter() - start)
-    return 2 * x.numel() * x.element_size() / max(sorted(copies)[2], 1e-7)
+        work()
+        taken.append(time.perf_counter() - start)
+    return 2 * x.numel() * x.element_size() / max(sorted(taken)[2], 1e-7)

@@ -10,6 +10,7 @@
 #include "fft.h"
 #include "fft_tile.h"
 #include "im2col.h"
+#include "max_pool.h"
 #include "scratch.h"
 #include "tiled_convolution.h"
 #include "winograd.h"
@@ -135,13 +136,63 @@ void report(const char* what, int index, double found, double allowed) {
   ++failures;
 }
 
+// The same once more, with something added to the outputs.
+template <class Run>
+void check_added(const char* what, int index, Layer& layer, Run run) {
+  layer.of.low = -INFINITY, layer.of.high = INFINITY;
+  const std::vector<float> addend = random_floats(size(layer.of.output));
+  run(nullptr);
+  const std::vector<float> plain = layer.output;
+  run(addend.data());
+  double worst = 0;
+  for (std::size_t k = 0; k < plain.size(); ++k) {
+    worst = std::max(worst, double(std::fabs(layer.output[k] - (plain[k] + addend[k]))));
+  }
+  report(what, index, worst, 1e-5);
+}
+
+void check_max_pool(const Window& window) {
+  const long pad_top = between(0, window.height / 2), pad_left = between(0, window.width / 2);
+  ArchcostConvolution of = {};
+  of.output = images(between(1, 2), between(2, 40), between(1, 9), between(1, 9), true);
+  of.input = images(of.output.batch, of.output.channels, window.rows_under(of.output.height),
+                    window.columns_under(of.output.width), true);
+  of.pad_top = pad_top, of.pad_left = pad_left, of.threads = between(1, 3);
+  std::vector<float> input = random_floats(size(of.input)), output(size(of.output));
+  if (between(0, 1)) input[between(0, long(input.size()) - 1)] = -INFINITY;
+  max_pool(window, of, input.data(), output.data());
+  double worst = 0;
+  for (long n = 0; n < of.output.batch; ++n) {
+    for (long c = 0; c < of.output.channels; ++c) {
+      for (long i = 0; i < of.output.height; ++i) {
+        for (long j = 0; j < of.output.width; ++j) {
+          float most = -INFINITY;
+          for (long tap = 0; tap < window.taps(); ++tap) {
+            const long y = i * window.row_step + window.row_of(tap) - pad_top;
+            const long x = j * window.column_step + window.column_of(tap) - pad_left;
+            if (y < 0 || y >= of.input.height || x < 0 || x >= of.input.width) continue;
+            most = std::max(most, input[offset(of.input, n, c, y, x)]);
+          }
+          worst = std::max(worst, output[offset(of.output, n, c, i, j)] == most ? 0.0 : 1.0);
+        }
+      }
+    }
+  }
+  report("max pool", int(window.taps()), worst, 0);
+}
+
 void check_tiles(const char* what, int index, const TileTransform& tile, double allowed) {
   Layer layer = random_layer(tile.kernel_height, tile.kernel_width);
   const long out = layer.of.output.channels, in = layer.of.input.channels;
   std::vector<float> packed(packed_floats(tile, out, in));
   pack_weights(tile, out, in, layer.weights.data(), packed.data());
-  convolve_by_tiles(tile, layer.of, layer.input.data(), packed.data(), layer.bias.data(), layer.output.data());
+  const auto run = [&](const float* addend) {
+    convolve_by_tiles(tile, layer.of, layer.input.data(), packed.data(), layer.bias.data(), layer.output.data(),
+                      addend);
+  };
+  run(nullptr);
   report(what, index, error(layer), allowed);
+  check_added(what, index, layer, run);
 }
 
 void check_depthwise(long height, long width) {
@@ -162,8 +213,13 @@ void check_im2col(const Window& window) {
   const long out = layer.of.output.channels, in = layer.of.input.channels;
   std::vector<float> packed(im2col_packed_floats(window, out, in));
   pack_im2col(window, out, in, layer.weights.data(), packed.data());
-  convolve_im2col(window, layer.of, layer.input.data(), packed.data(), layer.bias.data(), layer.output.data());
+  const auto run = [&](const float* addend) {
+    convolve_im2col(window, layer.of, layer.input.data(), packed.data(), layer.bias.data(), layer.output.data(),
+                    addend);
+  };
+  run(nullptr);
   report("im2col", int(window.taps()), error(layer), 1e-5);
+  check_added("im2col, added", int(window.taps()), layer, run);
 }
 
 }  // namespace
@@ -181,6 +237,7 @@ int main() {
     for (int index = 0; index < 60; ++index) {
       const long taps = index % 3 ? between(1, 6) : 1;
       check_im2col({index % 4 ? taps : 1, taps, between(1, 3), between(1, 3), between(1, 3), between(1, 2)});
+      check_max_pool({taps, between(1, 3), between(1, 3), between(1, 3), between(1, 2), between(1, 2)});
     }
   }
   release_scratch();

@@ -2,6 +2,7 @@
 
 #include <vector>
 
+#include "addend.h"
 #include "im2col_left.h"
 #include "matrix_product.h"
 #include "pixels.h"
@@ -33,12 +34,16 @@ class Im2colConvolution {
 
   long scratch_floats() const { return threads_ * worker_floats(); }
 
-  void run(const float* packed, const float* bias, float* output) const {
+  void run(const float* packed, const float* bias, const float* addend, float* output) const {
+    const ArchcostConvolution limits = Addend::without_limits(of_, addend);
+    const Addend add(of_, addend, output);
     std::vector<float> all_bias(out_chunks_ * kLanes);
     if (bias) std::copy(bias, bias + of_.output.channels, all_bias.begin());
     const Scratch scratch(scratch_floats());
     parallel_for(threads_, left_.blocks(), [&](long index, int worker) {
-      run_block(left_.block(index), packed, all_bias.data(), output, scratch.data() + worker * worker_floats());
+      const std::vector<Run> runs = left_.block(index);
+      run_block(runs, limits, packed, all_bias.data(), output, scratch.data() + worker * worker_floats());
+      for (std::size_t r = 0; add && r < runs.size(); ++r) add_to(runs[r], add);
     });
   }
 
@@ -84,8 +89,8 @@ class Im2colConvolution {
     return found;
   }
 
-  void run_block(const std::vector<Run>& runs, const float* packed, const float* bias, float* output,
-                 float* scratch) const {
+  void run_block(const std::vector<Run>& runs, const ArchcostConvolution& limits, const float* packed,
+                 const float* bias, float* output, float* scratch) const {
     float* const result = scratch + left_.scratch_floats();
     const std::vector<RowGroup> row_groups = groups(runs, scratch, result, output);
     BlockProduct product = {};
@@ -98,7 +103,7 @@ class Im2colConvolution {
     product.column_chunks = out_chunks_;
     product.result_row = in_place_ ? output_.column_stride : kLanes;
     product.result_chunk = in_place_ ? kLanes : left_.most_positions() * kLanes;
-    product.limits = &of_;
+    product.limits = &limits;
     for (std::size_t b = 0; b < blocks_.size(); ++b) {
       left_.fill(runs, blocks_[b], scratch);
       product.full = left_.full(b);
@@ -128,6 +133,16 @@ class Im2colConvolution {
         Pixels(flat, output, run.image, c * kLanes).scatter(row, column, 1, count, from, 0);
       }
       result += count * kLanes;
+    }
+  }
+
+  // Positions may be counted through all rows as if they were one.
+  void add_to(const Run& run, const Addend& add) const {
+    const long width = of_.output.width;
+    for (long at = run.column, end = run.column + run.count, count; at < end; at += count) {
+      const long column = at % width;
+      count = std::min(end - at, width - column);
+      add(run.image, 0, of_.output.channels, run.row + at / width, column, 1, count);
     }
   }
 
@@ -170,8 +185,8 @@ long im2col_scratch_floats(const Window& window, const ArchcostConvolution& conv
 }
 
 void convolve_im2col(const Window& window, const ArchcostConvolution& convolution, const float* input,
-                     const float* packed, const float* bias, float* output) {
-  Im2colConvolution(window, convolution, input).run(packed, bias, output);
+                     const float* packed, const float* bias, float* output, const float* addend) {
+  Im2colConvolution(window, convolution, input).run(packed, bias, addend, output);
 }
 
 }  // namespace archcost

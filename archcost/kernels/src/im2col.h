@@ -9,7 +9,8 @@ long im2col_packed_floats(const Window& window, long out_channels, long in_chann
 void pack_im2col(const Window& window, long out_channels, long in_channels, const float* weights, float* packed);
 
 long im2col_scratch_floats(const Window& window, const ArchcostConvolution& convolution);
+// bias and addend may be null.
 void convolve_im2col(const Window& window, const ArchcostConvolution& convolution, const float* input,
-                     const float* packed, const float* bias, float* output);
+                     const float* packed, const float* bias, float* output, const float* addend = nullptr);
 
 }  // namespace archcost

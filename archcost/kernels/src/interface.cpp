@@ -6,6 +6,7 @@
 #include "fft.h"
 #include "fft_tile.h"
 #include "im2col.h"
+#include "max_pool.h"
 #include "scratch.h"
 #include "tiled_convolution.h"
 #include "vector.h"
@@ -98,6 +99,16 @@ ARCHCOST_EXPORT int archcost_tiles(int family, std::int64_t first, std::int64_t 
   return guarded([&] { archcost::convolve_by_tiles(*tile, *of, input, packed, bias, output); });
 }
 
+// `addend` lies in memory as the output does, and is added to it before it is limited; it may be null.
+ARCHCOST_EXPORT int archcost_tiles_added(int family, std::int64_t first, std::int64_t second,
+                                         const ArchcostConvolution* of, const float* input,
+                                         const float* packed, const float* bias, const float* addend,
+                                         float* output) {
+  const archcost::TileTransform* const tile = find_tile(family, first, second);
+  if (!tile) return kNoSuchTile;
+  return guarded([&] { archcost::convolve_by_tiles(*tile, *of, input, packed, bias, output, addend); });
+}
+
 // Of the transform of a row, for rows of `width` pixels and what is padded on either side; 0 if there is none.
 ARCHCOST_EXPORT std::int64_t archcost_depthwise_size(std::int64_t taps, std::int64_t width, std::int64_t left,
                                                      std::int64_t right) {
@@ -152,4 +163,17 @@ ARCHCOST_EXPORT std::int64_t archcost_im2col_scratch_floats(ARCHCOST_WINDOW, con
 ARCHCOST_EXPORT int archcost_im2col(ARCHCOST_WINDOW, const ArchcostConvolution* of, const float* input,
                                     const float* packed, const float* bias, float* output) {
   return guarded([&] { archcost::convolve_im2col(ARCHCOST_ITS_WINDOW, *of, input, packed, bias, output); });
+}
+
+ARCHCOST_EXPORT int archcost_im2col_added(ARCHCOST_WINDOW, const ArchcostConvolution* of, const float* input,
+                                          const float* packed, const float* bias, const float* addend,
+                                          float* output) {
+  return guarded(
+      [&] { archcost::convolve_im2col(ARCHCOST_ITS_WINDOW, *of, input, packed, bias, output, addend); });
+}
+
+// Channels lie together in input and output.
+ARCHCOST_EXPORT int archcost_max_pool(ARCHCOST_WINDOW, const ArchcostConvolution* of, const float* input,
+                                      float* output) {
+  return guarded([&] { archcost::max_pool(ARCHCOST_ITS_WINDOW, *of, input, output); });
 }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "addend.h"
 #include "matrix_product.h"
 #include "pixels.h"
 #include "scratch.h"
@@ -85,9 +86,11 @@ class Plan {
 class TiledConvolution {
  public:
   TiledConvolution(const TileTransform& transform, const ArchcostConvolution& of, const float* input,
-                   const float* packed, const float* bias, float* output)
+                   const float* packed, const float* bias, const float* addend, float* output)
       : transform_(transform),
         of_(of),
+        limits_(Addend::without_limits(of, addend)),
+        add_(of, addend, output),
         plan_(transform, of),
         input_(input),
         packed_(packed),
@@ -194,7 +197,7 @@ class TiledConvolution {
       for (long chunk = 0; chunk < plan_.out_chunks; ++chunk) {
         const Pixels target(of_.output, output_, image, chunk * kLanes);
         const float* const source = first + chunk * block.tiles() * kLanes;
-        const Finish finish(load(bias_.data() + chunk * kLanes), of_);
+        const Finish finish(load(bias_.data() + chunk * kLanes), limits_);
         if (target.contains(top, left, transform_.out_height, transform_.out_width)) {
           transform_.output(source, plan_.output_plane, target.at(top, left), target.row_stride,
                             target.column_stride, finish);
@@ -205,11 +208,15 @@ class TiledConvolution {
         }
       }
     }
+    if (!add_) return;
+    const long left = block.first_column * transform_.out_width;
+    const long width = std::min(block.columns * transform_.out_width, of_.output.width - left);
+    add_(image, 0, of_.output.channels, top, left, height, width);
   }
 
   void restore_chunk(const Block& block, long chunk, const float* planes, float* staging) {
     const float* source = planes + chunk * block.tiles() * kLanes;
-    const Finish finish(load(bias_.data() + chunk * kLanes), of_);
+    const Finish finish(load(bias_.data() + chunk * kLanes), limits_);
     const long staged_row = block.columns * transform_.out_width * kLanes;
     const long left = block.first_column * transform_.out_width;
     const long width = std::min(block.columns * transform_.out_width, of_.output.width - left);
@@ -222,11 +229,14 @@ class TiledConvolution {
       const long height = std::min<long>(transform_.out_height, of_.output.height - top);
       Pixels(of_.output, output_, image_of(block, row), chunk * kLanes)
           .scatter(top, left, height, width, staging, staged_row);
+      if (add_) add_(image_of(block, row), chunk * kLanes, kLanes, top, left, height, width);
     }
   }
 
   const TileTransform& transform_;
   const ArchcostConvolution& of_;
+  const ArchcostConvolution limits_;
+  const Addend add_;
   const Plan plan_;
   const float* const input_;
   const float* const packed_;
@@ -266,8 +276,9 @@ long scratch_floats(const TileTransform& transform, const ArchcostConvolution& c
 }
 
 void convolve_by_tiles(const TileTransform& transform, const ArchcostConvolution& convolution,
-                       const float* input, const float* packed, const float* bias, float* output) {
-  TiledConvolution(transform, convolution, input, packed, bias, output).run();
+                       const float* input, const float* packed, const float* bias, float* output,
+                       const float* addend) {
+  TiledConvolution(transform, convolution, input, packed, bias, addend, output).run();
 }
 
 }  // namespace archcost

@@ -13,8 +13,9 @@ void pack_weights(const TileTransform& transform, long out_channels, long in_cha
 
 // Working memory of one call.
 long scratch_floats(const TileTransform& transform, const ArchcostConvolution& convolution);
-// bias may be null.
+// bias may be null, and so may addend: else it is added to the outputs, and lies in memory as they do.
 void convolve_by_tiles(const TileTransform& transform, const ArchcostConvolution& convolution,
-                       const float* input, const float* packed, const float* bias, float* output);
+                       const float* input, const float* packed, const float* bias, float* output,
+                       const float* addend = nullptr);
 
 }  // namespace archcost

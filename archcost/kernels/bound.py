@@ -1,0 +1,87 @@
+"""A kernel's call with all settled but the tensors, convolution and pooling.
+
+A small layer takes less time than putting a call together, or asking tensors again how they lie in memory.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from archcost.kernels.by_im2col import PackedIm2col
+from archcost.kernels.call import Call, convolution, window
+from archcost.kernels.loading import Convolution
+from archcost.kernels.packed import Packed
+from archcost.kernels.tensors import channels_together, checked, images, loaded, offsets, readable
+from archcost.kernels.tiles import PackedTiles
+
+__all__ = ["Bound", "bound", "max_pool"]
+
+
+class Bound:
+    """A convolution of images of one shape and strides, in float32 on the CPU: the caller has checked.
+
+    Nothing is recorded, and PyTorch does not see it.
+    """
+
+    def __init__(self, function: Any, numbers: tuple[int, ...], problem: Convolution, *tensors: Any) -> None:
+        output, weights, bias = tensors
+        self.shape, self.strides = output.shape, output.stride()
+        # What the addresses are of must live as long.
+        self._alive = (problem, weights, bias)
+        places = [None if one is None else one.data_ptr() for one in (weights, bias)]
+        self._function, self._settled = function, (*numbers, ctypes.pointer(problem))
+        self._weights = tuple(places)
+
+    def __call__(self, x: Tensor, addend: Tensor | None = None) -> Tensor:
+        """``addend`` has the output's shape, strides and dtype (`fits`), and is added before the clamp."""
+        y = torch.empty_strided(self.shape, self.strides, dtype=torch.float32)
+        there = None if addend is None else addend.data_ptr()
+        failure = self._function(*self._settled, x.data_ptr(), *self._weights, there, y.data_ptr())
+        if failure:
+            checked(failure)
+        return y
+
+    def fits(self, addend: Tensor) -> bool:
+        """Whether it lies in memory as the outputs do."""
+        alike = addend.shape == self.shape and addend.stride() == self.strides
+        return alike and addend.dtype is torch.float32 and not addend.is_neg()
+
+
+def bound(packed: Packed, x: Tensor, bias: Tensor | None, call: Call) -> Bound | None:
+    """For inputs that lie in memory as ``x`` does; None where the kernel cannot read them, or cannot add."""
+    if x.dim() != 4 or readable(x) is not x:
+        return None
+    numbers: tuple[int, ...]
+    if isinstance(packed, PackedTiles):
+        name, numbers, steps = "archcost_tiles_added", packed.name, False
+    elif isinstance(packed, PackedIm2col):
+        name, numbers, steps = "archcost_im2col_added", window(packed.taps, call, 2), True
+    else:
+        return None
+    channels = (packed.in_channels, packed.out_channels)
+    _, output, problem = convolution(x, packed.taps, channels, call, steps=steps)
+    added = offsets(bias, packed.out_channels)
+    return Bound(getattr(loaded(packed.isa), name), numbers, problem, output, packed.data, added)
+
+
+def max_pool(x: Tensor, size: tuple[int, int], numbers: tuple[int, ...], padding: tuple[int, int]) -> Tensor:
+    """The largest input under a window, for images in channels_last.
+
+    Args:
+        size: of the output, rows and columns.
+        numbers: taps, strides and dilations, each vertical and horizontal.
+        padding: above and at the left, which does not count; NaN does, and wins.
+    """
+    found: Callable[..., int] = loaded().archcost_max_pool
+    shape = (x.shape[0], x.shape[1], *size)
+    y = torch.empty(shape, dtype=torch.float32, memory_format=torch.channels_last)
+    places = images(tuple(x.shape), x.stride()), images(shape, y.stride())
+    assert channels_together(x.shape, x.stride())
+    problem = Convolution(*places, *padding, torch.get_num_threads(), 0, 0.0, 0.0)
+    checked(found(*numbers, problem, x.data_ptr(), y.data_ptr()))
+    return y

@@ -1,0 +1,133 @@
+"""A path's run with all settled but the tensors: for inputs of one shape and layout, when nobody looks on.
+
+`ExecutionPath.run` serves any input that fits, and asks each time whether it does. Small layers take less
+time than that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import inf
+from typing import Any
+
+import torch
+
+from archcost.kernels.bound import Bound, bound
+from archcost.kernels.packed import Packed
+from archcost.paths.epilogue import Epilogue
+from archcost.paths.framework import takes_padding
+from archcost.paths.fused import Fused
+from archcost.paths.geometry import padding_of, spatial
+from archcost.paths.native import ChannelsLastPath, NativePath
+from archcost.paths.path import ExecutionPath, Prepared
+from archcost.paths.prepacked import PrepackedPath
+
+__all__ = ["Clamp", "Runner", "runner_for"]
+
+Clamp = tuple[float, float] | None
+Runner = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
+"""Of an input, and of what is added to the outputs before they are clamped: of their shape, or None."""
+
+
+def runner_for(path: ExecutionPath, x: torch.Tensor, prepared: Prepared, clamp: Clamp) -> Runner:
+    """What runs a path on inputs like ``x``: of its shape, strides, dtype and device, without gradients.
+
+    ``clamp`` is what comes last; that of the epilogue, or, where that has none, one behind the addition.
+    """
+    content, end = prepared.content, prepared.epilogue
+    if isinstance(content, Fused) and _is_plain(content, x, prepared):
+        call = bound(
+            content.packed,  # type: ignore[arg-type]
+            x,
+            prepared.bias,
+            {
+                "padding": content.padding,
+                "stride": content.stride,
+                "dilation": content.dilation,
+                "clamp": clamp,
+                "memory_format": end.memory_format,
+            },
+        )
+        if call is not None:
+            return _kernel(call)
+    if type(path) is PrepackedPath and x.dim() == 4 and content[1] is None:
+        return _prepacked(prepared, clamp)
+    if type(path) in (NativePath, ChannelsLastPath) and x.dim() == 4:
+        plain = _by_pytorch(prepared, type(path) is ChannelsLastPath)
+        if plain is not None:
+            return _behind(plain, end, clamp)
+    return _behind(lambda x: path.run(x, prepared), end, clamp, clamped=clamp == end.clamp)
+
+
+def _is_plain(content: Fused, x: torch.Tensor, prepared: Prepared) -> bool:
+    return (
+        isinstance(content.packed, Packed)
+        and not content.blocks
+        and prepared.spec.padding_mode == "zeros"
+        and x.dtype is torch.float32
+    )
+
+
+def _kernel(call: Bound) -> Runner:
+    def run(x: torch.Tensor, addend: torch.Tensor | None) -> torch.Tensor:
+        if addend is not None and not call.fits(addend):
+            addend = torch.empty_strided(call.shape, call.strides, dtype=torch.float32).copy_(addend)
+        return call(x, addend)
+
+    return run
+
+
+def _prepacked(prepared: Prepared, clamp: Clamp) -> Runner:
+    packed, _, options, rest = prepared.content
+    bias, call = _detached(prepared.bias), torch.ops.mkldnn._convolution_pointwise.default
+    clamped = rest.clamp is None and prepared.epilogue.clamp is not None
+
+    def plain(x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = call(x, packed, bias, *options)
+        return y
+
+    return _behind(plain, prepared.epilogue, clamp, clamped=clamped)
+
+
+def _by_pytorch(prepared: Prepared, last: bool) -> Callable[[torch.Tensor], torch.Tensor] | None:
+    spec = prepared.spec
+    if not takes_padding(spec) or spec.transposed:
+        return None
+    weight, bias = _detached(prepared.content), _detached(prepared.bias)
+    settled: Any = (
+        *(weight, bias, spatial(spec, "stride"), tuple(low for low, _ in padding_of(spec))),
+        *(spatial(spec, "dilation"), spec.groups),
+    )
+
+    def plain(x: torch.Tensor) -> torch.Tensor:
+        return torch.conv2d(x.contiguous(memory_format=torch.channels_last) if last else x, *settled)
+
+    return plain
+
+
+def _behind(
+    plain: Callable[[torch.Tensor], torch.Tensor], end: Epilogue, clamp: Clamp, *, clamped: bool = False
+) -> Runner:
+    """What is left to do behind it, in place: the output is nobody else's."""
+    limit, layout = None if clamped else _limit(clamp), end.memory_format
+
+    def run(x: torch.Tensor, addend: torch.Tensor | None) -> torch.Tensor:
+        y = plain(x)
+        if addend is not None:
+            y = y.add_(addend)
+        if limit is not None:
+            y = limit(y)
+        return y if layout is None else y.contiguous(memory_format=layout)
+
+    return run
+
+
+def _limit(clamp: Clamp) -> Callable[[torch.Tensor], torch.Tensor] | None:
+    if clamp is None:
+        return None
+    low, high = clamp
+    return torch.relu_ if clamp == (0, inf) else lambda y: y.clamp_(low, high)
+
+
+def _detached(tensor: torch.Tensor | None) -> torch.Tensor | None:
+    return tensor.detach() if tensor is not None and tensor.requires_grad else tensor
