@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from archcost.proposals import Proposals as Proposals
     from archcost.proposals import propose as propose
     from archcost.receptive import receptive_field as receptive_field
-    from archcost.rewriting.accelerate import accelerate as accelerate
-    from archcost.rewriting.acceleration import Acceleration as Acceleration
+    from archcost.rewriting.accelerating.accelerate import accelerate as accelerate
+    from archcost.rewriting.accelerating.acceleration import Acceleration as Acceleration
     from archcost.rewriting.plan import Plan as Plan
     from archcost.rewritten import Rewritten as Rewritten
     from archcost.rewritten import rewrite as rewrite
@@ -67,8 +67,8 @@ _HOMES = {
     "load": "archcost.models",
     "zoo": "archcost.models",
     "convolve": "archcost.paths.convolve",
-    "accelerate": "archcost.rewriting.accelerate",
-    "Acceleration": "archcost.rewriting.acceleration",
+    "accelerate": "archcost.rewriting.accelerating.accelerate",
+    "Acceleration": "archcost.rewriting.accelerating.acceleration",
     "Proposals": "archcost.proposals",
     "propose": "archcost.proposals",
     "Plan": "archcost.rewriting.plan",

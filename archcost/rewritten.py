@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from archcost.rewriting.applying import Outcome
     from archcost.rewriting.plan import Applied, Plan
     from archcost.rewriting.proposal import Raced
-    from archcost.rewriting.sites import Hooks
     from archcost.rewriting.subjects import Subject
+    from archcost.rewriting.surgery.sites import Hooks
     from archcost.rewriting.weights.moments import Moments
 
 __all__ = ["Rewritten", "rewrite"]
@@ -80,10 +80,10 @@ def rewrite(
     from archcost.latency.store import opened
     from archcost.rewriting.applying import carried_out
     from archcost.rewriting.budget import within_budget
-    from archcost.rewriting.copying import copied
     from archcost.rewriting.plan import Plan
     from archcost.rewriting.proposal import best_of
     from archcost.rewriting.proposing import proposals_of
+    from archcost.rewriting.surgery.copying import copied
 
     if (choices is None) == (rules is None):
         raise InputError(
@@ -176,8 +176,8 @@ class Rewritten:
         """max |new - old| / max |old| of the outputs for the inputs given; None where the old one is gone."""
         if self.original is None:
             return None
-        from archcost.rewriting.checking import evaluating
-        from archcost.rewriting.outputs import outputs_of, worst_error
+        from archcost.rewriting.surgery.checking import evaluating
+        from archcost.rewriting.surgery.outputs import outputs_of, worst_error
 
         found = []
         for model in (self.model, self.original):

@@ -14,12 +14,12 @@ import archcost
 from archcost.errors import ArchcostError, InputError, ModelError, SpecError
 from archcost.latency.clock import Timing
 from archcost.latency.store import Store
-from archcost.rewriting import accelerate as module
-from archcost.rewriting import finals
-from archcost.rewriting.absorbed import Absorbed
-from archcost.rewriting.block import Block
-from archcost.rewriting.contest import Took, candidates
-from archcost.rewriting.path_conv import PathConv
+from archcost.rewriting.accelerating import accelerate as module
+from archcost.rewriting.accelerating import finals
+from archcost.rewriting.accelerating.absorbed import Absorbed
+from archcost.rewriting.accelerating.block import Block
+from archcost.rewriting.accelerating.contest import Took, candidates
+from archcost.rewriting.accelerating.path_conv import PathConv
 
 X = torch.randn(2, 4, 12, 12, generator=torch.Generator().manual_seed(0))
 

@@ -8,7 +8,14 @@ import torch
 from torch import nn
 
 import archcost
-from archcost.rewriting.layouts import CHANNELS_LAST, NCHW, Link, best_labels, pinned_by_views, regions
+from archcost.rewriting.accelerating.layouts import (
+    CHANNELS_LAST,
+    NCHW,
+    Link,
+    best_labels,
+    pinned_by_views,
+    regions,
+)
 
 
 def random_links(seed):

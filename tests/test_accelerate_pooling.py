@@ -11,8 +11,8 @@ from torch import nn
 import archcost
 from archcost import kernels
 from archcost.kernels import bound
-from archcost.rewriting import pooling
-from archcost.rewriting.pooling import QuickMaxPool
+from archcost.rewriting.accelerating import pooling
+from archcost.rewriting.accelerating.pooling import QuickMaxPool
 
 needs_kernels = pytest.mark.skipif(kernels.library() is None, reason="needs the compiled kernels")
 

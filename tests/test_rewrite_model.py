@@ -261,7 +261,7 @@ def test_times_of_proposals_are_kept_in_the_store():
             model, images(), rules=["asymmetric"], names=["3"], store=store, progress=False
         )
         assert all(one.race is None for one in found)
-        timed = found.measured(images(), seconds=1, store=store, progress=False)
+        timed = found.measured(images(), seconds=60, store=store, progress=False)
         assert all(one.race is not None for one in timed)
         again = archcost.propose(
             model, images(), rules=["asymmetric"], names=["3"], store=store, progress=False

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from archcost.errors import InputError, RewriteError
-from archcost.rewriting.path_conv import PathConv
+from archcost.rewriting.accelerating.path_conv import PathConv
 from archcost.rewriting.weights.moments import collect
 from archcost.rewriting.weights.refit import mean_shift, refit
 

@@ -10,10 +10,10 @@ from torch import nn
 
 from archcost.errors import InputError
 from archcost.rewriting.building import built
-from archcost.rewriting.like import ConvLike
 from archcost.rewriting.replacement import chain_field, resized
 from archcost.rewriting.rule import get
 from archcost.rewriting.subjects import Subject
+from archcost.rewriting.surgery.like import ConvLike
 from archcost.rewriting.weights.compose import apart, composed
 from archcost.rewriting.weights.moments import Moments
 

@@ -10,10 +10,10 @@ import torchvision
 from torch import nn
 
 from archcost.errors import ModelError, RewriteError
-from archcost.rewriting.copying import copied
-from archcost.rewriting.like import ConvLike
-from archcost.rewriting.sites import sites
-from archcost.rewriting.surgery import replace
+from archcost.rewriting.surgery.copying import copied
+from archcost.rewriting.surgery.exchange import replace
+from archcost.rewriting.surgery.like import ConvLike
+from archcost.rewriting.surgery.sites import sites
 
 MODELS = {
     "resnet18": lambda: torchvision.models.resnet18(weights=None),

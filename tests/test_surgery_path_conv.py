@@ -15,13 +15,13 @@ from torch import nn
 import archcost
 from archcost.errors import InputError, SpecError
 from archcost.paths import Epilogue, ExecutionPath, get
-from archcost.rewriting.absorbed import Absorbed
-from archcost.rewriting.checking import checked, record_inputs
-from archcost.rewriting.folding import chains
-from archcost.rewriting.like import ConvLike
-from archcost.rewriting.path_conv import MOST_SIZES, PathConv
-from archcost.rewriting.sites import sites
-from archcost.rewriting.surgery import replace
+from archcost.rewriting.accelerating.absorbed import Absorbed
+from archcost.rewriting.accelerating.folding import chains
+from archcost.rewriting.accelerating.path_conv import MOST_SIZES, PathConv
+from archcost.rewriting.surgery.checking import checked, record_inputs
+from archcost.rewriting.surgery.exchange import replace
+from archcost.rewriting.surgery.like import ConvLike
+from archcost.rewriting.surgery.sites import sites
 
 RELU = Epilogue(clamp=(0, inf))
 

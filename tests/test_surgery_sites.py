@@ -9,10 +9,10 @@ from torch.nn.utils import parametrizations, parametrize, prune
 
 import archcost
 from archcost.errors import RewriteError
-from archcost.rewriting import adapters
-from archcost.rewriting.elsewhere import used_elsewhere
-from archcost.rewriting.like import ConvLike
-from archcost.rewriting.sites import sites
+from archcost.rewriting.surgery import adapters
+from archcost.rewriting.surgery.elsewhere import used_elsewhere
+from archcost.rewriting.surgery.like import ConvLike
+from archcost.rewriting.surgery.sites import sites
 
 
 def pair():
@@ -233,7 +233,7 @@ def test_standardised_weights_are_refused_throughout():
 
 
 def test_same_padding_is_that_of_timm():
-    from archcost.rewriting.checking import checked
+    from archcost.rewriting.surgery.checking import checked
 
     for size, kernel, stride, dilation in (
         (11, 3, 2, 1),
@@ -264,7 +264,7 @@ def two_behind(layer, size):
 
 def test_an_adapter_opens_a_type(monkeypatch):
     monkeypatch.setattr(adapters, "_adapters", dict(adapters._adapters))
-    assert "adapters.register says what its padding is" in reason(nn.Sequential(Doubled(3, 4, 3)))
+    assert "adapters.register says how it pads" in reason(nn.Sequential(Doubled(3, 4, 3)))
     adapters.register(Doubled, two_behind)
     assert reason(nn.Sequential(Doubled(3, 4, 3))) is None
     layer, x = Doubled(3, 4, 3), torch.randn(1, 3, 6, 6)

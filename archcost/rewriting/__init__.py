@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from archcost.rewriting.rule import get as get
     from archcost.rewriting.rule import register as register
     from archcost.rewriting.subjects import Subject as Subject
-    from archcost.rewriting.surgery import replace as replace
+    from archcost.rewriting.surgery.exchange import replace as replace
 
 # Public name -> its module, imported when first used, so that asking for help loads no torch.
 _HOMES = {
     **{"available": "rule", "get": "rule", "register": "rule", "Rewrite": "rule", "Factorisation": "rule"},
     **{"Replacement": "replacement", "Conv": "replacement", "Activation": "replacement"},
     **{"Kept": "replacement", "chained": "replacement"},
-    **{"Subject": "subjects", "Proposal": "proposal", "Plan": "plan", "replace": "surgery"},
+    **{"Subject": "subjects", "Proposal": "proposal", "Plan": "plan", "replace": "surgery.exchange"},
 }
 
 __all__ = [*_HOMES]

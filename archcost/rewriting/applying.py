@@ -11,13 +11,13 @@ import torch
 from torch import nn
 
 from archcost.paths.accuracy import exact_convolution
-from archcost.rewriting.checking import Recorded, checked, evaluating, record_inputs
-from archcost.rewriting.outputs import outputs_of, worst_error
 from archcost.rewriting.plan import Applied, Plan
 from archcost.rewriting.proposal import Proposal
 from archcost.rewriting.replacement import Conv
 from archcost.rewriting.rule import Factorisation, get
-from archcost.rewriting.sites import Hooks
+from archcost.rewriting.surgery.checking import Recorded, checked, evaluating, record_inputs
+from archcost.rewriting.surgery.outputs import outputs_of, worst_error
+from archcost.rewriting.surgery.sites import Hooks
 from archcost.rewriting.weights.compose import composed
 from archcost.rewriting.weights.moments import Moments, collect, covariance_bytes
 from archcost.rewriting.weights.refit import refit

@@ -11,11 +11,11 @@ from torch import nn
 from archcost.errors import RewriteError
 from archcost.rewriting import rule as rules
 from archcost.rewriting.building import built
-from archcost.rewriting.copying import copied
 from archcost.rewriting.proposal import Proposal, overlap
 from archcost.rewriting.replacement import Kept
-from archcost.rewriting.sites import Hooks, sites
-from archcost.rewriting.surgery import Handle, replace
+from archcost.rewriting.surgery.copying import copied
+from archcost.rewriting.surgery.exchange import Handle, replace
+from archcost.rewriting.surgery.sites import Hooks, sites
 
 if TYPE_CHECKING:
     import os

@@ -19,10 +19,10 @@ from archcost.latency.fingerprint import fingerprint
 from archcost.latency.measurement import Key, Measurement
 from archcost.latency.store import Store
 from archcost.rewriting.building import built
-from archcost.rewriting.checking import Recorded, evaluating, record_inputs
-from archcost.rewriting.outputs import fresh
 from archcost.rewriting.plan import named_by
 from archcost.rewriting.proposal import Proposal, Raced
+from archcost.rewriting.surgery.checking import Recorded, evaluating, record_inputs
+from archcost.rewriting.surgery.outputs import fresh
 from archcost.trace.progress import Progress
 
 __all__ = ["race_proposals", "raced", "stored_race"]

@@ -20,7 +20,7 @@ def source_of(plan: Plan) -> str:
     lines = ["from torch import nn", ""]
     chains = [(one, name, chain) for one in plan.proposals for name, chain in one.replacement.chains.items()]
     if any(isinstance(step, Conv) and step.path for _, _, chain in chains for step in chain):
-        lines[1:1] = ["", "from archcost.rewriting.path_conv import PathConv"]
+        lines[1:1] = ["", "from archcost.rewriting.accelerating.path_conv import PathConv"]
     lines += ["", "def new_layers(model: nn.Module) -> dict[str, nn.Module]:", "    return {"]
     for one, name, chain in chains:
         if name == one.name:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from archcost.errors import ArchcostError
-from archcost.rewriting.like import ConvLike
-from archcost.rewriting.sites import Hooks, Site, sites
+from archcost.rewriting.surgery.like import ConvLike
+from archcost.rewriting.surgery.sites import Hooks, Site, sites
 from archcost.spec import ConvSpec
 from archcost.trace.graph import Op, TensorRef, Trace
 

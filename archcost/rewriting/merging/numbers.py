@@ -11,7 +11,7 @@ from archcost.errors import RewriteError
 from archcost.rewriting.merging.affine import Linear, linear
 from archcost.rewriting.merging.branches import affine_of, branches_of, convolution_of
 from archcost.rewriting.movable import norm_problem
-from archcost.rewriting.refusals import is_convolution
+from archcost.rewriting.surgery.refusals import is_convolution
 from archcost.spec import ConvSpec
 
 __all__ = ["merged_block", "merged_row"]

@@ -87,7 +87,7 @@ class Merge(Rewrite):
         import torch
 
         from archcost.rewriting.merging.numbers import merged_block, merged_row
-        from archcost.rewriting.refusals import is_convolution
+        from archcost.rewriting.surgery.refusals import is_convolution
 
         conv = next(step for step in replacement.chain if isinstance(step, Conv))
         with torch.no_grad():

@@ -12,9 +12,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from archcost.errors import ArchcostError, InputError, RewriteError
-from archcost.rewriting.checking import evaluating
-from archcost.rewriting.like import ConvLike
-from archcost.rewriting.outputs import fresh
+from archcost.rewriting.surgery.checking import evaluating
+from archcost.rewriting.surgery.like import ConvLike
+from archcost.rewriting.surgery.outputs import fresh
 from archcost.spec import ConvSpec
 from archcost.trace.modules import walk
 from archcost.trace.state import Untouched

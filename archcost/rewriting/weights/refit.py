@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from archcost.errors import RewriteError
-from archcost.rewriting import adapters
-from archcost.rewriting.like import ConvLike
+from archcost.rewriting.surgery import adapters
+from archcost.rewriting.surgery.like import ConvLike
 from archcost.rewriting.weights.features import (
     Runner,
     again,

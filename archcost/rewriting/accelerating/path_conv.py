@@ -17,10 +17,10 @@ from archcost.errors import ArchcostError
 from archcost.paths.epilogue import PLAIN, Epilogue
 from archcost.paths.path import ExecutionPath, Prepared
 from archcost.paths.registry import available, get
-from archcost.rewriting.absorbed import Absorbed
-from archcost.rewriting.folding import folded
-from archcost.rewriting.like import ConvLike
-from archcost.rewriting.runners import Clamp, Runner, runner_for
+from archcost.rewriting.accelerating.absorbed import Absorbed
+from archcost.rewriting.accelerating.folding import folded
+from archcost.rewriting.accelerating.runners import Clamp, Runner, runner_for
+from archcost.rewriting.surgery.like import ConvLike
 
 __all__ = ["MOST_SIZES", "PathConv", "looked_on", "seen_from_outside"]
 

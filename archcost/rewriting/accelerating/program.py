@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from archcost.rewriting.path_conv import PathConv, seen_from_outside
-from archcost.rewriting.runners import Clamp
+from archcost.rewriting.accelerating.path_conv import PathConv, seen_from_outside
+from archcost.rewriting.accelerating.runners import Clamp
 
 __all__ = ["Program", "Step"]
 

@@ -8,14 +8,14 @@ import torch
 
 from archcost.latency.fingerprint import fingerprint
 from archcost.paths.registry import get
-from archcost.rewriting.acceleration import Acceleration, LayerAcceleration
-from archcost.rewriting.choosing import Choice
-from archcost.rewriting.contest import Took
-from archcost.rewriting.finals import Final, Result
-from archcost.rewriting.layers import Kept, Layer
-from archcost.rewriting.layouts import CHANNELS_LAST
-from archcost.rewriting.outputs import tensors_in
-from archcost.rewriting.preparing import Asked
+from archcost.rewriting.accelerating.acceleration import Acceleration, LayerAcceleration
+from archcost.rewriting.accelerating.choosing import Choice
+from archcost.rewriting.accelerating.contest import Took
+from archcost.rewriting.accelerating.finals import Final, Result
+from archcost.rewriting.accelerating.layers import Kept, Layer
+from archcost.rewriting.accelerating.layouts import CHANNELS_LAST
+from archcost.rewriting.accelerating.preparing import Asked
+from archcost.rewriting.surgery.outputs import tensors_in
 
 __all__ = ["report", "unchanged"]
 

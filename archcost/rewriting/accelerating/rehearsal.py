@@ -17,12 +17,12 @@ import torch
 
 from archcost.latency.clock import interquartile
 from archcost.latency.stopwatch import CpuStopwatch, Stopwatch, WallStopwatch
-from archcost.rewriting.assembling import Stage, convolution_in, new_modules
-from archcost.rewriting.choosing import Choice, Network
-from archcost.rewriting.contest import Took, Way, near
-from archcost.rewriting.layers import Layer, Task
-from archcost.rewriting.layouts import CHANNELS_LAST, NCHW
-from archcost.rewriting.outputs import fresh
+from archcost.rewriting.accelerating.assembling import Stage, convolution_in, new_modules
+from archcost.rewriting.accelerating.choosing import Choice, Network
+from archcost.rewriting.accelerating.contest import Took, Way, near
+from archcost.rewriting.accelerating.layers import Layer, Task
+from archcost.rewriting.accelerating.layouts import CHANNELS_LAST, NCHW
+from archcost.rewriting.surgery.outputs import fresh
 
 __all__ = ["rehearsed"]
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from archcost.rewriting.block import NOTHING
-from archcost.rewriting.folding import Chain, is_norm, limits_of
-from archcost.rewriting.program import Step
-from archcost.rewriting.refusals import hooks_of
+from archcost.rewriting.accelerating.block import NOTHING
+from archcost.rewriting.accelerating.folding import Chain, is_norm, limits_of
+from archcost.rewriting.accelerating.program import Step
+from archcost.rewriting.surgery.refusals import hooks_of
 from archcost.trace.graph import ModuleCall, Op, TensorRef, Trace, refs
 
 __all__ = ["programs_of"]

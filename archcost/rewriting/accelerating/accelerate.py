@@ -14,15 +14,15 @@ from torch import nn
 from archcost.errors import InputError, ModelError
 from archcost.latency.settings import settings
 from archcost.latency.store import Store
-from archcost.rewriting.acceleration import Acceleration
-from archcost.rewriting.assembling import Stage
-from archcost.rewriting.copying import copied
-from archcost.rewriting.finals import Final, fastest
-from archcost.rewriting.layers import Kept, Layer, layers_of
-from archcost.rewriting.outputs import state_kept
-from archcost.rewriting.preparing import Asked, measured, network_of
-from archcost.rewriting.program import Step
-from archcost.rewriting.reporting import report, unchanged
+from archcost.rewriting.accelerating.acceleration import Acceleration
+from archcost.rewriting.accelerating.assembling import Stage
+from archcost.rewriting.accelerating.finals import Final, fastest
+from archcost.rewriting.accelerating.layers import Kept, Layer, layers_of
+from archcost.rewriting.accelerating.preparing import Asked, measured, network_of
+from archcost.rewriting.accelerating.program import Step
+from archcost.rewriting.accelerating.reporting import report, unchanged
+from archcost.rewriting.surgery.copying import copied
+from archcost.rewriting.surgery.outputs import state_kept
 from archcost.trace.progress import Progress
 from archcost.trace.run import record
 

@@ -8,10 +8,10 @@ from math import inf
 from typing import NamedTuple
 
 from archcost.paths.registry import get
-from archcost.rewriting.contest import Took, Way
-from archcost.rewriting.layers import Layer
-from archcost.rewriting.layouts import NCHW, Link, best_labels
-from archcost.rewriting.program import Step
+from archcost.rewriting.accelerating.contest import Took, Way
+from archcost.rewriting.accelerating.layers import Layer
+from archcost.rewriting.accelerating.layouts import NCHW, Link, best_labels
+from archcost.rewriting.accelerating.program import Step
 
 __all__ = ["LEAST_GAIN", "Choice", "Measured", "Network", "choices"]
 

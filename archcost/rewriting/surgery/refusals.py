@@ -13,8 +13,8 @@ from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from archcost.rewriting import adapters
-from archcost.rewriting.like import ConvLike
+from archcost.rewriting.surgery import adapters
+from archcost.rewriting.surgery.like import ConvLike
 from archcost.trace.modules import type_name
 
 __all__ = ["HOOKS", "hooks_of", "is_convolution", "why_not", "wraps"]
@@ -83,7 +83,7 @@ def _reasons(module: nn.Module) -> Iterator[str]:
     if not adapters.known(kind):
         yield (
             f"{kind.__module__}.{kind.__qualname__} is not one of torch.nn's convolutions, and may compute "
-            f"something else: archcost.rewriting.adapters.register says what its padding is, if that is all"
+            f"something else: archcost.rewriting.surgery.adapters.register says how it pads, if that is all"
         )
     overridden = [name for name in _CALLED if name in vars(module)]
     if overridden:

@@ -13,9 +13,9 @@ from torch import nn
 
 from archcost.latency.clock import compare_calls
 from archcost.latency.store import Store
-from archcost.rewriting.assembling import Stage
-from archcost.rewriting.choosing import Network
-from archcost.rewriting.contest import (
+from archcost.rewriting.accelerating.assembling import Stage
+from archcost.rewriting.accelerating.choosing import Network
+from archcost.rewriting.accelerating.contest import (
     Compare,
     Took,
     Way,
@@ -26,12 +26,12 @@ from archcost.rewriting.contest import (
     stored,
     ways_of,
 )
-from archcost.rewriting.layers import Layer, Task
-from archcost.rewriting.layouts import pinned_by_ends, pinned_by_views, regions
-from archcost.rewriting.outputs import fresh
-from archcost.rewriting.pooling import pools_of
-from archcost.rewriting.program import Step
-from archcost.rewriting.rehearsal import rehearsed
+from archcost.rewriting.accelerating.layers import Layer, Task
+from archcost.rewriting.accelerating.layouts import pinned_by_ends, pinned_by_views, regions
+from archcost.rewriting.accelerating.pooling import pools_of
+from archcost.rewriting.accelerating.program import Step
+from archcost.rewriting.accelerating.rehearsal import rehearsed
+from archcost.rewriting.surgery.outputs import fresh
 from archcost.trace.graph import Trace
 
 __all__ = ["Asked", "measured", "network_of"]

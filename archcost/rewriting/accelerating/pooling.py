@@ -9,8 +9,8 @@ from torch import nn
 
 from archcost import kernels
 from archcost.kernels.bound import max_pool
-from archcost.rewriting.path_conv import looked_on
-from archcost.rewriting.refusals import hooks_of
+from archcost.rewriting.accelerating.path_conv import looked_on
+from archcost.rewriting.surgery.refusals import hooks_of
 from archcost.trace.graph import Trace
 
 __all__ = ["QuickMaxPool", "pools_of", "quick_pool"]

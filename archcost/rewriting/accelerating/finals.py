@@ -14,13 +14,13 @@ from archcost.errors import ArchcostError
 from archcost.latency.clock import Ratio, Timing, ratio
 from archcost.paths.accuracy import error_against
 from archcost.paths.registry import get
-from archcost.rewriting.assembling import Stage, is_untouched, new_modules
-from archcost.rewriting.choosing import Choice, Measured, Network, choices, labels_for
-from archcost.rewriting.layers import Layer
-from archcost.rewriting.layouts import CHANNELS_LAST, NCHW
-from archcost.rewriting.outputs import exact_outputs, fresh, outputs_of, worst_error
-from archcost.rewriting.pooling import quick_pool
-from archcost.rewriting.preparing import Asked
+from archcost.rewriting.accelerating.assembling import Stage, is_untouched, new_modules
+from archcost.rewriting.accelerating.choosing import Choice, Measured, Network, choices, labels_for
+from archcost.rewriting.accelerating.layers import Layer
+from archcost.rewriting.accelerating.layouts import CHANNELS_LAST, NCHW
+from archcost.rewriting.accelerating.pooling import quick_pool
+from archcost.rewriting.accelerating.preparing import Asked
+from archcost.rewriting.surgery.outputs import exact_outputs, fresh, outputs_of, worst_error
 
 __all__ = ["Final", "Result", "fastest"]
 

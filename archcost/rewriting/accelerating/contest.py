@@ -18,9 +18,9 @@ from archcost.latency.measurement import Key, Measurement
 from archcost.latency.store import Store
 from archcost.paths.path import ExecutionPath
 from archcost.paths.registry import available, get
-from archcost.rewriting.layers import Layer, Task
-from archcost.rewriting.layouts import CHANNELS_LAST, NCHW, memory_format
-from archcost.rewriting.runners import Runner, runner_for
+from archcost.rewriting.accelerating.layers import Layer, Task
+from archcost.rewriting.accelerating.layouts import CHANNELS_LAST, NCHW, memory_format
+from archcost.rewriting.accelerating.runners import Runner, runner_for
 
 __all__ = ["Took", "Way", "candidates", "first_look", "keep", "near", "rough_seconds", "stored"]
 

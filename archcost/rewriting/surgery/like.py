@@ -11,7 +11,7 @@ from torch import nn
 
 from archcost.errors import RewriteError
 from archcost.paths.convolve import spec_of
-from archcost.rewriting import adapters
+from archcost.rewriting.surgery import adapters
 from archcost.spec import ConvSpec
 
 __all__ = ["READ_BY_PARENTS", "ConvLike"]
@@ -54,7 +54,7 @@ class ConvLike(nn.Module):
         if not isinstance(layer, ConvLike) and not adapters.known(type(layer)):
             raise RewriteError(
                 f"{type(layer).__name__} cannot be stood for: it is neither one of torch.nn's convolutions "
-                f"nor has archcost.rewriting.adapters an adapter for it"
+                f"nor has archcost.rewriting.surgery.adapters an adapter for it"
             )
         for name in READ_BY_PARENTS:
             setattr(self, name, getattr(layer, name))

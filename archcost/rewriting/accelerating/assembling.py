@@ -9,14 +9,14 @@ import torch
 from torch import nn
 
 from archcost.errors import RewriteError
-from archcost.rewriting.absorbed import Absorbed
-from archcost.rewriting.block import Block
-from archcost.rewriting.choosing import Choice
-from archcost.rewriting.layers import Layer
-from archcost.rewriting.layouts import CHANNELS_LAST, NCHW, label_of, memory_format
-from archcost.rewriting.path_conv import PathConv
-from archcost.rewriting.program import Program, Step
-from archcost.rewriting.surgery import Handle, replace
+from archcost.rewriting.accelerating.absorbed import Absorbed
+from archcost.rewriting.accelerating.block import Block
+from archcost.rewriting.accelerating.choosing import Choice
+from archcost.rewriting.accelerating.layers import Layer
+from archcost.rewriting.accelerating.layouts import CHANNELS_LAST, NCHW, label_of, memory_format
+from archcost.rewriting.accelerating.path_conv import PathConv
+from archcost.rewriting.accelerating.program import Program, Step
+from archcost.rewriting.surgery.exchange import Handle, replace
 
 __all__ = ["Stage", "convolution_in", "is_untouched", "new_modules"]
 

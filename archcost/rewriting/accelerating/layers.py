@@ -13,15 +13,15 @@ from torch import nn
 from archcost.errors import ArchcostError
 from archcost.paths.accuracy import exact_convolution
 from archcost.paths.epilogue import Epilogue
-from archcost.rewriting.absorbed import Absorbed
-from archcost.rewriting.block import block_of
-from archcost.rewriting.checking import Recorded, record_inputs
-from archcost.rewriting.folding import Chain, chains, folded
-from archcost.rewriting.like import ConvLike
-from archcost.rewriting.program import Step
-from archcost.rewriting.programs import programs_of
-from archcost.rewriting.refusals import hooks_of
-from archcost.rewriting.sites import sites
+from archcost.rewriting.accelerating.absorbed import Absorbed
+from archcost.rewriting.accelerating.block import block_of
+from archcost.rewriting.accelerating.folding import Chain, chains, folded
+from archcost.rewriting.accelerating.program import Step
+from archcost.rewriting.accelerating.programs import programs_of
+from archcost.rewriting.surgery.checking import Recorded, record_inputs
+from archcost.rewriting.surgery.like import ConvLike
+from archcost.rewriting.surgery.refusals import hooks_of
+from archcost.rewriting.surgery.sites import sites
 from archcost.spec import ConvSpec
 from archcost.trace.graph import Op, Trace
 
