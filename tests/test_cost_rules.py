@@ -359,12 +359,15 @@ TIMM = [
     ),
     *("coat_lite_tiny", "levit_128s", "hrnet_w18_small", "dla34", "regnetv_040", "nfnet_f0", "ghostnet_100"),
     *("tf_efficientnet_b0", "maxvit_tiny_rw_224", "volo_d1_224", "edgenext_xx_small", "focalnet_tiny_srf"),
-    *("fastvit_t8", "repvgg_a0", "sequencer2d_s", "gcvit_xxtiny", "davit_tiny", "cait_xxs24_224"),
+    *("fastvit_t8", "repvgg_a0", "gcvit_xxtiny", "davit_tiny", "cait_xxs24_224"),
 ]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", TIMM)
+TIERS = [pytest.param(name, marks=pytest.mark.slow) for name in TIMM]
+TIERS += [pytest.param("sequencer2d_s", marks=pytest.mark.exhaustive)]  # LSTMs, step by step: 20 s
+
+
+@pytest.mark.parametrize("name", TIERS)
 def test_timm_models_have_no_unknown_operator_and_agree_with_an_independent_count(name):
     import timm
     from torch.utils.flop_counter import FlopCounterMode

@@ -210,8 +210,17 @@ def test_the_zoo_is_whole():
     assert (float_models, tasks.count("quantization"), tasks.count("detection")) == (97, 12, 12)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("row", zoo_entries(tasks=("quantization",)), ids=lambda row: row.name)
+def tiered(tasks, also):
+    """The entries of some tasks: those named in the slow tier, the others run by hand."""
+    for row in zoo_entries(tasks=tasks):
+        tier = pytest.mark.slow if row.name in also else pytest.mark.exhaustive
+        yield pytest.param(row, marks=tier, id=row.name)
+
+
+QUANTIZED = ("resnet18", "resnet50", "googlenet", "inception_v3", "mobilenet_v2", "mobilenet_v3_large")
+
+
+@pytest.mark.parametrize("row", tiered(("quantization",), [f"quantized_{name}" for name in QUANTIZED]))
 def test_quantized_models_have_the_parameters_of_the_fused_float_model(row):
     from torchvision.models import quantization
 
@@ -229,8 +238,10 @@ def test_quantized_models_have_the_parameters_of_the_fused_float_model(row):
     assert counted.param_bytes < 1.1 * fused  # int8 weights, float32 biases
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("row", zoo_entries(tasks=("detection",)), ids=lambda row: row.name)
+DETECTION = ("fasterrcnn_mobilenet_v3_large_fpn", "maskrcnn_resnet50_fpn", "retinanet_resnet50_fpn")
+
+
+@pytest.mark.parametrize("row", tiered(("detection",), (*DETECTION, "ssdlite320_mobilenet_v3_large")))
 def test_detection_models_agree_with_an_independent_count_of_the_same_run(row):
     """Boxes depend on the weights, so the published MACs cannot be met; the same run can be counted twice."""
     from torch.utils.flop_counter import FlopCounterMode

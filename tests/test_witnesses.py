@@ -111,12 +111,16 @@ def test_a_model_without_values_is_refused():
 
 ZOO = [
     *("resnet18", "vit_b_16", "swin_t", "inception_v3", "convnext_tiny", "maxvit_t", "mobilenet_v3_small"),
-    *("mvit_v2_s", "raft_small", "lraspp_mobilenet_v3_large", "densenet121", "efficientnet_b0"),
+    *("lraspp_mobilenet_v3_large", "densenet121", "efficientnet_b0"),
 ]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ZOO)
+LONG = ("mvit_v2_s", "raft_small")
+TIERS = [pytest.param(name, marks=pytest.mark.slow) for name in ZOO]
+TIERS += [pytest.param(name, marks=pytest.mark.exhaustive) for name in LONG]
+
+
+@pytest.mark.parametrize("name", TIERS)
 def test_every_difference_on_real_models_has_a_known_reason(name):
     result = archcost.crosscheck(f"torchvision:{name}")
     assert result.agrees, str(result)
