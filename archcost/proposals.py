@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Literal
 
 from archcost.analysis import Analysis, analyze
-from archcost.errors import SpecError
+from archcost.errors import InputError, SpecError
 from archcost.rewriting.proposal import Advice, Proposal, Stays, best_of
 
 if TYPE_CHECKING:
@@ -63,22 +63,23 @@ def propose(
     from archcost.rewriting.proposing import proposals_of
 
     net = analysis.model
+    ratios = (ratio,) if isinstance(ratio, (int, float)) else tuple(ratio)
     asked = None if names is None else _asked(analysis, names)
     moments = None
     if batches is not None:
+        from archcost.rewriting.applying import moments_of
         from archcost.rewriting.subjects import subjects_of
-        from archcost.rewriting.weights.moments import collect
 
-        open_ = [one.name for one in subjects_of(net, analysis.trace, analysis.costs) if one.refusal is None]
-        wanted = open_ if asked is None else [name for name in open_ if name in asked]
-        moments = collect(net, wanted, batches, progress=progress)
+        open_ = [one for one in subjects_of(net, analysis.trace, analysis.costs) if one.refusal is None]
+        wanted = [one.name for one in open_ if asked is None or asked & set(one.names)]
+        moments = moments_of(net, wanted, batches, progress)
     with opened(store) as there:
         found = proposals_of(
             net,
             analysis.trace,
             analysis.costs,
             rules=rules,
-            ratios=ratio,
+            ratios=ratios,
             names=asked,
             errors=errors,
             moments=moments,
@@ -90,8 +91,9 @@ def propose(
         proposals=found.proposals,
         stays=found.stays,
         advice=found.advice,
-        ratio=ratio if isinstance(ratio, (int, float)) else max(ratio),
+        ratio=max(ratios),
         device=found.device,
+        store=store,
     )
 
 
@@ -126,6 +128,8 @@ class Proposals(Sequence[Proposal]):
     """Where the store's times come from, and the threads; None where it had none."""
     ratio: float | None = None
     """The MACs asked for, as a share of those of each layer; the largest where there were several."""
+    store: Any = field(default=None, repr=False, compare=False)
+    """Where times were looked up, as `propose` was told."""
 
     @property
     def model_name(self) -> str:
@@ -141,6 +145,8 @@ class Proposals(Sequence[Proposal]):
         """By number; or by the name of a module, a tuple of all that is proposed for it."""
         if not isinstance(key, str):
             return self.proposals[key]
+        info = self.analysis.trace.modules
+        key = next((name for name, one in info.items() if key in one.aliases), key)
         found = tuple(one for one in self.proposals if key in one.replacement.chains)
         if found:
             return found
@@ -159,6 +165,8 @@ class Proposals(Sequence[Proposal]):
     ) -> Proposals:
         """The same, with old and new layers timed here in turns; the store keeps what was found.
 
+        The store is that of `propose`, unless another is given.
+
         Args:
             inputs: of the model; by default random ones of the shapes that were traced.
             seconds: that it may take, about; proposals that time does not reach stay as they are.
@@ -172,8 +180,12 @@ class Proposals(Sequence[Proposal]):
 
         if inputs is None:
             args, kwargs = like_traced(self.analysis.trace)
+            if args and kwargs:
+                raise InputError(
+                    "measured: the model takes positional and keyword arguments: give its inputs"
+                )
             inputs = kwargs or args
-        with opened(store) as there:
+        with opened(self.store if store is None else store) as there:
             found = race_proposals(
                 self.analysis.model, self.proposals, inputs, seconds=seconds, store=there, progress=progress
             )

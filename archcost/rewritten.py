@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -77,18 +77,25 @@ def rewrite(
         RewriteError: a choice cannot be done; the message says where and why. Nothing has changed then.
         SpecError: no such rule, or no such layer.
     """
-    from archcost.latency.store import opened
+    from archcost.latency.store import Store, opened
     from archcost.rewriting.applying import carried_out
     from archcost.rewriting.budget import within_budget
     from archcost.rewriting.plan import Plan
     from archcost.rewriting.proposal import best_of
     from archcost.rewriting.proposing import proposals_of
+    from archcost.rewriting.rules.layout import looking_in
     from archcost.rewriting.surgery.copying import copied
 
+    if hooks not in ("refuse", "keep"):
+        raise InputError(f"rewrite: hooks is {hooks!r}; it takes 'refuse' or 'keep'")
+    if budget is not None and rules is None:
+        raise InputError("rewrite: a budget is shared out among layers by rules: give rules, not choices")
     if (choices is None) == (rules is None):
         raise InputError(
             "rewrite: give choices by layer, or rules to apply wherever they fit: one of the two"
         )
+    if not (rules if choices is None else choices):
+        raise InputError("rewrite: there is nothing to do: no rule or no choice is given")
     analysis = analyze(model, inputs, input_size=input_size, progress=progress)
     call = _inputs_of(analysis, inputs)
     data = None if batches is None else list(batches)
@@ -111,9 +118,10 @@ def rewrite(
             plan = Plan(best_of(found.proposals, ratio))
         else:
             plan = Plan(within_budget(found.proposals, budget))
-        stays = found.stays
+        stays = (*found.stays, *_passed_over(found.proposals, plan))
     else:
-        plan = Plan(_chosen(analysis, choices, ratio, hooks, moments))
+        with opened(store) as there, looking_in(there or Store(":memory:")):
+            plan = Plan(_chosen(analysis, choices, ratio, hooks, moments, there))
     original = copied(model) if inplace and data is not None else model
     work = model if inplace else copied(model)
     applied, outcomes = carried_out(
@@ -176,14 +184,10 @@ class Rewritten:
         """max |new - old| / max |old| of the outputs for the inputs given; None where the old one is gone."""
         if self.original is None:
             return None
-        from archcost.rewriting.surgery.checking import evaluating
-        from archcost.rewriting.surgery.outputs import outputs_of, worst_error
+        from archcost.rewriting.applying import outputs_apart
+        from archcost.rewriting.surgery.outputs import worst_error
 
-        found = []
-        for model in (self.model, self.original):
-            with evaluating(model):
-                found.append(outputs_of(model, self.inputs))
-        return worst_error(*found)
+        return worst_error(*(outputs_apart(model, self.inputs) for model in (self.model, self.original)))
 
     def undo(self) -> None:
         """Put the old layers back into a model that was changed in place (or into the copy)."""
@@ -237,14 +241,30 @@ def _inputs_of(analysis: Analysis, inputs: Any) -> Any:
     return kwargs or args
 
 
+def _passed_over(proposals: Iterable[Proposal], plan: Plan) -> Iterator[Stays]:
+    """Layers for which there were proposals, of which none was taken."""
+    from archcost.rewriting.proposal import overlap
+
+    taken = [name for one in plan for name in one.replacement.chains]
+    seen: set[tuple[str, str]] = set()
+    for one in proposals:
+        if (one.name, one.rule) in seen or any(overlap(one.name, name) for name in taken):
+            continue
+        seen.add((one.name, one.rule))
+        unknown = "its error is not known: name the layer to have it all the same"
+        why = one.objection or (unknown if one.error is None else "the budget is kept without it")
+        yield Stays(one.name, one.type_name, one.rule, f"proposed, and not taken: {why}")
+
+
 def _moments(
     analysis: Analysis, choices: Any, data: list[Any] | None, hooks: Any, progress: bool | None
 ) -> Mapping[str, Moments]:
     """Of the inputs of all layers that may be rewritten; none where they take too much memory at once."""
     if data is None or (choices is not None and not isinstance(choices, Mapping)):
         return {}
+    from archcost.rewriting.applying import moments_of
     from archcost.rewriting.subjects import subjects_of
-    from archcost.rewriting.weights.moments import collect, covariance_bytes
+    from archcost.rewriting.weights.moments import covariance_bytes
 
     model = analysis.model
     subjects = subjects_of(model, analysis.trace, analysis.costs, hooks=hooks)
@@ -255,7 +275,7 @@ def _moments(
     ]
     if sum(covariance_bytes(model.get_submodule(name)) for name in names) > _MOST_BYTES:
         return {}
-    return collect(model, names, data, progress=progress)
+    return moments_of(model, names, data, progress)
 
 
 def _means(name: str, subject: Subject) -> bool:
@@ -266,7 +286,7 @@ def _means(name: str, subject: Subject) -> bool:
 
 
 def _chosen(
-    analysis: Analysis, choices: Any, ratio: float, hooks: Any, moments: Mapping[str, Moments]
+    analysis: Analysis, choices: Any, ratio: float, hooks: Any, moments: Mapping[str, Moments], store: Any
 ) -> Iterable[Proposal]:
     """The proposals that choices mean."""
     if not isinstance(choices, Mapping):
@@ -276,12 +296,20 @@ def _chosen(
             raise InputError(f"rewrite: choices hold {wrong!r}, which is no Proposal")
         return given
     return [
-        one for name, choice in choices.items() for one in _one(analysis, name, choice, ratio, hooks, moments)
+        one
+        for name, choice in choices.items()
+        for one in _one(analysis, name, choice, ratio, hooks, moments, store)
     ]
 
 
 def _one(
-    analysis: Analysis, name: str, choice: Any, ratio: float, hooks: Any, moments: Mapping[str, Moments]
+    analysis: Analysis,
+    name: str,
+    choice: Any,
+    ratio: float,
+    hooks: Any,
+    moments: Mapping[str, Moments],
+    store: Any,
 ) -> list[Proposal]:
     from archcost.rewriting.proposal import best_of
     from archcost.rewriting.proposing import proposal_of, proposals_of
@@ -316,6 +344,7 @@ def _one(
             ratios=ratio,
             names=[subject.name],
             moments=moments,
+            store=store,
             hooks=hooks,
             progress=False,
         )

@@ -269,7 +269,7 @@ ROWS_REFUSED = {
     ),
     "an activation": (
         nn.Sequential(conv(3, 4, 3), nn.ReLU()),
-        "what follows is 1 (ReLU), and is not linear",
+        "what follows is 1 (ReLU), which is neither a convolution nor a norm",
     ),
     "a function": (
         Function(lambda m, x: F.relu(m.a(x)), a=conv(3, 4, 3)),

@@ -159,6 +159,48 @@ def test_a_failing_forward_leaves_both_as_before():
     assert all(torch.equal(v, before[k]) for k, v in rewritten.state_dict().items())
 
 
+class Loader:
+    """Goes through its batches again and again, in another order each time if told to."""
+
+    def __init__(self, batches, turn=False):
+        self.batches, self.turn = batches, turn
+
+    def __iter__(self):
+        if self.turn:
+            self.batches = [*self.batches[1:], self.batches[0]]
+        return iter(self.batches)
+
+    def __len__(self):
+        return len(self.batches)
+
+
+def test_layers_share_a_pass_over_the_original_and_come_out_as_with_one_for_each():
+    data = list(images(24).split(8))
+    passes, weights, found = [], [], []
+    for batches in (data, Loader(data)):
+        torch.manual_seed(3)
+        original, rewritten = pair()
+        seen = []
+        original.first.register_forward_pre_hook(lambda *_, seen=seen: seen.append(1))
+        found.append(refit(original, rewritten, NAMES, batches))
+        passes.append(len(seen))
+        weights.append(rewritten.state_dict())
+    assert passes == [1 + 3, 1 + 3 * 3]
+    assert found[0] == found[1]
+    for key, value in weights[0].items():
+        torch.testing.assert_close(value, weights[1][key], rtol=0, atol=0)
+
+
+def test_batches_in_another_order_in_each_pass_are_still_paired_with_their_own_targets():
+    data = list(images(32).split(8))
+    torch.manual_seed(3)
+    still = refit(*pair(), NAMES, data)
+    torch.manual_seed(3)
+    turned = refit(*pair(), NAMES, Loader(data, turn=True))
+    for name in NAMES:
+        assert turned[name].before == pytest.approx(still[name].before, rel=0.2), name
+
+
 def test_nothing_behind_the_last_call_of_a_layer_is_run():
     original, rewritten = pair()
     runs = []

@@ -8,10 +8,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+import archcost
 from archcost.errors import InputError, RewriteError
 from archcost.rewriting.building import built
 from archcost.rewriting.replacement import Activation, Conv, Replacement
-from archcost.rewriting.rule import Factorisation
+from archcost.rewriting.rule import Factorisation, get
+from archcost.rewriting.subjects import subjects_of
 from archcost.rewriting.weights.alternating import _Chain, _steps, refined
 from archcost.rewriting.weights.biases import evened
 from archcost.rewriting.weights.carry import errors_of_factors, factored, kernel_error, predicted_error
@@ -336,6 +338,49 @@ def test_moments_are_those_of_all_patches(kwargs):
     assert torch.allclose(found.covariance, covariance, atol=1e-6 * float(covariance.max()))
     assert found.shape == tuple(layer.weight.shape[1:])
     assert found.low.min() == (0 if any(layer.padding) and layer.padding_mode == "zeros" else x.min())
+
+
+def test_nothing_behind_the_last_layer_asked_for_is_run_but_for_the_first_batch():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 5, 3), nn.Conv2d(5, 6, 1))
+    seen = []
+    model[3].register_forward_hook(lambda *_: seen.append(1))
+    batches = list(torch.randn(12, 3, 9, 9).split(3))
+    found = collect(model, ["2", "0"], batches)
+    assert len(seen) == 1
+    assert found["0"].count == 12 * 49
+    assert found["2"].count == 12 * 25
+
+
+def test_batches_that_do_not_say_how_many_they_are_end_when_there_are_patches_enough():
+    taken = []
+
+    def endless():
+        while len(taken) < 1000:
+            taken.append(1)
+            yield torch.randn(4, 3, 16, 16)
+
+    found = collect(nn.Sequential(nn.Conv2d(3, 4, 3)), ["0"], endless())["0"]
+    assert len(taken) < 50
+    assert 4096 <= found.count < 3 * 4096
+
+
+@pytest.mark.parametrize("size", [24, 192])
+def test_the_error_that_is_said_is_no_less_than_what_carrying_comes_to(size):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(size, size, 3, padding=1))
+    analysis = archcost.analyze(model, torch.randn(1, size, 6, 6))
+    (subject,) = subjects_of(model, analysis.trace, analysis.costs)
+    for name in ("asymmetric", "separable", "bottleneck"):
+        rule = get(name)
+        replacement = rule.replacement(subject, **next(iter(rule.options(subject, 0.4))))
+        said = errors_of_factors(rule, model[0], replacement)[0]
+        pairs = factored(rule, model[0], replacement)
+        specs = [conv.spec for conv in replacement.convs]
+        came_to = kernel_error(
+            apart(model[0].weight.detach().double(), 1), composed([w for w, _ in pairs], specs)
+        )
+        assert came_to <= said * (1 + 1e-4), name
+        assert said < 1.1 * came_to, name
 
 
 def test_moments_of_other_dimensions_and_same_padding():

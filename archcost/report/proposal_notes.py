@@ -80,6 +80,8 @@ def notes_of(proposals: Proposals) -> list[tuple[str, str]]:
     notes += stays_notes(proposals.stays)
     notes += _advice(proposals)
     if len(proposals):
+        shown = "of each rule the best for a layer, and what was timed"
+        notes += [("Rows", f"{shown}; to_pandas() and --format csv have all {len(proposals)} proposals")]
         notes += [("Times", _times(proposals)), ("Errors", _errors(proposals)), ("Units", _UNITS)]
         notes += _of_rules(proposals)
     return notes + [("Note", visible(note)) for note in proposals.analysis.notes if note]

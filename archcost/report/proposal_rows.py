@@ -32,7 +32,8 @@ def folded_lines(proposals: Proposals) -> list[list[Line]]:
     """By kind of layer, in order of definition: its proposals, for all layers of that kind, the best first.
 
     Layers are of a kind where type and convolution are the same; their proposals are one where rule, options
-    and every cost and time are. Their errors, which depend on the weights, may differ.
+    and every cost and time are. Their errors, which depend on the weights, may differ. Of each rule the
+    first is shown: `flat_lines` has all.
     """
     total = proposals.analysis.total.macs
     best = {id(one) for one in proposals.best()}
@@ -42,8 +43,19 @@ def folded_lines(proposals: Proposals) -> list[list[Line]]:
     found = []
     for alike in kinds.values():
         lines = [Line(tuple(same), total, sum(id(one) in best for one in same)) for same in alike.values()]
-        found.append(sorted(lines, key=_rank))
+        found.append(_best_of_each_rule(sorted(lines, key=_rank)))
     return found
+
+
+def _best_of_each_rule(lines: list[Line]) -> list[Line]:
+    """The first of each rule, and whatever is the best of a layer or was timed."""
+    seen: set[str] = set()
+    kept = []
+    for line in lines:
+        if line.best or line.first.race is not None or line.first.rule not in seen:
+            kept.append(line)
+        seen.add(line.first.rule)
+    return kept
 
 
 def _kind(one: Proposal) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from archcost.rewriting.proposal import Advice, Proposal
+from archcost.rewriting.proposal import NOISE, Advice, Proposal
 from archcost.rewriting.subjects import Subject
 
 __all__ = ["advice_for"]
@@ -33,33 +33,37 @@ def advice_for(subjects: Iterable[Subject], proposals: Sequence[Proposal]) -> It
 
 
 def _wasted(subject: Subject) -> str | None:
-    """Taps that never meet the input: the kernel reaches beyond its map whatever the position."""
+    """Taps that meet nothing but zeros: the kernel reaches beyond its map."""
     spec: Any = subject.spec
-    for axis, (k, d, n, s, (low, _), out) in enumerate(
-        zip(
-            *(spec.kernel_size, spec.dilation, spec.input_size, spec.stride, spec.padding, spec.output_size),
-            strict=True,
-        )
-    ):
-        used = sum(any(0 <= p * s + t * d - low < n for p in range(out)) for t in range(k))
-        # Each position uses these on average: a tap that meets the map once is hardly worth its cost.
-        met = sum(0 <= p * s + t * d - low < n for t in range(k) for p in range(out)) / (k * out)
-        if used < k:
+    if spec.transposed or spec.padding_mode != "zeros":
+        return None
+    for axis, k in enumerate(spec.kernel_size):
+        met = [_meetings(one, axis) for one in subject.specs]
+        used = [tap for tap in range(k) if any(call[tap] for call in met)]
+        if len(used) < k and used and used[-1] - used[0] + 1 == len(used):
             return (
-                f"of the {k} taps along axis {axis} only {used} can ever meet its map of {n}: a kernel of "
-                f"{used} computes the same here"
+                f"of the {k} taps along axis {axis} only {len(used)} ever meet its map of "
+                f"{spec.input_size[axis]}: a kernel of {len(used)} computes the same at this size"
             )
-        if 1 - met > _WASTED and k > 3:
+        share = sum(map(sum, met)) / sum(k * one.output_size[axis] for one in subject.specs)
+        if 1 - share > _WASTED and k > 3:
             return (
-                f"its kernel of {k} on a map of {n} meets padding with {1 - met:.0%} of its taps along axis "
-                f"{axis}: a smaller one would lose little"
+                f"its kernel of {k} on a map of {spec.input_size[axis]} meets padding with {1 - share:.0%} "
+                f"of its taps along axis {axis}: a smaller one would lose little"
             )
     return None
 
 
+def _meetings(spec: Any, axis: int) -> list[int]:
+    """By tap, at how many positions it meets the map."""
+    k, d, n = spec.kernel_size[axis], spec.dilation[axis], spec.input_size[axis]
+    s, (low, _), out = spec.stride[axis], spec.padding[axis], spec.output_size[axis]
+    return [sum(0 <= p * s + t * d - low < n for p in range(out)) for t in range(k)]
+
+
 def _lone(subject: Subject, proposed: set[str]) -> str | None:
     spec: Any = subject.spec
-    if max(spec.kernel_size) > 1 or subject.name in proposed:
+    if max(spec.kernel_size) > 1 or spec.groups > 1 or subject.name in proposed:
         return None
     return "a 1x1 convolution mixes channels and never positions: there is no smaller kernel"
 
@@ -67,11 +71,11 @@ def _lone(subject: Subject, proposed: set[str]) -> str | None:
 def _shallow(subject: Subject) -> str | None:
     spec: Any = subject.spec
     depth = subject.around.costs.total.depth
-    if depth > _SHALLOW or max(spec.extent) < 5:
+    if depth > _SHALLOW or max(spec.kernel_size) < 5:
         return None
     return (
-        f"the network has {depth} weighted layers and sees far by this kernel of {max(spec.extent)} alone: a "
-        f"stack in its place keeps the field, a single small kernel would not"
+        f"the network has {depth} weighted layers and sees far by this kernel of {max(spec.kernel_size)} "
+        f"alone: a stack in its place keeps the field, a single small kernel would not"
     )
 
 
@@ -79,7 +83,7 @@ def _slower(subject: Subject, proposals: Sequence[Proposal]) -> str | None:
     """A large kernel that its fastest path runs faster than any stack of small ones."""
     stacks = [one for one in proposals if one.rule == "small_kernels" and one.name == subject.name]
     measured = [one for one in stacks if one.speedup is not None]
-    if not measured or any(one.speedup >= 1 for one in measured if one.speedup is not None):
+    if not measured or any((one.speedup or 0.0) >= 1 - NOISE for one in measured):
         return None
     best = max(measured, key=lambda one: one.speedup or 0.0)
-    return f"its large kernel should stay: the fastest stack of small ones is {best.objection}"
+    return f"its large kernel should stay: the fastest stack of small ones is slower here: {best.times_text}"

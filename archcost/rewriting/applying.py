@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 from typing import Any
@@ -22,9 +22,11 @@ from archcost.rewriting.weights.compose import composed
 from archcost.rewriting.weights.moments import Moments, collect, covariance_bytes
 from archcost.rewriting.weights.refit import refit
 from archcost.spec import ConvSpec
+from archcost.trace.modules import walk
 from archcost.trace.progress import Progress
+from archcost.trace.state import Untouched
 
-__all__ = ["Outcome", "carried_out"]
+__all__ = ["Outcome", "carried_out", "moments_of", "outputs_apart"]
 
 # Of covariances held at a time, in bytes.
 _MOST_BYTES = 2**29
@@ -63,7 +65,7 @@ def carried_out(
     are those of its inputs, where they are known already.
     """
     recorded = record_inputs(model, inputs, [one.name for one in plan])
-    expected = _outputs(model, inputs)
+    expected = outputs_apart(model, inputs)
     applied = Applied(work)
     problems: dict[str, str] = {}
     errors: dict[str, float | None] = {}
@@ -117,13 +119,21 @@ def _covariance_bytes(one: Proposal) -> int:
 def _moments(
     model: nn.Module, part: list[Proposal], batches: Any, progress: bool | None
 ) -> Mapping[str, Moments]:
-    linear = [one.name for one in part if isinstance(get(one.rule), Factorisation)]
-    layers = {name: model.get_submodule(name) for name in linear}
-    # The largest layers are carried over by their weights alone, and refitted.
-    names = [name for name, layer in layers.items() if covariance_bytes(layer) <= 2 * _MOST_BYTES]
-    if batches is None or not names:
-        return {}
-    return collect(model, names, batches, progress=progress)
+    names = [one.name for one in part if isinstance(get(one.rule), Factorisation)]
+    return {} if batches is None else moments_of(model, names, batches, progress)
+
+
+def moments_of(
+    model: nn.Module, names: Iterable[str], batches: Any, progress: bool | None
+) -> dict[str, Moments]:
+    """Of the layers that have some: transposed ones and the largest are carried over by weights alone."""
+    layers = {name: model.get_submodule(name) for name in names}
+    fit = [
+        name
+        for name, layer in layers.items()
+        if not getattr(layer, "transposed", False) and covariance_bytes(layer) <= 2 * _MOST_BYTES
+    ]
+    return collect(model, fit, batches, progress=progress) if fit else {}
 
 
 def _looked_at(one: Proposal, handle: Applied, given: Recorded | None) -> tuple[float | None, str | None]:
@@ -155,7 +165,9 @@ def _against_kernel(one: Proposal, old: nn.Module, new: nn.Module, given: Record
     specs = [step.spec for step in chain if isinstance(step, Conv)]
     if any(spec.transposed for spec in specs) or not _is_linear(specs):
         return None
-    x = given.args[0]
+    x = given.args[0] if given.args else given.kwargs.get("input")
+    if not isinstance(x, torch.Tensor):
+        return None
     axes = len(specs[0].input_size)
     with torch.no_grad(), evaluating(new):
         y = new(x.clone())
@@ -178,9 +190,18 @@ def _against_kernel(one: Proposal, old: nn.Module, new: nn.Module, given: Record
 
 
 def _is_linear(specs: Sequence[ConvSpec]) -> bool:
-    """Padding in the first stage alone, the bias in the last: then the borders are right as well."""
-    late: Any = [pair for spec in specs[1:] for pair in spec.padding]  # type: ignore[union-attr]
-    return not any(map(max, late)) and not any(spec.bias for spec in specs[:-1])
+    """No bias before the last stage, no padding of an axis along which an earlier one looks or strides."""
+    if any(spec.bias for spec in specs[:-1]):
+        return False
+    before: set[int] = set()
+    for spec in specs:
+        columns: Any = zip(spec.kernel_size, spec.stride, spec.padding, strict=True)  # type: ignore[arg-type]
+        for axis, (k, stride, pair) in enumerate(columns):
+            if axis in before and max(pair):
+                return False
+            if k > 1 or stride > 1:
+                before.add(axis)
+    return True
 
 
 def _whole(applied: Applied, plan: Plan, inputs: Any, expected: list[torch.Tensor]) -> dict[str, str]:
@@ -196,7 +217,7 @@ def _whole(applied: Applied, plan: Plan, inputs: Any, expected: list[torch.Tenso
 
 def _wrong(model: nn.Module, inputs: Any, expected: list[torch.Tensor], exact: bool) -> str | None:
     try:
-        found = _outputs(model, inputs)
+        found = outputs_apart(model, inputs)
     except Exception as error:  # whatever the user's forward raises with the new layers is the finding
         line = (str(error).strip().splitlines() or [""])[0]
         return f"the model's forward fails with it: {type(error).__name__}: {line}"
@@ -210,8 +231,10 @@ def _wrong(model: nn.Module, inputs: Any, expected: list[torch.Tensor], exact: b
     return None
 
 
-def _outputs(model: nn.Module, inputs: Any) -> list[torch.Tensor]:
-    with evaluating(model):
+def outputs_apart(model: nn.Module, inputs: Any) -> list[torch.Tensor]:
+    """In eval mode, the model and the random state as before; both draw the same random numbers."""
+    with Untouched(walk(model)), evaluating(model):
+        torch.manual_seed(0)
         return outputs_of(model, inputs)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from archcost.errors import ArchcostError
 from archcost.rewriting.proposal import Costs
-from archcost.rewriting.replacement import Activation, Chain, Conv, Replacement, chain_field, resized
+from archcost.rewriting.replacement import Activation, Chain, Conv, Kept, Replacement, chain_field, resized
 from archcost.rewriting.subjects import Pass, Subject
 from archcost.spec import ConvSpec, stacked_field
 from archcost.trace.graph import Op, TensorRef
@@ -65,7 +65,8 @@ def costs_after(subject: Subject, replacement: Replacement) -> Costs:
     return Costs(
         params=replacement.params,
         macs=sum(spec.macs for spec in new_specs(subject, replacement)),
-        activation_bytes=sum(_written(chain) for chain in chains) * itemsize,
+        activation_bytes=sum(_written(chain) for chain in chains) * itemsize
+        + _kept_bytes(around, replacement),
         depth=sum(isinstance(step, Conv) for chain in chains for step in chain) // calls,
         nonlinearities=sum(isinstance(step, Activation) for chain in chains for step in chain) // calls,
         receptive_field=None if field is None else field.size,
@@ -97,11 +98,19 @@ def _written(chain: Chain) -> int:
         elif step.spec is not None:
             last = step.spec.neurons
             pads: Any = step.spec.padding
-            # A pad of its own, where the two sides differ, is written too.
-            if any(low != high for low, high in pads):
+            # Where PyTorch pads beforehand, the padded map is written too.
+            zeros = step.spec.padding_mode == "zeros"
+            if any(low != high or (low and not zeros) for low, high in pads):
                 total += _padded(step.spec)
             total += last
     return total
+
+
+def _kept_bytes(around: Pass, replacement: Replacement) -> int:
+    """Of modules that move as they are, other than poolings."""
+    steps = (step for chain in replacement.chains.values() for step in chain)
+    kept = (step.name for step in steps if isinstance(step, Kept) and step.spec is None)
+    return sum(around.costs.by_name[name].activation_bytes for name in kept)
 
 
 def _padded(spec: ConvSpec) -> int:
@@ -114,9 +123,9 @@ def _depth(around: Pass, names: set[str]) -> int:
     """Convolutions on the longest path through the modules."""
     longest: dict[int, int] = {}
     for op in around.trace.ops:
-        if _lies_in(around.module_of(op), names):
-            before = max((longest.get(one, 0) for one in op.fed_by), default=0)
-            longest[op.index] = before + (op.base == "aten.convolution")
+        before = max((longest.get(one, 0) for one in op.fed_by), default=0)
+        ours = op.base == "aten.convolution" and _lies_in(around.module_of(op), names)
+        longest[op.index] = before + ours
     calls = max(1, max(around.calls[name] for name in names))
     return max(longest.values(), default=0) if calls == 1 else _shallow(around, names, calls)
 

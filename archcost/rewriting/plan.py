@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from dataclasses import replace as replace_fields
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from torch import nn
@@ -12,17 +14,19 @@ from archcost.errors import RewriteError
 from archcost.rewriting import rule as rules
 from archcost.rewriting.building import built
 from archcost.rewriting.proposal import Proposal, overlap
-from archcost.rewriting.replacement import Kept
+from archcost.rewriting.replacement import named_by
 from archcost.rewriting.surgery.copying import copied
 from archcost.rewriting.surgery.exchange import Handle, replace
+from archcost.rewriting.surgery.like import ConvLike
 from archcost.rewriting.surgery.sites import Hooks, sites
+from archcost.spec import ConvSpec
 
 if TYPE_CHECKING:
     import os
 
     from archcost.rewriting.weights.moments import Moments
 
-__all__ = ["Applied", "Plan", "named_by"]
+__all__ = ["Applied", "Plan"]
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -140,7 +144,7 @@ class Plan:
         """
         work = model if inplace else copied(model)
         applied = Applied(work)
-        self._check(work, hooks)
+        self._check(work, hooks, weights)
         try:
             for one in self.proposals:
                 given = None if moments is None else moments.get(one.name)
@@ -174,42 +178,48 @@ class Plan:
 
         return source_of(self)
 
-    def _check(self, model: nn.Module, hooks: Hooks) -> None:
+    def _check(self, model: nn.Module, hooks: Hooks, weights: bool) -> None:
         """Whether this is a model that the plan fits."""
         known = {name: site for site in sites(model, hooks=hooks) for name in site.names}
         for one in self.proposals:
-            for name in named_by(one):
-                try:
-                    model.get_submodule(name)
-                except AttributeError:
-                    raise RewriteError(
-                        f"{one.rule} of {one.name!r} is for another model: this one has no module {name!r}"
-                    ) from None
+            said = f"{one.rule} of {one.name!r} is for another model"
             site = known.get(one.name)
+            if site is not None and site.reason is not None:
+                raise RewriteError(f"{one.name!r} cannot be replaced: {site.reason}")
+            for name, kind in zip_longest(named_by(one.replacement), one.types):
+                try:
+                    module = model.get_submodule(name)
+                except AttributeError:
+                    raise RewriteError(f"{said}: this one has no module {name!r}") from None
+                if kind is not None and type(module).__name__ != kind:
+                    raise RewriteError(
+                        f"{said}: {name!r} is a {type(module).__name__} here, and was a {kind}"
+                    )
             if site is None:
                 continue
-            if site.reason is not None:
-                raise RewriteError(f"{one.name!r} cannot be replaced: {site.reason}")
-            wanted = one.old[0] if one.old else None
-            for what in ("in_channels", "out_channels", "kernel_size", "stride", "dilation", "groups"):
-                there, asked = getattr(site.module, what), getattr(wanted, what, None)
-                if wanted is not None and there != asked:
-                    raise RewriteError(
-                        f"{one.rule} of {one.name!r} is for another model: its {what} is {there}, and the "
-                        f"plan was made for {asked}"
-                    )
+            if weights and any(p.is_meta for p in site.module.parameters()):
+                raise RewriteError(
+                    f"{one.name!r} is on `meta` and has no weights to carry over: apply(..., weights=False)"
+                )
+            for what, there, asked in _differences(site.module, one.old[0]):
+                raise RewriteError(f"{said}: its {what} is {there}, and the plan was made for {asked}")
 
 
-def named_by(one: Proposal) -> Iterator[str]:
-    """The modules that a proposal replaces or keeps."""
-    for name, chain in one.replacement.chains.items():
-        yield name
-        yield from (step.name for step in chain if isinstance(step, Kept))
+def _differences(module: nn.Module, asked: ConvSpec) -> Iterator[tuple[str, Any, Any]]:
+    """Where a convolution is not the one that a plan was made for: name, value here, value there."""
+    like = ConvLike(module)
+    for what in ("in_channels", "out_channels", "kernel_size", "stride", "dilation", "groups", "transposed"):
+        if getattr(like, what) != getattr(asked, what):
+            yield what, getattr(like, what), getattr(asked, what)
+    there = replace_fields(like.spec(asked.input_size, asked.batch), bias=like.bias is not None)
+    for what in ("padding", "padding_mode", "output_padding", "bias"):
+        if getattr(there, what) != getattr(asked, what):
+            yield what, getattr(there, what), getattr(asked, what)
 
 
 def _modules(model: nn.Module, one: Proposal, weights: bool, moments: Moments | None) -> dict[str, nn.Module]:
     """The new modules of one proposal, made of the old ones."""
-    there = {name: model.get_submodule(name) for name in dict.fromkeys(named_by(one))}
+    there = {name: model.get_submodule(name) for name in named_by(one.replacement)}
     carried: Any = rules.get(one.rule).carry(there, one.replacement, moments) if weights else {}
     made = {}
     for name, chain in one.replacement.chains.items():

@@ -9,6 +9,8 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from archcost.errors import ArchcostError, RewriteError
 from archcost.rewriting.plan import Plan
 from archcost.rewriting.proposal import Costs, Proposal, Raced
@@ -44,7 +46,7 @@ def read(source: str | os.PathLike[str]) -> Plan:
         where = os.fspath(source)
         try:
             text = Path(source).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:
             raise RewriteError(f"cannot read {where}: {error}") from error
     try:
         record = json.loads(text)
@@ -57,7 +59,10 @@ def read(source: str | os.PathLike[str]) -> Plan:
             f"{where} is of version {record.get('version')!r}, and this archcost reads {_VERSION}: update it"
         )
     found = []
-    for number, one in enumerate(record.get("proposals", ()), 1):
+    proposals = record.get("proposals")
+    if not isinstance(proposals, list):
+        raise RewriteError(f"{where} is no plan: it has no list of proposals")
+    for number, one in enumerate(proposals, 1):
         try:
             found.append(_proposal(one))
         except (ArchcostError, AttributeError, KeyError, TypeError, ValueError) as error:
@@ -86,6 +91,8 @@ def proposal_record(one: Proposal) -> dict[str, Any]:
         "weight_error": one.weight_error,
         "output_error": one.output_error,
         "race": None if one.race is None else asdict(one.race),
+        "dtype": one.dtype,
+        "types": list(one.types),
     }
 
 
@@ -109,9 +116,11 @@ def _proposal(record: Mapping[str, Any]) -> Proposal:
         new=tuple(_spec(spec) for spec in record["new"]),
         before=_costs(record["before"]),
         after=_costs(record["after"]),
-        weight_error=record["weight_error"],
-        output_error=record["output_error"],
+        weight_error=_number(record["weight_error"]),
+        output_error=_number(record["output_error"]),
         race=None if race is None else Raced(**race),
+        dtype=str(record["dtype"]),
+        types=_tuples(record["types"]),
     )
 
 
@@ -122,6 +131,8 @@ def _chain(steps: list[Mapping[str, Any]]) -> Chain:
 def _step(step: dict[str, Any]) -> Step:
     kind = step.pop("step")
     if kind == "activation":
+        if not isinstance(getattr(nn, str(step["kind"]), None), type):
+            raise ValueError(f"torch.nn has no {step['kind']!r}")
         return Activation(**step)
     spec = None if step["spec"] is None else _spec(step["spec"])
     if kind == "kept":
@@ -138,6 +149,10 @@ def _spec(values: Mapping[str, Any]) -> ConvSpec:
 
 def _costs(values: Mapping[str, Any]) -> Costs:
     return Costs(**{name: _tuples(value) for name, value in values.items()})
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)
 
 
 def _tuples(value: Any) -> Any:

@@ -10,10 +10,10 @@ from typing import Any
 from archcost.rewriting.replacement import Replacement
 from archcost.spec import ConvSpec
 
-__all__ = ["Advice", "Costs", "Proposal", "Raced", "Stays", "best_of", "overlap"]
+__all__ = ["NOISE", "Advice", "Costs", "Proposal", "Raced", "Stays", "best_of", "overlap"]
 
 # Of old and new time, what is within the noise of a quiet machine.
-_NOISE = 0.03
+NOISE = 0.03
 # Ranks are whole numbers: that much more than the MACs asked for is as asked.
 _SLACK = 1.03
 
@@ -25,7 +25,7 @@ class Costs:
     params: int
     macs: int
     activation_bytes: int
-    """What its layers write, the last one's output included."""
+    """What its layers write, the last one's output included; layers between them are not looked at."""
     depth: int
     """Weighted layers on the longest path through it."""
     nonlinearities: int
@@ -76,6 +76,10 @@ class Proposal:
     """The same for the layer's output, over the patches of the data given."""
     race: Raced | None = None
     """Old and new, timed here; None: not timed."""
+    dtype: str = "float32"
+    """Of the layer's input."""
+    types: tuple[str, ...] = ()
+    """Of every module that it replaces or keeps, in order."""
 
     @property
     def name(self) -> str:
@@ -101,13 +105,14 @@ class Proposal:
 
     @property
     def speedup(self) -> float | None:
-        """Old time over new: as raced, else by the store's times of the single convolutions."""
+        """Old time over new: as raced, else by the store's times of the single convolutions.
+
+        On PyTorch's own path, which is what is built; what other paths would do is in ``best_ms``.
+        """
         if self.race is not None:
             return self.race.speedup
-        old, new = self.before, self.after
-        pair = (old.best_ms, new.best_ms) if None not in (old.best_ms, new.best_ms) else None
-        pair = pair or (old.latency_ms, new.latency_ms)
-        return None if pair[0] is None or not pair[1] else pair[0] / pair[1]
+        old, new = self.before.latency_ms, self.after.latency_ms
+        return None if old is None or not new else old / new
 
     @property
     def recommended(self) -> bool:
@@ -118,22 +123,22 @@ class Proposal:
     def objection(self) -> str | None:
         """Why it is not recommended, with the numbers; None where it is."""
         speedup = self.speedup
-        if speedup is not None and speedup < 1 - _NOISE:
-            return f"slower here: {self._times()}"
-        if speedup is not None and speedup > 1 + _NOISE:
+        if speedup is not None and speedup < 1 - NOISE:
+            return f"slower here: {self.times_text}"
+        if speedup is not None and speedup > 1 + NOISE:
             return None
         if self.after.macs > self.before.macs:
             return f"it has {self.macs_ratio:.2f} times the MACs"
         if speedup is not None and not self.exact:
-            return f"no faster here: {self._times()}"
+            return f"no faster here: {self.times_text}"
         return None
 
-    def _times(self) -> str:
+    @property
+    def times_text(self) -> str:
+        """Both times, for people."""
         if self.race is not None:
             return f"{self.race.old_ms:.3g} ms before, {self.race.new_ms:.3g} ms after"
         old, new = self.before, self.after
-        if None not in (old.best_ms, new.best_ms):
-            return f"{old.best_ms:.3g} ms before, {new.best_ms:.3g} ms after, each on its fastest path"
         return f"{old.latency_ms:.3g} ms before, {new.latency_ms:.3g} ms after"
 
 

@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
-from archcost.errors import InputError, RewriteError
+from archcost.errors import ArchcostError, InputError, RewriteError
 from archcost.rewriting import rule as rules_
 from archcost.rewriting.advice import advice_for
 from archcost.rewriting.places import costs_after, costs_before, new_specs, old_specs
 from archcost.rewriting.proposal import Advice, Proposal, Stays
+from archcost.rewriting.replacement import named_by
 from archcost.rewriting.rule import Rewrite
 from archcost.rewriting.subjects import Subject, subjects_of
 from archcost.spec import ConvSpec
@@ -44,7 +45,7 @@ def proposals_of(
     trace: Trace,
     costs: Costs,
     *,
-    rules: Sequence[str] | None = None,
+    rules: Sequence[str] | str | None = None,
     ratios: Iterable[float] | float = 0.5,
     names: Iterable[str] | None = None,
     errors: bool = True,
@@ -63,7 +64,8 @@ def proposals_of(
         moments: by the name of a layer, of its inputs: then the error of the output is worked out too.
         store: where measured times are looked up; nothing is measured.
     """
-    chosen = [rules_.get(name) for name in (rules_.available() if rules is None else rules)]
+    named = (rules,) if isinstance(rules, str) else rules
+    chosen = [rules_.get(name) for name in (rules_.available() if named is None else named)]
     shares = _ratios(ratios)
     subjects = subjects_of(model, trace, costs, hooks=hooks)
     wanted = None if names is None else set(names)
@@ -82,7 +84,15 @@ def proposals_of(
             else:
                 given = None if moments is None else moments.get(subject.name)
                 for rule in chosen:
-                    made, why = _proposed(rule, subject, shares, errors, given)
+                    try:
+                        made, why = _proposed(rule, subject, shares, errors, given)
+                    except ArchcostError:
+                        raise
+                    except Exception as error:  # whatever somebody's rule raises
+                        said = f"{type(error).__name__}: {error}"
+                        raise RewriteError(
+                            f"the rule {rule.name} failed on {subject.name!r}: {said}"
+                        ) from error
                     found += made
                     if why is not None:
                         stays.append(Stays(subject.name, subject.type_name, rule.name, why))
@@ -139,6 +149,10 @@ def proposal_of(
         after=costs_after(subject, replacement),
         weight_error=weight_error,
         output_error=output_error,
+        dtype=str(subject.ops[0].args[0].dtype).removeprefix("torch."),
+        types=tuple(
+            type(subject.around.model.get_submodule(name)).__name__ for name in named_by(replacement)
+        ),
     )
 
 
@@ -200,8 +214,8 @@ def _with_times(proposals: list[Proposal], store: Store | None) -> tuple[list[Pr
     timed = [
         replace(
             one,
-            before=times.of(one.before, one.old),
-            after=times.of(one.after, one.new),
+            before=times.of(one.before, one.old, one.dtype),
+            after=times.of(one.after, one.new, one.dtype),
             race=stored_race(store, one),
         )
         for one in proposals

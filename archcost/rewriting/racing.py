@@ -6,6 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from math import isnan
 from typing import Any
@@ -19,11 +20,14 @@ from archcost.latency.fingerprint import fingerprint
 from archcost.latency.measurement import Key, Measurement
 from archcost.latency.store import Store
 from archcost.rewriting.building import built
-from archcost.rewriting.plan import named_by
 from archcost.rewriting.proposal import Proposal, Raced
+from archcost.rewriting.replacement import Step, named_by
 from archcost.rewriting.surgery.checking import Recorded, evaluating, record_inputs
+from archcost.rewriting.surgery.exchange import fit
 from archcost.rewriting.surgery.outputs import fresh
+from archcost.trace.modules import walk
 from archcost.trace.progress import Progress
+from archcost.trace.state import Untouched
 
 __all__ = ["race_proposals", "raced", "stored_race"]
 
@@ -72,7 +76,7 @@ def race_proposals(
 def raced(old: nn.Module, new: nn.Module, inputs: Any, *, seconds: float = 20.0) -> Raced:
     """Two models on the same inputs, in eval mode without gradients; both as before afterwards."""
     args, kwargs = fresh(inputs)
-    with evaluating(old), evaluating(new):
+    with Untouched(walk(old)), Untouched(walk(new)), evaluating(old), evaluating(new):
         calls = {"old": lambda: old(*args, **kwargs), "new": lambda: new(*args, **kwargs)}
         return _pair(_timed(calls, seconds))
 
@@ -96,17 +100,25 @@ def stored_race(store: Store, one: Proposal) -> Raced | None:
 
 def digest(one: Proposal) -> str:
     """The same for proposals whose old and new layers do the same work."""
-    new = [[step.path, step.channels_last, asdict(step.spec)] for step in one.replacement.convs]
-    text = json.dumps([[asdict(spec) for spec in one.old], new, one.rule, one.type_name], sort_keys=True)
+    chains = [[_said(step) for step in chain] for chain in one.replacement.chains.values()]
+    text = json.dumps([[asdict(spec) for spec in one.old], chains, one.types], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _said(step: Step) -> dict[str, Any]:
+    """All of a step but the name of what is kept: layers of other names do the same."""
+    return {key: value for key, value in asdict(step).items() if key != "name"}
 
 
 def _raced_layers(
     model: nn.Module, one: Proposal, given: Recorded, seconds: float, store: Store | None
 ) -> Raced | None:
-    there = {name: model.get_submodule(name) for name in dict.fromkeys(named_by(one))}
+    there = {name: model.get_submodule(name) for name in named_by(one.replacement)}
     old = [there[name] for name in one.replacement.chains]
     new = [built(chain, there[name], None, there) for name, chain in one.replacement.chains.items()]
+    tree = walk(model)
+    for made, layer in zip(new, old, strict=True):
+        fit(made, layer, tree)
     args, kwargs = given.cloned()
 
     def run(layers: list[nn.Module]) -> Callable[[], Any]:
@@ -120,16 +132,13 @@ def _raced_layers(
 
         return call
 
-    was = [(layer, layer.training) for layer in (*old, *new)]
     try:
-        for layer, _ in was:
-            layer.eval()
-        timings = _timed({"old": run(old), "new": run(new)}, seconds)
+        with ExitStack() as stack:
+            for layer in (*old, *new):
+                stack.enter_context(evaluating(layer))
+            timings = _timed({"old": run(old), "new": run(new)}, seconds)
     except ArchcostError:
         return None  # layers that cannot run alone, one after another, are timed in the whole model
-    finally:
-        for layer, training in was:
-            layer.train(training)
     if store is not None:
         device = fingerprint()
         pairs = ((_OLD, timings["old"]), (_NEW, timings["new"]))
@@ -169,4 +178,4 @@ def _pair(timings: Mapping[str, Timing]) -> Raced:
 
 def _key(one: Proposal, pattern: str) -> Key:
     threads = torch.get_num_threads()
-    return Key(fingerprint().hash, one.old[0], "float32", pattern.format(digest(one)), threads=threads)
+    return Key(fingerprint().hash, one.old[0], one.dtype, pattern.format(digest(one)), threads=threads)

@@ -7,7 +7,18 @@ from dataclasses import dataclass, replace
 
 from archcost.spec import ConvSpec, FieldStep, stacked_field
 
-__all__ = ["Activation", "Chain", "Conv", "Kept", "Replacement", "Step", "chain_field", "chained", "resized"]
+__all__ = [
+    "Activation",
+    "Chain",
+    "Conv",
+    "Kept",
+    "Replacement",
+    "Step",
+    "chain_field",
+    "chained",
+    "named_by",
+    "resized",
+]
 
 
 @dataclass(frozen=True)
@@ -108,6 +119,15 @@ def resized(chain: Chain, input_size: Sequence[int], batch: int) -> Chain:
         steps.append(replace(step, spec=spec))
         size = spec.output_size
     return tuple(steps)
+
+
+def named_by(replacement: Replacement) -> tuple[str, ...]:
+    """The modules that it replaces or keeps, each once, in order."""
+    found: dict[str, None] = {}
+    for name, chain in replacement.chains.items():
+        found[name] = None
+        found |= dict.fromkeys(step.name for step in chain if isinstance(step, Kept))
+    return tuple(found)
 
 
 def specs_of(chain: Iterable[Step]) -> Iterator[ConvSpec]:

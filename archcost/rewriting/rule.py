@@ -86,6 +86,7 @@ class Factorisation(Rewrite):
         Args:
             kernel: (groups, out_channels / groups, in_channels / groups, *kernel_size), as the layer's
                 weight with its groups apart; of a transposed layer (groups, in / groups, out / groups, ...).
+                Of float64, or of float32 where only an error is asked for.
             moments: of the layer's input: where given, the error of the output is to be small, and not that
                 of the kernel.
 

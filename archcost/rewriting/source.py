@@ -21,6 +21,8 @@ def source_of(plan: Plan) -> str:
     chains = [(one, name, chain) for one in plan.proposals for name, chain in one.replacement.chains.items()]
     if any(isinstance(step, Conv) and step.path for _, _, chain in chains for step in chain):
         lines[1:1] = ["", "from archcost.rewriting.accelerating.path_conv import PathConv"]
+    if any(isinstance(step, Conv) and step.channels_last for _, _, chain in chains for step in chain):
+        lines.insert(0, "import torch")
     lines += ["", "def new_layers(model: nn.Module) -> dict[str, nn.Module]:", "    return {"]
     for one, name, chain in chains:
         if name == one.name:

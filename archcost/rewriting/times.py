@@ -13,6 +13,7 @@ from archcost.latency.fingerprint import fingerprint
 from archcost.latency.measurement import Measurement
 from archcost.latency.paths import is_rough
 from archcost.latency.store import Store
+from archcost.paths.registry import available
 from archcost.rewriting.proposal import Costs
 from archcost.spec import ConvSpec
 
@@ -24,21 +25,22 @@ PLAIN = ("native", "contiguous")
 class Times:
     """The store's measurements of this machine, at PyTorch's present number of threads, by convolution."""
 
-    def __init__(self, store: Store, dtype: str = "float32") -> None:
+    def __init__(self, store: Store) -> None:
         device = fingerprint()
         threads = torch.get_num_threads()
         self.device = f"{device}, {threads} thread{'s' * (threads != 1)}"
-        self._found: dict[ConvSpec, list[Measurement]] = defaultdict(list)
+        self._found: dict[tuple[ConvSpec, str], list[Measurement]] = defaultdict(list)
+        known = set(available())  # not what was timed with cold inputs, nor whole chains
         for one in store.all(device.hash):
             key = one.key
-            if key.threads == threads and key.dtype == dtype and not is_rough(one):
-                self._found[_plain(key.spec)].append(one)
+            if key.threads == threads and key.path in known and not is_rough(one):
+                self._found[_plain(key.spec), key.dtype].append(one)
 
-    def of(self, costs: Costs, specs: Iterable[ConvSpec]) -> Costs:
+    def of(self, costs: Costs, specs: Iterable[ConvSpec], dtype: str) -> Costs:
         """The same costs, with the time of these convolutions where every one of them was measured."""
         native, best = 0.0, 0.0
         for spec in specs:
-            found = self._found.get(_plain(spec), [])
+            found = self._found.get((_plain(spec), dtype), [])
             own = [
                 one.median_s for one in found if one.key.path == "native" and one.key.layout == "contiguous"
             ]

@@ -110,7 +110,11 @@ def _member(subject: Subject, before: Linear, found: Sequence[Taker], size: Sequ
     if then is None:
         why = norm_problem(module)
         if why is not None:
-            return f"what follows is {first}, and is not linear" if "no batch" in why else f"{first} {why}"
+            return (
+                f"what follows is {first}, which is neither a convolution nor a norm"
+                if "no batch" in why
+                else f"{first} {why}"
+            )
         fixed = why_fixed(around, first.module)
         if fixed is not None:
             return f"{first.module} {fixed}"

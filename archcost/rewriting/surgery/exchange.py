@@ -15,7 +15,7 @@ from archcost.rewriting.surgery.refusals import HOOKS, hooks_of
 from archcost.rewriting.surgery.sites import Hooks, Place, places_of
 from archcost.trace.modules import ModuleTree, walk
 
-__all__ = ["Handle", "replace"]
+__all__ = ["Handle", "fit", "replace"]
 
 New = nn.Module | Callable[[nn.Module], nn.Module]
 
@@ -103,7 +103,7 @@ def replace(
     for name, old in _olds(tree, new).items():
         made = _made(name, old, new[name])
         _check_new(tree, name, old, made, hooks, [one.new for one in exchanges])
-        _fit(made, old, tree)
+        fit(made, old, tree)
         first = tree.names[id(old)][0]
         takes_over = hooks_of(old) and made is not old
         own_hooks = {key: vars(made)[key] for key in _HOOK_STATE if takes_over and key in vars(made)}
@@ -209,7 +209,7 @@ def _check_new(
         )
 
 
-def _fit(made: nn.Module, old: nn.Module, tree: ModuleTree) -> None:
+def fit(made: nn.Module, old: nn.Module, tree: ModuleTree) -> None:
     """Flags, dtype, device and layout as the old one has them; what the model has already stays as it is."""
     theirs = {id(tensor) for tensor in (*old.parameters(), *old.buffers())}
     for module in made.modules():
@@ -233,7 +233,8 @@ def _fit(made: nn.Module, old: nn.Module, tree: ModuleTree) -> None:
                     table[key] = moved[id(tensor)]
     for name, parameter in made.named_parameters():
         if id(parameter) not in theirs and parameter.is_floating_point():
-            parameter.requires_grad_(wants.get(name, any(wants.values())))
+            kind = name.rpartition(".")[2]  # what stands for one layer has its weight and bias several times
+            parameter.requires_grad_(wants.get(name, wants.get(kind, any(wants.values()))))
 
 
 def _moved(tensor: torch.Tensor, like: torch.Tensor, together: bool) -> torch.Tensor:

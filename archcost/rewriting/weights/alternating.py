@@ -17,10 +17,10 @@ __all__ = ["on_taps", "refined", "work_of"]
 _ENOUGH = 1e-8
 """A relative error below which nothing is gained in float32."""
 _SWEEPS = 30
-_LARGE = 5e8
+_LARGE = 1e8
 """MACs of a sweep from which float32 has to do."""
-_MOST = 4e10
-"""MACs of all sweeps together: a few seconds of one core."""
+_MOST = 1e10
+"""MACs of all sweeps together: about a second of one core."""
 _STEPS = 5
 """Of conjugate gradients, for a stage without a closed form, in each sweep."""
 
@@ -53,7 +53,7 @@ def refined(
         covariance: (groups, D, D), with D = in / groups * size of the ``target``; None is the identity.
         sweeps: at most so many times over all stages; by default 30, and fewer, at least one, where they
             would take more than some seconds.
-        tolerance: enough when a sweep takes less than this part off the squared error; by default 1e-3, and
+        tolerance: enough when a sweep takes less than this part off the squared error; by default 3e-3, and
             1e-2 with a covariance, where a sweep costs more.
 
     Raises:
@@ -67,7 +67,7 @@ def refined(
     given = None if covariance is None else covariance.to(wide)
     scale = _slope(target, given)[1]
     if tolerance is None:
-        tolerance = 1e-3 if given is None else 1e-2
+        tolerance = 3e-3 if given is None else 1e-2
     slope, error = _slope(target - chain.composed(now), given)
     last = len(now) - 1
     order = [last, *range(last)]

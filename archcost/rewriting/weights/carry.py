@@ -24,8 +24,11 @@ __all__ = ["errors_of_factors", "factored", "kernel_error", "predicted_error"]
 
 Pairs = list[tuple[torch.Tensor, "torch.Tensor | None"]]
 
-_QUICK = 1e9
+_QUICK = 1e8
 """MACs of a sweep that is worth its time where only the error is asked for."""
+_QUICK_SWEEPS = 2
+_LARGE = 2**18
+"""Values of a kernel from which float32 does for its error alone."""
 
 _TRANSPOSED = "a transposed layer in a chain with others that are not, and look at more than one pixel"
 
@@ -57,7 +60,7 @@ def factored(
     """
     specs, behind = _stages(replacement)
     moments = None if specs_transposed(specs) else moments
-    target, kernels = _factors(rule, module, replacement, specs, moments, None)
+    target, kernels = _factors(rule, module, replacement, specs, moments)
     kernels = evened(kernels, specs)
     bias = _bias_of(module)
     if moments is not None and specs[-1].bias:
@@ -73,11 +76,13 @@ def errors_of_factors(
 ) -> tuple[float, float | None]:
     """What `factored` comes to: `kernel_error` and, with moments, `predicted_error`.
 
-    Of a large kernel, where making the rule's first ones better takes long, theirs: it comes to less.
+    Rather an upper bound: of a few sweeps of `refined` and, where a sweep takes long, of the rule's first
+    kernels, for large ones to the rounding of float32. ``factored`` sweeps on from there, and no sweep adds
+    to the error.
     """
     specs, _ = _stages(replacement)
     moments = None if specs_transposed(specs) else moments
-    target, kernels = _factors(rule, module, replacement, specs, moments, _QUICK)
+    target, kernels = _factors(rule, module, replacement, specs, moments, quick=True)
     whole = _composed(kernels, specs, target)
     return kernel_error(target, whole), None if moments is None else predicted_error(target, whole, moments)
 
@@ -107,13 +112,15 @@ def _factors(
     replacement: Replacement,
     specs: Sequence[ConvSpec],
     moments: Moments | None,
-    most: float | None,
+    quick: bool = False,
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """The layer's kernel with its groups apart, and the kernels of the chain."""
     weight = _weight_of(module)
     groups: Any = module.groups
     target = apart(weight, groups)
-    kernels = [kernel.double() for kernel in rule.factors(target, replacement, moments)]
+    if quick and moments is None and target.numel() >= _LARGE:
+        target = target.float()
+    kernels = [kernel.to(target.dtype) for kernel in rule.factors(target, replacement, moments)]
     for kernel, spec in zip(kernels, specs, strict=True):
         first, second = spec.out_channels, spec.in_channels
         if spec.transposed:
@@ -123,8 +130,11 @@ def _factors(
             raise RewriteError(f"{rule.name}: a kernel is {tuple(kernel.shape)}, and has to be {wanted}")
     given = None if moments is None else (moments.covariance if specs[-1].bias else moments.second)
     turned, flat = _adjoint(kernels, specs)
-    if most is None or work_of(turned, target, given) <= most:
+    if not quick:
         turned = refined(turned, flat, target, groups, covariance=given)
+    elif work_of(turned, target, given) <= _QUICK:
+        turned = refined(turned, flat, target, groups, covariance=given, sweeps=_QUICK_SWEEPS)
+        turned = [kernel.to(target.dtype) for kernel in turned]
     return target, _adjoint(turned, specs[::-1])[0]
 
 

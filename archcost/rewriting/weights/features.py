@@ -35,13 +35,13 @@ class Runner:
     def __init__(self, model: nn.Module, what: str) -> None:
         self.model = model
         self.what = what
-        self._left = 0
+        self._calls = 0
         self._limit: int | None = None
 
-    def __call__(self, batch: Any, calls: int | None = None) -> None:
-        """One pass; with ``calls``, no further than so many calls of tapped layers."""
+    def __call__(self, batch: Any, calls: int | None = None) -> int:
+        """One pass; with ``calls``, no further than so many calls of tapped layers. Returns their number."""
         args, kwargs = fresh(batch)
-        self._left, self._limit = 0, calls
+        self._calls, self._limit = 0, calls
         try:
             self.model(*args, **kwargs)
         except _Enough:
@@ -53,10 +53,11 @@ class Runner:
             raise RewriteError(
                 f"the {self.what} model's own forward failed on a batch: {type(error).__name__}: {line}"
             ) from error
+        return self._calls
 
     def called(self) -> None:
-        self._left += 1
-        if self._limit is not None and self._left >= self._limit:
+        self._calls += 1
+        if self._limit is not None and self._calls >= self._limit:
             raise _Enough
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from math import prod
+from math import inf, prod
 from typing import Any
 
 import torch
@@ -100,6 +100,8 @@ def stream(
     Layers share a pass as long as their covariances fit into ``limit``; sums are in float64, products too
     where patches are small. Where there are far more patches than needed (8 times the values of a patch),
     they are taken at even distances, the same ones in each run. Between two layers the model is as it was.
+    A pass ends with the last of its layers, called as often as for the first batch; where the batches do not
+    say how many they are, a pass over them ends when there are patches enough.
 
     Args:
         names: of convolutions that are not transposed.
@@ -123,9 +125,12 @@ def stream(
             for name, layer in group.items():
                 sums.setdefault(layer, _PatchSums(name, layer, length))
             with running(model, {layer: one.add for layer, one in sums.items()}) as run:
+                calls: int | None = None
                 for batch in again(batches, len(groups)):
-                    run(batch)
+                    calls = run(batch, calls)  # nothing is needed of what follows the last of these layers
                     bar.step()
+                    if length is None and all(one.full for one in sums.values()):
+                        break
             for name, layer in group.items():
                 yield name, sums[layer].moments()
 
@@ -161,14 +166,20 @@ class _PatchSums:
         self.low: torch.Tensor | None = None
         self.high: torch.Tensor | None = None
         self.stride = 0
+        self.most = inf
+
+    @property
+    def full(self) -> bool:
+        """Whether there are patches enough."""
+        return self.sums is not None and self.sums.count >= self.most
 
     def add(self, x: torch.Tensor, output: Any) -> None:
         x, spec = space_of(self.layer, x)
         positions = len(x) * prod(spec.output_size)
         values = spec.in_channels // spec.groups * prod(spec.kernel_size)  # type: ignore[arg-type]
         if not self.stride:
-            most = max(_LEAST, _EACH * values) / (self.length or 16)
-            self.stride = spaced(positions, most, spec.output_size)
+            self.most = max(_LEAST, _EACH * values)
+            self.stride = spaced(positions, self.most / (self.length or 16), spec.output_size)
         if self.sums is None:
             self.sums = Sums(spec.groups, values)
         found = patches(x, spec, torch.arange(0, positions, self.stride, device=x.device))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -33,6 +33,8 @@ Refactor = Callable[[str, Moments], "Sequence[tuple[torch.Tensor, torch.Tensor |
 """From a layer's name and the moments of its input in the original, weights for its chain; None: as it is."""
 
 RIDGES = (1e-6, 1e-4, 1e-2)
+_HELD = 2**28
+"""Bytes of targets of several layers, held at once to share a pass over the original."""
 _LEAST, _EACH, _ASIDE = 8192, 8, 4096
 """Positions to fit on: so many, and so many times the values of a patch; and at most so many kept aside."""
 
@@ -73,7 +75,8 @@ def refit(
     nothing. No labels, no gradients, no statistics of batch normalisation are touched.
 
     In eval mode. Of ``original`` nothing changes, of ``rewritten`` only the weights; memory is that of one
-    layer. Positions are taken at even distances, the same ones in each run, where there are far more than
+    layer, and of the targets of those that share a pass over the original (of a list or tuple of batches),
+    256 MiB. Positions are taken at even distances, the same ones in each run, where there are far more than
     8 times the values of a patch.
 
     Args:
@@ -123,21 +126,62 @@ def _fitted(
     calls = _calls(original, olds, batches, passes)
     found: dict[str, Refit] = {}
     length = batches_in(batches)
+    # Another order of the batches in each pass would pair an image with the targets of another.
+    fixed = isinstance(batches, (list, tuple)) and refactor is None
     with Progress(len(calls) * (length or 1), "refit", progress) as bar:
-        for name, count in calls.items():
-            if refactor is not None:
-                for _, moments in stream(original, [name], batches, progress=False):
-                    _put(layer_of(rewritten, name), refactor(name, moments), name)
-            pair = _Pair(name, lasts[name], count, length, bool(ridges))
-            # One model within the other: what the layer gave is still there when the new one gives its own.
-            with (
-                running(original, {olds[name]: pair.target}) as old,
-                running(rewritten, {lasts[name]: pair.result}, "rewritten") as new,
-            ):
-                for batch in again(batches, passes):
-                    pair.run(batch, old, new)
-                    bar.step(label=f"refit: {name}")
-            found[name] = _accepted(pair, ridges)
+        for group in _shared(calls, lasts) if fixed else [[name] for name in calls]:
+            pairs = {name: _Pair(name, lasts[name], calls[name], length, bool(ridges)) for name in group}
+            ready = _targets(original, olds, pairs, batches) if len(group) > 1 else None
+            for name, pair in pairs.items():
+                if refactor is not None:
+                    for _, moments in stream(original, [name], batches, progress=False):
+                        _put(layer_of(rewritten, name), refactor(name, moments), name)
+                with (
+                    running(original, {olds[name]: pair.target}) as old,
+                    running(rewritten, {lasts[name]: pair.result}, "rewritten") as new,
+                ):
+                    for index, batch in enumerate(again(batches, passes)):
+                        if ready is None:
+                            pair.wanted.clear()
+                            old(batch, pair.calls)
+                        else:
+                            pair.wanted = ready[name][index]
+                        pair.run(batch, new)
+                        bar.step(label=f"refit: {name}")
+                found[name] = _accepted(pair, ridges)
+                if ready is not None:
+                    del ready[name]
+    return found
+
+
+def _shared(calls: Iterable[str], lasts: dict[str, nn.Module]) -> list[list[str]]:
+    """The names in groups whose targets, at the positions taken, may be held together."""
+    groups: list[list[str]] = []
+    held = 0.0
+    for name in calls:
+        weight: Any = lasts[name].weight
+        outs: Any = lasts[name].out_channels
+        size = 2 * max(_LEAST, _EACH * prod(weight.shape[1:])) * outs * weight.element_size()
+        if not groups or held + size > _HELD:
+            groups.append([])
+            held = 0.0
+        groups[-1].append(name)
+        held += size
+    return groups
+
+
+def _targets(
+    model: nn.Module, layers: dict[str, nn.Module], pairs: dict[str, _Pair], batches: Iterable[Any]
+) -> dict[str, list[list[_Target]]]:
+    """What the layers of a group give, batch by batch and call by call, from one pass over the original."""
+    found: dict[str, list[list[_Target]]] = {name: [] for name in pairs}
+    with running(model, {layers[name]: pair.target for name, pair in pairs.items()}) as run:
+        calls = sum(pair.calls for pair in pairs.values())
+        for batch in again(batches, 2):
+            run(batch, calls)
+            for name, pair in pairs.items():
+                found[name].append(pair.wanted)
+                pair.wanted = []
     return found
 
 
@@ -159,6 +203,22 @@ def _calls(
     return {names[layer]: order.count(layer) for layer in dict.fromkeys(order)}
 
 
+class _Target(NamedTuple):
+    """What a call of the original layer gave."""
+
+    shape: tuple[int, ...]
+    picked: torch.Tensor
+    """Positions, of the batch's flattened images and maps."""
+    rows: torch.Tensor
+    """(positions, out), a copy: what comes behind may write into the output."""
+
+
+def _rows(y: torch.Tensor, picked: torch.Tensor) -> torch.Tensor:
+    """(positions, out) of (N, out, *size)."""
+    flat = y.flatten(2)
+    return flat[picked // flat.shape[2], :, picked % flat.shape[2]]
+
+
 class _Pair:
     """One layer in both models: what it gave and what it gives, as sums and as what is kept aside."""
 
@@ -168,15 +228,14 @@ class _Pair:
         self.note = "the last stage is transposed: only its bias is fitted" if transposed else ""
         self.weights = weights and not transposed
         self.normal = Normal(self.weights, layer.bias is not None)
-        self.wanted: list[torch.Tensor] = []
+        self.wanted: list[_Target] = []
         self.stride = 0
         self.seen = 0
         self.aside_by_position = False
 
-    def run(self, batch: Any, old: Runner, new: Runner) -> None:
-        self.wanted.clear()
-        old(batch, self.calls)
-        if len(self.wanted) == 0:
+    def run(self, batch: Any, new: Runner) -> None:
+        """The new layer's part of a batch, where the old one's is there."""
+        if not self.wanted:
             return
         new(batch, len(self.wanted))
         if self.wanted:
@@ -185,31 +244,35 @@ class _Pair:
     def target(self, x: torch.Tensor, y: Any) -> None:
         if not isinstance(y, torch.Tensor):
             raise RewriteError(f"{self.name}: it gives a {type(y).__name__}, not a tensor")
-        self.wanted.append(y.detach().clone())  # what comes behind may write into it
+        axes = ConvLike(self.layer).axes if not isinstance(self.layer, ConvLike) else self.layer.axes
+        whole = y.detach()[None] if y.dim() == axes + 1 else y.detach()
+        size = tuple(whole.shape[2:])
+        positions = len(whole) * prod(size)
+        if not self.stride:
+            self.aside_by_position = len(whole) * (self.length or 16) < 8
+            weight: Any = self.layer.weight
+            values = prod(weight.shape[1:]) if self.weights else 1
+            most = max(_LEAST, _EACH * values) / (self.length or 16)
+            self.stride = spaced(positions, most, size)
+        picked = torch.arange(0, positions, self.stride, device=y.device)
+        self.wanted.append(_Target(tuple(y.shape), picked, _rows(whole, picked)))
 
     def result(self, x: torch.Tensor, y: torch.Tensor) -> None:
         wanted = self.wanted.pop(0)
         if wanted.shape != y.shape:
             raise RewriteError(
                 f"{self.name}: the last convolution of its chain gives {tuple(y.shape)}, the original "
-                f"{tuple(wanted.shape)}"
+                f"{wanted.shape}"
             )
         x, spec = space_of(self.layer, x)
         pixels = prod(spec.output_size)
-        weight: Any = self.layer.weight
-        values = prod(weight.shape[1:]) if self.weights else 1
-        if not self.stride:
-            self.aside_by_position = len(x) * (self.length or 16) < 8
-            most = max(_LEAST, _EACH * values) / (self.length or 16)
-            self.stride = spaced(len(x) * pixels, most, spec.output_size)
-        picked = torch.arange(0, len(x) * pixels, self.stride, device=x.device)
+        picked = wanted.picked
         images = picked // pixels + self.seen
         self.seen += len(x)
         index = torch.arange(len(picked), device=x.device) if self.aside_by_position else images
         aside = index % 4 == 3
         rows = patches(x, spec, picked) if self.weights else x.new_zeros(spec.groups, len(picked), 0)
-        flat = (t.detach().reshape(len(x), -1, pixels).transpose(1, 2).flatten(0, 1) for t in (wanted, y))
-        was, now = (one[picked] for one in flat)
+        was, now = wanted.rows, _rows(y.detach().reshape(len(x), -1, *spec.output_size), picked)
         room = max(0, _ASIDE // (self.length or 16)) or 1
         self.normal.add(rows[:, ~aside], (was - now)[~aside])
         kept = aside.nonzero().flatten()
