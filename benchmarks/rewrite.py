@@ -17,7 +17,7 @@ A line of a network is one rule, first with the weights alone and then with --im
 - *CPU s*: of `archcost.rewrite`, analysis and planning included, on one thread.
 - *speed*: old over new time, both called in turns (`archcost.latency.clock.compare_calls`), the median over
   rounds and the interquartile range. Below 1, fewer MACs were slower.
-- *asked*: what issue 6 asks of *kept* and *agree* at this ratio, and whether it is met.
+- *asked*: what the project aims at in *kept* and *agree* at this ratio, and whether it is met.
 
 `small_kernels` aims at no less than two thirds, for two 3x3 with as many channels between them as a 5x5 has
 are 18/25. With --each every layer is also rewritten alone, and with --outcomes each new layer has a line: its
