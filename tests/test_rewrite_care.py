@@ -42,6 +42,12 @@ def test_data_is_for_the_layers_that_have_use_of_it():
     assert {one.name for one in new.plan} == {"down", "up"}
 
 
+def test_labels_among_the_data_are_named_as_what_is_wrong():
+    model, x = nn.Sequential(nn.Conv2d(3, 8, 5)).eval(), images()
+    with pytest.raises(RewriteError, match=r"give x alone, \[x for x, _ in loader\]"):
+        rewrite(model, x, rules=["asymmetric"], batches=[[x, torch.zeros(2)]])
+
+
 def test_frozen_norms_stay_frozen_while_layers_are_timed():
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 5)).train()
     model[1].eval()

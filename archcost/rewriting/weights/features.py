@@ -25,6 +25,9 @@ Tap = Callable[[torch.Tensor, Any], None]
 """Told the input and the output of a layer as soon as it has run, before anything can overwrite them."""
 
 
+_HINT = "; a batch is what the model takes: of (x, y) give x alone, [x for x, _ in loader]"
+
+
 class _Enough(BaseException):
     """What comes behind the last tapped layer is not needed; no model catches this."""
 
@@ -46,12 +49,13 @@ class Runner:
             self.model(*args, **kwargs)
         except _Enough:
             pass
-        except ArchcostError:
-            raise
         except Exception as error:
+            hint = _HINT * (isinstance(batch, (list, tuple)) and len(batch) > 1)
+            if isinstance(error, ArchcostError):
+                raise RewriteError(f"{error}{hint}") from error
             line = (str(error).strip().splitlines() or [""])[0]
             raise RewriteError(
-                f"the {self.what} model's own forward failed on a batch: {type(error).__name__}: {line}"
+                f"the {self.what} model's own forward failed on a batch: {type(error).__name__}: {line}{hint}"
             ) from error
         return self._calls
 
