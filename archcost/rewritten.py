@@ -77,6 +77,8 @@ def rewrite(
         RewriteError: a choice cannot be done; the message says where and why. Nothing has changed then.
         SpecError: no such rule, or no such layer.
     """
+    from torch import nn
+
     from archcost.latency.store import Store, opened
     from archcost.rewriting.applying import carried_out
     from archcost.rewriting.budget import within_budget
@@ -86,6 +88,8 @@ def rewrite(
     from archcost.rewriting.rules.layout import looking_in
     from archcost.rewriting.surgery.copying import copied
 
+    if not isinstance(model, nn.Module):
+        raise InputError(f"rewrite: model is {model!r}, expected a torch.nn.Module; archcost.load makes one")
     if hooks not in ("refuse", "keep"):
         raise InputError(f"rewrite: hooks is {hooks!r}; it takes 'refuse' or 'keep'")
     if budget is not None and rules is None:

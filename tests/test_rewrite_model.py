@@ -105,6 +105,13 @@ def test_what_makes_no_sense_is_said(arguments, error, words):
     assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
 
 
+def test_a_name_is_no_model():
+    with pytest.raises(
+        InputError, match=r"model is 'torchvision:alexnet', expected .* archcost.load makes one"
+    ):
+        archcost.rewrite("torchvision:alexnet", rules=["merge"])
+
+
 def test_in_place_it_can_be_undone():
     model = cnn()
     expected, old = model(images()), model[3]
