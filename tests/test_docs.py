@@ -22,6 +22,17 @@ def failures(text: str, name: str) -> list[str]:
     return report
 
 
+@pytest.fixture(autouse=True)
+def _rules_of_a_page_go_with_it():
+    from archcost.rewriting import available, rule
+
+    available()
+    before = dict(rule._rules)
+    yield
+    rule._rules.clear()
+    rule._rules.update(before)
+
+
 @pytest.mark.parametrize("name", PAGES)
 def test_the_page_shows_what_is_true(name):
     report = failures((DOCS / name).read_text(encoding="utf-8"), name)
