@@ -48,17 +48,21 @@ def within_budget(proposals: Iterable[Proposal], budget: float) -> tuple[Proposa
             f"the cheapest choice has {least / total:.2f} times the MACs of these layers, and {budget} is "
             f"asked for: more rules save more"
         )
-    left = budget * total - spent
+
+    def dear(price: float) -> bool:
+        # Summed as `least` is, so that the cheapest choice passes to the last bit.
+        return spent + _macs(_taken(options, price, total), options) > budget * total
+
     low, high = 0.0, 1.0
-    while _macs(_taken(options, high, total), options) > left:
+    while dear(high):
         high *= 4
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        if _macs(_taken(options, middle, total), options) > left:
+        if dear(middle):
             low = middle
         else:
             high = middle
-    taken = _filled(_taken(options, high, total), options, left)
+    taken = _filled(_taken(options, high, total), options, budget * total - spent)
     return (*free, *(one for one in taken if one is not None))
 
 

@@ -41,9 +41,7 @@ class Times:
         native, best = 0.0, 0.0
         for spec in specs:
             found = self._found.get((_plain(spec), dtype), [])
-            own = [
-                one.median_s for one in found if one.key.path == "native" and one.key.layout == "contiguous"
-            ]
+            own = [one.median_s for one in found if (one.key.path, one.key.layout) == PLAIN]
             if not own:
                 return costs
             native += own[0]
