@@ -259,6 +259,22 @@ def test_a_forked_process_has_threads_of_its_own():
 
 
 @needs_kernels
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="threads are counted in /proc")
+def test_kernels_run_on_the_threads_that_pytorch_has():
+    # Two pools that both wait without sleeping keep the processors from each other.
+    script = (
+        "import os, torch; from archcost import kernels; torch.set_num_threads(2)\n"
+        "x, weight = torch.randn(2, 64, 56, 56), torch.randn(64, 64, 3, 3)\n"
+        "torch.relu(x); before = len(os.listdir('/proc/self/task'))\n"
+        "kernels.winograd(x, kernels.pack_winograd(weight, 4), threads=2)\n"
+        "print(before, len(os.listdir('/proc/self/task')))"
+    )
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    before, after = map(int, said.stdout.split())
+    assert after == before >= 2
+
+
+@needs_kernels
 def test_working_memory_is_kept_and_can_be_given_back():
     x, weight = torch.randn(1, 32, 20, 20), torch.randn(32, 32, 3, 3)
     packed = kernels.pack_winograd(weight, 4)

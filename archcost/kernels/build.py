@@ -83,7 +83,8 @@ def build(folder: Path = LIBRARIES, jobs: int = 1) -> list[Path]:
             one.result()
         linked = {isa: library_path(isa, Path(temporary)) for isa in objects}
         for isa, parts_of in objects.items():
-            _run([*command, "-shared", "-pthread", "-o", str(linked[isa]), *map(str, parts_of)])
+            parts = [*command, "-shared", "-pthread", "-o", str(linked[isa]), *map(str, parts_of), "-ldl"]
+            _run(parts)
         Path(folder, FAILURE).unlink(missing_ok=True)
         return [_put(path, library_path(isa, folder)) for isa, path in linked.items()]
 

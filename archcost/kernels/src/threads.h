@@ -1,4 +1,5 @@
-// A small pool of threads. Not OpenMP: PyTorch brings its own runtime of it, and two in one process quarrel.
+// The threads of PyTorch's own OpenMP where the process has them: after a parallel region its workers wait
+// for the next one without sleeping, and would keep the processors from a second pool. Else a small pool.
 #pragma once
 
 #include <functional>
