@@ -159,6 +159,24 @@ def test_im2col_equals_the_definition(isa, data, channels_last, clamp, biased):
 
 
 @needs_kernels
+@pytest.mark.parametrize("isa", kernels.usable_isas())
+@settings(max_examples=80, deadline=None, derandomize=True)
+@layers
+def test_small_depthwise_kernels_equal_the_definition(isa, data, channels_last, clamp, biased):
+    def draw_int(low, high):
+        return data.draw(st.integers(low, high))
+
+    taps = (draw_int(1, 7), data.draw(st.sampled_from([1, 3, 3, 5, 7, draw_int(1, 9)])))
+    dilation, stride = data.draw(st.sampled_from([1, 1, 2])), draw_int(1, 3)
+    spread = [(tap - 1) * dilation + 1 for tap in taps]
+    x, _, bias, padding = random_layer(draw_int, spread, channels_last=channels_last, depthwise=True)
+    layer = x, torch.randn(x.shape[1], 1, *taps), bias, padding
+    packed = kernels.pack_depthwise_direct(layer[1], isa)
+    steps = {"stride": stride, "dilation": dilation}
+    check(kernels.depthwise_direct, packed, layer, clamp, biased, draw_int(1, 2), DIRECT_ERROR, **steps)
+
+
+@needs_kernels
 def test_a_sequence_is_an_image_of_one_row():
     x, weight = torch.randn(2, 20, 100), torch.randn(33, 20, 5)
     expected = F.conv1d(x.double(), weight.double(), padding=2)
@@ -169,6 +187,11 @@ def test_a_sequence_is_an_image_of_one_row():
     assert relative_error(y, expected) < FOURIER_ERROR
     y = kernels.im2col(x, kernels.pack_im2col(weight), padding=4, stride=3, dilation=2)
     assert relative_error(y, F.conv1d(x.double(), weight.double(), None, 3, 4, 2)) < DIRECT_ERROR
+    weight = weight[:20, :1]
+    y = kernels.depthwise_direct(x, kernels.pack_depthwise_direct(weight), padding=4, stride=3, dilation=2)
+    expected = F.conv1d(x.double(), weight.double(), None, 3, 4, 2, 20)
+    assert y.shape == expected.shape
+    assert relative_error(y, expected) < DIRECT_ERROR
 
 
 @needs_kernels

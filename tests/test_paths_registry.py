@@ -269,7 +269,10 @@ def test_the_command_lists_every_path(capsys):
     if library() is None:
         assert kernels.endswith("tensor operations serve")
     else:
-        assert f"{isa()} in use; they serve im2col-tiled, winograd-2, winograd-4, winograd-6, fft," in kernels
+        assert (
+            f"{isa()} in use; they serve direct, im2col-tiled, winograd-2, winograd-4, winograd-6, fft,"
+            in kernels
+        )
         assert "compiled for kernels and phases of 1x2, 1x3" in out
     assert max(map(len, out.splitlines())) <= 100
 

@@ -1,8 +1,8 @@
 """The compiled kernels behind the fast paths: optional, plain C called through ctypes, float32, on the CPU.
 
 `library` gives the loaded library, or None, and then `why_not` says why; neither needs torch. Weights are
-transformed and packed once (`pack_winograd`, `pack_fourier`, `pack_depthwise`, `pack_im2col`), then used with
-any input (`winograd`, `fourier`, `depthwise`, `im2col`).
+transformed and packed once (`pack_winograd`, `pack_fourier`, `pack_depthwise`, `pack_depthwise_direct`,
+`pack_im2col`), then used with any input (`winograd`, `fourier`, `depthwise`, `depthwise_direct`, `im2col`).
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ from archcost.kernels.loading import (
 )
 
 if TYPE_CHECKING:
+    from archcost.kernels.by_definition import PackedDepthwiseDirect as PackedDepthwiseDirect
+    from archcost.kernels.by_definition import depthwise_direct as depthwise_direct
+    from archcost.kernels.by_definition import pack_depthwise_direct as pack_depthwise_direct
     from archcost.kernels.by_fourier import PackedDepthwise as PackedDepthwise
     from archcost.kernels.by_fourier import depthwise as depthwise
     from archcost.kernels.by_fourier import fft_size as fft_size
@@ -46,6 +49,9 @@ _HOMES = {
     "fourier": "by_fourier",
     "pack_depthwise": "by_fourier",
     "pack_fourier": "by_fourier",
+    "PackedDepthwiseDirect": "by_definition",
+    "depthwise_direct": "by_definition",
+    "pack_depthwise_direct": "by_definition",
     "PackedIm2col": "by_im2col",
     "im2col": "by_im2col",
     "im2col_scratch_bytes": "by_im2col",

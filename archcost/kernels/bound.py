@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from archcost.kernels.by_definition import PackedDepthwiseDirect
 from archcost.kernels.by_im2col import PackedIm2col
 from archcost.kernels.call import Call, convolution, window
 from archcost.kernels.loading import Convolution
@@ -61,12 +62,20 @@ def bound(packed: Packed, x: Tensor, bias: Tensor | None, call: Call) -> Bound |
         name, numbers, steps = "archcost_tiles_added", packed.name, False
     elif isinstance(packed, PackedIm2col):
         name, numbers, steps = "archcost_im2col_added", window(packed.taps, call, 2), True
+    elif isinstance(packed, PackedDepthwiseDirect) and _stays_last(x, call):
+        name, numbers, steps = "archcost_depthwise_direct", window(packed.taps, call, 2), True
     else:
         return None
     channels = (packed.in_channels, packed.out_channels)
     _, output, problem = convolution(x, packed.taps, channels, call, steps=steps)
     added = offsets(bias, packed.out_channels)
     return Bound(getattr(loaded(packed.isa), name), numbers, problem, output, packed.data, added)
+
+
+def _stays_last(x: Tensor, call: Call) -> bool:
+    """Whether input and output are in channels_last."""
+    last = channels_together(x.shape, x.stride())
+    return last and call.get("memory_format") in (None, torch.channels_last)
 
 
 def max_pool(x: Tensor, size: tuple[int, int], numbers: tuple[int, ...], padding: tuple[int, int]) -> Tensor:

@@ -92,6 +92,9 @@ _FUNCTIONS = {
     "archcost_im2col_scratch_floats": (c_int64, [*_WINDOW, _PROBLEM]),
     "archcost_im2col": (c_int, [*_WINDOW, _PROBLEM, *_BUFFERS]),
     "archcost_im2col_added": (c_int, [*_WINDOW, _PROBLEM, *_BUFFERS, c_void_p]),
+    "archcost_depthwise_direct_packed_floats": (c_int64, [*_WINDOW, c_int64]),
+    "archcost_depthwise_direct_pack": (c_int, [*_WINDOW, c_int64, c_void_p, c_void_p]),
+    "archcost_depthwise_direct": (c_int, [*_WINDOW, _PROBLEM, *_BUFFERS, c_void_p]),
     "archcost_max_pool": (c_int, [*_WINDOW, _PROBLEM, c_void_p, c_void_p]),
 }
 

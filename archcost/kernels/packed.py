@@ -72,15 +72,16 @@ class Packed(ABC):
         call: Call,
         *,
         steps: bool = False,
+        adds: bool = False,
     ) -> Tensor:
         """Call a function of the library, whose first arguments are these numbers.
 
-        ``steps`` is whether it takes a stride and a dilation.
+        ``steps`` is whether it takes a stride and a dilation, ``adds`` whether a tensor to add: none here.
         """
         channels = (self.in_channels, self.out_channels)
         source, output, problem = convolution(x, self.taps, channels, call, steps=steps)
         added = offsets(bias, self.out_channels)
-        buffers = source, self.data, added, output
+        buffers = (source, self.data, added, *(None,) * adds, output)
         places = [None if one is None else one.data_ptr() for one in buffers]
         checked(getattr(loaded(self.isa), name)(*numbers, problem, *places))
         return output.squeeze(2) if x.dim() == 3 else output

@@ -19,9 +19,11 @@ from archcost.spec import ConvSpec
 
 __all__ = [
     "GROUPED",
+    "DepthwiseKernel",
     "Im2colKernel",
     "Kernel",
     "Packed",
+    "depthwise_kernel",
     "fourier_kernel",
     "im2col_kernel",
     "rows_kernel",
@@ -161,6 +163,29 @@ class Im2colKernel:
     def _window(self) -> tuple[int, ...]:
         names = ("kernel_size", "stride", "dilation")
         return tuple(number for name in names for number in _two(spatial(self.spec, name)))
+
+
+@dataclass(frozen=True)
+class DepthwiseKernel:
+    """The definition, a filter a channel, with any steps; its images are in channels_last."""
+
+    spec: ConvSpec
+
+    def pack(self, weight: torch.Tensor) -> Packed:
+        """From (groups, 1, 1, *kernel_size)."""
+        return kernels.pack_depthwise_direct(weight.flatten(0, 1).float())
+
+    def bytes(self) -> int:
+        """The weights once more; input and output, where they lie otherwise."""
+        spec = self.spec
+        images = spec.in_channels * prod(spatial(spec, "input_size")) * spec.batch + spec.neurons
+        return 4 * (prod(spatial(spec, "kernel_size")) * spec.in_channels + images)
+
+
+def depthwise_kernel(spec: ConvSpec) -> DepthwiseKernel | None:
+    """Not for transposed convolutions, three axes, or several filters a channel."""
+    plain = spec.groups == spec.in_channels == spec.out_channels and axes_of(spec) < 3
+    return DepthwiseKernel(spec) if plain and not spec.transposed else None
 
 
 def im2col_kernel(spec: ConvSpec) -> Im2colKernel | None:

@@ -3,6 +3,7 @@
 #include <exception>
 
 #include "depthwise.h"
+#include "depthwise_direct.h"
 #include "fft.h"
 #include "fft_tile.h"
 #include "im2col.h"
@@ -170,6 +171,24 @@ ARCHCOST_EXPORT int archcost_im2col_added(ARCHCOST_WINDOW, const ArchcostConvolu
                                           float* output) {
   return guarded(
       [&] { archcost::convolve_im2col(ARCHCOST_ITS_WINDOW, *of, input, packed, bias, output, addend); });
+}
+
+ARCHCOST_EXPORT std::int64_t archcost_depthwise_direct_packed_floats(ARCHCOST_WINDOW, std::int64_t channels) {
+  return archcost::depthwise_direct_packed_floats(ARCHCOST_ITS_WINDOW, channels);
+}
+
+ARCHCOST_EXPORT int archcost_depthwise_direct_pack(ARCHCOST_WINDOW, std::int64_t channels, const float* weights,
+                                                   float* packed) {
+  return guarded([&] { archcost::pack_depthwise_direct(ARCHCOST_ITS_WINDOW, channels, weights, packed); });
+}
+
+// Channels lie together in input and output.
+ARCHCOST_EXPORT int archcost_depthwise_direct(ARCHCOST_WINDOW, const ArchcostConvolution* of, const float* input,
+                                              const float* packed, const float* bias, const float* addend,
+                                              float* output) {
+  return guarded([&] {
+    archcost::convolve_depthwise_direct(ARCHCOST_ITS_WINDOW, *of, input, packed, bias, addend, output);
+  });
 }
 
 // Channels lie together in input and output.
