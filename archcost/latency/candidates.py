@@ -17,14 +17,11 @@ from archcost.latency.store import Store
 if TYPE_CHECKING:
     import torch
 
-    from archcost.paths.path import ExecutionPath
-
 __all__ = ["Asked", "Way", "calls_of", "is_far", "ways_of"]
 
 # What takes so many times as long as the fastest in its very first call is not called again; unless the
 # call is short, when most of it may be what only a first call does.
 _FAR, _FAR_S = 8.0, 0.02
-_OF_A_FAMILY, _PARTED = 3, 0.7
 _LEAST_COLD, _MOST_COLD = 2**25, 2**29
 
 Compare = Callable[..., dict[str, Timing]]
@@ -52,6 +49,7 @@ class Asked:
 
 def ways_of(task: Task, sample: Sample, asked: Asked) -> tuple[list[Way], dict[str, str]]:
     """Paths and layouts to look at; and the paths that paper rules out, with the reason."""
+    from archcost.paths.likely import likely
     from archcost.paths.registry import available, get
 
     every = asked.paths is None or asked.paths == "all"
@@ -64,35 +62,12 @@ def ways_of(task: Task, sample: Sample, asked: Asked) -> tuple[list[Way], dict[s
             refused[name] = reason
     paths = [get(name) for name in dict.fromkeys(names) if name not in refused]
     if asked.paths is None:
-        paths = _likely(task, paths, dtype, refused)
+        paths, unlikely = likely(task.spec, paths, dtype)
+        refused |= {name: f"{why}; paths='all' times it all the same" for name, why in unlikely.items()}
     layouts = ["contiguous"]
     if sample.x.dim() in (4, 5) and not in_layout(sample.x, "channels_last").is_contiguous():
         layouts.append("channels_last")
     return [(path.name, layout) for path in paths for layout in layouts], refused
-
-
-def _likely(
-    task: Task, paths: Sequence[ExecutionPath], dtype: torch.dtype, refused: dict[str, str]
-) -> list[ExecutionPath]:
-    """PyTorch's own, and of each family of compiled paths those with the fewest multiplications."""
-    kept = [path for path in paths if path.implementation(task.spec, dtype) == "PyTorch"]
-    families: dict[str, list[tuple[int, ExecutionPath]]] = {}
-    for path in paths:
-        runs = path.implementation(task.spec, dtype)
-        count = path.multiplications(task.spec) + path.transform_multiplications(task.spec)
-        if runs == "tensor operations":
-            refused[path.name] = "no compiled kernel runs it here; paths='all' times it all the same"
-        elif runs == "partly compiled" and count > _PARTED * task.spec.macs:
-            # What is parted into phases has more to do than to multiply.
-            refused[path.name] = "it saves too few multiplications; paths='all' times it all the same"
-        elif runs != "PyTorch":
-            families.setdefault(path.name.rstrip("0123456789"), []).append((count, path))
-    for several in families.values():
-        ordered = [path for _, path in sorted(several, key=lambda one: one[0])]
-        kept += ordered[:_OF_A_FAMILY]
-        for path in ordered[_OF_A_FAMILY:]:
-            refused[path.name] = "others of its kind multiply less; paths='all' times it all the same"
-    return kept
 
 
 def calls_of(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from math import inf, sqrt
@@ -16,6 +15,7 @@ from archcost.latency.clock import Timing, compare_calls
 from archcost.latency.fingerprint import fingerprint
 from archcost.latency.measurement import Key, Measurement
 from archcost.latency.store import Store
+from archcost.paths.likely import likely
 from archcost.paths.path import ExecutionPath
 from archcost.paths.registry import available, get
 from archcost.rewriting.accelerating.layers import Layer, Task
@@ -31,8 +31,6 @@ _LAYOUTS = {NCHW: "contiguous", CHANNELS_LAST: "channels_last"}
 # What lies between two calls of a layer in a model pushes its weights out of the nearer caches.
 _PUSHED_BYTES = 1 << 23
 _OWN = ("native", "native-channels-last", "native-prepacked")
-_OF_A_FAMILY = 3
-_PARTED = 0.7
 
 Compare = Callable[..., dict[str, Timing]]
 Way = tuple[str, int]
@@ -61,18 +59,12 @@ def candidates(task: Task, paths: Iterable[str] | None = None) -> list[Execution
     ways = [path for path in ways if path.supports(task.spec, task.dtype) is None]
     if paths is not None:
         return ways
-    own = [path for path in ways if path.name in _OWN]
-    found: dict[str, list[tuple[int, ExecutionPath]]] = defaultdict(list)
-    for path in ways:
-        runs = path.implementation(task.spec, task.dtype)
-        if runs in ("compiled", "partly compiled"):
-            count = path.multiplications(task.spec) + path.transform_multiplications(task.spec)
-            # What is parted into phases has more to do than to multiply.
-            if runs == "compiled" or count < _PARTED * task.spec.macs:
-                found[path.name.rstrip("0123456789")].append((count, path))
-    for several in found.values():
-        own += [path for _, path in sorted(several, key=lambda one: one[0])[:_OF_A_FAMILY]]
-    return own
+    kept, _ = likely(task.spec, ways, task.dtype)
+    return [path for path in kept if path.name in _OWN or not _is_own(path, task)]
+
+
+def _is_own(path: ExecutionPath, task: Task) -> bool:
+    return path.implementation(task.spec, task.dtype) == "PyTorch"
 
 
 def first_look(
