@@ -14,8 +14,8 @@ namespace {
 
 // Columns of the matrix at a time: their panel of weights and a few rows stay in the first-level cache, or near.
 constexpr long kColumns = 512;
-// Results of a block, in bytes, that stay in the second-level cache.
-constexpr long kCache = 512 << 10;
+// Pixels and results of a block, in bytes, that stay in the second-level cache beside the weights.
+constexpr long kCache = 256 << 10;
 // Positions of a block: enough to pay for reading all weights, and for the pixels that blocks share.
 constexpr long kPositions = kRows * 32;
 
@@ -50,7 +50,8 @@ class Im2colConvolution {
  private:
   long positions_at_a_time() const {
     if (of_.block_tiles > 0) return of_.block_tiles;
-    const long fitting = kCache / (out_chunks_ * kLanes * long(sizeof(float))) / kRows * kRows;
+    const long position = (of_.input.channels + out_chunks_ * kLanes) * long(sizeof(float));
+    const long fitting = kCache / position / kRows * kRows;
     const long all = of_.output.batch * of_.output.height * of_.output.width;
     return std::min(std::clamp<long>(fitting, 8 * kRows, kPositions), divide_up(all, threads_));
   }

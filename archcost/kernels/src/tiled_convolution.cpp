@@ -71,15 +71,15 @@ class Plan {
   long input_plane, output_plane, staged_row, staging, products;
 
  private:
-  // As many as keep the products in the second-level cache; but every block reads all weights once, and
-  // where these are large, a block must be large enough to pay for that.
+  // As many as keep the products in the second-level cache beside the weights; but every block reads all weights
+  // once, and the further off they lie, the more tiles a block must have to pay for that.
   long tiles_at_a_time(const TileTransform& transform) const {
-    constexpr long kCache = 1 << 20;
+    constexpr long kCache = 1 << 19, kNear = 3 << 20, kFar = 20 << 20;
     const long bytes_of_tile = transform.planes * (in_chunks + out_chunks) * kLanes * long(sizeof(float));
     const long bytes_of_weights =
         transform.planes * in_channels * out_chunks * kLanes * long(sizeof(float));
-    const long least = kRows * (bytes_of_weights > kCache ? 4 : 2);
-    return std::max(least, kCache / bytes_of_tile / kRows * kRows);
+    const long least = bytes_of_weights <= kNear ? 14 : bytes_of_weights <= kFar ? 28 : 56;
+    return round_up(std::max(least, kCache / bytes_of_tile), kRows);
   }
 };
 
