@@ -41,11 +41,15 @@ class Bound:
     def __call__(self, x: Tensor, addend: Tensor | None = None) -> Tensor:
         """``addend`` has the output's shape, strides and dtype (`fits`), and is added before the clamp."""
         y = torch.empty_strided(self.shape, self.strides, dtype=torch.float32)
+        self.write(x, y.data_ptr(), addend)
+        return y
+
+    def write(self, x: Tensor, place: int, addend: Tensor | None = None) -> None:
+        """To that address, with the output's strides."""
         there = None if addend is None else addend.data_ptr()
-        failure = self._function(*self._settled, x.data_ptr(), *self._weights, there, y.data_ptr())
+        failure = self._function(*self._settled, x.data_ptr(), *self._weights, there, place)
         if failure:
             checked(failure)
-        return y
 
     def fits(self, addend: Tensor) -> bool:
         """Whether it lies in memory as the outputs do."""
@@ -53,8 +57,13 @@ class Bound:
         return alike and addend.dtype is torch.float32 and not addend.is_neg()
 
 
-def bound(packed: Packed, x: Tensor, bias: Tensor | None, call: Call) -> Bound | None:
-    """For inputs that lie in memory as ``x`` does; None where the kernel cannot read them, or cannot add."""
+def bound(
+    packed: Packed, x: Tensor, bias: Tensor | None, call: Call, among: int | None = None
+) -> Bound | None:
+    """For inputs that lie in memory as ``x`` does; None where the kernel cannot read them, or cannot add.
+
+    ``among`` so many channels of images in channels_last the outputs are a slice; by default they are all.
+    """
     if x.dim() != 4 or readable(x) is not x:
         return None
     numbers: tuple[int, ...]
@@ -68,6 +77,8 @@ def bound(packed: Packed, x: Tensor, bias: Tensor | None, call: Call) -> Bound |
         return None
     channels = (packed.in_channels, packed.out_channels)
     _, output, problem = convolution(x, packed.taps, channels, call, steps=steps)
+    if among is not None:
+        output, problem = _slice(output, among, problem)
     added = offsets(bias, packed.out_channels)
     return Bound(getattr(loaded(packed.isa), name), numbers, problem, output, packed.data, added)
 
@@ -76,6 +87,17 @@ def _stays_last(x: Tensor, call: Call) -> bool:
     """Whether input and output are in channels_last."""
     last = channels_together(x.shape, x.stride())
     return last and call.get("memory_format") in (None, torch.channels_last)
+
+
+def _slice(output: Tensor, among: int, problem: Convolution) -> tuple[Tensor, Convolution]:
+    """Something that lies in memory as the outputs shall, and the problem with them there."""
+    batch, channels, *size = output.shape
+    assert 1 < channels <= among
+    whole = torch.empty((batch, among, *size), device="meta", memory_format=torch.channels_last)
+    output = whole[:, :channels]
+    limits = problem.threads, problem.block_tiles, problem.low, problem.high
+    places = problem.input, images(output.shape, output.stride())
+    return output, Convolution(*places, problem.pad_top, problem.pad_left, *limits)
 
 
 def max_pool(x: Tensor, size: tuple[int, int], numbers: tuple[int, ...], padding: tuple[int, int]) -> Tensor:

@@ -15,6 +15,7 @@ from archcost.rewriting.accelerating.choosing import Choice
 from archcost.rewriting.accelerating.layers import Layer
 from archcost.rewriting.accelerating.layouts import CHANNELS_LAST, NCHW, label_of, memory_format
 from archcost.rewriting.accelerating.path_conv import PathConv
+from archcost.rewriting.accelerating.pooling import quick_pool
 from archcost.rewriting.accelerating.program import Program, Step
 from archcost.rewriting.surgery.exchange import Handle, replace
 
@@ -29,9 +30,12 @@ def new_modules(
     *,
     all_of_them: bool = False,
     programs: Mapping[str, tuple[Step, ...]] | None = None,
+    pools: Iterable[str] = (),
+    joined: Mapping[str, tuple[tuple[int, ...], ...]] | None = None,
 ) -> dict[str, nn.Module]:
-    """By name, what comes in the place of convolutions, batch normalisations and activations, and of the
-    modules around them that are programs, where those are given."""
+    """By name, what comes in the place of convolutions, batch normalisations and activations, of these max
+    poolings, and of the modules around them that are programs, where those are given; ``joined`` has the
+    steps of each program that run as one."""
     made: dict[str, nn.Module] = {}
     inside: dict[str, dict[str, nn.Module]] = {name: {} for name in programs or {}}
     for layer in layers:
@@ -43,8 +47,16 @@ def new_modules(
             }
         elif all_of_them or not is_untouched(layer, choice):
             made |= _of_layer(model, layer, choice, keeps_nan)
+    for name in pools:
+        around = next((one for one in inside if name.startswith(f"{one}.")), None)
+        pool = quick_pool(model.get_submodule(name))
+        if around is None:
+            made[name] = pool
+        else:
+            inside[around][name.removeprefix(f"{around}.")] = pool
     for name, steps in (programs or {}).items():
-        made[name] = Program(model.get_submodule(name), steps, inside[name])
+        siblings = (joined or {}).get(name, ())
+        made[name] = Program(model.get_submodule(name), steps, inside[name], siblings)
     return made
 
 
@@ -129,6 +141,9 @@ class Stage:
     def ready(self, layers: list[Layer], name: str) -> None:
         """Weights of that cast prepared, so that no call of the user's has to wait for it."""
         for layer in layers:
+            around = self._casts[name].get(layer.program or "")
+            if isinstance(around, Program) and around.joins(layer.name.removeprefix(f"{layer.program}.")):
+                continue  # prepared with others, when it was timed
             module = convolution_in(self._casts[name], layer)
             if module is not None:
                 with torch.no_grad(), suppress(RewriteError):

@@ -15,10 +15,17 @@ from archcost.latency.clock import Ratio, Timing, ratio
 from archcost.paths.accuracy import error_against
 from archcost.paths.registry import get
 from archcost.rewriting.accelerating.assembling import Stage, is_untouched, new_modules
-from archcost.rewriting.accelerating.choosing import Choice, Measured, Network, choices, labels_for
+from archcost.rewriting.accelerating.choosing import (
+    Allowed,
+    Choice,
+    Measured,
+    Network,
+    choices,
+    labels_for,
+)
+from archcost.rewriting.accelerating.joining import Joined, joined
 from archcost.rewriting.accelerating.layers import Layer
 from archcost.rewriting.accelerating.layouts import CHANNELS_LAST, NCHW
-from archcost.rewriting.accelerating.pooling import quick_pool
 from archcost.rewriting.accelerating.preparing import Asked
 from archcost.rewriting.surgery.outputs import exact_outputs, fresh, outputs_of, worst_error
 
@@ -90,12 +97,17 @@ class _Variant:
     fixed: int | None
     own_only: bool = False
     """PyTorch's own paths alone."""
+    joins: bool = False
+    """Convolutions that read the same run as one."""
 
 
 _VARIANTS = (
     _Variant("layouts by the cut", None),
     _Variant("all in channels_last", CHANNELS_LAST),
     _Variant("all in NCHW", NCHW),
+    _Variant("layouts by the cut, joined", None, joins=True),
+    _Variant("all in channels_last, joined", CHANNELS_LAST, joins=True),
+    _Variant("all in NCHW, joined", NCHW, joins=True),
     _Variant("PyTorch's own paths", None, own_only=True),
 )
 
@@ -131,6 +143,7 @@ def fastest(final: Final, deadline: float) -> Result:
 @dataclass(frozen=True)
 class _Built:
     choices: dict[str, Choice]
+    joined: Joined
     error: float
     notes: tuple[str, ...] = field(default=())
 
@@ -138,14 +151,25 @@ class _Built:
 def _built(final: Final, variant: _Variant) -> _Built | None:
     """With layers exact enough for the model to be so; None where that leaves nothing changed."""
     limit = final.asked.tolerance
+    if variant.joins and not final.network.programs:
+        return None
     for _ in range(_TIGHTER):
         chosen = _chosen(final, variant, limit)
+        together: Joined = {}
+        if variant.joins:
+            together, chosen = joined(final.network, final.found, chosen, _exact_enough(final, limit))
+            if not together:
+                return None
         layers = list(final.network.layers)
         if all(is_untouched(layer, chosen[layer.name]) for layer in layers):
             return None
         network, model = final.network, final.stage.model
-        modules = new_modules(model, layers, chosen, final.asked.keeps_nan, programs=network.programs)
-        modules |= {name: quick_pool(model.get_submodule(name)) for name in network.pools}
+        modules = new_modules(
+            *(model, layers, chosen, final.asked.keeps_nan),
+            programs=network.programs,
+            pools=network.pools,
+            joined=together,
+        )
         final.stage.add(variant.name, modules)
         try:
             error = worst_error(outputs_of(final.stage.show(variant.name), final.asked.inputs), final.exact)
@@ -155,17 +179,22 @@ def _built(final: Final, variant: _Variant) -> _Built | None:
             final.stage.close()
         # An original that is off by itself cannot be asked for more than it has.
         if error <= max(final.asked.tolerance, 2 * final.original_error):
-            notes = _notes(final.network)
+            notes = _notes(final.network, together)
             if limit < final.asked.tolerance:
                 tight = f"layers are held to {limit:.0e}, for the model's outputs to be within the tolerance"
                 notes = (tight, *notes)
-            return _Built(chosen, error, notes)
+            return _Built(chosen, together, error, notes)
         limit /= 4
     return None
 
 
-def _notes(network: Network) -> tuple[str, ...]:
+def _exact_enough(final: Final, limit: float) -> Allowed:
+    return lambda layer, path: final.layer_error(layer, path) <= limit
+
+
+def _notes(network: Network, together: Joined) -> tuple[str, ...]:
     """What is done beside choosing paths."""
+    groups = [group for several in together.values() for group in several]
     said = [
         f"{len(names)} {one if len(names) == 1 else several}"
         for names, one, several in (
@@ -174,6 +203,8 @@ def _notes(network: Network) -> tuple[str, ...]:
         )
         if names
     ]
+    if groups:
+        said.append(f"{sum(map(len, groups))} convolutions run as {len(groups)}: they read the same")
     return tuple(said)
 
 
@@ -201,7 +232,8 @@ def _chosen(final: Final, variant: _Variant, limit: float) -> dict[str, Choice]:
 
 
 def _same(built: _Built, other: _Built) -> bool:
-    return all(one[:3] == other.choices[name][:3] for name, one in built.choices.items())
+    alike = built.joined == other.joined
+    return alike and all(one[:3] == other.choices[name][:3] for name, one in built.choices.items())
 
 
 def _timed_first(final: Final, made: Mapping[str, _Built], deadline: float) -> str | None:

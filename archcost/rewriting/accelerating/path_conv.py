@@ -22,7 +22,7 @@ from archcost.rewriting.accelerating.folding import folded
 from archcost.rewriting.accelerating.runners import Clamp, Runner, runner_for
 from archcost.rewriting.surgery.like import ConvLike
 
-__all__ = ["MOST_SIZES", "PathConv", "looked_on", "seen_from_outside"]
+__all__ = ["MOST_SIZES", "PathConv", "Stamp", "looked_on", "seen_from_outside"]
 
 MOST_SIZES = 4
 """Input sizes for which weights are kept prepared; more of them run by PyTorch, sooner than by preparing
@@ -70,7 +70,7 @@ class PathConv(ConvLike):
         self._dtype, self._device = self.weight.dtype, self.weight.device
         self._prepared: dict[tuple[int, ...], Prepared | str] = {}
         self._runners: dict[tuple[Any, ...], Runner | None] = {}
-        self._stamp: _Stamp | None = None
+        self._stamp: Stamp | None = None
 
     @property
     def path(self) -> ExecutionPath:
@@ -92,7 +92,7 @@ class PathConv(ConvLike):
         For whoever has seen to it that no gradients are recorded, and nobody looks on. ``clamp`` may differ
         from that of the epilogue where it has none.
         """
-        if self._forward_hooks or self._forward_pre_hooks or not self._is_own_kind(x):
+        if self._forward_hooks or self._forward_pre_hooks or not self.is_own_kind(x):
             return None
         return self._ready(x, clamp)
 
@@ -118,13 +118,13 @@ class PathConv(ConvLike):
 
         Asked at every call, and so of what PyTorch answers at once: a small layer takes a few microseconds.
         """
-        if torch.compiler.is_compiling() or not self._is_own_kind(x):
+        if torch.compiler.is_compiling() or not self.is_own_kind(x):
             return False
         if torch.is_grad_enabled() and (x.requires_grad or self._wants_gradients()):
             return False
         return not looked_on()
 
-    def _is_own_kind(self, x: torch.Tensor) -> bool:
+    def is_own_kind(self, x: torch.Tensor) -> bool:
         """Whether it is a tensor of the kind that the path was chosen for, in eval mode."""
         if type(x) is not torch.Tensor or x.dtype is not self._dtype or x.device != self._device:
             return False
@@ -171,14 +171,14 @@ class PathConv(ConvLike):
         # What is made in inference mode could not be used outside it.
         with torch.inference_mode(False), torch.no_grad():
             try:
-                weight, bias = self._weights()
+                weight, bias = self.weights()
                 spec = replace(self.spec(x.shape[2:], len(x)), bias=bias is not None)
                 refused = path.supports(spec, x.dtype)
                 return path.prepare(weight, bias, spec, self.epilogue) if refused is None else refused
             except (ArchcostError, MemoryError, RuntimeError) as error:
                 return str(error)  # where the input is at fault, PyTorch says so too
 
-    def _weights(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def weights(self) -> tuple[torch.Tensor, torch.Tensor | None]:
         """What the path convolves with."""
         weight, bias = self._parameters["weight"], self._parameters["bias"]
         assert weight is not None
@@ -186,7 +186,7 @@ class PathConv(ConvLike):
             return folded(weight, bias, one, transposed=self.transposed, groups=self.groups)
         return weight, bias
 
-    def _sources(self) -> Iterator[tuple[dict[str, Any], str]]:
+    def sources(self) -> Iterator[tuple[dict[str, Any], str]]:
         """Where the tensors lie that prepared weights depend on: a table of a module, and the key."""
         for key in ("weight", "bias"):
             yield self._parameters, key
@@ -195,18 +195,18 @@ class PathConv(ConvLike):
 
     def _wants_gradients(self) -> bool:
         return any(
-            t is not None and t.requires_grad for t in (table.get(key) for table, key in self._sources())
+            t is not None and t.requires_grad for t in (table.get(key) for table, key in self.sources())
         )
 
     def _remember(self) -> str | None:
         """Note what weights are about to be prepared from; or say why PyTorch has to convolve with these."""
-        found = [(table, key, table.get(key)) for table, key in self._sources()]
+        found = [(table, key, table.get(key)) for table, key in self.sources()]
         weight = found[0][2]
         if type(weight) is not nn.Parameter:
             return "its weight has been parametrized, pruned or substituted since"
         if weight.dtype is not self._dtype or weight.device != self._device:
             return "its weights have been moved"
-        self._stamp = _Stamp(found)
+        self._stamp = Stamp(found)
         return None
 
     def _by_pytorch(self, x: torch.Tensor, output_size: list[int] | None) -> torch.Tensor:
@@ -233,7 +233,7 @@ class PathConv(ConvLike):
         return said if self.epilogue.clamp is None else f"{said}, clamp={self.epilogue.clamp}"
 
 
-class _Stamp:
+class Stamp:
     """Tensors as they were: which, where in memory, and how often written in place."""
 
     def __init__(self, found: list[tuple[dict[str, Any], str, torch.Tensor | None]]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -11,11 +11,20 @@ from archcost import kernels
 from archcost.kernels.bound import max_pool
 from archcost.rewriting.accelerating.path_conv import looked_on
 from archcost.rewriting.surgery.refusals import hooks_of
-from archcost.trace.graph import Trace
+from archcost.trace.graph import Op, Trace
 
-__all__ = ["QuickMaxPool", "pools_of", "quick_pool"]
+__all__ = ["POOLS", "Pool", "QuickMaxPool", "pool_of", "pools_of", "quick_pool"]
 
+POOLS = (nn.MaxPool2d, nn.AvgPool2d)
 Pair = tuple[int, int]
+
+_NAMES = {
+    "aten.max_pool2d_with_indices": ("kernel_size", "stride", "padding", "dilation", "ceil_mode"),
+    "aten.avg_pool2d": (
+        *("kernel_size", "stride", "padding", "ceil_mode"),
+        *("count_include_pad", "divisor_override"),
+    ),
+}
 
 
 class QuickMaxPool(nn.MaxPool2d):
@@ -58,6 +67,32 @@ class QuickMaxPool(nn.MaxPool2d):
         found = -(-over // stride) + 1
         # The last window begins inside the input or the padding at its left.
         return found - 1 if (found - 1) * stride >= size + padding else found
+
+
+class Pool(NamedTuple):
+    """A pooling that code calls as a function."""
+
+    operator: str
+    options: tuple[tuple[str, Any], ...]
+    """Those of the module that does the same."""
+
+    def module(self) -> nn.Module:
+        options = dict(self.options)
+        if self.operator == "aten.avg_pool2d":
+            return nn.AvgPool2d(**options)
+        return QuickMaxPool(nn.MaxPool2d(**options))
+
+
+def pool_of(op: Op) -> Pool | None:
+    """The max or average pooling of images that an operation is; None for any other."""
+    names = _NAMES.get(op.base)
+    if names is None or len(op.outputs[0].shape) != 4:
+        return None
+    given = {**dict(zip(names, op.args[1:], strict=False)), **op.kwargs}
+    options = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
+    if not options.get("stride"):
+        options["stride"] = None
+    return Pool(op.base, tuple(sorted(options.items())))
 
 
 def quick_pool(module: nn.Module) -> QuickMaxPool:

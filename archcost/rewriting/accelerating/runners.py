@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from archcost.kernels.bound import Bound, bound
+from archcost.kernels.call import Call
 from archcost.kernels.packed import Packed
 from archcost.paths.epilogue import Epilogue
 from archcost.paths.framework import takes_padding
@@ -22,7 +23,7 @@ from archcost.paths.native import ChannelsLastPath, NativePath
 from archcost.paths.path import ExecutionPath, Prepared
 from archcost.paths.prepacked import PrepackedPath
 
-__all__ = ["Clamp", "Runner", "runner_for"]
+__all__ = ["Clamp", "Kernel", "Runner", "runner_for"]
 
 Clamp = tuple[float, float] | None
 Runner = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
@@ -36,20 +37,20 @@ def runner_for(path: ExecutionPath, x: torch.Tensor, prepared: Prepared, clamp: 
     """
     content, end = prepared.content, prepared.epilogue
     if isinstance(content, Fused) and _is_plain(content, x, prepared):
-        call = bound(
-            content.packed,  # type: ignore[arg-type]
-            x,
-            prepared.bias,
-            {
+
+        def bind(x: torch.Tensor, among: int | None = None) -> Bound | None:
+            options: Call = {
                 "padding": content.padding,
                 "stride": content.stride,
                 "dilation": content.dilation,
                 "clamp": clamp,
                 "memory_format": end.memory_format,
-            },
-        )
+            }
+            return bound(content.packed, x, prepared.bias, options, among)  # type: ignore[arg-type]
+
+        call = bind(x)
         if call is not None:
-            return _kernel(call)
+            return Kernel(call, bind)
     if type(path) is PrepackedPath and x.dim() == 4 and content[1] is None:
         return _prepacked(prepared, clamp)
     if type(path) in (NativePath, ChannelsLastPath) and x.dim() == 4:
@@ -68,13 +69,40 @@ def _is_plain(content: Fused, x: torch.Tensor, prepared: Prepared) -> bool:
     )
 
 
-def _kernel(call: Bound) -> Runner:
-    def run(x: torch.Tensor, addend: torch.Tensor | None) -> torch.Tensor:
+class Kernel:
+    """Runs a compiled kernel, that can write a slice of a larger tensor too."""
+
+    def __init__(self, call: Bound, bind: Callable[[torch.Tensor, int], Bound | None]) -> None:
+        self._call, self._bind = call, bind
+        self._slices: dict[int, Bound | None] = {}
+
+    def __call__(self, x: torch.Tensor, addend: torch.Tensor | None) -> torch.Tensor:
+        call = self._call
         if addend is not None and not call.fits(addend):
             addend = torch.empty_strided(call.shape, call.strides, dtype=torch.float32).copy_(addend)
         return call(x, addend)
 
-    return run
+    def begin(self, channels: int) -> torch.Tensor | None:
+        """A tensor of so many channels, of which its outputs may be a slice; None where they cannot be, or
+        are not in channels_last."""
+        (batch, own, *size), strides = self._call.shape, self._call.strides
+        if own < 2 or strides[1] != 1:
+            return None
+        return torch.empty((batch, channels, *size), memory_format=torch.channels_last)
+
+    def into(self, x: torch.Tensor, whole: torch.Tensor, first: int) -> bool:
+        """Write the channels from ``first`` on of what some kernel's `begin` gave; False where these are no
+        outputs of this one."""
+        (batch, own, *size), channels = self._call.shape, whole.shape[1]
+        if own < 2 or self._call.strides[1] != 1 or whole.shape != (batch, channels, *size):
+            return False
+        if channels not in self._slices:
+            self._slices[channels] = self._bind(x, channels)
+        call = self._slices[channels]
+        if call is None:
+            return False
+        call.write(x, whole.data_ptr() + 4 * first)
+        return True
 
 
 def _prepacked(prepared: Prepared, clamp: Clamp) -> Runner:
