@@ -6,6 +6,7 @@
 #include "addend.h"
 #include "finish.h"
 #include "threads.h"
+#include "under_window.h"
 
 namespace archcost {
 namespace {
@@ -16,19 +17,6 @@ constexpr int kBandsPerThread = 4;
 
 // Where the channels of pixels under the window begin, one row behind the other.
 using Seen = std::vector<const float*>;
-
-// The pixels of one block of output: from where each row begins, or one by one where some of them are padding.
-struct Inside {
-  const float* const* rows;
-  long column_stride;
-  const float* at(long row, long column) const { return rows[row] + column * column_stride; }
-};
-
-template <int kUnder>
-struct AtBorder {
-  const float* const* pixels;
-  const float* at(long row, long column) const { return pixels[row * kUnder + column]; }
-};
 
 class Depthwise {
  public:
@@ -86,7 +74,7 @@ class Depthwise {
       const float* const weights = weights_of(first_row);
       float* const to = at(image, row, column);
       if (inside) {
-        blocks<kWidth, kStep>(Inside{seen.data(), in.column_stride}, long(seen.size()), weights, to);
+        blocks<kWidth, kStep>(Inside{seen.data(), 0, in.column_stride}, long(seen.size()), weights, to);
       } else {
         blocks<kWidth, kStep>(AtBorder<kUnder>{seen.data()}, long(seen.size()) / kUnder, weights, to);
       }
