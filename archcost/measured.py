@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,11 +13,12 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.text import Text
 
-    from archcost.latency.convolutions import ConvCall
+    from archcost.latency.convolutions import ConvCall, Task
     from archcost.latency.layers import LayerTime
     from archcost.latency.measurement import Measurement
     from archcost.latency.parts import InContext
     from archcost.latency.paths import PathTimes
+    from archcost.latency.predictor import Prediction
     from archcost.latency.roofline import Roofline
     from archcost.report.frames import Path
 
@@ -60,6 +61,8 @@ class Measured:
     took_s: float
     interrupted: bool
     notes: tuple[str, ...] = ()
+    predictions: Mapping[Task, Prediction] = field(default_factory=dict)
+    """Of the convolutions that time did not reach, where enough others were measured: no measured times."""
 
     @cached_property
     def layers(self) -> tuple[LayerTime, ...]:
@@ -69,6 +72,14 @@ class Measured:
         return layer_times(
             self.calls, {one.task: one for one in self.convolutions}, self.context, self.roofline
         )
+
+    def predicted(self, layer: LayerTime) -> Prediction | None:
+        """What its path times may be, where there was no time to measure them."""
+        from archcost.latency.convolutions import Task
+
+        if layer.spec is None or layer.dtype is None:
+            return None
+        return self.predictions.get(Task(layer.spec, layer.dtype))
 
     @property
     def paths(self) -> tuple[Measurement, ...]:

@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from archcost.latency.convolutions import ConvCall
+    from archcost.latency.convolutions import ConvCall, Task
     from archcost.latency.parts import InContext
     from archcost.latency.paths import PathTimes
+    from archcost.latency.predictor import Prediction
     from archcost.latency.roofline import Roofline
     from archcost.latency.store import Store
 
@@ -118,6 +119,7 @@ class _Run:
         self.context: InContext | None = None
         self.roofline: Roofline | None = None
         self.times: list[PathTimes] = []
+        self.predictions: dict[Task, Prediction] = {}
         self.notes: list[str] = []
 
     def measure(self, paths: Paths, store: Store | None, again: bool, in_context: bool, show: Any) -> None:
@@ -127,6 +129,7 @@ class _Run:
         from archcost.latency.convolutions import samples_of
         from archcost.latency.paths import Asked, time_paths
         from archcost.latency.roofline import measure_roofline
+        from archcost.latency.unreached import predict_unreached
         from archcost.trace.progress import Progress
 
         tasks = list(dict.fromkeys(call.task for call in self.calls if call.task is not None))
@@ -152,6 +155,11 @@ class _Run:
             for times in time_paths(samples, asked, deadline):
                 self.times.append(times)
                 bar.step()
+            reached = {times.task for times in self.times}
+            unreached = {task: sample for task, sample in samples.items() if task not in reached}
+            if unreached:
+                made = [one for times in self.times for one in times.measurements]
+                self.predictions = predict_unreached(unreached, asked, made)
             dtypes = {task.dtype for task in samples}
             if len(dtypes) == 1:
                 dtype = getattr(torch, dtypes.pop())
@@ -184,6 +192,7 @@ class _Run:
             took_s=time.perf_counter() - self.start,
             interrupted=interrupted,
             notes=(*self.analysis.notes, *self.notes),
+            predictions=self.predictions,
         )
 
 

@@ -1,22 +1,29 @@
 """How far the clock can be believed: layers in context against end to end, and predictions against times.
 
     python benchmarks/measure.py context [--models resnet18 vgg16 mobilenet_v2] [--threads 1 2] [--seconds 20]
-    python benchmarks/measure.py predictor [--models ...] [--threads 1] [--seconds 0.5] [--paths native ...]
+    python benchmarks/measure.py predictor [--models ...] [--threads 1] [--seconds 0.5] [--passes 3]
     python benchmarks/measure.py roofline [--threads 1 2]
 
 `context` times every layer of a model inside real forward passes, which take turns with passes without hooks,
 and says how far the sum of the layers is from those (paired: round by round). `predictor` measures every
 distinct convolution of the models on several paths, taken in turns, fits every second one in order of size,
 and predicts the others: the median error by path and kind of convolution, and how much slower the path it
-would choose is than the best one measured (geometric mean). With one thread the time is the thread's CPU
-time, with more it is wall time. DISTURBED stands where every sample was interrupted: try a quieter machine.
+would choose is than the best one measured (geometric mean). The speed of a shared machine changes by a third
+from minute to minute: so a product of matrices takes turns with the paths, times are brought to the speed
+that it usually has, and the median of several passes over all convolutions counts; how far two passes are
+from each other, with that and without, is said first. With one thread the time is the thread's CPU time, with
+more it is wall time. DISTURBED stands where every sample was interrupted: try a quieter machine.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
+from itertools import pairwise
+from itertools import product as product_of
+from math import nan
 from statistics import geometric_mean, median
 from typing import Any, Literal
 
@@ -36,7 +43,10 @@ from archcost.latency.store import Store
 from archcost.paths import get
 
 IN_CONTEXT = ["resnet18", "vgg16", "mobilenet_v2"]
-TO_PREDICT = ["vgg16", "resnet18", "resnet50", "googlenet", "alexnet", "inception_v3", "mobilenet_v2"]
+TO_PREDICT = [
+    *("vgg16", "resnet18", "resnet50", "googlenet", "alexnet", "inception_v3", "mobilenet_v2"),
+    *("mobilenet_v3_large", "efficientnet_b0"),
+]
 PATHS = [
     "native",
     "native-prepacked",
@@ -46,7 +56,11 @@ PATHS = [
     "winograd-6",
     "fft-16",
     "fft",
+    "direct",
 ]
+MOST_BYTES = 2**29
+# In the store of this benchmark, behind the path's name; the reference is a product of matrices.
+PASS, REFERENCE = ", pass ", "reference"
 SIZES = {"inception_v3": 299}
 
 
@@ -121,37 +135,82 @@ def calls_of(spec: ConvSpec, paths: Iterable[str]) -> dict[str, Callable[[], Any
     calls: dict[str, Callable[[], Any]] = {}
     for name in paths:
         path = get(name)
-        if path.supports(spec, torch.float32) is None:
+        if path.supports(spec, torch.float32) is None and sensible(spec, name):
             calls[name] = partial(path.run, x, path.prepare(weight, None, spec))
     return calls
 
 
-def measure(specs: list[ConvSpec], paths: list[str], threads: int, seconds: float, store: Store) -> None:
+def sensible(spec: ConvSpec, path: str) -> bool:
+    """Neither Fourier's transforms of what fills the memory, nor the definition where no kernel runs it."""
+    if (get(path).workspace_bytes(spec) or 0) > MOST_BYTES:
+        return False
+    return path != "direct" or get(path).implementation(spec) == "compiled"
+
+
+def measure(
+    specs: list[ConvSpec], paths: list[str], threads: int, seconds: float, passes: int, store: Store
+) -> None:
     """Into the store what it has not: so a run that was cut short goes on."""
     device = fingerprint()
     cpu: Literal["thread", "process"] = "thread" if threads == 1 else "process"
     clock: Literal["cpu", "wall"] = "cpu" if threads == 1 else "wall"
-    for spec in specs:
-        keys = {path: Key(device.hash, spec, "float32", path, threads=threads) for path in paths}
-        calls = calls_of(spec, paths)
-        if all(store.get(keys[path]) is not None for path in calls):
+    a, b = torch.rand(2, 256, 256, generator=torch.Generator().manual_seed(0)).unbind()
+    product = torch.empty(256, 256)
+    for number, spec in product_of(range(passes), specs):
+        calls = {**calls_of(spec, paths), REFERENCE: partial(torch.mm, a, b, out=product)}
+        key = Key(device.hash, spec, "float32", "", threads=threads)
+        keys = {name: replace(key, path=f"{name}{PASS}{number}") for name in calls}
+        if all(store.get(key) is not None for key in keys.values()):
             continue
-        timings = compare_calls(calls, rounds=15, seconds=seconds * len(calls), cpu_clock=cpu)
+        each = seconds * len(calls) / passes
+        timings = compare_calls(calls, rounds=15, seconds=each, cpu_clock=cpu, block=0.001)
         store.put_many(
             Measurement.of(keys[path], timing, device, clock=clock) for path, timing in timings.items()
         )
 
 
-def predict(models: Iterable[str], paths: list[str], threads: int, seconds: float, store: Store) -> None:
+def at_one_speed(found: Iterable[Measurement]) -> tuple[list[Measurement], float, float]:
+    """Each convolution's passes as one measurement, at the machine's usual speed.
+
+    The reference took turns with the paths: where it took longer than usual, the machine was slower. Also how
+    far two passes over the same are from each other, as the clock had them and at one speed (medians).
+    """
+    passes: dict[Key, list[Measurement]] = {}
+    speeds: dict[Key, float] = {}
+    for one in found:
+        path, number = one.key.path.split(PASS)
+        if path == REFERENCE:
+            speeds[replace(one.key, path=number)] = one.median_s
+        else:
+            own = replace(one, key=replace(one.key, path=number))
+            passes.setdefault(replace(one.key, path=path), []).append(own)
+    usual = median(speeds.values())
+    made, raw, level = [], [], []
+    for key, several in passes.items():
+        clock = [one.median_s for one in several]
+        times = [one.median_s * usual / speeds[one.key] for one in several]
+        made.append(replace(several[0], key=key, median_s=median(times)))
+        raw += [abs(t / u - 1) for t, u in pairwise(clock)]
+        level += [abs(t / u - 1) for t, u in pairwise(times)]
+    return made, median(raw or [nan]), median(level or [nan])
+
+
+def predict(
+    models: Iterable[str], paths: list[str], threads: int, seconds: float, passes: int, store: Store
+) -> None:
     specs = convolutions(models)
     with settings(threads=threads, keep_blocks=True), torch.inference_mode():
-        measure(specs, paths, threads, seconds, store)
+        measure(specs, paths, threads, seconds, passes, store)
     wanted = {spec: number for number, spec in enumerate(specs)}
-    found = [
-        it for it in store.all(fingerprint().hash) if it.key.threads == threads and it.key.spec in wanted
+    every = [
+        it
+        for it in store.all(fingerprint().hash)
+        if it.key.threads == threads and it.key.spec in wanted and PASS in it.key.path
     ]
-    disturbed = sum(it.disturbed for it in found)
-    print(f"{len(found)} measurements of {len(specs)} convolutions, {disturbed} of them DISTURBED")
+    found, raw, level = at_one_speed(every)
+    disturbed = sum(it.disturbed for it in every)
+    print(f"{len(found)} times of {len(specs)} convolutions in {passes} passes, {disturbed} DISTURBED")
+    print(f"two passes over the same differ by {raw:.1%} (median), {level:.1%} at one speed of the machine")
     fitted = Predictor.fit([it for it in found if wanted[it.key.spec] % 2 == 0], threads=threads)
     errors: dict[tuple[str, str], list[float]] = {}
     slower: list[float] = []
@@ -181,6 +240,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[1])
     parser.add_argument("--paths", nargs="+", default=PATHS)
     parser.add_argument("--seconds", type=float, help="for each model, or each layer and path")
+    parser.add_argument("--passes", type=int, default=3, help="over all layers, which share the seconds")
     parser.add_argument("--store", default=":memory:", help="a file that keeps what `predictor` measures")
     chosen = parser.parse_args()
     print(f"{fingerprint()}\n")
@@ -189,7 +249,9 @@ def main() -> None:
     for threads in chosen.threads if chosen.what != "context" else []:
         if chosen.what == "predictor":
             with Store(chosen.store) as store:
-                predict(chosen.models or TO_PREDICT, chosen.paths, threads, chosen.seconds or 0.5, store)
+                seconds = chosen.seconds or 0.5
+                models = chosen.models or TO_PREDICT
+                predict(models, chosen.paths, threads, seconds, chosen.passes, store)
         else:
             print(measure_roofline(threads=threads, again=True))
 

@@ -5,9 +5,10 @@ import pytest
 
 from archcost import ConvSpec
 from archcost.errors import ArchcostError
+from archcost.latency.kriging import Kriging
 from archcost.latency.measurement import Key, Measurement
 from archcost.latency.nonnegative import nonnegative_least_squares
-from archcost.latency.predictor import Prediction, PredictionError, Predictor, Work, kind_of
+from archcost.latency.predictor import Prediction, PredictionError, Predictor, Work, kind_of, work_of
 from archcost.latency.roofline import bytes_moved
 from archcost.latency.store import Store
 from archcost.paths import get
@@ -57,6 +58,69 @@ def test_the_error_is_that_of_measurements_not_seen():
     # As many numbers as measurements fit anything; left out, they do not.
     chance = [measured(one, float(rng.uniform(1e-6, 1e-3))) for one in SPECS[:8]]
     assert fitted(chance).fits[0].error > 0.3
+
+
+def odd(one):
+    """What the law cannot know: a kernel that is slow at some number of channels, and on small maps."""
+    bump = 0.8 * np.exp(-((np.log2(one.in_channels) - 5) ** 2))
+    return law(one) * (1 + bump) * (1 + 3.5 / one.input_size[0])
+
+
+MANY = [spec(8 * n, side) for n in range(1, 13) for side in (7, 10, 14, 20, 28)]
+
+
+def test_what_the_law_leaves_unexplained_is_carried_to_those_alike():
+    seen, unseen = MANY[::2], MANY[1::2]
+    predictor = fitted([measured(one, odd(one)) for one in seen])
+    (fit,) = predictor.fits
+    by_law = [abs(fit.seconds(work_of(one, "native")) / odd(one) - 1) for one in unseen]
+    by_both = [abs(predictor.predict(one, "native").seconds / odd(one) - 1) for one in unseen]
+    assert np.median(by_law) > 0.1
+    # And no less than it says of itself.
+    assert np.median(by_both) < fit.error < 0.03
+
+
+def test_far_from_all_that_was_measured_the_law_stands():
+    predictor = fitted([measured(one, odd(one)) for one in MANY])
+    far = spec(2048, 512)
+    prediction, by_law = predictor.predict(far, "native"), predictor.fits[0].seconds(work_of(far, "native"))
+    assert prediction.extrapolated
+    assert prediction.seconds == pytest.approx(by_law, rel=0.25)
+
+
+def test_times_that_were_disturbed_move_few_others():
+    rng, disturbed = np.random.default_rng(0), [MANY[n] for n in (7, 22, 38, 51)]
+    times = {one: odd(one) * np.exp(rng.normal(0, 0.03)) * (8 if one in disturbed else 1) for one in MANY}
+    predictor = fitted([measured(one, took) for one, took in times.items()])
+    errors = [abs(predictor.predict(one, "native").seconds / odd(one) - 1) for one in MANY]
+    # Theirs among them.
+    assert np.median(errors) < 0.1
+    assert max(errors) < 0.4
+
+
+def test_the_error_is_found_without_the_measurements_that_it_is_found_on():
+    rng = np.random.default_rng(1)
+    noisy = [measured(one, law(one) * np.exp(rng.normal(0, 0.2))) for one in MANY]
+    predictor = fitted(noisy)
+    fresh = [law(one) * np.exp(rng.normal(0, 0.2)) for one in MANY]
+    found = [
+        abs(predictor.predict(one, "native").seconds / took - 1)
+        for one, took in zip(MANY, fresh, strict=True)
+    ]
+    assert predictor.fits[0].error == pytest.approx(np.median(found), rel=0.5)
+
+
+def test_kriging_passes_near_what_it_was_given_and_is_the_mean_far_away():
+    x = np.linspace(0, 8, 33)[:, None]
+    values = np.sin(x[:, 0])
+    kriging = Kriging(np.hstack([x, np.zeros_like(x)]), values)
+    assert kriging.scales[0] > 0
+    assert kriging.scales[1] == 0
+    between = kriging.at([[2.125, 0.0], [5.4, 0.0]])
+    assert between == pytest.approx(np.sin([2.125, 5.4]), abs=0.02)
+    assert kriging.at([[1e6, 0.0]])[0] == pytest.approx(np.median(values))
+    nothing = Kriging(np.hstack([x, x]), np.full(33, 0.5))
+    assert nothing.at([[3.0, 1.0]])[0] == 0.5
 
 
 def test_a_prediction_is_labelled_as_one():

@@ -181,6 +181,7 @@ def _floats(matrix: Matrix) -> list[list[float]]:
     return [[float(value) for value in row] for row in matrix]
 
 
+@lru_cache(maxsize=64)
 def _multiplying(matrix: Matrix) -> int:
     return sum(value not in (Fraction(0), Fraction(1), Fraction(-1)) for row in matrix for value in row)
 

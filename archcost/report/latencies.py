@@ -11,7 +11,10 @@ from archcost.report.store import spec_text
 from archcost.report.units import bytes_text, percent_text, ratio_text, shape_text, si_text
 from archcost.spec import ConvSpec
 
-__all__ = ["DEFAULT_LAYER_COLUMNS", "DEFAULT_PATH_COLUMNS", "LAYER_COLUMNS", "PATH_COLUMNS", "short_spec"]
+__all__ = [
+    *("DEFAULT_LAYER_COLUMNS", "DEFAULT_PATH_COLUMNS", "LAYER_COLUMNS", "PATH_COLUMNS"),
+    *("DEFAULT_PREDICTED_COLUMNS", "PREDICTED_COLUMNS", "short_spec"),
+]
 
 
 def short_spec(spec: ConvSpec) -> str:
@@ -82,6 +85,14 @@ def _of_spec(show: Callable[[ConvSpec], str]) -> Callable[[Row], str | None]:
 def _percent(row: Row) -> float | None:
     share = row.cost.roofline_share
     return None if share is None else 100 * share
+
+
+def _prediction(show: Callable[[Any], Any]) -> Callable[[Row], Any]:
+    def get(row: Row) -> Any:
+        found = row.analysis.predicted(row.cost)
+        return None if found is None else show(found)
+
+    return get
 
 
 LAYER_COLUMNS: tuple[Column, ...] = (
@@ -166,6 +177,36 @@ DEFAULT_LAYER_COLUMNS = (
     *("name", "convolution", "macs", "latency_ms", "native_ms", "best_ms", "speedup", "best_path"),
     *("best_layout", "error", "multiplications", "workspace_bytes", "roofline_share"),
 )
+
+# Beside the others where something was predicted, and only there: what nobody measured.
+PREDICTED_COLUMNS: tuple[Column, ...] = (
+    _words(
+        "predicted_path",
+        "Predicted path",
+        "Not measured: the path that would be the fastest, by what was measured of others",
+        _prediction(lambda one: one.path),
+        keep=66,
+    ),
+    _words(
+        "predicted_layout", "Predicted layout", "Of its input", _prediction(lambda one: one.layout), keep=10
+    ),
+    _time(
+        "predicted_ms",
+        "Predicted ms",
+        "Not measured: what that path would take, alone",
+        _prediction(lambda one: one.seconds * 1e3),
+        keep=68,
+    ),
+    _number(
+        "prediction_error",
+        "Prediction error",
+        "The median relative error of such predictions of measurements left out; unknown beyond those",
+        lambda share: f"{share:.0%}",
+        _prediction(lambda one: None if one.extrapolated else one.error),
+        keep=67,
+    ),
+)
+DEFAULT_PREDICTED_COLUMNS = ("predicted_path", "predicted_ms", "prediction_error")
 
 PATH_COLUMNS: tuple[Column, ...] = (
     _words(

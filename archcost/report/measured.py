@@ -12,7 +12,11 @@ The schema of ``archcost.measured/1``:
 - ``refused``: a list of ``{"spec", "path", "reason"}``: what was not timed, and why.
 - ``roofline``: null, or ``macs_per_second`` and ``bytes_per_second`` of this machine.
 
-A time that was not measured is null; none is ever predicted.
+A time that was not measured is null. Where time did not reach every convolution and some of them could be
+predicted, each of ``layers`` has the columns of `PREDICTED_COLUMNS` as well: ``predicted_path``,
+``predicted_layout``, ``predicted_ms`` and ``prediction_error`` (0.12 is 12 %), null where there is no
+prediction, the error also where it is unknown: beyond what was measured. A predicted time stands under no
+other name, and in no sum.
 """
 
 from __future__ import annotations
@@ -28,8 +32,10 @@ from archcost.report.grid import Entry, Grid, Head, Piece, html_table, lay_out, 
 from archcost.report.latencies import (
     DEFAULT_LAYER_COLUMNS,
     DEFAULT_PATH_COLUMNS,
+    DEFAULT_PREDICTED_COLUMNS,
     LAYER_COLUMNS,
     PATH_COLUMNS,
+    PREDICTED_COLUMNS,
 )
 from archcost.report.markup import block
 from archcost.report.measured_notes import heading, notes_of
@@ -115,7 +121,7 @@ def to_json(measured: Measured, path: Path | None = None, indent: int | None = 2
 def record(measured: Measured) -> dict[str, Any]:
     """What `to_json` writes, as plain Python."""
     of_run = ("device", "threads", "dtype", "batch", "tolerance", "cold", "seconds", "took_s", "interrupted")
-    rows = [Row(layer, measured) for layer in measured.layers]
+    columns, rows = _table(measured, "layers", None, everything=True)
     return {
         "schema": SCHEMA,
         **versions(),
@@ -125,7 +131,7 @@ def record(measured: Measured) -> dict[str, Any]:
         **{name: getattr(measured, name) for name in of_run},
         "notes": list(measured.notes),
         "context": _context(measured),
-        "layers": [{column.name: column.get(row) for column in LAYER_COLUMNS} for row in rows],
+        "layers": [{column.name: column.get(row) for column in columns} for row in rows],
         "paths": [one.record() for one in measured.paths],
         "refused": [
             {"spec": spec_text(times.task.spec), "path": path, "reason": reason}
@@ -167,6 +173,11 @@ def _table(
         raise SpecError(f"by is {by!r}; it takes 'layers' or 'paths'")
     columns, default, values = known[by]
     default = [column.name for column in columns] if everything else default
+    if by == "layers":
+        columns = (*columns, *PREDICTED_COLUMNS)
+        if measured.predictions:
+            more = [column.name for column in PREDICTED_COLUMNS] if everything else DEFAULT_PREDICTED_COLUMNS
+            default = (*default, *more)
     return choose(names, columns, default), [Row(value, measured) for value in values]
 
 

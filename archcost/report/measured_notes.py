@@ -33,6 +33,7 @@ def notes_of(measured: Measured) -> list[tuple[str, str]]:
     notes = [("Interrupted", "what follows is what had been measured by then")] * measured.interrupted
     notes += _of_context(measured)
     notes += _of_paths(measured)
+    notes += _of_predictions(measured)
     notes += _of_layers(measured)
     if measured.roofline is not None:
         line = measured.roofline
@@ -80,6 +81,19 @@ def _of_paths(measured: Measured) -> list[tuple[str, str]]:
             ("Alone", f"{said}; the model as a whole may gain less, which archcost.accelerate finds")
         )
     return lines
+
+
+def _of_predictions(measured: Measured) -> list[tuple[str, str]]:
+    """What a predicted time is, and is not."""
+    found = [one for one in map(measured.predicted, measured.layers) if one is not None]
+    if not found:
+        return []
+    beyond = sum(one.extrapolated for one in found)
+    text = f"{len(found)} layers whose paths time did not reach, by what was measured of others here"
+    text += f", {beyond} of them beyond what was measured, with an unknown error" * bool(beyond)
+    text += "; these are no measured times and in no sum; the error is the median of such predictions of "
+    text += "measurements left out; how exact the path is with the layer's own weights was not looked at"
+    return [("Predicted", text)]
 
 
 def _of_layers(measured: Measured) -> list[tuple[str, str]]:

@@ -1,0 +1,166 @@
+"""The law of one path for one kind of convolution, and what is near enough to correct it.
+
+    t = a * multiplications + b * bytes of input and output + w * bytes of weights and workspace
+        + f * multiplications in transforms + c
+
+with none of them negative, so that the law grows with the work. The weights stand apart, for PyTorch lays
+them out anew in every call. Relative errors count: a small layer is to be as right as a large one. The law
+knows nothing of vectors that channels fill or not, of kernels that have code of their own: that is seen in
+what it leaves unexplained, which `Kriging` carries to the convolutions nearby.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from archcost.latency.kriging import Kriging
+from archcost.latency.nonnegative import nonnegative_least_squares
+from archcost.latency.work import Work, features_of, work_of
+
+if TYPE_CHECKING:
+    from archcost.latency.measurement import Measurement
+
+__all__ = ["LEAST_MEASUREMENTS", "Fit", "fit_of"]
+
+LEAST_MEASUREMENTS = 8
+# Of more, the latest are taken: time to fit grows with their third power.
+_MOST_MEASUREMENTS = 300
+_FOLDS = 10
+_FEW = 40
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The law of one path, for one kind of convolution, and its correction."""
+
+    path: str
+    kind: str
+    per_multiplication: float
+    per_byte: float
+    """Of input and output."""
+    per_weight_byte: float
+    """Of weights and workspace."""
+    per_transform: float
+    """Of each multiplication in transforms."""
+    per_call: float
+    measurements: int
+    least: Work
+    most: Work
+    """Of each kind of work, in the measurements that it was fitted to."""
+    correction: Kriging = field(repr=False, compare=False)
+    """Of the logarithm of time over law, by `features_of`."""
+    _samples: _Samples = field(repr=False, compare=False)
+
+    def seconds(self, work: Work) -> float:
+        """By the law alone."""
+        laws = (self.per_multiplication, self.per_byte, self.per_weight_byte, self.per_transform)
+        return sum(law * count for law, count in zip(laws, work, strict=True)) + self.per_call
+
+    def corrected(self, work: Work, features: Sequence[float]) -> float:
+        """Seconds by the law, and by what it left unexplained nearby."""
+        import numpy as np
+
+        return self.seconds(work) * float(np.exp(self.correction.at([features])[0]))
+
+    def covers(self, work: Work) -> bool:
+        """Whether there is as much and as little of everything in what was measured."""
+        ranges = zip(self.least, work, self.most, strict=True)
+        return all(least <= count <= most for least, count, most in ranges)
+
+    @cached_property
+    def error(self) -> float:
+        """Cross-validated: the median relative error on measurements left out of law, scales and correction.
+
+        In ten parts, or one by one where there are few. Computed when first asked for.
+        """
+        import numpy as np
+
+        samples = self._samples
+        count = len(samples.times)
+        folds = np.arange(count) % (_FOLDS if count > _FEW else count)
+        folds = folds[np.random.default_rng(0).permutation(count)]
+        errors: list[float] = []
+        for fold in np.unique(folds):
+            out = folds == fold
+            law, correction = _fitted(samples.of(~out))
+            left = samples.of(out)
+            predicted = _by_law(left.counts, law) * np.exp(correction.at(left.points))
+            errors.extend(np.abs(predicted / left.times - 1).tolist())
+        return median(errors)
+
+
+@dataclass(frozen=True)
+class _Samples:
+    """Work with a 1 behind it, features and seconds, a row or number for each measurement."""
+
+    counts: Any
+    points: Any
+    times: Any
+
+    def of(self, chosen: Any) -> _Samples:
+        return _Samples(self.counts[chosen], self.points[chosen], self.times[chosen])
+
+
+def fit_of(path: str, kind: str, found: Sequence[Measurement], itemsize: int) -> Fit | str:
+    """Fitted to these measurements of one path and kind; or the reason why not."""
+    import numpy as np
+
+    from archcost.paths import available
+
+    if path not in available():
+        return f"no execution path is called {path!r}"
+    if len(found) < LEAST_MEASUREMENTS:
+        return f"{len(found)} measurements of {kind} convolutions, {LEAST_MEASUREMENTS} needed"
+    if any(one.median_s <= 0 for one in found):
+        return "a measured time is 0"
+    if len({one.clock for one in found}) > 1:
+        return "some were measured in CPU time and some in wall time"
+    found = sorted(found, key=lambda one: one.measured_at)[-_MOST_MEASUREMENTS:]
+    work = [work_of(one.key.spec, path, itemsize) for one in found]
+    features = [features_of(one.key.spec, path, its) for one, its in zip(found, work, strict=True)]
+    samples = _Samples(
+        np.array([[*one, 1.0] for one in work]),
+        np.array(features),
+        np.array([one.median_s for one in found]),
+    )
+    law, correction = _fitted(samples)
+    a, b, w, f, c = (float(value) for value in law)
+    return Fit(
+        path=path,
+        kind=kind,
+        per_multiplication=a,
+        per_byte=b,
+        per_weight_byte=w,
+        per_transform=f,
+        per_call=c,
+        measurements=len(found),
+        least=Work(*map(min, zip(*work, strict=True))),
+        most=Work(*map(max, zip(*work, strict=True))),
+        correction=correction,
+        _samples=samples,
+    )
+
+
+def _fitted(samples: _Samples) -> tuple[Any, Kriging]:
+    import numpy as np
+
+    law = _solved(samples.counts, samples.times)
+    return law, Kriging(samples.points, np.log(samples.times / _by_law(samples.counts, law)))
+
+
+def _by_law(counts: Any, law: Any) -> Any:
+    """Seconds, never 0: what was measured always took some time."""
+    import numpy as np
+
+    return np.maximum(counts @ law, 1e-9)
+
+
+def _solved(counts: Any, times: Any) -> Any:
+    """Each row over its own time: then the residuals are the relative errors."""
+    import numpy as np
+
+    return nonnegative_least_squares(counts / times[:, None], np.ones(len(times)))

@@ -1,0 +1,69 @@
+"""What a path has to do for a convolution, in counts that its time follows; nothing is measured here."""
+
+from __future__ import annotations
+
+from math import log2, prod
+from typing import NamedTuple
+
+from archcost.latency.roofline import bytes_moved
+from archcost.spec import ConvSpec
+
+__all__ = ["FEATURES", "Work", "features_of", "kind_of", "work_of"]
+
+_RUNS = {"PyTorch": 0, "compiled": 0, "partly compiled": 1, "tensor operations": 2}
+FEATURES = (
+    *("in_channels", "out_channels", "groups", "batch", "positions", "taps_along", "taps_across"),
+    *("stride", "dilation", "multiplications", "weights", "implementation"),
+)
+"""The names of what `features_of` gives; channels are those of one group."""
+
+
+class Work(NamedTuple):
+    """What a path has to do for a convolution."""
+
+    multiplications: int
+    moved: int
+    """Bytes of input and output."""
+    weights: int
+    """Bytes of weights and, where the path knows it, workspace."""
+    transforms: int = 0
+    """Multiplications in the transforms of input and output, where there are any."""
+
+
+def kind_of(spec: ConvSpec) -> str:
+    """``dense``, ``grouped`` or ``depthwise``, each ``transposed`` or not: each kind runs other code."""
+    kind = "dense" if spec.groups == 1 else "depthwise" if spec.groups == spec.in_channels else "grouped"
+    return f"transposed {kind}" if spec.transposed else kind
+
+
+def work_of(spec: ConvSpec, path: str, itemsize: int = 4) -> Work:
+    """The work of a path, by its own counts."""
+    from archcost.paths import get
+
+    way = get(path)
+    weights = itemsize * spec.params
+    workspace = way.workspace_bytes(spec, itemsize) or 0
+    return Work(
+        multiplications=way.multiplications(spec),
+        moved=bytes_moved(spec, itemsize) - weights,
+        weights=weights + workspace,
+        transforms=way.transform_multiplications(spec),
+    )
+
+
+def features_of(spec: ConvSpec, path: str, work: Work) -> tuple[float, ...]:
+    """Where a convolution stands among others, one number for each of `FEATURES`: octaves, mostly.
+
+    Two that are near each other run the same code in the same way: they fill vectors and caches alike.
+    """
+    from archcost.paths import get
+    from archcost.paths.geometry import spatial
+
+    *across, along = spatial(spec, "kernel_size")
+    inner, outer = spec.in_channels // spec.groups, spec.out_channels // spec.groups
+    counts = (
+        *(inner, outer, spec.groups, spec.batch, spec.batch * prod(spec.output_size), along, prod(across)),
+        *(prod(spatial(spec, "stride")), prod(spatial(spec, "dilation"))),
+        *(max(work.multiplications, 1), max(work.weights, 1)),
+    )
+    return (*map(log2, counts), float(_RUNS[get(path).implementation(spec)]))
