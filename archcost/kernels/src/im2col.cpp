@@ -53,7 +53,8 @@ class Im2colConvolution {
     const long position = (of_.input.channels + out_chunks_ * kLanes) * long(sizeof(float));
     const long fitting = kCache / position / kRows * kRows;
     const long all = of_.output.batch * of_.output.height * of_.output.width;
-    return std::min(std::clamp<long>(fitting, 8 * kRows, kPositions), divide_up(all, threads_));
+    const long blocks = divide_up(all, std::clamp<long>(fitting, 8 * kRows, kPositions));
+    return divide_up(all, round_up(blocks, threads_));  // no thread is left without one at the end
   }
 
   // Positions follow each other over the ends of rows and images.

@@ -35,13 +35,16 @@ class Plan {
     const long rows = of.output.batch * tile_rows;
     const long wanted = of.block_tiles > 0 ? of.block_tiles : tiles_at_a_time(transform);
     columns_in_block = divide_up(tile_columns, divide_up(tile_columns, wanted));
-    rows_in_block = columns_in_block < tile_columns ? 1 : std::max<long>(1, wanted / tile_columns);
-    rows_in_block = divide_up(rows, divide_up(rows, rows_in_block));
+    const long rows_wanted = columns_in_block < tile_columns ? 1 : std::max<long>(1, wanted / tile_columns);
     columns_of_blocks = divide_up(tile_columns, columns_in_block);
-    blocks = divide_up(rows, rows_in_block) * columns_of_blocks;
+    rows_of_blocks = divide_up(rows, rows_wanted);
+    // A thread that has the planes of another to go on with waits for them: blocks are shared only where there
+    // are too few. Else each thread takes its own, and as many as the others.
+    share_blocks = rows_of_blocks * columns_of_blocks < threads;
+    if (!share_blocks) rows_of_blocks = std::min(rows, round_up(rows_of_blocks, threads));
+    rows_in_block = divide_up(rows, rows_of_blocks);
+    blocks = rows_of_blocks * columns_of_blocks;
     all_rows = rows;
-    // With few blocks the threads share each one; with many, each thread takes its own.
-    share_blocks = threads > 1 && blocks < 2 * threads;
 
     const long tiles = rows_in_block * columns_in_block;
     input_plane = plane_stride(tiles * in_chunks * kLanes);
@@ -55,9 +58,10 @@ class Plan {
   }
 
   Block block(long index) const {
-    const long row = index / columns_of_blocks * rows_in_block;
+    const long place = index / columns_of_blocks, row = place * all_rows / rows_of_blocks;
+    const long next_row = (place + 1) * all_rows / rows_of_blocks;
     const long column = index % columns_of_blocks * columns_in_block;
-    return {row, std::min(rows_in_block, all_rows - row), column,
+    return {row, next_row - row, column,
             std::min(columns_in_block, tile_columns - column)};
   }
 
@@ -66,7 +70,7 @@ class Plan {
 
   const long tile_rows, tile_columns, in_channels, in_chunks, out_chunks;
   const int threads;
-  long columns_in_block, rows_in_block, columns_of_blocks, blocks, all_rows;
+  long columns_in_block, rows_in_block, columns_of_blocks, rows_of_blocks, blocks, all_rows;
   bool share_blocks;
   long input_plane, output_plane, staged_row, staging, products;
 
