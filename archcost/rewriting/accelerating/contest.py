@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf, sqrt
 from typing import Any
 
@@ -26,7 +26,11 @@ __all__ = ["Took", "Way", "candidates", "first_look", "keep", "near", "rough_sec
 
 # A candidate this much slower than the fastest in a first look is not timed further.
 HOPELESS = 1.5
-_LOOKS, _CONTENDERS = 3, 4
+_LOOKS = 3
+# What takes so many times as long as the fastest in its very first call is not called again.
+_FAR = 8.0
+# A first look takes as many images of a batch as PyTorch convolves in this time.
+_LOOK_S = 0.05
 _LAYOUTS = {NCHW: "contiguous", CHANNELS_LAST: "channels_last"}
 # What lies between two calls of a layer in a model pushes its weights out of the nearer caches.
 _PUSHED_BYTES = 1 << 23
@@ -70,28 +74,39 @@ def _is_own(path: ExecutionPath, task: Task) -> bool:
 def first_look(
     layer: Layer,
     paths: list[ExecutionPath],
+    rough: float,
     *,
     threads: int,
     keeps_nan: bool,
     compare: Compare = compare_calls,
 ) -> dict[Way, Took]:
-    """Every path in both layouts on a layer's own weights and input, interleaved, a few times each."""
+    """Every path in both layouts on a layer's own weights and input, interleaved, a few times each.
+
+    Of a large batch some images stand for all: ``rough`` is about how long PyTorch takes for it, in seconds.
+    """
     ways = ways_of(layer, paths)
-    calls, prepare = _calls(layer, ways, keeps_nan)
+    batch = len(layer.x)
+    images = min(batch, max(1, int(batch * _LOOK_S / max(rough, 1e-9))))
+    calls, prepare = _calls(layer, layer.x[:images], ways, keeps_nan)
     if not calls:
         return {}
     clock: Any = "thread" if threads == 1 else "process"
     with torch.inference_mode():
         timings = compare(calls, rounds=_LOOKS, warmup=0, prepare=prepare, cpu_clock=clock)
-    return {way: _of(timings[_called(way)], threads) for way in ways if _called(way) in timings}
+    found = {way: _of(timings[_called(way)], threads) for way in ways if _called(way) in timings}
+    share = batch / images
+    return {
+        way: replace(took, seconds=took.seconds * share, spread=took.spread * share)
+        for way, took in found.items()
+    }
 
 
-def near(found: Mapping[Way, Took]) -> dict[int, list[str]]:
-    """By layout, the paths that a first look leaves a chance, the fastest first."""
+def near(found: Mapping[Way, Took], most: int) -> dict[int, list[str]]:
+    """By layout, the paths that a first look leaves a chance, the fastest first, so many at most."""
     kept: dict[int, list[str]] = {}
     for label in (NCHW, CHANNELS_LAST):
         here = sorted((took.seconds, path) for (path, at), took in found.items() if at == label)
-        kept[label] = [path for seconds, path in here[:_CONTENDERS] if seconds <= HOPELESS * here[0][0]]
+        kept[label] = [path for seconds, path in here[:most] if seconds <= HOPELESS * here[0][0]]
     return kept
 
 
@@ -145,7 +160,7 @@ def _called(way: Way) -> str:
 
 
 def _calls(
-    layer: Layer, ways: list[Way], keeps_nan: bool
+    layer: Layer, images: torch.Tensor, ways: list[Way], keeps_nan: bool
 ) -> tuple[dict[str, Callable[..., Any]], dict[str, Callable[[], Any]]]:
     """Each way as a function, and what makes its input: freshly written, as the layer before leaves it."""
     calls: dict[str, Callable[..., Any]] = {}
@@ -153,10 +168,11 @@ def _calls(
     ready: dict[str, Any] = {}
     pushing = torch.zeros(_PUSHED_BYTES // 4)
     inputs: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+    fastest = inf
     for name, label in ways:
         path, layout = get(name), memory_format(label, layer.x.dim() - 2)
         if label not in inputs:
-            source = layer.x.contiguous(memory_format=layout)
+            source = images.contiguous(memory_format=layout)
             inputs[label] = (source, source.clone(memory_format=torch.preserve_format))
         source, x = inputs[label]
         try:
@@ -166,9 +182,14 @@ def _calls(
                         layer.weight, layer.bias, layer.spec, layer.epilogue(None, keeps_nan)
                     )
                 run = runner_for(path, x, ready[name], layer.task.clamp)
+                start = time.perf_counter()
                 run(x, None)
+                took = time.perf_counter() - start
         except (ArchcostError, RuntimeError, MemoryError):
             continue  # PyTorch's own may fail where they said they would not
+        fastest = min(fastest, took)
+        if took > max(_LOOK_S, _FAR * fastest) and name != "native":
+            continue
 
         def fresh(x: torch.Tensor = x, source: torch.Tensor = source) -> torch.Tensor:
             pushing.sum()

@@ -33,6 +33,10 @@ __all__ = ["Final", "Result", "fastest"]
 
 _ROUNDS = 25
 _LEAST_ROUNDS = 9
+_MOST_LATE_S = 20.0
+# Of the model, for a variant to be built, checked and timed.
+_PASSES_OF_ONE = 8
+_LEAST_VARIANTS = 2
 _LEAST_GAIN = 1.01
 # What the noise is taken to be where interruptions left fewer than two pairs of samples.
 _UNKNOWN_NOISE = 0.1
@@ -115,7 +119,9 @@ _VARIANTS = (
 def fastest(final: Final, deadline: float) -> Result:
     """Cast by cast: chosen, built, checked; then all in turns with the original, which may win."""
     made: dict[str, _Built] = {}
-    for variant in _VARIANTS:
+    # A large model has no time for all of them.
+    turns = (deadline - time.perf_counter()) / (_PASSES_OF_ONE * final.seconds)
+    for variant in _VARIANTS[: max(_LEAST_VARIANTS, int(turns))]:
         built = _built(final, variant)
         if built is not None and not any(_same(built, other) for other in made.values()):
             made[variant.name] = built
@@ -125,7 +131,8 @@ def fastest(final: Final, deadline: float) -> Result:
     if names is None:
         return Result(None, "no candidate is faster as a whole", {})
     # However late it is: what is said of the whole model rests on this.
-    last = max(deadline, time.perf_counter() + _LEAST_ROUNDS * 4 * final.seconds)
+    own = min(_LEAST_ROUNDS * 4 * final.seconds, _MOST_LATE_S)
+    last = max(deadline, time.perf_counter() + own)
     timings = _compared(final, [None, names], last)
     against = ratio(timings["original"], timings[names], wall=final.asked.threads > 1)
     if not _gains(against):

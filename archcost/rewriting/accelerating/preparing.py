@@ -74,13 +74,15 @@ def measured(
             looks[task] = first_look(
                 first[task],
                 paths,
+                rough[task],
                 threads=asked.threads,
                 keeps_nan=asked.keeps_nan,
                 compare=asked.compare,
             )
         step()
     if looks:
-        now = rehearsed(stage, network, looks, asked.inputs, deadline, asked.threads, asked.keeps_nan)
+        whole = sum(rough[layer.task] for layer in network.layers)
+        now = rehearsed(stage, network, looks, asked.inputs, deadline, whole, asked.threads, asked.keeps_nan)
         for task, found in looks.items():
             if now.get(task):
                 # One kind of time for all: what was too slow in the first look is as much too slow here.

@@ -27,6 +27,7 @@ from archcost.rewriting.surgery.outputs import fresh
 __all__ = ["rehearsed"]
 
 _MOST_ROUNDS = 12
+_CONTENDERS, _LEAST_CONTENDERS = 4, 2
 # Passes of a cast in each of its turns; the first one warms the caches and is not counted.
 _PASSES = 3
 _TOLERANCE = 0.1
@@ -35,13 +36,25 @@ Looks = Mapping[Task, Mapping[Way, Took]]
 
 
 def rehearsed(
-    stage: Stage, network: Network, looks: Looks, inputs: Any, deadline: float, threads: int, keeps_nan: bool
+    stage: Stage,
+    network: Network,
+    looks: Looks,
+    inputs: Any,
+    deadline: float,
+    whole: float,
+    threads: int,
+    keeps_nan: bool,
 ) -> dict[Task, dict[Way, Took]]:
-    """By task, new times of the paths near the fastest; until the deadline, but one round at least."""
+    """By task, new times of the paths near the fastest; until the deadline, but one round at least.
+
+    ``whole`` is about how long a pass takes, in seconds. There are as many contenders as there is time for.
+    """
     casts: dict[str, int] = {}
     parts: dict[str, dict[str, Way]] = {}
+    turns = (deadline - time.perf_counter()) / (2 * _PASSES * max(whole, 1e-9))
+    most = min(_CONTENDERS, max(_LEAST_CONTENDERS, int(turns)))
     for label in (CHANNELS_LAST, NCHW):
-        contenders = {layer.name: near(looks.get(layer.task, {}))[label] for layer in network.layers}
+        contenders = {layer.name: near(looks.get(layer.task, {}), most)[label] for layer in network.layers}
         for turn in range(max(map(len, contenders.values()), default=0)):
             name = f"{label} {turn}"
             parts[name] = {
