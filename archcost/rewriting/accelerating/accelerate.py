@@ -66,8 +66,8 @@ def accelerate(
         inplace: change the model itself, in place of a copy.
         fold: let convolutions do the batch normalisation and the activation behind them.
         paths: names of the paths to try; by default PyTorch's own and all with compiled kernels.
-        seconds: about how long to measure; what is not reached in time stays as it is. Some dozens of passes of
-            the whole model are needed whatever they take.
+        seconds: about how long to measure; what is not reached in time stays as it is. Some dozens of
+            passes of the whole model are needed whatever they take.
         threads: of PyTorch, while measuring; by default as many as now.
         store: takes layers from there that were measured before, and puts new ones into it.
         keeps_nan: False lets PyTorch's pre-packed convolutions clamp as they write, as ``torch.compile``
