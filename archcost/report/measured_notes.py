@@ -89,7 +89,8 @@ def _of_predictions(measured: Measured) -> list[tuple[str, str]]:
     if not found:
         return []
     beyond = sum(one.extrapolated for one in found)
-    text = f"{len(found)} layers whose paths time did not reach, by what was measured of others here"
+    layers = f"{len(found)} layer{'s' * (len(found) != 1)}"
+    text = f"{layers} whose paths time did not reach, by what was measured of others here"
     text += f", {beyond} of them beyond what was measured, with an unknown error" * bool(beyond)
     text += "; these are no measured times and in no sum; the error is the median of such predictions of "
     text += "measurements left out; how exact the path is with the layer's own weights was not looked at"
