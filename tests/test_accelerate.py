@@ -15,7 +15,7 @@ from archcost.errors import ArchcostError, InputError, ModelError, SpecError
 from archcost.latency.clock import Timing
 from archcost.latency.store import Store
 from archcost.rewriting.accelerating import accelerate as module
-from archcost.rewriting.accelerating import finals
+from archcost.rewriting.accelerating import contest, finals
 from archcost.rewriting.accelerating.absorbed import Absorbed
 from archcost.rewriting.accelerating.block import Block
 from archcost.rewriting.accelerating.contest import Took, candidates
@@ -367,6 +367,27 @@ def test_a_model_in_training_mode_is_refused():
 def test_inputs_that_do_not_fit_are_named():
     with pytest.raises(ArchcostError, match="conv1"):
         archcost.accelerate(small(), torch.randn(1, 3, 12, 12))
+
+
+def test_what_is_far_behind_in_its_first_call_is_kept_and_need_not_be_measured_again(monkeypatch):
+    monkeypatch.setattr(contest, "_FAR", 0.0)
+    monkeypatch.setattr(contest, "_LOOK_S", 0.0)
+    model = nn.Sequential(nn.Conv2d(8, 16, 3, padding=1)).eval()
+    with Store(":memory:") as store:
+        archcost.accelerate(model, torch.randn(1, 8, 20, 20), seconds=1.0, threads=1, store=store)
+        kept = list(store.all())
+    assert 1 in {one.samples for one in kept if "native," not in one.key.path}
+
+
+def test_what_some_images_say_of_a_batch_is_not_kept_as_measured(monkeypatch):
+    monkeypatch.setattr(contest, "_LOOK_S", 0.0)
+    model, x = nn.Sequential(nn.Conv2d(8, 16, 3, padding=1)).eval(), torch.randn(4, 8, 20, 20)
+    with Store(":memory:") as store:
+        fast = archcost.accelerate(model, x, seconds=1.0, threads=1, store=store)
+        assert not len(store)
+        archcost.accelerate(model, x[:1], seconds=1.0, threads=1, store=store)
+        assert len(store)
+    assert fast(x).shape == (4, 16, 20, 20)
 
 
 def test_for_real_with_a_store():

@@ -22,7 +22,7 @@ from archcost.rewriting.accelerating.layers import Layer, Task
 from archcost.rewriting.accelerating.layouts import CHANNELS_LAST, NCHW, memory_format
 from archcost.rewriting.accelerating.runners import Runner, runner_for
 
-__all__ = ["Took", "Way", "candidates", "first_look", "keep", "near", "rough_seconds", "stored"]
+__all__ = ["Took", "Way", "candidates", "first_look", "images_for", "keep", "near", "rough_seconds", "stored"]
 
 # A candidate this much slower than the fastest in a first look is not timed further.
 HOPELESS = 1.5
@@ -85,20 +85,25 @@ def first_look(
     Of a large batch some images stand for all: ``rough`` is about how long PyTorch takes for it, in seconds.
     """
     ways = ways_of(layer, paths)
-    batch = len(layer.x)
-    images = min(batch, max(1, int(batch * _LOOK_S / max(rough, 1e-9))))
-    calls, prepare = _calls(layer, layer.x[:images], ways, keeps_nan)
+    batch, images = len(layer.x), images_for(layer, rough)
+    calls, prepare, far = _calls(layer, layer.x[:images], ways, keeps_nan)
     if not calls:
         return {}
     clock: Any = "thread" if threads == 1 else "process"
     with torch.inference_mode():
         timings = compare(calls, rounds=_LOOKS, warmup=0, prepare=prepare, cpu_clock=clock)
-    found = {way: _of(timings[_called(way)], threads) for way in ways if _called(way) in timings}
+    found = {way: _of(timings[_called(way)], threads) for way in ways if _called(way) in timings} | far
     share = batch / images
     return {
         way: replace(took, seconds=took.seconds * share, spread=took.spread * share)
         for way, took in found.items()
     }
+
+
+def images_for(layer: Layer, rough: float) -> int:
+    """How many of its batch a first look takes; what is said of the others is no measurement."""
+    batch = len(layer.x)
+    return min(batch, max(1, int(batch * _LOOK_S / max(rough, 1e-9))))
 
 
 def near(found: Mapping[Way, Took], most: int) -> dict[int, list[str]]:
@@ -161,13 +166,15 @@ def _called(way: Way) -> str:
 
 def _calls(
     layer: Layer, images: torch.Tensor, ways: list[Way], keeps_nan: bool
-) -> tuple[dict[str, Callable[..., Any]], dict[str, Callable[[], Any]]]:
-    """Each way as a function, and what makes its input: freshly written, as the layer before leaves it."""
+) -> tuple[dict[str, Callable[..., Any]], dict[str, Callable[[], Any]], dict[Way, Took]]:
+    """Each way as a function, and what makes its input: freshly written, as the layer before leaves it. And
+    what is far behind in its very first call, which is all that is known of it."""
     calls: dict[str, Callable[..., Any]] = {}
     prepare: dict[str, Callable[[], Any]] = {}
     ready: dict[str, Any] = {}
     pushing = torch.zeros(_PUSHED_BYTES // 4)
     inputs: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+    far: dict[Way, Took] = {}
     fastest = inf
     for name, label in ways:
         path, layout = get(name), memory_format(label, layer.x.dim() - 2)
@@ -189,6 +196,7 @@ def _calls(
             continue  # PyTorch's own may fail where they said they would not
         fastest = min(fastest, took)
         if took > max(_LOOK_S, _FAR * fastest) and name != "native":
+            far[name, label] = Took(took, inf, 1)
             continue
 
         def fresh(x: torch.Tensor = x, source: torch.Tensor = source) -> torch.Tensor:
@@ -200,7 +208,7 @@ def _calls(
 
         calls[_called((name, label))] = call
         prepare[_called((name, label))] = fresh
-    return calls, prepare
+    return calls, prepare, far
 
 
 def _seconds(timing: Timing, threads: int) -> float:

@@ -1,4 +1,5 @@
-"""QuickMaxPool: PyTorch's max pooling, that in channels_last runs a compiled kernel where nobody looks on."""
+"""Poolings: which of them there are, and PyTorch's max pooling that in channels_last runs a compiled kernel
+where nobody looks on."""
 
 from __future__ import annotations
 

@@ -21,6 +21,7 @@ from archcost.rewriting.accelerating.contest import (
     Way,
     candidates,
     first_look,
+    images_for,
     keep,
     rough_seconds,
     stored,
@@ -89,7 +90,9 @@ def measured(
                 scale = _scale(found, now[task])
                 slower = {way: replace(took, seconds=took.seconds * scale) for way, took in found.items()}
                 looks[task] = {**slower, **now[task]}
-            if asked.store is not None:
+            # What some images say of a batch was not measured.
+            whole_batch = images_for(first[task], rough[task]) == len(first[task].x)
+            if asked.store is not None and whole_batch:
                 keep(task, looks[task], asked.threads, asked.keeps_nan, asked.store)
     times = {**known, **looks}
     return {layer.name: times.get(layer.task, {}) for layer in network.layers}
