@@ -232,7 +232,7 @@ def _module_rows(trace: Trace, ops: tuple[OpCost, ...]) -> list[ModuleCost]:
         made = calls.get(name, [])
         outputs = trace.calls[made[-1]].outputs if made else ()
         columns = dict(zip(_ADDITIVE, sums[name], strict=True))
-        if not trace.saved_known:
+        if trace.kept_for_backward is None:
             columns["kept_for_backward_bytes"] = None
         rows.append(
             ModuleCost(
@@ -273,9 +273,8 @@ def _own_sums(trace: Trace, ops: tuple[OpCost, ...]) -> dict[str, _Sums]:
         mine.activation_bytes += cost.activation_bytes
         mine.neurons += cost.neurons
         mine.uncounted += cost.reason is not None
-    for storage in trace.storages:
-        if storage.saved_by is not None and storage.origin == "operation":
-            own[trace.calls[storage.saved_by].module].kept_for_backward_bytes += storage.nbytes
+    for module, kept in (trace.kept_for_backward or {}).items():
+        own.setdefault(module, _Sums()).kept_for_backward_bytes += kept
     return own
 
 

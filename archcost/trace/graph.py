@@ -30,8 +30,10 @@ class TensorRef(NamedTuple):
     @property
     def nbytes(self) -> int:
         """Bytes of the distinct elements: a dimension expanded with stride 0 is read once."""
-        distinct = prod(n for n, s in zip(self.shape, self.stride, strict=True) if s) if self.numel else 0
-        return distinct * self.dtype.itemsize
+        elements = prod(self.shape)
+        if elements and 0 in self.stride:
+            elements = prod([n for n, s in zip(self.shape, self.stride, strict=True) if s])
+        return elements * self.dtype.itemsize
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +60,6 @@ class Storage:
     name: str | None = None
     created_by: int | None = None
     freed_after: int | None = None
-    saved_by: int | None = None
-    """The module call during which autograd first kept it for the backward pass."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,9 +148,11 @@ class StateInfo:
 
 @dataclass(frozen=True)
 class Trace:
-    """One forward pass of one model: operations, module calls, storages and state.
+    """One forward pass of one model as inference runs it: operations, module calls, storages and state.
 
     ``device`` is where it ran: ``meta`` (nothing was computed) or the model's own.
+    ``kept_for_backward`` is bytes by module name, from a second pass with gradients: what autograd keeps of
+    the tensors that operations made; None where that pass could not run, and a note says why.
     ``notes`` say what was assumed or had to be done otherwise; ``modules`` is in order of definition.
     """
 
@@ -163,8 +165,7 @@ class Trace:
     state: tuple[StateInfo, ...]
     inputs: Any
     outputs: Any
-    saved_known: bool = True
-    """Whether autograd could say what it keeps: ``Storage.saved_by`` means something."""
+    kept_for_backward: dict[str, int] | None
     notes: tuple[str, ...] = field(default=())
 
     def module_of(self, op: Op) -> str:

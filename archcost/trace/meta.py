@@ -251,11 +251,11 @@ def _roll(x: Any, shifts: Any, dims: Any = ()) -> Any:
 
 
 @contextlib.contextmanager
-def fused_attention() -> Iterator[None]:
-    """Let scaled_dot_product_attention on `meta` be the one fused operator that it is on a CPU.
+def operators_as_on_cpu() -> Iterator[None]:
+    """Let composite operators on `meta` be taken apart as they are on a CPU: attention is one operator.
 
     On `meta` the framework falls back to plain matrix products, which would count the N x N scores as
-    memory. The kernel is registered for `meta` tensors only, and taken away again.
+    memory. The kernels are registered for `meta` tensors only, and taken away again.
     """
     library = torch.library.Library("aten", "IMPL")
     library.impl("scaled_dot_product_attention", _attention, "AutogradMeta")

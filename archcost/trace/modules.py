@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -116,53 +116,48 @@ def _details(module: nn.Module) -> str:
 
 def state_of(tree: ModuleTree) -> Iterator[tuple[nn.Module, str, str, torch.Tensor]]:
     """Every ``(module, kind, key, tensor)`` registered, tied ones each time they are."""
-    for module in tree.modules.values():
+    for name, kind, key, tensor in named_state(tree):
+        yield tree.modules[name], kind, key, tensor
+
+
+def named_state(tree: ModuleTree) -> Iterator[tuple[str, str, str, torch.Tensor]]:
+    """Every ``(module's first name, kind, key, tensor)`` registered, tied ones each time they are."""
+    for name, module in tree.modules.items():
         for kind, table in (("parameter", module._parameters), ("buffer", module._buffers)):
             for key, tensor in table.items():
                 if tensor is not None:
-                    yield module, kind, key, tensor
+                    yield name, kind, key, tensor
 
 
 def describe_state(tree: ModuleTree) -> tuple[StateInfo, ...]:
     """Parameters and buffers, each once under its first name, with the weights that int8 modules pack."""
-    rows: list[dict[str, Any]] = []
-    seen: dict[int, dict[str, Any]] = {}
+    rows: list[StateInfo] = []
+    seen: dict[int, int] = {}
+    aliases: dict[int, tuple[str, ...]] = {}
     for owner, module in tree.modules.items():
         prefix = owner + "." if owner else ""
         for kind, table in (("parameter", module._parameters), ("buffer", module._buffers)):
             for key, tensor in table.items():
                 if tensor is None:
                     continue
-                if id(tensor) in seen:
-                    seen[id(tensor)]["aliases"] += (prefix + key,)
+                if (row := seen.get(id(tensor))) is not None:
+                    aliases[row] = (*aliases.get(row, ()), prefix + key)
                     continue
-                row = {
-                    "name": prefix + key,
-                    "owner": owner,
-                    "kind": kind,
-                    "shape": tuple(tensor.shape),
-                    "numel": tensor.numel(),
-                    "nbytes": tensor.numel() * tensor.element_size(),
-                    "requires_grad": tensor.requires_grad,
-                    "aliases": (),
-                }
-                rows.append(row)
                 # A ScriptModule makes a new tensor object at each look, so ids mean nothing there.
                 if type(table) is dict:
-                    seen[id(tensor)] = row
+                    seen[id(tensor)] = len(rows)
+                numel = tensor.numel()
+                nbytes = numel * tensor.element_size()
+                shape, learns = tuple(tensor.shape), tensor.requires_grad
+                rows.append(StateInfo(prefix + key, owner, kind, shape, numel, nbytes, learns))  # type: ignore[arg-type]
         for key, packed in packed_weights(module):
+            numel = prod(packed.shape) + packed.bias
             rows.append(
-                {
-                    "name": prefix + key,
-                    "owner": owner,
-                    "kind": "parameter",
-                    "shape": packed.shape,
-                    "numel": prod(packed.shape) + packed.bias,
-                    "nbytes": packed.nbytes,
-                    "requires_grad": False,
-                }
+                StateInfo(prefix + key, owner, "parameter", packed.shape, numel, packed.nbytes, False)
             )
-    return tuple(StateInfo(**row) for row in rows)
+    for row, names in aliases.items():
+        rows[row] = replace(rows[row], aliases=names)
+    return tuple(rows)
 
 
 def packed_weights(module: nn.Module) -> Iterator[tuple[str, PackedWeights]]:

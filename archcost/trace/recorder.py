@@ -13,7 +13,7 @@ import sys
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -74,8 +74,6 @@ class Recorder(TorchDispatchMode):
         self.storages: list[Storage] = []
         self.failed_in: tuple[BaseException, int] | None = None
         """The first exception and the innermost module call it came out of."""
-        self.wants_backward = False
-        """Whether the model asked autograd for a tensor that it was not given to hold."""
         self.failed_op: tuple[BaseException, str, tuple[TensorRef, ...]] | None = None
         """The last exception that an operator raised, with the operator and its tensors."""
         self._root = tree.modules[""]
@@ -165,31 +163,20 @@ class Recorder(TorchDispatchMode):
         """``value`` with every tensor replaced by its TensorRef."""
         return self._describe(value, [])
 
-    def saved(self, tensor: torch.Tensor) -> None:
-        """Autograd keeps ``tensor`` for the backward pass; it gets nothing to hold on to."""
-        key = _storage_key(tensor)
-        index = self._live.get(key) if key is not None else None
-        if index is not None and self.storages[index].saved_by is None:
-            self.storages[index].saved_by = self._stack[-1]
-
     def _storage(self, tensor: torch.Tensor, origin: Any = "constant", op: int | None = None) -> int:
-        try:
-            storage = tensor.untyped_storage()
-            key, nbytes = storage._cdata, storage.nbytes()
-        except (NotImplementedError, RuntimeError):
-            # Sparse and wrapper tensors have none; the tensor itself stands for it.
-            storage, key = tensor, -id(tensor)  # type: ignore[assignment]
-            nbytes = tensor.numel() * tensor.element_size()
         if self._dead:
             self._bury()
+        key = storage_key(tensor)
         index = self._live.get(key)
         if index is None:
             index = len(self.storages)
-            self.storages.append(Storage(index, nbytes, origin, None, op))
+            self.storages.append(Storage(index, nbytes_of(tensor), origin, None, op))
             self._writers.append([] if op is None else [op])
             self._live[key] = index
-            death = self._watched[index] = _Death(storage, self._dead.append)
+            # Sparse and wrapper tensors have no storage; the tensor itself stands for it.
+            death = _Death(tensor if key < 0 else tensor.untyped_storage(), self._dead.append)
             death.key, death.index = key, index
+            self._watched[index] = death
         return index
 
     def _bury(self) -> None:
@@ -235,7 +222,8 @@ class Recorder(TorchDispatchMode):
             stride, offset = tensor.stride(), int(tensor.storage_offset())
         except (NotImplementedError, RuntimeError):
             stride, offset = (1,) * len(shape), 0
-        return TensorRef(storage, shape, stride, offset, tensor.dtype, tensor.device.type)
+        # The tuple itself, without the check of arguments that takes a third of the time.
+        return tuple.__new__(TensorRef, (storage, shape, stride, offset, tensor.dtype, tensor.device.type))
 
     def _on_meta(self, value: Any) -> Any:
         """``value`` with real tensors replaced by stand-ins on `meta`."""
@@ -274,26 +262,41 @@ class Recorder(TorchDispatchMode):
                 result = decompose(*args, **kwargs)
             if result is not NotImplemented:
                 return result
+        written = operator.writes(args, kwargs) if operator.written or operator.unmarked else []
+        return self._operate(func, operator, args, kwargs, written)
+
+    def _operate(
+        self, func: Any, operator: Operator, args: tuple[Any, ...], kwargs: dict[str, Any], written: list[Any]
+    ) -> Any:
         found: list[tuple[torch.Tensor, TensorRef]] = []
         op_args = self._describe(args, found)
         op_kwargs = self._describe(kwargs, found) if kwargs else {}
-        written = operator.writes(args, kwargs) if operator.written or operator.unmarked else []
-        for tensor in written:
-            self._before_write(tensor, found)
-        if self.on_meta and self._is_mixed(found) and func not in TAKES_VALUES:
-            args = self._on_meta(args)
-            kwargs = {key: self._on_meta(value) for key, value in kwargs.items()}
         index = len(self.ops)
         try:
-            fast = FAST_META.get(func) if self.on_meta else None
-            result = NotImplemented if fast is None else fast(*args, **kwargs)
-            if result is NotImplemented:
-                result = func(*args, **kwargs)
+            result = self._execute(func, args, kwargs, [tensor for tensor, _ in found], written)
         except Exception as error:
             self.failed_op = (error, operator.name, tuple(ref for _, ref in found))
             raise
         self._record(index, operator, op_args, op_kwargs, found, written, result)
         return result
+
+    def _execute(
+        self,
+        func: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        tensors: list[torch.Tensor],
+        written: list[Any],
+    ) -> Any:
+        """Run an operator on its arguments, all brought to `meta` where some are there."""
+        for tensor in written:
+            self._before_write(tensor, tensors)
+        if self.on_meta and _is_mixed(tensors) and func not in TAKES_VALUES:
+            args = self._on_meta(args)
+            kwargs = {key: self._on_meta(value) for key, value in kwargs.items()}
+        fast = FAST_META.get(func) if self.on_meta else None
+        result = NotImplemented if fast is None else fast(*args, **kwargs)
+        return func(*args, **kwargs) if result is NotImplemented else result
 
     def _record(
         self,
@@ -307,9 +310,9 @@ class Recorder(TorchDispatchMode):
     ) -> None:
         before = len(self.storages)
         outputs: list[TensorRef] = []
-        for tensor in _tensors(result):
+        for tensor in flat((result,)):
             outputs.append(self._ref(tensor, self._storage(tensor, "operation", index)))
-        overwritten = {id(t) for t in _tensors(written)} if operator.overwrites else ()
+        overwritten = {id(t) for t in flat(written)} if operator.overwrites else ()
         aliased = {ref.storage for ref in outputs if ref.storage < before}
         is_view = not written and bool(aliased) and len(self.storages) == before
         reads = [ref.storage for tensor, ref in found if id(tensor) not in overwritten]
@@ -317,11 +320,11 @@ class Recorder(TorchDispatchMode):
         for storage in reads:
             fed_by.update(self._writers[storage])
         writes = [ref.storage for ref in outputs if ref.storage >= before]
-        for tensor in _tensors(written):
+        for tensor in flat(written):
             ref = self._ref(tensor, self._storage(tensor))
             writes.append(ref.storage)
             if operator.resizes:
-                self.storages[ref.storage].nbytes = _nbytes(tensor)
+                self.storages[ref.storage].nbytes = nbytes_of(tensor)
             if ref.nbytes >= self.storages[ref.storage].nbytes:
                 self._writers[ref.storage] = [index]
             else:
@@ -340,43 +343,52 @@ class Recorder(TorchDispatchMode):
             )
         )
 
-    def _before_write(self, tensor: Any, found: list[tuple[torch.Tensor, TensorRef]]) -> None:
-        for written in _tensors(tensor):
+    def _before_write(self, tensor: Any, tensors: list[torch.Tensor]) -> None:
+        for written in flat((tensor,)):
             if written.is_meta:
                 continue
-            if self.on_meta and any(other.is_meta for other, _ in found):
+            if self.on_meta and any(other.is_meta for other in tensors):
                 raise NeedsRealValues("a tensor with real values is written from one that has none")
-            if self.storages[self._storage(written)].origin != "operation":
+            if not self._is_made(written):
                 self.guard.keep(written.untyped_storage())
 
-    @staticmethod
-    def _is_mixed(found: list[tuple[torch.Tensor, TensorRef]]) -> bool:
-        if len(found) < 2:
-            return False
-        first = found[0][1].device == "meta"
-        return any((ref.device == "meta") is not first for _, ref in found)
+    def _is_made(self, tensor: torch.Tensor) -> bool:
+        """Whether an operation of this pass made the storage of a tensor."""
+        return self.storages[self._storage(tensor)].origin == "operation"
 
 
-def _storage_key(tensor: torch.Tensor) -> int | None:
+def _is_mixed(tensors: list[torch.Tensor]) -> bool:
+    if len(tensors) < 2:
+        return False
+    first = tensors[0].is_meta
+    return any(tensor.is_meta is not first for tensor in tensors)
+
+
+def storage_key(tensor: torch.Tensor) -> int:
+    """What tells living storages apart; negative for a tensor that has none."""
     try:
         return tensor.untyped_storage()._cdata
     except (NotImplementedError, RuntimeError):
-        return None
+        return -id(tensor)
 
 
-def _nbytes(tensor: torch.Tensor) -> int:
+def nbytes_of(tensor: torch.Tensor) -> int:
+    """Bytes of the whole storage of a tensor; of the elements of one that has none."""
     try:
         return tensor.untyped_storage().nbytes()
     except (NotImplementedError, RuntimeError):
         return tensor.numel() * tensor.element_size()
 
 
-def _tensors(value: Any) -> Iterator[torch.Tensor]:
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _tensors(item)
+def flat(values: Iterable[Any]) -> list[torch.Tensor]:
+    """The tensors in a structure of tuples and lists, in order."""
+    found: list[torch.Tensor] = []
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            found.append(value)
+        elif isinstance(value, (list, tuple)):
+            found += flat(value)
+    return found
 
 
 def _entering(module: nn.Module, args: Any) -> None:

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
-import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from enum import Enum
+from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -18,19 +14,9 @@ from archcost.errors import ArchcostError, InputError, ModelError
 from archcost.trace import inputs as inputs_
 from archcost.trace.failure import Failed
 from archcost.trace.graph import Trace
-from archcost.trace.meta import fused_attention
-from archcost.trace.modules import (
-    ModuleTree,
-    check_initialised,
-    describe,
-    describe_state,
-    state_of,
-    type_name,
-    walk,
-)
+from archcost.trace.modules import ModuleTree, check_initialised, state_of, type_name, walk
+from archcost.trace.passes import MakeInputs, Passes
 from archcost.trace.progress import Progress
-from archcost.trace.recorder import Recorder
-from archcost.trace.state import Untouched, deeper_recursion, paused_gc
 from archcost.trace.turns import Interrupts, my_turn
 
 __all__ = ["record"]
@@ -91,9 +77,9 @@ def _record(
     first_error: ArchcostError | None = None
     for number, (make_inputs, assumed) in enumerate(runs):
         try:
-            with Progress(len(tree.modules), f"tracing {type_name(model)}", progress) as bar:
-                pass_ = _Pass(model, tree, make_inputs, interrupts, bar.step)
-                trace = _on_first_device(pass_, where)
+            with Progress(2 * len(tree.modules), f"tracing {type_name(model)}", progress) as bar:
+                passes = Passes(model, tree, make_inputs, interrupts, bar.step)
+                trace = _on_first_device(passes, where)
         except InputError as error:
             first_error = first_error or error
             if number + 1 < len(runs):
@@ -125,30 +111,6 @@ def _uncompiled(model: nn.Module, notes: list[str]) -> nn.Module:
     return model
 
 
-@contextlib.contextmanager
-def _as_written(tree: ModuleTree) -> Iterator[None]:
-    """Run every module as its code says: not compiled, not fused, not spread over devices."""
-    fused = torch.backends.mha.get_fastpath_enabled()
-    # In eval mode the fused paths skip the submodules, whose costs would be the parent's, and on `meta`
-    # there are none.
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        for module in tree.modules.values():
-            if isinstance(module, nn.DataParallel):
-                module.device_ids = []
-        with contextlib.ExitStack() as stack:
-            # Importing the compiler takes seconds; what it has compiled has imported it already.
-            if "torch._dynamo" in sys.modules:
-                stack.enter_context(torch.compiler.set_stance("force_eager"))
-                stack.enter_context(warnings.catch_warnings())
-                warnings.filterwarnings(
-                    "ignore", r"Using `torch.compile\(module\)` when there are global hooks"
-                )
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fused)
-
-
 def _devices(tree: ModuleTree, notes: list[str]) -> list[str]:
     """`meta` first, then the model's own device for code that needs values."""
     found = dict.fromkeys(str(tensor.device) for _, _, _, tensor in state_of(tree))
@@ -166,9 +128,6 @@ def _devices(tree: ModuleTree, notes: list[str]) -> list[str]:
     return devices
 
 
-MakeInputs = Callable[[str], tuple[tuple[Any, ...], dict[str, Any]]]
-
-
 def _candidates(
     model: nn.Module, tree: ModuleTree, inputs: Any, input_size: Any, dtype: Any
 ) -> Iterator[tuple[MakeInputs, str | None]]:
@@ -184,30 +143,11 @@ def _candidates(
             yield partial(inputs_.make, size, dtype or kind, model_dtype), assumed
 
 
-@dataclass(frozen=True)
-class _Pass:
-    """One model and its inputs, ready to run."""
-
-    model: nn.Module
-    tree: ModuleTree
-    make_inputs: MakeInputs
-    interrupts: Interrupts
-    step: Callable[[], None]
-
-
-class _Autograd(Enum):
-    """What autograd does meanwhile."""
-
-    WATCHED = "it says what training keeps, and is given nothing to hold: storages die as in inference"
-    HOLDING = "it says so and holds it, for a model that calls backward() in its forward"
-    OFF = "it could not run with hooks"
-
-
-def _on_first_device(run: _Pass, devices: list[str]) -> Trace:
+def _on_first_device(passes: Passes, devices: list[str]) -> Trace:
     notes: list[str] = []
     for number, device in enumerate(devices):
         try:
-            return _with_notes(_with_or_without_grad(run, device), notes)
+            return _with_notes(passes.on(device), notes)
         except Failed as failed:
             if number + 1 == len(devices) or failed.by_inputs:
                 raise failed.explained(values_missing=device == "meta") from failed.error
@@ -216,157 +156,3 @@ def _on_first_device(run: _Pass, devices: list[str]) -> Trace:
                 f"not have: {failed.short()}"
             )
     raise AssertionError("no device to run on")
-
-
-def _with_or_without_grad(run: _Pass, device: str) -> Trace:
-    try:
-        return _run(run, device, _Autograd.WATCHED)
-    except Failed as failed:
-        text = str(failed.error).lower()
-        if failed.recorder.wants_backward:
-            how = _Autograd.HOLDING
-            note = "the model calls backward() in its forward: what autograd holds for it is in the memory"
-        elif isinstance(failed.error, RuntimeError) and any(hint in text for hint in _NOT_WITH_GRAD):
-            how = _Autograd.OFF
-            note = f"memory kept for backward is unknown: {failed.short()}"
-        else:
-            raise
-    return _with_notes(_run(run, device, how), [note])
-
-
-# What autograd says of writes it forbids, of inference tensors, and of torch.func beside its hooks.
-_NOT_WITH_GRAD = ("in-place", "inplace", "inference tensor", "saved tensor hooks")
-
-
-def _run(run: _Pass, device: str, autograd: _Autograd) -> Trace:
-    """One pass on one device. Raises Failed when the model's code does."""
-    model, tree = run.model, run.tree
-    on_meta = torch.device(device).type == "meta"
-    # What is reported of the model is read before a replacement stands in its place.
-    modules, state = describe(tree), describe_state(tree)
-    args, kwargs = run.make_inputs(device)
-    with Untouched(tree) as guard, contextlib.ExitStack() as stack:
-        recorder = Recorder(tree, guard, on_meta, run.step)
-        replacements = _moved(tree, torch.device(device))
-        for info in state:
-            owner = tree.modules[info.owner]
-            table = owner._parameters if info.kind == "parameter" else owner._buffers
-            key = info.name[len(info.owner) + 1 :] if info.owner else info.name
-            tensor = dict(table.items()).get(key)  # None for packed int8 weights
-            if tensor is not None:
-                recorder.name_state(replacements.get(id(tensor), tensor), info.kind, info.name)
-        for tensor in _input_tensors((args, kwargs)):
-            recorder.name_state(tensor, "input", "input")
-        described = recorder.describe((args, kwargs))
-        stack.enter_context(paused_gc())
-        stack.enter_context(deeper_recursion())
-        stack.enter_context(_as_written(tree))
-        stack.enter_context(torch.set_grad_enabled(autograd is not _Autograd.OFF))
-        if autograd is not _Autograd.OFF:
-            stack.enter_context(_watched(recorder, holding=autograd is _Autograd.HOLDING))
-        if on_meta:
-            stack.enter_context(fused_attention())
-        if replacements:
-            guard.use(replacements)
-        try:
-            with recorder.recording(), run.interrupts.let_through():
-                outputs = model(*args, **kwargs)
-        except ArchcostError:
-            raise
-        except Exception as error:
-            raise Failed(error, recorder) from error
-        if recorder.wants_backward and autograd is _Autograd.WATCHED:  # and the model caught our refusal
-            raise Failed(_BackwardInside(), recorder)
-        described_outputs = recorder.describe(outputs)
-        del outputs
-    return Trace(
-        model_name=type_name(model),
-        device=device,
-        ops=tuple(recorder.ops),
-        calls=tuple(recorder.calls),
-        storages=tuple(recorder.storages),
-        modules=modules,
-        state=state,
-        inputs=described,
-        outputs=described_outputs,
-        saved_known=autograd is not _Autograd.OFF,
-        notes=tuple(_observations(recorder, tree)),
-    )
-
-
-def _observations(recorder: Recorder, tree: ModuleTree) -> Iterator[str]:
-    strangers = dict.fromkeys(c.module for c in recorder.calls if "<" in c.module)
-    for name in list(strangers)[:5]:
-        if name not in tree.modules:
-            yield f"{name} is called but not registered in the model, so its parameters are not the model's"
-
-
-def _moved(tree: ModuleTree, device: torch.device) -> dict[int, torch.Tensor]:
-    """Replacements on ``device`` for parameters and buffers; empty when all are there already."""
-    moved: dict[int, torch.Tensor] = {}
-    elsewhere = False
-    for module, kind, _, tensor in state_of(tree):
-        if isinstance(module, torch.jit.ScriptModule):
-            if tensor.device.type != device.type:
-                where = tree.names[id(module)][0] or "the model"
-                raise ModelError(
-                    f"{where} is a ScriptModule, which keeps its weights to itself on {tensor.device}: "
-                    f"it cannot run on {device}; leave device out"
-                )
-            continue
-        if id(tensor) in moved:
-            continue
-        if tensor.device.type == device.type:
-            moved[id(tensor)] = tensor
-            continue
-        elsewhere = True
-        if tensor.is_meta:
-            raise ModelError(
-                f"the model is on `meta` and has no values to run on {device}; load it there first"
-            )
-        copy = tensor.detach().to(device)
-        if kind == "parameter":
-            copy = _as_parameter(copy, tensor)
-        elif tensor.requires_grad:
-            copy.requires_grad_()
-        if vars(tensor):
-            vars(copy).update(vars(tensor))
-        moved[id(tensor)] = copy
-    return moved if elsewhere else {}
-
-
-class _BackwardInside(RuntimeError):
-    """The model's forward needs its own backward pass."""
-
-
-def _watched(recorder: Recorder, holding: bool) -> Any:
-    def keep(tensor: torch.Tensor) -> Any:
-        recorder.saved(tensor)
-        return tensor if holding else None
-
-    def give_back(kept: Any) -> Any:
-        if kept is None:
-            recorder.wants_backward = True
-            raise _BackwardInside("the model calls backward() in its forward")
-        return kept
-
-    return torch.autograd.graph.saved_tensors_hooks(keep, give_back)
-
-
-def _input_tensors(value: Any) -> list[torch.Tensor]:
-    found: list[torch.Tensor] = []
-
-    def note(tensor: torch.Tensor) -> torch.Tensor:
-        found.append(tensor)
-        return tensor
-
-    inputs_.map_tensors(value, note)
-    return found
-
-
-def _as_parameter(copy: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    kind = type(like)
-    if issubclass(kind, nn.Parameter) and kind is not nn.Parameter:
-        made: torch.Tensor = torch.Tensor._make_subclass(kind, copy, like.requires_grad)
-        return made
-    return nn.Parameter(copy, requires_grad=like.requires_grad)

@@ -53,6 +53,10 @@ class Untouched:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.put_back()
+
+    def put_back(self) -> None:
+        """Make the model as it was on entering, between two passes as well."""
         failed: list[Exception] = []
         for restore, what in self._steps():
             try:

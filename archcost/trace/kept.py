@@ -1,0 +1,85 @@
+"""What training keeps: the storages that autograd saves for the backward pass, by module."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import torch
+
+from archcost.trace.operators import Operator
+from archcost.trace.recorder import Recorder, flat, nbytes_of, storage_key
+
+
+class KeptForBackward(Recorder):
+    """Follows modules and storages through a pass with gradients; of operations it records nothing.
+
+    On `meta` autograd holds what it saves, since that costs nothing there, and elsewhere only when asked to:
+    it would take the memory of a training step.
+    """
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.bytes: dict[str, int] = {}
+        """By the module that first had it kept; parameters, buffers, inputs and constants apart."""
+        self.wants_backward = False
+        """Whether the model asked autograd for a tensor that it was not given to hold."""
+        # Storage -> whether an operation made it. An address may be used again, so the object tells.
+        self._made: dict[int, tuple[weakref.ref[Any], bool]] = {}
+        self._kept: dict[int, weakref.ref[Any]] = {}
+
+    def watching(self, holding: bool) -> Any:
+        """A context in which autograd tells this recorder what it saves."""
+        holding = holding or self.on_meta
+
+        def keep(tensor: torch.Tensor) -> Any:
+            self._keep(tensor)
+            return tensor if holding else None
+
+        def give_back(kept: Any) -> Any:
+            if kept is None:
+                self.wants_backward = True
+                raise RuntimeError("the model calls backward() in its forward")
+            return kept
+
+        return torch.autograd.graph.saved_tensors_hooks(keep, give_back)
+
+    def name_state(self, tensor: torch.Tensor, origin: Any, name: str) -> None:
+        self._note(tensor, False)
+
+    def describe(self, value: Any) -> Any:
+        return None
+
+    def _refs_in(self, value: Any) -> tuple[Any, ...]:
+        return ()
+
+    def _storage(self, tensor: torch.Tensor, origin: Any = "constant", op: int | None = None) -> int:
+        return storage_key(tensor)
+
+    def _operate(
+        self, func: Any, operator: Operator, args: tuple[Any, ...], kwargs: dict[str, Any], written: list[Any]
+    ) -> Any:
+        given = flat((args, list(kwargs.values())) if kwargs else args)
+        result = self._execute(func, args, kwargs, given, written)
+        for tensor in flat((result,)):
+            key = storage_key(tensor)
+            known = self._made.get(key)
+            if known is None or known[0]() is None:
+                self._note(tensor, all(storage_key(other) != key for other in given))
+        return result
+
+    def _note(self, tensor: torch.Tensor, made: bool) -> None:
+        key = storage_key(tensor)
+        self._made[key] = weakref.ref(tensor if key < 0 else tensor.untyped_storage()), made
+
+    def _is_made(self, tensor: torch.Tensor) -> bool:
+        storage, made = self._made.get(storage_key(tensor), (None, False))
+        return made and storage is not None and storage() is not None
+
+    def _keep(self, tensor: torch.Tensor) -> None:
+        key = storage_key(tensor)
+        kept = self._kept.get(key)
+        if (kept is None or kept() is None) and self._is_made(tensor):
+            self._kept[key] = self._made[key][0]
+            module = self.calls[self._stack[-1]].module
+            self.bytes[module] = self.bytes.get(module, 0) + nbytes_of(tensor)

@@ -1,0 +1,243 @@
+"""The two passes that make a Trace: one as inference runs the model, one for what training keeps."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from archcost.errors import ArchcostError, ModelError
+from archcost.trace import inputs as inputs_
+from archcost.trace.failure import Failed
+from archcost.trace.graph import Trace
+from archcost.trace.kept import KeptForBackward
+from archcost.trace.meta import operators_as_on_cpu
+from archcost.trace.modules import ModuleTree, describe, describe_state, named_state, state_of, type_name
+from archcost.trace.recorder import Recorder
+from archcost.trace.state import Untouched, deeper_recursion, paused_gc
+from archcost.trace.turns import Interrupts
+
+__all__ = ["MakeInputs", "Passes"]
+
+MakeInputs = Callable[[str], tuple[tuple[Any, ...], dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Passes:
+    """One model and its inputs, ready to run."""
+
+    model: nn.Module
+    tree: ModuleTree
+    make_inputs: MakeInputs
+    interrupts: Interrupts
+    step: Callable[[], None]
+    """Told of each module that has run."""
+
+    def on(self, device: str) -> Trace:
+        """The Trace of the model on one device. Raises Failed when the model's code does."""
+        # What is reported of the model is read before a replacement stands in its place.
+        modules, state = describe(self.tree), describe_state(self.tree)
+        notes: list[str] = []
+        with Untouched(self.tree) as guard, contextlib.ExitStack() as stack:
+            stack.enter_context(paused_gc())
+            stack.enter_context(deeper_recursion())
+            stack.enter_context(_as_written(self.tree))
+            if torch.device(device).type == "meta":
+                stack.enter_context(operators_as_on_cpu())
+            replacements = _moved(self.tree, torch.device(device))
+            named = [
+                (f"{name}.{key}" if name else key, kind, replacements.get(id(tensor), tensor))
+                for name, kind, key, tensor in named_state(self.tree)
+            ]
+            stack.enter_context(torch.no_grad())
+            ready = _Ready(self, device, guard, replacements, named)
+            done = ready.inference(notes)
+            guard.put_back()
+            kept = ready.training(notes)
+        return Trace(
+            model_name=type_name(self.model),
+            device=device,
+            ops=tuple(done.recorder.ops),
+            calls=tuple(done.recorder.calls),
+            storages=tuple(done.recorder.storages),
+            modules=modules,
+            state=state,
+            inputs=done.inputs,
+            outputs=done.outputs,
+            kept_for_backward=kept,
+            notes=(*notes, *_observations(done.recorder, self.tree)),
+        )
+
+
+@dataclass(frozen=True)
+class _Done:
+    """A pass that came through; inputs and outputs as TensorRefs."""
+
+    recorder: Recorder
+    inputs: Any
+    outputs: Any
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """The passes of a model on one device, with the weights that stand there in the place of its own."""
+
+    passes: Passes
+    device: str
+    guard: Untouched
+    replacements: dict[int, torch.Tensor]
+    state: list[tuple[str, str, torch.Tensor]]
+    """Name, kind and tensor of each parameter and buffer that the passes see."""
+
+    def inference(self, notes: list[str]) -> _Done:
+        """The pass without gradients, as inference runs it."""
+        imported = len(sys.modules)
+        try:
+            done = self._run(self._recorder(Recorder))
+            if len(sys.modules) != imported:
+                # An import leaves its frames behind, and in them, one above the other, every tensor that the
+                # model's code was holding: a first pass would seem to need more memory than the next.
+                self.guard.put_back()
+                done = self._run(self._recorder(Recorder))
+            return done
+        except Failed as failed:
+            if _NEEDS_GRAD not in str(failed.error):
+                raise
+        self.guard.put_back()
+        notes.append("the model takes gradients in its forward: what autograd holds is in the memory")
+        with torch.enable_grad():
+            return self._run(self._recorder(Recorder))
+
+    def training(self, notes: list[str], holding: bool = False) -> dict[str, int] | None:
+        """Bytes that autograd keeps, by module; None, with a note, where the model cannot run with it."""
+        recorder = self._recorder(KeptForBackward)
+        failed: Failed | None = None
+        try:
+            with torch.enable_grad(), recorder.watching(holding):
+                self._run(recorder)
+        except Failed as error:
+            failed = error
+        if recorder.wants_backward:  # even if the model caught our refusal
+            self.guard.put_back()
+            return self.training(notes, holding=True)
+        if failed is not None:
+            notes.append(f"memory kept for backward is unknown: {failed.short()}")
+            return None
+        return recorder.bytes
+
+    def _recorder(self, kind: type[Recorder]) -> Any:
+        on_meta = torch.device(self.device).type == "meta"
+        return kind(self.passes.tree, self.guard, on_meta, self.passes.step)
+
+    def _run(self, recorder: Recorder) -> _Done:
+        run = self.passes
+        args, kwargs = run.make_inputs(self.device)
+        for name, kind, tensor in self.state:
+            recorder.name_state(tensor, kind, name)
+        for tensor in _input_tensors((args, kwargs)):
+            recorder.name_state(tensor, "input", "input")
+        inputs = recorder.describe((args, kwargs))
+        if self.replacements:
+            self.guard.use(self.replacements)
+        try:
+            with recorder.recording(), run.interrupts.let_through():
+                outputs = run.model(*args, **kwargs)
+        except ArchcostError:
+            raise
+        except Exception as error:
+            raise Failed(error, recorder) from error
+        return _Done(recorder, inputs, recorder.describe(outputs))
+
+
+# What autograd says to a backward pass without gradients.
+_NEEDS_GRAD = "does not require grad"
+
+
+@contextlib.contextmanager
+def _as_written(tree: ModuleTree) -> Iterator[None]:
+    """Run every module as its code says: not compiled, not fused, not spread over devices."""
+    fused = torch.backends.mha.get_fastpath_enabled()
+    # In eval mode the fused paths skip the submodules, whose costs would be the parent's, and on `meta`
+    # there are none.
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        for module in tree.modules.values():
+            if isinstance(module, nn.DataParallel):
+                module.device_ids = []
+        with contextlib.ExitStack() as stack:
+            # Importing the compiler takes seconds; what it has compiled has imported it already.
+            if "torch._dynamo" in sys.modules:
+                stack.enter_context(torch.compiler.set_stance("force_eager"))
+                stack.enter_context(warnings.catch_warnings())
+                warnings.filterwarnings(
+                    "ignore", r"Using `torch.compile\(module\)` when there are global hooks"
+                )
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+
+
+def _observations(recorder: Recorder, tree: ModuleTree) -> Iterator[str]:
+    strangers = dict.fromkeys(c.module for c in recorder.calls if "<" in c.module)
+    for name in list(strangers)[:5]:
+        if name not in tree.modules:
+            yield f"{name} is called but not registered in the model, so its parameters are not the model's"
+
+
+def _moved(tree: ModuleTree, device: torch.device) -> dict[int, torch.Tensor]:
+    """Replacements on ``device`` for parameters and buffers; empty when all are there already."""
+    moved: dict[int, torch.Tensor] = {}
+    elsewhere = False
+    for module, kind, _, tensor in state_of(tree):
+        if isinstance(module, torch.jit.ScriptModule):
+            if tensor.device.type != device.type:
+                where = tree.names[id(module)][0] or "the model"
+                raise ModelError(
+                    f"{where} is a ScriptModule, which keeps its weights to itself on {tensor.device}: "
+                    f"it cannot run on {device}; leave device out"
+                )
+            continue
+        if id(tensor) in moved:
+            continue
+        if tensor.device.type == device.type:
+            moved[id(tensor)] = tensor
+            continue
+        elsewhere = True
+        if tensor.is_meta:
+            raise ModelError(
+                f"the model is on `meta` and has no values to run on {device}; load it there first"
+            )
+        copy = tensor.detach().to(device)
+        if kind == "parameter":
+            copy = _as_parameter(copy, tensor)
+        elif tensor.requires_grad:
+            copy.requires_grad_()
+        if vars(tensor):
+            vars(copy).update(vars(tensor))
+        moved[id(tensor)] = copy
+    return moved if elsewhere else {}
+
+
+def _input_tensors(value: Any) -> list[torch.Tensor]:
+    found: list[torch.Tensor] = []
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        found.append(tensor)
+        return tensor
+
+    inputs_.map_tensors(value, note)
+    return found
+
+
+def _as_parameter(copy: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    kind = type(like)
+    if issubclass(kind, nn.Parameter) and kind is not nn.Parameter:
+        made: torch.Tensor = torch.Tensor._make_subclass(kind, copy, like.requires_grad)
+        return made
+    return torch.Tensor._make_subclass(nn.Parameter, copy, like.requires_grad)
