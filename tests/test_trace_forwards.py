@@ -109,7 +109,7 @@ def test_a_trace_holds_no_tensor_and_no_object_of_the_users():
 def test_one_tensor_given_twice_stays_one():
     seen = []
     record(Calls(lambda self, a, b: seen.append(a is b) or self.lin(a), lin=linear()), (X, X))
-    assert seen == [True]
+    assert seen == [True, True]  # inference, then training
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.complex64])
@@ -176,6 +176,9 @@ def test_torch_func_inside_a_forward(function, layers):
     assert macs(Calls(function, lin=linear()), X) == layers * LINEAR
 
 
+NEEDS_GRADIENTS = "the model takes gradients in its forward: what autograd holds is in the memory"
+
+
 def grad_inside(self, x):
     x = x.detach().requires_grad_()
     return self.lin(torch.autograd.grad(self.lin(x).sum(), x)[0])
@@ -196,15 +199,14 @@ def backward_tried(self, x):
 
 @pytest.mark.parametrize("device", ["meta", "cpu"])
 @pytest.mark.parametrize(
-    ("function", "layers"), [(grad_inside, 3), (backward_inside, 3), (backward_tried, 3)]
+    ("function", "layers", "kept"), [(grad_inside, 3, 64), (backward_inside, 3, 0), (backward_tried, 1, 64)]
 )
-def test_a_backward_pass_inside_a_forward(function, layers, device):
+def test_a_backward_pass_inside_a_forward(function, layers, kept, device):
     model = Calls(function, lin=linear())
     trace = record(model, X, device=device)
     assert cost_of(trace).total.macs == layers * LINEAR
-    assert trace.notes == (
-        "the model calls backward() in its forward: what autograd holds for it is in the memory",
-    )
+    assert trace.notes == (NEEDS_GRADIENTS,) * (function is not backward_tried)
+    assert sum(trace.kept_for_backward.values()) == kept
     assert model.lin.weight.grad is None
 
 

@@ -34,7 +34,8 @@ class KeptForBackward(Recorder):
 
         def keep(tensor: torch.Tensor) -> Any:
             self._keep(tensor)
-            return tensor if holding else None
+            # An output that its own node saves would hold that node, and the graph itself for ever.
+            return tensor.data if holding else None
 
         def give_back(kept: Any) -> Any:
             if kept is None:
