@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from archcost.trace.meta import FAST_META, operators_as_on_cpu
+from archcost.trace.composite import operators_as_on_cpu
+from archcost.trace.meta import FAST_META
 
 aten = torch.ops.aten
 LAYOUTS = ("contiguous", "channels_last", "permuted", "strided", "expanded")

@@ -180,7 +180,7 @@ def _op_cost(op: Op, counted: Count, weighted: bool, trace: Trace, live: int) ->
         input_bytes=read,
         weight_bytes=weights,
         output_bytes=written,
-        activation_bytes=allocated,
+        activation_bytes=allocated + op.inner_bytes,
         live_bytes=live,
         neurons=op.outputs[0].numel if weighted and op.outputs else 0,
     )

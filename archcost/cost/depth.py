@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from archcost.cost.registry import Count
 from archcost.trace.graph import Op, PackedWeights, Trace, refs
+from archcost.trace.schema import arguments
 
 _LAYERS = {"convolution", "matmul", "recurrent"}
 _ADDS_TO = {"aten.addmm", "aten.addmv", "aten.addbmm", "aten.baddbmm", "aten._addmm_activation"}
@@ -12,6 +13,7 @@ _HOLDS = {
     "aten._native_multi_head_attention": (2, 1),
     "aten._transformer_encoder_layer_fwd": (4, 2),
 }
+_RECURRENT = {"aten.lstm.input", "aten.gru.input", "aten.rnn_tanh.input", "aten.rnn_relu.input"}
 
 
 def depends_on_input(trace: Trace) -> list[bool]:
@@ -64,11 +66,17 @@ def longest_path(
     for op, count in zip(trace.ops, counts, strict=True):
         if not depends[op.index]:
             continue
-        held = _HOLDS.get(op.base)
+        held = _HOLDS.get(op.base) or _stacked(op)
         layer, bend = held or (int(weighted[op.index]), int(_bends(op, count)))
         layers[op.index] = layer + max((layers[i] for i in op.fed_by), default=0)
         bends[op.index] = bend + max((bends[i] for i in op.fed_by), default=0)
     return max(layers, default=0), max(bends, default=0)
+
+
+def _stacked(op: Op) -> tuple[int, int] | None:
+    """Recurrent layers in one operator: as deep as they are many, not as they have steps."""
+    layers = arguments(op).get("num_layers") if op.name in _RECURRENT else None
+    return layers and (layers, layers)
 
 
 def _bends(op: Op, count: Count) -> bool:

@@ -21,7 +21,8 @@ def live_bytes(trace: Trace) -> list[int]:
         changes[storage.created_by] += storage.nbytes
         last = len(trace.ops) - 1 if storage.freed_after is None else storage.freed_after
         changes[max(last, storage.created_by) + 1] -= storage.nbytes
-    return list(accumulate(changes))[: len(trace.ops)]
+    alive = accumulate(changes)
+    return [nbytes + op.inner_peak_bytes for nbytes, op in zip(alive, trace.ops, strict=False)]
 
 
 def traffic(op: Op, storages: tuple[Storage, ...], kind: str) -> tuple[int, int, int]:

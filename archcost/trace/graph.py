@@ -80,6 +80,10 @@ class Op:
     reads: tuple[int, ...]
     writes: tuple[int, ...]
     fed_by: tuple[int, ...]
+    inner_bytes: int = 0
+    """Bytes of tensors that operators inside return and let go, where one stands for many."""
+    inner_peak_bytes: int = 0
+    """The most of them alive at once, beside the outputs."""
 
     @property
     def base(self) -> str:

@@ -6,9 +6,11 @@ import weakref
 from typing import Any
 
 import torch
+from torch.utils._mode_utils import no_dispatch
 
 from archcost.trace.operators import Operator
 from archcost.trace.recorder import Recorder, flat, nbytes_of, storage_key
+from archcost.trace.recurrent import Layers
 
 
 class KeptForBackward(Recorder):
@@ -69,6 +71,19 @@ class KeptForBackward(Recorder):
                 self._note(tensor, all(storage_key(other) != key for other in given))
         return result
 
+    def recurrent(self, layers: Layers, args: tuple[Any, ...]) -> Any:
+        with no_dispatch():
+            results, kept = layers.results(), layers.kept()
+        for result in results:
+            self._note(result, True)
+        tensors = flat(args)
+        if not torch.is_grad_enabled() or not any(tensor.requires_grad for tensor in tensors):
+            return results
+        for tensor in layers.kept_outside():
+            self._keep(tensor)
+        self._add(kept)
+        return list(_Whole.apply(results, *tensors))
+
     def _note(self, tensor: torch.Tensor, made: bool) -> None:
         key = storage_key(tensor)
         self._made[key] = weakref.ref(tensor if key < 0 else tensor.untyped_storage()), made
@@ -82,5 +97,21 @@ class KeptForBackward(Recorder):
         kept = self._kept.get(key)
         if (kept is None or kept() is None) and self._is_made(tensor):
             self._kept[key] = self._made[key][0]
-            module = self.calls[self._stack[-1]].module
-            self.bytes[module] = self.bytes.get(module, 0) + nbytes_of(tensor)
+            self._add(nbytes_of(tensor))
+
+    def _add(self, nbytes: int) -> None:
+        module = self.calls[self._stack[-1]].module
+        self.bytes[module] = self.bytes.get(module, 0) + nbytes
+
+
+class _Whole(torch.autograd.Function):
+    """Results that depend on the tensors given, for what comes behind."""
+
+    @staticmethod
+    def forward(ctx: Any, results: list[torch.Tensor], *given: torch.Tensor) -> Any:
+        ctx.like = [torch.empty_like(tensor) for tensor in given]
+        return tuple(results)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        return None, *ctx.like

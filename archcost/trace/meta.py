@@ -1,4 +1,4 @@
-"""Faster `meta` kernels, and fused attention on `meta` as every real device runs it.
+"""Faster `meta` kernels.
 
 The framework computes some output shapes through long chains of reference functions: a batch norm
 costs it 2 ms. The kernels here return NotImplemented where they do not apply; the tests hold each
@@ -7,8 +7,7 @@ against the framework's own.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -248,58 +247,3 @@ def _safe_softmax(x: Any, dim: int, dtype: Any = None) -> Any:
 def _roll(x: Any, shifts: Any, dims: Any = ()) -> Any:
     fits = x.is_contiguous() and dims and len(shifts) == len(dims)
     return _like(x) if fits and all(-x.dim() <= d < x.dim() for d in dims) else NotImplemented
-
-
-@contextlib.contextmanager
-def operators_as_on_cpu() -> Iterator[None]:
-    """Let composite operators on `meta` be taken apart as they are on a CPU: attention is one operator.
-
-    On `meta` the framework falls back to plain matrix products, which would count the N x N scores as
-    memory. The kernels are registered for `meta` tensors only, and taken away again.
-    """
-    library = torch.library.Library("aten", "IMPL")
-    library.impl("scaled_dot_product_attention", _attention, "AutogradMeta")
-    try:
-        yield
-    finally:
-        library._destroy()
-
-
-def _fuses(mask: torch.Tensor, scores: tuple[int, ...]) -> bool:
-    fits = all(n in (1, m) for n, m in zip(reversed(mask.shape), reversed(scores), strict=False))
-    return fits and mask.dim() in (2, 4) and not mask.requires_grad
-
-
-def _attention(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attn_mask: torch.Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    *,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-) -> torch.Tensor:
-    # From the conditions of `use_flash_attention_cpp`; all else takes the plain products on a CPU as well.
-    fused = (
-        dropout_p == 0
-        and query.dim() == key.dim() == value.dim() == 4
-        and query.shape[:2] == key.shape[:2] == value.shape[:2]
-        and query.shape[3] == key.shape[3] == value.shape[3]
-        and (attn_mask is None or _fuses(attn_mask, (*query.shape[:3], key.shape[2])))
-    )
-    if not fused:
-        return aten._scaled_dot_product_attention_math(
-            query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
-        )[0]
-    if attn_mask is not None and attn_mask.dtype == torch.bool:
-        hidden = torch.zeros_like(attn_mask, dtype=query.dtype)
-        attn_mask = hidden.masked_fill_(attn_mask.logical_not(), float("-inf"))
-    return aten._scaled_dot_product_flash_attention_for_cpu(
-        query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale
-    )[0]
-
-
-DECOMPOSED: dict[Any, Callable[..., Any]] = {aten.scaled_dot_product_attention.default: _attention}
-"""Operators made of others that are taken apart in our way; under inference_mode they arrive whole."""

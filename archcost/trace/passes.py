@@ -14,10 +14,10 @@ from torch import nn
 
 from archcost.errors import ArchcostError, ModelError
 from archcost.trace import inputs as inputs_
+from archcost.trace.composite import operators_as_on_cpu
 from archcost.trace.failure import Failed
 from archcost.trace.graph import Trace
 from archcost.trace.kept import KeptForBackward
-from archcost.trace.meta import operators_as_on_cpu
 from archcost.trace.modules import ModuleTree, describe, describe_state, named_state, state_of, type_name
 from archcost.trace.recorder import Recorder
 from archcost.trace.state import Untouched, deeper_recursion, paused_gc

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import sys
-import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -20,14 +19,18 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.modules import module as hooks
+from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from archcost.trace.composite import AS_ON_CPU
 from archcost.trace.graph import ModuleCall, Op, Storage, TensorRef
-from archcost.trace.meta import DECOMPOSED, FAST_META
+from archcost.trace.meta import FAST_META
 from archcost.trace.modules import ModuleTree, unpack
 from archcost.trace.operators import INVISIBLE, TAKES_VALUES, Operator
 from archcost.trace.operators import operator as known_operator
+from archcost.trace.recurrent import Layers
 from archcost.trace.state import Untouched
+from archcost.trace.turns import this_thread
 
 
 class NeedsRealValues(RuntimeError):
@@ -39,8 +42,6 @@ _SIMPLE = frozenset(
     {*(bool, int, float, complex, str, bytes, type(None), slice, type(...)), torch.dtype, torch.layout}
     | {torch.device, torch.memory_format}
 )
-
-_thread = threading.local()
 
 
 class _Death(weakref.ref[Any]):
@@ -93,16 +94,16 @@ class Recorder(TorchDispatchMode):
     @contextlib.contextmanager
     def recording(self) -> Iterator[None]:
         """Install the hooks and the dispatch mode for this thread."""
-        outer = getattr(_thread, "recorder", None)
+        outer = getattr(this_thread, "recorder", None)
         before = hooks.register_module_forward_pre_hook(_entering)
         try:
             after = hooks.register_module_forward_hook(_leaving, with_kwargs=True, always_call=True)
             try:
-                _thread.recorder = self
+                this_thread.recorder = self
                 with self:
                     yield
             finally:
-                _thread.recorder = outer
+                this_thread.recorder = outer
                 after.remove()
                 # `remove` forgets this table, up to torch 2.14 at least.
                 hooks._global_forward_hooks_with_kwargs.pop(after.id, None)
@@ -257,7 +258,7 @@ class Recorder(TorchDispatchMode):
             self._bury()
         operator = known_operator(func)
         if operator.composite:
-            decompose = DECOMPOSED.get(func, func.decompose) if self.on_meta else func.decompose
+            decompose = AS_ON_CPU.get(func, func.decompose) if self.on_meta else func.decompose
             with self:
                 result = decompose(*args, **kwargs)
             if result is not NotImplemented:
@@ -307,6 +308,7 @@ class Recorder(TorchDispatchMode):
         found: list[tuple[torch.Tensor, TensorRef]],
         written: list[Any],
         result: Any,
+        inner: tuple[int, int] = (0, 0),
     ) -> None:
         before = len(self.storages)
         outputs: list[TensorRef] = []
@@ -340,8 +342,22 @@ class Recorder(TorchDispatchMode):
                 () if is_view else tuple(dict.fromkeys(reads)),
                 tuple(dict.fromkeys(writes)),
                 tuple(sorted(fed_by)),
+                *inner,
             )
         )
+
+    def recurrent(self, layers: Layers, args: tuple[Any, ...]) -> Any:
+        """Record layers that run step by step as the one operator they are to the model."""
+        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in flat(args)):
+            return NotImplemented  # a forward that takes gradients gets the framework's own
+        found: list[tuple[torch.Tensor, TensorRef]] = []
+        described = self._describe(args, found)
+        with no_dispatch():
+            results, memory = layers.results(), layers.memory()
+        given = sum(nbytes_of(result) for result in results)
+        inner = memory.total - given, max(0, memory.peak - given)
+        self._record(len(self.ops), known_operator(layers.op), described, {}, found, [], results, inner)
+        return results
 
     def _before_write(self, tensor: Any, tensors: list[torch.Tensor]) -> None:
         for written in flat((tensor,)):
@@ -392,13 +408,13 @@ def flat(values: Iterable[Any]) -> list[torch.Tensor]:
 
 
 def _entering(module: nn.Module, args: Any) -> None:
-    recorder = getattr(_thread, "recorder", None)
+    recorder = getattr(this_thread, "recorder", None)
     if recorder is not None:
         recorder.enter(module, args)
 
 
 def _leaving(module: nn.Module, args: Any, *rest: Any) -> None:
     # After an exception the framework leaves the keyword arguments out.
-    recorder = getattr(_thread, "recorder", None)
+    recorder = getattr(this_thread, "recorder", None)
     if recorder is not None:
         recorder.leave(module, args, rest[0] if len(rest) > 1 else None, rest[-1])

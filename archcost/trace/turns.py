@@ -15,6 +15,9 @@ from typing import Any
 
 _TURN = threading.RLock()
 
+this_thread = threading.local()
+"""``this_thread.recorder`` is the recorder at work in this thread, where one is."""
+
 
 class Interrupts:
     """The SIGINT handler of one analysis: waits with an interrupt until it can do no harm."""

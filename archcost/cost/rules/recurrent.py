@@ -5,6 +5,8 @@ Where the framework runs a layer step by step, the products and gates are operat
 
 from __future__ import annotations
 
+from typing import Any
+
 from archcost.cost.registry import counting_rule
 from archcost.trace.graph import Op, TensorRef
 from archcost.trace.schema import arguments
@@ -13,6 +15,8 @@ from archcost.trace.schema import arguments
 # sigmoids, 2 tanh, 4 products and sums; GRU 9 additions, 3 activations, 4 products and sums.
 LSTM_OPS, GRU_OPS, RNN_OPS = 21, 16, 4
 _BY_MODE = {0: RNN_OPS, 1: RNN_OPS, 2: LSTM_OPS, 3: GRU_OPS}
+# Each gate adds two biases, where there are any.
+_BIASES = {LSTM_OPS: 8, GRU_OPS: 6, RNN_OPS: 2}
 
 
 def _rows(x: TensorRef) -> int:
@@ -24,7 +28,25 @@ def mkldnn_layer(op: Op) -> tuple[int, int]:
     given = arguments(op)
     rows = _rows(given["input"])
     matrices = given["weight0"].numel + given["weight1"].numel
-    return rows * matrices, rows * given["hidden_size"] * _BY_MODE[given["mode"]]
+    return rows * matrices, rows * given["hidden_size"] * _gates(_BY_MODE[given["mode"]], given)
+
+
+def _gates(operations: int, given: dict[str, Any]) -> int:
+    return operations - (0 if given.get("has_biases", True) else _BIASES[operations])
+
+
+@counting_rule(
+    "aten.lstm.input", "aten.gru.input", "aten.rnn_tanh.input", "aten.rnn_relu.input", kind="recurrent"
+)
+def layers(op: Op) -> tuple[int, int]:
+    given = arguments(op)
+    rows = _rows(given["input"])
+    kind = {"lstm": LSTM_OPS, "gru": GRU_OPS}.get(op.name.split(".")[1], RNN_OPS)
+    # The first of each layer and direction is (gates x hidden, features), and a projection (width, hidden).
+    matrices = [weight for weight in given["params"] if len(weight.shape) == 2]
+    hidden = given["params"][1].shape[0] // {LSTM_OPS: 4, GRU_OPS: 3}.get(kind, 1)
+    units = given["num_layers"] * (2 if given["bidirectional"] else 1) * hidden
+    return rows * sum(weight.numel for weight in matrices), rows * units * _gates(kind, given)
 
 
 @counting_rule("aten._cudnn_rnn", "aten.miopen_rnn", kind="recurrent")
