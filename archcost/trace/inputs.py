@@ -46,6 +46,11 @@ def on_device(given: Any, device: torch.device | str) -> Any:
     made: dict[int, torch.Tensor] = {}
 
     def move(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.is_nested:
+            raise InputError(
+                "inputs: a NestedTensor has rows of different lengths, which no shape says; give a padded tensor, "
+                "as nested.to_padded_tensor(0.0)"
+            )
         if id(tensor) not in made:
             copy = tensor.detach().to(device)
             if tensor.requires_grad and tensor.is_leaf:

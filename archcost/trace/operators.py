@@ -31,9 +31,12 @@ class Operator:
     def __init__(self, func: Any) -> None:
         schema = getattr(func, "_schema", None)
         self.name = str(func)
-        # Under inference_mode operators made of others arrive whole.
-        self.composite = schema is not None and torch._C._dispatch_has_kernel_for_dispatch_key(
-            func.name(), "CompositeImplicitAutograd"
+        # Under inference_mode operators made of others arrive whole. What a tensor subclass answers for itself
+        # (``prim::layout``) is no operator of the dispatcher's.
+        self.composite = (
+            schema is not None
+            and func.namespace != "prim"
+            and torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd")
         )
         self.resizes = False
         self.written: tuple[int, ...] = ()

@@ -47,7 +47,6 @@ class Passes:
         with Untouched(self.tree) as guard, contextlib.ExitStack() as stack:
             stack.enter_context(paused_gc())
             stack.enter_context(deeper_recursion())
-            stack.enter_context(_as_written(self.tree))
             if torch.device(device).type == "meta":
                 stack.enter_context(operators_as_on_cpu())
             replacements = _moved(self.tree, torch.device(device))
@@ -100,15 +99,20 @@ class _Ready:
         imported = len(sys.modules)
         try:
             done = self._run(self._recorder(Recorder))
-            if len(sys.modules) != imported:
-                # An import leaves its frames behind, and in them, one above the other, every tensor that the
-                # model's code was holding: a first pass would seem to need more memory than the next.
-                self.guard.put_back()
-                done = self._run(self._recorder(Recorder))
-            return done
+            if len(sys.modules) == imported:
+                return done
+            # An import leaves its frames behind, and in them, one above the other, every tensor that the
+            # model's code was holding: a first pass would seem to need more memory than the next.
         except Failed as failed:
-            if _NEEDS_GRAD not in str(failed.error):
+            if _NEEDS_GRAD in str(failed.error):
+                return self._with_gradients(notes)
+            # The compiler, imported in the middle, was not told to stay away.
+            if len(sys.modules) == imported:
                 raise
+        self.guard.put_back()
+        return self._run(self._recorder(Recorder))
+
+    def _with_gradients(self, notes: list[str]) -> _Done:
         self.guard.put_back()
         notes.append("the model takes gradients in its forward: what autograd holds is in the memory")
         with torch.enable_grad():
@@ -146,7 +150,7 @@ class _Ready:
         if self.replacements:
             self.guard.use(self.replacements)
         try:
-            with recorder.recording(), run.interrupts.let_through():
+            with _as_written(run.tree), recorder.recording(), run.interrupts.let_through():
                 outputs = run.model(*args, **kwargs)
         except ArchcostError:
             raise

@@ -22,6 +22,7 @@ from torch.nn.modules import module as hooks
 from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from archcost.errors import ModelError
 from archcost.trace.composite import AS_ON_CPU
 from archcost.trace.graph import ModuleCall, Op, Storage, TensorRef
 from archcost.trace.meta import FAST_META
@@ -95,6 +96,7 @@ class Recorder(TorchDispatchMode):
     def recording(self) -> Iterator[None]:
         """Install the hooks and the dispatch mode for this thread."""
         outer = getattr(this_thread, "recorder", None)
+        modes = torch._C._len_torch_dispatch_stack()
         before = hooks.register_module_forward_pre_hook(_entering)
         try:
             after = hooks.register_module_forward_hook(_leaving, with_kwargs=True, always_call=True)
@@ -104,6 +106,9 @@ class Recorder(TorchDispatchMode):
                     yield
             finally:
                 this_thread.recorder = outer
+                # An error between the framework's own pops and pushes leaves modes behind.
+                while torch._C._len_torch_dispatch_stack() > modes:
+                    torch._C._pop_torch_dispatch_stack(None)
                 after.remove()
                 # `remove` forgets this table, up to torch 2.14 at least.
                 hooks._global_forward_hooks_with_kwargs.pop(after.id, None)
@@ -170,6 +175,12 @@ class Recorder(TorchDispatchMode):
         key = storage_key(tensor)
         index = self._live.get(key)
         if index is None:
+            if tensor.is_nested:
+                name = self.calls[self._stack[-1]].module or "the model's own forward"
+                raise ModelError(
+                    f"{name} computes on a NestedTensor, whose rows have different lengths that no shape says; "
+                    f"pad it, as nested.to_padded_tensor(0.0)"
+                )
             index = len(self.storages)
             self.storages.append(Storage(index, nbytes_of(tensor), origin, None, op))
             self._writers.append([] if op is None else [op])
