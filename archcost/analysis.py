@@ -66,7 +66,8 @@ def analyze(
 
     with paused_gc():
         trace = record(model, inputs, input_size=input_size, **options)
-        return Analysis(trace, cost_of(trace), trace.model_name, trace.notes, weakref.ref(model))
+        costs = cost_of(trace)
+        return Analysis(trace, costs, trace.model_name, (*trace.notes, *costs.notes), weakref.ref(model))
 
 
 def _analyze_spec(
@@ -89,10 +90,11 @@ def _analyze_spec(
         except ArchcostError:
             if not loaded.without_values:
                 raise
-    notes = (loaded.assumed, *trace.notes) if assumes else trace.notes
+    costs = cost_of(trace)
+    notes = (*([loaded.assumed] if assumes else []), *trace.notes, *costs.notes)
     # The model without values cannot be run: whoever asks for it gets one that can.
     source = cache(lambda: load(spec, weights=weights).model)
-    return Analysis(trace, cost_of(trace), loaded.spec, notes, source)
+    return Analysis(trace, costs, loaded.spec, notes, source)
 
 
 @dataclass(frozen=True)

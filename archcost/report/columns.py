@@ -245,7 +245,7 @@ MODULE_COLUMNS: tuple[Column, ...] = (
     _count(
         "flops",
         "FLOPs",
-        "Twice the MACs; other operations are not among them",
+        "Arithmetic in the MACs: 2 each, 8 where complex; other operations are not among them",
         unit="FLOPs",
         show=si_text,
         lower_bound=_macs_open,
@@ -349,7 +349,7 @@ OPERATION_COLUMNS: tuple[Column, ...] = (
     _count(
         "flops",
         "FLOPs",
-        "Twice the MACs; other operations are not among them",
+        "Arithmetic in the MACs: 2 each, 8 where complex; other operations are not among them",
         unit="FLOPs",
         show=si_text,
         dtype="Int64",

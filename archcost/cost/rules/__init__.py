@@ -10,6 +10,7 @@ def load() -> None:
     from archcost.cost.rules import (  # noqa: F401 - importing registers the rules
         attention,
         convolution,
+        loss,
         matmul,
         movement,
         norm,

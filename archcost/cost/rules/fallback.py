@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from archcost.cost.registry import Count
-from archcost.trace.graph import Op, TensorRef
+from archcost.trace.graph import Op, TensorRef, refs
 from archcost.trace.schema import find_overload
 
 
@@ -21,13 +22,59 @@ def classify(op: Op) -> Count:
         touches_tensors = any(True for _ in op.tensors()) and not op.name.startswith("aten.")
         if not op.outputs and not op.writes and not touches_tensors:
             return Count(0, 0, "other")
-        if torch.Tag.pointwise in overload.tags:
-            return Count(0, sum(out.numel for out in op.outputs), "pointwise")
+        if torch.Tag.pointwise in _tags(op.name):
+            return Count(0, written(op), "pointwise")
+        if torch.Tag.view_copy in _tags(op.name):
+            return Count(0, 0, "movement")
         macs = _framework_macs(op, overload)
         if macs is not None:
             return Count(macs, None, "matmul", "its operations beside the products have no rule")
+        if _cannot_contract(op, overload):
+            return Count(0, written(op), "pointwise")
     hint = 'add one with @archcost.counting_rule("' + op.base.replace(".", "::", 1) + '")'
     return Count(None, None, "unknown", f"no counting rule for this operator; {hint}")
+
+
+def written(op: Op) -> int:
+    """Elements of the results; the in-place forms on lists return none and write their first argument."""
+    return sum(out.numel for out in op.outputs or refs(op.args[0]))
+
+
+@cache
+def _tags(name: str) -> frozenset[Any]:
+    """The framework's tags of an operator and of the form it is made from: in-place forms and lists lack some."""
+    import torch
+
+    namespace, plain, *_ = name.split(".")
+    found = set(find_overload(name).tags)
+    for form in (plain.removesuffix("_"), plain.removesuffix("_").removeprefix("_foreach_")):
+        packet = getattr(getattr(torch.ops, namespace), form, None)
+        found.update(tag for one in getattr(packet, "overloads", list)() for tag in getattr(packet, one).tags)
+    return frozenset(found)
+
+
+def _cannot_contract(op: Op, overload: Any) -> bool:
+    """Whether by schema and shapes nothing is summed: an operator of the framework on `self` and `other`
+    whose result is as large as they are broadcast, and none on matrices as a whole.
+    """
+    names = {argument.name for argument in overload._schema.arguments if "Tensor" in str(argument.type)}
+    if not op.base.startswith("aten.") or not names <= {"self", "other"} or len(op.outputs) != 1:
+        return False
+    shapes = [ref.shape for ref in op.tensors()]
+    return not any(part in op.base for part in _ON_MATRICES) and _broadcast(shapes) == op.outputs[0].shape
+
+
+# Parts of the names of functions of matrices: they multiply inside, whatever shapes go in and out.
+_ON_MATRICES = ("linalg", "matrix", "cholesky", "geqrf", "qr", "inverse", "mm", "matmul", "solve", "attention")
+
+
+def _broadcast(shapes: list[tuple[int, ...]]) -> tuple[int, ...] | None:
+    import torch
+
+    try:
+        return tuple(torch.broadcast_shapes(*shapes))
+    except RuntimeError:
+        return None
 
 
 def _framework_macs(op: Op, overload: Any) -> int | None:
