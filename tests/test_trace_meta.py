@@ -116,7 +116,7 @@ SOFTMAX = [aten._softmax.default, aten._log_softmax.default]
 OTHERS = [
     *(aten.convolution.default, aten.addmm.default, aten.native_batch_norm.default, aten.roll.default),
     *(aten.native_layer_norm.default, aten.linalg_vector_norm.default, aten._safe_softmax.default),
-    *(aten.clone.default, aten.masked_fill.Scalar),
+    *(aten.clone.default, aten.masked_fill.Scalar, aten._grouped_mm.default),
 ]
 ANY = (*FLOATS, torch.int64, torch.bool)
 
@@ -344,6 +344,38 @@ def test_softmax(x, dim, to_float):
 )
 def test_roll(x, shifts, dims):
     check(aten.roll.default, x, shifts, dims)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "ends"),
+    [
+        ((8, 16), (2, 16, 12), [4, 8]),
+        ((2, 8, 16), (16, 8), [4, 8]),
+        ((4, 8), (8, 12), [4, 8]),
+        ((2, 8, 16), (2, 16, 12), None),
+    ],
+)
+def test_grouped_products(a, b, ends):
+    offs = None if ends is None else torch.tensor(ends, dtype=torch.int32)
+    for dtype in (torch.float32, torch.bfloat16):
+        # In bfloat16 the CPU asks for rows of 16 bytes, and on `meta` the framework for bfloat16.
+        real = dtype is torch.float32
+        assert check(aten._grouped_mm.default, torch.ones(a, dtype=dtype), torch.ones(b, dtype=dtype), offs,
+                     meta=not real, real=real, strides=False)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "ends"),
+    [
+        ((8, 16), (3, 16, 12), [4, 8]),
+        ((8, 16), (2, 12, 16), [4, 8]),
+        ((8, 16), (16, 8), None),
+        ((3, 8, 16), (2, 16, 8), None),
+    ],
+)
+def test_grouped_products_that_do_not_fit_are_left_to_the_framework(a, b, ends):
+    offs = None if ends is None else torch.tensor(ends, dtype=torch.int32)
+    assert not check(aten._grouped_mm.default, torch.ones(a), torch.ones(b), offs)
 
 
 SIZES = st.integers(1, 4)

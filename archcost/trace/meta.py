@@ -250,6 +250,24 @@ def _roll(x: Any, shifts: Any, dims: Any = ()) -> Any:
     return _like(x) if fits and all(-x.dim() <= d < x.dim() for d in dims) else NotImplemented
 
 
+@_for(aten._grouped_mm.default)
+def _grouped_mm(a: Any, b: Any, offs: Any = None, bias: Any = None, out_dtype: Any = None) -> Any:
+    """As on a CPU, which takes float32 as well; the framework's own kernel asks for what a GPU takes."""
+    groups = [len(x) for x in (a, b) if x.dim() == 3] + ([] if offs is None else [len(offs)])
+    fits = (
+        a.dtype == b.dtype == (out_dtype or a.dtype)
+        and a.dtype in (torch.float32, torch.bfloat16, torch.float16)
+        and a.shape[-1] == b.shape[-2]
+        and len(set(groups)) == 1
+        and (offs is None) is (a.dim() == b.dim() == 3)
+    )
+    if not fits:
+        return NotImplemented
+    # Groups of rows, or of columns, lie side by side in the result; others are results of their own.
+    own = groups[:1] if a.dim() == b.dim() else []
+    return torch.empty((*own, a.shape[-2], b.shape[-1]), dtype=a.dtype, device="meta")
+
+
 @contextlib.contextmanager
 def fused_attention() -> Iterator[None]:
     """Let scaled_dot_product_attention on `meta` be the one fused operator that it is on a CPU.

@@ -280,12 +280,15 @@ class Recorder(TorchDispatchMode):
         written = operator.writes(args, kwargs) if operator.written or operator.unmarked else []
         for tensor in written:
             self._before_write(tensor, found)
-        if self.on_meta and self._is_mixed(found) and func not in TAKES_VALUES:
+        mixed = self.on_meta and self._is_mixed(found)
+        if mixed and func not in TAKES_VALUES:
             args = self._on_meta(args)
             kwargs = {key: self._on_meta(value) for key, value in kwargs.items()}
         index = len(self.ops)
         try:
-            fast = FAST_META.get(func) if self.on_meta else None
+            # Constants that the forward makes of its own have values, and keep them.
+            without_values = mixed or (self.on_meta and found and found[0][1].device == "meta")
+            fast = FAST_META.get(func) if without_values else None
             result = NotImplemented if fast is None else fast(*args, **kwargs)
             if result is NotImplemented:
                 result = func(*args, **kwargs)
