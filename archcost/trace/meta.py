@@ -252,11 +252,10 @@ def _roll(x: Any, shifts: Any, dims: Any = ()) -> Any:
 
 @_for(aten._grouped_mm.default)
 def _grouped_mm(a: Any, b: Any, offs: Any = None, bias: Any = None, out_dtype: Any = None) -> Any:
-    """As on a CPU, which takes float32 as well; the framework's own kernel asks for what a GPU takes."""
+    """In float32, which a CPU takes; the framework's own kernel knows only what a GPU takes."""
     groups = [len(x) for x in (a, b) if x.dim() == 3] + ([] if offs is None else [len(offs)])
     fits = (
-        a.dtype == b.dtype == (out_dtype or a.dtype)
-        and a.dtype in (torch.float32, torch.bfloat16, torch.float16)
+        a.dtype == b.dtype == (out_dtype or torch.float32) == torch.float32
         and a.shape[-1] == b.shape[-2]
         and len(set(groups)) == 1
         and (offs is None) is (a.dim() == b.dim() == 3)

@@ -65,7 +65,18 @@ def _cannot_contract(op: Op, overload: Any) -> bool:
 
 
 # Parts of the names of functions of matrices: they multiply inside, whatever shapes go in and out.
-_ON_MATRICES = ("linalg", "matrix", "cholesky", "geqrf", "qr", "inverse", "mm", "matmul", "solve", "attention")
+_ON_MATRICES = (
+    "linalg",
+    "matrix",
+    "cholesky",
+    "geqrf",
+    "qr",
+    "inverse",
+    "mm",
+    "matmul",
+    "solve",
+    "attention",
+)
 
 
 def _broadcast(shapes: list[tuple[int, ...]]) -> tuple[int, ...] | None:

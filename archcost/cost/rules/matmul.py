@@ -68,7 +68,9 @@ def scaled_product(op: Op) -> tuple[int, int]:
     return op.outputs[0].numel * op.args[0].shape[-1], op.outputs[0].numel
 
 
-_LAST_OFFSET = "grouped matrix products: the last offset is taken to be the number of rows, so that none is left out"
+_LAST_OFFSET = (
+    "grouped matrix products: the last offset is taken to be the number of rows, so that none is left out"
+)
 
 
 @counting_rule("aten._grouped_mm", "aten._scaled_grouped_mm", "aten._scaled_grouped_mm_v2", kind="matmul")

@@ -13,7 +13,14 @@ from archcost.trace.schema import arguments
     *(f"aten.{name}" for name in ("cummax", "cummin", "_cummax_helper", "_cummin_helper", "equal", "histc")),
     *("aten.bincount", "aten.unique_consecutive", "aten.unique_dim_consecutive", "aten.hash_tensor"),
     *("aten.histogram", "aten._histogramdd_from_bin_cts", "aten._histogramdd_from_bin_tensors"),
-    *("aten._histogramdd_bin_edges", "aten._is_all_true", "aten._is_any_true", "aten.segment_reduce", "aten._aminmax", "aten._sparse_sum"),
+    *(
+        "aten._histogramdd_bin_edges",
+        "aten._is_all_true",
+        "aten._is_any_true",
+        "aten.segment_reduce",
+        "aten._aminmax",
+        "aten._sparse_sum",
+    ),
     kind="reduction",
 )
 def one_each(op: Op) -> tuple[int, int]:
