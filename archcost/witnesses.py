@@ -118,13 +118,14 @@ def crosscheck(
     """
     from archcost.analysis import analyze
     from archcost.models import load
+    from archcost.trace.inputs import floating
     from archcost.trace.modules import walk
     from archcost.trace.progress import Progress
     from archcost.trace.state import Untouched
 
     name = None
     if isinstance(model, str):
-        loaded = load(model, weights=weights)
+        loaded = load(model, weights=weights, dtype=floating(dtype) if inputs is None else None)
         model, name = loaded.model, loaded.spec
         if inputs is None and input_size is None:
             input_size = loaded.input_size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 
 from archcost.errors import ArchcostError, InputError, ModelError
@@ -77,6 +78,10 @@ def _shape(ref: TensorRef) -> str:
     return "x".join(map(str, ref.shape)) or "scalar"
 
 
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
 def _is_layer(module: nn.Module) -> bool:
     """Whether its attributes mean what they do in torch: a class of one's own may call anything so."""
     kinds = (kind.__module__ for kind in type(module).__mro__ if kind is not nn.Module)
@@ -84,11 +89,23 @@ def _is_layer(module: nn.Module) -> bool:
     return any(kind.startswith(layers) and not kind.endswith(".container") for kind in kinds)
 
 
+def _dtype_of_weights(module: nn.Module) -> torch.dtype | None:
+    """That of a layer that multiplies by weights, and so asks for an input of the same; None for others."""
+    multiplies = any(hasattr(module, name) for name in ("in_channels", "in_features", "input_size"))
+    weight = next(iter(module._parameters.values()), None) if multiplies else None
+    return None if weight is None else weight.dtype
+
+
 def _expectation(module: nn.Module, inputs: tuple[TensorRef, ...]) -> str | None:
     """What a layer of a known kind asks of its input, when the input does not give it."""
     if not inputs or not _is_layer(module):
         return None
     shape = inputs[0].shape
+    dtype = _dtype_of_weights(module)
+    if dtype is not None and inputs[0].dtype != dtype:
+        given = inputs[0].dtype
+        convert = f"convert the model, as in model.to({given}), or " if given.is_floating_point else ""
+        return f"{_name(dtype)}, the dtype of its weights, not {_name(given)}: {convert}give {_name(dtype)}"
     named = (getattr(module, name, None) for name in ("in_channels", "num_features", "num_channels"))
     channels = next((number for number in named if isinstance(number, int)), None)
     if isinstance(channels, int):

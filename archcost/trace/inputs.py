@@ -136,10 +136,7 @@ def example(size: Any, dtype: Any, device: torch.device | str, where: str = "inp
     """A tensor of one shape: uniform in [0, 1) from a fixed seed, or zeros for integers."""
     import torch
 
-    if isinstance(dtype, str):
-        dtype = getattr(torch, dtype.removeprefix("torch."), dtype)
-    if not isinstance(dtype, torch.dtype):
-        raise InputError(f"dtype: {dtype!r} is no torch dtype; give for example torch.float32 or 'int64'")
+    dtype = as_dtype(dtype)
     valid = isinstance(size, Sequence) and all(isinstance(n, int) and n > 0 for n in size)
     if not valid or isinstance(size, (str, bytes)):
         raise InputError(
@@ -151,6 +148,26 @@ def example(size: Any, dtype: Any, device: torch.device | str, where: str = "inp
         return torch.zeros(tuple(size), dtype=dtype, device=device)
     generator = torch.Generator().manual_seed(0)
     return torch.rand(tuple(size), generator=generator).to(device, dtype)
+
+
+_SHORT = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32", "fp64": "float64"}
+
+
+def as_dtype(value: Any) -> torch.dtype:
+    """A dtype given as such or by name: ``float16``, ``torch.float16``, ``half``, ``fp16``; else InputError."""
+    import torch
+
+    name = value.removeprefix("torch.").lower() if isinstance(value, str) else ""
+    found = getattr(torch, _SHORT.get(name, name), None) if name else value
+    if not isinstance(found, torch.dtype):
+        raise InputError(f"dtype: {value!r} is no torch dtype; give for example torch.float32 or 'int64'")
+    return found
+
+
+def floating(dtype: Any) -> torch.dtype | None:
+    """The dtype, where it is one for all inputs and of floating point; None else."""
+    found = None if dtype is None or isinstance(dtype, (list, tuple, Mapping)) else as_dtype(dtype)
+    return found if found is not None and found.is_floating_point else None
 
 
 def dtype_of(tree: ModuleTree) -> torch.dtype:

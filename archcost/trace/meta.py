@@ -57,6 +57,23 @@ def _stats_dtype(x: torch.Tensor) -> torch.dtype:
     return torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
 
 
+def _of_one_dtype(*factors: torch.Tensor) -> None:
+    """Raises as a real device does: the framework's own kernels forget to look.
+
+    Not under autocast, which casts what runs on a real device and nothing on `meta`.
+    """
+    dtypes = dict.fromkeys(str(x.dtype).removeprefix("torch.") for x in factors)
+    if len(dtypes) > 1 and not _under_autocast():
+        raise RuntimeError(f"expected factors of the same dtype, but got {' and '.join(dtypes)}; convert one")
+
+
+def _under_autocast() -> bool:
+    # Below the dispatcher's own key for it, `is_autocast_enabled` is False.
+    depth = torch.autocast_increment_nesting()
+    torch.autocast_decrement_nesting()
+    return depth > 1
+
+
 @_for(aten.convolution.default)
 def _convolution(
     x: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, transposed: bool, *rest: Any
@@ -80,6 +97,8 @@ def _convolution(
         and weight.is_contiguous()
     )
     if not plain:
+        if x.numel():  # of nothing, any device makes nothing
+            _of_one_dtype(x, weight)
         return NotImplemented
     sizes = [
         (n + 2 * p - d * (k - 1) - 1) // s + 1
@@ -98,7 +117,18 @@ def _addmm(bias: Any, a: Any, b: Any, **scales: Any) -> Any:
         and a.dtype == b.dtype == bias.dtype
         and bias.shape in ((b.shape[1],), (a.shape[0], b.shape[1]))
     )
-    return torch.empty((a.shape[0], b.shape[1]), dtype=a.dtype, device="meta") if fits else NotImplemented
+    if not fits:
+        _of_one_dtype(a, b)
+        return NotImplemented
+    return torch.empty((a.shape[0], b.shape[1]), dtype=a.dtype, device="meta")
+
+
+@_for(aten.mm.default, aten.mv.default)
+def _product(a: Any, b: Any) -> Any:
+    _of_one_dtype(a, b)
+    if a.dim() != 2 or not b.dim() or a.shape[1] != b.shape[0] or a.dtype != b.dtype:
+        return NotImplemented
+    return torch.empty((a.shape[0], *b.shape[1:]), dtype=a.dtype, device="meta")
 
 
 @_for(aten.native_batch_norm.default)
@@ -298,6 +328,7 @@ def _attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> torch.Tensor:
+    _of_one_dtype(query, key, value)
     # From the conditions of `use_flash_attention_cpp`; all else takes the plain products on a CPU as well.
     fused = (
         dropout_p == 0
