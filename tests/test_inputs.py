@@ -213,6 +213,26 @@ def test_a_spec_is_converted_with_its_inputs(dtype):
     assert analysis.model.classifier[1].weight.dtype == kind  # and what is run later is the same
 
 
+def test_a_complex_model_takes_complex_inputs_and_its_spectra_real_ones():
+    layer = nn.Sequential(nn.Conv1d(2, 3, 3, dtype=torch.cfloat))
+    assert archcost.analyze(layer, input_size=(1, 2, 9)).input_text == "1x2x9 complex64"
+
+    class Spectral(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(5, 2, dtype=torch.cfloat))
+
+        def forward(self, x):
+            return torch.fft.rfft(x) @ self.weight
+
+    assert archcost.analyze(Spectral(), input_size=(1, 8)).input_text == "1x8 float32"
+
+
+def test_real_inputs_for_a_complex_layer_are_refused():
+    with pytest.raises(InputError, match="it expects complex64, the dtype of its weights, not float32: give comp"):
+        archcost.analyze(nn.Linear(3, 4, dtype=torch.cfloat), torch.ones(2, 3))
+
+
 def test_a_spec_of_a_model_of_words_keeps_its_whole_numbers(tmp_path):
     (tmp_path / "words.py").write_text(
         "from torch import nn\ndef net():\n    return nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 2))\n"

@@ -31,7 +31,7 @@ def as_defined(ops: tuple[Op, ...], counts: list[Count]) -> list[Count]:
 
 
 def _three_in_place_of_one(ops: tuple[Op, ...], counts: list[Count], third: Op) -> tuple[int, int] | None:
-    """The first and the last operation of a complex convolution, given its third real one; None for another."""
+    """The first and the last operation of a complex convolution that has ``third`` as its third real one."""
     after = ops[third.index + 1 : third.index + 6]
     if sorted(op.base for op in after) != _AFTER or not any(1j in op.args for op in after):
         return None

@@ -10,7 +10,7 @@ from archcost.cost.complex import as_defined
 from archcost.cost.depth import depends_on_input, is_weighted, longest_path
 from archcost.cost.memory import live_bytes, traffic
 from archcost.cost.registry import REAL_FLOPS, Count, count
-from archcost.trace.graph import Op, Trace
+from archcost.trace.graph import Op, TensorRef, Trace
 
 __all__ = ["Costs", "ModuleCost", "OpCost", "Total", "Uncounted", "cost_of"]
 
@@ -76,8 +76,8 @@ class ModuleCost:
     """One module: its own operations and its children's together, so that subtotals add up.
 
     Counts are elements, memory is bytes. ``level`` is the distance from the root. ``output_shape`` is
-    that of the last call; None where the module was never called itself (a container) or returns no
-    tensor. ``peak_memory_bytes`` is the most activation memory alive at once while it ran. ``uncounted``
+    that of the last call, a tuple of shapes where it returned several tensors; None where the module was
+    never called itself (a container) or returns none. ``peak_memory_bytes`` is the most activation memory alive at once while it ran. ``uncounted``
     is the number of operations whose count is not known: ``macs`` and ``other_ops`` are lower bounds then.
     """
 
@@ -87,7 +87,7 @@ class ModuleCost:
     level: int
     is_leaf: bool
     calls: int
-    output_shape: tuple[int, ...] | None
+    output_shape: tuple[int, ...] | tuple[tuple[int, ...], ...] | None
     shared_with: str | None
     tied: tuple[str, ...]
     params: int
@@ -242,7 +242,7 @@ def _module_rows(trace: Trace, ops: tuple[OpCost, ...]) -> list[ModuleCost]:
                 level=name.count(".") + 1 if name else 0,
                 is_leaf=name not in children,
                 calls=len(made),
-                output_shape=outputs[0].shape if outputs else None,
+                output_shape=_shape(outputs),
                 shared_with=shared.get(name),
                 tied=tuple(tied.get(name, ())),
                 peak_memory_bytes=peaks[name],
@@ -250,6 +250,11 @@ def _module_rows(trace: Trace, ops: tuple[OpCost, ...]) -> list[ModuleCost]:
             )
         )
     return rows
+
+
+def _shape(outputs: tuple[TensorRef, ...]) -> tuple[int, ...] | tuple[tuple[int, ...], ...] | None:
+    shapes = tuple(ref.shape for ref in outputs)
+    return shapes if len(shapes) > 1 else shapes[0] if shapes else None
 
 
 def _own_sums(trace: Trace, ops: tuple[OpCost, ...]) -> dict[str, _Sums]:

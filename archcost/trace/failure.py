@@ -104,7 +104,8 @@ def _expectation(module: nn.Module, inputs: tuple[TensorRef, ...]) -> str | None
     dtype = _dtype_of_weights(module)
     if dtype is not None and inputs[0].dtype != dtype:
         given = inputs[0].dtype
-        convert = f"convert the model, as in model.to({given}), or " if given.is_floating_point else ""
+        converts = given.is_floating_point and dtype.is_floating_point
+        convert = f"convert the model, as in model.to({given}), or " if converts else ""
         return f"{_name(dtype)}, the dtype of its weights, not {_name(given)}: {convert}give {_name(dtype)}"
     named = (getattr(module, name, None) for name in ("in_channels", "num_features", "num_channels"))
     channels = next((number for number in named if isinstance(number, int)), None)

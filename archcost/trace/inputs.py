@@ -154,7 +154,7 @@ _SHORT = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32", "fp64": "flo
 
 
 def as_dtype(value: Any) -> torch.dtype:
-    """A dtype given as such or by name: ``float16``, ``torch.float16``, ``half``, ``fp16``; else InputError."""
+    """A dtype, or its name: ``float16``, ``torch.float16``, ``half``, ``fp16``; InputError for another."""
     import torch
 
     name = value.removeprefix("torch.").lower() if isinstance(value, str) else ""
@@ -171,14 +171,21 @@ def floating(dtype: Any) -> torch.dtype | None:
 
 
 def dtype_of(tree: ModuleTree) -> torch.dtype:
-    """The dtype of the first floating-point weight; float32 for a model without one."""
+    """The dtype of the first floating-point weight; where there is none, that of the first complex layer.
+
+    Complex weights of modules that are no layers of the framework's say nothing of the input: they may meet
+    its Fourier transform. float32 for a model without any.
+    """
     import torch
 
+    complex_: list[torch.dtype] = []
     for module in tree.modules.values():
         for tensor in (*module._parameters.values(), *module._buffers.values()):
             if tensor is not None and tensor.is_floating_point():
                 return tensor.dtype
-    return torch.float32
+            if tensor is not None and tensor.is_complex() and type(module).__module__.startswith("torch.nn."):
+                complex_.append(tensor.dtype)
+    return complex_[0] if complex_ else torch.float32
 
 
 def guesses(model: nn.Module, tree: ModuleTree) -> list[tuple[tuple[int, ...], Any, str]]:

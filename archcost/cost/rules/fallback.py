@@ -42,7 +42,7 @@ def written(op: Op) -> int:
 
 @cache
 def _tags(name: str) -> frozenset[Any]:
-    """The framework's tags of an operator and of the form it is made from: in-place forms and lists lack some."""
+    """The framework's tags of an operator and of what it is a form of: in-place and list forms lack some."""
     import torch
 
     namespace, plain, *_ = name.split(".")
