@@ -229,7 +229,9 @@ def test_a_complex_model_takes_complex_inputs_and_its_spectra_real_ones():
 
 
 def test_real_inputs_for_a_complex_layer_are_refused():
-    with pytest.raises(InputError, match="it expects complex64, the dtype of its weights, not float32: give comp"):
+    with pytest.raises(
+        InputError, match="it expects complex64, the dtype of its weights, not float32: give comp"
+    ):
         archcost.analyze(nn.Linear(3, 4, dtype=torch.cfloat), torch.ones(2, 3))
 
 

@@ -77,8 +77,9 @@ class ModuleCost:
 
     Counts are elements, memory is bytes. ``level`` is the distance from the root. ``output_shape`` is
     that of the last call, a tuple of shapes where it returned several tensors; None where the module was
-    never called itself (a container) or returns none. ``peak_memory_bytes`` is the most activation memory alive at once while it ran. ``uncounted``
-    is the number of operations whose count is not known: ``macs`` and ``other_ops`` are lower bounds then.
+    never called itself (a container) or returns none. ``peak_memory_bytes`` is the most activation memory
+    alive at once while it ran. ``uncounted`` is the number of operations whose count is not known:
+    ``macs`` and ``other_ops`` are lower bounds then.
     """
 
     name: str

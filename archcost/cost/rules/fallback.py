@@ -29,7 +29,8 @@ def classify(op: Op) -> Count:
         macs = _framework_macs(op, overload)
         if macs is not None:
             return Count(macs, None, "matmul", "its operations beside the products have no rule")
-        if _cannot_contract(op, overload):
+        shapes = [ref.shape for ref in op.tensors()]
+        if not contracts(overload) and [out.shape for out in op.outputs] == [_broadcast(shapes)]:
             return Count(0, written(op), "pointwise")
     hint = 'add one with @archcost.counting_rule("' + op.base.replace(".", "::", 1) + '")'
     return Count(None, None, "unknown", f"no counting rule for this operator; {hint}")
@@ -53,30 +54,31 @@ def _tags(name: str) -> frozenset[Any]:
     return frozenset(found)
 
 
-def _cannot_contract(op: Op, overload: Any) -> bool:
-    """Whether by schema and shapes nothing is summed: an operator of the framework on `self` and `other`
-    whose result is as large as they are broadcast, and none on matrices as a whole.
-    """
-    names = {argument.name for argument in overload._schema.arguments if "Tensor" in str(argument.type)}
-    if not op.base.startswith("aten.") or not names <= {"self", "other"} or len(op.outputs) != 1:
-        return False
-    shapes = [ref.shape for ref in op.tensors()]
-    return not any(part in op.base for part in _ON_MATRICES) and _broadcast(shapes) == op.outputs[0].shape
-
-
-# Parts of the names of functions of matrices: they multiply inside, whatever shapes go in and out.
-_ON_MATRICES = (
-    "linalg",
-    "matrix",
-    "cholesky",
-    "geqrf",
-    "qr",
-    "inverse",
-    "mm",
-    "matmul",
-    "solve",
-    "attention",
+# Parts of the names of products, and of functions of matrices, which multiply inside whatever goes in.
+_PRODUCTS = (
+    *(
+        "linalg",
+        "matrix",
+        "cholesky",
+        "qr",
+        "inverse",
+        "solve",
+        "mm",
+        "matmul",
+        "attention",
+        "outer",
+        "inner",
+    ),
+    *("dot", "kron", "ger", "addr", "mv", "trace"),
 )
+
+
+def contracts(overload: Any) -> bool:
+    """Whether an operator may sum products: any may, but the framework's own on `self` and `other` alone."""
+    schema = overload._schema
+    names = {argument.name for argument in schema.arguments if "Tensor" in str(argument.type)}
+    own = schema.name.startswith("aten::") and names <= {"self", "other"}
+    return not own or any(part in schema.name for part in _PRODUCTS)
 
 
 def _broadcast(shapes: list[tuple[int, ...]]) -> tuple[int, ...] | None:

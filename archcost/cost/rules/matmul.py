@@ -75,13 +75,13 @@ _LAST_OFFSET = (
 
 @counting_rule("aten._grouped_mm", "aten._scaled_grouped_mm", "aten._scaled_grouped_mm_v2", kind="matmul")
 def grouped_product(op: Op) -> Count:
-    """Rows of a group times the matrix of that group.
+    """Groups of rows or of columns, each times the matrix of its group; or a product for each group.
 
-    Where the groups lie, in rows, in columns or in the summed dimension, changes nothing as long as the
-    offsets, which are values, reach to the end of it.
+    Offsets, which are values, say where a group ends; the last is the end of what they divide.
     """
     a, b, given = op.args[0], op.args[1], arguments(op)
-    outer = a.numel * b.shape[-1]
+    divides_the_sum = len(a.shape) == len(b.shape) == 2
+    outer = a.numel * b.shape[-1] if divides_the_sum else op.outputs[0].numel * a.shape[-1]
     extra = (given.get("bias") is not None) + op.name.startswith("aten._scaled")
     note = None if given.get("offs") is None else _LAST_OFFSET
     return Count(outer, extra * op.outputs[0].numel, "matmul", note=note)
