@@ -452,6 +452,14 @@ def test_what_cannot_contract_has_no_macs_and_one_operation_an_element(name, dev
     assert (analysis.total.macs, arithmetic[-1].other_ops) == (0, N)
 
 
+def test_an_operator_of_ones_own_that_is_tagged_as_pointwise_needs_no_rule():
+    with torch.library._scoped_library("archcost_tagged", "DEF") as library:
+        library.define("doubled(Tensor x) -> Tensor", tags=torch.Tag.pointwise)
+        library.impl("doubled", lambda x: x * 2, "CompositeExplicitAutograd")
+        analysis = archcost.analyze(Call(torch.ops.archcost_tagged.doubled), X)
+    assert (analysis.uncounted, analysis.total.macs, analysis.total.other_ops) == ((), 0, N)
+
+
 COPIES = {
     "view": lambda x: torch.view_copy(x, (8, 36)),
     "squeeze": lambda x: torch.squeeze_copy(x),
@@ -550,6 +558,16 @@ def test_a_spectrum_there_and_back_is_counted():
     assert counts == [("aten._fft_r2c", frames * 64 * 15), ("aten._fft_c2r", frames * 64 * 15)]
     adds = [op.other_ops for op in analysis.operations if op.op.base == "aten.unfold_backward"]
     assert adds == [frames * 64, frames // 2 * 64]  # of frames into the signal, and of windows
+
+
+@pytest.mark.parametrize(("a", "b", "left"), [((4, 4), (4, 7), True), ((2, 4, 4), (2, 3, 4), False)])
+def test_a_triangular_system_is_solved_by_substitution(a, b, left):
+    def solve(a, b):
+        return torch.linalg.solve_triangular(a, b, upper=False, left=left)
+
+    total = archcost.analyze(Call(solve), (torch.rand(a).tril() + torch.eye(4), torch.rand(b))).total
+    right_sides = torch.Size(b).numel() // 4
+    assert (total.macs, total.other_ops) == (right_sides * (1 + 2 + 3), right_sides * 4)
 
 
 def test_functions_of_whole_matrices_stay_unknown():

@@ -98,6 +98,15 @@ def bilinear(op: Op) -> tuple[int, int]:
     return rows * prod(weight.shape), rows * x1.shape[-1] * x2.shape[-1]
 
 
+@counting_rule("aten.linalg_solve_triangular", "aten.triangular_solve", kind="matmul")
+def triangular_solve(op: Op) -> tuple[int, int]:
+    """By substitution: each unknown takes a MAC for every one found before it, then a division."""
+    given, out = arguments(op), op.outputs[0]
+    size = given["A"].shape[-1] if "A" in given else given["self"].shape[-1]
+    divisions = 0 if given.get("unitriangular") else out.numel
+    return out.numel * (size - 1) // 2, divisions
+
+
 @counting_rule("aten._cdist_forward", "aten._pdist_forward", kind="pointwise")
 def distances(op: Op) -> tuple[int, int]:
     # |x - y|^p: subtract, power and add for each coordinate of each pair. No product of two operands.
