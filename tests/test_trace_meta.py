@@ -400,6 +400,14 @@ def test_under_autocast_factors_may_differ_for_a_real_device_casts_them():
 
     assert record(Model(), (torch.ones(2, 3), torch.ones(4, 3))).device == "meta"
 
+    class Layer(nn.Conv1d):
+        def forward(self, x):
+            with torch.autocast("cpu"):
+                return super().forward(x.bfloat16())
+
+    # Above the dispatcher the framework looks on `meta` itself, so this one runs for real.
+    assert record(Layer(3, 4, 3), torch.ones(2, 3, 5)).ops[-1].outputs[0].dtype == torch.bfloat16
+
 
 @pytest.mark.parametrize(
     ("a", "b", "ends"),

@@ -46,9 +46,10 @@ class Failed(Exception):
         failed_op = self.recorder.failed_op
         from_operator = failed_op is not None and failed_op[0] is error
         got = " and ".join(_shape(ref) for ref in self.call.inputs)
-        expected = _expectation(module, self.call.inputs) if module is not None else None
-        if expected is not None:
-            return InputError(f"{self._where()} got an input of shape {got}; it expects {expected}")
+        given = self.call.inputs
+        asks = None if module is None else _expectation(module, given) or _expected_dtype(module, given)
+        if asks is not None:
+            return InputError(f"{self._where()} got an input of shape {got}; it expects {asks}")
         if values_missing and isinstance(error, (NotImplementedError, RuntimeError)) and "meta" in str(error):
             return ModelError(
                 f"{self._where()} needs real values, which `meta` does not have: {self._first_line()}. "
@@ -89,11 +90,18 @@ def _is_layer(module: nn.Module) -> bool:
     return any(kind.startswith(layers) and not kind.endswith(".container") for kind in kinds)
 
 
-def _dtype_of_weights(module: nn.Module) -> torch.dtype | None:
-    """That of a layer that multiplies by weights, and so asks for an input of the same; None for others."""
+def _expected_dtype(module: nn.Module, inputs: tuple[TensorRef, ...]) -> str | None:
+    """The dtype that a layer which multiplies by weights asks of its input, when the input has another."""
     multiplies = any(hasattr(module, name) for name in ("in_channels", "in_features", "input_size"))
-    weight = next(iter(module._parameters.values()), None) if multiplies else None
-    return None if weight is None else weight.dtype
+    weight = next(iter(module._parameters.values()), None)
+    if not inputs or not _is_layer(module) or not multiplies or weight is None:
+        return None
+    wanted, given = weight.dtype, inputs[0].dtype
+    if wanted == given:
+        return None
+    converts = given.is_floating_point and wanted.is_floating_point
+    convert = f"convert the model, as in model.to({given}), or " if converts else ""
+    return f"{_name(wanted)}, the dtype of its weights, not {_name(given)}: {convert}give {_name(wanted)}"
 
 
 def _expectation(module: nn.Module, inputs: tuple[TensorRef, ...]) -> str | None:
@@ -101,12 +109,6 @@ def _expectation(module: nn.Module, inputs: tuple[TensorRef, ...]) -> str | None
     if not inputs or not _is_layer(module):
         return None
     shape = inputs[0].shape
-    dtype = _dtype_of_weights(module)
-    if dtype is not None and inputs[0].dtype != dtype:
-        given = inputs[0].dtype
-        converts = given.is_floating_point and dtype.is_floating_point
-        convert = f"convert the model, as in model.to({given}), or " if converts else ""
-        return f"{_name(dtype)}, the dtype of its weights, not {_name(given)}: {convert}give {_name(dtype)}"
     named = (getattr(module, name, None) for name in ("in_channels", "num_features", "num_channels"))
     channels = next((number for number in named if isinstance(number, int)), None)
     if isinstance(channels, int):
