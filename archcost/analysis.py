@@ -46,7 +46,8 @@ def analyze(
             ``notes`` say what was assumed.
         input_size: the shape of the input, batch included, as in ``(1, 3, 224, 224)``; a list of shapes
             for several inputs, a dict of them by argument name.
-        dtype: of the inputs made for ``input_size``; by default the model's own. One, or one for each.
+        dtype: of the inputs made for ``input_size``; by default the model's own. One, or one for each. A
+            model that a SPEC names takes the one dtype as well, if it is a floating-point one.
         device: where the pass runs. By default ``"meta"``, and the model's own device when its code needs
             real values; naming another runs it there, on copies of the weights.
         progress: draw a progress bar on stderr for waits over a second; by default on a terminal.
@@ -66,7 +67,8 @@ def analyze(
 
     with paused_gc():
         trace = record(model, inputs, input_size=input_size, **options)
-        return Analysis(trace, cost_of(trace), trace.model_name, trace.notes, weakref.ref(model))
+        costs = cost_of(trace)
+        return Analysis(trace, costs, trace.model_name, (*trace.notes, *costs.notes), weakref.ref(model))
 
 
 def _analyze_spec(
@@ -74,13 +76,18 @@ def _analyze_spec(
 ) -> Analysis:
     """Without values first, which builds a model of any size at once; with them where its code needs some."""
     from archcost.models import load
+    from archcost.trace.inputs import floating
     from archcost.trace.progress import Progress
 
+    # One floating-point dtype is the model's too, since inputs of another could not meet its weights.
+    floats = floating(options["dtype"]) if inputs is None else None
     for without_values in (options["device"] is None, False):
         with Progress(1, f"building {spec}", options["progress"]):
             from archcost.trace.run import record  # the first import of torch is part of the wait
 
-            loaded = load(spec, weights=weights, without_values=without_values)
+            loaded = load(spec, weights=weights, without_values=without_values, dtype=floats)
+            if floats is not None and any(p.dtype == floats for p in loaded.model.parameters()):
+                options["dtype"] = None
         assumes = inputs is None and input_size is None and loaded.input_size is not None
         size = loaded.input_size if assumes else input_size
         try:
@@ -89,10 +96,11 @@ def _analyze_spec(
         except ArchcostError:
             if not loaded.without_values:
                 raise
-    notes = (loaded.assumed, *trace.notes) if assumes else trace.notes
+    costs = cost_of(trace)
+    notes = (*([loaded.assumed] if assumes else []), *trace.notes, *costs.notes)
     # The model without values cannot be run: whoever asks for it gets one that can.
-    source = cache(lambda: load(spec, weights=weights).model)
-    return Analysis(trace, cost_of(trace), loaded.spec, notes, source)
+    source = cache(lambda: load(spec, weights=weights, dtype=floats).model)
+    return Analysis(trace, costs, loaded.spec, notes, source)
 
 
 @dataclass(frozen=True)

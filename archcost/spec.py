@@ -197,7 +197,7 @@ class ConvSpec:
 
     @property
     def flops(self) -> int:
-        """Twice the MACs; the bias is not among them."""
+        """Twice the MACs, as of real numbers; the bias is not among them."""
         return 2 * self.macs
 
     @property

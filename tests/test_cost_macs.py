@@ -341,3 +341,98 @@ def test_macs_are_twice_as_many_for_two_images(size):
     assert two.macs == 2 * one.macs
     assert two.other_ops == 2 * one.other_ops
     assert two.params == one.params
+
+
+# Complex numbers: one complex multiply-accumulate is one MAC, and eight real operations
+
+C = torch.cfloat
+COMPLEX = {
+    "conv2d": (nn.Conv2d(3, 8, 3, dtype=C), (1, 3, 16, 16), 42_336),
+    "conv2d, no bias": (nn.Conv2d(3, 8, 3, bias=False, dtype=C), (1, 3, 16, 16), 42_336),
+    "conv2d, no batch": (nn.Conv2d(3, 8, 3, dtype=C), (3, 16, 16), 42_336),
+    "conv2d same, even kernel": (nn.Conv2d(3, 8, 4, padding="same", dtype=C), (2, 3, 9, 9), 2 * 81 * 8 * 48),
+    "conv2d, groups and circular padding": (
+        nn.Conv2d(4, 8, 3, groups=2, padding=1, padding_mode="circular", dtype=C), (1, 4, 8, 8), 64 * 8 * 18,
+    ),
+    "conv2d, double precision": (nn.Conv2d(3, 8, 3, dtype=torch.cdouble), (1, 3, 16, 16), 42_336),
+    "conv1d": (nn.Conv1d(3, 8, 3, dtype=C), (2, 3, 16), 2 * 14 * 8 * 9),
+    "conv3d": (nn.Conv3d(3, 8, 3, dtype=C), (1, 3, 6, 6, 6), 64 * 8 * 81),
+    "conv_transpose1d": (nn.ConvTranspose1d(3, 8, 3, dtype=C), (1, 3, 16), 16 * 8 * 9),
+    "conv_transpose2d": (nn.ConvTranspose2d(3, 8, 3, 2, dtype=C), (1, 3, 16, 16), 256 * 8 * 27),
+    "conv_transpose3d": (nn.ConvTranspose3d(3, 8, 3, dtype=C), (1, 3, 6, 6, 6), 216 * 8 * 81),
+    "linear": (nn.Linear(4, 6, dtype=C), (5, 4), 5 * 24),
+    "einsum": (Call(lambda m, x: torch.einsum("bhid,bhjd->bhij", x, x)), (2, 2, 5, 8), 2 * 2 * 25 * 8),
+    "two in a row": (
+        nn.Sequential(nn.Conv2d(3, 8, 3, dtype=C), nn.Conv2d(8, 4, 1, dtype=C)), (1, 3, 16, 16), 42_336 + 196 * 32,
+    ),
+    "kernel made of parameters": (
+        Call(lambda m, x: F.conv2d(x, torch.complex(m.re, m.im)), re=zeros(8, 3, 3, 3), im=zeros(8, 3, 3, 3)),
+        (1, 3, 16, 16), 42_336,
+    ),
+    "conjugate": (
+        Call(lambda m, x: F.conv2d(x.conj(), m.w), w=zeros(8, 3, 3, 3).to(C)), (1, 3, 16, 16), 42_336,
+    ),
+    "recurrent": (nn.RNN(4, 6, dtype=C), (5, 2, 4), 5 * 2 * 6 * (4 + 6)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", COMPLEX)
+@pytest.mark.parametrize("device", [None, "cpu"])
+def test_one_complex_multiply_accumulate_is_one_mac_and_eight_flops(name, device):
+    module, size, macs = COMPLEX[name]
+    x = torch.zeros(size, dtype=torch.cdouble if "double" in name else C)
+    total = archcost.analyze(module, x, device=device).total
+    assert (total.macs, total.flops, total.uncounted) == (macs, 8 * macs, 0)
+
+
+@pytest.mark.parametrize("name", [name for name in COMPLEX if name.startswith("conv")])
+def test_a_complex_convolution_is_one_layer_and_costs_its_bias_beside(name):
+    """The framework runs three real ones; their sums are part of the complex arithmetic."""
+    module, size, _ = COMPLEX[name]
+    x = torch.zeros(size, dtype=module.weight.dtype)
+    analysis = archcost.analyze(module, x)
+    padded = module.padding_mode != "zeros"
+    assert analysis.total.other_ops == (0 if module.bias is None else module(x).numel())
+    assert (analysis.total.depth, analysis.total.neurons) == (1, module(x).numel())
+    assert [op.macs for op in analysis.operations if op.macs] == [analysis.total.macs]
+    assert analysis.uncounted == ()
+    assert padded or len([op for op in analysis.operations if op.kind == "convolution"]) == 3
+
+
+def test_real_convolutions_of_a_complex_input_count_as_written():
+    """Four real ones in place of a complex one, as libraries for complex networks have them."""
+
+    class Four(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.re, self.im = nn.Conv2d(3, 8, 3), nn.Conv2d(3, 8, 3)
+
+        def forward(self, x):
+            real = self.re(x.real) - self.im(x.imag)
+            return real + 1j * (self.re(x.imag) + self.im(x.real))
+
+    total = archcost.analyze(Four(), torch.zeros(1, 3, 16, 16, dtype=C)).total
+    assert (total.macs, total.flops) == (4 * 42_336, 2 * 4 * 42_336)
+
+
+@pytest.mark.parametrize(
+    ("module", "size", "field"),
+    [
+        (nn.Conv2d(2, 3, 3, dtype=C), (1, 2, 9, 9), (3, 3)),
+        (nn.Sequential(nn.Conv1d(2, 3, 3, dtype=C), nn.Conv1d(3, 3, 3, stride=2, dtype=C)), (1, 2, 15), (5,)),
+        (nn.ConvTranspose1d(2, 3, 4, stride=4, dtype=C), (1, 2, 9), (1,)),
+        (nn.Conv3d(2, 3, 3, padding=1, dtype=C), (1, 2, 7, 7, 7), (3, 3, 3)),
+    ],
+)
+def test_fields_of_complex_layers_are_those_of_real_ones_and_a_witness_agrees(module, size, field):
+    found = archcost.receptive_field(module, torch.randn(size, dtype=C), verify=True)
+    assert found.size == field
+    assert found.window == archcost.receptive_field(_real(module), torch.randn(size)).window
+
+
+def _real(module):
+    """The same layers with real weights."""
+    if isinstance(module, nn.Sequential):
+        return nn.Sequential(*map(_real, module))
+    names = ("in_channels", "out_channels", "kernel_size", "stride", "padding")
+    return type(module)(*(getattr(module, name) for name in names))

@@ -57,6 +57,14 @@ SHAPES = {
     "slices": (lambda x: (x[:, 1:, ::2, -3:], x[..., 0], x[1]), X),
     "narrow, select": (lambda x: (x.narrow(2, 1, 3), x.select(3, -1)), X),
     "Tensor.unfold": (lambda x: (x.unfold(2, 3, 2), x.unfold(-1, 2, 1).unfold(2, 2, 2)), X),
+    "unfold, and back": (
+        lambda x: torch.ops.aten.unfold_backward(x.unfold(2, 3, 2) * 2.0, list(x.shape), 2, 3, 2),
+        X,
+    ),
+    "unfold, and back over gaps": (
+        lambda x: torch.ops.aten.unfold_backward(x.unfold(-1, 1, 2) * 2.0, list(x.shape), 3, 1, 2),
+        X,
+    ),
     "F.unfold": (lambda x: F.unfold(x, 3, dilation=2, padding=1, stride=2), X),
     "F.unfold, other sizes": (lambda x: F.unfold(x, (2, 3), padding=(1, 0), stride=(2, 1)), X),
     "F.fold": (lambda x: F.fold(x, (4, 5), (2, 2), stride=1), reals(2, 8, 12)),

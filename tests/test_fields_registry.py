@@ -192,6 +192,16 @@ NO_RULE = """
     _nested_from_padded _nested_tensor_from_mask _nested_tensor_from_mask_left_aligned
     _nested_tensor_from_tensor_list _nested_view_from_buffer_copy to_padded_tensor
     set resize _cummax_helper _cummin_helper
+    _foreach_addcdiv _foreach_addcmul _foreach_clone _foreach_copy _foreach_lerp _foreach_mm _foreach_zero
+    _to_dense _to_sparse _to_sparse_bsc _to_sparse_bsr _to_sparse_csc _to_sparse_csr sparse_mask _sparse_sum
+    _sparse_coo_tensor_with_dims_and_tensors _jagged_to_padded_dense_forward _padded_dense_to_jagged_forward
+    _histogramdd_bin_edges _histogramdd_from_bin_cts _histogramdd_from_bin_tensors histogram hash_tensor
+    _dyn_quant_matmul_4bit _mixed_dtypes_linear _scaled_grouped_mm _scaled_grouped_mm_v2 _scaled_mm_v2
+    _weight_int4pack_mm_for_cpu _weight_int4pack_mm_with_scales_and_zeros _transform_bias_rescale_qkv
+    _mps_convolution _mps_convolution_transpose _nnpack_spatial_convolution miopen_convolution_transpose
+    miopen_depthwise_convolution cudnn_affine_grid_generator _grid_sampler_2d_cpu_fallback _cudnn_ctc_loss
+    _aminmax native_norm _chunk_cat _stack _lazy_clone _masked_scale _sample_dirichlet _unsafe_masked_index
+    as_strided_scatter resize_as embedding_renorm
 """.split()
 
 

@@ -50,6 +50,12 @@ def windows(x, size):
     return back.reshape(n, h, w, c)
 
 
+def grouped(a, b, ends):
+    """In float32, for float64 it does not take."""
+    offs = None if ends is None else torch.tensor(ends, dtype=torch.int32, device=a.device)
+    return torch._grouped_mm(a.float(), b.float(), offs=offs)
+
+
 MATRICES = {
     "matmul, vectors": (lambda a, b: a @ b, reals(5), reals(5, seed=1)),
     "matmul, matrix and vector": (lambda a, b: a @ b, TABLE, reals(4)),
@@ -59,6 +65,10 @@ MATRICES = {
     "matmul, broadcast": (lambda a, b: a @ b, X, reals(6, 3)),
     "matmul of x with itself": (lambda a: a @ a.transpose(1, 2), ROWS),
     "bmm": (lambda a, b: torch.bmm(a, b.mT), ROWS, OTHERS),
+    "grouped, a product each": (lambda a, b: grouped(a, b, None), reals(2, 4, 8), reals(2, 8, 4)),
+    "grouped rows": (lambda a, b: grouped(a, b, [2, 6]), reals(6, 8), reals(2, 8, 4)),
+    "grouped columns": (lambda a, b: grouped(a, b, [4, 12]), reals(2, 4, 8), reals(8, 12)),
+    "grouped sums": (lambda a, b: grouped(a, b, [8, 24]), reals(4, 24), reals(24, 4)),
     "addmm": (lambda a, b, c: torch.addmm(a, b, c), reals(3), TABLE, reals(4, 3)),
     "addmm, gelu fused": (
         lambda a, b, c: aten._addmm_activation(a, b, c, use_gelu=True),
@@ -294,6 +304,7 @@ REDUCTIONS_COVER = {
 # Rules whose answer is wider than the truth on purpose: which part is read is not worth following.
 WIDER = {
     *("kernel from the input", "trace", "softmax of a number", "RNN, relu, both ways"),
+    *("grouped rows", "grouped columns", "grouped sums"),
 }
 
 TABLES = {

@@ -3,13 +3,15 @@
 import collections
 import dataclasses
 import types
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
+import archcost
 from archcost.errors import InputError, ModelError
-from archcost.trace.inputs import IMAGE_SIZES, as_call, guesses, make, map_tensors, on_device
+from archcost.trace.inputs import IMAGE_SIZES, as_call, as_dtype, guesses, make, map_tensors, on_device
 from archcost.trace.modules import walk
 from archcost.trace.run import record
 
@@ -163,6 +165,91 @@ def test_examples_are_always_the_same_and_draw_nothing():
 def test_what_is_no_shape_is_an_error(size):
     with pytest.raises(InputError, match="is no shape; give the whole shape, batch included, as in"):
         make(size, None, torch.float32, "cpu")
+
+
+@pytest.mark.parametrize("name", ["fp16", "half", "float16", "torch.float16", "FP16", torch.float16])
+def test_half_precision_has_many_names(name):
+    analysis = archcost.analyze(nn.Conv2d(3, 4, 3).half(), input_size=(1, 3, 8, 8), dtype=name)
+    assert analysis.input_text == "1x3x8x8 float16"
+    assert as_dtype(name) is torch.float16
+
+
+def test_other_short_names_of_dtypes():
+    names = {"bf16": torch.bfloat16, "fp32": torch.float32, "double": torch.float64, "long": torch.int64}
+    assert {name: as_dtype(name) for name in names} == names
+    for bad in ("", "nn", "fp17", 16):
+        with pytest.raises(InputError, match=f"^dtype: {bad!r} is no torch dtype"):
+            as_dtype(bad)
+
+
+@pytest.mark.parametrize(
+    ("kind", "size"),
+    [(partial(nn.Conv2d, 3, 4, 3, bias=False), (1, 3, 8, 8)), (partial(nn.Linear, 3, 4), (2, 3)),
+     (partial(nn.GRU, 3, 4), (5, 2, 3))],
+)  # fmt: skip
+@pytest.mark.parametrize("how", ["dtype", "inputs"])
+def test_half_inputs_for_a_model_that_cannot_take_them_are_refused_with_the_mend(kind, size, how):
+    model = nn.Sequential(kind())
+    given = {"inputs": torch.ones(size).half()} if how == "inputs" else {"input_size": size, "dtype": "fp16"}
+    with pytest.raises((RuntimeError, ValueError)):
+        model(torch.ones(size).half())
+    with pytest.raises(InputError) as caught:
+        archcost.analyze(model, **given)
+    text = "it expects float32, the dtype of its weights, not float16: convert the model, as in"
+    assert text in str(caught.value)
+    assert "'0' (" in str(caught.value)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    # The mend works.
+    assert archcost.analyze(model.half(), **given).total.macs > 0
+
+
+@pytest.mark.parametrize("dtype", ["bf16", torch.float64])
+def test_a_spec_is_converted_with_its_inputs(dtype):
+    kind = as_dtype(dtype)
+    analysis = archcost.analyze("torchvision:squeezenet1_1", dtype=dtype)
+    assert str(kind)[6:] in analysis.input_text
+    assert analysis.total.param_bytes == analysis.total.params * kind.itemsize
+    assert analysis.total.macs == archcost.analyze("torchvision:squeezenet1_1").total.macs
+    assert analysis.model.classifier[1].weight.dtype == kind  # and what is run later is the same
+
+
+def test_a_complex_model_takes_complex_inputs_and_its_spectra_real_ones():
+    layer = nn.Sequential(nn.Conv1d(2, 3, 3, dtype=torch.cfloat))
+    assert archcost.analyze(layer, input_size=(1, 2, 9)).input_text == "1x2x9 complex64"
+
+    class Spectral(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(5, 2, dtype=torch.cfloat))
+
+        def forward(self, x):
+            return torch.fft.rfft(x) @ self.weight
+
+    assert archcost.analyze(Spectral(), input_size=(1, 8)).input_text == "1x8 float32"
+
+
+def test_real_inputs_for_a_complex_layer_are_refused():
+    with pytest.raises(
+        InputError, match="it expects complex64, the dtype of its weights, not float32: give comp"
+    ):
+        archcost.analyze(nn.Linear(3, 4, dtype=torch.cfloat), torch.ones(2, 3))
+
+
+def test_a_spec_of_a_model_of_words_keeps_its_whole_numbers(tmp_path):
+    (tmp_path / "words.py").write_text(
+        "from torch import nn\ndef net():\n    return nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 2))\n"
+    )
+    analysis = archcost.analyze(f"{tmp_path}/words.py:net", dtype="half")
+    assert "int64" in analysis.input_text
+    assert analysis.total.param_bytes == 2 * analysis.total.params
+
+
+def test_the_module_that_a_spec_names_is_not_converted_itself(tmp_path):
+    (tmp_path / "made.py").write_text("from torch import nn\nnet = nn.Conv2d(3, 4, 3)\n")
+    spec = f"{tmp_path}/made.py:net"
+    loaded = archcost.load(spec)
+    archcost.analyze(spec, dtype="half")
+    assert loaded.model.weight.dtype == torch.float32
 
 
 def test_wrong_dtypes_are_errors():

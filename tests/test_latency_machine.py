@@ -189,6 +189,7 @@ def test_what_the_store_has_is_not_measured_again(monkeypatch):
         store.put(Measurement(key, str(device), 0.02, 0.001, 9, 0, "cpu", "2.9"))
     monkeypatch.setattr(of_roofline, "_measured", lambda *_: pytest.fail("measured"))
     line = measure_roofline(store)
+    assert line == measure_roofline(store, dtype="fp32") == measure_roofline(store, dtype=torch.float32)
     assert line.macs_per_second == pytest.approx(side**3 / 0.02)
     assert line.bytes_per_second == pytest.approx(2 * 4 * numbers / 0.02)
     with pytest.raises(BaseException, match="measured"):

@@ -50,6 +50,13 @@ def test_the_law_that_made_the_times_is_found_and_used():
     assert predictor.predict(unseen, "native").seconds == pytest.approx(law(unseen), rel=1e-6)
 
 
+@pytest.mark.parametrize("name", ["fp32", "float", "torch.float32"])
+def test_a_dtype_goes_by_all_its_names(name):
+    times = [measured(one, law(one)) for one in SPECS]
+    assert fitted(times, dtype=name).fits == fitted(times).fits != ()
+    assert fitted(times, dtype="half").fits == ()
+
+
 def test_the_error_is_that_of_measurements_not_seen():
     rng = np.random.default_rng(0)
     noisy = [measured(one, law(one) * rng.uniform(0.8, 1.25)) for one in SPECS]

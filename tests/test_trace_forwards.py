@@ -133,6 +133,28 @@ def test_a_model_on_meta_that_needs_values_says_so():
         record(model, X, device="cpu")
 
 
+def distances(self, x):
+    """Made of constants alone until they meet x, as positions in a vision transformer are."""
+    steps = torch.arange(8.0).view(1, -1) - torch.arange(8.0).view(-1, 1)
+    table = torch.zeros(8, 8, 2)
+    table[..., 0] = steps * 2.0
+    table[..., 1] = torch.exp(steps.abs()).sum(0, keepdim=True)
+    assert table[0, 3, 0] == 6
+    return self.lin(x) @ table[..., 0].to(x.device)
+
+
+def branches_on_a_constant(self, x):
+    return self.lin(x) if (torch.arange(4.0) - 1.0).clamp(min=0.0).mean().item() == 0.75 else x
+
+
+@pytest.mark.parametrize(("forward", "more"), [(distances, 3 * 8 * 8), (branches_on_a_constant, 0)])
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_constants_that_a_forward_makes_have_values_wherever_the_model_is(forward, more, device):
+    trace = record(Calls(forward, lin=nn.Linear(8, 8, device=device)), torch.rand(3, 8))
+    assert (trace.device, trace.notes) == ("meta", ())
+    assert cost_of(trace).total.macs == 3 * 8 * 8 + more
+
+
 def test_an_empty_batch():
     found = costs(nn.Sequential(conv(), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten()), torch.rand(0, 3, 8, 8))
     assert (found.total.macs, found.total.params) == (0, 120)

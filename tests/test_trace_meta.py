@@ -117,7 +117,8 @@ SOFTMAX = [aten._softmax.default, aten._log_softmax.default]
 OTHERS = [
     *(aten.convolution.default, aten.addmm.default, aten.native_batch_norm.default, aten.roll.default),
     *(aten.native_layer_norm.default, aten.linalg_vector_norm.default, aten._safe_softmax.default),
-    *(aten.clone.default, aten.masked_fill.Scalar),
+    *(aten.clone.default, aten.masked_fill.Scalar, aten._grouped_mm.default, aten.mm.default),
+    aten.mv.default,
 ]
 ANY = (*FLOATS, torch.int64, torch.bool)
 
@@ -345,6 +346,103 @@ def test_softmax(x, dim, to_float):
 )
 def test_roll(x, shifts, dims):
     check(aten.roll.default, x, shifts, dims)
+
+
+@MANY
+@given(st.data())
+def test_products(data):
+    n, m, k = (data.draw(st.integers(1, 4)) for _ in range(3))
+    a, b = data.draw(tensors(shape=(n, m))), data.draw(tensors(shape=(m, k)))
+    applied = a.dtype == b.dtype
+    assert check(aten.mm.default, a, b) is applied
+    assert check(aten.mv.default, a, b[:, 0]) is applied
+    assert not check(aten.mm.default, a, torch.ones(m + 1, k, dtype=a.dtype))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x, w: F.conv2d(x, w),
+        lambda x, w: F.conv_transpose2d(x, w),
+        lambda x, w: x.flatten(1) @ w.flatten(1).T,
+        lambda x, w: F.linear(x.flatten(1), w.flatten(1), w[:, 0, 0, 0]),
+        lambda x, w: torch.einsum("bchw,ochw->bo", x, w),
+        lambda x, w: x.flatten(1) @ w[0].flatten(),
+        lambda x, w: F.scaled_dot_product_attention(x, w, w),
+    ],
+)
+def test_factors_of_two_dtypes_are_an_error_on_meta_as_they_are_elsewhere(call):
+    from torch import nn
+
+    from archcost.errors import InputError
+    from archcost.trace.run import record
+
+    class Model(nn.Module):
+        def forward(self, x, w):
+            return call(x, w)
+
+    x, w = torch.ones(2, 2, 3, 3), torch.ones(2, 2, 3, 3)
+    record(Model(), (x, w), device="meta")
+    with pytest.raises(RuntimeError):
+        call(x.half(), w)
+    with pytest.raises(InputError, match=r"(?i)dtype|expected scalar type"):
+        record(Model(), (x.half(), w), device="meta")
+
+
+def test_under_autocast_factors_may_differ_for_a_real_device_casts_them():
+    from torch import nn
+
+    from archcost.trace.run import record
+
+    class Model(nn.Module):
+        def forward(self, x, w):
+            with torch.autocast("cpu"):
+                return F.linear(x.bfloat16(), w)
+
+    assert record(Model(), (torch.ones(2, 3), torch.ones(4, 3))).device == "meta"
+
+    class Layer(nn.Conv1d):
+        def forward(self, x):
+            with torch.autocast("cpu"):
+                return super().forward(x.bfloat16())
+
+    # Above the dispatcher the framework looks on `meta` itself, so this one runs for real.
+    assert record(Layer(3, 4, 3), torch.ones(2, 3, 5)).ops[-1].outputs[0].dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "ends"),
+    [
+        ((8, 16), (2, 16, 12), [4, 8]),
+        ((2, 8, 16), (16, 8), [4, 8]),
+        ((4, 8), (8, 12), [4, 8]),
+        ((2, 8, 16), (2, 16, 12), None),
+    ],
+)
+def test_grouped_products(a, b, ends):
+    offs = None if ends is None else torch.tensor(ends, dtype=torch.int32)
+    assert check(aten._grouped_mm.default, torch.ones(a), torch.ones(b), offs, meta=False)
+    # The framework's own kernel says the same of a dtype that it takes.
+    half = [
+        on("meta", torch.ones(shape, dtype=torch.bfloat16)) for shape in ((*a[:-2], 8, 16), (*b[:-2], 16, 16))
+    ]
+    theirs = aten._grouped_mm.default(*half, None if offs is None else on("meta", offs))
+    mine = FAST_META[aten._grouped_mm.default](*[x.float() for x in half], offs)
+    assert mine.shape == theirs.shape
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "ends"),
+    [
+        ((8, 16), (3, 16, 12), [4, 8]),
+        ((8, 16), (2, 12, 16), [4, 8]),
+        ((8, 16), (16, 8), None),
+        ((3, 8, 16), (2, 16, 8), None),
+    ],
+)
+def test_grouped_products_that_do_not_fit_are_left_to_the_framework(a, b, ends):
+    offs = None if ends is None else torch.tensor(ends, dtype=torch.int32)
+    assert not check(aten._grouped_mm.default, torch.ones(a), torch.ones(b), offs)
 
 
 SIZES = st.integers(1, 4)

@@ -66,6 +66,16 @@ def a_wrong_rule():
     registry._rule_for.cache_clear()
 
 
+def test_a_complex_convolution_is_three_real_ones_to_others():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, dtype=torch.cfloat), nn.Conv2d(8, 4, 1, dtype=torch.cfloat))
+    result = archcost.crosscheck(model, torch.zeros(1, 3, 16, 16, dtype=torch.cfloat))
+    assert result.archcost_macs == 42_336 + 196 * 32
+    assert result.witness_macs["FlopCounterMode"] == result.witness_macs["fvcore"] == 3 * result.archcost_macs
+    assert result.agrees
+    (reason,) = reasons(result, "FlopCounterMode") | reasons(result, "fvcore")
+    assert reason.startswith("it counts three real convolutions")
+
+
 def test_a_wrong_count_is_found_and_not_explained_away(a_wrong_rule):
     result = archcost.crosscheck(nn.Sequential(nn.Conv2d(3, 8, 3)), torch.zeros(1, 3, 8, 8))
     assert not result.agrees

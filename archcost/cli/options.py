@@ -26,7 +26,10 @@ def size_option(parser: argparse.ArgumentParser) -> None:
 
 def input_options(parser: argparse.ArgumentParser) -> None:
     size_option(parser)
-    parser.add_argument("--dtype", help="of the input, as in float16 or int64; default: the model's")
+    parser.add_argument(
+        "--dtype",
+        help="of the input, as in fp16 or int64, and of the weights if a float; default: the model's",
+    )
     parser.add_argument(
         "--device", help="run the pass for real there, as in cpu; default: meta, nothing computed"
     )

@@ -6,10 +6,11 @@ from dataclasses import dataclass, field, fields
 from functools import cached_property, lru_cache
 from operator import add, attrgetter
 
+from archcost.cost.complex import as_defined
 from archcost.cost.depth import depends_on_input, is_weighted, longest_path
 from archcost.cost.memory import live_bytes, traffic
-from archcost.cost.registry import Count, count
-from archcost.trace.graph import Op, Trace
+from archcost.cost.registry import REAL_FLOPS, Count, count
+from archcost.trace.graph import Op, TensorRef, Trace
 
 __all__ = ["Costs", "ModuleCost", "OpCost", "Total", "Uncounted", "cost_of"]
 
@@ -24,17 +25,14 @@ class OpCost:
     macs: int | None
     other_ops: int | None
     reason: str | None
+    flops: int | None
+    """The arithmetic in the MACs: 2 for each, 8 where the numbers are complex. Other operations are apart."""
     input_bytes: int
     weight_bytes: int
     output_bytes: int
     activation_bytes: int
     live_bytes: int
     neurons: int
-
-    @property
-    def flops(self) -> int | None:
-        """Twice the MACs; other operations are not among them."""
-        return None if self.macs is None else 2 * self.macs
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +56,7 @@ class _Sums:
     param_bytes: int = 0
     buffer_bytes: int = 0
     macs: int = 0
+    flops: int = 0
     other_ops: int = 0
     input_bytes: int = 0
     weight_bytes: int = 0
@@ -77,9 +76,10 @@ class ModuleCost:
     """One module: its own operations and its children's together, so that subtotals add up.
 
     Counts are elements, memory is bytes. ``level`` is the distance from the root. ``output_shape`` is
-    that of the last call; None where the module was never called itself (a container) or returns no
-    tensor. ``peak_memory_bytes`` is the most activation memory alive at once while it ran. ``uncounted``
-    is the number of operations whose count is not known: ``macs`` and ``other_ops`` are lower bounds then.
+    that of the last call, a tuple of shapes where it returned several tensors; None where the module was
+    never called itself (a container) or returns none. ``peak_memory_bytes`` is the most activation memory
+    alive at once while it ran. ``uncounted`` is the number of operations whose count is not known:
+    ``macs`` and ``other_ops`` are lower bounds then.
     """
 
     name: str
@@ -88,7 +88,7 @@ class ModuleCost:
     level: int
     is_leaf: bool
     calls: int
-    output_shape: tuple[int, ...] | None
+    output_shape: tuple[int, ...] | tuple[tuple[int, ...], ...] | None
     shared_with: str | None
     tied: tuple[str, ...]
     params: int
@@ -97,6 +97,8 @@ class ModuleCost:
     param_bytes: int
     buffer_bytes: int
     macs: int
+    flops: int
+    """The arithmetic in the MACs: 2 for each, 8 where the numbers are complex. Other operations are apart."""
     other_ops: int
     input_bytes: int
     weight_bytes: int
@@ -106,11 +108,6 @@ class ModuleCost:
     kept_for_backward_bytes: int | None
     neurons: int
     uncounted: int
-
-    @property
-    def flops(self) -> int:
-        """Twice the MACs; other operations are not among them."""
-        return 2 * self.macs
 
     @property
     def arithmetic_intensity(self) -> float | None:
@@ -139,6 +136,8 @@ class Costs:
     modules: tuple[ModuleCost, ...]
     total: Total
     uncounted: tuple[Uncounted, ...] = field(default=())
+    notes: tuple[str, ...] = field(default=())
+    """What counting rules assumed, in words."""
 
     @cached_property
     def by_name(self) -> dict[str, ModuleCost]:
@@ -147,7 +146,7 @@ class Costs:
 
 def cost_of(trace: Trace) -> Costs:
     """Count everything in a Trace. Executes nothing."""
-    counts = [count(op) for op in trace.ops]
+    counts = as_defined(trace.ops, [count(op) for op in trace.ops])
     depends = depends_on_input(trace)
     weighted = [is_weighted(op, c, trace, depends) for op, c in zip(trace.ops, counts, strict=True)]
     live = live_bytes(trace)
@@ -164,7 +163,8 @@ def cost_of(trace: Trace) -> Costs:
         nonlinearities=bends,
         inputs_bytes=sum(s.nbytes for s in trace.storages if s.origin == "input"),
     )
-    return Costs(ops, (total, *rows[1:]), total, _uncounted(ops))
+    notes = tuple(dict.fromkeys(c.note for c in counts if c.note is not None))
+    return Costs(ops, (total, *rows[1:]), total, _uncounted(ops), notes)
 
 
 def _op_cost(op: Op, counted: Count, weighted: bool, trace: Trace, live: int) -> OpCost:
@@ -177,6 +177,7 @@ def _op_cost(op: Op, counted: Count, weighted: bool, trace: Trace, live: int) ->
         macs=counted.macs,
         other_ops=counted.other_ops,
         reason=counted.reason,
+        flops=counted.macs and counted.macs * (counted.flops_per_mac or REAL_FLOPS),
         input_bytes=read,
         weight_bytes=weights,
         output_bytes=written,
@@ -242,7 +243,7 @@ def _module_rows(trace: Trace, ops: tuple[OpCost, ...]) -> list[ModuleCost]:
                 level=name.count(".") + 1 if name else 0,
                 is_leaf=name not in children,
                 calls=len(made),
-                output_shape=outputs[0].shape if outputs else None,
+                output_shape=_shape(outputs),
                 shared_with=shared.get(name),
                 tied=tuple(tied.get(name, ())),
                 peak_memory_bytes=peaks[name],
@@ -250,6 +251,11 @@ def _module_rows(trace: Trace, ops: tuple[OpCost, ...]) -> list[ModuleCost]:
             )
         )
     return rows
+
+
+def _shape(outputs: tuple[TensorRef, ...]) -> tuple[int, ...] | tuple[tuple[int, ...], ...] | None:
+    shapes = tuple(ref.shape for ref in outputs)
+    return shapes if len(shapes) > 1 else shapes[0] if shapes else None
 
 
 def _own_sums(trace: Trace, ops: tuple[OpCost, ...]) -> dict[str, _Sums]:
@@ -266,6 +272,7 @@ def _own_sums(trace: Trace, ops: tuple[OpCost, ...]) -> dict[str, _Sums]:
     for cost in ops:
         mine = own[cost.module]
         mine.macs += cost.macs or 0
+        mine.flops += cost.flops or 0
         mine.other_ops += cost.other_ops or 0
         mine.input_bytes += cost.input_bytes
         mine.weight_bytes += cost.weight_bytes

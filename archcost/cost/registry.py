@@ -20,17 +20,25 @@ KINDS = (
 )
 
 
+# A product and a sum; of complex numbers four products and two sums, and two sums.
+REAL_FLOPS, COMPLEX_FLOPS = 2, 8
+
+
 @dataclass(frozen=True, slots=True)
 class Count:
     """What one operation costs: multiply-accumulates, and all other arithmetic operations.
 
-    ``None`` is unknown, and ``reason`` says why; it is never the same as 0.
+    ``None`` is unknown, and ``reason`` says why; it is never the same as 0. ``flops_per_mac`` is 2, and 8
+    for complex numbers (four products and four sums); left out, the dtype of the results decides.
+    ``note`` says what the count assumes.
     """
 
     macs: int | None = 0
     other_ops: int | None = 0
     kind: str = "other"
     reason: str | None = None
+    flops_per_mac: int | None = None
+    note: str | None = None
 
 
 Rule = Callable[[Op], "Count | tuple[int, int]"]
@@ -74,7 +82,10 @@ def count(op: Op) -> Count:
     except Exception as error:  # a rule meets a call it does not understand: that is an unknown as well
         return Count(None, None, "unknown", f"its rule failed: {type(error).__name__}: {error}")
     if None in (result.macs, result.other_ops) and result.reason is None:
-        return replace(result, reason="its rule says that it is not known")
+        result = replace(result, reason="its rule says that it is not known")
+    if result.flops_per_mac is None and result.macs != 0:
+        is_complex = any(out.dtype.is_complex for out in op.outputs)
+        result = replace(result, flops_per_mac=COMPLEX_FLOPS if is_complex else REAL_FLOPS)
     return result
 
 

@@ -196,11 +196,16 @@ def _reference(model: nn.Module) -> Iterator[_Reference]:
                 f"float model that it was made from"
             )
     try:
-        copied = copy.deepcopy(model).to("cpu").double()
+        copied = copy.deepcopy(model).to("cpu").double()._apply(_complex_doubled)
     except Exception as error:
         raise ModelError(f"{name}: cannot be copied in float64 for the witness: {error}") from error
     with _reference_kernels():
         yield _Reference(copied, walk(copied), name)
+
+
+def _complex_doubled(tensor: torch.Tensor) -> torch.Tensor:
+    # `Module.double` leaves complex numbers as they are.
+    return tensor.to(torch.complex128) if tensor.is_complex() else tensor
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from archcost.latency.fingerprint import fingerprint as of_this_machine
 from archcost.latency.fitting import Fit, fit_of
 from archcost.latency.work import Work, features_of, kind_of, work_of
 from archcost.spec import ConvSpec
+from archcost.trace.inputs import as_dtype
 
 if TYPE_CHECKING:
     from archcost.latency.measurement import Measurement
@@ -72,6 +73,7 @@ class Predictor:
         fingerprint: str | None = None,
     ) -> Predictor:
         """From a store, or any measurements: those of one machine (this one by default) in one state."""
+        dtype = str(as_dtype(dtype)).removeprefix("torch.")
         mark = of_this_machine().hash if fingerprint is None else fingerprint
         groups: dict[tuple[str, str], list[Measurement]] = {}
         for one in measurements:

@@ -20,6 +20,7 @@ from archcost.latency.measurement import Key, Measurement
 from archcost.latency.settings import settings
 from archcost.latency.store import Store
 from archcost.spec import ConvSpec
+from archcost.trace.inputs import as_dtype
 
 if TYPE_CHECKING:
     import torch
@@ -97,7 +98,7 @@ def measure_roofline(
     store: Store | None = None,
     *,
     threads: int = 1,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | str | None = None,
     seconds: float = 4.0,
     again: bool = False,
 ) -> Roofline:
@@ -110,7 +111,7 @@ def measure_roofline(
     """
     import torch
 
-    dtype = dtype or torch.float32
+    dtype = as_dtype(dtype or torch.float32)
     device = fingerprint()
     name = str(dtype).removeprefix("torch.")
     if store is not None and not again:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import importlib
 import importlib.util
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from archcost.errors import SpecError
 from archcost.models.building import Loaded, build, near
 from archcost.models.weights import load_weights
+from archcost.trace.inputs import as_dtype
 
 if TYPE_CHECKING:
     from torch import nn
@@ -21,14 +24,17 @@ if TYPE_CHECKING:
 FORMS = "torchvision:NAME, timm:NAME, path/to/file.py:factory_or_class or package.module:attr"
 
 
-def load(spec: str, *, weights: str | Path | None = None, without_values: bool = False) -> Loaded:
+def load(
+    spec: str, *, weights: str | Path | None = None, without_values: bool = False, dtype: Any = None
+) -> Loaded:
     """The model that ``spec`` names, built with random weights or those of a local file.
 
     ``spec`` is ``torchvision:NAME``, ``timm:NAME``, ``path/to/file.py:factory_or_class`` or
     ``package.module:attr``; what it names is a module, or is called without arguments to make one.
     ``weights`` is a state dict, read by ``torch.load(weights_only=True)`` or safetensors.
     ``without_values`` leaves the weights on `meta`, which builds a model of any size at once; where a
-    constructor needs values, they are made. Raises SpecError, in one line, when there is nothing to load.
+    constructor needs values, they are made. ``dtype`` is that of its floating-point weights; None leaves
+    them as they are built. Raises SpecError, in one line, when there is nothing to load.
     """
     source, colon, name = spec.rpartition(":")
     if not colon or not source or not name:
@@ -48,6 +54,9 @@ def load(spec: str, *, weights: str | Path | None = None, without_values: bool =
             loaded = _attribute(holder, name, spec, light)
     if weights is not None:
         load_weights(loaded.model, Path(weights))
+    if dtype is not None:
+        # A copy, for a SPEC may name a module that somebody else uses as well.
+        loaded = replace(loaded, model=copy.deepcopy(loaded.model).to(as_dtype(dtype)))
     return loaded
 
 

@@ -15,6 +15,7 @@ from archcost.errors import SpecError
 from archcost.fields.field import ReceptiveField
 from archcost.report.text import visible
 from archcost.report.units import (
+    all_shapes_text,
     axes_text,
     bytes_text,
     count_text,
@@ -76,6 +77,8 @@ class Column:
     get: Get
     unit: str = ""
     show: Callable[[Any], str] = count_text
+    in_full: Callable[[Any], str] | None = None
+    """The same for a file, where ``show`` leaves something out."""
     dtype: str = "int64"
     """Its type in pandas: int64, Int64 and Float64 (None is possible), bool, str or object."""
     missing: str = "?"
@@ -188,8 +191,9 @@ MODULE_COLUMNS: tuple[Column, ...] = (
     _words(
         "output_shape",
         "Output",
-        "Shape of the last call's first output",
+        "Shape of the last call's output; of several, a shape for each",
         show=shape_text,
+        in_full=all_shapes_text,
         dtype="object",
         missing="-",
         keep=60,
@@ -245,7 +249,7 @@ MODULE_COLUMNS: tuple[Column, ...] = (
     _count(
         "flops",
         "FLOPs",
-        "Twice the MACs; other operations are not among them",
+        "Arithmetic in the MACs: 2 each, 8 where complex; other operations are not among them",
         unit="FLOPs",
         show=si_text,
         lower_bound=_macs_open,
@@ -349,7 +353,7 @@ OPERATION_COLUMNS: tuple[Column, ...] = (
     _count(
         "flops",
         "FLOPs",
-        "Twice the MACs; other operations are not among them",
+        "Arithmetic in the MACs: 2 each, 8 where complex; other operations are not among them",
         unit="FLOPs",
         show=si_text,
         dtype="Int64",

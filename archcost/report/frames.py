@@ -82,7 +82,7 @@ def _csv_value(column: Column, row: Row) -> Any:
     value = column.get(row)
     if value is None or isinstance(value, (bool, int, float)):
         return value
-    return csv_cell(column.show(value))
+    return csv_cell((column.in_full or column.show)(value))
 
 
 def _markdown_value(analysis: Analysis, column: Column, row: Row) -> str:

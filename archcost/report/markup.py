@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from archcost.report.grid import html_table
-from archcost.report.notes import UNITS, footnotes, heading, summary
+from archcost.report.notes import footnotes, heading, summary, units
 from archcost.report.table import Depth, chosen_columns, grid_of
 from archcost.report.text import html_text
 
@@ -26,7 +26,7 @@ def to_html(
 ) -> str:
     """A fragment to put into a page or a notebook; every text in it is escaped."""
     grid = grid_of(analysis, depth, sort, chosen_columns(columns), top)
-    notes = [("In all", summary(analysis)), ("Units", UNITS), *footnotes(analysis)]
+    notes = [("In all", summary(analysis)), ("Units", units(analysis)), *footnotes(analysis)]
     return block([heading(analysis)], [html_table(grid)], notes)
 
 

@@ -16,12 +16,17 @@ if TYPE_CHECKING:
     from archcost.fields.fields import Fields
     from archcost.fields.findings import Finding
 
-__all__ = ["UNITS", "footnotes", "heading", "never_ran", "shared", "summary", "uncounted"]
+__all__ = ["footnotes", "heading", "never_ran", "shared", "summary", "uncounted", "units"]
 
 # Beyond these a list says how many more there are; JSON and pandas have them all.
 LONGEST_LIST = 12
 
-UNITS = "1 MAC is one multiply-accumulate, FLOPs are twice the MACs, other ops are apart; 1 MB is 10^6 bytes"
+
+def units(analysis: Analysis) -> str:
+    """The units of a table's numbers."""
+    total = analysis.total
+    flops = "twice the MACs" if total.flops == 2 * total.macs else "twice the MACs, 8 times where complex"
+    return f"1 MAC is one multiply-accumulate, FLOPs are {flops}, other ops are apart; 1 MB is 10^6 bytes"
 
 
 def heading(analysis: Analysis) -> tuple[str, str]:

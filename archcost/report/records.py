@@ -9,7 +9,8 @@ The schema of ``archcost.analysis/1``; a later version may add keys, a changed m
 - ``uncounted``: a list of ``{"op", "module", "times", "reason", "macs_unknown"}``.
 - ``total``: the columns of a module for the whole model, and ``depth``, ``nonlinearities``,
   ``inputs_bytes``.
-- ``modules``: a list, parents before children; each has every column of `MODULE_COLUMNS` by its name.
+- ``modules``: a list, parents before children; each has every column of `MODULE_COLUMNS` by its name;
+  ``output_shape`` is a shape, a list of shapes where there are several outputs, or null.
 - ``receptive_field``: ``network`` (at the last feature map) and ``output``, each null or a record of
   ``layer``, ``size``, ``stride``, ``padding``, ``sizes`` (by phase), ``position``, ``window``,
   ``unclipped``, ``because`` and ``local`` (the same without global operations, or null where there are

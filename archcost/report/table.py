@@ -8,7 +8,7 @@ from typing import IO, TYPE_CHECKING, Literal
 from archcost.errors import SpecError
 from archcost.report.columns import DEFAULT_MODULE_COLUMNS, MODULE_COLUMNS, Column, Row, choose
 from archcost.report.grid import Entry, Grid, Head, Piece, lay_out, that_fit
-from archcost.report.notes import UNITS, footnotes, heading, summary
+from archcost.report.notes import footnotes, heading, summary, units
 from archcost.report.rows import Ledger, at_least, ordered
 from archcost.report.terminal import console_for, paint, plain, print_encoding, width_for, wrapped
 from archcost.report.text import fit, visible, width_of
@@ -80,7 +80,7 @@ def lines_of(
         grid = grid_of(analysis, depth, sort, [chosen[i] for i in kept], top)
     lines = [*_heading(analysis, width), [], *lay_out(grid, width), []]
     lines += wrapped("In all", summary(analysis), width)
-    lines += wrapped("Units", UNITS, width)
+    lines += wrapped("Units", units(analysis), width)
     notes = footnotes(analysis)
     if columns is not None and len(kept) < len(chosen):
         left_out = ", ".join(column.name for i, column in enumerate(chosen) if i not in kept)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import groupby
+from typing import Any
 
 __all__ = [
+    "all_shapes_text",
     "axes_text",
     "bytes_text",
     "count_text",
@@ -59,9 +62,19 @@ def ratio_text(value: float) -> str:
     return f"{text}x"
 
 
-def shape_text(shape: Iterable[int]) -> str:
-    """``1x3x224x224``."""
-    return "x".join(map(str, shape)) or "scalar"
+def shape_text(shape: tuple[Any, ...], most: int | None = 3) -> str:
+    """``1x3x224x224``; of several, ``7x2x5, 2 of 1x2x5``, and beyond ``most`` how many more there are."""
+    if not (shape and isinstance(shape[0], tuple)):
+        return "x".join(map(str, shape)) or "scalar"
+    alike = [(shape_text(one), len(list(same))) for one, same in groupby(shape)]
+    texts = [f"{number} of {text}" if number > 1 else text for text, number in alike[:most]]
+    more = sum(number for _, number in alike[len(texts) :])
+    return ", ".join(texts) + (f" and {more} more" if more else "")
+
+
+def all_shapes_text(shape: tuple[Any, ...]) -> str:
+    """`shape_text` with nothing left out."""
+    return shape_text(shape, None)
 
 
 def axes_text(values: Iterable[float]) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from archcost.trace.meta import of_one_dtype
 from archcost.trace.recurrent import OPERATORS, bind, one_dnn, runs_on_one_dnn
 from archcost.trace.turns import this_thread
 
@@ -51,6 +52,7 @@ def _attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> torch.Tensor:
+    of_one_dtype(query, key, value)
     options: dict[str, Any] = {"scale": scale, "enable_gqa": enable_gqa}
     if query.dim() == key.dim() == value.dim() == 3:
         if attn_mask is not None and attn_mask.dim() in (2, 3):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 
 from archcost.errors import ArchcostError, InputError, ModelError
@@ -45,9 +46,10 @@ class Failed(Exception):
         failed_op = self.recorder.failed_op
         from_operator = failed_op is not None and failed_op[0] is error
         got = " and ".join(_shape(ref) for ref in self.call.inputs)
-        expected = _expectation(module, self.call.inputs) if module is not None else None
-        if expected is not None:
-            return InputError(f"{self._where()} got an input of shape {got}; it expects {expected}")
+        given = self.call.inputs
+        asks = None if module is None else _expectation(module, given) or _expected_dtype(module, given)
+        if asks is not None:
+            return InputError(f"{self._where()} got an input of shape {got}; it expects {asks}")
         if values_missing and isinstance(error, (NotImplementedError, RuntimeError)) and "meta" in str(error):
             return ModelError(
                 f"{self._where()} needs real values, which `meta` does not have: {self._first_line()}. "
@@ -77,11 +79,29 @@ def _shape(ref: TensorRef) -> str:
     return "x".join(map(str, ref.shape)) or "scalar"
 
 
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
 def _is_layer(module: nn.Module) -> bool:
     """Whether its attributes mean what they do in torch: a class of one's own may call anything so."""
     kinds = (kind.__module__ for kind in type(module).__mro__ if kind is not nn.Module)
     layers = ("torch.nn.modules.", "torch.ao.nn.")
     return any(kind.startswith(layers) and not kind.endswith(".container") for kind in kinds)
+
+
+def _expected_dtype(module: nn.Module, inputs: tuple[TensorRef, ...]) -> str | None:
+    """The dtype that a layer which multiplies by weights asks of its input, when the input has another."""
+    multiplies = any(hasattr(module, name) for name in ("in_channels", "in_features", "input_size"))
+    weight = next(iter(module._parameters.values()), None)
+    if not inputs or not _is_layer(module) or not multiplies or weight is None:
+        return None
+    wanted, given = weight.dtype, inputs[0].dtype
+    if wanted == given:
+        return None
+    converts = given.is_floating_point and wanted.is_floating_point
+    convert = f"convert the model, as in model.to({given}), or " if converts else ""
+    return f"{_name(wanted)}, the dtype of its weights, not {_name(given)}: {convert}give {_name(wanted)}"
 
 
 def _expectation(module: nn.Module, inputs: tuple[TensorRef, ...]) -> str | None:

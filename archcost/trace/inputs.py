@@ -48,8 +48,8 @@ def on_device(given: Any, device: torch.device | str) -> Any:
     def move(tensor: torch.Tensor) -> torch.Tensor:
         if tensor.is_nested:
             raise InputError(
-                "inputs: a NestedTensor has rows of different lengths, which no shape says; give a padded tensor, "
-                "as nested.to_padded_tensor(0.0)"
+                "inputs: a NestedTensor has rows of different lengths, which no shape says; give a padded "
+                "tensor, as nested.to_padded_tensor(0.0)"
             )
         if id(tensor) not in made:
             copy = tensor.detach().to(device)
@@ -141,10 +141,7 @@ def example(size: Any, dtype: Any, device: torch.device | str, where: str = "inp
     """A tensor of one shape: uniform in [0, 1) from a fixed seed, or zeros for integers."""
     import torch
 
-    if isinstance(dtype, str):
-        dtype = getattr(torch, dtype.removeprefix("torch."), dtype)
-    if not isinstance(dtype, torch.dtype):
-        raise InputError(f"dtype: {dtype!r} is no torch dtype; give for example torch.float32 or 'int64'")
+    dtype = as_dtype(dtype)
     valid = isinstance(size, Sequence) and all(isinstance(n, int) and n > 0 for n in size)
     if not valid or isinstance(size, (str, bytes)):
         raise InputError(
@@ -158,15 +155,42 @@ def example(size: Any, dtype: Any, device: torch.device | str, where: str = "inp
     return torch.rand(tuple(size), generator=generator).to(device, dtype)
 
 
-def dtype_of(tree: ModuleTree) -> torch.dtype:
-    """The dtype of the first floating-point weight; float32 for a model without one."""
+_SHORT = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32", "fp64": "float64"}
+
+
+def as_dtype(value: Any) -> torch.dtype:
+    """A dtype, or its name: ``float16``, ``torch.float16``, ``half``, ``fp16``; InputError for another."""
     import torch
 
+    name = value.removeprefix("torch.").lower() if isinstance(value, str) else ""
+    found = getattr(torch, _SHORT.get(name, name), None) if name else value
+    if not isinstance(found, torch.dtype):
+        raise InputError(f"dtype: {value!r} is no torch dtype; give for example torch.float32 or 'int64'")
+    return found
+
+
+def floating(dtype: Any) -> torch.dtype | None:
+    """The dtype, where it is one for all inputs and of floating point; None else."""
+    found = None if dtype is None or isinstance(dtype, (list, tuple, Mapping)) else as_dtype(dtype)
+    return found if found is not None and found.is_floating_point else None
+
+
+def dtype_of(tree: ModuleTree) -> torch.dtype:
+    """The dtype of the first floating-point weight; where there is none, that of the first complex layer.
+
+    Complex weights of modules that are no layers of the framework's say nothing of the input: they may meet
+    its Fourier transform. float32 for a model without any.
+    """
+    import torch
+
+    complex_: list[torch.dtype] = []
     for module in tree.modules.values():
         for tensor in (*module._parameters.values(), *module._buffers.values()):
             if tensor is not None and tensor.is_floating_point():
                 return tensor.dtype
-    return torch.float32
+            if tensor is not None and tensor.is_complex() and type(module).__module__.startswith("torch.nn."):
+                complex_.append(tensor.dtype)
+    return complex_[0] if complex_ else torch.float32
 
 
 def guesses(model: nn.Module, tree: ModuleTree) -> list[tuple[tuple[int, ...], Any, str]]:

@@ -56,6 +56,23 @@ def _stats_dtype(x: torch.Tensor) -> torch.dtype:
     return torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
 
 
+def of_one_dtype(*factors: torch.Tensor) -> None:
+    """Raises as a real device does: the framework's own kernels forget to look.
+
+    Not under autocast, which casts what runs on a real device and nothing on `meta`.
+    """
+    dtypes = dict.fromkeys(str(x.dtype).removeprefix("torch.") for x in factors)
+    if len(dtypes) > 1 and not _under_autocast():
+        raise RuntimeError(f"expected factors of the same dtype, but got {' and '.join(dtypes)}; convert one")
+
+
+def _under_autocast() -> bool:
+    # Below the dispatcher's own key for it, `is_autocast_enabled` is False.
+    depth = torch.autocast_increment_nesting()
+    torch.autocast_decrement_nesting()
+    return depth > 1
+
+
 @_for(aten.convolution.default)
 def _convolution(
     x: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, transposed: bool, *rest: Any
@@ -79,6 +96,8 @@ def _convolution(
         and weight.is_contiguous()
     )
     if not plain:
+        if x.numel():  # of nothing, any device makes nothing
+            of_one_dtype(x, weight)
         return NotImplemented
     sizes = [
         (n + 2 * p - d * (k - 1) - 1) // s + 1
@@ -97,7 +116,18 @@ def _addmm(bias: Any, a: Any, b: Any, **scales: Any) -> Any:
         and a.dtype == b.dtype == bias.dtype
         and bias.shape in ((b.shape[1],), (a.shape[0], b.shape[1]))
     )
-    return torch.empty((a.shape[0], b.shape[1]), dtype=a.dtype, device="meta") if fits else NotImplemented
+    if not fits:
+        of_one_dtype(a, b)
+        return NotImplemented
+    return torch.empty((a.shape[0], b.shape[1]), dtype=a.dtype, device="meta")
+
+
+@_for(aten.mm.default, aten.mv.default)
+def _product(a: Any, b: Any) -> Any:
+    of_one_dtype(a, b)
+    if a.dim() != 2 or not b.dim() or a.shape[1] != b.shape[0] or a.dtype != b.dtype:
+        return NotImplemented
+    return torch.empty((a.shape[0], *b.shape[1:]), dtype=a.dtype, device="meta")
 
 
 @_for(aten.native_batch_norm.default)
@@ -247,3 +277,20 @@ def _safe_softmax(x: Any, dim: int, dtype: Any = None) -> Any:
 def _roll(x: Any, shifts: Any, dims: Any = ()) -> Any:
     fits = x.is_contiguous() and dims and len(shifts) == len(dims)
     return _like(x) if fits and all(-x.dim() <= d < x.dim() for d in dims) else NotImplemented
+
+
+@_for(*([aten._grouped_mm.default] if hasattr(aten, "_grouped_mm") else []))  # torch 2.8 brought it
+def _grouped_mm(a: Any, b: Any, offs: Any = None, bias: Any = None, out_dtype: Any = None) -> Any:
+    """In float32, which a CPU takes; the framework's own kernel knows only what a GPU takes."""
+    groups = [len(x) for x in (a, b) if x.dim() == 3] + ([] if offs is None else [len(offs)])
+    fits = (
+        a.dtype == b.dtype == (out_dtype or torch.float32) == torch.float32
+        and a.shape[-1] == b.shape[-2]
+        and len(set(groups)) == 1
+        and (offs is None) is (a.dim() == b.dim() == 3)
+    )
+    if not fits:
+        return NotImplemented
+    # Groups of rows, or of columns, lie side by side in the result; others are results of their own.
+    own = groups[:1] if a.dim() == b.dim() else []
+    return torch.empty((*own, a.shape[-2], b.shape[-1]), dtype=a.dtype, device="meta")

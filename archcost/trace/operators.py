@@ -31,7 +31,7 @@ class Operator:
     def __init__(self, func: Any) -> None:
         schema = getattr(func, "_schema", None)
         self.name = str(func)
-        # Under inference_mode operators made of others arrive whole. What a tensor subclass answers for itself
+        # Under inference_mode operators made of others arrive whole. What a subclass answers for itself
         # (``prim::layout``) is no operator of the dispatcher's.
         self.composite = (
             schema is not None

@@ -178,7 +178,7 @@ class Recorder(TorchDispatchMode):
             if tensor.is_nested:
                 name = self.calls[self._stack[-1]].module or "the model's own forward"
                 raise ModelError(
-                    f"{name} computes on a NestedTensor, whose rows have different lengths that no shape says; "
+                    f"{name} computes on a NestedTensor, whose rows have lengths that no shape says; "
                     f"pad it, as nested.to_padded_tensor(0.0)"
                 )
             index = len(self.storages)
@@ -303,10 +303,13 @@ class Recorder(TorchDispatchMode):
         """Run an operator on its arguments, all brought to `meta` where some are there."""
         for tensor in written:
             self._before_write(tensor, tensors)
-        if self.on_meta and _is_mixed(tensors) and func not in TAKES_VALUES:
+        mixed = self.on_meta and _is_mixed(tensors)
+        if mixed and func not in TAKES_VALUES:
             args = self._on_meta(args)
             kwargs = {key: self._on_meta(value) for key, value in kwargs.items()}
-        fast = FAST_META.get(func) if self.on_meta else None
+        # Constants that the forward makes of its own have values, and keep them.
+        without_values = mixed or (self.on_meta and tensors and tensors[0].is_meta)
+        fast = FAST_META.get(func) if without_values else None
         result = NotImplemented if fast is None else fast(*args, **kwargs)
         return func(*args, **kwargs) if result is NotImplemented else result
 

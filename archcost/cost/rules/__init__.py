@@ -1,7 +1,8 @@
 """The counting rules of archcost, one file a family of operators.
 
 The convention, stated once: a MAC is one multiply-accumulate of a convolution, a matrix product, a
-recurrent or an attention product; every other arithmetic operation is one `other_ops`.
+recurrent or an attention product; every other arithmetic operation is one `other_ops`. So it is of complex
+numbers, whose eight real operations a MAC are in the flops.
 """
 
 
@@ -10,6 +11,7 @@ def load() -> None:
     from archcost.cost.rules import (  # noqa: F401 - importing registers the rules
         attention,
         convolution,
+        loss,
         matmul,
         movement,
         norm,

@@ -37,6 +37,7 @@ def _bias_ops(bias: Any, output: TensorRef) -> int:
     *("aten.mkldnn_convolution", "aten._slow_conv2d_forward", "aten.conv2d", "aten.conv1d", "aten.conv3d"),
     *("aten.conv_depthwise3d", "aten._conv_depthwise2d", "aten.slow_conv3d_forward", "aten.thnn_conv2d"),
     *("aten.slow_conv_dilated2d", "aten.slow_conv_dilated3d", "aten.miopen_convolution"),
+    *("aten.miopen_depthwise_convolution", "aten._nnpack_spatial_convolution", "aten._mps_convolution"),
     kind="convolution",
 )
 def convolution(op: Op) -> tuple[int, int]:
@@ -49,6 +50,7 @@ def convolution(op: Op) -> tuple[int, int]:
 @counting_rule(
     *("aten.conv_transpose1d", "aten.conv_transpose2d", "aten.conv_transpose3d"),
     *("aten.slow_conv_transpose2d", "aten.slow_conv_transpose3d", "aten.cudnn_convolution_transpose"),
+    *("aten.miopen_convolution_transpose", "aten._mps_convolution_transpose"),
     kind="convolution",
 )
 def convolution_transposed(op: Op) -> tuple[int, int]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from archcost.cost.registry import Count
-from archcost.trace.graph import Op, TensorRef
+from archcost.trace.graph import Op, TensorRef, refs
 from archcost.trace.schema import find_overload
 
 
@@ -21,13 +22,72 @@ def classify(op: Op) -> Count:
         touches_tensors = any(True for _ in op.tensors()) and not op.name.startswith("aten.")
         if not op.outputs and not op.writes and not touches_tensors:
             return Count(0, 0, "other")
-        if torch.Tag.pointwise in overload.tags:
-            return Count(0, sum(out.numel for out in op.outputs), "pointwise")
+        if torch.Tag.pointwise in _tags(op.name):
+            return Count(0, written(op), "pointwise")
+        if torch.Tag.view_copy in _tags(op.name):
+            return Count(0, 0, "movement")
         macs = _framework_macs(op, overload)
         if macs is not None:
             return Count(macs, None, "matmul", "its operations beside the products have no rule")
+        shapes = [ref.shape for ref in op.tensors()]
+        if not contracts(overload) and [out.shape for out in op.outputs] == [_broadcast(shapes)]:
+            return Count(0, written(op), "pointwise")
     hint = 'add one with @archcost.counting_rule("' + op.base.replace(".", "::", 1) + '")'
     return Count(None, None, "unknown", f"no counting rule for this operator; {hint}")
+
+
+def written(op: Op) -> int:
+    """Elements of the results; the in-place forms on lists return none and write their first argument."""
+    return sum(out.numel for out in op.outputs or refs(op.args[0]))
+
+
+@cache
+def _tags(name: str) -> frozenset[Any]:
+    """The framework's tags of an operator and of what it is a form of: in-place and list forms lack some."""
+    import torch
+
+    namespace, plain, *_ = name.split(".")
+    found = set(find_overload(name).tags)
+    for form in (plain.removesuffix("_"), plain.removesuffix("_").removeprefix("_foreach_")):
+        packet = getattr(getattr(torch.ops, namespace), form, None)
+        found.update(tag for one in getattr(packet, "overloads", list)() for tag in getattr(packet, one).tags)
+    return frozenset(found)
+
+
+# Parts of the names of products, and of functions of matrices, which multiply inside whatever goes in.
+_PRODUCTS = (
+    *(
+        "linalg",
+        "matrix",
+        "cholesky",
+        "qr",
+        "inverse",
+        "solve",
+        "mm",
+        "matmul",
+        "attention",
+        "outer",
+        "inner",
+    ),
+    *("dot", "kron", "ger", "addr", "mv", "trace"),
+)
+
+
+def contracts(overload: Any) -> bool:
+    """Whether an operator may sum products: any may, but the framework's own on `self` and `other` alone."""
+    schema = overload._schema
+    names = {argument.name for argument in schema.arguments if "Tensor" in str(argument.type)}
+    own = schema.name.startswith("aten::") and names <= {"self", "other"}
+    return not own or any(part in schema.name for part in _PRODUCTS)
+
+
+def _broadcast(shapes: list[tuple[int, ...]]) -> tuple[int, ...] | None:
+    import torch
+
+    try:
+        return tuple(torch.broadcast_shapes(*shapes))
+    except RuntimeError:
+        return None
 
 
 def _framework_macs(op: Op, overload: Any) -> int | None:

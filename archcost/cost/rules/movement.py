@@ -16,6 +16,10 @@ MOVES = """
     lift_fresh_copy _pack_padded_sequence _pad_packed_sequence to_padded_tensor to_sparse to_dense to_mkldnn
     _nested_tensor_from_mask _nested_from_padded _nested_tensor_from_tensor_list
     _nested_view_from_buffer_copy _nested_tensor_from_mask_left_aligned record_stream pin_memory _pin_memory
+    _to_dense _to_sparse _to_sparse_csr _to_sparse_csc _to_sparse_bsr _to_sparse_bsc sparse_mask
+    _sparse_coo_tensor_with_dims_and_tensors _jagged_to_padded_dense_forward _padded_dense_to_jagged_forward
+    as_strided_scatter diagonal_scatter _unsafe_masked_index nonzero_static lu_unpack resize_as _lazy_clone
+    _stack _chunk_cat _foreach_copy _foreach_clone _foreach_zero
     _copy_from _assert_async _assert_scalar sym_constrain_range_for_size _functional_assert_async int_repr
 """.split()
 
@@ -33,10 +37,12 @@ def choose(op: Op) -> tuple[int, int]:
 MAKES = """
     empty empty_strided empty_like empty_permuted new_empty new_empty_strided zeros zeros_like new_zeros
     ones ones_like new_ones full full_like new_full fill zero scalar_tensor lift_fresh arange linspace
-    logspace eye tril_indices triu_indices hann_window hamming_window _efficientzerotensor
+    logspace eye range tril_indices triu_indices _efficientzerotensor from_file
+    hann_window hamming_window bartlett_window blackman_window kaiser_window fft_fftfreq fft_rfftfreq
     _empty_affine_quantized _make_per_tensor_quantized_tensor
     rand rand_like randn randn_like randint randint_like randperm uniform normal normal_functional bernoulli
-    random exponential poisson geometric log_normal cauchy
+    random exponential poisson geometric log_normal cauchy multinomial binomial
+    _standard_gamma _sample_dirichlet
 """.split()
 
 
@@ -75,7 +81,7 @@ def add_at(op: Op) -> tuple[int, int]:
     return 0, source.numel if source is not None else op.outputs[0].numel
 
 
-@counting_rule("aten.col2im", kind="reduction")
+@counting_rule("aten.col2im", "aten.unfold_backward", kind="reduction")
 def fold(op: Op) -> tuple[int, int]:
     return 0, op.args[0].numel
 

@@ -41,7 +41,7 @@ def rms_norm(op: Op) -> tuple[int, int]:
     return 0, (3 + (arguments(op).get("weight") is not None)) * op.outputs[0].numel
 
 
-@counting_rule("aten.linalg_vector_norm", "aten.norm", kind="reduction")
+@counting_rule("aten.linalg_vector_norm", "aten.norm", "aten.native_norm", kind="reduction")
 def vector_norm(op: Op) -> tuple[int, int]:
     # Power and add for each element, a root for each result.
     return 0, 2 * op.args[0].numel + op.outputs[0].numel
@@ -55,3 +55,10 @@ def weight_norm(op: Op) -> tuple[int, int]:
 @counting_rule("aten.renorm", kind="norm")
 def renorm(op: Op) -> tuple[int, int]:
     return 0, 3 * op.outputs[0].numel
+
+
+@counting_rule("aten.embedding_renorm", kind="norm")
+def embedding_renorm(op: Op) -> tuple[int, int]:
+    # Power, add and scale for each row that is picked.
+    table, indices = op.args[0], op.args[1]
+    return 0, 3 * indices.numel * table.shape[-1]

@@ -9,7 +9,8 @@ from __future__ import annotations
 from math import prod
 
 from archcost.cost.registry import counting_rule
-from archcost.trace.graph import Op, refs
+from archcost.cost.rules.fallback import written
+from archcost.trace.graph import Op, TensorRef
 
 # Maximum, subtract, exponential, add, divide (or subtract the logarithm).
 SOFTMAX_OPS = 5
@@ -48,12 +49,17 @@ def dropout(op: Op) -> tuple[int, int]:
     return 0, 2 * op.outputs[0].numel
 
 
-@counting_rule("aten.addcmul", "aten.addcdiv", "aten.lerp", kind="pointwise")
+@counting_rule(
+    *("aten.addcmul", "aten.addcdiv", "aten.lerp", "aten._add_relu", "aten._masked_scale"),
+    *("aten._foreach_addcmul", "aten._foreach_addcdiv", "aten._foreach_lerp"),
+    "aten._transform_bias_rescale_qkv",
+    kind="pointwise",
+)
 def two_operations(op: Op) -> tuple[int, int]:
-    return 0, 2 * op.outputs[0].numel
+    return 0, 2 * written(op)
 
 
-@counting_rule("aten.dist", "aten.mse_loss", "aten._euclidean_dist", kind="pointwise")
+@counting_rule("aten.dist", "aten._euclidean_dist", kind="pointwise")
 def differences(op: Op) -> tuple[int, int]:
     # Subtract and multiply for each pair of elements.
     pairs = op.outputs[0].numel * op.args[0].shape[-1] if "euclidean" in op.name else op.args[0].numel
@@ -72,17 +78,22 @@ def binary_search(op: Op) -> tuple[int, int]:
     return 0, op.outputs[0].numel * max(bounds.shape[-1], 1).bit_length()
 
 
+@counting_rule("aten.isin", kind="pointwise")
+def membership(op: Op) -> tuple[int, int]:
+    """As a search of each element among the others, put in order."""
+    others = op.args[1].numel if isinstance(op.args[1], TensorRef) else 1
+    return 0, op.outputs[0].numel * max(others, 1).bit_length()
+
+
 @counting_rule(
-    *("aten._foreach_add", "aten._foreach_mul", "aten.complex", "aten.polar", "aten.view_as_complex_copy"),
+    *("aten.floor_divide", "aten.rsub", "aten.complex", "aten.polar", "aten.view_as_complex_copy"),
     *("aten.fake_quantize_per_tensor_affine_cachemask", "aten.fake_quantize_per_channel_affine_cachemask"),
     *("aten._fused_moving_avg_obs_fq_helper", "aten._fake_quantize_learnable_per_tensor_affine"),
     "aten._conj_physical",
     kind="pointwise",
 )
 def one_operation(op: Op) -> tuple[int, int]:
-    # The in-place forms on lists return nothing.
-    written = op.outputs or tuple(refs(op.args[0]))
-    return 0, sum(ref.numel for ref in written)
+    return 0, written(op)
 
 
 @counting_rule("aten._fft_r2c", "aten._fft_c2c", "aten._fft_c2r", kind="other")

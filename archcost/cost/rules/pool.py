@@ -19,7 +19,8 @@ def _window(op: Op) -> int:
 @counting_rule(
     *("aten.max_pool2d_with_indices", "aten.max_pool3d_with_indices", "aten.max_pool1d", "aten.max_pool2d"),
     *("aten.mkldnn_max_pool2d", "aten.mkldnn_max_pool3d", "aten.max_pool3d", "aten.quantized_max_pool2d"),
-    *("aten.quantized_max_pool1d", "aten.quantized_max_pool3d", "aten.fractional_max_pool2d"),
+    *("aten.quantized_max_pool1d", "aten.quantized_max_pool3d"),
+    *("aten.fractional_max_pool2d", "aten.fractional_max_pool3d"),
     kind="pool",
 )
 def max_pool(op: Op) -> tuple[int, int]:

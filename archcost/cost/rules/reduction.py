@@ -11,7 +11,16 @@ from archcost.trace.schema import arguments
     *(f"aten.{name}" for name in ("sum", "prod", "amax", "amin", "max", "min", "argmax", "argmin", "any")),
     *(f"aten.{name}" for name in ("all", "cumsum", "cumprod", "nansum", "count_nonzero", "aminmax", "trace")),
     *(f"aten.{name}" for name in ("cummax", "cummin", "_cummax_helper", "_cummin_helper", "equal", "histc")),
-    *("aten.bincount", "aten.unique_consecutive"),
+    *("aten.bincount", "aten.unique_consecutive", "aten.unique_dim_consecutive", "aten.hash_tensor"),
+    *("aten.histogram", "aten._histogramdd_from_bin_cts", "aten._histogramdd_from_bin_tensors"),
+    *(
+        "aten._histogramdd_bin_edges",
+        "aten._is_all_true",
+        "aten._is_any_true",
+        "aten.segment_reduce",
+        "aten._aminmax",
+        "aten._sparse_sum",
+    ),
     kind="reduction",
 )
 def one_each(op: Op) -> tuple[int, int]:
@@ -36,13 +45,13 @@ def log_sum_exp(op: Op) -> tuple[int, int]:
 
 @counting_rule(
     *("aten.sort", "aten.topk", "aten.kthvalue", "aten.median", "aten.nanmedian", "aten.mode"),
-    *("aten._unique2", "aten.unique_dim"),
+    *("aten._unique2", "aten._unique", "aten.unique_dim"),
     kind="reduction",
 )
 def ordering(op: Op) -> tuple[int, int]:
     """n log2 n comparisons along the dimension that is ordered, log2 rounded up."""
     x, given = op.args[0], arguments(op)
-    whole = op.base == "aten._unique2" or (
+    whole = op.base in ("aten._unique2", "aten._unique") or (
         op.base in ("aten.median", "aten.nanmedian") and "dim" not in given
     )
     length = x.numel if whole or not x.shape else x.shape[given.get("dim", -1)]

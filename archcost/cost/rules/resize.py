@@ -35,7 +35,11 @@ def antialiased(op: Op) -> tuple[int, int]:
     return 0, planes * columns * (height * (2 * taps_x - 1) + rows * (2 * taps_y - 1))
 
 
-@counting_rule("aten.grid_sampler_2d", "aten.grid_sampler_3d", "aten.cudnn_grid_sampler", kind="resize")
+@counting_rule(
+    *("aten.grid_sampler_2d", "aten.grid_sampler_3d", "aten.cudnn_grid_sampler"),
+    "aten._grid_sampler_2d_cpu_fallback",
+    kind="resize",
+)
 def grid_sample(op: Op) -> tuple[int, int]:
     axes = len(op.args[0].shape) - 2
     mode = op.args[2] if len(op.args) > 2 else 0
@@ -43,7 +47,7 @@ def grid_sample(op: Op) -> tuple[int, int]:
     return 0, (2 * taps - 1) * op.outputs[0].numel
 
 
-@counting_rule("aten.affine_grid_generator", kind="matmul")
+@counting_rule("aten.affine_grid_generator", "aten.cudnn_affine_grid_generator", kind="matmul")
 def affine_grid(op: Op) -> tuple[int, int]:
     axes = op.outputs[0].shape[-1]
     return op.outputs[0].numel * (axes + 1), 0

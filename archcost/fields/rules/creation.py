@@ -9,6 +9,7 @@ MAKES = """
     empty empty_strided empty_like empty_permuted new_empty new_empty_strided zeros zeros_like new_zeros
     ones ones_like new_ones full full_like new_full fill.Scalar zero scalar_tensor arange linspace
     logspace eye tril_indices triu_indices hann_window hamming_window _efficientzerotensor
+    bartlett_window blackman_window kaiser_window fft_fftfreq fft_rfftfreq range from_file
     _empty_affine_quantized _make_per_tensor_quantized_tensor
     rand rand_like randn randn_like randint randint_like randperm uniform normal_functional
     bernoulli.p bernoulli_.float normal_ normal.float_float random exponential geometric log_normal cauchy

@@ -24,6 +24,18 @@ def plain(op: Op, see: See) -> Intervals | None:
     return product(see(op.args[0]), see(op.args[1]), op.outputs[0].shape, op.index)
 
 
+@field_rule("aten._grouped_mm")
+def grouped(op: Op, see: See) -> Intervals | None:
+    """Which matrix a row or a column meets is said by values: it may be that of any group."""
+    given, out = arguments(op), op.outputs[0].shape
+    a, b, offsets = see(op.args[0]), see(op.args[1]), given.get("offs")
+    if offsets is not None:
+        a, b = (x and (x.reduce([0], op.index, keepdim=False) if x.rank == 3 else x) for x in (a, b))
+        said = see(offsets)
+        return union([product(a, b, out, op.index), said and said.everything(out, op.index)], out)
+    return product(a, b, out, op.index)
+
+
 @field_rule("aten.addmm", "aten.baddbmm", "aten._addmm_activation")
 def with_sum(op: Op, see: See) -> Intervals | None:
     out = op.outputs[0].shape

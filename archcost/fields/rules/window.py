@@ -156,6 +156,17 @@ def col2im(op: Op, see: See) -> Intervals | None:
     return out if x.rank == 3 else out.squeeze(0)
 
 
+@field_rule("aten.unfold_backward")
+def unfold_backward(op: Op, see: See) -> Intervals | None:
+    """The inverse sum of unfold along one dimension, as istft overlaps its frames."""
+    x, (sizes, dim, _, step) = see(op.args[0]), op.args[1:]
+    if x is None:
+        return None
+    dim %= len(sizes)
+    folded = x.fold(x.rank - 1, dim, sizes[dim], step, 0, 1)
+    return folded.reduce([x.rank - 1], op.index, keepdim=False)
+
+
 @field_rule("aten.unfold", "aten.unfold_copy")
 def unfold(op: Op, see: See) -> Intervals | None:
     """``Tensor.unfold``: overlapping windows of one dimension, as a new last one."""
