@@ -116,6 +116,7 @@ REDUCE = [aten.mean.dim, aten.sum.dim_IntList]
 SOFTMAX = [aten._softmax.default, aten._log_softmax.default]
 OTHERS = [
     *(aten.convolution.default, aten.addmm.default, aten.native_batch_norm.default, aten.roll.default),
+    *(aten.upsample_nearest2d.default, aten.upsample_bilinear2d.default),
     *(aten.native_layer_norm.default, aten.linalg_vector_norm.default, aten._safe_softmax.default),
     *(aten.clone.default, aten.masked_fill.Scalar, aten._grouped_mm.default, aten.mm.default),
     aten.mv.default,
@@ -346,6 +347,16 @@ def test_softmax(x, dim, to_float):
 )
 def test_roll(x, shifts, dims):
     check(aten.roll.default, x, shifts, dims)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4, 5), (1, 1, 4, 5), (2, 3, 1, 5)])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("size", [(8, 10), (2, 2), (1, 7)])
+def test_upsampling(shape, memory_format, size):
+    x = META(shape).contiguous(memory_format=memory_format)
+    check(aten.upsample_nearest2d.default, x, size)
+    check(aten.upsample_nearest2d.default, x, size, 2.0, 2.0)
+    check(aten.upsample_bilinear2d.default, x, size, False)
 
 
 @MANY

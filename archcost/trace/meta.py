@@ -294,3 +294,12 @@ def _grouped_mm(a: Any, b: Any, offs: Any = None, bias: Any = None, out_dtype: A
     # Groups of rows, or of columns, lie side by side in the result; others are results of their own.
     own = groups[:1] if a.dim() == b.dim() else []
     return torch.empty((*own, a.shape[-2], b.shape[-1]), dtype=a.dtype, device="meta")
+
+
+@_for(aten.upsample_nearest2d.default, aten.upsample_bilinear2d.default)
+def _upsample(x: Any, output_size: Any, *_: Any) -> Any:
+    """The framework's own imports the compiler, two seconds."""
+    fits = (
+        x.dim() == 4 and x.is_contiguous() and x.is_floating_point() and min(*x.shape[1:], *output_size) > 1
+    )
+    return torch.empty((*x.shape[:2], *output_size), dtype=x.dtype, device="meta") if fits else NotImplemented
