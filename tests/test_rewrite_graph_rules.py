@@ -141,6 +141,28 @@ def normed(inputs, outputs, size, axes=2, **options):
 # merge: rows
 
 
+@pytest.mark.parametrize("mode", ["zeros", "reflect", "replicate", "circular"])
+@pytest.mark.parametrize("padding", [1, "same"])
+@pytest.mark.parametrize(
+    ("behind", "choice"),
+    [
+        (nn.BatchNorm2d(8), ("merge", {"last": "1"})),
+        (nn.AvgPool2d(2), ("pool_first", {"how": "kernel"})),
+        (nn.AvgPool2d(2), ("pool_first", {"how": "pool"})),
+    ],
+)
+def test_what_several_layers_become_is_done_however_they_pad(mode, padding, behind, choice):
+    model = randomised(
+        nn.Sequential(conv(3, 8, 4 if padding == "same" else 3, padding=padding, padding_mode=mode), behind)
+    )
+    x = torch.rand(2, 3, 8, 8)
+    for asked in ({"choices": {"0": choice}}, {"rules": [choice[0]]}):
+        new = archcost.rewrite(model, x, **asked, store=False, progress=False)
+        assert [one.rule for one in new.plan] == [choice[0]]
+        assert type(new.model[1]) is nn.Identity
+        assert not new.plan.proposals[0].exact or error(model, new.model, x) < 1e-5
+
+
 @pytest.mark.parametrize("axes", [1, 2, 3])
 @pytest.mark.parametrize(
     "options",

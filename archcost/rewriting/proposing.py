@@ -86,13 +86,10 @@ def proposals_of(
                 for rule in chosen:
                     try:
                         made, why = _proposed(rule, subject, shares, errors, given)
-                    except ArchcostError:
-                        raise
-                    except Exception as error:  # whatever somebody's rule raises
-                        said = f"{type(error).__name__}: {error}"
-                        raise RewriteError(
-                            f"the rule {rule.name} failed on {subject.name!r}: {said}"
-                        ) from error
+                    except Exception as error:  # whatever somebody's rule raises: of this place alone
+                        own = isinstance(error, ArchcostError)
+                        said = str(error) if own else f"{type(error).__name__}: {error}"
+                        made, why = [], f"the rule failed: {said}"
                     found += made
                     if why is not None:
                         stays.append(Stays(subject.name, subject.type_name, rule.name, why))
