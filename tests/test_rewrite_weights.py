@@ -431,12 +431,16 @@ def columns_first(kernel):
     return kernel.permute(0, 1, 4, 2, 3).flatten(3).flatten(1, 2)
 
 
+def by_input(kernel):
+    return kernel.transpose(1, 2).flatten(3)
+
+
 WAYS = {
     "columns first": ("asymmetric", {"first": "height", "rank": 9}, columns_first),
     "rows first": ("asymmetric", {"first": "width", "rank": 9}, lambda k: columns_first(k.mT)),
     "in": ("bottleneck", {"form": "in", "rank_in": 5}, lambda k: k.transpose(1, 2).flatten(2)),
     "out": ("bottleneck", {"form": "out", "rank_out": 7}, lambda k: k.flatten(2)),
-    "depthwise": ("separable", {"order": "depthwise-first", "terms": 3}, lambda k: k.transpose(1, 2).flatten(3)),
+    "depthwise": ("separable", {"order": "depthwise-first", "terms": 3}, by_input),
     "pointwise": ("separable", {"order": "pointwise-first", "terms": 3}, lambda k: k.flatten(3)),
 }  # fmt: skip
 
