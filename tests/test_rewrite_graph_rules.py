@@ -294,6 +294,16 @@ def test_batch_normalisation_before_a_convolution_that_adds_no_zeros_is_folded(a
     )
 
 
+def test_a_norm_before_zeros_stays_and_the_one_behind_does_not():
+    model = randomised(nn.Sequential(nn.BatchNorm2d(3), conv(3, 6, 3, padding=1), nn.BatchNorm2d(6)))
+    new = all_exact(model, Merge(), 9, 9, count=1)
+    assert [type(layer) for layer in new] == [nn.BatchNorm2d, nn.Conv2d, nn.Identity]
+    with pytest.raises(RewriteError, match="1: 1 pads with zeros what the layer before it gave"):
+        Merge().replacement(subjects(model, 9, 9)["1"], first="0")
+    with pytest.raises(RewriteError, match="'2' is no batch normalisation before it; there is 0"):
+        Merge().replacement(subjects(model, 9, 9)["1"], first="2")
+
+
 def test_what_is_merged_with_the_norm_before_it_is_the_same_from_a_file():
     model = randomised(nn.Sequential(nn.BatchNorm2d(3), conv(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU()))
     x = torch.randn(2, 3, 9, 9)

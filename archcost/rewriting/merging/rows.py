@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from archcost.rewriting.graph import Result, Taker, results_of, takers
 from archcost.rewriting.merging.affine import Linear, identity
@@ -48,8 +49,8 @@ class Row:
     @property
     def proposed(self) -> tuple[str, ...]:
         """Those of them worth a look: with the batch normalisation behind, where there is one."""
-        pairs = zip(self.members, (*self.members[1:], None), strict=True)
-        return tuple(a.name for a, b in pairs if a is not self.members[0] and (b is None or not b.is_norm))
+        later = self.members[1:]
+        return tuple(a.name for a, b in zip_longest(later, later[1:]) if b is None or not b.is_norm)
 
     def up_to(self, last: str | None) -> tuple[Whole, dict[str, Chain]] | str:
         """The function up to a layer, and what is left in the place of each but the first; or why not.

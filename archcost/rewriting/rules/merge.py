@@ -54,7 +54,7 @@ class Merge(Rewrite):
         from archcost.rewriting.merging.blocks import MOST_MACS
 
         for first, row in _rows(subject):
-            for end in row.proposed or (None,) * (first is not None):
+            for end in row.proposed or (None,) * bool(first and row.members):
                 made = self.replacement(subject, first=first, last=end)
                 if made.macs <= MOST_MACS * row.macs(end):
                     yield {key: value for key, value in (("first", first), ("last", end)) if value}
