@@ -293,7 +293,7 @@ def _moments(
     ]
     if sum(covariance_bytes(model.get_submodule(name)) for name in names) > _MOST_BYTES:
         return {}
-    return moments_of(model, names, data, choices is not None, progress)
+    return moments_of(model, names, data, strict=choices is not None, progress=progress)
 
 
 def _means(name: str, subject: Subject) -> bool:

@@ -250,6 +250,8 @@ def test_data_that_does_not_reach_a_layer_leaves_it_to_its_weights():
     errors = {one.name: one.output_error for one in proposed(model, (x, True), data)}
     assert errors["one"] is None
     assert errors["last"] < 1
+    with pytest.raises(RewriteError, match="it is not called with these batches"):
+        proposed(model, (x, True), iter(data))  # not that they are used up
     with pytest.raises(RewriteError, match="one: it is not called with these batches"):
         rewritten(model, {"one": "asymmetric"}, inputs=(x, True), batches=data)
     with pytest.raises(RewriteError, match="forward failed on a batch"):

@@ -621,7 +621,7 @@ def test_a_generator_does_for_one_pass_and_not_for_two():
     [
         (nn.ConvTranspose2d(4, 4, 3), "patches"),
         (nn.Linear(4, 4), "patches"),
-        (type("Odd", (nn.Conv2d,), {})(4, 4, 3), "adapter"),
+        (type("Odd", (nn.Conv2d,), {"forward": lambda self, x: x[:, :, 1:-1, 1:-1]})(4, 4, 3), "adapter"),
     ],
 )
 def test_what_has_no_known_patches_is_refused(layer, message):

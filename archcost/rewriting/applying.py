@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from archcost.errors import RewriteError
+from archcost.errors import ArchcostError, RewriteError
 from archcost.paths.accuracy import exact_convolution
 from archcost.rewriting.plan import Applied, Plan
 from archcost.rewriting.proposal import Proposal
@@ -141,11 +141,11 @@ def _moments(
     model: nn.Module, part: list[Proposal], batches: Any, strict: bool, progress: bool | None
 ) -> Mapping[str, Moments]:
     names = [one.name for one in part if isinstance(get(one.rule), Factorisation)]
-    return {} if batches is None else moments_of(model, names, batches, strict, progress)
+    return {} if batches is None else moments_of(model, names, batches, strict=strict, progress=progress)
 
 
 def moments_of(
-    model: nn.Module, names: Iterable[str], batches: Any, strict: bool, progress: bool | None
+    model: nn.Module, names: Iterable[str], batches: Any, *, strict: bool, progress: bool | None
 ) -> dict[str, Moments]:
     """Of the layers that have some: transposed ones and the largest are carried over by weights alone.
 
@@ -179,7 +179,7 @@ def _each(work: Callable[[list[str]], dict[str, T]], names: list[str]) -> tuple[
     for name in names:
         try:
             found |= work([name])
-        except RewriteError as error:
+        except ArchcostError as error:  # of batches that can be gone through once, that there are none left
             failed[name] = str(error)
     if not found:
         raise first
