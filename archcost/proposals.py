@@ -72,7 +72,7 @@ def propose(
 
         open_ = [one for one in subjects_of(net, analysis.trace, analysis.costs) if one.refusal is None]
         wanted = [one.name for one in open_ if asked is None or asked & set(one.names)]
-        moments = moments_of(net, wanted, batches, progress)
+        moments = moments_of(net, wanted, batches, strict=False, progress=progress)
     with opened(store) as there:
         found = proposals_of(
             net,

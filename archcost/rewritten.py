@@ -129,14 +129,18 @@ def rewrite(
     original = copied(model) if inplace and data is not None else model
     work = model if inplace else copied(model)
     applied, outcomes = carried_out(
-        original, work, plan, call, batches=data, moments=moments, hooks=hooks, progress=progress
+        original,
+        work,
+        plan,
+        call,
+        batches=data,
+        moments=moments,
+        hooks=hooks,
+        strict=choices is not None,
+        progress=progress,
     )
     failed = {one.proposal.name for one in outcomes if one.problem is not None}
-    stays += tuple(
-        Stays(one.proposal.name, one.proposal.type_name, one.proposal.rule, f"taken back: {one.problem}")
-        for one in outcomes
-        if one.problem is not None
-    )
+    stays += tuple(_fell_short(outcomes))
     if choices is not None and failed:
         applied.undo()
         raise RewriteError(
@@ -165,7 +169,7 @@ class Rewritten:
     outcomes: tuple[Outcome, ...]
     """Layer by layer: the errors of what was done."""
     stays: tuple[Stays, ...]
-    """Where a rule was asked for and did nothing, and why."""
+    """Where a rule was asked for and did nothing, or less than it could, and why."""
     inputs: Any
     original: nn.Module | None
     """The model as it was; None where it was changed in place."""
@@ -245,6 +249,16 @@ def _inputs_of(analysis: Analysis, inputs: Any) -> Any:
     return kwargs or args
 
 
+def _fell_short(outcomes: Iterable[Outcome]) -> Iterator[Stays]:
+    """Places where what was tried failed, or did less than it could."""
+    for outcome in outcomes:
+        one, said = outcome.proposal, outcome.problem
+        if said is None and outcome.unfitted is not None:
+            said = f"done by the weights alone, the data does not reach it: {outcome.unfitted}"
+        if said is not None:
+            yield Stays(one.name, one.type_name, one.rule, said)
+
+
 def _passed_over(proposals: Iterable[Proposal], plan: Plan) -> Iterator[Stays]:
     """Layers for which there were proposals, of which none was taken."""
     from archcost.rewriting.proposal import overlap
@@ -279,7 +293,7 @@ def _moments(
     ]
     if sum(covariance_bytes(model.get_submodule(name)) for name in names) > _MOST_BYTES:
         return {}
-    return moments_of(model, names, data, progress)
+    return moments_of(model, names, data, strict=choices is not None, progress=progress)
 
 
 def _means(name: str, subject: Subject) -> bool:

@@ -17,6 +17,7 @@ from archcost.errors import RewriteError
 from archcost.latency.fingerprint import fingerprint
 from archcost.latency.measurement import Key, Measurement
 from archcost.latency.store import Store
+from archcost.rewriting import Plan
 from archcost.rewriting.accelerating.path_conv import PathConv
 from archcost.rewriting.building import built
 from archcost.rewriting.replacement import Kept
@@ -141,6 +142,28 @@ def normed(inputs, outputs, size, axes=2, **options):
 # merge: rows
 
 
+@pytest.mark.parametrize("mode", ["zeros", "reflect", "replicate", "circular"])
+@pytest.mark.parametrize("padding", [1, "same"])
+@pytest.mark.parametrize(
+    ("behind", "choice"),
+    [
+        (nn.BatchNorm2d(8), ("merge", {"last": "1"})),
+        (nn.AvgPool2d(2), ("pool_first", {"how": "kernel"})),
+        (nn.AvgPool2d(2), ("pool_first", {"how": "pool"})),
+    ],
+)
+def test_what_several_layers_become_is_done_however_they_pad(mode, padding, behind, choice):
+    model = randomised(
+        nn.Sequential(conv(3, 8, 4 if padding == "same" else 3, padding=padding, padding_mode=mode), behind)
+    )
+    x = torch.rand(2, 3, 8, 8)
+    for asked in ({"choices": {"0": choice}}, {"rules": [choice[0]]}):
+        new = archcost.rewrite(model, x, **asked, store=False, progress=False)
+        assert [one.rule for one in new.plan] == [choice[0]]
+        assert type(new.model[1]) is nn.Identity
+        assert not new.plan.proposals[0].exact or error(model, new.model, x) < 1e-5
+
+
 @pytest.mark.parametrize("axes", [1, 2, 3])
 @pytest.mark.parametrize(
     "options",
@@ -236,6 +259,64 @@ def test_an_activation_inside_the_batch_normalisation_stays():
     assert isinstance(new[1], nn.ReLU)
 
 
+@pytest.mark.parametrize("axes", [1, 2, 3])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"bias": False, "stride": 2, "output_padding": 1}, {"groups": 2, "padding": 1, "dilation": 2}],
+)
+def test_batch_normalisation_behind_a_transposed_convolution_is_folded(axes, options):
+    transposed = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}[axes]
+    model = nn.Sequential(
+        conv(3, 4, 1, axes), nn.ReLU(), transposed(4, 6, 3, **options), NORMS[axes](6), nn.ReLU()
+    )
+    new = all_exact(randomised(model), Merge(), *(6,) * axes, count=1)
+    assert type(new[2]) is transposed
+    assert type(new[3]) is nn.Identity
+
+
+@pytest.mark.parametrize("axes", [1, 2, 3])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"groups": 3, "stride": 2, "bias": False},
+        {"padding": 1, "padding_mode": "reflect"},
+        {"padding": "same", "padding_mode": "circular", "dilation": 2},
+    ],
+)
+@pytest.mark.parametrize("behind", ["nothing", "norm"])
+def test_batch_normalisation_before_a_convolution_that_adds_no_zeros_is_folded(axes, options, behind):
+    layers = [NORMS[axes](3), conv(3, 6, 3, axes, **options)]
+    layers += [NORMS[axes](6)] * (behind == "norm") + [nn.ReLU()]
+    new = all_exact(randomised(nn.Sequential(*layers)), Merge(), *(9,) * axes, count=1)
+    assert [type(layer) for layer in new[:-1] if not isinstance(layer, CONVS[axes])] == [nn.Identity] * (
+        len(layers) - 2
+    )
+
+
+def test_a_norm_before_zeros_stays_and_the_one_behind_does_not():
+    model = randomised(nn.Sequential(nn.BatchNorm2d(3), conv(3, 6, 3, padding=1), nn.BatchNorm2d(6)))
+    new = all_exact(model, Merge(), 9, 9, count=1)
+    assert [type(layer) for layer in new] == [nn.BatchNorm2d, nn.Conv2d, nn.Identity]
+    with pytest.raises(RewriteError, match="1: 1 pads with zeros what the layer before it gave"):
+        Merge().replacement(subjects(model, 9, 9)["1"], first="0")
+    with pytest.raises(RewriteError, match="'2' is no batch normalisation before it; there is 0"):
+        Merge().replacement(subjects(model, 9, 9)["1"], first="2")
+
+
+def test_what_is_merged_with_the_norm_before_it_is_the_same_from_a_file():
+    model = randomised(nn.Sequential(nn.BatchNorm2d(3), conv(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU()))
+    x = torch.randn(2, 3, 9, 9)
+    for choice in ({"first": "0"}, {"first": "0", "last": "2"}, {"last": "2"}):
+        new = archcost.rewrite(model, x, {"1": ("merge", choice)}, store=False, progress=False)
+        again = Plan.from_json(new.plan.to_json()).apply(model)
+        assert error(model, new.model, x) < 1e-5
+        assert torch.equal(again(x), new.model(x))
+        assert [type(layer) is nn.Identity for layer in again] == [
+            "first" in choice, False, "last" in choice, False,
+        ]  # fmt: skip
+
+
 def test_frozen_batch_normalisation_is_folded():
     norm = torchvision.ops.FrozenBatchNorm2d(4)
     norm.weight.uniform_(0.5, 2)
@@ -289,8 +370,23 @@ ROWS_REFUSED = {
         "its result is returned by the model too, beside what b (BatchNorm2d) makes of it",
     ),
     "transposed": (
-        nn.Sequential(nn.ConvTranspose2d(3, 4, 3), nn.BatchNorm2d(4)),
-        "it is transposed, and is not put together with others",
+        nn.Sequential(nn.ConvTranspose2d(3, 4, 3), conv(4, 4, 1)),
+        "1 follows a transposed convolution, which is not put together with others",
+    ),
+    "zeros behind a norm": (
+        nn.Sequential(nn.BatchNorm2d(3), conv(3, 4, 3, padding=1)),
+        "no other layer takes its result: the model returns it; with 0 before it, 1 pads with zeros what the "
+        "layer before it gave, where that layer adds a bias: at the border that is no single convolution",
+    ),
+    "transposed behind a norm": (
+        nn.Sequential(nn.BatchNorm2d(3), nn.ConvTranspose2d(3, 4, 3)),
+        "no other layer takes its result: the model returns it; with 0 before it, 1 is transposed: at the "
+        "border fewer of its taps see what the layer before it adds",
+    ),
+    "a norm that others read": (
+        Function(lambda m, x: m.b(y := m.a(x)).mean() + y, a=nn.BatchNorm2d(3), b=conv(3, 4, 3)),
+        "what follows is mean, a function that the code of the model calls: there is no layer to merge it "
+        "with",
     ),
     "the last": (conv(3, 4, 3), "no other layer takes its result: the model returns it"),
 }
@@ -875,7 +971,7 @@ def test_options_that_mean_nothing_say_what_does():
     found = subjects(chain(conv(3, 8, 1), nn.BatchNorm2d(8), nn.AvgPool2d(2)), 8, 8)
     with pytest.raises(RewriteError, match=r"0: 'nowhere' cannot be its last layer: .*; there are 1"):
         Merge().replacement(found["0"], last="nowhere")
-    with pytest.raises(RewriteError, match=r"0: merge takes last='\.\.\.', a layer behind it, or block="):
+    with pytest.raises(RewriteError, match=r"0: merge takes last='\.\.\.', a layer behind it, first="):
         Merge().replacement(found["0"])
     with pytest.raises(RewriteError, match=r"0: pool_first takes how='pool' here, not \{'how': 'stride'\}"):
         PoolFirst().replacement(found["0"], how="stride")

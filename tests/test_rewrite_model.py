@@ -174,6 +174,121 @@ def test_a_layer_that_is_not_as_predicted_is_taken_back_and_said(fault, words):
         del _rules["wrong"]
 
 
+class Failing(Factorisation):
+    """A rule that raises at one layer, of 16 inputs, in the method named."""
+
+    name, change, break_even = "failing", "KxK -> KxK", "never"
+
+    def __init__(self, where, error):
+        self.where, self.error = where, error
+
+    def at(self, method, inputs):
+        if method == self.where and inputs == 16:
+            raise self.error
+
+    def refusal(self, subject):
+        self.at("refusal", subject.spec.in_channels)
+
+    def options(self, subject, ratio):
+        self.at("options", subject.spec.in_channels)
+        return [{}]
+
+    def replacement(self, subject, **options):
+        self.at("replacement", subject.spec.in_channels)
+        return Replacement({subject.name: chained(subject.spec)}, exact=True)
+
+    def factors(self, kernel, replacement, moments):
+        raise NotImplementedError
+
+    def carry(self, modules, replacement, moments=None):
+        layer = next(iter(modules.values()))
+        self.at("carry", layer.in_channels)
+        return {replacement.name: [(layer.weight.detach(), layer.bias)]}
+
+
+@pytest.mark.parametrize("error", [RewriteError("no luck"), ZeroDivisionError("no luck")])
+@pytest.mark.parametrize("where", ["refusal", "options", "replacement", "carry"])
+def test_a_rule_that_fails_at_one_place_ends_nothing_else(where, error):
+    model, x = cnn()[:5], images()
+    register(Failing(where, error))
+    try:
+        new = rewritten(model, rules=["failing"], inputs=x)
+        assert [one.name for one in new.plan] == ["0"]
+        (stays,) = new.stays
+        assert stays.name == "3"
+        assert "failed: " in stays.reason
+        assert "no luck" in stays.reason
+        assert torch.equal(new.model(x), model(x))
+        with pytest.raises(type(error) if where == "carry" else Exception, match="no luck"):
+            rewritten(model, {"3": "failing"}, inputs=x)
+    finally:
+        del _rules["failing"]
+
+
+class Branching(nn.Module):
+    """One of its two layers is called."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two, self.last = (nn.Conv2d(n, 8, 5, padding=2) for n in (3, 3, 8))
+
+    def forward(self, x, one=True):
+        return self.last(self.one(x) if one else self.two(x))
+
+
+def test_data_that_does_not_reach_a_layer_leaves_it_to_its_weights():
+    model, x = Branching().eval(), smooth()
+    data = [(x, False), (x.flip(0), False)]
+    new = rewritten(model, rules=["asymmetric"], inputs=(x, True), batches=data)
+    assert {one.proposal.name: one.refitted is not None for one in new.outcomes} == {
+        "one": False,
+        "last": True,
+    }
+    assert any(
+        one.name == "one" and "weights alone, the data does not reach it" in one.reason for one in new.stays
+    )
+    errors = {one.name: one.output_error for one in proposed(model, (x, True), data)}
+    assert errors["one"] is None
+    assert errors["last"] < 1
+    with pytest.raises(RewriteError, match="it is not called with these batches"):
+        proposed(model, (x, True), iter(data))  # not that they are used up
+    with pytest.raises(RewriteError, match="one: it is not called with these batches"):
+        rewritten(model, {"one": "asymmetric"}, inputs=(x, True), batches=data)
+    with pytest.raises(RewriteError, match="forward failed on a batch"):
+        rewritten(model, rules=["asymmetric"], inputs=(x, True), batches=[torch.rand(1, 7, 24, 24)])
+
+
+def proposed(model, inputs, batches):
+    return archcost.propose(model, inputs, rules=["asymmetric"], batches=batches, store=False, progress=False)
+
+
+class ForInference(nn.Sequential):
+    @torch.inference_mode()
+    def forward(self, x):
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("where", ["forward", "data", "model", "call"])
+def test_inference_mode_changes_nothing_and_what_is_made_trains(where):
+    def mode(this):
+        return torch.inference_mode(this == where)
+
+    with mode("data"):
+        x = smooth()
+    with mode("model"):
+        model = cnn()
+    expected = rewritten(cnn(), rules=["bottleneck"], inputs=smooth(), batches=[smooth()])
+    if where == "forward":
+        model = ForInference(*model)
+    with mode("call"):
+        new = rewritten(model, rules=["bottleneck"], inputs=x, batches=[x])
+        assert proposed(model, x, [x])[0].output_error < 1
+    assert [one.refitted for one in new.outcomes] == [one.refitted for one in expected.outcomes]
+    assert all(map(torch.equal, new.model.state_dict().values(), expected.model.state_dict().values()))
+    nn.Sequential.forward(new.model, smooth()).sum().backward()
+    assert all(p.grad is not None for p in new.model.parameters())
+
+
 class Picky(nn.Module):
     """Its forward asks of a layer what only a convolution has."""
 

@@ -134,8 +134,8 @@ class Odd(nn.Module):
         return self
 
 
-def hold_a_result(model):
-    model.kept = model(images(8))  # not a leaf
+def hold_a_view(model):
+    model.kept = model[0].weight[:2]  # of a copy it would not follow the weight
 
 
 def refer_to_itself(model):
@@ -156,7 +156,7 @@ def tie_by_hand(model):
     ("spoil", "words"),
     [
         (
-            hold_a_result,
+            hold_a_view,
             r"kept of the model \(Sequential\) cannot be copied: Only Tensors created explicitly",
         ),
         (
@@ -175,6 +175,59 @@ def test_what_cannot_be_copied_is_named(spoil, words):
     spoil(model)
     with pytest.raises(RewriteError, match=f"{words}.*inplace=True"):
         copied(model)
+
+
+def run_once(layer):
+    layer(images(8))
+    return layer
+
+
+def masked_buffer(layer):
+    layer.register_buffer("scaled", layer.weight * 2)
+    return layer
+
+
+def kept_in_a_list(layer):
+    layer.kept = {"results": [layer.weight.exp(), layer.weight.exp()]}
+    layer.kept["again"] = layer.kept["results"][0]
+    return layer
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        nn.utils.weight_norm,
+        nn.utils.spectral_norm,
+        lambda layer: run_once(nn.utils.spectral_norm(layer)),
+        lambda layer: nn.utils.prune.l1_unstructured(layer, "weight", 0.3),
+        nn.utils.parametrizations.weight_norm,
+        lambda layer: run_once(nn.utils.parametrizations.spectral_norm(layer)),
+        nn.utils.parametrizations.orthogonal,
+        masked_buffer,
+        kept_in_a_list,
+    ],
+)
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad, torch.inference_mode])
+def test_weights_that_are_computed_are_copied_and_train_in_the_copy(spoil, mode):
+    model = nn.Sequential(spoil(nn.Conv2d(3, 4, 3, padding=1)), nn.ReLU(), nn.Conv2d(4, 4, 3)).eval()
+    with mode():
+        twin = copied(model)
+    expected = model(images(8)).detach()
+    assert torch.equal(twin(images(8)), expected)
+    twin(images(8)).sum().backward()
+    assert all(p.grad is not None for p in twin.parameters())
+    assert all(p.grad is None for p in model.parameters())
+    torch.optim.SGD(twin.parameters(), 0.1).step()
+    assert not torch.equal(twin(images(8)), expected)
+    assert torch.equal(model(images(8)), expected)
+
+
+def test_computed_tensors_stay_shared_in_the_copy():
+    kept = copied(kept_in_a_list(nn.Conv2d(3, 4, 3))).kept
+    assert kept["again"] is kept["results"][0]
+    assert torch.equal(*kept["results"])
+    assert kept["results"][0].data_ptr() != kept["results"][1].data_ptr()
 
 
 def test_a_method_or_partial_in_the_place_of_a_forward_is_copied():

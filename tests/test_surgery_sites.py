@@ -1,14 +1,18 @@
 """Which convolutions may be replaced; each that may not says why, in words."""
 
+import pickle
+
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 import torchvision
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
 import archcost
 from archcost.errors import RewriteError
+from archcost.rewriting.subjects import subjects_of
 from archcost.rewriting.surgery import adapters
 from archcost.rewriting.surgery.elsewhere import used_elsewhere
 from archcost.rewriting.surgery.like import ConvLike
@@ -252,10 +256,11 @@ def test_same_padding_is_that_of_timm():
 
 
 class Doubled(nn.Conv2d):
-    """Padded by two on the far side."""
+    """Padded by two on the far side, in a way of its own."""
 
     def forward(self, x):
-        return super().forward(nn.functional.pad(x, (0, 2, 0, 2)))
+        x = torch.cat([x, x.new_zeros(*x.shape[:2], 2, x.shape[3])], 2)
+        return super().forward(torch.cat([x, x.new_zeros(*x.shape[:3], 2)], 3))
 
 
 def two_behind(layer, size):
@@ -276,3 +281,144 @@ def test_an_adapter_can_be_pickled():
         RewriteError, match="give a function defined in a module, so that models can be pickled"
     ):
         adapters.register(Doubled, lambda layer, size: ((0, 2),) * 2)
+
+
+class StaticSame(nn.Conv2d):
+    """As efficientnet_pytorch has it: TensorFlow's "SAME" for the size given at construction."""
+
+    def __init__(self, *args, image=20, **options):
+        super().__init__(*args, **options)
+        self.stride = [self.stride[0]] * 2
+        (pair, _) = adapters.same_padding(self, (image, image))
+        self.static_padding = nn.ZeroPad2d(pair * 2) if any(pair) else nn.Identity()
+
+    def forward(self, x):
+        x = self.static_padding(x)
+        return F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+
+
+class Causal(nn.Conv1d):
+    def forward(self, x):
+        return super().forward(F.pad(x, (2 * self.dilation[0], 0)))
+
+
+class PaddedTwice(nn.Conv2d):
+    def forward(self, x):
+        return super().forward(F.pad(F.pad(x, (1, 0)), (0, 2, 3, 0)))
+
+
+class Commented(nn.Conv2d):
+    def forward(self, x):
+        if x.dim() != 4:
+            raise ValueError("images only")
+        return super().forward(x)
+
+
+class Named(nn.Conv2d):
+    """All that it computes is its parent's."""
+
+    def __init__(self, i, o, name, **options):
+        super().__init__(i, o, 3, **options)
+        self.label = name
+
+
+class NamedTransposed(nn.ConvTranspose2d):
+    """And this one's."""
+
+
+READ = [
+    *(StaticSame(4, 6, k, stride=s, image=n) for k in (1, 3, 4) for s in (1, 2, 3) for n in (19, 20)),
+    StaticSame(4, 8, 3, stride=2, groups=4, bias=False),
+    *(Causal(4, 6, 3), Causal(4, 6, 3, dilation=3, stride=2)),
+    *(PaddedTwice(4, 6, 3, padding=1, stride=2), Commented(4, 6, 3, padding="same")),
+    *(Named(4, 6, "a", padding=1, padding_mode="reflect"), NamedTransposed(4, 6, 3, stride=2)),
+]
+
+
+@pytest.mark.parametrize("layer", READ, ids=lambda layer: f"{type(layer).__name__}-{layer.extra_repr()}")
+def test_subclasses_that_pad_with_zeros_and_convolve_are_known_by_what_they_run(layer):
+    model = nn.Sequential(layer, nn.ReLU()).eval()
+    before = dict(vars(layer)), layer._parameters["weight"]
+    (site,) = sites(model)
+    assert site.reason is None
+    assert dict(vars(layer)) == before[0]
+    assert layer._parameters["weight"] is before[1]
+    like = pickle.loads(pickle.dumps(ConvLike(layer)))
+    norm = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d}[like.axes](layer.out_channels).eval()
+    norm.running_mean.uniform_(-1, 1)
+    for size in (15, 16, 17, 20):
+        x = torch.rand(2, 4, *(size,) * like.axes)
+        assert torch.equal(like.plain(x), layer(x))
+        assert like.spec(x.shape[2:]).output_size == layer(x).shape[2:]
+    with_norm = nn.Sequential(layer, norm, nn.ReLU()).eval()
+    new = archcost.rewrite(with_norm, x, rules=["merge"], store=False, progress=False).model
+    assert type(new[1]) is nn.Identity
+    for size in (15, 16, 17, 20):
+        x = torch.rand(2, 4, *(size,) * like.axes)
+        assert torch.allclose(new(x), with_norm(x), atol=1e-5)
+    assert all(type(part).__module__.startswith("torch.nn") for part in new.modules())
+
+
+class Doing(nn.Conv2d):
+    """Something else in the place of a convolution."""
+
+    def __init__(self, does, **options):
+        super().__init__(4, 4, 3, **options)
+        self.does = does
+
+    def forward(self, x):
+        return self.does(self, x, super().forward)
+
+
+def dynamic(layer, x, convolve):
+    (rows, columns) = adapters.same_padding(layer, tuple(x.shape[2:]))
+    return convolve(F.pad(x, (*columns, *rows)))
+
+
+UNREAD = {
+    "pads by ones": lambda layer, x, convolve: convolve(F.pad(x, (1, 1), value=1.0)),
+    "crops": lambda layer, x, convolve: convolve(F.pad(x, (-1, 1))),
+    "reflects": lambda layer, x, convolve: convolve(F.pad(x, (1, 1), mode="reflect")),
+    "another weight": lambda layer, x, convolve: F.conv2d(x, layer.weight * 2, layer.bias),
+    "another stride": lambda layer, x, convolve: F.conv2d(x, layer.weight, layer.bias, 2),
+    "no bias": lambda layer, x, convolve: F.conv2d(x, layer.weight),
+    "more behind": lambda layer, x, convolve: convolve(x).relu(),
+    "in place behind": lambda layer, x, convolve: convolve(x).relu_(),
+    "more before": lambda layer, x, convolve: convolve(x * 2),
+    "in place": lambda layer, x, convolve: convolve(x.clamp_(0)),
+    "twice": lambda layer, x, convolve: (convolve(x), convolve(x))[0],
+    "two results": lambda layer, x, convolve: (convolve(x), x),
+    "a look at values": lambda layer, x, convolve: convolve(x if x.sum() > 0 else F.pad(x, (1, 1))),
+    "by mode": lambda layer, x, convolve: convolve(F.pad(x, (1, 1)) if layer.training else x),
+    "by mode more": lambda layer, x, convolve: convolve(x).relu() if layer.training else convolve(x),
+    "nothing": lambda layer, x, convolve: x,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("does", UNREAD.values(), ids=UNREAD)
+def test_subclasses_that_do_more_or_not_always_stay(does):
+    said = reason(nn.Sequential(Doing(does)))
+    assert said is not None
+    assert "adapters.register says how it pads" in said or "depends on the size" in said
+
+
+def test_padding_that_depends_on_the_size_is_said():
+    said = "its padding depends on the size of its input, which no module of torch.nn does with a stride"
+    assert reason(nn.Sequential(Doing(dynamic, stride=2))) == said
+    assert reason(nn.Sequential(Doing(dynamic))) is None
+    late = Doing(lambda layer, x, convolve: convolve(F.pad(x, (1, 1)) if x.shape[-1] > 500 else x))
+    model = nn.Sequential(late, nn.ReLU())
+    assert reason(model) is None
+    for size, words in ((499, None), (501, "it pads otherwise than for inputs of other sizes")):
+        analysis = archcost.analyze(model, input_size=(1, 4, 9, size))
+        (subject,) = subjects_of(model, analysis.trace, analysis.costs)
+        assert subject.refusal == words
+
+
+def test_what_was_read_of_a_layer_is_read_anew_when_it_has_changed():
+    model = nn.Sequential(StaticSame(4, 6, 3), nn.ReLU())
+    assert ConvLike(model[0]).padding_rule(None, (9, 9)) == ((1, 1), (1, 1))
+    model[0].static_padding = nn.ZeroPad2d((0, 1, 2, 3))
+    assert ConvLike(model[0]).padding_rule(None, (9, 9)) == ((2, 3), (0, 1))
+    model[0].static_padding = nn.ReLU()
+    assert reason(model) is not None

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
+from archcost.errors import ArchcostError, RewriteError
 from archcost.paths.accuracy import exact_convolution
 from archcost.rewriting.plan import Applied, Plan
 from archcost.rewriting.proposal import Proposal
@@ -28,6 +29,8 @@ from archcost.trace.state import Untouched
 
 __all__ = ["Outcome", "carried_out", "moments_of", "outputs_apart"]
 
+T = TypeVar("T")
+
 # Of covariances held at a time, in bytes.
 _MOST_BYTES = 2**29
 # Between a new layer and the one kernel that it amounts to: rounding of two or three convolutions.
@@ -45,7 +48,9 @@ class Outcome:
     refitted: tuple[float, float] | None
     """Relative error of the layer's output on the data, before and after the refit of its last stage."""
     problem: str | None
-    """Why it was taken back; None where it stands."""
+    """What it failed by, and that it was taken back; None where it stands."""
+    unfitted: str | None = None
+    """Why its weights are not fitted to the data that was given."""
 
 
 def carried_out(
@@ -57,12 +62,14 @@ def carried_out(
     batches: Sequence[Any] | None = None,
     moments: Mapping[str, Moments] | None = None,
     hooks: Hooks = "refuse",
+    strict: bool = True,
     progress: bool | None = None,
 ) -> tuple[Applied, tuple[Outcome, ...]]:
     """Apply a plan to ``work``, a copy of ``model`` or the model itself, step by step.
 
     Where data is given, ``work`` is a copy: the original says what every layer should give. ``moments``
-    are those of its inputs, where they are known already.
+    are those of its inputs, where they are known already. Unless ``strict``, a place that fails is one of
+    the outcomes and ends nothing else.
     """
     recorded = record_inputs(model, inputs, [one.name for one in plan])
     expected = outputs_apart(model, inputs)
@@ -73,22 +80,36 @@ def carried_out(
         with Progress(len(plan) or 1, "rewriting", progress) as bar:
             known = moments or {}
             for part in _parts(plan, batches is not None and not known):
-                seen = known or _moments(model, part, batches, progress)
+                seen = known or _moments(model, part, batches, strict, progress)
                 for one in part:
-                    handle = Plan([one]).apply(work, inplace=True, moments=seen, hooks=hooks)
+                    bar.step()
+                    try:
+                        handle = Plan([one]).apply(work, inplace=True, moments=seen, hooks=hooks)
+                    except Exception as error:  # whatever somebody's rule raises
+                        if strict:
+                            raise
+                        problems[one.name] = f"it failed: {error or type(error).__name__}"
+                        continue
                     errors[one.name], problem = _looked_at(one, handle, recorded.get(one.name))
                     applied.join(handle)
                     if problem is not None:
                         applied.undo(one.name)
-                        problems[one.name] = problem
-                    bar.step()
-        problems |= _whole(applied, plan, inputs, expected)
-        refitted = _refitted(model, work, applied, plan, batches, progress)
+                        problems[one.name] = f"taken back: {problem}"
+        whole = _whole(applied, plan, inputs, expected)
+        problems |= {name: f"taken back: {said}" for name, said in whole.items()}
+        refitted, unfitted = _refitted(model, work, applied, plan, batches, strict, progress)
     except BaseException:
         applied.undo()
         raise
     found = (
-        Outcome(one, errors.get(one.name), refitted.get(one.name), problems.get(one.name)) for one in plan
+        Outcome(
+            one,
+            errors.get(one.name),
+            refitted.get(one.name),
+            problems.get(one.name),
+            unfitted.get(one.name),
+        )
+        for one in plan
     )
     return applied, tuple(found)
 
@@ -117,23 +138,52 @@ def _covariance_bytes(one: Proposal) -> int:
 
 
 def _moments(
-    model: nn.Module, part: list[Proposal], batches: Any, progress: bool | None
+    model: nn.Module, part: list[Proposal], batches: Any, strict: bool, progress: bool | None
 ) -> Mapping[str, Moments]:
     names = [one.name for one in part if isinstance(get(one.rule), Factorisation)]
-    return {} if batches is None else moments_of(model, names, batches, progress)
+    return {} if batches is None else moments_of(model, names, batches, strict=strict, progress=progress)
 
 
 def moments_of(
-    model: nn.Module, names: Iterable[str], batches: Any, progress: bool | None
+    model: nn.Module, names: Iterable[str], batches: Any, *, strict: bool, progress: bool | None
 ) -> dict[str, Moments]:
-    """Of the layers that have some: transposed ones and the largest are carried over by weights alone."""
+    """Of the layers that have some: transposed ones and the largest are carried over by weights alone.
+
+    Unless ``strict``, so are those that have none with these batches, as where they are not called.
+    """
     layers = {name: model.get_submodule(name) for name in names}
     fit = [
         name
         for name, layer in layers.items()
         if not getattr(layer, "transposed", False) and covariance_bytes(layer) <= 2 * _MOST_BYTES
     ]
-    return collect(model, fit, batches, progress=progress) if fit else {}
+    if strict:
+        return collect(model, fit, batches, progress=progress) if fit else {}
+    return _each(lambda part: collect(model, part, batches, progress=progress), fit)[0]
+
+
+def _each(work: Callable[[list[str]], dict[str, T]], names: list[str]) -> tuple[dict[str, T], dict[str, str]]:
+    """Work on layers all at once or, where that fails, on each alone; and why some failed.
+
+    Raises:
+        RewriteError: all of them fail.
+    """
+    if not names:
+        return {}, {}
+    try:
+        return work(names), {}
+    except RewriteError as error:
+        first = error
+    found: dict[str, T] = {}
+    failed: dict[str, str] = {}
+    for name in names:
+        try:
+            found |= work([name])
+        except ArchcostError as error:  # of batches that can be gone through once, that there are none left
+            failed[name] = str(error)
+    if not found:
+        raise first
+    return found, failed
 
 
 def _looked_at(one: Proposal, handle: Applied, given: Recorded | None) -> tuple[float | None, str | None]:
@@ -239,12 +289,23 @@ def outputs_apart(model: nn.Module, inputs: Any) -> list[torch.Tensor]:
 
 
 def _refitted(
-    model: nn.Module, work: nn.Module, applied: Applied, plan: Plan, batches: Any, progress: bool | None
-) -> dict[str, tuple[float, float]]:
+    model: nn.Module,
+    work: nn.Module,
+    applied: Applied,
+    plan: Plan,
+    batches: Any,
+    strict: bool,
+    progress: bool | None,
+) -> tuple[dict[str, tuple[float, float]], dict[str, str]]:
+    """By name the errors before and after, and why some layers are not fitted."""
     names = [
         one.name for one in plan if one.name in applied.names and isinstance(get(one.rule), Factorisation)
     ]
     if batches is None or not names:
-        return {}
-    found = refit(model, work, names, batches, progress=progress)
-    return {name: (one.before, one.after) for name, one in found.items()}
+        return {}, {}
+
+    def fitted(part: list[str]) -> dict[str, tuple[float, float]]:
+        found = refit(model, work, part, batches, progress=progress)
+        return {name: (one.before, one.after) for name, one in found.items()}
+
+    return (fitted(names), {}) if strict else _each(fitted, names)

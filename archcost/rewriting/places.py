@@ -8,6 +8,7 @@ from math import prod
 from typing import Any
 
 from archcost.errors import ArchcostError
+from archcost.rewriting.movable import others
 from archcost.rewriting.proposal import Costs
 from archcost.rewriting.replacement import Activation, Chain, Conv, Kept, Replacement, chain_field, resized
 from archcost.rewriting.subjects import Pass, Subject
@@ -23,10 +24,18 @@ def old_specs(subject: Subject, replacement: Replacement) -> tuple[ConvSpec, ...
         return subject.specs
     from archcost.latency.convolutions import convolutions_of
 
-    names = set(replacement.chains)
-    calls = convolutions_of(subject.around.trace)
-    here = (call for call in calls if call.task is not None and _lies_in(call.name, names))
-    return tuple(call.task.spec for call in here if call.task is not None)
+    around, names = subject.around, set(replacement.chains)
+    # A layer says itself how it pads; its operation may see the input padded.
+    own = {
+        op.index: spec
+        for one in others(around).values()
+        if one.specs
+        for op, spec in zip(one.ops, one.specs, strict=True)
+    }
+    ops = (op for op in around.trace.ops if op.base == "aten.convolution")
+    pairs = zip(ops, convolutions_of(around.trace), strict=True)
+    here = ((op, call.task) for op, call in pairs if _lies_in(around.module_of(op), names))
+    return tuple(own.get(op.index, task.spec) for op, task in here if task is not None)
 
 
 def new_specs(subject: Subject, replacement: Replacement) -> tuple[ConvSpec, ...]:

@@ -8,6 +8,7 @@ from dataclasses import replace as replace_fields
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
+import torch
 from torch import nn
 
 from archcost.errors import RewriteError
@@ -121,6 +122,7 @@ class Plan:
         hooks: Hooks = "refuse",
     ) -> Applied: ...
 
+    @torch.inference_mode(False)  # what is made in the caller's could not be trained
     def apply(
         self,
         model: nn.Module,

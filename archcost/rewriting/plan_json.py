@@ -81,6 +81,7 @@ def proposal_record(one: Proposal) -> dict[str, Any]:
         "shape": one.shape,
         "exact": one.exact,
         "note": one.replacement.note,
+        "before_it": list(one.replacement.before),
         "chains": {
             name: [_step_record(step) for step in chain] for name, chain in one.replacement.chains.items()
         },
@@ -111,7 +112,9 @@ def _proposal(record: Mapping[str, Any]) -> Proposal:
         options=dict(record["options"]),
         type_name=str(record["type"]),
         shape=str(record["shape"]),
-        replacement=Replacement(chains, bool(record["exact"]), str(record["note"])),
+        replacement=Replacement(
+            chains, bool(record["exact"]), str(record["note"]), tuple(record.get("before_it", ()))
+        ),
         old=tuple(_spec(spec) for spec in record["old"]),
         new=tuple(_spec(spec) for spec in record["new"]),
         before=_costs(record["before"]),

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from archcost.cost.costs import Costs
     from archcost.latency.store import Store
     from archcost.rewriting.weights.moments import Moments
+    from archcost.rewriting.weights.unfolded import Unfolded
 
 __all__ = ["Found", "proposal_of", "proposals_of", "shape_of"]
 
@@ -74,6 +75,7 @@ def proposals_of(
     found: list[Proposal] = []
     from archcost.latency.store import Store
     from archcost.rewriting.rules.layout import looking_in
+    from archcost.rewriting.weights.carry import unfolded_of
 
     # Without a store, an empty one: what is asked for is to look nowhere.
     there = Store(":memory:") if store is None else store
@@ -83,16 +85,14 @@ def proposals_of(
                 stays.append(Stays(subject.name, subject.type_name, None, subject.refusal))
             else:
                 given = None if moments is None else moments.get(subject.name)
+                unfolded = unfolded_of(model.get_submodule(subject.name)) if errors else None
                 for rule in chosen:
                     try:
-                        made, why = _proposed(rule, subject, shares, errors, given)
-                    except ArchcostError:
-                        raise
-                    except Exception as error:  # whatever somebody's rule raises
-                        said = f"{type(error).__name__}: {error}"
-                        raise RewriteError(
-                            f"the rule {rule.name} failed on {subject.name!r}: {said}"
-                        ) from error
+                        made, why = _proposed(rule, subject, shares, errors, given, unfolded)
+                    except Exception as error:  # whatever somebody's rule raises: of this place alone
+                        own = isinstance(error, ArchcostError)
+                        said = str(error) if own else f"{type(error).__name__}: {error}"
+                        made, why = [], f"the rule failed: {said}"
                     found += made
                     if why is not None:
                         stays.append(Stays(subject.name, subject.type_name, rule.name, why))
@@ -102,7 +102,12 @@ def proposals_of(
 
 
 def _proposed(
-    rule: Rewrite, subject: Subject, ratios: Sequence[float], errors: bool, moments: Moments | None
+    rule: Rewrite,
+    subject: Subject,
+    ratios: Sequence[float],
+    errors: bool,
+    moments: Moments | None,
+    unfolded: Unfolded | None,
 ) -> tuple[list[Proposal], str | None]:
     why = rule.refusal(subject)
     if why is not None:
@@ -113,7 +118,8 @@ def _proposed(
         for options in rule.options(subject, ratio):
             if options not in seen:
                 seen.append(options)
-                made.append(proposal_of(rule, subject, options, errors=errors, moments=moments))
+                one = proposal_of(rule, subject, options, errors=errors, moments=moments, unfolded=unfolded)
+                made.append(one)
     return made, None if made else "no size that it could have saves anything"
 
 
@@ -124,8 +130,12 @@ def proposal_of(
     *,
     errors: bool = True,
     moments: Moments | None = None,
+    unfolded: Unfolded | None = None,
 ) -> Proposal:
     """One of them, on paper, and with its errors where the weights are at hand.
+
+    Args:
+        unfolded: the kernel of the layer, where it has been looked at before.
 
     Raises:
         RewriteError: the options make no sense for this layer.
@@ -136,7 +146,7 @@ def proposal_of(
         raise RewriteError(f"{subject.name}: {rule.name} does not take {dict(options)}: {error}") from error
     weight_error, output_error = None, None
     if errors and not replacement.exact:
-        weight_error, output_error = errors_of(rule, subject, replacement, moments)
+        weight_error, output_error = errors_of(rule, subject, replacement, moments, unfolded)
     return Proposal(
         rule=rule.name,
         options=dict(options),
@@ -157,7 +167,11 @@ def proposal_of(
 
 
 def errors_of(
-    rule: Rewrite, subject: Subject, replacement: Any, moments: Moments | None
+    rule: Rewrite,
+    subject: Subject,
+    replacement: Any,
+    moments: Moments | None,
+    unfolded: Unfolded | None = None,
 ) -> tuple[float | None, float | None]:
     """Of the weights and, with moments, of the output; None where there are no weights or it has none."""
     from archcost.rewriting.rule import Factorisation
@@ -166,7 +180,7 @@ def errors_of(
     module = subject.around.model.get_submodule(subject.name)
     if not isinstance(rule, Factorisation) or any(p.is_meta for p in module.parameters()):
         return None, None
-    found = errors_of_factors(rule, module, replacement, moments)
+    found = errors_of_factors(rule, module, replacement, moments, unfolded)
     weight_error, output_error = (None if error is None or not isfinite(error) else error for error in found)
     return weight_error, output_error
 

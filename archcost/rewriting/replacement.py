@@ -62,6 +62,8 @@ class Replacement:
     """It computes the same function of every input, but for rounding."""
     note: str = ""
     """What else to know about it, in words."""
+    before: tuple[str, ...] = ()
+    """Of the modules that it replaces, those that come before the first one."""
 
     @property
     def name(self) -> str:

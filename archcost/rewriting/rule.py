@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from archcost.rewriting.weights.moments import Moments
+    from archcost.rewriting.weights.unfolded import Unfolded
 
 __all__ = ["Factorisation", "Options", "Rewrite", "Weights", "available", "get", "register"]
 
@@ -93,6 +94,16 @@ class Factorisation(Rewrite):
         Returns:
             For each convolution of the chain, a kernel in the shape of its ``weight``.
         """
+
+    def lost(self, kernel: Unfolded, replacement: Replacement) -> float | None:
+        """The squared norm of what the chain loses of a kernel, where singular values tell; else None.
+
+        It may be somewhat more than the best kernels lose, and never less.
+
+        Args:
+            kernel: as in `factors`, but with outputs before inputs also where the layer is transposed.
+        """
+        return None
 
     def carry(
         self, modules: Mapping[str, nn.Module], replacement: Replacement, moments: Moments | None = None

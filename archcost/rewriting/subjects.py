@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from archcost.errors import ArchcostError
 from archcost.rewriting.surgery.like import ConvLike
+from archcost.rewriting.surgery.reading import VARIES, Fixed
 from archcost.rewriting.surgery.sites import Hooks, Site, sites
 from archcost.spec import ConvSpec
 from archcost.trace.graph import Op, TensorRef, Trace
@@ -100,7 +101,7 @@ def _subject(around: Pass, site: Site, ops: tuple[Op, ...]) -> Subject:
         specs = tuple(_spec(around, site.module, op) for op in ops)
     except ArchcostError as error:
         return subject((), str(error))
-    return subject(specs, _of_padding(site.module) or _of_input(ops))
+    return subject(specs, _of_padding(site.module, specs, ops) or _of_input(ops))
 
 
 def _spec(around: Pass, module: nn.Module, op: Op) -> ConvSpec:
@@ -114,11 +115,16 @@ def _spec(around: Pass, module: nn.Module, op: Op) -> ConvSpec:
     return replace(like.spec(space, batch), bias=like.bias is not None)
 
 
-def _of_padding(module: nn.Module) -> str | None:
+def _of_padding(module: nn.Module, specs: tuple[ConvSpec, ...], ops: tuple[Op, ...]) -> str | None:
     like = ConvLike(module)
-    if like.padding_rule is None or all(stride == 1 for stride in like.stride):
+    rule = like.padding_rule
+    if rule is None:
         return None
-    return "its padding depends on the size of its input, which no module of torch.nn does with a stride"
+    if any(
+        spec.output_size != op.outputs[0].shape[-like.axes :] for spec, op in zip(specs, ops, strict=True)
+    ):
+        return "it pads otherwise than for inputs of other sizes"
+    return None if isinstance(rule, Fixed) or all(stride == 1 for stride in like.stride) else VARIES
 
 
 def _of_input(ops: tuple[Op, ...]) -> str | None:

@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from archcost.errors import RewriteError
-from archcost.rewriting.merging.affine import Linear, linear
+from archcost.rewriting.merging.affine import Linear, identity
 from archcost.rewriting.merging.branches import affine_of, branches_of, convolution_of
+from archcost.rewriting.merging.transposed import Transposed, begun
 from archcost.rewriting.movable import norm_problem
 from archcost.rewriting.surgery.refusals import is_convolution
 from archcost.spec import ConvSpec
@@ -17,28 +18,43 @@ from archcost.spec import ConvSpec
 __all__ = ["merged_block", "merged_row"]
 
 
-def merged_row(layers: Sequence[tuple[str, nn.Module]], spec: ConvSpec) -> Linear:
+def merged_row(
+    layers: Sequence[tuple[str, nn.Module]], spec: ConvSpec, first: nn.Module | None = None
+) -> Linear | Transposed:
     """Of convolutions and batch normalisations, one after another; ``spec`` has the size of the input.
+
+    Args:
+        first: a batch normalisation before all of them.
 
     Raises:
         RewriteError: they are no longer what can be merged, as in training mode.
     """
     name, module = layers[0]
-    whole: Linear | str = linear(*convolution_of(module, tuple(spec.input_size), True))
+    size = tuple(spec.input_size)
+    if first is None:
+        whole: Linear | Transposed | str = begun(*convolution_of(module, size, True))
+    else:
+        _check(f"what is before {name}", first)
+        before = identity(spec.in_channels, len(size), True).scaled(*affine_of(first))
+        whole = before.convolved(*convolution_of(module, size, True))
     for name, module in layers[1:]:
-        assert isinstance(whole, Linear)
+        if isinstance(whole, str):
+            break
         if is_convolution(module):
             size = whole.spec(spec.input_size).output_size
             whole = whole.convolved(*convolution_of(module, size, True))
-            if isinstance(whole, str):
-                raise RewriteError(f"{name} {whole}")
             continue
-        why = norm_problem(module)
-        if why is not None:
-            raise RewriteError(f"{name} cannot be merged: it {why}")
+        _check(name, module)
         whole = whole.scaled(*affine_of(module))
-    assert isinstance(whole, Linear)
+    if isinstance(whole, str):
+        raise RewriteError(f"{name} {whole}")
     return whole
+
+
+def _check(name: str, norm: nn.Module) -> None:
+    why = norm_problem(norm)
+    if why is not None:
+        raise RewriteError(f"{name} cannot be merged: it {why}")
 
 
 def merged_block(name: str, block: nn.Module, spec: ConvSpec) -> Linear:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
-from archcost.rewriting.graph import Taker, results_of, takers
-from archcost.rewriting.merging.affine import Linear, linear
-from archcost.rewriting.movable import norm_problem, others, why_fixed
+from archcost.rewriting.graph import Result, Taker, results_of, takers
+from archcost.rewriting.merging.affine import Linear, identity
+from archcost.rewriting.merging.transposed import Transposed, begun
+from archcost.rewriting.movable import is_norm, norm_problem, others, why_fixed
 from archcost.rewriting.replacement import Chain, Kept
 from archcost.rewriting.subjects import Subject
+from archcost.trace.graph import refs
 
-__all__ = ["Row", "row_of"]
+__all__ = ["Row", "norm_before", "row_of"]
+
+Whole = Linear | Transposed
 
 
 @dataclass(frozen=True)
@@ -19,7 +24,7 @@ class _Member:
     """One layer of a row, with all before it."""
 
     name: str
-    whole: Linear
+    whole: Whole
     is_norm: bool
     macs: int
     """Of this layer alone."""
@@ -32,6 +37,7 @@ class Row:
     """From a convolution on, as far as one convolution can do it."""
 
     members: tuple[_Member, ...]
+    """The convolution first, with what comes before it; none where that cannot be put into it."""
     stopped: str
     """Why it ends where it does."""
 
@@ -43,33 +49,46 @@ class Row:
     @property
     def proposed(self) -> tuple[str, ...]:
         """Those of them worth a look: with the batch normalisation behind, where there is one."""
-        pairs = zip(self.members, (*self.members[1:], None), strict=True)
-        return tuple(a.name for a, b in pairs if a is not self.members[0] and (b is None or not b.is_norm))
+        later = self.members[1:]
+        return tuple(a.name for a, b in zip_longest(later, later[1:]) if b is None or not b.is_norm)
 
-    def up_to(self, last: str) -> tuple[Linear, dict[str, Chain]] | str:
-        """The function up to a layer, and what is left in the place of each but the first; or why not."""
-        if last not in self.ends:
+    def up_to(self, last: str | None) -> tuple[Whole, dict[str, Chain]] | str:
+        """The function up to a layer, and what is left in the place of each but the first; or why not.
+
+        Args:
+            last: None is the convolution itself, where something comes before it.
+        """
+        if not self.members or (last is not None and last not in self.ends):
             return self.stopped
         members = self._members(last)
         return members[-1].whole, {one.name: one.left for one in members[1:]}
 
-    def macs(self, last: str) -> int:
+    def macs(self, last: str | None) -> int:
         """Of the layers up to that one, for the first call."""
         return sum(one.macs for one in self._members(last))
 
-    def norms(self, last: str) -> bool:
+    def norms(self, last: str | None) -> bool:
         return any(one.is_norm for one in self._members(last))
 
-    def _members(self, last: str) -> tuple[_Member, ...]:
+    def _members(self, last: str | None) -> tuple[_Member, ...]:
+        if last is None:
+            return self.members[:1]
         return self.members[: [one.name for one in self.members].index(last, 1) + 1]
 
 
-def row_of(subject: Subject) -> Row:
-    """The row that begins with a convolution."""
+def row_of(subject: Subject, first: str | None = None) -> Row:
+    """The row that begins with a convolution, or with the batch normalisation before it (`norm_before`)."""
     spec = subject.spec
-    if spec.transposed:
-        return _of_transposed(subject)
-    members = [_Member(subject.name, linear(spec), False, spec.macs, ())]
+    whole: Whole | str
+    if first is None:
+        whole = begun(spec)
+    elif spec.transposed:
+        whole = "is transposed: at the border fewer of its taps see what the layer before it adds"
+    else:
+        whole = identity(spec.in_channels, subject.axes).scaled(None, None).convolved(spec)
+    if isinstance(whole, str):
+        return Row((), f"{subject.name} {whole}")
+    members = [_Member(subject.name, whole, first is not None, spec.macs, ())]
     results = results_of(subject)
     size = spec.output_size
     while not isinstance(results, str):
@@ -89,19 +108,26 @@ def row_of(subject: Subject) -> Row:
     return Row(tuple(members), results)
 
 
-def _of_transposed(subject: Subject) -> Row:
-    return Row(
-        (_Member(subject.name, _nothing(subject), False, subject.spec.macs, ()),),
-        "it is transposed, and is not put together with others",
-    )
+def norm_before(subject: Subject) -> str | None:
+    """The batch normalisation whose results this convolution alone takes, all of them; None: none is."""
+    around = subject.around
+    trace = around.trace
+    call = trace.calls[subject.ops[0].call]
+    sooner = (trace.ops[index] for index in range(call.first_op - 1, -1, -1))
+    maker = next((op for op in sooner if call.inputs and call.inputs[0] in op.outputs), None)
+    name = "" if maker is None else around.module_of(maker)
+    if not name or not is_norm(module := around.model.get_submodule(name)):
+        return None
+    if norm_problem(module) is not None or why_fixed(around, name) is not None or _act_of(module) is not None:
+        return None
+    calls = [call for call in trace.calls if around.names.get(call.module, call.module) == name]
+    found = takers(around, [Result(next(refs(call.outputs)), call.end_op - 1) for call in calls])
+    if isinstance(found, str) or found[0].call is None or found[0].module != subject.name:
+        return None
+    return name if len(found) == len(subject.ops) else None
 
 
-def _nothing(subject: Subject) -> Linear:
-    ones = (1,) * subject.axes
-    return Linear(1, 1, 1, ones, ((0,),) * subject.axes, (-1,) * subject.axes, "zeros", False)
-
-
-def _member(subject: Subject, before: Linear, found: Sequence[Taker], size: Sequence[int]) -> _Member | str:
+def _member(subject: Subject, before: Whole, found: Sequence[Taker], size: Sequence[int]) -> _Member | str:
     around, first = subject.around, found[0]
     if first.call is None:
         return f"what follows is {first}: there is no layer to merge it with"
@@ -132,7 +158,10 @@ def _member(subject: Subject, before: Linear, found: Sequence[Taker], size: Sequ
 
 
 def _left(first: Taker, module: object) -> Chain:
+    return () if _act_of(module) is None else (Kept(f"{first.module}.act"),)
+
+
+def _act_of(module: object) -> object | None:
+    """The activation inside timm's batch normalisation."""
     act = getattr(module, "act", None)
-    if act is None or type(act).__name__ == "Identity":
-        return ()
-    return (Kept(f"{first.module}.act"),)
+    return None if type(act).__name__ == "Identity" else act

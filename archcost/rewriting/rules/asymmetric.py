@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     import torch
 
     from archcost.rewriting.weights.moments import Moments
+    from archcost.rewriting.weights.unfolded import Unfolded
 
 __all__ = ["Asymmetric"]
 
@@ -134,6 +135,13 @@ class Asymmetric(Linear):
         b = b.reshape(groups, outs, wide, -1).transpose(2, 3)
         a = a.reshape(groups, -1, ins, a.shape[-1] // ins)
         return [as_weight(a, before), as_weight(b, behind)]
+
+    def lost(self, kernel: Unfolded, replacement: Replacement) -> float:
+        from archcost.rewriting.weights.unfolded import OUT, TAPS
+
+        before, behind = (conv.spec for conv in replacement.convs)
+        second = [TAPS + axis for axis, k in enumerate(sizes(behind.kernel_size)) if k > 1]
+        return kernel.lost(before.out_channels // before.groups, (OUT, *second))
 
 
 def _shift(axes: Iterable[int]) -> tuple[int, ...]:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import torch
 
     from archcost.rewriting.weights.moments import Moments
+    from archcost.rewriting.weights.unfolded import Unfolded
 
 __all__ = ["Bottleneck", "bottleneck_chain", "narrowed"]
 
@@ -121,13 +122,26 @@ class Bottleneck(Linear):
         Under the covariance of the patches "out" is the reduced-rank regression, the best there is.
         """
         specs = [conv.spec for conv in replacement.convs]
-        kernel = upright(kernel, replacement)
-        front = specs[0].out_channels // specs[0].groups if _pointwise(specs[0]) and len(specs) > 1 else None
-        back = specs[-1].in_channels // specs[-1].groups if _pointwise(specs[-1]) else None
-        if len(specs) == 2 and back is not None:
-            front = None  # of a 1x1 both stages are pointwise: its form is "out"
-        kernels = narrowed(kernel, front, back, moments)
+        kernels = narrowed(upright(kernel, replacement), *_ranks_of(specs), moments)
         return [as_weight(one, spec) for one, spec in zip(kernels, specs, strict=True)]
+
+    def lost(self, kernel: Unfolded, replacement: Replacement) -> float:
+        from archcost.rewriting.weights.unfolded import IN, OUT
+
+        front, back = _ranks_of([conv.spec for conv in replacement.convs])
+        if front is None:
+            assert back is not None
+            return kernel.lost(back, (OUT,))
+        return kernel.lost(front, (IN,)) if back is None else kernel.lost_between(front, back)
+
+
+def _ranks_of(specs: list[ConvSpec]) -> tuple[int | None, int | None]:
+    """The channels a group in front and behind in a chain; None on a side that is not reduced."""
+    front = specs[0].out_channels // specs[0].groups if _pointwise(specs[0]) and len(specs) > 1 else None
+    back = specs[-1].in_channels // specs[-1].groups if _pointwise(specs[-1]) else None
+    if len(specs) == 2 and back is not None:
+        front = None  # of a 1x1 both stages are pointwise: its form is "out"
+    return front, back
 
 
 def narrowed(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from archcost.errors import RewriteError
@@ -13,6 +13,7 @@ from archcost.rewriting.subjects import Subject
 if TYPE_CHECKING:
     from torch import nn
 
+    from archcost.rewriting.merging.rows import Row
     from archcost.rewriting.weights.moments import Moments
 
 __all__ = ["Merge"]
@@ -23,12 +24,13 @@ _NOTE = "batch normalisations count by the statistics that they have now, also i
 class Merge(Rewrite):
     """Convolution and batch normalisation; linear neighbours; parallel branches of one input.
 
-    Options: ``last``, the last layer of a row that begins with this one, or ``block``, the module whose
-    branches are summed (RepVGG, Ding et al. 2021; ACNet, Ding et al. 2019; MobileOne, Vasu et al. 2023).
+    Options: ``last``, the last layer of a row that begins with this one; ``first``, the batch normalisation
+    before it, where it does not pad with zeros; or ``block``, the module whose branches are summed (RepVGG,
+    Ding et al. 2021; ACNet, Ding et al. 2019; MobileOne, Vasu et al. 2023).
     """
 
     name = "merge"
-    change = "conv, BN, conv ... -> one conv; KxK + 1x1 + identity -> KxK"
+    change = "BN, conv, BN, conv ... -> one conv; KxK + 1x1 + identity -> KxK"
     break_even = (
         "K^2 I O < sum of k^2 i o over the layers, K being the kernel that they amount to; a batch "
         "normalisation always saves"
@@ -40,10 +42,8 @@ class Merge(Rewrite):
             return f"it is merged with {block[1]}, as one of the branches of {block[0]}"
         if isinstance(block, tuple):
             return None
-        ends = self._ends(subject)
-        if isinstance(ends, str):
-            return f"{ends}; {block}" if block is not None else ends
-        return None
+        why = self._why_no_row(subject)
+        return why if why is None or block is None else f"{why}; {block}"
 
     def options(self, subject: Subject, ratio: float) -> Iterable[Options]:
         block = self._block(subject)
@@ -52,34 +52,46 @@ class Merge(Rewrite):
                 yield {"block": block[0]}
             return
         from archcost.rewriting.merging.blocks import MOST_MACS
-        from archcost.rewriting.merging.rows import row_of
 
-        row = row_of(subject)
-        for end in row.proposed:
-            made = self.replacement(subject, last=end)
-            if made.macs <= MOST_MACS * row.macs(end):
-                yield {"last": end}
+        for first, row in _rows(subject):
+            for end in row.proposed or (None,) * bool(first and row.members):
+                made = self.replacement(subject, first=first, last=end)
+                if made.macs <= MOST_MACS * row.macs(end):
+                    yield {key: value for key, value in (("first", first), ("last", end)) if value}
 
     def replacement(
-        self, subject: Subject, *, last: str | None = None, block: str | None = None, **unknown: Any
+        self,
+        subject: Subject,
+        *,
+        last: str | None = None,
+        first: str | None = None,
+        block: str | None = None,
+        **unknown: Any,
     ) -> Replacement:
-        if unknown or (last is None) == (block is None):
-            raise RewriteError(f"{subject.name}: merge takes last='...', a layer behind it, or block='...'")
+        if unknown or (last is None and first is None) == (block is None):
+            raise RewriteError(
+                f"{subject.name}: merge takes last='...', a layer behind it, first='...', a batch "
+                f"normalisation before it, or block='...'"
+            )
         if block is not None:
             return self._of_block(subject, block)
-        from archcost.rewriting.merging.rows import row_of
-
-        row = row_of(subject)
-        found = row.up_to(str(last))
-        if isinstance(found, str):
-            ends = ", ".join(row.ends) or "none"
+        rows = dict(_rows(subject))
+        if first not in rows:
+            there = ", ".join(name for name in rows if name) or "none"
             raise RewriteError(
-                f"{subject.name}: {last!r} cannot be its last layer: {found}; there are {ends}"
+                f"{subject.name}: {first!r} is no batch normalisation before it; there is {there}"
             )
+        found = rows[first].up_to(last)
+        if isinstance(found, str):
+            ends = ", ".join(rows[first].ends) or "none"
+            said = "" if last is None else f"{last!r} cannot be its last layer: "
+            raise RewriteError(f"{subject.name}: {said}{found}; there are {ends}")
         whole, chains = found
         spec = whole.spec(subject.spec.input_size, subject.spec.batch)
-        first: dict[str, Chain] = {subject.name: (Conv(spec),)}
-        return Replacement({**first, **chains}, exact=True, note=_NOTE if row.norms(str(last)) else "")
+        made: dict[str, Chain] = {subject.name: (Conv(spec),), **chains}
+        before = () if first is None else (first,)
+        note = _NOTE if rows[first].norms(last) else ""
+        return Replacement(made | dict.fromkeys(before, ()), exact=True, note=note, before=before)
 
     def carry(
         self, modules: Mapping[str, nn.Module], replacement: Replacement, moments: Moments | None = None
@@ -92,8 +104,9 @@ class Merge(Rewrite):
         conv = next(step for step in replacement.chain if isinstance(step, Conv))
         with torch.no_grad():
             if is_convolution(modules[replacement.name]):
-                names = list(replacement.chains)
-                whole = merged_row([(name, modules[name]) for name in names], conv.spec)
+                names = [name for name in replacement.chains if name not in replacement.before]
+                first = next((modules[name] for name in replacement.before), None)
+                whole: Any = merged_row([(name, modules[name]) for name in names], conv.spec, first)
             else:
                 whole = merged_block(replacement.name, modules[replacement.name], conv.spec)
             if whole.spec(conv.spec.input_size, conv.spec.batch) != conv.spec:
@@ -103,12 +116,15 @@ class Merge(Rewrite):
                 )
             return {replacement.name: [whole.weights()]}
 
-    def _ends(self, subject: Subject) -> tuple[str, ...] | str:
-        """The layers that this one can be merged up to; or why there are none."""
-        from archcost.rewriting.merging.rows import row_of
-
-        row = row_of(subject)
-        return row.ends or row.stopped
+    def _why_no_row(self, subject: Subject) -> str | None:
+        """Why it is merged with nothing behind it or before it; None where it can be."""
+        rows = list(_rows(subject))
+        if any(row.ends or (first is not None and row.members) for first, row in rows):
+            return None
+        said = [
+            row.stopped if first is None else f"with {first} before it, {row.stopped}" for first, row in rows
+        ]
+        return "; ".join(reversed(said))
 
     def _block(self, subject: Subject) -> tuple[str, str] | str | None:
         """The module whose branches it is one of, and the first of them; or why there is none."""
@@ -126,3 +142,13 @@ class Merge(Rewrite):
         size = call.inputs[0].shape[2:]
         spec = branches.whole.spec(size, call.inputs[0].shape[0])
         return Replacement({block: (Conv(spec), *branches.tail)}, exact=True, note=_NOTE)
+
+
+def _rows(subject: Subject) -> Iterator[tuple[str | None, Row]]:
+    """The batch normalisation that a row begins with, and the row; last the one from the convolution on."""
+    from archcost.rewriting.merging.rows import norm_before, row_of
+
+    first = norm_before(subject)
+    if first is not None:
+        yield first, row_of(subject, first)
+    yield None, row_of(subject)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import torch
 
     from archcost.rewriting.weights.moments import Moments
+    from archcost.rewriting.weights.unfolded import Unfolded
 
 __all__ = ["ReduceFirst"]
 
@@ -104,6 +105,12 @@ class ReduceFirst(Linear):
         point, wide = (conv.spec for conv in replacement.convs)
         front, behind = narrowed(kernel, point.out_channels // point.groups, None, moments)
         return [as_weight(front, point), as_weight(behind, wide)]
+
+    def lost(self, kernel: Unfolded, replacement: Replacement) -> float:
+        from archcost.rewriting.weights.unfolded import IN
+
+        point = replacement.convs[0].spec
+        return kernel.lost(point.out_channels // point.groups, (IN,))
 
 
 def _full(spec: ConvSpec) -> int:

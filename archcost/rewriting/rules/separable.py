@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import torch
 
     from archcost.rewriting.weights.moments import Moments
+    from archcost.rewriting.weights.unfolded import Unfolded
 
 __all__ = ["Separable"]
 
@@ -115,6 +116,15 @@ class Separable(Linear):
             return [as_weight(point, specs[0]), as_weight(depth, specs[1])]
         depth, point = _depthwise_first(kernel, specs[0].out_channels // (groups * ins), moments)
         return [as_weight(depth, specs[0]), as_weight(point, specs[1])]
+
+    def lost(self, kernel: Unfolded, replacement: Replacement) -> float:
+        from archcost.rewriting.weights.unfolded import IN, OUT
+
+        first = replacement.convs[0].spec
+        groups, outs, ins = kernel.kernel.shape[:3]
+        if taps(first) == 1:
+            return kernel.lost(first.out_channels // (groups * outs), (IN,), apart=(OUT,))
+        return kernel.lost(first.out_channels // (groups * ins), (OUT,), apart=(IN,))
 
 
 def _depthwise_first(

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.parameter import is_lazy
 
 from archcost.errors import RewriteError
+from archcost.rewriting.surgery.reading import VARIES, Fixed, read
 
-__all__ = ["PLAIN_TYPES", "Padding", "known", "padding_of", "register"]
+__all__ = ["PLAIN_TYPES", "Fixed", "Padding", "known", "padding_of", "register", "why_unknown"]
 
 PLAIN_TYPES: tuple[type[nn.Module], ...] = (
     nn.Conv1d,
@@ -19,6 +22,21 @@ PLAIN_TYPES: tuple[type[nn.Module], ...] = (
     nn.ConvTranspose2d,
     nn.ConvTranspose3d,
 )
+
+_COMPUTING = (
+    *(
+        "forward",
+        "_conv_forward",
+        "_output_padding",
+        "__call__",
+        "_call_impl",
+        "__getattr__",
+        "__getattribute__",
+    ),
+    *("weight", "bias", "stride", "padding", "dilation", "groups", "padding_mode", "output_padding"),
+    *("_reversed_padding_repeated_twice", "_save_to_state_dict", "_load_from_state_dict"),
+)
+"""What a subclass may not define for itself and still be an ordinary convolution."""
 
 Padding = Callable[[Any, tuple[int, ...]], tuple[tuple[int, int], ...]]
 """From the layer and the spatial size of its input to the zeros before and behind it, on each axis."""
@@ -45,14 +63,42 @@ def register(kind: type[nn.Module] | str, padding: Padding) -> None:
     _adapters[name] = padding
 
 
-def known(kind: type[nn.Module]) -> bool:
-    """Whether what a layer of this type computes is known: PyTorch's own, or with an adapter."""
-    return kind in PLAIN_TYPES or _full_name(kind) in _adapters
+def known(layer: nn.Module) -> bool:
+    """Whether what a layer computes is known: PyTorch's own, one with an adapter, or one that can be read."""
+    kind = type(layer)
+    return _is_plain(kind) or _full_name(kind) in _adapters or isinstance(_read(layer), Fixed)
 
 
-def padding_of(kind: type[nn.Module]) -> Padding | None:
-    """The rule of a type with an adapter; None for PyTorch's own types, which say it themselves."""
-    return None if kind in PLAIN_TYPES else _adapters[_full_name(kind)]
+def padding_of(layer: nn.Module) -> Padding | None:
+    """The rule of a layer that is known; None for PyTorch's own, which say it themselves."""
+    kind = type(layer)
+    if _is_plain(kind):
+        return None
+    return _adapters.get(_full_name(kind)) or cast(Fixed, _read(layer))
+
+
+def why_unknown(layer: nn.Module) -> str:
+    """Of a layer that is not known, in words that follow its name."""
+    if _read(layer) == VARIES:
+        return VARIES
+    return (
+        f"{_full_name(type(layer))} is not one of torch.nn's convolutions, and may compute something else: "
+        f"archcost.rewriting.surgery.adapters.register says how it pads, if that is all"
+    )
+
+
+def _read(layer: nn.Module) -> Fixed | str | None:
+    ordinary = isinstance(layer, _ConvNd) and not layer.transposed
+    return read(layer) if ordinary and not any(is_lazy(p) for p in layer.parameters()) else None
+
+
+def _is_plain(kind: type[nn.Module]) -> bool:
+    """PyTorch's own, or a subclass that leaves to them all that they compute."""
+    base = next((base for base in kind.__mro__ if base in PLAIN_TYPES), None)
+    if base is None or base is kind:
+        return base is kind
+    above = kind.__mro__[: kind.__mro__.index(base)]
+    return not any(name in vars(one) for one in above for name in _COMPUTING)
 
 
 def same_padding(layer: Any, size: tuple[int, ...]) -> tuple[tuple[int, int], ...]:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from archcost.errors import RewriteError
 from archcost.trace.modules import ModuleTree, state_of, type_name, walk
@@ -29,11 +30,41 @@ def copied(model: Model) -> Model:
     for name, module in tree.modules.items():
         _check_forward(tree, name, module)
     try:
-        twin = copy.deepcopy(model)
+        twin = _duplicate(model)
     except Exception as error:  # whatever a user's attribute raises
         raise RewriteError(f"{_culprit(tree)} cannot be copied: {_line(error)}. {_MEND}") from error
     _check_twin(tree, walk(twin))
     return twin
+
+
+class _Computed(TorchFunctionMode):
+    """Copies tensors that were computed with gradients, which PyTorch refuses, by their values.
+
+    ``torch.nn.utils.weight_norm``, ``spectral_norm`` and pruning leave such a weight behind, and compute it
+    anew at each call; so do modules that keep an intermediate result. Views of weights are refused: a copy
+    would not follow its own.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._sources: list[torch.Tensor] = []  # alive meanwhile: the memo of a copy goes by ids
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.Tensor.__deepcopy__ and not args[0].is_leaf and not _views_a_leaf(args[0]):
+            self._sources.append(args[0].detach())
+            args = (self._sources[-1], *args[1:])
+        return func(*args, **(kwargs or {}))
+
+
+def _views_a_leaf(tensor: torch.Tensor) -> bool:
+    base = tensor._base
+    return base is not None and base.is_leaf
+
+
+def _duplicate(value: Any) -> Any:
+    # A copy made in the caller's inference mode could not be trained.
+    with torch.inference_mode(False), _Computed():
+        return copy.deepcopy(value)
 
 
 _MEND = "Work on the model itself, inplace=True"
@@ -91,12 +122,12 @@ def _culprit(tree: ModuleTree) -> str:
     for name, module in reversed(list(tree.modules.items())):
         for key, value in _contents(module):
             try:
-                copy.deepcopy(value)
+                _duplicate(value)
             except Exception:
                 return f"{key} of {_called(name, module)}"
     for name, module in reversed(list(tree.modules.items())):
         try:
-            copy.deepcopy(module)
+            _duplicate(module)
         except Exception:
             return _called(name, module)
     return "the model"

@@ -51,16 +51,17 @@ class ConvLike(nn.Module):
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
-        if not isinstance(layer, ConvLike) and not adapters.known(type(layer)):
+        if not isinstance(layer, ConvLike) and not adapters.known(layer):
             raise RewriteError(
                 f"{type(layer).__name__} cannot be stood for: it is neither one of torch.nn's convolutions "
                 f"nor has archcost.rewriting.surgery.adapters an adapter for it"
             )
         for name in READ_BY_PARENTS:
-            setattr(self, name, getattr(layer, name))
+            value = getattr(layer, name)
+            setattr(self, name, tuple(value) if isinstance(value, list) else value)
         # As torch.nn pads beforehand by other modes than zeros: worked out once, whatever is set later.
         self._reversed_padding_repeated_twice: list[int] = list(layer._reversed_padding_repeated_twice)  # type: ignore[arg-type]
-        given = layer.padding_rule if isinstance(layer, ConvLike) else adapters.padding_of(type(layer))
+        given = layer.padding_rule if isinstance(layer, ConvLike) else adapters.padding_of(layer)
         self.padding_rule: adapters.Padding | None = given
         """How many zeros surround an input of a given size, where ``padding`` does not say it."""
         self.register_parameter("weight", layer._parameters["weight"])
@@ -79,8 +80,9 @@ class ConvLike(nn.Module):
             InputError: the kernel does not fit an input of that size.
         """
         padding: Any = self.padding
+        mode = self.padding_mode
         if self.padding_rule is not None:
-            padding = self.padding_rule(self, tuple(input_size))
+            padding, mode = self.padding_rule(self, tuple(input_size)), "zeros"
         elif self.padding_mode != "zeros":
             flat = self._reversed_padding_repeated_twice
             padding = list(zip(flat[::2], flat[1::2], strict=True))[::-1]
@@ -95,7 +97,7 @@ class ConvLike(nn.Module):
             groups=self.groups,
             transposed=self.transposed,
             output_padding=self.output_padding,
-            padding_mode=self.padding_mode,
+            padding_mode=mode,
         )
 
     def plain(self, x: torch.Tensor, output_size: list[int] | None = None) -> torch.Tensor:

@@ -80,22 +80,21 @@ def _reasons(module: nn.Module) -> Iterator[str]:
         trained = ".qat" in kind.__module__ or isinstance(module, _ConvNd)
         state = "prepared for quantization" if trained else "quantized"
         yield f"it is {state}: rewrite the float model, and quantize what comes of it"
-    if not adapters.known(kind):
-        yield (
-            f"{kind.__module__}.{kind.__qualname__} is not one of torch.nn's convolutions, and may compute "
-            f"something else: archcost.rewriting.surgery.adapters.register says how it pads, if that is all"
-        )
+    known = adapters.known(module)
+    if not known:
+        yield adapters.why_unknown(module)
     overridden = [name for name in _CALLED if name in vars(module)]
     if overridden:
         yield f"its {overridden[0]} was replaced on this very object, by what does not show"
     if getattr(module, "_compiled_call_impl", None) is not None:
         yield "it is compiled on its own: compile after rewriting"
-    yield from _odd_tensors(module)
+    yield from _odd_tensors(module, known and isinstance(adapters.padding_of(module), adapters.Fixed))
 
 
-def _odd_tensors(module: nn.Module) -> Iterator[str]:
+def _odd_tensors(module: nn.Module, read: bool) -> Iterator[str]:
+    """Args: read: what its children do is known from what it runs."""
     extra = [key for key in (*module._parameters, *module._buffers) if key not in ("weight", "bias")]
-    extra += [key for key, child in module._modules.items() if child is not None]
+    extra += [key for key, child in module._modules.items() if child is not None and not read]
     if extra or not isinstance(module._parameters.get("weight"), torch.Tensor):
         yield f"it holds more than weight and bias: {', '.join(extra) or 'no weight that is a parameter'}"
     for key, parameter in module._parameters.items():

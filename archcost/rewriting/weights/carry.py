@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import isfinite, nan
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,13 +15,14 @@ from archcost.rewriting.replacement import Activation, Conv, Replacement
 from archcost.rewriting.weights.alternating import on_taps, refined, work_of
 from archcost.rewriting.weights.biases import biases, evened
 from archcost.rewriting.weights.compose import apart
+from archcost.rewriting.weights.unfolded import Unfolded
 from archcost.spec import ConvSpec
 
 if TYPE_CHECKING:
     from archcost.rewriting.rule import Factorisation
     from archcost.rewriting.weights.moments import Moments
 
-__all__ = ["errors_of_factors", "factored", "kernel_error", "predicted_error"]
+__all__ = ["errors_of_factors", "factored", "kernel_error", "predicted_error", "unfolded_of"]
 
 Pairs = list[tuple[torch.Tensor, "torch.Tensor | None"]]
 
@@ -72,19 +74,42 @@ def factored(
 
 
 def errors_of_factors(
-    rule: Factorisation, module: nn.Module, replacement: Replacement, moments: Moments | None = None
+    rule: Factorisation,
+    module: nn.Module,
+    replacement: Replacement,
+    moments: Moments | None = None,
+    unfolded: Unfolded | None = None,
 ) -> tuple[float, float | None]:
     """What `factored` comes to: `kernel_error` and, with moments, `predicted_error`.
 
-    Rather an upper bound: of a few sweeps of `refined` and, where a sweep takes long, of the rule's first
-    kernels, for large ones to the rounding of float32. ``factored`` sweeps on from there, and no sweep adds
-    to the error.
+    Rather an upper bound: without moments from singular values where the rule has it so; else of a few
+    sweeps of `refined` and, where a sweep takes long, of the rule's first kernels, for large ones to the
+    rounding of float32. ``factored`` sweeps on from there, and no sweep adds to the error.
+
+    Args:
+        unfolded: the kernel of the module (`unfolded_of`), where it has been looked at before.
     """
     specs, _ = _stages(replacement)
     moments = None if specs_transposed(specs) else moments
+    looked_at = unfolded or unfolded_of(module)
+    if not isfinite(looked_at.total):
+        return nan, None
+    if moments is None:
+        lost = rule.lost(looked_at, replacement)
+        error = None if lost is None else looked_at.error(lost)
+        if error is not None:
+            return error, None
     target, kernels = _factors(rule, module, replacement, specs, moments, quick=True)
     whole = _composed(kernels, specs, target)
     return kernel_error(target, whole), None if moments is None else predicted_error(target, whole, moments)
+
+
+def unfolded_of(module: nn.Module) -> Unfolded:
+    """The kernel of a convolution, for errors of several replacements."""
+    weight: Any = module.weight
+    groups: Any = module.groups
+    kernel = apart(weight.detach(), groups)
+    return Unfolded(kernel.transpose(1, 2) if module.transposed else kernel)
 
 
 def kernel_error(target: torch.Tensor, composed: torch.Tensor) -> float:

@@ -89,7 +89,9 @@ def _hooked(layer: nn.Module, tap: Tap, runner: Runner) -> Iterator[Any]:
         waiting.append(x)
 
     def after(_: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        tap(waiting.pop().detach(), output)
+        # What a tap keeps is used after the pass: a forward in inference mode would mark it.
+        with torch.inference_mode(False), torch.no_grad():
+            tap(waiting.pop().detach(), output)
         runner.called()
 
     yield layer.register_forward_pre_hook(before, with_kwargs=True)

@@ -312,7 +312,7 @@ def _add(layer: nn.Module, fit: Fit) -> None:
 
 
 def _is_conv(module: nn.Module) -> bool:
-    return isinstance(module, ConvLike) or adapters.known(type(module))
+    return isinstance(module, ConvLike) or adapters.known(module)
 
 
 def _last_of(name: str, module: nn.Module) -> nn.Module:

@@ -1,0 +1,55 @@
+"""Transposed: a transposed convolution and the batch normalisations behind it, as one convolution."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from archcost.rewriting.merging.affine import Linear, Weights, linear
+from archcost.spec import ConvSpec
+
+__all__ = ["Transposed", "begun"]
+
+
+@dataclass(frozen=True)
+class Transposed:
+    """As `Linear`, for what begins with a transposed convolution: only factors and shifts go into it."""
+
+    given: ConvSpec
+    weight: torch.Tensor | None = None
+    """In float64, (in_channels, out_channels / groups, *kernel_size)."""
+    bias: torch.Tensor | None = None
+
+    def spec(self, input_size: Sequence[int], batch: int = 1) -> ConvSpec:
+        """The one convolution, for an input of that size."""
+        return replace(self.given, input_size=tuple(input_size), batch=batch)
+
+    def weights(self) -> Weights:
+        """Weight and bias of that convolution, in float64."""
+        assert self.weight is not None
+        return self.weight, self.bias
+
+    def convolved(self, spec: ConvSpec, weights: Weights | None = None) -> str:
+        """Why no single convolution does what one behind this does."""
+        return "follows a transposed convolution, which is not put together with others"
+
+    def scaled(self, scale: torch.Tensor | None, shift: torch.Tensor | None) -> Transposed:
+        """Times a factor and plus a shift, one of each a channel of the output."""
+        made = replace(self, given=replace(self.given, bias=True))
+        if self.weight is None or scale is None or shift is None:
+            return made
+        groups, ones = self.given.groups, (1,) * (self.weight.dim() - 2)
+        parts = self.weight.reshape(groups, -1, *self.weight.shape[1:])
+        weight = (parts * scale.reshape(groups, 1, -1, *ones)).reshape(self.weight.shape)
+        return replace(made, weight=weight, bias=shift if self.bias is None else self.bias * scale + shift)
+
+
+def begun(spec: ConvSpec, weights: Weights | None = None) -> Linear | Transposed:
+    """One convolution of either kind; its weight and bias where numbers are wanted."""
+    if not spec.transposed:
+        return linear(spec, weights)
+    weight, bias = (None, None) if weights is None else weights
+    wide = [None if t is None else t.detach().double() for t in (weight, bias)]
+    return Transposed(spec, *wide)

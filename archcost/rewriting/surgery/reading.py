@@ -1,0 +1,121 @@
+"""What the forward of a convolution's subclass does, read from the operators that it runs on `meta`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from archcost.trace.modules import walk
+from archcost.trace.state import Untouched
+
+__all__ = ["VARIES", "Fixed", "read"]
+
+Pairs = tuple[tuple[int, int], ...]
+
+VARIES = "its padding depends on the size of its input, which no module of torch.nn does with a stride"
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """So many zeros before and behind an input of any size, on each axis: a `Padding` that can be pickled."""
+
+    pairs: Pairs
+
+    def __call__(self, layer: Any, size: tuple[int, ...]) -> Pairs:
+        return self.pairs
+
+
+_known: WeakKeyDictionary[nn.Module, tuple[str, Fixed | str | None]] = WeakKeyDictionary()
+
+
+def read(layer: nn.Module) -> Fixed | str | None:
+    """The zeros that a layer puts around its input, where that and its convolution are all that it does.
+
+    It is run on `meta`, for as many sizes in a row as its stride has phases, and for larger ones, in both
+    modes: each time it has to be operators that pad with zeros, and one convolution with its weight, bias,
+    stride, dilation and groups. The layer is as before afterwards; hooks of its own do not run.
+
+    Returns:
+        None where it does something else; `VARIES` where the zeros are not the same for all sizes.
+    """
+    shown = repr(layer)
+    if layer not in _known or _known[layer][0] != shown:
+        _known[layer] = shown, _read(layer)
+    return _known[layer][1]
+
+
+def _read(layer: Any) -> Fixed | str | None:
+    state: dict[str, torch.Tensor] = {key: p for key, p in layer._parameters.items() if p is not None}
+    if set(state) - {"weight", "bias"} or "weight" not in state or layer._buffers:
+        return None
+    inner = [part for part in layer.modules() if part is not layer]
+    if any((*p.parameters(), *p.buffers(), *p._forward_hooks, *p._forward_pre_hooks) for p in inner):
+        return None
+    metas: dict[str, torch.Tensor] = {
+        key: nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad) for key, p in state.items()
+    }
+    extent = max((k - 1) * d + 1 for k, d in zip(layer.kernel_size, layer.dilation, strict=True))
+    least = 2 * extent + 7
+    sizes = [*range(least, least + max(layer.stride) + 1), 2 * least + 1, 224]
+    found: set[Pairs | None] = set()
+    with Untouched(walk(layer)) as kept, torch.inference_mode(False), torch.no_grad():
+        kept.use({id(p): metas[key] for key, p in state.items()})
+        for layer.training in (True, False):
+            for size in sizes:
+                shape = (1, layer.in_channels, *(size,) * len(layer.kernel_size))
+                x = torch.empty(shape, dtype=metas["weight"].dtype, device="meta")
+                found.add(_zeros(layer, x, metas["weight"], metas.get("bias")))
+    if len(found) > 1:
+        return None if None in found else VARIES
+    (pairs,) = found
+    return None if pairs is None else Fixed(pairs)
+
+
+class _Seen(TorchDispatchMode):
+    """The operators that run, with what they give."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ops: list[tuple[Any, tuple[Any, ...], Any]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self.ops.append((func.overloadpacket, args if not kwargs else (*args, kwargs), result))
+        return result
+
+
+def _zeros(layer: Any, x: torch.Tensor, weight: Any, bias: Any) -> Pairs | None:
+    """The zeros around one input; None where the layer does not pad and convolve it, or does more."""
+    try:
+        with _Seen() as seen:
+            y = layer.forward(x)
+    except Exception:  # whatever a forward raises that asks for values, or for another size
+        return None
+    *pads, last = seen.ops or [(None, (), None)]
+    axes = len(layer.kernel_size)
+    total = [0] * (2 * axes)
+    for func, args, result in pads:
+        if func is not torch.ops.aten.constant_pad_nd or args[0] is not x:
+            return None
+        sides, *value = args[1:]
+        if any(value) or len(sides) > 2 * axes or min(sides) < 0:
+            return None
+        total = [a + b for a, b in zip(total, [*sides, *[0] * (2 * axes - len(sides))], strict=True)]
+        x = result
+    func, args, result = last
+    if func is not torch.ops.aten.convolution or result is not y:
+        return None
+    if args[0] is not x or args[1] is not weight or args[2] is not bias:
+        return None
+    stride, padding, dilation, transposed, _, groups = args[3:]
+    if (list(stride), list(dilation)) != (list(layer.stride), list(layer.dilation)):
+        return None
+    if transposed or groups != layer.groups:
+        return None
+    pairs = list(zip(total[::2], total[1::2], strict=True))[::-1]
+    return tuple((low + p, high + p) for (low, high), p in zip(pairs, padding, strict=True))
