@@ -16,7 +16,7 @@ from archcost.fields.replay import InputAxis
 from archcost.fields.taps import EMPTY, STILL, Step
 from archcost.trace.graph import Trace
 
-__all__ = ["InputAxes", "is_map", "places", "profile", "read_field"]
+__all__ = ["InputAxes", "extent_of", "is_map", "places", "profile", "read_field"]
 
 
 class InputAxes(NamedTuple):
@@ -33,6 +33,11 @@ def places(intervals: Intervals, inputs: InputAxes) -> tuple[int, ...]:
     for axis in inputs.which:
         found.update(dict.fromkeys(intervals.along(axis)))
     return tuple(found)
+
+
+def extent_of(intervals: Intervals, inputs: InputAxes) -> tuple[int, ...]:
+    """How many positions there are along each of the `places`."""
+    return tuple(intervals.shape[dim] for dim in places(intervals, inputs))
 
 
 def is_map(intervals: Intervals, inputs: InputAxes) -> bool:
@@ -80,16 +85,18 @@ class _Axis(NamedTuple):
 
 def read_field(
     trace: Trace,
-    intervals: Intervals,
+    seen: Intervals | Sequence[Intervals],
     inputs: InputAxes,
     layer: str,
     position: Sequence[int] | int | None = None,
 ) -> ReceptiveField:
-    """The field of one position of a tensor, by default of its centre."""
-    dims = places(intervals, inputs)
-    where = _position(intervals, dims, layer, position)
-    at = dict(zip(dims, where, strict=True))
-    found = [_read_axis(intervals, axis, at) for axis in inputs.which]
+    """The field of one position of a tensor, by default of its centre; of several, their union.
+
+    Several have the same positions, and may differ in their other dimensions.
+    """
+    parts = [seen] if isinstance(seen, Intervals) else seen
+    where = _position(extent_of(parts[0], inputs), layer, position)
+    found = [_read_axis(parts, inputs, axis, where) for axis in inputs.which]
     sizes = tuple(axis.size for axis in inputs.axes)
     alone = all(a.because is None for a in found)
     local = ReceptiveField(
@@ -128,9 +135,8 @@ def read_field(
 
 
 def _position(
-    intervals: Intervals, dims: tuple[int, ...], layer: str, position: Sequence[int] | int | None
+    extent: tuple[int, ...], layer: str, position: Sequence[int] | int | None
 ) -> tuple[int, ...]:
-    extent = tuple(intervals.shape[d] for d in dims)
     if position is None:
         return tuple(n // 2 for n in extent)
     try:
@@ -146,23 +152,27 @@ def _position(
     return where
 
 
-def _read_axis(intervals: Intervals, axis: int, at: dict[int, int]) -> _Axis:
-    spans = intervals.axes[axis]
-    because = min((s.because for s in spans if s.because is not None), default=None)
-    along = intervals.along(axis)
-    dim = along[0] if along else None
-    rows = profile(intervals, axis, dim, at)
-    here = at[dim] if dim is not None and rows.shape[1] > 1 else 0
+def _read_axis(
+    parts: Sequence[Intervals], inputs: InputAxes, axis: int, where: tuple[int, ...]
+) -> _Axis:
+    rows = np.full((4, 1), EMPTY)
+    here, step, because = 0, STILL, None
+    for intervals in parts:
+        at = dict(zip(places(intervals, inputs), where, strict=True))
+        dim = next(iter(intervals.along(axis)), None)
+        own = profile(intervals, axis, dim, at)
+        rows = np.minimum(rows, own)
+        if dim is not None and own.shape[1] > 1:
+            here = at[dim]
+        for span in intervals.axes[axis]:
+            if dim is not None:
+                step = max(step, span.steps[dim])
+            if span.because is not None:
+                because = span.because if because is None else min(because, span.because)
     ends = rows[:, here].tolist()
     exact, local = _window(*ends[:2]), _window(*ends[2:])
-    stride, padding, sizes = _closed(rows[2:], here, _step(intervals, axis, dim))
+    stride, padding, sizes = _closed(rows[2:], here, step)
     return _Axis(exact, local, sizes, stride, padding, because)
-
-
-def _step(intervals: Intervals, axis: int, dim: int | None) -> Step:
-    if dim is None:
-        return STILL
-    return max((span.steps[dim] for span in intervals.axes[axis]), default=STILL)
 
 
 def _closed(local: np.ndarray, here: int, step: Step) -> tuple[float, float, tuple[int, ...]]:

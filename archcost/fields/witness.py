@@ -24,7 +24,7 @@ from archcost.trace.inputs import map_tensors
 from archcost.trace.modules import ModuleTree, state_of, walk
 from archcost.trace.state import Untouched
 
-__all__ = ["Claim", "Planted", "Witness", "bear_witness"]
+__all__ = ["Claim", "Planted", "Watched", "Witness", "bear_witness"]
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,14 @@ class Witness:
         return "the model DISAGREES: " + "; ".join(wrong)
 
 
+class Watched(NamedTuple):
+    """One call, counted from 0, whose output is looked at: which tensor of it, in order, and its shape."""
+
+    call: int
+    output: int
+    shape: tuple[int, ...]
+
+
 class Claim(NamedTuple):
     """A field, and where in the model it is to be seen; see `archcost.receptive.verify_fields`."""
 
@@ -72,14 +80,10 @@ class Claim(NamedTuple):
     """The dimensions of the input tensor that are the field's axes."""
     places: tuple[int, ...]
     """The dimensions of the layer's output that ``field.position`` counts along."""
-    shape: tuple[int, ...]
-    """Of the layer's output."""
-    output: int
-    """Which tensor of the layer's output, in order."""
-    calls: tuple[int, ...]
-    """Which calls of the layer; of several, the field is the union."""
+    watched: tuple[Watched, ...]
+    """Calls of the layer; of several, the field is the union."""
     op: str | None = None
-    """The operation inside a forward that is meant, of which ``calls`` then counts the calls."""
+    """The operation inside a forward that is meant, whose calls ``watched`` then counts."""
 
 
 def bear_witness(
@@ -228,15 +232,16 @@ class _Reference(NamedTuple):
     def outputs(self, given: Any, claim: Claim) -> list[torch.Tensor]:
         """What the layer gave in the calls claimed. Runs start from the same state and random numbers."""
         layer = claim.field.layer
+        wanted = {one.call: one for one in claim.watched}
         found: dict[int, torch.Tensor] = {}
         calls = 0
 
         def keep(result: Any) -> None:
             nonlocal calls
-            if calls in claim.calls:
-                found[calls] = _leaves(result)[claim.output].detach().clone()
+            if calls in wanted:
+                found[calls] = _leaves(result)[wanted[calls].output].detach().clone()
             calls += 1
-            if len(found) == len(claim.calls):
+            if len(found) == len(wanted):
                 raise _Reached
 
         with Untouched(self.tree) as state, ExitStack() as watch:
@@ -255,13 +260,13 @@ class _Reference(NamedTuple):
                 raise ModelError(
                     f"{self.name}: cannot run in float64 for the witness: {type(error).__name__}: {error}"
                 ) from error
-        if len(found) < len(claim.calls):
+        if len(found) < len(wanted):
             raise ModelError(f"{self.name}: {layer!r} was not called again when the witness ran it")
-        for tensor in found.values():
-            if tensor.shape != claim.shape:
+        for call, tensor in found.items():
+            if tensor.shape != wanted[call].shape:
                 raise ModelError(
                     f"{self.name}: {layer!r} gave {tuple(tensor.shape)} when the witness ran it, and "
-                    f"{claim.shape} when it was traced; give the inputs that it was traced with"
+                    f"{wanted[call].shape} when it was traced; give the inputs that it was traced with"
                 )
         return list(found.values())
 
