@@ -66,15 +66,14 @@ def effective_field(
     check_share(share)
     if not isinstance(samples, int) or samples < 1:
         raise InputError(f"effective_field: samples is {samples!r}; give a whole number, at least 1")
-    if isinstance(model, str):
-        analysis = analyze(model, inputs, input_size=input_size, progress=False)
-    elif isinstance(model, Analysis):
+    if isinstance(model, Analysis):
         if input_size is not None:
             raise InputError("effective_field: an Analysis has its input size; give it without input_size")
         analysis = model
     else:
         analysis = analyze(model, inputs, input_size=input_size, progress=False)
     source = analysis.model
+    analysis = _in_eval_mode(analysis, source)
     claim = _chosen(analysis, source, layer, position, call, of)
     if inputs is not None:
         passes = [as_call(inputs)]
@@ -82,6 +81,20 @@ def effective_field(
     else:
         passes = _drawn(analysis, samples, seed)
     return measure(source, passes, claim, share=share, signs=signs, seed=seed, device=device)
+
+
+def _in_eval_mode(analysis: Analysis, source: nn.Module) -> Analysis:
+    """The same of the model in eval mode, in which the field is measured: its field on paper may differ."""
+    from archcost.analysis import analyze
+    from archcost.trace.inputs import like_traced
+    from archcost.trace.modules import walk
+    from archcost.trace.state import Untouched
+
+    if not any(module.training for module in analysis.trace.modules.values()):
+        return analysis
+    args, kwargs = like_traced(analysis.trace)
+    with Untouched(walk(source)):
+        return analyze(source.eval(), kwargs or args, progress=False)
 
 
 def _chosen(

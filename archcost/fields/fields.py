@@ -46,8 +46,6 @@ class _Map(NamedTuple):
     number: int | None = None
 
 
-
-
 # What a field says of a map, whatever the map's positions are.
 _SHAPE_OF_FIELD = ("size", "stride", "padding", "sizes", "unclipped", "position")
 
@@ -182,7 +180,9 @@ class Fields:
                 f"{self.trace.model_name}: {layer} is not registered in the model and cannot be watched from "
                 f"outside, so its field cannot be verified; choose another layer"
             )
-        seen = self._standing(self._seen(layer, call if field.call is None else field.call, field.input_index))
+        seen = self._standing(
+            self._seen(layer, call if field.call is None else field.call, field.input_index)
+        )
         # A module with several names is called under each of them; outer calls end after inner ones.
         same = [c for c in self.trace.calls if known.get(c.module) == known[layer]]
         order = [c.index for c in sorted(same, key=lambda c: (c.end_op, -c.index))]

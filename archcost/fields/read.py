@@ -134,9 +134,7 @@ def read_field(
     )
 
 
-def _position(
-    extent: tuple[int, ...], layer: str, position: Sequence[int] | int | None
-) -> tuple[int, ...]:
+def _position(extent: tuple[int, ...], layer: str, position: Sequence[int] | int | None) -> tuple[int, ...]:
     if position is None:
         return tuple(n // 2 for n in extent)
     try:
@@ -152,9 +150,7 @@ def _position(
     return where
 
 
-def _read_axis(
-    parts: Sequence[Intervals], inputs: InputAxes, axis: int, where: tuple[int, ...]
-) -> _Axis:
+def _read_axis(parts: Sequence[Intervals], inputs: InputAxes, axis: int, where: tuple[int, ...]) -> _Axis:
     rows = np.full((4, 1), EMPTY)
     here, step, because = 0, STILL, None
     for intervals in parts:

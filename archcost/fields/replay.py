@@ -122,11 +122,18 @@ class _Run:
         storages = self.trace.storages
         for ref, result in zip(op.outputs, results, strict=True):
             if ref.storage in op.writes and storages[ref.storage].created_by != op.index:
-                memory.write(ref, result, storages[ref.storage].nbytes)
+                memory.write(ref, result, storages[ref.storage].nbytes, self._made(ref.storage))
             else:
                 memory.put(ref, result)
         self._hidden_writes(op)
         return results[0] if results else None
+
+    def _made(self, storage: int) -> TensorRef | None:
+        """The tensor that a storage was made as."""
+        created = self.trace.storages[storage].created_by
+        if created is None:
+            return None
+        return next((ref for ref in self.trace.ops[created].outputs if ref.storage == storage), None)
 
     def _apply(self, op: Op) -> list[Intervals | None]:
         rule = rule_for(op.name)

@@ -84,6 +84,10 @@ class Span:
     def varies(self, dim: int) -> bool:
         return self._shape[dim + 1 if dim >= 0 else dim] > 1
 
+    def moves_beside(self, dims: Sequence[int]) -> bool:
+        """Whether it moves along any other dimension: then what varies along these is no axis."""
+        return any(step != STILL for d, step in enumerate(self.steps) if d not in dims)
+
     def _stepping(self, dim: int, step: Step) -> tuple[Step, ...]:
         return (*self.steps[:dim], step, *self.steps[dim + 1 :])
 
@@ -206,6 +210,7 @@ class Span:
         sizes: list[int] = [1] * len(new)
         wide = list(span.shape)
         unsettled: list[int] = []
+        constant: list[int] = []
         runs: Runs | None = None
         for before, after in blocks:
             if len(before) == 1 and len(after) == 1:
@@ -220,17 +225,21 @@ class Span:
                     sizes[d] = new[d]
                 if len(after) == 1:
                     steps[after[0]] = _flattened([(span.steps[d], old[d]) for d in before])
-                else:
+                elif any(span.steps[d] != STILL for d in before) or not span.moves_beside(before):
                     unsettled.extend(after)
+                else:
+                    constant.extend(after)
 
         def make() -> np.ndarray:
             return np.broadcast_to(span.values, (span.rows, *wide)).reshape(span.rows, *sizes)
 
-        if unsettled or runs is not None:
+        if unsettled or constant or runs is not None:
             values = make()
             for d in unsettled:
                 if sizes[d] > 1:
                     values, steps[d] = settled(values, d)
+            for d in constant:
+                values = narrowed(values, d)
             out = self.with_values(values, tuple(steps), runs)
         else:
             out = self.later(make, (span.rows, *sizes), tuple(steps))
@@ -269,12 +278,15 @@ def inferred(values: np.ndarray, dim: int) -> Step:
     return (size, 0)
 
 
+def narrowed(values: np.ndarray, dim: int) -> np.ndarray:
+    """The same with a dimension along which nothing varies collapsed."""
+    first = values.take([0], dim + 1)
+    return first if (values == first).all() else values
+
+
 def settled(values: np.ndarray, dim: int) -> tuple[np.ndarray, Step]:
     """Collapse a dimension along which nothing varies, and find the step of one that does."""
-    axis = dim + 1
-    first = values.take([0], axis)
-    if (values == first).all():
-        return first, STILL
+    values = narrowed(values, dim)
     return values, inferred(values, dim)
 
 

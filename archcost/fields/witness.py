@@ -210,12 +210,15 @@ def _reference(model: nn.Module) -> Iterator[_Reference]:
 @contextmanager
 def _reference_kernels() -> Iterator[None]:
     fused, blocked = torch.backends.mha.get_fastpath_enabled(), torch._C._get_mkldnn_enabled()
+    dtype = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)  # of the constants that a forward makes
     torch.backends.mha.set_fastpath_enabled(False)
     torch._C._set_mkldnn_enabled(False)  # `torch.backends.mkldnn.flags` would set TF32, and warn
     try:
         with torch.no_grad(), torch.autocast("cpu", enabled=False):
             yield
     finally:
+        torch.set_default_dtype(dtype)
         torch._C._set_mkldnn_enabled(blocked)
         torch.backends.mha.set_fastpath_enabled(fused)
 
