@@ -90,9 +90,28 @@ class Intervals:
             out = out.squeeze(d)
         return out
 
-    def mixed(self, dims: int | Sequence[int] | None, op: int) -> Intervals:
-        """Each element depends on itself and on all others along ``dims``: softmax, normalisation."""
-        reduced = self.reduce(dims, op)
+    def reduce_where(self, dim: int, kept: np.ndarray | None, op: int) -> Intervals:
+        """The hull along ``dim`` over the elements ``kept``, booleans of as many dimensions.
+
+        Where they are others from place to place, it is no reduction over the full extent.
+        """
+        dim = self.dim(dim)
+        if kept is None or kept.shape[dim] == 1:
+            return self.reduce([dim], op)
+        rows = tuple(d for d, n in enumerate(kept.shape) if n > 1 and d != dim)
+        shape = [1 if d == dim else max(n, kept.shape[d]) for d, n in enumerate(self.shape)]
+
+        def hull(span: Span) -> Span:
+            return span.reduced_where(dim, rows, kept, self.shape, op)
+
+        return self.each(shape, hull)
+
+    def mixed(self, dims: int | Sequence[int] | None, op: int, kept: np.ndarray | None = None) -> Intervals:
+        """Each element depends on itself and on all others along ``dims``: softmax, normalisation.
+
+        Of one dimension, on those ``kept``, as in `reduce_where`.
+        """
+        reduced = self.reduce_where(dims, kept, op) if isinstance(dims, int) else self.reduce(dims, op)
         axes = (unite(a, b) for a, b in zip(self.axes, reduced.axes, strict=True))
         return Intervals(self.shape, axes)
 

@@ -14,10 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from math import prod
 
 import numpy as np
 
 from archcost.fields.taps import EMPTY, STILL, Step, Taps, gather, readable
+
+# Elements that are looked at one by one under a mask; beyond, it is as if there were none.
+_MOST_MASKED = 1 << 25
 
 __all__ = ["Runs", "Span", "inferred", "settled"]
 
@@ -156,6 +160,26 @@ class Span:
         because = op if self.because is None else self.because
         return Span(values, (STILL,) * len(self.steps), because, runs)
 
+    def reduced_where(
+        self, dim: int, rows: tuple[int, ...], kept: np.ndarray, shape: tuple[int, ...], op: int
+    ) -> Span:
+        """`reduced` along one dimension over the elements ``kept``, which are others for each of ``rows``."""
+        if not self.varies(dim):
+            return self.reduced([dim], shape, op)
+        span = self.plain()
+        if not rows:
+            values = np.where(kept[None], span.values, EMPTY)
+            return span.with_values(values, span.steps).reduced([dim], shape, op)
+        found = _hull_where(span.values, kept, dim, rows)
+        if found is None:
+            return self.reduced([dim], shape, op)
+        steps = list(span.steps)
+        steps[dim] = STILL
+        for row in rows:
+            if steps[row] == STILL and found.shape[row + 1] > 1:
+                found, steps[row] = settled(found, row)
+        return span.with_values(found, tuple(steps))
+
     # Shapes
 
     def permuted(self, order: Sequence[int]) -> Span:
@@ -261,11 +285,18 @@ def _flattened(dims: Sequence[tuple[Step, int]]) -> Step:
 
 
 def inferred(values: np.ndarray, dim: int) -> Step:
-    """How the local rows move along a dimension, read off their values."""
+    """How the local rows move along a dimension, read off their values.
+
+    Where one end stays for all, as behind a causal mask, the other says it.
+    """
     size = values.shape[dim + 1]
     if size < 2:
         return STILL
     local = np.moveaxis(values[-2:], dim + 1, -1)
+    for still, moving in ((0, 1), (1, 0)):
+        if (local[still] == local[still][..., :1]).all():
+            local = np.stack([local[moving], -local[moving]]) * (1 if moving == 0 else -1)
+            break
     sample = local.reshape(2, -1, size)[:, 0]
     for period in range(1, min(size // 2, 64) + 1):
         ahead = sample[:, period:] - sample[:, :-period]
@@ -276,6 +307,28 @@ def inferred(values: np.ndarray, dim: int) -> Step:
             advance = int(ahead[0, 0])
             return STILL if advance == 0 and period == 1 else (period, advance)
     return (size, 0)
+
+
+def _hull_where(values: np.ndarray, kept: np.ndarray, dim: int, rows: tuple[int, ...]) -> np.ndarray | None:
+    """The minimum along ``dim`` of the elements kept; None where they are too many to look at."""
+    axis = dim + 1
+    counts = kept.sum(dim, keepdims=True)
+    order = np.arange(kept.shape[dim]).reshape((-1,) + (1,) * (kept.ndim - dim - 1))
+    if (
+        counts.all()
+        and (kept == (order < counts)).all()
+        and len(rows) == 1
+        and values.shape[rows[0] + 1] == 1
+    ):
+        # The first ones of each row, as in a causal mask.
+        running = np.minimum.accumulate(values, axis)
+        if all(n == 1 for d, n in enumerate(kept.shape) if d not in (dim, *rows)):
+            taken = running.take(counts.ravel() - 1, axis)
+            return np.swapaxes(taken, axis, rows[0] + 1)
+    whole = np.broadcast_shapes(values.shape, (1, *kept.shape))
+    if prod(whole) > _MOST_MASKED:
+        return None
+    return np.where(kept, values, EMPTY).min(axis, keepdims=True)
 
 
 def narrowed(values: np.ndarray, dim: int) -> np.ndarray:

@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from archcost.errors import ModelError
 from archcost.fields.field import ReceptiveField, Window
+from archcost.fields.masks import LOW
 from archcost.trace.inputs import map_tensors
 from archcost.trace.modules import ModuleTree, state_of, walk
 from archcost.trace.state import Untouched
@@ -109,6 +110,7 @@ def _bear(model: _Reference, clean: Any, claim: Claim) -> Witness:
     index = dict(zip(claim.places, field.position, strict=True))
 
     def run(plant: Callable[[torch.Tensor], None] | None) -> torch.Tensor:
+        model.hidden.met = False
         changed = target.clone()
         if plant is not None:
             plant(changed)
@@ -128,10 +130,10 @@ def _bear(model: _Reference, clean: Any, claim: Claim) -> Witness:
         seen = [] if lo > hi else [(lo, lo), (hi, hi)]
         unseen = [(0, size - 1)] if lo > hi else [(0, lo - 1), (hi + 1, size - 1)]
         for pixel in dict.fromkeys(seen):
-            runs.append(_planted(run, before, axis, dim, [pixel], True))
+            runs.append(_planted(run, before, axis, dim, [pixel], model.hidden))
         beyond = [pixels for pixels in unseen if pixels[0] <= pixels[1]]
         if beyond:
-            runs.append(_planted(run, before, axis, dim, beyond, False))
+            runs.append(_planted(run, before, axis, dim, beyond, None))
     return Witness(tuple(runs))
 
 
@@ -141,8 +143,10 @@ def _planted(
     axis: int,
     dim: int,
     pixels: list[Window],
-    must_reach: bool,
+    hidden: _Hidden | None,
 ) -> Planted:
+    """``hidden`` is told whether zeros met NaN in a run that must reach the position; None: it must not."""
+
     def fill(values: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], None]:
         def plant(x: torch.Tensor) -> None:
             for lo, hi in pixels:
@@ -151,12 +155,18 @@ def _planted(
 
         return plant
 
+    must_reach = hidden is not None
     reached = bool(run(fill(lambda x: torch.full_like(x, float("nan")))).isnan().any())
-    if reached and not must_reach:
-        # Zero times NaN is NaN: a tap whose weight is exactly zero (interpolation has them) reads nothing.
+    if reached and (not must_reach or hidden.met):
+        # Zero times NaN is NaN: a tap whose weight is exactly zero (interpolation has them) reads nothing,
+        # nor does a query read what a mask hides from it. Finite values decide.
         noise = torch.Generator().manual_seed(0)
-        drawn = fill(lambda x: 3 * torch.randn(x.shape, dtype=x.dtype, generator=noise))
-        reached = any(not torch.equal(run(drawn), before) for _ in range(2))
+
+        def moves(scale: float) -> bool:
+            drawn = fill(lambda x: scale * torch.randn(x.shape, dtype=x.dtype, generator=noise))
+            return not torch.equal(run(drawn), before)
+
+        reached = any(map(moves, (3, 3) if not must_reach else (3, 3, 1e3, 1e6)))
     return Planted(axis, tuple(pixels), must_reach, reached)
 
 
@@ -204,7 +214,7 @@ def _reference(model: nn.Module) -> Iterator[_Reference]:
     except Exception as error:
         raise ModelError(f"{name}: cannot be copied in float64 for the witness: {error}") from error
     with _reference_kernels():
-        yield _Reference(copied, walk(copied), name)
+        yield _Reference(copied, walk(copied), name, _Hidden(copied))
 
 
 @contextmanager
@@ -231,6 +241,7 @@ class _Reference(NamedTuple):
     model: nn.Module
     tree: ModuleTree
     name: str
+    hidden: _Hidden
 
     def outputs(self, given: Any, claim: Claim) -> list[torch.Tensor]:
         """What the layer gave in the calls claimed. Runs start from the same state and random numbers."""
@@ -247,7 +258,7 @@ class _Reference(NamedTuple):
             if len(found) == len(wanted):
                 raise _Reached
 
-        with Untouched(self.tree) as state, ExitStack() as watch:
+        with Untouched(self.tree) as state, self.hidden, ExitStack() as watch:
             for _, kind, _, tensor in state_of(self.tree):
                 if kind == "buffer":
                     state.keep(tensor.untyped_storage())
@@ -272,6 +283,53 @@ class _Reference(NamedTuple):
                     f"{wanted[call].shape} when it was traced; give the inputs that it was traced with"
                 )
         return list(found.values())
+
+
+_JOINS = {"aten.mm", "aten.bmm", "aten.baddbmm", "aten.addmm", "aten.mul", "aten.add"}
+
+
+class _Hidden(TorchDispatchMode):
+    """Notices whether a zero that a forward computed was multiplied by NaN, or a masked score was NaN.
+
+    Zeros among the parameters are passed over: what the weights make of it is not asked.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.weights = {p.untyped_storage()._cdata for p in model.parameters()}
+        self.met = False
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if not self.met:
+            self.met = self._hides(str(func).rpartition(".")[0].rstrip("_"), args, kwargs or {})
+        return func(*args, **(kwargs or {}))
+
+    def _hides(self, base: str, args: tuple[Any, ...], options: dict[str, Any]) -> bool:
+        if "attention" in base:
+            given = (*args[3:], *options.values())
+            masked = any(value is True or isinstance(value, torch.Tensor) for value in given)
+            return masked and any(bool(x.isnan().any()) for x in args[:3])
+        if base not in _JOINS:
+            return False
+        operands = [x for x in args if isinstance(x, torch.Tensor) and x.is_floating_point()]
+        if len(operands) < 2 or any(x.untyped_storage()._cdata in self.weights for x in operands[-2:]):
+            return False
+        *added, one, other = operands
+        if base == "aten.add":
+            return _masks(one, other) or _masks(other, one)
+        multiply = torch.mul if base == "aten.mul" else torch.matmul
+        lost = multiply(_is(one == 0), _is(other.isnan())) + multiply(_is(one.isnan()), _is(other == 0))
+        return bool(lost.any()) or any(_masks(x, multiply(one, other)) for x in added)
+
+
+def _masks(scores: torch.Tensor, other: torch.Tensor) -> bool:
+    return bool(((scores <= LOW) & other.isnan()).any())
+
+
+def _is(found: torch.Tensor) -> torch.Tensor:
+    return found.double()
 
 
 class _Operation(TorchDispatchMode):

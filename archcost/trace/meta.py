@@ -289,13 +289,13 @@ def _attention(
         and query.shape[3] == key.shape[3] == value.shape[3]
         and (attn_mask is None or _fuses(attn_mask, (*query.shape[:3], key.shape[2])))
     )
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        hidden = torch.zeros_like(attn_mask, dtype=query.dtype)
+        attn_mask = hidden.masked_fill_(attn_mask.logical_not(), float("-inf"))
     if not fused:
         return aten._scaled_dot_product_attention_math(
             query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
         )[0]
-    if attn_mask is not None and attn_mask.dtype == torch.bool:
-        hidden = torch.zeros_like(attn_mask, dtype=query.dtype)
-        attn_mask = hidden.masked_fill_(attn_mask.logical_not(), float("-inf"))
     return aten._scaled_dot_product_flash_attention_for_cpu(
         query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale
     )[0]
