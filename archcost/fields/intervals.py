@@ -122,8 +122,8 @@ class Intervals:
         def accumulate(span: Span) -> Span:
             if not span.varies(dim):
                 return span
-            span = span.plain()
-            return span.with_values(np.minimum.accumulate(span.values, dim + 1), span.steps)
+            span = span.along(dim)
+            return span.with_values(np.minimum.accumulate(span.values, dim + 1), span.steps, span.maps)
 
         return self.each(self.shape, accumulate)
 
@@ -176,17 +176,18 @@ class Intervals:
         new = len(shape) - self.rank
 
         def widen(span: Span) -> Span:
-            span = span.plain()
             values = span.values.reshape(span.rows, *(1,) * new, *span.shape) if new else span.values
             # One position repeated moves no more.
             kept = tuple(
                 step if n == shape[new + d] else STILL
                 for d, (step, n) in enumerate(zip(span.steps, self.shape, strict=True))
             )
-            return span.with_values(values, ((STILL,) * new) + kept)
+            return span.with_values(
+                values, ((STILL,) * new) + kept, span.maps and ((None,) * new) + span.maps
+            )
 
         if not new and all(
-            n == m or all(s.steps[d] == STILL and s.runs is None for spans in self.axes for s in spans)
+            n == m or all(s.steps[d] == STILL for spans in self.axes for s in spans)
             for d, (n, m) in enumerate(zip(self.shape, shape, strict=True))
         ):
             return Intervals(shape, self.axes)

@@ -50,18 +50,17 @@ def profile(intervals: Intervals, axis: int, dim: int | None, at: dict[int, int]
     """The rows of one input axis along ``dim``, other places fixed, the hull over all else: (rows, n)."""
     rows = []
     for span in intervals.axes[axis]:
-        if span.runs is not None and (span.runs[0] in at or span.runs[0] == dim):
-            span = span.plain()
         values = span.values
-        if values.size == len(values) * (1 if dim is None else values.shape[dim + 1]):
-            rows.append(values.reshape(len(values), -1))  # it varies along ``dim`` alone
-            continue
-        for d, index in at.items():
-            if d != dim and span.varies(d):
-                values = values.take([index], d + 1)
-        hull = tuple(d + 1 for d, n in enumerate(span.shape) if d != dim and n > 1 and d not in at)
-        flat = values.min(hull) if hull else values
-        rows.append(flat.reshape(len(flat), -1))
+        if values.size != len(values) * (1 if dim is None else values.shape[dim + 1]):
+            for d, index in at.items():
+                if d != dim and span.varies(d):
+                    found = span.map(d)
+                    values = values.take([index if found is None else found[index]], d + 1)
+            hull = tuple(d + 1 for d, n in enumerate(span.shape) if d != dim and n > 1 and d not in at)
+            values = values.min(hull) if hull else values
+        flat = values.reshape(len(values), -1)
+        along = None if dim is None else span.map(dim)
+        rows.append(flat if along is None else flat.take(along, 1))
     if not rows:
         return np.full((4, 1), EMPTY)
     whole = rows[0]
