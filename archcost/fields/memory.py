@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from archcost.fields.intervals import Intervals, union
-from archcost.fields.span import Span, narrowed, settled
+from archcost.fields.span import Span, nested, settled
 from archcost.fields.taps import EMPTY, STILL
 from archcost.fields.unions import Spans, collapsed, unite
 from archcost.trace.graph import TensorRef
@@ -207,14 +207,16 @@ def _derived(base: _Shape, intervals: Intervals | None, view: _Shape) -> Interva
         at: tuple[Any, ...] = tuple(w if span.varies(d) else np.zeros_like(w) for d, w in enumerate(where))
         index = (slice(None), *at)
         values = np.broadcast_to(span.values[index], (span.rows, *view.shape))
-        steps = [STILL] * len(view.shape)
+        found = [STILL] * len(view.shape)
         for d in range(len(view.shape)):
             if values.shape[d + 1] > 1:
-                values, steps[d] = settled(values, d)
-        # Overlapping windows: the axis is the dimension that reaches furthest, the others are their taps.
-        reach = [advance * n / period for (period, advance), n in zip(steps, view.shape, strict=True)]
-        axis = max(range(len(steps)), key=reach.__getitem__)
-        return span.with_values(values, tuple(s if d == axis else STILL for d, s in enumerate(steps)))
+                values, found[d] = settled(values, d)
+        # Overlapping windows: the axis is the dimension that reaches furthest, and what is nested in it.
+        steps = [STILL] * len(view.shape)
+        for d in sorted(range(len(found)), key=lambda d: -found[d][1] / found[d][0] * view.shape[d]):
+            if nested(found[d], view.shape[d], zip(steps, view.shape, strict=True)):
+                steps[d] = found[d]
+        return span.with_values(values, tuple(steps))
 
     return intervals.each(view.shape, pick)
 
@@ -277,13 +279,14 @@ def _settle(values: np.ndarray, *parts: Span | None) -> Span:
     because = min((p.because for p in parts if p is not None and p.because is not None), default=None)
     known = [p for p in parts if p is not None]
     rank = values.ndim - 1
-    moving = [any(len(p.steps) == rank and p.steps[d] != STILL for p in known) for d in range(rank)]
     steps = [STILL] * rank
-    for d in range(rank):
+    moving = [any(len(p.steps) == rank and p.steps[d] != STILL for p in known) for d in range(rank)]
+    for d in sorted(range(rank), key=lambda d: not moving[d]):
         if values.shape[d + 1] > 1:
+            values, step = settled(values, d)
             # Beside an axis, what was written into one slice or another is no axis of its own.
-            beside = not moving[d] and any(moving)
-            values, steps[d] = (narrowed(values, d), STILL) if beside else settled(values, d)
+            if moving[d] or nested(step, values.shape[d + 1], zip(steps, values.shape[1:], strict=True)):
+                steps[d] = step
     return Span(values, tuple(steps), because)
 
 

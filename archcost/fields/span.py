@@ -13,7 +13,7 @@ that see the same are held once: `archcost.fields.classes`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from math import prod
 
@@ -277,7 +277,7 @@ class Span:
         flat: list[int] = []  # the classes of each block, and those that are picked from them
         picked: list[np.ndarray | None] = []
         unsettled: list[int] = []
-        constant: list[int] = []
+        beside: list[int] = []
         for before, after in blocks:
             counts = [self.shape[d] for d in before]
             flat.append(prod(counts))
@@ -306,7 +306,7 @@ class Span:
                 if grid is not None:
                     picked[-1] = grid[tuple(slice(None) if d in varying else 0 for d in after)].ravel()
             moves = any(self.steps[d] != STILL for d in before) or not self.moves_beside(before)
-            (unsettled if moves else constant).extend(varying)
+            (unsettled if moves else beside).extend(varying)
 
         def make() -> np.ndarray:
             values = self.values.reshape(self.rows, *flat)
@@ -315,16 +315,20 @@ class Span:
                     values = values.take(index, i + 1)
             return values.reshape(self.rows, *sizes)
 
-        if unsettled or constant:
+        if unsettled or beside:
             values = make()
             for d in unsettled:
                 if maps[d] is None:
                     values, steps[d] = settled(values, d)
                 else:
                     steps[d] = inferred(values.take(maps[d], d + 1), d)
-            for d in constant:
+            for d in beside:
                 if maps[d] is None:
-                    values = narrowed(values, d)
+                    values, step = settled(values, d)
+                else:
+                    step = inferred(values.take(maps[d], d + 1), d)
+                others = [(step, n) for step, n in zip(steps, new, strict=True)]
+                steps[d] = step if nested(step, new[d], others) else STILL
             out = self.with_values(values, tuple(steps), tuple(maps))
         else:
             out = self.later(make, (self.rows, *sizes), tuple(steps), tuple(maps))
@@ -347,6 +351,18 @@ def _flattened(dims: Sequence[tuple[Step, int]]) -> Step:
             )
         size *= n
     return period, advance
+
+
+def nested(step: Step, size: int, others: Iterable[tuple[Step, int]]) -> bool:
+    """Whether a dimension counts pixels within the steps of the other ones of its axis, or they within its.
+
+    What moves beside an axis in another way, as the taps of overlapping windows do, is none of it.
+    """
+    reach = step[1] * size / step[0]
+    return all(
+        other == STILL or (step[1] and (reach <= other[1] or other[1] * n / other[0] <= step[1]))
+        for other, n in others
+    )
 
 
 def inferred(values: np.ndarray, dim: int) -> Step:

@@ -19,6 +19,7 @@ Spans = tuple[Span, ...]
 
 _MOST_SPANS = 4
 _MOST_JOINED = 1 << 23
+_LARGE = 1 << 14
 
 
 def unite(*unions: Spans) -> Spans:
@@ -45,7 +46,7 @@ def collapsed(spans: Spans) -> Span | None:
 
 def _add(found: list[Span], span: Span) -> None:
     for i, other in enumerate(found):
-        if _covers(other, span) or _covers(span, other):
+        if (_covers(other, span) or _covers(span, other)) and not _grows(other, span):
             del found[i]
             _add(found, _merged(other, span))
             return
@@ -55,6 +56,19 @@ def _add(found: list[Span], span: Span) -> None:
 def _covers(wide: Span, narrow: Span) -> bool:
     """Whether one varies along every dimension along which the other does."""
     return all(n == 1 or w > 1 for w, n in zip(wide.shape, narrow.shape, strict=True))
+
+
+def _grows(a: Span, b: Span) -> bool:
+    """Whether one array of both would be far larger than the two: their classes lie across each other."""
+    if not (a.maps or b.maps):
+        return False
+    size = 1
+    for d, (n, m) in enumerate(zip(a.shape, b.shape, strict=True)):
+        one, other = a.map(d), b.map(d)
+        crossed = n > 1 and m > 1 and not same(one, other)
+        whole = max(n, m, *(len(found) for found in (one, other) if found is not None), 1)
+        size *= min(n * m, whole) if crossed else max(n, m)
+    return size > _LARGE and size > 4 * (prod(a.shape) + prod(b.shape))
 
 
 def _merged(a: Span, b: Span) -> Span:
