@@ -285,10 +285,9 @@ class Fields:
     def _seen(self, name: str, call: int | None, of: int | None) -> list[_Seen]:
         """The calls of a module, or one of them, whose outputs see the input."""
         calls = self._calls[name]
-        if call is not None:
-            if not 0 <= call < len(calls):
-                times = f"{len(calls)} time" + "s" * (len(calls) != 1)
-                raise SpecError(f"receptive_field: {name or 'the model'} was called {times}; call={call}")
+        if call is not None and not 0 <= call < len(calls):
+            times = f"{len(calls)} time" + "s" * (len(calls) != 1)
+            raise SpecError(f"receptive_field: {name or 'the model'} was called {times}; call={call}")
         found = []
         for number, index in enumerate(calls):
             if call not in (None, number):

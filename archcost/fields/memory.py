@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from archcost.fields.intervals import Intervals, union
-from archcost.fields.span import Span, nested, settled
+from archcost.fields.span import Span
+from archcost.fields.steps import nested, settled
 from archcost.fields.taps import EMPTY, STILL
 from archcost.fields.unions import Spans, collapsed, unite
 from archcost.trace.graph import TensorRef

@@ -13,19 +13,20 @@ that see the same are held once: `archcost.fields.classes`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from math import prod
 
 import numpy as np
 
 from archcost.fields.classes import Map, Maps, compacted, flattened, unique_columns
+from archcost.fields.steps import inferred, joined, nested, settled
 from archcost.fields.taps import EMPTY, STILL, Step, Taps, gather, readable
 
 # Elements that are looked at one by one under a mask; beyond, it is as if there were none.
 _MOST_MASKED = 1 << 25
 
-__all__ = ["Span", "inferred", "narrowed", "settled"]
+__all__ = ["Span"]
 
 
 class Span:
@@ -291,7 +292,7 @@ class Span:
                 steps[after[0]] = (
                     self.steps[before[0]]
                     if len(before) == 1
-                    else _flattened([(self.steps[d], old[d]) for d in before])
+                    else joined([(self.steps[d], old[d]) for d in before])
                 )
                 continue
             grid = None if found is None else found.reshape([new[d] for d in after])
@@ -317,18 +318,14 @@ class Span:
 
         if unsettled or beside:
             values = make()
-            for d in unsettled:
-                if maps[d] is None:
-                    values, steps[d] = settled(values, d)
-                else:
-                    steps[d] = inferred(values.take(maps[d], d + 1), d)
-            for d in beside:
-                if maps[d] is None:
+            for d in (*unsettled, *beside):
+                found = maps[d]
+                if found is None:
                     values, step = settled(values, d)
                 else:
-                    step = inferred(values.take(maps[d], d + 1), d)
-                others = [(step, n) for step, n in zip(steps, new, strict=True)]
-                steps[d] = step if nested(step, new[d], others) else STILL
+                    step = inferred(values.take(found, d + 1), d)
+                others = zip(steps, new, strict=True)
+                steps[d] = step if d in unsettled or nested(step, new[d], others) else STILL
             out = self.with_values(values, tuple(steps), tuple(maps))
         else:
             out = self.later(make, (self.rows, *sizes), tuple(steps), tuple(maps))
@@ -338,56 +335,6 @@ class Span:
 
 def _differs(grid: np.ndarray, axis: int) -> bool:
     return bool((grid != grid.take([0], axis)).any())
-
-
-def _flattened(dims: Sequence[tuple[Step, int]]) -> Step:
-    """The step along several dimensions written after one another, from their steps and sizes."""
-    (period, advance), size = dims[-1]
-    for (outer, further), n in reversed(dims[:-1]):
-        if not (outer == 1 and advance and size % period == 0 and advance * (size // period) == further):
-            # The inner dimension starts again: a longer period.
-            period, advance = (
-                (1, 0) if (period, advance) == STILL == (outer, further) else (outer * size, further)
-            )
-        size *= n
-    return period, advance
-
-
-def nested(step: Step, size: int, others: Iterable[tuple[Step, int]]) -> bool:
-    """Whether a dimension counts pixels within the steps of the other ones of its axis, or they within its.
-
-    What moves beside an axis in another way, as the taps of overlapping windows do, is none of it.
-    """
-    reach = step[1] * size / step[0]
-    return all(
-        other == STILL or (step[1] and (reach <= other[1] or other[1] * n / other[0] <= step[1]))
-        for other, n in others
-    )
-
-
-def inferred(values: np.ndarray, dim: int) -> Step:
-    """How the local rows move along a dimension, read off their values.
-
-    Where one end stays for all, as behind a causal mask, the other says it.
-    """
-    size = values.shape[dim + 1]
-    if size < 2:
-        return STILL
-    local = np.moveaxis(values[-2:], dim + 1, -1)
-    for still, moving in ((0, 1), (1, 0)):
-        if (local[still] == local[still][..., :1]).all():
-            local = np.stack([local[moving], -local[moving]]) * (1 if moving == 0 else -1)
-            break
-    sample = local.reshape(2, -1, size)[:, 0]
-    for period in range(1, min(size // 2, 64) + 1):
-        ahead = sample[:, period:] - sample[:, :-period]
-        if (ahead != ahead[:, :1]).any() or ahead[0, 0] != -ahead[1, 0]:
-            continue
-        every = local[..., period:] - local[..., :-period]
-        if (every == np.array([1, -1]).reshape(2, *(1,) * (every.ndim - 1)) * ahead[0, 0]).all():
-            advance = int(ahead[0, 0])
-            return STILL if advance == 0 and period == 1 else (period, advance)
-    return (size, 0)
 
 
 def _hull_where(values: np.ndarray, kept: np.ndarray, dim: int, rows: tuple[int, ...]) -> np.ndarray | None:
@@ -410,18 +357,6 @@ def _hull_where(values: np.ndarray, kept: np.ndarray, dim: int, rows: tuple[int,
     if prod(whole) > _MOST_MASKED:
         return None
     return np.where(kept, values, EMPTY).min(axis, keepdims=True)
-
-
-def narrowed(values: np.ndarray, dim: int) -> np.ndarray:
-    """The same with a dimension along which nothing varies collapsed."""
-    first = values.take([0], dim + 1)
-    return first if (values == first).all() else values
-
-
-def settled(values: np.ndarray, dim: int) -> tuple[np.ndarray, Step]:
-    """Collapse a dimension along which nothing varies, and find the step of one that does."""
-    values = narrowed(values, dim)
-    return values, inferred(values, dim)
 
 
 @lru_cache(maxsize=4096)

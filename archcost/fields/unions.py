@@ -9,7 +9,8 @@ from math import gcd, prod
 import numpy as np
 
 from archcost.fields.classes import Map, same, together
-from archcost.fields.span import Span, inferred
+from archcost.fields.span import Span
+from archcost.fields.steps import inferred
 from archcost.fields.taps import EMPTY, STILL, Step
 
 __all__ = ["Spans", "collapsed", "concatenate", "unite"]

@@ -157,7 +157,7 @@ def _planted(
 
     must_reach = hidden is not None
     reached = bool(run(fill(lambda x: torch.full_like(x, float("nan")))).isnan().any())
-    if reached and (not must_reach or hidden.met):
+    if reached and (hidden is None or hidden.met):
         # Zero times NaN is NaN: a tap whose weight is exactly zero (interpolation has them) reads nothing,
         # nor does a query read what a mask hides from it. Finite values decide.
         noise = torch.Generator().manual_seed(0)
@@ -166,7 +166,7 @@ def _planted(
             drawn = fill(lambda x: scale * torch.randn(x.shape, dtype=x.dtype, generator=noise))
             return not torch.equal(run(drawn), before)
 
-        reached = any(map(moves, (3, 3) if not must_reach else (3, 3, 1e3, 1e6)))
+        reached = any(map(moves, (3, 3, 1e3, 1e6) if must_reach else (3, 3)))
     return Planted(axis, tuple(pixels), must_reach, reached)
 
 
