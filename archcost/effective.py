@@ -36,8 +36,9 @@ def effective_field(
     """The effective receptive field of Luo, Li, Urtasun and Zemel (NIPS 2016), measured on the model.
 
     The gradient of one position of a layer, the sum of its channels, with respect to the input: absolute
-    values, summed over the input's channels, mean over the samples. A copy of the model runs in eval mode
-    with the weights that it has, in its own precision, float16 and bfloat16 in float32. Published recipes
+    values, summed over the input's channels, mean over the samples. A copy of the model runs in eval mode,
+    in which its field on paper is as well, with the weights that it has, in its own precision, float16 and
+    bfloat16 in float32. Published recipes
     differ: in the data, in the sign of the channels (see ``signs``), and in the measure of the size. Here
     it is the side of the smallest square around the centre of the window that holds ``share`` of the sum.
 

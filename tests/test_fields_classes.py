@@ -127,15 +127,15 @@ def test_fields_of_all_layers_and_findings_take_two_replays(monkeypatch):
     [
         (lambda x: halo(x, 2, 2, 1, 2), reals(1, 4, 4, 4)),
         (Mixed(8, (1, 3)), reals(1, 3, 9, 9)),
-        (lambda x: padded(x.repeat_interleave(3, 1), 2, 1, 1, 2).flatten(1).view(1, 6, 2, -1), reals(1, 4, 3, 2)),
+        (lambda x: padded(x.repeat_interleave(3, 1), 2, 1, 1, 2).view(1, 6, 2, -1), reals(1, 4, 3, 2)),
         (lambda x: x.repeat(1, 3, 4, 1).view(1, 2, 3, 12, 2)[:, :, 1:, ::5], reals(1, 2, 3, 2)),
         (lambda x: torch.cat([x.repeat(1, 5, 1), x[:, :1] * 2, x.repeat(1, 3, 1)], 1).roll(2, 1), WIDE),
-        (lambda x: (x.repeat(5, 1)[:, None] + x.repeat_interleave(5, 0)[None]).flatten(0, 1)[7:50:3], WIDE[0]),
+        (lambda x: (x.repeat(5, 1)[:, None] + x.repeat_interleave(5, 0)).flatten(0, 1)[7:50:3], WIDE[0]),
         (lambda x: x.repeat_interleave(4, 0).cumsum(0) + x.repeat(4, 1), reals(3, 2)),
         (lambda x: F.conv1d(padded(x.repeat_interleave(5, 2), 3, 3), ONES.to(x.device), stride=3), WIDE),
         (lambda x: x.expand(4, 3, 2).flatten(0, 1).repeat(3, 1).reshape(9, 4, 2).softmax(1), reals(3, 2)),
     ],
-)  # fmt: skip
+)
 def test_what_is_held_once_is_what_every_element_sees(case):
     assert disagreements(case, devices=["meta"]) == []
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
@@ -140,7 +140,7 @@ class Fields:
         call: int | None = None,
         of: int | None = None,
     ) -> ReceptiveField:
-        """`at`; without a layer, the network at its last spatial feature map, or else at its output."""
+        """`at`; without a layer, the call that gave the network's last spatial feature map, or its output."""
         if layer is not None:
             return self.at(layer, position, call, of)
         last = self._last_map
@@ -148,12 +148,8 @@ class Fields:
             return self.at("", position, call, of)
         if last.op is not None:
             return read_field(self.trace, last.intervals, last.inputs, last.layer, position)
-        return self.at(
-            last.layer,
-            position,
-            last.number if call is None else call,
-            last.inputs.tensor if of is None else of,
-        )
+        call = last.number if call is None else call
+        return self.at(last.layer, position, call, last.inputs.tensor if of is None else of)
 
     def claim(self, field: ReceptiveField, call: int | None, model: nn.Module) -> Claim:
         """Where a field, with the ``call`` that it was asked for, is to be seen when ``model`` runs.
@@ -163,11 +159,9 @@ class Fields:
         """
         from archcost.fields.witness import Claim, Watched
 
-        def claim(
-            one: Intervals, inputs: InputAxes, watched: Iterable[Watched], op: str | None = None
-        ) -> Claim:
+        def claim(first: Intervals, inputs: InputAxes, watched: list[Watched], op: str | None) -> Claim:
             dims = tuple(axis.dim for axis in inputs.axes)
-            return Claim(field, dims, places(one, inputs), tuple(watched), op)
+            return Claim(field, dims, places(first, inputs), tuple(watched), op)
 
         layer, last = field.layer, self._last_map
         if last is not None and last.op is not None and layer == last.layer:
@@ -180,9 +174,8 @@ class Fields:
                 f"{self.trace.model_name}: {layer} is not registered in the model and cannot be watched from "
                 f"outside, so its field cannot be verified; choose another layer"
             )
-        seen = self._standing(
-            self._seen(layer, call if field.call is None else field.call, field.input_index)
-        )
+        call = call if field.call is None else field.call
+        seen = self._standing(self._seen(layer, call, field.input_index))
         # A module with several names is called under each of them; outer calls end after inner ones.
         same = [c for c in self.trace.calls if known.get(c.module) == known[layer]]
         order = [c.index for c in sorted(same, key=lambda c: (c.end_op, -c.index))]
@@ -190,7 +183,7 @@ class Fields:
         for one in seen:
             output = next(i for i, x in enumerate(self.replay.calls[one.call]) if x is one.intervals)
             watched.append(Watched(order.index(one.call), output, one.intervals.shape))
-        return claim(seen[0].intervals, seen[0].inputs, watched)
+        return claim(seen[0].intervals, seen[0].inputs, watched, None)
 
     @cached_property
     def network(self) -> ReceptiveField | None:
@@ -304,7 +297,8 @@ class Fields:
         """
         alike: dict[tuple[int, ...], list[_Seen]] = {}
         for one in seen:
-            key = (one.inputs.tensor, *extent_of(one.intervals, one.inputs))
+            at = (one.intervals, one.inputs)
+            key = (one.inputs.tensor, *places(*at), *extent_of(*at))
             alike.setdefault(key, []).append(one)
         if len(alike) < 2:
             return seen
@@ -314,6 +308,10 @@ class Fields:
             return field.local.size, field.size
 
         return max(alike.values(), key=size)
+
+    def standing(self, layer: str, of: int | None = None) -> list[int]:
+        """The calls whose union stands for a module, each an index into ``trace.calls``."""
+        return [one.call for one in self._standing(self._seen(layer, None, of))]
 
     def _of_module(
         self, name: str, position: Sequence[int] | int | None, call: int | None, of: int | None = None
