@@ -1,5 +1,7 @@
 """Masks that a forward makes from constants: what they hide is not seen, fused or taken apart."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,7 +12,9 @@ from torch import nn
 import archcost
 from archcost.errors import ModelError
 from archcost.fields import masks
+from archcost.fields.fields import Fields
 from archcost.receptive import verify_field
+from archcost.trace.run import record
 
 T = 7
 X = reals(2, T, 8)
@@ -203,6 +207,21 @@ def test_grouped_queries_with_a_causal_mask_see_no_later_token():
     inputs = torch.rand(1, 12, 32)
     field = archcost.receptive_field(Call(forward), inputs, layer="", position=6, verify=True)
     assert field.window == ((0, 6),)
+
+
+def test_attention_that_is_recorded_whole_has_its_mask_in_booleans():
+    trace = record(Call(CAUSAL["a mask, fused"]), X.float())
+    (hidden,) = (op.outputs[0] for op in trace.ops if op.base == "aten.tril")
+
+    def whole(op):
+        if "flash" not in op.name:
+            return op
+        name = "aten.scaled_dot_product_attention.default"
+        return replace(op, name=name, args=op.args[:3], kwargs={"attn_mask": hidden}, outputs=op.outputs[:1])
+
+    ops = tuple(map(whole, trace.ops))
+    assert any(op.base == "aten.scaled_dot_product_attention" for op in ops)
+    assert Fields(replace(trace, ops=ops)).at("", 3).window == ((0, 3),)
 
 
 def test_a_mask_that_a_buffer_holds_is_taken_to_hide_nothing_and_the_witness_says_so():

@@ -161,7 +161,9 @@ def attention(op: Op, see: See) -> list[Intervals | None]:
     shape = op.outputs[0].shape
     masks = [see(given.get(name)) for name in ("attn_mask", "attn_bias")]
     by_query = [mask and mask.reduce([-1], op.index) for mask in masks]
-    kept = _but(see.lows(given.get("attn_mask")))
+    mask = given.get("attn_mask")
+    boolean = isinstance(mask, TensorRef) and str(mask.dtype) == "torch.bool"
+    kept = _but(see.zeros(mask) if boolean else see.lows(mask))
     if kept is not None:
         kept = kept | ~kept.any(-1, keepdims=True)  # where all are masked, none is
     out = union([attend(query, key, value, op, shape, causal, kept), *by_query], shape)
