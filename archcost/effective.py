@@ -36,8 +36,9 @@ def effective_field(
     """The effective receptive field of Luo, Li, Urtasun and Zemel (NIPS 2016), measured on the model.
 
     The gradient of one position of a layer, the sum of its channels, with respect to the input: absolute
-    values, summed over the input's channels, mean over the samples. A copy of the model runs in eval mode
-    with the weights that it has, in its own precision, float16 and bfloat16 in float32. Published recipes
+    values, summed over the input's channels, mean over the samples. A copy of the model runs in eval mode,
+    in which its field on paper is as well, with the weights that it has, in its own precision, float16 and
+    bfloat16 in float32. Published recipes
     differ: in the data, in the sign of the channels (see ``signs``), and in the measure of the size. Here
     it is the side of the smallest square around the centre of the window that holds ``share`` of the sum.
 
@@ -66,15 +67,14 @@ def effective_field(
     check_share(share)
     if not isinstance(samples, int) or samples < 1:
         raise InputError(f"effective_field: samples is {samples!r}; give a whole number, at least 1")
-    if isinstance(model, str):
-        analysis = analyze(model, inputs, input_size=input_size, progress=False)
-    elif isinstance(model, Analysis):
+    if isinstance(model, Analysis):
         if input_size is not None:
             raise InputError("effective_field: an Analysis has its input size; give it without input_size")
         analysis = model
     else:
         analysis = analyze(model, inputs, input_size=input_size, progress=False)
     source = analysis.model
+    analysis = _in_eval_mode(analysis, source)
     claim = _chosen(analysis, source, layer, position, call, of)
     if inputs is not None:
         passes = [as_call(inputs)]
@@ -82,6 +82,20 @@ def effective_field(
     else:
         passes = _drawn(analysis, samples, seed)
     return measure(source, passes, claim, share=share, signs=signs, seed=seed, device=device)
+
+
+def _in_eval_mode(analysis: Analysis, source: nn.Module) -> Analysis:
+    """The same of the model in eval mode, in which the field is measured: its field on paper may differ."""
+    from archcost.analysis import analyze
+    from archcost.trace.inputs import like_traced
+    from archcost.trace.modules import walk
+    from archcost.trace.state import Untouched
+
+    if not any(module.training for module in analysis.trace.modules.values()):
+        return analysis
+    args, kwargs = like_traced(analysis.trace)
+    with Untouched(walk(source)):
+        return analyze(source.eval(), kwargs or args, progress=False)
 
 
 def _chosen(

@@ -206,9 +206,9 @@ def test_batch_statistics_and_dropout_play_no_part():
     torch.manual_seed(0)
     model = Trainer().train()
     field = archcost.effective_field(model, input_size=(1, 1, 9, 9), samples=2)
-    assert field.theoretical.is_global  # as it was analysed, in training mode
+    assert not field.theoretical.is_global  # that of eval mode, in which it is measured
     assert np.count_nonzero(field.map) == 9
-    assert "the exact field is the whole input, because of `norm`" in str(field)
+    assert "the whole input" not in str(field)
 
 
 def test_a_layer_that_is_called_again_is_seen_at_its_last_call():
@@ -350,3 +350,28 @@ def test_a_model_that_cannot_be_copied_says_so():
         ModelError, match="Held: cannot be copied, and the effective field is measured on a copy"
     ):
         archcost.effective_field(Held(), input_size=(1, 1, 8, 8))
+
+
+# What is said and what is measured are of one mode
+
+
+@pytest.mark.parametrize("given", ["model", "analysis"])
+def test_the_field_on_paper_is_that_of_the_mode_that_is_measured(given):
+    """In training a batch norm's statistics see the whole input; the gradient is taken in eval mode."""
+    model = nn.Sequential(nn.Conv2d(1, 1, 3), nn.BatchNorm2d(1), nn.Conv2d(1, 1, 3))
+    flags = [module.training for module in model.modules()]
+    inputs = torch.rand(1, 1, 16, 16)
+    subject = model if given == "model" else archcost.analyze(model, inputs)
+    found = archcost.effective_field(subject, inputs)
+    assert not found.theoretical.is_global
+    assert found.theoretical.window == ((6, 10), (6, 10))
+    assert "the whole input" not in str(found)
+    assert [module.training for module in model.modules()] == flags == [True] * 4
+    assert np.count_nonzero(found.map) == 25
+
+
+def test_what_stays_global_in_eval_mode_is_said_to_be():
+    model = nn.Sequential(nn.Conv2d(1, 1, 3), nn.InstanceNorm2d(1), nn.Conv2d(1, 1, 3))
+    found = archcost.effective_field(model, torch.rand(1, 1, 16, 16))
+    assert found.theoretical.is_global
+    assert np.count_nonzero(found.map) > 25

@@ -123,3 +123,23 @@ def test_an_operation_without_a_rule_is_named():
     assert found.module == "1"
     assert "archcost_tests.opaque" in found.text
     assert fields["1"].window == ((0, 31), (0, 31))
+
+
+def test_of_several_calls_what_none_of_them_reads_is_unread():
+    class Twice(nn.Module):
+        def __init__(self, shift):
+            super().__init__()
+            self.shift, self.conv = shift, nn.Conv1d(1, 1, 3, padding=2, dilation=2)
+            self.act = nn.Sigmoid()
+
+        def forward(self, x):
+            return self.act(self.conv(x)) + self.act(self.conv(x.roll(self.shift, 2)))
+
+    def unread(shift):
+        fields = archcost.analyze(Twice(shift), input_size=(1, 1, 32)).fields
+        return {f.module: f.text for f in kinds(fields, "uncovered")}.get("act")
+
+    # Every second pixel of 5, once more 2 further on of 7; and the pixels between.
+    assert unread(0) == "act leaves 40 % of its window unread"
+    assert unread(-2) == "act leaves 43 % of its window unread"
+    assert unread(-1) is None

@@ -3,7 +3,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from dependence import cases, disagreements, reals
+from dependence import Call, cases, disagreements, reals
+
+import archcost
 
 X = reals(2, 4, 5, 6)
 
@@ -259,3 +261,52 @@ def test_a_read_sees_what_was_last_written_there(case):
 
 def test_halves_of_complex_numbers_are_at_least_covered():
     assert disagreements((complex_parts, X), exact=False) == []
+
+
+# What varies from channel to channel is no axis
+
+
+def folded_into_channels(x):
+    b = x.shape[0]
+    u = F.unfold(x, 3).view(b, 9, 18, 18)
+    kernel = torch.ones(b * 9, 1, 3, 3, device=x.device)
+    return F.conv2d(u.reshape(1, b * 9, 18, 18), kernel, groups=b * 9).view(b, 9, 16, 16)
+
+
+def windows_as_channels(x):
+    taps = x.as_strided((x.shape[0], 3, 3, 18, 18), (400, 20, 1, 20, 1))
+    return F.conv2d(taps.reshape(1, -1, 18, 18), torch.ones(1, 9 * x.shape[0], 3, 3, device=x.device))
+
+
+def shifted_into_channels(x):
+    out = torch.zeros(x.shape[0], 5, 16, 16, device=x.device)
+    for i in range(5):
+        out[:, i] = x[:, 0, i : i + 16, i : i + 16]
+    return out
+
+
+def stacked_as_channels(x):
+    return torch.stack([x[:, 0, i : i + 16, i : i + 16] for i in range(5)], 1)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize(
+    "function", [folded_into_channels, windows_as_channels, shifted_into_channels, stacked_as_channels]
+)
+def test_shifted_copies_in_channels_are_no_positions_whatever_the_batch(function, batch):
+    field = archcost.receptive_field(Call(function), torch.rand(batch, 1, 20, 20), layer="", verify=True)
+    assert field.position == (8, 8)
+    assert field.size == (5, 5)
+    assert field.stride == (1, 1)
+    assert field.padding == (0, 0)
+
+
+def test_rows_that_are_written_one_by_one_are_positions():
+    def rows(x):
+        out = torch.zeros_like(x)
+        for i in range(20):
+            out[:, :, i] = 2 * x[:, :, i]
+        return out
+
+    field = archcost.receptive_field(Call(rows), torch.rand(2, 1, 20, 20), layer="")
+    assert (field.position, field.size, field.stride) == ((10, 10), (1, 1), (1, 1))

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+import torchvision
 from torch import nn
 
 import archcost
@@ -553,3 +554,45 @@ def test_nan_planted_in_a_timm_model_agrees(name, side):
 @pytest.mark.parametrize(("name", "side"), MORE_OF_TIMM.items())
 def test_nan_planted_in_more_timm_models_agrees(name, side):
     check_timm(name, side)
+
+
+# The mode that a model is in
+
+
+@pytest.mark.parametrize(("name", "size"), [("resnet50", 427), ("resnet101", 971), ("wide_resnet50_2", 427)])
+@pytest.mark.parametrize("training", [True, False])
+def test_the_network_is_the_same_in_both_modes(name, size, training):
+    model = torchvision.models.get_model(name).train(training)
+    analysis = archcost.analyze(model, input_size=(1, 3, 224, 224))
+    network = archcost.receptive_field(analysis)
+    assert network.layer == "layer4.2.relu"
+    assert network.call == 2  # the last one
+    assert network.is_global is training
+    assert (network.local.size, network.local.stride) == ((size, size), (32, 32))
+    layer = archcost.receptive_field(analysis, layer="layer4.2.relu")
+    assert layer.local.size == (size, size)  # the union of its calls
+    assert layer.calls[2].local.size == (size, size)
+    assert layer.calls[0].local.size == (size - 64, size - 64)
+
+
+class Res2Block(nn.Module):
+    """One activation, called on maps of 2 and of 8 channels, the last time on what sees most."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 2, 3, padding=1, bias=False), nn.Conv2d(2, 8, 3, padding=1, bias=False)
+        self.c = nn.Conv2d(8, 2, 3, padding=1, bias=False)
+        self.norm, self.act = nn.BatchNorm2d(2), nn.ReLU()
+
+    def forward(self, x):
+        x = self.act(self.norm(self.a(x)))
+        x = self.act(self.b(x))
+        return self.act(self.norm(self.c(x)))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_share_of_padding_is_that_of_all_calls(training):
+    fields = archcost.analyze(Res2Block().train(training), input_size=(1, 3, 16, 16)).fields
+    assert fields.network.local.size == fields["act"].local.size == (7, 7)
+    outside = [1 - (1 - sum(range(1, r + 1)) * 2 / (16 * (2 * r + 1))) ** 2 for r in (1, 2, 3)]
+    assert fields.padding_share("act") == pytest.approx(sum(outside) / 3)

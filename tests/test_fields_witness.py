@@ -124,6 +124,28 @@ def test_calls_on_maps_of_several_sizes_have_the_largest_field():
     assert agrees(model, layer="lin").size == (8, 8)
 
 
+def test_calls_of_different_channels_are_united_and_all_watched():
+    model = Calls(
+        lambda self, x: self.act(self.b(self.act(self.a(x)))),
+        a=nn.Conv2d(2, 4, 3, padding=1),
+        b=nn.Conv2d(4, 3, 5, padding=2),
+        act=nn.Sigmoid(),
+    )
+    field = agrees(model, layer="act", position=(9, 9))
+    assert field.size == (7, 7)
+    assert [one.size for one in field.calls] == [(3, 3), (7, 7)]
+    analysis = archcost.analyze(model, IMAGE)
+    assert not verify_field(analysis, moved(field, 0, 1, 0)).agrees
+
+
+def test_a_union_is_wider_than_each_of_its_calls():
+    """On maps of two channels and of one, three pixels apart."""
+    model = Calls(lambda self, x: self.act(x[..., :-3])[:, :1] + self.act(x[:, :1, :, 3:]), act=nn.Sigmoid())
+    field = agrees(model, layer="act")
+    assert field.size == (1, 4)
+    assert [one.size for one in field.calls] == [(1, 1), (1, 1)]
+
+
 def test_a_shared_module_is_watched_in_the_call_that_was_meant():
     shared = conv(padding=1)
     model = Calls(lambda self, x: self.b(self.a(x)), a=nn.Sequential(shared), b=nn.Sequential(shared))
@@ -332,8 +354,14 @@ def test_a_model_that_gives_nan_by_itself_is_refused():
         verify_field(*failing(model))
 
 
+def test_constants_that_a_forward_makes_are_of_the_witness_precision():
+    model = Calls(lambda self, x: F.conv2d(self.lin(x), torch.ones(2, 2, 3, 3)), lin=conv())
+    assert agrees(model).size == (5, 5)
+    assert torch.get_default_dtype() == torch.float32
+
+
 def test_a_model_that_only_runs_in_single_precision_is_refused():
-    model = Calls(lambda self, x: self.lin(x) @ torch.ones(18, 3), lin=conv())
+    model = Calls(lambda self, x: self.lin(x) @ torch.ones(18, 3, dtype=torch.float32), lin=conv())
     with pytest.raises(ModelError, match=r"cannot run in float64 for the witness: RuntimeError: expected m"):
         verify_field(*failing(model))
 

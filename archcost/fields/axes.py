@@ -75,7 +75,7 @@ def _moves(span: Span, dim: int) -> bool:
     """Whether what is seen differs along a dimension; padding, which sees nothing, is no difference."""
     if not span.varies(dim):
         return False
-    lo = span.plain().values[0]
+    lo = span.along(dim).values[0]
     blank = lo >= EMPTY // 2
     least = lo.min(dim)
     most = np.where(blank, -EMPTY, lo).max(dim)

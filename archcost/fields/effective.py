@@ -199,11 +199,12 @@ def _picked(twin: nn.Module, given: Any, claim: Claim, name: str) -> torch.Tenso
     """The values of the layer at the position: all channels of all samples."""
     found: list[torch.Tensor] = []
     calls = 0
+    wanted = claim.watched[-1]
 
     def keep(module: nn.Module, inputs: Any, result: Any) -> None:
         nonlocal calls
         calls += 1
-        if calls == claim.calls[-1] + 1:
+        if calls == wanted.call + 1:
             map_tensors(result, found.append)
             raise _Reached
 
@@ -218,10 +219,10 @@ def _picked(twin: nn.Module, given: Any, claim: Claim, name: str) -> torch.Tenso
         handle.remove()
     if not found:
         raise ModelError(f"{name}: the layer was not called again when its gradient was to be taken")
-    index: list[Any] = [slice(None)] * found[claim.output].dim()
+    index: list[Any] = [slice(None)] * found[wanted.output].dim()
     for dim, at in zip(claim.places, claim.field.position, strict=True):
         index[dim] = at
-    return found[claim.output][tuple(index)]
+    return found[wanted.output][tuple(index)]
 
 
 def _gradient(

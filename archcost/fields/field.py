@@ -43,6 +43,8 @@ class ReceptiveField:
     """Which tensor among the inputs."""
     calls: tuple[ReceptiveField, ...] = field(default=(), repr=False)
     """One for each call, where the module was called several times; this one is their union."""
+    call: int | None = None
+    """Which of several calls it is of; None for their union, and of a module called once."""
     _local: ReceptiveField | None = field(default=None, repr=False)
 
     @property

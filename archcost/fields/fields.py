@@ -11,8 +11,8 @@ from archcost.errors import ArchcostError, ModelError, SpecError
 from archcost.fields.axes import spatial_axes
 from archcost.fields.field import ReceptiveField
 from archcost.fields.findings import Finding, find_all, padding_share
-from archcost.fields.intervals import Intervals, union
-from archcost.fields.read import InputAxes, is_map, places, read_field
+from archcost.fields.intervals import Intervals
+from archcost.fields.read import InputAxes, extent_of, is_map, places, read_field
 from archcost.fields.registry import rule_for
 from archcost.fields.replay import InputAxis, Opaque, Replay, replay
 from archcost.fields.rules.creation import MAKES
@@ -28,40 +28,26 @@ __all__ = ["Fields"]
 
 
 class _Seen(NamedTuple):
-    """One call of a module whose output sees an input."""
+    """One call of a module whose output sees an input; ``number`` counts the calls of the module."""
 
     call: int
+    number: int
     intervals: Intervals
     inputs: InputAxes
 
 
 class _Map(NamedTuple):
-    """A spatial feature map: a module's output, or that of operation ``op`` in a module's forward."""
+    """A spatial feature map: what call ``number`` of a module gave, or operation ``op`` in its forward."""
 
     layer: str
     intervals: Intervals
     inputs: InputAxes
     op: int | None
+    number: int | None = None
 
 
-def _alike(seen: list[_Seen]) -> bool:
-    """Whether the outputs of several calls have positions in common."""
-    return len({(one.intervals.shape, one.inputs.tensor) for one in seen}) == 1
-
-
-def _claim(
-    field: ReceptiveField,
-    intervals: Intervals,
-    inputs: InputAxes,
-    output: int,
-    calls: tuple[int, ...],
-    op: str | None = None,
-) -> Claim:
-    from archcost.fields.witness import Claim
-
-    dims = tuple(axis.dim for axis in inputs.axes)
-    return Claim(field, dims, places(intervals, inputs), intervals.shape, output, calls, op)
-
+# What a field says of a map, whatever the map's positions are.
+_SHAPE_OF_FIELD = ("size", "stride", "padding", "sizes", "unclipped", "position")
 
 _MADE = {f"aten.{name.partition('.')[0]}" for name in MAKES}
 
@@ -154,7 +140,7 @@ class Fields:
         call: int | None = None,
         of: int | None = None,
     ) -> ReceptiveField:
-        """`at`; without a layer, the network at its last spatial feature map, or else at its output."""
+        """`at`; without a layer, the call that gave the network's last spatial feature map, or its output."""
         if layer is not None:
             return self.at(layer, position, call, of)
         last = self._last_map
@@ -162,6 +148,7 @@ class Fields:
             return self.at("", position, call, of)
         if last.op is not None:
             return read_field(self.trace, last.intervals, last.inputs, last.layer, position)
+        call = last.number if call is None else call
         return self.at(last.layer, position, call, last.inputs.tensor if of is None else of)
 
     def claim(self, field: ReceptiveField, call: int | None, model: nn.Module) -> Claim:
@@ -170,26 +157,33 @@ class Fields:
         Raises:
             ModelError: the model has no such module registered.
         """
+        from archcost.fields.witness import Claim, Watched
+
+        def claim(first: Intervals, inputs: InputAxes, watched: list[Watched], op: str | None) -> Claim:
+            dims = tuple(axis.dim for axis in inputs.axes)
+            return Claim(field, dims, places(first, inputs), tuple(watched), op)
+
         layer, last = field.layer, self._last_map
         if last is not None and last.op is not None and layer == last.layer:
             op = self.trace.ops[last.op].name
             before = sum(other.name == op for other in self.trace.ops[: last.op])
-            return _claim(field, last.intervals, last.inputs, 0, (before,), op)
+            return claim(last.intervals, last.inputs, [Watched(before, 0, last.intervals.shape)], op)
         known = {name: key for key, names in walk(model).names.items() for name in names}
         if layer not in self._calls or layer not in known:
             raise ModelError(
                 f"{self.trace.model_name}: {layer} is not registered in the model and cannot be watched from "
                 f"outside, so its field cannot be verified; choose another layer"
             )
-        seen = self._seen(layer, call, field.input_index)
-        if not field.calls or not _alike(seen):  # it is that of one call
-            seen = [one for one in seen if self._matches(one, field)][:1] or seen[:1]
+        call = call if field.call is None else field.call
+        seen = self._standing(self._seen(layer, call, field.input_index))
         # A module with several names is called under each of them; outer calls end after inner ones.
         same = [c for c in self.trace.calls if known.get(c.module) == known[layer]]
         order = [c.index for c in sorted(same, key=lambda c: (c.end_op, -c.index))]
-        first, intervals, inputs = seen[0]
-        output = next(i for i, x in enumerate(self.replay.calls[first]) if x is intervals)
-        return _claim(field, intervals, inputs, output, tuple(order.index(one.call) for one in seen))
+        watched = []
+        for one in seen:
+            output = next(i for i, x in enumerate(self.replay.calls[one.call]) if x is one.intervals)
+            watched.append(Watched(order.index(one.call), output, one.intervals.shape))
+        return claim(seen[0].intervals, seen[0].inputs, watched, None)
 
     @cached_property
     def network(self) -> ReceptiveField | None:
@@ -208,7 +202,9 @@ class Fields:
         if by_module is None or by_op is None:
             return by_module or by_op
         one, other = (read_field(self.trace, m.intervals, m.inputs, "").local for m in (by_module, by_op))
-        return by_op if one != other and all(other.stride) else by_module
+        # Not by the windows, which the statistics of batch norms decide in training.
+        changed = any(getattr(one, name) != getattr(other, name) for name in _SHAPE_OF_FIELD)
+        return by_op if changed and all(other.stride) else by_module
 
     def _last_of_modules(self) -> tuple[int, _Map | None]:
         """With the operation before which the module's call ended."""
@@ -219,7 +215,8 @@ class Fields:
                 if intervals is not None and ref.storage in read:
                     for inputs in self.inputs:
                         if is_map(intervals, inputs):
-                            return call.end_op, _Map(call.module, intervals, inputs, None)
+                            number = self._calls[call.module].index(call.index)
+                            return call.end_op, _Map(call.module, intervals, inputs, None, number)
         return 0, None
 
     def _last_of_ops(self, start: int) -> _Map | None:
@@ -252,12 +249,10 @@ class Fields:
 
     def padding_share(self, layer: str) -> float | None:
         """The share of a layer's windows that lies in padding, averaged over all positions."""
-        for call in self._calls.get(layer, ()):
-            seen = self.intervals_of(call)
-            inputs = None if seen is None else self._input_of(seen, None)
-            if seen is not None and inputs is not None:
-                return padding_share(seen, inputs)
-        return None
+        seen = self._seen(layer, None, None) if layer in self._calls else []
+        shares = [padding_share(one.intervals, one.inputs) for one in self._standing(seen)]
+        known = [share for share in shares if share is not None]
+        return sum(known) / len(known) if known else None
 
     @cached_property
     def _calls(self) -> dict[str, list[int]]:
@@ -283,47 +278,68 @@ class Fields:
     def _seen(self, name: str, call: int | None, of: int | None) -> list[_Seen]:
         """The calls of a module, or one of them, whose outputs see the input."""
         calls = self._calls[name]
-        if call is not None:
-            if not 0 <= call < len(calls):
-                times = f"{len(calls)} time" + "s" * (len(calls) != 1)
-                raise SpecError(f"receptive_field: {name or 'the model'} was called {times}; call={call}")
-            calls = [calls[call]]
+        if call is not None and not 0 <= call < len(calls):
+            times = f"{len(calls)} time" + "s" * (len(calls) != 1)
+            raise SpecError(f"receptive_field: {name or 'the model'} was called {times}; call={call}")
         found = []
-        for index in calls:
+        for number, index in enumerate(calls):
+            if call not in (None, number):
+                continue
             intervals = self.intervals_of(index)
             inputs = None if intervals is None else self._input_of(intervals, of)
             if intervals is not None and inputs is not None:
-                found.append(_Seen(index, intervals, inputs))
+                found.append(_Seen(index, number, intervals, inputs))
         return found
+
+    def _standing(self, seen: list[_Seen]) -> list[_Seen]:
+        """Those calls of a module that stand for it: they have positions in common, and their union is
+        the largest, operations over the full extent taken as constants.
+        """
+        alike: dict[tuple[int, ...], list[_Seen]] = {}
+        for one in seen:
+            at = (one.intervals, one.inputs)
+            key = (one.inputs.tensor, *places(*at), *extent_of(*at))
+            alike.setdefault(key, []).append(one)
+        if len(alike) < 2:
+            return seen
+
+        def size(group: list[_Seen]) -> tuple[tuple[int, ...], ...]:
+            field = self._united(group, "", None)
+            return field.local.size, field.size
+
+        return max(alike.values(), key=size)
+
+    def standing(self, layer: str, of: int | None = None) -> list[int]:
+        """The calls whose union stands for a module, each an index into ``trace.calls``."""
+        return [one.call for one in self._standing(self._seen(layer, None, of))]
 
     def _of_module(
         self, name: str, position: Sequence[int] | int | None, call: int | None, of: int | None = None
     ) -> ReceptiveField | None:
         seen = self._seen(name, call, of)
-        fields = [self._read(one, name, position) for one in seen]
-        if len(fields) < 2:
-            return fields[0] if fields else None
-        if _alike(seen):
-            whole = union([one.intervals for one in seen], seen[0].intervals.shape)
-            assert whole is not None  # each call sees it
-            merged = read_field(self.trace, whole, seen[0].inputs, name, position)
-        else:  # maps of several sizes have no positions in common: the largest stands for all
-            merged = max(fields, key=lambda f: f.size)
-        return replace(merged, calls=tuple(fields))
+        if not seen:
+            return None
+        standing = self._standing(seen)
+        whole = self._united(standing, name, position)
+        if len(self._calls[name]) < 2:
+            return whole
+        if len(seen) < 2:
+            return replace(whole, call=seen[0].number)
+        each = (self._read(one, name, position if one in standing else None) for one in seen)
+        calls = tuple(replace(field, call=one.number) for field, one in zip(each, seen, strict=True))
+        return replace(whole, calls=calls)
 
-    def _matches(self, one: _Seen, field: ReceptiveField) -> bool:
-        try:
-            return self._read(one, field.layer, field.position).window == field.window
-        except SpecError:  # no such position in this call
-            return False
+    def _united(self, seen: list[_Seen], name: str, position: Sequence[int] | int | None) -> ReceptiveField:
+        if len(seen) == 1:
+            return self._read(seen[0], name, position)
+        return read_field(self.trace, [one.intervals for one in seen], seen[0].inputs, name, position)
 
     def _read(self, one: _Seen, name: str, position: Sequence[int] | int | None) -> ReceptiveField:
         """`read_field`; modules that change no dependence share their Spans, which are read once."""
         if position is not None:
             return read_field(self.trace, one.intervals, one.inputs, name, position)
         spans = (span for axis in one.inputs.which for span in one.intervals.axes[axis])
-        extent = (one.intervals.shape[dim] for dim in places(one.intervals, one.inputs))
-        key = (one.inputs.tensor, *map(id, spans), *extent)
+        key = (one.inputs.tensor, *map(id, spans), *extent_of(one.intervals, one.inputs))
         if key not in self._known:
             self._known[key] = read_field(self.trace, one.intervals, one.inputs, name)
         return self._known[key].named(name)

@@ -180,15 +180,18 @@ def _uncovered(fields: Fields) -> list[Finding]:
     found: dict[str, Finding] = {}
     for inputs in fields.inputs:
         support = support_of(fields.trace, inputs)
-        for call in fields.trace.calls:
-            reads = covered(support, call.index, inputs)
-            if reads is None or not all(r.any() for r in reads):
-                continue
-            counts = [(int(r.sum()), int(np.ptp(np.flatnonzero(r))) + 1) for r in reads]
+        for module in dict.fromkeys(call.module for call in fields.trace.calls):
+            each = [covered(support, call, inputs) for call in fields.standing(module, inputs.tensor)]
+            # Of several calls that stand for the module, what any of them reads.
+            maps = [reads for reads in each if reads is not None and all(r.any() for r in reads)]
+            counts = []
+            for axis in zip(*maps, strict=True):
+                read = np.logical_or.reduce(axis)
+                counts.append((int(read.sum()), int(np.ptp(np.flatnonzero(read))) + 1))
             if any(a < b for a, b in counts):
                 share = 100 * (1 - np.prod([a / b for a, b in counts]))
-                text = f"{call.module or 'the model'} leaves {share:.0f} % of its window unread"
-                found.setdefault(call.module, Finding("uncovered", call.module, text))
+                text = f"{module or 'the model'} leaves {share:.0f} % of its window unread"
+                found.setdefault(module, Finding("uncovered", module, text))
     return list(found.values())
 
 

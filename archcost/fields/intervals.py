@@ -90,9 +90,28 @@ class Intervals:
             out = out.squeeze(d)
         return out
 
-    def mixed(self, dims: int | Sequence[int] | None, op: int) -> Intervals:
-        """Each element depends on itself and on all others along ``dims``: softmax, normalisation."""
-        reduced = self.reduce(dims, op)
+    def reduce_where(self, dim: int, kept: np.ndarray | None, op: int) -> Intervals:
+        """The hull along ``dim`` over the elements ``kept``, booleans of as many dimensions.
+
+        Where they are others from place to place, it is no reduction over the full extent.
+        """
+        dim = self.dim(dim)
+        if kept is None or kept.shape[dim] == 1:
+            return self.reduce([dim], op)
+        rows = tuple(d for d, n in enumerate(kept.shape) if n > 1 and d != dim)
+        shape = [1 if d == dim else max(n, kept.shape[d]) for d, n in enumerate(self.shape)]
+
+        def hull(span: Span) -> Span:
+            return span.reduced_where(dim, rows, kept, self.shape, op)
+
+        return self.each(shape, hull)
+
+    def mixed(self, dims: int | Sequence[int] | None, op: int, kept: np.ndarray | None = None) -> Intervals:
+        """Each element depends on itself and on all others along ``dims``: softmax, normalisation.
+
+        Of one dimension, on those ``kept``, as in `reduce_where`.
+        """
+        reduced = self.reduce_where(dims, kept, op) if isinstance(dims, int) else self.reduce(dims, op)
         axes = (unite(a, b) for a, b in zip(self.axes, reduced.axes, strict=True))
         return Intervals(self.shape, axes)
 
@@ -103,8 +122,8 @@ class Intervals:
         def accumulate(span: Span) -> Span:
             if not span.varies(dim):
                 return span
-            span = span.plain()
-            return span.with_values(np.minimum.accumulate(span.values, dim + 1), span.steps)
+            span = span.along(dim)
+            return span.with_values(np.minimum.accumulate(span.values, dim + 1), span.steps, span.maps)
 
         return self.each(self.shape, accumulate)
 
@@ -157,17 +176,18 @@ class Intervals:
         new = len(shape) - self.rank
 
         def widen(span: Span) -> Span:
-            span = span.plain()
             values = span.values.reshape(span.rows, *(1,) * new, *span.shape) if new else span.values
             # One position repeated moves no more.
             kept = tuple(
                 step if n == shape[new + d] else STILL
                 for d, (step, n) in enumerate(zip(span.steps, self.shape, strict=True))
             )
-            return span.with_values(values, ((STILL,) * new) + kept)
+            return span.with_values(
+                values, ((STILL,) * new) + kept, span.maps and ((None,) * new) + span.maps
+            )
 
         if not new and all(
-            n == m or all(s.steps[d] == STILL and s.runs is None for spans in self.axes for s in spans)
+            n == m or all(s.steps[d] == STILL for spans in self.axes for s in spans)
             for d, (n, m) in enumerate(zip(self.shape, shape, strict=True))
         ):
             return Intervals(shape, self.axes)

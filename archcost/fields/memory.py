@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from archcost.fields.intervals import Intervals, union
-from archcost.fields.span import Span, settled
+from archcost.fields.span import Span
+from archcost.fields.steps import nested, settled
 from archcost.fields.taps import EMPTY, STILL
 from archcost.fields.unions import Spans, collapsed, unite
 from archcost.trace.graph import TensorRef
@@ -71,8 +72,13 @@ class Memory:
         elif intervals is not None:
             self._blocks[ref.storage] = _Block(key, intervals)
 
-    def write(self, ref: TensorRef, intervals: Intervals | None, nbytes: int) -> None:
-        """In place: what other views of the storage hold is worked out anew when they are read."""
+    def write(
+        self, ref: TensorRef, intervals: Intervals | None, nbytes: int, made: TensorRef | None = None
+    ) -> None:
+        """In place: what other views of the storage hold is worked out anew when they are read.
+
+        ``made`` is the tensor that the storage of ``nbytes`` was made as.
+        """
         if 0 in ref.shape:
             return
         key = _Shape(ref.shape, ref.stride, ref.offset, ref.dtype.itemsize)
@@ -84,9 +90,13 @@ class Memory:
                 self._blocks[ref.storage] = _Block(key, intervals)
             return
         if block is None:
-            # So far it held nothing of the input: a flat stretch of memory.
-            flat = _Shape((nbytes // key.itemsize,), (1,), 0, key.itemsize)
-            block = self._blocks[ref.storage] = _Block(_like(flat, key), None)
+            # So far it held nothing of the input.
+            whole = (
+                None if made is None else _Shape(made.shape, made.stride, made.offset, made.dtype.itemsize)
+            )
+            if whole is None or whole.itemsize != key.itemsize or not _dense(whole):
+                whole = _like(_Shape((nbytes // key.itemsize,), (1,), 0, key.itemsize), key)
+            block = self._blocks[ref.storage] = _Block(whole, None)
         base = block.base
         after = _assigned(base, block.intervals, key, intervals)
         self._blocks[ref.storage] = block = _Block(base, after)
@@ -145,6 +155,18 @@ def _box(base: _Shape, view: _Shape) -> Box | None:
     return tuple(box) if rest == 0 else None
 
 
+def _selected(base: _Shape, view: _Shape) -> list[int]:
+    """The dimensions of ``base`` of which ``view`` is one element; none where that is not what it is."""
+    strides = list(view.stride)
+    gone = []
+    for d, stride in enumerate(base.stride):
+        if strides and strides[0] == stride:
+            strides.pop(0)
+        else:
+            gone.append(d)
+    return gone if not strides and len(gone) + len(view.shape) == len(base.shape) else []
+
+
 def _coordinates(base: _Shape, view: _Shape) -> list[np.ndarray] | None:
     """For each element of ``view``, where it lies in ``base``, one array a dimension."""
     if base.itemsize != view.itemsize or not _dense(base) or prod(view.shape) > _MOST_ELEMENTS:
@@ -186,10 +208,15 @@ def _derived(base: _Shape, intervals: Intervals | None, view: _Shape) -> Interva
         at: tuple[Any, ...] = tuple(w if span.varies(d) else np.zeros_like(w) for d, w in enumerate(where))
         index = (slice(None), *at)
         values = np.broadcast_to(span.values[index], (span.rows, *view.shape))
-        steps = [STILL] * len(view.shape)
+        found = [STILL] * len(view.shape)
         for d in range(len(view.shape)):
             if values.shape[d + 1] > 1:
-                values, steps[d] = settled(values, d)
+                values, found[d] = settled(values, d)
+        # Overlapping windows: the axis is the dimension that reaches furthest, and what is nested in it.
+        steps = [STILL] * len(view.shape)
+        for d in sorted(range(len(found)), key=lambda d: -found[d][1] / found[d][0] * view.shape[d]):
+            if nested(found[d], view.shape[d], zip(steps, view.shape, strict=True)):
+                steps[d] = found[d]
         return span.with_values(values, tuple(steps))
 
     return intervals.each(view.shape, pick)
@@ -214,6 +241,11 @@ def _assigned(
     while len(view.shape) > len(base.shape) and view.shape[0] == 1:  # a batch of one put in front
         view = view._replace(shape=view.shape[1:], stride=view.stride[1:])
         new = new and new.squeeze(0)
+    for d in _selected(base, view):
+        view = view._replace(
+            shape=(*view.shape[:d], 1, *view.shape[d:]), stride=(*view.stride[:d], 1, *view.stride[d:])
+        )
+        new = new and new.unsqueeze(d)
     box = _box(base, view)
     if box is not None:
         return written(before, base.shape, box, new)
@@ -246,10 +278,16 @@ def _one(intervals: Intervals | None, axis: int) -> Span | None:
 
 def _settle(values: np.ndarray, *parts: Span | None) -> Span:
     because = min((p.because for p in parts if p is not None and p.because is not None), default=None)
-    steps = [STILL] * (values.ndim - 1)
-    for d in range(values.ndim - 1):
+    known = [p for p in parts if p is not None]
+    rank = values.ndim - 1
+    steps = [STILL] * rank
+    moving = [any(len(p.steps) == rank and p.steps[d] != STILL for p in known) for d in range(rank)]
+    for d in sorted(range(rank), key=lambda d: not moving[d]):
         if values.shape[d + 1] > 1:
-            values, steps[d] = settled(values, d)
+            values, step = settled(values, d)
+            # Beside an axis, what was written into one slice or another is no axis of its own.
+            if moving[d] or nested(step, values.shape[d + 1], zip(steps, values.shape[1:], strict=True)):
+                steps[d] = step
     return Span(values, tuple(steps), because)
 
 

@@ -16,7 +16,7 @@ from archcost.fields.replay import InputAxis
 from archcost.fields.taps import EMPTY, STILL, Step
 from archcost.trace.graph import Trace
 
-__all__ = ["InputAxes", "is_map", "places", "profile", "read_field"]
+__all__ = ["InputAxes", "extent_of", "is_map", "places", "profile", "read_field"]
 
 
 class InputAxes(NamedTuple):
@@ -35,6 +35,11 @@ def places(intervals: Intervals, inputs: InputAxes) -> tuple[int, ...]:
     return tuple(found)
 
 
+def extent_of(intervals: Intervals, inputs: InputAxes) -> tuple[int, ...]:
+    """How many positions there are along each of the `places`."""
+    return tuple(intervals.shape[dim] for dim in places(intervals, inputs))
+
+
 def is_map(intervals: Intervals, inputs: InputAxes) -> bool:
     """Whether it is a spatial feature map: every input axis moves along a dimension of its own."""
     dims = [intervals.along(axis) for axis in inputs.which]
@@ -45,18 +50,17 @@ def profile(intervals: Intervals, axis: int, dim: int | None, at: dict[int, int]
     """The rows of one input axis along ``dim``, other places fixed, the hull over all else: (rows, n)."""
     rows = []
     for span in intervals.axes[axis]:
-        if span.runs is not None and (span.runs[0] in at or span.runs[0] == dim):
-            span = span.plain()
         values = span.values
-        if values.size == len(values) * (1 if dim is None else values.shape[dim + 1]):
-            rows.append(values.reshape(len(values), -1))  # it varies along ``dim`` alone
-            continue
-        for d, index in at.items():
-            if d != dim and span.varies(d):
-                values = values.take([index], d + 1)
-        hull = tuple(d + 1 for d, n in enumerate(span.shape) if d != dim and n > 1 and d not in at)
-        flat = values.min(hull) if hull else values
-        rows.append(flat.reshape(len(flat), -1))
+        if values.size != len(values) * (1 if dim is None else values.shape[dim + 1]):
+            for d, index in at.items():
+                if d != dim and span.varies(d):
+                    found = span.map(d)
+                    values = values.take([index if found is None else found[index]], d + 1)
+            hull = tuple(d + 1 for d, n in enumerate(span.shape) if d != dim and n > 1 and d not in at)
+            values = values.min(hull) if hull else values
+        flat = values.reshape(len(values), -1)
+        along = None if dim is None else span.map(dim)
+        rows.append(flat if along is None else flat.take(along, 1))
     if not rows:
         return np.full((4, 1), EMPTY)
     whole = rows[0]
@@ -80,16 +84,18 @@ class _Axis(NamedTuple):
 
 def read_field(
     trace: Trace,
-    intervals: Intervals,
+    seen: Intervals | Sequence[Intervals],
     inputs: InputAxes,
     layer: str,
     position: Sequence[int] | int | None = None,
 ) -> ReceptiveField:
-    """The field of one position of a tensor, by default of its centre."""
-    dims = places(intervals, inputs)
-    where = _position(intervals, dims, layer, position)
-    at = dict(zip(dims, where, strict=True))
-    found = [_read_axis(intervals, axis, at) for axis in inputs.which]
+    """The field of one position of a tensor, by default of its centre; of several, their union.
+
+    Several have the same positions, and may differ in their other dimensions.
+    """
+    parts = [seen] if isinstance(seen, Intervals) else seen
+    where = _position(extent_of(parts[0], inputs), layer, position)
+    found = [_read_axis(parts, inputs, axis, where) for axis in inputs.which]
     sizes = tuple(axis.size for axis in inputs.axes)
     alone = all(a.because is None for a in found)
     local = ReceptiveField(
@@ -127,10 +133,7 @@ def read_field(
     )
 
 
-def _position(
-    intervals: Intervals, dims: tuple[int, ...], layer: str, position: Sequence[int] | int | None
-) -> tuple[int, ...]:
-    extent = tuple(intervals.shape[d] for d in dims)
+def _position(extent: tuple[int, ...], layer: str, position: Sequence[int] | int | None) -> tuple[int, ...]:
     if position is None:
         return tuple(n // 2 for n in extent)
     try:
@@ -146,23 +149,25 @@ def _position(
     return where
 
 
-def _read_axis(intervals: Intervals, axis: int, at: dict[int, int]) -> _Axis:
-    spans = intervals.axes[axis]
-    because = min((s.because for s in spans if s.because is not None), default=None)
-    along = intervals.along(axis)
-    dim = along[0] if along else None
-    rows = profile(intervals, axis, dim, at)
-    here = at[dim] if dim is not None and rows.shape[1] > 1 else 0
+def _read_axis(parts: Sequence[Intervals], inputs: InputAxes, axis: int, where: tuple[int, ...]) -> _Axis:
+    rows = np.full((4, 1), EMPTY)
+    here, step, because = 0, STILL, None
+    for intervals in parts:
+        at = dict(zip(places(intervals, inputs), where, strict=True))
+        dim = next(iter(intervals.along(axis)), None)
+        own = profile(intervals, axis, dim, at)
+        rows = np.minimum(rows, own)
+        if dim is not None and own.shape[1] > 1:
+            here = at[dim]
+        for span in intervals.axes[axis]:
+            if dim is not None:
+                step = max(step, span.steps[dim])
+            if span.because is not None:
+                because = span.because if because is None else min(because, span.because)
     ends = rows[:, here].tolist()
     exact, local = _window(*ends[:2]), _window(*ends[2:])
-    stride, padding, sizes = _closed(rows[2:], here, _step(intervals, axis, dim))
+    stride, padding, sizes = _closed(rows[2:], here, step)
     return _Axis(exact, local, sizes, stride, padding, because)
-
-
-def _step(intervals: Intervals, axis: int, dim: int | None) -> Step:
-    if dim is None:
-        return STILL
-    return max((span.steps[dim] for span in intervals.axes[axis]), default=STILL)
 
 
 def _closed(local: np.ndarray, here: int, step: Step) -> tuple[float, float, tuple[int, ...]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from archcost.errors import ArchcostError
 from archcost.fields.intervals import Intervals, union
@@ -16,8 +16,25 @@ from archcost.plugins import load_plugins
 from archcost.trace.graph import Op, TensorRef, refs
 from archcost.trace.schema import arguments, find_overload
 
-See = Callable[[Any], "Intervals | None"]
+
+class See(Protocol):
+    """What the operation in hand sees of a tensor: its Intervals, or None where it sees nothing.
+
+    ``zeros`` and ``lows`` say where it is known to be zero, or minus infinity, as booleans that broadcast
+    to its shape (`archcost.fields.masks`); None where that is not known.
+    """
+
+    def __call__(self, ref: Any, /) -> Intervals | None: ...
+
+    def zeros(self, ref: Any, /) -> np.ndarray | None: ...
+
+    def lows(self, ref: Any, /) -> np.ndarray | None: ...
+
+
 Rule = Callable[[Op, See], Any]
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _rules: dict[str, Rule] = {}
 _sliding: set[str] = set()

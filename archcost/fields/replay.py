@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +14,9 @@ from archcost.fields.registry import everything, rule_for, slides
 from archcost.fields.span import Span
 from archcost.fields.taps import STILL
 from archcost.trace.graph import Op, TensorRef, Trace, refs
+
+if TYPE_CHECKING:
+    from archcost.fields.masks import Masks
 
 __all__ = ["InputAxis", "Opaque", "Replay", "interval_seed", "replay"]
 
@@ -82,6 +85,30 @@ def replay(
     return _Run(trace, tuple(axes), memory).run(len(trace.ops) if stop is None else stop, keep)
 
 
+class _Seen:
+    """`See` for one operation after another."""
+
+    def __init__(self, run: _Run) -> None:
+        self.run = run
+        self.masks: Masks | None = None
+
+    def __call__(self, ref: Any) -> Intervals | None:
+        return self.run.memory.read(ref) if isinstance(ref, TensorRef) else None
+
+    def _masks(self) -> Masks:
+        if self.masks is None:
+            from archcost.fields.masks import Masks
+
+            self.masks = Masks(self.run.trace)
+        return self.masks
+
+    def zeros(self, ref: Any) -> np.ndarray | None:
+        return self._masks().zeros(ref, self.run.at) if isinstance(ref, TensorRef) else None
+
+    def lows(self, ref: Any) -> np.ndarray | None:
+        return self._masks().lows(ref, self.run.at) if isinstance(ref, TensorRef) else None
+
+
 class _Run:
     def __init__(self, trace: Trace, axes: tuple[InputAxis, ...], memory: Memory) -> None:
         self.trace = trace
@@ -89,9 +116,8 @@ class _Run:
         self.memory = memory
         self.opaque: list[Opaque] = []
         self.operands: dict[int, tuple[Intervals, ...]] = {}
-
-    def see(self, ref: Any) -> Intervals | None:
-        return self.memory.read(ref) if isinstance(ref, TensorRef) else None
+        self.see = _Seen(self)
+        self.at = 0
 
     def run(self, stop: int, keep: Sequence[TensorRef] | None) -> Replay:
         trace = self.trace
@@ -110,7 +136,7 @@ class _Run:
 
     def step(self, op: Op) -> Intervals | None:
         """Run the rule of one operation and store what its outputs see; returns that of the first."""
-        memory = self.memory
+        memory, self.at = self.memory, op.index
         seen = tuple(
             x for ref in op.tensors() if ref.storage in memory and (x := memory.read(ref)) is not None
         )
@@ -122,11 +148,18 @@ class _Run:
         storages = self.trace.storages
         for ref, result in zip(op.outputs, results, strict=True):
             if ref.storage in op.writes and storages[ref.storage].created_by != op.index:
-                memory.write(ref, result, storages[ref.storage].nbytes)
+                memory.write(ref, result, storages[ref.storage].nbytes, self._made(ref.storage))
             else:
                 memory.put(ref, result)
         self._hidden_writes(op)
         return results[0] if results else None
+
+    def _made(self, storage: int) -> TensorRef | None:
+        """The tensor that a storage was made as."""
+        created = self.trace.storages[storage].created_by
+        if created is None:
+            return None
+        return next((ref for ref in self.trace.ops[created].outputs if ref.storage == storage), None)
 
     def _apply(self, op: Op) -> list[Intervals | None]:
         rule = rule_for(op.name)

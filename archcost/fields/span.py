@@ -7,46 +7,51 @@ Rows of ``values`` are, all to be minimised, so that a union is one minimum:
 * then ``lo`` and ``-hi`` of the *local* one: the input continued beyond its borders, reductions over
   the full extent of the axis taken as constants.
 
-The other dimensions are those of the tensor, of size 1 where nothing varies.
+The other dimensions are those of the tensor, of size 1 where nothing varies. Along some of them elements
+that see the same are held once: `archcost.fields.classes`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from math import prod
 
 import numpy as np
 
+from archcost.fields.classes import Map, Maps, compacted, flattened, unique_columns
+from archcost.fields.steps import inferred, joined, nested, settled
 from archcost.fields.taps import EMPTY, STILL, Step, Taps, gather, readable
 
-__all__ = ["Runs", "Span", "inferred", "settled"]
+# Elements that are looked at one by one under a mask; beyond, it is as if there were none.
+_MOST_MASKED = 1 << 25
 
-Runs = tuple[int, tuple[int, ...]]
-"""(dimension, lengths): each entry along the dimension stands for so many equal elements."""
+__all__ = ["Span"]
 
 
 class Span:
     """One array of intervals. Never changed once made, so that tensors can share it.
 
     ``steps`` say, for each dimension, how the local interval moves along it; ``because`` is the index of
-    the first operation that reduced over the full extent of the axis.
+    the first operation that reduced over the full extent of the axis. ``maps`` are those of the dimensions
+    along which elements are held by class; None where there are none.
     """
 
-    __slots__ = ("_later", "_shape", "_values", "because", "origin", "runs", "steps")
+    __slots__ = ("_later", "_shape", "_values", "because", "maps", "origin", "steps")
 
     def __init__(
         self,
         values: np.ndarray | None,
         steps: tuple[Step, ...],
         because: int | None = None,
-        runs: Runs | None = None,
+        maps: Maps | None = None,
     ) -> None:
         self._values = values
         self._shape: tuple[int, ...] = () if values is None else values.shape
         self._later: Callable[[], np.ndarray] | None = None
         self.steps = steps
         self.because = because
-        self.runs = runs
+        self.maps = maps if maps is not None and any(m is not None for m in maps) else None
         self.origin: tuple[Span, tuple[int, ...], tuple[int, ...]] | None = None
         """(Span, its tensor's shape, this one's) where this one is another in a new shape."""
 
@@ -65,24 +70,45 @@ class Span:
     def shape(self) -> tuple[int, ...]:
         return self._shape[1:]
 
-    def later(self, make: Callable[[], np.ndarray], shape: tuple[int, ...], steps: tuple[Step, ...]) -> Span:
+    def later(
+        self, make: Callable[[], np.ndarray], shape: tuple[int, ...], steps: tuple[Step, ...], maps: Maps
+    ) -> Span:
         """One whose values are made when they are first looked at: many are only reshaped back."""
-        out = Span(None, steps, self.because)
+        out = Span(None, steps, self.because, maps)
         out._shape, out._later = shape, make
         return out
 
-    def with_values(self, values: np.ndarray, steps: tuple[Step, ...], runs: Runs | None = None) -> Span:
-        return Span(values, steps, self.because, runs)
+    def with_values(self, values: np.ndarray, steps: tuple[Step, ...], maps: Maps | None = None) -> Span:
+        return Span(values, steps, self.because, maps)
+
+    def map(self, dim: int) -> Map:
+        return None if self.maps is None else self.maps[dim]
+
+    def mapping(self, dim: int, found: Map) -> Maps:
+        """Its maps with another one for a dimension."""
+        maps = self.maps or (None,) * len(self.steps)
+        return (*maps[:dim], found, *maps[dim + 1 :])
+
+    def along(self, dim: int) -> Span:
+        """The same with every element along a dimension written out."""
+        found = self.map(dim)
+        if found is None:
+            return self
+        return self.with_values(self.values.take(found, dim + 1), self.steps, self.mapping(dim, None))
 
     def plain(self) -> Span:
-        """The same with every run written out."""
-        if self.runs is None:
-            return self
-        dim, lengths = self.runs
-        return self.with_values(np.repeat(self.values, lengths, dim + 1), self.steps)
+        """The same with every element written out."""
+        span = self
+        for dim in range(len(self.steps) if self.maps else 0):
+            span = span.along(dim)
+        return span
 
     def varies(self, dim: int) -> bool:
         return self._shape[dim + 1 if dim >= 0 else dim] > 1
+
+    def moves_beside(self, dims: Sequence[int]) -> bool:
+        """Whether it moves along any other dimension: then what varies along these is no axis."""
+        return any(step != STILL for d, step in enumerate(self.steps) if d not in dims)
 
     def _stepping(self, dim: int, step: Step) -> tuple[Step, ...]:
         return (*self.steps[:dim], step, *self.steps[dim + 1 :])
@@ -91,29 +117,41 @@ class Span:
 
     def windows(self, dim: int, taps: Taps) -> Span:
         """Slide along one dimension; the others are left alone."""
-        step = self.steps[dim]
+        step, found = self.steps[dim], self.map(dim)
         if not self.varies(dim) and step == STILL:
             return self
-        values, runs = self.values, self.runs
-        if runs is not None and runs[0] == dim:
-            return self.plain().windows(dim, taps)
-        if not self.varies(dim) and taps.size > 1:
+        plan, values, axis = gather(taps, step), self.values, dim + 1
+        source, local, shift, which = plan.source, plan.local_source, plan.shift, None
+        if found is not None:
+            source, local = found[source], None if local is None else found[local]
+            table = [part for part in (source, local, *(() if shift is None else shift)) if part is not None]
+            first, which = unique_columns(np.concatenate(table))
+            if len(first) == source.shape[1]:
+                which = None
+            else:
+                source, local = source[:, first], None if local is None else local[:, first]
+                shift = None if shift is None else shift[:, :, first]
+        elif not self.varies(dim) and taps.size > 1:
             # It has a step and does not vary: write it out, so that positions mean something.
-            values = np.repeat(values, taps.size, dim + 1)
-        plan = gather(taps, step)
-        axis = dim + 1
-        taken = values.take(plan.source, axis)
-        if plan.local_source is not None:
-            taken[-2:] = values[-2:].take(plan.local_source, axis)
-        if plan.shift is not None:
+            values = np.repeat(values, taps.size, axis)
+        taken = values.take(source, axis)
+        if local is not None:
+            taken[-2:] = values[-2:].take(local, axis)
+        if shift is not None:
             tail = (1,) * (values.ndim - axis - 1)
-            shift = plan.shift.reshape(3, *(1,) * dim, *taps.positions.shape, *tail)
+            shift = shift.reshape(3, *(1,) * dim, *source.shape, *tail)
             taken[:-2] += shift[:1]
             taken[-2:] += shift[1:]
-        out = taken.min(axis)
-        if plan.shift is not None:
+        out = (
+            taken.min(axis)
+            if len(source) > 1
+            else taken.reshape(*taken.shape[:axis], *taken.shape[axis + 1 :])
+        )
+        if shift is not None:
             np.minimum(out, EMPTY, out=out)
-        return self.with_values(out, self._stepping(dim, plan.step), runs)
+        if which is not None and len(source[0]) == 1:
+            which = None  # all are one
+        return self.with_values(out, self._stepping(dim, plan.step), self.mapping(dim, which))
 
     def silenced(self, dim: int, taps: Taps) -> Span:
         """Outputs all of whose taps lie in the padding, or do not exist, see nothing."""
@@ -121,11 +159,15 @@ class Span:
         if found is None:
             return self
         inside, exists = found
-        span = self.plain()
+        span, maps = self.along(dim), self.mapping(dim, None)
+        if not self.varies(dim):
+            kinds, which = compacted(inside + 2 * exists.astype(np.int64))
+            inside, exists = kinds % 2 == 1, kinds > 1
+            maps = self.mapping(dim, which)
         shape = (1,) * dim + (-1,) + (1,) * (len(span.shape) - dim - 1)
         exact = np.where(inside.reshape(shape), span.values[:-2], EMPTY)
         local = np.where(exists.reshape(shape), span.values[-2:], EMPTY)
-        return span.with_values(np.concatenate([exact, local]), span.steps)
+        return span.with_values(np.concatenate([exact, local]), span.steps, maps)
 
     # Reductions
 
@@ -137,49 +179,80 @@ class Span:
         axes = tuple(d + 1 for d in dims if self.varies(d))
         moving = [d for d, step in enumerate(self.steps) if step != STILL and shape[d] > 1]
         met = [d for d in moving if d in dims]
-        runs = None if self.runs is not None and self.runs[0] in dims else self.runs
         if not met and not axes:
             return self
+        maps = self.maps and tuple(None if d in dims else m for d, m in enumerate(self.maps))
         values = self.values.min(axes, keepdims=True) if axes else self.values
         if not met:
-            return self.with_values(values, self.steps, runs)
+            return self.with_values(values, self.steps, maps)
         if len(met) < len(moving):
             steps = tuple(STILL if d in dims else step for d, step in enumerate(self.steps))
-            return self.with_values(values, steps, runs)
+            return self.with_values(values, steps, maps)
         if values is self.values:
             values = values.copy()
         values[-2:] = EMPTY
         because = op if self.because is None else self.because
-        return Span(values, (STILL,) * len(self.steps), because, runs)
+        return Span(values, (STILL,) * len(self.steps), because, maps)
+
+    def reduced_where(
+        self, dim: int, rows: tuple[int, ...], kept: np.ndarray, shape: tuple[int, ...], op: int
+    ) -> Span:
+        """`reduced` along one dimension over the elements ``kept``, which are others for each of ``rows``."""
+        if not self.varies(dim):
+            return self.reduced([dim], shape, op)
+        span = self.plain()
+        if not rows:
+            values = np.where(kept[None], span.values, EMPTY)
+            return span.with_values(values, span.steps).reduced([dim], shape, op)
+        found = _hull_where(span.values, kept, dim, rows)
+        if found is None:
+            return self.reduced([dim], shape, op)
+        steps = list(span.steps)
+        steps[dim] = STILL
+        for row in rows:
+            if steps[row] == STILL and found.shape[row + 1] > 1:
+                found, steps[row] = settled(found, row)
+        return span.with_values(found, tuple(steps))
 
     # Shapes
 
     def permuted(self, order: Sequence[int]) -> Span:
-        runs = None if self.runs is None else (tuple(order).index(self.runs[0]), self.runs[1])
+        maps = self.maps and tuple(self.maps[d] for d in order)
         values = self.values.transpose(0, *(d + 1 for d in order))
-        return self.with_values(values, tuple(self.steps[d] for d in order), runs)
+        return self.with_values(values, tuple(self.steps[d] for d in order), maps)
 
     def inserted(self, dim: int) -> Span:
-        span = self.plain()
-        values = span.values.reshape(*span.values.shape[: dim + 1], 1, *span.values.shape[dim + 1 :])
-        return self.with_values(values, (*self.steps[:dim], STILL, *self.steps[dim:]))
+        values, maps = self.values, self.maps
+        values = values.reshape(*values.shape[: dim + 1], 1, *values.shape[dim + 1 :])
+        return self.with_values(
+            values,
+            (*self.steps[:dim], STILL, *self.steps[dim:]),
+            maps and (*maps[:dim], None, *maps[dim:]),
+        )
 
     def dropped(self, dim: int) -> Span:
-        span = self.plain()
-        values = span.values.reshape(*span.values.shape[: dim + 1], *span.values.shape[dim + 2 :])
-        return self.with_values(values, (*self.steps[:dim], *self.steps[dim + 1 :]))
+        values, maps = self.values, self.maps
+        values = values.reshape(*values.shape[: dim + 1], *values.shape[dim + 2 :])
+        return self.with_values(
+            values, (*self.steps[:dim], *self.steps[dim + 1 :]), maps and (*maps[:dim], *maps[dim + 1 :])
+        )
 
     def taken(self, dim: int, source: np.ndarray, step: Step | None = None) -> Span:
         """Elements picked along a dimension, in the order of ``source``."""
         if not self.varies(dim):
             return (
-                self if step is None else self.with_values(self.values, self._stepping(dim, step), self.runs)
+                self if step is None else self.with_values(self.values, self._stepping(dim, step), self.maps)
             )
-        span = self.plain() if self.runs is not None and self.runs[0] == dim else self
-        values = span.values.take(source, dim + 1)
+        found = self.map(dim)
+        used, which = source, None
+        if found is not None or len(source) > 2 * self.shape[dim]:
+            used, which = compacted(source if found is None else found[source])
+        values = self.values.take(used, dim + 1)
         if step is None:
-            step = inferred(values, dim) if span.steps[dim] != STILL else STILL
-        return span.with_values(values, span._stepping(dim, step), span.runs)
+            step = STILL
+            if self.steps[dim] != STILL:
+                step = inferred(values if which is None else values.take(which, dim + 1), dim)
+        return self.with_values(values, self._stepping(dim, step), self.mapping(dim, which))
 
     def _came_from(self, new: tuple[int, ...], old: tuple[int, ...]) -> bool:
         """Whether ``new`` is the shape it had before; another width of a last dimension is no matter."""
@@ -199,83 +272,91 @@ class Span:
         if self.origin is not None and self._came_from(new, old):
             return self.origin[0]  # there and back again
         blocks = matching_blocks(old, new)
-        span = self
-        if self.runs is not None and ((self.runs[0],), 1) not in [(a, len(b)) for a, b in blocks]:
-            span = self.plain()
         steps: list[Step] = [STILL] * len(new)
         sizes: list[int] = [1] * len(new)
-        wide = list(span.shape)
+        maps: list[Map] = [None] * len(new)
+        flat: list[int] = []  # the classes of each block, and those that are picked from them
+        picked: list[np.ndarray | None] = []
         unsettled: list[int] = []
-        runs: Runs | None = None
+        beside: list[int] = []
         for before, after in blocks:
-            if len(before) == 1 and len(after) == 1:
-                sizes[after[0]] = wide[before[0]]
-                steps[after[0]] = span.steps[before[0]]
-                if span.runs is not None and span.runs[0] == before[0]:
-                    runs = (after[0], span.runs[1])
-            elif any(wide[d] > 1 for d in before):
-                for d in before:
-                    wide[d] = old[d]
-                for d in after:
+            counts = [self.shape[d] for d in before]
+            flat.append(prod(counts))
+            picked.append(None)
+            if flat[-1] == 1 and len(before) + len(after) > 2:
+                continue
+            given = [self.map(d) for d in before]
+            found = given[0] if len(given) == 1 else flattened(given, counts, [old[d] for d in before])
+            if len(after) == 1:
+                sizes[after[0]], maps[after[0]] = flat[-1], found if flat[-1] > 1 else None
+                steps[after[0]] = (
+                    self.steps[before[0]]
+                    if len(before) == 1
+                    else joined([(self.steps[d], old[d]) for d in before])
+                )
+                continue
+            grid = None if found is None else found.reshape([new[d] for d in after])
+            varying = [d for i, d in enumerate(after) if grid is None or _differs(grid, i)]
+            if len(varying) == 1 and grid is not None:
+                line = grid[tuple(slice(None) if d in varying else 0 for d in after)]
+                sizes[varying[0]], maps[varying[0]] = flat[-1], line if flat[-1] < len(line) else None
+                picked[-1] = None if flat[-1] < len(line) else line
+            else:
+                for d in varying:
                     sizes[d] = new[d]
-                if len(after) == 1:
-                    steps[after[0]] = _flattened([(span.steps[d], old[d]) for d in before])
-                else:
-                    unsettled.extend(after)
+                if grid is not None:
+                    picked[-1] = grid[tuple(slice(None) if d in varying else 0 for d in after)].ravel()
+            moves = any(self.steps[d] != STILL for d in before) or not self.moves_beside(before)
+            (unsettled if moves else beside).extend(varying)
 
         def make() -> np.ndarray:
-            return np.broadcast_to(span.values, (span.rows, *wide)).reshape(span.rows, *sizes)
+            values = self.values.reshape(self.rows, *flat)
+            for i, index in enumerate(picked):
+                if index is not None:
+                    values = values.take(index, i + 1)
+            return values.reshape(self.rows, *sizes)
 
-        if unsettled or runs is not None:
+        if unsettled or beside:
             values = make()
-            for d in unsettled:
-                if sizes[d] > 1:
-                    values, steps[d] = settled(values, d)
-            out = self.with_values(values, tuple(steps), runs)
+            for d in (*unsettled, *beside):
+                found = maps[d]
+                if found is None:
+                    values, step = settled(values, d)
+                else:
+                    step = inferred(values.take(found, d + 1), d)
+                others = zip(steps, new, strict=True)
+                steps[d] = step if d in unsettled or nested(step, new[d], others) else STILL
+            out = self.with_values(values, tuple(steps), tuple(maps))
         else:
-            out = self.later(make, (span.rows, *sizes), tuple(steps))
+            out = self.later(make, (self.rows, *sizes), tuple(steps), tuple(maps))
         out.origin = (self, old, new)
         return out
 
 
-def _flattened(dims: Sequence[tuple[Step, int]]) -> Step:
-    """The step along several dimensions written after one another, from their steps and sizes."""
-    (period, advance), size = dims[-1]
-    for (outer, further), n in reversed(dims[:-1]):
-        if not (outer == 1 and advance and size % period == 0 and advance * (size // period) == further):
-            # The inner dimension starts again: a longer period.
-            period, advance = (
-                (1, 0) if (period, advance) == STILL == (outer, further) else (outer * size, further)
-            )
-        size *= n
-    return period, advance
+def _differs(grid: np.ndarray, axis: int) -> bool:
+    return bool((grid != grid.take([0], axis)).any())
 
 
-def inferred(values: np.ndarray, dim: int) -> Step:
-    """How the local rows move along a dimension, read off their values."""
-    size = values.shape[dim + 1]
-    if size < 2:
-        return STILL
-    local = np.moveaxis(values[-2:], dim + 1, -1)
-    sample = local.reshape(2, -1, size)[:, 0]
-    for period in range(1, min(size // 2, 64) + 1):
-        ahead = sample[:, period:] - sample[:, :-period]
-        if (ahead != ahead[:, :1]).any() or ahead[0, 0] != -ahead[1, 0]:
-            continue
-        every = local[..., period:] - local[..., :-period]
-        if (every == np.array([1, -1]).reshape(2, *(1,) * (every.ndim - 1)) * ahead[0, 0]).all():
-            advance = int(ahead[0, 0])
-            return STILL if advance == 0 and period == 1 else (period, advance)
-    return (size, 0)
-
-
-def settled(values: np.ndarray, dim: int) -> tuple[np.ndarray, Step]:
-    """Collapse a dimension along which nothing varies, and find the step of one that does."""
+def _hull_where(values: np.ndarray, kept: np.ndarray, dim: int, rows: tuple[int, ...]) -> np.ndarray | None:
+    """The minimum along ``dim`` of the elements kept; None where they are too many to look at."""
     axis = dim + 1
-    first = values.take([0], axis)
-    if (values == first).all():
-        return first, STILL
-    return values, inferred(values, dim)
+    counts = kept.sum(dim, keepdims=True)
+    order = np.arange(kept.shape[dim]).reshape((-1,) + (1,) * (kept.ndim - dim - 1))
+    if (
+        counts.all()
+        and (kept == (order < counts)).all()
+        and len(rows) == 1
+        and values.shape[rows[0] + 1] == 1
+    ):
+        # The first ones of each row, as in a causal mask.
+        running = np.minimum.accumulate(values, axis)
+        if all(n == 1 for d, n in enumerate(kept.shape) if d not in (dim, *rows)):
+            taken = running.take(counts.ravel() - 1, axis)
+            return np.swapaxes(taken, axis, rows[0] + 1)
+    whole = np.broadcast_shapes(values.shape, (1, *kept.shape))
+    if prod(whole) > _MOST_MASKED:
+        return None
+    return np.where(kept, values, EMPTY).min(axis, keepdims=True)
 
 
 @lru_cache(maxsize=4096)

@@ -8,7 +8,9 @@ from math import gcd, prod
 
 import numpy as np
 
-from archcost.fields.span import Span, inferred
+from archcost.fields.classes import Map, same, together
+from archcost.fields.span import Span
+from archcost.fields.steps import inferred
 from archcost.fields.taps import EMPTY, STILL, Step
 
 __all__ = ["Spans", "collapsed", "concatenate", "unite"]
@@ -18,6 +20,7 @@ Spans = tuple[Span, ...]
 
 _MOST_SPANS = 4
 _MOST_JOINED = 1 << 23
+_LARGE = 1 << 14
 
 
 def unite(*unions: Spans) -> Spans:
@@ -44,31 +47,41 @@ def collapsed(spans: Spans) -> Span | None:
 
 def _add(found: list[Span], span: Span) -> None:
     for i, other in enumerate(found):
-        a, b = _alike(other, span)
-        if _covers(a.shape, b.shape) or _covers(b.shape, a.shape):
+        if (_covers(other, span) or _covers(span, other)) and not _grows(other, span):
             del found[i]
-            _add(found, _merged(a, b))
+            _add(found, _merged(other, span))
             return
     found.append(span)
 
 
-def _alike(a: Span, b: Span) -> tuple[Span, Span]:
-    """Both with the same runs, or one of them constant along those of the other; else written out."""
-    if a.runs == b.runs:
-        return a, b
-    dim = (a.runs or b.runs)[0]  # type: ignore[index]
-    if (a.runs is None and not a.varies(dim)) or (b.runs is None and not b.varies(dim)):
-        return a, b
-    return a.plain(), b.plain()
+def _covers(wide: Span, narrow: Span) -> bool:
+    """Whether one varies along every dimension along which the other does."""
+    return all(n == 1 or w > 1 for w, n in zip(wide.shape, narrow.shape, strict=True))
 
 
-def _covers(wide: tuple[int, ...], narrow: tuple[int, ...]) -> bool:
-    return all(n in (1, w) for w, n in zip(wide, narrow, strict=True))
+def _grows(a: Span, b: Span) -> bool:
+    """Whether one array of both would be far larger than the two: their classes lie across each other."""
+    if not (a.maps or b.maps):
+        return False
+    size = 1
+    for d, (n, m) in enumerate(zip(a.shape, b.shape, strict=True)):
+        one, other = a.map(d), b.map(d)
+        crossed = n > 1 and m > 1 and not same(one, other)
+        whole = max(n, m, *(len(found) for found in (one, other) if found is not None), 1)
+        size *= min(n * m, whole) if crossed else max(n, m)
+    return size > _LARGE and size > 4 * (prod(a.shape) + prod(b.shape))
 
 
 def _merged(a: Span, b: Span) -> Span:
-    a, b = _alike(a, b)
-    values = np.minimum(a.values, b.values)
+    one, other = a.values, b.values
+    maps: list[Map] = [None] * len(a.steps)
+    for d in range(len(maps)) if a.maps or b.maps else ():
+        if a.varies(d) and b.varies(d) and not same(a.map(d), b.map(d)):
+            from_a, from_b, maps[d] = together(a.map(d), a.shape[d], b.map(d), b.shape[d])
+            one, other = one.take(from_a, d + 1), other.take(from_b, d + 1)
+        else:
+            maps[d] = a.map(d) if a.varies(d) else b.map(d)
+    values = np.minimum(one, other)
     steps = a.steps
     if a.steps != b.steps:
         steps = tuple(
@@ -78,7 +91,7 @@ def _merged(a: Span, b: Span) -> Span:
     because = (
         a.because if b.because is None else b.because if a.because is None else min(a.because, b.because)
     )
-    return Span(values, steps, because, a.runs or b.runs)
+    return Span(values, steps, because, tuple(maps))
 
 
 def _common(one: Step, other: Step) -> Step:
@@ -93,49 +106,43 @@ def _common(one: Step, other: Step) -> Step:
 
 def concatenate(pieces: Sequence[tuple[Span | None, int]], dim: int, rows: int, rank: int) -> Span:
     """Pieces after one another along ``dim``, each with its size there; None sees nothing."""
+    pieces = [(span, n) for span, n in pieces if n]
     known = [span for span, _ in pieces if span is not None]
+    for d in range(rank):
+        # Classes of other dimensions are kept where all have the same.
+        maps = [span.map(d) for span in known if span.varies(d)]
+        if d != dim and not all(same(m, maps[0]) for m in maps[1:]):
+            known = [span.along(d) for span in known]
+    written = iter(known)
     because = min((s.because for s in known if s.because is not None), default=None)
     moves = any(s.steps[dim] != STILL for s in known)
-    still = not moves and not any(s.varies(dim) and s.runs is None for s in known)
-    if any(s.runs is not None and s.runs[0] != dim for s in known):
-        return concatenate([(None if s is None else s.plain(), n) for s, n in pieces], dim, rows, rank)
-    wide = [1] * rank
-    for span in known:
-        wide = [max(a, b) for a, b in zip(wide, span.shape, strict=True)]
+    wide = [max(s.shape[d] for s in known) for d in range(rank)]
     parts: list[np.ndarray] = []
-    lengths: list[int] = []
-    piece_lengths: tuple[int, ...]
+    which: list[np.ndarray] = []
+    count = 0
     for piece, size in pieces:
-        if size == 0:
-            continue
-        if piece is None:
-            values, piece_lengths = np.full((rows, *(1,) * rank), EMPTY), (size,)
-        elif still:
-            values = piece.values
-            piece_lengths = piece.runs[1] if piece.runs is not None else (size,)
-        else:
-            values = piece.plain().values
-            piece_lengths = ()
-        along = values.shape[dim + 1] if still else size
-        target = (rows, *wide[:dim], along, *wide[dim + 1 :])
-        parts.append(values if values.shape == target else np.broadcast_to(values, target))
-        lengths.extend(piece_lengths)
+        span = Span(np.full((rows, *(1,) * rank), EMPTY), (STILL,) * rank) if piece is None else next(written)
+        if moves:
+            span = span.along(dim)
+        found, classes = span.map(dim), size if moves else span.shape[dim]
+        which.append(np.broadcast_to(np.arange(classes) if found is None else found, (size,)) + count)
+        count += classes
+        parts.append(np.broadcast_to(span.values, (rows, *wide[:dim], classes, *wide[dim + 1 :])))
     steps = list(known[0].steps)
     for span in known[1:]:
         if span.steps != tuple(steps):
             steps = [s if s == o else _common(s, o) for s, o in zip(steps, span.steps, strict=True)]
+    steps[dim] = STILL
+    others = [next((s.map(d) for s in known if s.varies(d)), None) for d in range(rank)]
     if sum(part.size for part in parts) > _MOST_JOINED:
         # Too many to keep apart: each piece is taken to see what any of them sees.
         hull = reduce(np.minimum, (part.min(dim + 1, keepdims=True) for part in parts))
-        steps[dim] = STILL
-        return Span(hull, tuple(steps), because)
+        others[dim] = None
+        return Span(hull, tuple(steps), because, tuple(others))
     joined = parts[0] if len(parts) == 1 else np.concatenate(parts, dim + 1)
-    if still:
-        steps[dim] = STILL
-        if joined.shape[dim + 1] == 1:
-            return Span(joined, tuple(steps), because)
-        return Span(joined, tuple(steps), because, (dim, tuple(lengths)))
-    steps[dim] = STILL
-    if joined.shape[dim + 1] > 1 and moves:
+    others[dim] = None
+    if not moves and 1 < count < sum(n for _, n in pieces):
+        others[dim] = np.concatenate(which)
+    if moves and joined.shape[dim + 1] > 1:
         steps[dim] = inferred(joined, dim)
-    return Span(joined, tuple(steps), because)
+    return Span(joined, tuple(steps), because, tuple(others))

@@ -20,11 +20,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from archcost.errors import ModelError
 from archcost.fields.field import ReceptiveField, Window
+from archcost.fields.masks import LOW
 from archcost.trace.inputs import map_tensors
 from archcost.trace.modules import ModuleTree, state_of, walk
 from archcost.trace.state import Untouched
 
-__all__ = ["Claim", "Planted", "Witness", "bear_witness"]
+__all__ = ["Claim", "Planted", "Watched", "Witness", "bear_witness"]
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,14 @@ class Witness:
         return "the model DISAGREES: " + "; ".join(wrong)
 
 
+class Watched(NamedTuple):
+    """One call, counted from 0, whose output is looked at: which tensor of it, in order, and its shape."""
+
+    call: int
+    output: int
+    shape: tuple[int, ...]
+
+
 class Claim(NamedTuple):
     """A field, and where in the model it is to be seen; see `archcost.receptive.verify_fields`."""
 
@@ -72,14 +81,10 @@ class Claim(NamedTuple):
     """The dimensions of the input tensor that are the field's axes."""
     places: tuple[int, ...]
     """The dimensions of the layer's output that ``field.position`` counts along."""
-    shape: tuple[int, ...]
-    """Of the layer's output."""
-    output: int
-    """Which tensor of the layer's output, in order."""
-    calls: tuple[int, ...]
-    """Which calls of the layer; of several, the field is the union."""
+    watched: tuple[Watched, ...]
+    """Calls of the layer; of several, the field is the union."""
     op: str | None = None
-    """The operation inside a forward that is meant, of which ``calls`` then counts the calls."""
+    """The operation inside a forward that is meant, whose calls ``watched`` then counts."""
 
 
 def bear_witness(
@@ -105,6 +110,7 @@ def _bear(model: _Reference, clean: Any, claim: Claim) -> Witness:
     index = dict(zip(claim.places, field.position, strict=True))
 
     def run(plant: Callable[[torch.Tensor], None] | None) -> torch.Tensor:
+        model.hidden.met = False
         changed = target.clone()
         if plant is not None:
             plant(changed)
@@ -124,10 +130,10 @@ def _bear(model: _Reference, clean: Any, claim: Claim) -> Witness:
         seen = [] if lo > hi else [(lo, lo), (hi, hi)]
         unseen = [(0, size - 1)] if lo > hi else [(0, lo - 1), (hi + 1, size - 1)]
         for pixel in dict.fromkeys(seen):
-            runs.append(_planted(run, before, axis, dim, [pixel], True))
+            runs.append(_planted(run, before, axis, dim, [pixel], model.hidden))
         beyond = [pixels for pixels in unseen if pixels[0] <= pixels[1]]
         if beyond:
-            runs.append(_planted(run, before, axis, dim, beyond, False))
+            runs.append(_planted(run, before, axis, dim, beyond, None))
     return Witness(tuple(runs))
 
 
@@ -137,8 +143,10 @@ def _planted(
     axis: int,
     dim: int,
     pixels: list[Window],
-    must_reach: bool,
+    hidden: _Hidden | None,
 ) -> Planted:
+    """``hidden`` is told whether zeros met NaN in a run that must reach the position; None: it must not."""
+
     def fill(values: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], None]:
         def plant(x: torch.Tensor) -> None:
             for lo, hi in pixels:
@@ -147,12 +155,18 @@ def _planted(
 
         return plant
 
+    must_reach = hidden is not None
     reached = bool(run(fill(lambda x: torch.full_like(x, float("nan")))).isnan().any())
-    if reached and not must_reach:
-        # Zero times NaN is NaN: a tap whose weight is exactly zero (interpolation has them) reads nothing.
+    if reached and (hidden is None or hidden.met):
+        # Zero times NaN is NaN: a tap whose weight is exactly zero (interpolation has them) reads nothing,
+        # nor does a query read what a mask hides from it. Finite values decide.
         noise = torch.Generator().manual_seed(0)
-        drawn = fill(lambda x: 3 * torch.randn(x.shape, dtype=x.dtype, generator=noise))
-        reached = any(not torch.equal(run(drawn), before) for _ in range(2))
+
+        def moves(scale: float) -> bool:
+            drawn = fill(lambda x: scale * torch.randn(x.shape, dtype=x.dtype, generator=noise))
+            return not torch.equal(run(drawn), before)
+
+        reached = any(map(moves, (3, 3, 1e3, 1e6) if must_reach else (3, 3)))
     return Planted(axis, tuple(pixels), must_reach, reached)
 
 
@@ -200,7 +214,7 @@ def _reference(model: nn.Module) -> Iterator[_Reference]:
     except Exception as error:
         raise ModelError(f"{name}: cannot be copied in float64 for the witness: {error}") from error
     with _reference_kernels():
-        yield _Reference(copied, walk(copied), name)
+        yield _Reference(copied, walk(copied), name, _Hidden(copied))
 
 
 def _complex_doubled(tensor: torch.Tensor) -> torch.Tensor:
@@ -211,12 +225,15 @@ def _complex_doubled(tensor: torch.Tensor) -> torch.Tensor:
 @contextmanager
 def _reference_kernels() -> Iterator[None]:
     fused, blocked = torch.backends.mha.get_fastpath_enabled(), torch._C._get_mkldnn_enabled()
+    dtype = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)  # of the constants that a forward makes
     torch.backends.mha.set_fastpath_enabled(False)
     torch._C._set_mkldnn_enabled(False)  # `torch.backends.mkldnn.flags` would set TF32, and warn
     try:
         with torch.no_grad(), torch.autocast("cpu", enabled=False):
             yield
     finally:
+        torch.set_default_dtype(dtype)
         torch._C._set_mkldnn_enabled(blocked)
         torch.backends.mha.set_fastpath_enabled(fused)
 
@@ -229,22 +246,24 @@ class _Reference(NamedTuple):
     model: nn.Module
     tree: ModuleTree
     name: str
+    hidden: _Hidden
 
     def outputs(self, given: Any, claim: Claim) -> list[torch.Tensor]:
         """What the layer gave in the calls claimed. Runs start from the same state and random numbers."""
         layer = claim.field.layer
+        wanted = {one.call: one for one in claim.watched}
         found: dict[int, torch.Tensor] = {}
         calls = 0
 
         def keep(result: Any) -> None:
             nonlocal calls
-            if calls in claim.calls:
-                found[calls] = _leaves(result)[claim.output].detach().clone()
+            if calls in wanted:
+                found[calls] = _leaves(result)[wanted[calls].output].detach().clone()
             calls += 1
-            if len(found) == len(claim.calls):
+            if len(found) == len(wanted):
                 raise _Reached
 
-        with Untouched(self.tree) as state, ExitStack() as watch:
+        with Untouched(self.tree) as state, self.hidden, ExitStack() as watch:
             for _, kind, _, tensor in state_of(self.tree):
                 if kind == "buffer":
                     state.keep(tensor.untyped_storage())
@@ -260,15 +279,62 @@ class _Reference(NamedTuple):
                 raise ModelError(
                     f"{self.name}: cannot run in float64 for the witness: {type(error).__name__}: {error}"
                 ) from error
-        if len(found) < len(claim.calls):
+        if len(found) < len(wanted):
             raise ModelError(f"{self.name}: {layer!r} was not called again when the witness ran it")
-        for tensor in found.values():
-            if tensor.shape != claim.shape:
+        for call, tensor in found.items():
+            if tensor.shape != wanted[call].shape:
                 raise ModelError(
                     f"{self.name}: {layer!r} gave {tuple(tensor.shape)} when the witness ran it, and "
-                    f"{claim.shape} when it was traced; give the inputs that it was traced with"
+                    f"{wanted[call].shape} when it was traced; give the inputs that it was traced with"
                 )
         return list(found.values())
+
+
+_JOINS = {"aten.mm", "aten.bmm", "aten.baddbmm", "aten.addmm", "aten.mul", "aten.add"}
+
+
+class _Hidden(TorchDispatchMode):
+    """Notices whether a zero that a forward computed was multiplied by NaN, or a masked score was NaN.
+
+    Zeros among the parameters are passed over: what the weights make of it is not asked.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.weights = {p.untyped_storage()._cdata for p in model.parameters()}
+        self.met = False
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if not self.met:
+            self.met = self._hides(str(func).rpartition(".")[0].rstrip("_"), args, kwargs or {})
+        return func(*args, **(kwargs or {}))
+
+    def _hides(self, base: str, args: tuple[Any, ...], options: dict[str, Any]) -> bool:
+        if "attention" in base:
+            given = (*args[3:], *options.values())
+            masked = any(value is True or isinstance(value, torch.Tensor) for value in given)
+            return masked and any(bool(x.isnan().any()) for x in args[:3])
+        if base not in _JOINS:
+            return False
+        operands = [x for x in args if isinstance(x, torch.Tensor) and x.is_floating_point()]
+        if len(operands) < 2 or any(x.untyped_storage()._cdata in self.weights for x in operands[-2:]):
+            return False
+        *added, one, other = operands
+        if base == "aten.add":
+            return _masks(one, other) or _masks(other, one)
+        multiply = torch.mul if base == "aten.mul" else torch.matmul
+        lost = multiply(_is(one == 0), _is(other.isnan())) + multiply(_is(one.isnan()), _is(other == 0))
+        return bool(lost.any()) or any(_masks(x, multiply(one, other)) for x in added)
+
+
+def _masks(scores: torch.Tensor, other: torch.Tensor) -> bool:
+    return bool(((scores <= LOW) & other.isnan()).any())
+
+
+def _is(found: torch.Tensor) -> torch.Tensor:
+    return found.double()
 
 
 class _Operation(TorchDispatchMode):

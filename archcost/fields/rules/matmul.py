@@ -12,16 +12,48 @@ from archcost.trace.graph import Op, TensorRef, refs
 from archcost.trace.schema import arguments
 
 
-def product(a: Intervals | None, b: Intervals | None, shape: Any, op: int) -> Intervals | None:
-    """(..., i, k) times (..., k, j): element (i, j) sees row i of the one and column j of the other."""
-    left = None if a is None else a.reduce([-1], op)
-    right = None if b is None else b.reduce([-2], op)
-    return union([left, right], shape)
+def product(
+    a: Intervals | None, b: Intervals | None, shape: Any, op: int, kept: np.ndarray | None = None
+) -> Intervals | None:
+    """(..., i, k) times (..., k, j): element (i, j) sees row i of the one and column j of the other.
+
+    ``kept`` (..., i, k) says which elements of the one are not known to be zero.
+    """
+    left = None if a is None else a.reduce_where(-1, kept, op)
+    return union([left, b and gathered(b, kept, op)], shape)
+
+
+def gathered(rows: Intervals, kept: np.ndarray | None, op: int) -> Intervals:
+    """What each of i sees of (..., k, j) where it reads those of the k rows that are ``kept`` (..., i, k)."""
+    if kept is None:
+        return rows.reduce([-2], op)
+    kept = kept.reshape((1,) * (rows.rank - kept.ndim) + kept.shape)
+    return rows.unsqueeze(-3).reduce_where(-2, kept[..., None], op).squeeze(-2)
+
+
+def _but(zeros: np.ndarray | None) -> np.ndarray | None:
+    return None if zeros is None else ~zeros
+
+
+def _multiplied(a: TensorRef, b: TensorRef, shape: Any, op: Op, see: See) -> Intervals | None:
+    """The product of two matrices, or of two batches of them, without what is multiplied by zeros."""
+    one, other = see(a), see(b)
+    kept = _but(see.zeros(a))
+    if kept is None and (zeros := see.zeros(b)) is not None:
+        turned = product(
+            other and other.transpose(-2, -1),
+            one and one.transpose(-2, -1),
+            (*shape[:-2], shape[-1], shape[-2]),
+            op.index,
+            _but(np.swapaxes(zeros, -2, -1)),
+        )
+        return turned and turned.transpose(-2, -1)
+    return product(one, other, shape, op.index, kept)
 
 
 @field_rule("aten.mm", "aten.bmm", "aten._int_mm", "aten._scaled_mm")
 def plain(op: Op, see: See) -> Intervals | None:
-    return product(see(op.args[0]), see(op.args[1]), op.outputs[0].shape, op.index)
+    return _multiplied(op.args[0], op.args[1], op.outputs[0].shape, op, see)
 
 
 @field_rule("aten._grouped_mm")
@@ -39,7 +71,7 @@ def grouped(op: Op, see: See) -> Intervals | None:
 @field_rule("aten.addmm", "aten.baddbmm", "aten._addmm_activation")
 def with_sum(op: Op, see: See) -> Intervals | None:
     out = op.outputs[0].shape
-    return union([see(op.args[0]), product(see(op.args[1]), see(op.args[2]), out, op.index)], out)
+    return union([see(op.args[0]), _multiplied(op.args[1], op.args[2], out, op, see)], out)
 
 
 @field_rule("aten.matmul")
@@ -98,11 +130,18 @@ def distances(op: Op, see: See) -> Intervals | None:
 
 
 def attend(
-    query: Intervals | None, key: Intervals | None, value: Intervals | None, op: Op, shape: Any, causal: bool
+    query: Intervals | None,
+    key: Intervals | None,
+    value: Intervals | None,
+    op: Op,
+    shape: Any,
+    causal: bool,
+    kept: np.ndarray | None = None,
 ) -> Intervals | None:
     """softmax(Q K^T) V over (..., length, width): a query sees itself, every key, and every value.
 
-    Queries and keys are summed along the width; the width of the values is that of the output.
+    Queries and keys are summed along the width; the width of the values is that of the output. ``causal``
+    or the mask ``kept`` (..., queries, keys) say which keys a query sees.
     """
     parts: list[Intervals | None] = [query and query.reduce([-1], op.index)]
     for rows in (key and key.reduce([-1], op.index), value):
@@ -112,9 +151,11 @@ def attend(
             rows = rows.repeat_each(-3, shape[-3] // rows.shape[-3])
         if causal:
             rows = rows.running(-2)
-            parts.append(rows.take(-2, np.minimum(np.arange(shape[-2]), rows.shape[-2] - 1)))
+            if rows.shape[-2] != shape[-2]:
+                rows = rows.take(-2, np.minimum(np.arange(shape[-2]), rows.shape[-2] - 1))
+            parts.append(rows)
         else:
-            parts.append(rows.reduce([-2], op.index))
+            parts.append(gathered(rows, kept, op.index))
     return union(parts, shape)
 
 
@@ -132,9 +173,14 @@ def attention(op: Op, see: See) -> list[Intervals | None]:
     shape = op.outputs[0].shape
     masks = [see(given.get(name)) for name in ("attn_mask", "attn_bias")]
     by_query = [mask and mask.reduce([-1], op.index) for mask in masks]
-    out = union([attend(query, key, value, op, shape, causal), *by_query], shape)
+    mask = given.get("attn_mask")
+    boolean = isinstance(mask, TensorRef) and str(mask.dtype) == "torch.bool"
+    kept = _but(see.zeros(mask) if boolean else see.lows(mask))
+    if kept is not None:
+        kept = kept | ~kept.any(-1, keepdims=True)  # where all are masked, none is
+    out = union([attend(query, key, value, op, shape, causal, kept), *by_query], shape)
     rows = (*shape[:-1], 1)
-    scores = union([attend(query, key, None, op, rows, causal), *by_query], rows)
+    scores = union([attend(query, key, None, op, rows, causal, kept), *by_query], rows)
     return [
         out,
         *(

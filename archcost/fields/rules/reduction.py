@@ -79,7 +79,13 @@ def softmax(op: Op, see: See) -> Intervals | None:
     if x is None or not x.rank:
         return x
     dim = arguments(op).get("dim", -1)
-    return x.mixed(-1 if dim is None else dim, op.index)
+    dim = -1 if dim is None else dim
+    lows = see.lows(op.args[0])
+    if lows is None:
+        return x.mixed(dim, op.index)
+    kept = ~lows
+    kept = kept | ~kept.any(dim, keepdims=True)  # where all are masked, none is
+    return x.mixed(dim, op.index, kept)
 
 
 @field_rule("aten.linalg_cross")
