@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from archcost.cost.costs import Costs, ModuleCost, OpCost, Total, Uncounted, cost_of
@@ -66,7 +66,7 @@ def analyze(
 
     with paused_gc():
         trace = record(model, inputs, input_size=input_size, **options)
-        return Analysis(trace, cost_of(trace), trace.model_name, trace.notes, weakref.ref(model))
+        return Analysis(trace, cost_of(trace), trace.model_name, trace.notes, _Alive(model))
 
 
 def _analyze_spec(
@@ -90,9 +90,47 @@ def _analyze_spec(
             if not loaded.without_values:
                 raise
     notes = (loaded.assumed, *trace.notes) if assumes else trace.notes
-    # The model without values cannot be run: whoever asks for it gets one that can.
-    source = cache(lambda: load(spec, weights=weights).model)
-    return Analysis(trace, cost_of(trace), loaded.spec, notes, source)
+    return Analysis(trace, cost_of(trace), loaded.spec, notes, _Named(spec, weights))
+
+
+class _Alive:
+    """The model while it lives; a pickle, which outlives it, has none."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = weakref.ref(model)
+
+    def __call__(self) -> nn.Module | None:
+        return self._model()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _gone, ()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Alive:
+        return self
+
+
+def _gone() -> None:
+    return None
+
+
+@dataclass
+class _Named:
+    """The model that a SPEC names, built when first asked for: what was analysed has no values and cannot run."""
+
+    spec: str
+    weights: str | None
+
+    @cached_property
+    def _model(self) -> nn.Module:
+        from archcost.models import load
+
+        return load(self.spec, weights=self.weights).model
+
+    def __call__(self) -> nn.Module:
+        return self._model
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Named, (self.spec, self.weights)
 
 
 @dataclass(frozen=True)
@@ -152,8 +190,15 @@ class Analysis:
         """The model analysed, while it lives: an Analysis does not keep it."""
         model = self._model() if self._model is not None else None
         if model is None:
-            raise ModelError(f"{self.name}: the model is gone; keep a reference to it beside its Analysis")
+            raise ModelError(
+                f"{self.name}: the model is gone, for an Analysis does not keep it, nor does a pickle: "
+                f"keep a reference to it, or analyse it again"
+            )
         return model
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what can be worked out again."""
+        return {name: vars(self)[name] for name in self.__dataclass_fields__}
 
     def __getitem__(self, name: str) -> ModuleCost:
         """The row of one module, by its name in ``named_modules()``."""

@@ -7,8 +7,12 @@ usage or load error, 130 Ctrl-C. One file a command; each has ``add(commands, co
 from __future__ import annotations
 
 import argparse
+import contextlib
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from types import FrameType
 
 from archcost.cli import analyze, compare, field, measure, paths, propose, rewrite, store, zoo
 from archcost.cli.output import DONE, FAILED, INTERRUPTED, check_output
@@ -33,8 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.print_help(sys.stderr)
         return FAILED
     try:
-        check_output(args)
-        return int(args.run(args))
+        with _interrupts_kept():
+            check_output(args)
+            return int(args.run(args))
     except ArchcostError as error:
         if args.debug:
             raise
@@ -47,6 +52,37 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader has gone (| head): nothing is left to say, and flushing at exit must not complain.
         sys.stderr.close()
         return DONE
+
+
+@contextlib.contextmanager
+def _interrupts_kept() -> Iterator[None]:
+    """Ctrl-C is a KeyboardInterrupt, whatever others make of it.
+
+    A package that is interrupted while it is imported may swallow that, and fail at the next import
+    ("cannot load module more than once per process").
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    interrupted = False
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal interrupted
+        interrupted = True
+        signal.default_int_handler(number, frame)
+
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.default_int_handler:  # another was chosen by somebody who knows better
+        signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    except Exception as error:
+        if interrupted:
+            raise KeyboardInterrupt from error
+        raise
+    finally:
+        if before is signal.default_int_handler:
+            signal.signal(signal.SIGINT, before)
 
 
 def _parser() -> argparse.ArgumentParser:
