@@ -17,9 +17,9 @@ from collections.abc import Iterable
 from typing import IO, TYPE_CHECKING, Any
 
 from archcost.report.frames import Path, csv_text, frame, markdown_table, series, write_text
-from archcost.report.grid import Entry, Grid, Head, Piece, html_table, lay_out, that_fit
+from archcost.report.grid import Entry, Grid, Head, Piece, html_table, lay_out, no_room_for, that_fit
 from archcost.report.markup import block
-from archcost.report.notes import heading, uncounted
+from archcost.report.notes import heading, signs, uncounted
 from archcost.report.pairs import DEFAULT_MEASURES, Measure, Pair, measures, ordered_pairs, pairs
 from archcost.report.records import dump, head, total_of, versions
 from archcost.report.rows import at_least
@@ -144,7 +144,7 @@ def to_html(
     """A fragment to put into a page or a notebook; every text in it is escaped."""
     chosen = measures(columns, _MODULES)
     grids = [_totals(comparison), _modules(comparison, chosen, depth, sort, top)]
-    return block(_headings(comparison), [html_table(grid) for grid in grids], _notes(comparison))
+    return block(_headings(comparison), [html_table(grid) for grid in grids], _notes(comparison, grids))
 
 
 def draw(
@@ -197,10 +197,11 @@ def _lines(
         lines.append([(line if width is None else fit(line, width), "bold")])
     totals = _totals(comparison)
     modules = _modules(comparison, measures(columns, _MODULES), depth, sort, top)
-    for grid in (totals, modules):
-        asked = columns is not None and grid is modules
-        lines += [[], *lay_out(grid.keeping(that_fit(grid, width, asked)), width)]
-    notes = _notes(comparison)
+    fitting = [(totals, that_fit(totals, width)), (modules, that_fit(modules, width, columns is not None))]
+    shown = [grid.keeping(kept) for grid, kept in fitting]
+    for grid in shown:
+        lines += [[], *lay_out(grid, width)]
+    notes = [*no_room_for(fitting), *_notes(comparison, shown)]
     lines += [[]] if notes else []
     for what, text in notes:
         lines += wrapped(what, text, width)
@@ -249,8 +250,8 @@ def _heads(chosen: Iterable[Measure]) -> list[Head]:
     heads = []
     for m in chosen:
         keep = m.column.keep
-        heads += [Head(f"{m.column.header} {side}", keep) for side in ("a", "b")]
-        heads.append(Head("b / a", keep))
+        heads += [Head(f"{m.column.header} {side}", keep, group=m.name) for side in ("a", "b")]
+        heads.append(Head("b / a", keep - 0.5, group=m.name))
     return heads
 
 
@@ -285,9 +286,9 @@ def _ratio(m: Measure, pair: Pair) -> str:
     return "?" if m.difference(pair) is None else "-"
 
 
-def _notes(comparison: Comparison) -> list[tuple[str, str]]:
+def _notes(comparison: Comparison, shown: Iterable[Grid]) -> list[tuple[str, str]]:
     notes = [("Note", visible(note)) for note in comparison.notes]
     for letter, side in (("a", comparison.a), ("b", comparison.b)):
         notes += [(f"Note on {letter}", visible(note)) for note in side.notes]
         notes += [(f"Not counted in {letter}", text) for text in uncounted(side)]
-    return notes
+    return notes + signs(shown)

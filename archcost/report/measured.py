@@ -28,7 +28,7 @@ from typing import IO, TYPE_CHECKING, Any
 from archcost.errors import SpecError
 from archcost.report.columns import Column, Row, choose
 from archcost.report.frames import Path, csv_text, frame, markdown_table, series, write_text
-from archcost.report.grid import Entry, Grid, Head, Piece, html_table, lay_out, that_fit
+from archcost.report.grid import Entry, Grid, Head, Piece, html_table, lay_out, no_room_for, that_fit
 from archcost.report.latencies import (
     DEFAULT_LAYER_COLUMNS,
     DEFAULT_PATH_COLUMNS,
@@ -203,12 +203,14 @@ def _lines(measured: Measured, names: Iterable[str] | None, width: int | None) -
         lines: list[list[Piece]] = [[(model, "bold"), ("  " + rest, "")]]
     else:
         lines = [[(fit(model, width), "bold")], [(fit("  " + rest, width), "")]]
+    left_out: list[tuple[str, str]] = []
     if measured.layers:
         grid = _grid(measured, names)
         kept = that_fit(grid, width, names is not None)
+        left_out = no_room_for([(grid, kept)])
         lines += [[], *lay_out(grid.keeping(kept), width)]
     lines.append([])
-    for what, text in notes_of(measured):
+    for what, text in (*left_out, *notes_of(measured)):
         lines += wrapped(what, text, width)
     return lines
 

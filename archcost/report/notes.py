@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from archcost.errors import ArchcostError
@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from archcost.fields.field import ReceptiveField
     from archcost.fields.fields import Fields
     from archcost.fields.findings import Finding
+    from archcost.report.grid import Grid
 
-__all__ = ["UNITS", "footnotes", "heading", "never_ran", "shared", "summary", "uncounted"]
+__all__ = ["UNITS", "footnotes", "heading", "never_ran", "shared", "signs", "summary", "uncounted"]
 
 # Beyond these a list says how many more there are; JSON and pandas have them all.
 LONGEST_LIST = 12
@@ -47,22 +48,26 @@ def summary(analysis: Analysis) -> str:
     return ", ".join(parts)
 
 
-def footnotes(analysis: Analysis) -> list[tuple[str, str]]:
-    """``(what, text)`` pairs, in plain text."""
+def footnotes(analysis: Analysis, grid: Grid) -> list[tuple[str, str]]:
+    """``(what, text)`` pairs, in plain text; signs are explained where the grid has them."""
     notes = [("Note", visible(note)) for note in analysis.notes if note]
     notes += [("Not counted", text) for text in uncounted(analysis)]
     notes += field_notes(analysis)
-    total = analysis.total
-    if total.uncounted:
-        open_macs = any(u.macs_unknown for u in analysis.uncounted)
-        what = "MACs and other operations" if open_macs else "other operations"
-        notes.append(("Lower bound", f"{what} marked >= leave out what was not counted; ? is not known"))
+    notes += signs([grid])
     notes += [("Tied", text) for text in _tied(analysis)]
     notes += [("Shared", text) for text in shared(analysis)]
     silent = never_ran(analysis)
     if silent:
         notes.append(("Never called", f"{_listed(silent)} (their parents may still use the weights)"))
     return notes
+
+
+def signs(grids: Iterable[Grid]) -> list[tuple[str, str]]:
+    """What ``>=`` and ``?`` mean, where they are on show."""
+    cells = {cell for grid in grids for entry in grid.entries for cell in entry.cells}
+    bound = any(cell.startswith(">=") for cell in cells)
+    lines = [("Lower bound", "what is marked >= leaves out what was not counted")] * bound
+    return lines + [("?", "not known")] * ("?" in cells)
 
 
 def field_notes(analysis: Analysis) -> list[tuple[str, str]]:

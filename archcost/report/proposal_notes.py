@@ -11,18 +11,28 @@ from archcost.report.text import visible
 
 if TYPE_CHECKING:
     from archcost.proposals import Proposals
+    from archcost.report.grid import Grid
     from archcost.rewriting.proposal import Stays
 
 __all__ = ["named", "notes_of", "stays_notes"]
 
 _LONGEST_LIST = 6
-_UNITS = (
-    "numbers are of one layer, all of its calls in a pass; Saved % is of the model's MACs, for all layers of "
-    "a row; x is new over old, Speedup old over new; 1 MAC is one multiply-accumulate, 1 MB is 10^6 bytes"
+# Each with the heads one of which has to be on show for it to mean something.
+_UNITS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("numbers are of one layer, all of its calls in a pass", ()),
+    ("Saved % is of the model's MACs, for all layers of a row", ("Saved %",)),
+    ("x is new over old", ("MACs x", "Params x")),
+    ("Speedup is old over new", ("Speedup",)),
+    ("1 MAC is one multiply-accumulate", ()),
+    ("1 MB is 10^6 bytes", ("Activations",)),
 )
-_ERRORS = (
-    "||W - W'|| / ||W|| of the weights, W' being the one kernel that the new layers amount to; of the output "
-    "the same over the data given; before any training"
+_ERRORS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    (
+        "||W - W'|| / ||W|| of the weights, W' being the one kernel that the new layers amount to",
+        ("Weight error", "Largest error"),
+    ),
+    ("of the output the same over the data given", ("Output error",)),
+    ("before any training", ()),
 )
 
 
@@ -74,15 +84,18 @@ def _without_names(reason: str, holders: set[str]) -> str:
     return re.sub(r"\w+(?:\.\w+)*", shorter, reason)
 
 
-def notes_of(proposals: Proposals) -> list[tuple[str, str]]:
-    """``(what, text)`` pairs, in plain text."""
+def notes_of(proposals: Proposals, grids: Iterable[Grid]) -> list[tuple[str, str]]:
+    """``(what, text)`` pairs, in plain text; columns are explained where the grids have them."""
+    heads = {head.text for grid in grids for head in grid.heads}
     notes = _nothing(proposals)
     notes += stays_notes(proposals.stays)
     notes += _advice(proposals)
     if len(proposals):
         shown = "of each rule the best for a layer, and what was timed"
         notes += [("Rows", f"{shown}; to_pandas() and --format csv have all {len(proposals)} proposals")]
-        notes += [("Times", _times(proposals)), ("Errors", _errors(proposals)), ("Units", _UNITS)]
+        notes.append(("Times", _times(proposals)))
+        notes.append(("Errors", _errors(proposals, heads)))
+        notes.append(("Units", _explained(_UNITS, heads)))
         notes += _of_rules(proposals)
     return notes + [("Note", visible(note)) for note in proposals.analysis.notes if note]
 
@@ -126,10 +139,14 @@ def _times(proposals: Proposals) -> str:
     return "; ".join(said)
 
 
-def _errors(proposals: Proposals) -> str:
+def _errors(proposals: Proposals, heads: set[str]) -> str:
     if all(one.error is None for one in proposals):
         return "not worked out; propose(model, errors=True) or archcost propose does it"
-    return _ERRORS
+    return _explained(_ERRORS, heads)
+
+
+def _explained(texts: Iterable[tuple[str, tuple[str, ...]]], heads: set[str]) -> str:
+    return "; ".join(text for text, of in texts if not of or heads.intersection(of))
 
 
 def _of_rules(proposals: Proposals) -> list[tuple[str, str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from archcost.report.columns import MODULE_COLUMNS, Column, Row, find
-from archcost.report.grid import Entry, Grid, Head, Piece, lay_out, that_fit
+from archcost.report.grid import Entry, Grid, Head, Piece, lay_out, no_room_for, that_fit
 from archcost.report.notes import heading
 from archcost.report.proposal_columns import error_text, ms_text, options_text
 from archcost.report.proposal_notes import stays_notes
@@ -62,11 +62,12 @@ def _lines(rewritten: Rewritten, width: int | None) -> list[list[Piece]]:
     name, rest = heading(rewritten.before)
     line = f"{name}, rewritten  {rest}"
     lines: list[list[Piece]] = [[(line if width is None else fit(line, width), "bold")]]
-    for grid in (_totals(rewritten), _layers(rewritten)):
-        if grid.entries:
-            lines += [[], *lay_out(grid.keeping(that_fit(grid, width)), width)]
+    grids = [grid for grid in (_totals(rewritten), _layers(rewritten)) if grid.entries]
+    fitting = [(grid, that_fit(grid, width)) for grid in grids]
+    for grid, kept in fitting:
+        lines += [[], *lay_out(grid.keeping(kept), width)]
     lines.append([])
-    for what, text in _notes(rewritten):
+    for what, text in (*no_room_for(fitting), *_notes(rewritten)):
         lines += wrapped(what, text, width)
     return lines
 
