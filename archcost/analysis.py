@@ -351,12 +351,23 @@ class Analysis:
         return to_markdown(self, by, depth, sort, columns, top)
 
     def to_json(
-        self, path: Path | None = None, indent: int | None = 2, operations: bool = False
+        self,
+        path: Path | None = None,
+        indent: int | None = 2,
+        operations: bool = False,
+        depth: int | None = None,
+        sort: str | None = None,
+        columns: Iterable[str] | None = None,
+        top: int | None = None,
     ) -> str | None:
-        """Strict JSON, into a file or returned; its schema is stated in `archcost.report.records`."""
+        """Strict JSON, into a file or returned; its schema is stated in `archcost.report.records`.
+
+        ``depth``, ``sort``, ``columns`` and ``top`` as in `table`, but that all is there unasked. They are
+        of the operations where those are asked for.
+        """
         from archcost.report.records import to_json
 
-        return to_json(self, path, indent, operations)
+        return to_json(self, path, indent, operations, depth=depth, sort=sort, columns=columns, top=top)
 
     def to_html(
         self,

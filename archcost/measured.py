@@ -167,8 +167,10 @@ class Measured:
 
         return record(self)
 
-    def to_json(self, path: Path | None = None, indent: int | None = 2) -> str | None:
-        """`record` as strict JSON, into a file or returned."""
+    def to_json(
+        self, path: Path | None = None, indent: int | None = 2, columns: Iterable[str] | None = None
+    ) -> str | None:
+        """`record` as strict JSON, into a file or returned; with ``columns``, only these of the layers."""
         from archcost.report.measured import to_json
 
-        return to_json(self, path, indent)
+        return to_json(self, path, indent, columns)

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from types import FrameType
 
 from archcost.cli import analyze, compare, field, measure, paths, propose, rewrite, store, zoo
+from archcost.cli.options import Parser, parse
 from archcost.cli.output import DONE, FAILED, INTERRUPTED, check_output
 from archcost.errors import ArchcostError
 
@@ -27,7 +28,7 @@ COMMANDS = (analyze, compare, field, measure, propose, rewrite, paths, store, zo
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     parser = _parser()
-    args = parser.parse_args(argv)
+    args = parse(parser, sys.argv[1:] if argv is None else argv)
     if args.version:
         from archcost import __version__
 
@@ -85,8 +86,8 @@ def _interrupts_kept() -> Iterator[None]:
             signal.signal(signal.SIGINT, before)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="archcost",
         description="What a PyTorch model costs: parameters, MACs, memory, layer by layer; how long it takes "
         "here; what could stand in the place of its convolutions. Nothing is downloaded.",

@@ -3,15 +3,53 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+import contextlib
+import re
+from collections.abc import Sequence
+from typing import Any, NoReturn
 
 __all__ = [
-    *("FORMATS", "SPEC", "batch_options", "count", "days", "given", "input_options", "inputs", "names"),
-    *("position", "ratio", "rule_names", "size", "size_option", "sizes", "table_options"),
+    *("FORMATS", "SPEC", "Parser", "batch_options", "count", "days", "given", "input_options", "inputs"),
+    *("names", "parse", "position", "ratio", "rule_names", "size", "size_option", "sizes", "table_options"),
 ]
 
 FORMATS = ("table", "markdown", "json", "csv", "html")
 SPEC = "torchvision:NAME, timm:NAME, path/to/file.py:factory_or_class or package.module:attr"
+
+
+# A SPEC: a source and a name; a choice such as conv1=bottleneck:rank=16 is none.
+_A_SPEC = re.compile(r"[^-=:][^=]*:[^=:]+")
+
+
+class WrongUsage(Exception):
+    """The command line cannot be read; knows the parser that says so."""
+
+    def __init__(self, parser: argparse.ArgumentParser, message: str) -> None:
+        super().__init__(message)
+        self.parser = parser
+
+
+class Parser(argparse.ArgumentParser):
+    """One that raises WrongUsage where argparse would exit."""
+
+    def error(self, message: str) -> NoReturn:
+        raise WrongUsage(self, message)
+
+
+def parse(parser: Parser, argv: Sequence[str]) -> argparse.Namespace:
+    """What was asked for; exits with code 2 where that cannot be read.
+
+    An option that takes several values also takes a SPEC behind them (``--rules merge SPEC``): what cannot
+    be read otherwise is read as if the SPEC stood first.
+    """
+    try:
+        return parser.parse_args(argv)
+    except WrongUsage as wrong:
+        for at in range(len(argv) - 1, 0, -1):
+            if _A_SPEC.fullmatch(argv[at]):
+                with contextlib.suppress(WrongUsage):
+                    return parser.parse_args([argv[0], argv[at], *argv[1:at], *argv[at + 1 :]])
+        argparse.ArgumentParser.error(wrong.parser, str(wrong))
 
 
 def size_option(parser: argparse.ArgumentParser) -> None:

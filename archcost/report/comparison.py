@@ -100,7 +100,9 @@ def to_csv(
     return write_text(csv_text(names, rows), path)
 
 
-def to_json(comparison: Comparison, path: Path | None = None, indent: int | None = 2) -> str | None:
+def to_json(
+    comparison: Comparison, path: Path | None = None, indent: int | None = 2, depth: int | None = None
+) -> str | None:
     """Strict JSON: into a file, or returned where no path is given."""
     chosen = measures(None)
     value: dict[str, Any] = {
@@ -109,7 +111,7 @@ def to_json(comparison: Comparison, path: Path | None = None, indent: int | None
         "a": {**head(comparison.a), "total": total_of(comparison.a)},
         "b": {**head(comparison.b), "total": total_of(comparison.b)},
         "notes": comparison.notes,
-        "modules": [_record(pair, chosen) for pair in pairs(comparison)],
+        "modules": [_record(pair, chosen) for pair in pairs(comparison, depth)],
     }
     return write_text(dump(value, indent), path)
 

@@ -7,7 +7,8 @@ The schema of ``archcost.measured/1``:
   ``seconds`` (asked for), ``took_s``, ``interrupted``, ``notes``.
 - ``context``: null, or ``end_to_end_ms``, ``spread_ms``, ``samples``, ``dropped``, ``difference`` (of the
   calls' sum from end to end), ``clock`` and ``calls``: every module call with its own time.
-- ``layers``: a list, one a convolution call, with every column of `LAYER_COLUMNS` by its name.
+- ``layers``: a list, one a convolution call, with every column of `LAYER_COLUMNS` by its name, or those
+  asked for.
 - ``paths``: a list of measurements, as ``archcost store export`` has them.
 - ``refused``: a list of ``{"spec", "path", "reason"}``: what was not timed, and why.
 - ``roofline``: null, or ``macs_per_second`` and ``bytes_per_second`` of this machine.
@@ -113,15 +114,20 @@ def to_html(measured: Measured, columns: Iterable[str] | None = None) -> str:
     return block([heading(measured)], [html_table(_grid(measured, columns))], notes_of(measured))
 
 
-def to_json(measured: Measured, path: Path | None = None, indent: int | None = 2) -> str | None:
+def to_json(
+    measured: Measured,
+    path: Path | None = None,
+    indent: int | None = 2,
+    columns: Iterable[str] | None = None,
+) -> str | None:
     """Strict JSON: into a file, or returned where no path is given."""
-    return write_text(dump(record(measured), indent), path)
+    return write_text(dump(record(measured, columns), indent), path)
 
 
-def record(measured: Measured) -> dict[str, Any]:
+def record(measured: Measured, names: Iterable[str] | None = None) -> dict[str, Any]:
     """What `to_json` writes, as plain Python."""
     of_run = ("device", "threads", "dtype", "batch", "tolerance", "cold", "seconds", "took_s", "interrupted")
-    columns, rows = _table(measured, "layers", None, everything=True)
+    columns, rows = _table(measured, "layers", names, everything=True)
     return {
         "schema": SCHEMA,
         **versions(),
