@@ -61,11 +61,11 @@ def analyze(
         return _analyze_spec(model, inputs, input_size, weights, options)
     if weights is not None:
         raise SpecError("weights goes with a SPEC; load the state dict of a module before you analyse it")
-    from archcost.trace.run import record
+    from archcost.trace.hints import traced
     from archcost.trace.state import paused_gc
 
     with paused_gc():
-        trace = record(model, inputs, input_size=input_size, **options)
+        trace = traced(model, inputs, input_size=input_size, **options)
         return Analysis(trace, cost_of(trace), trace.model_name, trace.notes, _Alive(model))
 
 
@@ -78,13 +78,13 @@ def _analyze_spec(
 
     for without_values in (options["device"] is None, False):
         with Progress(1, f"building {spec}", options["progress"]):
-            from archcost.trace.run import record  # the first import of torch is part of the wait
+            from archcost.trace.hints import traced  # the first import of torch is part of the wait
 
             loaded = load(spec, weights=weights, without_values=without_values)
         assumes = inputs is None and input_size is None and loaded.input_size is not None
         size = loaded.input_size if assumes else input_size
         try:
-            trace = record(loaded.model, inputs, input_size=size, **options)
+            trace = traced(loaded.model, inputs, input_size=size, **options)
             break
         except ArchcostError:
             if not loaded.without_values:
@@ -115,7 +115,7 @@ def _gone() -> None:
 
 @dataclass
 class _Named:
-    """The model that a SPEC names, built when first asked for: what was analysed has no values and cannot run."""
+    """The model that a SPEC names, built when first asked for: what was analysed has no values to run on."""
 
     spec: str
     weights: str | None

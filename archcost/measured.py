@@ -101,7 +101,10 @@ class Measured:
         for layer in self.layers:
             if layer.name == name:
                 return layer
-        raise SpecError(f"{self.name} has no convolution {name!r}; .layers lists them")
+        from archcost.trace.modules import nearest
+
+        near = nearest(name, (layer.name for layer in self.layers))
+        raise SpecError(f"{self.name} has no convolution {name!r}; {near}")
 
     def __repr__(self) -> str:
         count = f"{len(self.layers)} convolutions, {len(self.paths)} times of paths"

@@ -77,8 +77,6 @@ def rewrite(
         RewriteError: a choice cannot be done; the message says where and why. Nothing has changed then.
         SpecError: no such rule, or no such layer.
     """
-    from torch import nn
-
     from archcost.latency.store import Store, opened
     from archcost.rewriting.applying import carried_out
     from archcost.rewriting.budget import within_budget
@@ -87,9 +85,9 @@ def rewrite(
     from archcost.rewriting.proposing import proposals_of
     from archcost.rewriting.rules.layout import looking_in
     from archcost.rewriting.surgery.copying import copied
+    from archcost.trace.modules import check_model
 
-    if not isinstance(model, nn.Module):
-        raise InputError(f"rewrite: model is {model!r}, expected a torch.nn.Module; archcost.load makes one")
+    check_model(model, InputError, "rewrite: ")
     if hooks not in ("refuse", "keep"):
         raise InputError(f"rewrite: hooks is {hooks!r}; it takes 'refuse' or 'keep'")
     if budget is not None and rules is None:
@@ -319,6 +317,7 @@ def _one(
     from archcost.rewriting.proposing import proposal_of, proposals_of
     from archcost.rewriting.rule import get
     from archcost.rewriting.subjects import subjects_of
+    from archcost.trace.modules import nearest
 
     if isinstance(choice, Proposal):
         return [choice]
@@ -329,7 +328,8 @@ def _one(
     pattern = any(sign in name for sign in "*?[")
     meant = [one for one in subjects if _means(name, one)]
     if not meant:
-        raise SpecError(f"{analysis.name} has no convolution {name!r}; names are those of named_modules()")
+        known = [one for subject in subjects for one in subject.names]
+        raise SpecError(f"{analysis.name} has no convolution {name!r}; {nearest(name, known)}")
     made: list[Proposal] = []
     for subject in meant:
         why = subject.refusal or get(rule).refusal(subject)

@@ -8,6 +8,8 @@ import re
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from archcost.errors import SpecError
+
 __all__ = [
     *("FORMATS", "SPEC", "Parser", "batch_options", "count", "days", "given", "input_options", "inputs"),
     *("names", "parse", "position", "ratio", "rule_names", "size", "size_option", "sizes", "table_options"),
@@ -59,6 +61,13 @@ def size_option(parser: argparse.ArgumentParser) -> None:
         type=size,
         metavar="N,C,H,W",
         help="shape of the input, batch included; repeat it for several inputs",
+    )
+    parser.add_argument(
+        "--input",
+        action="append",
+        type=named_size,
+        metavar="NAME=N,C,H,W",
+        help="shape of the argument of that name; NAME.KEY=... of an entry of a dict; may be repeated",
     )
 
 
@@ -147,10 +156,37 @@ def size(text: str) -> tuple[int, ...]:
     return shape
 
 
+def named_size(text: str) -> tuple[list[str], tuple[int, ...]]:
+    name, equals, shape = text.partition("=")
+    path = name.split(".")
+    if not equals or not all(path):
+        raise argparse.ArgumentTypeError(f"{text!r} names no input; give it as in image=1,3,224,224")
+    return path, size(shape)
+
+
 def sizes(args: argparse.Namespace) -> Any:
-    """What ``--input-size`` means: nothing, one shape, or a list of them."""
+    """What ``--input-size`` and ``--input`` mean: nothing, one shape, a list of them, or a dict."""
+    if args.input:
+        if args.input_size:
+            raise SpecError("give either --input-size, by position, or --input, by name")
+        return _by_name(args.input)
     given = args.input_size
     return given[0] if given and len(given) == 1 else given
+
+
+def _by_name(given: Sequence[tuple[list[str], tuple[int, ...]]]) -> dict[str, Any]:
+    """Dicts in dicts, as the names say."""
+    found: dict[str, Any] = {}
+    for path, shape in given:
+        inner = found
+        for key in path[:-1]:
+            inner = inner.setdefault(key, {})
+            if not isinstance(inner, dict):
+                break
+        if not isinstance(inner, dict) or path[-1] in inner:
+            raise SpecError(f"--input: {'.'.join(path)} is given twice")
+        inner[path[-1]] = shape
+    return found
 
 
 def inputs(args: argparse.Namespace) -> dict[str, Any]:

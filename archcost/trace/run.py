@@ -22,6 +22,7 @@ from archcost.trace.meta import fused_attention
 from archcost.trace.modules import (
     ModuleTree,
     check_initialised,
+    check_model,
     describe,
     describe_state,
     state_of,
@@ -53,9 +54,7 @@ def record(
     model's own device when its code needs real values. Raises InputError when the inputs do not fit,
     ModelError when the model cannot be traced.
     """
-    if not isinstance(model, nn.Module):
-        hint = "; call the class first" if isinstance(model, type) else ""
-        raise ModelError(f"expected a torch.nn.Module, got {type(model).__name__}{hint}")
+    check_model(model)
     if inputs is not None and input_size is not None:
         raise InputError("give either inputs or input_size, not both")
     if device is not None:
