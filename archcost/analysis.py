@@ -62,11 +62,13 @@ def analyze(
     if weights is not None:
         raise SpecError("weights goes with a SPEC; load the state dict of a module before you analyse it")
     from archcost.trace.hints import traced
+    from archcost.trace.mode import mode_note
     from archcost.trace.state import paused_gc
 
     with paused_gc():
         trace = traced(model, inputs, input_size=input_size, **options)
-        return Analysis(trace, cost_of(trace), trace.model_name, trace.notes, _Alive(model))
+        notes = (*mode_note(trace, model), *trace.notes)
+        return Analysis(trace, cost_of(trace), trace.model_name, notes, _Alive(model))
 
 
 def _analyze_spec(
@@ -220,6 +222,13 @@ class Analysis:
             f"{'x'.join(map(str, r.shape)) or 'scalar'} {str(r.dtype)[6:]}" for r in refs(self.trace.inputs)
         ]
         return ", ".join(shapes) or "none"
+
+    @cached_property
+    def training(self) -> bool:
+        """Whether the pass ran in training mode, and a norm or dropout did there what inference does not."""
+        from archcost.trace.mode import training_only
+
+        return bool(training_only(self.trace))
 
     @cached_property
     def proposals(self) -> Proposals:

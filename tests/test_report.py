@@ -173,7 +173,7 @@ def test_depth_0_is_the_total_alone(resnet):
 
 def test_the_header_names_model_and_input(resnet):
     first = resnet.to_text().splitlines()[0]
-    assert first == "ResNet  input 1x3x224x224 float32"
+    assert first == "ResNet  input 1x3x224x224 float32, in training mode"
     run = archcost.analyze(nn.ReLU(), input_size=(2, 3), device="cpu")
     assert "run on cpu" in run.to_text().splitlines()[0]
 

@@ -26,11 +26,12 @@ UNITS = "1 MAC is one multiply-accumulate, FLOPs are twice the MACs, other ops a
 
 
 def heading(analysis: Analysis) -> tuple[str, str]:
-    """Which model, on which inputs, and where the pass ran if not on `meta`."""
+    """Which model, on which inputs, in which mode, and where the pass ran if not on `meta`."""
     name, kind = visible(analysis.name), visible(analysis.total.type_name)
     model = name if name == kind else f"{name} ({kind})"
+    mode = ", in training mode" * analysis.training
     where = "" if analysis.trace.device == "meta" else f", run on {visible(analysis.trace.device)}"
-    return model, f"input {visible(analysis.input_text)}{where}"
+    return model, f"input {visible(analysis.input_text)}{mode}{where}"
 
 
 def summary(analysis: Analysis) -> str:
