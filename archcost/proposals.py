@@ -68,7 +68,9 @@ def propose(
     if batches is not None:
         from archcost.rewriting.applying import moments_of
         from archcost.rewriting.subjects import subjects_of
+        from archcost.trace.modules import check_values
 
+        check_values(net, "propose with batches")
         open_ = [one for one in subjects_of(net, analysis.trace, analysis.costs) if one.refusal is None]
         wanted = [one.name for one in open_ if asked is None or asked & set(one.names)]
         moments = moments_of(net, wanted, batches, progress)
@@ -173,12 +175,14 @@ class Proposals(Sequence[Proposal]):
             seconds: that it may take, about; proposals that time does not reach stay as they are.
 
         Raises:
-            ModelError: the model is gone.
+            ModelError: the model is gone, or on `meta`.
         """
         from archcost.latency.store import opened
         from archcost.rewriting.racing import race_proposals
         from archcost.trace.inputs import like_traced
+        from archcost.trace.modules import check_values
 
+        check_values(self.analysis.model, "measured")
         if inputs is None:
             args, kwargs = like_traced(self.analysis.trace)
             if args and kwargs:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from archcost.analysis import Analysis, analyze
 from archcost.comparison import Comparison
-from archcost.errors import InputError, RewriteError, SpecError
+from archcost.errors import InputError, ModelError, RewriteError, SpecError
 from archcost.rewriting.proposal import Proposal, Stays
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def rewrite(
 
     Raises:
         InputError: an argument makes no sense, or the inputs do not fit.
-        ModelError: the model cannot be traced.
+        ModelError: the model cannot be traced, is compiled, or has no values.
         RewriteError: a choice cannot be done; the message says where and why. Nothing has changed then.
         SpecError: no such rule, or no such layer.
     """
@@ -85,9 +85,14 @@ def rewrite(
     from archcost.rewriting.proposing import proposals_of
     from archcost.rewriting.rules.layout import looking_in
     from archcost.rewriting.surgery.copying import copied
-    from archcost.trace.modules import check_model
+    from archcost.trace.modules import as_written, check_model, check_values
 
     check_model(model, InputError, "rewrite: ")
+    if as_written(model) is not model:
+        raise ModelError(
+            "rewrite: the model is compiled: rewrite model._orig_mod, and compile what comes of it"
+        )
+    check_values(model, "rewrite")
     if hooks not in ("refuse", "keep"):
         raise InputError(f"rewrite: hooks is {hooks!r}; it takes 'refuse' or 'keep'")
     if budget is not None and rules is None:

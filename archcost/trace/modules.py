@@ -103,6 +103,21 @@ def _a(value: Any) -> str:
     return f"{'an' if name[0] in 'AEIOUaeio' else 'a'} {name}"
 
 
+def as_written(model: nn.Module) -> nn.Module:
+    """Of a model that ``torch.compile`` made the one inside; any other as it is."""
+    from torch import nn
+
+    original = getattr(model, "_orig_mod", None)
+    compiled = type(model).__name__ == "OptimizedModule" and isinstance(original, nn.Module)
+    return original if compiled else model
+
+
+def check_values(model: nn.Module, what: str) -> None:
+    """Raises ModelError for a model on `meta`, which can be counted and not run."""
+    if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
+        raise ModelError(f"{what} runs the model, which is on `meta` and has no values: load them first")
+
+
 def nearest(name: object, names: Iterable[str]) -> str:
     """The end of a message about a name that no module has."""
     from difflib import get_close_matches

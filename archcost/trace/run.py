@@ -16,11 +16,12 @@ from torch import nn
 
 from archcost.errors import ArchcostError, InputError, ModelError
 from archcost.trace import inputs as inputs_
-from archcost.trace.failure import Failed
+from archcost.trace.failure import Failed, check_computed
 from archcost.trace.graph import Trace
 from archcost.trace.meta import fused_attention
 from archcost.trace.modules import (
     ModuleTree,
+    as_written,
     check_initialised,
     check_model,
     describe,
@@ -117,11 +118,10 @@ def _with_notes(trace: Trace, notes: list[str]) -> Trace:
 
 
 def _uncompiled(model: nn.Module, notes: list[str]) -> nn.Module:
-    original = getattr(model, "_orig_mod", None)
-    if isinstance(original, nn.Module) and type(model).__name__ == "OptimizedModule":
+    original = as_written(model)
+    if original is not model:
         notes.append("the model is compiled: what is counted is the model as written, before compilation")
-        return original
-    return model
+    return original
 
 
 @contextlib.contextmanager
@@ -270,6 +270,7 @@ def _run(run: _Pass, device: str, autograd: _Autograd) -> Trace:
         try:
             with recorder.recording(), run.interrupts.let_through():
                 outputs = model(*args, **kwargs)
+                check_computed(outputs, model)
         except ArchcostError:
             raise
         except Exception as error:

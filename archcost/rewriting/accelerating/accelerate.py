@@ -27,7 +27,7 @@ from archcost.rewriting.surgery.copying import copied
 from archcost.rewriting.surgery.outputs import state_kept, tensors_in
 from archcost.trace.hints import traced
 from archcost.trace.inputs import like_traced
-from archcost.trace.modules import check_model
+from archcost.trace.modules import as_written, check_model, check_values
 from archcost.trace.progress import Progress
 
 __all__ = ["accelerate"]
@@ -84,7 +84,8 @@ def accelerate(
 
     Raises:
         InputError: an argument makes no sense, or the inputs do not fit the model.
-        ModelError: the model is in training mode, or cannot be traced.
+        ModelError: the model is in training mode, compiled, scripted, exported or on `meta`, or cannot be
+            traced.
         RewriteError: it cannot be copied.
         SpecError: no path has that name.
     """
@@ -176,6 +177,21 @@ def _check(model: Any, tolerance: Any, seconds: Any) -> None:
     for what, value in (("tolerance", tolerance), ("seconds", seconds)):
         if not isinstance(value, (int, float)) or isinstance(value, bool) or not value > 0:
             raise InputError(f"accelerate: {what} must be a number above 0; got {value!r}")
+    if as_written(model) is not model:
+        raise ModelError(
+            "accelerate: the model is compiled: accelerate model._orig_mod, and compile what comes of it"
+        )
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ModelError(
+            "accelerate: the model is a ScriptModule, whose parts cannot be replaced: accelerate the model "
+            "before torch.jit does"
+        )
+    if "eval" in vars(model):  # which refuses, as that of torch.export does
+        raise ModelError(
+            "accelerate: the model comes from torch.export, and its convolutions are no modules that could "
+            "be replaced: accelerate the model, and export what comes of it"
+        )
+    check_values(model, "accelerate")
     if model.training:
         raise ModelError(
             "accelerate: the model is in training mode, and paths are for inference: call model.eval() first "

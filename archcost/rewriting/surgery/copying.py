@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from archcost.errors import RewriteError
-from archcost.trace.modules import ModuleTree, state_of, type_name, walk
+from archcost.trace.modules import ModuleTree, as_written, state_of, type_name, walk
 
 __all__ = ["copied"]
 
@@ -27,6 +27,11 @@ def copied(model: Model) -> Model:
     """
     tree = walk(model)
     for name, module in tree.modules.items():
+        if as_written(module) is not module:
+            raise RewriteError(
+                f"{_called(name, module)} is compiled, and a copy would go on running the original: put its "
+                f"_orig_mod there, and compile what comes of it"
+            )
         _check_forward(tree, name, module)
     try:
         twin = copy.deepcopy(model)
