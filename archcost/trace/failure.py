@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterator, Mapping
 from typing import Any
 
 from torch import nn
@@ -95,6 +95,8 @@ def check_computed(outputs: Any, model: nn.Module) -> None:
 
 
 def _later(value: Any) -> str | None:
+    if isinstance(value, Coroutine):
+        value.close()  # else Python warns that nobody awaited it
     if isinstance(value, (Iterator, AsyncIterator, Awaitable)):
         return type(value).__name__
     inside = value.values() if isinstance(value, Mapping) else value

@@ -108,8 +108,9 @@ def as_written(model: nn.Module) -> nn.Module:
     from torch import nn
 
     original = getattr(model, "_orig_mod", None)
-    compiled = type(model).__name__ == "OptimizedModule" and isinstance(original, nn.Module)
-    return original if compiled else model
+    if type(model).__name__ == "OptimizedModule" and isinstance(original, nn.Module):
+        return original
+    return model
 
 
 def check_values(model: nn.Module, what: str) -> None:
