@@ -137,7 +137,10 @@ class _Named:
 
 @dataclass(frozen=True)
 class Analysis:
-    """A Trace with its Costs. ``print`` it, or take it as pandas, markdown, CSV, JSON, HTML or a dict."""
+    """A Trace with its Costs. ``print`` it, or take it as pandas, markdown, CSV, JSON, HTML or a dict.
+
+    It can be pickled, as every result can; the model does not go along.
+    """
 
     trace: Trace
     costs: Costs
