@@ -99,10 +99,10 @@ def _later(value: Any) -> str | None:
         value.close()  # else Python warns that nobody awaited it
     if isinstance(value, (Iterator, AsyncIterator, Awaitable)):
         return type(value).__name__
+    if not isinstance(value, (Mapping, tuple, list)):
+        return None
     inside = value.values() if isinstance(value, Mapping) else value
-    return (
-        next(filter(None, map(_later, inside)), None) if isinstance(value, (Mapping, tuple, list)) else None
-    )
+    return next(filter(None, map(_later, inside)), None)
 
 
 def _shape(ref: TensorRef) -> str:

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import nn
 
 from archcost.errors import ArchcostError, InputError, ModelError
@@ -49,10 +50,11 @@ def _meant(model: nn.Module, inputs: Any, input_size: Any) -> Iterator[tuple[str
                 whole = [(1, *one) for one in input_size]
                 yield _batch(whole), {"input_size": whole}
         return
-    sizes: list[tuple[int, ...]] = []
-    map_tensors(inputs, lambda tensor: sizes.append((1, *tensor.shape)))
-    if sizes:
-        yield _batch(sizes), {"inputs": map_tensors(inputs, lambda tensor: tensor.unsqueeze(0))}
+    given: list[torch.Tensor] = []
+    map_tensors(inputs, given.append)
+    if given and not any(tensor.is_nested for tensor in given):
+        more = map_tensors(inputs, lambda tensor: tensor.unsqueeze(0))
+        yield _batch([(1, *tensor.shape) for tensor in given]), {"inputs": more}
     if type(inputs) in (tuple, dict):
         kind = "positional" if type(inputs) is tuple else "keyword"
         name = _first_argument(model)
