@@ -105,13 +105,15 @@ def to_markdown(measured: Measured, by: str = "layers", columns: Iterable[str] |
     table = markdown_table([c.header for c in chosen], cells, [c.align_right for c in chosen])
     name, rest = heading(measured)
     said = [f"**{markdown_cell(name)}** {markdown_cell(rest)}", table]
-    said.append("\n".join(f"- {what}: {markdown_cell(text)}" for what, text in notes_of(measured)))
+    notes = notes_of(measured, Grid("", [Head(c.header) for c in chosen]))
+    said.append("\n".join(f"- {what}: {markdown_cell(text)}" for what, text in notes))
     return "\n\n".join(said) + "\n"
 
 
 def to_html(measured: Measured, columns: Iterable[str] | None = None) -> str:
     """A fragment to put into a page or a notebook; every text in it is escaped."""
-    return block([heading(measured)], [html_table(_grid(measured, columns))], notes_of(measured))
+    grid = _grid(measured, columns)
+    return block([heading(measured)], [html_table(grid)], notes_of(measured, grid))
 
 
 def to_json(
@@ -210,13 +212,14 @@ def _lines(measured: Measured, names: Iterable[str] | None, width: int | None) -
     else:
         lines = [[(fit(model, width), "bold")], [(fit("  " + rest, width), "")]]
     left_out: list[tuple[str, str]] = []
+    shown = None
     if measured.layers:
         grid = _grid(measured, names)
         kept = that_fit(grid, width, names is not None)
-        left_out = no_room_for([(grid, kept)])
-        lines += [[], *lay_out(grid.keeping(kept), width)]
+        left_out, shown = no_room_for([(grid, kept)]), grid.keeping(kept)
+        lines += [[], *lay_out(shown, width)]
     lines.append([])
-    for what, text in (*left_out, *notes_of(measured)):
+    for what, text in (*left_out, *notes_of(measured, shown)):
         lines += wrapped(what, text, width)
     return lines
 

@@ -17,7 +17,21 @@ if TYPE_CHECKING:
     from archcost.fields.findings import Finding
     from archcost.report.grid import Grid
 
-__all__ = ["UNITS", "footnotes", "heading", "never_ran", "shared", "signs", "summary", "uncounted"]
+__all__ = [
+    "UNITS",
+    "Explanations",
+    "explained",
+    "footnotes",
+    "heading",
+    "never_ran",
+    "shared",
+    "signs",
+    "summary",
+    "uncounted",
+]
+
+Explanations = tuple[tuple[str, tuple[str, ...]], ...]
+"""Texts, each with the heads of the columns that it explains; none where it holds for all."""
 
 # Beyond these a list says how many more there are; JSON and pandas have them all.
 LONGEST_LIST = 12
@@ -69,6 +83,12 @@ def signs(grids: Iterable[Grid]) -> list[tuple[str, str]]:
     bound = any(cell.startswith(">=") for cell in cells)
     lines = [("Lower bound", "what is marked >= leaves out what was not counted")] * bound
     return lines + [("?", "not known")] * ("?" in cells)
+
+
+def explained(texts: Explanations, grids: Iterable[Grid]) -> str:
+    """Those of the texts that explain a column on show, or none."""
+    heads = {head.text for grid in grids for head in grid.heads}
+    return "; ".join(text for text, of in texts if not of or heads.intersection(of))
 
 
 def field_notes(analysis: Analysis) -> list[tuple[str, str]]:

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from archcost.report.notes import Explanations, explained
 from archcost.report.text import visible
 
 if TYPE_CHECKING:
@@ -17,8 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["named", "notes_of", "stays_notes"]
 
 _LONGEST_LIST = 6
-# Each with the heads one of which has to be on show for it to mean something.
-_UNITS: tuple[tuple[str, tuple[str, ...]], ...] = (
+_UNITS: Explanations = (
     ("numbers are of one layer, all of its calls in a pass", ()),
     ("Saved % is of the model's MACs, for all layers of a row", ("Saved %",)),
     ("x is new over old", ("MACs x", "Params x")),
@@ -26,7 +26,7 @@ _UNITS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("1 MAC is one multiply-accumulate", ()),
     ("1 MB is 10^6 bytes", ("Activations",)),
 )
-_ERRORS: tuple[tuple[str, tuple[str, ...]], ...] = (
+_ERRORS: Explanations = (
     (
         "||W - W'|| / ||W|| of the weights, W' being the one kernel that the new layers amount to",
         ("Weight error", "Largest error"),
@@ -86,7 +86,7 @@ def _without_names(reason: str, holders: set[str]) -> str:
 
 def notes_of(proposals: Proposals, grids: Iterable[Grid]) -> list[tuple[str, str]]:
     """``(what, text)`` pairs, in plain text; columns are explained where the grids have them."""
-    heads = {head.text for grid in grids for head in grid.heads}
+    shown_in = list(grids)
     notes = _nothing(proposals)
     notes += stays_notes(proposals.stays)
     notes += _advice(proposals)
@@ -94,8 +94,8 @@ def notes_of(proposals: Proposals, grids: Iterable[Grid]) -> list[tuple[str, str
         shown = "of each rule the best for a layer, and what was timed"
         notes += [("Rows", f"{shown}; to_pandas() and --format csv have all {len(proposals)} proposals")]
         notes.append(("Times", _times(proposals)))
-        notes.append(("Errors", _errors(proposals, heads)))
-        notes.append(("Units", _explained(_UNITS, heads)))
+        notes.append(("Errors", _errors(proposals, shown_in)))
+        notes.append(("Units", explained(_UNITS, shown_in)))
         notes += _of_rules(proposals)
     return notes + [("Note", visible(note)) for note in proposals.analysis.notes if note]
 
@@ -139,14 +139,10 @@ def _times(proposals: Proposals) -> str:
     return "; ".join(said)
 
 
-def _errors(proposals: Proposals, heads: set[str]) -> str:
+def _errors(proposals: Proposals, grids: Iterable[Grid]) -> str:
     if all(one.error is None for one in proposals):
         return "not worked out; propose(model, errors=True) or archcost propose does it"
-    return _explained(_ERRORS, heads)
-
-
-def _explained(texts: Iterable[tuple[str, tuple[str, ...]]], heads: set[str]) -> str:
-    return "; ".join(text for text, of in texts if not of or heads.intersection(of))
+    return explained(_ERRORS, grids)
 
 
 def _of_rules(proposals: Proposals) -> list[tuple[str, str]]:
