@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from archcost.cost.costs import Costs, ModuleCost, OpCost, Total, Uncounted, cost_of
@@ -62,13 +62,15 @@ def analyze(
         return _analyze_spec(model, inputs, input_size, weights, options)
     if weights is not None:
         raise SpecError("weights goes with a SPEC; load the state dict of a module before you analyse it")
-    from archcost.trace.run import record
+    from archcost.trace.hints import traced
+    from archcost.trace.mode import mode_note
     from archcost.trace.state import paused_gc
 
     with paused_gc():
-        trace = record(model, inputs, input_size=input_size, **options)
+        trace = traced(model, inputs, input_size=input_size, **options)
         costs = cost_of(trace)
-        return Analysis(trace, costs, trace.model_name, (*trace.notes, *costs.notes), weakref.ref(model))
+        notes = (*mode_note(trace, model), *trace.notes, *costs.notes)
+        return Analysis(trace, costs, trace.model_name, notes, _Alive(model))
 
 
 def _analyze_spec(
@@ -83,7 +85,7 @@ def _analyze_spec(
     floats = floating(options["dtype"]) if inputs is None else None
     for without_values in (options["device"] is None, False):
         with Progress(1, f"building {spec}", options["progress"]):
-            from archcost.trace.run import record  # the first import of torch is part of the wait
+            from archcost.trace.hints import traced  # the first import of torch is part of the wait
 
             loaded = load(spec, weights=weights, without_values=without_values, dtype=floats)
             if floats is not None and any(p.dtype == floats for p in loaded.model.parameters()):
@@ -91,21 +93,63 @@ def _analyze_spec(
         assumes = inputs is None and input_size is None and loaded.input_size is not None
         size = loaded.input_size if assumes else input_size
         try:
-            trace = record(loaded.model, inputs, input_size=size, **options)
+            trace = traced(loaded.model, inputs, input_size=size, **options)
             break
         except ArchcostError:
             if not loaded.without_values:
                 raise
     costs = cost_of(trace)
     notes = (*([loaded.assumed] if assumes else []), *trace.notes, *costs.notes)
-    # The model without values cannot be run: whoever asks for it gets one that can.
-    source = cache(lambda: load(spec, weights=weights, dtype=floats).model)
-    return Analysis(trace, costs, loaded.spec, notes, source)
+    return Analysis(trace, costs, loaded.spec, notes, _Named(spec, weights, floats))
+
+
+class _Alive:
+    """The model while it lives; a pickle, which outlives it, has none."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = weakref.ref(model)
+
+    def __call__(self) -> nn.Module | None:
+        return self._model()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _gone, ()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Alive:
+        return self
+
+
+def _gone() -> None:
+    return None
+
+
+@dataclass
+class _Named:
+    """The model that a SPEC names, built when first asked for: what was analysed has no values to run on."""
+
+    spec: str
+    weights: str | None
+    dtype: torch.dtype | None
+
+    @cached_property
+    def _model(self) -> nn.Module:
+        from archcost.models import load
+
+        return load(self.spec, weights=self.weights, dtype=self.dtype).model
+
+    def __call__(self) -> nn.Module:
+        return self._model
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Named, (self.spec, self.weights, self.dtype)
 
 
 @dataclass(frozen=True)
 class Analysis:
-    """A Trace with its Costs. ``print`` it, or take it as pandas, markdown, CSV, JSON, HTML or a dict."""
+    """A Trace with its Costs. ``print`` it, or take it as pandas, markdown, CSV, JSON, HTML or a dict.
+
+    It can be pickled, as every result can; the model does not go along.
+    """
 
     trace: Trace
     costs: Costs
@@ -160,8 +204,15 @@ class Analysis:
         """The model analysed, while it lives: an Analysis does not keep it."""
         model = self._model() if self._model is not None else None
         if model is None:
-            raise ModelError(f"{self.name}: the model is gone; keep a reference to it beside its Analysis")
+            raise ModelError(
+                f"{self.name}: the model is gone, for an Analysis does not keep it, nor does a pickle: "
+                f"keep a reference to it, or analyse it again"
+            )
         return model
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what can be worked out again."""
+        return {name: vars(self)[name] for name in self.__dataclass_fields__}
 
     def __getitem__(self, name: str) -> ModuleCost:
         """The row of one module, by its name in ``named_modules()``."""
@@ -183,6 +234,13 @@ class Analysis:
             f"{'x'.join(map(str, r.shape)) or 'scalar'} {str(r.dtype)[6:]}" for r in refs(self.trace.inputs)
         ]
         return ", ".join(shapes) or "none"
+
+    @cached_property
+    def training(self) -> bool:
+        """Whether the pass ran in training mode, and a norm or dropout did there what inference does not."""
+        from archcost.trace.mode import training_only
+
+        return bool(training_only(self.trace))
 
     @cached_property
     def proposals(self) -> Proposals:
@@ -314,12 +372,23 @@ class Analysis:
         return to_markdown(self, by, depth, sort, columns, top)
 
     def to_json(
-        self, path: Path | None = None, indent: int | None = 2, operations: bool = False
+        self,
+        path: Path | None = None,
+        indent: int | None = 2,
+        operations: bool = False,
+        depth: int | None = None,
+        sort: str | None = None,
+        columns: Iterable[str] | None = None,
+        top: int | None = None,
     ) -> str | None:
-        """Strict JSON, into a file or returned; its schema is stated in `archcost.report.records`."""
+        """Strict JSON, into a file or returned; its schema is stated in `archcost.report.records`.
+
+        ``depth``, ``sort``, ``columns`` and ``top`` as in `table`, but that all is there unasked. They are
+        of the operations where those are asked for.
+        """
         from archcost.report.records import to_json
 
-        return to_json(self, path, indent, operations)
+        return to_json(self, path, indent, operations, depth=depth, sort=sort, columns=columns, top=top)
 
     def to_html(
         self,

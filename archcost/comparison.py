@@ -158,11 +158,16 @@ class Comparison:
 
         return to_markdown(self, depth, sort, columns, top)
 
-    def to_json(self, path: Path | None = None, indent: int | None = 2) -> str | None:
-        """Strict JSON, into a file or returned; its schema is stated in `archcost.report.comparison`."""
+    def to_json(
+        self, path: Path | None = None, indent: int | None = 2, depth: int | None = None
+    ) -> str | None:
+        """Strict JSON, into a file or returned; its schema is stated in `archcost.report.comparison`.
+
+        Modules down to ``depth``; 0 is the two models alone, None everything.
+        """
         from archcost.report.comparison import to_json
 
-        return to_json(self, path, indent)
+        return to_json(self, path, indent, depth)
 
     def to_html(self, depth: int | None = 2, columns: Iterable[str] | None = None) -> str:
         """Both tables as HTML that needs nothing else."""

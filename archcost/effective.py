@@ -63,6 +63,7 @@ def effective_field(
     from archcost.analysis import Analysis, analyze
     from archcost.fields.effective import check_share, measure
     from archcost.trace.inputs import as_call
+    from archcost.trace.modules import as_written
 
     check_share(share)
     if not isinstance(samples, int) or samples < 1:
@@ -73,7 +74,7 @@ def effective_field(
         analysis = model
     else:
         analysis = analyze(model, inputs, input_size=input_size, progress=False)
-    source = analysis.model
+    source = as_written(analysis.model)
     analysis = _in_eval_mode(analysis, source)
     claim = _chosen(analysis, source, layer, position, call, of)
     if inputs is not None:
@@ -117,7 +118,14 @@ def _chosen(
         raise SpecError(
             f"effective_field: {at} has no spatial positions; name a layer before the pooling or flattening"
         )
-    return fields.claim(field, call, source)
+    claim = fields.claim(field, call, source)
+    if claim.op is not None:
+        raise SpecError(
+            f"effective_field: the last spatial map, of {field.layer}, is made inside a forward, where no "
+            f"hook finds it: name a layer before it, or give the model as it was before torch.jit or "
+            f"torch.export made it one piece"
+        )
+    return claim
 
 
 def _check_size(call: Any, claim: Claim) -> None:

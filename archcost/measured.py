@@ -101,7 +101,10 @@ class Measured:
         for layer in self.layers:
             if layer.name == name:
                 return layer
-        raise SpecError(f"{self.name} has no convolution {name!r}; .layers lists them")
+        from archcost.trace.modules import nearest
+
+        near = nearest(name, (layer.name for layer in self.layers))
+        raise SpecError(f"{self.name} has no convolution {name!r}; {near}")
 
     def __repr__(self) -> str:
         count = f"{len(self.layers)} convolutions, {len(self.paths)} times of paths"
@@ -167,8 +170,10 @@ class Measured:
 
         return record(self)
 
-    def to_json(self, path: Path | None = None, indent: int | None = 2) -> str | None:
-        """`record` as strict JSON, into a file or returned."""
+    def to_json(
+        self, path: Path | None = None, indent: int | None = 2, columns: Iterable[str] | None = None
+    ) -> str | None:
+        """`record` as strict JSON, into a file or returned; with ``columns``, only these of the layers."""
         from archcost.report.measured import to_json
 
-        return to_json(self, path, indent)
+        return to_json(self, path, indent, columns)

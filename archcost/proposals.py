@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -69,7 +68,9 @@ def propose(
     if batches is not None:
         from archcost.rewriting.applying import moments_of
         from archcost.rewriting.subjects import subjects_of
+        from archcost.trace.modules import check_values
 
+        check_values(net, "propose with batches")
         open_ = [one for one in subjects_of(net, analysis.trace, analysis.costs) if one.refusal is None]
         wanted = [one.name for one in open_ if asked is None or asked & set(one.names)]
         moments = moments_of(net, wanted, batches, strict=False, progress=progress)
@@ -100,6 +101,7 @@ def propose(
 def _asked(analysis: Analysis, names: Iterable[str]) -> set[str]:
     """The names of the convolutions that names and patterns mean."""
     from archcost.rewriting.subjects import subjects_of
+    from archcost.trace.modules import nearest
 
     subjects = subjects_of(analysis.model, analysis.trace, analysis.costs)
     known = [name for one in subjects for name in one.names]
@@ -108,9 +110,7 @@ def _asked(analysis: Analysis, names: Iterable[str]) -> set[str]:
         pattern = any(sign in asked for sign in "*?[")
         meant = [name for name in known if (fnmatchcase(name, asked) if pattern else name == asked)]
         if not meant:
-            near = get_close_matches(asked, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else "names are those of named_modules()"
-            raise SpecError(f"{analysis.name} has no convolution {asked!r}; {hint}")
+            raise SpecError(f"{analysis.name} has no convolution {asked!r}; {nearest(asked, known)}")
         found |= set(meant)
     return found
 
@@ -150,10 +150,13 @@ class Proposals(Sequence[Proposal]):
         found = tuple(one for one in self.proposals if key in one.replacement.chains)
         if found:
             return found
+        from archcost.trace.modules import nearest
+
         reasons = [f"{one.rule or 'every rule'}: {one.reason}" for one in self.stays if one.name == key]
         if reasons:
             raise SpecError(f"nothing is proposed for {key!r}. {'; '.join(reasons)}")
-        raise SpecError(f"{self.model_name} has no convolution {key!r}; names are those of named_modules()")
+        known = [*(one.name for one in self.proposals), *(one.name for one in self.stays)]
+        raise SpecError(f"{self.model_name} has no convolution {key!r}; {nearest(key, known)}")
 
     def measured(
         self,
@@ -172,12 +175,14 @@ class Proposals(Sequence[Proposal]):
             seconds: that it may take, about; proposals that time does not reach stay as they are.
 
         Raises:
-            ModelError: the model is gone.
+            ModelError: the model is gone, or on `meta`.
         """
         from archcost.latency.store import opened
         from archcost.rewriting.racing import race_proposals
         from archcost.trace.inputs import like_traced
+        from archcost.trace.modules import check_values
 
+        check_values(self.analysis.model, "measured")
         if inputs is None:
             args, kwargs = like_traced(self.analysis.trace)
             if args and kwargs:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from archcost.analysis import Analysis, analyze
 from archcost.comparison import Comparison
-from archcost.errors import InputError, RewriteError, SpecError
+from archcost.errors import InputError, ModelError, RewriteError, SpecError
 from archcost.rewriting.proposal import Proposal, Stays
 
 if TYPE_CHECKING:
@@ -73,12 +73,10 @@ def rewrite(
 
     Raises:
         InputError: an argument makes no sense, or the inputs do not fit.
-        ModelError: the model cannot be traced.
+        ModelError: the model cannot be traced, is compiled, or has no values.
         RewriteError: a choice cannot be done; the message says where and why. Nothing has changed then.
         SpecError: no such rule, or no such layer.
     """
-    from torch import nn
-
     from archcost.latency.store import Store, opened
     from archcost.rewriting.applying import carried_out
     from archcost.rewriting.budget import within_budget
@@ -87,9 +85,14 @@ def rewrite(
     from archcost.rewriting.proposing import proposals_of
     from archcost.rewriting.rules.layout import looking_in
     from archcost.rewriting.surgery.copying import copied
+    from archcost.trace.modules import as_written, check_model, check_values
 
-    if not isinstance(model, nn.Module):
-        raise InputError(f"rewrite: model is {model!r}, expected a torch.nn.Module; archcost.load makes one")
+    check_model(model, InputError, "rewrite: ")
+    if as_written(model) is not model:
+        raise ModelError(
+            "rewrite: the model is compiled: rewrite model._orig_mod, and compile what comes of it"
+        )
+    check_values(model, "rewrite")
     if hooks not in ("refuse", "keep"):
         raise InputError(f"rewrite: hooks is {hooks!r}; it takes 'refuse' or 'keep'")
     if budget is not None and rules is None:
@@ -333,6 +336,7 @@ def _one(
     from archcost.rewriting.proposing import proposal_of, proposals_of
     from archcost.rewriting.rule import get
     from archcost.rewriting.subjects import subjects_of
+    from archcost.trace.modules import nearest
 
     if isinstance(choice, Proposal):
         return [choice]
@@ -343,7 +347,8 @@ def _one(
     pattern = any(sign in name for sign in "*?[")
     meant = [one for one in subjects if _means(name, one)]
     if not meant:
-        raise SpecError(f"{analysis.name} has no convolution {name!r}; names are those of named_modules()")
+        known = [one for subject in subjects for one in subject.names]
+        raise SpecError(f"{analysis.name} has no convolution {name!r}; {nearest(name, known)}")
     made: list[Proposal] = []
     for subject in meant:
         why = subject.refusal or get(rule).refusal(subject)

@@ -120,7 +120,7 @@ def crosscheck(
     from archcost.analysis import analyze
     from archcost.models import load
     from archcost.trace.inputs import floating
-    from archcost.trace.modules import walk
+    from archcost.trace.modules import check_model, walk
     from archcost.trace.progress import Progress
     from archcost.trace.state import Untouched
 
@@ -130,6 +130,7 @@ def crosscheck(
         model, name = loaded.model, loaded.spec
         if inputs is None and input_size is None:
             input_size = loaded.input_size
+    check_model(model)
     tensors = (*model.parameters(), *model.buffers())
     if any(t.is_meta for t in tensors):
         raise ModelError("crosscheck runs the model for real, but it is on `meta`; load it with its weights")

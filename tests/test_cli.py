@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
 
@@ -19,6 +21,14 @@ class Net(nn.Sequential):
 class Two(nn.Module):
     def forward(self, a, b):
         return a @ b
+
+class Pyramid(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(4, 2, 3, padding=1)
+
+    def forward(self, feats):
+        return {key: self.conv(value) for key, value in feats.items()}
 
 class Fails(nn.Conv2d):
     def __init__(self):
@@ -134,6 +144,136 @@ def test_debug_shows_the_traceback(net):
     assert "Traceback" not in run("analyze", "net.py:Fails", "--input-size", "1,1,4,4").stderr
 
 
+DEPTHS = [
+    (command, form)
+    for command in ("analyze", "compare")
+    for form in ("table", "markdown", "json", "csv", "html")
+]
+
+
+@pytest.mark.parametrize(("command", "form"), DEPTHS)
+def test_depth_holds_in_every_format(net, command, form, capsys):
+    specs = [net] if command == "analyze" else [net, net]
+    shown = {}
+    for depth in ("0", "1"):
+        assert main([command, *specs, "--depth", depth, "--format", form]) == 0
+        shown[depth] = capsys.readouterr().out
+    if form == "json":
+        names = {depth: [row["name"] for row in json.loads(out)["modules"]] for depth, out in shown.items()}
+        assert names == {"0": [""], "1": ["", "0", "1", "2", "3"]}
+    else:
+        of_a_layer = re.compile(r"Flatten|^2,|^\| 2 ", re.MULTILINE)
+        assert of_a_layer.search(shown["1"])
+        assert not of_a_layer.search(shown["0"])
+
+
+@pytest.mark.parametrize("form", ["table", "markdown", "json", "csv", "html"])
+def test_top_and_columns_hold_in_every_format(net, form, capsys):
+    """The costliest layers, and not the model that holds them."""
+    assert main(["analyze", net, "--top", "1", "--columns", "name,macs", "--format", form]) == 0
+    out = capsys.readouterr().out
+    if form == "json":
+        assert json.loads(out)["modules"] == [{"name": "3", "macs": 4 * 26 * 26 * 10}]
+    elif form == "csv":
+        assert out == f"name,macs\n3,{4 * 26 * 26 * 10}\n"
+    else:
+        assert "27.0 k" in out
+        assert "24.3 k" not in out if form == "markdown" else "3 others" in out
+
+
+def test_operations_in_json_are_those_asked_for(net, capsys):
+    options = ["--operations", "--top", "1", "--columns", "op,macs", "--format", "json"]
+    assert main(["analyze", net, *options]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["operations"] == [{"op": "aten.addmm.default", "macs": 4 * 26 * 26 * 10}]
+    assert len(document["modules"]) == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "read"),
+    [
+        (["propose", "--rules", "asymmetric", "a.py:Net"], {"spec": "a.py:Net", "rules": [["asymmetric"]]}),
+        (["propose", "--rules", "merge", "linear", "torchvision:vgg11", "--measure"], {"spec": "torchvision:vgg11", "rules": [["merge"], ["linear"]], "measure": True}),
+        (["propose", "--ratio", "0.5", "0.25", "a.b:net"], {"spec": "a.b:net", "ratio": [0.5, 0.25]}),
+        (["propose", "--layers", "0", "features.*", "a.py:Net"], {"spec": "a.py:Net", "layers": ["0", "features.*"]}),
+        (["propose", "--batches", "x.pt", "a.py:Net"], {"spec": "a.py:Net", "batches": ["x.pt"]}),
+        (["rewrite", "--rules", "merge", "a.py:Net", "-o", "x.pt"], {"spec": "a.py:Net", "rules": [["merge"]], "output": "x.pt"}),
+        (["rewrite", "--layers", "0=bottleneck:rank=4", "a.py:Net"], {"spec": "a.py:Net", "layers": ["0=bottleneck:rank=4"]}),
+        (["rewrite", "--batches", "x.pt", "a.py:Net", "--rules", "merge"], {"spec": "a.py:Net", "batches": ["x.pt"]}),
+        (["rewrite", "a.py:Net", "--rules", "merge", "linear"], {"spec": "a.py:Net", "rules": [["merge"], ["linear"]]}),
+    ],
+)  # fmt: skip
+def test_a_spec_behind_an_option_with_several_values_is_the_spec(arguments, read):
+    from archcost.cli import _parser
+    from archcost.cli.options import parse
+
+    found = vars(parse(_parser(), arguments))
+    assert {name: found[name] for name in read} == read
+
+
+def test_every_option_with_several_values_is_among_those(capsys):
+    """The proof that no command was forgotten: what takes several values says so in its help."""
+    from archcost.cli import COMMANDS
+
+    found = set()
+    for command in (one.__name__.rpartition(".")[2] for one in COMMANDS):
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        several = re.findall(r"(--[a-z-]+) \S+ \[\S+ \.\.\.\]", capsys.readouterr().out)
+        found |= {(command, option) for option in several}
+    assert found == {
+        *(("propose", option) for option in ("--rules", "--ratio", "--layers", "--batches")),
+        *(("rewrite", option) for option in ("--rules", "--layers", "--batches")),
+    }
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["propose", "--rules", "merge"], ["rewrite", "--layers", "0=bottleneck:rank=4", "-o", "x.pt"]],
+)
+def test_a_missing_spec_is_still_said(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    assert "the following arguments are required: SPEC" in capsys.readouterr().err
+
+
+def test_inputs_by_name(net, capsys):
+    assert main(["analyze", "net.py:Two", "--input", "a=2,3", "--input", "b=3,4", "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)["total"]["macs"] == 24
+
+
+def test_a_dict_as_an_input(net, capsys):
+    given = ["--input", "feats.p3=1,4,8,8", "--input", "feats.p4=1,4,4,4"]
+    assert main(["analyze", "net.py:Pyramid", *given, "--format", "json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["total"]["macs"] == 2 * 4 * 9 * (64 + 16)
+    assert document["input"] == "1x4x8x8 float32, 1x4x4x4 float32"
+    for command in ("field", "propose"):
+        assert main([command, "net.py:Pyramid", *given]) == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--input", "a=2,3", "--input-size", "2,3"], "give either --input-size, by position, or --input, by name"),
+        (["--input", "a=2,3", "--input", "a=2,3"], "--input: a is given twice"),
+        (["--input", "a=2,3", "--input", "a.b=2,3"], "--input: a.b is given twice"),
+        (["--input", "a.b=2,3", "--input", "a=2,3"], "--input: a is given twice"),
+    ],
+)  # fmt: skip
+def test_inputs_that_contradict_each_other(net, given, message, capsys):
+    assert main(["analyze", "net.py:Two", *given]) == 2
+    assert capsys.readouterr().err == f"archcost: {message}\n"
+
+
+@pytest.mark.parametrize("given", ["a", "=2,3", "a.=2,3"])
+def test_an_input_without_a_name(given, capsys):
+    with pytest.raises(SystemExit):
+        main(["analyze", "net.py:Two", "--input", given])
+    assert f"{given!r} names no input; give it as in image=1,3,224,224" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("arguments", [["analyze"], ["nonsense"], ["analyze", "a:b", "--input-size", "3,x"]])
 def test_wrong_usage_is_exit_code_2(arguments, capsys):
     with pytest.raises(SystemExit) as stop:
@@ -198,6 +338,52 @@ def test_a_pipe_gets_plain_text_and_a_closed_pipe_is_no_error(net):
         text=True,
     )
     assert closed.stderr == ""
+
+
+SWALLOWS = """
+import signal
+
+try:
+    {interrupt}
+except KeyboardInterrupt:
+    pass
+raise ImportError("cannot load module more than once per process")
+"""
+
+
+def test_ctrl_c_that_an_import_makes_an_error_of_is_an_interrupt(tmp_path, monkeypatch, capsys):
+    """As numpy does: interrupted while it is imported, it cannot be imported again."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.py").write_text(SWALLOWS.format(interrupt="signal.raise_signal(signal.SIGINT)"))
+    before = signal.getsignal(signal.SIGINT)
+    assert main(["analyze", "net.py:Net"]) == 130
+    assert capsys.readouterr().err == "archcost: interrupted\n"
+    assert signal.getsignal(signal.SIGINT) is before
+    # The same error without an interrupt is what it was.
+    (tmp_path / "net.py").write_text(SWALLOWS.format(interrupt="pass"))
+    assert main(["analyze", "net.py:Net"]) == 2
+    assert "cannot load module more than once" in capsys.readouterr().err
+
+
+def test_ctrl_c_in_an_import_of_our_own_prints_no_traceback(monkeypatch, capsys):
+    from archcost.cli import analyze
+
+    def imports(args):
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise ImportError("cannot load module more than once per process") from None
+
+    monkeypatch.setattr(analyze, "run", imports)
+    assert main(["analyze", "net.py:Net"]) == 130
+    assert capsys.readouterr().err == "archcost: interrupted\n"
+
+
+def test_python_m_archcost_is_the_command():
+    out = subprocess.run(
+        [sys.executable, "-m", "archcost", "--version"], capture_output=True, text=True, check=True
+    ).stdout
+    assert out.startswith("archcost 0.")
 
 
 def test_the_installed_command_answers():

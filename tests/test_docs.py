@@ -39,6 +39,22 @@ def test_the_page_shows_what_is_true(name):
     assert not report, "".join(report)
 
 
+def test_the_first_lines_of_the_readme_give_the_numbers_beside_them():
+    readme = (DOCS.parent / "README.md").read_text(encoding="utf-8")
+    lines = readme.partition("```python\n")[2].partition("```")[0].strip().splitlines()
+    names: dict[str, object] = {}
+    checked = 0
+    for line in lines:
+        code, _, comment = line.partition("  # ")
+        if comment.isdigit():
+            assert eval(code, names) == int(comment), line
+            checked += 1
+        elif not code.startswith("print"):
+            exec(code, names)
+    assert checked == 2
+    assert names["analysis"].notes == ()
+
+
 def test_a_wrong_number_would_be_found():
     assert failures("```python\n>>> 2 * 3\n7\n```\n", "wrong")
     assert not failures("```python\n>>> 2 * 3\n6\n```\n", "right")

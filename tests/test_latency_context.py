@@ -318,7 +318,7 @@ def compiled(module, attribute):
 @pytest.mark.parametrize(
     ("model", "options", "error", "said"),
     [
-        (lambda x: x, {}, ModelError, "expected a torch.nn.Module, got function"),
+        (lambda x: x, {}, ModelError, "expected a torch.nn.Module, got the function <lambda>; call it"),
         (nn.ReLU(), {"threads": 0}, InputError, "threads must be a whole number"),
         (nn.ReLU(), {"seconds": -1}, InputError, "seconds must be a number"),
         (nn.ReLU(), {"clock": "sundial"}, InputError, "clock must be 'cpu' or 'wall'"),

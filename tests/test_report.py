@@ -173,9 +173,68 @@ def test_depth_0_is_the_total_alone(resnet):
 
 def test_the_header_names_model_and_input(resnet):
     first = resnet.to_text().splitlines()[0]
-    assert first == "ResNet  input 1x3x224x224 float32"
+    assert first == "ResNet  input 1x3x224x224 float32, in training mode"
     run = archcost.analyze(nn.ReLU(), input_size=(2, 3), device="cpu")
     assert "run on cpu" in run.to_text().splitlines()[0]
+
+
+class Draws(nn.Module):
+    """Dropout by function, as its mode says."""
+
+    def forward(self, x):
+        return nn.functional.dropout(x, 0.5, self.training)
+
+
+BY_BATCH, DRAWS = "norms use the statistics of the batch", "dropout draws"
+
+
+@pytest.mark.parametrize(
+    ("model", "what"),
+    [
+        (nn.BatchNorm2d(3), BY_BATCH),
+        (nn.InstanceNorm2d(3, track_running_stats=True), BY_BATCH),
+        (nn.SyncBatchNorm(3), BY_BATCH),
+        (nn.Dropout(0.5), DRAWS),
+        (nn.Dropout2d(0.5), DRAWS),
+        (nn.AlphaDropout(0.5), DRAWS),
+        (Draws(), DRAWS),
+        (nn.RReLU(), "RReLU draws"),
+        (nn.Sequential(nn.BatchNorm2d(3), nn.Dropout(0.5)), f"{BY_BATCH} and {DRAWS}"),
+        # Nothing of these depends on the mode.
+        (nn.Conv2d(3, 3, 1), None),
+        (nn.Dropout(0.0), None),
+        (nn.LayerNorm(4), None),
+        (nn.GroupNorm(3, 3), None),
+        (nn.InstanceNorm2d(3), None),
+        (nn.BatchNorm2d(3, track_running_stats=False), None),
+    ],
+)
+@pytest.mark.parametrize("training", [True, False])
+def test_the_first_line_says_training_mode_where_that_makes_a_difference(model, what, training):
+    found = archcost.analyze(model.train(training), input_size=(2, 3, 4, 4))
+    first = found.to_text().splitlines()[0]
+    assert found.training == (training and what is not None)
+    assert first.endswith("float32, in training mode" if found.training else "float32")
+    note = f"the model is in training mode, where {what}; for inference call model.eval() first"
+    assert found.notes == ((note,) if found.training else ())
+    assert json.loads(found.to_json())["notes"] == list(found.notes)
+
+
+def test_a_part_in_training_mode_is_enough():
+    model = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)).eval()
+    model[1].train()
+    assert archcost.analyze(model, input_size=(2, 3, 4, 4)).training
+    model[1].eval()
+    model[0].train()
+    assert not archcost.analyze(model, input_size=(2, 3, 4, 4)).training
+
+
+def test_batch_statistics_that_eval_mode_uses_as_well_are_no_matter_of_mode():
+    class Always(nn.BatchNorm2d):
+        def forward(self, x):
+            return nn.functional.batch_norm(x, self.running_mean, self.running_var, training=True)
+
+    assert archcost.analyze(Always(3).eval(), input_size=(2, 3, 4, 4)).training is False
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 100, 120, 200])

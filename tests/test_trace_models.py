@@ -222,7 +222,9 @@ def test_a_lazy_module_is_a_clear_error():
 
 
 def test_a_class_instead_of_a_model_is_a_clear_error():
-    with pytest.raises(ModelError, match=r"^expected a torch.nn.Module, got type; call the class first$"):
+    with pytest.raises(
+        ModelError, match=r"^expected a torch.nn.Module, got the class Linear; make one: Linear\(\.\.\.\)$"
+    ):
         record(nn.Linear, X)
 
 

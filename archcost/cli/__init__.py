@@ -7,10 +7,15 @@ usage or load error, 130 Ctrl-C. One file a command; each has ``add(commands, co
 from __future__ import annotations
 
 import argparse
+import contextlib
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from types import FrameType
 
 from archcost.cli import analyze, compare, field, measure, paths, propose, rewrite, store, zoo
+from archcost.cli.options import Parser, parse
 from archcost.cli.output import DONE, FAILED, INTERRUPTED, check_output
 from archcost.errors import ArchcostError
 
@@ -23,7 +28,7 @@ COMMANDS = (analyze, compare, field, measure, propose, rewrite, paths, store, zo
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     parser = _parser()
-    args = parser.parse_args(argv)
+    args = parse(parser, sys.argv[1:] if argv is None else argv)
     if args.version:
         from archcost import __version__
 
@@ -33,8 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.print_help(sys.stderr)
         return FAILED
     try:
-        check_output(args)
-        return int(args.run(args))
+        with _interrupts_kept():
+            check_output(args)
+            return int(args.run(args))
     except ArchcostError as error:
         if args.debug:
             raise
@@ -49,8 +55,39 @@ def main(argv: Sequence[str] | None = None) -> int:
         return DONE
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+@contextlib.contextmanager
+def _interrupts_kept() -> Iterator[None]:
+    """Ctrl-C is a KeyboardInterrupt, whatever others make of it.
+
+    A package that is interrupted while it is imported may swallow that, and fail at the next import
+    ("cannot load module more than once per process").
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    interrupted = False
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal interrupted
+        interrupted = True
+        signal.default_int_handler(number, frame)
+
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.default_int_handler:  # another was chosen by somebody who knows better
+        signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    except Exception as error:
+        if interrupted:
+            raise KeyboardInterrupt from error
+        raise
+    finally:
+        if before is signal.default_int_handler:
+            signal.signal(signal.SIGINT, before)
+
+
+def _parser() -> Parser:
+    parser = Parser(
         prog="archcost",
         description="What a PyTorch model costs: parameters, MACs, memory, layer by layer; how long it takes "
         "here; what could stand in the place of its convolutions. Nothing is downloaded.",

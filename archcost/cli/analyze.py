@@ -39,8 +39,8 @@ def run(args: argparse.Namespace) -> int:
     analysis = analyze(args.spec, weights=args.weights, **inputs(args))
     options = given(depth=args.depth, top=args.top, sort=args.sort, columns=args.columns)
     if args.operations:
-        options["by"] = "operations"
-    elif args.format == "csv" and (args.top is not None or args.sort):
+        options |= {"operations": True} if args.format == "json" else {"by": "operations"}
+    elif args.format in ("csv", "markdown") and (args.top is not None or args.sort):
         options["by"] = "layers"
     write(args, analysis, options)
     return DONE

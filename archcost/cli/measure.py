@@ -64,7 +64,5 @@ def _write_measured(args: argparse.Namespace, found: Any) -> None:
     options = given(columns=args.columns)
     if args.format == "text" and args.output in (None, "-"):
         found.table(**options)
-    elif args.format == "json":
-        emit(args, found.to_json() + "\n")
     else:
         emit(args, getattr(found, f"to_{args.format}")(**options).rstrip("\n") + "\n")

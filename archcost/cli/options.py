@@ -3,15 +3,55 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+import contextlib
+import re
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from archcost.errors import SpecError
 
 __all__ = [
-    *("FORMATS", "SPEC", "batch_options", "count", "days", "given", "input_options", "inputs", "names"),
-    *("position", "ratio", "rule_names", "size", "size_option", "sizes", "table_options"),
+    *("FORMATS", "SPEC", "Parser", "batch_options", "count", "days", "given", "input_options", "inputs"),
+    *("names", "parse", "position", "ratio", "rule_names", "size", "size_option", "sizes", "table_options"),
 ]
 
 FORMATS = ("table", "markdown", "json", "csv", "html")
 SPEC = "torchvision:NAME, timm:NAME, path/to/file.py:factory_or_class or package.module:attr"
+
+
+# A SPEC: a source and a name; a choice such as conv1=bottleneck:rank=16 is none.
+_A_SPEC = re.compile(r"[^-=:][^=]*:[^=:]+")
+
+
+class WrongUsage(Exception):
+    """The command line cannot be read; knows the parser that says so."""
+
+    def __init__(self, parser: argparse.ArgumentParser, message: str) -> None:
+        super().__init__(message)
+        self.parser = parser
+
+
+class Parser(argparse.ArgumentParser):
+    """One that raises WrongUsage where argparse would exit."""
+
+    def error(self, message: str) -> NoReturn:
+        raise WrongUsage(self, message)
+
+
+def parse(parser: Parser, argv: Sequence[str]) -> argparse.Namespace:
+    """What was asked for; exits with code 2 where that cannot be read.
+
+    An option that takes several values also takes a SPEC behind them (``--rules merge SPEC``): what cannot
+    be read otherwise is read as if the SPEC stood first.
+    """
+    try:
+        return parser.parse_args(argv)
+    except WrongUsage as wrong:
+        for at in range(len(argv) - 1, 0, -1):
+            if _A_SPEC.fullmatch(argv[at]):
+                with contextlib.suppress(WrongUsage):
+                    return parser.parse_args([argv[0], argv[at], *argv[1:at], *argv[at + 1 :]])
+        argparse.ArgumentParser.error(wrong.parser, str(wrong))
 
 
 def size_option(parser: argparse.ArgumentParser) -> None:
@@ -21,6 +61,13 @@ def size_option(parser: argparse.ArgumentParser) -> None:
         type=size,
         metavar="N,C,H,W",
         help="shape of the input, batch included; repeat it for several inputs",
+    )
+    parser.add_argument(
+        "--input",
+        action="append",
+        type=named_size,
+        metavar="NAME=N,C,H,W",
+        help="shape of the argument of that name; NAME.KEY=... of an entry of a dict; may be repeated",
     )
 
 
@@ -112,10 +159,37 @@ def size(text: str) -> tuple[int, ...]:
     return shape
 
 
+def named_size(text: str) -> tuple[list[str], tuple[int, ...]]:
+    name, equals, shape = text.partition("=")
+    path = name.split(".")
+    if not equals or not all(path):
+        raise argparse.ArgumentTypeError(f"{text!r} names no input; give it as in image=1,3,224,224")
+    return path, size(shape)
+
+
 def sizes(args: argparse.Namespace) -> Any:
-    """What ``--input-size`` means: nothing, one shape, or a list of them."""
+    """What ``--input-size`` and ``--input`` mean: nothing, one shape, a list of them, or a dict."""
+    if args.input:
+        if args.input_size:
+            raise SpecError("give either --input-size, by position, or --input, by name")
+        return _by_name(args.input)
     given = args.input_size
     return given[0] if given and len(given) == 1 else given
+
+
+def _by_name(given: Sequence[tuple[list[str], tuple[int, ...]]]) -> dict[str, Any]:
+    """Dicts in dicts, as the names say."""
+    found: dict[str, Any] = {}
+    for path, shape in given:
+        inner = found
+        for key in path[:-1]:
+            inner = inner.setdefault(key, {})
+            if not isinstance(inner, dict):
+                break
+        if not isinstance(inner, dict) or path[-1] in inner:
+            raise SpecError(f"--input: {'.'.join(path)} is given twice")
+        inner[path[-1]] = shape
+    return found
 
 
 def inputs(args: argparse.Namespace) -> dict[str, Any]:

@@ -26,8 +26,7 @@ def write(args: argparse.Namespace, result: Any, options: dict[str, Any]) -> Non
     if args.format == "table":
         text = result.to_text(**options)
     elif args.format == "json":
-        # JSON is whole: what a program reads is not cut to what a person wants to see.
-        text = result.to_json(operations=True) if options.get("by") == "operations" else result.to_json()
+        text = result.to_json(**options)
     else:
         text = getattr(result, f"to_{args.format}")(**options)
     emit(args, text if text.endswith("\n") else text + "\n")

@@ -16,7 +16,7 @@ from archcost.errors import InputError, ModelError, SpecError
 from archcost.fields.field import ReceptiveField, Window
 from archcost.fields.witness import Claim
 from archcost.trace.inputs import map_tensors
-from archcost.trace.modules import walk
+from archcost.trace.modules import is_training, walk
 from archcost.trace.state import Untouched
 
 __all__ = ["EffectiveField", "measure"]
@@ -157,7 +157,12 @@ def _copied(model: nn.Module, device: torch.device | str | None) -> Iterator[nn.
         raise ModelError(f"{kind}: the model is on `meta` and has no values to run; load it first")
     with Untouched(tree), torch.inference_mode(False), torch.enable_grad():
         try:
-            twin = copy.deepcopy(model).requires_grad_(False).eval().to(device)
+            with torch.no_grad():  # else the copy of a ScriptModule's weights is computed from them
+                twin = copy.deepcopy(model).to(device)
+            for parameter in twin.parameters():  # a ScriptModule does not do it itself
+                parameter.requires_grad_(False)
+            if any(is_training(part) for part in twin.modules()):
+                twin.eval()
         except Exception as error:
             raise ModelError(
                 f"{kind}: cannot be copied, and the effective field is measured on a copy: {error}"

@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from archcost.errors import ModelError
 from archcost.fields.field import ReceptiveField, Window
 from archcost.fields.masks import LOW
+from archcost.trace.failure import said_by
 from archcost.trace.inputs import map_tensors
 from archcost.trace.modules import ModuleTree, state_of, walk
 from archcost.trace.state import Untouched
@@ -276,9 +277,11 @@ class _Reference(NamedTuple):
             except _Reached:
                 pass
             except Exception as error:
-                raise ModelError(
-                    f"{self.name}: cannot run in float64 for the witness: {type(error).__name__}: {error}"
-                ) from error
+                if len(found) < len(wanted):  # else it is ours, that TorchScript made another of
+                    raise ModelError(
+                        f"{self.name}: cannot run in float64 for the witness: {type(error).__name__}: "
+                        f"{said_by(error)}"
+                    ) from error
         if len(found) < len(wanted):
             raise ModelError(f"{self.name}: {layer!r} was not called again when the witness ran it")
         for call, tensor in found.items():

@@ -24,7 +24,7 @@ from archcost.latency.parts import CallTime, InContext, Span, span
 from archcost.latency.settings import settings
 from archcost.latency.stopwatch import CpuStopwatch, CudaStopwatch, Stopwatch, WallStopwatch
 from archcost.trace.inputs import as_call, dtype_of, map_tensors
-from archcost.trace.modules import ModuleTree, check_initialised, is_training, walk
+from archcost.trace.modules import ModuleTree, check_initialised, check_model, is_training, walk
 from archcost.trace.state import Untouched, deeper_recursion, paused_gc
 
 if TYPE_CHECKING:
@@ -238,10 +238,7 @@ def _stopwatch(device: torch.device, clock: str) -> Stopwatch:
 
 
 def _tree_of(model: Any) -> ModuleTree:
-    import torch
-
-    if not isinstance(model, torch.nn.Module):
-        raise ModelError(f"expected a torch.nn.Module, got {type(model).__name__}")
+    check_model(model)
     tree = walk(model)
     check_initialised(tree)
     for name, module in tree.modules.items():

@@ -73,6 +73,9 @@ class Store:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def __reduce__(self) -> tuple[type[Store], tuple[str]]:
+        return Store, (self.path,)  # a pickle opens the same file; what was in memory is gone
+
     def close(self) -> None:
         """Let go of the file; the next use opens it again (what was in memory is gone)."""
         self._database.close()

@@ -17,9 +17,9 @@ from collections.abc import Iterable
 from typing import IO, TYPE_CHECKING, Any
 
 from archcost.report.frames import Path, csv_text, frame, markdown_table, series, write_text
-from archcost.report.grid import Entry, Grid, Head, Piece, html_table, lay_out, that_fit
+from archcost.report.grid import Entry, Grid, Head, Piece, html_table, lay_out, no_room_for, that_fit
 from archcost.report.markup import block
-from archcost.report.notes import heading, uncounted
+from archcost.report.notes import heading, signs, uncounted
 from archcost.report.pairs import DEFAULT_MEASURES, Measure, Pair, measures, ordered_pairs, pairs
 from archcost.report.records import dump, head, total_of, versions
 from archcost.report.rows import at_least
@@ -100,7 +100,9 @@ def to_csv(
     return write_text(csv_text(names, rows), path)
 
 
-def to_json(comparison: Comparison, path: Path | None = None, indent: int | None = 2) -> str | None:
+def to_json(
+    comparison: Comparison, path: Path | None = None, indent: int | None = 2, depth: int | None = None
+) -> str | None:
     """Strict JSON: into a file, or returned where no path is given."""
     chosen = measures(None)
     value: dict[str, Any] = {
@@ -109,7 +111,7 @@ def to_json(comparison: Comparison, path: Path | None = None, indent: int | None
         "a": {**head(comparison.a), "total": total_of(comparison.a)},
         "b": {**head(comparison.b), "total": total_of(comparison.b)},
         "notes": comparison.notes,
-        "modules": [_record(pair, chosen) for pair in pairs(comparison)],
+        "modules": [_record(pair, chosen) for pair in pairs(comparison, depth)],
     }
     return write_text(dump(value, indent), path)
 
@@ -144,7 +146,7 @@ def to_html(
     """A fragment to put into a page or a notebook; every text in it is escaped."""
     chosen = measures(columns, _MODULES)
     grids = [_totals(comparison), _modules(comparison, chosen, depth, sort, top)]
-    return block(_headings(comparison), [html_table(grid) for grid in grids], _notes(comparison))
+    return block(_headings(comparison), [html_table(grid) for grid in grids], _notes(comparison, grids))
 
 
 def draw(
@@ -197,10 +199,11 @@ def _lines(
         lines.append([(line if width is None else fit(line, width), "bold")])
     totals = _totals(comparison)
     modules = _modules(comparison, measures(columns, _MODULES), depth, sort, top)
-    for grid in (totals, modules):
-        asked = columns is not None and grid is modules
-        lines += [[], *lay_out(grid.keeping(that_fit(grid, width, asked)), width)]
-    notes = _notes(comparison)
+    fitting = [(totals, that_fit(totals, width)), (modules, that_fit(modules, width, columns is not None))]
+    shown = [grid.keeping(kept) for grid, kept in fitting]
+    for grid in shown:
+        lines += [[], *lay_out(grid, width)]
+    notes = [*no_room_for(fitting), *_notes(comparison, shown)]
     lines += [[]] if notes else []
     for what, text in notes:
         lines += wrapped(what, text, width)
@@ -249,8 +252,8 @@ def _heads(chosen: Iterable[Measure]) -> list[Head]:
     heads = []
     for m in chosen:
         keep = m.column.keep
-        heads += [Head(f"{m.column.header} {side}", keep) for side in ("a", "b")]
-        heads.append(Head("b / a", keep))
+        heads += [Head(f"{m.column.header} {side}", keep, group=m.name) for side in ("a", "b")]
+        heads.append(Head("b / a", keep - 0.5, group=m.name))
     return heads
 
 
@@ -285,9 +288,9 @@ def _ratio(m: Measure, pair: Pair) -> str:
     return "?" if m.difference(pair) is None else "-"
 
 
-def _notes(comparison: Comparison) -> list[tuple[str, str]]:
+def _notes(comparison: Comparison, shown: Iterable[Grid]) -> list[tuple[str, str]]:
     notes = [("Note", visible(note)) for note in comparison.notes]
     for letter, side in (("a", comparison.a), ("b", comparison.b)):
         notes += [(f"Note on {letter}", visible(note)) for note in side.notes]
         notes += [(f"Not counted in {letter}", text) for text in uncounted(side)]
-    return notes
+    return notes + signs(shown)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from archcost.report.text import fit, html_text, width_of
 
-__all__ = ["Entry", "Grid", "Head", "Piece", "html_table", "lay_out", "that_fit"]
+__all__ = ["Entry", "Grid", "Head", "Piece", "html_table", "lay_out", "no_room_for", "that_fit"]
 
 Piece = tuple[str, str]
 """A text and its style, as rich names styles; empty for none."""
@@ -20,11 +20,15 @@ _UNKNOWN = "yellow"
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The head of one column; ``keep`` as in `Column`."""
+    """The head of one column; ``keep`` as in `Column`.
+
+    A column stands only beside those of its ``group`` that have as high a ``keep`` or a higher one.
+    """
 
     text: str
-    keep: int = 0
+    keep: float = 0
     right: bool = True
+    group: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,22 +83,34 @@ def _widths(grid: Grid, stacked: bool) -> list[int]:
 
 
 def that_fit(grid: Grid, width: int | None, asked: bool = False) -> list[int]:
-    """The columns that leave the labels room; those with the lowest ``keep`` go first.
+    """The columns that leave the labels room: as many as there is room for, the highest ``keep`` first.
 
     Columns that were asked for go from the last, and only once labels are as short as can be.
     """
-    columns = list(range(len(grid.heads)))
+    everything = list(range(len(grid.heads)))
     if width is None:
-        return columns
+        return everything
     # A few very long names must not cost the others their numbers.
     label = min(max((e.label_width(remark=False) for e in grid.entries), default=0), max(24, width // 2))
-    label = min(label, 12) if asked else label
-    while len(columns) > 1:
-        kept = grid.keeping(columns)
-        if label + sum(_widths(kept, True)) + len(GAP) * len(columns) <= width:
+    label = max(min(label, 12) if asked else label, width_of(grid.label))
+    needs = [len(GAP) + wide for wide in _widths(grid, True)]
+    first = everything if asked else sorted(everything, key=lambda i: -grid.heads[i].keep)
+    kept: set[int] = set()
+    for column in first:
+        head = grid.heads[column]
+        beside = (i for i, h in enumerate(grid.heads) if h.group == head.group and h.keep >= head.keep)
+        more = {column, *(beside if head.group else ())}
+        if not kept or label + sum(needs[i] for i in kept | more) <= width:
+            kept |= more
+        elif asked:
             break
-        columns.remove(columns[-1] if asked else min(columns, key=lambda i: (grid.heads[i].keep, -i)))
-    return columns
+    return sorted(kept)
+
+
+def no_room_for(grids: Iterable[tuple[Grid, Sequence[int]]]) -> list[tuple[str, str]]:
+    """The footnote that names the columns left out, each grid with those that it keeps."""
+    out = [head.text for grid, kept in grids for i, head in enumerate(grid.heads) if i not in kept]
+    return [("No room for", ", ".join(dict.fromkeys(out)))] if out else []
 
 
 def lay_out(grid: Grid, width: int | None) -> list[list[Piece]]:
@@ -106,7 +122,7 @@ def lay_out(grid: Grid, width: int | None) -> list[list[Piece]]:
     if width is None:
         room = min(room, LONGEST_PADDED)
     else:
-        short = max((e.label_width(remark=False) for e in grid.entries), default=0)
+        short = max([width_of(grid.label), *(e.label_width(remark=False) for e in grid.entries)])
         if short + sum(widths) + len(GAP) * len(widths) > width:
             stacked, widths = any(" " in head.text for head in grid.heads), _widths(grid, True)
         room = max(1, min(room, width - sum(widths) - len(GAP) * len(widths)))

@@ -26,7 +26,7 @@ def to_html(
 ) -> str:
     """A fragment to put into a page or a notebook; every text in it is escaped."""
     grid = grid_of(analysis, depth, sort, chosen_columns(columns), top)
-    notes = [("In all", summary(analysis)), ("Units", units(analysis)), *footnotes(analysis)]
+    notes = [("In all", summary(analysis)), ("Units", units(analysis)), *footnotes(analysis, grid)]
     return block([heading(analysis)], [html_table(grid)], notes)
 
 

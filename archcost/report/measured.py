@@ -7,7 +7,8 @@ The schema of ``archcost.measured/1``:
   ``seconds`` (asked for), ``took_s``, ``interrupted``, ``notes``.
 - ``context``: null, or ``end_to_end_ms``, ``spread_ms``, ``samples``, ``dropped``, ``difference`` (of the
   calls' sum from end to end), ``clock`` and ``calls``: every module call with its own time.
-- ``layers``: a list, one a convolution call, with every column of `LAYER_COLUMNS` by its name.
+- ``layers``: a list, one a convolution call, with every column of `LAYER_COLUMNS` by its name, or those
+  asked for.
 - ``paths``: a list of measurements, as ``archcost store export`` has them.
 - ``refused``: a list of ``{"spec", "path", "reason"}``: what was not timed, and why.
 - ``roofline``: null, or ``macs_per_second`` and ``bytes_per_second`` of this machine.
@@ -28,7 +29,7 @@ from typing import IO, TYPE_CHECKING, Any
 from archcost.errors import SpecError
 from archcost.report.columns import Column, Row, choose
 from archcost.report.frames import Path, csv_text, frame, markdown_table, series, write_text
-from archcost.report.grid import Entry, Grid, Head, Piece, html_table, lay_out, that_fit
+from archcost.report.grid import Entry, Grid, Head, Piece, html_table, lay_out, no_room_for, that_fit
 from archcost.report.latencies import (
     DEFAULT_LAYER_COLUMNS,
     DEFAULT_PATH_COLUMNS,
@@ -104,24 +105,31 @@ def to_markdown(measured: Measured, by: str = "layers", columns: Iterable[str] |
     table = markdown_table([c.header for c in chosen], cells, [c.align_right for c in chosen])
     name, rest = heading(measured)
     said = [f"**{markdown_cell(name)}** {markdown_cell(rest)}", table]
-    said.append("\n".join(f"- {what}: {markdown_cell(text)}" for what, text in notes_of(measured)))
+    notes = notes_of(measured, Grid("", [Head(c.header) for c in chosen]))
+    said.append("\n".join(f"- {what}: {markdown_cell(text)}" for what, text in notes))
     return "\n\n".join(said) + "\n"
 
 
 def to_html(measured: Measured, columns: Iterable[str] | None = None) -> str:
     """A fragment to put into a page or a notebook; every text in it is escaped."""
-    return block([heading(measured)], [html_table(_grid(measured, columns))], notes_of(measured))
+    grid = _grid(measured, columns)
+    return block([heading(measured)], [html_table(grid)], notes_of(measured, grid))
 
 
-def to_json(measured: Measured, path: Path | None = None, indent: int | None = 2) -> str | None:
+def to_json(
+    measured: Measured,
+    path: Path | None = None,
+    indent: int | None = 2,
+    columns: Iterable[str] | None = None,
+) -> str | None:
     """Strict JSON: into a file, or returned where no path is given."""
-    return write_text(dump(record(measured), indent), path)
+    return write_text(dump(record(measured, columns), indent), path)
 
 
-def record(measured: Measured) -> dict[str, Any]:
+def record(measured: Measured, names: Iterable[str] | None = None) -> dict[str, Any]:
     """What `to_json` writes, as plain Python."""
     of_run = ("device", "threads", "dtype", "batch", "tolerance", "cold", "seconds", "took_s", "interrupted")
-    columns, rows = _table(measured, "layers", None, everything=True)
+    columns, rows = _table(measured, "layers", names, everything=True)
     return {
         "schema": SCHEMA,
         **versions(),
@@ -203,12 +211,15 @@ def _lines(measured: Measured, names: Iterable[str] | None, width: int | None) -
         lines: list[list[Piece]] = [[(model, "bold"), ("  " + rest, "")]]
     else:
         lines = [[(fit(model, width), "bold")], [(fit("  " + rest, width), "")]]
+    left_out: list[tuple[str, str]] = []
+    shown = None
     if measured.layers:
         grid = _grid(measured, names)
         kept = that_fit(grid, width, names is not None)
-        lines += [[], *lay_out(grid.keeping(kept), width)]
+        left_out, shown = no_room_for([(grid, kept)]), grid.keeping(kept)
+        lines += [[], *lay_out(shown, width)]
     lines.append([])
-    for what, text in notes_of(measured):
+    for what, text in (*left_out, *notes_of(measured, shown)):
         lines += wrapped(what, text, width)
     return lines
 

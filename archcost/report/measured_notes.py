@@ -5,18 +5,25 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
+from archcost.report.notes import Explanations, explained
 from archcost.report.text import visible
 from archcost.report.units import ratio_text
 
 if TYPE_CHECKING:
     from archcost.measured import Measured
+    from archcost.report.grid import Grid
 
 __all__ = ["heading", "notes_of"]
 
 _LONGEST_LIST = 6
-_UNITS = (
-    "medians in ms; in context is inside real forward passes, native and best are each convolution alone on "
-    "a warm cache, and compare with each other only; 1 MB is 10^6 bytes"
+_UNITS: Explanations = (
+    ("medians in ms", ()),
+    ("in context is inside real forward passes", ("In context ms",)),
+    (
+        "native and best are each convolution alone on a warm cache, and compare with each other only",
+        ("Native ms", "Best ms", "Speedup"),
+    ),
+    ("1 MB is 10^6 bytes", ("Workspace",)),
 )
 
 
@@ -28,8 +35,8 @@ def heading(measured: Measured) -> tuple[str, str]:
     return model, f"input {visible(measured.input)}, {threads}"
 
 
-def notes_of(measured: Measured) -> list[tuple[str, str]]:
-    """``(what, text)`` pairs, in plain text."""
+def notes_of(measured: Measured, grid: Grid | None) -> list[tuple[str, str]]:
+    """``(what, text)`` pairs, in plain text; columns are explained where the grid has them."""
     notes = [("Interrupted", "what follows is what had been measured by then")] * measured.interrupted
     notes += _of_context(measured)
     notes += _of_paths(measured)
@@ -41,7 +48,7 @@ def notes_of(measured: Measured) -> list[tuple[str, str]]:
         more = "a path can reach more than 100 % of it while its data are in a cache"
         notes.append(("Roofline", f"{text} at most on this machine, measured; {more}"))
     notes.append(("Device", visible(measured.device)))
-    notes.append(("Units", _UNITS))
+    notes.append(("Units", explained(_UNITS, [] if grid is None else [grid])))
     return notes + [("Note", visible(note)) for note in measured.notes if note]
 
 

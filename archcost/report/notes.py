@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from archcost.errors import ArchcostError
@@ -15,8 +15,23 @@ if TYPE_CHECKING:
     from archcost.fields.field import ReceptiveField
     from archcost.fields.fields import Fields
     from archcost.fields.findings import Finding
+    from archcost.report.grid import Grid
 
-__all__ = ["footnotes", "heading", "never_ran", "shared", "summary", "uncounted", "units"]
+__all__ = [
+    "Explanations",
+    "explained",
+    "footnotes",
+    "heading",
+    "never_ran",
+    "shared",
+    "signs",
+    "summary",
+    "uncounted",
+    "units",
+]
+
+Explanations = tuple[tuple[str, tuple[str, ...]], ...]
+"""Texts, each with the heads of the columns that it explains; none where it holds for all."""
 
 # Beyond these a list says how many more there are; JSON and pandas have them all.
 LONGEST_LIST = 12
@@ -30,11 +45,12 @@ def units(analysis: Analysis) -> str:
 
 
 def heading(analysis: Analysis) -> tuple[str, str]:
-    """Which model, on which inputs, and where the pass ran if not on `meta`."""
+    """Which model, on which inputs, in which mode, and where the pass ran if not on `meta`."""
     name, kind = visible(analysis.name), visible(analysis.total.type_name)
     model = name if name == kind else f"{name} ({kind})"
+    mode = ", in training mode" * analysis.training
     where = "" if analysis.trace.device == "meta" else f", run on {visible(analysis.trace.device)}"
-    return model, f"input {visible(analysis.input_text)}{where}"
+    return model, f"input {visible(analysis.input_text)}{mode}{where}"
 
 
 def summary(analysis: Analysis) -> str:
@@ -52,22 +68,32 @@ def summary(analysis: Analysis) -> str:
     return ", ".join(parts)
 
 
-def footnotes(analysis: Analysis) -> list[tuple[str, str]]:
-    """``(what, text)`` pairs, in plain text."""
+def footnotes(analysis: Analysis, grid: Grid) -> list[tuple[str, str]]:
+    """``(what, text)`` pairs, in plain text; signs are explained where the grid has them."""
     notes = [("Note", visible(note)) for note in analysis.notes if note]
     notes += [("Not counted", text) for text in uncounted(analysis)]
     notes += field_notes(analysis)
-    total = analysis.total
-    if total.uncounted:
-        open_macs = any(u.macs_unknown for u in analysis.uncounted)
-        what = "MACs and other operations" if open_macs else "other operations"
-        notes.append(("Lower bound", f"{what} marked >= leave out what was not counted; ? is not known"))
+    notes += signs([grid])
     notes += [("Tied", text) for text in _tied(analysis)]
     notes += [("Shared", text) for text in shared(analysis)]
     silent = never_ran(analysis)
     if silent:
         notes.append(("Never called", f"{_listed(silent)} (their parents may still use the weights)"))
     return notes
+
+
+def signs(grids: Iterable[Grid]) -> list[tuple[str, str]]:
+    """What ``>=`` and ``?`` mean, where they are on show."""
+    cells = {cell for grid in grids for entry in grid.entries for cell in entry.cells}
+    bound = any(cell.startswith(">=") for cell in cells)
+    lines = [("Lower bound", "what is marked >= leaves out what was not counted")] * bound
+    return lines + [("?", "not known")] * ("?" in cells)
+
+
+def explained(texts: Explanations, grids: Iterable[Grid]) -> str:
+    """Those of the texts that explain a column on show, or none."""
+    heads = {head.text for grid in grids for head in grid.heads}
+    return "; ".join(text for text, of in texts if not of or heads.intersection(of))
 
 
 def field_notes(analysis: Analysis) -> list[tuple[str, str]]:

@@ -7,22 +7,32 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from archcost.report.notes import Explanations, explained
 from archcost.report.text import visible
 
 if TYPE_CHECKING:
     from archcost.proposals import Proposals
+    from archcost.report.grid import Grid
     from archcost.rewriting.proposal import Stays
 
 __all__ = ["named", "notes_of", "stays_notes"]
 
 _LONGEST_LIST = 6
-_UNITS = (
-    "numbers are of one layer, all of its calls in a pass; Saved % is of the model's MACs, for all layers of "
-    "a row; x is new over old, Speedup old over new; 1 MAC is one multiply-accumulate, 1 MB is 10^6 bytes"
+_UNITS: Explanations = (
+    ("numbers are of one layer, all of its calls in a pass", ()),
+    ("Saved % is of the model's MACs, for all layers of a row", ("Saved %",)),
+    ("x is new over old", ("MACs x", "Params x")),
+    ("Speedup is old over new", ("Speedup",)),
+    ("1 MAC is one multiply-accumulate", ()),
+    ("1 MB is 10^6 bytes", ("Activations",)),
 )
-_ERRORS = (
-    "||W - W'|| / ||W|| of the weights, W' being the one kernel that the new layers amount to; of the output "
-    "the same over the data given; before any training"
+_ERRORS: Explanations = (
+    (
+        "||W - W'|| / ||W|| of the weights, W' being the one kernel that the new layers amount to",
+        ("Weight error", "Largest error"),
+    ),
+    ("of the output the same over the data given", ("Output error",)),
+    ("before any training", ()),
 )
 
 
@@ -74,15 +84,18 @@ def _without_names(reason: str, holders: set[str]) -> str:
     return re.sub(r"\w+(?:\.\w+)*", shorter, reason)
 
 
-def notes_of(proposals: Proposals) -> list[tuple[str, str]]:
-    """``(what, text)`` pairs, in plain text."""
+def notes_of(proposals: Proposals, grids: Iterable[Grid]) -> list[tuple[str, str]]:
+    """``(what, text)`` pairs, in plain text; columns are explained where the grids have them."""
+    shown_in = list(grids)
     notes = _nothing(proposals)
     notes += stays_notes(proposals.stays)
     notes += _advice(proposals)
     if len(proposals):
         shown = "of each rule the best for a layer, and what was timed"
         notes += [("Rows", f"{shown}; to_pandas() and --format csv have all {len(proposals)} proposals")]
-        notes += [("Times", _times(proposals)), ("Errors", _errors(proposals)), ("Units", _UNITS)]
+        notes.append(("Times", _times(proposals)))
+        notes.append(("Errors", _errors(proposals, shown_in)))
+        notes.append(("Units", explained(_UNITS, shown_in)))
         notes += _of_rules(proposals)
     return notes + [("Note", visible(note)) for note in proposals.analysis.notes if note]
 
@@ -126,10 +139,10 @@ def _times(proposals: Proposals) -> str:
     return "; ".join(said)
 
 
-def _errors(proposals: Proposals) -> str:
+def _errors(proposals: Proposals, grids: Iterable[Grid]) -> str:
     if all(one.error is None for one in proposals):
         return "not worked out; propose(model, errors=True) or archcost propose does it"
-    return _ERRORS
+    return explained(_ERRORS, grids)
 
 
 def _of_rules(proposals: Proposals) -> list[tuple[str, str]]:

@@ -129,9 +129,9 @@ def _verdict(line: Line) -> str:
 # What people see: the head, how it is read, whether numbers stand in it; columns with the lowest number go
 # first where room is short.
 _SHOWN: tuple[tuple[Head, Show], ...] = (
-    (Head("Now", 88, right=False), _text("shape")),
+    (Head("Now", 78, right=False), _text("shape")),
     (Head("Rule", 100, right=False), _text("rule")),
-    (Head("Options", 90, right=False), _text("options")),
+    (Head("Options", 82, right=False), _text("options")),
     (Head("Params x", 60), _text("params_ratio")),
     (Head("MACs", 70), _change("macs")),
     (Head("MACs x", 96), _text("macs_ratio")),
@@ -142,10 +142,10 @@ _SHOWN: tuple[tuple[Head, Show], ...] = (
     (Head("Field", 40), _change("receptive_field")),
     (Head("Native ms", 50), _change("latency_ms")),
     (Head("Best ms", 55), _change("best_ms")),
-    (Head("Raced ms", 80), _change("raced_ms")),
-    (Head("Speedup", 85), _text("speedup")),
-    (Head("Weight error", 75), _range("weight_error")),
-    (Head("Output error", 93), _range("output_error")),
+    (Head("Raced ms", 84), _change("raced_ms")),
+    (Head("Speedup", 95), _text("speedup")),
+    (Head("Weight error", 94), _range("weight_error")),
+    (Head("Output error", 97), _range("output_error")),
     (Head("Verdict", 98, right=False), _verdict),
 )
 

@@ -28,7 +28,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from archcost.report.columns import Column, Row
 from archcost.report.frames import Path, csv_text, frame, markdown_table, series, write_text
-from archcost.report.grid import Grid, Piece, html_table, lay_out, that_fit
+from archcost.report.grid import Grid, Piece, html_table, lay_out, no_room_for, that_fit
 from archcost.report.markup import block
 from archcost.report.notes import heading
 from archcost.report.proposal_columns import COLUMNS
@@ -106,8 +106,9 @@ def to_markdown(proposals: Proposals) -> str:
     """Pipe tables for people, then what stays and why, advice and units."""
     name, rest = heading(proposals.analysis)
     said = [f"**{markdown_cell(name)}** {markdown_cell(rest)}"]
-    said += [markdown_grid(grid) for grid in _grids(proposals, repeat=True)]
-    notes = (f"- {markdown_cell(what)}: {markdown_cell(text)}" for what, text in notes_of(proposals))
+    grids = _grids(proposals, repeat=True)
+    said += [markdown_grid(grid) for grid in grids]
+    notes = (f"- {markdown_cell(what)}: {markdown_cell(text)}" for what, text in notes_of(proposals, grids))
     said.append("\n".join(notes))
     return "\n\n".join(said) + "\n"
 
@@ -127,8 +128,9 @@ def _grids(proposals: Proposals, *, repeat: bool = False) -> list[Grid]:
 
 def to_html(proposals: Proposals) -> str:
     """A fragment to put into a page or a notebook; every text in it is escaped."""
-    tables = [html_table(grid) for grid in _grids(proposals)]
-    return block([heading(proposals.analysis)], tables, notes_of(proposals))
+    grids = _grids(proposals)
+    tables = [html_table(grid) for grid in grids]
+    return block([heading(proposals.analysis)], tables, notes_of(proposals, grids))
 
 
 def to_json(proposals: Proposals, path: Path | None = None, indent: int | None = 2) -> str | None:
@@ -178,13 +180,11 @@ def _lines(proposals: Proposals, width: int | None) -> list[list[Piece]]:
         lines: list[list[Piece]] = [[(model, "bold"), ("  " + rest, "")]]
     else:
         lines = [[(fit(model, width), "bold")], [(fit("  " + rest, width), "")]]
-    left_out: list[str] = []
-    for grid in _grids(proposals):
-        kept = that_fit(grid, width)
-        left_out = [head.text for i, head in enumerate(grid.heads) if i not in kept]
-        lines += [[], *lay_out(grid.keeping(kept), width)]
+    fitting = [(grid, that_fit(grid, width)) for grid in _grids(proposals)]
+    shown = [grid.keeping(kept) for grid, kept in fitting]
+    for grid in shown:
+        lines += [[], *lay_out(grid, width)]
     lines.append([])
-    notes = [("No room for", ", ".join(left_out))] if left_out else []
-    for what, text in (*notes, *notes_of(proposals)):
+    for what, text in (*no_room_for(fitting), *notes_of(proposals, shown)):
         lines += wrapped(what, text, width)
     return lines

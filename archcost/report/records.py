@@ -9,13 +9,15 @@ The schema of ``archcost.analysis/1``; a later version may add keys, a changed m
 - ``uncounted``: a list of ``{"op", "module", "times", "reason", "macs_unknown"}``.
 - ``total``: the columns of a module for the whole model, and ``depth``, ``nonlinearities``,
   ``inputs_bytes``.
-- ``modules``: a list, parents before children; each has every column of `MODULE_COLUMNS` by its name;
+- ``modules``: a list, parents before children; each has every column of `MODULE_COLUMNS` by its name, or
+  those asked for. Only those down to a depth, or the first of a list of layers, where that was asked.
   ``output_shape`` is a shape, a list of shapes where there are several outputs, or null.
 - ``receptive_field``: ``network`` (at the last feature map) and ``output``, each null or a record of
   ``layer``, ``size``, ``stride``, ``padding``, ``sizes`` (by phase), ``position``, ``window``,
   ``unclipped``, ``because`` and ``local`` (the same without global operations, or null where there are
   none); ``findings``, a list of ``{"kind", "module", "text"}``; null where it was lost.
-- ``operations``: only where asked for: a list, each with every column of `OPERATION_COLUMNS`.
+- ``operations``: only where asked for: a list, each with every column of `OPERATION_COLUMNS`; columns and
+  order that are asked for are then theirs.
 
 Shapes and other tuples are lists. An unknown is null. Names are as in ``named_modules()``, with lone
 surrogates written out, which JSON cannot hold.
@@ -24,12 +26,12 @@ surrogates written out, which JSON cannot hold.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from archcost.report.columns import MODULE_COLUMNS, OPERATION_COLUMNS, Column, Row
+from archcost.report.columns import MODULE_COLUMNS, Column, Row, choose
 from archcost.report.frames import Path, write_text
-from archcost.report.rows import Ledger, at_least, select
+from archcost.report.rows import Ledger, at_least, columns_of, select
 from archcost.report.text import visible, well_formed
 
 if TYPE_CHECKING:
@@ -43,21 +45,41 @@ _TOTAL_ONLY = ("depth", "nonlinearities", "inputs_bytes")
 
 
 def to_json(
-    analysis: Analysis, path: Path | None = None, indent: int | None = 2, operations: bool = False
+    analysis: Analysis,
+    path: Path | None = None,
+    indent: int | None = 2,
+    operations: bool = False,
+    **options: Any,
 ) -> str | None:
     """Strict JSON: into a file, or returned where no path is given."""
-    return write_text(dump(to_dict(analysis, operations), indent), path)
+    return write_text(dump(to_dict(analysis, operations, **options), indent), path)
 
 
-def to_dict(analysis: Analysis, operations: bool = False) -> dict[str, Any]:
+def to_dict(
+    analysis: Analysis,
+    operations: bool = False,
+    *,
+    depth: int | None = None,
+    sort: str | None = None,
+    columns: Iterable[str] | None = None,
+    top: int | None = None,
+) -> dict[str, Any]:
     """What `to_json` writes, as plain Python."""
+    asked = _columns("operations" if operations else "modules", columns)
+    by = "layers" if (sort, top) != (None, None) else "modules"
+    rows = select(analysis, depth=depth) if operations else select(analysis, by, depth, sort, top)
     whole: dict[str, Any] = {"schema": SCHEMA, **versions(), **head(analysis)}
     whole["total"] = total_of(analysis)
-    whole["modules"] = _records(MODULE_COLUMNS, select(analysis))
+    whole["modules"] = _records(MODULE_COLUMNS if operations else asked, rows)
     whole["receptive_field"] = _fields(analysis)
     if operations:
-        whole["operations"] = _records(OPERATION_COLUMNS, select(analysis, "operations"))
+        whole["operations"] = _records(asked, select(analysis, "operations", depth, sort, top))
     return whole
+
+
+def _columns(by: str, names: Iterable[str] | None) -> Sequence[Column]:
+    known, _ = columns_of(by)
+    return choose(names, known, [column.name for column in known])
 
 
 def _fields(analysis: Analysis) -> dict[str, Any] | None:

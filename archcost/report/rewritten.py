@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from archcost.report.columns import MODULE_COLUMNS, Column, Row, find
-from archcost.report.grid import Entry, Grid, Head, Piece, lay_out, that_fit
-from archcost.report.notes import heading
+from archcost.report.grid import Entry, Grid, Head, Piece, lay_out, no_room_for, that_fit
+from archcost.report.notes import Explanations, explained, heading, signs
 from archcost.report.proposal_columns import error_text, ms_text, options_text
 from archcost.report.proposal_notes import stays_notes
 from archcost.report.proposals import markdown_grid
@@ -31,10 +32,20 @@ _UNITS = (
     "MACs are of one layer, all of its calls in a pass; x is new over old; 1 MAC is one multiply-accumulate, "
     "1 MB is 10^6 bytes"
 )
-_ERRORS = (
-    "weights: ||W - W'|| / ||W||, W' being the one kernel that the new layers amount to; data: the same of "
-    "the layer's output over the data given, before and after the refit of its last stage; input: "
-    "max |new - old| / max |old| of the layer's output for the inputs given"
+_ERRORS: Explanations = (
+    (
+        "weights: ||W - W'|| / ||W||, W' being the one kernel that the new layers amount to",
+        ("Error of weights",),
+    ),
+    (
+        "data: the same of the layer's output over the data given, before and after the refit of its last "
+        "stage",
+        ("Error on data", "after refit"),
+    ),
+    (
+        "input: max |new - old| / max |old| of the layer's output for the inputs given",
+        ("Error on input",),
+    ),
 )
 
 
@@ -52,8 +63,9 @@ def to_markdown(rewritten: Rewritten) -> str:
     """The same as pipe tables and a list."""
     name, rest = heading(rewritten.before)
     said = [f"# {markdown_cell(name)}, rewritten", markdown_cell(rest)]
-    said += [markdown_grid(grid) for grid in (_totals(rewritten), _layers(rewritten)) if grid.entries]
-    lines = (f"- {markdown_cell(what)}: {markdown_cell(text)}" for what, text in _notes(rewritten))
+    grids = [grid for grid in (_totals(rewritten), _layers(rewritten)) if grid.entries]
+    said += [markdown_grid(grid) for grid in grids]
+    lines = (f"- {markdown_cell(what)}: {markdown_cell(text)}" for what, text in _notes(rewritten, grids))
     return "\n\n".join([*said, "\n".join(lines)]) + "\n"
 
 
@@ -62,11 +74,13 @@ def _lines(rewritten: Rewritten, width: int | None) -> list[list[Piece]]:
     name, rest = heading(rewritten.before)
     line = f"{name}, rewritten  {rest}"
     lines: list[list[Piece]] = [[(line if width is None else fit(line, width), "bold")]]
-    for grid in (_totals(rewritten), _layers(rewritten)):
-        if grid.entries:
-            lines += [[], *lay_out(grid.keeping(that_fit(grid, width)), width)]
+    grids = [grid for grid in (_totals(rewritten), _layers(rewritten)) if grid.entries]
+    fitting = [(grid, that_fit(grid, width)) for grid in grids]
+    shown = [grid.keeping(kept) for grid, kept in fitting]
+    for grid in shown:
+        lines += [[], *lay_out(grid, width)]
     lines.append([])
-    for what, text in _notes(rewritten):
+    for what, text in (*no_room_for(fitting), *_notes(rewritten, shown)):
         lines += wrapped(what, text, width)
     return lines
 
@@ -141,8 +155,9 @@ def _error(value: float | None) -> str:
     return "-" if value is None else error_text(value)
 
 
-def _notes(rewritten: Rewritten) -> list[tuple[str, str]]:
+def _notes(rewritten: Rewritten, grids: Sequence[Grid]) -> list[tuple[str, str]]:
     """``(what, text)`` pairs, in plain text; what to be warned of first."""
+    errors = explained(_ERRORS, grids)
     notes = [("Slower", text) for text in _slower(rewritten)]
     if not rewritten.outcomes:
         notes.append(("Rewritten", "nothing; the model computes what it did"))
@@ -155,9 +170,9 @@ def _notes(rewritten: Rewritten) -> list[tuple[str, str]]:
     if rewritten.speed is not None:
         notes.append(("Speed", _speed(rewritten.speed)))
     notes += stays_notes(rewritten.stays)
-    if rewritten.outcomes:
-        notes.append(("Errors", _ERRORS))
-    notes.append(("Units", _UNITS))
+    if errors:
+        notes.append(("Errors", errors))
+    notes += [("Units", _UNITS), *signs(grids)]
     return notes + [("Note", visible(note)) for note in rewritten.before.notes if note]
 
 

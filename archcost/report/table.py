@@ -81,7 +81,7 @@ def lines_of(
     lines = [*_heading(analysis, width), [], *lay_out(grid, width), []]
     lines += wrapped("In all", summary(analysis), width)
     lines += wrapped("Units", units(analysis), width)
-    notes = footnotes(analysis)
+    notes = footnotes(analysis, grid)
     if columns is not None and len(kept) < len(chosen):
         left_out = ", ".join(column.name for i, column in enumerate(chosen) if i not in kept)
         notes.insert(0, ("No room for", left_out))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterator, Mapping
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -25,7 +28,7 @@ class Failed(Exception):
         return f"{self._where()}: {self._first_line()}"
 
     def _first_line(self) -> str:
-        return (str(self.error).strip().splitlines() or [type(self.error).__name__])[0][:160]
+        return (said_by(self.error).splitlines() or [type(self.error).__name__])[0][:160]
 
     def _where(self) -> str:
         module = self.recorder.tree.modules.get(self.call.module)
@@ -55,7 +58,7 @@ class Failed(Exception):
                 f"{self._where()} needs real values, which `meta` does not have: {self._first_line()}. "
                 f"Load the model on a real device, and leave device out or name that one"
             )
-        text = " ".join(str(error).split())
+        text = " ".join(said_by(error).split())
         if isinstance(error, RecursionError):
             return ModelError(f"{self._where()}: the forward pass recurses too deeply ({text})")
         if isinstance(error, TypeError) and "forward()" in text:
@@ -66,13 +69,42 @@ class Failed(Exception):
         if from_operator and failed_op is not None:
             shapes = ", ".join(_shape(ref) for ref in failed_op[2])
             return InputError(f"{self._where()} failed in {failed_op[1]} on shapes {shapes}: {text}")
-        kind = (
-            InputError
-            if isinstance(error, (RuntimeError, ValueError, IndexError, AssertionError))
-            else ModelError
-        )
+        by_inputs = isinstance(error, (RuntimeError, ValueError, IndexError, AssertionError))
+        kind = InputError if by_inputs and text != _SILENT else ModelError
         on = f" on inputs of shape {got}" if got else ""
         return kind(f"{self._where()} raised {type(error).__name__}{on}: {text}")
+
+
+def said_by(error: BaseException) -> str:
+    """The words of an exception; of one inside TorchScript without the traceback that it makes of it."""
+    text = str(error).strip()
+    if "TorchScript interpreter" not in text:
+        return text
+    return text.rpartition("Error:")[2].strip() or _SILENT
+
+
+_SILENT = "TorchScript does not say why; give the model as it was before torch.jit"
+
+
+def check_computed(outputs: Any, model: nn.Module) -> None:
+    """Raises ModelError for outputs that are yet to be computed, which would count as nothing."""
+    later = _later(outputs)
+    if later is not None:
+        raise ModelError(
+            f"the forward of {type_name(model)} returns a {later}, which computes nothing until it is run "
+            f"through: give a module whose forward does that, as in `return list(self.model(x))`"
+        )
+
+
+def _later(value: Any) -> str | None:
+    if isinstance(value, Coroutine):
+        value.close()  # else Python warns that nobody awaited it
+    if isinstance(value, (Iterator, AsyncIterator, Awaitable)):
+        return type(value).__name__
+    if not isinstance(value, (Mapping, tuple, list)):
+        return None
+    inside = value.values() if isinstance(value, Mapping) else value
+    return next(filter(None, map(_later, inside)), None)
 
 
 def _shape(ref: TensorRef) -> str:

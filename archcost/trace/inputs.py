@@ -109,7 +109,8 @@ def make(
     """Example inputs of ``input_size``: a shape, a list of shapes, or a dict of them by argument name.
 
     In a list, a shape makes a tensor argument and a list of shapes an argument that is a list of tensors:
-    ``[[(3, 800, 800)]]`` is what torchvision's detection models take.
+    ``[[(3, 800, 800)]]`` is what torchvision's detection models take. In the place of a shape, a dict of
+    them makes a dict of tensors.
 
     ``dtype`` is one for all or a list (dict) of them; None takes the model's own. Values: uniform in
     [0, 1) from a fixed seed, zeros for integers, so that they are valid indices.
@@ -117,7 +118,7 @@ def make(
     if isinstance(input_size, Mapping):
         by_name = dtype if isinstance(dtype, Mapping) else dict.fromkeys(input_size, dtype)
         return (), {
-            name: example(size, by_name.get(name) or model_dtype, device, f"input_size[{name!r}]")
+            name: _examples(size, by_name.get(name) or model_dtype, device, f"input_size[{name!r}]")
             for name, size in input_size.items()
         }
     several = isinstance(input_size, (list, tuple)) and input_size and not isinstance(input_size[0], int)
@@ -130,11 +131,13 @@ def make(
     ), {}
 
 
-def _examples(size: Any, dtype: Any, device: torch.device | str) -> Any:
-    """One tensor; or, for a list of shapes in the place of a shape, a list of them as one argument."""
+def _examples(size: Any, dtype: Any, device: torch.device | str, where: str = "input_size") -> Any:
+    """One tensor; or, for a list or dict of shapes in the place of a shape, such a one as one argument."""
+    if isinstance(size, Mapping):
+        return {key: _examples(one, dtype, device, f"{where}[{key!r}]") for key, one in size.items()}
     if isinstance(size, list) and size and not isinstance(size[0], int):
-        return [_examples(one, dtype, device) for one in size]
-    return example(size, dtype, device)
+        return [_examples(one, dtype, device, where) for one in size]
+    return example(size, dtype, device, where)
 
 
 def example(size: Any, dtype: Any, device: torch.device | str, where: str = "input_size") -> torch.Tensor:

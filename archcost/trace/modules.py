@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from archcost.errors import ModelError
+from archcost.errors import ArchcostError, ModelError
 from archcost.trace.graph import ModuleInfo, PackedWeights, StateInfo
 
 if TYPE_CHECKING:
@@ -72,6 +72,59 @@ def walk(model: nn.Module) -> ModuleTree:
         children = [(prefix + key, child) for key, child in module._modules.items() if child is not None]
         stack.extend((child_name, child, False) for child_name, child in reversed(children))
     return tree
+
+
+def check_model(model: Any, error: type[ArchcostError] = ModelError, where: str = "") -> None:
+    """Raises the error, with what to give in its place, for what is no module."""
+    from torch import nn
+
+    if isinstance(model, nn.Module):
+        return
+    name = getattr(model, "__name__", None)
+    if isinstance(model, str):
+        got = f"the text {model!r}; where it is a SPEC, archcost.load({model!r}).model makes one"
+    elif isinstance(model, type):
+        got = f"the class {name}; make one: {name}(...)"
+    elif name is not None and callable(model):
+        got = f"the function {name}; call it: {name}()"
+    elif isinstance(getattr(model, "model", None), nn.Module):  # what archcost.load gives, an Analysis
+        got = f"{_a(model)}; give its .model"
+    elif type(model).__name__ == "ExportedProgram":
+        got = "an ExportedProgram; give its .module()"
+    elif isinstance(model, Mapping):
+        got = f"{_a(model)}; load it into a model: model.load_state_dict(...)"
+    else:
+        got = _a(model)
+    raise error(f"{where}expected a torch.nn.Module, got {got}")
+
+
+def _a(value: Any) -> str:
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'AEIOUaeio' else 'a'} {name}"
+
+
+def as_written(model: nn.Module) -> nn.Module:
+    """Of a model that ``torch.compile`` made the one inside; any other as it is."""
+    from torch import nn
+
+    original = getattr(model, "_orig_mod", None)
+    if type(model).__name__ == "OptimizedModule" and isinstance(original, nn.Module):
+        return original
+    return model
+
+
+def check_values(model: nn.Module, what: str) -> None:
+    """Raises ModelError for a model on `meta`, which can be counted and not run."""
+    if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
+        raise ModelError(f"{what} runs the model, which is on `meta` and has no values: load them first")
+
+
+def nearest(name: object, names: Iterable[str]) -> str:
+    """The end of a message about a name that no module has."""
+    from difflib import get_close_matches
+
+    near = get_close_matches(str(name), list(names), n=1)
+    return f"did you mean {near[0]!r}?" if near else "names are those of named_modules()"
 
 
 def check_initialised(tree: ModuleTree) -> None:

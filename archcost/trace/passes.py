@@ -15,7 +15,7 @@ from torch import nn
 from archcost.errors import ArchcostError, ModelError
 from archcost.trace import inputs as inputs_
 from archcost.trace.composite import operators_as_on_cpu
-from archcost.trace.failure import Failed
+from archcost.trace.failure import Failed, check_computed
 from archcost.trace.graph import Trace
 from archcost.trace.kept import KeptForBackward
 from archcost.trace.modules import ModuleTree, describe, describe_state, named_state, state_of, type_name
@@ -152,6 +152,7 @@ class _Ready:
         try:
             with _as_written(run.tree), recorder.recording(), run.interrupts.let_through():
                 outputs = run.model(*args, **kwargs)
+                check_computed(outputs, run.model)
         except ArchcostError:
             raise
         except Exception as error:

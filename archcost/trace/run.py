@@ -10,11 +10,19 @@ from typing import Any
 import torch
 from torch import nn
 
-from archcost.errors import ArchcostError, InputError, ModelError
+from archcost.errors import ArchcostError, InputError
 from archcost.trace import inputs as inputs_
 from archcost.trace.failure import Failed
 from archcost.trace.graph import Trace
-from archcost.trace.modules import ModuleTree, check_initialised, state_of, type_name, walk
+from archcost.trace.modules import (
+    ModuleTree,
+    as_written,
+    check_initialised,
+    check_model,
+    state_of,
+    type_name,
+    walk,
+)
 from archcost.trace.passes import MakeInputs, Passes
 from archcost.trace.progress import Progress
 from archcost.trace.turns import Interrupts, my_turn
@@ -39,9 +47,7 @@ def record(
     model's own device when its code needs real values. Raises InputError when the inputs do not fit,
     ModelError when the model cannot be traced.
     """
-    if not isinstance(model, nn.Module):
-        hint = "; call the class first" if isinstance(model, type) else ""
-        raise ModelError(f"expected a torch.nn.Module, got {type(model).__name__}{hint}")
+    check_model(model)
     if inputs is not None and input_size is not None:
         raise InputError("give either inputs or input_size, not both")
     if device is not None:
@@ -104,11 +110,10 @@ def _with_notes(trace: Trace, notes: list[str]) -> Trace:
 
 
 def _uncompiled(model: nn.Module, notes: list[str]) -> nn.Module:
-    original = getattr(model, "_orig_mod", None)
-    if isinstance(original, nn.Module) and type(model).__name__ == "OptimizedModule":
+    original = as_written(model)
+    if original is not model:
         notes.append("the model is compiled: what is counted is the model as written, before compilation")
-        return original
-    return model
+    return original
 
 
 def _devices(tree: ModuleTree, notes: list[str]) -> list[str]:

@@ -6,7 +6,8 @@ import contextlib
 import gc
 import time
 from collections.abc import Iterator
-from typing import Any, TypeVar
+from dataclasses import replace
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import nn
@@ -14,6 +15,7 @@ from torch import nn
 from archcost.errors import InputError, ModelError
 from archcost.latency.settings import settings
 from archcost.latency.store import Store
+from archcost.models import load
 from archcost.rewriting.accelerating.acceleration import Acceleration
 from archcost.rewriting.accelerating.assembling import Stage
 from archcost.rewriting.accelerating.finals import Final, fastest
@@ -22,9 +24,11 @@ from archcost.rewriting.accelerating.preparing import Asked, measured, network_o
 from archcost.rewriting.accelerating.program import Step
 from archcost.rewriting.accelerating.reporting import report, unchanged
 from archcost.rewriting.surgery.copying import copied
-from archcost.rewriting.surgery.outputs import state_kept
+from archcost.rewriting.surgery.outputs import state_kept, tensors_in
+from archcost.trace.hints import traced
+from archcost.trace.inputs import like_traced
+from archcost.trace.modules import as_written, check_model, check_values
 from archcost.trace.progress import Progress
-from archcost.trace.run import record
 
 __all__ = ["accelerate"]
 
@@ -35,9 +39,10 @@ _FOR_LAYERS = 0.65
 
 
 def accelerate(
-    model: Model,
-    inputs: Any,
+    model: Model | str,
+    inputs: Any = None,
     *,
+    input_size: Any = None,
     tolerance: float = 1e-4,
     inplace: bool = False,
     fold: bool = True,
@@ -59,8 +64,11 @@ def accelerate(
     copied. Its code and its hooks run many times while it is measured.
 
     Args:
+        model: a module, or a SPEC such as ``"torchvision:resnet50"``, which `archcost.load` makes one of.
         inputs: of the size and batch that it is to be fast for; a tuple is positional arguments, a dict is
-            keyword arguments, anything else is the one argument.
+            keyword arguments, anything else is the one argument. Left out, random ones: of ``input_size``, or
+            of what the model says of itself, which ``acceleration.notes`` tell.
+        input_size: the shape of the input, batch included, where ``inputs`` are not given.
         tolerance: the largest max |y - exact| / max |exact| of any layer and of the model's outputs that is
             good enough; exact is the original in float64.
         inplace: change the model itself, in place of a copy.
@@ -76,15 +84,28 @@ def accelerate(
 
     Raises:
         InputError: an argument makes no sense, or the inputs do not fit the model.
-        ModelError: the model is in training mode, or cannot be traced.
+        ModelError: the model is in training mode, compiled, scripted, exported or on `meta`, or cannot be
+            traced.
         RewriteError: it cannot be copied.
         SpecError: no path has that name.
     """
+    notes: list[str] = []
+    if isinstance(model, str):
+        loaded = load(model)
+        if inputs is None and input_size is None and loaded.input_size is not None:
+            input_size = loaded.input_size
+            notes.append(loaded.assumed)
+        model = cast(Model, loaded.model)
     _check(model, tolerance, seconds)
     name = type(model).__name__
     with settings(threads=threads):
         now = torch.get_num_threads()
-        trace = record(model, inputs, progress=progress)
+        trace = traced(model, inputs, input_size=input_size, progress=progress)
+        notes += trace.notes
+        if inputs is None:
+            args, kwargs = like_traced(trace)
+            inputs = kwargs or args
+        notes += _too_exact(inputs, tolerance)
         work = model if inplace else copied(model)
         with state_kept(work), _long_lived():
             layers, kept, programs = layers_of(work, inputs, trace, fold)
@@ -94,7 +115,8 @@ def accelerate(
             else:
                 reason = "no convolution in it can be replaced" if kept else "it has no convolution"
                 acceleration = unchanged(asked, kept, reason)
-    work.acceleration = acceleration  # type: ignore[assignment]
+    notes += acceleration.notes
+    work.acceleration = replace(acceleration, notes=tuple(notes))  # type: ignore[assignment]
     return work
 
 
@@ -138,12 +160,38 @@ def _long_lived() -> Iterator[None]:
             gc.unfreeze()
 
 
+def _too_exact(inputs: Any, tolerance: float) -> Iterator[str]:
+    """A tolerance for float32 is finer than half precision can be, whatever the path."""
+    for dtype in {one.dtype for one in tensors_in(inputs) if one.is_floating_point()}:
+        eps = torch.finfo(dtype).eps
+        if tolerance < eps:
+            kind = str(dtype).removeprefix("torch.")
+            yield (
+                f"the tolerance of {tolerance:.0e} is finer than {kind} is, which rounds by {eps:.0e}: paths "
+                f"as exact as PyTorch's own are refused; tolerance={4 * eps:.0e} lets them in"
+            )
+
+
 def _check(model: Any, tolerance: Any, seconds: Any) -> None:
-    if not isinstance(model, nn.Module):
-        raise InputError(f"accelerate: model is {model!r}, expected a torch.nn.Module")
+    check_model(model, InputError, "accelerate: ")
     for what, value in (("tolerance", tolerance), ("seconds", seconds)):
         if not isinstance(value, (int, float)) or isinstance(value, bool) or not value > 0:
             raise InputError(f"accelerate: {what} must be a number above 0; got {value!r}")
+    if as_written(model) is not model:
+        raise ModelError(
+            "accelerate: the model is compiled: accelerate model._orig_mod, and compile what comes of it"
+        )
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ModelError(
+            "accelerate: the model is a ScriptModule, whose parts cannot be replaced: accelerate the model "
+            "before torch.jit does"
+        )
+    if "eval" in vars(model):  # which refuses, as that of torch.export does
+        raise ModelError(
+            "accelerate: the model comes from torch.export, and its convolutions are no modules that could "
+            "be replaced: accelerate the model, and export what comes of it"
+        )
+    check_values(model, "accelerate")
     if model.training:
         raise ModelError(
             "accelerate: the model is in training mode, and paths are for inference: call model.eval() first "

@@ -13,7 +13,7 @@ from torch import nn
 
 from archcost.errors import ArchcostError, RewriteError
 from archcost.trace.inputs import as_call, map_tensors
-from archcost.trace.modules import walk
+from archcost.trace.modules import is_training, walk
 from archcost.trace.state import Untouched
 
 __all__ = ["Check", "Recorded", "checked", "evaluating", "record_inputs"]
@@ -155,7 +155,7 @@ def _error(was: torch.Tensor, now: torch.Tensor) -> float:
 @contextlib.contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
     """In eval mode without gradients; flags and the values of buffers are put back."""
-    flags = [(part, part.training) for part in module.modules()]
+    flags = [(part, is_training(part)) for part in module.modules()]
     buffers = [(buffer, buffer.detach().clone()) for buffer in module.buffers()]
     try:
         for part, training in flags:
@@ -165,7 +165,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             yield
     finally:
         for part, training in flags:
-            if part.training != training:
+            if is_training(part) != training:
                 part.training = training
         with torch.no_grad():
             for buffer, values in buffers:

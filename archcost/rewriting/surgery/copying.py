@@ -12,7 +12,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from archcost.errors import RewriteError
-from archcost.trace.modules import ModuleTree, state_of, type_name, walk
+from archcost.trace.modules import ModuleTree, as_written, state_of, type_name, walk
 
 __all__ = ["copied"]
 
@@ -28,6 +28,11 @@ def copied(model: Model) -> Model:
     """
     tree = walk(model)
     for name, module in tree.modules.items():
+        if as_written(module) is not module:
+            raise RewriteError(
+                f"{_called(name, module)} is compiled, and a copy would go on running the original: put its "
+                f"_orig_mod there, and compile what comes of it"
+            )
         _check_forward(tree, name, module)
     try:
         twin = _duplicate(model)

@@ -1,0 +1,89 @@
+"""What may have been meant, where inputs do not fit the model: tried out, and said."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from archcost.errors import ArchcostError, InputError, ModelError
+from archcost.trace.graph import Trace
+from archcost.trace.inputs import map_tensors
+from archcost.trace.run import record
+
+__all__ = ["traced"]
+
+
+def traced(model: nn.Module, inputs: Any = None, *, input_size: Any = None, **options: Any) -> Trace:
+    """`archcost.trace.run.record`; what it raises also says what was probably meant."""
+    try:
+        return record(model, inputs, input_size=input_size, **options)
+    except (InputError, ModelError) as error:
+        shape = _shape(inputs)
+        if shape is not None:
+            raise InputError(
+                f"inputs is {inputs!r}. That looks like a shape: use input_size={shape}"
+            ) from error
+        for said, meant in _meant(model, inputs, input_size) if isinstance(error, InputError) else ():
+            if _fits(model, meant, options):
+                raise InputError(f"{error}. {said}") from error.__cause__
+        raise
+
+
+def _shape(inputs: Any) -> tuple[int, ...] | None:
+    """The shape that was given in the place of a tensor."""
+    numbers = isinstance(inputs, (tuple, list)) and len(inputs) > 1 and all(type(n) is int for n in inputs)
+    return tuple(inputs) if numbers and min(inputs) > 0 else None
+
+
+def _meant(model: nn.Module, inputs: Any, input_size: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Other ways to call the model, each with the sentence that advises it."""
+    if inputs is None:
+        if isinstance(input_size, (tuple, list)) and input_size:
+            if isinstance(input_size[0], int):
+                whole = [(1, *input_size)]
+                yield _batch(whole), {"input_size": whole[0]}
+            elif all(isinstance(one, (tuple, list)) for one in input_size):
+                whole = [(1, *one) for one in input_size]
+                yield _batch(whole), {"input_size": whole}
+        return
+    given: list[torch.Tensor] = []
+    map_tensors(inputs, given.append)
+    if given and not any(tensor.is_nested for tensor in given):
+        more = map_tensors(inputs, lambda tensor: tensor.unsqueeze(0))
+        yield _batch([(1, *tensor.shape) for tensor in given]), {"inputs": more}
+    if type(inputs) in (tuple, dict):
+        kind = "positional" if type(inputs) is tuple else "keyword"
+        name = _first_argument(model)
+        yield (
+            f"A {type(inputs).__name__} is {kind} arguments; to pass it as the one argument, write ({name},)",
+            {"inputs": (inputs,)},
+        )
+    elif isinstance(inputs, list):
+        yield (
+            "A list is one argument; for several, write a tuple: (first, second)",
+            {"inputs": tuple(inputs)},
+        )
+
+
+def _batch(sizes: list[tuple[int, ...]]) -> str:
+    return f"Is the batch dimension missing? Try {' and '.join(map(str, sizes))}"
+
+
+def _first_argument(model: nn.Module) -> str:
+    """What the model's own forward calls it."""
+    try:
+        return next(iter(inspect.signature(model.forward).parameters), "inputs")
+    except (TypeError, ValueError):  # a compiled forward has no signature
+        return "inputs"
+
+
+def _fits(model: nn.Module, meant: dict[str, Any], options: dict[str, Any]) -> bool:
+    try:
+        record(model, **meant, **{**options, "progress": False})
+    except ArchcostError:
+        return False
+    return True

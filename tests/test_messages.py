@@ -1,0 +1,316 @@
+"""What was probably meant is said: each message word by word, with the mend in it."""
+
+import re
+from collections import OrderedDict
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+import archcost
+from archcost import InputError, ModelError, SpecError
+
+X = torch.rand(1, 8, 6, 6)
+
+
+class OneDict(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(8, 4, 1)
+
+    def forward(self, feats):
+        return {key: self.conv(value) for key, value in feats.items()}
+
+
+class OneList(OneDict):
+    def forward(self, maps):
+        return [self.conv(value) for value in maps]
+
+
+class Two(OneDict):
+    def forward(self, a, b):
+        return self.conv(a) + self.conv(b)
+
+
+class Numbers(nn.Module):
+    """Its arguments are whole numbers, and no shape."""
+
+    def forward(self, rows, columns):
+        return torch.zeros(rows, columns)
+
+
+@pytest.fixture(scope="module")
+def resnet():
+    return torchvision.models.resnet18().eval()
+
+
+def said(error, function, *arguments, **options):
+    with pytest.raises(error) as raised:
+        function(*arguments, **options)
+    return str(raised.value)
+
+
+# Inputs
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 224, 224), [1, 3, 224, 224], torch.Size((1, 3, 224, 224))])
+@pytest.mark.parametrize("function", [archcost.analyze, archcost.accelerate, archcost.measure])
+def test_a_shape_in_the_place_of_inputs(resnet, function, shape):
+    words = said(InputError, function, resnet, shape)
+    assert words == f"inputs is {shape!r}. That looks like a shape: use input_size=(1, 3, 224, 224)"
+
+
+def test_whole_numbers_that_the_model_takes_are_no_shape():
+    assert archcost.analyze(Numbers(), (2, 3)).total.output_shape == (2, 3)
+
+
+def test_a_missing_batch_dimension(resnet):
+    words = said(InputError, archcost.analyze, resnet, torch.rand(3, 224, 224))
+    assert words.startswith("'bn1' (BatchNorm2d) got an input of shape 64x112x112; it expects 64 channels")
+    assert words.endswith(". Is the batch dimension missing? Try (1, 3, 224, 224)")
+    for model in (resnet, "torchvision:resnet18"):
+        words = said(InputError, archcost.analyze, model, input_size=(3, 224, 224))
+        assert words.endswith(". Is the batch dimension missing? Try (1, 3, 224, 224)")
+
+
+def test_a_missing_batch_dimension_of_several_inputs():
+    class Joined(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = nn.BatchNorm2d(8)
+
+        def forward(self, a, b):
+            return self.norm(a) + b
+
+    words = said(InputError, archcost.analyze, Joined(), input_size=[(8, 4, 4), (8, 4, 1)])
+    assert words.endswith("Is the batch dimension missing? Try (1, 8, 4, 4) and (1, 8, 4, 1)")
+
+
+def test_the_batch_is_not_blamed_for_what_it_does_not_mend():
+    words = said(InputError, archcost.analyze, nn.Conv2d(8, 4, 1), torch.rand(1, 3, 5, 5))
+    assert words.endswith("it expects 8 channels in dimension 1")
+
+
+def test_a_dict_for_a_model_with_one_dict_argument():
+    words = said(InputError, archcost.analyze, OneDict(), {"p3": X})
+    assert words.endswith("A dict is keyword arguments; to pass it as the one argument, write (feats,)")
+    assert archcost.analyze(OneDict(), ({"p3": X},)).total.macs == 4 * 8 * 36
+
+
+def test_a_tuple_for_a_model_with_one_list_argument():
+    words = said(InputError, archcost.analyze, OneList(), (X, X))
+    assert words.endswith("A tuple is positional arguments; to pass it as the one argument, write (maps,)")
+
+
+def test_a_list_for_a_model_with_several_arguments():
+    words = said(InputError, archcost.analyze, Two(), [X, X])
+    assert words.endswith("A list is one argument; for several, write a tuple: (first, second)")
+
+
+def test_trying_what_was_meant_leaves_model_and_inputs_as_they_were():
+    model, given = OneDict().eval(), {"p3": X.clone()}
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    said(InputError, archcost.analyze, model, given)
+    assert list(given) == ["p3"]
+    assert torch.equal(given["p3"], X)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_a_dict_of_shapes_makes_a_dict_of_tensors():
+    sizes = {"feats": {"p3": (1, 8, 6, 6), "p4": (1, 8, 3, 3)}}
+    assert archcost.analyze(OneDict(), input_size=sizes).total.macs == 4 * 8 * (36 + 9)
+    words = said(InputError, archcost.analyze, OneDict(), input_size={"feats": {"p3": 8}})
+    assert words.startswith("input_size['feats']['p3']: 8 is no shape")
+
+
+# Models
+
+TAKE_A_MODEL = [
+    archcost.analyze,
+    archcost.crosscheck,
+    archcost.receptive_field,
+    archcost.effective_field,
+    archcost.measure,
+    archcost.propose,
+    archcost.plot_growth,
+    archcost.plot_window,
+    archcost.accelerate,
+    lambda model: archcost.rewrite(model, rules=["merge"]),
+    lambda model: archcost.compare(model, model),
+]
+
+
+@pytest.mark.parametrize("function", TAKE_A_MODEL)
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (torchvision.models.resnet18, "got the function resnet18; call it: resnet18()"),
+        (torchvision.models.ResNet, "got the class ResNet; make one: ResNet(...)"),
+        (OrderedDict(), "got an OrderedDict; load it into a model: model.load_state_dict(...)"),
+        (7, "got an int"),
+    ],
+)
+def test_what_is_no_model(function, model, words):
+    assert said((InputError, ModelError), function, model).endswith(f"expected a torch.nn.Module, {words}")
+
+
+def test_what_holds_a_model_is_told_from_one():
+    loaded = archcost.load("torchvision:alexnet")
+    assert said(ModelError, archcost.analyze, loaded).endswith("got a Loaded; give its .model")
+    exported = torch.export.export(nn.ReLU(), (X,))
+    assert said(ModelError, archcost.analyze, exported).endswith("got an ExportedProgram; give its .module()")
+
+
+@pytest.mark.parametrize("lazily", ["generator", "inside"])
+def test_a_forward_that_computes_later_is_not_counted_as_nothing(lazily):
+    class Later(nn.Conv2d):
+        def forward(self, x):
+            steps = (super(Later, self).forward(x) for _ in range(2))
+            return steps if lazily == "generator" else {"steps": (steps,)}
+
+    words = said(ModelError, archcost.analyze, Later(8, 4, 1), X)
+    assert words == (
+        "the forward of Later returns a generator, which computes nothing until it is run through: give a "
+        "module whose forward does that, as in `return list(self.model(x))`"
+    )
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_coroutine_is_not_counted_as_nothing():
+    class Awaited(nn.Conv2d):
+        async def forward(self, x):
+            return super().forward(x)
+
+    words = said(ModelError, archcost.analyze, Awaited(8, 4, 1), X)
+    assert words.startswith("the forward of Awaited returns a coroutine")
+
+
+def test_a_generator_that_the_model_runs_through_itself_counts():
+    class Steps(nn.Conv2d):
+        def forward(self, x):
+            yield super().forward(x)
+            yield super().forward(x)
+
+    class Whole(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.steps = Steps(8, 4, 1)
+
+        def forward(self, x):
+            return list(self.steps(x))
+
+    assert archcost.analyze(Whole(), X).total.macs == 2 * 4 * 8 * 36
+
+
+# Layers
+
+
+def test_rewrite_names_the_layer_that_was_meant(resnet):
+    words = said(
+        SpecError, archcost.rewrite, resnet, torch.rand(1, 3, 64, 64), {"layer1.0.con1": "asymmetric"}
+    )
+    assert words == "ResNet has no convolution 'layer1.0.con1'; did you mean 'layer1.0.conv1'?"
+
+
+def test_propose_and_its_proposals_name_the_layer_that_was_meant(resnet):
+    analysis = archcost.analyze(resnet, input_size=(1, 3, 64, 64))
+    words = "ResNet has no convolution 'layer1.0.con1'; did you mean 'layer1.0.conv1'?"
+    assert said(SpecError, archcost.propose, analysis, names=["layer1.0.con1"]) == words
+    found = archcost.propose(analysis, rules=["asymmetric"], errors=False, store=False)
+    assert said(SpecError, lambda: found["layer1.0.con1"]) == words
+
+
+# accelerate
+
+
+def small():
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 1)).eval()
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Only what surrounds measuring runs."""
+    from archcost.rewriting.accelerating import accelerate
+    from archcost.rewriting.accelerating.reporting import unchanged
+
+    def not_measured(work, asked, *rest):
+        asked_for.append(asked)
+        return unchanged(asked, [], "it was not measured")
+
+    asked_for = []
+    monkeypatch.setattr(accelerate, "_accelerated", not_measured)
+    return asked_for
+
+
+def test_accelerate_without_inputs_infers_them_and_says_so(quick):
+    done = archcost.accelerate(small())
+    assert done.acceleration.notes == (
+        "input size 1x3x224x224 assumed: the first layer, 0 (Conv2d), takes 3 channels",
+    )
+    assert "Note: input size 1x3x224x224 assumed" in str(done.acceleration)
+    (x,) = quick[0].inputs
+    assert x.shape == (1, 3, 224, 224)
+
+
+def test_accelerate_takes_an_input_size(quick):
+    archcost.accelerate(small(), input_size=(2, 3, 16, 16))
+    (x,) = quick[0].inputs
+    assert x.shape == (2, 3, 16, 16)
+    assert x.std() > 0.1
+
+
+def test_accelerate_loads_a_spec_as_analyze_does(quick):
+    done = archcost.accelerate("torchvision:squeezenet1_1")
+    assert type(done).__name__ == "SqueezeNet"
+    assert done.acceleration.notes == archcost.analyze("torchvision:squeezenet1_1").notes
+    assert quick[0].inputs[0].shape == (1, 3, 224, 224)
+    assert "no SPEC" in said(SpecError, archcost.accelerate, "squeezenet")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance", "words"),
+    [
+        (torch.float16, 1e-4, ("1e-04 is finer than float16 is, which rounds by 1e-03", "4e-03")),
+        (torch.bfloat16, 1e-3, ("1e-03 is finer than bfloat16 is, which rounds by 8e-03", "3e-02")),
+        (torch.float16, 1e-2, None),
+        (torch.float32, 1e-4, None),
+    ],
+)
+def test_accelerate_says_where_half_precision_cannot_keep_the_tolerance(quick, dtype, tolerance, words):
+    x = torch.rand(1, 3, 9, 9).to(dtype)
+    done = archcost.accelerate(small().to(dtype), x, tolerance=tolerance)
+    if words is None:
+        assert done.acceleration.notes == ()
+        return
+    finer, enough = words
+    assert done.acceleration.notes == (
+        f"the tolerance of {finer}: paths as exact as PyTorch's own are refused; tolerance={enough} lets "
+        f"them in",
+    )
+
+
+def test_a_tolerance_that_half_precision_can_keep_lets_paths_in():
+    conv = nn.Conv2d(8, 8, 3).half()
+    spec = archcost.ConvSpec(8, 8, 3, input_size=(12, 12))
+    fine, coarse = (
+        archcost.paths.eligible(spec, conv.weight.detach(), tolerance=tolerance) for tolerance in (1e-4, 4e-3)
+    )
+    assert not any(one.eligible for name, one in fine.items() if name.startswith("winograd"))
+    assert any(one.eligible for name, one in coarse.items() if name.startswith("winograd"))
+
+
+def test_accelerate_does_not_advise_what_an_exported_module_refuses():
+    exported = torch.export.export(small(), (torch.rand(1, 3, 9, 9),)).module()
+    words = said(ModelError, archcost.accelerate, exported, torch.rand(1, 3, 9, 9))
+    assert "eval()" not in words
+    assert words.endswith("accelerate the model, and export what comes of it")
+
+
+def test_a_mode_that_cannot_be_changed_is_not_advised_either():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    x = torch.rand(2, 3, 9, 9)
+    exported = torch.export.export(model, (x,)).module()
+    (note,) = archcost.analyze(exported, x).notes
+    assert note.endswith("norms use the statistics of the batch; for inference export it in eval mode")
+    assert not re.search(r"eval\(\)", note)

@@ -1,0 +1,190 @@
+"""Tables on terminals of any width: what matters most stays, what is left out is named, no head is cut."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+import archcost
+from archcost.latency.roofline import Roofline
+from archcost.report.grid import Entry, Grid, Head, lay_out, no_room_for, that_fit
+from archcost.rewriting.proposal import Raced
+
+WIDTHS = (60, 80, 100, 120)
+X = torch.rand(1, 3, 16, 16)
+QUICK = {"store": False, "progress": False}
+
+
+class Uncountable(nn.Module):
+    """MACs that are only a lower bound, in one of its modules."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3)
+        self.second = nn.Linear(8, 8)
+
+    def forward(self, x):
+        x = self.second(self.first(x).mean((2, 3)))
+        return torch.linalg.svd(x.view(-1, 8, 1) @ torch.ones(1, 8))[1]
+
+
+@pytest.fixture(scope="module")
+def results():
+    net = nn.Sequential(nn.Conv2d(3, 8, 5, padding=2), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1)).eval()
+    other = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()).eval()
+    line = Roofline(50e9, 8e9, threads=1, dtype="float32", device="as an example")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("archcost.latency.roofline.measure_roofline", lambda *args, **options: line)
+        measured = archcost.measure(net, X, seconds=0.2, **QUICK)
+    proposals = archcost.propose(net, X, **QUICK)
+    race = Raced(1.33, 0.968, 0.02, 1.37, device="a machine", threads=1)
+    raced = replace(proposals, proposals=tuple(replace(one, race=race) for one in proposals))
+    return {
+        "analysis": archcost.analyze(net, X),
+        "comparison": archcost.compare(net, other, X),
+        "measured": measured,
+        "proposals": proposals,
+        "raced": raced,
+        "rewritten": archcost.rewrite(net, X, rules=["bottleneck"], **QUICK),
+        "uncountable": archcost.analyze(Uncountable().eval(), X),
+    }
+
+
+def heads_of(text):
+    """The lines of heads: one or two above a rule, below an empty line."""
+    lines = text.splitlines()
+    for at, line in enumerate(lines):
+        for start in (at - 1, at - 2):
+            if line.startswith("─") and start > 0 and not lines[start - 1] and all(lines[start:at]):
+                yield from lines[start:at]
+
+
+TABLES = ("analysis", "comparison", "measured", "proposals", "raced", "rewritten", "uncountable")
+
+
+@pytest.mark.parametrize("width", [30, *WIDTHS])
+@pytest.mark.parametrize("name", TABLES)
+def test_no_line_is_wider_and_no_head_is_cut(results, name, width):
+    text = results[name].to_text(width=width)
+    assert max(map(len, text.splitlines())) <= width
+    found = list(heads_of(text))
+    assert found
+    assert not [line for line in found if "…" in line]
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("name", ["comparison", "measured", "proposals", "raced", "rewritten"])
+def test_every_column_is_on_show_or_named(results, name, width):
+    """A word of each head; heads stand on two lines where room is short."""
+    whole, text = (results[name].to_text(width=w) for w in (None, width))
+    every = {head for line in heads_of(whole) for head in line.split("  ") if head.strip()}
+    shown = " ".join(" ".join(heads_of(text)).split())
+    at = text.find("No room for: ")
+    named = "" if at < 0 else " ".join(text[at:].partition("\n\n")[0].split())
+    missing = [
+        head for head in every if not all(w in shown for w in head.split()) and head.strip() not in named
+    ]
+    assert not missing
+
+
+@pytest.mark.parametrize("width", [80, 100, 120])
+def test_what_was_measured_and_its_errors_outlive_what_was_asked(results, width):
+    shown = " ".join(heads_of(results["raced"].to_text(width=width)))
+    for word in ("Speedup", "error", "Verdict", "Rule"):
+        assert word in shown
+    assert "ms" in shown.split() or width == 80  # the times themselves
+
+
+def test_a_comparison_shows_both_sides_of_a_measure_or_none(results):
+    for width in range(30, 130, 5):
+        text = results["comparison"].to_text(width=width, columns=None)
+        for measure in ("Params", "MACs"):
+            found = " ".join(list(heads_of(text))[-2:])
+            assert found.count(measure) in (0, 2), (width, found)
+
+
+@pytest.mark.parametrize("columns", [None, ["params"], ["params", "macs"]])
+@pytest.mark.parametrize("form", ["text", "html"])
+def test_signs_are_explained_where_they_are_on_show(results, columns, form):
+    analysis = results["uncountable"]
+    said = getattr(analysis, f"to_{form}")(columns=columns)
+    bound = ">=" if form == "text" else "&gt;="
+    explained = f"what is marked {bound} leaves out what was not counted"
+    assert (explained in said) == (columns != ["params"])
+    assert said.count(bound) != 1
+
+
+def test_nothing_is_said_of_signs_that_found_no_room(results):
+    analysis = results["uncountable"]
+    text = analysis.to_text(width=34, columns=["params", "output_shape", "macs"])
+    assert "No room for: macs" in text
+    assert ">=" not in text
+
+
+def test_a_comparison_explains_its_signs(results):
+    text = archcost.compare(results["uncountable"], results["analysis"]).to_text()
+    assert "Lower bound: what is marked >= leaves out what was not counted" in text
+    assert "?: not known" in text
+    plain = results["comparison"].to_text()
+    assert ">=" not in plain
+    assert "?: not known" not in plain
+
+
+def test_units_and_errors_are_those_of_columns_on_show(results):
+    wide, narrow = (results["raced"].to_text(width=width) for width in (None, 60))
+    for what, words in (("Saved %", "Saved % is of the model's"), ("Speedup", "Speedup is old over new")):
+        assert what in " ".join(heads_of(wide))
+        assert words in wide
+        shown = what.split()[0] in " ".join(heads_of(narrow))  # on two lines where room is short
+        assert (words in " ".join(narrow.split())) == shown
+    assert "of the output the same" not in wide  # no data were given
+    assert "Speedup is" not in results["proposals"].to_text()  # nothing was timed
+
+
+def test_what_a_measurement_means_is_said_of_columns_on_show(results):
+    measured = results["measured"]
+    alone, context = "native and best are each convolution alone", "in context is inside real forward passes"
+    for form in ("text", "markdown", "html"):
+        every = getattr(measured, f"to_{form}")()
+        few = getattr(measured, f"to_{form}")(columns=["name", "latency_ms"])
+        assert alone in every
+        assert context in every
+        assert context in few
+        assert alone not in few
+
+
+def test_errors_of_a_rewrite_are_explained_where_they_are_on_show(results):
+    text = results["rewritten"].to_text()
+    assert "Error of weights" in text
+    assert "W' being the one kernel" in text
+    assert "over the data given" not in text  # none were
+    narrow = results["rewritten"].to_text(width=30)
+    assert "Error" not in " ".join(heads_of(narrow))
+    assert "Errors:" not in narrow
+
+
+def grid(*heads, label="Layer", name="0"):
+    return Grid(label, heads, [Entry(((name, ""),), tuple("1234" for _ in heads))])
+
+
+def test_the_head_over_short_labels_has_room():
+    one = grid(Head("a", 2), Head("bbbb", 1), label="New layer")
+    kept = that_fit(one, 16)
+    assert kept == [0]
+    first = "".join(text for text, _ in lay_out(one.keeping(kept), 16)[0])
+    assert first == "New layer     a"
+
+
+def test_a_narrow_column_takes_the_room_that_a_wide_one_cannot():
+    one = grid(Head("most", 9), Head("wide" * 9, 5), Head("last", 1))
+    assert that_fit(one, 20) == [0, 2]
+    assert no_room_for([(one, [0, 2])]) == [("No room for", "wide" * 9)]
+    assert no_room_for([(one, [0, 1, 2])]) == []
+
+
+def test_a_column_stands_only_beside_what_it_is_of():
+    sides = [Head("p a", 5, group="p"), Head("p b", 5, group="p"), Head("p b / a", 4, group="p")]
+    one = grid(Head("other", 9), *sides)
+    wide = [that_fit(one, width) for width in range(12, 60)]
+    assert {tuple(kept) for kept in wide} == {(0,), (0, 1, 2), (0, 1, 2, 3)}
