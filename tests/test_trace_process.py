@@ -1,8 +1,10 @@
 """The process is as before an analysis, and other threads do not notice it."""
 
+import contextlib
 import copy
 import gc
 import signal
+import sys
 import threading
 
 import pytest
@@ -11,8 +13,12 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.modules import module as hooks_of_torch
 
-from archcost.errors import ArchcostError
+from archcost.errors import ArchcostError, InputError, ModelError
+from archcost.trace.kept import KeptForBackward
+from archcost.trace.progress import Progress
+from archcost.trace.recorder import Recorder
 from archcost.trace.run import record
+from archcost.trace.turns import this_thread
 
 
 def test_users_own_hooks_fire_and_stay():
@@ -179,3 +185,104 @@ def test_what_other_threads_run_is_not_recorded():
             stop.set()
 
     in_threads(keep_running, analyse)
+
+
+class Everything(nn.Module):
+    """Calls every callback of both recorders."""
+
+    def __init__(self):
+        super().__init__()
+        self.lin, self.gru, self.norm = nn.Linear(8, 8), nn.GRU(8, 8), nn.BatchNorm1d(8)
+        self.plain = torch.ones(8)
+
+    def forward(self, x):
+        y = self.norm(self.lin(x) * self.plain)
+        self.plain.add_(1)
+        return self.gru(torch.relu_(y)[None])[0] + torch.arange(8)
+
+
+CALLBACKS = [
+    *(
+        (Recorder, name)
+        for name in ("enter", "leave", "name_state", "describe", "recurrent", "_storage", "_bury")
+    ),
+    *(
+        (Recorder, name)
+        for name in ("_refs_in", "_describe", "_ref", "_on_meta", "_operate", "_execute", "_record")
+    ),
+    *((Recorder, name) for name in ("_before_write", "_is_made", "__torch_dispatch__")),
+    *(
+        (KeptForBackward, name)
+        for name in ("name_state", "recurrent", "_operate", "_note", "_is_made", "_keep", "_add")
+    ),
+    (Progress, "step"),
+]
+
+
+def state_of_process():
+    return (
+        torch._C._len_torch_dispatch_stack(),
+        dict(hooks_of_torch._global_forward_hooks),
+        dict(hooks_of_torch._global_forward_pre_hooks),
+        dict(hooks_of_torch._global_forward_hooks_with_kwargs),
+        dict(hooks_of_torch._global_forward_hooks_always_called),
+        getattr(this_thread, "recorder", None),
+        torch.is_grad_enabled(),
+        torch.is_inference_mode_enabled(),
+        torch.backends.mha.get_fastpath_enabled(),
+        gc.isenabled(),
+        sys.getrecursionlimit(),
+        signal.getsignal(signal.SIGINT),
+        torch._C._autograd._saved_tensors_hooks_is_enabled(),
+        torch.get_default_dtype(),
+    )
+
+
+@pytest.mark.parametrize("error", [RuntimeError, RecursionError, KeyboardInterrupt, ArchcostError])
+@pytest.mark.parametrize("nth", [1, 3])
+@pytest.mark.parametrize(("owner", "name"), CALLBACKS, ids=lambda value: getattr(value, "__name__", value))
+def test_whatever_raises_wherever_nothing_is_left_behind(monkeypatch, owner, name, nth, error):
+    model, x = Everything(), torch.rand(4, 8)
+    expected = facts(record(model, x))
+    before, state = state_of_process(), copy.deepcopy(model.state_dict())
+    original, calls = getattr(owner, name), []
+
+    def breaks(*args, **kwargs):
+        calls.append(name)
+        if len(calls) == nth:
+            raise error("injected")
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, breaks)
+    with contextlib.suppress(ArchcostError, KeyboardInterrupt, error):
+        record(model, x)
+    monkeypatch.undo()
+    assert calls
+    assert state_of_process() == before
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+    assert torch.equal(model.plain, torch.ones(8))
+    assert facts(record(model, x)) == expected
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("layout", [torch.jagged, torch.strided])
+def test_nested_tensors_are_refused_and_leave_nothing_behind(layout):
+    class Inside(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lin = nn.Linear(4, 6)
+
+        def forward(self, x):
+            return self.lin(torch.nested.nested_tensor([x[:3], x], layout=layout)).unbind()[0]
+
+    before = state_of_process()
+    with pytest.raises(
+        InputError, match=r"a NestedTensor has rows of different lengths.*give a padded tensor"
+    ):
+        record(
+            nn.Linear(4, 6), torch.nested.nested_tensor([torch.rand(3, 4), torch.rand(5, 4)], layout=layout)
+        )
+    assert state_of_process() == before
+    with pytest.raises(ModelError, match=r"computes on a NestedTensor.*; pad it"):
+        record(Inside(), torch.rand(5, 4))
+    assert state_of_process() == before
