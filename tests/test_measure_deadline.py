@@ -147,10 +147,9 @@ def test_a_warm_store_reaches_no_fewer_layers(machine):
     cold = len(reached(samples, 40.0))
     assert 0 < cold < len(samples)
     with Store(":memory:") as store:
-        counts = [len(reached(samples, 40.0, store)) for _ in range(5)]
-    assert counts[0] >= cold
-    assert counts == sorted(counts)
-    assert counts[-1] > cold
+        assert min(len(reached(samples, 40.0, store)) for _ in range(4)) >= cold
+        reached(samples, 500.0, store)
+        assert len(reached(samples, 40.0, store)) == len(samples)
 
 
 def test_what_was_disturbed_is_measured_again_and_what_is_good_is_not(machine):
