@@ -34,6 +34,7 @@ def report(asked: Asked, final: Final, result: Result, kept: list[Kept]) -> Acce
     ]
     lines = [_of_layer(final, layer, result) for layer in final.network.layers]
     changed = result.chosen is not None
+    original_error = final.original_error if final.exact else None
     dtypes = {str(layer.task.dtype).removeprefix("torch.") for layer in final.network.layers}
     return _acceleration(
         asked,
@@ -46,8 +47,8 @@ def report(asked: Asked, final: Final, result: Result, kept: list[Kept]) -> Acce
         accelerated_ms=times[1],
         samples=0 if result.accelerated is None else result.accelerated.kept,
         dropped=0 if result.accelerated is None else result.accelerated.dropped,
-        error=result.error if changed else final.original_error,
-        original_error=final.original_error,
+        error=result.error if changed else original_error,
+        original_error=original_error,
         reference=final.reference,
         dtype=", ".join(sorted(dtypes)),
         notes=result.notes,
