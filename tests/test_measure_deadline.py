@@ -2,58 +2,21 @@
 
 import pytest
 import torch
+from moved_clock import Machine
 from torch import nn
 
 import archcost
-from archcost.latency import candidates, clock, context, deadline, paths, predictor, roofline
+from archcost.latency import clock, context, paths, predictor, roofline
 from archcost.latency.candidates import Asked
 from archcost.latency.convolutions import convolutions_of, samples_of
 from archcost.latency.deadline import Deadline, TooLittleTime
 from archcost.latency.layers import NOT_MEASURED
 from archcost.latency.paths import time_paths
 from archcost.latency.roofline import measure_roofline
-from archcost.latency.stopwatch import CpuStopwatch
 from archcost.latency.store import Store
 from archcost.paths import accuracy, available, get
 
 X = torch.rand(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-
-
-class Machine:
-    """Whose time passes only when something runs on it; a busy one takes twice as long by the wall clock."""
-
-    def __init__(self, monkeypatch):
-        self.now = self.cpu = 0.0
-        self.busy = False
-        self.patch = monkeypatch.setattr
-        self.patch(deadline, "clock", lambda: self.now)
-        self.patch(clock, "_read", lambda _: clock._Reading(self._ns(self.now), self._ns(self.cpu), 0))
-        watch = CpuStopwatch(cpu=lambda: self._ns(self.cpu), wall=lambda: self._ns(self.now))
-        self.patch(context, "_stopwatch", lambda *_: watch)
-        for module in (candidates, paths):
-            self.patch(module, "time", self)
-
-    def work(self, seconds):
-        self.cpu += seconds
-        self.now += seconds * (2 if self.busy else 1)
-
-    def takes(self, owner, name, seconds):
-        """That function, taking so long."""
-        self.patch(owner, name, self.slower(getattr(owner, name), seconds))
-
-    def slower(self, real, seconds):
-        def slow(*args, **options):
-            self.work(seconds)
-            return real(*args, **options)
-
-        return slow
-
-    def thread_time(self):
-        return self.cpu
-
-    @staticmethod
-    def _ns(seconds):
-        return round(seconds * 1e9)
 
 
 class Net(nn.Module):
