@@ -215,7 +215,9 @@ class _Turns:
             again = []
             for name in names:
                 tidy()
-                found = self._run(name, self.counts[name])
+                # Five rounds come first: what is taken again must leave time for them.
+                later = (FEWEST - 1 - number) * sum(self.costs.values()) if attempt else 0.0
+                found = self._run(name, self.counts[name], later)
                 if found is None:
                     return attempt > 0
                 sample = _difference(number, *found)
@@ -231,11 +233,11 @@ class _Turns:
         good = [{one.round for one in found if not one.interrupted} for found in self.samples.values()]
         return any(len(good[0] & rounds) < FEWEST for rounds in good)
 
-    def _run(self, name: str, times: int) -> tuple[_Reading, _Reading] | None:
-        """None where it is not likely to end in time."""
+    def _run(self, name: str, times: int, later: float = 0.0) -> tuple[_Reading, _Reading] | None:
+        """None where it is not likely to end in time, with so many seconds left for what comes later."""
         if self.deadline is None:
             return self.runs[name](times, self.cpu_clock)
-        if not self.deadline.allows(self.costs[name]):
+        if not self.deadline.allows(self.costs[name] + max(0.0, later)):
             return None
         left = self.deadline.left
         found = self.runs[name](times, self.cpu_clock)
