@@ -56,15 +56,16 @@ class Took:
         return 2 * 0.93 * self.spread / sqrt(self.samples) if self.spread == self.spread else inf
 
 
-def candidates(task: Task, paths: Iterable[str] | None = None) -> list[ExecutionPath]:
-    """PyTorch's own ways, and the compiled paths that paper gives a chance; or those of these names."""
+def candidates(task: Task, paths: Iterable[str] | None = None) -> tuple[list[ExecutionPath], dict[str, str]]:
+    """PyTorch's own ways, and the paths that paper gives a chance, with the reason against each of the others;
+    or those of these names."""
     named = available() if paths is None else ("native", *paths)
     ways = [get(name) for name in dict.fromkeys(named)]
     ways = [path for path in ways if path.supports(task.spec, task.dtype) is None]
     if paths is not None:
-        return ways
-    kept, _ = likely(task.spec, ways, task.dtype)
-    return [path for path in kept if path.name in _OWN or not _is_own(path, task)]
+        return ways, {}
+    kept, refused = likely(task.spec, ways, task.dtype)
+    return [path for path in kept if path.name in _OWN or not _is_own(path, task)], refused
 
 
 def _is_own(path: ExecutionPath, task: Task) -> bool:

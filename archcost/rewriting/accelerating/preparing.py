@@ -67,7 +67,7 @@ def measured(
     known: dict[Task, dict[Way, Took]] = {}
     looks: dict[Task, dict[Way, Took]] = {}
     for task in sorted(first, key=lambda one: -rough[one]):
-        paths = candidates(task, asked.paths)
+        paths, _ = candidates(task, asked.paths)
         if asked.store is not None:
             ways = ways_of(first[task], paths)
             known[task] = stored(task, ways, asked.threads, asked.keeps_nan, asked.store)
