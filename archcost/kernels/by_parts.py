@@ -53,7 +53,7 @@ def pack_long_row(weight: Tensor, step: int, groups: int = 1, isa: str | None = 
 
 
 def long_row(x: Tensor, packed: PackedLongRow, bias: Tensor | None = None, **call: Unpack[Call]) -> Tensor:
-    """The convolution of sequences [batch, channels, length], of stride 1; see `archcost.kernels.winograd`."""
+    """The convolution of [batch, channels, length], of stride 1; see `archcost.kernels.winograd`."""
     if x.dim() != 3:
         raise InputError(f"kernel: a sequence has 3 dimensions, got {tuple(x.shape)}")
     numbers = (packed.taps[1], packed.step, packed.groups)

@@ -135,7 +135,8 @@ def compare_calls(
         deadline: begin nothing that is not likely to end by then. A candidate that has no sample by then is
             not among the results. Until then, with five rounds or more, an interrupted sample is taken again
             in the same round, before anything that is good already; and rounds go on until each candidate
-            has five good samples in rounds in which the first candidate has one as well.
+            has five good samples in rounds in which the first candidate has one as well; one that has not is
+            disturbed.
         warmup: untimed calls of each candidate before the first round.
         block: a function that takes less than this many seconds is called several times in a sample.
         cpu_clock: CPU time of the whole ``"process"``, or of the calling ``"thread"`` alone.
@@ -172,7 +173,12 @@ def compare_calls(
             if not turns.one_round(number, _TRIES if patient else 1, shuffle, tidy):
                 break
             number += 1
-    return {name: _timing(name, found, turns.counts[name]) for name, found in turns.samples.items() if found}
+    few = turns.lacking() if patient else ()
+    return {
+        name: _timing(name, found, turns.counts[name], name in few)
+        for name, found in turns.samples.items()
+        if found
+    }
 
 
 class _Turns:
@@ -228,10 +234,13 @@ class _Turns:
             names = again
         return True
 
-    def lacking(self) -> bool:
-        """Whether some candidate has too few good samples in rounds in which the first one has one."""
-        good = [{one.round for one in found if not one.interrupted} for found in self.samples.values()]
-        return any(len(good[0] & rounds) < FEWEST for rounds in good)
+    def lacking(self) -> list[str]:
+        """Those with too few good samples in rounds in which the first candidate has one."""
+        good = {
+            name: {one.round for one in found if not one.interrupted} for name, found in self.samples.items()
+        }
+        first = next(iter(good.values()))
+        return [name for name, rounds in good.items() if len(first & rounds) < FEWEST]
 
     def _run(self, name: str, times: int, later: float = 0.0) -> tuple[_Reading, _Reading] | None:
         """None where it is not likely to end in time, with so many seconds left for what comes later."""
@@ -335,9 +344,11 @@ def _collector(enabled: bool) -> Iterator[Callable[[], Any]]:
             gc.disable()
 
 
-def _timing(name: str, samples: list[_Sample], calls: int) -> Timing:
+def _timing(name: str, samples: list[_Sample], calls: int, lacks_pairs: bool) -> Timing:
     quiet = [sample for sample in samples if not sample.interrupted]
-    disturbed = len(quiet) < FEWEST and 2 * len(quiet) < len(samples)
+    disturbed = len(quiet) < len(samples) and (
+        lacks_pairs or (len(quiet) < FEWEST and 2 * len(quiet) < len(samples))
+    )
     kept = samples if disturbed else quiet
     switches = [sample.switches for sample in kept if sample.switches is not None]
     return Timing(

@@ -37,7 +37,10 @@ class FFTPartsPath(PhasedPath):
 
     name = "fft-parts"
     idea = "products at each frequency, over frames of a sequence and parts of its many taps"
-    limits = f"1 axis, {_LEAST_TAPS} taps or more, groups, every padding mode; stride, dilation and transposed by phases"
+    limits = (
+        f"1 axis, {_LEAST_TAPS} taps or more, groups, every padding mode; stride, dilation and transposed by "
+        f"phases"
+    )
     source = (
         "A. Torger and A. Farina, Real-time partitioned convolution for Ambiophonics surround sound, 2001; "
         "T. G. Stockham, High-speed convolution and correlation, 1966"

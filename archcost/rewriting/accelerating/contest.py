@@ -57,7 +57,7 @@ class Took:
 
 
 def candidates(task: Task, paths: Iterable[str] | None = None) -> tuple[list[ExecutionPath], dict[str, str]]:
-    """PyTorch's own ways, and the paths that paper gives a chance, with the reason against each of the others;
+    """PyTorch's own ways and the paths that paper gives a chance, with the reason against each of the others;
     or those of these names."""
     named = available() if paths is None else ("native", *paths)
     ways = [get(name) for name in dict.fromkeys(named)]
