@@ -17,6 +17,8 @@ __all__ = ["likely", "without_kernel"]
 _OF_A_FAMILY = 3
 # Without a compiled kernel, what multiplies so many times less than the definition is worth a look.
 _FEWER = 5
+# What multiplies so many times more than another compiled path can be far too slow to be called even once.
+_MORE = 20
 _NO_KERNEL = "no compiled kernel runs it here"
 # What is parted into phases has more to do than to multiply.
 _PARTED = 0.7
@@ -30,7 +32,7 @@ def likely(
     the others. All of them support the convolution."""
     kept: list[ExecutionPath] = []
     refused: dict[str, str] = {}
-    families: dict[tuple[str, bool], list[tuple[int, ExecutionPath]]] = {}
+    counted: list[tuple[int, bool, ExecutionPath]] = []
     for path in paths:
         runs = path.implementation(spec, dtype)
         count = path.multiplications(spec) + path.transform_multiplications(spec)
@@ -41,13 +43,18 @@ def likely(
         elif runs == "partly compiled" and count > _PARTED * spec.macs:
             refused[path.name] = "it saves too few multiplications"
         else:
-            family = path.name.rstrip("0123456789"), runs == "tensor operations"
-            families.setdefault(family, []).append((count, path))
-    for several in families.values():
-        ordered = [path for _, path in sorted(several, key=lambda one: one[0])]
-        kept += ordered[:_OF_A_FAMILY]
-        refused |= {path.name: "others of its kind multiply less" for path in ordered[_OF_A_FAMILY:]}
-    return kept, refused
+            counted.append((count, runs == "tensor operations", path))
+    fewest = min((count for count, tensors, _ in counted if not tensors), default=0)
+    families: dict[tuple[str, bool], list[ExecutionPath]] = {}
+    for count, tensors, path in sorted(counted, key=lambda one: one[0]):
+        family = families.setdefault((path.name.rstrip("0123456789"), tensors), [])
+        if not tensors and count > _MORE * fewest:
+            refused[path.name] = f"another multiplies {_MORE} times less"
+        elif len(family) == _OF_A_FAMILY:
+            refused[path.name] = "others of its kind multiply less"
+        else:
+            family.append(path)
+    return [*kept, *(path for family in families.values() for path in family)], refused
 
 
 def without_kernel(refused: Mapping[str, str]) -> str:
