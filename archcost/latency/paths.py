@@ -60,17 +60,18 @@ def time_paths(samples: Mapping[Task, Sample], asked: Asked, deadline: Deadline)
     """Each convolution as it is done: those in the store at once, then the longest first.
 
     Each gets a share of the time by how long PyTorch takes for it; those that time does not reach are left
-    out. What the store has, but disturbed, is measured again last, and comes as it is where that fails.
+    out. What the store has, but rough or disturbed, is measured again after what it has not, and comes as it
+    is where there is no time for that.
     """
     waiting: dict[Task, float] = {}
     doubtful: dict[Task, PathTimes] = {}
     for task, sample in samples.items():
-        found = _from_store(_Timer(task, sample, asked, deadline))
-        if found is not None and not _is_doubtful(found):
-            yield found
+        stored, good = _from_store(_Timer(task, sample, asked, deadline))
+        if stored is not None and good:
+            yield stored
             continue
-        if found is not None:
-            doubtful[task] = found
+        if stored is not None:
+            doubtful[task] = stored
         if not deadline.passed:
             waiting[task] = max(_BLOCK_S, _native_seconds(task, sample, asked))
     left, looks, looked = sum(waiting.values()), 0.0, 1e-9
@@ -204,31 +205,33 @@ class _Timer:
         return {way: one.median if alone else one.wall_median for way, one in timed.items()}
 
 
-def _from_store(timer: _Timer) -> PathTimes | None:
-    """What the store has, if that is all that would be measured; errors are looked at with these weights."""
+def _from_store(timer: _Timer) -> tuple[PathTimes | None, bool]:
+    """What the store has, if that is all that would be measured, and whether it is good enough to stay.
+
+    Errors are looked at with these weights.
+    """
     store, asked = timer.asked.store, timer.asked
     if store is None or asked.again:
-        return None
+        return None, False
     found = {way: store.get(timer.key(way)) for way in timer.ways}
     usable = {way: one for way, one in found.items() if one and one.measured_at >= asked.not_before}
-    if not any(path == "native" and not is_rough(one) for (path, _), one in usable.items()):
-        return None
+    native = [one for (path, _), one in usable.items() if path == "native"]
+    if not native:
+        return None, False
     # What failed then is not there, and must fail again; what is new is measured.
     missing = [path for path, _ in timer.ways if path not in {path for path, _ in usable}]
     timer.check(list(dict.fromkeys(missing)))
     if timer.deadline.passed or any(path in timer.errors for path in missing):
-        return None
+        return None, False
     # A path that was inexact then, and is exact enough now, was never timed in turns.
     near = timer.judge({way: one.median_s for way, one in usable.items()}, HOPELESS / 2)
-    if timer.deadline.passed or any(is_rough(usable[way]) and way[0] != "native" for way in near):
-        return None
-    return PathTimes(timer.task, tuple(usable.values()), timer.errors, timer.refused, reused=True)
-
-
-def _is_doubtful(found: PathTimes) -> bool:
-    """Whether a time that may decide is from a machine that was busy."""
-    timed = (one for one in found.measurements if path_of(one) in found.errors)
-    return any(one.disturbed and not is_rough(one) for one in timed)
+    if timer.deadline.passed:
+        return None, False
+    rough = all(map(is_rough, native)) or any(is_rough(usable[way]) for way in near if way[0] != "native")
+    # A time that may decide is not to be from a machine that was busy.
+    busy = any(usable[way].disturbed and not is_rough(usable[way]) for way in near)
+    stored = PathTimes(timer.task, tuple(usable.values()), timer.errors, timer.refused, reused=True)
+    return stored, not (rough or busy)
 
 
 def _native_seconds(task: Task, sample: Sample, asked: Asked) -> float:

@@ -46,7 +46,7 @@ def likely(
             counted.append((count, runs == "tensor operations", path))
     fewest = min((count for count, tensors, _ in counted if not tensors), default=0)
     families: dict[tuple[str, bool], list[ExecutionPath]] = {}
-    for count, tensors, path in sorted(counted, key=lambda one: one[0]):
+    for count, tensors, path in sorted(counted, key=lambda one: (one[1], one[0])):
         family = families.setdefault((path.name.rstrip("0123456789"), tensors), [])
         if not tensors and count > _MORE * fewest:
             refused[path.name] = f"another multiplies {_MORE} times less"
