@@ -168,15 +168,14 @@ def _timed(calls: Mapping[str, Callable[[], Any]], seconds: float, deadline: Dea
         for call in calls.values():
             call()
         least = _AROUND * FEWEST * (now() - start)
-        timings: dict[str, Timing] = {}
-        if deadline.allows(least):
-            timings = compare_calls(
-                calls,
-                rounds=_ROUNDS,
-                deadline=deadline.within(max(seconds, least)),
-                block=_BLOCK_S,
-                cpu_clock="thread" if torch.get_num_threads() == 1 else "process",
-            )
+        timings = compare_calls(
+            calls,
+            rounds=_ROUNDS,
+            deadline=deadline.within(max(seconds, least)),
+            warmup=0,
+            block=_BLOCK_S,
+            cpu_clock="thread" if torch.get_num_threads() == 1 else "process",
+        )
     if len(timings) < len(calls) or ratio(timings["old"], timings["new"]).pairs < FEWEST:
         raise TooLittleTime(
             f"fewer than {FEWEST} pairs of old and new were timed: the machine was too busy, or a call takes "
