@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from archcost.analysis import Analysis, analyze
 from archcost.errors import InputError, SpecError
+from archcost.latency.deadline import Deadline, now
 from archcost.measured import Measured, MeasuringInterrupted
 
 if TYPE_CHECKING:
@@ -26,9 +26,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Measured", "MeasuringInterrupted", "measure"]
 
-# Of the seconds, for the model in context and for the roofline, and at most so many.
+# Of the seconds, for the model in context, and at most so many; and for its fewest passes, if they take more.
 _IN_CONTEXT, _MOST_IN_CONTEXT = 0.25, 20.0
+_FEWEST_IN_CONTEXT = 0.5
+# Kept for the roofline, and for predicting what was not reached; at most so many.
 _ROOFLINE, _MOST_ROOFLINE = 0.05, 2.0
+_PREDICTIONS, _MOST_PREDICTIONS = 0.1, 10.0
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 Paths = Sequence[str] | Literal["all"] | None
@@ -63,7 +66,8 @@ def measure(
             PyTorch and those that compiled kernels run.
         threads: of PyTorch; by default as many as it has now.
         batch: images; the inputs are repeated or cut along their first axis.
-        seconds: the time that measuring may take, about.
+        seconds: the time that measuring may take, by the wall clock; the trace and two passes of the model
+            come on top. What it does not reach is not measured, and the notes say so.
         tolerance: the largest max |y - exact| / max |exact| of a path, on the layer's own weights and input.
         store: where measurements are kept and looked up: a `Store`, a path, by default the user's own;
             False keeps nothing.
@@ -115,7 +119,7 @@ class _Run:
     ) -> None:
         self.analysis, self.model, self.call, self.calls = analysis, model, call, calls
         self.seconds, self.tolerance, self.cold = seconds, tolerance, cold
-        self.start = time.perf_counter()
+        self.start, self.deadline = now(), Deadline(seconds)
         self.context: InContext | None = None
         self.roofline: Roofline | None = None
         self.times: list[PathTimes] = []
@@ -127,6 +131,7 @@ class _Run:
 
         from archcost.latency.context import time_in_context
         from archcost.latency.convolutions import samples_of
+        from archcost.latency.deadline import TooLittleTime
         from archcost.latency.paths import Asked, time_paths
         from archcost.latency.roofline import measure_roofline
         from archcost.latency.unreached import predict_unreached
@@ -137,8 +142,12 @@ class _Run:
         with Progress(len(tasks) + in_context, f"{self.analysis.name} in context", show) as bar:
             if in_context:
                 most = min(_IN_CONTEXT * self.seconds, _MOST_IN_CONTEXT)
+                latest = self.deadline.within(_FEWEST_IN_CONTEXT * self.seconds)
                 args, kwargs = self.call
-                self.context = time_in_context(self.model, kwargs or args, seconds=most)
+                try:
+                    self.context = time_in_context(self.model, kwargs or args, seconds=most, deadline=latest)
+                except TooLittleTime as error:
+                    self.notes.append(f"the model was not timed in context: {error}; give more seconds")
                 bar.step(label="convolutions on their paths")
             if _device_of(self.model) != "cpu":
                 self.notes.append("paths are timed on the CPU only, and the model is elsewhere")
@@ -149,23 +158,22 @@ class _Run:
                 self.notes.append(f"{missing} convolutions of the analysis were not met in a real pass")
             asked = Asked(threads, paths, self.tolerance, store, again, 0.0, self.cold)
             roofline = min(_ROOFLINE * self.seconds, _MOST_ROOFLINE)
-            # Half of the time is theirs, also where a large model in context took more than its share.
-            deadline = self.start + self.seconds - roofline
-            deadline = max(deadline, time.perf_counter() + self.seconds / 2)
-            for times in time_paths(samples, asked, deadline):
+            predictions = min(_PREDICTIONS * self.seconds, _MOST_PREDICTIONS)
+            for times in time_paths(samples, asked, self.deadline.before(roofline + predictions)):
                 self.times.append(times)
                 bar.step()
+            dtypes = {task.dtype for task in samples}
+            if len(dtypes) == 1:
+                how: Any = {"threads": threads, "dtype": getattr(torch, dtypes.pop()), "again": again}
+                with suppress(TooLittleTime):
+                    self.roofline = measure_roofline(
+                        store, seconds=roofline, deadline=self.deadline.before(predictions), **how
+                    )
             reached = {times.task for times in self.times}
             unreached = {task: sample for task, sample in samples.items() if task not in reached}
             if unreached:
                 made = [one for times in self.times for one in times.measurements]
-                self.predictions = predict_unreached(unreached, asked, made)
-            dtypes = {task.dtype for task in samples}
-            if len(dtypes) == 1:
-                dtype = getattr(torch, dtypes.pop())
-                self.roofline = measure_roofline(
-                    store, threads=threads, dtype=dtype, seconds=roofline, again=again
-                )
+                self.predictions = predict_unreached(unreached, asked, made, self.deadline)
 
     def found(self, interrupted: bool = False) -> Measured:
         import torch
@@ -189,7 +197,7 @@ class _Run:
             tolerance=self.tolerance,
             cold=self.cold,
             seconds=self.seconds,
-            took_s=time.perf_counter() - self.start,
+            took_s=now() - self.start,
             interrupted=interrupted,
             notes=(*self.analysis.notes, *self.notes),
             predictions=self.predictions,

@@ -209,6 +209,7 @@ class Rewritten:
 
         Raises:
             RewriteError: the model was changed in place, so there is no old one.
+            TooLittleTime: the seconds were up before there were five pairs of both.
         """
         from archcost.rewriting.racing import raced
 

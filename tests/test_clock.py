@@ -11,8 +11,9 @@ from collections import Counter
 import pytest
 
 from archcost import ArchcostError, SpecError
-from archcost.latency import clock
+from archcost.latency import clock, deadline
 from archcost.latency.clock import Ratio, Timing, compare_calls, ratio
+from archcost.latency.deadline import Deadline
 
 
 class FakeClock:
@@ -46,6 +47,7 @@ class FakeClock:
 def fake(monkeypatch):
     machine = FakeClock()
     monkeypatch.setattr(clock, "_read", machine.read)
+    monkeypatch.setattr(deadline, "clock", lambda: machine.wall / 1e9)
     return machine
 
 
@@ -107,7 +109,81 @@ def test_no_round_begins_after_the_time_is_up(fake):
     assert timed({"a": fake.script([1.0] * 99)}, 2, seconds=0.1)["a"].kept == 2
 
 
+# Deadlines
+
+
+def test_a_deadline_is_a_moment_that_its_parts_share(fake):
+    whole = Deadline(10.0)
+    assert (whole.left, whole.passed, whole.allows(10.0), whole.allows(10.1)) == (10.0, False, True, False)
+    fake.work(4.0)
+    assert (whole.left, whole.within(2.0).left, whole.within(7.0).left, whole.before(1.0).left) == (
+        6,
+        2,
+        6,
+        5,
+    )
+    fake.work(6.0)
+    assert whole.passed
+    assert not whole.allows(0.0)
+
+
+def test_nothing_is_begun_that_is_not_likely_to_end_by_the_deadline(fake):
+    """Warm-up, what finds out how many calls make a sample, and every sample look at it."""
+    calls = {"a": lambda: fake.work(2.0), "b": lambda: fake.work(3.0)}
+    for seconds in (0.5, 1.0, 6.0, 11.0, 27.0, 63.0):
+        fake.wall = fake.cpu = 0
+        found = compare_calls(calls, rounds=25, warmup=2, deadline=Deadline(seconds))
+        # The very first call of each is not known to be long.
+        assert fake.wall / 1e9 <= max(seconds, 2.0) + 3.0
+        assert (len(found) == 2) == (seconds > 22)
+    assert (found["a"].kept, found["b"].kept) == (10, 9)
+
+
+def test_with_a_deadline_the_interrupted_come_again_before_what_is_good(fake):
+    turns = []
+
+    def call(name, bad):
+        def work():
+            turns.append(name)
+            fake.work(1.0, switches=turns.count(name) in bad)
+
+        return work
+
+    calls = {"a": call("a", ()), "b": call("b", (2, 4))}  # the first call finds the length
+    found = compare_calls(calls, rounds=5, warmup=0, deadline=Deadline(100.0))
+    assert sorted(turns[2:5]) == ["a", "b", "b"]
+    assert turns[4] == "b"
+    assert (found["a"].kept, found["a"].dropped) == (5, 0)
+    assert (found["b"].kept, found["b"].dropped) == (5, 2)
+    assert ratio(found["a"], found["b"]).pairs == 5
+
+
+def test_rounds_go_on_to_five_good_pairs_while_there_is_time(fake):
+    def quiet_every_tenth():
+        count = itertools.count(1)
+        return lambda: fake.work(1.0, switches=next(count) % 10 != 0)
+
+    for seconds, pairs in ((1000.0, 5), (50.0, None)):
+        calls = {"a": lambda: fake.work(1.0), "b": quiet_every_tenth()}
+        found = compare_calls(calls, rounds=6, warmup=0, deadline=Deadline(seconds))
+        if pairs:
+            assert (found["b"].kept, found["b"].disturbed) == (5, False)
+            assert ratio(found["a"], found["b"]).pairs == pairs
+        else:
+            assert found["b"].disturbed
+            assert found["b"].dropped == 0
+
+
 # Samples
+
+
+def test_one_good_sample_among_many_decides_nothing(fake):
+    bad = {"cpu": 2.0, "switches": 1}
+    found = timed({"a": fake.script([1.0, 1.0, *[bad] * 16])}, 17)["a"]
+    assert (found.kept, found.dropped, found.disturbed) == (17, 0, True)
+    assert found.median == 2.0
+    found = timed({"a": fake.script([1.0, *[1.0] * 5, *[bad] * 95])}, 100)["a"]
+    assert (found.kept, found.dropped, found.disturbed) == (5, 95, False)
 
 
 def test_short_functions_are_called_until_a_sample_is_a_block(fake):
@@ -126,9 +202,9 @@ def test_a_sample_with_an_involuntary_switch_is_dropped_and_counted(fake):
 
 
 def test_switches_are_allowed_at_the_rate_that_was_asked_for(fake):
-    steps = [1.0, {"cpu": 2.0, "switches": 6}, {"cpu": 2.0, "switches": 7}, {"cpu": 0.1, "switches": 1}]
-    found = timed({"a": fake.script(steps)}, 3, switches_per_second=3.0)["a"]
-    assert (found.cpu_seconds, found.dropped, found.switches) == ((2.0,), 2, 6)
+    allowed, *more = {"cpu": 2.0, "switches": 6}, {"cpu": 2.0, "switches": 7}, {"cpu": 0.1, "switches": 1}
+    found = timed({"a": fake.script([1.0, allowed, *more, allowed])}, 4, switches_per_second=3.0)["a"]
+    assert (found.cpu_seconds, found.dropped, found.switches) == ((2.0, 2.0), 2, 12)
 
 
 def test_a_sample_that_waited_is_dropped_and_counted(fake):

@@ -11,6 +11,7 @@ from archcost import ConvSpec, InputError, ModelError, SpecError
 from archcost.latency.candidates import Asked, is_far
 from archcost.latency.clock import Timing
 from archcost.latency.convolutions import convolutions_of, samples_of
+from archcost.latency.deadline import Deadline
 from archcost.latency.layers import NOT_FASTER, NOT_MEASURED, layer_times, verdict_of
 from archcost.latency.paths import is_rough, path_of, time_paths
 from archcost.latency.roofline import Roofline
@@ -18,7 +19,7 @@ from archcost.latency.store import Store
 from archcost.measured import MeasuringInterrupted
 from archcost.paths import get
 
-NOW = float("inf")
+NOW = Deadline(float("inf"))
 
 
 class Net(nn.Module):
@@ -215,7 +216,7 @@ def test_cold_times_are_kept_apart():
 def test_no_time_is_no_time():
     _, samples = tasks_and_samples()
     compare = Compare()
-    assert list(time_paths(samples, Asked(compare=compare), 0.0)) == []
+    assert list(time_paths(samples, Asked(compare=compare), Deadline(0.0))) == []
     calls, _ = tasks_and_samples()
     rows = layer_times(calls, {}, None, None)
     assert rows[0].note == NOT_MEASURED

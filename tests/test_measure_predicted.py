@@ -53,16 +53,21 @@ def store(monkeypatch):
         yield kept
 
 
-def measured(store, seconds=1e-9, paths=("winograd-2",), **options):
-    """With no time for any path, unless some is given."""
+@pytest.fixture
+def no_time(monkeypatch):
+    """As if no path could be timed within the seconds."""
+    monkeypatch.setattr("archcost.latency.paths.time_paths", lambda *asked: iter(()))
+
+
+def measured(store, paths=("winograd-2",), **options):
     return archcost.measure(
         Net().eval(),
         X,
-        **{"paths": paths, "threads": 1, "seconds": seconds, "store": store, "in_context": False, **options},
+        **{"paths": paths, "threads": 1, "seconds": 20.0, "store": store, "in_context": False, **options},
     )
 
 
-def test_what_time_did_not_reach_is_predicted_from_the_store(store):
+def test_what_time_did_not_reach_is_predicted_from_the_store(store, no_time):
     stored(store)
     stored(store, "winograd-2", WINOGRAD)
     found = measured(store)
@@ -75,7 +80,7 @@ def test_what_time_did_not_reach_is_predicted_from_the_store(store):
         assert prediction.error < 1e-3
 
 
-def test_every_format_keeps_predictions_apart_and_says_what_they_are(store):
+def test_every_format_keeps_predictions_apart_and_says_what_they_are(store, no_time):
     stored(store)
     found = measured(store)
     total = sum(NATIVE * layer.macs * 1e3 for layer in found.layers)
@@ -96,10 +101,10 @@ def test_every_format_keeps_predictions_apart_and_says_what_they_are(store):
         assert f"{total:.3f}" not in text
 
 
-def test_beyond_what_was_measured_no_error_is_claimed(store):
+def test_beyond_what_was_measured_no_error_is_claimed(store, no_time):
     stored(store)
     large = torch.rand(1, 12, 64, 64)
-    found = archcost.measure(Net().eval(), large, paths=["native"], threads=1, seconds=1e-9, store=store)
+    found = archcost.measure(Net().eval(), large, paths=["native"], threads=1, seconds=20.0, store=store)
     rows = json.loads(found.to_json())["layers"]
     assert all(row["predicted_ms"] > 0 for row in rows)
     assert {row["prediction_error"] for row in rows} == {None}
@@ -108,7 +113,7 @@ def test_beyond_what_was_measured_no_error_is_claimed(store):
 
 def test_where_everything_was_measured_there_are_no_predictions(store):
     stored(store)
-    found = measured(store, seconds=20.0, paths=["native"])
+    found = measured(store, paths=["native"])
     assert all(layer.best_ms is not None for layer in found.layers)
     assert not found.predictions
     document = json.loads(found.to_json())
@@ -131,7 +136,7 @@ def test_where_everything_was_measured_there_are_no_predictions(store):
     ],
     ids=["too few", "other threads", "cold", "another kind"],
 )
-def test_nothing_is_predicted_from_too_little_or_from_something_else(store, what):
+def test_nothing_is_predicted_from_too_little_or_from_something_else(store, no_time, what):
     stored(store, **what)
     found = measured(store)
     assert not found.predictions
@@ -139,7 +144,7 @@ def test_nothing_is_predicted_from_too_little_or_from_something_else(store, what
     assert "there was no time to measure its paths" in found.to_text()
 
 
-def test_times_of_two_threads_predict_those_of_two(store):
+def test_times_of_two_threads_predict_those_of_two(store, no_time):
     stored(store)
     stored(store, per_mac=NATIVE / 2, threads=2)
     found = measured(store, threads=2)
@@ -147,7 +152,7 @@ def test_times_of_two_threads_predict_those_of_two(store):
     assert found.predicted(layer).seconds == pytest.approx(NATIVE / 2 * layer.macs, rel=1e-3)
 
 
-def test_cold_times_predict_cold_ones(store):
+def test_cold_times_predict_cold_ones(store, no_time):
     stored(store)
     stored(store, "native" + COLD, 5 * NATIVE)
     found = measured(store, cold=True)
@@ -156,14 +161,14 @@ def test_cold_times_predict_cold_ones(store):
     assert prediction.seconds == pytest.approx(5 * NATIVE * found.layers[0].macs, rel=1e-3)
 
 
-def test_a_path_that_is_not_exact_enough_by_its_own_word_is_not_predicted(store):
+def test_a_path_that_is_not_exact_enough_by_its_own_word_is_not_predicted(store, no_time):
     stored(store)
     stored(store, "winograd-2", WINOGRAD)
     found = measured(store, tolerance=1e-12)
     assert {one.path for one in found.predictions.values()} == {"native"}
 
 
-def test_only_the_paths_and_layouts_that_would_have_been_timed_are_predicted(store):
+def test_only_the_paths_and_layouts_that_would_have_been_timed_are_predicted(store, no_time):
     stored(store)
     stored(store, "winograd-2", WINOGRAD)
     stored(store, "native", NATIVE / 2, layout="channels_last")

@@ -11,6 +11,7 @@ from archcost import ConvSpec, InputError, kernels
 from archcost.paths import Epilogue, available, get
 
 SPECS = {
+    "long": ConvSpec(2, 3, 70, padding=20, input_size=(100,)),
     "dense": ConvSpec(8, 12, 3, padding=1, input_size=(12, 12), batch=2),
     "strided": ConvSpec(8, 12, 3, stride=2, padding=1, input_size=(12, 12)),
     "depthwise": ConvSpec(8, 8, 5, padding=2, groups=8, input_size=(12, 12)),
@@ -114,6 +115,7 @@ def test_gradients_are_those_of_the_framework(name, spec, tier):
         ("winograd-2", ConvSpec(2, 1, 3, stride=2, padding=1, input_size=(4, 4))),
         ("fft-16", ConvSpec(2, 2, 4, padding=1, input_size=(7,))),
         ("fft-rows", ConvSpec(2, 4, 3, padding=1, groups=2, input_size=(3, 3))),
+        ("fft-parts", ConvSpec(2, 2, 64, padding=20, groups=2, input_size=(40,))),
     ],
 )
 def test_tensor_operations_pass_gradcheck(name, spec):

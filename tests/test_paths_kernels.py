@@ -28,6 +28,7 @@ def one_thread():
 
 DENSE = ConvSpec(16, 24, 3, padding=1, input_size=(20, 20))
 ROW = ConvSpec(16, 24, 31, padding=15, input_size=(200,))
+LONG = ConvSpec(4, 6, 300, padding=150, groups=2, input_size=(2000,))
 DEPTHWISE = ConvSpec(20, 20, 9, padding=4, groups=20, input_size=(20, 22))
 
 CHOSEN = [
@@ -52,6 +53,9 @@ CHOSEN = [
     ("fft-rows", replace(DEPTHWISE, stride=2), "compiled"),
     ("fft-rows", replace(DEPTHWISE, out_channels=40), "tensor operations"),
     ("fft-rows", replace(DEPTHWISE, input_size=(20, 800)), "tensor operations"),
+    ("fft-parts", LONG, "compiled"),
+    ("fft-parts", replace(LONG, stride=3, dilation=2), "compiled"),
+    ("fft-parts", replace(LONG, groups=1), "compiled"),
     ("direct", DENSE, "tensor operations"),
     ("native", DENSE, "PyTorch"),
     ("native-prepacked", DENSE, "PyTorch"),
@@ -212,7 +216,9 @@ def test_the_kernel_multiplies_as_often_as_is_counted(name, spec):
 
 
 @needs_kernels
-@pytest.mark.parametrize(("name", "spec"), [("winograd-4", DENSE), ("fft-80", ROW), ("fft-rows", DEPTHWISE)])
+@pytest.mark.parametrize(
+    ("name", "spec"), [("winograd-4", DENSE), ("fft-80", ROW), ("fft-rows", DEPTHWISE), ("fft-parts", LONG)]
+)
 def test_the_workspace_of_a_kernel_is_what_it_takes(name, spec):
     path = get(name)
     x, weight, bias = tensors_of(spec)

@@ -22,7 +22,7 @@ OWN = (
     *("native", "native-channels-last", "native-prepacked", "native-nnpack", "direct", "im2col"),
     *("im2col-tiled", "strassen", "strassen-1", "strassen-2", "strassen-3"),
     *("winograd-2", "winograd-4", "winograd-6", "fft", "fft-16", "fft-32", "fft-64", "fft-80"),
-    *("fft-128", "fft-160", "fft-256", "fft-512", "fft-1024", "fft-rows"),
+    *("fft-128", "fft-160", "fft-256", "fft-512", "fft-1024", "fft-rows", "fft-parts"),
 )
 
 
@@ -153,6 +153,9 @@ REFUSED = [
     ),
     ("fft-rows", ConvSpec(8, 8, 7, input_size=(20, 20)), "only depthwise layers"),
     ("fft-rows", ConvSpec(8, 8, (7, 1), groups=8, input_size=(20, 20)), "one tap along the rows"),
+    ("fft-parts", ConvSpec(8, 8, 7, input_size=(20, 20)), "for sequences, of one axis"),
+    ("fft-parts", ConvSpec(8, 8, 63, input_size=(100,)), "63 taps are too few"),
+    ("fft-parts", ConvSpec(8, 8, 126, stride=2, input_size=(200,)), "63 taps are too few"),
     (
         "native-prepacked",
         ConvSpec(8, 8, 3, transposed=True, input_size=(6, 6)),

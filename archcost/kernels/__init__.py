@@ -2,7 +2,8 @@
 
 `library` gives the loaded library, or None, and then `why_not` says why; neither needs torch. Weights are
 transformed and packed once (`pack_winograd`, `pack_fourier`, `pack_depthwise`, `pack_depthwise_direct`,
-`pack_im2col`), then used with any input (`winograd`, `fourier`, `depthwise`, `depthwise_direct`, `im2col`).
+`pack_im2col`, `pack_long_row`), then used with any input (`winograd`, `fourier`, `depthwise`,
+`depthwise_direct`, `im2col`, `long_row`).
 """
 
 from __future__ import annotations
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
     from archcost.kernels.by_im2col import im2col as im2col
     from archcost.kernels.by_im2col import im2col_scratch_bytes as im2col_scratch_bytes
     from archcost.kernels.by_im2col import pack_im2col as pack_im2col
+    from archcost.kernels.by_parts import PackedLongRow as PackedLongRow
+    from archcost.kernels.by_parts import long_row as long_row
+    from archcost.kernels.by_parts import pack_long_row as pack_long_row
     from archcost.kernels.by_winograd import WinogradTile as WinogradTile
     from archcost.kernels.by_winograd import pack_winograd as pack_winograd
     from archcost.kernels.by_winograd import winograd as winograd
@@ -56,6 +60,9 @@ _HOMES = {
     "im2col": "by_im2col",
     "im2col_scratch_bytes": "by_im2col",
     "pack_im2col": "by_im2col",
+    "PackedLongRow": "by_parts",
+    "long_row": "by_parts",
+    "pack_long_row": "by_parts",
     "PackedTiles": "tiles",
     "WinogradTile": "by_winograd",
     "pack_winograd": "by_winograd",

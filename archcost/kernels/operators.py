@@ -12,7 +12,13 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
-from archcost.kernels import by_definition, by_fourier, by_im2col, tiles  # noqa: F401 - they make their kinds known
+from archcost.kernels import (  # noqa: F401 - they make their kinds known
+    by_definition,
+    by_fourier,
+    by_im2col,
+    by_parts,
+    tiles,
+)
 from archcost.kernels.call import Call, window
 from archcost.kernels.packed import KINDS, Packed
 from archcost.kernels.tensors import channels_together, planar, readable, sides

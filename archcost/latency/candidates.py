@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from archcost.errors import ArchcostError
 from archcost.latency.clock import Timing, compare_calls
 from archcost.latency.convolutions import Sample, Task
+from archcost.latency.deadline import Deadline
 from archcost.latency.fingerprint import fingerprint
 from archcost.latency.store import Store
 
@@ -71,11 +72,17 @@ def ways_of(task: Task, sample: Sample, asked: Asked) -> tuple[list[Way], dict[s
 
 
 def calls_of(
-    task: Task, sample: Sample, ways: Sequence[Way], asked: Asked, refused: dict[str, str]
+    task: Task,
+    sample: Sample,
+    ways: Sequence[Way],
+    asked: Asked,
+    refused: dict[str, str],
+    deadline: Deadline,
 ) -> tuple[dict[Way, Callable[[], Any]], dict[Way, float]]:
     """Each way as a function, its weights prepared, and the seconds of its very first call.
 
-    What fails is refused. A path that is far behind in one layout is not tried in the other.
+    What fails is refused. A path that is far behind in one layout is not tried in the other, and what the
+    deadline does not reach is left out.
     """
     import torch
 
@@ -88,6 +95,8 @@ def calls_of(
     clock = time.thread_time if asked.threads == 1 else time.perf_counter
     for way in ways:
         path, layout = get(way[0]), way[1]
+        if deadline.passed:
+            break
         if any(other[0] == way[0] and is_far(other, first) for other in first):
             continue
         if layout not in inputs:

@@ -18,6 +18,7 @@ from statistics import median, quantiles
 from typing import Any, Literal, NamedTuple
 
 from archcost.errors import ArchcostError, SpecError
+from archcost.latency.deadline import FEWEST, Deadline
 
 try:
     import resource
@@ -28,7 +29,11 @@ __all__ = ["Ratio", "Timing", "compare_calls", "interquartile", "ratio"]
 
 _CPU_CLOCKS = {"process": time.process_time_ns, "thread": time.thread_time_ns}
 _LEAST_ROUNDS = 3
+# How often a sample is taken in one round, as long as it is interrupted and there is time.
+_TRIES = 3
 _MOST_CALLS = 1 << 20
+
+_Run = Callable[..., tuple["_Reading", "_Reading"]]
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,7 @@ class Timing:
     dropped: int
     """Samples left out because they were interrupted."""
     disturbed: bool
-    """Every sample was interrupted, so all were kept: these numbers are not to be trusted."""
+    """Too few samples were not interrupted, so all were kept: these numbers are not to be trusted."""
     switches: int | None
     """Involuntary context switches during the samples kept; None where the platform does not count them."""
 
@@ -98,6 +103,7 @@ class _Sample(NamedTuple):
     wall: float
     cpu: float
     switches: int | None
+    interrupted: bool = False
 
 
 def compare_calls(
@@ -105,6 +111,7 @@ def compare_calls(
     *,
     rounds: int = 9,
     seconds: float | None = None,
+    deadline: Deadline | None = None,
     warmup: int = 1,
     block: float = 0.002,
     cpu_clock: Literal["process", "thread"] = "process",
@@ -118,13 +125,18 @@ def compare_calls(
 
     A sample is interrupted when there were more than ``switches_per_second`` involuntary context switches
     for each second of its CPU time (by default: any at all), or when its wall time exceeds its CPU time
-    by more than ``tolerance``. Interrupted samples are dropped and counted, unless all of a candidate's
-    are.
+    by more than ``tolerance``. Interrupted samples are dropped and counted, unless that leaves fewer than
+    five and less than half of them: then all of the candidate's are kept, and it is `Timing.disturbed`.
 
     Args:
         calls: the candidates by name.
         rounds: samples of each candidate.
         seconds: begin no further round after this much wall time, once three rounds are done.
+        deadline: begin nothing that is not likely to end by then. A candidate that has no sample by then is
+            not among the results. Until then, with five rounds or more, an interrupted sample is taken again
+            in the same round, before anything that is good already; and rounds go on until each candidate
+            has five good samples in rounds in which the first candidate has one as well; one that has not is
+            disturbed.
         warmup: untimed calls of each candidate before the first round.
         block: a function that takes less than this many seconds is called several times in a sample.
         cpu_clock: CPU time of the whole ``"process"``, or of the calling ``"thread"`` alone.
@@ -144,32 +156,107 @@ def compare_calls(
     runs = {name: _named(name, call, prepare.get(name)) for name, call in calls.items()}
     step = _step(_CPU_CLOCKS[cpu_clock]) / 1e9
     block = max(block, 20 * step)
-    order = list(runs)
+    turns = _Turns(
+        runs, cpu_clock, deadline, lambda sample: _interrupted(sample, tolerance, step, switches_per_second)
+    )
     shuffle = random.Random(seed).shuffle
-    samples: dict[str, list[_Sample]] = {name: [] for name in runs}
     with _collector(gc_enabled) as tidy:
-        for run in runs.values():
-            for _ in range(warmup):
-                run(1)
-        counts = {
-            name: 1 if name in prepare else _calls_in(run, block, cpu_clock) for name, run in runs.items()
-        }
+        for name in runs:
+            turns.warm_up(name, warmup, None if name in prepare else block)
         start = _read(cpu_clock).wall
-        for number in range(rounds):
+        number = 0
+        patient = deadline is not None and rounds >= FEWEST
+        while number < rounds or (patient and turns.lacking()):
             spent = (_read(cpu_clock).wall - start) / 1e9
             if seconds is not None and number >= _LEAST_ROUNDS and spent >= seconds:
                 break
-            shuffle(order)
-            for name in order:
+            if not turns.one_round(number, _TRIES if patient else 1, shuffle, tidy):
+                break
+            number += 1
+    few = turns.lacking() if patient else ()
+    return {
+        name: _timing(name, found, turns.counts[name], name in few)
+        for name, found in turns.samples.items()
+        if found
+    }
+
+
+class _Turns:
+    """The candidates of one comparison, with the samples so far."""
+
+    def __init__(
+        self,
+        runs: dict[str, _Run],
+        cpu_clock: str,
+        deadline: Deadline | None,
+        interrupted: Callable[[_Sample], bool],
+    ) -> None:
+        self.runs, self.cpu_clock, self.deadline, self.interrupted = runs, cpu_clock, deadline, interrupted
+        self.samples: dict[str, list[_Sample]] = {name: [] for name in runs}
+        self.counts = dict.fromkeys(runs, 1)
+        self.order = list(runs)
+        self.costs = dict.fromkeys(runs, 0.0)
+        """About how long another sample takes by the wall clock, whatever goes with it."""
+
+    def warm_up(self, name: str, warmup: int, block: float | None) -> None:
+        """Untimed calls; and how many calls make a sample of at least ``block`` seconds, one for None."""
+        for _ in range(warmup):
+            self._run(name, 1)
+        if block is None:
+            return
+        while self.counts[name] < _MOST_CALLS:
+            found = self._run(name, self.counts[name])
+            if found is None or found[1].wall - found[0].wall >= block * 1e9:
+                break
+            self.counts[name] *= 2
+
+    def one_round(
+        self, number: int, tries: int, shuffle: Callable[[list[str]], None], tidy: Callable[[], Any]
+    ) -> bool:
+        """A sample of each in a new order, then again of those that were interrupted; False where there was
+        no time for all."""
+        shuffle(self.order)
+        names = self.order
+        for attempt in range(tries):
+            again = []
+            for name in names:
                 tidy()
-                before, after = runs[name](counts[name], cpu_clock)
-                samples[name].append(_difference(number, before, after))
+                # Five rounds come first: what is taken again must leave time for them.
+                later = (FEWEST - 1 - number) * sum(self.costs.values()) if attempt else 0.0
+                found = self._run(name, self.counts[name], later)
+                if found is None:
+                    return attempt > 0
+                sample = _difference(number, *found)
+                sample = sample._replace(interrupted=self.interrupted(sample))
+                self.samples[name].append(sample)
+                if sample.interrupted:
+                    again.append(name)
+            names = again
+        return True
 
-    def interrupted(sample: _Sample) -> bool:
-        switched = sample.switches is not None and sample.switches > switches_per_second * sample.cpu
-        return switched or sample.wall - sample.cpu > tolerance * sample.cpu + 2 * step
+    def lacking(self) -> list[str]:
+        """Those with too few good samples in rounds in which the first candidate has one."""
+        good = {
+            name: {one.round for one in found if not one.interrupted} for name, found in self.samples.items()
+        }
+        first = next(iter(good.values()))
+        return [name for name, rounds in good.items() if len(first & rounds) < FEWEST]
 
-    return {name: _timing(name, found, counts[name], interrupted) for name, found in samples.items()}
+    def _run(self, name: str, times: int, later: float = 0.0) -> tuple[_Reading, _Reading] | None:
+        """None where it is not likely to end in time, with so many seconds left for what comes later."""
+        if self.deadline is None:
+            return self.runs[name](times, self.cpu_clock)
+        if not self.deadline.allows(self.costs[name] + max(0.0, later)):
+            return None
+        left = self.deadline.left
+        found = self.runs[name](times, self.cpu_clock)
+        self.costs[name] = left - self.deadline.left
+        return found
+
+
+def _interrupted(sample: _Sample, tolerance: float, step: float, switches_per_second: float) -> bool:
+    switched = sample.switches is not None and sample.switches > switches_per_second * sample.cpu
+    return switched or sample.wall - sample.cpu > tolerance * sample.cpu + 2 * step
 
 
 def ratio(a: Timing, b: Timing, *, wall: bool = False) -> Ratio:
@@ -218,9 +305,7 @@ def _step(clock: Callable[[], int]) -> int:
     return now - start
 
 
-def _named(
-    name: str, call: Callable[..., Any], prepare: Callable[[], Any] | None
-) -> Callable[..., tuple[_Reading, _Reading]]:
+def _named(name: str, call: Callable[..., Any], prepare: Callable[[], Any] | None) -> _Run:
     """The candidate as a function of the number of calls; what it raises bears its name."""
 
     def run(times: int, cpu_clock: str = "process") -> tuple[_Reading, _Reading]:
@@ -241,17 +326,6 @@ def _named(
     return run
 
 
-def _calls_in(run: Callable[..., tuple[_Reading, _Reading]], block: float, cpu_clock: str) -> int:
-    """How many calls make a sample of at least ``block`` seconds."""
-    times = 1
-    while times < _MOST_CALLS:
-        before, after = run(times, cpu_clock)
-        if after.wall - before.wall >= block * 1e9:
-            break
-        times *= 2
-    return times
-
-
 @contextmanager
 def _collector(enabled: bool) -> Iterator[Callable[[], Any]]:
     """Gives what to call before a sample. What one made while the collector was off is all young."""
@@ -270,9 +344,12 @@ def _collector(enabled: bool) -> Iterator[Callable[[], Any]]:
             gc.disable()
 
 
-def _timing(name: str, samples: list[_Sample], calls: int, interrupted: Callable[[_Sample], bool]) -> Timing:
-    quiet = [sample for sample in samples if not interrupted(sample)]
-    kept = quiet or samples
+def _timing(name: str, samples: list[_Sample], calls: int, lacks_pairs: bool) -> Timing:
+    quiet = [sample for sample in samples if not sample.interrupted]
+    disturbed = len(quiet) < len(samples) and (
+        lacks_pairs or (len(quiet) < FEWEST and 2 * len(quiet) < len(samples))
+    )
+    kept = samples if disturbed else quiet
     switches = [sample.switches for sample in kept if sample.switches is not None]
     return Timing(
         name=name,
@@ -281,7 +358,7 @@ def _timing(name: str, samples: list[_Sample], calls: int, interrupted: Callable
         rounds=tuple(sample.round for sample in kept),
         calls=calls,
         dropped=len(samples) - len(kept),
-        disturbed=not quiet,
+        disturbed=disturbed,
         switches=sum(switches) if len(switches) == len(kept) else None,
     )
 

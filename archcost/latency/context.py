@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import random
-import time
 from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, Literal
 
 from archcost.errors import ArchcostError, InputError, ModelError
+from archcost.latency.deadline import FEWEST, Deadline, TooLittleTime, now
 from archcost.latency.fingerprint import fingerprint
 from archcost.latency.hooks import Route, hook_seconds, hooked, route_of
 from archcost.latency.parts import CallTime, InContext, Span, span
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 __all__ = ["time_in_context"]
 
-_LEAST_ROUNDS = 5
 _MOST_ROUNDS = 10_000
 # Calls of a smaller share are not waited for.
 _SHARE = 0.02
@@ -44,6 +43,7 @@ def time_in_context(
     inputs: Any,
     *,
     seconds: float = 10.0,
+    deadline: Deadline | None = None,
     precision: float = 0.02,
     threads: int | None = None,
     cores: Collection[int] | None = None,
@@ -61,6 +61,7 @@ def time_in_context(
         model: on the CPU, or on a CUDA device (where events are timed; not tried on one so far).
         inputs: a tuple is positional arguments, a dict is keyword arguments, anything else the one argument.
         seconds: begin no further pass after this much wall time, once five of each kind are done.
+        deadline: begin no pass that is not likely to end by then, after a first one.
         precision: stop before, when the 95 % interval of the median is at most this far on either side, for
             the pass and for every call that takes a fiftieth of it.
         threads: of PyTorch; by default as many as it has now.
@@ -74,13 +75,14 @@ def time_in_context(
         InputError: an argument makes no sense.
         ModelError: the model's forward raised, takes another route through its modules every time, or is
             compiled.
+        TooLittleTime: the deadline does not leave time for five passes of each kind.
     """
     import torch
 
     _check(seconds, precision, tolerance, clock)
     tree = _tree_of(model)
     args, kwargs = as_call(_copied(inputs))
-    device, start = _device_of(tree, (args, kwargs)), time.perf_counter()
+    device, enough = _device_of(tree, (args, kwargs)), Deadline(seconds)
     with ExitStack() as stack:
         untouched = stack.enter_context(Untouched(tree))
         for module in tree.modules.values():
@@ -92,14 +94,14 @@ def time_in_context(
         stack.enter_context(deeper_recursion())
         used = torch.get_num_threads()
         watch = watch or _stopwatch(device, clock or ("cpu" if used == 1 else "wall"))
-        run = _Passes(partial(model, *args, **kwargs), tree, watch, tolerance)
-        run.warm_up(start + seconds / 5)
-        lap = 0.0 if watch.clock == "cuda" else hook_seconds(watch)
+        run = _Passes(partial(model, *args, **kwargs), tree, watch, tolerance, deadline)
+        run.warm_up(enough.within(seconds / 5))
+        lap = 0.0 if watch.clock == "cuda" else hook_seconds(watch, deadline=deadline)
         stack.enter_context(paused_gc())
         shuffle = random.Random(0).shuffle
-        look = _LEAST_ROUNDS
-        while run.rounds < _MOST_ROUNDS:
-            if run.rounds >= _LEAST_ROUNDS and time.perf_counter() - start >= seconds:
+        look = FEWEST
+        while run.rounds < _MOST_ROUNDS and run.has_room():
+            if run.rounds >= FEWEST and enough.passed:
                 break
             if run.rounds >= look:
                 if run.worst_precision() <= precision:
@@ -137,19 +139,41 @@ class _Passes:
     tree: ModuleTree
     watch: Stopwatch
     tolerance: float
+    deadline: Deadline | None = None
     rounds: int = 0
+    cost: float = 0.0
+    """Of the last pass, in seconds of the wall clock."""
     bare: _Own = field(default_factory=list)
     routes: dict[Route, dict[int, _Own]] = field(default_factory=dict)
     """By route, then by round."""
 
-    def warm_up(self, until: float) -> None:
-        """Until two passes agree within 5 %, ten at most; then one with hooks. At least two."""
+    def warm_up(self, until: Deadline) -> None:
+        """Until two passes agree within 5 %, ten at most; then one with hooks. At least two.
+
+        Raises:
+            TooLittleTime: they show that there is no time for as many as are needed.
+        """
         last = self._bare()[0]
         for _ in range(9):
+            self._needs_time(1)
             last, before = self._bare()[0], last
-            if abs(last - before) <= 0.05 * before or time.perf_counter() > until:
+            if abs(last - before) <= 0.05 * before or until.passed:
                 break
+        self._needs_time(1 + 2 * FEWEST)
         self._hooked()
+
+    def has_room(self) -> bool:
+        """Whether another round is likely to end in time; if there must be one, and is not, it raises."""
+        if self.rounds >= FEWEST:
+            return self.deadline is None or self.deadline.allows(2 * self.cost)
+        self._needs_time(2)
+        return True
+
+    def _needs_time(self, passes: int) -> None:
+        if self.deadline is not None and not self.deadline.allows(passes * self.cost):
+            raise TooLittleTime(
+                f"no time for {FEWEST} passes with hooks and {FEWEST} without, of {self.cost:.2g} s each"
+            )
 
     def one_round(self, shuffle: Callable[[list[Any]], Any]) -> None:
         turns: list[Callable[[], None]] = [self._keep_bare, self._keep_hooked]
@@ -218,8 +242,11 @@ class _Passes:
         return route, route.own_times(self.watch.laps(events.readings, self.tolerance))
 
     def _forward(self) -> Any:
+        start = now()
         try:
-            return self.call()
+            output = self.call()
+            self.cost = now() - start
+            return output
         except ArchcostError:
             raise
         except Exception as error:

@@ -11,6 +11,7 @@ from archcost.latency.measurement import Measurement
 from archcost.latency.parts import CallTime, InContext
 from archcost.latency.paths import PathTimes, is_rough, path_of
 from archcost.latency.roofline import Roofline, bytes_moved
+from archcost.paths.likely import without_kernel
 from archcost.spec import ConvSpec
 
 __all__ = ["EAGER", "LayerTime", "Verdict", "layer_times", "verdict_of"]
@@ -21,7 +22,7 @@ EAGER = ("native", "native-channels-last")
 _LEAST_GAIN = 0.03
 NOT_MEASURED = "there was no time to measure its paths"
 ROUGH = "timed in a first look only: more seconds would tell"
-NOT_FASTER = "no eligible path is faster beyond the noise"
+NOT_FASTER = "no eligible path that was timed is faster beyond the noise"
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,8 @@ def verdict_of(found: PathTimes) -> Verdict:
         return Verdict(None, best)
     gain = native.median_s - best.median_s
     if gain <= max(_LEAST_GAIN * native.median_s, min(_noise(native) + _noise(best), native.median_s / 4)):
-        return Verdict(native, native, ROUGH if is_rough(native) else NOT_FASTER)
+        note = ROUGH if is_rough(native) else f"{NOT_FASTER}{without_kernel(found.refused)}"
+        return Verdict(native, native, note)
     return Verdict(native, best, ROUGH if is_rough(best) else None)
 
 

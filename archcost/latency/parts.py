@@ -9,6 +9,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Literal
 
 from archcost.latency.clock import interquartile
+from archcost.latency.deadline import FEWEST
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,7 +29,7 @@ class Span:
     dropped: int
     """Those left out because they were interrupted."""
     disturbed: bool
-    """Every sample was interrupted, so all were kept."""
+    """Too few samples were not interrupted, so all were kept."""
 
     @property
     def precision(self) -> float:
@@ -140,7 +141,9 @@ class InContext:
 
 
 def span(samples: Sequence[tuple[float, bool]]) -> Span:
-    """Of ``(seconds, interrupted)``: the interrupted left out and counted, unless all are."""
+    """Of ``(seconds, interrupted)``: the interrupted left out and counted, unless that leaves fewer than five
+    and less than half of them."""
     quiet = [seconds for seconds, interrupted in samples if not interrupted]
-    kept = quiet or [seconds for seconds, _ in samples]
-    return Span(median(kept), interquartile(kept), len(kept), len(samples) - len(kept), not quiet)
+    disturbed = len(quiet) < FEWEST and 2 * len(quiet) < len(samples)
+    kept = [seconds for seconds, _ in samples] if disturbed else quiet
+    return Span(median(kept), interquartile(kept), len(kept), len(samples) - len(kept), disturbed)

@@ -8,21 +8,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from math import inf
 from typing import Any
 
 from archcost.latency.candidates import Asked, Way, calls_of, is_far, ways_of
 from archcost.latency.clock import Timing
 from archcost.latency.convolutions import Sample, Task
+from archcost.latency.deadline import FEWEST, Deadline, now
 from archcost.latency.fingerprint import fingerprint
 from archcost.latency.measurement import Key, Measurement
+from archcost.spec import ConvSpec
 
 __all__ = ["COLD", "Asked", "PathTimes", "is_rough", "path_of", "time_paths"]
 
 # What is this much slower than the fastest in a first look is not timed further.
 HOPELESS = 3.0
-_LEAST_ROUNDS, _ROUNDS = 3, 25
+_ROUNDS = 25
 # A sample takes as long at least, however small the layer is.
 _BLOCK_S = 0.002
 COLD = ", cold"
@@ -44,8 +47,8 @@ class PathTimes:
 
 
 def is_rough(one: Measurement) -> bool:
-    """It was timed in the first look alone: it was far behind, or time was short."""
-    return one.samples + one.dropped < _LEAST_ROUNDS
+    """It was hardly more than looked at: it was far behind, or time was short."""
+    return one.samples < FEWEST
 
 
 def path_of(one: Measurement) -> str:
@@ -53,40 +56,49 @@ def path_of(one: Measurement) -> str:
     return one.key.path.removesuffix(COLD)
 
 
-def time_paths(samples: Mapping[Task, Sample], asked: Asked, deadline: float) -> Iterator[PathTimes]:
+def time_paths(samples: Mapping[Task, Sample], asked: Asked, deadline: Deadline) -> Iterator[PathTimes]:
     """Each convolution as it is done: those in the store at once, then the longest first.
 
-    Each gets a share of the time up to ``deadline`` (of `time.perf_counter`) by how long PyTorch takes for
-    it; those that time does not reach are left out.
+    Each gets a share of the time by how long PyTorch takes for it; those that time does not reach are left
+    out. What the store has, but rough or disturbed, is measured again after what it has not, and comes as it
+    is where there is no time for that.
     """
     waiting: dict[Task, float] = {}
+    doubtful: dict[Task, PathTimes] = {}
     for task, sample in samples.items():
-        found = _from_store(_Timer(task, sample, asked))
-        if found is not None:
-            yield found
-        else:
+        stored, good = _from_store(_Timer(task, sample, asked, deadline))
+        if stored is not None and good:
+            yield stored
+            continue
+        if stored is not None:
+            doubtful[task] = stored
+        if not deadline.passed:
             waiting[task] = max(_BLOCK_S, _native_seconds(task, sample, asked))
     left, looks, looked = sum(waiting.values()), 0.0, 1e-9
-    for task in sorted(waiting, key=lambda one: -waiting[one]):
-        start, own = time.perf_counter(), waiting[task]
+    for task in sorted(waiting, key=lambda one: (one in doubtful, -waiting[one])):
+        start, own = now(), waiting[task]
         # A look that is not likely to end in time is not begun.
-        if start + own * looks / looked >= deadline:
+        if not deadline.allows(own * looks / looked):
             continue
         left = max(left - own, 0.0)
-        timer = _Timer(task, samples[task], asked)
+        timer = _Timer(task, samples[task], asked, deadline)
         timer.look()
-        looks, looked = looks + time.perf_counter() - start, looked + own
+        looks, looked = looks + now() - start, looked + own
         # Time is kept for the first looks at those that are to come.
-        free = deadline - time.perf_counter() - left * looks / looked
+        free = deadline.left - left * looks / looked
         timer.time(free * own / (own + left))
-        yield timer.found()
+        found = timer.found()
+        if found is not None:
+            doubtful.pop(task, None)
+            yield found
+    yield from doubtful.values()
 
 
 class _Timer:
     """One convolution: a first look at all ways, then in turns those that are near the fastest."""
 
-    def __init__(self, task: Task, sample: Sample, asked: Asked) -> None:
-        self.task, self.sample, self.asked = task, sample, asked
+    def __init__(self, task: Task, sample: Sample, asked: Asked, deadline: Deadline) -> None:
+        self.task, self.sample, self.asked, self.deadline = task, sample, asked, deadline
         self.device = fingerprint()
         self.ways, self.refused = ways_of(task, sample, asked)
         self.errors: dict[str, float] = {}
@@ -96,14 +108,15 @@ class _Timer:
 
     def look(self) -> None:
         """One sample of every way in turns, each having run once; of what is far behind, that run."""
-        self.calls, first = calls_of(self.task, self.sample, self.ways, self.asked, self.refused)
+        self.calls, first = calls_of(
+            self.task, self.sample, self.ways, self.asked, self.refused, self.deadline
+        )
         if self.calls:
             far = {way for way in first if is_far(way, first)}
             self.timings = {_called(way): _once(way, first[way]) for way in far}
-            self._compare(
-                {way: call for way, call in self.calls.items() if way not in far}, rounds=1, warmup=0
-            )
-            self.judge({way: self._seconds(way) for way in self.calls}, HOPELESS)
+            near = {way: call for way, call in self.calls.items() if way not in far}
+            self._compare(near, rounds=1, deadline=self.deadline)
+            self.judge(self._times(), HOPELESS)
 
     def judge(self, seconds: Mapping[Way, float], within: float) -> list[Way]:
         """The ways near the fastest, all of them exact enough: the others' errors are not looked at."""
@@ -118,12 +131,16 @@ class _Timer:
 
     def check(self, paths: Sequence[str]) -> None:
         """Their errors with these weights, or the reasons against them."""
-        from archcost.paths.eligibility import eligible
+        from archcost.paths.eligibility import tried
+        from archcost.paths.registry import get
 
-        x, weight, bias = self.sample.x, self.sample.weight, self.sample.bias
-        for name, one in eligible(
-            self.task.spec, weight, bias, x, tolerance=self.asked.tolerance, paths=paths
-        ).items():
+        for name in paths:
+            if self.deadline.passed:
+                self.refused[name] = "there was no time to look at its error"
+                continue
+            spec, x, exact = self._exact
+            sample, tolerance = self.sample, self.asked.tolerance
+            one = tried(get(name), x, sample.weight, sample.bias, spec, exact, tolerance)
             if one.error is not None:
                 self.seen[name] = one.error
             # PyTorch's own is what the model runs anyway, and what the others are compared with.
@@ -132,16 +149,28 @@ class _Timer:
             else:
                 self.refused[name] = one.reason or "it failed"
 
-    def time(self, seconds: float) -> None:
-        """In turns, at least three rounds; nothing where no time is left."""
-        near = self.judge({way: self._seconds(way) for way in self.calls}, HOPELESS)
-        if near and seconds > 0:
-            self._compare({way: self.calls[way] for way in near}, rounds=_ROUNDS, seconds=seconds, warmup=0)
+    @cached_property
+    def _exact(self) -> tuple[ConvSpec, Any, Any]:
+        """The convolution of the first image: its spec, input and exact output."""
+        from archcost.paths.accuracy import exact_convolution
 
-    def found(self) -> PathTimes:
+        spec, x = replace(self.task.spec, batch=1), self.sample.x[:1]
+        return spec, x, exact_convolution(x, self.sample.weight, spec, self.sample.bias)
+
+    def time(self, seconds: float) -> None:
+        """In turns, those near the fastest; nothing where no time is left."""
+        near = self.judge(self._times(), HOPELESS)
+        if near and seconds > 0:
+            deadline = self.deadline.within(seconds)
+            self._compare({way: self.calls[way] for way in near}, rounds=_ROUNDS, deadline=deadline)
+
+    def found(self) -> PathTimes | None:
+        """None where time did not even suffice for PyTorch's own."""
         made = [self._measurement(way) for way in self.calls if _called(way) in self.timings]
         if self.asked.store is not None:
             self.asked.store.put_many(made)
+        if "native" not in self.errors or not made:
+            return None
         return PathTimes(self.task, tuple(made), self.errors, self.refused)
 
     def key(self, way: Way) -> Key:
@@ -155,7 +184,7 @@ class _Timer:
         named = {_called(way): call for way, call in calls.items()}
         which = "thread" if self.asked.threads == 1 else "process"
         with torch.inference_mode():
-            self.timings |= self.asked.compare(named, cpu_clock=which, block=_BLOCK_S, **how)
+            self.timings |= self.asked.compare(named, cpu_clock=which, block=_BLOCK_S, warmup=0, **how)
 
     def _measurement(self, way: Way) -> Measurement:
         from archcost.paths.registry import get
@@ -169,30 +198,40 @@ class _Timer:
             workspace_bytes=get(way[0]).workspace_bytes(self.task.spec, _itemsize(self.task)),
         )
 
-    def _seconds(self, way: Way) -> float:
-        timing = self.timings[_called(way)]
-        return timing.median if self.asked.threads == 1 else timing.wall_median
+    def _times(self) -> dict[Way, float]:
+        """Seconds of those timed so far."""
+        timed = {way: self.timings[_called(way)] for way in self.calls if _called(way) in self.timings}
+        alone = self.asked.threads == 1
+        return {way: one.median if alone else one.wall_median for way, one in timed.items()}
 
 
-def _from_store(timer: _Timer) -> PathTimes | None:
-    """What the store has, if that is all that would be measured; errors are looked at with these weights."""
+def _from_store(timer: _Timer) -> tuple[PathTimes | None, bool]:
+    """What the store has, if that is all that would be measured, and whether it is good enough to stay.
+
+    Errors are looked at with these weights.
+    """
     store, asked = timer.asked.store, timer.asked
     if store is None or asked.again:
-        return None
+        return None, False
     found = {way: store.get(timer.key(way)) for way in timer.ways}
     usable = {way: one for way, one in found.items() if one and one.measured_at >= asked.not_before}
-    if not any(path == "native" and not is_rough(one) for (path, _), one in usable.items()):
-        return None
+    native = [one for (path, _), one in usable.items() if path == "native"]
+    if not native:
+        return None, False
     # What failed then is not there, and must fail again; what is new is measured.
     missing = [path for path, _ in timer.ways if path not in {path for path, _ in usable}]
     timer.check(list(dict.fromkeys(missing)))
-    if any(path in timer.errors for path in missing):
-        return None
+    if timer.deadline.passed or any(path in timer.errors for path in missing):
+        return None, False
     # A path that was inexact then, and is exact enough now, was never timed in turns.
     near = timer.judge({way: one.median_s for way, one in usable.items()}, HOPELESS / 2)
-    if any(is_rough(usable[way]) and way[0] != "native" for way in near):
-        return None
-    return PathTimes(timer.task, tuple(usable.values()), timer.errors, timer.refused, reused=True)
+    if timer.deadline.passed:
+        return None, False
+    rough = all(map(is_rough, native)) or any(is_rough(usable[way]) for way in near if way[0] != "native")
+    # A time that may decide is not to be from a machine that was busy.
+    busy = any(usable[way].disturbed and not is_rough(usable[way]) for way in near)
+    stored = PathTimes(timer.task, tuple(usable.values()), timer.errors, timer.refused, reused=True)
+    return stored, not (rough or busy)
 
 
 def _native_seconds(task: Task, sample: Sample, asked: Asked) -> float:

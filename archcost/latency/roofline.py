@@ -7,7 +7,6 @@ memory (Williams, Waterman and Patterson, "Roofline", 2009). Where four times fe
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import prod
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from archcost.errors import InputError
 from archcost.latency.clock import Timing, compare_calls
+from archcost.latency.deadline import Deadline, TooLittleTime, now
 from archcost.latency.fingerprint import Fingerprint, fingerprint
 from archcost.latency.measurement import Key, Measurement
 from archcost.latency.settings import settings
@@ -32,6 +32,7 @@ __all__ = ["COPY", "PRODUCT", "Roofline", "bytes_moved", "measure_roofline"]
 PRODUCT, COPY = "roofline-product", "roofline-copy"
 
 _SIDES = (512, 1024, 2048, 4096)
+_GROWTH = 8
 # A product that takes this long is large enough: what is not the product no longer counts.
 _LONG_S = 0.05
 _LEAST_COPY, _MOST_COPY = 2**25, 2**29
@@ -100,6 +101,7 @@ def measure_roofline(
     threads: int = 1,
     dtype: torch.dtype | str | None = None,
     seconds: float = 4.0,
+    deadline: Deadline | None = None,
     again: bool = False,
 ) -> Roofline:
     """Of this machine: from the store if it is there, else measured now and put into it.
@@ -107,7 +109,12 @@ def measure_roofline(
     Args:
         store: None measures, and keeps nothing.
         dtype: by default float32.
+        seconds: for measuring, about.
+        deadline: begin nothing that is not likely to end by then.
         again: measure anew, whatever the store has.
+
+    Raises:
+        TooLittleTime: the deadline left no time to measure.
     """
     import torch
 
@@ -119,7 +126,7 @@ def measure_roofline(
         if found is not None:
             return found
     with settings(threads=threads), torch.inference_mode():
-        product, copy = _measured(device, dtype, name, threads, seconds)
+        product, copy = _measured(device, dtype, name, threads, seconds, deadline)
     if store is not None:
         store.put_many([product, copy])
     return _roofline(product, copy, dtype.itemsize)
@@ -150,7 +157,12 @@ def _roofline(product: Measurement, copy: Measurement, itemsize: int) -> Rooflin
 
 
 def _measured(
-    device: Fingerprint, dtype: torch.dtype, name: str, threads: int, seconds: float
+    device: Fingerprint,
+    dtype: torch.dtype,
+    name: str,
+    threads: int,
+    seconds: float,
+    deadline: Deadline | None,
 ) -> tuple[Measurement, Measurement]:
     import torch
 
@@ -158,9 +170,13 @@ def _measured(
 
     def timed(call: Callable[[], Any]) -> Timing:
         which: Literal["thread", "process"] = "thread" if threads == 1 else "process"
-        return compare_calls({"it": call}, rounds=25, seconds=seconds / 2, cpu_clock=which)["it"]
+        how: Any = {"seconds": seconds / 2, "deadline": deadline, "cpu_clock": which}
+        found = compare_calls({"it": call}, rounds=25, **how)
+        if not found:
+            raise TooLittleTime("the time was up before the roofline was measured")
+        return found["it"]
 
-    side, product = _product(dtype)
+    side, product = _product(dtype, deadline)
     of_product = ConvSpec(side, side, 1, input_size=(side,), bias=False)
     numbers = _copy_bytes(device) // dtype.itemsize
     of_copy = ConvSpec(1, 1, 1, input_size=(numbers,), bias=False)
@@ -172,11 +188,14 @@ def _measured(
     return first, of(second_key, timed(lambda: target.copy_(source)), device, clock=clock)
 
 
-def _product(dtype: torch.dtype) -> tuple[int, Callable[[], Any]]:
+def _product(dtype: torch.dtype, deadline: Deadline | None) -> tuple[int, Callable[[], Any]]:
     """The smallest square product that takes a while, written into a result that is there."""
     import torch
 
+    took = 0.0
     for side in _SIDES:
+        if deadline is not None and not deadline.allows(2 * _GROWTH * took):
+            raise TooLittleTime("the time was up before the roofline was measured")
         generator = torch.Generator().manual_seed(0)
         a, b = (torch.rand(side, side, generator=generator).to(dtype) for _ in range(2))
         into = torch.empty(side, side, dtype=dtype)
@@ -185,9 +204,10 @@ def _product(dtype: torch.dtype) -> tuple[int, Callable[[], Any]]:
             return torch.mm(a, b, out=into)
 
         call()
-        start = time.perf_counter()
+        start = now()
         call()
-        if time.perf_counter() - start >= _LONG_S:
+        took = now() - start
+        if took >= _LONG_S:
             break
     return side, call
 

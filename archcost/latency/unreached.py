@@ -6,10 +6,12 @@ From the measurements of this run and of the store, on this machine with the sam
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 
 from archcost.latency.candidates import Asked, ways_of
 from archcost.latency.convolutions import Sample, Task
+from archcost.latency.deadline import Deadline
 from archcost.latency.fingerprint import fingerprint
 from archcost.latency.measurement import Measurement
 from archcost.latency.paths import COLD, path_of
@@ -19,12 +21,13 @@ __all__ = ["predict_unreached"]
 
 
 def predict_unreached(
-    samples: Mapping[Task, Sample], asked: Asked, made: Iterable[Measurement]
+    samples: Mapping[Task, Sample], asked: Asked, made: Iterable[Measurement], deadline: Deadline
 ) -> dict[Task, Prediction]:
     """The fastest way of each that can be predicted; those of which nothing can be said are left out.
 
     Of the ways that would have been timed, those count whose stated error is within the tolerance: how exact
-    they are with the layer's own weights, only running them would show.
+    they are with the layer's own weights, only running them would show. To fit the law of a path takes time
+    as well; a convolution of which the deadline left some paths out is left out.
     """
     mark = fingerprint().hash
     known = [*([] if asked.store is None else asked.store.all(mark)), *made]
@@ -42,18 +45,22 @@ def predict_unreached(
         for path, layout in ways_of(task, sample, asked)[0]:
             if _exact_enough(path, task, sample, asked):
                 by_layout.setdefault(layout, []).append(path)
+        best: Prediction | None = None
         for layout, paths in by_layout.items():
             state = (task.dtype, layout)
             if state not in predictors:
                 predictors[state] = Predictor.fit(
                     warm, threads=asked.threads, dtype=task.dtype, layout=layout, fingerprint=mark
                 )
-            try:
+            for path in paths:
+                if deadline.passed:
+                    return found
+                predictors[state].why_not(task.spec, path)  # fits the law of the path
+            with suppress(PredictionError):
                 one = predictors[state].best(task.spec, paths)
-            except PredictionError:
-                continue
-            if task not in found or one.seconds < found[task].seconds:
-                found[task] = one
+                best = one if best is None or one.seconds < best.seconds else best
+        if best is not None:
+            found[task] = best
     return found
 
 

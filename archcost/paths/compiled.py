@@ -26,6 +26,7 @@ __all__ = [
     "depthwise_kernel",
     "fourier_kernel",
     "im2col_kernel",
+    "long_row_kernel",
     "rows_kernel",
     "winograd_kernel",
     "winograd_taps",
@@ -122,6 +123,27 @@ class RowsKernel(Kernel):
     def _numbers(self) -> tuple[int, int, int]:
         height, width = _two(self.dense.kernel_size)
         return height, width, self.size
+
+
+@dataclass(frozen=True)
+class LongRowKernel(Kernel):
+    """Partitioned overlap-save along a sequence, all groups in one call."""
+
+    step: int
+
+    def pack(self, taps: torch.Tensor) -> Packed:
+        return kernels.pack_long_row(taps.flatten(0, 1).float(), self.step, self.dense.groups)
+
+    def packed_bytes(self) -> int:
+        """2 numbers a frequency, part of the taps and pair of channels."""
+        of, dense = loaded().archcost_long_row_packed_floats, self.dense
+        channels = dense.out_channels, dense.in_channels // dense.groups
+        return 4 * int(of(dense.kernel_size[-1], self.step, *channels))
+
+    def scratch_bytes(self) -> int:
+        """The spectra of all frames of a group's input, and each thread's of the frames that it sums up."""
+        numbers = self.dense.kernel_size[-1], self.step, self.dense.groups
+        return 4 * int(loaded().archcost_long_row_scratch_floats(*numbers, _problem(self.dense)))
 
 
 @dataclass(frozen=True)
@@ -233,6 +255,12 @@ def rows_kernel(dense: Dense, size: int) -> Kernel | None:
     """For a depthwise convolution whose rows are transformed at this length."""
     plain = dense.depthwise and dense.out_channels == dense.groups and len(dense.kernel_size) < 3
     return RowsKernel(dense, size) if plain and kernels.fft_size(size) == size else None
+
+
+def long_row_kernel(dense: Dense, step: int) -> Kernel | None:
+    """For one axis, cut into frames so many pixels apart."""
+    one_axis = len(dense.kernel_size) == 1 and kernels.fft_size(2 * step) == 2 * step
+    return LongRowKernel(dense, step) if one_axis else None
 
 
 def _two(values: Axes) -> tuple[int, int]:

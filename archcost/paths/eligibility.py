@@ -14,7 +14,7 @@ from archcost.paths.path import ExecutionPath
 from archcost.paths.registry import available, get
 from archcost.spec import ConvSpec
 
-__all__ = ["Eligibility", "eligible"]
+__all__ = ["Eligibility", "eligible", "tried"]
 
 
 @dataclass(frozen=True)
@@ -67,10 +67,10 @@ def eligible(
     get("direct").prepare(weight, bias, spec)  # tensors that do not fit are no path's fault
     exact = exact_convolution(x, weight, spec, bias)
     chosen = [get(one) if isinstance(one, str) else one for one in paths or available()]
-    return {path.name: _tried(path, x, weight, bias, spec, exact, tolerance) for path in chosen}
+    return {path.name: tried(path, x, weight, bias, spec, exact, tolerance) for path in chosen}
 
 
-def _tried(
+def tried(
     path: ExecutionPath,
     x: torch.Tensor,
     weight: torch.Tensor,
@@ -79,6 +79,7 @@ def _tried(
     exact: torch.Tensor,
     tolerance: float,
 ) -> Eligibility:
+    """One path run once on ``x``, and compared with its ``exact`` result."""
     refusal = path.supports(spec, weight.dtype)
     if refusal is None:
         try:

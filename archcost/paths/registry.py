@@ -51,9 +51,20 @@ def load_paths() -> None:
     """Import archcost's own paths, then those that installed packages announce."""
     own = dict(_paths)
     _paths.clear()
-    from archcost.paths import direct, fft, fft_rows, im2col, native, nnpack, prepacked, strassen, winograd
+    from archcost.paths import (
+        direct,
+        fft,
+        fft_parts,
+        fft_rows,
+        im2col,
+        native,
+        nnpack,
+        prepacked,
+        strassen,
+        winograd,
+    )
 
-    for module in (native, prepacked, nnpack, direct, im2col, strassen, winograd, fft, fft_rows):
+    for module in (native, prepacked, nnpack, direct, im2col, strassen, winograd, fft, fft_rows, fft_parts):
         for path in module.PATHS:
             register(path)
     load_plugins("archcost.paths", "execution paths")

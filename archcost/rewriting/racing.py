@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, replace
@@ -16,6 +15,7 @@ from torch import nn
 
 from archcost.errors import ArchcostError
 from archcost.latency.clock import Timing, compare_calls, interquartile, ratio
+from archcost.latency.deadline import FEWEST, Deadline, TooLittleTime, now
 from archcost.latency.fingerprint import fingerprint
 from archcost.latency.measurement import Key, Measurement
 from archcost.latency.store import Store
@@ -31,7 +31,9 @@ from archcost.trace.state import Untouched
 
 __all__ = ["race_proposals", "raced", "stored_race"]
 
-_ROUNDS, _LEAST_S = 15, 0.05
+_ROUNDS, _LEAST_S = 15, 0.1
+# What five pairs take, over five times the first calls: there is something around them.
+_AROUND = 1.5
 _BLOCK_S = 0.002
 # The store's names for a chain of new layers, and for the old layers that ran in turns with it.
 _NEW, _OLD = "chain {}", "before chain {}"
@@ -48,7 +50,8 @@ def race_proposals(
 ) -> tuple[Proposal, ...]:
     """The same proposals with old and new layers timed here, each pair on the input that a real pass gives.
 
-    Layers that do the same are timed once. What ``seconds`` do not reach stays untimed; the store keeps the
+    Layers that do the same are timed once. What ``seconds`` of the wall clock do not reach, the pass that
+    gives the inputs apart, stays untimed, and so do layers with fewer than five pairs; the store keeps the
     rest. New layers get random weights: their values are no part of the time.
     """
     given = tuple(proposals)
@@ -58,15 +61,14 @@ def race_proposals(
         if one.name in recorded and one.new:
             tasks.setdefault(digest(one), []).append(one)
     done: dict[str, Raced] = {}
-    start = time.perf_counter()
+    deadline = Deadline(seconds)
     with Progress(len(tasks) or 1, "old and new layers in turns", progress) as bar:
         for number, (key, alike) in enumerate(tasks.items()):
-            left = start + seconds - time.perf_counter()
-            if left <= 0:
+            if deadline.passed:
                 break
             one = alike[0]
-            share = max(_LEAST_S, left / (len(tasks) - number))
-            found = _raced_layers(model, one, recorded[one.name], share, store)
+            share = max(_LEAST_S, deadline.left / (len(tasks) - number))
+            found = _raced_layers(model, one, recorded[one.name], share, deadline, store)
             if found is not None:
                 done[key] = found
             bar.step()
@@ -74,11 +76,16 @@ def race_proposals(
 
 
 def raced(old: nn.Module, new: nn.Module, inputs: Any, *, seconds: float = 20.0) -> Raced:
-    """Two models on the same inputs, in eval mode without gradients; both as before afterwards."""
+    """Two models on the same inputs, in eval mode without gradients; both as before afterwards.
+
+    Raises:
+        TooLittleTime: the seconds were up before there were five pairs.
+    """
+    deadline = Deadline(seconds)
     args, kwargs = fresh(inputs)
     with Untouched(walk(old)), Untouched(walk(new)), evaluating(old), evaluating(new):
         calls = {"old": lambda: old(*args, **kwargs), "new": lambda: new(*args, **kwargs)}
-        return _pair(_timed(calls, seconds))
+        return _pair(_timed(calls, seconds, deadline))
 
 
 def stored_race(store: Store, one: Proposal) -> Raced | None:
@@ -111,7 +118,12 @@ def _said(step: Step) -> dict[str, Any]:
 
 
 def _raced_layers(
-    model: nn.Module, one: Proposal, given: Recorded, seconds: float, store: Store | None
+    model: nn.Module,
+    one: Proposal,
+    given: Recorded,
+    seconds: float,
+    deadline: Deadline,
+    store: Store | None,
 ) -> Raced | None:
     there = {name: model.get_submodule(name) for name in named_by(one.replacement)}
     old = [there[name] for name in one.replacement.chains]
@@ -136,7 +148,7 @@ def _raced_layers(
         with ExitStack() as stack:
             for layer in (*old, *new):
                 stack.enter_context(evaluating(layer))
-            timings = _timed({"old": run(old), "new": run(new)}, seconds)
+            timings = _timed({"old": run(old), "new": run(new)}, seconds, deadline)
     except ArchcostError:
         return None  # layers that cannot run alone, one after another, are timed in the whole model
     if store is not None:
@@ -149,16 +161,27 @@ def _raced_layers(
     return _pair(timings)
 
 
-def _timed(calls: Mapping[str, Callable[[], Any]], seconds: float) -> dict[str, Timing]:
+def _timed(calls: Mapping[str, Callable[[], Any]], seconds: float, deadline: Deadline) -> dict[str, Timing]:
+    """About so many seconds, and more for five pairs, but never beyond the deadline."""
     with torch.no_grad():
-        return compare_calls(
+        start = now()
+        for call in calls.values():
+            call()
+        least = _AROUND * FEWEST * (now() - start)
+        timings = compare_calls(
             calls,
             rounds=_ROUNDS,
-            seconds=seconds,
-            warmup=2,
+            deadline=deadline.within(max(seconds, least)),
+            warmup=0,
             block=_BLOCK_S,
             cpu_clock="thread" if torch.get_num_threads() == 1 else "process",
         )
+    if len(timings) < len(calls) or ratio(timings["old"], timings["new"]).pairs < FEWEST:
+        raise TooLittleTime(
+            f"fewer than {FEWEST} pairs of old and new were timed: the machine was too busy, or a call takes "
+            f"too long; give more seconds"
+        )
+    return timings
 
 
 def _pair(timings: Mapping[str, Timing]) -> Raced:

@@ -7,6 +7,7 @@
 #include "fft.h"
 #include "fft_tile.h"
 #include "im2col.h"
+#include "long_row.h"
 #include "max_pool.h"
 #include "scratch.h"
 #include "tiled_convolution.h"
@@ -138,6 +139,30 @@ ARCHCOST_EXPORT int archcost_depthwise(std::int64_t height, std::int64_t width, 
   return guarded([&] {
     archcost::convolve_depthwise({height, width, size}, *of, input, packed, bias, output);
   });
+}
+
+// Frames are `step` pixels apart; `groups` share the channels. Columns lie together in input and output.
+ARCHCOST_EXPORT std::int64_t archcost_long_row_packed_floats(std::int64_t taps, std::int64_t step,
+                                                             std::int64_t out_channels,
+                                                             std::int64_t in_channels) {
+  return archcost::long_row_packed_floats(taps, step, out_channels, in_channels);
+}
+
+ARCHCOST_EXPORT int archcost_long_row_pack(std::int64_t taps, std::int64_t step, std::int64_t out_channels,
+                                           std::int64_t in_channels, const float* weights, float* packed) {
+  return guarded([&] { archcost::pack_long_row(taps, step, out_channels, in_channels, weights, packed); });
+}
+
+ARCHCOST_EXPORT std::int64_t archcost_long_row_scratch_floats(std::int64_t taps, std::int64_t step,
+                                                              std::int64_t groups,
+                                                              const ArchcostConvolution* of) {
+  return archcost::long_row_scratch_floats(taps, step, groups, *of);
+}
+
+ARCHCOST_EXPORT int archcost_long_row(std::int64_t taps, std::int64_t step, std::int64_t groups,
+                                      const ArchcostConvolution* of, const float* input, const float* packed,
+                                      const float* bias, float* output) {
+  return guarded([&] { archcost::convolve_long_row(taps, step, groups, *of, input, packed, bias, output); });
 }
 
 // A window: taps, strides and dilations, each vertical and horizontal.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, TypeVar, cast
@@ -13,12 +12,13 @@ import torch
 from torch import nn
 
 from archcost.errors import InputError, ModelError
+from archcost.latency.deadline import Deadline
 from archcost.latency.settings import settings
 from archcost.latency.store import Store
 from archcost.models import load
 from archcost.rewriting.accelerating.acceleration import Acceleration
 from archcost.rewriting.accelerating.assembling import Stage
-from archcost.rewriting.accelerating.finals import Final, fastest
+from archcost.rewriting.accelerating.finals import FEWEST_PASSES, Final, fastest
 from archcost.rewriting.accelerating.layers import Kept, Layer, layers_of
 from archcost.rewriting.accelerating.preparing import Asked, measured, network_of
 from archcost.rewriting.accelerating.program import Step
@@ -74,8 +74,9 @@ def accelerate(
         inplace: change the model itself, in place of a copy.
         fold: let convolutions do the batch normalisation and the activation behind them.
         paths: names of the paths to try; by default PyTorch's own and all with compiled kernels.
-        seconds: about how long to measure; what is not reached in time stays as it is. Some dozens of
-            passes of the whole model are needed whatever they take.
+        seconds: how long it may take by the wall clock, the trace and two passes on top; what is not reached
+            in time stays as it is. Where some dozens of passes of the whole model do not fit into it, nothing
+            is measured, and the model comes back as it was.
         threads: of PyTorch, while measuring; by default as many as now.
         store: takes layers from there that were measured before, and puts new ones into it.
         keeps_nan: False lets PyTorch's pre-packed convolutions clamp as they write, as ``torch.compile``
@@ -106,12 +107,13 @@ def accelerate(
             args, kwargs = like_traced(trace)
             inputs = kwargs or args
         notes += _too_exact(inputs, tolerance)
+        deadline = Deadline(seconds)
         work = model if inplace else copied(model)
         with state_kept(work), _long_lived():
             layers, kept, programs = layers_of(work, inputs, trace, fold)
             asked = Asked(name, inputs, tolerance, paths, now, store, keeps_nan, fold)
             if layers:
-                acceleration = _accelerated(work, asked, trace, layers, programs, kept, seconds, progress)
+                acceleration = _accelerated(work, asked, trace, layers, programs, kept, deadline, progress)
             else:
                 reason = "no convolution in it can be replaced" if kept else "it has no convolution"
                 acceleration = unchanged(asked, kept, reason)
@@ -127,19 +129,19 @@ def _accelerated(
     layers: list[Layer],
     programs: dict[str, tuple[Step, ...]],
     kept: list[Kept],
-    seconds: float,
+    deadline: Deadline,
     progress: bool | None,
 ) -> Acceleration:
-    start = time.perf_counter()
     with Progress(len({layer.task for layer in layers}) + 3, "accelerate: measuring", progress) as bar:
         stage = Stage(work)
         try:
             network = network_of(work, asked, trace, layers, programs)
-            found = measured(stage, network, asked, start + _FOR_LAYERS * seconds, bar.step)
+            for_models = max((1 - _FOR_LAYERS) * deadline.left, FEWEST_PASSES * network.seconds)
+            found = measured(stage, network, asked, deadline.before(for_models), bar.step)
             bar.step(label="accelerate: choosing layouts")
-            final = Final(stage, asked, network, found)
+            final = Final(stage, asked, network, found, deadline)
             bar.step(label="accelerate: timing whole models")
-            result = fastest(final, start + seconds)
+            result = fastest(final)
         except BaseException:
             stage.close()
             raise

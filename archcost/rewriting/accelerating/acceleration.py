@@ -112,7 +112,7 @@ class Acceleration:
         if self.ratio is None or self.original_ms is None or self.accelerated_ms is None:
             return f"left as it was: {self.reason}"
         said = (
-            f"{self.ratio.median:.2f}x (spread {_or_unknown(self.ratio.spread)}, {self.samples} samples, "
+            f"{self.ratio.median:.2f}x (spread {self.ratio.spread:.2f}, {self.ratio.pairs} pairs, "
             f"{self.dropped} dropped): {self.original_ms:.2f} ms before, {self.accelerated_ms:.2f} ms now"
         )
         return f"{said}; {self.variant}" if self.changed else f"left as it was: {self.reason}"
@@ -156,8 +156,3 @@ def _finite(values: dict[str, Any]) -> dict[str, Any]:
     return {
         key: None if isinstance(value, float) and value != value else value for key, value in values.items()
     }
-
-
-def _or_unknown(spread: float) -> str:
-    """Of one sample there is none."""
-    return "unknown" if spread != spread else f"{spread:.2f}"

@@ -49,6 +49,8 @@ class Network:
     """Modules that are programs of the layers in them."""
     pools: tuple[str, ...] = ()
     """Max poolings that a kernel may do."""
+    seconds: float = 0.0
+    """Of one pass of the original, about."""
 
 
 def labels_for(network: Network, measured: Measured, allowed: Allowed, fixed: int | None) -> dict[int, int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from math import inf, sqrt
@@ -12,6 +11,7 @@ import torch
 
 from archcost.errors import ArchcostError
 from archcost.latency.clock import Timing, compare_calls
+from archcost.latency.deadline import Deadline, now
 from archcost.latency.fingerprint import fingerprint
 from archcost.latency.measurement import Key, Measurement
 from archcost.latency.store import Store
@@ -56,15 +56,16 @@ class Took:
         return 2 * 0.93 * self.spread / sqrt(self.samples) if self.spread == self.spread else inf
 
 
-def candidates(task: Task, paths: Iterable[str] | None = None) -> list[ExecutionPath]:
-    """PyTorch's own ways, and the compiled paths that paper gives a chance; or those of these names."""
+def candidates(task: Task, paths: Iterable[str] | None = None) -> tuple[list[ExecutionPath], dict[str, str]]:
+    """PyTorch's own ways and the paths that paper gives a chance, with the reason against each of the others;
+    or those of these names."""
     named = available() if paths is None else ("native", *paths)
     ways = [get(name) for name in dict.fromkeys(named)]
     ways = [path for path in ways if path.supports(task.spec, task.dtype) is None]
     if paths is not None:
-        return ways
-    kept, _ = likely(task.spec, ways, task.dtype)
-    return [path for path in kept if path.name in _OWN or not _is_own(path, task)]
+        return ways, {}
+    kept, refused = likely(task.spec, ways, task.dtype)
+    return [path for path in kept if path.name in _OWN or not _is_own(path, task)], refused
 
 
 def _is_own(path: ExecutionPath, task: Task) -> bool:
@@ -75,23 +76,25 @@ def first_look(
     layer: Layer,
     paths: list[ExecutionPath],
     rough: float,
+    deadline: Deadline,
     *,
     threads: int,
     keeps_nan: bool,
     compare: Compare = compare_calls,
 ) -> dict[Way, Took]:
-    """Every path in both layouts on a layer's own weights and input, interleaved, a few times each.
+    """Every path in both layouts on a layer's own weights and input, interleaved, a few times each, as far as
+    the deadline allows.
 
     Of a large batch some images stand for all: ``rough`` is about how long PyTorch takes for it, in seconds.
     """
     ways = ways_of(layer, paths)
     batch, images = len(layer.x), images_for(layer, rough)
-    calls, prepare, far = _calls(layer, layer.x[:images], ways, keeps_nan)
+    calls, prepare, far = _calls(layer, layer.x[:images], ways, keeps_nan, deadline)
     if not calls:
         return {}
     clock: Any = "thread" if threads == 1 else "process"
     with torch.inference_mode():
-        timings = compare(calls, rounds=_LOOKS, warmup=0, prepare=prepare, cpu_clock=clock)
+        timings = compare(calls, rounds=_LOOKS, warmup=0, prepare=prepare, cpu_clock=clock, deadline=deadline)
     found = {way: _of(timings[_called(way)], threads) for way in ways if _called(way) in timings} | far
     share = batch / images
     return {
@@ -150,9 +153,9 @@ def rough_seconds(layer: Layer) -> float:
     with torch.inference_mode():
         prepared = module.prepare(layer.weight, layer.bias, layer.spec)
         module.run(layer.x, prepared)
-        start = time.perf_counter()
+        start = now()
         module.run(layer.x, prepared)
-        return time.perf_counter() - start
+        return now() - start
 
 
 def ways_of(layer: Layer, paths: list[ExecutionPath]) -> list[Way]:
@@ -165,7 +168,7 @@ def _called(way: Way) -> str:
 
 
 def _calls(
-    layer: Layer, images: torch.Tensor, ways: list[Way], keeps_nan: bool
+    layer: Layer, images: torch.Tensor, ways: list[Way], keeps_nan: bool, deadline: Deadline
 ) -> tuple[dict[str, Callable[..., Any]], dict[str, Callable[[], Any]], dict[Way, Took]]:
     """Each way as a function, and what makes its input: freshly written, as the layer before leaves it. And
     what is far behind in its very first call, which is all that is known of it."""
@@ -178,6 +181,8 @@ def _calls(
     fastest = inf
     for name, label in ways:
         path, layout = get(name), memory_format(label, layer.x.dim() - 2)
+        if deadline.passed:
+            break
         if label not in inputs:
             source = images.contiguous(memory_format=layout)
             inputs[label] = (source, source.clone(memory_format=torch.preserve_format))
@@ -189,9 +194,9 @@ def _calls(
                         layer.weight, layer.bias, layer.spec, layer.epilogue(None, keeps_nan)
                     )
                 run = runner_for(path, x, ready[name], layer.task.clamp)
-                start = time.perf_counter()
+                start = now()
                 run(x, None)
-                took = time.perf_counter() - start
+                took = now() - start
         except (ArchcostError, RuntimeError, MemoryError):
             continue  # PyTorch's own may fail where they said they would not
         fastest = min(fastest, took)

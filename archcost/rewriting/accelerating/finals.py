@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import inf, sqrt
@@ -12,6 +11,7 @@ import torch
 
 from archcost.errors import ArchcostError
 from archcost.latency.clock import Ratio, Timing, ratio
+from archcost.latency.deadline import FEWEST, Deadline, TooLittleTime
 from archcost.paths.accuracy import error_against
 from archcost.paths.registry import get
 from archcost.rewriting.accelerating.assembling import Stage, is_untouched, new_modules
@@ -29,17 +29,20 @@ from archcost.rewriting.accelerating.layouts import CHANNELS_LAST, NCHW
 from archcost.rewriting.accelerating.preparing import Asked
 from archcost.rewriting.surgery.outputs import exact_outputs, fresh, outputs_of, worst_error
 
-__all__ = ["Final", "Result", "fastest"]
+__all__ = ["FEWEST_PASSES", "Final", "Result", "fastest"]
 
 _ROUNDS = 25
-_LEAST_ROUNDS = 9
-_MOST_LATE_S = 20.0
-# Of the model, for a variant to be built, checked and timed.
-_PASSES_OF_ONE = 8
-_LEAST_VARIANTS = 2
+# Passes of the model for a variant to be built and checked, and for the fewest pairs, each side of them
+# after a pass for the caches.
+_PASSES_OF_ONE = 4
+_PASSES_OF_PAIRS = 4 * FEWEST
+FEWEST_PASSES = 10 + _PASSES_OF_PAIRS
+"""For anything to come of it: exact outputs, one variant, and its pairs with the original."""
 _LEAST_GAIN = 1.01
-# What the noise is taken to be where interruptions left fewer than two pairs of samples.
-_UNKNOWN_NOISE = 0.1
+# The noise is taken to be this at least where the samples were interrupted.
+_DISTURBED_NOISE = 0.05
+_DISTURBED = "the machine was busy: most samples were interrupted, and are counted all the same"
+_TOO_BUSY = f"fewer than {FEWEST} pairs of passes with the fastest candidate ({{}}): the machine was too busy"
 # How often the tolerance of a layer is tightened, four times each, before the model stays as it was.
 _TIGHTER = 6
 
@@ -62,18 +65,30 @@ class Result:
 class Final:
     """One model and all that may come of it."""
 
-    def __init__(self, stage: Stage, asked: Asked, network: Network, found: Measured) -> None:
+    def __init__(
+        self, stage: Stage, asked: Asked, network: Network, found: Measured, deadline: Deadline
+    ) -> None:
         self.asked, self.network, self.found = asked, network, found
-        self.stage = stage
-        model = stage.model
-        start = time.perf_counter()
-        plain = outputs_of(model, asked.inputs)
-        self.seconds = time.perf_counter() - start
-        """About how long one pass of the original takes."""
-        self.exact, self.reference = exact_outputs(model, asked.inputs, plain)
-        self.original_error = worst_error(plain, self.exact)
+        self.stage, self.deadline = stage, deadline
+        self.exact: list[torch.Tensor] = []
+        self.reference, self.original_error = "original", 0.0
         self.errors: dict[tuple[str, str], float] = {}
         self._exact_layers: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def run_exactly(self) -> None:
+        """In float64, to compare with."""
+        model, inputs = self.stage.model, self.asked.inputs
+        plain = outputs_of(model, inputs)
+        self.exact, self.reference = exact_outputs(model, inputs, plain)
+        self.original_error = worst_error(plain, self.exact)
+
+    def needs_time(self, passes: int = 0) -> None:
+        """Raises TooLittleTime where so many passes of the model do not fit into what is left."""
+        if not self.deadline.allows(passes * self.network.seconds):
+            raise TooLittleTime(
+                f"the time was up: a pass takes {self.network.seconds:.2g} s, and to compare whole models "
+                f"takes about {FEWEST_PASSES} of them; give more seconds"
+            )
 
     def layer_error(self, layer: Layer, path: str) -> float:
         """Of a path with the layer's own weights on its own input."""
@@ -82,6 +97,7 @@ class Final:
         return self.errors[layer.name, path]
 
     def _measure_error(self, layer: Layer, path: str) -> float:
+        self.needs_time()
         if layer.name not in self._exact_layers:
             self._exact_layers[layer.name] = layer.exact()
         x, exact = self._exact_layers[layer.name]
@@ -116,35 +132,49 @@ _VARIANTS = (
 )
 
 
-def fastest(final: Final, deadline: float) -> Result:
+def fastest(final: Final) -> Result:
     """Cast by cast: chosen, built, checked; then all in turns with the original, which may win."""
+    try:
+        return _fastest(final)
+    except TooLittleTime as error:
+        final.stage.close()
+        return Result(None, str(error), {})
+
+
+def _fastest(final: Final) -> Result:
+    final.needs_time(FEWEST_PASSES)
+    final.run_exactly()
     made: dict[str, _Built] = {}
-    # A large model has no time for all of them.
-    turns = (deadline - time.perf_counter()) / (_PASSES_OF_ONE * final.seconds)
-    for variant in _VARIANTS[: max(_LEAST_VARIANTS, int(turns))]:
+    for variant in _VARIANTS:
+        # A large model has no time for all of them.
+        if made and not final.deadline.allows(
+            (len(made) * _PASSES_OF_ONE + _PASSES_OF_PAIRS) * final.network.seconds
+        ):
+            break
         built = _built(final, variant)
         if built is not None and not any(_same(built, other) for other in made.values()):
             made[variant.name] = built
     if not made:
         return Result(None, "no path is faster for any layer, or none is exact enough", {})
-    names = _timed_first(final, made, deadline)
+    names = _timed_first(final, made)
     if names is None:
         return Result(None, "no candidate is faster as a whole", {})
-    # However late it is: what is said of the whole model rests on this.
-    own = min(_LEAST_ROUNDS * 4 * final.seconds, _MOST_LATE_S)
-    last = max(deadline, time.perf_counter() + own)
-    timings = _compared(final, [None, names], last)
-    against = ratio(timings["original"], timings[names], wall=final.asked.threads > 1)
-    if not _gains(against):
+    timings = _compared(final, [None, names], final.deadline)
+    if len(timings) < 2 or _against(final, timings, names).pairs < FEWEST:
+        final.stage.close()
+        return Result(None, _TOO_BUSY.format(names), {})
+    against = _against(final, timings, names)
+    original, accelerated = timings["original"], timings[names]
+    disturbed = original.disturbed or accelerated.disturbed
+    if not _gains(against, disturbed):
         final.stage.close()
         reason = f"the fastest candidate ({names}) gains no more than the noise"
-        return Result(None, reason, {}, against, timings["original"], timings[names])
+        return Result(None, reason, {}, against, original, accelerated)
     final.stage.show(names)
     final.stage.ready(list(final.network.layers), names)
     built = made[names]
-    return Result(
-        names, None, built.choices, against, timings["original"], timings[names], built.error, built.notes
-    )
+    notes = (*built.notes, *(_DISTURBED,) * disturbed)
+    return Result(names, None, built.choices, against, original, accelerated, built.error, notes)
 
 
 @dataclass(frozen=True)
@@ -243,17 +273,25 @@ def _same(built: _Built, other: _Built) -> bool:
     return alike and all(one[:3] == other.choices[name][:3] for name, one in built.choices.items())
 
 
-def _timed_first(final: Final, made: Mapping[str, _Built], deadline: float) -> str | None:
+def _timed_first(final: Final, made: Mapping[str, _Built]) -> str | None:
     """The fastest of all, in a short round; None where the original is."""
-    half = time.perf_counter() + max(0.0, deadline - time.perf_counter()) / 2
-    timings = _compared(final, [None, *made], half)
-    wall = final.asked.threads > 1
-    against = {name: ratio(timings["original"], timings[name], wall=wall).median for name in made}
-    best = max(against, key=lambda name: against[name])
-    return best if against[best] > _LEAST_GAIN else None
+    if len(made) == 1:
+        return next(iter(made))
+    later = max(final.deadline.left / 2, _PASSES_OF_PAIRS * final.network.seconds)
+    timings = _compared(final, [None, *made], final.deadline.before(later))
+    against = {name: _against(final, timings, name) for name in made if {"original", name} <= {*timings}}
+    if not against:
+        return next(iter(made))
+    best = max(against, key=lambda name: against[name].median)
+    few = against[best].pairs < FEWEST
+    return best if few or against[best].median > _LEAST_GAIN else None
 
 
-def _compared(final: Final, names: list[str | None], deadline: float) -> dict[str, Timing]:
+def _against(final: Final, timings: Mapping[str, Timing], name: str) -> Ratio:
+    return ratio(timings["original"], timings[name], wall=final.asked.threads > 1)
+
+
+def _compared(final: Final, names: list[str | None], deadline: Deadline) -> dict[str, Timing]:
     def call_of(name: str | None) -> tuple[Callable[[Any], Any], Callable[[], Any]]:
         def prepare() -> Any:
             model = final.stage.show(name)
@@ -274,14 +312,15 @@ def _compared(final: Final, names: list[str | None], deadline: float) -> dict[st
                 {name: call for name, (call, _) in both.items()},
                 prepare={name: prepare for name, (_, prepare) in both.items()},
                 rounds=_ROUNDS,
-                seconds=max(deadline - time.perf_counter(), 0.1),
+                warmup=0,
+                deadline=deadline,
                 cpu_clock="thread" if final.asked.threads == 1 else "process",
             )
     finally:
         final.stage.close()
 
 
-def _gains(against: Ratio) -> bool:
+def _gains(against: Ratio, disturbed: bool) -> bool:
     """Whether the ratio is above 1 beyond its noise: twice the standard error of its median."""
-    noise = 2 * 0.93 * against.spread / sqrt(against.pairs) if against.pairs > 1 else _UNKNOWN_NOISE
-    return against.median - 1 > max(_LEAST_GAIN - 1, noise)
+    noise = 2 * 0.93 * against.spread / sqrt(against.pairs)
+    return against.median - 1 > max(_LEAST_GAIN - 1, noise, _DISTURBED_NOISE * disturbed)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from statistics import median
@@ -12,6 +11,7 @@ import torch
 from torch import nn
 
 from archcost.latency.clock import compare_calls
+from archcost.latency.deadline import Deadline, now
 from archcost.latency.store import Store
 from archcost.rewriting.accelerating.assembling import Stage
 from archcost.rewriting.accelerating.choosing import Network
@@ -54,7 +54,7 @@ class Asked:
 
 
 def measured(
-    stage: Stage, network: Network, asked: Asked, deadline: float, step: Callable[..., None]
+    stage: Stage, network: Network, asked: Asked, deadline: Deadline, step: Callable[..., None]
 ) -> dict[str, dict[Way, Took]]:
     """Each distinct convolution once, the longest first; those that time does not reach are left out.
 
@@ -63,19 +63,20 @@ def measured(
     first: dict[Task, Layer] = {}
     for layer in network.layers:
         first.setdefault(layer.task, layer)
-    rough = {task: rough_seconds(layer) for task, layer in first.items()}
+    rough = {task: 0.0 if deadline.passed else rough_seconds(layer) for task, layer in first.items()}
     known: dict[Task, dict[Way, Took]] = {}
     looks: dict[Task, dict[Way, Took]] = {}
     for task in sorted(first, key=lambda one: -rough[one]):
-        paths = candidates(task, asked.paths)
+        paths, _ = candidates(task, asked.paths)
         if asked.store is not None:
             ways = ways_of(first[task], paths)
             known[task] = stored(task, ways, asked.threads, asked.keeps_nan, asked.store)
-        if not known.get(task) and time.perf_counter() < deadline:
+        if not known.get(task) and not deadline.passed:
             looks[task] = first_look(
                 first[task],
                 paths,
                 rough[task],
+                deadline,
                 threads=asked.threads,
                 keeps_nan=asked.keeps_nan,
                 compare=asked.compare,
@@ -112,15 +113,17 @@ def network_of(
 ) -> Network:
     """How the layers hang together, with what the model's real inputs and outputs look like."""
     args, kwargs = fresh(asked.inputs)
+    start = now()
     with torch.no_grad():
         outputs = model(*args, **kwargs)
+    seconds = now() - start
     found = regions(trace)
     pinned = {
         **pinned_by_ends(trace, found, fresh(asked.inputs), outputs),
         **pinned_by_views(trace, found),
     }
     speeds = _conversion(layers), _passing(layers)
-    return Network(tuple(layers), found, pinned, *speeds, programs, pools_of(model, trace))
+    return Network(tuple(layers), found, pinned, *speeds, programs, pools_of(model, trace), seconds)
 
 
 def _conversion(layers: list[Layer]) -> float:
@@ -145,7 +148,7 @@ def _speed(x: torch.Tensor, work: Callable[[], Any]) -> float:
     """Bytes a second, where the tensor is read and written once."""
     taken = []
     for _ in range(5):
-        start = time.perf_counter()
+        start = now()
         work()
-        taken.append(time.perf_counter() - start)
+        taken.append(now() - start)
     return 2 * x.numel() * x.element_size() / max(sorted(taken)[2], 1e-7)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import random
-import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from statistics import median
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 
 from archcost.latency.clock import interquartile
+from archcost.latency.deadline import Deadline, now
 from archcost.latency.stopwatch import CpuStopwatch, Stopwatch, WallStopwatch
 from archcost.rewriting.accelerating.assembling import Stage, convolution_in, new_modules
 from archcost.rewriting.accelerating.choosing import Choice, Network
@@ -40,18 +40,18 @@ def rehearsed(
     network: Network,
     looks: Looks,
     inputs: Any,
-    deadline: float,
+    deadline: Deadline,
     whole: float,
     threads: int,
     keeps_nan: bool,
 ) -> dict[Task, dict[Way, Took]]:
-    """By task, new times of the paths near the fastest; until the deadline, but one round at least.
+    """By task, new times of the paths near the fastest, as far as the deadline allows.
 
     ``whole`` is about how long a pass takes, in seconds. There are as many contenders as there is time for.
     """
     casts: dict[str, int] = {}
     parts: dict[str, dict[str, Way]] = {}
-    turns = (deadline - time.perf_counter()) / (2 * _PASSES * max(whole, 1e-9))
+    turns = deadline.left / (2 * _PASSES * max(whole, 1e-9))
     most = min(_CONTENDERS, max(_LEAST_CONTENDERS, int(turns)))
     for label in (CHANNELS_LAST, NCHW):
         contenders = {layer.name: near(looks.get(layer.task, {}), most)[label] for layer in network.layers}
@@ -64,14 +64,17 @@ def rehearsed(
             stage.add(name, _cast(stage, network, parts[name], keeps_nan))
     samples: dict[tuple[Task, Way], list[float]] = defaultdict(list)
     shuffle, names = random.Random(0).shuffle, list(casts)
+    costs = dict.fromkeys(casts, _PASSES * whole)
     with torch.inference_mode():
-        for number in range(_MOST_ROUNDS):
+        for _ in range(_MOST_ROUNDS):
             shuffle(names)
             for name in list(names):
-                if number and time.perf_counter() >= deadline:
-                    break
+                if not deadline.allows(costs[name]):
+                    continue
+                start = now()
                 try:
                     found = _passes(stage, name, network, inputs, threads)
+                    costs[name] = now() - start
                 except RuntimeError:  # the model's code cannot do with this layout
                     names.remove(name)
                     continue

@@ -7,10 +7,11 @@ from typing import Any
 import torch
 
 from archcost.latency.fingerprint import fingerprint
+from archcost.paths.likely import without_kernel
 from archcost.paths.registry import get
 from archcost.rewriting.accelerating.acceleration import Acceleration, LayerAcceleration
 from archcost.rewriting.accelerating.choosing import Choice
-from archcost.rewriting.accelerating.contest import Took
+from archcost.rewriting.accelerating.contest import Took, candidates
 from archcost.rewriting.accelerating.finals import Final, Result
 from archcost.rewriting.accelerating.layers import Kept, Layer
 from archcost.rewriting.accelerating.layouts import CHANNELS_LAST
@@ -34,6 +35,7 @@ def report(asked: Asked, final: Final, result: Result, kept: list[Kept]) -> Acce
     ]
     lines = [_of_layer(final, layer, result) for layer in final.network.layers]
     changed = result.chosen is not None
+    original_error = final.original_error if final.exact else None
     dtypes = {str(layer.task.dtype).removeprefix("torch.") for layer in final.network.layers}
     return _acceleration(
         asked,
@@ -46,8 +48,8 @@ def report(asked: Asked, final: Final, result: Result, kept: list[Kept]) -> Acce
         accelerated_ms=times[1],
         samples=0 if result.accelerated is None else result.accelerated.kept,
         dropped=0 if result.accelerated is None else result.accelerated.dropped,
-        error=result.error if changed else final.original_error,
-        original_error=final.original_error,
+        error=result.error if changed else original_error,
+        original_error=original_error,
         reference=final.reference,
         dtype=", ".join(sorted(dtypes)),
         notes=result.notes,
@@ -112,7 +114,7 @@ def _of_layer(final: Final, layer: Layer, result: Result) -> LayerAcceleration:
     elif not took:
         reason = "there was no time to measure it"
     elif choice.path == "native":
-        reason = "no path is faster beyond the noise"
+        reason = f"no path that was timed is faster beyond the noise{_left_out(final.asked, layer)}"
     return LayerAcceleration(
         name=layer.name,
         type_name=type(layer.module).__name__,
@@ -128,6 +130,12 @@ def _of_layer(final: Final, layer: Layer, result: Result) -> LayerAcceleration:
         multiplications=path.multiplications(layer.spec),
         workspace_bytes=path.workspace_bytes(layer.spec, layer.weight.element_size()),
     )
+
+
+def _left_out(asked: Asked, layer: Layer) -> str:
+    """How many paths were not timed because no compiled kernel runs them."""
+    _, refused = candidates(layer.task, asked.paths)
+    return without_kernel(refused)
 
 
 def _layout(choice: Choice) -> str:
