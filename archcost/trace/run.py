@@ -39,7 +39,9 @@ def record(
     device: str | torch.device | None = None,
     progress: bool | None = None,
 ) -> Trace:
-    """Run ``model`` once, record what it does, and leave it as it was.
+    """Run ``model`` as inference does, record that, and leave it as it was.
+
+    A second pass, with gradients, says what training keeps.
 
     ``inputs``: a tuple is positional arguments, a dict is keyword arguments, anything else is the one
     argument. Without them, ``input_size`` (batch included) or what the model says of itself decides.
