@@ -96,7 +96,11 @@ def _in_eval_mode(analysis: Analysis, source: nn.Module) -> Analysis:
         return analysis
     args, kwargs = like_traced(analysis.trace)
     with Untouched(walk(source)):
-        return analyze(source.eval(), kwargs or args, progress=False)
+        try:
+            source.eval()
+        except NotImplementedError:  # an exported module has but one mode
+            return analysis
+        return analyze(source, kwargs or args, progress=False)
 
 
 def _chosen(

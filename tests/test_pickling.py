@@ -44,7 +44,7 @@ def net():
 @pytest.fixture(scope="module")
 def rewritten(net):
     found = archcost.rewrite(net, X, rules=["bottleneck"], **QUICK)
-    found.race(0.05)
+    found.race(20)
     return found
 
 

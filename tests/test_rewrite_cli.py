@@ -77,7 +77,7 @@ def test_propose_writes_every_format_to_stdout_or_a_file(net, form, capsys, tmp_
 
 def test_propose_measures_when_asked_and_the_store_remembers(net, capsys):
     arguments = ["propose", net, *SIZE, *RULES, "--layers", "2", "--no-errors", "--threads", "1"]
-    assert main([*arguments, "--measure", "--seconds", "2"]) == 0
+    assert main([*arguments, "--measure", "--seconds", "30"]) == 0
     assert "Raced ms" in capsys.readouterr().out
     assert main([*arguments, "--format", "json"]) == 0
     found = json.loads(capsys.readouterr().out)["proposals"]
@@ -170,7 +170,7 @@ def test_the_last_batch_of_a_file_is_smaller(tmp_path):
 
 def test_rewrite_measures_the_whole_model_when_asked(net, capsys):
     arguments = ["rewrite", net, *SIZE, *RULES, "-o", "new.pt", "--threads", "1"]
-    assert main([*arguments, "--measure", "--seconds", "1"]) == 0
+    assert main([*arguments, "--measure", "--seconds", "30"]) == 0
     assert "\nSpeed: " in capsys.readouterr().out
 
 
