@@ -116,7 +116,7 @@ REDUCE = [aten.mean.dim, aten.sum.dim_IntList]
 SOFTMAX = [aten._softmax.default, aten._log_softmax.default]
 OTHERS = [
     *(aten.convolution.default, aten.addmm.default, aten.native_batch_norm.default, aten.roll.default),
-    *(aten.upsample_nearest2d.default, aten.upsample_bilinear2d.default),
+    *(aten.upsample_nearest2d.default, aten.upsample_bilinear2d.default, aten.cat.default),
     *(aten.native_layer_norm.default, aten.linalg_vector_norm.default, aten._safe_softmax.default),
     *(aten.clone.default, aten.masked_fill.Scalar, aten._grouped_mm.default, aten.mm.default),
     aten.mv.default,
@@ -347,6 +347,19 @@ def test_softmax(x, dim, to_float):
 )
 def test_roll(x, shifts, dims):
     check(aten.roll.default, x, shifts, dims)
+
+
+@MANY
+@given(tensors(dtypes=ANY), st.integers(-4, 4), st.integers(1, 3), st.sampled_from(ANY), st.booleans())
+def test_concatenation(x, dim, times, dtype, same):
+    others = [x if same else on("cpu", x).to(dtype)] * times
+
+    def joined(call, device):
+        return outcome(lambda: call([on(device, each) for each in (x, *others)], dim))
+
+    mine = joined(FAST_META[aten.cat.default], "meta")
+    if mine is not NotImplemented:
+        assert mine == joined(aten.cat.default, "meta") == joined(aten.cat.default, "cpu")
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 4, 5), (1, 1, 4, 5), (2, 3, 1, 5)])

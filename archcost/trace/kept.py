@@ -16,8 +16,8 @@ from archcost.trace.recurrent import Layers
 class KeptForBackward(Recorder):
     """Follows modules and storages through a pass with gradients; of operations it records nothing.
 
-    On `meta` autograd holds what it saves, since that costs nothing there, and elsewhere only when asked to:
-    it would take the memory of a training step.
+    Autograd gets nothing to hold, which would take time, and the memory of a training step: only a model that
+    calls backward() in its forward makes it hold what it saves.
     """
 
     def __init__(self, *args: Any) -> None:
@@ -29,13 +29,15 @@ class KeptForBackward(Recorder):
         # Storage -> whether an operation made it. An address may be used again, so the object tells.
         self._made: dict[int, tuple[weakref.ref[Any], bool]] = {}
         self._kept: dict[int, weakref.ref[Any]] = {}
+        self._state: set[int] = set()
 
     def watching(self, holding: bool) -> Any:
         """A context in which autograd tells this recorder what it saves."""
-        holding = holding or self.on_meta
+        state = self._state
 
         def keep(tensor: torch.Tensor) -> Any:
-            self._keep(tensor)
+            if id(tensor) not in state:
+                self._keep(tensor)
             # An output that its own node saves would hold that node, and the graph itself for ever.
             return tensor.data if holding else None
 
@@ -48,6 +50,7 @@ class KeptForBackward(Recorder):
         return torch.autograd.graph.saved_tensors_hooks(keep, give_back)
 
     def name_state(self, tensor: torch.Tensor, origin: Any, name: str) -> None:
+        self._state.add(id(tensor))
         self._note(tensor, False)
 
     def describe(self, value: Any) -> Any:

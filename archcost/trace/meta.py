@@ -296,6 +296,29 @@ def _grouped_mm(a: Any, b: Any, offs: Any = None, bias: Any = None, out_dtype: A
     return torch.empty((*own, a.shape[-2], b.shape[-1]), dtype=a.dtype, device="meta")
 
 
+@_for(aten.cat.default)
+def _cat(tensors: Any, dim: int = 0) -> Any:
+    first = tensors[0]
+    axes = first.dim()
+    if not axes or not -axes <= dim < axes or not all(_joins(x, first, dim % axes) for x in tensors):
+        return NotImplemented
+    shape = list(first.shape)
+    shape[dim] = sum([x.shape[dim] for x in tensors])
+    return torch.empty(shape, dtype=first.dtype, device="meta")
+
+
+def _joins(x: torch.Tensor, first: torch.Tensor, dim: int) -> bool:
+    """Whether ``x`` lies as ``first`` does, without gaps, and has its size in all other dimensions."""
+    return (
+        x.is_meta
+        and x.dtype == first.dtype
+        and x.is_contiguous()
+        and x.numel() > 0
+        and x.shape[:dim] == first.shape[:dim]
+        and x.shape[dim + 1 :] == first.shape[dim + 1 :]
+    )
+
+
 @_for(aten.upsample_nearest2d.default, aten.upsample_bilinear2d.default)
 def _upsample(x: Any, output_size: Any, *_: Any) -> Any:
     """The framework's own imports the compiler, two seconds."""
