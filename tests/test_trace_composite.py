@@ -1,5 +1,7 @@
 """Operators made of others are taken apart on `meta` as a CPU takes them apart."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -123,3 +125,98 @@ def test_a_linear_layer_adds_its_bias_in_place(shape, bias, frozen, transposed):
     assert ours.total.macs == real.total.macs
     again = 4 * torch.Size((*shape[:-1], 5)).numel() if bias and transposed and len(shape) > 2 else 0
     assert ours.total.activation_bytes + again == real.total.activation_bytes
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 64), (8, 64)])
+@pytest.mark.parametrize("options", [{}, {"stride": 1, "padding": 1}, {"dilation": 3, "ceil_mode": True}])
+def test_max_pooling_along_one_axis_makes_indices_in_training_only(shape, options):
+    x = torch.rand(shape)
+    pool = nn.MaxPool1d(2, **options)
+    total = analyze(pool, x).total
+    nbytes = 4 * pool(x).numel()
+    assert (total.peak_memory_bytes, total.activation_bytes, total.kept_for_backward_bytes) == (
+        nbytes,
+        nbytes,
+        0,
+    )
+    assert total.other_ops == pool(x).numel()
+    behind = analyze(nn.Sequential(nn.Conv1d(8, 8, 1), pool), x).total
+    assert behind.peak_memory_bytes == 4 * x.numel() + nbytes
+    assert behind.kept_for_backward_bytes == 4 * x.numel() + 2 * nbytes  # the input, and indices of 8 bytes
+
+
+CHANNELS_LAST = [
+    nn.Conv2d(8, 8, 3),
+    nn.Conv2d(8, 16, 3, stride=2, groups=8),
+    nn.Conv2d(8, 8, 1),
+    nn.Conv2d(8, 8, 5, dilation=2, bias=False),
+    nn.ConvTranspose2d(8, 4, 3, stride=2, output_padding=1),
+]
+
+
+@pytest.mark.parametrize("layer", CHANNELS_LAST, ids=str)
+@pytest.mark.parametrize("whose", ["model", "input"])
+def test_a_convolution_keeps_channels_last_where_one_of_the_two_is(layer, whose):
+    x, model = torch.rand(1, 8, 16, 16), nn.Sequential(layer, nn.Flatten())
+    if whose == "input":
+        x = x.to(memory_format=torch.channels_last)
+    else:
+        model = copy.deepcopy(model).to(memory_format=torch.channels_last)
+    ours, real = (analyze(model, x, device=device) for device in ("meta", "cpu"))
+    assert ours.trace.calls[1].outputs[0].stride == real.trace.calls[1].outputs[0].stride
+    assert ours.total.peak_memory_bytes == real.total.peak_memory_bytes
+
+
+def test_what_is_reduced_lies_as_on_a_cpu():
+    class Sums(nn.Module):
+        def forward(self, x):
+            return x.sum(-1).flatten()
+
+    x = torch.rand(2, 16, 4, 8).transpose(1, 2)
+    assert analyze(Sums(), x).total.peak_memory_bytes == 512
+
+
+def test_what_autocast_casts_is_seen():
+    class Cast(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3))
+
+        def forward(self, x):
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                return self.layers(x)
+
+    x = torch.rand(1, 3, 16, 16)
+    inside = analyze(Cast(), x)
+    assert "autocast casts on real devices" in inside.notes[0]
+    assert inside.trace.outputs.dtype == torch.bfloat16
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        around = analyze(Cast().layers, x)
+    assert around.total.peak_memory_bytes == inside.total.peak_memory_bytes
+    assert inside.total.peak_memory_bytes == analyze(Cast(), x, device="cpu").total.peak_memory_bytes
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+@pytest.mark.parametrize("layer", [nn.RNN(6, 5), nn.GRU(6, 5), nn.LSTM(6, 5)], ids=str)
+def test_states_of_another_dtype_are_refused_as_they_are_on_a_cpu(layer, dtype):
+    class Started(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, x):
+            state = torch.zeros(1, 3, 5, dtype=dtype, device=x.device)
+            return self.layer(x, (state, state) if isinstance(layer, nn.LSTM) else state)[0]
+
+    for device in ("meta", "cpu"):
+        with pytest.raises(ArchcostError):
+            analyze(Started(), torch.rand(4, 3, 6), device=device)
+
+
+@pytest.mark.parametrize(
+    "mask", [torch.rand(16, 16).double(), torch.rand(16, 16).half(), torch.rand(16)], ids=str
+)
+def test_masks_that_attention_does_not_take_are_refused_as_they_are_on_a_cpu(mask):
+    for device in ("meta", "cpu"):
+        with pytest.raises(ArchcostError):
+            analyze(Attention(), (*qkv(Q), mask), device=device)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from archcost.trace.composite import operators_as_on_cpu
-from archcost.trace.meta import FAST_META
+from archcost.trace.meta import FAST_META, is_channels_last
 
 aten = torch.ops.aten
 LAYOUTS = ("contiguous", "channels_last", "permuted", "strided", "expanded")
@@ -251,8 +251,10 @@ def test_convolution():
     @settings(max_examples=250, deadline=None, derandomize=True)
     @given(convolutions())
     def run(arguments):
-        # The strides of a real run depend on the library behind it.
-        applied.append(check(aten.convolution.default, *arguments, strides=False))
+        # The strides of a real run depend on the library behind it; the framework's kernel for `meta` forgets
+        # channels_last, which tests/test_trace_composite.py holds against a real run.
+        plain = not any(is_channels_last(x) for x in arguments[:2])
+        applied.append(check(aten.convolution.default, *arguments, meta=plain, strides=False))
 
     run()
     assert sum(applied) > 20
@@ -312,7 +314,7 @@ def test_reductions(operator):
     applied = []
 
     @MANY
-    @given(tensors(dtypes=ANY, layouts=PLAIN), st.lists(st.integers(-3, 3), max_size=3), st.booleans())
+    @given(tensors(dtypes=ANY), st.lists(st.integers(-3, 3), max_size=3), st.booleans())
     def run(x, dim, keepdim):
         applied.append(check(operator, x, dim, keepdim))
 

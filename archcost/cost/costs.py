@@ -7,7 +7,7 @@ from functools import cached_property, lru_cache
 from operator import add, attrgetter
 
 from archcost.cost.complex import as_defined
-from archcost.cost.depth import depends_on_input, is_weighted, longest_path
+from archcost.cost.depth import depends_on_input, is_weighted, longest_path, stacked_layers
 from archcost.cost.memory import live_bytes, traffic
 from archcost.cost.registry import REAL_FLOPS, Count, count
 from archcost.trace.graph import Op, TensorRef, Trace
@@ -183,7 +183,7 @@ def _op_cost(op: Op, counted: Count, weighted: bool, trace: Trace, live: int) ->
         output_bytes=written,
         activation_bytes=allocated + op.inner_bytes,
         live_bytes=live,
-        neurons=op.outputs[0].numel if weighted and op.outputs else 0,
+        neurons=op.outputs[0].numel * stacked_layers(op) if weighted and op.outputs else 0,
     )
 
 

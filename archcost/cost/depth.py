@@ -73,6 +73,11 @@ def longest_path(
     return max(layers, default=0), max(bends, default=0)
 
 
+def stacked_layers(op: Op) -> int:
+    """Recurrent layers that one operator holds; 1 for any other."""
+    return (_stacked(op) or (1, 1))[0]
+
+
 def _stacked(op: Op) -> tuple[int, int] | None:
     """Recurrent layers in one operator: as deep as they are many, not as they have steps."""
     layers = arguments(op).get("num_layers") if op.name in _RECURRENT else None

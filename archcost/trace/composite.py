@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch.utils._mode_utils import no_dispatch
 
 from archcost.trace.meta import of_one_dtype
 from archcost.trace.recurrent import OPERATORS, bind, one_dnn, runs_on_one_dnn
@@ -53,6 +54,13 @@ def _attention(
     enable_gqa: bool = False,
 ) -> torch.Tensor:
     of_one_dtype(query, key, value)
+    if attn_mask is not None and (
+        attn_mask.dim() < 2 or attn_mask.dtype not in (torch.bool, torch.float32, query.dtype)
+    ):
+        raise RuntimeError(
+            f"attn_mask must be bool, float32 or {query.dtype} and have 2 dimensions or more, got "
+            f"{attn_mask.dtype} with {attn_mask.dim()}"
+        )
     options: dict[str, Any] = {"scale": scale, "enable_gqa": enable_gqa}
     if query.dim() == key.dim() == value.dim() == 3:
         if attn_mask is not None and attn_mask.dim() in (2, 3):
@@ -104,9 +112,21 @@ def _masks(mask: torch.Tensor, scores: tuple[int, ...]) -> bool:
     return fits and mask.dim() in (2, 4) and not mask.requires_grad
 
 
+def _max_pool1d(x: torch.Tensor, *options: Any) -> torch.Tensor:
+    """Without gradients a CPU makes no indices."""
+    recorder = getattr(this_thread, "recorder", None)
+    if recorder is None or (torch.is_grad_enabled() and x.requires_grad):
+        return aten.max_pool1d.default.decompose(x, *options)
+    with no_dispatch():
+        like = aten.max_pool1d.default.decompose(x, *options)
+        result = torch.empty_like(like, memory_format=torch.contiguous_format)
+    return recorder.whole(aten.max_pool1d.default, (x, *options), [result])[0]
+
+
 def _recurrent(operator: Any, *args: Any) -> Any:
     layers = bind(operator, *args)
     recorder = getattr(this_thread, "recorder", None)
+    of_one_dtype(layers.x, *layers.states, layers.params[0])
     if recorder is None or not layers.fits():
         return operator.decompose(*args)
     if runs_on_one_dnn(layers):
@@ -118,6 +138,7 @@ def _recurrent(operator: Any, *args: Any) -> Any:
 AS_ON_CPU: dict[Any, Callable[..., Any]] = {
     aten.linear.default: _linear,
     aten.scaled_dot_product_attention.default: _attention,
+    aten.max_pool1d.default: _max_pool1d,
     **{operator: partial(_recurrent, operator) for operator in OPERATORS},
 }
 """Operator -> how a CPU takes it apart; under inference_mode such operators arrive whole."""

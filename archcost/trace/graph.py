@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from math import prod
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -88,7 +89,7 @@ class Op:
     @property
     def base(self) -> str:
         """The operator without its overload: ``aten.convolution``."""
-        return self.name.rpartition(".")[0] if self.name.count(".") > 1 else self.name
+        return _base(self.name)
 
     def tensors(self) -> Iterator[TensorRef]:
         """Every tensor among the arguments, those in lists included."""
@@ -109,6 +110,11 @@ def refs(value: Any) -> Iterator[TensorRef]:
     elif isinstance(value, dict):
         for item in value.values():
             yield from refs(item)
+
+
+@cache
+def _base(name: str) -> str:
+    return name.rpartition(".")[0] if name.count(".") > 1 else name
 
 
 @dataclass(slots=True)

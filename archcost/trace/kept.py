@@ -66,7 +66,9 @@ class KeptForBackward(Recorder):
         self, func: Any, operator: Operator, args: tuple[Any, ...], kwargs: dict[str, Any], written: list[Any]
     ) -> Any:
         given = flat((args, list(kwargs.values())) if kwargs else args)
-        result = self._execute(func, args, kwargs, given, written)
+        result = self._execute(func, operator, args, kwargs, given, written)
+        if operator.name == "aten.mkldnn_rnn_layer.default":
+            self._note(result[3], False)  # the scratch space of its backward pass
         for tensor in flat((result,)):
             key = storage_key(tensor)
             known = self._made.get(key)
@@ -77,8 +79,7 @@ class KeptForBackward(Recorder):
     def recurrent(self, layers: Layers, args: tuple[Any, ...]) -> Any:
         with no_dispatch():
             results, kept = layers.results(), layers.kept()
-        for result in results:
-            self._note(result, True)
+        self.whole(layers.op, args, results)
         tensors = flat(args)
         if not torch.is_grad_enabled() or not any(tensor.requires_grad for tensor in tensors):
             return results
@@ -86,6 +87,13 @@ class KeptForBackward(Recorder):
             self._keep(tensor)
         self._add(kept)
         return list(_Whole.apply(results, *tensors))
+
+    def whole(
+        self, func: Any, args: tuple[Any, ...], results: list[torch.Tensor], inner: tuple[int, int] = (0, 0)
+    ) -> list[torch.Tensor]:
+        for result in results:
+            self._note(result, True)
+        return results
 
     def _note(self, tensor: torch.Tensor, made: bool) -> None:
         key = storage_key(tensor)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch._prims_common import suggest_memory_format
 
 aten = torch.ops.aten
 
@@ -85,6 +86,8 @@ def _convolution(
     outputs = weight.shape[1] * rest[-1] if transposed else weight.shape[0]
     if bias is not None and bias.shape != (outputs,):
         raise RuntimeError(f"expected bias to have {outputs} elements, but got {tuple(bias.shape)}")
+    if is_channels_last(x) or is_channels_last(weight):
+        return _channels_last_convolution(x, weight, stride, padding, dilation, transposed, *rest)
     plain = (
         not transposed
         and x.dim() == axes + 2
@@ -106,6 +109,23 @@ def _convolution(
     if min(sizes) < 1 or x.numel() == 0:
         return NotImplemented
     return torch.empty([x.shape[0], weight.shape[0], *sizes], dtype=x.dtype, device="meta")
+
+
+def is_channels_last(x: torch.Tensor) -> bool:
+    nested = x.dim() == 4 and x.stride(1) == 1 and max(x.shape[1:]) > 1
+    return nested and suggest_memory_format(x) is torch.channels_last
+
+
+def _channels_last_convolution(
+    x: Any, weight: Any, stride: Any, padding: Any, dilation: Any, transposed: bool, *rest: Any
+) -> Any:
+    """On a CPU one of the two in that layout is enough; the framework's kernel for `meta` forgets it."""
+    bias = None
+    like = aten.convolution.default(
+        *(torch.empty_like(t, memory_format=torch.contiguous_format) for t in (x, weight)),
+        *(bias, stride, padding, dilation, transposed, *rest),
+    )
+    return torch.empty_like(like, memory_format=torch.channels_last)
 
 
 @_for(aten.addmm.default)
@@ -228,20 +248,12 @@ def _reduce(x: Any, dim: Any, keepdim: bool = False, *, dtype: Any = None) -> An
     kept = _kept_axes(x, dim, dtype)
     if kept is None:
         return NotImplemented
-    shape, strides = _without_axes(x, kept, keepdim)
-    dense = _dense_strides(shape, strides)
-    if dense is None:
-        return NotImplemented
-    return torch.empty_strided(shape, dense, dtype=x.dtype, device="meta")
+    return torch.empty(_without_axes(x, kept, keepdim), dtype=x.dtype, device="meta")
 
 
 @_for(aten.linalg_vector_norm.default)
 def _vector_norm(x: Any, ord: Any = 2, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Any:
-    kept = _kept_axes(x, dim, dtype)
-    if kept is None:
-        return NotImplemented
-    # Unlike a sum, its result is always contiguous.
-    return torch.empty(_without_axes(x, kept, keepdim)[0], dtype=x.dtype, device="meta")
+    return _reduce(x, dim, keepdim, dtype=dtype)
 
 
 def _kept_axes(x: torch.Tensor, dim: Any, dtype: Any) -> set[int] | None:
@@ -254,9 +266,8 @@ def _kept_axes(x: torch.Tensor, dim: Any, dtype: Any) -> set[int] | None:
     return set(range(x.dim())) - gone if len(gone) == len(dim) else None
 
 
-def _without_axes(x: torch.Tensor, kept: set[int], keepdim: bool) -> tuple[list[int], list[int]]:
-    axes = [i for i in range(x.dim()) if keepdim or i in kept]
-    return [x.shape[i] if i in kept else 1 for i in axes], [x.stride(i) for i in axes]
+def _without_axes(x: torch.Tensor, kept: set[int], keepdim: bool) -> list[int]:
+    return [x.shape[i] if i in kept else 1 for i in range(x.dim()) if keepdim or i in kept]
 
 
 @_for(aten._softmax.default, aten._log_softmax.default)

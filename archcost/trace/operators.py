@@ -6,11 +6,13 @@ from typing import Any
 
 import torch
 
+from archcost.trace.meta import FAST_META
+
 # Operators that only rename a storage: autograd inserts them, and they carry no information.
-INVISIBLE = {torch.ops.aten.detach.default, torch.ops.aten.alias.default}
+_INVISIBLE = {torch.ops.aten.detach.default, torch.ops.aten.alias.default}
 
 # Operators that read the values of an argument on the CPU, whatever device the others are on.
-TAKES_VALUES = {torch.ops.aten._pack_padded_sequence.default}
+_TAKES_VALUES = {torch.ops.aten._pack_padded_sequence.default}
 
 # In-place operators that overwrite their first argument without reading it.
 _OVERWRITES = {"copy_", "fill_", "zero_", "uniform_", "normal_", "bernoulli_", "random_", "exponential_"}
@@ -26,11 +28,17 @@ _UNMARKED_WRITES = {
 class Operator:
     """Its name, and which of its arguments it writes."""
 
-    __slots__ = ("composite", "name", "overwrites", "resizes", "unmarked", "written", "written_names")
+    __slots__ = (
+        *("composite", "fast", "invisible", "name", "overwrites", "resizes", "takes_values"),
+        *("unmarked", "written", "written_names"),
+    )
 
     def __init__(self, func: Any) -> None:
         schema = getattr(func, "_schema", None)
         self.name = str(func)
+        self.invisible = func in _INVISIBLE
+        self.takes_values = func in _TAKES_VALUES
+        self.fast = FAST_META.get(func)
         # Under inference_mode operators made of others arrive whole. What a subclass answers for itself
         # (``prim::layout``) is no operator of the dispatcher's.
         self.composite = (

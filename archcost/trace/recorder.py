@@ -25,9 +25,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from archcost.errors import ModelError
 from archcost.trace.composite import AS_ON_CPU
 from archcost.trace.graph import ModuleCall, Op, Storage, TensorRef
-from archcost.trace.meta import FAST_META
 from archcost.trace.modules import ModuleTree, unpack
-from archcost.trace.operators import INVISIBLE, TAKES_VALUES, Operator
+from archcost.trace.operators import Operator
 from archcost.trace.operators import operator as known_operator
 from archcost.trace.recurrent import Layers
 from archcost.trace.state import Untouched
@@ -120,6 +119,8 @@ class Recorder(TorchDispatchMode):
             self.calls[0].end_op = len(self.ops)
 
     def enter(self, module: nn.Module, args: Any) -> None:
+        if self.on_meta and (torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")):
+            raise NeedsRealValues("autocast casts on real devices, and not on `meta`")
         inputs = self._refs_in(args)
         if module is self._root and not self._root_entered:
             self._root_entered = True
@@ -213,7 +214,7 @@ class Recorder(TorchDispatchMode):
             found.append((value, ref))
             return ref
         if isinstance(value, (list, tuple)):
-            return tuple([self._describe(item, found) for item in value])
+            return tuple([item if type(item) in _SIMPLE else self._describe(item, found) for item in value])
         if isinstance(value, Mapping):
             return {key: self._describe(item, found) for key, item in value.items()}
         if isinstance(value, torch.ScriptObject):
@@ -234,8 +235,9 @@ class Recorder(TorchDispatchMode):
             stride, offset = tensor.stride(), int(tensor.storage_offset())
         except (NotImplementedError, RuntimeError):
             stride, offset = (1,) * len(shape), 0
+        device = "meta" if tensor.is_meta else tensor.device.type
         # The tuple itself, without the check of arguments that takes a third of the time.
-        return tuple.__new__(TensorRef, (storage, shape, stride, offset, tensor.dtype, tensor.device.type))
+        return tuple.__new__(TensorRef, (storage, shape, stride, offset, tensor.dtype, device))
 
     def _on_meta(self, value: Any) -> Any:
         """``value`` with real tensors replaced by stand-ins on `meta`."""
@@ -263,11 +265,11 @@ class Recorder(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func in INVISIBLE:
+        operator = known_operator(func)
+        if operator.invisible:
             return func(*args, **kwargs)
         if self._dead:
             self._bury()
-        operator = known_operator(func)
         if operator.composite:
             decompose = AS_ON_CPU.get(func, func.decompose) if self.on_meta else func.decompose
             with self:
@@ -285,7 +287,7 @@ class Recorder(TorchDispatchMode):
         op_kwargs = self._describe(kwargs, found) if kwargs else {}
         index = len(self.ops)
         try:
-            result = self._execute(func, args, kwargs, [tensor for tensor, _ in found], written)
+            result = self._execute(func, operator, args, kwargs, [tensor for tensor, _ in found], written)
         except Exception as error:
             self.failed_op = (error, operator.name, tuple(ref for _, ref in found))
             raise
@@ -295,6 +297,7 @@ class Recorder(TorchDispatchMode):
     def _execute(
         self,
         func: Any,
+        operator: Operator,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         tensors: list[torch.Tensor],
@@ -304,12 +307,12 @@ class Recorder(TorchDispatchMode):
         for tensor in written:
             self._before_write(tensor, tensors)
         mixed = self.on_meta and _is_mixed(tensors)
-        if mixed and func not in TAKES_VALUES:
+        if mixed and not operator.takes_values:
             args = self._on_meta(args)
             kwargs = {key: self._on_meta(value) for key, value in kwargs.items()}
         # Constants that the forward makes of its own have values, and keep them.
         without_values = mixed or (self.on_meta and tensors and tensors[0].is_meta)
-        fast = FAST_META.get(func) if without_values else None
+        fast = operator.fast if without_values else None
         result = NotImplemented if fast is None else fast(*args, **kwargs)
         return func(*args, **kwargs) if result is NotImplemented else result
 
@@ -325,18 +328,18 @@ class Recorder(TorchDispatchMode):
         inner: tuple[int, int] = (0, 0),
     ) -> None:
         before = len(self.storages)
-        outputs: list[TensorRef] = []
-        for tensor in flat((result,)):
-            outputs.append(self._ref(tensor, self._storage(tensor, "operation", index)))
+        outputs = [
+            self._ref(tensor, self._storage(tensor, "operation", index))
+            for tensor in ((result,) if isinstance(result, torch.Tensor) else flat((result,)))
+        ]
+        writes = [ref.storage for ref in outputs if ref.storage >= before]
+        is_view = not written and not writes and bool(outputs) and len(self.storages) == before
         overwritten = {id(t) for t in flat(written)} if operator.overwrites else ()
-        aliased = {ref.storage for ref in outputs if ref.storage < before}
-        is_view = not written and bool(aliased) and len(self.storages) == before
         reads = [ref.storage for tensor, ref in found if id(tensor) not in overwritten]
         fed_by: set[int] = set()
         for storage in reads:
             fed_by.update(self._writers[storage])
-        writes = [ref.storage for ref in outputs if ref.storage >= before]
-        for tensor in flat(written):
+        for tensor in flat(written) if written else ():
             ref = self._ref(tensor, self._storage(tensor))
             writes.append(ref.storage)
             if operator.resizes:
@@ -364,13 +367,19 @@ class Recorder(TorchDispatchMode):
         """Record layers that run step by step as the one operator they are to the model."""
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in flat(args)):
             return NotImplemented  # a forward that takes gradients gets the framework's own
-        found: list[tuple[torch.Tensor, TensorRef]] = []
-        described = self._describe(args, found)
         with no_dispatch():
             results, memory = layers.results(), layers.memory()
         given = sum(nbytes_of(result) for result in results)
         inner = memory.total - given, max(0, memory.peak - given)
-        self._record(len(self.ops), known_operator(layers.op), described, {}, found, [], results, inner)
+        return self.whole(layers.op, args, results, inner)
+
+    def whole(
+        self, func: Any, args: tuple[Any, ...], results: list[torch.Tensor], inner: tuple[int, int] = (0, 0)
+    ) -> list[torch.Tensor]:
+        """Record an operator made of others with the results given, and not what it is made of."""
+        found: list[tuple[torch.Tensor, TensorRef]] = []
+        described = self._describe(args, found)
+        self._record(len(self.ops), known_operator(func), described, {}, found, [], results, inner)
         return results
 
     def _before_write(self, tensor: Any, tensors: list[torch.Tensor]) -> None:

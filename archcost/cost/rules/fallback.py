@@ -9,13 +9,15 @@ from archcost.cost.registry import Count
 from archcost.trace.graph import Op, TensorRef, refs
 from archcost.trace.schema import find_overload
 
+_VIEW = Count(0, 0, "view")
+
 
 def classify(op: Op) -> Count:
     """By nature (a view, a value read back), by the framework's tags, by its flop formulas; else unknown."""
     import torch
 
     if op.outputs and not op.writes and not op.reads:
-        return Count(0, 0, "view")
+        return _VIEW
     overload = find_overload(op.name)
     if overload is not None:
         # Nothing goes in, or a value is handed back to Python.
@@ -54,7 +56,7 @@ def _tags(name: str) -> frozenset[Any]:
     return frozenset(found)
 
 
-# Parts of the names of products, and of functions of matrices, which multiply inside whatever goes in.
+# How words end in the names of products, and of functions of matrices, which multiply whatever goes in.
 _PRODUCTS = (
     *(
         "linalg",
@@ -78,7 +80,8 @@ def contracts(overload: Any) -> bool:
     schema = overload._schema
     names = {argument.name for argument in schema.arguments if "Tensor" in str(argument.type)}
     own = schema.name.startswith("aten::") and names <= {"self", "other"}
-    return not own or any(part in schema.name for part in _PRODUCTS)
+    words = schema.name.removeprefix("aten::").split("_")
+    return not own or any(word.endswith(_PRODUCTS) for word in words)
 
 
 def _broadcast(shapes: list[tuple[int, ...]]) -> tuple[int, ...] | None:

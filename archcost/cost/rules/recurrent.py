@@ -31,6 +31,15 @@ def mkldnn_layer(op: Op) -> tuple[int, int]:
     return rows * matrices, rows * given["hidden_size"] * _gates(_BY_MODE[given["mode"]], given)
 
 
+@counting_rule("aten.mkldnn_rnn_layer_backward", kind="recurrent")
+def mkldnn_layer_backward(op: Op) -> tuple[int, int]:
+    """Each product has two in its derivative, and each operation of a gate one for its input and one back."""
+    given = arguments(op)
+    rows = _rows(given["input"])
+    matrices = given["weight1"].numel + given["weight2"].numel
+    return 2 * rows * matrices, 2 * rows * given["hidden_size"] * _gates(_BY_MODE[given["mode"]], given)
+
+
 def _gates(operations: int, given: dict[str, Any]) -> int:
     return operations - (0 if given.get("has_biases", True) else _BIASES[operations])
 
