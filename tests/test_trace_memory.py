@@ -182,3 +182,27 @@ def test_operators_are_those_of_inference(name):
 def test_weights_that_do_not_learn_keep_nothing():
     model = nn.Sequential(nn.Conv2d(8, 8, 1), nn.ReLU6(True)).requires_grad_(False)
     assert analyze(model, IMAGE).total.kept_for_backward_bytes == 0
+
+
+class Remembers(nn.Module):
+    """Computes a table of biases in its first pass, as LeViT does, and keeps it."""
+
+    def __init__(self):
+        super().__init__()
+        self.biases = nn.Parameter(torch.rand(8))
+        self.table = {}
+
+    def forward(self, x):
+        if not self.training and "biases" not in self.table:
+            self.table["biases"] = self.biases[torch.arange(64, device=x.device).view(8, 8) % 8] * 2
+        return x + (self.table["biases"] if not self.training else self.biases)
+
+
+@pytest.mark.parametrize("device", ["meta", "cpu"])
+def test_what_a_model_keeps_for_its_next_pass_is_not_made_again(device):
+    model = Remembers().eval()
+    for _ in range(2):
+        found = analyze(model, torch.rand(8, 8), device=device)
+        assert [op.name for op in found.trace.ops] == ["aten.add.Tensor"]
+        assert found.total.peak_memory_bytes == 256
+        assert model.table == {}

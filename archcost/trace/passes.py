@@ -16,7 +16,7 @@ from archcost.errors import ArchcostError, ModelError
 from archcost.trace import inputs as inputs_
 from archcost.trace.composite import operators_as_on_cpu
 from archcost.trace.failure import Failed, check_computed
-from archcost.trace.graph import Trace
+from archcost.trace.graph import Trace, refs
 from archcost.trace.kept import KeptForBackward
 from archcost.trace.modules import ModuleTree, describe, describe_state, named_state, state_of, type_name
 from archcost.trace.recorder import Recorder
@@ -82,6 +82,15 @@ class _Done:
     inputs: Any
     outputs: Any
 
+    @property
+    def keeps_something(self) -> bool:
+        """Whether something that an operation made, and did not return, outlived the pass."""
+        returned = {ref.storage for ref in refs(self.outputs)}
+        return any(
+            storage.origin == "operation" and storage.freed_after is None and index not in returned
+            for index, storage in enumerate(self.recorder.storages)
+        )
+
 
 @dataclass(frozen=True)
 class _Ready:
@@ -95,7 +104,15 @@ class _Ready:
     """Name, kind and tensor of each parameter and buffer that the passes see."""
 
     def inference(self, notes: list[str]) -> _Done:
-        """The pass without gradients, as inference runs it."""
+        """The pass without gradients, as inference runs it from the second time on."""
+        done = self._first(notes)
+        if done.keeps_something:
+            # What the model keeps for its next pass, as a table of biases, it does not make again.
+            with contextlib.suppress(Failed):
+                return self._run(self._recorder(Recorder))
+        return done
+
+    def _first(self, notes: list[str]) -> _Done:
         imported = len(sys.modules)
         try:
             done = self._run(self._recorder(Recorder))

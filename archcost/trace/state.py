@@ -90,7 +90,7 @@ class Untouched:
             for table in tables:
                 for key, tensor in table.items():
                     if tensor is not None:
-                        table[key] = replacements[id(tensor)]
+                        table[key] = replacements.get(id(tensor), tensor)
 
 
 class Contents:
