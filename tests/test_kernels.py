@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 
 from archcost import kernels
 from archcost.errors import InputError
-from archcost.kernels import build
+from archcost.kernels import build, loading
 
 HERE = Path(__file__).parent
 
@@ -317,6 +318,22 @@ def test_kernels_can_be_switched_off():
         [sys.executable, "-c", script], env=switched, capture_output=True, text=True, check=True
     )
     assert said.stdout.strip() == "None None switched off by ARCHCOST_NO_KERNELS"
+
+
+@needs_kernels
+def test_kernels_of_other_sources_are_noticed_and_not_called(monkeypatch):
+    caches = loading._open, loading._installed
+    for cache in caches:
+        cache.cache_clear()
+    monkeypatch.setattr(build, "digest", lambda: "of other sources")
+    try:
+        assert kernels.library() is None
+        assert re.search(r"built from other sources; `python -m archcost\.kernels\.build`", kernels.why_not())
+    finally:
+        for cache in caches:
+            cache.cache_clear()
+    monkeypatch.undo()
+    assert kernels.library() is not None
 
 
 def test_without_a_compiler_the_build_says_so(tmp_path, monkeypatch):

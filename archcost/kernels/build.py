@@ -7,6 +7,7 @@ file also runs where neither torch nor archcost is installed.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import shlex
@@ -58,6 +59,14 @@ def library_path(isa: str, folder: Path = LIBRARIES) -> Path:
     return folder / f"archcost_kernels_{isa}.so"
 
 
+def digest(sources: Path = SOURCES) -> str:
+    """What the sources are, in 16 digits: a library built from others is stale."""
+    found = hashlib.sha256()
+    for path in sorted([*sources.glob("*.cpp"), *sources.glob("*.h")]):
+        found.update(path.name.encode() + b"\0" + path.read_bytes())
+    return found.hexdigest()[:16]
+
+
 def note_failure(folder: Path, reason: str) -> None:
     """Leave the reason where `archcost.kernels.why_not` finds it."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -70,6 +79,7 @@ def build(folder: Path = LIBRARIES, jobs: int = 1) -> list[Path]:
         raise BuildError("the kernels are written for GCC and Clang, on Linux and macOS")
     command = compiler()
     sources = sorted(SOURCES.glob("*.cpp"))
+    said = f'-DARCHCOST_SOURCES="{digest()}"'
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary, ThreadPoolExecutor(jobs) as pool:
         objects: dict[str, list[Path]] = {isa: [] for isa in isas()}
@@ -77,7 +87,7 @@ def build(folder: Path = LIBRARIES, jobs: int = 1) -> list[Path]:
         for isa, flags in isas().items():
             for source in sources:
                 objects[isa].append(Path(temporary, f"{isa}_{source.stem}.o"))
-                parts = [*command, *_FLAGS, *flags, "-c", str(source), "-o", str(objects[isa][-1])]
+                parts = [*command, *_FLAGS, *flags, said, "-c", str(source), "-o", str(objects[isa][-1])]
                 running.append(pool.submit(_run, parts))
         for one in running:
             one.result()

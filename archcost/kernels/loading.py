@@ -70,6 +70,7 @@ _WINDOW = [c_int64] * 6  # taps, strides and dilations, vertical and horizontal
 
 # The result and the arguments of each function of src/interface.cpp.
 _FUNCTIONS = {
+    "archcost_sources": (c_char_p, []),
     "archcost_isa": (c_char_p, []),
     "archcost_best_isa": (c_char_p, []),
     "archcost_scratch_bytes": (c_int64, []),
@@ -105,14 +106,24 @@ _FUNCTIONS = {
 
 @functools.cache
 def _open(isa: str) -> ctypes.CDLL:
+    from archcost.kernels.build import digest  # here, since that module is run as a program as well
+
     path = _path(isa)
     try:
         found = ctypes.CDLL(str(path))
         for name, (result, arguments) in _FUNCTIONS.items():
             function = getattr(found, name)
             function.restype, function.argtypes = result, arguments
-    except (OSError, AttributeError) as error:
+        stale = found.archcost_sources().decode() != digest()
+    except AttributeError:
+        stale = True
+    except OSError as error:
         raise ArchcostError(f"cannot load the kernels from {path}: {error}") from error
+    if stale:
+        raise ArchcostError(
+            f"the kernels in {path} were built from other sources; `python -m archcost.kernels.build` or a "
+            f"new install builds them again"
+        )
     return found
 
 

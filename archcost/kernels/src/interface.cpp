@@ -16,6 +16,11 @@
 
 #define ARCHCOST_EXPORT extern "C" __attribute__((visibility("default")))
 
+// What the library was built from: build.py says it, and loading.py compares.
+#ifndef ARCHCOST_SOURCES
+#define ARCHCOST_SOURCES ""
+#endif
+
 namespace {
 
 enum Failure { kNone = 0, kNoSuchTile = 1, kNoMemory = 2 };
@@ -38,6 +43,8 @@ int guarded(Work work) {
 }
 
 }  // namespace
+
+ARCHCOST_EXPORT const char* archcost_sources() { return ARCHCOST_SOURCES; }
 
 ARCHCOST_EXPORT const char* archcost_isa() { return archcost::kIsa; }
 
