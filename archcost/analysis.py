@@ -94,8 +94,8 @@ def analysis_of(
         raise InputError(f"{what}: an Analysis has its inputs; name the layer with layer={inputs!r}")
     if unused:
         raise InputError(
-            f"{what}: an Analysis has its inputs; leave {' and '.join(unused)} out, or give the model in place "
-            f"of its Analysis"
+            f"{what}: an Analysis has its inputs; leave {' and '.join(unused)} out, or give the model in "
+            f"place of its Analysis"
         )
     return model
 

@@ -147,8 +147,8 @@ TAKE_A_MODEL = [
     [
         (
             torchvision.models.resnet18,
-            "got the function resnet18. If it makes a model, give what it returns, resnet18(); if it computes on "
-            "tensors, call it in the forward of a module",
+            "got the function resnet18. If it makes a model, give what it returns, resnet18(); if it "
+            "computes on tensors, call it in the forward of a module",
         ),
         (torchvision.models.ResNet, "got the class ResNet; make one: ResNet(...)"),
         (OrderedDict(), "got an OrderedDict; load it into a model: model.load_state_dict(...)"),
@@ -330,16 +330,18 @@ def analysis(resnet):
 
 @pytest.mark.parametrize(
     "function",
-    [archcost.plot_window, archcost.receptive_field, archcost.propose, archcost.effective_field]
-    + [archcost.measure, lambda one, given: archcost.compare(one, one, given)],
+    [
+        *(archcost.plot_window, archcost.receptive_field, archcost.propose, archcost.effective_field),
+        *(archcost.measure, lambda one, given: archcost.compare(one, one, given)),
+    ],
 )
 def test_a_text_is_no_input(resnet, analysis, function):
     words = said(InputError, function, analysis, "layer3")
     assert "layer='layer3'" in words
     words = said(InputError, function, resnet, "layer3")
     assert words == (
-        "inputs is the text 'layer3', and no input. A layer goes by its name: layer='layer3'. For a model that "
-        "takes a text, put it into a tuple: ('layer3',)"
+        "inputs is the text 'layer3', and no input. A layer goes by its name: layer='layer3'. For a model "
+        "that takes a text, put it into a tuple: ('layer3',)"
     )
 
 

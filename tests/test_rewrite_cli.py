@@ -205,7 +205,7 @@ def test_force_overwrites(net, tmp_path):
     ("arguments", "message"),
     [
         (["propose", "net.py:net", "--rules", "asymetric"], "'asymetric'; did you mean asymmetric?"),
-        (["propose", "net.py:net", *SIZE, "--layers", "3"], "'3' of net.py:net is a ReLU, and no convolution"),
+        (["propose", "net.py:net", *SIZE, "--layers", "3"], "'3' of net.py:net is a ReLU, and no conv"),
         (["propose", "net.py:net", *SIZE, "--batches", "no.pt"], "--batches: there is no file 'no.pt'"),
         (["propose", "net.py:net", *SIZE, "--batches", "net.py"], "net.py cannot be read as plain tensors"),
         (["propose", "net.py:net", *SIZE, "--batches", "list.pt"], "list.pt holds list; it takes one tensor"),

@@ -50,7 +50,7 @@ class Asked:
 
 
 def ways_of(task: Task, sample: Sample, asked: Asked) -> tuple[list[Way], dict[str, str]]:
-    """Paths and layouts to look at, the least to prepare first; and the paths that paper rules out, and why."""
+    """Paths and layouts to look at, the least to prepare first; and, with the reason, those ruled out."""
     from archcost.paths.likely import likely
     from archcost.paths.registry import available, get
 
@@ -84,8 +84,8 @@ def calls_of(
 ) -> tuple[dict[Way, Callable[[], Any]], dict[Way, float]]:
     """Each way as a function, its weights prepared, and the seconds of its very first call.
 
-    What fails is refused, and so is what the deadline does not reach, or what would not be prepared by then, as
-    long as those before it took. A path that is far behind in one layout is not tried in the other.
+    What fails is refused, and so is what the deadline does not reach or, by how long the others took, would
+    not be prepared by then. A path that is far behind in one layout is not tried in the other.
     """
     import torch
 
@@ -134,7 +134,7 @@ def calls_of(
 
 
 def _to_prepare(path: str, task: Task) -> int:
-    """Bytes beside input, output and weights, most of which are the weights prepared: it takes time by these."""
+    """Bytes beside input, output and weights: mostly weights prepared, which takes time by their size."""
     from archcost.paths.registry import get
 
     return get(path).workspace_bytes(task.spec) or 0

@@ -17,7 +17,7 @@ _SAVED = (b"PK", b"\x80")
 
 
 def read_tensors(path: Path, what: str) -> Any:
-    """The plain tensors of a file that ``torch.save`` wrote; SpecError, for ``what``, where it holds others."""
+    """The plain tensors of a file that ``torch.save`` wrote; SpecError, for ``what``, for any other."""
     import torch
 
     try:
