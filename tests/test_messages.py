@@ -419,6 +419,15 @@ def test_an_array_deep_inside_and_a_picture(analysis):
     assert words.startswith("inputs is a PIL.Image.Image, and the model takes tensors: give torch.as_tensor(")
 
 
+def test_an_array_is_not_blamed_for_what_is_wrong_elsewhere():
+    class Masked(OneDict):
+        def forward(self, x, mask):
+            return self.conv(x) * torch.from_numpy(mask)
+
+    words = said(InputError, archcost.analyze, Masked(), (torch.rand(1, 3, 6, 6), X.numpy()))
+    assert words.endswith("it expects 8 channels in dimension 1")
+
+
 def test_an_array_that_the_model_takes():
     class Converts(OneDict):
         def forward(self, x):

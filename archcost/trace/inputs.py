@@ -56,10 +56,8 @@ def check_tensors(inputs: Any, where: str = "inputs") -> None:
     elif hasattr(inputs, "__array_interface__"):
         kind = type(inputs)
         if kind.__module__ == "numpy":
-            text, as_tensor = (
-                "a numpy array",
-                "torch.from_numpy(x)" + ".float()" * (inputs.dtype == "float64"),
-            )
+            text = "a numpy array"
+            as_tensor = "torch.from_numpy(x)" + ".float()" * (inputs.dtype == "float64")
         else:
             text, as_tensor = f"a {kind.__module__}.{kind.__name__}", "torch.as_tensor(numpy.asarray(x))"
         raise InputError(f"{where} is {text}, and the model takes tensors: give {as_tensor}")

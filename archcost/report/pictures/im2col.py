@@ -109,7 +109,7 @@ def _is_small(spec: ConvSpec) -> bool:
 
 def _mend(spec: ConvSpec) -> str:
     """The change that makes it small enough, as it is written."""
-    one = {"in_channels": 1, "out_channels": 1, "groups": 1}
+    one: dict[str, Any] = {"in_channels": 1, "out_channels": 1, "groups": 1}
     for side in range(16, 0, -1):
         size = (side,) * len(spec.output_size)
         with suppress(ArchcostError):  # the kernel is larger than the input
