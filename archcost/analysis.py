@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from archcost.cost.costs import Costs, ModuleCost, OpCost, Total, Uncounted, cost_of
-from archcost.errors import ArchcostError, ModelError, SpecError
+from archcost.errors import ArchcostError, InputError, ModelError, SpecError
 from archcost.trace.graph import Trace
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from archcost.report.frames import Path
     from archcost.report.table import Depth
 
-__all__ = ["Analysis", "analyze"]
+__all__ = ["Analysis", "analysis_of", "analyze"]
 
 
 def analyze(
@@ -71,6 +71,33 @@ def analyze(
         costs = cost_of(trace)
         notes = (*mode_note(trace, model), *trace.notes, *costs.notes)
         return Analysis(trace, costs, trace.model_name, notes, _Alive(model))
+
+
+def analysis_of(
+    what: str,
+    model: nn.Module | str | Analysis,
+    inputs: Any = None,
+    *,
+    progress: bool | None = False,
+    **more: Any,
+) -> Analysis:
+    """The Analysis of a model; or the one that was given, which takes no inputs that would not be used.
+
+    Args:
+        what: the function that was called, for the message.
+        more: ``input_size``, ``dtype`` and ``device``, as in `analyze`.
+    """
+    if not isinstance(model, Analysis):
+        return analyze(model, inputs, progress=progress, **more)
+    unused = [name for name, value in {"inputs": inputs, **more}.items() if value is not None]
+    if isinstance(inputs, str):
+        raise InputError(f"{what}: an Analysis has its inputs; name the layer with layer={inputs!r}")
+    if unused:
+        raise InputError(
+            f"{what}: an Analysis has its inputs; leave {' and '.join(unused)} out, or give the model in "
+            f"place of its Analysis"
+        )
+    return model
 
 
 def _analyze_spec(

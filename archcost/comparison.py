@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from archcost.analysis import Analysis, analyze
+from archcost.analysis import Analysis, analysis_of
 from archcost.errors import SpecError
 
 if TYPE_CHECKING:
@@ -42,15 +42,18 @@ def compare(
         input_size: for both; not for the second where it has ``inputs_b``.
         names: what to call the two in reports.
         dtype: as in `analyze`; so are ``device`` and ``progress``.
+
+    Raises:
+        InputError: inputs that do not fit, or that nobody takes, because both are Analyses.
     """
     sides = []
+    made = isinstance(model_a, Analysis) and isinstance(model_b, Analysis)
     for model, own in ((model_a, None), (model_b, inputs_b)):
-        if isinstance(model, Analysis):
-            sides.append(model)
-            continue
-        size = input_size if own is None else None
         given = inputs if own is None else own
-        sides.append(analyze(model, given, input_size=size, dtype=dtype, device=device, progress=progress))
+        more = {"input_size": input_size if own is None else None, "dtype": dtype, "device": device}
+        if isinstance(model, Analysis) and not made:  # what is for both is the other's
+            given, more = own, {}
+        sides.append(analysis_of("compare", model, given, progress=progress, **more))
     if names is not None:
         if isinstance(names, str) or len(names) != 2:
             raise SpecError(f"names is {names!r}; it takes two, one for each model")

@@ -133,8 +133,9 @@ def _chosen(
 
 
 def _check_size(call: Any, claim: Claim) -> None:
-    from archcost.trace.inputs import map_tensors
+    from archcost.trace.inputs import check_tensors, map_tensors
 
+    check_tensors(call)
     field, dims = claim.field, claim.dims
     tensors: list[Any] = []
     map_tensors(call, tensors.append)

@@ -42,9 +42,13 @@ def plot_growth(
         ArchcostError: matplotlib is not installed (``pip install 'archcost[plots]'``).
         SpecError: no model, one without a spatial map, or an unknown suffix.
     """
+    from archcost.analysis import Analysis, analysis_of
     from archcost.report.pictures.growth import plot_growth as draw
 
-    return draw(*(_analysis(model, None, input_size) for model in models), path=path)
+    made = all(isinstance(model, Analysis) for model in models)
+    sizes = [None if isinstance(model, Analysis) and not made else input_size for model in models]
+    each = zip(models, sizes, strict=True)
+    return draw(*(analysis_of("plot_growth", model, input_size=size) for model, size in each), path=path)
 
 
 def plot_window(
@@ -72,12 +76,13 @@ def plot_window(
 
     Raises:
         ArchcostError: matplotlib is not installed (``pip install 'archcost[plots]'``).
-        InputError: the image does not have the size of the input.
+        InputError: the image does not have the size of the input, or an Analysis gets inputs.
         SpecError: no such layer or position, ``effective`` belongs to another, or an unknown suffix.
     """
+    from archcost.analysis import analysis_of
     from archcost.report.pictures.window import plot_window as draw
 
-    analysis = _analysis(model, inputs, input_size)
+    analysis = analysis_of("plot_window", model, inputs, input_size=input_size)
     return draw(analysis, layer, position, image=image, effective=effective, path=path)
 
 
@@ -189,11 +194,3 @@ def plot_strassen(
     from archcost.report.pictures.strassen import plot_strassen as draw
 
     return draw(measured, path=path)
-
-
-def _analysis(model: nn.Module | str | Analysis, inputs: Any, input_size: Any) -> Analysis:
-    from archcost.analysis import Analysis, analyze
-
-    if isinstance(model, Analysis):
-        return model
-    return analyze(model, inputs, input_size=input_size, progress=False)

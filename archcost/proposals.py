@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Literal
 
-from archcost.analysis import Analysis, analyze
+from archcost.analysis import Analysis, analysis_of
 from archcost.errors import InputError, SpecError
 from archcost.rewriting.proposal import Advice, Proposal, Stays, best_of
 
@@ -42,7 +42,7 @@ def propose(
 
     Args:
         model: a module, a SPEC, or the Analysis of one.
-        inputs: as in `archcost.analyze`.
+        inputs, input_size: as in `archcost.analyze`; an Analysis has its own.
         rules: names, of `archcost.rewriting.available()`; by default all.
         ratio: the MACs wanted, as a share of those of each layer; one or several.
         names: of the layers to look at, or patterns such as ``"features.*"``; by default all.
@@ -55,9 +55,7 @@ def propose(
         ModelError: the model cannot be traced, or is gone.
         SpecError: no such rule, no such layer, or the SPEC names nothing.
     """
-    analysis = model
-    if not isinstance(analysis, Analysis):
-        analysis = analyze(analysis, inputs, input_size=input_size, progress=progress)
+    analysis = analysis_of("propose", model, inputs, input_size=input_size, progress=progress)
     from archcost.latency.store import opened
     from archcost.rewriting.proposing import proposals_of
 
@@ -101,7 +99,7 @@ def propose(
 def _asked(analysis: Analysis, names: Iterable[str]) -> set[str]:
     """The names of the convolutions that names and patterns mean."""
     from archcost.rewriting.subjects import subjects_of
-    from archcost.trace.modules import nearest
+    from archcost.trace.modules import no_convolution
 
     subjects = subjects_of(analysis.model, analysis.trace, analysis.costs)
     known = [name for one in subjects for name in one.names]
@@ -110,7 +108,7 @@ def _asked(analysis: Analysis, names: Iterable[str]) -> set[str]:
         pattern = any(sign in asked for sign in "*?[")
         meant = [name for name in known if (fnmatchcase(name, asked) if pattern else name == asked)]
         if not meant:
-            raise SpecError(f"{analysis.name} has no convolution {asked!r}; {nearest(asked, known)}")
+            raise SpecError(no_convolution(analysis.name, asked, known, analysis.trace.modules))
         found |= set(meant)
     return found
 
@@ -150,13 +148,13 @@ class Proposals(Sequence[Proposal]):
         found = tuple(one for one in self.proposals if key in one.replacement.chains)
         if found:
             return found
-        from archcost.trace.modules import nearest
+        from archcost.trace.modules import no_convolution
 
         reasons = [f"{one.rule or 'every rule'}: {one.reason}" for one in self.stays if one.name == key]
         if reasons:
             raise SpecError(f"nothing is proposed for {key!r}. {'; '.join(reasons)}")
         known = [*(one.name for one in self.proposals), *(one.name for one in self.stays)]
-        raise SpecError(f"{self.model_name} has no convolution {key!r}; {nearest(key, known)}")
+        raise SpecError(no_convolution(self.model_name, key, known, info))
 
     def measured(
         self,

@@ -35,7 +35,8 @@ def receptive_field(
 
     Args:
         model: a module, a SPEC, or the Analysis of one.
-        inputs, input_size, dtype, device: as in `archcost.analyze`.
+        inputs, input_size, dtype, device: as in `archcost.analyze`; an Analysis has its own, and takes inputs
+            for ``verify`` alone.
         layer: a name in ``named_modules()``; by default the network at its last spatial feature map.
         position: one index for each spatial dimension of the layer's output; by default the centre.
         call: which call of a layer that is called several times; by default their union.
@@ -44,15 +45,16 @@ def receptive_field(
             position, or does not: a clean pass in float64, and three for each axis.
 
     Raises:
+        InputError: the inputs do not fit, or an Analysis gets some that would not be used.
         SpecError: no such layer, position or call.
         ModelError: ``verify`` and the model disagrees, cannot run in float64, or is gone.
     """
-    from archcost.analysis import Analysis, analyze
+    from archcost.analysis import Analysis, analysis_of
 
-    if isinstance(model, Analysis):
-        analysis = model
-    else:
-        analysis = analyze(model, inputs, input_size=input_size, dtype=dtype, device=device, progress=False)
+    # The witness of an Analysis may run on inputs of one's own.
+    own = None if isinstance(model, Analysis) and verify else inputs
+    more = {"input_size": input_size, "dtype": dtype, "device": device}
+    analysis = analysis_of("receptive_field", model, own, **more)
     field = analysis.fields.select(layer, position, call, of)
     if verify:
         witness = verify_field(analysis, field, inputs, call)

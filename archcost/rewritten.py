@@ -337,7 +337,7 @@ def _one(
     from archcost.rewriting.proposing import proposal_of, proposals_of
     from archcost.rewriting.rule import get
     from archcost.rewriting.subjects import subjects_of
-    from archcost.trace.modules import nearest
+    from archcost.trace.modules import no_convolution
 
     if isinstance(choice, Proposal):
         return [choice]
@@ -349,7 +349,7 @@ def _one(
     meant = [one for one in subjects if _means(name, one)]
     if not meant:
         known = [one for subject in subjects for one in subject.names]
-        raise SpecError(f"{analysis.name} has no convolution {name!r}; {nearest(name, known)}")
+        raise SpecError(no_convolution(analysis.name, name, known, analysis.trace.modules))
     made: list[Proposal] = []
     for subject in meant:
         why = subject.refusal or get(rule).refusal(subject)

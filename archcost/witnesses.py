@@ -119,6 +119,7 @@ def crosscheck(
     """
     from archcost.analysis import analyze
     from archcost.models import load
+    from archcost.trace.failure import first_sentences
     from archcost.trace.inputs import floating
     from archcost.trace.modules import check_model, walk
     from archcost.trace.progress import Progress
@@ -156,7 +157,9 @@ def crosscheck(
                         guard.keep(tensor.untyped_storage())
                     counts = run(model, args, kwargs)
             except Exception as error:
-                failures[witness] = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+                failures[witness] = (
+                    f"{type(error).__name__}: {first_sentences(' '.join(str(error).split()), 200)}"
+                )
                 continue
             totals[witness] = sum(sum(by_op.values()) for by_op in counts.macs.values())
             differences += _differences(witness, own, counts, analysis)

@@ -308,6 +308,8 @@ def test_zoo_prints_a_line_a_model(capsys):
     assert len(out.splitlines()) == 3
     assert "1,248,424" in out
     assert err == "2 models, 2 as published\n"
+    assert main(["zoo", "squeezenet1_0"]) == 0
+    assert capsys.readouterr().err == "1 model, 1 as published\n"
 
 
 def test_zoo_reports_findings_by_exit_code_1(capsys, monkeypatch):

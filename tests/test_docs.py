@@ -55,6 +55,35 @@ def test_the_first_lines_of_the_readme_give_the_numbers_beside_them():
     assert names["analysis"].notes == ()
 
 
+def test_the_pictures_and_fields_of_the_readme_are_of_what_they_name():
+    """Its lines run one after the other, but for those that take long or are of another model."""
+    import torch
+    import torchvision
+
+    import archcost
+
+    readme = (DOCS.parent / "README.md").read_text(encoding="utf-8")
+    lines = readme.partition("From Python:")[2].partition("```python\n")[2].partition("```")[0].splitlines()
+    wanted = ("plot_", "field", "spec", "weight, ", "x, weight", "eligible")
+    model, image = torchvision.models.resnet18().eval(), torch.rand(1, 3, 64, 64)
+    names = {"archcost": archcost, "torch": torch, "model": model, "image": image}
+    names["analysis"] = archcost.analyze(model, image)
+    drawn = []
+    for line in lines:
+        code = line.partition("  # ")[0]
+        if not any(word in code for word in wanted) or "rewrite" in code:
+            continue
+        if " = " in code.partition("(")[0]:
+            exec(code, names)
+            continue
+        found = eval(code, names)
+        if "plot_" in code:
+            drawn += found
+    assert len(drawn) == 6
+    window = drawn[1]
+    assert "layer3" in window.axes[0].get_title() + "".join(text.get_text() for text in window.texts)
+
+
 def test_a_wrong_number_would_be_found():
     assert failures("```python\n>>> 2 * 3\n7\n```\n", "wrong")
     assert not failures("```python\n>>> 2 * 3\n6\n```\n", "right")

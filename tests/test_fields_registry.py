@@ -189,6 +189,7 @@ def test_a_rule_that_cannot_be_registered_says_why(rules, names):
 # Counted, and opaque here on purpose: nested and sparse tensors have no positions of their own; `set` and
 # `resize` put other memory under a tensor; helpers that return nothing flood what they write.
 NO_RULE = """
+    mkldnn_rnn_layer_backward
     _nested_from_padded _nested_tensor_from_mask _nested_tensor_from_mask_left_aligned
     _nested_tensor_from_tensor_list _nested_view_from_buffer_copy to_padded_tensor
     set resize _cummax_helper _cummin_helper

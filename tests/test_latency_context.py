@@ -318,7 +318,12 @@ def compiled(module, attribute):
 @pytest.mark.parametrize(
     ("model", "options", "error", "said"),
     [
-        (lambda x: x, {}, ModelError, "expected a torch.nn.Module, got the function <lambda>; call it"),
+        (
+            lambda x: x,
+            {},
+            ModelError,
+            "expected a torch.nn.Module, got the function <lambda>. If it makes a model",
+        ),
         (nn.ReLU(), {"threads": 0}, InputError, "threads must be a whole number"),
         (nn.ReLU(), {"seconds": -1}, InputError, "seconds must be a number"),
         (nn.ReLU(), {"clock": "sundial"}, InputError, "clock must be 'cpu' or 'wall'"),

@@ -7,7 +7,7 @@ from torch import nn
 
 import archcost
 from archcost.latency import clock, context, paths, predictor, roofline
-from archcost.latency.candidates import Asked
+from archcost.latency.candidates import NO_TIME, Asked
 from archcost.latency.convolutions import convolutions_of, samples_of
 from archcost.latency.deadline import Deadline, TooLittleTime
 from archcost.latency.layers import NOT_MEASURED
@@ -98,6 +98,25 @@ def test_what_time_does_not_reach_says_so(machine):
     notes = [layer.note for layer in found.layers]
     assert NOT_MEASURED in notes
     assert all(layer.best_ms is None for layer in found.layers if layer.note == NOT_MEASURED)
+
+
+@pytest.mark.parametrize(("seconds", "layers"), [(12.0, 1), (24.0, 2)])
+def test_paths_that_take_long_to_prepare_leave_time_for_pytorchs_own(machine, monkeypatch, seconds, layers):
+    """As on a busy machine, where what a Fourier path prepares takes more than all the time there is."""
+    for name in available():
+        path = get(name)
+
+        def slow(weight, bias, spec, path=path, real=path.prepare):
+            machine.work((path.workspace_bytes(spec) or 0) / 4000)
+            return real(weight, bias, spec)
+
+        monkeypatch.setattr(path, "prepare", slow)
+    start = machine.now
+    model, paths = Net(machine, 0.01).eval(), ["fft", "winograd-4", "direct"]
+    found = archcost.measure(model, X, paths=paths, seconds=seconds, threads=1, store=False)
+    assert machine.now - start <= allowed(seconds, 0.01)
+    assert sum(layer.native_ms is not None for layer in found.layers) >= layers
+    assert found.convolutions[0].refused["fft"] == NO_TIME
 
 
 def reached(samples, seconds, store=None):

@@ -145,7 +145,11 @@ TAKE_A_MODEL = [
 @pytest.mark.parametrize(
     ("model", "words"),
     [
-        (torchvision.models.resnet18, "got the function resnet18; call it: resnet18()"),
+        (
+            torchvision.models.resnet18,
+            "got the function resnet18. If it makes a model, give what it returns, resnet18(); if it "
+            "computes on tensors, call it in the forward of a module",
+        ),
         (torchvision.models.ResNet, "got the class ResNet; make one: ResNet(...)"),
         (OrderedDict(), "got an OrderedDict; load it into a model: model.load_state_dict(...)"),
         (7, "got an int"),
@@ -314,3 +318,184 @@ def test_a_mode_that_cannot_be_changed_is_not_advised_either():
     (note,) = archcost.analyze(exported, x).notes
     assert note.endswith("norms use the statistics of the batch; for inference export it in eval mode")
     assert not re.search(r"eval\(\)", note)
+
+
+# Inputs beside an Analysis, which has its own
+
+
+@pytest.fixture(scope="module")
+def analysis(resnet):
+    return archcost.analyze(resnet, input_size=(1, 3, 64, 64))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        *(archcost.plot_window, archcost.receptive_field, archcost.propose, archcost.effective_field),
+        *(archcost.measure, lambda one, given: archcost.compare(one, one, given)),
+    ],
+)
+def test_a_text_is_no_input(resnet, analysis, function):
+    words = said(InputError, function, analysis, "layer3")
+    assert "layer='layer3'" in words
+    words = said(InputError, function, resnet, "layer3")
+    assert words == (
+        "inputs is the text 'layer3', and no input. A layer goes by its name: layer='layer3'. For a model "
+        "that takes a text, put it into a tuple: ('layer3',)"
+    )
+
+
+def test_a_text_in_a_tuple_is_an_argument_of_the_model():
+    class Spoken(OneDict):
+        def forward(self, words):
+            return self.conv(X[..., : len(words), :])
+
+    assert archcost.analyze(Spoken(), ("word",)).total.output_shape == (1, 4, 4, 6)
+
+
+IMAGE = torch.rand(1, 3, 64, 64)
+
+
+@pytest.mark.parametrize(
+    ("function", "named"),
+    [
+        (
+            lambda one: archcost.plot_window(one, IMAGE),
+            "plot_window: an Analysis has its inputs; leave inputs",
+        ),
+        (lambda one: archcost.plot_window(one, input_size=(1, 3, 8, 8)), "leave input_size out"),
+        (lambda one: archcost.plot_growth(one, input_size=(1, 3, 8, 8)), "leave input_size out"),
+        (lambda one: archcost.receptive_field(one, IMAGE), "leave inputs out"),
+        (
+            lambda one: archcost.receptive_field(one, dtype="int64", device="cpu"),
+            "leave dtype and device out",
+        ),
+        (lambda one: archcost.receptive_field(one, verify=True, input_size=(1, 3, 8, 8)), "input_size out"),
+        (
+            lambda one: archcost.propose(one, IMAGE, errors=False),
+            "propose: an Analysis has its inputs; leave",
+        ),
+        (lambda one: archcost.propose(one, input_size=(1, 3, 8, 8)), "leave input_size out"),
+        (
+            lambda one: archcost.compare(one, one, IMAGE),
+            "compare: an Analysis has its inputs; leave inputs out",
+        ),
+        (lambda one: archcost.compare(nn.ReLU(), one, IMAGE, inputs_b=IMAGE), "leave inputs out"),
+        (lambda one: archcost.effective_field(one, input_size=(1, 3, 8, 8)), "give it without input_size"),
+        (lambda one: archcost.measure(one, input_size=(1, 3, 8, 8)), "an Analysis has its input size"),
+    ],
+)
+def test_inputs_that_nobody_would_look_at(analysis, function, named):
+    assert named in said(InputError, function, analysis)
+
+
+def test_inputs_beside_an_analysis_that_somebody_looks_at(resnet, analysis):
+    both = archcost.compare(analysis, nn.Conv2d(3, 4, 1), IMAGE)
+    assert both.b.total.output_shape == (1, 4, 64, 64)
+    field = archcost.receptive_field(analysis, torch.zeros(1, 3, 64, 64), "layer1", verify=True)
+    assert field == archcost.receptive_field(analysis, layer="layer1")
+    assert len(archcost.plot_growth(analysis, nn.Conv2d(3, 4, 1), input_size=(1, 3, 64, 64)).axes) > 0
+
+
+@pytest.mark.parametrize(
+    "function", [archcost.analyze, archcost.accelerate, archcost.measure, archcost.effective_field]
+)
+def test_an_array_in_the_place_of_a_tensor(resnet, function):
+    words = said(InputError, function, resnet, IMAGE.numpy())
+    assert words == "inputs is a numpy array, and the model takes tensors: give torch.from_numpy(x)"
+    words = said(InputError, function, resnet, (IMAGE.double().numpy(),))
+    assert (
+        words == "inputs[0] is a numpy array, and the model takes tensors: give torch.from_numpy(x).float()"
+    )
+
+
+def test_an_array_deep_inside_and_a_picture(analysis):
+    words = said(InputError, archcost.analyze, OneDict(), {"feats": {"p3": X.numpy()}})
+    assert words.startswith("inputs['feats']['p3'] is a numpy array")
+    words = said(InputError, archcost.effective_field, analysis, IMAGE.numpy())
+    assert "numpy array, and the model takes tensors" in words
+    picture = pytest.importorskip("PIL.Image").new("RGB", (64, 64))
+    words = said(InputError, archcost.analyze, OneDict(), picture)
+    assert words.startswith("inputs is a PIL.Image.Image, and the model takes tensors: give torch.as_tensor(")
+
+
+def test_an_array_is_not_blamed_for_what_is_wrong_elsewhere():
+    class Masked(OneDict):
+        def forward(self, x, mask):
+            return self.conv(x) * torch.from_numpy(mask)
+
+    words = said(InputError, archcost.analyze, Masked(), (torch.rand(1, 3, 6, 6), X.numpy()))
+    assert words.endswith("it expects 8 channels in dimension 1")
+
+
+def test_an_array_that_the_model_takes():
+    class Converts(OneDict):
+        def forward(self, x):
+            return self.conv(torch.from_numpy(x))
+
+    assert archcost.analyze(Converts(), X.numpy()).total.macs == 4 * 8 * 36
+
+
+# Names, files, functions
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda model: archcost.rewrite(model, IMAGE, {"fc": "asymmetric"}),
+        lambda model: archcost.propose(model, IMAGE, names=["fc"], errors=False),
+        lambda model: archcost.propose(model, IMAGE, names=["layer1.0.conv1"], errors=False)["fc"],
+    ],
+)
+def test_what_is_there_and_no_convolution(resnet, function):
+    assert said(SpecError, function, resnet) == "'fc' of ResNet is a Linear, and no convolution"
+
+
+def test_what_is_not_there(resnet):
+    words = said(SpecError, archcost.rewrite, resnet, IMAGE, {"con1": "asymmetric"})
+    assert words == "ResNet has no convolution 'con1'; did you mean 'conv1'?"
+
+
+def test_a_function_is_a_factory_or_a_forward():
+    words = said(ModelError, archcost.analyze, lambda x: x, X)
+    assert words == (
+        "expected a torch.nn.Module, got the function <lambda>. If it makes a model, give its result; if it "
+        "computes on tensors, call it in the forward of a module"
+    )
+    assert "give what it returns, relu();" in said(ModelError, archcost.analyze, nn.functional.relu, X)
+
+
+def test_weights_that_are_none(tmp_path):
+    (tmp_path / "net.py").write_text("x = 1\n")
+    torch.save(OneDict(), tmp_path / "held.pt")
+    torch.save({"a": X}, tmp_path / "cut.pt")
+    (tmp_path / "cut.pt").write_bytes((tmp_path / "cut.pt").read_bytes()[:-40])
+    for name, why in [
+        ("net.py", "it is no file that torch.save wrote"),
+        ("cut.pt", "the file is damaged"),
+        ("held.pt", f"it holds a {__name__}.OneDict, and code of a file is never run; save its state_dict()"),
+    ]:
+        words = said(SpecError, archcost.load, "torchvision:alexnet", weights=tmp_path / name)
+        assert words.startswith(f"weights: {name} cannot be read as plain tensors: {why}")
+        assert "weights_only" not in words
+
+
+# Sentences of others
+
+
+def test_a_note_ends_with_a_sentence():
+    from archcost.trace.failure import first_sentences
+
+    class Chosen(OneDict):
+        def forward(self, x):
+            return self.conv(x[:, torch.nonzero(x[0, :, 0, 0] + 1)[:, 0]])
+
+    (note,) = archcost.analyze(Chosen(), X).notes
+    assert note.endswith(". Counts may depend on the values of the input")
+    assert "does not exist. This" not in note
+    long = "One is of some length, and says what is wrong. " + "Another is about what else there may be. " * 9
+    assert first_sentences(long, 100) == "One is of some length, and says what is wrong. " + (
+        "Another is about what else there may be"
+    )
+    assert first_sentences("a" * 300 + " b") == "a" * 300 + " b"
+    assert first_sentences("Got torch.float64, e.g. this. See") == "Got torch.float64, e.g. this. See"

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from fractions import Fraction
 from math import prod
 
@@ -98,12 +99,38 @@ def test_repeated_pixels_have_one_colour_and_the_marked_one_stands_as_often_as_s
             ConvSpec(1, 1, 3, padding=4, padding_mode="reflect", input_size=(4,)),
             "padding 4 by 'reflect' needs",
         ),
-        (ConvSpec(1, 1, 3, stride=40, input_size=(200, 200)), "take a smaller input_size"),
+        (ConvSpec(1, 1, 3, stride=40, input_size=(200, 200)), "this can be drawn: dataclasses.replace"),
+        (ConvSpec(3, 3, 11), "the matrix is 363x45796, .*; take a smaller kernel"),
     ],
 )
 def test_what_im2col_does_not_draw(spec, message):
     with pytest.raises(SpecError, match=message):
         archcost.plot_im2col(spec)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        ConvSpec(3, 64, 7, stride=2, padding=3),
+        ConvSpec(64, 64, 3, padding=1, groups=64),
+        ConvSpec(8, 8, 5, input_size=(4000,)),
+        ConvSpec(1, 1, 3, stride=40, dilation=7, padding=7, input_size=(200, 200)),
+    ],
+)
+def test_the_change_that_the_message_advises_is_drawn(spec):
+    with pytest.raises(SpecError) as raised:
+        archcost.plot_im2col(spec)
+    advised = str(raised.value).partition("this can be drawn: dataclasses.")[2]
+    assert archcost.plot_im2col(eval(advised, {"replace": replace, "spec": spec})).axes
+
+
+def test_what_a_stride_is_drawn_as():
+    from archcost.paths.space_to_depth import spread
+
+    spec = ConvSpec(3, 64, 7, stride=2, padding=3)
+    with pytest.raises(SpecError, match=r"give archcost\.paths\.space_to_depth\.spread\(spec\)$"):
+        archcost.plot_tiles(spec, "fft-16")
+    assert archcost.plot_tiles(spread(spec), "fft-16").axes
 
 
 # Tiles

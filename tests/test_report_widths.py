@@ -7,6 +7,9 @@ import torch
 from torch import nn
 
 import archcost
+from archcost.latency.measurement import Key, Measurement
+from archcost.latency.paths import PathTimes
+from archcost.latency.predictor import Prediction
 from archcost.latency.roofline import Roofline
 from archcost.report.grid import Entry, Grid, Head, lay_out, no_room_for, that_fit
 from archcost.rewriting.proposal import Raced
@@ -93,7 +96,68 @@ def test_what_was_measured_and_its_errors_outlive_what_was_asked(results, width)
     shown = " ".join(heads_of(results["raced"].to_text(width=width)))
     for word in ("Speedup", "error", "Verdict", "Rule"):
         assert word in shown
-    assert "ms" in shown.split() or width == 80  # the times themselves
+    assert "ms" in shown.split() or width < 120  # the times themselves
+
+
+@pytest.mark.parametrize("width", [72, 80, 100, 120])
+def test_no_two_rows_of_a_layer_look_alike(results, width):
+    """Several rows of one rule, as where all were timed, differ in the rule's options alone."""
+    rows = results["raced"].to_pandas()
+    assert rows.duplicated(["name", "rule"]).any()
+    assert not rows.duplicated(["name", "rule", "options"]).any()
+    shown = " ".join(heads_of(results["raced"].to_text(width=width))).split()
+    assert {"Rule", "Options"} <= set(shown)
+
+
+def timed(measured, *layouts):
+    """The same, each convolution in turn having been timed on PyTorch's own path in one of the layouts."""
+    tasks = [call.task for call in measured.calls]
+    found = []
+    for task, layout in zip(tasks, layouts, strict=True):
+        key = Key("here", task.spec, "float32", "native", layout=layout)
+        one = Measurement(key, "here", 1e-3, 0.0, 25, 0, "cpu", torch.__version__)
+        found.append(PathTimes(task, (one,), {"native": 0.0}, {}))
+    return replace(measured, convolutions=tuple(found))
+
+
+@pytest.mark.parametrize("width", range(40, 200, 10))
+def test_a_column_without_anything_in_it_takes_no_room_from_another(results, width):
+    bare = timed(replace(results["measured"], roofline=None, context=None), "contiguous", "contiguous")
+    text = bare.to_text(width=width)
+    shown = " ".join(" ".join(heads_of(text)).split())
+    left = text[text.index("No room for: ") :] if "No room for: " in text else ""
+    left = " ".join(left[: left.find("Paths: ")].split())
+    empty = [head for head in ("Workspace", "In context", "Roofline") if head in shown]
+    assert not empty or not [head for head in ("Convolution", "Native", "Multiplications") if head in left]
+
+
+@pytest.mark.parametrize("width", range(40, 180, 10))
+def test_a_prediction_is_shown_whole_or_not_at_all(results, width):
+    measured = results["measured"]
+    one = Prediction(0.001, 0.12, "winograd-4", "contiguous", extrapolated=False)
+    tasks = {call.task: one for call in measured.calls}
+    text = replace(measured, convolutions=(), predictions=tasks).to_text(width=width)
+    shown = " ".join(" ".join(heads_of(text)).split())
+    assert shown.count("Predict") in (0, 3)
+
+
+@pytest.mark.parametrize(
+    ("layouts", "said"),
+    [
+        (("contiguous", "channels_last"), "contiguous for 1, channels_last for 1 layers"),
+        (("channels_last", "channels_last"), "channels_last for 2 layers"),
+    ],
+)
+def test_native_says_in_which_layout(results, layouts, said):
+    found = timed(results["measured"], *layouts)
+    assert (
+        f"Native ms: PyTorch's own convolution in the faster layout of its input, {said}" in found.to_text()
+    )
+    for form in (found.to_text(), found.to_markdown(), found.to_html()):
+        assert form.count("as the model runs it, in the layout that it has: In context ms") == 1
+    assert "as the model runs it" not in replace(found, context=None).to_text()
+    assert "PyTorch's own" not in found.to_text(columns=["name", "best_ms"])
+    assert "PyTorch's own" not in results["measured"].to_text()
 
 
 def test_a_comparison_shows_both_sides_of_a_measure_or_none(results):

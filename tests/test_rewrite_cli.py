@@ -205,7 +205,7 @@ def test_force_overwrites(net, tmp_path):
     ("arguments", "message"),
     [
         (["propose", "net.py:net", "--rules", "asymetric"], "'asymetric'; did you mean asymmetric?"),
-        (["propose", "net.py:net", *SIZE, "--layers", "3"], "has no convolution '3'"),
+        (["propose", "net.py:net", *SIZE, "--layers", "3"], "'3' of net.py:net is a ReLU, and no conv"),
         (["propose", "net.py:net", *SIZE, "--batches", "no.pt"], "--batches: there is no file 'no.pt'"),
         (["propose", "net.py:net", *SIZE, "--batches", "net.py"], "net.py cannot be read as plain tensors"),
         (["propose", "net.py:net", *SIZE, "--batches", "list.pt"], "list.pt holds list; it takes one tensor"),
@@ -256,3 +256,47 @@ def test_the_help_of_a_command_names_its_options(command, capsys):
     out = capsys.readouterr().out
     for option in ("--rules", "--ratio", "--layers", "--batches", "--measure", "--threads", "--force"):
         assert option in out
+
+
+class Gone:
+    """A pipe whose reader has gone."""
+
+    encoding = "utf-8"
+
+    def write(self, text):
+        raise BrokenPipeError
+
+    def flush(self):
+        raise BrokenPipeError
+
+    def isatty(self):
+        return False
+
+    def close(self):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("arguments", "files"),
+    [
+        (
+            ["rewrite", *RULES, "-o", "new.pt", "--report", "new.md", "--python", "new.py"],
+            ["new.md", "new.plan.json", "new.pt", "new.py"],
+        ),
+        (
+            ["rewrite", *RULES, "-o", "new.pt", "--measure", "--seconds", "1e-9"],
+            ["new.plan.json", "new.pt"],
+        ),
+        (["rewrite", "--rules", "pool_first", "-o", "new.pt", "--report", "new.md"], ["new.md"]),
+        (["field", "--plot", "window.png", "--growth", "growth.svg"], ["growth.svg", "window.png"]),
+        (["analyze", "--format", "csv", "-o", "costs.csv"], ["costs.csv"]),
+        (["propose", "--format", "csv", "-o", "new.csv"], ["new.csv"]),
+    ],
+)
+def test_a_reader_who_has_gone_costs_no_file(net, tmp_path, monkeypatch, arguments, files):
+    before = set(tmp_path.iterdir())
+    for stream in ("stdout", "stderr"):
+        monkeypatch.setattr(f"sys.{stream}", Gone())
+    assert main([arguments[0], net, *SIZE, *arguments[1:]]) == 0
+    written = {path.name for path in set(tmp_path.iterdir()) - before}
+    assert sorted(name for name in written if "sqlite" not in name and name != "__pycache__") == files

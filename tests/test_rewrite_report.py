@@ -162,7 +162,8 @@ def test_times_of_the_store_stand_beside_those_of_a_race():
     assert "2.00 -> 1.00" in text
     assert "1.25 -> 0.500" in text
     assert "1.00 -> 0.500" in text
-    assert "from the store: the store's" in text
+    assert "of earlier runs, which the store keeps" in text
+    assert "--store :memory: leaves them out): the store's" in text
     assert "on a machine, 2 threads" in text
 
 

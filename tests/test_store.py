@@ -129,7 +129,8 @@ def foreign_database(path):
 
 
 def changed_table(path):
-    Store(path).put(measured())
+    with Store(path) as store:
+        store.put(measured())
     connection = sqlite3.connect(path)
     connection.execute("DROP TABLE measurements")
     connection.close()

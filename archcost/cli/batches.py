@@ -19,18 +19,15 @@ def load_batches(files: Sequence[str], size: int) -> list[Any]:
     """
     import torch
 
+    from archcost.models.weights import read_tensors
+
     if size < 1:
         raise SpecError(f"--batch-size is {size}; a batch holds at least one input")
     batches: list[Any] = []
     for file in files:
         if not Path(file).is_file():
             raise SpecError(f"--batches: there is no file {file!r}")
-        try:
-            found = torch.load(file, map_location="cpu", weights_only=True)
-        except Exception as error:  # whatever a broken file makes it raise
-            # Only what is wrong: PyTorch goes on to advise loading it unsafely.
-            line = (str(error).strip() or type(error).__name__).splitlines()[0].partition(". ")[0]
-            raise SpecError(f"--batches: {file} cannot be read as plain tensors: {line}") from error
+        found = read_tensors(Path(file), "--batches")
         if not isinstance(found, torch.Tensor) or found.dim() < 1 or not len(found):
             said = tuple(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__
             raise SpecError(

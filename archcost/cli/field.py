@@ -49,6 +49,7 @@ def run(args: argparse.Namespace) -> int:
         from archcost.effective import effective_field
 
         effective = effective_field(analysis, layer=args.layer, position=args.position)
+    _draw(args, analysis, effective)  # first: whoever reads what is printed may have gone
     if args.format == "json":
         from archcost.report.records import dump, field_record
 
@@ -66,7 +67,6 @@ def run(args: argparse.Namespace) -> int:
 
             said += [f"{what}: {text}" for what, text in field_notes(analysis)[1:]]
         emit(args, "\n".join(said) + "\n")
-    _draw(args, analysis, effective)
     return DONE if witness is None or witness.agrees else FINDINGS
 
 

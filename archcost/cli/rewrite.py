@@ -104,22 +104,25 @@ def run(args: argparse.Namespace) -> int:
         assumed = (loaded.assumed,) if size is not None and size is loaded.input_size else ()
         before = replace(found.before, name=loaded.spec, notes=(*assumed, *found.before.notes))
         found = replace(found, before=before)
+        untimed = ""
         if args.measure and found.outcomes:
             try:
                 found.race(args.seconds)
             except TooLittleTime as error:
-                print(f"Not timed: {error}.", file=sys.stderr)
+                untimed = f"Not timed: {error}.\n"
     done = bool(found.outcomes)
     said = _restoring(args.spec, files) if done else "Nothing was written.\n"
-    print(found)
-    print(f"\n{said}", end="", flush=True)
+    # Files first: whoever reads what is printed may have gone.
+    if done:
+        _write(found, files, args.python)
     if args.report:
         write_file(args.report, f"{found.to_markdown()}\n```\n{said}```\n")
-    if not done:
-        return FINDINGS
-    _write(found, files, args.python)
-    random_weights(args)
-    return DONE
+    print(untimed, end="", file=sys.stderr)
+    print(found)
+    print(f"\n{said}", end="", flush=True)
+    if done:
+        random_weights(args)
+    return DONE if done else FINDINGS
 
 
 def _files(args: argparse.Namespace) -> tuple[str, str]:

@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
                 print(lines[-1], flush=True)
             bar.step(label=entry.name)
     wrong = [row.name for row in rows if not row.matches]
-    summary = f"{len(rows)} models, {len(rows) - len(wrong)} as published"
+    summary = f"{len(rows)} model{'s' * (len(rows) != 1)}, {len(rows) - len(wrong)} as published"
     if not live:
         emit(args, "\n".join(lines) + "\n")
     print(summary + (f"; not: {', '.join(wrong)}" if wrong else ""), file=sys.stderr)

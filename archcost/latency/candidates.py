@@ -11,18 +11,19 @@ from typing import TYPE_CHECKING, Any, Literal
 from archcost.errors import ArchcostError
 from archcost.latency.clock import Timing, compare_calls
 from archcost.latency.convolutions import Sample, Task
-from archcost.latency.deadline import Deadline
+from archcost.latency.deadline import Deadline, now
 from archcost.latency.fingerprint import fingerprint
 from archcost.latency.store import Store
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Asked", "Way", "calls_of", "is_far", "ways_of"]
+__all__ = ["NO_TIME", "Asked", "Way", "calls_of", "is_far", "ways_of"]
 
 # What takes so many times as long as the fastest in its very first call is not called again; unless the
 # call is short, when most of it may be what only a first call does.
 _FAR, _FAR_S = 8.0, 0.02
+NO_TIME = "there was no time to try it"
 _LEAST_COLD, _MOST_COLD = 2**25, 2**29
 
 Compare = Callable[..., dict[str, Timing]]
@@ -49,7 +50,7 @@ class Asked:
 
 
 def ways_of(task: Task, sample: Sample, asked: Asked) -> tuple[list[Way], dict[str, str]]:
-    """Paths and layouts to look at; and the paths that paper rules out, with the reason."""
+    """Paths and layouts to look at, the least to prepare first; and, with the reason, those ruled out."""
     from archcost.paths.likely import likely
     from archcost.paths.registry import available, get
 
@@ -65,6 +66,8 @@ def ways_of(task: Task, sample: Sample, asked: Asked) -> tuple[list[Way], dict[s
     if asked.paths is None:
         paths, unlikely = likely(task.spec, paths, dtype)
         refused |= {name: f"{why}; paths='all' times it all the same" for name, why in unlikely.items()}
+    # PyTorch's own is what all are compared with; the others by how much there is to prepare.
+    paths.sort(key=lambda path: (path.name != "native", _to_prepare(path.name, task)))
     layouts = ["contiguous"]
     if sample.x.dim() in (4, 5) and not in_layout(sample.x, "channels_last").is_contiguous():
         layouts.append("channels_last")
@@ -81,8 +84,8 @@ def calls_of(
 ) -> tuple[dict[Way, Callable[[], Any]], dict[Way, float]]:
     """Each way as a function, its weights prepared, and the seconds of its very first call.
 
-    What fails is refused. A path that is far behind in one layout is not tried in the other, and what the
-    deadline does not reach is left out.
+    What fails is refused, and so is what the deadline does not reach or, by how long the others took, would
+    not be prepared by then. A path that is far behind in one layout is not tried in the other.
     """
     import torch
 
@@ -92,11 +95,15 @@ def calls_of(
     prepared: dict[str, Any] = {}
     calls: dict[Way, Callable[[], Any]] = {}
     first: dict[Way, float] = {}
+    took, held = 0.0, 0
     clock = time.thread_time if asked.threads == 1 else time.perf_counter
     for way in ways:
         path, layout = get(way[0]), way[1]
-        if deadline.passed:
-            break
+        size = 0 if way[0] in prepared else _to_prepare(way[0], task)
+        if not deadline.allows(size * took / held if held else 0.0):
+            if not any(name == way[0] for name, _ in calls):
+                refused.setdefault(way[0], NO_TIME)
+            continue
         if any(other[0] == way[0] and is_far(other, first) for other in first):
             continue
         if layout not in inputs:
@@ -106,7 +113,9 @@ def calls_of(
         try:
             with torch.no_grad():
                 if way[0] not in prepared:
+                    start = now()
                     prepared[way[0]] = path.prepare(sample.weight, sample.bias, task.spec)
+                    took, held = took + (now() - start if size else 0.0), held + size
                 ready = prepared[way[0]]
 
                 def call(path: Any = path, ready: Any = ready, turns: Iterator[Any] = turns) -> Any:
@@ -122,6 +131,13 @@ def calls_of(
         refused.pop(way[0], None)
         calls[way] = call
     return calls, first
+
+
+def _to_prepare(path: str, task: Task) -> int:
+    """Bytes beside input, output and weights: mostly weights prepared, which takes time by their size."""
+    from archcost.paths.registry import get
+
+    return get(path).workspace_bytes(task.spec) or 0
 
 
 def is_far(way: Way, first: Mapping[Way, float]) -> bool:

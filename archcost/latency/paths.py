@@ -26,6 +26,8 @@ __all__ = ["COLD", "Asked", "PathTimes", "is_rough", "path_of", "time_paths"]
 # What is this much slower than the fastest in a first look is not timed further.
 HOPELESS = 3.0
 _ROUNDS = 25
+# Of the time that is left, for the first look at one convolution.
+_MOST_LOOKING = 0.5
 # A sample takes as long at least, however small the layer is.
 _BLOCK_S = 0.002
 COLD = ", cold"
@@ -82,7 +84,8 @@ def time_paths(samples: Mapping[Task, Sample], asked: Asked, deadline: Deadline)
             continue
         left = max(left - own, 0.0)
         timer = _Timer(task, samples[task], asked, deadline)
-        timer.look()
+        # One convolution whose paths take long to prepare leaves time for the others.
+        timer.look(deadline.within(deadline.left * _MOST_LOOKING))
         looks, looked = looks + now() - start, looked + own
         # Time is kept for the first looks at those that are to come.
         free = deadline.left - left * looks / looked
@@ -106,11 +109,13 @@ class _Timer:
         self.calls: dict[Way, Callable[[], Any]] = {}
         self.timings: dict[str, Timing] = {}
 
-    def look(self) -> None:
-        """One sample of every way in turns, each having run once; of what is far behind, that run."""
-        self.calls, first = calls_of(
-            self.task, self.sample, self.ways, self.asked, self.refused, self.deadline
-        )
+    def look(self, until: Deadline) -> None:
+        """One sample of every way in turns, each having run once; of what is far behind, that run.
+
+        By ``until`` the last has been begun. Without PyTorch's own nothing is said, so it comes first.
+        """
+        self.check(["native"])
+        self.calls, first = calls_of(self.task, self.sample, self.ways, self.asked, self.refused, until)
         if self.calls:
             far = {way for way in first if is_far(way, first)}
             self.timings = {_called(way): _once(way, first[way]) for way in far}

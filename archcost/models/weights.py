@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,25 +12,45 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-def load_weights(model: nn.Module, path: Path) -> None:
-    """Put the state dict in ``path`` into the model; SpecError if it does not fit."""
+# How a file begins that torch.save wrote, now and formerly.
+_SAVED = (b"PK", b"\x80")
+
+
+def read_tensors(path: Path, what: str) -> Any:
+    """The plain tensors of a file that ``torch.save`` wrote; SpecError, for ``what``, for any other."""
     import torch
 
-    if not path.is_file():
-        raise SpecError(f"weights: there is no file {str(path)!r}")
-    state: Any
     try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state = load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a broken file makes it raise
+        # In other words than PyTorch's, which advise to load it unsafely.
+        held = re.search(r"GLOBAL (\S+)", str(error))
+        with path.open("rb") as file:
+            saved = file.read(2).startswith(_SAVED)
+        if held is not None:
+            why = f"it holds a {held[1]}, and code of a file is never run; save its state_dict() or tensors"
         else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            why = "the file is damaged" if saved else "it is no file that torch.save wrote"
+        raise SpecError(f"{what}: {path.name} cannot be read as plain tensors: {why}") from error
+
+
+def _safetensors(path: Path) -> Any:
+    try:
+        from safetensors.torch import load_file
+
+        return load_file(path)
     except ImportError as error:
         raise SpecError("weights: reading safetensors needs it: pip install safetensors") from error
-    except Exception as error:
-        text = str(error).strip().split("\n")[0]
-        raise SpecError(f"weights: {path.name} cannot be read as plain tensors: {text}") from error
+    except Exception as error:  # whatever a broken file makes it raise
+        why = str(error).strip().split("\n")[0]
+        raise SpecError(f"weights: {path.name} cannot be read as plain tensors: {why}") from error
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Put the state dict in ``path`` into the model; SpecError if it does not fit."""
+    if not path.is_file():
+        raise SpecError(f"weights: there is no file {str(path)!r}")
+    state = _safetensors(path) if path.suffix == ".safetensors" else read_tensors(path, "weights")
     for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]

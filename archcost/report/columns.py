@@ -89,6 +89,8 @@ class Column:
     """Means something for several modules together, and is left blank there otherwise."""
     keep: int = 0
     """On a narrow terminal, columns with the lowest go first."""
+    group: str = ""
+    """Of those that stand together, as in `archcost.report.grid.Head`."""
     lower_bound: Callable[[Row], bool] = field(default=lambda row: False)
     reads_as_number: bool = False
     """Text that is aligned as numbers are."""

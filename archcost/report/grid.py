@@ -57,6 +57,9 @@ class Grid:
     def cell_width(self, column: int) -> int:
         return max((width_of(entry.cells[column]) for entry in self.entries), default=0)
 
+    def is_empty(self, column: int) -> bool:
+        return all(entry.cells[column] in ("", "-") for entry in self.entries)
+
     def keeping(self, columns: Sequence[int]) -> Grid:
         """The same with only these columns."""
         entries = [
@@ -85,7 +88,8 @@ def _widths(grid: Grid, stacked: bool) -> list[int]:
 def that_fit(grid: Grid, width: int | None, asked: bool = False) -> list[int]:
     """The columns that leave the labels room: as many as there is room for, the highest ``keep`` first.
 
-    Columns that were asked for go from the last, and only once labels are as short as can be.
+    Those without anything in them go first. Columns that were asked for go from the last, and only once
+    labels are as short as can be.
     """
     everything = list(range(len(grid.heads)))
     if width is None:
@@ -94,9 +98,12 @@ def that_fit(grid: Grid, width: int | None, asked: bool = False) -> list[int]:
     label = min(max((e.label_width(remark=False) for e in grid.entries), default=0), max(24, width // 2))
     label = max(min(label, 12) if asked else label, width_of(grid.label))
     needs = [len(GAP) + wide for wide in _widths(grid, True)]
-    first = everything if asked else sorted(everything, key=lambda i: -grid.heads[i].keep)
+    first = everything if asked else sorted(everything, key=lambda i: (grid.is_empty(i), -grid.heads[i].keep))
     kept: set[int] = set()
+    tight = False
     for column in first:
+        if tight and grid.is_empty(column):
+            break
         head = grid.heads[column]
         beside = (i for i, h in enumerate(grid.heads) if h.group == head.group and h.keep >= head.keep)
         more = {column, *(beside if head.group else ())}
@@ -104,6 +111,8 @@ def that_fit(grid: Grid, width: int | None, asked: bool = False) -> list[int]:
             kept |= more
         elif asked:
             break
+        else:
+            tight = True
     return sorted(kept)
 
 

@@ -45,7 +45,7 @@ def _field(name: str) -> Callable[[Row], Any]:
 
 
 def _words(
-    name: str, header: str, meaning: str, get: Callable[[Row], Any] | None = None, keep: int = 0
+    name: str, header: str, meaning: str, get: Callable[[Row], Any] | None = None, **options: Any
 ) -> Column:
     return Column(
         name,
@@ -56,7 +56,7 @@ def _words(
         dtype="str",
         missing="-",
         summed=False,
-        keep=keep,
+        **options,
     )
 
 
@@ -185,7 +185,8 @@ PREDICTED_COLUMNS: tuple[Column, ...] = (
         "Predicted path",
         "Not measured: the path that would be the fastest, by what was measured of others",
         _prediction(lambda one: one.path),
-        keep=66,
+        keep=68,
+        group="predicted",
     ),
     _words(
         "predicted_layout", "Predicted layout", "Of its input", _prediction(lambda one: one.layout), keep=10
@@ -196,6 +197,7 @@ PREDICTED_COLUMNS: tuple[Column, ...] = (
         "Not measured: what that path would take, alone",
         _prediction(lambda one: one.seconds * 1e3),
         keep=68,
+        group="predicted",
     ),
     _number(
         "prediction_error",
@@ -203,7 +205,8 @@ PREDICTED_COLUMNS: tuple[Column, ...] = (
         "The median relative error of such predictions of measurements left out; unknown beyond those",
         lambda share: f"{share:.0%}",
         _prediction(lambda one: None if one.extrapolated else one.error),
-        keep=67,
+        keep=68,
+        group="predicted",
     ),
 )
 DEFAULT_PREDICTED_COLUMNS = ("predicted_path", "predicted_ms", "prediction_error")

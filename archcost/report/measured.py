@@ -233,7 +233,7 @@ def _grid(measured: Measured, names: Iterable[str] | None) -> Grid:
         entries.append(Entry((label,), tuple(column.text(row) for column in chosen)))
     totals = tuple(_total(column, rows) for column in chosen)
     entries.append(Entry((("All convolutions", "bold"),), totals, "bold", total=True))
-    return Grid("Layer", [Head(c.header, c.keep, c.align_right) for c in chosen], entries)
+    return Grid("Layer", [Head(c.header, c.keep, c.align_right, c.group) for c in chosen], entries)
 
 
 def _total(column: Column, rows: Sequence[Row]) -> str:

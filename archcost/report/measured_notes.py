@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
 from archcost.report.notes import Explanations, explained
@@ -40,6 +40,7 @@ def notes_of(measured: Measured, grid: Grid | None) -> list[tuple[str, str]]:
     notes = [("Interrupted", "what follows is what had been measured by then")] * measured.interrupted
     notes += _of_context(measured)
     notes += _of_paths(measured)
+    notes += _of_native(measured, grid)
     notes += _of_predictions(measured)
     notes += _of_layers(measured)
     if measured.roofline is not None:
@@ -88,6 +89,18 @@ def _of_paths(measured: Measured) -> list[tuple[str, str]]:
             ("Alone", f"{said}; the model as a whole may gain less, which archcost.accelerate finds")
         )
     return lines
+
+
+def _of_native(measured: Measured, grid: Grid | None) -> list[tuple[str, str]]:
+    """In which layout: the model may run in the other, and is then slower in context than alone."""
+    found = Counter(layer.native_layout for layer in measured.layers if layer.native_layout is not None)
+    if not found or grid is None or not any(head.text == "Native ms" for head in grid.heads):
+        return []
+    layers = f"layer{'s' * (sum(found.values()) != 1)}"
+    said = ", ".join(f"{layout} for {count}" for layout, count in found.most_common())
+    text = f"PyTorch's own convolution in the faster layout of its input, {said} {layers}"
+    as_it_runs = "; as the model runs it, in the layout that it has: In context ms"
+    return [("Native ms", text + as_it_runs * (measured.context is not None))]
 
 
 def _of_predictions(measured: Measured) -> list[tuple[str, str]]:

@@ -122,13 +122,15 @@ def _times(proposals: Proposals) -> str:
         if one.race is not None
     }
     said = [
-        f"raced is old and new layers in turns, medians in ms, on {visible(device)}, {threads} thread{s}"
+        f"raced is old and new layers in turns, medians in ms, in this run or one that the store keeps, on "
+        f"{visible(device)}, {threads} thread{s}"
         for device, threads, s in races
     ]
     stored = any(None not in (one.before.latency_ms, one.after.latency_ms) for one in proposals)
     if stored:
         said.append(
-            f"native and best are each convolution alone, summed, from the store: "
+            f"native and best are each convolution alone, summed, of earlier runs, which the store keeps "
+            f"(archcost store list; store=False or --store :memory: leaves them out): "
             f"{visible(proposals.device or 'this machine')}"
         )
     if not said:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from archcost.report.columns import Column, Row
@@ -192,8 +193,8 @@ def grid_of(proposals: Proposals, *, repeat: bool = False) -> Grid:
     Args:
         repeat: name the layers in every row, and not only where they change.
     """
-    entries = []
-    for kind in folded_lines(proposals):
+    entries, kinds = [], folded_lines(proposals)
+    for kind in kinds:
         before: tuple[str, ...] = ()
         for line in kind:
             again = line.names == before and not repeat
@@ -204,9 +205,15 @@ def grid_of(proposals: Proposals, *, repeat: bool = False) -> Grid:
             style = "" if line.first.recommended else "dim"
             entries.append(Entry(label, tuple(cells), style))
             before = line.names
-    grid = Grid("Layer", [head for head, _ in _SHOWN], entries)
+    grid = Grid("Layer", [_head(head, kinds) for head, _ in _SHOWN], entries)
     known = [i for i in range(len(_SHOWN)) if any(entry.cells[i] not in ("", "-") for entry in entries)]
     return grid.keeping([i for i in known if not _is_nothing(grid, i)])
+
+
+def _head(head: Head, kinds: Sequence[Sequence[Line]]) -> Head:
+    """Options stay beside the rule where they alone tell rows of one layer apart."""
+    apart = any(len({line.first.rule for line in kind}) < len(kind) for kind in kinds)
+    return replace(head, keep=99) if head.text == "Options" and apart else head
 
 
 def _is_nothing(grid: Grid, column: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterator, Mapping
 from typing import Any
 
@@ -28,7 +29,8 @@ class Failed(Exception):
         return f"{self._where()}: {self._first_line()}"
 
     def _first_line(self) -> str:
-        return (said_by(self.error).splitlines() or [type(self.error).__name__])[0][:160]
+        lines = said_by(self.error).splitlines()
+        return first_sentences(lines[0]) if lines else type(self.error).__name__
 
     def _where(self) -> str:
         module = self.recorder.tree.modules.get(self.call.module)
@@ -73,6 +75,16 @@ class Failed(Exception):
         kind = InputError if by_inputs and text != _SILENT else ModelError
         on = f" on inputs of shape {got}" if got else ""
         return kind(f"{self._where()} raised {type(error).__name__}{on}: {text}")
+
+
+def first_sentences(text: str, most: int = 160) -> str:
+    """As many whole sentences as there is room for, the first in any case; without the last full stop."""
+    first, *others = re.split(r"(?<=[.!?])\s+(?=[A-Z])", text.strip())
+    for other in others:
+        if len(first) + 1 + len(other) > most:
+            break
+        first += f" {other}"
+    return first.removesuffix(".")
 
 
 def said_by(error: BaseException) -> str:

@@ -11,7 +11,7 @@ from torch import nn
 
 from archcost.errors import ArchcostError, InputError, ModelError
 from archcost.trace.graph import Trace
-from archcost.trace.inputs import map_tensors
+from archcost.trace.inputs import check_tensors, map_tensors
 from archcost.trace.run import record
 
 __all__ = ["traced"]
@@ -27,6 +27,8 @@ def traced(model: nn.Module, inputs: Any = None, *, input_size: Any = None, **op
             raise InputError(
                 f"inputs is {inputs!r}. That looks like a shape: use input_size={shape}"
             ) from error
+        if isinstance(error.__cause__, (TypeError, AttributeError)):
+            check_tensors(inputs)
         for said, meant in _meant(model, inputs, input_size) if isinstance(error, InputError) else ():
             if _fits(model, meant, options):
                 raise InputError(f"{error}. {said}") from error.__cause__

@@ -23,7 +23,10 @@ SEQUENCE_LENGTH = 128
 
 
 def as_call(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Positional and keyword arguments: a tuple is the one, a dict the other, anything else one argument."""
+    """Positional and keyword arguments: a tuple is the one, a dict the other, anything else one argument.
+
+    A text alone is none: it is meant for another argument, as the name of a layer is.
+    """
     if type(inputs) is tuple:
         return inputs, {}
     if type(inputs) is dict:
@@ -34,7 +37,30 @@ def as_call(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
                 f"as the one argument, put it in a tuple: ({{...}},)"
             )
         return (), inputs
+    if isinstance(inputs, (str, bytes)):
+        raise InputError(
+            f"inputs is the text {inputs!r}, and no input. A layer goes by its name: layer={inputs!r}. For a "
+            f"model that takes a text, put it into a tuple: ({inputs!r},)"
+        )
     return (inputs,), {}
+
+
+def check_tensors(inputs: Any, where: str = "inputs") -> None:
+    """Raises InputError, with what to write, for an array or a picture where a tensor is to be."""
+    if isinstance(inputs, (tuple, list)):
+        for number, item in enumerate(inputs):
+            check_tensors(item, f"{where}[{number}]")
+    elif isinstance(inputs, Mapping):
+        for key, item in inputs.items():
+            check_tensors(item, f"{where}[{key!r}]")
+    elif hasattr(inputs, "__array_interface__"):
+        kind = type(inputs)
+        if kind.__module__ == "numpy":
+            text = "a numpy array"
+            as_tensor = "torch.from_numpy(x)" + ".float()" * (inputs.dtype == "float64")
+        else:
+            text, as_tensor = f"a {kind.__module__}.{kind.__name__}", "torch.as_tensor(numpy.asarray(x))"
+        raise InputError(f"{where} is {text}, and the model takes tensors: give {as_tensor}")
 
 
 def on_device(given: Any, device: torch.device | str) -> Any:

@@ -86,7 +86,11 @@ def check_model(model: Any, error: type[ArchcostError] = ModelError, where: str 
     elif isinstance(model, type):
         got = f"the class {name}; make one: {name}(...)"
     elif name is not None and callable(model):
-        got = f"the function {name}; call it: {name}()"
+        called = "its result" if name == "<lambda>" else f"what it returns, {name}()"
+        got = (
+            f"the function {name}. If it makes a model, give {called}; if it computes on tensors, call it in "
+            f"the forward of a module"
+        )
     elif isinstance(getattr(model, "model", None), nn.Module):  # what archcost.load gives, an Analysis
         got = f"{_a(model)}; give its .model"
     elif type(model).__name__ == "ExportedProgram":
@@ -125,6 +129,14 @@ def nearest(name: object, names: Iterable[str]) -> str:
 
     near = get_close_matches(str(name), list(names), n=1)
     return f"did you mean {near[0]!r}?" if near else "names are those of named_modules()"
+
+
+def no_convolution(model: str, name: object, known: Iterable[str], modules: Mapping[str, ModuleInfo]) -> str:
+    """The message about a name that no convolution has: another module may have it."""
+    found = next((one for key, one in modules.items() if name in (key, *one.aliases)), None)
+    if found is not None:
+        return f"{name!r} of {model} is a {found.type_name}, and no convolution"
+    return f"{model} has no convolution {name!r}; {nearest(name, known)}"
 
 
 def check_initialised(tree: ModuleTree) -> None:

@@ -160,6 +160,6 @@ def _on_first_device(passes: Passes, devices: list[str]) -> Trace:
                 raise failed.explained(values_missing=device == "meta") from failed.error
             notes.append(
                 f"ran for real on {devices[number + 1]}, because the model needs values that `meta` does "
-                f"not have: {failed.short()}"
+                f"not have: {failed.short()}. Counts may depend on the values of the input"
             )
     raise AssertionError("no device to run on")

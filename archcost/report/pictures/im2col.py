@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from archcost.errors import SpecError
+from archcost.errors import ArchcostError, SpecError
 from archcost.report.pictures.canvas import COLOURS, INK, by, check_path, finish, new_figure, plain
 from archcost.report.pictures.cells import SOFT, arrow, draw_cells, frame, lighter, say
 from archcost.spec import ConvSpec
@@ -80,19 +81,42 @@ def _check(spec: ConvSpec) -> None:
         raise SpecError(f"plot_im2col: a ConvSpec of one or two axes can be drawn, not one of {axes}")
     if spec.transposed:
         raise SpecError("plot_im2col: transposed convolutions are not drawn: their product comes first")
-    from archcost.paths.geometry import padded_elements, refusal, spatial
+    from archcost.paths.geometry import refusal
 
     reason = refusal(spec)
     if reason is not None:
         raise SpecError(f"plot_im2col: {reason}")
-    rows = spec.in_channels * prod(spatial(spec, "kernel_size"))
-    columns = prod(spec.output_size)
-    pixels = max(padded_elements(replace(spec, batch=1)), spec.in_channels * prod(spec.input_size))
-    if max(rows, columns) > _MOST or pixels > _MOST * 8:
+    if not _is_small(spec):
+        rows, columns = _sides(spec)
         raise SpecError(
-            f"plot_im2col: the matrix is {rows}x{columns}, and a picture shows up to {_MOST} a side; take a "
-            f"smaller input_size or fewer channels"
+            f"plot_im2col: the matrix is {rows}x{columns}, and a picture shows up to {_MOST} a side; "
+            f"{_mend(spec)}"
         )
+
+
+def _sides(spec: ConvSpec) -> tuple[int, int]:
+    from archcost.paths.geometry import spatial
+
+    return spec.in_channels * prod(spatial(spec, "kernel_size")), prod(spec.output_size)
+
+
+def _is_small(spec: ConvSpec) -> bool:
+    from archcost.paths.geometry import padded_elements
+
+    pixels = max(padded_elements(replace(spec, batch=1)), spec.in_channels * prod(spec.input_size))
+    return max(_sides(spec)) <= _MOST and pixels <= _MOST * 8
+
+
+def _mend(spec: ConvSpec) -> str:
+    """The change that makes it small enough, as it is written."""
+    one: dict[str, Any] = {"in_channels": 1, "out_channels": 1, "groups": 1}
+    for side in range(16, 0, -1):
+        size = (side,) * len(spec.output_size)
+        with suppress(ArchcostError):  # the kernel is larger than the input
+            if _is_small(replace(spec, **one, input_size=size)):
+                change = ", ".join(f"{name}={value}" for name, value in {**one, "input_size": size}.items())
+                return f"this can be drawn: dataclasses.replace(spec, {change})"
+    return "take a smaller kernel"
 
 
 def _most_repeated(matrix: np.ndarray) -> int:

@@ -113,7 +113,7 @@ def tiling(spec: ConvSpec, path: str | ExecutionPath) -> Tiling:
     if executed == spread(spec):
         raise SpecError(
             f"plot_tiles: path {path.name!r} executes this stride by space to depth, as a convolution of "
-            f"stride 1; archcost.paths.space_to_depth.spread(spec) gives it, to be drawn in its place"
+            f"stride 1, which can be drawn: give archcost.paths.space_to_depth.spread(spec)"
         )
     strides = spatial(spec, "stride"), spatial(executed, "stride")
     found = phases(executed)
