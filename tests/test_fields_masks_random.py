@@ -109,7 +109,7 @@ class Program:
                 lambda: s.tril(rng.randint(-1, 1)),
                 lambda: s.triu(rng.randint(-1, 1)),
                 lambda: s.softmax(rng.choice((1, 2))),
-                lambda: s.exp(),
+                lambda: s.clamp(-5.0, 5.0).exp(),
                 lambda: s.abs(),
                 lambda: s.relu(),
                 lambda: torch.native_dropout(s, 0.5, rng.random() < 0.7)[0],

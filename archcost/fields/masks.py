@@ -34,6 +34,7 @@ _DEEPEST = 40
 _OVERWRITES = {"aten.fill_", "aten.zero_"}
 _SAME = {"aten.clone", "aten._to_copy", "aten.contiguous", "aten.lift_fresh_copy"}
 _SOFTMAX = {"aten._softmax", "aten._safe_softmax", "aten.softmax"}
+_BOUNDED = {"aten.clamp", "aten.clamp_min", "aten.clamp_max", "aten.hardtanh", "aten.threshold"}
 _PRODUCTS = {"aten.mm", "aten.bmm", "aten.matmul", "aten.linear", "aten.convolution", *_SOFTMAX}
 
 
@@ -53,7 +54,7 @@ class Masks:
         constant: dict[int, bool] = {}
         from_input = {ref.storage for ref in refs(trace.inputs)}
         self._told = len(trace.ops)
-        """The first operation that hands a value of the input to Python: any later number may come from it."""
+        """The first operation that hands values of the input to Python: later numbers may come from them."""
         for op in trace.ops:
             for ref in op.outputs:
                 self._made.setdefault(ref, []).append(op.index)
@@ -198,6 +199,8 @@ class Masks:
         """The result of an operation that is not followed: anything, where constants in it are large."""
         if what == "zero" or op.base in _PRODUCTS:
             return None
+        if op.base.rstrip("_") in _BOUNDED and any(_is_large(value) for value in arguments(op).values()):
+            return _anything(what, shape)
         for ref in op.tensors():
             if ref.dtype.is_floating_point:
                 added = self._where(what, ref, op.index)
@@ -276,6 +279,10 @@ class Masks:
         """As `_where`, of size 1 where nothing varies, and plain numbers where nothing is known."""
         known = self._where(what, ref, op.index)
         return torch.tensor(False if what == "zero" else 0.0) if known is None else _narrow(known)
+
+
+def _is_large(value: Any) -> bool:
+    return isinstance(value, (int, float)) and abs(value) > _MODERATE
 
 
 def _said(what: str, value: torch.Tensor) -> _Known:
