@@ -30,6 +30,10 @@ def visible(x, scores_to_weights):
     return scores_to_weights(x @ x.mT) @ x
 
 
+def above(x, value=1.0):
+    return torch.full((T, T), value, device=x.device, dtype=x.dtype).triu(1)
+
+
 def heads(x, n=4):
     return x.view(x.shape[0], T, n, -1).transpose(1, 2)
 
@@ -117,6 +121,15 @@ CAUSAL = {
         x, lambda s: s.sigmoid().masked_fill(~band(x, T, 0), 0.0) / 2
     ),
     "on the right": lambda x: x.mT @ ones(x).triu().to(x.dtype),
+    "a large number subtracted": lambda x: visible(x, lambda s: (s - 1e9 * above(x)).softmax(-1)),
+    "scaled afterwards": lambda x: visible(x, lambda s: ((s + infinite_above(x)) / 8).softmax(-1)),
+    "low beside a bias": lambda x: visible(x, lambda s: (s - 1e9 * above(x) + 50 * above(x)).softmax(-1)),
+    "the lowest number and infinity": lambda x: visible(
+        x, lambda s: (s + LOWEST).masked_fill(above(x) > 0, float("-inf")).softmax(-1)
+    ),
+    "dropout that does nothing": lambda x: visible(
+        x, lambda s: torch.native_dropout(s + infinite_above(x), 0.5, False)[0].softmax(-1)
+    ),
     "made by fill_": lambda x: visible(
         x, lambda s: (s + s.new_empty(T, T).fill_(float("-inf")).triu_(1)).softmax(-1)
     ),
@@ -149,6 +162,37 @@ WIDER = {
         x, lambda s: (s - 50 * ones(x).triu(1)).softmax(-1)
     ),
     "a zero that is made positive": lambda x: visible(x, lambda s: (s * ones(x).tril()).sigmoid()),
+    "a mask times zero": lambda x: torch.baddbmm(above(x, -1e9), x, x.mT, beta=0).softmax(-1) @ x,
+    "a mask times little": lambda x: torch.baddbmm(above(x, -1e5), x, x.mT, beta=1e-5).softmax(-1) @ x,
+    "little of a mask": lambda x: visible(x, lambda s: torch.add(s, above(x, -1e5), alpha=1e-5).softmax(-1)),
+    "low and lifted again": lambda x: visible(
+        x, lambda s: (s.masked_fill(above(x) > 0, -1e5) + 1e5 * above(x)).softmax(-1)
+    ),
+    "low beside what is nearly as low": lambda x: visible(
+        x, lambda s: (s + above(x, -1e4) - 9_999 * ones(x).tril()).softmax(-1)
+    ),
+    "all of it low": lambda x: visible(
+        x, lambda s: torch.minimum(s, above(x) - 1e9).masked_fill(above(x) > 0, -1e9).softmax(-1)
+    ),
+    "turned to its opposite": lambda x: visible(
+        x, lambda s: (-(s + above(x, -1e9)) + above(x, -1e9)).softmax(-1)
+    ),
+    "scores a hundred thousand times as large": lambda x: visible(
+        x, lambda s: (s * 1e5 + above(x, -1e4)).softmax(-1)
+    ),
+    "low and dropped": lambda x: visible(
+        x, lambda s: torch.native_dropout(s + above(x, -1e9), 0.5, True)[0].softmax(-1)
+    ),
+    "low and dropped by a product": lambda x: visible(
+        x, lambda s: F.dropout(s + above(x, -1e9), 0.5).softmax(-1)
+    ),
+    "other strides": lambda x: visible(
+        x[:1], lambda s: (s.mT.contiguous().mT + above(x, -1e9)).as_strided(s.shape, s.stride()).softmax(-1)
+    ),
+    "other bytes": lambda x: visible(
+        x, lambda s: (s + above(x, -1e9).float().view(torch.int32).to(x.dtype)).softmax(-1)
+    ),
+    "along another axis": lambda x: visible(x, lambda s: (s + infinite_above(x)[4]).softmax(1)),
     "a mask that is written over": lambda x: (
         lambda mask: (mask.fill_(0.0), visible(x, lambda s: (s + mask).softmax(-1)))[1]
     )(infinite_above(x)),
@@ -237,6 +281,29 @@ def test_a_mask_that_a_buffer_holds_is_taken_to_hide_nothing_and_the_witness_say
     assert archcost.receptive_field(model, X.float(), layer="", position=3).window == ((0, T - 1),)
     with pytest.raises(ModelError, match=rf"NaN at {T - 1} did not reach the position; it must"):
         archcost.receptive_field(model, X.float(), layer="", position=3, verify=True)
+
+
+FROM_PYTHON = {
+    "a number": lambda x: torch.ones(T, T, dtype=x.dtype).tril(int(x[0, T - 1, 0] > 2) * T) @ x,
+    "a fill": lambda x: visible(x, lambda s: (s + above(x, -1e9 * float(x[0, -1, 0] < 2))).softmax(-1)),
+    "a shape": lambda x: torch.ones(T, T, dtype=x.dtype).tril(len((x[0, -1:, 0] > 2).nonzero()) * T) @ x,
+}
+
+
+@pytest.mark.parametrize("function", FROM_PYTHON.values(), ids=FROM_PYTHON)
+def test_a_mask_with_numbers_read_off_the_input_hides_nothing(function):
+    wrong = disagreements(on(function), exact=False, devices=["cpu"])
+    assert [text for text in wrong if "input 0 axis 1" in text] == []
+
+
+def test_a_mask_hides_until_python_reads_the_input_and_whatever_it_reads_besides():
+    def model(x):
+        out = visible(x, lambda s: (s + infinite_above(x)[: int(torch.ones(1)) * T]).softmax(-1))
+        assert x.isfinite().all()
+        return out
+
+    field = archcost.receptive_field(Call(model), X.float(), layer="", position=4, device="cpu")
+    assert field.window == ((0, 4),)
 
 
 def test_weights_of_zero_hide_nothing_from_the_witness():

@@ -9,6 +9,8 @@ from dependence import Call, disagreements, reals
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
+import archcost
+
 KINDS = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 FORMS = ("input", "data")
 LIBRARY = torch.library.Library("archcost_whole", "DEF")
@@ -112,3 +114,16 @@ def test_packed_sequences_see_no_less_than_the_model_reads(kind, both):
 
     rows = pack_padded_sequence(X, [5, 3]).data
     assert disagreements((Call(run), rows), exact=False, devices=["cpu"]) == []
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_a_state_cut_from_the_sequence_adds_no_position(kind):
+    """A piece of one step lies along a dimension of size 1, which is no axis beside the steps themselves."""
+    module = kind(4, 4, batch_first=True)
+
+    def run(x):
+        state = x[:, 5:6]
+        return module(x[:, :5], (state, state) if kind is nn.LSTM else state)[0]
+
+    field = archcost.receptive_field(Call(run, module), reals(1, 6, 4).float(), layer="", position=2)
+    assert field.window == ((0, 5),)

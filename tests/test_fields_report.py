@@ -102,6 +102,57 @@ def test_the_same_layer_called_twice_has_a_field_for_each_call_and_their_union()
     assert once.size == (3, 3)
 
 
+class Pair(nn.Module):
+    """Two inputs, one of them seen through a mean, the other by position."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv1d(2, 2, 3), nn.Conv1d(2, 2, 5)
+
+    def forward(self, first, second):
+        return self.a(first).mean() * self.b(second)
+
+
+def test_with_several_inputs_the_report_says_which_one_a_field_is_of():
+    sizes = {"first": (1, 2, 16), "second": (1, 2, 16)}
+    by_name, by_place = (archcost.analyze(Pair(), input_size=s) for s in (sizes, tuple(sizes.values())))
+    assert "Field: size 5, stride 1, padding 0 of input 1 (second) at the output" in by_name.to_text()
+    assert "Field: size 5, stride 1, padding 0 of input 1 at the output" in by_place.to_text()
+    assert "Field: the output sees all of input 0 (first), because of" in by_name.to_text()
+    assert str(archcost.receptive_field(by_name, layer="b")).startswith("b, position 6, of input 1 (second)")
+    assert json.loads(by_name.to_json())["receptive_field"]["network"]["input"] == 1
+
+
+def test_with_one_input_a_field_says_no_more_of_it(analysis):
+    assert analysis.fields.network.input_name is None
+    assert " of input" not in analysis.to_text()
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_a_bidirectional_layer_sees_the_whole_input_however_long_it_is(kind):
+    for length in (10, 21):
+        analysis = archcost.analyze(
+            nn.Sequential(kind(4, 8, batch_first=True, bidirectional=True)), input_size=(1, length, 4)
+        )
+        field = archcost.receptive_field(analysis, layer="0", position=3)
+        assert (field.size, field.window) == ((length,), ((0, length - 1),))
+        assert field.is_global
+        assert not any(field.local.size)
+        assert field.size_text() == "all"
+        text = analysis.to_text()
+        assert "Misaligned" not in text
+        assert "size 0" not in text
+        assert "Field: the output sees the whole input, because of `0`" in text
+
+
+def test_a_step_of_a_recurrent_layer_sees_all_before_it_and_is_not_global():
+    for length in (10, 21):
+        field = archcost.receptive_field(
+            nn.LSTM(4, 8, batch_first=True), input_size=(1, length, 4), layer="", position=3
+        )
+        assert (field.size, field.window, field.is_global) == ((4,), ((0, 3),), False)
+
+
 NET = """
 from torch import nn
 

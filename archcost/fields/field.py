@@ -19,7 +19,8 @@ class ReceptiveField:
     field of position 0 begins ``padding`` pixels before the input. Where an operation over the full extent
     of an axis (a global pooling, a gate, attention) makes it global, ``size`` is the whole input, stride
     and padding are 0, and ``local`` takes such operations as constants. Sizes do not depend on the size of
-    the input, except where they are global or an operation's own windows do (adaptive pooling).
+    the input, except where they are global, causal (recurrent layers, masks), or an operation's own windows
+    depend on it (adaptive pooling).
     """
 
     layer: str
@@ -41,6 +42,8 @@ class ReceptiveField:
     """The extent of the input along these axes."""
     input_index: int = 0
     """Which tensor among the inputs."""
+    input_name: str | None = None
+    """How it is called in reports, ``input 1 (image)``; None where there is no other input."""
     calls: tuple[ReceptiveField, ...] = field(default=(), repr=False)
     """One for each call, where the module was called several times; this one is their union."""
     call: int | None = None
@@ -85,7 +88,8 @@ class ReceptiveField:
         return f"all ({inner})" if inner else "all"
 
     def __str__(self) -> str:
-        lines = [f"{self.layer or 'the model'}, position {_each(self.position)}"]
+        of = f", of {self.input_name}" if self.input_name else ""
+        lines = [f"{self.layer or 'the model'}, position {_each(self.position)}{of}"]
         shown = self.local
         if self.is_global:
             whole = self.input_size

@@ -36,7 +36,10 @@ class Intervals:
                 for d, step in enumerate(span.steps):
                     if step != STILL:
                         advances[d] = max(advances.get(d, 0), step[1])
-            self._moving[axis] = tuple(sorted([d for d, advance in advances.items() if advance] or advances))
+            moving = [d for d, advance in advances.items() if advance] or list(advances)
+            # One position is an axis where there is no other one: cut from a sequence, it may stand anywhere.
+            several = [d for d in moving if self.shape[d] > 1]
+            self._moving[axis] = tuple(sorted(several or moving))
         return self._moving[axis]
 
     @property
@@ -114,6 +117,19 @@ class Intervals:
         reduced = self.reduce_where(dims, kept, op) if isinstance(dims, int) else self.reduce(dims, op)
         axes = (unite(a, b) for a, b in zip(self.axes, reduced.axes, strict=True))
         return Intervals(self.shape, axes)
+
+    def to_the_end(self, dim: int, op: int) -> Intervals:
+        """What lies ahead of each element along a dimension, to the end of the input: locally a constant."""
+        dim = self.dim(dim)
+
+        def close(span: Span) -> Span:
+            if not span.varies(dim):
+                return span
+            values = span.values.copy()
+            values[-2:] = EMPTY
+            return Span(values, span.steps, op if span.because is None else span.because, span.maps)
+
+        return self.each(self.shape, close)
 
     def running(self, dim: int) -> Intervals:
         """Each element depends on those up to it along a dimension: cumulative sums, causal masks."""

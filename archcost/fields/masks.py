@@ -7,37 +7,42 @@ same ones in every run: these few operations are computed, when a product or a s
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 
-from archcost.trace.graph import Op, TensorRef, Trace
+from archcost.trace.graph import Op, TensorRef, Trace, refs
 from archcost.trace.schema import arguments, find_overload
 
 __all__ = ["LOW", "Masks"]
 
-# A score this low has no weight: exp(-1e4) is zero in every precision. -inf and finfo.min are lower.
+# A score so far below another one of its row has no weight: exp(-1e4) is zero in every precision.
 LOW = -1e4
+# Numbers up to here are like those of scores; what is multiplied by more may be anything.
+_MODERATE = 1e3
 # A mask over 4,096 x 4,096 positions; what is larger is not computed.
 _MOST = 1 << 24
 
 _Known = torch.Tensor | None
-"""Of booleans, of the tensor's shape, with stride 0 where nothing varies."""
+"""Of the tensor's shape, with stride 0 where nothing varies: booleans that say where it is zero, or floats
+of what constants have added to it, NaN where that may be anything. None where nothing is known."""
 
 # Operations followed back from a product to its mask; a residual stream is no mask.
 _DEEPEST = 40
 
 _OVERWRITES = {"aten.fill_", "aten.zero_"}
-_SAME = {"aten.clone", "aten._to_copy", "aten.contiguous", "aten.lift_fresh_copy", "aten.native_dropout"}
+_SAME = {"aten.clone", "aten._to_copy", "aten.contiguous", "aten.lift_fresh_copy"}
 _SOFTMAX = {"aten._softmax", "aten._safe_softmax", "aten.softmax"}
+_BOUNDED = {"aten.clamp", "aten.clamp_min", "aten.clamp_max", "aten.hardtanh", "aten.threshold"}
+_PRODUCTS = {"aten.mm", "aten.bmm", "aten.matmul", "aten.linear", "aten.convolution", *_SOFTMAX}
 
 
 class Masks:
     """What is known of the values of a Trace's tensors at the time of an operation.
 
-    ``zeros`` and ``lows`` return booleans that broadcast to the tensor's shape; None where none is known.
+    Both methods return booleans that broadcast to the tensor's shape; None where none is known. Numbers
+    that a Trace does not hold (scores, parameters, masks made from the input) are taken to be moderate.
     """
 
     def __init__(self, trace: Trace) -> None:
@@ -47,12 +52,19 @@ class Masks:
         self._constant: set[int] = set()
         """The operations whose results are made from constants alone."""
         constant: dict[int, bool] = {}
+        from_input = {ref.storage for ref in refs(trace.inputs)}
+        self._told = len(trace.ops)
+        """The first operation that hands values of the input to Python: later numbers may come from them."""
         for op in trace.ops:
             for ref in op.outputs:
                 self._made.setdefault(ref, []).append(op.index)
+            sources = () if op.base in _OVERWRITES else tuple(op.tensors())
+            if any(ref.storage in from_input for ref in sources):
+                from_input.update(op.writes)
+                if self._told > op.index and _tells_python(op):
+                    self._told = op.index
             if not op.writes:
                 continue
-            sources = () if op.base in _OVERWRITES else op.tensors()
             alone = _repeatable(op) and all(constant.get(ref.storage, False) for ref in sources)
             if alone:
                 self._constant.add(op.index)
@@ -65,11 +77,11 @@ class Masks:
 
     def zeros(self, ref: TensorRef, at: int) -> np.ndarray | None:
         """Where a tensor is zero when operation ``at`` reads it."""
-        return _array(self._where("zero", ref, at))
+        return None if at > self._told else _array(self._where("zero", ref, at))
 
-    def lows(self, ref: TensorRef, at: int) -> np.ndarray | None:
-        """Where a tensor of scores is minus infinity, or nearly so."""
-        return _array(self._where("low", ref, at))
+    def lows(self, ref: TensorRef, at: int, dim: int) -> np.ndarray | None:
+        """Which scores have no weight in a softmax along ``dim``, which leaves at least one in each row."""
+        return None if at > self._told else _array(_hidden(self._where("added", ref, at), dim))
 
     # Constants
 
@@ -137,92 +149,185 @@ class Masks:
     # What is computed from the input
 
     def _where(self, what: str, ref: Any, at: int) -> _Known:
-        if not isinstance(ref, TensorRef) or not ref.shape:
-            return None
+        if not isinstance(ref, TensorRef):
+            return _said(what, torch.tensor(ref)) if isinstance(ref, (bool, int, float)) else None
         value = self._value(ref, at)
         if value is not None and not value.is_complex():
-            return _any(value == 0 if what == "zero" else value <= LOW)
+            known = _said(what, _narrow(value))
+            return None if known is None else known.expand(ref.shape)
         made = self._made.get(ref, [])
         number = bisect_left(made, at)
-        if not number:
-            return None
-        index = made[number - 1]
+        index = made[number - 1] if number else -1
         writers = self._writers.get(ref.storage, [])
         if bisect_left(writers, at) > bisect_left(writers, index + 1):
-            return None  # another view of it has been written since
+            return _anything(what, ref.shape)  # another view of it has been written since
+        if index < 0:
+            return None
+        op = self.trace.ops[index]
+        if op.outputs[0] != ref:
+            return self._spread(what, op, ref.shape)
         key = (what, index)
         if key not in self._known:
-            op = self.trace.ops[index]
-            follow = self._followed if op.reads or op.writes else self._viewed
             self._depth += 1
-            found = follow(what, op) if op.outputs[0] == ref and self._depth < _DEEPEST else None
+            if self._depth >= _DEEPEST:
+                self._known[key] = _anything(what, ref.shape)
+            elif op.reads or op.writes:
+                self._known[key] = self._followed(what, op)
+            else:
+                self._known[key] = self._viewed(what, op)
             self._depth -= 1
-            self._known[key] = found
         return self._known[key]
 
     def _viewed(self, what: str, op: Op) -> _Known:
-        """Through a view: the same operator on the booleans."""
-        source = op.args[0] if op.args else None
-        known = self._where(what, source, op.index)
+        """Through a view: the same operator on what is known."""
+        source, out = op.args[0] if op.args else None, op.outputs[0]
         overload = find_overload(op.name)
-        if known is None or overload is None:
+        known = self._where(what, source, op.index)
+        if known is None or source is None:
             return None
-        try:
-            return overload(known, *op.args[1:], **op.kwargs)
-        except Exception:  # strides that only the tensor itself has
-            return known.reshape(op.outputs[0].shape) if "view" in op.name else None
+        # Strides and bytes are those of the tensor itself.
+        if overload is not None and "as_strided" not in op.name and source.dtype == out.dtype:
+            try:
+                seen: torch.Tensor = overload(known, *op.args[1:], **op.kwargs).resolve_neg()
+            except Exception:  # strides that only the tensor itself has
+                seen = known.reshape(out.shape) if "view" in op.name else known
+            if seen.shape == out.shape:
+                return seen
+        return self._spread(what, op, out.shape)
+
+    def _spread(self, what: str, op: Op, shape: tuple[int, ...]) -> _Known:
+        """The result of an operation that is not followed: anything, where constants in it are large."""
+        if what == "zero" or op.base in _PRODUCTS:
+            return None
+        if op.base.rstrip("_") in _BOUNDED and any(_is_large(value) for value in arguments(op).values()):
+            return _anything(what, shape)
+        for ref in op.tensors():
+            if ref.dtype.is_floating_point:
+                added = self._where(what, ref, op.index)
+                if added is not None and not bool((_narrow(added).abs() <= _MODERATE).all()):
+                    return _anything(what, shape)
+        return None
 
     def _followed(self, what: str, op: Op) -> _Known:
-        base, shape = op.base.rstrip("_"), op.outputs[0].shape
+        out = op.outputs[0]
+        found = self._of_any(what, op)
+        if found is None and what == "zero":
+            found = self._zero(op)
+        elif found is None and out.dtype.is_floating_point:
+            found = self._added(op)
+        if found is None:
+            return self._spread(what, op, out.shape)
+        return found.expand(out.shape) if bool(found.any()) else None
 
-        def known(arg: Any, other: str = what) -> _Known:
-            found = self._where(other, arg, op.index)
-            return None if found is None else _narrow(found)
+    def _of_any(self, what: str, op: Op) -> _Known:
+        """Operations that move numbers, and change none."""
+        base, given = op.base.rstrip("_"), arguments(op)
+        kept = base == "aten.native_dropout" and (given["p"] == 0 or given.get("train") is False)
+        if base in _SAME or kept:
+            return self._plain(what, op.args[0], op)
+        if base in ("aten.fill", "aten.copy"):
+            return self._plain(what, op.args[1], op)
+        if base in ("aten.tril", "aten.triu"):
+            square = torch.ones(op.outputs[0].shape[-2:], dtype=torch.bool)
+            inside = getattr(torch, base[5:])(square, given.get("diagonal", 0))
+            known = self._plain(what, op.args[0], op)
+            return ~inside | known if what == "zero" else torch.where(inside, known, 0.0)
+        if base in ("aten.masked_fill", "aten.where") and len(op.args) == 3:
+            condition, one, other = op.args if "where" in base else (op.args[1], op.args[2], op.args[0])
+            mask = self._value(condition, op.index)
+            arms = self._plain(what, one, op), self._plain(what, other, op)
+            if mask is not None:
+                return torch.where(_narrow(mask.bool()), *arms)
+            if what == "zero":
+                return arms[0] & arms[1]
+            most = torch.maximum(*arms)  # above zero it decides for others what they are beside it
+            return torch.where((arms[0] == arms[1]) | (most <= 0), most, torch.nan)
+        return None
 
-        parts: list[_Known] = []
-        if base in _SAME or (base == "aten.div" and what == "zero"):
-            parts = [known(op.args[0])]
-        elif base in ("aten.add", "aten.sub") and what == "low" and not arguments(op).get("alpha", 1) < 0:
-            parts = [known(arg) for arg in (op.args[:2] if base == "aten.add" else op.args[:1])]
-        elif base == "aten.baddbmm" and what == "low":
-            parts = [known(op.args[0])]
-        elif base == "aten.mul" and what == "zero":
-            parts = [known(arg) for arg in op.args[:2]]
-        elif base in _SOFTMAX and what == "zero":
-            low = known(op.args[0], "low")
-            dim = op.args[1]
-            if low is not None:
-                parts = [low & ~low.all(dim, keepdim=True)]  # where all are low, none is
-        elif base in ("aten.tril", "aten.triu") and what == "zero":
-            square = torch.ones(shape[-2:], dtype=torch.bool)
-            kept = getattr(torch, base[5:])(square, arguments(op).get("diagonal", 0))
-            parts = [~kept.view((1,) * (len(shape) - 2) + kept.shape), known(op.args[0])]
-        elif base in ("aten.masked_fill", "aten.where"):
-            parts = [self._chosen(what, op, known)]
-        return _union(parts, shape)
+    def _zero(self, op: Op) -> _Known:
+        base = op.base.rstrip("_")
+        if base in ("aten.div", "aten.native_dropout"):
+            return self._plain("zero", op.args[0], op)
+        if base == "aten.mul":
+            return self._plain("zero", op.args[0], op) | self._plain("zero", op.args[1], op)
+        if base in _SOFTMAX:
+            return _hidden(self._where("added", op.args[0], op.index), op.args[1])
+        return None
 
-    def _chosen(self, what: str, op: Op, known: Callable[[Any], _Known]) -> _Known:
-        """``where(mask, a, b)``, of which ``masked_fill(b, mask, a)`` is a case, with a constant mask."""
-        condition, chosen, other = op.args if "where" in op.base else (op.args[1], op.args[2], op.args[0])
-        mask = self._value(condition, op.index)
-        if mask is None:
-            return None
-        mask = _narrow(mask.bool())
-        parts = []
-        for value, place in ((chosen, mask), (other, ~mask)):
-            number = self._value(value, op.index) if isinstance(value, TensorRef) else torch.tensor(value)
-            if number is not None and number.dim() == 0:
-                parts.append(place if bool(number == 0 if what == "zero" else number <= LOW) else None)
-            else:
-                where = known(value)
-                parts.append(None if where is None else where & place)
-        return _union(parts, op.outputs[0].shape)
+    def _added(self, op: Op) -> _Known:
+        """Sums, and products with constants."""
+        base, given = op.base.rstrip("_"), arguments(op)
+        alpha = given.get("alpha", 1)
+        if base in ("aten.add", "aten.sub", "aten.rsub"):
+            one, other = (self._plain("added", arg, op) for arg in op.args[:2])
+            if base == "aten.rsub":
+                one, other = other, one
+            return _sum(one, _scaled(other, alpha if base == "aten.add" else -alpha))
+        if base in ("aten.baddbmm", "aten.addmm"):
+            added = _scaled(self._plain("added", op.args[0], op), given.get("beta", 1))
+            return _sum(added, _scaled(torch.tensor(0.0), alpha))
+        if base in ("aten.mul", "aten.div") and not given.get("rounding_mode"):
+            for one, other in (op.args[:2], op.args[1::-1])[: 1 if base == "aten.div" else 2]:
+                factor = self._value(other, op.index) if isinstance(other, TensorRef) else other
+                if factor is not None:
+                    factor = _narrow(torch.as_tensor(factor)).float()
+                    added = self._plain("added", one, op)
+                    return _scaled(added, factor if base == "aten.mul" else 1 / factor)
+        return None
+
+    def _plain(self, what: str, ref: Any, op: Op) -> torch.Tensor:
+        """As `_where`, of size 1 where nothing varies, and plain numbers where nothing is known."""
+        known = self._where(what, ref, op.index)
+        return torch.tensor(False if what == "zero" else 0.0) if known is None else _narrow(known)
+
+
+def _is_large(value: Any) -> bool:
+    return isinstance(value, (int, float)) and abs(value) > _MODERATE
+
+
+def _said(what: str, value: torch.Tensor) -> _Known:
+    known = value == 0 if what == "zero" else value.float()
+    return known if bool(known.any()) else None
+
+
+def _anything(what: str, shape: tuple[int, ...]) -> _Known:
+    return None if what == "zero" else torch.tensor(torch.nan).expand(shape)
+
+
+def _scaled(added: torch.Tensor, factor: torch.Tensor | float) -> torch.Tensor:
+    factor = torch.as_tensor(factor, dtype=torch.float32)
+    return added * torch.where(factor.abs() <= _MODERATE, factor, torch.nan)
+
+
+def _sum(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """Minus infinity stays what it is, whatever is added."""
+    both = one + other
+    for a, b in ((one, other), (other, one)):
+        both = torch.where((a == -torch.inf) & b.isnan(), a, both)
+    return both
+
+
+def _hidden(added: _Known, dim: int) -> _Known:
+    """Where scores lie so far below the largest of their row that a softmax along ``dim`` makes them zero."""
+    if added is None or not added.dim():
+        return None
+    shape, added = added.shape, _narrow(added)
+    top = torch.where(added.isnan(), -torch.inf, added).amax(dim, keepdim=True)
+    hidden = (added - top <= LOW) & top.isfinite()
+    return hidden.expand(shape) if bool(hidden.any()) else None
 
 
 def _repeatable(op: Op) -> bool:
     """Whether it gives the same values every time."""
     overload = find_overload(op.name) if op.name.startswith("aten.") and "empty" not in op.name else None
     return overload is not None and torch.Tag.nondeterministic_seeded not in overload.tags
+
+
+def _tells_python(op: Op) -> bool:
+    """Whether Python can read values off its result: a number, or a shape that they decide."""
+    overload = find_overload(op.name)
+    telling = (torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape)
+    return overload is not None and any(tag in overload.tags for tag in telling)
 
 
 def _filled(value: Any, values: dict[TensorRef, torch.Tensor]) -> Any:
@@ -241,18 +346,6 @@ def _narrow(known: torch.Tensor) -> torch.Tensor:
         if stride == 0 and n > 1:
             known = known.narrow(d, 0, 1)
     return known
-
-
-def _any(known: torch.Tensor) -> _Known:
-    return known if bool(known.any()) else None
-
-
-def _union(parts: list[_Known], shape: tuple[int, ...]) -> _Known:
-    whole = None
-    for part in parts:
-        if part is not None:
-            whole = part if whole is None else whole | part
-    return None if whole is None else whole.expand(shape)
 
 
 def _array(known: _Known) -> np.ndarray | None:

@@ -14,7 +14,7 @@ from archcost.fields.field import ReceptiveField, Window
 from archcost.fields.intervals import Intervals
 from archcost.fields.replay import InputAxis
 from archcost.fields.taps import EMPTY, STILL, Step
-from archcost.trace.graph import Trace
+from archcost.trace.graph import Trace, refs
 
 __all__ = ["InputAxes", "extent_of", "is_map", "places", "profile", "read_field"]
 
@@ -110,6 +110,7 @@ def read_field(
         because=(None,) * len(found),
         input_size=sizes,
         input_index=inputs.tensor,
+        input_name=_name_of_input(trace, inputs.tensor),
     )
     if alone:
         return local
@@ -164,10 +165,21 @@ def _read_axis(parts: Sequence[Intervals], inputs: InputAxes, axis: int, where: 
                 step = max(step, span.steps[dim])
             if span.because is not None:
                 because = span.because if because is None else min(because, span.because)
+    if because is not None and _grows(rows[2:]):
+        rows[2:] = EMPTY
     ends = rows[:, here].tolist()
     exact, local = _window(*ends[:2]), _window(*ends[2:])
     stride, padding, sizes = _closed(rows[2:], here, step)
     return _Axis(exact, local, sizes, stride, padding, because)
+
+
+def _grows(local: np.ndarray) -> bool:
+    """Whether every position sees one pixel and all between, as both ways of a recurrent layer do together:
+    beside what is global, one way is no window of its own.
+    """
+    moved = np.abs(np.diff(local))
+    still, moving = (moved == 0).all(1), (moved > 0).all(1)
+    return local.shape[1] > 2 and bool((local < EMPTY // 2).all()) and bool(still.any() and moving.any())
 
 
 def _closed(local: np.ndarray, here: int, step: Step) -> tuple[float, float, tuple[int, ...]]:
@@ -200,6 +212,17 @@ def _clip(window: Window, size: int) -> Window:
 def _hull(one: Window, other: Window) -> Window:
     known = [w for w in (one, other) if w[0] <= w[1]]
     return (min(w[0] for w in known), max(w[1] for w in known)) if known else (0, -1)
+
+
+def _name_of_input(trace: Trace, tensor: int) -> str | None:
+    """``input 1``, with its name where it was given by one; None where there is no other one."""
+    if len(list(refs(trace.inputs))) < 2:
+        return None
+    args, kwargs = trace.inputs
+    given = [(None, args), *kwargs.items()]
+    names = [name for name, value in given for _ in refs(value)]
+    name = names[tensor]
+    return f"input {tensor}" + (f" ({name})" if name is not None else "")
 
 
 def _why(trace: Trace, index: int) -> str:

@@ -20,15 +20,15 @@ from archcost.trace.schema import arguments, find_overload
 class See(Protocol):
     """What the operation in hand sees of a tensor: its Intervals, or None where it sees nothing.
 
-    ``zeros`` and ``lows`` say where it is known to be zero, or minus infinity, as booleans that broadcast
-    to its shape (`archcost.fields.masks`); None where that is not known.
+    ``zeros`` says where it is known to be zero, ``lows`` where a softmax along ``dim`` gives it no weight, as
+    booleans that broadcast to its shape (`archcost.fields.masks`); None where that is not known.
     """
 
     def __call__(self, ref: Any, /) -> Intervals | None: ...
 
     def zeros(self, ref: Any, /) -> np.ndarray | None: ...
 
-    def lows(self, ref: Any, /) -> np.ndarray | None: ...
+    def lows(self, ref: Any, dim: int, /) -> np.ndarray | None: ...
 
 
 Rule = Callable[[Op, See], Any]

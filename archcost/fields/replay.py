@@ -105,8 +105,8 @@ class _Seen:
     def zeros(self, ref: Any) -> np.ndarray | None:
         return self._masks().zeros(ref, self.run.at) if isinstance(ref, TensorRef) else None
 
-    def lows(self, ref: Any) -> np.ndarray | None:
-        return self._masks().lows(ref, self.run.at) if isinstance(ref, TensorRef) else None
+    def lows(self, ref: Any, dim: int) -> np.ndarray | None:
+        return self._masks().lows(ref, self.run.at, dim) if isinstance(ref, TensorRef) else None
 
 
 class _Run:

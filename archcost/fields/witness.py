@@ -293,7 +293,7 @@ class _Reference(NamedTuple):
         return list(found.values())
 
 
-_JOINS = {"aten.mm", "aten.bmm", "aten.baddbmm", "aten.addmm", "aten.mul", "aten.add"}
+_JOINS = {"aten.mm", "aten.bmm", "aten.baddbmm", "aten.addmm", "aten.mul", "aten.add", "aten.sub"}
 
 
 class _Hidden(TorchDispatchMode):
@@ -325,8 +325,8 @@ class _Hidden(TorchDispatchMode):
         if len(operands) < 2 or any(x.untyped_storage()._cdata in self.weights for x in operands[-2:]):
             return False
         *added, one, other = operands
-        if base == "aten.add":
-            return _masks(one, other) or _masks(other, one)
+        if base in ("aten.add", "aten.sub"):
+            return _masks(one, other) or _masks(other if base == "aten.add" else -other, one)
         multiply = torch.mul if base == "aten.mul" else torch.matmul
         lost = multiply(_is(one == 0), _is(other.isnan())) + multiply(_is(one.isnan()), _is(other == 0))
         return bool(lost.any()) or any(_masks(x, multiply(one, other)) for x in added)

@@ -115,14 +115,16 @@ def field_notes(analysis: Analysis) -> list[tuple[str, str]]:
 def _network(fields: Fields) -> list[str]:
     network, output = fields.network, fields.output
     texts = []
-    if network is not None:
+    if network is not None and any(network.local.size):
         local = network.local
         text = f"size {_sizes(local)}, stride {axes_text(local.stride)}, padding {axes_text(local.padding)}"
         where = f"at {visible(network.layer)}, the last feature map" if network.layer else "at the output"
         aside = ", global operations taken as constants" if network.is_global else ""
-        texts.append(f"{text} {where}{aside}")
+        of = f" of {visible(network.input_name)}" if network.input_name else ""
+        texts.append(f"{text}{of} {where}{aside}")
     if output is not None and output.is_global:
-        texts.append(f"the output sees the whole input, because of {visible(output.reason or '')}")
+        of = f"all of {visible(output.input_name)}" if output.input_name else "the whole input"
+        texts.append(f"the output sees {of}, because of {visible(output.reason or '')}")
     return texts
 
 

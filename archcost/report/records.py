@@ -14,8 +14,8 @@ The schema of ``archcost.analysis/1``; a later version may add keys, a changed m
   ``output_shape`` is a shape, a list of shapes where there are several outputs, or null.
 - ``receptive_field``: ``network`` (at the last feature map) and ``output``, each null or a record of
   ``layer``, ``size``, ``stride``, ``padding``, ``sizes`` (by phase), ``position``, ``window``,
-  ``unclipped``, ``because`` and ``local`` (the same without global operations, or null where there are
-  none); ``findings``, a list of ``{"kind", "module", "text"}``; null where it was lost.
+  ``unclipped``, ``because``, ``input`` (which of them, from 0) and ``local`` (the same without global
+  operations, or null where there are none); ``findings``, a list of ``{"kind", "module", "text"}``; null where it was lost.
 - ``operations``: only where asked for: a list, each with every column of `OPERATION_COLUMNS`; columns and
   order that are asked for are then theirs.
 
@@ -99,6 +99,7 @@ _OF_A_FIELD = ("layer", "size", "stride", "padding", "sizes", "position", "windo
 def field_record(field: ReceptiveField) -> dict[str, Any]:
     """A receptive field as plain Python."""
     record = {name: getattr(field, name) for name in _OF_A_FIELD}
+    record["input"] = field.input_index
     return {**record, "local": field_record(field.local) if field.is_global else None}
 
 

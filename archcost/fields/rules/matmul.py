@@ -175,8 +175,8 @@ def attention(op: Op, see: See) -> list[Intervals | None]:
     by_query = [mask and mask.reduce([-1], op.index) for mask in masks]
     mask = given.get("attn_mask")
     boolean = isinstance(mask, TensorRef) and str(mask.dtype) == "torch.bool"
-    kept = _but(see.zeros(mask) if boolean else see.lows(mask))
-    if kept is not None:
+    kept = _but(see.zeros(mask) if boolean else see.lows(mask, -1))
+    if kept is not None and boolean:
         kept = kept | ~kept.any(-1, keepdims=True)  # where all are masked, none is
     out = union([attend(query, key, value, op, shape, causal, kept), *by_query], shape)
     rows = (*shape[:-1], 1)

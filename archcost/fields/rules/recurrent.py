@@ -40,7 +40,7 @@ def layers(op: Op, see: See) -> list[Intervals | None]:
         for way in range(ways):
             own = [seen.select(0, layer * ways + way).unsqueeze(time) for seen in first]
             back = way == 1 or bool(given.get("reverse"))
-            each.append(union([_passed(rows, time, back), *own], flat))
+            each.append(union([_passed(rows, time, back, op.index), *own], flat))
             whole = union(
                 [rows and rows.reduce([time], op.index), *own], (*flat[:time], 1, *flat[time + 1 :])
             )
@@ -70,12 +70,12 @@ def layers(op: Op, see: See) -> list[Intervals | None]:
     return found
 
 
-def _passed(rows: Intervals | None, time: int, back: bool) -> Intervals | None:
+def _passed(rows: Intervals | None, time: int, back: bool, op: int) -> Intervals | None:
     """Each step and those before it, or after it where the sequence is read from its end."""
     if rows is None or not back:
         return rows and rows.running(time)
     turned = np.arange(rows.shape[time])[::-1]
-    return rows.take(time, turned).running(time).take(time, turned)
+    return rows.take(time, turned).running(time).take(time, turned).to_the_end(time, op)
 
 
 @field_rule("aten.lstm.data", "aten.gru.data", "aten.rnn_tanh.data", "aten.rnn_relu.data")

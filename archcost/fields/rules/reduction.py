@@ -80,12 +80,8 @@ def softmax(op: Op, see: See) -> Intervals | None:
         return x
     dim = arguments(op).get("dim", -1)
     dim = -1 if dim is None else dim
-    lows = see.lows(op.args[0])
-    if lows is None:
-        return x.mixed(dim, op.index)
-    kept = ~lows
-    kept = kept | ~kept.any(dim, keepdims=True)  # where all are masked, none is
-    return x.mixed(dim, op.index, kept)
+    lows = see.lows(op.args[0], dim)
+    return x.mixed(dim, op.index, None if lows is None else ~lows)
 
 
 @field_rule("aten.linalg_cross")
