@@ -1,0 +1,15 @@
+"""The package under test is the installed one, also for `python -m pytest`.
+
+That puts the checkout first on the path, whose kernels are compiled only where it is installed editable.
+"""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PATH = sys.path[:]
+
+sys.path[:] = [entry for entry in PATH if Path(entry).resolve() != ROOT]
+if importlib.util.find_spec("archcost") is None:
+    sys.path[:] = PATH  # installed editable, or not at all
