@@ -11,6 +11,8 @@ import torchvision
 from dependence import Call, cases, disagreements, reals, wholes
 from torch import nn
 
+import archcost
+
 X = reals(2, 4, 5, 6)
 TABLE = reals(5, 4)
 TOKENS = wholes(7, 2, 5)
@@ -277,3 +279,35 @@ def test_where_values_decide_a_rule_covers_what_the_model_reads(case):
 @pytest.mark.parametrize("case", cases({"real": REAL}))
 def test_operators_without_a_meta_form_have_rules(case):
     assert disagreements(case, exact=False, devices=["cpu"]) == []
+
+
+def columns(x):
+    """Whether an axis is written block by block, or stacked, it has the same positions."""
+    out = x.new_zeros(x.shape[0], 2 * x.shape[1], x.shape[2])
+    for i in range(x.shape[1]):
+        out[:, 2 * i : 2 * i + 2] = x[:, i : i + 1]
+    return out[:, ::2]
+
+
+@pytest.mark.parametrize(
+    "together",
+    [
+        lambda x: torch.stack([x[:, t] for t in range(8)], 1),
+        lambda x: torch.stack([x[:, t] for t in range(8)]).transpose(0, 1),
+        lambda x: torch.stack(x.unbind(1), -1).transpose(1, 2),
+        lambda x: torch.cat([x[:, t : t + 1] for t in range(8)], 1),
+        columns,
+    ],
+    ids=["stack", "stack in front", "stack behind", "cat", "written"],
+)
+def test_an_axis_taken_apart_and_put_together_has_its_positions_again(together):
+    field = archcost.receptive_field(Call(together), torch.rand(1, 8, 4), layer="", position=5)
+    assert (field.window, field.size, field.stride) == (((5, 5),), (1,), (1,))
+
+
+def test_summaries_of_the_whole_stacked_beside_each_other_are_no_axis():
+    def model(x):
+        return torch.stack([x.mean(1), x.amax(1)], 1)
+
+    field = archcost.receptive_field(Call(model), torch.rand(1, 8, 4), layer="")
+    assert (field.position, field.window) == ((), ((0, 7),))

@@ -127,3 +127,36 @@ def test_a_state_cut_from_the_sequence_adds_no_position(kind):
 
     field = archcost.receptive_field(Call(run, module), reals(1, 6, 4).float(), layer="", position=2)
     assert field.window == ((0, 5),)
+
+
+class Loop(nn.Module):
+    """A cell over the steps of a sequence, and its states as a new dimension."""
+
+    def __init__(self, cell):
+        super().__init__()
+        self.cell = cell
+
+    def forward(self, x):
+        state, states = x.new_zeros(x.shape[0], 4), []
+        for t in range(x.shape[1]):
+            state = self.cell(x[:, t], state)
+            states.append(state)
+        return torch.stack(states, 1)
+
+
+@pytest.mark.parametrize("device", ["meta", "cpu"])
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("kind", [nn.RNNCell, nn.GRUCell])
+def test_a_loop_over_a_cell_sees_what_the_layer_sees(kind, batch, device):
+    analysis = archcost.analyze(Loop(kind(4, 4)), torch.rand(batch, 10, 4), device=device)
+    field = archcost.receptive_field(analysis, layer="", position=3)
+    assert (field.size, field.stride, field.window, field.is_global) == ((4,), (1,), ((0, 3),), False)
+    assert analysis.fields.findings == ()
+
+
+@pytest.mark.parametrize("both", [False, True])
+@pytest.mark.parametrize("kind", [nn.GRU, nn.RNN])
+def test_a_layer_that_a_device_takes_apart_sees_the_same(kind, both):
+    layer = kind(4, 4, batch_first=True, bidirectional=both)
+    field = archcost.receptive_field(layer, torch.rand(2, 10, 4), layer="", position=3, device="cpu")
+    assert field.window == ((0, 9 if both else 3),)

@@ -290,8 +290,10 @@ def union(parts: Iterable[Intervals | None], shape: Sequence[int]) -> Intervals 
     return Intervals(shape, (unite(*spans) for spans in zip(*(w.axes for w in wide), strict=True)))
 
 
-def cat(pieces: Sequence[tuple[Intervals | None, int]], dim: int, shape: Sequence[int]) -> Intervals | None:
-    """Pieces after one another along ``dim``, each with its size there."""
+def cat(
+    pieces: Sequence[tuple[Intervals | None, int]], dim: int, shape: Sequence[int], new: bool = False
+) -> Intervals | None:
+    """Pieces after one another along ``dim``, each with its size there; ``new`` where none had it before."""
     known = next((piece for piece, _ in pieces if piece is not None), None)
     if known is None:
         return None
@@ -301,5 +303,5 @@ def cat(pieces: Sequence[tuple[Intervals | None, int]], dim: int, shape: Sequenc
     for axis in range(len(known.axes)):
         spans = [(collapsed(p.axes[axis]) if p is not None else None, n) for p, n in pieces]
         rows = next((s.rows for s, _ in spans if s is not None), 0)
-        axes.append((concatenate(spans, dim, rows, rank),) if rows else ())
+        axes.append((concatenate(spans, dim, rows, rank, new),) if rows else ())
     return Intervals(shape, axes)

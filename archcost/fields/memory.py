@@ -73,11 +73,17 @@ class Memory:
             self._blocks[ref.storage] = _Block(key, intervals)
 
     def write(
-        self, ref: TensorRef, intervals: Intervals | None, nbytes: int, made: TensorRef | None = None
+        self,
+        ref: TensorRef,
+        intervals: Intervals | None,
+        nbytes: int,
+        made: TensorRef | None = None,
+        copied: bool = True,
     ) -> None:
         """In place: what other views of the storage hold is worked out anew when they are read.
 
-        ``made`` is the tensor that the storage of ``nbytes`` was made as.
+        ``made`` is the tensor that the storage of ``nbytes`` was made as; what is not ``copied`` there is
+        computed from what it held.
         """
         if 0 in ref.shape:
             return
@@ -98,7 +104,7 @@ class Memory:
                 whole = _like(_Shape((nbytes // key.itemsize,), (1,), 0, key.itemsize), key)
             block = self._blocks[ref.storage] = _Block(whole, None)
         base = block.base
-        after = _assigned(base, block.intervals, key, intervals)
+        after = _assigned(base, block.intervals, key, intervals, copied)
         self._blocks[ref.storage] = block = _Block(base, after)
         block.views[key] = intervals
 
@@ -233,7 +239,7 @@ def _rows(view: _Shape) -> bool:
 
 
 def _assigned(
-    base: _Shape, before: Intervals | None, view: _Shape, new: Intervals | None
+    base: _Shape, before: Intervals | None, view: _Shape, new: Intervals | None, copied: bool
 ) -> Intervals | None:
     """``base`` after ``new`` has been written into ``view`` of it."""
     if before is None and new is None:
@@ -248,7 +254,7 @@ def _assigned(
         new = new and new.unsqueeze(d)
     box = _box(base, view)
     if box is not None:
-        return written(before, base.shape, box, new)
+        return written(before, base.shape, box, new, copied)
     where = _coordinates(base, view)
     known = before or new
     assert known is not None  # one of them is not
@@ -276,7 +282,12 @@ def _one(intervals: Intervals | None, axis: int) -> Span | None:
     return None if span is None else span.plain()
 
 
-def _settle(values: np.ndarray, *parts: Span | None) -> Span:
+def _is_even(span: Span, dim: int) -> bool:
+    return span.steps[dim] == STILL and bool((span.values == span.values.take([0], dim + 1)).all())
+
+
+def _settle(values: np.ndarray, *parts: Span | None, still: Sequence[int] = ()) -> Span:
+    """The Span of ``values``, put together from parts; along the dimensions ``still`` it is no axis yet."""
     because = min((p.because for p in parts if p is not None and p.because is not None), default=None)
     known = [p for p in parts if p is not None]
     rank = values.ndim - 1
@@ -286,7 +297,10 @@ def _settle(values: np.ndarray, *parts: Span | None) -> Span:
         if values.shape[d + 1] > 1:
             values, step = settled(values, d)
             # Beside an axis, what was written into one slice or another is no axis of its own.
-            if moving[d] or nested(step, values.shape[d + 1], zip(steps, values.shape[1:], strict=True)):
+            axis = d not in still and nested(
+                step, values.shape[d + 1], zip(steps, values.shape[1:], strict=True)
+            )
+            if moving[d] or axis:
                 steps[d] = step
     return Span(values, tuple(steps), because)
 
@@ -312,7 +326,7 @@ def _placed(span: Span, shape: Sequence[int], box: Box) -> Span:
 
 
 def written(
-    before: Intervals | None, shape: Sequence[int], box: Box, new: Intervals | None
+    before: Intervals | None, shape: Sequence[int], box: Box, new: Intervals | None, copied: bool = True
 ) -> Intervals | None:
     """A tensor of ``shape`` after ``new`` has been written into a box of it.
 
@@ -345,5 +359,11 @@ def written(
         values[index] = EMPTY
         for span in put:
             values[index] = np.minimum(values[index], span.plain().values)
-        axes.append((_settle(values, *there, *put),))
+        # Slices are put after one another; changed where they lie, as the gates of a cell, they are no axis.
+        still = [
+            d
+            for d, (part, n) in enumerate(zip(box, shape, strict=True))
+            if not copied and len(range(*part.indices(n))) > 1 and all(_is_even(span, d) for span in put)
+        ]
+        axes.append((_settle(values, *there, *put, still=still),))
     return Intervals(shape, axes)

@@ -148,7 +148,8 @@ class _Run:
         storages = self.trace.storages
         for ref, result in zip(op.outputs, results, strict=True):
             if ref.storage in op.writes and storages[ref.storage].created_by != op.index:
-                memory.write(ref, result, storages[ref.storage].nbytes, self._made(ref.storage))
+                copied = op.base == "aten.copy_"
+                memory.write(ref, result, storages[ref.storage].nbytes, self._made(ref.storage), copied)
             else:
                 memory.put(ref, result)
         self._hidden_writes(op)

@@ -104,8 +104,11 @@ def _common(one: Step, other: Step) -> Step:
     return (1 << 20, 0)
 
 
-def concatenate(pieces: Sequence[tuple[Span | None, int]], dim: int, rows: int, rank: int) -> Span:
-    """Pieces after one another along ``dim``, each with its size there; None sees nothing."""
+def concatenate(pieces: Sequence[tuple[Span | None, int]], dim: int, rows: int, rank: int, new: bool) -> Span:
+    """Pieces after one another along ``dim``, each with its size there; None sees nothing.
+
+    A ``new`` dimension, which has none of their own, is the axis where they lie along no other one.
+    """
     pieces = [(span, n) for span, n in pieces if n]
     known = [span for span, _ in pieces if span is not None]
     for d in range(rank):
@@ -115,7 +118,9 @@ def concatenate(pieces: Sequence[tuple[Span | None, int]], dim: int, rows: int, 
             known = [span.along(d) for span in known]
     written = iter(known)
     because = min((s.because for s in known if s.because is not None), default=None)
-    moves = any(s.steps[dim] != STILL for s in known)
+    moves = any(s.steps[dim] != STILL for s in known) or (
+        new and not any(s.moves_beside([dim]) for s in known)
+    )
     wide = [max(s.shape[d] for s in known) for d in range(rank)]
     parts: list[np.ndarray] = []
     which: list[np.ndarray] = []

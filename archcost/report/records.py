@@ -15,7 +15,8 @@ The schema of ``archcost.analysis/1``; a later version may add keys, a changed m
 - ``receptive_field``: ``network`` (at the last feature map) and ``output``, each null or a record of
   ``layer``, ``size``, ``stride``, ``padding``, ``sizes`` (by phase), ``position``, ``window``,
   ``unclipped``, ``because``, ``input`` (which of them, from 0) and ``local`` (the same without global
-  operations, or null where there are none); ``findings``, a list of ``{"kind", "module", "text"}``; null where it was lost.
+  operations, or null where there are none); ``findings``, a list of
+  ``{"kind", "module", "text"}``; null where it was lost.
 - ``operations``: only where asked for: a list, each with every column of `OPERATION_COLUMNS`; columns and
   order that are asked for are then theirs.
 

@@ -23,4 +23,4 @@ def stack(op: Op, see: See) -> Intervals | None:
     dim = arguments(op).get("dim", 0)
     dim = dim + len(out) if dim < 0 else dim
     seen = [see(ref) for ref in op.args[0]]
-    return cat([(x and x.unsqueeze(dim), 1) for x in seen], dim, out)
+    return cat([(x and x.unsqueeze(dim), 1) for x in seen], dim, out, new=True)
