@@ -231,7 +231,7 @@ def test_the_field_of_a_causal_position_ends_with_it(name):
     model = function.float() if isinstance(function, nn.Module) else Call(function)
     analysis = archcost.analyze(model.eval(), X.float())
     assert not analysis.fields.opaque
-    field = archcost.receptive_field(analysis, X.float(), layer="", position=4)
+    field = archcost.receptive_field(analysis, layer="", position=4)
     assert field.window == ((0, 4),)
     assert not field.is_global
     assert field.stride == (1,)
