@@ -156,10 +156,14 @@ def _copy(container: Any) -> Any:
 
 def _restore_contents(container: Any, saved: Any) -> None:
     if isinstance(container, dict):
-        if list(container) != list(saved) or not all(map(is_, container.values(), saved.values())):
-            _kind_of(container).clear(container)
-            for key, value in saved.items():
-                _kind_of(container).__setitem__(container, key, value)
+        same_keys = list(container) == list(saved)
+        if same_keys and all(map(is_, container.values(), saved.values())):
+            return
+        kind = _kind_of(container)
+        if not same_keys:
+            kind.clear(container)
+        for key, value in saved.items():
+            kind.__setitem__(container, key, value)
     elif isinstance(container, set):
         if len(container) != len(saved) or not container.issuperset(saved):
             set.clear(container)
