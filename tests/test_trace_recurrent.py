@@ -140,18 +140,21 @@ def test_a_state_of_the_wrong_size_is_said_as_the_framework_says_it():
 OPTIONS_OF_GRU = (True, 1, 0.0, False, False, False)
 
 
+class Sensitivity(nn.Module):
+    """The derivative of a recurrent layer's output by its input."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x):
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            return torch.autograd.grad(self.layer(x)[0].sum(), x)[0]
+
+
 def test_a_backward_pass_through_recurrent_layers():
-    class Sensitivity(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.gru = nn.GRU(6, 5)
-
-        def forward(self, x):
-            with torch.enable_grad():
-                x = x.detach().requires_grad_()
-                return torch.autograd.grad(self.gru(x)[0].sum(), x)[0]
-
-    found = analyze(Sensitivity(), torch.rand(4, 3, 6))
+    found = analyze(Sensitivity(nn.GRU(6, 5)), torch.rand(4, 3, 6))
     assert found.trace.outputs.shape == (4, 3, 6)
     assert found.trace.device == "meta"
 
@@ -163,16 +166,6 @@ def test_the_neurons_of_layers_on_each_other_are_those_of_all(kind):
 
 
 def test_the_products_of_a_backward_pass_through_an_lstm_are_twice_those_forward():
-    class Sensitivity(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.lstm = nn.LSTM(6, 5)
-
-        def forward(self, x):
-            with torch.enable_grad():
-                x = x.detach().requires_grad_()
-                return torch.autograd.grad(self.lstm(x)[0].sum(), x)[0]
-
-    found = analyze(Sensitivity(), torch.rand(4, 3, 6))
+    found = analyze(Sensitivity(nn.LSTM(6, 5)), torch.rand(4, 3, 6))
     assert found.total.macs == 3 * analyze(nn.LSTM(6, 5), torch.rand(4, 3, 6)).total.macs
     assert not found.uncounted

@@ -32,14 +32,14 @@ class WrongUsage(Exception):
 
 
 class Parser(argparse.ArgumentParser):
-    """One that raises WrongUsage where argparse would exit."""
+    """A parser that raises WrongUsage where argparse would exit."""
 
     def error(self, message: str) -> NoReturn:
         raise WrongUsage(self, message)
 
 
 def parse(parser: Parser, argv: Sequence[str]) -> argparse.Namespace:
-    """What was asked for; exits with code 2 where that cannot be read.
+    """Parse the command line; exits with code 2 where that cannot be read.
 
     An option that takes several values also takes a SPEC behind them (``--rules merge SPEC``): what cannot
     be read otherwise is read as if the SPEC stood first.
@@ -168,7 +168,7 @@ def named_size(text: str) -> tuple[list[str], tuple[int, ...]]:
 
 
 def sizes(args: argparse.Namespace) -> Any:
-    """What ``--input-size`` and ``--input`` mean: nothing, one shape, a list of them, or a dict."""
+    """Shapes given by ``--input-size`` and ``--input``: none, one, a list of them, or a dict by name."""
     if args.input:
         if args.input_size:
             raise SpecError("give either --input-size, by position, or --input, by name")

@@ -137,7 +137,7 @@ class Costs:
     total: Total
     uncounted: tuple[Uncounted, ...] = field(default=())
     notes: tuple[str, ...] = field(default=())
-    """What counting rules assumed, in words."""
+    """Assumptions of counting rules, in words."""
 
     @cached_property
     def by_name(self) -> dict[str, ModuleCost]:

@@ -292,7 +292,7 @@ class Fields:
         return found
 
     def _standing(self, seen: list[_Seen]) -> list[_Seen]:
-        """Those calls of a module that stand for it: they have positions in common, and their union is
+        """Calls of a module that stand for it: they have positions in common, and their union is
         the largest, operations over the full extent taken as constants.
         """
         alike: dict[tuple[int, ...], list[_Seen]] = {}

@@ -119,7 +119,7 @@ class Intervals:
         return Intervals(self.shape, axes)
 
     def to_the_end(self, dim: int, op: int) -> Intervals:
-        """What lies ahead of each element along a dimension, to the end of the input: locally a constant."""
+        """Everything from each element along a dimension to the end of the input: locally a constant."""
         dim = self.dim(dim)
 
         def close(span: Span) -> Span:

@@ -25,8 +25,8 @@ _MODERATE = 1e3
 _MOST = 1 << 24
 
 _Known = torch.Tensor | None
-"""Of the tensor's shape, with stride 0 where nothing varies: booleans that say where it is zero, or floats
-of what constants have added to it, NaN where that may be anything. None where nothing is known."""
+"""An array of the tensor's shape, with stride 0 where nothing varies: booleans that say where it is zero, or
+floats of what constants have added to it, NaN where that may be anything. None where nothing is known."""
 
 # Operations followed back from a product to its mask; a residual stream is no mask.
 _DEEPEST = 40
@@ -39,7 +39,7 @@ _PRODUCTS = {"aten.mm", "aten.bmm", "aten.matmul", "aten.linear", "aten.convolut
 
 
 class Masks:
-    """What is known of the values of a Trace's tensors at the time of an operation.
+    """Values known of a Trace's tensors at the time of an operation.
 
     Both methods return booleans that broadcast to the tensor's shape; None where none is known. Numbers
     that a Trace does not hold (scores, parameters, masks made from the input) are taken to be moderate.

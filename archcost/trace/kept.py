@@ -9,8 +9,9 @@ import torch
 from torch.utils._mode_utils import no_dispatch
 
 from archcost.trace.operators import Operator
-from archcost.trace.recorder import Recorder, flat, nbytes_of, storage_key
+from archcost.trace.recorder import Recorder
 from archcost.trace.recurrent import Layers
+from archcost.trace.tensors import flat, nbytes_of, storage_key
 
 
 class KeptForBackward(Recorder):

@@ -12,7 +12,7 @@ import dataclasses
 import sys
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -30,6 +30,7 @@ from archcost.trace.operators import Operator
 from archcost.trace.operators import operator as known_operator
 from archcost.trace.recurrent import Layers
 from archcost.trace.state import Untouched
+from archcost.trace.tensors import flat, is_mixed, nbytes_of, storage_key
 from archcost.trace.turns import this_thread
 
 
@@ -306,7 +307,7 @@ class Recorder(TorchDispatchMode):
         """Run an operator on its arguments, all brought to `meta` where some are there."""
         for tensor in written:
             self._before_write(tensor, tensors)
-        mixed = self.on_meta and _is_mixed(tensors)
+        mixed = self.on_meta and is_mixed(tensors)
         if mixed and not operator.takes_values:
             args = self._on_meta(args)
             kwargs = {key: self._on_meta(value) for key, value in kwargs.items()}
@@ -394,40 +395,6 @@ class Recorder(TorchDispatchMode):
     def _is_made(self, tensor: torch.Tensor) -> bool:
         """Whether an operation of this pass made the storage of a tensor."""
         return self.storages[self._storage(tensor)].origin == "operation"
-
-
-def _is_mixed(tensors: list[torch.Tensor]) -> bool:
-    if len(tensors) < 2:
-        return False
-    first = tensors[0].is_meta
-    return any(tensor.is_meta is not first for tensor in tensors)
-
-
-def storage_key(tensor: torch.Tensor) -> int:
-    """What tells living storages apart; negative for a tensor that has none."""
-    try:
-        return tensor.untyped_storage()._cdata
-    except (NotImplementedError, RuntimeError):
-        return -id(tensor)
-
-
-def nbytes_of(tensor: torch.Tensor) -> int:
-    """Bytes of the whole storage of a tensor; of the elements of one that has none."""
-    try:
-        return tensor.untyped_storage().nbytes()
-    except (NotImplementedError, RuntimeError):
-        return tensor.numel() * tensor.element_size()
-
-
-def flat(values: Iterable[Any]) -> list[torch.Tensor]:
-    """The tensors in a structure of tuples and lists, in order."""
-    found: list[torch.Tensor] = []
-    for value in values:
-        if isinstance(value, torch.Tensor):
-            found.append(value)
-        elif isinstance(value, (list, tuple)):
-            found += flat(value)
-    return found
 
 
 def _entering(module: nn.Module, args: Any) -> None:
