@@ -4,12 +4,15 @@ That puts the checkout first on the path, whose kernels are compiled only where 
 """
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PATH = sys.path[:]
+ASKED_FOR = [Path(entry).resolve() for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
 
-sys.path[:] = [entry for entry in PATH if Path(entry).resolve() != ROOT]
-if importlib.util.find_spec("archcost") is None:
-    sys.path[:] = PATH  # installed editable, or not at all
+if ROOT not in ASKED_FOR:
+    sys.path[:] = [entry for entry in PATH if Path(entry).resolve() != ROOT]
+    if importlib.util.find_spec("archcost") is None:
+        sys.path[:] = PATH  # installed editable, or not at all
