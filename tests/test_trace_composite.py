@@ -192,7 +192,8 @@ def test_what_autocast_casts_is_seen():
     assert inside.trace.outputs.dtype == torch.bfloat16
     with torch.autocast("cpu", dtype=torch.bfloat16):
         around = analyze(Cast().layers, x)
-    assert around.total.peak_memory_bytes == inside.total.peak_memory_bytes
+    # Around the whole, autocast keeps the weights that it has cast, from one pass to the next.
+    assert around.total.peak_memory_bytes == inside.total.peak_memory_bytes - 2 * inside.total.params
     assert inside.total.peak_memory_bytes == analyze(Cast(), x, device="cpu").total.peak_memory_bytes
 
 
