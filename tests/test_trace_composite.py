@@ -215,7 +215,9 @@ def test_states_of_another_dtype_are_refused_as_they_are_on_a_cpu(layer, dtype):
 
 
 @pytest.mark.parametrize(
-    "mask", [torch.rand(16, 16).double(), torch.rand(16, 16).half(), torch.rand(16)], ids=str
+    "mask",
+    [torch.ones(16, 16).double(), torch.ones(16, 16).half(), torch.ones(16)],
+    ids=["float64", "float16", "one dimension"],
 )
 def test_masks_that_attention_does_not_take_are_refused_as_they_are_on_a_cpu(mask):
     for device in ("meta", "cpu"):
