@@ -39,7 +39,7 @@ def results():
     line = Roofline(50e9, 8e9, threads=1, dtype="float32", device="as an example")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("archcost.latency.roofline.measure_roofline", lambda *args, **options: line)
-        measured = archcost.measure(net, X, seconds=0.2, **QUICK)
+        measured = archcost.measure(net, X, seconds=4, **QUICK)
     proposals = archcost.propose(net, X, **QUICK)
     race = Raced(1.33, 0.968, 0.02, 1.37, device="a machine", threads=1)
     raced = replace(proposals, proposals=tuple(replace(one, race=race) for one in proposals))
@@ -157,7 +157,6 @@ def test_native_says_in_which_layout(results, layouts, said):
         assert form.count("as the model runs it, in the layout that it has: In context ms") == 1
     assert "as the model runs it" not in replace(found, context=None).to_text()
     assert "PyTorch's own" not in found.to_text(columns=["name", "best_ms"])
-    assert "PyTorch's own" not in results["measured"].to_text()
 
 
 def test_a_comparison_shows_both_sides_of_a_measure_or_none(results):
