@@ -18,7 +18,7 @@ from archcost.trace.schema import arguments, find_overload
 
 
 class See(Protocol):
-    """What the operation in hand sees of a tensor: its Intervals, or None where it sees nothing.
+    """Look up the Intervals of a tensor for the operation in hand; None where it sees nothing of the input.
 
     ``zeros`` says where it is known to be zero, ``lows`` where a softmax along ``dim`` gives it no weight, as
     booleans that broadcast to its shape (`archcost.fields.masks`); None where that is not known.

@@ -60,7 +60,7 @@ def library_path(isa: str, folder: Path = LIBRARIES) -> Path:
 
 
 def digest(sources: Path = SOURCES) -> str:
-    """What the sources are, in 16 digits: a library built from others is stale."""
+    """A digest of the sources, 16 hexadecimal digits: a library built from others is stale."""
     found = hashlib.sha256()
     for path in sorted([*sources.glob("*.cpp"), *sources.glob("*.h")]):
         found.update(path.name.encode() + b"\0" + path.read_bytes())

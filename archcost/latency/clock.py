@@ -235,7 +235,7 @@ class _Turns:
         return True
 
     def lacking(self) -> list[str]:
-        """Those with too few good samples in rounds in which the first candidate has one."""
+        """Candidates with too few good samples in rounds in which the first candidate has one."""
         good = {
             name: {one.round for one in found if not one.interrupted} for name, found in self.samples.items()
         }

@@ -142,7 +142,7 @@ class _Passes:
     deadline: Deadline | None = None
     rounds: int = 0
     cost: float = 0.0
-    """Of the last pass, in seconds of the wall clock."""
+    """Duration of the last pass, in seconds of the wall clock."""
     bare: _Own = field(default_factory=list)
     routes: dict[Route, dict[int, _Own]] = field(default_factory=dict)
     """By route, then by round."""

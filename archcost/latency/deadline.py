@@ -12,7 +12,7 @@ clock = time.perf_counter
 """Seconds of the wall clock that all deadlines go by; tests put one in its place that they move."""
 
 FEWEST = 5
-"""Of fewer samples, or pairs of them, nothing is said: one interruption more, and it would be another."""
+"""Least samples, or pairs of them, for a result: with fewer, one interruption more would change it."""
 
 
 def now() -> float:
@@ -49,9 +49,9 @@ class Deadline:
         return left > 0 and left >= seconds
 
     def within(self, seconds: float) -> Deadline:
-        """One that many seconds from now, or this one where it comes first."""
+        """A deadline ``seconds`` from now, or at this one where that comes first."""
         return Deadline(min(seconds, self.left))
 
     def before(self, seconds: float) -> Deadline:
-        """One that many seconds earlier: they are kept for what comes behind."""
+        """A deadline ``seconds`` earlier than this one, which leaves them for what follows."""
         return Deadline(self.left - seconds)

@@ -24,7 +24,7 @@ def product(
 
 
 def gathered(rows: Intervals, kept: np.ndarray | None, op: int) -> Intervals:
-    """What each of i sees of (..., k, j) where it reads those of the k rows that are ``kept`` (..., i, k)."""
+    """Intervals of (..., i, j): row i reads those of the k rows of (..., k, j) in ``kept`` (..., i, k)."""
     if kept is None:
         return rows.reduce([-2], op)
     kept = kept.reshape((1,) * (rows.rank - kept.ndim) + kept.shape)
