@@ -8,7 +8,7 @@ of memory stay with the process, for both sides; `--fresh-memory` leaves that to
 faults are part of the time. The cross-over is the first size from which on a number of levels is faster at
 every size measured. Last comes a convolution, where the same matrix product is far from square.
 
-The file that --json writes is what `archcost.plot_strassen(measured=...)` draws.
+The file that --json writes is what `archcost.plot.strassen(measured=...)` draws.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import torch
 from archcost import ConvSpec
 from archcost.latency.clock import Timing, compare_calls, ratio
 from archcost.paths import get, strassen_matmul
-from archcost.report.pictures.strassen import crossover
+from archcost.plot.drawing.strassen import crossover
 
 SIZES = (256, 512, 1024, 2048, 3072, 4096)
 LAYER = ConvSpec(512, 512, 3, padding=1, input_size=(28, 28), bias=False)
@@ -50,7 +50,7 @@ def products(size: int, levels: list[int], rounds: int) -> dict[int, Timing]:
 
 
 def rows_of(size: int, timings: dict[int, Timing]) -> list[dict[str, Any]]:
-    """What `archcost.plot_strassen` takes."""
+    """What `archcost.plot.strassen` takes."""
     return [
         {
             "size": size,

@@ -20,5 +20,5 @@ for layer in ("layer1", "layer2", "layer3"):
 
 # As a heat map, in the folder given as an argument or the current one; it needs matplotlib.
 folder = Path(sys.argv[1] if len(sys.argv) > 1 else ".")
-archcost.plot_window(analysis, effective=effective, path=folder / "effective.png")
+archcost.plot.window(analysis, effective=effective, path=folder / "effective.png")
 print("drawn: effective.png")

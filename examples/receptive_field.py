@@ -22,8 +22,8 @@ field = archcost.receptive_field(analysis, layer="layer2", position=(5, 20), ver
 print(field)
 print()
 
-archcost.plot_growth(analysis, "torchvision:vgg16", path=folder / "growth.png")
-archcost.plot_window(analysis, layer="layer2", position=(5, 20), path=folder / "window.png")
+archcost.plot.growth(analysis, "torchvision:vgg16", path=folder / "growth.png")
+archcost.plot.window(analysis, layer="layer2", position=(5, 20), path=folder / "window.png")
 
 # The textbook: two layers of 3x3 see 5x5, three see 7x7, with fewer weights than one layer of that size.
 for layers in ([3, 3], [3, 3, 3]):
@@ -33,5 +33,5 @@ for layers in ([3, 3], [3, 3, 3]):
     one = archcost.ConvSpec(64, 64, side, bias=False).weights
     saved = f"{own / one:.0%} of the weights of one {side}x{side}"
     print(f"{len(layers)} layers of 3x3 see {side}x{side}, with {saved}")
-archcost.plot_stack([3, 3, 3], path=folder / "stack.png")
+archcost.plot.stack([3, 3, 3], path=folder / "stack.png")
 print("drawn: growth.png, window.png, stack.png")

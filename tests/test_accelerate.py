@@ -11,15 +11,15 @@ import torch.nn.functional as F
 from torch import nn
 
 import archcost
+from archcost.accelerating import accelerate as module
+from archcost.accelerating import contest, finals
+from archcost.accelerating.block import Block
+from archcost.accelerating.contest import Took, candidates
 from archcost.errors import ArchcostError, InputError, ModelError, SpecError
 from archcost.latency.clock import Timing
 from archcost.latency.store import Store
-from archcost.rewriting.accelerating import accelerate as module
-from archcost.rewriting.accelerating import contest, finals
-from archcost.rewriting.accelerating.absorbed import Absorbed
-from archcost.rewriting.accelerating.block import Block
-from archcost.rewriting.accelerating.contest import Took, candidates
-from archcost.rewriting.accelerating.path_conv import PathConv
+from archcost.nn.absorbed import Absorbed
+from archcost.nn.path_conv import PathConv
 
 X = torch.randn(2, 4, 12, 12, generator=torch.Generator().manual_seed(0))
 

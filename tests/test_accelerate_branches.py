@@ -16,21 +16,21 @@ from torchvision.models.squeezenet import Fire
 
 import archcost
 from archcost import kernels
+from archcost.accelerating import finals, joining
+from archcost.accelerating import program as program_module
+from archcost.accelerating.assembling import new_modules
+from archcost.accelerating.choosing import Choice, Network
+from archcost.accelerating.contest import Took
+from archcost.accelerating.joining import joined
+from archcost.accelerating.layers import layers_of
+from archcost.accelerating.layouts import CHANNELS_LAST, NCHW, regions
+from archcost.accelerating.pooling import pools_of
+from archcost.accelerating.program import Program
+from archcost.accelerating.siblings import Siblings
 from archcost.kernels import bound
-from archcost.rewriting.accelerating import finals, joining
-from archcost.rewriting.accelerating import program as program_module
-from archcost.rewriting.accelerating.assembling import new_modules
-from archcost.rewriting.accelerating.choosing import Choice, Network
-from archcost.rewriting.accelerating.contest import Took
-from archcost.rewriting.accelerating.joining import joined
-from archcost.rewriting.accelerating.layers import layers_of
-from archcost.rewriting.accelerating.layouts import CHANNELS_LAST, NCHW, regions
-from archcost.rewriting.accelerating.path_conv import PathConv
-from archcost.rewriting.accelerating.pooling import pools_of
-from archcost.rewriting.accelerating.program import Program
-from archcost.rewriting.accelerating.runners import Kernel
-from archcost.rewriting.accelerating.siblings import Siblings
-from archcost.rewriting.surgery.exchange import replace
+from archcost.nn.path_conv import PathConv
+from archcost.nn.runners import Kernel
+from archcost.surgery.exchange import replace
 from archcost.trace.run import record
 
 needs_kernels = pytest.mark.skipif(kernels.library() is None, reason="needs the compiled kernels")

@@ -6,10 +6,11 @@ from moved_clock import Machine
 from torch import nn
 
 import archcost
+from archcost.accelerating import contest, finals, rehearsal
 from archcost.latency.clock import Timing
 from archcost.latency.deadline import FEWEST
+from archcost.nn import path_conv
 from archcost.paths import available, get
-from archcost.rewriting.accelerating import contest, finals, path_conv, rehearsal
 
 X = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
 

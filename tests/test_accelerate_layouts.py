@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import archcost
-from archcost.rewriting.accelerating.layouts import (
+from archcost.accelerating.layouts import (
     CHANNELS_LAST,
     NCHW,
     Link,

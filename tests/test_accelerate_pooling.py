@@ -10,9 +10,9 @@ from torch import nn
 
 import archcost
 from archcost import kernels
+from archcost.accelerating import pooling
+from archcost.accelerating.pooling import QuickMaxPool
 from archcost.kernels import bound
-from archcost.rewriting.accelerating import pooling
-from archcost.rewriting.accelerating.pooling import QuickMaxPool
 
 needs_kernels = pytest.mark.skipif(kernels.library() is None, reason="needs the compiled kernels")
 

@@ -15,15 +15,15 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 
 import archcost
 from archcost import kernels
-from archcost.rewriting.accelerating.assembling import new_modules
-from archcost.rewriting.accelerating.choosing import Choice, Network, choices
-from archcost.rewriting.accelerating.contest import Took
-from archcost.rewriting.accelerating.layers import layers_of
-from archcost.rewriting.accelerating.layouts import CHANNELS_LAST, NCHW, regions
-from archcost.rewriting.accelerating.path_conv import PathConv
-from archcost.rewriting.accelerating.program import Program
-from archcost.rewriting.surgery.exchange import replace
-from archcost.rewriting.surgery.outputs import tensors_in
+from archcost.accelerating.assembling import new_modules
+from archcost.accelerating.choosing import Choice, Network, choices
+from archcost.accelerating.contest import Took
+from archcost.accelerating.layers import layers_of
+from archcost.accelerating.layouts import CHANNELS_LAST, NCHW, regions
+from archcost.accelerating.program import Program
+from archcost.nn.path_conv import PathConv
+from archcost.surgery.exchange import replace
+from archcost.surgery.outputs import tensors_in
 from archcost.trace.run import record
 
 X = torch.randn(2, 16, 14, 14, generator=torch.Generator().manual_seed(1))
@@ -387,7 +387,7 @@ def test_what_follows_outside_is_done_there_or_not_left_out():
 
 
 def test_a_layer_that_must_stay_takes_its_program_with_it(monkeypatch):
-    from archcost.rewriting.accelerating import layers
+    from archcost.accelerating import layers
 
     whole = layers._layer
 

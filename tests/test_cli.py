@@ -293,7 +293,7 @@ def test_check_holds_the_counts_against_the_witnesses(net, capsys):
 
 
 def test_check_reports_findings_by_exit_code_1(net, capsys, monkeypatch):
-    from archcost import witnesses
+    from archcost.analysis import crosscheck as witnesses
 
     wrong = witnesses.Difference("fvcore", "0", "Conv2d", 1, 2.0, None)
     result = witnesses.CrossCheck("net", 1, {"fvcore": 2.0}, {}, (wrong,), 1)
@@ -313,12 +313,12 @@ def test_zoo_prints_a_line_a_model(capsys):
 
 
 def test_zoo_reports_findings_by_exit_code_1(capsys, monkeypatch):
-    from archcost import models
+    from archcost.analysis import zoo
 
-    honest = models.zoo_entries("squeezenet1_0")[0]
+    honest = zoo.zoo_entries("squeezenet1_0")[0]
     from dataclasses import replace
 
-    monkeypatch.setattr(models, "zoo_entries", lambda *_, **__: [replace(honest, gmacs=9.9)])
+    monkeypatch.setattr(zoo, "zoo_entries", lambda *_, **__: [replace(honest, gmacs=9.9)])
     assert main(["zoo", "squeezenet1_0"]) == 1
     assert "not: squeezenet1_0" in capsys.readouterr().err
 

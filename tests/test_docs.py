@@ -64,7 +64,7 @@ def test_the_pictures_and_fields_of_the_readme_are_of_what_they_name():
 
     readme = (DOCS.parent / "README.md").read_text(encoding="utf-8")
     lines = readme.partition("From Python:")[2].partition("```python\n")[2].partition("```")[0].splitlines()
-    wanted = ("plot_", "field", "spec", "weight, ", "x, weight", "eligible")
+    wanted = ("plot.", "field", "spec", "weight, ", "x, weight", "eligible")
     model, image = torchvision.models.resnet18().eval(), torch.rand(1, 3, 64, 64)
     names = {"archcost": archcost, "torch": torch, "model": model, "image": image}
     names["analysis"] = archcost.analyze(model, image)
@@ -77,7 +77,7 @@ def test_the_pictures_and_fields_of_the_readme_are_of_what_they_name():
             exec(code, names)
             continue
         found = eval(code, names)
-        if "plot_" in code:
+        if "plot." in code:
             drawn += found
     assert len(drawn) == 6
     window = drawn[1]

@@ -10,10 +10,10 @@ from test_fields_witness import moved
 from torch import nn
 
 import archcost
+from archcost.analysis.receptive import verify_field
 from archcost.errors import ModelError
 from archcost.fields import masks
 from archcost.fields.fields import Fields
-from archcost.receptive import verify_field
 from archcost.trace.run import record
 
 T = 7

@@ -7,8 +7,8 @@ import torchvision
 from torch import nn
 
 import archcost
+from archcost.analysis.receptive import verify_fields
 from archcost.models.vision import names, task_of
-from archcost.receptive import verify_fields
 
 
 @pytest.fixture(autouse=True)

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import nn
 
 import archcost
+from archcost.analysis.receptive import receptive_field, verify_field, verify_fields
 from archcost.errors import ModelError, SpecError
-from archcost.receptive import receptive_field, verify_field, verify_fields
 
 IMAGE = torch.rand(1, 2, 24, 20, generator=torch.Generator().manual_seed(1))
 

@@ -132,7 +132,7 @@ def listed(action, *options):
 
 def measure(*options, columns=None):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("archcost.measuring.measure", lambda *_, **__: made_up.measured())
+        patch.setattr("archcost.latency.measure.measure", lambda *_, **__: made_up.measured())
         return run("measure", *CNN, *options, columns=columns)
 
 

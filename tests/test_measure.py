@@ -13,10 +13,10 @@ from archcost.latency.clock import Timing
 from archcost.latency.convolutions import convolutions_of, samples_of
 from archcost.latency.deadline import Deadline
 from archcost.latency.layers import NOT_FASTER, NOT_MEASURED, layer_times, verdict_of
+from archcost.latency.measured import MeasuringInterrupted
 from archcost.latency.paths import is_rough, path_of, time_paths
 from archcost.latency.roofline import Roofline
 from archcost.latency.store import Store
-from archcost.measured import MeasuringInterrupted
 from archcost.paths import get
 
 NOW = Deadline(float("inf"))
@@ -68,7 +68,7 @@ def clock(monkeypatch):
     compare = Compare()
     line = Roofline(50e9, 8e9, threads=1, dtype="float32", device="as an example")
     monkeypatch.setattr("archcost.latency.roofline.measure_roofline", lambda *args, **options: line)
-    monkeypatch.setattr("archcost.measuring._MOST_IN_CONTEXT", 0.1)
+    monkeypatch.setattr("archcost.latency.measure._MOST_IN_CONTEXT", 0.1)
 
     def asked(*args, **options):
         return Asked(*args, **{**options, "compare": compare})

@@ -23,7 +23,7 @@ def net(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     line = Roofline(50e9, 8e9, threads=1, dtype="float32", device="as an example")
     monkeypatch.setattr("archcost.latency.roofline.measure_roofline", lambda *args, **options: line)
-    monkeypatch.setattr("archcost.measuring._MOST_IN_CONTEXT", 0.1)
+    monkeypatch.setattr("archcost.latency.measure._MOST_IN_CONTEXT", 0.1)
     monkeypatch.setenv("ARCHCOST_STORE", str(tmp_path / "store.sqlite"))
     return "net.py:net"
 

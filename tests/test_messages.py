@@ -133,8 +133,8 @@ TAKE_A_MODEL = [
     archcost.effective_field,
     archcost.measure,
     archcost.propose,
-    archcost.plot_growth,
-    archcost.plot_window,
+    archcost.plot.growth,
+    archcost.plot.window,
     archcost.accelerate,
     lambda model: archcost.rewrite(model, rules=["merge"]),
     lambda model: archcost.compare(model, model),
@@ -235,8 +235,8 @@ def small():
 @pytest.fixture
 def quick(monkeypatch):
     """Only what surrounds measuring runs."""
-    from archcost.rewriting.accelerating import accelerate
-    from archcost.rewriting.accelerating.reporting import unchanged
+    from archcost.accelerating import accelerate
+    from archcost.accelerating.reporting import unchanged
 
     def not_measured(work, asked, *rest):
         asked_for.append(asked)
@@ -331,7 +331,7 @@ def analysis(resnet):
 @pytest.mark.parametrize(
     "function",
     [
-        *(archcost.plot_window, archcost.receptive_field, archcost.propose, archcost.effective_field),
+        *(archcost.plot.window, archcost.receptive_field, archcost.propose, archcost.effective_field),
         *(archcost.measure, lambda one, given: archcost.compare(one, one, given)),
     ],
 )
@@ -360,11 +360,11 @@ IMAGE = torch.rand(1, 3, 64, 64)
     ("function", "named"),
     [
         (
-            lambda one: archcost.plot_window(one, IMAGE),
-            "plot_window: an Analysis has its inputs; leave inputs",
+            lambda one: archcost.plot.window(one, IMAGE),
+            "plot.window: an Analysis has its inputs; leave inputs",
         ),
-        (lambda one: archcost.plot_window(one, input_size=(1, 3, 8, 8)), "leave input_size out"),
-        (lambda one: archcost.plot_growth(one, input_size=(1, 3, 8, 8)), "leave input_size out"),
+        (lambda one: archcost.plot.window(one, input_size=(1, 3, 8, 8)), "leave input_size out"),
+        (lambda one: archcost.plot.growth(one, input_size=(1, 3, 8, 8)), "leave input_size out"),
         (lambda one: archcost.receptive_field(one, IMAGE), "leave inputs out"),
         (
             lambda one: archcost.receptive_field(one, dtype="int64", device="cpu"),
@@ -394,7 +394,7 @@ def test_inputs_beside_an_analysis_that_somebody_looks_at(resnet, analysis):
     assert both.b.total.output_shape == (1, 4, 64, 64)
     field = archcost.receptive_field(analysis, torch.zeros(1, 3, 64, 64), "layer1", verify=True)
     assert field == archcost.receptive_field(analysis, layer="layer1")
-    assert len(archcost.plot_growth(analysis, nn.Conv2d(3, 4, 1), input_size=(1, 3, 64, 64)).axes) > 0
+    assert len(archcost.plot.growth(analysis, nn.Conv2d(3, 4, 1), input_size=(1, 3, 64, 64)).axes) > 0
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ from torch import nn
 
 import archcost
 from archcost import SpecError
-from archcost.models import build_torchvision, published, zoo_entries
+from archcost.analysis.zoo import zoo_entries
+from archcost.models.vision import build_torchvision, published
 
 FILE = """
 import torch
@@ -170,7 +171,7 @@ FAST = [
 
 
 def check(row):
-    from archcost.models import count_entry
+    from archcost.analysis.zoo import count_entry
 
     counted = count_entry(row)
     where = f"{row.name} {row.weights}"

@@ -12,14 +12,14 @@ from torch import nn
 
 import archcost
 from archcost import ConvSpec, InputError, kernels
+from archcost.accelerating.contest import candidates
+from archcost.accelerating.layers import Task
 from archcost.latency.layers import NOT_FASTER, verdict_of
 from archcost.latency.measurement import Measurement
 from archcost.latency.paths import PathTimes
 from archcost.paths import available, get
 from archcost.paths.accuracy import error_against, exact_convolution
 from archcost.paths.likely import likely
-from archcost.rewriting.accelerating.contest import candidates
-from archcost.rewriting.accelerating.layers import Task
 
 LONG = ConvSpec(1, 1, 8000, bias=False, input_size=(48000,))
 needs_kernels = pytest.mark.skipif(kernels.library() is None, reason="needs the compiled kernels")

@@ -9,10 +9,10 @@ from torch import nn
 
 import archcost
 from archcost import ModelError
+from archcost.analysis.receptive import verify_field
+from archcost.latency.measured import MeasuringInterrupted
 from archcost.latency.roofline import Roofline
 from archcost.latency.store import Store
-from archcost.measured import MeasuringInterrupted
-from archcost.receptive import verify_field
 
 X = torch.rand(1, 3, 16, 16)
 QUICK = {"store": False, "progress": False}

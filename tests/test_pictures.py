@@ -11,10 +11,10 @@ from torch import nn
 
 import archcost
 from archcost.errors import ArchcostError, InputError, SpecError
-from archcost.report.pictures.canvas import spread
-from archcost.report.pictures.growth import steps
-from archcost.report.pictures.stack import covered
-from archcost.report.pictures.window import _outside
+from archcost.plot.drawing.canvas import spread
+from archcost.plot.drawing.growth import steps
+from archcost.plot.drawing.stack import covered
+from archcost.plot.drawing.window import _outside
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def no_text_over_another(figure):
 
 
 def test_texts_over_one_another_would_be_found():
-    figure = archcost.plot_stack([3])
+    figure = archcost.plot.stack([3])
     figure.axes[0].text(1, 1, "one")
     figure.axes[0].text(1.1, 1.05, "two")
     with pytest.raises(AssertionError, match="two"):
@@ -109,7 +109,7 @@ def test_texts_over_one_another_would_be_found():
 def test_the_window_has_the_size_of_the_field_and_is_hatched_outside(resnet, layer, position):
     analysis, _ = resnet
     field = archcost.receptive_field(analysis, layer=layer, position=position)
-    figure = archcost.plot_window(analysis, layer=layer, position=position)
+    figure = archcost.plot.window(analysis, layer=layer, position=position)
     (top, bottom), (left, right) = field.unclipped
     assert patches(figure, "window") == [(left - 0.5, right + 0.5, top - 0.5, bottom + 0.5)]
     inside = np.prod([hi - lo + 1 for lo, hi in field.window])
@@ -123,7 +123,7 @@ def test_the_window_has_the_size_of_the_field_and_is_hatched_outside(resnet, lay
 
 
 def test_a_window_within_the_input_is_not_hatched(resnet):
-    figure = archcost.plot_window(resnet[0], layer="conv1")
+    figure = archcost.plot.window(resnet[0], layer="conv1")
     assert patches(figure, "outside") == []
     assert "all in the input" in " ".join(texts(figure))
     assert "outside the input" not in texts(figure)
@@ -151,7 +151,7 @@ def test_the_parts_outside_cover_what_they_should_and_never_each_other():
 def test_the_effective_field_is_drawn_as_a_map_and_its_square(resnet):
     analysis, _ = resnet
     effective = archcost.effective_field(analysis, layer="layer1", samples=1)
-    figure = archcost.plot_window(analysis, effective=effective, image=np.zeros((224, 224, 3)))
+    figure = archcost.plot.window(analysis, effective=effective, image=np.zeros((224, 224, 3)))
     ((left, right, top, bottom),) = patches(figure, "effective")
     assert (right - left, bottom - top) == (effective.side, effective.side)
     assert (top + 0.5, bottom - 0.5) == effective.window[0]
@@ -164,11 +164,11 @@ def test_the_effective_field_is_drawn_as_a_map_and_its_square(resnet):
     with pytest.raises(
         SpecError, match=r"the effective field is that of layer1 at \(28, 28\), not of layer2"
     ):
-        archcost.plot_window(analysis, layer="layer2", effective=effective)
+        archcost.plot.window(analysis, layer="layer2", effective=effective)
 
 
 def test_a_global_field_says_so_and_shows_what_is_left_without(gated):
-    figure = archcost.plot_window(gated, layer="two")
+    figure = archcost.plot.window(gated, layer="two")
     ((left, right, top, bottom),) = patches(figure, "window")
     assert (right - left, bottom - top) == gated.fields["two"].local.size == (7, 7)
     said = " ".join(texts(figure))
@@ -178,12 +178,12 @@ def test_a_global_field_says_so_and_shows_what_is_left_without(gated):
 
 def test_sequences_are_strips_and_volumes_have_two_views():
     line = archcost.analyze(nn.Conv1d(1, 1, 9, padding=4), input_size=(1, 1, 40))
-    figure = archcost.plot_window(line, position=0)
+    figure = archcost.plot.window(line, position=0)
     ((left, right, _, _),) = patches(figure, "window")
     assert (left, right) == (-4.5, 4.5)
     assert [(box[0], box[1]) for box in patches(figure, "outside")] == [(-4.5, -0.5)]
     volume = archcost.analyze(nn.Conv3d(1, 1, (3, 5, 7), padding=1), input_size=(1, 1, 8, 20, 24))
-    figure = archcost.plot_window(volume)
+    figure = archcost.plot.window(volume)
     sizes = [(box[3] - box[2], box[1] - box[0]) for box in patches(figure, "window")]
     assert sizes == [(5, 7), (3, 7)]
     no_text_over_another(figure)
@@ -195,12 +195,12 @@ def test_images_of_many_forms_and_of_the_wrong_size(resnet):
     forms = [gradient, gradient[0].numpy(), gradient[0].permute(1, 2, 0), gradient[0, 0], gradient[:, :1]]
     forms.append((255 * torch.rand(224, 224, 3)).byte())
     for image in forms:
-        drawn = archcost.plot_window(analysis, layer="conv1", image=image).axes[0].images[0].get_array()
+        drawn = archcost.plot.window(analysis, layer="conv1", image=image).axes[0].images[0].get_array()
         assert drawn.shape[:2] == (224, 224)
         assert drawn.min() >= 0
         assert drawn.max() <= 1
     with pytest.raises(InputError, match=r"the image has shape \(3, 32, 32\), and the input 224x224 pixels"):
-        archcost.plot_window(analysis, image=torch.rand(3, 32, 32))
+        archcost.plot.window(analysis, image=torch.rand(3, 32, 32))
 
 
 # The growth
@@ -215,7 +215,7 @@ def test_growth_draws_every_layer_at_its_size(resnet):
     }
     for step in walk:
         assert step.size == max(analysis.fields[step.module].size), step.module
-    figure = archcost.plot_growth(analysis)
+    figure = archcost.plot.growth(analysis)
     axes = figure.axes[0]
     (dots,) = (marks for marks in axes.collections if marks.get_gid() == "local")
     assert dots.get_offsets().tolist() == [[i + 1, step.size] for i, step in enumerate(walk)]
@@ -227,16 +227,16 @@ def test_growth_draws_every_layer_at_its_size(resnet):
 
 
 def test_growth_marks_what_is_global(gated, resnet):
-    axes = archcost.plot_growth(gated).axes[0]
+    axes = archcost.plot.growth(gated).axes[0]
     marks = {dots.get_gid(): dots.get_offsets().tolist() for dots in axes.collections}
     assert marks == {"local": [[1, 3]], "global": [[2, 7], [3, 8]]}
     assert any("sees the whole input" in text for text in texts(axes.figure))
-    assert not any("sees the whole input" in text for text in texts(archcost.plot_growth(resnet[0])))
+    assert not any("sees the whole input" in text for text in texts(archcost.plot.growth(resnet[0])))
 
 
 def test_growth_of_several_models_names_each_without_overlap():
     names = ("resnet18", "resnet50", "vgg16", "alexnet", "mobilenet_v2", "inception_v3")
-    figure = archcost.plot_growth(*(f"torchvision:{name}" for name in names))
+    figure = archcost.plot.growth(*(f"torchvision:{name}" for name in names))
     said = texts(figure)
     assert all(any(text.startswith(f"{name}: ") for text in said) for name in names)
     assert {"input: 224 px", "input: 299 px", "Receptive field over depth: 6 models"} <= set(said)
@@ -245,9 +245,9 @@ def test_growth_of_several_models_names_each_without_overlap():
 
 def test_growth_without_maps_or_models():
     with pytest.raises(SpecError, match="no model given"):
-        archcost.plot_growth()
+        archcost.plot.growth()
     with pytest.raises(SpecError, match="Linear has no layer whose output is a spatial map"):
-        archcost.plot_growth(nn.Linear(4, 4), input_size=(1, 4))
+        archcost.plot.growth(nn.Linear(4, 4), input_size=(1, 4))
 
 
 @pytest.mark.parametrize("wanted", [[1, 2, 3], [5, 5, 5], [9, 0, 9.5, 0.2], [3], [0, 10, 10.1, 20, 10.2]])
@@ -296,7 +296,7 @@ def test_the_stack_draws_the_cells_that_the_output_depends_on(layers):
     found[np.ix_(rows, columns)] = True
     assert np.array_equal(found, expected)
 
-    figure = archcost.plot_stack(layers)
+    figure = archcost.plot.stack(layers)
     read, skipped = patches(figure, "read 0"), patches(figure, "skipped 0")
     assert (len(read), len(skipped)) == (expected.sum(), (~expected).sum())
     left, top = min(box[0] for box in read), max(box[3] for box in read)
@@ -314,7 +314,7 @@ def test_the_stack_draws_the_cells_that_the_output_depends_on(layers):
 
 def test_the_textbook_two_cover_5_and_three_cover_7():
     for layers, side, weights in (([3, 3], 5, 18), ([3, 3, 3], 7, 27)):
-        figure = archcost.plot_stack(layers)
+        figure = archcost.plot.stack(layers)
         said = texts(figure)
         assert f"{len(layers)} layers of 3 × 3 see {side} × {side} cells of the input" in said
         assert (
@@ -326,7 +326,7 @@ def test_the_textbook_two_cover_5_and_three_cover_7():
 
 
 def test_the_side_view_has_a_line_from_each_cell_to_each_that_it_reads():
-    figure = archcost.plot_stack([archcost.ConvSpec(1, 1, 3, stride=2, input_size=(9,)), ((2,), (1,), (2,))])
+    figure = archcost.plot.stack([archcost.ConvSpec(1, 1, 3, stride=2, input_size=(9,)), ((2,), (1,), (2,))])
     planes = [row.tolist() for (row,) in covered([((3,), (2,)), ((2,), (1,), (2,))])]
     assert planes == [[0, 1, 2, 4, 5, 6], [0, 2], [0]]
     assert len(figure.axes[0].lines) == 2 * 3 + 1 * 2
@@ -357,7 +357,7 @@ def test_the_side_view_has_a_line_from_each_cell_to_each_that_it_reads():
 )
 def test_what_is_no_stack(layers, message):
     with pytest.raises(SpecError, match=message):
-        archcost.plot_stack(layers)
+        archcost.plot.stack(layers)
 
 
 # Files, and matplotlib itself
@@ -366,24 +366,24 @@ def test_what_is_no_stack(layers, message):
 @pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])
 def test_the_suffix_says_the_format_and_the_file_is_the_same_each_time(tmp_path, suffix):
     first = tmp_path / f"stack.{suffix}"
-    archcost.plot_stack([3, 3], path=first)
+    archcost.plot.stack([3, 3], path=first)
     begins = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}
     assert first.read_bytes().startswith(begins[suffix])
     written = first.read_bytes()
-    archcost.plot_stack([3, 3], path=str(first))
+    archcost.plot.stack([3, 3], path=str(first))
     assert first.read_bytes() == written
 
 
 def test_a_file_that_cannot_be_written(tmp_path, resnet):
     for draw in (
-        lambda path: archcost.plot_stack([3], path=path),
-        lambda path: archcost.plot_growth(resnet[0], path=path),
-        lambda path: archcost.plot_window(resnet[0], path=path),
+        lambda path: archcost.plot.stack([3], path=path),
+        lambda path: archcost.plot.growth(resnet[0], path=path),
+        lambda path: archcost.plot.window(resnet[0], path=path),
     ):
         with pytest.raises(SpecError, match=r"no picture format 'docx'; end the name in .png, .svg or .pdf"):
             draw(tmp_path / "a.docx")
     with pytest.raises(ArchcostError, match="cannot be written: No such file or directory"):
-        archcost.plot_stack([3], path=tmp_path / "nowhere" / "a.png")
+        archcost.plot.stack([3], path=tmp_path / "nowhere" / "a.png")
 
 
 DRAW_ALL = """
@@ -392,9 +392,9 @@ before = set(sys.modules)
 import matplotlib
 settings = matplotlib.rcParams.copy()
 analysis = archcost.analyze("torchvision:alexnet")
-archcost.plot_growth(analysis, path=sys.argv[1] + "/a.svg")
-archcost.plot_window(analysis, path=sys.argv[1] + "/b.png")
-archcost.plot_stack([3, 3], path=sys.argv[1] + "/c.pdf")
+archcost.plot.growth(analysis, path=sys.argv[1] + "/a.svg")
+archcost.plot.window(analysis, path=sys.argv[1] + "/b.png")
+archcost.plot.stack([3, 3], path=sys.argv[1] + "/c.pdf")
 assert dict.__eq__(matplotlib.rcParams, settings)
 print("matplotlib.pyplot" in sys.modules)
 """
@@ -416,12 +416,12 @@ def test_without_matplotlib_the_error_says_what_to_install(monkeypatch):
     with pytest.raises(
         ArchcostError, match=re.escape("pictures need matplotlib: pip install 'archcost[plots]'")
     ):
-        archcost.plot_stack([3, 3])
+        archcost.plot.stack([3, 3])
 
 
 def test_importing_the_pictures_does_not_load_matplotlib():
     code = (
-        "import sys, archcost; archcost.plot_stack, archcost.plot_window; print('matplotlib' in sys.modules)"
+        "import sys, archcost; archcost.plot.stack, archcost.plot.window; print('matplotlib' in sys.modules)"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "False"

@@ -18,10 +18,10 @@ from archcost.paths import get
 from archcost.paths.geometry import padded
 from archcost.paths.im2col import im2col
 from archcost.paths.toom_cook import toom_cook
-from archcost.report.pictures.im2col import numbered
-from archcost.report.pictures.strassen import combinations, crossover, operands
-from archcost.report.pictures.tiling import KEPT, OUTSIDE, STRIDE, WRAPS, tiling
-from archcost.report.pictures.winograd import combination
+from archcost.plot.drawing.im2col import numbered
+from archcost.plot.drawing.strassen import combinations, crossover, operands
+from archcost.plot.drawing.tiling import KEPT, OUTSIDE, STRIDE, WRAPS, tiling
+from archcost.plot.drawing.winograd import combination
 
 
 def grid(figure, gid):
@@ -63,7 +63,7 @@ def test_the_matrix_drawn_is_the_one_that_the_path_multiplies(spec):
     image = torch.arange(1.0, spec.in_channels * prod(spec.input_size) + 1)
     image = image.reshape(1, spec.in_channels, *spec.input_size)
     expected = im2col(padded(image, spec), spec)[0].int().numpy()
-    figure = archcost.plot_im2col(spec)
+    figure = archcost.plot.im2col(spec)
     assert np.array_equal(grid(figure, "matrix").astype(int), expected)
     for channel, plane in enumerate(numbered(spec)[0]):
         assert np.array_equal(grid(figure, f"pixel {channel}").astype(int), plane)
@@ -73,7 +73,7 @@ def test_the_matrix_drawn_is_the_one_that_the_path_multiplies(spec):
 
 
 def test_repeated_pixels_have_one_colour_and_the_marked_one_stands_as_often_as_said():
-    figure = archcost.plot_im2col(SMALL[0])
+    figure = archcost.plot.im2col(SMALL[0])
     assert len(patches(figure, "repeated")) == 9
     assert len(patches(figure, "repeated pixel")) == 1
     assert "pixel 16 stands in the matrix 9 times" in texts(figure)
@@ -105,7 +105,7 @@ def test_repeated_pixels_have_one_colour_and_the_marked_one_stands_as_often_as_s
 )
 def test_what_im2col_does_not_draw(spec, message):
     with pytest.raises(SpecError, match=message):
-        archcost.plot_im2col(spec)
+        archcost.plot.im2col(spec)
 
 
 @pytest.mark.parametrize(
@@ -119,9 +119,9 @@ def test_what_im2col_does_not_draw(spec, message):
 )
 def test_the_change_that_the_message_advises_is_drawn(spec):
     with pytest.raises(SpecError) as raised:
-        archcost.plot_im2col(spec)
+        archcost.plot.im2col(spec)
     advised = str(raised.value).partition("this can be drawn: dataclasses.")[2]
-    assert archcost.plot_im2col(eval(advised, {"replace": replace, "spec": spec})).axes
+    assert archcost.plot.im2col(eval(advised, {"replace": replace, "spec": spec})).axes
 
 
 def test_what_a_stride_is_drawn_as():
@@ -129,8 +129,8 @@ def test_what_a_stride_is_drawn_as():
 
     spec = ConvSpec(3, 64, 7, stride=2, padding=3)
     with pytest.raises(SpecError, match=r"give archcost\.paths\.space_to_depth\.spread\(spec\)$"):
-        archcost.plot_tiles(spec, "fft-16")
-    assert archcost.plot_tiles(spread(spec), "fft-16").axes
+        archcost.plot.tiles(spec, "fft-16")
+    assert archcost.plot.tiles(spread(spec), "fft-16").axes
 
 
 # Tiles
@@ -171,7 +171,7 @@ def test_the_tiles_drawn_multiply_what_the_path_counts(spec, name):
 
 @pytest.mark.parametrize(("spec", "name"), TILED, ids=str)
 def test_the_shares_drawn_are_those_of_the_formula(spec, name):
-    cut, figure = tiling(spec, name), archcost.plot_tiles(spec, name)
+    cut, figure = tiling(spec, name), archcost.plot.tiles(spec, name)
     drawn = {image.get_gid(): np.asarray(image.get_array()) for image in figure.axes[0].images}
     outputs = drawn["outputs"] if "outputs" in drawn else drawn["output"]
     assert (outputs == KEPT).sum() == cut.kept
@@ -223,7 +223,7 @@ def test_what_wraps_around_is_what_a_circular_correlation_spoils():
 )
 def test_what_has_no_picture_of_tiles(spec, name, message):
     with pytest.raises(SpecError, match=message):
-        archcost.plot_tiles(spec, name)
+        archcost.plot.tiles(spec, name)
 
 
 # Winograd
@@ -231,7 +231,7 @@ def test_what_has_no_picture_of_tiles(spec, name, message):
 
 @pytest.mark.parametrize(("m", "r"), [(2, 3), (4, 3), (6, 3), (3, 2), (1, 3), (2, 1), (6, 5), (6, 7), (1, 1)])
 def test_the_fractions_drawn_are_those_of_the_path(m, r):
-    figure = archcost.plot_winograd(m, r)
+    figure = archcost.plot.winograd(m, r)
     words = {t.get_gid(): t.get_text() for t in figure.axes[0].texts if t.get_gid()}
     matrices = toom_cook(m, r)
     expected = {
@@ -281,7 +281,7 @@ def test_rows_with_signs_and_factors():
 )
 def test_tiles_that_do_not_exist(m, r, message):
     with pytest.raises(InputError, match=message):
-        archcost.plot_winograd(m, r)
+        archcost.plot.winograd(m, r)
 
 
 # Strassen
@@ -296,7 +296,7 @@ def test_the_seven_products_multiplied_out_are_the_product():
 
 
 def test_the_patterns_drawn_add_up_to_two_products_of_quarters_each():
-    figure = archcost.plot_strassen()
+    figure = archcost.plot.strassen()
     left, right = operands()
     sign = np.vectorize({"+": 1, "\u2212": -1, 0: 0}.get)
     products = [sign(grid(figure, f"product {i}")) for i in range(7)]
@@ -316,7 +316,7 @@ def test_the_patterns_drawn_add_up_to_two_products_of_quarters_each():
 
 
 def test_the_curves_are_the_powers():
-    lines = {line.get_gid(): line for line in archcost.plot_strassen().axes[1].lines}
+    lines = {line.get_gid(): line for line in archcost.plot.strassen().axes[1].lines}
     sizes = lines["cube"].get_xdata()
     assert np.allclose(lines["cube"].get_ydata(), sizes**3)
     levels = np.log2(sizes)
@@ -337,7 +337,7 @@ def test_measured_times_are_drawn_with_their_crossover(tmp_path):
     file = tmp_path / "strassen.json"
     file.write_text(json.dumps({"where": "here", "rows": ROWS}))
     for measured in ({"where": "here", "rows": ROWS}, file, str(file)):
-        figure = archcost.plot_strassen(measured)
+        figure = archcost.plot.strassen(measured)
         lines = {line.get_gid(): line for line in figure.axes[2].lines}
         assert list(lines["levels 1"].get_ydata()) == [2.0, 7.5 / 8, 0.9]
         assert list(lines["crossover 1"].get_xdata()) == [1024]
@@ -363,7 +363,7 @@ def test_measured_times_are_drawn_with_their_crossover(tmp_path):
 )
 def test_what_is_no_measurement(measured):
     with pytest.raises(InputError, match=r"measured is what benchmarks/strassen.py --json writes"):
-        archcost.plot_strassen(measured)
+        archcost.plot.strassen(measured)
 
 
 # Files
@@ -372,10 +372,10 @@ def test_what_is_no_measurement(measured):
 @pytest.mark.parametrize(
     "draw",
     [
-        lambda path: archcost.plot_im2col(SMALL[0], path=path),
-        lambda path: archcost.plot_tiles(*TILED[0], path=path),
-        lambda path: archcost.plot_winograd(2, 3, path=path),
-        lambda path: archcost.plot_strassen(path=path),
+        lambda path: archcost.plot.im2col(SMALL[0], path=path),
+        lambda path: archcost.plot.tiles(*TILED[0], path=path),
+        lambda path: archcost.plot.winograd(2, 3, path=path),
+        lambda path: archcost.plot.strassen(path=path),
     ],
     ids=["im2col", "tiles", "winograd", "strassen"],
 )

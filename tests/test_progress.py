@@ -4,8 +4,8 @@ import time
 
 import pytest
 
-from archcost.trace import progress
-from archcost.trace.progress import Progress
+from archcost import progress
+from archcost.progress import Progress
 
 
 @pytest.fixture

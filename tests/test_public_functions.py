@@ -129,7 +129,7 @@ FUNCTIONS = {
     "accelerate": lambda m: str(
         archcost.accelerate(m, of(m), seconds=0.05, paths=["im2col"], progress=False).acceleration
     ),
-    "plot_growth": lambda m: archcost.plot_growth(m, input_size=(1, 3, 12, 12)),
+    "plot.growth": lambda m: archcost.plot.growth(m, input_size=(1, 3, 12, 12)),
 }
 
 # What is refused, by kind: the function and the words of its refusal. All else works.

@@ -17,16 +17,16 @@ from archcost.errors import RewriteError
 from archcost.latency.fingerprint import fingerprint
 from archcost.latency.measurement import Key, Measurement
 from archcost.latency.store import Store
+from archcost.nn.path_conv import PathConv
 from archcost.rewriting import Plan
-from archcost.rewriting.accelerating.path_conv import PathConv
-from archcost.rewriting.building import built
+from archcost.rewriting.plan.building import built
 from archcost.rewriting.replacement import Kept
 from archcost.rewriting.rules import RULES
 from archcost.rewriting.rules.layout import NOT_MEASURED, Layout, looking_in
 from archcost.rewriting.rules.merge import Merge
 from archcost.rewriting.rules.pool_first import PoolFirst
-from archcost.rewriting.subjects import subjects_of
-from archcost.rewriting.surgery.exchange import replace
+from archcost.rewriting.survey.subjects import subjects_of
+from archcost.surgery.exchange import replace
 
 CONVS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 AVERAGES = {1: nn.AvgPool1d, 2: nn.AvgPool2d, 3: nn.AvgPool3d}

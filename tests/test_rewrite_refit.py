@@ -8,9 +8,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from archcost.errors import InputError, RewriteError
-from archcost.rewriting.accelerating.path_conv import PathConv
-from archcost.rewriting.weights.moments import collect
-from archcost.rewriting.weights.refit import mean_shift, refit
+from archcost.nn.path_conv import PathConv
+from archcost.weights.moments import collect
+from archcost.weights.refit import mean_shift, refit
 
 
 @pytest.fixture(autouse=True)

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 import archcost
-from archcost.proposals import Proposals
 from archcost.report.proposals import COLUMNS, SCHEMA
-from archcost.rewriting.applying import Outcome
+from archcost.rewriting.plan.applying import Outcome
 from archcost.rewriting.proposal import Advice, Costs, Proposal, Raced, Stays
+from archcost.rewriting.proposals import Proposals
 from archcost.rewriting.replacement import Replacement, chained
 from archcost.spec import ConvSpec
 
@@ -328,8 +328,8 @@ class Small(nn.Module):
 
 
 def rewritten(outcomes=(), stays=(), inplace=False):
-    from archcost.rewriting.plan import Applied, Plan
-    from archcost.rewritten import Rewritten
+    from archcost.rewriting.plan.plan import Applied, Plan
+    from archcost.rewriting.rewritten import Rewritten
 
     torch.manual_seed(0)
     old, new = Small(16), Small(4)

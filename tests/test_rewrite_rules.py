@@ -12,13 +12,13 @@ from torch import nn
 
 import archcost
 from archcost import ConvSpec, RewriteError
-from archcost.rewriting.building import built
+from archcost.merging.compose import composed
+from archcost.rewriting.plan.building import built
 from archcost.rewriting.replacement import Activation, Conv, chain_field
 from archcost.rewriting.rule import available, get
 from archcost.rewriting.rules.stacking import stages
-from archcost.rewriting.subjects import Subject, subjects_of
-from archcost.rewriting.weights.compose import composed
-from archcost.rewriting.weights.moments import Moments
+from archcost.rewriting.survey.subjects import Subject, subjects_of
+from archcost.weights.moments import Moments
 
 FACTORING = ["small_kernels", "asymmetric", "bottleneck", "separable"]
 
@@ -626,7 +626,7 @@ def test_large_layers_take_seconds(name):
 
 
 def test_large_matrices_are_nearly_as_near_as_their_singular_vectors(monkeypatch):
-    from archcost.rewriting.weights import lowrank
+    from archcost.weights import lowrank
 
     spec = conv(48, 40, 5)
     kernel = kernel_of(spec) * torch.arange(1, 41).double().rsqrt()[None, :, None, None, None]

@@ -9,13 +9,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from archcost.errors import InputError
-from archcost.rewriting.building import built
+from archcost.merging.compose import apart, composed
+from archcost.nn.like import ConvLike
+from archcost.rewriting.plan.building import built
 from archcost.rewriting.replacement import chain_field, resized
 from archcost.rewriting.rule import get
-from archcost.rewriting.subjects import Subject
-from archcost.rewriting.surgery.like import ConvLike
-from archcost.rewriting.weights.compose import apart, composed
-from archcost.rewriting.weights.moments import Moments
+from archcost.rewriting.survey.subjects import Subject
+from archcost.weights.moments import Moments
 
 RULES = ("small_kernels", "asymmetric", "bottleneck", "separable")
 MODES = ("zeros", "reflect", "replicate", "circular")

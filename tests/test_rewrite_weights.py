@@ -10,17 +10,17 @@ from torch.nn import functional as F
 
 import archcost
 from archcost.errors import InputError, RewriteError
-from archcost.rewriting.building import built
+from archcost.merging.compose import apart, composed, spread
+from archcost.rewriting.plan.building import built
 from archcost.rewriting.replacement import Activation, Conv, Replacement
 from archcost.rewriting.rule import Factorisation, get
-from archcost.rewriting.subjects import Subject, subjects_of
-from archcost.rewriting.weights.alternating import _Chain, _steps, refined
-from archcost.rewriting.weights.biases import evened
-from archcost.rewriting.weights.carry import errors_of_factors, factored, kernel_error, predicted_error
-from archcost.rewriting.weights.compose import apart, composed, spread
-from archcost.rewriting.weights.moments import collect, covariance_bytes, stream
-from archcost.rewriting.weights.quadratic import normal
+from archcost.rewriting.survey.subjects import Subject, subjects_of
 from archcost.spec import ConvSpec
+from archcost.weights.alternating import _Chain, _steps, refined
+from archcost.weights.biases import evened
+from archcost.weights.carry import errors_of_factors, factored, kernel_error, predicted_error
+from archcost.weights.moments import collect, covariance_bytes, stream
+from archcost.weights.quadratic import normal
 
 
 @pytest.fixture(autouse=True)
@@ -155,7 +155,7 @@ def test_a_chain_of_another_extent_is_refused():
 
 @under
 def test_large_normal_equations_are_those_written_down(monkeypatch, with_covariance):
-    from archcost.rewriting.weights import quadratic
+    from archcost.weights import quadratic
 
     before = torch.randn(2, 6, 3, 3, 3, dtype=torch.float64)
     width = 3 * 7 * 5

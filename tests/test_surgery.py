@@ -10,10 +10,10 @@ import torchvision
 from torch import nn
 
 from archcost.errors import ModelError, RewriteError
-from archcost.rewriting.surgery.copying import copied
-from archcost.rewriting.surgery.exchange import replace
-from archcost.rewriting.surgery.like import ConvLike
-from archcost.rewriting.surgery.sites import sites
+from archcost.nn.like import ConvLike
+from archcost.surgery.copying import copied
+from archcost.surgery.exchange import replace
+from archcost.surgery.sites import sites
 
 MODELS = {
     "resnet18": lambda: torchvision.models.resnet18(weights=None),

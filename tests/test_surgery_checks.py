@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from archcost.errors import RewriteError
-from archcost.rewriting.surgery.checking import checked, record_inputs
+from archcost.surgery.checking import checked, record_inputs
 
 
 class Restless(nn.Module):

@@ -11,8 +11,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 import archcost
 from archcost.errors import RewriteError
-from archcost.rewriting.accelerating.absorbed import Absorbed
-from archcost.rewriting.accelerating.folding import Chain, chains, folded
+from archcost.nn.absorbed import Absorbed
+from archcost.nn.folding import Chain, chains, folded
 
 
 def norm(channels, axes=2, **options):

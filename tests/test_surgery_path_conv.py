@@ -14,14 +14,14 @@ from torch import nn
 
 import archcost
 from archcost.errors import InputError, SpecError
+from archcost.nn.absorbed import Absorbed
+from archcost.nn.folding import chains
+from archcost.nn.like import ConvLike
+from archcost.nn.path_conv import MOST_SIZES, PathConv
 from archcost.paths import Epilogue, ExecutionPath, get
-from archcost.rewriting.accelerating.absorbed import Absorbed
-from archcost.rewriting.accelerating.folding import chains
-from archcost.rewriting.accelerating.path_conv import MOST_SIZES, PathConv
-from archcost.rewriting.surgery.checking import checked, record_inputs
-from archcost.rewriting.surgery.exchange import replace
-from archcost.rewriting.surgery.like import ConvLike
-from archcost.rewriting.surgery.sites import sites
+from archcost.surgery.checking import checked, record_inputs
+from archcost.surgery.exchange import replace
+from archcost.surgery.sites import sites
 
 RELU = Epilogue(clamp=(0, inf))
 

@@ -12,11 +12,11 @@ from torch.nn.utils import parametrizations, parametrize, prune
 
 import archcost
 from archcost.errors import RewriteError
-from archcost.rewriting.subjects import subjects_of
-from archcost.rewriting.surgery import adapters
-from archcost.rewriting.surgery.elsewhere import used_elsewhere
-from archcost.rewriting.surgery.like import ConvLike
-from archcost.rewriting.surgery.sites import sites
+from archcost.nn.like import ConvLike
+from archcost.rewriting.survey.subjects import subjects_of
+from archcost.surgery import adapters
+from archcost.surgery.elsewhere import used_elsewhere
+from archcost.surgery.sites import sites
 
 
 def pair():
@@ -237,7 +237,7 @@ def test_standardised_weights_are_refused_throughout():
 
 
 def test_same_padding_is_that_of_timm():
-    from archcost.rewriting.surgery.checking import checked
+    from archcost.surgery.checking import checked
 
     for size, kernel, stride, dilation in (
         (11, 3, 2, 1),

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from archcost.analysis import analyze
+from archcost.analysis.analysis import analyze
 from archcost.errors import ArchcostError
 
 Q, TOKENS = (2, 4, 16, 8), (2, 16, 8)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from archcost.analysis import analyze
+from archcost.analysis.analysis import analyze
 from archcost.trace.run import record
 
 IMAGE = torch.rand(1, 8, 16, 16)

@@ -14,8 +14,8 @@ from torch import nn
 from torch.nn.modules import module as hooks_of_torch
 
 from archcost.errors import ArchcostError, InputError, ModelError
+from archcost.progress import Progress
 from archcost.trace.kept import KeptForBackward
-from archcost.trace.progress import Progress
 from archcost.trace.recorder import Recorder
 from archcost.trace.run import record
 from archcost.trace.turns import this_thread

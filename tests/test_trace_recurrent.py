@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from archcost.analysis import analyze
+from archcost.analysis.analysis import analyze
 from archcost.errors import InputError
 from archcost.trace.composite import AS_ON_CPU
 

@@ -11,24 +11,24 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import nn
 
+from archcost.accelerating.acceleration import Acceleration
+from archcost.accelerating.assembling import Stage
+from archcost.accelerating.finals import FEWEST_PASSES, Final, fastest
+from archcost.accelerating.layers import Kept, Layer, layers_of
+from archcost.accelerating.preparing import Asked, measured, network_of
+from archcost.accelerating.program import Step
+from archcost.accelerating.reporting import report, unchanged
 from archcost.errors import InputError, ModelError
 from archcost.latency.deadline import Deadline
 from archcost.latency.settings import settings
 from archcost.latency.store import Store
-from archcost.models import load
-from archcost.rewriting.accelerating.acceleration import Acceleration
-from archcost.rewriting.accelerating.assembling import Stage
-from archcost.rewriting.accelerating.finals import FEWEST_PASSES, Final, fastest
-from archcost.rewriting.accelerating.layers import Kept, Layer, layers_of
-from archcost.rewriting.accelerating.preparing import Asked, measured, network_of
-from archcost.rewriting.accelerating.program import Step
-from archcost.rewriting.accelerating.reporting import report, unchanged
-from archcost.rewriting.surgery.copying import copied
-from archcost.rewriting.surgery.outputs import state_kept, tensors_in
+from archcost.models.specs import load
+from archcost.progress import Progress
+from archcost.surgery.copying import copied
+from archcost.surgery.outputs import state_kept, tensors_in
 from archcost.trace.hints import traced
 from archcost.trace.inputs import like_traced
 from archcost.trace.modules import as_written, check_model, check_values
-from archcost.trace.progress import Progress
 
 __all__ = ["accelerate"]
 

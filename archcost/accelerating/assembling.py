@@ -8,16 +8,16 @@ from contextlib import suppress
 import torch
 from torch import nn
 
+from archcost.accelerating.block import Block
+from archcost.accelerating.choosing import Choice
+from archcost.accelerating.layers import Layer
+from archcost.accelerating.layouts import CHANNELS_LAST, NCHW, label_of, memory_format
+from archcost.accelerating.pooling import quick_pool
+from archcost.accelerating.program import Program, Step
 from archcost.errors import RewriteError
-from archcost.rewriting.accelerating.absorbed import Absorbed
-from archcost.rewriting.accelerating.block import Block
-from archcost.rewriting.accelerating.choosing import Choice
-from archcost.rewriting.accelerating.layers import Layer
-from archcost.rewriting.accelerating.layouts import CHANNELS_LAST, NCHW, label_of, memory_format
-from archcost.rewriting.accelerating.path_conv import PathConv
-from archcost.rewriting.accelerating.pooling import quick_pool
-from archcost.rewriting.accelerating.program import Program, Step
-from archcost.rewriting.surgery.exchange import Handle, replace
+from archcost.nn.absorbed import Absorbed
+from archcost.nn.path_conv import PathConv
+from archcost.surgery.exchange import Handle, replace
 
 __all__ = ["Stage", "convolution_in", "is_untouched", "new_modules"]
 

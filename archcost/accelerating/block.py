@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from archcost.rewriting.accelerating.path_conv import PathConv, seen_from_outside
-from archcost.rewriting.surgery.refusals import hooks_of
+from archcost.nn.path_conv import PathConv, seen_from_outside
+from archcost.surgery.refusals import hooks_of
 from archcost.trace.graph import ModuleCall, Trace
 
 if TYPE_CHECKING:
-    from archcost.rewriting.accelerating.folding import Chain
+    from archcost.nn.folding import Chain
 
 __all__ = ["NOTHING", "Block", "block_of"]
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import NamedTuple
 
+from archcost.accelerating.contest import Took, Way
+from archcost.accelerating.layers import Layer
+from archcost.accelerating.layouts import NCHW, Link, best_labels
+from archcost.accelerating.program import Step
 from archcost.paths.registry import get
-from archcost.rewriting.accelerating.contest import Took, Way
-from archcost.rewriting.accelerating.layers import Layer
-from archcost.rewriting.accelerating.layouts import NCHW, Link, best_labels
-from archcost.rewriting.accelerating.program import Step
 
 __all__ = ["LEAST_GAIN", "Choice", "Measured", "Network", "choices"]
 

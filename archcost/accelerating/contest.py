@@ -9,18 +9,18 @@ from typing import Any
 
 import torch
 
+from archcost.accelerating.layers import Layer, Task
+from archcost.accelerating.layouts import CHANNELS_LAST, NCHW, memory_format
 from archcost.errors import ArchcostError
 from archcost.latency.clock import Timing, compare_calls
 from archcost.latency.deadline import Deadline, now
 from archcost.latency.fingerprint import fingerprint
 from archcost.latency.measurement import Key, Measurement
 from archcost.latency.store import Store
+from archcost.nn.runners import Runner, runner_for
 from archcost.paths.likely import likely
 from archcost.paths.path import ExecutionPath
 from archcost.paths.registry import available, get
-from archcost.rewriting.accelerating.layers import Layer, Task
-from archcost.rewriting.accelerating.layouts import CHANNELS_LAST, NCHW, memory_format
-from archcost.rewriting.accelerating.runners import Runner, runner_for
 
 __all__ = ["Took", "Way", "candidates", "first_look", "images_for", "keep", "near", "rough_seconds", "stored"]
 

@@ -9,13 +9,8 @@ from typing import Any
 
 import torch
 
-from archcost.errors import ArchcostError
-from archcost.latency.clock import Ratio, Timing, ratio
-from archcost.latency.deadline import FEWEST, Deadline, TooLittleTime
-from archcost.paths.accuracy import error_against
-from archcost.paths.registry import get
-from archcost.rewriting.accelerating.assembling import Stage, is_untouched, new_modules
-from archcost.rewriting.accelerating.choosing import (
+from archcost.accelerating.assembling import Stage, is_untouched, new_modules
+from archcost.accelerating.choosing import (
     Allowed,
     Choice,
     Measured,
@@ -23,11 +18,16 @@ from archcost.rewriting.accelerating.choosing import (
     choices,
     labels_for,
 )
-from archcost.rewriting.accelerating.joining import Joined, joined
-from archcost.rewriting.accelerating.layers import Layer
-from archcost.rewriting.accelerating.layouts import CHANNELS_LAST, NCHW
-from archcost.rewriting.accelerating.preparing import Asked
-from archcost.rewriting.surgery.outputs import exact_outputs, fresh, outputs_of, worst_error
+from archcost.accelerating.joining import Joined, joined
+from archcost.accelerating.layers import Layer
+from archcost.accelerating.layouts import CHANNELS_LAST, NCHW
+from archcost.accelerating.preparing import Asked
+from archcost.errors import ArchcostError
+from archcost.latency.clock import Ratio, Timing, ratio
+from archcost.latency.deadline import FEWEST, Deadline, TooLittleTime
+from archcost.paths.accuracy import error_against
+from archcost.paths.registry import get
+from archcost.surgery.outputs import exact_outputs, fresh, outputs_of, worst_error
 
 __all__ = ["FEWEST_PASSES", "Final", "Result", "fastest"]
 

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from archcost.accelerating.choosing import Allowed, Choice, Measured, Network
+from archcost.accelerating.layers import Layer
+from archcost.accelerating.program import Step
 from archcost.paths.registry import available, get
-from archcost.rewriting.accelerating.choosing import Allowed, Choice, Measured, Network
-from archcost.rewriting.accelerating.layers import Layer
-from archcost.rewriting.accelerating.program import Step
 
 __all__ = ["Joined", "joined"]
 

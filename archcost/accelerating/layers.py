@@ -10,19 +10,19 @@ from typing import Any
 import torch
 from torch import nn
 
+from archcost.accelerating.block import block_of
+from archcost.accelerating.program import Step
+from archcost.accelerating.programs import programs_of
 from archcost.errors import ArchcostError
+from archcost.nn.absorbed import Absorbed
+from archcost.nn.folding import Chain, chains, folded
+from archcost.nn.like import ConvLike
 from archcost.paths.accuracy import exact_convolution
 from archcost.paths.epilogue import Epilogue
-from archcost.rewriting.accelerating.absorbed import Absorbed
-from archcost.rewriting.accelerating.block import block_of
-from archcost.rewriting.accelerating.folding import Chain, chains, folded
-from archcost.rewriting.accelerating.program import Step
-from archcost.rewriting.accelerating.programs import programs_of
-from archcost.rewriting.surgery.checking import Recorded, record_inputs
-from archcost.rewriting.surgery.like import ConvLike
-from archcost.rewriting.surgery.refusals import hooks_of
-from archcost.rewriting.surgery.sites import sites
 from archcost.spec import ConvSpec
+from archcost.surgery.checking import Recorded, record_inputs
+from archcost.surgery.refusals import hooks_of
+from archcost.surgery.sites import sites
 from archcost.trace.graph import Op, Trace
 
 __all__ = ["Clamp", "Kept", "Layer", "Task", "layers_of"]

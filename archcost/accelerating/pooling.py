@@ -10,8 +10,8 @@ from torch import nn
 
 from archcost import kernels
 from archcost.kernels.bound import max_pool
-from archcost.rewriting.accelerating.path_conv import looked_on
-from archcost.rewriting.surgery.refusals import hooks_of
+from archcost.nn.path_conv import looked_on
+from archcost.surgery.refusals import hooks_of
 from archcost.trace.graph import Op, Trace
 
 __all__ = ["POOLS", "Pool", "QuickMaxPool", "pool_of", "pools_of", "quick_pool"]

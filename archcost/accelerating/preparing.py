@@ -10,12 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from archcost.latency.clock import compare_calls
-from archcost.latency.deadline import Deadline, now
-from archcost.latency.store import Store
-from archcost.rewriting.accelerating.assembling import Stage
-from archcost.rewriting.accelerating.choosing import Network
-from archcost.rewriting.accelerating.contest import (
+from archcost.accelerating.assembling import Stage
+from archcost.accelerating.choosing import Network
+from archcost.accelerating.contest import (
     Compare,
     Took,
     Way,
@@ -27,12 +24,15 @@ from archcost.rewriting.accelerating.contest import (
     stored,
     ways_of,
 )
-from archcost.rewriting.accelerating.layers import Layer, Task
-from archcost.rewriting.accelerating.layouts import pinned_by_ends, pinned_by_views, regions
-from archcost.rewriting.accelerating.pooling import pools_of
-from archcost.rewriting.accelerating.program import Step
-from archcost.rewriting.accelerating.rehearsal import rehearsed
-from archcost.rewriting.surgery.outputs import fresh
+from archcost.accelerating.layers import Layer, Task
+from archcost.accelerating.layouts import pinned_by_ends, pinned_by_views, regions
+from archcost.accelerating.pooling import pools_of
+from archcost.accelerating.program import Step
+from archcost.accelerating.rehearsal import rehearsed
+from archcost.latency.clock import compare_calls
+from archcost.latency.deadline import Deadline, now
+from archcost.latency.store import Store
+from archcost.surgery.outputs import fresh
 from archcost.trace.graph import Trace
 
 __all__ = ["Asked", "measured", "network_of"]

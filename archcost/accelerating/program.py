@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from archcost.rewriting.accelerating.path_conv import PathConv, seen_from_outside
-from archcost.rewriting.accelerating.pooling import Pool
-from archcost.rewriting.accelerating.runners import Clamp, Kernel
-from archcost.rewriting.accelerating.siblings import Siblings
+from archcost.accelerating.pooling import Pool
+from archcost.accelerating.siblings import Siblings
+from archcost.nn.path_conv import PathConv, seen_from_outside
+from archcost.nn.runners import Clamp, Kernel
 
 __all__ = ["Program", "Step"]
 

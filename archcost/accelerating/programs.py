@@ -7,11 +7,11 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from archcost.rewriting.accelerating.folding import Chain
-from archcost.rewriting.accelerating.pooling import POOLS
-from archcost.rewriting.accelerating.program import Step
-from archcost.rewriting.accelerating.steps import dead_copies, steps_of
-from archcost.rewriting.surgery.refusals import hooks_of
+from archcost.accelerating.pooling import POOLS
+from archcost.accelerating.program import Step
+from archcost.accelerating.steps import dead_copies, steps_of
+from archcost.nn.folding import Chain
+from archcost.surgery.refusals import hooks_of
 from archcost.trace.graph import Trace
 
 __all__ = ["programs_of"]

@@ -14,15 +14,15 @@ from typing import Any
 
 import torch
 
+from archcost.accelerating.assembling import Stage, convolution_in, new_modules
+from archcost.accelerating.choosing import Choice, Network
+from archcost.accelerating.contest import Took, Way, near
+from archcost.accelerating.layers import Layer, Task
+from archcost.accelerating.layouts import CHANNELS_LAST, NCHW
 from archcost.latency.clock import interquartile
 from archcost.latency.deadline import Deadline, now
 from archcost.latency.stopwatch import CpuStopwatch, Stopwatch, WallStopwatch
-from archcost.rewriting.accelerating.assembling import Stage, convolution_in, new_modules
-from archcost.rewriting.accelerating.choosing import Choice, Network
-from archcost.rewriting.accelerating.contest import Took, Way, near
-from archcost.rewriting.accelerating.layers import Layer, Task
-from archcost.rewriting.accelerating.layouts import CHANNELS_LAST, NCHW
-from archcost.rewriting.surgery.outputs import fresh
+from archcost.surgery.outputs import fresh
 
 __all__ = ["rehearsed"]
 

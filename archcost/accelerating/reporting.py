@@ -6,17 +6,17 @@ from typing import Any
 
 import torch
 
+from archcost.accelerating.acceleration import Acceleration, LayerAcceleration
+from archcost.accelerating.choosing import Choice
+from archcost.accelerating.contest import Took, candidates
+from archcost.accelerating.finals import Final, Result
+from archcost.accelerating.layers import Kept, Layer
+from archcost.accelerating.layouts import CHANNELS_LAST
+from archcost.accelerating.preparing import Asked
 from archcost.latency.fingerprint import fingerprint
 from archcost.paths.likely import without_kernel
 from archcost.paths.registry import get
-from archcost.rewriting.accelerating.acceleration import Acceleration, LayerAcceleration
-from archcost.rewriting.accelerating.choosing import Choice
-from archcost.rewriting.accelerating.contest import Took, candidates
-from archcost.rewriting.accelerating.finals import Final, Result
-from archcost.rewriting.accelerating.layers import Kept, Layer
-from archcost.rewriting.accelerating.layouts import CHANNELS_LAST
-from archcost.rewriting.accelerating.preparing import Asked
-from archcost.rewriting.surgery.outputs import tensors_in
+from archcost.surgery.outputs import tensors_in
 
 __all__ = ["report", "unchanged"]
 

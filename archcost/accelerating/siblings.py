@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from archcost.errors import ArchcostError
+from archcost.nn.path_conv import MOST_SIZES, PathConv, Stamp
+from archcost.nn.runners import Clamp, Runner, runner_for
 from archcost.paths.path import Prepared
-from archcost.rewriting.accelerating.path_conv import MOST_SIZES, PathConv, Stamp
-from archcost.rewriting.accelerating.runners import Clamp, Runner, runner_for
 
 __all__ = ["Siblings"]
 

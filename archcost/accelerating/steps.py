@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from archcost.rewriting.accelerating.block import NOTHING
-from archcost.rewriting.accelerating.folding import Chain, is_norm, limits_of
-from archcost.rewriting.accelerating.pooling import Pool, pool_of
-from archcost.rewriting.accelerating.program import Step
+from archcost.accelerating.block import NOTHING
+from archcost.accelerating.pooling import Pool, pool_of
+from archcost.accelerating.program import Step
+from archcost.nn.folding import Chain, is_norm, limits_of
 from archcost.trace.graph import ModuleCall, Op, TensorRef, Trace, refs
 
 __all__ = ["dead_copies", "steps_of"]

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from torch import nn
 
     from archcost.fields.fields import Fields
-    from archcost.measured import Measured
-    from archcost.proposals import Proposals
+    from archcost.latency.measured import Measured
     from archcost.report.frames import Path
     from archcost.report.table import Depth
+    from archcost.rewriting.proposals import Proposals
 
 __all__ = ["Analysis", "analysis_of", "analyze"]
 
@@ -104,9 +104,9 @@ def _analyze_spec(
     spec: str, inputs: Any, input_size: Any, weights: str | None, options: dict[str, Any]
 ) -> Analysis:
     """Without values first, which builds a model of any size at once; with them where its code needs some."""
-    from archcost.models import load
+    from archcost.models.specs import load
+    from archcost.progress import Progress
     from archcost.trace.inputs import floating
-    from archcost.trace.progress import Progress
 
     # One floating-point dtype is the model's too, since inputs of another could not meet its weights.
     floats = floating(options["dtype"]) if inputs is None else None
@@ -160,7 +160,7 @@ class _Named:
 
     @cached_property
     def _model(self) -> nn.Module:
-        from archcost.models import load
+        from archcost.models.specs import load
 
         return load(self.spec, weights=self.weights, dtype=self.dtype).model
 
@@ -275,7 +275,7 @@ class Analysis:
 
         Times are those that the user's store has; errors of weights are not worked out here.
         """
-        from archcost.proposals import propose
+        from archcost.rewriting.proposals import propose
 
         return propose(self, errors=False)
 
@@ -284,7 +284,7 @@ class Analysis:
 
         Without ``inputs``, on random ones of the shapes that were traced.
         """
-        from archcost.measuring import measure
+        from archcost.latency.measure import measure
 
         return measure(self, inputs, **options)
 

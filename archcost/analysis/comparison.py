@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from archcost.analysis import Analysis, analysis_of
+from archcost.analysis.analysis import Analysis, analysis_of
 from archcost.errors import SpecError
 
 if TYPE_CHECKING:

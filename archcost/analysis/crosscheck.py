@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from archcost.analysis import Analysis
+    from archcost.analysis.analysis import Analysis
 
 __all__ = ["CrossCheck", "Difference", "crosscheck"]
 
@@ -117,12 +117,12 @@ def crosscheck(
     untouched. A witness that fails is reported in ``failures``. Raises what `analyze` raises, and
     ModelError for a model on `meta`, which no witness can run.
     """
-    from archcost.analysis import analyze
-    from archcost.models import load
+    from archcost.analysis.analysis import analyze
+    from archcost.models.specs import load
+    from archcost.progress import Progress
     from archcost.trace.failure import first_sentences
     from archcost.trace.inputs import floating
     from archcost.trace.modules import check_model, walk
-    from archcost.trace.progress import Progress
     from archcost.trace.state import Untouched
 
     name = None

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from archcost.analysis import Analysis
+    from archcost.analysis.analysis import Analysis
     from archcost.fields.effective import EffectiveField
     from archcost.fields.witness import Claim
 
@@ -60,7 +60,7 @@ def effective_field(
         InputError: the inputs do not fit, or are whole numbers, which have no gradient.
         ModelError: no gradient comes through, it is 0 or not finite, or the model cannot be copied or run.
     """
-    from archcost.analysis import Analysis, analyze
+    from archcost.analysis.analysis import Analysis, analyze
     from archcost.fields.effective import check_share, measure
     from archcost.trace.inputs import as_call
     from archcost.trace.modules import as_written
@@ -87,7 +87,7 @@ def effective_field(
 
 def _in_eval_mode(analysis: Analysis, source: nn.Module) -> Analysis:
     """The same of the model in eval mode, in which the field is measured: its field on paper may differ."""
-    from archcost.analysis import analyze
+    from archcost.analysis.analysis import analyze
     from archcost.trace.inputs import like_traced
     from archcost.trace.modules import walk
     from archcost.trace.state import Untouched

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from archcost.analysis import Analysis
+    from archcost.analysis.analysis import Analysis
     from archcost.fields.witness import Witness
 
 __all__ = ["receptive_field", "verify_field", "verify_fields"]
@@ -49,7 +49,7 @@ def receptive_field(
         SpecError: no such layer, position or call.
         ModelError: ``verify`` and the model disagrees, cannot run in float64, or is gone.
     """
-    from archcost.analysis import Analysis, analysis_of
+    from archcost.analysis.analysis import Analysis, analysis_of
 
     # The witness of an Analysis may run on inputs of one's own.
     own = None if isinstance(model, Analysis) and verify else inputs

@@ -65,7 +65,7 @@ def zoo_entries(
 
 def count_entry(row: Published) -> ZooRow:
     """Build, count and compare one model of the zoo."""
-    from archcost.analysis import analyze
+    from archcost.analysis.analysis import analyze
 
     loaded = build_torchvision(row)
     analysis = analyze(loaded.model, input_size=row.input_size, progress=False)

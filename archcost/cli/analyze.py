@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
         return _check(args)
     if args.operations and args.format in ("table", "html"):
         raise SpecError("--operations needs --format csv, markdown or json")
-    from archcost.analysis import analyze
+    from archcost.analysis.analysis import analyze
 
     analysis = analyze(args.spec, weights=args.weights, **inputs(args))
     options = given(depth=args.depth, top=args.top, sort=args.sort, columns=args.columns)
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> int:
-    from archcost.witnesses import crosscheck
+    from archcost.analysis.crosscheck import crosscheck
 
     table = ("device", "depth", "top", "sort", "columns", "operations")
     unused = [name for name in table if getattr(args, name)] + ["format"] * (args.format != "table")

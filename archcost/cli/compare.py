@@ -24,7 +24,7 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """The exit code."""
-    from archcost.comparison import compare
+    from archcost.analysis.comparison import compare
 
     comparison = compare(args.spec, args.other, **inputs(args))
     write(args, comparison, given(depth=args.depth))

@@ -33,11 +33,11 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """The exit code."""
-    from archcost.analysis import analyze
-    from archcost.receptive import verify_field
+    from archcost.analysis.analysis import analyze
+    from archcost.analysis.receptive import verify_field
 
     for path in filter(None, (args.plot, args.growth)):
-        from archcost.report.pictures.canvas import check_path
+        from archcost.plot.drawing.canvas import check_path
 
         check_path(path)
         check_writable(path, args.force)
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     witness = verify_field(analysis, field) if args.verify else None
     effective = None
     if args.effective:
-        from archcost.effective import effective_field
+        from archcost.analysis.effective import effective_field
 
         effective = effective_field(analysis, layer=args.layer, position=args.position)
     _draw(args, analysis, effective)  # first: whoever reads what is printed may have gone
@@ -71,11 +71,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _draw(args: argparse.Namespace, analysis: Any, effective: Any) -> None:
+    from archcost import plot
+
     if args.plot:
-        from archcost.report.pictures.window import plot_window
-
-        plot_window(analysis, layer=args.layer, position=args.position, effective=effective, path=args.plot)
+        plot.window(analysis, layer=args.layer, position=args.position, effective=effective, path=args.plot)
     if args.growth:
-        from archcost.report.pictures.growth import plot_growth
-
-        plot_growth(analysis, path=args.growth)
+        plot.growth(analysis, path=args.growth)

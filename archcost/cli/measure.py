@@ -42,8 +42,8 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """The exit code."""
-    from archcost.analysis import analyze
-    from archcost.measured import MeasuringInterrupted
+    from archcost.analysis.analysis import analyze
+    from archcost.latency.measured import MeasuringInterrupted
 
     analysis = analyze(args.spec, weights=args.weights, input_size=sizes(args))
     paths = "all" if args.paths == ["all"] else args.paths

@@ -66,10 +66,10 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """The exit code."""
-    from archcost.analysis import analyze
+    from archcost.analysis.analysis import analyze
     from archcost.cli.batches import load_batches
     from archcost.latency.settings import settings
-    from archcost.proposals import propose
+    from archcost.rewriting.proposals import propose
 
     rules = rule_names(args)
     batches = None if args.batches is None else load_batches(args.batches, args.batch_size)

@@ -17,7 +17,7 @@ from archcost.cli.propose import random_weights
 from archcost.errors import SpecError
 
 if TYPE_CHECKING:
-    from archcost.rewritten import Rewritten
+    from archcost.rewriting.rewritten import Rewritten
 
 __all__ = ["add", "run"]
 
@@ -78,8 +78,8 @@ def run(args: argparse.Namespace) -> int:
     from archcost.cli.batches import load_batches
     from archcost.latency.deadline import TooLittleTime
     from archcost.latency.settings import settings
-    from archcost.models import load
-    from archcost.rewritten import rewrite
+    from archcost.models.specs import load
+    from archcost.rewriting.rewritten import rewrite
 
     batches = None if args.batches is None else load_batches(args.batches, args.batch_size)
     loaded = load(args.spec, weights=args.weights)

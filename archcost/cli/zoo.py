@@ -29,9 +29,9 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """The exit code."""
-    from archcost.models import count_entry, zoo_entries
+    from archcost.analysis.zoo import count_entry, zoo_entries
+    from archcost.progress import Progress
     from archcost.report.zoo import header, line
-    from archcost.trace.progress import Progress
 
     default = None if args.pattern else ("classification",)
     tasks = tuple(args.task) if args.task else default

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 
 from archcost.errors import ArchcostError
-from archcost.plugins import load_plugins
+from archcost.registry import load_plugins
 from archcost.trace.graph import Op
 
 KINDS = (

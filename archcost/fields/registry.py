@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from archcost.errors import ArchcostError
 from archcost.fields.intervals import Intervals, union
-from archcost.plugins import load_plugins
+from archcost.registry import load_plugins
 from archcost.trace.graph import Op, TensorRef, refs
 from archcost.trace.schema import arguments, find_overload
 

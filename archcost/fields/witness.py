@@ -75,7 +75,7 @@ class Watched(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """A field, and where in the model it is to be seen; see `archcost.receptive.verify_fields`."""
+    """A field, and where in the model it is to be seen; see `archcost.analysis.receptive.verify_fields`."""
 
     field: ReceptiveField
     dims: tuple[int, ...]

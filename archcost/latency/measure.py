@@ -8,10 +8,10 @@ from contextlib import ExitStack, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from archcost.analysis import Analysis, analyze
+from archcost.analysis.analysis import Analysis, analyze
 from archcost.errors import InputError, SpecError
 from archcost.latency.deadline import Deadline, now
-from archcost.measured import Measured, MeasuringInterrupted
+from archcost.latency.measured import Measured, MeasuringInterrupted
 
 if TYPE_CHECKING:
     import torch
@@ -135,7 +135,7 @@ class _Run:
         from archcost.latency.paths import Asked, time_paths
         from archcost.latency.roofline import measure_roofline
         from archcost.latency.unreached import predict_unreached
-        from archcost.trace.progress import Progress
+        from archcost.progress import Progress
 
         tasks = list(dict.fromkeys(call.task for call in self.calls if call.task is not None))
         threads = torch.get_num_threads()

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from archcost.errors import RewriteError
-from archcost.rewriting.weights.compose import composed, dense
+from archcost.merging.compose import composed, dense
 from archcost.spec import ConvSpec
 
 __all__ = ["Linear", "identity", "linear"]

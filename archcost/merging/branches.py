@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from archcost.rewriting.merging.affine import Linear, Weights, identity
-from archcost.rewriting.movable import is_norm, norm_problem
+from archcost.merging.affine import Linear, Weights, identity
+from archcost.nn.like import ConvLike
 from archcost.rewriting.replacement import Activation, Kept, Step
-from archcost.rewriting.surgery.like import ConvLike
-from archcost.rewriting.surgery.refusals import is_convolution, why_not
+from archcost.rewriting.survey.movable import is_norm, norm_problem
+from archcost.surgery.refusals import is_convolution, why_not
 from archcost.trace.graph import ModuleCall, Op, TensorRef, Trace, refs
 
 __all__ = ["Branches", "affine_of", "branches_of", "convolution_of"]

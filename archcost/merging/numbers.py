@@ -8,12 +8,12 @@ import torch
 from torch import nn
 
 from archcost.errors import RewriteError
-from archcost.rewriting.merging.affine import Linear, identity
-from archcost.rewriting.merging.branches import affine_of, branches_of, convolution_of
-from archcost.rewriting.merging.transposed import Transposed, begun
-from archcost.rewriting.movable import norm_problem
-from archcost.rewriting.surgery.refusals import is_convolution
+from archcost.merging.affine import Linear, identity
+from archcost.merging.branches import affine_of, branches_of, convolution_of
+from archcost.merging.transposed import Transposed, begun
+from archcost.rewriting.survey.movable import norm_problem
 from archcost.spec import ConvSpec
+from archcost.surgery.refusals import is_convolution
 
 __all__ = ["merged_block", "merged_row"]
 

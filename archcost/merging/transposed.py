@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from archcost.rewriting.merging.affine import Linear, Weights, linear
+from archcost.merging.affine import Linear, Weights, linear
 from archcost.spec import ConvSpec
 
 __all__ = ["Transposed", "begun"]

@@ -14,13 +14,13 @@ from torch import nn
 from torch.autograd import forward_ad
 
 from archcost.errors import ArchcostError
+from archcost.nn.absorbed import Absorbed
+from archcost.nn.folding import folded
+from archcost.nn.like import ConvLike
+from archcost.nn.runners import Clamp, Runner, runner_for
 from archcost.paths.epilogue import PLAIN, Epilogue
 from archcost.paths.path import ExecutionPath, Prepared
 from archcost.paths.registry import available, get
-from archcost.rewriting.accelerating.absorbed import Absorbed
-from archcost.rewriting.accelerating.folding import folded
-from archcost.rewriting.accelerating.runners import Clamp, Runner, runner_for
-from archcost.rewriting.surgery.like import ConvLike
 
 __all__ = ["MOST_SIZES", "PathConv", "Stamp", "looked_on", "seen_from_outside"]
 

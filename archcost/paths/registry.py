@@ -6,7 +6,7 @@ from functools import lru_cache
 
 from archcost.errors import ArchcostError, SpecError
 from archcost.paths.path import ExecutionPath
-from archcost.plugins import load_plugins
+from archcost.registry import load_plugins
 
 __all__ = ["available", "get", "register"]
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
 
-    from archcost.comparison import Comparison
+    from archcost.analysis.comparison import Comparison
 
 __all__ = ["SCHEMA", "draw", "printed", "text_of", "to_csv", "to_html", "to_json", "to_markdown", "to_pandas"]
 

@@ -13,7 +13,7 @@ from archcost.report.text import csv_cell, markdown_cell, well_formed
 if TYPE_CHECKING:
     import pandas as pd
 
-    from archcost.analysis import Analysis
+    from archcost.analysis.analysis import Analysis
 
 __all__ = ["frame", "series", "to_csv", "to_markdown", "to_pandas"]
 

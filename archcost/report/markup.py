@@ -11,7 +11,7 @@ from archcost.report.table import Depth, chosen_columns, grid_of
 from archcost.report.text import html_text
 
 if TYPE_CHECKING:
-    from archcost.analysis import Analysis
+    from archcost.analysis.analysis import Analysis
 
 __all__ = ["block", "to_html"]
 

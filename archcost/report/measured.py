@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
 
-    from archcost.measured import Measured
+    from archcost.latency.measured import Measured
 
 __all__ = [
     *("SCHEMA", "draw", "printed", "record", "text_of"),

@@ -10,7 +10,7 @@ from archcost.report.text import visible
 from archcost.report.units import ratio_text
 
 if TYPE_CHECKING:
-    from archcost.measured import Measured
+    from archcost.latency.measured import Measured
     from archcost.report.grid import Grid
 
 __all__ = ["heading", "notes_of"]

@@ -11,7 +11,7 @@ from archcost.report.text import visible
 from archcost.report.units import axes_text, bytes_text, count_text
 
 if TYPE_CHECKING:
-    from archcost.analysis import Analysis
+    from archcost.analysis.analysis import Analysis
     from archcost.fields.field import ReceptiveField
     from archcost.fields.fields import Fields
     from archcost.fields.findings import Finding

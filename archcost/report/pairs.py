@@ -13,7 +13,7 @@ from archcost.report.columns import MODULE_COLUMNS, Column, Row, near
 from archcost.report.rows import Ledger, at_least
 
 if TYPE_CHECKING:
-    from archcost.comparison import Comparison
+    from archcost.analysis.comparison import Comparison
 
 __all__ = ["DEFAULT_MEASURES", "Measure", "Pair", "measures", "ordered_pairs", "pairs"]
 

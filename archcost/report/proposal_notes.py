@@ -11,9 +11,9 @@ from archcost.report.notes import Explanations, explained
 from archcost.report.text import visible
 
 if TYPE_CHECKING:
-    from archcost.proposals import Proposals
     from archcost.report.grid import Grid
     from archcost.rewriting.proposal import Stays
+    from archcost.rewriting.proposals import Proposals
 
 __all__ = ["named", "notes_of", "stays_notes"]
 

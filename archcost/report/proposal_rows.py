@@ -14,8 +14,8 @@ from archcost.report.text import visible
 from archcost.report.units import ratio_text, si_text
 
 if TYPE_CHECKING:
-    from archcost.proposals import Proposals
     from archcost.rewriting.proposal import Proposal
+    from archcost.rewriting.proposals import Proposals
 
 __all__ = ["flat_lines", "folded_lines", "grid_of", "rules_grid"]
 

@@ -38,13 +38,13 @@ from archcost.report.records import dump, head, versions
 from archcost.report.rows import at_least
 from archcost.report.terminal import console_for, paint, plain, print_encoding, width_for, wrapped
 from archcost.report.text import csv_cell, fit, markdown_cell, width_of
-from archcost.rewriting.plan_json import proposal_record
+from archcost.rewriting.plan.plan_json import proposal_record
 
 if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
 
-    from archcost.proposals import Proposals
+    from archcost.rewriting.proposals import Proposals
 
 __all__ = [
     *("COLUMNS", "SCHEMA", "draw", "markdown_grid", "printed", "record", "text_of"),

@@ -36,7 +36,7 @@ from archcost.report.rows import Ledger, at_least, columns_of, select
 from archcost.report.text import visible, well_formed
 
 if TYPE_CHECKING:
-    from archcost.analysis import Analysis
+    from archcost.analysis.analysis import Analysis
     from archcost.fields.field import ReceptiveField
 
 __all__ = ["SCHEMA", "dump", "field_record", "flat", "head", "to_dict", "to_json", "total_of", "versions"]

@@ -17,10 +17,10 @@ from archcost.report.text import fit, markdown_cell, visible
 from archcost.report.units import ratio_text, si_text
 
 if TYPE_CHECKING:
-    from archcost.analysis import Analysis
-    from archcost.rewriting.applying import Outcome
+    from archcost.analysis.analysis import Analysis
+    from archcost.rewriting.plan.applying import Outcome
     from archcost.rewriting.proposal import Raced
-    from archcost.rewritten import Rewritten
+    from archcost.rewriting.rewritten import Rewritten
 
 __all__ = ["printed", "text_of", "to_markdown"]
 

@@ -20,7 +20,7 @@ from archcost.report.columns import (
 )
 
 if TYPE_CHECKING:
-    from archcost.analysis import Analysis
+    from archcost.analysis.analysis import Analysis
 
 __all__ = ["Ledger", "at_least", "columns_of", "ordered", "select"]
 

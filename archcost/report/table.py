@@ -17,7 +17,7 @@ from archcost.report.tree import tree
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from archcost.analysis import Analysis
+    from archcost.analysis.analysis import Analysis
 
 __all__ = ["Depth", "chosen_columns", "draw", "grid_of", "lines_of", "printed", "text_of"]
 

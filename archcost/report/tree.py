@@ -13,7 +13,7 @@ from archcost.report.rows import Ledger
 from archcost.report.text import visible
 
 if TYPE_CHECKING:
-    from archcost.analysis import Analysis
+    from archcost.analysis.analysis import Analysis
 
 __all__ = ["Line", "span", "tree"]
 

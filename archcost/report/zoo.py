@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from archcost.models import ZooRow
+    from archcost.analysis.zoo import ZooRow
 
 _LINE = "{:38} {:>27} {:>13} {:>10} {:>10}  {}"
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from archcost.rewriting.proposal import NOISE, Advice, Proposal
-from archcost.rewriting.subjects import Subject
+from archcost.rewriting.survey.subjects import Subject
 
 __all__ = ["advice_for"]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Literal
 
-from archcost.analysis import Analysis, analysis_of
+from archcost.analysis.analysis import Analysis, analysis_of
 from archcost.errors import InputError, SpecError
 from archcost.rewriting.proposal import Advice, Proposal, Stays, best_of
 
@@ -64,8 +64,8 @@ def propose(
     asked = None if names is None else _asked(analysis, names)
     moments = None
     if batches is not None:
-        from archcost.rewriting.applying import moments_of
-        from archcost.rewriting.subjects import subjects_of
+        from archcost.rewriting.plan.applying import moments_of
+        from archcost.rewriting.survey.subjects import subjects_of
         from archcost.trace.modules import check_values
 
         check_values(net, "propose with batches")
@@ -98,7 +98,7 @@ def propose(
 
 def _asked(analysis: Analysis, names: Iterable[str]) -> set[str]:
     """The names of the convolutions that names and patterns mean."""
-    from archcost.rewriting.subjects import subjects_of
+    from archcost.rewriting.survey.subjects import subjects_of
     from archcost.trace.modules import no_convolution
 
     subjects = subjects_of(analysis.model, analysis.trace, analysis.costs)

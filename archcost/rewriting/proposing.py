@@ -8,24 +8,24 @@ from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from archcost.errors import ArchcostError, InputError, RewriteError
+from archcost.progress import Progress
 from archcost.rewriting import rule as rules_
 from archcost.rewriting.advice import advice_for
-from archcost.rewriting.places import costs_after, costs_before, new_specs, old_specs
 from archcost.rewriting.proposal import Advice, Proposal, Stays
 from archcost.rewriting.replacement import named_by
 from archcost.rewriting.rule import Rewrite
-from archcost.rewriting.subjects import Subject, subjects_of
+from archcost.rewriting.survey.places import costs_after, costs_before, new_specs, old_specs
+from archcost.rewriting.survey.subjects import Subject, subjects_of
 from archcost.spec import ConvSpec
 from archcost.trace.graph import Trace
-from archcost.trace.progress import Progress
 
 if TYPE_CHECKING:
     from torch import nn
 
     from archcost.cost.costs import Costs
     from archcost.latency.store import Store
-    from archcost.rewriting.weights.moments import Moments
-    from archcost.rewriting.weights.unfolded import Unfolded
+    from archcost.weights.moments import Moments
+    from archcost.weights.unfolded import Unfolded
 
 __all__ = ["Found", "proposal_of", "proposals_of", "shape_of"]
 
@@ -75,7 +75,7 @@ def proposals_of(
     found: list[Proposal] = []
     from archcost.latency.store import Store
     from archcost.rewriting.rules.layout import looking_in
-    from archcost.rewriting.weights.carry import unfolded_of
+    from archcost.weights.carry import unfolded_of
 
     # Without a store, an empty one: what is asked for is to look nowhere.
     there = Store(":memory:") if store is None else store
@@ -175,7 +175,7 @@ def errors_of(
 ) -> tuple[float | None, float | None]:
     """Of the weights and, with moments, of the output; None where there are no weights or it has none."""
     from archcost.rewriting.rule import Factorisation
-    from archcost.rewriting.weights.carry import errors_of_factors
+    from archcost.weights.carry import errors_of_factors
 
     module = subject.around.model.get_submodule(subject.name)
     if not isinstance(rule, Factorisation) or any(p.is_meta for p in module.parameters()):

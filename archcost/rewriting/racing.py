@@ -19,14 +19,14 @@ from archcost.latency.deadline import FEWEST, Deadline, TooLittleTime, now
 from archcost.latency.fingerprint import fingerprint
 from archcost.latency.measurement import Key, Measurement
 from archcost.latency.store import Store
-from archcost.rewriting.building import built
+from archcost.progress import Progress
+from archcost.rewriting.plan.building import built
 from archcost.rewriting.proposal import Proposal, Raced
 from archcost.rewriting.replacement import Step, named_by
-from archcost.rewriting.surgery.checking import Recorded, evaluating, record_inputs
-from archcost.rewriting.surgery.exchange import fit
-from archcost.rewriting.surgery.outputs import fresh
+from archcost.surgery.checking import Recorded, evaluating, record_inputs
+from archcost.surgery.exchange import fit
+from archcost.surgery.outputs import fresh
 from archcost.trace.modules import walk
-from archcost.trace.progress import Progress
 from archcost.trace.state import Untouched
 
 __all__ = ["race_proposals", "raced", "stored_race"]

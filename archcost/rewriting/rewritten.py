@@ -9,8 +9,8 @@ from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-from archcost.analysis import Analysis, analyze
-from archcost.comparison import Comparison
+from archcost.analysis.analysis import Analysis, analyze
+from archcost.analysis.comparison import Comparison
 from archcost.errors import InputError, ModelError, RewriteError, SpecError
 from archcost.rewriting.proposal import Proposal, Stays
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from torch import nn
 
     from archcost.latency.store import Store
-    from archcost.rewriting.applying import Outcome
-    from archcost.rewriting.plan import Applied, Plan
+    from archcost.rewriting.plan.applying import Outcome
+    from archcost.rewriting.plan.plan import Applied, Plan
     from archcost.rewriting.proposal import Raced
-    from archcost.rewriting.subjects import Subject
-    from archcost.rewriting.surgery.sites import Hooks
-    from archcost.rewriting.weights.moments import Moments
+    from archcost.rewriting.survey.subjects import Subject
+    from archcost.surgery.sites import Hooks
+    from archcost.weights.moments import Moments
 
 __all__ = ["Rewritten", "rewrite"]
 
@@ -78,13 +78,13 @@ def rewrite(
         SpecError: no such rule, or no such layer.
     """
     from archcost.latency.store import Store, opened
-    from archcost.rewriting.applying import carried_out
     from archcost.rewriting.budget import within_budget
-    from archcost.rewriting.plan import Plan
+    from archcost.rewriting.plan.applying import carried_out
+    from archcost.rewriting.plan.plan import Plan
     from archcost.rewriting.proposal import best_of
     from archcost.rewriting.proposing import proposals_of
     from archcost.rewriting.rules.layout import looking_in
-    from archcost.rewriting.surgery.copying import copied
+    from archcost.surgery.copying import copied
     from archcost.trace.modules import as_written, check_model, check_values
 
     check_model(model, InputError, "rewrite: ")
@@ -195,8 +195,8 @@ class Rewritten:
         """max |new - old| / max |old| of the outputs for the inputs given; None where the old one is gone."""
         if self.original is None:
             return None
-        from archcost.rewriting.applying import outputs_apart
-        from archcost.rewriting.surgery.outputs import worst_error
+        from archcost.rewriting.plan.applying import outputs_apart
+        from archcost.surgery.outputs import worst_error
 
         return worst_error(*(outputs_apart(model, self.inputs) for model in (self.model, self.original)))
 
@@ -284,9 +284,9 @@ def _moments(
     """Of the inputs of all layers that may be rewritten; none where they take too much memory at once."""
     if data is None or (choices is not None and not isinstance(choices, Mapping)):
         return {}
-    from archcost.rewriting.applying import moments_of
-    from archcost.rewriting.subjects import subjects_of
-    from archcost.rewriting.weights.moments import covariance_bytes
+    from archcost.rewriting.plan.applying import moments_of
+    from archcost.rewriting.survey.subjects import subjects_of
+    from archcost.weights.moments import covariance_bytes
 
     model = analysis.model
     subjects = subjects_of(model, analysis.trace, analysis.costs, hooks=hooks)
@@ -336,7 +336,7 @@ def _one(
     from archcost.rewriting.proposal import best_of
     from archcost.rewriting.proposing import proposal_of, proposals_of
     from archcost.rewriting.rule import get
-    from archcost.rewriting.subjects import subjects_of
+    from archcost.rewriting.survey.subjects import subjects_of
     from archcost.trace.modules import no_convolution
 
     if isinstance(choice, Proposal):

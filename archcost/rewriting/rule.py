@@ -8,16 +8,16 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from archcost.errors import ArchcostError, SpecError
-from archcost.plugins import load_plugins
+from archcost.registry import load_plugins
 from archcost.rewriting.replacement import Replacement
-from archcost.rewriting.subjects import Subject
+from archcost.rewriting.survey.subjects import Subject
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from archcost.rewriting.weights.moments import Moments
-    from archcost.rewriting.weights.unfolded import Unfolded
+    from archcost.weights.moments import Moments
+    from archcost.weights.unfolded import Unfolded
 
 __all__ = ["Factorisation", "Options", "Rewrite", "Weights", "available", "get", "register"]
 
@@ -75,7 +75,7 @@ class Rewrite(ABC):
 class Factorisation(Rewrite):
     """A rule that puts a chain of convolutions in the place of one, linear but for what lies between.
 
-    Its subclasses say how to begin; the rest is the same for all: see `archcost.rewriting.weights`.
+    Its subclasses say how to begin; the rest is the same for all: see `archcost.weights`.
     """
 
     @abstractmethod
@@ -108,7 +108,7 @@ class Factorisation(Rewrite):
     def carry(
         self, modules: Mapping[str, nn.Module], replacement: Replacement, moments: Moments | None = None
     ) -> Weights:
-        from archcost.rewriting.weights.carry import factored
+        from archcost.weights.carry import factored
 
         return {replacement.name: factored(self, modules[replacement.name], replacement, moments)}
 

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from archcost.errors import RewriteError
-from archcost.rewriting.surgery.copying import copied
-from archcost.rewriting.surgery.refusals import HOOKS, hooks_of
-from archcost.rewriting.surgery.sites import Hooks, Place, places_of
+from archcost.surgery.copying import copied
+from archcost.surgery.refusals import HOOKS, hooks_of
+from archcost.surgery.sites import Hooks, Place, places_of
 from archcost.trace.modules import ModuleTree, walk
 
 __all__ = ["Handle", "fit", "replace"]

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from archcost.errors import ArchcostError
-from archcost.rewriting.surgery.copying import copied
+from archcost.surgery.copying import copied
 from archcost.trace.inputs import as_call, map_tensors
 
 __all__ = ["exact_outputs", "fresh", "outputs_of", "state_kept", "worst_error"]

@@ -11,8 +11,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from archcost.rewriting.surgery.elsewhere import used_elsewhere
-from archcost.rewriting.surgery.refusals import hooks_of, is_convolution, why_not, wraps
+from archcost.surgery.elsewhere import used_elsewhere
+from archcost.surgery.refusals import hooks_of, is_convolution, why_not, wraps
 from archcost.trace.graph import Trace
 from archcost.trace.modules import ModuleTree, type_name, walk
 

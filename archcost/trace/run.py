@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from archcost.errors import ArchcostError, InputError
+from archcost.progress import Progress
 from archcost.trace import inputs as inputs_
 from archcost.trace.failure import Failed
 from archcost.trace.graph import Trace
@@ -24,7 +25,6 @@ from archcost.trace.modules import (
     walk,
 )
 from archcost.trace.passes import MakeInputs, Passes
-from archcost.trace.progress import Progress
 from archcost.trace.turns import Interrupts, my_turn
 
 __all__ = ["record"]

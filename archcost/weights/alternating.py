@@ -8,9 +8,9 @@ from math import prod
 import torch
 
 from archcost.errors import RewriteError
-from archcost.rewriting.weights.compose import apart, dense, spread, stacked, steps_of, windows
-from archcost.rewriting.weights.quadratic import factored, normal, windowed
+from archcost.merging.compose import apart, dense, spread, stacked, steps_of, windows
 from archcost.spec import ConvSpec
+from archcost.weights.quadratic import factored, normal, windowed
 
 __all__ = ["on_taps", "refined", "work_of"]
 

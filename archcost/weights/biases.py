@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from archcost.errors import RewriteError
-from archcost.rewriting.weights.compose import apart, composed
+from archcost.merging.compose import apart, composed
 from archcost.spec import ConvSpec
 
 if TYPE_CHECKING:
-    from archcost.rewriting.weights.moments import Moments
+    from archcost.weights.moments import Moments
 
 __all__ = ["INPUT_RANGE", "PASSING", "biases", "evened"]
 

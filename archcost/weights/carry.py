@@ -11,16 +11,16 @@ import torch
 from torch import nn
 
 from archcost.errors import RewriteError
+from archcost.merging.compose import apart
 from archcost.rewriting.replacement import Activation, Conv, Replacement
-from archcost.rewriting.weights.alternating import on_taps, refined, work_of
-from archcost.rewriting.weights.biases import biases, evened
-from archcost.rewriting.weights.compose import apart
-from archcost.rewriting.weights.unfolded import Unfolded
 from archcost.spec import ConvSpec
+from archcost.weights.alternating import on_taps, refined, work_of
+from archcost.weights.biases import biases, evened
+from archcost.weights.unfolded import Unfolded
 
 if TYPE_CHECKING:
     from archcost.rewriting.rule import Factorisation
-    from archcost.rewriting.weights.moments import Moments
+    from archcost.weights.moments import Moments
 
 __all__ = ["errors_of_factors", "factored", "kernel_error", "predicted_error", "unfolded_of"]
 

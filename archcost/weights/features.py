@@ -12,10 +12,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from archcost.errors import ArchcostError, InputError, RewriteError
-from archcost.rewriting.surgery.checking import evaluating
-from archcost.rewriting.surgery.like import ConvLike
-from archcost.rewriting.surgery.outputs import fresh
+from archcost.nn.like import ConvLike
 from archcost.spec import ConvSpec
+from archcost.surgery.checking import evaluating
+from archcost.surgery.outputs import fresh
 from archcost.trace.modules import walk
 from archcost.trace.state import Untouched
 

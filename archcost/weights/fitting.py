@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from archcost.rewriting.weights.sums import product_of, widened
+from archcost.weights.sums import product_of, widened
 
 __all__ = ["Fit", "Normal"]
 

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from archcost.errors import RewriteError
-from archcost.rewriting.weights.features import (
+from archcost.progress import Progress
+from archcost.weights.features import (
     again,
     batches_in,
     layer_of,
@@ -20,8 +21,7 @@ from archcost.rewriting.weights.features import (
     space_of,
     spaced,
 )
-from archcost.rewriting.weights.sums import Sums
-from archcost.trace.progress import Progress
+from archcost.weights.sums import Sums
 
 __all__ = ["LIMIT", "Moments", "collect", "covariance_bytes", "stream"]
 

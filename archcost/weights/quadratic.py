@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from archcost.rewriting.weights.compose import windows
+from archcost.merging.compose import windows
 
 _SMALL = 2**21
 """Elements of a matrix that is written down."""

@@ -11,9 +11,10 @@ import torch
 from torch import nn
 
 from archcost.errors import RewriteError
-from archcost.rewriting.surgery import adapters
-from archcost.rewriting.surgery.like import ConvLike
-from archcost.rewriting.weights.features import (
+from archcost.nn.like import ConvLike
+from archcost.progress import Progress
+from archcost.surgery import adapters
+from archcost.weights.features import (
     Runner,
     again,
     batches_in,
@@ -23,9 +24,8 @@ from archcost.rewriting.weights.features import (
     space_of,
     spaced,
 )
-from archcost.rewriting.weights.fitting import Fit, Normal
-from archcost.rewriting.weights.moments import Moments, stream
-from archcost.trace.progress import Progress
+from archcost.weights.fitting import Fit, Normal
+from archcost.weights.moments import Moments, stream
 
 __all__ = ["Refactor", "Refit", "mean_shift", "refit"]
 

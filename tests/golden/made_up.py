@@ -7,17 +7,17 @@ from golden.models import branches
 
 import archcost
 from archcost import ConvSpec
+from archcost.accelerating.acceleration import Acceleration, LayerAcceleration
 from archcost.latency.clock import Ratio
 from archcost.latency.convolutions import convolutions_of
 from archcost.latency.fingerprint import Fingerprint
+from archcost.latency.measured import Measured
 from archcost.latency.measurement import Key, Measurement
 from archcost.latency.parts import CallTime, InContext, Span
 from archcost.latency.paths import PathTimes
 from archcost.latency.predictor import Prediction
 from archcost.latency.roofline import Roofline
 from archcost.latency.store import Store
-from archcost.measured import Measured
-from archcost.rewriting.accelerating.acceleration import Acceleration, LayerAcceleration
 from archcost.rewriting.proposal import Raced
 
 SIZE = (1, 3, 32, 32)

@@ -1,6 +1,1 @@
-"""Pictures by matplotlib (the extra ``plots``); no pyplot, so no global state.
-
-Of receptive fields: `growth` draws the field over depth, `window` one window over an image, `stack` how
-windows add up. Of execution paths: `im2col` the matrix, `tiles` those of the Fourier and Winograd paths,
-`winograd` its transforms, `strassen` its seven products.
-"""
+"""How each picture is drawn, one file each, on the canvas and with the cells that they share."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from archcost.report.pictures.canvas import INK
+from archcost.plot.drawing.canvas import INK
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

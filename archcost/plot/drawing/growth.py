@@ -1,20 +1,20 @@
-"""plot_growth: the receptive field over depth, for one model or several."""
+"""plot.growth: the receptive field over depth, for one model or several."""
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from archcost.analysis.analysis import Analysis, analysis_of
 from archcost.errors import SpecError
-from archcost.report.pictures.canvas import COLOURS, GREY, INK, check_path, finish, new_figure, spread
+from archcost.plot.drawing.canvas import COLOURS, GREY, INK, check_path, finish, new_figure, spread
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from torch import nn
 
-    from archcost.analysis import Analysis
-
-__all__ = ["Step", "plot_growth", "steps"]
+__all__ = ["Step", "growth", "steps"]
 
 # What a layer is here: an operation with weights, or a window. Norms and activations see what these see.
 _KINDS = frozenset({"convolution", "pool", "matmul", "attention", "recurrent"})
@@ -49,15 +49,37 @@ def steps(analysis: Analysis) -> list[Step]:
     return found
 
 
-def plot_growth(*analyses: Analysis, path: str | os.PathLike[str] | None = None) -> Figure:
-    """A line a model: the largest field so far; a dot a layer; see `archcost.plot_growth`."""
+def growth(
+    *models: nn.Module | str | Analysis,
+    input_size: Any = None,
+    path: str | os.PathLike[str] | None = None,
+) -> Figure:
+    """The receptive field over depth: a line for each model, a dot for each layer.
+
+    Layers are the operations with weights and the poolings whose output is a spatial map, in order of
+    execution. Heights are pixels of the input, the largest over the axes. A hollow dot is a layer whose
+    exact field is the whole input; it stands at `ReceptiveField.local`.
+
+    Args:
+        models: modules, SPECs, or the Analyses of them.
+        input_size: of those that are no Analysis, as in `archcost.analyze`.
+        path: written to, in the format that its suffix names (.png, .svg, .pdf); overwritten if it exists.
+
+    Raises:
+        ArchcostError: matplotlib is not installed (``pip install 'archcost[plots]'``).
+        SpecError: no model, one without a spatial map, or an unknown suffix.
+    """
     check_path(path)
+    made = all(isinstance(model, Analysis) for model in models)
+    given = (None if isinstance(model, Analysis) and not made else input_size for model in models)
+    pairs = zip(models, given, strict=True)
+    analyses = tuple(analysis_of("plot.growth", model, input_size=size) for model, size in pairs)
     if not analyses:
-        raise SpecError("plot_growth: no model given")
+        raise SpecError("plot.growth: no model given")
     walks = [steps(analysis) for analysis in analyses]
     for analysis, walk in zip(analyses, walks, strict=True):
         if not walk:
-            raise SpecError(f"plot_growth: {analysis.name} has no layer whose output is a spatial map")
+            raise SpecError(f"plot.growth: {analysis.name} has no layer whose output is a spatial map")
     figure = new_figure(9.4, 5.4)
     axes = figure.add_axes((0.085, 0.19, 0.68, 0.715))
     longest = max(map(len, walks))

@@ -1,4 +1,4 @@
-"""plot_im2col: the pixels of a small input, and the matrix in which they stand again and again."""
+"""plot.im2col: the pixels of a small input, and the matrix in which they stand again and again."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from archcost.errors import ArchcostError, SpecError
-from archcost.report.pictures.canvas import COLOURS, INK, by, check_path, finish, new_figure, plain
-from archcost.report.pictures.cells import SOFT, arrow, draw_cells, frame, lighter, say
+from archcost.plot.drawing.canvas import COLOURS, INK, by, check_path, finish, new_figure, plain
+from archcost.plot.drawing.cells import SOFT, arrow, draw_cells, frame, lighter, say
 from archcost.spec import ConvSpec
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["numbered", "plot_im2col"]
+__all__ = ["im2col", "numbered"]
 
 _MOST = 64  # cells a side
 _MARGIN, _GAP, _WIDEST = 0.45, 1.0, 14.0  # inches, as all that follows
@@ -46,8 +46,21 @@ def numbered(spec: ConvSpec) -> tuple[np.ndarray, np.ndarray]:
     return image.reshape(spec.in_channels, rows, -1).long().numpy(), matrix
 
 
-def plot_im2col(spec: ConvSpec, *, path: str | os.PathLike[str] | None = None) -> Figure:
-    """The input on the left, its matrix on the right; see `archcost.plot_im2col`."""
+def im2col(spec: ConvSpec, *, path: str | os.PathLike[str] | None = None) -> Figure:
+    """The im2col matrix of a small convolution: which pixel stands where, and how often.
+
+    The pixels are numbered from 1, and coloured; padding is 0 and white. The first window and the column
+    that it becomes are framed, and one pixel wherever it stands.
+
+    Args:
+        spec: of one or two axes, small: up to 64 rows and 64 columns of the matrix. One image of a batch
+            is drawn.
+        path: as in `plot.growth`.
+
+    Raises:
+        ArchcostError: matplotlib is not installed (``pip install 'archcost[plots]'``).
+        SpecError: three axes, a transposed convolution, a matrix too large, or an unknown suffix.
+    """
     check_path(path)
     _check(spec)
     spec = replace(spec, batch=1)
@@ -78,18 +91,18 @@ def plot_im2col(spec: ConvSpec, *, path: str | os.PathLike[str] | None = None) -
 def _check(spec: ConvSpec) -> None:
     axes = len(spec.output_size)
     if not isinstance(spec, ConvSpec) or axes > 2:
-        raise SpecError(f"plot_im2col: a ConvSpec of one or two axes can be drawn, not one of {axes}")
+        raise SpecError(f"plot.im2col: a ConvSpec of one or two axes can be drawn, not one of {axes}")
     if spec.transposed:
-        raise SpecError("plot_im2col: transposed convolutions are not drawn: their product comes first")
+        raise SpecError("plot.im2col: transposed convolutions are not drawn: their product comes first")
     from archcost.paths.geometry import refusal
 
     reason = refusal(spec)
     if reason is not None:
-        raise SpecError(f"plot_im2col: {reason}")
+        raise SpecError(f"plot.im2col: {reason}")
     if not _is_small(spec):
         rows, columns = _sides(spec)
         raise SpecError(
-            f"plot_im2col: the matrix is {rows}x{columns}, and a picture shows up to {_MOST} a side; "
+            f"plot.im2col: the matrix is {rows}x{columns}, and a picture shows up to {_MOST} a side; "
             f"{_mend(spec)}"
         )
 

@@ -1,4 +1,4 @@
-"""plot_stack: how the windows of stacked layers add up, plane by plane and from the side."""
+"""plot.stack: how the windows of stacked layers add up, plane by plane and from the side."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from archcost.errors import SpecError
-from archcost.report.pictures.canvas import COLOURS, INK, by, check_path, finish, new_figure, plain
+from archcost.plot.drawing.canvas import COLOURS, INK, by, check_path, finish, new_figure, plain
 from archcost.spec import ConvSpec
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Layer", "covered", "plot_stack"]
+__all__ = ["Layer", "covered", "stack"]
 
 Layer = int | tuple[Any, ...] | ConvSpec
 
@@ -49,15 +49,29 @@ def covered(layers: Sequence[Layer]) -> list[tuple[np.ndarray, ...]]:
     return planes
 
 
-def plot_stack(layers: Sequence[Layer], *, path: str | os.PathLike[str] | None = None) -> Figure:
-    """The planes with their cells numbered, and the same from the side; see `archcost.plot_stack`."""
+def stack(layers: Sequence[Layer], *, path: str | os.PathLike[str] | None = None) -> Figure:
+    """How the windows of stacked layers add up: two 3x3 cover 5x5, three cover 7x7, step by step.
+
+    Above, each plane from the input to one position of the output, with the cells that it depends on
+    numbered and one window of each layer marked. Below, the same from the side.
+
+    Args:
+        layers: from the input on; each a kernel size, a tuple (kernel, stride) or
+            (kernel, stride, dilation) of ints or pairs of them (rows, columns), or a `ConvSpec` of one or
+            two axes. Padding moves the window and does not change it, so it is left out.
+        path: as in `plot.growth`.
+
+    Raises:
+        ArchcostError: matplotlib is not installed (``pip install 'archcost[plots]'``).
+        SpecError: no layers, one that is none of these, or more cells than a picture can show.
+    """
     check_path(path)
     steps, planes = _steps(layers), covered(layers)
     spans = [tuple(int(at[-1]) + 1 for at in plane) for plane in planes]
     if max(spans[0]) > _MOST:
         raise SpecError(
-            f"plot_stack: the window is {'x'.join(map(str, spans[0]))} cells, and a picture shows up to "
-            f"{_MOST} a side; take fewer layers, or plot_growth"
+            f"plot.stack: the window is {'x'.join(map(str, spans[0]))} cells, and a picture shows up to "
+            f"{_MOST} a side; take fewer layers, or plot.growth"
         )
     flat = len(spans[0]) == 2
     sides = _sides(steps)
@@ -86,31 +100,31 @@ def plot_stack(layers: Sequence[Layer], *, path: str | os.PathLike[str] | None =
 def _steps(layers: Sequence[Layer]) -> list[_Step]:
     """Kernel, stride and dilation of each layer, one value an axis."""
     if isinstance(layers, (int, ConvSpec)) or not len(layers):
-        raise SpecError("plot_stack: give a list of layers, from the input on, as in [3, 3, 3]")
+        raise SpecError("plot.stack: give a list of layers, from the input on, as in [3, 3, 3]")
     given = [_read(layer) for layer in layers]
     lengths = {len(value) for values in given for value in values if isinstance(value, tuple)}
     axes = lengths.pop() if lengths else 2
     if lengths or axes not in (1, 2):
-        raise SpecError("plot_stack: all layers need the same axes, one or two of them")
+        raise SpecError("plot.stack: all layers need the same axes, one or two of them")
     steps = [
         _Step(*(value if isinstance(value, tuple) else (value,) * axes for value in values))
         for values in given
     ]
     for step, layer in zip(steps, layers, strict=True):
         if not all(isinstance(n, int) and n >= 1 for value in step for n in value):
-            raise SpecError(f"plot_stack: {layer!r} is no layer: sizes are whole numbers, at least 1")
+            raise SpecError(f"plot.stack: {layer!r} is no layer: sizes are whole numbers, at least 1")
     return steps
 
 
 def _read(layer: Layer) -> tuple[Any, Any, Any]:
     if isinstance(layer, ConvSpec):
         if layer.transposed:
-            raise SpecError("plot_stack: transposed convolutions are not drawn")
+            raise SpecError("plot.stack: transposed convolutions are not drawn")
         return layer.kernel_size, layer.stride, layer.dilation
     values = layer if isinstance(layer, tuple) else (layer,)
     if not 1 <= len(values) <= 3 or not all(isinstance(value, (int, tuple)) for value in values):
         raise SpecError(
-            f"plot_stack: {layer!r} is no layer; give a kernel size, (kernel, stride), "
+            f"plot.stack: {layer!r} is no layer; give a kernel size, (kernel, stride), "
             f"(kernel, stride, dilation), or a ConvSpec"
         )
     kernel, stride, dilation = (*values, 1, 1)[:3]

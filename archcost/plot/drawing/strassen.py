@@ -1,4 +1,4 @@
-"""plot_strassen: the seven products on the 4x4 grid of all sixteen, and the curve of 2.807 against 3."""
+"""plot.strassen: the seven products on the 4x4 grid of all sixteen, and the curve of 2.807 against 3."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from archcost.errors import InputError
-from archcost.report.pictures.canvas import COLOURS, GREY, INK, check_path, finish, new_figure, plain
-from archcost.report.pictures.cells import SOFT, draw_cells, lighter, say
+from archcost.plot.drawing.canvas import COLOURS, GREY, INK, check_path, finish, new_figure, plain
+from archcost.plot.drawing.cells import SOFT, draw_cells, lighter, say
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["combinations", "crossover", "operands", "plot_strassen"]
+__all__ = ["combinations", "crossover", "operands", "strassen"]
 
 _QUARTERS = ("11", "12", "21", "22")
 _PLUS, _MINUS = COLOURS[0], COLOURS[1]
@@ -64,12 +64,26 @@ def crossover(rows: Iterable[Mapping[str, Any]], levels: int) -> int | None:
     return found
 
 
-def plot_strassen(
+def strassen(
     measured: Mapping[str, Any] | str | os.PathLike[str] | None = None,
     *,
     path: str | os.PathLike[str] | None = None,
 ) -> Figure:
-    """The products above, how they are added up, and the curves below; see `archcost.plot_strassen`."""
+    """Strassen's seven products, how they add up, and n^2.807 against n^3 over sizes.
+
+    Each product is a pattern of plus and minus on the sixteen products of a quarter of A by a quarter of B;
+    it is the form with 15 additions that `archcost.paths.strassen_matmul` computes.
+
+    Args:
+        measured: what ``benchmarks/strassen.py --json`` writes, as a dict or as the name of the file: times
+            are drawn beside the count, with the size from which on they are shorter.
+        path: as in `plot.growth`.
+
+    Raises:
+        ArchcostError: matplotlib is not installed (``pip install 'archcost[plots]'``).
+        InputError: ``measured`` is not of this form.
+        SpecError: an unknown suffix.
+    """
     check_path(path)
     where, rows = _read(measured)
     height = 9.1
@@ -98,7 +112,7 @@ def _read(
     """Where it was measured, and the rows: from a dict, or from the file that the benchmark wrote."""
     if measured is None:
         return "", []
-    what = "plot_strassen: measured is what benchmarks/strassen.py --json writes"
+    what = "plot.strassen: measured is what benchmarks/strassen.py --json writes"
     if isinstance(measured, (str, os.PathLike)):
         try:
             measured = json.loads(Path(measured).read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""plot_tiles: the overlapping tiles of the Fourier and Winograd paths, and what is thrown away of them."""
+"""plot.tiles: the overlapping tiles of the Fourier and Winograd paths, and what is thrown away of them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from archcost.errors import SpecError
-from archcost.report.pictures.canvas import COLOURS, INK, by, check_path, finish, new_figure, plain
-from archcost.report.pictures.cells import SOFT, arrow, frame, lighter, say
-from archcost.report.pictures.tiling import KEPT, OUTSIDE, STRIDE, WRAPS, Tiling, tiling
+from archcost.plot.drawing.canvas import COLOURS, INK, by, check_path, finish, new_figure, plain
+from archcost.plot.drawing.cells import SOFT, arrow, frame, lighter, say
+from archcost.plot.drawing.tiling import KEPT, OUTSIDE, STRIDE, WRAPS, Tiling, tiling
 from archcost.spec import ConvSpec
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from archcost.paths.path import ExecutionPath
 
-__all__ = ["plot_tiles"]
+__all__ = ["tiles"]
 
 _MOST, _MOST_TILES = 160, 12  # cells a side; tiles of a sequence
 _WIDTH, _MARGIN, _GAP = 11.0, 0.45, 0.75  # inches, as all that follows
@@ -35,10 +35,27 @@ _SAID = {
 }
 
 
-def plot_tiles(
+def tiles(
     spec: ConvSpec, algorithm: str | ExecutionPath, *, path: str | os.PathLike[str] | None = None
 ) -> Figure:
-    """The tiles over the input, one tile, and the outputs side by side; see `archcost.plot_tiles`."""
+    """The overlapping tiles of a Fourier or Winograd path, and what becomes of each number computed.
+
+    From left to right: the input with its first two tiles, what one tile gives, the outputs side by side.
+    A sequence is drawn as a strip with a row for each tile. Colours tell outputs from what wraps around,
+    what a stride skips, and what lies beyond the ragged edge of the map.
+
+    Args:
+        spec: of one or two axes. Where stride or dilation part it into several plain convolutions, the
+            largest of them is drawn, and the picture says so.
+        algorithm: an execution path with tiles, by name or as an `ExecutionPath`: "fft", "fft-16",
+            "winograd-4" and their like.
+        path: as in `plot.growth`.
+
+    Raises:
+        ArchcostError: matplotlib is not installed (``pip install 'archcost[plots]'``).
+        SpecError: a path without tiles or that refuses the convolution, three axes, a transposed
+            convolution, more pixels than a picture can show, or an unknown suffix.
+    """
     check_path(path)
     cut = tiling(spec, algorithm)
     _check(cut)
@@ -48,16 +65,16 @@ def plot_tiles(
 
 def _check(cut: Tiling) -> None:
     if len(cut.taps) > 2:
-        raise SpecError("plot_tiles: maps and sequences are drawn, not volumes")
+        raise SpecError("plot.tiles: maps and sequences are drawn, not volumes")
     sides = [*cut.readers().shape, *cut.size]
     if max(sides) > _MOST:
         raise SpecError(
-            f"plot_tiles: {max(sides)} pixels a side, and a picture shows up to {_MOST}; take a smaller "
+            f"plot.tiles: {max(sides)} pixels a side, and a picture shows up to {_MOST}; take a smaller "
             f"input_size"
         )
     if len(cut.taps) == 1 and cut.tiles[0] > _MOST_TILES:
         raise SpecError(
-            f"plot_tiles: {cut.tiles[0]} tiles, and a picture shows up to {_MOST_TILES} of a sequence; take "
+            f"plot.tiles: {cut.tiles[0]} tiles, and a picture shows up to {_MOST_TILES} of a sequence; take "
             f"a smaller input_size or larger tiles"
         )
 

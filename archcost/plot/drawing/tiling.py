@@ -101,18 +101,18 @@ def tiling(spec: ConvSpec, path: str | ExecutionPath) -> Tiling:
     path = get(path) if isinstance(path, str) else path
     if not isinstance(path, (FFTPath, WinogradPath)):
         raise SpecError(
-            f"plot_tiles: path {path.name!r} has no tiles; take winograd-4, fft, fft-16 or another"
+            f"plot.tiles: path {path.name!r} has no tiles; take winograd-4, fft, fft-16 or another"
         )
     if spec.transposed:
-        raise SpecError("plot_tiles: transposed convolutions are not drawn")
+        raise SpecError("plot.tiles: transposed convolutions are not drawn")
     reason = path.supports(spec)
     if reason is not None:
-        raise SpecError(f"plot_tiles: path {path.name!r} cannot execute this convolution: {reason}")
+        raise SpecError(f"plot.tiles: path {path.name!r} cannot execute this convolution: {reason}")
     # A path that discards executes the convolution with stride 1, and keeps every so many outputs.
     executed = path._executed(spec)
     if executed == spread(spec):
         raise SpecError(
-            f"plot_tiles: path {path.name!r} executes this stride by space to depth, as a convolution of "
+            f"plot.tiles: path {path.name!r} executes this stride by space to depth, as a convolution of "
             f"stride 1, which can be drawn: give archcost.paths.space_to_depth.spread(spec)"
         )
     strides = spatial(spec, "stride"), spatial(executed, "stride")

@@ -1,4 +1,4 @@
-"""plot_window: the window of one layer and position, drawn over the input."""
+"""plot.window: the window of one layer and position, drawn over the input."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from archcost.analysis.analysis import Analysis, analysis_of
 from archcost.errors import InputError, SpecError
-from archcost.report.pictures.canvas import (
+from archcost.plot.drawing.canvas import (
     COLOURS,
     GREY,
     INK,
@@ -24,27 +25,46 @@ from archcost.report.pictures.canvas import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from torch import nn
 
-    from archcost.analysis import Analysis
     from archcost.fields.effective import EffectiveField
     from archcost.fields.field import ReceptiveField, Window
 
-__all__ = ["plot_window"]
+__all__ = ["window"]
 
 _BLUE, _RED, _BLACK = COLOURS[0], COLOURS[1], INK
 _STRIP = 0.16  # how high a sequence is drawn, of its length
 
 
-def plot_window(
-    analysis: Analysis,
+def window(
+    model: nn.Module | str | Analysis,
+    inputs: Any = None,
     layer: str | None = None,
     position: Sequence[int] | int | None = None,
     *,
     image: Any = None,
     effective: EffectiveField | None = None,
+    input_size: Any = None,
     path: str | os.PathLike[str] | None = None,
 ) -> Figure:
-    """The window over the input, what lies outside hatched; see `archcost.plot_window`."""
+    """The window of one layer and position over the input, what lies outside of the input hatched.
+
+    A sequence is drawn as a strip, a volume from the front and from above.
+
+    Args:
+        model, inputs, layer, position, input_size: as in `archcost.receptive_field`.
+        image: drawn beneath: an array, tensor or PIL image of the input's spatial size, (H, W), (H, W, 3)
+            or (3, H, W); by default a grid.
+        effective: what `archcost.effective_field` gave for this layer and position, drawn as a heat map
+            with its square.
+        path: as in `plot.growth`.
+
+    Raises:
+        ArchcostError: matplotlib is not installed (``pip install 'archcost[plots]'``).
+        InputError: the image does not have the size of the input, or an Analysis gets inputs.
+        SpecError: no such layer or position, ``effective`` belongs to another, or an unknown suffix.
+    """
+    analysis = analysis_of("plot.window", model, inputs, input_size=input_size)
     check_path(path)
     field = _field(analysis, layer, position, effective)
     picture = None if image is None else _as_picture(image, field.input_size)
@@ -89,7 +109,7 @@ def _field(
         measured.input_size,
     ):
         raise SpecError(
-            f"plot_window: the effective field is that of {measured.layer or 'the model'} at "
+            f"plot.window: the effective field is that of {measured.layer or 'the model'} at "
             f"{measured.position}, not of {field.layer or 'the model'} at {field.position}; leave layer and "
             f"position out, or measure there"
         )
@@ -311,7 +331,7 @@ def _as_picture(image: Any, size: tuple[int, ...]) -> np.ndarray:
     values = given[0] if given.ndim == 4 and len(given) == 1 else given
     if len(size) == 3:
         raise InputError(
-            "plot_window: an image goes with inputs of one or two spatial axes, not with a volume"
+            "plot.window: an image goes with inputs of one or two spatial axes, not with a volume"
         )
     if len(size) == 1:
         values = np.atleast_2d(values.reshape(-1, values.shape[-1])[0]) if values.size else values
@@ -325,7 +345,7 @@ def _as_picture(image: Any, size: tuple[int, ...]) -> np.ndarray:
     if not fits:
         wanted = "x".join(map(str, size))
         raise InputError(
-            f"plot_window: the image has shape {given.shape}, and the input {wanted} pixels; "
+            f"plot.window: the image has shape {given.shape}, and the input {wanted} pixels; "
             f"give an image of that size, (H, W), (H, W, 3) or (3, H, W)"
         )
     if values.dtype == np.uint8:

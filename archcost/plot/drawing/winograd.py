@@ -1,4 +1,4 @@
-"""plot_winograd: the tile of F(m, r), from pixels to products to outputs, and its matrices as fractions."""
+"""plot.winograd: the tile of F(m, r), from pixels to products to outputs, and its matrices as fractions."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from archcost.report.pictures.canvas import COLOURS, INK, by, check_path, finish, new_figure, plain
-from archcost.report.pictures.cells import EDGE, SOFT, arrow, draw_cells, lighter, say
+from archcost.plot.drawing.canvas import COLOURS, INK, by, check_path, finish, new_figure, plain
+from archcost.plot.drawing.cells import EDGE, SOFT, arrow, draw_cells, lighter, say
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from archcost.paths.toom_cook import Matrix, ToomCook
 
-__all__ = ["combination", "plot_winograd"]
+__all__ = ["combination", "winograd"]
 
 _PLUS, _MINUS, _CONSTANT, _SHARED = COLOURS[0], COLOURS[1], COLOURS[5], COLOURS[3]
 _WIDTH, _MARGIN = 10.0, 0.45  # inches, as all that follows
@@ -37,8 +37,19 @@ class _Block(NamedTuple):
     widths: list[float]
 
 
-def plot_winograd(m: int, r: int, *, path: str | os.PathLike[str] | None = None) -> Figure:
-    """The flow through one tile, the same in two dimensions, the matrices; see `archcost.plot_winograd`."""
+def winograd(m: int, r: int, *, path: str | os.PathLike[str] | None = None) -> Figure:
+    """Winograd's F(m, r): from m + r - 1 pixels by as many products to m outputs, and the exact matrices.
+
+    Args:
+        m: outputs at a time.
+        r: taps of the kernel; at most 12 pixels m + r - 1.
+        path: as in `plot.growth`.
+
+    Raises:
+        ArchcostError: matplotlib is not installed (``pip install 'archcost[plots]'``).
+        InputError: m or r is below 1, or there are too few points.
+        SpecError: an unknown suffix.
+    """
     from archcost.paths.toom_cook import toom_cook
 
     check_path(path)

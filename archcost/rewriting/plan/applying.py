@@ -11,21 +11,21 @@ import torch
 from torch import nn
 
 from archcost.errors import ArchcostError, RewriteError
+from archcost.merging.compose import composed
 from archcost.paths.accuracy import exact_convolution
-from archcost.rewriting.plan import Applied, Plan
+from archcost.progress import Progress
+from archcost.rewriting.plan.plan import Applied, Plan
 from archcost.rewriting.proposal import Proposal
 from archcost.rewriting.replacement import Conv
 from archcost.rewriting.rule import Factorisation, get
-from archcost.rewriting.surgery.checking import Recorded, checked, evaluating, record_inputs
-from archcost.rewriting.surgery.outputs import outputs_of, worst_error
-from archcost.rewriting.surgery.sites import Hooks
-from archcost.rewriting.weights.compose import composed
-from archcost.rewriting.weights.moments import Moments, collect, covariance_bytes
-from archcost.rewriting.weights.refit import refit
 from archcost.spec import ConvSpec
+from archcost.surgery.checking import Recorded, checked, evaluating, record_inputs
+from archcost.surgery.outputs import outputs_of, worst_error
+from archcost.surgery.sites import Hooks
 from archcost.trace.modules import walk
-from archcost.trace.progress import Progress
 from archcost.trace.state import Untouched
+from archcost.weights.moments import Moments, collect, covariance_bytes
+from archcost.weights.refit import refit
 
 __all__ = ["Outcome", "carried_out", "moments_of", "outputs_apart"]
 

@@ -12,20 +12,20 @@ import torch
 from torch import nn
 
 from archcost.errors import RewriteError
+from archcost.nn.like import ConvLike
 from archcost.rewriting import rule as rules
-from archcost.rewriting.building import built
+from archcost.rewriting.plan.building import built
 from archcost.rewriting.proposal import Proposal, overlap
 from archcost.rewriting.replacement import named_by
-from archcost.rewriting.surgery.copying import copied
-from archcost.rewriting.surgery.exchange import Handle, replace
-from archcost.rewriting.surgery.like import ConvLike
-from archcost.rewriting.surgery.sites import Hooks, sites
 from archcost.spec import ConvSpec
+from archcost.surgery.copying import copied
+from archcost.surgery.exchange import Handle, replace
+from archcost.surgery.sites import Hooks, sites
 
 if TYPE_CHECKING:
     import os
 
-    from archcost.rewriting.weights.moments import Moments
+    from archcost.weights.moments import Moments
 
 __all__ = ["Applied", "Plan"]
 
@@ -137,7 +137,7 @@ class Plan:
         Args:
             weights: carry the trained weights over. False leaves the new layers random, for weights that
                 are loaded next: the state_dict of a model that the same plan was applied to fits.
-            moments: by the name of a layer, of its inputs (`archcost.rewriting.weights.moments.collect`).
+            moments: by the name of a layer, of its inputs (`archcost.weights.moments.collect`).
             hooks: "keep" has the new layers take over the hooks of the old ones.
 
         Raises:
@@ -159,7 +159,7 @@ class Plan:
 
     def to_json(self, path: str | os.PathLike[str] | None = None, indent: int | None = 2) -> str | None:
         """All of it as JSON, into a file or returned; `from_json` reads it."""
-        from archcost.rewriting.plan_json import written
+        from archcost.rewriting.plan.plan_json import written
 
         return written(self, path, indent)
 
@@ -170,13 +170,13 @@ class Plan:
         Raises:
             RewriteError: it is no plan; the message says where.
         """
-        from archcost.rewriting.plan_json import read
+        from archcost.rewriting.plan.plan_json import read
 
         return read(source)
 
     def to_python(self) -> str:
         """The new layers as source that a person can paste: a dict of modules by name, without weights."""
-        from archcost.rewriting.source import source_of
+        from archcost.rewriting.plan.source import source_of
 
         return source_of(self)
 

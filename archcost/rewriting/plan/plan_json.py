@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from archcost.errors import ArchcostError, RewriteError
-from archcost.rewriting.plan import Plan
+from archcost.rewriting.plan.plan import Plan
 from archcost.rewriting.proposal import Costs, Proposal, Raced
 from archcost.rewriting.replacement import Activation, Chain, Conv, Kept, Replacement, Step
 from archcost.spec import ConvSpec

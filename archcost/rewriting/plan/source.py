@@ -6,11 +6,11 @@ import keyword
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from archcost.rewriting.building import conv_arguments, conv_type, padding_layer
+from archcost.rewriting.plan.building import conv_arguments, conv_type, padding_layer
 from archcost.rewriting.replacement import Activation, Chain, Conv, Kept
 
 if TYPE_CHECKING:
-    from archcost.rewriting.plan import Plan
+    from archcost.rewriting.plan.plan import Plan
 
 __all__ = ["source_of"]
 
@@ -20,7 +20,7 @@ def source_of(plan: Plan) -> str:
     lines = ["from torch import nn", ""]
     chains = [(one, name, chain) for one in plan.proposals for name, chain in one.replacement.chains.items()]
     if any(isinstance(step, Conv) and step.path for _, _, chain in chains for step in chain):
-        lines[1:1] = ["", "from archcost.rewriting.accelerating.path_conv import PathConv"]
+        lines[1:1] = ["", "from archcost.nn.path_conv import PathConv"]
     if any(isinstance(step, Conv) and step.channels_last for _, _, chain in chains for step in chain):
         lines.insert(0, "import torch")
     lines += ["", "def new_layers(model: nn.Module) -> dict[str, nn.Module]:", "    return {"]

@@ -24,14 +24,14 @@ from archcost.rewriting.rules.linear import (
     taps,
     upright,
 )
-from archcost.rewriting.subjects import Subject
+from archcost.rewriting.survey.subjects import Subject
 from archcost.spec import ConvSpec
 
 if TYPE_CHECKING:
     import torch
 
-    from archcost.rewriting.weights.moments import Moments
-    from archcost.rewriting.weights.unfolded import Unfolded
+    from archcost.weights.moments import Moments
+    from archcost.weights.unfolded import Unfolded
 
 __all__ = ["Asymmetric"]
 
@@ -112,7 +112,7 @@ class Asymmetric(Linear):
         """
         import torch
 
-        from archcost.rewriting.weights.lowrank import balanced, root, truncated
+        from archcost.weights.lowrank import balanced, root, truncated
 
         before, behind = (conv.spec for conv in replacement.convs)
         kernel = upright(kernel, replacement)
@@ -137,7 +137,7 @@ class Asymmetric(Linear):
         return [as_weight(a, before), as_weight(b, behind)]
 
     def lost(self, kernel: Unfolded, replacement: Replacement) -> float:
-        from archcost.rewriting.weights.unfolded import OUT, TAPS
+        from archcost.weights.unfolded import OUT, TAPS
 
         before, behind = (conv.spec for conv in replacement.convs)
         second = [TAPS + axis for axis, k in enumerate(sizes(behind.kernel_size)) if k > 1]

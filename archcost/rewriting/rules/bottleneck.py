@@ -23,14 +23,14 @@ from archcost.rewriting.rules.linear import (
     taps,
     upright,
 )
-from archcost.rewriting.subjects import Subject
+from archcost.rewriting.survey.subjects import Subject
 from archcost.spec import ConvSpec
 
 if TYPE_CHECKING:
     import torch
 
-    from archcost.rewriting.weights.moments import Moments
-    from archcost.rewriting.weights.unfolded import Unfolded
+    from archcost.weights.moments import Moments
+    from archcost.weights.unfolded import Unfolded
 
 __all__ = ["Bottleneck", "bottleneck_chain", "narrowed"]
 
@@ -126,7 +126,7 @@ class Bottleneck(Linear):
         return [as_weight(one, spec) for one, spec in zip(kernels, specs, strict=True)]
 
     def lost(self, kernel: Unfolded, replacement: Replacement) -> float:
-        from archcost.rewriting.weights.unfolded import IN, OUT
+        from archcost.weights.unfolded import IN, OUT
 
         front, back = _ranks_of([conv.spec for conv in replacement.convs])
         if front is None:
@@ -157,7 +157,7 @@ def narrowed(
     """
     import torch
 
-    from archcost.rewriting.weights.lowrank import leading, root
+    from archcost.weights.lowrank import leading, root
 
     groups, outs, ins = kernel.shape[:3]
     space = kernel.shape[3:]

@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 from archcost.errors import ArchcostError, RewriteError
 from archcost.rewriting.replacement import Conv, Replacement
 from archcost.rewriting.rule import Options, Rewrite, Weights
-from archcost.rewriting.subjects import Pass, Subject
+from archcost.rewriting.survey.subjects import Pass, Subject
 
 if TYPE_CHECKING:
     from torch import nn
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from archcost.latency.convolutions import Task
     from archcost.latency.measurement import Measurement
     from archcost.latency.store import Store
-    from archcost.rewriting.weights.moments import Moments
+    from archcost.weights.moments import Moments
 
 __all__ = ["NOT_MEASURED", "Layout", "looking_in"]
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from archcost.errors import RewriteError
 from archcost.rewriting.replacement import Chain, Conv, Replacement
 from archcost.rewriting.rule import Factorisation, Options
-from archcost.rewriting.subjects import Subject
+from archcost.rewriting.survey.subjects import Subject
 from archcost.spec import ConvSpec
 
 if TYPE_CHECKING:

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 from archcost.errors import RewriteError
 from archcost.rewriting.replacement import Chain, Conv, Replacement
 from archcost.rewriting.rule import Options, Rewrite, Weights
-from archcost.rewriting.subjects import Subject
+from archcost.rewriting.survey.subjects import Subject
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from archcost.rewriting.merging.rows import Row
-    from archcost.rewriting.weights.moments import Moments
+    from archcost.rewriting.survey.rows import Row
+    from archcost.weights.moments import Moments
 
 __all__ = ["Merge"]
 
@@ -51,7 +51,7 @@ class Merge(Rewrite):
             if block[1] == subject.name:
                 yield {"block": block[0]}
             return
-        from archcost.rewriting.merging.blocks import MOST_MACS
+        from archcost.rewriting.survey.blocks import MOST_MACS
 
         for first, row in _rows(subject):
             for end in row.proposed or (None,) * bool(first and row.members):
@@ -98,8 +98,8 @@ class Merge(Rewrite):
     ) -> Weights:
         import torch
 
-        from archcost.rewriting.merging.numbers import merged_block, merged_row
-        from archcost.rewriting.surgery.refusals import is_convolution
+        from archcost.merging.numbers import merged_block, merged_row
+        from archcost.surgery.refusals import is_convolution
 
         conv = next(step for step in replacement.chain if isinstance(step, Conv))
         with torch.no_grad():
@@ -128,12 +128,12 @@ class Merge(Rewrite):
 
     def _block(self, subject: Subject) -> tuple[str, str] | str | None:
         """The module whose branches it is one of, and the first of them; or why there is none."""
-        from archcost.rewriting.merging.blocks import block_around
+        from archcost.rewriting.survey.blocks import block_around
 
         return block_around(subject)
 
     def _of_block(self, subject: Subject, block: str) -> Replacement:
-        from archcost.rewriting.merging.blocks import read_block
+        from archcost.rewriting.survey.blocks import read_block
 
         found = read_block(subject.around, block)
         if isinstance(found, str):
@@ -146,7 +146,7 @@ class Merge(Rewrite):
 
 def _rows(subject: Subject) -> Iterator[tuple[str | None, Row]]:
     """The batch normalisation that a row begins with, and the row; last the one from the convolution on."""
-    from archcost.rewriting.merging.rows import norm_before, row_of
+    from archcost.rewriting.survey.rows import norm_before, row_of
 
     first = norm_before(subject)
     if first is not None:

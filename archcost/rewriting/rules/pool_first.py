@@ -7,16 +7,16 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from archcost.errors import ArchcostError, RewriteError
-from archcost.rewriting.behind import Behind, behind
 from archcost.rewriting.replacement import Conv, Kept, Replacement
 from archcost.rewriting.rule import Options, Rewrite, Weights
-from archcost.rewriting.subjects import Subject
+from archcost.rewriting.survey.behind import Behind, behind
+from archcost.rewriting.survey.subjects import Subject
 from archcost.spec import ConvSpec
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from archcost.rewriting.weights.moments import Moments
+    from archcost.weights.moments import Moments
 
 __all__ = ["PoolFirst"]
 
@@ -70,9 +70,9 @@ class PoolFirst(Rewrite):
     ) -> Weights:
         import torch
 
-        from archcost.rewriting.merging.affine import linear
-        from archcost.rewriting.merging.branches import convolution_of
-        from archcost.rewriting.pools import Pool, pool_of
+        from archcost.merging.affine import linear
+        from archcost.merging.branches import convolution_of
+        from archcost.rewriting.survey.pools import Pool, pool_of
 
         made: Weights = {}
         first = replacement.name
@@ -116,7 +116,7 @@ def _own(module: Any) -> tuple[Any, Any]:
 
 def _macs(subject: Subject, one: _Way) -> int:
     """Of the convolutions as they are."""
-    from archcost.rewriting.movable import others
+    from archcost.rewriting.survey.movable import others
 
     known = others(subject.around)
     named = [known[name] for name in one.replacement.chains if name in known]
@@ -200,7 +200,7 @@ def _inexact(subject: Subject, then: Behind) -> str | None:
 
 
 def _as_kernel(subject: Subject, then: Behind) -> Iterator[_Way]:
-    from archcost.rewriting.merging.affine import linear
+    from archcost.merging.affine import linear
 
     pool = then.pool
     if pool is None or pool.kind != "average" or then.activations or pool.adaptive or pool.ceil:

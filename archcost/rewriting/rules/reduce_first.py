@@ -20,15 +20,15 @@ from archcost.rewriting.rules.linear import (
     rank_for,
     taps,
 )
-from archcost.rewriting.subjects import Subject
+from archcost.rewriting.survey.subjects import Subject
 from archcost.spec import ConvSpec
 from archcost.trace.graph import Op, TensorRef, Trace
 
 if TYPE_CHECKING:
     import torch
 
-    from archcost.rewriting.weights.moments import Moments
-    from archcost.rewriting.weights.unfolded import Unfolded
+    from archcost.weights.moments import Moments
+    from archcost.weights.unfolded import Unfolded
 
 __all__ = ["ReduceFirst"]
 
@@ -107,7 +107,7 @@ class ReduceFirst(Linear):
         return [as_weight(front, point), as_weight(behind, wide)]
 
     def lost(self, kernel: Unfolded, replacement: Replacement) -> float:
-        from archcost.rewriting.weights.unfolded import IN
+        from archcost.weights.unfolded import IN
 
         point = replacement.convs[0].spec
         return kernel.lost(point.out_channels // point.groups, (IN,))

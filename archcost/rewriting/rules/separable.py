@@ -23,14 +23,14 @@ from archcost.rewriting.rules.linear import (
     taps,
     upright,
 )
-from archcost.rewriting.subjects import Subject
+from archcost.rewriting.survey.subjects import Subject
 from archcost.spec import ConvSpec
 
 if TYPE_CHECKING:
     import torch
 
-    from archcost.rewriting.weights.moments import Moments
-    from archcost.rewriting.weights.unfolded import Unfolded
+    from archcost.weights.moments import Moments
+    from archcost.weights.unfolded import Unfolded
 
 __all__ = ["Separable"]
 
@@ -118,7 +118,7 @@ class Separable(Linear):
         return [as_weight(depth, specs[0]), as_weight(point, specs[1])]
 
     def lost(self, kernel: Unfolded, replacement: Replacement) -> float:
-        from archcost.rewriting.weights.unfolded import IN, OUT
+        from archcost.weights.unfolded import IN, OUT
 
         first = replacement.convs[0].spec
         groups, outs, ins = kernel.kernel.shape[:3]
@@ -133,7 +133,7 @@ def _depthwise_first(
     """(groups * in, terms, 1, *k) and (groups, out, in * terms, 1, ...)."""
     import torch
 
-    from archcost.rewriting.weights.lowrank import balanced, root, truncated
+    from archcost.weights.lowrank import balanced, root, truncated
 
     groups, outs, ins, *space = kernel.shape
     matrix = kernel.transpose(1, 2).flatten(3)  # (groups, in, out, taps)
@@ -157,7 +157,7 @@ def _pointwise_first(
     """(groups, out * terms, in, 1, ...) and (groups * out, 1, terms, *k)."""
     import torch
 
-    from archcost.rewriting.weights.lowrank import balanced, root, truncated
+    from archcost.weights.lowrank import balanced, root, truncated
 
     groups, outs, ins, *space = kernel.shape
     matrix = kernel.flatten(3).transpose(2, 3)  # (groups, out, taps, in)

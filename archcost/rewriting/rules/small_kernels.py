@@ -25,13 +25,13 @@ from archcost.rewriting.rules.linear import (
     taps,
 )
 from archcost.rewriting.rules.stacking import exact_middle, jumps, parted, stages
-from archcost.rewriting.subjects import Subject
+from archcost.rewriting.survey.subjects import Subject
 from archcost.spec import ConvSpec
 
 if TYPE_CHECKING:
     import torch
 
-    from archcost.rewriting.weights.moments import Moments
+    from archcost.weights.moments import Moments
 
 __all__ = ["SmallKernels"]
 
@@ -143,7 +143,7 @@ class SmallKernels(Linear):
         """
         import torch
 
-        from archcost.rewriting.weights.lowrank import root
+        from archcost.weights.lowrank import root
 
         specs = [conv.spec for conv in replacement.convs]
         middle = specs[0].out_channels // specs[0].groups

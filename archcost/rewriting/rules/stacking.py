@@ -75,7 +75,7 @@ def parted(
     """
     import torch
 
-    from archcost.rewriting.weights.lowrank import balanced, truncated
+    from archcost.weights.lowrank import balanced, truncated
 
     groups, outs, ins, *size = kernel.shape
     front = [k - j * (b - 1) for k, b, j in zip(size, back, jump, strict=True)]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from archcost.rewriting.graph import Taker, is_elementwise, results_of, takers
-from archcost.rewriting.movable import is_norm, norm_problem, others, why_fixed
-from archcost.rewriting.pools import POOLS, Pool, pool_of
-from archcost.rewriting.subjects import Subject
+from archcost.rewriting.survey.graph import Taker, is_elementwise, results_of, takers
+from archcost.rewriting.survey.movable import is_norm, norm_problem, others, why_fixed
+from archcost.rewriting.survey.pools import POOLS, Pool, pool_of
+from archcost.rewriting.survey.subjects import Subject
 from archcost.spec import ConvSpec
 
 __all__ = ["Behind", "behind"]

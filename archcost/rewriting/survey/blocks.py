@@ -9,10 +9,10 @@ from weakref import WeakKeyDictionary
 
 from torch import nn
 
-from archcost.rewriting.merging.branches import Branches, branches_of
-from archcost.rewriting.movable import others, why_fixed
+from archcost.merging.branches import Branches, branches_of
 from archcost.rewriting.replacement import Kept, Step
-from archcost.rewriting.subjects import Pass, Subject
+from archcost.rewriting.survey.movable import others, why_fixed
+from archcost.rewriting.survey.subjects import Pass, Subject
 from archcost.trace.graph import ModuleCall
 
 __all__ = ["MOST_MACS", "block_around", "read_block"]

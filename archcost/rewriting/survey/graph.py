@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from archcost.rewriting.subjects import Pass, Subject
+from archcost.rewriting.survey.subjects import Pass, Subject
 from archcost.trace.graph import ModuleCall, ModuleInfo, Op, TensorRef, refs
 
 __all__ = ["Result", "Taker", "is_elementwise", "results_of", "takers"]

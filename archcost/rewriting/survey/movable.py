@@ -10,9 +10,9 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from archcost.rewriting.subjects import Pass, Subject, subjects_of
-from archcost.rewriting.surgery.elsewhere import used_elsewhere
-from archcost.rewriting.surgery.refusals import hooks_of, wraps
+from archcost.rewriting.survey.subjects import Pass, Subject, subjects_of
+from archcost.surgery.elsewhere import used_elsewhere
+from archcost.surgery.refusals import hooks_of, wraps
 from archcost.trace.modules import ModuleTree, walk
 
 __all__ = ["NORMS", "is_norm", "norm_problem", "others", "why_fixed"]

@@ -8,10 +8,10 @@ from math import prod
 from typing import Any
 
 from archcost.errors import ArchcostError
-from archcost.rewriting.movable import others
 from archcost.rewriting.proposal import Costs
 from archcost.rewriting.replacement import Activation, Chain, Conv, Kept, Replacement, chain_field, resized
-from archcost.rewriting.subjects import Pass, Subject
+from archcost.rewriting.survey.movable import others
+from archcost.rewriting.survey.subjects import Pass, Subject
 from archcost.spec import ConvSpec, stacked_field
 from archcost.trace.graph import Op, TensorRef
 

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
-from archcost.rewriting.graph import Result, Taker, results_of, takers
-from archcost.rewriting.merging.affine import Linear, identity
-from archcost.rewriting.merging.transposed import Transposed, begun
-from archcost.rewriting.movable import is_norm, norm_problem, others, why_fixed
+from archcost.merging.affine import Linear, identity
+from archcost.merging.transposed import Transposed, begun
 from archcost.rewriting.replacement import Chain, Kept
-from archcost.rewriting.subjects import Subject
+from archcost.rewriting.survey.graph import Result, Taker, results_of, takers
+from archcost.rewriting.survey.movable import is_norm, norm_problem, others, why_fixed
+from archcost.rewriting.survey.subjects import Subject
 from archcost.trace.graph import refs
 
 __all__ = ["Row", "norm_before", "row_of"]

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from archcost.errors import ArchcostError
-from archcost.rewriting.surgery.like import ConvLike
-from archcost.rewriting.surgery.reading import VARIES, Fixed
-from archcost.rewriting.surgery.sites import Hooks, Site, sites
+from archcost.nn.like import ConvLike
 from archcost.spec import ConvSpec
+from archcost.surgery.reading import VARIES, Fixed
+from archcost.surgery.sites import Hooks, Site, sites
 from archcost.trace.graph import Op, TensorRef, Trace
 
 if TYPE_CHECKING:

@@ -1,0 +1,10 @@
+from .accuracy import relative_error as relative_error
+from .eligibility import Eligibility as Eligibility
+from .eligibility import eligible as eligible
+from .epilogue import Epilogue as Epilogue
+from .path import ExecutionPath as ExecutionPath
+from .path import Prepared as Prepared
+from .registry import available as available
+from .registry import get as get
+from .registry import register as register
+from .strassen import strassen_matmul as strassen_matmul

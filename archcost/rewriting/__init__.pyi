@@ -1,0 +1,13 @@
+from .plan.plan import Plan as Plan
+from .proposal import Proposal as Proposal
+from .replacement import Activation as Activation
+from .replacement import Conv as Conv
+from .replacement import Kept as Kept
+from .replacement import Replacement as Replacement
+from .replacement import chained as chained
+from .rule import Factorisation as Factorisation
+from .rule import Rewrite as Rewrite
+from .rule import available as available
+from .rule import get as get
+from .rule import register as register
+from .survey.subjects import Subject as Subject
