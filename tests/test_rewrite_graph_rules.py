@@ -17,10 +17,10 @@ from archcost.errors import RewriteError
 from archcost.latency.fingerprint import fingerprint
 from archcost.latency.measurement import Key, Measurement
 from archcost.latency.store import Store
+from archcost.merging.chain import Kept
 from archcost.nn.path_conv import PathConv
 from archcost.rewriting import Plan
 from archcost.rewriting.plan.building import built
-from archcost.rewriting.replacement import Kept
 from archcost.rewriting.rules import RULES
 from archcost.rewriting.rules.layout import NOT_MEASURED, Layout, looking_in
 from archcost.rewriting.rules.merge import Merge

@@ -8,11 +8,12 @@ import torch
 from torch import nn
 
 import archcost
+from archcost.merging.chain import chained
 from archcost.report.proposals import COLUMNS, SCHEMA
 from archcost.rewriting.plan.applying import Outcome
 from archcost.rewriting.proposal import Advice, Costs, Proposal, Raced, Stays
 from archcost.rewriting.proposals import Proposals
-from archcost.rewriting.replacement import Replacement, chained
+from archcost.rewriting.replacement import Replacement
 from archcost.spec import ConvSpec
 
 

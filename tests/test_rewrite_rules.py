@@ -12,9 +12,9 @@ from torch import nn
 
 import archcost
 from archcost import ConvSpec, RewriteError
+from archcost.merging.chain import Activation, Conv, chain_field
 from archcost.merging.compose import composed
 from archcost.rewriting.plan.building import built
-from archcost.rewriting.replacement import Activation, Conv, chain_field
 from archcost.rewriting.rule import available, get
 from archcost.rewriting.rules.stacking import stages
 from archcost.rewriting.survey.subjects import Subject, subjects_of

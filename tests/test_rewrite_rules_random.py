@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from archcost.errors import InputError
+from archcost.merging.chain import chain_field, resized
 from archcost.merging.compose import apart, composed
 from archcost.nn.like import ConvLike
 from archcost.rewriting.plan.building import built
-from archcost.rewriting.replacement import chain_field, resized
 from archcost.rewriting.rule import get
 from archcost.rewriting.survey.subjects import Subject
 from archcost.weights.moments import Moments

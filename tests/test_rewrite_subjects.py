@@ -7,8 +7,9 @@ from timm.layers import Conv2dSame, StdConv2d
 from torch import nn
 
 import archcost
+from archcost.merging.chain import Activation, Conv, Kept, chain_field, chained, resized
 from archcost.rewriting.plan.building import built
-from archcost.rewriting.replacement import Activation, Conv, Kept, Replacement, chain_field, chained, resized
+from archcost.rewriting.replacement import Replacement
 from archcost.rewriting.survey.subjects import subjects_of
 from archcost.spec import ConvSpec
 

@@ -10,15 +10,16 @@ from torch.nn import functional as F
 
 import archcost
 from archcost.errors import InputError, RewriteError
+from archcost.merging.chain import Activation, Conv
 from archcost.merging.compose import apart, composed, spread
+from archcost.rewriting.carry import errors_of_factors, factored, kernel_error, predicted_error
 from archcost.rewriting.plan.building import built
-from archcost.rewriting.replacement import Activation, Conv, Replacement
+from archcost.rewriting.replacement import Replacement
 from archcost.rewriting.rule import Factorisation, get
 from archcost.rewriting.survey.subjects import Subject, subjects_of
 from archcost.spec import ConvSpec
 from archcost.weights.alternating import _Chain, _steps, refined
 from archcost.weights.biases import evened
-from archcost.weights.carry import errors_of_factors, factored, kernel_error, predicted_error
 from archcost.weights.moments import collect, covariance_bytes, stream
 from archcost.weights.quadratic import normal
 

@@ -12,9 +12,9 @@ from torch.nn.utils import parametrizations, parametrize, prune
 
 import archcost
 from archcost.errors import RewriteError
+from archcost.nn import adapters
 from archcost.nn.like import ConvLike
 from archcost.rewriting.survey.subjects import subjects_of
-from archcost.surgery import adapters
 from archcost.surgery.elsewhere import used_elsewhere
 from archcost.surgery.sites import sites
 

@@ -19,10 +19,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from archcost.fields.fields import Fields
-    from archcost.latency.measured import Measured
     from archcost.report.frames import Path
     from archcost.report.table import Depth
-    from archcost.rewriting.proposals import Proposals
 
 __all__ = ["Analysis", "analysis_of", "analyze"]
 
@@ -268,25 +266,6 @@ class Analysis:
         from archcost.trace.mode import training_only
 
         return bool(training_only(self.trace))
-
-    @cached_property
-    def proposals(self) -> Proposals:
-        """What could stand in the place of each convolution at half the MACs; `archcost.propose` has options.
-
-        Times are those that the user's store has; errors of weights are not worked out here.
-        """
-        from archcost.rewriting.proposals import propose
-
-        return propose(self, errors=False)
-
-    def measure(self, inputs: Any = None, **options: Any) -> Measured:
-        """How long each convolution takes here; see `archcost.measure`, whose options these are.
-
-        Without ``inputs``, on random ones of the shapes that were traced.
-        """
-        from archcost.latency.measure import measure
-
-        return measure(self, inputs, **options)
 
     def __repr__(self) -> str:
         from archcost.report.text import visible

@@ -43,6 +43,7 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """The exit code."""
     from archcost.analysis.analysis import analyze
+    from archcost.latency.measure import measure
     from archcost.latency.measured import MeasuringInterrupted
 
     analysis = analyze(args.spec, weights=args.weights, input_size=sizes(args))
@@ -51,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
         paths=paths, threads=args.threads, batch=args.batch, seconds=args.seconds, tolerance=args.tolerance
     )
     try:
-        found = analysis.measure(store=args.store, again=args.again, cold=args.cold, **options)
+        found = measure(analysis, store=args.store, again=args.again, cold=args.cold, **options)
     except MeasuringInterrupted as stopped:
         _write_measured(args, stopped.found)
         print("archcost: interrupted; what had been measured by then is shown, and kept", file=sys.stderr)

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from archcost.merging.affine import Linear, Weights, identity
+from archcost.merging.chain import Activation, Kept, Step
+from archcost.merging.norms import is_norm, norm_problem
 from archcost.nn.like import ConvLike
-from archcost.rewriting.replacement import Activation, Kept, Step
-from archcost.rewriting.survey.movable import is_norm, norm_problem
 from archcost.surgery.refusals import is_convolution, why_not
 from archcost.trace.graph import ModuleCall, Op, TensorRef, Trace, refs
 

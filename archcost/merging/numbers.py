@@ -10,8 +10,8 @@ from torch import nn
 from archcost.errors import RewriteError
 from archcost.merging.affine import Linear, identity
 from archcost.merging.branches import affine_of, branches_of, convolution_of
+from archcost.merging.norms import norm_problem
 from archcost.merging.transposed import Transposed, begun
-from archcost.rewriting.survey.movable import norm_problem
 from archcost.spec import ConvSpec
 from archcost.surgery.refusals import is_convolution
 

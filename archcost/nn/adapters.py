@@ -10,7 +10,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy
 
 from archcost.errors import RewriteError
-from archcost.surgery.reading import VARIES, Fixed, read
+from archcost.nn.reading import VARIES, Fixed, read
 
 __all__ = ["PLAIN_TYPES", "Fixed", "Padding", "known", "padding_of", "register", "why_unknown"]
 
@@ -83,7 +83,7 @@ def why_unknown(layer: nn.Module) -> str:
         return VARIES
     return (
         f"{_full_name(type(layer))} is not one of torch.nn's convolutions, and may compute something else: "
-        f"archcost.surgery.adapters.register says how it pads, if that is all"
+        f"archcost.nn.adapters.register says how it pads, if that is all"
     )
 
 

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from archcost.errors import RewriteError
+from archcost.nn import adapters
 from archcost.paths.convolve import spec_of
 from archcost.spec import ConvSpec
-from archcost.surgery import adapters
 
 __all__ = ["READ_BY_PARENTS", "ConvLike"]
 
@@ -54,7 +54,7 @@ class ConvLike(nn.Module):
         if not isinstance(layer, ConvLike) and not adapters.known(layer):
             raise RewriteError(
                 f"{type(layer).__name__} cannot be stood for: it is neither one of torch.nn's convolutions "
-                f"nor has archcost.surgery.adapters an adapter for it"
+                f"nor has archcost.nn.adapters an adapter for it"
             )
         for name in READ_BY_PARENTS:
             value = getattr(layer, name)

@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from archcost.errors import RewriteError
+from archcost.merging.chain import Activation, Conv
 from archcost.merging.compose import apart
-from archcost.rewriting.replacement import Activation, Conv, Replacement
+from archcost.rewriting.replacement import Replacement
 from archcost.spec import ConvSpec
 from archcost.weights.alternating import on_taps, refined, work_of
 from archcost.weights.biases import biases, evened

@@ -74,8 +74,8 @@ def proposals_of(
     stays: list[Stays] = []
     found: list[Proposal] = []
     from archcost.latency.store import Store
+    from archcost.rewriting.carry import unfolded_of
     from archcost.rewriting.rules.layout import looking_in
-    from archcost.weights.carry import unfolded_of
 
     # Without a store, an empty one: what is asked for is to look nowhere.
     there = Store(":memory:") if store is None else store
@@ -174,8 +174,8 @@ def errors_of(
     unfolded: Unfolded | None = None,
 ) -> tuple[float | None, float | None]:
     """Of the weights and, with moments, of the output; None where there are no weights or it has none."""
+    from archcost.rewriting.carry import errors_of_factors
     from archcost.rewriting.rule import Factorisation
-    from archcost.weights.carry import errors_of_factors
 
     module = subject.around.model.get_submodule(subject.name)
     if not isinstance(rule, Factorisation) or any(p.is_meta for p in module.parameters()):

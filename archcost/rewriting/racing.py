@@ -19,10 +19,11 @@ from archcost.latency.deadline import FEWEST, Deadline, TooLittleTime, now
 from archcost.latency.fingerprint import fingerprint
 from archcost.latency.measurement import Key, Measurement
 from archcost.latency.store import Store
+from archcost.merging.chain import Step
 from archcost.progress import Progress
 from archcost.rewriting.plan.building import built
 from archcost.rewriting.proposal import Proposal, Raced
-from archcost.rewriting.replacement import Step, named_by
+from archcost.rewriting.replacement import named_by
 from archcost.surgery.checking import Recorded, evaluating, record_inputs
 from archcost.surgery.exchange import fit
 from archcost.surgery.outputs import fresh

@@ -108,7 +108,7 @@ class Factorisation(Rewrite):
     def carry(
         self, modules: Mapping[str, nn.Module], replacement: Replacement, moments: Moments | None = None
     ) -> Weights:
-        from archcost.weights.carry import factored
+        from archcost.rewriting.carry import factored
 
         return {replacement.name: factored(self, modules[replacement.name], replacement, moments)}
 

@@ -13,8 +13,8 @@ from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from archcost.nn import adapters
 from archcost.nn.like import ConvLike
-from archcost.surgery import adapters
 from archcost.trace.modules import type_name
 
 __all__ = ["HOOKS", "hooks_of", "is_convolution", "why_not", "wraps"]

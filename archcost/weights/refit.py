@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from archcost.errors import RewriteError
+from archcost.nn import adapters
 from archcost.nn.like import ConvLike
 from archcost.progress import Progress
-from archcost.surgery import adapters
 from archcost.weights.features import (
     Runner,
     again,

@@ -11,12 +11,12 @@ import torch
 from torch import nn
 
 from archcost.errors import ArchcostError, RewriteError
+from archcost.merging.chain import Conv
 from archcost.merging.compose import composed
 from archcost.paths.accuracy import exact_convolution
 from archcost.progress import Progress
 from archcost.rewriting.plan.plan import Applied, Plan
 from archcost.rewriting.proposal import Proposal
-from archcost.rewriting.replacement import Conv
 from archcost.rewriting.rule import Factorisation, get
 from archcost.spec import ConvSpec
 from archcost.surgery.checking import Recorded, checked, evaluating, record_inputs

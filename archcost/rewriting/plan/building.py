@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from archcost.errors import RewriteError
+from archcost.merging.chain import Activation, Chain, Conv, Kept
 from archcost.nn.like import READ_BY_PARENTS
 from archcost.nn.path_conv import PathConv
-from archcost.rewriting.replacement import Activation, Chain, Conv, Kept
 from archcost.spec import ConvSpec
 
 __all__ = ["built", "conv_arguments", "conv_type", "padding_layer"]

@@ -12,9 +12,10 @@ from typing import Any
 from torch import nn
 
 from archcost.errors import ArchcostError, RewriteError
+from archcost.merging.chain import Activation, Chain, Conv, Kept, Step
 from archcost.rewriting.plan.plan import Plan
 from archcost.rewriting.proposal import Costs, Proposal, Raced
-from archcost.rewriting.replacement import Activation, Chain, Conv, Kept, Replacement, Step
+from archcost.rewriting.replacement import Replacement
 from archcost.spec import ConvSpec
 
 __all__ = ["proposal_record", "read", "written"]

@@ -6,8 +6,8 @@ import keyword
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from archcost.merging.chain import Activation, Chain, Conv, Kept
 from archcost.rewriting.plan.building import conv_arguments, conv_type, padding_layer
-from archcost.rewriting.replacement import Activation, Chain, Conv, Kept
 
 if TYPE_CHECKING:
     from archcost.rewriting.plan.plan import Plan

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from archcost.errors import ArchcostError, RewriteError
-from archcost.rewriting.replacement import Conv, Replacement
+from archcost.merging.chain import Conv
+from archcost.rewriting.replacement import Replacement
 from archcost.rewriting.rule import Options, Rewrite, Weights
 from archcost.rewriting.survey.subjects import Pass, Subject
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["NOT_MEASURED", "Layout", "looking_in"]
 
-NOT_MEASURED = "not measured here: archcost measure, or Analysis.measure(), times it on every path"
+NOT_MEASURED = "not measured here: archcost measure, or archcost.measure(), times it on every path"
 # The largest max |y - exact| / max |exact| of a path, as `archcost.measure` asks for by default.
 _TOLERANCE = 1e-4
 

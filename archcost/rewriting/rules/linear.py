@@ -9,7 +9,8 @@ from math import prod
 from typing import TYPE_CHECKING, Any, cast
 
 from archcost.errors import RewriteError
-from archcost.rewriting.replacement import Chain, Conv, Replacement
+from archcost.merging.chain import Chain, Conv
+from archcost.rewriting.replacement import Replacement
 from archcost.rewriting.rule import Factorisation, Options
 from archcost.rewriting.survey.subjects import Subject
 from archcost.spec import ConvSpec

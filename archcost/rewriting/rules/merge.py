@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from archcost.errors import RewriteError
-from archcost.rewriting.replacement import Chain, Conv, Replacement
+from archcost.merging.chain import Chain, Conv
+from archcost.rewriting.replacement import Replacement
 from archcost.rewriting.rule import Options, Rewrite, Weights
 from archcost.rewriting.survey.subjects import Subject
 

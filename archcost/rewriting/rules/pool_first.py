@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from archcost.errors import ArchcostError, RewriteError
-from archcost.rewriting.replacement import Conv, Kept, Replacement
+from archcost.merging.chain import Conv, Kept
+from archcost.rewriting.replacement import Replacement
 from archcost.rewriting.rule import Options, Rewrite, Weights
 from archcost.rewriting.survey.behind import Behind, behind
 from archcost.rewriting.survey.subjects import Subject

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from archcost.rewriting.replacement import Activation, Chain, Conv, Replacement
+from archcost.merging.chain import Activation, Chain, Conv
+from archcost.rewriting.replacement import Replacement
 from archcost.rewriting.rule import Options
 from archcost.rewriting.rules.bottleneck import bottleneck_chain, narrowed
 from archcost.rewriting.rules.linear import (

@@ -9,7 +9,8 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from archcost.errors import RewriteError
-from archcost.rewriting.replacement import Chain, Conv, Replacement
+from archcost.merging.chain import Chain, Conv
+from archcost.rewriting.replacement import Replacement
 from archcost.rewriting.rule import Options
 from archcost.rewriting.rules.linear import (
     Linear,

@@ -9,7 +9,8 @@ from math import gcd, prod, sqrt
 from typing import TYPE_CHECKING, Any
 
 from archcost.errors import RewriteError
-from archcost.rewriting.replacement import Activation, Chain, Conv, Replacement, Step
+from archcost.merging.chain import Activation, Chain, Conv, Step
+from archcost.rewriting.replacement import Replacement
 from archcost.rewriting.rule import Options
 from archcost.rewriting.rules.linear import (
     Linear,

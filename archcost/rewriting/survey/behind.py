@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from archcost.merging.norms import is_norm, norm_problem
 from archcost.rewriting.survey.graph import Taker, is_elementwise, results_of, takers
-from archcost.rewriting.survey.movable import is_norm, norm_problem, others, why_fixed
+from archcost.rewriting.survey.movable import others, why_fixed
 from archcost.rewriting.survey.pools import POOLS, Pool, pool_of
 from archcost.rewriting.survey.subjects import Subject
 from archcost.spec import ConvSpec

@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 from torch import nn
 
 from archcost.merging.branches import Branches, branches_of
-from archcost.rewriting.replacement import Kept, Step
+from archcost.merging.chain import Kept, Step
 from archcost.rewriting.survey.movable import others, why_fixed
 from archcost.rewriting.survey.subjects import Pass, Subject
 from archcost.trace.graph import ModuleCall

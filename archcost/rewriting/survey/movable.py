@@ -15,14 +15,7 @@ from archcost.surgery.elsewhere import used_elsewhere
 from archcost.surgery.refusals import hooks_of, wraps
 from archcost.trace.modules import ModuleTree, walk
 
-__all__ = ["NORMS", "is_norm", "norm_problem", "others", "why_fixed"]
-
-NORMS = (
-    *("torch.nn.modules.batchnorm.BatchNorm1d", "torch.nn.modules.batchnorm.BatchNorm2d"),
-    *("torch.nn.modules.batchnorm.BatchNorm3d", "torch.nn.modules.batchnorm.SyncBatchNorm"),
-    *("timm.layers.norm_act.BatchNormAct2d", "torchvision.ops.misc.FrozenBatchNorm2d"),
-)
-"""The exact types whose work, in eval mode, is one factor and one shift a channel."""
+__all__ = ["others", "why_fixed"]
 
 
 class _Known:
@@ -49,25 +42,6 @@ def others(around: Pass) -> dict[str, Subject]:
 def why_fixed(around: Pass, name: str) -> str | None:
     """The reason, in words that follow its name; None where it and all that it holds may go elsewhere."""
     return next(_reasons(around, name), None)
-
-
-def is_norm(module: nn.Module) -> bool:
-    """Whether it is of one of these types, exactly."""
-    return f"{type(module).__module__}.{type(module).__qualname__}" in NORMS
-
-
-def norm_problem(module: nn.Module) -> str | None:
-    """Why its work cannot be put into a convolution, in words that follow its name."""
-    if not is_norm(module):
-        return f"is a {type(module).__name__}, which is no batch normalisation that is known"
-    if not isinstance(getattr(module, "running_mean", None), torch.Tensor):
-        return "has no running statistics: it depends on the batch"
-    if module.training and type(module).__name__ != "FrozenBatchNorm2d":
-        return "is in training mode, where it depends on the batch: model.eval() first"
-    drop = module._modules.get("drop")
-    if drop is not None and type(drop) is not nn.Identity:
-        return f"holds a {type(drop).__name__}"
-    return None
 
 
 def _reasons(around: Pass, name: str) -> Iterator[str]:

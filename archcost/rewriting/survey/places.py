@@ -8,8 +8,9 @@ from math import prod
 from typing import Any
 
 from archcost.errors import ArchcostError
+from archcost.merging.chain import Activation, Chain, Conv, Kept, chain_field, resized
 from archcost.rewriting.proposal import Costs
-from archcost.rewriting.replacement import Activation, Chain, Conv, Kept, Replacement, chain_field, resized
+from archcost.rewriting.replacement import Replacement
 from archcost.rewriting.survey.movable import others
 from archcost.rewriting.survey.subjects import Pass, Subject
 from archcost.spec import ConvSpec, stacked_field

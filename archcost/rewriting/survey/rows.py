@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from itertools import zip_longest
 
 from archcost.merging.affine import Linear, identity
+from archcost.merging.chain import Chain, Kept
+from archcost.merging.norms import is_norm, norm_problem
 from archcost.merging.transposed import Transposed, begun
-from archcost.rewriting.replacement import Chain, Kept
 from archcost.rewriting.survey.graph import Result, Taker, results_of, takers
-from archcost.rewriting.survey.movable import is_norm, norm_problem, others, why_fixed
+from archcost.rewriting.survey.movable import others, why_fixed
 from archcost.rewriting.survey.subjects import Subject
 from archcost.trace.graph import refs
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from archcost.errors import ArchcostError
 from archcost.nn.like import ConvLike
+from archcost.nn.reading import VARIES, Fixed
 from archcost.spec import ConvSpec
-from archcost.surgery.reading import VARIES, Fixed
 from archcost.surgery.sites import Hooks, Site, sites
 from archcost.trace.graph import Op, TensorRef, Trace
 

@@ -1,0 +1,34 @@
+"""Batch normalisations whose work, in eval mode, is one factor and one shift a channel."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+__all__ = ["is_norm", "norm_problem"]
+
+_NORMS = (
+    *("torch.nn.modules.batchnorm.BatchNorm1d", "torch.nn.modules.batchnorm.BatchNorm2d"),
+    *("torch.nn.modules.batchnorm.BatchNorm3d", "torch.nn.modules.batchnorm.SyncBatchNorm"),
+    *("timm.layers.norm_act.BatchNormAct2d", "torchvision.ops.misc.FrozenBatchNorm2d"),
+)
+"""The exact types whose work, in eval mode, is one factor and one shift a channel."""
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Whether it is of one of these types, exactly."""
+    return f"{type(module).__module__}.{type(module).__qualname__}" in _NORMS
+
+
+def norm_problem(module: nn.Module) -> str | None:
+    """Why its work cannot be put into a convolution, in words that follow its name."""
+    if not is_norm(module):
+        return f"is a {type(module).__name__}, which is no batch normalisation that is known"
+    if not isinstance(getattr(module, "running_mean", None), torch.Tensor):
+        return "has no running statistics: it depends on the batch"
+    if module.training and type(module).__name__ != "FrozenBatchNorm2d":
+        return "is in training mode, where it depends on the batch: model.eval() first"
+    drop = module._modules.get("drop")
+    if drop is not None and type(drop) is not nn.Identity:
+        return f"holds a {type(drop).__name__}"
+    return None
