@@ -26,8 +26,8 @@ from torch import nn
 
 import archcost
 from archcost import accelerate, kernels
-from archcost.latency.clock import Timing, compare_calls, interquartile, ratio
-from archcost.latency.settings import settings
+from archcost.latency.timing.clock import Timing, compare_calls, interquartile, ratio
+from archcost.latency.timing.settings import settings
 
 MODELS = (
     *("vgg16", "resnet18", "resnet50", "googlenet", "alexnet", "inception_v3", "replk", "mobilenet_v2"),

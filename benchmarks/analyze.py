@@ -166,7 +166,7 @@ def measure(
     """Time the tools on one model; called in a process of its own."""
     import torch
 
-    from archcost.latency.clock import compare_calls, ratio
+    from archcost.latency.timing.clock import compare_calls, ratio
 
     warnings.simplefilter("ignore")
     logging.disable(logging.CRITICAL)

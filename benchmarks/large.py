@@ -72,7 +72,7 @@ def measure(name: str, rounds: int, threads: int | None) -> Result:
     import torch
 
     import archcost
-    from archcost.latency.clock import compare_calls, ratio
+    from archcost.latency.timing.clock import compare_calls, ratio
 
     warnings.simplefilter("ignore")
     logging.disable(logging.CRITICAL)

@@ -2,7 +2,7 @@
 
     python benchmarks/long_kernels.py            # needs scipy for scipy.signal.oaconvolve, and goes without
 
-All sides of a layer take turns in one run (`archcost.latency.clock.compare_calls`), one thread, its CPU time,
+All sides of a layer take turns in one run (`archcost.latency.timing.clock`), one thread, its CPU time,
 float32, batch 1. Kernels are transformed before the clock runs, except by scipy, which does not keep them.
 Errors are max |y - exact| / max |exact| against float64. What takes more than 40 times as long as the
 fastest in its first call is not called again.
@@ -17,9 +17,9 @@ import torch
 import torch.nn.functional as F
 
 from archcost import ConvSpec
-from archcost.latency.clock import compare_calls
-from archcost.latency.fingerprint import fingerprint
-from archcost.latency.settings import settings
+from archcost.latency.store.fingerprint import fingerprint
+from archcost.latency.timing.clock import compare_calls
+from archcost.latency.timing.settings import settings
 from archcost.paths import get
 from archcost.paths.accuracy import error_against
 

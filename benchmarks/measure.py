@@ -32,14 +32,14 @@ import torchvision
 from torch import nn
 
 from archcost import ConvSpec
-from archcost.latency.clock import compare_calls
-from archcost.latency.context import time_in_context
-from archcost.latency.fingerprint import fingerprint
-from archcost.latency.measurement import Key, Measurement
-from archcost.latency.predictor import Predictor, kind_of
-from archcost.latency.roofline import measure_roofline
-from archcost.latency.settings import settings
-from archcost.latency.store import Store
+from archcost.latency.prediction.predictor import Predictor, kind_of
+from archcost.latency.prediction.roofline import measure_roofline
+from archcost.latency.store.fingerprint import fingerprint
+from archcost.latency.store.measurement import Key, Measurement
+from archcost.latency.store.store import Store
+from archcost.latency.timing.clock import compare_calls
+from archcost.latency.timing.context import time_in_context
+from archcost.latency.timing.settings import settings
 from archcost.paths import get
 
 IN_CONTEXT = ["resnet18", "vgg16", "mobilenet_v2"]

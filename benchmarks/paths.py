@@ -2,7 +2,7 @@
 
     python benchmarks/paths.py [--threads 1 2] [--batch 1 8] [--seconds 2] [--only vgg depthwise]
 
-All sides of a layer are interleaved in one run (`archcost.latency.clock.compare_calls`), inputs in NCHW and
+All sides of a layer are interleaved in one run (`archcost.latency.timing.clock`), inputs in NCHW and
 in channels_last: PyTorch's own paths (`native` and its variants), and those that run compiled kernels, or
 with --every-path all that there are. A path counts where its error against float64, relative to the largest
 output, is at most 1e-4. The table has the fastest of each side and behind "of", how much faster than the
@@ -31,7 +31,7 @@ from layers import LARGE, LAYERS, Layer
 from torch import Tensor
 
 from archcost import kernels
-from archcost.latency.clock import Timing, compare_calls
+from archcost.latency.timing.clock import Timing, compare_calls
 from archcost.paths import available, eligible, get
 
 # A candidate this much slower than the fastest of its side in a first look is not timed further.

@@ -6,7 +6,7 @@
 
 In each round, in turns: `analyze` of the model as it is; the fields of all its modules, the network and the
 output, from the Trace that `analyze` made; and the same fields at an input of four times the side. CPU
-seconds of the process; interrupted samples are left out (`archcost.latency.clock`). Every ratio is formed
+seconds of the process; interrupted samples are left out (`archcost.latency.timing`). Every ratio is formed
 within rounds.
 """
 
@@ -54,7 +54,7 @@ def measure(name: str, rounds: int, threads: int | None) -> Result:
 
     import archcost
     from archcost.fields.fields import Fields
-    from archcost.latency.clock import compare_calls, ratio
+    from archcost.latency.timing.clock import compare_calls, ratio
 
     warnings.simplefilter("ignore")
     if threads is not None:

@@ -15,7 +15,7 @@ A line of a network is one rule, first with the weights alone and then with --im
 - *right*: of the inputs scored, none of which the rule has seen; *kept*: that, relative to the original.
 - *agree*: inputs of which both networks say the same.
 - *CPU s*: of `archcost.rewrite`, analysis and planning included, on one thread.
-- *speed*: old over new time, both called in turns (`archcost.latency.clock.compare_calls`), the median over
+- *speed*: old over new time, both called in turns (`archcost.latency.timing.clock`), the median over
   rounds and the interquartile range. Below 1, fewer MACs were slower.
 - *asked*: what the project aims at in *kept* and *agree* at this ratio, and whether it is met.
 
@@ -41,8 +41,8 @@ from rewrite_reader import reader
 from torch import Tensor, nn
 
 import archcost
-from archcost.latency.clock import compare_calls, ratio
-from archcost.latency.settings import settings
+from archcost.latency.timing.clock import compare_calls, ratio
+from archcost.latency.timing.settings import settings
 
 RULES = ("small_kernels", "asymmetric", "separable", "bottleneck")
 NETS = ("cnn", "resnet", "reader", "layers")

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 import archcost
 from archcost import ConvSpec
-from archcost.latency.clock import compare_calls, ratio
-from archcost.latency.settings import settings
+from archcost.latency.timing.clock import compare_calls, ratio
+from archcost.latency.timing.settings import settings
 from archcost.rewriting.proposal import Proposal
 
 __all__ = ["layers_table"]

@@ -3,7 +3,7 @@
     python benchmarks/strassen.py [--sizes 256 512 1024] [--levels 1 2] [--rounds 9] [--json strassen.json]
 
 Square float32 matrices; `strassen_matmul` with each number of levels and `torch.matmul`, interleaved in one
-run (`archcost.latency.clock.compare_calls`), CPU time of the thread, median and interquartile range. Blocks
+run (`archcost.latency.timing.clock`), CPU time of the thread, median and interquartile range. Blocks
 of memory stay with the process, for both sides; `--fresh-memory` leaves that to the C library, and then page
 faults are part of the time. The cross-over is the first size from which on a number of levels is faster at
 every size measured. Last comes a convolution, where the same matrix product is far from square.
@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from archcost import ConvSpec
-from archcost.latency.clock import Timing, compare_calls, ratio
+from archcost.latency.timing.clock import Timing, compare_calls, ratio
 from archcost.paths import get, strassen_matmul
 from archcost.plot.drawing.strassen import crossover
 

@@ -13,7 +13,7 @@ from math import prod
 import torch
 
 from archcost import ConvSpec
-from archcost.latency.clock import compare_calls
+from archcost.latency.timing.clock import compare_calls
 from archcost.paths import available, get, relative_error
 
 LAYERS = {

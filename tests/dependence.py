@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from archcost.fields.replay import InputAxis, replay
-from archcost.fields.taps import EMPTY
+from archcost.fields.intervals.taps import EMPTY
+from archcost.fields.replay.replay import InputAxis, replay
 from archcost.trace.graph import refs
 from archcost.trace.run import record
 

@@ -1,7 +1,8 @@
 """A clock that the test moves: what runs says how long it takes, and nothing waits."""
 
-from archcost.latency import candidates, clock, context, deadline, paths
-from archcost.latency.stopwatch import CpuStopwatch
+from archcost.latency import candidates, paths
+from archcost.latency.timing import clock, context, deadline
+from archcost.latency.timing.stopwatch import CpuStopwatch
 
 
 class Machine:

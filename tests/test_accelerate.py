@@ -16,8 +16,8 @@ from archcost.accelerating import contest, finals
 from archcost.accelerating.block import Block
 from archcost.accelerating.contest import Took, candidates
 from archcost.errors import ArchcostError, InputError, ModelError, SpecError
-from archcost.latency.clock import Timing
-from archcost.latency.store import Store
+from archcost.latency.store.store import Store
+from archcost.latency.timing.clock import Timing
 from archcost.nn.absorbed import Absorbed
 from archcost.nn.path_conv import PathConv
 

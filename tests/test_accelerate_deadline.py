@@ -7,8 +7,8 @@ from torch import nn
 
 import archcost
 from archcost.accelerating import contest, finals, rehearsal
-from archcost.latency.clock import Timing
-from archcost.latency.deadline import FEWEST
+from archcost.latency.timing.clock import Timing
+from archcost.latency.timing.deadline import FEWEST
 from archcost.nn import path_conv
 from archcost.paths import available, get
 

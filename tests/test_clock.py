@@ -11,9 +11,9 @@ from collections import Counter
 import pytest
 
 from archcost import ArchcostError, SpecError
-from archcost.latency import clock, deadline
-from archcost.latency.clock import Ratio, Timing, compare_calls, ratio
-from archcost.latency.deadline import Deadline
+from archcost.latency.timing import clock, deadline
+from archcost.latency.timing.clock import Ratio, Timing, compare_calls, ratio
+from archcost.latency.timing.deadline import Deadline
 
 
 class FakeClock:
@@ -354,7 +354,7 @@ def test_a_candidate_that_only_sleeps_is_disturbed():
 
 
 def test_the_clock_does_not_import_torch():
-    code = "import sys, archcost.latency.clock; sys.exit('torch' in sys.modules)"
+    code = "import sys, archcost.latency.timing.clock; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -8,8 +8,9 @@ from dependence import Call, disagreements, reals
 from torch import nn
 
 import archcost
-from archcost.fields import fields, span
-from archcost.fields.classes import compacted, flattened, together, unique_columns
+from archcost.fields import fields
+from archcost.fields.intervals import span
+from archcost.fields.intervals.classes import compacted, flattened, together, unique_columns
 
 
 @pytest.fixture
@@ -31,8 +32,9 @@ def numbers(monkeypatch):
             made[0] += values.size if late else 0
             return values
 
-    for module in ("span", "unions", "intervals", "memory", "replay"):
-        monkeypatch.setattr(f"archcost.fields.{module}.Span", Counting)
+    rooms = {"intervals": ("span", "unions", "intervals"), "replay": ("memory", "replay")}
+    for room, module in ((room, module) for room, modules in rooms.items() for module in modules):
+        monkeypatch.setattr(f"archcost.fields.{room}.{module}.Span", Counting)
     return made
 
 
@@ -113,7 +115,7 @@ def test_fields_of_all_layers_and_findings_take_two_replays(monkeypatch):
         return replay(trace, *rest, **options)
 
     monkeypatch.setattr(fields, "replay", counted)
-    monkeypatch.setattr("archcost.fields.axes.replay", counted)
+    monkeypatch.setattr("archcost.fields.replay.axes.replay", counted)
     found = archcost.analyze(Mixed(), input_size=(1, 3, 64, 64)).fields
     found.by_name, found.network, found.output, found.findings, found.padding_share("first")
     stop, whole = visits

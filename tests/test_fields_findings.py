@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import archcost
-from archcost.fields.support import covered, support_of
+from archcost.fields.replay.support import covered, support_of
 
 
 def conv(kernel, stride=1, dilation=1, padding=None):

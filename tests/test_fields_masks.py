@@ -12,8 +12,8 @@ from torch import nn
 import archcost
 from archcost.analysis.receptive import verify_field
 from archcost.errors import ModelError
-from archcost.fields import masks
 from archcost.fields.fields import Fields
+from archcost.fields.replay import masks
 from archcost.trace.run import record
 
 T = 7

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import nn
 
 import archcost
-from archcost.fields.replay import InputAxis, replay
-from archcost.fields.taps import EMPTY
+from archcost.fields.intervals.taps import EMPTY
+from archcost.fields.replay.replay import InputAxis, replay
 
 
 class Step(nn.Module):

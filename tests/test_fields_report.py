@@ -180,7 +180,7 @@ def test_the_command_prints_the_field_of_a_position_and_verifies_it(spec, capsys
 
 
 def test_the_command_exits_with_1_where_the_model_disagrees(spec, capsys, monkeypatch):
-    from archcost.fields import taps
+    from archcost.fields.intervals import taps
     from archcost.fields.rules import window
 
     def too_wide(size, kernel, stride, low, dilation, outputs):

@@ -23,8 +23,8 @@ from torch import nn
 import archcost
 from archcost import ConvSpec, kernels
 from archcost.cli import COMMANDS, main
-from archcost.latency.fingerprint import fingerprint
-from archcost.latency.store import Store
+from archcost.latency.store.fingerprint import fingerprint
+from archcost.latency.store.store import Store
 
 FOLDER = Path(__file__).parent / "golden"
 WRITE = os.environ.get("ARCHCOST_WRITE_GOLDEN") == "1"

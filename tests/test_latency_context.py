@@ -10,10 +10,10 @@ from torch import nn
 from torch.nn.modules import module as torch_hooks
 
 from archcost.errors import InputError, ModelError
-from archcost.latency.context import time_in_context
-from archcost.latency.hooks import hook_seconds, hooked
-from archcost.latency.parts import span
-from archcost.latency.stopwatch import CpuStopwatch, Lap, Stopwatch, WallStopwatch
+from archcost.latency.timing.context import time_in_context
+from archcost.latency.timing.hooks import hook_seconds, hooked
+from archcost.latency.timing.parts import span
+from archcost.latency.timing.stopwatch import CpuStopwatch, Lap, Stopwatch, WallStopwatch
 
 
 class Clock:

@@ -12,13 +12,13 @@ import torch
 
 from archcost import ConvSpec
 from archcost.errors import InputError
-from archcost.latency import fingerprint as of_fingerprint
-from archcost.latency import roofline as of_roofline
-from archcost.latency.fingerprint import Fingerprint, fingerprint
-from archcost.latency.measurement import Key, Measurement
-from archcost.latency.roofline import COPY, PRODUCT, Roofline, bytes_moved, measure_roofline
-from archcost.latency.settings import denormals_flushed, keep_blocks, settings
-from archcost.latency.store import Store
+from archcost.latency.prediction import roofline as of_roofline
+from archcost.latency.prediction.roofline import COPY, PRODUCT, Roofline, bytes_moved, measure_roofline
+from archcost.latency.store import fingerprint as of_fingerprint
+from archcost.latency.store.fingerprint import Fingerprint, fingerprint
+from archcost.latency.store.measurement import Key, Measurement
+from archcost.latency.store.store import Store
+from archcost.latency.timing.settings import denormals_flushed, keep_blocks, settings
 
 CHIP = Fingerprint(
     *("A chip", ("avx2", "fma"), 4, (("L1d", 32768), ("L3", 8 * 2**20))),
@@ -27,7 +27,7 @@ CHIP = Fingerprint(
 
 
 def test_the_hash_is_short_and_the_same_in_every_process(tmp_path):
-    code = "from archcost.latency.fingerprint import fingerprint as f; print(f().hash)"
+    code = "from archcost.latency.store.fingerprint import fingerprint as f; print(f().hash)"
     # Elsewhere than in the source tree, which would be imported in place of what is installed.
     run = [sys.executable, "-c", code]
     out = subprocess.run(run, capture_output=True, text=True, check=True, cwd=tmp_path).stdout
@@ -138,7 +138,7 @@ def test_every_thread_is_pinned_and_let_go():
 def test_blocks_stay_only_when_asked():
     code = (
         "import resource, sys\n"
-        "from archcost.latency.settings import keep_blocks\n"
+        "from archcost.latency.timing.settings import keep_blocks\n"
         "if sys.argv[1] == 'keep': assert keep_blocks()\n"
         "def touch(): return len(b'x' * (36 << 20))\n"
         "for _ in range(3): touch()\n"

@@ -5,12 +5,19 @@ import pytest
 
 from archcost import ConvSpec
 from archcost.errors import ArchcostError
-from archcost.latency.kriging import Kriging
-from archcost.latency.measurement import Key, Measurement
-from archcost.latency.nonnegative import nonnegative_least_squares
-from archcost.latency.predictor import Prediction, PredictionError, Predictor, Work, kind_of, work_of
-from archcost.latency.roofline import bytes_moved
-from archcost.latency.store import Store
+from archcost.latency.prediction.kriging import Kriging
+from archcost.latency.prediction.nonnegative import nonnegative_least_squares
+from archcost.latency.prediction.predictor import (
+    Prediction,
+    PredictionError,
+    Predictor,
+    Work,
+    kind_of,
+    work_of,
+)
+from archcost.latency.prediction.roofline import bytes_moved
+from archcost.latency.store.measurement import Key, Measurement
+from archcost.latency.store.store import Store
 from archcost.paths import get
 
 MARK = "f" * 16

@@ -9,14 +9,14 @@ from torch import nn
 import archcost
 from archcost import ConvSpec, InputError, ModelError, SpecError
 from archcost.latency.candidates import Asked, is_far
-from archcost.latency.clock import Timing
 from archcost.latency.convolutions import convolutions_of, samples_of
-from archcost.latency.deadline import Deadline
 from archcost.latency.layers import NOT_FASTER, NOT_MEASURED, layer_times, verdict_of
 from archcost.latency.measured import MeasuringInterrupted
 from archcost.latency.paths import is_rough, path_of, time_paths
-from archcost.latency.roofline import Roofline
-from archcost.latency.store import Store
+from archcost.latency.prediction.roofline import Roofline
+from archcost.latency.store.store import Store
+from archcost.latency.timing.clock import Timing
+from archcost.latency.timing.deadline import Deadline
 from archcost.paths import get
 
 NOW = Deadline(float("inf"))
@@ -67,7 +67,9 @@ def clock(monkeypatch):
     """A measure whose every comparison is a `Compare`, with little of the model in context."""
     compare = Compare()
     line = Roofline(50e9, 8e9, threads=1, dtype="float32", device="as an example")
-    monkeypatch.setattr("archcost.latency.roofline.measure_roofline", lambda *args, **options: line)
+    monkeypatch.setattr(
+        "archcost.latency.prediction.roofline.measure_roofline", lambda *args, **options: line
+    )
     monkeypatch.setattr("archcost.latency.measure._MOST_IN_CONTEXT", 0.1)
 
     def asked(*args, **options):

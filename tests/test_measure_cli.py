@@ -6,7 +6,7 @@ import pytest
 
 import archcost.latency.paths
 from archcost.cli import main
-from archcost.latency.roofline import Roofline
+from archcost.latency.prediction.roofline import Roofline
 
 NET = """
 from torch import nn
@@ -22,7 +22,9 @@ def net(tmp_path, monkeypatch):
     (tmp_path / "net.py").write_text(NET)
     monkeypatch.chdir(tmp_path)
     line = Roofline(50e9, 8e9, threads=1, dtype="float32", device="as an example")
-    monkeypatch.setattr("archcost.latency.roofline.measure_roofline", lambda *args, **options: line)
+    monkeypatch.setattr(
+        "archcost.latency.prediction.roofline.measure_roofline", lambda *args, **options: line
+    )
     monkeypatch.setattr("archcost.latency.measure._MOST_IN_CONTEXT", 0.1)
     monkeypatch.setenv("ARCHCOST_STORE", str(tmp_path / "store.sqlite"))
     return "net.py:net"

@@ -6,14 +6,16 @@ from moved_clock import Machine
 from torch import nn
 
 import archcost
-from archcost.latency import clock, context, paths, predictor, roofline
+from archcost.latency import paths
 from archcost.latency.candidates import NO_TIME, Asked
 from archcost.latency.convolutions import convolutions_of, samples_of
-from archcost.latency.deadline import Deadline, TooLittleTime
 from archcost.latency.layers import NOT_MEASURED
 from archcost.latency.paths import time_paths
-from archcost.latency.roofline import measure_roofline
-from archcost.latency.store import Store
+from archcost.latency.prediction import predictor, roofline
+from archcost.latency.prediction.roofline import measure_roofline
+from archcost.latency.store.store import Store
+from archcost.latency.timing import clock, context
+from archcost.latency.timing.deadline import Deadline, TooLittleTime
 from archcost.paths import accuracy, available, get
 
 X = torch.rand(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))

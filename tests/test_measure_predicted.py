@@ -8,11 +8,11 @@ from torch import nn
 
 import archcost
 from archcost import ConvSpec, SpecError
-from archcost.latency.fingerprint import fingerprint
-from archcost.latency.measurement import Key, Measurement
 from archcost.latency.paths import COLD
-from archcost.latency.roofline import Roofline
-from archcost.latency.store import Store
+from archcost.latency.prediction.roofline import Roofline
+from archcost.latency.store.fingerprint import fingerprint
+from archcost.latency.store.measurement import Key, Measurement
+from archcost.latency.store.store import Store
 
 OTHERS = [ConvSpec(8 * n, 8 * n, 3, padding=1, input_size=(s, s)) for n in (1, 2, 3, 4) for s in (8, 16, 32)]
 WORDS = ("predicted_path", "predicted_layout", "predicted_ms", "prediction_error")
@@ -48,7 +48,9 @@ def stored(store, path="native", per_mac=NATIVE, specs=OTHERS, **key):
 @pytest.fixture
 def store(monkeypatch):
     line = Roofline(50e9, 8e9, threads=1, dtype="float32", device="as an example")
-    monkeypatch.setattr("archcost.latency.roofline.measure_roofline", lambda *args, **options: line)
+    monkeypatch.setattr(
+        "archcost.latency.prediction.roofline.measure_roofline", lambda *args, **options: line
+    )
     with Store(":memory:") as kept:
         yield kept
 

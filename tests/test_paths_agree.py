@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from archcost import ConvSpec, InputError, convolve
 from archcost.kernels import disabled
-from archcost.paths import available, get, relative_error, winograd
-from archcost.paths.toom_cook import POINTS, toom_cook
+from archcost.paths import available, get, relative_error
+from archcost.paths.algorithms import winograd
+from archcost.paths.algorithms.toom_cook import POINTS, toom_cook
 
 NATIVE = ("native", "native-channels-last", "native-prepacked", "native-nnpack")
 # Small images fill one tile of 64 already, so that the longer ones are that path once more.

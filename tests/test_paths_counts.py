@@ -13,9 +13,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from archcost import ConvSpec
 from archcost.kernels import disabled
-from archcost.paths import available, direct, fft, get, im2col, strassen_matmul, winograd
+from archcost.paths import available, get, strassen_matmul
+from archcost.paths.algorithms import direct, fft, im2col, winograd
+from archcost.paths.algorithms.toom_cook import POINTS, toom_cook
 from archcost.paths.phases import phases
-from archcost.paths.toom_cook import POINTS, toom_cook
 
 LAYERS = {
     "3x3": ConvSpec(16, 24, 3, padding=1, input_size=(20, 20), batch=2),
@@ -316,7 +317,7 @@ def test_reading_the_references_takes_less_than_a_page():
     """direct, im2col and Strassen's product are there to be read: their code stays short."""
     import inspect
 
-    from archcost.paths import strassen
+    from archcost.paths.algorithms import strassen
 
     for what in (direct.DirectPath._run, direct.mix_channels, im2col.im2col, strassen.strassen_matmul):
         assert len(inspect.getsource(what).splitlines()) <= 25

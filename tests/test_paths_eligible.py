@@ -7,7 +7,7 @@ import torch
 
 from archcost import ConvSpec, InputError
 from archcost.paths import available, eligibility, eligible, get
-from archcost.paths.direct import DirectPath
+from archcost.paths.algorithms.direct import DirectPath
 
 SPEC = ConvSpec(16, 16, 5, padding=2, input_size=(18, 18))
 

@@ -164,7 +164,7 @@ def test_packed_weights_serve_while_nothing_is_recorded(name, monkeypatch):
     calls = []
     original = F.conv2d
 
-    from archcost.paths import framework
+    from archcost.paths.algorithms import framework
 
     monkeypatch.setitem(
         framework._CONVOLUTIONS[False], 2, lambda *a, **k: calls.append(1) or original(*a, **k)

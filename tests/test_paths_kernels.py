@@ -12,7 +12,7 @@ from archcost import ConvSpec, kernels
 from archcost.kernels.tiles import PackedTiles
 from archcost.paths import Epilogue, available, get
 from archcost.paths.accuracy import exact_convolution
-from archcost.paths.fourier import good_length
+from archcost.paths.algorithms.fourier import good_length
 from archcost.paths.phases import phases
 
 needs_kernels = pytest.mark.skipif(kernels.library() is None, reason=f"no kernels: {kernels.why_not()}")

@@ -15,8 +15,8 @@ from archcost import ConvSpec, InputError, kernels
 from archcost.accelerating.contest import candidates
 from archcost.accelerating.layers import Task
 from archcost.latency.layers import NOT_FASTER, verdict_of
-from archcost.latency.measurement import Measurement
 from archcost.latency.paths import PathTimes
+from archcost.latency.store.measurement import Measurement
 from archcost.paths import available, get
 from archcost.paths.accuracy import error_against, exact_convolution
 from archcost.paths.likely import likely
@@ -143,7 +143,7 @@ def test_accelerate_looks_at_them_as_well():
 
 def test_the_verdict_says_that_some_were_not_timed():
     task = archcost.latency.convolutions.Task(LONG, "float32")
-    timed = archcost.latency.measurement.Key("here", LONG, "float32", "native")
+    timed = archcost.latency.store.measurement.Key("here", LONG, "float32", "native")
     native = Measurement(timed, "here", 1.0, 0.0, 25, 0, "cpu", torch.__version__)
     no = {
         "fft-64": "no compiled kernel runs it here; paths='all' times it",

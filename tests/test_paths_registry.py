@@ -14,9 +14,9 @@ from archcost.cli import main
 from archcost.errors import ArchcostError
 from archcost.kernels import isa, library
 from archcost.paths import ExecutionPath, available, get, register, registry, relative_error
-from archcost.paths.direct import DirectPath
-from archcost.paths.fft import FFTPath
-from archcost.paths.winograd import WinogradPath
+from archcost.paths.algorithms.direct import DirectPath
+from archcost.paths.algorithms.fft import FFTPath
+from archcost.paths.algorithms.winograd import WinogradPath
 
 OWN = (
     *("native", "native-channels-last", "native-prepacked", "native-nnpack", "direct", "im2col"),
@@ -99,7 +99,7 @@ def test_only_paths_are_registered():
 
 THIRD_PARTY = """
 from archcost.paths import register
-from archcost.paths.direct import DirectPath
+from archcost.paths.algorithms.direct import DirectPath
 
 class Theirs(DirectPath):
     name = "theirs"
@@ -252,7 +252,8 @@ def test_the_relative_error_of_zeros_and_of_nan():
 def test_the_docstring_examples_are_true():
     import doctest
 
-    from archcost.paths import Epilogue, strassen, toom_cook
+    from archcost.paths import Epilogue
+    from archcost.paths.algorithms import strassen, toom_cook
     from archcost.paths.convolve import convolve as function
 
     names = {"torch": torch, "archcost": archcost, "strassen_matmul": strassen.strassen_matmul}

@@ -15,9 +15,9 @@ import archcost
 from archcost import ConvSpec
 from archcost.errors import ArchcostError, InputError, SpecError
 from archcost.paths import get
+from archcost.paths.algorithms.im2col import im2col
+from archcost.paths.algorithms.toom_cook import toom_cook
 from archcost.paths.geometry import padded
-from archcost.paths.im2col import im2col
-from archcost.paths.toom_cook import toom_cook
 from archcost.plot.drawing.im2col import numbered
 from archcost.plot.drawing.strassen import combinations, crossover, operands
 from archcost.plot.drawing.tiling import KEPT, OUTSIDE, STRIDE, WRAPS, tiling
@@ -125,10 +125,10 @@ def test_the_change_that_the_message_advises_is_drawn(spec):
 
 
 def test_what_a_stride_is_drawn_as():
-    from archcost.paths.space_to_depth import spread
+    from archcost.paths.algorithms.space_to_depth import spread
 
     spec = ConvSpec(3, 64, 7, stride=2, padding=3)
-    with pytest.raises(SpecError, match=r"give archcost\.paths\.space_to_depth\.spread\(spec\)$"):
+    with pytest.raises(SpecError, match=r"give archcost\.paths\.algorithms\.space_to_depth\.spread\(spec\)$"):
         archcost.plot.tiles(spec, "fft-16")
     assert archcost.plot.tiles(spread(spec), "fft-16").axes
 

@@ -8,7 +8,7 @@ from torch import nn
 
 import archcost
 from archcost import ArchcostError
-from archcost.latency.roofline import Roofline
+from archcost.latency.prediction.roofline import Roofline
 
 X = torch.rand(1, 3, 12, 12)
 
@@ -178,7 +178,9 @@ SILENT = "TorchScript does not say why; give the model as it was before torch.ji
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_works_or_says_why_not(kind, function, monkeypatch):
     model = KINDS[kind]()
-    monkeypatch.setattr("archcost.latency.roofline.measure_roofline", lambda *args, **options: ROOFLINE)
+    monkeypatch.setattr(
+        "archcost.latency.prediction.roofline.measure_roofline", lambda *args, **options: ROOFLINE
+    )
     silent = kind == "optimized script" and function != "accelerate"
     words = SILENT if silent else REFUSED.get((kind, function))
     if words is None:

@@ -8,8 +8,8 @@ from moved_clock import Machine
 from torch import nn
 
 from archcost import propose
-from archcost.latency.clock import Timing
-from archcost.latency.deadline import TooLittleTime
+from archcost.latency.timing.clock import Timing
+from archcost.latency.timing.deadline import TooLittleTime
 from archcost.rewriting import racing
 from archcost.rewriting.racing import race_proposals, raced
 

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 import archcost
-from archcost.latency.measurement import Key, Measurement
 from archcost.latency.paths import PathTimes
-from archcost.latency.predictor import Prediction
-from archcost.latency.roofline import Roofline
+from archcost.latency.prediction.predictor import Prediction
+from archcost.latency.prediction.roofline import Roofline
+from archcost.latency.store.measurement import Key, Measurement
 from archcost.report.grid import Entry, Grid, Head, lay_out, no_room_for, that_fit
 from archcost.rewriting.proposal import Raced
 
@@ -38,7 +38,7 @@ def results():
     other = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()).eval()
     line = Roofline(50e9, 8e9, threads=1, dtype="float32", device="as an example")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("archcost.latency.roofline.measure_roofline", lambda *args, **options: line)
+        patch.setattr("archcost.latency.prediction.roofline.measure_roofline", lambda *args, **options: line)
         measured = archcost.measure(net, X, seconds=4, **QUICK)
     proposals = archcost.propose(net, X, **QUICK)
     race = Raced(1.33, 0.968, 0.02, 1.37, device="a machine", threads=1)

@@ -8,7 +8,7 @@ from torch import nn
 
 import archcost
 from archcost.errors import InputError, RewriteError
-from archcost.latency.store import Store
+from archcost.latency.store.store import Store
 from archcost.rewriting import Plan
 from archcost.rewriting.times import Times
 

@@ -14,9 +14,9 @@ from torch import nn
 
 import archcost
 from archcost.errors import RewriteError
-from archcost.latency.fingerprint import fingerprint
-from archcost.latency.measurement import Key, Measurement
-from archcost.latency.store import Store
+from archcost.latency.store.fingerprint import fingerprint
+from archcost.latency.store.measurement import Key, Measurement
+from archcost.latency.store.store import Store
 from archcost.merging.chain import Kept
 from archcost.nn.path_conv import PathConv
 from archcost.rewriting import Plan

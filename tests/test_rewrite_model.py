@@ -8,7 +8,7 @@ from torch import nn
 
 import archcost
 from archcost.errors import InputError, RewriteError, SpecError
-from archcost.latency.store import Store
+from archcost.latency.store.store import Store
 from archcost.rewriting import Factorisation, Plan, Replacement, chained
 from archcost.rewriting.rule import _rules, register
 

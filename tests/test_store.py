@@ -16,9 +16,9 @@ import pytest
 
 from archcost import ConvSpec
 from archcost.cli import main
-from archcost.latency.clock import Timing
-from archcost.latency.fingerprint import fingerprint
-from archcost.latency.store import Key, Measurement, Store, StoreError, default_path
+from archcost.latency.store.fingerprint import fingerprint
+from archcost.latency.store.store import Key, Measurement, Store, StoreError, default_path
+from archcost.latency.timing.clock import Timing
 
 SPEC = ConvSpec(64, 64, 3, padding=1, input_size=(56, 56))
 

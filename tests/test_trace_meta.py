@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from archcost.trace.composite import operators_as_on_cpu
-from archcost.trace.meta import FAST_META, is_channels_last
+from archcost.trace.recording.composite import operators_as_on_cpu
+from archcost.trace.recording.meta import FAST_META, is_channels_last
 
 aten = torch.ops.aten
 LAYOUTS = ("contiguous", "channels_last", "permuted", "strided", "expanded")

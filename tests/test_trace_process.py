@@ -15,10 +15,10 @@ from torch.nn.modules import module as hooks_of_torch
 
 from archcost.errors import ArchcostError, InputError, ModelError
 from archcost.progress import Progress
-from archcost.trace.kept import KeptForBackward
-from archcost.trace.recorder import Recorder
+from archcost.trace.recording.kept import KeptForBackward
+from archcost.trace.recording.recorder import Recorder
+from archcost.trace.recording.turns import this_thread
 from archcost.trace.run import record
-from archcost.trace.turns import this_thread
 
 
 def test_users_own_hooks_fire_and_stay():

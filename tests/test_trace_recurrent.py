@@ -9,7 +9,7 @@ from torch import nn
 
 from archcost.analysis.analysis import analyze
 from archcost.errors import InputError
-from archcost.trace.composite import AS_ON_CPU
+from archcost.trace.recording.composite import AS_ON_CPU
 
 KINDS = {
     "rnn": lambda **options: nn.RNN(6, 5, **options),

@@ -19,9 +19,9 @@ from archcost.accelerating.preparing import Asked, measured, network_of
 from archcost.accelerating.program import Step
 from archcost.accelerating.reporting import report, unchanged
 from archcost.errors import InputError, ModelError
-from archcost.latency.deadline import Deadline
-from archcost.latency.settings import settings
-from archcost.latency.store import Store
+from archcost.latency.store.store import Store
+from archcost.latency.timing.deadline import Deadline
+from archcost.latency.timing.settings import settings
 from archcost.models.specs import load
 from archcost.progress import Progress
 from archcost.surgery.copying import copied

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from archcost.latency.clock import Ratio
+from archcost.latency.timing.clock import Ratio
 from archcost.spec import ConvSpec
 
 if TYPE_CHECKING:

@@ -12,11 +12,11 @@ import torch
 from archcost.accelerating.layers import Layer, Task
 from archcost.accelerating.layouts import CHANNELS_LAST, NCHW, memory_format
 from archcost.errors import ArchcostError
-from archcost.latency.clock import Timing, compare_calls
-from archcost.latency.deadline import Deadline, now
-from archcost.latency.fingerprint import fingerprint
-from archcost.latency.measurement import Key, Measurement
-from archcost.latency.store import Store
+from archcost.latency.store.fingerprint import fingerprint
+from archcost.latency.store.measurement import Key, Measurement
+from archcost.latency.store.store import Store
+from archcost.latency.timing.clock import Timing, compare_calls
+from archcost.latency.timing.deadline import Deadline, now
 from archcost.nn.runners import Runner, runner_for
 from archcost.paths.likely import likely
 from archcost.paths.path import ExecutionPath
@@ -221,7 +221,7 @@ def _seconds(timing: Timing, threads: int) -> float:
 
 
 def _of(timing: Timing, threads: int) -> Took:
-    from archcost.latency.clock import interquartile
+    from archcost.latency.timing.clock import interquartile
 
     spread = timing.spread if threads == 1 else interquartile(timing.wall_seconds)
     return Took(_seconds(timing, threads), spread, timing.kept, timing.dropped)

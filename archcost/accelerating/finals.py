@@ -23,8 +23,8 @@ from archcost.accelerating.layers import Layer
 from archcost.accelerating.layouts import CHANNELS_LAST, NCHW
 from archcost.accelerating.preparing import Asked
 from archcost.errors import ArchcostError
-from archcost.latency.clock import Ratio, Timing, ratio
-from archcost.latency.deadline import FEWEST, Deadline, TooLittleTime
+from archcost.latency.timing.clock import Ratio, Timing, ratio
+from archcost.latency.timing.deadline import FEWEST, Deadline, TooLittleTime
 from archcost.paths.accuracy import error_against
 from archcost.paths.registry import get
 from archcost.surgery.outputs import exact_outputs, fresh, outputs_of, worst_error

@@ -29,9 +29,9 @@ from archcost.accelerating.layouts import pinned_by_ends, pinned_by_views, regio
 from archcost.accelerating.pooling import pools_of
 from archcost.accelerating.program import Step
 from archcost.accelerating.rehearsal import rehearsed
-from archcost.latency.clock import compare_calls
-from archcost.latency.deadline import Deadline, now
-from archcost.latency.store import Store
+from archcost.latency.store.store import Store
+from archcost.latency.timing.clock import compare_calls
+from archcost.latency.timing.deadline import Deadline, now
 from archcost.surgery.outputs import fresh
 from archcost.trace.graph import Trace
 

@@ -19,9 +19,9 @@ from archcost.accelerating.choosing import Choice, Network
 from archcost.accelerating.contest import Took, Way, near
 from archcost.accelerating.layers import Layer, Task
 from archcost.accelerating.layouts import CHANNELS_LAST, NCHW
-from archcost.latency.clock import interquartile
-from archcost.latency.deadline import Deadline, now
-from archcost.latency.stopwatch import CpuStopwatch, Stopwatch, WallStopwatch
+from archcost.latency.timing.clock import interquartile
+from archcost.latency.timing.deadline import Deadline, now
+from archcost.latency.timing.stopwatch import CpuStopwatch, Stopwatch, WallStopwatch
 from archcost.surgery.outputs import fresh
 
 __all__ = ["rehearsed"]

@@ -13,7 +13,7 @@ from archcost.accelerating.finals import Final, Result
 from archcost.accelerating.layers import Kept, Layer
 from archcost.accelerating.layouts import CHANNELS_LAST
 from archcost.accelerating.preparing import Asked
-from archcost.latency.fingerprint import fingerprint
+from archcost.latency.store.fingerprint import fingerprint
 from archcost.paths.likely import without_kernel
 from archcost.paths.registry import get
 from archcost.surgery.outputs import tensors_in

@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     """The exit code."""
     from archcost.analysis.analysis import analyze
     from archcost.cli.batches import load_batches
-    from archcost.latency.settings import settings
+    from archcost.latency.timing.settings import settings
     from archcost.rewriting.proposals import propose
 
     rules = rule_names(args)

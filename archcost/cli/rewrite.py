@@ -76,8 +76,8 @@ def run(args: argparse.Namespace) -> int:
     files = _files(args)
     rules, choices = rule_names(args), None if args.layers is None else dict(_choices(args.layers))
     from archcost.cli.batches import load_batches
-    from archcost.latency.deadline import TooLittleTime
-    from archcost.latency.settings import settings
+    from archcost.latency.timing.deadline import TooLittleTime
+    from archcost.latency.timing.settings import settings
     from archcost.models.specs import load
     from archcost.rewriting.rewritten import rewrite
 

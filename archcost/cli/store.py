@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     """The exit code."""
     import warnings
 
-    from archcost.latency.store import Store
+    from archcost.latency.store.store import Store
 
     with warnings.catch_warnings(record=True) as warned, Store(args.store) as store:
         warnings.simplefilter("always")

@@ -8,13 +8,13 @@ from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 from archcost.errors import ArchcostError, ModelError, SpecError
-from archcost.fields.axes import spatial_axes
 from archcost.fields.field import ReceptiveField
 from archcost.fields.findings import Finding, find_all, padding_share
-from archcost.fields.intervals import Intervals
-from archcost.fields.read import InputAxes, extent_of, is_map, places, read_field
+from archcost.fields.intervals.intervals import Intervals
 from archcost.fields.registry import rule_for
-from archcost.fields.replay import InputAxis, Opaque, Replay, replay
+from archcost.fields.replay.axes import spatial_axes
+from archcost.fields.replay.read import InputAxes, extent_of, is_map, places, read_field
+from archcost.fields.replay.replay import InputAxis, Opaque, Replay, replay
 from archcost.fields.rules.creation import MAKES
 from archcost.trace.graph import Trace, refs
 from archcost.trace.modules import walk

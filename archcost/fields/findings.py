@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from archcost.fields.intervals import Intervals
-from archcost.fields.read import InputAxes, is_map, places, profile
+from archcost.fields.intervals.intervals import Intervals
+from archcost.fields.intervals.taps import EMPTY
 from archcost.fields.registry import slides
-from archcost.fields.support import covered, has_dilation, support_of
-from archcost.fields.taps import EMPTY
+from archcost.fields.replay.read import InputAxes, is_map, places, profile
+from archcost.fields.replay.support import covered, has_dilation, support_of
 from archcost.trace.graph import Op, TensorRef
 
 if TYPE_CHECKING:

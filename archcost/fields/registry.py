@@ -11,7 +11,7 @@ from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 from archcost.errors import ArchcostError
-from archcost.fields.intervals import Intervals, union
+from archcost.fields.intervals.intervals import Intervals, union
 from archcost.registry import load_plugins
 from archcost.trace.graph import Op, TensorRef, refs
 from archcost.trace.schema import arguments, find_overload
@@ -21,7 +21,7 @@ class See(Protocol):
     """Look up the Intervals of a tensor for the operation in hand; None where it sees nothing of the input.
 
     ``zeros`` says where it is known to be zero, ``lows`` where a softmax along ``dim`` gives it no weight, as
-    booleans that broadcast to its shape (`archcost.fields.masks`); None where that is not known.
+    booleans that broadcast to its shape (`archcost.fields.replay.masks`); None where that is not known.
     """
 
     def __call__(self, ref: Any, /) -> Intervals | None: ...

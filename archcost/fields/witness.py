@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from archcost.errors import ModelError
 from archcost.fields.field import ReceptiveField, Window
-from archcost.fields.masks import LOW
+from archcost.fields.replay.masks import LOW
 from archcost.trace.failure import said_by
 from archcost.trace.inputs import map_tensors
 from archcost.trace.modules import ModuleTree, state_of, walk

@@ -9,11 +9,11 @@ from itertools import cycle
 from typing import TYPE_CHECKING, Any, Literal
 
 from archcost.errors import ArchcostError
-from archcost.latency.clock import Timing, compare_calls
 from archcost.latency.convolutions import Sample, Task
-from archcost.latency.deadline import Deadline, now
-from archcost.latency.fingerprint import fingerprint
-from archcost.latency.store import Store
+from archcost.latency.store.fingerprint import fingerprint
+from archcost.latency.store.store import Store
+from archcost.latency.timing.clock import Timing, compare_calls
+from archcost.latency.timing.deadline import Deadline, now
 
 if TYPE_CHECKING:
     import torch

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from math import inf, sqrt
 
 from archcost.latency.convolutions import ConvCall, Task
-from archcost.latency.measurement import Measurement
-from archcost.latency.parts import CallTime, InContext
 from archcost.latency.paths import PathTimes, is_rough, path_of
-from archcost.latency.roofline import Roofline, bytes_moved
+from archcost.latency.prediction.roofline import Roofline, bytes_moved
+from archcost.latency.store.measurement import Measurement
+from archcost.latency.timing.parts import CallTime, InContext
 from archcost.paths.likely import without_kernel
 from archcost.spec import ConvSpec
 

@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from archcost.analysis.analysis import Analysis, analyze
 from archcost.errors import InputError, SpecError
-from archcost.latency.deadline import Deadline, now
 from archcost.latency.measured import Measured, MeasuringInterrupted
+from archcost.latency.timing.deadline import Deadline, now
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
     from archcost.latency.convolutions import ConvCall, Task
-    from archcost.latency.parts import InContext
     from archcost.latency.paths import PathTimes
-    from archcost.latency.predictor import Prediction
-    from archcost.latency.roofline import Roofline
-    from archcost.latency.store import Store
+    from archcost.latency.prediction.predictor import Prediction
+    from archcost.latency.prediction.roofline import Roofline
+    from archcost.latency.store.store import Store
+    from archcost.latency.timing.parts import InContext
 
 __all__ = ["Measured", "MeasuringInterrupted", "measure"]
 
@@ -86,14 +86,14 @@ def measure(
     _check(seconds, tolerance, batch, paths)
     analysis, source, call = _prepared(model, inputs, batch, input_size, progress)
     from archcost.latency.convolutions import convolutions_of
-    from archcost.latency.store import opened
+    from archcost.latency.store.store import opened
     from archcost.paths.registry import available
 
     calls = convolutions_of(analysis.trace)
     available()  # to load the paths takes seconds, and is no measuring
     run = _Run(analysis, source, call, calls, seconds, tolerance, cold)
     with ExitStack() as stack:
-        from archcost.latency.settings import settings
+        from archcost.latency.timing.settings import settings
 
         kept = stack.enter_context(opened(store))
         stack.enter_context(settings(threads=threads))
@@ -129,11 +129,11 @@ class _Run:
     def measure(self, paths: Paths, store: Store | None, again: bool, in_context: bool, show: Any) -> None:
         import torch
 
-        from archcost.latency.context import time_in_context
         from archcost.latency.convolutions import samples_of
-        from archcost.latency.deadline import TooLittleTime
         from archcost.latency.paths import Asked, time_paths
-        from archcost.latency.roofline import measure_roofline
+        from archcost.latency.prediction.roofline import measure_roofline
+        from archcost.latency.timing.context import time_in_context
+        from archcost.latency.timing.deadline import TooLittleTime
         from archcost.latency.unreached import predict_unreached
         from archcost.progress import Progress
 
@@ -178,7 +178,7 @@ class _Run:
     def found(self, interrupted: bool = False) -> Measured:
         import torch
 
-        from archcost.latency.fingerprint import fingerprint
+        from archcost.latency.store.fingerprint import fingerprint
         from archcost.trace.graph import refs
 
         shapes = [ref.shape for ref in refs(self.analysis.trace.inputs)]

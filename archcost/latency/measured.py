@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
     from archcost.latency.convolutions import ConvCall, Task
     from archcost.latency.layers import LayerTime
-    from archcost.latency.measurement import Measurement
-    from archcost.latency.parts import InContext
     from archcost.latency.paths import PathTimes
-    from archcost.latency.predictor import Prediction
-    from archcost.latency.roofline import Roofline
+    from archcost.latency.prediction.predictor import Prediction
+    from archcost.latency.prediction.roofline import Roofline
+    from archcost.latency.store.measurement import Measurement
+    from archcost.latency.timing.parts import InContext
     from archcost.report.frames import Path
 
 __all__ = ["Measured", "MeasuringInterrupted"]

@@ -14,11 +14,11 @@ from math import inf
 from typing import Any
 
 from archcost.latency.candidates import Asked, Way, calls_of, is_far, ways_of
-from archcost.latency.clock import Timing
 from archcost.latency.convolutions import Sample, Task
-from archcost.latency.deadline import FEWEST, Deadline, now
-from archcost.latency.fingerprint import fingerprint
-from archcost.latency.measurement import Key, Measurement
+from archcost.latency.store.fingerprint import fingerprint
+from archcost.latency.store.measurement import Key, Measurement
+from archcost.latency.timing.clock import Timing
+from archcost.latency.timing.deadline import FEWEST, Deadline, now
 from archcost.spec import ConvSpec
 
 __all__ = ["COLD", "Asked", "PathTimes", "is_rough", "path_of", "time_paths"]

@@ -11,11 +11,11 @@ from dataclasses import replace
 
 from archcost.latency.candidates import Asked, ways_of
 from archcost.latency.convolutions import Sample, Task
-from archcost.latency.deadline import Deadline
-from archcost.latency.fingerprint import fingerprint
-from archcost.latency.measurement import Measurement
 from archcost.latency.paths import COLD, path_of
-from archcost.latency.predictor import Prediction, PredictionError, Predictor
+from archcost.latency.prediction.predictor import Prediction, PredictionError, Predictor
+from archcost.latency.store.fingerprint import fingerprint
+from archcost.latency.store.measurement import Measurement
+from archcost.latency.timing.deadline import Deadline
 
 __all__ = ["predict_unreached"]
 

@@ -15,13 +15,13 @@ import torch
 from archcost.kernels.bound import Bound, bound
 from archcost.kernels.call import Call
 from archcost.kernels.packed import Packed
+from archcost.paths.algorithms.framework import takes_padding
+from archcost.paths.algorithms.fused import Fused
+from archcost.paths.algorithms.native import ChannelsLastPath, NativePath
+from archcost.paths.algorithms.prepacked import PrepackedPath
 from archcost.paths.epilogue import Epilogue
-from archcost.paths.framework import takes_padding
-from archcost.paths.fused import Fused
 from archcost.paths.geometry import padding_of, spatial
-from archcost.paths.native import ChannelsLastPath, NativePath
 from archcost.paths.path import ExecutionPath, Prepared
-from archcost.paths.prepacked import PrepackedPath
 
 __all__ = ["Clamp", "Kernel", "Runner", "runner_for"]
 

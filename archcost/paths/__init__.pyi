@@ -1,4 +1,5 @@
 from .accuracy import relative_error as relative_error
+from .algorithms.strassen import strassen_matmul as strassen_matmul
 from .eligibility import Eligibility as Eligibility
 from .eligibility import eligible as eligible
 from .epilogue import Epilogue as Epilogue
@@ -7,4 +8,3 @@ from .path import Prepared as Prepared
 from .registry import available as available
 from .registry import get as get
 from .registry import register as register
-from .strassen import strassen_matmul as strassen_matmul

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from archcost.paths.framework import framework_convolution
+from archcost.paths.algorithms.framework import framework_convolution
 from archcost.paths.path import ExecutionPath
 from archcost.paths.registry import get
 from archcost.spec import ConvSpec

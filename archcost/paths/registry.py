@@ -51,7 +51,7 @@ def load_paths() -> None:
     """Import archcost's own paths, then those that installed packages announce."""
     own = dict(_paths)
     _paths.clear()
-    from archcost.paths import (
+    from archcost.paths.algorithms import (
         direct,
         fft,
         fft_parts,

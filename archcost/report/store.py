@@ -10,7 +10,7 @@ from archcost.report.text import visible, width_of
 from archcost.report.units import bytes_text, shape_text
 
 if TYPE_CHECKING:
-    from archcost.latency.store import Measurement, Store
+    from archcost.latency.store.store import Measurement, Store
     from archcost.spec import ConvSpec
 
 __all__ = ["spec_text", "store_record", "store_text"]

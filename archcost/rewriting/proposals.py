@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import nn
 
-    from archcost.latency.store import Store
+    from archcost.latency.store.store import Store
     from archcost.report.frames import Path
 
 __all__ = ["Proposals", "propose"]
@@ -56,7 +56,7 @@ def propose(
         SpecError: no such rule, no such layer, or the SPEC names nothing.
     """
     analysis = analysis_of("propose", model, inputs, input_size=input_size, progress=progress)
-    from archcost.latency.store import opened
+    from archcost.latency.store.store import opened
     from archcost.rewriting.proposing import proposals_of
 
     net = analysis.model
@@ -175,7 +175,7 @@ class Proposals(Sequence[Proposal]):
         Raises:
             ModelError: the model is gone, or on `meta`.
         """
-        from archcost.latency.store import opened
+        from archcost.latency.store.store import opened
         from archcost.rewriting.racing import race_proposals
         from archcost.trace.inputs import like_traced
         from archcost.trace.modules import check_values

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from archcost.cost.costs import Costs
-    from archcost.latency.store import Store
+    from archcost.latency.store.store import Store
     from archcost.weights.moments import Moments
     from archcost.weights.unfolded import Unfolded
 
@@ -73,7 +73,7 @@ def proposals_of(
     asked = [one for one in subjects if wanted is None or wanted & set(one.names)]
     stays: list[Stays] = []
     found: list[Proposal] = []
-    from archcost.latency.store import Store
+    from archcost.latency.store.store import Store
     from archcost.rewriting.carry import unfolded_of
     from archcost.rewriting.rules.layout import looking_in
 

@@ -14,11 +14,11 @@ import torch
 from torch import nn
 
 from archcost.errors import ArchcostError
-from archcost.latency.clock import Timing, compare_calls, interquartile, ratio
-from archcost.latency.deadline import FEWEST, Deadline, TooLittleTime, now
-from archcost.latency.fingerprint import fingerprint
-from archcost.latency.measurement import Key, Measurement
-from archcost.latency.store import Store
+from archcost.latency.store.fingerprint import fingerprint
+from archcost.latency.store.measurement import Key, Measurement
+from archcost.latency.store.store import Store
+from archcost.latency.timing.clock import Timing, compare_calls, interquartile, ratio
+from archcost.latency.timing.deadline import FEWEST, Deadline, TooLittleTime, now
 from archcost.merging.chain import Step
 from archcost.progress import Progress
 from archcost.rewriting.plan.building import built

@@ -17,7 +17,7 @@ from archcost.rewriting.proposal import Proposal, Stays
 if TYPE_CHECKING:
     from torch import nn
 
-    from archcost.latency.store import Store
+    from archcost.latency.store.store import Store
     from archcost.rewriting.plan.applying import Outcome
     from archcost.rewriting.plan.plan import Applied, Plan
     from archcost.rewriting.proposal import Raced
@@ -77,7 +77,7 @@ def rewrite(
         RewriteError: a choice cannot be done; the message says where and why. Nothing has changed then.
         SpecError: no such rule, or no such layer.
     """
-    from archcost.latency.store import Store, opened
+    from archcost.latency.store.store import Store, opened
     from archcost.rewriting.budget import within_budget
     from archcost.rewriting.plan.applying import carried_out
     from archcost.rewriting.plan.plan import Plan

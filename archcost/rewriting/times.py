@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from archcost.latency.fingerprint import fingerprint
-from archcost.latency.measurement import Measurement
 from archcost.latency.paths import is_rough
-from archcost.latency.store import Store
+from archcost.latency.store.fingerprint import fingerprint
+from archcost.latency.store.measurement import Measurement
+from archcost.latency.store.store import Store
 from archcost.paths.registry import available
 from archcost.rewriting.proposal import Costs
 from archcost.spec import ConvSpec

@@ -12,7 +12,7 @@ from torch import nn
 from archcost.errors import ArchcostError, InputError, ModelError
 from archcost.trace.graph import TensorRef
 from archcost.trace.modules import type_name
-from archcost.trace.recorder import Recorder
+from archcost.trace.recording.recorder import Recorder
 
 
 class Failed(Exception):

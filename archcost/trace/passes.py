@@ -14,14 +14,14 @@ from torch import nn
 
 from archcost.errors import ArchcostError, ModelError
 from archcost.trace import inputs as inputs_
-from archcost.trace.composite import operators_as_on_cpu
 from archcost.trace.failure import Failed, check_computed
 from archcost.trace.graph import Trace, refs
-from archcost.trace.kept import KeptForBackward
 from archcost.trace.modules import ModuleTree, describe, describe_state, named_state, state_of, type_name
-from archcost.trace.recorder import Recorder
+from archcost.trace.recording.composite import operators_as_on_cpu
+from archcost.trace.recording.kept import KeptForBackward
+from archcost.trace.recording.recorder import Recorder
+from archcost.trace.recording.turns import Interrupts
 from archcost.trace.state import Untouched, deeper_recursion, paused_gc
-from archcost.trace.turns import Interrupts
 
 __all__ = ["MakeInputs", "Passes"]
 

@@ -25,7 +25,7 @@ from archcost.trace.modules import (
     walk,
 )
 from archcost.trace.passes import MakeInputs, Passes
-from archcost.trace.turns import Interrupts, my_turn
+from archcost.trace.recording.turns import Interrupts, my_turn
 
 __all__ = ["record"]
 

@@ -8,16 +8,16 @@ from golden.models import branches
 import archcost
 from archcost import ConvSpec
 from archcost.accelerating.acceleration import Acceleration, LayerAcceleration
-from archcost.latency.clock import Ratio
 from archcost.latency.convolutions import convolutions_of
-from archcost.latency.fingerprint import Fingerprint
 from archcost.latency.measured import Measured
-from archcost.latency.measurement import Key, Measurement
-from archcost.latency.parts import CallTime, InContext, Span
 from archcost.latency.paths import PathTimes
-from archcost.latency.predictor import Prediction
-from archcost.latency.roofline import Roofline
-from archcost.latency.store import Store
+from archcost.latency.prediction.predictor import Prediction
+from archcost.latency.prediction.roofline import Roofline
+from archcost.latency.store.fingerprint import Fingerprint
+from archcost.latency.store.measurement import Key, Measurement
+from archcost.latency.store.store import Store
+from archcost.latency.timing.clock import Ratio
+from archcost.latency.timing.parts import CallTime, InContext, Span
 from archcost.rewriting.proposal import Raced
 
 SIZE = (1, 3, 32, 32)

@@ -7,9 +7,9 @@ from math import prod
 
 import numpy as np
 
-from archcost.fields.span import Span
-from archcost.fields.taps import EMPTY, STILL, Taps, next_step, readable, transposed, window
-from archcost.fields.unions import Spans, collapsed, concatenate, unite
+from archcost.fields.intervals.span import Span
+from archcost.fields.intervals.taps import EMPTY, STILL, Taps, next_step, readable, transposed, window
+from archcost.fields.intervals.unions import Spans, collapsed, concatenate, unite
 
 __all__ = ["Intervals", "union"]
 

@@ -3,12 +3,12 @@
 Rows of ``values`` are, all to be minimised, so that a union is one minimum:
 
 * ``lo`` and ``-hi`` of the *exact* interval: the first and last input index that the element depends
-  on, padding skipped; for other seeds (see `archcost.fields.support`) one row an input index;
+  on, padding skipped; for other seeds (see `archcost.fields.replay.support`) one row an input index;
 * then ``lo`` and ``-hi`` of the *local* one: the input continued beyond its borders, reductions over
   the full extent of the axis taken as constants.
 
 The other dimensions are those of the tensor, of size 1 where nothing varies. Along some of them elements
-that see the same are held once: `archcost.fields.classes`.
+that see the same are held once: `archcost.fields.intervals.classes`.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from math import prod
 
 import numpy as np
 
-from archcost.fields.classes import Map, Maps, compacted, flattened, unique_columns
-from archcost.fields.steps import inferred, joined, nested, settled
-from archcost.fields.taps import EMPTY, STILL, Step, Taps, gather, readable
+from archcost.fields.intervals.classes import Map, Maps, compacted, flattened, unique_columns
+from archcost.fields.intervals.steps import inferred, joined, nested, settled
+from archcost.fields.intervals.taps import EMPTY, STILL, Step, Taps, gather, readable
 
 # Elements that are looked at one by one under a mask; beyond, it is as if there were none.
 _MOST_MASKED = 1 << 25

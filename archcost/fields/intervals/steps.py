@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from archcost.fields.taps import STILL, Step
+from archcost.fields.intervals.taps import STILL, Step
 
 __all__ = ["inferred", "joined", "nested", "settled"]
 

@@ -8,10 +8,10 @@ from math import gcd, prod
 
 import numpy as np
 
-from archcost.fields.classes import Map, same, together
-from archcost.fields.span import Span
-from archcost.fields.steps import inferred
-from archcost.fields.taps import EMPTY, STILL, Step
+from archcost.fields.intervals.classes import Map, same, together
+from archcost.fields.intervals.span import Span
+from archcost.fields.intervals.steps import inferred
+from archcost.fields.intervals.taps import EMPTY, STILL, Step
 
 __all__ = ["Spans", "collapsed", "concatenate", "unite"]
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from archcost.fields.intervals.span import Span
+from archcost.fields.intervals.taps import EMPTY
 from archcost.fields.registry import slides
-from archcost.fields.replay import InputAxis, replay
-from archcost.fields.span import Span
-from archcost.fields.taps import EMPTY
+from archcost.fields.replay.replay import InputAxis, replay
 from archcost.trace.graph import Op, TensorRef, Trace, refs
 
 __all__ = ["spatial_axes"]

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from archcost.fields.intervals import Intervals, union
-from archcost.fields.span import Span
-from archcost.fields.steps import nested, settled
-from archcost.fields.taps import EMPTY, STILL
-from archcost.fields.unions import Spans, collapsed, unite
+from archcost.fields.intervals.intervals import Intervals, union
+from archcost.fields.intervals.span import Span
+from archcost.fields.intervals.steps import nested, settled
+from archcost.fields.intervals.taps import EMPTY, STILL
+from archcost.fields.intervals.unions import Spans, collapsed, unite
 from archcost.trace.graph import TensorRef
 
 __all__ = ["Memory", "written"]

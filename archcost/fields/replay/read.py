@@ -11,9 +11,9 @@ import numpy as np
 
 from archcost.errors import SpecError
 from archcost.fields.field import ReceptiveField, Window
-from archcost.fields.intervals import Intervals
-from archcost.fields.replay import InputAxis
-from archcost.fields.taps import EMPTY, STILL, Step
+from archcost.fields.intervals.intervals import Intervals
+from archcost.fields.intervals.taps import EMPTY, STILL, Step
+from archcost.fields.replay.replay import InputAxis
 from archcost.trace.graph import Trace, refs
 
 __all__ = ["InputAxes", "extent_of", "is_map", "places", "profile", "read_field"]

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from archcost.fields.intervals import Intervals
-from archcost.fields.memory import Memory
+from archcost.fields.intervals.intervals import Intervals
+from archcost.fields.intervals.span import Span
+from archcost.fields.intervals.taps import STILL
 from archcost.fields.registry import everything, rule_for, slides
-from archcost.fields.span import Span
-from archcost.fields.taps import STILL
+from archcost.fields.replay.memory import Memory
 from archcost.trace.graph import Op, TensorRef, Trace, refs
 
 if TYPE_CHECKING:
-    from archcost.fields.masks import Masks
+    from archcost.fields.replay.masks import Masks
 
 __all__ = ["InputAxis", "Opaque", "Replay", "interval_seed", "replay"]
 
@@ -97,7 +97,7 @@ class _Seen:
 
     def _masks(self) -> Masks:
         if self.masks is None:
-            from archcost.fields.masks import Masks
+            from archcost.fields.replay.masks import Masks
 
             self.masks = Masks(self.run.trace)
         return self.masks

@@ -9,10 +9,10 @@ from functools import lru_cache
 
 import numpy as np
 
-from archcost.fields.read import InputAxes, is_map, places, profile
-from archcost.fields.replay import Replay, interval_seed, replay
-from archcost.fields.span import Span
-from archcost.fields.taps import EMPTY
+from archcost.fields.intervals.span import Span
+from archcost.fields.intervals.taps import EMPTY
+from archcost.fields.replay.read import InputAxes, is_map, places, profile
+from archcost.fields.replay.replay import Replay, interval_seed, replay
 from archcost.trace.graph import Op, Trace
 from archcost.trace.schema import arguments
 

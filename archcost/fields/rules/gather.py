@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from archcost.fields.intervals import Intervals, cat, union
-from archcost.fields.memory import written
+from archcost.fields.intervals.intervals import Intervals, cat, union
 from archcost.fields.registry import See, everything, field_rule
+from archcost.fields.replay.memory import written
 from archcost.trace.graph import Op, TensorRef, refs
 from archcost.trace.schema import arguments
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from archcost.fields.intervals import Intervals, union
+from archcost.fields.intervals.intervals import Intervals, union
 from archcost.fields.registry import See, field_rule
 from archcost.trace.graph import Op, TensorRef, refs
 from archcost.trace.schema import arguments

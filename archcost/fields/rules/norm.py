@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import prod
 
-from archcost.fields.intervals import Intervals, union
+from archcost.fields.intervals.intervals import Intervals, union
 from archcost.fields.registry import See, field_rule
 from archcost.trace.graph import Op, TensorRef
 from archcost.trace.schema import arguments

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from archcost.fields.intervals import Intervals
+from archcost.fields.intervals.intervals import Intervals
+from archcost.fields.intervals.taps import pad
 from archcost.fields.registry import See, field_rule
-from archcost.fields.taps import pad
 from archcost.trace.graph import Op
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from archcost.fields.intervals import Intervals
+from archcost.fields.intervals.intervals import Intervals
+from archcost.fields.intervals.taps import Taps, adaptive, window
 from archcost.fields.registry import See, field_rule
 from archcost.fields.rules.window import per_axis
-from archcost.fields.taps import Taps, adaptive, window
 from archcost.trace.graph import Op
 from archcost.trace.schema import arguments
 

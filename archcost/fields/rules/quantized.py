@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from archcost.fields.intervals import Intervals, union
+from archcost.fields.intervals.intervals import Intervals, union
 from archcost.fields.registry import See, field_rule
 from archcost.fields.rules.window import convolve
 from archcost.trace.graph import Op, PackedWeights

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from archcost.fields.intervals import Intervals, cat, union
+from archcost.fields.intervals.intervals import Intervals, cat, union
 from archcost.fields.registry import See, field_rule
 from archcost.trace.graph import Op, refs
 from archcost.trace.schema import arguments

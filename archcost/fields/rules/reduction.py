@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from archcost.fields.intervals import Intervals, union
+from archcost.fields.intervals.intervals import Intervals, union
 from archcost.fields.registry import See, everything, field_rule, pointwise
 from archcost.trace.graph import Op
 from archcost.trace.schema import arguments

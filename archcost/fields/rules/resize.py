@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from archcost.fields.intervals import Intervals, union
+from archcost.fields.intervals.intervals import Intervals, union
+from archcost.fields.intervals.taps import Taps, antialiased, nearest, resize
 from archcost.fields.registry import See, field_rule
-from archcost.fields.taps import Taps, antialiased, nearest, resize
 from archcost.trace.graph import Op
 from archcost.trace.schema import arguments
 

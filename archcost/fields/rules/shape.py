@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from archcost.fields.intervals import Intervals
+from archcost.fields.intervals.intervals import Intervals
 from archcost.fields.registry import See, field_rule, first
 from archcost.trace.graph import Op
 from archcost.trace.schema import arguments

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from archcost.fields.intervals import Intervals, union
+from archcost.fields.intervals.intervals import Intervals, union
 from archcost.fields.registry import See, everything, field_rule
 from archcost.trace.graph import Op
 from archcost.trace.schema import arguments

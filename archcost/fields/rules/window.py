@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from archcost.fields.intervals import Intervals, union
+from archcost.fields.intervals.intervals import Intervals, union
+from archcost.fields.intervals.taps import Taps, transposed, window
 from archcost.fields.registry import See, field_rule
-from archcost.fields.taps import Taps, transposed, window
 from archcost.trace.graph import Op
 from archcost.trace.schema import arguments
 

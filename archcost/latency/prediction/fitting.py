@@ -17,12 +17,12 @@ from functools import cached_property
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from archcost.latency.kriging import Kriging
-from archcost.latency.nonnegative import nonnegative_least_squares
-from archcost.latency.work import Work, features_of, work_of
+from archcost.latency.prediction.kriging import Kriging
+from archcost.latency.prediction.nonnegative import nonnegative_least_squares
+from archcost.latency.prediction.work import Work, features_of, work_of
 
 if TYPE_CHECKING:
-    from archcost.latency.measurement import Measurement
+    from archcost.latency.store.measurement import Measurement
 
 __all__ = ["LEAST_MEASUREMENTS", "Fit", "fit_of"]
 

@@ -1,8 +1,8 @@
 """What was not measured, predicted from what was: per path and kind of convolution, a law and its correction.
 
-The law (see `archcost.latency.fitting`) is a sum of so much for each multiplication, byte and call, fitted on
+The law (see `fitting`) is a sum of so much for each multiplication, byte and call, fitted on
 this machine's measurements; what it leaves unexplained is carried from convolutions that are alike (see
-`archcost.latency.kriging`). What is predicted is labelled so, with the error that the same procedure, choice
+`kriging`). What is predicted is labelled so, with the error that the same procedure, choice
 of scales included, made on measurements it had not seen.
 """
 
@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from archcost.errors import ArchcostError
-from archcost.latency.fingerprint import fingerprint as of_this_machine
-from archcost.latency.fitting import Fit, fit_of
-from archcost.latency.work import Work, features_of, kind_of, work_of
+from archcost.latency.prediction.fitting import Fit, fit_of
+from archcost.latency.prediction.work import Work, features_of, kind_of, work_of
+from archcost.latency.store.fingerprint import fingerprint as of_this_machine
 from archcost.spec import ConvSpec
 from archcost.trace.inputs import as_dtype
 
 if TYPE_CHECKING:
-    from archcost.latency.measurement import Measurement
-    from archcost.latency.store import Store
+    from archcost.latency.store.measurement import Measurement
+    from archcost.latency.store.store import Store
 
 __all__ = ["Fit", "Prediction", "PredictionError", "Predictor", "Work", "kind_of", "work_of"]
 

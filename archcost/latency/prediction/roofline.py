@@ -13,12 +13,12 @@ from math import prod
 from typing import TYPE_CHECKING, Any, Literal
 
 from archcost.errors import InputError
-from archcost.latency.clock import Timing, compare_calls
-from archcost.latency.deadline import Deadline, TooLittleTime, now
-from archcost.latency.fingerprint import Fingerprint, fingerprint
-from archcost.latency.measurement import Key, Measurement
-from archcost.latency.settings import settings
-from archcost.latency.store import Store
+from archcost.latency.store.fingerprint import Fingerprint, fingerprint
+from archcost.latency.store.measurement import Key, Measurement
+from archcost.latency.store.store import Store
+from archcost.latency.timing.clock import Timing, compare_calls
+from archcost.latency.timing.deadline import Deadline, TooLittleTime, now
+from archcost.latency.timing.settings import settings
 from archcost.spec import ConvSpec
 from archcost.trace.inputs import as_dtype
 

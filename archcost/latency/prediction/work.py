@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import log2, prod
 from typing import NamedTuple
 
-from archcost.latency.roofline import bytes_moved
+from archcost.latency.prediction.roofline import bytes_moved
 from archcost.spec import ConvSpec
 
 __all__ = ["FEATURES", "Work", "features_of", "kind_of", "work_of"]

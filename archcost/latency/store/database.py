@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
-from archcost.latency.measurement import StoreError
+from archcost.latency.store.measurement import StoreError
 
 try:
     import fcntl

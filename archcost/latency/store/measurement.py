@@ -11,8 +11,8 @@ from functools import cached_property
 from typing import Any, Literal
 
 from archcost.errors import ArchcostError
-from archcost.latency.clock import Timing, interquartile
-from archcost.latency.fingerprint import Fingerprint
+from archcost.latency.store.fingerprint import Fingerprint
+from archcost.latency.timing.clock import Timing, interquartile
 from archcost.spec import ConvSpec
 
 __all__ = ["Key", "Measurement", "StoreError", "from_record", "spec_from_json", "spec_json"]

@@ -16,8 +16,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
-from archcost.latency.database import Database
-from archcost.latency.measurement import Key, Measurement, StoreError, from_record, spec_from_json
+from archcost.latency.store.database import Database
+from archcost.latency.store.measurement import Key, Measurement, StoreError, from_record, spec_from_json
 
 __all__ = ["Key", "Measurement", "Store", "StoreError", "default_path", "opened"]
 
@@ -198,7 +198,7 @@ def opened(store: Store | str | os.PathLike[str] | Literal[False] | None) -> Ite
 def _own_fingerprints() -> list[str]:
     import torch
 
-    from archcost.latency.fingerprint import fingerprint
+    from archcost.latency.store.fingerprint import fingerprint
 
     devices = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
     return [fingerprint(device).hash for device in devices]

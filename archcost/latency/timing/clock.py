@@ -18,7 +18,7 @@ from statistics import median, quantiles
 from typing import Any, Literal, NamedTuple
 
 from archcost.errors import ArchcostError, SpecError
-from archcost.latency.deadline import FEWEST, Deadline
+from archcost.latency.timing.deadline import FEWEST, Deadline
 
 try:
     import resource

@@ -17,12 +17,12 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, Literal
 
 from archcost.errors import ArchcostError, InputError, ModelError
-from archcost.latency.deadline import FEWEST, Deadline, TooLittleTime, now
-from archcost.latency.fingerprint import fingerprint
-from archcost.latency.hooks import Route, hook_seconds, hooked, route_of
-from archcost.latency.parts import CallTime, InContext, Span, span
-from archcost.latency.settings import settings
-from archcost.latency.stopwatch import CpuStopwatch, CudaStopwatch, Stopwatch, WallStopwatch
+from archcost.latency.store.fingerprint import fingerprint
+from archcost.latency.timing.deadline import FEWEST, Deadline, TooLittleTime, now
+from archcost.latency.timing.hooks import Route, hook_seconds, hooked, route_of
+from archcost.latency.timing.parts import CallTime, InContext, Span, span
+from archcost.latency.timing.settings import settings
+from archcost.latency.timing.stopwatch import CpuStopwatch, CudaStopwatch, Stopwatch, WallStopwatch
 from archcost.trace.inputs import as_call, dtype_of, map_tensors
 from archcost.trace.modules import ModuleTree, check_initialised, check_model, is_training, walk
 from archcost.trace.state import Untouched, deeper_recursion, paused_gc
@@ -272,7 +272,7 @@ def _tree_of(model: Any) -> ModuleTree:
         if getattr(module, "_compiled_call_impl", None) is not None or hasattr(module, "_orig_mod"):
             raise ModelError(
                 f"{name or 'the model'} is compiled by torch.compile, and hooks would have it run another "
-                f"way: give the model as it was before, or time it whole with archcost.latency.clock"
+                f"way: give the model as it was before, or time it whole with archcost.latency.timing.clock"
             )
     return tree
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from archcost.latency.deadline import FEWEST, Deadline
-from archcost.latency.stopwatch import Lap, Stopwatch
+from archcost.latency.timing.deadline import FEWEST, Deadline
+from archcost.latency.timing.stopwatch import Lap, Stopwatch
 from archcost.trace.modules import ModuleTree, type_name
 
 if TYPE_CHECKING:

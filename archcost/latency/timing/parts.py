@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Literal
 
-from archcost.latency.clock import interquartile
-from archcost.latency.deadline import FEWEST
+from archcost.latency.timing.clock import interquartile
+from archcost.latency.timing.deadline import FEWEST
 
 if TYPE_CHECKING:
     import pandas as pd

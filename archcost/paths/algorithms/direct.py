@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from archcost.kernels import library
+from archcost.paths.algorithms.fused import Fused, FusedPath, device_of, kernels_run
 from archcost.paths.compiled import DepthwiseKernel, depthwise_kernel
-from archcost.paths.fused import Fused, FusedPath, device_of, kernels_run
 from archcost.paths.geometry import (
     axes_of,
     by_groups,

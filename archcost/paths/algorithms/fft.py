@@ -17,14 +17,19 @@ from math import log2, prod
 import torch
 
 from archcost.kernels import library
+from archcost.paths.algorithms.fourier import (
+    MOST_LENGTH,
+    good_length,
+    real_transform_multiplications,
+    transformed,
+)
+from archcost.paths.algorithms.phased import PhasedPath
+from archcost.paths.algorithms.products import filling_elements, point_products, tiled, untiled, whole_size
+from archcost.paths.algorithms.space_to_depth import spread
 from archcost.paths.compiled import GROUPED, Kernel, fourier_kernel
-from archcost.paths.fourier import MOST_LENGTH, good_length, real_transform_multiplications, transformed
 from archcost.paths.geometry import Axes, spatial, trailing
-from archcost.paths.phased import PhasedPath
 from archcost.paths.phases import Dense, phases, summed_phases
 from archcost.paths.precision import sum_error
-from archcost.paths.products import filling_elements, point_products, tiled, untiled, whole_size
-from archcost.paths.space_to_depth import spread
 from archcost.spec import ConvSpec
 
 __all__ = ["FFTPath"]

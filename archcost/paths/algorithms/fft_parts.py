@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 
 from archcost.kernels import library
+from archcost.paths.algorithms.fourier import real_transform_multiplications
+from archcost.paths.algorithms.phased import PhasedPath
 from archcost.paths.compiled import Kernel, long_row_kernel
-from archcost.paths.fourier import real_transform_multiplications
 from archcost.paths.geometry import axes_of
-from archcost.paths.phased import PhasedPath
 from archcost.paths.phases import Dense, phases, summed_phases
 from archcost.paths.precision import sum_error
 from archcost.spec import ConvSpec

@@ -17,10 +17,10 @@ import torch
 import torch.nn.functional as F
 
 from archcost.kernels import library
+from archcost.paths.algorithms.fourier import MOST_LENGTH, good_length, real_transform_multiplications
+from archcost.paths.algorithms.phased import PhasedPath
 from archcost.paths.compiled import Kernel, rows_kernel
-from archcost.paths.fourier import MOST_LENGTH, good_length, real_transform_multiplications
 from archcost.paths.geometry import spatial, trailing
-from archcost.paths.phased import PhasedPath
 from archcost.paths.phases import Dense, phases, summed_phases
 from archcost.paths.precision import sum_error
 from archcost.spec import ConvSpec

@@ -9,14 +9,14 @@ import torch
 
 from archcost.kernels import library
 from archcost.kernels.operators import convolve
+from archcost.paths.algorithms.framework import needs_gradients, with_gradients
+from archcost.paths.algorithms.space_to_depth import blocks_of
+from archcost.paths.algorithms.tensor import TensorPath, check_input, wants_gradients
 from archcost.paths.compiled import Packed
 from archcost.paths.epilogue import PLAIN, Epilogue
-from archcost.paths.framework import needs_gradients, with_gradients
 from archcost.paths.geometry import padded
 from archcost.paths.path import Prepared
 from archcost.paths.precision import compute_dtype
-from archcost.paths.space_to_depth import blocks_of
-from archcost.paths.tensor import TensorPath, check_input, wants_gradients
 from archcost.spec import ConvSpec
 
 __all__ = ["Fused", "FusedPath", "device_of", "kernels_run"]
@@ -31,7 +31,7 @@ class Fused:
     stride: tuple[int, ...]
     dilation: tuple[int, ...]
     blocks: bool = False
-    """Whether it is executed by `archcost.paths.space_to_depth`."""
+    """Whether it is executed by `archcost.paths.algorithms.space_to_depth`."""
 
     def source(self, x: torch.Tensor, spec: ConvSpec) -> torch.Tensor:
         """What the kernel reads."""

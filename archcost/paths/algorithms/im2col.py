@@ -14,8 +14,9 @@ from typing import Any
 import torch
 
 from archcost.kernels import library
+from archcost.paths.algorithms.fused import Fused, FusedPath, device_of, kernels_run
+from archcost.paths.algorithms.tensor import TensorPath
 from archcost.paths.compiled import GROUPED, Im2colKernel, im2col_kernel
-from archcost.paths.fused import Fused, FusedPath, device_of, kernels_run
 from archcost.paths.geometry import (
     axes_of,
     by_groups,
@@ -29,7 +30,6 @@ from archcost.paths.geometry import (
 )
 from archcost.paths.path import Implementation
 from archcost.paths.precision import compute_dtype, sum_error
-from archcost.paths.tensor import TensorPath
 from archcost.spec import ConvSpec
 
 __all__ = ["Im2colPath", "TiledIm2colPath", "col2im", "im2col", "matrix_elements"]

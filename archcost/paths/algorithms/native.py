@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import torch
 
+from archcost.paths.algorithms.framework import framework_convolution, in_two_axes
+from archcost.paths.algorithms.tensor import check_input, check_weights
 from archcost.paths.epilogue import PLAIN, Epilogue
-from archcost.paths.framework import framework_convolution, in_two_axes
 from archcost.paths.geometry import refusal
 from archcost.paths.path import ExecutionPath, Implementation, Prepared
 from archcost.paths.precision import roundoff, sum_error
-from archcost.paths.tensor import check_input, check_weights
 from archcost.spec import ConvSpec
 
 __all__ = ["ChannelsLastPath", "NativePath"]

@@ -8,14 +8,14 @@ from functools import lru_cache
 import torch
 
 from archcost.errors import InputError
+from archcost.paths.algorithms.framework import takes_padding
+from archcost.paths.algorithms.native import NativePath
+from archcost.paths.algorithms.tensor import check_input
+from archcost.paths.algorithms.toom_cook import toom_cook
 from archcost.paths.epilogue import PLAIN, Epilogue
-from archcost.paths.framework import takes_padding
 from archcost.paths.geometry import axes_of, padded, padding_of, spatial
-from archcost.paths.native import NativePath
 from archcost.paths.path import Prepared
 from archcost.paths.precision import sum_error
-from archcost.paths.tensor import check_input
-from archcost.paths.toom_cook import toom_cook
 from archcost.spec import ConvSpec
 
 __all__ = ["NnpackPath"]

@@ -9,8 +9,9 @@ from math import prod
 import torch
 
 from archcost.kernels.operators import convolve
+from archcost.paths.algorithms.fused import Fused, FusedPath, device_of, kernels_run
+from archcost.paths.algorithms.space_to_depth import blocks_of, rearranged_elements, rearranged_taps, spread
 from archcost.paths.compiled import Kernel, Packed
-from archcost.paths.fused import Fused, FusedPath, device_of, kernels_run
 from archcost.paths.geometry import axes_of, by_groups, spatial, trailing
 from archcost.paths.path import Implementation
 from archcost.paths.phases import (
@@ -24,7 +25,6 @@ from archcost.paths.phases import (
     unfolded,
 )
 from archcost.paths.precision import compute_dtype
-from archcost.paths.space_to_depth import blocks_of, rearranged_elements, rearranged_taps, spread
 from archcost.spec import ConvSpec
 
 __all__ = ["PhasedPath"]
@@ -40,7 +40,7 @@ class Parts:
     phases: tuple[Phase, ...]
     weights: tuple[Part, ...]
     blocks: bool
-    """Whether it is that of `archcost.paths.space_to_depth`."""
+    """Whether it is that of `archcost.paths.algorithms.space_to_depth`."""
 
 
 class PhasedPath(FusedPath):
@@ -68,7 +68,7 @@ class PhasedPath(FusedPath):
 
     def _executed(self, spec: ConvSpec) -> ConvSpec:
         """The convolution whose phases are computed: this one; the same with stride 1, to discard from; or
-        the same by `archcost.paths.space_to_depth`."""
+        the same by `archcost.paths.algorithms.space_to_depth`."""
         return spec
 
     def _prepare(self, weight: torch.Tensor, spec: ConvSpec) -> Parts | Fused:

@@ -8,12 +8,12 @@ from math import inf
 import torch
 
 from archcost.errors import InputError
+from archcost.paths.algorithms.framework import in_two_axes, needs_gradients, takes_padding, with_gradients
+from archcost.paths.algorithms.native import NativePath
+from archcost.paths.algorithms.tensor import check_input, check_weights, wants_gradients
 from archcost.paths.epilogue import PLAIN, Epilogue
-from archcost.paths.framework import in_two_axes, needs_gradients, takes_padding, with_gradients
 from archcost.paths.geometry import axes_of, padded, padding_of, spatial
-from archcost.paths.native import NativePath
 from archcost.paths.path import Prepared
-from archcost.paths.tensor import check_input, check_weights, wants_gradients
 from archcost.spec import ConvSpec
 
 __all__ = ["PrepackedPath"]

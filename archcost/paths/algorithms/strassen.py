@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 
 from archcost.errors import InputError
+from archcost.paths.algorithms.im2col import Im2colPath, matrix_elements
 from archcost.paths.geometry import full_size, padded_elements, spatial
-from archcost.paths.im2col import Im2colPath, matrix_elements
 from archcost.paths.precision import sum_error
 from archcost.spec import ConvSpec
 

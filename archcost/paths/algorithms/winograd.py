@@ -15,14 +15,21 @@ from math import inf, prod
 
 import torch
 
+from archcost.paths.algorithms.phased import PhasedPath
+from archcost.paths.algorithms.products import (
+    along_axes,
+    filling_elements,
+    point_products,
+    tiled,
+    untiled,
+    whole_size,
+)
+from archcost.paths.algorithms.space_to_depth import spread
+from archcost.paths.algorithms.toom_cook import POINTS, Matrix, ToomCook, toom_cook
 from archcost.paths.compiled import GROUPED, Kernel, winograd_kernel, winograd_taps
 from archcost.paths.geometry import Axes, spatial
-from archcost.paths.phased import PhasedPath
 from archcost.paths.phases import Dense, phases, summed_phases
 from archcost.paths.precision import sum_error
-from archcost.paths.products import along_axes, filling_elements, point_products, tiled, untiled, whole_size
-from archcost.paths.space_to_depth import spread
-from archcost.paths.toom_cook import POINTS, Matrix, ToomCook, toom_cook
 from archcost.spec import ConvSpec
 
 __all__ = ["WinogradPath"]

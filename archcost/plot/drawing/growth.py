@@ -34,7 +34,7 @@ def steps(analysis: Analysis) -> list[Step]:
     ``size`` is the largest over the axes; where an operation over the full extent makes the field global,
     that operation is taken as a constant (`ReceptiveField.local`).
     """
-    from archcost.fields.read import is_map, read_field
+    from archcost.fields.replay.read import is_map, read_field
 
     fields = analysis.fields
     found = []

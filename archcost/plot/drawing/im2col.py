@@ -35,8 +35,8 @@ def numbered(spec: ConvSpec) -> tuple[np.ndarray, np.ndarray]:
     """
     import torch
 
+    from archcost.paths.algorithms.im2col import im2col
     from archcost.paths.geometry import padded, spatial
-    from archcost.paths.im2col import im2col
 
     size = spatial(spec, "input_size")
     image = torch.arange(1.0, spec.in_channels * prod(size) + 1).reshape(1, spec.in_channels, *size)

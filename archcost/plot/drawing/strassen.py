@@ -35,7 +35,7 @@ def operands() -> tuple[np.ndarray, np.ndarray]:
     """
     import torch
 
-    from archcost.paths.strassen import left_operands, right_operands
+    from archcost.paths.algorithms.strassen import left_operands, right_operands
 
     units = torch.eye(4).reshape(4, 2, 2)
     sides = (left_operands(units, 1), right_operands(units, 1))
@@ -47,7 +47,7 @@ def combinations() -> np.ndarray:
     """How often each of the seven products is in each quarter of the result: 4 x 7."""
     import torch
 
-    from archcost.paths.strassen import joined
+    from archcost.paths.algorithms.strassen import joined
 
     found = joined(torch.eye(7).reshape(7, 7, 1, 1), 1)
     return np.asarray(found.reshape(7, 4).round().int().numpy().T)

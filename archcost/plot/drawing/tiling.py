@@ -91,12 +91,12 @@ def tiling(spec: ConvSpec, path: str | ExecutionPath) -> Tiling:
     Raises:
         SpecError: the path has no tiles or does not support the convolution, or it is transposed.
     """
-    from archcost.paths.fft import FFTPath
+    from archcost.paths.algorithms.fft import FFTPath
+    from archcost.paths.algorithms.space_to_depth import spread
+    from archcost.paths.algorithms.winograd import WinogradPath
     from archcost.paths.geometry import spatial
     from archcost.paths.phases import phases
     from archcost.paths.registry import get
-    from archcost.paths.space_to_depth import spread
-    from archcost.paths.winograd import WinogradPath
 
     path = get(path) if isinstance(path, str) else path
     if not isinstance(path, (FFTPath, WinogradPath)):
@@ -113,7 +113,7 @@ def tiling(spec: ConvSpec, path: str | ExecutionPath) -> Tiling:
     if executed == spread(spec):
         raise SpecError(
             f"plot.tiles: path {path.name!r} executes this stride by space to depth, as a convolution of "
-            f"stride 1, which can be drawn: give archcost.paths.space_to_depth.spread(spec)"
+            f"stride 1, which can be drawn: give archcost.paths.algorithms.space_to_depth.spread(spec)"
         )
     strides = spatial(spec, "stride"), spatial(executed, "stride")
     found = phases(executed)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from archcost.paths.toom_cook import Matrix, ToomCook
+    from archcost.paths.algorithms.toom_cook import Matrix, ToomCook
 
 __all__ = ["combination", "winograd"]
 
@@ -50,7 +50,7 @@ def winograd(m: int, r: int, *, path: str | os.PathLike[str] | None = None) -> F
         InputError: m or r is below 1, or there are too few points.
         SpecError: an unknown suffix.
     """
-    from archcost.paths.toom_cook import toom_cook
+    from archcost.paths.algorithms.toom_cook import toom_cook
 
     check_path(path)
     matrices = toom_cook(m, r)

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from archcost.latency.convolutions import Task
-    from archcost.latency.measurement import Measurement
-    from archcost.latency.store import Store
+    from archcost.latency.store.measurement import Measurement
+    from archcost.latency.store.store import Store
     from archcost.weights.moments import Moments
 
 __all__ = ["NOT_MEASURED", "Layout", "looking_in"]
@@ -111,8 +111,8 @@ class _Times:
         import torch
 
         from archcost.latency.convolutions import convolutions_of
-        from archcost.latency.fingerprint import fingerprint
         from archcost.latency.paths import COLD
+        from archcost.latency.store.fingerprint import fingerprint
 
         threads = torch.get_num_threads()
         self.found: dict[Task, list[Measurement]] = defaultdict(list)
@@ -139,7 +139,7 @@ def _times(around: Pass) -> _Times | str:
 
 
 def _opened(around: Pass, given: Store | None) -> _Times | str:
-    from archcost.latency.store import Store, default_path
+    from archcost.latency.store.store import Store, default_path
 
     if next((t.device.type for t in around.model.parameters()), "cpu") not in ("cpu", "meta"):
         return "paths are measured on the CPU only, and the model is elsewhere"

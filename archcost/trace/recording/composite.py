@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch.utils._mode_utils import no_dispatch
 
-from archcost.trace.meta import of_one_dtype
-from archcost.trace.recurrent import OPERATORS, bind, one_dnn, runs_on_one_dnn
-from archcost.trace.turns import this_thread
+from archcost.trace.recording.meta import of_one_dtype
+from archcost.trace.recording.recurrent import OPERATORS, bind, one_dnn, runs_on_one_dnn
+from archcost.trace.recording.turns import this_thread
 
 aten = torch.ops.aten
 

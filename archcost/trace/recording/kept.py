@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch.utils._mode_utils import no_dispatch
 
-from archcost.trace.operators import Operator
-from archcost.trace.recorder import Recorder
-from archcost.trace.recurrent import Layers
-from archcost.trace.tensors import flat, nbytes_of, storage_key
+from archcost.trace.recording.operators import Operator
+from archcost.trace.recording.recorder import Recorder
+from archcost.trace.recording.recurrent import Layers
+from archcost.trace.recording.tensors import flat, nbytes_of, storage_key
 
 
 class KeptForBackward(Recorder):

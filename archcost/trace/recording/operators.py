@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from archcost.trace.meta import FAST_META
+from archcost.trace.recording.meta import FAST_META
 
 # Operators that only rename a storage: autograd inserts them, and they carry no information.
 _INVISIBLE = {torch.ops.aten.detach.default, torch.ops.aten.alias.default}

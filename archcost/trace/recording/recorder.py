@@ -23,15 +23,15 @@ from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from archcost.errors import ModelError
-from archcost.trace.composite import AS_ON_CPU
 from archcost.trace.graph import ModuleCall, Op, Storage, TensorRef
 from archcost.trace.modules import ModuleTree, unpack
-from archcost.trace.operators import Operator
-from archcost.trace.operators import operator as known_operator
-from archcost.trace.recurrent import Layers
+from archcost.trace.recording.composite import AS_ON_CPU
+from archcost.trace.recording.operators import Operator
+from archcost.trace.recording.operators import operator as known_operator
+from archcost.trace.recording.recurrent import Layers
+from archcost.trace.recording.tensors import flat, is_mixed, nbytes_of, storage_key
+from archcost.trace.recording.turns import this_thread
 from archcost.trace.state import Untouched
-from archcost.trace.tensors import flat, is_mixed, nbytes_of, storage_key
-from archcost.trace.turns import this_thread
 
 
 class NeedsRealValues(RuntimeError):

@@ -1,0 +1,1 @@
+"""Times that were not measured: from the roofline, and from those that the store has."""
