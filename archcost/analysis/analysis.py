@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from archcost.cost.costs import Costs, ModuleCost, OpCost, Total, Uncounted, cost_of
-from archcost.errors import ArchcostError, InputError, ModelError, SpecError
+from archcost.analysis.document import document_of, flat
+from archcost.analysis.traced import TracedModel
+from archcost.cost.costs import cost_of
+from archcost.errors import ArchcostError, InputError, SpecError
+from archcost.report.document import Asked, Document
+from archcost.report.result import Result
 from archcost.trace.graph import Trace
 
 if TYPE_CHECKING:
-    import pandas as pd
     import torch
-    from rich.text import Text
     from torch import nn
-
-    from archcost.fields.fields import Fields
-    from archcost.report.frames import Path
-    from archcost.report.table import Depth
 
 __all__ = ["Analysis", "analysis_of", "analyze"]
 
@@ -169,247 +166,26 @@ class _Named:
         return _Named, (self.spec, self.weights, self.dtype)
 
 
-@dataclass(frozen=True)
-class Analysis:
+class Analysis(TracedModel, Result):
     """A Trace with its Costs. ``print`` it, or take it as pandas, markdown, CSV, JSON, HTML or a dict.
+
+    ``by`` is ``"modules"``, ``"layers"`` or ``"operations"``. Modules hold their children's costs as well,
+    and their own operations are in no layer: to add up, take operations. For people repeated blocks are
+    folded into one row with their sum, and every level adds up; with ``sort`` or ``top`` a flat list of
+    layers stands in place of the tree, and what ``top`` leaves out is summed.
 
     It can be pickled, as every result can; the model does not go along.
     """
 
-    trace: Trace
-    costs: Costs
-    name: str
-    notes: tuple[str, ...] = ()
-    """What was assumed or had to be done otherwise, in words."""
-    _model: Any = field(default=None, repr=False)
-    """Called, gives the model or None: a weak reference, or for a SPEC a function that builds it."""
+    @classmethod
+    def restored(cls, trace: Trace, name: str, notes: tuple[str, ...]) -> Analysis:
+        """From what a file has (`archcost.report.saving`): counted anew."""
+        return cls(trace, cost_of(trace), name, notes)
 
-    @property
-    def total(self) -> Total:
-        """The whole model: ``.params``, ``.macs``, ``.flops``, ``.other_ops``, ``.peak_memory_bytes`` ..."""
-        return self.costs.total
-
-    @property
-    def modules(self) -> tuple[ModuleCost, ...]:
-        """Every module, the model itself first, parents before their children."""
-        return self.costs.modules
-
-    @property
-    def layers(self) -> tuple[ModuleCost, ...]:
-        """The modules that hold no others, in order of definition."""
-        return tuple(row for row in self.modules if row.is_leaf)
-
-    @property
-    def operations(self) -> tuple[OpCost, ...]:
-        """Every operation, in the order it ran."""
-        return self.costs.ops
-
-    @property
-    def uncounted(self) -> tuple[Uncounted, ...]:
-        """Operations whose count is unknown, with the module they came from and the reason."""
-        return self.costs.uncounted
-
-    @cached_property
-    def fields(self) -> Fields:
-        """The receptive fields of all modules and of the network, worked out when first asked for."""
-        from archcost.fields.fields import Fields
-
-        return Fields(self.trace)
-
-    @property
-    def fields_or_none(self) -> Fields | None:
-        """`fields`; None where they were lost, which a report says beside what it knows."""
-        try:
-            return self.fields
-        except ArchcostError:
-            return None
-
-    @property
-    def model(self) -> nn.Module:
-        """The model analysed, while it lives: an Analysis does not keep it."""
-        model = self._model() if self._model is not None else None
-        if model is None:
-            raise ModelError(
-                f"{self.name}: the model is gone, for an Analysis does not keep it, nor does a pickle: "
-                f"keep a reference to it, or analyse it again"
-            )
-        return model
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Without what can be worked out again."""
-        return {name: vars(self)[name] for name in self.__dataclass_fields__}
-
-    def __getitem__(self, name: str) -> ModuleCost:
-        """The row of one module, by its name in ``named_modules()``."""
-        row = self.costs.by_name.get(name)
-        if row is None:
-            import difflib
-
-            near = difflib.get_close_matches(name, self.costs.by_name, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise SpecError(f"{self.name} has no module {name!r}{hint}")
-        return row
-
-    @cached_property
-    def input_text(self) -> str:
-        """The shapes and dtypes of the inputs, for people: ``1x3x224x224 float32``."""
-        from archcost.trace.graph import refs
-
-        shapes = [
-            f"{'x'.join(map(str, r.shape)) or 'scalar'} {str(r.dtype)[6:]}" for r in refs(self.trace.inputs)
-        ]
-        return ", ".join(shapes) or "none"
-
-    @cached_property
-    def training(self) -> bool:
-        """Whether the pass ran in training mode, and a norm or dropout did there what inference does not."""
-        from archcost.trace.mode import training_only
-
-        return bool(training_only(self.trace))
-
-    def __repr__(self) -> str:
-        from archcost.report.text import visible
-
-        total = self.total
-        macs = f"{'>= ' if any(u.macs_unknown for u in self.uncounted) else ''}{total.macs:,} MACs"
-        return f"<Analysis of {visible(self.name)}: {total.params:,} params, {macs}; print it for the table>"
-
-    def __str__(self) -> str:
-        from archcost.report.table import printed
-
-        return printed(self)
-
-    def __rich__(self) -> Text:
-        from rich.text import Text
-
-        return Text(self.to_text())
-
-    def _repr_html_(self) -> str:
-        return self.to_html()
-
-    def table(
-        self,
-        depth: Depth = "auto",
-        sort: str | None = None,
-        columns: Iterable[str] | None = None,
-        top: int | None = None,
-        width: int | None = None,
-    ) -> None:
-        """Print the table: in colour and within the width on a terminal, plain and uncut in a pipe.
-
-        Args:
-            depth: levels of the tree, 0 for the total alone, None for all; ``"auto"`` is 3. Repeated
-                blocks are folded into one row with their sum, and every level adds up.
-            sort: a column, largest first. With ``sort`` or ``top`` a flat list of layers by their full
-                names stands in place of the tree, and ``depth`` is by default all of them.
-            columns: their names, as in ``to_pandas()``, in place of those that suit most.
-            top: how many of the largest to show, by MACs if ``sort`` says nothing; the others are summed.
-            width: in characters; by default the terminal's, and none in a pipe.
-
-        Raises:
-            SpecError: an option has no such value; the message names close ones.
-        """
-        from archcost.report.table import draw
-
-        draw(self, depth=depth, sort=sort, columns=columns, top=top, width=width)
-
-    def to_text(
-        self,
-        depth: Depth = "auto",
-        sort: str | None = None,
-        columns: Iterable[str] | None = None,
-        top: int | None = None,
-        width: int | None = None,
-    ) -> str:
-        """The table as plain text; the options of `table`, and uncut unless ``width`` is given."""
-        from archcost.report.table import text_of
-
-        return text_of(self, depth=depth, sort=sort, columns=columns, top=top, width=width)
-
-    def to_pandas(
-        self,
-        by: str = "modules",
-        depth: int | None = None,
-        sort: str | None = None,
-        columns: Iterable[str] | None = None,
-        top: int | None = None,
-    ) -> pd.DataFrame:
-        """One row for each of ``by``: ``"modules"``, ``"layers"`` or ``"operations"``.
-
-        Modules hold their children's costs as well, and their own operations are in no layer: to add up,
-        take operations.
-
-        Args:
-            by: what a row is.
-            depth: keep levels down to this one; 0 is the model alone, None everything.
-            sort: a column, largest first (text from A to Z).
-            columns: their names, in that order; by default every column.
-            top: keep the largest by ``sort``, or by ``macs``.
-        """
-        from archcost.report.frames import to_pandas
-
-        return to_pandas(self, by, depth, sort, columns, top)
-
-    def to_csv(
-        self,
-        path: Path | None = None,
-        by: str = "modules",
-        depth: int | None = None,
-        sort: str | None = None,
-        columns: Iterable[str] | None = None,
-        top: int | None = None,
-    ) -> str | None:
-        """`to_pandas` as CSV, into a file or returned; what looks like a formula gets a leading ``'``."""
-        from archcost.report.frames import to_csv
-
-        return to_csv(self, path, by, depth, sort, columns, top)
-
-    def to_markdown(
-        self,
-        by: str = "modules",
-        depth: int | None = None,
-        sort: str | None = None,
-        columns: Iterable[str] | None = None,
-        top: int | None = None,
-    ) -> str:
-        """A markdown table for people; the options of `to_pandas`, by default the columns of `table`."""
-        from archcost.report.frames import to_markdown
-
-        return to_markdown(self, by, depth, sort, columns, top)
-
-    def to_json(
-        self,
-        path: Path | None = None,
-        indent: int | None = 2,
-        operations: bool = False,
-        depth: int | None = None,
-        sort: str | None = None,
-        columns: Iterable[str] | None = None,
-        top: int | None = None,
-    ) -> str | None:
-        """Strict JSON, into a file or returned; its schema is stated in `archcost.report.records`.
-
-        ``depth``, ``sort``, ``columns`` and ``top`` as in `table`, but that all is there unasked. They are
-        of the operations where those are asked for.
-        """
-        from archcost.report.records import to_json
-
-        return to_json(self, path, indent, operations, depth=depth, sort=sort, columns=columns, top=top)
-
-    def to_html(
-        self,
-        depth: Depth = "auto",
-        sort: str | None = None,
-        columns: Iterable[str] | None = None,
-        top: int | None = None,
-    ) -> str:
-        """The table as HTML that needs nothing else; the options of `table`."""
-        from archcost.report.markup import to_html
-
-        return to_html(self, depth=depth, sort=sort, columns=columns, top=top)
+    def document(self, asked: Asked) -> Document:
+        """The schema is stated in `archcost.analysis.document`."""
+        return document_of(self, asked)
 
     def flat(self, depth: int = 0, prefix: str = "") -> dict[str, int | float]:
         """Plain numbers for experiment trackers: ``{"params": 9, "layer1/macs": 8}`` down to ``depth``."""
-        from archcost.report.records import flat
-
         return flat(self, depth, prefix)

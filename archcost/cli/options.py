@@ -12,7 +12,7 @@ from archcost.errors import SpecError
 
 __all__ = [
     *("FORMATS", "SPEC", "Parser", "batch_options", "count", "days", "given", "input_options", "inputs"),
-    *("names", "parse", "position", "ratio", "rule_names", "size", "size_option", "sizes", "table_options"),
+    *("names", "parse", "position", "ratio", "report_options", "rule_names", "size", "size_option", "sizes"),
 ]
 
 FORMATS = ("table", "markdown", "json", "csv", "html")
@@ -82,14 +82,15 @@ def input_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def table_options(parser: argparse.ArgumentParser) -> None:
+def report_options(parser: argparse.ArgumentParser) -> None:
+    """How a result is shown; `archcost.cli.output.write` reads them."""
     parser.add_argument("--format", choices=FORMATS, default="table", help="default: table")
-    parser.add_argument(
-        "--depth", type=count, metavar="N", help="levels of modules to show; default 3 in a table"
-    )
-    parser.add_argument("--top", type=count, metavar="N", help="only the N costliest layers")
-    parser.add_argument("--sort", metavar="COLUMN", help="sort by a column, as in peak_memory_bytes")
     parser.add_argument("--columns", type=names, metavar="A,B,...", help="the columns to show")
+    parser.add_argument("--depth", type=count, metavar="N", help="levels of modules to show (0: the total)")
+    parser.add_argument("--sort", metavar="COLUMN", help="sort by a column, the largest first")
+    parser.add_argument("--top", type=count, metavar="N", help="only the N largest")
+    parser.add_argument("--by", metavar="TABLE", help="another table of the result, as in operations")
+    parser.add_argument("--save", metavar="FILE", help="all of it as JSON, for archcost.load_result")
 
 
 def batch_options(parser: argparse.ArgumentParser) -> None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from archcost.errors import SpecError
+
+if TYPE_CHECKING:
+    from archcost.report.result import Result
 
 __all__ = [
     *("DONE", "FAILED", "FINDINGS", "INTERRUPTED"),
@@ -18,26 +21,27 @@ __all__ = [
 DONE, FINDINGS, FAILED, INTERRUPTED = 0, 1, 2, 130
 
 
-def write(args: argparse.Namespace, result: Any, options: dict[str, Any]) -> None:
-    """A result in the format asked for."""
+def write(args: argparse.Namespace, result: Result) -> None:
+    """A result as `archcost.cli.options.report_options` ask for it."""
+    asked = ((name, getattr(args, name)) for name in ("columns", "depth", "sort", "top", "by"))
+    options: Any = {name: value for name, value in asked if value is not None}
+    if args.save is not None:
+        result.save(args.save)
     if args.format == "table" and args.output in (None, "-"):
         result.table(**options)
         return
-    if args.format == "table":
-        text = result.to_text(**options)
-    elif args.format == "json":
-        text = result.to_json(**options)
-    else:
-        text = getattr(result, f"to_{args.format}")(**options)
-    emit(args, text if text.endswith("\n") else text + "\n")
+    form = "text" if args.format == "table" else args.format
+    text = getattr(result, f"to_{form}")(**options)
+    emit(args, text if text.endswith("\n") else f"{text}\n")
     for note in getattr(result, "notes", ()) if args.format == "csv" else ():
         print(f"note: {note}", file=sys.stderr)
 
 
 def check_output(args: argparse.Namespace) -> None:
-    """`check_writable` of what ``-o`` names."""
+    """`check_writable` of what ``-o`` and ``--save`` name."""
     if args.output != "-":
         check_writable(args.output, args.force)
+    check_writable(getattr(args, "save", None), args.force)
 
 
 def check_writable(name: str | None, force: bool) -> None:

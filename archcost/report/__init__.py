@@ -1,5 +1,1 @@
-"""Any result as a table on the terminal, pandas, markdown, CSV, JSON or HTML.
-
-`columns` says what every column is; `rows` and `tree` say which rows there are; the other files write
-them down, one format each.
-"""
+"""A Document as a table on the terminal, pandas, markdown, CSV, JSON or HTML. It knows no result."""

@@ -1,13 +1,13 @@
-"""Lays labels and numbers out in columns: on a line of limited width, without any limit, or as HTML."""
+"""Lays labels and numbers out in columns: on a line of limited width, or without any limit."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from archcost.report.text import fit, html_text, width_of
+from archcost.report.text import fit, width_of
 
-__all__ = ["Entry", "Grid", "Head", "Piece", "html_table", "lay_out", "no_room_for", "that_fit"]
+__all__ = ["Entry", "Grid", "Head", "Piece", "lay_out", "that_fit"]
 
 Piece = tuple[str, str]
 """A text and its style, as rich names styles; empty for none."""
@@ -60,14 +60,6 @@ class Grid:
     def is_empty(self, column: int) -> bool:
         return all(entry.cells[column] in ("", "-") for entry in self.entries)
 
-    def keeping(self, columns: Sequence[int]) -> Grid:
-        """The same with only these columns."""
-        entries = [
-            Entry(e.label, tuple(e.cells[i] for i in columns), e.style, e.remark, e.indent, e.total)
-            for e in self.entries
-        ]
-        return Grid(self.label, [self.heads[i] for i in columns], entries)
-
 
 def _stacked(text: str) -> list[str]:
     """A head on two lines, cut at the space nearest its middle."""
@@ -114,12 +106,6 @@ def that_fit(grid: Grid, width: int | None, asked: bool = False) -> list[int]:
         else:
             tight = True
     return sorted(kept)
-
-
-def no_room_for(grids: Iterable[tuple[Grid, Sequence[int]]]) -> list[tuple[str, str]]:
-    """The footnote that names the columns left out, each grid with those that it keeps."""
-    out = [head.text for grid, kept in grids for i, head in enumerate(grid.heads) if i not in kept]
-    return [("No room for", ", ".join(dict.fromkeys(out)))] if out else []
 
 
 def lay_out(grid: Grid, width: int | None) -> list[list[Piece]]:
@@ -179,37 +165,3 @@ def _padded(text: str, width: int) -> str:
 
 def _aligned(text: str, width: int, right: bool) -> str:
     return " " * max(0, width - width_of(text)) + text if right else _padded(text, width)
-
-
-# Only what both light and dark notebooks can bear: the page's own ink, and a grey that is half through.
-_TABLE = "border-collapse:collapse;font-variant-numeric:tabular-nums;color:inherit;background:transparent"
-_EDGE = "1px solid rgba(128,128,128,.4)"
-
-
-def html_table(grid: Grid) -> str:
-    """The grid as a table that carries its own looks; every text in it is escaped."""
-    out = [f'<table style="{_TABLE}"><thead><tr style="border-bottom:{_EDGE}">']
-    out.append(_th(grid.label, "left"))
-    out += [_th(head.text, "right" if head.right else "left") for head in grid.heads]
-    out.append("</tr></thead><tbody>")
-    for entry in grid.entries:
-        weight = f"font-weight:bold;border-top:{_EDGE}" if entry.total else ""
-        out.append(f'<tr style="background:transparent;{weight}">')
-        pad = f"text-align:left;white-space:nowrap;padding:2px 8px 2px {8 + 16 * entry.indent}px"
-        pieces = [*entry.label, (entry.remark, "dim")]
-        label = "".join(
-            f'<span style="opacity:.65">{html_text(t)}</span>' if s.startswith("dim") else html_text(t)
-            for t, s in pieces
-            if t and s != "guide"
-        )
-        out.append(f'<td style="{pad}">{label}</td>')
-        for cell, head in zip(entry.cells, grid.heads, strict=True):
-            side = "right" if head.right else "left"
-            out.append(f'<td style="text-align:{side};padding:2px 8px">{html_text(cell)}</td>')
-        out.append("</tr>")
-    out.append("</tbody></table>")
-    return "".join(out)
-
-
-def _th(text: str, side: str) -> str:
-    return f'<th style="text-align:{side};padding:2px 8px">{html_text(text)}</th>'

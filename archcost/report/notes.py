@@ -1,85 +1,16 @@
-"""What stands below a table: assumptions, what was not counted, what is shared, what never ran."""
+"""Notes below tables that depend on what is on show: signs in the cells, columns to be explained."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
 
-from archcost.errors import ArchcostError
+from archcost.report.grid import Grid
 from archcost.report.text import visible
-from archcost.report.units import axes_text, bytes_text, count_text
 
-if TYPE_CHECKING:
-    from archcost.analysis.analysis import Analysis
-    from archcost.fields.field import ReceptiveField
-    from archcost.fields.fields import Fields
-    from archcost.fields.findings import Finding
-    from archcost.report.grid import Grid
-
-__all__ = [
-    "Explanations",
-    "explained",
-    "footnotes",
-    "heading",
-    "never_ran",
-    "shared",
-    "signs",
-    "summary",
-    "uncounted",
-    "units",
-]
+__all__ = ["Explanations", "explained", "named", "signs"]
 
 Explanations = tuple[tuple[str, tuple[str, ...]], ...]
 """Texts, each with the heads of the columns that it explains; none where it holds for all."""
-
-# Beyond these a list says how many more there are; JSON and pandas have them all.
-LONGEST_LIST = 12
-
-
-def units(analysis: Analysis) -> str:
-    """The units of a table's numbers."""
-    total = analysis.total
-    flops = "twice the MACs" if total.flops == 2 * total.macs else "twice the MACs, 8 times where complex"
-    return f"1 MAC is one multiply-accumulate, FLOPs are {flops}, other ops are apart; 1 MB is 10^6 bytes"
-
-
-def heading(analysis: Analysis) -> tuple[str, str]:
-    """Which model, on which inputs, in which mode, and where the pass ran if not on `meta`."""
-    name, kind = visible(analysis.name), visible(analysis.total.type_name)
-    model = name if name == kind else f"{name} ({kind})"
-    mode = ", in training mode" * analysis.training
-    where = "" if analysis.trace.device == "meta" else f", run on {visible(analysis.trace.device)}"
-    return model, f"input {visible(analysis.input_text)}{mode}{where}"
-
-
-def summary(analysis: Analysis) -> str:
-    """The totals that are no column of their own."""
-    total = analysis.total
-    parts = [f"weights {bytes_text(total.param_bytes)}"]
-    if total.buffer_bytes:
-        parts.append(f"buffers {bytes_text(total.buffer_bytes)}")
-    if total.trainable_params != total.params:
-        parts.append(f"{count_text(total.trainable_params)} params trainable")
-    if total.kept_for_backward_bytes is not None:
-        parts.append(f"training keeps {bytes_text(total.kept_for_backward_bytes)}")
-    bends = f"{total.nonlinearities} non-linearit{'y' if total.nonlinearities == 1 else 'ies'}"
-    parts.append(f"{total.depth} weighted layer{'s' * (total.depth != 1)} and {bends} deep")
-    return ", ".join(parts)
-
-
-def footnotes(analysis: Analysis, grid: Grid) -> list[tuple[str, str]]:
-    """``(what, text)`` pairs, in plain text; signs are explained where the grid has them."""
-    notes = [("Note", visible(note)) for note in analysis.notes if note]
-    notes += [("Not counted", text) for text in uncounted(analysis)]
-    notes += field_notes(analysis)
-    notes += signs([grid])
-    notes += [("Tied", text) for text in _tied(analysis)]
-    notes += [("Shared", text) for text in shared(analysis)]
-    silent = never_ran(analysis)
-    if silent:
-        notes.append(("Never called", f"{_listed(silent)} (their parents may still use the weights)"))
-    return notes
 
 
 def signs(grids: Iterable[Grid]) -> list[tuple[str, str]]:
@@ -96,117 +27,8 @@ def explained(texts: Explanations, grids: Iterable[Grid]) -> str:
     return "; ".join(text for text, of in texts if not of or heads.intersection(of))
 
 
-def field_notes(analysis: Analysis) -> list[tuple[str, str]]:
-    """The network's receptive field, and what is to be known about those of its layers."""
-    try:
-        fields = analysis.fields
-    except ArchcostError as error:
-        return [("Field", f"lost: {visible(str(error))}")]
-    lines = [("Field", text) for text in _network(fields)]
-    for kind, one, several in _FINDINGS:
-        found = [finding for finding in fields.findings if finding.kind == kind]
-        if len(found) == 1:
-            lines.append((one, visible(found[0].text)))
-        elif found:
-            lines.append((one, visible(several(found))))
-    return lines
-
-
-def _network(fields: Fields) -> list[str]:
-    network, output = fields.network, fields.output
-    texts = []
-    if network is not None and any(network.local.size):
-        local = network.local
-        text = f"size {_sizes(local)}, stride {axes_text(local.stride)}, padding {axes_text(local.padding)}"
-        where = f"at {visible(network.layer)}, the last feature map" if network.layer else "at the output"
-        aside = ", global operations taken as constants" if network.is_global else ""
-        of = f" of {visible(network.input_name)}" if network.input_name else ""
-        texts.append(f"{text}{of} {where}{aside}")
-    if output is not None and output.is_global:
-        of = f"all of {visible(output.input_name)}" if output.input_name else "the whole input"
-        texts.append(f"the output sees {of}, because of {visible(output.reason or '')}")
-    return texts
-
-
-def _sizes(field: ReceptiveField) -> str:
-    return field.size_text().replace("-", " to ") + (" by phase" if field.differs_by_phase else "")
-
-
-def _first_of(found: Sequence[Finding], what: str) -> str:
-    """How many there are, and where they begin."""
-    return f"{len(found)} {what}, the first {found[0].module or 'the model'}"
-
-
-_FINDINGS: tuple[tuple[str, str, Callable[[Sequence[Finding]], str]], ...] = (
-    (
-        "unproductive",
-        "No context",
-        lambda f: _first_of(f, "layers' inputs see the whole image at every position already"),
-    ),
-    ("misaligned", "Misaligned", lambda f: f"{f[0].text}; and {len(f) - 1} more merges like it"),
-    ("uncovered", "Uncovered", lambda f: f"{f[0].text}; and {len(f) - 1} more layers"),
-    ("unknown", "Field unknown", lambda f: f"{f[0].text}; and {len(f) - 1} more"),
-)
-
-
-def uncounted(analysis: Analysis) -> list[str]:
-    """Each operation not counted: what, where, how often and why."""
-    lines = []
-    for item in analysis.uncounted[:LONGEST_LIST]:
-        where = visible(item.module) or "the model itself"
-        times = f", {item.times} times" if item.times > 1 else ""
-        lines.append(f"{visible(item.op)} in {where}{times}: {visible(item.reason)}")
-    return lines + _more(len(analysis.uncounted))
-
-
-def _tied(analysis: Analysis) -> list[str]:
-    found = [visible(text) for row in analysis.modules for text in row.tied]
-    return [f"{text} (counted once)" for text in found[:LONGEST_LIST]] + _more(len(found))
-
-
-def shared(analysis: Analysis) -> list[str]:
-    """Modules that are registered under several names; what they hold goes without saying."""
-    found = []
-    for info in analysis.trace.modules.values():
-        outer, _, key = info.name.rpartition(".")
-        held = analysis.trace.modules.get(outer)
-        inherited = {f"{alias}.{key}" for alias in held.aliases} if held else set()
-        names = [info.name, *(alias for alias in info.aliases if alias not in inherited)]
-        if len(names) > 1:
-            found.append(f"{' = '.join(map(visible, names))} (weights counted once)")
-    return found[:LONGEST_LIST] + _more(len(found))
-
-
-def never_ran(analysis: Analysis) -> list[str]:
-    """Registered modules in which nothing was called, the outermost only."""
-    ran = set()
-    for row in analysis.modules:
-        name = row.name if row.calls else None
-        first = row.shared_with
-        while name and name not in ran:
-            ran.add(name)
-            name = name.rpartition(".")[0]
-        if row.calls and first is not None:
-            ran.add(first)
-    silent: list[str] = []
-    quiet: set[str] = set()
-    for row in analysis.modules[1:]:
-        if row.name in ran:
-            continue
-        if row.name.rpartition(".")[0] not in quiet:
-            silent.append(row.name)
-        quiet.add(row.name)
-    return silent
-
-
-def _listed(names: list[str]) -> str:
-    """The names, those that differ only in their numbers as one."""
-    alike: dict[str, list[str]] = {}
-    for name in names:
-        alike.setdefault(re.sub(r"\d+", "#", name), []).append(visible(name))
-    texts = [found[0] + (f" and {len(found) - 1} like it" if found[1:] else "") for found in alike.values()]
-    return ", ".join([*texts[:LONGEST_LIST], *_more(len(texts))])
-
-
-def _more(count: int) -> list[str]:
-    return [f"and {count - LONGEST_LIST} more"] if count > LONGEST_LIST else []
+def named(names: Sequence[str], most: int = 6) -> str:
+    """The first names of a list, and how many more there are; the empty name is the model's own."""
+    shown = [visible(name) or "(the model)" for name in names[:most]]
+    more = len(names) - most
+    return ", ".join(shown) + (f" and {more} more" if more > 0 else "")

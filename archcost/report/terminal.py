@@ -1,4 +1,4 @@
-"""Lines in pieces onto a console or into a string; colours on a terminal only."""
+"""A Document on the terminal: lines in pieces, within a width, in colours where the terminal has them."""
 
 from __future__ import annotations
 
@@ -6,27 +6,77 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import IO, TYPE_CHECKING, Any
 
-from archcost.report.grid import Piece
-from archcost.report.text import encodable
+from archcost.report.document import Asked, Document, at_least
+from archcost.report.grid import Grid, Piece, lay_out, that_fit
+from archcost.report.text import encodable, fit, width_of
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["console_for", "paint", "plain", "print_encoding", "width_for", "wrapped"]
+__all__ = ["plain_text", "printed", "show"]
 
 _ASCII = str.maketrans({"├": "|", "└": "`", "│": "|", "─": "-", "…": "~"})
 
 
-def console_for(console: Console | None, file: IO[str] | None) -> Console:
-    """The caller's console, or one on ``file`` (stdout)."""
-    if console is not None:
-        return console
+def show(document: Document, asked: Asked, width: int | None = None, file: IO[str] | None = None) -> None:
+    """Print it: in colour and within the width on a terminal, plain and uncut in a pipe."""
     from rich.console import Console
 
-    return Console(file=file)
+    console = Console(file=file)
+    _paint(_lines(document, asked, _width_of(console, width)), console)
 
 
-def width_for(console: Console, width: int | None) -> int | None:
+def plain_text(document: Document, asked: Asked, width: int | None = None) -> str:
+    """The same as plain text, uncut unless a width is given."""
+    return _plain(_lines(document, asked, width))
+
+
+def printed(document: Document) -> str:
+    """For ``print``: as wide as the terminal that stdout is, in letters that it can take."""
+    from rich.console import Console
+
+    width = _width_of(Console(), None)
+    return _plain(_lines(document, Asked(), width), getattr(sys.stdout, "encoding", None))
+
+
+def _lines(document: Document, asked: Asked, width: int | None) -> list[list[Piece]]:
+    """Every line: headings, lines, tables, notes, with an empty line between them."""
+    at_least("width", width, 1)
+    grids, left_out = _grids_that_fit(document, asked, width)
+    parts = [[line for heading in document.headings for line in _heading(*heading, width)]]
+    parts[0] += [line for text in document.lines for line in _wrapped("", text, width)]
+    parts += [lay_out(grid, width) for grid in grids]
+    notes = [*([("No room for", ", ".join(left_out))] if left_out else []), *document.notes(grids)]
+    parts.append([line for note in notes for line in _wrapped(*note, width)])
+    lines: list[list[Piece]] = []
+    for part in filter(None, parts):
+        lines += [[], *part] if lines else part
+    return lines
+
+
+def _grids_that_fit(document: Document, asked: Asked, width: int | None) -> tuple[list[Grid], list[str]]:
+    """The tables, each with the columns that there is room for; and the heads of the others."""
+    grids: list[Grid] = []
+    left_out: dict[str, None] = {}
+    for table in document.shown if asked.by is None else [document.by(asked.by)]:
+        chosen = table.for_people(asked)
+        grid = table.grid(chosen)
+        kept = that_fit(grid, width, asked.columns is not None and not table.is_summary)
+        if len(kept) < len(chosen):
+            left_out |= {c.header: None for i, c in enumerate(chosen) if i not in kept}
+            # A line may have been there only for a column that found no room.
+            grid = table.grid([chosen[i] for i in kept])
+        grids.append(grid)
+    return grids, list(left_out)
+
+
+def _heading(first: str, rest: str, width: int | None) -> list[list[Piece]]:
+    if width is None or width_of(first) + width_of(rest) + 2 <= width:
+        return [[(first, "bold"), (f"  {rest}" if rest else "", "")]]
+    return [[(fit(first, width), "bold")], [(fit(f"  {rest}", width), "")]]
+
+
+def _width_of(console: Console, width: int | None) -> int | None:
     """The width to keep to: the one asked for, the terminal's, or none in a pipe (COLUMNS sets one)."""
     if width is not None:
         return width
@@ -40,7 +90,7 @@ def width_for(console: Console, width: int | None) -> int | None:
     return console.width if on_terminal else None
 
 
-def paint(lines: Iterable[Sequence[Piece]], console: Console) -> None:
+def _paint(lines: Iterable[Sequence[Piece]], console: Console) -> None:
     """Write the lines, with styles only where the console is a terminal that wants them."""
     from rich.text import Text
 
@@ -54,14 +104,9 @@ def paint(lines: Iterable[Sequence[Piece]], console: Console) -> None:
         console.print(text, soft_wrap=True, markup=False, highlight=False, emoji=False)
 
 
-def plain(lines: Iterable[Sequence[Piece]], encoding: str | None = None) -> str:
+def _plain(lines: Iterable[Sequence[Piece]], encoding: str | None = None) -> str:
     """The lines as plain text."""
     return "\n".join(_encodable("".join(part for part, _ in line).rstrip(), encoding) for line in lines)
-
-
-def print_encoding() -> str | None:
-    """What ``print`` will encode a string with."""
-    return getattr(sys.stdout, "encoding", None)
 
 
 def _stripped(pieces: Sequence[Piece]) -> list[Piece]:
@@ -85,9 +130,9 @@ def _encodable(text: str, encoding: str | None) -> str:
     return text
 
 
-def wrapped(what: str, text: str, width: int | None) -> list[list[Piece]]:
+def _wrapped(what: str, text: str, width: int | None) -> list[list[Piece]]:
     """A footnote: what it is, then the text, wrapped with a hanging indent where the width is limited."""
-    first: Piece = (f"{what}: ", "bold")
+    first: Piece = (f"{what}: " if what else "", "bold")
     if width is None:
         return [[first, (text, "")]]
     from textwrap import TextWrapper

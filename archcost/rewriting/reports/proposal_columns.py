@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from archcost.report.columns import Column, Row
+
 from archcost.report.units import axes_text, bytes_text, count_text, percent_text, ratio_text, si_text
 from archcost.rewriting.proposal import Proposal
 

@@ -1,4 +1,4 @@
-"""An Analysis as JSON, and as one flat dict of numbers for experiment trackers.
+"""What an Analysis shows: its tables, its notes, its record, and a flat dict for experiment trackers.
 
 The schema of ``archcost.analysis/1``; a later version may add keys, a changed meaning gets a new number:
 
@@ -26,64 +26,113 @@ surrogates written out, which JSON cannot hold.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
-from archcost.report.columns import MODULE_COLUMNS, Column, Row, choose
-from archcost.report.frames import Path, write_text
-from archcost.report.rows import Ledger, at_least, columns_of, select
-from archcost.report.text import visible, well_formed
+from archcost.analysis.columns import (
+    DEFAULT_MODULE_COLUMNS,
+    DEFAULT_OPERATION_COLUMNS,
+    MODULE_COLUMNS,
+    OPERATION_COLUMNS,
+    Row,
+    cells,
+)
+from archcost.analysis.notes import footnotes, heading, summary, units
+from archcost.analysis.rows import KINDS, Ledger, rows_of
+from archcost.analysis.traced import TracedModel
+from archcost.analysis.tree import tree
+from archcost.fields.field import ReceptiveField
+from archcost.report.document import TREE_DEPTH, Asked, Column, Document, Note, Table, at_least, ordered
+from archcost.report.grid import Entry, Grid, Piece
+from archcost.report.text import visible
+from archcost.trace.graph import refs
 
-if TYPE_CHECKING:
-    from archcost.analysis.analysis import Analysis
-    from archcost.fields.field import ReceptiveField
+__all__ = ["document_of", "field_record", "flat", "head", "total_of"]
 
-__all__ = ["SCHEMA", "dump", "field_record", "flat", "head", "to_dict", "to_json", "total_of", "versions"]
-
-SCHEMA = "archcost.analysis/1"
 _TOTAL_ONLY = ("depth", "nonlinearities", "inputs_bytes")
 
 
-def to_json(
-    analysis: Analysis,
-    path: Path | None = None,
-    indent: int | None = 2,
-    operations: bool = False,
-    **options: Any,
-) -> str | None:
-    """Strict JSON: into a file, or returned where no path is given."""
-    return write_text(dump(to_dict(analysis, operations, **options), indent), path)
+def document_of(analysis: TracedModel, asked: Asked) -> Document:
+    """Modules for people; modules, layers and operations as data."""
+    tables = {name: _table(analysis, name, asked) for name in KINDS}
+    by = "layers" if asked.is_flat and asked.by is None else "modules"
+    return Document(
+        schema="archcost.analysis/1",
+        headings=[heading(analysis)],
+        tables=[tables[by], *(table for name, table in tables.items() if name != by)],
+        shown=[tables["modules"]],
+        record=partial(_record, analysis, asked, tables),
+        notes=partial(_notes, analysis),
+    )
 
 
-def to_dict(
-    analysis: Analysis,
-    operations: bool = False,
-    *,
-    depth: int | None = None,
-    sort: str | None = None,
-    columns: Iterable[str] | None = None,
-    top: int | None = None,
-) -> dict[str, Any]:
-    """What `to_json` writes, as plain Python."""
-    asked = _columns("operations" if operations else "modules", columns)
-    by = "layers" if (sort, top) != (None, None) else "modules"
-    rows = select(analysis, depth=depth) if operations else select(analysis, by, depth, sort, top)
-    whole: dict[str, Any] = {"schema": SCHEMA, **versions(), **head(analysis)}
-    whole["total"] = total_of(analysis)
-    whole["modules"] = _records(MODULE_COLUMNS if operations else asked, rows)
-    whole["receptive_field"] = _fields(analysis)
-    if operations:
-        whole["operations"] = _records(asked, select(analysis, "operations", depth, sort, top))
-    return whole
+def _table(analysis: TracedModel, name: str, asked: Asked) -> Table:
+    operations = name == "operations"
+    return Table(
+        name,
+        columns=OPERATION_COLUMNS if operations else MODULE_COLUMNS,
+        rows=partial(rows_of, analysis, name, asked),
+        shown=DEFAULT_OPERATION_COLUMNS if operations else DEFAULT_MODULE_COLUMNS,
+        label="Layer" if asked.is_flat and not operations else None,
+        lines=None if operations else partial(_lines, analysis, asked),
+    )
 
 
-def _columns(by: str, names: Iterable[str] | None) -> Sequence[Column]:
-    known, _ = columns_of(by)
-    return choose(names, known, [column.name for column in known])
+def _lines(analysis: TracedModel, asked: Asked, columns: Sequence[Column]) -> list[Entry]:
+    ledger = Ledger(analysis)
+    if asked.is_flat:
+        entries = _flat(ledger, asked, columns)
+    else:
+        entries = [
+            Entry(
+                ((line.guides, "guide"), (line.label, ""), (line.remark, "dim")),
+                cells(line.row, columns),
+                remark=line.extra,
+                indent=len(line.guides) // 3,
+            )
+            for line in tree(ledger, asked.depth_for(TREE_DEPTH), columns)
+        ]
+    whole = cells(ledger.row(analysis.total), columns)
+    return [*entries, Entry((("Total", "bold"),), whole, "bold", total=True)]
 
 
-def _fields(analysis: Analysis) -> dict[str, Any] | None:
+def _flat(ledger: Ledger, asked: Asked, columns: Sequence[Column]) -> list[Entry]:
+    """Layers by their full names; what ``top`` leaves out is summed in one row, so that all adds up."""
+    total = ledger.analysis.total
+    rows = ordered(ledger.frontier(asked.depth_for(None)), MODULE_COLUMNS, asked, "macs", cut=False)
+    entries = []
+    for row in rows[: asked.top]:
+        name = visible(row.module.name) or visible(total.type_name)
+        remark = f" ({visible(row.module.type_name)})" if row.kind == "module" else " (own operations)"
+        entries.append(Entry(((name, ""), (remark, "dim")), cells(row, columns)))
+    rest = rows[len(entries) :]
+    if rest:
+        label: Piece = (f"({len(rest)} other{'s' * (len(rest) > 1)})", "dim")
+        entries.append(Entry((label,), cells(ledger.sum(rest), columns)))
+    return entries
+
+
+def _notes(analysis: TracedModel, grids: Sequence[Grid]) -> list[Note]:
+    return [("In all", summary(analysis)), ("Units", units(analysis)), *footnotes(analysis, grids)]
+
+
+def _record(analysis: TracedModel, asked: Asked, tables: dict[str, Table]) -> dict[str, Any]:
+    by = asked.by or ("layers" if asked.is_flat else "modules")
+    modules = tables["modules" if by == "operations" else by]
+    named = asked if by != "operations" else Asked(depth=asked.depth)
+    record = {
+        **head(analysis),
+        "total": total_of(analysis),
+        "modules": _records(modules.for_data(named), rows_of(analysis, modules.name, named)),
+        "receptive_field": _fields(analysis),
+    }
+    if by == "operations":
+        record["operations"] = _records(tables[by].for_data(asked), tables[by].rows())
+    return record
+
+
+def _fields(analysis: TracedModel) -> dict[str, Any] | None:
     fields = analysis.fields_or_none
     if fields is None:
         return None
@@ -104,42 +153,12 @@ def field_record(field: ReceptiveField) -> dict[str, Any]:
     return {**record, "local": field_record(field.local) if field.is_global else None}
 
 
-def dump(value: Any, indent: int | None) -> str:
-    """ASCII, so that a file holds no control character; no NaN; a newline at the end of what is indented."""
-    return json.dumps(_strict(value), indent=indent, allow_nan=False) + ("\n" if indent is not None else "")
-
-
-def _strict(value: Any) -> Any:
-    if isinstance(value, str):
-        return well_formed(value)
-    if isinstance(value, dict):
-        return {well_formed(str(key)): _strict(item) for key, item in value.items()}
-    if isinstance(value, (tuple, list)):
-        return [_strict(item) for item in value]
-    return value
-
-
 def _records(columns: Sequence[Column], rows: Sequence[Row]) -> list[dict[str, Any]]:
     return [{column.name: column.get(row) for column in columns} for row in rows]
 
 
-def versions() -> dict[str, str]:
-    """Which archcost and which torch made this."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    import torch
-
-    try:
-        own = version("archcost")
-    except PackageNotFoundError:  # used from a source tree that was never installed
-        own = "unknown"
-    return {"archcost": own, "torch": str(torch.__version__)}
-
-
-def head(analysis: Analysis) -> dict[str, Any]:
+def head(analysis: TracedModel) -> dict[str, Any]:
     """Everything about an Analysis but its numbers."""
-    from archcost.trace.graph import refs
-
     return {
         "model": analysis.name,
         "type": analysis.total.type_name,
@@ -163,14 +182,14 @@ def head(analysis: Analysis) -> dict[str, Any]:
     }
 
 
-def total_of(analysis: Analysis) -> dict[str, Any]:
+def total_of(analysis: TracedModel) -> dict[str, Any]:
     """The totals: a module's columns, and those that only the whole model has."""
     row = Ledger(analysis).row(analysis.total)
     extra = {name: getattr(analysis.total, name) for name in _TOTAL_ONLY}
     return {**_records(MODULE_COLUMNS, [row])[0], **extra}
 
 
-def flat(analysis: Analysis, depth: int = 0, prefix: str = "") -> dict[str, int | float]:
+def flat(analysis: TracedModel, depth: int = 0, prefix: str = "") -> dict[str, int | float]:
     """``{"params": ..., "macs": ...}``, and ``"layer1/macs"`` for modules down to ``depth``.
 
     What is not known is left out, and so is a sum of which nothing is known: a tracker would draw a 0.

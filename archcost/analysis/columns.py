@@ -5,20 +5,17 @@ Adding a column is adding one entry to `MODULE_COLUMNS` or `OPERATION_COLUMNS`.
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from archcost.cost.costs import ModuleCost, OpCost
-from archcost.errors import SpecError
 from archcost.fields.field import ReceptiveField
-from archcost.report.text import visible
+from archcost.report.document import Column
 from archcost.report.units import (
     all_shapes_text,
     axes_text,
     bytes_text,
-    count_text,
     number_text,
     percent_text,
     shape_text,
@@ -26,15 +23,8 @@ from archcost.report.units import (
 )
 
 __all__ = [
-    "DEFAULT_MODULE_COLUMNS",
-    "DEFAULT_OPERATION_COLUMNS",
-    "MODULE_COLUMNS",
-    "OPERATION_COLUMNS",
-    "Column",
-    "Row",
-    "choose",
-    "find",
-    "near",
+    *("DEFAULT_MODULE_COLUMNS", "DEFAULT_OPERATION_COLUMNS", "MODULE_COLUMNS", "OPERATION_COLUMNS"),
+    *("Row", "cells"),
 ]
 
 
@@ -67,52 +57,10 @@ class Row:
 Get = Callable[[Row], Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
-    """One column: what it is called and means, how to read it from a `Row`, how people see it."""
-
-    name: str
-    header: str
-    meaning: str
-    get: Get
-    unit: str = ""
-    show: Callable[[Any], str] = count_text
-    in_full: Callable[[Any], str] | None = None
-    """The same for a file, where ``show`` leaves something out."""
-    dtype: str = "int64"
-    """Its type in pandas: int64, Int64 and Float64 (None is possible), bool, str or object."""
-    missing: str = "?"
-    """How None is shown: ``?`` is not known, ``-`` does not apply."""
-    additive: bool = False
-    """Children and own operations add up to the parent."""
-    summed: bool = True
-    """Means something for several modules together, and is left blank there otherwise."""
-    keep: int = 0
-    """On a narrow terminal, columns with the lowest go first."""
-    group: str = ""
-    """Of those that stand together, as in `archcost.report.grid.Head`."""
-    lower_bound: Callable[[Row], bool] = field(default=lambda row: False)
-    reads_as_number: bool = False
-    """Text that is aligned as numbers are."""
-
-    @property
-    def align_right(self) -> bool:
-        return self.is_number or self.reads_as_number
-
-    @property
-    def is_number(self) -> bool:
-        return self.dtype not in ("str", "object", "bool")
-
-    def text(self, row: Row) -> str:
-        """The value for people; an unknown is never 0, and a lower bound says that it is one."""
-        if row.kind in ("own", "sum") and not self.summed:
-            return ""
-        value = self.get(row)
-        if value is None:
-            return self.missing
-        if self.lower_bound(row):
-            return f">={self.show(value)}" if value else "?"
-        return visible(self.show(value))
+def cells(row: Row, columns: Sequence[Column]) -> tuple[str, ...]:
+    """The texts of a line; blank where a value means nothing for several modules together."""
+    blank = row.kind in ("own", "sum")
+    return tuple("" if blank and not column.summed else column.text(row) for column in columns)
 
 
 def _field(name: str) -> Get:
@@ -393,32 +341,3 @@ DEFAULT_MODULE_COLUMNS = (
 DEFAULT_OPERATION_COLUMNS = (
     *("index", "op", "module", "output_shape", "macs", "other_ops", "activation_bytes", "live_bytes"),
 )
-
-
-def near(word: object, words: Iterable[str]) -> str:
-    """The end of an error message: the closest words, or all of them."""
-    known = list(words)
-    # A unit is easily left out: `peak_memory` is meant for `peak_memory_bytes`.
-    close = [w for w in known if str(word) and w.startswith(str(word))][:3]
-    close = close or difflib.get_close_matches(str(word), known, n=3, cutoff=0.5)
-    if close:
-        return f"; did you mean {' or '.join(map(repr, close))}?"
-    return f"; take one of {', '.join(known)}"
-
-
-def find(name: object, columns: Sequence[Column]) -> Column:
-    """The column of that name; raises SpecError naming close ones."""
-    for column in columns:
-        if column.name == name:
-            return column
-    raise SpecError(f"there is no column {name!r}{near(name, (c.name for c in columns))}")
-
-
-def choose(names: Iterable[str] | None, columns: Sequence[Column], default: Iterable[str]) -> list[Column]:
-    """The columns asked for, in that order, each once; the default where nothing was asked."""
-    if isinstance(names, str):
-        names = [names]
-    wanted = list(dict.fromkeys(default if names is None else names))
-    if not wanted:
-        raise SpecError("columns is empty; name at least one, or leave it out")
-    return [find(name, columns) for name in wanted]

@@ -8,8 +8,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from archcost.report.columns import Column, Row
-from archcost.report.grid import Entry, Grid, Head
 from archcost.report.proposal_columns import COLUMNS, Line, error_text
+
+from archcost.report.grid import Entry, Grid, Head
 from archcost.report.text import visible
 from archcost.report.units import ratio_text, si_text
 

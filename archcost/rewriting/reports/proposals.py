@@ -28,14 +28,15 @@ from typing import IO, TYPE_CHECKING, Any
 
 from archcost.report.columns import Column, Row
 from archcost.report.frames import Path, csv_text, frame, markdown_table, series, write_text
-from archcost.report.grid import Grid, Piece, html_table, lay_out, no_room_for, that_fit
 from archcost.report.markup import block
-from archcost.report.notes import heading
 from archcost.report.proposal_columns import COLUMNS
 from archcost.report.proposal_notes import notes_of
 from archcost.report.proposal_rows import flat_lines, grid_of, rules_grid
 from archcost.report.records import dump, head, versions
 from archcost.report.rows import at_least
+
+from archcost.report.grid import Grid, Piece, html_table, lay_out, no_room_for, that_fit
+from archcost.report.notes import heading
 from archcost.report.terminal import console_for, paint, plain, print_encoding, width_for, wrapped
 from archcost.report.text import csv_cell, fit, markdown_cell, width_of
 from archcost.rewriting.plan.plan_json import proposal_record

@@ -4,25 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from archcost.analysis.columns import MODULE_COLUMNS, OPERATION_COLUMNS, Row
+from archcost.analysis.traced import TracedModel
 from archcost.cost.costs import ModuleCost
-from archcost.errors import SpecError
-from archcost.report.columns import (
-    DEFAULT_MODULE_COLUMNS,
-    DEFAULT_OPERATION_COLUMNS,
-    MODULE_COLUMNS,
-    OPERATION_COLUMNS,
-    Column,
-    Row,
-    find,
-    near,
-)
+from archcost.report.document import Asked, ordered
 
-if TYPE_CHECKING:
-    from archcost.analysis.analysis import Analysis
-
-__all__ = ["Ledger", "at_least", "columns_of", "ordered", "select"]
+__all__ = ["KINDS", "Ledger", "rows_of"]
 
 _FIELDS = tuple(f.name for f in fields(ModuleCost))
 _ADDED = (*(c.name for c in MODULE_COLUMNS if c.additive and c.name in _FIELDS), "calls")
@@ -31,7 +20,7 @@ _ADDED = (*(c.name for c in MODULE_COLUMNS if c.additive and c.name in _FIELDS),
 class Ledger:
     """The modules of one Analysis as rows, with who holds whom and which counts are lower bounds."""
 
-    def __init__(self, analysis: Analysis) -> None:
+    def __init__(self, analysis: TracedModel) -> None:
         self.analysis = analysis
         self.children: dict[str, list[ModuleCost]] = {row.name: [] for row in analysis.modules}
         for row in analysis.modules[1:]:
@@ -107,54 +96,21 @@ def _less(cost: ModuleCost, children: Sequence[ModuleCost], name: str) -> int | 
 KINDS = ("modules", "layers", "operations")
 
 
-def columns_of(by: str) -> tuple[tuple[Column, ...], tuple[str, ...]]:
-    """All the columns of a kind of row, and those shown to people unasked."""
-    if by not in KINDS:
-        raise SpecError(f"by is {by!r}{near(by, KINDS)}")
-    if by == "operations":
-        return OPERATION_COLUMNS, DEFAULT_OPERATION_COLUMNS
-    return MODULE_COLUMNS, DEFAULT_MODULE_COLUMNS
-
-
-def select(
-    analysis: Analysis,
-    by: str = "modules",
-    depth: int | None = None,
-    sort: str | None = None,
-    top: int | None = None,
-) -> list[Row]:
-    """The rows of a flat report. ``depth`` keeps levels up to it, 0 is the model alone."""
-    columns, _ = columns_of(by)
-    at_least("depth", depth, 0)
-    at_least("top", top, 1)
-    ledger = Ledger(analysis)
+def rows_of(analysis: TracedModel, by: str, asked: Asked) -> list[Row]:
+    """The rows of a flat list: modules, layers or operations, sorted and cut as asked."""
+    depth = asked.depth_for(None)
     if by == "operations":
         rows = [
             Row(cost, analysis, cost.macs is None, cost.reason is not None)
             for cost in analysis.operations
             if depth is None or _level(cost.module) <= depth
         ]
-    else:
-        costs = analysis.layers if by == "layers" else analysis.modules
-        rows = [ledger.row(cost) for cost in costs if depth is None or cost.level <= depth]
-    return ordered(rows, columns, sort, top)
+        return ordered(rows, OPERATION_COLUMNS, asked, "macs")
+    ledger = Ledger(analysis)
+    costs = analysis.layers if by == "layers" else analysis.modules
+    rows = [ledger.row(cost) for cost in costs if depth is None or cost.level <= depth]
+    return ordered(rows, MODULE_COLUMNS, asked, "macs")
 
 
 def _level(name: str) -> int:
     return name.count(".") + 1 if name else 0
-
-
-def ordered(rows: list[Row], columns: Sequence[Column], sort: str | None, top: int | None) -> list[Row]:
-    """The rows by a column, the largest numbers first and unknowns last; ``top`` sorts by MACs unasked."""
-    if sort is not None or top is not None:
-        column = find(sort or "macs", columns)
-        known = [row for row in rows if column.get(row) is not None]
-        unknown = [row for row in rows if column.get(row) is None]
-        rows = sorted(known, key=column.get, reverse=column.dtype not in ("str", "object")) + unknown
-    return rows if top is None else rows[:top]
-
-
-def at_least(name: str, value: Any, least: int) -> None:
-    """Raises SpecError unless the option is None or a whole number of at least ``least``."""
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
-        raise SpecError(f"{name} is {value!r}; it takes a whole number of at least {least}, or None")

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from archcost.analysis.columns import MODULE_COLUMNS, Column, Row, near
+from archcost.analysis.rows import Ledger, at_least
 from archcost.cost.costs import ModuleCost
 from archcost.errors import SpecError
-from archcost.report.columns import MODULE_COLUMNS, Column, Row, near
-from archcost.report.rows import Ledger, at_least
 
 if TYPE_CHECKING:
     from archcost.analysis.comparison import Comparison

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from archcost.report.columns import MODULE_COLUMNS, Column, Row, find
-from archcost.report.grid import Entry, Grid, Head, Piece, lay_out, no_room_for, that_fit
-from archcost.report.notes import Explanations, explained, heading, signs
 from archcost.report.proposal_columns import error_text, ms_text, options_text
 from archcost.report.proposal_notes import stays_notes
 from archcost.report.proposals import markdown_grid
 from archcost.report.rows import Ledger, at_least
+
+from archcost.report.grid import Entry, Grid, Head, Piece, lay_out, no_room_for, that_fit
+from archcost.report.notes import Explanations, explained, heading, signs
 from archcost.report.terminal import console_for, plain, print_encoding, width_for, wrapped
 from archcost.report.text import fit, markdown_cell, visible
 from archcost.report.units import ratio_text, si_text

@@ -16,13 +16,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import IO, TYPE_CHECKING, Any
 
+from archcost.analysis.notes import heading, signs, uncounted
+from archcost.analysis.pairs import DEFAULT_MEASURES, Measure, Pair, measures, ordered_pairs, pairs
+from archcost.analysis.records import dump, head, total_of, versions
+from archcost.analysis.rows import at_least
 from archcost.report.frames import Path, csv_text, frame, markdown_table, series, write_text
 from archcost.report.grid import Entry, Grid, Head, Piece, html_table, lay_out, no_room_for, that_fit
 from archcost.report.markup import block
-from archcost.report.notes import heading, signs, uncounted
-from archcost.report.pairs import DEFAULT_MEASURES, Measure, Pair, measures, ordered_pairs, pairs
-from archcost.report.records import dump, head, total_of, versions
-from archcost.report.rows import at_least
 from archcost.report.terminal import console_for, paint, plain, print_encoding, width_for, wrapped
 from archcost.report.text import csv_cell, fit, markdown_cell, visible
 from archcost.report.units import ratio_text

@@ -5,15 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from archcost.analysis.columns import Row
+from archcost.analysis.rows import Ledger
 from archcost.cost.costs import ModuleCost
-from archcost.report.columns import Column, Row
-from archcost.report.rows import Ledger
+from archcost.report.document import Column
 from archcost.report.text import visible
-
-if TYPE_CHECKING:
-    from archcost.analysis.analysis import Analysis
 
 __all__ = ["Line", "span", "tree"]
 
@@ -36,12 +34,12 @@ class Line:
     """Stands below another line, not at the top."""
 
 
-def tree(analysis: Analysis, depth: int | None, columns: Sequence[Column]) -> list[Line]:
+def tree(ledger: Ledger, depth: int | None, columns: Sequence[Column]) -> list[Line]:
     """The lines below the model itself, down to ``depth``; ``columns`` are those that will be shown."""
     if depth == 0:
         return []
-    root = analysis.modules[0]
-    builder = _Builder(Ledger(analysis), depth, [c for c in columns if c.additive])
+    root = ledger.analysis.modules[0]
+    builder = _Builder(ledger, depth, [c for c in columns if c.additive])
     if not builder.ledger.children[""]:
         return [Line(builder.ledger.row(root), visible(root.type_name))]
     lines: list[Line] = []

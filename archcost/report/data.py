@@ -1,0 +1,99 @@
+"""The rows of a Document as pandas and CSV, its record as JSON: complete, in typed columns."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from math import isfinite
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+from archcost.report.document import Asked, Document
+from archcost.report.text import csv_cell, well_formed
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Path", "to_csv", "to_dict", "to_json", "to_pandas", "write_text"]
+
+Path = str | PathLike[str]
+
+
+def to_pandas(document: Document, asked: Asked) -> pd.DataFrame:
+    """One row for each of the table's; every column unless some are named."""
+    import pandas as pd
+
+    table = document.by(asked.by)
+    rows, columns = table.rows(), table.for_data(asked)
+    return pd.DataFrame({c.name: _series([c.get(row) for row in rows], c.dtype) for c in columns})
+
+
+def _series(values: Sequence[Any], dtype: str) -> pd.Series:
+    """A column of that type; of Python objects where the values do not fit it."""
+    import pandas as pd
+
+    if dtype == "str" and any(text is not None and well_formed(text) != text for text in values):
+        dtype = "object"  # a lone surrogate is no UTF-8, which pandas may store text in
+    if dtype in ("int64", "Int64") and any(v is not None and abs(v) >= 2**63 for v in values):
+        dtype = "object"
+    return pd.Series(list(values), dtype=dtype)
+
+
+def to_csv(document: Document, asked: Asked) -> str:
+    """RFC 4180 with ``\\n``; None is an empty cell, and what looks like a formula gets a leading ``'``."""
+    import csv
+    import io
+
+    table = document.by(asked.by)
+    rows, columns = table.rows(), table.for_data(asked)
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([column.name for column in columns])
+    for row in rows:
+        cells = (column.cell(row) for column in columns)
+        writer.writerow([csv_cell(cell) if isinstance(cell, str) else cell for cell in cells])
+    return out.getvalue()
+
+
+def to_dict(document: Document) -> dict[str, Any]:
+    """What `to_json` writes, as plain Python: the schema, the versions that made it, and the record."""
+    plain: dict[str, Any] = _plain({"schema": document.schema, **versions(), **document.record()})
+    return plain
+
+
+def to_json(document: Document, indent: int | None) -> str:
+    """Strict: ASCII, so that a file holds no control character; no NaN; a newline where it is indented."""
+    return json.dumps(to_dict(document), indent=indent, allow_nan=False) + "\n" * (indent is not None)
+
+
+def _plain(value: Any) -> Any:
+    """Lists for tuples; null for what is no number; lone surrogates, which JSON cannot hold, written out."""
+    if isinstance(value, str):
+        return well_formed(value)
+    if isinstance(value, float):
+        return value if isfinite(value) else None
+    if isinstance(value, dict):
+        return {well_formed(str(key)): _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (tuple, list)) else value
+
+
+def versions() -> dict[str, str]:
+    """Which archcost and which torch made this."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    import torch
+
+    try:
+        own = version("archcost")
+    except PackageNotFoundError:  # used from a source tree that was never installed
+        own = "unknown"
+    return {"archcost": own, "torch": str(torch.__version__)}
+
+
+def write_text(text: str, path: Path | None) -> str | None:
+    """Write the text to a file as UTF-8, or hand it back where there is no path."""
+    if path is None:
+        return text
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        file.write(text)
+    return None

@@ -1,0 +1,54 @@
+"""A Document as HTML that needs nothing else, readable on light and dark pages; every text is escaped."""
+
+from __future__ import annotations
+
+from archcost.report.document import Asked, Document, shown_in
+from archcost.report.grid import Grid
+from archcost.report.text import html_text
+
+__all__ = ["to_html"]
+
+# Only what both light and dark notebooks can bear: the page's own ink, and a grey that is half through.
+_TABLE = "border-collapse:collapse;font-variant-numeric:tabular-nums;color:inherit;background:transparent"
+_EDGE = "1px solid rgba(128,128,128,.4)"
+
+
+def _table(grid: Grid) -> str:
+    """A table that carries its own looks."""
+    out = [f'<table style="{_TABLE}"><thead><tr style="border-bottom:{_EDGE}">']
+    out.append(_th(grid.label, "left"))
+    out += [_th(head.text, "right" if head.right else "left") for head in grid.heads]
+    out.append("</tr></thead><tbody>")
+    for entry in grid.entries:
+        weight = f"font-weight:bold;border-top:{_EDGE}" if entry.total else ""
+        out.append(f'<tr style="background:transparent;{weight}">')
+        pad = f"text-align:left;white-space:nowrap;padding:2px 8px 2px {8 + 16 * entry.indent}px"
+        pieces = [*entry.label, (entry.remark, "dim")]
+        label = "".join(
+            f'<span style="opacity:.65">{html_text(t)}</span>' if s.startswith("dim") else html_text(t)
+            for t, s in pieces
+            if t and s != "guide"
+        )
+        out.append(f'<td style="{pad}">{label}</td>')
+        for cell, head in zip(entry.cells, grid.heads, strict=True):
+            side = "right" if head.right else "left"
+            out.append(f'<td style="text-align:{side};padding:2px 8px">{html_text(cell)}</td>')
+        out.append("</tr>")
+    out.append("</tbody></table>")
+    return "".join(out)
+
+
+def _th(text: str, side: str) -> str:
+    return f'<th style="text-align:{side};padding:2px 8px">{html_text(text)}</th>'
+
+
+def to_html(document: Document, asked: Asked) -> str:
+    """A fragment to put into a page or a notebook: headings, lines, tables and notes in one element."""
+    grids = shown_in(document, asked)
+    parts = [f"<div><b>{html_text(first)}</b> {html_text(rest)}</div>" for first, rest in document.headings]
+    parts += [f"<div>{html_text(line)}</div>" for line in document.lines]
+    parts += map(_table, grids)
+    parts += [
+        f"<div><b>{html_text(what)}:</b> {html_text(said)}</div>" for what, said in document.notes(grids)
+    ]
+    return f'<div style="overflow-x:auto">{"".join(parts)}</div>'

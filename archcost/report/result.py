@@ -1,0 +1,124 @@
+"""Result: what archcost returns to be looked at, printed, taken as data and saved."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from archcost.report.document import Asked, Depth, Document
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.text import Text
+    from typing_extensions import Unpack
+
+    from archcost.report.data import Path
+
+__all__ = ["Options", "Result"]
+
+
+class Options(TypedDict, total=False):
+    """What to see of a result; see `archcost.report.document.Asked`."""
+
+    columns: Iterable[str] | None
+    depth: Depth
+    sort: str | None
+    top: int | None
+    by: str | None
+
+
+class Result(ABC):
+    """Describes itself by one `Document`; every format comes of that.
+
+    All take the same options, as far as they mean something for the result: ``columns`` (names), ``depth``
+    (levels of modules, 0 for the whole model alone), ``sort`` (a column, the largest first), ``top`` (so many
+    rows) and ``by`` (another of its tables). People's formats (`table`, `to_text`, `to_markdown`, `to_html`,
+    ``print``) have the same columns and the same depth unasked; data (`to_pandas`, `to_csv`, `to_json`) are
+    complete.
+
+    Raises:
+        SpecError: an option has no such value; the message names close ones.
+    """
+
+    __slots__ = ()
+
+    @abstractmethod
+    def document(self, asked: Asked) -> Document:
+        """What it shows."""
+
+    def table(self, width: int | None = None, **options: Unpack[Options]) -> None:
+        """Print the tables: in colour and within the width on a terminal, plain and uncut in a pipe."""
+        from archcost.report.terminal import show
+
+        show(*self._asked(options), width)
+
+    def to_text(self, width: int | None = None, **options: Unpack[Options]) -> str:
+        """What `table` prints as plain text, uncut unless ``width`` is given."""
+        from archcost.report.terminal import plain_text
+
+        return plain_text(*self._asked(options), width)
+
+    def to_markdown(self, **options: Unpack[Options]) -> str:
+        """The same as markdown, for a pull request or a README."""
+        from archcost.report.markdown import to_markdown
+
+        return to_markdown(*self._asked(options))
+
+    def to_html(self, **options: Unpack[Options]) -> str:
+        """The same as HTML that needs nothing else."""
+        from archcost.report.html import to_html
+
+        return to_html(*self._asked(options))
+
+    def to_pandas(self, by: str | None = None, **options: Unpack[Options]) -> pd.DataFrame:
+        """The rows of one table, with every column unless some are named."""
+        from archcost.report.data import to_pandas
+
+        return to_pandas(*self._asked({**options, "by": by}))
+
+    def to_csv(self, path: Path | None = None, **options: Unpack[Options]) -> str | None:
+        """`to_pandas` as CSV, into a file or returned; what looks like a formula gets a leading ``'``."""
+        from archcost.report.data import to_csv, write_text
+
+        return write_text(to_csv(*self._asked(options)), path)
+
+    def to_json(
+        self, path: Path | None = None, indent: int | None = 2, **options: Unpack[Options]
+    ) -> str | None:
+        """`to_dict` as strict JSON, into a file or returned."""
+        from archcost.report.data import to_json, write_text
+
+        return write_text(to_json(self._asked(options)[0], indent), path)
+
+    def to_dict(self, **options: Unpack[Options]) -> dict[str, Any]:
+        """Plain values, with the name and version of their schema, which the method `document` states."""
+        from archcost.report.data import to_dict
+
+        return to_dict(self._asked(options)[0])
+
+    def save(self, path: Path) -> None:
+        """Write all of it as JSON, for `archcost.load_result`; an existing file is overwritten."""
+        from archcost.report.saving import save
+
+        save(self, path)
+
+    def _asked(self, options: Any) -> tuple[Document, Asked]:
+        columns = options.get("columns")
+        if columns is not None:
+            options = {**options, "columns": columns if isinstance(columns, str) else tuple(columns)}
+        asked = Asked(**options)
+        return self.document(asked), asked
+
+    def __str__(self) -> str:
+        from archcost.report.terminal import printed
+
+        return printed(self.document(Asked()))
+
+    def __rich__(self) -> Text:
+        from rich.text import Text
+
+        return Text(self.to_text())
+
+    def _repr_html_(self) -> str:
+        return self.to_html()

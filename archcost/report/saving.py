@@ -1,0 +1,161 @@
+"""Results as files that can be read back: JSON with a schema version, and no pickle.
+
+A file holds ``{"schema": "archcost.saved/1", "archcost", "torch", "result"}``. What JSON has is written as it
+is; all else is a list that begins with a word: ``["tuple", ...]``, ``["dict", [key, value], ...]``,
+``["dtype", "float32"]``, ``["float", "nan"]``, ``["array", dtype, shape, base64]`` and ``["of",
+"archcost.spec.ConvSpec", {field: value}]`` for a dataclass or a named tuple of archcost's own. Nothing else is
+ever made of a file, so that reading one runs no code of its author's.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass
+from importlib import import_module
+from math import isfinite
+from typing import TYPE_CHECKING, Any
+
+from archcost.errors import ArchcostError, SpecError
+from archcost.report.data import Path, versions
+from archcost.report.result import Result
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["load_result", "save"]
+
+SCHEMA = "archcost.saved/1"
+_PLAIN = (str, bool, int, type(None))
+_TORCH = ("dtype", "layout", "memory_format", "device")
+
+
+def save(result: Result, path: Path) -> None:
+    """Write a result; what it holds beyond plain data (a model, a store) is left out."""
+    whole = {"schema": SCHEMA, **versions(), "result": _written(result)}
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(whole, file, allow_nan=False, separators=(",", ":"))
+
+
+def load_result(path: Path) -> Any:
+    """The result that `save` wrote; the model does not come along.
+
+    Raises:
+        SpecError: the file cannot be read, or is no such file; the message says what it is.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            whole = json.load(file)
+    except (OSError, ValueError) as error:
+        raise SpecError(f"{path} cannot be read as a saved result: {error}") from error
+    schema = whole.get("schema") if isinstance(whole, dict) else None
+    if schema != SCHEMA:
+        what = f"has the schema {schema!r}" if schema else "has no schema"
+        raise SpecError(
+            f"{path} {what}, and is no saved result ({SCHEMA!r}): result.save(path), or archcost analyze "
+            f"SPEC --save FILE, writes one"
+        )
+    try:
+        return _read(whole["result"])
+    except ArchcostError:
+        raise
+    except Exception as error:
+        by = f"archcost {whole.get('archcost')}"
+        raise SpecError(f"{path} was written by {by} and cannot be read by this one: {error!r}") from error
+
+
+def _written(value: Any) -> Any:
+    if type(value) in _PLAIN:
+        return value
+    if isinstance(value, float):
+        return value if isfinite(value) else ["float", repr(value)]
+    if is_dataclass(value) or hasattr(value, "_fields"):
+        kind = type(value)
+        names = value._fields if hasattr(value, "_fields") else _stored(value)
+        held = {name: _written(getattr(value, name)) for name in names}
+        return ["of", f"{kind.__module__}.{kind.__qualname__}", held]
+    if isinstance(value, (tuple, list, set, frozenset)):
+        word = next(kind.__name__ for kind in (tuple, list, set, frozenset) if isinstance(value, kind))
+        return [word, *map(_written, value)]
+    if isinstance(value, dict):
+        return ["dict", *([_written(key), _written(item)] for key, item in value.items())]
+    return _of_torch(value)
+
+
+def _stored(value: Any) -> list[str]:
+    """The fields that go into a file: not those marked ``metadata={"saved": False}``."""
+    return [one.name for one in fields(value) if one.metadata.get("saved", True)]
+
+
+def _of_torch(value: Any) -> Any:
+    import numpy as np
+    import torch
+
+    for word in _TORCH:
+        if isinstance(value, getattr(torch, word)):
+            return [word, str(value).removeprefix("torch.")]
+    if isinstance(value, torch.Tensor):
+        return ["tensor", _of_torch(value.detach().cpu().numpy())]
+    if isinstance(value, np.generic):
+        return _written(value.item())
+    if isinstance(value, np.ndarray):
+        held = base64.b64encode(np.ascontiguousarray(value).tobytes()).decode("ascii")
+        return ["array", value.dtype.str, list(value.shape), held]
+    if isinstance(value, (complex, torch.SymInt, torch.SymFloat)):
+        return ["complex", value.real, value.imag] if isinstance(value, complex) else _written(float(value))
+    raise SpecError(f"a {type(value).__module__}.{type(value).__qualname__} cannot be saved")
+
+
+def _read(value: Any) -> Any:
+    if not isinstance(value, list):
+        return value
+    word, *rest = value
+    return _WORDS[word](*rest)
+
+
+def _instance(name: str, held: dict[str, Any]) -> Any:
+    """An instance of a dataclass or a named tuple of archcost's own, and of nothing else."""
+    module, _, kind = name.rpartition(".")
+    if not module.startswith("archcost."):
+        raise SpecError(f"{name} is no class of archcost's")
+    found = getattr(import_module(module), kind)
+    if not (isinstance(found, type) and (is_dataclass(found) or hasattr(found, "_fields"))):
+        raise SpecError(f"{name} holds no data")
+    return getattr(found, "restored", found)(**{key: _read(item) for key, item in held.items()})
+
+
+def _array(dtype: str, shape: list[int], held: str) -> Any:
+    import numpy as np
+
+    return np.frombuffer(base64.b64decode(held), np.dtype(dtype)).reshape(shape).copy()
+
+
+def _tensor(array: Any) -> torch.Tensor:
+    import torch
+
+    return torch.from_numpy(_read(array))
+
+
+def _torch_word(word: str) -> Callable[[str], Any]:
+    def read(text: str) -> Any:
+        import torch
+
+        return torch.device(text) if word == "device" else getattr(torch, text)
+
+    return read
+
+
+_WORDS: dict[str, Callable[..., Any]] = {
+    **{
+        kind.__name__: lambda *items, kind=kind: kind(map(_read, items))
+        for kind in (tuple, list, set, frozenset)
+    },
+    "dict": lambda *pairs: {_read(key): _read(item) for key, item in pairs},
+    "float": float,
+    "complex": complex,
+    "array": _array,
+    "tensor": _tensor,
+    "of": _instance,
+    **{word: _torch_word(word) for word in _TORCH},
+}
