@@ -1,4 +1,4 @@
-"""The package under test is the installed one, also for `python -m pytest`.
+"""The package under test is the installed one, also for `python -m pytest`; times go into a store of its own.
 
 That puts the checkout first on the path, whose kernels are compiled only where it is installed editable.
 """
@@ -6,6 +6,7 @@ That puts the checkout first on the path, whose kernels are compiled only where 
 import importlib.util
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -16,3 +17,6 @@ if ROOT not in ASKED_FOR:
     sys.path[:] = [entry for entry in PATH if Path(entry).resolve() != ROOT]
     if importlib.util.find_spec("archcost") is None:
         sys.path[:] = PATH  # installed editable, or not at all
+
+# The user's own store is neither read nor written, by no process that a test starts.
+os.environ["ARCHCOST_STORE"] = os.path.join(tempfile.mkdtemp(prefix="archcost-tests-"), "store.sqlite")

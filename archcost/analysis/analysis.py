@@ -13,6 +13,7 @@ from archcost.cost.costs import cost_of
 from archcost.errors import ArchcostError, InputError, SpecError
 from archcost.report.document import Asked, Document
 from archcost.report.result import Result
+from archcost.report.saving import load_result
 from archcost.trace.graph import Trace
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ def analyze(
     """What every layer of ``model`` costs: one pass on `meta`, nothing computed, the model untouched.
 
     Args:
-        model: a module, or a SPEC such as ``"torchvision:resnet50"`` (see `archcost.load`).
+        model: a module, or a SPEC such as ``"torchvision:resnet50"`` (see `archcost.load`), or a file that
+            `Analysis.save` wrote.
         inputs: a tuple is positional arguments, a dict is keyword arguments, anything else is the one
             argument. Left out, ``input_size`` decides, or what the model says of itself; the result's
             ``notes`` say what was assumed.
@@ -53,6 +55,9 @@ def analyze(
         SpecError: the SPEC names nothing that can be loaded.
     """
     options = {"dtype": dtype, "device": device, "progress": progress}
+    if isinstance(model, str) and model.endswith(".json"):
+        given = {"inputs": inputs, "input_size": input_size, "dtype": dtype, "weights": weights}
+        return _saved(model, [name for name, value in given.items() if value is not None])
     if isinstance(model, str):
         return _analyze_spec(model, inputs, input_size, weights, options)
     if weights is not None:
@@ -123,6 +128,18 @@ def _analyze_spec(
     costs = cost_of(trace)
     notes = (*([loaded.assumed] if assumes else []), *trace.notes, *costs.notes)
     return Analysis(trace, costs, loaded.spec, notes, _Named(spec, weights, floats))
+
+
+def _saved(path: str, given: list[str]) -> Analysis:
+    """The Analysis that a file holds, which has its inputs."""
+    if given:
+        raise InputError(
+            f"analyze: {path} is an Analysis that has its inputs; leave {' and '.join(given)} out"
+        )
+    found = load_result(path)
+    if not isinstance(found, Analysis):
+        raise SpecError(f"{path} holds a {type(found).__name__}, and no Analysis")
+    return found
 
 
 class _Alive:

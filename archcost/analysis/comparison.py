@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from archcost.analysis.analysis import Analysis, analysis_of
+from archcost.analysis.comparison_document import document_of
 from archcost.errors import SpecError
+from archcost.report.document import Asked, Document
+from archcost.report.result import Result
 
 if TYPE_CHECKING:
-    import pandas as pd
     import torch
-    from rich.text import Text
     from torch import nn
-
-    from archcost.report.frames import Path
 
 __all__ = ["Comparison", "compare"]
 
@@ -62,8 +60,14 @@ def compare(
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Two Analyses side by side: ``print`` it, or take it as pandas, markdown, CSV, JSON or HTML."""
+class Comparison(Result):
+    """Two Analyses side by side: ``print`` it, or take it as pandas, markdown, CSV, JSON or HTML.
+
+    One row a module name; each measure as ``macs_a``, ``macs_b``, ``macs_difference``, ``macs_ratio``, and
+    ``columns`` takes ``"macs"`` for all of them. ``only_in`` is ``"a"`` or ``"b"`` for a module that the
+    other has not; it counts as nothing there in the difference, so that differences of layers add up. Sorted
+    by a difference, the largest change comes first, whichever way it goes.
+    """
 
     a: Analysis
     b: Analysis
@@ -74,106 +78,9 @@ class Comparison:
         a, b = self.a.input_text, self.b.input_text
         return () if a == b else (f"the inputs differ: a has {a}, b has {b}",)
 
+    def document(self, asked: Asked) -> Document:
+        """The schema is stated in `archcost.analysis.comparison_document`."""
+        return document_of(self.a, self.b, self.notes, asked)
+
     def __repr__(self) -> str:
         return f"<Comparison of {self.a!r} with {self.b!r}>"
-
-    def __str__(self) -> str:
-        from archcost.report.comparison import printed
-
-        return printed(self)
-
-    def __rich__(self) -> Text:
-        from rich.text import Text
-
-        return Text(self.to_text())
-
-    def _repr_html_(self) -> str:
-        return self.to_html()
-
-    def table(
-        self,
-        depth: int | None = 2,
-        sort: str | None = None,
-        columns: Iterable[str] | None = None,
-        top: int | None = None,
-        width: int | None = None,
-    ) -> None:
-        """Print both totals, then the modules of both to ``depth``.
-
-        ``columns`` are measures such as ``"macs"``; ``sort`` is a column of `to_pandas` such as
-        ``"macs_ratio"``, the largest first, differences by their size.
-        """
-        from archcost.report.comparison import draw
-
-        draw(self, depth=depth, sort=sort, columns=columns, top=top, width=width)
-
-    def to_text(
-        self,
-        depth: int | None = 2,
-        sort: str | None = None,
-        columns: Iterable[str] | None = None,
-        top: int | None = None,
-        width: int | None = None,
-    ) -> str:
-        """The tables as plain text; the options of `table`, and uncut unless ``width`` is given."""
-        from archcost.report.comparison import text_of
-
-        return text_of(self, depth=depth, sort=sort, columns=columns, top=top, width=width)
-
-    def to_pandas(
-        self,
-        depth: int | None = None,
-        sort: str | None = None,
-        columns: Iterable[str] | None = None,
-        top: int | None = None,
-    ) -> pd.DataFrame:
-        """One row a module name; each measure as ``macs_a``, ``macs_b``, ``macs_difference``, ``macs_ratio``.
-
-        ``only_in`` is ``"a"`` or ``"b"`` for a module that the other has not; it counts as nothing there
-        in the difference, so that differences of layers add up.
-        """
-        from archcost.report.comparison import to_pandas
-
-        return to_pandas(self, depth, sort, columns, top)
-
-    def to_csv(
-        self,
-        path: Path | None = None,
-        depth: int | None = None,
-        sort: str | None = None,
-        columns: Iterable[str] | None = None,
-        top: int | None = None,
-    ) -> str | None:
-        """`to_pandas` as CSV, into a file or returned."""
-        from archcost.report.comparison import to_csv
-
-        return to_csv(self, path, depth, sort, columns, top)
-
-    def to_markdown(
-        self,
-        depth: int | None = None,
-        sort: str | None = None,
-        columns: Iterable[str] | None = None,
-        top: int | None = None,
-    ) -> str:
-        """A markdown table for people: a, b and their ratio."""
-        from archcost.report.comparison import to_markdown
-
-        return to_markdown(self, depth, sort, columns, top)
-
-    def to_json(
-        self, path: Path | None = None, indent: int | None = 2, depth: int | None = None
-    ) -> str | None:
-        """Strict JSON, into a file or returned; its schema is stated in `archcost.report.comparison`.
-
-        Modules down to ``depth``; 0 is the two models alone, None everything.
-        """
-        from archcost.report.comparison import to_json
-
-        return to_json(self, path, indent, depth)
-
-    def to_html(self, depth: int | None = 2, columns: Iterable[str] | None = None) -> str:
-        """Both tables as HTML that needs nothing else."""
-        from archcost.report.comparison import to_html
-
-        return to_html(self, depth=depth, columns=columns)

@@ -13,14 +13,18 @@ import logging
 import warnings
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from archcost.cost.registry import COMPLEX_FLOPS
 from archcost.errors import ModelError
+from archcost.report.document import Asked, Column, Document, Table, ordered
+from archcost.report.result import Result
+from archcost.report.text import visible
+from archcost.report.units import count_text
 
 if TYPE_CHECKING:
-    import pandas as pd
     import torch
     from torch import nn
 
@@ -51,7 +55,7 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class CrossCheck:
+class CrossCheck(Result):
     """The totals of archcost and of each witness in MACs, and every difference with its reason."""
 
     name: str
@@ -71,21 +75,24 @@ class CrossCheck:
         """Whether every difference has a known reason and at least one witness could count."""
         return not self.unexplained and any(name in self.witness_macs for name in WITNESSES)
 
-    def to_pandas(self) -> pd.DataFrame:
-        """One row a difference."""
-        import pandas as pd
+    def document(self, asked: Asked) -> Document:
+        """As data a row for each difference; ``record`` has the names of the attributes."""
+        table = Table(
+            "differences", _COLUMNS, lambda: ordered(self.differences, _COLUMNS, asked, "archcost_macs")
+        )
+        said = f"{self.archcost_macs:,} MACs, {self.modules_checked} modules with operations"
+        heading = (f"{self.name}: {said}", "")
+        return Document(
+            "archcost.crosscheck/1",
+            [heading],
+            [table],
+            [table] if asked.columns else [],
+            lambda: asdict(self),
+            self._lines(),
+        )
 
-        columns = ["witness", "module", "type", "archcost_macs", "witness_macs", "reason"]
-        rows = [
-            (d.witness, d.module, d.type_name, d.archcost_macs, d.witness_macs, d.reason)
-            for d in self.differences
-        ]
-        return pd.DataFrame(rows, columns=columns)
-
-    def __str__(self) -> str:
-        from archcost.report.text import visible
-
-        lines = [f"{self.name}: {self.archcost_macs:,} MACs, {self.modules_checked} modules with operations"]
+    def _lines(self) -> list[str]:
+        lines = []
         for witness, macs in self.witness_macs.items():
             same = "the same total" if macs == self.archcost_macs else f"{macs - self.archcost_macs:+,.0f}"
             lines.append(f"  {witness}: {macs:,.0f} MACs ({same})")
@@ -100,7 +107,23 @@ class CrossCheck:
             lines.append(f"  {witness} {off:+,.0f} in {where}{more}: {reason}")
         if not self.differences and self.witness_macs:
             lines.append("  no module differs")
-        return "\n".join(lines)
+        return lines
+
+
+def _column(name: str, header: str, meaning: str, of: str | None = None, **more: Any) -> Column:
+    return Column(name, header, meaning, attrgetter(of or name), **{"dtype": "str", "show": str, **more})
+
+
+_COLUMNS = (
+    _column("witness", "Witness", "Who counts something else"),
+    _column("module", "Module", "Where: of its own operations, children apart"),
+    _column("type", "Type", "The class of the module", of="type_name"),
+    _column("archcost_macs", "MACs", "By archcost", unit="MACs", dtype="int64", show=count_text),
+    _column(
+        "witness_macs", "Witness MACs", "By the witness", unit="MACs", dtype="float64", show="{:,.0f}".format
+    ),
+    _column("reason", "Reason", "Why; nothing where that is not understood", missing=""),
+)
 
 
 def crosscheck(

@@ -42,13 +42,12 @@ from archcost.analysis.notes import footnotes, heading, summary, units
 from archcost.analysis.rows import KINDS, Ledger, rows_of
 from archcost.analysis.traced import TracedModel
 from archcost.analysis.tree import tree
-from archcost.fields.field import ReceptiveField
 from archcost.report.document import TREE_DEPTH, Asked, Column, Document, Note, Table, at_least, ordered
 from archcost.report.grid import Entry, Grid, Piece
 from archcost.report.text import visible
 from archcost.trace.graph import refs
 
-__all__ = ["document_of", "field_record", "flat", "head", "total_of"]
+__all__ = ["document_of", "flat", "head", "total_of"]
 
 _TOTAL_ONLY = ("depth", "nonlinearities", "inputs_bytes")
 
@@ -137,20 +136,10 @@ def _fields(analysis: TracedModel) -> dict[str, Any] | None:
     if fields is None:
         return None
     return {
-        "network": None if fields.network is None else field_record(fields.network),
-        "output": None if fields.output is None else field_record(fields.output),
+        "network": None if fields.network is None else fields.network.record(),
+        "output": None if fields.output is None else fields.output.record(),
         "findings": [{"kind": f.kind, "module": f.module, "text": f.text} for f in fields.findings],
     }
-
-
-_OF_A_FIELD = ("layer", "size", "stride", "padding", "sizes", "position", "window", "unclipped", "because")
-
-
-def field_record(field: ReceptiveField) -> dict[str, Any]:
-    """A receptive field as plain Python."""
-    record = {name: getattr(field, name) for name in _OF_A_FIELD}
-    record["input"] = field.input_index
-    return {**record, "local": field_record(field.local) if field.is_global else None}
 
 
 def _records(columns: Sequence[Column], rows: Sequence[Row]) -> list[dict[str, Any]]:

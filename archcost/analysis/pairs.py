@@ -1,24 +1,25 @@
-"""Two Analyses aligned by module name: the rows and columns of a Comparison."""
+"""Two models aligned by module name: the rows of a Comparison, and its columns."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
 
-from archcost.analysis.columns import MODULE_COLUMNS, Column, Row, near
-from archcost.analysis.rows import Ledger, at_least
+from archcost.analysis.columns import MODULE_COLUMNS, Row
+from archcost.analysis.rows import Ledger
+from archcost.analysis.traced import TracedModel
 from archcost.cost.costs import ModuleCost
 from archcost.errors import SpecError
+from archcost.report.document import Column, near
+from archcost.report.units import ratio_text
 
-if TYPE_CHECKING:
-    from archcost.analysis.comparison import Comparison
+__all__ = ["COLUMNS", "MEASURES", "Pair", "expanded", "measures", "pairs"]
 
-__all__ = ["DEFAULT_MEASURES", "Measure", "Pair", "measures", "ordered_pairs", "pairs"]
-
-DEFAULT_MEASURES = ("params", "macs", "other_ops", "activation_bytes", "peak_memory_bytes")
-_MEASURES = tuple(c for c in MODULE_COLUMNS if c.is_number and c.name != "level")
+MEASURES = {c.name: c for c in MODULE_COLUMNS if c.is_number and c.name != "level"}
+"""The columns of modules that can be compared, by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,64 +43,115 @@ class Pair:
         return None if row is None else row.module.type_name
 
 
+def _difference(measure: Column, pair: Pair) -> Any:
+    """b less a; a module that is not there costs nothing, so that differences add up."""
+    a, b = (0 if row is None else measure.get(row) for row in (pair.a, pair.b))
+    return None if a is None or b is None or _is_open(measure, pair) else b - a
+
+
+def _ratio(measure: Column, pair: Pair) -> float | None:
+    """b / a; None where there is no a, or nothing to divide by."""
+    a, b = (None if row is None else measure.get(row) for row in (pair.a, pair.b))
+    return b / a if a and b is not None and not _is_open(measure, pair) else None
+
+
+def _is_open(measure: Column, pair: Pair) -> bool:
+    """A side is only a lower bound: the change is not known then."""
+    return any(row is not None and measure.lower_bound(row) for row in (pair.a, pair.b))
+
+
+def _change_text(measure: Column, value: Any) -> str:
+    return "0" if value == 0 else ("+" if value > 0 else "-") + measure.show(abs(value))
+
+
 @dataclass(frozen=True, slots=True)
-class Measure:
-    """One column of the module table, on both sides, with the change from a to b."""
+class _Side(Column):
+    """A measure of one side: empty for people where that model has no such module."""
 
-    column: Column
+    side: str = "a"
 
-    @property
-    def name(self) -> str:
-        return self.column.name
+    def text(self, row: Any) -> str:
+        of_side: Row | None = getattr(row, self.side)
+        return "" if of_side is None else MEASURES[self.group].text(of_side)
 
-    def value(self, pair: Pair, side: str) -> Any:
+
+@dataclass(frozen=True, slots=True)
+class _Ratio(Column):
+    """Empty where one side has no such module; ``-`` where a is 0; ``?`` where a side is not known."""
+
+    def text(self, row: Any) -> str:
+        if row.only_in is not None:
+            return ""
+        ratio = self.get(row)
+        if ratio is None:
+            return "?" if _difference(MEASURES[self.group], row) is None else "-"
+        return ratio_text(ratio)
+
+
+def measures(measure: Column) -> tuple[Column, ...]:
+    """The four columns of one measure: ``macs_a``, ``macs_b``, ``macs_difference`` and ``macs_ratio``."""
+    name, header, meaning = measure.name, measure.header, measure.meaning
+    # A module may be missing on either side, so every column may hold a gap.
+    dtype = "Float64" if measure.dtype == "Float64" else "Int64"
+    common: dict[str, Any] = {"unit": measure.unit, "show": measure.show, "dtype": dtype, "group": name}
+
+    def value(side: str, pair: Pair) -> Any:
         row: Row | None = getattr(pair, side)
-        return None if row is None else self.column.get(row)
+        return None if row is None else measure.get(row)
 
-    def text(self, pair: Pair, side: str) -> str:
-        """For people: empty where that model has no such module, ``?`` where the value is not known."""
-        row: Row | None = getattr(pair, side)
-        return "" if row is None else self.column.text(row)
-
-    def is_open(self, pair: Pair) -> bool:
-        """A side is only a lower bound: the change is not known then."""
-        return any(row is not None and self.column.lower_bound(row) for row in (pair.a, pair.b))
-
-    def difference(self, pair: Pair) -> Any:
-        """b less a; a module that is not there costs nothing, so that differences add up."""
-        a, b = (0 if getattr(pair, s) is None else self.value(pair, s) for s in "ab")
-        return None if a is None or b is None or self.is_open(pair) else b - a
-
-    def ratio(self, pair: Pair) -> float | None:
-        """b / a; None where there is no a, or nothing to divide by."""
-        a, b = self.value(pair, "a"), self.value(pair, "b")
-        return b / a if a and b is not None and not self.is_open(pair) else None
+    sides = (
+        _Side(f"{name}_{s}", f"{header} {s}", f"{meaning}; of {s}", partial(value, s),
+              keep=measure.keep, side=s, **common)
+        for s in ("a", "b")
+    )  # fmt: skip
+    change: dict[str, Any] = {**common, "show": partial(_change_text, measure)}
+    ratio: dict[str, Any] = {**common, "unit": "", "show": ratio_text, "dtype": "Float64"}
+    return (
+        *sides,
+        Column(f"{name}_difference", f"{header} b - a", f"{meaning}; b less a", partial(_difference, measure),
+               keep=measure.keep - 0.6, **{**change, "group": ""}),
+        _Ratio(f"{name}_ratio", "b / a", f"{meaning}; b over a", partial(_ratio, measure),
+               keep=measure.keep - 0.5, **ratio),
+    )  # fmt: skip
 
 
-def measures(names: Iterable[str] | None, default: Iterable[str] | None = None) -> list[Measure]:
-    """The measures of that name; all of them, or the default, where none is named."""
-    known = {column.name: column for column in _MEASURES}
-    if names is None:
-        return [Measure(known[name]) for name in (default or known)]
-    chosen = [names] if isinstance(names, str) else list(dict.fromkeys(names))
-    for name in chosen:
-        if name not in known:
-            raise SpecError(f"nothing to compare is called {name!r}{near(name, known)}")
-    if not chosen:
-        raise SpecError("columns is empty; name at least one, or leave it out")
-    return [Measure(known[name]) for name in chosen]
+def _words(name: str, header: str, meaning: str, get: Callable[[Pair], Any]) -> Column:
+    return Column(name, header, meaning, get, show=str, dtype="str", missing="")
 
 
-def pairs(comparison: Comparison, depth: int | None = None) -> list[Pair]:
+COLUMNS: tuple[Column, ...] = (
+    _words("name", "Module", "The name in named_modules(), of either", lambda pair: pair.name),
+    _words("type_a", "Type a", "The class of the module of a", lambda pair: pair.type_of("a")),
+    _words("type_b", "Type b", "The class of the module of b", lambda pair: pair.type_of("b")),
+    _words("only_in", "Only in", "The model that alone has it: a or b", lambda pair: pair.only_in),
+    *(column for measure in MEASURES.values() for column in measures(measure)),
+)
+"""Of a module name: its classes, and four columns a measure."""
+
+
+def expanded(names: Iterable[str], suffixes: Sequence[str]) -> list[str]:
+    """Names of columns, those of a measure (``macs``) as its columns with these suffixes.
+
+    Raises:
+        SpecError: one is neither.
+    """
+    known = {column.name for column in COLUMNS}
+    found: list[str] = []
+    for name in names:
+        if name not in known and name not in MEASURES:
+            raise SpecError(f"nothing to compare is called {name!r}{near(name, (*MEASURES, *known))}")
+        found += [name] if name in known else [f"{name}_{suffix}" for suffix in suffixes]
+    return found
+
+
+def pairs(a: TracedModel, b: TracedModel, depth: int | None = None) -> list[Pair]:
     """Every module of either, parents first, those of b alone beside their neighbours in b."""
-    at_least("depth", depth, 0)
-    sides = [Ledger(comparison.a), Ledger(comparison.b)]
+    sides = [Ledger(a), Ledger(b)]
     found: list[Pair] = []
     stack = [""]
     while stack:
         name = stack.pop()
-        a, b = (_row(ledger, name) for ledger in sides)
-        pair = Pair(name, a, b)
+        pair = Pair(name, *(_row(ledger, name) for ledger in sides))
         found.append(pair)
         if depth is None or pair.level < depth:
             children = [[cost.name for cost in ledger.children.get(name, ())] for ledger in sides]
@@ -121,29 +173,3 @@ def _merged(a: Sequence[str], b: Sequence[str]) -> list[str]:
     for _, a_from, a_to, b_from, b_to in matcher.get_opcodes():
         merged.update(dict.fromkeys([*a[a_from:a_to], *b[b_from:b_to]]))
     return list(merged)
-
-
-def ordered_pairs(found: list[Pair], sort: str | None, top: int | None) -> list[Pair]:
-    """By a column of the comparison such as ``macs_difference``, the largest change first."""
-    at_least("top", top, 1)
-    if sort is None and top is None:
-        return found
-    name = sort or "macs_difference"
-    if name == "name":
-        return sorted(found, key=lambda pair: pair.name)[:top]
-    keys: dict[str, Any] = {}
-    for measure in measures(None):
-        keys[f"{measure.name}_a"] = lambda pair, m=measure: m.value(pair, "a")
-        keys[f"{measure.name}_b"] = lambda pair, m=measure: m.value(pair, "b")
-        keys[f"{measure.name}_difference"] = lambda pair, m=measure: _size(m.difference(pair))
-        keys[f"{measure.name}_ratio"] = lambda pair, m=measure: m.ratio(pair)
-    if name not in keys:
-        raise SpecError(f"there is no column {name!r} to sort by{near(name, ['name', *keys])}")
-    key = keys[name]
-    known = [pair for pair in found if key(pair) is not None]
-    unknown = [pair for pair in found if key(pair) is None]
-    return (sorted(known, key=key, reverse=True) + unknown)[:top]
-
-
-def _size(value: Any) -> Any:
-    return None if value is None else abs(value)

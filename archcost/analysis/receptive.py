@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from archcost.errors import ModelError
 from archcost.fields.field import ReceptiveField
+from archcost.report.document import Asked, Document, Note
+from archcost.report.result import Result
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
     from archcost.analysis.analysis import Analysis
+    from archcost.fields.effective import EffectiveField
     from archcost.fields.witness import Witness
 
-__all__ = ["receptive_field", "verify_field", "verify_fields"]
+__all__ = ["FieldOfLayer", "receptive_field", "verify_field", "verify_fields"]
 
 
 def receptive_field(
@@ -81,3 +85,36 @@ def verify_fields(
     args, kwargs = as_call(inputs) if inputs is not None else like_traced(analysis.trace)
     model = as_written(analysis.model)
     return bear_witness(model, args, kwargs, [analysis.fields.claim(field, call, model) for field in fields])
+
+
+@dataclass(frozen=True)
+class FieldOfLayer(Result):
+    """The field of one layer of a model, with what was measured of it, as ``archcost field`` shows it."""
+
+    name: str
+    """Of the model."""
+    input_text: str
+    field: ReceptiveField
+    effective: EffectiveField | None = None
+    witness: Witness | None = None
+    notes: tuple[Note, ...] = ()
+
+    def document(self, asked: Asked) -> Document:
+        """The record of the field; ``verified``, ``effective`` where they were asked for."""
+        lines = self.field.lines() + ([] if self.effective is None else self.effective.lines())
+        lines += [] if self.witness is None else [str(self.witness)]
+        of_field = self.field.document(asked)
+        heading = (f"{self.name}, input {self.input_text}", "")
+        notes = list(self.notes)
+        return Document(
+            "archcost.field/1", [heading], of_field.tables, of_field.shown, self._record, lines,
+            lambda grids: notes,
+        )  # fmt: skip
+
+    def _record(self) -> dict[str, Any]:
+        record = {"model": self.name, "input": self.input_text, **self.field.record()}
+        if self.witness is not None:
+            record["verified"] = self.witness.agrees
+        if self.effective is not None:
+            record["effective"] = {"side": self.effective.side, "share": self.effective.share}
+        return record

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any
 
+from archcost.analysis.analysis import analyze
 from archcost.errors import SpecError
 from archcost.models.building import near
 from archcost.models.vision import Published, build_torchvision, names, published, task_of
+from archcost.progress import Progress
+from archcost.report.document import Asked, Column, Document, Table, ordered
+from archcost.report.result import Result
+from archcost.report.units import count_text
 
 
 @dataclass(frozen=True)
@@ -36,23 +43,96 @@ class ZooRow:
         return self.params_match is not False and self.macs_match is not False
 
 
+def _verdict(row: ZooRow) -> str:
+    if not row.matches:
+        wrong = ["parameters"] * (row.params_match is False) + ["MACs"] * (row.macs_match is False)
+        return f"DIFFERS in {' and '.join(wrong)}"
+    if row.macs_match is None:
+        return "ok (MACs depend on the boxes)"
+    if row.params_match is None:
+        return "ok (norms fused)"
+    return "ok"
+
+
+def _column(name: str, header: str, meaning: str, get: Any = None, **more: Any) -> Column:
+    return Column(name, header, meaning, get or attrgetter(name), **{"dtype": "str", "show": str, **more})
+
+
+_G: dict[str, Any] = {"unit": "G MACs", "dtype": "float64", "show": "{:.3f}".format}
+_WHETHER: dict[str, Any] = {"dtype": "boolean", "missing": "-"}
+_COLUMNS = (
+    _column("name", "Model", "As torchvision names it", keep=9),
+    _column("task", "Task", "What it is for"),
+    _column(
+        "input_text",
+        "Input",
+        "Shapes and types of the inputs",
+        show=lambda text: text.replace(" float32", ""),
+    ),
+    _column("params", "Params", "Counted", dtype="int64", show=count_text, keep=7),
+    _column("gmacs", "GMACs", "Counted", lambda row: row.macs / 1e9, keep=8, **_G),
+    _column("published_params", "Published params", "By torchvision", dtype="int64", show=count_text),
+    _column("published_gmacs", "Published", "By torchvision", keep=6, **_G),
+    _column("params_match", "Params match", "Nothing where a comparison means nothing", **_WHETHER),
+    _column("macs_match", "MACs match", "Nothing where a comparison means nothing", **_WHETHER),
+    _column("verdict", "", "How it stands to what is published", _verdict, keep=10),
+)
+
+
+@dataclass(frozen=True)
+class Zoo(Result, Sequence[ZooRow]):
+    """Models of torchvision, counted, beside their published figures."""
+
+    rows: tuple[ZooRow, ...]
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.rows[index]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def document(self, asked: Asked) -> Document:
+        """``record`` has a list ``models`` with every column by its name."""
+        shown = ("name", "input_text", "params", "gmacs", "published_gmacs", "verdict")
+        table = Table("models", _COLUMNS, lambda: ordered(self.rows, _COLUMNS, asked, "gmacs"), shown)
+        good = sum(row.matches for row in self.rows)
+        wrong = ", ".join(row.name for row in self.rows if not row.matches)
+        count = f"{len(self.rows)} model{'s' * (len(self.rows) != 1)}, {good} as published"
+        return Document(
+            "archcost.zoo/1", [(count + (f"; not: {wrong}" if wrong else ""), "")], [table], [table],
+            lambda: {"models": [{c.name: c.get(row) for c in _COLUMNS} for row in self.rows]},
+        )  # fmt: skip
+
+
 def zoo(
-    pattern: str = "*", *, tasks: tuple[str, ...] | None = None, every_weight: bool = False
-) -> Iterator[ZooRow]:
-    """Count the torchvision models whose names match ``pattern``, one at a time.
+    pattern: str = "*",
+    *,
+    tasks: tuple[str, ...] | None = None,
+    every_weight: bool = False,
+    progress: bool | None = None,
+) -> Zoo:
+    """Count the torchvision models whose names match ``pattern``.
 
     ``tasks`` keeps some of classification, segmentation, video, optical_flow, quantization and
     detection; ``every_weight`` takes each published set of weights, at its own size, not the default
     one alone.
+
+    Raises:
+        SpecError: nothing matches.
     """
-    for row in zoo_entries(pattern, tasks=tasks, every_weight=every_weight):
-        yield count_entry(row)
+    entries = zoo_entries(pattern, tasks=tasks, every_weight=every_weight)
+    rows = []
+    with Progress(len(entries), "counting the zoo", progress) as bar:
+        for entry in entries:
+            rows.append(count_entry(entry))
+            bar.step(label=entry.name)
+    return Zoo(tuple(rows))
 
 
 def zoo_entries(
     pattern: str = "*", *, tasks: tuple[str, ...] | None = None, every_weight: bool = False
 ) -> list[Published]:
-    """What `zoo` would count, before counting it. Raises SpecError where nothing matches."""
+    """What `zoo` would count, before counting it."""
     matching = fnmatch.filter(names(), pattern)
     if not matching:
         raise SpecError(f"no torchvision model matches {pattern!r}{near(pattern, names())}")
@@ -60,13 +140,13 @@ def zoo_entries(
     for name in matching:
         if tasks is None or task_of(name) in tasks:
             rows += published(name) if every_weight else published(name)[:1]
+    if not rows:
+        raise SpecError(f"no model of task {' or '.join(tasks or ())} matches {pattern!r}")
     return rows
 
 
 def count_entry(row: Published) -> ZooRow:
     """Build, count and compare one model of the zoo."""
-    from archcost.analysis.analysis import analyze
-
     loaded = build_torchvision(row)
     analysis = analyze(loaded.model, input_size=row.input_size, progress=False)
     total = analysis.total

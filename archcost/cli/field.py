@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from archcost.cli.options import SPEC, input_options, inputs, position
-from archcost.cli.output import DONE, FINDINGS, check_writable, emit
+from archcost.cli.options import SPEC, input_options, inputs, position, report_options
+from archcost.cli.output import DONE, FINDINGS, check_writable, write
 
 __all__ = ["add", "run"]
 
@@ -27,14 +27,15 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
     field.add_argument("--effective", action="store_true", help="the effective field as well (Luo et al.)")
     field.add_argument("--plot", metavar="FILE", help="draw the window over the input, as .png, .svg or .pdf")
     field.add_argument("--growth", metavar="FILE", help="draw how the field grows over depth")
-    field.add_argument("--format", choices=("text", "json"), default="text", help="default: text")
+    report_options(field)
     field.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """The exit code."""
     from archcost.analysis.analysis import analyze
-    from archcost.analysis.receptive import verify_field
+    from archcost.analysis.notes import field_notes
+    from archcost.analysis.receptive import FieldOfLayer, verify_field
 
     for path in filter(None, (args.plot, args.growth)):
         from archcost.plot.drawing.canvas import check_path
@@ -50,23 +51,8 @@ def run(args: argparse.Namespace) -> int:
 
         effective = effective_field(analysis, layer=args.layer, position=args.position)
     _draw(args, analysis, effective)  # first: whoever reads what is printed may have gone
-    if args.format == "json":
-        from archcost.report.records import dump, field_record
-
-        record = {"model": analysis.name, "input": analysis.input_text, **field_record(field)}
-        if witness is not None:
-            record["verified"] = witness.agrees
-        if effective is not None:
-            record["effective"] = {"side": effective.side, "share": effective.share}
-        emit(args, dump(record, 2))
-    else:
-        said = [f"{analysis.name}, input {analysis.input_text}", str(field)]
-        said += [str(more) for more in (effective, witness) if more is not None]
-        if args.layer is None:
-            from archcost.report.notes import field_notes
-
-            said += [f"{what}: {text}" for what, text in field_notes(analysis)[1:]]
-        emit(args, "\n".join(said) + "\n")
+    notes = () if args.layer is not None else tuple(field_notes(analysis)[1:])
+    write(args, FieldOfLayer(analysis.name, analysis.input_text, field, effective, witness, notes))
     return DONE if witness is None or witness.agrees else FINDINGS
 
 

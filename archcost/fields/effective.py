@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from torch import nn
 from archcost.errors import InputError, ModelError, SpecError
 from archcost.fields.field import ReceptiveField, Window
 from archcost.fields.witness import Claim
+from archcost.report.document import Asked, Column, Document, Table
+from archcost.report.result import Result
 from archcost.trace.inputs import map_tensors
 from archcost.trace.modules import is_training, walk
 from archcost.trace.state import Untouched
@@ -27,7 +30,7 @@ _CANCELLED = 1e-4
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class EffectiveField:
+class EffectiveField(Result):
     """Where the gradient of one output position lies within its theoretical window (Luo et al. 2016).
 
     ``map`` is an array of the input's spatial shape: the mean absolute gradient of each pixel.
@@ -84,19 +87,43 @@ class EffectiveField:
     def _twice_centre(self) -> tuple[int, ...]:
         return tuple(lo + hi for lo, hi in self._bounds.unclipped)
 
-    def __str__(self) -> str:
+    def document(self, asked: Asked) -> Document:
+        """As data a row for each pixel; JSON has the window, and on paper the field of this position."""
+        pixels = Table("pixels", self._columns(), lambda: list(np.ndenumerate(self.map)))
+        first, *lines = self.lines()
+        return Document("archcost.effective/1", [(first, "")], [pixels], [], self._record, lines)
+
+    def _columns(self) -> list[Column]:
+        axes = [
+            Column(f"axis_{i}", f"Axis {i}", "Index of the pixel", partial(_index, i))
+            for i in range(self.map.ndim)
+        ]
+        meaning = "Mean absolute gradient, summed over the input's channels"
+        return [*axes, Column("gradient", "Gradient", meaning, lambda row: float(row[1]), dtype="float64")]
+
+    def _record(self) -> dict[str, Any]:
+        names = ("side", "ratio", "window", "share", "samples", "signs")
+        return {**{name: getattr(self, name) for name in names}, "theoretical": self.theoretical.record()}
+
+    def lines(self) -> list[str]:
+        """For people: where, and how large it is."""
         field = self.theoretical
         shape = {1: "an interval", 2: "a square", 3: "a cube"}[self.map.ndim]
         ratio = " x ".join(dict.fromkeys(f"{r:.0%}" for r in self.ratio))
         size = " x ".join(map(str, self._bounds.size))
         whole = f"; the exact field is the whole input, because of {field.reason}" if field.is_global else ""
         where = ", ".join(map(str, field.position))
-        return (
-            f"{field.layer or 'the model'}, position {where}\n"
+        return [
+            f"{field.layer or 'the model'}, position {where}",
             f"{self.share:.0%} of the gradient lies in {shape} of side {self.side}: {ratio} of the "
-            f"theoretical {size}{whole}\n"
-            f"mean of {self.samples} sample{'s' * (self.samples != 1)}"
-        )
+            f"theoretical {size}{whole}",
+            f"mean of {self.samples} sample{'s' * (self.samples != 1)}",
+        ]
+
+
+def _index(axis: int, row: Any) -> int:
+    index: int = row[0][axis]
+    return index
 
 
 def check_share(share: float) -> None:

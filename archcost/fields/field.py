@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from copy import copy
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from archcost.report.document import Asked, Column, Document, Table
+from archcost.report.result import Result
 
 __all__ = ["ReceptiveField"]
 
@@ -12,7 +17,7 @@ Window = tuple[int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReceptiveField:
+class ReceptiveField(Result):
     """Size, stride and padding per spatial axis, as Araujo, Norris and Sim define them (Distill 2019).
 
     In pixels of the input: one position sees ``size`` pixels; the next one ``stride`` pixels further; the
@@ -87,7 +92,21 @@ class ReceptiveField:
         inner = _sizes_text(self.local.sizes) if any(self.local.size) else ""
         return f"all ({inner})" if inner else "all"
 
-    def __str__(self) -> str:
+    def document(self, asked: Asked) -> Document:
+        """As data a row for each axis; ``record`` has the names of this class's attributes."""
+        axes = Table("axes", _COLUMNS, lambda: [(self, axis) for axis in range(len(self.size))])
+        first, *lines = self.lines()
+        shown = [axes] if asked.columns is not None else []
+        return Document("archcost.field/1", [(first, "")], [axes], shown, self.record, lines)
+
+    def record(self) -> dict[str, Any]:
+        """A dict of plain values."""
+        record = {name: getattr(self, name) for name in _RECORDED}
+        local = self.local.record() if self.is_global else None
+        return {**record, "input": self.input_index, "local": local}
+
+    def lines(self) -> list[str]:
+        """For people: where it is, what it sees, its size and its window."""
         of = f", of {self.input_name}" if self.input_name else ""
         lines = [f"{self.layer or 'the model'}, position {_each(self.position)}{of}"]
         shown = self.local
@@ -108,7 +127,7 @@ class ReceptiveField:
                 f"padding {_each(shown.padding)}"
             )
         lines.append(f"window {_windows(self.window)}, unclipped {_windows(self.unclipped)}")
-        return "\n".join(lines)
+        return lines
 
 
 def _each(values: tuple[float, ...]) -> str:
@@ -129,3 +148,33 @@ def _sizes_text(sizes: tuple[tuple[int, ...], ...], between: str = "-") -> str:
 
 def _windows(windows: tuple[Window, ...]) -> str:
     return " x ".join("none" if lo > hi else f"[{lo}, {hi}]" for lo, hi in windows)
+
+
+_RECORDED = ("layer", "size", "stride", "padding", "sizes", "position", "window", "unclipped", "because")
+
+
+def _column(name: str, header: str, meaning: str, of: str, at: int | None = None, **more: Any) -> Column:
+    """Of one axis, read from the attribute ``of``; of a pair its entry ``at``."""
+
+    def get(row: Any, of: str, at: int | None) -> Any:
+        value = getattr(row[0], of)[row[1]]
+        return value if at is None else value[at]
+
+    return Column(name, header, meaning, partial(get, of=of, at=at), unit="pixels", **more)
+
+
+_BEYOND = "With the input continued beyond its borders"
+_NUMBER: dict[str, Any] = {"dtype": "float64", "show": "{:g}".format}
+_COLUMNS = (
+    Column("axis", "Axis", "Of space, from 0", lambda row: row[1]),
+    _column("size", "Size", "Of the field; the whole input where global", "size"),
+    _column("stride", "Stride", "From one position to the next; 0 where global", "stride", **_NUMBER),
+    _column("padding", "Padding", "How far position 0 begins before the input", "padding", **_NUMBER),
+    _column("window_first", "First", "Pixel that the position sees", "window", 0),
+    _column("window_last", "Last", "Pixel that the position sees", "window", 1),
+    _column("unclipped_first", "First unclipped", _BEYOND, "unclipped", 0),
+    _column("unclipped_last", "Last unclipped", _BEYOND, "unclipped", 1),
+    _column("because", "Global because", "The operation that makes it global", "because",
+            dtype="str", show=str, missing="-"),
+    _column("input_size", "Input", "The extent of the input", "input_size"),
+)  # fmt: skip

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 from archcost.errors import SpecError
@@ -138,16 +139,31 @@ class Table:
     """For people: the lines under these columns; None: the rows, one line each."""
     only_known: bool = False
     """Columns of which nothing is known are not shown unasked."""
+    complete: Sequence[str] | None = None
+    """The names of the columns that data get; None: those asked for, or all."""
     is_summary: bool = False
     """It stands above the table that columns, depth, sort and top are of, always the same."""
 
+    @classmethod
+    def of_texts(
+        cls, name: str, label: str, heads: Mapping[str, float], lines: Mapping[str, Sequence[str]]
+    ) -> Table:
+        """A summary: by its label the texts of each line, under heads with what they `keep`."""
+        columns = [
+            Column(head, head, "", partial(_cell, at), show=str, missing="", keep=keep)
+            for at, (head, keep) in enumerate(heads.items())
+        ]
+        first = Column(label, label, "", lambda row: row[0], show=str, dtype="str")
+        return cls(name, [first, *columns], lambda: list(lines.items()), is_summary=True)
+
     def for_data(self, asked: Asked) -> list[Column]:
         """The columns asked for, or all of them."""
-        return choose(asked.columns, self.columns, [column.name for column in self.columns])
+        names = self.complete if self.complete else [column.name for column in self.columns]
+        return choose(names if self.complete else asked.columns, self.columns, names)
 
     def for_people(self, asked: Asked) -> list[Column]:
         """The columns asked for, or those that people see unasked, but for the label's."""
-        names = None if self.is_summary else asked.columns
+        names = None if self.is_summary or self.complete else asked.columns
         default = [column.name for column in self.columns] if self.shown is None else self.shown
         chosen = [one for one in choose(names, self.columns, default) if one is not self.columns[0]]
         if self.only_known and names is None:
@@ -164,6 +180,10 @@ class Table:
             else self.lines(columns)
         )
         return Grid(label.header if self.label is None else self.label, [c.head for c in columns], entries)
+
+
+def _cell(at: int, row: Any) -> Any:
+    return row[1][at]
 
 
 @dataclass(frozen=True)

@@ -30,9 +30,9 @@ def _table(grid: Grid) -> str:
 
 
 def _label(entry: Entry) -> str:
-    """Guides keep their width: a page draws several spaces as one."""
-    pieces = (
-        text.replace(" ", "\N{NO-BREAK SPACE}") if style == "guide" else markdown_cell(text)
-        for text, style in entry.label
-    )
-    return "".join(pieces)
+    """Guides keep their width on a page, where spaces at the beginning are lost and several are one."""
+    guides = "".join(text for text, style in entry.label if style == "guide")
+    if guides.startswith(" "):
+        guides = f"·{guides[1:]}"
+    rest = "".join(text for text, style in entry.label if style != "guide")
+    return guides.replace(" ", "\N{NO-BREAK SPACE}") + markdown_cell(rest)

@@ -71,11 +71,11 @@ class Result(ABC):
 
         return to_html(*self._asked(options))
 
-    def to_pandas(self, by: str | None = None, **options: Unpack[Options]) -> pd.DataFrame:
+    def to_pandas(self, **options: Unpack[Options]) -> pd.DataFrame:
         """The rows of one table, with every column unless some are named."""
         from archcost.report.data import to_pandas
 
-        return to_pandas(*self._asked({**options, "by": by}))
+        return to_pandas(*self._asked(options))
 
     def to_csv(self, path: Path | None = None, **options: Unpack[Options]) -> str | None:
         """`to_pandas` as CSV, into a file or returned; what looks like a formula gets a leading ``'``."""

@@ -3,8 +3,8 @@
 A file holds ``{"schema": "archcost.saved/1", "archcost", "torch", "result"}``. What JSON has is written as it
 is; all else is a list that begins with a word: ``["tuple", ...]``, ``["dict", [key, value], ...]``,
 ``["dtype", "float32"]``, ``["float", "nan"]``, ``["array", dtype, shape, base64]`` and ``["of",
-"archcost.spec.ConvSpec", {field: value}]`` for a dataclass or a named tuple of archcost's own. Nothing else is
-ever made of a file, so that reading one runs no code of its author's.
+"archcost.spec.ConvSpec", {field: value}]`` for a dataclass or a named tuple of archcost's own. Nothing else
+is ever made of a file, so that reading one runs no code of its author's.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from archcost.report.document import Asked, Document, at_least
 from archcost.report.grid import Grid, Piece, lay_out, that_fit
@@ -18,11 +18,12 @@ __all__ = ["plain_text", "printed", "show"]
 _ASCII = str.maketrans({"├": "|", "└": "`", "│": "|", "─": "-", "…": "~"})
 
 
-def show(document: Document, asked: Asked, width: int | None = None, file: IO[str] | None = None) -> None:
+def show(document: Document, asked: Asked, width: int | None = None, console: Console | None = None) -> None:
     """Print it: in colour and within the width on a terminal, plain and uncut in a pipe."""
-    from rich.console import Console
+    if console is None:
+        from rich.console import Console as console_on
 
-    console = Console(file=file)
+        console = console_on()
     _paint(_lines(document, asked, _width_of(console, width)), console)
 
 

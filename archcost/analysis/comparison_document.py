@@ -1,0 +1,129 @@
+"""What a Comparison shows: both totals, then the modules of both.
+
+The schema of ``archcost.comparison/1``:
+
+- ``schema``, ``archcost`` and ``torch`` as in ``archcost.analysis/1``.
+- ``a`` and ``b``: the head of an analysis (``model``, ``type``, ``input``, ``inputs``, ``device``,
+  ``notes``, ``uncounted``) with its ``total``.
+- ``notes``: a list of strings about the two together.
+- ``modules``: a list of ``{"name", "type_a", "type_b", "only_in", ...}``, where ``only_in`` is ``"a"``,
+  ``"b"`` or null and every measure is there as ``macs_a``, ``macs_b``, ``macs_difference`` (b less a) and
+  ``macs_ratio`` (b / a).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from archcost.analysis.document import head, total_of
+from archcost.analysis.notes import heading, uncounted
+from archcost.analysis.pairs import COLUMNS, MEASURES, Pair, expanded, measures, pairs
+from archcost.analysis.traced import TracedModel
+from archcost.report.document import Asked, Column, Document, Note, Table, ordered
+from archcost.report.grid import Entry, Grid
+from archcost.report.notes import signs
+from archcost.report.text import visible
+from archcost.report.units import ratio_text
+
+__all__ = ["document_of"]
+
+# Levels of modules for people: they are not folded, for those that are alike may have changed.
+_DEPTH = 2
+_TOTALS = (
+    *("params", "trainable_params", "macs", "flops", "other_ops", "param_bytes", "activation_bytes"),
+    *("peak_memory_bytes", "kept_for_backward_bytes"),
+)
+_SHOWN = ("params", "macs", "peak_memory_bytes")
+_SIDES, _EACH = ("a", "b", "ratio"), ("a", "b", "difference", "ratio")
+_WORDS = ("name", "type_a", "type_b", "only_in")
+
+
+def document_of(a: TracedModel, b: TracedModel, notes: Sequence[str], asked: Asked) -> Document:
+    """The schema is stated above."""
+    names = asked.columns
+    modules = Table(
+        "modules",
+        columns=COLUMNS,
+        rows=lambda: _rows(a, b, asked.depth_for(None), asked),
+        shown=("name", *expanded(_SHOWN if names is None else names, _SIDES)),
+        lines=partial(_lines, a, b, asked),
+        complete=None if names is None else (*_WORDS, *expanded(names, _EACH)),
+    )
+    return Document(
+        schema="archcost.comparison/1",
+        headings=[
+            (f"{letter}: {name}", rest) for letter, (name, rest) in (("a", heading(a)), ("b", heading(b)))
+        ],
+        tables=[modules],
+        shown=[_totals(a, b), modules],
+        record=lambda: _record(a, b, notes, _rows(a, b, asked.depth_for(None), asked)),
+        notes=partial(_notes, a, b, notes),
+    )
+
+
+def _rows(a: TracedModel, b: TracedModel, depth: int | None, asked: Asked) -> list[Pair]:
+    """The largest change first, where rows are sorted by one."""
+    found = pairs(a, b, depth)
+    by = asked.sort or "macs_difference"
+    if by.endswith("_difference"):
+        columns = [replace(c, get=partial(_size, c)) if c.name == by else c for c in COLUMNS]
+        return ordered(found, columns, asked, by)
+    return ordered(found, COLUMNS, asked, by)
+
+
+def _size(column: Column, pair: Pair) -> Any:
+    value = column.get(pair)
+    return None if value is None else abs(value)
+
+
+def _lines(a: TracedModel, b: TracedModel, asked: Asked, columns: Sequence[Column]) -> list[Entry]:
+    entries = []
+    for pair in _rows(a, b, asked.depth_for(None if asked.is_flat else _DEPTH), asked):
+        if not pair.name and not asked.is_flat:
+            continue
+        name = visible(pair.name if asked.is_flat else pair.name.rpartition(".")[2]) or "(the model)"
+        indent = 0 if asked.is_flat else pair.level - 1
+        label = (("  " * indent, "guide"), (name, ""), (_types(pair), "dim"))
+        entries.append(Entry(label, tuple(column.text(pair) for column in columns), indent=indent))
+    return entries
+
+
+def _totals(a: TracedModel, b: TracedModel) -> Table:
+    """One line a measure: a, b, the difference and the ratio."""
+    (whole,) = pairs(a, b, 0)
+    lines = {}
+    for name in _TOTALS:
+        texts = [column.text(whole) for column in measures(MEASURES[name])]
+        lines[MEASURES[name].header] = texts
+    depths = a.total.depth, b.total.depth
+    change = f"{depths[1] - depths[0]:+d}" if depths[0] != depths[1] else "0"
+    ratio = ratio_text(depths[1] / depths[0]) if depths[0] else "-"
+    lines["Weighted depth"] = [*map(str, depths), change, ratio]
+    return Table.of_texts("totals", "Total", {"a": 4, "b": 3, "b - a": 1, "b / a": 2}, lines)
+
+
+def _types(pair: Pair) -> str:
+    a, b = pair.type_of("a"), pair.type_of("b")
+    if pair.only_in is not None:
+        return f" ({visible(a if b is None else b)}, only in {pair.only_in})"
+    return f" ({visible(a)})" if a == b else f" ({visible(a)} -> {visible(b)})"
+
+
+def _notes(a: TracedModel, b: TracedModel, notes: Sequence[str], grids: Sequence[Grid]) -> list[Note]:
+    said = [("Note", visible(note)) for note in notes]
+    for letter, side in (("a", a), ("b", b)):
+        said += [(f"Note on {letter}", visible(note)) for note in side.notes]
+        said += [(f"Not counted in {letter}", text) for text in uncounted(side)]
+    return said + signs(grids)
+
+
+def _record(a: TracedModel, b: TracedModel, notes: Sequence[str], rows: Sequence[Pair]) -> dict[str, Any]:
+    return {
+        "a": {**head(a), "total": total_of(a)},
+        "b": {**head(b), "total": total_of(b)},
+        "notes": notes,
+        "modules": [{column.name: column.get(pair) for column in COLUMNS} for pair in rows],
+    }
