@@ -84,3 +84,23 @@ def test_no_public_function_bears_the_name_of_a_module():
 
     modules = {module.name for module in pkgutil.iter_modules(archcost.__path__)}
     assert modules & set(archcost.__all__) == {"paths", "plot", "rewriting"}  # rooms, and no functions
+
+
+def circles(graph):
+    """The modules that reach each other, by groups of two and more."""
+    import networkx
+
+    imports = networkx.DiGraph()
+    for module in graph.modules:
+        imports.add_edges_from((module, other) for other in graph.find_modules_directly_imported_by(module))
+    return [sorted(found) for found in networkx.strongly_connected_components(imports) if len(found) > 1]
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    """Lazy and type-only imports count; that rooms import one way only is held by `lint-imports`."""
+    import grimp
+
+    graph = grimp.build_graph("archcost", exclude_type_checking_imports=False, cache_dir=None)
+    assert circles(graph) == []
+    graph.add_import(importer="archcost.trace.graph", imported="archcost.analysis.analysis")
+    assert "archcost.cost.costs" in circles(graph)[0]  # the proof that it can fail
