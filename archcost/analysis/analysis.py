@@ -67,7 +67,7 @@ def analyze(
     with paused_gc():
         trace = traced(model, inputs, input_size=input_size, **options)
         costs = cost_of(trace)
-        notes = (*mode_note(trace, model), *trace.notes, *costs.notes)
+        notes = (*mode_note(trace, model), *_notes(trace, costs))
         return Analysis(trace, costs, trace.model_name, notes, _Alive(model))
 
 
@@ -124,8 +124,15 @@ def _analyze_spec(
             if not loaded.without_values:
                 raise
     costs = cost_of(trace)
-    notes = (*([loaded.assumed] if assumes else []), *trace.notes, *costs.notes)
+    notes = (*([loaded.assumed] if assumes else []), *_notes(trace, costs))
     return Analysis(trace, costs, loaded.spec, notes, _Named(spec, weights, floats))
+
+
+def _notes(trace: Trace, costs: Costs) -> tuple[str, ...]:
+    """Those of the pass and of the counts, and the dependence rules that could not be loaded."""
+    from archcost.fields.registry import table
+
+    return (*trace.notes, *costs.notes, *table.notes)
 
 
 class _Alive:
