@@ -54,6 +54,10 @@ class _State(Generic[T]):
     loaded: frozenset[str] = frozenset()
 
 
+_all: list[_Registry[Any]] = []
+_lock = RLock()
+
+
 class _Registry(Generic[T]):
     """What both kinds share.
 
@@ -63,18 +67,20 @@ class _Registry(Generic[T]):
         group: of the entry points by which other packages announce theirs.
     """
 
+    _in_plugin = False
+    """Whether one is being loaded, by whichever registry: a module may add to several."""
+
     def __init__(self, what: str, *, home: str, group: str) -> None:
         self.what, self.home, self.group = what, home, group
         self._state: _State[T] = _State()
         self._entries: dict[str, T] | None = None
-        self._in_plugin = False
-        self._lock = RLock()
+        _all.append(self)
 
     @property
     def entries(self) -> Mapping[str, T]:
         """Everything by its name, archcost's own first."""
         if self._entries is None:
-            with self._lock:
+            with _lock:
                 self._once("own", self._load_own)
                 self._once("plugins", self._load_plugins)
                 self._entries = {**self._state.own, **self._state.plugins, **self._state.users}
@@ -83,7 +89,7 @@ class _Registry(Generic[T]):
     @property
     def broken(self) -> tuple[Broken, ...]:
         """The plugins that could not be loaded."""
-        with self._lock:
+        with _lock:
             self._once("plugins", self._load_plugins)
         return self._state.broken
 
@@ -98,23 +104,22 @@ class _Registry(Generic[T]):
 
         ``fresh``: inside, there is nothing but archcost's own, and what installed packages announce now.
         """
+        self.entries  # noqa: B018 - what is loaded inside for the first time would be gone for good
         before = self._state
         own, plugins, users = dict(before.own), dict(before.plugins), dict(before.users)
-        self._set(_State(own) if fresh else _State(own, plugins, users, before.broken, before.loaded))
+        inside = _State(own) if fresh else _State(own, plugins, users, before.broken, before.loaded)
+        self._state, self._entries = inside, None
         try:
             yield
         finally:
-            self._set(before)
-
-    def _set(self, state: _State[T]) -> None:
-        self._state, self._entries = state, None
+            self._state, self._entries = before, None
 
     def _add(self, name: str, entry: T, by: str = "") -> None:
         """``by``: the module that registers it, where archcost's own files do so themselves."""
-        with self._lock:
+        with _lock:
             state = self._state
             is_own = by.startswith(f"{self.home}.")
-            side = state.own if is_own else state.plugins if self._in_plugin else state.users
+            side = state.own if is_own else state.plugins if _Registry._in_plugin else state.users
             side[name] = entry
             self._entries = None
 
@@ -143,17 +148,18 @@ class _Registry(Generic[T]):
 
         broken = []
         for entry in entry_points(group=self.group):
-            before = dict(self._state.plugins)
-            self._in_plugin = True
+            before = [(one, dict(one._state.plugins)) for one in _all]
+            outer, _Registry._in_plugin = _Registry._in_plugin, True
             try:
                 entry.load()
             except (Exception, SystemExit) as error:
-                self._state.plugins = before
+                for one, plugins in before:
+                    one._state.plugins, one._entries = plugins, None
                 package = (entry.dist and entry.dist.name) or entry.value
                 said = " ".join(f"{type(error).__name__}: {error}".split())
                 broken.append(Broken(self.what, self.group, package, entry.name, said))
             finally:
-                self._in_plugin = False
+                _Registry._in_plugin = outer
         self._state.broken = tuple(broken)
 
 

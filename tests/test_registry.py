@@ -1,6 +1,7 @@
 """What all four registries share: whose entry wins, plugins that work and that do not, what is temporary."""
 
 import json
+import subprocess
 import sys
 
 import pytest
@@ -119,6 +120,38 @@ def test_nothing_of_a_broken_plugin_is_there_but_its_name(installed, group, code
     assert (broken.group, broken.package, broken.entry) == (group, "their-package", "mine")
     assert broken.error.startswith(error)
     assert table.notes == (note_of(group, broken.error),)
+
+
+def test_a_module_that_adds_to_several_tables_leaves_nothing_where_it_breaks(installed):
+    fields, counts = dict(dependence.table.entries), dict(counting.table.entries)
+    table = installed(
+        "archcost.rules", f"{REGISTERS['archcost.rules']}\n{REGISTERS['archcost.field_rules']}\n1 / 0"
+    )
+    assert table.broken[0].error == "ZeroDivisionError: division by zero"
+    assert (dict(dependence.table.entries), dict(table.entries)) == (fields, counts)
+
+
+def test_a_module_that_adds_to_several_tables_gives_way_to_the_user_in_each(installed):
+    with dependence.table.temporarily():
+        mine = archcost.field_rule("aten.relu")(lambda op, see: None)
+        table = installed(
+            "archcost.rules", f"{REGISTERS['archcost.rules']}\n{REGISTERS['archcost.field_rules']}"
+        )
+        assert table.broken == ()
+        assert "their.op" in dependence.table.entries
+        assert dependence.rule_for("aten.relu.default") is mine
+
+
+def test_what_is_loaded_inside_for_the_first_time_stays():
+    code = """
+from archcost.cost.registry import table
+with table.temporarily(fresh={}):
+    inside = len(table.entries)
+print(len(table.entries) == inside > 400)
+"""
+    for fresh in (False, True):
+        run = subprocess.run([sys.executable, "-c", code.format(fresh)], capture_output=True, text=True)
+        assert (run.stdout, run.stderr) == ("True\n", "")
 
 
 @pytest.mark.parametrize("group", ["archcost.rules", "archcost.field_rules"])
