@@ -58,6 +58,7 @@ def propose(
     analysis = analysis_of("propose", model, inputs, input_size=input_size, progress=progress)
     from archcost.latency.store.store import opened
     from archcost.rewriting.proposing import proposals_of
+    from archcost.rewriting.rule import table
 
     net = analysis.model
     ratios = (ratio,) if isinstance(ratio, (int, float)) else tuple(ratio)
@@ -93,6 +94,7 @@ def propose(
         ratio=max(ratios),
         device=found.device,
         store=store,
+        notes=table.notes,
     )
 
 
@@ -128,6 +130,8 @@ class Proposals(Sequence[Proposal]):
     """The MACs asked for, as a share of those of each layer; the largest where there were several."""
     store: Any = field(default=None, repr=False, compare=False)
     """Where times were looked up, as `propose` was told."""
+    notes: tuple[str, ...] = ()
+    """Beside those of the analysis: the rules of other packages that could not be loaded."""
 
     @property
     def model_name(self) -> str:

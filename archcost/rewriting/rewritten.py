@@ -83,6 +83,7 @@ def rewrite(
     from archcost.rewriting.plan.plan import Plan
     from archcost.rewriting.proposal import best_of
     from archcost.rewriting.proposing import proposals_of
+    from archcost.rewriting.rule import table
     from archcost.rewriting.rules.layout import looking_in
     from archcost.surgery.copying import copied
     from archcost.trace.modules import as_written, check_model, check_values
@@ -158,6 +159,7 @@ def rewrite(
         inputs=call,
         original=None if inplace else model,
         applied=applied,
+        notes=table.notes,
     )
 
 
@@ -177,6 +179,8 @@ class Rewritten:
     original: nn.Module | None
     """The model as it was; None where it was changed in place."""
     applied: Applied
+    notes: tuple[str, ...] = ()
+    """Beside those of the analysis: the rules of other packages that could not be loaded."""
     speed: Raced | None = field(default=None, init=False)
     """What `race` found last; None before."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ from torch import nn
 
 from archcost.errors import ArchcostError, RewriteError
 from archcost.merging.chain import Activation, Chain, Conv, Kept, Step
-from archcost.rewriting.plan.plan import Plan
 from archcost.rewriting.proposal import Costs, Proposal, Raced
 from archcost.rewriting.replacement import Replacement
 from archcost.spec import ConvSpec
@@ -24,12 +23,12 @@ _FORMAT = "archcost plan"
 _VERSION = 1
 
 
-def written(plan: Plan, path: str | os.PathLike[str] | None, indent: int | None) -> str | None:
+def written(plan: Iterable[Proposal], path: str | os.PathLike[str] | None, indent: int | None) -> str | None:
     """The text, or None where it went into a file."""
     record = {
         "format": _FORMAT,
         "version": _VERSION,
-        "proposals": [proposal_record(one) for one in plan.proposals],
+        "proposals": [proposal_record(one) for one in plan],
     }
     text = json.dumps(record, indent=indent, allow_nan=False)
     if path is None:
@@ -38,8 +37,8 @@ def written(plan: Plan, path: str | os.PathLike[str] | None, indent: int | None)
     return None
 
 
-def read(source: str | os.PathLike[str]) -> Plan:
-    """The plan of a text that begins with a brace, or of a file."""
+def read(source: str | os.PathLike[str]) -> list[Proposal]:
+    """The proposals of a text that begins with a brace, or of a file."""
     is_text = isinstance(source, str) and source.lstrip().startswith("{")
     if is_text:
         where, text = "the plan", str(source)
@@ -69,7 +68,7 @@ def read(source: str | os.PathLike[str]) -> Plan:
         except (ArchcostError, AttributeError, KeyError, TypeError, ValueError) as error:
             said = f"{type(error).__name__}: {error}"
             raise RewriteError(f"{where}, proposal {number} is not as to_json writes it: {said}") from error
-    return Plan(found)
+    return found
 
 
 def proposal_record(one: Proposal) -> dict[str, Any]:

@@ -97,7 +97,8 @@ def notes_of(proposals: Proposals, grids: Iterable[Grid]) -> list[tuple[str, str
         notes.append(("Errors", _errors(proposals, shown_in)))
         notes.append(("Units", explained(_UNITS, shown_in)))
         notes += _of_rules(proposals)
-    return notes + [("Note", visible(note)) for note in proposals.analysis.notes if note]
+    said = (*proposals.analysis.notes, *proposals.notes)
+    return notes + [("Note", visible(note)) for note in said if note]
 
 
 def _nothing(proposals: Proposals) -> list[tuple[str, str]]:

@@ -174,7 +174,8 @@ def _notes(rewritten: Rewritten, grids: Sequence[Grid]) -> list[tuple[str, str]]
     if errors:
         notes.append(("Errors", errors))
     notes += [("Units", _UNITS), *signs(grids)]
-    return notes + [("Note", visible(note)) for note in rewritten.before.notes if note]
+    said = (*rewritten.before.notes, *rewritten.notes)
+    return notes + [("Note", visible(note)) for note in said if note]
 
 
 def _slower(rewritten: Rewritten) -> list[str]:
