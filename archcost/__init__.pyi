@@ -26,6 +26,7 @@ from .latency.measure import measure as measure
 from .latency.measured import Measured as Measured
 from .models.specs import load as load
 from .paths.convolve import convolve as convolve
+from .report.saving import load_result as load_result
 from .rewriting.plan.plan import Plan as Plan
 from .rewriting.proposals import Proposals as Proposals
 from .rewriting.proposals import propose as propose

@@ -11,7 +11,6 @@ from archcost.cli import main
 from archcost.latency.store.listing import listed
 from archcost.latency.store.store import Store
 from archcost.paths.listing import listed as listed_paths
-from archcost.report.saving import load_result
 
 
 def stored(tmp_path):
@@ -36,7 +35,7 @@ def result(request, tmp_path):
 
 def test_a_result_is_read_back_as_it_was(result, tmp_path):
     result.save(tmp_path / "it.json")
-    again = load_result(tmp_path / "it.json")
+    again = archcost.load_result(tmp_path / "it.json")
     assert type(again) is type(result)
     assert again == result
     assert str(again) == str(result)
@@ -168,7 +167,7 @@ def test_the_command_accelerates_and_shows_it_in_every_format(net, capsys, tmp_p
     out = capsys.readouterr().out
     assert out.splitlines()[0] == "net.py:net  1 thread, float32, batch 1"
     assert "Native ms" in out
-    assert str(load_result("it.json")) == out.rstrip("\n")
+    assert str(archcost.load_result("it.json")) == out.rstrip("\n")
     assert len(Store("store.sqlite")) > 0
     assert main([*line, "--format", "json", "-o", "out.json"]) == 0
     assert capsys.readouterr().out == ""
