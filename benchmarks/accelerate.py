@@ -94,11 +94,14 @@ def sides(model: nn.Module, x: torch.Tensor, chosen: argparse.Namespace) -> dict
     found: dict[str, tuple[nn.Module, Any]] = {
         "eager": (model, x),
         "channels_last": (copy.deepcopy(model).to(memory_format=layout), last),
-        "pre-packed": (accelerate(model, x, paths=OWN, seconds=chosen.seconds / 2, keeps_nan=False), x),
-        "accelerate": (accelerate(model, x, seconds=chosen.seconds), x),
+        "pre-packed": (
+            accelerate(model, x, paths=OWN, seconds=chosen.seconds / 2, keeps_nan=False, store=False),
+            x,
+        ),
+        "accelerate": (accelerate(model, x, seconds=chosen.seconds, store=False), x),
     }
     if chosen.no_nan:
-        loose = accelerate(model, x, seconds=chosen.seconds, keeps_nan=False)
+        loose = accelerate(model, x, seconds=chosen.seconds, keeps_nan=False, store=False)
         found["accelerate, NaN lost"] = (loose, x)
     if chosen.compile:
         import torch._inductor.config as inductor

@@ -11,6 +11,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PATH = sys.path[:]
+# No test writes into the store of whoever runs it.
+os.environ["ARCHCOST_STORE"] = ":memory:"
+
 ASKED_FOR = [Path(entry).resolve() for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
 
 if ROOT not in ASKED_FOR:

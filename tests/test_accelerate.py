@@ -132,10 +132,10 @@ def test_what_is_folded_is_said(told):
 
 def test_a_report_is_a_table_a_frame_and_a_record(told):
     report = archcost.accelerate(small(), X).acceleration
-    assert "Small: 2.00x" in str(report)
+    assert str(report).startswith("Small  1 thread, float32, batch 2\n2.00x (")
     assert "winograd-2" in str(report)
-    assert list(report.frame()["name"]) == ["conv1", "conv2", "conv3"]
-    assert json.loads(json.dumps(report.record()))["layers"][0]["path"] == "winograd-2"
+    assert list(report.to_pandas()["name"]) == ["conv1", "conv2", "conv3"]
+    assert json.loads(report.to_json())["layers"][0]["path"] == "winograd-2"
 
 
 def test_without_folding_the_normalisation_stays(told):

@@ -105,6 +105,7 @@ def result(name):
         "uncountable": lambda: analyzed(uncountable, (1, 3, 16, 16)),
         "comparison": lambda: archcost.compare(branches(), slim(), input_size=SIZE),
         "measured": made_up.measured,
+        "acceleration": made_up.acceleration,
         "interrupted": lambda: replace(made_up.measured(), interrupted=True, context=None, cold=True),
         "few": lambda: archcost.propose(result("analysis"), rules=RULES, names=["stem", "blocks*"], **QUICK),
         "one": lambda: replace(result("raced"), proposals=result("raced").proposals[:1]),
@@ -125,9 +126,9 @@ def table(name, width):
     return shown(name, "to_text", width=width)
 
 
-def listed(action, *options):
+def listed(action, *options, **how):
     made_up.fill_store("made-up.sqlite")
-    return run("store", action, "--store", "made-up.sqlite", *options)
+    return run("store", action, "--store", "made-up.sqlite", *options, **how)
 
 
 def measure(*options, columns=None):
@@ -198,6 +199,7 @@ CASES |= {
     "cli-paths.txt": paths,
     "cli-paths-alone.txt": paths_alone,
     "cli-paths.json": partial(paths, "--format", "json"),
+    "cli-paths-table.txt": partial(paths, "--columns", "name,supports", "--top", "9"),
     "cli-rewrite.txt": partial(
         run, "rewrite", *HALF, "-o", "new.pt", "--report", "report.md",
         "--python", "layers.py", files=("report.md", "new.plan.json", "layers.py"),
@@ -206,13 +208,16 @@ CASES |= {
     "cli-rewrite-120.txt": partial(run, "rewrite", *HALF, "-o", "new.pt", columns=120),
     "cli-rewrite-nothing.txt": partial(run, "rewrite", *SLIM, "--rules", "merge", "-o", "none.pt"),
     "cli-store-list.txt": partial(listed, "list"),
+    "cli-store-list-80.txt": partial(listed, "list", columns=80),
     "cli-store-list.json": partial(listed, "list", "--format", "json"),
+    "cli-store-list.csv": partial(listed, "list", "--format", "csv"),
+    "cli-store-list.md": partial(listed, "list", "--format", "markdown"),
     "cli-store-export.txt": partial(listed, "export"),
     "cli-zoo.txt": partial(run, "zoo", "squeezenet1_1"),
 }  # fmt: skip
 
 WAYS = {"to_markdown": "md", "to_csv": "csv", "to_json": "json", "to_html": "html"}
-for name, widths in {"interrupted": (None, 80), "raced": (None, 80, 120)}.items():
+for name, widths in {"acceleration": (80,), "interrupted": (None, 80), "raced": (None, 80, 120)}.items():
     for width in widths:
         CASES[f"{name}-{width or 'wide'}.txt"] = partial(table, name, width)
 for name in ("transformer", "recurrent", "uncountable", "rewritten"):
@@ -224,6 +229,7 @@ for name, ways in {
     "recurrent": ("to_markdown",),
     "uncountable": ("to_csv", "to_json"),
     "measured": ("to_html",),
+    "acceleration": ("to_csv", "to_json", "to_markdown", "to_html"),
     "raced": ("to_csv", "to_markdown", "to_html"),
     "one": ("to_json",),
     "rewritten": ("to_markdown",),
@@ -235,12 +241,12 @@ CASES |= {
     "analysis-flat.txt": partial(shown, "analysis", "flat", depth=1, prefix="cost/"),
     "analysis-operations.md": partial(shown, "analysis", "to_markdown", by="operations"),
     "measured-paths.csv": partial(shown, "measured", "to_csv", by="paths"),
+    "measured-paths.txt": partial(shown, "measured", "to_text", by="paths", top=5),
+    "measured-top.txt": partial(
+        shown, "measured", "to_text", top=2, columns=["macs", "native_ms", "speedup"]
+    ),
     "rewritten-plan.py.txt": lambda: rewritten().plan.to_python(),
     "acceleration.txt": lambda: f"{made_up.acceleration()}\n\n{made_up.acceleration(changed=False)}\n",
-    "acceleration.csv": lambda: made_up.acceleration().frame().to_csv(index=False),
-    "acceleration-record.txt": lambda: "".join(
-        f"{k}: {v}\n" for k, v in made_up.acceleration().record().items()
-    ),
     "crosscheck.txt": lambda: f"{archcost.crosscheck(recurrent(), input_size=(2, 5, 6))}\n",
     "fields.txt": lambda: "".join(
         f"{one}\n{one!r}\n"

@@ -223,12 +223,13 @@ def test_the_docstring_examples_are_true():
         assert not any(doctest.DocTestRunner().run(test).failed for test in tests)
 
 
-def test_the_command_lists_every_path(capsys):
+def test_the_command_lists_every_path(capsys, monkeypatch):
     assert main(["paths"]) == 0
     out = capsys.readouterr().out
-    starts = [line.split()[0] for line in out.splitlines() if line and not line.startswith(" ")]
-    assert tuple(starts[: len(OWN)]) == OWN
-    kernels = " ".join(out.split(f"{len(OWN)} paths;")[1].split())
+    heading, _, *paragraphs, kernels = out.splitlines()
+    assert heading == f"{len(OWN)} ways to execute a convolution"
+    assert tuple(line.partition(": ")[0] for line in paragraphs) == OWN
+    assert kernels.startswith("Kernels: ")
     if library() is None:
         assert kernels.endswith("tensor operations serve")
     else:
@@ -237,13 +238,17 @@ def test_the_command_lists_every_path(capsys):
             in kernels
         )
         assert "compiled for kernels and phases of 1x2, 1x3" in out
-    assert max(map(len, out.splitlines())) <= 100
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["paths"]) == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
 
     assert main(["paths", "--format", "json"]) == 0
     record = json.loads(capsys.readouterr().out)
     assert tuple(path["name"] for path in record["paths"]) == OWN
     assert all(path["supports"] and path["idea"] and path["source"] for path in record["paths"])
     assert any(path["compiled"] for path in record["paths"]) == (library() is not None)
+    assert main(["paths", "--columns", "name,source", "--sort", "name", "--top", "2"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[4:6]] == ["direct", "fft"]
 
 
 def test_the_paths_do_not_start_the_compiler():

@@ -11,7 +11,7 @@ from archcost.latency.paths import PathTimes
 from archcost.latency.prediction.predictor import Prediction
 from archcost.latency.prediction.roofline import Roofline
 from archcost.latency.store.measurement import Key, Measurement
-from archcost.report.grid import Entry, Grid, Head, lay_out, no_room_for, that_fit
+from archcost.report.grid import Entry, Grid, Head, lay_out, that_fit
 from archcost.rewriting.proposal import Raced
 
 WIDTHS = (60, 80, 100, 120)
@@ -233,17 +233,27 @@ def grid(*heads, label="Layer", name="0"):
 
 def test_the_head_over_short_labels_has_room():
     one = grid(Head("a", 2), Head("bbbb", 1), label="New layer")
-    kept = that_fit(one, 16)
-    assert kept == [0]
-    first = "".join(text for text, _ in lay_out(one.keeping(kept), 16)[0])
+    assert that_fit(one, 16) == [0]
+    first = "".join(text for text, _ in lay_out(grid(Head("a", 2), label="New layer"), 16)[0])
     assert first == "New layer     a"
 
 
 def test_a_narrow_column_takes_the_room_that_a_wide_one_cannot():
     one = grid(Head("most", 9), Head("wide" * 9, 5), Head("last", 1))
     assert that_fit(one, 20) == [0, 2]
-    assert no_room_for([(one, [0, 2])]) == [("No room for", "wide" * 9)]
-    assert no_room_for([(one, [0, 1, 2])]) == []
+
+
+@pytest.mark.parametrize("width", [40, 60, 100, 200])
+def test_texts_are_cut_before_numbers_and_heads(width):
+    heads = [Head("Why this", right=False), Head("ms"), Head("From", right=False)]
+    one = Grid("Path", heads, [Entry((("a-path", ""),), ("because " * 8, "12.345", "somebody " * 4))])
+    assert that_fit(one, width, asked=True) == ([0, 1, 2] if width > 40 else [0, 1])
+    kept = replace(one, heads=heads[:2], entries=[replace(one.entries[0], cells=one.entries[0].cells[:2])])
+    lines = ["".join(text for text, _ in line) for line in lay_out(kept if width == 40 else one, width)]
+    assert max(map(len, lines)) <= width
+    assert "12.345" in lines[-1]
+    assert "…" in lines[-1] or width == 200
+    assert "…" not in "".join(lines[:-1])
 
 
 def test_a_column_stands_only_beside_what_it_is_of():

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 from torch import nn
@@ -18,8 +19,8 @@ from archcost.accelerating.layers import Kept, Layer, layers_of
 from archcost.accelerating.preparing import Asked, measured, network_of
 from archcost.accelerating.program import Step
 from archcost.accelerating.reporting import report, unchanged
-from archcost.errors import InputError, ModelError
-from archcost.latency.store.store import Store
+from archcost.errors import InputError, ModelError, SpecError
+from archcost.latency.store.store import Store, opened
 from archcost.latency.timing.deadline import Deadline
 from archcost.latency.timing.settings import settings
 from archcost.models.specs import load
@@ -49,8 +50,9 @@ def accelerate(
     paths: list[str] | None = None,
     seconds: float = 60.0,
     threads: int | None = None,
-    store: Store | None = None,
+    store: Store | str | os.PathLike[str] | Literal[False] | None = None,
     keeps_nan: bool = True,
+    weights: str | os.PathLike[str] | None = None,
     progress: bool | None = None,
 ) -> Model:
     """The same model, faster: each convolution by the path and in the layout that were fastest here.
@@ -78,9 +80,11 @@ def accelerate(
             in time stays as it is. Where some dozens of passes of the whole model do not fit into it, nothing
             is measured, and the model comes back as it was.
         threads: of PyTorch, while measuring; by default as many as now.
-        store: takes layers from there that were measured before, and puts new ones into it.
+        store: where layers that were measured before are looked up, and new ones kept: a `Store`, a path, by
+            default the user's own; False keeps nothing.
         keeps_nan: False lets PyTorch's pre-packed convolutions clamp as they write, as ``torch.compile``
             does when it freezes a model: faster, but ReLU then turns what is not a number into 0.
+        weights: of a SPEC, a state dict, as `archcost.load` takes it.
         progress: draw a progress bar on stderr; by default on a terminal.
 
     Raises:
@@ -88,18 +92,21 @@ def accelerate(
         ModelError: the model is in training mode, compiled, scripted, exported or on `meta`, or cannot be
             traced.
         RewriteError: it cannot be copied.
-        SpecError: no path has that name.
+        SpecError: no path has that name, or the SPEC names nothing.
     """
     notes: list[str] = []
     if isinstance(model, str):
-        loaded = load(model)
+        loaded = load(model, weights=os.fspath(weights) if weights is not None else None)
         if inputs is None and input_size is None and loaded.input_size is not None:
             input_size = loaded.input_size
             notes.append(loaded.assumed)
-        model = cast(Model, loaded.model)
+        name, model = loaded.spec, cast(Model, loaded.model)
+    elif weights is not None:
+        raise SpecError("weights goes with a SPEC; load the state dict of a module before you accelerate it")
+    else:
+        name = type(model).__name__
     _check(model, tolerance, seconds)
-    name = type(model).__name__
-    with settings(threads=threads):
+    with settings(threads=threads), opened(store) as kept_in:
         now = torch.get_num_threads()
         trace = traced(model, inputs, input_size=input_size, progress=progress)
         notes += trace.notes
@@ -111,7 +118,7 @@ def accelerate(
         work = model if inplace else copied(model)
         with state_kept(work), _long_lived():
             layers, kept, programs = layers_of(work, inputs, trace, fold)
-            asked = Asked(name, inputs, tolerance, paths, now, store, keeps_nan, fold)
+            asked = Asked(name, inputs, tolerance, paths, now, kept_in, keeps_nan, fold)
             if layers:
                 acceleration = _accelerated(work, asked, trace, layers, programs, kept, deadline, progress)
             else:

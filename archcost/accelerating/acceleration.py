@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from archcost.latency.store.listing import short_spec, spec_text
 from archcost.latency.timing.clock import Ratio
+from archcost.report.columns import milliseconds, number, words
+from archcost.report.document import Asked, Document, Table, ordered
+from archcost.report.result import Result
+from archcost.report.text import visible
+from archcost.report.units import bytes_text, error_text, si_text
 from archcost.spec import ConvSpec
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 __all__ = ["Acceleration", "LayerAcceleration"]
 
@@ -44,8 +47,8 @@ class LayerAcceleration:
 
 
 @dataclass(frozen=True)
-class Acceleration:
-    """What `archcost.accelerate` changed and measured. ``print`` it, or take ``frame()`` or ``record()``."""
+class Acceleration(Result):
+    """What `archcost.accelerate` changed and measured. ``print`` it, or take it as pandas, CSV, JSON, ..."""
 
     model_name: str
     changed: bool
@@ -76,37 +79,41 @@ class Acceleration:
     keeps_nan: bool
     notes: tuple[str, ...] = ()
 
-    def record(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        values = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "layers"}
-        values["ratio"] = None if self.ratio is None else _finite(asdict(self.ratio))
-        return {**values, "layers": [_finite(asdict(layer)) for layer in self.layers]}
-
-    def frame(self) -> pd.DataFrame:
-        """One row a convolution."""
-        import pandas as pd
-
-        names = [one.name for one in fields(LayerAcceleration)]
-        return pd.DataFrame(
-            [[getattr(layer, name) for name in names] for layer in self.layers], columns=names
+    def document(self, asked: Asked) -> Document:
+        """The schema of ``archcost.acceleration/1``: the fields by their names, of each layer as well."""
+        asked.without_depth("an acceleration")
+        rows = ordered(self.layers, _COLUMNS, asked, "native_ms")
+        layers = Table("layers", _COLUMNS, lambda: rows, _SHOWN)
+        threads = f"{self.threads} thread{'s' * (self.threads != 1)}"
+        return Document(
+            schema="archcost.acceleration/1",
+            headings=[(visible(self.model_name), f"{threads}, {self.dtype}, batch {self.batch}")],
+            tables=[layers],
+            shown=[layers] * bool(self.layers),
+            record=lambda: self._record(asked, layers),
+            lines=self._summary(),
+            notes=lambda grids: [
+                ("Device", visible(self.device)),
+                *(("Note", visible(note)) for note in self.notes),
+            ],
         )
 
-    def __str__(self) -> str:
-        header = ("Layer", "Convolution", "Path", "Layout", "Native ms", "ms", "Error", "Why native")
-        rows = [header, *(_cells(layer) for layer in self.layers)]
-        widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
-        lines = [_aligned(row, widths) for row in rows]
-        return "\n".join([*self._summary(), "", *lines, *(f"Note: {note}" for note in self.notes)])
+    def _record(self, asked: Asked, layers: Table) -> dict[str, Any]:
+        values = {one.name: getattr(self, one.name) for one in fields(self)}
+        values["ratio"] = None if self.ratio is None else asdict(self.ratio)
+        if asked.columns is None:
+            return {**values, "layers": [asdict(layer) for layer in layers.rows()]}
+        columns = layers.for_data(asked)
+        return {**values, "layers": [{c.name: c.get(layer) for c in columns} for layer in layers.rows()]}
 
     def _summary(self) -> list[str]:
-        where = f"{self.threads} thread{'s' * (self.threads != 1)}, {self.dtype}, batch {self.batch}"
-        lines = [f"{self.model_name}: {self._verdict()}"]
+        lines = [self._verdict()]
         if self.error is not None and self.original_error is not None:
             lines.append(
                 f"error {self.error:.1e} against the {self.reference} (before: {self.original_error:.1e}, "
                 f"allowed: {self.tolerance:.0e})"
             )
-        return [*lines, f"{where}; {self.device}"]
+        return lines
 
     def _verdict(self) -> str:
         if self.ratio is None or self.original_ms is None or self.accelerated_ms is None:
@@ -118,41 +125,52 @@ class Acceleration:
         return f"{said}; {self.variant}" if self.changed else f"left as it was: {self.reason}"
 
 
-def _cells(layer: LayerAcceleration) -> tuple[str, ...]:
-    return (
-        layer.name or "(model)",
-        layer.type_name if layer.spec is None else _spec_text(layer.spec),
-        layer.path,
-        layer.layout,
-        "" if layer.native_ms is None else f"{layer.native_ms:.3f}",
-        "" if layer.ms is None else f"{layer.ms:.3f}",
-        "" if layer.error is None else f"{layer.error:.0e}",
-        layer.reason or "",
-    )
-
-
-def _aligned(row: tuple[str, ...], widths: list[int]) -> str:
-    cells = (
-        cell.rjust(width) if 4 <= column <= 6 else cell.ljust(width)
-        for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-    )
-    return "  ".join(cells).rstrip()
-
-
-def _spec_text(spec: ConvSpec) -> str:
-    """As in ``64->128 3x3 /2 @56x56``."""
-
-    def by(values: Any) -> str:
-        return "x".join(map(str, values))
-
-    said = f"{spec.in_channels}->{spec.out_channels} {by(spec.kernel_size)}"
-    steps: Any = spec.stride
-    said += f" /{max(steps)}" * (max(steps) > 1) + f" groups {spec.groups}" * (spec.groups > 1)
-    return f"{said} @{by(spec.input_size)}"
-
-
-def _finite(values: dict[str, Any]) -> dict[str, Any]:
-    """JSON has no word for what is not a number."""
-    return {
-        key: None if isinstance(value, float) and value != value else value for key, value in values.items()
-    }
+_COLUMNS = (
+    words(
+        "name",
+        "Layer",
+        "As in named_modules()",
+        show=lambda name: name or "(the model)",
+        in_full=str,
+        keep=100,
+    ),
+    words("type_name", "Type", "Its class"),
+    words(
+        "convolution",
+        "Convolution",
+        "Channels, kernel, stride and input; or what the layer is",
+        lambda layer: layer.type_name if layer.spec is None else short_spec(layer.spec),
+        keep=40,
+    ),
+    words(
+        "spec",
+        "Spec",
+        "The same in full, with the bias that folding gives it",
+        lambda layer: None if layer.spec is None else spec_text(layer.spec),
+    ),
+    words("path", "Path", "native where PyTorch's own convolution runs", keep=90),
+    words("layout", "Layout", "Of what it reads and writes", lambda layer: layer.layout or None, keep=60),
+    words(
+        "takes_over",
+        "Takes over",
+        "The batch normalisation and the activation whose work it does",
+        show=lambda names: ", ".join(names) or "-",
+        in_full=", ".join,
+        dtype="object",
+    ),
+    milliseconds("native_ms", "Native ms", "PyTorch's own in the faster layout", keep=80),
+    milliseconds("ms", "ms", "The chosen path's in its layout", keep=85),
+    milliseconds("spread_ms", "Spread ms", "The interquartile range of ms"),
+    number("error", "Error", "max |y - exact| / max |exact|, on its own input", error_text, keep=70),
+    words("reason", "Why native", "Why it stays with PyTorch's own", keep=50),
+    number("multiplications", "Multiplications", "Of data by weights", si_text, dtype="Int64"),
+    number(
+        "workspace_bytes",
+        "Workspace",
+        "Prepared weights included",
+        bytes_text,
+        unit="bytes",
+        dtype="Int64",
+    ),
+)
+_SHOWN = ("name", "convolution", "path", "layout", "native_ms", "ms", "error", "reason")

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from types import FrameType
 
-from archcost.cli import analyze, compare, field, measure, paths, propose, rewrite, store, zoo
+from archcost.cli import accelerate, analyze, compare, field, measure, paths, propose, rewrite, store, zoo
 from archcost.cli.options import Parser, parse
 from archcost.cli.output import DONE, FAILED, INTERRUPTED, check_output
 from archcost.errors import ArchcostError
@@ -22,7 +22,7 @@ from archcost.errors import ArchcostError
 __all__ = ["main"]
 
 # In the order in which the help lists them.
-COMMANDS = (analyze, compare, field, measure, propose, rewrite, paths, store, zoo)
+COMMANDS = (analyze, compare, field, measure, propose, rewrite, accelerate, paths, store, zoo)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

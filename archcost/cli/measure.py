@@ -6,8 +6,8 @@ import argparse
 import sys
 from typing import Any
 
-from archcost.cli.options import SPEC, count, given, names, size_option, sizes
-from archcost.cli.output import DONE, INTERRUPTED, emit
+from archcost.cli.options import SPEC, count, given, names, report_options, size_option, sizes
+from archcost.cli.output import DONE, INTERRUPTED, write
 
 __all__ = ["add", "run"]
 
@@ -34,9 +34,7 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
     measure.add_argument("--store", metavar="STORE", help="where times are kept; :memory: keeps none")
     measure.add_argument("--again", action="store_true", help="measure anew what the store has")
     measure.add_argument("--cold", action="store_true", help="paths get inputs from beyond the caches")
-    formats = ("text", "markdown", "json", "csv")
-    measure.add_argument("--format", choices=formats, default="text", help="default: text")
-    measure.add_argument("--columns", type=names, metavar="A,B,...", help="the columns to show")
+    report_options(measure)
     measure.set_defaults(run=run)
 
 
@@ -54,16 +52,8 @@ def run(args: argparse.Namespace) -> int:
     try:
         found = measure(analysis, store=args.store, again=args.again, cold=args.cold, **options)
     except MeasuringInterrupted as stopped:
-        _write_measured(args, stopped.found)
+        write(args, stopped.found)
         print("archcost: interrupted; what had been measured by then is shown, and kept", file=sys.stderr)
         return INTERRUPTED
-    _write_measured(args, found)
+    write(args, found)
     return DONE
-
-
-def _write_measured(args: argparse.Namespace, found: Any) -> None:
-    options = given(columns=args.columns)
-    if args.format == "text" and args.output in (None, "-"):
-        found.table(**options)
-    else:
-        emit(args, getattr(found, f"to_{args.format}")(**options).rstrip("\n") + "\n")

@@ -6,8 +6,8 @@ import argparse
 import sys
 from typing import Any
 
-from archcost.cli.options import days
-from archcost.cli.output import DONE, emit
+from archcost.cli.options import days, report_options
+from archcost.cli.output import DONE, emit, write
 
 __all__ = ["add", "run"]
 
@@ -21,7 +21,7 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
         "--store", metavar="STORE", help="the file; default: ARCHCOST_STORE, or one in the cache folder"
     )
     listed = actions.add_parser("list", parents=[place], help="every measurement, by device")
-    listed.add_argument("--format", choices=("text", "json"), default="text", help="default: text")
+    report_options(listed)
     actions.add_parser("export", parents=[place], help="all of it as lines of JSON")
     imported = actions.add_parser("import", parents=[place], help="take in what was exported")
     imported.add_argument("file", metavar="FILE")
@@ -50,14 +50,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _store_list(args: argparse.Namespace, store: Any) -> int:
-    from archcost.report.store import store_record, store_text
+    from archcost.latency.store.listing import listed
 
-    if args.format == "json":
-        from archcost.report.records import dump
-
-        emit(args, dump(store_record(store), 2))
-    else:
-        emit(args, store_text(store))
+    write(args, listed(store))
     return DONE
 
 

@@ -1,30 +1,52 @@
-"""Measured: what `archcost.measure` found, and how to look at it."""
+"""Measured: what `archcost.measure` found, and what it shows.
+
+The schema of ``archcost.measured/1``:
+
+- ``schema``, ``archcost`` and ``torch`` as in ``archcost.analysis/1``.
+- ``model``, ``type``, ``input``, ``device``, ``threads``, ``dtype``, ``batch``, ``tolerance``, ``cold``,
+  ``seconds`` (asked for), ``took_s``, ``interrupted``, ``notes``.
+- ``context``: null, or ``end_to_end_ms``, ``spread_ms``, ``samples``, ``dropped``, ``difference`` (of the
+  calls' sum from end to end), ``clock`` and ``calls``: every module call with its own time.
+- ``layers``: a list, one a convolution call, with every column of `LAYER_COLUMNS` by its name, or those
+  asked for.
+- ``paths``: a list of measurements, as ``archcost store export`` has them.
+- ``refused``: a list of ``{"spec", "path", "reason"}``: what was not timed, and why.
+- ``roofline``: null, or ``macs_per_second`` and ``bytes_per_second`` of this machine.
+
+A time that was not measured is null. Where time did not reach every convolution and some of them could be
+predicted, each of ``layers`` has those of `predicted_columns` as well: ``predicted_path``,
+``predicted_layout``, ``predicted_ms`` and ``prediction_error`` (0.12 is 12 %), null where there is no
+prediction, the error also where it is unknown: beyond what was measured. A predicted time stands under no
+other name, and in no sum.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from typing import Any
 
-from archcost.errors import SpecError
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from rich.text import Text
-
-    from archcost.latency.convolutions import ConvCall, Task
-    from archcost.latency.layers import LayerTime
-    from archcost.latency.paths import PathTimes
-    from archcost.latency.prediction.predictor import Prediction
-    from archcost.latency.prediction.roofline import Roofline
-    from archcost.latency.store.measurement import Measurement
-    from archcost.latency.timing.parts import InContext
-    from archcost.report.frames import Path
+from archcost.latency.columns import (
+    DEFAULT_LAYER_COLUMNS,
+    DEFAULT_PATH_COLUMNS,
+    DEFAULT_PREDICTED_COLUMNS,
+    LAYER_COLUMNS,
+    PATH_COLUMNS,
+    predicted_columns,
+)
+from archcost.latency.layers import LayerTime
+from archcost.latency.notes import heading, notes_of
+from archcost.latency.store.listing import spec_text
+from archcost.latency.timed import TimedModel
+from archcost.report.document import Asked, Column, Document, Table, ordered
+from archcost.report.grid import Entry
+from archcost.report.result import Result
+from archcost.report.text import visible
 
 __all__ = ["Measured", "MeasuringInterrupted"]
 
-By = Literal["layers", "paths"]
+_OF_RUN = ("device", "threads", "dtype", "batch", "tolerance", "cold", "seconds", "took_s", "interrupted")
 
 
 class MeasuringInterrupted(KeyboardInterrupt):
@@ -35,145 +57,98 @@ class MeasuringInterrupted(KeyboardInterrupt):
         self.found = found
 
 
-@dataclass(frozen=True)
-class Measured:
-    """What `measure` found. ``print`` it, or take it as pandas, markdown, CSV or JSON."""
+class Measured(TimedModel, Result):
+    """What `measure` found. ``print`` it, or take it as pandas, markdown, CSV, JSON or HTML.
 
-    name: str
-    type: str
-    input: str
-    """Shapes and dtypes of the inputs, as in ``1x3x224x224 float32``."""
-    batch: int | None
-    """The first axis of the first input."""
-    calls: tuple[ConvCall, ...]
-    convolutions: tuple[PathTimes, ...]
-    """Each distinct convolution on its paths."""
-    context: InContext | None
-    """Every module call of the model in real passes; None where that was not asked for."""
-    roofline: Roofline | None
-    device: str
-    threads: int
-    torch: str
-    tolerance: float
-    cold: bool
-    seconds: float
-    """Those asked for."""
-    took_s: float
-    interrupted: bool
-    notes: tuple[str, ...] = ()
-    predictions: Mapping[Task, Prediction] = field(default_factory=dict)
-    """Of the convolutions that time did not reach, where enough others were measured: no measured times."""
+    ``by`` is ``"layers"``, one row a convolution call, or ``"paths"``, one for each time of each path.
+    """
 
-    @cached_property
-    def layers(self) -> tuple[LayerTime, ...]:
-        """One row a convolution call, in the order in which they ran."""
-        from archcost.latency.layers import layer_times
-
-        return layer_times(
-            self.calls, {one.task: one for one in self.convolutions}, self.context, self.roofline
+    def document(self, asked: Asked) -> Document:
+        asked.without_depth("what was measured")
+        of_layers, of_paths = (Asked(), asked) if asked.by == "paths" else (asked, Asked())
+        columns, shown = LAYER_COLUMNS, [*DEFAULT_LAYER_COLUMNS]
+        if self.predictions or asked.columns is not None:
+            columns = (*columns, *predicted_columns(self.predicted))
+        if self.predictions:
+            shown += DEFAULT_PREDICTED_COLUMNS
+        largest = "native_ms" if self.context is None else "latency_ms"
+        rows = ordered(self.layers, columns, of_layers, largest, cut=False)
+        lines = partial(_lines, rows, of_layers)
+        layers = Table("layers", columns, lambda: rows[: of_layers.top], shown, lines=lines)
+        times = partial(ordered, self.paths, PATH_COLUMNS, of_paths, "ms")
+        return Document(
+            schema="archcost.measured/1",
+            headings=[heading(self)],
+            tables=[layers, Table("paths", PATH_COLUMNS, times, DEFAULT_PATH_COLUMNS)],
+            shown=[layers] * bool(self.layers),
+            record=lambda: _record(self, layers.for_data(of_layers), layers.rows(), times()),
+            notes=partial(notes_of, self),
         )
 
-    def predicted(self, layer: LayerTime) -> Prediction | None:
-        """What its path times may be, where there was no time to measure them."""
-        from archcost.latency.convolutions import Task
 
-        if layer.spec is None or layer.dtype is None:
-            return None
-        return self.predictions.get(Task(layer.spec, layer.dtype))
+def _record(
+    measured: TimedModel, columns: Sequence[Column], layers: Sequence[LayerTime], times: Sequence[Any]
+) -> dict[str, Any]:
+    return {
+        "model": measured.name,
+        "type": measured.type,
+        "input": measured.input,
+        **{name: getattr(measured, name) for name in _OF_RUN},
+        "notes": measured.notes,
+        "context": _context(measured),
+        "layers": [{column.name: column.get(layer) for column in columns} for layer in layers],
+        "paths": [one.record() for one in times],
+        "refused": [
+            {"spec": spec_text(found.task.spec), "path": path, "reason": reason}
+            for found in measured.convolutions
+            for path, reason in found.refused.items()
+        ],
+        "roofline": None if measured.roofline is None else asdict(measured.roofline),
+    }
 
-    @property
-    def paths(self) -> tuple[Measurement, ...]:
-        """Every measurement of every distinct convolution."""
-        return tuple(one for times in self.convolutions for one in times.measurements)
 
-    @property
-    def end_to_end_ms(self) -> float | None:
-        """The model's forward pass, without hooks."""
-        return None if self.context is None else self.context.end_to_end.median_s * 1e3
+def _context(measured: TimedModel) -> dict[str, Any] | None:
+    found = measured.context
+    if found is None:
+        return None
+    names = ("name", "type", "call", "leaf", "samples", "dropped", "disturbed")
+    return {
+        "end_to_end_ms": found.end_to_end.median_s * 1e3,
+        "spread_ms": found.end_to_end.spread_s * 1e3,
+        "samples": found.end_to_end.samples,
+        "dropped": found.end_to_end.dropped,
+        "difference": found.difference,
+        "clock": found.clock,
+        "training": found.training,
+        "calls": [
+            {**{name: getattr(one, name) for name in names}, "latency_ms": one.median_s * 1e3}
+            for one in found.calls
+        ],
+    }
 
-    @property
-    def dtype(self) -> str:
-        """Of the convolutions."""
-        return ", ".join(sorted({call.task.dtype for call in self.calls if call.task is not None})) or "none"
 
-    def __getitem__(self, name: str) -> LayerTime:
-        """The row of one module's first convolution."""
-        for layer in self.layers:
-            if layer.name == name:
-                return layer
-        from archcost.trace.modules import nearest
+def _lines(layers: Sequence[LayerTime], asked: Asked, columns: Sequence[Column]) -> list[Entry]:
+    """The layers, those beyond ``top`` in one row, and what they add up to."""
+    entries = [Entry(((_name(one), ""),), tuple(c.text(one) for c in columns)) for one in layers[: asked.top]]
+    rest = layers[len(entries) :]
+    if rest:
+        label = f"({len(rest)} other{'s' * (len(rest) > 1)})"
+        entries.append(Entry(((label, "dim"),), tuple(_total(column, rest) for column in columns)))
+    whole = tuple(_total(column, layers) for column in columns)
+    return [*entries, Entry((("All convolutions", "bold"),), whole, "bold", total=True)]
 
-        near = nearest(name, (layer.name for layer in self.layers))
-        raise SpecError(f"{self.name} has no convolution {name!r}; {near}")
 
-    def __repr__(self) -> str:
-        count = f"{len(self.layers)} convolutions, {len(self.paths)} times of paths"
-        return f"<Measured {self.name}: {count}; print it for the table>"
+def _name(layer: LayerTime) -> str:
+    again = f" (call {layer.call + 1})" if layer.call else ""
+    return (visible(layer.name) or "(the model)") + again
 
-    def __str__(self) -> str:
-        from archcost.report.measured import printed
 
-        return printed(self)
-
-    def __rich__(self) -> Text:
-        from rich.text import Text
-
-        return Text(self.to_text())
-
-    def _repr_html_(self) -> str:
-        return self.to_html()
-
-    def table(self, columns: Iterable[str] | None = None, width: int | None = None) -> None:
-        """Print the table: within the width on a terminal, plain and uncut in a pipe."""
-        from archcost.report.measured import draw
-
-        draw(self, columns=columns, width=width)
-
-    def to_text(self, columns: Iterable[str] | None = None, width: int | None = None) -> str:
-        """The table as plain text, uncut unless ``width`` is given."""
-        from archcost.report.measured import text_of
-
-        return text_of(self, columns=columns, width=width)
-
-    def to_pandas(self, by: By = "layers", columns: Iterable[str] | None = None) -> pd.DataFrame:
-        """One row a convolution call, or with ``by="paths"`` one for each time of each path."""
-        from archcost.report.measured import to_pandas
-
-        return to_pandas(self, by, columns)
-
-    def to_csv(
-        self,
-        path: Path | None = None,
-        by: By = "layers",
-        columns: Iterable[str] | None = None,
-    ) -> str | None:
-        """`to_pandas` as CSV, into a file or returned."""
-        from archcost.report.measured import to_csv
-
-        return to_csv(self, path, by, columns)
-
-    def to_markdown(self, by: By = "layers", columns: Iterable[str] | None = None) -> str:
-        """A markdown table for people."""
-        from archcost.report.measured import to_markdown
-
-        return to_markdown(self, by, columns)
-
-    def to_html(self, columns: Iterable[str] | None = None) -> str:
-        """The table as HTML that needs nothing else."""
-        from archcost.report.measured import to_html
-
-        return to_html(self, columns)
-
-    def record(self) -> dict[str, Any]:
-        """Plain values; the schema is stated in `archcost.report.measured`."""
-        from archcost.report.measured import record
-
-        return record(self)
-
-    def to_json(
-        self, path: Path | None = None, indent: int | None = 2, columns: Iterable[str] | None = None
-    ) -> str | None:
-        """`record` as strict JSON, into a file or returned; with ``columns``, only these of the layers."""
-        from archcost.report.measured import to_json
-
-        return to_json(self, path, indent, columns)
+def _total(column: Column, layers: Sequence[LayerTime]) -> str:
+    """The sum where a sum means something and every part is known."""
+    values = [column.get(layer) for layer in layers]
+    if column.name == "speedup":
+        pairs = [(layer.native_ms, layer.best_ms) for layer in layers]
+        known = [(native, best) for native, best in pairs if native is not None and best is not None]
+        best = sum(one for _, one in known)
+        return column.show(sum(one for one, _ in known) / best) if len(known) == len(pairs) and best else ""
+    return column.show(sum(values)) if column.summed and None not in values else ""

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from archcost.report.notes import Explanations, explained
+from archcost.report.notes import Explanations, explained, named
 from archcost.report.text import visible
 from archcost.report.units import ratio_text
 
 if TYPE_CHECKING:
-    from archcost.latency.measured import Measured
+    from archcost.latency.timed import TimedModel
     from archcost.report.grid import Grid
 
 __all__ = ["heading", "notes_of"]
 
-_LONGEST_LIST = 6
 _UNITS: Explanations = (
     ("medians in ms", ()),
     ("in context is inside real forward passes", ("In context ms",)),
@@ -27,7 +27,7 @@ _UNITS: Explanations = (
 )
 
 
-def heading(measured: Measured) -> tuple[str, str]:
+def heading(measured: TimedModel) -> tuple[str, str]:
     """Which model, on which inputs, in which state."""
     name, kind = visible(measured.name), visible(measured.type)
     model = name if name == kind else f"{name} ({kind})"
@@ -35,12 +35,12 @@ def heading(measured: Measured) -> tuple[str, str]:
     return model, f"input {visible(measured.input)}, {threads}"
 
 
-def notes_of(measured: Measured, grid: Grid | None) -> list[tuple[str, str]]:
-    """``(what, text)`` pairs, in plain text; columns are explained where the grid has them."""
+def notes_of(measured: TimedModel, grids: Sequence[Grid]) -> list[tuple[str, str]]:
+    """``(what, text)`` pairs, in plain text; columns are explained where a grid has them."""
     notes = [("Interrupted", "what follows is what had been measured by then")] * measured.interrupted
     notes += _of_context(measured)
     notes += _of_paths(measured)
-    notes += _of_native(measured, grid)
+    notes += _of_native(measured, grids)
     notes += _of_predictions(measured)
     notes += _of_layers(measured)
     if measured.roofline is not None:
@@ -49,11 +49,11 @@ def notes_of(measured: Measured, grid: Grid | None) -> list[tuple[str, str]]:
         more = "a path can reach more than 100 % of it while its data are in a cache"
         notes.append(("Roofline", f"{text} at most on this machine, measured; {more}"))
     notes.append(("Device", visible(measured.device)))
-    notes.append(("Units", explained(_UNITS, [] if grid is None else [grid])))
+    notes.append(("Units", explained(_UNITS, grids)))
     return notes + [("Note", visible(note)) for note in measured.notes if note]
 
 
-def _of_context(measured: Measured) -> list[tuple[str, str]]:
+def _of_context(measured: TimedModel) -> list[tuple[str, str]]:
     found = measured.context
     if found is None:
         return []
@@ -69,7 +69,7 @@ def _of_context(measured: Measured) -> list[tuple[str, str]]:
     return [("End to end", text)]
 
 
-def _of_paths(measured: Measured) -> list[tuple[str, str]]:
+def _of_paths(measured: TimedModel) -> list[tuple[str, str]]:
     count, times = len({call.task for call in measured.calls if call.task}), measured.convolutions
     if not count:
         return [("Paths", "there are no convolutions in this pass")]
@@ -91,10 +91,10 @@ def _of_paths(measured: Measured) -> list[tuple[str, str]]:
     return lines
 
 
-def _of_native(measured: Measured, grid: Grid | None) -> list[tuple[str, str]]:
+def _of_native(measured: TimedModel, grids: Sequence[Grid]) -> list[tuple[str, str]]:
     """In which layout: the model may run in the other, and is then slower in context than alone."""
     found = Counter(layer.native_layout for layer in measured.layers if layer.native_layout is not None)
-    if not found or grid is None or not any(head.text == "Native ms" for head in grid.heads):
+    if not found or not any(head.text == "Native ms" for grid in grids for head in grid.heads):
         return []
     layers = f"layer{'s' * (sum(found.values()) != 1)}"
     said = ", ".join(f"{layout} for {count}" for layout, count in found.most_common())
@@ -103,7 +103,7 @@ def _of_native(measured: Measured, grid: Grid | None) -> list[tuple[str, str]]:
     return [("Native ms", text + as_it_runs * (measured.context is not None))]
 
 
-def _of_predictions(measured: Measured) -> list[tuple[str, str]]:
+def _of_predictions(measured: TimedModel) -> list[tuple[str, str]]:
     """What a predicted time is, and is not."""
     found = [one for one in map(measured.predicted, measured.layers) if one is not None]
     if not found:
@@ -117,15 +117,10 @@ def _of_predictions(measured: Measured) -> list[tuple[str, str]]:
     return [("Predicted", text)]
 
 
-def _of_layers(measured: Measured) -> list[tuple[str, str]]:
+def _of_layers(measured: TimedModel) -> list[tuple[str, str]]:
     """The notes of the rows, those that are alike together."""
     alike: dict[str, list[str]] = defaultdict(list)
     for layer in measured.layers:
         if layer.note:
-            alike[layer.note].append(visible(layer.name) or "(the model)")
-    lines = []
-    for text, names in alike.items():
-        more = len(names) - _LONGEST_LIST
-        shown = ", ".join(names[:_LONGEST_LIST]) + (f" and {more} more" if more > 0 else "")
-        lines.append(("Layers", f"{visible(text)}: {shown}"))
-    return lines
+            alike[layer.note].append(layer.name)
+    return [("Layers", f"{visible(text)}: {named(names)}") for text, names in alike.items()]

@@ -62,6 +62,11 @@ class Asked:
         """Whether rows are sorted or cut, and so stand in no tree."""
         return self.sort is not None or self.top is not None
 
+    def without_depth(self, what: str) -> None:
+        """Raises SpecError where a depth is asked for, of what has no levels."""
+        if self.depth != "auto":
+            raise SpecError(f"{what} has no levels of modules; leave depth out")
+
     def depth_for(self, people: Depth) -> int | None:
         """The depth, where ``people`` is that of a table that nobody said anything about."""
         depth = people if self.depth == "auto" else self.depth
@@ -133,6 +138,8 @@ class Table:
     """For data: sorted and cut as was asked."""
     shown: Sequence[str] | None = None
     """The names of the columns that people see unasked; None: all."""
+    title: Note | None = None
+    """A line above it, where several tables stand below each other."""
     label: str | None = None
     """The head over the labels; None: the first column's."""
     lines: Callable[[Sequence[Column]], Sequence[Entry]] | None = None
@@ -179,7 +186,8 @@ class Table:
             if self.lines is None
             else self.lines(columns)
         )
-        return Grid(label.header if self.label is None else self.label, [c.head for c in columns], entries)
+        head = label.header if self.label is None else self.label
+        return Grid(head, [c.head for c in columns], entries, self.title)
 
 
 def _cell(at: int, row: Any) -> Any:

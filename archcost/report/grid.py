@@ -15,6 +15,8 @@ Piece = tuple[str, str]
 GAP = "  "
 # A longer name would push the numbers of every row out of sight; its own row alone moves.
 LONGEST_PADDED = 100
+# What is left of labels and of texts at least, where they have to be cut.
+_SHORTEST = 12
 _UNKNOWN = "yellow"
 
 
@@ -53,6 +55,7 @@ class Grid:
     label: str
     heads: Sequence[Head]
     entries: Sequence[Entry] = field(default=())
+    title: tuple[str, str] | None = None
 
     def cell_width(self, column: int) -> int:
         return max((width_of(entry.cells[column]) for entry in self.entries), default=0)
@@ -77,6 +80,20 @@ def _widths(grid: Grid, stacked: bool) -> list[int]:
     ]
 
 
+def _least(grid: Grid, column: int, width: int) -> int:
+    """A text can be cut, a number and a head cannot."""
+    head = grid.heads[column]
+    return width if head.right else min(width, max(_SHORTEST, *map(width_of, _stacked(head.text))))
+
+
+def _squeezed(grid: Grid, widths: list[int], over: int) -> list[int]:
+    """The same with the widest texts cut, as far as the line is too long."""
+    for column in sorted(range(len(widths)), key=lambda i: -widths[i]):
+        cut = max(0, min(over, widths[column] - _least(grid, column, widths[column])))
+        widths[column], over = widths[column] - cut, over - cut
+    return widths
+
+
 def that_fit(grid: Grid, width: int | None, asked: bool = False) -> list[int]:
     """The columns that leave the labels room: as many as there is room for, the highest ``keep`` first.
 
@@ -88,8 +105,9 @@ def that_fit(grid: Grid, width: int | None, asked: bool = False) -> list[int]:
         return everything
     # A few very long names must not cost the others their numbers.
     label = min(max((e.label_width(remark=False) for e in grid.entries), default=0), max(24, width // 2))
-    label = max(min(label, 12) if asked else label, width_of(grid.label))
-    needs = [len(GAP) + wide for wide in _widths(grid, True)]
+    label = max(min(label, _SHORTEST) if asked else label, width_of(grid.label))
+    widths = _widths(grid, True)
+    needs = [len(GAP) + (_least(grid, i, wide) if asked else wide) for i, wide in enumerate(widths)]
     first = everything if asked else sorted(everything, key=lambda i: (grid.is_empty(i), -grid.heads[i].keep))
     kept: set[int] = set()
     tight = False
@@ -120,6 +138,8 @@ def lay_out(grid: Grid, width: int | None) -> list[list[Piece]]:
         short = max([width_of(grid.label), *(e.label_width(remark=False) for e in grid.entries)])
         if short + sum(widths) + len(GAP) * len(widths) > width:
             stacked, widths = any(" " in head.text for head in grid.heads), _widths(grid, True)
+            over = min(short, max(width_of(grid.label), _SHORTEST)) + sum(widths) - width
+            widths = _squeezed(grid, widths, over + len(GAP) * len(widths))
         room = max(1, min(room, width - sum(widths) - len(GAP) * len(widths)))
     heads = [_stacked(h.text) if stacked else [h.text] for h in grid.heads]
     lines: list[list[Piece]] = []
@@ -155,7 +175,7 @@ def _line(entry: Entry, room: int, widths: list[int], heads: Sequence[Head], lim
             style = _UNKNOWN
         elif cell in ("0", "-", "1x"):
             style = "dim"
-        pieces.append((GAP + _aligned(cell, width, head.right), style))
+        pieces.append((GAP + _aligned(fit(cell, width), width, head.right), style))
     return pieces
 
 

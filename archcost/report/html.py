@@ -15,7 +15,8 @@ _EDGE = "1px solid rgba(128,128,128,.4)"
 
 def _table(grid: Grid) -> str:
     """A table that carries its own looks."""
-    out = [f'<table style="{_TABLE}"><thead><tr style="border-bottom:{_EDGE}">']
+    title = grid.title and f"<div><b>{html_text(grid.title[0])}:</b> {html_text(grid.title[1])}</div>"
+    out = [f'{title or ""}<table style="{_TABLE}"><thead><tr style="border-bottom:{_EDGE}">']
     out.append(_th(grid.label, "left"))
     out += [_th(head.text, "right" if head.right else "left") for head in grid.heads]
     out.append("</tr></thead><tbody>")

@@ -14,7 +14,9 @@ def to_markdown(document: Document, asked: Asked) -> str:
     grids = shown_in(document, asked)
     parts = [f"**{markdown_cell(name)}** {markdown_cell(rest)}".rstrip() for name, rest in document.headings]
     parts += map(markdown_cell, document.lines)
-    parts += map(_table, grids)
+    for grid in grids:
+        parts += [f"**{markdown_cell(grid.title[0])}** {markdown_cell(grid.title[1])}"] if grid.title else []
+        parts.append(_table(grid))
     parts.append("\n".join(f"- {what}: {markdown_cell(said)}" for what, said in document.notes(grids)))
     return "\n\n".join(filter(None, parts)) + "\n"
 

@@ -46,7 +46,10 @@ def _lines(document: Document, asked: Asked, width: int | None) -> list[list[Pie
     grids, left_out = _grids_that_fit(document, asked, width)
     parts = [[line for heading in document.headings for line in _heading(*heading, width)]]
     parts[0] += [line for text in document.lines for line in _wrapped("", text, width)]
-    parts += [lay_out(grid, width) for grid in grids]
+    parts += [
+        [*_wrapped(*grid.title, width), *lay_out(grid, width)] if grid.title else lay_out(grid, width)
+        for grid in grids
+    ]
     notes = [*([("No room for", ", ".join(left_out))] if left_out else []), *document.notes(grids)]
     parts.append([line for note in notes for line in _wrapped(*note, width)])
     lines: list[list[Piece]] = []

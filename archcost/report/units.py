@@ -11,6 +11,8 @@ __all__ = [
     "axes_text",
     "bytes_text",
     "count_text",
+    "error_text",
+    "ms_text",
     "number_text",
     "percent_text",
     "ratio_text",
@@ -51,6 +53,16 @@ def percent_text(value: float) -> str:
 def number_text(value: float) -> str:
     """A plain number of about three digits: ``38.2``."""
     return f"{value:,.0f}" if abs(value) >= 99.5 else f"{value:.3g}"
+
+
+def ms_text(value: float) -> str:
+    """Milliseconds to the microsecond: ``0.050``."""
+    return f"{value:.3f}"
+
+
+def error_text(value: float) -> str:
+    """One digit and the power of ten: ``2e-05``."""
+    return f"{value:.0e}" if value else "0"
 
 
 def ratio_text(value: float) -> str:

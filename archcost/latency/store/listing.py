@@ -1,43 +1,69 @@
-"""The store of measurements on the terminal: a table for each device, the units in its header."""
+"""The measurements of a store as a result: for people a table for each device, as data one of all."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
-from archcost.report.text import visible, width_of
-from archcost.report.units import bytes_text, shape_text
+from archcost.latency.store.measurement import Measurement
+from archcost.report.columns import milliseconds, number, words, yes
+from archcost.report.document import Asked, Column, Document, Table, choose, ordered
+from archcost.report.result import Result
+from archcost.report.text import visible
+from archcost.report.units import bytes_text, error_text, shape_text
+from archcost.spec import ConvSpec
 
 if TYPE_CHECKING:
-    from archcost.latency.store.store import Measurement, Store
-    from archcost.spec import ConvSpec
+    from archcost.latency.store.store import Store
 
-__all__ = ["spec_text", "store_record", "store_text"]
-
-_HEADER = (
-    *("Convolution", "Path", "Dtype", "Layout", "Threads"),
-    *("Median ms", "Spread ms", "Clock", "Samples", "Dropped", "Error", "Workspace", "Measured (UTC)"),
-)
+__all__ = ["MEASUREMENT_COLUMNS", "Stored", "listed", "short_spec", "spec_text"]
 
 
-def store_text(store: Store) -> str:
-    """Each device, then its measurements; the last line counts them."""
-    found = store.all()
-    devices = {one.key.fingerprint: one.device for one in sorted(found, key=lambda one: one.measured_at)}
-    lines: list[str] = []
-    for mark, device in devices.items():
-        rows = [_HEADER, *(_cells(one) for one in found if one.key.fingerprint == mark)]
-        lines += [f"{mark}: {visible(device)}", *_aligned(rows), ""]
-    count, machines = len(found), len(devices)
-    of = f" of {machines} device{'s' * (machines != 1)}" if found else ""
-    lines.append(f"{count} measurement{'s' * (count != 1)}{of} in {visible(store.path)}")
-    return "\n".join(lines) + "\n"
+@dataclass(frozen=True)
+class Stored(Result):
+    """Every measurement of a store. ``print`` it, or take it as pandas, markdown, CSV, JSON or HTML.
+
+    The schema of ``archcost.store/1``: ``store``, its path, and ``measurements``, a list, each as a line of
+    ``archcost store export``.
+    """
+
+    store: str
+    """The path."""
+    measurements: tuple[Measurement, ...]
+
+    def document(self, asked: Asked) -> Document:
+        asked.without_depth("a store")
+        found = ordered(self.measurements, MEASUREMENT_COLUMNS, asked, "ms")
+        every = Table("measurements", MEASUREMENT_COLUMNS, lambda: found, _SHOWN, only_known=True)
+        in_time = sorted(found, key=lambda one: one.measured_at)
+        devices = {one.key.fingerprint: one.device for one in in_time}  # as it was called last
+        by_device = {mark: [one for one in found if one.key.fingerprint == mark] for mark in devices}
+        count, machines = len(self.measurements), len({one.key.fingerprint for one in self.measurements})
+        of = f" of {machines} device{'s' * (machines != 1)}" if count else ""
+        return Document(
+            schema="archcost.store/1",
+            headings=[(visible(self.store), f"{count} measurement{'s' * (count != 1)}{of}")],
+            tables=[every],
+            shown=[
+                replace(every, rows=partial(list, rows), title=(mark, visible(devices[mark])))
+                for mark, rows in by_device.items()
+            ],
+            record=lambda: {"store": self.store, "measurements": self._records(asked, found)},
+        )
+
+    def _records(self, asked: Asked, found: Sequence[Measurement]) -> list[dict[str, Any]]:
+        if asked.columns is None:
+            return [one.record() for one in found]
+        columns = choose(asked.columns, MEASUREMENT_COLUMNS, ())
+        return [{column.name: column.get(one) for column in columns} for one in found]
 
 
-def store_record(store: Store) -> dict[str, Any]:
-    """The same for JSON: each measurement as a line of the export."""
-    return {"store": store.path, "measurements": [one.record() for one in store.all()]}
+def listed(store: Store) -> Stored:
+    """What it has now."""
+    return Stored(store.path, tuple(store.all()))
 
 
 def spec_text(spec: ConvSpec) -> str:
@@ -51,8 +77,7 @@ def spec_text(spec: ConvSpec) -> str:
     for name, usual in (("stride", 1), ("dilation", 1), ("output_padding", 0)):
         values = _axes(getattr(spec, name))
         if any(value != usual for value in values):
-            value = str(values[0]) if len(set(values)) == 1 else shape_text(values)
-            said.append(f"{name.replace('_', ' ')} {value}")
+            said.append(f"{name.replace('_', ' ')} {_each(values)}")
     if spec.groups != 1:
         said.append(f"groups {spec.groups}")
     if spec.padding_mode != "zeros":
@@ -61,33 +86,80 @@ def spec_text(spec: ConvSpec) -> str:
     return ", ".join([*said, f"on {shape_text(_axes(spec.input_size))}", f"batch {spec.batch}"])
 
 
+def short_spec(spec: ConvSpec) -> str:
+    """A convolution in a few letters: ``64 -> 128 3x3 /2 on 56x56``."""
+    stride, dilation = _axes(spec.stride), _axes(spec.dilation)
+    said = f"{spec.in_channels} -> {spec.out_channels} {shape_text(_axes(spec.kernel_size))}"
+    said += f" /{_each(stride)}" * (max(stride) > 1) + f" dilation {_each(dilation)}" * (max(dilation) > 1)
+    said += f" groups {spec.groups}" * (spec.groups > 1) + " transposed" * spec.transposed
+    return f"{said} on {shape_text(_axes(spec.input_size))}"
+
+
 def _axes(values: Any) -> tuple[int, ...]:
     return cast("tuple[int, ...]", values)  # ConvSpec has made them tuples
+
+
+def _each(values: tuple[int, ...]) -> str:
+    return str(values[0]) if len(set(values)) == 1 else shape_text(values)
 
 
 def _side(side: int | tuple[int, int]) -> str:
     return str(side) if isinstance(side, int) else f"{side[0]}+{side[1]}"
 
 
-def _cells(one: Measurement) -> tuple[str, ...]:
-    key = one.key
-    when = datetime.fromtimestamp(one.measured_at, timezone.utc).strftime("%Y-%m-%d %H:%M")
-    return (
-        *(spec_text(key.spec), visible(key.path), visible(key.dtype), visible(key.layout), str(key.threads)),
-        f"{one.median_s * 1e3:.3f}",
-        "-" if one.spread_s is None else f"{one.spread_s * 1e3:.3f}",
-        *(one.clock, str(one.samples), "disturbed" if one.disturbed else str(one.dropped)),
-        "-" if one.error is None else f"{one.error:.0e}",
-        "-" if one.workspace_bytes is None else bytes_text(one.workspace_bytes),
-        when,
-    )
+def _when(one: Measurement) -> str:
+    return datetime.fromtimestamp(one.measured_at, timezone.utc).isoformat(timespec="seconds")
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(map(width_of, column)) for column in zip(*rows, strict=True)]
-    lines = ("  ".join(_padded(c, w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows)
-    return [f"  {line}" for line in lines]
-
-
-def _padded(cell: str, width: int) -> str:
-    return cell + " " * (width - width_of(cell))
+MEASUREMENT_COLUMNS: tuple[Column, ...] = (
+    words(
+        "spec",
+        "Convolution",
+        "With everything that tells it from others",
+        lambda one: spec_text(one.key.spec),
+        keep=100,
+    ),
+    words("path", "Path", "The way it was executed", lambda one: one.key.path, keep=90),
+    words("dtype", "Dtype", "Of input and weights", lambda one: one.key.dtype, keep=60),
+    words("layout", "Layout", "Of the input", lambda one: one.key.layout, keep=70),
+    number("threads", "Threads", "Of PyTorch", str, lambda one: one.key.threads, dtype="int64", keep=65),
+    number("batch", "Batch", "Images", str, lambda one: one.key.spec.batch, dtype="int64"),
+    milliseconds("ms", "Median ms", "The median", lambda one: one.median_s * 1e3, keep=95),
+    milliseconds(
+        "spread_ms",
+        "Spread ms",
+        "The interquartile range",
+        lambda one: None if one.spread_s is None else one.spread_s * 1e3,
+        keep=50,
+    ),
+    words("clock", "Clock", "cpu: the CPU time of one thread; wall: wall time; cuda: the device's", keep=20),
+    number("samples", "Samples", "Those kept", str, dtype="int64", keep=30),
+    number("dropped", "Dropped", "Those left out because they were interrupted", str, dtype="int64", keep=25),
+    yes("disturbed", "Disturbed", "Every sample was interrupted", keep=55),
+    number("error", "Error", "max |y - exact| / max |exact| when it was measured", error_text, keep=40),
+    number(
+        "workspace_bytes",
+        "Workspace",
+        "Beside input, output and weights",
+        bytes_text,
+        unit="bytes",
+        dtype="Int64",
+        keep=10,
+    ),
+    words(
+        "measured_at",
+        "Measured (UTC)",
+        "When",
+        _when,
+        show=lambda when: when[:16].replace("T", " "),
+        in_full=str,
+        keep=45,
+    ),
+    words("torch", "Torch", "The version of PyTorch"),
+    words("device", "Device", "Machine and software"),
+    words("fingerprint", "Fingerprint", "The same in 16 letters", lambda one: one.key.fingerprint),
+)
+_SHOWN = (
+    *("spec", "path", "dtype", "layout", "threads", "ms", "spread_ms", "clock", "samples", "dropped"),
+    *("disturbed", "error", "workspace_bytes", "measured_at"),
+)

@@ -1,0 +1,58 @@
+"""archcost accelerate: how much faster the model is with each convolution on its fastest path."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from archcost.cli.options import SPEC, count, given, names, report_options, size_option, sizes
+from archcost.cli.output import DONE, write
+
+__all__ = ["add", "run"]
+
+
+def add(commands: Any, common: argparse.ArgumentParser) -> None:
+    """The command and its options."""
+    accelerate = commands.add_parser(
+        "accelerate", parents=[common], help="the whole model with each convolution on its fastest path"
+    )
+    accelerate.add_argument("spec", metavar="SPEC", help=SPEC)
+    size_option(accelerate)
+    accelerate.add_argument("--weights", metavar="FILE", help="a state dict; errors depend on the weights")
+    accelerate.add_argument(
+        "--threads", type=count, metavar="N", help="of PyTorch; default: as many as it takes"
+    )
+    accelerate.add_argument("--paths", type=names, metavar="A,B,...", help="only these, and PyTorch's own")
+    accelerate.add_argument("--seconds", type=float, metavar="S", help="how long it may take; default: 60")
+    accelerate.add_argument(
+        "--tolerance",
+        type=float,
+        metavar="T",
+        help="the largest error of a layer; default: 1e-4",
+    )
+    accelerate.add_argument("--store", metavar="STORE", help="where times are kept; :memory: keeps none")
+    accelerate.add_argument(
+        "--no-fold", dest="fold", action="store_false", help="leave normalisation and activations as they are"
+    )
+    accelerate.add_argument(
+        "--no-nan", dest="keeps_nan", action="store_false", help="ReLU may turn what is not a number into 0"
+    )
+    report_options(accelerate)
+    accelerate.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """The exit code."""
+    from archcost.accelerating.accelerate import accelerate
+
+    options = given(
+        paths=args.paths,
+        threads=args.threads,
+        seconds=args.seconds,
+        tolerance=args.tolerance,
+        weights=args.weights,
+        input_size=sizes(args),
+    )
+    model = accelerate(args.spec, store=args.store, fold=args.fold, keeps_nan=args.keeps_nan, **options)
+    write(args, model.acceleration)
+    return DONE
