@@ -62,6 +62,11 @@ class Asked:
         """Whether rows are sorted or cut, and so stand in no tree."""
         return self.sort is not None or self.top is not None
 
+    def without_depth(self, what: str) -> None:
+        """Raises SpecError where a depth is asked for, of what has no levels."""
+        if self.depth != "auto":
+            raise SpecError(f"{what} has no levels of modules; leave depth out")
+
     def depth_for(self, people: Depth) -> int | None:
         """The depth, where ``people`` is that of a table that nobody said anything about."""
         depth = people if self.depth == "auto" else self.depth
@@ -211,7 +216,14 @@ class Document:
         Raises:
             SpecError: there is none.
         """
-        for table in self.tables:
+        return self._find(name, self.tables)
+
+    def for_people(self, asked: Asked) -> Sequence[Table]:
+        """The tables for people: those that are shown, or the one asked for."""
+        return self.shown if asked.by is None else [self._find(asked.by, [*self.shown, *self.tables])]
+
+    def _find(self, name: str | None, tables: Sequence[Table]) -> Table:
+        for table in tables:
             if name in (None, table.name):
                 return table
         if not self.tables:
@@ -221,8 +233,7 @@ class Document:
 
 def shown_in(document: Document, asked: Asked) -> list[Grid]:
     """The tables for people, with no limit to their width."""
-    tables = document.shown if asked.by is None else [document.by(asked.by)]
-    return [table.grid(table.for_people(asked)) for table in tables]
+    return [table.grid(table.for_people(asked)) for table in document.for_people(asked)]
 
 
 def near(word: object, words: Iterable[str]) -> str:

@@ -59,7 +59,7 @@ def _grids_that_fit(document: Document, asked: Asked, width: int | None) -> tupl
     """The tables, each with the columns that there is room for; and the heads of the others."""
     grids: list[Grid] = []
     left_out: dict[str, None] = {}
-    for table in document.shown if asked.by is None else [document.by(asked.by)]:
+    for table in document.for_people(asked):
         chosen = table.for_people(asked)
         grid = table.grid(chosen)
         kept = that_fit(grid, width, asked.columns is not None and not table.is_summary)
