@@ -201,7 +201,6 @@ CASES |= {
     "cli-propose-columns.csv": partial(
         run, "propose", *HALF, "--columns", "name,rule,macs_after,best", "--format", "csv"
     ),
-    "cli-propose-rules.md": partial(run, "propose", *HALF, "--by", "rules", "--format", "markdown"),
     "cli-paths.txt": paths,
     "cli-paths-alone.txt": paths_alone,
     "cli-paths.json": partial(paths, "--format", "json"),

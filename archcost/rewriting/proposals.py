@@ -118,7 +118,7 @@ class Proposals(Proposed, Result):
     """What could stand in the place of a model's convolutions: a sequence of `Proposal`, and a table.
 
     The table has layers that are alike in one row, and of each rule the best; with ``sort`` or ``top`` its
-    rows are single proposals, as those of data are. ``by`` is ``"proposals"`` or ``"rules"``.
+    rows are single proposals, as those of data are.
     """
 
     def document(self, asked: Asked) -> Document:

@@ -166,7 +166,6 @@ class Rewritten(RewrittenModel, Result):
     """What `rewrite` made. ``print`` it, take its parts, or take it as pandas, markdown, CSV, JSON or HTML.
 
     Data have one row a new layer. What `save` writes has everything but the models and their inputs.
-    ``by`` is ``"layers"`` or ``"totals"``.
     """
 
     SAVED = ("plan", "before", "after", "outcomes", "stays", "output_error", "speed")

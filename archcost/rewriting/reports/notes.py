@@ -80,14 +80,13 @@ def notes_of(proposals: Proposed, rows: str, grids: Sequence[Grid]) -> list[tupl
     """``(what, text)`` pairs, in plain text; columns are explained where the grids have them.
 
     Args:
-        rows: which ones the table of layers has, in words; empty where it is not on show.
+        rows: which ones the table has, in words.
     """
     notes = _nothing(proposals)
     notes += stays_notes(proposals.stays)
     notes += _advice(proposals)
     if len(proposals):
-        if rows:
-            notes.append(("Rows", f"{rows}; to_pandas() and --format csv have all {len(proposals)} proposals"))
+        notes.append(("Rows", f"{rows}; to_pandas() and --format csv have all {len(proposals)} proposals"))
         notes.append(("Times", _times(proposals)))
         notes.append(("Errors", _errors(proposals, grids)))
         notes.append(("Units", explained(_UNITS, grids)))

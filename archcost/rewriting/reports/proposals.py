@@ -25,13 +25,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from archcost.analysis.document import head
 from archcost.analysis.notes import heading
-from archcost.cost.costs import Total
 from archcost.report.document import Asked, Column, Document, Table, find, ordered
 from archcost.report.grid import Entry
 from archcost.report.text import visible
@@ -46,48 +45,40 @@ __all__ = ["SCHEMA", "document_of", "stays_records"]
 SCHEMA = "archcost.proposals/1"
 _ADDED = ("params_ratio", "macs_ratio", "macs_saved", "speedup", "recommended", "objection", "best")
 _LARGEST = "macs_saved"
+_EACH = "The best for each layer"
 
 
 def document_of(proposals: Proposed, asked: Asked) -> Document:
     """For people what each rule comes to, then layer by layer; as data one row a proposal."""
     asked.without_depth("a table of proposals")
     best = {id(one) for one in proposals.best()}
-    total = proposals.analysis.total
-    lines = [Line((one,), total.macs, int(id(one) in best)) for one in proposals]
-    of_rules = asked.by == "rules"
-    mine, theirs = (Asked(), asked) if of_rules else (asked, Asked())
-    rows = ordered(lines, COLUMNS, mine, _LARGEST)
-    kinds = [[line] for line in rows] if mine.is_flat else _folded(proposals, best)
+    macs = proposals.analysis.total.macs
+    lines = [Line((one,), macs, int(id(one) in best)) for one in proposals]
+    rows = ordered(lines, COLUMNS, asked, _LARGEST)
+    data = Table("proposals", COLUMNS, lambda: rows)
+    if asked.is_flat:
+        kinds = [[line] for line in rows]
+        said = f"{len(rows)} of {len(proposals)}, by {find(asked.sort or _LARGEST, COLUMNS).header}"
+    else:
+        kinds = _folded(proposals, best)
+        said = "of each rule the best for a layer, and what was timed"
     # Options stay beside the rule where they alone tell rows of one layer apart.
-    apart = mine.is_flat or any(len({line.first.rule for line in kind}) < len(kind) for kind in kinds)
+    apart = asked.is_flat or any(len({line.first.rule for line in kind}) < len(kind) for kind in kinds)
     bends = any(one.before.nonlinearities or one.after.nonlinearities for one in proposals)
-    everything = Table("proposals", COLUMNS, rows=lambda: rows)
     seen = Table(
         "proposals",
         [replace(column, keep=99) if apart and column.name == "options" else column for column in PEOPLE],
-        rows=lambda: rows,
+        lambda: rows,
         shown=[name for name in SEEN if bends or name != "nonlinearities"],
         lines=partial(_lines, kinds),
         only_known=True,
     )
-    taken = _taken(proposals)
-    rules = Table(
-        "rules",
-        RULE_COLUMNS,
-        rows=lambda: ordered(taken[:-1], RULE_COLUMNS, theirs, "macs"),
-        lines=None if of_rules else partial(_rule_lines, taken),
-        is_summary=not of_rules,
-    )
-    said = "" if of_rules else "of each rule the best for a layer, and what was timed"
-    if mine.is_flat:
-        by = find(asked.sort or _LARGEST, COLUMNS).header
-        said = f"{len(rows)} of {len(proposals)}, by {by}"
     return Document(
         schema=SCHEMA,
         headings=[heading(proposals.analysis)],
-        tables=[everything, rules],
-        shown=[rules, seen] if lines else [],
-        record=partial(_record, proposals, asked, everything),
+        tables=[data],
+        shown=[_rules(proposals), seen] if lines else [],
+        record=partial(_record, proposals, asked, data),
         notes=partial(notes_of, proposals, said),
     )
 
@@ -165,75 +156,42 @@ def _rank(line: Line) -> Any:
     return (not line.best, not one.recommended, not one.exact, error, one.macs_ratio)
 
 
-@dataclass(frozen=True)
-class Taken:
-    """What it comes to where one rule is taken wherever it is recommended, as ``rewrite`` takes it."""
-
-    rule: str
-    own: Sequence[Proposal]
-    best: Sequence[Proposal]
-    total: Total
-
-    def after(self, cost: str) -> int:
-        """Params or MACs of the whole model then."""
-        changes = (getattr(one.after, cost) - getattr(one.before, cost) for one in self.best)
-        return int(getattr(self.total, cost) + sum(changes))
-
-    def ratio(self, cost: str) -> float | None:
-        before = getattr(self.total, cost)
-        return self.after(cost) / before if before else None
-
-    @property
-    def layers(self) -> str:
-        return f"{len(self.best)} of {len({one.name for one in self.own})}"
-
-    @property
-    def largest_error(self) -> float | None:
-        known = [one.error for one in self.best if one.error is not None]
-        return max(known) if known and len(known) == len(self.best) else None
-
-    @property
-    def slower(self) -> str | None:
-        timed = [one for one in self.own if one.speedup is not None]
-        slower = sum(one.speedup < 1 and not one.recommended for one in timed if one.speedup is not None)
-        return f"{slower} of {len(timed)}" if timed else None
-
-
-def _of_rule(name: str, header: str, meaning: str, get: Any, keep: float, **more: Any) -> Column:
-    return Column(name, header, meaning, get, keep=keep, **{"dtype": "Float64", "missing": "-", **more})
-
-
-_COUNT: dict[str, Any] = {"show": str, "dtype": "str", "reads_as_number": True}
-RULE_COLUMNS = (
-    _of_rule("rule", "Rule", "The rule", lambda taken: taken.rule, 7, show=str, dtype="str"),
-    _of_rule("layers", "Layers", "Those it is best for, of those it is for", lambda t: t.layers, 6, **_COUNT),
-    _of_rule("macs", "MACs", "Of the model", lambda t: t.after("macs"), 3, show=si_text, dtype="int64"),
-    _of_rule("macs_ratio", "MACs x", "New over old", lambda t: t.ratio("macs"), 5, show=ratio_text),
-    _of_rule("params_ratio", "Params x", "New over old", lambda t: t.ratio("params"), 2, show=ratio_text),
-    _of_rule("error", "Largest error", "Of a layer", lambda t: t.largest_error, 4, show=error_text),
-    _of_rule("slower", "Slower here", "Of those that were timed", lambda t: t.slower, 1, **_COUNT),
-)
-
-
-def _taken(proposals: Proposed) -> list[Taken]:
-    """Rule by rule, then the best for each layer whatever its rule."""
-    total = proposals.analysis.total
-    rules = dict.fromkeys(one.rule for one in proposals)
-    of = [([one for one in proposals if one.rule == rule], rule) for rule in rules]
-    every = Taken("The best for each layer", proposals, proposals.best(), total)
-    return [*(Taken(rule, own, proposals.best([rule]), total) for own, rule in of), every]
-
-
-def _rule_lines(taken: Sequence[Taken], columns: Sequence[Column]) -> list[Entry]:
-    *rules, every = taken
-    entries = [
-        Entry(((visible(one.rule), ""),), tuple(c.text(one) for c in columns), "" if one.best else "dim")
-        for one in rules
-    ]
+def _rules(proposals: Proposed) -> Table:
+    """What each rule comes to where it is taken wherever it is recommended, as ``rewrite`` takes it."""
+    heads = {"Layers": 6, "MACs": 3, "MACs x": 5, "Params x": 2, "Largest error": 4, "Slower here": 1}
+    rules = list(dict.fromkeys(one.rule for one in proposals))
+    lines, styles = {}, {}
+    for rule in rules:
+        own, best = [one for one in proposals if one.rule == rule], proposals.best([rule])
+        lines[visible(rule)], styles[visible(rule)] = _together(proposals, own, best), "dim" * (not best)
     if len(rules) > 1:
-        cells = tuple(column.text(every) for column in columns)
-        entries.append(Entry(((every.rule, "bold"),), cells, "bold", total=True))
-    return entries
+        lines[_EACH], styles[_EACH] = _together(proposals, proposals, proposals.best()), "bold"
+
+    def entries(columns: Sequence[Column]) -> list[Entry]:
+        cells = {row[0]: tuple(column.text(row) for column in columns) for row in lines.items()}
+        return [Entry(((k, ""),), cells[k], styles[k], total=k == _EACH) for k in lines]
+
+    return replace(Table.of_texts("rules", "Rule", heads, lines), lines=entries)
+
+
+def _together(proposals: Proposed, own: Sequence[Proposal], best: Sequence[Proposal]) -> tuple[str, ...]:
+    total = proposals.analysis.total
+    macs, params = (
+        getattr(total, name) + sum(getattr(one.after, name) - getattr(one.before, name) for one in best)
+        for name in ("macs", "params")
+    )
+    errors = [one.error for one in best]
+    known = [error for error in errors if error is not None]
+    slower = sum(one.speedup is not None and one.speedup < 1 and not one.recommended for one in own)
+    timed = sum(one.speedup is not None for one in own)
+    return (
+        f"{len(best)} of {len({one.name for one in own})}",
+        si_text(macs),
+        ratio_text(macs / total.macs) if total.macs else "-",
+        ratio_text(params / total.params) if total.params else "-",
+        error_text(max(known)) if known and len(known) == len(errors) else "-",
+        f"{slower} of {timed}" if timed else "-",
+    )
 
 
 def _record(proposals: Proposed, asked: Asked, table: Table) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from archcost.analysis.document import head, total_of
 from archcost.analysis.notes import heading
 from archcost.analysis.rows import Ledger
 from archcost.report.document import Asked, Column, Document, Table, find, ordered
-from archcost.report.grid import Entry, Grid
+from archcost.report.grid import Grid
 from archcost.report.notes import Explanations, explained, signs
 from archcost.report.text import visible
 from archcost.report.units import ratio_text
@@ -136,97 +136,51 @@ _SEEN = (
 )
 
 
-@dataclass(frozen=True)
-class Sum:
-    """One cost of the whole model, before and after."""
-
-    name: str
-    header: str
-    before: int
-    after: int
-    texts: tuple[str, str]
-    """Of both, for people."""
-    is_known: bool = True
-    """Neither is only a lower bound."""
-
-    @property
-    def ratio(self) -> float | None:
-        return self.after / self.before if self.is_known and self.before else None
-
-    @property
-    def ratio_text(self) -> str:
-        if not self.is_known:
-            return "?"
-        return ("-" if self.after else "1x") if self.ratio is None else ratio_text(self.ratio)
-
-
-_TEXT: dict[str, Any] = {"show": str, "dtype": "str"}
-TOTAL_COLUMNS = (
-    Column("total", "Total", "The cost, as a column of an Analysis", lambda row: row.name, **_TEXT),
-    Column("before", "Before", "Of the model as it was", lambda row: row.before, keep=3),
-    Column("after", "After", "Of the new model", lambda row: row.after, keep=2),
-    Column("ratio", "x", "New over old", lambda row: row.ratio, show=ratio_text, dtype="Float64", keep=1),
-)
-
-
 def document_of(rewritten: RewrittenModel, asked: Asked) -> Document:
     """For people the totals, then the new layers; as data one row a new layer."""
     asked.without_depth("a table of new layers")
-    whole = asked.by == "totals"
-    mine, theirs = (Asked(), asked) if whole else (asked, Asked())
     macs = rewritten.before.total.macs
     layers = [Layer((one.proposal,), macs, outcome=one) for one in rewritten.outcomes]
-    rows = ordered(layers, COLUMNS, mine, "macs_saved")
-    data = Table("layers", COLUMNS, rows=lambda: rows)
-    seen = Table("layers", _PEOPLE, rows=lambda: rows, shown=_SEEN, only_known=True)
-    totals = Table(
-        "totals",
-        TOTAL_COLUMNS,
-        rows=lambda: ordered(_sums(rewritten), TOTAL_COLUMNS, theirs, "before"),
-        lines=lambda columns: _total_lines(
-            ordered(_sums(rewritten), TOTAL_COLUMNS, theirs, "before"), columns
-        ),
-        is_summary=not whole,
-    )
+    rows = ordered(layers, COLUMNS, asked, "macs_saved")
+    data = Table("layers", COLUMNS, lambda: rows)
+    seen = replace(data, columns=_PEOPLE, shown=_SEEN, only_known=True)
     name, rest = heading(rewritten.before)
     return Document(
         schema=SCHEMA,
         headings=[(f"{name}, rewritten", rest)],
-        tables=[data, totals],
-        shown=[totals, seen] if layers else [totals],
+        tables=[data],
+        shown=[_totals(rewritten), *([seen] if rows else [])],
         record=partial(_record, rewritten, asked, data),
         notes=partial(_notes, rewritten),
     )
 
 
-def _sums(rewritten: RewrittenModel) -> list[Sum]:
+def _totals(rewritten: RewrittenModel) -> Table:
+    """One line a cost: before, after, the ratio."""
     sides = (rewritten.before, rewritten.after)
     rows = [Ledger(side).row(side.total) for side in sides]
-    found = []
+    lines = {}
     for column in (find(name, MODULE_COLUMNS) for name in _TOTALS):
-        before, after = map(column.get, rows)
-        texts = (column.text(rows[0]), column.text(rows[1]))
-        known = not any(map(column.lower_bound, rows))
-        found.append(Sum(column.name, column.header, before, after, texts, known))
+        values = [None if column.lower_bound(row) else column.get(row) for row in rows]
+        lines[column.header] = (*map(column.text, rows), _ratio(*values))
     for name, header in _ON_PATH.items():
-        before, after = (getattr(side.total, name) for side in sides)
-        found.append(Sum(name, header, before, after, (str(before), str(after))))
-    return found
+        values = [getattr(side.total, name) for side in sides]
+        lines[header] = (*map(str, values), _ratio(*values))
+    return Table.of_texts("totals", "Total", {"Before": 3, "After": 2, "x": 1}, lines)
 
 
-def _total_lines(sums: Sequence[Sum], columns: Sequence[Column]) -> list[Entry]:
-    """Each in its own unit."""
-    entries = []
-    for one in sums:
-        texts = {"before": one.texts[0], "after": one.texts[1], "ratio": one.ratio_text}
-        entries.append(Entry(((one.header, ""),), tuple(texts[column.name] for column in columns)))
-    return entries
+def _ratio(before: Any, after: Any) -> str:
+    if before is None or after is None:
+        return "?"
+    if not before:
+        return "1x" if not after else "-"
+    return ratio_text(after / before)
 
 
 def _record(rewritten: RewrittenModel, asked: Asked, table: Table) -> dict[str, Any]:
     from archcost.rewriting.plan.plan_json import plan_record
 
-    columns = table.for_data(asked if asked.by != "totals" else Asked())
+    columns = table.for_data(asked)
     return {
         **head(rewritten.before),
         "before": total_of(rewritten.before),
