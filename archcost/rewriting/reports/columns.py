@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import Any
 
 from archcost.report.document import Column
@@ -75,8 +76,11 @@ def _number(
     return Column(name, header, meaning, _get(of), unit=unit, show=show, **given)
 
 
-def _ratio(before: float, after: float) -> float | None:
-    return after / before if before else None
+def _ratio(name: str) -> Of:
+    """New over old; None where there was nothing."""
+    return lambda one: (
+        getattr(one.after, name) / getattr(one.before, name) if getattr(one.before, name) else None
+    )
 
 
 def _percent(line: Line) -> float | None:
@@ -102,21 +106,14 @@ _COSTS: tuple[tuple[str, str, str, str, Callable[[Any], str], str], ...] = (
 
 
 _SIDES = {"before": "of the layer as it is", "after": "of what would stand there"}
-
-
-def _cost(name: str, side: str) -> Of:
-    return lambda one: getattr(getattr(one, side), name)
-
-
-def _costs() -> list[Column]:
-    return [
-        _number(
-            *(f"{name}_{side}", f"{header} {side}", f"{meaning}; {of}", _cost(name, side), show, unit),
-            dtype=dtype,
-        )
-        for name, header, meaning, unit, show, dtype in _COSTS
-        for side, of in _SIDES.items()
-    ]
+_SIDE_BY_SIDE = [
+    _number(
+        *(f"{name}_{side}", f"{header} {side}", f"{meaning}; {of}", attrgetter(f"{side}.{name}"), show, unit),
+        dtype=dtype,
+    )
+    for name, header, meaning, unit, show, dtype in _COSTS
+    for side, of in _SIDES.items()
+]
 
 
 def _error(one: Proposal) -> float | None:
@@ -137,22 +134,8 @@ _ABOUT: tuple[Column, ...] = (
     _words("exact", "Exact", "Computes the same, but for rounding", lambda one: one.exact, dtype="bool"),
 )
 _SAVED: tuple[Column, ...] = (
-    _number(
-        "params_ratio",
-        "Params x",
-        "New parameters over old ones",
-        lambda one: _ratio(one.before.params, one.after.params),
-        ratio_text,
-        keep=60,
-    ),
-    _number(
-        "macs_ratio",
-        "MACs x",
-        "New MACs over old ones",
-        lambda one: _ratio(one.before.macs, one.after.macs),
-        ratio_text,
-        keep=96,
-    ),
+    _number("params_ratio", "Params x", "New parameters over old", _ratio("params"), ratio_text, keep=60),
+    _number("macs_ratio", "MACs x", "New MACs over old", _ratio("macs"), ratio_text, keep=96),
     Column(
         "macs_saved",
         "Saved %",
@@ -176,7 +159,7 @@ _MEASURED: tuple[Column, ...] = (
         "speedup",
         "Speedup",
         "Old time over new: raced, else on the best paths, else on PyTorch's own",
-        lambda one: one.speedup,
+        attrgetter("speedup"),
         ratio_text,
         keep=95,
     ),
@@ -215,7 +198,7 @@ _JUDGED: tuple[Column, ...] = (
     ),
 )
 
-COLUMNS: tuple[Column, ...] = (*_ABOUT, *_costs(), *_SAVED, *_MEASURED, *_JUDGED)
+COLUMNS: tuple[Column, ...] = (*_ABOUT, *_SIDE_BY_SIDE, *_SAVED, *_MEASURED, *_JUDGED)
 _BY_NAME = {column.name: column for column in COLUMNS}
 
 
