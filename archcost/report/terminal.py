@@ -20,10 +20,15 @@ _ASCII = str.maketrans({"├": "|", "└": "`", "│": "|", "─": "-", "…": "
 
 def show(document: Document, asked: Asked, width: int | None = None, console: Console | None = None) -> None:
     """Print it: in colour and within the width on a terminal, plain and uncut in a pipe."""
-    if console is None:
-        from rich.console import Console as console_on
+    from rich.console import Console as RichConsole
 
-        console = console_on()
+    class OurConsole(RichConsole):
+        """rich would end the process where the reader has gone; what that means the caller says."""
+
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError
+
+    console = OurConsole() if console is None else console
     _paint(_lines(document, asked, _width_of(console, width)), console)
 
 
