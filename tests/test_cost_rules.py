@@ -239,12 +239,8 @@ def _(x):
 @pytest.fixture
 def rules():
     """The table of rules, put back afterwards."""
-    registry.load_rules()
-    before = dict(registry._rules)
-    yield
-    registry._rules.clear()
-    registry._rules.update(before)
-    registry._rule_for.cache_clear()
+    with registry.table.temporarily():
+        yield
 
 
 class Mysterious(nn.Module):
@@ -336,14 +332,15 @@ def test_a_rule_that_cannot_be_registered_says_why(rules, names, kind, message):
 
 def test_every_rule_names_an_operator_of_the_framework():
     """A misspelt rule would never apply; families with one rule for several versions may name absent ones."""
-    registry.load_rules()
     import torchvision  # noqa: F401 - registers its operators
 
     known = set()
     for schema in torch._C._jit_get_all_schemas():
         known.add(schema.name.replace("::", ".").removesuffix("_"))
     names = {
-        name for name in registry._rules if name.partition(".")[0] in ("aten", "quantized", "torchvision")
+        name
+        for name in registry.table.entries
+        if name.partition(".")[0] in ("aten", "quantized", "torchvision")
     }
     missing = {name for name in names if name not in known and name.removesuffix(".Scalar") not in known}
     assert len(missing) < len(names) // 8, sorted(missing)
@@ -583,7 +580,6 @@ def test_no_operator_of_the_framework_that_contracts_passes_for_pointwise():
     from archcost.cost.rules.fallback import contracts
     from archcost.trace.schema import find_overload
 
-    registry.load_rules()
     through = set()
     for schema in torch._C._jit_get_all_schemas():
         name = f"{schema.name.replace('::', '.')}.{schema.overload_name or 'default'}"

@@ -24,13 +24,10 @@ def failures(text: str, name: str) -> list[str]:
 
 @pytest.fixture(autouse=True)
 def _rules_of_a_page_go_with_it():
-    from archcost.rewriting import available, rule
+    from archcost.rewriting import rule
 
-    available()
-    before = dict(rule._rules)
-    yield
-    rule._rules.clear()
-    rule._rules.update(before)
+    with rule.table.temporarily():
+        yield
 
 
 @pytest.mark.parametrize("name", PAGES)

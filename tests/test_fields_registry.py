@@ -46,14 +46,8 @@ def _(x):
 @pytest.fixture
 def rules():
     """The table of rules, put back afterwards."""
-    registry.load_rules()
-    before = dict(registry._rules), set(registry._sliding)
-    yield
-    registry._rules.clear()
-    registry._rules.update(before[0])
-    registry._sliding.clear()
-    registry._sliding.update(before[1])
-    registry.rule_for.cache_clear()
+    with registry.table.temporarily():
+        yield
 
 
 class Mysterious(nn.Module):
@@ -224,11 +218,9 @@ def answered(overload):
 
 
 def test_every_operator_that_is_counted_has_a_dependence():
-    counting.load_rules()
-    registry.load_rules()
     missing = set()
     for name, overloads in framework().items():
-        if name in counting._rules:
+        if name in counting.table.entries:
             forms = [find_overload(f"{name}.{overload}") for overload in overloads]
             if not all(answered(form) for form in forms if form is not None):
                 missing.add(name)
@@ -237,11 +229,10 @@ def test_every_operator_that_is_counted_has_a_dependence():
 
 def test_every_rule_names_an_operator_of_the_framework():
     """A misspelt rule would never apply; families with one rule for several versions may name absent ones."""
-    registry.load_rules()
     known = set()
     for name, overloads in framework().items():
         for form in (name, name.removesuffix("_")):
             known |= {form, *(f"{form}.{overload}" for overload in overloads)}
-    names = {n for n in registry._rules if n.partition(".")[0] in ("aten", "quantized", "torchvision")}
+    names = {n for n in registry.table.entries if n.partition(".")[0] in ("aten", "quantized", "torchvision")}
     missing = names - known
     assert len(missing) < len(names) // 8, sorted(missing)

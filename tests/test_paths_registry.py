@@ -29,13 +29,8 @@ OWN = (
 @pytest.fixture
 def table():
     """The registry as it was, afterwards."""
-    available()
-    before = dict(registry._paths)
-    yield registry
-    registry._paths.clear()
-    registry._paths.update(before)
-    registry.load_paths.cache_clear()
-    registry.load_paths()
+    with registry.table.temporarily():
+        yield registry.table
 
 
 class Doubled(DirectPath):
@@ -83,11 +78,11 @@ def test_what_the_user_registers_before_the_first_look_up_wins(table):
     class Mine(Doubled):
         name = "direct"
 
-    table._paths.clear()
-    table.load_paths.cache_clear()
-    mine = register(Mine())
-    assert get("direct") is mine
-    assert available() == OWN
+    with table.temporarily(fresh=True):
+        mine = register(Mine())
+        assert get("direct") is mine
+        assert available() == OWN
+    assert get("direct") is not mine
 
 
 def test_only_paths_are_registered():
@@ -95,42 +90,6 @@ def test_only_paths_are_registered():
         register(Doubled)
     with pytest.raises(ArchcostError, match="is no ExecutionPath"):
         register("direct")
-
-
-THIRD_PARTY = """
-from archcost.paths import register
-from archcost.paths.algorithms.direct import DirectPath
-
-class Theirs(DirectPath):
-    name = "theirs"
-
-register(Theirs())
-"""
-
-
-def installed(folder, code):
-    """A package as pip would leave it, with an entry point of the group."""
-    (folder / "their_paths.py").write_text(code)
-    info = folder / "their_paths-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: their-paths\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[archcost.paths]\ntheirs = their_paths\n")
-
-
-def test_packages_bring_paths_through_an_entry_point(table, tmp_path, monkeypatch):
-    installed(tmp_path, THIRD_PARTY)
-    monkeypatch.syspath_prepend(tmp_path)
-    table.load_paths.cache_clear()
-    assert available() == (*OWN, "theirs")
-    sys.modules.pop("their_paths")
-
-
-def test_a_broken_package_is_named(table, tmp_path, monkeypatch):
-    installed(tmp_path, "import nothing_of_that_name")
-    monkeypatch.syspath_prepend(tmp_path)
-    table.load_paths.cache_clear()
-    with pytest.raises(ArchcostError, match=r"of their-paths \(entry point 'theirs'\) cannot be loaded"):
-        available()
 
 
 REFUSED = [

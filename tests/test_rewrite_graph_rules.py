@@ -19,9 +19,8 @@ from archcost.latency.store.measurement import Key, Measurement
 from archcost.latency.store.store import Store
 from archcost.merging.chain import Kept
 from archcost.nn.path_conv import PathConv
-from archcost.rewriting import Plan
+from archcost.rewriting import Plan, available, get
 from archcost.rewriting.plan.building import built
-from archcost.rewriting.rules import RULES
 from archcost.rewriting.rules.layout import NOT_MEASURED, Layout, looking_in
 from archcost.rewriting.rules.merge import Merge
 from archcost.rewriting.rules.pool_first import PoolFirst
@@ -978,8 +977,8 @@ def test_options_that_mean_nothing_say_what_does():
 
 
 def test_the_rules_are_known_by_their_names_and_in_order():
-    assert [rule.name for rule in RULES][-3:] == ["pool_first", "merge", "layout"]
-    assert all(rule.change and rule.break_even for rule in RULES)
+    assert available()[-3:] == ("pool_first", "merge", "layout")
+    assert all(rule.change and rule.break_even for rule in map(get, available()))
 
 
 def test_looking_at_a_model_does_not_keep_it():

@@ -10,7 +10,7 @@ import archcost
 from archcost.errors import InputError, RewriteError, SpecError
 from archcost.latency.store.store import Store
 from archcost.rewriting import Factorisation, Plan, Replacement, chained
-from archcost.rewriting.rule import _rules, register
+from archcost.rewriting.rule import register, table
 
 
 def cnn():
@@ -161,8 +161,8 @@ class Wrong(Factorisation):
     ],
 )
 def test_a_layer_that_is_not_as_predicted_is_taken_back_and_said(fault, words):
-    register(Wrong(fault))
-    try:
+    with table.temporarily():
+        register(Wrong(fault))
         model = cnn()
         new = rewritten(model, rules=["wrong"])
         stay = next(one for one in new.stays if one.name == "3")
@@ -170,8 +170,6 @@ def test_a_layer_that_is_not_as_predicted_is_taken_back_and_said(fault, words):
         with pytest.raises(RewriteError, match=words):
             rewritten(model, {"3": "wrong"})
         assert torch.equal(new.model(images()), model(images()))
-    finally:
-        del _rules["wrong"]
 
 
 class Failing(Factorisation):
@@ -210,8 +208,8 @@ class Failing(Factorisation):
 @pytest.mark.parametrize("where", ["refusal", "options", "replacement", "carry"])
 def test_a_rule_that_fails_at_one_place_ends_nothing_else(where, error):
     model, x = cnn()[:5], images()
-    register(Failing(where, error))
-    try:
+    with table.temporarily():
+        register(Failing(where, error))
         new = rewritten(model, rules=["failing"], inputs=x)
         assert [one.name for one in new.plan] == ["0"]
         (stays,) = new.stays
@@ -221,8 +219,6 @@ def test_a_rule_that_fails_at_one_place_ends_nothing_else(where, error):
         assert torch.equal(new.model(x), model(x))
         with pytest.raises(type(error) if where == "carry" else Exception, match="no luck"):
             rewritten(model, {"3": "failing"}, inputs=x)
-    finally:
-        del _rules["failing"]
 
 
 class Branching(nn.Module):

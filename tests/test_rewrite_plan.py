@@ -12,7 +12,7 @@ from torch import nn
 import archcost
 from archcost.errors import RewriteError
 from archcost.rewriting import Factorisation, Plan, Replacement
-from archcost.rewriting.rule import _rules, register
+from archcost.rewriting.rule import register, table
 
 
 class Net(nn.Module):
@@ -183,12 +183,10 @@ def test_a_failure_half_way_leaves_the_model_as_it_was():
     second = copy.copy(plan.proposals[1])
     object.__setattr__(second, "rule", "failing")
     before = dict(model.named_modules(remove_duplicate=False))
-    register(Failing())
-    try:
+    with table.temporarily():
+        register(Failing())
         with pytest.raises(MemoryError, match="no room"):
             Plan([plan.proposals[0], second]).apply(model, inplace=True)
-    finally:
-        del _rules["failing"]
     assert dict(model.named_modules(remove_duplicate=False)) == before
 
 

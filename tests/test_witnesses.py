@@ -57,13 +57,9 @@ def test_other_layers_agree_or_have_a_reason(layer, shape):
 
 @pytest.fixture
 def a_wrong_rule():
-    registry.load_rules()
-    before = dict(registry._rules)
-    archcost.counting_rule("aten.convolution", kind="convolution")(lambda op: (12345, 0))
-    yield
-    registry._rules.clear()
-    registry._rules.update(before)
-    registry._rule_for.cache_clear()
+    with registry.table.temporarily():
+        archcost.counting_rule("aten.convolution", kind="convolution")(lambda op: (12345, 0))
+        yield
 
 
 def test_a_complex_convolution_is_three_real_ones_to_others():

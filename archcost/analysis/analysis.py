@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from archcost.analysis.document import document_of, flat
 from archcost.analysis.traced import TracedModel
-from archcost.cost.costs import cost_of
+from archcost.cost.costs import Costs, cost_of
 from archcost.errors import ArchcostError, InputError, SpecError
 from archcost.report.document import Asked, Document
 from archcost.report.result import Result
@@ -69,7 +69,7 @@ def analyze(
     with paused_gc():
         trace = traced(model, inputs, input_size=input_size, **options)
         costs = cost_of(trace)
-        notes = (*mode_note(trace, model), *trace.notes, *costs.notes)
+        notes = (*mode_note(trace, model), *_notes(trace, costs))
         return Analysis(trace, costs, trace.model_name, notes, _Alive(model))
 
 
@@ -126,7 +126,7 @@ def _analyze_spec(
             if not loaded.without_values:
                 raise
     costs = cost_of(trace)
-    notes = (*([loaded.assumed] if assumes else []), *trace.notes, *costs.notes)
+    notes = (*([loaded.assumed] if assumes else []), *_notes(trace, costs))
     return Analysis(trace, costs, loaded.spec, notes, _Named(spec, weights, floats))
 
 
@@ -140,6 +140,13 @@ def _saved(path: str, given: list[str]) -> Analysis:
     if not isinstance(found, Analysis):
         raise SpecError(f"{path} holds a {type(found).__name__}, and no Analysis")
     return found
+
+
+def _notes(trace: Trace, costs: Costs) -> tuple[str, ...]:
+    """Those of the pass and of the counts, and the dependence rules that could not be loaded."""
+    from archcost.fields.registry import table
+
+    return (*trace.notes, *costs.notes, *table.notes)
 
 
 class _Alive:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, lru_cache
 from operator import add, attrgetter
 
 from archcost.cost.complex import as_defined
 from archcost.cost.depth import depends_on_input, is_weighted, longest_path, stacked_layers
 from archcost.cost.memory import live_bytes, traffic
-from archcost.cost.registry import REAL_FLOPS, Count, count
+from archcost.cost.registry import COMPLEX_FLOPS, REAL_FLOPS, Count, table
+from archcost.cost.rules.fallback import classify
 from archcost.trace.graph import Op, TensorRef, Trace
 
 __all__ = ["Costs", "ModuleCost", "OpCost", "Total", "Uncounted", "cost_of"]
@@ -137,7 +138,7 @@ class Costs:
     total: Total
     uncounted: tuple[Uncounted, ...] = field(default=())
     notes: tuple[str, ...] = field(default=())
-    """Assumptions of counting rules, in words."""
+    """Assumptions of counting rules, and the rules of other packages that could not be loaded, in words."""
 
     @cached_property
     def by_name(self) -> dict[str, ModuleCost]:
@@ -163,8 +164,26 @@ def cost_of(trace: Trace) -> Costs:
         nonlinearities=bends,
         inputs_bytes=sum(s.nbytes for s in trace.storages if s.origin == "input"),
     )
-    notes = tuple(dict.fromkeys(c.note for c in counts if c.note is not None))
-    return Costs(ops, (total, *rows[1:]), total, _uncounted(ops), notes)
+    notes = dict.fromkeys(c.note for c in counts if c.note is not None)
+    return Costs(ops, (total, *rows[1:]), total, _uncounted(ops), (*notes, *table.notes))
+
+
+def count(op: Op) -> Count:
+    """The count of one operation; unknown, with the reason, where no rule knows it."""
+    rule, kind = table.find(op.name) or (classify, "unknown")
+    try:
+        result = rule(op)
+        if not isinstance(result, Count):
+            macs, other_ops = result
+            result = Count(macs, other_ops, kind)
+    except Exception as error:  # a rule meets a call it does not understand: that is an unknown as well
+        return Count(None, None, "unknown", f"its rule failed: {type(error).__name__}: {error}")
+    if None in (result.macs, result.other_ops) and result.reason is None:
+        result = replace(result, reason="its rule says that it is not known")
+    if result.flops_per_mac is None and result.macs != 0:
+        is_complex = any(out.dtype.is_complex for out in op.outputs)
+        result = replace(result, flops_per_mac=COMPLEX_FLOPS if is_complex else REAL_FLOPS)
+    return result
 
 
 def _op_cost(op: Op, counted: Count, weighted: bool, trace: Trace, live: int) -> OpCost:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import lcm
-from typing import TYPE_CHECKING, Literal
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -12,11 +12,9 @@ from archcost.fields.intervals.intervals import Intervals
 from archcost.fields.intervals.taps import EMPTY
 from archcost.fields.registry import slides
 from archcost.fields.replay.read import InputAxes, is_map, places, profile
+from archcost.fields.replay.replay import Opaque, Replay
 from archcost.fields.replay.support import covered, has_dilation, support_of
-from archcost.trace.graph import Op, TensorRef
-
-if TYPE_CHECKING:
-    from archcost.fields.fields import Fields
+from archcost.trace.graph import Op, TensorRef, Trace
 
 __all__ = ["Finding", "find_all", "padding_share"]
 
@@ -24,6 +22,21 @@ Kind = Literal["unproductive", "misaligned", "uncovered", "global", "unknown"]
 
 # Operators that merge branches element by element or channel by channel.
 _MERGES = {"add", "sub", "mul", "cat", "maximum", "minimum", "stack", "add_relu", "where"}
+
+
+class Fields(Protocol):
+    """What is looked at here: see `archcost.fields.fields.Fields`, which is one."""
+
+    trace: Trace
+    replay: Replay
+
+    @property
+    def inputs(self) -> tuple[InputAxes, ...]: ...
+
+    @property
+    def opaque(self) -> tuple[Opaque, ...]: ...
+
+    def standing(self, layer: str, of: int | None = None) -> list[int]: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,13 +6,13 @@ depend on the input), and returns the same for each output: one, a list of them,
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache, lru_cache
+from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
-from archcost.errors import ArchcostError
 from archcost.fields.intervals.intervals import Intervals, union
-from archcost.registry import load_plugins
+from archcost.registry import OperatorRegistry, forms
 from archcost.trace.graph import Op, TensorRef, refs
 from archcost.trace.schema import arguments, find_overload
 
@@ -36,8 +36,9 @@ Rule = Callable[[Op, See], Any]
 if TYPE_CHECKING:
     import numpy as np
 
-_rules: dict[str, Rule] = {}
-_sliding: set[str] = set()
+table: OperatorRegistry[tuple[Rule, bool]] = OperatorRegistry(
+    "dependence rules", home="archcost.fields.rules", group="archcost.field_rules"
+)
 
 
 def field_rule(*names: str, slides: bool = False) -> Callable[[Rule], Rule]:
@@ -50,19 +51,8 @@ def field_rule(*names: str, slides: bool = False) -> Callable[[Rule], Rule]:
     ... def scaled_add(op, see):
     ...     return pointwise(op, see)
     """
-    if not names or not all(isinstance(name, str) for name in names):
-        raise ArchcostError('field_rule: name the operators, as in @field_rule("mylib::op")')
-
-    def register(rule: Rule) -> Rule:
-        for name in names:
-            _rules[name.replace("::", ".")] = rule
-            if slides:
-                _sliding.add(name.replace("::", "."))
-        rule_for.cache_clear()
-        _is_sliding.cache_clear()
-        return rule
-
-    return register
+    by = sys._getframe(1).f_globals.get("__name__", "")
+    return table.register("field_rule", names, lambda rule: (rule, slides), by)
 
 
 def pointwise(op: Op, see: See) -> Intervals | None:
@@ -97,64 +87,27 @@ def outs(name: str) -> frozenset[str]:
     )
 
 
-@cache
-def _names(name: str) -> tuple[str, ...]:
-    """What a rule for an operator may be registered under, most special first."""
-    return (*_forms(name), *_bases(name))
-
-
-def _bases(name: str) -> tuple[str, str]:
-    base = name.rpartition(".")[0] if name.count(".") > 1 else name
-    return base, base.removesuffix("_")
-
-
-@cache
-def _forms(name: str) -> tuple[str, ...]:
-    """An overload, and the ones that compute the same into a new tensor where it is in place or ``out=``."""
-    plain, overload = _bases(name)[1], name.rpartition(".")[2]
-    if overload == "out":
-        return (name, f"{plain}.default", f"{plain}.Tensor")
-    return (name, f"{plain}.{overload.removesuffix('_out')}")
-
-
-@cache
 def rule_for(name: str) -> Rule | None:
     """The rule of an operator; by the framework's own tags where none is registered; or None."""
-    load_rules()
-    for candidate in _names(name):
-        if candidate in _rules:
-            return _rules[candidate]
-    import torch
-
-    overloads = map(find_overload, _forms(name))
-    if any(overload is not None and torch.Tag.pointwise in overload.tags for overload in overloads):
-        return pointwise
-    return None
+    found = table.find(name)
+    return found[0] if found is not None else pointwise if _is_pointwise(name) else None
 
 
 @cache
-def _is_sliding(name: str) -> bool:
-    load_rules()
-    return any(form in _sliding for form in _names(name))
+def _is_pointwise(name: str) -> bool:
+    import torch
+
+    overloads = map(find_overload, forms(name))
+    return any(overload is not None and torch.Tag.pointwise in overload.tags for overload in overloads)
 
 
 def slides(op: Op) -> int:
     """The number of dimensions that the operator slides over; 0 where it is no window."""
-    if not _is_sliding(op.name):
+    _, is_window = table.find(op.name) or (None, False)
+    if not is_window:
         return 0
     second = op.args[1] if len(op.args) > 1 else None
     if isinstance(second, TensorRef):
         return len(second.shape) - 2
     digits = [c for c in op.base if c.isdigit()]
     return int(digits[0]) if digits else len(op.args[0].shape) - 2
-
-
-@lru_cache(maxsize=1)
-def load_rules() -> None:
-    """Import archcost's own rules, then those that installed packages announce."""
-    from archcost.fields import rules
-
-    own = dict(_rules)
-    rules.load()
-    load_plugins("archcost.field_rules", "dependence rules")
-    _rules.update(own)  # what the user registered before the first analysis wins

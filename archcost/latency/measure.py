@@ -179,6 +179,7 @@ class _Run:
         import torch
 
         from archcost.latency.store.fingerprint import fingerprint
+        from archcost.paths.registry import table
         from archcost.trace.graph import refs
 
         shapes = [ref.shape for ref in refs(self.analysis.trace.inputs)]
@@ -199,7 +200,7 @@ class _Run:
             seconds=self.seconds,
             took_s=now() - self.start,
             interrupted=interrupted,
-            notes=(*self.analysis.notes, *self.notes),
+            notes=(*self.analysis.notes, *self.notes, *table.notes),
             predictions=self.predictions,
         )
 

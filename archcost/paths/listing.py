@@ -5,6 +5,8 @@ from __future__ import annotations
 import textwrap
 from typing import Any
 
+from archcost.report.text import visible
+
 __all__ = ["kernels_text", "paths_record", "paths_text"]
 
 
@@ -31,13 +33,14 @@ def paths_text(width: int = 100) -> str:
             said.insert(2, f"compiled for {path['compiled']}")
         body = [line for text in said for line in textwrap.wrap(text, max(20, width - column))]
         lines += [f"{path['name'] if not i else '':{column}}{line}" for i, line in enumerate(body)]
-    end = textwrap.wrap(f"{len(record['paths'])} paths; kernels: {record['kernels']}", width)
-    return "\n".join([*lines, "", *end, ""])
+    said = [f"{len(record['paths'])} paths; kernels: {record['kernels']}"]
+    said += [f"Note: {visible(note)}" for note in record.get("notes", ())]
+    return "\n".join([*lines, "", *(line for text in said for line in textwrap.wrap(text, width)), ""])
 
 
 def paths_record() -> dict[str, Any]:
-    """The same for JSON."""
-    from archcost.paths.registry import available, get
+    """The same for JSON; with ``notes`` where the paths of other packages could not be loaded."""
+    from archcost.paths.registry import available, get, table
 
     paths = map(get, available())
     known = [
@@ -50,4 +53,5 @@ def paths_record() -> dict[str, Any]:
         }
         for p in paths
     ]
-    return {"paths": known, "kernels": kernels_text()}
+    notes = {"notes": list(table.notes)} if table.notes else {}
+    return {"paths": known, "kernels": kernels_text(), **notes}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from math import isfinite, nan
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
 from torch import nn
@@ -20,7 +20,6 @@ from archcost.weights.biases import biases, evened
 from archcost.weights.unfolded import Unfolded
 
 if TYPE_CHECKING:
-    from archcost.rewriting.rule import Factorisation
     from archcost.weights.moments import Moments
 
 __all__ = ["errors_of_factors", "factored", "kernel_error", "predicted_error", "unfolded_of"]
@@ -36,8 +35,20 @@ _LARGE = 2**18
 _TRANSPOSED = "a transposed layer in a chain with others that are not, and look at more than one pixel"
 
 
+class Factors(Protocol):
+    """What is asked of a rule here: see `archcost.rewriting.rule.Factorisation`, which is one."""
+
+    name: ClassVar[str]
+
+    def factors(
+        self, kernel: torch.Tensor, replacement: Replacement, moments: Moments | None
+    ) -> list[torch.Tensor]: ...
+
+    def lost(self, kernel: Unfolded, replacement: Replacement) -> float | None: ...
+
+
 def factored(
-    rule: Factorisation,
+    rule: Factors,
     module: nn.Module,
     replacement: Replacement,
     moments: Moments | None = None,
@@ -75,7 +86,7 @@ def factored(
 
 
 def errors_of_factors(
-    rule: Factorisation,
+    rule: Factors,
     module: nn.Module,
     replacement: Replacement,
     moments: Moments | None = None,
@@ -133,7 +144,7 @@ def predicted_error(target: torch.Tensor, composed: torch.Tensor, moments: Momen
 
 
 def _factors(
-    rule: Factorisation,
+    rule: Factors,
     module: nn.Module,
     replacement: Replacement,
     specs: Sequence[ConvSpec],

@@ -59,6 +59,7 @@ def propose(
     analysis = analysis_of("propose", model, inputs, input_size=input_size, progress=progress)
     from archcost.latency.store.store import opened
     from archcost.rewriting.proposing import proposals_of
+    from archcost.rewriting.rule import table
 
     net = analysis.model
     ratios = (ratio,) if isinstance(ratio, (int, float)) else tuple(ratio)
@@ -94,6 +95,7 @@ def propose(
         ratio=max(ratios),
         device=found.device,
         store=store,
+        notes=table.notes,
     )
 
 

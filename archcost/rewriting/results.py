@@ -37,6 +37,8 @@ class Proposed(Sequence[Proposal]):
     """The MACs asked for, as a share of those of each layer; the largest where there were several."""
     store: Any = field(default=None, repr=False, compare=False, metadata={"saved": False})
     """Where times were looked up, as `propose` was told."""
+    notes: tuple[str, ...] = ()
+    """Beside those of the analysis: the rules of other packages that could not be loaded."""
 
     @property
     def model_name(self) -> str:
@@ -100,6 +102,8 @@ class RewrittenModel:
     original: nn.Module | None
     """The model as it was; None where it was changed in place."""
     applied: Applied
+    notes: tuple[str, ...] = ()
+    """Beside those of the analysis: the rules of other packages that could not be loaded."""
     speed: Raced | None = field(default=None, init=False)
     """What `race` found last; None before."""
 

@@ -84,6 +84,7 @@ def rewrite(
     from archcost.rewriting.plan.plan import Plan
     from archcost.rewriting.proposal import best_of
     from archcost.rewriting.proposing import proposals_of
+    from archcost.rewriting.rule import table
     from archcost.rewriting.rules.layout import looking_in
     from archcost.surgery.copying import copied
     from archcost.trace.modules import as_written, check_model, check_values
@@ -159,6 +160,7 @@ def rewrite(
         inputs=call,
         original=None if inplace else model,
         applied=applied,
+        notes=table.notes,
     )
 
 
@@ -168,7 +170,7 @@ class Rewritten(RewrittenModel, Result):
     Data have one row a new layer. What `save` writes has everything but the models and their inputs.
     """
 
-    SAVED = ("plan", "before", "after", "outcomes", "stays", "output_error", "speed")
+    SAVED = ("plan", "before", "after", "outcomes", "stays", "output_error", "notes", "speed")
 
     @classmethod
     def restored(cls, **held: Any) -> Rewritten:

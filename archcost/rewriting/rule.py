@@ -1,14 +1,12 @@
-"""Rewrite: what every rule answers. A rule is one file in `archcost/rewriting/rules/`, registered once."""
+"""Rewrite: what every rule answers. A rule is one file in `archcost/rewriting/rules/`, in its RULES."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from archcost.errors import ArchcostError, SpecError
-from archcost.registry import load_plugins
+from archcost.registry import NameRegistry
 from archcost.rewriting.replacement import Replacement
 from archcost.rewriting.survey.subjects import Subject
 
@@ -113,50 +111,13 @@ class Factorisation(Rewrite):
         return {replacement.name: factored(self, modules[replacement.name], replacement, moments)}
 
 
-_rules: dict[str, Rewrite] = {}
+table = NameRegistry(
+    Rewrite,  # type: ignore[type-abstract]
+    "rule",
+    "rewrite rules",
+    home="archcost.rewriting.rules",
+    group="archcost.rewrites",
+    holds="RULES",
+)
 
-
-def register(rule: Rewrite) -> Rewrite:
-    """Make a rule known by its name; a later one replaces an earlier one of the same name.
-
-    Packages do it in a module that they announce as an entry point of the group ``archcost.rewrites``.
-    """
-    if not isinstance(rule, Rewrite) or not isinstance(getattr(rule, "name", None), str):
-        raise ArchcostError(f"register: {rule!r} is no Rewrite with a name; register an instance")
-    _rules[rule.name] = rule
-    return rule
-
-
-def available() -> tuple[str, ...]:
-    """The names of all rules, archcost's own first."""
-    _load()
-    return tuple(_rules)
-
-
-def get(name: str) -> Rewrite:
-    """The rule of that name.
-
-    Raises:
-        SpecError: there is none; the message has those that are spelt alike.
-    """
-    _load()
-    if name in _rules:
-        return _rules[name]
-    import difflib
-
-    close = difflib.get_close_matches(str(name), _rules, n=3)
-    hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(_rules)}"
-    raise SpecError(f"no rule is called {name!r}; {hint}")
-
-
-@lru_cache(maxsize=1)
-def _load() -> None:
-    """Import archcost's own rules, then those that installed packages announce."""
-    own = dict(_rules)
-    _rules.clear()
-    from archcost.rewriting import rules
-
-    for rule in rules.RULES:
-        register(rule)
-    load_plugins("archcost.rewrites", "rewrite rules")
-    _rules.update(own)  # what the user registered before the first look-up wins
+available, get, register = table.available, table.get, table.register

@@ -107,3 +107,4 @@ def mix_channels(weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
 
 
 PATHS = (DirectPath(),)
+ORDER = 40

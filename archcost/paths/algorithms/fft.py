@@ -210,3 +210,4 @@ def _real_ends(dense: Dense, lengths: Axes) -> bool:
 
 
 PATHS = (FFTPath(), *(FFTPath(tile) for tile in (16, 32, 64, 80, 128, 160, 256, 512, 1024)))
+ORDER = 80

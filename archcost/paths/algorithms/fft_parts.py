@@ -144,3 +144,4 @@ def _transform_count(dense: Dense, step: int, frames: int) -> int:
 
 
 PATHS = (FFTPartsPath(),)
+ORDER = 100

@@ -118,3 +118,4 @@ def _frequencies(dense: Dense) -> int:
 
 
 PATHS = (FFTRowsPath(),)
+ORDER = 90

@@ -205,3 +205,4 @@ def block_rows(spec: ConvSpec, itemsize: int) -> int:
 
 
 PATHS = (Im2colPath(), TiledIm2colPath())
+ORDER = 50

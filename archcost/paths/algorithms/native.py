@@ -101,3 +101,4 @@ def channels_last(tensor: torch.Tensor) -> torch.Tensor:
 
 
 PATHS = (NativePath(), ChannelsLastPath())
+ORDER = 10

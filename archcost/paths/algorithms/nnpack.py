@@ -82,3 +82,4 @@ def _available() -> bool:
 
 
 PATHS = (NnpackPath(),)
+ORDER = 30

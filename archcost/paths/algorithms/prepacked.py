@@ -103,3 +103,4 @@ def _half_types() -> list[torch.dtype]:
 
 
 PATHS = (PrepackedPath(),)
+ORDER = 20

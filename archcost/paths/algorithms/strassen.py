@@ -168,3 +168,4 @@ def product_sizes(spec: ConvSpec) -> tuple[int, int, int]:
 
 
 PATHS = (StrassenPath(), *(StrassenPath(levels) for levels in (1, 2, 3)))
+ORDER = 60

@@ -194,3 +194,4 @@ def _multiplying(matrix: Matrix) -> int:
 
 
 PATHS = tuple(WinogradPath(m) for m in (2, 4, 6))
+ORDER = 70

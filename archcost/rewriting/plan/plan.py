@@ -161,7 +161,7 @@ class Plan:
         """All of it as JSON, into a file or returned; `from_json` reads it."""
         from archcost.rewriting.plan.plan_json import written
 
-        return written(self, path, indent)
+        return written(self.proposals, path, indent)
 
     @classmethod
     def from_json(cls, source: str | os.PathLike[str]) -> Plan:
@@ -172,13 +172,13 @@ class Plan:
         """
         from archcost.rewriting.plan.plan_json import read
 
-        return read(source)
+        return cls(read(source))
 
     def to_python(self) -> str:
         """The new layers as source that a person can paste: a dict of modules by name, without weights."""
         from archcost.rewriting.plan.source import source_of
 
-        return source_of(self)
+        return source_of(self.proposals)
 
     def _check(self, model: nn.Module, hooks: Hooks, weights: bool) -> None:
         """Whether this is a model that the plan fits."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ from torch import nn
 
 from archcost.errors import ArchcostError, RewriteError
 from archcost.merging.chain import Activation, Chain, Conv, Kept, Step
-from archcost.rewriting.plan.plan import Plan
 from archcost.rewriting.proposal import Costs, Proposal, Raced
 from archcost.rewriting.replacement import Replacement
 from archcost.spec import ConvSpec
@@ -24,7 +23,7 @@ _FORMAT = "archcost plan"
 _VERSION = 1
 
 
-def written(plan: Plan, path: str | os.PathLike[str] | None, indent: int | None) -> str | None:
+def written(plan: Iterable[Proposal], path: str | os.PathLike[str] | None, indent: int | None) -> str | None:
     """The text, or None where it went into a file."""
     text = json.dumps(plan_record(plan), indent=indent, allow_nan=False)
     if path is None:
@@ -33,8 +32,8 @@ def written(plan: Plan, path: str | os.PathLike[str] | None, indent: int | None)
     return None
 
 
-def read(source: str | os.PathLike[str]) -> Plan:
-    """The plan of a text that begins with a brace, or of a file."""
+def read(source: str | os.PathLike[str]) -> list[Proposal]:
+    """The proposals of a text that begins with a brace, or of a file."""
     is_text = isinstance(source, str) and source.lstrip().startswith("{")
     if is_text:
         where, text = "the plan", str(source)
@@ -64,12 +63,12 @@ def read(source: str | os.PathLike[str]) -> Plan:
         except (ArchcostError, AttributeError, KeyError, TypeError, ValueError) as error:
             said = f"{type(error).__name__}: {error}"
             raise RewriteError(f"{where}, proposal {number} is not as to_json writes it: {said}") from error
-    return Plan(found)
+    return found
 
 
-def plan_record(plan: Plan) -> dict[str, Any]:
+def plan_record(plan: Iterable[Proposal]) -> dict[str, Any]:
     """Plain values, as JSON has them."""
-    proposals = [proposal_record(one) for one in plan.proposals]
+    proposals = [proposal_record(one) for one in plan]
     return {"format": _FORMAT, "version": _VERSION, "proposals": proposals}
 
 

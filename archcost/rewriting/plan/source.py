@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import keyword
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from archcost.merging.chain import Activation, Chain, Conv, Kept
 from archcost.rewriting.plan.building import conv_arguments, conv_type, padding_layer
 
 if TYPE_CHECKING:
-    from archcost.rewriting.plan.plan import Plan
+    from archcost.rewriting.proposal import Proposal
 
 __all__ = ["source_of"]
 
 
-def source_of(plan: Plan) -> str:
+def source_of(plan: Iterable[Proposal]) -> str:
     """A function of the model that returns its new layers by name, to be pasted as it is."""
     lines = ["from torch import nn", ""]
-    chains = [(one, name, chain) for one in plan.proposals for name, chain in one.replacement.chains.items()]
+    chains = [(one, name, chain) for one in plan for name, chain in one.replacement.chains.items()]
     if any(isinstance(step, Conv) and step.path for _, _, chain in chains for step in chain):
         lines[1:1] = ["", "from archcost.nn.path_conv import PathConv"]
     if any(isinstance(step, Conv) and step.channels_last for _, _, chain in chains for step in chain):

@@ -91,7 +91,8 @@ def notes_of(proposals: Proposed, rows: str, grids: Sequence[Grid]) -> list[tupl
         notes.append(("Errors", _errors(proposals, grids)))
         notes.append(("Units", explained(_UNITS, grids)))
         notes += _of_rules(proposals)
-    return notes + [("Note", visible(note)) for note in proposals.analysis.notes if note]
+    said = (*proposals.analysis.notes, *proposals.notes)
+    return notes + [("Note", visible(note)) for note in said if note]
 
 
 def _nothing(proposals: Proposed) -> list[tuple[str, str]]:

@@ -204,6 +204,7 @@ def _record(proposals: Proposed, asked: Asked, table: Table) -> dict[str, Any]:
     of = proposal_record if asked.columns is None else lambda one: {}
     return {
         **about,
+        "notes": (*analysis.notes, *proposals.notes),
         "total": {"params": analysis.total.params, "macs": analysis.total.macs},
         "device": proposals.device,
         "proposals": [

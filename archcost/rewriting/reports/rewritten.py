@@ -183,6 +183,7 @@ def _record(rewritten: RewrittenModel, asked: Asked, table: Table) -> dict[str, 
     columns = table.for_data(asked)
     return {
         **head(rewritten.before),
+        "notes": (*rewritten.before.notes, *rewritten.notes),
         "before": total_of(rewritten.before),
         "after": total_of(rewritten.after),
         "output_error": rewritten.output_error,
@@ -211,7 +212,8 @@ def _notes(rewritten: RewrittenModel, grids: Sequence[Grid]) -> list[tuple[str, 
     if errors:
         notes.append(("Errors", errors))
     notes += [("Units", _UNITS), *signs(grids)]
-    return notes + [("Note", visible(note)) for note in rewritten.before.notes if note]
+    said = (*rewritten.before.notes, *rewritten.notes)
+    return notes + [("Note", visible(note)) for note in said if note]
 
 
 def _slower(rewritten: RewrittenModel) -> list[str]:

@@ -196,3 +196,6 @@ def _chain(spec: ConvSpec, rank: int, axes: tuple[int, ...]) -> Chain:
         *("transposed", "output_padding", "padding_mode", "bias"),
     )
     return chained(first, {name: getattr(second, name) for name in names})
+
+
+RULES, ORDER = (Asymmetric(),), 20

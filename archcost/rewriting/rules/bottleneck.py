@@ -250,3 +250,6 @@ def _full(spec: ConvSpec, form: str) -> tuple[int, int]:
     if form == "both":
         return min(ins, outs * k), min(outs, ins * k)
     return (min(ins, outs * k), outs) if form == "in" else (ins, min(outs, ins * k))
+
+
+RULES, ORDER = (Bottleneck(),), 30

@@ -227,3 +227,6 @@ def _note(subject: Subject, path: str, layout: str) -> str:
             off = "" if path == "native" else f", relative error {one.error:.0e}"
             return f"{took}, its input in {layout}{off}"
     return "not measured here to be faster"
+
+
+RULES, ORDER = (Layout(),), 80

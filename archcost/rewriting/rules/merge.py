@@ -153,3 +153,6 @@ def _rows(subject: Subject) -> Iterator[tuple[str | None, Row]]:
     if first is not None:
         yield first, row_of(subject, first)
     yield None, row_of(subject)
+
+
+RULES, ORDER = (Merge(),), 70

@@ -232,3 +232,6 @@ def _can_pad(spec: ConvSpec) -> bool:
 
 def _each(values: Any) -> tuple[int, ...]:
     return tuple(values)
+
+
+RULES, ORDER = (PoolFirst(),), 60

@@ -165,3 +165,6 @@ def _concatenations(trace: Trace, op: Op) -> set[int]:
 
 def _concatenates(op: Op) -> bool:
     return op.base == "aten.cat"
+
+
+RULES, ORDER = (ReduceFirst(),), 50

@@ -202,3 +202,6 @@ def _chain(spec: ConvSpec, terms: int, order: str) -> Chain:
     wide = spec.out_channels * terms
     mixing = ConvSpec(spec.in_channels, wide, 1, bias=False, input_size=spec.input_size, **point)
     return Conv(mixing), Conv(replace(spec, in_channels=wide, groups=spec.out_channels))
+
+
+RULES, ORDER = (Separable(),), 40

@@ -234,3 +234,6 @@ def _with_activations(chain: Chain, kind: str) -> Chain:
         assert isinstance(step, Conv)
         steps += [Conv(replace(step.spec, bias=True)), Activation(kind)]
     return tuple(steps[:-1])
+
+
+RULES, ORDER = (SmallKernels(),), 10
