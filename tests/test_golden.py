@@ -196,6 +196,12 @@ CASES |= {
     "cli-field.json": partial(run, "field", *CNN, "--format", "json"),
     "cli-field-layer.txt": partial(run, "field", *CNN, "--layer", "stem", "--position", "3,4", "--verify"),
     "cli-field-effective.txt": partial(run, "field", *CNN, "--layer", "blocks.1", "--effective"),
+    "cli-propose-top.txt": partial(
+        run, "propose", *CNN, "--store", ":memory:", "--top", "5", "--sort", "weight_error", columns=100
+    ),
+    "cli-propose-columns.csv": partial(
+        run, "propose", *HALF, "--columns", "name,rule,macs_after,best", "--format", "csv"
+    ),
     "cli-paths.txt": paths,
     "cli-paths-alone.txt": paths_alone,
     "cli-paths.json": partial(paths, "--format", "json"),
@@ -206,6 +212,9 @@ CASES |= {
     ),
     "cli-rewrite-80.txt": partial(run, "rewrite", *HALF, "-o", "new.pt", columns=80),
     "cli-rewrite-120.txt": partial(run, "rewrite", *HALF, "-o", "new.pt", columns=120),
+    "cli-rewrite.json": partial(
+        run, "rewrite", *SLIM, "--layers", "2=bottleneck", "-o", "new.pt", "--format", "json"
+    ),
     "cli-rewrite-nothing.txt": partial(run, "rewrite", *SLIM, "--rules", "merge", "-o", "none.pt"),
     "cli-store-list.txt": partial(listed, "list"),
     "cli-store-list-80.txt": partial(listed, "list", columns=80),
@@ -232,7 +241,7 @@ for name, ways in {
     "acceleration": ("to_csv", "to_json", "to_markdown", "to_html"),
     "raced": ("to_csv", "to_markdown", "to_html"),
     "one": ("to_json",),
-    "rewritten": ("to_markdown",),
+    "rewritten": ("to_csv", "to_markdown", "to_html"),
 }.items():
     for way in ways:
         CASES[f"{name}.{WAYS[way]}"] = partial(shown, name, way)

@@ -99,6 +99,22 @@ def test_what_was_measured_and_its_errors_outlive_what_was_asked(results, width)
     assert "ms" in shown.split() or width < 120  # the times themselves
 
 
+@pytest.mark.parametrize("width", range(30, 121, 10))
+@pytest.mark.parametrize("name", ["proposals", "raced", "rewritten"])
+def test_the_rule_is_named_at_every_width(results, name, width):
+    assert "Rule" in " ".join(list(heads_of(results[name].to_text(width=width)))[1:]).split()
+
+
+@pytest.mark.parametrize("width", range(30, 121, 10))
+@pytest.mark.parametrize(("name", "by"), [("proposals", "proposals"), ("rewritten", "layers")])
+def test_columns_that_were_asked_for_go_from_the_last(results, name, by, width):
+    names = ["rule", "macs_ratio", "macs", "options"]
+    text = results[name].to_text(width=width, by=by, columns=names, top=3)
+    assert "Rule" in " ".join(heads_of(text)).split()
+    left = " ".join(text.partition("No room for: ")[2].split())
+    assert not left or left.startswith(("MACs x, MACs, Options", "MACs, Options", "Options"))
+
+
 @pytest.mark.parametrize("width", [72, 80, 100, 120])
 def test_no_two_rows_of_a_layer_look_alike(results, width):
     """Several rows of one rule, as where all were timed, differ in the rule's options alone."""
@@ -181,7 +197,7 @@ def test_signs_are_explained_where_they_are_on_show(results, columns, form):
 def test_nothing_is_said_of_signs_that_found_no_room(results):
     analysis = results["uncountable"]
     text = analysis.to_text(width=34, columns=["params", "output_shape", "macs"])
-    assert "No room for: macs" in text
+    assert "No room for: MACs" in text
     assert ">=" not in text
 
 

@@ -138,6 +138,19 @@ def test_rewrite_takes_layers_with_rules_and_options(net, capsys, tmp_path):
     assert list(made) == ["0", "2", "4"]
 
 
+@pytest.mark.parametrize("form", ["markdown", "csv", "json", "html"])
+def test_rewrite_writes_every_format_to_stdout_and_nothing_else(net, form, capsys, tmp_path):
+    options = ["--top", "1", "--format", form, "--save", "saved.json"]
+    assert main(["rewrite", net, *SIZE, *RULES, "-o", "new.pt", *options]) == 0
+    out, err = capsys.readouterr()
+    assert err.startswith("# The new weights are in new.pt")
+    again = archcost.load_result(tmp_path / "saved.json")
+    assert getattr(again, f"to_{form}")(top=1).rstrip("\n") == out.rstrip("\n")
+    if form == "json":
+        assert len(json.loads(out)["outcomes"]) == 1
+        assert len(again.outcomes) == 3
+
+
 def test_rewrite_with_batches_refits_on_them_and_writes_the_report(net, capsys, tmp_path):
     torch.save(images(5), "a.pt")
     torch.save(images(3), "b.pt")
@@ -212,6 +225,8 @@ def test_force_overwrites(net, tmp_path):
         (["propose", "net.py:net", *SIZE, "--threads", "0"], "threads must be a whole number"),
         (["rewrite", "net.py:net", *RULES], "rewrite needs -o FILE"),
         (["rewrite", "net.py:net", *RULES, "-o", "a.pt", "--plan", "a.pt"], "name the same file twice"),
+        (["rewrite", "net.py:net", *RULES, "-o", "a.pt", "--save", "a.pt"], "name the same file twice"),
+        (["propose", "net.py:net", *SIZE, *RULES, "--depth", "1"], "has no levels of modules"),
         (["rewrite", "net.py:net", *RULES, "-o", "a.pt", "--plan", "no/p.json"], "its folder is not there"),
         (["rewrite", "net.py:net", "--rules", "mergee", "-o", "a.pt"], "did you mean merge?"),
         (["rewrite", "net.py:net", "--layers", "2", "-o", "a.pt"], "'2' is no NAME=RULE"),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pickle
 
 import pytest
 import torch
@@ -9,11 +10,13 @@ from torch import nn
 
 import archcost
 from archcost.merging.chain import chained
-from archcost.report.proposals import COLUMNS, SCHEMA
 from archcost.rewriting.plan.applying import Outcome
 from archcost.rewriting.proposal import Advice, Costs, Proposal, Raced, Stays
 from archcost.rewriting.proposals import Proposals
 from archcost.rewriting.replacement import Replacement
+from archcost.rewriting.reports.columns import COLUMNS
+from archcost.rewriting.reports.proposals import SCHEMA
+from archcost.rewriting.reports.rewritten import COLUMNS as LAYERS
 from archcost.spec import ConvSpec
 
 
@@ -289,12 +292,11 @@ def test_the_records_of_the_json_are_those_that_a_plan_reads():
     assert archcost.Plan.from_json(text).proposals == found.proposals
 
 
-def test_markdown_names_the_layer_in_every_row_and_escapes_what_would_be_markup():
+def test_markdown_names_the_layer_once_and_escapes_what_would_be_markup():
     found = proposals(proposal("2", rule="a|b"), proposal("2", rank=3))
     lines = found.to_markdown().splitlines()
-    rows = [line for line in lines if line.startswith("| 2 ")]
-    assert len(rows) == 2
-    assert any(r"a\|b" in row for row in rows)
+    assert len([line for line in lines if line.startswith("| 2 ")]) == 1
+    assert any(r"a\|b" in line for line in lines if line.startswith("|  "))
     assert any(line.startswith("- Units: ") for line in lines)
 
 
@@ -313,6 +315,71 @@ def test_print_is_the_table_and_needs_no_model():
     found = Proposals(analysis, (proposal("2"),))
     assert "asymmetric" in str(found)
     assert repr(found) == "<1 Proposals for 1 places of Sequential; print them for the table>"
+
+
+def many():
+    """Two layers that are alike, by two rules, one of them timed."""
+    alike = [proposal(name, error=0.1 * i) for i, name in enumerate(ALIKE[:2], 1)]
+    return proposals(*alike, *(proposal(name, rule="separable", rank=3, race=SLOW) for name in ALIKE[:2]))
+
+
+@pytest.mark.parametrize("options", [{"sort": "weight_error"}, {"top": 4}])
+def test_sorted_or_cut_the_rows_are_the_single_proposals(options):
+    found = many()
+    rows = [line.split()[0] for form in ALIKE for line in rows_of(found.to_text(**options), f"{form} ")]
+    assert sorted(rows) == sorted(found.to_pandas(**options)["name"])
+    assert len(rows) == len(found)
+    assert "and 1 more" in found.to_text()
+    assert "and 1 more" not in found.to_text(**options)
+
+
+def test_all_formats_are_sorted_and_cut_alike():
+    found, options = many(), {"sort": "macs_after", "top": 3}
+    names = list(found.to_pandas(**options)["name"])
+    values = found.to_pandas(**options)["macs_after"].tolist()
+    assert values == sorted((one.after.macs for one in found), reverse=True)[:3]
+    assert [one["name"] for one in found.to_dict(**options)["proposals"]] == names
+    assert [line.split(",")[0] for line in found.to_csv(**options).splitlines()[1:]] == names
+    for said in (found.to_text(**options), found.to_markdown(**options), found.to_html(**options)):
+        assert "Rows" in said
+        assert "3 of 4, by MACs after" in said
+
+
+def test_columns_are_those_asked_for_people_may_also_have_those_of_data():
+    found, asked = many(), ["rule", "macs", "macs_after", "verdict"]
+    head = next(line for line in found.to_text(columns=asked).splitlines() if line.startswith("Layer "))
+    assert head.split() == ["Layer", "Rule", "MACs", "MACs", "after", "Verdict"]
+    assert found.to_csv(columns=["name", "best"]).splitlines()[0] == "name,best"
+    assert list(found.to_dict(columns=["name", "best"])["proposals"][0]) == ["name", "best"]
+    with pytest.raises(
+        archcost.SpecError, match="did you mean 'macs_before' or 'macs_after' or 'macs_ratio'"
+    ):
+        found.to_pandas(columns=["macs"])
+
+
+@pytest.mark.parametrize("made", [many, lambda: rewritten()])
+def test_what_has_no_levels_takes_no_depth(made):
+    for way in ("to_text", "to_csv", "to_json"):
+        with pytest.raises(archcost.SpecError, match="has no levels of modules"):
+            getattr(made(), way)(depth=1)
+
+
+def test_proposals_are_saved_and_read_back(tmp_path):
+    found = proposals(
+        *many(),
+        proposal("0", error=float("nan"), in_channels=3),
+        stays=[Stays("0", "Conv2d", None, "no")],
+        advice=[Advice("2", "hm")],
+        device="x",
+    )
+    found.save(tmp_path / "p.json")
+    again = archcost.load_result(tmp_path / "p.json")
+    assert str(again) == str(found)
+    assert again.to_json() == found.to_json()
+    assert again[:4] == found[:4]
+    assert archcost.Plan(again.best(["separable"])) == archcost.Plan(found.best(["separable"]))
+    with pytest.raises(archcost.ModelError, match="the model is gone"):
+        again.measured(seconds=1)
 
 
 # What a rewrite did.
@@ -429,9 +496,78 @@ def test_printing_a_rewrite_uses_the_width_that_it_is_given():
 
 
 def test_options_are_said_in_words():
-    from archcost.report.proposal_columns import options_text
+    from archcost.rewriting.reports.columns import options_text
 
     assert (
         options_text({"rank_in": 3, "kernels": [3, 1], "first": "rows"})
         == "rank in 3, kernels 3x1, first rows"
     )
+
+
+def refitted():
+    one = proposal("2", error=0.25, output_error=0.125, race=FAST)
+    outcomes = [
+        Outcome(one, 0.5, (0.0625, 0.03125), None),
+        Outcome(proposal("4"), None, None, None, "no data"),
+    ]
+    found = rewritten(outcomes, [Stays("0", "Conv2d", "merge", "no")])
+    object.__setattr__(found, "speed", SLOW)
+    return found
+
+
+def test_data_of_a_rewrite_have_one_row_a_new_layer():
+    found = refitted()
+    table = found.to_pandas()
+    assert list(table.columns) == [column.name for column in LAYERS]
+    assert list(table["name"]) == ["2", "4"]
+    assert table["error_on_data"].tolist()[0] == 0.0625
+    assert table["error_after_refit"].tolist()[0] == 0.03125
+    assert table["error_on_input"].isna().tolist() == [False, True]
+    assert found.to_csv().splitlines()[0].split(",") == list(table.columns)
+    assert list(found.to_pandas(sort="speedup", top=1)["name"]) == ["2"]
+    names = [column.name for column in LAYERS]
+    assert len(set(names)) == len(names)
+    assert all(column.meaning for column in LAYERS)
+
+
+def test_the_json_of_a_rewrite_is_strict_and_holds_everything():
+    found = refitted()
+    record = strict(found.to_json())
+    assert record["schema"] == "archcost.rewritten/1"
+    assert record["before"]["macs"] == found.before.total.macs
+    assert record["after"]["depth"] == found.after.total.depth
+    assert record["output_error"] == found.output_error
+    assert record["speed"] == dataclasses.asdict(SLOW)
+    assert [one["error_after_refit"] for one in record["outcomes"]] == [0.03125, None]
+    assert [one["unfitted"] for one in record["outcomes"]] == [None, "no data"]
+    assert record["stays"] == [{"name": "0", "type": "Conv2d", "rule": "merge", "reason": "no"}]
+    assert archcost.Plan.from_json(json.dumps(record["plan"])) == found.plan
+
+
+def test_columns_and_order_of_a_rewrite_are_those_asked_for():
+    found = refitted()
+    head, _, *lines = found.to_text(columns=["macs_saved"], sort="name").split("New layer")[1].splitlines()
+    assert head.split() == ["Saved", "%"]
+    assert [line.split()[0] for line in lines[:2]] == ["2", "4"]
+    assert found.to_text(columns=["macs_saved"]).startswith("Small, rewritten")
+    assert "Weighted depth" in found.to_text(columns=["macs_saved"], top=1)
+    assert "<table" in found.to_html()
+
+
+def test_a_rewrite_is_saved_without_its_models(tmp_path):
+    torch.manual_seed(0)
+    model, x = net().eval(), torch.randn(1, 3, 16, 16)
+    options = {"batches": [x], "store": False, "progress": False}
+    found = archcost.rewrite(model, x, rules=["asymmetric", "merge"], **options)
+    found.save(tmp_path / "new.json")
+    again = archcost.load_result(tmp_path / "new.json")
+    assert str(again) == str(found)
+    assert repr(again) == repr(found)
+    assert again.to_json() == found.to_json()
+    assert str(again.comparison) == str(found.comparison)
+    assert again.plan.apply(model)(x).shape == found.model(x).shape
+    for wrong in (lambda: again.model, lambda: again.original, again.undo, again.race):
+        with pytest.raises(archcost.ModelError, match=r"^Sequential: a saved rewrite has no .* plan.apply"):
+            wrong()
+    assert not hasattr(again, "models")
+    assert str(pickle.loads(pickle.dumps(again))) == str(found)

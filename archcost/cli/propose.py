@@ -7,12 +7,12 @@ import sys
 from typing import Any
 
 from archcost.cli.options import (
-    FORMATS,
     SPEC,
     batch_options,
     count,
     names,
     ratio,
+    report_options,
     rule_names,
     size_option,
     sizes,
@@ -60,7 +60,7 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
         "--threads", type=count, metavar="N", help="of PyTorch; default: as many as it takes"
     )
     propose.add_argument("--store", metavar="STORE", help="where times are kept; :memory: keeps none")
-    propose.add_argument("--format", choices=FORMATS, default="table", help="default: table")
+    report_options(propose)
     propose.set_defaults(run=run)
 
 
@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
                 found = found.measured(seconds=args.seconds, store=args.store)
             except KeyboardInterrupt:
                 stopped = True
-    write(args, found, {})
+    write(args, found)
     if not args.no_errors:
         random_weights(args)
     if stopped:

@@ -11,8 +11,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from archcost.cli.options import SPEC, batch_options, count, names, ratio, rule_names, size_option, sizes
-from archcost.cli.output import DONE, FINDINGS, check_writable, write_file
+from archcost.cli.options import (
+    SPEC,
+    batch_options,
+    count,
+    names,
+    ratio,
+    report_options,
+    rule_names,
+    size_option,
+    sizes,
+)
+from archcost.cli.output import DONE, FINDINGS, check_writable, write, write_file
 from archcost.cli.propose import random_weights
 from archcost.errors import SpecError
 
@@ -68,6 +78,7 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
     )
     rewrite.add_argument("--report", metavar="FILE", help="what was gained and lost, as markdown")
     rewrite.add_argument("--python", metavar="FILE", help="the new layers as Python source")
+    report_options(rewrite)
     rewrite.set_defaults(run=run)
 
 
@@ -118,8 +129,12 @@ def run(args: argparse.Namespace) -> int:
     if args.report:
         write_file(args.report, f"{found.to_markdown()}\n```\n{said}```\n")
     print(untimed, end="", file=sys.stderr)
-    print(found)
-    print(f"\n{said}", end="", flush=True)
+    args.output = None  # it names the weights
+    write(args, found)
+    if args.format == "table":
+        print(f"\n{said}", end="", flush=True)
+    else:
+        print(said, end="", file=sys.stderr)
     if done:
         random_weights(args)
     return DONE if done else FINDINGS
@@ -130,11 +145,12 @@ def _files(args: argparse.Namespace) -> tuple[str, str]:
     if args.output in (None, "-"):
         raise SpecError("rewrite needs -o FILE, such as -o new.pt, for the new weights")
     plan = args.plan or os.fspath(Path(args.output).with_suffix(".plan.json"))
-    given = [name for name in (args.output, plan, args.report, args.python) if name is not None]
+    all_ = (args.output, plan, args.report, args.python, args.save)
+    given = [name for name in all_ if name is not None]
     for name in given:
         check_writable(name, args.force)
     if len({Path(name).resolve() for name in given}) < len(given):
-        raise SpecError("-o, --plan, --report and --python name the same file twice")
+        raise SpecError("-o, --plan, --report, --python and --save name the same file twice")
     return args.output, plan
 
 

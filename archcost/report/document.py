@@ -219,7 +219,14 @@ class Document:
         Raises:
             SpecError: there is none.
         """
-        for table in self.tables:
+        return self._find(name, self.tables)
+
+    def for_people(self, asked: Asked) -> Sequence[Table]:
+        """The tables for people: those that are shown, or the one asked for."""
+        return self.shown if asked.by is None else [self._find(asked.by, [*self.shown, *self.tables])]
+
+    def _find(self, name: str | None, tables: Sequence[Table]) -> Table:
+        for table in tables:
             if name in (None, table.name):
                 return table
         if not self.tables:
@@ -229,8 +236,7 @@ class Document:
 
 def shown_in(document: Document, asked: Asked) -> list[Grid]:
     """The tables for people, with no limit to their width."""
-    tables = document.shown if asked.by is None else [document.by(asked.by)]
-    return [table.grid(table.for_people(asked)) for table in tables]
+    return [table.grid(table.for_people(asked)) for table in document.for_people(asked)]
 
 
 def near(word: object, words: Iterable[str]) -> str:

@@ -84,8 +84,9 @@ def _written(value: Any) -> Any:
 
 
 def _stored(value: Any) -> list[str]:
-    """The fields that go into a file: not those marked ``metadata={"saved": False}``."""
-    return [one.name for one in fields(value) if one.metadata.get("saved", True)]
+    """What goes into a file: what ``SAVED`` names, or the fields not marked ``metadata={"saved": False}``."""
+    named: tuple[str, ...] = getattr(value, "SAVED", ())
+    return [*named] or [one.name for one in fields(value) if one.metadata.get("saved", True)]
 
 
 def _of_torch(value: Any) -> Any:

@@ -20,10 +20,15 @@ _ASCII = str.maketrans({"├": "|", "└": "`", "│": "|", "─": "-", "…": "
 
 def show(document: Document, asked: Asked, width: int | None = None, console: Console | None = None) -> None:
     """Print it: in colour and within the width on a terminal, plain and uncut in a pipe."""
-    if console is None:
-        from rich.console import Console as console_on
+    from rich.console import Console as RichConsole
 
-        console = console_on()
+    class OurConsole(RichConsole):
+        """rich would end the process where the reader has gone; what that means the caller says."""
+
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError
+
+    console = OurConsole() if console is None else console
     _paint(_lines(document, asked, _width_of(console, width)), console)
 
 
@@ -62,7 +67,7 @@ def _grids_that_fit(document: Document, asked: Asked, width: int | None) -> tupl
     """The tables, each with the columns that there is room for; and the heads of the others."""
     grids: list[Grid] = []
     left_out: dict[str, None] = {}
-    for table in document.shown if asked.by is None else [document.by(asked.by)]:
+    for table in document.for_people(asked):
         chosen = table.for_people(asked)
         grid = table.grid(chosen)
         kept = that_fit(grid, width, asked.columns is not None and not table.is_summary)

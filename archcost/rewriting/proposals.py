@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Literal
 
 from archcost.analysis.analysis import Analysis, analysis_of
 from archcost.errors import InputError, SpecError
-from archcost.rewriting.proposal import Advice, Proposal, Stays, best_of
+from archcost.report.document import Asked, Document
+from archcost.report.result import Result
+from archcost.rewriting.reports.proposals import document_of
+from archcost.rewriting.results import Proposed
 
 if TYPE_CHECKING:
-    import pandas as pd
     from torch import nn
 
     from archcost.latency.store.store import Store
-    from archcost.report.frames import Path
 
 __all__ = ["Proposals", "propose"]
 
@@ -115,50 +116,16 @@ def _asked(analysis: Analysis, names: Iterable[str]) -> set[str]:
     return found
 
 
-@dataclass(frozen=True)
-class Proposals(Sequence[Proposal]):
-    """What could stand in the place of a model's convolutions; ``print`` it, or take it as pandas ..."""
+class Proposals(Proposed, Result):
+    """What could stand in the place of a model's convolutions: a sequence of `Proposal`, and a table.
 
-    analysis: Analysis
-    """Of the model, which is not kept alive by it."""
-    proposals: tuple[Proposal, ...]
-    stays: tuple[Stays, ...] = ()
-    advice: tuple[Advice, ...] = ()
-    device: str | None = None
-    """Where the store's times come from, and the threads; None where it had none."""
-    ratio: float | None = None
-    """The MACs asked for, as a share of those of each layer; the largest where there were several."""
-    store: Any = field(default=None, repr=False, compare=False)
-    """Where times were looked up, as `propose` was told."""
-    notes: tuple[str, ...] = ()
-    """Beside those of the analysis: the rules of other packages that could not be loaded."""
+    The table has layers that are alike in one row, and of each rule the best; with ``sort`` or ``top`` its
+    rows are single proposals, as those of data are.
+    """
 
-    @property
-    def model_name(self) -> str:
-        return self.analysis.name
-
-    def __len__(self) -> int:
-        return len(self.proposals)
-
-    def __iter__(self) -> Iterator[Proposal]:
-        return iter(self.proposals)
-
-    def __getitem__(self, key: Any) -> Any:
-        """By number; or by the name of a module, a tuple of all that is proposed for it."""
-        if not isinstance(key, str):
-            return self.proposals[key]
-        info = self.analysis.trace.modules
-        key = next((name for name, one in info.items() if key in one.aliases), key)
-        found = tuple(one for one in self.proposals if key in one.replacement.chains)
-        if found:
-            return found
-        from archcost.trace.modules import no_convolution
-
-        reasons = [f"{one.rule or 'every rule'}: {one.reason}" for one in self.stays if one.name == key]
-        if reasons:
-            raise SpecError(f"nothing is proposed for {key!r}. {'; '.join(reasons)}")
-        known = [*(one.name for one in self.proposals), *(one.name for one in self.stays)]
-        raise SpecError(no_convolution(self.model_name, key, known, info))
+    def document(self, asked: Asked) -> Document:
+        """The schema is stated in `archcost.rewriting.reports.proposals`."""
+        return document_of(self, asked)
 
     def measured(
         self,
@@ -197,76 +164,3 @@ class Proposals(Sequence[Proposal]):
                 self.analysis.model, self.proposals, inputs, seconds=seconds, store=there, progress=progress
             )
         return replace(self, proposals=found)
-
-    @property
-    def recommended(self) -> tuple[Proposal, ...]:
-        """Those that nothing speaks against."""
-        return tuple(one for one in self.proposals if one.recommended)
-
-    def best(self, rules: Iterable[str] | None = None) -> tuple[Proposal, ...]:
-        """For each layer one, no module twice: recommended, exact before inexact, of the smallest error.
-
-        Where errors are not known, of the fewest MACs.
-        """
-        wanted = None if rules is None else set(rules)
-        usable = (one for one in self.proposals if wanted is None or one.rule in wanted)
-        return best_of(usable, self.ratio)
-
-    def __repr__(self) -> str:
-        places = len({one.name for one in self.proposals})
-        return f"<{len(self)} Proposals for {places} places of {self.model_name}; print them for the table>"
-
-    def __str__(self) -> str:
-        from archcost.report.proposals import printed
-
-        return printed(self)
-
-    def __rich__(self) -> Any:
-        from rich.text import Text
-
-        return Text(self.to_text())
-
-    def _repr_html_(self) -> str:
-        return self.to_html()
-
-    def table(self, width: int | None = None) -> None:
-        """Print the table: in colour and within the width on a terminal, plain and uncut in a pipe."""
-        from archcost.report.proposals import draw
-
-        draw(self, width=width)
-
-    def to_text(self, width: int | None = None) -> str:
-        """The table as plain text, uncut unless a width is given."""
-        from archcost.report.proposals import text_of
-
-        return text_of(self, width=width)
-
-    def to_csv(self, path: Path | None = None) -> str | None:
-        """`to_pandas` as CSV, into a file or returned; what looks like a formula gets a leading ``'``."""
-        from archcost.report.proposals import to_csv
-
-        return to_csv(self, path)
-
-    def to_pandas(self) -> pd.DataFrame:
-        """One row a proposal: the columns of `archcost.report.proposals.COLUMNS`."""
-        from archcost.report.proposals import to_pandas
-
-        return to_pandas(self)
-
-    def to_markdown(self) -> str:
-        """A markdown table for people, what stays as it is, and advice."""
-        from archcost.report.proposals import to_markdown
-
-        return to_markdown(self)
-
-    def to_html(self) -> str:
-        """The same as HTML that needs nothing else."""
-        from archcost.report.proposals import to_html
-
-        return to_html(self)
-
-    def to_json(self, path: Any = None, indent: int | None = 2) -> str | None:
-        """Strict JSON, into a file or returned; its schema is stated in `archcost.report.proposals`."""
-        from archcost.report.proposals import to_json
-
-        return to_json(self, path, indent)

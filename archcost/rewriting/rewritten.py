@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from archcost.analysis.analysis import Analysis, analyze
-from archcost.analysis.comparison import Comparison
 from archcost.errors import InputError, ModelError, RewriteError, SpecError
+from archcost.report.document import Asked, Document
+from archcost.report.result import Result
 from archcost.rewriting.proposal import Proposal, Stays
+from archcost.rewriting.reports.rewritten import document_of
+from archcost.rewriting.results import RewrittenModel
 
 if TYPE_CHECKING:
     from torch import nn
 
     from archcost.latency.store.store import Store
     from archcost.rewriting.plan.applying import Outcome
-    from archcost.rewriting.plan.plan import Applied, Plan
+    from archcost.rewriting.plan.plan import Plan
     from archcost.rewriting.proposal import Raced
     from archcost.rewriting.survey.subjects import Subject
     from archcost.surgery.sites import Hooks
@@ -163,46 +164,35 @@ def rewrite(
     )
 
 
-@dataclass(frozen=True, eq=False)
-class Rewritten:
-    """What `rewrite` made. ``print`` it, or take its parts."""
+class Rewritten(RewrittenModel, Result):
+    """What `rewrite` made. ``print`` it, take its parts, or take it as pandas, markdown, CSV, JSON or HTML.
 
-    model: nn.Module
-    plan: Plan
-    before: Analysis
-    """Of the model as it was."""
-    outcomes: tuple[Outcome, ...]
-    """Layer by layer: the errors of what was done."""
-    stays: tuple[Stays, ...]
-    """Where a rule was asked for and did nothing, or less than it could, and why."""
-    inputs: Any
-    original: nn.Module | None
-    """The model as it was; None where it was changed in place."""
-    applied: Applied
-    notes: tuple[str, ...] = ()
-    """Beside those of the analysis: the rules of other packages that could not be loaded."""
-    speed: Raced | None = field(default=None, init=False)
-    """What `race` found last; None before."""
+    Data have one row a new layer. What `save` writes has everything but the models and their inputs.
+    """
 
-    @cached_property
-    def after(self) -> Analysis:
-        """Of the new model."""
-        return analyze(self.model, self.inputs, progress=False)
+    SAVED = ("plan", "before", "after", "outcomes", "stays", "output_error", "notes", "speed")
 
-    @cached_property
-    def comparison(self) -> Comparison:
-        """Old and new, in every cost, module by module."""
-        return Comparison(self.before, self.after)
+    @classmethod
+    def restored(cls, **held: Any) -> Rewritten:
+        """From what a file has (`archcost.report.saving`)."""
+        found = object.__new__(cls)
+        vars(found).update(held)
+        return found
 
-    @cached_property
-    def output_error(self) -> float | None:
-        """max |new - old| / max |old| of the outputs for the inputs given; None where the old one is gone."""
-        if self.original is None:
-            return None
-        from archcost.rewriting.plan.applying import outputs_apart
-        from archcost.surgery.outputs import worst_error
+    if not TYPE_CHECKING:  # to mypy, every attribute would be there
 
-        return worst_error(*(outputs_apart(model, self.inputs) for model in (self.model, self.original)))
+        def __getattr__(self, name: str) -> Any:
+            """Only what a file has not is not there."""
+            if name in ("model", "original", "inputs", "applied"):
+                raise ModelError(
+                    f"{self.before.name}: a saved rewrite has no {name}: load or build the old model again, "
+                    f"and plan.apply(model) makes the new one"
+                )
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def document(self, asked: Asked) -> Document:
+        """The schema is stated in `archcost.rewriting.reports.rewritten`."""
+        return document_of(self, asked)
 
     def undo(self) -> None:
         """Put the old layers back into a model that was changed in place (or into the copy)."""
@@ -222,27 +212,6 @@ class Rewritten:
         found = raced(self.original, self.model, self.inputs, seconds=seconds)
         object.__setattr__(self, "speed", found)
         return found
-
-    def __repr__(self) -> str:
-        old, new = self.before.total.macs, self.after.total.macs
-        return f"<Rewritten {self.before.name}: {len(self.plan)} places, {old:,} -> {new:,} MACs; print it>"
-
-    def __str__(self) -> str:
-        from archcost.report.rewritten import printed
-
-        return printed(self)
-
-    def to_text(self, width: int | None = None) -> str:
-        """The report as plain text, uncut unless a width is given."""
-        from archcost.report.rewritten import text_of
-
-        return text_of(self, width=width)
-
-    def to_markdown(self) -> str:
-        """For people: totals, every new layer with its errors, what stays and why."""
-        from archcost.report.rewritten import to_markdown
-
-        return to_markdown(self)
 
 
 def _inputs_of(analysis: Analysis, inputs: Any) -> Any:

@@ -17,7 +17,7 @@ from archcost.rewriting.proposal import Costs, Proposal, Raced
 from archcost.rewriting.replacement import Replacement
 from archcost.spec import ConvSpec
 
-__all__ = ["proposal_record", "read", "written"]
+__all__ = ["plan_record", "proposal_record", "read", "written"]
 
 _FORMAT = "archcost plan"
 _VERSION = 1
@@ -25,12 +25,7 @@ _VERSION = 1
 
 def written(plan: Iterable[Proposal], path: str | os.PathLike[str] | None, indent: int | None) -> str | None:
     """The text, or None where it went into a file."""
-    record = {
-        "format": _FORMAT,
-        "version": _VERSION,
-        "proposals": [proposal_record(one) for one in plan],
-    }
-    text = json.dumps(record, indent=indent, allow_nan=False)
+    text = json.dumps(plan_record(plan), indent=indent, allow_nan=False)
     if path is None:
         return text
     Path(path).write_text(text + "\n", encoding="utf-8")
@@ -69,6 +64,12 @@ def read(source: str | os.PathLike[str]) -> list[Proposal]:
             said = f"{type(error).__name__}: {error}"
             raise RewriteError(f"{where}, proposal {number} is not as to_json writes it: {said}") from error
     return found
+
+
+def plan_record(plan: Iterable[Proposal]) -> dict[str, Any]:
+    """Plain values, as JSON has them."""
+    proposals = [proposal_record(one) for one in plan]
+    return {"format": _FORMAT, "version": _VERSION, "proposals": proposals}
 
 
 def proposal_record(one: Proposal) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Proposals as a table on the terminal, pandas, CSV, markdown, JSON and HTML.
+"""What Proposals show: what each rule comes to, what could stand where, and all of it as data.
 
 The schema of ``archcost.proposals/1``; a later version may add keys, a changed meaning gets a new number:
 
@@ -23,169 +23,199 @@ null, and none is ever predicted.
 
 from __future__ import annotations
 
-from math import isfinite
-from typing import IO, TYPE_CHECKING, Any
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
 
-from archcost.report.columns import Column, Row
-from archcost.report.frames import Path, csv_text, frame, markdown_table, series, write_text
-from archcost.report.markup import block
-from archcost.report.proposal_columns import COLUMNS
-from archcost.report.proposal_notes import notes_of
-from archcost.report.proposal_rows import flat_lines, grid_of, rules_grid
-from archcost.report.records import dump, head, versions
-from archcost.report.rows import at_least
+from archcost.analysis.document import head
+from archcost.analysis.notes import heading
+from archcost.report.document import Asked, Column, Document, Table, find, ordered
+from archcost.report.grid import Entry
+from archcost.report.text import visible
+from archcost.report.units import ratio_text, si_text
+from archcost.rewriting.proposal import Proposal, Stays
+from archcost.rewriting.reports.columns import COLUMNS, PEOPLE, SEEN, Line, error_text
+from archcost.rewriting.reports.notes import notes_of
+from archcost.rewriting.results import Proposed
 
-from archcost.report.grid import Grid, Piece, html_table, lay_out, no_room_for, that_fit
-from archcost.report.notes import heading
-from archcost.report.terminal import console_for, paint, plain, print_encoding, width_for, wrapped
-from archcost.report.text import csv_cell, fit, markdown_cell, width_of
-from archcost.rewriting.plan.plan_json import proposal_record
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from rich.console import Console
-
-    from archcost.rewriting.proposals import Proposals
-
-__all__ = [
-    *("COLUMNS", "SCHEMA", "draw", "markdown_grid", "printed", "record", "text_of"),
-    *("to_csv", "to_html", "to_json", "to_markdown", "to_pandas"),
-]
+__all__ = ["SCHEMA", "document_of", "stays_records"]
 
 SCHEMA = "archcost.proposals/1"
-_ADDED = ("macs_ratio", "params_ratio", "macs_saved", "speedup", "recommended", "objection", "best")
+_ADDED = ("params_ratio", "macs_ratio", "macs_saved", "speedup", "recommended", "objection", "best")
+_LARGEST = "macs_saved"
+_EACH = "The best for each layer"
 
 
-def draw(
-    proposals: Proposals,
-    console: Console | None = None,
-    *,
-    width: int | None = None,
-    file: IO[str] | None = None,
-) -> None:
-    """Print the table; as `archcost.report.table.draw` does."""
-    console = console_for(console, file)
-    paint(_lines(proposals, width_for(console, width)), console)
+def document_of(proposals: Proposed, asked: Asked) -> Document:
+    """For people what each rule comes to, then layer by layer; as data one row a proposal."""
+    asked.without_depth("a table of proposals")
+    best = {id(one) for one in proposals.best()}
+    macs = proposals.analysis.total.macs
+    lines = [Line((one,), macs, int(id(one) in best)) for one in proposals]
+    rows = ordered(lines, COLUMNS, asked, _LARGEST)
+    data = Table("proposals", COLUMNS, lambda: rows)
+    if asked.is_flat:
+        kinds = [[line] for line in rows]
+        said = f"{len(rows)} of {len(proposals)}, by {find(asked.sort or _LARGEST, COLUMNS).header}"
+    else:
+        kinds = _folded(proposals, best)
+        said = "of each rule the best for a layer, and what was timed"
+    # Options stay beside the rule where they alone tell rows of one layer apart.
+    apart = asked.is_flat or any(len({line.first.rule for line in kind}) < len(kind) for kind in kinds)
+    bends = any(one.before.nonlinearities or one.after.nonlinearities for one in proposals)
+    seen = Table(
+        "proposals",
+        [replace(column, keep=99) if apart and column.name == "options" else column for column in PEOPLE],
+        lambda: rows,
+        shown=[name for name in SEEN if bends or name != "nonlinearities"],
+        lines=partial(_lines, kinds),
+        only_known=True,
+    )
+    return Document(
+        schema=SCHEMA,
+        headings=[heading(proposals.analysis)],
+        tables=[data],
+        shown=[_rules(proposals), seen] if lines else [],
+        record=partial(_record, proposals, asked, data),
+        notes=partial(notes_of, proposals, said),
+    )
 
 
-def text_of(proposals: Proposals, *, width: int | None = None) -> str:
-    """The table as plain text, uncut unless a width is given."""
-    return plain(_lines(proposals, width))
+def _lines(kinds: Sequence[Sequence[Line]], columns: Sequence[Column]) -> list[Entry]:
+    """Layers that are alike in one, named where they change."""
+    entries = []
+    for kind in kinds:
+        before: tuple[str, ...] = ()
+        for line in kind:
+            again = line.names == before
+            cells = tuple("" if again and column.name == "shape" else column.text(line) for column in columns)
+            label = () if again else _label(line)
+            entries.append(Entry(label, cells, "" if line.first.recommended else "dim"))
+            before = line.names
+    return entries
 
 
-def printed(proposals: Proposals) -> str:
-    """What ``print`` shows: as wide as the terminal that stdout is, in letters that it can take."""
-    return plain(_lines(proposals, width_for(console_for(None, None), None)), print_encoding())
+def _label(line: Line) -> tuple[tuple[str, str], ...]:
+    name = (visible(line.first.name) or "(the model)", "")
+    more = len(line.proposals) - 1
+    return (name, (f" and {more} more", "dim")) if more else (name,)
 
 
-def to_pandas(proposals: Proposals) -> pd.DataFrame:
-    """One row a proposal; every column of `COLUMNS`, with these units:
+def _folded(proposals: Proposed, best: set[int]) -> list[list[Line]]:
+    """By kind of layer, in order of definition: its proposals, for all layers of that kind, the best first.
 
-    MACs in ``macs_*``, bytes in ``activation_bytes_*``, pixels in ``receptive_field_*``, ms in ``*_ms_*``, %
-    of the model's MACs in ``macs_saved``; ratios are new over old, ``speedup`` is old over new, errors are
-    relative.
+    Layers are of a kind where type and convolution are the same; their proposals are one where rule, options
+    and every cost and time are. Their errors, which depend on the weights, may differ. Of each rule the
+    first is shown: data have all.
     """
-    rows = [Row(line, proposals.analysis) for line in flat_lines(proposals)]
-    return frame({c.name: series([c.get(row) for row in rows], c.dtype) for c in COLUMNS})
+    total = proposals.analysis.total.macs
+    kinds: dict[Any, dict[Any, list[Proposal]]] = defaultdict(lambda: defaultdict(list))
+    for one in proposals:
+        kinds[_kind(one)][_what(one)].append(one)
+    found = []
+    for alike in kinds.values():
+        lines = [Line(tuple(same), total, sum(id(one) in best for one in same)) for same in alike.values()]
+        found.append(_best_of_each_rule(sorted(lines, key=_rank)))
+    return found
 
 
-def to_csv(proposals: Proposals, path: Path | None = None) -> str | None:
-    """The same as CSV: into a file, or returned where no path is given."""
-    rows = [Row(line, proposals.analysis) for line in flat_lines(proposals)]
-    cells = [[_csv_value(column, row) for column in COLUMNS] for row in rows]
-    return write_text(csv_text([column.name for column in COLUMNS], cells), path)
+def _best_of_each_rule(lines: list[Line]) -> list[Line]:
+    """The first of each rule, and whatever is the best of a layer or was timed."""
+    seen: set[str] = set()
+    kept = []
+    for line in lines:
+        if line.best or line.first.race is not None or line.first.rule not in seen:
+            kept.append(line)
+        seen.add(line.first.rule)
+    return kept
 
 
-def _csv_value(column: Column, row: Row) -> Any:
-    value = column.get(row)
-    if value is None or isinstance(value, (bool, int, float)):
-        return value
-    return csv_cell(column.show(value))
+def _kind(one: Proposal) -> Any:
+    return one.type_name, one.shape, tuple((spec.input_size, spec.batch) for spec in one.old[:1])
 
 
-def to_markdown(proposals: Proposals) -> str:
-    """Pipe tables for people, then what stays and why, advice and units."""
-    name, rest = heading(proposals.analysis)
-    said = [f"**{markdown_cell(name)}** {markdown_cell(rest)}"]
-    grids = _grids(proposals, repeat=True)
-    said += [markdown_grid(grid) for grid in grids]
-    notes = (f"- {markdown_cell(what)}: {markdown_cell(text)}" for what, text in notes_of(proposals, grids))
-    said.append("\n".join(notes))
-    return "\n\n".join(said) + "\n"
+def _what(one: Proposal) -> Any:
+    seconds = None if one.race is None else (one.race.old_ms, one.race.new_ms)
+    # Options that name a module that is replaced are alike where it stands at the same place.
+    chains = list(one.replacement.chains)
+    chosen = {
+        name: chains.index(value) if isinstance(value, str) and value in chains else value
+        for name, value in one.options.items()
+    }
+    text = (one.rule, repr(sorted(chosen.items())), one.exact, len(chains))
+    return (*text, one.old, one.new, one.before, one.after, seconds, one.objection)
 
 
-def markdown_grid(grid: Grid) -> str:
-    """A grid as a pipe table."""
-    rows = [["".join(text for text, _ in entry.label), *entry.cells] for entry in grid.entries]
-    heads = [grid.label, *(one.text for one in grid.heads)]
-    safe = [[markdown_cell(cell) for cell in row] for row in rows]
-    return markdown_table(heads, safe, [False, *(one.right for one in grid.heads)])
+def _rank(line: Line) -> Any:
+    """What `best_of` goes by, with what stands in the plan first."""
+    one = line.first
+    known = [other.error for other in line.proposals if other.error is not None]
+    error = max(known) if len(known) == len(line.proposals) else float("inf")
+    return (not line.best, not one.recommended, not one.exact, error, one.macs_ratio)
 
 
-def _grids(proposals: Proposals, *, repeat: bool = False) -> list[Grid]:
-    """Rule by rule, then layer by layer; none where nothing is proposed."""
-    return [rules_grid(proposals), grid_of(proposals, repeat=repeat)] if len(proposals) else []
+def _rules(proposals: Proposed) -> Table:
+    """What each rule comes to where it is taken wherever it is recommended, as ``rewrite`` takes it."""
+    heads = {"Layers": 6, "MACs": 3, "MACs x": 5, "Params x": 2, "Largest error": 4, "Slower here": 1}
+    rules = list(dict.fromkeys(one.rule for one in proposals))
+    lines, styles = {}, {}
+    for rule in rules:
+        own, best = [one for one in proposals if one.rule == rule], proposals.best([rule])
+        lines[visible(rule)], styles[visible(rule)] = _together(proposals, own, best), "dim" * (not best)
+    if len(rules) > 1:
+        lines[_EACH], styles[_EACH] = _together(proposals, proposals, proposals.best()), "bold"
+
+    def entries(columns: Sequence[Column]) -> list[Entry]:
+        cells = {row[0]: tuple(column.text(row) for column in columns) for row in lines.items()}
+        return [Entry(((k, ""),), cells[k], styles[k], total=k == _EACH) for k in lines]
+
+    return replace(Table.of_texts("rules", "Rule", heads, lines), lines=entries)
 
 
-def to_html(proposals: Proposals) -> str:
-    """A fragment to put into a page or a notebook; every text in it is escaped."""
-    grids = _grids(proposals)
-    tables = [html_table(grid) for grid in grids]
-    return block([heading(proposals.analysis)], tables, notes_of(proposals, grids))
+def _together(proposals: Proposed, own: Sequence[Proposal], best: Sequence[Proposal]) -> tuple[str, ...]:
+    total = proposals.analysis.total
+    macs, params = (
+        getattr(total, name) + sum(getattr(one.after, name) - getattr(one.before, name) for one in best)
+        for name in ("macs", "params")
+    )
+    errors = [one.error for one in best]
+    known = [error for error in errors if error is not None]
+    slower = sum(one.speedup is not None and one.speedup < 1 and not one.recommended for one in own)
+    timed = sum(one.speedup is not None for one in own)
+    return (
+        f"{len(best)} of {len({one.name for one in own})}",
+        si_text(macs),
+        ratio_text(macs / total.macs) if total.macs else "-",
+        ratio_text(params / total.params) if total.params else "-",
+        error_text(max(known)) if known and len(known) == len(errors) else "-",
+        f"{slower} of {timed}" if timed else "-",
+    )
 
 
-def to_json(proposals: Proposals, path: Path | None = None, indent: int | None = 2) -> str | None:
-    """Strict JSON: into a file, or returned where no path is given."""
-    return write_text(dump(record(proposals), indent), path)
+def _record(proposals: Proposed, asked: Asked, table: Table) -> dict[str, Any]:
+    from archcost.rewriting.plan.plan_json import proposal_record
 
-
-def record(proposals: Proposals) -> dict[str, Any]:
-    """What `to_json` writes, as plain Python."""
     analysis = proposals.analysis
     about = head(analysis)
     about.pop("device")  # of the pass on paper; the one below is that of the times
-    added = [column for column in COLUMNS if column.name in _ADDED]
-    made = []
-    for line in flat_lines(proposals):
-        row = Row(line, analysis)
-        values = {**proposal_record(line.first), **{column.name: column.get(row) for column in added}}
-        made.append(_finite(values))
+    added = table.for_data(Asked(columns=_ADDED if asked.columns is None else asked.columns))
+    of = proposal_record if asked.columns is None else lambda one: {}
     return {
-        "schema": SCHEMA,
-        **versions(),
         **about,
+        "notes": (*analysis.notes, *proposals.notes),
         "total": {"params": analysis.total.params, "macs": analysis.total.macs},
         "device": proposals.device,
-        "proposals": made,
-        "stays": [
-            {"name": one.name, "type": one.type_name, "rule": one.rule, "reason": one.reason}
-            for one in proposals.stays
+        "proposals": [
+            {**of(line.first), **{column.name: column.get(line) for column in added}} for line in table.rows()
         ],
+        "stays": stays_records(proposals.stays),
         "advice": [{"name": one.name, "text": one.text} for one in proposals.advice],
     }
 
 
-def _finite(value: Any) -> Any:
-    """JSON has no word for what is not a number, such as the error of weights that are none."""
-    if isinstance(value, float):
-        return value if isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    return [_finite(item) for item in value] if isinstance(value, (list, tuple)) else value
-
-
-def _lines(proposals: Proposals, width: int | None) -> list[list[Piece]]:
-    at_least("width", width, 1)
-    model, rest = heading(proposals.analysis)
-    if width is None or width_of(model) + width_of(rest) + 2 <= width:
-        lines: list[list[Piece]] = [[(model, "bold"), ("  " + rest, "")]]
-    else:
-        lines = [[(fit(model, width), "bold")], [(fit("  " + rest, width), "")]]
-    fitting = [(grid, that_fit(grid, width)) for grid in _grids(proposals)]
-    shown = [grid.keeping(kept) for grid, kept in fitting]
-    for grid in shown:
-        lines += [[], *lay_out(grid, width)]
-    lines.append([])
-    for what, text in (*no_room_for(fitting), *notes_of(proposals, shown)):
-        lines += wrapped(what, text, width)
-    return lines
+def stays_records(stays: Iterable[Stays]) -> list[dict[str, str | None]]:
+    return [
+        {"name": one.name, "type": one.type_name, "rule": one.rule, "reason": one.reason} for one in stays
+    ]

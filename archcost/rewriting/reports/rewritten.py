@@ -1,32 +1,50 @@
-"""What a rewrite did, for people: totals before and after, every new layer with its errors, what stays."""
+"""What a rewrite did: totals before and after, every new layer with its errors, what stays.
+
+The schema of ``archcost.rewritten/1``; a later version may add keys, a changed meaning gets a new number:
+
+- ``schema``, ``archcost``, ``torch``, ``model``, ``type``, ``input``, ``inputs``, ``device``, ``notes`` and
+  ``uncounted`` as in ``archcost.analysis/1``, of the model as it was.
+- ``before`` and ``after``: its totals and those of the new model, as ``total`` there.
+- ``output_error``: max |new - old| / max |old| of the outputs on the inputs given; null where the model was
+  changed in place, and not compared.
+- ``speed``: null, or ``old_ms``, ``new_ms``, ``spread_ms``, ``speedup``, ``device`` and ``threads``: old and
+  new model timed in turns.
+- ``outcomes``: a list, each new layer with every column of `COLUMNS` by its name, or those asked for.
+- ``stays``: a list of ``{"name", "type", "rule", "reason"}``: where a rule did nothing, or less than it
+  could.
+- ``plan``: what ``plan.to_json()`` has.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from archcost.report.columns import MODULE_COLUMNS, Column, Row, find
-from archcost.report.proposal_columns import error_text, ms_text, options_text
-from archcost.report.proposal_notes import stays_notes
-from archcost.report.proposals import markdown_grid
-from archcost.report.rows import Ledger, at_least
-
-from archcost.report.grid import Entry, Grid, Head, Piece, lay_out, no_room_for, that_fit
-from archcost.report.notes import Explanations, explained, heading, signs
-from archcost.report.terminal import console_for, plain, print_encoding, width_for, wrapped
-from archcost.report.text import fit, markdown_cell, visible
-from archcost.report.units import ratio_text, si_text
+from archcost.analysis.columns import MODULE_COLUMNS
+from archcost.analysis.document import head, total_of
+from archcost.analysis.notes import heading
+from archcost.analysis.rows import Ledger
+from archcost.report.document import Asked, Column, Document, Table, find, ordered
+from archcost.report.grid import Grid
+from archcost.report.notes import Explanations, explained, signs
+from archcost.report.text import visible
+from archcost.report.units import ratio_text
+from archcost.rewriting.proposal import NOISE
+from archcost.rewriting.reports import columns as of_proposals
+from archcost.rewriting.reports.columns import Line, error_text, ms_text
+from archcost.rewriting.reports.notes import stays_notes
+from archcost.rewriting.reports.proposals import stays_records
+from archcost.rewriting.results import RewrittenModel
 
 if TYPE_CHECKING:
-    from archcost.analysis.analysis import Analysis
     from archcost.rewriting.plan.applying import Outcome
     from archcost.rewriting.proposal import Raced
-    from archcost.rewriting.rewritten import Rewritten
 
-__all__ = ["printed", "text_of", "to_markdown"]
+__all__ = ["COLUMNS", "SCHEMA", "document_of"]
 
-# Of old and new time, what is within the noise of a quiet machine.
-_NOISE = 0.03
+SCHEMA = "archcost.rewritten/1"
 _TOTALS = ("params", "macs", "other_ops", "param_bytes", "activation_bytes", "peak_memory_bytes")
 _ON_PATH = {"depth": "Weighted depth", "nonlinearities": "Non-linearities"}
 _UNITS = (
@@ -50,60 +68,105 @@ _ERRORS: Explanations = (
 )
 
 
-def printed(rewritten: Rewritten) -> str:
-    """What ``print`` shows: as wide as the terminal that stdout is, in letters that it can take."""
-    return plain(_lines(rewritten, width_for(console_for(None, None), None)), print_encoding())
+@dataclass(frozen=True)
+class Layer(Line):
+    """A new layer: the proposal that was carried out, and what became of it."""
+
+    outcome: Outcome | None = None
 
 
-def text_of(rewritten: Rewritten, *, width: int | None = None) -> str:
-    """The same as plain text, uncut unless a width is given."""
-    return plain(_lines(rewritten, width))
+def _outcome(name: str, header: str, meaning: str, of: Callable[[Any], Any], keep: float) -> Column:
+    more: dict[str, Any] = {"show": error_text, "dtype": "Float64", "missing": "-", "keep": keep}
+    return Column(name, header, meaning, lambda layer: of(layer.outcome), **more)
 
 
-def to_markdown(rewritten: Rewritten) -> str:
-    """The same as pipe tables and a list."""
+def _on_data(outcome: Outcome) -> float | None:
+    return outcome.proposal.output_error if outcome.refitted is None else outcome.refitted[0]
+
+
+_REFIT = "Of the layer's output over the data given, {} the refit of its last stage"
+_OUTCOME = (
+    _outcome("error_on_data", "Error on data", _REFIT.format("before"), _on_data, 85),
+    _outcome(
+        "error_after_refit",
+        "after refit",
+        _REFIT.format("after"),
+        lambda outcome: None if outcome.refitted is None else outcome.refitted[1],
+        95,
+    ),
+    _outcome(
+        "error_on_input",
+        "Error on input",
+        "max |new - old| / max |old| of the layer's output for the inputs given",
+        lambda outcome: outcome.error,
+        80,
+    ),
+)
+_UNFITTED = Column(
+    "unfitted",
+    "Not fitted",
+    "Why its weights are not fitted to the data that was given",
+    lambda layer: layer.outcome.unfitted,
+    show=str,
+    dtype="str",
+    missing="",
+)
+COLUMNS = (*(one for one in of_proposals.COLUMNS if one.name != "best"), *_OUTCOME, _UNFITTED)
+_LOOKS: dict[str, dict[str, Any]] = {
+    "name": {"header": "New layer"},
+    "shape": {"header": "Was", "keep": 60},
+    "options": {"keep": 70},
+    "macs": {"keep": 50},
+    "macs_ratio": {"keep": 90},
+    "weight_error": {"header": "Error of weights", "keep": 65},
+    "speedup": {"keep": 75},
+}
+_PEOPLE = (
+    *(
+        replace(one, **_LOOKS.get(one.name, {}))
+        for one in of_proposals.PEOPLE
+        if one.name not in ("best", "verdict")
+    ),
+    *_OUTCOME,
+    _UNFITTED,
+)
+_SEEN = (
+    *("name", "shape", "rule", "options", "macs", "macs_ratio", "weight_error"),
+    *("error_on_data", "error_after_refit", "error_on_input", "speedup"),
+)
+
+
+def document_of(rewritten: RewrittenModel, asked: Asked) -> Document:
+    """For people the totals, then the new layers; as data one row a new layer."""
+    asked.without_depth("a table of new layers")
+    macs = rewritten.before.total.macs
+    layers = [Layer((one.proposal,), macs, outcome=one) for one in rewritten.outcomes]
+    rows = ordered(layers, COLUMNS, asked, "macs_saved")
+    data = Table("layers", COLUMNS, lambda: rows)
+    seen = replace(data, columns=_PEOPLE, shown=_SEEN, only_known=True)
     name, rest = heading(rewritten.before)
-    said = [f"# {markdown_cell(name)}, rewritten", markdown_cell(rest)]
-    grids = [grid for grid in (_totals(rewritten), _layers(rewritten)) if grid.entries]
-    said += [markdown_grid(grid) for grid in grids]
-    lines = (f"- {markdown_cell(what)}: {markdown_cell(text)}" for what, text in _notes(rewritten, grids))
-    return "\n\n".join([*said, "\n".join(lines)]) + "\n"
+    return Document(
+        schema=SCHEMA,
+        headings=[(f"{name}, rewritten", rest)],
+        tables=[data],
+        shown=[_totals(rewritten), *([seen] if rows else [])],
+        record=partial(_record, rewritten, asked, data),
+        notes=partial(_notes, rewritten),
+    )
 
 
-def _lines(rewritten: Rewritten, width: int | None) -> list[list[Piece]]:
-    at_least("width", width, 1)
-    name, rest = heading(rewritten.before)
-    line = f"{name}, rewritten  {rest}"
-    lines: list[list[Piece]] = [[(line if width is None else fit(line, width), "bold")]]
-    grids = [grid for grid in (_totals(rewritten), _layers(rewritten)) if grid.entries]
-    fitting = [(grid, that_fit(grid, width)) for grid in grids]
-    shown = [grid.keeping(kept) for grid, kept in fitting]
-    for grid in shown:
-        lines += [[], *lay_out(grid, width)]
-    lines.append([])
-    for what, text in (*no_room_for(fitting), *_notes(rewritten, shown)):
-        lines += wrapped(what, text, width)
-    return lines
-
-
-def _totals(rewritten: Rewritten) -> Grid:
+def _totals(rewritten: RewrittenModel) -> Table:
     """One line a cost: before, after, the ratio."""
     sides = (rewritten.before, rewritten.after)
-    rows = [_row(side) for side in sides]
-    entries = []
-    for name in _TOTALS:
-        column: Column = find(name, MODULE_COLUMNS)
+    rows = [Ledger(side).row(side.total) for side in sides]
+    lines = {}
+    for column in (find(name, MODULE_COLUMNS) for name in _TOTALS):
         values = [None if column.lower_bound(row) else column.get(row) for row in rows]
-        texts = [column.text(row) for row in rows]
-        entries.append(Entry(((column.header, ""),), (*texts, _ratio(*values))))
+        lines[column.header] = (*map(column.text, rows), _ratio(*values))
     for name, header in _ON_PATH.items():
         values = [getattr(side.total, name) for side in sides]
-        entries.append(Entry(((header, ""),), (*map(str, values), _ratio(*values))))
-    return Grid("Total", [Head("Before", 3), Head("After", 2), Head("x", 1)], entries)
-
-
-def _row(analysis: Analysis) -> Row:
-    return Ledger(analysis).row(analysis.total)
+        lines[header] = (*map(str, values), _ratio(*values))
+    return Table.of_texts("totals", "Total", {"Before": 3, "After": 2, "x": 1}, lines)
 
 
 def _ratio(before: Any, after: Any) -> str:
@@ -114,49 +177,24 @@ def _ratio(before: Any, after: Any) -> str:
     return ratio_text(after / before)
 
 
-def _layers(rewritten: Rewritten) -> Grid:
-    """One line a new layer."""
-    heads = [
-        Head("Was", 60, right=False),
-        Head("Rule", 100, right=False),
-        Head("Options", 70, right=False),
-        Head("MACs", 50),
-        Head("MACs x", 90),
-        Head("Error of weights", 65),
-        Head("Error on data", 85),
-        Head("after refit", 95),
-        Head("Error on input", 80),
-        Head("Speedup", 75),
-    ]
-    entries = [Entry(((visible(one.proposal.name), ""),), _cells(one)) for one in rewritten.outcomes]
-    grid = Grid("New layer", heads, entries)
-    known = [i for i in range(len(heads)) if any(entry.cells[i] not in ("", "-") for entry in entries)]
-    return grid.keeping(known)
+def _record(rewritten: RewrittenModel, asked: Asked, table: Table) -> dict[str, Any]:
+    from archcost.rewriting.plan.plan_json import plan_record
+
+    columns = table.for_data(asked)
+    return {
+        **head(rewritten.before),
+        "notes": (*rewritten.before.notes, *rewritten.notes),
+        "before": total_of(rewritten.before),
+        "after": total_of(rewritten.after),
+        "output_error": rewritten.output_error,
+        "speed": None if rewritten.speed is None else asdict(rewritten.speed),
+        "outcomes": [{column.name: column.get(row) for column in columns} for row in table.rows()],
+        "stays": stays_records(rewritten.stays),
+        "plan": plan_record(rewritten.plan),
+    }
 
 
-def _cells(outcome: Outcome) -> tuple[str, ...]:
-    one = outcome.proposal
-    before, after = (None, None) if outcome.refitted is None else outcome.refitted
-    speedup = one.speedup
-    return (
-        visible(one.shape),
-        visible(one.rule),
-        visible(options_text(one.options)),
-        f"{si_text(one.before.macs)} -> {si_text(one.after.macs)}",
-        ratio_text(one.macs_ratio),
-        _error(0.0 if one.exact else one.weight_error),
-        _error(one.output_error if before is None else before),
-        _error(after),
-        _error(outcome.error),
-        "-" if speedup is None else ratio_text(speedup),
-    )
-
-
-def _error(value: float | None) -> str:
-    return "-" if value is None else error_text(value)
-
-
-def _notes(rewritten: Rewritten, grids: Sequence[Grid]) -> list[tuple[str, str]]:
+def _notes(rewritten: RewrittenModel, grids: Sequence[Grid]) -> list[tuple[str, str]]:
     """``(what, text)`` pairs, in plain text; what to be warned of first."""
     errors = explained(_ERRORS, grids)
     notes = [("Slower", text) for text in _slower(rewritten)]
@@ -178,16 +216,16 @@ def _notes(rewritten: Rewritten, grids: Sequence[Grid]) -> list[tuple[str, str]]
     return notes + [("Note", visible(note)) for note in said if note]
 
 
-def _slower(rewritten: Rewritten) -> list[str]:
+def _slower(rewritten: RewrittenModel) -> list[str]:
     found = []
     speed = rewritten.speed
-    if speed is not None and speed.speedup < 1 - _NOISE and not _disagree(speed):
+    if speed is not None and speed.speedup < 1 - NOISE and not _disagree(speed):
         found.append(
             f"the new model takes {ms_text(speed.new_ms)} ms here, the old one {ms_text(speed.old_ms)} ms"
         )
     for outcome in rewritten.outcomes:
         one = outcome.proposal
-        if one.speedup is not None and one.speedup < 1 - _NOISE:
+        if one.speedup is not None and one.speedup < 1 - NOISE:
             found.append(f"{visible(one.name)} by {visible(one.rule)} is {one.objection}")
     return found
 

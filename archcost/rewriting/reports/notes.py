@@ -7,17 +7,16 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from archcost.report.notes import Explanations, explained
+from archcost.report.notes import Explanations, explained, named
 from archcost.report.text import visible
 
 if TYPE_CHECKING:
     from archcost.report.grid import Grid
     from archcost.rewriting.proposal import Stays
-    from archcost.rewriting.proposals import Proposals
+    from archcost.rewriting.results import Proposed
 
-__all__ = ["named", "notes_of", "stays_notes"]
+__all__ = ["notes_of", "stays_notes"]
 
-_LONGEST_LIST = 6
 _UNITS: Explanations = (
     ("numbers are of one layer, all of its calls in a pass", ()),
     ("Saved % is of the model's MACs, for all layers of a row", ("Saved %",)),
@@ -34,13 +33,6 @@ _ERRORS: Explanations = (
     ("of the output the same over the data given", ("Output error",)),
     ("before any training", ()),
 )
-
-
-def named(names: Sequence[str]) -> str:
-    """The first names of a list, and how many more there are."""
-    shown = [visible(name) or "(the model)" for name in names]
-    more = len(shown) - _LONGEST_LIST
-    return ", ".join(shown[:_LONGEST_LIST]) + (f" and {more} more" if more > 0 else "")
 
 
 def stays_notes(stays: Iterable[Stays]) -> list[tuple[str, str]]:
@@ -84,24 +76,26 @@ def _without_names(reason: str, holders: set[str]) -> str:
     return re.sub(r"\w+(?:\.\w+)*", shorter, reason)
 
 
-def notes_of(proposals: Proposals, grids: Iterable[Grid]) -> list[tuple[str, str]]:
-    """``(what, text)`` pairs, in plain text; columns are explained where the grids have them."""
-    shown_in = list(grids)
+def notes_of(proposals: Proposed, rows: str, grids: Sequence[Grid]) -> list[tuple[str, str]]:
+    """``(what, text)`` pairs, in plain text; columns are explained where the grids have them.
+
+    Args:
+        rows: which ones the table has, in words.
+    """
     notes = _nothing(proposals)
     notes += stays_notes(proposals.stays)
     notes += _advice(proposals)
     if len(proposals):
-        shown = "of each rule the best for a layer, and what was timed"
-        notes += [("Rows", f"{shown}; to_pandas() and --format csv have all {len(proposals)} proposals")]
+        notes.append(("Rows", f"{rows}; to_pandas() and --format csv have all {len(proposals)} proposals"))
         notes.append(("Times", _times(proposals)))
-        notes.append(("Errors", _errors(proposals, shown_in)))
-        notes.append(("Units", explained(_UNITS, shown_in)))
+        notes.append(("Errors", _errors(proposals, grids)))
+        notes.append(("Units", explained(_UNITS, grids)))
         notes += _of_rules(proposals)
     said = (*proposals.analysis.notes, *proposals.notes)
     return notes + [("Note", visible(note)) for note in said if note]
 
 
-def _nothing(proposals: Proposals) -> list[tuple[str, str]]:
+def _nothing(proposals: Proposed) -> list[tuple[str, str]]:
     if not len(proposals):
         return [("Proposals", "none: no rule applies to any convolution of this model")]
     if not proposals.recommended:
@@ -109,14 +103,14 @@ def _nothing(proposals: Proposals) -> list[tuple[str, str]]:
     return []
 
 
-def _advice(proposals: Proposals) -> list[tuple[str, str]]:
+def _advice(proposals: Proposed) -> list[tuple[str, str]]:
     alike: dict[str, list[str]] = defaultdict(list)
     for one in proposals.advice:
         alike[one.text].append(one.name)
     return [("Advice", f"{visible(text)}: {named(names)}") for text, names in alike.items()]
 
 
-def _times(proposals: Proposals) -> str:
+def _times(proposals: Proposed) -> str:
     races = {
         (one.race.device, one.race.threads, ("s" * (one.race.threads != 1))): None
         for one in proposals
@@ -142,13 +136,13 @@ def _times(proposals: Proposals) -> str:
     return "; ".join(said)
 
 
-def _errors(proposals: Proposals, grids: Iterable[Grid]) -> str:
+def _errors(proposals: Proposed, grids: Iterable[Grid]) -> str:
     if all(one.error is None for one in proposals):
         return "not worked out; propose(model, errors=True) or archcost propose does it"
     return explained(_ERRORS, grids)
 
 
-def _of_rules(proposals: Proposals) -> list[tuple[str, str]]:
+def _of_rules(proposals: Proposed) -> list[tuple[str, str]]:
     """What the rules say of their own proposals, those that are alike together."""
     alike: dict[tuple[str, str], list[str]] = defaultdict(list)
     for one in proposals:
