@@ -47,7 +47,7 @@ _COLUMNS = (
 class PathList(Result):
     """Every execution path: for people a paragraph each, or a table of the columns that are asked for.
 
-    The schema of ``archcost.paths/1``: ``paths``, a list, each with every column; ``kernels``, text; ``notes``.
+    The schema of ``archcost.paths/1``: ``paths``, a list, each with every column; ``kernels``; ``notes``.
     """
 
     paths: tuple[ListedPath, ...]

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 from archcost.errors import ArchcostError, SpecError
 from archcost.report.data import Path, versions
-from archcost.report.result import Result
 
 if TYPE_CHECKING:
     import torch
@@ -31,7 +30,7 @@ _PLAIN = (str, bool, int, type(None))
 _TORCH = ("dtype", "layout", "memory_format", "device")
 
 
-def save(result: Result, path: Path) -> None:
+def save(result: Any, path: Path) -> None:
     """Write a result; what it holds beyond plain data (a model, a store) is left out."""
     whole = {"schema": SCHEMA, **versions(), "result": _written(result)}
     with open(path, "w", encoding="utf-8") as file:
