@@ -252,7 +252,7 @@ def test_accelerate_without_inputs_infers_them_and_says_so(quick):
     assert done.acceleration.notes == (
         "input size 1x3x224x224 assumed: the first layer, 0 (Conv2d), takes 3 channels",
     )
-    assert "Note: input size 1x3x224x224 assumed" in str(done.acceleration)
+    assert "Note: input size 1x3x224x224 assumed" in done.acceleration.to_text()
     (x,) = quick[0].inputs
     assert x.shape == (1, 3, 224, 224)
 

@@ -160,7 +160,8 @@ def net(tmp_path, monkeypatch):
     return "net.py:net"
 
 
-def test_the_command_accelerates_and_shows_it_in_every_format(net, capsys, tmp_path):
+def test_the_command_accelerates_and_shows_it_in_every_format(net, capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
     line = ["accelerate", net, "--input-size", "1,3,16,16", "--seconds", "2", "--threads", "1"]
     line += ["--store", "store.sqlite"]
     assert main([*line, "--save", "it.json"]) == 0
