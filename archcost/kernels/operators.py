@@ -12,15 +12,8 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
-from archcost.kernels import (  # noqa: F401 - they make their kinds known
-    by_definition,
-    by_fourier,
-    by_im2col,
-    by_parts,
-    tiles,
-)
 from archcost.kernels.call import Call, window
-from archcost.kernels.packed import KINDS, Packed
+from archcost.kernels.packed import Packed
 from archcost.kernels.tensors import channels_together, planar, readable, sides
 
 __all__ = ["convolve"]
@@ -98,7 +91,7 @@ def _convolve(
         "clamp": None if clamp is None else (clamp[0], clamp[1]),
         "memory_format": None if channels_last is None else _layout(channels_last),
     }
-    return KINDS[kind].of(numbers, isa, packed).run(x, bias, call)
+    return Packed.of(kind, numbers, isa, packed).run(x, bias, call)
 
 
 @_convolve.register_fake

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,14 +13,14 @@ from archcost.kernels.operators import convolve
 from archcost.paths.algorithms.framework import needs_gradients, with_gradients
 from archcost.paths.algorithms.space_to_depth import blocks_of
 from archcost.paths.algorithms.tensor import TensorPath, check_input, wants_gradients
-from archcost.paths.compiled import Packed
+from archcost.paths.compiled import Kernel, Packed
 from archcost.paths.epilogue import PLAIN, Epilogue
-from archcost.paths.geometry import padded
-from archcost.paths.path import Prepared
+from archcost.paths.geometry import by_groups, padded, padded_elements
+from archcost.paths.path import Implementation, Prepared
 from archcost.paths.precision import compute_dtype
 from archcost.spec import ConvSpec
 
-__all__ = ["Fused", "FusedPath", "device_of", "kernels_run"]
+__all__ = ["Fused", "FusedPath", "WholePath", "device_of", "kernels_run"]
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,47 @@ class FusedPath(TensorPath):
     def _is_packed(self, content: Any) -> bool:
         """Whether a kernel has the weights, or some of them, where PyTorch does not see them."""
         return isinstance(content, Fused)
+
+
+class WholePath(FusedPath):
+    """A path with a kernel that takes a convolution whole, with any steps; tensor operations elsewhere."""
+
+    def implementation(
+        self, spec: ConvSpec, dtype: torch.dtype | None = None, device: str = "cpu"
+    ) -> Implementation:
+        return "compiled" if self._chosen(spec, dtype or torch.float32, device) else "tensor operations"
+
+    def _chosen(self, spec: ConvSpec, dtype: torch.dtype, device: str) -> Kernel | None:
+        """The compiled kernel, None where tensor operations run: the one place that chooses."""
+        return self._kernel(spec) if kernels_run(dtype, device) else None
+
+    def _prepare(self, weight: torch.Tensor, spec: ConvSpec) -> Any:
+        kernel = self._chosen(spec, weight.dtype, device_of(weight))
+        if kernel is None:
+            return self._tensors(weight, spec)
+        padding = spec.padding if spec.padding_mode == "zeros" else ((0, 0),) * spec.axes
+        return Fused(kernel.pack(by_groups(weight, spec)), padding, spec.stride, spec.dilation)
+
+    def workspace_bytes(self, spec: ConvSpec, itemsize: int = 4) -> int:
+        """What the kernel says of itself, and the padded input where it pads otherwise than with zeros; or
+        that of the tensor operations."""
+        kernel = self._chosen(spec, torch.float32 if itemsize == 4 else torch.float64, "cpu")
+        if kernel is None:
+            return itemsize * self._elements(spec, itemsize)
+        written_out = 0 if spec.padding_mode == "zeros" else 4 * padded_elements(spec)
+        return kernel.packed_bytes() + kernel.scratch_bytes() + written_out
+
+    @abstractmethod
+    def _kernel(self, spec: ConvSpec) -> Kernel | None:
+        """The kernel for it, where there is one."""
+
+    @abstractmethod
+    def _tensors(self, weight: torch.Tensor, spec: ConvSpec) -> torch.Tensor:
+        """The weights as tensor operations want them."""
+
+    @abstractmethod
+    def _elements(self, spec: ConvSpec, itemsize: int) -> int:
+        """Of the buffers of the tensor operations."""
 
 
 def kernels_run(dtype: torch.dtype, device: str) -> bool:

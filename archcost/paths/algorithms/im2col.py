@@ -9,16 +9,14 @@ up where they overlap (col2im).
 from __future__ import annotations
 
 from math import prod
-from typing import Any
 
 import torch
 
 from archcost.kernels import library
-from archcost.paths.algorithms.fused import Fused, FusedPath, device_of, kernels_run
+from archcost.paths.algorithms.fused import WholePath
 from archcost.paths.algorithms.tensor import TensorPath
-from archcost.paths.compiled import GROUPED, Im2colKernel, im2col_kernel
+from archcost.paths.compiled import GROUPED, Kernel, im2col_kernel
 from archcost.paths.geometry import by_groups, cropped, full_size, padded, padded_elements, tap_windows
-from archcost.paths.path import Implementation
 from archcost.paths.precision import compute_dtype, sum_error
 from archcost.spec import ConvSpec
 
@@ -69,7 +67,7 @@ class Im2colPath(TensorPath):
     limits = "everything: 1 to 3 axes, groups, stride, dilation, transposed, every padding mode"
     source = "K. Chellapilla, S. Puri and P. Simard, High Performance Convolutional Neural Networks, 2006"
 
-    def _prepare(self, weight: torch.Tensor, spec: ConvSpec) -> Any:
+    def _prepare(self, weight: torch.Tensor, spec: ConvSpec) -> torch.Tensor:
         """(groups, out, in * taps); transposed (groups, out * taps, in)."""
         grouped = by_groups(weight.to(compute_dtype(weight.dtype)), spec)
         return grouped.movedim(2, -1).flatten(1, -2) if spec.transposed else grouped.flatten(2)
@@ -98,7 +96,7 @@ class Im2colPath(TensorPath):
         return sum_error(spec, dtype)
 
 
-class TiledIm2colPath(FusedPath, Im2colPath):
+class TiledIm2colPath(WholePath, Im2colPath):
     """A block of positions at a time, so that its part of the matrix stays in the cache.
 
     The compiled kernel goes further: it copies each pixel once, and reads it in place for every tap.
@@ -107,25 +105,14 @@ class TiledIm2colPath(FusedPath, Im2colPath):
     name = "im2col-tiled"
     idea = f"im2col by blocks of positions, {BLOCK_BYTES // 1024} KiB of the matrix at a time"
 
-    def implementation(
-        self, spec: ConvSpec, dtype: torch.dtype | None = None, device: str = "cpu"
-    ) -> Implementation:
-        return "compiled" if self._kernel(spec, dtype or torch.float32, device) else "tensor operations"
-
     def compiled_for(self) -> str:
         return f"1 and 2 axes, any stride and dilation; not transposed{GROUPED}" if library() else ""
 
-    def _kernel(self, spec: ConvSpec, dtype: torch.dtype, device: str) -> Im2colKernel | None:
-        """The compiled kernel, None where tensor operations run: the one place that chooses."""
-        return im2col_kernel(spec) if kernels_run(dtype, device) else None
+    def _kernel(self, spec: ConvSpec) -> Kernel | None:
+        return im2col_kernel(spec)
 
-    def _prepare(self, weight: torch.Tensor, spec: ConvSpec) -> Any:
-        kernel = self._kernel(spec, weight.dtype, device_of(weight))
-        if kernel is None:
-            return super()._prepare(weight, spec)
-        padding = spec.padding if spec.padding_mode == "zeros" else ((0, 0),) * spec.axes
-        packed = kernel.pack(by_groups(weight, spec))
-        return Fused(packed, padding, spec.stride, spec.dilation)
+    def _tensors(self, weight: torch.Tensor, spec: ConvSpec) -> torch.Tensor:
+        return Im2colPath._prepare(self, weight, spec)
 
     def _run(self, x: torch.Tensor, weight: torch.Tensor, spec: ConvSpec) -> torch.Tensor:
         rows = block_rows(spec, x.element_size())
@@ -164,16 +151,8 @@ class TiledIm2colPath(FusedPath, Im2colPath):
                 y[image, :, top * stride : (bottom - 1) * stride + extent] += block[0]
         return cropped(y, spec)
 
-    def workspace_bytes(self, spec: ConvSpec, itemsize: int = 4) -> int:
-        """The padded input, one block of the matrix and what it gives; or what the kernel says of itself."""
-        kernel = self._kernel(spec, torch.float32 if itemsize == 4 else torch.float64, "cpu")
-        if kernel is None:
-            return self._bytes(spec, itemsize)
-        written_out = 0 if spec.padding_mode == "zeros" else 4 * padded_elements(spec)
-        return kernel.packed_bytes() + kernel.scratch_bytes() + written_out
-
-    def _bytes(self, spec: ConvSpec, itemsize: int) -> int:
-        """By tensor operations."""
+    def _elements(self, spec: ConvSpec, itemsize: int) -> int:
+        """The padded input, one block of the matrix and what it gives."""
         rows = block_rows(spec, itemsize)
         height, *others = spec.input_size if spec.transposed else spec.output_size
         rows = min(rows, height)
@@ -184,7 +163,7 @@ class TiledIm2colPath(FusedPath, Im2colPath):
             row = prod(full_size(spec)[1:])
             result = spec.out_channels * row * ((rows - 1) * spec.stride[0] + spec.extent[0])
             full = spec.batch * spec.out_channels * prod(full_size(spec))
-        return itemsize * (padded_elements(spec) + share + result + full)
+        return padded_elements(spec) + share + result + full
 
 
 def block_rows(spec: ConvSpec, itemsize: int) -> int:
