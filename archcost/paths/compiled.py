@@ -8,22 +8,11 @@ from functools import partial
 from math import prod
 
 import torch
+from torch import Tensor
 
+from archcost.kernels import packing
 from archcost.kernels.loading import Convolution, Images, library
 from archcost.kernels.packed import Packed as PackedWeights
-from archcost.kernels.packing import (
-    FOURIER,
-    WINOGRAD,
-    fft_size,
-    pack_depthwise,
-    pack_depthwise_direct,
-    pack_fourier,
-    pack_im2col,
-    pack_long_row,
-    pack_winograd,
-    winograd_place,
-    winograd_tiles,
-)
 from archcost.kernels.tensors import images, loaded
 from archcost.paths.geometry import Axes
 from archcost.paths.phases import Dense
@@ -47,7 +36,7 @@ class Kernel:
     """One kernel of the library, for one convolution of at most two axes in float32."""
 
     kind: str
-    packer: Callable[[torch.Tensor], PackedWeights]
+    packer: Callable[[Tensor], PackedWeights]
     """Of `archcost.kernels`, for weights (out, in, *kernel_size)."""
     weights: tuple[int, ...]
     """What the library asks of the weights of a call."""
@@ -61,7 +50,7 @@ class Kernel:
     calls: int = 1
     """One, or one for each group, on its channels as they lie; outputs are put together at the end."""
 
-    def pack(self, taps: torch.Tensor) -> Packed:
+    def pack(self, taps: Tensor) -> Packed:
         """From (groups, out, in, *kernel_size)."""
         if self.calls == 1:
             return self.packer(taps.flatten(0, 1).float())
@@ -104,7 +93,9 @@ def depthwise_kernel(spec: ConvSpec) -> Kernel | None:
         return None
     weights = (*_two(spec.kernel_size), spec.groups)
     given, written, before = _images(spec, spec.input_size, ((0, 0),) * spec.axes)
-    return DirectKernel("depthwise_direct", pack_depthwise_direct, weights, (), given, written, before)
+    return DirectKernel(
+        "depthwise_direct", packing.pack_depthwise_direct, weights, (), given, written, before
+    )
 
 
 def im2col_kernel(spec: ConvSpec) -> Kernel | None:
@@ -119,22 +110,22 @@ def im2col_kernel(spec: ConvSpec) -> Kernel | None:
         size = tuple(n + low + high for n, (low, high) in zip(size, padding, strict=True))
         padding = ((0, 0),) * spec.axes
     images = _images(spec, size, padding, spec.groups)
-    return Kernel("im2col", pack_im2col, (*window, outs, ins), window, *images, calls=spec.groups)
+    return Kernel("im2col", packing.pack_im2col, (*window, outs, ins), window, *images, calls=spec.groups)
 
 
 def winograd_kernel(dense: Dense, outputs: Axes) -> Kernel | None:
     if len(outputs) > 2:
         return None
-    place = winograd_place(_two(outputs), _two(dense.kernel_size))
-    packer = partial(pack_winograd, outputs=_two(outputs))
-    return None if place is None else _tiles(dense, packer, (WINOGRAD, place, 0))
+    place = packing.winograd_place(_two(outputs), _two(dense.kernel_size))
+    packer = partial(packing.pack_winograd, outputs=_two(outputs))
+    return None if place is None else _tiles(dense, packer, (packing.WINOGRAD, place, 0))
 
 
 def winograd_taps(m: int) -> list[str]:
     """The kernels that have tiles of m outputs, as "3x3"; none without the library."""
     if library() is None:
         return []
-    fitting = [tile for tile in winograd_tiles() if max(tile.outputs) == m]
+    fitting = [tile for tile in packing.winograd_tiles() if max(tile.outputs) == m]
     return [f"{height}x{width}" for height, width in sorted({tile.taps for tile in fitting})]
 
 
@@ -142,13 +133,13 @@ def fourier_kernel(dense: Dense, lengths: Axes) -> Kernel | None:
     """For a kernel of one row whose transforms have these lengths."""
     taps, size = dense.kernel_size[-1], lengths[-1]
     along_row = len(lengths) == 1 or (len(lengths) == 2 and dense.kernel_size[0] == 1)
-    if dense.depthwise or not along_row or taps == 1 or fft_size(size) != size:
+    if dense.depthwise or not along_row or taps == 1 or packing.fft_size(size) != size:
         return None
-    return _tiles(dense, partial(pack_fourier, size=size), (FOURIER, size, taps))
+    return _tiles(dense, partial(packing.pack_fourier, size=size), (packing.FOURIER, size, taps))
 
 
 def _tiles(
-    dense: Dense, packer: Callable[[torch.Tensor], PackedWeights], name: tuple[int, int, int]
+    dense: Dense, packer: Callable[[Tensor], PackedWeights], name: tuple[int, int, int]
 ) -> Kernel | None:
     """Tiles as the C interface calls them, family and two numbers; None for groups of few channels."""
     ins, outs = dense.in_channels // dense.groups, dense.out_channels // dense.groups
@@ -162,21 +153,21 @@ def rows_kernel(dense: Dense, size: int) -> Kernel | None:
     """Transforms of whole rows, depthwise, at this length."""
     axes = len(dense.kernel_size)
     plain = dense.depthwise and dense.out_channels == dense.groups and axes < 3
-    if not plain or fft_size(size) != size:
+    if not plain or packing.fft_size(size) != size:
         return None
     call = (*_two(dense.kernel_size), size)
     padding = (*((0, 0),) * (axes - 1), dense.padding[-1])
-    packer = partial(pack_depthwise, width=dense.input_size[-1], padding=padding)
+    packer = partial(packing.pack_depthwise, width=dense.input_size[-1], padding=padding)
     images = _images(dense, dense.input_size, dense.padding)
     return Kernel("depthwise", packer, (*call, dense.in_channels), call, *images)
 
 
 def long_row_kernel(dense: Dense, step: int) -> Kernel | None:
     """For one axis, cut into frames so many pixels apart, all groups in one call."""
-    if len(dense.kernel_size) > 1 or fft_size(2 * step) != 2 * step:
+    if len(dense.kernel_size) > 1 or packing.fft_size(2 * step) != 2 * step:
         return None
     (taps,), groups = dense.kernel_size, dense.groups
-    packer = partial(pack_long_row, step=step, groups=groups)
+    packer = partial(packing.pack_long_row, step=step, groups=groups)
     weights = (taps, step, dense.out_channels, dense.in_channels // groups)
     images = _images(dense, dense.input_size, dense.padding)
     return Kernel("long_row", packer, weights, (taps, step, groups), *images)

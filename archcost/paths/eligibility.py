@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from archcost.errors import ArchcostError
 from archcost.paths.accuracy import error_against, exact_convolution
@@ -40,9 +41,9 @@ class Eligibility:
 
 def eligible(
     spec: ConvSpec,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None = None,
-    x: torch.Tensor | None = None,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    x: Tensor | None = None,
     *,
     tolerance: float = 1e-4,
     paths: Iterable[str | ExecutionPath] | None = None,
@@ -71,11 +72,11 @@ def eligible(
 
 def tried(
     path: ExecutionPath,
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
     spec: ConvSpec,
-    exact: torch.Tensor,
+    exact: Tensor,
     tolerance: float,
 ) -> Eligibility:
     """One path run once on ``x``, and compared with its ``exact`` result."""

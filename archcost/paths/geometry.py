@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from archcost.spec import ConvSpec
 
 if TYPE_CHECKING:
-    import torch
+    from torch import Tensor
 
 __all__ = [
     *("Axes", "by_groups", "cropped", "full_size", "padded", "padded_elements"),
@@ -56,7 +56,7 @@ def refusal(spec: ConvSpec) -> str | None:
     return None
 
 
-def padded(x: torch.Tensor, spec: ConvSpec) -> torch.Tensor:
+def padded(x: Tensor, spec: ConvSpec) -> Tensor:
     """The input with its padding written out, by the convolution's own mode."""
     import torch.nn.functional as F
 
@@ -73,7 +73,7 @@ def padded_elements(spec: ConvSpec) -> int:
     return spec.batch * spec.in_channels * prod(sizes)
 
 
-def cropped(y: torch.Tensor, spec: ConvSpec) -> torch.Tensor:
+def cropped(y: Tensor, spec: ConvSpec) -> Tensor:
     """The output of a transposed convolution, from its full size: padding cut away, output padding added."""
     import torch.nn.functional as F
 
@@ -82,7 +82,7 @@ def cropped(y: torch.Tensor, spec: ConvSpec) -> torch.Tensor:
     return F.pad(y, flat) if any(flat) else y
 
 
-def by_groups(weight: torch.Tensor, spec: ConvSpec) -> torch.Tensor:
+def by_groups(weight: Tensor, spec: ConvSpec) -> Tensor:
     """(groups, out_channels / groups, in_channels / groups, *kernel_size), transposed or not."""
     grouped = weight.unflatten(0, (spec.groups, -1))
     return grouped.transpose(1, 2) if spec.transposed else grouped

@@ -13,6 +13,7 @@ from archcost.spec import ConvSpec
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
 __all__ = ["ExecutionPath", "Implementation", "Prepared"]
 
@@ -28,11 +29,11 @@ class Prepared:
 
     spec: ConvSpec
     content: Any
-    bias: torch.Tensor | None
+    bias: Tensor | None
     dtype: torch.dtype
     """Of the weights given, and so of the inputs to come."""
     epilogue: Epilogue = PLAIN
-    weight: torch.Tensor | None = None
+    weight: Tensor | None = None
     """As it was given, where ``content`` has no gradients: then PyTorch runs what needs some."""
     trains: bool = False
     """Whether weight or bias wanted gradients when they were prepared."""
@@ -65,11 +66,7 @@ class ExecutionPath(ABC):
 
     @abstractmethod
     def prepare(
-        self,
-        weight: torch.Tensor,
-        bias: torch.Tensor | None,
-        spec: ConvSpec,
-        epilogue: Epilogue = PLAIN,
+        self, weight: Tensor, bias: Tensor | None, spec: ConvSpec, epilogue: Epilogue = PLAIN
     ) -> Prepared:
         """Do once what depends on the weights alone; the epilogue is what `run` does to its outputs.
 
@@ -78,7 +75,7 @@ class ExecutionPath(ABC):
         """
 
     @abstractmethod
-    def run(self, x: torch.Tensor, prepared: Prepared) -> torch.Tensor:
+    def run(self, x: Tensor, prepared: Prepared) -> Tensor:
         """(batch, in_channels, *input_size) to (batch, out_channels, *output_size), any batch.
 
         Gradients flow. Where weights are packed beyond PyTorch's sight, it runs PyTorch's own convolution

@@ -14,8 +14,8 @@ from functools import lru_cache
 from itertools import product
 from math import gcd, prod
 
-import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from archcost.paths.geometry import Axes, padded, padded_elements, trailing
 from archcost.spec import ConvSpec
@@ -156,7 +156,7 @@ def _transposed_axis(k: int, s: int, d: int, low: int, out: int) -> list[_AxisPh
     return found
 
 
-def bordered(x: torch.Tensor, spec: ConvSpec, parts: tuple[Phase, ...]) -> tuple[torch.Tensor, list[int]]:
+def bordered(x: Tensor, spec: ConvSpec, parts: tuple[Phase, ...]) -> tuple[Tensor, list[int]]:
     """The input with all the pixels that phases read, and where pixel 0 of each axis now is."""
     if is_dense(spec):
         return x, [0] * spec.axes
@@ -202,7 +202,7 @@ def phase_elements(spec: ConvSpec, phase: Phase) -> int:
     return total
 
 
-def folded(x: torch.Tensor, phase: Phase) -> torch.Tensor:
+def folded(x: Tensor, phase: Phase) -> Tensor:
     """Rows that never meet, side by side in the batch: (batch, ...) to (folds * batch, ...)."""
     folds = [axis.fold for axis in phase.axes]
     if max(folds) == 1:
@@ -217,7 +217,7 @@ def folded(x: torch.Tensor, phase: Phase) -> torch.Tensor:
     return x.permute(*inner, 0, 1, *outer).flatten(0, len(folds))
 
 
-def unfolded(y: torch.Tensor, phase: Phase) -> torch.Tensor:
+def unfolded(y: Tensor, phase: Phase) -> Tensor:
     """The reverse of `folded`, for the outputs."""
     folds = [axis.fold for axis in phase.axes]
     if max(folds) == 1:

@@ -8,7 +8,7 @@ from math import gcd, prod
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from archcost.errors import ArchcostError, InputError, RewriteError
@@ -21,7 +21,7 @@ from archcost.trace.state import Untouched
 
 __all__ = ["Runner", "again", "batches_in", "layer_of", "patches", "running", "space_of", "spaced"]
 
-Tap = Callable[[torch.Tensor, Any], None]
+Tap = Callable[[Tensor, Any], None]
 """Told the input and the output of a layer as soon as it has run, before anything can overwrite them."""
 
 
@@ -80,11 +80,11 @@ def running(model: nn.Module, taps: Mapping[nn.Module, Tap], what: str = "origin
 
 
 def _hooked(layer: nn.Module, tap: Tap, runner: Runner) -> Iterator[Any]:
-    waiting: list[torch.Tensor] = []
+    waiting: list[Tensor] = []
 
     def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         x = args[0] if args else kwargs.get("input")
-        if not isinstance(x, torch.Tensor) or x.is_complex():
+        if not isinstance(x, Tensor) or x.is_complex():
             raise RewriteError(f"the input of a {type(layer).__name__} is not a tensor of real numbers")
         waiting.append(x)
 
@@ -138,7 +138,7 @@ def batches_in(batches: Iterable[Any]) -> int | None:
         return None
 
 
-def space_of(layer: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, ConvSpec]:
+def space_of(layer: nn.Module, x: Tensor) -> tuple[Tensor, ConvSpec]:
     """The input with a batch axis, and the layer on paper for it."""
     like = layer if isinstance(layer, ConvLike) else ConvLike(layer)
     if x.dim() == like.axes + 1:
@@ -154,7 +154,7 @@ def spaced(positions: int, most: float, size: tuple[int, ...]) -> int:
     return stride
 
 
-def patches(x: torch.Tensor, spec: ConvSpec, picked: torch.Tensor) -> torch.Tensor:
+def patches(x: Tensor, spec: ConvSpec, picked: Tensor) -> Tensor:
     """What the layer looks at, at some positions of its output: (groups, positions, in / groups * taps).
 
     Args:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from archcost.weights.sums import product_of, widened
 
@@ -15,9 +16,9 @@ __all__ = ["Fit", "Normal"]
 class Fit:
     """What is to be added to a layer's weight and bias."""
 
-    weight: torch.Tensor | None
+    weight: Tensor | None
     """(groups, out / groups, D)."""
-    bias: torch.Tensor | None
+    bias: Tensor | None
     """(out,)."""
 
 
@@ -27,10 +28,10 @@ class Normal:
     def __init__(self, weights: bool, bias: bool) -> None:
         self.weights, self.bias = weights, bias
         self.count = 0
-        self._aside: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
-        self._pivot: torch.Tensor | None = None
+        self._aside: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._pivot: Tensor | None = None
 
-    def add(self, rows: torch.Tensor, lacks: torch.Tensor) -> None:
+    def add(self, rows: Tensor, lacks: Tensor) -> None:
         """A portion to fit on: rows (groups, n, D), lacks (n, out)."""
         if not len(lacks):
             return
@@ -52,7 +53,7 @@ class Normal:
         product_of(rows, self._products)
         self._crossed += lacks.reshape(len(lacks), groups, -1).permute(1, 2, 0) @ rows
 
-    def keep(self, rows: torch.Tensor, was: torch.Tensor, now: torch.Tensor) -> None:
+    def keep(self, rows: Tensor, was: Tensor, now: Tensor) -> None:
         """A portion to judge by: rows (groups, n, D), the original's output and the present one (n, out)."""
         rows = widened(rows)
         self._aside.append((rows, was.detach().to("cpu", rows.dtype), now.detach().to("cpu", rows.dtype)))

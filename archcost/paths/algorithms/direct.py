@@ -11,6 +11,7 @@ from __future__ import annotations
 from math import prod
 
 import torch
+from torch import Tensor
 
 from archcost.kernels import library
 from archcost.paths.algorithms.fused import WholePath
@@ -39,10 +40,10 @@ class DirectPath(WholePath):
     def _kernel(self, spec: ConvSpec) -> Kernel | None:
         return depthwise_kernel(spec)
 
-    def _tensors(self, weight: torch.Tensor, spec: ConvSpec) -> torch.Tensor:
+    def _tensors(self, weight: Tensor, spec: ConvSpec) -> Tensor:
         return by_groups(weight.to(compute_dtype(weight.dtype)), spec)
 
-    def _run(self, x: torch.Tensor, weight: torch.Tensor, spec: ConvSpec) -> torch.Tensor:
+    def _run(self, x: Tensor, weight: Tensor, spec: ConvSpec) -> Tensor:
         if spec.transposed:
             y = x.new_zeros(x.shape[0], spec.out_channels, *full_size(spec))
             for tap, window in tap_windows(spec):
@@ -70,7 +71,7 @@ class DirectPath(WholePath):
         return sum_error(spec, dtype)
 
 
-def mix_channels(weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+def mix_channels(weight: Tensor, x: Tensor) -> Tensor:
     """What one tap adds: (groups, out, in) by (batch, groups * in, *positions), as a matrix product."""
     groups, _, inputs = weight.shape
     pixels = x.reshape(x.shape[0], groups, inputs, -1)

@@ -14,6 +14,7 @@ from math import log2
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from archcost.kernels import library
 from archcost.paths.algorithms.fourier import real_transform_multiplications
@@ -59,21 +60,21 @@ class FFTPartsPath(PhasedPath):
     def compiled_for(self) -> str:
         return "" if library() is None else "all that it executes"
 
-    def _transform(self, taps: torch.Tensor, dense: Dense) -> torch.Tensor:
+    def _transform(self, taps: Tensor, dense: Dense) -> Tensor:
         """(groups, out, in, parts, frequencies, 2): real and imaginary parts."""
         step = _step(dense)
         filled = F.pad(taps, (0, _parts(dense, step) * step - taps.shape[-1]))
         spectrum = torch.fft.rfft(filled.unflatten(-1, (-1, step)), 2 * step).conj()
         return torch.view_as_real(spectrum.resolve_conj())
 
-    def _dense(self, x: torch.Tensor, weight: torch.Tensor, dense: Dense) -> torch.Tensor:
+    def _dense(self, x: Tensor, weight: Tensor, dense: Dense) -> Tensor:
         step = _step(dense)
         frames, parts = _frames(dense, step), _parts(dense, step)
         low, width = dense.padding[0][0], x.shape[-1]
         x = F.pad(x, (low, (frames + parts) * step - low - width))
         spectra = torch.fft.rfft(x.unfold(-1, 2 * step, step)).unflatten(1, (dense.groups, -1))
         kernel = torch.view_as_complex(weight)
-        y: torch.Tensor | int = 0
+        y: Tensor | int = 0
         for part in range(parts):
             seen = spectra[..., part : part + frames, :]
             y = y + torch.einsum("bgifk,goik->bgofk", seen, kernel[..., part, :])

@@ -15,6 +15,7 @@ from math import log2, prod
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from archcost.kernels import library
 from archcost.paths.algorithms.fourier import MOST_LENGTH, good_length, real_transform_multiplications
@@ -53,12 +54,12 @@ class FFTRowsPath(PhasedPath):
             f"1 and 2 axes, as many filters as channels, rows up to {MOST_LENGTH} pixels with their padding"
         )
 
-    def _transform(self, taps: torch.Tensor, dense: Dense) -> torch.Tensor:
+    def _transform(self, taps: Tensor, dense: Dense) -> Tensor:
         """(out, *rows of the kernel, frequencies, 2): real and imaginary parts."""
         spectrum = torch.fft.rfft(taps.flatten(0, 2), _length(dense)).conj()
         return torch.view_as_real(spectrum.resolve_conj())
 
-    def _dense(self, x: torch.Tensor, weight: torch.Tensor, dense: Dense) -> torch.Tensor:
+    def _dense(self, x: Tensor, weight: Tensor, dense: Dense) -> Tensor:
         length, (low, _) = _length(dense), dense.padding[-1]
         rows, seen = dense.kernel_size[:-1], dense.output_size[:-1]
         # Rows of zeros are padded when transformed: their spectrum is zero.

@@ -7,30 +7,32 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from torch.autograd import forward_ad
 
 from archcost.paths.geometry import cropped, padded
 from archcost.paths.path import Prepared
 from archcost.spec import ConvSpec
 
-__all__ = ["framework_convolution", "in_two_axes", "needs_gradients", "takes_padding", "with_gradients"]
+__all__ = [
+    "CONVOLUTIONS",
+    "framework_convolution",
+    "in_two_axes",
+    "needs_gradients",
+    "takes_padding",
+    "with_gradients",
+]
 
-_CONVOLUTIONS: dict[bool, dict[int, Any]] = {
+CONVOLUTIONS: dict[bool, dict[int, Any]] = {
     False: {1: F.conv1d, 2: F.conv2d, 3: F.conv3d},
     True: {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d},
 }
 
 
-def framework_convolution(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, spec: ConvSpec
-) -> torch.Tensor:
+def framework_convolution(x: Tensor, weight: Tensor, bias: Tensor | None, spec: ConvSpec) -> Tensor:
     """``torch.nn.functional.conv*``, padded before it or cut after it where it cannot by itself."""
-    function = _CONVOLUTIONS[spec.transposed][spec.axes]
-    options: dict[str, Any] = {
-        "stride": spec.stride,
-        "dilation": spec.dilation,
-        "groups": spec.groups,
-    }
+    function = CONVOLUTIONS[spec.transposed][spec.axes]
+    options: dict[str, Any] = {"stride": spec.stride, "dilation": spec.dilation, "groups": spec.groups}
     if takes_padding(spec):
         options["padding"] = tuple(low for low, _ in spec.padding)
         if spec.transposed:
@@ -43,7 +45,7 @@ def framework_convolution(
     return function(padded(x, spec), weight, bias, **options)
 
 
-def needs_gradients(x: torch.Tensor, prepared: Prepared) -> bool:
+def needs_gradients(x: Tensor, prepared: Prepared) -> bool:
     """Whether a run must be recorded, which weights packed beyond PyTorch's sight cannot."""
     if not torch.compiler.is_compiling() and (
         # Forward mode and torch.func keep what they record to themselves.
@@ -53,7 +55,7 @@ def needs_gradients(x: torch.Tensor, prepared: Prepared) -> bool:
     return torch.is_grad_enabled() and (prepared.trains or x.requires_grad)
 
 
-def with_gradients(x: torch.Tensor, prepared: Prepared) -> torch.Tensor:
+def with_gradients(x: Tensor, prepared: Prepared) -> Tensor:
     """PyTorch's convolution with the weights as they were given, and the epilogue."""
     assert prepared.weight is not None
     bias = None if prepared.bias is None else prepared.bias.to(prepared.dtype)

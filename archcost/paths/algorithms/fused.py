@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from archcost.kernels import library
 from archcost.kernels.operators import convolve
@@ -34,7 +35,7 @@ class Fused:
     blocks: bool = False
     """Whether it is executed by `archcost.paths.algorithms.space_to_depth`."""
 
-    def source(self, x: torch.Tensor, spec: ConvSpec) -> torch.Tensor:
+    def source(self, x: Tensor, spec: ConvSpec) -> Tensor:
         """What the kernel reads."""
         if self.blocks:
             return blocks_of(x, spec)
@@ -45,18 +46,14 @@ class FusedPath(TensorPath):
     """Kernels compute in float32, for the half types as well, and are chosen once, in `prepare`."""
 
     def prepare(
-        self,
-        weight: torch.Tensor,
-        bias: torch.Tensor | None,
-        spec: ConvSpec,
-        epilogue: Epilogue = PLAIN,
+        self, weight: Tensor, bias: Tensor | None, spec: ConvSpec, epilogue: Epilogue = PLAIN
     ) -> Prepared:
         prepared = super().prepare(weight, bias, spec, epilogue)
         if not self._is_packed(prepared.content):
             return prepared
         return replace(prepared, weight=weight, trains=wants_gradients(weight, bias))
 
-    def run(self, x: torch.Tensor, prepared: Prepared) -> torch.Tensor:
+    def run(self, x: Tensor, prepared: Prepared) -> Tensor:
         check_input(self, x, prepared)
         if prepared.weight is not None and needs_gradients(x, prepared):
             return with_gradients(x, prepared)
@@ -95,7 +92,7 @@ class WholePath(FusedPath):
         """The compiled kernel, None where tensor operations run: the one place that chooses."""
         return self._kernel(spec) if kernels_run(dtype, device) else None
 
-    def _prepare(self, weight: torch.Tensor, spec: ConvSpec) -> Any:
+    def _prepare(self, weight: Tensor, spec: ConvSpec) -> Any:
         kernel = self._chosen(spec, weight.dtype, device_of(weight))
         if kernel is None:
             return self._tensors(weight, spec)
@@ -116,7 +113,7 @@ class WholePath(FusedPath):
         """The kernel for it, where there is one."""
 
     @abstractmethod
-    def _tensors(self, weight: torch.Tensor, spec: ConvSpec) -> torch.Tensor:
+    def _tensors(self, weight: Tensor, spec: ConvSpec) -> Tensor:
         """The weights as tensor operations want them."""
 
     @abstractmethod
@@ -129,8 +126,8 @@ def kernels_run(dtype: torch.dtype, device: str) -> bool:
     return device == "cpu" and compute_dtype(dtype) == torch.float32 and library() is not None
 
 
-def device_of(weight: torch.Tensor) -> str:
+def device_of(weight: Tensor) -> str:
     """No device at all where the numbers of a weight cannot be read: it is traced, or not what it seems."""
-    plain = type(weight) in (torch.Tensor, torch.nn.Parameter) and not torch.compiler.is_compiling()
+    plain = type(weight) in (Tensor, torch.nn.Parameter) and not torch.compiler.is_compiling()
     hidden = not plain or torch._C._functorch.peek_interpreter_stack() is not None
     return "none" if hidden else weight.device.type

@@ -11,6 +11,7 @@ from __future__ import annotations
 from math import prod
 
 import torch
+from torch import Tensor
 
 from archcost.kernels import library
 from archcost.paths.algorithms.fused import WholePath
@@ -26,7 +27,7 @@ __all__ = ["Im2colPath", "TiledIm2colPath", "col2im", "im2col", "matrix_elements
 BLOCK_BYTES = 256 * 1024
 
 
-def im2col(x: torch.Tensor, spec: ConvSpec) -> torch.Tensor:
+def im2col(x: Tensor, spec: ConvSpec) -> Tensor:
     """(batch, channels, *padded_size) to (batch, channels * taps, positions)."""
     axes = spec.axes
     columns = zip(spec.extent, spec.stride, spec.dilation, strict=True)
@@ -37,7 +38,7 @@ def im2col(x: torch.Tensor, spec: ConvSpec) -> torch.Tensor:
     return x.permute(0, 1, *taps, *positions).flatten(1, 1 + axes).flatten(2)
 
 
-def col2im(columns: torch.Tensor, spec: ConvSpec) -> torch.Tensor:
+def col2im(columns: Tensor, spec: ConvSpec) -> Tensor:
     """(batch, channels * taps, positions) to (batch, channels, *full_size): overlapping pixels are added."""
     kernel = spec.kernel_size
     columns = columns.unflatten(2, spec.input_size).unflatten(1, (-1, *kernel))
@@ -67,19 +68,19 @@ class Im2colPath(TensorPath):
     limits = "everything: 1 to 3 axes, groups, stride, dilation, transposed, every padding mode"
     source = "K. Chellapilla, S. Puri and P. Simard, High Performance Convolutional Neural Networks, 2006"
 
-    def _prepare(self, weight: torch.Tensor, spec: ConvSpec) -> torch.Tensor:
+    def _prepare(self, weight: Tensor, spec: ConvSpec) -> Tensor:
         """(groups, out, in * taps); transposed (groups, out * taps, in)."""
         grouped = by_groups(weight.to(compute_dtype(weight.dtype)), spec)
         return grouped.movedim(2, -1).flatten(1, -2) if spec.transposed else grouped.flatten(2)
 
-    def _run(self, x: torch.Tensor, weight: torch.Tensor, spec: ConvSpec) -> torch.Tensor:
+    def _run(self, x: Tensor, weight: Tensor, spec: ConvSpec) -> Tensor:
         if spec.transposed:
             columns = self._product(weight, x.flatten(2).unflatten(1, (spec.groups, -1)), spec)
             return cropped(col2im(columns.flatten(1, 2), spec), spec)
         columns = im2col(padded(x, spec), spec).unflatten(1, (spec.groups, -1))
         return self._product(weight, columns, spec).flatten(1, 2).unflatten(2, spec.output_size)
 
-    def _product(self, weight: torch.Tensor, columns: torch.Tensor, spec: ConvSpec) -> torch.Tensor:
+    def _product(self, weight: Tensor, columns: Tensor, spec: ConvSpec) -> Tensor:
         """(groups, rows, inner) by (batch, groups, inner, positions)."""
         return weight @ columns
 
@@ -111,14 +112,14 @@ class TiledIm2colPath(WholePath, Im2colPath):
     def _kernel(self, spec: ConvSpec) -> Kernel | None:
         return im2col_kernel(spec)
 
-    def _tensors(self, weight: torch.Tensor, spec: ConvSpec) -> torch.Tensor:
+    def _tensors(self, weight: Tensor, spec: ConvSpec) -> Tensor:
         return Im2colPath._prepare(self, weight, spec)
 
-    def _run(self, x: torch.Tensor, weight: torch.Tensor, spec: ConvSpec) -> torch.Tensor:
+    def _run(self, x: Tensor, weight: Tensor, spec: ConvSpec) -> Tensor:
         rows = block_rows(spec, x.element_size())
         return self._spread(x, weight, spec, rows) if spec.transposed else self._gather(x, weight, spec, rows)
 
-    def _gather(self, x: torch.Tensor, weight: torch.Tensor, spec: ConvSpec, rows: int) -> torch.Tensor:
+    def _gather(self, x: Tensor, weight: Tensor, spec: ConvSpec, rows: int) -> Tensor:
         x = padded(x, spec)
         stride, extent, height = spec.stride[0], spec.extent[0], spec.output_size[0]
         y = x.new_empty(x.shape[0], spec.out_channels, *spec.output_size)
@@ -131,12 +132,12 @@ class TiledIm2colPath(WholePath, Im2colPath):
                 )
         return y
 
-    def _block(self, x: torch.Tensor, weight: torch.Tensor, spec: ConvSpec) -> torch.Tensor:
+    def _block(self, x: Tensor, weight: Tensor, spec: ConvSpec) -> Tensor:
         """(1, in_channels, *rows of the padded input) to (out_channels, positions)."""
         columns = im2col(x, spec).unflatten(1, (spec.groups, -1))
         return self._product(weight, columns, spec).flatten(0, 2)
 
-    def _spread(self, x: torch.Tensor, weight: torch.Tensor, spec: ConvSpec, rows: int) -> torch.Tensor:
+    def _spread(self, x: Tensor, weight: Tensor, spec: ConvSpec, rows: int) -> Tensor:
         from dataclasses import replace
 
         stride, extent = spec.stride[0], spec.extent[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from archcost.paths.algorithms.framework import framework_convolution, in_two_axes
 from archcost.paths.algorithms.tensor import check_input, check_weights
@@ -33,16 +34,12 @@ class NativePath(ExecutionPath):
         return refusal(spec)
 
     def prepare(
-        self,
-        weight: torch.Tensor,
-        bias: torch.Tensor | None,
-        spec: ConvSpec,
-        epilogue: Epilogue = PLAIN,
+        self, weight: Tensor, bias: Tensor | None, spec: ConvSpec, epilogue: Epilogue = PLAIN
     ) -> Prepared:
         check_weights(self, weight, bias, spec, epilogue)
         return Prepared(spec, weight, bias, weight.dtype, epilogue)
 
-    def run(self, x: torch.Tensor, prepared: Prepared) -> torch.Tensor:
+    def run(self, x: Tensor, prepared: Prepared) -> Tensor:
         check_input(self, x, prepared)
         y = framework_convolution(x, prepared.content, prepared.bias, prepared.spec)
         return prepared.epilogue.applied(y)
@@ -76,16 +73,12 @@ class ChannelsLastPath(NativePath):
     idea = "the same in the channels-last layout, the input copied where it comes in another"
 
     def prepare(
-        self,
-        weight: torch.Tensor,
-        bias: torch.Tensor | None,
-        spec: ConvSpec,
-        epilogue: Epilogue = PLAIN,
+        self, weight: Tensor, bias: Tensor | None, spec: ConvSpec, epilogue: Epilogue = PLAIN
     ) -> Prepared:
         prepared = super().prepare(weight, bias, spec, epilogue)
         return replace(prepared, content=channels_last(weight))
 
-    def run(self, x: torch.Tensor, prepared: Prepared) -> torch.Tensor:
+    def run(self, x: Tensor, prepared: Prepared) -> Tensor:
         check_input(self, x, prepared)
         # One axis has no such layout of its own: it is run as the second of two.
         spec = in_two_axes(prepared.spec) if x.dim() == 3 else prepared.spec
@@ -93,7 +86,7 @@ class ChannelsLastPath(NativePath):
         return prepared.epilogue.applied(y.squeeze(2) if x.dim() == 3 else y)
 
 
-def channels_last(tensor: torch.Tensor) -> torch.Tensor:
+def channels_last(tensor: Tensor) -> Tensor:
     """In the channels-last layout of its dimensions; of three, as four with one row."""
     if tensor.dim() == 3:
         tensor = tensor.unsqueeze(2)

@@ -6,6 +6,7 @@ from fractions import Fraction
 from functools import lru_cache
 
 import torch
+from torch import Tensor
 
 from archcost.errors import InputError
 from archcost.paths.algorithms.framework import takes_padding
@@ -47,17 +48,13 @@ class NnpackPath(NativePath):
         return super().supports(spec, dtype)
 
     def prepare(
-        self,
-        weight: torch.Tensor,
-        bias: torch.Tensor | None,
-        spec: ConvSpec,
-        epilogue: Epilogue = PLAIN,
+        self, weight: Tensor, bias: Tensor | None, spec: ConvSpec, epilogue: Epilogue = PLAIN
     ) -> Prepared:
         if weight.device.type != "cpu":
             raise InputError(f"path {self.name!r}: NNPACK runs on the CPU, not on {weight.device}")
         return super().prepare(weight, bias, spec, epilogue)
 
-    def run(self, x: torch.Tensor, prepared: Prepared) -> torch.Tensor:
+    def run(self, x: Tensor, prepared: Prepared) -> Tensor:
         check_input(self, x, prepared)
         spec = prepared.spec
         padding = [low for low, _ in spec.padding]

@@ -6,6 +6,7 @@ from dataclasses import replace
 from math import inf
 
 import torch
+from torch import Tensor
 
 from archcost.errors import InputError
 from archcost.paths.algorithms.framework import in_two_axes, needs_gradients, takes_padding, with_gradients
@@ -47,11 +48,7 @@ class PrepackedPath(NativePath):
         return super().supports(spec, dtype)
 
     def prepare(
-        self,
-        weight: torch.Tensor,
-        bias: torch.Tensor | None,
-        spec: ConvSpec,
-        epilogue: Epilogue = PLAIN,
+        self, weight: Tensor, bias: Tensor | None, spec: ConvSpec, epilogue: Epilogue = PLAIN
     ) -> Prepared:
         check_weights(self, weight, bias, spec, epilogue)
         if weight.device.type != "cpu":
@@ -73,7 +70,7 @@ class PrepackedPath(NativePath):
         trains = wants_gradients(weight, bias)
         return Prepared(spec, content, bias, weight.dtype, epilogue, weight, trains)
 
-    def run(self, x: torch.Tensor, prepared: Prepared) -> torch.Tensor:
+    def run(self, x: Tensor, prepared: Prepared) -> Tensor:
         check_input(self, x, prepared)
         if needs_gradients(x, prepared):
             return with_gradients(x, prepared)

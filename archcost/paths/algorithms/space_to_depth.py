@@ -11,8 +11,8 @@ from dataclasses import replace
 from functools import lru_cache
 from math import prod
 
-import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from archcost.paths.geometry import padded, padded_elements
 from archcost.spec import ConvSpec
@@ -39,7 +39,7 @@ def spread(spec: ConvSpec) -> ConvSpec | None:
     )
 
 
-def blocks_of(x: torch.Tensor, spec: ConvSpec) -> torch.Tensor:
+def blocks_of(x: Tensor, spec: ConvSpec) -> Tensor:
     """(batch, channels, *input_size) to the input of `spread`: (batch, channels * blocks, *size)."""
     instead = spread(spec)
     assert instead is not None
@@ -55,7 +55,7 @@ def blocks_of(x: torch.Tensor, spec: ConvSpec) -> torch.Tensor:
     return _rearranged(F.pad(x, flat) if any(flat) else x, strides, leading=2)
 
 
-def rearranged_taps(taps: torch.Tensor, spec: ConvSpec) -> torch.Tensor:
+def rearranged_taps(taps: Tensor, spec: ConvSpec) -> Tensor:
     """(groups, out, in, *kernel_size) to the weights of `spread`."""
     kernel, strides = spec.kernel_size, spec.stride
     missing = [-k % s for k, s in zip(kernel, strides, strict=True)]
@@ -71,7 +71,7 @@ def rearranged_elements(spec: ConvSpec) -> int:
     return written_out + 2 * spec.batch * instead.in_channels * prod(instead.input_size)
 
 
-def _rearranged(x: torch.Tensor, strides: tuple[int, ...], leading: int) -> torch.Tensor:
+def _rearranged(x: Tensor, strides: tuple[int, ...], leading: int) -> Tensor:
     """(..., channels, *size) to (..., channels * blocks, *size / strides)."""
     axes = len(strides)
     for axis, stride in enumerate(strides):

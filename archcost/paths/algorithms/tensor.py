@@ -6,6 +6,7 @@ from abc import abstractmethod
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from archcost.errors import InputError
 from archcost.paths.epilogue import PLAIN, Epilogue
@@ -30,18 +31,14 @@ class TensorPath(ExecutionPath):
         return refusal(spec) or self._refuses(spec)
 
     def prepare(
-        self,
-        weight: torch.Tensor,
-        bias: torch.Tensor | None,
-        spec: ConvSpec,
-        epilogue: Epilogue = PLAIN,
+        self, weight: Tensor, bias: Tensor | None, spec: ConvSpec, epilogue: Epilogue = PLAIN
     ) -> Prepared:
         check_weights(self, weight, bias, spec, epilogue)
         if bias is not None:
             bias = bias.to(compute_dtype(weight.dtype))
         return Prepared(spec, self._prepare(weight, spec), bias, weight.dtype, epilogue)
 
-    def run(self, x: torch.Tensor, prepared: Prepared) -> torch.Tensor:
+    def run(self, x: Tensor, prepared: Prepared) -> Tensor:
         check_input(self, x, prepared)
         y = self._run(x.to(compute_dtype(x.dtype)), prepared.content, prepared.spec)
         if prepared.bias is not None:
@@ -53,20 +50,16 @@ class TensorPath(ExecutionPath):
         return None
 
     @abstractmethod
-    def _prepare(self, weight: torch.Tensor, spec: ConvSpec) -> Any:
+    def _prepare(self, weight: Tensor, spec: ConvSpec) -> Any:
         """The weights in whatever form `_run` wants, in the dtype computed in."""
 
     @abstractmethod
-    def _run(self, x: torch.Tensor, content: Any, spec: ConvSpec) -> torch.Tensor:
+    def _run(self, x: Tensor, content: Any, spec: ConvSpec) -> Tensor:
         """The convolution without its bias, a new tensor."""
 
 
 def check_weights(
-    path: ExecutionPath,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
-    spec: ConvSpec,
-    epilogue: Epilogue = PLAIN,
+    path: ExecutionPath, weight: Tensor, bias: Tensor | None, spec: ConvSpec, epilogue: Epilogue = PLAIN
 ) -> None:
     """Raises InputError where the path refuses the convolution, or tensors or epilogue do not fit it."""
     path.check(spec, weight.dtype)
@@ -78,7 +71,7 @@ def check_weights(
     epilogue.check(spec.axes)
 
 
-def check_input(path: ExecutionPath, x: torch.Tensor, prepared: Prepared) -> None:
+def check_input(path: ExecutionPath, x: Tensor, prepared: Prepared) -> None:
     """Raises InputError where the input is not what the weights were prepared for."""
     if x.shape[1:] != prepared.input_shape:
         sizes = ", ".join(map(str, prepared.input_shape))
@@ -87,7 +80,7 @@ def check_input(path: ExecutionPath, x: torch.Tensor, prepared: Prepared) -> Non
         raise InputError(f"path {path.name!r}: input is {x.dtype}, the weights are {prepared.dtype}")
 
 
-def wants_gradients(weight: torch.Tensor, bias: torch.Tensor | None) -> bool:
+def wants_gradients(weight: Tensor, bias: Tensor | None) -> bool:
     """Whether gradients are recorded now, and one of them takes part."""
     given = [tensor for tensor in (weight, bias) if tensor is not None]
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given)
