@@ -7,6 +7,7 @@ no gradients.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -96,17 +97,9 @@ def _convolve(
 
 @_convolve.register_fake
 def _(
-    x: Tensor,
-    packed: Tensor,
-    bias: Tensor | None,
-    kind: str,
-    numbers: Sequence[int],
-    isa: str,
-    padding: Sequence[int],
-    steps: Sequence[int],
-    clamp: Sequence[float] | None,
-    channels_last: bool | None,
-) -> Tensor:
+    x: Tensor, packed: Tensor, bias: Any, kind: str, numbers: Sequence[int], isa: str, padding: Sequence[int],
+    steps: Sequence[int], clamp: Any, channels_last: bool | None,
+) -> Tensor:  # fmt: skip
     source = readable(planar(x))
     size = [
         (n + low + high - d * (k - 1) - 1) // s + 1

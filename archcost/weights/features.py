@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from archcost.errors import ArchcostError, InputError, RewriteError
 from archcost.nn.like import ConvLike
+from archcost.paths.algorithms.im2col import windowed
+from archcost.paths.geometry import padded
 from archcost.spec import ConvSpec
 from archcost.surgery.checking import evaluating
 from archcost.surgery.outputs import fresh
@@ -161,19 +162,10 @@ def patches(x: Tensor, spec: ConvSpec, picked: Tensor) -> Tensor:
         x: (N, C, *size), the layer's input.
         picked: (positions,), into the flattened (N, *output_size).
     """
-    pads: Any = spec.padding
-    sides = [side for pair in reversed(pads) for side in pair]
-    if any(sides):
-        mode = "constant" if spec.padding_mode == "zeros" else spec.padding_mode
-        x = F.pad(x, sides, mode=mode)
-    extent: Any = spec.extent
-    for axis, (wide, stride) in enumerate(zip(extent, spec.stride, strict=True)):
-        x = x.unfold(2 + axis, wide, stride)
-    dilation: Any = spec.dilation
-    taps: Any = (Ellipsis, *(slice(None, None, d) for d in dilation))
+    windows = windowed(padded(x, spec), spec)
     images, *where = torch.unravel_index(picked, (len(x), *spec.output_size))
     there: Any = (images, slice(None), *where)
-    found = x[taps][there]  # (positions, C, *taps)
+    found = windows[there]  # (positions, C, *taps)
     found = found.reshape(len(picked), spec.groups, -1)
     assert found.shape[2] * spec.groups == spec.in_channels * prod(spec.kernel_size)
     return found.transpose(0, 1)

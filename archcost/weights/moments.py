@@ -176,8 +176,7 @@ class _PatchSums:
             self.sums = Sums(spec.groups, values)
         found = patches(x, spec, torch.arange(0, positions, self.stride, device=x.device))
         self.sums.add(found)
-        pads: Any = spec.padding
-        self._range(x, spec.padding_mode == "zeros" and any(map(any, pads)))
+        self._range(x, spec.padding_mode == "zeros" and any(map(any, spec.padding)))
 
     def _range(self, x: Tensor, padded: bool) -> None:
         low, high = torch.aminmax(x.detach().transpose(0, 1).flatten(1).to("cpu", torch.float64), dim=1)

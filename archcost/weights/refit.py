@@ -76,7 +76,7 @@ def refit(
         batches: each as the models take their inputs; gone through once a layer and more, so a list or a
             ``DataLoader`` in a fixed order, not a generator.
         ridge: r, as a part of the mean of the diagonal of z z'; of several the one with the smallest error
-            aside. By default 1e-6, 1e-4 and 1e-2.
+            aside, of none the bias alone is fitted. By default 1e-6, 1e-4 and 1e-2.
         refactor: gives a chain new weights before its refit.
 
     Raises:
@@ -85,30 +85,6 @@ def refit(
         InputError: there are no batches, or they can be gone through only once.
     """
     ridges = RIDGES if ridge is None else (ridge,) if isinstance(ridge, (int, float)) else tuple(ridge)
-    return _fitted(original, rewritten, names, batches, ridges, refactor, progress)
-
-
-def mean_shift(
-    original: nn.Module,
-    rewritten: nn.Module,
-    names: Iterable[str],
-    batches: Iterable[Any],
-    *,
-    progress: bool | None = None,
-) -> dict[str, Refit]:
-    """As `refit`, for the biases alone: the mean error of each channel is taken off."""
-    return _fitted(original, rewritten, names, batches, (), None, progress)
-
-
-def _fitted(
-    original: nn.Module,
-    rewritten: nn.Module,
-    names: Iterable[str],
-    batches: Iterable[Any],
-    ridges: tuple[float, ...],
-    refactor: Refactor | None,
-    progress: bool | None,
-) -> dict[str, Refit]:
     olds = {name: layer_of(original, name) for name in dict.fromkeys(names)}
     lasts = {name: _last_of(name, layer_of(rewritten, name)) for name in olds}
     passes = 1 + len(olds) * (1 + (refactor is not None))
@@ -143,6 +119,18 @@ def _fitted(
                 if ready is not None:
                     del ready[name]
     return found
+
+
+def mean_shift(
+    original: nn.Module,
+    rewritten: nn.Module,
+    names: Iterable[str],
+    batches: Iterable[Any],
+    *,
+    progress: bool | None = None,
+) -> dict[str, Refit]:
+    """As `refit`, for the biases alone: the mean error of each channel is taken off."""
+    return refit(original, rewritten, names, batches, ridge=(), progress=progress)
 
 
 def _shared(calls: Iterable[str], lasts: dict[str, nn.Module]) -> list[list[str]]:
@@ -235,7 +223,7 @@ class _Pair:
     def target(self, x: Tensor, y: Any) -> None:
         if not isinstance(y, Tensor):
             raise RewriteError(f"{self.name}: it gives a {type(y).__name__}, not a tensor")
-        axes = ConvLike(self.layer).axes if not isinstance(self.layer, ConvLike) else self.layer.axes
+        axes = len(self.layer.kernel_size)  # type: ignore[arg-type]
         whole = y.detach()[None] if y.dim() == axes + 1 else y.detach()
         size = tuple(whole.shape[2:])
         positions = len(whole) * prod(size)

@@ -13,23 +13,25 @@ _BLOCK = 512
 
 
 class Sums:
-    """Of rows (groups, n, D), about the mean of the first portion, so that little cancels."""
+    """Of rows (groups, n, D), about the mean of the first portion, so that little cancels; or about zero."""
 
-    def __init__(self, groups: int, width: int) -> None:
-        self.count = 0
+    def __init__(self, groups: int, width: int, centred: bool = True) -> None:
+        self.count, self.centred = 0, centred
         self.total = torch.zeros(groups, width, dtype=torch.float64)
         self.products = torch.zeros(groups, width, width, dtype=torch.float64)
         self.pivot: Tensor | None = None
 
-    def add(self, rows: Tensor) -> None:
-        """One portion; half precision is widened."""
+    def add(self, rows: Tensor) -> Tensor:
+        """One portion; half precision is widened. Returns it as it was added up."""
         rows = widened(rows)
         if self.pivot is None:
-            self.pivot = rows.mean(1, dtype=torch.float64).to(rows.dtype)
+            mean = rows.mean(1, dtype=torch.float64)
+            self.pivot = (mean if self.centred else torch.zeros_like(mean)).to(rows.dtype)
         rows = rows - self.pivot[:, None].to(rows.dtype)
         self.count += rows.shape[1]
         self.total += rows.sum(1, dtype=torch.float64)
         product_of(rows, self.products)
+        return rows
 
     def result(self) -> tuple[Tensor, Tensor]:
         """(groups, D) and (groups, D, D); these sums are of no more use then."""

@@ -21,7 +21,7 @@ from archcost.paths.geometry import by_groups, cropped, full_size, padded, padde
 from archcost.paths.precision import compute_dtype, sum_error
 from archcost.spec import ConvSpec
 
-__all__ = ["Im2colPath", "TiledIm2colPath", "col2im", "im2col", "matrix_elements"]
+__all__ = ["Im2colPath", "TiledIm2colPath", "col2im", "im2col", "matrix_elements", "windowed"]
 
 # Of one block of the tiled form: what fits into the second-level cache of most machines.
 BLOCK_BYTES = 256 * 1024
@@ -30,12 +30,17 @@ BLOCK_BYTES = 256 * 1024
 def im2col(x: Tensor, spec: ConvSpec) -> Tensor:
     """(batch, channels, *padded_size) to (batch, channels * taps, positions)."""
     axes = spec.axes
+    # The taps go beside the channels, and only now is anything copied.
+    positions, taps = range(2, 2 + axes), range(2 + axes, 2 + 2 * axes)
+    return windowed(x, spec).permute(0, 1, *taps, *positions).flatten(1, 1 + axes).flatten(2)
+
+
+def windowed(x: Tensor, spec: ConvSpec) -> Tensor:
+    """(batch, channels, *padded_size) to (batch, channels, *positions, *taps): a view."""
     columns = zip(spec.extent, spec.stride, spec.dilation, strict=True)
     for axis, (extent, stride, dilation) in enumerate(columns):
         x = x.unfold(2 + axis, extent, stride)[..., ::dilation]
-    # (batch, channels, *positions, *taps): the taps go beside the channels, and only now is anything copied.
-    positions, taps = range(2, 2 + axes), range(2 + axes, 2 + 2 * axes)
-    return x.permute(0, 1, *taps, *positions).flatten(1, 1 + axes).flatten(2)
+    return x
 
 
 def col2im(columns: Tensor, spec: ConvSpec) -> Tensor:

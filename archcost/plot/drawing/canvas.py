@@ -116,6 +116,11 @@ def by(sizes: tuple[int, ...]) -> str:
     return "\u2009×\u2009".join(map(str, sizes))
 
 
+def once(sizes: tuple[int, ...]) -> str:
+    """As `by`; a single number where all are the same."""
+    return by(sizes[:1] if len({*sizes}) == 1 else sizes)
+
+
 def spread(wanted: list[float], gap: float) -> list[float]:
     """Heights as near to the wanted ones as labels of height ``gap`` allow, in their order."""
     order = sorted(range(len(wanted)), key=wanted.__getitem__)

@@ -21,6 +21,7 @@ from archcost.plot.drawing.canvas import (
     finish,
     legend,
     line_key,
+    once,
     sheet,
 )
 from archcost.plot.drawing.cells import EDGE, arrow, draw_cells, frame, lighter, say
@@ -231,7 +232,7 @@ def _title(spec: ConvSpec, matrix: np.ndarray, width: float) -> tuple[str, str]:
 
 
 def _said(name: str, values: tuple[int, ...]) -> str:
-    return "" if max(values) == 1 else f", {name} {by(values if len(set(values)) > 1 else values[:1])},"
+    return "" if max(values) == 1 else f", {name} {once(values)},"
 
 
 def _explain(axes: Axes, matrix: np.ndarray, most: int) -> None:

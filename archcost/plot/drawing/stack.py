@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from itertools import product
 from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from archcost.errors import SpecError
-from archcost.plot.drawing.canvas import MARGIN, SOFT, by, check_path, colour_of, finish, sheet
+from archcost.plot.drawing.canvas import MARGIN, SOFT, by, check_path, colour_of, finish, once, sheet
 from archcost.plot.drawing.cells import READ, arrow, box, frame, lighter, say
 from archcost.spec import ConvSpec
 
@@ -169,7 +170,10 @@ def _draw_planes(
     high = cell * max(span[0] for span in spans)
     middle, low = top - high / 2 - 0.08, top - high - 0.2
     for k, (plane, span) in enumerate(zip(planes, spans, strict=True)):
-        _draw_plane(axes, steps, plane, span, k, cell, left, middle + cell * span[0] / 2)
+        upper = middle + cell * span[0] / 2
+        places = {(r, c): (left + c * cell, upper - r * cell) for r, c in np.ndindex(*span)}
+        first = _first(steps, k)
+        _draw_cells(axes, steps, k, places, list(product(*plane)), set(product(*first)), cell)
         right = left + cell * span[1]
         count = prod(len(at) for at in plane)
         size = by(span) if count == prod(span) else f"{by(span)}, {count} read"
@@ -177,73 +181,52 @@ def _draw_planes(
         say(axes, (left + right) / 2, low, where, va="top", linespacing=1.35)
         if k < len(steps):
             colour, between = colour_of(k), right + _GAP / 2
+            tall, wide = ((cells[-1] + 1) * cell for cells in first)
+            frame(axes, left, upper, wide, tall, colour, f"window {k}", 2.4)
             arrow(axes, (right + 0.1, middle), (right + _GAP - 0.1, middle), colour, 1.8)
             say(axes, between, middle + 0.1, f"layer {k + 1}", 9.5, va="bottom", color=colour)
             say(axes, between, middle - 0.1, _kind(steps[k], "\n"), 9.5, va="top", color=colour)
         left = right + _GAP
 
 
-def _draw_plane(
+def _first(steps: list[_Step], k: int) -> list[list[int]]:
+    """The cells of a plane in the first window of the layer above, along each axis; of the output its own."""
+    if k == len(steps):
+        return [[0]] * len(steps[0].kernel)
+    return [[d * t for t in range(n)] for n, d in zip(steps[k].kernel, steps[k].dilation, strict=True)]
+
+
+def _draw_cells(
     axes: Axes,
     steps: list[_Step],
-    plane: tuple[np.ndarray, ...],
-    span: tuple[int, ...],
     k: int,
+    places: Mapping[Any, tuple[float, float]],
+    read: Sequence[tuple[int, ...]],
+    first: Collection[tuple[int, ...]],
     cell: float,
-    left: float,
-    upper: float,
+    where: str = "",
 ) -> None:
-    """One plane: cells that are read, the first window of the layer above, the cell of the layer below."""
-    first = _window(steps[k]) if k < len(steps) else [[0], [0]]
-    numbers = {cells: i + 1 for i, cells in enumerate((r, c) for r in plane[0] for c in plane[1])}
-    layer = min(k, len(steps) - 1)
-    for r, c in np.ndindex(*span):
-        inside, corner = r in first[0] and c in first[1], (left + c * cell, upper - r * cell)
-        _cell(axes, corner, cell, layer, inside, k, "", numbers.get((r, c)), len(numbers))
-    if k < len(steps):
-        tall, wide = first[0][-1] + 1, first[1][-1] + 1
-        frame(axes, left, upper, wide * cell, tall * cell, colour_of(k), f"window {k}", 2.4)
+    """One plane: cells that are read, numbered where there is room; the first window of the layer above; a
+    frame, inside its own, around the cell that the first window of the layer below gives."""
+    numbers = {at: i + 1 for i, at in enumerate(read)}
+    size = min(11.0, cell * 72 * 0.42, cell * 72 * 1.25 / len(str(len(read))))
+    tint = lighter(colour_of(min(k, len(steps) - 1)), 0.72)
+    for at, corner in places.items():
+        number = numbers.get(at)
+        gid = f"{where}{'read' if number else 'skipped'} {k}"
+        fill = tint if at in first else READ if number else _EMPTY
+        box(axes, *corner, cell, cell, gid, str(number or ""), size, facecolor=fill)
     if k:
-        _ring(axes, left, upper, cell, k - 1, f"cell {k}")
-
-
-def _window(step: _Step) -> list[list[int]]:
-    """The cells of the layer's first window, along each axis."""
-    return [[d * t for t in range(n)] for n, d in zip(step.kernel, step.dilation, strict=True)]
-
-
-def _cell(
-    axes: Axes,
-    corner: tuple[float, float],
-    cell: float,
-    layer: int,
-    inside: bool,
-    plane: int,
-    where: str,
-    number: int | None,
-    largest: int,
-) -> None:
-    """One cell, its number in a size that fits the largest of its plane; none where that is too small."""
-    fill = lighter(colour_of(layer), 0.72) if inside else READ if number else _EMPTY
-    size = min(11.0, cell * 72 * 0.42, cell * 72 * 1.25 / len(str(largest)))
-    gid = f"{where}{'read' if number else 'skipped'} {plane}"
-    box(axes, *corner, cell, cell, gid, str(number or ""), size, facecolor=fill)
-
-
-def _ring(axes: Axes, left: float, upper: float, cell: float, layer: int, gid: str) -> None:
-    """The frame, inside its own, of the cell that a layer's first window gives."""
-    inset = min(0.035, cell * 0.12)
-    side = cell - 2 * inset
-    frame(axes, left + inset, upper - inset, side, side, colour_of(layer), gid, 2.0)
+        left, upper = next(iter(places.values()))
+        inset = min(0.035, cell * 0.12)
+        side = cell - 2 * inset
+        frame(axes, left + inset, upper - inset, side, side, colour_of(k - 1), f"{where}cell {k}", 2.0)
 
 
 def _kind(step: _Step, between: str) -> str:
-    def short(values: tuple[int, ...]) -> str:
-        return by(tuple(dict.fromkeys(values)) if len(set(values)) == 1 else values)
-
     parts = [by(step.kernel)]
-    parts += [f"stride {short(step.stride)}"] * (max(step.stride) > 1)
-    parts += [f"dilation {short(step.dilation)}"] * (max(step.dilation) > 1)
+    parts += [f"stride {once(step.stride)}"] * (max(step.stride) > 1)
+    parts += [f"dilation {once(step.dilation)}"] * (max(step.dilation) > 1)
     return between.join(parts)
 
 
@@ -280,14 +263,9 @@ def _draw_side(
                 _draw_cone(axes, k, p == 0, (xs[p], y - cell / 2), feet, y - _RISE + cell / 2)
             said = f"layer {k}: {_kind(one, ', ')}"
             say(axes, MARGIN, y - _RISE / 2, said, 9, ha="left", color=colour_of(k - 1))
-        first = _window(steps[k])[axis] if k < len(steps) else [0]
-        numbers = {int(p): i + 1 for i, p in enumerate(row)}
-        layer = min(k, len(steps) - 1)
-        for p, x in enumerate(xs):
-            corner = (x - cell / 2, y + cell / 2)
-            _cell(axes, corner, cell, layer, p in first, k, "side ", numbers.get(p), count)
-        if k:
-            _ring(axes, xs[0] - cell / 2, y + cell / 2, cell, k - 1, f"side cell {k}")
+        places = {(p,): (x - cell / 2, y + cell / 2) for p, x in enumerate(xs)}
+        first = {(p,) for p in _first(steps, k)[axis]}
+        _draw_cells(axes, steps, k, places, [(int(p),) for p in row], first, cell, "side ")
 
 
 def _draw_cone(
