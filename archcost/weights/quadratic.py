@@ -12,15 +12,16 @@ from torch import Tensor
 
 from archcost.merging.compose import windows
 
+Sizes = Sequence[int]
+"""One number an axis."""
+
 _SMALL = 2**21
 """Elements of a matrix that is written down."""
 
-__all__ = ["factored", "normal", "windowed"]
+__all__ = ["Sizes", "factored", "normal", "windowed"]
 
 
-def normal(
-    before: Tensor, groups: int, taps: Sequence[int], step: Sequence[int], covariance: Tensor | None
-) -> Tensor:
+def normal(before: Tensor, groups: int, taps: Sizes, step: Sizes, covariance: Tensor | None) -> Tensor:
     """B C B', where row (m, t) of B is the stage's input m, that tap further on.
 
     Args:
@@ -46,13 +47,7 @@ def normal(
 
 
 def _outright(
-    before: Tensor,
-    groups: int,
-    rows: int,
-    taps: Sequence[int],
-    step: Sequence[int],
-    pixels: Sequence[int],
-    covariance: Tensor | None,
+    before: Tensor, groups: int, rows: int, taps: Sizes, step: Sizes, pixels: Sizes, covariance: Tensor | None
 ) -> Tensor:
     """By writing B down: the least work where it is small."""
     ins, size = before.shape[2], before.shape[3:]
@@ -66,7 +61,7 @@ def _outright(
     return seen.reshape(split) @ wide.reshape(split).transpose(1, 2)
 
 
-def _overlaps(before: Tensor, taps: Sequence[int], step: Sequence[int], out: Tensor) -> None:
+def _overlaps(before: Tensor, taps: Sizes, step: Sizes, out: Tensor) -> None:
     """Without a covariance only the distance of two taps counts."""
     index = list(product(*map(range, taps)))
     size = before.shape[3:]
@@ -82,7 +77,7 @@ def _overlaps(before: Tensor, taps: Sequence[int], step: Sequence[int], out: Ten
                 out[:, :, b, :, a] = part.transpose(1, 2)
 
 
-def _overlap(before: Tensor, apart: Sequence[int], size: Sequence[int]) -> Tensor | None:
+def _overlap(before: Tensor, apart: Sizes, size: Sizes) -> Tensor | None:
     if any(abs(d) >= n for d, n in zip(apart, size, strict=True)):
         return None
     here: Any = (Ellipsis, *(slice(max(-d, 0), n - max(d, 0)) for d, n in zip(apart, size, strict=True)))
@@ -90,9 +85,7 @@ def _overlap(before: Tensor, apart: Sequence[int], size: Sequence[int]) -> Tenso
     return before[here].flatten(2) @ before[there].flatten(2).transpose(1, 2)
 
 
-def _under(
-    before: Tensor, flat: Tensor, taps: Sequence[int], step: Sequence[int], covariance: Tensor, out: Tensor
-) -> None:
+def _under(before: Tensor, flat: Tensor, taps: Sizes, step: Sizes, covariance: Tensor, out: Tensor) -> None:
     outer, _, ins, *size = before.shape
     pixels = [(t - 1) * s + x for t, s, x in zip(taps, step, size, strict=True)]
     full = covariance.reshape(outer, ins, *pixels, ins, *pixels)
@@ -109,7 +102,7 @@ def _under(
             out[:, :, b, :, a] = part.transpose(1, 2)
 
 
-def windowed(covariance: Tensor, shape: Sequence[int], size: Sequence[int]) -> Tensor:
+def windowed(covariance: Tensor, shape: Sizes, size: Sizes) -> Tensor:
     """The covariance of a smaller patch, the mean over all places in the larger one of ``shape`` (I, *k)."""
     ins, *pixels = shape
     if list(pixels) == list(size):

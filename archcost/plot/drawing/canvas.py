@@ -20,6 +20,8 @@ PALE = "#e4e4e4"
 SOFT = "#555555"
 MARGIN = 0.45  # inches, of the pictures that are drawn on a `sheet`
 DASHED: Any = (0, (4, 2))
+Place = tuple[float, float]
+"""To the right, and up."""
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -96,7 +98,7 @@ def patch_key(label: str, **style: Any) -> Any:
     return Patch(label=label, **style)
 
 
-def legend(axes: Axes, marks: list[Any], at: tuple[float, float], size: float, **style: Any) -> None:
+def legend(axes: Axes, marks: list[Any], at: Place, size: float, **style: Any) -> None:
     """In one row, from a place in inches on."""
     style = {"loc": "lower left", "ncols": len(marks), "borderpad": 0.2, **style}
     where: dict[str, Any] = {"bbox_to_anchor": at, "bbox_transform": axes.transData}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from archcost.plot.drawing.canvas import INK, SOFT
+from archcost.plot.drawing.canvas import INK, SOFT, Place
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,7 +21,7 @@ _LEAST = 5.0  # points: a text that would be smaller is left out
 
 def draw_cells(
     axes: Axes,
-    corner: tuple[float, float],
+    corner: Place,
     cell: float,
     values: np.ndarray,
     fill: Callable[[Any], str],
@@ -59,9 +59,7 @@ def frame(
     box(axes, left, upper, wide, tall, gid, edgecolor=colour, linewidth=line, zorder=4, **style)
 
 
-def arrow(
-    axes: Axes, start: tuple[float, float], end: tuple[float, float], colour: str = SOFT, line: float = 1.6
-) -> None:
+def arrow(axes: Axes, start: Place, end: Place, colour: str = SOFT, line: float = 1.6) -> None:
     style = {"arrowstyle": "-|>", "color": colour, "linewidth": line}
     axes.annotate("", end, start, arrowprops={**style, "shrinkA": 0, "shrinkB": 0}, annotation_clip=False)
 

@@ -16,6 +16,7 @@ from archcost.plot.drawing.canvas import (
     INK,
     MARGIN,
     SOFT,
+    Place,
     by,
     check_path,
     finish,
@@ -162,13 +163,7 @@ def _high(image: np.ndarray) -> float:
 
 
 def _draw_image(
-    axes: Axes,
-    spec: ConvSpec,
-    image: np.ndarray,
-    matrix: np.ndarray,
-    most: int,
-    cell: float,
-    corner: tuple[float, float],
+    axes: Axes, spec: ConvSpec, image: np.ndarray, matrix: np.ndarray, most: int, cell: float, corner: Place
 ) -> None:
     left, upper = corner
     count = int(image.max())
@@ -189,7 +184,7 @@ def _mark(axes: Axes, left: float, upper: float, cell: float, gid: str) -> None:
 
 
 def _draw_matrix(
-    axes: Axes, spec: ConvSpec, matrix: np.ndarray, most: int, cell: float, corner: tuple[float, float]
+    axes: Axes, spec: ConvSpec, matrix: np.ndarray, most: int, cell: float, corner: Place
 ) -> None:
     left, upper = corner
     rows, columns = matrix.shape

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from archcost.errors import SpecError
-from archcost.plot.drawing.canvas import MARGIN, SOFT, by, check_path, colour_of, finish, once, sheet
+from archcost.plot.drawing.canvas import MARGIN, SOFT, Place, by, check_path, colour_of, finish, once, sheet
 from archcost.plot.drawing.cells import READ, arrow, box, frame, lighter, say
 from archcost.spec import ConvSpec
 
@@ -200,7 +200,7 @@ def _draw_cells(
     axes: Axes,
     steps: list[_Step],
     k: int,
-    places: Mapping[Any, tuple[float, float]],
+    places: Mapping[Any, Place],
     read: Sequence[tuple[int, ...]],
     first: Collection[tuple[int, ...]],
     cell: float,
@@ -268,9 +268,7 @@ def _draw_side(
         _draw_cells(axes, steps, k, places, [(int(p),) for p in row], first, cell, "side ")
 
 
-def _draw_cone(
-    axes: Axes, k: int, first: bool, tip: tuple[float, float], feet: np.ndarray, floor: float
-) -> None:
+def _draw_cone(axes: Axes, k: int, first: bool, tip: Place, feet: np.ndarray, floor: float) -> None:
     """Lines from a cell to the cells that it reads; the first window is filled."""
     colour = colour_of(k - 1)
     width, alpha = (1.7, 1.0) if first else (0.8, 0.45)

@@ -15,6 +15,7 @@ from archcost.plot.drawing.canvas import (
     GREY,
     MARGIN,
     SOFT,
+    Place,
     by,
     check_path,
     finish,
@@ -134,9 +135,7 @@ def _draw_map(cut: Tiling) -> Figure:
     return figure
 
 
-def _draw_input(
-    axes: Axes, cut: Tiling, readers: np.ndarray, cell: float, centre: tuple[float, float]
-) -> None:
+def _draw_input(axes: Axes, cut: Tiling, readers: np.ndarray, cell: float, centre: Place) -> None:
     """The pixels, darker where several tiles read them; hatched where there are none."""
     left, top = _draw_kinds(axes, _shade(readers), _shades(), cell, centre, "readers")
     tall, wide = readers.shape
@@ -166,7 +165,7 @@ def _beyond(given: tuple[int, ...], filled: tuple[int, ...]) -> dict[str, tuple[
     return {gid: part for gid, part in parts.items() if min(part[2:]) > 0}
 
 
-def _draw_tile(axes: Axes, cut: Tiling, tile: np.ndarray, cell: float, centre: tuple[float, float]) -> None:
+def _draw_tile(axes: Axes, cut: Tiling, tile: np.ndarray, cell: float, centre: Place) -> None:
     """What it gives; where that is less than its pixels, they are framed around it."""
     _draw_kinds(axes, tile, _colours(), cell, centre, "tile")
     rows, columns = tile.shape if cut.wraps else cut.size
@@ -178,9 +177,7 @@ def _draw_tile(axes: Axes, cut: Tiling, tile: np.ndarray, cell: float, centre: t
     _caption(axes, above, below, centre, cell * rows)
 
 
-def _draw_outputs(
-    axes: Axes, cut: Tiling, outputs: np.ndarray, cell: float, centre: tuple[float, float]
-) -> None:
+def _draw_outputs(axes: Axes, cut: Tiling, outputs: np.ndarray, cell: float, centre: Place) -> None:
     left, top = _draw_kinds(axes, outputs, _colours(), cell, centre, "outputs")
     tall, wide = outputs.shape
     for r in range(1, cut.tiles[0]):
@@ -199,8 +196,8 @@ def _draw_outputs(
 
 
 def _draw_kinds(
-    axes: Axes, kinds: np.ndarray, colours: list[str], cell: float, centre: tuple[float, float], gid: str
-) -> tuple[float, float]:
+    axes: Axes, kinds: np.ndarray, colours: list[str], cell: float, centre: Place, gid: str
+) -> Place:
     """A small picture of one number a cell; its left and upper edge."""
     from matplotlib.colors import ListedColormap
 
@@ -224,7 +221,7 @@ def _hatch(axes: Axes, left: float, upper: float, wide: float, tall: float, gid:
     box(axes, left, upper, wide, tall, gid, **style)
 
 
-def _caption(axes: Axes, above: str, below: str, centre: tuple[float, float], tall: float) -> None:
+def _caption(axes: Axes, above: str, below: str, centre: Place, tall: float) -> None:
     say(axes, centre[0], centre[1] + tall / 2 + 0.2, above)
     say(axes, centre[0], centre[1] - tall / 2 - 0.12, below, 9.5, va="top", linespacing=1.3, color=SOFT)
 

@@ -16,6 +16,7 @@ from archcost.plot.drawing.canvas import (
     INK,
     MARGIN,
     SOFT,
+    Place,
     by,
     check_path,
     finish,
@@ -151,9 +152,7 @@ def _draw_box(
     box(axes, x - wide / 2, y + high / 2, wide, high, gid, text, facecolor=fill, linewidth=1, zorder=3)
 
 
-def _draw_line(
-    axes: Axes, value: Fraction, start: tuple[float, float], end: tuple[float, float], gid: str
-) -> None:
+def _draw_line(axes: Axes, value: Fraction, start: Place, end: Place, gid: str) -> None:
     if not value:
         return
     style = {"color": _PLUS, "linestyle": "-"} if value > 0 else {"color": _MINUS, "linestyle": DASHED}
