@@ -16,9 +16,9 @@ from archcost.kernels.bound import Bound, bound
 from archcost.kernels.call import Call
 from archcost.kernels.packed import Packed
 from archcost.paths.algorithms.framework import takes_padding
-from archcost.paths.algorithms.fused import Fused
 from archcost.paths.algorithms.native import ChannelsLastPath, NativePath
 from archcost.paths.algorithms.prepacked import PrepackedPath
+from archcost.paths.algorithms.tensor import Fused
 from archcost.paths.epilogue import Epilogue
 from archcost.paths.path import ExecutionPath, Prepared
 

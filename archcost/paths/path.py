@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from archcost.errors import InputError
 from archcost.paths.epilogue import PLAIN, Epilogue
-from archcost.paths.geometry import Axes
+from archcost.paths.geometry import Axes, weight_shape
 from archcost.spec import ConvSpec
 
 if TYPE_CHECKING:
@@ -130,6 +130,27 @@ class ExecutionPath(ABC):
         reason = self.supports(spec, dtype)
         if reason is not None:
             raise InputError(f"path {self.name!r} cannot execute this convolution: {reason}")
+
+    def check_weights(
+        self, weight: Tensor, bias: Tensor | None, spec: ConvSpec, epilogue: Epilogue = PLAIN
+    ) -> None:
+        """Raises InputError where the path refuses the convolution, or tensors or epilogue do not fit it."""
+        self.check(spec, weight.dtype)
+        shapes = {"weight": (weight, weight_shape(spec)), "bias": (bias, (spec.out_channels,))}
+        for what, (tensor, shape) in shapes.items():
+            if tensor is not None and tuple(tensor.shape) != shape:
+                raise InputError(
+                    f"path {self.name!r}: {what} has shape {tuple(tensor.shape)}, expected {shape} for {spec}"
+                )
+        epilogue.check(spec.axes)
+
+    def check_input(self, x: Tensor, prepared: Prepared) -> None:
+        """Raises InputError where the input is not what the weights were prepared for."""
+        if x.shape[1:] != prepared.input_shape:
+            given, sizes = tuple(x.shape), ", ".join(map(str, prepared.input_shape))
+            raise InputError(f"path {self.name!r}: input has shape {given}, expected (batch, {sizes})")
+        if x.dtype != prepared.dtype:
+            raise InputError(f"path {self.name!r}: input is {x.dtype}, the weights are {prepared.dtype}")
 
     def __repr__(self) -> str:
         return f"<path {self.name}>"

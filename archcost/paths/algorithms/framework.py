@@ -20,7 +20,7 @@ __all__ = [
     "in_two_axes",
     "needs_gradients",
     "takes_padding",
-    "with_gradients",
+    *("wants_gradients", "with_gradients"),
 ]
 
 CONVOLUTIONS: dict[bool, dict[int, Any]] = {
@@ -53,6 +53,12 @@ def needs_gradients(x: Tensor, prepared: Prepared) -> bool:
     ):
         return True
     return torch.is_grad_enabled() and (prepared.trains or x.requires_grad)
+
+
+def wants_gradients(weight: Tensor, bias: Tensor | None) -> bool:
+    """Whether gradients are recorded now, and one of them takes part."""
+    given = [tensor for tensor in (weight, bias) if tensor is not None]
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given)
 
 
 def with_gradients(x: Tensor, prepared: Prepared) -> Tensor:

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from archcost.kernels import library
-from archcost.paths.algorithms.fused import WholePath
-from archcost.paths.algorithms.tensor import TensorPath
+from archcost.paths.algorithms.tensor import TensorPath, WholePath
 from archcost.paths.compiled import GROUPED, Kernel, im2col_kernel
 from archcost.paths.geometry import by_groups, cropped, full_size, padded, padded_elements, tap_windows
 from archcost.paths.precision import compute_dtype, sum_error

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from archcost.paths.algorithms.framework import framework_convolution, in_two_axes
-from archcost.paths.algorithms.tensor import check_input, check_weights
 from archcost.paths.epilogue import PLAIN, Epilogue
 from archcost.paths.geometry import refusal
 from archcost.paths.path import ExecutionPath, Implementation, Prepared
@@ -36,11 +35,11 @@ class NativePath(ExecutionPath):
     def prepare(
         self, weight: Tensor, bias: Tensor | None, spec: ConvSpec, epilogue: Epilogue = PLAIN
     ) -> Prepared:
-        check_weights(self, weight, bias, spec, epilogue)
+        self.check_weights(weight, bias, spec, epilogue)
         return Prepared(spec, weight, bias, weight.dtype, epilogue)
 
     def run(self, x: Tensor, prepared: Prepared) -> Tensor:
-        check_input(self, x, prepared)
+        self.check_input(x, prepared)
         y = framework_convolution(x, prepared.content, prepared.bias, prepared.spec)
         return prepared.epilogue.applied(y)
 
@@ -79,7 +78,7 @@ class ChannelsLastPath(NativePath):
         return replace(prepared, content=channels_last(weight))
 
     def run(self, x: Tensor, prepared: Prepared) -> Tensor:
-        check_input(self, x, prepared)
+        self.check_input(x, prepared)
         # One axis has no such layout of its own: it is run as the second of two.
         spec = in_two_axes(prepared.spec) if x.dim() == 3 else prepared.spec
         y = framework_convolution(channels_last(x), prepared.content, prepared.bias, spec)

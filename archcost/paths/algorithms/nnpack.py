@@ -11,7 +11,6 @@ from torch import Tensor
 from archcost.errors import InputError
 from archcost.paths.algorithms.framework import takes_padding
 from archcost.paths.algorithms.native import NativePath
-from archcost.paths.algorithms.tensor import check_input
 from archcost.paths.algorithms.toom_cook import toom_cook
 from archcost.paths.epilogue import PLAIN, Epilogue
 from archcost.paths.geometry import padded
@@ -55,7 +54,7 @@ class NnpackPath(NativePath):
         return super().prepare(weight, bias, spec, epilogue)
 
     def run(self, x: Tensor, prepared: Prepared) -> Tensor:
-        check_input(self, x, prepared)
+        self.check_input(x, prepared)
         spec = prepared.spec
         padding = [low for low, _ in spec.padding]
         kernel = spec.kernel_size

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from archcost.kernels.operators import convolve
-from archcost.paths.algorithms.fused import Fused, FusedPath, device_of, kernels_run
 from archcost.paths.algorithms.space_to_depth import blocks_of, rearranged_elements, rearranged_taps, spread
+from archcost.paths.algorithms.tensor import Fused, TensorPath, device_of, kernels_run
 from archcost.paths.compiled import Kernel, Packed
 from archcost.paths.geometry import by_groups, trailing
 from archcost.paths.path import Implementation
@@ -44,7 +44,7 @@ class Parts:
     """Whether it is that of `archcost.paths.algorithms.space_to_depth`."""
 
 
-class PhasedPath(FusedPath):
+class PhasedPath(TensorPath):
     """A path that knows how to execute a `Dense` convolution, and so all of them.
 
     Each phase runs a compiled kernel where `_choice` has one for it, else tensor operations.

@@ -9,9 +9,14 @@ import torch
 from torch import Tensor
 
 from archcost.errors import InputError
-from archcost.paths.algorithms.framework import in_two_axes, needs_gradients, takes_padding, with_gradients
+from archcost.paths.algorithms.framework import (
+    in_two_axes,
+    needs_gradients,
+    takes_padding,
+    wants_gradients,
+    with_gradients,
+)
 from archcost.paths.algorithms.native import NativePath
-from archcost.paths.algorithms.tensor import check_input, check_weights, wants_gradients
 from archcost.paths.epilogue import PLAIN, Epilogue
 from archcost.paths.geometry import padded
 from archcost.paths.path import Prepared
@@ -50,7 +55,7 @@ class PrepackedPath(NativePath):
     def prepare(
         self, weight: Tensor, bias: Tensor | None, spec: ConvSpec, epilogue: Epilogue = PLAIN
     ) -> Prepared:
-        check_weights(self, weight, bias, spec, epilogue)
+        self.check_weights(weight, bias, spec, epilogue)
         if weight.device.type != "cpu":
             raise InputError(f"path {self.name!r}: oneDNN runs on the CPU, not on {weight.device}")
         flat = in_two_axes(spec) if spec.axes == 1 else spec
@@ -71,7 +76,7 @@ class PrepackedPath(NativePath):
         return Prepared(spec, content, bias, weight.dtype, epilogue, weight, trains)
 
     def run(self, x: Tensor, prepared: Prepared) -> Tensor:
-        check_input(self, x, prepared)
+        self.check_input(x, prepared)
         if needs_gradients(x, prepared):
             return with_gradients(x, prepared)
         # A small layer takes less time than a few calls of PyTorch that do nothing.
