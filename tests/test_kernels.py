@@ -105,7 +105,7 @@ def test_winograd_equals_the_definition(isa, data, channels_last, clamp, biased)
     threads = data.draw(st.integers(1, 2))
     layer = random_layer(lambda a, b: data.draw(st.integers(a, b)), tile.taps, channels_last=channels_last)
     packed = kernels.pack_winograd(layer[1], tile.outputs, isa)
-    check(kernels.winograd, packed, layer, clamp, biased, threads, winograd_error(tile))
+    check(kernels.run, packed, layer, clamp, biased, threads, winograd_error(tile))
 
 
 @needs_kernels
@@ -118,7 +118,7 @@ def test_fourier_tiles_equal_the_definition(isa, data, channels_last, clamp, bia
     threads = data.draw(st.integers(1, 2))
     layer = random_layer(lambda a, b: data.draw(st.integers(a, b)), (1, taps), channels_last=channels_last)
     packed = kernels.pack_fourier(layer[1], size, isa)
-    check(kernels.fourier, packed, layer, clamp, biased, threads, FOURIER_ERROR)
+    check(kernels.run, packed, layer, clamp, biased, threads, FOURIER_ERROR)
 
 
 @needs_kernels
@@ -132,7 +132,7 @@ def test_large_depthwise_kernels_equal_the_definition(isa, data, channels_last, 
         lambda a, b: data.draw(st.integers(a, b)), taps, channels_last=channels_last, depthwise=True
     )
     packed = kernels.pack_depthwise(layer[1], layer[0].shape[3], padding=layer[3], isa=isa)
-    check(kernels.depthwise, packed, layer, clamp, biased, threads, FOURIER_ERROR)
+    check(kernels.run, packed, layer, clamp, biased, threads, FOURIER_ERROR)
 
 
 @needs_kernels
@@ -153,7 +153,7 @@ def test_im2col_equals_the_definition(isa, data, channels_last, clamp, biased):
     out_channels = data.draw(st.sampled_from([16, 32, draw_int(1, 70)]))
     layer = x, torch.randn(out_channels, channels, *taps), torch.randn(out_channels), padding
     blocks = data.draw(st.sampled_from([0, draw_int(1, 300)]))
-    convolve = partial(kernels.im2col, block_tiles=blocks)
+    convolve = partial(kernels.run, block_tiles=blocks)
     packed = kernels.pack_im2col(layer[1], isa)
     steps = {"stride": stride, "dilation": dilation}
     check(convolve, packed, layer, clamp, biased, draw_int(1, 2), DIRECT_ERROR, **steps)
@@ -174,22 +174,22 @@ def test_small_depthwise_kernels_equal_the_definition(isa, data, channels_last, 
     layer = x, torch.randn(x.shape[1], 1, *taps), bias, padding
     packed = kernels.pack_depthwise_direct(layer[1], isa)
     steps = {"stride": stride, "dilation": dilation}
-    check(kernels.depthwise_direct, packed, layer, clamp, biased, draw_int(1, 2), DIRECT_ERROR, **steps)
+    check(kernels.run, packed, layer, clamp, biased, draw_int(1, 2), DIRECT_ERROR, **steps)
 
 
 @needs_kernels
 def test_a_sequence_is_an_image_of_one_row():
     x, weight = torch.randn(2, 20, 100), torch.randn(33, 20, 5)
     expected = F.conv1d(x.double(), weight.double(), padding=2)
-    y = kernels.winograd(x, kernels.pack_winograd(weight, 4), padding=2)
+    y = kernels.run(x, kernels.pack_winograd(weight, 4), padding=2)
     assert y.shape == expected.shape
     assert relative_error(y, expected) < ONE_AXIS_ERROR
-    y = kernels.fourier(x, kernels.pack_fourier(weight, 32), padding=2)
+    y = kernels.run(x, kernels.pack_fourier(weight, 32), padding=2)
     assert relative_error(y, expected) < FOURIER_ERROR
-    y = kernels.im2col(x, kernels.pack_im2col(weight), padding=4, stride=3, dilation=2)
+    y = kernels.run(x, kernels.pack_im2col(weight), padding=4, stride=3, dilation=2)
     assert relative_error(y, F.conv1d(x.double(), weight.double(), None, 3, 4, 2)) < DIRECT_ERROR
     weight = weight[:20, :1]
-    y = kernels.depthwise_direct(x, kernels.pack_depthwise_direct(weight), padding=4, stride=3, dilation=2)
+    y = kernels.run(x, kernels.pack_depthwise_direct(weight), padding=4, stride=3, dilation=2)
     expected = F.conv1d(x.double(), weight.double(), None, 3, 4, 2, 20)
     assert y.shape == expected.shape
     assert relative_error(y, expected) < DIRECT_ERROR
@@ -210,7 +210,7 @@ def test_a_sequence_is_an_image_of_one_row():
 def test_any_view_is_read_as_it_is(view):
     x = view(torch.randn(2, 24, 20, 22))
     weight = torch.randn(17, x.shape[1], 3, 3)
-    y = kernels.winograd(x, kernels.pack_winograd(weight, 4), padding=1)
+    y = kernels.run(x, kernels.pack_winograd(weight, 4), padding=1)
     expected = definition(x, weight, None, [(1, 1), (1, 1)], False)
     assert relative_error(y, expected) < WINOGRAD_ERRORS[4, 3]
 
@@ -221,8 +221,8 @@ def test_any_view_is_read_as_it_is(view):
 def test_blocks_and_threads_change_nothing(block_tiles, threads):
     x, weight = torch.randn(2, 40, 19, 23), torch.randn(50, 40, 3, 3)
     packed = kernels.pack_winograd(weight, 2)
-    y = kernels.winograd(x, packed, padding=1, threads=threads, block_tiles=block_tiles)
-    assert torch.equal(y, kernels.winograd(x, packed, padding=1, threads=1))
+    y = kernels.run(x, packed, padding=1, threads=threads, block_tiles=block_tiles)
+    assert torch.equal(y, kernels.run(x, packed, padding=1, threads=1))
 
 
 @needs_kernels
@@ -232,9 +232,9 @@ def test_input_and_output_may_lie_differently_in_memory(of, to):
     x, weight = torch.randn(2, 20, 9, 11).contiguous(memory_format=of), torch.randn(20, 20, 3, 3)
     winograd, large = kernels.pack_winograd(weight, 4), kernels.pack_depthwise(weight[:, :1], 11, padding=1)
     for y, expected in (
-        (kernels.winograd(x, winograd, padding=1, memory_format=to), F.conv2d(x, weight, padding=1)),
+        (kernels.run(x, winograd, padding=1, memory_format=to), F.conv2d(x, weight, padding=1)),
         (
-            kernels.depthwise(x, large, padding=1, memory_format=to),
+            kernels.run(x, large, padding=1, memory_format=to),
             F.conv2d(x, weight[:, :1], padding=1, groups=20),
         ),
     ):
@@ -246,7 +246,7 @@ def test_input_and_output_may_lie_differently_in_memory(of, to):
 def test_what_is_not_a_number_is_not_hidden_by_a_clamp():
     x = torch.full((1, 1, 5, 5), torch.nan)
     packed = kernels.pack_winograd(torch.ones(1, 1, 3, 3), 2)
-    assert kernels.winograd(x, packed, padding=1, clamp=(0, 6)).isnan().all()
+    assert kernels.run(x, packed, padding=1, clamp=(0, 6)).isnan().all()
 
 
 @needs_kernels
@@ -254,17 +254,17 @@ def test_what_a_kernel_cannot_do_is_refused_with_the_reason():
     x, weight = torch.randn(1, 4, 8, 8), torch.randn(5, 4, 3, 3)
     packed = kernels.pack_winograd(weight, 2)
     with pytest.raises(InputError, match="the weights are for 4 channels, the input has 3"):
-        kernels.winograd(x[:, :3], packed)
+        kernels.run(x[:, :3], packed)
     with pytest.raises(InputError, match=r"must be float32 on the CPU, got torch\.float64"):
-        kernels.winograd(x.double(), packed)
+        kernels.run(x.double(), packed)
     with pytest.raises(InputError, match="3x3 taps do not fit the input"):
-        kernels.winograd(x[:, :, :2], packed)
+        kernels.run(x[:, :, :2], packed)
     with pytest.raises(
         InputError, match=r"there is no F\(3x3, 3x3\); for these taps there are: F\(2x2, 3x3\)"
     ):
         kernels.pack_winograd(weight, 3)
     with pytest.raises(InputError, match="bias must have 5 values"):
-        kernels.winograd(x, packed, torch.zeros(4))
+        kernels.run(x, packed, torch.zeros(4))
     with pytest.raises(InputError, match="no transform of size 14"):
         kernels.pack_fourier(torch.randn(5, 4, 3), 14)
 
@@ -274,10 +274,10 @@ def test_a_forked_process_has_threads_of_its_own():
     # So small that PyTorch uses no threads of its own: its OpenMP does not survive the fork.
     x, weight = torch.randn(2, 8, 20, 20), torch.randn(16, 8, 3, 3)
     packed = kernels.pack_winograd(weight, 4)
-    y = kernels.winograd(x, packed, threads=2)
+    y = kernels.run(x, packed, threads=2)
     child = os.fork()
     if child == 0:
-        same = torch.equal(y, kernels.winograd(x, packed, threads=2))
+        same = torch.equal(y, kernels.run(x, packed, threads=2))
         os._exit(0 if same else 1)
     assert os.waitpid(child, 0)[1] == 0
 
@@ -290,7 +290,7 @@ def test_kernels_run_on_the_threads_that_pytorch_has(tmp_path):
         "import os, torch; from archcost import kernels; torch.set_num_threads(2)\n"
         "x, weight = torch.randn(2, 64, 56, 56), torch.randn(64, 64, 3, 3)\n"
         "torch.relu(x); before = len(os.listdir('/proc/self/task'))\n"
-        "kernels.winograd(x, kernels.pack_winograd(weight, 4), threads=2)\n"
+        "kernels.run(x, kernels.pack_winograd(weight, 4), threads=2)\n"
         "print(before, len(os.listdir('/proc/self/task')))"
     )
     # Elsewhere than in a checkout, whose own folder would be imported.
@@ -305,8 +305,8 @@ def test_kernels_run_on_the_threads_that_pytorch_has(tmp_path):
 def test_working_memory_is_kept_and_can_be_given_back():
     x, weight = torch.randn(1, 32, 20, 20), torch.randn(32, 32, 3, 3)
     packed = kernels.pack_winograd(weight, 4)
-    kernels.winograd(x, packed)
-    assert kernels.scratch_bytes_kept() >= kernels.winograd_scratch_bytes(x, packed) > 0
+    kernels.run(x, packed)
+    assert kernels.scratch_bytes_kept() >= kernels.scratch_bytes(x, packed) > 0
     kernels.release_scratch()
     assert kernels.scratch_bytes_kept() == 0
 

@@ -167,7 +167,7 @@ def test_packed_weights_serve_while_nothing_is_recorded(name, monkeypatch):
     from archcost.paths.algorithms import framework
 
     monkeypatch.setitem(
-        framework._CONVOLUTIONS[False], 2, lambda *a, **k: calls.append(1) or original(*a, **k)
+        framework.CONVOLUTIONS[False], 2, lambda *a, **k: calls.append(1) or original(*a, **k)
     )
     with torch.no_grad():
         assert not path.run(x, trained).requires_grad

@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from archcost import ConvSpec, kernels
-from archcost.kernels.tiles import PackedTiles
 from archcost.paths import Epilogue, available, get
 from archcost.paths.accuracy import exact_convolution
 from archcost.paths.algorithms.fourier import good_length
@@ -202,17 +201,17 @@ def test_the_kernel_multiplies_as_often_as_is_counted(name, spec):
     _, weight, bias = tensors_of(spec)
     packed = path.prepare(weight, bias, spec).content.packed
     (phase,) = phases(spec)
-    if isinstance(packed, PackedTiles):
+    if packed.kind == "tiles":
         tiles = math.prod(
             -(-n // m)
-            for n, m in zip(phase.dense.output_size, packed.outputs[-len(spec.kernel_size) :], strict=True)
+            for n, m in zip(phase.dense.output_size, packed.own[3:][-len(spec.kernel_size) :], strict=True)
         )
         assert tiles * packed.data.numel() == path.multiplications(spec)
     else:
         height, width = spec.output_size
-        frequencies = packed.size // 2 + 1
+        frequencies = packed.own[0] // 2 + 1
         assert 4 * height * 9 * frequencies * spec.groups == path.multiplications(spec)
-        assert packed.size == good_length(width + 4)
+        assert packed.own[0] == good_length(width + 4)
 
 
 @needs_kernels

@@ -73,10 +73,10 @@ def test_the_kernel_agrees_with_float64_whatever_the_sizes(isa, data):
     x, weight, bias = torch.randn(2, ins, width), torch.randn(outs, ins // groups, taps), torch.randn(outs)
     exact = F.conv1d(F.pad(x.double(), (low, high)), weight.double(), bias.double(), groups=groups)
     packed = kernels.pack_long_row(weight, step, groups, isa)
-    y = kernels.long_row(x, packed, bias, padding=((low, high),), threads=threads)
+    y = kernels.run(x, packed, bias, padding=((low, high),), threads=threads)
     assert y.shape == exact.shape
     assert (y - exact).abs().max() <= 1e-5 * exact.abs().max().clamp(min=1)
-    limited = kernels.long_row(x.mT.contiguous().mT, packed, bias, padding=((low, high),), clamp=(0.0, 1.0))
+    limited = kernels.run(x.mT.contiguous().mT, packed, bias, padding=((low, high),), clamp=(0.0, 1.0))
     assert torch.equal(limited, y.clamp(0.0, 1.0))
 
 
@@ -88,7 +88,7 @@ def test_what_the_kernel_cannot_do_is_refused():
     with pytest.raises(InputError, match="weights of 3 groups"):
         kernels.pack_long_row(weight, 32, groups=3)
     with pytest.raises(InputError, match="a sequence has 3 dimensions"):
-        kernels.long_row(torch.randn(1, 1, 8, 200), kernels.pack_long_row(weight, 32))
+        kernels.run(torch.randn(1, 1, 8, 200), kernels.pack_long_row(weight, 32))
 
 
 @needs_kernels
@@ -96,10 +96,10 @@ def test_the_packed_weights_hold_what_is_multiplied():
     _, weight, bias = tensors_of(LONG)
     path = get("fft-parts")
     packed = path.prepare(weight, bias, LONG).content.packed
-    frames = math.ceil(LONG.output_size[0] / packed.step)
+    frames = math.ceil(LONG.output_size[0] / packed.own[0])
     assert frames * 2 * packed.data.numel() == path.multiplications(LONG)
     # 2 real numbers a frequency and part; a complex product takes 4 real ones.
-    assert packed.data.numel() == 2 * (packed.step + 1) * math.ceil(8000 / packed.step)
+    assert packed.data.numel() == 2 * (packed.own[0] + 1) * math.ceil(8000 / packed.own[0])
 
 
 def test_a_long_kernel_multiplies_fifty_times_less_than_the_definition():

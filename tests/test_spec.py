@@ -165,3 +165,30 @@ def test_an_impossible_convolution_says_why(arguments, message):
     with pytest.raises(InputError) as error:
         ConvSpec(16, 32, **arguments)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("spec", "whole", "short", "layer"),
+    [
+        (
+            ConvSpec(64, 64, 3, padding=1, input_size=(56, 56)),
+            "64 -> 64, 3x3, padding 1, on 56x56, batch 1",
+            "64 -> 64 3x3 on 56x56",
+            "64 -> 64, 3x3",
+        ),
+        (
+            ConvSpec(8, 8, (5, 3), stride=2, padding=((2, 2), (0, 1)), groups=8, bias=False, batch=2),
+            "8 -> 8, 5x3, padding 2 0+1, stride 2, groups 8, no bias, on 224x224, batch 2",
+            "8 -> 8 5x3 /2 groups 8 on 224x224",
+            "8 -> 8, 5x3, stride 2, depthwise",
+        ),
+        (
+            ConvSpec(4, 6, 3, (2, 1), transposed=True, output_padding=(1, 0), groups=2, input_size=(9, 9)),
+            "4 -> 6, 3x3, transposed, stride 2x1, output padding 1x0, groups 2, on 9x9, batch 1",
+            "4 -> 6 3x3 /2x1 groups 2 transposed on 9x9",
+            "4 -> 6, 3x3, stride 2x1, 2 groups, transposed",
+        ),
+    ],
+)
+def test_a_convolution_in_words(spec, whole, short, layer):
+    assert (str(spec), spec.short, spec.layer) == (whole, short, layer)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from archcost.latency.store.listing import short_spec, spec_text
 from archcost.latency.timing.clock import Ratio
 from archcost.report.columns import milliseconds, number, words
 from archcost.report.document import Asked, Document, Table, ordered
@@ -139,14 +138,14 @@ _COLUMNS = (
         "convolution",
         "Convolution",
         "Channels, kernel, stride and input; or what the layer is",
-        lambda layer: layer.type_name if layer.spec is None else short_spec(layer.spec),
+        lambda layer: layer.type_name if layer.spec is None else layer.spec.short,
         keep=40,
     ),
     words(
         "spec",
         "Spec",
         "The same in full, with the bias that folding gives it",
-        lambda layer: None if layer.spec is None else spec_text(layer.spec),
+        lambda layer: None if layer.spec is None else str(layer.spec),
     ),
     words("path", "Path", "native where PyTorch's own convolution runs", keep=90),
     words("layout", "Layout", "Of what it reads and writes", lambda layer: layer.layout or None, keep=60),

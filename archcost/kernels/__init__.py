@@ -2,8 +2,7 @@
 
 `library` gives the loaded library, or None, and then `why_not` says why; neither needs torch. Weights are
 transformed and packed once (`pack_winograd`, `pack_fourier`, `pack_depthwise`, `pack_depthwise_direct`,
-`pack_im2col`, `pack_long_row`), then used with any input (`winograd`, `fourier`, `depthwise`,
-`depthwise_direct`, `im2col`, `long_row`).
+`pack_im2col`, `pack_long_row`), then used with any input (`run`).
 """
 
 import lazy_loader

@@ -6,19 +6,16 @@ A small layer takes less time than putting a call together, or asking tensors ag
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from archcost.kernels.by_definition import PackedDepthwiseDirect
-from archcost.kernels.by_im2col import PackedIm2col
-from archcost.kernels.call import Call, convolution, window
+from archcost.kernels.call import Call, convolution
 from archcost.kernels.loading import Convolution
-from archcost.kernels.packed import Packed
+from archcost.kernels.packed import KINDS, Packed
 from archcost.kernels.tensors import channels_together, checked, images, loaded, offsets, readable
-from archcost.kernels.tiles import PackedTiles
 
 __all__ = ["Bound", "bound", "max_pool"]
 
@@ -29,7 +26,7 @@ class Bound:
     Nothing is recorded, and PyTorch does not see it.
     """
 
-    def __init__(self, function: Any, numbers: tuple[int, ...], problem: Convolution, *tensors: Any) -> None:
+    def __init__(self, function: Any, numbers: Sequence[int], problem: Convolution, *tensors: Any) -> None:
         output, weights, bias = tensors
         self.shape, self.strides = output.shape, output.stride()
         # What the addresses are of must live as long.
@@ -66,20 +63,19 @@ def bound(
     """
     if x.dim() != 4 or readable(x) is not x:
         return None
-    numbers: tuple[int, ...]
-    if isinstance(packed, PackedTiles):
-        name, numbers, steps = "archcost_tiles_added", packed.name, False
-    elif isinstance(packed, PackedIm2col):
-        name, numbers, steps = "archcost_im2col_added", window(packed.taps, call, 2), True
-    elif isinstance(packed, PackedDepthwiseDirect) and _stays_last(x, call):
-        name, numbers, steps = "archcost_depthwise_direct", window(packed.taps, call, 2), True
+    kind = KINDS[packed.kind]
+    if packed.kind in ("tiles", "im2col"):
+        name = f"archcost_{packed.kind}_added"
+    elif kind.adds and _stays_last(x, call):
+        name = f"archcost_{packed.kind}"
     else:
         return None
     channels = (packed.in_channels, packed.out_channels)
-    _, output, problem = convolution(x, packed.taps, channels, call, steps=steps)
+    _, output, problem = convolution(x, packed.taps, channels, call, steps=kind.steps)
     if among is not None:
         output, problem = _slice(output, among, problem)
     added = offsets(bias, packed.out_channels)
+    numbers = kind.numbers(packed, call, x)
     return Bound(getattr(loaded(packed.isa), name), numbers, problem, output, packed.data, added)
 
 

@@ -65,7 +65,6 @@ class Convolution(Structure):
 _PROBLEM = POINTER(Convolution)
 _BUFFERS = [c_void_p] * 4  # input, packed weights, bias, output
 _TILE = [c_int, c_int64, c_int64]  # family, and the two numbers that name a tile of it
-_KERNEL = [c_int64] * 3  # height, width, size of the transform
 _WINDOW = [c_int64] * 6  # taps, strides and dilations, vertical and horizontal
 
 # The result and the arguments of each function of src/interface.cpp.
@@ -78,30 +77,27 @@ _FUNCTIONS = {
     "archcost_prefer_huge_pages": (None, [c_void_p, c_int64]),
     "archcost_winograd_tile": (c_int, [c_int, POINTER(c_int64)]),
     "archcost_fft_size": (c_int64, [c_int64]),
-    "archcost_tiles_packed_floats": (c_int64, [*_TILE, c_int64, c_int64]),
-    "archcost_tiles_pack": (c_int, [*_TILE, c_int64, c_int64, c_void_p, c_void_p]),
-    "archcost_tiles_scratch_floats": (c_int64, [*_TILE, _PROBLEM]),
-    "archcost_tiles": (c_int, [*_TILE, _PROBLEM, *_BUFFERS]),
-    "archcost_tiles_added": (c_int, [*_TILE, _PROBLEM, *_BUFFERS, c_void_p]),
     "archcost_depthwise_size": (c_int64, [c_int64] * 4),
-    "archcost_depthwise_packed_floats": (c_int64, [*_KERNEL, c_int64]),
-    "archcost_depthwise_pack": (c_int, [*_KERNEL, c_int64, c_void_p, c_void_p]),
-    "archcost_depthwise_scratch_floats": (c_int64, [*_KERNEL, _PROBLEM]),
-    "archcost_depthwise": (c_int, [*_KERNEL, _PROBLEM, *_BUFFERS]),
-    "archcost_long_row_packed_floats": (c_int64, [c_int64] * 4),
-    "archcost_long_row_pack": (c_int, [*[c_int64] * 4, c_void_p, c_void_p]),
-    "archcost_long_row_scratch_floats": (c_int64, [*_KERNEL, _PROBLEM]),
-    "archcost_long_row": (c_int, [*_KERNEL, _PROBLEM, *_BUFFERS]),
-    "archcost_im2col_packed_floats": (c_int64, [*_WINDOW, c_int64, c_int64]),
-    "archcost_im2col_pack": (c_int, [*_WINDOW, c_int64, c_int64, c_void_p, c_void_p]),
-    "archcost_im2col_scratch_floats": (c_int64, [*_WINDOW, _PROBLEM]),
-    "archcost_im2col": (c_int, [*_WINDOW, _PROBLEM, *_BUFFERS]),
+    "archcost_max_pool": (c_int, [*_WINDOW, _PROBLEM, c_void_p, c_void_p]),
+    "archcost_tiles_added": (c_int, [*_TILE, _PROBLEM, *_BUFFERS, c_void_p]),
     "archcost_im2col_added": (c_int, [*_WINDOW, _PROBLEM, *_BUFFERS, c_void_p]),
     "archcost_depthwise_direct_packed_floats": (c_int64, [*_WINDOW, c_int64]),
     "archcost_depthwise_direct_pack": (c_int, [*_WINDOW, c_int64, c_void_p, c_void_p]),
     "archcost_depthwise_direct": (c_int, [*_WINDOW, _PROBLEM, *_BUFFERS, c_void_p]),
-    "archcost_max_pool": (c_int, [*_WINDOW, _PROBLEM, c_void_p, c_void_p]),
 }
+# Of the others four functions each, by the numbers that settle the weights and those of a call.
+for _name, _weights, _call in (
+    ("tiles", [*_TILE, c_int64, c_int64], _TILE),
+    ("depthwise", [c_int64] * 4, [c_int64] * 3),
+    ("long_row", [c_int64] * 4, [c_int64] * 3),
+    ("im2col", [*_WINDOW, c_int64, c_int64], _WINDOW),
+):
+    _FUNCTIONS |= {
+        f"archcost_{_name}_packed_floats": (c_int64, _weights),
+        f"archcost_{_name}_pack": (c_int, [*_weights, c_void_p, c_void_p]),
+        f"archcost_{_name}_scratch_floats": (c_int64, [*_call, _PROBLEM]),
+        f"archcost_{_name}": (c_int, [*_call, _PROBLEM, *_BUFFERS]),
+    }
 
 
 @functools.cache

@@ -7,20 +7,14 @@ no gradients.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
-from archcost.kernels import (  # noqa: F401 - they make their kinds known
-    by_definition,
-    by_fourier,
-    by_im2col,
-    by_parts,
-    tiles,
-)
 from archcost.kernels.call import Call, window
-from archcost.kernels.packed import KINDS, Packed
+from archcost.kernels.packed import Packed
 from archcost.kernels.tensors import channels_together, planar, readable, sides
 
 __all__ = ["convolve"]
@@ -98,22 +92,14 @@ def _convolve(
         "clamp": None if clamp is None else (clamp[0], clamp[1]),
         "memory_format": None if channels_last is None else _layout(channels_last),
     }
-    return KINDS[kind].of(numbers, isa, packed).run(x, bias, call)
+    return Packed.of(kind, numbers, isa, packed).run(x, bias, call)
 
 
 @_convolve.register_fake
 def _(
-    x: Tensor,
-    packed: Tensor,
-    bias: Tensor | None,
-    kind: str,
-    numbers: Sequence[int],
-    isa: str,
-    padding: Sequence[int],
-    steps: Sequence[int],
-    clamp: Sequence[float] | None,
-    channels_last: bool | None,
-) -> Tensor:
+    x: Tensor, packed: Tensor, bias: Any, kind: str, numbers: Sequence[int], isa: str, padding: Sequence[int],
+    steps: Sequence[int], clamp: Any, channels_last: bool | None,
+) -> Tensor:  # fmt: skip
     source = readable(planar(x))
     size = [
         (n + low + high - d * (k - 1) - 1) // s + 1

@@ -1,40 +1,35 @@
-"""Packed: weights in the order in which one kernel of one ISA reads them."""
+"""Packed: weights in the order in which one kernel of one ISA reads them, and that kernel's call."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from ctypes import CDLL
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from typing_extensions import Self
+from typing_extensions import Unpack
 
-from archcost.kernels.call import Call, convolution
-from archcost.kernels.tensors import checked, loaded, offsets
+from archcost.errors import InputError
+from archcost.kernels.call import Call, convolution, window
+from archcost.kernels.tensors import channels_together, checked, loaded, offsets, sides
 
-__all__ = ["KINDS", "Packed", "packed_data"]
-
-KINDS: dict[str, type[Packed]] = {}
-"""Every kind by its name: weights cross PyTorch's operators as a tensor, a name and a few numbers."""
+__all__ = ["KINDS", "Kind", "Packed", "run", "scratch_bytes"]
 
 
 @dataclass(frozen=True)
-class Packed(ABC):
+class Packed:
     """What `pack_winograd` and the others give; made once, used with any input that fits."""
 
-    kind: ClassVar[str]
+    kind: str
+    """Of `KINDS`: weights cross PyTorch's operators as a tensor, this name and a few numbers."""
     taps: tuple[int, int]
     out_channels: int
     in_channels: int
+    own: tuple[int, ...]
+    """The numbers that its kind adds."""
     isa: str
     data: Tensor
-
-    def __init_subclass__(cls, **options: Any) -> None:
-        super().__init_subclass__(**options)
-        KINDS[cls.kind] = cls
 
     @property
     def bytes(self) -> int:
@@ -43,53 +38,91 @@ class Packed(ABC):
     @property
     def numbers(self) -> tuple[int, ...]:
         """All but the data and the ISA; `of` reads them."""
-        return (*self.taps, self.out_channels, self.in_channels, *self._added())
+        return (*self.taps, self.out_channels, self.in_channels, *self.own)
 
     @classmethod
-    def of(cls, numbers: Sequence[int], isa: str, data: Tensor) -> Self:
+    def of(cls, kind: str, numbers: Sequence[int], isa: str, data: Tensor) -> Packed:
         height, width, outs, ins, *own = numbers
-        return cls((height, width), outs, ins, isa, data, **cls._read(own))
+        return cls(kind, (height, width), outs, ins, tuple(own), isa, data)
 
-    def _added(self) -> tuple[int, ...]:
-        """The numbers that a kind adds."""
-        return ()
-
-    @classmethod
-    def _read(cls, added: list[int]) -> dict[str, Any]:
-        """Its own fields, from these."""
-        return {}
-
-    @abstractmethod
     def run(self, x: Tensor, bias: Tensor | None, call: Call) -> Tensor:
-        """The convolution."""
-
-    def execute(
-        self,
-        name: str,
-        numbers: Sequence[int],
-        x: Tensor,
-        bias: Tensor | None,
-        call: Call,
-        *,
-        steps: bool = False,
-        adds: bool = False,
-    ) -> Tensor:
-        """Call a function of the library, whose first arguments are these numbers.
-
-        ``steps`` is whether it takes a stride and a dilation, ``adds`` whether a tensor to add: none here.
-        """
+        """The convolution. Where the kernel works in one layout alone, what lies otherwise is copied."""
+        kind, axes = KINDS[self.kind], x.dim() - 2
+        behind: torch.memory_format | None = None
+        numbers = kind.numbers(self, call, x)
+        if kind.layout is torch.channels_last:
+            last = axes == 2 and channels_together(x.shape, x.stride())
+            behind = call.get("memory_format") or (torch.channels_last if last else torch.contiguous_format)
+            x = x.movedim(1, -1).contiguous().movedim(-1, 1)
+            call = {**call, "memory_format": torch.channels_last}
+        elif kind.layout is not None:
+            x, call = x.contiguous(), {**call, "memory_format": kind.layout}
         channels = (self.in_channels, self.out_channels)
-        source, output, problem = convolution(x, self.taps, channels, call, steps=steps)
+        source, y, problem = convolution(x, self.taps, channels, call, steps=kind.steps)
         added = offsets(bias, self.out_channels)
-        buffers = (source, self.data, added, *(None,) * adds, output)
+        buffers = (source, self.data, added, *(None,) * kind.adds, y)
         places = [None if one is None else one.data_ptr() for one in buffers]
-        checked(getattr(loaded(self.isa), name)(*numbers, problem, *places))
-        return output.squeeze(2) if x.dim() == 3 else output
+        checked(getattr(loaded(self.isa), f"archcost_{self.kind}")(*numbers, problem, *places))
+        y = y.squeeze(2) if axes == 1 else y
+        return y if behind is None else y.contiguous(memory_format=behind)
 
 
-def packed_data(found: CDLL, kernel: str, shape: Sequence[int], source: Tensor) -> Tensor:
-    """Weights as a kernel of this library wants them; ``shape`` is what it asks of them."""
-    data = torch.empty(getattr(found, f"archcost_{kernel}_packed_floats")(*shape))
-    found.archcost_prefer_huge_pages(data.data_ptr(), data.numel() * 4)
-    checked(getattr(found, f"archcost_{kernel}_pack")(*shape, source.data_ptr(), data.data_ptr()))
-    return data
+class Kind(NamedTuple):
+    """How a kernel of the library is called."""
+
+    numbers: Callable[[Packed, Call, Tensor], Sequence[int]]
+    """Its first arguments, and whatever is wrong with the input for this kernel alone."""
+    steps: bool = False
+    """Whether it takes a stride and a dilation."""
+    adds: bool = False
+    """Whether it takes a tensor to add: none here."""
+    layout: torch.memory_format | None = None
+    """Of the only images that it takes; None for any."""
+
+
+def _window(packed: Packed, call: Call, x: Tensor) -> Sequence[int]:
+    return window(packed.taps, call, x.dim() - 2)
+
+
+def _rows(packed: Packed, call: Call, x: Tensor) -> Sequence[int]:
+    left, right = sides(call.get("padding", 0), x.dim() - 2)[-1]
+    (size,) = packed.own
+    needed = loaded(packed.isa).archcost_depthwise_size(packed.taps[1], x.shape[-1], left, right)
+    if not 0 < needed <= size:
+        raise InputError(f"kernel: the weights were packed for shorter rows than those of {tuple(x.shape)}")
+    return (*packed.taps, size)
+
+
+def _sequence(packed: Packed, call: Call, x: Tensor) -> Sequence[int]:
+    if x.dim() != 3:
+        raise InputError(f"kernel: a sequence has 3 dimensions, got {tuple(x.shape)}")
+    return (packed.taps[1], *packed.own)
+
+
+KINDS = {
+    # Winograd's, or Fourier's along the row. Own: the family, two numbers that name the tile, its outputs.
+    "tiles": Kind(lambda packed, call, x: packed.own[:3]),
+    # Transforms of whole rows. Own: their size.
+    "depthwise": Kind(_rows),
+    # Partitioned overlap-save. Own: how far apart frames are, half of the transform; and the groups.
+    "long_row": Kind(_sequence, layout=torch.contiguous_format),
+    "im2col": Kind(_window, steps=True),
+    # Tap by tap, the channels next to each other.
+    "depthwise_direct": Kind(_window, steps=True, adds=True, layout=torch.channels_last),
+}
+
+
+def run(x: Tensor, packed: Packed, bias: Tensor | None = None, **call: Unpack[Call]) -> Tensor:
+    """The convolution by the kernel that its weights were packed for; see `archcost.kernels.call.Call`.
+
+    Stride and dilation are for im2col and the direct depthwise kernel alone.
+    """
+    return packed.run(x, bias, call)
+
+
+def scratch_bytes(x: Tensor, packed: Packed, **call: Unpack[Call]) -> int:
+    """Working memory of such a call."""
+    kind, channels = KINDS[packed.kind], (packed.in_channels, packed.out_channels)
+    _, _, problem = convolution(x, packed.taps, channels, call, steps=kind.steps)
+    floats = getattr(loaded(packed.isa), f"archcost_{packed.kind}_scratch_floats")
+    return 4 * int(floats(*kind.numbers(packed, call, x), problem))

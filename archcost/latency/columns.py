@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from archcost.latency.paths import is_rough, path_of
-from archcost.latency.store.listing import MEASUREMENT_COLUMNS, short_spec, spec_text
+from archcost.latency.store.listing import MEASUREMENT_COLUMNS
 from archcost.report.columns import milliseconds, number, words, yes
 from archcost.report.document import Column
 from archcost.report.units import bytes_text, error_text, percent_text, ratio_text, si_text
@@ -39,10 +39,10 @@ LAYER_COLUMNS: tuple[Column, ...] = (
         "convolution",
         "Convolution",
         "Channels, kernel, stride and input",
-        _of_spec(short_spec),
+        _of_spec(lambda spec: spec.short),
         keep=40,
     ),
-    words("spec", "Spec", "The same with everything that tells it from others", _of_spec(spec_text)),
+    words("spec", "Spec", "The same with everything that tells it from others", _of_spec(str)),
     number(
         "macs",
         "MACs",
@@ -156,7 +156,7 @@ PATH_COLUMNS: tuple[Column, ...] = (
         "convolution",
         "Convolution",
         "Channels, kernel, stride and input",
-        lambda one: short_spec(one.key.spec),
+        lambda one: one.key.spec.short,
     ),
     *(
         replace(column, header="Spec")

@@ -37,7 +37,6 @@ from archcost.latency.columns import (
 )
 from archcost.latency.layers import LayerTime
 from archcost.latency.notes import heading, notes_of
-from archcost.latency.store.listing import spec_text
 from archcost.latency.timed import TimedModel
 from archcost.report.document import Asked, Column, Document, Table, ordered
 from archcost.report.grid import Entry
@@ -99,7 +98,7 @@ def _record(
         "layers": [{column.name: column.get(layer) for column in columns} for layer in layers],
         "paths": [one.record() for one in times],
         "refused": [
-            {"spec": spec_text(found.task.spec), "path": path, "reason": reason}
+            {"spec": str(found.task.spec), "path": path, "reason": reason}
             for found in measured.convolutions
             for path, reason in found.refused.items()
         ],

@@ -185,7 +185,7 @@ def linear(spec: ConvSpec, weights: Weights | None = None) -> Linear:
     """
     if spec.transposed:
         raise RewriteError("a transposed convolution is not put together with others")
-    sizes: Any = zip(spec.kernel_size, spec.dilation, spec.padding, spec.extent, strict=True)  # type: ignore[arg-type]
+    sizes: Any = zip(spec.kernel_size, spec.dilation, spec.padding, spec.extent, strict=True)
     axes = [(tuple(t * d - low for t in range(k)), low + high - e) for k, d, (low, high), e in sizes]
     kernel = bias = None
     if weights is not None:

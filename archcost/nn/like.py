@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import nn
 
 from archcost.errors import RewriteError
 from archcost.nn import adapters
+from archcost.paths.algorithms.framework import CONVOLUTIONS
 from archcost.paths.convolve import spec_of
 from archcost.spec import ConvSpec
 
@@ -21,11 +22,6 @@ READ_BY_PARENTS = (
     *("transposed", "output_padding", "groups", "padding_mode"),
 )
 """The attributes of a convolution that other code reads, and may set."""
-
-_FUNCTIONS: dict[bool, dict[int, Callable[..., torch.Tensor]]] = {
-    False: {1: F.conv1d, 2: F.conv2d, 3: F.conv3d},
-    True: {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d},
-}
 
 
 class ConvLike(nn.Module):
@@ -102,7 +98,7 @@ class ConvLike(nn.Module):
 
     def plain(self, x: torch.Tensor, output_size: list[int] | None = None) -> torch.Tensor:
         """What the layer that it stands for makes of an input: the same calls of PyTorch."""
-        function = _FUNCTIONS[self.transposed][self.axes]
+        function = CONVOLUTIONS[self.transposed][self.axes]
         if self.transposed:
             extra = self._output_padding(x, output_size)
             return function(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from archcost.paths.algorithms.framework import framework_convolution
 from archcost.paths.path import ExecutionPath
@@ -13,11 +14,7 @@ __all__ = ["error_against", "exact_convolution", "relative_error"]
 
 
 def relative_error(
-    path: str | ExecutionPath,
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    spec: ConvSpec,
-    bias: torch.Tensor | None = None,
+    path: str | ExecutionPath, x: Tensor, weight: Tensor, spec: ConvSpec, bias: Tensor | None = None
 ) -> float:
     """max |y - exact| / max |exact| of one convolution; exact is PyTorch's own in float64.
 
@@ -33,16 +30,14 @@ def relative_error(
     return error_against(y, exact_convolution(x, weight, spec, bias))
 
 
-def exact_convolution(
-    x: torch.Tensor, weight: torch.Tensor, spec: ConvSpec, bias: torch.Tensor | None = None
-) -> torch.Tensor:
+def exact_convolution(x: Tensor, weight: Tensor, spec: ConvSpec, bias: Tensor | None = None) -> Tensor:
     """PyTorch's own in float64."""
     with torch.no_grad():
         wide = None if bias is None else bias.double()
         return framework_convolution(x.double(), weight.double(), wide, spec)
 
 
-def error_against(y: torch.Tensor, exact: torch.Tensor) -> float:
+def error_against(y: Tensor, exact: Tensor) -> float:
     """max |y - exact| / max |exact|, as `relative_error` says."""
     if exact.numel() == 0:
         return 0.0

@@ -2,37 +2,29 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from math import prod
 
 import torch
+from torch import Tensor
 
-from archcost import kernels
-from archcost.kernels import tiles
-from archcost.kernels.loading import Convolution, Images
+from archcost.kernels import packing
+from archcost.kernels.loading import Convolution, Images, library
 from archcost.kernels.packed import Packed as PackedWeights
 from archcost.kernels.tensors import images, loaded
-from archcost.paths.geometry import Axes, axes_of, padding_of, spatial
+from archcost.paths.geometry import Axes
 from archcost.paths.phases import Dense
 from archcost.spec import ConvSpec
 
 __all__ = [
-    "GROUPED",
-    "DepthwiseKernel",
-    "Im2colKernel",
-    "Kernel",
-    "Packed",
-    "depthwise_kernel",
-    "fourier_kernel",
-    "im2col_kernel",
-    "long_row_kernel",
-    "rows_kernel",
-    "winograd_kernel",
-    "winograd_taps",
+    *("GROUPED", "Kernel", "Packed", "depthwise_kernel", "fourier_kernel", "im2col_kernel"),
+    *("long_row_kernel", "rows_kernel", "winograd_kernel", "winograd_taps"),
 ]
 
 Packed = PackedWeights | tuple[PackedWeights, ...]
+Sides = tuple[tuple[int, int], ...]
 
 # A call for each group costs more than it gains where groups have fewer channels.
 LEAST_GROUP_CHANNELS = 16
@@ -40,197 +32,100 @@ GROUPED = f"; groups of {LEAST_GROUP_CHANNELS} channels or more"
 
 
 @dataclass(frozen=True)
-class Kernel(ABC):
-    """One kernel of the library, for one dense convolution of at most two axes in float32."""
+class Kernel:
+    """One kernel of the library, for one convolution of at most two axes in float32."""
 
-    dense: Dense
+    kind: str
+    packer: Callable[[Tensor], PackedWeights]
+    """Of `archcost.kernels`, for weights (out, in, *kernel_size)."""
+    weights: tuple[int, ...]
+    """What the library asks of the weights of a call."""
+    call: tuple[int, ...]
+    """The first arguments of a call."""
+    given: tuple[int, int, int, int]
+    """The shape of its input, (batch, channels, height, width)."""
+    written: tuple[int, int, int, int]
+    before: tuple[int, int]
+    """Zeros above and at the left."""
+    calls: int = 1
+    """One, or one for each group, on its channels as they lie; outputs are put together at the end."""
 
-    @abstractmethod
-    def pack(self, taps: torch.Tensor) -> Packed:
+    def pack(self, taps: Tensor) -> Packed:
         """From (groups, out, in, *kernel_size)."""
-
-    @abstractmethod
-    def packed_bytes(self) -> int:
-        """Of the weights, once packed."""
-
-    @abstractmethod
-    def scratch_bytes(self) -> int:
-        """Working memory of a call with as many threads as PyTorch has now."""
-
-
-@dataclass(frozen=True)
-class TileKernel(Kernel):
-    """Winograd's tiles, or Fourier's along the row."""
-
-    name: tuple[int, int, int]
-    """As the C interface calls it: family, and two numbers."""
-    outputs: tuple[int, int]
-    """Of a tile."""
-
-    def pack(self, taps: torch.Tensor) -> PackedWeights:
-        weight = taps[0].float()
-        return tiles.pack(weight.unsqueeze(2) if weight.dim() == 3 else weight, self.name, self.outputs, None)
+        if self.calls == 1:
+            return self.packer(taps.flatten(0, 1).float())
+        return tuple(self.packer(one.float()) for one in taps)
 
     def packed_bytes(self) -> int:
-        """As many numbers a pair of channels as a tile has products; output channels fill whole vectors."""
-        channels = self.dense.out_channels, self.dense.in_channels
-        return 4 * int(loaded().archcost_tiles_packed_floats(*self.name, *channels))
+        """Of the weights, once packed: channels fill whole vectors, transformed ones have more numbers."""
+        floats = getattr(loaded(), f"archcost_{self.kind}_packed_floats")
+        return 4 * self.calls * int(floats(*self.weights))
 
     def scratch_bytes(self) -> int:
-        """Each thread's pixels of a block of tiles, and their products, of one block or one a thread."""
-        return 4 * int(loaded().archcost_tiles_scratch_floats(*self.name, _problem(self.dense)))
-
-
-@dataclass(frozen=True)
-class GroupsKernel(Kernel):
-    """A call for each group, on its channels as they lie; the outputs are put together at the end."""
-
-    one: TileKernel
-
-    def pack(self, taps: torch.Tensor) -> Packed:
-        return tuple(self.one.pack(taps[g : g + 1]) for g in range(self.dense.groups))
-
-    def packed_bytes(self) -> int:
-        """Those of all groups."""
-        return self.dense.groups * self.one.packed_bytes()
-
-    def scratch_bytes(self) -> int:
-        """One group's working memory, and all outputs once more."""
-        outputs = self.dense.batch * self.dense.out_channels * prod(self.dense.output_size)
-        return self.one.scratch_bytes() + 4 * outputs
-
-
-@dataclass(frozen=True)
-class RowsKernel(Kernel):
-    """Transforms of whole rows, depthwise."""
-
-    size: int
-
-    def pack(self, taps: torch.Tensor) -> Packed:
-        weight = taps.flatten(0, 1).float()
-        weight = weight.unsqueeze(2) if weight.dim() == 3 else weight
-        padding = ((0, 0), self.dense.padding[-1])
-        return kernels.pack_depthwise(weight, self.dense.input_size[-1], padding=padding)
-
-    def packed_bytes(self) -> int:
-        """2 numbers a frequency, row of the kernel and channel; channels fill whole vectors."""
-        return 4 * int(loaded().archcost_depthwise_packed_floats(*self._numbers(), self.dense.in_channels))
-
-    def scratch_bytes(self) -> int:
-        """The spectra of all rows of a vector of channels, of input and output, for each thread."""
-        return 4 * int(loaded().archcost_depthwise_scratch_floats(*self._numbers(), _problem(self.dense)))
-
-    def _numbers(self) -> tuple[int, int, int]:
-        height, width = _two(self.dense.kernel_size)
-        return height, width, self.size
-
-
-@dataclass(frozen=True)
-class LongRowKernel(Kernel):
-    """Partitioned overlap-save along a sequence, all groups in one call."""
-
-    step: int
-
-    def pack(self, taps: torch.Tensor) -> Packed:
-        return kernels.pack_long_row(taps.flatten(0, 1).float(), self.step, self.dense.groups)
-
-    def packed_bytes(self) -> int:
-        """2 numbers a frequency, part of the taps and pair of channels."""
-        of, dense = loaded().archcost_long_row_packed_floats, self.dense
-        channels = dense.out_channels, dense.in_channels // dense.groups
-        return 4 * int(of(dense.kernel_size[-1], self.step, *channels))
-
-    def scratch_bytes(self) -> int:
-        """The spectra of all frames of a group's input, and each thread's of the frames that it sums up."""
-        numbers = self.dense.kernel_size[-1], self.step, self.dense.groups
-        return 4 * int(loaded().archcost_long_row_scratch_floats(*numbers, _problem(self.dense)))
-
-
-@dataclass(frozen=True)
-class Im2colKernel:
-    """Blocks of the matrix, for a convolution with any steps."""
-
-    spec: ConvSpec
-
-    def pack(self, weight: torch.Tensor) -> Packed:
-        """From (groups, out, in, *kernel_size)."""
-        packed = tuple(kernels.pack_im2col(one.float()) for one in weight)
-        return packed[0] if len(packed) == 1 else packed
-
-    def packed_bytes(self) -> int:
-        """The weights, output channels filled up to whole vectors."""
-        groups, spec = self.spec.groups, self.spec
-        channels = spec.out_channels // groups, spec.in_channels // groups
-        return 4 * groups * int(loaded().archcost_im2col_packed_floats(*self._window(), *channels))
-
-    def scratch_bytes(self) -> int:
-        """The pixels that a block reads, or its part of the matrix, for each thread; of groups, all outputs
-        once more."""
-        spec = self.spec
-        padding, size = padding_of(spec), spatial(spec, "input_size")
-        (top, _), (left, _) = padding if len(padding) == 2 else ((0, 0), *padding)
-        if spec.padding_mode != "zeros":  # written out before the call
-            size = tuple(n + low + high for n, (low, high) in zip(size, padding, strict=True))
-            top = left = 0
+        """Working memory of a call with as many threads as PyTorch has now; of several all outputs once
+        more."""
         problem = Convolution(
-            input=_contiguous(spec.batch, spec.in_channels // spec.groups, *_two(size)),
-            output=_contiguous(spec.batch, spec.out_channels // spec.groups, *_two(spec.output_size)),
-            pad_top=top,
-            pad_left=left,
+            input=_contiguous(*self.given),
+            output=_contiguous(*self.written),
+            pad_top=self.before[0],
+            pad_left=self.before[1],
             threads=torch.get_num_threads(),
         )
-        outputs = spec.neurons if spec.groups > 1 else 0
-        return 4 * (int(loaded().archcost_im2col_scratch_floats(*self._window(), problem)) + outputs)
-
-    def _window(self) -> tuple[int, ...]:
-        names = ("kernel_size", "stride", "dilation")
-        return tuple(number for name in names for number in _two(spatial(self.spec, name)))
+        floats = int(getattr(loaded(), f"archcost_{self.kind}_scratch_floats")(*self.call, problem))
+        return 4 * (floats + (self.calls * prod(self.written) if self.calls > 1 else 0))
 
 
-@dataclass(frozen=True)
-class DepthwiseKernel:
+class DirectKernel(Kernel):
     """The definition, a filter a channel, with any steps; its images are in channels_last."""
 
-    spec: ConvSpec
+    def packed_bytes(self) -> int:
+        """The weights once more."""
+        return 4 * prod(self.weights)
 
-    def pack(self, weight: torch.Tensor) -> Packed:
-        """From (groups, 1, 1, *kernel_size)."""
-        return kernels.pack_depthwise_direct(weight.flatten(0, 1).float())
-
-    def bytes(self) -> int:
-        """The weights once more; input and output, where they lie otherwise."""
-        spec = self.spec
-        images = spec.in_channels * prod(spatial(spec, "input_size")) * spec.batch + spec.neurons
-        return 4 * (prod(spatial(spec, "kernel_size")) * spec.in_channels + images)
+    def scratch_bytes(self) -> int:
+        """Input and output, where they lie otherwise."""
+        return 4 * (prod(self.given) + prod(self.written))
 
 
-def depthwise_kernel(spec: ConvSpec) -> DepthwiseKernel | None:
+def depthwise_kernel(spec: ConvSpec) -> Kernel | None:
     """Not for transposed convolutions, three axes, or several filters a channel."""
-    plain = spec.groups == spec.in_channels == spec.out_channels and axes_of(spec) < 3
-    return DepthwiseKernel(spec) if plain and not spec.transposed else None
+    if spec.transposed or spec.axes > 2 or not spec.groups == spec.in_channels == spec.out_channels:
+        return None
+    weights = (*_two(spec.kernel_size), spec.groups)
+    given, written, before = _images(spec, spec.input_size, ((0, 0),) * spec.axes)
+    return DirectKernel(
+        "depthwise_direct", packing.pack_depthwise_direct, weights, (), given, written, before
+    )
 
 
-def im2col_kernel(spec: ConvSpec) -> Im2colKernel | None:
-    """Not for transposed convolutions, three axes, or groups of few channels."""
-    few = spec.groups > 1 and spec.in_channels // spec.groups < LEAST_GROUP_CHANNELS
-    return None if spec.transposed or axes_of(spec) > 2 or few else Im2colKernel(spec)
+def im2col_kernel(spec: ConvSpec) -> Kernel | None:
+    """Blocks of the matrix, with any steps. Not for transposed convolutions, three axes, or groups of few
+    channels."""
+    ins, outs = spec.in_channels // spec.groups, spec.out_channels // spec.groups
+    if spec.transposed or spec.axes > 2 or (spec.groups > 1 and ins < LEAST_GROUP_CHANNELS):
+        return None
+    window = (*_two(spec.kernel_size), *_two(spec.stride), *_two(spec.dilation))
+    size, padding = spec.input_size, spec.padding
+    if spec.padding_mode != "zeros":  # written out before the call
+        size = tuple(n + low + high for n, (low, high) in zip(size, padding, strict=True))
+        padding = ((0, 0),) * spec.axes
+    images = _images(spec, size, padding, spec.groups)
+    return Kernel("im2col", packing.pack_im2col, (*window, outs, ins), window, *images, calls=spec.groups)
 
 
 def winograd_kernel(dense: Dense, outputs: Axes) -> Kernel | None:
     if len(outputs) > 2:
         return None
-    wanted = _two(outputs), _two(dense.kernel_size)
-    for place, tile in enumerate(kernels.winograd_tiles()):
-        if (tile.outputs, tile.taps) == wanted:
-            return _by_groups(dense, (tiles.WINOGRAD, place, 0), tile.outputs)
-    return None
+    place = packing.winograd_place(_two(outputs), _two(dense.kernel_size))
+    packer = partial(packing.pack_winograd, outputs=_two(outputs))
+    return None if place is None else _tiles(dense, packer, (packing.WINOGRAD, place, 0))
 
 
 def winograd_taps(m: int) -> list[str]:
     """The kernels that have tiles of m outputs, as "3x3"; none without the library."""
-    if kernels.library() is None:
+    if library() is None:
         return []
-    fitting = [tile for tile in kernels.winograd_tiles() if max(tile.outputs) == m]
+    fitting = [tile for tile in packing.winograd_tiles() if max(tile.outputs) == m]
     return [f"{height}x{width}" for height, width in sorted({tile.taps for tile in fitting})]
 
 
@@ -238,29 +133,44 @@ def fourier_kernel(dense: Dense, lengths: Axes) -> Kernel | None:
     """For a kernel of one row whose transforms have these lengths."""
     taps, size = dense.kernel_size[-1], lengths[-1]
     along_row = len(lengths) == 1 or (len(lengths) == 2 and dense.kernel_size[0] == 1)
-    if dense.depthwise or not along_row or taps == 1 or kernels.fft_size(size) != size:
+    if dense.depthwise or not along_row or taps == 1 or packing.fft_size(size) != size:
         return None
-    return _by_groups(dense, (tiles.FOURIER, size, taps), (1, size - taps + 1))
+    return _tiles(dense, partial(packing.pack_fourier, size=size), (packing.FOURIER, size, taps))
 
 
-def _by_groups(dense: Dense, name: tuple[int, int, int], outputs: tuple[int, int]) -> Kernel | None:
-    inputs, written = dense.in_channels // dense.groups, dense.out_channels // dense.groups
-    one = TileKernel(replace(dense, in_channels=inputs, out_channels=written, groups=1), name, outputs)
-    if dense.groups == 1:
-        return one
-    return GroupsKernel(dense, one) if inputs >= LEAST_GROUP_CHANNELS else None
+def _tiles(
+    dense: Dense, packer: Callable[[Tensor], PackedWeights], name: tuple[int, int, int]
+) -> Kernel | None:
+    """Tiles as the C interface calls them, family and two numbers; None for groups of few channels."""
+    ins, outs = dense.in_channels // dense.groups, dense.out_channels // dense.groups
+    if dense.groups > 1 and ins < LEAST_GROUP_CHANNELS:
+        return None
+    images = _images(dense, dense.input_size, dense.padding, dense.groups)
+    return Kernel("tiles", packer, (*name, outs, ins), name, *images, calls=dense.groups)
 
 
 def rows_kernel(dense: Dense, size: int) -> Kernel | None:
-    """For a depthwise convolution whose rows are transformed at this length."""
-    plain = dense.depthwise and dense.out_channels == dense.groups and len(dense.kernel_size) < 3
-    return RowsKernel(dense, size) if plain and kernels.fft_size(size) == size else None
+    """Transforms of whole rows, depthwise, at this length."""
+    axes = len(dense.kernel_size)
+    plain = dense.depthwise and dense.out_channels == dense.groups and axes < 3
+    if not plain or packing.fft_size(size) != size:
+        return None
+    call = (*_two(dense.kernel_size), size)
+    padding = (*((0, 0),) * (axes - 1), dense.padding[-1])
+    packer = partial(packing.pack_depthwise, width=dense.input_size[-1], padding=padding)
+    images = _images(dense, dense.input_size, dense.padding)
+    return Kernel("depthwise", packer, (*call, dense.in_channels), call, *images)
 
 
 def long_row_kernel(dense: Dense, step: int) -> Kernel | None:
-    """For one axis, cut into frames so many pixels apart."""
-    one_axis = len(dense.kernel_size) == 1 and kernels.fft_size(2 * step) == 2 * step
-    return LongRowKernel(dense, step) if one_axis else None
+    """For one axis, cut into frames so many pixels apart, all groups in one call."""
+    if len(dense.kernel_size) > 1 or packing.fft_size(2 * step) != 2 * step:
+        return None
+    (taps,), groups = dense.kernel_size, dense.groups
+    packer = partial(packing.pack_long_row, step=step, groups=groups)
+    weights = (taps, step, dense.out_channels, dense.in_channels // groups)
+    images = _images(dense, dense.input_size, dense.padding)
+    return Kernel("long_row", packer, weights, (taps, step, groups), *images)
 
 
 def _two(values: Axes) -> tuple[int, int]:
@@ -269,17 +179,17 @@ def _two(values: Axes) -> tuple[int, int]:
     return first, second
 
 
-def _problem(dense: Dense) -> Convolution:
-    """A call on contiguous images, as the C interface is told of it."""
-    (top, _), (left, _) = dense.padding if len(dense.padding) == 2 else ((0, 0), *dense.padding)
-    given, written = _two(dense.input_size), _two(dense.output_size)
-    return Convolution(
-        input=_contiguous(dense.batch, dense.in_channels, *given),
-        output=_contiguous(dense.batch, dense.out_channels, *written),
-        pad_top=top,
-        pad_left=left,
-        threads=torch.get_num_threads(),
-    )
+Shape = tuple[int, int, int, int]
+
+
+def _images(
+    of: ConvSpec | Dense, size: Axes, padding: Sides, calls: int = 1
+) -> tuple[Shape, Shape, tuple[int, int]]:
+    """Shapes of input and output of a call, and the zeros above and at the left."""
+    given = (of.batch, of.in_channels // calls, *_two(size))
+    written = (of.batch, of.out_channels // calls, *_two(of.output_size))
+    (top, _), (left, _) = padding if len(padding) == 2 else ((0, 0), *padding)
+    return given, written, (top, left)
 
 
 def _contiguous(batch: int, channels: int, height: int, width: int) -> Images:

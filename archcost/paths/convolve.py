@@ -11,7 +11,7 @@ from archcost.paths.registry import get
 from archcost.spec import ConvSpec
 
 if TYPE_CHECKING:
-    import torch
+    from torch import Tensor
 
 __all__ = ["convolve", "spec_of"]
 
@@ -19,9 +19,9 @@ Sizes = int | Sequence[int]
 
 
 def convolve(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None = None,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
     *,
     stride: Sizes = 1,
     padding: str | int | Sequence[int | tuple[int, int]] = 0,
@@ -31,7 +31,7 @@ def convolve(
     output_padding: Sizes = 0,
     padding_mode: str = "zeros",
     path: str | ExecutionPath = "native",
-) -> torch.Tensor:
+) -> Tensor:
     """One convolution of 1, 2 or 3 axes, as ``torch.nn.functional.conv*``, by the path of your choice.
 
     Args:
@@ -74,9 +74,9 @@ def convolve(
 
 
 def spec_of(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None = None,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
     *,
     stride: Sizes = 1,
     padding: str | int | Sequence[int | tuple[int, int]] = 0,

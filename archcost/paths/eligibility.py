@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from archcost.errors import ArchcostError
 from archcost.paths.accuracy import error_against, exact_convolution
-from archcost.paths.geometry import spatial
 from archcost.paths.path import ExecutionPath
 from archcost.paths.registry import available, get
 from archcost.spec import ConvSpec
@@ -41,9 +41,9 @@ class Eligibility:
 
 def eligible(
     spec: ConvSpec,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None = None,
-    x: torch.Tensor | None = None,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    x: Tensor | None = None,
     *,
     tolerance: float = 1e-4,
     paths: Iterable[str | ExecutionPath] | None = None,
@@ -62,7 +62,7 @@ def eligible(
     spec = replace(spec, batch=1)
     if x is None:
         generator = torch.Generator().manual_seed(0)
-        x = torch.randn(1, spec.in_channels, *spatial(spec, "input_size"), generator=generator)
+        x = torch.randn(1, spec.in_channels, *spec.input_size, generator=generator)
     x = x[:1].detach().to(weight.device, weight.dtype)
     get("direct").prepare(weight, bias, spec)  # tensors that do not fit are no path's fault
     exact = exact_convolution(x, weight, spec, bias)
@@ -72,11 +72,11 @@ def eligible(
 
 def tried(
     path: ExecutionPath,
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
     spec: ConvSpec,
-    exact: torch.Tensor,
+    exact: Tensor,
     tolerance: float,
 ) -> Eligibility:
     """One path run once on ``x``, and compared with its ``exact`` result."""

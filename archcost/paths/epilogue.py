@@ -9,6 +9,7 @@ from archcost.errors import InputError
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
 __all__ = ["PLAIN", "Epilogue"]
 
@@ -48,7 +49,7 @@ class Epilogue:
                     f"Epilogue: memory_format={self.memory_format}, expected {names} for {axes} spatial axes"
                 )
 
-    def applied(self, y: torch.Tensor, like: torch.Tensor | None = None) -> torch.Tensor:
+    def applied(self, y: Tensor, like: Tensor | None = None) -> Tensor:
         """The output clamped, in place where no gradient needs it as it was, and laid out.
 
         ``like`` has the layout to take where none was asked for; without it, that of the output stays.
@@ -68,7 +69,7 @@ def _unpickled(clamp: tuple[float, float] | None, layout: str | None, keeps_nan:
 PLAIN = Epilogue()
 
 
-def layout_of(x: torch.Tensor) -> torch.memory_format:
+def layout_of(x: Tensor) -> torch.memory_format:
     """channels_last of its axes where channels lie next to each other, else contiguous."""
     import torch
 

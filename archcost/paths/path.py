@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from archcost.errors import InputError
 from archcost.paths.epilogue import PLAIN, Epilogue
-from archcost.paths.geometry import Axes, spatial
+from archcost.paths.geometry import Axes, weight_shape
 from archcost.spec import ConvSpec
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
 __all__ = ["ExecutionPath", "Implementation", "Prepared"]
 
@@ -28,11 +29,11 @@ class Prepared:
 
     spec: ConvSpec
     content: Any
-    bias: torch.Tensor | None
+    bias: Tensor | None
     dtype: torch.dtype
     """Of the weights given, and so of the inputs to come."""
     epilogue: Epilogue = PLAIN
-    weight: torch.Tensor | None = None
+    weight: Tensor | None = None
     """As it was given, where ``content`` has no gradients: then PyTorch runs what needs some."""
     trains: bool = False
     """Whether weight or bias wanted gradients when they were prepared."""
@@ -40,7 +41,7 @@ class Prepared:
     """Of an input, the batch apart."""
 
     def __post_init__(self) -> None:
-        shape = (self.spec.in_channels, *spatial(self.spec, "input_size"))
+        shape = (self.spec.in_channels, *self.spec.input_size)
         object.__setattr__(self, "input_shape", shape)
 
 
@@ -65,11 +66,7 @@ class ExecutionPath(ABC):
 
     @abstractmethod
     def prepare(
-        self,
-        weight: torch.Tensor,
-        bias: torch.Tensor | None,
-        spec: ConvSpec,
-        epilogue: Epilogue = PLAIN,
+        self, weight: Tensor, bias: Tensor | None, spec: ConvSpec, epilogue: Epilogue = PLAIN
     ) -> Prepared:
         """Do once what depends on the weights alone; the epilogue is what `run` does to its outputs.
 
@@ -78,7 +75,7 @@ class ExecutionPath(ABC):
         """
 
     @abstractmethod
-    def run(self, x: torch.Tensor, prepared: Prepared) -> torch.Tensor:
+    def run(self, x: Tensor, prepared: Prepared) -> Tensor:
         """(batch, in_channels, *input_size) to (batch, out_channels, *output_size), any batch.
 
         Gradients flow. Where weights are packed beyond PyTorch's sight, it runs PyTorch's own convolution
@@ -133,6 +130,27 @@ class ExecutionPath(ABC):
         reason = self.supports(spec, dtype)
         if reason is not None:
             raise InputError(f"path {self.name!r} cannot execute this convolution: {reason}")
+
+    def check_weights(
+        self, weight: Tensor, bias: Tensor | None, spec: ConvSpec, epilogue: Epilogue = PLAIN
+    ) -> None:
+        """Raises InputError where the path refuses the convolution, or tensors or epilogue do not fit it."""
+        self.check(spec, weight.dtype)
+        shapes = {"weight": (weight, weight_shape(spec)), "bias": (bias, (spec.out_channels,))}
+        for what, (tensor, shape) in shapes.items():
+            if tensor is not None and tuple(tensor.shape) != shape:
+                raise InputError(
+                    f"path {self.name!r}: {what} has shape {tuple(tensor.shape)}, expected {shape} for {spec}"
+                )
+        epilogue.check(spec.axes)
+
+    def check_input(self, x: Tensor, prepared: Prepared) -> None:
+        """Raises InputError where the input is not what the weights were prepared for."""
+        if x.shape[1:] != prepared.input_shape:
+            given, sizes = tuple(x.shape), ", ".join(map(str, prepared.input_shape))
+            raise InputError(f"path {self.name!r}: input has shape {given}, expected (batch, {sizes})")
+        if x.dtype != prepared.dtype:
+            raise InputError(f"path {self.name!r}: input is {x.dtype}, the weights are {prepared.dtype}")
 
     def __repr__(self) -> str:
         return f"<path {self.name}>"

@@ -6,13 +6,17 @@ from collections.abc import Sequence
 from math import prod
 
 import torch
+from torch import Tensor
 
 from archcost.errors import RewriteError
 from archcost.merging.compose import apart, dense, spread, stacked, steps_of, windows
 from archcost.spec import ConvSpec
-from archcost.weights.quadratic import factored, normal, windowed
+from archcost.weights.quadratic import Sizes, factored, normal, windowed
 
 __all__ = ["on_taps", "refined", "work_of"]
+
+Kernels = Sequence[Tensor]
+Specs = Sequence[ConvSpec]
 
 _ENOUGH = 1e-8
 """A relative error below which nothing is gained in float32."""
@@ -26,15 +30,15 @@ _STEPS = 5
 
 
 def refined(
-    kernels: Sequence[torch.Tensor],
-    specs: Sequence[ConvSpec],
-    target: torch.Tensor,
+    kernels: Kernels,
+    specs: Specs,
+    target: Tensor,
     groups: int = 1,
     *,
-    covariance: torch.Tensor | None = None,
+    covariance: Tensor | None = None,
     sweeps: int | None = None,
     tolerance: float | None = None,
-) -> list[torch.Tensor]:
+) -> list[Tensor]:
     """Better kernels for the stages of a chain, one stage at a time while the others stand still::
 
         minimise || (target - composed(kernels)) C^(1/2) ||
@@ -95,9 +99,7 @@ def refined(
     return [kernel.to(torch.float64) for kernel in now]
 
 
-def on_taps(
-    kernels: Sequence[torch.Tensor], specs: Sequence[ConvSpec], size: Sequence[int], groups: int = 1
-) -> torch.Tensor:
+def on_taps(kernels: Kernels, specs: Specs, size: Sizes, groups: int = 1) -> Tensor:
     """The composed kernel over ``size``: as `compose.composed`, or on the taps of a dilated layer alone.
 
     Raises:
@@ -109,14 +111,12 @@ def on_taps(
 class _Chain:
     """The stages of a chain with their taps so many pixels apart."""
 
-    def __init__(self, specs: Sequence[ConvSpec], steps: Sequence[tuple[int, ...]], groups: int) -> None:
+    def __init__(self, specs: Specs, steps: Sequence[tuple[int, ...]], groups: int) -> None:
         self.inner = [spec.groups for spec in specs]
         self.steps = steps
         self.groups = groups
 
-    def composed(
-        self, kernels: Sequence[torch.Tensor], first: int = 0, stop: int | None = None
-    ) -> torch.Tensor:
+    def composed(self, kernels: Kernels, first: int = 0, stop: int | None = None) -> Tensor:
         """(G, outputs of the last, inputs of the first, *extent), of the stages first to stop - 1."""
         total = spread(dense(kernels[first], self.inner[first], self.groups), self.steps[first])
         for stage in range(first + 1, len(kernels) if stop is None else stop):
@@ -124,8 +124,8 @@ class _Chain:
         return total
 
     def updated(
-        self, kernels: list[torch.Tensor], stage: int, residual: torch.Tensor, given: torch.Tensor | None
-    ) -> list[torch.Tensor]:
+        self, kernels: list[Tensor], stage: int, residual: Tensor, given: Tensor | None
+    ) -> list[Tensor]:
         """The kernels with one of them better, the others as they are; ``residual`` is that of `_slope`."""
         if stage == len(kernels) - 1:
             new = self._last(kernels, residual, given)
@@ -135,16 +135,14 @@ class _Chain:
             new = self._between(kernels, stage, residual, given)
         return [*kernels[:stage], new, *kernels[stage + 1 :]]
 
-    def _inputs(self, kernels: Sequence[torch.Tensor], stage: int, ins: int) -> torch.Tensor:
+    def _inputs(self, kernels: Kernels, stage: int, ins: int) -> Tensor:
         """What the stage is given, as (G, its inputs, I, *extent): the stages before it, composed."""
         if stage:
             return self.composed(kernels, 0, stage)
         one = torch.eye(ins, dtype=kernels[0].dtype, device=kernels[0].device)
         return one.expand(self.groups, ins, ins).reshape(self.groups, ins, ins, *(1,) * len(self.steps[0]))
 
-    def _last(
-        self, kernels: Sequence[torch.Tensor], residual: torch.Tensor, given: torch.Tensor | None
-    ) -> torch.Tensor:
+    def _last(self, kernels: Kernels, residual: Tensor, given: Tensor | None) -> Tensor:
         """Closed form: the normal equations over its inputs and taps, the same for all outputs of a group."""
         stage = len(kernels) - 1
         kernel, step = kernels[stage], self.steps[stage]
@@ -154,7 +152,7 @@ class _Chain:
         gain = torch.cholesky_solve(slope.flatten(2).transpose(1, 2), matrix)
         return kernel + gain.transpose(1, 2).reshape(kernel.shape)
 
-    def _first(self, kernels: Sequence[torch.Tensor], residual: torch.Tensor) -> torch.Tensor:
+    def _first(self, kernels: Kernels, residual: Tensor) -> Tensor:
         """Closed form: as the last stage, with inputs and outputs in each other's place."""
         kernel, step, inner = kernels[0], self.steps[0], self.inner[0]
         after = self.composed(kernels, 1).transpose(1, 2)  # (G, M, O, *)
@@ -163,9 +161,7 @@ class _Chain:
         gain = torch.cholesky_solve(slope.flatten(2).transpose(1, 2), matrix).transpose(1, 2)
         return kernel + gain.reshape(slope.shape).transpose(1, 2).reshape(kernel.shape)
 
-    def _between(
-        self, kernels: Sequence[torch.Tensor], stage: int, residual: torch.Tensor, given: torch.Tensor | None
-    ) -> torch.Tensor:
+    def _between(self, kernels: Kernels, stage: int, residual: Tensor, given: Tensor | None) -> Tensor:
         """Conjugate gradients on the exact quadratic, preconditioned by a Kronecker product."""
         kernel, step, inner = kernels[stage], self.steps[stage], self.inner[stage]
         taps = kernel.shape[2:]
@@ -178,10 +174,10 @@ class _Chain:
         outs = factored(rows @ rows.transpose(1, 2), 1e-6)
         pixels = (1,) * len(step)
 
-        def forward(change: torch.Tensor) -> torch.Tensor:
+        def forward(change: Tensor) -> Tensor:
             return stacked(after.flatten(0, 1), self.groups, stacked(change, inner, before, step), pixels)
 
-        def back(residual: torch.Tensor) -> torch.Tensor:
+        def back(residual: Tensor) -> Tensor:
             seen = residual.new_zeros(self.groups, after.shape[2], residual.shape[2], *reach)
             flat = after.transpose(1, 2)  # (G, q, O, *)
             for tap, there in windows(after.shape[3:], pixels, reach):
@@ -189,7 +185,7 @@ class _Chain:
                 seen += (flat[tap] @ part).reshape(seen.shape)
             return _onto(seen, before, inner, taps, step).reshape(kernel.shape)
 
-        def preconditioned(slope: torch.Tensor) -> torch.Tensor:
+        def preconditioned(slope: Tensor) -> Tensor:
             parts = torch.cholesky_solve(apart(slope, inner).flatten(2).transpose(1, 2), matrix)
             return torch.cholesky_solve(parts.transpose(1, 2), outs).reshape(kernel.shape)
 
@@ -213,7 +209,7 @@ class _Chain:
         return kernel + gain
 
 
-def work_of(kernels: Sequence[torch.Tensor], target: torch.Tensor, covariance: torch.Tensor | None) -> float:
+def work_of(kernels: Kernels, target: Tensor, covariance: Tensor | None) -> float:
     """MACs of one sweep of `refined`, roughly."""
     after = kernels[1:] or kernels
     work = max(4.0 * target.numel() * prod(kernel.shape[1:]) for kernel in after)
@@ -221,9 +217,7 @@ def work_of(kernels: Sequence[torch.Tensor], target: torch.Tensor, covariance: t
     return work if covariance is None else work + _STEPS * target.numel() * covariance.shape[-1]
 
 
-def _onto(
-    residual: torch.Tensor, before: torch.Tensor, groups: int, taps: Sequence[int], step: Sequence[int]
-) -> torch.Tensor:
+def _onto(residual: Tensor, before: Tensor, groups: int, taps: Sizes, step: Sizes) -> Tensor:
     """Products of a residual (G, q, I, *) with the stage's inputs (G, p, I, *): (groups, q', p', *taps)."""
     ins, size = before.shape[2], before.shape[3:]
     left = residual.reshape(groups, -1, *residual.shape[2:])
@@ -237,24 +231,22 @@ def _onto(
     return out.movedim(-1, 2)
 
 
-def _through(residual: torch.Tensor, given: torch.Tensor | None) -> torch.Tensor:
+def _through(residual: Tensor, given: Tensor | None) -> Tensor:
     """residual @ C."""
     return residual if given is None else (residual.flatten(2) @ given).reshape(residual.shape)
 
 
-def _slope(residual: torch.Tensor, given: torch.Tensor | None) -> tuple[torch.Tensor, float]:
+def _slope(residual: Tensor, given: Tensor | None) -> tuple[Tensor, float]:
     """residual @ C, and the squared error."""
     seen = _through(residual, given)
     return seen, _dot(residual, seen)
 
 
-def _dot(a: torch.Tensor, b: torch.Tensor) -> float:
+def _dot(a: Tensor, b: Tensor) -> float:
     return float((a * b).sum())
 
 
-def _steps(
-    kernels: Sequence[torch.Tensor], specs: Sequence[ConvSpec], size: Sequence[int]
-) -> list[tuple[int, ...]]:
+def _steps(kernels: Kernels, specs: Specs, size: Sizes) -> list[tuple[int, ...]]:
     """Pixels of the target between the taps of each stage: between its taps where it has nothing else."""
     steps = steps_of(specs)
     sizes = [kernel.shape[2:] for kernel in kernels]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from archcost.errors import RewriteError
 from archcost.merging.compose import apart, composed
@@ -25,7 +26,7 @@ INPUT_RANGE = 10.0
 _FROM = {"Hardswish": 3.0}
 
 
-def evened(kernels: Sequence[torch.Tensor], specs: Sequence[ConvSpec]) -> list[torch.Tensor]:
+def evened(kernels: Sequence[Tensor], specs: Sequence[ConvSpec]) -> list[Tensor]:
     """The same chain with, for each middle channel, weights of the same norm before and behind it.
 
     So no stage trains faster than another for want of scale. Transposed stages are left as they are.
@@ -47,13 +48,13 @@ def evened(kernels: Sequence[torch.Tensor], specs: Sequence[ConvSpec]) -> list[t
 
 
 def biases(
-    kernels: Sequence[torch.Tensor],
+    kernels: Sequence[Tensor],
     specs: Sequence[ConvSpec],
     behind: Sequence[str | None],
-    bias: torch.Tensor | None,
+    bias: Tensor | None,
     name: str,
     moments: Moments | None = None,
-) -> list[torch.Tensor | None]:
+) -> list[Tensor | None]:
     """Of every stage: the layer's own in the last, and before an activation one that keeps it out of play.
 
     A stage with an activation behind it is shifted by c, so that its values are positive for all inputs
@@ -65,7 +66,7 @@ def biases(
         RewriteError: the activation is none of `PASSING`, its stage has no bias, or the last one has none and
             needs one.
     """
-    made: list[torch.Tensor | None] = []
+    made: list[Tensor | None] = []
     shift = kernels[0].new_zeros(specs[0].in_channels)
     for stage, (kernel, spec, kind) in enumerate(zip(kernels, specs, behind, strict=True)):
         brought = _constant(kernel, spec, shift) if shift.any() else None
@@ -91,7 +92,7 @@ def biases(
     return made
 
 
-def _constant(kernel: torch.Tensor, spec: ConvSpec, shift: torch.Tensor) -> torch.Tensor:
+def _constant(kernel: Tensor, spec: ConvSpec, shift: Tensor) -> Tensor:
     """What a stage makes of an input that is the same everywhere."""
     if spec.transposed:
         raise RewriteError("an activation in a chain with transposed layers is not carried over")
@@ -99,9 +100,7 @@ def _constant(kernel: torch.Tensor, spec: ConvSpec, shift: torch.Tensor) -> torc
     return (sums @ shift.reshape(spec.groups, -1, 1)).flatten()
 
 
-def _reach(
-    kernels: Sequence[torch.Tensor], specs: Sequence[ConvSpec], moments: Moments | None
-) -> torch.Tensor:
+def _reach(kernels: Sequence[Tensor], specs: Sequence[ConvSpec], moments: Moments | None) -> Tensor:
     """How far below zero a stage without bias can come, for each of its outputs."""
     outer = 1 if moments is None or moments.low is None else len(moments.low)
     total = composed(kernels, specs, outer).flatten(3)  # (G, m, i, pixels)

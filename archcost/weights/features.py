@@ -8,11 +8,12 @@ from math import gcd, prod
 from typing import Any
 
 import torch
-from torch import nn
-from torch.nn import functional as F
+from torch import Tensor, nn
 
 from archcost.errors import ArchcostError, InputError, RewriteError
 from archcost.nn.like import ConvLike
+from archcost.paths.algorithms.im2col import windowed
+from archcost.paths.geometry import padded
 from archcost.spec import ConvSpec
 from archcost.surgery.checking import evaluating
 from archcost.surgery.outputs import fresh
@@ -21,7 +22,7 @@ from archcost.trace.state import Untouched
 
 __all__ = ["Runner", "again", "batches_in", "layer_of", "patches", "running", "space_of", "spaced"]
 
-Tap = Callable[[torch.Tensor, Any], None]
+Tap = Callable[[Tensor, Any], None]
 """Told the input and the output of a layer as soon as it has run, before anything can overwrite them."""
 
 
@@ -80,11 +81,11 @@ def running(model: nn.Module, taps: Mapping[nn.Module, Tap], what: str = "origin
 
 
 def _hooked(layer: nn.Module, tap: Tap, runner: Runner) -> Iterator[Any]:
-    waiting: list[torch.Tensor] = []
+    waiting: list[Tensor] = []
 
     def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         x = args[0] if args else kwargs.get("input")
-        if not isinstance(x, torch.Tensor) or x.is_complex():
+        if not isinstance(x, Tensor) or x.is_complex():
             raise RewriteError(f"the input of a {type(layer).__name__} is not a tensor of real numbers")
         waiting.append(x)
 
@@ -138,7 +139,7 @@ def batches_in(batches: Iterable[Any]) -> int | None:
         return None
 
 
-def space_of(layer: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, ConvSpec]:
+def space_of(layer: nn.Module, x: Tensor) -> tuple[Tensor, ConvSpec]:
     """The input with a batch axis, and the layer on paper for it."""
     like = layer if isinstance(layer, ConvLike) else ConvLike(layer)
     if x.dim() == like.axes + 1:
@@ -154,26 +155,17 @@ def spaced(positions: int, most: float, size: tuple[int, ...]) -> int:
     return stride
 
 
-def patches(x: torch.Tensor, spec: ConvSpec, picked: torch.Tensor) -> torch.Tensor:
+def patches(x: Tensor, spec: ConvSpec, picked: Tensor) -> Tensor:
     """What the layer looks at, at some positions of its output: (groups, positions, in / groups * taps).
 
     Args:
         x: (N, C, *size), the layer's input.
         picked: (positions,), into the flattened (N, *output_size).
     """
-    pads: Any = spec.padding
-    sides = [side for pair in reversed(pads) for side in pair]
-    if any(sides):
-        mode = "constant" if spec.padding_mode == "zeros" else spec.padding_mode
-        x = F.pad(x, sides, mode=mode)
-    extent: Any = spec.extent
-    for axis, (wide, stride) in enumerate(zip(extent, spec.stride, strict=True)):  # type: ignore[arg-type]
-        x = x.unfold(2 + axis, wide, stride)
-    dilation: Any = spec.dilation
-    taps: Any = (Ellipsis, *(slice(None, None, d) for d in dilation))
+    windows = windowed(padded(x, spec), spec)
     images, *where = torch.unravel_index(picked, (len(x), *spec.output_size))
     there: Any = (images, slice(None), *where)
-    found = x[taps][there]  # (positions, C, *taps)
+    found = windows[there]  # (positions, C, *taps)
     found = found.reshape(len(picked), spec.groups, -1)
-    assert found.shape[2] * spec.groups == spec.in_channels * prod(spec.kernel_size)  # type: ignore[arg-type]
+    assert found.shape[2] * spec.groups == spec.in_channels * prod(spec.kernel_size)
     return found.transpose(0, 1)

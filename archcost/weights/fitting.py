@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
-from archcost.weights.sums import product_of, widened
+from archcost.weights.sums import Sums, widened
 
 __all__ = ["Fit", "Normal"]
 
@@ -15,9 +16,9 @@ __all__ = ["Fit", "Normal"]
 class Fit:
     """What is to be added to a layer's weight and bias."""
 
-    weight: torch.Tensor | None
+    weight: Tensor | None
     """(groups, out / groups, D)."""
-    bias: torch.Tensor | None
+    bias: Tensor | None
     """(out,)."""
 
 
@@ -26,43 +27,39 @@ class Normal:
 
     def __init__(self, weights: bool, bias: bool) -> None:
         self.weights, self.bias = weights, bias
-        self.count = 0
-        self._aside: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
-        self._pivot: torch.Tensor | None = None
+        self.sums: Sums | None = None
+        self._aside: list[tuple[Tensor, Tensor, Tensor]] = []
 
-    def add(self, rows: torch.Tensor, lacks: torch.Tensor) -> None:
+    @property
+    def count(self) -> int:
+        """Of the rows that it is fitted on."""
+        return 0 if self.sums is None else self.sums.count
+
+    def add(self, rows: Tensor, lacks: Tensor) -> None:
         """A portion to fit on: rows (groups, n, D), lacks (n, out)."""
         if not len(lacks):
             return
-        rows = widened(rows)
         groups, _, width = rows.shape
+        if self.sums is None:
+            self.sums = Sums(groups, width, centred=self.bias)
+            self._lacks = torch.zeros(lacks.shape[1], dtype=torch.float64)
+            self._crossed = torch.zeros(groups, lacks.shape[1] // groups, width, dtype=torch.float64)
+        rows = self.sums.add(rows)
         lacks = lacks.detach().to("cpu", rows.dtype)
-        if self._pivot is None:
-            mean = rows.mean(1, dtype=torch.float64)
-            self._pivot = (mean if self.bias else torch.zeros_like(mean)).to(rows.dtype)[:, None]
-            wide = torch.float64
-            self._rows = torch.zeros(groups, width, dtype=wide)
-            self._lacks = torch.zeros(lacks.shape[1], dtype=wide)
-            self._products = torch.zeros(groups, width, width, dtype=wide)
-            self._crossed = torch.zeros(groups, lacks.shape[1] // groups, width, dtype=wide)
-        rows = rows - self._pivot
-        self.count += len(lacks)
-        self._rows += rows.sum(1, dtype=torch.float64)
         self._lacks += lacks.sum(0, dtype=torch.float64)
-        product_of(rows, self._products)
         self._crossed += lacks.reshape(len(lacks), groups, -1).permute(1, 2, 0) @ rows
 
-    def keep(self, rows: torch.Tensor, was: torch.Tensor, now: torch.Tensor) -> None:
+    def keep(self, rows: Tensor, was: Tensor, now: Tensor) -> None:
         """A portion to judge by: rows (groups, n, D), the original's output and the present one (n, out)."""
         rows = widened(rows)
         self._aside.append((rows, was.detach().to("cpu", rows.dtype), now.detach().to("cpu", rows.dtype)))
 
     def fit(self, ridge: float) -> Fit:
         """The change of weight and bias that minimises the squared error plus a ridge on the change."""
-        assert self._pivot is not None
-        matrix = self._products / self.count
-        crossed = self._crossed / self.count
-        rows, lacks = self._rows / self.count, self._lacks / self.count
+        assert self.sums is not None
+        assert self.sums.pivot is not None
+        matrix, crossed = self.sums.products / self.count, self._crossed / self.count
+        rows, lacks = self.sums.total / self.count, self._lacks / self.count
         groups = len(matrix)
         if self.bias:
             matrix -= rows[:, :, None] * rows[:, None, :]
@@ -79,7 +76,7 @@ class Normal:
         weight = torch.cholesky_solve(crossed.transpose(1, 2), factor).transpose(1, 2)
         if not self.bias:
             return Fit(weight, None)
-        mean = rows + self._pivot[:, 0]
+        mean = rows + self.sums.pivot
         return Fit(weight, lacks - (weight @ mean[:, :, None]).flatten())
 
     def shift(self) -> Fit:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 __all__ = ["balanced", "leading", "root", "truncated"]
 
@@ -12,7 +13,7 @@ _EIGH_UP_TO = 768
 _FLOOR = 1e-6
 
 
-def root(covariance: torch.Tensor) -> torch.Tensor:
+def root(covariance: Tensor) -> Tensor:
     """L, lower triangular, with L L^T the covariance, and a millionth of its mean variance on the diagonal.
 
     What is nearly never seen keeps a little weight, so that L can be inverted, also of a singular
@@ -34,7 +35,7 @@ def root(covariance: torch.Tensor) -> torch.Tensor:
         ridge *= 100
 
 
-def leading(matrix: torch.Tensor, rank: int, covariance: torch.Tensor | None = None) -> torch.Tensor:
+def leading(matrix: Tensor, rank: int, covariance: Tensor | None = None) -> Tensor:
     """Orthonormal U, (..., m, rank), for which ||(M - U U^T M) C^(1/2)|| is least.
 
     It is that of the singular value decomposition, but for large matrices and small ranks, where a subspace
@@ -62,7 +63,7 @@ def leading(matrix: torch.Tensor, rank: int, covariance: torch.Tensor | None = N
     return _subspace(matrix, rank)
 
 
-def truncated(matrix: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
+def truncated(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """The nearest matrix of a rank, as a product: (..., m, rank) and (..., rank, n); as `leading` is near.
 
     Args:
@@ -76,7 +77,7 @@ def truncated(matrix: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tens
     return left, left.mT @ matrix
 
 
-def balanced(second: torch.Tensor, first: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def balanced(second: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
     """The same product with every inner channel as large on one side as on the other.
 
     Args:
@@ -90,7 +91,7 @@ def balanced(second: torch.Tensor, first: torch.Tensor) -> tuple[torch.Tensor, t
     return second / scale[..., None, :], first * scale[..., :, None]
 
 
-def _subspace(matrix: torch.Tensor, rank: int) -> torch.Tensor:
+def _subspace(matrix: Tensor, rank: int) -> Tensor:
     """Nearly the first left singular vectors (Halko, Martinsson and Tropp, SIAM Review 2011, 4.4)."""
     generator = torch.Generator().manual_seed(0)  # the user's random numbers are left alone
     wide = min(rank + rank // 8 + 8, matrix.shape[-2])

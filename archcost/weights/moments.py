@@ -8,19 +8,11 @@ from math import inf, prod
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from archcost.errors import RewriteError
 from archcost.progress import Progress
-from archcost.weights.features import (
-    again,
-    batches_in,
-    layer_of,
-    patches,
-    running,
-    space_of,
-    spaced,
-)
+from archcost.weights.features import again, batches_in, layer_of, patches, running, space_of, spaced
 from archcost.weights.sums import Sums
 
 __all__ = ["LIMIT", "Moments", "collect", "covariance_bytes", "stream"]
@@ -39,21 +31,21 @@ class Moments:
     """Patches seen."""
     shape: tuple[int, ...]
     """(in_channels / groups, *kernel_size)."""
-    mean: torch.Tensor
+    mean: Tensor
     """(groups, D)."""
-    covariance: torch.Tensor
+    covariance: Tensor
     """(groups, D, D), about the mean: the bias of the last stage takes care of that."""
-    low: torch.Tensor | None = None
+    low: Tensor | None = None
     """(groups, in_channels / groups): the least value of each channel, padding included."""
-    high: torch.Tensor | None = None
+    high: Tensor | None = None
     """And the largest."""
 
     @property
-    def second(self) -> torch.Tensor:
+    def second(self) -> Tensor:
         """(groups, D, D): the second moment about zero, for a layer without a bias."""
         return self.covariance + self.mean[:, :, None] * self.mean[:, None, :]
 
-    def marginal(self, axes: Sequence[int]) -> torch.Tensor:
+    def marginal(self, axes: Sequence[int]) -> Tensor:
         """The covariance along some axes of ``shape``, averaged over the others: (groups, d, d).
 
         ``(0,)`` is that of the channels, ``(0, 1)`` that of channels and rows of taps, in that order.
@@ -163,8 +155,8 @@ class _PatchSums:
     def __init__(self, name: str, layer: nn.Module, length: int | None) -> None:
         self.name, self.layer, self.length = name, layer, length
         self.sums: Sums | None = None
-        self.low: torch.Tensor | None = None
-        self.high: torch.Tensor | None = None
+        self.low: Tensor | None = None
+        self.high: Tensor | None = None
         self.stride = 0
         self.most = inf
 
@@ -173,10 +165,10 @@ class _PatchSums:
         """Whether there are patches enough."""
         return self.sums is not None and self.sums.count >= self.most
 
-    def add(self, x: torch.Tensor, output: Any) -> None:
+    def add(self, x: Tensor, output: Any) -> None:
         x, spec = space_of(self.layer, x)
         positions = len(x) * prod(spec.output_size)
-        values = spec.in_channels // spec.groups * prod(spec.kernel_size)  # type: ignore[arg-type]
+        values = spec.in_channels // spec.groups * prod(spec.kernel_size)
         if not self.stride:
             self.most = max(_LEAST, _EACH * values)
             self.stride = spaced(positions, self.most / (self.length or 16), spec.output_size)
@@ -184,10 +176,9 @@ class _PatchSums:
             self.sums = Sums(spec.groups, values)
         found = patches(x, spec, torch.arange(0, positions, self.stride, device=x.device))
         self.sums.add(found)
-        pads: Any = spec.padding
-        self._range(x, spec.padding_mode == "zeros" and any(map(any, pads)))
+        self._range(x, spec.padding_mode == "zeros" and any(map(any, spec.padding)))
 
-    def _range(self, x: torch.Tensor, padded: bool) -> None:
+    def _range(self, x: Tensor, padded: bool) -> None:
         low, high = torch.aminmax(x.detach().transpose(0, 1).flatten(1).to("cpu", torch.float64), dim=1)
         if padded:
             low, high = low.clamp_max(0), high.clamp_min(0)

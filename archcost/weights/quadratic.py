@@ -8,22 +8,20 @@ from math import prod
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from archcost.merging.compose import windows
+
+Sizes = Sequence[int]
+"""One number an axis."""
 
 _SMALL = 2**21
 """Elements of a matrix that is written down."""
 
-__all__ = ["factored", "normal", "windowed"]
+__all__ = ["Sizes", "factored", "normal", "windowed"]
 
 
-def normal(
-    before: torch.Tensor,
-    groups: int,
-    taps: Sequence[int],
-    step: Sequence[int],
-    covariance: torch.Tensor | None,
-) -> torch.Tensor:
+def normal(before: Tensor, groups: int, taps: Sizes, step: Sizes, covariance: Tensor | None) -> Tensor:
     """B C B', where row (m, t) of B is the stage's input m, that tap further on.
 
     Args:
@@ -49,14 +47,8 @@ def normal(
 
 
 def _outright(
-    before: torch.Tensor,
-    groups: int,
-    rows: int,
-    taps: Sequence[int],
-    step: Sequence[int],
-    pixels: Sequence[int],
-    covariance: torch.Tensor | None,
-) -> torch.Tensor:
+    before: Tensor, groups: int, rows: int, taps: Sizes, step: Sizes, pixels: Sizes, covariance: Tensor | None
+) -> Tensor:
     """By writing B down: the least work where it is small."""
     ins, size = before.shape[2], before.shape[3:]
     matrix = before.new_zeros(groups, rows, prod(taps), ins, *pixels)
@@ -69,11 +61,11 @@ def _outright(
     return seen.reshape(split) @ wide.reshape(split).transpose(1, 2)
 
 
-def _overlaps(before: torch.Tensor, taps: Sequence[int], step: Sequence[int], out: torch.Tensor) -> None:
+def _overlaps(before: Tensor, taps: Sizes, step: Sizes, out: Tensor) -> None:
     """Without a covariance only the distance of two taps counts."""
     index = list(product(*map(range, taps)))
     size = before.shape[3:]
-    done: dict[tuple[int, ...], torch.Tensor | None] = {}
+    done: dict[tuple[int, ...], Tensor | None] = {}
     for a, one in enumerate(index):
         for b, other in enumerate(index[a:], a):
             apart = tuple((t - u) * s for t, u, s in zip(one, other, step, strict=True))
@@ -85,7 +77,7 @@ def _overlaps(before: torch.Tensor, taps: Sequence[int], step: Sequence[int], ou
                 out[:, :, b, :, a] = part.transpose(1, 2)
 
 
-def _overlap(before: torch.Tensor, apart: Sequence[int], size: Sequence[int]) -> torch.Tensor | None:
+def _overlap(before: Tensor, apart: Sizes, size: Sizes) -> Tensor | None:
     if any(abs(d) >= n for d, n in zip(apart, size, strict=True)):
         return None
     here: Any = (Ellipsis, *(slice(max(-d, 0), n - max(d, 0)) for d, n in zip(apart, size, strict=True)))
@@ -93,14 +85,7 @@ def _overlap(before: torch.Tensor, apart: Sequence[int], size: Sequence[int]) ->
     return before[here].flatten(2) @ before[there].flatten(2).transpose(1, 2)
 
 
-def _under(
-    before: torch.Tensor,
-    flat: torch.Tensor,
-    taps: Sequence[int],
-    step: Sequence[int],
-    covariance: torch.Tensor,
-    out: torch.Tensor,
-) -> None:
+def _under(before: Tensor, flat: Tensor, taps: Sizes, step: Sizes, covariance: Tensor, out: Tensor) -> None:
     outer, _, ins, *size = before.shape
     pixels = [(t - 1) * s + x for t, s, x in zip(taps, step, size, strict=True)]
     full = covariance.reshape(outer, ins, *pixels, ins, *pixels)
@@ -117,7 +102,7 @@ def _under(
             out[:, :, b, :, a] = part.transpose(1, 2)
 
 
-def windowed(covariance: torch.Tensor, shape: Sequence[int], size: Sequence[int]) -> torch.Tensor:
+def windowed(covariance: Tensor, shape: Sizes, size: Sizes) -> Tensor:
     """The covariance of a smaller patch, the mean over all places in the larger one of ``shape`` (I, *k)."""
     ins, *pixels = shape
     if list(pixels) == list(size):
@@ -132,7 +117,7 @@ def windowed(covariance: torch.Tensor, shape: Sequence[int], size: Sequence[int]
     return total / prod(places)
 
 
-def factored(matrix: torch.Tensor, ridge: float = 1e-10) -> torch.Tensor:
+def factored(matrix: Tensor, ridge: float = 1e-10) -> Tensor:
     """Cholesky's factor of N + r, for (B, d, d) matrices N; r is ``ridge`` times the mean of N's diagonal.
 
     Solved for the slope of a squared error at the present weights, it gives the change that minimises that

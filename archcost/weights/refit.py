@@ -8,28 +8,19 @@ from math import prod
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from archcost.errors import RewriteError
 from archcost.nn import adapters
 from archcost.nn.like import ConvLike
 from archcost.progress import Progress
-from archcost.weights.features import (
-    Runner,
-    again,
-    batches_in,
-    layer_of,
-    patches,
-    running,
-    space_of,
-    spaced,
-)
+from archcost.weights.features import Runner, again, batches_in, layer_of, patches, running, space_of, spaced
 from archcost.weights.fitting import Fit, Normal
 from archcost.weights.moments import Moments, stream
 
 __all__ = ["Refactor", "Refit", "mean_shift", "refit"]
 
-Refactor = Callable[[str, Moments], "Sequence[tuple[torch.Tensor, torch.Tensor | None]] | None"]
+Refactor = Callable[[str, Moments], "Sequence[tuple[Tensor, Tensor | None]] | None"]
 """From a layer's name and the moments of its input in the original, weights for its chain; None: as it is."""
 
 RIDGES = (1e-6, 1e-4, 1e-2)
@@ -85,7 +76,7 @@ def refit(
         batches: each as the models take their inputs; gone through once a layer and more, so a list or a
             ``DataLoader`` in a fixed order, not a generator.
         ridge: r, as a part of the mean of the diagonal of z z'; of several the one with the smallest error
-            aside. By default 1e-6, 1e-4 and 1e-2.
+            aside, of none the bias alone is fitted. By default 1e-6, 1e-4 and 1e-2.
         refactor: gives a chain new weights before its refit.
 
     Raises:
@@ -94,30 +85,6 @@ def refit(
         InputError: there are no batches, or they can be gone through only once.
     """
     ridges = RIDGES if ridge is None else (ridge,) if isinstance(ridge, (int, float)) else tuple(ridge)
-    return _fitted(original, rewritten, names, batches, ridges, refactor, progress)
-
-
-def mean_shift(
-    original: nn.Module,
-    rewritten: nn.Module,
-    names: Iterable[str],
-    batches: Iterable[Any],
-    *,
-    progress: bool | None = None,
-) -> dict[str, Refit]:
-    """As `refit`, for the biases alone: the mean error of each channel is taken off."""
-    return _fitted(original, rewritten, names, batches, (), None, progress)
-
-
-def _fitted(
-    original: nn.Module,
-    rewritten: nn.Module,
-    names: Iterable[str],
-    batches: Iterable[Any],
-    ridges: tuple[float, ...],
-    refactor: Refactor | None,
-    progress: bool | None,
-) -> dict[str, Refit]:
     olds = {name: layer_of(original, name) for name in dict.fromkeys(names)}
     lasts = {name: _last_of(name, layer_of(rewritten, name)) for name in olds}
     passes = 1 + len(olds) * (1 + (refactor is not None))
@@ -152,6 +119,18 @@ def _fitted(
                 if ready is not None:
                     del ready[name]
     return found
+
+
+def mean_shift(
+    original: nn.Module,
+    rewritten: nn.Module,
+    names: Iterable[str],
+    batches: Iterable[Any],
+    *,
+    progress: bool | None = None,
+) -> dict[str, Refit]:
+    """As `refit`, for the biases alone: the mean error of each channel is taken off."""
+    return refit(original, rewritten, names, batches, ridge=(), progress=progress)
 
 
 def _shared(calls: Iterable[str], lasts: dict[str, nn.Module]) -> list[list[str]]:
@@ -191,7 +170,7 @@ def _calls(
     """The names in the order in which their layers first run, and how often a pass calls each."""
     order: list[nn.Module] = []
 
-    def tap(layer: nn.Module) -> Callable[[torch.Tensor, Any], None]:
+    def tap(layer: nn.Module) -> Callable[[Tensor, Any], None]:
         return lambda x, y: order.append(layer)
 
     with running(model, {layer: tap(layer) for layer in layers.values()}) as run:
@@ -207,13 +186,13 @@ class _Target(NamedTuple):
     """What a call of the original layer gave."""
 
     shape: tuple[int, ...]
-    picked: torch.Tensor
+    picked: Tensor
     """Positions, of the batch's flattened images and maps."""
-    rows: torch.Tensor
+    rows: Tensor
     """(positions, out), a copy: what comes behind may write into the output."""
 
 
-def _rows(y: torch.Tensor, picked: torch.Tensor) -> torch.Tensor:
+def _rows(y: Tensor, picked: Tensor) -> Tensor:
     """(positions, out) of (N, out, *size)."""
     flat = y.flatten(2)
     return flat[picked // flat.shape[2], :, picked % flat.shape[2]]
@@ -241,10 +220,10 @@ class _Pair:
         if self.wanted:
             raise RewriteError(f"{self.name}: it is called less often in the rewritten model")
 
-    def target(self, x: torch.Tensor, y: Any) -> None:
-        if not isinstance(y, torch.Tensor):
+    def target(self, x: Tensor, y: Any) -> None:
+        if not isinstance(y, Tensor):
             raise RewriteError(f"{self.name}: it gives a {type(y).__name__}, not a tensor")
-        axes = ConvLike(self.layer).axes if not isinstance(self.layer, ConvLike) else self.layer.axes
+        axes = len(self.layer.kernel_size)  # type: ignore[arg-type]
         whole = y.detach()[None] if y.dim() == axes + 1 else y.detach()
         size = tuple(whole.shape[2:])
         positions = len(whole) * prod(size)
@@ -257,7 +236,7 @@ class _Pair:
         picked = torch.arange(0, positions, self.stride, device=y.device)
         self.wanted.append(_Target(tuple(y.shape), picked, _rows(whole, picked)))
 
-    def result(self, x: torch.Tensor, y: torch.Tensor) -> None:
+    def result(self, x: Tensor, y: Tensor) -> None:
         wanted = self.wanted.pop(0)
         if wanted.shape != y.shape:
             raise RewriteError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 __all__ = ["Sums", "product_of", "widened"]
 
@@ -12,25 +13,27 @@ _BLOCK = 512
 
 
 class Sums:
-    """Of rows (groups, n, D), about the mean of the first portion, so that little cancels."""
+    """Of rows (groups, n, D), about the mean of the first portion, so that little cancels; or about zero."""
 
-    def __init__(self, groups: int, width: int) -> None:
-        self.count = 0
+    def __init__(self, groups: int, width: int, centred: bool = True) -> None:
+        self.count, self.centred = 0, centred
         self.total = torch.zeros(groups, width, dtype=torch.float64)
         self.products = torch.zeros(groups, width, width, dtype=torch.float64)
-        self.pivot: torch.Tensor | None = None
+        self.pivot: Tensor | None = None
 
-    def add(self, rows: torch.Tensor) -> None:
-        """One portion; half precision is widened."""
+    def add(self, rows: Tensor) -> Tensor:
+        """One portion; half precision is widened. Returns it as it was added up."""
         rows = widened(rows)
         if self.pivot is None:
-            self.pivot = rows.mean(1, dtype=torch.float64).to(rows.dtype)
+            mean = rows.mean(1, dtype=torch.float64)
+            self.pivot = (mean if self.centred else torch.zeros_like(mean)).to(rows.dtype)
         rows = rows - self.pivot[:, None].to(rows.dtype)
         self.count += rows.shape[1]
         self.total += rows.sum(1, dtype=torch.float64)
         product_of(rows, self.products)
+        return rows
 
-    def result(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def result(self) -> tuple[Tensor, Tensor]:
         """(groups, D) and (groups, D, D); these sums are of no more use then."""
         assert self.pivot is not None
         about = self.total / self.count
@@ -39,13 +42,13 @@ class Sums:
         return about + self.pivot, covariance
 
 
-def widened(rows: torch.Tensor) -> torch.Tensor:
+def widened(rows: Tensor) -> Tensor:
     """On the CPU, in float64 where they are or have few columns, else in float32."""
     wide = rows.dtype == torch.float64 or rows.shape[2] <= _EXACT
     return rows.detach().to("cpu", torch.float64 if wide else torch.float32)
 
 
-def product_of(rows: torch.Tensor, into: torch.Tensor) -> None:
+def product_of(rows: Tensor, into: Tensor) -> None:
     """Add rows' rows, (groups, D, D), to ``into``, half of it computed and the other half mirrored."""
     width = rows.shape[2]
     for start in range(0, width, _BLOCK):

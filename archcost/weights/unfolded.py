@@ -7,6 +7,7 @@ from functools import cached_property
 from math import prod
 
 import torch
+from torch import Tensor
 
 __all__ = ["IN", "OUT", "TAPS", "Unfolded"]
 
@@ -26,14 +27,14 @@ class Unfolded:
     What one factorisation says holds for all ranks, so that one serves all ratios that are asked for.
     """
 
-    def __init__(self, kernel: torch.Tensor) -> None:
+    def __init__(self, kernel: Tensor) -> None:
         self.given = kernel
-        self._tails: dict[tuple[tuple[int, ...], tuple[int, ...]], torch.Tensor] = {}
-        self._bases: dict[int, torch.Tensor] = {}
-        self._core: torch.Tensor | None = None
+        self._tails: dict[tuple[tuple[int, ...], tuple[int, ...]], Tensor] = {}
+        self._bases: dict[int, Tensor] = {}
+        self._core: Tensor | None = None
 
     @cached_property
-    def kernel(self) -> torch.Tensor:
+    def kernel(self) -> Tensor:
         """On the CPU, in float64; large ones in float32."""
         return self.given.to("cpu", torch.float32 if self.given.numel() >= _LARGE else torch.float64)
 
@@ -74,14 +75,14 @@ class Unfolded:
             self._core = size.cumsum(0).cumsum(1)
         return max(self.total - float(self._core[back - 1, front - 1]), 0.0)
 
-    def _basis(self, axis: int) -> torch.Tensor:
+    def _basis(self, axis: int) -> Tensor:
         """(groups, d, d): the singular vectors of the matrix with one axis as its rows, the leading last."""
         if axis not in self._bases:
             values, self._bases[axis] = torch.linalg.eigh(_gram(self._matrices((axis,))))
             self._tails[(axis,), ()] = _tails(values)
         return self._bases[axis]
 
-    def _matrices(self, rows: tuple[int, ...], apart: tuple[int, ...] = ()) -> torch.Tensor:
+    def _matrices(self, rows: tuple[int, ...], apart: tuple[int, ...] = ()) -> Tensor:
         shape = self.kernel.shape
         columns = [axis for axis in range(1, len(shape)) if axis not in rows + apart]
         order = (0, *apart, *rows, *columns)
@@ -89,7 +90,7 @@ class Unfolded:
         return self.kernel.permute(order).reshape(-1, high, wide)
 
 
-def _gram(matrix: torch.Tensor) -> torch.Tensor:
+def _gram(matrix: Tensor) -> Tensor:
     """M M' of matrices (..., m, n): above the diagonal of large ones is nothing, and nobody reads it."""
     size = matrix.shape[-2]
     if size <= 2 * _BLOCK:
@@ -101,12 +102,12 @@ def _gram(matrix: torch.Tensor) -> torch.Tensor:
     return gram
 
 
-def _upright(matrix: torch.Tensor) -> torch.Tensor:
+def _upright(matrix: Tensor) -> Tensor:
     """Or its transpose, which has the same singular values, where that has fewer rows."""
     return matrix.mT if matrix.shape[-2] > matrix.shape[-1] else matrix
 
 
-def _tails(values: torch.Tensor) -> torch.Tensor:
+def _tails(values: Tensor) -> Tensor:
     """Sums of the smallest 0, 1, 2 ... of squared singular values, which come in rising order."""
     sums = values.double().clamp(min=0).cumsum(-1)
     return torch.cat([torch.zeros_like(sums[..., :1]), sums], -1)

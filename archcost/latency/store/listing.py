@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from archcost.latency.store.measurement import Measurement
 from archcost.report.columns import milliseconds, number, words, yes
@@ -14,12 +14,11 @@ from archcost.report.document import Asked, Column, Document, Table, choose, ord
 from archcost.report.result import Result
 from archcost.report.text import visible
 from archcost.report.units import bytes_text, error_text, shape_text
-from archcost.spec import ConvSpec
 
 if TYPE_CHECKING:
     from archcost.latency.store.store import Store
 
-__all__ = ["MEASUREMENT_COLUMNS", "Stored", "listed", "short_spec", "spec_text"]
+__all__ = ["MEASUREMENT_COLUMNS", "Stored", "listed"]
 
 
 @dataclass(frozen=True)
@@ -66,39 +65,6 @@ def listed(store: Store) -> Stored:
     return Stored(store.path, tuple(store.all()))
 
 
-def spec_text(spec: ConvSpec) -> str:
-    """A convolution in a line, without what is as usual: ``64 -> 64, 3x3, padding 1, on 56x56, batch 1``."""
-    said = [f"{spec.in_channels} -> {spec.out_channels}", shape_text(_axes(spec.kernel_size))]
-    said += ["transposed"] * spec.transposed
-    sides = [pair[0] if pair[0] == pair[1] else pair for pair in cast("Sequence[Any]", spec.padding)]
-    if any(sides):
-        one = len(set(sides)) == 1 and isinstance(sides[0], int)
-        said.append(f"padding {sides[0] if one else ' '.join(map(_side, sides))}")
-    for name, usual in (("stride", 1), ("dilation", 1), ("output_padding", 0)):
-        values = _axes(getattr(spec, name))
-        if any(value != usual for value in values):
-            said.append(f"{name.replace('_', ' ')} {_each(values)}")
-    if spec.groups != 1:
-        said.append(f"groups {spec.groups}")
-    if spec.padding_mode != "zeros":
-        said.append(spec.padding_mode)
-    said += ["no bias"] * (not spec.bias)
-    return ", ".join([*said, f"on {shape_text(_axes(spec.input_size))}", f"batch {spec.batch}"])
-
-
-def short_spec(spec: ConvSpec) -> str:
-    """A convolution in a few letters: ``64 -> 128 3x3 /2 on 56x56``."""
-    stride, dilation = _axes(spec.stride), _axes(spec.dilation)
-    said = f"{spec.in_channels} -> {spec.out_channels} {shape_text(_axes(spec.kernel_size))}"
-    said += f" /{_each(stride)}" * (max(stride) > 1) + f" dilation {_each(dilation)}" * (max(dilation) > 1)
-    said += f" groups {spec.groups}" * (spec.groups > 1) + " transposed" * spec.transposed
-    return f"{said} on {shape_text(_axes(spec.input_size))}"
-
-
-def _axes(values: Any) -> tuple[int, ...]:
-    return cast("tuple[int, ...]", values)  # ConvSpec has made them tuples
-
-
 def _each(values: tuple[int, ...]) -> str:
     return str(values[0]) if len(set(values)) == 1 else shape_text(values)
 
@@ -116,7 +82,7 @@ MEASUREMENT_COLUMNS: tuple[Column, ...] = (
         "spec",
         "Convolution",
         "With everything that tells it from others",
-        lambda one: spec_text(one.key.spec),
+        lambda one: str(one.key.spec),
         keep=100,
     ),
     words("path", "Path", "The way it was executed", lambda one: one.key.path, keep=90),

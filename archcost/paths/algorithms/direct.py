@@ -9,32 +9,21 @@ under the kernel.
 from __future__ import annotations
 
 from math import prod
-from typing import Any
 
 import torch
+from torch import Tensor
 
 from archcost.kernels import library
-from archcost.paths.algorithms.fused import Fused, FusedPath, device_of, kernels_run
-from archcost.paths.compiled import DepthwiseKernel, depthwise_kernel
-from archcost.paths.geometry import (
-    axes_of,
-    by_groups,
-    cropped,
-    full_size,
-    padded,
-    padded_elements,
-    padding_of,
-    spatial,
-    tap_windows,
-)
-from archcost.paths.path import Implementation
+from archcost.paths.algorithms.tensor import WholePath
+from archcost.paths.compiled import Kernel, depthwise_kernel
+from archcost.paths.geometry import by_groups, cropped, full_size, padded, padded_elements, tap_windows
 from archcost.paths.precision import compute_dtype, sum_error
 from archcost.spec import ConvSpec
 
 __all__ = ["DirectPath"]
 
 
-class DirectPath(FusedPath):
+class DirectPath(WholePath):
     """A sum over taps, each one a product of all channels at all positions at once.
 
     Depthwise there is nothing to multiply matrices for: a compiled kernel sums in registers.
@@ -45,27 +34,16 @@ class DirectPath(FusedPath):
     limits = "everything: 1 to 3 axes, groups, stride, dilation, transposed, every padding mode"
     source = "V. Dumoulin and F. Visin, A guide to convolution arithmetic for deep learning, 2016"
 
-    def implementation(
-        self, spec: ConvSpec, dtype: torch.dtype | None = None, device: str = "cpu"
-    ) -> Implementation:
-        return "compiled" if self._kernel(spec, dtype or torch.float32, device) else "tensor operations"
-
     def compiled_for(self) -> str:
         return "depthwise, as many filters as channels, 1 and 2 axes; not transposed" if library() else ""
 
-    def _kernel(self, spec: ConvSpec, dtype: torch.dtype, device: str) -> DepthwiseKernel | None:
-        """The compiled kernel, None where tensor operations run: the one place that chooses."""
-        return depthwise_kernel(spec) if kernels_run(dtype, device) else None
+    def _kernel(self, spec: ConvSpec) -> Kernel | None:
+        return depthwise_kernel(spec)
 
-    def _prepare(self, weight: torch.Tensor, spec: ConvSpec) -> Any:
-        kernel = self._kernel(spec, weight.dtype, device_of(weight))
-        if kernel is not None:
-            padding = padding_of(spec) if spec.padding_mode == "zeros" else ((0, 0),) * axes_of(spec)
-            packed = kernel.pack(by_groups(weight, spec))
-            return Fused(packed, padding, spatial(spec, "stride"), spatial(spec, "dilation"))
+    def _tensors(self, weight: Tensor, spec: ConvSpec) -> Tensor:
         return by_groups(weight.to(compute_dtype(weight.dtype)), spec)
 
-    def _run(self, x: torch.Tensor, weight: torch.Tensor, spec: ConvSpec) -> torch.Tensor:
+    def _run(self, x: Tensor, weight: Tensor, spec: ConvSpec) -> Tensor:
         if spec.transposed:
             y = x.new_zeros(x.shape[0], spec.out_channels, *full_size(spec))
             for tap, window in tap_windows(spec):
@@ -82,24 +60,18 @@ class DirectPath(FusedPath):
         """Every weight at every position: ``spec.macs``."""
         return spec.macs
 
-    def workspace_bytes(self, spec: ConvSpec, itemsize: int = 4) -> int:
-        """The padded input, the pixels that meet one tap, and their product, one at a time; or what the
-        kernel says of itself."""
-        kernel = self._kernel(spec, torch.float32 if itemsize == 4 else torch.float64, "cpu")
-        if kernel is not None:
-            written_out = 0 if spec.padding_mode == "zeros" else 4 * padded_elements(spec)
-            return kernel.bytes() + written_out
-        positions = prod(spatial(spec, "input_size") if spec.transposed else spec.output_size)
+    def _elements(self, spec: ConvSpec, itemsize: int) -> int:
+        """The padded input, the pixels that meet one tap, and their product, one at a time."""
+        positions = prod(spec.input_size if spec.transposed else spec.output_size)
         one_tap = spec.batch * (spec.in_channels + spec.out_channels) * positions
-        if spec.transposed:
-            one_tap += spec.batch * spec.out_channels * prod(full_size(spec))
-        return itemsize * (padded_elements(spec) + one_tap)
+        full = spec.batch * spec.out_channels * prod(full_size(spec)) if spec.transposed else 0
+        return padded_elements(spec) + one_tap + full
 
     def stated_error(self, spec: ConvSpec, dtype: torch.dtype) -> float:
         return sum_error(spec, dtype)
 
 
-def mix_channels(weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+def mix_channels(weight: Tensor, x: Tensor) -> Tensor:
     """What one tap adds: (groups, out, in) by (batch, groups * in, *positions), as a matrix product."""
     groups, _, inputs = weight.shape
     pixels = x.reshape(x.shape[0], groups, inputs, -1)

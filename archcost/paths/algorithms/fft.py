@@ -15,6 +15,7 @@ from dataclasses import replace
 from math import log2, prod
 
 import torch
+from torch import Tensor
 
 from archcost.kernels import library
 from archcost.paths.algorithms.fourier import (
@@ -23,12 +24,11 @@ from archcost.paths.algorithms.fourier import (
     real_transform_multiplications,
     transformed,
 )
-from archcost.paths.algorithms.phased import PhasedPath
-from archcost.paths.algorithms.products import filling_elements, point_products, tiled, untiled, whole_size
 from archcost.paths.algorithms.space_to_depth import spread
+from archcost.paths.algorithms.tiling import TiledPath, point_products, tiled, untiled
 from archcost.paths.compiled import GROUPED, Kernel, fourier_kernel
-from archcost.paths.geometry import Axes, spatial, trailing
-from archcost.paths.phases import Dense, phases, summed_phases
+from archcost.paths.geometry import Axes, trailing
+from archcost.paths.phases import Dense, phases
 from archcost.paths.precision import sum_error
 from archcost.spec import ConvSpec
 
@@ -38,7 +38,7 @@ __all__ = ["FFTPath"]
 MOST_BYTES = 4 << 30
 
 
-class FFTPath(PhasedPath):
+class FFTPath(TiledPath):
     """Real transforms of tiles of ``tile`` pixels an axis; None for the whole image."""
 
     source = "M. Mathieu, M. Henaff and Y. LeCun, Fast Training of Convolutional Networks through FFTs, 2013"
@@ -55,9 +55,8 @@ class FFTPath(PhasedPath):
         )
 
     def _refuses(self, spec: ConvSpec) -> str | None:
-        executed = self._executed(spec)
-        longest = max((max(p.dense.kernel_size) for p in phases(executed)), default=1)
-        if self.tile is not None and longest > self.tile:
+        longest = self._longest(spec)
+        if not self._fits(longest):
             return f"a kernel of {longest} taps does not fit into tiles of {self.tile}"
         needed = self._bytes(spec, 4)
         if needed > MOST_BYTES:
@@ -68,7 +67,7 @@ class FFTPath(PhasedPath):
         return None
 
     def _kernel(self, dense: Dense) -> Kernel | None:
-        return fourier_kernel(dense, self._lengths(dense))
+        return fourier_kernel(dense, self.points(dense))
 
     def compiled_for(self) -> str:
         if library() is None or (self.tile or 0) > MOST_LENGTH:
@@ -76,22 +75,19 @@ class FFTPath(PhasedPath):
         rows = f", on rows up to {MOST_LENGTH} pixels" if self.tile is None else ""
         return f"kernels of one row, 1-d and 1xN, and such phases{rows}{GROUPED}"
 
-    def _lengths(self, dense: Dense) -> Axes:
+    def points(self, dense: Dense) -> Axes:
         """Of the transform of each axis; 1 where the kernel has one tap and there is nothing to transform."""
         whole = [n + r - 1 for n, r in zip(dense.output_size, dense.kernel_size, strict=True)]
         lengths = [good_length(n) if self.tile is None else min(self.tile, good_length(n)) for n in whole]
         return tuple(t if r > 1 else 1 for t, r in zip(lengths, dense.kernel_size, strict=True))
 
-    def _outputs(self, dense: Dense) -> Axes:
-        return tuple(t - r + 1 for t, r in zip(self._lengths(dense), dense.kernel_size, strict=True))
+    def _fits(self, taps: int) -> bool:
+        return self.tile is None or taps <= self.tile
 
-    def _tiles(self, dense: Dense) -> Axes:
-        return tuple(-(-n // m) for n, m in zip(dense.output_size, self._outputs(dense), strict=True))
-
-    def _transform(self, taps: torch.Tensor, dense: Dense) -> torch.Tensor:
+    def _transform(self, taps: Tensor, dense: Dense) -> Tensor:
         """(forms, points, groups, in, out): for complex numbers c + id the forms c, d - c and c + d that
         Gauss's three products want; c and d alone where there is nothing to sum."""
-        axes, lengths = len(dense.kernel_size), self._lengths(dense)
+        axes, lengths = len(dense.kernel_size), self.points(dense)
         if not transformed(lengths):
             return taps.permute(*range(3, 3 + axes), 0, 2, 1).flatten(0, axes - 1).unsqueeze(0)
         spectrum = torch.fft.rfftn(taps, [lengths[a] for a in transformed(lengths)], _dims(lengths)).conj()
@@ -99,9 +95,9 @@ class FFTPath(PhasedPath):
         c, d = spectrum.real, spectrum.imag
         return torch.stack([c, d] if dense.depthwise else [c, d - c, c + d])
 
-    def _dense(self, x: torch.Tensor, weight: torch.Tensor, dense: Dense) -> torch.Tensor:
-        axes, lengths, tiles = len(dense.kernel_size), self._lengths(dense), self._tiles(dense)
-        x = tiled(x, dense, lengths, self._outputs(dense), tiles)
+    def _dense(self, x: Tensor, weight: Tensor, dense: Dense) -> Tensor:
+        axes, lengths, tiles = len(dense.kernel_size), self.points(dense), self.tiles(dense)
+        x = tiled(x, dense, lengths, self.outputs(dense), tiles)
         batch = x.shape[0]
         if transformed(lengths):
             x = torch.fft.rfftn(x, dim=_dims(lengths))
@@ -122,14 +118,14 @@ class FFTPath(PhasedPath):
         y = y.permute(*order).flatten(1, 2)
         if transformed(lengths):
             y = torch.fft.irfftn(y, [lengths[a] for a in transformed(lengths)], _dims(lengths))
-        return untiled(y[trailing(map(slice, self._outputs(dense)))], dense.output_size)
+        return untiled(y[trailing(map(slice, self.outputs(dense)))], dense.output_size)
 
     def _products(self, dense: Dense) -> int:
         """At each frequency kept, t ** (axes - 1) * (t // 2 + 1) of them, three real multiplications for
         each pair of channels (Gauss), four where there is nothing to sum; along a single axis the first and
         the last frequency are real and take one each. Outputs that stride discards and tiles that reach
         beyond the image are paid for."""
-        lengths = self._lengths(dense)
+        lengths = self.points(dense)
         pairs = dense.in_channels * dense.out_channels // dense.groups
         if not transformed(lengths):
             each = 1
@@ -137,50 +133,41 @@ class FFTPath(PhasedPath):
             each = 4 * _frequencies(lengths)
         else:
             each = 3 * _frequencies(lengths) - (4 if _real_ends(dense, lengths) else 0)
-        return dense.batch * prod(self._tiles(dense)) * pairs * each
+        return dense.batch * prod(self.tiles(dense)) * pairs * each
 
     def _transforms(self, dense: Dense) -> int:
         """Forth for each input channel, back for each output channel."""
-        one = real_transform_multiplications(self._lengths(dense))
-        return dense.batch * prod(self._tiles(dense)) * (dense.in_channels + dense.out_channels) * one
+        one = real_transform_multiplications(self.points(dense))
+        return dense.batch * prod(self.tiles(dense)) * (dense.in_channels + dense.out_channels) * one
 
     def _weights(self, dense: Dense) -> int:
-        lengths = self._lengths(dense)
+        lengths = self.points(dense)
         forms = (2 if dense.depthwise else 3) if transformed(lengths) else 1
         return forms * _frequencies(lengths) * dense.in_channels * dense.out_channels // dense.groups
 
     def _buffers(self, dense: Dense) -> int:
         """The input filled up to whole tiles; its complex numbers twice, and the products with what they are
         put together from."""
-        tiles, outputs, lengths = self._tiles(dense), self._outputs(dense), self._lengths(dense)
-        filled = filling_elements(dense, whole_size(lengths, outputs, tiles))
+        lengths = self.points(dense)
         each = 4 if transformed(lengths) else 1
-        points = dense.batch * prod(tiles) * _frequencies(lengths)
-        return filled + each * points * (dense.in_channels + dense.out_channels)
+        points = dense.batch * prod(self.tiles(dense)) * _frequencies(lengths)
+        return self._filled(dense) + each * points * (dense.in_channels + dense.out_channels)
 
     def _executed(self, spec: ConvSpec) -> ConvSpec:
         """With the stride kept, or set to 1 and its outputs discarded, or as channels: whichever multiplies
         least."""
-        if spec.transposed or max(spatial(spec, "stride")) == 1:
+        if spec.transposed or max(spec.stride) == 1:
             return spec
         ways = (spread(spec), spec, replace(spec, stride=1))
         return min((way for way in ways if way is not None), key=self._all_multiplications)
 
-    def _all_multiplications(self, spec: ConvSpec) -> int:
-        dense = [phase.dense for phase in phases(spec)]
-        if self.tile is not None and max(max(one.kernel_size) for one in dense) > self.tile:
-            return 1 << 100
-        return sum(self._products(one) + self._transforms(one) for one in dense)
-
     def stated_error(self, spec: ConvSpec, dtype: torch.dtype) -> float:
         """A sum's over channels and phases, and what each pass of the transform adds."""
-        executed = self._executed(spec)
-        longest = max((prod(self._lengths(p.dense)) for p in phases(executed)), default=1)
-        length = executed.in_channels // spec.groups * summed_phases(executed)
-        return sum_error(spec, dtype, factor=1 + log2(longest) / 4, length=length)
+        longest = max((prod(self.points(p.dense)) for p in phases(self._executed(spec))), default=1)
+        return sum_error(spec, dtype, factor=1 + log2(longest) / 4, length=self._summed(spec))
 
 
-def complex_products(x: torch.Tensor, weight: torch.Tensor, real_ends: bool = False) -> torch.Tensor:
+def complex_products(x: Tensor, weight: Tensor, real_ends: bool = False) -> Tensor:
     """(a + ib) (c + id) at every frequency, by the forms of the weights that `FFTPath._transform` made."""
     if real_ends:
         first, last = (point_products(x[one].real, weight[0, one]) for one in (slice(1), slice(-1, None)))

@@ -14,12 +14,12 @@ from math import log2
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from archcost.kernels import library
 from archcost.paths.algorithms.fourier import real_transform_multiplications
 from archcost.paths.algorithms.phased import PhasedPath
 from archcost.paths.compiled import Kernel, long_row_kernel
-from archcost.paths.geometry import axes_of
 from archcost.paths.phases import Dense, phases, summed_phases
 from archcost.paths.precision import sum_error
 from archcost.spec import ConvSpec
@@ -47,7 +47,7 @@ class FFTPartsPath(PhasedPath):
     )
 
     def _refuses(self, spec: ConvSpec) -> str | None:
-        if axes_of(spec) != 1:
+        if spec.axes != 1:
             return "it is for sequences, of one axis"
         taps = max((phase.dense.kernel_size[0] for phase in phases(spec)), default=1)
         if taps < _LEAST_TAPS:
@@ -60,21 +60,21 @@ class FFTPartsPath(PhasedPath):
     def compiled_for(self) -> str:
         return "" if library() is None else "all that it executes"
 
-    def _transform(self, taps: torch.Tensor, dense: Dense) -> torch.Tensor:
+    def _transform(self, taps: Tensor, dense: Dense) -> Tensor:
         """(groups, out, in, parts, frequencies, 2): real and imaginary parts."""
         step = _step(dense)
         filled = F.pad(taps, (0, _parts(dense, step) * step - taps.shape[-1]))
         spectrum = torch.fft.rfft(filled.unflatten(-1, (-1, step)), 2 * step).conj()
         return torch.view_as_real(spectrum.resolve_conj())
 
-    def _dense(self, x: torch.Tensor, weight: torch.Tensor, dense: Dense) -> torch.Tensor:
+    def _dense(self, x: Tensor, weight: Tensor, dense: Dense) -> Tensor:
         step = _step(dense)
         frames, parts = _frames(dense, step), _parts(dense, step)
         low, width = dense.padding[0][0], x.shape[-1]
         x = F.pad(x, (low, (frames + parts) * step - low - width))
         spectra = torch.fft.rfft(x.unfold(-1, 2 * step, step)).unflatten(1, (dense.groups, -1))
         kernel = torch.view_as_complex(weight)
-        y: torch.Tensor | int = 0
+        y: Tensor | int = 0
         for part in range(parts):
             seen = spectra[..., part : part + frames, :]
             y = y + torch.einsum("bgifk,goik->bgofk", seen, kernel[..., part, :])

@@ -15,12 +15,13 @@ from math import log2, prod
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from archcost.kernels import library
 from archcost.paths.algorithms.fourier import MOST_LENGTH, good_length, real_transform_multiplications
 from archcost.paths.algorithms.phased import PhasedPath
 from archcost.paths.compiled import Kernel, rows_kernel
-from archcost.paths.geometry import spatial, trailing
+from archcost.paths.geometry import trailing
 from archcost.paths.phases import Dense, phases, summed_phases
 from archcost.paths.precision import sum_error
 from archcost.spec import ConvSpec
@@ -53,12 +54,12 @@ class FFTRowsPath(PhasedPath):
             f"1 and 2 axes, as many filters as channels, rows up to {MOST_LENGTH} pixels with their padding"
         )
 
-    def _transform(self, taps: torch.Tensor, dense: Dense) -> torch.Tensor:
+    def _transform(self, taps: Tensor, dense: Dense) -> Tensor:
         """(out, *rows of the kernel, frequencies, 2): real and imaginary parts."""
         spectrum = torch.fft.rfft(taps.flatten(0, 2), _length(dense)).conj()
         return torch.view_as_real(spectrum.resolve_conj())
 
-    def _dense(self, x: torch.Tensor, weight: torch.Tensor, dense: Dense) -> torch.Tensor:
+    def _dense(self, x: Tensor, weight: Tensor, dense: Dense) -> Tensor:
         length, (low, _) = _length(dense), dense.padding[-1]
         rows, seen = dense.kernel_size[:-1], dense.output_size[:-1]
         # Rows of zeros are padded when transformed: their spectrum is zero.
@@ -102,7 +103,7 @@ class FFTRowsPath(PhasedPath):
     def stated_error(self, spec: ConvSpec, dtype: torch.dtype) -> float:
         """A sum's over the rows of the kernel and over phases, and what each pass of the transform adds."""
         longest = max((_length(phase.dense) for phase in phases(spec)), default=1)
-        rows = prod(spatial(spec, "kernel_size")[:-1]) * summed_phases(spec)
+        rows = prod(spec.kernel_size[:-1]) * summed_phases(spec)
         return sum_error(spec, dtype, factor=1 + log2(longest) / 4, length=rows)
 
 

@@ -9,50 +9,43 @@ up where they overlap (col2im).
 from __future__ import annotations
 
 from math import prod
-from typing import Any
 
 import torch
+from torch import Tensor
 
 from archcost.kernels import library
-from archcost.paths.algorithms.fused import Fused, FusedPath, device_of, kernels_run
-from archcost.paths.algorithms.tensor import TensorPath
-from archcost.paths.compiled import GROUPED, Im2colKernel, im2col_kernel
-from archcost.paths.geometry import (
-    axes_of,
-    by_groups,
-    cropped,
-    full_size,
-    padded,
-    padded_elements,
-    padding_of,
-    spatial,
-    tap_windows,
-)
-from archcost.paths.path import Implementation
+from archcost.paths.algorithms.tensor import TensorPath, WholePath
+from archcost.paths.compiled import GROUPED, Kernel, im2col_kernel
+from archcost.paths.geometry import by_groups, cropped, full_size, padded, padded_elements, tap_windows
 from archcost.paths.precision import compute_dtype, sum_error
 from archcost.spec import ConvSpec
 
-__all__ = ["Im2colPath", "TiledIm2colPath", "col2im", "im2col", "matrix_elements"]
+__all__ = ["Im2colPath", "TiledIm2colPath", "col2im", "im2col", "matrix_elements", "windowed"]
 
 # Of one block of the tiled form: what fits into the second-level cache of most machines.
 BLOCK_BYTES = 256 * 1024
 
 
-def im2col(x: torch.Tensor, spec: ConvSpec) -> torch.Tensor:
+def im2col(x: Tensor, spec: ConvSpec) -> Tensor:
     """(batch, channels, *padded_size) to (batch, channels * taps, positions)."""
-    axes = axes_of(spec)
-    columns = zip(spec.extent, spatial(spec, "stride"), spatial(spec, "dilation"), strict=True)
+    axes = spec.axes
+    # The taps go beside the channels, and only now is anything copied.
+    positions, taps = range(2, 2 + axes), range(2 + axes, 2 + 2 * axes)
+    return windowed(x, spec).permute(0, 1, *taps, *positions).flatten(1, 1 + axes).flatten(2)
+
+
+def windowed(x: Tensor, spec: ConvSpec) -> Tensor:
+    """(batch, channels, *padded_size) to (batch, channels, *positions, *taps): a view."""
+    columns = zip(spec.extent, spec.stride, spec.dilation, strict=True)
     for axis, (extent, stride, dilation) in enumerate(columns):
         x = x.unfold(2 + axis, extent, stride)[..., ::dilation]
-    # (batch, channels, *positions, *taps): the taps go beside the channels, and only now is anything copied.
-    positions, taps = range(2, 2 + axes), range(2 + axes, 2 + 2 * axes)
-    return x.permute(0, 1, *taps, *positions).flatten(1, 1 + axes).flatten(2)
+    return x
 
 
-def col2im(columns: torch.Tensor, spec: ConvSpec) -> torch.Tensor:
+def col2im(columns: Tensor, spec: ConvSpec) -> Tensor:
     """(batch, channels * taps, positions) to (batch, channels, *full_size): overlapping pixels are added."""
-    kernel = spatial(spec, "kernel_size")
-    columns = columns.unflatten(2, spatial(spec, "input_size")).unflatten(1, (-1, *kernel))
+    kernel = spec.kernel_size
+    columns = columns.unflatten(2, spec.input_size).unflatten(1, (-1, *kernel))
     columns = columns.movedim(tuple(range(2, 2 + len(kernel))), tuple(range(-len(kernel), 0)))
     y = columns.new_zeros(columns.shape[0], columns.shape[1], *full_size(spec))
     for tap, window in tap_windows(spec):
@@ -64,9 +57,9 @@ def matrix_elements(spec: ConvSpec) -> int:
     """Of the matrix, the whole batch: channels * taps * positions; 0 where it is the input as it lies."""
     channels, positions = spec.in_channels, spec.output_size
     if spec.transposed:
-        channels, positions = spec.out_channels, spatial(spec, "input_size")
-    taps = spatial(spec, "kernel_size")
-    if max(taps) == 1 and (spec.transposed or max(spatial(spec, "stride")) == 1):
+        channels, positions = spec.out_channels, spec.input_size
+    taps = spec.kernel_size
+    if max(taps) == 1 and (spec.transposed or max(spec.stride) == 1):
         return 0
     return spec.batch * channels * prod(taps) * prod(positions)
 
@@ -79,19 +72,19 @@ class Im2colPath(TensorPath):
     limits = "everything: 1 to 3 axes, groups, stride, dilation, transposed, every padding mode"
     source = "K. Chellapilla, S. Puri and P. Simard, High Performance Convolutional Neural Networks, 2006"
 
-    def _prepare(self, weight: torch.Tensor, spec: ConvSpec) -> Any:
+    def _prepare(self, weight: Tensor, spec: ConvSpec) -> Tensor:
         """(groups, out, in * taps); transposed (groups, out * taps, in)."""
         grouped = by_groups(weight.to(compute_dtype(weight.dtype)), spec)
         return grouped.movedim(2, -1).flatten(1, -2) if spec.transposed else grouped.flatten(2)
 
-    def _run(self, x: torch.Tensor, weight: torch.Tensor, spec: ConvSpec) -> torch.Tensor:
+    def _run(self, x: Tensor, weight: Tensor, spec: ConvSpec) -> Tensor:
         if spec.transposed:
             columns = self._product(weight, x.flatten(2).unflatten(1, (spec.groups, -1)), spec)
             return cropped(col2im(columns.flatten(1, 2), spec), spec)
         columns = im2col(padded(x, spec), spec).unflatten(1, (spec.groups, -1))
         return self._product(weight, columns, spec).flatten(1, 2).unflatten(2, spec.output_size)
 
-    def _product(self, weight: torch.Tensor, columns: torch.Tensor, spec: ConvSpec) -> torch.Tensor:
+    def _product(self, weight: Tensor, columns: Tensor, spec: ConvSpec) -> Tensor:
         """(groups, rows, inner) by (batch, groups, inner, positions)."""
         return weight @ columns
 
@@ -108,7 +101,7 @@ class Im2colPath(TensorPath):
         return sum_error(spec, dtype)
 
 
-class TiledIm2colPath(FusedPath, Im2colPath):
+class TiledIm2colPath(WholePath, Im2colPath):
     """A block of positions at a time, so that its part of the matrix stays in the cache.
 
     The compiled kernel goes further: it copies each pixel once, and reads it in place for every tap.
@@ -117,33 +110,22 @@ class TiledIm2colPath(FusedPath, Im2colPath):
     name = "im2col-tiled"
     idea = f"im2col by blocks of positions, {BLOCK_BYTES // 1024} KiB of the matrix at a time"
 
-    def implementation(
-        self, spec: ConvSpec, dtype: torch.dtype | None = None, device: str = "cpu"
-    ) -> Implementation:
-        return "compiled" if self._kernel(spec, dtype or torch.float32, device) else "tensor operations"
-
     def compiled_for(self) -> str:
         return f"1 and 2 axes, any stride and dilation; not transposed{GROUPED}" if library() else ""
 
-    def _kernel(self, spec: ConvSpec, dtype: torch.dtype, device: str) -> Im2colKernel | None:
-        """The compiled kernel, None where tensor operations run: the one place that chooses."""
-        return im2col_kernel(spec) if kernels_run(dtype, device) else None
+    def _kernel(self, spec: ConvSpec) -> Kernel | None:
+        return im2col_kernel(spec)
 
-    def _prepare(self, weight: torch.Tensor, spec: ConvSpec) -> Any:
-        kernel = self._kernel(spec, weight.dtype, device_of(weight))
-        if kernel is None:
-            return super()._prepare(weight, spec)
-        padding = padding_of(spec) if spec.padding_mode == "zeros" else ((0, 0),) * axes_of(spec)
-        packed = kernel.pack(by_groups(weight, spec))
-        return Fused(packed, padding, spatial(spec, "stride"), spatial(spec, "dilation"))
+    def _tensors(self, weight: Tensor, spec: ConvSpec) -> Tensor:
+        return Im2colPath._prepare(self, weight, spec)
 
-    def _run(self, x: torch.Tensor, weight: torch.Tensor, spec: ConvSpec) -> torch.Tensor:
+    def _run(self, x: Tensor, weight: Tensor, spec: ConvSpec) -> Tensor:
         rows = block_rows(spec, x.element_size())
         return self._spread(x, weight, spec, rows) if spec.transposed else self._gather(x, weight, spec, rows)
 
-    def _gather(self, x: torch.Tensor, weight: torch.Tensor, spec: ConvSpec, rows: int) -> torch.Tensor:
+    def _gather(self, x: Tensor, weight: Tensor, spec: ConvSpec, rows: int) -> Tensor:
         x = padded(x, spec)
-        stride, extent, height = spatial(spec, "stride")[0], spec.extent[0], spec.output_size[0]
+        stride, extent, height = spec.stride[0], spec.extent[0], spec.output_size[0]
         y = x.new_empty(x.shape[0], spec.out_channels, *spec.output_size)
         for image in range(x.shape[0]):
             for top in range(0, height, rows):
@@ -154,16 +136,16 @@ class TiledIm2colPath(FusedPath, Im2colPath):
                 )
         return y
 
-    def _block(self, x: torch.Tensor, weight: torch.Tensor, spec: ConvSpec) -> torch.Tensor:
+    def _block(self, x: Tensor, weight: Tensor, spec: ConvSpec) -> Tensor:
         """(1, in_channels, *rows of the padded input) to (out_channels, positions)."""
         columns = im2col(x, spec).unflatten(1, (spec.groups, -1))
         return self._product(weight, columns, spec).flatten(0, 2)
 
-    def _spread(self, x: torch.Tensor, weight: torch.Tensor, spec: ConvSpec, rows: int) -> torch.Tensor:
+    def _spread(self, x: Tensor, weight: Tensor, spec: ConvSpec, rows: int) -> Tensor:
         from dataclasses import replace
 
-        stride, extent = spatial(spec, "stride")[0], spec.extent[0]
-        height, *others = spatial(spec, "input_size")
+        stride, extent = spec.stride[0], spec.extent[0]
+        height, *others = spec.input_size
         y = x.new_zeros(x.shape[0], spec.out_channels, *full_size(spec))
         for image in range(x.shape[0]):
             for top in range(0, height, rows):
@@ -174,32 +156,24 @@ class TiledIm2colPath(FusedPath, Im2colPath):
                 y[image, :, top * stride : (bottom - 1) * stride + extent] += block[0]
         return cropped(y, spec)
 
-    def workspace_bytes(self, spec: ConvSpec, itemsize: int = 4) -> int:
-        """The padded input, one block of the matrix and what it gives; or what the kernel says of itself."""
-        kernel = self._kernel(spec, torch.float32 if itemsize == 4 else torch.float64, "cpu")
-        if kernel is None:
-            return self._bytes(spec, itemsize)
-        written_out = 0 if spec.padding_mode == "zeros" else 4 * padded_elements(spec)
-        return kernel.packed_bytes() + kernel.scratch_bytes() + written_out
-
-    def _bytes(self, spec: ConvSpec, itemsize: int) -> int:
-        """By tensor operations."""
+    def _elements(self, spec: ConvSpec, itemsize: int) -> int:
+        """The padded input, one block of the matrix and what it gives."""
         rows = block_rows(spec, itemsize)
-        height, *others = spatial(spec, "input_size") if spec.transposed else spec.output_size
+        height, *others = spec.input_size if spec.transposed else spec.output_size
         rows = min(rows, height)
         share = matrix_elements(spec) // (spec.batch * height) * rows
         result = spec.out_channels * rows * prod(others)
         full = 0
         if spec.transposed:
             row = prod(full_size(spec)[1:])
-            result = spec.out_channels * row * ((rows - 1) * spatial(spec, "stride")[0] + spec.extent[0])
+            result = spec.out_channels * row * ((rows - 1) * spec.stride[0] + spec.extent[0])
             full = spec.batch * spec.out_channels * prod(full_size(spec))
-        return itemsize * (padded_elements(spec) + share + result + full)
+        return padded_elements(spec) + share + result + full
 
 
 def block_rows(spec: ConvSpec, itemsize: int) -> int:
     """Rows of positions in one block: as many as fit into BLOCK_BYTES, at least one."""
-    height = spatial(spec, "input_size")[0] if spec.transposed else spec.output_size[0]
+    height = spec.input_size[0] if spec.transposed else spec.output_size[0]
     row = itemsize * matrix_elements(spec) // (spec.batch * height)
     return max(1, BLOCK_BYTES // row) if row else height
 

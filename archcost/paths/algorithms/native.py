@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from archcost.paths.algorithms.framework import framework_convolution, in_two_axes
-from archcost.paths.algorithms.tensor import check_input, check_weights
 from archcost.paths.epilogue import PLAIN, Epilogue
 from archcost.paths.geometry import refusal
 from archcost.paths.path import ExecutionPath, Implementation, Prepared
@@ -33,17 +33,13 @@ class NativePath(ExecutionPath):
         return refusal(spec)
 
     def prepare(
-        self,
-        weight: torch.Tensor,
-        bias: torch.Tensor | None,
-        spec: ConvSpec,
-        epilogue: Epilogue = PLAIN,
+        self, weight: Tensor, bias: Tensor | None, spec: ConvSpec, epilogue: Epilogue = PLAIN
     ) -> Prepared:
-        check_weights(self, weight, bias, spec, epilogue)
+        self.check_weights(weight, bias, spec, epilogue)
         return Prepared(spec, weight, bias, weight.dtype, epilogue)
 
-    def run(self, x: torch.Tensor, prepared: Prepared) -> torch.Tensor:
-        check_input(self, x, prepared)
+    def run(self, x: Tensor, prepared: Prepared) -> Tensor:
+        self.check_input(x, prepared)
         y = framework_convolution(x, prepared.content, prepared.bias, prepared.spec)
         return prepared.epilogue.applied(y)
 
@@ -76,24 +72,20 @@ class ChannelsLastPath(NativePath):
     idea = "the same in the channels-last layout, the input copied where it comes in another"
 
     def prepare(
-        self,
-        weight: torch.Tensor,
-        bias: torch.Tensor | None,
-        spec: ConvSpec,
-        epilogue: Epilogue = PLAIN,
+        self, weight: Tensor, bias: Tensor | None, spec: ConvSpec, epilogue: Epilogue = PLAIN
     ) -> Prepared:
         prepared = super().prepare(weight, bias, spec, epilogue)
         return replace(prepared, content=channels_last(weight))
 
-    def run(self, x: torch.Tensor, prepared: Prepared) -> torch.Tensor:
-        check_input(self, x, prepared)
+    def run(self, x: Tensor, prepared: Prepared) -> Tensor:
+        self.check_input(x, prepared)
         # One axis has no such layout of its own: it is run as the second of two.
         spec = in_two_axes(prepared.spec) if x.dim() == 3 else prepared.spec
         y = framework_convolution(channels_last(x), prepared.content, prepared.bias, spec)
         return prepared.epilogue.applied(y.squeeze(2) if x.dim() == 3 else y)
 
 
-def channels_last(tensor: torch.Tensor) -> torch.Tensor:
+def channels_last(tensor: Tensor) -> Tensor:
     """In the channels-last layout of its dimensions; of three, as four with one row."""
     if tensor.dim() == 3:
         tensor = tensor.unsqueeze(2)

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from math import prod
 
 import torch
+from torch import Tensor
 
 from archcost.kernels.operators import convolve
-from archcost.paths.algorithms.fused import Fused, FusedPath, device_of, kernels_run
 from archcost.paths.algorithms.space_to_depth import blocks_of, rearranged_elements, rearranged_taps, spread
+from archcost.paths.algorithms.tensor import Fused, TensorPath, device_of, kernels_run
 from archcost.paths.compiled import Kernel, Packed
-from archcost.paths.geometry import axes_of, by_groups, spatial, trailing
+from archcost.paths.geometry import by_groups, trailing
 from archcost.paths.path import Implementation
 from archcost.paths.phases import (
     Dense,
@@ -29,7 +30,7 @@ from archcost.spec import ConvSpec
 
 __all__ = ["PhasedPath"]
 
-Part = torch.Tensor | Packed
+Part = Tensor | Packed
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Parts:
     """Whether it is that of `archcost.paths.algorithms.space_to_depth`."""
 
 
-class PhasedPath(FusedPath):
+class PhasedPath(TensorPath):
     """A path that knows how to execute a `Dense` convolution, and so all of them.
 
     Each phase runs a compiled kernel where `_choice` has one for it, else tensor operations.
@@ -71,7 +72,7 @@ class PhasedPath(FusedPath):
         the same by `archcost.paths.algorithms.space_to_depth`."""
         return spec
 
-    def _prepare(self, weight: torch.Tensor, spec: ConvSpec) -> Parts | Fused:
+    def _prepare(self, weight: Tensor, spec: ConvSpec) -> Parts | Fused:
         """Each phase's taps, transformed in float64: packed, or a tensor in the dtype computed in."""
         executed = self._executed(spec)
         exact = by_groups(weight.double(), spec)
@@ -83,26 +84,26 @@ class PhasedPath(FusedPath):
         for phase, kernel in zip(phases(executed), choice, strict=True):
             taps = exact[trailing(axis.kernel for axis in phase.axes)]
             if spec.transposed:
-                taps = taps.flip(tuple(range(-axes_of(spec), 0)))
+                taps = taps.flip(tuple(range(-spec.axes, 0)))
             if kernel is None:
                 weights.append(self._transform(taps, phase.dense).to(compute_dtype(weight.dtype)))
                 continue
             packed = kernel.pack(taps)
             if _is_one_call(executed) and (blocks or executed is spec):
-                ones = (1,) * axes_of(spec)
+                ones = (1,) * spec.axes
                 return Fused(packed, phase.dense.padding, ones, ones, blocks)
             weights.append(packed)
         return Parts(executed, phases(executed), tuple(weights), blocks)
 
-    def _run(self, x: torch.Tensor, content: Parts, spec: ConvSpec) -> torch.Tensor:
+    def _run(self, x: Tensor, content: Parts, spec: ConvSpec) -> Tensor:
         if content.blocks:
             return self._sum(blocks_of(x, spec), content)
         y = self._sum(x, content)
         if content.spec is spec:
             return y
-        return y[trailing(slice(None, None, step) for step in spatial(spec, "stride"))]
+        return y[trailing(slice(None, None, step) for step in spec.stride)]
 
-    def _sum(self, x: torch.Tensor, content: Parts) -> torch.Tensor:
+    def _sum(self, x: Tensor, content: Parts) -> Tensor:
         """All phases, added up."""
         spec, parts = content.spec, content.phases
         x, offsets = bordered(x, spec, parts)
@@ -114,13 +115,13 @@ class PhasedPath(FusedPath):
             y[window] += self._one(x, weight, phase, offsets)
         return y
 
-    def _one(self, x: torch.Tensor, weight: Part, phase: Phase, offsets: list[int]) -> torch.Tensor:
+    def _one(self, x: Tensor, weight: Part, phase: Phase, offsets: list[int]) -> Tensor:
         seen = trailing(
             slice(axis.reads + offset, axis.last_read + offset + 1, axis.reads_every)
             for axis, offset in zip(phase.axes, offsets, strict=True)
         )
         x = folded(x[seen], phase)
-        if isinstance(weight, torch.Tensor):
+        if isinstance(weight, Tensor):
             return unfolded(self._dense(x, weight, phase.dense), phase)
         return unfolded(convolve(x, weight, padding=phase.dense.padding), phase)
 
@@ -158,14 +159,14 @@ class PhasedPath(FusedPath):
         return itemsize * (copied + discarded) + weights + largest
 
     def _is_packed(self, content: Parts | Fused) -> bool:
-        return isinstance(content, Fused) or not all(isinstance(one, torch.Tensor) for one in content.weights)
+        return isinstance(content, Fused) or not all(isinstance(one, Tensor) for one in content.weights)
 
     @abstractmethod
-    def _transform(self, taps: torch.Tensor, dense: Dense) -> torch.Tensor:
+    def _transform(self, taps: Tensor, dense: Dense) -> Tensor:
         """(groups, out, in, *kernel_size) in float64 to what `_dense` wants."""
 
     @abstractmethod
-    def _dense(self, x: torch.Tensor, weight: torch.Tensor, dense: Dense) -> torch.Tensor:
+    def _dense(self, x: Tensor, weight: Tensor, dense: Dense) -> Tensor:
         """(batch, in_channels, *input_size), unpadded, to (batch, out_channels, *output_size)."""
 
     @abstractmethod
@@ -187,7 +188,7 @@ class PhasedPath(FusedPath):
 
 def _is_one_call(spec: ConvSpec) -> bool:
     """Whether its only phase is all of it, once padding by another mode than zeros is written out."""
-    steps = (*spatial(spec, "stride"), *spatial(spec, "dilation"))
+    steps = (*spec.stride, *spec.dilation)
     return not spec.transposed and max(steps) == 1
 
 

@@ -11,10 +11,11 @@ from math import prod
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from archcost.errors import InputError
 from archcost.paths.algorithms.im2col import Im2colPath, matrix_elements
-from archcost.paths.geometry import full_size, padded_elements, spatial
+from archcost.paths.geometry import full_size, padded_elements
 from archcost.paths.precision import sum_error
 from archcost.spec import ConvSpec
 
@@ -25,7 +26,7 @@ __all__ = ["CUTOVER", "StrassenPath", "strassen_matmul"]
 CUTOVER = 4096
 
 
-def strassen_matmul(a: torch.Tensor, b: torch.Tensor, levels: int = 1) -> torch.Tensor:
+def strassen_matmul(a: Tensor, b: Tensor, levels: int = 1) -> Tensor:
     """``a @ b`` by ``levels`` levels of Strassen's products: (..., m, k) by (..., k, n).
 
     Sizes that 2 ** levels does not divide are filled with zeros. V. Strassen, "Gaussian Elimination is not
@@ -51,7 +52,7 @@ def strassen_matmul(a: torch.Tensor, b: torch.Tensor, levels: int = 1) -> torch.
     return product[..., : a.shape[-2], : b.shape[-1]]
 
 
-def left_operands(a: torch.Tensor, levels: int) -> torch.Tensor:
+def left_operands(a: Tensor, levels: int) -> Tensor:
     """(..., m, k) to (7, ..., 7, ..., m / 2^levels, k / 2^levels): what stands left in the products."""
     a = filled(a, 2**levels)
     for _ in range(levels):
@@ -62,7 +63,7 @@ def left_operands(a: torch.Tensor, levels: int) -> torch.Tensor:
     return a
 
 
-def right_operands(b: torch.Tensor, levels: int) -> torch.Tensor:
+def right_operands(b: Tensor, levels: int) -> Tensor:
     """(..., k, n) to what stands right in the products, in the same order."""
     b = filled(b, 2**levels)
     for _ in range(levels):
@@ -73,7 +74,7 @@ def right_operands(b: torch.Tensor, levels: int) -> torch.Tensor:
     return b
 
 
-def joined(products: torch.Tensor, levels: int) -> torch.Tensor:
+def joined(products: Tensor, levels: int) -> Tensor:
     """The seven products of each level put together, the innermost level first."""
     for _ in range(levels):
         p1, p2, p3, p4, p5, p6, p7 = products
@@ -84,13 +85,13 @@ def joined(products: torch.Tensor, levels: int) -> torch.Tensor:
     return products
 
 
-def quarters(a: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+def quarters(a: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Top left, top right, bottom left, bottom right."""
     top, bottom = a.chunk(2, dim=-2)
     return (*top.chunk(2, dim=-1), *bottom.chunk(2, dim=-1))  # type: ignore[return-value]
 
 
-def filled(a: torch.Tensor, multiple: int) -> torch.Tensor:
+def filled(a: Tensor, multiple: int) -> Tensor:
     """Zeros on the right and at the bottom, up to the next multiple."""
     rows, columns = a.shape[-2:]
     missing = (0, -columns % multiple, 0, -rows % multiple)
@@ -117,11 +118,11 @@ class StrassenPath(Im2colPath):
                 f"im2col with {levels} level{'s' * (levels > 1)} of Strassen's seven products for eight"
             )
 
-    def _prepare(self, weight: torch.Tensor, spec: ConvSpec) -> torch.Tensor:
+    def _prepare(self, weight: Tensor, spec: ConvSpec) -> Tensor:
         # Every operand is (7, ..., 7, batch, groups, rows, columns): the weights serve the whole batch.
         return left_operands(super()._prepare(weight, spec).unsqueeze(0), self.levels_of(spec))
 
-    def _product(self, weight: torch.Tensor, columns: torch.Tensor, spec: ConvSpec) -> torch.Tensor:
+    def _product(self, weight: Tensor, columns: Tensor, spec: ConvSpec) -> Tensor:
         levels = self.levels_of(spec)
         product = joined(weight @ right_operands(columns, levels), levels)
         return product[..., : product_sizes(spec)[0], : columns.shape[-1]]
@@ -160,10 +161,10 @@ class StrassenPath(Im2colPath):
 
 def product_sizes(spec: ConvSpec) -> tuple[int, int, int]:
     """Rows, inner size and columns of the product of one image and one group."""
-    taps = prod(spatial(spec, "kernel_size"))
+    taps = prod(spec.kernel_size)
     inputs, outputs = spec.in_channels // spec.groups, spec.out_channels // spec.groups
     if spec.transposed:
-        return outputs * taps, inputs, prod(spatial(spec, "input_size"))
+        return outputs * taps, inputs, prod(spec.input_size)
     return outputs, inputs * taps, prod(spec.output_size)
 
 

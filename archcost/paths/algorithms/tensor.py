@@ -1,26 +1,51 @@
-"""TensorPath: what paths made of tensor operations have in common: checks, dtypes, bias."""
+"""TensorPath: tensor operations, or one call of a compiled kernel with bias and epilogue included."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from archcost.errors import InputError
+from archcost.kernels import library
+from archcost.kernels.operators import convolve
+from archcost.paths.algorithms.framework import needs_gradients, wants_gradients, with_gradients
+from archcost.paths.algorithms.space_to_depth import blocks_of
+from archcost.paths.compiled import Kernel, Packed
 from archcost.paths.epilogue import PLAIN, Epilogue
-from archcost.paths.geometry import axes_of, refusal, weight_shape
-from archcost.paths.path import ExecutionPath, Prepared
+from archcost.paths.geometry import by_groups, padded, padded_elements, refusal
+from archcost.paths.path import ExecutionPath, Implementation, Prepared
 from archcost.paths.precision import FLOATS, compute_dtype
 from archcost.spec import ConvSpec
 
-__all__ = ["TensorPath"]
+__all__ = ["Fused", "TensorPath", "WholePath", "device_of", "kernels_run"]
+
+
+@dataclass(frozen=True)
+class Fused:
+    """A convolution that is one call of a kernel: padding with zeros, bias and epilogue included."""
+
+    packed: Packed
+    padding: tuple[tuple[int, int], ...]
+    stride: tuple[int, ...]
+    dilation: tuple[int, ...]
+    blocks: bool = False
+    """Whether it is executed by `archcost.paths.algorithms.space_to_depth`."""
+
+    def source(self, x: Tensor, spec: ConvSpec) -> Tensor:
+        """What the kernel reads."""
+        if self.blocks:
+            return blocks_of(x, spec)
+        return x if spec.padding_mode == "zeros" else padded(x, spec)
 
 
 class TensorPath(ExecutionPath):
     """A path that computes in the inputs' dtype, in float32 for the half types; bias and epilogue come last.
 
-    Differentiable as far as the tensor operations are that it is made of, which is everywhere.
+    Differentiable as far as the tensor operations are that it is made of, which is everywhere. Where compiled
+    kernels serve it, they compute in float32 and are chosen once, in `prepare`.
     """
 
     def supports(self, spec: ConvSpec, dtype: torch.dtype | None = None) -> str | None:
@@ -30,64 +55,105 @@ class TensorPath(ExecutionPath):
         return refusal(spec) or self._refuses(spec)
 
     def prepare(
-        self,
-        weight: torch.Tensor,
-        bias: torch.Tensor | None,
-        spec: ConvSpec,
-        epilogue: Epilogue = PLAIN,
+        self, weight: Tensor, bias: Tensor | None, spec: ConvSpec, epilogue: Epilogue = PLAIN
     ) -> Prepared:
-        check_weights(self, weight, bias, spec, epilogue)
-        if bias is not None:
-            bias = bias.to(compute_dtype(weight.dtype))
-        return Prepared(spec, self._prepare(weight, spec), bias, weight.dtype, epilogue)
+        self.check_weights(weight, bias, spec, epilogue)
+        content = self._prepare(weight, spec)
+        added = None if bias is None else bias.to(compute_dtype(weight.dtype))
+        prepared = Prepared(spec, content, added, weight.dtype, epilogue)
+        if not self._is_packed(content):
+            return prepared
+        return replace(prepared, weight=weight, trains=wants_gradients(weight, bias))
 
-    def run(self, x: torch.Tensor, prepared: Prepared) -> torch.Tensor:
-        check_input(self, x, prepared)
-        y = self._run(x.to(compute_dtype(x.dtype)), prepared.content, prepared.spec)
-        if prepared.bias is not None:
-            y = y.add_(prepared.bias.reshape(-1, *(1,) * (y.dim() - 2)))
-        return prepared.epilogue.applied(y.to(x.dtype), x)
+    def run(self, x: Tensor, prepared: Prepared) -> Tensor:
+        self.check_input(x, prepared)
+        if prepared.weight is not None and needs_gradients(x, prepared):
+            return with_gradients(x, prepared)
+        content, spec, end = prepared.content, prepared.spec, prepared.epilogue
+        if not isinstance(content, Fused):
+            y = self._run(x.to(compute_dtype(x.dtype)), content, spec)
+            if prepared.bias is not None:
+                y = y.add_(prepared.bias.reshape(-1, *(1,) * (y.dim() - 2)))
+            return end.applied(y.to(x.dtype), x)
+        # A small layer takes less time than a few calls of PyTorch that do nothing.
+        source = x if x.dtype == torch.float32 else x.float()
+        y = convolve(
+            content.source(source, spec),
+            content.packed,
+            prepared.bias,
+            padding=content.padding,
+            stride=content.stride,
+            dilation=content.dilation,
+            clamp=end.clamp,
+            memory_format=end.memory_format,
+        )
+        return y if source is x else y.to(x.dtype)
 
     def _refuses(self, spec: ConvSpec) -> str | None:
         """What this path cannot do of what others can."""
         return None
 
     @abstractmethod
-    def _prepare(self, weight: torch.Tensor, spec: ConvSpec) -> Any:
-        """The weights in whatever form `_run` wants, in the dtype computed in."""
+    def _prepare(self, weight: Tensor, spec: ConvSpec) -> Any:
+        """The weights in whatever form `_run` wants, in the dtype computed in; or `Fused`."""
 
     @abstractmethod
-    def _run(self, x: torch.Tensor, content: Any, spec: ConvSpec) -> torch.Tensor:
+    def _run(self, x: Tensor, content: Any, spec: ConvSpec) -> Tensor:
         """The convolution without its bias, a new tensor."""
 
-
-def check_weights(
-    path: ExecutionPath,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
-    spec: ConvSpec,
-    epilogue: Epilogue = PLAIN,
-) -> None:
-    """Raises InputError where the path refuses the convolution, or tensors or epilogue do not fit it."""
-    path.check(spec, weight.dtype)
-    for what, tensor, shape in (("weight", weight, weight_shape(spec)), ("bias", bias, (spec.out_channels,))):
-        if tensor is not None and tuple(tensor.shape) != shape:
-            raise InputError(
-                f"path {path.name!r}: {what} has shape {tuple(tensor.shape)}, expected {shape} for {spec}"
-            )
-    epilogue.check(axes_of(spec))
+    def _is_packed(self, content: Any) -> bool:
+        """Whether a kernel has the weights, or some of them, where PyTorch does not see them."""
+        return isinstance(content, Fused)
 
 
-def check_input(path: ExecutionPath, x: torch.Tensor, prepared: Prepared) -> None:
-    """Raises InputError where the input is not what the weights were prepared for."""
-    if x.shape[1:] != prepared.input_shape:
-        sizes = ", ".join(map(str, prepared.input_shape))
-        raise InputError(f"path {path.name!r}: input has shape {tuple(x.shape)}, expected (batch, {sizes})")
-    if x.dtype != prepared.dtype:
-        raise InputError(f"path {path.name!r}: input is {x.dtype}, the weights are {prepared.dtype}")
+class WholePath(TensorPath):
+    """A path with a kernel that takes a convolution whole, with any steps; tensor operations elsewhere."""
+
+    def implementation(
+        self, spec: ConvSpec, dtype: torch.dtype | None = None, device: str = "cpu"
+    ) -> Implementation:
+        return "compiled" if self._chosen(spec, dtype or torch.float32, device) else "tensor operations"
+
+    def _chosen(self, spec: ConvSpec, dtype: torch.dtype, device: str) -> Kernel | None:
+        """The compiled kernel, None where tensor operations run: the one place that chooses."""
+        return self._kernel(spec) if kernels_run(dtype, device) else None
+
+    def _prepare(self, weight: Tensor, spec: ConvSpec) -> Any:
+        kernel = self._chosen(spec, weight.dtype, device_of(weight))
+        if kernel is None:
+            return self._tensors(weight, spec)
+        padding = spec.padding if spec.padding_mode == "zeros" else ((0, 0),) * spec.axes
+        return Fused(kernel.pack(by_groups(weight, spec)), padding, spec.stride, spec.dilation)
+
+    def workspace_bytes(self, spec: ConvSpec, itemsize: int = 4) -> int:
+        """What the kernel says of itself, and the padded input where it pads otherwise than with zeros; or
+        that of the tensor operations."""
+        kernel = self._chosen(spec, torch.float32 if itemsize == 4 else torch.float64, "cpu")
+        if kernel is None:
+            return itemsize * self._elements(spec, itemsize)
+        written_out = 0 if spec.padding_mode == "zeros" else 4 * padded_elements(spec)
+        return kernel.packed_bytes() + kernel.scratch_bytes() + written_out
+
+    @abstractmethod
+    def _kernel(self, spec: ConvSpec) -> Kernel | None:
+        """The kernel for it, where there is one."""
+
+    @abstractmethod
+    def _tensors(self, weight: Tensor, spec: ConvSpec) -> Tensor:
+        """The weights as tensor operations want them."""
+
+    @abstractmethod
+    def _elements(self, spec: ConvSpec, itemsize: int) -> int:
+        """Of the buffers of the tensor operations."""
 
 
-def wants_gradients(weight: torch.Tensor, bias: torch.Tensor | None) -> bool:
-    """Whether gradients are recorded now, and one of them takes part."""
-    given = [tensor for tensor in (weight, bias) if tensor is not None]
-    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given)
+def kernels_run(dtype: torch.dtype, device: str) -> bool:
+    """Whether there are compiled kernels for such tensors."""
+    return device == "cpu" and compute_dtype(dtype) == torch.float32 and library() is not None
+
+
+def device_of(weight: Tensor) -> str:
+    """No device at all where the numbers of a weight cannot be read: it is traced, or not what it seems."""
+    plain = type(weight) in (Tensor, torch.nn.Parameter) and not torch.compiler.is_compiling()
+    hidden = not plain or torch._C._functorch.peek_interpreter_stack() is not None
+    return "none" if hidden else weight.device.type

@@ -11,24 +11,17 @@ from __future__ import annotations
 
 from fractions import Fraction
 from functools import lru_cache
-from math import inf, prod
+from math import prod
 
 import torch
+from torch import Tensor
 
-from archcost.paths.algorithms.phased import PhasedPath
-from archcost.paths.algorithms.products import (
-    along_axes,
-    filling_elements,
-    point_products,
-    tiled,
-    untiled,
-    whole_size,
-)
 from archcost.paths.algorithms.space_to_depth import spread
+from archcost.paths.algorithms.tiling import TiledPath, along_axes, point_products, tiled, untiled
 from archcost.paths.algorithms.toom_cook import POINTS, Matrix, ToomCook, toom_cook
 from archcost.paths.compiled import GROUPED, Kernel, winograd_kernel, winograd_taps
-from archcost.paths.geometry import Axes, spatial
-from archcost.paths.phases import Dense, phases, summed_phases
+from archcost.paths.geometry import Axes
+from archcost.paths.phases import Dense, phases
 from archcost.paths.precision import sum_error
 from archcost.spec import ConvSpec
 
@@ -38,7 +31,7 @@ __all__ = ["WinogradPath"]
 MOST_ZEROS = 1.3
 
 
-class WinogradPath(PhasedPath):
+class WinogradPath(TiledPath):
     """F(m, r) along each axis that has r > 1 taps."""
 
     limits = (
@@ -53,12 +46,11 @@ class WinogradPath(PhasedPath):
         self.idea = f"{m} outputs an axis at a time by {m} + taps - 1 multiplications"
 
     def _refuses(self, spec: ConvSpec) -> str | None:
-        kernels = [phase.dense.kernel_size for phase in phases(self._executed(spec))]
-        longest = max(map(max, kernels), default=1)
+        longest = self._longest(spec)
         if longest == 1:
-            parts = " once stride has parted it" if max(spatial(spec, "kernel_size")) > 1 else ""
+            parts = " once stride has parted it" if max(spec.kernel_size) > 1 else ""
             return f"a kernel of one tap{parts} leaves no multiplication to save"
-        if self.m + longest - 2 > len(POINTS):
+        if not self._fits(longest):
             return (
                 f"F({self.m}, {longest}) has tiles of {self.m + longest - 1} pixels: beyond "
                 f"{len(POINTS) + 1} the numbers are too far apart to be exact"
@@ -68,66 +60,56 @@ class WinogradPath(PhasedPath):
     def _executed(self, spec: ConvSpec) -> ConvSpec:
         """A stride by space to depth, where the zeros among its taps cost no more than many calls do."""
         instead = spread(spec)
-        if instead is None or max(spatial(instead, "kernel_size")) == 1:
+        if instead is None or max(instead.kernel_size) == 1:
             return spec
         if self._all_multiplications(instead) > MOST_ZEROS * self._all_multiplications(spec):
             return spec
         return instead
 
-    def _all_multiplications(self, spec: ConvSpec) -> float:
-        dense = [phase.dense for phase in phases(spec)]
-        if max(max(one.kernel_size) for one in dense) + self.m - 2 > len(POINTS):
-            return inf
-        return sum(self._products(one) + self._transforms(one) for one in dense)
+    def _fits(self, taps: int) -> bool:
+        return self.m + taps - 2 <= len(POINTS)
 
     def _kernel(self, dense: Dense) -> Kernel | None:
-        return winograd_kernel(dense, self._outputs(dense))
+        return winograd_kernel(dense, self.outputs(dense))
 
     def compiled_for(self) -> str:
         taps = winograd_taps(self.m)
         return f"kernels and phases of {', '.join(taps)} taps{GROUPED}" if taps else ""
 
-    def _outputs(self, dense: Dense) -> Axes:
-        """Of a tile, along each axis: m, but 1 where there is nothing to save."""
-        return tuple(self.m if r > 1 else 1 for r in dense.kernel_size)
+    def points(self, dense: Dense) -> Axes:
+        return tuple(self.m + r - 1 if r > 1 else 1 for r in dense.kernel_size)
 
-    def _points(self, dense: Dense) -> Axes:
-        return tuple(m + r - 1 for m, r in zip(self._outputs(dense), dense.kernel_size, strict=True))
-
-    def _tiles(self, dense: Dense) -> Axes:
-        return tuple(-(-n // m) for n, m in zip(dense.output_size, self._outputs(dense), strict=True))
-
-    def _transform(self, taps: torch.Tensor, dense: Dense) -> torch.Tensor:
+    def _transform(self, taps: Tensor, dense: Dense) -> Tensor:
         """(points, groups, in, out)."""
         axes = len(dense.kernel_size)
         leading = taps.permute(*range(3, 3 + axes), 0, 2, 1)
         return along_axes(self._tensors(dense, "kernel", taps), leading).flatten(0, axes - 1)
 
-    def _dense(self, x: torch.Tensor, weight: torch.Tensor, dense: Dense) -> torch.Tensor:
-        axes, batch, tiles = len(dense.kernel_size), x.shape[0], self._tiles(dense)
+    def _dense(self, x: Tensor, weight: Tensor, dense: Dense) -> Tensor:
+        axes, batch, tiles = len(dense.kernel_size), x.shape[0], self.tiles(dense)
         matrices = self._tensors(dense, "output", x)
         # (points, groups, batch * tiles, out) to (*outputs, groups, batch * tiles, out)
-        products = point_products(self._tile_points(x, dense), weight).unflatten(0, self._points(dense))
+        products = point_products(self._tile_points(x, dense), weight).unflatten(0, self.points(dense))
         y = along_axes(matrices, products).unflatten(axes + 1, (batch, *tiles))
         del products
         # (*outputs, groups, batch, *tiles, out) to (batch, groups * out, *tiles, *outputs)
         order = (axes + 1, axes, 2 * axes + 2, *range(axes + 2, 2 * axes + 2), *range(axes))
         return untiled(y.permute(*order).flatten(1, 2), dense.output_size)
 
-    def _tile_points(self, x: torch.Tensor, dense: Dense) -> torch.Tensor:
+    def _tile_points(self, x: Tensor, dense: Dense) -> Tensor:
         """The input, cut into tiles and transformed: (points, groups, batch * tiles, in)."""
-        axes, points = len(dense.kernel_size), self._points(dense)
-        x = tiled(x, dense, points, self._outputs(dense), self._tiles(dense))
+        axes, points = len(dense.kernel_size), self.points(dense)
+        x = tiled(x, dense, points, self.outputs(dense), self.tiles(dense))
         # (batch, channels, *tiles, *points) to (*points, batch, *tiles, channels)
         x = x.permute(*range(2 + axes, 2 + 2 * axes), 0, *range(2, 2 + axes), 1)
         x = along_axes(self._tensors(dense, "input", x), x)
         return x.reshape(prod(points), -1, dense.groups, dense.in_channels // dense.groups).transpose(1, 2)
 
     def _matrices(self, dense: Dense) -> list[ToomCook]:
-        return [toom_cook(m, r) for m, r in zip(self._outputs(dense), dense.kernel_size, strict=True)]
+        return [toom_cook(m, r) for m, r in zip(self.outputs(dense), dense.kernel_size, strict=True)]
 
-    def _tensors(self, dense: Dense, which: str, like: torch.Tensor) -> list[torch.Tensor]:
-        sizes = zip(self._outputs(dense), dense.kernel_size, strict=True)
+    def _tensors(self, dense: Dense, which: str, like: Tensor) -> list[Tensor]:
+        sizes = zip(self.outputs(dense), dense.kernel_size, strict=True)
         return [
             torch.tensor(_coefficients(m, r, which), dtype=like.dtype, device=like.device) for m, r in sizes
         ]
@@ -135,14 +117,14 @@ class WinogradPath(PhasedPath):
     def _products(self, dense: Dense) -> int:
         """(m + r - 1) an axis for each tile and each pair of channels (Lavin and Gray, section 4)."""
         pairs = dense.in_channels * dense.out_channels // dense.groups
-        return dense.batch * prod(self._tiles(dense)) * prod(self._points(dense)) * pairs
+        return dense.batch * prod(self.tiles(dense)) * prod(self.points(dense)) * pairs
 
     def _transforms(self, dense: Dense) -> int:
         """Entries other than 0, 1 and -1, for each line of each tile."""
         total = 0
         channels = {"input": dense.in_channels, "output": dense.out_channels}
-        sizes = list(self._points(dense))
-        tiles = dense.batch * prod(self._tiles(dense))
+        sizes = list(self.points(dense))
+        tiles = dense.batch * prod(self.tiles(dense))
         for which in ("input", "output"):
             for axis, matrices in enumerate(self._matrices(dense)):
                 lines = prod(size for other, size in enumerate(sizes) if other != axis)
@@ -152,26 +134,22 @@ class WinogradPath(PhasedPath):
         return total
 
     def _weights(self, dense: Dense) -> int:
-        return prod(self._points(dense)) * dense.in_channels * dense.out_channels // dense.groups
+        return prod(self.points(dense)) * dense.in_channels * dense.out_channels // dense.groups
 
     def _buffers(self, dense: Dense) -> int:
         """The input filled up to whole tiles, and twice the transformed input or the products, whichever
         is larger: a transform's input and output, or both of them, exist at a time. With groups a third
         one, while points are sorted by group."""
-        tiles, outputs, points = self._tiles(dense), self._outputs(dense), self._points(dense)
-        filled = filling_elements(dense, whole_size(points, outputs, tiles))
+        tiles, points = self.tiles(dense), self.points(dense)
         most = max(dense.in_channels, dense.out_channels)
         copies = 2 if dense.groups == 1 else 3
-        return filled + copies * dense.batch * prod(tiles) * prod(points) * most
+        return self._filled(dense) + copies * dense.batch * prod(tiles) * prod(points) * most
 
     def stated_error(self, spec: ConvSpec, dtype: torch.dtype) -> float:
         """A sum's over channels and phases, times the amplification of the worst phase, by axis."""
-        worst = 1.0
-        executed = self._executed(spec)
-        for phase in phases(executed):
-            worst = max(worst, prod(m.amplification for m in self._matrices(phase.dense)))
-        length = executed.in_channels // spec.groups * summed_phases(executed)
-        return sum_error(spec, dtype, factor=worst, length=length)
+        dense = [phase.dense for phase in phases(self._executed(spec))]
+        worst = max((prod(m.amplification for m in self._matrices(one)) for one in dense), default=1.0)
+        return sum_error(spec, dtype, factor=max(worst, 1.0), length=self._summed(spec))
 
 
 def _coefficients(m: int, r: int, which: str) -> list[list[float]]:

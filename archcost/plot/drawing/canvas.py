@@ -1,4 +1,4 @@
-"""What all pictures share: a figure without pyplot, colours that the colour-blind tell apart, saving."""
+"""What all pictures share: a figure without pyplot, colours that the colour-blind tell apart, legends."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from archcost.errors import ArchcostError, SpecError
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 # Okabe and Ito 2008; the yellow is left out, which is too light for a line.
@@ -16,6 +17,11 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#0
 INK = "#222222"
 GREY = "#8a8a8a"
 PALE = "#e4e4e4"
+SOFT = "#555555"
+MARGIN = 0.45  # inches, of the pictures that are drawn on a `sheet`
+DASHED: Any = (0, (4, 2))
+Place = tuple[float, float]
+"""To the right, and up."""
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -56,15 +62,65 @@ def finish(figure: Figure, path: str | os.PathLike[str] | None) -> Figure:
     return figure
 
 
-def plain(axes: Any) -> None:
-    """An axes with nothing but what is drawn into it."""
+def sheet(width: float, height: float, title: str, *lines: str) -> tuple[Figure, Axes]:
+    """A figure and its axes, all over it and in inches, with nothing in it but a heading."""
+    figure = new_figure(width, height)
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(0, height))
     axes.set_axis_off()
     axes.set_aspect("equal")
+    axes.text(MARGIN, height - 0.34, title, fontsize=14, color=INK, va="center")
+    for i, line in enumerate(lines):
+        axes.text(MARGIN, height - 0.66 - 0.24 * i, line, fontsize=10, color=SOFT, va="center")
+    return figure, axes
+
+
+def dress(axes: Axes, below: str, beside: str, size: float, ticks: float, grid: Any = "both") -> None:
+    """The names of a diagram's axes, and a pale grid without a frame around it."""
+    axes.set_xlabel(below, fontsize=size, color=INK)
+    axes.set_ylabel(beside, fontsize=size, color=INK)
+    axes.tick_params(labelsize=ticks, colors=INK)
+    axes.grid(axis=grid, color="#ececec", zorder=0)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def line_key(label: str, **style: Any) -> Any:
+    """A line or a marker, for a legend."""
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], label=label, **style)
+
+
+def patch_key(label: str, **style: Any) -> Any:
+    """A small area, for a legend."""
+    from matplotlib.patches import Patch
+
+    return Patch(label=label, **style)
+
+
+def legend(axes: Axes, marks: list[Any], at: Place, size: float, **style: Any) -> None:
+    """In one row, from a place in inches on."""
+    style = {"loc": "lower left", "ncols": len(marks), "borderpad": 0.2, **style}
+    where: dict[str, Any] = {"bbox_to_anchor": at, "bbox_transform": axes.transData}
+    axes.legend(handles=marks, fontsize=size, frameon=False, **where, **style)
+
+
+def colour_of(layer: int) -> str:
+    return COLOURS[layer % len(COLOURS)]
+
+
+def short(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def by(sizes: tuple[int, ...]) -> str:
     """``7 x 7``; with thin spaces, which no line is broken at."""
     return "\u2009×\u2009".join(map(str, sizes))
+
+
+def once(sizes: tuple[int, ...]) -> str:
+    """As `by`; a single number where all are the same."""
+    return by(sizes[:1] if len({*sizes}) == 1 else sizes)
 
 
 def spread(wanted: list[float], gap: float) -> list[float]:

@@ -7,21 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from archcost.plot.drawing.canvas import INK
+from archcost.plot.drawing.canvas import INK, SOFT, Place
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["EDGE", "SOFT", "arrow", "draw_cells", "frame", "lighter", "say"]
+__all__ = ["EDGE", "READ", "arrow", "box", "draw_cells", "frame", "lighter", "say"]
 
 EDGE = "#b5bec6"
-SOFT = "#555555"
+READ = "#e9eef2"
 _LEAST = 5.0  # points: a text that would be smaller is left out
 
 
 def draw_cells(
     axes: Axes,
-    corner: tuple[float, float],
+    corner: Place,
     cell: float,
     values: np.ndarray,
     fill: Callable[[Any], str],
@@ -30,47 +30,38 @@ def draw_cells(
     largest: float = 11.0,
 ) -> None:
     """A box for each entry of a matrix, its upper left corner given; texts fit the longest of them."""
+    left, upper = corner
+    longest = max((len(text(value)) for value in values.flat), default=1)
+    size = min(largest, cell * 72 * 0.45, cell * 72 * 1.3 / max(longest, 1))
+    for (r, c), value in np.ndenumerate(values):
+        place = (left + c * cell, upper - r * cell)
+        box(axes, *place, cell, cell, gid, text(value), size, facecolor=fill(value))
+
+
+def box(
+    axes: Axes, left: float, upper: float, wide: float, tall: float, gid: str | None = None, text: str = "",
+    size: float = 10.0, **style: Any,
+) -> None:  # fmt: skip
+    """A rectangle, its upper left corner given, with a text in its middle."""
     from matplotlib.patches import Rectangle
 
-    left, upper = corner
-    texts = [[text(value) for value in row] for row in values]
-    longest = max((len(said) for row in texts for said in row), default=1)
-    size = min(largest, cell * 72 * 0.45, cell * 72 * 1.3 / max(longest, 1))
-    for r, row in enumerate(values):
-        for c, value in enumerate(row):
-            x, y = left + c * cell, upper - (r + 1) * cell
-            box = Rectangle(
-                (x, y), cell, cell, facecolor=fill(value), edgecolor=EDGE, linewidth=0.7, zorder=2
-            )
-            box.set_gid(gid)
-            axes.add_patch(box)
-            if texts[r][c] and size >= _LEAST:
-                middle: dict[str, Any] = {"ha": "center", "va": "center_baseline", "zorder": 5}
-                axes.text(x + cell / 2, y + cell / 2, texts[r][c], fontsize=size, color=INK, **middle)
+    style = {"facecolor": "none", "edgecolor": EDGE, "linewidth": 0.7, "zorder": 2, **style}
+    axes.add_patch(Rectangle((left, upper - tall), wide, tall, gid=gid, **style))
+    if text and size >= _LEAST:
+        say(axes, left + wide / 2, upper - tall / 2, text, size, va="center_baseline", zorder=5)
 
 
 def frame(
-    axes: Axes, left: float, upper: float, wide: float, tall: float, colour: str, gid: str, line: float = 2.2
-) -> None:
+    axes: Axes, left: float, upper: float, wide: float, tall: float, colour: str, gid: str, line: float = 2.2,
+    **style: Any,
+) -> None:  # fmt: skip
     """An outline over cells."""
-    from matplotlib.patches import Rectangle
-
-    box = Rectangle(
-        (left, upper - tall), wide, tall, facecolor="none", edgecolor=colour, linewidth=line, zorder=4
-    )
-    box.set_gid(gid)
-    axes.add_patch(box)
+    box(axes, left, upper, wide, tall, gid, edgecolor=colour, linewidth=line, zorder=4, **style)
 
 
-def arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float], colour: str = SOFT) -> None:
-    style: dict[str, Any] = {
-        "arrowstyle": "-|>",
-        "color": colour,
-        "linewidth": 1.6,
-        "shrinkA": 0,
-        "shrinkB": 0,
-    }
-    axes.annotate("", end, start, arrowprops=style, annotation_clip=False)
+def arrow(axes: Axes, start: Place, end: Place, colour: str = SOFT, line: float = 1.6) -> None:
+    style = {"arrowstyle": "-|>", "color": colour, "linewidth": line}
+    axes.annotate("", end, start, arrowprops={**style, "shrinkA": 0, "shrinkB": 0}, annotation_clip=False)
 
 
 def say(axes: Axes, x: float, y: float, text: str, size: float = 10, **style: Any) -> None:

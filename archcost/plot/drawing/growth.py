@@ -7,7 +7,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from archcost.analysis.analysis import Analysis, analysis_of
 from archcost.errors import SpecError
-from archcost.plot.drawing.canvas import COLOURS, GREY, INK, check_path, finish, new_figure, spread
+from archcost.plot.drawing.canvas import (
+    GREY,
+    INK,
+    SOFT,
+    check_path,
+    colour_of,
+    dress,
+    finish,
+    line_key,
+    new_figure,
+    short,
+    spread,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -50,9 +62,7 @@ def steps(analysis: Analysis) -> list[Step]:
 
 
 def growth(
-    *models: nn.Module | str | Analysis,
-    input_size: Any = None,
-    path: str | os.PathLike[str] | None = None,
+    *models: nn.Module | str | Analysis, input_size: Any = None, path: str | os.PathLike[str] | None = None
 ) -> Figure:
     """The receptive field over depth: a line for each model, a dot for each layer.
 
@@ -88,7 +98,7 @@ def growth(
     sizes = _input_sizes(analyses)
     axes.set_ylim(0, 1.06 * max(highest, *(sizes if min(sizes) <= 2.5 * highest else [highest])))
     for i, walk in enumerate(walks):
-        _draw_walk(axes, walk, COLOURS[i % len(COLOURS)])
+        _draw_walk(axes, walk, colour_of(i))
     drawn = [size for size in sizes if size <= axes.get_ylim()[1]]
     for size in drawn:
         axes.axhline(size, color=GREY, linestyle=(0, (5, 3)), linewidth=1.2, zorder=1)
@@ -128,11 +138,10 @@ def _name_ends(
     axes: Axes, analyses: tuple[Analysis, ...], walks: list[list[Step]], inputs: list[int]
 ) -> None:
     """At the right: each model's name and last size, and the input's, none over another."""
-    labels = [
-        (f"{_short(analysis.name)}: {max(s.size for s in walk)} px", max(s.size for s in walk), len(walk), i)
-        for i, (analysis, walk) in enumerate(zip(analyses, walks, strict=True))
-    ]
-    everything = [(text, size, at, COLOURS[i % len(COLOURS)]) for text, size, at, i in labels]
+    everything = []
+    for i, (analysis, walk) in enumerate(zip(analyses, walks, strict=True)):
+        size = max(step.size for step in walk)
+        everything.append((f"{short(_bare(analysis.name), 20)}: {size} px", size, len(walk), colour_of(i)))
     everything += [(f"input: {size} px", size, 0, GREY) for size in inputs]
     low, high = axes.get_ylim()
     heights = spread([float(size) for _, size, _, _ in everything], 0.052 * (high - low))
@@ -143,7 +152,7 @@ def _name_ends(
             (right, size),
             xytext=(1.035, height),
             textcoords=("axes fraction", "data"),
-            color="#555555" if colour == GREY else colour,
+            color=SOFT if colour == GREY else colour,
             fontsize=10.5,
             va="center",
             annotation_clip=False,
@@ -153,34 +162,21 @@ def _name_ends(
             axes.plot([at, right], [size, size], color=colour, linewidth=0.8, linestyle=":", zorder=2)
 
 
-def _short(name: str, most: int = 20) -> str:
-    name = name.rpartition(":")[2] or name
-    return name if len(name) <= most else name[: most - 1] + "…"
+def _bare(name: str) -> str:
+    """Without where it comes from."""
+    return name.rpartition(":")[2] or name
 
 
 def _dress(axes: Axes, some_global: bool) -> None:
-    from matplotlib.lines import Line2D
     from matplotlib.ticker import MaxNLocator
 
-    axes.set_xlabel("layers with weights and poolings, in order of execution", fontsize=11, color=INK)
-    axes.set_ylabel("receptive field, pixels of the input", fontsize=11, color=INK)
+    below = "layers with weights and poolings, in order of execution"
+    dress(axes, below, "receptive field, pixels of the input", 11, 10, "y")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axes.tick_params(labelsize=10, colors=INK)
-    axes.grid(axis="y", color="#ececec", zorder=0)
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    marks = [
-        Line2D([], [], color=INK, linewidth=2, label="largest so far"),
-        Line2D([], [], color=INK, marker="o", linestyle="", markersize=6, label="a layer"),
-    ]
+    dot = {"color": INK, "marker": "o", "linestyle": "", "markersize": 6}
+    marks = [line_key("largest so far", color=INK, linewidth=2), line_key("a layer", **dot)]
     if some_global:
-        marks.append(
-            Line2D(
-                [], [], color=INK, marker="o", markerfacecolor="white", linestyle="", markersize=6,
-                label="sees the whole input, by a global operation; drawn without that",
-            )
-        )  # fmt: skip
-    axes.legend(
-        handles=marks, loc="upper left", bbox_to_anchor=(-0.02, -0.135), ncols=3, fontsize=10, frameon=False
-    )
+        said = "sees the whole input, by a global operation; drawn without that"
+        marks.append(line_key(said, markerfacecolor="white", **dot))
+    at = (-0.02, -0.135)
+    axes.legend(handles=marks, loc="upper left", bbox_to_anchor=at, ncols=3, fontsize=10, frameon=False)

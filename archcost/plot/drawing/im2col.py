@@ -11,8 +11,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from archcost.errors import ArchcostError, SpecError
-from archcost.plot.drawing.canvas import COLOURS, INK, by, check_path, finish, new_figure, plain
-from archcost.plot.drawing.cells import SOFT, arrow, draw_cells, frame, lighter, say
+from archcost.plot.drawing.canvas import (
+    COLOURS,
+    INK,
+    MARGIN,
+    SOFT,
+    Place,
+    by,
+    check_path,
+    finish,
+    legend,
+    line_key,
+    once,
+    sheet,
+)
+from archcost.plot.drawing.cells import EDGE, arrow, draw_cells, frame, lighter, say
 from archcost.spec import ConvSpec
 
 if TYPE_CHECKING:
@@ -22,7 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["im2col", "numbered"]
 
 _MOST = 64  # cells a side
-_MARGIN, _GAP, _WIDEST = 0.45, 1.0, 14.0  # inches, as all that follows
+_GAP, _WIDEST = 1.0, 14.0  # inches, as all that follows
 _LARGEST = 0.36
 _HEAD, _FOOT = 1.35, 0.75
 _WINDOW, _PIXEL = COLOURS[1], INK
@@ -36,9 +49,9 @@ def numbered(spec: ConvSpec) -> tuple[np.ndarray, np.ndarray]:
     import torch
 
     from archcost.paths.algorithms.im2col import im2col
-    from archcost.paths.geometry import padded, spatial
+    from archcost.paths.geometry import padded
 
-    size = spatial(spec, "input_size")
+    size = spec.input_size
     image = torch.arange(1.0, spec.in_channels * prod(size) + 1).reshape(1, spec.in_channels, *size)
     image = padded(image, spec)
     matrix = im2col(image, spec)[0].long().numpy()
@@ -68,15 +81,12 @@ def im2col(spec: ConvSpec, *, path: str | os.PathLike[str] | None = None) -> Fig
     channels, tall, wide = image.shape
     # Channels stand below one another, half a cell apart.
     high = max(channels * tall + 0.5 * (channels - 1), matrix.shape[0])
-    room = _WIDEST - 2 * _MARGIN - _GAP - 0.6
+    room = _WIDEST - 2 * MARGIN - _GAP - 0.6
     cell = min(_LARGEST, room / (wide + matrix.shape[1]), 7.5 / high)
-    need = 2 * _MARGIN + _GAP + 0.6 + cell * (wide + matrix.shape[1])
+    need = 2 * MARGIN + _GAP + 0.6 + cell * (wide + matrix.shape[1])
     width, height = max(need, 7.6), _HEAD + cell * high + _FOOT
-    figure = new_figure(width, height)
-    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(0, height))
-    plain(axes)
-    _name(axes, spec, matrix, width, height)
-    left, upper = _MARGIN + (width - need) / 2, height - _HEAD
+    figure, axes = sheet(width, height, *_title(spec, matrix, width))
+    left, upper = MARGIN + (width - need) / 2, height - _HEAD
     most = _most_repeated(matrix)
     _draw_image(axes, spec, image, matrix, most, cell, (left, upper - cell * (high - _high(image)) / 2))
     middle = upper - cell * high / 2
@@ -84,7 +94,7 @@ def im2col(spec: ConvSpec, *, path: str | os.PathLike[str] | None = None) -> Fig
     arrow(axes, (right + 0.15, middle), (right + _GAP - 0.2, middle))
     corner = (right + _GAP + 0.3, upper - cell * (high - matrix.shape[0]) / 2)
     _draw_matrix(axes, spec, matrix, most, cell, corner)
-    _explain(axes, spec, matrix, most, width)
+    _explain(axes, matrix, most)
     return finish(figure, path)
 
 
@@ -108,9 +118,8 @@ def _check(spec: ConvSpec) -> None:
 
 
 def _sides(spec: ConvSpec) -> tuple[int, int]:
-    from archcost.paths.geometry import spatial
 
-    return spec.in_channels * prod(spatial(spec, "kernel_size")), prod(spec.output_size)
+    return spec.in_channels * prod(spec.kernel_size), prod(spec.output_size)
 
 
 def _is_small(spec: ConvSpec) -> bool:
@@ -154,13 +163,7 @@ def _high(image: np.ndarray) -> float:
 
 
 def _draw_image(
-    axes: Axes,
-    spec: ConvSpec,
-    image: np.ndarray,
-    matrix: np.ndarray,
-    most: int,
-    cell: float,
-    corner: tuple[float, float],
+    axes: Axes, spec: ConvSpec, image: np.ndarray, matrix: np.ndarray, most: int, cell: float, corner: Place
 ) -> None:
     left, upper = corner
     count = int(image.max())
@@ -181,7 +184,7 @@ def _mark(axes: Axes, left: float, upper: float, cell: float, gid: str) -> None:
 
 
 def _draw_matrix(
-    axes: Axes, spec: ConvSpec, matrix: np.ndarray, most: int, cell: float, corner: tuple[float, float]
+    axes: Axes, spec: ConvSpec, matrix: np.ndarray, most: int, cell: float, corner: Place
 ) -> None:
     left, upper = corner
     rows, columns = matrix.shape
@@ -205,11 +208,10 @@ def _broken(text: str, room: float) -> str:
     return text if len(text) * 0.075 < room else "weights" if room > 0.55 else ""
 
 
-def _name(axes: Axes, spec: ConvSpec, matrix: np.ndarray, width: float, height: float) -> None:
-    kernel, size = by(spec.kernel_size), by(spec.input_size)  # type: ignore[arg-type]
-    stride = _said("stride", spec.stride) + _said("dilation", spec.dilation)  # type: ignore[arg-type]
+def _title(spec: ConvSpec, matrix: np.ndarray, width: float) -> tuple[str, str]:
+    kernel, size = by(spec.kernel_size), by(spec.input_size)
+    stride = _said("stride", spec.stride) + _said("dilation", spec.dilation)
     title = f"im2col: a kernel of {kernel}{stride} over an input of {size}"
-    axes.text(_MARGIN, height - 0.32, title, fontsize=14, color=INK, va="center")
     inputs = spec.in_channels * prod(spec.input_size)
     filters = spec.out_channels // spec.groups
     rows, columns = matrix.shape
@@ -219,32 +221,24 @@ def _name(axes: Axes, spec: ConvSpec, matrix: np.ndarray, width: float, height: 
     product += f" gives {by((filters, columns))}" + f", for each of {spec.groups} groups" * (spec.groups > 1)
     times = matrix.size / inputs
     said = f"{inputs} numbers become {matrix.size}, {times:.3g} times as many; {product}"
-    if len(said) * 0.066 > width - 2 * _MARGIN:
+    if len(said) * 0.066 > width - 2 * MARGIN:
         said = said.partition(";")[0]
-    axes.text(_MARGIN, height - 0.64, said, fontsize=10, color=SOFT, va="center")
+    return title, said
 
 
 def _said(name: str, values: tuple[int, ...]) -> str:
-    return "" if max(values) == 1 else f", {name} {by(values if len(set(values)) > 1 else values[:1])},"
+    return "" if max(values) == 1 else f", {name} {once(values)},"
 
 
-def _explain(axes: Axes, spec: ConvSpec, matrix: np.ndarray, most: int, width: float) -> None:
-    from matplotlib.lines import Line2D
-
+def _explain(axes: Axes, matrix: np.ndarray, most: int) -> None:
     count = int((matrix == most).sum())
     where = "once" if count == 1 else f"{count} times"
     style: dict[str, Any] = {"linestyle": "", "marker": "s", "markersize": 10, "markerfacecolor": "white"}
-    marks = [
-        Line2D(
-            [], [], markeredgecolor=_WINDOW, markeredgewidth=2.2, label="first window, first column", **style
-        )
-    ]
+    bold = {"markeredgecolor": _WINDOW, "markeredgewidth": 2.2}
+    marks = [line_key("first window, first column", **bold, **style)]
     if most:
-        label = f"pixel {most} stands in the matrix {where}"
-        marks.append(Line2D([], [], markeredgecolor=_PIXEL, markeredgewidth=1.8, label=label, **style))
+        pixel = {"markeredgecolor": _PIXEL, "markeredgewidth": 1.8}
+        marks.append(line_key(f"pixel {most} stands in the matrix {where}", **pixel, **style))
     if (matrix == 0).any():
-        marks.append(Line2D([], [], markeredgecolor="#b5bec6", label="0: padding", **style))
-    axes.legend(
-        handles=marks, loc="lower left", bbox_to_anchor=(_MARGIN - 0.1, 0.1), ncols=len(marks), fontsize=10,
-        bbox_transform=axes.transData, frameon=False, columnspacing=1.6, handletextpad=0.4, borderpad=0.2,
-    )  # fmt: skip
+        marks.append(line_key("0: padding", markeredgecolor=EDGE, **style))
+    legend(axes, marks, (MARGIN - 0.1, 0.1), 10, columnspacing=1.6, handletextpad=0.4)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from itertools import product
 from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from archcost.errors import SpecError
-from archcost.plot.drawing.canvas import COLOURS, INK, by, check_path, finish, new_figure, plain
+from archcost.plot.drawing.canvas import MARGIN, SOFT, Place, by, check_path, colour_of, finish, once, sheet
+from archcost.plot.drawing.cells import READ, arrow, box, frame, lighter, say
 from archcost.spec import ConvSpec
 
 if TYPE_CHECKING:
@@ -22,9 +24,9 @@ __all__ = ["Layer", "covered", "stack"]
 Layer = int | tuple[Any, ...] | ConvSpec
 
 _MOST = 48  # cells a side
-_WIDEST, _MARGIN, _GAP = 15.0, 0.45, 0.98  # inches, as all that follows
+_WIDEST, _GAP = 15.0, 0.98  # inches, as all that follows
 _CELL, _SIDE_CELL, _RISE, _LABELS = 0.34, 0.36, 0.86, 1.25
-_READ, _EMPTY, _EDGE = "#e9eef2", "#ffffff", "#b5bec6"
+_EMPTY = "#ffffff"
 
 
 class _Step(NamedTuple):
@@ -75,20 +77,15 @@ def stack(layers: Sequence[Layer], *, path: str | os.PathLike[str] | None = None
         )
     flat = len(spans[0]) == 2
     sides = _sides(steps)
-    room = _WIDEST - 2 * _MARGIN - len(steps) * _GAP
+    room = _WIDEST - 2 * MARGIN - len(steps) * _GAP
     cell = min(_CELL, room / sum(span[-1] for span in spans)) if flat else 0.0
-    width = 2 * _MARGIN + len(steps) * _GAP + cell * sum(span[-1] for span in spans)
-    narrow = 2 * (_MARGIN + _LABELS) + 0.3 * max(spans[0])
+    width = 2 * MARGIN + len(steps) * _GAP + cell * sum(span[-1] for span in spans)
+    narrow = 2 * (MARGIN + _LABELS) + 0.3 * max(spans[0])
     width = min(max(width, narrow, 6.4), _WIDEST)
     planes_high = cell * max(span[0] for span in spans) + 0.95 if flat else 0.0
     side_high = len(steps) * _RISE + 0.95
     height = 0.95 + planes_high + side_high * len(sides)
-    figure = new_figure(width, height)
-    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(0, height))
-    plain(axes)
-    title, more = _title(steps, spans[0], planes)
-    axes.text(_MARGIN, height - 0.3, title, fontsize=14, color=INK, va="center")
-    axes.text(_MARGIN, height - 0.62, more, fontsize=10, color="#555555", va="center")
+    figure, axes = sheet(width, height, *_title(steps, spans[0], planes))
     if flat:
         _draw_planes(axes, steps, planes, spans, cell, width, height - 0.95)
     for i, axis in enumerate(sides):
@@ -170,127 +167,66 @@ def _draw_planes(
     """From left to right, each in the middle of the height."""
     used = len(steps) * _GAP + cell * sum(span[-1] for span in spans)
     left = (width - used) / 2
-    middle = top - cell * max(span[0] for span in spans) / 2 - 0.08
-    low = top - cell * max(span[0] for span in spans) - 0.2
+    high = cell * max(span[0] for span in spans)
+    middle, low = top - high / 2 - 0.08, top - high - 0.2
     for k, (plane, span) in enumerate(zip(planes, spans, strict=True)):
         upper = middle + cell * span[0] / 2
-        _draw_plane(axes, steps, plane, span, k, cell, left, upper)
+        places = {(r, c): (left + c * cell, upper - r * cell) for r, c in np.ndindex(*span)}
+        first = _first(steps, k)
+        _draw_cells(axes, steps, k, places, list(product(*plane)), set(product(*first)), cell)
         right = left + cell * span[1]
         count = prod(len(at) for at in plane)
         size = by(span) if count == prod(span) else f"{by(span)}, {count} read"
         where = f"{_name(k, len(steps))}\n{size}"
-        axes.text(
-            (left + right) / 2, low, where, ha="center", va="top", fontsize=10, color=INK, linespacing=1.35
-        )
+        say(axes, (left + right) / 2, low, where, va="top", linespacing=1.35)
         if k < len(steps):
-            _draw_arrow(axes, steps[k], k, right, middle)
+            colour, between = colour_of(k), right + _GAP / 2
+            tall, wide = ((cells[-1] + 1) * cell for cells in first)
+            frame(axes, left, upper, wide, tall, colour, f"window {k}", 2.4)
+            arrow(axes, (right + 0.1, middle), (right + _GAP - 0.1, middle), colour, 1.8)
+            say(axes, between, middle + 0.1, f"layer {k + 1}", 9.5, va="bottom", color=colour)
+            say(axes, between, middle - 0.1, _kind(steps[k], "\n"), 9.5, va="top", color=colour)
         left = right + _GAP
 
 
-def _draw_plane(
+def _first(steps: list[_Step], k: int) -> list[list[int]]:
+    """The cells of a plane in the first window of the layer above, along each axis; of the output its own."""
+    if k == len(steps):
+        return [[0]] * len(steps[0].kernel)
+    return [[d * t for t in range(n)] for n, d in zip(steps[k].kernel, steps[k].dilation, strict=True)]
+
+
+def _draw_cells(
     axes: Axes,
     steps: list[_Step],
-    plane: tuple[np.ndarray, ...],
-    span: tuple[int, ...],
     k: int,
+    places: Mapping[Any, Place],
+    read: Sequence[tuple[int, ...]],
+    first: Collection[tuple[int, ...]],
     cell: float,
-    left: float,
-    upper: float,
+    where: str = "",
 ) -> None:
-    """One plane: cells that are read, the first window of the layer above, the cell of the layer below."""
-    first = _window(steps[k]) if k < len(steps) else [[0], [0]]
-    numbers = {cells: i + 1 for i, cells in enumerate((r, c) for r in plane[0] for c in plane[1])}
-    for r in range(span[0]):
-        for c in range(span[1]):
-            inside = r in first[0] and c in first[1]
-            number = numbers.get((r, c))
-            fill = _tint(min(k, len(steps) - 1)) if inside else _READ if number else _EMPTY
-            corner = (left + c * cell, upper - (r + 1) * cell)
-            _box(axes, corner, cell, fill, "read" if number else "skipped", k, number, len(numbers))
-    if k < len(steps):
-        tall, wide = first[0][-1] + 1, first[1][-1] + 1
-        _outline(axes, left, upper, wide * cell, tall * cell, COLOURS[k % len(COLOURS)], 2.4, f"window {k}")
+    """One plane: cells that are read, numbered where there is room; the first window of the layer above; a
+    frame, inside its own, around the cell that the first window of the layer below gives."""
+    numbers = {at: i + 1 for i, at in enumerate(read)}
+    size = min(11.0, cell * 72 * 0.42, cell * 72 * 1.25 / len(str(len(read))))
+    tint = lighter(colour_of(min(k, len(steps) - 1)), 0.72)
+    for at, corner in places.items():
+        number = numbers.get(at)
+        gid = f"{where}{'read' if number else 'skipped'} {k}"
+        fill = tint if at in first else READ if number else _EMPTY
+        box(axes, *corner, cell, cell, gid, str(number or ""), size, facecolor=fill)
     if k:
-        _ring(axes, left, upper, cell, k - 1, f"cell {k}")
-
-
-def _window(step: _Step) -> list[list[int]]:
-    """The cells of the layer's first window, along each axis."""
-    return [[d * t for t in range(n)] for n, d in zip(step.kernel, step.dilation, strict=True)]
-
-
-def _box(
-    axes: Axes,
-    corner: tuple[float, float],
-    cell: float,
-    fill: str,
-    what: str,
-    plane: int,
-    number: int | None,
-    largest: int,
-) -> None:
-    """One cell, its number in a size that fits the largest of its plane; none where that is too small."""
-    from matplotlib.patches import Rectangle
-
-    box = Rectangle(corner, cell, cell, facecolor=fill, edgecolor=_EDGE, linewidth=0.7, zorder=2)
-    box.set_gid(f"{what} {plane}")
-    axes.add_patch(box)
-    size = min(11.0, cell * 72 * 0.42, cell * 72 * 1.25 / len(str(largest)))
-    if number is not None and size >= 5:
-        x, y = corner[0] + cell / 2, corner[1] + cell / 2
-        axes.text(x, y, str(number), ha="center", va="center_baseline", fontsize=size, color=INK, zorder=5)
-
-
-def _outline(
-    axes: Axes, left: float, upper: float, wide: float, tall: float, colour: str, line: float, what: str
-) -> None:
-    from matplotlib.patches import Rectangle
-
-    frame = Rectangle(
-        (left, upper - tall), wide, tall, facecolor="none", edgecolor=colour, linewidth=line, zorder=4
-    )
-    frame.set_gid(what)
-    axes.add_patch(frame)
-
-
-def _ring(axes: Axes, left: float, upper: float, cell: float, layer: int, what: str) -> None:
-    """The frame, inside its own, of the cell that a layer's first window gives."""
-    inset = min(0.035, cell * 0.12)
-    side = cell - 2 * inset
-    _outline(axes, left + inset, upper - inset, side, side, COLOURS[layer % len(COLOURS)], 2.0, what)
-
-
-def _tint(layer: int) -> str:
-    """The colour of a layer, light enough to write on."""
-    from matplotlib.colors import to_hex, to_rgb
-
-    red, green, blue = (0.72 + 0.28 * part for part in to_rgb(COLOURS[layer % len(COLOURS)]))
-    return to_hex((red, green, blue))
-
-
-def _draw_arrow(axes: Axes, step: _Step, k: int, right: float, middle: float) -> None:
-    colour = COLOURS[k % len(COLOURS)]
-    axes.annotate(
-        "",
-        (right + _GAP - 0.1, middle),
-        (right + 0.1, middle),
-        arrowprops={"arrowstyle": "-|>", "color": colour, "linewidth": 1.8, "shrinkA": 0, "shrinkB": 0},
-    )
-    axes.text(
-        right + _GAP / 2, middle + 0.1, f"layer {k + 1}", ha="center", va="bottom", fontsize=9.5, color=colour
-    )
-    axes.text(
-        right + _GAP / 2, middle - 0.1, _kind(step, "\n"), ha="center", va="top", fontsize=9.5, color=colour
-    )
+        left, upper = next(iter(places.values()))
+        inset = min(0.035, cell * 0.12)
+        side = cell - 2 * inset
+        frame(axes, left + inset, upper - inset, side, side, colour_of(k - 1), f"{where}cell {k}", 2.0)
 
 
 def _kind(step: _Step, between: str) -> str:
-    def short(values: tuple[int, ...]) -> str:
-        return by(tuple(dict.fromkeys(values)) if len(set(values)) == 1 else values)
-
     parts = [by(step.kernel)]
-    parts += [f"stride {short(step.stride)}"] * (max(step.stride) > 1)
-    parts += [f"dilation {short(step.dilation)}"] * (max(step.dilation) > 1)
+    parts += [f"stride {once(step.stride)}"] * (max(step.stride) > 1)
+    parts += [f"dilation {once(step.dilation)}"] * (max(step.dilation) > 1)
     return between.join(parts)
 
 
@@ -303,18 +239,18 @@ def _draw_side(
 ) -> None:
     """The output above, the input below; each cell over the middle of the window that it sees."""
     span = int(rows[0][-1]) + 1
-    cell = min(_SIDE_CELL, (width - 2 * (_MARGIN + _LABELS)) / span)
+    cell = min(_SIDE_CELL, (width - 2 * (MARGIN + _LABELS)) / span)
     left = (width - cell * span) / 2
     title = "from the side" + f", along the {('rows', 'columns')[axis]}" * named
-    axes.text(_MARGIN, top - 0.12, title, fontsize=10, color="#555555", va="center")
+    say(axes, MARGIN, top - 0.12, title, ha="left", color=SOFT)
     jump, start = 1, 0.0
     xs = left + cell * (np.arange(span) + 0.5)
     for k, row in enumerate(rows):
         y = top - 0.55 - (len(steps) - k) * _RISE
-        axes.text(_MARGIN, y, _name(k, len(steps)), fontsize=10, color=INK, va="center")
+        say(axes, MARGIN, y, _name(k, len(steps)), ha="left")
         count, long = len(row), int(row[-1]) + 1
         said = f"{long} cell{'s' * (long > 1)}" if count == long else f"{count} of {long} cells"
-        axes.text(width - _MARGIN, y, said, fontsize=10, color=INK, va="center", ha="right")
+        say(axes, width - MARGIN, y, said, ha="right")
         below = xs
         if k:
             one = _Step(*((value[axis],) for value in steps[k - 1]))
@@ -325,35 +261,20 @@ def _draw_side(
             for p in row:
                 feet = below[p * stride + dilation * np.arange(kernel)]
                 _draw_cone(axes, k, p == 0, (xs[p], y - cell / 2), feet, y - _RISE + cell / 2)
-            colour = COLOURS[(k - 1) % len(COLOURS)]
             said = f"layer {k}: {_kind(one, ', ')}"
-            axes.text(_MARGIN, y - _RISE / 2, said, fontsize=9, color=colour, va="center")
-        first = _window(steps[k])[axis] if k < len(steps) else [0]
-        numbers = {int(p): i + 1 for i, p in enumerate(row)}
-        for p, x in enumerate(xs):
-            fill = _tint(min(k, len(steps) - 1)) if p in first else _READ if p in numbers else _EMPTY
-            what = f"side {'read' if p in numbers else 'skipped'}"
-            _box(axes, (x - cell / 2, y - cell / 2), cell, fill, what, k, numbers.get(p), count)
-        if k:
-            _ring(axes, xs[0] - cell / 2, y + cell / 2, cell, k - 1, f"side cell {k}")
+            say(axes, MARGIN, y - _RISE / 2, said, 9, ha="left", color=colour_of(k - 1))
+        places = {(p,): (x - cell / 2, y + cell / 2) for p, x in enumerate(xs)}
+        first = {(p,) for p in _first(steps, k)[axis]}
+        _draw_cells(axes, steps, k, places, [(int(p),) for p in row], first, cell, "side ")
 
 
-def _draw_cone(
-    axes: Axes, k: int, first: bool, tip: tuple[float, float], feet: np.ndarray, floor: float
-) -> None:
+def _draw_cone(axes: Axes, k: int, first: bool, tip: Place, feet: np.ndarray, floor: float) -> None:
     """Lines from a cell to the cells that it reads; the first window is filled."""
-    colour = COLOURS[(k - 1) % len(COLOURS)]
+    colour = colour_of(k - 1)
+    width, alpha = (1.7, 1.0) if first else (0.8, 0.45)
     if first:
-        axes.fill(
-            [tip[0], feet[0], feet[-1]],
-            [tip[1], floor, floor],
-            color=colour,
-            alpha=0.16,
-            linewidth=0,
-            zorder=1,
-        )
+        ends = [tip[0], feet[0], feet[-1]]
+        axes.fill(ends, [tip[1], floor, floor], color=colour, alpha=0.16, linewidth=0, zorder=1)
     for foot in feet:
-        axes.plot(
-            [tip[0], foot], [tip[1], floor], color=colour, zorder=1.5, linewidth=1.7 if first else 0.8,
-            alpha=1.0 if first else 0.45,
-        )  # fmt: skip
+        line = [tip[0], foot], [tip[1], floor]
+        axes.plot(*line, color=colour, zorder=1.5, linewidth=width, alpha=alpha)

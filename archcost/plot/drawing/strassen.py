@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from archcost.errors import InputError
-from archcost.plot.drawing.canvas import COLOURS, GREY, INK, check_path, finish, new_figure, plain
-from archcost.plot.drawing.cells import SOFT, draw_cells, lighter, say
+from archcost.plot.drawing.canvas import COLOURS, GREY, INK, MARGIN, SOFT, check_path, dress, finish, sheet
+from archcost.plot.drawing.cells import draw_cells, lighter, say
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,7 +23,7 @@ __all__ = ["combinations", "crossover", "operands", "strassen"]
 
 _QUARTERS = ("11", "12", "21", "22")
 _PLUS, _MINUS = COLOURS[0], COLOURS[1]
-_WIDTH, _MARGIN = 12.0, 0.45  # inches, as all that follows
+_WIDTH = 12.0  # inches, as all that follows
 _CELL = 0.25
 _LAST = 13  # the curve goes up to matrices of 2 ** 13
 
@@ -87,13 +87,9 @@ def strassen(
     check_path(path)
     where, rows = _read(measured)
     height = 9.1
-    figure = new_figure(_WIDTH, height)
-    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, _WIDTH), ylim=(0, height))
-    plain(axes)
-    axes.text(_MARGIN, height - 0.34, "Strassen: seven products in place of eight", fontsize=14, color=INK)
-    said = "A and B are cut into quarters; a square is a quarter of A times a quarter of B, "
-    said += "added (+) or subtracted (\u2212)"
-    axes.text(_MARGIN, height - 0.64, said, fontsize=10, color=SOFT)
+    said = "A and B are cut into quarters; a square is a quarter of A times a quarter of B, added (+) or "
+    said += "subtracted (\u2212)"
+    figure, axes = sheet(_WIDTH, height, "Strassen: seven products in place of eight", said)
     left, right = operands()
     _draw_products(axes, left, right, height - 1.5)
     _draw_results(axes, left, right, combinations(), height - 3.95)
@@ -106,9 +102,7 @@ def strassen(
     return finish(figure, path)
 
 
-def _read(
-    measured: Mapping[str, Any] | str | os.PathLike[str] | None,
-) -> tuple[str, list[Mapping[str, Any]]]:
+def _read(measured: Mapping[str, Any] | str | os.PathLike[str] | None) -> tuple[str, list[Mapping[str, Any]]]:
     """Where it was measured, and the rows: from a dict, or from the file that the benchmark wrote."""
     if measured is None:
         return "", []
@@ -133,9 +127,9 @@ def _read(
 
 def _draw_products(axes: Axes, left: np.ndarray, right: np.ndarray, top: float) -> None:
     """One grid a product: quarters of A down, quarters of B across."""
-    step = (_WIDTH - 2 * _MARGIN - 0.3) / 7
+    step = (_WIDTH - 2 * MARGIN - 0.3) / 7
     for i in range(7):
-        x = _MARGIN + 0.3 + i * step + (step - 0.12 - 4 * _CELL) / 2
+        x = MARGIN + 0.3 + i * step + (step - 0.12 - 4 * _CELL) / 2
         middle = x + 2 * _CELL
         say(axes, middle, top + 0.5, f"P{i + 1}", 11.5, weight="bold")
         _draw_grid(axes, np.outer(left[i], right[i]), x, top, f"product {i}", side=i == 0)
@@ -146,9 +140,9 @@ def _draw_products(axes: Axes, left: np.ndarray, right: np.ndarray, top: float) 
 
 def _draw_results(axes: Axes, left: np.ndarray, right: np.ndarray, parts: np.ndarray, top: float) -> None:
     """One grid a quarter of the result: what is left when its products are added up."""
-    step = (_WIDTH - 2 * _MARGIN - 0.3) / 4
+    step = (_WIDTH - 2 * MARGIN - 0.3) / 4
     for i, quarter in enumerate(_QUARTERS):
-        x = _MARGIN + 0.3 + i * step + (step - 4 * _CELL) / 2
+        x = MARGIN + 0.3 + i * step + (step - 4 * _CELL) / 2
         middle = x + 2 * _CELL
         grid = sum(n * np.outer(a, b) for n, a, b in zip(parts[i], left, right, strict=True))
         say(axes, middle, top + 0.5, f"C{quarter} = {_added(parts[i])}", 10.5, weight="bold")
@@ -192,13 +186,7 @@ def _added(counts: np.ndarray) -> str:
 
 def _dress(axes: Axes, title: str, below: str, beside: str) -> None:
     axes.set_title(title, loc="left", fontsize=11, color=INK, pad=10)
-    axes.set_xlabel(below, fontsize=9.5, color=INK)
-    axes.set_ylabel(beside, fontsize=9.5, color=INK)
-    axes.tick_params(labelsize=8.5, colors=INK)
-    axes.grid(color="#ececec", zorder=0)
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+    dress(axes, below, beside, 9.5, 8.5)
 
 
 def _draw_growth(axes: Axes) -> None:
@@ -236,23 +224,12 @@ def _draw_times(axes: Axes, where: str, rows: list[Mapping[str, Any]]) -> None:
         at = crossover(rows, level)
         plural = "s" * (level > 1)
         label = f"{level} level{plural}: " + (f"faster from {at:,} on" if at else "nowhere faster")
-        style: dict[str, Any] = {
-            "color": colour,
-            "linewidth": 1.8,
-            "marker": "o",
-            "markersize": 5,
-            "zorder": 3,
-        }
-        axes.plot([size for size, _ in found], ratios, label=label, gid=f"levels {level}", **style)
+        style: dict[str, Any] = {"color": colour, "linewidth": 1.8, "markersize": 5, "zorder": 3}
+        axes.plot([size for size, _ in found], ratios, "o-", label=label, gid=f"levels {level}", **style)
         if at:
-            ring: dict[str, Any] = {
-                "marker": "o",
-                "markersize": 11,
-                "markerfacecolor": "none",
-                "markeredgewidth": 1.5,
-            }
+            ring: dict[str, Any] = {"markersize": 11, "markerfacecolor": "none", "markeredgewidth": 1.5}
             ratio = dict(zip((size for size, _ in found), ratios, strict=True))[at]
-            axes.plot([at], [ratio], color=colour, gid=f"crossover {level}", zorder=4, **ring)
+            axes.plot([at], [ratio], "o", color=colour, gid=f"crossover {level}", zorder=4, **ring)
         axes.axhline((7 / 8) ** level, color=colour, linewidth=1.1, linestyle=(0, (4, 3)), zorder=1.5)
     axes.set_xticks(sizes, [f"{n:,}" for n in sizes])
     if len(sizes) > 5:
@@ -266,13 +243,8 @@ def _draw_times(axes: Axes, where: str, rows: list[Mapping[str, Any]]) -> None:
     axes.set_ylim(low, high * 1.1)
     axes.minorticks_off()
     axes.legend(fontsize=9, frameon=False, loc="upper right", handlelength=1.6)
-    title = "measured" + f": {where}" * bool(where)
-    _dress(
-        axes,
-        title,
-        "size n; dashed: multiplications, as a share of the ordinary product's",
-        "time, ordinary product = 1",
-    )
+    below = "size n; dashed: multiplications, as a share of the ordinary product's"
+    _dress(axes, "measured" + f": {where}" * bool(where), below, "time, ordinary product = 1")
 
 
 def _thin(axes: Axes, sizes: list[int]) -> None:

@@ -9,8 +9,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from archcost.errors import SpecError
-from archcost.plot.drawing.canvas import COLOURS, INK, by, check_path, finish, new_figure, plain
-from archcost.plot.drawing.cells import SOFT, arrow, frame, lighter, say
+from archcost.plot.drawing.canvas import (
+    COLOURS,
+    DASHED,
+    GREY,
+    MARGIN,
+    SOFT,
+    Place,
+    by,
+    check_path,
+    finish,
+    legend,
+    patch_key,
+    sheet,
+)
+from archcost.plot.drawing.cells import EDGE, arrow, box, frame, lighter, say
 from archcost.plot.drawing.tiling import KEPT, OUTSIDE, STRIDE, WRAPS, Tiling, tiling
 from archcost.spec import ConvSpec
 
@@ -23,7 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["tiles"]
 
 _MOST, _MOST_TILES = 160, 12  # cells a side; tiles of a sequence
-_WIDTH, _MARGIN, _GAP = 11.0, 0.45, 0.75  # inches, as all that follows
+_WIDTH, _GAP = 11.0, 0.75  # inches, as all that follows
 _HEAD, _LABEL, _FOOT = 1.45, 0.75, 0.5
 _LARGEST, _LINES = 0.3, 0.075  # cells: the largest, and from where on they are parted by lines
 _FIRST, _SECOND = COLOURS[1], COLOURS[0]
@@ -84,19 +97,17 @@ def _colours() -> list[str]:
     return [lighter(COLOURS[4], 0.45), "#ffffff", lighter(COLOURS[5], 0.1), "#cfcfcf"]
 
 
+def _shades() -> list[str]:
+    """Of pixels, darker where several tiles read them."""
+    return [lighter(COLOURS[0], share) for share in (0.9, 0.72, 0.55, 0.4)]
+
+
 def _canvas(cut: Tiling, width: float, height: float) -> tuple[Figure, Axes]:
-    figure = new_figure(width, height)
-    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(0, height))
-    plain(axes)
     plural = "s" * (prod(cut.tiles) != 1)
     title = f"{cut.name}: {by(cut.taps)} taps, {prod(cut.tiles)} tile{plural} of {by(cut.size)} pixels"
-    axes.text(_MARGIN, height - 0.34, title, fontsize=14, color=INK, va="center")
     kept = f"{cut.kept} of the {cut.computed} numbers computed are outputs, {cut.kept / cut.computed:.0%}"
-    axes.text(_MARGIN, height - 0.66, kept, fontsize=10, color=SOFT, va="center")
-    if cut.parts > 1:
-        part = f"of the {cut.parts} plain convolutions that stride and dilation make, this is the largest"
-        axes.text(_MARGIN, height - 0.9, part, fontsize=10, color=SOFT, va="center")
-    return figure, axes
+    part = f"of the {cut.parts} plain convolutions that stride and dilation make, this is the largest"
+    return sheet(width, height, title, kept, *[part] * (cut.parts > 1))
 
 
 def _draw_map(cut: Tiling) -> Figure:
@@ -104,10 +115,10 @@ def _draw_map(cut: Tiling) -> Figure:
     around = tile.shape if cut.wraps else cut.size
     high = max(readers.shape[0], around[0], outputs.shape[0])
     wide = readers.shape[1] + around[1] + outputs.shape[1]
-    cell = min(_LARGEST, (_WIDTH - 2 * _MARGIN - 2 * _GAP) / wide, 6.5 / high)
+    cell = min(_LARGEST, (_WIDTH - 2 * MARGIN - 2 * _GAP) / wide, 6.5 / high)
     # A narrow tile is no narrower than its captions.
     columns = [max(cell * n, 2.3) for n in (readers.shape[1], around[1], outputs.shape[1])]
-    width = max(sum(columns) + 2 * _GAP + 2 * _MARGIN, 8.6)
+    width = max(sum(columns) + 2 * _GAP + 2 * MARGIN, 8.6)
     height = _HEAD + cell * high + _LABEL + _FOOT
     figure, axes = _canvas(cut, width, height)
     middle = height - _HEAD - cell * high / 2
@@ -124,13 +135,9 @@ def _draw_map(cut: Tiling) -> Figure:
     return figure
 
 
-def _draw_input(
-    axes: Axes, cut: Tiling, readers: np.ndarray, cell: float, centre: tuple[float, float]
-) -> None:
+def _draw_input(axes: Axes, cut: Tiling, readers: np.ndarray, cell: float, centre: Place) -> None:
     """The pixels, darker where several tiles read them; hatched where there are none."""
-    seen = [lighter(COLOURS[0], share) for share in (0.9, 0.72, 0.55, 0.4)]
-    kinds = _shade(readers)
-    left, top = _draw_kinds(axes, kinds, seen, cell, centre, "readers")
+    left, top = _draw_kinds(axes, _shade(readers), _shades(), cell, centre, "readers")
     tall, wide = readers.shape
     for gid, (r, c, rows, columns) in _beyond(cut.input, readers.shape).items():
         _hatch(axes, left + c * cell, top - r * cell, columns * cell, rows * cell, gid)
@@ -138,8 +145,7 @@ def _draw_input(
     frame(axes, left, top, *sides, _FIRST, "first tile", 2.2)
     if cut.tiles[1] > 1:
         start = left + cut.step[1] * cell
-        frame(axes, start, top, *sides, _SECOND, "second tile", 1.6)
-        axes.patches[-1].set_linestyle((0, (4, 2)))
+        frame(axes, start, top, *sides, _SECOND, "second tile", 1.6, linestyle=DASHED)
     below = f"input with padding: {by(cut.input)}"
     if (tall, wide) != cut.input:
         below += f"\nfilled up to {by((tall, wide))}, hatched"
@@ -159,24 +165,19 @@ def _beyond(given: tuple[int, ...], filled: tuple[int, ...]) -> dict[str, tuple[
     return {gid: part for gid, part in parts.items() if min(part[2:]) > 0}
 
 
-def _draw_tile(axes: Axes, cut: Tiling, tile: np.ndarray, cell: float, centre: tuple[float, float]) -> None:
-    if not cut.wraps:
-        # The pixels of the tile around the outputs that they give.
-        size = (centre[0] - cut.size[1] * cell / 2, centre[1] + cut.size[0] * cell / 2)
-        frame(axes, *size, cut.size[1] * cell, cut.size[0] * cell, _FIRST, "tile", 2.2)
-        _draw_kinds(axes, tile, _colours(), cell, centre, "tile")
-        below = f"{by(cut.size)} pixels give\n{by(cut.step)} outputs"
-        _caption(axes, "the first tile", below, centre, cell * cut.size[0])
-        return
-    left, top = _draw_kinds(axes, tile, _colours(), cell, centre, "tile")
-    frame(axes, left, top, tile.shape[1] * cell, tile.shape[0] * cell, _FIRST, "tile", 2.2)
-    below = f"{by(cut.size)} numbers, {by(cut.step)}\nhave not wrapped around"
-    _caption(axes, "the first tile gives", below, centre, cell * tile.shape[0])
+def _draw_tile(axes: Axes, cut: Tiling, tile: np.ndarray, cell: float, centre: Place) -> None:
+    """What it gives; where that is less than its pixels, they are framed around it."""
+    _draw_kinds(axes, tile, _colours(), cell, centre, "tile")
+    rows, columns = tile.shape if cut.wraps else cut.size
+    corner = (centre[0] - columns * cell / 2, centre[1] + rows * cell / 2)
+    frame(axes, *corner, columns * cell, rows * cell, _FIRST, "tile", 2.2)
+    above, below = "the first tile", f"{by(cut.size)} pixels give\n{by(cut.step)} outputs"
+    if cut.wraps:
+        above, below = f"{above} gives", f"{by(cut.size)} numbers, {by(cut.step)}\nhave not wrapped around"
+    _caption(axes, above, below, centre, cell * rows)
 
 
-def _draw_outputs(
-    axes: Axes, cut: Tiling, outputs: np.ndarray, cell: float, centre: tuple[float, float]
-) -> None:
+def _draw_outputs(axes: Axes, cut: Tiling, outputs: np.ndarray, cell: float, centre: Place) -> None:
     left, top = _draw_kinds(axes, outputs, _colours(), cell, centre, "outputs")
     tall, wide = outputs.shape
     for r in range(1, cut.tiles[0]):
@@ -195,8 +196,8 @@ def _draw_outputs(
 
 
 def _draw_kinds(
-    axes: Axes, kinds: np.ndarray, colours: list[str], cell: float, centre: tuple[float, float], gid: str
-) -> tuple[float, float]:
+    axes: Axes, kinds: np.ndarray, colours: list[str], cell: float, centre: Place, gid: str
+) -> Place:
     """A small picture of one number a cell; its left and upper edge."""
     from matplotlib.colors import ListedColormap
 
@@ -207,24 +208,20 @@ def _draw_kinds(
         vmax=len(colours) - 0.5, interpolation="nearest", aspect="equal", zorder=1, gid=gid,
     )  # fmt: skip
     if cell >= _LINES:
-        style: dict[str, Any] = {"color": "#b5bec6", "linewidth": 0.5, "zorder": 1.5}
+        style: dict[str, Any] = {"color": EDGE, "linewidth": 0.5, "zorder": 1.5}
         axes.vlines(left + cell * np.arange(kinds.shape[1] + 1), top - tall, top, **style)
         axes.hlines(top - cell * np.arange(kinds.shape[0] + 1), left, left + wide, **style)
     else:
-        frame(axes, left, top, wide, tall, "#b5bec6", f"edge of {gid}", 0.7)
+        frame(axes, left, top, wide, tall, EDGE, f"edge of {gid}", 0.7)
     return left, top
 
 
 def _hatch(axes: Axes, left: float, upper: float, wide: float, tall: float, gid: str) -> None:
-    from matplotlib.patches import Rectangle
-
     style: dict[str, Any] = {"facecolor": "white", "edgecolor": "#9a9a9a", "linewidth": 0, "hatch": "////"}
-    box = Rectangle((left, upper - tall), wide, tall, zorder=2, **style)
-    box.set_gid(gid)
-    axes.add_patch(box)
+    box(axes, left, upper, wide, tall, gid, **style)
 
 
-def _caption(axes: Axes, above: str, below: str, centre: tuple[float, float], tall: float) -> None:
+def _caption(axes: Axes, above: str, below: str, centre: Place, tall: float) -> None:
     say(axes, centre[0], centre[1] + tall / 2 + 0.2, above)
     say(axes, centre[0], centre[1] - tall / 2 - 0.12, below, 9.5, va="top", linespacing=1.3, color=SOFT)
 
@@ -234,11 +231,11 @@ def _draw_sequence(cut: Tiling) -> Figure:
     readers, outputs = cut.readers()[None], cut.map()[None]
     label, row = 1.15, 0.42
     wide = readers.shape[1]
-    cell = min(_LARGEST, (_WIDTH - 2 * _MARGIN - label) / wide)
-    width = max(2 * _MARGIN + label + cell * wide, 8.6)
+    cell = min(_LARGEST, (_WIDTH - 2 * MARGIN - label) / wide)
+    width = max(2 * MARGIN + label + cell * wide, 8.6)
     height = _HEAD + (cut.tiles[0] + 2) * row + 0.6 + _FOOT
     figure, axes = _canvas(cut, width, height)
-    left, y = _MARGIN + label, height - _HEAD + 0.1
+    left, y = MARGIN + label, height - _HEAD + 0.1
     high = min(cell, 0.3)
     pixels = f"{cut.input[0]} pixels, padding included" + ", darker where tiles overlap" * (cut.tiles[0] > 1)
     rows = [("input", _shade(readers), 0, pixels)]
@@ -252,22 +249,17 @@ def _draw_sequence(cut: Tiling) -> Figure:
     kept = f", {cut.kept} of them kept" * (cut.kept != cut.output[0])
     rows.append(("output", outputs, 0, f"{cut.output[0]} outputs{kept}"))
     for i, (name, kinds, start, below) in enumerate(rows):
-        is_input = i == 0
         y -= 0.3 * (i in (1, len(rows) - 1))
-        seen = [lighter(COLOURS[0], share) for share in (0.9, 0.72, 0.55, 0.4)]
-        colours = seen if is_input else _colours()
         x = left + start * cell
-        centre = (x + cell * kinds.shape[1] / 2, y)
-        _draw_kinds(axes, kinds, colours, cell, centre, name)
-        say(axes, _MARGIN, y, name, ha="left")
-        if is_input and wide > cut.input[0]:
+        colours = _colours() if i else _shades()
+        _draw_kinds(axes, kinds, colours, cell, (x + cell * kinds.shape[1] / 2, y), name)
+        say(axes, MARGIN, y, name, ha="left")
+        if not i and wide > cut.input[0]:
             missing = (wide - cut.input[0]) * cell
             _hatch(axes, left + cut.input[0] * cell, y + cell / 2, missing, cell, "beyond")
         if 0 < i <= cut.tiles[0]:
-            colour = _FIRST if i == 1 else SOFT
-            frame(
-                axes, x, y + cell / 2, cut.size[0] * cell, cell, colour, f"frame {i}", 1.8 if i == 1 else 1.0
-            )
+            colour, line = (_FIRST, 1.8) if i == 1 else (SOFT, 1.0)
+            frame(axes, x, y + cell / 2, cut.size[0] * cell, cell, colour, f"frame {i}", line)
         if below:
             say(axes, left, y - high / 2 - 0.14, below, 9, ha="left", color=SOFT)
         y -= max(row, cell + 0.1)
@@ -277,21 +269,11 @@ def _draw_sequence(cut: Tiling) -> Figure:
 
 
 def _explain(axes: Axes, cut: Tiling, kinds: np.ndarray) -> None:
-    from matplotlib.patches import Patch
-
-    marks: list[Any] = [
-        Patch(facecolor=_colours()[kind], edgecolor="#8a8a8a", linewidth=0.8, label=_SAID[kind])
-        for kind in sorted(kinds)
-    ]
-    marks.append(Patch(facecolor="none", edgecolor=_FIRST, linewidth=2.2, label="the first tile"))
+    kept = {"edgecolor": GREY, "linewidth": 0.8}
+    marks = [patch_key(_SAID[kind], facecolor=_colours()[kind], **kept) for kind in sorted(kinds)]
+    marks.append(patch_key("the first tile", facecolor="none", edgecolor=_FIRST, linewidth=2.2))
     if len(cut.taps) == 2 and cut.tiles[1] > 1:
-        marks.append(
-            Patch(
-                facecolor="none", edgecolor=_SECOND, linewidth=1.6, linestyle=(0, (4, 2)), label="the second"
-            )
-        )
-    axes.legend(
-        handles=marks, loc="lower left", bbox_to_anchor=(_MARGIN - 0.1, 0.08), ncols=len(marks), fontsize=9.5,
-        bbox_transform=axes.transData, frameon=False, columnspacing=1.4, handlelength=1.4, handletextpad=0.5,
-        borderpad=0.2,
-    )  # fmt: skip
+        dashed = {"edgecolor": _SECOND, "linewidth": 1.6, "linestyle": DASHED}
+        marks.append(patch_key("the second", facecolor="none", **dashed))
+    spaces = {"columnspacing": 1.4, "handlelength": 1.4, "handletextpad": 0.5}
+    legend(axes, marks, (MARGIN - 0.1, 0.08), 9.5, **spaces)

@@ -93,13 +93,12 @@ def tiling(spec: ConvSpec, path: str | ExecutionPath) -> Tiling:
     """
     from archcost.paths.algorithms.fft import FFTPath
     from archcost.paths.algorithms.space_to_depth import spread
-    from archcost.paths.algorithms.winograd import WinogradPath
-    from archcost.paths.geometry import spatial
+    from archcost.paths.algorithms.tiling import TiledPath
     from archcost.paths.phases import phases
     from archcost.paths.registry import get
 
     path = get(path) if isinstance(path, str) else path
-    if not isinstance(path, (FFTPath, WinogradPath)):
+    if not isinstance(path, TiledPath):
         raise SpecError(
             f"plot.tiles: path {path.name!r} has no tiles; take winograd-4, fft, fft-16 or another"
         )
@@ -115,10 +114,10 @@ def tiling(spec: ConvSpec, path: str | ExecutionPath) -> Tiling:
             f"plot.tiles: path {path.name!r} executes this stride by space to depth, as a convolution of "
             f"stride 1, which can be drawn: give archcost.paths.algorithms.space_to_depth.spread(spec)"
         )
-    strides = spatial(spec, "stride"), spatial(executed, "stride")
+    strides = spec.stride, executed.stride
     found = phases(executed)
     dense = max((phase.dense for phase in found), key=lambda dense: prod(dense.kernel_size))
-    step = path._outputs(dense)
+    step = path.outputs(dense)
     return Tiling(
         name=path.name,
         taps=dense.kernel_size,
@@ -126,7 +125,7 @@ def tiling(spec: ConvSpec, path: str | ExecutionPath) -> Tiling:
         output=dense.output_size,
         size=tuple(m + r - 1 for m, r in zip(step, dense.kernel_size, strict=True)),
         step=step,
-        tiles=path._tiles(dense),
+        tiles=path.tiles(dense),
         stride=tuple(asked // done for asked, done in zip(*strides, strict=True)),
         wraps=isinstance(path, FFTPath),
         parts=sum(phase.dense.batch // executed.batch for phase in found),

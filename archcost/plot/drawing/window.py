@@ -13,13 +13,17 @@ from archcost.analysis.analysis import Analysis, analysis_of
 from archcost.errors import InputError, SpecError
 from archcost.plot.drawing.canvas import (
     COLOURS,
+    DASHED,
     GREY,
     INK,
     PALE,
     by,
     check_path,
     finish,
+    line_key,
     new_figure,
+    patch_key,
+    short,
 )
 
 if TYPE_CHECKING:
@@ -73,7 +77,7 @@ def window(
     wide = [box[0][1] - box[0][0] for box in boxes]
     tall = min(max(box[1][1] - box[1][0] for box in boxes) / sum(wide) * 7.2, 7.6)
     at = f", position {', '.join(map(str, field.position))}" if field.position else ""
-    title = f"{_short(analysis.name, 45)}, {field.layer or 'its output'}{at}\n{_said(field)}"
+    title = f"{short(analysis.name, 45)}, {field.layer or 'its output'}{at}\n{_said(field)}"
     head = 0.4 + 0.2 * (title.count("\n") + 1)
     high = tall + head + 0.95
     figure = new_figure(8.4, high)
@@ -103,11 +107,7 @@ def _field(
     if layer is None and position is None:
         return measured
     field = analysis.fields.select(measured.layer if layer is None else layer, position)
-    if (field.layer, field.position, field.input_size) != (
-        measured.layer,
-        measured.position,
-        measured.input_size,
-    ):
+    if any(getattr(field, name) != getattr(measured, name) for name in ("layer", "position", "input_size")):
         raise SpecError(
             f"plot.window: the effective field is that of {measured.layer or 'the model'} at "
             f"{measured.position}, not of {field.layer or 'the model'} at {field.position}; leave layer and "
@@ -172,60 +172,41 @@ def _draw_view(
     axes.set_aspect("equal")
     (top, bottom), (left, right) = (_edges(field, _whole(field), axis) for axis in view)
     extent = (left, right, bottom, top)
-    axes.add_patch(
-        _rectangle(left, right, top, bottom, facecolor="#fafafa", edgecolor=GREY, linewidth=1.2, zorder=1)
-    )
+    _box(axes, (left, right, top, bottom), facecolor="#fafafa", edgecolor=GREY, linewidth=1.2, zorder=1)
+    style: dict[str, Any] = {"extent": extent, "aspect": "equal", "interpolation": "nearest"}
     if picture is not None:
         shown = picture if effective is None else _faded(picture)
-        axes.imshow(
-            shown,
-            extent=extent,
-            cmap="gray",
-            vmin=0,
-            vmax=1,
-            zorder=1.5,
-            aspect="equal",
-            interpolation="nearest",
-        )
+        axes.imshow(shown, cmap="gray", vmin=0, vmax=1, zorder=1.5, **style)
     else:
         _draw_grid(axes, left, right, top, bottom, strip=view[0] is None)
     if effective is not None:
-        _draw_map(axes, effective.map, view, extent)
+        axes.imshow(_heat(effective.map, view), zorder=3, **style)
     drawn = _windows(field).unclipped
     (w_top, w_bottom), (w_left, w_right) = (_edges(field, drawn, axis, 1.1) for axis in view)
+    seen = (w_left, w_right, w_top, w_bottom)
     across = (w_top, w_bottom) if view[0] is None else (top, bottom)
-    for part in _outside((w_left, w_right, w_top, w_bottom), (left, right, *across)):
-        hatched = _rectangle(*part, facecolor="none", edgecolor=_BLUE, linewidth=0, hatch="////", alpha=0.35)
-        hatched.set_gid("outside")
-        axes.add_patch(hatched)
-    window = _rectangle(
-        w_left, w_right, w_top, w_bottom, facecolor=_BLUE if effective is None else "none", edgecolor="none",
-        alpha=0.13,
-    )  # fmt: skip
-    axes.add_patch(window)
-    outline = _rectangle(
-        w_left, w_right, w_top, w_bottom, facecolor="none", edgecolor=_BLUE, linewidth=2.4, zorder=4
-    )
-    outline.set_gid("window")
-    axes.add_patch(outline)
+    for part in _outside(seen, (left, right, *across)):
+        _box(axes, part, "outside", edgecolor=_BLUE, linewidth=0, hatch="////", alpha=0.35)
+    if effective is None:
+        _box(axes, seen, facecolor=_BLUE, alpha=0.13)
+    _box(axes, seen, "window", edgecolor=_BLUE, linewidth=2.4, zorder=4)
     if effective is not None:
-        (e_top, e_bottom), (e_left, e_right) = (_edges(field, effective.window, axis, 1.24) for axis in view)
-        square = _rectangle(
-            e_left, e_right, e_top, e_bottom, facecolor="none", edgecolor=_RED, linewidth=2.2,
-            linestyle=(0, (4, 2)), zorder=5,
-        )  # fmt: skip
-        square.set_gid("effective")
-        axes.add_patch(square)
+        rows, columns = (_edges(field, effective.window, axis, 1.24) for axis in view)
+        dashed = {"linewidth": 2.2, "linestyle": DASHED, "zorder": 5}
+        _box(axes, (*columns, *rows), "effective", edgecolor=_RED, **dashed)
     halo = [withStroke(linewidth=4.5, foreground="white")]
     centre = ((w_left + w_right) / 2, (w_top + w_bottom) / 2)
     axes.plot(*centre, "+", color=_BLACK, markersize=10, mew=1.8, zorder=6, path_effects=halo)
-    _dress(axes, field, view)
+    _name_axes(axes, field, view)
 
 
-def _rectangle(left: float, right: float, top: float, bottom: float, **style: Any) -> Any:
+def _box(axes: Axes, sides: tuple[float, ...], gid: str | None = None, **style: Any) -> None:
+    """A rectangle of (left, right, top, bottom), rows going down."""
     from matplotlib.patches import Rectangle
 
-    return Rectangle((left, top), right - left, bottom - top, **{"zorder": 2, **style})
+    left, right, top, bottom = sides
+    style = {"facecolor": "none", "edgecolor": "none", "zorder": 2, "gid": gid, **style}
+    axes.add_patch(Rectangle((left, top), right - left, bottom - top, **style))
 
 
 def _outside(window: tuple[float, ...], image: tuple[float, ...]) -> list[tuple[float, ...]]:
@@ -257,21 +238,19 @@ def _draw_grid(axes: Axes, left: float, right: float, top: float, bottom: float,
         axes.hlines(np.arange(top + every, bottom, every), left, right, color=PALE, linewidth=0.8, zorder=1.6)
 
 
-def _draw_map(
-    axes: Axes, values: np.ndarray, view: tuple[int | None, int], extent: tuple[float, float, float, float]
-) -> None:
-    """The gradient, its square root so that the faint parts show; opaque where it is large."""
+def _heat(values: np.ndarray, view: tuple[int | None, int]) -> np.ndarray:
+    """The gradient as colours, its square root so that the faint parts show; opaque where it is large."""
     from matplotlib import colormaps
 
     beside = tuple(axis for axis in range(values.ndim) if axis not in view)
     flat = values.sum(beside) if beside else values
     level = np.sqrt(np.atleast_2d(flat) / flat.max())
-    rgba = colormaps["inferno_r"](0.08 + 0.92 * level)
+    rgba = np.asarray(colormaps["inferno_r"](0.08 + 0.92 * level))
     rgba[..., 3] = np.minimum(1.0, 1.5 * level)
-    axes.imshow(rgba, extent=extent, zorder=3, aspect="equal", interpolation="nearest")
+    return rgba
 
 
-def _dress(axes: Axes, field: ReceptiveField, view: tuple[int | None, int]) -> None:
+def _name_axes(axes: Axes, field: ReceptiveField, view: tuple[int | None, int]) -> None:
     names = {1: ["position"], 2: ["row", "column"], 3: ["depth", "row", "column"]}[len(field.size)]
     axes.set_xlabel(f"{names[view[1]]} of the input, pixels", fontsize=10, color=INK)
     if view[0] is None:
@@ -279,8 +258,7 @@ def _dress(axes: Axes, field: ReceptiveField, view: tuple[int | None, int]) -> N
     else:
         axes.set_ylabel(f"{names[view[0]]} of the input, pixels", fontsize=10, color=INK)
     axes.tick_params(labelsize=9.5, colors=INK)
-    for side in axes.spines.values():
-        side.set_visible(False)
+    axes.spines[:].set_visible(False)
 
 
 def _said(field: ReceptiveField) -> str:
@@ -291,32 +269,21 @@ def _said(field: ReceptiveField) -> str:
         here = tuple(hi - lo + 1 for lo, hi in field.unclipped)
         return f"sees {by(here)} pixels, {within if inside != here else 'all in the input'}"
     own = f"; its own window, as drawn: {by(field.local.size)}" if all(field.local.size) else ""
-    because = _short(str(field.reason).replace("`", ""), 80)
+    because = short(str(field.reason).replace("`", ""), 80)
     return f"sees the whole input, {by(inside)} pixels{own}\nglobal because of {because}"
 
 
-def _short(text: str, most: int) -> str:
-    return text if len(text) <= most else text[: most - 1] + "…"
-
-
 def _legend(figure: Figure, field: ReceptiveField, effective: EffectiveField | None) -> None:
-    from matplotlib.lines import Line2D
-    from matplotlib.patches import Patch
-
-    drawn = _windows(field)
-    marks: list[Any] = [Patch(facecolor="#d9e7f2", edgecolor=_BLUE, linewidth=2, label="the window")]
-    if any(lo < 0 or hi >= n for (lo, hi), n in zip(drawn.unclipped, field.input_size, strict=True)):
-        marks.append(
-            Patch(
-                facecolor="white", edgecolor="#8fb8d6", hatch="////", linewidth=0, label="outside the input"
-            )
-        )
+    marks = [patch_key("the window", facecolor="#d9e7f2", edgecolor=_BLUE, linewidth=2)]
+    sides = zip(_windows(field).unclipped, field.input_size, strict=True)
+    if any(low < 0 or high >= n for (low, high), n in sides):
+        hatched = {"facecolor": "white", "edgecolor": "#8fb8d6", "hatch": "////", "linewidth": 0}
+        marks.append(patch_key("outside the input", **hatched))
     if effective is not None:
         label = f"side {effective.side}: {effective.share:.0%} of the gradient"
-        marks.append(Line2D([], [], color=_RED, linewidth=2.2, linestyle=(0, (4, 2)), label=label))
-    marks.append(
-        Line2D([], [], color=_BLACK, marker="+", linestyle="", markersize=9, mew=1.8, label="its centre")
-    )
+        marks.append(line_key(label, color=_RED, linewidth=2.2, linestyle=DASHED))
+    cross = {"marker": "+", "linestyle": "", "markersize": 9, "mew": 1.8}
+    marks.append(line_key("its centre", color=_BLACK, **cross))
     figure.legend(
         handles=marks, loc="lower left", bbox_to_anchor=(0.075, 0.0), ncols=len(marks), fontsize=10,
         frameon=False, columnspacing=1.6, handlelength=1.8,

@@ -10,8 +10,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from archcost.plot.drawing.canvas import COLOURS, INK, by, check_path, finish, new_figure, plain
-from archcost.plot.drawing.cells import EDGE, SOFT, arrow, draw_cells, lighter, say
+from archcost.plot.drawing.canvas import (
+    COLOURS,
+    DASHED,
+    INK,
+    MARGIN,
+    SOFT,
+    Place,
+    by,
+    check_path,
+    finish,
+    legend,
+    line_key,
+    sheet,
+)
+from archcost.plot.drawing.cells import READ, arrow, box, draw_cells, lighter, say
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,7 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["combination", "winograd"]
 
 _PLUS, _MINUS, _CONSTANT, _SHARED = COLOURS[0], COLOURS[1], COLOURS[5], COLOURS[3]
-_WIDTH, _MARGIN = 10.0, 0.45  # inches, as all that follows
+_WIDTH = 10.0  # inches, as all that follows
 _HEAD, _FLOW_HEAD, _GAP = 0.95, 0.5, 0.5
 _ROW, _LINE = 0.56, 0.29
 _TEXT = 8.5
@@ -61,15 +74,11 @@ def winograd(m: int, r: int, *, path: str | os.PathLike[str] | None = None) -> F
     plane = 0.62 + n * cell + 0.85
     lines = _arranged(_blocks(matrices))
     high = [_LINE * max(len(block.matrix) for block in line) + 0.75 for line in lines]
-    width = max(_WIDTH, *(_wide(line) + 2 * _MARGIN for line in lines))
+    width = max(_WIDTH, *(_wide(line) + 2 * MARGIN for line in lines))
     height = _HEAD + flow + plane + sum(high)
-    figure = new_figure(width, height)
-    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(0, height))
-    plain(axes)
     title = f"Winograd's F({m}, {r}): {n} multiplications in place of {m * r}"
-    axes.text(_MARGIN, height - 0.34, title, fontsize=14, color=INK, va="center")
     said = f"{_many(m, 'output')} of a kernel of {_many(r, 'tap')}, from {_many(n, 'pixel')} at a time"
-    axes.text(_MARGIN, height - 0.66, said, fontsize=10, color=SOFT, va="center")
+    figure, axes = sheet(width, height, title, said)
     top = height - _HEAD
     _draw_flow(axes, matrices, row, width, top)
     _draw_planes(axes, m, r, cell, width, top - flow)
@@ -113,7 +122,7 @@ def _draw_flow(axes: Axes, matrices: ToomCook, row: float, width: float, top: fl
         taps = [f"row {i} of G g" for i in range(n)]
     wide = max(2.0, 0.085 * (max(map(len, taps)) + 4) + 0.3)
     middle = width / 2
-    pixels, outputs = _MARGIN + 0.75, width - _MARGIN - 0.75
+    pixels, outputs = MARGIN + 0.75, width - MARGIN - 0.75
     first = top - _FLOW_HEAD - row / 2
     places = [first - i * row for i in range(n)]
     last = [first - (n - m) * row / 2 - i * row for i in range(m)]
@@ -128,11 +137,11 @@ def _draw_flow(axes: Axes, matrices: ToomCook, row: float, width: float, top: fl
             _draw_line(axes, value, (middle + wide / 2, places[i]), (outputs - 0.17, last[j]), f"out {j} {i}")
     high = min(0.34, 0.8 * row)
     for i in range(n):
-        _draw_box(axes, pixels, places[i], 0.34, high, f"d{i}", "#e9eef2", "pixel")
+        _draw_box(axes, pixels, places[i], 0.34, high, f"d{i}", READ, "pixel")
         said = f"\u00d7 {taps[i]}"
         _draw_box(axes, middle, places[i], wide, high, said, lighter(_CONSTANT, 0.72), "product")
     for j in range(m):
-        _draw_box(axes, outputs, last[j], 0.34, high, f"y{j}", "#e9eef2", "output")
+        _draw_box(axes, outputs, last[j], 0.34, high, f"y{j}", READ, "output")
     said = f"g0 \u2026 g{r - 1}: the taps, transformed once" if r > 1 else "g0: the tap"
     say(axes, middle, places[-1] - row / 2 - 0.1, said, 9, color=SOFT)
 
@@ -140,51 +149,40 @@ def _draw_flow(axes: Axes, matrices: ToomCook, row: float, width: float, top: fl
 def _draw_box(
     axes: Axes, x: float, y: float, wide: float, high: float, text: str, fill: str, gid: str
 ) -> None:
-    from matplotlib.patches import Rectangle
-
-    box = Rectangle((x - wide / 2, y - high / 2), wide, high, facecolor=fill, edgecolor=EDGE, zorder=3)
-    box.set_gid(gid)
-    axes.add_patch(box)
-    say(axes, x, y, text, 10, va="center_baseline", zorder=5)
+    box(axes, x - wide / 2, y + high / 2, wide, high, gid, text, facecolor=fill, linewidth=1, zorder=3)
 
 
-def _draw_line(
-    axes: Axes, value: Fraction, start: tuple[float, float], end: tuple[float, float], gid: str
-) -> None:
+def _draw_line(axes: Axes, value: Fraction, start: Place, end: Place, gid: str) -> None:
     if not value:
         return
-    style: dict[str, Any] = (
-        {"color": _PLUS, "linestyle": "-"} if value > 0 else {"color": _MINUS, "linestyle": (0, (4, 2))}
-    )
+    style = {"color": _PLUS, "linestyle": "-"} if value > 0 else {"color": _MINUS, "linestyle": DASHED}
     width = 1.5 if abs(value) == 1 else 0.8
     axes.plot(*zip(start, end, strict=True), linewidth=width, zorder=1.5, gid=gid, **style)
 
 
 def _explain(axes: Axes, width: float, y: float) -> None:
-    from matplotlib.lines import Line2D
-
     marks = [
-        Line2D([], [], color=_PLUS, linewidth=1.5, label="added"),
-        Line2D([], [], color=_MINUS, linewidth=1.5, linestyle=(0, (4, 2)), label="subtracted"),
-        Line2D([], [], color=SOFT, linewidth=0.8, label="thin: times a constant"),
+        line_key("added", color=_PLUS, linewidth=1.5),
+        line_key("subtracted", color=_MINUS, linewidth=1.5, linestyle=DASHED),
+        line_key("thin: times a constant", color=SOFT, linewidth=0.8),
     ]
-    axes.legend(
-        handles=marks, loc="center right", bbox_to_anchor=(width - _MARGIN + 0.1, y - 0.16), fontsize=9,
-        bbox_transform=axes.transData, frameon=False, handlelength=2.2, labelspacing=0.25,
-    )  # fmt: skip
+    at = (width - MARGIN + 0.1, y - 0.16)
+    legend(
+        axes, marks, at, 9, loc="center right", ncols=1, borderpad=0.4, handlelength=2.2, labelspacing=0.25
+    )
 
 
 def _draw_planes(axes: Axes, m: int, r: int, cell: float, width: float, top: float) -> None:
     """The tile in two dimensions: n x n pixels, n x n products, m x m outputs."""
     n = m + r - 1
-    say(axes, _MARGIN, top - 0.1, "In two dimensions", 11.5, ha="left")
+    say(axes, MARGIN, top - 0.1, "In two dimensions", 11.5, ha="left")
     middle = top - 0.62 - n * cell / 2
     centres = [width * share for share in (0.18, 0.5, 0.82)]
     shared = np.zeros((n, n), dtype=int)
     if r > 1:
         shared[m:] = shared[:, m:] = 1
     tiles = (shared, np.full((n, n), 2), np.full((m, m), 3))
-    colours = ["#e9eef2", lighter(_SHARED, 0.55), lighter(_CONSTANT, 0.72), lighter(_PLUS, 0.75)]
+    colours = [READ, lighter(_SHARED, 0.55), lighter(_CONSTANT, 0.72), lighter(_PLUS, 0.75)]
     last = f"the last {r - 1} rows and columns" if r > 2 else "the last row and column"
     names = (
         f"{by((n, n))} pixels" + f", {last}\nare the next tile's as well" * (r > 1),
@@ -235,7 +233,7 @@ def _arranged(blocks: list[_Block]) -> list[list[_Block]]:
     """As many beside each other as the usual width holds."""
     lines: list[list[_Block]] = [[]]
     for block in blocks:
-        if lines[-1] and _wide([*lines[-1], block]) > _WIDTH - 2 * _MARGIN:
+        if lines[-1] and _wide([*lines[-1], block]) > _WIDTH - 2 * MARGIN:
             lines.append([])
         lines[-1].append(block)
     return lines
@@ -243,22 +241,17 @@ def _arranged(blocks: list[_Block]) -> list[list[_Block]]:
 
 def _draw_matrices(axes: Axes, line: list[_Block], width: float, top: float) -> None:
     """In the middle of the width; 0 pale, other entries than 1 and -1 tinted: they multiply."""
-    from matplotlib.patches import Rectangle
-
-    spare = (width - 2 * _MARGIN - sum(map(_least, line))) / (len(line) + 1)
-    left = _MARGIN + spare
+    spare = (width - 2 * MARGIN - sum(map(_least, line))) / (len(line) + 1)
+    left = MARGIN + spare
     for block in line:
         say(axes, left, top - 0.18, block.title, 10.5, ha="left")
         for i, row in enumerate(block.matrix):
-            x, y = left, top - 0.4 - (i + 1) * _LINE
-            for j, value in enumerate(row):
-                plain_value = abs(value) in (0, 1)
-                fill = "#ffffff" if plain_value else lighter(_CONSTANT, 0.72)
-                box = Rectangle((x, y), block.widths[j], _LINE, facecolor=fill, edgecolor=EDGE, linewidth=0.7)
-                axes.add_patch(box)
-                say(
-                    axes, x + block.widths[j] / 2, y + _LINE / 2, _said(value), _TEXT, va="center_baseline",
-                    color=INK if value else "#a8a8a8", gid=f"{block.gid} {i} {j}",
-                )  # fmt: skip
-                x += block.widths[j]
+            x, upper = left, top - 0.4 - i * _LINE
+            for j, (value, wide) in enumerate(zip(row, block.widths, strict=True)):
+                fill = "#ffffff" if abs(value) in (0, 1) else lighter(_CONSTANT, 0.72)
+                box(axes, x, upper, wide, _LINE, facecolor=fill, zorder=1)
+                style: dict[str, Any] = {"color": INK if value else "#a8a8a8", "gid": f"{block.gid} {i} {j}"}
+                place = (x + wide / 2, upper - _LINE / 2)
+                say(axes, *place, _said(value), _TEXT, va="center_baseline", **style)
+                x += wide
         left += _least(block) + spare
