@@ -49,7 +49,7 @@ class _Map(NamedTuple):
 # What a field says of a map, whatever the map's positions are.
 _SHAPE_OF_FIELD = ("size", "stride", "padding", "sizes", "unclipped", "position")
 
-_MADE = {f"aten.{name.partition('.')[0]}" for name in MAKES}
+_MADE = {".".join(name.split(".")[:2]) for name in MAKES}
 
 
 class Fields:

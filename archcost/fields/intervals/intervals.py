@@ -259,19 +259,19 @@ class Intervals:
         index = index + self.shape[dim] if index < 0 else index
         return self.slice(dim, index, index + 1).squeeze(dim)
 
+    def flip(self, dim: int) -> Intervals:
+        return self.take(dim, np.arange(self.shape[dim])[::-1])
+
+    def roll(self, dim: int, shift: int) -> Intervals:
+        return self.take(dim, np.roll(np.arange(self.shape[dim]), shift))
+
     def repeat(self, dim: int, times: int) -> Intervals:
         """The whole dimension again and again."""
-        dim = self.dim(dim)
-        if times == 1:
-            return self
-        return self.take(dim, np.tile(np.arange(self.shape[dim]), times))
+        return self if times == 1 else self.take(dim, np.tile(np.arange(self.shape[dim]), times))
 
     def repeat_each(self, dim: int, times: int) -> Intervals:
         """Every element ``times`` times in a row."""
-        dim = self.dim(dim)
-        if times == 1:
-            return self
-        return self.take(dim, np.repeat(np.arange(self.shape[dim]), times))
+        return self if times == 1 else self.take(dim, np.repeat(np.arange(self.shape[dim]), times))
 
     def nothing(self) -> bool:
         """Whether no element depends on the input."""
