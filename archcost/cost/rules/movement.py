@@ -58,10 +58,7 @@ def _embedding_bag(op: Op) -> int:
 without_macs("creation", {MAKES: lambda op: 0})
 without_macs(
     "movement",
-    {
-        MOVES: lambda op: 0,
-        "scatter index_copy index_fill {,_unsafe_}index_put _index_put_impl put": _placed,
-    },
+    {MOVES: lambda op: 0, "scatter index_copy index_fill {,_unsafe_}index_put _index_put_impl put": _placed},
 )
 without_macs(
     "gather",
@@ -71,6 +68,5 @@ without_macs(
     },
 )
 without_macs(
-    "reduction",
-    {"{scatter,index}_add {scatter,index}_reduce": _added, "col2im unfold_backward": given},
+    "reduction", {"{scatter,index}_add {scatter,index}_reduce": _added, "col2im unfold_backward": given}
 )

@@ -39,11 +39,7 @@ def _linear(op: Op) -> tuple[int, int]:
 
 
 table("convolution", {"conv{,_transpose}{1,2,3}d{,_relu,_dynamic,_add,_add_relu}": _convolution}, "quantized")
-table(
-    "matmul",
-    {"linear{,_relu,_leaky_relu,_tanh} linear{,_relu}_dynamic{,_fp16}": _linear},
-    "quantized",
-)
+table("matmul", {"linear{,_relu,_leaky_relu,_tanh} linear{,_relu}_dynamic{,_fp16}": _linear}, "quantized")
 without_macs(
     "pointwise",
     {"{add,mul}{,_relu,_out,_relu_out,_scalar,_scalar_relu}": lambda op: (2 + _relu(op)) * made(op)},

@@ -37,7 +37,4 @@ without_macs(
         "grid_sampler_{2d,3d} cudnn_grid_sampler _grid_sampler_2d_cpu_fallback": _grid_sample,
     },
 )
-table(
-    "matmul",
-    {"{,cudnn_}affine_grid_generator": lambda op: (made(op) * (op.outputs[0].shape[-1] + 1), 0)},
-)
+table("matmul", {"{,cudnn_}affine_grid_generator": lambda op: (made(op) * (op.outputs[0].shape[-1] + 1), 0)})

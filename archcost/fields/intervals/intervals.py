@@ -250,8 +250,7 @@ class Intervals:
             return self
         shape = (*self.shape[:dim], len(index), *self.shape[dim + 1 :])
         return self.each(
-            shape,
-            lambda span: span.taken(dim, index, next_step(span.steps[dim], (stride, 1), len(index))),
+            shape, lambda span: span.taken(dim, index, next_step(span.steps[dim], (stride, 1), len(index)))
         )
 
     def select(self, dim: int, index: int) -> Intervals:

@@ -225,9 +225,7 @@ class Span:
         values, maps = self.values, self.maps
         values = values.reshape(*values.shape[: dim + 1], 1, *values.shape[dim + 1 :])
         return self.with_values(
-            values,
-            (*self.steps[:dim], STILL, *self.steps[dim:]),
-            maps and (*maps[:dim], None, *maps[dim:]),
+            values, (*self.steps[:dim], STILL, *self.steps[dim:]), maps and (*maps[:dim], None, *maps[dim:])
         )
 
     def dropped(self, dim: int) -> Span:
