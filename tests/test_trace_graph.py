@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from archcost.cost.costs import cost_of
+from archcost.trace import schema
 from archcost.trace.graph import refs
 from archcost.trace.run import record
 
@@ -363,3 +364,11 @@ def test_kept_for_backward_is_what_autograd_keeps(name, device):
     real = really_kept(model, x)
     assert counted == real or device == "meta"
     assert counted == pytest.approx(real, rel=0.001)
+
+
+def test_operators_are_named_with_braces_as_in_a_shell():
+    assert schema.named("relu conv{1,2}d") == ("aten.relu", "aten.conv1d", "aten.conv2d")
+    assert schema.named("{,_log_}softmax{,.int}", "mylib") == (
+        *("mylib.softmax", "mylib.softmax.int", "mylib._log_softmax", "mylib._log_softmax.int"),
+    )
+    assert schema.named("\n add_relu\n", "quantized") == ("quantized.add_relu",)

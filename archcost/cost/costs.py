@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, lru_cache
 from operator import add, attrgetter
+from typing import Any
 
 from archcost.cost.complex import as_defined
 from archcost.cost.depth import depends_on_input, is_weighted, longest_path, stacked_layers
@@ -47,29 +50,16 @@ class Uncounted:
     macs_unknown: bool
 
 
-@dataclass(slots=True)
-class _Sums:
-    """The additive columns: a module's own, then with its children's."""
-
-    params: int = 0
-    trainable_params: int = 0
-    buffers: int = 0
-    param_bytes: int = 0
-    buffer_bytes: int = 0
-    macs: int = 0
-    flops: int = 0
-    other_ops: int = 0
-    input_bytes: int = 0
-    weight_bytes: int = 0
-    output_bytes: int = 0
-    activation_bytes: int = 0
-    kept_for_backward_bytes: int = 0
-    neurons: int = 0
-    uncounted: int = 0
-
-
-_ADDITIVE = tuple(f.name for f in fields(_Sums))
-_columns = attrgetter(*_ADDITIVE)
+# The columns that add up: over the operations of a module, over its state and the rest.
+_OF_OPS = (
+    *("macs", "flops", "other_ops", "input_bytes", "weight_bytes", "output_bytes", "activation_bytes"),
+    "neurons",
+)
+_op_columns = attrgetter(*_OF_OPS)
+_ADDITIVE = (
+    *("params", "trainable_params", "param_bytes", "buffers", "buffer_bytes"),
+    *(*_OF_OPS, "kept_for_backward_bytes", "uncounted"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,15 +197,9 @@ def _op_cost(op: Op, counted: Count, weighted: bool, trace: Trace, live: int) ->
 
 
 def _uncounted(ops: tuple[OpCost, ...]) -> tuple[Uncounted, ...]:
-    found: dict[tuple[str, str, str, bool], int] = {}
-    for cost in ops:
-        if cost.reason is not None:
-            key = (cost.op.name, cost.module, cost.reason, cost.macs is None)
-            found[key] = found.get(key, 0) + 1
-    return tuple(
-        Uncounted(op, module, times, reason, unknown)
-        for (op, module, reason, unknown), times in found.items()
-    )
+    unknown = (cost for cost in ops if cost.reason is not None)
+    found = Counter((cost.op.name, cost.module, cost.reason or "", cost.macs is None) for cost in unknown)
+    return tuple(Uncounted(op, module, n, reason, macs) for (op, module, reason, macs), n in found.items())
 
 
 @lru_cache(maxsize=4096)
@@ -231,7 +215,7 @@ def _ancestors(name: str) -> tuple[str, ...]:
 def _module_rows(trace: Trace, ops: tuple[OpCost, ...]) -> list[ModuleCost]:
     own = _own_sums(trace, ops)
     names = _in_order(trace, own)
-    sums = {name: _columns(own.get(name) or _Sums()) for name in names}
+    sums = {name: tuple(own[name].values()) for name in names}
     for name in reversed(names[1:]):  # children before their parents, whose subtotals they add to
         parent = name.rpartition(".")[0]
         sums[parent] = tuple(map(add, sums[parent], sums[name]))
@@ -247,22 +231,20 @@ def _module_rows(trace: Trace, ops: tuple[OpCost, ...]) -> list[ModuleCost]:
             tied.setdefault(state.owner, []).append(f"{state.name} = {' = '.join(state.aliases)}")
     rows = []
     for name in names:
-        info = trace.modules.get(name) or trace.modules.get(shared.get(name, ""))
-        registered = info is not None and (name in trace.modules or name in shared)
+        info = trace.modules.get(shared.get(name, name))
         made = calls.get(name, [])
-        outputs = trace.calls[made[-1]].outputs if made else ()
-        columns = dict(zip(_ADDITIVE, sums[name], strict=True))
+        columns: dict[str, Any] = dict(zip(_ADDITIVE, sums[name], strict=True))
         if trace.kept_for_backward is None:
             columns["kept_for_backward_bytes"] = None
         rows.append(
             ModuleCost(
                 name=name,
-                type_name=info.type_name if registered and info else name.rpartition("<")[2].rstrip(">"),
-                details=info.details if registered and info else "",
+                type_name=info.type_name if info else name.rpartition("<")[2].rstrip(">"),
+                details=info.details if info else "",
                 level=name.count(".") + 1 if name else 0,
                 is_leaf=name not in children,
                 calls=len(made),
-                output_shape=_shape(outputs),
+                output_shape=_shape(trace.calls[made[-1]].outputs if made else ()),
                 shared_with=shared.get(name),
                 tied=tuple(tied.get(name, ())),
                 peak_memory_bytes=peaks[name],
@@ -277,48 +259,44 @@ def _shape(outputs: tuple[TensorRef, ...]) -> tuple[int, ...] | tuple[tuple[int,
     return shapes if len(shapes) > 1 else shapes[0] if shapes else None
 
 
-def _own_sums(trace: Trace, ops: tuple[OpCost, ...]) -> dict[str, _Sums]:
-    own: dict[str, _Sums] = {call.module: _Sums() for call in trace.calls}
+def _own_sums(trace: Trace, ops: tuple[OpCost, ...]) -> defaultdict[str, dict[str, int]]:
+    """The additive columns of each module, without its children's."""
+    none = dict.fromkeys(_ADDITIVE, 0)
+    own: defaultdict[str, dict[str, int]] = defaultdict(none.copy)
+    own.update((call.module, none.copy()) for call in trace.calls)
     for state in trace.state:
-        mine = own.setdefault(state.owner, _Sums())
-        if state.kind == "parameter":
-            mine.params += state.numel
-            mine.param_bytes += state.nbytes
-            mine.trainable_params += state.numel if state.requires_grad else 0
-        else:
-            mine.buffers += state.numel
-            mine.buffer_bytes += state.nbytes
+        mine, kind = own[state.owner], "param" if state.kind == "parameter" else "buffer"
+        mine[f"{kind}s"] += state.numel
+        mine[f"{kind}_bytes"] += state.nbytes
+        if kind == "param" and state.requires_grad:
+            mine["trainable_params"] += state.numel
+    made: defaultdict[str, list[OpCost]] = defaultdict(list)
     for cost in ops:
-        mine = own[cost.module]
-        mine.macs += cost.macs or 0
-        mine.flops += cost.flops or 0
-        mine.other_ops += cost.other_ops or 0
-        mine.input_bytes += cost.input_bytes
-        mine.weight_bytes += cost.weight_bytes
-        mine.output_bytes += cost.output_bytes
-        mine.activation_bytes += cost.activation_bytes
-        mine.neurons += cost.neurons
-        mine.uncounted += cost.reason is not None
+        made[cost.module].append(cost)
+    for module, costs in made.items():
+        columns = zip(*map(_op_columns, costs), strict=True)
+        sums = (sum(filter(None, column)) for column in columns)  # without what is unknown
+        own[module].update(zip(_OF_OPS, sums, strict=True))
+        own[module]["uncounted"] = sum(cost.reason is not None for cost in costs)
     for module, kept in (trace.kept_for_backward or {}).items():
-        own.setdefault(module, _Sums()).kept_for_backward_bytes += kept
+        own[module]["kept_for_backward_bytes"] += kept
     return own
 
 
-def _in_order(trace: Trace, own: dict[str, _Sums]) -> list[str]:
+def _in_order(trace: Trace, own: Iterable[str]) -> list[str]:
     """Every module name, parents first, in order of definition; aliases and strangers come last."""
-    children: dict[str, dict[str, None]] = {}
+    children: defaultdict[str, dict[str, None]] = defaultdict(dict)
     for name in (*trace.modules, *own):
         for lower, upper in zip((name, *_ancestors(name)), _ancestors(name), strict=False):
-            siblings = children.setdefault(upper, {})
-            if lower in siblings:  # so those above it are known as well
+            if lower in children[upper]:  # so those above it are known as well
                 break
-            siblings[lower] = None
+            children[upper][lower] = None
     order: list[str] = []
     stack = [""]
     while stack:
         name = stack.pop()
         order.append(name)
-        stack.extend(reversed(children.get(name, {})))
+        stack.extend(reversed(children[name]))
     return order
 
 

@@ -9,10 +9,7 @@ from archcost.trace.schema import arguments
 _LAYERS = {"convolution", "matmul", "recurrent"}
 _ADDS_TO = {"aten.addmm", "aten.addmv", "aten.addbmm", "aten.baddbmm", "aten._addmm_activation"}
 # Fused operators that hold several layers: (weighted layers, non-linearities) on their longest path.
-_HOLDS = {
-    "aten._native_multi_head_attention": (2, 1),
-    "aten._transformer_encoder_layer_fwd": (4, 2),
-}
+_HOLDS = {"aten._native_multi_head_attention": (2, 1), "aten._transformer_encoder_layer_fwd": (4, 2)}
 _RECURRENT = {"aten.lstm.input", "aten.gru.input", "aten.rnn_tanh.input", "aten.rnn_relu.input"}
 
 

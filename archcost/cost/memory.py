@@ -19,8 +19,8 @@ def live_bytes(trace: Trace) -> list[int]:
         if storage.created_by is None:
             continue
         changes[storage.created_by] += storage.nbytes
-        last = len(trace.ops) - 1 if storage.freed_after is None else storage.freed_after
-        changes[max(last, storage.created_by) + 1] -= storage.nbytes
+        if storage.freed_after is not None:
+            changes[max(storage.freed_after, storage.created_by) + 1] -= storage.nbytes
     alive = accumulate(changes)
     return [nbytes + op.inner_peak_bytes for nbytes, op in zip(alive, trace.ops, strict=False)]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from difflib import get_close_matches
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -49,7 +50,7 @@ class _Map(NamedTuple):
 # What a field says of a map, whatever the map's positions are.
 _SHAPE_OF_FIELD = ("size", "stride", "padding", "sizes", "unclipped", "position")
 
-_MADE = {f"aten.{name.partition('.')[0]}" for name in MAKES}
+_MADE = {".".join(name.split(".")[:2]) for name in MAKES}
 
 
 class Fields:
@@ -85,12 +86,8 @@ class Fields:
     @cached_property
     def by_name(self) -> dict[str, ReceptiveField]:
         """For every module that sees the input; called several times, the union of its calls."""
-        found: dict[str, ReceptiveField] = {}
-        for name in self._calls:
-            field = self._of_module(name, None, None)
-            if field is not None:
-                found[name] = field
-        return found
+        each = ((name, self._of_module(name, None, None)) for name in self._calls)
+        return {name: field for name, field in each if field is not None}
 
     def __getitem__(self, name: str) -> ReceptiveField:
         return self.at(name)
@@ -210,42 +207,41 @@ class Fields:
         """With the operation before which the module's call ended."""
         _, read = self._leading
         for call in sorted(self.trace.calls, key=lambda call: (-call.end_op, -call.index)):
-            known = zip(call.outputs, self.replay.calls[call.index], strict=True)
-            for ref, intervals in known:
-                if intervals is not None and ref.storage in read:
-                    for inputs in self.inputs:
-                        if is_map(intervals, inputs):
-                            number = self._calls[call.module].index(call.index)
-                            return call.end_op, _Map(call.module, intervals, inputs, None, number)
+            for ref, intervals in zip(call.outputs, self.replay.calls[call.index], strict=True):
+                inputs = self._mapped(intervals) if ref.storage in read else None
+                if intervals is not None and inputs is not None:
+                    number = self._calls[call.module].index(call.index)
+                    return call.end_op, _Map(call.module, intervals, inputs, None, number)
         return 0, None
 
     def _last_of_ops(self, start: int) -> _Map | None:
         leads, _ = self._leading
         for index in reversed(range(start, len(self.replay.ops))):
             intervals = self.replay.ops[index]
-            if intervals is not None and leads[index]:
-                for inputs in self.inputs:
-                    if is_map(intervals, inputs):
-                        op = self.trace.ops[index]
-                        name = op.base.rpartition(".")[2].strip("_")
-                        module = self.trace.module_of(op) or "the model"
-                        return _Map(f"{module} ({name})", intervals, inputs, index)
+            inputs = self._mapped(intervals) if leads[index] else None
+            if intervals is not None and inputs is not None:
+                op = self.trace.ops[index]
+                module = self.trace.module_of(op) or "the model"
+                return _Map(f"{module} ({op.label})", intervals, inputs, index)
         return None
+
+    def _mapped(self, intervals: Intervals | None) -> InputAxes | None:
+        """The input of which a tensor is a feature map."""
+        return next((one for one in self.inputs if intervals is not None and is_map(intervals, one)), None)
 
     @cached_property
     def output(self) -> ReceptiveField | None:
         """At the model's first output that sees the input."""
         for _, intervals in self.replay.outputs:
-            if intervals is not None:
-                inputs = self._input_of(intervals, None)
-                if inputs is not None:
-                    return read_field(self.trace, intervals, inputs, "")
+            inputs = None if intervals is None else self._input_of(intervals, None)
+            if intervals is not None and inputs is not None:
+                return read_field(self.trace, intervals, inputs, "")
         return None
 
     @cached_property
     def findings(self) -> tuple[Finding, ...]:
         """What the numbers mean, in words: `archcost.fields.findings`."""
-        return find_all(self)
+        return find_all(self.trace, self.replay, self.inputs, self.standing)
 
     def padding_share(self, layer: str) -> float | None:
         """The share of a layer's windows that lies in padding, averaged over all positions."""
@@ -264,16 +260,11 @@ class Fields:
     def intervals_of(self, call: int) -> Intervals | None:
         """The first output of a module call that is a feature map, or else that sees the input."""
         known = [x for x in self.replay.calls[call] if x is not None]
-        for intervals in known:
-            if any(is_map(intervals, inputs) for inputs in self.inputs):
-                return intervals
-        return known[0] if known else None
+        return next((x for x in known if self._mapped(x) is not None), known[0] if known else None)
 
     def _input_of(self, intervals: Intervals, of: int | None) -> InputAxes | None:
-        for inputs in self.inputs:
-            if (of is None or inputs.tensor == of) and any(intervals.axes[i] for i in inputs.which):
-                return inputs
-        return None
+        asked = (inputs for inputs in self.inputs if of in (None, inputs.tensor))
+        return next((inputs for inputs in asked if any(intervals.axes[i] for i in inputs.which)), None)
 
     def _seen(self, name: str, call: int | None, of: int | None) -> list[_Seen]:
         """The calls of a module, or one of them, whose outputs see the input."""
@@ -283,9 +274,7 @@ class Fields:
             raise SpecError(f"receptive_field: {name or 'the model'} was called {times}; call={call}")
         found = []
         for number, index in enumerate(calls):
-            if call not in (None, number):
-                continue
-            intervals = self.intervals_of(index)
+            intervals = self.intervals_of(index) if call in (None, number) else None
             inputs = None if intervals is None else self._input_of(intervals, of)
             if intervals is not None and inputs is not None:
                 found.append(_Seen(index, number, intervals, inputs))
@@ -353,8 +342,7 @@ class Fields:
         if target is None:
             return leads, set()
         for op in ops:
-            if target.storage in op.writes or any(out.storage == target.storage for out in op.outputs):
-                leads[op.index] = True
+            leads[op.index] = target.storage in (*op.writes, *(out.storage for out in op.outputs))
         for op in reversed(ops):
             if leads[op.index]:
                 for source in op.fed_by:
@@ -390,10 +378,8 @@ class Fields:
 
 
 def _missing(layer: str, trace: Trace, called: list[str]) -> str:
-    import difflib
-
     if layer in trace.modules:
         return f"{layer!r} was never called"
-    near = difflib.get_close_matches(str(layer), called, n=1)
+    near = get_close_matches(str(layer), called, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     return f"{trace.model_name} has no module {layer!r}{hint}"

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import lcm
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 
 from archcost.fields.intervals.intervals import Intervals
 from archcost.fields.intervals.taps import EMPTY
 from archcost.fields.registry import slides
-from archcost.fields.replay.read import InputAxes, is_map, places, profile
+from archcost.fields.replay.read import InputAxes, centre_of, is_map, places, profile
 from archcost.fields.replay.replay import Opaque, Replay
 from archcost.fields.replay.support import covered, has_dilation, support_of
 from archcost.trace.graph import Op, TensorRef, Trace
@@ -24,21 +25,6 @@ Kind = Literal["unproductive", "misaligned", "uncovered", "global", "unknown"]
 _MERGES = {"add", "sub", "mul", "cat", "maximum", "minimum", "stack", "add_relu", "where"}
 
 
-class Fields(Protocol):
-    """What is looked at here: see `archcost.fields.fields.Fields`, which is one."""
-
-    trace: Trace
-    replay: Replay
-
-    @property
-    def inputs(self) -> tuple[InputAxes, ...]: ...
-
-    @property
-    def opaque(self) -> tuple[Opaque, ...]: ...
-
-    def standing(self, layer: str, of: int | None = None) -> list[int]: ...
-
-
 @dataclass(frozen=True, slots=True)
 class Finding:
     """One thing to know about the fields of a model: of which kind, at which module, and in words."""
@@ -48,77 +34,73 @@ class Finding:
     text: str
 
 
-def find_all(fields: Fields) -> tuple[Finding, ...]:
+Standing = Callable[[str, int], list[int]]
+"""The calls that stand for a module, as to one of the input tensors."""
+
+
+def find_all(
+    trace: Trace, replay: Replay, inputs: Sequence[InputAxes], standing: Standing
+) -> tuple[Finding, ...]:
     """Every finding, by kind and in the order of execution."""
     return (
-        *_global(fields),
-        *_unproductive(fields),
-        *_misaligned(fields),
-        *_uncovered(fields),
-        *_unknown(fields),
+        *_global(trace, replay),
+        *_unproductive(trace, replay, inputs),
+        *_misaligned(trace, replay, inputs),
+        *_uncovered(trace, inputs, standing),
+        *map(_unknown, replay.opaque),
     )
 
 
-def _global(fields: Fields) -> list[Finding]:
+def _unknown(opaque: Opaque) -> Finding:
+    where = opaque.module or "the model"
+    return Finding("unknown", opaque.module, f"{opaque.name} in {where}: {opaque.reason}; taken to see all")
+
+
+def _global(trace: Trace, replay: Replay) -> Iterator[Finding]:
     """The first module that makes the field global; later ones change nothing."""
-    first = min(
-        (
-            s.because
-            for seen in fields.replay.ops
-            if seen is not None
-            for spans in seen.axes
-            for s in spans
-            if s.because is not None and s.because >= 0
-        ),
-        default=None,
-    )
-    if first is None:
-        return []
-    module = fields.trace.module_of(fields.trace.ops[first])
-    operator = fields.trace.ops[first].base.rpartition(".")[2].strip("_")
-    where = module or "the model's own forward"
-    text = f"from {where} ({operator}) on, values depend on the whole input"
-    return [Finding("global", module, text)]
+    spans = (span for seen in replay.ops if seen is not None for spans in seen.axes for span in spans)
+    first = min((s.because for s in spans if s.because is not None and s.because >= 0), default=None)
+    if first is not None:
+        module, label = trace.module_of(trace.ops[first]), trace.ops[first].label
+        where = module or "the model's own forward"
+        yield Finding("global", module, f"from {where} ({label}) on, values depend on the whole input")
 
 
-def _unproductive(fields: Fields) -> list[Finding]:
+def _unproductive(trace: Trace, replay: Replay, inputs: Sequence[InputAxes]) -> Iterator[Finding]:
     """Windows over maps each of whose positions already sees the whole input, gates aside.
 
     Richter et al., "Should You Go Deeper? Optimizing Convolutional Neural Network Architectures without
     Training" (2021): such layers add no context.
     """
-    found: dict[str, int] = {}
-    for op in fields.trace.ops:
-        if not slides(op) or not _widens(op) or op.index not in fields.replay.operands:
-            continue
-        seen = fields.replay.operands[op.index][0]
-        if any(is_map(seen, inputs) and _sees_all(seen, inputs) for inputs in fields.inputs):
-            found.setdefault(fields.trace.module_of(op), op.index)
-    return [
-        Finding(
-            "unproductive",
-            module,
-            f"{module or 'the model'} gains no context: each position of its input sees the whole image",
-        )
-        for module in found
-    ]
+    widening = (op for op in trace.ops if op.index in replay.operands and slides(op) and _widens(op))
+    found = (
+        trace.module_of(op)
+        for op in widening
+        if any(_sees_all(replay.operands[op.index][0], one) for one in inputs)
+    )
+    for module in dict.fromkeys(found):
+        text = f"{module or 'the model'} gains no context: each position of its input sees the whole image"
+        yield Finding("unproductive", module, text)
 
 
 def _widens(op: Op) -> bool:
     """Whether it reads more than one position: a kernel of more than one tap."""
     weight = op.args[1] if len(op.args) > 1 else None
-    if isinstance(weight, TensorRef):
-        return max(weight.shape[2:], default=1) > 1
-    return True
+    return not isinstance(weight, TensorRef) or max(weight.shape[2:], default=1) > 1
+
+
+def _windows(seen: Intervals, inputs: InputAxes) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
+    """First and last pixel of the windows along each axis of a map, and the size of the input there."""
+    centre = centre_of(seen, inputs)
+    for axis, tracked, dim in zip(inputs.which, inputs.axes, centre, strict=True):
+        lo, minus_hi = profile(seen, axis, dim, centre)[-2:]
+        yield lo, -minus_hi, tracked.size
 
 
 def _sees_all(seen: Intervals, inputs: InputAxes) -> bool:
-    centre = {d: seen.shape[d] // 2 for d in places(seen, inputs)}
-    for axis, tracked, dim in zip(inputs.which, inputs.axes, centre, strict=True):
-        lo, minus_hi = profile(seen, axis, dim, centre)[-2:]
-        if (lo > 0).any() or (-minus_hi < tracked.size - 1).any():
-            return False
-    return True
+    return is_map(seen, inputs) and all(
+        (lo <= 0).all() and (hi >= size - 1).all() for lo, hi, size in _windows(seen, inputs)
+    )
 
 
 def padding_share(seen: Intervals, inputs: InputAxes) -> float | None:
@@ -128,49 +110,43 @@ def padding_share(seen: Intervals, inputs: InputAxes) -> float | None:
     """
     if not is_map(seen, inputs):
         return None
-    centre = {d: seen.shape[d] // 2 for d in places(seen, inputs)}
     inside = 1.0
-    for axis, tracked, dim in zip(inputs.which, inputs.axes, centre, strict=True):
-        lo, minus_hi = profile(seen, axis, dim, centre)[-2:]
+    for lo, hi, size in _windows(seen, inputs):
         known = lo < EMPTY // 2
         if not known.any():
             return None
-        lo, hi = lo[known], -minus_hi[known]
-        within = np.clip(np.minimum(hi, tracked.size - 1) - np.maximum(lo, 0) + 1, 0, None)
+        lo, hi = lo[known], hi[known]
+        within = np.clip(np.minimum(hi, size - 1) - np.maximum(lo, 0) + 1, 0, None)
         inside *= float(np.mean(within / (hi - lo + 1)))
     return 1.0 - inside
 
 
-def _misaligned(fields: Fields) -> list[Finding]:
+def _misaligned(trace: Trace, replay: Replay, inputs: Sequence[InputAxes]) -> Iterator[Finding]:
     """Sums and concatenations of branches whose windows have different centres.
 
     The centres are averaged over a period, so that upsampling by itself is no finding.
     """
-    found = []
-    for op in fields.trace.ops:
-        seen = fields.replay.operands.get(op.index, ())
-        if len(seen) < 2 or op.base.rpartition(".")[2].rstrip("_") not in _MERGES:
+    for op in trace.ops:
+        seen = replay.operands.get(op.index, ())
+        name = op.base.rpartition(".")[2].rstrip("_")
+        if len(seen) < 2 or name not in _MERGES:
             continue
-        for inputs in fields.inputs:
-            maps = [x for x in seen if is_map(x, inputs)]
-            if len(maps) < 2 or len({places(x, inputs) for x in maps}) > 1:
-                continue
-            off = _offsets(maps, inputs)
-            if any(off):
-                module = fields.trace.module_of(op)
-                apart = " x ".join(f"{o:g}" for o in off) if len(set(off)) > 1 else f"{off[0]:g}"
-                where = module or "the model's own forward"
-                name = op.base.rpartition(".")[2].rstrip("_")
-                text = f"{where}: branches that meet in {name} lie {apart} pixels apart"
-                found.append(Finding("misaligned", module, text))
-                break
-    return found
+        off = next(filter(any, (_offsets(seen, one) for one in inputs)), None)
+        if off is not None:
+            module = trace.module_of(op)
+            apart = " x ".join(f"{o:g}" for o in off) if len(set(off)) > 1 else f"{off[0]:g}"
+            where = module or "the model's own forward"
+            text = f"{where}: branches that meet in {name} lie {apart} pixels apart"
+            yield Finding("misaligned", module, text)
 
 
-def _offsets(maps: list[Intervals], inputs: InputAxes) -> list[float]:
-    """For each axis, how far the centres of the branches' windows lie apart, in pixels."""
+def _offsets(branches: Sequence[Intervals], inputs: InputAxes) -> list[float]:
+    """For each axis, how far the centres of the branches' windows lie apart, in pixels; none for no maps."""
+    maps = [x for x in branches if is_map(x, inputs)]
+    if len(maps) < 2 or len({places(x, inputs) for x in maps}) > 1:
+        return []
     off = []
-    where = {d: maps[0].shape[d] // 2 for d in places(maps[0], inputs)}
+    where = centre_of(maps[0], inputs)
     for axis, dim in zip(inputs.which, where, strict=True):
         period = lcm(*(s.steps[dim][0] for seen in maps for s in seen.axes[axis]))
         # A whole period around the centre, the same for all branches; all there is where none fits in.
@@ -186,15 +162,13 @@ def _offsets(maps: list[Intervals], inputs: InputAxes) -> list[float]:
     return off
 
 
-def _uncovered(fields: Fields) -> list[Finding]:
+def _uncovered(trace: Trace, inputs: Sequence[InputAxes], standing: Standing) -> list[Finding]:
     """Feature maps whose windows have holes that no path reaches, in models with dilation."""
-    if not has_dilation(fields.trace):
-        return []
     found: dict[str, Finding] = {}
-    for inputs in fields.inputs:
-        support = support_of(fields.trace, inputs)
-        for module in dict.fromkeys(call.module for call in fields.trace.calls):
-            each = [covered(support, call, inputs) for call in fields.standing(module, inputs.tensor)]
+    for one in inputs if has_dilation(trace) else ():
+        support = support_of(trace, one)
+        for module in dict.fromkeys(call.module for call in trace.calls):
+            each = [covered(support, call, one) for call in standing(module, one.tensor)]
             # Of several calls that stand for the module, what any of them reads.
             maps = [reads for reads in each if reads is not None and all(r.any() for r in reads)]
             counts = []
@@ -206,10 +180,3 @@ def _uncovered(fields: Fields) -> list[Finding]:
                 text = f"{module or 'the model'} leaves {share:.0f} % of its window unread"
                 found.setdefault(module, Finding("uncovered", module, text))
     return list(found.values())
-
-
-def _unknown(fields: Fields) -> list[Finding]:
-    return [
-        Finding("unknown", o.module, f"{o.name} in {o.module or 'the model'}: {o.reason}; taken to see all")
-        for o in fields.opaque
-    ]

@@ -91,6 +91,11 @@ class Op:
         """The operator without its overload: ``aten.convolution``."""
         return _base(self.name)
 
+    @property
+    def label(self) -> str:
+        """The operator in words: ``relu`` of ``aten.relu_``."""
+        return self.base.rpartition(".")[2].strip("_")
+
     def tensors(self) -> Iterator[TensorRef]:
         """Every tensor among the arguments, those in lists included."""
         for value in (*self.args, *self.kwargs.values()):

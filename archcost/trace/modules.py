@@ -196,6 +196,8 @@ def named_state(tree: ModuleTree) -> Iterator[tuple[str, str, str, torch.Tensor]
 
 def describe_state(tree: ModuleTree) -> tuple[StateInfo, ...]:
     """Parameters and buffers, each once under its first name, with the weights that int8 modules pack."""
+    import torch
+
     rows: list[StateInfo] = []
     seen: dict[int, int] = {}
     aliases: dict[int, tuple[str, ...]] = {}
@@ -212,28 +214,17 @@ def describe_state(tree: ModuleTree) -> tuple[StateInfo, ...]:
                 if type(table) is dict:
                     seen[id(tensor)] = len(rows)
                 numel = tensor.numel()
-                nbytes = numel * tensor.element_size()
-                shape, learns = tuple(tensor.shape), tensor.requires_grad
-                rows.append(StateInfo(prefix + key, owner, kind, shape, numel, nbytes, learns))  # type: ignore[arg-type]
-        for key, packed in packed_weights(module):
-            numel = prod(packed.shape) + packed.bias
-            rows.append(
-                StateInfo(prefix + key, owner, "parameter", packed.shape, numel, packed.nbytes, False)
-            )
+                size = tuple(tensor.shape), numel, numel * tensor.element_size(), tensor.requires_grad
+                rows.append(StateInfo(prefix + key, owner, kind, *size))  # type: ignore[arg-type]
+        # The packed weights that a quantized module holds as plain attributes.
+        packs = {k: unpack(v) for k, v in vars(module).items() if type(v) is torch.ScriptObject}
+        for key, packed in packs.items():
+            if packed is not None:
+                size = packed.shape, prod(packed.shape) + packed.bias, packed.nbytes, False
+                rows.append(StateInfo(prefix + key, owner, "parameter", *size))
     for row, names in aliases.items():
         rows[row] = replace(rows[row], aliases=names)
     return tuple(rows)
-
-
-def packed_weights(module: nn.Module) -> Iterator[tuple[str, PackedWeights]]:
-    """The packed weights that a quantized module holds as plain attributes."""
-    import torch
-
-    for key, value in vars(module).items():
-        if type(value) is torch.ScriptObject:
-            packed = unpack(value)
-            if packed is not None:
-                yield key, packed
 
 
 def unpack(packed: Any) -> PackedWeights | None:
@@ -246,7 +237,6 @@ def unpack(packed: Any) -> PackedWeights | None:
         geometry = (packed.stride(), packed.padding(), packed.dilation()) if convolution else ((), (), ())
     except (AttributeError, RuntimeError, TypeError, ValueError):
         return None
+    nbytes = sum(x.numel() * x.element_size() for x in (weight, bias) if x is not None)
     extra = 0 if bias is None else bias.numel()
-    nbytes = weight.numel() * weight.element_size() + (0 if bias is None else extra * bias.element_size())
-    stride, padding, dilation = (tuple(values) for values in geometry)
-    return PackedWeights(tuple(weight.shape), extra, groups, transposed, nbytes, stride, padding, dilation)
+    return PackedWeights(tuple(weight.shape), extra, groups, transposed, nbytes, *map(tuple, geometry))

@@ -77,8 +77,9 @@ def _record(
     interrupts: Interrupts,
 ) -> Trace:
     notes: list[str] = []
-    model = _uncompiled(model, notes)
-    tree = walk(model)
+    if (written := as_written(model)) is not model:
+        notes.append("the model is compiled: what is counted is the model as written, before compilation")
+    model, tree = written, walk(written)
     check_initialised(tree)
     where = [str(device)] if device is not None else _devices(tree, notes)
     runs = list(_candidates(model, tree, inputs, input_size, dtype))
@@ -109,13 +110,6 @@ def _record(
 
 def _with_notes(trace: Trace, notes: list[str]) -> Trace:
     return replace(trace, notes=(*notes, *trace.notes))
-
-
-def _uncompiled(model: nn.Module, notes: list[str]) -> nn.Module:
-    original = as_written(model)
-    if original is not model:
-        notes.append("the model is compiled: what is counted is the model as written, before compilation")
-    return original
 
 
 def _devices(tree: ModuleTree, notes: list[str]) -> list[str]:

@@ -1,18 +1,28 @@
-"""The arguments of a recorded operation by the names that its operator gives them."""
+"""Operators by name: their schemas, and the arguments of a recorded operation by the names in them."""
 
 from __future__ import annotations
 
+import re
 from functools import cache
+from itertools import product
 from typing import Any
 
 from archcost.trace.graph import Op
 
 
+def named(words: str, namespace: str = "aten") -> tuple[str, ...]:
+    """The operators of a namespace, with braces as in a shell: ``named("relu conv{1,2}d")``."""
+    found: list[str] = []
+    for word in words.split():
+        parts = re.split(r"\{(.*?)\}", word)
+        choices = (part.split(",") if i % 2 else [part] for i, part in enumerate(parts))
+        found += (f"{namespace}.{''.join(choice)}" for choice in product(*choices))
+    return tuple(found)
+
+
 def arguments(op: Op) -> dict[str, Any]:
     """The arguments of an operation by the names of its schema; those left out are not in it."""
-    bound = dict(zip(_parameter_names(op.name), op.args, strict=False))
-    bound.update(op.kwargs)
-    return bound
+    return dict(zip(_parameter_names(op.name), op.args, strict=False)) | op.kwargs
 
 
 @cache

@@ -49,7 +49,7 @@ class Untouched:
             if tensor.is_leaf
         ]
         self._dtype = torch.get_default_dtype()
-        self._random = _random_states()
+        self._random = list(_random_states())
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -74,7 +74,7 @@ class Untouched:
             yield _restore_values, kept
         for saved in self._tensors:
             yield _restore_tensor, saved
-        yield _restore_random, (self._random,)
+        yield from ((set_state, (state,)) for set_state, state in self._random)
         yield torch.set_default_dtype, (self._dtype,)
 
     def keep(self, storage: torch.UntypedStorage) -> None:
@@ -86,11 +86,10 @@ class Untouched:
     def use(self, replacements: dict[int, torch.Tensor]) -> None:
         """Put ``replacements[id(tensor)]`` in the place of parameters and buffers."""
         for module in self.tree.modules.values():
-            tables: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
-            for table in tables:
+            for table in (module._parameters, module._buffers):
                 for key, tensor in table.items():
                     if tensor is not None:
-                        table[key] = replacements.get(id(tensor), tensor)
+                        table[key] = replacements.get(id(tensor), tensor)  # type: ignore[assignment]
 
 
 class Contents:
@@ -192,9 +191,11 @@ def _generator_state(value: Any) -> tuple[Callable[[Any], Any], Any] | None:
     if isinstance(value, random.Random):
         return value.setstate, value.getstate()
     numpy = sys.modules.get("numpy.random")
-    if numpy is not None and isinstance(value, numpy.RandomState):
+    if numpy is None:
+        return None
+    if isinstance(value, numpy.RandomState):
         return value.set_state, value.get_state()
-    if numpy is not None and isinstance(value, numpy.Generator):
+    if isinstance(value, numpy.Generator):
         bits = value.bit_generator
         return (lambda state: setattr(bits, "state", state)), bits.state
     return None
@@ -226,33 +227,21 @@ def _restore_values(storage: torch.UntypedStorage, values: torch.UntypedStorage)
     storage.copy_(values)
 
 
-def _random_states() -> dict[str, Any]:
+def _random_states() -> Iterator[tuple[Callable[[Any], Any], Any]]:
+    """How to put the random generators of the process back, each with its state."""
     import torch
 
-    states: dict[str, Any] = {"torch": torch.get_rng_state(), "python": random.getstate()}
+    yield torch.set_rng_state, torch.get_rng_state()
+    yield random.setstate, random.getstate()
     if "numpy" in sys.modules:
-        states["numpy"] = sys.modules["numpy"].random.get_state()
+        generator = sys.modules["numpy"].random
+        yield generator.set_state, generator.get_state()
     for name in ("cuda", "xpu"):
         accelerator = getattr(torch, name, None)
         if accelerator is not None and accelerator.is_initialized():
-            states[name] = accelerator.get_rng_state_all()
+            yield accelerator.set_rng_state_all, accelerator.get_rng_state_all()
     if torch.backends.mps.is_available():
-        states["mps"] = torch.mps.get_rng_state()
-    return states
-
-
-def _restore_random(states: dict[str, Any]) -> None:
-    import torch
-
-    torch.set_rng_state(states["torch"])
-    random.setstate(states["python"])
-    if "numpy" in states:
-        sys.modules["numpy"].random.set_state(states["numpy"])
-    for name in ("cuda", "xpu"):
-        if name in states:
-            getattr(torch, name).set_rng_state_all(states[name])
-    if "mps" in states:
-        torch.mps.set_rng_state(states["mps"])
+        yield torch.mps.set_rng_state, torch.mps.get_rng_state()
 
 
 @contextlib.contextmanager
@@ -269,11 +258,10 @@ def deeper_recursion() -> Iterator[None]:
 @contextlib.contextmanager
 def paused_gc() -> Iterator[None]:
     """No cyclic collection meanwhile: storages die when the code lets go of them, and it takes time."""
-    if not gc.isenabled():
-        yield
-        return
+    enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        gc.enable()
+        if enabled:
+            gc.enable()

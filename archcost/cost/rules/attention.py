@@ -10,11 +10,12 @@ from math import prod
 
 from archcost.cost.registry import counting_rule
 from archcost.cost.rules.pointwise import SOFTMAX_OPS
+from archcost.cost.rules.tables import table
 from archcost.trace.graph import Op
 from archcost.trace.schema import arguments
 
 
-def attention_counts(
+def _counts(
     query: tuple[int, ...], key: tuple[int, ...], value: tuple[int, ...], masked: bool
 ) -> tuple[int, int]:
     """MACs of Q K^T and A V, and operations of scaling, masking and softmax, from (..., length, width)."""
@@ -22,43 +23,30 @@ def attention_counts(
     return scores * (query[-1] + value[-1]), scores * (SOFTMAX_OPS + 1 + masked)
 
 
-@counting_rule(
-    *("aten._scaled_dot_product_flash_attention_for_cpu", "aten._scaled_dot_product_flash_attention"),
-    *("aten._scaled_dot_product_efficient_attention", "aten._scaled_dot_product_cudnn_attention"),
-    *("aten._scaled_dot_product_fused_attention_overrideable", "aten.scaled_dot_product_attention"),
-    *("aten._scaled_dot_product_attention_math_for_mps", "flex_attention"),
-    kind="attention",
-)
-def fused(op: Op) -> tuple[int, int]:
+def _fused(op: Op) -> tuple[int, int]:
     given = arguments(op)
     masked = given.get("attn_mask") is not None or given.get("attn_bias") is not None
-    return attention_counts(op.args[0].shape, op.args[1].shape, op.args[2].shape, masked)
+    return _counts(op.args[0].shape, op.args[1].shape, op.args[2].shape, masked)
 
 
-@counting_rule("aten._native_multi_head_attention", kind="attention")
-def multi_head(op: Op) -> tuple[int, int]:
+def _multi_head(op: Op) -> tuple[int, int]:
     given = arguments(op)
     query, key = given["query"].shape, given["key"].shape
-    width, heads = given["embed_dim"], given["num_head"]
-    return _with_projections(query, key, width, heads, given.get("mask") is not None)
+    return _with_projections(query, key, given["embed_dim"], given["num_head"], given.get("mask") is not None)
 
 
 def _with_projections(
     query: tuple[int, ...], key: tuple[int, ...], width: int, heads: int, masked: bool
 ) -> tuple[int, int]:
     batch, length, _ = query
-    rows, other_rows = batch * length, batch * key[1]
-    head = width // heads
-    inner, other = attention_counts(
-        (batch, heads, length, head), (batch, heads, key[1], head), (batch, heads, key[1], head), masked
-    )
+    keys = (batch, heads, key[1], width // heads)
+    inner, other = _counts((batch, heads, length, width // heads), keys, keys, masked)
     # Query and output projections for each query, key and value projections for each key.
-    projections = (2 * rows + 2 * other_rows) * width
+    projections = 2 * batch * (length + key[1]) * width
     return inner + projections * width, other + projections
 
 
-@counting_rule("aten._transformer_encoder_layer_fwd", kind="attention")
-def encoder_layer(op: Op) -> tuple[int, int]:
+def _encoder_layer(op: Op) -> tuple[int, int]:
     given = arguments(op)
     shape, width = given["src"].shape, given["embed_dim"]
     hidden = given["ffn_weight_1"].shape[0]
@@ -67,3 +55,18 @@ def encoder_layer(op: Op) -> tuple[int, int]:
     macs += 2 * rows * width * hidden
     # Two biases and one activation in the feed-forward part, two residual sums, two norms of 8 an element.
     return macs, other + rows * (2 * hidden + width + 2 * width + 2 * 8 * width)
+
+
+counting_rule("flex_attention", kind="attention")(_fused)
+table(
+    "attention",
+    {
+        """
+        _scaled_dot_product_{flash,efficient,cudnn}_attention _scaled_dot_product_flash_attention_for_cpu
+        _scaled_dot_product_fused_attention_overrideable _scaled_dot_product_attention_math_for_mps
+        scaled_dot_product_attention
+        """: _fused,
+        "_native_multi_head_attention": _multi_head,
+        "_transformer_encoder_layer_fwd": _encoder_layer,
+    },
+)

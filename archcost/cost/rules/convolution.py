@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from math import prod
-from typing import Any
 
-from archcost.cost.registry import counting_rule
-from archcost.trace.graph import Op, TensorRef
+from archcost.cost.rules.tables import made, table
+from archcost.trace.graph import Op
 from archcost.trace.schema import arguments
 
 
@@ -28,39 +27,28 @@ def convolution_macs(
     return batch * prod(positions[len(positions) - axes :]) * prod(weight_shape)
 
 
-def _bias_ops(bias: Any, output: TensorRef) -> int:
-    return output.numel if bias is not None else 0
-
-
-@counting_rule(
-    *("aten.convolution", "aten._convolution", "aten.convolution_overrideable", "aten.cudnn_convolution"),
-    *("aten.mkldnn_convolution", "aten._slow_conv2d_forward", "aten.conv2d", "aten.conv1d", "aten.conv3d"),
-    *("aten.conv_depthwise3d", "aten._conv_depthwise2d", "aten.slow_conv3d_forward", "aten.thnn_conv2d"),
-    *("aten.slow_conv_dilated2d", "aten.slow_conv_dilated3d", "aten.miopen_convolution"),
-    *("aten.miopen_depthwise_convolution", "aten._nnpack_spatial_convolution", "aten._mps_convolution"),
-    kind="convolution",
-)
-def convolution(op: Op) -> tuple[int, int]:
+def _convolution(op: Op) -> tuple[int, int]:
     given = arguments(op)
-    x, weight = op.args[0], op.args[1]
-    macs = convolution_macs(x.shape, weight.shape, op.outputs[0].shape, bool(given.get("transposed", False)))
-    return macs, _bias_ops(given.get("bias"), op.outputs[0])
+    transposed = bool(given.get("transposed", "transpose" in op.name))
+    macs = convolution_macs(op.args[0].shape, op.args[1].shape, op.outputs[0].shape, transposed)
+    return macs, made(op) if given.get("bias") is not None else 0
 
 
-@counting_rule(
-    *("aten.conv_transpose1d", "aten.conv_transpose2d", "aten.conv_transpose3d"),
-    *("aten.slow_conv_transpose2d", "aten.slow_conv_transpose3d", "aten.cudnn_convolution_transpose"),
-    *("aten.miopen_convolution_transpose", "aten._mps_convolution_transpose"),
-    kind="convolution",
-)
-def convolution_transposed(op: Op) -> tuple[int, int]:
-    x, weight = op.args[0], op.args[1]
-    macs = convolution_macs(x.shape, weight.shape, op.outputs[0].shape, True)
-    return macs, _bias_ops(arguments(op).get("bias"), op.outputs[0])
-
-
-@counting_rule("aten.conv_tbc", kind="convolution")
-def convolution_tbc(op: Op) -> tuple[int, int]:
+def _over_time(op: Op) -> tuple[int, int]:
     # Time x batch x channels, weight (taps, in, out); the bias is always there.
     time, batch, _ = op.outputs[0].shape
-    return time * batch * op.args[1].numel, op.outputs[0].numel
+    return time * batch * op.args[1].numel, made(op)
+
+
+table(
+    "convolution",
+    {
+        """
+        {,_}convolution convolution_overrideable {cudnn,mkldnn,miopen}_convolution conv{1,2,3}d thnn_conv2d
+        conv_depthwise3d _conv_depthwise2d miopen_depthwise_convolution slow_conv_dilated{2,3}d
+        _slow_conv2d_forward slow_conv3d_forward _nnpack_spatial_convolution _mps_convolution
+        conv_transpose{1,2,3}d slow_conv_transpose{2,3}d {cudnn,miopen,_mps}_convolution_transpose
+        """: _convolution,
+        "conv_tbc": _over_time,
+    },
+)

@@ -58,20 +58,8 @@ def _tags(name: str) -> frozenset[Any]:
 
 # How words end in the names of products, and of functions of matrices, which multiply whatever goes in.
 _PRODUCTS = (
-    *(
-        "linalg",
-        "matrix",
-        "cholesky",
-        "qr",
-        "inverse",
-        "solve",
-        "mm",
-        "matmul",
-        "attention",
-        "outer",
-        "inner",
-    ),
-    *("dot", "kron", "ger", "addr", "mv", "trace"),
+    *("linalg", "matrix", "cholesky", "qr", "inverse", "solve", "mm", "matmul", "attention", "outer"),
+    *("inner", "dot", "kron", "ger", "addr", "mv", "trace"),
 )
 
 
@@ -99,12 +87,10 @@ def _framework_macs(op: Op, overload: Any) -> int | None:
     formula = flop_registry.get(overload.overloadpacket)
     if formula is None:
         return None
-    outputs = tuple(_on_meta(out) for out in op.outputs)
-    flops = formula(
-        *(_on_meta(arg) for arg in op.args),
-        **{key: _on_meta(value) for key, value in op.kwargs.items()},
-        out_val=outputs[0] if len(outputs) == 1 else outputs,
-    )
+    outputs = tuple(map(_on_meta, op.outputs))
+    kwargs = {key: _on_meta(value) for key, value in op.kwargs.items()}
+    out_val = outputs[0] if len(outputs) == 1 else outputs
+    flops = formula(*map(_on_meta, op.args), **kwargs, out_val=out_val)
     return int(flops) // 2
 
 

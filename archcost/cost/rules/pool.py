@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import prod
 
-from archcost.cost.registry import counting_rule
+from archcost.cost.rules.tables import made, without_macs
 from archcost.trace.graph import Op
 from archcost.trace.schema import arguments
 
@@ -16,24 +16,7 @@ def _window(op: Op) -> int:
     return int(prod(kernel)) if len(kernel) == axes else int(kernel[0] ** axes)
 
 
-@counting_rule(
-    *("aten.max_pool2d_with_indices", "aten.max_pool3d_with_indices", "aten.max_pool1d", "aten.max_pool2d"),
-    *("aten.mkldnn_max_pool2d", "aten.mkldnn_max_pool3d", "aten.max_pool3d", "aten.quantized_max_pool2d"),
-    *("aten.quantized_max_pool1d", "aten.quantized_max_pool3d"),
-    *("aten.fractional_max_pool2d", "aten.fractional_max_pool3d"),
-    kind="pool",
-)
-def max_pool(op: Op) -> tuple[int, int]:
-    return 0, (_window(op) - 1) * op.outputs[0].numel
-
-
-@counting_rule("aten.avg_pool1d", "aten.avg_pool2d", "aten.avg_pool3d", kind="pool")
-def average_pool(op: Op) -> tuple[int, int]:
-    # One addition less than the window has, and the division.
-    return 0, _window(op) * op.outputs[0].numel
-
-
-def adaptive_taps(op: Op) -> int:
+def _adaptive_taps(op: Op) -> int:
     """Elements read by all windows together; window i of m over n is [i n / m, (i + 1) n / m), outwards."""
     x, out = op.args[0], op.outputs[0]
     sizes = arguments(op).get("output_size")
@@ -44,17 +27,16 @@ def adaptive_taps(op: Op) -> int:
     return int(taps)
 
 
-@counting_rule(
-    *("aten._adaptive_avg_pool2d", "aten._adaptive_avg_pool3d", "aten.adaptive_avg_pool1d"),
-    *("aten.adaptive_avg_pool2d", "aten.adaptive_avg_pool3d", "aten.mkldnn_adaptive_avg_pool2d"),
-    kind="pool",
+without_macs(
+    "pool",
+    {
+        """
+        max_pool{1,2,3}d max_pool{2,3}d_with_indices mkldnn_max_pool{2,3}d quantized_max_pool{1,2,3}d
+        fractional_max_pool{2,3}d
+        """: lambda op: (_window(op) - 1) * made(op),
+        # One addition less than the window has, and the division.
+        "avg_pool{1,2,3}d": lambda op: _window(op) * made(op),
+        "_adaptive_avg_pool{2,3}d adaptive_avg_pool{1,2,3}d mkldnn_adaptive_avg_pool2d": _adaptive_taps,
+        "adaptive_max_pool{1,2,3}d": lambda op: _adaptive_taps(op) - made(op),
+    },
 )
-def adaptive_average_pool(op: Op) -> tuple[int, int]:
-    return 0, adaptive_taps(op)
-
-
-@counting_rule(
-    *("aten.adaptive_max_pool1d", "aten.adaptive_max_pool2d", "aten.adaptive_max_pool3d"), kind="pool"
-)
-def adaptive_max_pool(op: Op) -> tuple[int, int]:
-    return 0, adaptive_taps(op) - op.outputs[0].numel

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from archcost.cost.registry import counting_rule
-from archcost.trace.graph import Op, TensorRef
+from archcost.cost.rules.tables import made, table, without_macs
+from archcost.trace.graph import Op
 from archcost.trace.schema import arguments
 
 # Gate arithmetic a unit and a step, as the step-by-step form has it: LSTM 12 bias and gate additions, 3
@@ -19,61 +19,55 @@ _BY_MODE = {0: RNN_OPS, 1: RNN_OPS, 2: LSTM_OPS, 3: GRU_OPS}
 _BIASES = {LSTM_OPS: 8, GRU_OPS: 6, RNN_OPS: 2}
 
 
-def _rows(x: TensorRef) -> int:
-    return x.numel // x.shape[-1]
-
-
-@counting_rule("aten.mkldnn_rnn_layer", kind="recurrent")
-def mkldnn_layer(op: Op) -> tuple[int, int]:
-    given = arguments(op)
-    rows = _rows(given["input"])
-    matrices = given["weight0"].numel + given["weight1"].numel
-    return rows * matrices, rows * given["hidden_size"] * _gates(_BY_MODE[given["mode"]], given)
-
-
-@counting_rule("aten.mkldnn_rnn_layer_backward", kind="recurrent")
-def mkldnn_layer_backward(op: Op) -> tuple[int, int]:
-    """Each product has two in its derivative, and each operation of a gate one for its input and one back."""
-    given = arguments(op)
-    rows = _rows(given["input"])
-    matrices = given["weight1"].numel + given["weight2"].numel
-    return 2 * rows * matrices, 2 * rows * given["hidden_size"] * _gates(_BY_MODE[given["mode"]], given)
+def _rows(given: dict[str, Any]) -> int:
+    """Every layer and direction has as many rows as the input has: steps x batch."""
+    return int(given["input"].numel // given["input"].shape[-1])
 
 
 def _gates(operations: int, given: dict[str, Any]) -> int:
     return operations - (0 if given.get("has_biases", True) else _BIASES[operations])
 
 
-@counting_rule(
-    "aten.lstm.input", "aten.gru.input", "aten.rnn_tanh.input", "aten.rnn_relu.input", kind="recurrent"
-)
-def layers(op: Op) -> tuple[int, int]:
+def _counts(given: dict[str, Any], first: str, second: str, times: int = 1) -> tuple[int, int]:
+    """Of one layer and direction with two matrices, each product and operation so many times."""
+    rows = times * _rows(given)
+    gates = given["hidden_size"] * _gates(_BY_MODE[given["mode"]], given)
+    return rows * (given[first].numel + given[second].numel), rows * gates
+
+
+def _layers(op: Op) -> tuple[int, int]:
     given = arguments(op)
-    rows = _rows(given["input"])
     kind = {"lstm": LSTM_OPS, "gru": GRU_OPS}.get(op.name.split(".")[1], RNN_OPS)
     # The first of each layer and direction is (gates x hidden, features), and a projection (width, hidden).
-    matrices = [weight for weight in given["params"] if len(weight.shape) == 2]
     hidden = given["params"][1].shape[0] // {LSTM_OPS: 4, GRU_OPS: 3}.get(kind, 1)
-    units = given["num_layers"] * (2 if given["bidirectional"] else 1) * hidden
-    return rows * sum(weight.numel for weight in matrices), rows * units * _gates(kind, given)
+    return _stacked(given, "params", hidden, _gates(kind, given))
 
 
-@counting_rule("aten._cudnn_rnn", "aten.miopen_rnn", kind="recurrent")
-def device_layers(op: Op) -> tuple[int, int]:
+def _device_layers(op: Op) -> tuple[int, int]:
     given = arguments(op)
-    # Every layer and direction has as many rows as the input has: steps x batch.
-    rows = _rows(given["input"])
-    matrices = sum(w.numel for w in given["weight"] if len(w.shape) == 2)
-    directions = 2 if given["bidirectional"] else 1
-    units = directions * given["num_layers"] * given["hidden_size"]
-    return rows * matrices, rows * units * _BY_MODE[given["mode"]]
+    return _stacked(given, "weight", given["hidden_size"], _BY_MODE[given["mode"]])
 
 
-@counting_rule("aten._thnn_fused_lstm_cell", kind="recurrent")
-def lstm_gates(op: Op) -> tuple[int, int]:
-    return 0, LSTM_OPS * op.outputs[0].numel
+def _stacked(given: dict[str, Any], weights: str, hidden: int, gates: int) -> tuple[int, int]:
+    matrices = sum(weight.numel for weight in given[weights] if len(weight.shape) == 2)
+    units = given["num_layers"] * (2 if given["bidirectional"] else 1) * hidden
+    return _rows(given) * matrices, _rows(given) * units * gates
 
 
-@counting_rule("aten._thnn_fused_gru_cell", kind="recurrent")
-def gru_gates(op: Op) -> tuple[int, int]:
-    return 0, GRU_OPS * op.outputs[0].numel
+table(
+    "recurrent",
+    {
+        "mkldnn_rnn_layer": lambda op: _counts(arguments(op), "weight0", "weight1"),
+        # Each product has two in its derivative, and each operation of a gate one for its input and one back.
+        "mkldnn_rnn_layer_backward": lambda op: _counts(arguments(op), "weight1", "weight2", 2),
+        "{lstm,gru,rnn_tanh,rnn_relu}.input": _layers,
+        "_cudnn_rnn miopen_rnn": _device_layers,
+    },
+)
+without_macs(
+    "recurrent",
+    {
+        "_thnn_fused_lstm_cell": lambda op: LSTM_OPS * made(op),
+        "_thnn_fused_gru_cell": lambda op: GRU_OPS * made(op),
+    },
+)

@@ -4,50 +4,37 @@ from __future__ import annotations
 
 from math import ceil
 
-from archcost.cost.registry import counting_rule
+from archcost.cost.rules.tables import made, table, without_macs
 from archcost.trace.graph import Op
 
-_TAPS = {"linear1d": 2, "bilinear2d": 4, "trilinear3d": 8, "bicubic2d": 16}
 
-
-@counting_rule(*(f"aten.upsample_{mode}" for mode in _TAPS), kind="resize")
-def interpolate(op: Op) -> tuple[int, int]:
-    taps = next(taps for mode, taps in _TAPS.items() if f"_{mode}" in op.name)
-    return 0, (2 * taps - 1) * op.outputs[0].numel
-
-
-@counting_rule(
-    *(f"aten.{prefix}{n}d" for prefix in ("upsample_nearest", "_upsample_nearest_exact") for n in (1, 2, 3)),
-    kind="resize",
-)
-def nearest(op: Op) -> tuple[int, int]:
-    return 0, 0
-
-
-@counting_rule("aten._upsample_bilinear2d_aa", "aten._upsample_bicubic2d_aa", kind="resize")
-def antialiased(op: Op) -> tuple[int, int]:
+def _antialiased(op: Op) -> int:
     # Two passes, one an axis; the filter widens with the scale where it shrinks the image.
     radius = 2 if "bicubic" in op.name else 1
     (height, width), (rows, columns) = op.args[0].shape[-2:], op.outputs[0].shape[-2:]
     taps_x = 2 * ceil(radius * max(width / columns, 1)) + 1
     taps_y = 2 * ceil(radius * max(height / rows, 1)) + 1
-    planes = op.outputs[0].numel // (rows * columns)
-    return 0, planes * columns * (height * (2 * taps_x - 1) + rows * (2 * taps_y - 1))
+    planes = made(op) // (rows * columns)
+    return planes * columns * (height * (2 * taps_x - 1) + rows * (2 * taps_y - 1))
 
 
-@counting_rule(
-    *("aten.grid_sampler_2d", "aten.grid_sampler_3d", "aten.cudnn_grid_sampler"),
-    "aten._grid_sampler_2d_cpu_fallback",
-    kind="resize",
-)
-def grid_sample(op: Op) -> tuple[int, int]:
+def _grid_sample(op: Op) -> int:
     axes = len(op.args[0].shape) - 2
     mode = op.args[2] if len(op.args) > 2 else 0
     taps = 1 if mode == 1 else 16 if mode == 2 else 2**axes
-    return 0, (2 * taps - 1) * op.outputs[0].numel
+    return (2 * taps - 1) * made(op)
 
 
-@counting_rule("aten.affine_grid_generator", "aten.cudnn_affine_grid_generator", kind="matmul")
-def affine_grid(op: Op) -> tuple[int, int]:
-    axes = op.outputs[0].shape[-1]
-    return op.outputs[0].numel * (axes + 1), 0
+without_macs(
+    "resize",
+    {
+        "upsample_linear1d": lambda op: (2 * 2 - 1) * made(op),
+        "upsample_bilinear2d": lambda op: (2 * 4 - 1) * made(op),
+        "upsample_trilinear3d": lambda op: (2 * 8 - 1) * made(op),
+        "upsample_bicubic2d": lambda op: (2 * 16 - 1) * made(op),
+        "upsample_nearest{1,2,3}d _upsample_nearest_exact{1,2,3}d": lambda op: 0,
+        "_upsample_{bilinear,bicubic}2d_aa": _antialiased,
+        "grid_sampler_{2d,3d} cudnn_grid_sampler _grid_sampler_2d_cpu_fallback": _grid_sample,
+    },
+)
+table("matmul", {"{,cudnn_}affine_grid_generator": lambda op: (made(op) * (op.outputs[0].shape[-1] + 1), 0)})

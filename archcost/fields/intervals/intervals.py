@@ -59,6 +59,10 @@ class Intervals:
     def dim(self, dim: int) -> int:
         return dim + self.rank if dim < 0 else dim
 
+    def _sized(self, dim: int, *sizes: int) -> tuple[int, ...]:
+        """Its shape with these sizes in the place of one."""
+        return (*self.shape[:dim], *sizes, *self.shape[dim + 1 :])
+
     def _dims(self, dims: int | Sequence[int] | None) -> tuple[int, ...]:
         if dims is None or (not isinstance(dims, int) and len(dims) == 0):
             return tuple(range(self.rank))
@@ -182,7 +186,7 @@ class Intervals:
 
     def squeeze(self, dim: int) -> Intervals:
         dim = self.dim(dim)
-        return self.each((*self.shape[:dim], *self.shape[dim + 1 :]), lambda span: span.dropped(dim))
+        return self.each(self._sized(dim), lambda span: span.dropped(dim))
 
     def expand(self, shape: Sequence[int]) -> Intervals:
         """Broadcast to ``shape``; new dimensions come first."""
@@ -217,8 +221,7 @@ class Intervals:
             self.windows({dim: window(size, 1, stride, low - t * dilation, 1, count)}).unsqueeze(dim)
             for t in range(kernel)
         ]
-        shape = (*self.shape[:dim], kernel, count, *self.shape[dim + 1 :])
-        joined = cat([(part, 1) for part in parts], dim, shape)
+        joined = cat([(part, 1) for part in parts], dim, self._sized(dim, kernel, count))
         assert joined is not None  # the parts are not None
         return joined
 
@@ -239,8 +242,7 @@ class Intervals:
     def take(self, dim: int, source: Sequence[int] | np.ndarray) -> Intervals:
         """The elements at ``source`` along a dimension."""
         dim, index = self.dim(dim), np.asarray(source, dtype=np.int64)
-        shape = (*self.shape[:dim], len(index), *self.shape[dim + 1 :])
-        return self.each(shape, lambda span: span.taken(dim, index))
+        return self.each(self._sized(dim, len(index)), lambda span: span.taken(dim, index))
 
     def slice(self, dim: int, start: int, stop: int, stride: int = 1) -> Intervals:
         """Elements start, start + stride, ... below stop."""
@@ -248,30 +250,30 @@ class Intervals:
         index = np.arange(start, stop, stride)
         if len(index) == self.shape[dim] and stride == 1:
             return self
-        shape = (*self.shape[:dim], len(index), *self.shape[dim + 1 :])
-        return self.each(
-            shape,
-            lambda span: span.taken(dim, index, next_step(span.steps[dim], (stride, 1), len(index))),
-        )
+
+        def picked(span: Span) -> Span:
+            return span.taken(dim, index, next_step(span.steps[dim], (stride, 1), len(index)))
+
+        return self.each(self._sized(dim, len(index)), picked)
 
     def select(self, dim: int, index: int) -> Intervals:
         dim = self.dim(dim)
         index = index + self.shape[dim] if index < 0 else index
         return self.slice(dim, index, index + 1).squeeze(dim)
 
+    def flip(self, dim: int) -> Intervals:
+        return self.take(dim, np.arange(self.shape[dim])[::-1])
+
+    def roll(self, dim: int, shift: int) -> Intervals:
+        return self.take(dim, np.roll(np.arange(self.shape[dim]), shift))
+
     def repeat(self, dim: int, times: int) -> Intervals:
         """The whole dimension again and again."""
-        dim = self.dim(dim)
-        if times == 1:
-            return self
-        return self.take(dim, np.tile(np.arange(self.shape[dim]), times))
+        return self if times == 1 else self.take(dim, np.tile(np.arange(self.shape[dim]), times))
 
     def repeat_each(self, dim: int, times: int) -> Intervals:
         """Every element ``times`` times in a row."""
-        dim = self.dim(dim)
-        if times == 1:
-            return self
-        return self.take(dim, np.repeat(np.arange(self.shape[dim]), times))
+        return self if times == 1 else self.take(dim, np.repeat(np.arange(self.shape[dim]), times))
 
     def nothing(self) -> bool:
         """Whether no element depends on the input."""

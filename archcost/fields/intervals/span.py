@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from math import prod
+from typing import Any
 
 import numpy as np
 
@@ -142,11 +143,7 @@ class Span:
             shift = shift.reshape(3, *(1,) * dim, *source.shape, *tail)
             taken[:-2] += shift[:1]
             taken[-2:] += shift[1:]
-        out = (
-            taken.min(axis)
-            if len(source) > 1
-            else taken.reshape(*taken.shape[:axis], *taken.shape[axis + 1 :])
-        )
+        out = taken.min(axis) if len(source) > 1 else taken.squeeze(axis)
         if shift is not None:
             np.minimum(out, EMPTY, out=out)
         if which is not None and len(source[0]) == 1:
@@ -222,27 +219,25 @@ class Span:
         return self.with_values(values, tuple(self.steps[d] for d in order), maps)
 
     def inserted(self, dim: int) -> Span:
-        values, maps = self.values, self.maps
-        values = values.reshape(*values.shape[: dim + 1], 1, *values.shape[dim + 1 :])
-        return self.with_values(
-            values,
-            (*self.steps[:dim], STILL, *self.steps[dim:]),
-            maps and (*maps[:dim], None, *maps[dim:]),
-        )
+        return self._changed(dim, 0, 1)
 
     def dropped(self, dim: int) -> Span:
-        values, maps = self.values, self.maps
-        values = values.reshape(*values.shape[: dim + 1], *values.shape[dim + 2 :])
-        return self.with_values(
-            values, (*self.steps[:dim], *self.steps[dim + 1 :]), maps and (*maps[:dim], *maps[dim + 1 :])
-        )
+        return self._changed(dim, 1, 0)
+
+    def _changed(self, dim: int, gone: int, new: int) -> Span:
+        """With ``new`` dimensions of one element in the place of those ``gone``."""
+
+        def put(values: tuple[Any, ...], blank: Any) -> tuple[Any, ...]:
+            return (*values[:dim], *(blank,) * new, *values[dim + gone :])
+
+        values = self.values.reshape(self.rows, *put(self.shape, 1))
+        return self.with_values(values, put(self.steps, STILL), self.maps and put(self.maps, None))
 
     def taken(self, dim: int, source: np.ndarray, step: Step | None = None) -> Span:
         """Elements picked along a dimension, in the order of ``source``."""
         if not self.varies(dim):
-            return (
-                self if step is None else self.with_values(self.values, self._stepping(dim, step), self.maps)
-            )
+            still = self.steps if step is None else self._stepping(dim, step)
+            return self if step is None else self.with_values(self.values, still, self.maps)
         found = self.map(dim)
         used, which = source, None
         if found is not None or len(source) > 2 * self.shape[dim]:
@@ -258,15 +253,10 @@ class Span:
         """Whether ``new`` is the shape it had before; another width of a last dimension is no matter."""
         assert self.origin is not None
         _, before, after = self.origin
-        if (before, after) == (new, old):
-            return True
         still = not self.varies(-1) and self.steps[-1] == STILL
-        return (
-            still
-            and old[-1] == new[-1]
-            and before[-1] == after[-1]
-            and ((before[:-1], after[:-1]) == (new[:-1], old[:-1]))
-        )
+        wide = still and old[-1:] == new[-1:] and before[-1:] == after[-1:]
+        end = -1 if wide else None
+        return (before[:end], after[:end]) == (new[:end], old[:end])
 
     def reshaped(self, old: tuple[int, ...], new: tuple[int, ...]) -> Span:
         if self.origin is not None and self._came_from(new, old):

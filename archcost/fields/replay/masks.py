@@ -90,9 +90,7 @@ class Masks:
         if not isinstance(ref, TensorRef) or ref.numel > _MOST:
             return None
         state = self._state(ref.storage, at)
-        if state is None or state.dtype != ref.dtype:
-            return None
-        return state.as_strided(ref.shape, ref.stride, ref.offset)
+        return None if state is None or state.dtype != ref.dtype else _as(ref, state)
 
     def _state(self, storage: int, at: int) -> torch.Tensor | None:
         """A storage as it was before operation ``at``, as a flat tensor."""
@@ -112,24 +110,16 @@ class Masks:
         if overload is None or target is None or op.index not in self._constant:
             return None
         length = self.trace.storages[storage].nbytes // target.dtype.itemsize
-        if length > _MOST:
-            return None
         own = self.trace.storages[storage].created_by != op.index
-        state = self._state(storage, op.index) if own else None
-        state = torch.zeros(length, dtype=target.dtype) if state is None else state.clone()
-        if (
-            own
-            and op.base in _OVERWRITES
-            and target.numel != length
-            and self._state(storage, op.index) is None
-        ):
+        before = self._state(storage, op.index) if own else None
+        part = own and before is None and op.base in _OVERWRITES and target.numel != length
+        if length > _MOST or part:
             return None
+        state = torch.zeros(length, dtype=target.dtype) if before is None else before.clone()
         values: dict[TensorRef, torch.Tensor] = {}
         for ref in op.tensors():
             mine = own and ref.storage == storage
-            value = (
-                state.as_strided(ref.shape, ref.stride, ref.offset) if mine else self._value(ref, op.index)
-            )
+            value = _as(ref, state) if mine else self._value(ref, op.index)
             if value is None:
                 return None
             values[ref] = value
@@ -143,7 +133,7 @@ class Masks:
             return None
         if not own:
             result = result[op.outputs.index(target)] if isinstance(result, (tuple, list)) else result
-            state.as_strided(target.shape, target.stride, target.offset).copy_(result)
+            _as(target, state).copy_(result)
         return state
 
     # What is computed from the input
@@ -279,6 +269,11 @@ class Masks:
         """As `_where`, of size 1 where nothing varies, and plain numbers where nothing is known."""
         known = self._where(what, ref, op.index)
         return torch.tensor(False if what == "zero" else 0.0) if known is None else _narrow(known)
+
+
+def _as(ref: TensorRef, state: torch.Tensor) -> torch.Tensor:
+    """A tensor as the view that it is of its storage."""
+    return state.as_strided(ref.shape, ref.stride, ref.offset)
 
 
 def _is_large(value: Any) -> bool:

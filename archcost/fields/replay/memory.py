@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import prod
 from typing import Any, NamedTuple
 
@@ -33,6 +33,31 @@ class _Shape(NamedTuple):
     offset: int
     itemsize: int
 
+    @classmethod
+    def of(cls, ref: TensorRef) -> _Shape:
+        return cls(ref.shape, ref.stride, ref.offset, ref.dtype.itemsize)
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether it has no gaps, in whatever order of the dimensions."""
+        order = sorted(zip(self.shape, self.stride, strict=True), key=lambda pair: (pair[1], pair[0]))
+        return _without_gaps(order)
+
+    @property
+    def is_contiguous(self) -> bool:
+        """Without gaps, last dimension fastest."""
+        return _without_gaps(zip(reversed(self.shape), reversed(self.stride), strict=True))
+
+
+def _without_gaps(dims: Iterable[tuple[int, int]]) -> bool:
+    """Whether the strides of (size, stride), fastest first, are the products of the sizes before."""
+    expected = 1
+    for n, s in dims:
+        if n != 1 and s != expected:
+            return False
+        expected *= n
+    return True
+
 
 class _Block:
     """One storage: the view it is known by, and others that still hold."""
@@ -58,14 +83,14 @@ class Memory:
         block = self._blocks.get(ref.storage)
         if block is None or 0 in ref.shape:
             return None
-        key = _Shape(ref.shape, ref.stride, ref.offset, ref.dtype.itemsize)
+        key = _Shape.of(ref)
         if key not in block.views:
             block.views[key] = _derived(block.base, block.intervals, key)
         return block.views[key]
 
     def put(self, ref: TensorRef, intervals: Intervals | None) -> None:
         """A new tensor, or a view of a known one as its operator gives it."""
-        key = _Shape(ref.shape, ref.stride, ref.offset, ref.dtype.itemsize)
+        key = _Shape.of(ref)
         block = self._blocks.get(ref.storage)
         if block is not None:
             block.views[key] = intervals
@@ -87,7 +112,7 @@ class Memory:
         """
         if 0 in ref.shape:
             return
-        key = _Shape(ref.shape, ref.stride, ref.offset, ref.dtype.itemsize)
+        key = _Shape.of(ref)
         block = self._blocks.get(ref.storage)
         if prod(ref.shape) * key.itemsize >= nbytes or (block is None and intervals is None):
             if intervals is None:
@@ -97,21 +122,17 @@ class Memory:
             return
         if block is None:
             # So far it held nothing of the input.
-            whole = (
-                None if made is None else _Shape(made.shape, made.stride, made.offset, made.dtype.itemsize)
-            )
-            if whole is None or whole.itemsize != key.itemsize or not _dense(whole):
+            whole = None if made is None else _Shape.of(made)
+            if whole is None or whole.itemsize != key.itemsize or not whole.is_dense:
                 whole = _like(_Shape((nbytes // key.itemsize,), (1,), 0, key.itemsize), key)
             block = self._blocks[ref.storage] = _Block(whole, None)
-        base = block.base
-        after = _assigned(base, block.intervals, key, intervals, copied)
-        self._blocks[ref.storage] = block = _Block(base, after)
+        after = _assigned(block.base, block.intervals, key, intervals, copied)
+        self._blocks[ref.storage] = block = _Block(block.base, after)
         block.views[key] = intervals
 
     def flood(self, ref: TensorRef, intervals: Intervals) -> None:
         """Everything in the storage may see all of ``intervals``."""
-        key = _Shape(ref.shape, ref.stride, ref.offset, ref.dtype.itemsize)
-        self._blocks[ref.storage] = _Block(key, intervals)
+        self._blocks[ref.storage] = _Block(_Shape.of(ref), intervals)
 
 
 def _like(flat: _Shape, view: _Shape) -> _Shape:
@@ -130,18 +151,9 @@ def _like(flat: _Shape, view: _Shape) -> _Shape:
     return _Shape(tuple(sizes), strides, 0, flat.itemsize)
 
 
-def _dense(base: _Shape) -> bool:
-    expected = 1
-    for n, s in sorted(zip(base.shape, base.stride, strict=True), key=lambda pair: (pair[1], pair[0])):
-        if n != 1 and s != expected:
-            return False
-        expected *= n
-    return True
-
-
 def _box(base: _Shape, view: _Shape) -> Box | None:
     """The slices of ``base`` that ``view`` covers; None where it is no box of the same dimensions."""
-    if len(base.shape) != len(view.shape) or base.itemsize != view.itemsize or not _dense(base):
+    if len(base.shape) != len(view.shape) or base.itemsize != view.itemsize or not base.is_dense:
         return None
     rest = view.offset - base.offset
     if rest < 0:
@@ -175,7 +187,7 @@ def _selected(base: _Shape, view: _Shape) -> list[int]:
 
 def _coordinates(base: _Shape, view: _Shape) -> list[np.ndarray] | None:
     """For each element of ``view``, where it lies in ``base``, one array a dimension."""
-    if base.itemsize != view.itemsize or not _dense(base) or prod(view.shape) > _MOST_ELEMENTS:
+    if base.itemsize != view.itemsize or not base.is_dense or prod(view.shape) > _MOST_ELEMENTS:
         return None
     where = np.full((1,) * len(view.shape), view.offset - base.offset)
     for d, (n, s) in enumerate(zip(view.shape, view.stride, strict=True)):
@@ -196,7 +208,7 @@ def _derived(base: _Shape, intervals: Intervals | None, view: _Shape) -> Interva
         inner = _derived(base, intervals, view._replace(shape=view.shape[1:], stride=view.stride[1:]))
         return inner and inner.unsqueeze(0)
     whole = base.itemsize == view.itemsize and base.offset == view.offset
-    if whole and prod(base.shape) == prod(view.shape) and _rows(base) and _rows(view):
+    if whole and prod(base.shape) == prod(view.shape) and base.is_contiguous and view.is_contiguous:
         return intervals.reshape(view.shape)
     box = _box(base, view)
     if box is not None:
@@ -228,16 +240,6 @@ def _derived(base: _Shape, intervals: Intervals | None, view: _Shape) -> Interva
     return intervals.each(view.shape, pick)
 
 
-def _rows(view: _Shape) -> bool:
-    """Whether it is contiguous, last dimension fastest."""
-    expected = 1
-    for n, s in zip(reversed(view.shape), reversed(view.stride), strict=True):
-        if n != 1 and s != expected:
-            return False
-        expected *= n
-    return True
-
-
 def _assigned(
     base: _Shape, before: Intervals | None, view: _Shape, new: Intervals | None, copied: bool
 ) -> Intervals | None:
@@ -248,10 +250,8 @@ def _assigned(
         view = view._replace(shape=view.shape[1:], stride=view.stride[1:])
         new = new and new.squeeze(0)
     for d in _selected(base, view):
-        view = view._replace(
-            shape=(*view.shape[:d], 1, *view.shape[d:]), stride=(*view.stride[:d], 1, *view.stride[d:])
-        )
-        new = new and new.unsqueeze(d)
+        shape, stride = ((*dims[:d], 1, *dims[d:]) for dims in (view.shape, view.stride))
+        view, new = view._replace(shape=shape, stride=stride), new and new.unsqueeze(d)
     box = _box(base, view)
     if box is not None:
         return written(before, base.shape, box, new, copied)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from functools import reduce
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from archcost.fields.intervals.taps import EMPTY, STILL, Step
 from archcost.fields.replay.replay import InputAxis
 from archcost.trace.graph import Trace, refs
 
-__all__ = ["InputAxes", "extent_of", "is_map", "places", "profile", "read_field"]
+__all__ = ["InputAxes", "centre_of", "extent_of", "is_map", "places", "profile", "read_field"]
 
 
 class InputAxes(NamedTuple):
@@ -29,15 +30,17 @@ class InputAxes(NamedTuple):
 
 def places(intervals: Intervals, inputs: InputAxes) -> tuple[int, ...]:
     """The dimensions of the tensor that a position is counted along, in order of the input's axes."""
-    found: dict[int, None] = {}
-    for axis in inputs.which:
-        found.update(dict.fromkeys(intervals.along(axis)))
-    return tuple(found)
+    return tuple(dict.fromkeys(dim for axis in inputs.which for dim in intervals.along(axis)))
 
 
 def extent_of(intervals: Intervals, inputs: InputAxes) -> tuple[int, ...]:
     """How many positions there are along each of the `places`."""
     return tuple(intervals.shape[dim] for dim in places(intervals, inputs))
+
+
+def centre_of(intervals: Intervals, inputs: InputAxes) -> dict[int, int]:
+    """The position in the middle, along each of the `places`."""
+    return {dim: intervals.shape[dim] // 2 for dim in places(intervals, inputs)}
 
 
 def is_map(intervals: Intervals, inputs: InputAxes) -> bool:
@@ -63,10 +66,11 @@ def profile(intervals: Intervals, axis: int, dim: int | None, at: dict[int, int]
         rows.append(flat if along is None else flat.take(along, 1))
     if not rows:
         return np.full((4, 1), EMPTY)
-    whole = rows[0]
-    for other in rows[1:]:
-        whole = np.minimum(whole, other)
-    return whole
+    return reduce(np.minimum, rows)
+
+
+def _width(window: Window) -> int:
+    return window[1] - window[0] + 1
 
 
 def _window(lo: int, minus_hi: int) -> Window:
@@ -100,7 +104,7 @@ def read_field(
     alone = all(a.because is None for a in found)
     local = ReceptiveField(
         layer=layer,
-        size=tuple(a.local[1] - a.local[0] + 1 for a in found),
+        size=tuple(_width(a.local) for a in found),
         stride=tuple(a.stride for a in found),
         padding=tuple(a.padding for a in found),
         position=where,
@@ -114,24 +118,16 @@ def read_field(
     )
     if alone:
         return local
-    spread = [a.because is not None for a in found]
-    return replace(
-        local,
-        size=tuple(
-            a.window[1] - a.window[0] + 1 if wide else n
-            for a, wide, n in zip(found, spread, local.size, strict=True)
-        ),
-        stride=tuple(0 if wide else s for wide, s in zip(spread, local.stride, strict=True)),
-        padding=tuple(0 if wide else p for wide, p in zip(spread, local.padding, strict=True)),
-        window=tuple(a.window for a in found),
-        unclipped=tuple(_hull(a.window, a.local) for a in found),
-        sizes=tuple(
-            (a.window[1] - a.window[0] + 1,) if wide else a.sizes
-            for a, wide in zip(found, spread, strict=True)
-        ),
-        because=tuple(None if a.because is None else _why(trace, a.because) for a in found),
-        _local=local,
-    )
+    each = [
+        (_width(a.local), a.stride, a.padding, a.sizes, None)
+        if a.because is None
+        else (_width(a.window), 0, 0, (_width(a.window),), _why(trace, a.because))
+        for a in found
+    ]
+    names = ("size", "stride", "padding", "sizes", "because")
+    exact: dict[str, Any] = dict(zip(names, zip(*each, strict=True), strict=True))
+    exact |= {"window": tuple(a.window for a in found)}
+    return replace(local, **exact, unclipped=tuple(_hull(a.window, a.local) for a in found), _local=local)
 
 
 def _position(extent: tuple[int, ...], layer: str, position: Sequence[int] | int | None) -> tuple[int, ...]:
@@ -229,8 +225,6 @@ def _why(trace: Trace, index: int) -> str:
     if index < 0:
         return "writes into overlapping views"
     op = trace.ops[index]
-    module = trace.module_of(op)
-    name = op.base.rpartition(".")[2].strip("_")
-    outer, _, leaf = module.rpartition(".")
+    outer, _, leaf = trace.module_of(op).rpartition(".")
     where = f"`{leaf}` in `{outer}`" if outer else f"`{leaf}`" if leaf else "the model's own forward"
-    return f"{where} ({name})"
+    return f"{where} ({op.label})"

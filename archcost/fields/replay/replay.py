@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -85,39 +86,31 @@ def replay(
     return _Run(trace, tuple(axes), memory).run(len(trace.ops) if stop is None else stop, keep)
 
 
-class _Seen:
+class _Run:
     """`See` for one operation after another."""
 
-    def __init__(self, run: _Run) -> None:
-        self.run = run
-        self.masks: Masks | None = None
-
-    def __call__(self, ref: Any) -> Intervals | None:
-        return self.run.memory.read(ref) if isinstance(ref, TensorRef) else None
-
-    def _masks(self) -> Masks:
-        if self.masks is None:
-            from archcost.fields.replay.masks import Masks
-
-            self.masks = Masks(self.run.trace)
-        return self.masks
-
-    def zeros(self, ref: Any) -> np.ndarray | None:
-        return self._masks().zeros(ref, self.run.at) if isinstance(ref, TensorRef) else None
-
-    def lows(self, ref: Any, dim: int) -> np.ndarray | None:
-        return self._masks().lows(ref, self.run.at, dim) if isinstance(ref, TensorRef) else None
-
-
-class _Run:
     def __init__(self, trace: Trace, axes: tuple[InputAxis, ...], memory: Memory) -> None:
         self.trace = trace
         self.axes = axes
         self.memory = memory
         self.opaque: list[Opaque] = []
         self.operands: dict[int, tuple[Intervals, ...]] = {}
-        self.see = _Seen(self)
         self.at = 0
+
+    def __call__(self, ref: Any) -> Intervals | None:
+        return self.memory.read(ref) if isinstance(ref, TensorRef) else None
+
+    @cached_property
+    def masks(self) -> Masks:
+        from archcost.fields.replay.masks import Masks
+
+        return Masks(self.trace)
+
+    def zeros(self, ref: Any) -> np.ndarray | None:
+        return self.masks.zeros(ref, self.at) if isinstance(ref, TensorRef) else None
+
+    def lows(self, ref: Any, dim: int) -> np.ndarray | None:
+        return self.masks.lows(ref, self.at, dim) if isinstance(ref, TensorRef) else None
 
     def run(self, stop: int, keep: Sequence[TensorRef] | None) -> Replay:
         trace = self.trace
@@ -128,10 +121,10 @@ class _Run:
         left: list[tuple[Intervals | None, ...]] = [()] * len(trace.calls)
         for at in range(stop + 1):
             for index in ends.get(at, ()):
-                left[index] = tuple(map(self.see, trace.calls[index].outputs))
+                left[index] = tuple(map(self, trace.calls[index].outputs))
             if at < stop:
                 found.append(self.step(trace.ops[at]))
-        outputs = tuple((ref, self.see(ref)) for ref in (refs(trace.outputs) if keep is None else keep))
+        outputs = tuple((ref, self(ref)) for ref in (refs(trace.outputs) if keep is None else keep))
         return Replay(self.axes, tuple(found), tuple(left), outputs, tuple(self.opaque), self.operands)
 
     def step(self, op: Op) -> Intervals | None:
@@ -158,16 +151,15 @@ class _Run:
     def _made(self, storage: int) -> TensorRef | None:
         """The tensor that a storage was made as."""
         created = self.trace.storages[storage].created_by
-        if created is None:
-            return None
-        return next((ref for ref in self.trace.ops[created].outputs if ref.storage == storage), None)
+        outputs = () if created is None else self.trace.ops[created].outputs
+        return next((ref for ref in outputs if ref.storage == storage), None)
 
     def _apply(self, op: Op) -> list[Intervals | None]:
         rule = rule_for(op.name)
         reason = "no rule for this operator"
         if rule is not None:
             try:
-                result = rule(op, self.see)
+                result = rule(op, self)
                 results = list(result) if isinstance(result, (list, tuple)) else [result] * len(op.outputs)
                 reason = _unfit(op, results)
                 if not reason:
@@ -175,11 +167,11 @@ class _Run:
             except Exception as error:  # a rule meets a call it does not understand
                 reason = f"its rule failed: {type(error).__name__}: {error}"
         elif not op.writes and not op.reads:
-            return [self.see(ref) for ref in op.outputs]  # a view: where it lies in memory says it all
+            return [self(ref) for ref in op.outputs]  # a view: where it lies in memory says it all
         if not op.outputs:
             return []
         self.opaque.append(Opaque(op.index, op.name, self.trace.module_of(op), reason))
-        return [everything(op, self.see, ref.shape) for ref in op.outputs]
+        return [everything(op, self, ref.shape) for ref in op.outputs]
 
     def _hidden_writes(self, op: Op) -> None:
         """Storages that it wrote into and did not return: running statistics, lists of tensors."""
@@ -187,7 +179,7 @@ class _Run:
         if not hidden:
             return
         for ref in op.tensors():
-            seen = everything(op, self.see, ref.shape) if ref.storage in hidden else None
+            seen = everything(op, self, ref.shape) if ref.storage in hidden else None
             if seen is not None:
                 self.memory.flood(ref, seen)
 

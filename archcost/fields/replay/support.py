@@ -11,7 +11,7 @@ import numpy as np
 
 from archcost.fields.intervals.span import Span
 from archcost.fields.intervals.taps import EMPTY
-from archcost.fields.replay.read import InputAxes, is_map, places, profile
+from archcost.fields.replay.read import InputAxes, centre_of, is_map, profile
 from archcost.fields.replay.replay import Replay, interval_seed, replay
 from archcost.trace.graph import Op, Trace
 from archcost.trace.schema import arguments
@@ -54,11 +54,8 @@ def covered(support: Replay, call: int, inputs: InputAxes) -> tuple[np.ndarray, 
     for intervals in support.calls[call]:
         if intervals is None or not is_map(intervals, local):
             continue
-        at = {d: intervals.shape[d] // 2 for d in places(intervals, local)}
-        found = []
-        for axis, dim in zip(local.which, at, strict=True):
-            rows = profile(intervals, axis, dim, at)
-            here = at[dim] if rows.shape[1] > 1 else 0
-            found.append(rows[:-2, here] < EMPTY // 2)
-        return tuple(found)
+        at = centre_of(intervals, local)
+        rows = (profile(intervals, axis, dim, at) for axis, dim in zip(local.which, at, strict=True))
+        centres = (r[:-2, n if r.shape[1] > 1 else 0] for r, n in zip(rows, at.values(), strict=True))
+        return tuple(centre < EMPTY // 2 for centre in centres)
     return None

@@ -5,28 +5,23 @@ from __future__ import annotations
 from archcost.fields.intervals.intervals import Intervals, cat, union
 from archcost.fields.registry import See, everything, field_rule
 from archcost.fields.replay.memory import written
-from archcost.trace.graph import Op, TensorRef, refs
-from archcost.trace.schema import arguments
+from archcost.fields.rules.tables import of_first
+from archcost.trace.graph import Op, refs
+from archcost.trace.schema import arguments, named
 
 
 @field_rule("aten.embedding")
 def embedding(op: Op, see: See) -> Intervals | None:
     weight, indices = see(op.args[0]), see(op.args[1])
-    out = op.outputs[0].shape
     rows = weight and weight.reduce([0], op.index)
-    return union([rows, indices and indices.unsqueeze(-1)], out)
+    return union([rows, indices and indices.unsqueeze(-1)], op.outputs[0].shape)
 
 
 @field_rule("aten.index_select")
 def index_select(op: Op, see: See) -> Intervals | None:
-    x = see(op.args[0])
-    out = op.outputs[0].shape
-    dim = op.args[1]
-    index = see(op.args[2])
-    parts = [x and x.reduce([dim], op.index)]
-    if index is not None:
-        parts.append(index.everything(out, op.index))
-    return union(parts, out)
+    x, index, out = see(op.args[0]), see(op.args[2]), op.outputs[0].shape
+    picked = x and x.reduce(op.args[1], op.index)
+    return union([picked, index and index.everything(out, op.index)], out)
 
 
 @field_rule("aten.gather", "aten.take_along_dim")
@@ -54,27 +49,27 @@ def index(op: Op, see: See) -> Intervals | None:
         indexed: list[int] = []
         at = 0
         for i in indices:
-            if i is None:
-                at += 1
-            else:
-                width = len(i.shape) if str(i.dtype) in ("torch.bool", "torch.uint8") else 1
+            width = len(i.shape) if i is not None and str(i.dtype) in ("torch.bool", "torch.uint8") else 1
+            if i is not None:
                 indexed.extend(range(at, at + width))
-                at += width
+            at += width
         reduced = x.reduce(indexed, op.index, keepdim=False)
         # Adjacent index tensors leave their result in place; others put it first.
-        together = indexed == list(range(indexed[0], indexed[-1] + 1)) if indexed else True
-        place = indexed[0] if together and indexed else 0
+        together = indexed and indexed == list(range(indexed[0], indexed[-1] + 1))
+        place = indexed[0] if together else 0
         for _ in range(len(out) - reduced.rank):
             reduced = reduced.unsqueeze(place)
         parts.append(reduced)
     return union(parts, out)
 
 
-@field_rule(
-    *("aten.index_put", "aten._index_put_impl", "aten._unsafe_index_put", "aten.put", "aten.masked_scatter"),
-    *("aten.take", "aten.scatter_reduce", "aten.index_reduce", "aten.repeat_interleave.self_Tensor"),
-    *("aten.repeat_interleave.Tensor", "aten.isin", "aten.segment_reduce"),
-)
+_ANYWHERE = """
+    {,_unsafe_}index_put _index_put_impl put take masked_scatter scatter_reduce index_reduce isin
+    segment_reduce repeat_interleave.self_Tensor repeat_interleave.Tensor diagonal_scatter
+"""
+
+
+@field_rule(*named(_ANYWHERE))
 def anywhere(op: Op, see: See) -> Intervals | None:
     """Any element may have been put anywhere."""
     return everything(op, see, op.outputs[0].shape)
@@ -83,14 +78,10 @@ def anywhere(op: Op, see: See) -> Intervals | None:
 @field_rule("aten.scatter", "aten.scatter_add")
 def scatter(op: Op, see: See) -> Intervals | None:
     """Along the dimension anything may go anywhere; elsewhere elements keep their places."""
-    given = arguments(op)
-    out = op.outputs[0].shape
-    x = see(op.args[0])
+    given, out = arguments(op), op.outputs[0].shape
     dim = given["dim"] % max(len(out), 1)
-    parts: list[Intervals | None] = [x]
-    for name in ("src", "index"):
-        ref = given.get(name)
-        seen = see(ref) if isinstance(ref, TensorRef) else None
+    parts = [see(op.args[0])]
+    for seen in (see(given.get(name)) for name in ("src", "index")):
         if seen is not None:
             hull = seen.reduce([dim], op.index)
             same = all(hull.shape[d] == n for d, n in enumerate(out) if d != dim)
@@ -100,30 +91,22 @@ def scatter(op: Op, see: See) -> Intervals | None:
 
 @field_rule("aten.index_add", "aten.index_copy", "aten.index_fill")
 def index_add(op: Op, see: See) -> Intervals | None:
-    given = arguments(op)
-    out = op.outputs[0].shape
+    given, out = arguments(op), op.outputs[0].shape
     dim = given["dim"] % max(len(out), 1)
-    source = see(given.get("source"))
-    anywhere = [
-        x.everything(out, op.index) for x in (see(given["index"]), see(given.get("value"))) if x is not None
-    ]
+    source, *beside = (see(given.get(name)) for name in ("source", "index", "value"))
+    anywhere = [x and x.everything(out, op.index) for x in beside]
     return union([see(op.args[0]), source and source.reduce([dim], op.index), *anywhere], out)
 
 
-@field_rule("aten.slice_scatter", "aten.select_scatter", "aten.diagonal_scatter")
+@field_rule("aten.slice_scatter", "aten.select_scatter")
 def into_slice(op: Op, see: See) -> Intervals | None:
-    base, part = op.args[0], op.args[1]
-    given = arguments(op)
-    dim = given.get("dim", 0) % len(base.shape)
+    (base, part), given = op.args[:2], arguments(op)
+    dim, new = given.get("dim", 0) % len(base.shape), see(part)
     if "slice" in op.name:
         bounds = slice(given.get("start"), given.get("end"), given.get("step") or 1)
-    elif "select" in op.name:
-        bounds = slice(given["index"] % base.shape[dim], given["index"] % base.shape[dim] + 1)
     else:
-        return everything(op, see, base.shape)
-    new = see(part)
-    if new is not None and "select" in op.name:
-        new = new.unsqueeze(dim)
+        index = given["index"] % base.shape[dim]
+        bounds, new = slice(index, index + 1), new and new.unsqueeze(dim)
     box = tuple(bounds if d == dim else slice(None) for d in range(len(base.shape)))
     return written(see(base), base.shape, box, new)
 
@@ -135,19 +118,16 @@ def search(op: Op, see: See) -> Intervals | None:
     return union([values, bounds and bounds.reduce([-1], op.index)], op.outputs[0].shape)
 
 
-@field_rule("aten.multinomial")
-def draw(op: Op, see: See) -> Intervals | None:
+@of_first("multinomial")
+def draw(x: Intervals, op: Op) -> Intervals:
     """Each draw by all the weights of its row."""
-    x = see(op.args[0])
-    return x and x.reduce([-1], op.index).expand(op.outputs[0].shape)
+    return x.reduce([-1], op.index).expand(op.outputs[0].shape)
 
 
-@field_rule("aten.diag_embed")
-def diag_embed(op: Op, see: See) -> Intervals | None:
+@of_first("diag_embed")
+def diag_embed(x: Intervals, op: Op) -> Intervals:
     """Rows as diagonals of two new dimensions; wider by taking all of a row everywhere."""
-    x, out, given = see(op.args[0]), op.outputs[0].shape, arguments(op)
-    if x is None:
-        return None
+    out, given = op.outputs[0].shape, arguments(op)
     rows = x.reduce([-1], op.index, keepdim=False)
     for dim in sorted(given.get(name, default) % len(out) for name, default in (("dim1", -2), ("dim2", -1))):
         rows = rows.unsqueeze(dim)

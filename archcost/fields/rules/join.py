@@ -4,23 +4,21 @@ from __future__ import annotations
 
 from archcost.fields.intervals.intervals import Intervals, cat
 from archcost.fields.registry import See, field_rule
+from archcost.fields.rules.tables import dim_of
 from archcost.trace.graph import Op
-from archcost.trace.schema import arguments
+from archcost.trace.schema import named
 
 
-@field_rule("aten.cat", "aten.concat", "aten._cat", "quantized.cat", "quantized.cat_relu")
+@field_rule(*named("cat concat _cat"), *named("cat cat_relu", "quantized"))
 def concatenate(op: Op, see: See) -> Intervals | None:
     # Empty tensors of one dimension are passed over, as the framework does.
     refs = [ref for ref in op.args[0] if ref.shape != (0,)]
-    dim = arguments(op).get("dim", 0)
-    out = op.outputs[0].shape
-    return cat([(see(ref), ref.shape[dim]) for ref in refs], dim, out)
+    dim = dim_of(op)
+    return cat([(see(ref), ref.shape[dim]) for ref in refs], dim, op.outputs[0].shape)
 
 
 @field_rule("aten.stack")
 def stack(op: Op, see: See) -> Intervals | None:
     out = op.outputs[0].shape
-    dim = arguments(op).get("dim", 0)
-    dim = dim + len(out) if dim < 0 else dim
-    seen = [see(ref) for ref in op.args[0]]
-    return cat([(x and x.unsqueeze(dim), 1) for x in seen], dim, out, new=True)
+    dim = dim_of(op) % len(out)
+    return cat([(x and x.unsqueeze(dim), 1) for x in map(see, op.args[0])], dim, out, new=True)

@@ -9,7 +9,7 @@ import numpy as np
 from archcost.fields.intervals.intervals import Intervals, union
 from archcost.fields.registry import See, field_rule
 from archcost.trace.graph import Op, TensorRef, refs
-from archcost.trace.schema import arguments
+from archcost.trace.schema import arguments, named
 
 
 def product(
@@ -51,7 +51,7 @@ def _multiplied(a: TensorRef, b: TensorRef, shape: Any, op: Op, see: See) -> Int
     return product(one, other, shape, op.index, kept)
 
 
-@field_rule("aten.mm", "aten.bmm", "aten._int_mm", "aten._scaled_mm")
+@field_rule(*named("mm bmm _int_mm _scaled_mm"))
 def plain(op: Op, see: See) -> Intervals | None:
     return _multiplied(op.args[0], op.args[1], op.outputs[0].shape, op, see)
 
@@ -159,16 +159,17 @@ def attend(
     return union(parts, shape)
 
 
-@field_rule(
-    *("aten._scaled_dot_product_flash_attention_for_cpu", "aten._scaled_dot_product_flash_attention"),
-    *("aten._scaled_dot_product_efficient_attention", "aten._scaled_dot_product_cudnn_attention"),
-    *("aten._scaled_dot_product_fused_attention_overrideable", "aten.scaled_dot_product_attention"),
-    *("aten._scaled_dot_product_attention_math_for_mps", "flex_attention"),
-)
+_ATTENTION = """
+    _scaled_dot_product_{flash,efficient,cudnn}_attention _scaled_dot_product_flash_attention_for_cpu
+    _scaled_dot_product_fused_attention_overrideable _scaled_dot_product_attention_math_for_mps
+    scaled_dot_product_attention
+"""
+
+
+@field_rule(*named(_ATTENTION), "flex_attention")
 def attention(op: Op, see: See) -> list[Intervals | None]:
     """The output; then for some kernels log-sums of each query's scores, and states of a generator."""
-    given = arguments(op)
-    query, key, value = (see(arg) for arg in op.args[:3])
+    given, (query, key, value) = arguments(op), map(see, op.args[:3])
     causal = bool(given.get("is_causal", False))
     shape = op.outputs[0].shape
     masks = [see(given.get(name)) for name in ("attn_mask", "attn_bias")]
@@ -181,13 +182,8 @@ def attention(op: Op, see: See) -> list[Intervals | None]:
     out = union([attend(query, key, value, op, shape, causal, kept), *by_query], shape)
     rows = (*shape[:-1], 1)
     scores = union([attend(query, key, None, op, rows, causal, kept), *by_query], rows)
-    return [
-        out,
-        *(
-            scores.squeeze(-1) if scores is not None and ref.shape == shape[:-1] else None
-            for ref in op.outputs[1:]
-        ),
-    ]
+    sums = scores and scores.squeeze(-1)
+    return [out, *(sums if ref.shape == shape[:-1] else None for ref in op.outputs[1:])]
 
 
 @field_rule("aten._native_multi_head_attention", "aten._transformer_encoder_layer_fwd")

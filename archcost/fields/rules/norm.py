@@ -7,8 +7,9 @@ from math import prod
 
 from archcost.fields.intervals.intervals import Intervals, union
 from archcost.fields.registry import See, field_rule
+from archcost.fields.rules.tables import of_first
 from archcost.trace.graph import Op, TensorRef
-from archcost.trace.schema import arguments
+from archcost.trace.schema import arguments, named
 
 
 def _normalised(
@@ -37,20 +38,13 @@ def _shaped(statistics: Intervals | None, ref: TensorRef) -> Intervals | None:
     return statistics.reshape(ref.shape)
 
 
-def _last(op: Op) -> range:
-    """The dimensions of a norm over the last ones."""
-    rank = len(op.outputs[0].shape)
-    return range(rank - len(op.args[1]), rank)
+_BATCH_NORMS = """
+    {native_,cudnn_,miopen_,quantized_,}batch_norm _native_batch_norm_legit{,_no_training,_functional}
+    _batch_norm_{with_update,no_update,impl_index,with_update_functional}
+"""
 
 
-@field_rule(
-    *("aten.native_batch_norm", "aten._native_batch_norm_legit", "aten.cudnn_batch_norm"),
-    *("aten._native_batch_norm_legit_no_training", "aten.miopen_batch_norm", "aten.batch_norm"),
-    *("aten._batch_norm_with_update", "aten._batch_norm_no_update", "aten._batch_norm_impl_index"),
-    *("aten._native_batch_norm_legit_functional", "aten._batch_norm_with_update_functional"),
-    "aten.quantized_batch_norm",
-    *(f"quantized.batch_norm{n}{tail}" for n in ("", "1d", "2d", "3d") for tail in ("", "_relu")),
-)
+@field_rule(*named(_BATCH_NORMS), *named("batch_norm{,1d,2d,3d}{,_relu}", "quantized"))
 def batch_norm(op: Op, see: See) -> list[Intervals | None]:
     """In training the statistics are those of each channel over batch and positions."""
     given = arguments(op)
@@ -60,12 +54,11 @@ def batch_norm(op: Op, see: See) -> list[Intervals | None]:
     return _normalised(op, see, None, 1, ("running_mean", "running_var", "mean", "var"))
 
 
-@field_rule(
-    *("aten.native_layer_norm", "aten.layer_norm", "quantized.layer_norm"),
-    *("aten._fused_rms_norm", "aten.rms_norm"),
-)
+@field_rule(*named("native_layer_norm layer_norm _fused_rms_norm rms_norm"), "quantized.layer_norm")
 def layer_norm(op: Op, see: See) -> list[Intervals | None]:
-    return _normalised(op, see, _last(op), None)
+    """Over the last dimensions."""
+    rank = len(op.outputs[0].shape)
+    return _normalised(op, see, range(rank - len(op.args[1]), rank), None)
 
 
 @field_rule("aten.instance_norm", "quantized.instance_norm")
@@ -100,8 +93,7 @@ def weight_norm(op: Op, see: See) -> list[Intervals | None]:
     return [result, v and v.reduce(others, op.index)]
 
 
-@field_rule("aten.renorm")
-def renorm(op: Op, see: See) -> Intervals | None:
+@of_first("renorm")
+def renorm(x: Intervals, op: Op) -> Intervals:
     """Each slice along a dimension is scaled by its own norm."""
-    x = see(op.args[0])
-    return x and x.mixed([d for d in range(x.rank) if d != x.dim(arguments(op)["dim"])], op.index)
+    return x.mixed([d for d in range(x.rank) if d != x.dim(arguments(op)["dim"])], op.index)

@@ -2,37 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from archcost.fields.intervals.intervals import Intervals
 from archcost.fields.intervals.taps import pad
-from archcost.fields.registry import See, field_rule
+from archcost.fields.rules.tables import table
 from archcost.trace.graph import Op
 
 
-def _padded(x: Intervals | None, pads: Sequence[int], outside: str) -> Intervals | None:
-    """``pads`` is (low, high) of the last dimension, then of the one before, and so on."""
-    if x is None:
-        return None
-    taps = {}
-    for i in range(len(pads) // 2):
-        low, high = pads[2 * i], pads[2 * i + 1]
-        dim = x.rank - 1 - i
-        if low or high:
-            taps[dim] = pad(x.shape[dim], low, high, outside)
+def _padded(x: Intervals, op: Op, outside: str) -> Intervals:
+    """The pads are (low, high) of the last dimension, then of the one before, and so on."""
+    pads = op.args[1]
+    taps = {
+        x.rank - 1 - i: pad(x.shape[x.rank - 1 - i], low, high, outside)
+        for i, (low, high) in enumerate(zip(pads[::2], pads[1::2], strict=True))
+        if low or high
+    }
     return x.windows(taps) if taps else x
 
 
-@field_rule("aten.constant_pad_nd")
-def constant_pad(op: Op, see: See) -> Intervals | None:
-    return _padded(see(op.args[0]), op.args[1], "skip")
-
-
-@field_rule(*(f"aten.reflection_pad{n}d" for n in (1, 2, 3)))
-def reflection_pad(op: Op, see: See) -> Intervals | None:
-    return _padded(see(op.args[0]), op.args[1], "reflect")
-
-
-@field_rule(*(f"aten.replication_pad{n}d" for n in (1, 2, 3)))
-def replication_pad(op: Op, see: See) -> Intervals | None:
-    return _padded(see(op.args[0]), op.args[1], "clamp")
+table(
+    {
+        "constant_pad_nd": lambda x, op: _padded(x, op, "skip"),
+        "reflection_pad{1,2,3}d": lambda x, op: _padded(x, op, "reflect"),
+        "replication_pad{1,2,3}d": lambda x, op: _padded(x, op, "clamp"),
+    }
+)

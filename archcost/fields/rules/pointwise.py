@@ -4,26 +4,22 @@ from __future__ import annotations
 
 from archcost.fields.intervals.intervals import Intervals, union
 from archcost.fields.registry import See, field_rule, first, pointwise
+from archcost.fields.rules.tables import dim_of, of_first
 from archcost.trace.graph import Op, TensorRef
-from archcost.trace.schema import arguments
+from archcost.trace.schema import named
 
-field_rule(
-    *(f"aten.{name}" for name in ("relu", "relu6", "hardtanh", "leaky_relu", "elu", "gelu", "silu", "mish")),
-    *(f"aten.{name}" for name in ("sigmoid", "tanh", "hardswish", "hardsigmoid", "threshold", "softplus")),
-    *(f"aten.{name}" for name in ("celu", "selu", "softshrink", "hardshrink", "log_sigmoid_forward")),
-    *("aten.rrelu_with_noise", "aten.nan_to_num", "aten.clamp.default"),
-    *(f"quantized.{name}" for name in ("relu6", "hardswish", "leaky_relu", "elu", "celu", "sigmoid")),
-)(first)
-
-field_rule(
-    *(f"aten.{name}" for name in ("add", "sub", "mul", "div", "where", "masked_fill", "addcmul", "addcdiv")),
-    *(f"aten.{name}" for name in ("clamp", "maximum", "minimum", "lerp", "copysign", "complex", "polar")),
-    *("aten._prelu_kernel", "aten.rrelu", "aten.normal", "aten.poisson", "aten.bernoulli"),
-    *("aten.floor_divide", "aten.rsub", "aten._add_relu", "aten.binomial", "aten._standard_gamma"),
-    *("aten.fake_quantize_per_tensor_affine_cachemask", "aten.rrelu_with_noise_functional"),
-    *(f"quantized.{name}{tail}" for name in ("add", "mul") for tail in ("", "_relu", "_out", "_relu_out")),
-    *(f"quantized.{name}_scalar{tail}" for name in ("add", "mul") for tail in ("", "_relu")),
-)(pointwise)
+_OF_ONE = """
+    relu relu6 hardtanh leaky_relu elu gelu silu mish sigmoid tanh hardswish hardsigmoid threshold softplus
+    celu selu softshrink hardshrink log_sigmoid_forward rrelu_with_noise nan_to_num clamp.default
+"""
+_OF_SEVERAL = """
+    add sub mul div where masked_fill addcmul addcdiv clamp maximum minimum lerp copysign complex polar
+    _prelu_kernel rrelu normal poisson bernoulli floor_divide rsub _add_relu binomial _standard_gamma
+    fake_quantize_per_tensor_affine_cachemask rrelu_with_noise_functional
+"""
+_INT8 = "{add,mul}{,_relu,_out,_relu_out,_scalar,_scalar_relu}"
+field_rule(*named(_OF_ONE), *named("relu6 hardswish leaky_relu elu celu sigmoid", "quantized"))(first)
+field_rule(*named(_OF_SEVERAL), *named(_INT8, "quantized"))(pointwise)
 
 
 @field_rule("aten.prelu", "quantized.prelu")
@@ -39,11 +35,13 @@ def copy(op: Op, see: See) -> Intervals | None:
     return union([see(op.args[1])], op.outputs[0].shape)
 
 
-@field_rule(
-    *("aten.fake_quantize_per_channel_affine_cachemask", "aten._fake_quantize_learnable_per_tensor_affine"),
-    *("aten._fake_quantize_learnable_per_channel_affine",),
-    *("aten._fake_quantize_per_tensor_affine_cachemask_tensor_qparams",),
-)
+_BY_SCALES = """
+    fake_quantize_per_channel_affine_cachemask _fake_quantize_learnable_per_{tensor,channel}_affine
+    _fake_quantize_per_tensor_affine_cachemask_tensor_qparams
+"""
+
+
+@field_rule(*named(_BY_SCALES))
 def fake_quantize(op: Op, see: See) -> Intervals | None:
     """Each element, by a scale and a zero point."""
     out = op.outputs[0].shape
@@ -51,14 +49,13 @@ def fake_quantize(op: Op, see: See) -> Intervals | None:
     return union([see(op.args[0]), *qparams], out)
 
 
-@field_rule("aten._fused_moving_avg_obs_fq_helper")
-def observed(op: Op, see: See) -> Intervals | None:
+@of_first("_fused_moving_avg_obs_fq_helper")
+def observed(x: Intervals, op: Op) -> Intervals:
     """The scale may be that of the tensor itself: it observes its smallest and largest element."""
-    x = see(op.args[0])
-    return x and x.mixed(None, op.index)
+    return x.mixed(None, op.index)
 
 
-@field_rule("aten._foreach_add", "aten._foreach_mul", "aten._foreach_sub", "aten._foreach_div")
+@field_rule(*named("_foreach_{add,mul,sub,div}"))
 def foreach(op: Op, see: See) -> list[Intervals | None]:
     """The same operation on each tensor of a list; others are lists as well, or one tensor for all."""
     operands = [arg for arg in op.args if isinstance(arg, (tuple, TensorRef))]
@@ -68,11 +65,8 @@ def foreach(op: Op, see: See) -> list[Intervals | None]:
     ]
 
 
-@field_rule("aten.glu")
-def glu(op: Op, see: See) -> Intervals | None:
-    x = see(op.args[0])
-    if x is None:
-        return None
-    dim = x.dim(arguments(op).get("dim", -1))
+@of_first("glu")
+def glu(x: Intervals, op: Op) -> Intervals | None:
+    dim = x.dim(dim_of(op, -1))
     half = x.shape[dim] // 2
     return union([x.slice(dim, 0, half), x.slice(dim, half, 2 * half)], op.outputs[0].shape)

@@ -6,17 +6,9 @@ from archcost.fields.intervals.intervals import Intervals, union
 from archcost.fields.registry import See, field_rule
 from archcost.fields.rules.window import convolve
 from archcost.trace.graph import Op, PackedWeights
+from archcost.trace.schema import named
 
-_CONVOLUTIONS = tuple(
-    f"quantized.conv{kind}{n}d{tail}"
-    for kind in ("", "_transpose")
-    for n in (1, 2, 3)
-    for tail in ("", "_relu", "_dynamic", "_add", "_add_relu")
-)
-
-
-def _packed(op: Op) -> PackedWeights:
-    return next(arg for arg in op.args if isinstance(arg, PackedWeights))
+_CONVOLUTIONS = named("conv{,_transpose}{1,2,3}d{,_relu,_dynamic,_add,_add_relu}", "quantized")
 
 
 def _scaled(op: Op, see: See) -> Intervals | None:
@@ -28,7 +20,7 @@ def _scaled(op: Op, see: See) -> Intervals | None:
 @field_rule(*_CONVOLUTIONS, slides=True)
 def convolution(op: Op, see: See) -> Intervals | None:
     """With ``_add`` the second argument is a tensor that is added to the result."""
-    x, packed = _scaled(op, see), _packed(op)
+    x, packed = _scaled(op, see), next(arg for arg in op.args if isinstance(arg, PackedWeights))
     added = see(op.args[1])
     if x is None:
         return added
@@ -41,13 +33,7 @@ def convolution(op: Op, see: See) -> Intervals | None:
     return union([out, added], op.outputs[0].shape)
 
 
-@field_rule(
-    *(
-        f"quantized.linear{tail}"
-        for tail in ("", "_relu", "_leaky_relu", "_tanh", "_dynamic", "_relu_dynamic")
-    ),
-    *("quantized.linear_dynamic_fp16", "quantized.linear_relu_dynamic_fp16"),
-)
+@field_rule(*named("linear{,_relu,_leaky_relu,_tanh} linear{,_relu}_dynamic{,_fp16}", "quantized"))
 def linear(op: Op, see: See) -> Intervals | None:
     x = _scaled(op, see)
     return None if x is None else x.reduce([-1], op.index).expand(op.outputs[0].shape)

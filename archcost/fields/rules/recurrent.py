@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from archcost.fields.intervals.intervals import Intervals, cat, union
 from archcost.fields.registry import See, field_rule
 from archcost.trace.graph import Op, refs
-from archcost.trace.schema import arguments
+from archcost.trace.schema import arguments, named
 
 _STATES = ("hx", "cx", "hx_", "cx_")
 
 
 @field_rule(
-    *("aten.mkldnn_rnn_layer", "aten._cudnn_rnn", "aten.miopen_rnn"),
-    *("aten.quantized_lstm.input", "aten.quantized_gru.input"),
-    *("aten.lstm.input", "aten.gru.input", "aten.rnn_tanh.input", "aten.rnn_relu.input"),
+    *named("mkldnn_rnn_layer _cudnn_rnn miopen_rnn {,quantized_}{lstm,gru}.input rnn_{tanh,relu}.input")
 )
 def layers(op: Op, see: See) -> list[Intervals | None]:
     """The sequence, and final states (layers times ways, batch, width) that have seen all of it.
@@ -74,11 +70,10 @@ def _passed(rows: Intervals | None, time: int, back: bool, op: int) -> Intervals
     """Each step and those before it, or after it where the sequence is read from its end."""
     if rows is None or not back:
         return rows and rows.running(time)
-    turned = np.arange(rows.shape[time])[::-1]
-    return rows.take(time, turned).running(time).take(time, turned).to_the_end(time, op)
+    return rows.flip(time).running(time).flip(time).to_the_end(time, op)
 
 
-@field_rule("aten.lstm.data", "aten.gru.data", "aten.rnn_tanh.data", "aten.rnn_relu.data")
+@field_rule(*named("{lstm,gru,rnn_tanh,rnn_relu}.data"))
 def packed(op: Op, see: See) -> list[Intervals | None]:
     """Sequences of several lengths as rows, all first steps before all second ones.
 

@@ -6,79 +6,51 @@ from typing import Any
 
 from archcost.fields.intervals.intervals import Intervals, union
 from archcost.fields.registry import See, everything, field_rule, pointwise
+from archcost.fields.rules.tables import dim_of, of_first, shape_of, table
 from archcost.trace.graph import Op
-from archcost.trace.schema import arguments
+from archcost.trace.schema import arguments, named
 
 
 def _dims(op: Op) -> Any:
     """The dimensions of a reduction; None is all of them."""
-    given = arguments(op)
-    for name in ("dim", "dims", "axis"):
-        if name in given and given[name] is not None and not isinstance(given[name], str):
-            return given[name]
-    return None
+    given = (arguments(op).get(name) for name in ("dim", "dims", "axis"))
+    found = next((dims for dims in given if dims is not None and not isinstance(dims, str)), None)
+    return -1 if found is None and op.base in ("aten.kthvalue", "aten.mode") else found
 
 
-@field_rule(
-    *(f"aten.{name}" for name in ("sum", "prod", "amax", "amin", "argmax", "argmin", "any", "all", "mean")),
-    *(
-        f"aten.{name}"
-        for name in ("nansum", "nanmean", "count_nonzero", "logsumexp", "var", "std", "aminmax")
-    ),
-    *(f"aten.{name}" for name in ("var_mean", "std_mean", "linalg_vector_norm", "norm", "max", "min")),
-    *(f"aten.{name}" for name in ("median", "nanmedian", "mode", "kthvalue")),
+@of_first(
+    """
+    sum nansum prod mean nanmean amax amin max min aminmax argmax argmin any all count_nonzero logsumexp
+    var std var_mean std_mean linalg_vector_norm norm median nanmedian mode kthvalue
+    """
 )
-def reduction(op: Op, see: See) -> Any:
+def reduction(x: Intervals, op: Op) -> Intervals:
     """One or two outputs, each over the same dimensions."""
-    x = see(op.args[0])
-    if x is None:
-        return None
-    dims = _dims(op)
-    if dims is None and op.base in ("aten.kthvalue", "aten.mode"):
-        dims = -1
-    keepdim = len(op.outputs[0].shape) == x.rank
-    reduced = x.reduce(dims, op.index, keepdim=keepdim)
-    return [reduced] * len(op.outputs)
+    return x.reduce(_dims(op), op.index, keepdim=len(shape_of(op)) == x.rank)
 
 
 field_rule("aten.max.other", "aten.min.other")(pointwise)
 
-
 _LOSSES = """
-    mse_loss huber_loss smooth_l1_loss soft_margin_loss binary_cross_entropy nll_loss_forward
-    nll_loss2d_forward multi_margin_loss binary_cross_entropy_with_logits dist
-""".split()
+    mse_loss huber_loss smooth_l1_loss soft_margin_loss binary_cross_entropy{,_with_logits} nll_loss_forward
+    nll_loss2d_forward multi_margin_loss dist
+"""
 
 
-@field_rule(*(f"aten.{name}" for name in _LOSSES))
+@field_rule(*named(_LOSSES))
 def loss(op: Op, see: See) -> list[Intervals | None]:
     """One number, unless it is not reduced: then by element, or by row where it has lost the classes."""
-    x, out = op.args[0], op.outputs[0].shape
-    if out == x.shape:
+    if shape_of(op) == op.args[0].shape:
         return [pointwise(op, see), *(None for _ in op.outputs[1:])]
     return of_everything(op, see)
 
 
-@field_rule(
-    *(f"aten.{name}" for name in ("cumsum", "cumprod", "cummax", "cummin", "logcumsumexp", "_logcumsumexp")),
-)
-def running(op: Op, see: See) -> Any:
-    x = see(op.args[0])
-    if x is None:
-        return None
-    dim = arguments(op).get("dim", -1)
-    return [x.running(dim)] * len(op.outputs)
-
-
-@field_rule(
-    *("aten._softmax", "aten._log_softmax", "aten._safe_softmax", "aten.softmax", "aten.log_softmax"),
-    *("aten._masked_softmax", "quantized.softmax"),
-)
+@field_rule(*named("{_,_log_,_safe_,_masked_,log_,}softmax"), "quantized.softmax")
 def softmax(op: Op, see: See) -> Intervals | None:
     x = see(op.args[0])
     if x is None or not x.rank:
         return x
-    dim = arguments(op).get("dim", -1)
+    dim = dim_of(op, -1)
     dim = -1 if dim is None else dim
     lows = see.lows(op.args[0], dim)
     return x.mixed(dim, op.index, None if lows is None else ~lows)
@@ -88,56 +60,43 @@ def softmax(op: Op, see: See) -> Intervals | None:
 def cross_product(op: Op, see: See) -> Intervals | None:
     """Each of three elements is computed from the two others; wider by its own."""
     seen = pointwise(op, see)
-    return seen and seen.mixed(arguments(op).get("dim", -1), op.index)
+    return seen and seen.mixed(dim_of(op, -1), op.index)
 
 
-@field_rule("aten.sort", "aten.argsort")
-def sort(op: Op, see: See) -> Any:
-    x = see(op.args[0])
-    if x is None:
-        return None
-    dim = arguments(op).get("dim", -1)
-    return [_hull(x, dim, op)] * len(op.outputs)
-
-
-@field_rule("aten.topk")
-def topk(op: Op, see: See) -> Any:
-    x = see(op.args[0])
-    if x is None:
-        return None
-    dim = arguments(op).get("dim", -1)
-    return [x.reduce([dim], op.index).expand(ref.shape) for ref in op.outputs]
-
-
-def _hull(x: Intervals, dims: Any, op: Op) -> Intervals:
+def _hull(x: Intervals, dims: Any, op: Op) -> list[Intervals]:
     """The hull along ``dims``, for every element along them."""
-    return x.reduce(dims, op.index).expand(x.shape)
+    hull = x.reduce(dims, op.index)
+    return [hull.expand(ref.shape) for ref in op.outputs]
 
 
-@field_rule("aten._fft_r2c", "aten._fft_c2c", "aten._fft_c2r")
-def fourier(op: Op, see: See) -> Intervals | None:
-    x = see(op.args[0])
-    return None if x is None else x.reduce(op.args[1], op.index).expand(op.outputs[0].shape)
-
-
-@field_rule(
-    *("aten._local_scalar_dense", "aten.item", "aten.is_nonzero", "aten.equal", "aten._assert_async"),
-    "aten.allclose",
-    *("aten._assert_scalar", "aten.sym_constrain_range_for_size", "aten._functional_assert_async"),
-    "aten.record_stream",
+table(
+    {
+        "cumsum cumprod cummax cummin logcumsumexp _logcumsumexp": lambda x, op: x.running(dim_of(op, -1)),
+        "sort argsort topk": lambda x, op: _hull(x, dim_of(op, -1), op),
+        "_fft_{r2c,c2c,c2r}": lambda x, op: _hull(x, op.args[1], op),
+    }
 )
+
+_READ_BACK = """
+    _local_scalar_dense item is_nonzero equal allclose _assert_async _assert_scalar
+    sym_constrain_range_for_size _functional_assert_async record_stream
+"""
+
+
+@field_rule(*named(_READ_BACK))
 def read_back(op: Op, see: See) -> None:
     """A value handed to Python: what it decides there is not seen here."""
     return None
 
 
-@field_rule(
-    *("aten._unique2", "aten.unique_dim", "aten.unique_consecutive", "aten.nonzero", "aten.masked_select"),
-    *("aten.bincount", "aten.histc", "aten.trace", "aten.nonzero_static", "aten._pad_packed_sequence"),
-    *("aten._pack_padded_sequence", "aten._embedding_bag", "aten._embedding_bag_forward_only"),
-    *("aten._ctc_loss", "aten.multilabel_margin_loss_forward", "aten._pdist_forward"),
-    *("aten._unique", "aten.unique_dim_consecutive", "aten._is_all_true", "aten._is_any_true"),
-)
+_OF_EVERYTHING = """
+    _unique _unique2 unique_dim unique_dim_consecutive unique_consecutive nonzero nonzero_static masked_select
+    bincount histc trace _pack_padded_sequence _pad_packed_sequence _embedding_bag{,_forward_only}
+    _ctc_loss multilabel_margin_loss_forward _pdist_forward _is_all_true _is_any_true
+"""
+
+
+@field_rule(*named(_OF_EVERYTHING))
 def of_everything(op: Op, see: See) -> list[Intervals | None]:
     """What each output element is, and how many there are, depends on all values."""
     return [everything(op, see, ref.shape) for ref in op.outputs]
@@ -148,10 +107,10 @@ _FACTORISATIONS = """
     linalg_eig linalg_qr linalg_lu linalg_lu_factor_ex linalg_matrix_exp linalg_lstsq linalg_pinv
     linalg_solve_triangular linalg_householder_product triangular_solve cholesky_solve
     cholesky_inverse linalg_ldl_factor_ex linalg_lu_solve lu_unpack _linalg_eigvals geqrf ormqr
-""".split()
+"""
 
 
-@field_rule(*(f"aten.{name}" for name in _FACTORISATIONS))
+@field_rule(*named(_FACTORISATIONS))
 def of_matrices(op: Op, see: See) -> list[Intervals | None]:
     """Each matrix of a batch as a whole, whatever the shape of what is computed from it."""
     lead = max(len(ref.shape) for ref in op.tensors()) - 2

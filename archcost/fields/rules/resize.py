@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from archcost.fields.intervals.intervals import Intervals, union
-from archcost.fields.intervals.taps import Taps, antialiased, nearest, resize
+from archcost.fields.intervals.taps import antialiased, nearest, resize
 from archcost.fields.registry import See, field_rule
+from archcost.fields.rules.tables import of_first, shape_of
 from archcost.trace.graph import Op
 from archcost.trace.schema import arguments
 
@@ -13,29 +16,23 @@ from archcost.trace.schema import arguments
 _SMALL = 128
 
 
-def _scales(op: Op, axes: int) -> list[float | None]:
-    given = arguments(op)
-    factors = given.get("scale_factors")
-    if factors is not None:
-        return [float(f) for f in factors]
+def _resized(x: Intervals, op: Op) -> Iterator[tuple[int, int, int, float | None]]:
+    """The last dimensions, each with its size before and after, and with the scale where one was given."""
+    given, axes = arguments(op), int(next(c for c in op.base if c.isdigit()))
     names = {1: ("scales",), 2: ("scales_h", "scales_w"), 3: ("scales_d", "scales_h", "scales_w")}[axes]
-    return [given.get(name) for name in names]
+    factors = given.get("scale_factors")
+    scales = [given.get(name) for name in names] if factors is None else [float(f) for f in factors]
+    for dim, scale in enumerate(scales, x.rank - axes):
+        yield dim, x.shape[dim], shape_of(op)[dim], scale
 
 
-@field_rule(
-    *(f"aten.{name}{n}d" for name in ("upsample_nearest", "_upsample_nearest_exact") for n in (1, 2, 3))
-)
-def interpolate_nearest(op: Op, see: See) -> Intervals | None:
-    x = see(op.args[0])
-    if x is None:
-        return None
-    exact, axes = "exact" in op.base, int(op.base[-2])
-    first, out = x.rank - axes, op.outputs[0].shape
-    small = axes == 2 and sum(out[first:]) <= _SMALL
+@of_first("{upsample_nearest,_upsample_nearest_exact}{1,2,3}d")
+def interpolate_nearest(x: Intervals, op: Op) -> Intervals:
+    exact, each = "exact" in op.base, list(_resized(x, op))
+    small = len(each) == 2 and sum(m for _, _, m, _ in each) <= _SMALL
     double = str(op.args[0].dtype) == "torch.float64" and not small
-    taps: dict[int, Taps] = {}
-    for dim, scale in enumerate(_scales(op, axes), first):
-        n, m = x.shape[dim], out[dim]
+    taps = {}
+    for dim, n, m, scale in each:
         if small and not exact and m in (n, 2 * n):
             scale = None
         if n != m or scale not in (None, 1.0):
@@ -43,58 +40,35 @@ def interpolate_nearest(op: Op, see: See) -> Intervals | None:
     return x.windows(taps) if taps else x
 
 
-@field_rule(
-    *("aten.upsample_linear1d", "aten.upsample_bilinear2d", "aten.upsample_trilinear3d"),
-    "aten.upsample_bicubic2d",
-)
-def interpolate(op: Op, see: See) -> Intervals | None:
-    x = see(op.args[0])
-    if x is None:
-        return None
-    cubic, axes = "cubic" in op.base, int(op.base[-2])
-    corners = bool(arguments(op).get("align_corners", False))
-    first, out = x.rank - axes, op.outputs[0].shape
-    taps: dict[int, Taps] = {}
-    for dim, scale in enumerate(_scales(op, axes), first):
-        n, m = x.shape[dim], out[dim]
+@of_first("upsample_linear1d upsample_bilinear2d upsample_trilinear3d upsample_bicubic2d")
+def interpolate(x: Intervals, op: Op) -> Intervals:
+    cubic, corners = "cubic" in op.base, bool(arguments(op).get("align_corners", False))
+    taps = {
+        dim: resize(n, m, cubic, corners, scale)
+        for dim, n, m, scale in _resized(x, op)
         # Linear interpolation copies where the size stays, whatever the scale says.
-        if n != m or (cubic and scale not in (None, 1.0)):
-            taps[dim] = resize(n, m, cubic, corners, scale)
+        if n != m or (cubic and scale not in (None, 1.0))
+    }
     return x.windows(taps) if taps else x
 
 
-@field_rule("aten._upsample_bilinear2d_aa", "aten._upsample_bicubic2d_aa")
-def interpolate_antialiased(op: Op, see: See) -> Intervals | None:
-    x = see(op.args[0])
-    if x is None:
-        return None
-    radius = 2 if "bicubic" in op.name else 1
-    corners = bool(arguments(op).get("align_corners", False))
-    out = op.outputs[0].shape
-    taps = {
-        dim: antialiased(x.shape[dim], out[dim], radius, corners, scale)
-        for dim, scale in enumerate(_scales(op, 2), 2)
-        if x.shape[dim] != out[dim]
-    }
+@of_first("_upsample_{bilinear,bicubic}2d_aa")
+def interpolate_antialiased(x: Intervals, op: Op) -> Intervals:
+    radius, corners = 2 if "bicubic" in op.name else 1, bool(arguments(op).get("align_corners", False))
+    taps = {dim: antialiased(n, m, radius, corners, scale) for dim, n, m, scale in _resized(x, op) if n != m}
     return x.windows(taps) if taps else x
 
 
 @field_rule("aten.grid_sampler_2d", "aten.grid_sampler_3d", "aten.cudnn_grid_sampler", "aten.grid_sampler")
 def grid_sample(op: Op, see: See) -> Intervals | None:
     """Which pixels are sampled depends on the grid's values: all of them, and the grid at its place."""
-    x, grid = see(op.args[0]), see(op.args[1])
-    out = op.outputs[0].shape
-    parts = []
-    if x is not None:
-        axes = x.rank - 2
-        parts.append(x.reduce(range(2, 2 + axes), op.index).expand(out))
-    if grid is not None:
-        # (N, *positions, 2) to (N, 1, *positions).
-        parts.append(grid.reduce([-1], op.index, keepdim=False).unsqueeze(1).expand(out))
-    return union(parts, out)
+    x, grid, out = see(op.args[0]), see(op.args[1]), shape_of(op)
+    plane = x and x.reduce(range(2, x.rank), op.index)
+    # (N, *positions, 2) to (N, 1, *positions).
+    own = grid and grid.reduce([-1], op.index, keepdim=False).unsqueeze(1)
+    return union([plane, own], out)
 
 
-@field_rule("aten.affine_grid_generator")
-def affine_grid(op: Op, see: See) -> Intervals | None:
-    theta = see(op.args[0])
-    return None if theta is None else theta.everything(op.outputs[0].shape, op.index)
+@of_first("affine_grid_generator")
+def affine_grid(theta: Intervals, op: Op) -> Intervals:
+    return theta.everything(shape_of(op), op.index)

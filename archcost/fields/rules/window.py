@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from archcost.fields.intervals.intervals import Intervals, union
-from archcost.fields.intervals.taps import Taps, transposed, window
+from archcost.fields.intervals.taps import transposed, window
 from archcost.fields.registry import See, field_rule
+from archcost.fields.rules.tables import of_first
 from archcost.trace.graph import Op
-from archcost.trace.schema import arguments
+from archcost.trace.schema import arguments, named
 
 
 def per_axis(value: Any, axes: int) -> tuple[int, ...]:
@@ -22,16 +23,12 @@ def per_axis(value: Any, axes: int) -> tuple[int, ...]:
 
 def channels(x: Intervals, dim: int, groups: int, out_channels: int, op: int) -> Intervals:
     """Each output channel sees the input channels of its group."""
-    size = x.shape[dim]
-    if groups == 1:
-        reduced = x.reduce([dim], op)
-    elif not any(s.varies(dim) for spans in x.axes for s in spans):
-        reduced = x.slice(dim, 0, 1)
-    else:
-        split = x.reshape((*x.shape[:dim], groups, size // groups, *x.shape[dim + 1 :]))
-        reduced = split.reduce([dim + 1], op, keepdim=False).repeat_each(dim, out_channels // groups)
-        return reduced
-    return reduced.expand((*x.shape[:dim], out_channels, *x.shape[dim + 1 :]))
+    before, size, behind = x.shape[:dim], x.shape[dim], x.shape[dim + 1 :]
+    if groups > 1 and any(s.varies(dim) for spans in x.axes for s in spans):
+        split = x.reshape((*before, groups, size // groups, *behind))
+        return split.reduce([dim + 1], op, keepdim=False).repeat_each(dim, out_channels // groups)
+    reduced = x.reduce([dim], op) if groups == 1 else x.slice(dim, 0, 1)
+    return reduced.expand((*before, out_channels, *behind))
 
 
 def convolve(
@@ -51,47 +48,34 @@ def convolve(
     strides, pads, dilations = (per_axis(v, axes) for v in (stride, padding, dilation))
     mixed = channels(x, first - 1, groups, out[first - 1], op.index)
     make = transposed if is_transposed else window
-    taps: dict[int, Taps] = {}
-    for i in range(axes):
-        n, m = x.shape[first + i], out[first + i]
-        if (kernel[i], strides[i], pads[i], n) != (1, 1, 0, m):
-            taps[first + i] = make(n, kernel[i], strides[i], pads[i], dilations[i], m)
+    each = zip(x.shape[first:], kernel, strides, pads, dilations, out[first:], strict=True)
+    taps = {
+        first + i: make(n, k, s, p, d, m)
+        for i, (n, k, s, p, d, m) in enumerate(each)
+        if (k, s, p, n) != (1, 1, 0, m)
+    }
     return mixed.windows(taps) if taps else mixed
 
 
-@field_rule(
-    *("aten.convolution", "aten._convolution", "aten.convolution_overrideable"),
-    *("aten.conv1d", "aten.conv2d", "aten.conv3d"),
-    *("aten.conv_transpose1d", "aten.conv_transpose2d", "aten.conv_transpose3d"),
-    *("aten.cudnn_convolution", "aten.cudnn_convolution_transpose", "aten.mkldnn_convolution"),
-    *("aten.miopen_convolution", "aten.slow_conv_dilated2d", "aten.slow_conv_dilated3d"),
-    *("aten._slow_conv2d_forward", "aten.slow_conv3d_forward", "aten.thnn_conv2d"),
-    *("aten.conv_depthwise3d", "aten._conv_depthwise2d", "aten.slow_conv_transpose2d"),
-    *("aten.slow_conv_transpose3d",),
-    slides=True,
-)
+_CONVOLUTIONS = """
+    {,_}convolution convolution_overrideable {cudnn,mkldnn,miopen}_convolution cudnn_convolution_transpose
+    conv{1,2,3}d conv_transpose{1,2,3}d conv_depthwise3d _conv_depthwise2d thnn_conv2d _slow_conv2d_forward
+    slow_conv3d_forward slow_conv_dilated{2,3}d slow_conv_transpose{2,3}d
+"""
+
+
+@field_rule(*named(_CONVOLUTIONS), slides=True)
 def convolution(op: Op, see: See) -> Intervals | None:
-    given = arguments(op)
+    given, out = arguments(op), op.outputs[0].shape
     x, weight = op.args[0], op.args[1]
     seen, kernel_seen = see(x), see(weight)
     axes = len(weight.shape) - 2
     flipped = bool(given.get("transposed", "transpose" in op.name))
-    out = op.outputs[0].shape
-    result = None
-    if seen is not None:
-        groups = given.get("groups", 1)
-        if "depthwise" in op.name:
-            groups = x.shape[-axes - 1]
-        result = convolve(
-            seen,
-            op,
-            weight.shape[2:],
-            given.get("stride", 1),
-            given.get("padding", 0),
-            given.get("dilation", 1),
-            groups,
-            flipped,
-        )
+    groups = x.shape[-axes - 1] if "depthwise" in op.name else given.get("groups", 1)
+    stride, padding, dilation = (
+        given.get(name, default) for name, default in (("stride", 1), ("padding", 0), ("dilation", 1))
+    )
+    result = seen and convolve(seen, op, weight.shape[2:], stride, padding, dilation, groups, flipped)
     # A kernel computed from the input is seen whole by every output, a bias by its own channel.
     kernel = kernel_seen and kernel_seen.everything(out, op.index)
     bias = see(given.get("bias"))
@@ -99,84 +83,71 @@ def convolution(op: Op, see: See) -> Intervals | None:
     return union([result, kernel, added], out)
 
 
-@field_rule("aten.conv_tbc")
-def conv_tbc(op: Op, see: See) -> Intervals | None:
-    x = see(op.args[0])
-    if x is None:
-        return None
+@of_first("conv_tbc")
+def conv_tbc(x: Intervals, op: Op) -> Intervals:
     taps, _, out_channels = op.args[1].shape
     low = op.args[3] if len(op.args) > 3 else 0
     mixed = x.reduce([2], op.index).expand((*x.shape[:2], out_channels))
     return mixed.windows({0: window(x.shape[0], taps, 1, low, 1, op.outputs[0].shape[0])})
 
 
-@field_rule("aten.im2col", slides=True)
-def im2col(op: Op, see: See) -> Intervals | None:
-    """(N, C, H, W) to (N, C kh kw, positions): element (c, i, j) at (y, x) is one pixel."""
+class _Offsets(NamedTuple):
+    """The window of an im2col along one axis."""
+
+    kernel: int
+    stride: int
+    low: int
+    dilation: int
+
+    def count(self, size: int) -> int:
+        return (size + 2 * self.low - self.dilation * (self.kernel - 1) - 1) // self.stride + 1
+
+
+def _offsets(op: Op) -> list[_Offsets]:
     given = arguments(op)
-    x = see(op.args[0])
-    if x is None:
-        return None
-    kernel, dilation, padding, stride = (
-        per_axis(given[name], 2) for name in ("kernel_size", "dilation", "padding", "stride")
-    )
-    batched = x if x.rank == 4 else x.unsqueeze(0)
-    n, c = batched.shape[:2]
-    out = batched
-    positions = []
-    for axis in (0, 1):
-        size = batched.shape[2 + axis]
-        count = (size + 2 * padding[axis] - dilation[axis] * (kernel[axis] - 1) - 1) // stride[axis] + 1
-        positions.append(count)
+    names = ("kernel_size", "stride", "padding", "dilation")
+    return list(map(_Offsets, *(per_axis(given[name], 2) for name in names)))
+
+
+@of_first("im2col", slides=True)
+def im2col(x: Intervals, op: Op) -> Intervals:
+    """(N, C, H, W) to (N, C kh kw, positions): element (c, i, j) at (y, x) is one pixel."""
+    out = batched = x if x.rank == 4 else x.unsqueeze(0)
+    for dim, size, one in zip((2, 4), batched.shape[2:], _offsets(op), strict=True):
         # Each offset in the kernel is a window of one tap; they stand side by side in a new dimension.
-        out = out.unfold(2 + 2 * axis, size, kernel[axis], stride[axis], padding[axis], dilation[axis], count)
-    # Now (N, C, kh, ho, kw, wo).
-    out = out.permute([0, 1, 2, 4, 3, 5]).reshape((n, c * kernel[0] * kernel[1], positions[0] * positions[1]))
+        out = out.unfold(dim, size, *one, one.count(size))
+    n, c, kh, ho, kw, wo = out.shape
+    out = out.permute([0, 1, 2, 4, 3, 5]).reshape((n, c * kh * kw, ho * wo))
     return out if x.rank == 4 else out.squeeze(0)
 
 
-@field_rule("aten.col2im")
-def col2im(op: Op, see: See) -> Intervals | None:
+@of_first("col2im")
+def col2im(x: Intervals, op: Op) -> Intervals:
     """The inverse sum of im2col: a pixel sees every (offset, position) that was taken from it."""
-    given = arguments(op)
-    x = see(op.args[0])
-    if x is None:
-        return None
-    size, kernel, dilation, padding, stride = (
-        per_axis(given[name], 2) for name in ("output_size", "kernel_size", "dilation", "padding", "stride")
-    )
+    sizes, (height, width) = per_axis(arguments(op)["output_size"], 2), _offsets(op)
     batched = x if x.rank == 3 else x.unsqueeze(0)
-    counts = [(size[a] + 2 * padding[a] - dilation[a] * (kernel[a] - 1) - 1) // stride[a] + 1 for a in (0, 1)]
-    n = batched.shape[0]
-    out = batched.reshape((n, batched.shape[1] // (kernel[0] * kernel[1]), *kernel, *counts))
+    (n, c), (kh, kw) = batched.shape[:2], (height.kernel, width.kernel)
+    out = batched.reshape((n, c // (kh * kw), kh, kw, height.count(sizes[0]), width.count(sizes[1])))
     # (N, C, kh, kw, ho, wo): fold the width, then the height.
-    for axis in (1, 0):
-        out = out.fold(2 + axis, 4 + axis, size[axis], stride[axis], padding[axis], dilation[axis])
+    for axis, one in ((1, width), (0, height)):
+        out = out.fold(2 + axis, 4 + axis, sizes[axis], *one[1:])
     out = out.reduce([2, 3], op.index, keepdim=False)
     return out if x.rank == 3 else out.squeeze(0)
 
 
-@field_rule("aten.unfold_backward")
-def unfold_backward(op: Op, see: See) -> Intervals | None:
+@of_first("unfold_backward")
+def unfold_backward(x: Intervals, op: Op) -> Intervals:
     """The inverse sum of unfold along one dimension, as istft overlaps its frames."""
-    x, (sizes, dim, _, step) = see(op.args[0]), op.args[1:]
-    if x is None:
-        return None
-    dim %= len(sizes)
-    folded = x.fold(x.rank - 1, dim, sizes[dim], step, 0, 1)
+    sizes, dim, _, step = op.args[1:]
+    folded = x.fold(x.rank - 1, dim % len(sizes), sizes[dim], step, 0, 1)
     return folded.reduce([x.rank - 1], op.index, keepdim=False)
 
 
-@field_rule("aten.unfold", "aten.unfold_copy")
-def unfold(op: Op, see: See) -> Intervals | None:
+@of_first("unfold unfold_copy")
+def unfold(x: Intervals, op: Op) -> Intervals:
     """``Tensor.unfold``: overlapping windows of one dimension, as a new last one."""
-    x = see(op.args[0])
-    if x is None:
-        return None
-    given = arguments(op)
-    dim = x.dim(given["dimension"])
-    size, step = given["size"], given["step"]
+    dim, size, step = op.args[1:4]
+    dim = x.dim(dim)
     count = op.outputs[0].shape[dim] if x.rank else 1
     out = x.unfold(dim, x.shape[dim], size, step, 0, 1, count)  # the offsets come before the positions
-    order = [d for d in range(out.rank) if d != dim] + [dim]
-    return out.permute(order)
+    return out.permute([d for d in range(out.rank) if d != dim] + [dim])

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch._prims_common import suggest_memory_format
 
+from archcost.trace.schema import find_overload, named
+
 aten = torch.ops.aten
 
 
@@ -20,9 +22,12 @@ FAST_META: dict[Any, Callable[..., Any]] = {}
 """Operator overload -> kernel; each takes the operator's arguments and may return NotImplemented."""
 
 
-def _for(*operators: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def _for(words: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register a kernel for operators, told as in `named`; those that this torch lacks are passed over."""
+
     def register(kernel: Callable[..., Any]) -> Callable[..., Any]:
-        FAST_META.update(dict.fromkeys(operators, kernel))
+        known = map(find_overload, named(words))
+        FAST_META.update({overload: kernel for overload in known if overload is not None})
         return kernel
 
     return register
@@ -74,7 +79,7 @@ def _under_autocast() -> bool:
     return depth > 1
 
 
-@_for(aten.convolution.default)
+@_for("convolution.default")
 def _convolution(
     x: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, transposed: bool, *rest: Any
 ) -> Any:
@@ -120,15 +125,12 @@ def _channels_last_convolution(
     x: Any, weight: Any, stride: Any, padding: Any, dilation: Any, transposed: bool, *rest: Any
 ) -> Any:
     """On a CPU one of the two in that layout is enough; the framework's kernel for `meta` forgets it."""
-    bias = None
-    like = aten.convolution.default(
-        *(torch.empty_like(t, memory_format=torch.contiguous_format) for t in (x, weight)),
-        *(bias, stride, padding, dilation, transposed, *rest),
-    )
+    plain = (torch.empty_like(t, memory_format=torch.contiguous_format) for t in (x, weight))
+    like = aten.convolution.default(*plain, None, stride, padding, dilation, transposed, *rest)
     return torch.empty_like(like, memory_format=torch.channels_last)
 
 
-@_for(aten.addmm.default)
+@_for("addmm.default")
 def _addmm(bias: Any, a: Any, b: Any, **scales: Any) -> Any:
     fits = (
         a.dim() == b.dim() == 2
@@ -142,7 +144,7 @@ def _addmm(bias: Any, a: Any, b: Any, **scales: Any) -> Any:
     return torch.empty((a.shape[0], b.shape[1]), dtype=a.dtype, device="meta")
 
 
-@_for(aten.mm.default, aten.mv.default)
+@_for("mm.default mv.default")
 def _product(a: Any, b: Any) -> Any:
     of_one_dtype(a, b)
     if a.dim() != 2 or not b.dim() or a.shape[1] != b.shape[0] or a.dtype != b.dtype:
@@ -150,7 +152,7 @@ def _product(a: Any, b: Any) -> Any:
     return torch.empty((a.shape[0], *b.shape[1:]), dtype=a.dtype, device="meta")
 
 
-@_for(aten.native_batch_norm.default)
+@_for("native_batch_norm.default")
 def _batch_norm(x: Any, weight: Any, bias: Any, mean: Any, var: Any, training: bool, *_: Any) -> Any:
     if x.dim() < 2 or any(t is not None and t.shape != (x.shape[1],) for t in (weight, bias, mean, var)):
         return NotImplemented
@@ -160,7 +162,7 @@ def _batch_norm(x: Any, weight: Any, bias: Any, mean: Any, var: Any, training: b
     return NotImplemented if out is NotImplemented else (out, *stats)
 
 
-@_for(aten.native_layer_norm.default)
+@_for("native_layer_norm.default")
 def _layer_norm(x: Any, normalized_shape: Any, weight: Any, bias: Any, *_: Any) -> Any:
     axis = x.dim() - len(normalized_shape)
     inner = x.shape[axis:]
@@ -168,22 +170,16 @@ def _layer_norm(x: Any, normalized_shape: Any, weight: Any, bias: Any, *_: Any) 
         return NotImplemented
     if any(t is not None and t.shape != inner for t in (weight, bias)):
         return NotImplemented
-    stats = (*x.shape[:axis], *(1,) * len(normalized_shape))
-    dtype = _stats_dtype(x)
-    return (
-        torch.empty(x.shape, dtype=x.dtype, device="meta"),
-        torch.empty(stats, dtype=dtype, device="meta"),
-        torch.empty(stats, dtype=dtype, device="meta"),
-    )
+    shape, dtype = (*x.shape[:axis], *(1,) * len(normalized_shape)), _stats_dtype(x)
+    stats = [torch.empty(shape, dtype=dtype, device="meta") for _ in range(2)]
+    return (torch.empty(x.shape, dtype=x.dtype, device="meta"), *stats)
 
 
 @_for(
-    *(aten.gelu.default, aten.silu.default, aten.sigmoid.default, aten.tanh.default, aten.relu.default),
-    *(aten.hardtanh.default, aten.hardswish.default, aten.hardsigmoid.default, aten.leaky_relu.default),
-    *(aten.elu.default, aten.exp.default, aten.neg.default, aten.sqrt.default, aten.rsqrt.default),
-    *(aten.clamp.default, aten.clamp_min.default, aten.clamp_max.default, aten.pow.Tensor_Scalar),
-    *(aten.mul.Scalar, aten.add.Scalar, aten.sub.Scalar, aten.div.Scalar, aten.softplus.default),
-    *(aten.mish.default, aten.erf.default, aten.abs.default),
+    """
+    {gelu,silu,sigmoid,tanh,relu,hardtanh,hardswish,hardsigmoid,leaky_relu,elu,softplus,mish}.default
+    {exp,neg,sqrt,rsqrt,erf,abs,clamp,clamp_min,clamp_max}.default {mul,add,sub,div}.Scalar pow.Tensor_Scalar
+    """
 )
 def _unary(x: Any, *rest: Any, **options: Any) -> Any:
     return _like(x) if _is_plain(x, rest) else NotImplemented
@@ -193,7 +189,7 @@ def _is_plain(x: torch.Tensor, rest: tuple[Any, ...]) -> bool:
     return x.is_floating_point() and not any(isinstance(r, (torch.Tensor, complex, bool)) for r in rest)
 
 
-@_for(aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor)
+@_for("add.Tensor sub.Tensor mul.Tensor div.Tensor")
 def _binary(a: Any, b: Any, **options: Any) -> Any:
     if not isinstance(a, torch.Tensor) or not a.is_floating_point():
         return NotImplemented
@@ -216,61 +212,48 @@ def _broadcasts(small: torch.Tensor, full: torch.Tensor) -> bool:
 
 
 @_for(
-    *(aten.relu_.default, aten.silu_.default, aten.hardtanh_.default, aten.hardswish_.default),
-    *(aten.hardsigmoid_.default, aten.leaky_relu_.default, aten.elu_.default, aten.sigmoid_.default),
-    *(aten.gelu_.default, aten.mul_.Scalar, aten.div_.Scalar, aten.clamp_.default),
+    "{relu,silu,hardtanh,hardswish,hardsigmoid,leaky_relu,elu,sigmoid,gelu,clamp}_.default {mul,div}_.Scalar"
 )
 def _unary_(x: Any, *rest: Any, **options: Any) -> Any:
     return x if _is_plain(x, rest) and 0 not in x.stride() else NotImplemented
 
 
-@_for(aten.add_.Tensor, aten.sub_.Tensor, aten.mul_.Tensor, aten.div_.Tensor)
+@_for("add_.Tensor sub_.Tensor mul_.Tensor div_.Tensor")
 def _binary_(a: Any, b: Any, **options: Any) -> Any:
     same = isinstance(b, torch.Tensor) and a.is_floating_point() and a.dtype == b.dtype
     return a if same and a.shape == b.shape and 0 not in a.stride() else NotImplemented
 
 
-@_for(aten.clone.default)
+@_for("clone.default")
 def _clone(x: Any, *, memory_format: Any = None) -> Any:
     if memory_format is torch.contiguous_format:
         return torch.empty(x.shape, dtype=x.dtype, device="meta")
     return _like(x) if memory_format in (None, torch.preserve_format) else NotImplemented
 
 
-@_for(aten.masked_fill.Scalar)
+@_for("masked_fill.Scalar")
 def _masked_fill(x: Any, mask: Any, value: Any) -> Any:
     fits = x.is_contiguous() and mask.dtype == torch.bool and _broadcasts(mask, x)
     return _like(x) if fits else NotImplemented
 
 
-@_for(aten.mean.dim, aten.sum.dim_IntList)
+@_for("mean.dim sum.dim_IntList")
 def _reduce(x: Any, dim: Any, keepdim: bool = False, *, dtype: Any = None) -> Any:
-    kept = _kept_axes(x, dim, dtype)
-    if kept is None:
+    if not dim or dtype is not None or not x.is_floating_point():
         return NotImplemented
-    return torch.empty(_without_axes(x, kept, keepdim), dtype=x.dtype, device="meta")
+    gone = {d % x.dim() for d in dim if -x.dim() <= d < x.dim()}
+    if len(gone) < len(dim):  # out of range, or twice: the framework had better see it
+        return NotImplemented
+    shape = [1 if i in gone else n for i, n in enumerate(x.shape) if keepdim or i not in gone]
+    return torch.empty(shape, dtype=x.dtype, device="meta")
 
 
-@_for(aten.linalg_vector_norm.default)
+@_for("linalg_vector_norm.default")
 def _vector_norm(x: Any, ord: Any = 2, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Any:
     return _reduce(x, dim, keepdim, dtype=dtype)
 
 
-def _kept_axes(x: torch.Tensor, dim: Any, dtype: Any) -> set[int] | None:
-    """The axes that a plain reduction leaves; None for one that the framework had better see."""
-    if not dim or dtype is not None or not x.is_floating_point():
-        return None
-    if not all(-x.dim() <= d < x.dim() for d in dim):
-        return None
-    gone = {d % x.dim() for d in dim}
-    return set(range(x.dim())) - gone if len(gone) == len(dim) else None
-
-
-def _without_axes(x: torch.Tensor, kept: set[int], keepdim: bool) -> list[int]:
-    return [x.shape[i] if i in kept else 1 for i in range(x.dim()) if keepdim or i in kept]
-
-
-@_for(aten._softmax.default, aten._log_softmax.default)
+@_for("_softmax.default _log_softmax.default")
 def _softmax(x: Any, dim: int, half_to_float: bool) -> Any:
     if not -max(x.dim(), 1) <= dim < max(x.dim(), 1):
         # The framework's own kernel forgets to look.
@@ -279,18 +262,18 @@ def _softmax(x: Any, dim: int, half_to_float: bool) -> Any:
     return _like(x) if fits else NotImplemented
 
 
-@_for(aten._safe_softmax.default)
+@_for("_safe_softmax.default")
 def _safe_softmax(x: Any, dim: int, dtype: Any = None) -> Any:
     return _softmax(x, dim, dtype is not None)
 
 
-@_for(aten.roll.default)
+@_for("roll.default")
 def _roll(x: Any, shifts: Any, dims: Any = ()) -> Any:
     fits = x.is_contiguous() and dims and len(shifts) == len(dims)
     return _like(x) if fits and all(-x.dim() <= d < x.dim() for d in dims) else NotImplemented
 
 
-@_for(*([aten._grouped_mm.default] if hasattr(aten, "_grouped_mm") else []))  # torch 2.8 brought it
+@_for("_grouped_mm.default")  # torch 2.8 brought it
 def _grouped_mm(a: Any, b: Any, offs: Any = None, bias: Any = None, out_dtype: Any = None) -> Any:
     """In float32, which a CPU takes; the framework's own kernel knows only what a GPU takes."""
     groups = [len(x) for x in (a, b) if x.dim() == 3] + ([] if offs is None else [len(offs)])
@@ -307,7 +290,7 @@ def _grouped_mm(a: Any, b: Any, offs: Any = None, bias: Any = None, out_dtype: A
     return torch.empty((*own, a.shape[-2], b.shape[-1]), dtype=a.dtype, device="meta")
 
 
-@_for(aten.cat.default)
+@_for("cat.default")
 def _cat(tensors: Any, dim: int = 0) -> Any:
     first = tensors[0]
     axes = first.dim()
@@ -330,7 +313,7 @@ def _joins(x: torch.Tensor, first: torch.Tensor, dim: int) -> bool:
     )
 
 
-@_for(aten.upsample_nearest2d.default, aten.upsample_bilinear2d.default)
+@_for("upsample_nearest2d.default upsample_bilinear2d.default")
 def _upsample(x: Any, output_size: Any, *_: Any) -> Any:
     """The framework's own imports the compiler, two seconds."""
     fits = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -75,12 +76,7 @@ class Operator:
         return found
 
 
-_known: dict[Any, Operator] = {}
-
-
-def operator(func: Any) -> Operator:
+@cache
+def known_operator(func: Any) -> Operator:
     """The description of an operator, made when it is first seen."""
-    found = _known.get(func)
-    if found is None:
-        found = _known[func] = Operator(func)
-    return found
+    return Operator(func)

@@ -13,7 +13,6 @@ import sys
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import fields
 from typing import Any
 
 import torch
@@ -26,8 +25,7 @@ from archcost.errors import ModelError
 from archcost.trace.graph import ModuleCall, Op, Storage, TensorRef
 from archcost.trace.modules import ModuleTree, unpack
 from archcost.trace.recording.composite import AS_ON_CPU
-from archcost.trace.recording.operators import Operator
-from archcost.trace.recording.operators import operator as known_operator
+from archcost.trace.recording.operators import Operator, known_operator
 from archcost.trace.recording.recurrent import Layers
 from archcost.trace.recording.tensors import flat, is_mixed, nbytes_of, storage_key
 from archcost.trace.recording.turns import this_thread
@@ -43,6 +41,10 @@ _SIMPLE = frozenset(
     {*(bool, int, float, complex, str, bytes, type(None), slice, type(...)), torch.dtype, torch.layout}
     | {torch.device, torch.memory_format}
 )
+
+
+_Found = list[tuple[torch.Tensor, TensorRef]]
+"""Tensors among arguments, as they were described."""
 
 
 class _Death(weakref.ref[Any]):
@@ -135,11 +137,8 @@ class Recorder(TorchDispatchMode):
 
     def leave(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         error = sys.exc_info()[1]
-        if (
-            output is None
-            and error is not None
-            and (self.failed_in is None or self.failed_in[0] is not error)
-        ):
+        first = self.failed_in is None or self.failed_in[0] is not error
+        if output is None and error is not None and first:
             self.failed_in = (error, self._stack[-1])
         if not any(owner is module for owner in reversed(self._owner)):
             return  # it never entered: another hook failed before ours
@@ -203,11 +202,11 @@ class Recorder(TorchDispatchMode):
                 del self._live[death.key]
 
     def _refs_in(self, value: Any) -> tuple[TensorRef, ...]:
-        found: list[tuple[torch.Tensor, TensorRef]] = []
+        found: _Found = []
         self._describe(value, found)
         return tuple([ref for _, ref in found])
 
-    def _describe(self, value: Any, found: list[tuple[torch.Tensor, TensorRef]]) -> Any:
+    def _describe(self, value: Any, found: _Found) -> Any:
         if type(value) in _SIMPLE:
             return value
         if isinstance(value, torch.Tensor):
@@ -223,7 +222,9 @@ class Recorder(TorchDispatchMode):
                 self._packed[id(value)] = (value, unpack(value))
             return self._packed[id(value)][1]
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            return {f.name: self._describe(getattr(value, f.name, None), found) for f in fields(value)}
+            return {
+                f.name: self._describe(getattr(value, f.name, None), found) for f in dataclasses.fields(value)
+            }
         # Anything else is named only: a Trace holds on to no object of the user's.
         return f"<{type(value).__name__}>"
 
@@ -246,16 +247,14 @@ class Recorder(TorchDispatchMode):
             if value.is_meta:
                 return value
             index = self._storage(value)
-            if index not in self._stand_ins:
-                stand_in = torch.empty_strided(
-                    value.shape, value.stride(), dtype=value.dtype, device="meta", requires_grad=False
-                )
+            known = self._stand_ins.get(index)
+            if known is not None and known.shape == value.shape and known.stride() == value.stride():
+                return known
+            stand_in = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
+            if known is None:
                 self._stand_ins[index] = stand_in
                 self._live[stand_in.untyped_storage()._cdata] = index
-            stand_in = self._stand_ins[index]
-            if stand_in.shape == value.shape and stand_in.stride() == value.stride():
-                return stand_in
-            return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
+            return stand_in
         if isinstance(value, (list, tuple)):
             return type(value)(self._on_meta(item) for item in value)
         return value
@@ -283,7 +282,7 @@ class Recorder(TorchDispatchMode):
     def _operate(
         self, func: Any, operator: Operator, args: tuple[Any, ...], kwargs: dict[str, Any], written: list[Any]
     ) -> Any:
-        found: list[tuple[torch.Tensor, TensorRef]] = []
+        found: _Found = []
         op_args = self._describe(args, found)
         op_kwargs = self._describe(kwargs, found) if kwargs else {}
         index = len(self.ops)
@@ -323,7 +322,7 @@ class Recorder(TorchDispatchMode):
         operator: Operator,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        found: list[tuple[torch.Tensor, TensorRef]],
+        found: _Found,
         written: list[Any],
         result: Any,
         inner: tuple[int, int] = (0, 0),
@@ -349,20 +348,9 @@ class Recorder(TorchDispatchMode):
                 self._writers[ref.storage] = [index]
             else:
                 self._writers[ref.storage].append(index)
-        self.ops.append(
-            Op(
-                index,
-                operator.name,
-                self._stack[-1],
-                args,
-                kwargs,
-                tuple(outputs),
-                () if is_view else tuple(dict.fromkeys(reads)),
-                tuple(dict.fromkeys(writes)),
-                tuple(sorted(fed_by)),
-                *inner,
-            )
-        )
+        moved = () if is_view else tuple(dict.fromkeys(reads)), tuple(dict.fromkeys(writes))
+        given = (index, operator.name, self._stack[-1], args, kwargs)
+        self.ops.append(Op(*given, tuple(outputs), *moved, tuple(sorted(fed_by)), *inner))
 
     def recurrent(self, layers: Layers, args: tuple[Any, ...]) -> Any:
         """Record layers that run step by step as the one operator they are to the model."""
@@ -378,7 +366,7 @@ class Recorder(TorchDispatchMode):
         self, func: Any, args: tuple[Any, ...], results: list[torch.Tensor], inner: tuple[int, int] = (0, 0)
     ) -> list[torch.Tensor]:
         """Record an operator made of others with the results given, and not what it is made of."""
-        found: list[tuple[torch.Tensor, TensorRef]] = []
+        found: _Found = []
         described = self._describe(args, found)
         self._record(len(self.ops), known_operator(func), described, {}, found, [], results, inner)
         return results

@@ -1,0 +1,34 @@
+"""Rules told as data: families of operators, each with the formula of what it counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from archcost.cost.registry import Count, counting_rule
+from archcost.trace.graph import Op
+from archcost.trace.schema import named
+
+
+def table(kind: str, rows: dict[str, Callable[[Op], Count | tuple[int, int]]], space: str = "aten") -> None:
+    """Register a counting rule for each row, whose operators are told as in `named`."""
+    for words, rule in rows.items():
+        counting_rule(*named(words, space), kind=kind)(rule)
+
+
+def without_macs(kind: str, rows: dict[str, Callable[[Op], int]], space: str = "aten") -> None:
+    """As `table`, of formulas that give the other operations alone."""
+    table(kind, {words: _other_ops(formula) for words, formula in rows.items()}, space)
+
+
+def _other_ops(formula: Callable[[Op], int]) -> Callable[[Op], tuple[int, int]]:
+    return lambda op: (0, formula(op))
+
+
+def made(op: Op) -> int:
+    """Elements of the first result."""
+    return op.outputs[0].numel
+
+
+def given(op: Op) -> int:
+    """Elements of the first argument."""
+    return int(op.args[0].numel)
