@@ -15,7 +15,8 @@ from torch import nn
 from archcost.errors import InputError, ModelError, SpecError
 from archcost.fields.field import ReceptiveField, Window
 from archcost.fields.witness import Claim
-from archcost.trace.inputs import map_tensors
+from archcost.trace.call import Call
+from archcost.trace.inputs import map_tensors, tensors_in
 from archcost.trace.modules import is_training, walk
 from archcost.trace.state import Untouched
 
@@ -109,7 +110,7 @@ def check_share(share: float) -> None:
 
 def measure(
     model: nn.Module,
-    passes: list[tuple[tuple[Any, ...], dict[str, Any]]],
+    passes: list[Call],
     claim: Claim,
     *,
     share: float,
@@ -172,9 +173,7 @@ def _copied(model: nn.Module, device: torch.device | str | None) -> Iterator[nn.
         yield twin
 
 
-def _prepared(
-    twin: nn.Module, call: tuple[tuple[Any, ...], dict[str, Any]], field: ReceptiveField
-) -> tuple[Any, torch.Tensor]:
+def _prepared(twin: nn.Module, call: Call, field: ReceptiveField) -> tuple[Any, torch.Tensor]:
     """The call on the copy's device, half precision as float32, and the leaf that its input comes from."""
     home = next(iter([*twin.parameters(), *twin.buffers()]), torch.empty(0)).device
     leaves: list[torch.Tensor] = []
@@ -210,7 +209,7 @@ def _picked(twin: nn.Module, given: Any, claim: Claim, name: str) -> torch.Tenso
         nonlocal calls
         calls += 1
         if calls == wanted.call + 1:
-            map_tensors(result, found.append)
+            found.extend(tensors_in(result))
             raise _Reached
 
     handle = twin.get_submodule(claim.field.layer).register_forward_hook(keep)

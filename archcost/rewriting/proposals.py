@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Literal
 
 from archcost.analysis.analysis import Analysis, analysis_of
-from archcost.errors import InputError, SpecError
+from archcost.errors import SpecError
 from archcost.rewriting.proposal import Advice, Proposal, Stays, best_of
 
 if TYPE_CHECKING:
@@ -177,20 +177,14 @@ class Proposals(Sequence[Proposal]):
         """
         from archcost.latency.store.store import opened
         from archcost.rewriting.racing import race_proposals
-        from archcost.trace.inputs import like_traced
+        from archcost.trace.call import Call, like_traced
         from archcost.trace.modules import check_values
 
         check_values(self.analysis.model, "measured")
-        if inputs is None:
-            args, kwargs = like_traced(self.analysis.trace)
-            if args and kwargs:
-                raise InputError(
-                    "measured: the model takes positional and keyword arguments: give its inputs"
-                )
-            inputs = kwargs or args
+        call = like_traced(self.analysis.trace) if inputs is None else Call.of(inputs)
         with opened(self.store if store is None else store) as there:
             found = race_proposals(
-                self.analysis.model, self.proposals, inputs, seconds=seconds, store=there, progress=progress
+                self.analysis.model, self.proposals, call, seconds=seconds, store=there, progress=progress
             )
         return replace(self, proposals=found)
 

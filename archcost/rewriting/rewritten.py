@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from archcost.rewriting.proposal import Raced
     from archcost.rewriting.survey.subjects import Subject
     from archcost.surgery.sites import Hooks
+    from archcost.trace.call import Call
     from archcost.weights.moments import Moments
 
 __all__ = ["Rewritten", "rewrite"]
@@ -85,6 +86,7 @@ def rewrite(
     from archcost.rewriting.proposing import proposals_of
     from archcost.rewriting.rules.layout import looking_in
     from archcost.surgery.copying import copied
+    from archcost.trace.call import Call, like_traced
     from archcost.trace.modules import as_written, check_model, check_values
 
     check_model(model, InputError, "rewrite: ")
@@ -104,7 +106,7 @@ def rewrite(
     if not (rules if choices is None else choices):
         raise InputError("rewrite: there is nothing to do: no rule or no choice is given")
     analysis = analyze(model, inputs, input_size=input_size, progress=progress)
-    call = _inputs_of(analysis, inputs)
+    call = like_traced(analysis.trace) if inputs is None else Call.of(inputs)
     data = None if batches is None else list(batches)
     moments = _moments(analysis, choices, data, hooks, progress)
     stays: tuple[Stays, ...] = ()
@@ -173,7 +175,7 @@ class Rewritten:
     """Layer by layer: the errors of what was done."""
     stays: tuple[Stays, ...]
     """Where a rule was asked for and did nothing, or less than it could, and why."""
-    inputs: Any
+    inputs: Call
     original: nn.Module | None
     """The model as it was; None where it was changed in place."""
     applied: Applied
@@ -239,18 +241,6 @@ class Rewritten:
         from archcost.report.rewritten import to_markdown
 
         return to_markdown(self)
-
-
-def _inputs_of(analysis: Analysis, inputs: Any) -> Any:
-    """Those given, or random ones of the shapes that were traced."""
-    if inputs is not None:
-        return inputs
-    from archcost.trace.inputs import like_traced
-
-    args, kwargs = like_traced(analysis.trace)
-    if args and kwargs:
-        raise InputError("rewrite: the model takes positional and keyword arguments: give its inputs")
-    return kwargs or args
 
 
 def _fell_short(outcomes: Iterable[Outcome]) -> Iterator[Stays]:

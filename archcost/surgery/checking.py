@@ -12,24 +12,11 @@ import torch
 from torch import nn
 
 from archcost.errors import ArchcostError, RewriteError
-from archcost.trace.inputs import as_call, map_tensors
+from archcost.trace.call import Call
 from archcost.trace.modules import is_training, walk
 from archcost.trace.state import Untouched
 
-__all__ = ["Check", "Recorded", "checked", "evaluating", "record_inputs"]
-
-
-@dataclass(frozen=True, eq=False)
-class Recorded:
-    """The arguments of one call of a layer, cloned: what comes later cannot overwrite them."""
-
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-
-    def cloned(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Once more, for a layer that writes into its input."""
-        args, kwargs = map_tensors((self.args, self.kwargs), lambda tensor: tensor.detach().clone())
-        return args, kwargs
+__all__ = ["Check", "checked", "evaluating", "record_inputs"]
 
 
 @dataclass(frozen=True)
@@ -47,12 +34,12 @@ class Check:
         return self.problem is None
 
 
-def record_inputs(model: nn.Module, inputs: Any, names: Iterable[str]) -> dict[str, Recorded]:
+def record_inputs(model: nn.Module, inputs: Any, names: Iterable[str]) -> dict[str, Call]:
     """The arguments of the first call of each named module, in one pass in eval mode without gradients.
 
-    ``inputs``: a tuple is positional arguments, a dict is keyword arguments, anything else is the one
-    argument. A module that is not called is not in the result. Flags, buffers, hooks and random state are as
-    before afterwards, also after an exception.
+    ``inputs``: as `Call.of` takes them; what it keeps are clones, which what comes later cannot overwrite. A
+    module that is not called is not in the result. Flags, buffers, hooks and random state are as before
+    afterwards, also after an exception.
 
     Raises:
         RewriteError: the model has no module of that name, or its own forward fails.
@@ -64,13 +51,13 @@ def record_inputs(model: nn.Module, inputs: Any, names: Iterable[str]) -> dict[s
             wanted[name] = model.get_submodule(name)
         except AttributeError as error:
             raise RewriteError(f"the model has no module {name!r} whose inputs could be recorded") from error
-    found: dict[nn.Module, Recorded] = {}
+    found: dict[nn.Module, Call] = {}
 
     def note(module: nn.Module, args: Any, kwargs: Any) -> None:
         if module not in found:
-            found[module] = Recorded(*Recorded(args, kwargs).cloned())
+            found[module] = Call(args, kwargs).cloned()
 
-    args, kwargs = Recorded(*as_call(inputs)).cloned()
+    args, kwargs = Call.of(inputs).cloned()
     with Untouched(tree), evaluating(model), contextlib.ExitStack() as stack:
         # What the model's own hooks make of an input is what the layer gets: ours come behind them.
         for layer in dict.fromkeys(wanted.values()):
@@ -92,7 +79,7 @@ def record_inputs(model: nn.Module, inputs: Any, names: Iterable[str]) -> dict[s
 def checked(
     old: nn.Module,
     new: nn.Module,
-    example_inputs: Recorded | Any,
+    example_inputs: Any,
     *,
     tolerance: float,
     strides: bool = True,
@@ -100,11 +87,11 @@ def checked(
     """Run both on the same input, in eval mode without gradients, and compare what comes out.
 
     Args:
-        example_inputs: as `record_inputs` has it, or as a model takes them.
+        example_inputs: as `record_inputs` has them, or as a model takes them.
         tolerance: the largest max |new - old| / max |old| that is good enough.
         strides: whether those of the output have to be the same too.
     """
-    given = example_inputs if isinstance(example_inputs, Recorded) else Recorded(*as_call(example_inputs))
+    given = Call.of(example_inputs)
     outputs: list[Any] = []
     for module, what in ((old, "old"), (new, "new")):
         args, kwargs = given.cloned()

@@ -19,9 +19,10 @@ from archcost.rewriting.plan.plan import Applied, Plan
 from archcost.rewriting.proposal import Proposal
 from archcost.rewriting.rule import Factorisation, get
 from archcost.spec import ConvSpec
-from archcost.surgery.checking import Recorded, checked, evaluating, record_inputs
+from archcost.surgery.checking import checked, evaluating, record_inputs
 from archcost.surgery.outputs import outputs_of, worst_error
 from archcost.surgery.sites import Hooks
+from archcost.trace.call import Call
 from archcost.trace.modules import walk
 from archcost.trace.state import Untouched
 from archcost.weights.moments import Moments, collect, covariance_bytes
@@ -186,7 +187,7 @@ def _each(work: Callable[[list[str]], dict[str, T]], names: list[str]) -> tuple[
     return found, failed
 
 
-def _looked_at(one: Proposal, handle: Applied, given: Recorded | None) -> tuple[float | None, str | None]:
+def _looked_at(one: Proposal, handle: Applied, given: Call | None) -> tuple[float | None, str | None]:
     """The error of a new layer on a recorded input, and what is wrong with it."""
     if given is None or len(one.replacement.chains) > 1:
         return None, None  # what stands for several modules is seen in the whole model
@@ -206,7 +207,7 @@ def _looked_at(one: Proposal, handle: Applied, given: Recorded | None) -> tuple[
     return found.error, None
 
 
-def _against_kernel(one: Proposal, old: nn.Module, new: nn.Module, given: Recorded) -> float | None:
+def _against_kernel(one: Proposal, old: nn.Module, new: nn.Module, given: Call) -> float | None:
     """How far a linear chain is from the one convolution that it amounts to, borders included."""
     chain = one.replacement.chain
     layers = [module for module in new.modules() if isinstance(module, nn.modules.conv._ConvNd)]
