@@ -203,8 +203,10 @@ def _silent() -> Iterator[None]:
 
 
 def _own_macs(analysis: Analysis) -> dict[str, Counter[str]]:
+    from archcost.trace.dataflow import first_names
+
     own: dict[str, Counter[str]] = {}
-    first = {alias: info.name for info in analysis.trace.modules.values() for alias in info.aliases}
+    first = first_names(analysis.trace)
     for cost in analysis.operations:
         module = _registered(first.get(cost.module, cost.module))
         own.setdefault(module, Counter())[cost.op.base] += cost.macs or 0

@@ -70,7 +70,7 @@ def _lone(subject: Subject, proposed: set[str]) -> str | None:
 
 def _shallow(subject: Subject) -> str | None:
     spec: Any = subject.spec
-    depth = subject.around.costs.total.depth
+    depth = subject.survey.costs.total.depth
     if depth > _SHALLOW or max(spec.kernel_size) < 5:
         return None
     return (

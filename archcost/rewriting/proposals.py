@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Literal
 
 from archcost.analysis.analysis import Analysis, analysis_of
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
 
     from archcost.latency.store.store import Store
     from archcost.report.frames import Path
+    from archcost.rewriting.survey.survey import Survey
 
 __all__ = ["Proposals", "propose"]
 
@@ -58,31 +58,28 @@ def propose(
     analysis = analysis_of("propose", model, inputs, input_size=input_size, progress=progress)
     from archcost.latency.store.store import opened
     from archcost.rewriting.proposing import proposals_of
+    from archcost.rewriting.survey.survey import survey_of
 
-    net = analysis.model
     ratios = (ratio,) if isinstance(ratio, (int, float)) else tuple(ratio)
-    asked = None if names is None else _asked(analysis, names)
-    moments = None
-    if batches is not None:
-        from archcost.rewriting.plan.applying import moments_of
-        from archcost.rewriting.survey.subjects import subjects_of
-        from archcost.trace.modules import check_values
-
-        check_values(net, "propose with batches")
-        open_ = [one for one in subjects_of(net, analysis.trace, analysis.costs) if one.refusal is None]
-        wanted = [one.name for one in open_ if asked is None or asked & set(one.names)]
-        moments = moments_of(net, wanted, batches, strict=False, progress=progress)
     with opened(store) as there:
+        survey = survey_of(analysis, store=there)
+        asked = None if names is None else _asked(survey, names)
+        moments = None
+        if batches is not None:
+            from archcost.rewriting.plan.applying import moments_of
+            from archcost.trace.modules import check_values
+
+            check_values(survey.model, "propose with batches")
+            open_ = [one for one in survey if one.refusal is None]
+            wanted = [one.name for one in open_ if asked is None or one.name in asked]
+            moments = moments_of(survey.model, wanted, batches, strict=False, progress=progress)
         found = proposals_of(
-            net,
-            analysis.trace,
-            analysis.costs,
+            survey,
             rules=rules,
             ratios=ratios,
             names=asked,
             errors=errors,
             moments=moments,
-            store=there,
             progress=progress,
         )
     return Proposals(
@@ -96,21 +93,10 @@ def propose(
     )
 
 
-def _asked(analysis: Analysis, names: Iterable[str]) -> set[str]:
-    """The names of the convolutions that names and patterns mean."""
-    from archcost.rewriting.survey.subjects import subjects_of
-    from archcost.trace.modules import no_convolution
-
-    subjects = subjects_of(analysis.model, analysis.trace, analysis.costs)
-    known = [name for one in subjects for name in one.names]
-    found: set[str] = set()
-    for asked in [names] if isinstance(names, str) else names:
-        pattern = any(sign in asked for sign in "*?[")
-        meant = [name for name in known if (fnmatchcase(name, asked) if pattern else name == asked)]
-        if not meant:
-            raise SpecError(no_convolution(analysis.name, asked, known, analysis.trace.modules))
-        found |= set(meant)
-    return found
+def _asked(survey: Survey, names: Iterable[str]) -> set[str]:
+    """The first names of the convolutions that names and patterns mean."""
+    given = [names] if isinstance(names, str) else names
+    return {one.name for asked in given for one in survey.meant(asked)}
 
 
 @dataclass(frozen=True)

@@ -15,14 +15,11 @@ from archcost.rewriting.proposal import Advice, Proposal, Stays
 from archcost.rewriting.replacement import named_by
 from archcost.rewriting.rule import Rewrite
 from archcost.rewriting.survey.places import costs_after, costs_before, new_specs, old_specs
-from archcost.rewriting.survey.subjects import Subject, subjects_of
+from archcost.rewriting.survey.subjects import Subject
+from archcost.rewriting.survey.survey import Survey
 from archcost.spec import ConvSpec
-from archcost.trace.graph import Trace
 
 if TYPE_CHECKING:
-    from torch import nn
-
-    from archcost.cost.costs import Costs
     from archcost.latency.store.store import Store
     from archcost.weights.moments import Moments
     from archcost.weights.unfolded import Unfolded
@@ -42,20 +39,18 @@ class Found:
 
 
 def proposals_of(
-    model: nn.Module,
-    trace: Trace,
-    costs: Costs,
+    survey: Survey,
     *,
     rules: Sequence[str] | str | None = None,
     ratios: Iterable[float] | float = 0.5,
     names: Iterable[str] | None = None,
     errors: bool = True,
     moments: Mapping[str, Moments] | None = None,
-    store: Store | None = None,
-    hooks: Any = "refuse",
     progress: bool | None = None,
 ) -> Found:
-    """Every proposal of the rules for the convolutions of a traced model, and why there is none elsewhere.
+    """Every proposal of the rules for the convolutions of a model, and why there is none elsewhere.
+
+    Times are those that the survey's store has; nothing is measured.
 
     Args:
         rules: their names; by default all.
@@ -63,29 +58,23 @@ def proposals_of(
         names: of the layers to look at; by default all.
         errors: work out the error of the weights; large layers take seconds.
         moments: by the name of a layer, of its inputs: then the error of the output is worked out too.
-        store: where measured times are looked up; nothing is measured.
     """
     named = (rules,) if isinstance(rules, str) else rules
     chosen = [rules_.get(name) for name in (rules_.available() if named is None else named)]
     shares = _ratios(ratios)
-    subjects = subjects_of(model, trace, costs, hooks=hooks)
     wanted = None if names is None else set(names)
-    asked = [one for one in subjects if wanted is None or wanted & set(one.names)]
+    asked = [one for one in survey if wanted is None or wanted & set(one.names)]
     stays: list[Stays] = []
     found: list[Proposal] = []
-    from archcost.latency.store.store import Store
     from archcost.rewriting.carry import unfolded_of
-    from archcost.rewriting.rules.layout import looking_in
 
-    # Without a store, an empty one: what is asked for is to look nowhere.
-    there = Store(":memory:") if store is None else store
-    with looking_in(there), Progress(len(asked), "proposals", progress) as bar:
+    with Progress(len(asked), "proposals", progress) as bar:
         for subject in asked:
             if subject.refusal is not None:
-                stays.append(Stays(subject.name, subject.type_name, None, subject.refusal))
+                stays.append(Stays(subject.name, subject.type_name, None, subject.refusal.reason))
             else:
                 given = None if moments is None else moments.get(subject.name)
-                unfolded = unfolded_of(model.get_submodule(subject.name)) if errors else None
+                unfolded = unfolded_of(survey.model.get_submodule(subject.name)) if errors else None
                 for rule in chosen:
                     try:
                         made, why = _proposed(rule, subject, shares, errors, given, unfolded)
@@ -97,7 +86,7 @@ def proposals_of(
                     if why is not None:
                         stays.append(Stays(subject.name, subject.type_name, rule.name, why))
             bar.step()
-    proposals, device = _with_times(found, store)
+    proposals, device = _with_times(found, survey.store)
     return Found(tuple(proposals), tuple(stays), tuple(advice_for(asked, proposals)), device)
 
 
@@ -161,7 +150,7 @@ def proposal_of(
         output_error=output_error,
         dtype=str(subject.ops[0].args[0].dtype).removeprefix("torch."),
         types=tuple(
-            type(subject.around.model.get_submodule(name)).__name__ for name in named_by(replacement)
+            type(subject.survey.model.get_submodule(name)).__name__ for name in named_by(replacement)
         ),
     )
 
@@ -177,7 +166,7 @@ def errors_of(
     from archcost.rewriting.carry import errors_of_factors
     from archcost.rewriting.rule import Factorisation
 
-    module = subject.around.model.get_submodule(subject.name)
+    module = subject.survey.model.get_submodule(subject.name)
     if not isinstance(rule, Factorisation) or any(p.is_meta for p in module.parameters()):
         return None, None
     found = errors_of_factors(rule, module, replacement, moments, unfolded)

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
-from archcost.errors import ArchcostError, RewriteError
+from archcost.errors import ArchcostError, Refusal, RewriteError
 from archcost.merging.chain import Conv
 from archcost.rewriting.replacement import Replacement
 from archcost.rewriting.rule import Options, Rewrite, Weights
-from archcost.rewriting.survey.subjects import Pass, Subject
+from archcost.rewriting.survey.subjects import Subject
+from archcost.rewriting.survey.survey import Survey
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,23 +22,11 @@ if TYPE_CHECKING:
     from archcost.latency.store.store import Store
     from archcost.weights.moments import Moments
 
-__all__ = ["NOT_MEASURED", "Layout", "looking_in"]
+__all__ = ["NOT_MEASURED", "Layout"]
 
 NOT_MEASURED = "not measured here: archcost measure, or archcost.measure(), times it on every path"
 # The largest max |y - exact| / max |exact| of a path, as `archcost.measure` asks for by default.
 _TOLERANCE = 1e-4
-
-_store: ContextVar[Store | None] = ContextVar("store", default=None)
-
-
-@contextmanager
-def looking_in(store: Store) -> Iterator[None]:
-    """Inside, measurements are looked up there, and not in the user's own store."""
-    token = _store.set(store)
-    try:
-        yield
-    finally:
-        _store.reset(token)
 
 
 class Layout(Rewrite):
@@ -58,11 +43,11 @@ class Layout(Rewrite):
 
     def refusal(self, subject: Subject) -> str | None:
         found = _found(subject)
-        return found if isinstance(found, str) else None
+        return found.reason if isinstance(found, Refusal) else None
 
     def options(self, subject: Subject, ratio: float) -> Iterable[Options]:
         found = _found(subject)
-        if not isinstance(found, str):
+        if not isinstance(found, Refusal):
             for one in found:
                 yield {"path": one.path, "layout": one.layout}
 
@@ -107,7 +92,7 @@ class _Faster:
 class _Times:
     """What the store has of this machine, at PyTorch's present number of threads; and the model's calls."""
 
-    def __init__(self, around: Pass, store: Store) -> None:
+    def __init__(self, survey: Survey, store: Store) -> None:
         import torch
 
         from archcost.latency.convolutions import convolutions_of
@@ -116,48 +101,32 @@ class _Times:
 
         threads = torch.get_num_threads()
         self.found: dict[Task, list[Measurement]] = defaultdict(list)
-        calls = convolutions_of(around.trace)
+        calls = convolutions_of(survey.trace)
         tasks = {(one.task.spec, one.task.dtype): one.task for one in calls if one.task is not None}
         for one in store.all(fingerprint().hash):
             task = tasks.get((one.key.spec, one.key.dtype))
             if task is not None and one.key.threads == threads and not one.key.path.endswith(COLD):
                 self.found[task].append(one)
-        ops = [op for op in around.trace.ops if op.base == "aten.convolution"]
+        ops = [op for op in survey.trace.ops if op.base == "aten.convolution"]
         self.tasks = {op.index: call.task for op, call in zip(ops, calls, strict=True)}
 
 
-_read: WeakKeyDictionary[Pass, tuple[Store | None, _Times | str]] = WeakKeyDictionary()
-
-
-def _times(around: Pass) -> _Times | str:
-    """Read once for a pass; or why there is nothing to read."""
-    given = _store.get()
-    known = _read.get(around)
-    if known is None or known[0] is not given:
-        known = _read[around] = given, _opened(around, given)
-    return known[1]
-
-
-def _opened(around: Pass, given: Store | None) -> _Times | str:
-    from archcost.latency.store.store import Store, default_path
-
-    if next((t.device.type for t in around.model.parameters()), "cpu") not in ("cpu", "meta"):
-        return "paths are measured on the CPU only, and the model is elsewhere"
-    if given is None and not Path(default_path()).exists():
-        return NOT_MEASURED
+def _times(survey: Survey) -> _Times | Refusal:
+    """What the survey's store says; or why there is nothing to read."""
+    if next((t.device.type for t in survey.model.parameters()), "cpu") not in ("cpu", "meta"):
+        return Refusal("paths are measured on the CPU only, and the model is elsewhere")
+    if survey.store is None:
+        return Refusal(NOT_MEASURED)
     try:
-        if given is not None:
-            return _Times(around, given)
-        with Store() as store:
-            return _Times(around, store)
+        return _Times(survey, survey.store)
     except ArchcostError as error:
-        return f"the measurements cannot be read: {error}"
+        return Refusal(f"the measurements cannot be read: {error}")
 
 
-def _found(subject: Subject) -> list[_Faster] | str:
+def _found(subject: Subject) -> list[_Faster] | Refusal:
     """Every way that is faster than what PyTorch does now, the fastest first; or why there is none."""
-    times = _times(subject.around)
-    if isinstance(times, str):
+    times = subject.survey.once(_times)
+    if isinstance(times, Refusal):
         return times
     tables: list[dict[tuple[str, str], Measurement]] = []
     for op in subject.ops:
@@ -166,10 +135,10 @@ def _found(subject: Subject) -> list[_Faster] | str:
         tables.append({(one.key.path, one.key.layout): one for one in rows if _usable(one)})
     here = ("native", _layout_of(subject))
     if any(here not in table for table in tables):
-        return NOT_MEASURED
+        return Refusal(NOT_MEASURED)
     faster = [one for one in _candidates(tables, here) if one.new_s < one.old_s]
     if not faster:
-        return "no path was measured here to be faster than PyTorch's, beyond the noise"
+        return Refusal("no path was measured here to be faster than PyTorch's, beyond the noise")
     return sorted(faster, key=lambda one: one.new_s)
 
 
@@ -221,7 +190,7 @@ def _layout_of(subject: Subject) -> str:
 
 def _note(subject: Subject, path: str, layout: str) -> str:
     found = _found(subject)
-    for one in () if isinstance(found, str) else found:
+    for one in () if isinstance(found, Refusal) else found:
         if (one.path, one.layout) == (path, layout):
             took = f"{1e3 * one.old_s:.3g} ms before, {1e3 * one.new_s:.3g} ms after, measured here alone"
             off = "" if path == "native" else f", relative error {one.error:.0e}"

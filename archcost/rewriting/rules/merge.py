@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from archcost.errors import RewriteError
+from archcost.errors import Refusal, RewriteError
 from archcost.merging.chain import Chain, Conv
 from archcost.rewriting.replacement import Replacement
 from archcost.rewriting.rule import Options, Rewrite, Weights
@@ -83,7 +83,7 @@ class Merge(Rewrite):
                 f"{subject.name}: {first!r} is no batch normalisation before it; there is {there}"
             )
         found = rows[first].up_to(last)
-        if isinstance(found, str):
+        if isinstance(found, Refusal):
             ends = ", ".join(rows[first].ends) or "none"
             said = "" if last is None else f"{last!r} cannot be its last layer: "
             raise RewriteError(f"{subject.name}: {said}{found}; there are {ends}")
@@ -127,7 +127,7 @@ class Merge(Rewrite):
         ]
         return "; ".join(reversed(said))
 
-    def _block(self, subject: Subject) -> tuple[str, str] | str | None:
+    def _block(self, subject: Subject) -> tuple[str, str] | Refusal | None:
         """The module whose branches it is one of, and the first of them; or why there is none."""
         from archcost.rewriting.survey.blocks import block_around
 
@@ -136,8 +136,8 @@ class Merge(Rewrite):
     def _of_block(self, subject: Subject, block: str) -> Replacement:
         from archcost.rewriting.survey.blocks import read_block
 
-        found = read_block(subject.around, block)
-        if isinstance(found, str):
+        found = read_block(subject.survey, block)
+        if isinstance(found, Refusal):
             raise RewriteError(f"{subject.name}: {block} cannot be merged: it {found}")
         call, branches = found
         size = call.inputs[0].shape[2:]

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from archcost.errors import ArchcostError, RewriteError
+from archcost.errors import ArchcostError, Refusal, RewriteError
 from archcost.merging.chain import Conv, Kept
 from archcost.rewriting.replacement import Replacement
 from archcost.rewriting.rule import Options, Rewrite, Weights
@@ -46,18 +46,18 @@ class PoolFirst(Rewrite):
 
     def refusal(self, subject: Subject) -> str | None:
         found = _found(subject)
-        return found if isinstance(found, str) else None
+        return found.reason if isinstance(found, Refusal) else None
 
     def options(self, subject: Subject, ratio: float) -> Iterable[Options]:
         found = _found(subject)
-        if not isinstance(found, str):
+        if not isinstance(found, Refusal):
             for one in found:
                 if one.macs < _macs(subject, one):
                     yield {"how": one.how}
 
     def replacement(self, subject: Subject, *, how: str = "", **unknown: Any) -> Replacement:
         found = _found(subject)
-        if isinstance(found, str):
+        if isinstance(found, Refusal):
             raise RewriteError(f"{subject.name}: {found}")
         for one in found:
             if one.how == how and not unknown:
@@ -73,7 +73,7 @@ class PoolFirst(Rewrite):
 
         from archcost.merging.affine import linear
         from archcost.merging.branches import convolution_of
-        from archcost.rewriting.survey.pools import Pool, pool_of
+        from archcost.rewriting.survey.pools import pool_of
 
         made: Weights = {}
         first = replacement.name
@@ -88,13 +88,13 @@ class PoolFirst(Rewrite):
                 return made
             name = next(other for other in replacement.chains if other != first)
             size = tuple(old.output_size)
-            pool: Pool | str = pool_of(modules[name], size, new.output_size)
-            if isinstance(pool, str):
+            pool = pool_of(modules[name], size, new.output_size)
+            if isinstance(pool, Refusal):
                 raise RewriteError(f"{name} {pool}")
             ones = torch.ones(old.out_channels, 1, *pool.kernel, dtype=torch.float64) / pool.divisor
             spec = pool.spec(old.out_channels, size, new.output_size, 1)
             whole = linear(old, weights).convolved(spec, (ones.to(weights[0].device), None))  # type: ignore[index]
-            if isinstance(whole, str):
+            if isinstance(whole, Refusal):
                 raise RewriteError(f"{first}: {name} {whole}")
             return {first: [whole.weights()]}
 
@@ -117,19 +117,16 @@ def _own(module: Any) -> tuple[Any, Any]:
 
 def _macs(subject: Subject, one: _Way) -> int:
     """Of the convolutions as they are."""
-    from archcost.rewriting.survey.movable import others
-
-    known = others(subject.around)
-    named = [known[name] for name in one.replacement.chains if name in known]
-    return sum(other.spec.macs for other in named)
+    known = subject.survey.neighbours
+    return sum(known[name].spec.macs for name in one.replacement.chains if name in known)
 
 
-def _found(subject: Subject) -> list[_Way] | str:
+def _found(subject: Subject) -> list[_Way] | Refusal:
     """Everything that can be done; or why nothing can."""
     if subject.spec.transposed:
-        return "it is transposed"
+        return Refusal("it is transposed")
     then = behind(subject)
-    if isinstance(then, str):
+    if isinstance(then, Refusal):
         return then
     ways = list(_strided(subject, then)) if then.pool is None or _single(then.spec) else []
     if then.pool is not None and not ways:
@@ -139,8 +136,8 @@ def _found(subject: Subject) -> list[_Way] | str:
     if ways:
         return ways
     if then.pool is None:
-        return f"what follows is {then.name}, a convolution that is no strided 1x1"
-    return (
+        return Refusal(f"what follows is {then.name}, a convolution that is no strided 1x1")
+    return Refusal(
         f"{then.name} cannot come first: it pools what this convolution has made smaller, so that the sizes "
         f"would be others"
     )
@@ -209,7 +206,7 @@ def _as_kernel(subject: Subject, then: Behind) -> Iterator[_Way]:
     if any(pool.padding) or (then.norms and not pool.keeps_constants):
         return
     whole = linear(subject.spec).convolved(then.spec)
-    if isinstance(whole, str):
+    if isinstance(whole, Refusal):
         return
     spec = whole.spec(subject.spec.input_size, subject.spec.batch)
     if spec.kernel_size == subject.spec.kernel_size:

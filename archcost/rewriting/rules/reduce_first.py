@@ -121,17 +121,18 @@ def _full(spec: ConvSpec) -> int:
 
 def _alone(subject: Subject) -> str | None:
     """Why it is no branch beside others whose outputs are concatenated with its own."""
-    trace, op = subject.around.trace, subject.ops[0]
+    trace, op = subject.survey.trace, subject.ops[0]
     x = op.args[0]
     if not isinstance(x, TensorRef):
         return "what feeds it is not known"
-    written = _last_write(trace, x.storage, op.index)
+    flow = subject.survey.flow
+    written = flow.last_write(x.storage, op.index)
     readers = [
         other
-        for other in subject.around.users.get(x.storage, ())
+        for other in flow.takers(x.storage)
         if other.index != op.index
         and x.storage not in other.writes
-        and _last_write(trace, x.storage, other.index) == written
+        and flow.last_write(x.storage, other.index) == written
         and not _concatenates(other)
     ]
     if not readers:
@@ -143,11 +144,6 @@ def _alone(subject: Subject) -> str | None:
             "form 'in' is the same change there"
         )
     return None
-
-
-def _last_write(trace: Trace, storage: int, before: int) -> int:
-    """The operation that wrote what one at ``before`` reads; -1 for an input of the model."""
-    return next((op.index for op in reversed(trace.ops[:before]) if storage in op.writes), -1)
 
 
 def _concatenations(trace: Trace, op: Op) -> set[int]:
