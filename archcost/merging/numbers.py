@@ -14,6 +14,8 @@ from archcost.merging.norms import norm_problem
 from archcost.merging.transposed import Transposed, begun
 from archcost.spec import ConvSpec
 from archcost.surgery.refusals import is_convolution
+from archcost.trace.dataflow import Dataflow
+from archcost.trace.run import record
 
 __all__ = ["merged_block", "merged_row"]
 
@@ -63,9 +65,6 @@ def merged_block(name: str, block: nn.Module, spec: ConvSpec) -> Linear:
     Raises:
         RewriteError: it is no longer what can be merged, as in training mode.
     """
-    from archcost.trace.dataflow import Dataflow
-    from archcost.trace.run import record
-
     dtype = next((p.dtype for p in block.parameters()), torch.float32)
     x = torch.empty(spec.batch, spec.in_channels, *spec.input_size, dtype=dtype, device="meta")
     trace = record(block, x, progress=False)

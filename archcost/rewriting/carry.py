@@ -17,12 +17,11 @@ from archcost.rewriting.replacement import Replacement
 from archcost.spec import ConvSpec
 from archcost.weights.alternating import on_taps, refined, work_of
 from archcost.weights.biases import biases, evened
+from archcost.weights.moments import Moments
 from archcost.weights.unfolded import Unfolded
 
 if TYPE_CHECKING:
     from archcost.rewriting.rule import Factorisation
-    from archcost.weights.moments import Moments
-
 __all__ = ["errors_of_factors", "factored", "kernel_error", "predicted_error", "unfolded_of"]
 
 Pairs = list[tuple[torch.Tensor, "torch.Tensor | None"]]

@@ -5,24 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from archcost.errors import ArchcostError, InputError, RewriteError
+from archcost.latency.store.store import Store
 from archcost.progress import Progress
 from archcost.rewriting import rule as rules_
 from archcost.rewriting.advice import advice_for
+from archcost.rewriting.carry import errors_of_factors, unfolded_of
 from archcost.rewriting.proposal import Advice, Proposal, Stays
+from archcost.rewriting.racing import stored_race
 from archcost.rewriting.replacement import named_by
-from archcost.rewriting.rule import Rewrite
+from archcost.rewriting.rule import Factorisation, Rewrite
 from archcost.rewriting.survey.places import costs_after, costs_before, new_specs, old_specs
 from archcost.rewriting.survey.subjects import Subject
 from archcost.rewriting.survey.survey import Survey
+from archcost.rewriting.times import Times
 from archcost.spec import ConvSpec
-
-if TYPE_CHECKING:
-    from archcost.latency.store.store import Store
-    from archcost.weights.moments import Moments
-    from archcost.weights.unfolded import Unfolded
+from archcost.weights.moments import Moments
+from archcost.weights.unfolded import Unfolded
 
 __all__ = ["Found", "proposal_of", "proposals_of", "shape_of"]
 
@@ -66,8 +67,6 @@ def proposals_of(
     asked = [one for one in survey if wanted is None or wanted & set(one.names)]
     stays: list[Stays] = []
     found: list[Proposal] = []
-    from archcost.rewriting.carry import unfolded_of
-
     with Progress(len(asked), "proposals", progress) as bar:
         for subject in asked:
             if subject.refusal is not None:
@@ -163,9 +162,6 @@ def errors_of(
     unfolded: Unfolded | None = None,
 ) -> tuple[float | None, float | None]:
     """Of the weights and, with moments, of the output; None where there are no weights or it has none."""
-    from archcost.rewriting.carry import errors_of_factors
-    from archcost.rewriting.rule import Factorisation
-
     module = subject.survey.model.get_submodule(subject.name)
     if not isinstance(rule, Factorisation) or any(p.is_meta for p in module.parameters()):
         return None, None
@@ -210,9 +206,6 @@ def _with_times(proposals: list[Proposal], store: Store | None) -> tuple[list[Pr
     """What the store has: of single convolutions, and of old and new layers in turns."""
     if store is None:
         return proposals, None
-    from archcost.rewriting.racing import stored_race
-    from archcost.rewriting.times import Times
-
     times = Times(store)
     timed = [
         replace(

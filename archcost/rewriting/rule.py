@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
 
 from archcost.errors import ArchcostError, SpecError
 from archcost.registry import load_plugins
 from archcost.rewriting.replacement import Replacement
 from archcost.rewriting.survey.subjects import Subject
-
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
-
-    from archcost.weights.moments import Moments
-    from archcost.weights.unfolded import Unfolded
+from archcost.weights.moments import Moments
+from archcost.weights.unfolded import Unfolded
 
 __all__ = ["Factorisation", "Options", "Rewrite", "Weights", "available", "get", "register"]
 
@@ -142,8 +141,6 @@ def get(name: str) -> Rewrite:
     _load()
     if name in _rules:
         return _rules[name]
-    import difflib
-
     close = difflib.get_close_matches(str(name), _rules, n=3)
     hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(_rules)}"
     raise SpecError(f"no rule is called {name!r}; {hint}")

@@ -6,7 +6,9 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from itertools import combinations
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from archcost.errors import RewriteError
 from archcost.merging.chain import Chain, chained
@@ -27,12 +29,9 @@ from archcost.rewriting.rules.linear import (
 )
 from archcost.rewriting.survey.subjects import Subject
 from archcost.spec import ConvSpec
-
-if TYPE_CHECKING:
-    import torch
-
-    from archcost.weights.moments import Moments
-    from archcost.weights.unfolded import Unfolded
+from archcost.weights.lowrank import balanced, root, truncated
+from archcost.weights.moments import Moments
+from archcost.weights.unfolded import OUT, TAPS, Unfolded
 
 __all__ = ["Asymmetric"]
 
@@ -111,10 +110,6 @@ class Asymmetric(Linear):
 
         With moments under the covariances of both sides, as if that of the patches were their product.
         """
-        import torch
-
-        from archcost.weights.lowrank import balanced, root, truncated
-
         before, behind = (conv.spec for conv in replacement.convs)
         kernel = upright(kernel, replacement)
         groups, outs, ins = kernel.shape[:3]
@@ -138,8 +133,6 @@ class Asymmetric(Linear):
         return [as_weight(a, before), as_weight(b, behind)]
 
     def lost(self, kernel: Unfolded, replacement: Replacement) -> float:
-        from archcost.weights.unfolded import OUT, TAPS
-
         before, behind = (conv.spec for conv in replacement.convs)
         second = [TAPS + axis for axis, k in enumerate(sizes(behind.kernel_size)) if k > 1]
         return kernel.lost(before.out_channels // before.groups, (OUT, *second))

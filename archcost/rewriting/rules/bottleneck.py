@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from math import prod, sqrt
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from archcost.errors import RewriteError
 from archcost.merging.chain import Chain, Conv
@@ -26,12 +28,9 @@ from archcost.rewriting.rules.linear import (
 )
 from archcost.rewriting.survey.subjects import Subject
 from archcost.spec import ConvSpec
-
-if TYPE_CHECKING:
-    import torch
-
-    from archcost.weights.moments import Moments
-    from archcost.weights.unfolded import Unfolded
+from archcost.weights.lowrank import leading, root
+from archcost.weights.moments import Moments
+from archcost.weights.unfolded import IN, OUT, Unfolded
 
 __all__ = ["Bottleneck", "bottleneck_chain", "narrowed"]
 
@@ -127,8 +126,6 @@ class Bottleneck(Linear):
         return [as_weight(one, spec) for one, spec in zip(kernels, specs, strict=True)]
 
     def lost(self, kernel: Unfolded, replacement: Replacement) -> float:
-        from archcost.weights.unfolded import IN, OUT
-
         front, back = _ranks_of([conv.spec for conv in replacement.convs])
         if front is None:
             assert back is not None
@@ -156,10 +153,6 @@ def narrowed(
     Returns:
         Of two or three stages, the 1x1 ones among them: (groups, out, in, *kernel_size) each.
     """
-    import torch
-
-    from archcost.weights.lowrank import leading, root
-
     groups, outs, ins = kernel.shape[:3]
     space = kernel.shape[3:]
     ones = (1,) * len(space)

@@ -5,22 +5,25 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import nn
 
 from archcost.errors import ArchcostError, Refusal, RewriteError
+from archcost.latency.convolutions import Task, convolutions_of
+from archcost.latency.layers import verdict_of
+from archcost.latency.paths import COLD, PathTimes, is_rough
+from archcost.latency.store.fingerprint import fingerprint
+from archcost.latency.store.measurement import Measurement
+from archcost.latency.store.store import Store
 from archcost.merging.chain import Conv
+from archcost.paths.registry import get
 from archcost.rewriting.replacement import Replacement
 from archcost.rewriting.rule import Options, Rewrite, Weights
 from archcost.rewriting.survey.subjects import Subject
 from archcost.rewriting.survey.survey import Survey
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from archcost.latency.convolutions import Task
-    from archcost.latency.store.measurement import Measurement
-    from archcost.latency.store.store import Store
-    from archcost.weights.moments import Moments
+from archcost.weights.moments import Moments
 
 __all__ = ["NOT_MEASURED", "Layout"]
 
@@ -54,8 +57,6 @@ class Layout(Rewrite):
     def replacement(
         self, subject: Subject, *, path: str = "native", layout: str = "contiguous", **unknown: Any
     ) -> Replacement:
-        from archcost.paths.registry import get
-
         if unknown or layout not in ("contiguous", "channels_last"):
             raise RewriteError(
                 f"{subject.name}: layout takes path='...' and layout='contiguous' or 'channels_last', not "
@@ -93,12 +94,6 @@ class _Times:
     """What the store has of this machine, at PyTorch's present number of threads; and the model's calls."""
 
     def __init__(self, survey: Survey, store: Store) -> None:
-        import torch
-
-        from archcost.latency.convolutions import convolutions_of
-        from archcost.latency.paths import COLD
-        from archcost.latency.store.fingerprint import fingerprint
-
         threads = torch.get_num_threads()
         self.found: dict[Task, list[Measurement]] = defaultdict(list)
         calls = convolutions_of(survey.trace)
@@ -162,10 +157,6 @@ def _candidates(tables: list[dict[tuple[str, str], Measurement]], here: tuple[st
 
 def _is_faster(new: Measurement, old: Measurement) -> bool:
     """Beyond the noise, as the tables of `archcost.measure` have it."""
-    from archcost.latency.convolutions import Task
-    from archcost.latency.layers import verdict_of
-    from archcost.latency.paths import PathTimes
-
     # Under a name of its own: there, PyTorch's two layouts are one way.
     rival = replace(new, key=replace(new.key, path="rival"))
     errors = {old.key.path: 0.0, "rival": 0.0}
@@ -173,8 +164,6 @@ def _is_faster(new: Measurement, old: Measurement) -> bool:
 
 
 def _usable(one: Measurement) -> bool:
-    from archcost.latency.paths import is_rough
-
     exact = one.key.path == "native" or (one.error is not None and one.error <= _TOLERANCE)
     return exact and not is_rough(one)
 

@@ -6,7 +6,9 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from math import prod
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
+
+import torch
 
 from archcost.errors import RewriteError
 from archcost.merging.chain import Chain, Conv
@@ -14,10 +16,6 @@ from archcost.rewriting.replacement import Replacement
 from archcost.rewriting.rule import Factorisation, Options
 from archcost.rewriting.survey.subjects import Subject
 from archcost.spec import ConvSpec
-
-if TYPE_CHECKING:
-    import torch
-
 
 __all__ = [
     *("Linear", "activated", "along", "as_weight", "chain_macs", "count", "depthwise", "of_group"),

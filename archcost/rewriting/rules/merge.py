@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import nn
 
 from archcost.errors import Refusal, RewriteError
 from archcost.merging.chain import Chain, Conv
+from archcost.merging.numbers import merged_block, merged_row
 from archcost.rewriting.replacement import Replacement
 from archcost.rewriting.rule import Options, Rewrite, Weights
+from archcost.rewriting.survey.blocks import MOST_MACS, block_around, read_block
+from archcost.rewriting.survey.rows import Row, norm_before, row_of
 from archcost.rewriting.survey.subjects import Subject
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from archcost.rewriting.survey.rows import Row
-    from archcost.weights.moments import Moments
+from archcost.surgery.refusals import is_convolution
+from archcost.weights.moments import Moments
 
 __all__ = ["Merge"]
 
@@ -52,8 +54,6 @@ class Merge(Rewrite):
             if block[1] == subject.name:
                 yield {"block": block[0]}
             return
-        from archcost.rewriting.survey.blocks import MOST_MACS
-
         for first, row in _rows(subject):
             for end in row.proposed or (None,) * bool(first and row.members):
                 made = self.replacement(subject, first=first, last=end)
@@ -97,11 +97,6 @@ class Merge(Rewrite):
     def carry(
         self, modules: Mapping[str, nn.Module], replacement: Replacement, moments: Moments | None = None
     ) -> Weights:
-        import torch
-
-        from archcost.merging.numbers import merged_block, merged_row
-        from archcost.surgery.refusals import is_convolution
-
         conv = next(step for step in replacement.chain if isinstance(step, Conv))
         with torch.no_grad():
             if is_convolution(modules[replacement.name]):
@@ -129,13 +124,9 @@ class Merge(Rewrite):
 
     def _block(self, subject: Subject) -> tuple[str, str] | Refusal | None:
         """The module whose branches it is one of, and the first of them; or why there is none."""
-        from archcost.rewriting.survey.blocks import block_around
-
         return block_around(subject)
 
     def _of_block(self, subject: Subject, block: str) -> Replacement:
-        from archcost.rewriting.survey.blocks import read_block
-
         found = read_block(subject.survey, block)
         if isinstance(found, Refusal):
             raise RewriteError(f"{subject.name}: {block} cannot be merged: it {found}")
@@ -147,8 +138,6 @@ class Merge(Rewrite):
 
 def _rows(subject: Subject) -> Iterator[tuple[str | None, Row]]:
     """The batch normalisation that a row begins with, and the row; last the one from the convolution on."""
-    from archcost.rewriting.survey.rows import norm_before, row_of
-
     first = norm_before(subject)
     if first is not None:
         yield first, row_of(subject, first)

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import nn
 
 from archcost.errors import ArchcostError, Refusal, RewriteError
+from archcost.merging.affine import linear
+from archcost.merging.branches import convolution_of
 from archcost.merging.chain import Conv, Kept
 from archcost.rewriting.replacement import Replacement
 from archcost.rewriting.rule import Options, Rewrite, Weights
 from archcost.rewriting.survey.behind import Behind, behind
+from archcost.rewriting.survey.pools import pool_of
 from archcost.rewriting.survey.subjects import Subject
 from archcost.spec import ConvSpec
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from archcost.weights.moments import Moments
+from archcost.weights.moments import Moments
 
 __all__ = ["PoolFirst"]
 
@@ -69,12 +71,6 @@ class PoolFirst(Rewrite):
     def carry(
         self, modules: Mapping[str, nn.Module], replacement: Replacement, moments: Moments | None = None
     ) -> Weights:
-        import torch
-
-        from archcost.merging.affine import linear
-        from archcost.merging.branches import convolution_of
-        from archcost.rewriting.survey.pools import pool_of
-
         made: Weights = {}
         first = replacement.name
         with torch.no_grad():
@@ -198,8 +194,6 @@ def _inexact(subject: Subject, then: Behind) -> str | None:
 
 
 def _as_kernel(subject: Subject, then: Behind) -> Iterator[_Way]:
-    from archcost.merging.affine import linear
-
     pool = then.pool
     if pool is None or pool.kind != "average" or then.activations or pool.adaptive or pool.ceil:
         return

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from archcost.merging.chain import Activation, Chain, Conv
 from archcost.rewriting.replacement import Replacement
 from archcost.rewriting.rule import Options
-from archcost.rewriting.rules.bottleneck import bottleneck_chain, narrowed
+from archcost.rewriting.rules.bottleneck import Bottleneck, bottleneck_chain, narrowed
 from archcost.rewriting.rules.linear import (
     Linear,
     activated,
@@ -24,12 +26,8 @@ from archcost.rewriting.rules.linear import (
 from archcost.rewriting.survey.subjects import Subject
 from archcost.spec import ConvSpec
 from archcost.trace.graph import Op, TensorRef, Trace
-
-if TYPE_CHECKING:
-    import torch
-
-    from archcost.weights.moments import Moments
-    from archcost.weights.unfolded import Unfolded
+from archcost.weights.moments import Moments
+from archcost.weights.unfolded import IN, Unfolded
 
 __all__ = ["ReduceFirst"]
 
@@ -95,8 +93,6 @@ class ReduceFirst(Linear):
 
     def bound(self, spec: ConvSpec, **_: Any) -> float:
         """The channels."""
-        from archcost.rewriting.rules.bottleneck import Bottleneck
-
         return spec.groups * Bottleneck().bound(spec, form="in")
 
     def factors(
@@ -108,8 +104,6 @@ class ReduceFirst(Linear):
         return [as_weight(front, point), as_weight(behind, wide)]
 
     def lost(self, kernel: Unfolded, replacement: Replacement) -> float:
-        from archcost.weights.unfolded import IN
-
         point = replacement.convs[0].spec
         return kernel.lost(point.out_channels // point.groups, (IN,))
 

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from archcost.errors import RewriteError
 from archcost.merging.chain import Chain, Conv
@@ -26,12 +28,9 @@ from archcost.rewriting.rules.linear import (
 )
 from archcost.rewriting.survey.subjects import Subject
 from archcost.spec import ConvSpec
-
-if TYPE_CHECKING:
-    import torch
-
-    from archcost.weights.moments import Moments
-    from archcost.weights.unfolded import Unfolded
+from archcost.weights.lowrank import balanced, root, truncated
+from archcost.weights.moments import Moments
+from archcost.weights.unfolded import IN, OUT, Unfolded
 
 __all__ = ["Separable"]
 
@@ -119,8 +118,6 @@ class Separable(Linear):
         return [as_weight(depth, specs[0]), as_weight(point, specs[1])]
 
     def lost(self, kernel: Unfolded, replacement: Replacement) -> float:
-        from archcost.weights.unfolded import IN, OUT
-
         first = replacement.convs[0].spec
         groups, outs, ins = kernel.kernel.shape[:3]
         if taps(first) == 1:
@@ -132,10 +129,6 @@ def _depthwise_first(
     kernel: torch.Tensor, terms: int, moments: Moments | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(groups * in, terms, 1, *k) and (groups, out, in * terms, 1, ...)."""
-    import torch
-
-    from archcost.weights.lowrank import balanced, root, truncated
-
     groups, outs, ins, *space = kernel.shape
     matrix = kernel.transpose(1, 2).flatten(3)  # (groups, in, out, taps)
     if moments is not None:
@@ -156,10 +149,6 @@ def _pointwise_first(
     kernel: torch.Tensor, terms: int, moments: Moments | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(groups, out * terms, in, 1, ...) and (groups * out, 1, terms, *k)."""
-    import torch
-
-    from archcost.weights.lowrank import balanced, root, truncated
-
     groups, outs, ins, *space = kernel.shape
     matrix = kernel.flatten(3).transpose(2, 3)  # (groups, out, taps, in)
     if moments is not None:

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from math import gcd, prod, sqrt
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from archcost.errors import RewriteError
 from archcost.merging.chain import Activation, Chain, Conv, Step
@@ -28,11 +30,8 @@ from archcost.rewriting.rules.linear import (
 from archcost.rewriting.rules.stacking import exact_middle, jumps, parted, stages
 from archcost.rewriting.survey.subjects import Subject
 from archcost.spec import ConvSpec
-
-if TYPE_CHECKING:
-    import torch
-
-    from archcost.weights.moments import Moments
+from archcost.weights.lowrank import root
+from archcost.weights.moments import Moments
 
 __all__ = ["SmallKernels"]
 
@@ -142,10 +141,6 @@ class SmallKernels(Linear):
         With moments under the covariance of the channels. Where the middle suffices for every kernel, exact;
         else a beginning for alternating least squares.
         """
-        import torch
-
-        from archcost.weights.lowrank import root
-
         specs = [conv.spec for conv in replacement.convs]
         middle = specs[0].out_channels // specs[0].groups
         rest, channels = kernel, None

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import product
 from math import gcd, prod
-from typing import TYPE_CHECKING
+
+import torch
 
 from archcost.rewriting.rules.linear import of_group, sizes
 from archcost.spec import ConvSpec
-
-if TYPE_CHECKING:
-    import torch
+from archcost.weights.lowrank import balanced, truncated
 
 __all__ = ["exact_middle", "jumps", "parted", "stages"]
 
@@ -73,10 +72,6 @@ def parted(
     Returns:
         (groups, out, middle, *back) and (groups, middle, in, *size of the first).
     """
-    import torch
-
-    from archcost.weights.lowrank import balanced, truncated
-
     groups, outs, ins, *size = kernel.shape
     front = [k - j * (b - 1) for k, b, j in zip(size, back, jump, strict=True)]
     shifts = [_shifts(k, b, j) for k, b, j in zip(size, back, jump, strict=True)]
@@ -110,8 +105,6 @@ def _shares(
     size: int, back: int, front: int, jump: int, keep: int | None, shifts: tuple[list[int], list[int]]
 ) -> torch.Tensor:
     """(back, front): which part of tap u + jump t goes to the pair, along one axis."""
-    import torch
-
     table = torch.zeros(back, front, dtype=torch.float64)
     pairs: Iterator[tuple[int, int]] = product(range(back), range(front))
     taken: set[int] = set()

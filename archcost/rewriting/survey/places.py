@@ -8,6 +8,7 @@ from math import prod
 from typing import Any
 
 from archcost.errors import ArchcostError
+from archcost.latency.convolutions import convolutions_of
 from archcost.merging.chain import Activation, Chain, Conv, Kept, chain_field, resized
 from archcost.rewriting.proposal import Costs, lies_in
 from archcost.rewriting.replacement import Replacement
@@ -23,8 +24,6 @@ def old_specs(subject: Subject, replacement: Replacement) -> tuple[ConvSpec, ...
     """Every convolution that one pass runs in the modules to be replaced, as the operations saw them."""
     if set(replacement.chains) == {subject.name}:
         return subject.specs
-    from archcost.latency.convolutions import convolutions_of
-
     survey, names = subject.survey, set(replacement.chains)
     # A layer says itself how it pads; its operation may see the input padded.
     own = {

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
+from torch import nn
+
 from archcost.errors import ArchcostError, Refusal
 from archcost.nn.like import ConvLike
 from archcost.nn.reading import VARIES, Fixed
@@ -14,8 +16,6 @@ from archcost.surgery.sites import Site
 from archcost.trace.graph import Op, TensorRef
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from archcost.rewriting.survey.survey import Survey
 
 __all__ = ["Subject", "is_pattern", "subject_at"]

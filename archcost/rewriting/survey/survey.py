@@ -5,22 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
+from torch import nn
+
+from archcost.analysis.analysis import Analysis
+from archcost.cost.costs import Costs
 from archcost.errors import SpecError
+from archcost.latency.store.store import Store
 from archcost.rewriting.survey.subjects import Subject, subject_at
 from archcost.surgery.elsewhere import used_elsewhere
 from archcost.surgery.sites import Hooks, held_elsewhere, sites
 from archcost.trace.dataflow import Dataflow
+from archcost.trace.graph import Trace
 from archcost.trace.modules import ModuleTree, no_convolution, walk
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from archcost.analysis.analysis import Analysis
-    from archcost.cost.costs import Costs
-    from archcost.latency.store.store import Store
-    from archcost.trace.graph import Trace
 
 __all__ = ["Survey", "survey_of"]
 
