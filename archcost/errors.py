@@ -26,6 +26,11 @@ class RewriteError(ArchcostError):
     """A layer cannot be exchanged as asked, or a model cannot be copied to do it there."""
 
 
+def one_line(error: Exception) -> str:
+    """What somebody else's code raised, for a message of our own: its type, and how its message begins."""
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+
+
 @dataclass(frozen=True)
 class Refusal:
     """Why something is not done, handed back where raising would be too much: looking on is no failure."""

@@ -21,7 +21,7 @@ from archcost.rewriting.survey.survey import survey_of
 from archcost.spec import ConvSpec
 from archcost.weights.alternating import _Chain, _steps, refined
 from archcost.weights.biases import evened
-from archcost.weights.moments import collect, covariance_bytes, stream
+from archcost.weights.moments import collect, covariance_bytes
 from archcost.weights.quadratic import normal
 
 
@@ -603,7 +603,7 @@ def test_covariances_are_held_as_far_as_the_limit_goes():
     passes = []
     model[0].register_forward_hook(lambda *_: passes.append(1))
     names = ["2", "0", "1"]
-    assert [name for name, _ in stream(model, names, x, limit=2 * size)] == names
+    assert list(collect(model, names, x, limit=2 * size)) == names
     assert len(passes) == 2
     with pytest.raises(RewriteError, match="more than the limit"):
         collect(model, ["0"], x, limit=size - 1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from archcost.errors import ArchcostError, RewriteError
+from archcost.errors import ArchcostError, RewriteError, one_line
+from archcost.surgery.outputs import error_of
 from archcost.trace.call import Call
 from archcost.trace.modules import is_training, walk
 from archcost.trace.state import Untouched
@@ -68,10 +68,8 @@ def record_inputs(model: nn.Module, inputs: Any, names: Iterable[str]) -> dict[s
         except ArchcostError:
             raise
         except Exception as error:
-            line = (str(error).strip().splitlines() or [""])[0]
             raise RewriteError(
-                f"the model's own forward failed while inputs of its layers were recorded: "
-                f"{type(error).__name__}: {line}"
+                f"the model's own forward failed while inputs of its layers were recorded: {one_line(error)}"
             ) from error
     return {name: found[layer] for name, layer in wanted.items() if layer in found}
 
@@ -99,8 +97,7 @@ def checked(
             try:
                 outputs.append(module(*args, **kwargs))
             except Exception as error:  # whatever a layer raises is the finding
-                line = (str(error).strip().splitlines() or [""])[0]
-                return Check(tolerance, None, f"the {what} layer failed: {type(error).__name__}: {line}")
+                return Check(tolerance, None, f"the {what} layer failed: {one_line(error)}")
     return _compared(outputs[0], outputs[1], tolerance, strides)
 
 
@@ -113,7 +110,7 @@ def _compared(was: Any, now: Any, tolerance: float, strides: bool) -> Check:
     if strides and was.shape == now.shape:
         facts += [("strides", _strides(was), _strides(now))]
     wrong = [f"the output's {what}: {a} before, {b} now" for what, a, b in facts if a != b]
-    error = _error(was, now) if was.shape == now.shape and was.device == now.device else None
+    error = error_of(now, was) if was.shape == now.shape and was.device == now.device else None
     if error is not None and not error <= tolerance:
         wrong.append(f"the output's relative error is {error:.1e}, above the tolerance of {tolerance:.0e}")
     return Check(tolerance, error, "; ".join(wrong) or None)
@@ -122,21 +119,6 @@ def _compared(was: Any, now: Any, tolerance: float, strides: bool) -> Check:
 def _strides(tensor: torch.Tensor) -> tuple[int, ...]:
     """Those that mean something: of axes longer than 1, the others written as 0."""
     return tuple(s if n > 1 else 0 for n, s in zip(tensor.shape, tensor.stride(), strict=True))
-
-
-def _error(was: torch.Tensor, now: torch.Tensor) -> float:
-    """Over what is finite; infinite where what is not finite is not the same in both."""
-    wide = torch.complex128 if was.is_complex() else torch.float64
-    was, now = was.to(wide), now.to(wide)
-    same = (was == now) | (was.isnan() & now.isnan())
-    finite = was.isfinite() & now.isfinite()
-    if not (same | finite).all():
-        return math.inf
-    was, now = was[finite], now[finite]
-    if was.numel() == 0:
-        return 0.0
-    worst, largest = (now - was).abs().max().item(), was.abs().max().item()
-    return worst / largest if largest else (math.inf if worst else 0.0)
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from archcost.surgery.copying import copied
 from archcost.trace.call import Call
 from archcost.trace.inputs import tensors_in
 
-__all__ = ["exact_outputs", "fresh", "outputs_of", "state_kept", "worst_error"]
+__all__ = ["error_of", "exact_outputs", "fresh", "outputs_of", "state_kept", "worst_error"]
 
 
 def fresh(inputs: Any) -> Call:
@@ -55,16 +55,23 @@ def worst_error(found: list[torch.Tensor], exact: list[torch.Tensor]) -> float:
     for one, other in zip(found, exact, strict=True):
         if not other.is_floating_point() or not other.numel():
             continue
-        a, b = one.double(), other.double()
-        same = (a == b) | (a.isnan() & b.isnan())
-        finite = a.isfinite() & b.isfinite()
-        if not bool((same | finite).all()):
-            return inf
-        off = (a - b)[finite].abs().max().item() if finite.any() else 0.0
-        largest = b[finite].abs().max().item() if finite.any() else 0.0
-        if off:
-            worst = max(worst, off / largest if largest else inf)
+        worst = max(worst, error_of(one, other))
     return worst
+
+
+def error_of(found: torch.Tensor, exact: torch.Tensor) -> float:
+    """max |y - exact| / max |exact|, over what is finite; infinite where the rest is not the same in both."""
+    wide = torch.complex128 if exact.is_complex() else torch.float64
+    found, exact = found.to(wide), exact.to(wide)
+    same = (found == exact) | (found.isnan() & exact.isnan())
+    finite = found.isfinite() & exact.isfinite()
+    if not bool((same | finite).all()):
+        return inf
+    found, exact = found[finite], exact[finite]
+    if not exact.numel():
+        return 0.0
+    off, largest = (found - exact).abs().max().item(), exact.abs().max().item()
+    return off / largest if largest else (inf if off else 0.0)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from archcost.errors import ArchcostError, RewriteError
+from archcost.errors import ArchcostError, RewriteError, one_line
 from archcost.merging.chain import Conv
 from archcost.merging.compose import composed
 from archcost.paths.accuracy import exact_convolution
@@ -270,8 +270,7 @@ def _wrong(model: nn.Module, inputs: Any, expected: list[torch.Tensor], exact: b
     try:
         found = outputs_apart(model, inputs)
     except Exception as error:  # whatever the user's forward raises with the new layers is the finding
-        line = (str(error).strip().splitlines() or [""])[0]
-        return f"the model's forward fails with it: {type(error).__name__}: {line}"
+        return f"the model's forward fails with it: {one_line(error)}"
     if [one.shape for one in found] != [one.shape for one in expected]:
         return "the model's outputs have other shapes with it"
     if exact:
