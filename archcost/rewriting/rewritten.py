@@ -79,7 +79,7 @@ def rewrite(
     """
     from archcost.latency.store.store import opened
     from archcost.rewriting.budget import within_budget
-    from archcost.rewriting.plan.applying import carried_out
+    from archcost.rewriting.plan.applying import Task, carried_out
     from archcost.rewriting.plan.plan import Plan
     from archcost.rewriting.proposal import best_of
     from archcost.rewriting.proposing import proposals_of
@@ -121,17 +121,8 @@ def rewrite(
             plan = Plan(_chosen(survey, choices, ratio, moments))
     original = copied(model) if inplace and data is not None else model
     work = model if inplace else copied(model)
-    applied, outcomes = carried_out(
-        original,
-        work,
-        plan,
-        call,
-        batches=data,
-        moments=moments,
-        hooks=hooks,
-        strict=choices is not None,
-        progress=progress,
-    )
+    task = Task(original, work, plan, call, data, moments, hooks, choices is not None, progress)
+    applied, outcomes = carried_out(task)
     failed = {one.proposal.name for one in outcomes if one.problem is not None}
     stays += tuple(_fell_short(outcomes))
     if choices is not None and failed:

@@ -75,12 +75,7 @@ class Asymmetric(Linear):
         for axes in _ways(spec):
             yield {"rank": _full(spec, axes), "first": _named(spec, axes)}
 
-    def replacement(self, subject: Subject, **options: Any) -> Replacement:
-        return self._replacement(subject, **self.given(subject, options, "rank", "first"))
-
-    def _replacement(
-        self, subject: Subject, rank: int | None = None, first: str | None = None
-    ) -> Replacement:
+    def built(self, subject: Subject, rank: int | None = None, first: str | None = None) -> Replacement:
         spec = self.checked(subject)
         ways = {_named(spec, axes): axes for axes in _ways(spec)}
         if first is not None and first not in ways:

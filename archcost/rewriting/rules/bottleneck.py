@@ -75,11 +75,7 @@ class Bottleneck(Linear):
         for form in _forms(spec):
             yield _options(form, *_full(spec, form))
 
-    def replacement(self, subject: Subject, **options: Any) -> Replacement:
-        given = self.given(subject, options, "form", "rank_in", "rank_out")
-        return self._replacement(subject, **given)
-
-    def _replacement(
+    def built(
         self,
         subject: Subject,
         form: str | None = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -32,6 +33,9 @@ class Linear(Factorisation):
     Beside what every rule answers, it says what it cannot be built for whatever the sizes, and what the
     cheapest chain would be: where that saves nothing, the rule does not apply.
     """
+
+    built: Callable[..., Replacement]
+    """As `replacement`, of a subject; its arguments are the options that the rule has."""
 
     @abstractmethod
     def unfit(self, spec: ConvSpec) -> str | None:
@@ -67,14 +71,14 @@ class Linear(Factorisation):
             raise RewriteError(f"{subject.name}: {self.name} does not apply: {why}")
         return spec
 
-    def given(self, subject: Subject, options: Options, *names: str) -> Options:
-        """The options, if the rule has them."""
+    def replacement(self, subject: Subject, **options: Any) -> Replacement:
+        there = list(inspect.signature(self.built).parameters)[1:]
         for name in options:
-            if name not in names:
+            if name not in there:
                 raise RewriteError(
-                    f"{subject.name}: {self.name} has no option {name!r}; it has {', '.join(names)}"
+                    f"{subject.name}: {self.name} has no option {name!r}; it has {', '.join(there)}"
                 )
-        return options
+        return self.built(subject, **options)
 
     def made(self, subject: Subject, chain: Chain, exact: bool, note: str = "", **how: Any) -> Replacement:
         """The replacement, with a word where it costs more than the layer."""

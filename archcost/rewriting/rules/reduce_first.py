@@ -72,10 +72,7 @@ class ReduceFirst(Linear):
     def lossless(self, spec: ConvSpec) -> Iterator[Options]:
         yield {"channels": _full(spec) * spec.groups}
 
-    def replacement(self, subject: Subject, **options: Any) -> Replacement:
-        return self._replacement(subject, **self.given(subject, options, "channels", "activation"))
-
-    def _replacement(
+    def built(
         self, subject: Subject, channels: int | None = None, activation: str | None = None
     ) -> Replacement:
         spec = self.checked(subject)

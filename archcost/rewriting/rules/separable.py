@@ -76,12 +76,7 @@ class Separable(Linear):
         for order in _ORDERS:
             yield {"terms": _full(spec, order), "order": order}
 
-    def replacement(self, subject: Subject, **options: Any) -> Replacement:
-        return self._replacement(subject, **self.given(subject, options, "terms", "order"))
-
-    def _replacement(
-        self, subject: Subject, terms: int | None = None, order: str = _ORDERS[0]
-    ) -> Replacement:
+    def built(self, subject: Subject, terms: int | None = None, order: str = _ORDERS[0]) -> Replacement:
         spec = self.checked(subject)
         if order not in _ORDERS:
             raise RewriteError(f"{subject.name}: order={order!r} is none of {', '.join(_ORDERS)}")

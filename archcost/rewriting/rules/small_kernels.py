@@ -88,11 +88,7 @@ class SmallKernels(Linear):
     def lossless(self, spec: ConvSpec) -> Iterator[Options]:
         yield {"middle": exact_middle(spec) * spec.groups}
 
-    def replacement(self, subject: Subject, **options: Any) -> Replacement:
-        given = self.given(subject, options, "middle", "padding", "activation")
-        return self._replacement(subject, **given)
-
-    def _replacement(
+    def built(
         self,
         subject: Subject,
         middle: int | None = None,
