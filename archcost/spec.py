@@ -5,11 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any
 
 from archcost.errors import InputError
 
 __all__ = ["ConvSpec", "FieldStep", "stacked_field"]
+
+if TYPE_CHECKING:
+    # What a type checker is to know of `ConvSpec`'s sizes: given in several forms, read as tuples.
+    class PerAxis:
+        def __get__(self, spec: object, kind: object) -> tuple[int, ...]: ...
+        def __set__(self, spec: object, value: int | Sequence[int]) -> None: ...
+
+    class Sides:
+        def __get__(self, spec: object, kind: object) -> tuple[tuple[int, int], ...]: ...
+        def __set__(self, spec: object, value: int | Sequence[int | tuple[int, int]]) -> None: ...
 
 
 def _per_axis(name: str, value: int | Sequence[int], axes: int) -> tuple[int, ...]:
@@ -58,16 +68,16 @@ class ConvSpec:
 
     in_channels: int
     out_channels: int
-    kernel_size: int | Sequence[int]
-    stride: int | Sequence[int] = 1
-    padding: int | Sequence[int | tuple[int, int]] = 0
-    dilation: int | Sequence[int] = 1
+    kernel_size: Any  # as the others; mypy knows no descriptor without a default
+    stride: PerAxis = 1  # type: ignore[assignment]
+    padding: Sides = 0  # type: ignore[assignment]
+    dilation: PerAxis = 1  # type: ignore[assignment]
     groups: int = 1
     transposed: bool = False
-    output_padding: int | Sequence[int] = 0
+    output_padding: PerAxis = 0  # type: ignore[assignment]
     padding_mode: str = "zeros"
     bias: bool = True
-    input_size: Sequence[int] = (224, 224)
+    input_size: PerAxis = (224, 224)  # type: ignore[assignment]
     batch: int = 1
 
     def __post_init__(self) -> None:
@@ -95,7 +105,7 @@ class ConvSpec:
         per_axis = ("kernel_size", "stride", "dilation", "input_size")
         wrong += [name for name in per_axis if min(getattr(self, name)) < 1]
         wrong += ["padding"] * (min(min(pair) for pair in sides) < 0)
-        wrong += ["output_padding"] * (min(self.output_padding) < 0)  # type: ignore[arg-type]
+        wrong += ["output_padding"] * (min(self.output_padding) < 0)
         if wrong:
             values = ", ".join(f"{name}={getattr(self, name)!r}" for name in wrong)
             raise InputError(f"ConvSpec: {values} is too small: sizes are at least 1, paddings at least 0")
@@ -110,9 +120,45 @@ class ConvSpec:
                 f"input of {self.input_size} with padding {self.padding}"
             )
 
+    def __str__(self) -> str:
+        """Without what is as usual: ``64 -> 64, 3x3, padding 1, on 56x56, batch 1``."""
+        said = [f"{self.in_channels} -> {self.out_channels}", _by(self.kernel_size)]
+        said += ["transposed"] * self.transposed
+        if any(map(any, self.padding)):
+            sides = [str(low) if low == high else f"{low}+{high}" for low, high in self.padding]
+            alike = len({*self.padding}) == 1 and "+" not in sides[0]
+            said.append(f"padding {sides[0] if alike else ' '.join(sides)}")
+        for name, usual in (("stride", 1), ("dilation", 1), ("output_padding", 0)):
+            if {*getattr(self, name)} != {usual}:
+                said.append(f"{name.replace('_', ' ')} {_one(getattr(self, name))}")
+        said += [f"groups {self.groups}"] * (self.groups > 1)
+        said += [self.padding_mode] * (self.padding_mode != "zeros") + ["no bias"] * (not self.bias)
+        return ", ".join([*said, f"on {_by(self.input_size)}", f"batch {self.batch}"])
+
     @property
-    def _taps(self) -> int:
-        return prod(cast("tuple[int, ...]", self.kernel_size))
+    def short(self) -> str:
+        """In a few letters: ``64 -> 128 3x3 /2 on 56x56``."""
+        said = f"{self.in_channels} -> {self.out_channels} {_by(self.kernel_size)}"
+        said += f" /{_one(self.stride)}" * (max(self.stride) > 1)
+        said += f" dilation {_one(self.dilation)}" * (max(self.dilation) > 1)
+        said += f" groups {self.groups}" * (self.groups > 1) + " transposed" * self.transposed
+        return f"{said} on {_by(self.input_size)}"
+
+    @property
+    def layer(self) -> str:
+        """Whatever it is applied to: ``64 -> 128, 5x5, stride 2``."""
+        said = [f"{self.in_channels} -> {self.out_channels}", _by(self.kernel_size)]
+        said += [f"stride {_one(self.stride)}"] * (max(self.stride) > 1)
+        said += [f"dilation {_one(self.dilation)}"] * (max(self.dilation) > 1)
+        if self.groups > 1:
+            depthwise = self.groups == self.in_channels == self.out_channels
+            said.append("depthwise" if depthwise else f"{self.groups} groups")
+        return ", ".join([*said, *["transposed"] * self.transposed])
+
+    @property
+    def axes(self) -> int:
+        """Of space: 1, 2 or 3."""
+        return len(self.input_size)
 
     @property
     def extent(self) -> tuple[int, ...]:
@@ -121,15 +167,13 @@ class ConvSpec:
         >>> ConvSpec(64, 64, 3, dilation=4).extent
         (9, 9)
         """
-        # __post_init__ has made every one of them a tuple of one value an axis.
-        axes = zip(*cast("tuple[tuple[int, ...], ...]", (self.kernel_size, self.dilation)), strict=True)
-        return tuple(d * (k - 1) + 1 for k, d in axes)
+        return tuple(d * (k - 1) + 1 for k, d in zip(self.kernel_size, self.dilation, strict=True))
 
     @property
     def output_size(self) -> tuple[int, ...]:
         """Spatial size of the output, one number an axis (the formulas of ``torch.nn.ConvNd``)."""
         columns = (self.input_size, self.extent, self.stride, self.padding, self.output_padding)
-        axes = zip(*cast("tuple[tuple[Any, ...], ...]", columns), strict=True)
+        axes: Any = zip(*columns, strict=True)
         if self.transposed:
             return tuple((n - 1) * s - lo - hi + e + o for n, e, s, (lo, hi), o in axes)
         return tuple((n + lo + hi - e) // s + 1 for n, e, s, (lo, hi), _ in axes)
@@ -148,9 +192,8 @@ class ConvSpec:
             InputError: ``before`` has another number of axes; or the convolution is transposed, with a
                 stride above 1: what a position sees then depends on its phase.
         """
-        axes = len(self.input_size)
-        stride = cast("tuple[int, ...]", self.stride)
-        low = [lo for lo, _ in cast("tuple[tuple[int, int], ...]", self.padding)]
+        axes, stride = self.axes, self.stride
+        low = [lo for lo, _ in self.padding]
         if self.transposed:
             if max(stride) > 1:
                 raise InputError(
@@ -173,7 +216,7 @@ class ConvSpec:
     @property
     def weights(self) -> int:
         """Elements of the weight tensor: in_channels x out_channels / groups x taps."""
-        return self.in_channels * self.out_channels // self.groups * self._taps
+        return self.in_channels * self.out_channels // self.groups * prod(self.kernel_size)
 
     @property
     def params(self) -> int:
@@ -204,6 +247,15 @@ class ConvSpec:
     def bias_ops(self) -> int:
         """One addition for each output element, where there is a bias."""
         return self.neurons if self.bias else 0
+
+
+def _by(values: Iterable[int]) -> str:
+    return "x".join(map(str, values))
+
+
+def _one(values: tuple[int, ...]) -> str:
+    """A single number where all axes have the same."""
+    return _by(dict.fromkeys(values) if len({*values}) == 1 else values)
 
 
 def stacked_field(layers: Iterable[ConvSpec]) -> FieldStep:

@@ -187,19 +187,18 @@ def linear(spec: ConvSpec, weights: Weights | None = None) -> Linear:
     """
     if spec.transposed:
         raise RewriteError("a transposed convolution is not put together with others")
-    sizes: Any = zip(spec.kernel_size, spec.dilation, spec.padding, spec.extent, strict=True)  # type: ignore[arg-type]
+    sizes = zip(spec.kernel_size, spec.dilation, spec.padding, spec.extent, strict=True)
     axes = [(tuple(t * d - low for t in range(k)), low + high - e) for k, d, (low, high), e in sizes]
     kernel = bias = None
     if weights is not None:
         kernel = composed([weights[0].detach().double()], [replace(spec, stride=1)], spec.groups)
         kernel = kernel.reshape(-1, *kernel.shape[2:])
         bias = None if weights[1] is None else weights[1].detach().double()
-    stride: Any = spec.stride
     return Linear(
         spec.in_channels,
         spec.out_channels,
         spec.groups,
-        stride,
+        spec.stride,
         tuple(offsets for offsets, _ in axes),
         tuple(surplus for _, surplus in axes),
         spec.padding_mode,

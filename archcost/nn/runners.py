@@ -20,7 +20,6 @@ from archcost.paths.algorithms.fused import Fused
 from archcost.paths.algorithms.native import ChannelsLastPath, NativePath
 from archcost.paths.algorithms.prepacked import PrepackedPath
 from archcost.paths.epilogue import Epilogue
-from archcost.paths.geometry import padding_of, spatial
 from archcost.paths.path import ExecutionPath, Prepared
 
 __all__ = ["Clamp", "Kernel", "Runner", "runner_for"]
@@ -123,8 +122,8 @@ def _by_pytorch(prepared: Prepared, last: bool) -> Callable[[torch.Tensor], torc
         return None
     weight, bias = _detached(prepared.content), _detached(prepared.bias)
     settled: Any = (
-        *(weight, bias, spatial(spec, "stride"), tuple(low for low, _ in padding_of(spec))),
-        *(spatial(spec, "dilation"), spec.groups),
+        *(weight, bias, spec.stride, tuple(low for low, _ in spec.padding)),
+        *(spec.dilation, spec.groups),
     )
 
     def plain(x: torch.Tensor) -> torch.Tensor:

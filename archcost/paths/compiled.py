@@ -13,7 +13,7 @@ from archcost.kernels import tiles
 from archcost.kernels.loading import Convolution, Images
 from archcost.kernels.packed import Packed as PackedWeights
 from archcost.kernels.tensors import images, loaded
-from archcost.paths.geometry import Axes, axes_of, padding_of, spatial
+from archcost.paths.geometry import Axes
 from archcost.paths.phases import Dense
 from archcost.spec import ConvSpec
 
@@ -167,7 +167,7 @@ class Im2colKernel:
         """The pixels that a block reads, or its part of the matrix, for each thread; of groups, all outputs
         once more."""
         spec = self.spec
-        padding, size = padding_of(spec), spatial(spec, "input_size")
+        padding, size = spec.padding, spec.input_size
         (top, _), (left, _) = padding if len(padding) == 2 else ((0, 0), *padding)
         if spec.padding_mode != "zeros":  # written out before the call
             size = tuple(n + low + high for n, (low, high) in zip(size, padding, strict=True))
@@ -184,7 +184,7 @@ class Im2colKernel:
 
     def _window(self) -> tuple[int, ...]:
         names = ("kernel_size", "stride", "dilation")
-        return tuple(number for name in names for number in _two(spatial(self.spec, name)))
+        return tuple(number for name in names for number in _two(getattr(self.spec, name)))
 
 
 @dataclass(frozen=True)
@@ -200,20 +200,20 @@ class DepthwiseKernel:
     def bytes(self) -> int:
         """The weights once more; input and output, where they lie otherwise."""
         spec = self.spec
-        images = spec.in_channels * prod(spatial(spec, "input_size")) * spec.batch + spec.neurons
-        return 4 * (prod(spatial(spec, "kernel_size")) * spec.in_channels + images)
+        images = spec.in_channels * prod(spec.input_size) * spec.batch + spec.neurons
+        return 4 * (prod(spec.kernel_size) * spec.in_channels + images)
 
 
 def depthwise_kernel(spec: ConvSpec) -> DepthwiseKernel | None:
     """Not for transposed convolutions, three axes, or several filters a channel."""
-    plain = spec.groups == spec.in_channels == spec.out_channels and axes_of(spec) < 3
+    plain = spec.groups == spec.in_channels == spec.out_channels and spec.axes < 3
     return DepthwiseKernel(spec) if plain and not spec.transposed else None
 
 
 def im2col_kernel(spec: ConvSpec) -> Im2colKernel | None:
     """Not for transposed convolutions, three axes, or groups of few channels."""
     few = spec.groups > 1 and spec.in_channels // spec.groups < LEAST_GROUP_CHANNELS
-    return None if spec.transposed or axes_of(spec) > 2 or few else Im2colKernel(spec)
+    return None if spec.transposed or spec.axes > 2 or few else Im2colKernel(spec)
 
 
 def winograd_kernel(dense: Dense, outputs: Axes) -> Kernel | None:

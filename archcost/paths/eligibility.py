@@ -9,7 +9,6 @@ import torch
 
 from archcost.errors import ArchcostError
 from archcost.paths.accuracy import error_against, exact_convolution
-from archcost.paths.geometry import spatial
 from archcost.paths.path import ExecutionPath
 from archcost.paths.registry import available, get
 from archcost.spec import ConvSpec
@@ -62,7 +61,7 @@ def eligible(
     spec = replace(spec, batch=1)
     if x is None:
         generator = torch.Generator().manual_seed(0)
-        x = torch.randn(1, spec.in_channels, *spatial(spec, "input_size"), generator=generator)
+        x = torch.randn(1, spec.in_channels, *spec.input_size, generator=generator)
     x = x[:1].detach().to(weight.device, weight.dtype)
     get("direct").prepare(weight, bias, spec)  # tensors that do not fit are no path's fault
     exact = exact_convolution(x, weight, spec, bias)

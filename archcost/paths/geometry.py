@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import product
 from math import prod
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from archcost.spec import ConvSpec
 
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = [
-    *("Axes", "axes_of", "by_groups", "cropped", "full_size", "padded", "padded_elements", "padding_of"),
-    *("reduction_length", "refusal", "spatial", "tap_windows", "trailing", "weight_shape"),
+    *("Axes", "by_groups", "cropped", "full_size", "padded", "padded_elements"),
+    *("reduction_length", "refusal", "tap_windows", "trailing", "weight_shape"),
 ]
 
 _MODES = {"zeros": "constant", "reflect": "reflect", "replicate": "replicate", "circular": "circular"}
@@ -22,36 +22,22 @@ _MODES = {"zeros": "constant", "reflect": "reflect", "replicate": "replicate", "
 Axes = tuple[int, ...]
 
 
-def spatial(spec: ConvSpec, name: str) -> Axes:
-    """A per-axis argument, which ConvSpec has made a tuple."""
-    return cast("Axes", getattr(spec, name))
-
-
-def padding_of(spec: ConvSpec) -> tuple[tuple[int, int], ...]:
-    """(low, high) of each axis."""
-    return cast("tuple[tuple[int, int], ...]", spec.padding)
-
-
-def axes_of(spec: ConvSpec) -> int:
-    return len(spatial(spec, "input_size"))
-
-
 def weight_shape(spec: ConvSpec) -> Axes:
     """As ``torch.nn.ConvNd`` and ``torch.nn.ConvTransposeNd`` have it."""
     first, second = spec.out_channels, spec.in_channels
     if spec.transposed:
         first, second = second, first
-    return (first, second // spec.groups, *spatial(spec, "kernel_size"))
+    return (first, second // spec.groups, *spec.kernel_size)
 
 
 def reduction_length(spec: ConvSpec) -> int:
     """Products that are summed for one output, at most."""
-    return spec.in_channels // spec.groups * prod(spatial(spec, "kernel_size"))
+    return spec.in_channels // spec.groups * prod(spec.kernel_size)
 
 
 def full_size(spec: ConvSpec) -> Axes:
     """Of a transposed convolution before its padding is cut away: (n - 1) * stride + extent."""
-    sizes = zip(spatial(spec, "input_size"), spatial(spec, "stride"), spec.extent, strict=True)
+    sizes = zip(spec.input_size, spec.stride, spec.extent, strict=True)
     return tuple((n - 1) * s + e for n, s, e in sizes)
 
 
@@ -63,7 +49,7 @@ def refusal(spec: ConvSpec) -> str | None:
         return None
     if spec.transposed:
         return f"a transposed convolution pads with zeros, not by {spec.padding_mode!r}"
-    for n, sides in zip(spatial(spec, "input_size"), padding_of(spec), strict=True):
+    for n, sides in zip(spec.input_size, spec.padding, strict=True):
         most = {"reflect": n - 1, "circular": n}.get(spec.padding_mode, max(sides))
         if max(sides) > most:
             return f"padding {max(sides)} by {spec.padding_mode!r} needs more than the {n} pixels there are"
@@ -74,16 +60,16 @@ def padded(x: torch.Tensor, spec: ConvSpec) -> torch.Tensor:
     """The input with its padding written out, by the convolution's own mode."""
     import torch.nn.functional as F
 
-    flat = [side for pair in reversed(padding_of(spec)) for side in pair]
+    flat = [side for pair in reversed(spec.padding) for side in pair]
     return F.pad(x, flat, mode=_MODES[spec.padding_mode]) if any(flat) else x
 
 
 def padded_elements(spec: ConvSpec) -> int:
     """Elements of the input with its padding written out; 0 where nothing is padded."""
-    pairs = padding_of(spec)
+    pairs = spec.padding
     if spec.transposed or not any(map(any, pairs)):
         return 0
-    sizes = (n + lo + hi for n, (lo, hi) in zip(spatial(spec, "input_size"), pairs, strict=True))
+    sizes = (n + lo + hi for n, (lo, hi) in zip(spec.input_size, pairs, strict=True))
     return spec.batch * spec.in_channels * prod(sizes)
 
 
@@ -91,7 +77,7 @@ def cropped(y: torch.Tensor, spec: ConvSpec) -> torch.Tensor:
     """The output of a transposed convolution, from its full size: padding cut away, output padding added."""
     import torch.nn.functional as F
 
-    sizes = zip(padding_of(spec), spec.output_size, full_size(spec), strict=True)
+    sizes = zip(spec.padding, spec.output_size, full_size(spec), strict=True)
     flat = [side for (lo, _), out, full in reversed(list(sizes)) for side in (-lo, lo + out - full)]
     return F.pad(y, flat) if any(flat) else y
 
@@ -112,10 +98,10 @@ def tap_windows(spec: ConvSpec) -> list[tuple[tuple[Any, ...], tuple[Any, ...]]]
 
     They are pixels of the padded input; where the convolution is transposed, of the full output.
     """
-    positions = spatial(spec, "input_size") if spec.transposed else spec.output_size
-    columns = (spatial(spec, "dilation"), spatial(spec, "stride"), positions)
+    positions = spec.input_size if spec.transposed else spec.output_size
+    columns = (spec.dilation, spec.stride, positions)
     found = []
-    for tap in product(*map(range, spatial(spec, "kernel_size"))):
+    for tap in product(*map(range, spec.kernel_size)):
         axes = zip(tap, *columns, strict=True)
         found.append(
             (trailing(tap), trailing(slice(k * d, k * d + (n - 1) * s + 1, s) for k, d, s, n in axes))

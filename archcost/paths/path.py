@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from archcost.errors import InputError
 from archcost.paths.epilogue import PLAIN, Epilogue
-from archcost.paths.geometry import Axes, spatial
+from archcost.paths.geometry import Axes
 from archcost.spec import ConvSpec
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Prepared:
     """Of an input, the batch apart."""
 
     def __post_init__(self) -> None:
-        shape = (self.spec.in_channels, *spatial(self.spec, "input_size"))
+        shape = (self.spec.in_channels, *self.spec.input_size)
         object.__setattr__(self, "input_shape", shape)
 
 

@@ -17,7 +17,7 @@ from math import gcd, prod
 import torch
 import torch.nn.functional as F
 
-from archcost.paths.geometry import Axes, axes_of, padded, padded_elements, padding_of, spatial, trailing
+from archcost.paths.geometry import Axes, padded, padded_elements, trailing
 from archcost.spec import ConvSpec
 
 __all__ = [
@@ -94,7 +94,7 @@ class Phase:
 
 def is_dense(spec: ConvSpec) -> bool:
     """Whether it is a plain convolution as it stands, padded with zeros or not at all."""
-    steps = (*spatial(spec, "stride"), *spatial(spec, "dilation"))
+    steps = (*spec.stride, *spec.dilation)
     return not spec.transposed and max(steps) == 1 and spec.padding_mode == "zeros"
 
 
@@ -104,9 +104,9 @@ def phases(spec: ConvSpec) -> tuple[Phase, ...]:
 
     One that `is_dense` is its own phase, padding included; all others are padded first.
     """
-    padding = padding_of(spec) if is_dense(spec) else ((0, 0),) * axes_of(spec)
+    padding = spec.padding if is_dense(spec) else ((0, 0),) * spec.axes
     names = ("kernel_size", "stride", "dilation")
-    columns = zip(*(spatial(spec, name) for name in names), padding_of(spec), spec.output_size, strict=True)
+    columns = zip(*(getattr(spec, name) for name in names), spec.padding, spec.output_size, strict=True)
     every_axis = [
         _transposed_axis(k, s, d, low, out) if spec.transposed else _forward_axis(k, s, d, out)
         for k, s, d, (low, _), out in columns
@@ -159,9 +159,9 @@ def _transposed_axis(k: int, s: int, d: int, low: int, out: int) -> list[_AxisPh
 def bordered(x: torch.Tensor, spec: ConvSpec, parts: tuple[Phase, ...]) -> tuple[torch.Tensor, list[int]]:
     """The input with all the pixels that phases read, and where pixel 0 of each axis now is."""
     if is_dense(spec):
-        return x, [0] * axes_of(spec)
+        return x, [0] * spec.axes
     if not spec.transposed:
-        return padded(x, spec), [0] * axes_of(spec)
+        return padded(x, spec), [0] * spec.axes
     sides = _transposed_sides(spec, parts)
     flat = [side for pair in reversed(sides) for side in pair]
     return (F.pad(x, flat) if any(flat) else x), [low for low, _ in sides]
@@ -170,7 +170,7 @@ def bordered(x: torch.Tensor, spec: ConvSpec, parts: tuple[Phase, ...]) -> tuple
 def _transposed_sides(spec: ConvSpec, parts: tuple[Phase, ...]) -> list[tuple[int, int]]:
     """Zeros before and behind the input that the outermost outputs read."""
     sides = []
-    for axis, n in enumerate(spatial(spec, "input_size")):
+    for axis, n in enumerate(spec.input_size):
         reads = [phase.axes[axis] for phase in parts]
         low = max((-one.reads for one in reads), default=0)
         high = max((one.last_read - (n - 1) for one in reads), default=0)
@@ -187,7 +187,7 @@ def bordered_elements(spec: ConvSpec, parts: tuple[Phase, ...]) -> int:
     sides = _transposed_sides(spec, parts)
     if not any(map(any, sides)):
         return 0
-    sizes = (n + low + high for n, (low, high) in zip(spatial(spec, "input_size"), sides, strict=True))
+    sizes = (n + low + high for n, (low, high) in zip(spec.input_size, sides, strict=True))
     return spec.batch * spec.in_channels * prod(sizes)
 
 

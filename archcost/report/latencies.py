@@ -3,33 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 from archcost.latency.paths import is_rough, path_of
 from archcost.report.columns import Column, Row
-from archcost.report.store import spec_text
-from archcost.report.units import bytes_text, percent_text, ratio_text, shape_text, si_text
+from archcost.report.units import bytes_text, percent_text, ratio_text, si_text
 from archcost.spec import ConvSpec
 
 __all__ = [
     *("DEFAULT_LAYER_COLUMNS", "DEFAULT_PATH_COLUMNS", "LAYER_COLUMNS", "PATH_COLUMNS"),
-    *("DEFAULT_PREDICTED_COLUMNS", "PREDICTED_COLUMNS", "short_spec"),
+    *("DEFAULT_PREDICTED_COLUMNS", "PREDICTED_COLUMNS"),
 ]
-
-
-def short_spec(spec: ConvSpec) -> str:
-    """A convolution in a few letters: ``64 -> 128 3x3 /2 on 56x56``."""
-    stride, dilation = (cast("tuple[int, ...]", getattr(spec, name)) for name in ("stride", "dilation"))
-    said = (
-        f"{spec.in_channels} -> {spec.out_channels} {shape_text(cast('tuple[int, ...]', spec.kernel_size))}"
-    )
-    said += f" /{_one(stride)}" * (max(stride) > 1) + f" dilation {_one(dilation)}" * (max(dilation) > 1)
-    said += f" groups {spec.groups}" * (spec.groups > 1) + " transposed" * spec.transposed
-    return f"{said} on {shape_text(cast('tuple[int, ...]', spec.input_size))}"
-
-
-def _one(values: tuple[int, ...]) -> str:
-    return str(values[0]) if len(set(values)) == 1 else shape_text(values)
 
 
 def _ms(value: float) -> str:
@@ -103,10 +87,10 @@ LAYER_COLUMNS: tuple[Column, ...] = (
         "convolution",
         "Convolution",
         "Channels, kernel, stride and input",
-        _of_spec(short_spec),
+        _of_spec(lambda spec: spec.short),
         keep=40,
     ),
-    _words("spec", "Spec", "The same with everything that tells it from others", _of_spec(spec_text)),
+    _words("spec", "Spec", "The same with everything that tells it from others", _of_spec(str)),
     _number(
         "macs",
         "MACs",
@@ -216,9 +200,9 @@ PATH_COLUMNS: tuple[Column, ...] = (
         "convolution",
         "Convolution",
         "Channels, kernel, stride and input",
-        lambda row: short_spec(row.cost.key.spec),
+        lambda row: row.cost.key.spec.short,
     ),
-    _words("spec", "Spec", "The same in full", lambda row: spec_text(row.cost.key.spec)),
+    _words("spec", "Spec", "The same in full", lambda row: str(row.cost.key.spec)),
     _words("path", "Path", "The way it was executed", lambda row: path_of(row.cost)),
     _words("layout", "Layout", "Of the input", lambda row: row.cost.key.layout),
     _time("ms", "ms", "The median", lambda row: row.cost.median_s * 1e3),

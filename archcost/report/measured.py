@@ -42,7 +42,6 @@ from archcost.report.markup import block
 from archcost.report.measured_notes import heading, notes_of
 from archcost.report.records import dump, versions
 from archcost.report.rows import at_least
-from archcost.report.store import spec_text
 from archcost.report.terminal import console_for, paint, plain, print_encoding, width_for, wrapped
 from archcost.report.text import csv_cell, fit, markdown_cell, visible, width_of
 
@@ -142,7 +141,7 @@ def record(measured: Measured, names: Iterable[str] | None = None) -> dict[str, 
         "layers": [{column.name: column.get(row) for column in columns} for row in rows],
         "paths": [one.record() for one in measured.paths],
         "refused": [
-            {"spec": spec_text(times.task.spec), "path": path, "reason": reason}
+            {"spec": str(times.task.spec), "path": path, "reason": reason}
             for times in measured.convolutions
             for path, reason in times.refused.items()
         ],

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from archcost.report.text import visible, width_of
-from archcost.report.units import bytes_text, shape_text
+from archcost.report.units import bytes_text
 
 if TYPE_CHECKING:
     from archcost.latency.store.store import Measurement, Store
-    from archcost.spec import ConvSpec
 
-__all__ = ["spec_text", "store_record", "store_text"]
+__all__ = ["store_record", "store_text"]
 
 _HEADER = (
     *("Convolution", "Path", "Dtype", "Layout", "Threads"),
@@ -40,40 +39,11 @@ def store_record(store: Store) -> dict[str, Any]:
     return {"store": store.path, "measurements": [one.record() for one in store.all()]}
 
 
-def spec_text(spec: ConvSpec) -> str:
-    """A convolution in a line, without what is as usual: ``64 -> 64, 3x3, padding 1, on 56x56, batch 1``."""
-    said = [f"{spec.in_channels} -> {spec.out_channels}", shape_text(_axes(spec.kernel_size))]
-    said += ["transposed"] * spec.transposed
-    sides = [pair[0] if pair[0] == pair[1] else pair for pair in cast("Sequence[Any]", spec.padding)]
-    if any(sides):
-        one = len(set(sides)) == 1 and isinstance(sides[0], int)
-        said.append(f"padding {sides[0] if one else ' '.join(map(_side, sides))}")
-    for name, usual in (("stride", 1), ("dilation", 1), ("output_padding", 0)):
-        values = _axes(getattr(spec, name))
-        if any(value != usual for value in values):
-            value = str(values[0]) if len(set(values)) == 1 else shape_text(values)
-            said.append(f"{name.replace('_', ' ')} {value}")
-    if spec.groups != 1:
-        said.append(f"groups {spec.groups}")
-    if spec.padding_mode != "zeros":
-        said.append(spec.padding_mode)
-    said += ["no bias"] * (not spec.bias)
-    return ", ".join([*said, f"on {shape_text(_axes(spec.input_size))}", f"batch {spec.batch}"])
-
-
-def _axes(values: Any) -> tuple[int, ...]:
-    return cast("tuple[int, ...]", values)  # ConvSpec has made them tuples
-
-
-def _side(side: int | tuple[int, int]) -> str:
-    return str(side) if isinstance(side, int) else f"{side[0]}+{side[1]}"
-
-
 def _cells(one: Measurement) -> tuple[str, ...]:
     key = one.key
     when = datetime.fromtimestamp(one.measured_at, timezone.utc).strftime("%Y-%m-%d %H:%M")
     return (
-        *(spec_text(key.spec), visible(key.path), visible(key.dtype), visible(key.layout), str(key.threads)),
+        *(str(key.spec), visible(key.path), visible(key.dtype), visible(key.layout), str(key.threads)),
         f"{one.median_s * 1e3:.3f}",
         "-" if one.spread_s is None else f"{one.spread_s * 1e3:.3f}",
         *(one.clock, str(one.samples), "disturbed" if one.disturbed else str(one.dropped)),

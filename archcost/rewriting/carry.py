@@ -150,7 +150,7 @@ def _factors(
         first, second = spec.out_channels, spec.in_channels
         if spec.transposed:
             first, second = second, first
-        wanted = (first, second // spec.groups, *spec.kernel_size)  # type: ignore[misc]
+        wanted = (first, second // spec.groups, *spec.kernel_size)
         if tuple(kernel.shape) != wanted:
             raise RewriteError(f"{rule.name}: a kernel is {tuple(kernel.shape)}, and has to be {wanted}")
     given = None if moments is None else (moments.covariance if specs[-1].bias else moments.second)
@@ -181,7 +181,7 @@ def _adjoint(
         return list(kernels), list(specs)
     turned, flat = [], []
     for kernel, spec in zip(kernels, specs, strict=True):
-        if not spec.transposed and max((*spec.kernel_size, *spec.stride)) > 1:  # type: ignore[misc]
+        if not spec.transposed and max((*spec.kernel_size, *spec.stride)) > 1:
             raise RewriteError(_TRANSPOSED)
         turned.append(kernel if spec.transposed else _swapped(kernel, spec.groups))
         flat.append(

@@ -21,11 +21,10 @@ from archcost.rewriting.survey.places import costs_after, costs_before, new_spec
 from archcost.rewriting.survey.subjects import Subject
 from archcost.rewriting.survey.survey import Survey
 from archcost.rewriting.times import Times
-from archcost.spec import ConvSpec
 from archcost.weights.moments import Moments
 from archcost.weights.unfolded import Unfolded
 
-__all__ = ["Found", "proposal_of", "proposals_of", "shape_of"]
+__all__ = ["Found", "proposal_of", "proposals_of"]
 
 
 @dataclass(frozen=True)
@@ -139,7 +138,7 @@ def proposal_of(
         rule=rule.name,
         options=dict(options),
         type_name=subject.type_name,
-        shape=shape_of(subject.spec),
+        shape=subject.spec.layer,
         replacement=replacement,
         old=old_specs(subject, replacement),
         new=new_specs(subject, replacement),
@@ -168,26 +167,6 @@ def errors_of(
     found = errors_of_factors(rule, module, replacement, moments, unfolded)
     weight_error, output_error = (None if error is None or not isfinite(error) else error for error in found)
     return weight_error, output_error
-
-
-def shape_of(spec: ConvSpec) -> str:
-    """A convolution for people: ``64 -> 128, 5x5, stride 2``."""
-    parts = [f"{spec.in_channels} -> {spec.out_channels}", "x".join(map(str, _each(spec.kernel_size)))]
-    for name in ("stride", "dilation"):
-        values = _each(getattr(spec, name))
-        if set(values) != {1}:
-            text = str(values[0]) if len(set(values)) == 1 else "x".join(map(str, values))
-            parts.append(f"{name} {text}")
-    if spec.groups > 1:
-        depthwise = spec.groups == spec.in_channels == spec.out_channels
-        parts.append("depthwise" if depthwise else f"{spec.groups} groups")
-    if spec.transposed:
-        parts.append("transposed")
-    return ", ".join(parts)
-
-
-def _each(values: Any) -> tuple[int, ...]:
-    return tuple(values)
 
 
 def _ratios(ratios: Iterable[float] | float) -> tuple[float, ...]:

@@ -18,7 +18,7 @@ from archcost.rewriting.survey.subjects import Subject
 from archcost.weights.moments import Moments
 from archcost.weights.unfolded import Unfolded
 
-__all__ = ["Factorisation", "Options", "Rewrite", "Weights", "available", "get", "register"]
+__all__ = ["Factorisation", "Options", "Rewrite", "Weights", "available", "get", "own_weights", "register"]
 
 Options = dict[str, Any]
 """What a rule leaves open, such as ``{"rank": 32}``: numbers and words, as JSON has them."""
@@ -110,6 +110,12 @@ class Factorisation(Rewrite):
         from archcost.rewriting.carry import factored
 
         return {replacement.name: factored(self, modules[replacement.name], replacement, moments)}
+
+
+def own_weights(module: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Weight and bias of a convolution as they are, in float64."""
+    bias = module.bias
+    return module.weight.detach().double(), None if bias is None else bias.detach().double()
 
 
 _rules: dict[str, Rewrite] = {}

@@ -166,7 +166,7 @@ def patches(x: torch.Tensor, spec: ConvSpec, picked: torch.Tensor) -> torch.Tens
         mode = "constant" if spec.padding_mode == "zeros" else spec.padding_mode
         x = F.pad(x, sides, mode=mode)
     extent: Any = spec.extent
-    for axis, (wide, stride) in enumerate(zip(extent, spec.stride, strict=True)):  # type: ignore[arg-type]
+    for axis, (wide, stride) in enumerate(zip(extent, spec.stride, strict=True)):
         x = x.unfold(2 + axis, wide, stride)
     dilation: Any = spec.dilation
     taps: Any = (Ellipsis, *(slice(None, None, d) for d in dilation))
@@ -174,5 +174,5 @@ def patches(x: torch.Tensor, spec: ConvSpec, picked: torch.Tensor) -> torch.Tens
     there: Any = (images, slice(None), *where)
     found = x[taps][there]  # (positions, C, *taps)
     found = found.reshape(len(picked), spec.groups, -1)
-    assert found.shape[2] * spec.groups == spec.in_channels * prod(spec.kernel_size)  # type: ignore[arg-type]
+    assert found.shape[2] * spec.groups == spec.in_channels * prod(spec.kernel_size)
     return found.transpose(0, 1)

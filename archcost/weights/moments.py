@@ -166,7 +166,7 @@ class _PatchSums:
     def add(self, x: torch.Tensor, output: Any) -> None:
         x, spec = space_of(self.layer, x)
         positions = len(x) * prod(spec.output_size)
-        values = spec.in_channels // spec.groups * prod(spec.kernel_size)  # type: ignore[arg-type]
+        values = spec.in_channels // spec.groups * prod(spec.kernel_size)
         if not self.stride:
             self.most = max(_LEAST, _EACH * values)
             self.stride = spaced(positions, self.most / (self.length or 16), spec.output_size)

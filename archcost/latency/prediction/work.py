@@ -57,13 +57,12 @@ def features_of(spec: ConvSpec, path: str, work: Work) -> tuple[float, ...]:
     Two that are near each other run the same code in the same way: they fill vectors and caches alike.
     """
     from archcost.paths import get
-    from archcost.paths.geometry import spatial
 
-    *across, along = spatial(spec, "kernel_size")
+    *across, along = spec.kernel_size
     inner, outer = spec.in_channels // spec.groups, spec.out_channels // spec.groups
     counts = (
         *(inner, outer, spec.groups, spec.batch, spec.batch * prod(spec.output_size), along, prod(across)),
-        *(prod(spatial(spec, "stride")), prod(spatial(spec, "dilation"))),
+        *(prod(spec.stride), prod(spec.dilation)),
         *(max(work.multiplications, 1), max(work.weights, 1)),
     )
     return (*map(log2, counts), float(_RUNS[get(path).implementation(spec)]))

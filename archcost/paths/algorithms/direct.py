@@ -16,17 +16,7 @@ import torch
 from archcost.kernels import library
 from archcost.paths.algorithms.fused import Fused, FusedPath, device_of, kernels_run
 from archcost.paths.compiled import DepthwiseKernel, depthwise_kernel
-from archcost.paths.geometry import (
-    axes_of,
-    by_groups,
-    cropped,
-    full_size,
-    padded,
-    padded_elements,
-    padding_of,
-    spatial,
-    tap_windows,
-)
+from archcost.paths.geometry import by_groups, cropped, full_size, padded, padded_elements, tap_windows
 from archcost.paths.path import Implementation
 from archcost.paths.precision import compute_dtype, sum_error
 from archcost.spec import ConvSpec
@@ -60,9 +50,9 @@ class DirectPath(FusedPath):
     def _prepare(self, weight: torch.Tensor, spec: ConvSpec) -> Any:
         kernel = self._kernel(spec, weight.dtype, device_of(weight))
         if kernel is not None:
-            padding = padding_of(spec) if spec.padding_mode == "zeros" else ((0, 0),) * axes_of(spec)
+            padding = spec.padding if spec.padding_mode == "zeros" else ((0, 0),) * spec.axes
             packed = kernel.pack(by_groups(weight, spec))
-            return Fused(packed, padding, spatial(spec, "stride"), spatial(spec, "dilation"))
+            return Fused(packed, padding, spec.stride, spec.dilation)
         return by_groups(weight.to(compute_dtype(weight.dtype)), spec)
 
     def _run(self, x: torch.Tensor, weight: torch.Tensor, spec: ConvSpec) -> torch.Tensor:
@@ -89,7 +79,7 @@ class DirectPath(FusedPath):
         if kernel is not None:
             written_out = 0 if spec.padding_mode == "zeros" else 4 * padded_elements(spec)
             return kernel.bytes() + written_out
-        positions = prod(spatial(spec, "input_size") if spec.transposed else spec.output_size)
+        positions = prod(spec.input_size if spec.transposed else spec.output_size)
         one_tap = spec.batch * (spec.in_channels + spec.out_channels) * positions
         if spec.transposed:
             one_tap += spec.batch * spec.out_channels * prod(full_size(spec))

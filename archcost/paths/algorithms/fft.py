@@ -27,7 +27,7 @@ from archcost.paths.algorithms.phased import PhasedPath
 from archcost.paths.algorithms.products import filling_elements, point_products, tiled, untiled, whole_size
 from archcost.paths.algorithms.space_to_depth import spread
 from archcost.paths.compiled import GROUPED, Kernel, fourier_kernel
-from archcost.paths.geometry import Axes, spatial, trailing
+from archcost.paths.geometry import Axes, trailing
 from archcost.paths.phases import Dense, phases, summed_phases
 from archcost.paths.precision import sum_error
 from archcost.spec import ConvSpec
@@ -161,7 +161,7 @@ class FFTPath(PhasedPath):
     def _executed(self, spec: ConvSpec) -> ConvSpec:
         """With the stride kept, or set to 1 and its outputs discarded, or as channels: whichever multiplies
         least."""
-        if spec.transposed or max(spatial(spec, "stride")) == 1:
+        if spec.transposed or max(spec.stride) == 1:
             return spec
         ways = (spread(spec), spec, replace(spec, stride=1))
         return min((way for way in ways if way is not None), key=self._all_multiplications)

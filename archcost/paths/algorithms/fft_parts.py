@@ -19,7 +19,6 @@ from archcost.kernels import library
 from archcost.paths.algorithms.fourier import real_transform_multiplications
 from archcost.paths.algorithms.phased import PhasedPath
 from archcost.paths.compiled import Kernel, long_row_kernel
-from archcost.paths.geometry import axes_of
 from archcost.paths.phases import Dense, phases, summed_phases
 from archcost.paths.precision import sum_error
 from archcost.spec import ConvSpec
@@ -47,7 +46,7 @@ class FFTPartsPath(PhasedPath):
     )
 
     def _refuses(self, spec: ConvSpec) -> str | None:
-        if axes_of(spec) != 1:
+        if spec.axes != 1:
             return "it is for sequences, of one axis"
         taps = max((phase.dense.kernel_size[0] for phase in phases(spec)), default=1)
         if taps < _LEAST_TAPS:

@@ -20,7 +20,7 @@ from archcost.kernels import library
 from archcost.paths.algorithms.fourier import MOST_LENGTH, good_length, real_transform_multiplications
 from archcost.paths.algorithms.phased import PhasedPath
 from archcost.paths.compiled import Kernel, rows_kernel
-from archcost.paths.geometry import spatial, trailing
+from archcost.paths.geometry import trailing
 from archcost.paths.phases import Dense, phases, summed_phases
 from archcost.paths.precision import sum_error
 from archcost.spec import ConvSpec
@@ -102,7 +102,7 @@ class FFTRowsPath(PhasedPath):
     def stated_error(self, spec: ConvSpec, dtype: torch.dtype) -> float:
         """A sum's over the rows of the kernel and over phases, and what each pass of the transform adds."""
         longest = max((_length(phase.dense) for phase in phases(spec)), default=1)
-        rows = prod(spatial(spec, "kernel_size")[:-1]) * summed_phases(spec)
+        rows = prod(spec.kernel_size[:-1]) * summed_phases(spec)
         return sum_error(spec, dtype, factor=1 + log2(longest) / 4, length=rows)
 
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch.autograd import forward_ad
 
-from archcost.paths.geometry import axes_of, cropped, padded, padding_of, spatial
+from archcost.paths.geometry import cropped, padded
 from archcost.paths.path import Prepared
 from archcost.spec import ConvSpec
 
@@ -25,16 +25,16 @@ def framework_convolution(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, spec: ConvSpec
 ) -> torch.Tensor:
     """``torch.nn.functional.conv*``, padded before it or cut after it where it cannot by itself."""
-    function = _CONVOLUTIONS[spec.transposed][axes_of(spec)]
+    function = _CONVOLUTIONS[spec.transposed][spec.axes]
     options: dict[str, Any] = {
-        "stride": spatial(spec, "stride"),
-        "dilation": spatial(spec, "dilation"),
+        "stride": spec.stride,
+        "dilation": spec.dilation,
         "groups": spec.groups,
     }
     if takes_padding(spec):
-        options["padding"] = tuple(low for low, _ in padding_of(spec))
+        options["padding"] = tuple(low for low, _ in spec.padding)
         if spec.transposed:
-            options["output_padding"] = spatial(spec, "output_padding")
+            options["output_padding"] = spec.output_padding
         return function(x, weight, bias, **options)
     if spec.transposed:
         # The bias comes after the cut, because output padding beyond the full size has one as well.
@@ -64,9 +64,9 @@ def with_gradients(x: torch.Tensor, prepared: Prepared) -> torch.Tensor:
 def takes_padding(spec: ConvSpec) -> bool:
     """Whether the framework pads by itself: with zeros, as many on both sides, and no more of the output
     padding than it allows."""
-    if spec.padding_mode != "zeros" or any(low != high for low, high in padding_of(spec)):
+    if spec.padding_mode != "zeros" or any(low != high for low, high in spec.padding):
         return False
-    columns = (spatial(spec, "output_padding"), spatial(spec, "stride"), spatial(spec, "dilation"))
+    columns = (spec.output_padding, spec.stride, spec.dilation)
     return not spec.transposed or all(o < max(s, d) for o, s, d in zip(*columns, strict=True))
 
 
@@ -74,10 +74,10 @@ def in_two_axes(spec: ConvSpec) -> ConvSpec:
     """A convolution of one axis as one of two, over a single row."""
     return replace(
         spec,
-        kernel_size=(1, *spatial(spec, "kernel_size")),
-        stride=(1, *spatial(spec, "stride")),
-        padding=((0, 0), *padding_of(spec)),
-        dilation=(1, *spatial(spec, "dilation")),
-        output_padding=(0, *spatial(spec, "output_padding")),
-        input_size=(1, *spatial(spec, "input_size")),
+        kernel_size=(1, *spec.kernel_size),
+        stride=(1, *spec.stride),
+        padding=((0, 0), *spec.padding),
+        dilation=(1, *spec.dilation),
+        output_padding=(0, *spec.output_padding),
+        input_size=(1, *spec.input_size),
     )

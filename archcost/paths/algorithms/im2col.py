@@ -17,17 +17,7 @@ from archcost.kernels import library
 from archcost.paths.algorithms.fused import Fused, FusedPath, device_of, kernels_run
 from archcost.paths.algorithms.tensor import TensorPath
 from archcost.paths.compiled import GROUPED, Im2colKernel, im2col_kernel
-from archcost.paths.geometry import (
-    axes_of,
-    by_groups,
-    cropped,
-    full_size,
-    padded,
-    padded_elements,
-    padding_of,
-    spatial,
-    tap_windows,
-)
+from archcost.paths.geometry import by_groups, cropped, full_size, padded, padded_elements, tap_windows
 from archcost.paths.path import Implementation
 from archcost.paths.precision import compute_dtype, sum_error
 from archcost.spec import ConvSpec
@@ -40,8 +30,8 @@ BLOCK_BYTES = 256 * 1024
 
 def im2col(x: torch.Tensor, spec: ConvSpec) -> torch.Tensor:
     """(batch, channels, *padded_size) to (batch, channels * taps, positions)."""
-    axes = axes_of(spec)
-    columns = zip(spec.extent, spatial(spec, "stride"), spatial(spec, "dilation"), strict=True)
+    axes = spec.axes
+    columns = zip(spec.extent, spec.stride, spec.dilation, strict=True)
     for axis, (extent, stride, dilation) in enumerate(columns):
         x = x.unfold(2 + axis, extent, stride)[..., ::dilation]
     # (batch, channels, *positions, *taps): the taps go beside the channels, and only now is anything copied.
@@ -51,8 +41,8 @@ def im2col(x: torch.Tensor, spec: ConvSpec) -> torch.Tensor:
 
 def col2im(columns: torch.Tensor, spec: ConvSpec) -> torch.Tensor:
     """(batch, channels * taps, positions) to (batch, channels, *full_size): overlapping pixels are added."""
-    kernel = spatial(spec, "kernel_size")
-    columns = columns.unflatten(2, spatial(spec, "input_size")).unflatten(1, (-1, *kernel))
+    kernel = spec.kernel_size
+    columns = columns.unflatten(2, spec.input_size).unflatten(1, (-1, *kernel))
     columns = columns.movedim(tuple(range(2, 2 + len(kernel))), tuple(range(-len(kernel), 0)))
     y = columns.new_zeros(columns.shape[0], columns.shape[1], *full_size(spec))
     for tap, window in tap_windows(spec):
@@ -64,9 +54,9 @@ def matrix_elements(spec: ConvSpec) -> int:
     """Of the matrix, the whole batch: channels * taps * positions; 0 where it is the input as it lies."""
     channels, positions = spec.in_channels, spec.output_size
     if spec.transposed:
-        channels, positions = spec.out_channels, spatial(spec, "input_size")
-    taps = spatial(spec, "kernel_size")
-    if max(taps) == 1 and (spec.transposed or max(spatial(spec, "stride")) == 1):
+        channels, positions = spec.out_channels, spec.input_size
+    taps = spec.kernel_size
+    if max(taps) == 1 and (spec.transposed or max(spec.stride) == 1):
         return 0
     return spec.batch * channels * prod(taps) * prod(positions)
 
@@ -133,9 +123,9 @@ class TiledIm2colPath(FusedPath, Im2colPath):
         kernel = self._kernel(spec, weight.dtype, device_of(weight))
         if kernel is None:
             return super()._prepare(weight, spec)
-        padding = padding_of(spec) if spec.padding_mode == "zeros" else ((0, 0),) * axes_of(spec)
+        padding = spec.padding if spec.padding_mode == "zeros" else ((0, 0),) * spec.axes
         packed = kernel.pack(by_groups(weight, spec))
-        return Fused(packed, padding, spatial(spec, "stride"), spatial(spec, "dilation"))
+        return Fused(packed, padding, spec.stride, spec.dilation)
 
     def _run(self, x: torch.Tensor, weight: torch.Tensor, spec: ConvSpec) -> torch.Tensor:
         rows = block_rows(spec, x.element_size())
@@ -143,7 +133,7 @@ class TiledIm2colPath(FusedPath, Im2colPath):
 
     def _gather(self, x: torch.Tensor, weight: torch.Tensor, spec: ConvSpec, rows: int) -> torch.Tensor:
         x = padded(x, spec)
-        stride, extent, height = spatial(spec, "stride")[0], spec.extent[0], spec.output_size[0]
+        stride, extent, height = spec.stride[0], spec.extent[0], spec.output_size[0]
         y = x.new_empty(x.shape[0], spec.out_channels, *spec.output_size)
         for image in range(x.shape[0]):
             for top in range(0, height, rows):
@@ -162,8 +152,8 @@ class TiledIm2colPath(FusedPath, Im2colPath):
     def _spread(self, x: torch.Tensor, weight: torch.Tensor, spec: ConvSpec, rows: int) -> torch.Tensor:
         from dataclasses import replace
 
-        stride, extent = spatial(spec, "stride")[0], spec.extent[0]
-        height, *others = spatial(spec, "input_size")
+        stride, extent = spec.stride[0], spec.extent[0]
+        height, *others = spec.input_size
         y = x.new_zeros(x.shape[0], spec.out_channels, *full_size(spec))
         for image in range(x.shape[0]):
             for top in range(0, height, rows):
@@ -185,21 +175,21 @@ class TiledIm2colPath(FusedPath, Im2colPath):
     def _bytes(self, spec: ConvSpec, itemsize: int) -> int:
         """By tensor operations."""
         rows = block_rows(spec, itemsize)
-        height, *others = spatial(spec, "input_size") if spec.transposed else spec.output_size
+        height, *others = spec.input_size if spec.transposed else spec.output_size
         rows = min(rows, height)
         share = matrix_elements(spec) // (spec.batch * height) * rows
         result = spec.out_channels * rows * prod(others)
         full = 0
         if spec.transposed:
             row = prod(full_size(spec)[1:])
-            result = spec.out_channels * row * ((rows - 1) * spatial(spec, "stride")[0] + spec.extent[0])
+            result = spec.out_channels * row * ((rows - 1) * spec.stride[0] + spec.extent[0])
             full = spec.batch * spec.out_channels * prod(full_size(spec))
         return itemsize * (padded_elements(spec) + share + result + full)
 
 
 def block_rows(spec: ConvSpec, itemsize: int) -> int:
     """Rows of positions in one block: as many as fit into BLOCK_BYTES, at least one."""
-    height = spatial(spec, "input_size")[0] if spec.transposed else spec.output_size[0]
+    height = spec.input_size[0] if spec.transposed else spec.output_size[0]
     row = itemsize * matrix_elements(spec) // (spec.batch * height)
     return max(1, BLOCK_BYTES // row) if row else height
 

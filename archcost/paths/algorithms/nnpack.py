@@ -13,7 +13,7 @@ from archcost.paths.algorithms.native import NativePath
 from archcost.paths.algorithms.tensor import check_input
 from archcost.paths.algorithms.toom_cook import toom_cook
 from archcost.paths.epilogue import PLAIN, Epilogue
-from archcost.paths.geometry import axes_of, padded, padding_of, spatial
+from archcost.paths.geometry import padded
 from archcost.paths.path import Prepared
 from archcost.paths.precision import sum_error
 from archcost.spec import ConvSpec
@@ -38,9 +38,9 @@ class NnpackPath(NativePath):
             return "this build of PyTorch has no NNPACK"
         if not _available():
             return "NNPACK is not built in, or cannot run on this processor"
-        if axes_of(spec) != 2 or spec.transposed or spec.groups > 1 or max(spatial(spec, "dilation")) > 1:
+        if spec.axes != 2 or spec.transposed or spec.groups > 1 or max(spec.dilation) > 1:
             return "NNPACK has no 1-d, 3-d, grouped, dilated or transposed convolutions"
-        if max(spatial(spec, "kernel_size")) > _MOST_TAPS:
+        if max(spec.kernel_size) > _MOST_TAPS:
             return f"NNPACK takes kernels of at most {_MOST_TAPS} taps an axis"
         if dtype not in (None, torch.float32):
             return f"NNPACK computes in float32, not in {str(dtype).removeprefix('torch.')}"
@@ -60,14 +60,12 @@ class NnpackPath(NativePath):
     def run(self, x: torch.Tensor, prepared: Prepared) -> torch.Tensor:
         check_input(self, x, prepared)
         spec = prepared.spec
-        padding = [low for low, _ in padding_of(spec)]
-        kernel = spatial(spec, "kernel_size")
+        padding = [low for low, _ in spec.padding]
+        kernel = spec.kernel_size
         # It fails where a whole kernel fits into the padding.
         if not takes_padding(spec) or any(p >= k for p, k in zip(padding, kernel, strict=True)):
             x, padding = padded(x, spec), [0, 0]
-        y = torch._nnpack_spatial_convolution(
-            x, prepared.content, prepared.bias, padding, spatial(spec, "stride")
-        )
+        y = torch._nnpack_spatial_convolution(x, prepared.content, prepared.bias, padding, spec.stride)
         return prepared.epilogue.applied(y)
 
     def stated_error(self, spec: ConvSpec, dtype: torch.dtype) -> float:

@@ -12,7 +12,7 @@ from archcost.kernels.operators import convolve
 from archcost.paths.algorithms.fused import Fused, FusedPath, device_of, kernels_run
 from archcost.paths.algorithms.space_to_depth import blocks_of, rearranged_elements, rearranged_taps, spread
 from archcost.paths.compiled import Kernel, Packed
-from archcost.paths.geometry import axes_of, by_groups, spatial, trailing
+from archcost.paths.geometry import by_groups, trailing
 from archcost.paths.path import Implementation
 from archcost.paths.phases import (
     Dense,
@@ -83,13 +83,13 @@ class PhasedPath(FusedPath):
         for phase, kernel in zip(phases(executed), choice, strict=True):
             taps = exact[trailing(axis.kernel for axis in phase.axes)]
             if spec.transposed:
-                taps = taps.flip(tuple(range(-axes_of(spec), 0)))
+                taps = taps.flip(tuple(range(-spec.axes, 0)))
             if kernel is None:
                 weights.append(self._transform(taps, phase.dense).to(compute_dtype(weight.dtype)))
                 continue
             packed = kernel.pack(taps)
             if _is_one_call(executed) and (blocks or executed is spec):
-                ones = (1,) * axes_of(spec)
+                ones = (1,) * spec.axes
                 return Fused(packed, phase.dense.padding, ones, ones, blocks)
             weights.append(packed)
         return Parts(executed, phases(executed), tuple(weights), blocks)
@@ -100,7 +100,7 @@ class PhasedPath(FusedPath):
         y = self._sum(x, content)
         if content.spec is spec:
             return y
-        return y[trailing(slice(None, None, step) for step in spatial(spec, "stride"))]
+        return y[trailing(slice(None, None, step) for step in spec.stride)]
 
     def _sum(self, x: torch.Tensor, content: Parts) -> torch.Tensor:
         """All phases, added up."""
@@ -187,7 +187,7 @@ class PhasedPath(FusedPath):
 
 def _is_one_call(spec: ConvSpec) -> bool:
     """Whether its only phase is all of it, once padding by another mode than zeros is written out."""
-    steps = (*spatial(spec, "stride"), *spatial(spec, "dilation"))
+    steps = (*spec.stride, *spec.dilation)
     return not spec.transposed and max(steps) == 1
 
 

@@ -12,7 +12,7 @@ from archcost.paths.algorithms.framework import in_two_axes, needs_gradients, ta
 from archcost.paths.algorithms.native import NativePath
 from archcost.paths.algorithms.tensor import check_input, check_weights, wants_gradients
 from archcost.paths.epilogue import PLAIN, Epilogue
-from archcost.paths.geometry import axes_of, padded, padding_of, spatial
+from archcost.paths.geometry import padded
 from archcost.paths.path import Prepared
 from archcost.spec import ConvSpec
 
@@ -38,9 +38,9 @@ class PrepackedPath(NativePath):
             return "oneDNN (mkldnn) is not available here, or switched off"
         if spec.transposed:
             return "oneDNN cannot pre-pack every transposed convolution"
-        if spec.output_size[-1] == 1 and spatial(spec, "stride")[-1] > 1:
+        if spec.output_size[-1] == 1 and spec.stride[-1] > 1:
             return "oneDNN reads beyond the input where a stride leaves one output in a row"
-        if any(e > n for e, n in zip(spec.extent, spatial(spec, "input_size"), strict=True)):
+        if any(e > n for e, n in zip(spec.extent, spec.input_size, strict=True)):
             return "oneDNN reads beyond the input where the kernel is larger than it"
         if dtype is not None and dtype not in (torch.float32, *_half_types()):
             return f"oneDNN has no {str(dtype).removeprefix('torch.')} convolution on this machine"
@@ -56,15 +56,15 @@ class PrepackedPath(NativePath):
         check_weights(self, weight, bias, spec, epilogue)
         if weight.device.type != "cpu":
             raise InputError(f"path {self.name!r}: oneDNN runs on the CPU, not on {weight.device}")
-        flat = in_two_axes(spec) if axes_of(spec) == 1 else spec
-        planes = weight.detach().unsqueeze(2) if axes_of(spec) == 1 else weight.detach()
-        size = [spec.batch, spec.in_channels, *spatial(flat, "input_size")]
+        flat = in_two_axes(spec) if spec.axes == 1 else spec
+        planes = weight.detach().unsqueeze(2) if spec.axes == 1 else weight.detach()
+        size = [spec.batch, spec.in_channels, *flat.input_size]
         if takes_padding(flat):
-            padding = [low for low, _ in padding_of(flat)]
+            padding = [low for low, _ in flat.padding]
         else:
-            padding = [0] * axes_of(flat)
-            size[2:] = [n + sum(pair) for n, pair in zip(size[2:], padding_of(flat), strict=True)]
-        options = [list(spatial(flat, "stride")), list(spatial(flat, "dilation")), flat.groups]
+            padding = [0] * flat.axes
+            size[2:] = [n + sum(pair) for n, pair in zip(size[2:], flat.padding, strict=True)]
+        options = [list(flat.stride), list(flat.dilation), flat.groups]
         packed = torch.ops.mkldnn._reorder_convolution_weight(planes.contiguous(), padding, *options, size)
         activation, scalars = _activation(epilogue)
         rest = epilogue if activation == "none" else replace(epilogue, clamp=None)

@@ -14,7 +14,7 @@ from math import prod
 import torch
 import torch.nn.functional as F
 
-from archcost.paths.geometry import axes_of, padded, padded_elements, padding_of, spatial
+from archcost.paths.geometry import padded, padded_elements
 from archcost.spec import ConvSpec
 
 __all__ = ["blocks_of", "rearranged_elements", "rearranged_taps", "spread"]
@@ -24,10 +24,10 @@ __all__ = ["blocks_of", "rearranged_elements", "rearranged_taps", "spread"]
 def spread(spec: ConvSpec) -> ConvSpec | None:
     """The convolution of stride 1 that does the same; None for one without stride, or one that is dilated,
     grouped or transposed."""
-    strides = spatial(spec, "stride")
-    if spec.transposed or spec.groups > 1 or max(strides) == 1 or max(spatial(spec, "dilation")) > 1:
+    strides = spec.stride
+    if spec.transposed or spec.groups > 1 or max(strides) == 1 or max(spec.dilation) > 1:
         return None
-    kernel = tuple(-(-k // s) for k, s in zip(spatial(spec, "kernel_size"), strides, strict=True))
+    kernel = tuple(-(-k // s) for k, s in zip(spec.kernel_size, strides, strict=True))
     return replace(
         spec,
         in_channels=spec.in_channels * prod(strides),
@@ -44,12 +44,12 @@ def blocks_of(x: torch.Tensor, spec: ConvSpec) -> torch.Tensor:
     instead = spread(spec)
     assert instead is not None
     if spec.padding_mode == "zeros":
-        before, sizes = [low for low, _ in padding_of(spec)], x.shape[2:]
+        before, sizes = [low for low, _ in spec.padding], x.shape[2:]
     else:
         x = padded(x, spec)
-        before, sizes = [0] * axes_of(spec), x.shape[2:]
-    strides = spatial(spec, "stride")
-    wanted = [n * s for n, s in zip(spatial(instead, "input_size"), strides, strict=True)]
+        before, sizes = [0] * spec.axes, x.shape[2:]
+    strides = spec.stride
+    wanted = [n * s for n, s in zip(instead.input_size, strides, strict=True)]
     behind = [w - n - b for w, n, b in zip(wanted, sizes, before, strict=True)]
     flat = [side for pair in zip(reversed(before), reversed(behind), strict=True) for side in pair]
     return _rearranged(F.pad(x, flat) if any(flat) else x, strides, leading=2)
@@ -57,7 +57,7 @@ def blocks_of(x: torch.Tensor, spec: ConvSpec) -> torch.Tensor:
 
 def rearranged_taps(taps: torch.Tensor, spec: ConvSpec) -> torch.Tensor:
     """(groups, out, in, *kernel_size) to the weights of `spread`."""
-    kernel, strides = spatial(spec, "kernel_size"), spatial(spec, "stride")
+    kernel, strides = spec.kernel_size, spec.stride
     missing = [-k % s for k, s in zip(kernel, strides, strict=True)]
     filled = F.pad(taps, [side for m in reversed(missing) for side in (0, m)])
     return _rearranged(filled, strides, leading=3)
@@ -68,7 +68,7 @@ def rearranged_elements(spec: ConvSpec) -> int:
     instead = spread(spec)
     assert instead is not None
     written_out = 0 if spec.padding_mode == "zeros" else padded_elements(spec)
-    return written_out + 2 * spec.batch * instead.in_channels * prod(spatial(instead, "input_size"))
+    return written_out + 2 * spec.batch * instead.in_channels * prod(instead.input_size)
 
 
 def _rearranged(x: torch.Tensor, strides: tuple[int, ...], leading: int) -> torch.Tensor:

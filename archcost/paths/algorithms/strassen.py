@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from archcost.errors import InputError
 from archcost.paths.algorithms.im2col import Im2colPath, matrix_elements
-from archcost.paths.geometry import full_size, padded_elements, spatial
+from archcost.paths.geometry import full_size, padded_elements
 from archcost.paths.precision import sum_error
 from archcost.spec import ConvSpec
 
@@ -160,10 +160,10 @@ class StrassenPath(Im2colPath):
 
 def product_sizes(spec: ConvSpec) -> tuple[int, int, int]:
     """Rows, inner size and columns of the product of one image and one group."""
-    taps = prod(spatial(spec, "kernel_size"))
+    taps = prod(spec.kernel_size)
     inputs, outputs = spec.in_channels // spec.groups, spec.out_channels // spec.groups
     if spec.transposed:
-        return outputs * taps, inputs, prod(spatial(spec, "input_size"))
+        return outputs * taps, inputs, prod(spec.input_size)
     return outputs, inputs * taps, prod(spec.output_size)
 
 

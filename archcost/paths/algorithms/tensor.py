@@ -9,7 +9,7 @@ import torch
 
 from archcost.errors import InputError
 from archcost.paths.epilogue import PLAIN, Epilogue
-from archcost.paths.geometry import axes_of, refusal, weight_shape
+from archcost.paths.geometry import refusal, weight_shape
 from archcost.paths.path import ExecutionPath, Prepared
 from archcost.paths.precision import FLOATS, compute_dtype
 from archcost.spec import ConvSpec
@@ -75,7 +75,7 @@ def check_weights(
             raise InputError(
                 f"path {path.name!r}: {what} has shape {tuple(tensor.shape)}, expected {shape} for {spec}"
             )
-    epilogue.check(axes_of(spec))
+    epilogue.check(spec.axes)
 
 
 def check_input(path: ExecutionPath, x: torch.Tensor, prepared: Prepared) -> None:

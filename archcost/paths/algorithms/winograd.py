@@ -27,7 +27,7 @@ from archcost.paths.algorithms.products import (
 from archcost.paths.algorithms.space_to_depth import spread
 from archcost.paths.algorithms.toom_cook import POINTS, Matrix, ToomCook, toom_cook
 from archcost.paths.compiled import GROUPED, Kernel, winograd_kernel, winograd_taps
-from archcost.paths.geometry import Axes, spatial
+from archcost.paths.geometry import Axes
 from archcost.paths.phases import Dense, phases, summed_phases
 from archcost.paths.precision import sum_error
 from archcost.spec import ConvSpec
@@ -56,7 +56,7 @@ class WinogradPath(PhasedPath):
         kernels = [phase.dense.kernel_size for phase in phases(self._executed(spec))]
         longest = max(map(max, kernels), default=1)
         if longest == 1:
-            parts = " once stride has parted it" if max(spatial(spec, "kernel_size")) > 1 else ""
+            parts = " once stride has parted it" if max(spec.kernel_size) > 1 else ""
             return f"a kernel of one tap{parts} leaves no multiplication to save"
         if self.m + longest - 2 > len(POINTS):
             return (
@@ -68,7 +68,7 @@ class WinogradPath(PhasedPath):
     def _executed(self, spec: ConvSpec) -> ConvSpec:
         """A stride by space to depth, where the zeros among its taps cost no more than many calls do."""
         instead = spread(spec)
-        if instead is None or max(spatial(instead, "kernel_size")) == 1:
+        if instead is None or max(instead.kernel_size) == 1:
             return spec
         if self._all_multiplications(instead) > MOST_ZEROS * self._all_multiplications(spec):
             return spec

@@ -36,9 +36,9 @@ def numbered(spec: ConvSpec) -> tuple[np.ndarray, np.ndarray]:
     import torch
 
     from archcost.paths.algorithms.im2col import im2col
-    from archcost.paths.geometry import padded, spatial
+    from archcost.paths.geometry import padded
 
-    size = spatial(spec, "input_size")
+    size = spec.input_size
     image = torch.arange(1.0, spec.in_channels * prod(size) + 1).reshape(1, spec.in_channels, *size)
     image = padded(image, spec)
     matrix = im2col(image, spec)[0].long().numpy()
@@ -108,9 +108,8 @@ def _check(spec: ConvSpec) -> None:
 
 
 def _sides(spec: ConvSpec) -> tuple[int, int]:
-    from archcost.paths.geometry import spatial
 
-    return spec.in_channels * prod(spatial(spec, "kernel_size")), prod(spec.output_size)
+    return spec.in_channels * prod(spec.kernel_size), prod(spec.output_size)
 
 
 def _is_small(spec: ConvSpec) -> bool:
@@ -206,8 +205,8 @@ def _broken(text: str, room: float) -> str:
 
 
 def _name(axes: Axes, spec: ConvSpec, matrix: np.ndarray, width: float, height: float) -> None:
-    kernel, size = by(spec.kernel_size), by(spec.input_size)  # type: ignore[arg-type]
-    stride = _said("stride", spec.stride) + _said("dilation", spec.dilation)  # type: ignore[arg-type]
+    kernel, size = by(spec.kernel_size), by(spec.input_size)
+    stride = _said("stride", spec.stride) + _said("dilation", spec.dilation)
     title = f"im2col: a kernel of {kernel}{stride} over an input of {size}"
     axes.text(_MARGIN, height - 0.32, title, fontsize=14, color=INK, va="center")
     inputs = spec.in_channels * prod(spec.input_size)

@@ -94,7 +94,6 @@ def tiling(spec: ConvSpec, path: str | ExecutionPath) -> Tiling:
     from archcost.paths.algorithms.fft import FFTPath
     from archcost.paths.algorithms.space_to_depth import spread
     from archcost.paths.algorithms.winograd import WinogradPath
-    from archcost.paths.geometry import spatial
     from archcost.paths.phases import phases
     from archcost.paths.registry import get
 
@@ -115,7 +114,7 @@ def tiling(spec: ConvSpec, path: str | ExecutionPath) -> Tiling:
             f"plot.tiles: path {path.name!r} executes this stride by space to depth, as a convolution of "
             f"stride 1, which can be drawn: give archcost.paths.algorithms.space_to_depth.spread(spec)"
         )
-    strides = spatial(spec, "stride"), spatial(executed, "stride")
+    strides = spec.stride, executed.stride
     found = phases(executed)
     dense = max((phase.dense for phase in found), key=lambda dense: prod(dense.kernel_size))
     step = path._outputs(dense)

@@ -248,7 +248,7 @@ def _is_linear(specs: Sequence[ConvSpec]) -> bool:
         return False
     before: set[int] = set()
     for spec in specs:
-        columns: Any = zip(spec.kernel_size, spec.stride, spec.padding, strict=True)  # type: ignore[arg-type]
+        columns = zip(spec.kernel_size, spec.stride, spec.padding, strict=True)
         for axis, (k, stride, pair) in enumerate(columns):
             if axis in before and max(pair):
                 return False

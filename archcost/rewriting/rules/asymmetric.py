@@ -23,7 +23,6 @@ from archcost.rewriting.rules.linear import (
     of_group,
     rank_for,
     said,
-    sizes,
     taps,
     upright,
 )
@@ -55,7 +54,7 @@ class Asymmetric(Linear):
     )
 
     def unfit(self, spec: ConvSpec) -> str | None:
-        if len(spec.input_size) == 1:
+        if spec.axes == 1:
             return f"its kernel of {said(spec.kernel_size)} has one axis, there are no two to part"
         if len(_wide(spec)) < 2:
             return f"its kernel of {said(spec.kernel_size)} looks along fewer than two axes: nothing to part"
@@ -90,10 +89,10 @@ class Asymmetric(Linear):
         ways = {_named(spec, axes): axes for axes in _ways(spec)}
         axes = ways[first] if first is not None else _wide(spec)[:1]
         ins, outs = of_group(spec)
-        one = prod(k for axis, k in enumerate(sizes(spec.kernel_size)) if axis in axes)
+        one = prod(k for axis, k in enumerate(spec.kernel_size) if axis in axes)
         two = taps(spec) // one
-        later = prod(s for axis, s in enumerate(sizes(spec.stride)) if axis in _others(spec, axes))
-        sooner = prod(sizes(spec.stride)) // later
+        later = prod(s for axis, s in enumerate(spec.stride) if axis in _others(spec, axes))
+        sooner = prod(spec.stride) // later
         if spec.transposed:
             return taps(spec) * ins * outs / (one * ins + sooner * two * outs)
         return taps(spec) * ins * outs / (later * one * ins + two * outs)
@@ -108,9 +107,9 @@ class Asymmetric(Linear):
         before, behind = (conv.spec for conv in replacement.convs)
         kernel = upright(kernel, replacement)
         groups, outs, ins = kernel.shape[:3]
-        second = [axis for axis, k in enumerate(sizes(behind.kernel_size)) if k > 1]
+        second = [axis for axis, k in enumerate(behind.kernel_size) if k > 1]
         first = [axis for axis in range(kernel.dim() - 3) if axis not in second]
-        wide = prod(sizes(behind.kernel_size))
+        wide = prod(behind.kernel_size)
         order = [0, 1, *(3 + axis for axis in second), 2, *(3 + axis for axis in first)]
         matrix = kernel.permute(order).reshape(groups, outs * wide, -1)
         if moments is not None:
@@ -129,7 +128,7 @@ class Asymmetric(Linear):
 
     def lost(self, kernel: Unfolded, replacement: Replacement) -> float:
         before, behind = (conv.spec for conv in replacement.convs)
-        second = [TAPS + axis for axis, k in enumerate(sizes(behind.kernel_size)) if k > 1]
+        second = [TAPS + axis for axis, k in enumerate(behind.kernel_size) if k > 1]
         return kernel.lost(before.out_channels // before.groups, (OUT, *second))
 
 
@@ -139,7 +138,7 @@ def _shift(axes: Iterable[int]) -> tuple[int, ...]:
 
 def _wide(spec: ConvSpec) -> tuple[int, ...]:
     """The axes along which the kernel has several taps."""
-    return tuple(axis for axis, k in enumerate(sizes(spec.kernel_size)) if k > 1)
+    return tuple(axis for axis, k in enumerate(spec.kernel_size) if k > 1)
 
 
 def _others(spec: ConvSpec, axes: tuple[int, ...]) -> tuple[int, ...]:
@@ -153,13 +152,13 @@ def _ways(spec: ConvSpec) -> list[tuple[int, ...]]:
 
 
 def _named(spec: ConvSpec, axes: tuple[int, ...]) -> str:
-    return "+".join(_AXES[len(spec.input_size)][axis] for axis in axes)
+    return "+".join(_AXES[spec.axes][axis] for axis in axes)
 
 
 def _full(spec: ConvSpec, axes: tuple[int, ...]) -> int:
     """The rank at which nothing is lost."""
     ins, outs = of_group(spec)
-    one = prod(sizes(spec.kernel_size)[axis] for axis in axes)
+    one = prod(spec.kernel_size[axis] for axis in axes)
     return min(ins * one, outs * taps(spec) // one)
 
 
@@ -175,7 +174,7 @@ def _macs(spec: ConvSpec, axes: tuple[int, ...], rank: int) -> int:
 def _chain(spec: ConvSpec, rank: int, axes: tuple[int, ...]) -> Chain:
     # An axis without taps may still have a stride or padding: that is the first stage's, where it saves.
     later = _others(spec, axes)
-    sooner = [axis for axis in range(len(spec.input_size)) if axis not in later]
+    sooner = [axis for axis in range(spec.axes) if axis not in later]
     middle = rank * spec.groups
     first = along(spec, sooner, out_channels=middle, bias=False)
     second = along(spec, later, in_channels=middle, input_size=first.output_size)

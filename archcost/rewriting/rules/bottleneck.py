@@ -22,7 +22,6 @@ from archcost.rewriting.rules.linear import (
     depthwise,
     of_group,
     rank_for,
-    sizes,
     taps,
     upright,
 )
@@ -100,7 +99,7 @@ class Bottleneck(Linear):
     def bound(self, spec: ConvSpec, form: str = "both", **_: Any) -> float:
         """The rank; for both ranks the share of the channels, ``rank_in / I`` and ``rank_out / O``."""
         ins, outs = of_group(spec)
-        k, jump = taps(spec), prod(sizes(spec.stride))
+        k, jump = taps(spec), prod(spec.stride)
         # A transposed layer counts positions of its input, fewer than those of its output.
         front, back = (1, jump) if spec.transposed else (jump, 1)
         if form == "out":

@@ -20,7 +20,7 @@ from archcost.latency.store.store import Store
 from archcost.merging.chain import Conv
 from archcost.paths.registry import get
 from archcost.rewriting.replacement import Replacement
-from archcost.rewriting.rule import Options, Rewrite, Weights
+from archcost.rewriting.rule import Options, Rewrite, Weights, own_weights
 from archcost.rewriting.survey.subjects import Subject
 from archcost.rewriting.survey.survey import Survey
 from archcost.weights.moments import Moments
@@ -73,10 +73,7 @@ class Layout(Rewrite):
     def carry(
         self, modules: Mapping[str, nn.Module], replacement: Replacement, moments: Moments | None = None
     ) -> Weights:
-        module: Any = modules[replacement.name]
-        bias = module.bias
-        weights = module.weight.detach().double(), None if bias is None else bias.detach().double()
-        return {replacement.name: [weights]}
+        return {replacement.name: [own_weights(modules[replacement.name])]}
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from math import prod
-from typing import Any, cast
+from typing import Any
 
 import torch
 
@@ -20,7 +20,7 @@ from archcost.spec import ConvSpec
 
 __all__ = [
     *("Linear", "activated", "along", "as_weight", "chain_macs", "count", "depthwise", "of_group"),
-    *("options_of", "rank_for", "said", "sizes", "taps", "upright"),
+    *("options_of", "rank_for", "said", "taps", "upright"),
 ]
 
 # Above this, ranks are multiples of 8, which is what vectors are made of.
@@ -95,14 +95,9 @@ def chain_macs(chain: Iterable[Any]) -> int:
     return sum(step.spec.macs for step in chain if isinstance(step, Conv))
 
 
-def sizes(value: Any) -> tuple[int, ...]:
-    """A ``kernel_size``, ``stride`` or ``dilation`` of a `ConvSpec`, which is a tuple by now."""
-    return cast("tuple[int, ...]", value)
-
-
 def taps(spec: ConvSpec) -> int:
     """Of its kernel: K^2 of a KxK."""
-    return prod(sizes(spec.kernel_size))
+    return prod(spec.kernel_size)
 
 
 def of_group(spec: ConvSpec) -> tuple[int, int]:
@@ -121,7 +116,7 @@ def said(size: Any) -> str:
     >>> said((5, 3))
     '5x3'
     """
-    return "x".join(str(k) for k in sizes(size))
+    return "x".join(str(k) for k in size)
 
 
 def along(spec: ConvSpec, axes: Sequence[int], **changes: Any) -> ConvSpec:
@@ -188,7 +183,7 @@ def upright(kernel: torch.Tensor, replacement: Replacement) -> torch.Tensor:
 def as_weight(kernel: torch.Tensor, spec: ConvSpec) -> torch.Tensor:
     """From (groups, out / groups, in / groups, *kernel_size) to the shape of the ``weight`` of its module."""
     parts = kernel.transpose(1, 2) if spec.transposed else kernel
-    shape = (spec.in_channels if spec.transposed else spec.out_channels, -1, *sizes(spec.kernel_size))
+    shape = (spec.in_channels if spec.transposed else spec.out_channels, -1, *spec.kernel_size)
     return parts.reshape(shape)
 
 

@@ -22,7 +22,6 @@ from archcost.rewriting.rules.linear import (
     depthwise,
     of_group,
     rank_for,
-    sizes,
     taps,
     upright,
 )
@@ -88,7 +87,7 @@ class Separable(Linear):
     def bound(self, spec: ConvSpec, order: str = _ORDERS[0], **_: Any) -> float:
         """The terms."""
         ins, outs = of_group(spec)
-        k, jump = taps(spec), prod(sizes(spec.stride))
+        k, jump = taps(spec), prod(spec.stride)
         # A transposed layer counts positions of its input, fewer than those of its output.
         front, back = (1, jump) if spec.transposed else (jump, 1)
         if order == "depthwise-first":

@@ -24,7 +24,6 @@ from archcost.rewriting.rules.linear import (
     options_of,
     rank_for,
     said,
-    sizes,
     taps,
 )
 from archcost.rewriting.rules.stacking import exact_middle, jumps, parted, stages
@@ -58,7 +57,7 @@ class SmallKernels(Linear):
 
     def unfit(self, spec: ConvSpec) -> str | None:
         size = said(spec.kernel_size)
-        if max(sizes(spec.kernel_size)) <= 3:
+        if max(spec.kernel_size) <= 3:
             return f"its kernel of {size} is small already: nothing to stack"
         if spec.transposed:
             return "it is transposed: its stride would have to come last, on maps as large as the output"
@@ -146,7 +145,7 @@ class SmallKernels(Linear):
         jump = jumps(specs[0])
         made: list[torch.Tensor] = []
         for spec in reversed(specs[1:]):
-            last, rest = parted(rest, sizes(spec.kernel_size), jump, middle)
+            last, rest = parted(rest, spec.kernel_size, jump, middle)
             made.append(last)
         if channels is not None:
             flat = rest.transpose(1, 2).flatten(2)
@@ -159,7 +158,7 @@ class SmallKernels(Linear):
 def _chain(spec: ConvSpec, middle: int, padding: str = "first") -> Chain:
     """With so many channels a group between the stages."""
     kernels = stages(spec)
-    columns = (sizes(spec.stride), sizes(spec.dilation))
+    columns = (spec.stride, spec.dilation)
     further = tuple(d // gcd(s, d) for s, d in zip(*columns, strict=True))
     wide = middle * spec.groups
     pads: list[Any] = [spec.padding, *(0 for _ in kernels[1:])]
@@ -199,7 +198,7 @@ def _each(spec: ConvSpec) -> list[tuple[int, ...]] | None:
     later = stages(spec)[1:]
     if any(k % 2 == 0 for kernel in later for k in kernel):
         return None
-    stride, dilation = sizes(spec.stride), sizes(spec.dilation)
+    stride, dilation = spec.stride, spec.dilation
     pads = [
         tuple((k - 1) // 2 * (d // gcd(s, d)) for k, s, d in zip(kernel, stride, dilation, strict=True))
         for kernel in later
@@ -215,7 +214,7 @@ def _border(spec: ConvSpec) -> str:
     """What padding in each stage does, in words."""
     each = _each(spec)
     assert each is not None
-    ring = max(sum(pad[axis] for pad in each[1:]) for axis in range(len(spec.input_size)))
+    ring = max(sum(pad[axis] for pad in each[1:]) for axis in range(spec.axes))
     return f"padding in each stage: exact inside, wrong in the outer {ring} positions at each border"
 
 

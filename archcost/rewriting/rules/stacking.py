@@ -8,7 +8,7 @@ from math import gcd, prod
 
 import torch
 
-from archcost.rewriting.rules.linear import of_group, sizes
+from archcost.rewriting.rules.linear import of_group
 from archcost.spec import ConvSpec
 from archcost.weights.lowrank import balanced, truncated
 
@@ -17,7 +17,7 @@ __all__ = ["exact_middle", "jumps", "parted", "stages"]
 
 def stages(spec: ConvSpec) -> list[tuple[int, ...]]:
     """The kernel sizes of the stages, the strided one first: every axis by itself, 1 once it is done."""
-    columns = (sizes(spec.kernel_size), jumps(spec))
+    columns = (spec.kernel_size, jumps(spec))
     per_axis = [_along_one(k, jump) for k, jump in zip(*columns, strict=True)]
     deep = max(map(len, per_axis))
     filled = [row + [1] * (deep - len(row)) for row in per_axis]
@@ -26,7 +26,7 @@ def stages(spec: ConvSpec) -> list[tuple[int, ...]]:
 
 def jumps(spec: ConvSpec) -> tuple[int, ...]:
     """How many taps of the layer the later stages move by, an axis: their taps lie where the layer's do."""
-    columns = (sizes(spec.stride), sizes(spec.dilation))
+    columns = (spec.stride, spec.dilation)
     return tuple(s // gcd(s, d) for s, d in zip(*columns, strict=True))
 
 
@@ -49,7 +49,7 @@ def _along_one(taps: int, jump: int) -> list[int]:
 def exact_middle(spec: ConvSpec) -> int:
     """Channels a group in between with which every kernel is composed exactly: 4 min(I, O) for 5x5."""
     ins, outs = of_group(spec)
-    kernels, jump, size = stages(spec), jumps(spec), sizes(spec.kernel_size)
+    kernels, jump, size = stages(spec), jumps(spec), spec.kernel_size
     shifts = [_shifts(k, b, j) for k, b, j in zip(size, kernels[-1], jump, strict=True)]
     channels = ins * prod(len(front) for front, _ in shifts)
     if len(kernels) > 2:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 from math import prod
-from typing import Any
 
 from archcost.errors import ArchcostError
 from archcost.latency.convolutions import convolutions_of
@@ -86,7 +85,7 @@ def _called_chains(survey: Survey, replacement: Replacement) -> list[Chain]:
     """For every call of every module in question, its chain at the size that it gets there."""
     found = []
     for name, chain in replacement.chains.items():
-        axes = next((len(step.spec.input_size) for step in chain if isinstance(step, Conv)), None)
+        axes = next((step.spec.axes for step in chain if isinstance(step, Conv)), None)
         if axes is None:
             continue
         calls = survey.flow.calls(name)
@@ -106,10 +105,9 @@ def _written(chain: Chain) -> int:
             total += last
         elif step.spec is not None:
             last = step.spec.neurons
-            pads: Any = step.spec.padding
             # Where PyTorch pads beforehand, the padded map is written too.
             zeros = step.spec.padding_mode == "zeros"
-            if any(low != high or (low and not zeros) for low, high in pads):
+            if any(low != high or (low and not zeros) for low, high in step.spec.padding):
                 total += _padded(step.spec)
             total += last
     return total
@@ -123,8 +121,7 @@ def _kept_bytes(survey: Survey, replacement: Replacement) -> int:
 
 
 def _padded(spec: ConvSpec) -> int:
-    pads: Any = spec.padding
-    sizes = (n + low + high for n, (low, high) in zip(spec.input_size, pads, strict=True))
+    sizes = (n + low + high for n, (low, high) in zip(spec.input_size, spec.padding, strict=True))
     return spec.batch * spec.in_channels * prod(sizes)
 
 

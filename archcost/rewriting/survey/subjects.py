@@ -46,7 +46,7 @@ class Subject:
     @property
     def axes(self) -> int:
         """Of space: 1, 2 or 3."""
-        return len(self.spec.input_size)
+        return self.spec.axes
 
     @property
     def macs(self) -> int:
