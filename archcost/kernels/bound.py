@@ -14,7 +14,7 @@ from torch import Tensor
 
 from archcost.kernels.by_definition import PackedDepthwiseDirect
 from archcost.kernels.by_im2col import PackedIm2col
-from archcost.kernels.call import Options, convolution, window
+from archcost.kernels.call import Call, convolution, window
 from archcost.kernels.loading import Convolution
 from archcost.kernels.packed import Packed
 from archcost.kernels.tensors import channels_together, checked, images, loaded, offsets, readable
@@ -58,7 +58,7 @@ class Bound:
 
 
 def bound(
-    packed: Packed, x: Tensor, bias: Tensor | None, call: Options, among: int | None = None
+    packed: Packed, x: Tensor, bias: Tensor | None, call: Call, among: int | None = None
 ) -> Bound | None:
     """For inputs that lie in memory as ``x`` does; None where the kernel cannot read them, or cannot add.
 
@@ -83,7 +83,7 @@ def bound(
     return Bound(getattr(loaded(packed.isa), name), numbers, problem, output, packed.data, added)
 
 
-def _stays_last(x: Tensor, call: Options) -> bool:
+def _stays_last(x: Tensor, call: Call) -> bool:
     """Whether input and output are in channels_last."""
     last = channels_together(x.shape, x.stride())
     return last and call.get("memory_format") in (None, torch.channels_last)

@@ -9,7 +9,7 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from archcost.errors import InputError
-from archcost.kernels.call import Options, window
+from archcost.kernels.call import Call, window
 from archcost.kernels.packed import Packed, packed_data
 from archcost.kernels.tensors import channels_together, loaded, planar, readable
 
@@ -22,7 +22,7 @@ class PackedDepthwiseDirect(Packed):
 
     kind = "depthwise-direct"
 
-    def run(self, x: Tensor, bias: Tensor | None, call: Options) -> Tensor:
+    def run(self, x: Tensor, bias: Tensor | None, call: Call) -> Tensor:
         return depthwise_direct(x, self, bias, **call)
 
 
@@ -38,7 +38,7 @@ def pack_depthwise_direct(weight: Tensor, isa: str | None = None) -> PackedDepth
 
 
 def depthwise_direct(
-    x: Tensor, packed: PackedDepthwiseDirect, bias: Tensor | None = None, **call: Unpack[Options]
+    x: Tensor, packed: PackedDepthwiseDirect, bias: Tensor | None = None, **call: Unpack[Call]
 ) -> Tensor:
     """The convolution, with any stride and dilation. The kernel works in channels_last: what lies otherwise
     is copied."""
@@ -47,7 +47,7 @@ def depthwise_direct(
         last = axes == 2 and channels_together(x.shape, x.stride())
         asked = torch.channels_last if last else torch.contiguous_format
     numbers = window(packed.taps, call, axes)
-    together: Options = {**call, "memory_format": torch.channels_last}
+    together: Call = {**call, "memory_format": torch.channels_last}
     x = x.movedim(1, -1).contiguous().movedim(-1, 1)
     y = packed.execute("archcost_depthwise_direct", numbers, x, bias, together, steps=True, adds=True)
     return y.contiguous(memory_format=asked)

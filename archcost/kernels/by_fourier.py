@@ -10,7 +10,7 @@ from typing_extensions import Unpack
 
 from archcost.errors import InputError
 from archcost.kernels import tiles
-from archcost.kernels.call import Options, Padding
+from archcost.kernels.call import Call, Padding
 from archcost.kernels.packed import Packed, packed_data
 from archcost.kernels.tensors import loaded, planar, readable, sides
 from archcost.kernels.tiles import PackedTiles
@@ -35,7 +35,7 @@ def pack_fourier(weight: Tensor, size: int, isa: str | None = None) -> PackedTil
     return tiles.pack(weight, (tiles.FOURIER, size, taps), (1, size - taps + 1), isa)
 
 
-def fourier(x: Tensor, packed: PackedTiles, bias: Tensor | None = None, **call: Unpack[Options]) -> Tensor:
+def fourier(x: Tensor, packed: PackedTiles, bias: Tensor | None = None, **call: Unpack[Call]) -> Tensor:
     """As `archcost.kernels.winograd`, by overlapping transforms along the row."""
     return packed.run(x, bias, call)
 
@@ -55,7 +55,7 @@ class PackedDepthwise(Packed):
     def _read(cls, added: list[int]) -> dict[str, Any]:
         return {"size": added[0]}
 
-    def run(self, x: Tensor, bias: Tensor | None, call: Options) -> Tensor:
+    def run(self, x: Tensor, bias: Tensor | None, call: Call) -> Tensor:
         return depthwise(x, self, bias, **call)
 
 
@@ -78,9 +78,7 @@ def pack_depthwise(
     return PackedDepthwise((taps[0], taps[1]), channels, channels, found.archcost_isa().decode(), data, size)
 
 
-def depthwise(
-    x: Tensor, packed: PackedDepthwise, bias: Tensor | None = None, **call: Unpack[Options]
-) -> Tensor:
+def depthwise(x: Tensor, packed: PackedDepthwise, bias: Tensor | None = None, **call: Unpack[Call]) -> Tensor:
     """The depthwise convolution of stride 1; see `archcost.kernels.winograd`."""
     left, right = sides(call.get("padding", 0), x.dim() - 2)[-1]
     needed = loaded(packed.isa).archcost_depthwise_size(packed.taps[1], x.shape[-1], left, right)

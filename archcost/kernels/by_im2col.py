@@ -8,7 +8,7 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from archcost.errors import InputError
-from archcost.kernels.call import Options, convolution, window
+from archcost.kernels.call import Call, convolution, window
 from archcost.kernels.packed import Packed, packed_data
 from archcost.kernels.tensors import loaded, planar, readable
 
@@ -21,7 +21,7 @@ class PackedIm2col(Packed):
 
     kind = "im2col"
 
-    def run(self, x: Tensor, bias: Tensor | None, call: Options) -> Tensor:
+    def run(self, x: Tensor, bias: Tensor | None, call: Call) -> Tensor:
         return im2col(x, self, bias, **call)
 
 
@@ -36,13 +36,13 @@ def pack_im2col(weight: Tensor, isa: str | None = None) -> PackedIm2col:
     return PackedIm2col((taps[0], taps[1]), out_channels, in_channels, found.archcost_isa().decode(), data)
 
 
-def im2col(x: Tensor, packed: PackedIm2col, bias: Tensor | None = None, **call: Unpack[Options]) -> Tensor:
+def im2col(x: Tensor, packed: PackedIm2col, bias: Tensor | None = None, **call: Unpack[Call]) -> Tensor:
     """The convolution, with any stride and dilation; a block of it is ``block_tiles`` output positions."""
     numbers = window(packed.taps, call, x.dim() - 2)
     return packed.execute("archcost_im2col", numbers, x, bias, call, steps=True)
 
 
-def im2col_scratch_bytes(x: Tensor, packed: PackedIm2col, **call: Unpack[Options]) -> int:
+def im2col_scratch_bytes(x: Tensor, packed: PackedIm2col, **call: Unpack[Call]) -> int:
     """Working memory of such a call."""
     channels = (packed.in_channels, packed.out_channels)
     _, _, problem = convolution(x, packed.taps, channels, call, steps=True)

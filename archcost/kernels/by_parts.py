@@ -11,7 +11,7 @@ from typing_extensions import Unpack
 
 from archcost.errors import InputError
 from archcost.kernels.by_fourier import fft_size
-from archcost.kernels.call import Options
+from archcost.kernels.call import Call
 from archcost.kernels.packed import Packed, packed_data
 from archcost.kernels.tensors import loaded, readable
 
@@ -34,7 +34,7 @@ class PackedLongRow(Packed):
     def _read(cls, added: list[int]) -> dict[str, Any]:
         return {"step": added[0], "groups": added[1]}
 
-    def run(self, x: Tensor, bias: Tensor | None, call: Options) -> Tensor:
+    def run(self, x: Tensor, bias: Tensor | None, call: Call) -> Tensor:
         return long_row(x, self, bias, **call)
 
 
@@ -52,10 +52,10 @@ def pack_long_row(weight: Tensor, step: int, groups: int = 1, isa: str | None = 
     return PackedLongRow((1, taps), out_channels, in_channels * groups, used, data, step, groups)
 
 
-def long_row(x: Tensor, packed: PackedLongRow, bias: Tensor | None = None, **call: Unpack[Options]) -> Tensor:
+def long_row(x: Tensor, packed: PackedLongRow, bias: Tensor | None = None, **call: Unpack[Call]) -> Tensor:
     """The convolution of [batch, channels, length], of stride 1; see `archcost.kernels.winograd`."""
     if x.dim() != 3:
         raise InputError(f"kernel: a sequence has 3 dimensions, got {tuple(x.shape)}")
     numbers = (packed.taps[1], packed.step, packed.groups)
-    together: Options = {**call, "memory_format": torch.contiguous_format}
+    together: Call = {**call, "memory_format": torch.contiguous_format}
     return packed.execute("archcost_long_row", numbers, x.contiguous(), bias, together)

@@ -11,7 +11,7 @@ from typing_extensions import Unpack
 
 from archcost.errors import InputError
 from archcost.kernels import tiles
-from archcost.kernels.call import Options
+from archcost.kernels.call import Call
 from archcost.kernels.tensors import loaded, planar
 from archcost.kernels.tiles import PackedTiles
 
@@ -62,11 +62,11 @@ def pack_winograd(weight: Tensor, outputs: int | tuple[int, int], isa: str | Non
     return tiles.pack(weight, (tiles.WINOGRAD, place, 0), outputs, isa)
 
 
-def winograd(x: Tensor, packed: PackedTiles, bias: Tensor | None = None, **call: Unpack[Options]) -> Tensor:
-    """The convolution of stride 1; the options are those of `archcost.kernels.call.Options`."""
+def winograd(x: Tensor, packed: PackedTiles, bias: Tensor | None = None, **call: Unpack[Call]) -> Tensor:
+    """The convolution of stride 1; the options are those of `archcost.kernels.call.Call`."""
     return packed.run(x, bias, call)
 
 
-def winograd_scratch_bytes(x: Tensor, packed: PackedTiles, **call: Unpack[Options]) -> int:
+def winograd_scratch_bytes(x: Tensor, packed: PackedTiles, **call: Unpack[Call]) -> int:
     """Working memory of such a call."""
     return tiles.scratch_bytes(x, packed, call)

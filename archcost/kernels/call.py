@@ -14,7 +14,7 @@ from archcost.errors import InputError
 from archcost.kernels.loading import Convolution
 from archcost.kernels.tensors import channels_together, images, planar, readable, sides
 
-__all__ = ["Options", "Padding", "Steps", "Window", "convolution", "window"]
+__all__ = ["Call", "Padding", "Steps", "Window", "convolution", "window"]
 
 Padding = int | Sequence[int | tuple[int, int]]
 Steps = int | Sequence[int]
@@ -22,7 +22,7 @@ Window = tuple[int, int, int, int, int, int]
 """Taps, stride and dilation, each vertical and horizontal."""
 
 
-class Options(TypedDict, total=False):
+class Call(TypedDict, total=False):
     """How a kernel is to be called; every entry may be left out."""
 
     padding: Padding
@@ -40,7 +40,7 @@ class Options(TypedDict, total=False):
     """How many tiles are worked on at a time; 0, the default, leaves it to the kernel."""
 
 
-def window(taps: tuple[int, int], call: Options, axes: int) -> Window:
+def window(taps: tuple[int, int], call: Call, axes: int) -> Window:
     """What slides over the input; that of a 1-d convolution lies along the row."""
     return (*taps, *_steps(call.get("stride", 1), axes), *_steps(call.get("dilation", 1), axes))
 
@@ -54,7 +54,7 @@ def _steps(of: Steps, axes: int) -> tuple[int, int]:
 
 
 def convolution(
-    x: Tensor, taps: tuple[int, int], channels: tuple[int, int], call: Options, *, steps: bool = False
+    x: Tensor, taps: tuple[int, int], channels: tuple[int, int], call: Call, *, steps: bool = False
 ) -> tuple[Tensor, Tensor, Convolution]:
     """The input as the kernel can read it, the empty output, and what is to be done between them.
 

@@ -19,7 +19,7 @@ from archcost.kernels import (  # noqa: F401 - they make their kinds known
     by_parts,
     tiles,
 )
-from archcost.kernels.call import Options, window
+from archcost.kernels.call import Call, window
 from archcost.kernels.packed import KINDS, Packed
 from archcost.kernels.tensors import channels_together, planar, readable, sides
 
@@ -29,7 +29,7 @@ Pairs = tuple[tuple[int, int], ...]
 
 
 def convolve(
-    x: Tensor, packed: Packed | tuple[Packed, ...], bias: Tensor | None = None, **call: Unpack[Options]
+    x: Tensor, packed: Packed | tuple[Packed, ...], bias: Tensor | None = None, **call: Unpack[Call]
 ) -> Tensor:
     """The convolution by the kernel that its weights were packed for.
 
@@ -40,7 +40,7 @@ def convolve(
     return _as_operator(x, packed, bias, call) if _is_watched(x) else packed.run(x, bias, call)
 
 
-def _by_groups(x: Tensor, packed: tuple[Packed, ...], bias: Tensor | None, call: Options) -> Tensor:
+def _by_groups(x: Tensor, packed: tuple[Packed, ...], bias: Tensor | None, call: Call) -> Tensor:
     xs = x.chunk(len(packed), 1)
     biases = [None] * len(packed) if bias is None else bias.chunk(len(packed))
     y = torch.cat([convolve(*one, **call) for one in zip(xs, packed, biases, strict=True)], 1)
@@ -58,7 +58,7 @@ def _is_watched(x: Tensor) -> bool:
     )
 
 
-def _as_operator(x: Tensor, packed: Packed, bias: Tensor | None, call: Options) -> Tensor:
+def _as_operator(x: Tensor, packed: Packed, bias: Tensor | None, call: Call) -> Tensor:
     axes = x.dim() - 2
     clamp, memory_format = call.get("clamp"), call.get("memory_format")
     return _convolve(
@@ -91,7 +91,7 @@ def _convolve(
     """``kind`` and ``numbers`` are those of `Packed`; padding as low, high of each axis, stride and dilation
     as those of an image, whose rows alone a sequence has."""
     axes = x.dim() - 2
-    call: Options = {
+    call: Call = {
         "padding": _pairs(padding),
         "stride": steps[:2][-axes:],
         "dilation": steps[2:][-axes:],

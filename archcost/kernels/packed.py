@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from archcost.kernels.call import Options, convolution
+from archcost.kernels.call import Call, convolution
 from archcost.kernels.tensors import checked, loaded, offsets
 
 __all__ = ["KINDS", "Packed", "packed_data"]
@@ -60,7 +60,7 @@ class Packed(ABC):
         return {}
 
     @abstractmethod
-    def run(self, x: Tensor, bias: Tensor | None, call: Options) -> Tensor:
+    def run(self, x: Tensor, bias: Tensor | None, call: Call) -> Tensor:
         """The convolution."""
 
     def execute(
@@ -69,7 +69,7 @@ class Packed(ABC):
         numbers: Sequence[int],
         x: Tensor,
         bias: Tensor | None,
-        call: Options,
+        call: Call,
         *,
         steps: bool = False,
         adds: bool = False,

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from archcost.kernels.call import Options, convolution
+from archcost.kernels.call import Call, convolution
 from archcost.kernels.packed import Packed, packed_data
 from archcost.kernels.tensors import loaded, readable
 
@@ -33,7 +33,7 @@ class PackedTiles(Packed):
     def _read(cls, added: list[int]) -> dict[str, Any]:
         return {"name": tuple(added[:3]), "outputs": tuple(added[3:])}
 
-    def run(self, x: Tensor, bias: Tensor | None, call: Options) -> Tensor:
+    def run(self, x: Tensor, bias: Tensor | None, call: Call) -> Tensor:
         return self.execute("archcost_tiles", self.name, x, bias, call)
 
 
@@ -49,6 +49,6 @@ def pack(
     return PackedTiles((taps[0], taps[1]), out_channels, in_channels, used, data, name, outputs)
 
 
-def scratch_bytes(x: Tensor, packed: PackedTiles, call: Options) -> int:
+def scratch_bytes(x: Tensor, packed: PackedTiles, call: Call) -> int:
     _, _, problem = convolution(x, packed.taps, (packed.in_channels, packed.out_channels), call)
     return 4 * int(loaded(packed.isa).archcost_tiles_scratch_floats(*packed.name, problem))

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from archcost.kernels.bound import Bound, bound
-from archcost.kernels.call import Options
+from archcost.kernels.call import Call
 from archcost.kernels.packed import Packed
 from archcost.paths.algorithms.framework import takes_padding
 from archcost.paths.algorithms.fused import Fused
@@ -38,7 +38,7 @@ def runner_for(path: ExecutionPath, x: torch.Tensor, prepared: Prepared, clamp: 
     if isinstance(content, Fused) and _is_plain(content, x, prepared):
 
         def bind(x: torch.Tensor, among: int | None = None) -> Bound | None:
-            options: Options = {
+            options: Call = {
                 "padding": content.padding,
                 "stride": content.stride,
                 "dilation": content.dilation,

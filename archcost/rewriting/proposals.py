@@ -64,7 +64,6 @@ def propose(
     with opened(store) as there:
         survey = survey_of(analysis, store=there)
         asked = None if names is None else _asked(survey, names)
-        moments = None
         if batches is not None:
             from archcost.rewriting.plan.applying import moments_of
             from archcost.trace.modules import check_values
@@ -72,15 +71,9 @@ def propose(
             check_values(survey.model, "propose with batches")
             open_ = [one for one in survey if one.refusal is None]
             wanted = [one.name for one in open_ if asked is None or one.name in asked]
-            moments = moments_of(survey.model, wanted, batches, strict=False, progress=progress)
+            survey.moments.update(moments_of(survey.model, wanted, batches, strict=False, progress=progress))
         found = proposals_of(
-            survey,
-            rules=rules,
-            ratios=ratios,
-            names=asked,
-            errors=errors,
-            moments=moments,
-            progress=progress,
+            survey, rules=rules, ratios=ratios, names=asked, errors=errors, progress=progress
         )
     return Proposals(
         analysis=analysis,
@@ -93,10 +86,11 @@ def propose(
     )
 
 
-def _asked(survey: Survey, names: Iterable[str]) -> set[str]:
-    """The first names of the convolutions that names and patterns mean."""
+def _asked(survey: Survey, names: Iterable[str]) -> list[str]:
+    """The first names of the convolutions that names and patterns mean, in order of definition."""
     given = [names] if isinstance(names, str) else names
-    return {one.name for asked in given for one in survey.meant(asked)}
+    meant = {one.name for asked in given for one in survey.meant(asked)}
+    return [name for name in survey.subjects if name in meant]
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,6 @@ from archcost.rewriting.survey.places import costs_after, costs_before, new_spec
 from archcost.rewriting.survey.subjects import Subject
 from archcost.rewriting.survey.survey import Survey
 from archcost.rewriting.times import Times
-from archcost.weights.moments import Moments
 from archcost.weights.unfolded import Unfolded
 
 __all__ = ["Found", "proposal_of", "proposals_of"]
@@ -45,25 +44,23 @@ def proposals_of(
     ratios: Iterable[float] | float = 0.5,
     names: Iterable[str] | None = None,
     errors: bool = True,
-    moments: Mapping[str, Moments] | None = None,
     progress: bool | None = None,
 ) -> Found:
     """Every proposal of the rules for the convolutions of a model, and why there is none elsewhere.
 
-    Times are those that the survey's store has; nothing is measured.
+    Times are those that the survey's store has; nothing is measured. Where the survey has moments, the error
+    of the output is worked out too.
 
     Args:
         rules: their names; by default all.
         ratios: the MACs wanted, as a share of those of each layer.
-        names: of the layers to look at; by default all.
+        names: the first names of the layers to look at; by default all.
         errors: work out the error of the weights; large layers take seconds.
-        moments: by the name of a layer, of its inputs: then the error of the output is worked out too.
     """
     named = (rules,) if isinstance(rules, str) else rules
     chosen = [rules_.get(name) for name in (rules_.available() if named is None else named)]
     shares = _ratios(ratios)
-    wanted = None if names is None else set(names)
-    asked = [one for one in survey if wanted is None or wanted & set(one.names)]
+    asked = [survey.subjects[name] for name in (survey.subjects if names is None else names)]
     stays: list[Stays] = []
     found: list[Proposal] = []
     with Progress(len(asked), "proposals", progress) as bar:
@@ -71,11 +68,10 @@ def proposals_of(
             if subject.refusal is not None:
                 stays.append(Stays(subject.name, subject.type_name, None, subject.refusal.reason))
             else:
-                given = None if moments is None else moments.get(subject.name)
                 unfolded = unfolded_of(survey.model.get_submodule(subject.name)) if errors else None
                 for rule in chosen:
                     try:
-                        made, why = _proposed(rule, subject, shares, errors, given, unfolded)
+                        made, why = _proposed(rule, subject, shares, errors, unfolded)
                     except Exception as error:  # whatever somebody's rule raises: of this place alone
                         own = isinstance(error, ArchcostError)
                         said = str(error) if own else f"{type(error).__name__}: {error}"
@@ -93,7 +89,6 @@ def _proposed(
     subject: Subject,
     ratios: Sequence[float],
     errors: bool,
-    moments: Moments | None,
     unfolded: Unfolded | None,
 ) -> tuple[list[Proposal], str | None]:
     why = rule.refusal(subject)
@@ -105,8 +100,7 @@ def _proposed(
         for options in rule.options(subject, ratio):
             if options not in seen:
                 seen.append(options)
-                one = proposal_of(rule, subject, options, errors=errors, moments=moments, unfolded=unfolded)
-                made.append(one)
+                made.append(proposal_of(rule, subject, options, errors=errors, unfolded=unfolded))
     return made, None if made else "no size that it could have saves anything"
 
 
@@ -116,10 +110,9 @@ def proposal_of(
     options: Mapping[str, Any],
     *,
     errors: bool = True,
-    moments: Moments | None = None,
     unfolded: Unfolded | None = None,
 ) -> Proposal:
-    """One of them, on paper, and with its errors where the weights are at hand.
+    """One of them, on paper, and with its errors where the weights are at hand, or also data.
 
     Args:
         unfolded: the kernel of the layer, where it has been looked at before.
@@ -131,9 +124,13 @@ def proposal_of(
         replacement = rule.replacement(subject, **options)
     except TypeError as error:
         raise RewriteError(f"{subject.name}: {rule.name} does not take {dict(options)}: {error}") from error
-    weight_error, output_error = None, None
-    if errors and not replacement.exact:
-        weight_error, output_error = errors_of(rule, subject, replacement, moments, unfolded)
+    survey = subject.survey
+    module = survey.model.get_submodule(subject.name)
+    lost: tuple[float | None, ...] = None, None
+    there = errors and not any(p.is_meta for p in module.parameters())
+    if there and isinstance(rule, Factorisation) and not replacement.exact:
+        lost = errors_of_factors(rule, module, replacement, survey.moments.get(subject.name), unfolded)
+    weight_error, output_error = (None if one is None or not isfinite(one) else one for one in lost)
     return Proposal(
         rule=rule.name,
         options=dict(options),
@@ -147,26 +144,8 @@ def proposal_of(
         weight_error=weight_error,
         output_error=output_error,
         dtype=str(subject.ops[0].args[0].dtype).removeprefix("torch."),
-        types=tuple(
-            type(subject.survey.model.get_submodule(name)).__name__ for name in named_by(replacement)
-        ),
+        types=tuple(type(survey.model.get_submodule(name)).__name__ for name in named_by(replacement)),
     )
-
-
-def errors_of(
-    rule: Rewrite,
-    subject: Subject,
-    replacement: Any,
-    moments: Moments | None,
-    unfolded: Unfolded | None = None,
-) -> tuple[float | None, float | None]:
-    """Of the weights and, with moments, of the output; None where there are no weights or it has none."""
-    module = subject.survey.model.get_submodule(subject.name)
-    if not isinstance(rule, Factorisation) or any(p.is_meta for p in module.parameters()):
-        return None, None
-    found = errors_of_factors(rule, module, replacement, moments, unfolded)
-    weight_error, output_error = (None if error is None or not isfinite(error) else error for error in found)
-    return weight_error, output_error
 
 
 def _ratios(ratios: Iterable[float] | float) -> tuple[float, ...]:

@@ -110,18 +110,18 @@ def rewrite(
     stays: tuple[Stays, ...] = ()
     with opened(store) as there:
         survey = survey_of(analysis, hooks=hooks, store=there)
-        moments = _moments(survey, choices, data, progress)
+        survey.moments.update(_moments(survey, choices, data, progress))
         if rules is not None:
             ratios = ratio if budget is None else _RATIOS
-            found = proposals_of(survey, rules=rules, ratios=ratios, moments=moments, progress=progress)
+            found = proposals_of(survey, rules=rules, ratios=ratios, progress=progress)
             proposals = found.proposals
             plan = Plan(best_of(proposals, ratio) if budget is None else within_budget(proposals, budget))
             stays = (*found.stays, *_passed_over(proposals, plan))
         else:
-            plan = Plan(_chosen(survey, choices, ratio, moments))
+            plan = Plan(_chosen(survey, choices, ratio))
     original = copied(model) if inplace and data is not None else model
     work = model if inplace else copied(model)
-    task = Task(original, work, plan, call, data, moments, hooks, choices is not None, progress)
+    task = Task(original, work, plan, call, data, survey.moments, hooks, choices is not None, progress)
     applied, outcomes = carried_out(task)
     failed = {one.proposal.name for one in outcomes if one.problem is not None}
     stays += tuple(_fell_short(outcomes))
@@ -264,11 +264,11 @@ def _moments(
     return moments_of(model, names, data, strict=choices is not None, progress=progress)
 
 
-def _chosen(survey: Survey, choices: Any, ratio: float, moments: Mapping[str, Moments]) -> Iterable[Proposal]:
+def _chosen(survey: Survey, choices: Any, ratio: float) -> Iterable[Proposal]:
     """The proposals that choices mean."""
     if isinstance(choices, Mapping):
         pairs = choices.items()
-        return [one for name, choice in pairs for one in _one(survey, name, choice, ratio, moments)]
+        return [one for name, choice in pairs for one in _one(survey, name, choice, ratio)]
     given = tuple(choices)
     wrong = next((one for one in given if not isinstance(one, Proposal)), None)
     if wrong is not None:
@@ -276,9 +276,7 @@ def _chosen(survey: Survey, choices: Any, ratio: float, moments: Mapping[str, Mo
     return given
 
 
-def _one(
-    survey: Survey, name: str, choice: Any, ratio: float, moments: Mapping[str, Moments]
-) -> list[Proposal]:
+def _one(survey: Survey, name: str, choice: Any, ratio: float) -> list[Proposal]:
     from archcost.rewriting.proposal import best_of
     from archcost.rewriting.proposing import proposal_of, proposals_of
     from archcost.rewriting.rule import get
@@ -296,11 +294,9 @@ def _one(
                 continue
             raise RewriteError(f"{subject.name!r} cannot be rewritten by {rule}: {why}")
         if options is not None:
-            made.append(proposal_of(get(rule), subject, options, moments=moments.get(subject.name)))
+            made.append(proposal_of(get(rule), subject, options))
             continue
-        found = proposals_of(
-            survey, rules=[rule], ratios=ratio, names=[subject.name], moments=moments, progress=False
-        )
+        found = proposals_of(survey, rules=[rule], ratios=ratio, names=[subject.name], progress=False)
         if not found.proposals and not is_pattern(name):
             raise RewriteError(f"{subject.name!r} cannot be rewritten by {rule}: {found.stays[-1].reason}")
         made += best_of(found.proposals, ratio) or found.proposals[:1]

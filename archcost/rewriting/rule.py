@@ -48,7 +48,7 @@ class Rewrite(ABC):
     def options(self, subject: Subject, ratio: float) -> Iterable[Options]:
         """The choices worth proposing that have about ``ratio`` times the MACs of the layer.
 
-        A rule without a free size gives its choices whatever the ratio.
+        A rule without a free size gives its choices whatever the ratio; one that comes twice is taken once.
         """
 
     @abstractmethod

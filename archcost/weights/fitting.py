@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from archcost.weights.sums import Sums, widened
+from archcost.weights.sums import product_of, widened
 
 __all__ = ["Fit", "Normal"]
 
@@ -26,13 +26,9 @@ class Normal:
 
     def __init__(self, weights: bool, bias: bool) -> None:
         self.weights, self.bias = weights, bias
+        self.count = 0
         self._aside: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
-        self._sums: Sums | None = None
-
-    @property
-    def count(self) -> int:
-        """Positions to fit on."""
-        return 0 if self._sums is None else self._sums.count
+        self._pivot: torch.Tensor | None = None
 
     def add(self, rows: torch.Tensor, lacks: torch.Tensor) -> None:
         """A portion to fit on: rows (groups, n, D), lacks (n, out)."""
@@ -41,12 +37,19 @@ class Normal:
         rows = widened(rows)
         groups, _, width = rows.shape
         lacks = lacks.detach().to("cpu", rows.dtype)
-        if self._sums is None:
-            self._sums = Sums(groups, width, centred=self.bias)
-            self._lacks = torch.zeros(lacks.shape[1], dtype=torch.float64)
-            self._crossed = torch.zeros(groups, lacks.shape[1] // groups, width, dtype=torch.float64)
-        rows = self._sums.add(rows)
+        if self._pivot is None:
+            mean = rows.mean(1, dtype=torch.float64)
+            self._pivot = (mean if self.bias else torch.zeros_like(mean)).to(rows.dtype)[:, None]
+            wide = torch.float64
+            self._rows = torch.zeros(groups, width, dtype=wide)
+            self._lacks = torch.zeros(lacks.shape[1], dtype=wide)
+            self._products = torch.zeros(groups, width, width, dtype=wide)
+            self._crossed = torch.zeros(groups, lacks.shape[1] // groups, width, dtype=wide)
+        rows = rows - self._pivot
+        self.count += len(lacks)
+        self._rows += rows.sum(1, dtype=torch.float64)
         self._lacks += lacks.sum(0, dtype=torch.float64)
+        product_of(rows, self._products)
         self._crossed += lacks.reshape(len(lacks), groups, -1).permute(1, 2, 0) @ rows
 
     def keep(self, rows: torch.Tensor, was: torch.Tensor, now: torch.Tensor) -> None:
@@ -56,11 +59,10 @@ class Normal:
 
     def fit(self, ridge: float) -> Fit:
         """The change of weight and bias that minimises the squared error plus a ridge on the change."""
-        sums = self._sums
-        assert sums is not None
-        assert sums.pivot is not None
-        matrix, crossed = sums.products / self.count, self._crossed / self.count
-        rows, lacks = sums.total / self.count, self._lacks / self.count
+        assert self._pivot is not None
+        matrix = self._products / self.count
+        crossed = self._crossed / self.count
+        rows, lacks = self._rows / self.count, self._lacks / self.count
         groups = len(matrix)
         if self.bias:
             matrix -= rows[:, :, None] * rows[:, None, :]
@@ -77,7 +79,7 @@ class Normal:
         weight = torch.cholesky_solve(crossed.transpose(1, 2), factor).transpose(1, 2)
         if not self.bias:
             return Fit(weight, None)
-        mean = rows + sums.pivot
+        mean = rows + self._pivot[:, 0]
         return Fit(weight, lacks - (weight @ mean[:, :, None]).flatten())
 
     def shift(self) -> Fit:

@@ -12,26 +12,23 @@ _BLOCK = 512
 
 
 class Sums:
-    """Of rows (groups, n, D), about zero or, so that little cancels, the mean of the first portion."""
+    """Of rows (groups, n, D), about the mean of the first portion, so that little cancels."""
 
-    def __init__(self, groups: int, width: int, centred: bool = True) -> None:
+    def __init__(self, groups: int, width: int) -> None:
         self.count = 0
-        self.centred = centred
         self.total = torch.zeros(groups, width, dtype=torch.float64)
         self.products = torch.zeros(groups, width, width, dtype=torch.float64)
         self.pivot: torch.Tensor | None = None
 
-    def add(self, rows: torch.Tensor) -> torch.Tensor:
-        """One portion; half precision is widened. Returns the rows about what the sums are about."""
+    def add(self, rows: torch.Tensor) -> None:
+        """One portion; half precision is widened."""
         rows = widened(rows)
         if self.pivot is None:
-            mean = rows.mean(1, dtype=torch.float64)
-            self.pivot = (mean if self.centred else torch.zeros_like(mean)).to(rows.dtype)
+            self.pivot = rows.mean(1, dtype=torch.float64).to(rows.dtype)
         rows = rows - self.pivot[:, None].to(rows.dtype)
         self.count += rows.shape[1]
         self.total += rows.sum(1, dtype=torch.float64)
         product_of(rows, self.products)
-        return rows
 
     def result(self) -> tuple[torch.Tensor, torch.Tensor]:
         """(groups, D) and (groups, D, D); these sums are of no more use then."""

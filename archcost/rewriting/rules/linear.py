@@ -20,7 +20,7 @@ from archcost.spec import ConvSpec
 
 __all__ = [
     *("Linear", "activated", "along", "as_weight", "chain_macs", "count", "depthwise", "of_group"),
-    *("options_of", "rank_for", "said", "taps", "upright"),
+    *("rank_for", "said", "taps", "upright"),
 ]
 
 # Above this, ranks are multiples of 8, which is what vectors are made of.
@@ -163,15 +163,6 @@ def count(subject: Subject, option: str, value: Any, most: int | None = None, st
     if most is not None:
         wanted += ", where it is exact"
     raise RewriteError(f"{subject.name}: {option}={value!r} makes no sense here; give a number {wanted}")
-
-
-def options_of(*candidates: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Each of them once."""
-    seen: list[dict[str, Any]] = []
-    for one in candidates:
-        if one not in seen:
-            seen.append(one)
-            yield one
 
 
 def upright(kernel: torch.Tensor, replacement: Replacement) -> torch.Tensor:

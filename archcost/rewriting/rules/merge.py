@@ -40,7 +40,7 @@ class Merge(Rewrite):
     )
 
     def refusal(self, subject: Subject) -> str | None:
-        block = self._block(subject)
+        block = block_around(subject)
         if isinstance(block, tuple) and block[1] != subject.name:
             return f"it is merged with {block[1]}, as one of the branches of {block[0]}"
         if isinstance(block, tuple):
@@ -49,7 +49,7 @@ class Merge(Rewrite):
         return why if why is None or block is None else f"{why}; {block}"
 
     def options(self, subject: Subject, ratio: float) -> Iterable[Options]:
-        block = self._block(subject)
+        block = block_around(subject)
         if isinstance(block, tuple):
             if block[1] == subject.name:
                 yield {"block": block[0]}
@@ -121,10 +121,6 @@ class Merge(Rewrite):
             row.stopped if first is None else f"with {first} before it, {row.stopped}" for first, row in rows
         ]
         return "; ".join(reversed(said))
-
-    def _block(self, subject: Subject) -> tuple[str, str] | Refusal | None:
-        """The module whose branches it is one of, and the first of them; or why there is none."""
-        return block_around(subject)
 
     def _of_block(self, subject: Subject, block: str) -> Replacement:
         found = read_block(subject.survey, block)

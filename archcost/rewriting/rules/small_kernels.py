@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from math import gcd, prod, sqrt
@@ -21,7 +21,6 @@ from archcost.rewriting.rules.linear import (
     chain_macs,
     count,
     of_group,
-    options_of,
     rank_for,
     said,
     taps,
@@ -71,7 +70,7 @@ class SmallKernels(Linear):
     def cheapest(self, spec: ConvSpec) -> Chain:
         return _chain(spec, 1)
 
-    def options(self, subject: Subject, ratio: float) -> Iterator[Options]:
+    def options(self, subject: Subject, ratio: float) -> Iterable[Options]:
         """The middle for the ratio, with padding in each stage too, and the textbook's where it saves."""
         spec = subject.spec
         found: list[Options] = []
@@ -82,7 +81,7 @@ class SmallKernels(Linear):
         narrow = min(of_group(spec))
         if chain_macs(_chain(spec, narrow)) < spec.macs:
             found.insert(1, {"middle": narrow * spec.groups})
-        return options_of(*found)
+        return found
 
     def lossless(self, spec: ConvSpec) -> Iterator[Options]:
         yield {"middle": exact_middle(spec) * spec.groups}

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from archcost.errors import Refusal
-from archcost.merging.norms import is_norm, norm_problem
+from archcost.merging.norms import inner_activation, is_norm, norm_problem
 from archcost.rewriting.survey.graph import Taker, is_elementwise, results_of, takers
 from archcost.rewriting.survey.movable import why_fixed
 from archcost.rewriting.survey.pools import POOLS, Pool, pool_of
@@ -66,7 +65,8 @@ def _between(subject: Subject, taker: Taker, norms: list[str], activations: list
             if why is not None:
                 return f"{taker} {why}"
             norms.append(taker.module)
-            activations += list(_inner_activation(taker, module))
+            inner = inner_activation(taker.module, module)
+            activations += [] if inner is None else [inner]
             return None
     if is_elementwise(survey, taker):
         activations.append(taker.module if taker.call is not None else str(taker.function))
@@ -74,12 +74,6 @@ def _between(subject: Subject, taker: Taker, norms: list[str], activations: list
     if taker.function is not None and taker.function.lstrip("_").startswith(_WINDOWS):
         return f"what follows is {taker}: there is no module to move"
     return f"what follows is {taker}, and no pooling or strided step"
-
-
-def _inner_activation(taker: Taker, module: object) -> Iterator[str]:
-    act = getattr(module, "act", None)
-    if act is not None and type(act).__name__ != "Identity":
-        yield f"{taker.module}.act"
 
 
 def _end(

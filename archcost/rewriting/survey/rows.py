@@ -9,7 +9,7 @@ from itertools import zip_longest
 from archcost.errors import Refusal
 from archcost.merging.affine import Linear, identity
 from archcost.merging.chain import Chain, Kept
-from archcost.merging.norms import is_norm, norm_problem
+from archcost.merging.norms import inner_activation, is_norm, norm_problem
 from archcost.merging.transposed import Transposed, begun
 from archcost.rewriting.survey.graph import Result, Taker, results_of, takers
 from archcost.rewriting.survey.movable import why_fixed
@@ -118,7 +118,7 @@ def norm_before(subject: Subject) -> str | None:
     name = "" if maker is None else flow.module_of(maker)
     if not name or not is_norm(module := survey.model.get_submodule(name)):
         return None
-    if norm_problem(module) is not None or why_fixed(survey, name) is not None or _act_of(module) is not None:
+    if any((norm_problem(module), why_fixed(survey, name), inner_activation(name, module))):
         return None
     results = [Result(next(refs(call.outputs)), call.end_op - 1) for call in flow.calls(name)]
     found = takers(survey, results)
@@ -140,7 +140,9 @@ def _member(
         fixed = why_fixed(survey, first.module)
         if why is not None or fixed is not None:
             return Refusal(f"{first} {why}" if why is not None else f"{first.module} {fixed}")
-        return _Member(first.module, before.scaled(None, None), True, 0, _left(first, module))
+        inner = inner_activation(first.module, module)
+        left: Chain = () if inner is None else (Kept(inner),)
+        return _Member(first.module, before.scaled(None, None), True, 0, left)
     if then is None:
         return Refusal(f"what follows is {first}, which is neither a convolution nor a norm")
     if then.refusal is not None:
@@ -153,13 +155,3 @@ def _member(
     if isinstance(whole, Refusal):
         return Refusal(f"{first.module} {whole}")
     return _Member(first.module, whole, False, then.spec.macs, ())
-
-
-def _left(first: Taker, module: object) -> Chain:
-    return () if _act_of(module) is None else (Kept(f"{first.module}.act"),)
-
-
-def _act_of(module: object) -> object | None:
-    """The activation inside timm's batch normalisation."""
-    act = getattr(module, "act", None)
-    return None if type(act).__name__ == "Identity" else act

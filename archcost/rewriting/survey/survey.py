@@ -19,6 +19,7 @@ from archcost.surgery.sites import Hooks, held_elsewhere, sites
 from archcost.trace.dataflow import Dataflow
 from archcost.trace.graph import Trace
 from archcost.trace.modules import ModuleTree, no_convolution, walk
+from archcost.weights.moments import Moments
 
 __all__ = ["Survey", "survey_of"]
 
@@ -41,6 +42,8 @@ class Survey:
     """Whether layers with hooks may be replaced: "keep", where the new ones take them over."""
     store: Store | None = None
     """Where measured times are looked up; None: nowhere."""
+    moments: dict[str, Moments] = field(default_factory=dict, repr=False)
+    """By the name of a layer, of its inputs, where somebody has data: empty to begin with."""
     _found: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     def __iter__(self) -> Iterator[Subject]:
