@@ -8,8 +8,7 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any, ClassVar
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
 from archcost.errors import ArchcostError, SpecError
 from archcost.registry import load_plugins
@@ -18,13 +17,20 @@ from archcost.rewriting.survey.subjects import Subject
 from archcost.weights.moments import Moments
 from archcost.weights.unfolded import Unfolded
 
-__all__ = ["Factorisation", "Options", "Rewrite", "Weights", "available", "get", "own_weights", "register"]
+__all__ = [
+    *("Factorisation", "Modules", "Options", "Rewrite", "Weights"),
+    *("available", "get", "own_weights", "register"),
+]
 
 Options = dict[str, Any]
 """What a rule leaves open, such as ``{"rank": 32}``: numbers and words, as JSON has them."""
 
-Weights = dict[str, list[tuple["torch.Tensor", "torch.Tensor | None"]]]
+Weights = dict[str, list[tuple["Tensor", "Tensor | None"]]]
 """By the name of a replaced module, weight and bias of every convolution of its chain, in order."""
+
+
+Modules = Mapping[str, nn.Module]
+"""By name, those that a replacement replaces or keeps."""
 
 
 class Rewrite(ABC):
@@ -60,9 +66,7 @@ class Rewrite(ABC):
         """
 
     @abstractmethod
-    def carry(
-        self, modules: Mapping[str, nn.Module], replacement: Replacement, moments: Moments | None = None
-    ) -> Weights:
+    def carry(self, modules: Modules, replacement: Replacement, moments: Moments | None = None) -> Weights:
         """Weights for the new convolutions, made of those of the old modules, in float64.
 
         Args:
@@ -78,9 +82,7 @@ class Factorisation(Rewrite):
     """
 
     @abstractmethod
-    def factors(
-        self, kernel: torch.Tensor, replacement: Replacement, moments: Moments | None
-    ) -> list[torch.Tensor]:
+    def factors(self, kernel: Tensor, replacement: Replacement, moments: Moments | None) -> list[Tensor]:
         """First kernels for the convolutions of the chain, best in closed form, in float64.
 
         Args:
@@ -104,15 +106,13 @@ class Factorisation(Rewrite):
         """
         return None
 
-    def carry(
-        self, modules: Mapping[str, nn.Module], replacement: Replacement, moments: Moments | None = None
-    ) -> Weights:
+    def carry(self, modules: Modules, replacement: Replacement, moments: Moments | None = None) -> Weights:
         from archcost.rewriting.carry import factored
 
         return {replacement.name: factored(self, modules[replacement.name], replacement, moments)}
 
 
-def own_weights(module: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
+def own_weights(module: Any) -> tuple[Tensor, Tensor | None]:
     """Weight and bias of a convolution as they are, in float64."""
     bias = module.bias
     return module.weight.detach().double(), None if bias is None else bias.detach().double()

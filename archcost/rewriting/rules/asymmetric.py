@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from functools import partial
 from itertools import combinations
 from math import prod
 from typing import Any
@@ -164,11 +163,7 @@ def _full(spec: ConvSpec, axes: tuple[int, ...]) -> int:
 
 def _fitting(spec: ConvSpec, axes: tuple[int, ...], ratio: float) -> int:
     """The rank with so many times the MACs."""
-    return rank_for(partial(_macs, spec, axes), ratio * spec.macs, _full(spec, axes))
-
-
-def _macs(spec: ConvSpec, axes: tuple[int, ...], rank: int) -> int:
-    return chain_macs(_chain(spec, rank, axes))
+    return rank_for(lambda rank: _chain(spec, rank, axes), ratio * spec.macs, _full(spec, axes))
 
 
 def _chain(spec: ConvSpec, rank: int, axes: tuple[int, ...]) -> Chain:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from math import prod, sqrt
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from archcost.errors import RewriteError
 from archcost.merging.chain import Chain, Conv
@@ -109,9 +109,7 @@ class Bottleneck(Linear):
         half = (front * ins * ins + back * outs * outs) / (2 * k * ins * outs)
         return sqrt(half * half + 1) - half
 
-    def factors(
-        self, kernel: torch.Tensor, replacement: Replacement, moments: Moments | None
-    ) -> list[torch.Tensor]:
+    def factors(self, kernel: Tensor, replacement: Replacement, moments: Moments | None) -> list[Tensor]:
         """Of one rank the SVD; of two Tucker-2 (Kim et al., ICLR 2016) by alternating SVDs.
 
         Under the covariance of the patches "out" is the reduced-rank regression, the best there is.
@@ -137,9 +135,7 @@ def _ranks_of(specs: list[ConvSpec]) -> tuple[int | None, int | None]:
     return front, back
 
 
-def narrowed(
-    kernel: torch.Tensor, front: int | None, back: int | None, moments: Moments | None
-) -> list[torch.Tensor]:
+def narrowed(kernel: Tensor, front: int | None, back: int | None, moments: Moments | None) -> list[Tensor]:
     """A kernel behind ``front`` channels and in front of ``back``, each None where it is not reduced.
 
     Args:
@@ -207,7 +203,9 @@ def _fitting(spec: ConvSpec, form: str, ratio: float) -> tuple[int, int]:
     """The channels in front and behind with so many times the MACs; all, on a side that is not reduced."""
     ins, outs = _full(spec, form)
     most = {"both": min(ins, outs), "in": ins, "out": outs}[form]
-    share = rank_for(partial(_macs, spec, form), ratio * spec.macs, most)
+    share = rank_for(
+        lambda share: bottleneck_chain(spec, *_ranks(spec, form, share), form), ratio * spec.macs, most
+    )
     return _ranks(spec, form, share)
 
 
@@ -217,10 +215,6 @@ def _ranks(spec: ConvSpec, form: str, share: int) -> tuple[int, int]:
     if form != "both":
         return (share, outs) if form == "in" else (ins, share)
     return share * ins // min(ins, outs), share * outs // min(ins, outs)
-
-
-def _macs(spec: ConvSpec, form: str, share: int) -> int:
-    return chain_macs(bottleneck_chain(spec, *_ranks(spec, form, share), form))
 
 
 def _pointwise(spec: ConvSpec) -> bool:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import nn
 
 from archcost.errors import ArchcostError, Refusal, RewriteError
 from archcost.latency.convolutions import Task, convolutions_of
@@ -20,7 +19,7 @@ from archcost.latency.store.store import Store
 from archcost.merging.chain import Conv
 from archcost.paths.registry import get
 from archcost.rewriting.replacement import Replacement
-from archcost.rewriting.rule import Options, Rewrite, Weights, own_weights
+from archcost.rewriting.rule import Modules, Options, Rewrite, Weights, own_weights
 from archcost.rewriting.survey.subjects import Subject
 from archcost.rewriting.survey.survey import Survey
 from archcost.weights.moments import Moments
@@ -70,9 +69,7 @@ class Layout(Rewrite):
         conv = Conv(subject.spec, None if path == "native" else path, layout == "channels_last")
         return Replacement({subject.name: (conv,)}, exact=True, note=_note(subject, path, layout))
 
-    def carry(
-        self, modules: Mapping[str, nn.Module], replacement: Replacement, moments: Moments | None = None
-    ) -> Weights:
+    def carry(self, modules: Modules, replacement: Replacement, moments: Moments | None = None) -> Weights:
         return {replacement.name: [own_weights(modules[replacement.name])]}
 
 

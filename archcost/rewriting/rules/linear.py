@@ -135,16 +135,16 @@ def along(spec: ConvSpec, axes: Sequence[int], **changes: Any) -> ConvSpec:
     return replace(spec, **{**parts, **changes})
 
 
-def rank_for(macs_of: Callable[[int], int], macs: float, most: int) -> int:
-    """The largest size from 1 to ``most`` with at most so many MACs; 1 where that has more.
+def rank_for(chain_of: Callable[[int], Chain], macs: float, most: int) -> int:
+    """The largest size from 1 to ``most`` whose chain has at most so many MACs; 1 where that has more.
 
     Args:
-        macs_of: of a size; it rises with it.
+        chain_of: of a size, with which its MACs rise.
     """
     low, high = 1, most
     while low < high:
         middle = (low + high + 1) // 2
-        low, high = (middle, high) if macs_of(middle) <= macs else (low, middle - 1)
+        low, high = (middle, high) if chain_macs(chain_of(middle)) <= macs else (low, middle - 1)
     return low - low % 8 if _FINE_UP_TO <= low < most else low
 
 

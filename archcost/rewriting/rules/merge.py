@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
-from torch import nn
 
 from archcost.errors import Refusal, RewriteError
 from archcost.merging.chain import Chain, Conv
 from archcost.merging.numbers import merged_block, merged_row
 from archcost.rewriting.replacement import Replacement
-from archcost.rewriting.rule import Options, Rewrite, Weights
+from archcost.rewriting.rule import Modules, Options, Rewrite, Weights
 from archcost.rewriting.survey.blocks import MOST_MACS, block_around, read_block
 from archcost.rewriting.survey.rows import Row, norm_before, row_of
 from archcost.rewriting.survey.subjects import Subject
@@ -94,9 +93,7 @@ class Merge(Rewrite):
         note = _NOTE if rows[first].norms(last) else ""
         return Replacement(made | dict.fromkeys(before, ()), exact=True, note=note, before=before)
 
-    def carry(
-        self, modules: Mapping[str, nn.Module], replacement: Replacement, moments: Moments | None = None
-    ) -> Weights:
+    def carry(self, modules: Modules, replacement: Replacement, moments: Moments | None = None) -> Weights:
         conv = next(step for step in replacement.chain if isinstance(step, Conv))
         with torch.no_grad():
             if is_convolution(modules[replacement.name]):

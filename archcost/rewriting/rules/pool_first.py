@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
 
 from archcost.errors import ArchcostError, Refusal, RewriteError
 from archcost.merging.affine import linear
 from archcost.merging.branches import convolution_of
 from archcost.merging.chain import Conv, Kept
 from archcost.rewriting.replacement import Replacement
-from archcost.rewriting.rule import Options, Rewrite, Weights, own_weights
+from archcost.rewriting.rule import Modules, Options, Rewrite, Weights, own_weights
 from archcost.rewriting.survey.behind import Behind, behind
 from archcost.rewriting.survey.pools import pool_of
 from archcost.rewriting.survey.subjects import Subject
@@ -67,9 +66,7 @@ class PoolFirst(Rewrite):
         given = {"how": how, **unknown} if how else unknown
         raise RewriteError(f"{subject.name}: pool_first takes {there} here, not {given}")
 
-    def carry(
-        self, modules: Mapping[str, nn.Module], replacement: Replacement, moments: Moments | None = None
-    ) -> Weights:
+    def carry(self, modules: Modules, replacement: Replacement, moments: Moments | None = None) -> Weights:
         first = replacement.name
         with torch.no_grad():
             chains = replacement.chains.items()

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-import torch
+from torch import Tensor
 
 from archcost.merging.chain import Activation, Chain, Conv
 from archcost.rewriting.replacement import Replacement
@@ -16,7 +16,6 @@ from archcost.rewriting.rules.linear import (
     Linear,
     activated,
     as_weight,
-    chain_macs,
     count,
     depthwise,
     of_group,
@@ -64,9 +63,7 @@ class ReduceFirst(Linear):
 
     def options(self, subject: Subject, ratio: float) -> Iterator[Options]:
         spec = subject.spec
-        rank = rank_for(
-            lambda n: chain_macs(bottleneck_chain(spec, n, n, "in")), ratio * spec.macs, _full(spec)
-        )
+        rank = rank_for(lambda n: bottleneck_chain(spec, n, n, "in"), ratio * spec.macs, _full(spec))
         yield {"channels": rank * spec.groups}
 
     def lossless(self, spec: ConvSpec) -> Iterator[Options]:
@@ -92,9 +89,7 @@ class ReduceFirst(Linear):
         """The channels."""
         return spec.groups * Bottleneck().bound(spec, form="in")
 
-    def factors(
-        self, kernel: torch.Tensor, replacement: Replacement, moments: Moments | None
-    ) -> list[torch.Tensor]:
+    def factors(self, kernel: Tensor, replacement: Replacement, moments: Moments | None) -> list[Tensor]:
         """As those of `bottleneck` in its form "in"."""
         point, wide = (conv.spec for conv in replacement.convs)
         front, behind = narrowed(kernel, point.out_channels // point.groups, None, moments)

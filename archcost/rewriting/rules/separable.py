@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from math import prod
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from archcost.errors import RewriteError
 from archcost.merging.chain import Chain, Conv
@@ -94,9 +94,7 @@ class Separable(Linear):
             return k * outs / (k + back * outs)
         return k * ins / (k + front * ins)
 
-    def factors(
-        self, kernel: torch.Tensor, replacement: Replacement, moments: Moments | None
-    ) -> list[torch.Tensor]:
+    def factors(self, kernel: Tensor, replacement: Replacement, moments: Moments | None) -> list[Tensor]:
         """The SVD of each input channel's (out, taps), or of each output channel's (taps, in).
 
         With moments under the covariance of that channel's taps; or of the taps and of the channels, as if
@@ -119,9 +117,7 @@ class Separable(Linear):
         return kernel.lost(first.out_channels // (groups * ins), (OUT,), apart=(IN,))
 
 
-def _depthwise_first(
-    kernel: torch.Tensor, terms: int, moments: Moments | None
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _depthwise_first(kernel: Tensor, terms: int, moments: Moments | None) -> tuple[Tensor, Tensor]:
     """(groups * in, terms, 1, *k) and (groups, out, in * terms, 1, ...)."""
     groups, outs, ins, *space = kernel.shape
     matrix = kernel.transpose(1, 2).flatten(3)  # (groups, in, out, taps)
@@ -139,9 +135,7 @@ def _depthwise_first(
     return depth, point
 
 
-def _pointwise_first(
-    kernel: torch.Tensor, terms: int, moments: Moments | None
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _pointwise_first(kernel: Tensor, terms: int, moments: Moments | None) -> tuple[Tensor, Tensor]:
     """(groups, out * terms, in, 1, ...) and (groups * out, 1, terms, *k)."""
     groups, outs, ins, *space = kernel.shape
     matrix = kernel.flatten(3).transpose(2, 3)  # (groups, out, taps, in)
@@ -168,11 +162,7 @@ def _full(spec: ConvSpec, order: str) -> int:
 
 def _fitting(spec: ConvSpec, order: str, ratio: float) -> int:
     """The terms with so many times the MACs."""
-    return rank_for(partial(_macs, spec, order), ratio * spec.macs, _full(spec, order))
-
-
-def _macs(spec: ConvSpec, order: str, terms: int) -> int:
-    return chain_macs(_chain(spec, terms, order))
+    return rank_for(lambda terms: _chain(spec, terms, order), ratio * spec.macs, _full(spec, order))
 
 
 def _chain(spec: ConvSpec, terms: int, order: str) -> Chain:

@@ -75,7 +75,7 @@ class SmallKernels(Linear):
         spec = subject.spec
         found: list[Options] = []
         for padding in _PADDINGS if _each(spec) is not None else _PADDINGS[:1]:
-            middle = rank_for(partial(_macs, spec, padding), ratio * spec.macs, exact_middle(spec))
+            middle = rank_for(partial(_chain, spec, padding=padding), ratio * spec.macs, exact_middle(spec))
             extra = {"padding": padding} if padding == "each" else {}
             found.append({"middle": middle * spec.groups, **extra})
         narrow = min(of_group(spec))
@@ -183,10 +183,6 @@ def _chain(spec: ConvSpec, middle: int, padding: str = "first") -> Chain:
         )
         steps.append(Conv(now))
     return tuple(steps)
-
-
-def _macs(spec: ConvSpec, padding: str, middle: int) -> int:
-    return chain_macs(_chain(spec, middle, padding))
 
 
 def _each(spec: ConvSpec) -> list[tuple[int, ...]] | None:
