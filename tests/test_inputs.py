@@ -11,7 +11,8 @@ from torch import nn
 
 import archcost
 from archcost.errors import InputError, ModelError
-from archcost.trace.inputs import IMAGE_SIZES, as_call, as_dtype, guesses, make, map_tensors, on_device
+from archcost.trace.call import Call
+from archcost.trace.inputs import IMAGE_SIZES, as_dtype, guesses, make, map_tensors
 from archcost.trace.modules import walk
 from archcost.trace.run import record
 
@@ -34,17 +35,17 @@ X = torch.rand(2, 3)
     ],
 )
 def test_a_tuple_is_positional_a_dict_keywords_anything_else_one_argument(inputs, args, kwargs):
-    assert as_call(inputs) == (args, kwargs)
+    assert Call.of(inputs) == (args, kwargs)
 
 
 def test_a_namedtuple_is_one_argument():
     point = collections.namedtuple("Point", "x y")(X, X)
-    assert as_call(point) == ((point,), {})
+    assert Call.of(point) == ((point,), {})
 
 
 def test_a_dict_with_other_keys_says_how_to_pass_it():
     with pytest.raises(InputError) as caught:
-        as_call({1: X})
+        Call.of({1: X})
     assert str(caught.value) == (
         "inputs: a dict is keyword arguments, but 1 is no name. To pass the dict itself as the one argument, "
         "put it in a tuple: ({...},)"
@@ -128,12 +129,12 @@ def test_what_holds_no_tensor_is_handed_on_as_it_is():
 
 def test_on_the_same_device_memory_is_shared_but_not_the_tensor():
     x = torch.rand(2, 3, requires_grad=True)
-    first, second = on_device([x, x], "cpu")
+    first, second = Call.of((x, x)).on("cpu").args
     assert first is second
     assert first is not x
     assert first.data_ptr() == x.data_ptr()
     assert first.requires_grad
-    assert not on_device(x * 2, "cpu").requires_grad
+    assert not Call.of(x * 2).on("cpu").args[0].requires_grad
 
 
 # Examples of a size

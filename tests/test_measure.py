@@ -18,6 +18,7 @@ from archcost.latency.store.store import Store
 from archcost.latency.timing.clock import Timing
 from archcost.latency.timing.deadline import Deadline
 from archcost.paths import get
+from archcost.trace.call import Call
 
 NOW = Deadline(float("inf"))
 
@@ -83,7 +84,7 @@ def tasks_and_samples(model=None, x=X):
     model = (model or Net()).eval()
     calls = convolutions_of(archcost.analyze(model, x).trace)
     tasks = list(dict.fromkeys(call.task for call in calls))
-    return calls, samples_of(model, ((x,), {}), tasks)
+    return calls, samples_of(model, Call((x,), {}), tasks)
 
 
 def test_every_convolution_of_a_pass_is_found_with_its_module():
@@ -122,7 +123,7 @@ def test_the_model_is_as_it_was_also_after_an_exception():
     before = {name: value.clone() for name, value in model.state_dict().items()}
     calls = convolutions_of(archcost.analyze(Net(), X).trace)
     with pytest.raises(ModelError, match="RuntimeError: no more"):
-        samples_of(model, ((X,), {}), [calls[0].task])
+        samples_of(model, Call((X,), {}), [calls[0].task])
     assert model.training
     assert not hasattr(model, "left")
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

@@ -17,6 +17,7 @@ from archcost.latency.store.store import Store
 from archcost.latency.timing import clock, context
 from archcost.latency.timing.deadline import Deadline, TooLittleTime
 from archcost.paths import accuracy, available, get
+from archcost.trace.call import Call
 
 X = torch.rand(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -127,7 +128,7 @@ def reached(samples, seconds, store=None):
 
 def test_a_warm_store_reaches_no_fewer_layers(machine):
     calls = convolutions_of(archcost.analyze(Net(), X).trace)
-    samples = samples_of(Net().eval(), ((X,), {}), [one.task for one in calls])
+    samples = samples_of(Net().eval(), Call((X,), {}), [one.task for one in calls])
     cold = len(reached(samples, 40.0))
     assert 0 < cold < len(samples)
     with Store(":memory:") as store:
@@ -138,7 +139,7 @@ def test_a_warm_store_reaches_no_fewer_layers(machine):
 
 def test_what_was_disturbed_is_measured_again_and_what_is_good_is_not(machine):
     calls = convolutions_of(archcost.analyze(Net(), X).trace)
-    samples = samples_of(Net().eval(), ((X,), {}), [one.task for one in calls])
+    samples = samples_of(Net().eval(), Call((X,), {}), [one.task for one in calls])
     first, *others = samples
     with Store(":memory:") as store:
         reached({first: samples[first]}, 500.0, store)

@@ -21,10 +21,10 @@ from archcost.merging.chain import Kept
 from archcost.nn.path_conv import PathConv
 from archcost.rewriting import Plan, available, get
 from archcost.rewriting.plan.building import built
-from archcost.rewriting.rules.layout import NOT_MEASURED, Layout, looking_in
+from archcost.rewriting.rules.layout import NOT_MEASURED, Layout
 from archcost.rewriting.rules.merge import Merge
 from archcost.rewriting.rules.pool_first import PoolFirst
-from archcost.rewriting.survey.subjects import subjects_of
+from archcost.rewriting.survey.survey import survey_of
 from archcost.surgery.exchange import replace
 
 CONVS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -51,10 +51,10 @@ def randomised(model, seed=0):
     return model.eval()
 
 
-def subjects(model, *sizes, channels=3):
+def subjects(model, *sizes, channels=3, store=None):
     x = torch.zeros(2, channels, *sizes, dtype=next(model.parameters()).dtype)
     analysis = archcost.analyze(model, x)
-    return {one.name: one for one in subjects_of(model, analysis.trace, analysis.costs)}
+    return survey_of(analysis, store=store).subjects
 
 
 def applied(model, rule, replacements):
@@ -891,16 +891,15 @@ def measured(subject, path, layout, milliseconds, error=1e-7, spread=1e-6, sampl
 def layer():
     model = nn.Sequential(conv(8, 8, 3, padding=1)).eval()
     store = Store(":memory:")
-    return model, subjects(model, 9, 9, channels=8)["0"], store
+    return model, subjects(model, 9, 9, channels=8, store=store)["0"], store
 
 
 def test_without_measurements_nothing_is_proposed(layer, tmp_path, monkeypatch):
-    _, subject, store = layer
-    with looking_in(store):
-        assert Layout().refusal(subject) == NOT_MEASURED
-        assert list(Layout().options(subject, 0.5)) == []
-    monkeypatch.setenv("ARCHCOST_STORE", str(tmp_path / "none.sqlite"))
+    model, subject, _ = layer
     assert Layout().refusal(subject) == NOT_MEASURED
+    assert list(Layout().options(subject, 0.5)) == []
+    monkeypatch.setenv("ARCHCOST_STORE", str(tmp_path / "none.sqlite"))
+    assert Layout().refusal(subjects(model, 9, 9, channels=8)["0"]) == NOT_MEASURED
     assert not list(tmp_path.iterdir())  # looking makes no file
 
 
@@ -914,12 +913,11 @@ def test_what_was_measured_to_be_faster_is_proposed(layer):
     store.put_many(measured(subject, *one) for one in times)
     store.put(measured(subject, "fft-8", "contiguous", 0.5, error=1e-3))  # not exact enough
     store.put(measured(subject, "im2col", "channels_last", 0.7))  # on an input that it would not get
-    with looking_in(store):
-        assert list(Layout().options(subject, 0.5)) == [
-            {"path": "winograd-2", "layout": "contiguous"},
-            {"path": "native", "layout": "channels_last"},
-        ]
-        made = [Layout().replacement(subject, **one) for one in Layout().options(subject, 0.5)]
+    assert list(Layout().options(subject, 0.5)) == [
+        {"path": "winograd-2", "layout": "contiguous"},
+        {"path": "native", "layout": "channels_last"},
+    ]
+    made = [Layout().replacement(subject, **one) for one in Layout().options(subject, 0.5)]
     assert "2 ms before, 1 ms after" in made[0].note
     assert "relative error 1e-07" in made[0].note
     paths = [(one.convs[0].path, one.convs[0].channels_last) for one in made]
@@ -946,9 +944,8 @@ def test_what_is_slower_or_within_the_noise_is_not_proposed(layer, rival):
     _, subject, store = layer
     store.put(measured(subject, "native", "contiguous", 2.0))
     store.put(measured(subject, "winograd-2", "contiguous", **rival))
-    with looking_in(store):
-        words = "no path was measured here to be faster than PyTorch's, beyond the noise"
-        assert Layout().refusal(subject) == words
+    words = "no path was measured here to be faster than PyTorch's, beyond the noise"
+    assert Layout().refusal(subject) == words
 
 
 def test_paths_and_layouts_that_cannot_be_are_refused(layer):

@@ -9,8 +9,7 @@ from torch.nn import functional as F
 
 from archcost.errors import InputError, RewriteError
 from archcost.nn.path_conv import PathConv
-from archcost.weights.moments import collect
-from archcost.weights.refit import mean_shift, refit
+from archcost.weights.refit import refit
 
 
 @pytest.fixture(autouse=True)
@@ -247,17 +246,6 @@ def test_a_fit_that_does_not_help_what_is_kept_aside_is_not_taken():
     assert torch.equal(rewritten.conv.weight, torch.zeros_like(conv.weight))
 
 
-def test_mean_shift_changes_biases_alone():
-    original, rewritten = pair()
-    before = copy.deepcopy(rewritten.state_dict())
-    with torch.no_grad():
-        rewritten.second[1].bias += 1
-    found = mean_shift(original, rewritten, ["second"], [images(8)] * 4)["second"]
-    assert found.kept == "bias"
-    assert found.after < 0.5 * found.before
-    assert torch.equal(rewritten.second[1].weight, before["second.1.weight"])
-
-
 @pytest.mark.parametrize("groups", [2, 8])
 def test_groups_are_fitted_apart(groups):
     original = nn.Sequential(nn.Conv2d(6, 8, 1), nn.Conv2d(8, 8, 3, padding=1, groups=groups))
@@ -310,33 +298,6 @@ def test_one_input_at_a_time_will_do():
     assert found.after < found.before
     many = refit(*pair(), ["first"], [images(1) for _ in range(12)])["first"]
     assert many.positions == 9 * 144
-
-
-def test_factors_under_the_covariance_then_the_refit_beat_the_weights_alone():
-    original, rewritten = pair(rank=3)
-    batches = [images(16) for _ in range(4)]
-    seen = []
-
-    def under(name, moments):
-        seen.append((name, moments.count))
-        layer = getattr(original, name)
-        weight = layer.weight.detach().double().flatten(1)
-        root = torch.linalg.cholesky(moments.covariance[0] + 1e-6 * torch.eye(weight.shape[1]))
-        u = torch.linalg.svd(weight @ root, full_matrices=False)[0]
-        first = u[:, :3].T @ weight
-        return [(first.reshape(3, -1, 3, 3), None), (u[:, :3, None, None], layer.bias.detach())]
-
-    plain, weights_alone, fresh = copy.deepcopy(rewritten), copy.deepcopy(rewritten), images(32)
-    refit(original, plain, NAMES, batches)
-    refit(original, rewritten, NAMES, batches, refactor=under)
-    assert [name for name, _ in seen] == ["first", "second", "third"]
-    assert seen[0][1] == collect(original, ["first"], batches)["first"].count
-    with torch.no_grad():
-        exact = original.eval()(fresh)
-        blind = relative(weights_alone.eval()(fresh), exact)
-        both = relative(rewritten.eval()(fresh), exact)
-        assert both < relative(plain.eval()(fresh), exact)
-        assert both < 0.8 * blind
 
 
 def test_batches_that_can_be_gone_through_only_once_are_refused():

@@ -17,7 +17,8 @@ from archcost.merging.compose import composed
 from archcost.rewriting.plan.building import built
 from archcost.rewriting.rule import available, get
 from archcost.rewriting.rules.stacking import stages
-from archcost.rewriting.survey.subjects import Subject, subjects_of
+from archcost.rewriting.survey.subjects import Subject
+from archcost.rewriting.survey.survey import survey_of
 from archcost.weights.moments import Moments
 
 FACTORING = ["small_kernels", "asymmetric", "bottleneck", "separable"]
@@ -564,7 +565,7 @@ class Block(nn.Module):
 
 def subjects(model, *shape):
     analysis = archcost.analyze(model, input_size=shape)
-    return {one.name: one for one in subjects_of(model, analysis.trace, analysis.costs)}
+    return survey_of(analysis).subjects
 
 
 def test_a_branch_beside_others_is_reduced_first_and_what_feeds_alone_is_not():

@@ -10,13 +10,13 @@ import archcost
 from archcost.merging.chain import Activation, Conv, Kept, chain_field, chained, resized
 from archcost.rewriting.plan.building import built
 from archcost.rewriting.replacement import Replacement
-from archcost.rewriting.survey.subjects import subjects_of
+from archcost.rewriting.survey.survey import survey_of
 from archcost.spec import ConvSpec
 
 
 def subjects(model, inputs):
     analysis = archcost.analyze(model, inputs)
-    return {one.name: one for one in subjects_of(model, analysis.trace, analysis.costs)}
+    return survey_of(analysis).subjects
 
 
 class Twice(nn.Module):
@@ -36,7 +36,7 @@ def test_every_convolution_of_a_network_is_one_with_its_macs(name):
     with torch.device("meta"):
         model = getattr(torchvision.models, name)(weights=None).eval()
     analysis = archcost.analyze(model, input_size=(2, 3, 96, 96))
-    found = subjects_of(model, analysis.trace, analysis.costs)
+    found = survey_of(analysis)
     rows = {row.name: row for row in analysis.layers if row.type_name == "Conv2d"}
     assert {one.name for one in found} == set(rows)
     for one in found:
@@ -100,7 +100,7 @@ class Borrowed(nn.Module):
     ],
 )
 def test_a_reason_is_given(model, name, words):
-    assert words in subjects(model.eval(), torch.rand(1, 3, 64, 64))[name].refusal
+    assert words in subjects(model.eval(), torch.rand(1, 3, 64, 64))[name].refusal.reason
 
 
 def test_same_padding_of_stride_one_is_known_exactly():

@@ -16,11 +16,12 @@ from archcost.rewriting.carry import errors_of_factors, factored, kernel_error, 
 from archcost.rewriting.plan.building import built
 from archcost.rewriting.replacement import Replacement
 from archcost.rewriting.rule import Factorisation, get
-from archcost.rewriting.survey.subjects import Subject, subjects_of
+from archcost.rewriting.survey.subjects import Subject
+from archcost.rewriting.survey.survey import survey_of
 from archcost.spec import ConvSpec
 from archcost.weights.alternating import _Chain, _steps, refined
 from archcost.weights.biases import evened
-from archcost.weights.moments import collect, covariance_bytes, stream
+from archcost.weights.moments import collect, covariance_bytes
 from archcost.weights.quadratic import normal
 
 
@@ -370,7 +371,7 @@ def test_the_error_that_is_said_is_no_less_than_what_carrying_comes_to(size):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(size, size, 3, padding=1))
     analysis = archcost.analyze(model, torch.randn(1, size, 6, 6))
-    (subject,) = subjects_of(model, analysis.trace, analysis.costs)
+    (subject,) = survey_of(analysis)
     for name in ("asymmetric", "separable", "bottleneck"):
         rule = get(name)
         replacement = rule.replacement(subject, **next(iter(rule.options(subject, 0.4))))
@@ -602,7 +603,7 @@ def test_covariances_are_held_as_far_as_the_limit_goes():
     passes = []
     model[0].register_forward_hook(lambda *_: passes.append(1))
     names = ["2", "0", "1"]
-    assert [name for name, _ in stream(model, names, x, limit=2 * size)] == names
+    assert list(collect(model, names, x, limit=2 * size)) == names
     assert len(passes) == 2
     with pytest.raises(RewriteError, match="more than the limit"):
         collect(model, ["0"], x, limit=size - 1)

@@ -14,7 +14,7 @@ import archcost
 from archcost.errors import RewriteError
 from archcost.nn import adapters
 from archcost.nn.like import ConvLike
-from archcost.rewriting.survey.subjects import subjects_of
+from archcost.rewriting.survey.survey import survey_of
 from archcost.surgery.elsewhere import used_elsewhere
 from archcost.surgery.sites import sites
 
@@ -411,8 +411,8 @@ def test_padding_that_depends_on_the_size_is_said():
     assert reason(model) is None
     for size, words in ((499, None), (501, "it pads otherwise than for inputs of other sizes")):
         analysis = archcost.analyze(model, input_size=(1, 4, 9, size))
-        (subject,) = subjects_of(model, analysis.trace, analysis.costs)
-        assert subject.refusal == words
+        (subject,) = survey_of(analysis)
+        assert words == (subject.refusal and subject.refusal.reason)
 
 
 def test_what_was_read_of_a_layer_is_read_anew_when_it_has_changed():

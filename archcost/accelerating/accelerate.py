@@ -26,9 +26,10 @@ from archcost.latency.timing.settings import settings
 from archcost.models.specs import load
 from archcost.progress import Progress
 from archcost.surgery.copying import copied
-from archcost.surgery.outputs import state_kept, tensors_in
+from archcost.surgery.outputs import state_kept
+from archcost.trace.call import like_traced
 from archcost.trace.hints import traced
-from archcost.trace.inputs import like_traced
+from archcost.trace.inputs import tensors_in
 from archcost.trace.modules import as_written, check_model, check_values
 
 __all__ = ["accelerate"]

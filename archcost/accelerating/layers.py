@@ -20,9 +20,10 @@ from archcost.nn.like import ConvLike
 from archcost.paths.accuracy import exact_convolution
 from archcost.paths.epilogue import Epilogue
 from archcost.spec import ConvSpec
-from archcost.surgery.checking import Recorded, record_inputs
+from archcost.surgery.checking import record_inputs
 from archcost.surgery.refusals import hooks_of
 from archcost.surgery.sites import sites
+from archcost.trace.call import Call
 from archcost.trace.graph import Op, Trace
 
 __all__ = ["Clamp", "Kept", "Layer", "Task", "layers_of"]
@@ -143,7 +144,7 @@ def _layer(
     trace: Trace,
     name: str,
     module: nn.Module,
-    given: Recorded | None,
+    given: Call | None,
     ops: list[Op],
     known: dict[str, Chain],
     step: Step | None,

@@ -16,7 +16,7 @@ from archcost.accelerating.preparing import Asked
 from archcost.latency.store.fingerprint import fingerprint
 from archcost.paths.likely import without_kernel
 from archcost.paths.registry import get
-from archcost.surgery.outputs import tensors_in
+from archcost.trace.inputs import tensors_in
 
 __all__ = ["report", "unchanged"]
 

@@ -25,7 +25,6 @@ from archcost.report.text import visible
 from archcost.report.units import count_text
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
     from archcost.analysis.analysis import Analysis
@@ -143,6 +142,7 @@ def crosscheck(
     from archcost.analysis.analysis import analyze
     from archcost.models.specs import load
     from archcost.progress import Progress
+    from archcost.trace.call import Call, like_traced
     from archcost.trace.failure import first_sentences
     from archcost.trace.inputs import floating
     from archcost.trace.modules import check_model, walk
@@ -166,9 +166,10 @@ def crosscheck(
     with Progress(2 + len(steps), "crosscheck: archcost") as bar:
         analysis = analyze(model, inputs, input_size=input_size, dtype=dtype, progress=False)
         bar.step(label="crosscheck: archcost, run for real")
-        args, kwargs = _real_inputs(analysis, inputs, device)
+        given = like_traced(analysis.trace) if inputs is None else Call.of(inputs)
+        call = given.mapped(lambda tensor: tensor.to(device))
         # The witnesses run for real, where a layer may be another operator than on `meta`.
-        real = analyze(model, _as_inputs(args, kwargs), device=device, progress=False)
+        real = analyze(model, call, device=device, progress=False)
         own, on_meta = _own_macs(real), _own_macs(analysis)
         totals["archcost, run for real"] = real.total.macs
         differences += _self_differences(on_meta, own, analysis)
@@ -176,9 +177,9 @@ def crosscheck(
             bar.step(label=f"crosscheck: {witness}")
             try:
                 with Untouched(walk(model)) as guard, _silent():
-                    for tensor in (*tensors, *_tensors_of((args, kwargs))):
+                    for tensor in (*tensors, *call.tensors):
                         guard.keep(tensor.untyped_storage())
-                    counts = run(model, args, kwargs)
+                    counts = run(model, *call)
             except Exception as error:
                 failures[witness] = (
                     f"{type(error).__name__}: {first_sentences(' '.join(str(error).split()), 200)}"
@@ -189,38 +190,6 @@ def crosscheck(
     return CrossCheck(
         name or analysis.name, analysis.total.macs, totals, failures, tuple(differences), len(own)
     )
-
-
-def _real_inputs(analysis: Analysis, inputs: Any, device: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The user's inputs, or such as the analysis made, as real tensors on ``device``."""
-    from archcost.trace.graph import TensorRef
-    from archcost.trace.inputs import as_call, example, map_tensors
-
-    if inputs is not None:
-        return map_tensors(as_call(inputs), lambda tensor: tensor.to(device))
-
-    def real(value: Any) -> Any:
-        if isinstance(value, TensorRef):
-            return example(value.shape, value.dtype, device)
-        if isinstance(value, dict):
-            return {key: real(item) for key, item in value.items()}
-        return [real(item) for item in value] if isinstance(value, (list, tuple)) else value
-
-    args, kwargs = analysis.trace.inputs
-    return tuple(real(arg) for arg in args), real(kwargs)
-
-
-def _as_inputs(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """One value for `analyze`, which takes positional or keyword arguments."""
-    return kwargs if kwargs and not args else args
-
-
-def _tensors_of(value: Any) -> list[torch.Tensor]:
-    from archcost.trace.inputs import map_tensors
-
-    found: list[torch.Tensor] = []
-    map_tensors(value, found.append)
-    return found
 
 
 def _self_differences(
@@ -257,8 +226,10 @@ def _silent() -> Iterator[None]:
 
 
 def _own_macs(analysis: Analysis) -> dict[str, Counter[str]]:
+    from archcost.trace.dataflow import first_names
+
     own: dict[str, Counter[str]] = {}
-    first = {alias: info.name for info in analysis.trace.modules.values() for alias in info.aliases}
+    first = first_names(analysis.trace)
     for cost in analysis.operations:
         module = _registered(first.get(cost.module, cost.module))
         own.setdefault(module, Counter())[cost.op.base] += cost.macs or 0

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from archcost.analysis.analysis import Analysis
     from archcost.fields.effective import EffectiveField
     from archcost.fields.witness import Claim
+    from archcost.trace.call import Call
+    from archcost.trace.graph import TensorRef
 
 __all__ = ["effective_field"]
 
@@ -62,7 +64,7 @@ def effective_field(
     """
     from archcost.analysis.analysis import Analysis, analyze
     from archcost.fields.effective import check_share, measure
-    from archcost.trace.inputs import as_call
+    from archcost.trace.call import Call
     from archcost.trace.modules import as_written
 
     check_share(share)
@@ -78,7 +80,7 @@ def effective_field(
     analysis = _in_eval_mode(analysis, source)
     claim = _chosen(analysis, source, layer, position, call, of)
     if inputs is not None:
-        passes = [as_call(inputs)]
+        passes = [Call.of(inputs)]
         _check_size(passes[0], claim)
     else:
         passes = _drawn(analysis, samples, seed)
@@ -88,19 +90,19 @@ def effective_field(
 def _in_eval_mode(analysis: Analysis, source: nn.Module) -> Analysis:
     """The same of the model in eval mode, in which the field is measured: its field on paper may differ."""
     from archcost.analysis.analysis import analyze
-    from archcost.trace.inputs import like_traced
+    from archcost.trace.call import like_traced
     from archcost.trace.modules import walk
     from archcost.trace.state import Untouched
 
     if not any(module.training for module in analysis.trace.modules.values()):
         return analysis
-    args, kwargs = like_traced(analysis.trace)
+    call = like_traced(analysis.trace)
     with Untouched(walk(source)):
         try:
             source.eval()
         except NotImplementedError:  # an exported module has but one mode
             return analysis
-        return analyze(source, kwargs or args, progress=False)
+        return analyze(source, call, progress=False)
 
 
 def _chosen(
@@ -132,13 +134,12 @@ def _chosen(
     return claim
 
 
-def _check_size(call: Any, claim: Claim) -> None:
-    from archcost.trace.inputs import check_tensors, map_tensors
+def _check_size(call: Call, claim: Claim) -> None:
+    from archcost.trace.inputs import check_tensors
 
     check_tensors(call)
     field, dims = claim.field, claim.dims
-    tensors: list[Any] = []
-    map_tensors(call, tensors.append)
+    tensors = call.tensors
     shape = tuple(tensors[field.input_index].shape) if len(tensors) > field.input_index else ()
     fits = len(shape) > max(dims) and tuple(shape[d] for d in dims) == field.input_size
     if not fits:
@@ -149,24 +150,18 @@ def _check_size(call: Any, claim: Claim) -> None:
         )
 
 
-def _drawn(analysis: Analysis, samples: int, seed: int) -> list[Any]:
+def _drawn(analysis: Analysis, samples: int, seed: int) -> list[Call]:
     """Calls of the shapes that were traced: standard normal numbers, zeros for whole ones."""
     import torch
 
-    from archcost.trace.graph import TensorRef
+    from archcost.trace.call import like_traced
 
     generator = torch.Generator().manual_seed(seed)
 
-    def draw(value: Any) -> Any:
-        if isinstance(value, TensorRef):
-            if value.dtype.is_floating_point or value.dtype.is_complex:
-                kind = torch.complex64 if value.dtype.is_complex else torch.float32
-                return torch.randn(value.shape, generator=generator, dtype=kind).to(value.dtype)
-            return torch.zeros(value.shape, dtype=value.dtype)
-        if isinstance(value, (tuple, list)):
-            return type(value)(map(draw, value))
-        if isinstance(value, dict):
-            return {key: draw(item) for key, item in value.items()}
-        return value
+    def drawn(ref: TensorRef) -> torch.Tensor:
+        if ref.dtype.is_floating_point or ref.dtype.is_complex:
+            kind = torch.complex64 if ref.dtype.is_complex else torch.float32
+            return torch.randn(ref.shape, generator=generator, dtype=kind).to(ref.dtype)
+        return torch.zeros(ref.shape, dtype=ref.dtype)
 
-    return [draw(analysis.trace.inputs) for _ in range(samples)]
+    return [like_traced(analysis.trace, drawn) for _ in range(samples)]

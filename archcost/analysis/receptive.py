@@ -79,10 +79,10 @@ def verify_fields(
 ) -> list[Witness]:
     """The same of several fields, for which the model is copied only once."""
     from archcost.fields.witness import bear_witness
-    from archcost.trace.inputs import as_call, like_traced
+    from archcost.trace.call import Call, like_traced
     from archcost.trace.modules import as_written
 
-    args, kwargs = as_call(inputs) if inputs is not None else like_traced(analysis.trace)
+    args, kwargs = Call.of(inputs) if inputs is not None else like_traced(analysis.trace)
     model = as_written(analysis.model)
     return bear_witness(model, args, kwargs, [analysis.fields.claim(field, call, model) for field in fields])
 

@@ -18,7 +18,8 @@ from archcost.fields.field import ReceptiveField, Window
 from archcost.fields.witness import Claim
 from archcost.report.document import Asked, Column, Document, Table
 from archcost.report.result import Result
-from archcost.trace.inputs import map_tensors
+from archcost.trace.call import Call
+from archcost.trace.inputs import map_tensors, tensors_in
 from archcost.trace.modules import is_training, walk
 from archcost.trace.state import Untouched
 
@@ -136,7 +137,7 @@ def check_share(share: float) -> None:
 
 def measure(
     model: nn.Module,
-    passes: list[tuple[tuple[Any, ...], dict[str, Any]]],
+    passes: list[Call],
     claim: Claim,
     *,
     share: float,
@@ -199,9 +200,7 @@ def _copied(model: nn.Module, device: torch.device | str | None) -> Iterator[nn.
         yield twin
 
 
-def _prepared(
-    twin: nn.Module, call: tuple[tuple[Any, ...], dict[str, Any]], field: ReceptiveField
-) -> tuple[Any, torch.Tensor]:
+def _prepared(twin: nn.Module, call: Call, field: ReceptiveField) -> tuple[Any, torch.Tensor]:
     """The call on the copy's device, half precision as float32, and the leaf that its input comes from."""
     home = next(iter([*twin.parameters(), *twin.buffers()]), torch.empty(0)).device
     leaves: list[torch.Tensor] = []
@@ -237,7 +236,7 @@ def _picked(twin: nn.Module, given: Any, claim: Claim, name: str) -> torch.Tenso
         nonlocal calls
         calls += 1
         if calls == wanted.call + 1:
-            map_tensors(result, found.append)
+            found.extend(tensors_in(result))
             raise _Reached
 
     handle = twin.get_submodule(claim.field.layer).register_forward_hook(keep)

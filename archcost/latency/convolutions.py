@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from archcost.errors import ArchcostError, ModelError
 from archcost.spec import ConvSpec
+from archcost.trace.call import Call
 from archcost.trace.graph import Op, Trace
-from archcost.trace.inputs import map_tensors
 from archcost.trace.modules import walk
 from archcost.trace.state import Untouched, deeper_recursion
 
@@ -81,9 +81,7 @@ def convolutions_of(trace: Trace) -> tuple[ConvCall, ...]:
     return tuple(found)
 
 
-def samples_of(
-    model: nn.Module, inputs: tuple[tuple[Any, ...], dict[str, Any]], tasks: Sequence[Task]
-) -> dict[Task, Sample]:
+def samples_of(model: nn.Module, call: Call, tasks: Sequence[Task]) -> dict[Task, Sample]:
     """Input, weight and bias of the first convolution of each task, from one pass of the model as it is.
 
     The model, its buffers, the random states and the inputs stay as they were.
@@ -113,12 +111,7 @@ def samples_of(
             return func(*args, **(kwargs or {}))
 
     tree = walk(model)
-    made: dict[int, torch.Tensor] = {}
-
-    def copied(tensor: torch.Tensor) -> torch.Tensor:
-        return made.setdefault(id(tensor), tensor.detach().clone())
-
-    args, kwargs = map_tensors(inputs, copied)
+    args, kwargs = call.cloned()
     with ExitStack() as stack:
         untouched = stack.enter_context(Untouched(tree))
         for module in tree.modules.values():

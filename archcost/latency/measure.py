@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from archcost.latency.prediction.roofline import Roofline
     from archcost.latency.store.store import Store
     from archcost.latency.timing.parts import InContext
+    from archcost.trace.call import Call
 
 __all__ = ["Measured", "MeasuringInterrupted", "measure"]
 
@@ -33,7 +34,6 @@ _FEWEST_IN_CONTEXT = 0.5
 _ROOFLINE, _MOST_ROOFLINE = 0.05, 2.0
 _PREDICTIONS, _MOST_PREDICTIONS = 0.1, 10.0
 
-Call = tuple[tuple[Any, ...], dict[str, Any]]
 Paths = Sequence[str] | Literal["all"] | None
 
 
@@ -143,9 +143,8 @@ class _Run:
             if in_context:
                 most = min(_IN_CONTEXT * self.seconds, _MOST_IN_CONTEXT)
                 latest = self.deadline.within(_FEWEST_IN_CONTEXT * self.seconds)
-                args, kwargs = self.call
                 try:
-                    self.context = time_in_context(self.model, kwargs or args, seconds=most, deadline=latest)
+                    self.context = time_in_context(self.model, self.call, seconds=most, deadline=latest)
                 except TooLittleTime as error:
                     self.notes.append(f"the model was not timed in context: {error}; give more seconds")
                 bar.step(label="convolutions on their paths")
@@ -209,7 +208,7 @@ def _prepared(
     model: nn.Module | str | Analysis, inputs: Any, batch: int | None, input_size: Any, progress: bool | None
 ) -> tuple[Analysis, nn.Module, Call]:
     """The analysis of the very call that is to be measured, the model, and that call's arguments."""
-    from archcost.trace.inputs import as_call, like_traced, on_device
+    from archcost.trace.call import Call, like_traced
 
     if isinstance(model, Analysis):
         if input_size is not None:
@@ -220,22 +219,18 @@ def _prepared(
     else:
         analysis = analyze(model, inputs, input_size=input_size, progress=progress)
     source = analysis.model
-    call = as_call(inputs) if inputs is not None else like_traced(analysis.trace)
+    call = Call.of(inputs) if inputs is not None else like_traced(analysis.trace)
     if batch is not None:
         call = _with_batch(call, batch)
-        args, kwargs = call
-        analysis = replace(analyze(source, kwargs or args, progress=progress), name=analysis.name)
-    return analysis, source, on_device(call, _device_of(source))
+        analysis = replace(analyze(source, call, progress=progress), name=analysis.name)
+    return analysis, source, call.on(_device_of(source))
 
 
 def _with_batch(call: Call, batch: int) -> Call:
     """Every tensor that has the first one's first axis, repeated or cut along it."""
     import torch
 
-    from archcost.trace.inputs import map_tensors
-
-    sizes: list[int] = []
-    map_tensors(call, lambda tensor: sizes.append(tensor.shape[0] if tensor.dim() else 0))
+    sizes = [tensor.shape[0] if tensor.dim() else 0 for tensor in call.tensors]
     if not sizes or not sizes[0]:
         raise InputError("measure: batch needs an input with a first axis; give inputs of that batch")
 
@@ -244,7 +239,7 @@ def _with_batch(call: Call, batch: int) -> Call:
             return tensor
         return tensor.detach()[torch.arange(batch, device=tensor.device) % sizes[0]]
 
-    return map_tensors(call, change)
+    return call.mapped(change)
 
 
 def _device_of(model: nn.Module) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from archcost.errors import RewriteError
+from archcost.errors import Refusal, RewriteError
 from archcost.merging.compose import composed, dense
 from archcost.spec import ConvSpec
 
@@ -80,7 +80,7 @@ class Linear:
             bias = self.kernel.new_zeros(self.out_channels)
         return self.kernel[taken].contiguous(), bias if self.shifted else None
 
-    def convolved(self, spec: ConvSpec, weights: Weights | None = None) -> Linear | str:
+    def convolved(self, spec: ConvSpec, weights: Weights | None = None) -> Linear | Refusal:
         """What follows after a convolution of this; or why a single one does not do that.
 
         Padding lies around what the first one gave: only where that is pointwise and adds nothing is it
@@ -89,17 +89,19 @@ class Linear:
         then = linear(spec, weights)
         pointwise = not self.padded and all(o == (0,) for o in self.offsets)
         if then.padded and not pointwise:
-            return (
+            return Refusal(
                 "pads what the layer before it gave, which sees neighbours: at the border that is no single "
                 "convolution"
             )
         if then.padded and then.mode == "zeros" and self.shifted:
-            return (
+            return Refusal(
                 "pads with zeros what the layer before it gave, where that layer adds a bias: at the border "
                 "that is no single convolution"
             )
         if then.padded and then.mode != "zeros" and max(self.stride) > 1:
-            return f"pads by {then.mode} what a strided layer gave, which is not how the input goes on"
+            return Refusal(
+                f"pads by {then.mode} what a strided layer gave, which is not how the input goes on"
+            )
         groups = gcd(self.groups, then.groups)
         pairs = list(zip(self.offsets, then.offsets, self.stride, strict=True))
         axes = zip(self.surplus, then.surplus, self.stride, strict=True)
@@ -140,17 +142,17 @@ class Linear:
             made, kernel=self.kernel * scale.reshape(-1, *(1,) * (self.kernel.dim() - 1)), bias=bias
         )
 
-    def plus(self, other: Linear) -> Linear | str:
+    def plus(self, other: Linear) -> Linear | Refusal:
         """The sum of both; or why it is no single convolution of the input."""
         if (self.stride, self.surplus) != (other.stride, other.surplus):
-            return (
+            return Refusal(
                 f"adds branches whose padding or stride does not align: {_said(self)} and {_said(other)} lie "
                 f"differently over the input"
             )
         if self.padded and other.padded and self.mode != other.mode:
-            return f"adds branches that pad by {self.mode} and by {other.mode}"
+            return Refusal(f"adds branches that pad by {self.mode} and by {other.mode}")
         if (self.in_channels, self.out_channels) != (other.in_channels, other.out_channels):
-            return "adds branches that have not the same channels"
+            return Refusal("adds branches that have not the same channels")
         made = replace(
             self,
             groups=gcd(self.groups, other.groups),
@@ -185,19 +187,18 @@ def linear(spec: ConvSpec, weights: Weights | None = None) -> Linear:
     """
     if spec.transposed:
         raise RewriteError("a transposed convolution is not put together with others")
-    sizes: Any = zip(spec.kernel_size, spec.dilation, spec.padding, spec.extent, strict=True)
+    sizes = zip(spec.kernel_size, spec.dilation, spec.padding, spec.extent, strict=True)
     axes = [(tuple(t * d - low for t in range(k)), low + high - e) for k, d, (low, high), e in sizes]
     kernel = bias = None
     if weights is not None:
         kernel = composed([weights[0].detach().double()], [replace(spec, stride=1)], spec.groups)
         kernel = kernel.reshape(-1, *kernel.shape[2:])
         bias = None if weights[1] is None else weights[1].detach().double()
-    stride: Any = spec.stride
     return Linear(
         spec.in_channels,
         spec.out_channels,
         spec.groups,
-        stride,
+        spec.stride,
         tuple(offsets for offsets, _ in axes),
         tuple(surplus for _, surplus in axes),
         spec.padding_mode,

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
+from archcost.errors import Refusal
 from archcost.merging.affine import Linear, Weights, identity
 from archcost.merging.chain import Activation, Kept, Step
 from archcost.merging.norms import is_norm, norm_problem
 from archcost.nn.like import ConvLike
 from archcost.surgery.refusals import is_convolution, why_not
-from archcost.trace.graph import ModuleCall, Op, TensorRef, Trace, refs
+from archcost.trace.dataflow import Dataflow
+from archcost.trace.graph import ModuleCall, Op, TensorRef, refs
 
 __all__ = ["Branches", "affine_of", "branches_of", "convolution_of"]
-
-Users = Mapping[int, Sequence[Op]]
 
 _NOTHING = ("aten.empty", "aten.detach")
 _NORM_OPS = ("aten.native_batch_norm", "aten._native_batch_norm_legit_no_training", "aten.cudnn_batch_norm")
@@ -53,18 +53,17 @@ class _Stop(Exception):
 
 
 def branches_of(
-    trace: Trace, model: nn.Module, call: ModuleCall, users: Users, *, weights: bool = False
-) -> Branches | str:
+    flow: Dataflow, model: nn.Module, call: ModuleCall, *, weights: bool = False
+) -> Branches | Refusal:
     """One call of a module as branches; or why it is none, in words that follow its name.
 
     Args:
-        users: by a storage, the operations that take it, in order.
         weights: with the numbers, in float64, of the modules in ``model``.
     """
     try:
-        return _Reader(trace, model, call, users, weights).read()
+        return _Reader(flow, model, call, weights).read()
     except _Stop as stop:
-        return str(stop)
+        return Refusal(str(stop))
 
 
 def convolution_of(module: nn.Module, size: tuple[int, ...], weights: bool) -> tuple[Any, Weights | None]:
@@ -89,8 +88,9 @@ def affine_of(norm: Any) -> tuple[torch.Tensor, torch.Tensor]:
 class _Reader:
     """Goes through the operations of one call in order."""
 
-    def __init__(self, trace: Trace, model: nn.Module, call: ModuleCall, users: Users, weights: bool) -> None:
-        self.trace, self.model, self.call, self.users, self.weights = trace, model, call, users, weights
+    def __init__(self, flow: Dataflow, model: nn.Module, call: ModuleCall, weights: bool) -> None:
+        self.flow, self.model, self.call, self.weights = flow, model, call, weights
+        self.trace = flow.trace
         self.values: dict[TensorRef, Linear] = {}
         self.convolutions: list[str] = []
         self.additions = 0
@@ -150,7 +150,7 @@ class _Reader:
         if spec.transposed:
             raise _Stop(f"holds {owner.module}, which is transposed")
         found = self._value(x).convolved(spec, weights)
-        if isinstance(found, str):
+        if isinstance(found, Refusal):
             raise _Stop(f"holds {owner.module}, which {found}")
         self.values[owner.outputs[0]] = found
         self.convolutions.append(owner.module)
@@ -170,7 +170,7 @@ class _Reader:
             return False
         one, other, alpha = self.values[op.args[0]], op.args[1], op.kwargs.get("alpha", 1)
         sign = (-1.0 if name == "sub" else 1.0) * alpha
-        found: Linear | str
+        found: Linear | Refusal
         if isinstance(other, (int, float)):
             factor = {"mul": float(other), "div": 1 / other if other else 0.0}.get(name, 1.0)
             shift = sign * other if name in ("add", "sub") else 0.0
@@ -181,8 +181,8 @@ class _Reader:
             second = self.values[other] if sign == 1 else self._scaled(self.values[other], sign, 0.0)
             found = one.plus(second)
             self.additions += 1
-        if isinstance(found, str):
-            raise _Stop(found)
+        if isinstance(found, Refusal):
+            raise _Stop(found.reason)
         self._put(op, found)
         self.index += 1
         return True
@@ -261,12 +261,10 @@ class _Reader:
         if x.storage in written:
             raise _Stop("writes into its own input")
         inner = written - {output.storage}
-        returned = {ref.storage for ref in refs(self.trace.outputs)}
         for storage in inner:
-            for op in self.users.get(storage, ())[-1:]:
-                if op.index >= end:
-                    raise _Stop(f"makes a tensor inside that {self.trace.module_of(op) or 'the model'} reads")
-        if inner & returned:
+            for op in self.flow.takers(storage, end - 1)[-1:]:
+                raise _Stop(f"makes a tensor inside that {self.trace.module_of(op) or 'the model'} reads")
+        if inner & self.flow.returned:
             raise _Stop("makes a tensor inside that the model returns too")
 
     def _written(self, first: int, end: int) -> Iterator[int]:

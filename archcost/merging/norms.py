@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-__all__ = ["is_norm", "norm_problem"]
+__all__ = ["inner_activation", "is_norm", "norm_problem"]
 
 _NORMS = (
     *("torch.nn.modules.batchnorm.BatchNorm1d", "torch.nn.modules.batchnorm.BatchNorm2d"),
@@ -32,3 +32,9 @@ def norm_problem(module: nn.Module) -> str | None:
     if drop is not None and type(drop) is not nn.Identity:
         return f"holds a {type(drop).__name__}"
     return None
+
+
+def inner_activation(name: str, module: nn.Module) -> str | None:
+    """The name of the activation inside timm's batch normalisation; None where there is none."""
+    act = getattr(module, "act", None)
+    return None if type(act) in (type(None), nn.Identity) else f"{name}.act"

@@ -7,13 +7,15 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from archcost.errors import RewriteError
+from archcost.errors import Refusal, RewriteError
 from archcost.merging.affine import Linear, identity
 from archcost.merging.branches import affine_of, branches_of, convolution_of
 from archcost.merging.norms import norm_problem
 from archcost.merging.transposed import Transposed, begun
 from archcost.spec import ConvSpec
 from archcost.surgery.refusals import is_convolution
+from archcost.trace.dataflow import Dataflow
+from archcost.trace.run import record
 
 __all__ = ["merged_block", "merged_row"]
 
@@ -32,13 +34,13 @@ def merged_row(
     name, module = layers[0]
     size = tuple(spec.input_size)
     if first is None:
-        whole: Linear | Transposed | str = begun(*convolution_of(module, size, True))
+        whole: Linear | Transposed | Refusal = begun(*convolution_of(module, size, True))
     else:
         _check(f"what is before {name}", first)
         before = identity(spec.in_channels, len(size), True).scaled(*affine_of(first))
         whole = before.convolved(*convolution_of(module, size, True))
     for name, module in layers[1:]:
-        if isinstance(whole, str):
+        if isinstance(whole, Refusal):
             break
         if is_convolution(module):
             size = whole.spec(spec.input_size).output_size
@@ -46,7 +48,7 @@ def merged_row(
             continue
         _check(name, module)
         whole = whole.scaled(*affine_of(module))
-    if isinstance(whole, str):
+    if isinstance(whole, Refusal):
         raise RewriteError(f"{name} {whole}")
     return whole
 
@@ -63,12 +65,10 @@ def merged_block(name: str, block: nn.Module, spec: ConvSpec) -> Linear:
     Raises:
         RewriteError: it is no longer what can be merged, as in training mode.
     """
-    from archcost.trace.run import record
-
     dtype = next((p.dtype for p in block.parameters()), torch.float32)
     x = torch.empty(spec.batch, spec.in_channels, *spec.input_size, dtype=dtype, device="meta")
     trace = record(block, x, progress=False)
-    found = branches_of(trace, block, trace.calls[0], {}, weights=True)
-    if isinstance(found, str):
+    found = branches_of(Dataflow(trace), block, trace.calls[0], weights=True)
+    if isinstance(found, Refusal):
         raise RewriteError(f"{name} cannot be merged: it {found}")
     return found.whole

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from archcost.errors import Refusal
 from archcost.merging.affine import Linear, Weights, linear
 from archcost.spec import ConvSpec
 
@@ -31,9 +32,9 @@ class Transposed:
         assert self.weight is not None
         return self.weight, self.bias
 
-    def convolved(self, spec: ConvSpec, weights: Weights | None = None) -> str:
+    def convolved(self, spec: ConvSpec, weights: Weights | None = None) -> Refusal:
         """Why no single convolution does what one behind this does."""
-        return "follows a transposed convolution, which is not put together with others"
+        return Refusal("follows a transposed convolution, which is not put together with others")
 
     def scaled(self, scale: torch.Tensor | None, shift: torch.Tensor | None) -> Transposed:
         """Times a factor and plus a shift, one of each a channel of the output."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING, Any
 
-from archcost.trace.graph import Op, TensorRef, Trace, refs
+from archcost.trace.dataflow import Dataflow
+from archcost.trace.graph import Op, TensorRef, Trace
 
 if TYPE_CHECKING:
     import torch
@@ -68,85 +69,51 @@ def folded(
 
 def chains(trace: Trace) -> dict[str, Chain]:
     """By the name of the convolution, every chain of two links or more in a pass of a model in eval mode."""
-    graph = _Graph(trace)
-    found = (_chain(graph, conv, ops) for conv, ops in graph.convolutions().items())
+    flow = Dataflow(trace)
+    found = (
+        _chain(flow, conv, ops)
+        for conv, ops in flow.convolutions().items()
+        if conv in trace.modules and flow.makes_one_a_call(conv, ops)
+    )
     return {chain.conv: chain for chain in found if chain is not None}
 
 
-def _chain(graph: _Graph, conv: str, ops: list[Op]) -> Chain | None:
-    norms = [graph.next(op, is_norm) for op in ops]
-    batch_norm = graph.owner(norms, _NORM_TYPES)
+def _chain(flow: Dataflow, conv: str, ops: Sequence[Op]) -> Chain | None:
+    norms = [_next(flow, op, is_norm) for op in ops]
+    batch_norm = _owner(flow, norms, _NORM_TYPES)
     if batch_norm is not None:
         ops = [op for op in norms if op is not None]
-    clamping = [graph.next(op, lambda one: limits_of(one) is not None) for op in ops]
+    clamping = [_next(flow, op, lambda one: limits_of(one) is not None) for op in ops]
     limits = {None if op is None else limits_of(op) for op in clamping}
     clamp = limits.pop() if len(limits) == 1 else None
     if batch_norm is None and clamp is None:
         return None
-    return Chain(conv, batch_norm, clamp, graph.owner(clamping, _CLAMP_TYPES) if clamp else None)
+    return Chain(conv, batch_norm, clamp, _owner(flow, clamping, _CLAMP_TYPES) if clamp else None)
 
 
-class _Graph:
-    """A Trace seen by who uses which storage."""
+def _next(flow: Dataflow, op: Op, wanted: Callable[[Op], bool]) -> Op | None:
+    """The operation that alone takes the result of ``op``, whole, if it is one of those wanted."""
+    result = op.outputs[0]
+    others = flow.takers(result.storage, op.index)
+    if not others or not wanted(others[0]):
+        return None
+    following = others[0]
+    taken = following.args[0] if following.args else None
+    if not isinstance(taken, TensorRef) or taken != result:
+        return None
+    if result.storage in following.writes:  # in place: everyone after it sees what it wrote
+        return following
+    return following if len(others) == 1 and result.storage not in flow.returned else None
 
-    def __init__(self, trace: Trace) -> None:
-        self.trace = trace
-        self.first = {alias: name for name, info in trace.modules.items() for alias in (name, *info.aliases)}
-        self.calls = Counter(self.first.get(call.module, call.module) for call in trace.calls)
-        self.returned = {ref.storage for ref in refs(trace.outputs)}
-        self.users: dict[int, list[Op]] = defaultdict(list)
-        for op in trace.ops:
-            for storage in {ref.storage for ref in (*op.tensors(), *op.outputs)}:
-                self.users[storage].append(op)
 
-    def module(self, op: Op) -> str:
-        name = self.trace.module_of(op)
-        return self.first.get(name, name)
-
-    def convolutions(self) -> dict[str, list[Op]]:
-        """The convolutions of each module, for modules that make one, and nothing else beside it, a call."""
-        made: dict[str, list[Op]] = defaultdict(list)
-        for op in self.trace.ops:
-            if op.base == "aten.convolution":
-                made[self.module(op)].append(op)
-        return {
-            name: ops
-            for name, ops in made.items()
-            if name in self.trace.modules and len(ops) == self.calls[name] == len({op.call for op in ops})
-        }
-
-    def next(self, op: Op, wanted: Any) -> Op | None:
-        """The operation that alone takes the result of ``op``, whole, if it is one of those wanted."""
-        result = op.outputs[0]
-        others = [
-            one for one in self.users[result.storage] if one.index > op.index and not self._is_dead(one)
-        ]
-        if not others or not wanted(others[0]):
-            return None
-        following = others[0]
-        taken = following.args[0] if following.args else None
-        if not isinstance(taken, TensorRef) or taken != result:
-            return None
-        if result.storage in following.writes:  # in place: everyone after it sees what it wrote
-            return following
-        alone = len(others) == 1 and result.storage not in self.returned
-        return following if alone else None
-
-    def owner(self, ops: list[Op | None], types: tuple[str, ...]) -> str | None:
-        """The module that made all of these operations and is never called for another."""
-        names = {None if op is None else self.module(op) for op in ops}
-        name = names.pop() if len(names) == 1 else None
-        info = None if name is None else self.trace.modules.get(name)
-        if name is None or info is None or info.type_name not in types:
-            return None
-        return name if self.calls[name] == len(ops) else None
-
-    def _is_dead(self, op: Op) -> bool:
-        """A copy that nobody reads: autograd's, before an operation in place."""
-        if op.base != "aten.clone":
-            return False
-        made = {ref.storage for ref in op.outputs}
-        return not made & self.returned and all(len(self.users[storage]) == 1 for storage in made)
+def _owner(flow: Dataflow, ops: list[Op | None], types: tuple[str, ...]) -> str | None:
+    """The module that made all of these operations and is never called for another."""
+    names = {None if op is None else flow.module_of(op) for op in ops}
+    name = names.pop() if len(names) == 1 else None
+    info = None if name is None else flow.trace.modules.get(name)
+    if name is None or info is None or info.type_name not in types:
+        return None
+    return name if len(flow.calls(name)) == len(ops) else None
 
 
 def is_norm(op: Op) -> bool:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
 
 from archcost.rewriting.proposal import NOISE, Advice, Proposal
 from archcost.rewriting.survey.subjects import Subject
+from archcost.spec import ConvSpec
 
 __all__ = ["advice_for"]
 
@@ -34,7 +34,7 @@ def advice_for(subjects: Iterable[Subject], proposals: Sequence[Proposal]) -> It
 
 def _wasted(subject: Subject) -> str | None:
     """Taps that meet nothing but zeros: the kernel reaches beyond its map."""
-    spec: Any = subject.spec
+    spec = subject.spec
     if spec.transposed or spec.padding_mode != "zeros":
         return None
     for axis, k in enumerate(spec.kernel_size):
@@ -54,7 +54,7 @@ def _wasted(subject: Subject) -> str | None:
     return None
 
 
-def _meetings(spec: Any, axis: int) -> list[int]:
+def _meetings(spec: ConvSpec, axis: int) -> list[int]:
     """By tap, at how many positions it meets the map."""
     k, d, n = spec.kernel_size[axis], spec.dilation[axis], spec.input_size[axis]
     s, (low, _), out = spec.stride[axis], spec.padding[axis], spec.output_size[axis]
@@ -62,15 +62,15 @@ def _meetings(spec: Any, axis: int) -> list[int]:
 
 
 def _lone(subject: Subject, proposed: set[str]) -> str | None:
-    spec: Any = subject.spec
+    spec = subject.spec
     if max(spec.kernel_size) > 1 or spec.groups > 1 or subject.name in proposed:
         return None
     return "a 1x1 convolution mixes channels and never positions: there is no smaller kernel"
 
 
 def _shallow(subject: Subject) -> str | None:
-    spec: Any = subject.spec
-    depth = subject.around.costs.total.depth
+    spec = subject.spec
+    depth = subject.survey.costs.total.depth
     if depth > _SHALLOW or max(spec.kernel_size) < 5:
         return None
     return (

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from math import isfinite, nan
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from archcost.errors import RewriteError
 from archcost.merging.chain import Activation, Conv
@@ -17,14 +17,12 @@ from archcost.rewriting.replacement import Replacement
 from archcost.spec import ConvSpec
 from archcost.weights.alternating import on_taps, refined, work_of
 from archcost.weights.biases import biases, evened
+from archcost.weights.moments import Moments
 from archcost.weights.unfolded import Unfolded
-
-if TYPE_CHECKING:
-    from archcost.weights.moments import Moments
 
 __all__ = ["errors_of_factors", "factored", "kernel_error", "predicted_error", "unfolded_of"]
 
-Pairs = list[tuple[torch.Tensor, "torch.Tensor | None"]]
+Pairs = list[tuple[Tensor, "Tensor | None"]]
 
 _QUICK = 1e8
 """MACs of a sweep that is worth its time where only the error is asked for."""
@@ -124,13 +122,13 @@ def unfolded_of(module: nn.Module) -> Unfolded:
     return Unfolded(kernel.transpose(1, 2) if module.transposed else kernel)
 
 
-def kernel_error(target: torch.Tensor, composed: torch.Tensor) -> float:
+def kernel_error(target: Tensor, composed: Tensor) -> float:
     """|| target - composed || / || target ||, Frobenius."""
     size = float(target.norm())
     return float((target - composed).norm()) / size if size else float(composed.norm() > 0)
 
 
-def predicted_error(target: torch.Tensor, composed: torch.Tensor, moments: Moments) -> float:
+def predicted_error(target: Tensor, composed: Tensor, moments: Moments) -> float:
     """Relative error of the output but for its mean: sqrt(tr(D C D') / tr(W C W')), D = W - composed.
 
     Args:
@@ -150,7 +148,7 @@ def _factors(
     specs: Sequence[ConvSpec],
     moments: Moments | None,
     quick: bool = False,
-) -> tuple[torch.Tensor, list[torch.Tensor]]:
+) -> tuple[Tensor, list[Tensor]]:
     """The layer's kernel with its groups apart, and the kernels of the chain."""
     weight = _weight_of(module)
     groups: Any = module.groups
@@ -175,16 +173,12 @@ def _factors(
     return target, _adjoint(turned, specs[::-1])[0]
 
 
-def _composed(
-    kernels: Sequence[torch.Tensor], specs: Sequence[ConvSpec], target: torch.Tensor
-) -> torch.Tensor:
+def _composed(kernels: Sequence[Tensor], specs: Sequence[ConvSpec], target: Tensor) -> Tensor:
     turned, flat = _adjoint(kernels, specs)
     return on_taps(turned, flat, target.shape[3:], len(target))
 
 
-def _adjoint(
-    kernels: Sequence[torch.Tensor], specs: Sequence[ConvSpec]
-) -> tuple[list[torch.Tensor], list[ConvSpec]]:
+def _adjoint(kernels: Sequence[Tensor], specs: Sequence[ConvSpec]) -> tuple[list[Tensor], list[ConvSpec]]:
     """A chain of transposed layers as that of the ordinary ones that they transpose, in reverse order.
 
     A 1x1 layer between them transposes into one as well; doing it twice gives back the kernels.
@@ -215,7 +209,7 @@ def specs_transposed(specs: Sequence[ConvSpec]) -> bool:
     return any(spec.transposed for spec in specs)
 
 
-def _swapped(weight: torch.Tensor, groups: int) -> torch.Tensor:
+def _swapped(weight: Tensor, groups: int) -> Tensor:
     return apart(weight, groups).transpose(1, 2).flatten(0, 1)
 
 
@@ -238,11 +232,11 @@ def _stages(replacement: Replacement) -> tuple[list[ConvSpec], list[str | None]]
     return specs, behind
 
 
-def _weight_of(module: nn.Module) -> torch.Tensor:
+def _weight_of(module: nn.Module) -> Tensor:
     weight: Any = module.weight
     return weight.detach().to("cpu", torch.float64)
 
 
-def _bias_of(module: nn.Module) -> torch.Tensor | None:
+def _bias_of(module: nn.Module) -> Tensor | None:
     bias: Any = module.bias
     return None if bias is None else bias.detach().to("cpu", torch.float64)

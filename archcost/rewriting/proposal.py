@@ -10,7 +10,7 @@ from typing import Any
 from archcost.rewriting.replacement import Replacement
 from archcost.spec import ConvSpec
 
-__all__ = ["NOISE", "Advice", "Costs", "Proposal", "Raced", "Stays", "best_of", "overlap"]
+__all__ = ["NOISE", "Advice", "Costs", "Proposal", "Raced", "Stays", "best_of", "lies_in", "overlap"]
 
 # Of old and new time, what is within the noise of a quiet machine.
 NOISE = 0.03
@@ -203,4 +203,9 @@ def _rank(one: Proposal) -> tuple[int, bool, float, float]:
 
 def overlap(a: str, b: str) -> bool:
     """They are one module, or one lies in the other."""
-    return a == b or a.startswith(f"{b}.") or b.startswith(f"{a}.")
+    return lies_in(a, b) or lies_in(b, a)
+
+
+def lies_in(name: str, *others: str) -> bool:
+    """The module of a name is one of the others, or lies in one."""
+    return any(name == one or name.startswith(f"{one}.") for one in others)

@@ -5,11 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Literal
 
 from archcost.analysis.analysis import Analysis, analysis_of
-from archcost.errors import InputError, SpecError
 from archcost.report.document import Asked, Document
 from archcost.report.result import Result
 from archcost.rewriting.reports.proposals import document_of
@@ -19,6 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from archcost.latency.store.store import Store
+    from archcost.rewriting.survey.survey import Survey
 
 __all__ = ["Proposals", "propose"]
 
@@ -60,32 +59,22 @@ def propose(
     from archcost.latency.store.store import opened
     from archcost.rewriting.proposing import proposals_of
     from archcost.rewriting.rule import table
+    from archcost.rewriting.survey.survey import survey_of
 
-    net = analysis.model
     ratios = (ratio,) if isinstance(ratio, (int, float)) else tuple(ratio)
-    asked = None if names is None else _asked(analysis, names)
-    moments = None
-    if batches is not None:
-        from archcost.rewriting.plan.applying import moments_of
-        from archcost.rewriting.survey.subjects import subjects_of
-        from archcost.trace.modules import check_values
-
-        check_values(net, "propose with batches")
-        open_ = [one for one in subjects_of(net, analysis.trace, analysis.costs) if one.refusal is None]
-        wanted = [one.name for one in open_ if asked is None or asked & set(one.names)]
-        moments = moments_of(net, wanted, batches, strict=False, progress=progress)
     with opened(store) as there:
+        survey = survey_of(analysis, store=there)
+        asked = None if names is None else _asked(survey, names)
+        if batches is not None:
+            from archcost.rewriting.plan.applying import moments_of
+            from archcost.trace.modules import check_values
+
+            check_values(survey.model, "propose with batches")
+            open_ = [one for one in survey if one.refusal is None]
+            wanted = [one.name for one in open_ if asked is None or one.name in asked]
+            survey.moments.update(moments_of(survey.model, wanted, batches, strict=False, progress=progress))
         found = proposals_of(
-            net,
-            analysis.trace,
-            analysis.costs,
-            rules=rules,
-            ratios=ratios,
-            names=asked,
-            errors=errors,
-            moments=moments,
-            store=there,
-            progress=progress,
+            survey, rules=rules, ratios=ratios, names=asked, errors=errors, progress=progress
         )
     return Proposals(
         analysis=analysis,
@@ -99,21 +88,11 @@ def propose(
     )
 
 
-def _asked(analysis: Analysis, names: Iterable[str]) -> set[str]:
-    """The names of the convolutions that names and patterns mean."""
-    from archcost.rewriting.survey.subjects import subjects_of
-    from archcost.trace.modules import no_convolution
-
-    subjects = subjects_of(analysis.model, analysis.trace, analysis.costs)
-    known = [name for one in subjects for name in one.names]
-    found: set[str] = set()
-    for asked in [names] if isinstance(names, str) else names:
-        pattern = any(sign in asked for sign in "*?[")
-        meant = [name for name in known if (fnmatchcase(name, asked) if pattern else name == asked)]
-        if not meant:
-            raise SpecError(no_convolution(analysis.name, asked, known, analysis.trace.modules))
-        found |= set(meant)
-    return found
+def _asked(survey: Survey, names: Iterable[str]) -> list[str]:
+    """The first names of the convolutions that names and patterns mean, in order of definition."""
+    given = [names] if isinstance(names, str) else names
+    meant = {one.name for asked in given for one in survey.meant(asked)}
+    return [name for name in survey.subjects if name in meant]
 
 
 class Proposals(Proposed, Result):
@@ -148,19 +127,13 @@ class Proposals(Proposed, Result):
         """
         from archcost.latency.store.store import opened
         from archcost.rewriting.racing import race_proposals
-        from archcost.trace.inputs import like_traced
+        from archcost.trace.call import Call, like_traced
         from archcost.trace.modules import check_values
 
         check_values(self.analysis.model, "measured")
-        if inputs is None:
-            args, kwargs = like_traced(self.analysis.trace)
-            if args and kwargs:
-                raise InputError(
-                    "measured: the model takes positional and keyword arguments: give its inputs"
-                )
-            inputs = kwargs or args
+        call = like_traced(self.analysis.trace) if inputs is None else Call.of(inputs)
         with opened(self.store if store is None else store) as there:
             found = race_proposals(
-                self.analysis.model, self.proposals, inputs, seconds=seconds, store=there, progress=progress
+                self.analysis.model, self.proposals, call, seconds=seconds, store=there, progress=progress
             )
         return replace(self, proposals=found)

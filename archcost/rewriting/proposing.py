@@ -5,26 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from archcost.errors import ArchcostError, InputError, RewriteError
+from archcost.latency.store.store import Store
 from archcost.progress import Progress
 from archcost.rewriting import rule as rules_
 from archcost.rewriting.advice import advice_for
+from archcost.rewriting.carry import errors_of_factors, unfolded_of
 from archcost.rewriting.proposal import Advice, Proposal, Stays
+from archcost.rewriting.racing import stored_race
 from archcost.rewriting.replacement import named_by
-from archcost.rewriting.rule import Rewrite
+from archcost.rewriting.rule import Factorisation, Rewrite
 from archcost.rewriting.survey.places import costs_after, costs_before, new_specs, old_specs
-from archcost.rewriting.survey.subjects import Subject, subjects_of
-from archcost.trace.graph import Trace
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from archcost.cost.costs import Costs
-    from archcost.latency.store.store import Store
-    from archcost.weights.moments import Moments
-    from archcost.weights.unfolded import Unfolded
+from archcost.rewriting.survey.subjects import Subject
+from archcost.rewriting.survey.survey import Survey
+from archcost.rewriting.times import Times
+from archcost.weights.unfolded import Unfolded
 
 __all__ = ["Found", "proposal_of", "proposals_of"]
 
@@ -41,53 +38,40 @@ class Found:
 
 
 def proposals_of(
-    model: nn.Module,
-    trace: Trace,
-    costs: Costs,
+    survey: Survey,
     *,
     rules: Sequence[str] | str | None = None,
     ratios: Iterable[float] | float = 0.5,
     names: Iterable[str] | None = None,
     errors: bool = True,
-    moments: Mapping[str, Moments] | None = None,
-    store: Store | None = None,
-    hooks: Any = "refuse",
     progress: bool | None = None,
 ) -> Found:
-    """Every proposal of the rules for the convolutions of a traced model, and why there is none elsewhere.
+    """Every proposal of the rules for the convolutions of a model, and why there is none elsewhere.
+
+    Times are those that the survey's store has; nothing is measured. Where the survey has moments, the error
+    of the output is worked out too.
 
     Args:
         rules: their names; by default all.
         ratios: the MACs wanted, as a share of those of each layer.
-        names: of the layers to look at; by default all.
+        names: the first names of the layers to look at; by default all.
         errors: work out the error of the weights; large layers take seconds.
-        moments: by the name of a layer, of its inputs: then the error of the output is worked out too.
-        store: where measured times are looked up; nothing is measured.
     """
     named = (rules,) if isinstance(rules, str) else rules
     chosen = [rules_.get(name) for name in (rules_.available() if named is None else named)]
     shares = _ratios(ratios)
-    subjects = subjects_of(model, trace, costs, hooks=hooks)
-    wanted = None if names is None else set(names)
-    asked = [one for one in subjects if wanted is None or wanted & set(one.names)]
+    asked = [survey.subjects[name] for name in (survey.subjects if names is None else names)]
     stays: list[Stays] = []
     found: list[Proposal] = []
-    from archcost.latency.store.store import Store
-    from archcost.rewriting.carry import unfolded_of
-    from archcost.rewriting.rules.layout import looking_in
-
-    # Without a store, an empty one: what is asked for is to look nowhere.
-    there = Store(":memory:") if store is None else store
-    with looking_in(there), Progress(len(asked), "proposals", progress) as bar:
+    with Progress(len(asked), "proposals", progress) as bar:
         for subject in asked:
             if subject.refusal is not None:
-                stays.append(Stays(subject.name, subject.type_name, None, subject.refusal))
+                stays.append(Stays(subject.name, subject.type_name, None, subject.refusal.reason))
             else:
-                given = None if moments is None else moments.get(subject.name)
-                unfolded = unfolded_of(model.get_submodule(subject.name)) if errors else None
+                unfolded = unfolded_of(survey.model.get_submodule(subject.name)) if errors else None
                 for rule in chosen:
                     try:
-                        made, why = _proposed(rule, subject, shares, errors, given, unfolded)
+                        made, why = _proposed(rule, subject, shares, errors, unfolded)
                     except Exception as error:  # whatever somebody's rule raises: of this place alone
                         own = isinstance(error, ArchcostError)
                         said = str(error) if own else f"{type(error).__name__}: {error}"
@@ -96,7 +80,7 @@ def proposals_of(
                     if why is not None:
                         stays.append(Stays(subject.name, subject.type_name, rule.name, why))
             bar.step()
-    proposals, device = _with_times(found, store)
+    proposals, device = _with_times(found, survey.store)
     return Found(tuple(proposals), tuple(stays), tuple(advice_for(asked, proposals)), device)
 
 
@@ -105,7 +89,6 @@ def _proposed(
     subject: Subject,
     ratios: Sequence[float],
     errors: bool,
-    moments: Moments | None,
     unfolded: Unfolded | None,
 ) -> tuple[list[Proposal], str | None]:
     why = rule.refusal(subject)
@@ -117,8 +100,7 @@ def _proposed(
         for options in rule.options(subject, ratio):
             if options not in seen:
                 seen.append(options)
-                one = proposal_of(rule, subject, options, errors=errors, moments=moments, unfolded=unfolded)
-                made.append(one)
+                made.append(proposal_of(rule, subject, options, errors=errors, unfolded=unfolded))
     return made, None if made else "no size that it could have saves anything"
 
 
@@ -128,10 +110,9 @@ def proposal_of(
     options: Mapping[str, Any],
     *,
     errors: bool = True,
-    moments: Moments | None = None,
     unfolded: Unfolded | None = None,
 ) -> Proposal:
-    """One of them, on paper, and with its errors where the weights are at hand.
+    """One of them, on paper, and with its errors where the weights are at hand, or also data.
 
     Args:
         unfolded: the kernel of the layer, where it has been looked at before.
@@ -143,9 +124,13 @@ def proposal_of(
         replacement = rule.replacement(subject, **options)
     except TypeError as error:
         raise RewriteError(f"{subject.name}: {rule.name} does not take {dict(options)}: {error}") from error
-    weight_error, output_error = None, None
-    if errors and not replacement.exact:
-        weight_error, output_error = errors_of(rule, subject, replacement, moments, unfolded)
+    survey = subject.survey
+    module = survey.model.get_submodule(subject.name)
+    lost: tuple[float | None, ...] = None, None
+    there = errors and not any(p.is_meta for p in module.parameters())
+    if there and isinstance(rule, Factorisation) and not replacement.exact:
+        lost = errors_of_factors(rule, module, replacement, survey.moments.get(subject.name), unfolded)
+    weight_error, output_error = (None if one is None or not isfinite(one) else one for one in lost)
     return Proposal(
         rule=rule.name,
         options=dict(options),
@@ -159,29 +144,8 @@ def proposal_of(
         weight_error=weight_error,
         output_error=output_error,
         dtype=str(subject.ops[0].args[0].dtype).removeprefix("torch."),
-        types=tuple(
-            type(subject.around.model.get_submodule(name)).__name__ for name in named_by(replacement)
-        ),
+        types=tuple(type(survey.model.get_submodule(name)).__name__ for name in named_by(replacement)),
     )
-
-
-def errors_of(
-    rule: Rewrite,
-    subject: Subject,
-    replacement: Any,
-    moments: Moments | None,
-    unfolded: Unfolded | None = None,
-) -> tuple[float | None, float | None]:
-    """Of the weights and, with moments, of the output; None where there are no weights or it has none."""
-    from archcost.rewriting.carry import errors_of_factors
-    from archcost.rewriting.rule import Factorisation
-
-    module = subject.around.model.get_submodule(subject.name)
-    if not isinstance(rule, Factorisation) or any(p.is_meta for p in module.parameters()):
-        return None, None
-    found = errors_of_factors(rule, module, replacement, moments, unfolded)
-    weight_error, output_error = (None if error is None or not isfinite(error) else error for error in found)
-    return weight_error, output_error
 
 
 def _ratios(ratios: Iterable[float] | float) -> tuple[float, ...]:
@@ -200,9 +164,6 @@ def _with_times(proposals: list[Proposal], store: Store | None) -> tuple[list[Pr
     """What the store has: of single convolutions, and of old and new layers in turns."""
     if store is None:
         return proposals, None
-    from archcost.rewriting.racing import stored_race
-    from archcost.rewriting.times import Times
-
     times = Times(store)
     timed = [
         replace(

@@ -24,9 +24,10 @@ from archcost.progress import Progress
 from archcost.rewriting.plan.building import built
 from archcost.rewriting.proposal import Proposal, Raced
 from archcost.rewriting.replacement import named_by
-from archcost.surgery.checking import Recorded, evaluating, record_inputs
+from archcost.surgery.checking import evaluating, record_inputs
 from archcost.surgery.exchange import fit
 from archcost.surgery.outputs import fresh
+from archcost.trace.call import Call
 from archcost.trace.modules import walk
 from archcost.trace.state import Untouched
 
@@ -121,7 +122,7 @@ def _said(step: Step) -> dict[str, Any]:
 def _raced_layers(
     model: nn.Module,
     one: Proposal,
-    given: Recorded,
+    given: Call,
     seconds: float,
     deadline: Deadline,
     store: Store | None,

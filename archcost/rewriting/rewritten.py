@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Literal
 
-from archcost.analysis.analysis import Analysis, analyze
-from archcost.errors import InputError, ModelError, RewriteError, SpecError
+from archcost.analysis.analysis import analyze
+from archcost.errors import InputError, ModelError, RewriteError
 from archcost.report.document import Asked, Document
 from archcost.report.result import Result
 from archcost.rewriting.proposal import Proposal, Stays
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from archcost.rewriting.plan.applying import Outcome
     from archcost.rewriting.plan.plan import Plan
     from archcost.rewriting.proposal import Raced
-    from archcost.rewriting.survey.subjects import Subject
+    from archcost.rewriting.survey.survey import Survey
     from archcost.surgery.sites import Hooks
     from archcost.weights.moments import Moments
 
@@ -78,15 +77,16 @@ def rewrite(
         RewriteError: a choice cannot be done; the message says where and why. Nothing has changed then.
         SpecError: no such rule, or no such layer.
     """
-    from archcost.latency.store.store import Store, opened
+    from archcost.latency.store.store import opened
     from archcost.rewriting.budget import within_budget
-    from archcost.rewriting.plan.applying import carried_out
+    from archcost.rewriting.plan.applying import Task, carried_out
     from archcost.rewriting.plan.plan import Plan
     from archcost.rewriting.proposal import best_of
     from archcost.rewriting.proposing import proposals_of
     from archcost.rewriting.rule import table
-    from archcost.rewriting.rules.layout import looking_in
+    from archcost.rewriting.survey.survey import survey_of
     from archcost.surgery.copying import copied
+    from archcost.trace.call import Call, like_traced
     from archcost.trace.modules import as_written, check_model, check_values
 
     check_model(model, InputError, "rewrite: ")
@@ -106,44 +106,24 @@ def rewrite(
     if not (rules if choices is None else choices):
         raise InputError("rewrite: there is nothing to do: no rule or no choice is given")
     analysis = analyze(model, inputs, input_size=input_size, progress=progress)
-    call = _inputs_of(analysis, inputs)
+    call = like_traced(analysis.trace) if inputs is None else Call.of(inputs)
     data = None if batches is None else list(batches)
-    moments = _moments(analysis, choices, data, hooks, progress)
     stays: tuple[Stays, ...] = ()
-    if rules is not None:
-        with opened(store) as there:
-            found = proposals_of(
-                model,
-                analysis.trace,
-                analysis.costs,
-                rules=rules,
-                ratios=ratio if budget is None else _RATIOS,
-                moments=moments,
-                store=there,
-                hooks=hooks,
-                progress=progress,
-            )
-        if budget is None:
-            plan = Plan(best_of(found.proposals, ratio))
+    with opened(store) as there:
+        survey = survey_of(analysis, hooks=hooks, store=there)
+        survey.moments.update(_moments(survey, choices, data, progress))
+        if rules is not None:
+            ratios = ratio if budget is None else _RATIOS
+            found = proposals_of(survey, rules=rules, ratios=ratios, progress=progress)
+            proposals = found.proposals
+            plan = Plan(best_of(proposals, ratio) if budget is None else within_budget(proposals, budget))
+            stays = (*found.stays, *_passed_over(proposals, plan))
         else:
-            plan = Plan(within_budget(found.proposals, budget))
-        stays = (*found.stays, *_passed_over(found.proposals, plan))
-    else:
-        with opened(store) as there, looking_in(there or Store(":memory:")):
-            plan = Plan(_chosen(analysis, choices, ratio, hooks, moments, there))
+            plan = Plan(_chosen(survey, choices, ratio))
     original = copied(model) if inplace and data is not None else model
     work = model if inplace else copied(model)
-    applied, outcomes = carried_out(
-        original,
-        work,
-        plan,
-        call,
-        batches=data,
-        moments=moments,
-        hooks=hooks,
-        strict=choices is not None,
-        progress=progress,
-    )
+    task = Task(original, work, plan, call, data, survey.moments, hooks, choices is not None, progress)
+    applied, outcomes = carried_out(task)
     failed = {one.proposal.name for one in outcomes if one.problem is not None}
     stays += tuple(_fell_short(outcomes))
     if choices is not None and failed:
@@ -214,18 +194,6 @@ class Rewritten(RewrittenModel, Result):
         return found
 
 
-def _inputs_of(analysis: Analysis, inputs: Any) -> Any:
-    """Those given, or random ones of the shapes that were traced."""
-    if inputs is not None:
-        return inputs
-    from archcost.trace.inputs import like_traced
-
-    args, kwargs = like_traced(analysis.trace)
-    if args and kwargs:
-        raise InputError("rewrite: the model takes positional and keyword arguments: give its inputs")
-    return kwargs or args
-
-
 def _fell_short(outcomes: Iterable[Outcome]) -> Iterator[Stays]:
     """Places where what was tried failed, or did less than it could."""
     for outcome in outcomes:
@@ -252,100 +220,56 @@ def _passed_over(proposals: Iterable[Proposal], plan: Plan) -> Iterator[Stays]:
 
 
 def _moments(
-    analysis: Analysis, choices: Any, data: list[Any] | None, hooks: Any, progress: bool | None
+    survey: Survey, choices: Any, data: list[Any] | None, progress: bool | None
 ) -> Mapping[str, Moments]:
     """Of the inputs of all layers that may be rewritten; none where they take too much memory at once."""
     if data is None or (choices is not None and not isinstance(choices, Mapping)):
         return {}
     from archcost.rewriting.plan.applying import moments_of
-    from archcost.rewriting.survey.subjects import subjects_of
     from archcost.weights.moments import covariance_bytes
 
-    model = analysis.model
-    subjects = subjects_of(model, analysis.trace, analysis.costs, hooks=hooks)
-    names = [
-        one.name
-        for one in subjects
-        if one.refusal is None and (choices is None or any(_means(name, one) for name in choices))
-    ]
+    model = survey.model
+    meant = survey if choices is None else [one for one in survey if any(map(one.is_meant_by, choices))]
+    names = [one.name for one in meant if one.refusal is None]
     if sum(covariance_bytes(model.get_submodule(name)) for name in names) > _MOST_BYTES:
         return {}
     return moments_of(model, names, data, strict=choices is not None, progress=progress)
 
 
-def _means(name: str, subject: Subject) -> bool:
-    """Whether a name, or a pattern of names, is that of a layer."""
-    if any(sign in name for sign in "*?["):
-        return any(fnmatchcase(one, name) for one in subject.names)
-    return name in subject.names
-
-
-def _chosen(
-    analysis: Analysis, choices: Any, ratio: float, hooks: Any, moments: Mapping[str, Moments], store: Any
-) -> Iterable[Proposal]:
+def _chosen(survey: Survey, choices: Any, ratio: float) -> Iterable[Proposal]:
     """The proposals that choices mean."""
-    if not isinstance(choices, Mapping):
-        given = tuple(choices)
-        wrong = next((one for one in given if not isinstance(one, Proposal)), None)
-        if wrong is not None:
-            raise InputError(f"rewrite: choices hold {wrong!r}, which is no Proposal")
-        return given
-    return [
-        one
-        for name, choice in choices.items()
-        for one in _one(analysis, name, choice, ratio, hooks, moments, store)
-    ]
+    if isinstance(choices, Mapping):
+        pairs = choices.items()
+        return [one for name, choice in pairs for one in _one(survey, name, choice, ratio)]
+    given = tuple(choices)
+    wrong = next((one for one in given if not isinstance(one, Proposal)), None)
+    if wrong is not None:
+        raise InputError(f"rewrite: choices hold {wrong!r}, which is no Proposal")
+    return given
 
 
-def _one(
-    analysis: Analysis,
-    name: str,
-    choice: Any,
-    ratio: float,
-    hooks: Any,
-    moments: Mapping[str, Moments],
-    store: Any,
-) -> list[Proposal]:
+def _one(survey: Survey, name: str, choice: Any, ratio: float) -> list[Proposal]:
     from archcost.rewriting.proposal import best_of
     from archcost.rewriting.proposing import proposal_of, proposals_of
     from archcost.rewriting.rule import get
-    from archcost.rewriting.survey.subjects import subjects_of
-    from archcost.trace.modules import no_convolution
+    from archcost.rewriting.survey.subjects import is_pattern
 
     if isinstance(choice, Proposal):
         return [choice]
     rule, options = (choice, None) if isinstance(choice, str) else _with_options(name, choice)
     get(rule)
-    model = analysis.model
-    subjects = subjects_of(model, analysis.trace, analysis.costs, hooks=hooks)
-    pattern = any(sign in name for sign in "*?[")
-    meant = [one for one in subjects if _means(name, one)]
-    if not meant:
-        known = [one for subject in subjects for one in subject.names]
-        raise SpecError(no_convolution(analysis.name, name, known, analysis.trace.modules))
     made: list[Proposal] = []
-    for subject in meant:
+    for subject in survey.meant(name):
         why = subject.refusal or get(rule).refusal(subject)
         if why is not None:
-            if pattern:
+            if is_pattern(name):
                 continue
             raise RewriteError(f"{subject.name!r} cannot be rewritten by {rule}: {why}")
         if options is not None:
-            made.append(proposal_of(get(rule), subject, options, moments=moments.get(subject.name)))
+            made.append(proposal_of(get(rule), subject, options))
             continue
-        found = proposals_of(
-            model,
-            analysis.trace,
-            analysis.costs,
-            rules=[rule],
-            ratios=ratio,
-            names=[subject.name],
-            moments=moments,
-            store=store,
-            hooks=hooks,
-            progress=False,
-        )
-        if not found.proposals and not pattern:
+        found = proposals_of(survey, rules=[rule], ratios=ratio, names=[subject.name], progress=False)
+        if not found.proposals and not is_pattern(name):
             raise RewriteError(f"{subject.name!r} cannot be rewritten by {rule}: {found.stays[-1].reason}")
         made += best_of(found.proposals, ratio) or found.proposals[:1]
     if not made:

@@ -4,26 +4,30 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
 
 from archcost.registry import NameRegistry
 from archcost.rewriting.replacement import Replacement
 from archcost.rewriting.survey.subjects import Subject
+from archcost.weights.moments import Moments
+from archcost.weights.unfolded import Unfolded
 
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
-
-    from archcost.weights.moments import Moments
-    from archcost.weights.unfolded import Unfolded
-
-__all__ = ["Factorisation", "Options", "Rewrite", "Weights", "available", "get", "register"]
+__all__ = [
+    *("Factorisation", "Modules", "Options", "Rewrite", "Weights"),
+    *("available", "get", "own_weights", "register"),
+]
 
 Options = dict[str, Any]
 """What a rule leaves open, such as ``{"rank": 32}``: numbers and words, as JSON has them."""
 
-Weights = dict[str, list[tuple["torch.Tensor", "torch.Tensor | None"]]]
+Weights = dict[str, list[tuple["Tensor", "Tensor | None"]]]
 """By the name of a replaced module, weight and bias of every convolution of its chain, in order."""
+
+
+Modules = Mapping[str, nn.Module]
+"""By name, those that a replacement replaces or keeps."""
 
 
 class Rewrite(ABC):
@@ -47,7 +51,7 @@ class Rewrite(ABC):
     def options(self, subject: Subject, ratio: float) -> Iterable[Options]:
         """The choices worth proposing that have about ``ratio`` times the MACs of the layer.
 
-        A rule without a free size gives its choices whatever the ratio.
+        A rule without a free size gives its choices whatever the ratio; one that comes twice is taken once.
         """
 
     @abstractmethod
@@ -59,9 +63,7 @@ class Rewrite(ABC):
         """
 
     @abstractmethod
-    def carry(
-        self, modules: Mapping[str, nn.Module], replacement: Replacement, moments: Moments | None = None
-    ) -> Weights:
+    def carry(self, modules: Modules, replacement: Replacement, moments: Moments | None = None) -> Weights:
         """Weights for the new convolutions, made of those of the old modules, in float64.
 
         Args:
@@ -77,9 +79,7 @@ class Factorisation(Rewrite):
     """
 
     @abstractmethod
-    def factors(
-        self, kernel: torch.Tensor, replacement: Replacement, moments: Moments | None
-    ) -> list[torch.Tensor]:
+    def factors(self, kernel: Tensor, replacement: Replacement, moments: Moments | None) -> list[Tensor]:
         """First kernels for the convolutions of the chain, best in closed form, in float64.
 
         Args:
@@ -103,12 +103,16 @@ class Factorisation(Rewrite):
         """
         return None
 
-    def carry(
-        self, modules: Mapping[str, nn.Module], replacement: Replacement, moments: Moments | None = None
-    ) -> Weights:
+    def carry(self, modules: Modules, replacement: Replacement, moments: Moments | None = None) -> Weights:
         from archcost.rewriting.carry import factored
 
         return {replacement.name: factored(self, modules[replacement.name], replacement, moments)}
+
+
+def own_weights(module: Any) -> tuple[Tensor, Tensor | None]:
+    """Weight and bias of a convolution as they are, in float64."""
+    bias = module.bias
+    return module.weight.detach().double(), None if bias is None else bias.detach().double()
 
 
 table = NameRegistry(

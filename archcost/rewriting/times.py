@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any
 
 import torch
 
@@ -53,6 +52,5 @@ def _plain(spec: ConvSpec) -> ConvSpec:
     """As the operation sees it: padded by other modes than zeros beforehand."""
     if spec.padding_mode == "zeros":
         return spec
-    pads: Any = spec.padding
-    size = tuple(n + low + high for n, (low, high) in zip(spec.input_size, pads, strict=True))
+    size = tuple(n + low + high for n, (low, high) in zip(spec.input_size, spec.padding, strict=True))
     return replace(spec, padding=0, padding_mode="zeros", input_size=size)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -11,25 +10,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from archcost.errors import ArchcostError, RewriteError
-from archcost.trace.inputs import as_call, map_tensors
+from archcost.errors import ArchcostError, RewriteError, one_line
+from archcost.surgery.outputs import error_of
+from archcost.trace.call import Call
 from archcost.trace.modules import is_training, walk
 from archcost.trace.state import Untouched
 
-__all__ = ["Check", "Recorded", "checked", "evaluating", "record_inputs"]
-
-
-@dataclass(frozen=True, eq=False)
-class Recorded:
-    """The arguments of one call of a layer, cloned: what comes later cannot overwrite them."""
-
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-
-    def cloned(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Once more, for a layer that writes into its input."""
-        args, kwargs = map_tensors((self.args, self.kwargs), lambda tensor: tensor.detach().clone())
-        return args, kwargs
+__all__ = ["Check", "checked", "evaluating", "record_inputs"]
 
 
 @dataclass(frozen=True)
@@ -47,12 +34,12 @@ class Check:
         return self.problem is None
 
 
-def record_inputs(model: nn.Module, inputs: Any, names: Iterable[str]) -> dict[str, Recorded]:
+def record_inputs(model: nn.Module, inputs: Any, names: Iterable[str]) -> dict[str, Call]:
     """The arguments of the first call of each named module, in one pass in eval mode without gradients.
 
-    ``inputs``: a tuple is positional arguments, a dict is keyword arguments, anything else is the one
-    argument. A module that is not called is not in the result. Flags, buffers, hooks and random state are as
-    before afterwards, also after an exception.
+    ``inputs``: as `Call.of` takes them; what it keeps are clones, which what comes later cannot overwrite. A
+    module that is not called is not in the result. Flags, buffers, hooks and random state are as before
+    afterwards, also after an exception.
 
     Raises:
         RewriteError: the model has no module of that name, or its own forward fails.
@@ -64,13 +51,13 @@ def record_inputs(model: nn.Module, inputs: Any, names: Iterable[str]) -> dict[s
             wanted[name] = model.get_submodule(name)
         except AttributeError as error:
             raise RewriteError(f"the model has no module {name!r} whose inputs could be recorded") from error
-    found: dict[nn.Module, Recorded] = {}
+    found: dict[nn.Module, Call] = {}
 
     def note(module: nn.Module, args: Any, kwargs: Any) -> None:
         if module not in found:
-            found[module] = Recorded(*Recorded(args, kwargs).cloned())
+            found[module] = Call(args, kwargs).cloned()
 
-    args, kwargs = Recorded(*as_call(inputs)).cloned()
+    args, kwargs = Call.of(inputs).cloned()
     with Untouched(tree), evaluating(model), contextlib.ExitStack() as stack:
         # What the model's own hooks make of an input is what the layer gets: ours come behind them.
         for layer in dict.fromkeys(wanted.values()):
@@ -81,10 +68,8 @@ def record_inputs(model: nn.Module, inputs: Any, names: Iterable[str]) -> dict[s
         except ArchcostError:
             raise
         except Exception as error:
-            line = (str(error).strip().splitlines() or [""])[0]
             raise RewriteError(
-                f"the model's own forward failed while inputs of its layers were recorded: "
-                f"{type(error).__name__}: {line}"
+                f"the model's own forward failed while inputs of its layers were recorded: {one_line(error)}"
             ) from error
     return {name: found[layer] for name, layer in wanted.items() if layer in found}
 
@@ -92,7 +77,7 @@ def record_inputs(model: nn.Module, inputs: Any, names: Iterable[str]) -> dict[s
 def checked(
     old: nn.Module,
     new: nn.Module,
-    example_inputs: Recorded | Any,
+    example_inputs: Any,
     *,
     tolerance: float,
     strides: bool = True,
@@ -100,11 +85,11 @@ def checked(
     """Run both on the same input, in eval mode without gradients, and compare what comes out.
 
     Args:
-        example_inputs: as `record_inputs` has it, or as a model takes them.
+        example_inputs: as `record_inputs` has them, or as a model takes them.
         tolerance: the largest max |new - old| / max |old| that is good enough.
         strides: whether those of the output have to be the same too.
     """
-    given = example_inputs if isinstance(example_inputs, Recorded) else Recorded(*as_call(example_inputs))
+    given = Call.of(example_inputs)
     outputs: list[Any] = []
     for module, what in ((old, "old"), (new, "new")):
         args, kwargs = given.cloned()
@@ -112,8 +97,7 @@ def checked(
             try:
                 outputs.append(module(*args, **kwargs))
             except Exception as error:  # whatever a layer raises is the finding
-                line = (str(error).strip().splitlines() or [""])[0]
-                return Check(tolerance, None, f"the {what} layer failed: {type(error).__name__}: {line}")
+                return Check(tolerance, None, f"the {what} layer failed: {one_line(error)}")
     return _compared(outputs[0], outputs[1], tolerance, strides)
 
 
@@ -126,7 +110,7 @@ def _compared(was: Any, now: Any, tolerance: float, strides: bool) -> Check:
     if strides and was.shape == now.shape:
         facts += [("strides", _strides(was), _strides(now))]
     wrong = [f"the output's {what}: {a} before, {b} now" for what, a, b in facts if a != b]
-    error = _error(was, now) if was.shape == now.shape and was.device == now.device else None
+    error = error_of(now, was) if was.shape == now.shape and was.device == now.device else None
     if error is not None and not error <= tolerance:
         wrong.append(f"the output's relative error is {error:.1e}, above the tolerance of {tolerance:.0e}")
     return Check(tolerance, error, "; ".join(wrong) or None)
@@ -135,21 +119,6 @@ def _compared(was: Any, now: Any, tolerance: float, strides: bool) -> Check:
 def _strides(tensor: torch.Tensor) -> tuple[int, ...]:
     """Those that mean something: of axes longer than 1, the others written as 0."""
     return tuple(s if n > 1 else 0 for n, s in zip(tensor.shape, tensor.stride(), strict=True))
-
-
-def _error(was: torch.Tensor, now: torch.Tensor) -> float:
-    """Over what is finite; infinite where what is not finite is not the same in both."""
-    wide = torch.complex128 if was.is_complex() else torch.float64
-    was, now = was.to(wide), now.to(wide)
-    same = (was == now) | (was.isnan() & now.isnan())
-    finite = was.isfinite() & now.isfinite()
-    if not (same | finite).all():
-        return math.inf
-    was, now = was[finite], now[finite]
-    if was.numel() == 0:
-        return 0.0
-    worst, largest = (now - was).abs().max().item(), was.abs().max().item()
-    return worst / largest if largest else (math.inf if worst else 0.0)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from archcost.trace.dataflow import first_names
 from archcost.trace.graph import Trace
 
 __all__ = ["used_elsewhere"]
@@ -13,7 +14,7 @@ def used_elsewhere(trace: Trace) -> dict[str, tuple[str, ...]]:
     ``F.conv2d(x, self.conv.weight)`` in a parent is one, and so is a child that has the same parameter. A
     module called under another of its names is itself. What did not run in this pass does not show.
     """
-    first = {alias: name for name, info in trace.modules.items() for alias in (name, *info.aliases)}
+    first = first_names(trace)
     owner_of = {info.name: info.owner for info in trace.state if info.kind == "parameter"}
     owners = {
         storage.index: owner_of[storage.name]

@@ -12,17 +12,15 @@ from torch import nn
 
 from archcost.errors import ArchcostError
 from archcost.surgery.copying import copied
-from archcost.trace.inputs import as_call, map_tensors
+from archcost.trace.call import Call
+from archcost.trace.inputs import tensors_in
 
-__all__ = ["exact_outputs", "fresh", "outputs_of", "state_kept", "worst_error"]
-
-Call = tuple[tuple[Any, ...], dict[str, Any]]
+__all__ = ["error_of", "exact_outputs", "fresh", "outputs_of", "state_kept", "worst_error"]
 
 
 def fresh(inputs: Any) -> Call:
     """The arguments of a call, cloned: a model may write into its input."""
-    args, kwargs = as_call(inputs)
-    return map_tensors((args, kwargs), lambda t: t.detach().clone(memory_format=torch.preserve_format))
+    return Call.of(inputs).cloned()
 
 
 def outputs_of(model: nn.Module, inputs: Any) -> list[torch.Tensor]:
@@ -32,21 +30,13 @@ def outputs_of(model: nn.Module, inputs: Any) -> list[torch.Tensor]:
         return tensors_in(model(*args, **kwargs))
 
 
-def tensors_in(value: Any) -> list[torch.Tensor]:
-    """All tensors in tuples, lists, mappings and dataclasses."""
-    found: list[torch.Tensor] = []
-    map_tensors(value, found.append)
-    return found
-
-
 def exact_outputs(model: nn.Module, inputs: Any, plain: list[torch.Tensor]) -> tuple[list[torch.Tensor], str]:
     """Those of a float64 copy; where there can be none the ``plain`` ones, and what they are in words."""
     try:
         twin = copied(model).double()
-        wide = map_tensors(as_call(inputs), lambda t: t.double() if t.is_floating_point() else t)
-        args, kwargs = wide
+        args, kwargs = fresh(inputs).mapped(lambda t: t.double() if t.is_floating_point() else t)
         with torch.no_grad():
-            found = tensors_in(twin(*map_tensors(args, torch.clone), **map_tensors(kwargs, torch.clone)))
+            found = tensors_in(twin(*args, **kwargs))
     except (ArchcostError, RuntimeError, TypeError, ValueError, MemoryError):
         return plain, "original"  # its code asks for float32, or it cannot be copied
     if [one.shape for one in found] != [one.shape for one in plain]:
@@ -65,16 +55,23 @@ def worst_error(found: list[torch.Tensor], exact: list[torch.Tensor]) -> float:
     for one, other in zip(found, exact, strict=True):
         if not other.is_floating_point() or not other.numel():
             continue
-        a, b = one.double(), other.double()
-        same = (a == b) | (a.isnan() & b.isnan())
-        finite = a.isfinite() & b.isfinite()
-        if not bool((same | finite).all()):
-            return inf
-        off = (a - b)[finite].abs().max().item() if finite.any() else 0.0
-        largest = b[finite].abs().max().item() if finite.any() else 0.0
-        if off:
-            worst = max(worst, off / largest if largest else inf)
+        worst = max(worst, error_of(one, other))
     return worst
+
+
+def error_of(found: torch.Tensor, exact: torch.Tensor) -> float:
+    """max |y - exact| / max |exact|, over what is finite; infinite where the rest is not the same in both."""
+    wide = torch.complex128 if exact.is_complex() else torch.float64
+    found, exact = found.to(wide), exact.to(wide)
+    same = (found == exact) | (found.isnan() & exact.isnan())
+    finite = found.isfinite() & exact.isfinite()
+    if not bool((same | finite).all()):
+        return inf
+    found, exact = found[finite], exact[finite]
+    if not exact.numel():
+        return 0.0
+    off, largest = (found - exact).abs().max().item(), exact.abs().max().item()
+    return off / largest if largest else (inf if off else 0.0)
 
 
 @contextlib.contextmanager

@@ -16,11 +16,11 @@ from archcost.surgery.refusals import hooks_of, is_convolution, why_not, wraps
 from archcost.trace.graph import Trace
 from archcost.trace.modules import ModuleTree, type_name, walk
 
-__all__ = ["Hooks", "Place", "Site", "places_of", "sites"]
+__all__ = ["Hooks", "Place", "Site", "held_elsewhere", "places_of", "sites"]
 
 Hooks = Literal["refuse", "keep"]
 
-# Containers held as attributes are searched for the layer this deep, and the first so many items.
+# Containers held as attributes are searched for modules this deep, and the first so many items.
 _DEPTH = 3
 _MOST_ITEMS = 4096
 
@@ -76,7 +76,7 @@ def sites(
     found = [module for module in tree.modules.values() if is_convolution(module)]
     places = places_of(tree)
     around = dict(_wrapped(tree))
-    loose = _held_elsewhere(tree, found)
+    held = held_elsewhere(tree)
     tied = {} if keeps_parameters else _tied(tree)
     read = {} if keeps_parameters or trace is None else used_elsewhere(trace)
 
@@ -85,7 +85,8 @@ def sites(
         yield around.get(id(module))
         yield None if here else "it is the whole model: wrap it, torch.nn.Sequential(model)"
         yield _within(here)
-        yield loose.get(id(module))
+        if id(module) in held:
+            yield f"it is also held in {held[id(module)]}, which is no place where modules are registered"
         yield _of_hooks(module) if hooks == "refuse" else None
         yield None if keeps_parameters else _of_parameters(module, names, tied)
         yield f"its parameters are read by {_listed(read[names[0]])} too" if names[0] in read else None
@@ -162,31 +163,28 @@ def _memory(tensor: torch.Tensor) -> int:
         return -id(tensor)
 
 
-def _held_elsewhere(tree: ModuleTree, layers: list[nn.Module]) -> dict[int, str]:
-    """By the id of a layer, that the model also holds it where modules are not registered."""
-    wanted = {id(layer) for layer in layers}
+def held_elsewhere(tree: ModuleTree) -> dict[int, str]:
+    """By the id of a module, where another one holds it beside the places where modules are registered."""
     found: dict[int, str] = {}
     for name, module in tree.modules.items():
         for key, value in vars(module).items():
             if key.startswith("_") and key.endswith(("_modules", "_parameters", "_buffers", "_hooks")):
                 continue
-            for layer in _layers_in(value, _DEPTH):
-                if id(layer) in wanted and id(layer) != id(module):
-                    where = f"{name}.{key}" if name else key
-                    why = f"it is also held in {where}, which is no place where modules are registered"
-                    found.setdefault(id(layer), why)
+            for layer in _modules_in(value, _DEPTH):
+                if layer is not module:
+                    found.setdefault(id(layer), f"{name}.{key}" if name else key)
     return found
 
 
-def _layers_in(value: Any, depth: int) -> Iterator[nn.Module]:
+def _modules_in(value: Any, depth: int) -> Iterator[nn.Module]:
     if isinstance(value, nn.Module):
         yield value
     elif isinstance(value, types.MethodType):
-        yield from _layers_in(value.__self__, 0)
+        yield from _modules_in(value.__self__, 0)
     elif depth and isinstance(value, (list, tuple, set, frozenset, dict)):
         items = list(value.values() if isinstance(value, dict) else value)[:_MOST_ITEMS]
         for item in items:
-            yield from _layers_in(item, depth - 1)
+            yield from _modules_in(item, depth - 1)
 
 
 def _listed(names: Any) -> str:

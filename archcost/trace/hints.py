@@ -6,12 +6,11 @@ import inspect
 from collections.abc import Iterator
 from typing import Any
 
-import torch
 from torch import nn
 
 from archcost.errors import ArchcostError, InputError, ModelError
 from archcost.trace.graph import Trace
-from archcost.trace.inputs import check_tensors, map_tensors
+from archcost.trace.inputs import check_tensors, map_tensors, tensors_in
 from archcost.trace.run import record
 
 __all__ = ["traced"]
@@ -52,8 +51,7 @@ def _meant(model: nn.Module, inputs: Any, input_size: Any) -> Iterator[tuple[str
                 whole = [(1, *one) for one in input_size]
                 yield _batch(whole), {"input_size": whole}
         return
-    given: list[torch.Tensor] = []
-    map_tensors(inputs, given.append)
+    given = tensors_in(inputs)
     if given and not any(tensor.is_nested for tensor in given):
         more = map_tensors(inputs, lambda tensor: tensor.unsqueeze(0))
         yield _batch([(1, *tensor.shape) for tensor in given]), {"inputs": more}

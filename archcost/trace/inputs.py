@@ -1,4 +1,4 @@
-"""Inputs: one canonical form, tensors inside any structure, and a guess where none are given."""
+"""Inputs: tensors inside any structure, examples of a shape, and a guess where none are given."""
 
 from __future__ import annotations
 
@@ -14,35 +14,10 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from archcost.trace.graph import Trace
-
 # Spatial sizes tried in turn when nothing says which one the model is for: ImageNet's first, then others
 # that a fixed classifier is likely to have been built for.
 IMAGE_SIZES = (224, 32, 28, 64, 256, 299, 96, 128, 384, 512)
 SEQUENCE_LENGTH = 128
-
-
-def as_call(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Positional and keyword arguments: a tuple is the one, a dict the other, anything else one argument.
-
-    A text alone is none: it is meant for another argument, as the name of a layer is.
-    """
-    if type(inputs) is tuple:
-        return inputs, {}
-    if type(inputs) is dict:
-        bad = [key for key in inputs if not isinstance(key, str)]
-        if bad:
-            raise InputError(
-                f"inputs: a dict is keyword arguments, but {bad[0]!r} is no name. To pass the dict itself "
-                f"as the one argument, put it in a tuple: ({{...}},)"
-            )
-        return (), inputs
-    if isinstance(inputs, (str, bytes)):
-        raise InputError(
-            f"inputs is the text {inputs!r}, and no input. A layer goes by its name: layer={inputs!r}. For a "
-            f"model that takes a text, put it into a tuple: ({inputs!r},)"
-        )
-    return (inputs,), {}
 
 
 def check_tensors(inputs: Any, where: str = "inputs") -> None:
@@ -61,30 +36,6 @@ def check_tensors(inputs: Any, where: str = "inputs") -> None:
         else:
             text, as_tensor = f"a {kind.__module__}.{kind.__name__}", "torch.as_tensor(numpy.asarray(x))"
         raise InputError(f"{where} is {text}, and the model takes tensors: give {as_tensor}")
-
-
-def on_device(given: Any, device: torch.device | str) -> Any:
-    """The caller's inputs on a device: new tensors, so that none of the caller's own can change shape.
-
-    Where the device is the same they share memory; one tensor given twice stays one.
-    """
-
-    made: dict[int, torch.Tensor] = {}
-
-    def move(tensor: torch.Tensor) -> torch.Tensor:
-        if tensor.is_nested:
-            raise InputError(
-                "inputs: a NestedTensor has rows of different lengths, which no shape says; give a padded "
-                "tensor, as nested.to_padded_tensor(0.0)"
-            )
-        if id(tensor) not in made:
-            copy = tensor.detach().to(device)
-            if tensor.requires_grad and tensor.is_leaf:
-                copy.requires_grad_()
-            made[id(tensor)] = copy
-        return made[id(tensor)]
-
-    return map_tensors(given, move)
 
 
 def map_tensors(value: Any, change: Callable[[torch.Tensor], Any]) -> Any:
@@ -127,6 +78,13 @@ def map_tensors(value: Any, change: Callable[[torch.Tensor], Any]) -> Any:
                     object.__setattr__(result, field.name, new)
         return result
     return value
+
+
+def tensors_in(value: Any) -> list[torch.Tensor]:
+    """All tensors in tuples, lists, mappings and dataclasses, in order."""
+    found: list[torch.Tensor] = []
+    map_tensors(value, found.append)
+    return found
 
 
 def make(
@@ -276,24 +234,3 @@ def _assumed(size: tuple[int, ...], where: str, reason: str) -> str:
 
 def _text(size: tuple[int, ...]) -> str:
     return "x".join(map(str, size))
-
-
-def like_traced(trace: Trace) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Example tensors of the shapes that were traced; one that was given twice is one again."""
-    from archcost.trace.graph import TensorRef
-
-    made: dict[TensorRef, torch.Tensor] = {}
-
-    def real(value: Any) -> Any:
-        if isinstance(value, TensorRef):
-            if value not in made:
-                made[value] = example(value.shape, value.dtype, "cpu")
-            return made[value]
-        if isinstance(value, (tuple, list)):
-            return type(value)(map(real, value))
-        if isinstance(value, dict):
-            return {key: real(item) for key, item in value.items()}
-        return value
-
-    args, kwargs = real(trace.inputs)
-    return args, kwargs

@@ -161,7 +161,7 @@ class _Ready:
         args, kwargs = run.make_inputs(self.device)
         for name, kind, tensor in self.state:
             recorder.name_state(tensor, kind, name)
-        for tensor in _input_tensors((args, kwargs)):
+        for tensor in inputs_.tensors_in((args, kwargs)):
             recorder.name_state(tensor, "input", "input")
         inputs = recorder.describe((args, kwargs))
         if self.replacements:
@@ -244,17 +244,6 @@ def _moved(tree: ModuleTree, device: torch.device) -> dict[int, torch.Tensor]:
             vars(copy).update(vars(tensor))
         moved[id(tensor)] = copy
     return moved if elsewhere else {}
-
-
-def _input_tensors(value: Any) -> list[torch.Tensor]:
-    found: list[torch.Tensor] = []
-
-    def note(tensor: torch.Tensor) -> torch.Tensor:
-        found.append(tensor)
-        return tensor
-
-    inputs_.map_tensors(value, note)
-    return found
 
 
 def _as_parameter(copy: torch.Tensor, like: torch.Tensor) -> torch.Tensor:

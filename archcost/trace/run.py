@@ -13,6 +13,7 @@ from torch import nn
 from archcost.errors import ArchcostError, InputError
 from archcost.progress import Progress
 from archcost.trace import inputs as inputs_
+from archcost.trace.call import Call
 from archcost.trace.failure import Failed
 from archcost.trace.graph import Trace
 from archcost.trace.modules import (
@@ -135,8 +136,7 @@ def _candidates(
     """Ways to make the inputs for a device, with what each assumes."""
     model_dtype = inputs_.dtype_of(tree)
     if inputs is not None:
-        given = inputs_.as_call(inputs)
-        yield (lambda device: inputs_.on_device(given, device)), None
+        yield Call.of(inputs).on, None
     elif input_size is not None:
         yield (lambda device: inputs_.make(input_size, dtype, model_dtype, device)), None
     else:

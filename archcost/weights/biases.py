@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -11,9 +10,7 @@ from torch import Tensor
 from archcost.errors import RewriteError
 from archcost.merging.compose import apart, composed
 from archcost.spec import ConvSpec
-
-if TYPE_CHECKING:
-    from archcost.weights.moments import Moments
+from archcost.weights.moments import Moments
 
 __all__ = ["INPUT_RANGE", "PASSING", "biases", "evened"]
 

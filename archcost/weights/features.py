@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from archcost.errors import ArchcostError, InputError, RewriteError
+from archcost.errors import ArchcostError, InputError, RewriteError, one_line
 from archcost.nn.like import ConvLike
 from archcost.paths.algorithms.im2col import windowed
 from archcost.paths.geometry import padded
@@ -54,9 +54,8 @@ class Runner:
             hint = _HINT * (isinstance(batch, (list, tuple)) and len(batch) > 1)
             if isinstance(error, ArchcostError):
                 raise RewriteError(f"{error}{hint}") from error
-            line = (str(error).strip().splitlines() or [""])[0]
             raise RewriteError(
-                f"the {self.what} model's own forward failed on a batch: {type(error).__name__}: {line}{hint}"
+                f"the {self.what} model's own forward failed on a batch: {one_line(error)}{hint}"
             ) from error
         return self._calls
 

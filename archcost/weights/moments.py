@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import inf, prod
 from typing import Any
@@ -15,7 +15,7 @@ from archcost.progress import Progress
 from archcost.weights.features import again, batches_in, layer_of, patches, running, space_of, spaced
 from archcost.weights.sums import Sums
 
-__all__ = ["LIMIT", "Moments", "collect", "covariance_bytes", "stream"]
+__all__ = ["LIMIT", "Moments", "collect", "covariance_bytes"]
 
 LIMIT = 2**30
 """Bytes of covariances that are held at once, by default."""
@@ -75,19 +75,7 @@ def collect(
     progress: bool | None = None,
     limit: int = LIMIT,
 ) -> dict[str, Moments]:
-    """The moments of several layers, all of them held at once; `stream` has them one by one."""
-    return dict(stream(model, names, batches, progress=progress, limit=limit))
-
-
-def stream(
-    model: nn.Module,
-    names: Iterable[str],
-    batches: Iterable[Any],
-    *,
-    progress: bool | None = None,
-    limit: int = LIMIT,
-) -> Iterator[tuple[str, Moments]]:
-    """Each layer's moments, in the order of ``names``, from passes in eval mode without gradients.
+    """The moments of several layers by name, from passes in eval mode without gradients.
 
     Layers share a pass as long as their covariances fit into ``limit``; sums are in float64, products too
     where patches are small. Where there are far more patches than needed (8 times the values of a patch),
@@ -111,6 +99,7 @@ def stream(
     layers = {name: layer_of(model, name) for name in names}
     groups = _passes(layers, limit)
     length = batches_in(batches)
+    found: dict[str, Moments] = {}
     with Progress(len(groups) * (length or 1), "moments", progress) as bar:
         for group in groups:
             sums: dict[nn.Module, _PatchSums] = {}
@@ -124,7 +113,8 @@ def stream(
                     if length is None and all(one.full for one in sums.values()):
                         break
             for name, layer in group.items():
-                yield name, sums[layer].moments()
+                found[name] = sums[layer].moments()
+    return found
 
 
 def _passes(layers: dict[str, nn.Module], limit: int) -> list[dict[str, nn.Module]]:

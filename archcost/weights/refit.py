@@ -16,12 +16,8 @@ from archcost.nn.like import ConvLike
 from archcost.progress import Progress
 from archcost.weights.features import Runner, again, batches_in, layer_of, patches, running, space_of, spaced
 from archcost.weights.fitting import Fit, Normal
-from archcost.weights.moments import Moments, stream
 
-__all__ = ["Refactor", "Refit", "mean_shift", "refit"]
-
-Refactor = Callable[[str, Moments], "Sequence[tuple[Tensor, Tensor | None]] | None"]
-"""From a layer's name and the moments of its input in the original, weights for its chain; None: as it is."""
+__all__ = ["Refit", "refit"]
 
 RIDGES = (1e-6, 1e-4, 1e-2)
 _HELD = 2**28
@@ -52,7 +48,6 @@ def refit(
     batches: Iterable[Any],
     *,
     ridge: float | Sequence[float] | None = None,
-    refactor: Refactor | None = None,
     progress: bool | None = None,
 ) -> dict[str, Refit]:
     """Fit the last convolution of each new layer by least squares, in the order in which they run::
@@ -76,8 +71,7 @@ def refit(
         batches: each as the models take their inputs; gone through once a layer and more, so a list or a
             ``DataLoader`` in a fixed order, not a generator.
         ridge: r, as a part of the mean of the diagonal of z z'; of several the one with the smallest error
-            aside, of none the bias alone is fitted. By default 1e-6, 1e-4 and 1e-2.
-        refactor: gives a chain new weights before its refit.
+            aside. By default 1e-6, 1e-4 and 1e-2.
 
     Raises:
         RewriteError: a name is unknown, its layer was not called or ends in no convolution, outputs have
@@ -87,22 +81,19 @@ def refit(
     ridges = RIDGES if ridge is None else (ridge,) if isinstance(ridge, (int, float)) else tuple(ridge)
     olds = {name: layer_of(original, name) for name in dict.fromkeys(names)}
     lasts = {name: _last_of(name, layer_of(rewritten, name)) for name in olds}
-    passes = 1 + len(olds) * (1 + (refactor is not None))
+    passes = 1 + len(olds)
     if not olds:
         return {}
     calls = _calls(original, olds, batches, passes)
     found: dict[str, Refit] = {}
     length = batches_in(batches)
     # Another order of the batches in each pass would pair an image with the targets of another.
-    fixed = isinstance(batches, (list, tuple)) and refactor is None
+    fixed = isinstance(batches, (list, tuple))
     with Progress(len(calls) * (length or 1), "refit", progress) as bar:
         for group in _shared(calls, lasts) if fixed else [[name] for name in calls]:
-            pairs = {name: _Pair(name, lasts[name], calls[name], length, bool(ridges)) for name in group}
+            pairs = {name: _Pair(name, lasts[name], calls[name], length) for name in group}
             ready = _targets(original, olds, pairs, batches) if len(group) > 1 else None
             for name, pair in pairs.items():
-                if refactor is not None:
-                    for _, moments in stream(original, [name], batches, progress=False):
-                        _put(layer_of(rewritten, name), refactor(name, moments), name)
                 with (
                     running(original, {olds[name]: pair.target}) as old,
                     running(rewritten, {lasts[name]: pair.result}, "rewritten") as new,
@@ -201,11 +192,11 @@ def _rows(y: Tensor, picked: Tensor) -> Tensor:
 class _Pair:
     """One layer in both models: what it gave and what it gives, as sums and as what is kept aside."""
 
-    def __init__(self, name: str, layer: nn.Module, calls: int, length: int | None, weights: bool) -> None:
+    def __init__(self, name: str, layer: nn.Module, calls: int, length: int | None) -> None:
         self.name, self.layer, self.calls, self.length = name, layer, calls, length
         transposed = bool(layer.transposed)
         self.note = "the last stage is transposed: only its bias is fitted" if transposed else ""
-        self.weights = weights and not transposed
+        self.weights = not transposed
         self.normal = Normal(self.weights, layer.bias is not None)
         self.wanted: list[_Target] = []
         self.stride = 0
@@ -301,21 +292,3 @@ def _last_of(name: str, module: nn.Module) -> nn.Module:
     if not _is_conv(last):
         raise RewriteError(f"{name}: what stands there ends in a {type(last).__name__}, not a convolution")
     return last
-
-
-def _put(module: nn.Module, pairs: Any, name: str) -> None:
-    """New weights for the convolutions of a chain."""
-    if pairs is None:
-        return
-    layers: list[Any] = [one for one in module.modules() if _is_conv(one)]
-    if len(layers) != len(pairs):
-        raise RewriteError(f"{name}: refactor gives {len(pairs)} weights for {len(layers)} convolutions")
-    with torch.no_grad():
-        for layer, (weight, bias) in zip(layers, pairs, strict=True):
-            if (bias is None) != (layer.bias is None) or weight.shape != layer.weight.shape:
-                raise RewriteError(f"{name}: refactor gives weights of other shapes than those of its chain")
-            layer.weight.copy_(weight)
-            if bias is not None:
-                layer.bias.copy_(bias)
-            if isinstance(layer, ConvLike):
-                layer.forget()

@@ -23,7 +23,8 @@ from archcost.latency.timing.hooks import Route, hook_seconds, hooked, route_of
 from archcost.latency.timing.parts import CallTime, InContext, Span, span
 from archcost.latency.timing.settings import settings
 from archcost.latency.timing.stopwatch import CpuStopwatch, CudaStopwatch, Stopwatch, WallStopwatch
-from archcost.trace.inputs import as_call, dtype_of, map_tensors
+from archcost.trace.call import Call
+from archcost.trace.inputs import dtype_of
 from archcost.trace.modules import ModuleTree, check_initialised, check_model, is_training, walk
 from archcost.trace.state import Untouched, deeper_recursion, paused_gc
 
@@ -81,8 +82,8 @@ def time_in_context(
 
     _check(seconds, precision, tolerance, clock)
     tree = _tree_of(model)
-    args, kwargs = as_call(_copied(inputs))
-    device, enough = _device_of(tree, (args, kwargs)), Deadline(seconds)
+    call = Call.of(inputs).cloned()  # a model may write into its own
+    device, enough = _device_of(tree, call), Deadline(seconds)
     with ExitStack() as stack:
         untouched = stack.enter_context(Untouched(tree))
         for module in tree.modules.values():
@@ -94,7 +95,7 @@ def time_in_context(
         stack.enter_context(deeper_recursion())
         used = torch.get_num_threads()
         watch = watch or _stopwatch(device, clock or ("cpu" if used == 1 else "wall"))
-        run = _Passes(partial(model, *args, **kwargs), tree, watch, tolerance, deadline)
+        run = _Passes(partial(model, *call.args, **call.kwargs), tree, watch, tolerance, deadline)
         run.warm_up(enough.within(seconds / 5))
         lap = 0.0 if watch.clock == "cuda" else hook_seconds(watch, deadline=deadline)
         stack.enter_context(paused_gc())
@@ -122,7 +123,7 @@ def time_in_context(
         device=str(fingerprint(str(device) if device.type == "cuda" else "cpu")),
         threads=used,
         dtype=str(dtype_of(tree)).removeprefix("torch."),
-        inputs=_text((args, kwargs)),
+        inputs=_text(call),
         training=is_training(model),
         torch=str(torch.__version__),
     )
@@ -277,29 +278,11 @@ def _tree_of(model: Any) -> ModuleTree:
     return tree
 
 
-def _copied(inputs: Any) -> Any:
-    """The caller's inputs copied: a model may write into its own. One tensor given twice stays one."""
-    made: dict[int, torch.Tensor] = {}
-
-    def copy(tensor: torch.Tensor) -> torch.Tensor:
-        if id(tensor) not in made:
-            made[id(tensor)] = tensor.detach().clone()
-        return made[id(tensor)]
-
-    return map_tensors(inputs, copy)
-
-
-def _tensors(inputs: Any) -> list[torch.Tensor]:
-    found: list[torch.Tensor] = []
-    map_tensors(inputs, found.append)
-    return found
-
-
-def _device_of(tree: ModuleTree, inputs: Any) -> torch.device:
+def _device_of(tree: ModuleTree, call: Call) -> torch.device:
     """Where the pass runs; there must be one place."""
     import torch
 
-    tensors = _tensors(inputs)
+    tensors = call.tensors
     for module in tree.modules.values():
         tensors += [t for t in (*module._parameters.values(), *module._buffers.values()) if t is not None]
     devices = {tensor.device for tensor in tensors if tensor.dim()} or {torch.device("cpu")}
@@ -310,9 +293,8 @@ def _device_of(tree: ModuleTree, inputs: Any) -> torch.device:
     return min(devices, key=str)
 
 
-def _text(inputs: Any) -> str:
-    tensors = _tensors(inputs)
-    said = ["x".join(map(str, t.shape)) + f" {str(t.dtype).removeprefix('torch.')}" for t in tensors]
+def _text(call: Call) -> str:
+    said = ["x".join(map(str, t.shape)) + f" {str(t.dtype).removeprefix('torch.')}" for t in call.tensors]
     return ", ".join(said) or "none"
 
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from archcost.errors import ArchcostError, RewriteError
+from archcost.errors import ArchcostError, RewriteError, one_line
 from archcost.merging.chain import Conv
 from archcost.merging.compose import composed
 from archcost.paths.accuracy import exact_convolution
@@ -19,15 +19,16 @@ from archcost.rewriting.plan.plan import Applied, Plan
 from archcost.rewriting.proposal import Proposal
 from archcost.rewriting.rule import Factorisation, get
 from archcost.spec import ConvSpec
-from archcost.surgery.checking import Recorded, checked, evaluating, record_inputs
+from archcost.surgery.checking import checked, evaluating, record_inputs
 from archcost.surgery.outputs import outputs_of, worst_error
 from archcost.surgery.sites import Hooks
+from archcost.trace.call import Call
 from archcost.trace.modules import walk
 from archcost.trace.state import Untouched
 from archcost.weights.moments import Moments, collect, covariance_bytes
 from archcost.weights.refit import refit
 
-__all__ = ["Outcome", "carried_out", "moments_of", "outputs_apart"]
+__all__ = ["Outcome", "Task", "carried_out", "moments_of", "outputs_apart"]
 
 T = TypeVar("T")
 
@@ -53,40 +54,46 @@ class Outcome:
     """Why its weights are not fitted to the data that was given."""
 
 
-def carried_out(
-    model: nn.Module,
-    work: nn.Module,
-    plan: Plan,
-    inputs: Any,
-    *,
-    batches: Sequence[Any] | None = None,
-    moments: Mapping[str, Moments] | None = None,
-    hooks: Hooks = "refuse",
-    strict: bool = True,
-    progress: bool | None = None,
-) -> tuple[Applied, tuple[Outcome, ...]]:
-    """Apply a plan to ``work``, a copy of ``model`` or the model itself, step by step.
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A plan to be carried out on ``work``, a copy of ``model`` or the model itself.
 
-    Where data is given, ``work`` is a copy: the original says what every layer should give. ``moments``
-    are those of its inputs, where they are known already. Unless ``strict``, a place that fails is one of
-    the outcomes and ends nothing else.
+    Where data is given, ``work`` is a copy: the original says what every layer should give.
     """
-    recorded = record_inputs(model, inputs, [one.name for one in plan])
-    expected = outputs_apart(model, inputs)
-    applied = Applied(work)
+
+    model: nn.Module
+    work: nn.Module
+    plan: Plan
+    call: Call
+    """On which every new layer is compared with the old one."""
+    batches: Sequence[Any] | None = None
+    moments: Mapping[str, Moments] | None = None
+    """Of the layers' inputs, where they are known already."""
+    hooks: Hooks = "refuse"
+    strict: bool = True
+    """A place that fails ends everything; else it is one of the outcomes, and ends nothing else."""
+    progress: bool | None = None
+
+
+def carried_out(task: Task) -> tuple[Applied, tuple[Outcome, ...]]:
+    """Apply the plan proposal by proposal, each looked at as soon as it stands."""
+    plan = task.plan
+    recorded = record_inputs(task.model, task.call, [one.name for one in plan])
+    expected = outputs_apart(task.model, task.call)
+    applied = Applied(task.work)
     problems: dict[str, str] = {}
     errors: dict[str, float | None] = {}
     try:
-        with Progress(len(plan) or 1, "rewriting", progress) as bar:
-            known = moments or {}
-            for part in _parts(plan, batches is not None and not known):
-                seen = known or _moments(model, part, batches, strict, progress)
+        with Progress(len(plan) or 1, "rewriting", task.progress) as bar:
+            known = task.moments or {}
+            for part in _parts(plan, task.batches is not None and not known):
+                seen = known or _moments(task, part)
                 for one in part:
                     bar.step()
                     try:
-                        handle = Plan([one]).apply(work, inplace=True, moments=seen, hooks=hooks)
+                        handle = Plan([one]).apply(task.work, inplace=True, moments=seen, hooks=task.hooks)
                     except Exception as error:  # whatever somebody's rule raises
-                        if strict:
+                        if task.strict:
                             raise
                         problems[one.name] = f"it failed: {error or type(error).__name__}"
                         continue
@@ -95,23 +102,14 @@ def carried_out(
                     if problem is not None:
                         applied.undo(one.name)
                         problems[one.name] = f"taken back: {problem}"
-        whole = _whole(applied, plan, inputs, expected)
+        whole = _whole(task, applied, expected)
         problems |= {name: f"taken back: {said}" for name, said in whole.items()}
-        refitted, unfitted = _refitted(model, work, applied, plan, batches, strict, progress)
+        refitted, unfitted = _refitted(task, applied)
     except BaseException:
         applied.undo()
         raise
-    found = (
-        Outcome(
-            one,
-            errors.get(one.name),
-            refitted.get(one.name),
-            problems.get(one.name),
-            unfitted.get(one.name),
-        )
-        for one in plan
-    )
-    return applied, tuple(found)
+    tables: Any = errors, refitted, problems, unfitted
+    return applied, tuple(Outcome(one, *(table.get(one.name) for table in tables)) for one in plan)
 
 
 def _parts(plan: Plan, data: bool) -> Iterator[list[Proposal]]:
@@ -137,11 +135,16 @@ def _covariance_bytes(one: Proposal) -> int:
     return 8 * spec.groups * patch * patch
 
 
-def _moments(
-    model: nn.Module, part: list[Proposal], batches: Any, strict: bool, progress: bool | None
-) -> Mapping[str, Moments]:
-    names = [one.name for one in part if isinstance(get(one.rule), Factorisation)]
-    return {} if batches is None else moments_of(model, names, batches, strict=strict, progress=progress)
+def _moments(task: Task, part: list[Proposal]) -> Mapping[str, Moments]:
+    names = _fitted_names(part)
+    if task.batches is None:
+        return {}
+    return moments_of(task.model, names, task.batches, strict=task.strict, progress=task.progress)
+
+
+def _fitted_names(proposals: Iterable[Proposal]) -> list[str]:
+    """Those with weights that data can choose."""
+    return [one.name for one in proposals if isinstance(get(one.rule), Factorisation)]
 
 
 def moments_of(
@@ -186,7 +189,7 @@ def _each(work: Callable[[list[str]], dict[str, T]], names: list[str]) -> tuple[
     return found, failed
 
 
-def _looked_at(one: Proposal, handle: Applied, given: Recorded | None) -> tuple[float | None, str | None]:
+def _looked_at(one: Proposal, handle: Applied, given: Call | None) -> tuple[float | None, str | None]:
     """The error of a new layer on a recorded input, and what is wrong with it."""
     if given is None or len(one.replacement.chains) > 1:
         return None, None  # what stands for several modules is seen in the whole model
@@ -206,7 +209,7 @@ def _looked_at(one: Proposal, handle: Applied, given: Recorded | None) -> tuple[
     return found.error, None
 
 
-def _against_kernel(one: Proposal, old: nn.Module, new: nn.Module, given: Recorded) -> float | None:
+def _against_kernel(one: Proposal, old: nn.Module, new: nn.Module, given: Call) -> float | None:
     """How far a linear chain is from the one convolution that it amounts to, borders included."""
     chain = one.replacement.chain
     layers = [module for module in new.modules() if isinstance(module, nn.modules.conv._ConvNd)]
@@ -245,7 +248,7 @@ def _is_linear(specs: Sequence[ConvSpec]) -> bool:
         return False
     before: set[int] = set()
     for spec in specs:
-        columns: Any = zip(spec.kernel_size, spec.stride, spec.padding, strict=True)
+        columns = zip(spec.kernel_size, spec.stride, spec.padding, strict=True)
         for axis, (k, stride, pair) in enumerate(columns):
             if axis in before and max(pair):
                 return False
@@ -254,23 +257,22 @@ def _is_linear(specs: Sequence[ConvSpec]) -> bool:
     return True
 
 
-def _whole(applied: Applied, plan: Plan, inputs: Any, expected: list[torch.Tensor]) -> dict[str, str]:
+def _whole(task: Task, applied: Applied, expected: list[torch.Tensor]) -> dict[str, str]:
     """Run the whole model; proposals are taken back, the last first, until it runs and has its shapes."""
     problems: dict[str, str] = {}
-    exact = all(one.exact for one in plan)
+    exact = all(one.exact for one in task.plan)
     standing = list(applied.names)
-    while (said := _wrong(applied.model, inputs, expected, exact)) is not None and standing:
+    while (said := _wrong(task.work, task.call, expected, exact)) is not None and standing:
         problems[standing[-1]] = said
         applied.undo(standing.pop())
     return problems
 
 
-def _wrong(model: nn.Module, inputs: Any, expected: list[torch.Tensor], exact: bool) -> str | None:
+def _wrong(model: nn.Module, call: Call, expected: list[torch.Tensor], exact: bool) -> str | None:
     try:
-        found = outputs_apart(model, inputs)
+        found = outputs_apart(model, call)
     except Exception as error:  # whatever the user's forward raises with the new layers is the finding
-        line = (str(error).strip().splitlines() or [""])[0]
-        return f"the model's forward fails with it: {type(error).__name__}: {line}"
+        return f"the model's forward fails with it: {one_line(error)}"
     if [one.shape for one in found] != [one.shape for one in expected]:
         return "the model's outputs have other shapes with it"
     if exact:
@@ -281,31 +283,22 @@ def _wrong(model: nn.Module, inputs: Any, expected: list[torch.Tensor], exact: b
     return None
 
 
-def outputs_apart(model: nn.Module, inputs: Any) -> list[torch.Tensor]:
+def outputs_apart(model: nn.Module, call: Call) -> list[torch.Tensor]:
     """In eval mode, the model and the random state as before; both draw the same random numbers."""
     with Untouched(walk(model)), evaluating(model):
         torch.manual_seed(0)
-        return outputs_of(model, inputs)
+        return outputs_of(model, call)
 
 
-def _refitted(
-    model: nn.Module,
-    work: nn.Module,
-    applied: Applied,
-    plan: Plan,
-    batches: Any,
-    strict: bool,
-    progress: bool | None,
-) -> tuple[dict[str, tuple[float, float]], dict[str, str]]:
+def _refitted(task: Task, applied: Applied) -> tuple[dict[str, tuple[float, float]], dict[str, str]]:
     """By name the errors before and after, and why some layers are not fitted."""
-    names = [
-        one.name for one in plan if one.name in applied.names and isinstance(get(one.rule), Factorisation)
-    ]
-    if batches is None or not names:
+    names = _fitted_names(one for one in task.plan if one.name in applied.names)
+    if task.batches is None or not names:
         return {}, {}
+    batches = task.batches
 
     def fitted(part: list[str]) -> dict[str, tuple[float, float]]:
-        found = refit(model, work, part, batches, progress=progress)
+        found = refit(task.model, task.work, part, batches, progress=task.progress)
         return {name: (one.before, one.after) for name, one in found.items()}
 
-    return (fitted(names), {}) if strict else _each(fitted, names)
+    return (fitted(names), {}) if task.strict else _each(fitted, names)

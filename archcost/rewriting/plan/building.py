@@ -58,14 +58,14 @@ def built(chain: Chain, old: nn.Module, weights: Tensors | None, kept: Mapping[s
 
 def conv_type(spec: ConvSpec) -> str:
     """The class of ``torch.nn`` that does it."""
-    return f"Conv{'Transpose' * spec.transposed}{len(spec.input_size)}d"
+    return f"Conv{'Transpose' * spec.transposed}{spec.axes}d"
 
 
 def conv_arguments(spec: ConvSpec) -> dict[str, Any]:
     """What its constructor is given, beyond channels and kernel_size: what differs from the defaults."""
     pairs: Any = spec.padding
     even = all(low == high for low, high in pairs)
-    axes = len(spec.input_size)
+    axes = spec.axes
     arguments: dict[str, tuple[Any, Any]] = {
         "stride": (spec.stride, (1,) * axes),
         "padding": (tuple(low if even else 0 for low, _ in pairs), (0,) * axes),
@@ -105,7 +105,7 @@ def _convolution(
     else:
         _fill(layer, *given)
     if step.channels_last:
-        layout: Any = torch.channels_last if len(spec.input_size) == 2 else torch.channels_last_3d
+        layout: Any = torch.channels_last if spec.axes == 2 else torch.channels_last_3d
         layer = layer.to(memory_format=layout)
     yield layer if step.path is None else PathConv(layer, step.path)
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from dataclasses import replace as replace_fields
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+from typing import Any, Literal, TypeVar, overload
 
 import torch
 from torch import nn
@@ -21,11 +22,7 @@ from archcost.spec import ConvSpec
 from archcost.surgery.copying import copied
 from archcost.surgery.exchange import Handle, replace
 from archcost.surgery.sites import Hooks, sites
-
-if TYPE_CHECKING:
-    import os
-
-    from archcost.weights.moments import Moments
+from archcost.weights.moments import Moments
 
 __all__ = ["Applied", "Plan"]
 

@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from archcost.errors import ArchcostError, RewriteError
-from archcost.merging.chain import Activation, Chain, Conv, Kept, Step
+from archcost.merging.chain import Activation, Conv, Kept, Step
 from archcost.rewriting.proposal import Costs, Proposal, Raced
 from archcost.rewriting.replacement import Replacement
 from archcost.spec import ConvSpec
@@ -104,7 +104,8 @@ def _step_record(step: Step) -> dict[str, Any]:
 
 
 def _proposal(record: Mapping[str, Any]) -> Proposal:
-    chains = {str(name): _chain(steps) for name, steps in record["chains"].items()}
+    given = record["chains"].items()
+    chains = {str(name): tuple(_step(dict(step)) for step in steps) for name, steps in given}
     if not chains:
         raise ValueError("it replaces nothing")
     race = record["race"]
@@ -128,10 +129,6 @@ def _proposal(record: Mapping[str, Any]) -> Proposal:
     )
 
 
-def _chain(steps: list[Mapping[str, Any]]) -> Chain:
-    return tuple(_step(dict(step)) for step in steps)
-
-
 def _step(step: dict[str, Any]) -> Step:
     kind = step.pop("step")
     if kind == "activation":
@@ -147,8 +144,7 @@ def _step(step: dict[str, Any]) -> Step:
 
 
 def _spec(values: Mapping[str, Any]) -> ConvSpec:
-    given = {one.name: values[one.name] for one in fields(ConvSpec)}
-    return ConvSpec(**{name: _tuples(value) for name, value in given.items()})
+    return ConvSpec(**{one.name: _tuples(values[one.name]) for one in fields(ConvSpec)})
 
 
 def _costs(values: Mapping[str, Any]) -> Costs:

@@ -58,7 +58,7 @@ def _convolution(step: Conv) -> str:
     size = f"kernel_size={_short(spec.kernel_size)}"
     said = f"nn.{conv_type(spec)}({spec.in_channels}, {spec.out_channels}, {size}{', ' * bool(given)}{given})"
     if step.channels_last:
-        said += f".to(memory_format=torch.channels_last{'_3d' * (len(spec.input_size) == 3)})"
+        said += f".to(memory_format=torch.channels_last{'_3d' * (spec.axes == 3)})"
     return said if step.path is None else f"PathConv({said}, {step.path!r})"
 
 

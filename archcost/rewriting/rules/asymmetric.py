@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from functools import partial
 from itertools import combinations
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from archcost.errors import RewriteError
 from archcost.merging.chain import Chain, chained
@@ -21,18 +22,14 @@ from archcost.rewriting.rules.linear import (
     of_group,
     rank_for,
     said,
-    sizes,
     taps,
     upright,
 )
 from archcost.rewriting.survey.subjects import Subject
 from archcost.spec import ConvSpec
-
-if TYPE_CHECKING:
-    import torch
-
-    from archcost.weights.moments import Moments
-    from archcost.weights.unfolded import Unfolded
+from archcost.weights.lowrank import balanced, root, truncated
+from archcost.weights.moments import Moments
+from archcost.weights.unfolded import OUT, TAPS, Unfolded
 
 __all__ = ["Asymmetric"]
 
@@ -56,7 +53,7 @@ class Asymmetric(Linear):
     )
 
     def unfit(self, spec: ConvSpec) -> str | None:
-        if len(spec.input_size) == 1:
+        if spec.axes == 1:
             return f"its kernel of {said(spec.kernel_size)} has one axis, there are no two to part"
         if len(_wide(spec)) < 2:
             return f"its kernel of {said(spec.kernel_size)} looks along fewer than two axes: nothing to part"
@@ -76,12 +73,7 @@ class Asymmetric(Linear):
         for axes in _ways(spec):
             yield {"rank": _full(spec, axes), "first": _named(spec, axes)}
 
-    def replacement(self, subject: Subject, **options: Any) -> Replacement:
-        return self._replacement(subject, **self.given(subject, options, "rank", "first"))
-
-    def _replacement(
-        self, subject: Subject, rank: int | None = None, first: str | None = None
-    ) -> Replacement:
+    def built(self, subject: Subject, rank: int | None = None, first: str | None = None) -> Replacement:
         spec = self.checked(subject)
         ways = {_named(spec, axes): axes for axes in _ways(spec)}
         if first is not None and first not in ways:
@@ -96,10 +88,10 @@ class Asymmetric(Linear):
         ways = {_named(spec, axes): axes for axes in _ways(spec)}
         axes = ways[first] if first is not None else _wide(spec)[:1]
         ins, outs = of_group(spec)
-        one = prod(k for axis, k in enumerate(sizes(spec.kernel_size)) if axis in axes)
+        one = prod(k for axis, k in enumerate(spec.kernel_size) if axis in axes)
         two = taps(spec) // one
-        later = prod(s for axis, s in enumerate(sizes(spec.stride)) if axis in _others(spec, axes))
-        sooner = prod(sizes(spec.stride)) // later
+        later = prod(s for axis, s in enumerate(spec.stride) if axis in _others(spec, axes))
+        sooner = prod(spec.stride) // later
         if spec.transposed:
             return taps(spec) * ins * outs / (one * ins + sooner * two * outs)
         return taps(spec) * ins * outs / (later * one * ins + two * outs)
@@ -111,16 +103,12 @@ class Asymmetric(Linear):
 
         With moments under the covariances of both sides, as if that of the patches were their product.
         """
-        import torch
-
-        from archcost.weights.lowrank import balanced, root, truncated
-
         before, behind = (conv.spec for conv in replacement.convs)
         kernel = upright(kernel, replacement)
         groups, outs, ins = kernel.shape[:3]
-        second = [axis for axis, k in enumerate(sizes(behind.kernel_size)) if k > 1]
+        second = [axis for axis, k in enumerate(behind.kernel_size) if k > 1]
         first = [axis for axis in range(kernel.dim() - 3) if axis not in second]
-        wide = prod(sizes(behind.kernel_size))
+        wide = prod(behind.kernel_size)
         order = [0, 1, *(3 + axis for axis in second), 2, *(3 + axis for axis in first)]
         matrix = kernel.permute(order).reshape(groups, outs * wide, -1)
         if moments is not None:
@@ -138,10 +126,8 @@ class Asymmetric(Linear):
         return [as_weight(a, before), as_weight(b, behind)]
 
     def lost(self, kernel: Unfolded, replacement: Replacement) -> float:
-        from archcost.weights.unfolded import OUT, TAPS
-
         before, behind = (conv.spec for conv in replacement.convs)
-        second = [TAPS + axis for axis, k in enumerate(sizes(behind.kernel_size)) if k > 1]
+        second = [TAPS + axis for axis, k in enumerate(behind.kernel_size) if k > 1]
         return kernel.lost(before.out_channels // before.groups, (OUT, *second))
 
 
@@ -151,7 +137,7 @@ def _shift(axes: Iterable[int]) -> tuple[int, ...]:
 
 def _wide(spec: ConvSpec) -> tuple[int, ...]:
     """The axes along which the kernel has several taps."""
-    return tuple(axis for axis, k in enumerate(sizes(spec.kernel_size)) if k > 1)
+    return tuple(axis for axis, k in enumerate(spec.kernel_size) if k > 1)
 
 
 def _others(spec: ConvSpec, axes: tuple[int, ...]) -> tuple[int, ...]:
@@ -165,29 +151,25 @@ def _ways(spec: ConvSpec) -> list[tuple[int, ...]]:
 
 
 def _named(spec: ConvSpec, axes: tuple[int, ...]) -> str:
-    return "+".join(_AXES[len(spec.input_size)][axis] for axis in axes)
+    return "+".join(_AXES[spec.axes][axis] for axis in axes)
 
 
 def _full(spec: ConvSpec, axes: tuple[int, ...]) -> int:
     """The rank at which nothing is lost."""
     ins, outs = of_group(spec)
-    one = prod(sizes(spec.kernel_size)[axis] for axis in axes)
+    one = prod(spec.kernel_size[axis] for axis in axes)
     return min(ins * one, outs * taps(spec) // one)
 
 
 def _fitting(spec: ConvSpec, axes: tuple[int, ...], ratio: float) -> int:
     """The rank with so many times the MACs."""
-    return rank_for(partial(_macs, spec, axes), ratio * spec.macs, _full(spec, axes))
-
-
-def _macs(spec: ConvSpec, axes: tuple[int, ...], rank: int) -> int:
-    return chain_macs(_chain(spec, rank, axes))
+    return rank_for(lambda rank: _chain(spec, rank, axes), ratio * spec.macs, _full(spec, axes))
 
 
 def _chain(spec: ConvSpec, rank: int, axes: tuple[int, ...]) -> Chain:
     # An axis without taps may still have a stride or padding: that is the first stage's, where it saves.
     later = _others(spec, axes)
-    sooner = [axis for axis in range(len(spec.input_size)) if axis not in later]
+    sooner = [axis for axis in range(spec.axes) if axis not in later]
     middle = rank * spec.groups
     first = along(spec, sooner, out_channels=middle, bias=False)
     second = along(spec, later, in_channels=middle, input_size=first.output_size)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from math import prod, sqrt
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from archcost.errors import RewriteError
 from archcost.merging.chain import Chain, Conv
@@ -20,18 +22,14 @@ from archcost.rewriting.rules.linear import (
     depthwise,
     of_group,
     rank_for,
-    sizes,
     taps,
     upright,
 )
 from archcost.rewriting.survey.subjects import Subject
 from archcost.spec import ConvSpec
-
-if TYPE_CHECKING:
-    import torch
-
-    from archcost.weights.moments import Moments
-    from archcost.weights.unfolded import Unfolded
+from archcost.weights.lowrank import leading, root
+from archcost.weights.moments import Moments
+from archcost.weights.unfolded import IN, OUT, Unfolded
 
 __all__ = ["Bottleneck", "bottleneck_chain", "narrowed"]
 
@@ -76,11 +74,7 @@ class Bottleneck(Linear):
         for form in _forms(spec):
             yield _options(form, *_full(spec, form))
 
-    def replacement(self, subject: Subject, **options: Any) -> Replacement:
-        given = self.given(subject, options, "form", "rank_in", "rank_out")
-        return self._replacement(subject, **given)
-
-    def _replacement(
+    def built(
         self,
         subject: Subject,
         form: str | None = None,
@@ -105,7 +99,7 @@ class Bottleneck(Linear):
     def bound(self, spec: ConvSpec, form: str = "both", **_: Any) -> float:
         """The rank; for both ranks the share of the channels, ``rank_in / I`` and ``rank_out / O``."""
         ins, outs = of_group(spec)
-        k, jump = taps(spec), prod(sizes(spec.stride))
+        k, jump = taps(spec), prod(spec.stride)
         # A transposed layer counts positions of its input, fewer than those of its output.
         front, back = (1, jump) if spec.transposed else (jump, 1)
         if form == "out":
@@ -115,9 +109,7 @@ class Bottleneck(Linear):
         half = (front * ins * ins + back * outs * outs) / (2 * k * ins * outs)
         return sqrt(half * half + 1) - half
 
-    def factors(
-        self, kernel: torch.Tensor, replacement: Replacement, moments: Moments | None
-    ) -> list[torch.Tensor]:
+    def factors(self, kernel: Tensor, replacement: Replacement, moments: Moments | None) -> list[Tensor]:
         """Of one rank the SVD; of two Tucker-2 (Kim et al., ICLR 2016) by alternating SVDs.
 
         Under the covariance of the patches "out" is the reduced-rank regression, the best there is.
@@ -127,8 +119,6 @@ class Bottleneck(Linear):
         return [as_weight(one, spec) for one, spec in zip(kernels, specs, strict=True)]
 
     def lost(self, kernel: Unfolded, replacement: Replacement) -> float:
-        from archcost.weights.unfolded import IN, OUT
-
         front, back = _ranks_of([conv.spec for conv in replacement.convs])
         if front is None:
             assert back is not None
@@ -145,9 +135,7 @@ def _ranks_of(specs: list[ConvSpec]) -> tuple[int | None, int | None]:
     return front, back
 
 
-def narrowed(
-    kernel: torch.Tensor, front: int | None, back: int | None, moments: Moments | None
-) -> list[torch.Tensor]:
+def narrowed(kernel: Tensor, front: int | None, back: int | None, moments: Moments | None) -> list[Tensor]:
     """A kernel behind ``front`` channels and in front of ``back``, each None where it is not reduced.
 
     Args:
@@ -156,10 +144,6 @@ def narrowed(
     Returns:
         Of two or three stages, the 1x1 ones among them: (groups, out, in, *kernel_size) each.
     """
-    import torch
-
-    from archcost.weights.lowrank import leading, root
-
     groups, outs, ins = kernel.shape[:3]
     space = kernel.shape[3:]
     ones = (1,) * len(space)
@@ -219,7 +203,9 @@ def _fitting(spec: ConvSpec, form: str, ratio: float) -> tuple[int, int]:
     """The channels in front and behind with so many times the MACs; all, on a side that is not reduced."""
     ins, outs = _full(spec, form)
     most = {"both": min(ins, outs), "in": ins, "out": outs}[form]
-    share = rank_for(partial(_macs, spec, form), ratio * spec.macs, most)
+    share = rank_for(
+        lambda share: bottleneck_chain(spec, *_ranks(spec, form, share), form), ratio * spec.macs, most
+    )
     return _ranks(spec, form, share)
 
 
@@ -229,10 +215,6 @@ def _ranks(spec: ConvSpec, form: str, share: int) -> tuple[int, int]:
     if form != "both":
         return (share, outs) if form == "in" else (ins, share)
     return share * ins // min(ins, outs), share * outs // min(ins, outs)
-
-
-def _macs(spec: ConvSpec, form: str, share: int) -> int:
-    return chain_macs(bottleneck_chain(spec, *_ranks(spec, form, share), form))
 
 
 def _pointwise(spec: ConvSpec) -> bool:

@@ -3,45 +3,32 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
+from typing import Any
 
-from archcost.errors import ArchcostError, RewriteError
+import torch
+
+from archcost.errors import ArchcostError, Refusal, RewriteError
+from archcost.latency.convolutions import Task, convolutions_of
+from archcost.latency.layers import verdict_of
+from archcost.latency.paths import COLD, PathTimes, is_rough
+from archcost.latency.store.fingerprint import fingerprint
+from archcost.latency.store.measurement import Measurement
+from archcost.latency.store.store import Store
 from archcost.merging.chain import Conv
+from archcost.paths.registry import get
 from archcost.rewriting.replacement import Replacement
-from archcost.rewriting.rule import Options, Rewrite, Weights
-from archcost.rewriting.survey.subjects import Pass, Subject
+from archcost.rewriting.rule import Modules, Options, Rewrite, Weights, own_weights
+from archcost.rewriting.survey.subjects import Subject
+from archcost.rewriting.survey.survey import Survey
+from archcost.weights.moments import Moments
 
-if TYPE_CHECKING:
-    from torch import nn
-
-    from archcost.latency.convolutions import Task
-    from archcost.latency.store.measurement import Measurement
-    from archcost.latency.store.store import Store
-    from archcost.weights.moments import Moments
-
-__all__ = ["NOT_MEASURED", "Layout", "looking_in"]
+__all__ = ["NOT_MEASURED", "Layout"]
 
 NOT_MEASURED = "not measured here: archcost measure, or archcost.measure(), times it on every path"
 # The largest max |y - exact| / max |exact| of a path, as `archcost.measure` asks for by default.
 _TOLERANCE = 1e-4
-
-_store: ContextVar[Store | None] = ContextVar("store", default=None)
-
-
-@contextmanager
-def looking_in(store: Store) -> Iterator[None]:
-    """Inside, measurements are looked up there, and not in the user's own store."""
-    token = _store.set(store)
-    try:
-        yield
-    finally:
-        _store.reset(token)
 
 
 class Layout(Rewrite):
@@ -58,19 +45,17 @@ class Layout(Rewrite):
 
     def refusal(self, subject: Subject) -> str | None:
         found = _found(subject)
-        return found if isinstance(found, str) else None
+        return found.reason if isinstance(found, Refusal) else None
 
     def options(self, subject: Subject, ratio: float) -> Iterable[Options]:
         found = _found(subject)
-        if not isinstance(found, str):
+        if not isinstance(found, Refusal):
             for one in found:
                 yield {"path": one.path, "layout": one.layout}
 
     def replacement(
         self, subject: Subject, *, path: str = "native", layout: str = "contiguous", **unknown: Any
     ) -> Replacement:
-        from archcost.paths.registry import get
-
         if unknown or layout not in ("contiguous", "channels_last"):
             raise RewriteError(
                 f"{subject.name}: layout takes path='...' and layout='contiguous' or 'channels_last', not "
@@ -84,13 +69,8 @@ class Layout(Rewrite):
         conv = Conv(subject.spec, None if path == "native" else path, layout == "channels_last")
         return Replacement({subject.name: (conv,)}, exact=True, note=_note(subject, path, layout))
 
-    def carry(
-        self, modules: Mapping[str, nn.Module], replacement: Replacement, moments: Moments | None = None
-    ) -> Weights:
-        module: Any = modules[replacement.name]
-        bias = module.bias
-        weights = module.weight.detach().double(), None if bias is None else bias.detach().double()
-        return {replacement.name: [weights]}
+    def carry(self, modules: Modules, replacement: Replacement, moments: Moments | None = None) -> Weights:
+        return {replacement.name: [own_weights(modules[replacement.name])]}
 
 
 @dataclass(frozen=True)
@@ -107,57 +87,35 @@ class _Faster:
 class _Times:
     """What the store has of this machine, at PyTorch's present number of threads; and the model's calls."""
 
-    def __init__(self, around: Pass, store: Store) -> None:
-        import torch
-
-        from archcost.latency.convolutions import convolutions_of
-        from archcost.latency.paths import COLD
-        from archcost.latency.store.fingerprint import fingerprint
-
+    def __init__(self, survey: Survey, store: Store) -> None:
         threads = torch.get_num_threads()
         self.found: dict[Task, list[Measurement]] = defaultdict(list)
-        calls = convolutions_of(around.trace)
+        calls = convolutions_of(survey.trace)
         tasks = {(one.task.spec, one.task.dtype): one.task for one in calls if one.task is not None}
         for one in store.all(fingerprint().hash):
             task = tasks.get((one.key.spec, one.key.dtype))
             if task is not None and one.key.threads == threads and not one.key.path.endswith(COLD):
                 self.found[task].append(one)
-        ops = [op for op in around.trace.ops if op.base == "aten.convolution"]
+        ops = [op for op in survey.trace.ops if op.base == "aten.convolution"]
         self.tasks = {op.index: call.task for op, call in zip(ops, calls, strict=True)}
 
 
-_read: WeakKeyDictionary[Pass, tuple[Store | None, _Times | str]] = WeakKeyDictionary()
-
-
-def _times(around: Pass) -> _Times | str:
-    """Read once for a pass; or why there is nothing to read."""
-    given = _store.get()
-    known = _read.get(around)
-    if known is None or known[0] is not given:
-        known = _read[around] = given, _opened(around, given)
-    return known[1]
-
-
-def _opened(around: Pass, given: Store | None) -> _Times | str:
-    from archcost.latency.store.store import Store, default_path
-
-    if next((t.device.type for t in around.model.parameters()), "cpu") not in ("cpu", "meta"):
-        return "paths are measured on the CPU only, and the model is elsewhere"
-    if given is None and not Path(default_path()).exists():
-        return NOT_MEASURED
+def _times(survey: Survey) -> _Times | Refusal:
+    """What the survey's store says; or why there is nothing to read."""
+    if next((t.device.type for t in survey.model.parameters()), "cpu") not in ("cpu", "meta"):
+        return Refusal("paths are measured on the CPU only, and the model is elsewhere")
+    if survey.store is None:
+        return Refusal(NOT_MEASURED)
     try:
-        if given is not None:
-            return _Times(around, given)
-        with Store() as store:
-            return _Times(around, store)
+        return _Times(survey, survey.store)
     except ArchcostError as error:
-        return f"the measurements cannot be read: {error}"
+        return Refusal(f"the measurements cannot be read: {error}")
 
 
-def _found(subject: Subject) -> list[_Faster] | str:
+def _found(subject: Subject) -> list[_Faster] | Refusal:
     """Every way that is faster than what PyTorch does now, the fastest first; or why there is none."""
-    times = _times(subject.around)
-    if isinstance(times, str):
+    times = subject.survey.once(_times)
+    if isinstance(times, Refusal):
         return times
     tables: list[dict[tuple[str, str], Measurement]] = []
     for op in subject.ops:
@@ -166,10 +124,10 @@ def _found(subject: Subject) -> list[_Faster] | str:
         tables.append({(one.key.path, one.key.layout): one for one in rows if _usable(one)})
     here = ("native", _layout_of(subject))
     if any(here not in table for table in tables):
-        return NOT_MEASURED
+        return Refusal(NOT_MEASURED)
     faster = [one for one in _candidates(tables, here) if one.new_s < one.old_s]
     if not faster:
-        return "no path was measured here to be faster than PyTorch's, beyond the noise"
+        return Refusal("no path was measured here to be faster than PyTorch's, beyond the noise")
     return sorted(faster, key=lambda one: one.new_s)
 
 
@@ -193,10 +151,6 @@ def _candidates(tables: list[dict[tuple[str, str], Measurement]], here: tuple[st
 
 def _is_faster(new: Measurement, old: Measurement) -> bool:
     """Beyond the noise, as the tables of `archcost.measure` have it."""
-    from archcost.latency.convolutions import Task
-    from archcost.latency.layers import verdict_of
-    from archcost.latency.paths import PathTimes
-
     # Under a name of its own: there, PyTorch's two layouts are one way.
     rival = replace(new, key=replace(new.key, path="rival"))
     errors = {old.key.path: 0.0, "rival": 0.0}
@@ -204,8 +158,6 @@ def _is_faster(new: Measurement, old: Measurement) -> bool:
 
 
 def _usable(one: Measurement) -> bool:
-    from archcost.latency.paths import is_rough
-
     exact = one.key.path == "native" or (one.error is not None and one.error <= _TOLERANCE)
     return exact and not is_rough(one)
 
@@ -221,7 +173,7 @@ def _layout_of(subject: Subject) -> str:
 
 def _note(subject: Subject, path: str, layout: str) -> str:
     found = _found(subject)
-    for one in () if isinstance(found, str) else found:
+    for one in () if isinstance(found, Refusal) else found:
         if (one.path, one.layout) == (path, layout):
             took = f"{1e3 * one.old_s:.3g} ms before, {1e3 * one.new_s:.3g} ms after, measured here alone"
             off = "" if path == "native" else f", relative error {one.error:.0e}"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from math import prod
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
+
+import torch
 
 from archcost.errors import RewriteError
 from archcost.merging.chain import Chain, Conv
@@ -15,13 +18,9 @@ from archcost.rewriting.rule import Factorisation, Options
 from archcost.rewriting.survey.subjects import Subject
 from archcost.spec import ConvSpec
 
-if TYPE_CHECKING:
-    import torch
-
-
 __all__ = [
     *("Linear", "activated", "along", "as_weight", "chain_macs", "count", "depthwise", "of_group"),
-    *("options_of", "rank_for", "said", "sizes", "taps", "upright"),
+    *("rank_for", "said", "taps", "upright"),
 ]
 
 # Above this, ranks are multiples of 8, which is what vectors are made of.
@@ -34,6 +33,9 @@ class Linear(Factorisation):
     Beside what every rule answers, it says what it cannot be built for whatever the sizes, and what the
     cheapest chain would be: where that saves nothing, the rule does not apply.
     """
+
+    built: Callable[..., Replacement]
+    """As `replacement`, of a subject; its arguments are the options that the rule has."""
 
     @abstractmethod
     def unfit(self, spec: ConvSpec) -> str | None:
@@ -69,14 +71,14 @@ class Linear(Factorisation):
             raise RewriteError(f"{subject.name}: {self.name} does not apply: {why}")
         return spec
 
-    def given(self, subject: Subject, options: Options, *names: str) -> Options:
-        """The options, if the rule has them."""
+    def replacement(self, subject: Subject, **options: Any) -> Replacement:
+        there = list(inspect.signature(self.built).parameters)[1:]
         for name in options:
-            if name not in names:
+            if name not in there:
                 raise RewriteError(
-                    f"{subject.name}: {self.name} has no option {name!r}; it has {', '.join(names)}"
+                    f"{subject.name}: {self.name} has no option {name!r}; it has {', '.join(there)}"
                 )
-        return options
+        return self.built(subject, **options)
 
     def made(self, subject: Subject, chain: Chain, exact: bool, note: str = "", **how: Any) -> Replacement:
         """The replacement, with a word where it costs more than the layer."""
@@ -93,14 +95,9 @@ def chain_macs(chain: Iterable[Any]) -> int:
     return sum(step.spec.macs for step in chain if isinstance(step, Conv))
 
 
-def sizes(value: Any) -> tuple[int, ...]:
-    """A ``kernel_size``, ``stride`` or ``dilation`` of a `ConvSpec`, which is a tuple by now."""
-    return cast("tuple[int, ...]", value)
-
-
 def taps(spec: ConvSpec) -> int:
     """Of its kernel: K^2 of a KxK."""
-    return prod(sizes(spec.kernel_size))
+    return prod(spec.kernel_size)
 
 
 def of_group(spec: ConvSpec) -> tuple[int, int]:
@@ -119,7 +116,7 @@ def said(size: Any) -> str:
     >>> said((5, 3))
     '5x3'
     """
-    return "x".join(str(k) for k in sizes(size))
+    return "x".join(str(k) for k in size)
 
 
 def along(spec: ConvSpec, axes: Sequence[int], **changes: Any) -> ConvSpec:
@@ -138,16 +135,16 @@ def along(spec: ConvSpec, axes: Sequence[int], **changes: Any) -> ConvSpec:
     return replace(spec, **{**parts, **changes})
 
 
-def rank_for(macs_of: Callable[[int], int], macs: float, most: int) -> int:
-    """The largest size from 1 to ``most`` with at most so many MACs; 1 where that has more.
+def rank_for(chain_of: Callable[[int], Chain], macs: float, most: int) -> int:
+    """The largest size from 1 to ``most`` whose chain has at most so many MACs; 1 where that has more.
 
     Args:
-        macs_of: of a size; it rises with it.
+        chain_of: of a size, with which its MACs rise.
     """
     low, high = 1, most
     while low < high:
         middle = (low + high + 1) // 2
-        low, high = (middle, high) if macs_of(middle) <= macs else (low, middle - 1)
+        low, high = (middle, high) if chain_macs(chain_of(middle)) <= macs else (low, middle - 1)
     return low - low % 8 if _FINE_UP_TO <= low < most else low
 
 
@@ -168,15 +165,6 @@ def count(subject: Subject, option: str, value: Any, most: int | None = None, st
     raise RewriteError(f"{subject.name}: {option}={value!r} makes no sense here; give a number {wanted}")
 
 
-def options_of(*candidates: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Each of them once."""
-    seen: list[dict[str, Any]] = []
-    for one in candidates:
-        if one not in seen:
-            seen.append(one)
-            yield one
-
-
 def upright(kernel: torch.Tensor, replacement: Replacement) -> torch.Tensor:
     """The layer's kernel with outputs before inputs, also where it is transposed and has them behind."""
     turned = any(conv.spec.transposed for conv in replacement.convs)
@@ -186,7 +174,7 @@ def upright(kernel: torch.Tensor, replacement: Replacement) -> torch.Tensor:
 def as_weight(kernel: torch.Tensor, spec: ConvSpec) -> torch.Tensor:
     """From (groups, out / groups, in / groups, *kernel_size) to the shape of the ``weight`` of its module."""
     parts = kernel.transpose(1, 2) if spec.transposed else kernel
-    shape = (spec.in_channels if spec.transposed else spec.out_channels, -1, *sizes(spec.kernel_size))
+    shape = (spec.in_channels if spec.transposed else spec.out_channels, -1, *spec.kernel_size)
     return parts.reshape(shape)
 
 

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator
+from typing import Any
 
-from archcost.errors import RewriteError
+import torch
+
+from archcost.errors import Refusal, RewriteError
 from archcost.merging.chain import Chain, Conv
+from archcost.merging.numbers import merged_block, merged_row
 from archcost.rewriting.replacement import Replacement
-from archcost.rewriting.rule import Options, Rewrite, Weights
+from archcost.rewriting.rule import Modules, Options, Rewrite, Weights
+from archcost.rewriting.survey.blocks import MOST_MACS, block_around, read_block
+from archcost.rewriting.survey.rows import Row, norm_before, row_of
 from archcost.rewriting.survey.subjects import Subject
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from archcost.rewriting.survey.rows import Row
-    from archcost.weights.moments import Moments
+from archcost.surgery.refusals import is_convolution
+from archcost.weights.moments import Moments
 
 __all__ = ["Merge"]
 
@@ -38,7 +39,7 @@ class Merge(Rewrite):
     )
 
     def refusal(self, subject: Subject) -> str | None:
-        block = self._block(subject)
+        block = block_around(subject)
         if isinstance(block, tuple) and block[1] != subject.name:
             return f"it is merged with {block[1]}, as one of the branches of {block[0]}"
         if isinstance(block, tuple):
@@ -47,13 +48,11 @@ class Merge(Rewrite):
         return why if why is None or block is None else f"{why}; {block}"
 
     def options(self, subject: Subject, ratio: float) -> Iterable[Options]:
-        block = self._block(subject)
+        block = block_around(subject)
         if isinstance(block, tuple):
             if block[1] == subject.name:
                 yield {"block": block[0]}
             return
-        from archcost.rewriting.survey.blocks import MOST_MACS
-
         for first, row in _rows(subject):
             for end in row.proposed or (None,) * bool(first and row.members):
                 made = self.replacement(subject, first=first, last=end)
@@ -83,7 +82,7 @@ class Merge(Rewrite):
                 f"{subject.name}: {first!r} is no batch normalisation before it; there is {there}"
             )
         found = rows[first].up_to(last)
-        if isinstance(found, str):
+        if isinstance(found, Refusal):
             ends = ", ".join(rows[first].ends) or "none"
             said = "" if last is None else f"{last!r} cannot be its last layer: "
             raise RewriteError(f"{subject.name}: {said}{found}; there are {ends}")
@@ -94,14 +93,7 @@ class Merge(Rewrite):
         note = _NOTE if rows[first].norms(last) else ""
         return Replacement(made | dict.fromkeys(before, ()), exact=True, note=note, before=before)
 
-    def carry(
-        self, modules: Mapping[str, nn.Module], replacement: Replacement, moments: Moments | None = None
-    ) -> Weights:
-        import torch
-
-        from archcost.merging.numbers import merged_block, merged_row
-        from archcost.surgery.refusals import is_convolution
-
+    def carry(self, modules: Modules, replacement: Replacement, moments: Moments | None = None) -> Weights:
         conv = next(step for step in replacement.chain if isinstance(step, Conv))
         with torch.no_grad():
             if is_convolution(modules[replacement.name]):
@@ -127,17 +119,9 @@ class Merge(Rewrite):
         ]
         return "; ".join(reversed(said))
 
-    def _block(self, subject: Subject) -> tuple[str, str] | str | None:
-        """The module whose branches it is one of, and the first of them; or why there is none."""
-        from archcost.rewriting.survey.blocks import block_around
-
-        return block_around(subject)
-
     def _of_block(self, subject: Subject, block: str) -> Replacement:
-        from archcost.rewriting.survey.blocks import read_block
-
-        found = read_block(subject.around, block)
-        if isinstance(found, str):
+        found = read_block(subject.survey, block)
+        if isinstance(found, Refusal):
             raise RewriteError(f"{subject.name}: {block} cannot be merged: it {found}")
         call, branches = found
         size = call.inputs[0].shape[2:]
@@ -147,8 +131,6 @@ class Merge(Rewrite):
 
 def _rows(subject: Subject) -> Iterator[tuple[str | None, Row]]:
     """The batch normalisation that a row begins with, and the row; last the one from the convolution on."""
-    from archcost.rewriting.survey.rows import norm_before, row_of
-
     first = norm_before(subject)
     if first is not None:
         yield first, row_of(subject, first)

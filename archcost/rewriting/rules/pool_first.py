@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import Any
 
-from archcost.errors import ArchcostError, RewriteError
+import torch
+
+from archcost.errors import ArchcostError, Refusal, RewriteError
+from archcost.merging.affine import linear
+from archcost.merging.branches import convolution_of
 from archcost.merging.chain import Conv, Kept
 from archcost.rewriting.replacement import Replacement
-from archcost.rewriting.rule import Options, Rewrite, Weights
+from archcost.rewriting.rule import Modules, Options, Rewrite, Weights, own_weights
 from archcost.rewriting.survey.behind import Behind, behind
+from archcost.rewriting.survey.pools import pool_of
 from archcost.rewriting.survey.subjects import Subject
 from archcost.spec import ConvSpec
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from archcost.weights.moments import Moments
+from archcost.weights.moments import Moments
 
 __all__ = ["PoolFirst"]
 
@@ -46,101 +47,71 @@ class PoolFirst(Rewrite):
 
     def refusal(self, subject: Subject) -> str | None:
         found = _found(subject)
-        return found if isinstance(found, str) else None
+        return found.reason if isinstance(found, Refusal) else None
 
     def options(self, subject: Subject, ratio: float) -> Iterable[Options]:
         found = _found(subject)
-        if not isinstance(found, str):
-            for one in found:
+        if not isinstance(found, Refusal):
+            for how, one in found.items():
                 if one.macs < _macs(subject, one):
-                    yield {"how": one.how}
+                    yield {"how": how}
 
     def replacement(self, subject: Subject, *, how: str = "", **unknown: Any) -> Replacement:
         found = _found(subject)
-        if isinstance(found, str):
+        if isinstance(found, Refusal):
             raise RewriteError(f"{subject.name}: {found}")
-        for one in found:
-            if one.how == how and not unknown:
-                return one.replacement
-        there = " or ".join(f"how={one.how!r}" for one in found)
+        if how in found and not unknown:
+            return found[how]
+        there = " or ".join(f"how={one!r}" for one in found)
         given = {"how": how, **unknown} if how else unknown
         raise RewriteError(f"{subject.name}: pool_first takes {there} here, not {given}")
 
-    def carry(
-        self, modules: Mapping[str, nn.Module], replacement: Replacement, moments: Moments | None = None
-    ) -> Weights:
-        import torch
-
-        from archcost.merging.affine import linear
-        from archcost.merging.branches import convolution_of
-        from archcost.rewriting.survey.pools import Pool, pool_of
-
-        made: Weights = {}
+    def carry(self, modules: Modules, replacement: Replacement, moments: Moments | None = None) -> Weights:
         first = replacement.name
         with torch.no_grad():
-            for name, chain in replacement.chains.items():
-                for step in chain:
-                    if isinstance(step, Conv):
-                        made[name] = [_own(modules[name])]
+            chains = replacement.chains.items()
+            convs = [name for name, chain in chains if any(isinstance(step, Conv) for step in chain)]
+            made: Weights = {name: [own_weights(modules[name])] for name in convs}
             new = replacement.convs[0].spec
             old, weights = convolution_of(modules[first], tuple(new.input_size), True)
             if old.kernel_size == new.kernel_size and old.extent == new.extent:
                 return made
             name = next(other for other in replacement.chains if other != first)
             size = tuple(old.output_size)
-            pool: Pool | str = pool_of(modules[name], size, new.output_size)
-            if isinstance(pool, str):
+            pool = pool_of(modules[name], size, new.output_size)
+            if isinstance(pool, Refusal):
                 raise RewriteError(f"{name} {pool}")
             ones = torch.ones(old.out_channels, 1, *pool.kernel, dtype=torch.float64) / pool.divisor
             spec = pool.spec(old.out_channels, size, new.output_size, 1)
             whole = linear(old, weights).convolved(spec, (ones.to(weights[0].device), None))  # type: ignore[index]
-            if isinstance(whole, str):
+            if isinstance(whole, Refusal):
                 raise RewriteError(f"{first}: {name} {whole}")
             return {first: [whole.weights()]}
 
 
-@dataclass(frozen=True)
-class _Way:
-    how: str
-    replacement: Replacement
-
-    @property
-    def macs(self) -> int:
-        return self.replacement.macs
-
-
-def _own(module: Any) -> tuple[Any, Any]:
-    """Weight and bias as they are, in float64."""
-    bias = module.bias
-    return module.weight.detach().double(), None if bias is None else bias.detach().double()
-
-
-def _macs(subject: Subject, one: _Way) -> int:
+def _macs(subject: Subject, one: Replacement) -> int:
     """Of the convolutions as they are."""
-    from archcost.rewriting.survey.movable import others
-
-    known = others(subject.around)
-    named = [known[name] for name in one.replacement.chains if name in known]
-    return sum(other.spec.macs for other in named)
+    known = subject.survey.neighbours
+    return sum(known[name].spec.macs for name in one.chains if name in known)
 
 
-def _found(subject: Subject) -> list[_Way] | str:
-    """Everything that can be done; or why nothing can."""
+def _found(subject: Subject) -> dict[str, Replacement] | Refusal:
+    """Everything that can be done, by how; or why nothing can."""
     if subject.spec.transposed:
-        return "it is transposed"
+        return Refusal("it is transposed")
     then = behind(subject)
-    if isinstance(then, str):
+    if isinstance(then, Refusal):
         return then
-    ways = list(_strided(subject, then)) if then.pool is None or _single(then.spec) else []
+    ways = dict(_strided(subject, then)) if then.pool is None or _single(then.spec) else {}
     if then.pool is not None and not ways:
-        ways = list(_moved(subject, then))
-        if not any(one.replacement.exact for one in ways):
-            ways += _as_kernel(subject, then)
+        ways = dict(_moved(subject, then))
+        if not any(one.exact for one in ways.values()):
+            ways |= _as_kernel(subject, then)
     if ways:
         return ways
     if then.pool is None:
-        return f"what follows is {then.name}, a convolution that is no strided 1x1"
-    return (
+        return Refusal(f"what follows is {then.name}, a convolution that is no strided 1x1")
+    return Refusal(
         f"{then.name} cannot come first: it pools what this convolution has made smaller, so that the sizes "
         f"would be others"
     )
@@ -148,28 +119,27 @@ def _found(subject: Subject) -> list[_Way] | str:
 
 def _single(spec: ConvSpec) -> bool:
     """It looks at one pixel for each position."""
-    pads: Any = spec.padding
-    return all(k == 1 for k in _each(spec.kernel_size)) and not any(low or high for low, high in pads)
+    return all(k == 1 for k in spec.kernel_size) and not any(low or high for low, high in spec.padding)
 
 
-def _strided(subject: Subject, then: Behind) -> Iterator[_Way]:
-    stride = _each(then.spec.stride)
+def _strided(subject: Subject, then: Behind) -> Iterator[tuple[str, Replacement]]:
+    stride = then.spec.stride
     if not _single(then.spec) or max(stride) == 1 or then.spec.transposed or (then.pool and then.pool.ceil):
         return
     if then.pool is not None and (then.pool.adaptive or then.pool.divisor != 1):
         return
     spec = subject.spec
-    first = replace(spec, stride=tuple(a * b for a, b in zip(_each(spec.stride), stride, strict=True)))
+    first = replace(spec, stride=tuple(a * b for a, b in zip(spec.stride, stride, strict=True)))
     second = () if then.pool is not None else (
         Conv(replace(then.spec, stride=1, input_size=first.output_size)),
     )  # fmt: skip
-    yield _Way("stride", Replacement({subject.name: (Conv(first),), then.name: second}, exact=True))
+    yield "stride", Replacement({subject.name: (Conv(first),), then.name: second}, exact=True)
 
 
-def _moved(subject: Subject, then: Behind) -> Iterator[_Way]:
+def _moved(subject: Subject, then: Behind) -> Iterator[tuple[str, Replacement]]:
     spec, pool = subject.spec, then.pool
     assert pool is not None
-    if spec.output_size != spec.input_size or max(_each(spec.stride)) > 1 or _grows(spec):
+    if spec.output_size != spec.input_size or max(spec.stride) > 1 or _grows(spec):
         return
     channels = spec.in_channels
     kept = replace(then.spec, in_channels=channels, out_channels=channels, groups=channels)
@@ -182,14 +152,14 @@ def _moved(subject: Subject, then: Behind) -> Iterator[_Way]:
     why = _inexact(subject, then)
     note = "" if why is None else f"an approximation: {why}"
     chains = {subject.name: (Kept(then.name, kept), Conv(conv)), then.name: ()}
-    yield _Way("pool", Replacement(chains, exact=why is None, note=note))
+    yield "pool", Replacement(chains, exact=why is None, note=note)
 
 
 def _inexact(subject: Subject, then: Behind) -> str | None:
     """Why the pooling gives something else before the convolution; None where it does not."""
     assert then.pool is not None
     if not _single(subject.spec):
-        size = "x".join(map(str, _each(subject.spec.kernel_size)))
+        size = "x".join(map(str, subject.spec.kernel_size))
         return f"a {size} kernel sees other neighbours in the pooled map"
     if then.pool.kind != "average":
         return "the largest value is not found before the channels are mixed"
@@ -200,38 +170,31 @@ def _inexact(subject: Subject, then: Behind) -> str | None:
     return None
 
 
-def _as_kernel(subject: Subject, then: Behind) -> Iterator[_Way]:
-    from archcost.merging.affine import linear
-
+def _as_kernel(subject: Subject, then: Behind) -> Iterator[tuple[str, Replacement]]:
     pool = then.pool
     if pool is None or pool.kind != "average" or then.activations or pool.adaptive or pool.ceil:
         return
     if any(pool.padding) or (then.norms and not pool.keeps_constants):
         return
     whole = linear(subject.spec).convolved(then.spec)
-    if isinstance(whole, str):
+    if isinstance(whole, Refusal):
         return
     spec = whole.spec(subject.spec.input_size, subject.spec.batch)
     if spec.kernel_size == subject.spec.kernel_size:
         return
-    yield _Way("kernel", Replacement({subject.name: (Conv(spec),), then.name: ()}, exact=True))
+    yield "kernel", Replacement({subject.name: (Conv(spec),), then.name: ()}, exact=True)
 
 
 def _grows(spec: ConvSpec) -> bool:
     """Whether its output has another size than its input, for some size."""
-    pads: Any = spec.padding
-    return any(low + high != e - 1 for (low, high), e in zip(pads, spec.extent, strict=True))
+    return any(low + high != e - 1 for (low, high), e in zip(spec.padding, spec.extent, strict=True))
 
 
 def _can_pad(spec: ConvSpec) -> bool:
     """PyTorch reflects at most n - 1 pixels, and goes around once at most."""
     most = {"reflect": 1, "circular": 0}.get(spec.padding_mode)
-    pads: Any = spec.padding
-    return most is None or all(max(pair) <= n - most for pair, n in zip(pads, spec.input_size, strict=True))
-
-
-def _each(values: Any) -> tuple[int, ...]:
-    return tuple(values)
+    pairs = zip(spec.padding, spec.input_size, strict=True)
+    return most is None or all(max(pair) <= n - most for pair, n in pairs)
 
 
 RULES, ORDER = (PoolFirst(),), 60

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from torch import Tensor
 
 from archcost.merging.chain import Activation, Chain, Conv
 from archcost.rewriting.replacement import Replacement
 from archcost.rewriting.rule import Options
-from archcost.rewriting.rules.bottleneck import bottleneck_chain, narrowed
+from archcost.rewriting.rules.bottleneck import Bottleneck, bottleneck_chain, narrowed
 from archcost.rewriting.rules.linear import (
     Linear,
     activated,
     as_weight,
-    chain_macs,
     count,
     depthwise,
     of_group,
@@ -24,12 +25,8 @@ from archcost.rewriting.rules.linear import (
 from archcost.rewriting.survey.subjects import Subject
 from archcost.spec import ConvSpec
 from archcost.trace.graph import Op, TensorRef, Trace
-
-if TYPE_CHECKING:
-    import torch
-
-    from archcost.weights.moments import Moments
-    from archcost.weights.unfolded import Unfolded
+from archcost.weights.moments import Moments
+from archcost.weights.unfolded import IN, Unfolded
 
 __all__ = ["ReduceFirst"]
 
@@ -66,18 +63,13 @@ class ReduceFirst(Linear):
 
     def options(self, subject: Subject, ratio: float) -> Iterator[Options]:
         spec = subject.spec
-        rank = rank_for(
-            lambda n: chain_macs(bottleneck_chain(spec, n, n, "in")), ratio * spec.macs, _full(spec)
-        )
+        rank = rank_for(lambda n: bottleneck_chain(spec, n, n, "in"), ratio * spec.macs, _full(spec))
         yield {"channels": rank * spec.groups}
 
     def lossless(self, spec: ConvSpec) -> Iterator[Options]:
         yield {"channels": _full(spec) * spec.groups}
 
-    def replacement(self, subject: Subject, **options: Any) -> Replacement:
-        return self._replacement(subject, **self.given(subject, options, "channels", "activation"))
-
-    def _replacement(
+    def built(
         self, subject: Subject, channels: int | None = None, activation: str | None = None
     ) -> Replacement:
         spec = self.checked(subject)
@@ -95,21 +87,15 @@ class ReduceFirst(Linear):
 
     def bound(self, spec: ConvSpec, **_: Any) -> float:
         """The channels."""
-        from archcost.rewriting.rules.bottleneck import Bottleneck
-
         return spec.groups * Bottleneck().bound(spec, form="in")
 
-    def factors(
-        self, kernel: torch.Tensor, replacement: Replacement, moments: Moments | None
-    ) -> list[torch.Tensor]:
+    def factors(self, kernel: Tensor, replacement: Replacement, moments: Moments | None) -> list[Tensor]:
         """As those of `bottleneck` in its form "in"."""
         point, wide = (conv.spec for conv in replacement.convs)
         front, behind = narrowed(kernel, point.out_channels // point.groups, None, moments)
         return [as_weight(front, point), as_weight(behind, wide)]
 
     def lost(self, kernel: Unfolded, replacement: Replacement) -> float:
-        from archcost.weights.unfolded import IN
-
         point = replacement.convs[0].spec
         return kernel.lost(point.out_channels // point.groups, (IN,))
 
@@ -121,17 +107,18 @@ def _full(spec: ConvSpec) -> int:
 
 def _alone(subject: Subject) -> str | None:
     """Why it is no branch beside others whose outputs are concatenated with its own."""
-    trace, op = subject.around.trace, subject.ops[0]
+    trace, op = subject.survey.trace, subject.ops[0]
     x = op.args[0]
     if not isinstance(x, TensorRef):
         return "what feeds it is not known"
-    written = _last_write(trace, x.storage, op.index)
+    flow = subject.survey.flow
+    written = flow.last_write(x.storage, op.index)
     readers = [
         other
-        for other in subject.around.users.get(x.storage, ())
+        for other in flow.takers(x.storage)
         if other.index != op.index
         and x.storage not in other.writes
-        and _last_write(trace, x.storage, other.index) == written
+        and flow.last_write(x.storage, other.index) == written
         and not _concatenates(other)
     ]
     if not readers:
@@ -143,11 +130,6 @@ def _alone(subject: Subject) -> str | None:
             "form 'in' is the same change there"
         )
     return None
-
-
-def _last_write(trace: Trace, storage: int, before: int) -> int:
-    """The operation that wrote what one at ``before`` reads; -1 for an input of the model."""
-    return next((op.index for op in reversed(trace.ops[:before]) if storage in op.writes), -1)
 
 
 def _concatenations(trace: Trace, op: Op) -> set[int]:

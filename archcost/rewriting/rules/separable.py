@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from archcost.errors import RewriteError
 from archcost.merging.chain import Chain, Conv
@@ -20,18 +22,14 @@ from archcost.rewriting.rules.linear import (
     depthwise,
     of_group,
     rank_for,
-    sizes,
     taps,
     upright,
 )
 from archcost.rewriting.survey.subjects import Subject
 from archcost.spec import ConvSpec
-
-if TYPE_CHECKING:
-    import torch
-
-    from archcost.weights.moments import Moments
-    from archcost.weights.unfolded import Unfolded
+from archcost.weights.lowrank import balanced, root, truncated
+from archcost.weights.moments import Moments
+from archcost.weights.unfolded import IN, OUT, Unfolded
 
 __all__ = ["Separable"]
 
@@ -77,12 +75,7 @@ class Separable(Linear):
         for order in _ORDERS:
             yield {"terms": _full(spec, order), "order": order}
 
-    def replacement(self, subject: Subject, **options: Any) -> Replacement:
-        return self._replacement(subject, **self.given(subject, options, "terms", "order"))
-
-    def _replacement(
-        self, subject: Subject, terms: int | None = None, order: str = _ORDERS[0]
-    ) -> Replacement:
+    def built(self, subject: Subject, terms: int | None = None, order: str = _ORDERS[0]) -> Replacement:
         spec = self.checked(subject)
         if order not in _ORDERS:
             raise RewriteError(f"{subject.name}: order={order!r} is none of {', '.join(_ORDERS)}")
@@ -94,16 +87,14 @@ class Separable(Linear):
     def bound(self, spec: ConvSpec, order: str = _ORDERS[0], **_: Any) -> float:
         """The terms."""
         ins, outs = of_group(spec)
-        k, jump = taps(spec), prod(sizes(spec.stride))
+        k, jump = taps(spec), prod(spec.stride)
         # A transposed layer counts positions of its input, fewer than those of its output.
         front, back = (1, jump) if spec.transposed else (jump, 1)
         if order == "depthwise-first":
             return k * outs / (k + back * outs)
         return k * ins / (k + front * ins)
 
-    def factors(
-        self, kernel: torch.Tensor, replacement: Replacement, moments: Moments | None
-    ) -> list[torch.Tensor]:
+    def factors(self, kernel: Tensor, replacement: Replacement, moments: Moments | None) -> list[Tensor]:
         """The SVD of each input channel's (out, taps), or of each output channel's (taps, in).
 
         With moments under the covariance of that channel's taps; or of the taps and of the channels, as if
@@ -119,8 +110,6 @@ class Separable(Linear):
         return [as_weight(depth, specs[0]), as_weight(point, specs[1])]
 
     def lost(self, kernel: Unfolded, replacement: Replacement) -> float:
-        from archcost.weights.unfolded import IN, OUT
-
         first = replacement.convs[0].spec
         groups, outs, ins = kernel.kernel.shape[:3]
         if taps(first) == 1:
@@ -128,14 +117,8 @@ class Separable(Linear):
         return kernel.lost(first.out_channels // (groups * ins), (OUT,), apart=(IN,))
 
 
-def _depthwise_first(
-    kernel: torch.Tensor, terms: int, moments: Moments | None
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _depthwise_first(kernel: Tensor, terms: int, moments: Moments | None) -> tuple[Tensor, Tensor]:
     """(groups * in, terms, 1, *k) and (groups, out, in * terms, 1, ...)."""
-    import torch
-
-    from archcost.weights.lowrank import balanced, root, truncated
-
     groups, outs, ins, *space = kernel.shape
     matrix = kernel.transpose(1, 2).flatten(3)  # (groups, in, out, taps)
     if moments is not None:
@@ -152,14 +135,8 @@ def _depthwise_first(
     return depth, point
 
 
-def _pointwise_first(
-    kernel: torch.Tensor, terms: int, moments: Moments | None
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _pointwise_first(kernel: Tensor, terms: int, moments: Moments | None) -> tuple[Tensor, Tensor]:
     """(groups, out * terms, in, 1, ...) and (groups * out, 1, terms, *k)."""
-    import torch
-
-    from archcost.weights.lowrank import balanced, root, truncated
-
     groups, outs, ins, *space = kernel.shape
     matrix = kernel.flatten(3).transpose(2, 3)  # (groups, out, taps, in)
     if moments is not None:
@@ -185,11 +162,7 @@ def _full(spec: ConvSpec, order: str) -> int:
 
 def _fitting(spec: ConvSpec, order: str, ratio: float) -> int:
     """The terms with so many times the MACs."""
-    return rank_for(partial(_macs, spec, order), ratio * spec.macs, _full(spec, order))
-
-
-def _macs(spec: ConvSpec, order: str, terms: int) -> int:
-    return chain_macs(_chain(spec, terms, order))
+    return rank_for(lambda terms: _chain(spec, terms, order), ratio * spec.macs, _full(spec, order))
 
 
 def _chain(spec: ConvSpec, terms: int, order: str) -> Chain:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from math import gcd, prod, sqrt
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from archcost.errors import RewriteError
 from archcost.merging.chain import Activation, Chain, Conv, Step
@@ -19,20 +21,15 @@ from archcost.rewriting.rules.linear import (
     chain_macs,
     count,
     of_group,
-    options_of,
     rank_for,
     said,
-    sizes,
     taps,
 )
 from archcost.rewriting.rules.stacking import exact_middle, jumps, parted, stages
 from archcost.rewriting.survey.subjects import Subject
 from archcost.spec import ConvSpec
-
-if TYPE_CHECKING:
-    import torch
-
-    from archcost.weights.moments import Moments
+from archcost.weights.lowrank import root
+from archcost.weights.moments import Moments
 
 __all__ = ["SmallKernels"]
 
@@ -59,7 +56,7 @@ class SmallKernels(Linear):
 
     def unfit(self, spec: ConvSpec) -> str | None:
         size = said(spec.kernel_size)
-        if max(sizes(spec.kernel_size)) <= 3:
+        if max(spec.kernel_size) <= 3:
             return f"its kernel of {size} is small already: nothing to stack"
         if spec.transposed:
             return "it is transposed: its stride would have to come last, on maps as large as the output"
@@ -73,27 +70,23 @@ class SmallKernels(Linear):
     def cheapest(self, spec: ConvSpec) -> Chain:
         return _chain(spec, 1)
 
-    def options(self, subject: Subject, ratio: float) -> Iterator[Options]:
+    def options(self, subject: Subject, ratio: float) -> Iterable[Options]:
         """The middle for the ratio, with padding in each stage too, and the textbook's where it saves."""
         spec = subject.spec
         found: list[Options] = []
         for padding in _PADDINGS if _each(spec) is not None else _PADDINGS[:1]:
-            middle = rank_for(partial(_macs, spec, padding), ratio * spec.macs, exact_middle(spec))
+            middle = rank_for(partial(_chain, spec, padding=padding), ratio * spec.macs, exact_middle(spec))
             extra = {"padding": padding} if padding == "each" else {}
             found.append({"middle": middle * spec.groups, **extra})
         narrow = min(of_group(spec))
         if chain_macs(_chain(spec, narrow)) < spec.macs:
             found.insert(1, {"middle": narrow * spec.groups})
-        return options_of(*found)
+        return found
 
     def lossless(self, spec: ConvSpec) -> Iterator[Options]:
         yield {"middle": exact_middle(spec) * spec.groups}
 
-    def replacement(self, subject: Subject, **options: Any) -> Replacement:
-        given = self.given(subject, options, "middle", "padding", "activation")
-        return self._replacement(subject, **given)
-
-    def _replacement(
+    def built(
         self,
         subject: Subject,
         middle: int | None = None,
@@ -142,10 +135,6 @@ class SmallKernels(Linear):
         With moments under the covariance of the channels. Where the middle suffices for every kernel, exact;
         else a beginning for alternating least squares.
         """
-        import torch
-
-        from archcost.weights.lowrank import root
-
         specs = [conv.spec for conv in replacement.convs]
         middle = specs[0].out_channels // specs[0].groups
         rest, channels = kernel, None
@@ -155,7 +144,7 @@ class SmallKernels(Linear):
         jump = jumps(specs[0])
         made: list[torch.Tensor] = []
         for spec in reversed(specs[1:]):
-            last, rest = parted(rest, sizes(spec.kernel_size), jump, middle)
+            last, rest = parted(rest, spec.kernel_size, jump, middle)
             made.append(last)
         if channels is not None:
             flat = rest.transpose(1, 2).flatten(2)
@@ -168,7 +157,7 @@ class SmallKernels(Linear):
 def _chain(spec: ConvSpec, middle: int, padding: str = "first") -> Chain:
     """With so many channels a group between the stages."""
     kernels = stages(spec)
-    columns = (sizes(spec.stride), sizes(spec.dilation))
+    columns = (spec.stride, spec.dilation)
     further = tuple(d // gcd(s, d) for s, d in zip(*columns, strict=True))
     wide = middle * spec.groups
     pads: list[Any] = [spec.padding, *(0 for _ in kernels[1:])]
@@ -196,10 +185,6 @@ def _chain(spec: ConvSpec, middle: int, padding: str = "first") -> Chain:
     return tuple(steps)
 
 
-def _macs(spec: ConvSpec, padding: str, middle: int) -> int:
-    return chain_macs(_chain(spec, middle, padding))
-
-
 def _each(spec: ConvSpec) -> list[tuple[int, ...]] | None:
     """The padding of each stage where all of them pad evenly and by zeros; None where they cannot."""
     pairs: Any = spec.padding
@@ -208,7 +193,7 @@ def _each(spec: ConvSpec) -> list[tuple[int, ...]] | None:
     later = stages(spec)[1:]
     if any(k % 2 == 0 for kernel in later for k in kernel):
         return None
-    stride, dilation = sizes(spec.stride), sizes(spec.dilation)
+    stride, dilation = spec.stride, spec.dilation
     pads = [
         tuple((k - 1) // 2 * (d // gcd(s, d)) for k, s, d in zip(kernel, stride, dilation, strict=True))
         for kernel in later
@@ -224,7 +209,7 @@ def _border(spec: ConvSpec) -> str:
     """What padding in each stage does, in words."""
     each = _each(spec)
     assert each is not None
-    ring = max(sum(pad[axis] for pad in each[1:]) for axis in range(len(spec.input_size)))
+    ring = max(sum(pad[axis] for pad in each[1:]) for axis in range(spec.axes))
     return f"padding in each stage: exact inside, wrong in the outer {ring} positions at each border"
 
 

@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import product
 from math import gcd, prod
-from typing import TYPE_CHECKING
 
-from archcost.rewriting.rules.linear import of_group, sizes
+import torch
+
+from archcost.rewriting.rules.linear import of_group
 from archcost.spec import ConvSpec
-
-if TYPE_CHECKING:
-    import torch
+from archcost.weights.lowrank import balanced, truncated
 
 __all__ = ["exact_middle", "jumps", "parted", "stages"]
 
 
 def stages(spec: ConvSpec) -> list[tuple[int, ...]]:
     """The kernel sizes of the stages, the strided one first: every axis by itself, 1 once it is done."""
-    columns = (sizes(spec.kernel_size), jumps(spec))
+    columns = (spec.kernel_size, jumps(spec))
     per_axis = [_along_one(k, jump) for k, jump in zip(*columns, strict=True)]
     deep = max(map(len, per_axis))
     filled = [row + [1] * (deep - len(row)) for row in per_axis]
@@ -27,7 +26,7 @@ def stages(spec: ConvSpec) -> list[tuple[int, ...]]:
 
 def jumps(spec: ConvSpec) -> tuple[int, ...]:
     """How many taps of the layer the later stages move by, an axis: their taps lie where the layer's do."""
-    columns = (sizes(spec.stride), sizes(spec.dilation))
+    columns = (spec.stride, spec.dilation)
     return tuple(s // gcd(s, d) for s, d in zip(*columns, strict=True))
 
 
@@ -50,7 +49,7 @@ def _along_one(taps: int, jump: int) -> list[int]:
 def exact_middle(spec: ConvSpec) -> int:
     """Channels a group in between with which every kernel is composed exactly: 4 min(I, O) for 5x5."""
     ins, outs = of_group(spec)
-    kernels, jump, size = stages(spec), jumps(spec), sizes(spec.kernel_size)
+    kernels, jump, size = stages(spec), jumps(spec), spec.kernel_size
     shifts = [_shifts(k, b, j) for k, b, j in zip(size, kernels[-1], jump, strict=True)]
     channels = ins * prod(len(front) for front, _ in shifts)
     if len(kernels) > 2:
@@ -73,10 +72,6 @@ def parted(
     Returns:
         (groups, out, middle, *back) and (groups, middle, in, *size of the first).
     """
-    import torch
-
-    from archcost.weights.lowrank import balanced, truncated
-
     groups, outs, ins, *size = kernel.shape
     front = [k - j * (b - 1) for k, b, j in zip(size, back, jump, strict=True)]
     shifts = [_shifts(k, b, j) for k, b, j in zip(size, back, jump, strict=True)]
@@ -110,8 +105,6 @@ def _shares(
     size: int, back: int, front: int, jump: int, keep: int | None, shifts: tuple[list[int], list[int]]
 ) -> torch.Tensor:
     """(back, front): which part of tap u + jump t goes to the pair, along one axis."""
-    import torch
-
     table = torch.zeros(back, front, dtype=torch.float64)
     pairs: Iterator[tuple[int, int]] = product(range(back), range(front))
     taken: set[int] = set()

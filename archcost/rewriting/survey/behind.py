@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
-from archcost.merging.norms import is_norm, norm_problem
+from archcost.errors import Refusal
+from archcost.merging.norms import inner_activation, is_norm, norm_problem
 from archcost.rewriting.survey.graph import Taker, is_elementwise, results_of, takers
-from archcost.rewriting.survey.movable import others, why_fixed
+from archcost.rewriting.survey.movable import why_fixed
 from archcost.rewriting.survey.pools import POOLS, Pool, pool_of
 from archcost.rewriting.survey.subjects import Subject
 from archcost.spec import ConvSpec
@@ -31,43 +31,44 @@ class Behind:
     """Of the pooling, as a depthwise convolution has it, or of the convolution: of the first call."""
 
 
-def behind(subject: Subject) -> Behind | str:
+def behind(subject: Subject) -> Behind | Refusal:
     """What comes next that looks at pixels; or why there is nothing that could be moved."""
     results = results_of(subject)
-    around = subject.around
+    survey = subject.survey
     norms: list[str] = []
     activations: list[str] = []
     seen = {subject.name}
-    while not isinstance(results, str):
-        found = takers(around, results)
-        if isinstance(found, str):
+    while not isinstance(results, Refusal):
+        found = takers(survey, results)
+        if isinstance(found, Refusal):
             return found
         first = found[0]
         if first.call is not None and first.module in seen:
-            return f"{first.module} comes again"
+            return Refusal(f"{first.module} comes again")
         seen.add(first.module if first.call is not None else "")
-        if first.call is not None and (first.type_name in POOLS or first.module in others(around)):
+        if first.call is not None and (first.type_name in POOLS or first.module in survey.neighbours):
             return _end(subject, first, [one.ref.shape for one in results], norms, activations)
         why = _between(subject, first, norms, activations)
         if why is not None:
-            return why
+            return Refusal(why)
         results = [one.result for one in found]
     return results
 
 
 def _between(subject: Subject, taker: Taker, norms: list[str], activations: list[str]) -> str | None:
     """Note what lies on the way; or say why the way ends there."""
-    around = subject.around
+    survey = subject.survey
     if taker.call is not None:
-        module = around.model.get_submodule(taker.module)
+        module = survey.model.get_submodule(taker.module)
         if is_norm(module):
             why = norm_problem(module)
             if why is not None:
                 return f"{taker} {why}"
             norms.append(taker.module)
-            activations += list(_inner_activation(taker, module))
+            inner = inner_activation(taker.module, module)
+            activations += [] if inner is None else [inner]
             return None
-    if is_elementwise(around, taker):
+    if is_elementwise(survey, taker):
         activations.append(taker.module if taker.call is not None else str(taker.function))
         return None
     if taker.function is not None and taker.function.lstrip("_").startswith(_WINDOWS):
@@ -75,32 +76,26 @@ def _between(subject: Subject, taker: Taker, norms: list[str], activations: list
     return f"what follows is {taker}, and no pooling or strided step"
 
 
-def _inner_activation(taker: Taker, module: object) -> Iterator[str]:
-    act = getattr(module, "act", None)
-    if act is not None and type(act).__name__ != "Identity":
-        yield f"{taker.module}.act"
-
-
 def _end(
     subject: Subject, first: Taker, shapes: list[tuple[int, ...]], norms: list[str], activations: list[str]
-) -> Behind | str:
-    around, axes, shape = subject.around, subject.axes, shapes[0]
+) -> Behind | Refusal:
+    survey, axes, shape = subject.survey, subject.axes, shapes[0]
     if len(shape) != axes + 2:
-        return f"{first} gets its input without a batch, or in another shape"
+        return Refusal(f"{first} gets its input without a batch, or in another shape")
     way = (first.module, tuple(norms), tuple(activations))
-    then = others(around).get(first.module)
+    then = survey.neighbours.get(first.module)
     if then is not None:
         if then.refusal is not None:
-            return f"{first.module} stays: {then.refusal}"
+            return Refusal(f"{first.module} stays: {then.refusal}")
         return Behind(*way, None, then.spec)
-    module = around.model.get_submodule(first.module)
+    module = survey.model.get_submodule(first.module)
     out = first.result.ref.shape
     pool = pool_of(module, shape[2:], out[2:])
-    why = pool if isinstance(pool, str) else why_fixed(around, first.module)
-    if isinstance(pool, str) or why is not None:
-        return f"{first} {why}"
-    if around.trace.modules[first.module].aliases:
-        return f"{first} has several names: it is shared"
+    why = pool if isinstance(pool, Refusal) else why_fixed(survey, first.module)
+    if isinstance(pool, Refusal) or why is not None:
+        return Refusal(f"{first} {why}")
+    if survey.trace.modules[first.module].aliases:
+        return Refusal(f"{first} has several names: it is shared")
     if pool.adaptive and len({one[2:] for one in shapes}) > 1:
-        return f"{first} has another window at each size of its input"
+        return Refusal(f"{first} has another window at each size of its input")
     return Behind(*way, pool, pool.spec(shape[1], shape[2:], out[2:], shape[0]))

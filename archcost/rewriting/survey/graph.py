@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from archcost.rewriting.survey.subjects import Pass, Subject
-from archcost.trace.graph import ModuleCall, ModuleInfo, Op, TensorRef, refs
+from archcost.errors import Refusal
+from archcost.rewriting.survey.subjects import Subject
+from archcost.rewriting.survey.survey import Survey
+from archcost.trace.graph import ModuleCall, Op, TensorRef, refs
 
 __all__ = ["Result", "Taker", "is_elementwise", "results_of", "takers"]
 
@@ -52,67 +54,64 @@ class Taker:
         return f"{self.module} ({self.type_name})"
 
 
-def results_of(subject: Subject) -> list[Result] | str:
+def results_of(subject: Subject) -> list[Result] | Refusal:
     """What each call of a convolution gave; or why that cannot be followed."""
     found = []
     for op in subject.ops:
-        call = subject.around.trace.calls[op.call]
+        call = subject.survey.trace.calls[op.call]
         outputs = list(refs(call.outputs))
         if len(outputs) != 1 or outputs[0].storage != op.outputs[0].storage:
-            return "what it computes is not what it gives, as where a hook changes it"
+            return Refusal("what it computes is not what it gives, as where a hook changes it")
         found.append(Result(outputs[0], call.end_op - 1))
     return found
 
 
-def takers(around: Pass, results: Sequence[Result]) -> list[Taker] | str:
+def takers(survey: Survey, results: Sequence[Result]) -> list[Taker] | Refusal:
     """For each result what takes it, whole and alone, the same everywhere; or why there is no such thing.
 
     A module among them is called for these results only.
     """
     found: list[Taker] = []
     for result in results:
-        one = _taker(around, result)
-        if isinstance(one, str):
+        one = _taker(survey, result)
+        if isinstance(one, Refusal):
             return one
         found.append(one)
     first = found[0]
     kinds = {(one.module, one.op.base, one.call is None) for one in found}
     if len(kinds) > 1:
-        return f"its calls are followed by different layers: {first} and others"
-    if first.call is not None and around.calls[first.module] != len(found):
-        return f"{first} is called for other layers too"
+        return Refusal(f"its calls are followed by different layers: {first} and others")
+    if first.call is not None and len(survey.flow.calls(first.module)) != len(found):
+        return Refusal(f"{first} is called for other layers too")
     return found
 
 
-def is_elementwise(around: Pass, taker: Taker) -> bool:
+def is_elementwise(survey: Survey, taker: Taker) -> bool:
     """Whether each element is made of that element alone, alike for all pixels."""
     if taker.call is None:
         ops: Sequence[Op] = (taker.op,)
     elif taker.type_name in _ELEMENTWISE_TYPES:
         return True
     else:
-        ops = around.trace.ops[taker.call.first_op : taker.call.end_op]
+        ops = survey.trace.ops[taker.call.first_op : taker.call.end_op]
     return all(
         op.base.removeprefix("aten.").removesuffix("_") in _ELEMENTWISE and len(list(op.tensors())) == 1
         for op in ops
     )
 
 
-def _taker(around: Pass, result: Result) -> Taker | str:
-    trace, ref = around.trace, result.ref
-    returned = {one.storage for one in refs(trace.outputs)}
-    users = [
-        op
-        for op in around.users.get(ref.storage, ())
-        if op.index > result.after and not _is_dead(around, op, returned)
-    ]
+def _taker(survey: Survey, result: Result) -> Taker | Refusal:
+    trace, flow, ref = survey.trace, survey.flow, result.ref
+    users = flow.takers(ref.storage, result.after)
+    returned = ref.storage in flow.returned
     if not users:
-        return "no other layer takes its result" + (": the model returns it" * (ref.storage in returned))
+        return Refusal("no other layer takes its result" + ": the model returns it" * returned)
     first = users[0]
-    call, name = trace.calls[first.call], around.module_of(first)
+    call, name = trace.calls[first.call], flow.module_of(first)
     info = trace.modules.get(name)
     outputs = list(refs(call.outputs))
-    if info is not None and call.inputs == (ref,) and len(outputs) == 1 and _is_one_step(around, info):
+    alone = call.inputs == (ref,) and len(outputs) == 1
+    if info is not None and alone and _is_one_step(survey, name, info.type_name):
         end, given = call.end_op - 1, outputs[0]
         taker = Taker(name, info.type_name, first, call, Result(given, end))
     elif first.args and first.args[0] == ref and first.outputs:
@@ -120,26 +119,19 @@ def _taker(around: Pass, result: Result) -> Taker | str:
         kind = "" if info is None else info.type_name
         taker = Taker(name, kind, first, None, Result(given, end))
     else:
-        return f"its result is taken in part, by {first.base.removeprefix('aten.')} in {name or 'the model'}"
+        by = f"{first.base.removeprefix('aten.')} in {name or 'the model'}"
+        return Refusal(f"its result is taken in part, by {by}")
     inside = [op for op in users if op.index <= end]
     in_place = given.storage == ref.storage and any(ref.storage in op.writes for op in inside)
     others = [op for op in users if op.index > end]
     if others and not in_place:
-        return f"its result is read by {around.module_of(others[0]) or 'the model'} too, beside {taker}"
-    if ref.storage in returned and not in_place and given.storage != ref.storage:
-        return f"its result is returned by the model too, beside what {taker} makes of it"
+        reader = flow.module_of(others[0]) or "the model"
+        return Refusal(f"its result is read by {reader} too, beside {taker}")
+    if returned and not in_place and given.storage != ref.storage:
+        return Refusal(f"its result is returned by the model too, beside what {taker} makes of it")
     return taker
 
 
-def _is_one_step(around: Pass, info: ModuleInfo) -> bool:
-    if info.type_name in _WHOLE:
-        return True
-    return not any(child is not None for child in around.model.get_submodule(info.name)._modules.values())
-
-
-def _is_dead(around: Pass, op: Op, returned: set[int]) -> bool:
-    """A copy that nobody reads: autograd's, before an operation in place."""
-    if op.base != "aten.clone":
-        return False
-    made = {ref.storage for ref in op.outputs}
-    return not made & returned and not any(around.users.get(storage) for storage in made)
+def _is_one_step(survey: Survey, name: str, type_name: str) -> bool:
+    children = survey.model.get_submodule(name)._modules.values()
+    return type_name in _WHOLE or all(child is None for child in children)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 from math import prod
-from typing import Any
 
 from archcost.errors import ArchcostError
+from archcost.latency.convolutions import convolutions_of
 from archcost.merging.chain import Activation, Chain, Conv, Kept, chain_field, resized
-from archcost.rewriting.proposal import Costs
+from archcost.rewriting.proposal import Costs, lies_in
 from archcost.rewriting.replacement import Replacement
-from archcost.rewriting.survey.movable import others
-from archcost.rewriting.survey.subjects import Pass, Subject
+from archcost.rewriting.survey.subjects import Subject
+from archcost.rewriting.survey.survey import Survey
 from archcost.spec import ConvSpec, stacked_field
 from archcost.trace.graph import Op, TensorRef
 
@@ -23,39 +23,37 @@ def old_specs(subject: Subject, replacement: Replacement) -> tuple[ConvSpec, ...
     """Every convolution that one pass runs in the modules to be replaced, as the operations saw them."""
     if set(replacement.chains) == {subject.name}:
         return subject.specs
-    from archcost.latency.convolutions import convolutions_of
-
-    around, names = subject.around, set(replacement.chains)
+    survey, names = subject.survey, set(replacement.chains)
     # A layer says itself how it pads; its operation may see the input padded.
     own = {
         op.index: spec
-        for one in others(around).values()
+        for one in survey.neighbours.values()
         if one.specs
         for op, spec in zip(one.ops, one.specs, strict=True)
     }
-    ops = (op for op in around.trace.ops if op.base == "aten.convolution")
-    pairs = zip(ops, convolutions_of(around.trace), strict=True)
-    here = ((op, call.task) for op, call in pairs if _lies_in(around.module_of(op), names))
+    ops = (op for op in survey.trace.ops if op.base == "aten.convolution")
+    pairs = zip(ops, convolutions_of(survey.trace), strict=True)
+    here = ((op, call.task) for op, call in pairs if lies_in(survey.flow.module_of(op), *names))
     return tuple(own.get(op.index, task.spec) for op, task in here if task is not None)
 
 
 def new_specs(subject: Subject, replacement: Replacement) -> tuple[ConvSpec, ...]:
     """Every convolution that one pass would run there."""
-    chains = _called_chains(subject.around, replacement)
+    chains = _called_chains(subject.survey, replacement)
     return tuple(step.spec for chain in chains for step in chain if isinstance(step, Conv))
 
 
 def costs_before(subject: Subject, replacement: Replacement) -> Costs:
     """Of the modules to be replaced."""
-    around = subject.around
-    rows = [around.costs.by_name[name] for name in replacement.chains]
+    survey = subject.survey
+    rows = [survey.costs.by_name[name] for name in replacement.chains]
     specs = old_specs(subject, replacement)
     alone = set(replacement.chains) == {subject.name}
     return Costs(
         params=sum(row.params for row in rows),
         macs=sum(row.macs for row in rows),
         activation_bytes=sum(row.activation_bytes for row in rows),
-        depth=_depth(around, set(replacement.chains)),
+        depth=_depth(survey, set(replacement.chains)),
         nonlinearities=0,
         receptive_field=_field(specs[:1]) if alone else None,
     )
@@ -63,34 +61,34 @@ def costs_before(subject: Subject, replacement: Replacement) -> Costs:
 
 def costs_after(subject: Subject, replacement: Replacement) -> Costs:
     """Of what comes in their place; moved poolings count as they did before."""
-    around = subject.around
-    chains = _called_chains(around, replacement)
+    survey = subject.survey
+    chains = _called_chains(survey, replacement)
     itemsize = subject.ops[0].args[0].dtype.itemsize
     first = replacement.chain
     try:
         field = chain_field(first)
     except ArchcostError:
         field = None
-    calls = max(1, around.calls[replacement.name])
+    calls = max(1, len(survey.flow.calls(replacement.name)))
     return Costs(
         params=replacement.params,
         macs=sum(spec.macs for spec in new_specs(subject, replacement)),
         activation_bytes=sum(_written(chain) for chain in chains) * itemsize
-        + _kept_bytes(around, replacement),
+        + _kept_bytes(survey, replacement),
         depth=sum(isinstance(step, Conv) for chain in chains for step in chain) // calls,
         nonlinearities=sum(isinstance(step, Activation) for chain in chains for step in chain) // calls,
         receptive_field=None if field is None else field.size,
     )
 
 
-def _called_chains(around: Pass, replacement: Replacement) -> list[Chain]:
+def _called_chains(survey: Survey, replacement: Replacement) -> list[Chain]:
     """For every call of every module in question, its chain at the size that it gets there."""
     found = []
     for name, chain in replacement.chains.items():
-        axes = next((len(step.spec.input_size) for step in chain if isinstance(step, Conv)), None)
+        axes = next((step.spec.axes for step in chain if isinstance(step, Conv)), None)
         if axes is None:
             continue
-        calls = [call for call in around.trace.calls if around.names.get(call.module, call.module) == name]
+        calls = survey.flow.calls(name)
         shapes = [next(ref.shape for ref in call.inputs if isinstance(ref, TensorRef)) for call in calls]
         for shape in shapes:
             batch = shape[0] if len(shape) == axes + 2 else 1
@@ -107,47 +105,41 @@ def _written(chain: Chain) -> int:
             total += last
         elif step.spec is not None:
             last = step.spec.neurons
-            pads: Any = step.spec.padding
             # Where PyTorch pads beforehand, the padded map is written too.
             zeros = step.spec.padding_mode == "zeros"
-            if any(low != high or (low and not zeros) for low, high in pads):
+            if any(low != high or (low and not zeros) for low, high in step.spec.padding):
                 total += _padded(step.spec)
             total += last
     return total
 
 
-def _kept_bytes(around: Pass, replacement: Replacement) -> int:
+def _kept_bytes(survey: Survey, replacement: Replacement) -> int:
     """Of modules that move as they are, other than poolings."""
     steps = (step for chain in replacement.chains.values() for step in chain)
     kept = (step.name for step in steps if isinstance(step, Kept) and step.spec is None)
-    return sum(around.costs.by_name[name].activation_bytes for name in kept)
+    return sum(survey.costs.by_name[name].activation_bytes for name in kept)
 
 
 def _padded(spec: ConvSpec) -> int:
-    pads: Any = spec.padding
-    sizes = (n + low + high for n, (low, high) in zip(spec.input_size, pads, strict=True))
+    sizes = (n + low + high for n, (low, high) in zip(spec.input_size, spec.padding, strict=True))
     return spec.batch * spec.in_channels * prod(sizes)
 
 
-def _depth(around: Pass, names: set[str]) -> int:
+def _depth(survey: Survey, names: set[str]) -> int:
     """Convolutions on the longest path through the modules."""
     longest: dict[int, int] = {}
-    for op in around.trace.ops:
+    for op in survey.trace.ops:
         before = max((longest.get(one, 0) for one in op.fed_by), default=0)
-        ours = op.base == "aten.convolution" and _lies_in(around.module_of(op), names)
+        ours = op.base == "aten.convolution" and lies_in(survey.flow.module_of(op), *names)
         longest[op.index] = before + ours
-    calls = max(1, max(around.calls[name] for name in names))
-    return max(longest.values(), default=0) if calls == 1 else _shallow(around, names, calls)
+    calls = max(1, max(len(survey.flow.calls(name)) for name in names))
+    return max(longest.values(), default=0) if calls == 1 else _shallow(survey, names, calls)
 
 
-def _shallow(around: Pass, names: set[str], calls: int) -> int:
+def _shallow(survey: Survey, names: set[str], calls: int) -> int:
     """Called several times, one after another or not: convolutions a call."""
-    made: Iterable[Op] = (op for op in around.trace.ops if op.base == "aten.convolution")
-    return sum(_lies_in(around.module_of(op), names) for op in made) // calls
-
-
-def _lies_in(name: str, names: set[str]) -> bool:
-    return any(name == one or name.startswith(f"{one}.") for one in names)
+    made: Iterable[Op] = (op for op in survey.trace.ops if op.base == "aten.convolution")
+    return sum(lies_in(survey.flow.module_of(op), *names) for op in made) // calls
 
 
 def _field(specs: tuple[ConvSpec, ...]) -> tuple[int, ...] | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from archcost.errors import Refusal
 from archcost.spec import ConvSpec
 
 __all__ = ["POOLS", "Pool", "pool_of"]
@@ -62,24 +63,24 @@ class Pool:
         )
 
 
-def pool_of(module: nn.Module, input_size: Sequence[int], output_size: Sequence[int]) -> Pool | str:
+def pool_of(module: nn.Module, input_size: Sequence[int], output_size: Sequence[int]) -> Pool | Refusal:
     """A pooling; or why it cannot be moved, in words that follow its name."""
     pool: Any = module
     axes, ones = len(input_size), (1,) * len(input_size)
+    if type(module) not in (*_AVERAGE, *_MAX, *_ADAPTIVE):
+        return Refusal(f"is a {type(module).__name__}, which is no pooling that is known")
     if type(module) in _ADAPTIVE:
         if any(n % out for n, out in zip(input_size, output_size, strict=True)):
             sizes = " to ".join("x".join(map(str, size)) for size in (input_size, output_size))
-            return f"has windows of different sizes, {sizes}"
+            return Refusal(f"has windows of different sizes, {sizes}")
         if getattr(pool, "return_indices", False):
-            return "gives indices too"
+            return Refusal("gives indices too")
         kernel = tuple(n // out for n, out in zip(input_size, output_size, strict=True))
         kind = _ADAPTIVE[type(module)]
         zeros = (0,) * axes
         return Pool(kind, kernel, kernel, zeros, ones, False, kind == "average", prod(kernel), True)
-    if type(module) not in (*_AVERAGE, *_MAX):
-        return f"is a {type(module).__name__}, which is no pooling that is known"
     if getattr(pool, "return_indices", False):
-        return "gives indices too"
+        return Refusal("gives indices too")
     kernel = _each(pool.kernel_size, axes)
     padding = _each(pool.padding, axes)
     stride = kernel if pool.stride is None else _each(pool.stride, axes)

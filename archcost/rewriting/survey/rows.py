@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
+from archcost.errors import Refusal
 from archcost.merging.affine import Linear, identity
 from archcost.merging.chain import Chain, Kept
-from archcost.merging.norms import is_norm, norm_problem
+from archcost.merging.norms import inner_activation, is_norm, norm_problem
 from archcost.merging.transposed import Transposed, begun
 from archcost.rewriting.survey.graph import Result, Taker, results_of, takers
-from archcost.rewriting.survey.movable import others, why_fixed
+from archcost.rewriting.survey.movable import why_fixed
 from archcost.rewriting.survey.subjects import Subject
 from archcost.trace.graph import refs
 
@@ -53,14 +54,14 @@ class Row:
         later = self.members[1:]
         return tuple(a.name for a, b in zip_longest(later, later[1:]) if b is None or not b.is_norm)
 
-    def up_to(self, last: str | None) -> tuple[Whole, dict[str, Chain]] | str:
+    def up_to(self, last: str | None) -> tuple[Whole, dict[str, Chain]] | Refusal:
         """The function up to a layer, and what is left in the place of each but the first; or why not.
 
         Args:
             last: None is the convolution itself, where something comes before it.
         """
         if not self.members or (last is not None and last not in self.ends):
-            return self.stopped
+            return Refusal(self.stopped)
         members = self._members(last)
         return members[-1].whole, {one.name: one.left for one in members[1:]}
 
@@ -80,89 +81,77 @@ class Row:
 def row_of(subject: Subject, first: str | None = None) -> Row:
     """The row that begins with a convolution, or with the batch normalisation before it (`norm_before`)."""
     spec = subject.spec
-    whole: Whole | str
+    whole: Whole | Refusal
     if first is None:
         whole = begun(spec)
     elif spec.transposed:
-        whole = "is transposed: at the border fewer of its taps see what the layer before it adds"
+        whole = Refusal("is transposed: at the border fewer of its taps see what the layer before it adds")
     else:
         whole = identity(spec.in_channels, subject.axes).scaled(None, None).convolved(spec)
-    if isinstance(whole, str):
+    if isinstance(whole, Refusal):
         return Row((), f"{subject.name} {whole}")
     members = [_Member(subject.name, whole, first is not None, spec.macs, ())]
     results = results_of(subject)
     size = spec.output_size
-    while not isinstance(results, str):
+    while not isinstance(results, Refusal):
         if members[-1].left:
             return Row(tuple(members), f"{members[-1].name} activates what it has normalised")
-        found = takers(subject.around, results)
-        if isinstance(found, str):
-            return Row(tuple(members), found)
+        found = takers(subject.survey, results)
+        if isinstance(found, Refusal):
+            return Row(tuple(members), found.reason)
         member = _member(subject, members[-1].whole, found, size)
-        if isinstance(member, str):
-            return Row(tuple(members), member)
+        if isinstance(member, Refusal):
+            return Row(tuple(members), member.reason)
         if member.name in {one.name for one in members}:
             return Row(tuple(members), f"{member.name} comes again")
         members.append(member)
         size = member.whole.spec(spec.input_size).output_size
         results = [one.result for one in found]
-    return Row(tuple(members), results)
+    return Row(tuple(members), results.reason)
 
 
 def norm_before(subject: Subject) -> str | None:
     """The batch normalisation whose results this convolution alone takes, all of them; None: none is."""
-    around = subject.around
-    trace = around.trace
-    call = trace.calls[subject.ops[0].call]
-    sooner = (trace.ops[index] for index in range(call.first_op - 1, -1, -1))
-    maker = next((op for op in sooner if call.inputs and call.inputs[0] in op.outputs), None)
-    name = "" if maker is None else around.module_of(maker)
-    if not name or not is_norm(module := around.model.get_submodule(name)):
+    survey, flow = subject.survey, subject.survey.flow
+    call = survey.trace.calls[subject.ops[0].call]
+    maker = flow.maker(call.inputs[0], call.first_op) if call.inputs else None
+    name = "" if maker is None else flow.module_of(maker)
+    if not name or not is_norm(module := survey.model.get_submodule(name)):
         return None
-    if norm_problem(module) is not None or why_fixed(around, name) is not None or _act_of(module) is not None:
+    if any((norm_problem(module), why_fixed(survey, name), inner_activation(name, module))):
         return None
-    calls = [call for call in trace.calls if around.names.get(call.module, call.module) == name]
-    found = takers(around, [Result(next(refs(call.outputs)), call.end_op - 1) for call in calls])
-    if isinstance(found, str) or found[0].call is None or found[0].module != subject.name:
+    results = [Result(next(refs(call.outputs)), call.end_op - 1) for call in flow.calls(name)]
+    found = takers(survey, results)
+    if isinstance(found, Refusal) or found[0].call is None or found[0].module != subject.name:
         return None
     return name if len(found) == len(subject.ops) else None
 
 
-def _member(subject: Subject, before: Whole, found: Sequence[Taker], size: Sequence[int]) -> _Member | str:
-    around, first = subject.around, found[0]
+def _member(
+    subject: Subject, before: Whole, found: Sequence[Taker], size: Sequence[int]
+) -> _Member | Refusal:
+    survey, first = subject.survey, found[0]
     if first.call is None:
-        return f"what follows is {first}: there is no layer to merge it with"
-    module = around.model.get_submodule(first.module)
-    then = others(around).get(first.module)
-    if then is None:
+        return Refusal(f"what follows is {first}: there is no layer to merge it with")
+    module = survey.model.get_submodule(first.module)
+    then = survey.neighbours.get(first.module)
+    if then is None and is_norm(module):
         why = norm_problem(module)
-        if why is not None:
-            return (
-                f"what follows is {first}, which is neither a convolution nor a norm"
-                if "no batch" in why
-                else f"{first} {why}"
-            )
-        fixed = why_fixed(around, first.module)
-        if fixed is not None:
-            return f"{first.module} {fixed}"
-        return _Member(first.module, before.scaled(None, None), True, 0, _left(first, module))
+        fixed = why_fixed(survey, first.module)
+        if why is not None or fixed is not None:
+            return Refusal(f"{first} {why}" if why is not None else f"{first.module} {fixed}")
+        inner = inner_activation(first.module, module)
+        left: Chain = () if inner is None else (Kept(inner),)
+        return _Member(first.module, before.scaled(None, None), True, 0, left)
+    if then is None:
+        return Refusal(f"what follows is {first}, which is neither a convolution nor a norm")
     if then.refusal is not None:
-        return f"{first.module} stays: {then.refusal}"
+        return Refusal(f"{first.module} stays: {then.refusal}")
     if then.spec.transposed:
-        return f"{first.module} is transposed, and is not put together with others"
+        return Refusal(f"{first.module} is transposed, and is not put together with others")
     if tuple(then.spec.input_size) != tuple(size):
-        return f"{first.module} gets its input in another shape"
+        return Refusal(f"{first.module} gets its input in another shape")
     whole = before.convolved(then.spec)
-    return f"{first.module} {whole}" if isinstance(whole, str) else _Member(
-        first.module, whole, False, then.spec.macs, ()
-    )  # fmt: skip
-
-
-def _left(first: Taker, module: object) -> Chain:
-    return () if _act_of(module) is None else (Kept(f"{first.module}.act"),)
-
-
-def _act_of(module: object) -> object | None:
-    """The activation inside timm's batch normalisation."""
-    act = getattr(module, "act", None)
-    return None if type(act).__name__ == "Identity" else act
+    if isinstance(whole, Refusal):
+        return Refusal(f"{first.module} {whole}")
+    return _Member(first.module, whole, False, then.spec.macs, ())

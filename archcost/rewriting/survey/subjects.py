@@ -1,44 +1,24 @@
-"""Subjects: every convolution of an analysed model as a rule looks at it, and what lies around it."""
+"""Subjects: every convolution of an analysed model as a rule looks at it."""
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from archcost.errors import ArchcostError
+from torch import nn
+
+from archcost.errors import ArchcostError, Refusal
 from archcost.nn.like import ConvLike
 from archcost.nn.reading import VARIES, Fixed
 from archcost.spec import ConvSpec
-from archcost.surgery.sites import Hooks, Site, sites
-from archcost.trace.graph import Op, TensorRef, Trace
+from archcost.surgery.sites import Site
+from archcost.trace.graph import Op, TensorRef
 
 if TYPE_CHECKING:
-    from torch import nn
+    from archcost.rewriting.survey.survey import Survey
 
-    from archcost.cost.costs import Costs
-
-__all__ = ["Pass", "Subject", "subjects_of"]
-
-
-@dataclass(frozen=True, eq=False)
-class Pass:
-    """One pass of one model: its trace, and who uses what."""
-
-    trace: Trace
-    costs: Costs
-    model: nn.Module
-    names: dict[str, str]
-    """By every name of a module, its first."""
-    users: dict[int, tuple[Op, ...]]
-    """By a storage, the operations that take it, in order; not the one that made it."""
-    calls: Counter[str]
-    """By the first name of a module, how often it was called."""
-
-    def module_of(self, op: Op) -> str:
-        """The first name of the module that made an operation."""
-        name = self.trace.module_of(op)
-        return self.names.get(name, name)
+__all__ = ["Subject", "is_pattern", "subject_at"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,11 +31,12 @@ class Subject:
     type_name: str
     specs: tuple[ConvSpec, ...]
     """Of each call, in order, with the batch and the padding of the module itself; none where not called."""
-    refusal: str | None
+    refusal: Refusal | None
     """Why no rule may replace it, in words that follow its name."""
     ops: tuple[Op, ...] = field(repr=False)
     """The convolution of each call."""
-    around: Pass = field(repr=False)
+    survey: Survey = field(repr=False)
+    """What lies around it."""
 
     @property
     def spec(self) -> ConvSpec:
@@ -65,79 +46,66 @@ class Subject:
     @property
     def axes(self) -> int:
         """Of space: 1, 2 or 3."""
-        return len(self.spec.input_size)
+        return self.spec.axes
 
     @property
     def macs(self) -> int:
         """Of all calls of one pass."""
         return sum(spec.macs for spec in self.specs)
 
-
-def subjects_of(
-    model: nn.Module, trace: Trace, costs: Costs, *, hooks: Hooks = "refuse"
-) -> tuple[Subject, ...]:
-    """Every convolution of ``model``, in order of definition."""
-    around = _pass(model, trace, costs)
-    made: dict[str, list[Op]] = defaultdict(list)
-    for op in trace.ops:
-        if op.base == "aten.convolution":
-            made[around.module_of(op)].append(op)
-    found = sites(model, trace=trace, hooks=hooks)
-    return tuple(_subject(around, site, tuple(made.get(site.name, ()))) for site in found)
+    def is_meant_by(self, name: str) -> bool:
+        """Whether a name, or a pattern of names such as ``features.*``, is that of this layer."""
+        return any(fnmatchcase(one, name) if is_pattern(name) else one == name for one in self.names)
 
 
-def _subject(around: Pass, site: Site, ops: tuple[Op, ...]) -> Subject:
-    def subject(specs: tuple[ConvSpec, ...], refusal: str | None) -> Subject:
-        kind = type(site.module).__name__
-        return Subject(site.name, site.names, kind, specs, refusal, ops, around)
+def is_pattern(name: str) -> bool:
+    """Whether it stands for several names."""
+    return any(sign in name for sign in "*?[")
 
+
+def subject_at(survey: Survey, site: Site, ops: tuple[Op, ...]) -> Subject:
+    """The convolution at a site, which makes these operations."""
+    specs: tuple[ConvSpec, ...] = ()
+    refusal = _not_read(survey, site, ops)
+    if refusal is None:
+        try:
+            specs = tuple(_spec(survey, site.module, op) for op in ops)
+            refusal = _odd(site.module, specs, ops)
+        except ArchcostError as error:
+            refusal = Refusal(str(error))
+    return Subject(site.name, site.names, type(site.module).__name__, specs, refusal, ops, survey)
+
+
+def _not_read(survey: Survey, site: Site, ops: tuple[Op, ...]) -> Refusal | None:
+    """Why there is no telling what it computes."""
     if site.reason is not None:
-        return subject((), site.reason)
+        return Refusal(site.reason)
     if not ops:
-        return subject((), "it is not called with these inputs")
-    if len({op.call for op in ops}) != len(ops) or around.calls[site.name] != len(ops):
-        return subject((), "it does not run one convolution a call")
-    try:
-        specs = tuple(_spec(around, site.module, op) for op in ops)
-    except ArchcostError as error:
-        return subject((), str(error))
-    return subject(specs, _of_padding(site.module, specs, ops) or _of_input(ops))
-
-
-def _spec(around: Pass, module: nn.Module, op: Op) -> ConvSpec:
-    """Of one call: from what the module was given, for the operation may see it padded."""
-    like = ConvLike(module)
-    given = next(
-        (ref for ref in around.trace.calls[op.call].inputs if isinstance(ref, TensorRef)), op.args[0]
-    )
-    space = given.shape[-like.axes :]
-    batch = given.shape[0] if len(given.shape) == like.axes + 2 else 1
-    return replace(like.spec(space, batch), bias=like.bias is not None)
-
-
-def _of_padding(module: nn.Module, specs: tuple[ConvSpec, ...], ops: tuple[Op, ...]) -> str | None:
-    like = ConvLike(module)
-    rule = like.padding_rule
-    if rule is None:
-        return None
-    if any(
-        spec.output_size != op.outputs[0].shape[-like.axes :] for spec, op in zip(specs, ops, strict=True)
-    ):
-        return "it pads otherwise than for inputs of other sizes"
-    return None if isinstance(rule, Fixed) or all(stride == 1 for stride in like.stride) else VARIES
-
-
-def _of_input(ops: tuple[Op, ...]) -> str | None:
-    if any(op.args[0].dtype.is_complex for op in ops):
-        return "its input is complex"
+        return Refusal("it is not called with these inputs")
+    if not survey.flow.makes_one_a_call(site.name, ops):
+        return Refusal("it does not run one convolution a call", "calls")
     return None
 
 
-def _pass(model: nn.Module, trace: Trace, costs: Costs) -> Pass:
-    names = {alias: name for name, info in trace.modules.items() for alias in (name, *info.aliases)}
-    users: dict[int, list[Op]] = defaultdict(list)
-    for op in trace.ops:
-        for storage in dict.fromkeys(ref.storage for ref in op.tensors()):
-            users[storage].append(op)
-    calls = Counter(names.get(call.module, call.module) for call in trace.calls)
-    return Pass(trace, costs, model, names, {key: tuple(ops) for key, ops in users.items()}, calls)
+def _spec(survey: Survey, module: nn.Module, op: Op) -> ConvSpec:
+    """Of one call: from what the module was given, for the operation may see it padded."""
+    like = ConvLike(module)
+    inputs = survey.trace.calls[op.call].inputs
+    given = next((ref for ref in inputs if isinstance(ref, TensorRef)), op.args[0])
+    batch = given.shape[0] if len(given.shape) == like.axes + 2 else 1
+    return replace(like.spec(given.shape[-like.axes :], batch), bias=like.bias is not None)
+
+
+def _odd(module: nn.Module, specs: tuple[ConvSpec, ...], ops: tuple[Op, ...]) -> Refusal | None:
+    """Why no module of ``torch.nn`` does what it does."""
+    like = ConvLike(module)
+    rule = like.padding_rule
+    if rule is not None:
+        pairs = zip(specs, ops, strict=True)
+        if any(spec.output_size != op.outputs[0].shape[-like.axes :] for spec, op in pairs):
+            return Refusal("it pads otherwise than for inputs of other sizes")
+        if not isinstance(rule, Fixed) and any(stride != 1 for stride in like.stride):
+            return Refusal(VARIES)
+    if any(op.args[0].dtype.is_complex for op in ops):
+        return Refusal("its input is complex")
+    return None
