@@ -212,7 +212,7 @@ def test_cold_times_are_kept_apart():
             [found] = time_paths({task: sample}, asked, NOW)
             assert not found.reused
             assert {path_of(one) for one in found.measurements} == {"native"}
-        assert {one.key.path for one in store} == {"native", "native, cold"}
+        assert {(one.key.path, one.key.kind) for one in store} == {("native", "path"), ("native", "cold")}
 
 
 def test_no_time_is_no_time():

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from archcost.errors import ArchcostError
 from archcost.latency.convolutions import Sample, Task
 from archcost.latency.store.fingerprint import fingerprint
+from archcost.latency.store.kinds import COLD, PATH
 from archcost.latency.store.store import Store
 from archcost.latency.timing.clock import Timing, compare_calls
 from archcost.latency.timing.deadline import Deadline, now
@@ -47,6 +48,11 @@ class Asked:
     cold: bool = False
     """Each call gets another copy of the input, more of them than the caches hold."""
     compare: Compare = compare_calls
+
+    @property
+    def kind(self) -> str:
+        """What the store calls such times."""
+        return COLD if self.cold else PATH
 
 
 def ways_of(task: Task, sample: Sample, asked: Asked) -> tuple[list[Way], dict[str, str]]:

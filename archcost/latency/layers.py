@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import inf, sqrt
 
 from archcost.latency.convolutions import ConvCall, Task
-from archcost.latency.paths import PathTimes, is_rough, path_of
+from archcost.latency.paths import PathTimes, is_rough
 from archcost.latency.prediction.roofline import Roofline, bytes_moved
 from archcost.latency.store.measurement import Measurement
 from archcost.latency.timing.parts import CallTime, InContext
@@ -76,11 +76,11 @@ class Verdict:
 
 def verdict_of(found: PathTimes) -> Verdict:
     """Which path is the fastest beyond the noise; of the first look alone where there is nothing else."""
-    exact = [one for one in found.measurements if path_of(one) in found.errors]
+    exact = [one for one in found.measurements if one.key.path in found.errors]
     timed = [one for one in exact if not is_rough(one)] or exact
     if not timed:
         return Verdict(None, None, "no path could be run")
-    own = [one for one in timed if path_of(one) in EAGER]
+    own = [one for one in timed if one.key.path in EAGER]
     native = min(own, key=lambda one: one.median_s, default=None)
     best = min(timed, key=lambda one: one.median_s)
     if native is None:
@@ -122,7 +122,7 @@ def _row(
         notes.append(f"the {call.type} around it does more than this, and is timed as a whole in .context")
         owner = None
     native, best = verdict.native, verdict.best
-    path = None if best is None else path_of(best)
+    path = None if best is None else best.key.path
     count = workspace = share = error = None
     if task is not None and best is not None and path is not None:
         itemsize = 8 if task.dtype == "float64" else 4

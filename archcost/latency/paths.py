@@ -21,7 +21,7 @@ from archcost.latency.timing.clock import Timing
 from archcost.latency.timing.deadline import FEWEST, Deadline, now
 from archcost.spec import ConvSpec
 
-__all__ = ["COLD", "Asked", "PathTimes", "is_rough", "path_of", "time_paths"]
+__all__ = ["Asked", "PathTimes", "is_rough", "path_of", "time_paths"]
 
 # What is this much slower than the fastest in a first look is not timed further.
 HOPELESS = 3.0
@@ -30,8 +30,6 @@ _ROUNDS = 25
 _MOST_LOOKING = 0.5
 # A sample takes as long at least, however small the layer is.
 _BLOCK_S = 0.002
-COLD = ", cold"
-"""What the store adds to a path's name where the inputs came from beyond the caches."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +52,8 @@ def is_rough(one: Measurement) -> bool:
 
 
 def path_of(one: Measurement) -> str:
-    """The name of its path, without what the store adds."""
-    return one.key.path.removesuffix(COLD)
+    """The name of its path."""
+    return one.key.path
 
 
 def time_paths(samples: Mapping[Task, Sample], asked: Asked, deadline: Deadline) -> Iterator[PathTimes]:
@@ -179,9 +177,8 @@ class _Timer:
         return PathTimes(self.task, tuple(made), self.errors, self.refused)
 
     def key(self, way: Way) -> Key:
-        path = way[0] + COLD * self.asked.cold
-        task, threads = self.task, self.asked.threads
-        return Key(self.device.hash, task.spec, task.dtype, path, layout=way[1], threads=threads)
+        (path, layout), task, asked = way, self.task, self.asked
+        return Key(self.device.hash, task.spec, task.dtype, path, layout, asked.threads, asked.kind)
 
     def _compare(self, calls: Mapping[Way, Callable[[], Any]], **how: Any) -> None:
         import torch

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["spec_text", "store_record", "store_text"]
 
 _HEADER = (
-    *("Convolution", "Path", "Dtype", "Layout", "Threads"),
+    *("Convolution", "Path", "Kind", "Dtype", "Layout", "Threads"),
     *("Median ms", "Spread ms", "Clock", "Samples", "Dropped", "Error", "Workspace", "Measured (UTC)"),
 )
 
@@ -73,7 +73,14 @@ def _cells(one: Measurement) -> tuple[str, ...]:
     key = one.key
     when = datetime.fromtimestamp(one.measured_at, timezone.utc).strftime("%Y-%m-%d %H:%M")
     return (
-        *(spec_text(key.spec), visible(key.path), visible(key.dtype), visible(key.layout), str(key.threads)),
+        *(
+            spec_text(key.spec),
+            visible(key.path),
+            visible(key.kind),
+            visible(key.dtype),
+            visible(key.layout),
+            str(key.threads),
+        ),
         f"{one.median_s * 1e3:.3f}",
         "-" if one.spread_s is None else f"{one.spread_s * 1e3:.3f}",
         *(one.clock, str(one.samples), "disturbed" if one.disturbed else str(one.dropped)),

@@ -15,6 +15,7 @@ from torch import nn
 
 from archcost.errors import ArchcostError
 from archcost.latency.store.fingerprint import fingerprint
+from archcost.latency.store.kinds import CHAIN, OLD_LAYERS
 from archcost.latency.store.measurement import Key, Measurement
 from archcost.latency.store.store import Store
 from archcost.latency.timing.clock import Timing, compare_calls, interquartile, ratio
@@ -36,8 +37,6 @@ _ROUNDS, _LEAST_S = 15, 0.1
 # What five pairs take, over five times the first calls: there is something around them.
 _AROUND = 1.5
 _BLOCK_S = 0.002
-# The store's names for a chain of new layers, and for the old layers that ran in turns with it.
-_NEW, _OLD = "chain {}", "before chain {}"
 
 
 def race_proposals(
@@ -93,7 +92,7 @@ def stored_race(store: Store, one: Proposal) -> Raced | None:
     """What the store has of such a race on this machine, at PyTorch's present number of threads."""
     if not one.old:
         return None
-    old, new = (store.get(_key(one, pattern)) for pattern in (_OLD, _NEW))
+    old, new = (store.get(_key(one, kind)) for kind in (OLD_LAYERS, CHAIN))
     if old is None or new is None:
         return None
     return Raced(
@@ -154,10 +153,10 @@ def _raced_layers(
         return None  # layers that cannot run alone, one after another, are timed in the whole model
     if store is not None:
         device = fingerprint()
-        pairs = ((_OLD, timings["old"]), (_NEW, timings["new"]))
+        pairs = ((OLD_LAYERS, timings["old"]), (CHAIN, timings["new"]))
         clock: Any = "cpu" if torch.get_num_threads() == 1 else "wall"
         store.put_many(
-            [Measurement.of(_key(one, pattern), timing, device, clock=clock) for pattern, timing in pairs]
+            [Measurement.of(_key(one, kind), timing, device, clock=clock) for kind, timing in pairs]
         )
     return _pair(timings)
 
@@ -200,6 +199,6 @@ def _pair(timings: Mapping[str, Timing]) -> Raced:
     )
 
 
-def _key(one: Proposal, pattern: str) -> Key:
+def _key(one: Proposal, kind: str) -> Key:
     threads = torch.get_num_threads()
-    return Key(fingerprint().hash, one.old[0], one.dtype, pattern.format(digest(one)), threads=threads)
+    return Key(fingerprint().hash, one.old[0], one.dtype, digest(one), threads=threads, kind=kind)

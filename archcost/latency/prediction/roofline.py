@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from archcost.errors import InputError
 from archcost.latency.store.fingerprint import Fingerprint, fingerprint
+from archcost.latency.store.kinds import ROOFLINE
 from archcost.latency.store.measurement import Key, Measurement
 from archcost.latency.store.store import Store
 from archcost.latency.timing.clock import Timing, compare_calls
@@ -29,7 +30,7 @@ __all__ = ["COPY", "PRODUCT", "Roofline", "bytes_moved", "measure_roofline"]
 
 # In the store they stand beside the convolutions: a product of n x n matrices is a 1x1 convolution of n
 # channels on n positions, and a copy of n numbers one of a single channel.
-PRODUCT, COPY = "roofline-product", "roofline-copy"
+PRODUCT, COPY = "product", "copy"
 
 _SIDES = (512, 1024, 2048, 4096)
 _GROWTH = 8
@@ -137,7 +138,7 @@ def _stored(store: Store, device: Fingerprint, dtype: str, threads: int) -> Roof
 
     found: dict[str, Measurement] = {}
     for one in sorted(store.all(device.hash), key=lambda one: one.measured_at):
-        if (one.key.dtype, one.key.threads) == (dtype, threads) and one.key.path in (PRODUCT, COPY):
+        if (one.key.dtype, one.key.threads, one.key.kind) == (dtype, threads, ROOFLINE):
             found[one.key.path] = one
     if len(found) < 2:
         return None
@@ -180,7 +181,7 @@ def _measured(
     of_product = ConvSpec(side, side, 1, input_size=(side,), bias=False)
     numbers = _copy_bytes(device) // dtype.itemsize
     of_copy = ConvSpec(1, 1, 1, input_size=(numbers,), bias=False)
-    key = Key(device.hash, of_product, name, PRODUCT, threads=threads)
+    key = Key(device.hash, of_product, name, PRODUCT, threads=threads, kind=ROOFLINE)
     of = Measurement.of
     first = of(key, timed(product), device, clock=clock)
     source, target = torch.zeros(numbers, dtype=dtype), torch.ones(numbers, dtype=dtype)

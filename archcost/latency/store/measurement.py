@@ -12,10 +12,11 @@ from typing import Any, Literal
 
 from archcost.errors import ArchcostError
 from archcost.latency.store.fingerprint import Fingerprint
+from archcost.latency.store.kinds import PATH, kind_and_path
 from archcost.latency.timing.clock import Timing, interquartile
 from archcost.spec import ConvSpec
 
-__all__ = ["Key", "Measurement", "StoreError", "from_record", "spec_from_json", "spec_json"]
+__all__ = ["Key", "Measurement", "OldKey", "StoreError", "from_record", "spec_from_json", "spec_json"]
 
 CLOCKS = ("cpu", "wall", "cuda")
 
@@ -37,11 +38,23 @@ class Key:
     layout: str = "contiguous"
     """Of the input: ``contiguous`` or ``channels_last``."""
     threads: int = 1
+    kind: str = PATH
+    """See `archcost.latency.store.kinds`."""
 
     @cached_property
-    def columns(self) -> tuple[str, str, str, str, int, str]:
+    def columns(self) -> tuple[str, str, str, str, int, str, str]:
         """As the store has them: the spec as JSON in one fixed form."""
-        return (self.fingerprint, spec_json(self.spec), self.dtype, self.layout, self.threads, self.path)
+        spec = spec_json(self.spec)
+        return (self.fingerprint, spec, self.dtype, self.layout, self.threads, self.path, self.kind)
+
+
+@dataclass(frozen=True)
+class OldKey(Key):
+    """One whose kind is said by its path's name, as in version 1."""
+
+    def __post_init__(self) -> None:
+        kind, path = kind_and_path(self.path)
+        vars(self).update(kind=kind, path=path)
 
 
 @dataclass(frozen=True)
@@ -137,6 +150,9 @@ def from_record(record: Any) -> Measurement:
         raise StoreError(f"no measurement: {record!r} is no object with names")
     of_key = [one.name for one in fields(Key)]
     of_value = [one.name for one in fields(Measurement) if one.name != "key"]
+    if "kind" not in record and isinstance(record.get("path"), str):  # a line of version 1
+        kind, path = kind_and_path(record["path"])
+        record = {**record, "kind": kind, "path": path}
     missing = [name for name in (*of_key, *of_value) if name not in record]
     unknown = [str(name) for name in record if name not in of_key and name not in of_value]
     if missing or unknown:
@@ -198,4 +214,4 @@ def _wrong(found: Measurement) -> str | None:
 
 
 def _texts(key: Key) -> list[tuple[str, Any]]:
-    return [(name, getattr(key, name)) for name in ("fingerprint", "dtype", "layout", "path")]
+    return [(name, getattr(key, name)) for name in ("fingerprint", "dtype", "layout", "path", "kind")]

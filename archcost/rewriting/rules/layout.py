@@ -111,8 +111,8 @@ class _Times:
         import torch
 
         from archcost.latency.convolutions import convolutions_of
-        from archcost.latency.paths import COLD
         from archcost.latency.store.fingerprint import fingerprint
+        from archcost.latency.store.kinds import PATH
 
         threads = torch.get_num_threads()
         self.found: dict[Task, list[Measurement]] = defaultdict(list)
@@ -120,7 +120,7 @@ class _Times:
         tasks = {(one.task.spec, one.task.dtype): one.task for one in calls if one.task is not None}
         for one in store.all(fingerprint().hash):
             task = tasks.get((one.key.spec, one.key.dtype))
-            if task is not None and one.key.threads == threads and not one.key.path.endswith(COLD):
+            if task is not None and (one.key.threads, one.key.kind) == (threads, PATH):
                 self.found[task].append(one)
         ops = [op for op in around.trace.ops if op.base == "aten.convolution"]
         self.tasks = {op.index: call.task for op, call in zip(ops, calls, strict=True)}
