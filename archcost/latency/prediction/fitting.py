@@ -18,13 +18,12 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from archcost.latency.prediction.kriging import Kriging
-from archcost.latency.prediction.nonnegative import nonnegative_least_squares
 from archcost.latency.prediction.work import Work, features_of, work_of
 
 if TYPE_CHECKING:
     from archcost.latency.store.measurement import Measurement
 
-__all__ = ["LEAST_MEASUREMENTS", "Fit", "fit_of"]
+__all__ = ["LEAST_MEASUREMENTS", "Fit", "fit_of", "nonnegative_least_squares"]
 
 LEAST_MEASUREMENTS = 8
 # Of more, the latest are taken: time to fit grows with their third power.
@@ -164,3 +163,16 @@ def _solved(counts: Any, times: Any) -> Any:
     import numpy as np
 
     return nonnegative_least_squares(counts / times[:, None], np.ones(len(times)))
+
+
+def nonnegative_least_squares(matrix: Any, target: Any) -> Any:
+    """The ``x >= 0`` for which ``matrix @ x`` is nearest to ``target``.
+
+    Columns are scaled first: counts of multiplications and the number 1 are far apart.
+    """
+    import numpy as np
+    from scipy.optimize import nnls
+
+    scale = np.linalg.norm(matrix, axis=0)
+    scale[scale == 0] = 1.0
+    return nnls(matrix / scale, target)[0] / scale
