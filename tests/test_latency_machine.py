@@ -201,7 +201,7 @@ def test_what_the_store_has_is_not_measured_again(monkeypatch):
 
 def test_what_is_measured_is_kept(monkeypatch):
     monkeypatch.setattr(of_roofline, "_SIDES", (64,))
-    monkeypatch.setattr(of_roofline, "_MOST_COPY", 2**16)
+    monkeypatch.setattr(Fingerprint, "beyond_caches_bytes", 2**16)
     store = Store(":memory:")
     line = measure_roofline(store, seconds=0.01)
     assert sorted(one.key.path for one in store) == [COPY, PRODUCT]

@@ -11,6 +11,7 @@ from archcost.latency.paths import PathTimes, is_rough
 from archcost.latency.prediction.roofline import Roofline, bytes_moved
 from archcost.latency.store.measurement import Measurement
 from archcost.latency.timing.parts import CallTime, InContext
+from archcost.latency.timing.thresholds import MOST_NOISE, NOISE, STANDARD_ERROR
 from archcost.paths.likely import without_kernel
 from archcost.spec import ConvSpec
 
@@ -18,8 +19,6 @@ __all__ = ["EAGER", "LayerTime", "Verdict", "layer_times", "verdict_of"]
 
 EAGER = ("native", "native-channels-last")
 """The paths that a model takes by itself, in one layout or the other."""
-# What gains less of PyTorch's own time than this, or than the noise, is not called faster.
-_LEAST_GAIN = 0.03
 NOT_MEASURED = "there was no time to measure its paths"
 ROUGH = "timed in a first look only: more seconds would tell"
 NOT_FASTER = "no eligible path that was timed is faster beyond the noise"
@@ -86,7 +85,8 @@ def verdict_of(found: PathTimes) -> Verdict:
     if native is None:
         return Verdict(None, best)
     gain = native.median_s - best.median_s
-    if gain <= max(_LEAST_GAIN * native.median_s, min(_noise(native) + _noise(best), native.median_s / 4)):
+    noise = min(_noise(native) + _noise(best), MOST_NOISE * native.median_s)
+    if gain <= max(NOISE * native.median_s, noise):
         note = ROUGH if is_rough(native) else f"{NOT_FASTER}{without_kernel(found.refused)}"
         return Verdict(native, native, note)
     return Verdict(native, best, ROUGH if is_rough(best) else None)
@@ -164,4 +164,4 @@ def _quotient(native: Measurement | None, best: Measurement | None) -> float | N
 
 def _noise(one: Measurement) -> float:
     """How far the median may be off: twice its standard error, from the interquartile range."""
-    return inf if one.spread_s is None else 2 * 0.93 * one.spread_s / sqrt(one.samples)
+    return inf if one.spread_s is None else 2 * STANDARD_ERROR * one.spread_s / sqrt(one.samples)

@@ -6,7 +6,6 @@ the time that the model takes.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -18,18 +17,15 @@ from archcost.latency.convolutions import Sample, Task
 from archcost.latency.store.fingerprint import fingerprint
 from archcost.latency.store.measurement import Key, Measurement
 from archcost.latency.timing.clock import Timing
-from archcost.latency.timing.deadline import FEWEST, Deadline, now
+from archcost.latency.timing.deadline import Deadline, now
+from archcost.latency.timing.engine import clock_for, once
+from archcost.latency.timing.thresholds import BLOCK_S, FEWEST, HOPELESS, ROUNDS
 from archcost.spec import ConvSpec
 
 __all__ = ["Asked", "PathTimes", "is_rough", "path_of", "time_paths"]
 
-# What is this much slower than the fastest in a first look is not timed further.
-HOPELESS = 3.0
-_ROUNDS = 25
 # Of the time that is left, for the first look at one convolution.
 _MOST_LOOKING = 0.5
-# A sample takes as long at least, however small the layer is.
-_BLOCK_S = 0.002
 
 
 @dataclass(frozen=True)
@@ -73,7 +69,7 @@ def time_paths(samples: Mapping[Task, Sample], asked: Asked, deadline: Deadline)
         if stored is not None:
             doubtful[task] = stored
         if not deadline.passed:
-            waiting[task] = max(_BLOCK_S, _native_seconds(task, sample, asked))
+            waiting[task] = max(BLOCK_S, _native_seconds(task, sample, asked))
     left, looks, looked = sum(waiting.values()), 0.0, 1e-9
     for task in sorted(waiting, key=lambda one: (one in doubtful, -waiting[one])):
         start, own = now(), waiting[task]
@@ -165,7 +161,7 @@ class _Timer:
         near = self.judge(self._times(), HOPELESS)
         if near and seconds > 0:
             deadline = self.deadline.within(seconds)
-            self._compare({way: self.calls[way] for way in near}, rounds=_ROUNDS, deadline=deadline)
+            self._compare({way: self.calls[way] for way in near}, rounds=ROUNDS, deadline=deadline)
 
     def found(self) -> PathTimes | None:
         """None where time did not even suffice for PyTorch's own."""
@@ -186,25 +182,24 @@ class _Timer:
         named = {_called(way): call for way, call in calls.items()}
         which = "thread" if self.asked.threads == 1 else "process"
         with torch.inference_mode():
-            self.timings |= self.asked.compare(named, cpu_clock=which, block=_BLOCK_S, warmup=0, **how)
+            self.timings |= self.asked.compare(named, cpu_clock=which, block=BLOCK_S, warmup=0, **how)
 
     def _measurement(self, way: Way) -> Measurement:
         from archcost.paths.registry import get
 
+        error, itemsize = self.seen.get(way[0]), 8 if self.task.dtype == "float64" else 4
         return Measurement.of(
             self.key(way),
             self.timings[_called(way)],
             self.device,
-            clock="cpu" if self.asked.threads == 1 else "wall",
-            error=_finite(self.seen.get(way[0])),
-            workspace_bytes=get(way[0]).workspace_bytes(self.task.spec, _itemsize(self.task)),
+            error=error if error is not None and error < inf else None,
+            workspace_bytes=get(way[0]).workspace_bytes(self.task.spec, itemsize),
         )
 
     def _times(self) -> dict[Way, float]:
         """Seconds of those timed so far."""
         timed = {way: self.timings[_called(way)] for way in self.calls if _called(way) in self.timings}
-        alone = self.asked.threads == 1
-        return {way: one.median if alone else one.wall_median for way, one in timed.items()}
+        return {way: one.by(clock_for(self.asked.threads)).median_s for way, one in timed.items()}
 
 
 def _from_store(timer: _Timer) -> tuple[PathTimes | None, bool]:
@@ -242,13 +237,11 @@ def _native_seconds(task: Task, sample: Sample, asked: Asked) -> float:
 
     from archcost.paths.registry import get
 
-    native, clock = get("native"), time.thread_time if asked.threads == 1 else time.perf_counter
+    native = get("native")
     with torch.inference_mode():
         prepared = native.prepare(sample.weight, sample.bias, task.spec)
         native.run(sample.x, prepared)
-        start = clock()
-        native.run(sample.x, prepared)
-        return clock() - start
+        return once(lambda: native.run(sample.x, prepared), asked.threads)
 
 
 def _once(way: Way, seconds: float) -> Timing:
@@ -257,12 +250,3 @@ def _once(way: Way, seconds: float) -> Timing:
 
 def _called(way: Way) -> str:
     return f"{way[0]} {way[1]}"
-
-
-def _itemsize(task: Task) -> int:
-    """Of the numbers computed with, as `ExecutionPath.workspace_bytes` takes it."""
-    return 8 if task.dtype == "float64" else 4
-
-
-def _finite(error: float | None) -> float | None:
-    return error if error is not None and error < inf else None

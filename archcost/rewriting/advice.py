@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from archcost.rewriting.proposal import NOISE, Advice, Proposal
+from archcost.latency.timing.thresholds import NOISE
+from archcost.rewriting.proposal import Advice, Proposal
 from archcost.rewriting.survey.subjects import Subject
 
 __all__ = ["advice_for"]

@@ -18,8 +18,10 @@ from archcost.latency.store.fingerprint import fingerprint
 from archcost.latency.store.kinds import CHAIN, OLD_LAYERS
 from archcost.latency.store.measurement import Key, Measurement
 from archcost.latency.store.store import Store
-from archcost.latency.timing.clock import Timing, compare_calls, interquartile, ratio
-from archcost.latency.timing.deadline import FEWEST, Deadline, TooLittleTime, now
+from archcost.latency.timing.clock import Timing, compare_calls, ratio
+from archcost.latency.timing.deadline import Deadline, TooLittleTime
+from archcost.latency.timing.engine import clock_for, once
+from archcost.latency.timing.thresholds import AROUND, FEWEST, LEAST_PAIR_S, PAIR_ROUNDS
 from archcost.merging.chain import Step
 from archcost.progress import Progress
 from archcost.rewriting.plan.building import built
@@ -32,11 +34,6 @@ from archcost.trace.modules import walk
 from archcost.trace.state import Untouched
 
 __all__ = ["race_proposals", "raced", "stored_race"]
-
-_ROUNDS, _LEAST_S = 15, 0.1
-# What five pairs take, over five times the first calls: there is something around them.
-_AROUND = 1.5
-_BLOCK_S = 0.002
 
 
 def race_proposals(
@@ -67,7 +64,7 @@ def race_proposals(
             if deadline.passed:
                 break
             one = alike[0]
-            share = max(_LEAST_S, deadline.left / (len(tasks) - number))
+            share = max(LEAST_PAIR_S, deadline.left / (len(tasks) - number))
             found = _raced_layers(model, one, recorded[one.name], share, deadline, store)
             if found is not None:
                 done[key] = found
@@ -154,26 +151,19 @@ def _raced_layers(
     if store is not None:
         device = fingerprint()
         pairs = ((OLD_LAYERS, timings["old"]), (CHAIN, timings["new"]))
-        clock: Any = "cpu" if torch.get_num_threads() == 1 else "wall"
-        store.put_many(
-            [Measurement.of(_key(one, kind), timing, device, clock=clock) for kind, timing in pairs]
-        )
+        store.put_many([Measurement.of(_key(one, kind), timing, device) for kind, timing in pairs])
     return _pair(timings)
 
 
 def _timed(calls: Mapping[str, Callable[[], Any]], seconds: float, deadline: Deadline) -> dict[str, Timing]:
     """About so many seconds, and more for five pairs, but never beyond the deadline."""
     with torch.no_grad():
-        start = now()
-        for call in calls.values():
-            call()
-        least = _AROUND * FEWEST * (now() - start)
+        least = AROUND * FEWEST * sum(map(once, calls.values()))
         timings = compare_calls(
             calls,
-            rounds=_ROUNDS,
+            rounds=PAIR_ROUNDS,
             deadline=deadline.within(max(seconds, least)),
             warmup=0,
-            block=_BLOCK_S,
             cpu_clock="thread" if torch.get_num_threads() == 1 else "process",
         )
     if len(timings) < len(calls) or ratio(timings["old"], timings["new"]).pairs < FEWEST:
@@ -185,15 +175,13 @@ def _timed(calls: Mapping[str, Callable[[], Any]], seconds: float, deadline: Dea
 
 
 def _pair(timings: Mapping[str, Timing]) -> Raced:
-    old, new = timings["old"], timings["new"]
     threads = torch.get_num_threads()
-    wall = threads > 1
-    spread = interquartile(new.wall_seconds if wall else new.cpu_seconds)
+    old, new = (timings[name].by(clock_for(threads)) for name in ("old", "new"))
     return Raced(
-        old_ms=1e3 * (old.wall_median if wall else old.median),
-        new_ms=1e3 * (new.wall_median if wall else new.median),
-        spread_ms=None if isnan(spread) else 1e3 * spread,
-        speedup=ratio(old, new, wall=wall).median,
+        old_ms=1e3 * old.median_s,
+        new_ms=1e3 * new.median_s,
+        spread_ms=None if isnan(new.spread_s) else 1e3 * new.spread_s,
+        speedup=ratio(timings["old"], timings["new"], wall=threads > 1).median,
         device=str(fingerprint()),
         threads=threads,
     )

@@ -18,8 +18,10 @@ from archcost.latency.store.kinds import ROOFLINE
 from archcost.latency.store.measurement import Key, Measurement
 from archcost.latency.store.store import Store
 from archcost.latency.timing.clock import Timing, compare_calls
-from archcost.latency.timing.deadline import Deadline, TooLittleTime, now
+from archcost.latency.timing.deadline import Deadline, TooLittleTime
+from archcost.latency.timing.engine import once
 from archcost.latency.timing.settings import settings
+from archcost.latency.timing.thresholds import LONG_S, ROUNDS
 from archcost.spec import ConvSpec
 from archcost.trace.inputs import as_dtype
 
@@ -33,10 +35,6 @@ __all__ = ["COPY", "PRODUCT", "Roofline", "bytes_moved", "measure_roofline"]
 PRODUCT, COPY = "product", "copy"
 
 _SIDES = (512, 1024, 2048, 4096)
-_GROWTH = 8
-# A product that takes this long is large enough: what is not the product no longer counts.
-_LONG_S = 0.05
-_LEAST_COPY, _MOST_COPY = 2**25, 2**29
 
 
 @dataclass(frozen=True)
@@ -167,26 +165,24 @@ def _measured(
 ) -> tuple[Measurement, Measurement]:
     import torch
 
-    clock: Literal["cpu", "wall"] = "cpu" if threads == 1 else "wall"
-
     def timed(call: Callable[[], Any]) -> Timing:
         which: Literal["thread", "process"] = "thread" if threads == 1 else "process"
         how: Any = {"seconds": seconds / 2, "deadline": deadline, "cpu_clock": which}
-        found = compare_calls({"it": call}, rounds=25, **how)
+        found = compare_calls({"it": call}, rounds=ROUNDS, **how)
         if not found:
             raise TooLittleTime("the time was up before the roofline was measured")
         return found["it"]
 
     side, product = _product(dtype, deadline)
     of_product = ConvSpec(side, side, 1, input_size=(side,), bias=False)
-    numbers = _copy_bytes(device) // dtype.itemsize
+    numbers = device.beyond_caches_bytes // dtype.itemsize
     of_copy = ConvSpec(1, 1, 1, input_size=(numbers,), bias=False)
     key = Key(device.hash, of_product, name, PRODUCT, threads=threads, kind=ROOFLINE)
     of = Measurement.of
-    first = of(key, timed(product), device, clock=clock)
+    first = of(key, timed(product), device)
     source, target = torch.zeros(numbers, dtype=dtype), torch.ones(numbers, dtype=dtype)
     second_key = replace(key, spec=of_copy, path=COPY)
-    return first, of(second_key, timed(lambda: target.copy_(source)), device, clock=clock)
+    return first, of(second_key, timed(lambda: target.copy_(source)), device)
 
 
 def _product(dtype: torch.dtype, deadline: Deadline | None) -> tuple[int, Callable[[], Any]]:
@@ -195,7 +191,7 @@ def _product(dtype: torch.dtype, deadline: Deadline | None) -> tuple[int, Callab
 
     took = 0.0
     for side in _SIDES:
-        if deadline is not None and not deadline.allows(2 * _GROWTH * took):
+        if deadline is not None and not deadline.allows(2 * 8 * took):
             raise TooLittleTime("the time was up before the roofline was measured")
         generator = torch.Generator().manual_seed(0)
         a, b = (torch.rand(side, side, generator=generator).to(dtype) for _ in range(2))
@@ -205,14 +201,7 @@ def _product(dtype: torch.dtype, deadline: Deadline | None) -> tuple[int, Callab
             return torch.mm(a, b, out=into)
 
         call()
-        start = now()
-        call()
-        took = now() - start
-        if took >= _LONG_S:
+        took = once(call)
+        if took >= LONG_S:
             break
     return side, call
-
-
-def _copy_bytes(device: Fingerprint) -> int:
-    """Of each of the two blocks: together four times the largest cache, within reason."""
-    return min(_MOST_COPY, max(_LEAST_COPY, 2 * device.last_cache_bytes))

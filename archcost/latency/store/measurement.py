@@ -13,7 +13,8 @@ from typing import Any, Literal
 from archcost.errors import ArchcostError
 from archcost.latency.store.fingerprint import Fingerprint
 from archcost.latency.store.kinds import PATH, kind_and_path
-from archcost.latency.timing.clock import Timing, interquartile
+from archcost.latency.timing.clock import Timing
+from archcost.latency.timing.engine import clock_for
 from archcost.spec import ConvSpec
 
 __all__ = ["Key", "Measurement", "OldKey", "StoreError", "from_record", "spec_from_json", "spec_json"]
@@ -94,26 +95,17 @@ class Measurement:
         timing: Timing,
         device: Fingerprint,
         *,
-        clock: Literal["cpu", "wall"] = "cpu",
+        clock: Literal["cpu", "wall"] | None = None,
         error: float | None = None,
         workspace_bytes: int | None = None,
     ) -> Measurement:
-        """From what `compare_calls` gives; ``clock`` chooses which of its two times counts."""
-        median, spread = timing.median, timing.spread
-        if clock == "wall":
-            median, spread = timing.wall_median, interquartile(timing.wall_seconds)
+        """From what `compare_calls` gives, by the clock that counts for the key's threads, or another."""
+        clock = clock or clock_for(key.threads)
+        took = timing.by(clock)
+        spread = None if math.isnan(took.spread_s) else took.spread_s
         return cls(
-            key=key,
-            device=str(device),
-            median_s=median,
-            spread_s=None if math.isnan(spread) else spread,
-            samples=timing.kept,
-            dropped=timing.dropped,
-            clock=clock,
-            torch=device.torch,
-            disturbed=timing.disturbed,
-            error=error,
-            workspace_bytes=workspace_bytes,
+            *(key, str(device), took.median_s, spread, took.samples, took.dropped, clock, device.torch),
+            *(took.disturbed, error, workspace_bytes),
         )
 
     def record(self) -> dict[str, Any]:
