@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from archcost.errors import ArchcostError, ModelError
+from archcost.errors import ArchcostError
+from archcost.latency.timing.passing import as_it_is, copied, passed
 from archcost.spec import ConvSpec
 from archcost.trace.graph import Op, Trace
-from archcost.trace.inputs import map_tensors
 from archcost.trace.modules import walk
-from archcost.trace.state import Untouched, deeper_recursion
 
 if TYPE_CHECKING:
     import torch
@@ -112,29 +110,9 @@ def samples_of(
                     found[task] = Sample(*(None if t is None else t.detach().clone() for t in args[:3]))  # type: ignore[arg-type]
             return func(*args, **(kwargs or {}))
 
-    tree = walk(model)
-    made: dict[int, torch.Tensor] = {}
-
-    def copied(tensor: torch.Tensor) -> torch.Tensor:
-        return made.setdefault(id(tensor), tensor.detach().clone())
-
-    args, kwargs = map_tensors(inputs, copied)
-    with ExitStack() as stack:
-        untouched = stack.enter_context(Untouched(tree))
-        for module in tree.modules.values():
-            for buffer in module._buffers.values():
-                if buffer is not None and buffer.layout is torch.strided:
-                    untouched.keep(buffer.untyped_storage())
-        stack.enter_context(torch.no_grad())
-        stack.enter_context(deeper_recursion())
-        stack.enter_context(Recording())
-        try:
-            model(*args, **kwargs)
-        except ArchcostError:
-            raise
-        except Exception as error:
-            said = f"{type(error).__name__}: {error}"
-            raise ModelError(f"the model cannot be measured, its forward pass raised {said}") from error
+    args, kwargs = copied(inputs)
+    with as_it_is(walk(model)), Recording():
+        passed(lambda: model(*args, **kwargs), "measured")
     return found
 
 

@@ -181,29 +181,24 @@ def _leaves(value: Any) -> list[Any]:
 def _wrong(found: Measurement) -> str | None:
     """What is wrong with the values, in words; SQLite would take them all."""
     key = found.key
-    texts = ("device", "torch")
-    for name, value in [*((n, getattr(found, n)) for n in texts), *_texts(key)]:
-        if not isinstance(value, str):
-            return f"{name} must be text, got {value!r}"
+    values = {**vars(key), **vars(found)}
+    for name in ("device", "torch", "fingerprint", "dtype", "layout", "path", "kind"):
+        if not isinstance(values[name], str):
+            return f"{name} must be text, got {values[name]!r}"
     if not isinstance(key.spec, ConvSpec):
         return f"spec must be a ConvSpec, got {key.spec!r}"
     if not isinstance(found.disturbed, bool):
         return f"disturbed must be true or false, got {found.disturbed!r}"
     if found.clock not in CLOCKS:
         return f"clock must be one of {', '.join(CLOCKS)}, got {found.clock!r}"
-    counts = [("threads", key.threads, 1), ("samples", found.samples, 1), ("dropped", found.dropped, 0)]
-    if found.workspace_bytes is not None:
-        counts.append(("workspace_bytes", found.workspace_bytes, 0))
-    for name, number, least in counts:
-        if type(number) is not int or not least <= number < 2**63:
+    for name, least in {"threads": 1, "samples": 1, "dropped": 0, "workspace_bytes": 0}.items():
+        number = values[name]
+        unknown = number is None and name == "workspace_bytes"
+        if not unknown and (type(number) is not int or not least <= number < 2**63):
             return f"{name} must be a whole number, at least {least}, got {number!r}"
-    numbers = [("median_s", found.median_s), ("measured_at", found.measured_at)]
-    numbers += [(n, getattr(found, n)) for n in ("spread_s", "error") if getattr(found, n) is not None]
-    for name, value in numbers:
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < math.inf:
-            return f"{name} must be a number, at least 0, got {value!r}"
+    for name in ("median_s", "measured_at", "spread_s", "error"):
+        number = values[name]
+        unknown = number is None and name in ("spread_s", "error")
+        if not unknown and (type(number) not in (int, float) or not 0 <= number < math.inf):
+            return f"{name} must be a number, at least 0, got {number!r}"
     return None
-
-
-def _texts(key: Key) -> list[tuple[str, Any]]:
-    return [(name, getattr(key, name)) for name in ("fingerprint", "dtype", "layout", "path", "kind")]

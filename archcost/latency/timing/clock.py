@@ -139,7 +139,8 @@ def compare_calls(
         ArchcostError: a candidate raised; the message names it, and the exception is its ``__cause__``.
     """
     prepare = dict(prepare or {})
-    _check(calls, rounds, seconds, warmup, block, cpu_clock, prepare, tolerance, switches_per_second)
+    rates = {"tolerance": tolerance, "switches_per_second": switches_per_second}
+    _check(calls, prepare, cpu_clock, rounds=rounds, warmup=warmup, seconds=seconds, block=block, **rates)
     step = step_of(cpu_clock)
     counts = dict.fromkeys(calls, 1)
 
@@ -201,19 +202,14 @@ def _quotient(a: float, b: float) -> float:
 @contextmanager
 def _collector(enabled: bool) -> Iterator[Callable[[], Any]]:
     """Gives what to call before a sample. What one made while the collector was off is all young."""
-    was_enabled = gc.isenabled()
+    switch = {True: gc.enable, False: gc.disable}
+    before = gc.isenabled()
     gc.collect()
-    if enabled:
-        gc.enable()
-    else:
-        gc.disable()
+    switch[enabled]()
     try:
         yield gc.collect if enabled else lambda: gc.collect(1)
     finally:
-        if was_enabled:
-            gc.enable()
-        else:
-            gc.disable()
+        switch[before]()
 
 
 def _timing(name: str, samples: list[tuple[int, Sample]], calls: int, few: bool) -> Timing:
@@ -231,36 +227,27 @@ def _timing(name: str, samples: list[tuple[int, Sample]], calls: int, few: bool)
     )
 
 
-def _check(
-    calls: Any,
-    rounds: Any,
-    seconds: Any,
-    warmup: Any,
-    block: Any,
-    cpu_clock: Any,
-    prepare: dict[str, Any],
-    tolerance: Any,
-    switches_per_second: Any,
-) -> None:
+def _check(calls: Any, prepare: dict[str, Any], cpu_clock: Any, **numbers: Any) -> None:
     if not isinstance(calls, Mapping) or not calls:
         raise SpecError(f"calls must be a dict of names to functions, with at least one; got {calls!r}")
     for name, call in [*calls.items(), *prepare.items()]:
         if not callable(call):
             raise SpecError(f"candidate {name!r} must be a function without arguments; got {call!r}")
-    for name in prepare:
         if name not in calls:
             raise SpecError(f"prepare names {name!r}, which is no candidate; there are {', '.join(calls)}")
-    for what, number, least in (("rounds", rounds, 1), ("warmup", warmup, 0)):
-        if not isinstance(number, int) or isinstance(number, bool) or number < least:
-            raise SpecError(f"{what} must be a whole number, at least {least}; got {number!r}")
-    for what, number in (("seconds", seconds), ("block", block)):
-        if number is not None and not (_is_number(number) and number > 0):
+    for what, number in numbers.items():
+        whole = isinstance(number, int) and not isinstance(number, bool)
+        if what in _WHOLE and not (whole and number >= _WHOLE[what]):
+            raise SpecError(f"{what} must be a whole number, at least {_WHOLE[what]}; got {number!r}")
+        if what in ("seconds", "block") and number is not None and not (_is_number(number) and number > 0):
             raise SpecError(f"{what} must be a number of seconds above 0; got {number!r}")
-    for what, number in (("tolerance", tolerance), ("switches_per_second", switches_per_second)):
-        if not (_is_number(number) and number >= 0):
+        if what in ("tolerance", "switches_per_second") and not (_is_number(number) and number >= 0):
             raise SpecError(f"{what} must be a number, at least 0; got {number!r}")
     if cpu_clock not in CPU_CLOCKS:
         raise SpecError(f"cpu_clock must be 'process' or 'thread'; got {cpu_clock!r}")
+
+
+_WHOLE = {"rounds": 1, "warmup": 0}
 
 
 def _is_number(value: Any) -> bool:

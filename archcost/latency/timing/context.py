@@ -15,12 +15,13 @@ from functools import partial
 from statistics import median
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from archcost.errors import ArchcostError, InputError, ModelError
+from archcost.errors import InputError, ModelError
 from archcost.latency.store.fingerprint import fingerprint
 from archcost.latency.timing.deadline import Deadline, TooLittleTime, now
 from archcost.latency.timing.engine import Span, Turns, clock_for, span
 from archcost.latency.timing.hooks import Route, hook_seconds, hooked, route_of
 from archcost.latency.timing.parts import CallTime, InContext
+from archcost.latency.timing.passing import as_it_is, copied, passed
 from archcost.latency.timing.settings import settings
 from archcost.latency.timing.stopwatch import CpuStopwatch, CudaStopwatch, Lap, Stopwatch, WallStopwatch
 from archcost.latency.timing.thresholds import (
@@ -34,7 +35,7 @@ from archcost.latency.timing.thresholds import (
 )
 from archcost.trace.inputs import as_call, dtype_of, map_tensors
 from archcost.trace.modules import ModuleTree, check_initialised, check_model, is_training, walk
-from archcost.trace.state import Untouched, deeper_recursion, paused_gc
+from archcost.trace.state import paused_gc
 
 if TYPE_CHECKING:
     import torch
@@ -86,17 +87,11 @@ def time_in_context(
 
     _check(seconds, precision, tolerance, clock)
     tree = _tree_of(model)
-    args, kwargs = as_call(_copied(inputs))
+    args, kwargs = as_call(copied(inputs))
     device, enough = _device_of(tree, (args, kwargs)), Deadline(seconds)
     with ExitStack() as stack:
-        untouched = stack.enter_context(Untouched(tree))
-        for module in tree.modules.values():
-            for buffer in module._buffers.values():
-                if buffer is not None and buffer.layout is torch.strided:
-                    untouched.keep(buffer.untyped_storage())
+        stack.enter_context(as_it_is(tree))
         stack.enter_context(settings(threads=threads, cores=cores, keep_blocks=keep_blocks))
-        stack.enter_context(torch.no_grad())
-        stack.enter_context(deeper_recursion())
         used = torch.get_num_threads()
         watch = watch or _stopwatch(device, clock or clock_for(used))
         run = _Passes(partial(model, *args, **kwargs), tree, watch, tolerance, deadline)
@@ -254,15 +249,9 @@ class _Passes:
 
     def _forward(self) -> Any:
         start = now()
-        try:
-            output = self.call()
-            self.cost = now() - start
-            return output
-        except ArchcostError:
-            raise
-        except Exception as error:
-            said = f"{type(error).__name__}: {error}"
-            raise ModelError(f"the model cannot be timed, its forward pass raised {said}") from error
+        output = passed(self.call, "timed")
+        self.cost = now() - start
+        return output
 
 
 def _by_call(passes: Mapping[int, _Pass]) -> Iterator[tuple[Lap, ...]]:
@@ -300,18 +289,6 @@ def _tree_of(model: Any) -> ModuleTree:
                 f"way: give the model as it was before, or time it whole with archcost.latency.timing.clock"
             )
     return tree
-
-
-def _copied(inputs: Any) -> Any:
-    """The caller's inputs copied: a model may write into its own. One tensor given twice stays one."""
-    made: dict[int, torch.Tensor] = {}
-
-    def copy(tensor: torch.Tensor) -> torch.Tensor:
-        if id(tensor) not in made:
-            made[id(tensor)] = tensor.detach().clone()
-        return made[id(tensor)]
-
-    return map_tensors(inputs, copy)
 
 
 def _tensors(inputs: Any) -> list[torch.Tensor]:
