@@ -40,8 +40,6 @@ class Asked:
     store: Store | None = None
     again: bool = False
     """Measure anew, whatever the store has."""
-    not_before: float = 0.0
-    """What the store has from before this time (seconds since 1970) is measured anew."""
     cold: bool = False
     """Each call gets another copy of the input, more of them than the caches hold."""
     compare: Compare = compare_calls

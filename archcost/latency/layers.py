@@ -147,19 +147,13 @@ def _row(
         best_spread_ms=None if best is None or best.spread_s is None else best.spread_s * 1e3,
         best_path=path,
         best_layout=None if best is None else best.key.layout,
-        speedup=_quotient(native, best),
+        speedup=native.median_s / best.median_s if native and best and best.median_s else None,
         error=error,
         multiplications=count,
         workspace_bytes=workspace,
         roofline_share=share,
         note="; ".join(notes) or None,
     )
-
-
-def _quotient(native: Measurement | None, best: Measurement | None) -> float | None:
-    if native is None or best is None or not best.median_s:
-        return None
-    return native.median_s / best.median_s
 
 
 def _noise(one: Measurement) -> float:

@@ -210,8 +210,7 @@ def _from_store(timer: _Timer) -> tuple[PathTimes | None, bool]:
     store, asked = timer.asked.store, timer.asked
     if store is None or asked.again:
         return None, False
-    found = {way: store.get(timer.key(way)) for way in timer.ways}
-    usable = {way: one for way, one in found.items() if one and one.measured_at >= asked.not_before}
+    usable = {way: one for way in timer.ways if (one := store.get(timer.key(way))) is not None}
     native = [one for (path, _), one in usable.items() if path == "native"]
     if not native:
         return None, False

@@ -127,27 +127,16 @@ def fit_of(path: str, kind: str, found: Sequence[Measurement], itemsize: int) ->
         np.array([one.median_s for one in found]),
     )
     law, correction = _fitted(samples)
-    a, b, w, f, c = (float(value) for value in law)
-    return Fit(
-        path=path,
-        kind=kind,
-        per_multiplication=a,
-        per_byte=b,
-        per_weight_byte=w,
-        per_transform=f,
-        per_call=c,
-        measurements=len(found),
-        least=Work(*map(min, zip(*work, strict=True))),
-        most=Work(*map(max, zip(*work, strict=True))),
-        correction=correction,
-        _samples=samples,
-    )
+    least, most = (Work(*map(end, zip(*work, strict=True))) for end in (min, max))
+    a, b, w, f, c = map(float, law)
+    return Fit(path, kind, a, b, w, f, c, len(found), least, most, correction, samples)
 
 
 def _fitted(samples: _Samples) -> tuple[Any, Kriging]:
     import numpy as np
 
-    law = _solved(samples.counts, samples.times)
+    # Each row over its own time: then the residuals are the relative errors.
+    law = nonnegative_least_squares(samples.counts / samples.times[:, None], np.ones(len(samples.times)))
     return law, Kriging(samples.points, np.log(samples.times / _by_law(samples.counts, law)))
 
 
@@ -156,13 +145,6 @@ def _by_law(counts: Any, law: Any) -> Any:
     import numpy as np
 
     return np.maximum(counts @ law, 1e-9)
-
-
-def _solved(counts: Any, times: Any) -> Any:
-    """Each row over its own time: then the residuals are the relative errors."""
-    import numpy as np
-
-    return nonnegative_least_squares(counts / times[:, None], np.ones(len(times)))
 
 
 def nonnegative_least_squares(matrix: Any, target: Any) -> Any:

@@ -86,32 +86,35 @@ class Database:
         """
         with self._lock:
             try:
-                return self._patiently(lambda: self._transaction(work, writes))
+                return self._patiently(work, writes)
             except (sqlite3.DatabaseError, _Foreign) as error:
-                reason = _spoilt(error)
-                if reason is None or self.path == _MEMORY:
+                if self.path == _MEMORY or not _spoilt(error):
                     raise self._said(error) from error
-                self._set_aside(reason)
+                self._set_aside(str(error))
             try:
-                return self._patiently(lambda: self._transaction(work, writes))
+                return self._patiently(work, writes)
             except (sqlite3.DatabaseError, _Foreign) as error:
                 raise self._said(error) from error
 
-    def _transaction(self, work: Callable[[sqlite3.Connection], _Result], writes: bool) -> _Result:
-        connection = self._connected()
-        with _transaction(connection, writes):
-            return work(connection)
-
-    def _patiently(self, work: Callable[[], _Result]) -> _Result:
+    def _patiently(self, work: Callable[[sqlite3.Connection], _Result], writes: bool) -> _Result:
         """SQLite waits for most locks by itself, but not for all: not while a log is recovered."""
-        deadline = time.monotonic() + self.patience
-        while True:
+        for last in self._attempts():
             try:
-                return work()
+                connection = self._connected()
+                with _transaction(connection, writes):
+                    return work(connection)
             except sqlite3.OperationalError as error:
-                if _code(error) not in _WAITS or time.monotonic() > deadline:
+                if last or _code(error) not in _WAITS:
                     raise
+        raise AssertionError("the last attempt returns or raises")
+
+    def _attempts(self) -> Iterator[bool]:
+        """One after another while there is patience; True for the last."""
+        deadline = time.monotonic() + self.patience
+        while time.monotonic() < deadline:
+            yield False
             time.sleep(random.uniform(0.001, 0.02))
+        yield True
 
     def _connected(self) -> sqlite3.Connection:
         """The connection; a new one where this process was forked, or the file is another one now."""
@@ -193,15 +196,14 @@ class Database:
             return
         folder = os.open(Path(self.path).parent, os.O_RDONLY)
         try:
-            deadline = time.monotonic() + self.patience
-            while time.monotonic() < deadline:
+            for _ in self._attempts():
                 try:
                     fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
                 except BlockingIOError:
-                    time.sleep(random.uniform(0.001, 0.02))
+                    continue
                 except OSError:
-                    break  # some network file systems have no such locks; SQLite has its own
+                    pass  # some network file systems have no such locks; SQLite has its own
+                break
             yield
         finally:
             os.close(folder)
@@ -259,6 +261,6 @@ def _code(error: Exception) -> int:
     return int(code) & 0xFF
 
 
-def _spoilt(error: Exception) -> str | None:
-    """Why the file itself is of no use; None where the error has another reason."""
-    return str(error) if isinstance(error, _Foreign) or _code(error) in _SPOILT else None
+def _spoilt(error: Exception) -> bool:
+    """Whether the file itself is of no use, or the error has another reason."""
+    return isinstance(error, _Foreign) or _code(error) in _SPOILT

@@ -199,6 +199,8 @@ def _wrong(found: Measurement) -> str | None:
     for name in ("median_s", "measured_at", "spread_s", "error"):
         number = values[name]
         unknown = number is None and name in ("spread_s", "error")
-        if not unknown and (type(number) not in (int, float) or not 0 <= number < math.inf):
+        if not unknown and (
+            not isinstance(number, (int, float)) or isinstance(number, bool) or not 0 <= number < math.inf
+        ):
             return f"{name} must be a number, at least 0, got {number!r}"
     return None

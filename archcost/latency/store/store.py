@@ -173,19 +173,11 @@ class Store:
         """
         if older_than is None and not other_devices:
             raise StoreError("prune: say what to remove: older_than, other_devices or both")
-        asked: list[str] = []
-        values: list[Any] = []
-        if older_than is not None:
-            asked.append("measured_at < ?")
-            values.append(time.time() - older_than.total_seconds())
-        if other_devices:
-            own = _own_fingerprints()
-            asked.append(f"fingerprint NOT IN ({', '.join('?' * len(own))})")
-            values.extend(own)
-        where = " OR ".join(asked)
-        return self._database.do(
-            lambda connection: connection.execute(f"DELETE FROM measurements WHERE {where}", values).rowcount
-        )
+        own = _own_fingerprints() if other_devices else []
+        before = 0.0 if older_than is None else time.time() - older_than.total_seconds()
+        elsewhere = f"{int(other_devices)} AND fingerprint NOT IN ({', '.join('?' * len(own))})"
+        query = f"DELETE FROM measurements WHERE measured_at < ? OR {elsewhere}"
+        return self._database.do(lambda connection: connection.execute(query, [before, *own]).rowcount)
 
     def _select(self, where: str, values: tuple[Any, ...]) -> list[Measurement]:
         def read(connection: sqlite3.Connection) -> list[Any]:

@@ -16,18 +16,10 @@ from typing import Any, Literal
 
 from archcost.errors import ArchcostError, SpecError
 from archcost.latency.timing import stopwatch
+from archcost.latency.timing import thresholds as limits
 from archcost.latency.timing.deadline import Deadline
 from archcost.latency.timing.engine import Span, Turns, interquartile, kept
 from archcost.latency.timing.stopwatch import CPU_CLOCKS, Sample, between, step_of
-from archcost.latency.timing.thresholds import (
-    BLOCK_S,
-    FEWEST,
-    LEAST_ROUNDS,
-    LEAST_STEPS,
-    MOST_CALLS,
-    TOLERANCE,
-    TRIES,
-)
 
 __all__ = ["Ratio", "Timing", "compare_calls", "interquartile", "ratio"]
 
@@ -100,10 +92,10 @@ def compare_calls(
     seconds: float | None = None,
     deadline: Deadline | None = None,
     warmup: int = 1,
-    block: float = BLOCK_S,
+    block: float = limits.BLOCK_S,
     cpu_clock: Literal["process", "thread"] = "process",
     prepare: Mapping[str, Callable[[], Any]] | None = None,
-    tolerance: float = TOLERANCE,
+    tolerance: float = limits.TOLERANCE,
     switches_per_second: float = 0.0,
     gc_enabled: bool = False,
     seed: int = 0,
@@ -157,17 +149,17 @@ def compare_calls(
             raise ArchcostError(f"candidate {name!r} raised {type(error).__name__}: {error}") from error
         return between(before, after, tolerance, step, switches_per_second)
 
-    patient = deadline is not None and rounds >= FEWEST
+    patient = deadline is not None and rounds >= limits.FEWEST
     with _collector(gc_enabled) as tidy:
         takes = {name: partial(taken, name) for name in calls}
-        turns = Turns(takes, deadline, tries=TRIES if patient else 1, before=tidy, seed=seed)
+        turns = Turns(takes, deadline, tries=limits.TRIES if patient else 1, before=tidy, seed=seed)
         for name in calls:
             for _ in range(warmup):
                 turns.take(name)
             # How many calls make a sample of a block.
-            while name not in prepare and counts[name] < MOST_CALLS:
+            while name not in prepare and counts[name] < limits.MOST_CALLS:
                 found = turns.take(name)
-                if found is None or found.wall >= max(block, LEAST_STEPS * step):
+                if found is None or found.wall >= max(block, limits.LEAST_STEPS * step):
                     break
                 counts[name] *= 2
         until = None if seconds is None else Deadline(seconds)
@@ -175,7 +167,7 @@ def compare_calls(
         def enough() -> bool:
             if turns.rounds >= rounds and not (patient and turns.lacking()):
                 return True
-            return until is not None and turns.rounds >= LEAST_ROUNDS and until.passed
+            return until is not None and turns.rounds >= limits.LEAST_ROUNDS and until.passed
 
         turns.run(enough)
     few = turns.lacking() if patient else ()

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from archcost.errors import InputError, ModelError
 from archcost.latency.store.fingerprint import fingerprint
+from archcost.latency.timing import thresholds as limits
 from archcost.latency.timing.deadline import Deadline, TooLittleTime, now
 from archcost.latency.timing.engine import Span, Turns, clock_for, span
 from archcost.latency.timing.hooks import Route, hook_seconds, hooked, route_of
@@ -24,15 +25,6 @@ from archcost.latency.timing.parts import CallTime, InContext
 from archcost.latency.timing.passing import as_it_is, copied, passed
 from archcost.latency.timing.settings import settings
 from archcost.latency.timing.stopwatch import CpuStopwatch, CudaStopwatch, Lap, Stopwatch, WallStopwatch
-from archcost.latency.timing.thresholds import (
-    FEWEST,
-    LARGE,
-    MOST_PASSES,
-    MOST_WARMING,
-    PRECISION,
-    STEADY,
-    TOLERANCE,
-)
 from archcost.trace.inputs import as_call, dtype_of, map_tensors
 from archcost.trace.modules import ModuleTree, check_initialised, check_model, is_training, walk
 from archcost.trace.state import paused_gc
@@ -50,12 +42,12 @@ def time_in_context(
     *,
     seconds: float = 10.0,
     deadline: Deadline | None = None,
-    precision: float = PRECISION,
+    precision: float = limits.PRECISION,
     threads: int | None = None,
     cores: Collection[int] | None = None,
     keep_blocks: bool = False,
     clock: Literal["cpu", "wall"] | None = None,
-    tolerance: float = TOLERANCE,
+    tolerance: float = limits.TOLERANCE,
     watch: Stopwatch | None = None,
 ) -> InContext:
     """Time every module call of the model's forward pass, and the pass end to end, in turns in one run.
@@ -158,12 +150,12 @@ class _Passes:
             TooLittleTime: they show that there is no time for as many as are needed.
         """
         last = self._bare().whole.seconds
-        for _ in range(MOST_WARMING - 1):
+        for _ in range(limits.MOST_WARMING - 1):
             self._needs_time(1)
             last, before = self._bare().whole.seconds, last
-            if abs(last - before) <= STEADY * before or until.passed:
+            if abs(last - before) <= limits.STEADY * before or until.passed:
                 break
-        self._needs_time(1 + 2 * FEWEST)
+        self._needs_time(1 + 2 * limits.FEWEST)
         self._hooked()
 
     def run(self, seconds: Deadline, precision: float) -> None:
@@ -172,16 +164,16 @@ class _Passes:
         Raises:
             TooLittleTime: there is no time for five.
         """
-        look = FEWEST
+        look = limits.FEWEST
 
         def enough() -> bool:
             nonlocal look
             rounds = self.turns.rounds
-            if rounds < FEWEST:
+            if rounds < limits.FEWEST:
                 self._needs_time(2)
                 return False
             late = self.deadline is not None and not self.deadline.allows(2 * self.cost)
-            if rounds >= MOST_PASSES or seconds.passed or late:
+            if rounds >= limits.MOST_PASSES or seconds.passed or late:
                 return True
             if rounds < look:
                 return False
@@ -193,8 +185,9 @@ class _Passes:
 
     def _needs_time(self, passes: int) -> None:
         if self.deadline is not None and not self.deadline.allows(passes * self.cost):
+            few = limits.FEWEST
             raise TooLittleTime(
-                f"no time for {FEWEST} passes with hooks and {FEWEST} without, of {self.cost:.2g} s each"
+                f"no time for {few} passes with hooks and {few} without, of {self.cost:.2g} s each"
             )
 
     def bare(self) -> Span:
@@ -220,7 +213,7 @@ class _Passes:
         """Of the pass, and of the calls on its most frequent route that take some part of it."""
         whole = self.bare()
         spans = [span(laps) for laps in _by_call(self.usual()[1])]
-        return max(one.precision for one in (whole, *spans) if one.median_s >= LARGE * whole.median_s)
+        return max(one.precision for one in (whole, *spans) if one.median_s >= limits.LARGE * whole.median_s)
 
     def paired_difference(self, passes: Mapping[int, _Pass], cost: float) -> float:
         """Of the passes with hooks to those without, round by round."""

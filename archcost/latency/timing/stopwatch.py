@@ -82,6 +82,10 @@ class Stopwatch:
 
     def laps(self, readings: list[Any], tolerance: float) -> list[Lap]:
         """The times between the readings, one fewer than they are."""
+        return [self.lap(before, after, tolerance) for before, after in pairwise(readings)]
+
+    def lap(self, before: Any, after: Any, tolerance: float) -> Lap:
+        """The time between two readings."""
         raise NotImplementedError
 
 
@@ -100,12 +104,9 @@ class CpuStopwatch(Stopwatch):
     ) -> None:
         self.read = lambda: (cpu(), wall())
 
-    def laps(self, readings: list[Any], tolerance: float) -> list[Lap]:
-        found = []
-        for (cpu, wall), (next_cpu, next_wall) in pairwise(readings):
-            took, passed = next_cpu - cpu, next_wall - wall
-            found.append(Lap(took / 1e9, passed - took > tolerance * took + GAP_NS))
-        return found
+    def lap(self, before: Any, after: Any, tolerance: float) -> Lap:
+        took, passed = after[0] - before[0], after[1] - before[1]
+        return Lap(took / 1e9, passed - took > tolerance * took + GAP_NS)
 
 
 class WallStopwatch(Stopwatch):
@@ -121,9 +122,8 @@ class WallStopwatch(Stopwatch):
         count = switches or _switches
         self.read = lambda: (wall(), count())
 
-    def laps(self, readings: list[Any], tolerance: float) -> list[Lap]:
-        pairs = pairwise(readings)
-        return [Lap((after[0] - before[0]) / 1e9, after[1] != before[1]) for before, after in pairs]
+    def lap(self, before: Any, after: Any, tolerance: float) -> Lap:
+        return Lap((after[0] - before[0]) / 1e9, after[1] != before[1])
 
 
 class CudaStopwatch(Stopwatch):
@@ -139,15 +139,16 @@ class CudaStopwatch(Stopwatch):
             event.record(torch.cuda.current_stream(device))
             return event
 
-        self.device = device
-        self.read = read
+        self.device, self.read = device, read
 
     def laps(self, readings: list[Any], tolerance: float) -> list[Lap]:
         import torch
 
         torch.cuda.synchronize(self.device)
-        pairs = pairwise(readings)
-        return [Lap(before.elapsed_time(after) / 1e3, False) for before, after in pairs]
+        return super().laps(readings, tolerance)
+
+    def lap(self, before: Any, after: Any, tolerance: float) -> Lap:
+        return Lap(before.elapsed_time(after) / 1e3, False)
 
 
 def _switches() -> int:
