@@ -19,7 +19,7 @@ from archcost.cli import main
 from archcost.latency.store import database
 from archcost.latency.store import store as of_store
 from archcost.latency.store.fingerprint import fingerprint
-from archcost.latency.store.measurement import spec_json
+from archcost.latency.store.measurement import OldKey, spec_json
 from archcost.latency.store.store import Key, Measurement, Store, StoreError, default_path
 from archcost.latency.timing.clock import Timing
 
@@ -259,6 +259,15 @@ def test_a_file_of_version_1_keeps_every_time_under_its_kind(tmp_path):
     with Store(path) as store:
         store.put(measured(threads=2))
         assert len(store) == len(NAMES_1) + 1
+
+
+def test_a_key_with_its_kind_in_the_paths_name_finds_what_one_of_now_does():
+    old = OldKey("f" * 16, SPEC, "float32", "fft, in a model", layout="channels_last")
+    now = Key("f" * 16, SPEC, "float32", "fft", layout="channels_last", kind="in a model")
+    assert (old.kind, old.path, old.columns) == (now.kind, now.path, now.columns)
+    store = Store(":memory:")
+    store.put(replace(measured(), key=old))
+    assert store.get(now).key == now
 
 
 def test_an_upgrade_that_is_killed_leaves_the_old_file(tmp_path):

@@ -20,7 +20,7 @@ from archcost.latency.store.measurement import Key, Measurement
 from archcost.latency.store.store import Store
 from archcost.latency.timing.clock import Timing, compare_calls, ratio
 from archcost.latency.timing.deadline import Deadline, TooLittleTime
-from archcost.latency.timing.engine import clock_for, once
+from archcost.latency.timing.engine import Span, clock_for, once
 from archcost.latency.timing.thresholds import AROUND, FEWEST, LEAST_PAIR_S, PAIR_ROUNDS
 from archcost.merging.chain import Step
 from archcost.progress import Progress
@@ -82,7 +82,7 @@ def raced(old: nn.Module, new: nn.Module, inputs: Any, *, seconds: float = 20.0)
     args, kwargs = fresh(inputs)
     with Untouched(walk(old)), Untouched(walk(new)), evaluating(old), evaluating(new):
         calls = {"old": lambda: old(*args, **kwargs), "new": lambda: new(*args, **kwargs)}
-        return _pair(_timed(calls, seconds, deadline))
+        return _now(_timed(calls, seconds, deadline))
 
 
 def stored_race(store: Store, one: Proposal) -> Raced | None:
@@ -92,14 +92,7 @@ def stored_race(store: Store, one: Proposal) -> Raced | None:
     old, new = (store.get(_key(one, kind)) for kind in (OLD_LAYERS, CHAIN))
     if old is None or new is None:
         return None
-    return Raced(
-        old_ms=1e3 * old.median_s,
-        new_ms=1e3 * new.median_s,
-        spread_ms=None if new.spread_s is None else 1e3 * new.spread_s,
-        speedup=old.median_s / new.median_s,
-        device=new.device,
-        threads=new.key.threads,
-    )
+    return _pair(old, new, old.median_s / new.median_s, new.device, new.key.threads)
 
 
 def digest(one: Proposal) -> str:
@@ -152,7 +145,7 @@ def _raced_layers(
         device = fingerprint()
         pairs = ((OLD_LAYERS, timings["old"]), (CHAIN, timings["new"]))
         store.put_many([Measurement.of(_key(one, kind), timing, device) for kind, timing in pairs])
-    return _pair(timings)
+    return _now(timings)
 
 
 def _timed(calls: Mapping[str, Callable[[], Any]], seconds: float, deadline: Deadline) -> dict[str, Timing]:
@@ -174,17 +167,19 @@ def _timed(calls: Mapping[str, Callable[[], Any]], seconds: float, deadline: Dea
     return timings
 
 
-def _pair(timings: Mapping[str, Timing]) -> Raced:
+def _now(timings: Mapping[str, Timing]) -> Raced:
+    """What was just timed, the speedup round by round."""
     threads = torch.get_num_threads()
     old, new = (timings[name].by(clock_for(threads)) for name in ("old", "new"))
-    return Raced(
-        old_ms=1e3 * old.median_s,
-        new_ms=1e3 * new.median_s,
-        spread_ms=None if isnan(new.spread_s) else 1e3 * new.spread_s,
-        speedup=ratio(timings["old"], timings["new"], wall=threads > 1).median,
-        device=str(fingerprint()),
-        threads=threads,
-    )
+    speedup = ratio(timings["old"], timings["new"], wall=threads > 1).median
+    return _pair(old, new, speedup, str(fingerprint()), threads)
+
+
+def _pair(
+    old: Span | Measurement, new: Span | Measurement, speedup: float, device: str, threads: int
+) -> Raced:
+    spread = None if new.spread_s is None or isnan(new.spread_s) else 1e3 * new.spread_s
+    return Raced(1e3 * old.median_s, 1e3 * new.median_s, spread, speedup, device, threads)
 
 
 def _key(one: Proposal, kind: str) -> Key:
