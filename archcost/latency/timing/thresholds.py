@@ -16,7 +16,7 @@ PAIR_ROUNDS = 15
 # How often a sample is taken in one round while it is interrupted: at one in two, seven of eight are good.
 TRIES = 3
 
-# Wall time may exceed CPU time by this share: more is another program's turn, less also comes of page faults.
+# Wall time may exceed CPU time by this share: more was another program's turn, less hardly moves a median.
 TOLERANCE = 0.1
 # And by this for reading two clocks, which takes about a microsecond; a processor that is taken away is gone
 # for a tick of the scheduler, a millisecond or more.
