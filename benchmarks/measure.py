@@ -35,6 +35,7 @@ from archcost import ConvSpec
 from archcost.latency.prediction.predictor import Predictor, kind_of
 from archcost.latency.prediction.roofline import measure_roofline
 from archcost.latency.store.fingerprint import fingerprint
+from archcost.latency.store.kinds import PATH
 from archcost.latency.store.measurement import Key, Measurement
 from archcost.latency.store.store import Store
 from archcost.latency.timing.clock import compare_calls
@@ -59,8 +60,8 @@ PATHS = [
     "direct",
 ]
 MOST_BYTES = 2**29
-# In the store of this benchmark, behind the path's name; the reference is a product of matrices.
-PASS, REFERENCE = ", pass ", "reference"
+# The kinds of the store of this benchmark; the reference is a product of matrices.
+PASS, REFERENCE = "pass ", "reference"
 SIZES = {"inception_v3": 299}
 
 
@@ -159,7 +160,7 @@ def measure(
     for number, spec in product_of(range(passes), specs):
         calls = {**calls_of(spec, paths), REFERENCE: partial(torch.mm, a, b, out=product)}
         key = Key(device.hash, spec, "float32", "", threads=threads)
-        keys = {name: replace(key, path=f"{name}{PASS}{number}") for name in calls}
+        keys = {name: replace(key, path=name, kind=f"{PASS}{number}") for name in calls}
         if all(store.get(key) is not None for key in keys.values()):
             continue
         each = seconds * len(calls) / passes
@@ -178,12 +179,11 @@ def at_one_speed(found: Iterable[Measurement]) -> tuple[list[Measurement], float
     passes: dict[Key, list[Measurement]] = {}
     speeds: dict[Key, float] = {}
     for one in found:
-        path, number = one.key.path.split(PASS)
-        if path == REFERENCE:
-            speeds[replace(one.key, path=number)] = one.median_s
+        if one.key.path == REFERENCE:
+            speeds[replace(one.key, path="")] = one.median_s
         else:
-            own = replace(one, key=replace(one.key, path=number))
-            passes.setdefault(replace(one.key, path=path), []).append(own)
+            own = replace(one, key=replace(one.key, path=""))
+            passes.setdefault(replace(one.key, kind=PATH), []).append(own)
     usual = median(speeds.values())
     made, raw, level = [], [], []
     for key, several in passes.items():
@@ -205,7 +205,7 @@ def predict(
     every = [
         it
         for it in store.all(fingerprint().hash)
-        if it.key.threads == threads and it.key.spec in wanted and PASS in it.key.path
+        if it.key.threads == threads and it.key.spec in wanted and it.key.kind.startswith(PASS)
     ]
     found, raw, level = at_one_speed(every)
     disturbed = sum(it.disturbed for it in every)

@@ -1,7 +1,6 @@
 """A clock that the test moves: what runs says how long it takes, and nothing waits."""
 
-from archcost.latency import candidates, paths
-from archcost.latency.timing import clock, context, deadline
+from archcost.latency.timing import context, deadline, engine, stopwatch
 from archcost.latency.timing.stopwatch import CpuStopwatch
 
 
@@ -13,10 +12,9 @@ class Machine:
         self.busy = False
         self.patch = monkeypatch.setattr
         self.patch(deadline, "clock", lambda: self.now)
-        self.patch(clock, "_read", lambda _: clock._Reading(self._ns(self.now), self._ns(self.cpu), 0))
+        self.patch(stopwatch, "read", lambda _: stopwatch.Reading(self._ns(self.now), self._ns(self.cpu), 0))
         self.patch(context, "_stopwatch", lambda *_: self.stopwatch())
-        for module in (candidates, paths):
-            self.patch(module, "time", self)
+        self.patch(engine, "time", self)
 
     def work(self, seconds):
         self.cpu += seconds

@@ -11,7 +11,7 @@ from collections import Counter
 import pytest
 
 from archcost import ArchcostError, SpecError
-from archcost.latency.timing import clock, deadline
+from archcost.latency.timing import deadline, stopwatch
 from archcost.latency.timing.clock import Ratio, Timing, compare_calls, ratio
 from archcost.latency.timing.deadline import Deadline
 
@@ -24,7 +24,7 @@ class FakeClock:
         self.switches = switches
 
     def read(self, cpu_clock):
-        return clock._Reading(self.wall, self.cpu, self.switches)
+        return stopwatch.Reading(self.wall, self.cpu, self.switches)
 
     def work(self, cpu, wall=None, switches=0):
         self.cpu += round(cpu * 1e9)
@@ -46,7 +46,7 @@ class FakeClock:
 @pytest.fixture
 def fake(monkeypatch):
     machine = FakeClock()
-    monkeypatch.setattr(clock, "_read", machine.read)
+    monkeypatch.setattr(stopwatch, "read", machine.read)
     monkeypatch.setattr(deadline, "clock", lambda: machine.wall / 1e9)
     return machine
 
@@ -237,7 +237,7 @@ def test_without_a_count_of_switches_the_timing_says_so(fake):
 
 
 def test_a_platform_without_the_resource_module_still_reads_the_clocks(monkeypatch):
-    monkeypatch.setattr(clock, "resource", None)
+    monkeypatch.setattr(stopwatch, "resource", None)
     found = compare_calls({"a": lambda: sum(range(100))}, rounds=2)["a"]
     assert found.switches is None
     assert found.median > 0

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-HEAVY = ("torch", "torchvision", "pandas", "numpy", "fvcore", "rich", "tabulate")
+HEAVY = ("torch", "torchvision", "pandas", "numpy", "fvcore", "rich", "scipy", "tabulate")
 
 PROBE = """
 import json, sys
@@ -41,6 +41,12 @@ def test_importing_and_asking_for_help_load_nothing_heavy(statement):
 def test_the_probe_sees_a_heavy_import():
     assert imported("import archcost, tabulate") == ["tabulate"]
     assert "torch" in imported("import archcost; archcost.analyze; import archcost.trace.run")
+
+
+def test_scipy_is_not_loaded_before_something_is_predicted():
+    assert "scipy" not in imported("import archcost.latency.measure, archcost.latency.prediction.predictor")
+    law = "from archcost.latency.prediction.fitting import nonnegative_least_squares as fit"
+    assert "scipy" in imported(f"import numpy\n{law}\nfit(numpy.eye(2), numpy.ones(2))")
 
 
 def test_help_runs_few_lines_of_python():

@@ -11,8 +11,8 @@ from torch.nn.modules import module as torch_hooks
 
 from archcost.errors import InputError, ModelError
 from archcost.latency.timing.context import time_in_context
+from archcost.latency.timing.engine import span
 from archcost.latency.timing.hooks import hook_seconds, hooked
-from archcost.latency.timing.parts import span
 from archcost.latency.timing.stopwatch import CpuStopwatch, Lap, Stopwatch, WallStopwatch
 
 
@@ -97,7 +97,7 @@ def test_the_frame_has_a_row_a_call():
 def test_a_call_that_was_interrupted_is_dropped_and_counted_and_the_others_are_kept():
     clock = Clock()
     # In every second pass somebody else had the processor for a while; passes come with hooks and without.
-    model = nn.Sequential(Takes(clock, 1_000_000, taken=(0, 0, 0, 0, 400_000)), Takes(clock, 1_000_000))
+    model = nn.Sequential(Takes(clock, 1_000_000, taken=(0, 0, 0, 400_000)), Takes(clock, 1_000_000))
     result = timed(model, watch=clock.stopwatch(), seconds=1, precision=0)
     _, first, second = result.calls
     assert first.dropped > 0
@@ -299,7 +299,7 @@ def test_a_switch_of_any_thread_interrupts_a_lap_of_the_wall_clock():
 
 
 def test_precision_is_that_of_the_median():
-    samples = [(float(n), False) for n in range(1, 10)]
+    samples = [Lap(float(n), False) for n in range(1, 10)]
     assert span(samples).precision == pytest.approx(1.57 * 4 / 3 / 5)
     assert span(samples[:1]).precision == float("inf")
 

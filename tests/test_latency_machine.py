@@ -16,6 +16,7 @@ from archcost.latency.prediction import roofline as of_roofline
 from archcost.latency.prediction.roofline import COPY, PRODUCT, Roofline, bytes_moved, measure_roofline
 from archcost.latency.store import fingerprint as of_fingerprint
 from archcost.latency.store.fingerprint import Fingerprint, fingerprint
+from archcost.latency.store.kinds import ROOFLINE
 from archcost.latency.store.measurement import Key, Measurement
 from archcost.latency.store.store import Store
 from archcost.latency.timing.settings import denormals_flushed, keep_blocks, settings
@@ -185,7 +186,7 @@ def test_what_the_store_has_is_not_measured_again(monkeypatch):
         (PRODUCT, ConvSpec(side, side, 1, input_size=(side,), bias=False)),
         (COPY, ConvSpec(1, 1, 1, input_size=(numbers,), bias=False)),
     ):
-        key = Key(device.hash, spec, "float32", path)
+        key = Key(device.hash, spec, "float32", path, kind=ROOFLINE)
         store.put(Measurement(key, str(device), 0.02, 0.001, 9, 0, "cpu", "2.9"))
     monkeypatch.setattr(of_roofline, "_measured", lambda *_: pytest.fail("measured"))
     line = measure_roofline(store)
@@ -200,7 +201,7 @@ def test_what_the_store_has_is_not_measured_again(monkeypatch):
 
 def test_what_is_measured_is_kept(monkeypatch):
     monkeypatch.setattr(of_roofline, "_SIDES", (64,))
-    monkeypatch.setattr(of_roofline, "_MOST_COPY", 2**16)
+    monkeypatch.setattr(Fingerprint, "beyond_caches_bytes", 2**16)
     store = Store(":memory:")
     line = measure_roofline(store, seconds=0.01)
     assert sorted(one.key.path for one in store) == [COPY, PRODUCT]

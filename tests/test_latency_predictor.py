@@ -5,8 +5,8 @@ import pytest
 
 from archcost import ConvSpec
 from archcost.errors import ArchcostError
+from archcost.latency.prediction.fitting import nonnegative_least_squares
 from archcost.latency.prediction.kriging import Kriging
-from archcost.latency.prediction.nonnegative import nonnegative_least_squares
 from archcost.latency.prediction.predictor import (
     Prediction,
     PredictionError,

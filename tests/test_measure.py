@@ -12,7 +12,7 @@ from archcost.latency.candidates import Asked, is_far
 from archcost.latency.convolutions import convolutions_of, samples_of
 from archcost.latency.layers import NOT_FASTER, NOT_MEASURED, layer_times, verdict_of
 from archcost.latency.measured import MeasuringInterrupted
-from archcost.latency.paths import is_rough, path_of, time_paths
+from archcost.latency.paths import is_rough, time_paths
 from archcost.latency.prediction.roofline import Roofline
 from archcost.latency.store.store import Store
 from archcost.latency.timing.clock import Timing
@@ -136,14 +136,14 @@ def test_paths_are_timed_in_both_layouts_and_the_hopeless_only_once():
     names = ["im2col-tiled", "winograd-4"]
     [found] = time_paths({task: sample}, Asked(paths=names, compare=compare), NOW)
     assert compare.rounds == [1, 25]
-    rough = {(path_of(one), one.key.layout): is_rough(one) for one in found.measurements}
+    rough = {(one.key.path, one.key.layout): is_rough(one) for one in found.measurements}
     assert rough == {
         **{("native", layout): False for layout in ("contiguous", "channels_last")},
         **{("im2col-tiled", layout): True for layout in ("contiguous", "channels_last")},
         **{("winograd-4", layout): False for layout in ("contiguous", "channels_last")},
     }
     verdict = verdict_of(found)
-    assert path_of(verdict.best) == "winograd-4"
+    assert verdict.best.key.path == "winograd-4"
     assert verdict.native.median_s / verdict.best.median_s == 4
 
 
@@ -159,7 +159,7 @@ def test_what_is_not_exact_enough_is_never_the_best():
     compare = Compare({"native": 1.0, "winograd-6": 0.1})
     asked = Asked(paths=["winograd-6"], tolerance=1e-9, compare=compare)
     [found] = time_paths({task: sample}, asked, NOW)
-    assert path_of(verdict_of(found).best) == "native"
+    assert verdict_of(found).best.key.path == "native"
     assert "above the tolerance" in found.refused["winograd-6"]
 
 
@@ -169,21 +169,21 @@ def test_a_gain_within_the_noise_is_none():
     compare = Compare({"native": 1.0, "winograd-4": 0.98})
     [found] = time_paths({task: sample}, Asked(paths=["winograd-4"], compare=compare), NOW)
     verdict = verdict_of(found)
-    assert (path_of(verdict.best), verdict.note) == ("native", NOT_FASTER)
+    assert (verdict.best.key.path, verdict.note) == ("native", NOT_FASTER)
 
 
 def test_the_usual_paths_leave_out_what_no_kernel_runs_and_say_so():
     _, samples = tasks_and_samples()
     task, sample = next(iter(samples.items()))
     [found] = time_paths({task: sample}, Asked(compare=Compare()), NOW)
-    timed = {path_of(one) for one in found.measurements}
+    timed = {one.key.path for one in found.measurements}
     dtype = torch.float32
     assert "native" in timed
     for path in timed:
         assert get(path).implementation(task.spec, dtype) != "tensor operations"
     assert "no compiled kernel" in found.refused["direct"]
     [every] = time_paths({task: sample}, Asked(paths="all", compare=Compare()), NOW)
-    assert "direct" in {path_of(one) for one in every.measurements}
+    assert "direct" in {one.key.path for one in every.measurements}
 
 
 def test_the_store_is_asked_first_and_nothing_is_measured_twice():
@@ -212,8 +212,8 @@ def test_cold_times_are_kept_apart():
             asked = Asked(paths=["native"], store=store, cold=cold, compare=Compare())
             [found] = time_paths({task: sample}, asked, NOW)
             assert not found.reused
-            assert {path_of(one) for one in found.measurements} == {"native"}
-        assert {one.key.path for one in store} == {"native", "native, cold"}
+            assert {one.key.path for one in found.measurements} == {"native"}
+        assert {(one.key.path, one.key.kind) for one in store} == {("native", "path"), ("native", "cold")}
 
 
 def test_no_time_is_no_time():

@@ -13,6 +13,7 @@ from archcost.latency.layers import NOT_MEASURED
 from archcost.latency.paths import time_paths
 from archcost.latency.prediction import predictor, roofline
 from archcost.latency.prediction.roofline import measure_roofline
+from archcost.latency.store.fingerprint import Fingerprint
 from archcost.latency.store.store import Store
 from archcost.latency.timing import clock, context
 from archcost.latency.timing.deadline import Deadline, TooLittleTime
@@ -53,7 +54,7 @@ def machine(monkeypatch):
 
     monkeypatch.setattr(roofline, "compare_calls", compare)
     monkeypatch.setattr(roofline, "_SIDES", (16,))
-    monkeypatch.setattr(roofline, "_copy_bytes", lambda _: 4096)
+    monkeypatch.setattr(Fingerprint, "beyond_caches_bytes", 4096)
     return made
 
 

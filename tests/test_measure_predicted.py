@@ -8,9 +8,9 @@ from torch import nn
 
 import archcost
 from archcost import ConvSpec, SpecError
-from archcost.latency.paths import COLD
 from archcost.latency.prediction.roofline import Roofline
 from archcost.latency.store.fingerprint import fingerprint
+from archcost.latency.store.kinds import COLD
 from archcost.latency.store.measurement import Key, Measurement
 from archcost.latency.store.store import Store
 
@@ -133,7 +133,7 @@ def test_where_everything_was_measured_there_are_no_predictions(store):
     [
         {"specs": OTHERS[:7]},
         {"threads": 2},
-        {"path": "native" + COLD},
+        {"kind": COLD},
         {"specs": [ConvSpec(8 * n, 8 * n, 3, groups=8 * n, input_size=(16, 16)) for n in range(1, 12)]},
     ],
     ids=["too few", "other threads", "cold", "another kind"],
@@ -156,7 +156,7 @@ def test_times_of_two_threads_predict_those_of_two(store, no_time):
 
 def test_cold_times_predict_cold_ones(store, no_time):
     stored(store)
-    stored(store, "native" + COLD, 5 * NATIVE)
+    stored(store, per_mac=5 * NATIVE, kind=COLD)
     found = measured(store, cold=True)
     prediction = found.predicted(found.layers[0])
     assert prediction.path == "native"

@@ -17,8 +17,7 @@ from archcost.merging.compose import composed
 from archcost.rewriting.plan.building import built
 from archcost.rewriting.rule import available, get
 from archcost.rewriting.rules.stacking import stages
-from archcost.rewriting.survey.subjects import Subject
-from archcost.rewriting.survey.survey import survey_of
+from archcost.rewriting.survey.survey import Subject, survey_of
 from archcost.weights.moments import Moments
 
 FACTORING = ["small_kernels", "asymmetric", "bottleneck", "separable"]

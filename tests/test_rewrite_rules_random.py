@@ -14,7 +14,7 @@ from archcost.merging.compose import apart, composed
 from archcost.nn.like import ConvLike
 from archcost.rewriting.plan.building import built
 from archcost.rewriting.rule import get
-from archcost.rewriting.survey.subjects import Subject
+from archcost.rewriting.survey.survey import Subject
 from archcost.weights.moments import Moments
 
 RULES = ("small_kernels", "asymmetric", "bottleneck", "separable")

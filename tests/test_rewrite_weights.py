@@ -16,8 +16,7 @@ from archcost.rewriting.carry import errors_of_factors, factored, kernel_error, 
 from archcost.rewriting.plan.building import built
 from archcost.rewriting.replacement import Replacement
 from archcost.rewriting.rule import Factorisation, get
-from archcost.rewriting.survey.subjects import Subject
-from archcost.rewriting.survey.survey import survey_of
+from archcost.rewriting.survey.survey import Subject, survey_of
 from archcost.spec import ConvSpec
 from archcost.weights.alternating import _Chain, _steps, refined
 from archcost.weights.biases import evened

@@ -13,7 +13,8 @@ from archcost.accelerating.layers import Layer, Task
 from archcost.accelerating.layouts import CHANNELS_LAST, NCHW, memory_format
 from archcost.errors import ArchcostError
 from archcost.latency.store.fingerprint import fingerprint
-from archcost.latency.store.measurement import Key, Measurement
+from archcost.latency.store.measurement import Measurement
+from archcost.latency.store.measurement import OldKey as Key
 from archcost.latency.store.store import Store
 from archcost.latency.timing.clock import Timing, compare_calls
 from archcost.latency.timing.deadline import Deadline, now

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
@@ -11,20 +10,19 @@ from typing import TYPE_CHECKING, Any, Literal
 from archcost.errors import ArchcostError
 from archcost.latency.convolutions import Sample, Task
 from archcost.latency.store.fingerprint import fingerprint
+from archcost.latency.store.kinds import COLD, PATH
 from archcost.latency.store.store import Store
 from archcost.latency.timing.clock import Timing, compare_calls
 from archcost.latency.timing.deadline import Deadline, now
+from archcost.latency.timing.engine import once
+from archcost.latency.timing.thresholds import FAR, FAR_S
 
 if TYPE_CHECKING:
     import torch
 
 __all__ = ["NO_TIME", "Asked", "Way", "calls_of", "is_far", "ways_of"]
 
-# What takes so many times as long as the fastest in its very first call is not called again; unless the
-# call is short, when most of it may be what only a first call does.
-_FAR, _FAR_S = 8.0, 0.02
 NO_TIME = "there was no time to try it"
-_LEAST_COLD, _MOST_COLD = 2**25, 2**29
 
 Compare = Callable[..., dict[str, Timing]]
 Way = tuple[str, str]
@@ -42,11 +40,14 @@ class Asked:
     store: Store | None = None
     again: bool = False
     """Measure anew, whatever the store has."""
-    not_before: float = 0.0
-    """What the store has from before this time (seconds since 1970) is measured anew."""
     cold: bool = False
     """Each call gets another copy of the input, more of them than the caches hold."""
     compare: Compare = compare_calls
+
+    @property
+    def kind(self) -> str:
+        """What the store calls such times."""
+        return COLD if self.cold else PATH
 
 
 def ways_of(task: Task, sample: Sample, asked: Asked) -> tuple[list[Way], dict[str, str]]:
@@ -96,7 +97,6 @@ def calls_of(
     calls: dict[Way, Callable[[], Any]] = {}
     first: dict[Way, float] = {}
     took, held = 0.0, 0
-    clock = time.thread_time if asked.threads == 1 else time.perf_counter
     for way in ways:
         path, layout = get(way[0]), way[1]
         size = 0 if way[0] in prepared else _to_prepare(way[0], task)
@@ -121,9 +121,7 @@ def calls_of(
                 def call(path: Any = path, ready: Any = ready, turns: Iterator[Any] = turns) -> Any:
                     return path.run(next(turns), ready)
 
-                start = clock()
-                call()
-                first[way] = clock() - start
+                first[way] = once(call, asked.threads)
         except (ArchcostError, RuntimeError, MemoryError) as error:
             if not any(name == way[0] for name, _ in calls):
                 refused[way[0]] = f"it failed on {layout} input: {error}"
@@ -142,13 +140,12 @@ def _to_prepare(path: str, task: Task) -> int:
 
 def is_far(way: Way, first: Mapping[Way, float]) -> bool:
     """Whether one first call beside the others shows that it can be no match for the fastest."""
-    return first[way] > max(_FAR_S, _FAR * min(first.values()))
+    return first[way] > max(FAR_S, FAR * min(first.values()))
 
 
 def _copies(x: torch.Tensor) -> int:
     """As many as fill the largest cache twice, within reason."""
-    size = max(1, x.numel() * x.element_size())
-    return max(2, -(-min(_MOST_COLD, max(_LEAST_COLD, 2 * fingerprint().last_cache_bytes)) // size))
+    return max(2, -(-fingerprint().beyond_caches_bytes // max(1, x.numel() * x.element_size())))
 
 
 def in_layout(x: torch.Tensor, layout: str) -> torch.Tensor:

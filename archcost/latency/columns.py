@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from archcost.latency.paths import is_rough, path_of
+from archcost.latency.paths import is_rough
 from archcost.latency.store.listing import MEASUREMENT_COLUMNS
 from archcost.report.columns import milliseconds, number, words, yes
 from archcost.report.document import Column
@@ -158,14 +158,7 @@ PATH_COLUMNS: tuple[Column, ...] = (
         "Channels, kernel, stride and input",
         lambda one: one.key.spec.short,
     ),
-    *(
-        replace(column, header="Spec")
-        if column.name == "spec"
-        else replace(column, get=path_of)
-        if column.name == "path"
-        else column
-        for column in MEASUREMENT_COLUMNS
-    ),
+    *(replace(column, header="Spec") if column.name == "spec" else column for column in MEASUREMENT_COLUMNS),
     yes("rough", "Rough", "Timed in a first look only", is_rough, keep=80),
 )
 DEFAULT_PATH_COLUMNS = ("convolution", "path", "layout", "ms", "spread_ms", "samples", "rough", "error")

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from archcost.errors import ArchcostError, ModelError
+from archcost.errors import ArchcostError
+from archcost.latency.timing.passing import as_it_is, passed
 from archcost.spec import ConvSpec
 from archcost.trace.call import Call
 from archcost.trace.graph import Op, Trace
 from archcost.trace.modules import walk
-from archcost.trace.state import Untouched, deeper_recursion
 
 if TYPE_CHECKING:
     import torch
@@ -110,24 +109,9 @@ def samples_of(model: nn.Module, call: Call, tasks: Sequence[Task]) -> dict[Task
                     found[task] = Sample(*(None if t is None else t.detach().clone() for t in args[:3]))  # type: ignore[arg-type]
             return func(*args, **(kwargs or {}))
 
-    tree = walk(model)
     args, kwargs = call.cloned()
-    with ExitStack() as stack:
-        untouched = stack.enter_context(Untouched(tree))
-        for module in tree.modules.values():
-            for buffer in module._buffers.values():
-                if buffer is not None and buffer.layout is torch.strided:
-                    untouched.keep(buffer.untyped_storage())
-        stack.enter_context(torch.no_grad())
-        stack.enter_context(deeper_recursion())
-        stack.enter_context(Recording())
-        try:
-            model(*args, **kwargs)
-        except ArchcostError:
-            raise
-        except Exception as error:
-            said = f"{type(error).__name__}: {error}"
-            raise ModelError(f"the model cannot be measured, its forward pass raised {said}") from error
+    with as_it_is(walk(model)), Recording():
+        passed(lambda: model(*args, **kwargs), "measured")
     return found
 
 

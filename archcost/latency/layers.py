@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from math import inf, sqrt
 
 from archcost.latency.convolutions import ConvCall, Task
-from archcost.latency.paths import PathTimes, is_rough, path_of
+from archcost.latency.paths import PathTimes, is_rough
 from archcost.latency.prediction.roofline import Roofline, bytes_moved
 from archcost.latency.store.measurement import Measurement
 from archcost.latency.timing.parts import CallTime, InContext
+from archcost.latency.timing.thresholds import MOST_NOISE, NOISE, STANDARD_ERROR
 from archcost.paths.likely import without_kernel
 from archcost.spec import ConvSpec
 
@@ -18,8 +19,6 @@ __all__ = ["EAGER", "LayerTime", "Verdict", "layer_times", "verdict_of"]
 
 EAGER = ("native", "native-channels-last")
 """The paths that a model takes by itself, in one layout or the other."""
-# What gains less of PyTorch's own time than this, or than the noise, is not called faster.
-_LEAST_GAIN = 0.03
 NOT_MEASURED = "there was no time to measure its paths"
 ROUGH = "timed in a first look only: more seconds would tell"
 NOT_FASTER = "no eligible path that was timed is faster beyond the noise"
@@ -76,17 +75,18 @@ class Verdict:
 
 def verdict_of(found: PathTimes) -> Verdict:
     """Which path is the fastest beyond the noise; of the first look alone where there is nothing else."""
-    exact = [one for one in found.measurements if path_of(one) in found.errors]
+    exact = [one for one in found.measurements if one.key.path in found.errors]
     timed = [one for one in exact if not is_rough(one)] or exact
     if not timed:
         return Verdict(None, None, "no path could be run")
-    own = [one for one in timed if path_of(one) in EAGER]
+    own = [one for one in timed if one.key.path in EAGER]
     native = min(own, key=lambda one: one.median_s, default=None)
     best = min(timed, key=lambda one: one.median_s)
     if native is None:
         return Verdict(None, best)
     gain = native.median_s - best.median_s
-    if gain <= max(_LEAST_GAIN * native.median_s, min(_noise(native) + _noise(best), native.median_s / 4)):
+    noise = min(_noise(native) + _noise(best), MOST_NOISE * native.median_s)
+    if gain <= max(NOISE * native.median_s, noise):
         note = ROUGH if is_rough(native) else f"{NOT_FASTER}{without_kernel(found.refused)}"
         return Verdict(native, native, note)
     return Verdict(native, best, ROUGH if is_rough(best) else None)
@@ -122,7 +122,7 @@ def _row(
         notes.append(f"the {call.type} around it does more than this, and is timed as a whole in .context")
         owner = None
     native, best = verdict.native, verdict.best
-    path = None if best is None else path_of(best)
+    path = None if best is None else best.key.path
     count = workspace = share = error = None
     if task is not None and best is not None and path is not None:
         itemsize = 8 if task.dtype == "float64" else 4
@@ -147,7 +147,7 @@ def _row(
         best_spread_ms=None if best is None or best.spread_s is None else best.spread_s * 1e3,
         best_path=path,
         best_layout=None if best is None else best.key.layout,
-        speedup=_quotient(native, best),
+        speedup=native.median_s / best.median_s if native and best and best.median_s else None,
         error=error,
         multiplications=count,
         workspace_bytes=workspace,
@@ -156,12 +156,6 @@ def _row(
     )
 
 
-def _quotient(native: Measurement | None, best: Measurement | None) -> float | None:
-    if native is None or best is None or not best.median_s:
-        return None
-    return native.median_s / best.median_s
-
-
 def _noise(one: Measurement) -> float:
     """How far the median may be off: twice its standard error, from the interquartile range."""
-    return inf if one.spread_s is None else 2 * 0.93 * one.spread_s / sqrt(one.samples)
+    return inf if one.spread_s is None else 2 * STANDARD_ERROR * one.spread_s / sqrt(one.samples)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from archcost.analysis.analysis import Analysis, analyze
@@ -104,27 +104,25 @@ def measure(
         return run.found()
 
 
+@dataclass
 class _Run:
     """One run of `measure`, and what it has found so far."""
 
-    def __init__(
-        self,
-        analysis: Analysis,
-        model: nn.Module,
-        call: Call,
-        calls: tuple[ConvCall, ...],
-        seconds: float,
-        tolerance: float,
-        cold: bool,
-    ) -> None:
-        self.analysis, self.model, self.call, self.calls = analysis, model, call, calls
-        self.seconds, self.tolerance, self.cold = seconds, tolerance, cold
-        self.start, self.deadline = now(), Deadline(seconds)
-        self.context: InContext | None = None
-        self.roofline: Roofline | None = None
-        self.times: list[PathTimes] = []
-        self.predictions: dict[Task, Prediction] = {}
-        self.notes: list[str] = []
+    analysis: Analysis
+    model: nn.Module
+    call: Call
+    calls: tuple[ConvCall, ...]
+    seconds: float
+    tolerance: float
+    cold: bool
+    context: InContext | None = None
+    roofline: Roofline | None = None
+    times: list[PathTimes] = field(default_factory=list)
+    predictions: dict[Task, Prediction] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.start, self.deadline = now(), Deadline(self.seconds)
 
     def measure(self, paths: Paths, store: Store | None, again: bool, in_context: bool, show: Any) -> None:
         import torch
@@ -155,7 +153,7 @@ class _Run:
             if len(samples) < len(tasks):
                 missing = len(tasks) - len(samples)
                 self.notes.append(f"{missing} convolutions of the analysis were not met in a real pass")
-            asked = Asked(threads, paths, self.tolerance, store, again, 0.0, self.cold)
+            asked = Asked(threads, paths, self.tolerance, store, again, self.cold)
             roofline = min(_ROOFLINE * self.seconds, _MOST_ROOFLINE)
             predictions = min(_PREDICTIONS * self.seconds, _MOST_PREDICTIONS)
             for times in time_paths(samples, asked, self.deadline.before(roofline + predictions)):
@@ -182,25 +180,23 @@ class _Run:
         from archcost.trace.graph import refs
 
         shapes = [ref.shape for ref in refs(self.analysis.trace.inputs)]
+        asked = {name: getattr(self, name) for name in ("calls", "tolerance", "cold", "seconds")}
         return Measured(
             name=self.analysis.name,
             type=self.analysis.total.type_name,
             input=self.analysis.input_text,
             batch=shapes[0][0] if shapes and shapes[0] else None,
-            calls=self.calls,
             convolutions=tuple(self.times),
             context=self.context,
             roofline=self.roofline,
             device=str(fingerprint(_device_of(self.model))),
             threads=torch.get_num_threads(),
             torch=str(torch.__version__),
-            tolerance=self.tolerance,
-            cold=self.cold,
-            seconds=self.seconds,
             took_s=now() - self.start,
             interrupted=interrupted,
             notes=(*self.analysis.notes, *self.notes, *table.notes),
             predictions=self.predictions,
+            **asked,
         )
 
 

@@ -6,7 +6,6 @@ the time that the model takes.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -18,20 +17,15 @@ from archcost.latency.convolutions import Sample, Task
 from archcost.latency.store.fingerprint import fingerprint
 from archcost.latency.store.measurement import Key, Measurement
 from archcost.latency.timing.clock import Timing
-from archcost.latency.timing.deadline import FEWEST, Deadline, now
+from archcost.latency.timing.deadline import Deadline, now
+from archcost.latency.timing.engine import clock_for, once
+from archcost.latency.timing.thresholds import BLOCK_S, FEWEST, HOPELESS, ROUNDS
 from archcost.spec import ConvSpec
 
-__all__ = ["COLD", "Asked", "PathTimes", "is_rough", "path_of", "time_paths"]
+__all__ = ["Asked", "PathTimes", "is_rough", "time_paths"]
 
-# What is this much slower than the fastest in a first look is not timed further.
-HOPELESS = 3.0
-_ROUNDS = 25
 # Of the time that is left, for the first look at one convolution.
 _MOST_LOOKING = 0.5
-# A sample takes as long at least, however small the layer is.
-_BLOCK_S = 0.002
-COLD = ", cold"
-"""What the store adds to a path's name where the inputs came from beyond the caches."""
 
 
 @dataclass(frozen=True)
@@ -53,11 +47,6 @@ def is_rough(one: Measurement) -> bool:
     return one.samples < FEWEST
 
 
-def path_of(one: Measurement) -> str:
-    """The name of its path, without what the store adds."""
-    return one.key.path.removesuffix(COLD)
-
-
 def time_paths(samples: Mapping[Task, Sample], asked: Asked, deadline: Deadline) -> Iterator[PathTimes]:
     """Each convolution as it is done: those in the store at once, then the longest first.
 
@@ -75,7 +64,7 @@ def time_paths(samples: Mapping[Task, Sample], asked: Asked, deadline: Deadline)
         if stored is not None:
             doubtful[task] = stored
         if not deadline.passed:
-            waiting[task] = max(_BLOCK_S, _native_seconds(task, sample, asked))
+            waiting[task] = max(BLOCK_S, _native_seconds(task, sample, asked))
     left, looks, looked = sum(waiting.values()), 0.0, 1e-9
     for task in sorted(waiting, key=lambda one: (one in doubtful, -waiting[one])):
         start, own = now(), waiting[task]
@@ -167,7 +156,7 @@ class _Timer:
         near = self.judge(self._times(), HOPELESS)
         if near and seconds > 0:
             deadline = self.deadline.within(seconds)
-            self._compare({way: self.calls[way] for way in near}, rounds=_ROUNDS, deadline=deadline)
+            self._compare({way: self.calls[way] for way in near}, rounds=ROUNDS, deadline=deadline)
 
     def found(self) -> PathTimes | None:
         """None where time did not even suffice for PyTorch's own."""
@@ -179,9 +168,8 @@ class _Timer:
         return PathTimes(self.task, tuple(made), self.errors, self.refused)
 
     def key(self, way: Way) -> Key:
-        path = way[0] + COLD * self.asked.cold
-        task, threads = self.task, self.asked.threads
-        return Key(self.device.hash, task.spec, task.dtype, path, layout=way[1], threads=threads)
+        (path, layout), task, asked = way, self.task, self.asked
+        return Key(self.device.hash, task.spec, task.dtype, path, layout, asked.threads, asked.kind)
 
     def _compare(self, calls: Mapping[Way, Callable[[], Any]], **how: Any) -> None:
         import torch
@@ -189,25 +177,24 @@ class _Timer:
         named = {_called(way): call for way, call in calls.items()}
         which = "thread" if self.asked.threads == 1 else "process"
         with torch.inference_mode():
-            self.timings |= self.asked.compare(named, cpu_clock=which, block=_BLOCK_S, warmup=0, **how)
+            self.timings |= self.asked.compare(named, cpu_clock=which, block=BLOCK_S, warmup=0, **how)
 
     def _measurement(self, way: Way) -> Measurement:
         from archcost.paths.registry import get
 
+        error, itemsize = self.seen.get(way[0]), 8 if self.task.dtype == "float64" else 4
         return Measurement.of(
             self.key(way),
             self.timings[_called(way)],
             self.device,
-            clock="cpu" if self.asked.threads == 1 else "wall",
-            error=_finite(self.seen.get(way[0])),
-            workspace_bytes=get(way[0]).workspace_bytes(self.task.spec, _itemsize(self.task)),
+            error=error if error is not None and error < inf else None,
+            workspace_bytes=get(way[0]).workspace_bytes(self.task.spec, itemsize),
         )
 
     def _times(self) -> dict[Way, float]:
         """Seconds of those timed so far."""
         timed = {way: self.timings[_called(way)] for way in self.calls if _called(way) in self.timings}
-        alone = self.asked.threads == 1
-        return {way: one.median if alone else one.wall_median for way, one in timed.items()}
+        return {way: one.by(clock_for(self.asked.threads)).median_s for way, one in timed.items()}
 
 
 def _from_store(timer: _Timer) -> tuple[PathTimes | None, bool]:
@@ -218,8 +205,7 @@ def _from_store(timer: _Timer) -> tuple[PathTimes | None, bool]:
     store, asked = timer.asked.store, timer.asked
     if store is None or asked.again:
         return None, False
-    found = {way: store.get(timer.key(way)) for way in timer.ways}
-    usable = {way: one for way, one in found.items() if one and one.measured_at >= asked.not_before}
+    usable = {way: one for way in timer.ways if (one := store.get(timer.key(way))) is not None}
     native = [one for (path, _), one in usable.items() if path == "native"]
     if not native:
         return None, False
@@ -245,13 +231,11 @@ def _native_seconds(task: Task, sample: Sample, asked: Asked) -> float:
 
     from archcost.paths.registry import get
 
-    native, clock = get("native"), time.thread_time if asked.threads == 1 else time.perf_counter
+    native = get("native")
     with torch.inference_mode():
         prepared = native.prepare(sample.weight, sample.bias, task.spec)
         native.run(sample.x, prepared)
-        start = clock()
-        native.run(sample.x, prepared)
-        return clock() - start
+        return once(lambda: native.run(sample.x, prepared), asked.threads)
 
 
 def _once(way: Way, seconds: float) -> Timing:
@@ -260,12 +244,3 @@ def _once(way: Way, seconds: float) -> Timing:
 
 def _called(way: Way) -> str:
     return f"{way[0]} {way[1]}"
-
-
-def _itemsize(task: Task) -> int:
-    """Of the numbers computed with, as `ExecutionPath.workspace_bytes` takes it."""
-    return 8 if task.dtype == "float64" else 4
-
-
-def _finite(error: float | None) -> float | None:
-    return error if error is not None and error < inf else None

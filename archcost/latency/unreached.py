@@ -7,11 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import replace
 
 from archcost.latency.candidates import Asked, ways_of
 from archcost.latency.convolutions import Sample, Task
-from archcost.latency.paths import COLD, path_of
 from archcost.latency.prediction.predictor import Prediction, PredictionError, Predictor
 from archcost.latency.store.fingerprint import fingerprint
 from archcost.latency.store.measurement import Measurement
@@ -33,11 +31,7 @@ def predict_unreached(
     known = [*([] if asked.store is None else asked.store.all(mark)), *made]
     latest = {one.key: one for one in sorted(known, key=lambda one: one.measured_at)}
     # A time from beyond the caches predicts others of its sort alone.
-    warm = [
-        replace(one, key=replace(one.key, path=path_of(one)))
-        for one in latest.values()
-        if one.key.path.endswith(COLD) == asked.cold
-    ]
+    alike = [one for one in latest.values() if one.key.kind == asked.kind]
     predictors: dict[tuple[str, str], Predictor] = {}
     found: dict[Task, Prediction] = {}
     for task, sample in samples.items():
@@ -50,7 +44,7 @@ def predict_unreached(
             state = (task.dtype, layout)
             if state not in predictors:
                 predictors[state] = Predictor.fit(
-                    warm, threads=asked.threads, dtype=task.dtype, layout=layout, fingerprint=mark
+                    alike, threads=asked.threads, dtype=task.dtype, layout=layout, fingerprint=mark
                 )
             for path in paths:
                 if deadline.passed:

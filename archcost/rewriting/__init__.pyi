@@ -10,4 +10,4 @@ from .rule import Rewrite as Rewrite
 from .rule import available as available
 from .rule import get as get
 from .rule import register as register
-from .survey.subjects import Subject as Subject
+from .survey.survey import Subject as Subject

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from archcost.rewriting.proposal import NOISE, Advice, Proposal
-from archcost.rewriting.survey.subjects import Subject
+from archcost.latency.timing.thresholds import NOISE
+from archcost.rewriting.proposal import Advice, Proposal
+from archcost.rewriting.survey.survey import Subject
 from archcost.spec import ConvSpec
 
 __all__ = ["advice_for"]

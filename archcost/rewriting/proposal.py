@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any
 
+from archcost.latency.timing.thresholds import NOISE
 from archcost.rewriting.replacement import Replacement
 from archcost.spec import ConvSpec
 
-__all__ = ["NOISE", "Advice", "Costs", "Proposal", "Raced", "Stays", "best_of", "lies_in", "overlap"]
+__all__ = ["Advice", "Costs", "Proposal", "Raced", "Stays", "best_of", "lies_in", "overlap"]
 
-# Of old and new time, what is within the noise of a quiet machine.
-NOISE = 0.03
 # Ranks are whole numbers: that much more than the MACs asked for is as asked.
 _SLACK = 1.03
 

@@ -18,8 +18,7 @@ from archcost.rewriting.racing import stored_race
 from archcost.rewriting.replacement import named_by
 from archcost.rewriting.rule import Factorisation, Rewrite
 from archcost.rewriting.survey.places import costs_after, costs_before, new_specs, old_specs
-from archcost.rewriting.survey.subjects import Subject
-from archcost.rewriting.survey.survey import Survey
+from archcost.rewriting.survey.survey import Subject, Survey
 from archcost.rewriting.times import Times
 from archcost.weights.unfolded import Unfolded
 

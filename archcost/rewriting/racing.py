@@ -15,10 +15,13 @@ from torch import nn
 
 from archcost.errors import ArchcostError
 from archcost.latency.store.fingerprint import fingerprint
+from archcost.latency.store.kinds import CHAIN, OLD_LAYERS
 from archcost.latency.store.measurement import Key, Measurement
 from archcost.latency.store.store import Store
-from archcost.latency.timing.clock import Timing, compare_calls, interquartile, ratio
-from archcost.latency.timing.deadline import FEWEST, Deadline, TooLittleTime, now
+from archcost.latency.timing.clock import Timing, compare_calls, ratio
+from archcost.latency.timing.deadline import Deadline, TooLittleTime
+from archcost.latency.timing.engine import Span, clock_for, once
+from archcost.latency.timing.thresholds import AROUND, FEWEST, LEAST_PAIR_S, PAIR_ROUNDS
 from archcost.merging.chain import Step
 from archcost.progress import Progress
 from archcost.rewriting.plan.building import built
@@ -32,13 +35,6 @@ from archcost.trace.modules import walk
 from archcost.trace.state import Untouched
 
 __all__ = ["race_proposals", "raced", "stored_race"]
-
-_ROUNDS, _LEAST_S = 15, 0.1
-# What five pairs take, over five times the first calls: there is something around them.
-_AROUND = 1.5
-_BLOCK_S = 0.002
-# The store's names for a chain of new layers, and for the old layers that ran in turns with it.
-_NEW, _OLD = "chain {}", "before chain {}"
 
 
 def race_proposals(
@@ -69,7 +65,7 @@ def race_proposals(
             if deadline.passed:
                 break
             one = alike[0]
-            share = max(_LEAST_S, deadline.left / (len(tasks) - number))
+            share = max(LEAST_PAIR_S, deadline.left / (len(tasks) - number))
             found = _raced_layers(model, one, recorded[one.name], share, deadline, store)
             if found is not None:
                 done[key] = found
@@ -87,24 +83,17 @@ def raced(old: nn.Module, new: nn.Module, inputs: Any, *, seconds: float = 20.0)
     args, kwargs = fresh(inputs)
     with Untouched(walk(old)), Untouched(walk(new)), evaluating(old), evaluating(new):
         calls = {"old": lambda: old(*args, **kwargs), "new": lambda: new(*args, **kwargs)}
-        return _pair(_timed(calls, seconds, deadline))
+        return _now(_timed(calls, seconds, deadline))
 
 
 def stored_race(store: Store, one: Proposal) -> Raced | None:
     """What the store has of such a race on this machine, at PyTorch's present number of threads."""
     if not one.old:
         return None
-    old, new = (store.get(_key(one, pattern)) for pattern in (_OLD, _NEW))
+    old, new = (store.get(_key(one, kind)) for kind in (OLD_LAYERS, CHAIN))
     if old is None or new is None:
         return None
-    return Raced(
-        old_ms=1e3 * old.median_s,
-        new_ms=1e3 * new.median_s,
-        spread_ms=None if new.spread_s is None else 1e3 * new.spread_s,
-        speedup=old.median_s / new.median_s,
-        device=new.device,
-        threads=new.key.threads,
-    )
+    return _pair(old, new, old.median_s / new.median_s, new.device, new.key.threads)
 
 
 def digest(one: Proposal) -> str:
@@ -155,27 +144,20 @@ def _raced_layers(
         return None  # layers that cannot run alone, one after another, are timed in the whole model
     if store is not None:
         device = fingerprint()
-        pairs = ((_OLD, timings["old"]), (_NEW, timings["new"]))
-        clock: Any = "cpu" if torch.get_num_threads() == 1 else "wall"
-        store.put_many(
-            [Measurement.of(_key(one, pattern), timing, device, clock=clock) for pattern, timing in pairs]
-        )
-    return _pair(timings)
+        pairs = ((OLD_LAYERS, timings["old"]), (CHAIN, timings["new"]))
+        store.put_many([Measurement.of(_key(one, kind), timing, device) for kind, timing in pairs])
+    return _now(timings)
 
 
 def _timed(calls: Mapping[str, Callable[[], Any]], seconds: float, deadline: Deadline) -> dict[str, Timing]:
     """About so many seconds, and more for five pairs, but never beyond the deadline."""
     with torch.no_grad():
-        start = now()
-        for call in calls.values():
-            call()
-        least = _AROUND * FEWEST * (now() - start)
+        least = AROUND * FEWEST * sum(map(once, calls.values()))
         timings = compare_calls(
             calls,
-            rounds=_ROUNDS,
+            rounds=PAIR_ROUNDS,
             deadline=deadline.within(max(seconds, least)),
             warmup=0,
-            block=_BLOCK_S,
             cpu_clock="thread" if torch.get_num_threads() == 1 else "process",
         )
     if len(timings) < len(calls) or ratio(timings["old"], timings["new"]).pairs < FEWEST:
@@ -186,21 +168,21 @@ def _timed(calls: Mapping[str, Callable[[], Any]], seconds: float, deadline: Dea
     return timings
 
 
-def _pair(timings: Mapping[str, Timing]) -> Raced:
-    old, new = timings["old"], timings["new"]
+def _now(timings: Mapping[str, Timing]) -> Raced:
+    """What was just timed, the speedup round by round."""
     threads = torch.get_num_threads()
-    wall = threads > 1
-    spread = interquartile(new.wall_seconds if wall else new.cpu_seconds)
-    return Raced(
-        old_ms=1e3 * (old.wall_median if wall else old.median),
-        new_ms=1e3 * (new.wall_median if wall else new.median),
-        spread_ms=None if isnan(spread) else 1e3 * spread,
-        speedup=ratio(old, new, wall=wall).median,
-        device=str(fingerprint()),
-        threads=threads,
-    )
+    old, new = (timings[name].by(clock_for(threads)) for name in ("old", "new"))
+    speedup = ratio(timings["old"], timings["new"], wall=threads > 1).median
+    return _pair(old, new, speedup, str(fingerprint()), threads)
 
 
-def _key(one: Proposal, pattern: str) -> Key:
+def _pair(
+    old: Span | Measurement, new: Span | Measurement, speedup: float, device: str, threads: int
+) -> Raced:
+    spread = None if new.spread_s is None or isnan(new.spread_s) else 1e3 * new.spread_s
+    return Raced(1e3 * old.median_s, 1e3 * new.median_s, spread, speedup, device, threads)
+
+
+def _key(one: Proposal, kind: str) -> Key:
     threads = torch.get_num_threads()
-    return Key(fingerprint().hash, one.old[0], one.dtype, pattern.format(digest(one)), threads=threads)
+    return Key(fingerprint().hash, one.old[0], one.dtype, digest(one), threads=threads, kind=kind)

@@ -252,7 +252,7 @@ def _one(survey: Survey, name: str, choice: Any, ratio: float) -> list[Proposal]
     from archcost.rewriting.proposal import best_of
     from archcost.rewriting.proposing import proposal_of, proposals_of
     from archcost.rewriting.rule import get
-    from archcost.rewriting.survey.subjects import is_pattern
+    from archcost.rewriting.survey.survey import is_pattern
 
     if isinstance(choice, Proposal):
         return [choice]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from archcost.registry import NameRegistry
 from archcost.rewriting.replacement import Replacement
-from archcost.rewriting.survey.subjects import Subject
+from archcost.rewriting.survey.survey import Subject
 from archcost.weights.moments import Moments
 from archcost.weights.unfolded import Unfolded
 

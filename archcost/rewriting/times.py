@@ -10,6 +10,7 @@ import torch
 
 from archcost.latency.paths import is_rough
 from archcost.latency.store.fingerprint import fingerprint
+from archcost.latency.store.kinds import PATH
 from archcost.latency.store.measurement import Measurement
 from archcost.latency.store.store import Store
 from archcost.paths.registry import available
@@ -29,10 +30,10 @@ class Times:
         threads = torch.get_num_threads()
         self.device = f"{device}, {threads} thread{'s' * (threads != 1)}"
         self._found: dict[tuple[ConvSpec, str], list[Measurement]] = defaultdict(list)
-        known = set(available())  # not what was timed with cold inputs, nor whole chains
+        known = set(available())
         for one in store.all(device.hash):
             key = one.key
-            if key.threads == threads and key.path in known and not is_rough(one):
+            if key.threads == threads and key.kind == PATH and key.path in known and not is_rough(one):
                 self._found[_plain(key.spec), key.dtype].append(one)
 
     def of(self, costs: Costs, specs: Iterable[ConvSpec], dtype: str) -> Costs:

@@ -67,8 +67,18 @@ class Call(NamedTuple):
         return map_tensors(self, once)
 
     def cloned(self) -> Call:
-        """For a model or a layer that may write into its input, or to outlast what does."""
-        return self.mapped(lambda tensor: tensor.detach().clone())
+        """For a model or a layer that may write into its input, or to outlast what does.
+
+        One tensor given twice stays one.
+        """
+        made: dict[int, torch.Tensor] = {}
+
+        def copy(tensor: torch.Tensor) -> torch.Tensor:
+            if id(tensor) not in made:
+                made[id(tensor)] = tensor.detach().clone()
+            return made[id(tensor)]
+
+        return self.mapped(copy)
 
     def on(self, device: torch.device | str) -> Call:
         """On a device, in tensors of their own, so that none of the caller's can change shape.

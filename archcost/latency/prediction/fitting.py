@@ -18,13 +18,12 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from archcost.latency.prediction.kriging import Kriging
-from archcost.latency.prediction.nonnegative import nonnegative_least_squares
 from archcost.latency.prediction.work import Work, features_of, work_of
 
 if TYPE_CHECKING:
     from archcost.latency.store.measurement import Measurement
 
-__all__ = ["LEAST_MEASUREMENTS", "Fit", "fit_of"]
+__all__ = ["LEAST_MEASUREMENTS", "Fit", "fit_of", "nonnegative_least_squares"]
 
 LEAST_MEASUREMENTS = 8
 # Of more, the latest are taken: time to fit grows with their third power.
@@ -128,27 +127,16 @@ def fit_of(path: str, kind: str, found: Sequence[Measurement], itemsize: int) ->
         np.array([one.median_s for one in found]),
     )
     law, correction = _fitted(samples)
-    a, b, w, f, c = (float(value) for value in law)
-    return Fit(
-        path=path,
-        kind=kind,
-        per_multiplication=a,
-        per_byte=b,
-        per_weight_byte=w,
-        per_transform=f,
-        per_call=c,
-        measurements=len(found),
-        least=Work(*map(min, zip(*work, strict=True))),
-        most=Work(*map(max, zip(*work, strict=True))),
-        correction=correction,
-        _samples=samples,
-    )
+    least, most = (Work(*map(end, zip(*work, strict=True))) for end in (min, max))
+    a, b, w, f, c = map(float, law)
+    return Fit(path, kind, a, b, w, f, c, len(found), least, most, correction, samples)
 
 
 def _fitted(samples: _Samples) -> tuple[Any, Kriging]:
     import numpy as np
 
-    law = _solved(samples.counts, samples.times)
+    # Each row over its own time: then the residuals are the relative errors.
+    law = nonnegative_least_squares(samples.counts / samples.times[:, None], np.ones(len(samples.times)))
     return law, Kriging(samples.points, np.log(samples.times / _by_law(samples.counts, law)))
 
 
@@ -159,8 +147,14 @@ def _by_law(counts: Any, law: Any) -> Any:
     return np.maximum(counts @ law, 1e-9)
 
 
-def _solved(counts: Any, times: Any) -> Any:
-    """Each row over its own time: then the residuals are the relative errors."""
-    import numpy as np
+def nonnegative_least_squares(matrix: Any, target: Any) -> Any:
+    """The ``x >= 0`` for which ``matrix @ x`` is nearest to ``target``.
 
-    return nonnegative_least_squares(counts / times[:, None], np.ones(len(times)))
+    Columns are scaled first: counts of multiplications and the number 1 are far apart.
+    """
+    import numpy as np
+    from scipy.optimize import nnls
+
+    scale = np.linalg.norm(matrix, axis=0)
+    scale[scale == 0] = 1.0
+    return nnls(matrix / scale, target)[0] / scale

@@ -13,14 +13,12 @@ from typing import Any
 
 __all__ = ["Kriging"]
 
-# Of one over the distance at which correlation is lost, by feature; and of noise, as a share of the variance.
-_SCALES = (0.0, 0.0625, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0)
-_BEGIN = 2
-_NOISES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
-_FIRST_NOISE = 3
-_SWEEPS = 4
-# Scales are sought with so many points at most; all of them then take part.
-_SOUGHT_WITH = 120
+# Bounds of one over the distance at which correlation is lost, by feature, and where the search begins; and
+# of noise, as a share of the variance. A feature at its least tells next to nothing, and is left out.
+_LEAST, _MOST, _BEGIN = 0.03, 4.0, 0.5
+_QUIET, _LOUD, _USUAL = 0.003, 3.0, 0.1
+# Scales are sought with so many points at most, in so many steps; all points then take part.
+_SOUGHT_WITH, _STEPS = 120, 30
 _LEAST_VARIANCE = 1e-12
 # A value is odd that is so many times the usual away from its neighbours, unless it is as near as that.
 _OUTLYING, _NEAR, _ROUNDS = 2.0, 0.1, 3
@@ -74,52 +72,32 @@ def _matern(squared: Any) -> Any:
 
 
 def _sought(points: Any, values: Any) -> tuple[Any, float]:
-    """Scales and noise, one at a time a step up or down or to nothing, as long as the likelihood grows."""
+    """The scales and the noise that make the values most likely, with the variance that does so."""
     import numpy as np
+    from scipy.linalg import cho_factor, cho_solve
+    from scipy.optimize import minimize
 
-    apart = [(column[:, None] - column[None]) ** 2 for column in points.T]
-    used = [number for number, squared in enumerate(apart) if squared.any()]
-    steps, noise = dict.fromkeys(used, _BEGIN), _FIRST_NOISE
+    count, used = len(values), np.ptp(points, axis=0) > 0
+    apart = (points[:, None, used] - points[None, :, used]) ** 2
 
-    def worth(squared: Any, noise: int) -> float:
-        return _log_likelihood(_matern(squared), values, _NOISES[noise])
+    def unlikely(logs: Any) -> tuple[float, Any]:
+        """Minus the logarithm of the likelihood, but for a constant, and its gradient."""
+        scaled, noise = apart * np.exp(2 * logs[:-1]), np.exp(logs[-1])
+        distance = np.sqrt(3 * scaled.sum(2))
+        factor = cho_factor((1 + distance) * np.exp(-distance) + noise * np.eye(count))
+        solved, inverse = cho_solve(factor, values), cho_solve(factor, np.eye(count))
+        variance = float(values @ solved) / count + _LEAST_VARIANCE
+        worth = 0.5 * count * np.log(variance) + np.log(np.diag(factor[0])).sum()
+        pull = 0.5 * (inverse - np.outer(solved, solved) / variance)
+        slopes = -3 * np.einsum("ij,ij,ijk->k", pull, np.exp(-distance), scaled)
+        return worth, np.append(slopes, noise * np.trace(pull))
 
-    def all_squared(steps: dict[int, int]) -> Any:
-        zero = np.zeros((len(values), len(values)))
-        return sum((_SCALES[step] ** 2 * apart[number] for number, step in steps.items()), zero)
-
-    squared = all_squared(steps)
-    best = worth(squared, noise)
-    for _ in range(_SWEEPS):
-        before = best
-        for number in used:
-            now = steps[number]
-            for step in {max(now - 1, 0), min(now + 1, len(_SCALES) - 1), 0 if now else _BEGIN} - {now}:
-                changed = _SCALES[step] ** 2 - _SCALES[steps[number]] ** 2
-                tried = np.maximum(squared + changed * apart[number], 0.0)
-                found = worth(tried, noise)
-                if found > best:
-                    best, squared, steps[number] = found, tried, step
-        for step in (noise - 1, noise + 1):
-            if 0 <= step < len(_NOISES) and (found := worth(squared, step)) > best:
-                best, noise = found, step
-        if best - before < 1e-6:
-            break
-    scales = np.zeros(points.shape[1])
-    for number, step in steps.items():
-        scales[number] = _SCALES[step]
-    return scales, _NOISES[noise]
-
-
-def _log_likelihood(correlation: Any, values: Any, noise: float) -> float:
-    """Of the values, with the variance that makes it largest; a constant is left away."""
-    import numpy as np
-
-    count = len(values)
-    factor = np.linalg.cholesky(correlation + noise * np.eye(count))
-    whitened = np.linalg.solve(factor, values)
-    variance = float(whitened @ whitened) / count
-    return -0.5 * count * float(np.log(variance + _LEAST_VARIANCE)) - float(np.log(np.diag(factor)).sum())
+    logs = np.log([*[_BEGIN] * used.sum(), _USUAL])
+    bounds = np.log([*[(_LEAST, _MOST)] * used.sum(), (_QUIET, _LOUD)])
+    found = np.exp(minimize(unlikely, logs, jac=True, bounds=bounds, options={"maxiter": _STEPS}).x)
+    scales = np.zeros(len(used))
+    scales[used] = np.where(found[:-1] > 1.01 * _LEAST, found[:-1], 0.0)
+    return scales, float(found[-1])
 
 
 def _noises(correlation: Any, values: Any, noise: float) -> Any:

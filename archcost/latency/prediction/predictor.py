@@ -104,9 +104,6 @@ class Predictor:
         Raises:
             PredictionError: the path cannot execute it, or too little was measured.
         """
-        reason = self.why_not(spec, path)
-        if reason is not None:
-            raise PredictionError(f"no prediction: {reason}; measure more on this machine")
         return self.best(spec, [path])
 
     def best(self, spec: ConvSpec, paths: Iterable[str] | None = None) -> Prediction:
@@ -119,22 +116,21 @@ class Predictor:
 
         if paths is None:
             paths = [path for path, _ in self._groups if path in available()]
-        named = list(dict.fromkeys(paths))
-        found = [self._one(spec, path) for path in named if self.why_not(spec, path) is None]
+        found: list[tuple[float, Fit, Work]] = []
+        refused = []
+        for path in dict.fromkeys(paths):
+            why, fit = self.why_not(spec, path), self._of(path, kind_of(spec))
+            if why is None and isinstance(fit, Fit):
+                work = work_of(spec, path, self._itemsize)
+                found.append((fit.corrected(work, features_of(spec, path, work)), fit, work))
+            else:
+                refused.append(why or "")
         if not found:
-            said = "; ".join(filter(None, (self.why_not(spec, path) for path in named)))
-            raise PredictionError(
-                f"no prediction: {said or 'nothing was measured'}; measure more on this machine"
-            )
+            said = "; ".join(refused) or "nothing was measured"
+            raise PredictionError(f"no prediction: {said}; measure more on this machine")
+        # The error of a fit takes longest to find, and only that of the chosen one is wanted.
         seconds, fit, work = min(found, key=lambda one: one[0])
         return Prediction(seconds, fit.error, fit.path, self._layout, not fit.covers(work))
-
-    def _one(self, spec: ConvSpec, path: str) -> tuple[float, Fit, Work]:
-        """The error of a fit takes longest to find, and only that of the chosen one is wanted."""
-        fit = self._of(path, kind_of(spec))
-        assert isinstance(fit, Fit)
-        work = work_of(spec, path, self._itemsize)
-        return fit.corrected(work, features_of(spec, path, work)), fit, work
 
     def _of(self, path: str, kind: str) -> Fit | str:
         key = (path, kind)

@@ -8,17 +8,20 @@ memory (Williams, Waterman and Patterson, "Roofline", 2009). Where four times fe
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any, Literal
 
 from archcost.errors import InputError
 from archcost.latency.store.fingerprint import Fingerprint, fingerprint
+from archcost.latency.store.kinds import ROOFLINE
 from archcost.latency.store.measurement import Key, Measurement
 from archcost.latency.store.store import Store
-from archcost.latency.timing.clock import Timing, compare_calls
-from archcost.latency.timing.deadline import Deadline, TooLittleTime, now
+from archcost.latency.timing.clock import compare_calls
+from archcost.latency.timing.deadline import Deadline, TooLittleTime
+from archcost.latency.timing.engine import once
 from archcost.latency.timing.settings import settings
+from archcost.latency.timing.thresholds import LONG_S, ROUNDS
 from archcost.spec import ConvSpec
 from archcost.trace.inputs import as_dtype
 
@@ -29,13 +32,11 @@ __all__ = ["COPY", "PRODUCT", "Roofline", "bytes_moved", "measure_roofline"]
 
 # In the store they stand beside the convolutions: a product of n x n matrices is a 1x1 convolution of n
 # channels on n positions, and a copy of n numbers one of a single channel.
-PRODUCT, COPY = "roofline-product", "roofline-copy"
+PRODUCT, COPY = "product", "copy"
 
 _SIDES = (512, 1024, 2048, 4096)
+# Of the multiplications from one side to the next.
 _GROWTH = 8
-# A product that takes this long is large enough: what is not the product no longer counts.
-_LONG_S = 0.05
-_LEAST_COPY, _MOST_COPY = 2**25, 2**29
 
 
 @dataclass(frozen=True)
@@ -76,13 +77,9 @@ class Roofline:
         return self.attainable(multiplications, moved) / seconds
 
     def __str__(self) -> str:
-        state = (
-            f"{self.threads} thread{'s' * (self.threads != 1)}, {self.dtype}{', DISTURBED' * self.disturbed}"
-        )
-        return (
-            f"{self.macs_per_second / 1e9:.1f} G multiply-adds/s, {self.bytes_per_second / 1e9:.1f} GB/s, "
-            f"{state}; {self.device}"
-        )
+        speeds = f"{self.macs_per_second / 1e9:.1f} G multiply-adds/s, {self.bytes_per_second / 1e9:.1f} GB/s"
+        threads = f"{self.threads} thread{'s' * (self.threads != 1)}"
+        return f"{speeds}, {threads}, {self.dtype}{', DISTURBED' * self.disturbed}; {self.device}"
 
 
 def bytes_moved(spec: ConvSpec, itemsize: int = 4) -> int:
@@ -137,23 +134,18 @@ def _stored(store: Store, device: Fingerprint, dtype: str, threads: int) -> Roof
 
     found: dict[str, Measurement] = {}
     for one in sorted(store.all(device.hash), key=lambda one: one.measured_at):
-        if (one.key.dtype, one.key.threads) == (dtype, threads) and one.key.path in (PRODUCT, COPY):
+        if (one.key.dtype, one.key.threads, one.key.kind) == (dtype, threads, ROOFLINE):
             found[one.key.path] = one
-    if len(found) < 2:
+    if not {PRODUCT, COPY} <= found.keys():
         return None
     return _roofline(found[PRODUCT], found[COPY], getattr(torch, dtype).itemsize)
 
 
 def _roofline(product: Measurement, copy: Measurement, itemsize: int) -> Roofline:
-    key = product.key
-    return Roofline(
-        macs_per_second=key.spec.macs / product.median_s,
-        bytes_per_second=2 * itemsize * copy.key.spec.neurons / copy.median_s,
-        threads=key.threads,
-        dtype=key.dtype,
-        device=product.device,
-        disturbed=product.disturbed or copy.disturbed,
-    )
+    key, moved = product.key, 2 * itemsize * copy.key.spec.neurons
+    peak, bandwidth = key.spec.macs / product.median_s, moved / copy.median_s
+    disturbed = product.disturbed or copy.disturbed
+    return Roofline(peak, bandwidth, key.threads, key.dtype, product.device, disturbed)
 
 
 def _measured(
@@ -166,26 +158,21 @@ def _measured(
 ) -> tuple[Measurement, Measurement]:
     import torch
 
-    clock: Literal["cpu", "wall"] = "cpu" if threads == 1 else "wall"
-
-    def timed(call: Callable[[], Any]) -> Timing:
+    def timed(path: str, spec: ConvSpec, call: Callable[[], Any]) -> Measurement:
         which: Literal["thread", "process"] = "thread" if threads == 1 else "process"
         how: Any = {"seconds": seconds / 2, "deadline": deadline, "cpu_clock": which}
-        found = compare_calls({"it": call}, rounds=25, **how)
+        found = compare_calls({path: call}, rounds=ROUNDS, **how)
         if not found:
             raise TooLittleTime("the time was up before the roofline was measured")
-        return found["it"]
+        key = Key(device.hash, spec, name, path, threads=threads, kind=ROOFLINE)
+        return Measurement.of(key, found[path], device)
 
-    side, product = _product(dtype, deadline)
-    of_product = ConvSpec(side, side, 1, input_size=(side,), bias=False)
-    numbers = _copy_bytes(device) // dtype.itemsize
-    of_copy = ConvSpec(1, 1, 1, input_size=(numbers,), bias=False)
-    key = Key(device.hash, of_product, name, PRODUCT, threads=threads)
-    of = Measurement.of
-    first = of(key, timed(product), device, clock=clock)
+    side, call = _product(dtype, deadline)
+    product = timed(PRODUCT, ConvSpec(side, side, 1, input_size=(side,), bias=False), call)
+    numbers = device.beyond_caches_bytes // dtype.itemsize
     source, target = torch.zeros(numbers, dtype=dtype), torch.ones(numbers, dtype=dtype)
-    second_key = replace(key, spec=of_copy, path=COPY)
-    return first, of(second_key, timed(lambda: target.copy_(source)), device, clock=clock)
+    copy = ConvSpec(1, 1, 1, input_size=(numbers,), bias=False)
+    return product, timed(COPY, copy, lambda: target.copy_(source))
 
 
 def _product(dtype: torch.dtype, deadline: Deadline | None) -> tuple[int, Callable[[], Any]]:
@@ -204,14 +191,7 @@ def _product(dtype: torch.dtype, deadline: Deadline | None) -> tuple[int, Callab
             return torch.mm(a, b, out=into)
 
         call()
-        start = now()
-        call()
-        took = now() - start
-        if took >= _LONG_S:
+        took = once(call)
+        if took >= LONG_S:
             break
     return side, call
-
-
-def _copy_bytes(device: Fingerprint) -> int:
-    """Of each of the two blocks: together four times the largest cache, within reason."""
-    return min(_MOST_COPY, max(_LEAST_COPY, 2 * device.last_cache_bytes))

@@ -12,7 +12,7 @@ import sqlite3
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
@@ -27,8 +27,16 @@ except ImportError:  # Windows: a file that is open there cannot be renamed, whi
 __all__ = ["Database"]
 
 _APPLICATION = 0x61726363  # "arcc", in the file's header
-_BUSY = ("locked", "busy")
-_SPOILT = ("not a database", "malformed", "corrupt", "encrypted")
+# Result codes of SQLite (sqlite.org/rescode.html), most of which the module names from Python 3.11 on.
+_ERROR, _BUSY, _LOCKED, _CORRUPT, _NOTADB = 1, 5, 6, 11, 26
+_WAITS = (_BUSY, _LOCKED)
+# Of our statements, all of them right, only a table that somebody changed makes an error of logic.
+_SPOILT = (_ERROR, _CORRUPT, _NOTADB)
+_CODES = {
+    **{"locked": _LOCKED, "busy": _BUSY, "not a database": _NOTADB, "encrypted": _NOTADB},
+    **{"malformed": _CORRUPT, "corrupt": _CORRUPT},
+    **{"no such table": _ERROR, "no such column": _ERROR, "has no column": _ERROR},
+}
 _MEMORY = ":memory:"
 _Result = TypeVar("_Result")
 # Connections of a parent process: a child must not even close them.
@@ -46,14 +54,20 @@ class Database:
         path: of the file, or ``:memory:``.
         schema: the SQL that makes an empty file ours.
         version: of the schema; a file of a later one is refused, untouched.
+        upgrades: by version, what makes a file of it one of the next, in a transaction of their own.
         patience: seconds to wait for another process.
     """
 
-    def __init__(self, path: str, schema: str, version: int, patience: float = 30.0) -> None:
-        self.path = path
-        self.schema = schema
-        self.version = version
-        self.patience = patience
+    def __init__(
+        self,
+        path: str,
+        schema: str,
+        version: int,
+        upgrades: Mapping[int, Callable[[sqlite3.Connection], None]],
+        patience: float = 30.0,
+    ) -> None:
+        self.path, self.schema, self.version = path, schema, version
+        self.upgrades, self.patience = upgrades, patience
         self._connection: sqlite3.Connection | None = None
         self._opened: tuple[int, ...] = ()
         self._lock = threading.RLock()
@@ -72,39 +86,35 @@ class Database:
         """
         with self._lock:
             try:
-                return self._patiently(lambda: self._transaction(work, writes))
+                return self._patiently(work, writes)
             except (sqlite3.DatabaseError, _Foreign) as error:
-                reason = _spoilt(error)
-                if reason is None or self.path == _MEMORY:
+                if self.path == _MEMORY or not _spoilt(error):
                     raise self._said(error) from error
-                self._set_aside(reason)
+                self._set_aside(str(error))
             try:
-                return self._patiently(lambda: self._transaction(work, writes))
+                return self._patiently(work, writes)
             except (sqlite3.DatabaseError, _Foreign) as error:
                 raise self._said(error) from error
 
-    def _transaction(self, work: Callable[[sqlite3.Connection], _Result], writes: bool) -> _Result:
-        connection = self._connected()
-        connection.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
-        try:
-            result = work(connection)
-            connection.execute("COMMIT")
-        except BaseException:
-            with suppress(sqlite3.Error):
-                connection.execute("ROLLBACK")
-            raise
-        return result
-
-    def _patiently(self, work: Callable[[], _Result]) -> _Result:
+    def _patiently(self, work: Callable[[sqlite3.Connection], _Result], writes: bool) -> _Result:
         """SQLite waits for most locks by itself, but not for all: not while a log is recovered."""
-        deadline = time.monotonic() + self.patience
-        while True:
+        for last in self._attempts():
             try:
-                return work()
+                connection = self._connected()
+                with _transaction(connection, writes):
+                    return work(connection)
             except sqlite3.OperationalError as error:
-                if not any(word in str(error) for word in _BUSY) or time.monotonic() > deadline:
+                if last or _code(error) not in _WAITS:
                     raise
+        raise AssertionError("the last attempt returns or raises")
+
+    def _attempts(self) -> Iterator[bool]:
+        """One after another while there is patience; True for the last."""
+        deadline = time.monotonic() + self.patience
+        while time.monotonic() < deadline:
+            yield False
             time.sleep(random.uniform(0.001, 0.02))
+        yield True
 
     def _connected(self) -> sqlite3.Connection:
         """The connection; a new one where this process was forked, or the file is another one now."""
@@ -163,12 +173,17 @@ class Database:
             )
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
-        if application != _APPLICATION:
-            connection.execute("BEGIN IMMEDIATE")
-            connection.execute(self.schema)
-            connection.execute(f"PRAGMA application_id = {_APPLICATION}")
+        if application == _APPLICATION and version == self.version:
+            return
+        # One that is interrupted here leaves the file as it was.
+        with _transaction(connection, writes=True):
+            if application != _APPLICATION:
+                connection.execute(self.schema)
+                connection.execute(f"PRAGMA application_id = {_APPLICATION}")
+            else:
+                for step in range(number("user_version"), self.version):
+                    self.upgrades[step](connection)
             connection.execute(f"PRAGMA user_version = {self.version}")
-            connection.execute("COMMIT")
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -181,15 +196,14 @@ class Database:
             return
         folder = os.open(Path(self.path).parent, os.O_RDONLY)
         try:
-            deadline = time.monotonic() + self.patience
-            while time.monotonic() < deadline:
+            for _ in self._attempts():
                 try:
                     fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
                 except BlockingIOError:
-                    time.sleep(random.uniform(0.001, 0.02))
+                    continue
                 except OSError:
-                    break  # some network file systems have no such locks; SQLite has its own
+                    pass  # some network file systems have no such locks; SQLite has its own
+                break
             yield
         finally:
             os.close(folder)
@@ -220,17 +234,33 @@ class Database:
         )
 
     def _said(self, error: Exception) -> StoreError:
-        what = "; another process holds it" if any(word in str(error) for word in _BUSY) else ""
+        what = "; another process holds it" if _code(error) in _WAITS else ""
         return StoreError(
             f"the store {self.path} cannot be used: {error}{what}. Name another file by ARCHCOST_STORE, or "
             f"':memory:' to keep nothing"
         )
 
 
-def _spoilt(error: Exception) -> str | None:
-    """Why the file itself is of no use; None where the error has another reason."""
-    if isinstance(error, _Foreign) or any(word in str(error) for word in _SPOILT):
-        return str(error)
-    # A table that we made lacks a column: somebody changed it.
-    changed = ("no such table", "no such column", "has no column")
-    return str(error) if any(word in str(error) for word in changed) else None
+@contextmanager
+def _transaction(connection: sqlite3.Connection, writes: bool) -> Iterator[None]:
+    connection.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        with suppress(sqlite3.Error):
+            connection.execute("ROLLBACK")
+        raise
+
+
+def _code(error: Exception) -> int:
+    """SQLite's primary result code; before Python 3.11 it is only told in words. 0 where there is none."""
+    code = getattr(error, "sqlite_errorcode", None)
+    if code is None:
+        return next((code for words, code in _CODES.items() if words in str(error)), 0)
+    return int(code) & 0xFF
+
+
+def _spoilt(error: Exception) -> bool:
+    """Whether the file itself is of no use, or the error has another reason."""
+    return isinstance(error, _Foreign) or _code(error) in _SPOILT

@@ -58,6 +58,11 @@ class Fingerprint:
         """The largest cache; 0 where the system does not tell."""
         return max((size for _, size in self.caches), default=0)
 
+    @property
+    def beyond_caches_bytes(self) -> int:
+        """Twice the largest cache, within reason: what is read over so much comes from memory."""
+        return min(2**29, max(2**25, 2 * self.last_cache_bytes))
+
     def __str__(self) -> str:
         caches = ", ".join(f"{name} {_binary(size)}" for name, size in self.caches)
         processor = f"{self.cpu}, {self.cores} core{'s' * (self.cores != 1)}" + (f", {caches}" * bool(caches))

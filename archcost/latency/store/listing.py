@@ -13,7 +13,7 @@ from archcost.report.columns import milliseconds, number, words, yes
 from archcost.report.document import Asked, Column, Document, Table, choose, ordered
 from archcost.report.result import Result
 from archcost.report.text import visible
-from archcost.report.units import bytes_text, error_text, shape_text
+from archcost.report.units import bytes_text, error_text
 
 if TYPE_CHECKING:
     from archcost.latency.store.store import Store
@@ -65,14 +65,6 @@ def listed(store: Store) -> Stored:
     return Stored(store.path, tuple(store.all()))
 
 
-def _each(values: tuple[int, ...]) -> str:
-    return str(values[0]) if len(set(values)) == 1 else shape_text(values)
-
-
-def _side(side: int | tuple[int, int]) -> str:
-    return str(side) if isinstance(side, int) else f"{side[0]}+{side[1]}"
-
-
 def _when(one: Measurement) -> str:
     return datetime.fromtimestamp(one.measured_at, timezone.utc).isoformat(timespec="seconds")
 
@@ -86,6 +78,7 @@ MEASUREMENT_COLUMNS: tuple[Column, ...] = (
         keep=100,
     ),
     words("path", "Path", "The way it was executed", lambda one: one.key.path, keep=90),
+    words("kind", "Kind", "In what the time was taken", lambda one: one.key.kind, keep=45),
     words("dtype", "Dtype", "Of input and weights", lambda one: one.key.dtype, keep=60),
     words("layout", "Layout", "Of the input", lambda one: one.key.layout, keep=70),
     number("threads", "Threads", "Of PyTorch", str, lambda one: one.key.threads, dtype="int64", keep=65),

@@ -12,10 +12,12 @@ from typing import Any, Literal
 
 from archcost.errors import ArchcostError
 from archcost.latency.store.fingerprint import Fingerprint
-from archcost.latency.timing.clock import Timing, interquartile
+from archcost.latency.store.kinds import PATH, kind_and_path
+from archcost.latency.timing.clock import Timing
+from archcost.latency.timing.engine import clock_for
 from archcost.spec import ConvSpec
 
-__all__ = ["Key", "Measurement", "StoreError", "from_record", "spec_from_json", "spec_json"]
+__all__ = ["Key", "Measurement", "OldKey", "StoreError", "from_record", "spec_from_json", "spec_json"]
 
 CLOCKS = ("cpu", "wall", "cuda")
 
@@ -37,11 +39,23 @@ class Key:
     layout: str = "contiguous"
     """Of the input: ``contiguous`` or ``channels_last``."""
     threads: int = 1
+    kind: str = PATH
+    """See `archcost.latency.store.kinds`."""
 
     @cached_property
-    def columns(self) -> tuple[str, str, str, str, int, str]:
+    def columns(self) -> tuple[str, str, str, str, int, str, str]:
         """As the store has them: the spec as JSON in one fixed form."""
-        return (self.fingerprint, spec_json(self.spec), self.dtype, self.layout, self.threads, self.path)
+        spec = spec_json(self.spec)
+        return (self.fingerprint, spec, self.dtype, self.layout, self.threads, self.path, self.kind)
+
+
+@dataclass(frozen=True)
+class OldKey(Key):
+    """One whose kind is said by its path's name, as in version 1."""
+
+    def __post_init__(self) -> None:
+        kind, path = kind_and_path(self.path)
+        vars(self).update(kind=kind, path=path)
 
 
 @dataclass(frozen=True)
@@ -81,26 +95,17 @@ class Measurement:
         timing: Timing,
         device: Fingerprint,
         *,
-        clock: Literal["cpu", "wall"] = "cpu",
+        clock: Literal["cpu", "wall"] | None = None,
         error: float | None = None,
         workspace_bytes: int | None = None,
     ) -> Measurement:
-        """From what `compare_calls` gives; ``clock`` chooses which of its two times counts."""
-        median, spread = timing.median, timing.spread
-        if clock == "wall":
-            median, spread = timing.wall_median, interquartile(timing.wall_seconds)
+        """From what `compare_calls` gives, by the clock that counts for the key's threads, or another."""
+        clock = clock or clock_for(key.threads)
+        took = timing.by(clock)
+        spread = None if math.isnan(took.spread_s) else took.spread_s
         return cls(
-            key=key,
-            device=str(device),
-            median_s=median,
-            spread_s=None if math.isnan(spread) else spread,
-            samples=timing.kept,
-            dropped=timing.dropped,
-            clock=clock,
-            torch=device.torch,
-            disturbed=timing.disturbed,
-            error=error,
-            workspace_bytes=workspace_bytes,
+            *(key, str(device), took.median_s, spread, took.samples, took.dropped, clock, device.torch),
+            *(took.disturbed, error, workspace_bytes),
         )
 
     def record(self) -> dict[str, Any]:
@@ -137,6 +142,9 @@ def from_record(record: Any) -> Measurement:
         raise StoreError(f"no measurement: {record!r} is no object with names")
     of_key = [one.name for one in fields(Key)]
     of_value = [one.name for one in fields(Measurement) if one.name != "key"]
+    if "kind" not in record and isinstance(record.get("path"), str):  # a line of version 1
+        kind, path = kind_and_path(record["path"])
+        record = {**record, "kind": kind, "path": path}
     missing = [name for name in (*of_key, *of_value) if name not in record]
     unknown = [str(name) for name in record if name not in of_key and name not in of_value]
     if missing or unknown:
@@ -173,29 +181,26 @@ def _leaves(value: Any) -> list[Any]:
 def _wrong(found: Measurement) -> str | None:
     """What is wrong with the values, in words; SQLite would take them all."""
     key = found.key
-    texts = ("device", "torch")
-    for name, value in [*((n, getattr(found, n)) for n in texts), *_texts(key)]:
-        if not isinstance(value, str):
-            return f"{name} must be text, got {value!r}"
+    values = {**vars(key), **vars(found)}
+    for name in ("device", "torch", "fingerprint", "dtype", "layout", "path", "kind"):
+        if not isinstance(values[name], str):
+            return f"{name} must be text, got {values[name]!r}"
     if not isinstance(key.spec, ConvSpec):
         return f"spec must be a ConvSpec, got {key.spec!r}"
     if not isinstance(found.disturbed, bool):
         return f"disturbed must be true or false, got {found.disturbed!r}"
     if found.clock not in CLOCKS:
         return f"clock must be one of {', '.join(CLOCKS)}, got {found.clock!r}"
-    counts = [("threads", key.threads, 1), ("samples", found.samples, 1), ("dropped", found.dropped, 0)]
-    if found.workspace_bytes is not None:
-        counts.append(("workspace_bytes", found.workspace_bytes, 0))
-    for name, number, least in counts:
-        if type(number) is not int or not least <= number < 2**63:
+    for name, least in {"threads": 1, "samples": 1, "dropped": 0, "workspace_bytes": 0}.items():
+        number = values[name]
+        unknown = number is None and name == "workspace_bytes"
+        if not unknown and (type(number) is not int or not least <= number < 2**63):
             return f"{name} must be a whole number, at least {least}, got {number!r}"
-    numbers = [("median_s", found.median_s), ("measured_at", found.measured_at)]
-    numbers += [(n, getattr(found, n)) for n in ("spread_s", "error") if getattr(found, n) is not None]
-    for name, value in numbers:
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < math.inf:
-            return f"{name} must be a number, at least 0, got {value!r}"
+    for name in ("median_s", "measured_at", "spread_s", "error"):
+        number = values[name]
+        unknown = number is None and name in ("spread_s", "error")
+        if not unknown and (
+            not isinstance(number, (int, float)) or isinstance(number, bool) or not 0 <= number < math.inf
+        ):
+            return f"{name} must be a number, at least 0, got {number!r}"
     return None
-
-
-def _texts(key: Key) -> list[tuple[str, Any]]:
-    return [(name, getattr(key, name)) for name in ("fingerprint", "dtype", "layout", "path")]

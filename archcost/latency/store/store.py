@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from archcost.latency.store.database import Database
+from archcost.latency.store.kinds import kind_and_path
 from archcost.latency.store.measurement import Key, Measurement, StoreError, from_record, spec_from_json
 
 __all__ = ["Key", "Measurement", "Store", "StoreError", "default_path", "opened"]
 
-VERSION = 1
-_KEY = ("fingerprint", "spec", "dtype", "layout", "threads", "path")
+VERSION = 2
+_KEY = ("fingerprint", "spec", "dtype", "layout", "threads", "path", "kind")
 _VALUES = (
     *("device", "median_s", "spread_s", "samples", "dropped", "clock", "torch"),
     *("disturbed", "error", "workspace_bytes", "measured_at"),
@@ -30,11 +31,11 @@ _VALUES = (
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS measurements (
     fingerprint TEXT NOT NULL, spec TEXT NOT NULL, dtype TEXT NOT NULL, layout TEXT NOT NULL,
-    threads INTEGER NOT NULL, path TEXT NOT NULL,
+    threads INTEGER NOT NULL, path TEXT NOT NULL, kind TEXT NOT NULL,
     device TEXT NOT NULL, median_s REAL NOT NULL, spread_s REAL, samples INTEGER NOT NULL,
     dropped INTEGER NOT NULL, clock TEXT NOT NULL, torch TEXT NOT NULL,
     disturbed INTEGER NOT NULL, error REAL, workspace_bytes INTEGER, measured_at REAL NOT NULL,
-    PRIMARY KEY (fingerprint, spec, dtype, layout, threads, path)
+    PRIMARY KEY (fingerprint, spec, dtype, layout, threads, path, kind)
 ) WITHOUT ROWID
 """
 _COLUMNS = ", ".join((*_KEY, *_VALUES))
@@ -44,6 +45,21 @@ _PUT = (
     f"{', '.join(f'{name} = excluded.{name}' for name in _VALUES)} "
     f"WHERE excluded.measured_at >= measured_at"
 )
+
+
+def _kinds_out_of_paths(connection: sqlite3.Connection) -> None:
+    """From version 1 to 2: the kind in a path's name gets a column of its own."""
+    old = (*_KEY[:-1], *_VALUES)
+    rows = connection.execute(f"SELECT {', '.join(old)} FROM measurements").fetchall()
+    connection.execute("DROP TABLE measurements")
+    connection.execute(_SCHEMA)
+    at = old.index("path")
+    connection.executemany(_PUT, (_with_kind(row, at) for row in rows))
+
+
+def _with_kind(row: tuple[Any, ...], at: int) -> tuple[Any, ...]:
+    kind, path = kind_and_path(row[at])
+    return (*row[:at], path, kind, *row[at + 1 :])
 
 
 def default_path() -> str:
@@ -65,7 +81,7 @@ class Store:
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
         self.path = default_path() if path is None else os.fspath(path)
-        self._database = Database(self.path, _SCHEMA, VERSION)
+        self._database = Database(self.path, _SCHEMA, VERSION, {1: _kinds_out_of_paths})
 
     def __enter__(self) -> Store:
         return self
@@ -157,19 +173,11 @@ class Store:
         """
         if older_than is None and not other_devices:
             raise StoreError("prune: say what to remove: older_than, other_devices or both")
-        asked: list[str] = []
-        values: list[Any] = []
-        if older_than is not None:
-            asked.append("measured_at < ?")
-            values.append(time.time() - older_than.total_seconds())
-        if other_devices:
-            own = _own_fingerprints()
-            asked.append(f"fingerprint NOT IN ({', '.join('?' * len(own))})")
-            values.extend(own)
-        where = " OR ".join(asked)
-        return self._database.do(
-            lambda connection: connection.execute(f"DELETE FROM measurements WHERE {where}", values).rowcount
-        )
+        own = _own_fingerprints() if other_devices else []
+        before = 0.0 if older_than is None else time.time() - older_than.total_seconds()
+        elsewhere = f"{int(other_devices)} AND fingerprint NOT IN ({', '.join('?' * len(own))})"
+        query = f"DELETE FROM measurements WHERE measured_at < ? OR {elsewhere}"
+        return self._database.do(lambda connection: connection.execute(query, [before, *own]).rowcount)
 
     def _select(self, where: str, values: tuple[Any, ...]) -> list[Measurement]:
         def read(connection: sqlite3.Connection) -> list[Any]:

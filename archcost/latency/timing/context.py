@@ -8,35 +8,33 @@ children's calls is its own time: nothing of a pass belongs to nobody.
 from __future__ import annotations
 
 import math
-import random
-from collections.abc import Callable, Collection
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from functools import partial
 from statistics import median
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from archcost.errors import ArchcostError, InputError, ModelError
+from archcost.errors import InputError, ModelError
 from archcost.latency.store.fingerprint import fingerprint
-from archcost.latency.timing.deadline import FEWEST, Deadline, TooLittleTime, now
+from archcost.latency.timing import thresholds as limits
+from archcost.latency.timing.deadline import Deadline, TooLittleTime, now
+from archcost.latency.timing.engine import Span, Turns, clock_for, span
 from archcost.latency.timing.hooks import Route, hook_seconds, hooked, route_of
-from archcost.latency.timing.parts import CallTime, InContext, Span, span
+from archcost.latency.timing.parts import CallTime, InContext
+from archcost.latency.timing.passing import as_it_is, passed
 from archcost.latency.timing.settings import settings
-from archcost.latency.timing.stopwatch import CpuStopwatch, CudaStopwatch, Stopwatch, WallStopwatch
+from archcost.latency.timing.stopwatch import CpuStopwatch, CudaStopwatch, Lap, Stopwatch, WallStopwatch
 from archcost.trace.call import Call
 from archcost.trace.inputs import dtype_of
 from archcost.trace.modules import ModuleTree, check_initialised, check_model, is_training, walk
-from archcost.trace.state import Untouched, deeper_recursion, paused_gc
+from archcost.trace.state import paused_gc
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
 __all__ = ["time_in_context"]
-
-_MOST_ROUNDS = 10_000
-# Calls of a smaller share are not waited for.
-_SHARE = 0.02
 
 
 def time_in_context(
@@ -45,12 +43,12 @@ def time_in_context(
     *,
     seconds: float = 10.0,
     deadline: Deadline | None = None,
-    precision: float = 0.02,
+    precision: float = limits.PRECISION,
     threads: int | None = None,
     cores: Collection[int] | None = None,
     keep_blocks: bool = False,
     clock: Literal["cpu", "wall"] | None = None,
-    tolerance: float = 0.1,
+    tolerance: float = limits.TOLERANCE,
     watch: Stopwatch | None = None,
 ) -> InContext:
     """Time every module call of the model's forward pass, and the pass end to end, in turns in one run.
@@ -85,40 +83,25 @@ def time_in_context(
     call = Call.of(inputs).cloned()  # a model may write into its own
     device, enough = _device_of(tree, call), Deadline(seconds)
     with ExitStack() as stack:
-        untouched = stack.enter_context(Untouched(tree))
-        for module in tree.modules.values():
-            for buffer in module._buffers.values():
-                if buffer is not None and buffer.layout is torch.strided:
-                    untouched.keep(buffer.untyped_storage())
+        stack.enter_context(as_it_is(tree))
         stack.enter_context(settings(threads=threads, cores=cores, keep_blocks=keep_blocks))
-        stack.enter_context(torch.no_grad())
-        stack.enter_context(deeper_recursion())
         used = torch.get_num_threads()
-        watch = watch or _stopwatch(device, clock or ("cpu" if used == 1 else "wall"))
+        watch = watch or _stopwatch(device, clock or clock_for(used))
         run = _Passes(partial(model, *call.args, **call.kwargs), tree, watch, tolerance, deadline)
         run.warm_up(enough.within(seconds / 5))
         lap = 0.0 if watch.clock == "cuda" else hook_seconds(watch, deadline=deadline)
         stack.enter_context(paused_gc())
-        shuffle = random.Random(0).shuffle
-        look = FEWEST
-        while run.rounds < _MOST_ROUNDS and run.has_room():
-            if run.rounds >= FEWEST and enough.passed:
-                break
-            if run.rounds >= look:
-                if run.worst_precision() <= precision:
-                    break
-                # To look takes time as well: after a quarter more passes again.
-                look += max(1, look // 4)
-            run.one_round(shuffle)
-    times, route = run.call_times(lap)
+        run.run(enough, precision)
+    route, passes = run.usual()
+    cost = lap * len(route.laps)
     return InContext(
-        calls=times,
-        end_to_end=span(run.bare),
-        with_hooks=span([_whole(own) for own in run.routes[route].values()]),
-        hooks_cost=lap * len(route.laps),
-        paired_difference=run.paired_difference(route, lap * len(route.laps)),
-        passes=run.rounds,
-        other_routes=run.rounds - len(run.routes[route]),
+        calls=_call_times(route, passes, lap),
+        end_to_end=run.bare(),
+        with_hooks=span([one.whole for one in passes.values()]),
+        hooks_cost=cost,
+        paired_difference=run.paired_difference(passes, cost),
+        passes=run.turns.rounds,
+        other_routes=run.turns.rounds - len(passes),
         clock=watch.clock,
         device=str(fingerprint(str(device) if device.type == "cuda" else "cpu")),
         threads=used,
@@ -129,109 +112,125 @@ def time_in_context(
     )
 
 
-_Own = list[tuple[float, bool]]
+class _Pass(NamedTuple):
+    """One forward pass: with hooks, the time of each call on its route; without, no route and one time."""
+
+    route: Route | None
+    own: list[Lap]
+
+    @property
+    def interrupted(self) -> bool:
+        return any(one.interrupted for one in self.own)
+
+    @property
+    def whole(self) -> Lap:
+        return Lap(sum(one.seconds for one in self.own), self.interrupted)
 
 
-@dataclass
 class _Passes:
-    """The passes so far: those without hooks, and those with them, by the route they took."""
+    """The passes so far: those without hooks in turns with those with them."""
 
-    call: Callable[[], Any]
-    tree: ModuleTree
-    watch: Stopwatch
-    tolerance: float
-    deadline: Deadline | None = None
-    rounds: int = 0
-    cost: float = 0.0
-    """Duration of the last pass, in seconds of the wall clock."""
-    bare: _Own = field(default_factory=list)
-    routes: dict[Route, dict[int, _Own]] = field(default_factory=dict)
-    """By route, then by round."""
+    def __init__(
+        self,
+        call: Callable[[], Any],
+        tree: ModuleTree,
+        watch: Stopwatch,
+        tolerance: float,
+        deadline: Deadline | None,
+    ) -> None:
+        self.call, self.tree, self.watch, self.tolerance = call, tree, watch, tolerance
+        self.deadline = deadline
+        self.cost = 0.0
+        """Duration of the last pass, in seconds of the wall clock."""
+        self.turns = Turns({"bare": self._bare, "hooked": self._hooked})
 
     def warm_up(self, until: Deadline) -> None:
-        """Until two passes agree within 5 %, ten at most; then one with hooks. At least two.
+        """Until two passes agree, ten at most; then one with hooks. At least two.
 
         Raises:
             TooLittleTime: they show that there is no time for as many as are needed.
         """
-        last = self._bare()[0]
-        for _ in range(9):
+        last = self._bare().whole.seconds
+        for _ in range(limits.MOST_WARMING - 1):
             self._needs_time(1)
-            last, before = self._bare()[0], last
-            if abs(last - before) <= 0.05 * before or until.passed:
+            last, before = self._bare().whole.seconds, last
+            if abs(last - before) <= limits.STEADY * before or until.passed:
                 break
-        self._needs_time(1 + 2 * FEWEST)
+        self._needs_time(1 + 2 * limits.FEWEST)
         self._hooked()
 
-    def has_room(self) -> bool:
-        """Whether another round is likely to end in time; if there must be one, and is not, it raises."""
-        if self.rounds >= FEWEST:
-            return self.deadline is None or self.deadline.allows(2 * self.cost)
-        self._needs_time(2)
-        return True
+    def run(self, seconds: Deadline, precision: float) -> None:
+        """Five rounds at least; more until the times are known so well, or the seconds are up.
+
+        Raises:
+            TooLittleTime: there is no time for five.
+        """
+        look = limits.FEWEST
+
+        def enough() -> bool:
+            nonlocal look
+            rounds = self.turns.rounds
+            if rounds < limits.FEWEST:
+                self._needs_time(2)
+                return False
+            late = self.deadline is not None and not self.deadline.allows(2 * self.cost)
+            if rounds >= limits.MOST_PASSES or seconds.passed or late:
+                return True
+            if rounds < look:
+                return False
+            # To look takes time as well: after a quarter more passes again.
+            look += max(1, look // 4)
+            return self._worst_precision() <= precision
+
+        self.turns.run(enough)
 
     def _needs_time(self, passes: int) -> None:
         if self.deadline is not None and not self.deadline.allows(passes * self.cost):
+            few = limits.FEWEST
             raise TooLittleTime(
-                f"no time for {FEWEST} passes with hooks and {FEWEST} without, of {self.cost:.2g} s each"
+                f"no time for {few} passes with hooks and {few} without, of {self.cost:.2g} s each"
             )
 
-    def one_round(self, shuffle: Callable[[list[Any]], Any]) -> None:
-        turns: list[Callable[[], None]] = [self._keep_bare, self._keep_hooked]
-        shuffle(turns)
-        for turn in turns:
-            turn()
-        self.rounds += 1
+    def bare(self) -> Span:
+        """Of the passes without hooks."""
+        return span([one.whole for _, one in self.turns.samples["bare"]])
 
-    def worst_precision(self) -> float:
-        """Of the pass, and of the calls on its most frequent route that take some part of it."""
-        whole = span(self.bare)
-        most = max(self.routes.values(), key=len)
-        spans = [span(samples) for samples in zip(*most.values(), strict=True)]
-        large = [one for one in spans if one.median_s >= _SHARE * whole.median_s]
-        return max(one.precision for one in (whole, *large))
-
-    def call_times(self, lap: float) -> tuple[tuple[CallTime, ...], Route]:
-        """Each call of the most frequent route, with ``lap`` taken off each of its laps."""
-        route, passes = max(self.routes.items(), key=lambda item: len(item[1]))
-        if 2 * len(passes) <= self.rounds:
+    def usual(self) -> tuple[Route, dict[int, _Pass]]:
+        """The most frequent route, and the passes that took it by their rounds."""
+        routes: dict[Route, dict[int, _Pass]] = {}
+        for number, one in self.turns.samples["hooked"]:
+            assert one.route is not None
+            routes.setdefault(one.route, {})[number] = one
+        route, passes = max(routes.items(), key=lambda item: len(item[1]))
+        if 2 * len(passes) <= self.turns.rounds:
             raise ModelError(
-                f"the forward pass takes another route through its modules each time ({len(self.routes)} "
-                f"in {self.rounds} passes), so that no call can be timed twice. If that is dropped layers, "
-                f"put the model in evaluation mode: model.eval()"
+                f"the forward pass takes another route through its modules each time ({len(routes)} "
+                f"in {self.turns.rounds} passes), so that no call can be timed twice. If that is dropped "
+                f"layers, put the model in evaluation mode: model.eval()"
             )
-        laps = [0] * len(route.calls)
-        for owner in route.laps:
-            laps[owner] += 1
-        seen: dict[str, int] = {}
-        times = []
-        for call, number, samples in zip(route.calls, laps, zip(*passes.values(), strict=True), strict=True):
-            found: Span = span([(max(0.0, took - number * lap), cut) for took, cut in samples])
-            nth = seen[call.name] = seen.get(call.name, -1) + 1
-            times.append(CallTime(**vars(found), name=call.name, type=call.type, call=nth, leaf=call.leaf))
-        return tuple(times), route
+        return route, passes
 
-    def paired_difference(self, route: Route, cost: float) -> float:
+    def _worst_precision(self) -> float:
+        """Of the pass, and of the calls on its most frequent route that take some part of it."""
+        whole = self.bare()
+        spans = [span(laps) for laps in _by_call(self.usual()[1])]
+        return max(one.precision for one in (whole, *spans) if one.median_s >= limits.LARGE * whole.median_s)
+
+    def paired_difference(self, passes: Mapping[int, _Pass], cost: float) -> float:
         """Of the passes with hooks to those without, round by round."""
-        pairs = [(_whole(own)[0] - cost, self.bare[number][0]) for number, own in self.routes[route].items()]
-        return median([with_hooks / bare - 1 for with_hooks, bare in pairs if bare] or [math.nan])
+        bare = {number: one.whole.seconds for number, one in self.turns.samples["bare"]}
+        pairs = [(one.whole.seconds - cost, bare[number]) for number, one in passes.items()]
+        return median([with_hooks / without - 1 for with_hooks, without in pairs if without] or [math.nan])
 
-    def _keep_bare(self) -> None:
-        self.bare.append(self._bare())
-
-    def _keep_hooked(self) -> None:
-        route, own = self._hooked()
-        self.routes.setdefault(route, {})[self.rounds] = own
-
-    def _bare(self) -> tuple[float, bool]:
+    def _bare(self) -> _Pass:
         read = self.watch.read
         first = read()
         output = self._forward()
         lap = self.watch.laps([first, read()], self.tolerance)[0]
         del output  # what it takes to free the outputs is not the model's
-        return lap
+        return _Pass(None, [lap])
 
-    def _hooked(self) -> tuple[Route, _Own]:
+    def _hooked(self) -> _Pass:
         with hooked(self.watch) as events:
             output = self._forward()
         del output
@@ -240,23 +239,31 @@ class _Passes:
             raise ModelError(
                 "the model's hooks tell of no single forward pass: its __call__ is not PyTorch's"
             )
-        return route, route.own_times(self.watch.laps(events.readings, self.tolerance))
+        return _Pass(route, route.own_times(self.watch.laps(events.readings, self.tolerance)))
 
     def _forward(self) -> Any:
         start = now()
-        try:
-            output = self.call()
-            self.cost = now() - start
-            return output
-        except ArchcostError:
-            raise
-        except Exception as error:
-            said = f"{type(error).__name__}: {error}"
-            raise ModelError(f"the model cannot be timed, its forward pass raised {said}") from error
+        output = passed(self.call, "timed")
+        self.cost = now() - start
+        return output
 
 
-def _whole(own: _Own) -> tuple[float, bool]:
-    return sum(took for took, _ in own), any(cut for _, cut in own)
+def _by_call(passes: Mapping[int, _Pass]) -> Iterator[tuple[Lap, ...]]:
+    return zip(*(one.own for one in passes.values()), strict=True)
+
+
+def _call_times(route: Route, passes: Mapping[int, _Pass], lap: float) -> tuple[CallTime, ...]:
+    """Each call of the route, with ``lap`` taken off each of its laps."""
+    laps, seen = Counter(route.laps), Counter[str]()
+    times = []
+    for number, (call, samples) in enumerate(zip(route.calls, _by_call(passes), strict=True)):
+        off = laps[number] * lap
+        found = span([Lap(max(0.0, one.seconds - off), one.interrupted) for one in samples])
+        times.append(
+            CallTime(**vars(found), name=call.name, type=call.type, call=seen[call.name], leaf=call.leaf)
+        )
+        seen[call.name] += 1
+    return tuple(times)
 
 
 def _stopwatch(device: torch.device, clock: str) -> Stopwatch:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import time
 
 from archcost.errors import ArchcostError
+from archcost.latency.timing.thresholds import FEWEST
 
 __all__ = ["FEWEST", "Deadline", "TooLittleTime", "clock", "now"]
 
 clock = time.perf_counter
 """Seconds of the wall clock that all deadlines go by; tests put one in its place that they move."""
-
-FEWEST = 5
-"""Least samples, or pairs of them, for a result: with fewer, one interruption more would change it."""
 
 
 def now() -> float:

@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from archcost.latency.timing.deadline import FEWEST, Deadline
+from archcost.latency.timing.deadline import Deadline
+from archcost.latency.timing.engine import Turns
 from archcost.latency.timing.stopwatch import Lap, Stopwatch
+from archcost.latency.timing.thresholds import FEWEST, HOOK_MODULES, HOOK_REPEATS
 from archcost.trace.modules import ModuleTree, type_name
 
 if TYPE_CHECKING:
@@ -40,13 +42,13 @@ class Route:
     calls: tuple[Call, ...]
     laps: tuple[int, ...]
 
-    def own_times(self, laps: list[Lap]) -> list[tuple[float, bool]]:
+    def own_times(self, laps: list[Lap]) -> list[Lap]:
         """Seconds of each call without those inside it, and whether any of its laps was interrupted."""
         seconds, interrupted = [0.0] * len(self.calls), [False] * len(self.calls)
         for owner, lap in zip(self.laps, laps, strict=True):
             seconds[owner] += lap.seconds
             interrupted[owner] |= lap.interrupted
-        return list(zip(seconds, interrupted, strict=True))
+        return list(map(Lap, seconds, interrupted))
 
 
 @dataclass
@@ -114,7 +116,10 @@ def route_of(marks: list[nn.Module | None], tree: ModuleTree) -> Route | None:
 
 
 def hook_seconds(
-    watch: Stopwatch, repeats: int = 15, modules: int = 64, deadline: Deadline | None = None
+    watch: Stopwatch,
+    repeats: int = HOOK_REPEATS,
+    modules: int = HOOK_MODULES,
+    deadline: Deadline | None = None,
 ) -> float:
     """What the hooks themselves cost a lap: a chain of modules that do little, in turns with and without.
 
@@ -131,19 +136,21 @@ def hook_seconds(
     chain = nn.Sequential(*(Little() for _ in range(modules)))
     x = torch.zeros(2**18)
 
-    def bare() -> float:
+    def bare() -> Lap:
         first = watch.read()
         chain(x)
-        return watch.laps([first, watch.read()], 0.0)[0].seconds
+        return watch.laps([first, watch.read()], 0.0)[0]
 
-    def watched() -> float:
+    def watched() -> Lap:
         with hooked(watch):
             return bare()
 
+    def enough() -> bool:
+        late = deadline is not None and deadline.passed
+        return turns.rounds >= (min(FEWEST, repeats) if late else repeats)
+
     watched()
-    differences: list[float] = []
-    while len(differences) < repeats and (
-        len(differences) < FEWEST or deadline is None or not deadline.passed
-    ):
-        differences.append(watched() - bare())
-    return max(0.0, median(differences)) / (2 * modules + 2)
+    turns = Turns({"bare": bare, "watched": watched})
+    turns.run(enough)
+    pairs = zip(turns.samples["watched"], turns.samples["bare"], strict=True)
+    return max(0.0, median(one.seconds - other.seconds for (_, one), (_, other) in pairs)) / (2 * modules + 2)

@@ -3,40 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import median
 from typing import TYPE_CHECKING, Literal
 
-from archcost.latency.timing.clock import interquartile
-from archcost.latency.timing.deadline import FEWEST
+from archcost.latency.timing.engine import Span
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["CallTime", "InContext", "Span", "span"]
-
-
-@dataclass(frozen=True)
-class Span:
-    """A time that was measured several times."""
-
-    median_s: float
-    spread_s: float
-    """The interquartile range; nan for a single sample."""
-    samples: int
-    """Those kept."""
-    dropped: int
-    """Those left out because they were interrupted."""
-    disturbed: bool
-    """Too few samples were not interrupted, so all were kept."""
-
-    @property
-    def precision(self) -> float:
-        """Half the width of the 95 % interval of the median, relative to it (McGill, Tukey and Larsen)."""
-        if self.samples < 2 or not self.median_s:
-            return math.inf if self.samples < 2 else 0.0
-        return 1.57 * self.spread_s / math.sqrt(self.samples) / self.median_s
+__all__ = ["CallTime", "InContext", "Span"]
 
 
 @dataclass(frozen=True)
@@ -138,12 +113,3 @@ class InContext:
         if self.other_routes:
             lines.append(f"{self.other_routes} passes called other modules and are left out")
         return "\n".join(lines)
-
-
-def span(samples: Sequence[tuple[float, bool]]) -> Span:
-    """Of ``(seconds, interrupted)``: the interrupted left out and counted, unless that leaves fewer than five
-    and less than half of them."""
-    quiet = [seconds for seconds, interrupted in samples if not interrupted]
-    disturbed = len(quiet) < FEWEST and 2 * len(quiet) < len(samples)
-    kept = [seconds for seconds, _ in samples] if disturbed else quiet
-    return Span(median(kept), interquartile(kept), len(kept), len(samples) - len(kept), disturbed)

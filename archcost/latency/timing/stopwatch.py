@@ -1,4 +1,4 @@
-"""What a stopwatch reads at the hooks of a forward pass: on the CPU at once, on CUDA after the pass."""
+"""What is read of the clocks: all of them around a sample; at the hooks of a forward pass, what is cheap."""
 
 from __future__ import annotations
 
@@ -7,15 +7,64 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
+from archcost.latency.timing.thresholds import GAP_NS
+
 try:
     import resource
 except ImportError:  # Windows has none: involuntary switches are unknown there
     resource = None  # type: ignore[assignment]
 
-__all__ = ["CpuStopwatch", "CudaStopwatch", "Lap", "Stopwatch", "WallStopwatch"]
+__all__ = [
+    *("CPU_CLOCKS", "Reading", "Sample", "between", "read", "step_of"),
+    *("CpuStopwatch", "CudaStopwatch", "Lap", "Stopwatch", "WallStopwatch"),
+]
 
-# A gap between wall and CPU time below this is the clocks' own reading; a processor taken away is more.
-_GAP_NS = 20_000
+CPU_CLOCKS = {"process": time.process_time_ns, "thread": time.thread_time_ns}
+
+
+class Reading(NamedTuple):
+    """All clocks at one moment, in nanoseconds, and the involuntary switches of all threads so far."""
+
+    wall: int
+    cpu: int
+    switches: int | None
+
+
+class Sample(NamedTuple):
+    """What passed between two readings, in seconds."""
+
+    wall: float
+    cpu: float
+    switches: int | None
+    """None where the platform does not count them."""
+    interrupted: bool
+
+
+def read(cpu_clock: str) -> Reading:
+    """All clocks now. RUSAGE_SELF counts every thread, ended ones too, in one call; the files of
+    /proc/self/task cost one read a thread and forget a thread that ends."""
+    usage = resource.getrusage(resource.RUSAGE_SELF) if resource is not None else None
+    return Reading(time.perf_counter_ns(), CPU_CLOCKS[cpu_clock](), usage and usage.ru_nivcsw)
+
+
+def between(
+    before: Reading, after: Reading, tolerance: float, step: float, switches_per_second: float
+) -> Sample:
+    """The sample that the two enclose; ``step`` is how far the CPU clock moves at a time."""
+    wall, cpu = (after.wall - before.wall) / 1e9, (after.cpu - before.cpu) / 1e9
+    known = before.switches is not None and after.switches is not None
+    switches: int | None = after.switches - before.switches if known else None  # type: ignore[operator]
+    switched = switches is not None and switches > switches_per_second * cpu
+    return Sample(wall, cpu, switches, switched or wall - cpu > tolerance * cpu + 2 * step)
+
+
+def step_of(cpu_clock: str) -> float:
+    """How far a clock moves at a time, in seconds: under a microsecond on Linux, 15.6 ms on Windows."""
+    clock = CPU_CLOCKS[cpu_clock]
+    start = clock()
+    while (now := clock()) == start:
+        pass
+    return (now - start) / 1e9
 
 
 class Lap(NamedTuple):
@@ -33,6 +82,10 @@ class Stopwatch:
 
     def laps(self, readings: list[Any], tolerance: float) -> list[Lap]:
         """The times between the readings, one fewer than they are."""
+        return [self.lap(before, after, tolerance) for before, after in pairwise(readings)]
+
+    def lap(self, before: Any, after: Any, tolerance: float) -> Lap:
+        """The time between two readings."""
         raise NotImplementedError
 
 
@@ -51,12 +104,9 @@ class CpuStopwatch(Stopwatch):
     ) -> None:
         self.read = lambda: (cpu(), wall())
 
-    def laps(self, readings: list[Any], tolerance: float) -> list[Lap]:
-        found = []
-        for (cpu, wall), (next_cpu, next_wall) in pairwise(readings):
-            took, passed = next_cpu - cpu, next_wall - wall
-            found.append(Lap(took / 1e9, passed - took > tolerance * took + _GAP_NS))
-        return found
+    def lap(self, before: Any, after: Any, tolerance: float) -> Lap:
+        took, passed = after[0] - before[0], after[1] - before[1]
+        return Lap(took / 1e9, passed - took > tolerance * took + GAP_NS)
 
 
 class WallStopwatch(Stopwatch):
@@ -72,9 +122,8 @@ class WallStopwatch(Stopwatch):
         count = switches or _switches
         self.read = lambda: (wall(), count())
 
-    def laps(self, readings: list[Any], tolerance: float) -> list[Lap]:
-        pairs = pairwise(readings)
-        return [Lap((after[0] - before[0]) / 1e9, after[1] != before[1]) for before, after in pairs]
+    def lap(self, before: Any, after: Any, tolerance: float) -> Lap:
+        return Lap((after[0] - before[0]) / 1e9, after[1] != before[1])
 
 
 class CudaStopwatch(Stopwatch):
@@ -90,15 +139,16 @@ class CudaStopwatch(Stopwatch):
             event.record(torch.cuda.current_stream(device))
             return event
 
-        self.device = device
-        self.read = read
+        self.device, self.read = device, read
 
     def laps(self, readings: list[Any], tolerance: float) -> list[Lap]:
         import torch
 
         torch.cuda.synchronize(self.device)
-        pairs = pairwise(readings)
-        return [Lap(before.elapsed_time(after) / 1e3, False) for before, after in pairs]
+        return super().laps(readings, tolerance)
+
+    def lap(self, before: Any, after: Any, tolerance: float) -> Lap:
+        return Lap(before.elapsed_time(after) / 1e3, False)
 
 
 def _switches() -> int:

@@ -25,7 +25,7 @@ from archcost.rewriting.rules.linear import (
     taps,
     upright,
 )
-from archcost.rewriting.survey.subjects import Subject
+from archcost.rewriting.survey.survey import Subject
 from archcost.spec import ConvSpec
 from archcost.weights.lowrank import leading, root
 from archcost.weights.moments import Moments

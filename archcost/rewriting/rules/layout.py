@@ -12,16 +12,16 @@ import torch
 from archcost.errors import ArchcostError, Refusal, RewriteError
 from archcost.latency.convolutions import Task, convolutions_of
 from archcost.latency.layers import verdict_of
-from archcost.latency.paths import COLD, PathTimes, is_rough
+from archcost.latency.paths import PathTimes, is_rough
 from archcost.latency.store.fingerprint import fingerprint
+from archcost.latency.store.kinds import PATH
 from archcost.latency.store.measurement import Measurement
 from archcost.latency.store.store import Store
 from archcost.merging.chain import Conv
 from archcost.paths.registry import get
 from archcost.rewriting.replacement import Replacement
 from archcost.rewriting.rule import Modules, Options, Rewrite, Weights, own_weights
-from archcost.rewriting.survey.subjects import Subject
-from archcost.rewriting.survey.survey import Survey
+from archcost.rewriting.survey.survey import Subject, Survey
 from archcost.weights.moments import Moments
 
 __all__ = ["NOT_MEASURED", "Layout"]
@@ -94,7 +94,7 @@ class _Times:
         tasks = {(one.task.spec, one.task.dtype): one.task for one in calls if one.task is not None}
         for one in store.all(fingerprint().hash):
             task = tasks.get((one.key.spec, one.key.dtype))
-            if task is not None and one.key.threads == threads and not one.key.path.endswith(COLD):
+            if task is not None and (one.key.threads, one.key.kind) == (threads, PATH):
                 self.found[task].append(one)
         ops = [op for op in survey.trace.ops if op.base == "aten.convolution"]
         self.tasks = {op.index: call.task for op, call in zip(ops, calls, strict=True)}

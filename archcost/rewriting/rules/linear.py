@@ -15,7 +15,7 @@ from archcost.errors import RewriteError
 from archcost.merging.chain import Chain, Conv
 from archcost.rewriting.replacement import Replacement
 from archcost.rewriting.rule import Factorisation, Options
-from archcost.rewriting.survey.subjects import Subject
+from archcost.rewriting.survey.survey import Subject
 from archcost.spec import ConvSpec
 
 __all__ = [

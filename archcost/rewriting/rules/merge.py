@@ -14,7 +14,7 @@ from archcost.rewriting.replacement import Replacement
 from archcost.rewriting.rule import Modules, Options, Rewrite, Weights
 from archcost.rewriting.survey.blocks import MOST_MACS, block_around, read_block
 from archcost.rewriting.survey.rows import Row, norm_before, row_of
-from archcost.rewriting.survey.subjects import Subject
+from archcost.rewriting.survey.survey import Subject
 from archcost.surgery.refusals import is_convolution
 from archcost.weights.moments import Moments
 

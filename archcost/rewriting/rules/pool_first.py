@@ -16,7 +16,7 @@ from archcost.rewriting.replacement import Replacement
 from archcost.rewriting.rule import Modules, Options, Rewrite, Weights, own_weights
 from archcost.rewriting.survey.behind import Behind, behind
 from archcost.rewriting.survey.pools import pool_of
-from archcost.rewriting.survey.subjects import Subject
+from archcost.rewriting.survey.survey import Subject
 from archcost.spec import ConvSpec
 from archcost.weights.moments import Moments
 

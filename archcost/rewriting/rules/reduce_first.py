@@ -22,7 +22,7 @@ from archcost.rewriting.rules.linear import (
     rank_for,
     taps,
 )
-from archcost.rewriting.survey.subjects import Subject
+from archcost.rewriting.survey.survey import Subject
 from archcost.spec import ConvSpec
 from archcost.trace.graph import Op, TensorRef, Trace
 from archcost.weights.moments import Moments

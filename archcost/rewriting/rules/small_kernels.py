@@ -26,7 +26,7 @@ from archcost.rewriting.rules.linear import (
     taps,
 )
 from archcost.rewriting.rules.stacking import exact_middle, jumps, parted, stages
-from archcost.rewriting.survey.subjects import Subject
+from archcost.rewriting.survey.survey import Subject
 from archcost.spec import ConvSpec
 from archcost.weights.lowrank import root
 from archcost.weights.moments import Moments

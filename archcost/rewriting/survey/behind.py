@@ -9,7 +9,7 @@ from archcost.merging.norms import inner_activation, is_norm, norm_problem
 from archcost.rewriting.survey.graph import Taker, is_elementwise, results_of, takers
 from archcost.rewriting.survey.movable import why_fixed
 from archcost.rewriting.survey.pools import POOLS, Pool, pool_of
-from archcost.rewriting.survey.subjects import Subject
+from archcost.rewriting.survey.survey import Subject
 from archcost.spec import ConvSpec
 
 __all__ = ["Behind", "behind"]

@@ -11,8 +11,7 @@ from archcost.errors import Refusal
 from archcost.merging.branches import Branches, branches_of
 from archcost.merging.chain import Kept, Step
 from archcost.rewriting.survey.movable import why_fixed
-from archcost.rewriting.survey.subjects import Subject
-from archcost.rewriting.survey.survey import Survey
+from archcost.rewriting.survey.survey import Subject, Survey
 from archcost.trace.graph import ModuleCall
 
 __all__ = ["MOST_MACS", "block_around", "read_block"]

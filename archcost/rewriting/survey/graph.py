@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from archcost.errors import Refusal
-from archcost.rewriting.survey.subjects import Subject
-from archcost.rewriting.survey.survey import Survey
+from archcost.rewriting.survey.survey import Subject, Survey
 from archcost.trace.graph import ModuleCall, Op, TensorRef, refs
 
 __all__ = ["Result", "Taker", "is_elementwise", "results_of", "takers"]

@@ -11,8 +11,7 @@ from archcost.latency.convolutions import convolutions_of
 from archcost.merging.chain import Activation, Chain, Conv, Kept, chain_field, resized
 from archcost.rewriting.proposal import Costs, lies_in
 from archcost.rewriting.replacement import Replacement
-from archcost.rewriting.survey.subjects import Subject
-from archcost.rewriting.survey.survey import Survey
+from archcost.rewriting.survey.survey import Subject, Survey
 from archcost.spec import ConvSpec, stacked_field
 from archcost.trace.graph import Op, TensorRef
 

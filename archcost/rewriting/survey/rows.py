@@ -13,7 +13,7 @@ from archcost.merging.norms import inner_activation, is_norm, norm_problem
 from archcost.merging.transposed import Transposed, begun
 from archcost.rewriting.survey.graph import Result, Taker, results_of, takers
 from archcost.rewriting.survey.movable import why_fixed
-from archcost.rewriting.survey.subjects import Subject
+from archcost.rewriting.survey.survey import Subject
 from archcost.trace.graph import refs
 
 __all__ = ["Row", "norm_before", "row_of"]

@@ -1,0 +1,41 @@
+"""Real passes of a model as it is: neither it nor its inputs are changed by them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from archcost.errors import ArchcostError, ModelError
+from archcost.trace.modules import ModuleTree
+from archcost.trace.state import Untouched, deeper_recursion
+
+__all__ = ["as_it_is", "passed"]
+
+
+@contextmanager
+def as_it_is(tree: ModuleTree) -> Iterator[None]:
+    """Run the model in here, without gradients: its buffers and the random states stay as they were."""
+    import torch
+
+    with Untouched(tree) as untouched, torch.no_grad(), deeper_recursion():
+        for module in tree.modules.values():
+            for buffer in module._buffers.values():
+                if buffer is not None and buffer.layout is torch.strided:
+                    untouched.keep(buffer.untyped_storage())
+        yield
+
+
+def passed(call: Callable[[], Any], what: str) -> Any:
+    """The output of a forward pass.
+
+    Raises:
+        ModelError: it raised; the model cannot be ``what``.
+    """
+    try:
+        return call()
+    except ArchcostError:
+        raise
+    except Exception as error:
+        said = f"{type(error).__name__}: {error}"
+        raise ModelError(f"the model cannot be {what}, its forward pass raised {said}") from error
