@@ -21,5 +21,7 @@ if ROOT not in ASKED_FOR:
     if importlib.util.find_spec("archcost") is None:
         sys.path[:] = PATH  # installed editable, or not at all
 
+# What is printed is as wide as in a pipe, also in the workers of pytest-xdist.
+os.environ.pop("COLUMNS", None)
 # The user's own store is neither read nor written, by no process that a test starts.
 os.environ["ARCHCOST_STORE"] = os.path.join(tempfile.mkdtemp(prefix="archcost-tests-"), "store.sqlite")
