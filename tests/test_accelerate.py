@@ -132,7 +132,8 @@ def test_what_is_folded_is_said(told):
 
 def test_a_report_is_a_table_a_frame_and_a_record(told):
     report = archcost.accelerate(small(), X).acceleration
-    assert report.to_text().startswith("Small  1 thread, float32, batch 2\n2.00x (")
+    threads = f"{report.threads} thread{'s' * (report.threads != 1)}"
+    assert report.to_text().startswith(f"Small  {threads}, float32, batch 2\n2.00x (")
     assert "winograd-2" in report.to_text()
     assert list(report.to_pandas()["name"]) == ["conv1", "conv2", "conv3"]
     assert json.loads(report.to_json())["layers"][0]["path"] == "winograd-2"

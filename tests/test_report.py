@@ -15,10 +15,10 @@ from rich.console import Console
 from torch import nn
 
 import archcost
-from archcost.analysis.columns import MODULE_COLUMNS, OPERATION_COLUMNS
-from archcost.analysis.notes import never_ran, shared
-from archcost.analysis.rows import Ledger
-from archcost.analysis.tree import span, tree
+from archcost.analysis.reports.columns import MODULE_COLUMNS, OPERATION_COLUMNS
+from archcost.analysis.reports.notes import never_ran, shared
+from archcost.analysis.reports.rows import Ledger
+from archcost.analysis.reports.tree import span, tree
 from archcost.errors import SpecError
 from archcost.report.document import Asked
 from archcost.report.terminal import show

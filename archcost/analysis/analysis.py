@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from archcost.analysis.document import document_of, flat
+from archcost.analysis.reports.analysis import document_of, flat
 from archcost.analysis.traced import TracedModel
 from archcost.cost.costs import Costs, cost_of
 from archcost.errors import ArchcostError, InputError, SpecError
@@ -207,7 +207,7 @@ class Analysis(TracedModel, Result):
         return cls(trace, cost_of(trace), name, notes)
 
     def document(self, asked: Asked) -> Document:
-        """The schema is stated in `archcost.analysis.document`."""
+        """The schema is stated in `archcost.analysis.reports.analysis`."""
         return document_of(self, asked)
 
     def flat(self, depth: int = 0, prefix: str = "") -> dict[str, int | float]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from archcost.analysis.analysis import Analysis, analysis_of
-from archcost.analysis.comparison_document import document_of
+from archcost.analysis.reports.comparison import document_of
 from archcost.errors import SpecError
 from archcost.report.document import Asked, Document
 from archcost.report.result import Result
@@ -79,7 +79,7 @@ class Comparison(Result):
         return () if a == b else (f"the inputs differ: a has {a}, b has {b}",)
 
     def document(self, asked: Asked) -> Document:
-        """The schema is stated in `archcost.analysis.comparison_document`."""
+        """The schema is stated in `archcost.analysis.reports.comparison`."""
         return document_of(self.a, self.b, self.notes, asked)
 
     def __repr__(self) -> str:

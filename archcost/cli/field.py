@@ -34,8 +34,8 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """The exit code."""
     from archcost.analysis.analysis import analyze
-    from archcost.analysis.notes import field_notes
     from archcost.analysis.receptive import FieldOfLayer, verify_field
+    from archcost.analysis.reports.notes import field_notes
 
     for path in filter(None, (args.plot, args.growth)):
         from archcost.plot.drawing.canvas import check_path

@@ -27,7 +27,8 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
-from archcost.latency.columns import (
+from archcost.latency.layers import LayerTime
+from archcost.latency.reports.columns import (
     DEFAULT_LAYER_COLUMNS,
     DEFAULT_PATH_COLUMNS,
     DEFAULT_PREDICTED_COLUMNS,
@@ -35,8 +36,7 @@ from archcost.latency.columns import (
     PATH_COLUMNS,
     predicted_columns,
 )
-from archcost.latency.layers import LayerTime
-from archcost.latency.notes import heading, notes_of
+from archcost.latency.reports.notes import heading, notes_of
 from archcost.latency.timed import TimedModel
 from archcost.report.document import Asked, Column, Document, Table, ordered
 from archcost.report.grid import Entry

@@ -30,7 +30,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from archcost.analysis.columns import (
+from archcost.analysis.reports.columns import (
     DEFAULT_MODULE_COLUMNS,
     DEFAULT_OPERATION_COLUMNS,
     MODULE_COLUMNS,
@@ -38,10 +38,10 @@ from archcost.analysis.columns import (
     Row,
     cells,
 )
-from archcost.analysis.notes import footnotes, heading, summary, units
-from archcost.analysis.rows import KINDS, Ledger, rows_of
+from archcost.analysis.reports.notes import footnotes, heading, summary, units
+from archcost.analysis.reports.rows import KINDS, Ledger, rows_of
+from archcost.analysis.reports.tree import tree
 from archcost.analysis.traced import TracedModel
-from archcost.analysis.tree import tree
 from archcost.report.document import TREE_DEPTH, Asked, Column, Document, Note, Table, at_least, ordered
 from archcost.report.grid import Entry, Grid, Piece
 from archcost.report.text import visible

@@ -18,9 +18,9 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from archcost.analysis.document import head, total_of
-from archcost.analysis.notes import heading, uncounted
-from archcost.analysis.pairs import COLUMNS, MEASURES, Pair, expanded, measures, pairs
+from archcost.analysis.reports.analysis import head, total_of
+from archcost.analysis.reports.notes import heading, uncounted
+from archcost.analysis.reports.pairs import COLUMNS, MEASURES, Pair, expanded, measures, pairs
 from archcost.analysis.traced import TracedModel
 from archcost.report.document import Asked, Column, Document, Note, Table, ordered
 from archcost.report.grid import Entry, Grid

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from archcost.analysis.columns import MODULE_COLUMNS, Row
-from archcost.analysis.rows import Ledger
+from archcost.analysis.reports.columns import MODULE_COLUMNS, Row
+from archcost.analysis.reports.rows import Ledger
 from archcost.analysis.traced import TracedModel
 from archcost.cost.costs import ModuleCost
 from archcost.errors import SpecError

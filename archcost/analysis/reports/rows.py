@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from typing import Any
 
-from archcost.analysis.columns import MODULE_COLUMNS, OPERATION_COLUMNS, Row
+from archcost.analysis.reports.columns import MODULE_COLUMNS, OPERATION_COLUMNS, Row
 from archcost.analysis.traced import TracedModel
 from archcost.cost.costs import ModuleCost
 from archcost.report.document import Asked, ordered

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from archcost.analysis.columns import Row
-from archcost.analysis.rows import Ledger
+from archcost.analysis.reports.columns import Row
+from archcost.analysis.reports.rows import Ledger
 from archcost.cost.costs import ModuleCost
 from archcost.report.document import Column
 from archcost.report.text import visible

@@ -29,8 +29,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from archcost.analysis.document import head
-from archcost.analysis.notes import heading
+from archcost.analysis.reports.analysis import head
+from archcost.analysis.reports.notes import heading
 from archcost.report.document import Asked, Column, Document, Table, find, ordered
 from archcost.report.grid import Entry
 from archcost.report.text import visible

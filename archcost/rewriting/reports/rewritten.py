@@ -22,10 +22,10 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from archcost.analysis.columns import MODULE_COLUMNS
-from archcost.analysis.document import head, total_of
-from archcost.analysis.notes import heading
-from archcost.analysis.rows import Ledger
+from archcost.analysis.reports.analysis import head, total_of
+from archcost.analysis.reports.columns import MODULE_COLUMNS
+from archcost.analysis.reports.notes import heading
+from archcost.analysis.reports.rows import Ledger
 from archcost.report.document import Asked, Column, Document, Table, find, ordered
 from archcost.report.grid import Grid
 from archcost.report.notes import Explanations, explained, signs

@@ -1,0 +1,1 @@
+"""How Measured is shown: its columns and notes."""
