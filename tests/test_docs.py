@@ -52,15 +52,19 @@ def test_the_first_lines_of_the_readme_give_the_numbers_beside_them():
     assert names["analysis"].notes == ()
 
 
-def test_the_pictures_and_fields_of_the_readme_are_of_what_they_name():
+def test_the_readme_is_short():
+    assert len((DOCS.parent / "README.md").read_text(encoding="utf-8").splitlines()) <= 120
+
+
+def test_the_pictures_and_fields_of_the_usage_page_are_of_what_they_name():
     """Its lines run one after the other, but for those that take long or are of another model."""
     import torch
     import torchvision
 
     import archcost
 
-    readme = (DOCS.parent / "README.md").read_text(encoding="utf-8")
-    lines = readme.partition("From Python:")[2].partition("```python\n")[2].partition("```")[0].splitlines()
+    page = (DOCS / "usage.md").read_text(encoding="utf-8")
+    lines = page.partition("## From Python")[2].partition("```python\n")[2].partition("```")[0].splitlines()
     wanted = ("plot.", "field", "spec", "weight, ", "x, weight", "eligible")
     model, image = torchvision.models.resnet18().eval(), torch.rand(1, 3, 64, 64)
     names = {"archcost": archcost, "torch": torch, "model": model, "image": image}
@@ -105,6 +109,7 @@ def test_every_link_leads_somewhere(name):
 
 
 def test_every_picture_is_shown():
-    shown = "".join((DOCS / name).read_text(encoding="utf-8") for name in EVERY)
+    pages = [*(DOCS / name for name in EVERY), DOCS.parent / "README.md"]
+    shown = "".join(page.read_text(encoding="utf-8") for page in pages)
     for picture in (DOCS / "pictures").iterdir():
         assert f"pictures/{picture.name})" in shown, picture.name
