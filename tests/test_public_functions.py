@@ -136,7 +136,7 @@ FUNCTIONS = {
 REFUSED = {
     ("script", "effective_field"): "give the model as it was before torch.jit or torch.export",
     ("script", "accelerate"): "accelerate the model before torch.jit does",
-    ("frozen", "receptive_field"): r"cannot run in float64 for the witness: RuntimeError: Input type",
+    ("frozen", "receptive_field"): r"cannot run in float64 to verify the field: RuntimeError: Input type",
     ("frozen", "effective_field"): "give the model as it was before torch.jit or torch.export",
     ("frozen", "accelerate"): "accelerate the model before torch.jit does",
     ("optimized script", "accelerate"): "accelerate the model before torch.jit does",

@@ -1,4 +1,4 @@
-"""Operators by name: their schemas, and the arguments of a recorded operation by the names in them."""
+"""PyTorch's operators by name: their schemas, and the arguments of a recorded operation by name."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from archcost.trace.graph import Op
 
 
 def named(words: str, namespace: str = "aten") -> tuple[str, ...]:
-    """The operators of a namespace, with braces as in a shell: ``named("relu conv{1,2}d")``."""
+    """The full names of operators, with braces as in a shell: ``named("relu conv{1,2}d")``."""
     found: list[str] = []
     for word in words.split():
         parts = re.split(r"\{(.*?)\}", word)
@@ -21,7 +21,7 @@ def named(words: str, namespace: str = "aten") -> tuple[str, ...]:
 
 
 def arguments(op: Op) -> dict[str, Any]:
-    """The arguments of an operation by the names of its schema; those left out are not in it."""
+    """The arguments of an operation by the names in its schema, without those that were not passed."""
     return dict(zip(_parameter_names(op.name), op.args, strict=False)) | op.kwargs
 
 
@@ -33,7 +33,7 @@ def _parameter_names(name: str) -> tuple[str, ...]:
 
 @cache
 def find_overload(name: str) -> Any:
-    """The framework's operator of that name, ``"aten.add.Tensor"``; None where there is none."""
+    """The operator overload with that name, ``"aten.add.Tensor"``; None where there is none."""
     import torch
 
     found: Any = torch.ops

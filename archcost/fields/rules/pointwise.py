@@ -1,4 +1,4 @@
-"""Pointwise operators. Those that the framework tags as such need no entry here."""
+"""Pointwise operators. Those that PyTorch tags as such need no entry here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What training keeps: the storages that autograd saves for the backward pass, by module."""
+"""Memory saved for backward: the bytes of the storages that autograd saves, by module."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from archcost.trace.recording.tensors import flat, nbytes_of, storage_key
 
 
 class KeptForBackward(Recorder):
-    """Follows modules and storages through a pass with gradients; of operations it records nothing.
+    """A recorder of a pass with gradients: it sums the bytes saved for backward and records no operations.
 
-    Autograd gets nothing to hold, which would take time, and the memory of a training step: only a model that
-    calls backward() in its forward makes it hold what it saves.
+    The saved tensors are dropped, so that the pass takes neither the time nor the memory of a training step;
+    they are held only for a model that calls backward() in its forward.
     """
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.bytes: dict[str, int] = {}
-        """By the module that first had it kept; parameters, buffers, inputs and constants apart."""
+        """Saved bytes by the module that first saved a storage; without parameters, buffers and inputs."""
         self.wants_backward = False
-        """Whether the model asked autograd for a tensor that it was not given to hold."""
-        # Storage -> whether an operation made it. An address may be used again, so the object tells.
+        """Whether the model called backward() and so needed a tensor that was dropped."""
+        # Storage -> whether an operation made it. Addresses are reused, so a weak reference tells them apart.
         self._made: dict[int, tuple[weakref.ref[Any], bool]] = {}
         self._kept: dict[int, weakref.ref[Any]] = {}
         self._state: set[int] = set()
 
     def watching(self, holding: bool) -> Any:
-        """A context in which autograd tells this recorder what it saves."""
+        """A context in which autograd reports saved tensors to this recorder; held if ``holding``."""
         state = self._state
 
         def keep(tensor: torch.Tensor) -> Any:
             if id(tensor) not in state:
                 self._keep(tensor)
-            # An output that its own node saves would hold that node, and the graph itself for ever.
+            # An output saved by its own node would keep the node alive, and so the whole graph.
             return tensor.data if holding else None
 
         def give_back(kept: Any) -> Any:
@@ -69,7 +69,7 @@ class KeptForBackward(Recorder):
         given = flat((args, list(kwargs.values())) if kwargs else args)
         result = self._execute(func, operator, args, kwargs, given, written)
         if operator.name == "aten.mkldnn_rnn_layer.default":
-            self._note(result[3], False)  # the scratch space of its backward pass
+            self._note(result[3], False)  # the workspace of its backward pass
         for tensor in flat((result,)):
             key = storage_key(tensor)
             known = self._made.get(key)

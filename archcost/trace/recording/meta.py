@@ -1,8 +1,7 @@
-"""Faster `meta` kernels.
+"""Fast `meta` kernels, which compute output shapes only.
 
-The framework computes some output shapes through long chains of reference functions: a batch norm
-costs it 2 ms. The kernels here return NotImplemented where they do not apply; the tests hold each
-against the framework's own.
+PyTorch computes some output shapes through long chains of reference functions: 2 ms for a batch norm. A
+kernel here returns NotImplemented where it does not apply; tests compare each with PyTorch's own.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ FAST_META: dict[Any, Callable[..., Any]] = {}
 
 
 def _for(words: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Register a kernel for operators, told as in `named`; those that this torch lacks are passed over."""
+    """Register a kernel for operators, written as in `named`; those that this PyTorch lacks are skipped."""
 
     def register(kernel: Callable[..., Any]) -> Callable[..., Any]:
         known = map(find_overload, named(words))
@@ -34,10 +33,7 @@ def _for(words: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 
 
 def _like(x: torch.Tensor) -> Any:
-    """A new tensor of the shape of ``x``, without gaps, its axes in the order they have in memory.
-
-    That is `torch.empty_like`, which on `meta` takes five times as long.
-    """
+    """A dense tensor with the shape and memory order of ``x``: `torch.empty_like` in a fifth of its time."""
     if x.is_contiguous():
         return torch.empty(x.shape, dtype=x.dtype, device="meta")
     strides = _dense_strides(x.shape, x.stride())
@@ -47,7 +43,7 @@ def _like(x: torch.Tensor) -> Any:
 
 
 def _dense_strides(shape: Sequence[int], strides: Sequence[int]) -> list[int] | None:
-    """Strides without gaps in the order of ``strides``; None where these do not say an order."""
+    """Dense strides in the order of ``strides``; None where the order is ambiguous."""
     dense = [1] * len(shape)
     step, last = 1, 0
     for stride, axis in sorted((s, i) for i, s in enumerate(strides) if shape[i] != 1):
@@ -63,9 +59,9 @@ def _stats_dtype(x: torch.Tensor) -> torch.dtype:
 
 
 def of_one_dtype(*factors: torch.Tensor) -> None:
-    """Raises as a real device does: the framework's own kernels forget to look.
+    """Raise for factors of different dtypes, as a real device does and PyTorch's `meta` kernels do not.
 
-    Not under autocast, which casts what runs on a real device and nothing on `meta`.
+    Autocast is exempt: it casts on real devices, but not on `meta`.
     """
     dtypes = dict.fromkeys(str(x.dtype).removeprefix("torch.") for x in factors)
     if len(dtypes) > 1 and not _under_autocast():
@@ -86,7 +82,7 @@ def _convolution(
     groups = rest[-1]
     axes = weight.dim() - 2
     if transposed and x.shape[1] != weight.shape[0]:
-        # The framework's own kernel forgets to look.
+        # PyTorch's own kernel does not check.
         raise RuntimeError(f"expected input to have {weight.shape[0]} channels, but got {x.shape[1]}")
     outputs = weight.shape[1] * rest[-1] if transposed else weight.shape[0]
     if bias is not None and bias.shape != (outputs,):
@@ -104,7 +100,7 @@ def _convolution(
         and weight.is_contiguous()
     )
     if not plain:
-        if x.numel():  # of nothing, any device makes nothing
+        if x.numel():  # an empty input is accepted in any dtype
             of_one_dtype(x, weight)
         return NotImplemented
     sizes = [
@@ -124,7 +120,7 @@ def is_channels_last(x: torch.Tensor) -> bool:
 def _channels_last_convolution(
     x: Any, weight: Any, stride: Any, padding: Any, dilation: Any, transposed: bool, *rest: Any
 ) -> Any:
-    """On a CPU one of the two in that layout is enough; the framework's kernel for `meta` forgets it."""
+    """A convolution whose output is channels_last as on a CPU, where input or weight in it is enough."""
     plain = (torch.empty_like(t, memory_format=torch.contiguous_format) for t in (x, weight))
     like = aten.convolution.default(*plain, None, stride, padding, dilation, transposed, *rest)
     return torch.empty_like(like, memory_format=torch.channels_last)
@@ -242,7 +238,7 @@ def _reduce(x: Any, dim: Any, keepdim: bool = False, *, dtype: Any = None) -> An
     if not dim or dtype is not None or not x.is_floating_point():
         return NotImplemented
     gone = {d % x.dim() for d in dim if -x.dim() <= d < x.dim()}
-    if len(gone) < len(dim):  # out of range, or twice: the framework had better see it
+    if len(gone) < len(dim):  # out of range, or twice: PyTorch raises
         return NotImplemented
     shape = [1 if i in gone else n for i, n in enumerate(x.shape) if keepdim or i not in gone]
     return torch.empty(shape, dtype=x.dtype, device="meta")
@@ -256,7 +252,7 @@ def _vector_norm(x: Any, ord: Any = 2, dim: Any = None, keepdim: bool = False, *
 @_for("_softmax.default _log_softmax.default")
 def _softmax(x: Any, dim: int, half_to_float: bool) -> Any:
     if not -max(x.dim(), 1) <= dim < max(x.dim(), 1):
-        # The framework's own kernel forgets to look.
+        # PyTorch's own kernel does not check.
         raise IndexError(f"Dimension out of range for a tensor of {x.dim()} dimensions: {dim}")
     fits = x.is_contiguous() and not half_to_float and x.is_floating_point()
     return _like(x) if fits else NotImplemented
@@ -273,9 +269,9 @@ def _roll(x: Any, shifts: Any, dims: Any = ()) -> Any:
     return _like(x) if fits and all(-x.dim() <= d < x.dim() for d in dims) else NotImplemented
 
 
-@_for("_grouped_mm.default")  # torch 2.8 brought it
+@_for("_grouped_mm.default")  # since torch 2.8
 def _grouped_mm(a: Any, b: Any, offs: Any = None, bias: Any = None, out_dtype: Any = None) -> Any:
-    """In float32, which a CPU takes; the framework's own kernel knows only what a GPU takes."""
+    """Grouped matrix products in float32, which a CPU accepts; PyTorch's `meta` kernel checks as a GPU."""
     groups = [len(x) for x in (a, b) if x.dim() == 3] + ([] if offs is None else [len(offs)])
     fits = (
         a.dtype == b.dtype == (out_dtype or torch.float32) == torch.float32
@@ -285,7 +281,7 @@ def _grouped_mm(a: Any, b: Any, offs: Any = None, bias: Any = None, out_dtype: A
     )
     if not fits:
         return NotImplemented
-    # Groups of rows, or of columns, lie side by side in the result; others are results of their own.
+    # Groups of rows or columns lie side by side in the result; batched groups have a dimension of their own.
     own = groups[:1] if a.dim() == b.dim() else []
     return torch.empty((*own, a.shape[-2], b.shape[-1]), dtype=a.dtype, device="meta")
 
@@ -302,7 +298,7 @@ def _cat(tensors: Any, dim: int = 0) -> Any:
 
 
 def _joins(x: torch.Tensor, first: torch.Tensor, dim: int) -> bool:
-    """Whether ``x`` lies as ``first`` does, without gaps, and has its size in all other dimensions."""
+    """Whether ``x`` is contiguous and has the dtype and sizes of ``first``, except along ``dim``."""
     return (
         x.is_meta
         and x.dtype == first.dtype
@@ -315,7 +311,7 @@ def _joins(x: torch.Tensor, first: torch.Tensor, dim: int) -> bool:
 
 @_for("upsample_nearest2d.default upsample_bilinear2d.default")
 def _upsample(x: Any, output_size: Any, *_: Any) -> Any:
-    """The framework's own imports the compiler, two seconds."""
+    """Resizing without PyTorch's own kernel, which imports the compiler (2 s)."""
     fits = (
         x.dim() == 4 and x.is_contiguous() and x.is_floating_point() and min(*x.shape[1:], *output_size) > 1
     )

@@ -1,4 +1,4 @@
-"""What the recorder has to know of an operator of the framework, read from its schema once."""
+"""Operator: which arguments an operator of PyTorch writes, and how to run it; read once from its schema."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 from archcost.trace.recording.meta import FAST_META
 
-# Operators that only rename a storage: autograd inserts them, and they carry no information.
+# Operators that only alias a tensor, inserted by autograd.
 _INVISIBLE = {torch.ops.aten.detach.default, torch.ops.aten.alias.default}
 
 # Operators that read the values of an argument on the CPU, whatever device the others are on.
@@ -27,7 +27,7 @@ _UNMARKED_WRITES = {
 
 
 class Operator:
-    """Its name, and which of its arguments it writes."""
+    """An operator's name, the arguments that it writes, and whether it is made of other operators."""
 
     __slots__ = (
         *("composite", "fast", "invisible", "name", "overwrites", "resizes", "takes_values"),
@@ -40,8 +40,8 @@ class Operator:
         self.invisible = func in _INVISIBLE
         self.takes_values = func in _TAKES_VALUES
         self.fast = FAST_META.get(func)
-        # Under inference_mode operators made of others arrive whole. What a subclass answers for itself
-        # (``prim::layout``) is no operator of the dispatcher's.
+        # Under inference_mode composite operators arrive whole. ``prim`` operators, which tensor subclasses
+        # answer themselves, are not the dispatcher's.
         self.composite = (
             schema is not None
             and func.namespace != "prim"
@@ -67,7 +67,7 @@ class Operator:
         )
 
     def writes(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
-        """The arguments this call writes into."""
+        """The arguments that a call with these arguments writes into."""
         found = [args[i] for i in self.written if i < len(args)]
         if kwargs:
             found += [kwargs[name] for name in self.written_names if name in kwargs]
@@ -78,5 +78,5 @@ class Operator:
 
 @cache
 def known_operator(func: Any) -> Operator:
-    """The description of an operator, made when it is first seen."""
+    """The `Operator` of an overload, made when it is first needed."""
     return Operator(func)
