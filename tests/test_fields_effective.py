@@ -310,7 +310,7 @@ def test_errors_name_the_layer_and_the_mend():
             archcost.effective_field(Odd("head"), share=share, **size)
     with pytest.raises(InputError, match="samples is 0"):
         archcost.effective_field(Odd("head"), samples=0, **size)
-    with pytest.raises(ModelError, match="on `meta` and has no values to run"):
+    with pytest.raises(ModelError, match="on `meta` and have no values"):
         archcost.effective_field(Odd("head").to("meta"), layer="conv", **size)
     model = Odd("head")
     analysis = archcost.analyze(model, **size)

@@ -54,4 +54,4 @@ def _gathered(op: Op, written: int) -> int:
     if "embedding_bag" not in op.name:
         return written
     table, indices = op.args[0], op.args[1]
-    return indices.numel * table.shape[1] * table.dtype.itemsize
+    return int(indices.numel * table.shape[1] * table.dtype.itemsize)

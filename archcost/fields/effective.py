@@ -127,9 +127,8 @@ class EffectiveField(Result):
         ]
 
 
-def _index(axis: int, row: Any) -> int:
-    index: int = row[0][axis]
-    return index
+def _index(axis: int, row: tuple[tuple[int, ...], float]) -> int:
+    return row[0][axis]
 
 
 def check_share(share: float) -> None:
@@ -216,7 +215,7 @@ def _copied(model: nn.Module, device: torch.device | str | None) -> Iterator[nn.
         yield twin
 
 
-def _prepared(twin: nn.Module, call: Call, field: ReceptiveField) -> tuple[Any, torch.Tensor]:
+def _prepared(twin: nn.Module, call: Call, field: ReceptiveField) -> tuple[Call, torch.Tensor]:
     """The call on the copy's device, half precision as float32; and the leaf tensor of the input."""
     home = next(iter([*twin.parameters(), *twin.buffers()]), torch.empty(0)).device
     leaves: list[torch.Tensor] = []
@@ -234,7 +233,7 @@ def _prepared(twin: nn.Module, call: Call, field: ReceptiveField) -> tuple[Any, 
             )
         return tensor.requires_grad_().clone()  # a model may write into its input, but not into a leaf
 
-    given = map_tensors(call, prepare)
+    given = Call(*map_tensors(tuple(call), prepare))
     return given, leaves[field.input_index]
 
 
@@ -242,7 +241,7 @@ class _Reached(Exception):
     """Raised in a hook to end the forward pass once the layer's output is there."""
 
 
-def _picked(twin: nn.Module, given: Any, claim: Claim, name: str) -> torch.Tensor:
+def _picked(twin: nn.Module, given: Call, claim: Claim, name: str) -> torch.Tensor:
     """The layer's output at the position: all channels of all samples."""
     found: list[torch.Tensor] = []
     calls = 0
@@ -266,7 +265,7 @@ def _picked(twin: nn.Module, given: Any, claim: Claim, name: str) -> torch.Tenso
         handle.remove()
     if not found:
         raise ModelError(f"{name}: the layer was called in the traced pass, but not in the measured one")
-    index: list[Any] = [slice(None)] * found[wanted.output].dim()
+    index: list[slice | int] = [slice(None)] * found[wanted.output].dim()
     for dim, at in zip(claim.places, claim.field.position, strict=True):
         index[dim] = at
     return found[wanted.output][tuple(index)]

@@ -8,21 +8,24 @@ kernels, since fast kernels (Winograd, blocked layouts) may spread NaN to neighb
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from archcost.errors import ModelError
 from archcost.fields.field import ReceptiveField, Window
 from archcost.fields.replay.masks import LOW
+from archcost.trace.call import Call
 from archcost.trace.failure import said_by
 from archcost.trace.inputs import map_tensors
 from archcost.trace.modules import ModuleTree, state_of, walk
+from archcost.trace.recording.tensors import Args, Kwargs
 from archcost.trace.state import Untouched
 
 __all__ = ["Claim", "Planted", "Watched", "Witness", "bear_witness"]
@@ -87,9 +90,7 @@ class Claim(NamedTuple):
     """The operator in a forward whose output has the field, with ``watched`` its calls; None for a module."""
 
 
-def bear_witness(
-    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], claims: Iterable[Claim]
-) -> list[Witness]:
+def bear_witness(model: nn.Module, args: Args, kwargs: Kwargs, claims: Iterable[Claim]) -> list[Witness]:
     """Verify receptive fields by NaN in the inputs of a copy of the model.
 
     Args:
@@ -105,11 +106,11 @@ def bear_witness(
         ModelError: the model cannot run in float64, has no values or integers only, or returns NaN anyway.
     """
     with _reference(model) as reference:
-        clean = _doubled((args, kwargs))
+        clean = _doubled(Call(args, kwargs))
         return [_bear(reference, clean, claim) for claim in claims]
 
 
-def _bear(model: _Reference, clean: Any, claim: Claim) -> Witness:
+def _bear(model: _Reference, clean: Call, claim: Claim) -> Witness:
     field = claim.field
     where = f"{model.name}, {field.layer or 'its output'}"
     target = _leaves(clean)[field.input_index]
@@ -124,7 +125,7 @@ def _bear(model: _Reference, clean: Any, claim: Claim) -> Witness:
         changed = target.clone()
         if plant is not None:
             plant(changed)
-        found = model.outputs(map_tensors(clean, lambda t: changed if t is target else t.clone()), claim)
+        found = model.outputs(clean.mapped(lambda t: changed if t is target else t.clone()), claim)
         return torch.cat([x[tuple(index.get(d, slice(None)) for d in range(x.dim()))].ravel() for x in found])
 
     before = run(None)
@@ -194,7 +195,7 @@ def _leaves(value: Any) -> list[torch.Tensor]:
     return found
 
 
-def _doubled(value: Any) -> Any:
+def _doubled(value: Call) -> Call:
     """The structure with copies of its tensors in double precision on the CPU; a repeated tensor once."""
     made: dict[int, torch.Tensor] = {}
 
@@ -205,7 +206,7 @@ def _doubled(value: Any) -> Any:
             made[id(tensor)] = tensor.detach().to("cpu", tensor.dtype if exact else wide, copy=True)
         return made[id(tensor)]
 
-    return map_tensors(value, double)
+    return value.mapped(double)
 
 
 @contextmanager
@@ -260,7 +261,7 @@ class _Reference(NamedTuple):
     name: str
     hidden: _Hidden
 
-    def outputs(self, given: Any, claim: Claim) -> list[torch.Tensor]:
+    def outputs(self, given: Call, claim: Claim) -> list[torch.Tensor]:
         """The layer's outputs in the claimed calls; each run starts from the same state."""
         layer = claim.field.layer
         wanted = {one.call: one for one in claim.watched}
@@ -321,13 +322,13 @@ class _Hidden(TorchDispatchMode):
         self.met = False
 
     def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self, func: OpOverload, types: Sequence[type], args: Args = (), kwargs: Kwargs | None = None
     ) -> Any:
         if not self.met:
             self.met = self._hides(str(func).rpartition(".")[0].rstrip("_"), args, kwargs or {})
         return func(*args, **(kwargs or {}))
 
-    def _hides(self, base: str, args: tuple[Any, ...], options: dict[str, Any]) -> bool:
+    def _hides(self, base: str, args: Args, options: Kwargs) -> bool:
         if "attention" in base:
             given = (*args[3:], *options.values())
             masked = any(value is True or isinstance(value, torch.Tensor) for value in given)
@@ -362,7 +363,7 @@ class _Operation(TorchDispatchMode):
         self.keep = keep
 
     def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self, func: OpOverload, types: Sequence[type], args: Args = (), kwargs: Kwargs | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
         if str(func) == self.name:

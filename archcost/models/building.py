@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +50,7 @@ def _without_values() -> Iterator[None]:
         yield
 
 
-def build(make: Any, light: bool, spec: str) -> tuple[nn.Module, bool]:
+def build(make: Callable[[], nn.Module], light: bool, spec: str) -> tuple[nn.Module, bool]:
     """Build a model, in eval mode.
 
     Args:

@@ -8,10 +8,11 @@ import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from archcost.errors import SpecError
 from archcost.models.building import Loaded, build, near
@@ -19,13 +20,20 @@ from archcost.models.weights import load_weights
 from archcost.trace.inputs import as_dtype
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
+
+T = TypeVar("T")
 
 FORMS = "torchvision:NAME, timm:NAME, path/to/file.py:factory_or_class or package.module:attr"
 
 
 def load(
-    spec: str, *, weights: str | Path | None = None, without_values: bool = False, dtype: Any = None
+    spec: str,
+    *,
+    weights: str | Path | None = None,
+    without_values: bool = False,
+    dtype: torch.dtype | str | None = None,
 ) -> Loaded:
     """The model that a SPEC names, in eval mode, with random weights or those of a local file.
 
@@ -90,7 +98,7 @@ def _timm(name: str, light: bool) -> Loaded:
     return Loaded(model, spec, without_values=empty)
 
 
-def _from_file(path: str) -> Any:
+def _from_file(path: str) -> ModuleType:
     file = Path(path)
     if not file.is_file():
         raise SpecError(f"there is no file {path!r}")
@@ -105,11 +113,11 @@ def _from_file(path: str) -> Any:
     return module
 
 
-def _from_package(name: str) -> Any:
+def _from_package(name: str) -> ModuleType:
     return _import(name, lambda: importlib.import_module(name))
 
 
-def _import(what: str, run: Any) -> Any:
+def _import(what: str, run: Callable[[], T]) -> T:
     try:
         return run()
     except ModuleNotFoundError as error:
@@ -128,10 +136,10 @@ def _importable(folder: str) -> Iterator[None]:
             sys.path.remove(folder)
 
 
-def _attribute(holder: Any, name: str, spec: str, light: bool) -> Loaded:
+def _attribute(holder: ModuleType, name: str, spec: str, light: bool) -> Loaded:
     from torch import nn
 
-    found = holder
+    found: Any = holder
     for part in name.split("."):
         if not hasattr(found, part):
             public = [key for key in vars(found) if not key.startswith("_")]
@@ -145,7 +153,7 @@ def _attribute(holder: Any, name: str, spec: str, light: bool) -> Loaded:
     return Loaded(model, spec, without_values=empty)
 
 
-def _made(factory: Any, spec: str) -> nn.Module:
+def _made(factory: Callable[[], Any], spec: str) -> nn.Module:
     from torch import nn
 
     model = factory()

@@ -38,7 +38,7 @@ def names() -> list[str]:
     """The names of all models that torchvision registers."""
     from torchvision.models import list_models
 
-    return list_models()
+    return list(list_models())
 
 
 def task_of(name: str) -> str:

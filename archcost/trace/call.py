@@ -66,7 +66,7 @@ class Call(NamedTuple):
                 made[id(tensor)] = change(tensor)
             return made[id(tensor)]
 
-        return map_tensors(self, once)
+        return Call(*map_tensors(tuple(self), once))
 
     def cloned(self) -> Call:
         """The same call with copies of its tensors, which a model may overwrite.
@@ -103,7 +103,7 @@ class Call(NamedTuple):
         return self.mapped(move)
 
 
-def like_traced(trace: Trace, make: Callable[[TensorRef], Any] | None = None) -> Call:
+def like_traced(trace: Trace, make: Callable[[TensorRef], torch.Tensor] | None = None) -> Call:
     """The traced call again, with example tensors of the same shapes and dtypes.
 
     A tensor that was passed twice is made once.
@@ -114,7 +114,7 @@ def like_traced(trace: Trace, make: Callable[[TensorRef], Any] | None = None) ->
     """
     from archcost.trace.graph import TensorRef
 
-    made: dict[TensorRef, Any] = {}
+    made: dict[TensorRef, torch.Tensor] = {}
 
     def real(value: Any) -> Any:
         if isinstance(value, TensorRef):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 if TYPE_CHECKING:
     import torch
 
+StateKind = Literal["parameter", "buffer"]
 Origin = Literal["parameter", "buffer", "input", "constant", "operation"]
 
 
@@ -65,7 +66,7 @@ class Storage:
 
 @dataclass(frozen=True, slots=True)
 class Op:
-    """One operation, in the order of execution.
+    """An operation of the forward pass.
 
     ``args`` and ``kwargs`` are those of the operator, each tensor replaced by its `TensorRef`.
     ``reads`` and ``writes`` are storages; an output that aliases an input is in neither.
@@ -124,7 +125,7 @@ def _base(name: str) -> str:
 
 @dataclass(slots=True)
 class ModuleCall:
-    """One call of one module: operations ``first_op`` to ``end_op - 1`` ran in it and its children."""
+    """A call of a module: operations ``first_op`` to ``end_op - 1`` ran in it and its children."""
 
     index: int
     module: str
@@ -153,7 +154,7 @@ class StateInfo:
 
     name: str
     owner: str
-    kind: Literal["parameter", "buffer"]
+    kind: StateKind
     shape: tuple[int, ...]
     numel: int
     nbytes: int
@@ -163,7 +164,7 @@ class StateInfo:
 
 @dataclass(frozen=True)
 class Trace:
-    """One forward pass of one model without gradients: operations, module calls, storages and state.
+    """A forward pass of a model without gradients: operations, module calls, storages and state.
 
     ``device`` is where it ran: ``meta`` (nothing was computed) or the model's own device.
     ``kept_for_backward`` is the activation bytes that autograd saves for backward, by module name, from a

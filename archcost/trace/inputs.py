@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 IMAGE_SIZES = (224, 32, 28, 64, 256, 299, 96, 128, 384, 512)
 SEQUENCE_LENGTH = 128
 
+Guess = tuple[tuple[int, ...], "torch.dtype | None", str]
+"""(shape, dtype, the assumption in words); a dtype of None is that of the model's weights."""
+
 
 def check_tensors(inputs: Any, where: str = "inputs") -> None:
     """Raise InputError for a numpy array or an image among ``inputs``, with the conversion to write."""
@@ -194,7 +197,7 @@ def dtype_of(tree: ModuleTree) -> torch.dtype:
     return complex_[0] if complex_ else torch.float32
 
 
-def guesses(model: nn.Module, tree: ModuleTree) -> list[tuple[tuple[int, ...], Any, str]]:
+def guesses(model: nn.Module, tree: ModuleTree) -> list[Guess]:
     """Input shapes worth trying, best first: ``(shape, dtype or None, what was assumed)``."""
     config = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None)
     if isinstance(config, Mapping) and config.get("input_size"):
@@ -203,7 +206,7 @@ def guesses(model: nn.Module, tree: ModuleTree) -> list[tuple[tuple[int, ...], A
     return _from_first_layer(tree)
 
 
-def _from_first_layer(tree: ModuleTree) -> list[tuple[tuple[int, ...], Any, str]]:
+def _from_first_layer(tree: ModuleTree) -> list[Guess]:
     import torch
 
     for name, module in tree.modules.items():

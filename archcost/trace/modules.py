@@ -8,7 +8,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from archcost.errors import ArchcostError, ModelError
-from archcost.trace.graph import ModuleInfo, PackedWeights, StateInfo
+from archcost.trace.graph import ModuleInfo, PackedWeights, StateInfo, StateKind
 
 if TYPE_CHECKING:
     import torch
@@ -183,16 +183,21 @@ def _details(module: nn.Module) -> str:
         return ""
 
 
-def state_of(tree: ModuleTree) -> Iterator[tuple[nn.Module, str, str, torch.Tensor]]:
+def _tables(module: nn.Module) -> tuple[tuple[StateKind, Mapping[str, torch.Tensor | None]], ...]:
+    """The parameters and the buffers that a module registers itself."""
+    return ("parameter", module._parameters), ("buffer", module._buffers)
+
+
+def state_of(tree: ModuleTree) -> Iterator[tuple[nn.Module, StateKind, str, torch.Tensor]]:
     """Every registered ``(module, kind, key, tensor)``; a tied tensor each time it is registered."""
     for name, kind, key, tensor in named_state(tree):
         yield tree.modules[name], kind, key, tensor
 
 
-def named_state(tree: ModuleTree) -> Iterator[tuple[str, str, str, torch.Tensor]]:
+def named_state(tree: ModuleTree) -> Iterator[tuple[str, StateKind, str, torch.Tensor]]:
     """Every registered ``(module's first name, kind, key, tensor)``; a tied tensor each time."""
     for name, module in tree.modules.items():
-        for kind, table in (("parameter", module._parameters), ("buffer", module._buffers)):
+        for kind, table in _tables(module):
             for key, tensor in table.items():
                 if tensor is not None:
                     yield name, kind, key, tensor
@@ -207,7 +212,7 @@ def describe_state(tree: ModuleTree) -> tuple[StateInfo, ...]:
     aliases: dict[int, tuple[str, ...]] = {}
     for owner, module in tree.modules.items():
         prefix = owner + "." if owner else ""
-        for kind, table in (("parameter", module._parameters), ("buffer", module._buffers)):
+        for kind, table in _tables(module):
             for key, tensor in table.items():
                 if tensor is None:
                     continue
@@ -219,7 +224,7 @@ def describe_state(tree: ModuleTree) -> tuple[StateInfo, ...]:
                     seen[id(tensor)] = len(rows)
                 numel = tensor.numel()
                 size = tuple(tensor.shape), numel, numel * tensor.element_size(), tensor.requires_grad
-                rows.append(StateInfo(prefix + key, owner, kind, *size))  # type: ignore[arg-type]
+                rows.append(StateInfo(prefix + key, owner, kind, *size))
         # The packed weights that a quantized module holds as plain attributes.
         packs = {k: unpack(v) for k, v in vars(module).items() if type(v) is torch.ScriptObject}
         for key, packed in packs.items():

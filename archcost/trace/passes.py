@@ -7,15 +7,16 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from archcost.errors import ArchcostError, ModelError
 from archcost.trace import inputs as inputs_
+from archcost.trace.call import Call
 from archcost.trace.failure import Failed, check_computed
-from archcost.trace.graph import Trace, refs
+from archcost.trace.graph import StateKind, Trace, refs
 from archcost.trace.modules import ModuleTree, describe, describe_state, named_state, state_of, type_name
 from archcost.trace.recording.composite import operators_as_on_cpu
 from archcost.trace.recording.kept import KeptForBackward
@@ -25,7 +26,9 @@ from archcost.trace.state import Untouched, deeper_recursion, paused_gc
 
 __all__ = ["MakeInputs", "Passes"]
 
-MakeInputs = Callable[[str], tuple[tuple[Any, ...], dict[str, Any]]]
+R = TypeVar("R", bound=Recorder)
+
+MakeInputs = Callable[[str], Call | tuple[tuple[Any, ...], dict[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,7 @@ class _Ready:
     device: str
     guard: Untouched
     replacements: dict[int, torch.Tensor]
-    state: list[tuple[str, str, torch.Tensor]]
+    state: list[tuple[str, StateKind, torch.Tensor]]
     """Name, kind and tensor of each parameter and buffer that the passes see."""
 
     def inference(self, notes: list[str]) -> _Done:
@@ -156,7 +159,7 @@ class _Ready:
             return None
         return recorder.bytes
 
-    def _recorder(self, kind: type[Recorder]) -> Any:
+    def _recorder(self, kind: type[R]) -> R:
         on_meta = torch.device(self.device).type == "meta"
         return kind(self.passes.tree, self.guard, on_meta, self.passes.step)
 

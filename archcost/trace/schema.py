@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 from functools import cache
 from itertools import product
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from archcost.trace.graph import Op
+
+if TYPE_CHECKING:
+    from torch._ops import OpOverload
 
 
 def named(words: str, namespace: str = "aten") -> tuple[str, ...]:
@@ -32,7 +35,7 @@ def _parameter_names(name: str) -> tuple[str, ...]:
 
 
 @cache
-def find_overload(name: str) -> Any:
+def find_overload(name: str) -> OpOverload | None:
     """The operator overload with that name, ``"aten.add.Tensor"``; None where there is none."""
     import torch
 

@@ -26,6 +26,9 @@ _CONTAINERS = frozenset({dict, OrderedDict, list, set, deque})
 _PLAIN = frozenset({bool, int, float, complex, str, bytes, type(None), type, types.FunctionType})
 _NOT_FOLLOWED = (type, types.FunctionType, types.ModuleType, types.MethodType, types.BuiltinFunctionType)
 
+_Saved = tuple[Callable[[Any], Any], Any]
+"""The setter of a random generator, and the state to set."""
+
 
 class Untouched:
     """A context in which a model may be run and changed; on leaving, it is as it was on entering.
@@ -100,7 +103,7 @@ class Contents:
 
         self._saved: list[tuple[Any, Any]] = []
         self._empty: list[Any] = []
-        self._generators: list[tuple[Callable[[Any], Any], Any]] = []
+        self._generators: list[_Saved] = []
         objects = list(objects)
         # Most attributes of a module: plain values, empty hook dictionaries, tensors, other modules.
         plain = {*_PLAIN, torch.Tensor, torch.nn.Parameter}
@@ -182,7 +185,7 @@ def _is_tensor(value: Any) -> bool:
     return isinstance(value, torch.Tensor)
 
 
-def _generator_state(value: Any) -> tuple[Callable[[Any], Any], Any] | None:
+def _generator_state(value: Any) -> _Saved | None:
     """The setter and the state of a random generator; None for any other object."""
     import torch
 
@@ -227,7 +230,7 @@ def _restore_values(storage: torch.UntypedStorage, values: torch.UntypedStorage)
     storage.copy_(values)
 
 
-def _random_states() -> Iterator[tuple[Callable[[Any], Any], Any]]:
+def _random_states() -> Iterator[_Saved]:
     """The setters and states of the random generators of the process."""
     import torch
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from archcost.cost.registry import Count
 from archcost.trace.graph import Op, TensorRef, refs
 from archcost.trace.schema import find_overload
+
+if TYPE_CHECKING:
+    import torch
+    from torch._ops import OpOverload
 
 _VIEW = Count(0, 0, "view")
 
@@ -44,12 +48,12 @@ def written(op: Op) -> int:
 
 
 @cache
-def _tags(name: str) -> frozenset[Any]:
+def _tags(name: str) -> frozenset[torch.Tag]:
     """PyTorch's tags of an operator and of its functional form, since in-place and list forms lack some."""
     import torch
 
     namespace, plain, *_ = name.split(".")
-    found = set(find_overload(name).tags)
+    found = set(getattr(find_overload(name), "tags", ()))
     for form in (plain.removesuffix("_"), plain.removesuffix("_").removeprefix("_foreach_")):
         packet = getattr(getattr(torch.ops, namespace), form, None)
         found.update(tag for key in getattr(packet, "overloads", list)() for tag in getattr(packet, key).tags)
@@ -63,7 +67,7 @@ _PRODUCTS = (
 )
 
 
-def contracts(overload: Any) -> bool:
+def contracts(overload: OpOverload) -> bool:
     """Whether an operator may contract dimensions; only PyTorch's element-wise ones are known not to."""
     schema = overload._schema
     names = {argument.name for argument in schema.arguments if "Tensor" in str(argument.type)}
@@ -81,7 +85,7 @@ def _broadcast(shapes: list[tuple[int, ...]]) -> tuple[int, ...] | None:
         return None
 
 
-def _framework_macs(op: Op, overload: Any) -> int | None:
+def _framework_macs(op: Op, overload: OpOverload) -> int | None:
     from torch.utils.flop_counter import flop_registry
 
     formula = flop_registry.get(overload.overloadpacket)

@@ -342,11 +342,13 @@ def _hull_where(values: np.ndarray, kept: np.ndarray, dim: int, rows: tuple[int,
         running = np.minimum.accumulate(values, axis)
         if all(n == 1 for d, n in enumerate(kept.shape) if d not in (dim, *rows)):
             taken = running.take(counts.ravel() - 1, axis)
-            return np.swapaxes(taken, axis, rows[0] + 1)
+            swapped: np.ndarray = np.swapaxes(taken, axis, rows[0] + 1)
+            return swapped
     whole = np.broadcast_shapes(values.shape, (1, *kept.shape))
     if prod(whole) > _MOST_MASKED:
         return None
-    return np.where(kept, values, EMPTY).min(axis, keepdims=True)
+    hull: np.ndarray = np.where(kept, values, EMPTY).min(axis, keepdims=True)
+    return hull
 
 
 @lru_cache(maxsize=4096)

@@ -156,7 +156,8 @@ def pad(size: int, low: int, high: int, outside: str) -> Taps:
 
 def _mirror(positions: np.ndarray, size: int) -> np.ndarray:
     folded = np.abs(positions)
-    return np.where(folded >= size, 2 * (size - 1) - folded, folded)
+    mirrored: np.ndarray = np.where(folded >= size, 2 * (size - 1) - folded, folded)
+    return mirrored
 
 
 # Keyed by identity: Taps are cached, so that equal taps are the same object.

@@ -169,7 +169,7 @@ class Masks:
         return self._known[key]
 
     def _viewed(self, what: str, op: Op) -> _Known:
-        """What is known of a view: the same operator applied to what is known of its source."""
+        """The known values of a view: the same operator applied to the known values of its source."""
         source, out = op.args[0] if op.args else None, op.outputs[0]
         overload = find_overload(op.name)
         known = self._where(what, source, op.index)
@@ -186,7 +186,7 @@ class Masks:
         return self._spread(what, op, out.shape)
 
     def _spread(self, what: str, op: Op, shape: tuple[int, ...]) -> _Known:
-        """What is known of the result of any other operation: unknown where constants in it are large."""
+        """The known values after any other operation: unknown (NaN) where its constants are large."""
         if what == "zero" or op.base in _PRODUCTS:
             return None
         if op.base.rstrip("_") in _BOUNDED and any(_is_large(value) for value in arguments(op).values()):
@@ -210,7 +210,7 @@ class Masks:
         return found.expand(out.shape) if bool(found.any()) else None
 
     def _of_any(self, what: str, op: Op) -> _Known:
-        """What is known after operations that move numbers without changing them."""
+        """The known values after operations that move numbers without changing them."""
         base, given = op.base.rstrip("_"), arguments(op)
         kept = base == "aten.native_dropout" and (given["p"] == 0 or given.get("train") is False)
         if base in _SAME or kept:

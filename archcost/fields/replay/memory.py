@@ -15,7 +15,7 @@ from archcost.fields.intervals.taps import EMPTY, STILL
 from archcost.fields.intervals.unions import Spans, collapsed, unite
 from archcost.trace.graph import TensorRef
 
-__all__ = ["Memory", "written"]
+__all__ = ["IntervalMemory", "written"]
 
 # The most elements stored individually where views do not align; beyond, all elements get the hull of all.
 _MOST_ELEMENTS = 1 << 24
@@ -70,7 +70,7 @@ class _Block:
         self.views: dict[_Shape, Intervals | None] = {base: intervals}
 
 
-class Memory:
+class IntervalMemory:
     """The intervals of all storages that depend on the input."""
 
     def __init__(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from archcost.fields.intervals.intervals import Intervals
 from archcost.fields.intervals.span import Span
 from archcost.fields.intervals.taps import STILL
 from archcost.fields.registry import everything, rule_for, slides
-from archcost.fields.replay.memory import Memory
+from archcost.fields.replay.memory import IntervalMemory
 from archcost.trace.graph import Op, TensorRef, Trace, refs
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def replay(
     axes: Sequence[InputAxis],
     stop: int | None = None,
     keep: Sequence[TensorRef] | None = None,
-    seed: Any = interval_seed,
+    seed: Callable[[int, int, int], Span] = interval_seed,
 ) -> Replay:
     """Propagate the intervals of input axes through the operations of a Trace.
 
@@ -83,7 +83,7 @@ def replay(
             that rank.
     """
     tensors = list(refs(trace.inputs))
-    memory = Memory()
+    memory = IntervalMemory()
     for t, ref in enumerate(tensors):
         spans = [(seed(a.size, len(ref.shape), a.dim),) if a.tensor == t else () for a in axes]
         if any(spans):
@@ -94,7 +94,7 @@ def replay(
 class _Run:
     """A replay in progress; it is the `See` of the current operation."""
 
-    def __init__(self, trace: Trace, axes: tuple[InputAxis, ...], memory: Memory) -> None:
+    def __init__(self, trace: Trace, axes: tuple[InputAxis, ...], memory: IntervalMemory) -> None:
         self.trace = trace
         self.axes = axes
         self.memory = memory

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch._ops import OpOverload
 from torch.utils._mode_utils import no_dispatch
 
 from archcost.trace.recording.meta import of_one_dtype
@@ -123,7 +124,7 @@ def _max_pool1d(x: torch.Tensor, *options: Any) -> torch.Tensor:
     return recorder.whole(aten.max_pool1d.default, (x, *options), [result])[0]
 
 
-def _recurrent(operator: Any, *args: Any) -> Any:
+def _recurrent(operator: OpOverload, *args: Any) -> tuple[torch.Tensor, ...]:
     layers = bind(operator, *args)
     recorder = getattr(this_thread, "recorder", None)
     of_one_dtype(layers.x, *layers.states, layers.params[0])
@@ -135,7 +136,7 @@ def _recurrent(operator: Any, *args: Any) -> Any:
     return operator.decompose(*args) if results is NotImplemented else tuple(results)
 
 
-AS_ON_CPU: dict[Any, Callable[..., Any]] = {
+AS_ON_CPU: dict[OpOverload, Callable[..., Any]] = {
     aten.linear.default: _linear,
     aten.scaled_dot_product_attention.default: _attention,
     aten.max_pool1d.default: _max_pool1d,

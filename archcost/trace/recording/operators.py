@@ -6,8 +6,10 @@ from functools import cache
 from typing import Any
 
 import torch
+from torch._ops import OpOverload
 
 from archcost.trace.recording.meta import FAST_META
+from archcost.trace.recording.tensors import Args, Kwargs
 
 # Operators that only alias a tensor, inserted by autograd.
 _INVISIBLE = {torch.ops.aten.detach.default, torch.ops.aten.alias.default}
@@ -34,7 +36,7 @@ class Operator:
         *("unmarked", "written", "written_names"),
     )
 
-    def __init__(self, func: Any) -> None:
+    def __init__(self, func: OpOverload) -> None:
         schema = getattr(func, "_schema", None)
         self.name = str(func)
         self.invisible = func in _INVISIBLE
@@ -66,7 +68,7 @@ class Operator:
             bool(written) and all(schema.arguments[i].is_out for i, _ in written)
         )
 
-    def writes(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+    def writes(self, args: Args, kwargs: Kwargs) -> list[Any]:
         """The arguments that a call with these arguments writes into."""
         found = [args[i] for i in self.written if i < len(args)]
         if kwargs:
@@ -77,6 +79,6 @@ class Operator:
 
 
 @cache
-def known_operator(func: Any) -> Operator:
+def known_operator(func: OpOverload) -> Operator:
     """The `Operator` of an overload, made when it is first needed."""
     return Operator(func)

@@ -12,22 +12,23 @@ import dataclasses
 import sys
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
+from torch._ops import OpOverload
 from torch.nn.modules import module as hooks
 from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from archcost.errors import ModelError
-from archcost.trace.graph import ModuleCall, Op, Storage, TensorRef
+from archcost.trace.graph import ModuleCall, Op, Origin, PackedWeights, Storage, TensorRef
 from archcost.trace.modules import ModuleTree, unpack
 from archcost.trace.recording.composite import AS_ON_CPU
 from archcost.trace.recording.operators import Operator, known_operator
 from archcost.trace.recording.recurrent import Layers
-from archcost.trace.recording.tensors import flat, is_mixed, nbytes_of, storage_key
+from archcost.trace.recording.tensors import Args, Kwargs, flat, is_mixed, nbytes_of, storage_key
 from archcost.trace.recording.turns import this_thread
 from archcost.trace.state import Untouched
 
@@ -47,7 +48,7 @@ _Found = list[tuple[torch.Tensor, TensorRef]]
 """The tensors among the arguments of an operation, with their TensorRefs."""
 
 
-class _Death(weakref.ref[Any]):
+class _Death(weakref.ref[torch.Tensor | torch.UntypedStorage]):
     """A weak reference to a storage, with its address and its index in the Trace."""
 
     __slots__ = ("index", "key")
@@ -87,10 +88,10 @@ class Recorder(TorchDispatchMode):
         self._live: dict[int, int] = {}
         self._watched: dict[int, _Death] = {}
         # The callback is C code: a KeyboardInterrupt in a Python callback of a weak reference would be lost.
-        self._dead: deque[Any] = deque()
+        self._dead: deque[_Death] = deque()
         self._writers: list[list[int]] = []
         self._stand_ins: dict[int, torch.Tensor] = {}
-        self._packed: dict[int, tuple[Any, Any]] = {}
+        self._packed: dict[int, tuple[torch.ScriptObject, PackedWeights | None]] = {}
 
     # Modules
 
@@ -160,7 +161,7 @@ class Recorder(TorchDispatchMode):
 
     # Tensors
 
-    def name_state(self, tensor: torch.Tensor, origin: Any, name: str) -> None:
+    def name_state(self, tensor: torch.Tensor, origin: Origin, name: str) -> None:
         """Register a parameter, buffer or input with its name, before the pass."""
         index = self._storage(tensor, origin)
         if self.storages[index].name is None:
@@ -170,7 +171,7 @@ class Recorder(TorchDispatchMode):
         """``value`` with every tensor replaced by its TensorRef."""
         return self._describe(value, [])
 
-    def _storage(self, tensor: torch.Tensor, origin: Any = "constant", op: int | None = None) -> int:
+    def _storage(self, tensor: torch.Tensor, origin: Origin = "constant", op: int | None = None) -> int:
         if self._dead:
             self._bury()
         key = storage_key(tensor)
@@ -262,7 +263,7 @@ class Recorder(TorchDispatchMode):
     # Operations
 
     def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self, func: OpOverload, types: Sequence[type], args: Args = (), kwargs: Kwargs | None = None
     ) -> Any:
         kwargs = kwargs or {}
         operator = known_operator(func)
@@ -280,7 +281,7 @@ class Recorder(TorchDispatchMode):
         return self._operate(func, operator, args, kwargs, written)
 
     def _operate(
-        self, func: Any, operator: Operator, args: tuple[Any, ...], kwargs: dict[str, Any], written: list[Any]
+        self, func: OpOverload, operator: Operator, args: Args, kwargs: Kwargs, written: list[Any]
     ) -> Any:
         found: _Found = []
         op_args = self._describe(args, found)
@@ -296,10 +297,10 @@ class Recorder(TorchDispatchMode):
 
     def _execute(
         self,
-        func: Any,
+        func: OpOverload,
         operator: Operator,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
+        args: Args,
+        kwargs: Kwargs,
         tensors: list[torch.Tensor],
         written: list[Any],
     ) -> Any:
@@ -320,8 +321,8 @@ class Recorder(TorchDispatchMode):
         self,
         index: int,
         operator: Operator,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
+        args: Args,
+        kwargs: Kwargs,
         found: _Found,
         written: list[Any],
         result: Any,
@@ -352,7 +353,7 @@ class Recorder(TorchDispatchMode):
         given = (index, operator.name, self._stack[-1], args, kwargs)
         self.ops.append(Op(*given, tuple(outputs), *moved, tuple(sorted(fed_by)), *inner))
 
-    def recurrent(self, layers: Layers, args: tuple[Any, ...]) -> Any:
+    def recurrent(self, layers: Layers, args: Args) -> list[torch.Tensor]:
         """Record recurrent layers, which run step by step, as the single operator that the model calls."""
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in flat(args)):
             return NotImplemented  # a forward that takes gradients needs PyTorch's own operator
@@ -363,7 +364,7 @@ class Recorder(TorchDispatchMode):
         return self.whole(layers.op, args, results, inner)
 
     def whole(
-        self, func: Any, args: tuple[Any, ...], results: list[torch.Tensor], inner: tuple[int, int] = (0, 0)
+        self, func: OpOverload, args: Args, results: list[torch.Tensor], inner: tuple[int, int] = (0, 0)
     ) -> list[torch.Tensor]:
         """Record a composite operator as one operation with the given results, without its parts."""
         found: _Found = []

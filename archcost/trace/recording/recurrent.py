@@ -7,12 +7,13 @@ those are recorded as the one operator that the model calls, with the memory ins
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import torch
+from torch._ops import OpOverload
 
 aten = torch.ops.aten
 
@@ -20,7 +21,7 @@ _ONE_DNN = (torch.float32, torch.bfloat16, torch.float16)
 
 
 @dataclass
-class Memory:
+class Allocations:
     """Bytes of tensors that are allocated and freed: alive now, the peak, and the total allocated."""
 
     live: int = 0
@@ -52,7 +53,7 @@ class Memory:
 class Layers:
     """The arguments of ``aten.gru.input`` (or lstm, rnn_tanh, rnn_relu), and sizes derived from them."""
 
-    op: Any
+    op: OpOverload
     x: torch.Tensor
     states: list[torch.Tensor]
     params: list[torch.Tensor]
@@ -113,9 +114,9 @@ class Layers:
             and all(tuple(state.shape[:2]) == head for state in self.states)
         )
 
-    def memory(self) -> Memory:
+    def memory(self) -> Allocations:
         """The allocations of the operators inside, in their order without gradients."""
-        memory = Memory()
+        memory = Allocations()
         steps, out, unit = self.sequence.shape[0], self.out, self.unit
         given = 0
         for layer in range(self.count):
@@ -148,8 +149,8 @@ class Layers:
         copied = self.params[0].requires_grad and not self.sequence.is_contiguous()
         return self.x.numel() * self.x.element_size() if copied else 0
 
-    def _step(self, memory: Memory, cell_before: int) -> None:
-        """One step: its output stays allocated; the cell state of an LSTM replaces the previous one."""
+    def _step(self, memory: Allocations, cell_before: int) -> None:
+        """A step: its output stays allocated; the cell state of an LSTM replaces the previous one."""
         unit = self.unit
         if self.kind == "gru":
             gates, new = memory.take(3 * unit), memory.take(unit)
@@ -236,6 +237,12 @@ def runs_on_one_dnn(layers: Layers) -> bool:
 OPERATORS = (aten.lstm.input, aten.gru.input, aten.rnn_tanh.input, aten.rnn_relu.input)
 
 
-def bind(op: Any, x: Any, hx: Any, params: Any, *options: Any) -> Layers:
+def bind(
+    op: OpOverload,
+    x: torch.Tensor,
+    hx: torch.Tensor | Sequence[torch.Tensor],
+    params: Sequence[torch.Tensor],
+    *options: Any,
+) -> Layers:
     """The `Layers` of the arguments of an operator in `OPERATORS`."""
-    return Layers(op, x, list(hx) if isinstance(hx, (list, tuple)) else [hx], list(params), *options)
+    return Layers(op, x, [hx] if isinstance(hx, torch.Tensor) else list(hx), list(params), *options)
