@@ -113,7 +113,7 @@ def test_several_inputs_and_another_dtype(net, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["analyze", "resnet50"], "'resnet50' is no SPEC; give torchvision:NAME"),
+        (["analyze", "resnet50"], "unknown model 'resnet50': did you mean torchvision:resnet50 or timm:resnet50?"),
         (["analyze", "torchvision:resnet5"], "did you mean resnet50"),
         (["analyze", "nothere.py:Net"], "there is no file 'nothere.py'"),
         (["analyze", "net.py:Net", "--input-size", "1,3,28,28"], "'0' (Conv2d) got an input of shape 1x3x28x28; it expects 1 channel"),

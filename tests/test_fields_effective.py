@@ -263,7 +263,10 @@ class Odd(nn.Module):
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ("detached", "Odd, the model itself: no gradient flows from its output to the input: it is computed"),
+        (
+            "detached",
+            "Odd, the model itself: no gradient flows from its output to the input: a layer on the way",
+        ),
         ("no_grad", "no gradient flows"),
         ("rounded", "the gradient of this position is 0 at every pixel"),
         ("dead", "the gradient of this position is 0 at every pixel"),
@@ -303,11 +306,11 @@ def test_errors_name_the_layer_and_the_mend():
     with pytest.raises(SpecError, match="lies outside"):
         archcost.effective_field(Odd("head"), layer="conv", position=(9, 0), **size)
     for share in (0, 1.5, -1):
-        with pytest.raises(SpecError, match=r"share is .*; give a number above 0 and at most 1"):
+        with pytest.raises(SpecError, match=r"share is .*; pass a number above 0 and at most 1"):
             archcost.effective_field(Odd("head"), share=share, **size)
     with pytest.raises(InputError, match="samples is 0"):
         archcost.effective_field(Odd("head"), samples=0, **size)
-    with pytest.raises(ModelError, match="on `meta` and has no values to run"):
+    with pytest.raises(ModelError, match="on `meta` and have no values"):
         archcost.effective_field(Odd("head").to("meta"), layer="conv", **size)
     model = Odd("head")
     analysis = archcost.analyze(model, **size)
@@ -329,7 +332,7 @@ def test_whole_numbers_have_no_gradient():
             return self.conv(self.words(tokens).mT)
 
     with pytest.raises(
-        InputError, match=r"Words: input 0 holds whole numbers \(int64\), which have no gradient"
+        InputError, match=r"Words: input 0 has the integer dtype int64, which has no gradient"
     ):
         archcost.effective_field(Words(), torch.zeros(1, 12, dtype=torch.long), layer="conv")
 
@@ -347,7 +350,7 @@ def test_a_model_that_cannot_be_copied_says_so():
             return self.conv(x)
 
     with pytest.raises(
-        ModelError, match="Held: cannot be copied, and the effective field is measured on a copy"
+        ModelError, match="Held: the effective field is measured on a copy, and copying failed"
     ):
         archcost.effective_field(Held(), input_size=(1, 1, 8, 8))
 

@@ -38,7 +38,7 @@ class Merge(nn.Module):
 def test_a_resnet_d_shortcut_is_half_a_pixel_off_and_a_plain_one_is_not(join):
     main = conv(3, 2)
     (found,) = kinds(fields_of(Merge(main, nn.AvgPool2d(2), join)), "misaligned")
-    assert f"meet in {join} lie 0.5 pixels apart" in found.text
+    assert f"joined by {join} are 0.5 pixels apart" in found.text
     assert not kinds(fields_of(Merge(main, nn.Conv2d(2, 2, 1, 2), join)), "misaligned")
 
 

@@ -114,8 +114,11 @@ def test_a_rule_that_fails_is_named_with_its_error(rules):
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
-        (lambda op, see: [see(op.args[0])], "its rule answered for 1 of 2 outputs"),
-        (lambda op, see: see(op.args[0]).select(0, 0), r"its rule gave the shape (4, 9, 9) for (1, 4, 9, 9)"),
+        (lambda op, see: [see(op.args[0])], "its rule returned 1 results for 2 outputs"),
+        (
+            lambda op, see: see(op.args[0]).select(0, 0),
+            r"its rule returned the shape (4, 9, 9) for an output of shape (1, 4, 9, 9)",
+        ),
     ],
 )
 def test_a_rule_that_does_not_fit_its_outputs_is_named(rules, answer, reason):

@@ -323,7 +323,7 @@ def failing(model, inputs=IMAGE, device=None):
 
 def test_a_model_without_values_is_refused():
     model = nn.Sequential(nn.Conv2d(2, 2, 3, device="meta"))
-    with pytest.raises(ModelError, match="Sequential: its weights are on meta and hold no values; give"):
+    with pytest.raises(ModelError, match="Sequential: its weights are on `meta` and have no values; load"):
         verify_field(*failing(model))
 
 
@@ -331,26 +331,26 @@ def test_a_quantized_model_is_refused():
     model = archcost.load("torchvision:quantized_shufflenet_v2_x0_5").model
     analysis = archcost.analyze(model, input_size=(1, 3, 64, 64))
     with pytest.raises(
-        ModelError, match=r"conv1\.0 computes in whole numbers, among which there is no NaN; verify the float"
+        ModelError, match=r"conv1\.0 computes in integers, which have no NaN; verify the float"
     ):
         verify_field(analysis, analysis.fields["conv1"])
 
 
 def test_tokens_cannot_be_nan():
     model = nn.Sequential(nn.Embedding(9, 4))
-    with pytest.raises(ModelError, match="its input holds whole numbers, among which there is no NaN"):
+    with pytest.raises(ModelError, match="its input has an integer dtype, which has no NaN"):
         verify_field(*failing(model, torch.zeros(1, 7, dtype=torch.long)))
 
 
 def test_whole_numbers_that_come_out_cannot_be_nan():
     model = Calls(lambda self, x: self.lin(x).argmax(1), lin=conv())
-    with pytest.raises(ModelError, match="its output holds whole numbers, which NaN does not reach"):
+    with pytest.raises(ModelError, match="its output has an integer dtype, which NaN does not reach"):
         verify_field(*failing(model))
 
 
 def test_a_model_that_gives_nan_by_itself_is_refused():
     model = Calls(lambda self, x: self.lin(x).log() * float("nan"), lin=conv())
-    with pytest.raises(ModelError, match="its output: it is NaN without any planted; give the model weights"):
+    with pytest.raises(ModelError, match="its output: it is NaN for finite inputs; use weights"):
         verify_field(*failing(model))
 
 
@@ -362,7 +362,9 @@ def test_constants_that_a_forward_makes_are_of_the_witness_precision():
 
 def test_a_model_that_only_runs_in_single_precision_is_refused():
     model = Calls(lambda self, x: self.lin(x) @ torch.ones(18, 3, dtype=torch.float32), lin=conv())
-    with pytest.raises(ModelError, match=r"cannot run in float64 for the witness: RuntimeError: expected m"):
+    with pytest.raises(
+        ModelError, match=r"cannot run in float64 to verify the field: RuntimeError: expected m"
+    ):
         verify_field(*failing(model))
 
 
@@ -372,14 +374,16 @@ def test_a_model_that_cannot_be_copied_is_refused():
             raise TypeError("there is one only")
 
     model = nn.Sequential(Single(2, 2, 3))
-    with pytest.raises(ModelError, match="cannot be copied in float64 for the witness: there is one only"):
+    with pytest.raises(
+        ModelError, match="cannot be copied in float64 to verify the field: there is one only"
+    ):
         verify_field(*failing(model))
 
 
 def test_a_module_that_is_not_registered_is_refused():
     model = Calls(lambda self, x: self.hidden[0](x), hidden=[conv()])
     analysis = archcost.analyze(model, IMAGE)
-    with pytest.raises(ModelError, match="<Conv2d> is not registered in the model and cannot be watched"):
+    with pytest.raises(ModelError, match="<Conv2d> is not registered in the model, so that its field cannot"):
         verify_field(analysis, analysis.fields["<Conv2d>"])
 
 
@@ -387,7 +391,7 @@ def test_a_layer_that_gives_another_shape_is_refused():
     model = nn.Sequential(conv())
     analysis = archcost.analyze(model, IMAGE)
     with pytest.raises(
-        ModelError, match=r"'0' gave \(1, 2, 22, 22\) when .* and \(1, 2, 22, 18\) when it was"
+        ModelError, match=r"'0' returned \(1, 2, 22, 22\) when .* but \(1, 2, 22, 18\) when it was"
     ):
         verify_field(analysis, analysis.fields["0"], torch.rand(1, 2, 24, 24))
 
@@ -397,7 +401,7 @@ def test_a_layer_that_is_not_called_again_is_refused():
     model.first = True
     analysis = archcost.analyze(model, IMAGE)
     model.first = False
-    with pytest.raises(ModelError, match="'lin' was not called again when the witness ran it"):
+    with pytest.raises(ModelError, match="'lin' was called in the traced pass, but not in the verifying one"):
         verify_field(analysis, analysis.fields["lin"])
 
 
@@ -423,9 +427,9 @@ def test_a_model_that_is_gone_is_refused():
         ({"layer": "lin", "position": 3}, "position 3 does not fit: the output of lin has positions 22x18"),
         ({"layer": "lin", "call": 1}, "lin was called 1 time; call=1"),
         ({"layer": "made"}, "the output of made does not depend on the spatial axes of the input"),
-        ({"layer": "lin", "of": 5}, "of=5 is no input tensor with spatial axes; there are 0"),
-        ({"layer": "lin", "position": (1.5, 2)}, "position (1.5, 2) is not made of whole numbers"),
-        ({"layer": "lin", "position": "ab"}, "position 'ab' is not made of whole numbers"),
+        ({"layer": "lin", "of": 5}, "of=5 is not an input tensor with spatial axes; those are 0"),
+        ({"layer": "lin", "position": (1.5, 2)}, "position (1.5, 2) does not consist of integers"),
+        ({"layer": "lin", "position": "ab"}, "position 'ab' does not consist of integers"),
         ({"layer": 3}, "Calls has no module 3"),
     ],
 )

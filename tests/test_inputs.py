@@ -47,8 +47,8 @@ def test_a_dict_with_other_keys_says_how_to_pass_it():
     with pytest.raises(InputError) as caught:
         Call.of({1: X})
     assert str(caught.value) == (
-        "inputs: a dict is keyword arguments, but 1 is no name. To pass the dict itself as the one argument, "
-        "put it in a tuple: ({...},)"
+        "inputs: a dict is keyword arguments, but its key 1 is not a string. To pass the dict "
+        "itself as the only argument, put it in a tuple: ({...},)"
     )
 
 
@@ -164,7 +164,7 @@ def test_examples_are_always_the_same_and_draw_nothing():
 
 @pytest.mark.parametrize("size", [(0, 3), (-1, 3), "1,3", (1.5, 2), 3, {"x": (1, "a")}])
 def test_what_is_no_shape_is_an_error(size):
-    with pytest.raises(InputError, match="is no shape; give the whole shape, batch included, as in"):
+    with pytest.raises(InputError, match="is not a shape; pass the whole shape, batch included"):
         make(size, None, torch.float32, "cpu")
 
 
@@ -179,7 +179,7 @@ def test_other_short_names_of_dtypes():
     names = {"bf16": torch.bfloat16, "fp32": torch.float32, "double": torch.float64, "long": torch.int64}
     assert {name: as_dtype(name) for name in names} == names
     for bad in ("", "nn", "fp17", 16):
-        with pytest.raises(InputError, match=f"^dtype: {bad!r} is no torch dtype"):
+        with pytest.raises(InputError, match=f"^dtype: {bad!r} is not a torch dtype"):
             as_dtype(bad)
 
 
@@ -231,7 +231,7 @@ def test_a_complex_model_takes_complex_inputs_and_its_spectra_real_ones():
 
 def test_real_inputs_for_a_complex_layer_are_refused():
     with pytest.raises(
-        InputError, match="it expects complex64, the dtype of its weights, not float32: give comp"
+        InputError, match="it expects complex64, the dtype of its weights, not float32: pass comp"
     ):
         archcost.analyze(nn.Linear(3, 4, dtype=torch.cfloat), torch.ones(2, 3))
 
@@ -256,9 +256,11 @@ def test_the_module_that_a_spec_names_is_not_converted_itself(tmp_path):
 def test_wrong_dtypes_are_errors():
     with pytest.raises(InputError) as caught:
         make((1,), "float33", torch.float32, "cpu")
-    expected = "dtype: 'float33' is no torch dtype; give for example torch.float32 or 'int64'"
+    expected = "dtype: 'float33' is not a torch dtype; pass for example torch.float32 or 'int64'"
     assert str(caught.value) == expected
-    with pytest.raises(InputError, match=r"^dtype: 1 dtypes for 2 inputs; give one, or one for each$"):
+    with pytest.raises(
+        InputError, match=r"^dtype: 1 dtypes for 2 inputs; pass a single dtype or one per input$"
+    ):
         make([(1,), (2,)], ["float32"], torch.float32, "cpu")
 
 
@@ -298,7 +300,7 @@ def test_other_sizes_are_tried_where_the_first_does_not_fit():
     assert trace.inputs[0][0].shape == (1, 1, 28, 28)
     assert trace.notes[0] == "input size 1x1x28x28 assumed: the first layer, 0 (Conv2d), takes 1 channel"
     assert trace.notes[1].startswith(
-        f"{IMAGE_SIZES.index(28)} other sizes did not fit, the first of them: '2' (Linear)"
+        f"{IMAGE_SIZES.index(28)} other input sizes did not fit, the first with: '2' (Linear)"
     )
 
 
@@ -309,7 +311,7 @@ def test_no_size_that_fits_is_an_error_that_says_what_was_tried():
     assert str(caught.value) == (
         "'2' (Linear) got an input of shape 1x193600; it expects 7 features in the last dimension "
         "(input size 1x1x224x224 assumed: the first layer, 0 (Conv2d), takes 1 channel; pass inputs or "
-        "input_size=(batch, ...) to say another)"
+        "input_size=(batch, ...) for another)"
     )
 
 
@@ -317,7 +319,7 @@ def test_a_model_that_says_nothing_is_an_error_that_asks():
     with pytest.raises(InputError) as caught:
         record(nn.Sequential(nn.ReLU()))
     assert str(caught.value) == (
-        "Sequential: no layer says what input it takes; pass inputs or input_size=(batch, ...)"
+        "Sequential: the input size cannot be guessed from its layers; pass inputs or input_size=(batch, ...)"
     )
 
 
@@ -442,7 +444,7 @@ def test_a_missing_argument_says_how_to_pass_it():
     assert text.startswith("the model's own forward (Two): ")
     assert "forward() missing 1 required positional argument: 'y'. " in text
     assert text.endswith(
-        "Pass every argument in inputs: a tuple for positional ones, a dict for keyword ones"
+        "Pass every argument in inputs: a tuple for positional arguments, a dict for keyword arguments"
     )
 
 

@@ -58,7 +58,7 @@ def said(error, function, *arguments, **options):
 @pytest.mark.parametrize("function", [archcost.analyze, archcost.accelerate, archcost.measure])
 def test_a_shape_in_the_place_of_inputs(resnet, function, shape):
     words = said(InputError, function, resnet, shape)
-    assert words == f"inputs is {shape!r}. That looks like a shape: use input_size=(1, 3, 224, 224)"
+    assert words == f"inputs is {shape!r}, which looks like a shape: write input_size=(1, 3, 224, 224)"
 
 
 def test_whole_numbers_that_the_model_takes_are_no_shape():
@@ -94,18 +94,18 @@ def test_the_batch_is_not_blamed_for_what_it_does_not_mend():
 
 def test_a_dict_for_a_model_with_one_dict_argument():
     words = said(InputError, archcost.analyze, OneDict(), {"p3": X})
-    assert words.endswith("A dict is keyword arguments; to pass it as the one argument, write (feats,)")
+    assert words.endswith("A dict is keyword arguments; to pass it as one argument, write (feats,)")
     assert archcost.analyze(OneDict(), ({"p3": X},)).total.macs == 4 * 8 * 36
 
 
 def test_a_tuple_for_a_model_with_one_list_argument():
     words = said(InputError, archcost.analyze, OneList(), (X, X))
-    assert words.endswith("A tuple is positional arguments; to pass it as the one argument, write (maps,)")
+    assert words.endswith("A tuple is positional arguments; to pass it as one argument, write (maps,)")
 
 
 def test_a_list_for_a_model_with_several_arguments():
     words = said(InputError, archcost.analyze, Two(), [X, X])
-    assert words.endswith("A list is one argument; for several, write a tuple: (first, second)")
+    assert words.endswith("A list is a single argument; for several, write a tuple: (first, second)")
 
 
 def test_trying_what_was_meant_leaves_model_and_inputs_as_they_were():
@@ -121,7 +121,7 @@ def test_a_dict_of_shapes_makes_a_dict_of_tensors():
     sizes = {"feats": {"p3": (1, 8, 6, 6), "p4": (1, 8, 3, 3)}}
     assert archcost.analyze(OneDict(), input_size=sizes).total.macs == 4 * 8 * (36 + 9)
     words = said(InputError, archcost.analyze, OneDict(), input_size={"feats": {"p3": 8}})
-    assert words.startswith("input_size['feats']['p3']: 8 is no shape")
+    assert words.startswith("input_size['feats']['p3']: 8 is not a shape")
 
 
 # Models
@@ -147,10 +147,10 @@ TAKE_A_MODEL = [
     [
         (
             torchvision.models.resnet18,
-            "got the function resnet18. If it makes a model, give what it returns, resnet18(); if it "
+            "got the function resnet18. If it builds a model, pass resnet18(); if it "
             "computes on tensors, call it in the forward of a module",
         ),
-        (torchvision.models.ResNet, "got the class ResNet; make one: ResNet(...)"),
+        (torchvision.models.ResNet, "got the class ResNet; pass an instance: ResNet(...)"),
         (OrderedDict(), "got an OrderedDict; load it into a model: model.load_state_dict(...)"),
         (7, "got an int"),
     ],
@@ -161,9 +161,9 @@ def test_what_is_no_model(function, model, words):
 
 def test_what_holds_a_model_is_told_from_one():
     loaded = archcost.load("torchvision:alexnet")
-    assert said(ModelError, archcost.analyze, loaded).endswith("got a Loaded; give its .model")
+    assert said(ModelError, archcost.analyze, loaded).endswith("got a Loaded; pass its .model")
     exported = torch.export.export(nn.ReLU(), (X,))
-    assert said(ModelError, archcost.analyze, exported).endswith("got an ExportedProgram; give its .module()")
+    assert said(ModelError, archcost.analyze, exported).endswith("got an ExportedProgram; pass its .module()")
 
 
 @pytest.mark.parametrize("lazily", ["generator", "inside"])
@@ -175,7 +175,7 @@ def test_a_forward_that_computes_later_is_not_counted_as_nothing(lazily):
 
     words = said(ModelError, archcost.analyze, Later(8, 4, 1), X)
     assert words == (
-        "the forward of Later returns a generator, which computes nothing until it is run through: give a "
+        "the forward of Later returns a generator, which computes nothing until it is iterated: pass a "
         "module whose forward does that, as in `return list(self.model(x))`"
     )
 
@@ -269,7 +269,7 @@ def test_accelerate_loads_a_spec_as_analyze_does(quick):
     assert type(done).__name__ == "SqueezeNet"
     assert done.acceleration.notes == archcost.analyze("torchvision:squeezenet1_1").notes
     assert quick[0].inputs[0].shape == (1, 3, 224, 224)
-    assert "no SPEC" in said(SpecError, archcost.accelerate, "squeezenet")
+    assert "unknown model" in said(SpecError, archcost.accelerate, "squeezenet")
 
 
 @pytest.mark.parametrize(
@@ -316,7 +316,7 @@ def test_a_mode_that_cannot_be_changed_is_not_advised_either():
     x = torch.rand(2, 3, 9, 9)
     exported = torch.export.export(model, (x,)).module()
     (note,) = archcost.analyze(exported, x).notes
-    assert note.endswith("norms use the statistics of the batch; for inference export it in eval mode")
+    assert note.endswith("batch norms use the statistics of the batch; for inference export it in eval mode")
     assert not re.search(r"eval\(\)", note)
 
 
@@ -340,8 +340,8 @@ def test_a_text_is_no_input(resnet, analysis, function):
     assert "layer='layer3'" in words
     words = said(InputError, function, resnet, "layer3")
     assert words == (
-        "inputs is the text 'layer3', and no input. A layer goes by its name: layer='layer3'. For a model "
-        "that takes a text, put it into a tuple: ('layer3',)"
+        "inputs is the string 'layer3', not a tensor. To choose a layer, write layer='layer3'. For a model "
+        "that takes a string, put it in a tuple: ('layer3',)"
     )
 
 
@@ -402,10 +402,10 @@ def test_inputs_beside_an_analysis_that_somebody_looks_at(resnet, analysis):
 )
 def test_an_array_in_the_place_of_a_tensor(resnet, function):
     words = said(InputError, function, resnet, IMAGE.numpy())
-    assert words == "inputs is a numpy array, and the model takes tensors: give torch.from_numpy(x)"
+    assert words == "inputs is a numpy array, but the model takes tensors: write torch.from_numpy(x)"
     words = said(InputError, function, resnet, (IMAGE.double().numpy(),))
     assert (
-        words == "inputs[0] is a numpy array, and the model takes tensors: give torch.from_numpy(x).float()"
+        words == "inputs[0] is a numpy array, but the model takes tensors: write torch.from_numpy(x).float()"
     )
 
 
@@ -413,10 +413,12 @@ def test_an_array_deep_inside_and_a_picture(analysis):
     words = said(InputError, archcost.analyze, OneDict(), {"feats": {"p3": X.numpy()}})
     assert words.startswith("inputs['feats']['p3'] is a numpy array")
     words = said(InputError, archcost.effective_field, analysis, IMAGE.numpy())
-    assert "numpy array, and the model takes tensors" in words
+    assert "numpy array, but the model takes tensors" in words
     picture = pytest.importorskip("PIL.Image").new("RGB", (64, 64))
     words = said(InputError, archcost.analyze, OneDict(), picture)
-    assert words.startswith("inputs is a PIL.Image.Image, and the model takes tensors: give torch.as_tensor(")
+    assert words.startswith(
+        "inputs is a PIL.Image.Image, but the model takes tensors: write torch.as_tensor("
+    )
 
 
 def test_an_array_is_not_blamed_for_what_is_wrong_elsewhere():
@@ -448,7 +450,7 @@ def test_an_array_that_the_model_takes():
     ],
 )
 def test_what_is_there_and_no_convolution(resnet, function):
-    assert said(SpecError, function, resnet) == "'fc' of ResNet is a Linear, and no convolution"
+    assert said(SpecError, function, resnet) == "'fc' of ResNet is a Linear, not a convolution"
 
 
 def test_what_is_not_there(resnet):
@@ -459,10 +461,10 @@ def test_what_is_not_there(resnet):
 def test_a_function_is_a_factory_or_a_forward():
     words = said(ModelError, archcost.analyze, lambda x: x, X)
     assert words == (
-        "expected a torch.nn.Module, got the function <lambda>. If it makes a model, give its result; if it "
+        "expected a torch.nn.Module, got the function <lambda>. If it builds a model, pass its result; if it "
         "computes on tensors, call it in the forward of a module"
     )
-    assert "give what it returns, relu();" in said(ModelError, archcost.analyze, nn.functional.relu, X)
+    assert "pass relu();" in said(ModelError, archcost.analyze, nn.functional.relu, X)
 
 
 def test_weights_that_are_none(tmp_path):
@@ -471,9 +473,9 @@ def test_weights_that_are_none(tmp_path):
     torch.save({"a": X}, tmp_path / "cut.pt")
     (tmp_path / "cut.pt").write_bytes((tmp_path / "cut.pt").read_bytes()[:-40])
     for name, why in [
-        ("net.py", "it is no file that torch.save wrote"),
+        ("net.py", "torch.save did not write it"),
         ("cut.pt", "the file is damaged"),
-        ("held.pt", f"it holds a {__name__}.OneDict, and code of a file is never run; save its state_dict()"),
+        ("held.pt", f"it holds a {__name__}.OneDict, whose code is not executed; save its state_dict()"),
     ]:
         words = said(SpecError, archcost.load, "torchvision:alexnet", weights=tmp_path / name)
         assert words.startswith(f"weights: {name} cannot be read as plain tensors: {why}")

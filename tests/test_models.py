@@ -62,15 +62,15 @@ def test_a_file_or_a_module_names_a_class_a_function_or_a_model(folder, attribut
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("resnet50", "'resnet50' is no SPEC; give torchvision:NAME"),
+        ("resnet50", "unknown model 'resnet50': did you mean torchvision:resnet50 or timm:resnet50?"),
         ("torchvision:resnet5", "torchvision has no model 'resnet5'; did you mean resnet50"),
         ("timm:resnet5000", "timm has no model 'resnet5000'"),
         ("nowhere.py:Net", "there is no file 'nowhere.py'"),
         ("no.such.package:Net", "cannot import no.such.package"),
-        ("mymodels.py:Nett", "'Nett' is not there; did you mean Net"),
+        ("mymodels.py:Nett", "there is no 'Nett'; did you mean Net"),
         ("mymodels.py:number", "is a int; expected a module, a class or a function"),
         ("mymodels.py:broken", "building the model failed: RuntimeError: no such width"),
-        ("mymodels.py:demanding", "name a function that needs no arguments"),
+        ("mymodels.py:demanding", "name a function without arguments"),
         ("mymodels.py:wrong", "returned a int, not a torch.nn.Module"),
     ],
 )

@@ -136,7 +136,7 @@ FUNCTIONS = {
 REFUSED = {
     ("script", "effective_field"): "give the model as it was before torch.jit or torch.export",
     ("script", "accelerate"): "accelerate the model before torch.jit does",
-    ("frozen", "receptive_field"): r"cannot run in float64 for the witness: RuntimeError: Input type",
+    ("frozen", "receptive_field"): r"cannot run in float64 to verify the field: RuntimeError: Input type",
     ("frozen", "effective_field"): "give the model as it was before torch.jit or torch.export",
     ("frozen", "accelerate"): "accelerate the model before torch.jit does",
     ("optimized script", "accelerate"): "accelerate the model before torch.jit does",
@@ -151,15 +151,15 @@ REFUSED = {
     ("compiled inside", "measure"): "part is compiled by torch.compile",
     ("compiled inside", "rewrite"): "put its _orig_mod there, and compile what comes of it",
     ("compiled inside", "accelerate"): "put its _orig_mod there, and compile what comes of it",
-    ("quantized", "receptive_field"): "verify the float model that it was made from",
+    ("quantized", "receptive_field"): "verify the floating-point model that it was made from",
     ("quantized", "effective_field"): "no gradient flows from its output to the input",
     ("meta", "crosscheck"): "it is on `meta`; load it with its weights",
-    ("meta", "receptive_field"): "give the model values first",
-    ("meta", "effective_field"): "on `meta` and has no values to run; load it first",
+    ("meta", "receptive_field"): "its weights are on `meta` and have no values",
+    ("meta", "effective_field"): "on `meta` and have no values; load them first",
     ("meta", "measure"): "model and inputs are on meta",
-    ("meta", "measured"): "measured runs the model, which is on `meta`",
-    ("meta", "rewrite"): "rewrite runs the model, which is on `meta`",
-    ("meta", "accelerate"): "accelerate runs the model, which is on `meta`",
+    ("meta", "measured"): "measured runs the model, whose weights are on `meta`",
+    ("meta", "rewrite"): "rewrite runs the model, whose weights are on `meta`",
+    ("meta", "accelerate"): "accelerate runs the model, whose weights are on `meta`",
     ("training", "accelerate"): r"call model\.eval\(\) first",
     ("differentiates", "effective_field"): "no gradient flows from its output to the input",
     ("differentiates", "measure"): "its forward pass raised RuntimeError: element 0 of tensors",
@@ -170,7 +170,7 @@ REFUSED = {
     ("by function", "effective_field"): r"of the model \(max_pool2d_with_indices\), is made inside a forward",
 }
 ROOFLINE = Roofline(50e9, 8e9, threads=1, dtype="float32", device="as an example")
-SILENT = "TorchScript does not say why; give the model as it was before torch.jit"
+SILENT = "TorchScript does not say why; pass the model as it was before torch.jit"
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -192,7 +192,7 @@ class Draws(nn.Module):
         return nn.functional.dropout(x, 0.5, self.training)
 
 
-BY_BATCH, DRAWS = "norms use the statistics of the batch", "dropout draws"
+BY_BATCH, DRAWS = "batch norms use the statistics of the batch", "dropout is active"
 
 
 @pytest.mark.parametrize(
@@ -205,7 +205,7 @@ BY_BATCH, DRAWS = "norms use the statistics of the batch", "dropout draws"
         (nn.Dropout2d(0.5), DRAWS),
         (nn.AlphaDropout(0.5), DRAWS),
         (Draws(), DRAWS),
-        (nn.RReLU(), "RReLU draws"),
+        (nn.RReLU(), "RReLU draws random slopes"),
         (nn.Sequential(nn.BatchNorm2d(3), nn.Dropout(0.5)), f"{BY_BATCH} and {DRAWS}"),
         # Nothing of these depends on the mode.
         (nn.Conv2d(3, 3, 1), None),

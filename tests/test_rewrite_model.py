@@ -77,7 +77,7 @@ def test_rules_are_applied_wherever_they_fit():
     [
         ({}, InputError, "give choices by layer, or rules"),
         ({"choices": {"3": "asymmetric"}, "rules": ["merge"]}, InputError, "one of the two"),
-        ({"choices": {"4": "asymmetric"}}, SpecError, "'4' of Sequential is a ReLU, and no convolution"),
+        ({"choices": {"4": "asymmetric"}}, SpecError, "'4' of Sequential is a ReLU, not a convolution"),
         (
             {"choices": {"3": "asymetric"}},
             SpecError,

@@ -401,7 +401,7 @@ def test_nothing_inside_a_script_is_replaced():
 def test_a_cyclic_model_is_refused():
     model = small()
     model[0].parent = model
-    with pytest.raises(ModelError, match="the module graph is cyclic"):
+    with pytest.raises(ModelError, match="the module tree has a cycle"):
         replace(model, {"0": Twin})
 
 

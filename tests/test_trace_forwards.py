@@ -127,9 +127,11 @@ def test_a_model_on_meta_already():
 
 def test_a_model_on_meta_that_needs_values_says_so():
     model = Calls(lambda self, x: self.lin(x) * x.sum().item(), lin=nn.Linear(8, 8, device="meta"))
-    with pytest.raises(ModelError, match="needs real values, which `meta` does not have"):
+    with pytest.raises(ModelError, match="needs real values, which tensors on `meta` do not have"):
         record(model, X)
-    with pytest.raises(ModelError, match="the model is on `meta` and has no values to run on cpu"):
+    with pytest.raises(
+        ModelError, match="the model's weights are on `meta` and have no values to run on cpu"
+    ):
         record(model, X, device="cpu")
 
 
@@ -198,7 +200,7 @@ def test_torch_func_inside_a_forward(function, layers):
     assert macs(Calls(function, lin=linear()), X) == layers * LINEAR
 
 
-NEEDS_GRADIENTS = "the model takes gradients in its forward: what autograd holds is in the memory"
+NEEDS_GRADIENTS = "the model takes gradients in its forward: memory includes the tensors autograd saves"
 
 
 def grad_inside(self, x):
@@ -244,7 +246,7 @@ def test_views_written_in_place(device):
     trace = record(Calls(forward, lin=linear()), X, device=device)
     assert cost_of(trace).total.macs == LINEAR
     assert cost_of(trace).total.kept_for_backward_bytes is None
-    assert "memory kept for backward is unknown" in trace.notes[0]
+    assert "memory saved for backward is unknown" in trace.notes[0]
 
 
 def test_an_input_written_in_place_is_the_callers_as_before():
@@ -306,7 +308,7 @@ def test_values_that_decide_run_for_real_and_the_note_names_the_module(function)
     assert cost_of(trace).total.macs == LINEAR
     (note,) = trace.notes
     assert note.startswith(
-        "ran for real on cpu, because the model needs values that `meta` does not have: '1.0' (Calls): "
+        "executed on cpu, because the model needs values that `meta` does not have: '1.0' (Calls): "
     )
     assert len(note) < 300
 

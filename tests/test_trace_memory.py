@@ -83,7 +83,7 @@ def test_a_forward_that_runs_only_without_gradients_is_counted(name):
     assert found.total.macs == (16**3 if "written into" in name else 16 * 16 * 8 * 8)
     assert found.total.kept_for_backward_bytes is None
     assert found.notes[-1].startswith(
-        "memory kept for backward is unknown: the model's own forward (Function): "
+        "memory saved for backward is unknown: the model's own forward (Function): "
     )
 
 

@@ -129,7 +129,7 @@ def test_modules_in_plain_lists_are_counted_and_named():
     assert found.total.params == 72
     assert found.by_name["<Linear>"].macs == LINEAR
     assert trace.notes == (
-        "<Linear> is called but not registered in the model, so its parameters are not the model's",
+        "<Linear> is called but not registered in the model, so its parameters are not counted",
     )
 
 
@@ -200,7 +200,7 @@ def test_a_cyclic_module_graph_is_a_clear_error():
     with pytest.raises(ModelError) as caught:
         record(model, X)
     assert str(caught.value) == (
-        "the module graph is cyclic: '0.parent' is 'the model itself' again. Keep the back reference out of "
+        "the module tree has a cycle: '0.parent' is 'the model itself' again. Keep the back reference out of "
         "the module tree, for example in a tuple: self.parent = (parent,)"
     )
 
@@ -223,7 +223,8 @@ def test_a_lazy_module_is_a_clear_error():
 
 def test_a_class_instead_of_a_model_is_a_clear_error():
     with pytest.raises(
-        ModelError, match=r"^expected a torch.nn.Module, got the class Linear; make one: Linear\(\.\.\.\)$"
+        ModelError,
+        match=r"^expected a torch.nn.Module, got the class Linear; pass an instance: Linear\(\.\.\.\)$",
     ):
         record(nn.Linear, X)
 
@@ -291,7 +292,7 @@ def test_compiled_models_are_counted_as_written(build, device):
 
 def test_a_compiled_model_says_what_is_counted():
     assert record(compiled_model(), IMAGE).notes == (
-        "the model is compiled: what is counted is the model as written, before compilation",
+        "the model is compiled: the model as written, before compilation, is counted",
     )
 
 
@@ -310,8 +311,8 @@ def test_script_modules_are_counted_for_real(how, part):
     assert trace.device == "cpu"
     where = "0" if part else "the model"
     assert trace.notes == (
-        f"{where} is a ScriptModule: what it computes is counted under its own name, and for real on cpu, "
-        f"since its weights stay inside it",
+        f"{where} is a ScriptModule: its operations are counted under its own name, and executed on cpu, "
+        f"since its weights cannot be moved",
     )
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
@@ -320,12 +321,12 @@ def test_script_modules_are_counted_for_real(how, part):
 def test_a_frozen_script_says_that_its_weights_are_not_seen():
     trace = record(torch.jit.freeze(torch.jit.script(nn.Sequential(conv()).eval())), IMAGE)
     assert cost_of(trace).total.macs == CONV
-    assert "weights frozen into it are not seen" in trace.notes[0]
+    assert "weights frozen into it are not counted" in trace.notes[0]
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_script_module_does_not_move():
-    with pytest.raises(ModelError, match="it cannot run on meta; leave device out"):
+    with pytest.raises(ModelError, match="it cannot run on meta; omit device="):
         record(torch.jit.script(conv()), IMAGE, device="meta")
 
 
@@ -390,5 +391,5 @@ def test_no_warning_is_raised_by_the_trace_itself():
 
 
 def test_give_inputs_or_a_size_not_both():
-    with pytest.raises(InputError, match=r"^give either inputs or input_size, not both$"):
+    with pytest.raises(InputError, match=r"^inputs and input_size exclude each other: pass one of them$"):
         record(linear(), X, input_size=(2, 8))

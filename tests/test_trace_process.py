@@ -277,7 +277,7 @@ def test_nested_tensors_are_refused_and_leave_nothing_behind(layout):
 
     before = state_of_process()
     with pytest.raises(
-        InputError, match=r"a NestedTensor has rows of different lengths.*give a padded tensor"
+        InputError, match=r"a NestedTensor has rows of different lengths.*pass a padded tensor"
     ):
         record(
             nn.Linear(4, 6), torch.nested.nested_tensor([torch.rand(3, 4), torch.rand(5, 4)], layout=layout)

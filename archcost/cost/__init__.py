@@ -1,1 +1,1 @@
-"""A Trace -> Costs: parameters, MACs, memory, depth. Counted on paper; nothing here executes anything."""
+"""Cost: the parameters, MACs, memory and depth of a Trace, counted without executing anything."""

@@ -1,8 +1,8 @@
-"""Complex convolutions, which the framework takes apart into three real ones, and sums of them.
+"""Complex convolutions, which PyTorch decomposes into three real convolutions and sums.
 
 With a = conv(Re x, Re w), b = conv(Im x, Im w) and c = conv(Re x + Im x, Re w + Im w) the result is
-a - b + i (c - a - b) (``complex_convolution`` in ATen/native/Convolution.cpp). The count is that of the
-definition, as it is for Winograd and FFT: one MAC for each complex product.
+a - b + i (c - a - b) (``complex_convolution`` in ATen/native/Convolution.cpp). Counted is the definition,
+whatever the algorithm: one MAC per complex product.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _AFTER = ["aten.add", "aten.mul", "aten.sub", "aten.sub", "aten.sub"]
 
 
 def as_defined(ops: tuple[Op, ...], counts: list[Count]) -> list[Count]:
-    """The counts with each complex convolution as one, at the first of its three real ones."""
+    """The counts, with those of a complex convolution put at the first of its three real convolutions."""
     for op, count in zip(ops, counts, strict=True):
         if count.kind != "convolution":
             continue
@@ -31,7 +31,7 @@ def as_defined(ops: tuple[Op, ...], counts: list[Count]) -> list[Count]:
 
 
 def _three_in_place_of_one(ops: tuple[Op, ...], counts: list[Count], third: Op) -> tuple[int, int] | None:
-    """The first and the last operation of a complex convolution that has ``third`` as its third real one."""
+    """The first and last operation of the complex convolution whose third real convolution is ``third``."""
     after = ops[third.index + 1 : third.index + 6]
     if sorted(op.base for op in after) != _AFTER or not any(1j in op.args for op in after):
         return None

@@ -1,4 +1,4 @@
-"""Costs: the numbers on paper for a Trace, per operation, per module and in total."""
+"""Costs: the counted costs of a Trace, per operation, per module and in total."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["Costs", "ModuleCost", "OpCost", "Total", "Uncounted", "cost_of"]
 
 @dataclass(frozen=True, slots=True)
 class OpCost:
-    """What one operation costs. Bytes are those of the tensors as they are, dtype included."""
+    """The costs of one operation; bytes are those of its tensors in their own dtypes."""
 
     op: Op
     module: str
@@ -30,7 +30,7 @@ class OpCost:
     other_ops: int | None
     reason: str | None
     flops: int | None
-    """The arithmetic in the MACs: 2 for each, 8 where the numbers are complex. Other operations are apart."""
+    """Floating-point operations of the MACs: 2 each, 8 for complex numbers; without ``other_ops``."""
     input_bytes: int
     weight_bytes: int
     output_bytes: int
@@ -41,7 +41,7 @@ class OpCost:
 
 @dataclass(frozen=True, slots=True)
 class Uncounted:
-    """Operations of one kind in one module whose count, or part of it, is unknown, and why."""
+    """An operator in a module whose count, or part of it, is unknown: how often it ran, and why."""
 
     op: str
     module: str
@@ -50,7 +50,7 @@ class Uncounted:
     macs_unknown: bool
 
 
-# The columns that add up: over the operations of a module, over its state and the rest.
+# The columns that are summed over the operations of a module; and all additive columns.
 _OF_OPS = (
     *("macs", "flops", "other_ops", "input_bytes", "weight_bytes", "output_bytes", "activation_bytes"),
     "neurons",
@@ -64,13 +64,13 @@ _ADDITIVE = (
 
 @dataclass(frozen=True, kw_only=True)
 class ModuleCost:
-    """One module: its own operations and its children's together, so that subtotals add up.
+    """The costs of one module, its children included.
 
-    Counts are elements, memory is bytes. ``level`` is the distance from the root. ``output_shape`` is
-    that of the last call, a tuple of shapes where it returned several tensors; None where the module was
-    never called itself (a container) or returns none. ``peak_memory_bytes`` is the most activation memory
-    alive at once while it ran. ``uncounted`` is the number of operations whose count is not known:
-    ``macs`` and ``other_ops`` are lower bounds then.
+    Parameters, buffers and neurons are numbers of elements, memory is in bytes. ``level`` is the distance
+    from the root. ``output_shape`` is that of the last call, a tuple of shapes where it returned several
+    tensors; None where the module was never called itself (a container) or returned no tensor.
+    ``peak_memory_bytes`` is the peak of activation memory while it ran. ``uncounted`` is the number of
+    operations whose count is unknown: ``macs`` and ``other_ops`` are then lower bounds.
     """
 
     name: str
@@ -89,7 +89,7 @@ class ModuleCost:
     buffer_bytes: int
     macs: int
     flops: int
-    """The arithmetic in the MACs: 2 for each, 8 where the numbers are complex. Other operations are apart."""
+    """Floating-point operations of the MACs: 2 each, 8 for complex numbers; without ``other_ops``."""
     other_ops: int
     input_bytes: int
     weight_bytes: int
@@ -102,7 +102,7 @@ class ModuleCost:
 
     @property
     def arithmetic_intensity(self) -> float | None:
-        """(flops + other_ops) / (input + weight + output bytes); None where that is 0 or not all counted."""
+        """(flops + other_ops) / (input + weight + output bytes); None if any is unknown or no bytes move."""
         if self.uncounted:
             return None
         moved = self.input_bytes + self.weight_bytes + self.output_bytes
@@ -111,32 +111,37 @@ class ModuleCost:
 
 @dataclass(frozen=True, kw_only=True)
 class Total(ModuleCost):
-    """The whole model. ``depth`` (weighted layers) and ``nonlinearities``: each on its longest path."""
+    """The costs of the whole model.
+
+    ``depth`` is the number of weighted layers on the longest path through the data flow,
+    ``nonlinearities`` that of activation functions on the path with most of them.
+    """
 
     depth: int
     nonlinearities: int
     inputs_bytes: int
-    """Bytes of the caller's inputs; they are not part of the peak."""
+    """Bytes of the model's inputs, which ``peak_memory_bytes`` does not include."""
 
 
 @dataclass(frozen=True)
 class Costs:
-    """The numbers on paper for one Trace."""
+    """The counted costs of one Trace, per operation, per module and in total."""
 
     ops: tuple[OpCost, ...]
     modules: tuple[ModuleCost, ...]
     total: Total
     uncounted: tuple[Uncounted, ...] = field(default=())
     notes: tuple[str, ...] = field(default=())
-    """Assumptions of counting rules, and the rules of other packages that could not be loaded, in words."""
+    """Notes in words: assumptions of counting rules, and packages whose rules could not be loaded."""
 
     @cached_property
     def by_name(self) -> dict[str, ModuleCost]:
+        """The costs of each module, by its name."""
         return {row.name: row for row in self.modules}
 
 
 def cost_of(trace: Trace) -> Costs:
-    """Count everything in a Trace. Executes nothing."""
+    """The costs of a Trace, counted by the registered rules without executing anything."""
     counts = as_defined(trace.ops, [count(op) for op in trace.ops])
     depends = depends_on_input(trace)
     weighted = [is_weighted(op, c, trace, depends) for op, c in zip(trace.ops, counts, strict=True)]
@@ -159,17 +164,17 @@ def cost_of(trace: Trace) -> Costs:
 
 
 def count(op: Op) -> Count:
-    """The count of one operation; unknown, with the reason, where no rule knows it."""
+    """The count of an operation; unknown, with the reason, where no rule applies or its rule raises."""
     rule, kind = table.find(op.name) or (classify, "unknown")
     try:
         result = rule(op)
         if not isinstance(result, Count):
             macs, other_ops = result
             result = Count(macs, other_ops, kind)
-    except Exception as error:  # a rule meets a call it does not understand: that is an unknown as well
+    except Exception as error:  # a rule may not support every call of its operator
         return Count(None, None, "unknown", f"its rule failed: {type(error).__name__}: {error}")
     if None in (result.macs, result.other_ops) and result.reason is None:
-        result = replace(result, reason="its rule says that it is not known")
+        result = replace(result, reason="its rule returned None without a reason")
     if result.flops_per_mac is None and result.macs != 0:
         is_complex = any(out.dtype.is_complex for out in op.outputs)
         result = replace(result, flops_per_mac=COMPLEX_FLOPS if is_complex else REAL_FLOPS)
@@ -204,7 +209,7 @@ def _uncounted(ops: tuple[OpCost, ...]) -> tuple[Uncounted, ...]:
 
 @lru_cache(maxsize=4096)
 def _ancestors(name: str) -> tuple[str, ...]:
-    """The names above a module, the model's own (empty) last."""
+    """The names of a module's ancestors, the nearest first and the root's (empty) last."""
     above: list[str] = []
     while name:
         name = name.rpartition(".")[0]
@@ -216,7 +221,7 @@ def _module_rows(trace: Trace, ops: tuple[OpCost, ...]) -> list[ModuleCost]:
     own = _own_sums(trace, ops)
     names = _in_order(trace, own)
     sums = {name: tuple(own[name].values()) for name in names}
-    for name in reversed(names[1:]):  # children before their parents, whose subtotals they add to
+    for name in reversed(names[1:]):  # children before their parents
         parent = name.rpartition(".")[0]
         sums[parent] = tuple(map(add, sums[parent], sums[name]))
     peaks = _peaks(trace, ops, names)
@@ -260,7 +265,7 @@ def _shape(outputs: tuple[TensorRef, ...]) -> tuple[int, ...] | tuple[tuple[int,
 
 
 def _own_sums(trace: Trace, ops: tuple[OpCost, ...]) -> defaultdict[str, dict[str, int]]:
-    """The additive columns of each module, without its children's."""
+    """The additive columns of each module, without its children."""
     none = dict.fromkeys(_ADDITIVE, 0)
     own: defaultdict[str, dict[str, int]] = defaultdict(none.copy)
     own.update((call.module, none.copy()) for call in trace.calls)
@@ -284,11 +289,11 @@ def _own_sums(trace: Trace, ops: tuple[OpCost, ...]) -> defaultdict[str, dict[st
 
 
 def _in_order(trace: Trace, own: Iterable[str]) -> list[str]:
-    """Every module name, parents first, in order of definition; aliases and strangers come last."""
+    """All module names, parents first, in order of definition; aliases and unregistered modules last."""
     children: defaultdict[str, dict[str, None]] = defaultdict(dict)
     for name in (*trace.modules, *own):
         for lower, upper in zip((name, *_ancestors(name)), _ancestors(name), strict=False):
-            if lower in children[upper]:  # so those above it are known as well
+            if lower in children[upper]:  # then its ancestors are there as well
                 break
             children[upper][lower] = None
     order: list[str] = []
@@ -301,14 +306,14 @@ def _in_order(trace: Trace, own: Iterable[str]) -> list[str]:
 
 
 def _peaks(trace: Trace, ops: tuple[OpCost, ...], names: list[str]) -> dict[str, int]:
-    """The most that was alive while a module, or anything below it, ran."""
+    """Peak memory in bytes of each module, its children included."""
     peaks = dict.fromkeys(names, 0)
     for cost in ops:
         peaks[cost.module] = max(peaks[cost.module], cost.live_bytes)
     for name in reversed(names[1:]):
         parent = name.rpartition(".")[0]
         peaks[parent] = max(peaks[parent], peaks[name])
-    # A module may be called by another than its parent in name; then it runs inside that one as well.
+    # A module may be called by a module that is not its ancestor by name: it counts for the caller as well.
     for call in trace.calls:
         caller = None if call.parent is None else trace.calls[call.parent]
         if caller is None or _is_within(call.module, caller.module):

@@ -1,4 +1,4 @@
-"""Memory, from the lifetimes of storages: what is alive while each operation runs."""
+"""Memory: activation bytes alive during each operation, and the bytes that it reads and writes."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from archcost.trace.graph import Op, PackedWeights, Storage, TensorRef, Trace
 
 
 def live_bytes(trace: Trace) -> list[int]:
-    """Bytes of activations alive while each operation runs, its own results included.
+    """Bytes of activations alive during each operation, its own results included.
 
-    Activations are the storages that operations allocated; weights, buffers and the caller's inputs are
-    not among them. A storage lives from the operation that made it to the last one that ran before
-    Python let go of it. Scratch space inside an operator is not seen.
+    Activations are the storages that operations allocated, without weights, buffers and the model's inputs.
+    A storage lives from the operation that allocated it to the last operation before Python freed it. The
+    workspace inside an operator is not seen.
     """
     changes = [0] * (len(trace.ops) + 1)
     for storage in trace.storages:
@@ -26,7 +26,7 @@ def live_bytes(trace: Trace) -> list[int]:
 
 
 def traffic(op: Op, storages: tuple[Storage, ...], kind: str) -> tuple[int, int, int]:
-    """Bytes one operation reads of activations, reads of weights, and writes; a view moves nothing."""
+    """Bytes of an operation: activations read, weights read, results written; all 0 for a view."""
     if kind == "view":
         return 0, 0, 0
     written = sum(out.nbytes for out in op.outputs)
@@ -39,7 +39,7 @@ def traffic(op: Op, storages: tuple[Storage, ...], kind: str) -> tuple[int, int,
         if ref in seen or ref.storage not in reads:
             continue
         seen.add(ref)
-        # A gather reads the rows it picks, not the whole table.
+        # A gather reads the selected rows, not the whole table.
         nbytes = min(ref.nbytes, _gathered(op, written)) if kind == "gather" and not position else ref.nbytes
         if storages[ref.storage].origin in ("parameter", "buffer"):
             weights += nbytes
@@ -50,8 +50,8 @@ def traffic(op: Op, storages: tuple[Storage, ...], kind: str) -> tuple[int, int,
 
 
 def _gathered(op: Op, written: int) -> int:
-    """Bytes of the rows an operation picks; a bag of embeddings picks more than it writes."""
+    """Bytes of the rows that a gather reads; an embedding bag reads more than it writes."""
     if "embedding_bag" not in op.name:
         return written
     table, indices = op.args[0], op.args[1]
-    return indices.numel * table.shape[1] * table.dtype.itemsize
+    return int(indices.numel * table.shape[1] * table.dtype.itemsize)

@@ -1,7 +1,7 @@
-"""The table of counting rules: one small function an operator, open to everyone.
+"""The registry of counting rules: a function per operator, which users and packages can add to.
 
-A rule takes an `Op` and returns a `Count`. A rule's name is the operator's, ``"aten.bmm"`` for all its
-overloads or ``"aten.add.Tensor"`` for one, in-place forms included; ``"mylib::op"`` works as well.
+A rule takes an `Op` and returns a `Count`. It is registered by the operator's name: ``"aten.bmm"`` for all
+overloads, ``"aten.add.Tensor"`` for a single overload, in-place forms included; ``"mylib::op"`` works too.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ KINDS = (
 )
 
 
-# A product and a sum; of complex numbers four products and two sums, and two sums.
+# A real MAC is a product and a sum; a complex MAC is four products and four sums.
 REAL_FLOPS, COMPLEX_FLOPS = 2, 8
 
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """What one operation costs: multiply-accumulates, and all other arithmetic operations.
+    """The count of one operation: its MACs, and all other arithmetic operations.
 
-    ``None`` is unknown, and ``reason`` says why; it is never the same as 0. ``flops_per_mac`` is 2, and 8
-    for complex numbers (four products and four sums); left out, the dtype of the results decides.
-    ``note`` says what the count assumes.
+    None is unknown (not 0), and ``reason`` says why. ``flops_per_mac`` is 2, or 8 for complex numbers (four
+    products and four sums); by default the dtype of the results decides. ``note`` is an assumption of the
+    count, in words.
     """
 
     macs: int | None = 0
@@ -49,16 +49,24 @@ table: OperatorRegistry[tuple[Rule, str]] = OperatorRegistry(
 
 
 def counting_rule(*names: str, kind: str = "other") -> Callable[[Rule], Rule]:
-    """Register a counting rule for operators; a later one replaces an earlier one.
+    """Register a counting rule for operators; a later rule replaces an earlier one.
 
-    The rule gets an `Op` and returns ``(macs, other_ops)`` or a `Count`. ``kind`` is one of
-    ``archcost.cost.registry.KINDS``.
+    Args:
+        names: operators, ``"mylib::op"`` or ``"aten.add.Tensor"``.
+        kind: the kind of operation, an entry of ``archcost.cost.registry.KINDS``.
+
+    Returns:
+        A decorator for the rule: a function that takes an `Op` and returns ``(macs, other_ops)`` or a
+        `Count`.
+
+    Raises:
+        ArchcostError: there is no such kind, or a name is not an operator's.
 
     >>> @counting_rule("mylib::scaled_add", kind="pointwise")
     ... def scaled_add(op):
     ...     return 0, 2 * op.outputs[0].numel
     """
     if kind not in KINDS:
-        raise ArchcostError(f"counting_rule: kind {kind!r} is unknown; take one of {', '.join(KINDS)}")
+        raise ArchcostError(f"counting_rule: unknown kind {kind!r}; the kinds are {', '.join(KINDS)}")
     by = sys._getframe(1).f_globals.get("__name__", "")
     return table.register("counting_rule", names, lambda rule: (rule, kind), by)

@@ -1,1 +1,1 @@
-"""Receptive fields: which part of the input each value depends on, exact through any graph."""
+"""Receptive fields: the part of the input on which each value of a Trace depends, through any graph."""

@@ -1,4 +1,4 @@
-"""The effective field: how much each input pixel moves one position of a layer, by the gradient."""
+"""The effective receptive field: the gradient of a position of a layer with respect to each input pixel."""
 
 from __future__ import annotations
 
@@ -26,48 +26,53 @@ from archcost.trace.state import Untouched
 __all__ = ["EffectiveField", "measure"]
 
 _HALF = (torch.float16, torch.bfloat16)
-# A gradient this much smaller than that of the channels with random signs is rounding, not dependence.
+# A gradient smaller than this part of that with random signs of the channels is rounding.
 _CANCELLED = 1e-4
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EffectiveField(Result):
-    """Where the gradient of one output position lies within its theoretical window (Luo et al. 2016).
-
-    ``map`` is an array of the input's spatial shape: the mean absolute gradient of each pixel.
-    """
+    """The effective receptive field of an output position: its gradient at each pixel (Luo et al. 2016)."""
 
     map: np.ndarray
+    """The mean absolute gradient of each pixel, in the input's spatial shape."""
     theoretical: ReceptiveField
-    """The field on paper: layer, position and window."""
+    """The theoretical receptive field, with layer, position and window."""
     samples: int
-    """Input samples that the mean is over."""
+    """The number of input samples in the mean."""
     share: float
+    """The share of the gradient that ``side`` and ``window`` hold."""
     signs: bool = False
     """Whether the channels of the layer were summed with random signs."""
 
     @property
     def side(self) -> int:
-        """Side in pixels of the smallest square (interval, cube) that holds ``share``: `side_holding`."""
+        """Side in pixels of the smallest square (interval, cube) that holds ``share`` of the gradient."""
         return self.side_holding(self.share)
 
     @property
     def ratio(self) -> tuple[float, ...]:
-        """For each axis, the part of the theoretical window that the square covers: at most 1."""
+        """The part of the theoretical window that the square covers, per axis; at most 1."""
         size = self._bounds.size
         return tuple(min(self.side, n) / n for n in size)
 
     @property
     def window(self) -> tuple[Window, ...]:
-        """First and last pixel of the square; it may reach beyond the image."""
+        """First and last pixel of the square, per axis; it may extend beyond the image."""
         reach = self.side - 1
         return tuple(((both - reach + 1) // 2, (both + reach) // 2) for both in self._twice_centre)
 
     def side_holding(self, share: float) -> int:
-        """Side of the smallest square that holds ``share`` of the map's sum.
+        """Side in pixels of the smallest square that holds ``share`` of the gradient.
 
-        The square has the centre of the theoretical window, continued beyond the image's borders; what of
-        it lies outside the image holds nothing, and counts in the side.
+        The square is centred on the theoretical window, unclipped; the part of it outside the image counts
+        in the side.
+
+        Args:
+            share: above 0, at most 1.
+
+        Raises:
+            SpecError: ``share`` is out of range.
         """
         check_share(share)
         away = np.zeros((1,) * self.map.ndim, dtype=np.int64)
@@ -80,7 +85,7 @@ class EffectiveField(Result):
 
     @property
     def _bounds(self) -> ReceptiveField:
-        """Without operations over the full extent, where anything is left then."""
+        """The local field, or the whole one where the local field is empty."""
         local = self.theoretical.local
         return local if all(local.size) else self.theoretical
 
@@ -89,14 +94,14 @@ class EffectiveField(Result):
         return tuple(lo + hi for lo, hi in self._bounds.unclipped)
 
     def document(self, asked: Asked) -> Document:
-        """As data a row for each pixel; JSON has the window, and on paper the field of this position."""
+        """The field as a Document: a row per pixel; JSON also has the window and the theoretical field."""
         pixels = Table("pixels", self._columns(), lambda: list(np.ndenumerate(self.map)))
         first, *lines = self.lines()
         return Document("archcost.effective/1", [(first, "")], [pixels], [], self._record, lines)
 
     def _columns(self) -> list[Column]:
         axes = [
-            Column(f"axis_{i}", f"Axis {i}", "Index of the pixel", partial(_index, i))
+            Column(f"axis_{i}", f"Axis {i}", f"Index of the pixel along axis {i}", partial(_index, i))
             for i in range(self.map.ndim)
         ]
         meaning = "Mean absolute gradient, summed over the input's channels"
@@ -107,7 +112,7 @@ class EffectiveField(Result):
         return {**{name: getattr(self, name) for name in names}, "theoretical": self.theoretical.record()}
 
     def lines(self) -> list[str]:
-        """For people: where, and how large it is."""
+        """The field in words: layer and position, size, number of samples."""
         field = self.theoretical
         shape = {1: "an interval", 2: "a square", 3: "a cube"}[self.map.ndim]
         ratio = " x ".join(dict.fromkeys(f"{r:.0%}" for r in self.ratio))
@@ -122,16 +127,15 @@ class EffectiveField(Result):
         ]
 
 
-def _index(axis: int, row: Any) -> int:
-    index: int = row[0][axis]
-    return index
+def _index(axis: int, row: tuple[tuple[int, ...], float]) -> int:
+    return row[0][axis]
 
 
 def check_share(share: float) -> None:
-    """Raises SpecError where it is no share."""
+    """Raise SpecError for a ``share`` that is not above 0 and at most 1."""
     if not 0 < share <= 1:
         raise SpecError(
-            f"effective_field: share is {share!r}; give a number above 0 and at most 1, as in 0.95"
+            f"effective_field: share is {share!r}; pass a number above 0 and at most 1, such as 0.95"
         )
 
 
@@ -145,7 +149,21 @@ def measure(
     seed: int,
     device: torch.device | str | None = None,
 ) -> EffectiveField:
-    """Run each call on a copy of the model and take the gradients; see `archcost.effective_field`."""
+    """The mean absolute gradient over calls of a copy of the model; see `archcost.effective_field`.
+
+    Args:
+        model: the model; it is copied, and run in eval mode.
+        passes: the inputs.
+        claim: the layer and position, with their theoretical field.
+        share: the share of the gradient that the field's square holds.
+        signs: sum the layer's channels with random signs.
+        seed: the seed of the random signs.
+        device: where the copy runs; by default on the model's device.
+
+    Raises:
+        ModelError: the model cannot be copied or run, or there is no finite gradient.
+        InputError: the input has an integer dtype.
+    """
     field = claim.field
     name = f"{type(model).__name__}, {field.layer or 'the model itself'}"
     total = np.zeros(field.input_size)
@@ -162,13 +180,10 @@ def measure(
             samples += leaf.shape[0] if len(beside) > 1 and beside[0] == 0 else 1
             total += gradient.abs().double().sum(beside).cpu().numpy() if beside else gradient.abs().numpy()
     if not np.isfinite(total).all():
-        raise ModelError(
-            f"{name}: the gradient is not finite; give the model weights that give finite values"
-        )
+        raise ModelError(f"{name}: the gradient is not finite; use weights and inputs for which it is")
     if not total.any():
         raise ModelError(
-            f"{name}: the gradient of this position is 0 at every pixel, so nothing of the input moves it; "
-            f"give inputs for which it is not"
+            f"{name}: the gradient of this position is 0 at every pixel; use inputs for which it is not"
         )
     total /= samples
     total.setflags(write=False)
@@ -177,31 +192,31 @@ def measure(
 
 @contextmanager
 def _copied(model: nn.Module, device: torch.device | str | None) -> Iterator[nn.Module]:
-    """A copy in eval mode to run and differentiate; random states and the model's attributes are put back."""
+    """A copy of the model in eval mode; random states and the model's attributes are restored on leaving."""
     model = getattr(model, "_orig_mod", model)
     kind = type(model).__name__
     tree = walk(model)
     if any(p.is_meta for p in model.parameters()):
-        raise ModelError(f"{kind}: the model is on `meta` and has no values to run; load it first")
+        raise ModelError(f"{kind}: the model's weights are on `meta` and have no values; load them first")
     with Untouched(tree), torch.inference_mode(False), torch.enable_grad():
         try:
-            with torch.no_grad():  # else the copy of a ScriptModule's weights is computed from them
+            with torch.no_grad():  # else the copied weights of a ScriptModule have a grad_fn
                 twin = copy.deepcopy(model).to(device)
-            for parameter in twin.parameters():  # a ScriptModule does not do it itself
+            for parameter in twin.parameters():  # `Module.requires_grad_` leaves a ScriptModule's out
                 parameter.requires_grad_(False)
             if any(is_training(part) for part in twin.modules()):
                 twin.eval()
         except Exception as error:
             raise ModelError(
-                f"{kind}: cannot be copied, and the effective field is measured on a copy: {error}"
+                f"{kind}: the effective field is measured on a copy, and copying failed: {error}"
             ) from error
         if any(p.dtype in _HALF for p in twin.parameters()):
             twin = twin.float()
         yield twin
 
 
-def _prepared(twin: nn.Module, call: Call, field: ReceptiveField) -> tuple[Any, torch.Tensor]:
-    """The call on the copy's device, half precision as float32, and the leaf that its input comes from."""
+def _prepared(twin: nn.Module, call: Call, field: ReceptiveField) -> tuple[Call, torch.Tensor]:
+    """The call on the copy's device, half precision as float32; and the leaf tensor of the input."""
     home = next(iter([*twin.parameters(), *twin.buffers()]), torch.empty(0)).device
     leaves: list[torch.Tensor] = []
 
@@ -212,22 +227,22 @@ def _prepared(twin: nn.Module, call: Call, field: ReceptiveField) -> tuple[Any, 
             return tensor
         if not (tensor.is_floating_point() or tensor.is_complex()):
             raise InputError(
-                f"{type(twin).__name__}: input {field.input_index} holds whole numbers "
-                f"({str(tensor.dtype)[6:]}), which have no gradient; measure the part of the model that "
-                f"takes their embedding"
+                f"{type(twin).__name__}: input {field.input_index} has the integer dtype "
+                f"{str(tensor.dtype)[6:]}, which has no gradient; measure the part of the model that "
+                f"takes the embedding"
             )
-        return tensor.requires_grad_().clone()  # a model may write into its input, which no leaf allows
+        return tensor.requires_grad_().clone()  # a model may write into its input, but not into a leaf
 
-    given = map_tensors(call, prepare)
+    given = Call(*map_tensors(tuple(call), prepare))
     return given, leaves[field.input_index]
 
 
 class _Reached(Exception):
-    """The layer's output is there; the rest of the model need not run."""
+    """Raised in a hook to end the forward pass once the layer's output is there."""
 
 
-def _picked(twin: nn.Module, given: Any, claim: Claim, name: str) -> torch.Tensor:
-    """The values of the layer at the position: all channels of all samples."""
+def _picked(twin: nn.Module, given: Call, claim: Claim, name: str) -> torch.Tensor:
+    """The layer's output at the position: all channels of all samples."""
     found: list[torch.Tensor] = []
     calls = 0
     wanted = claim.watched[-1]
@@ -249,8 +264,8 @@ def _picked(twin: nn.Module, given: Any, claim: Claim, name: str) -> torch.Tenso
     finally:
         handle.remove()
     if not found:
-        raise ModelError(f"{name}: the layer was not called again when its gradient was to be taken")
-    index: list[Any] = [slice(None)] * found[wanted.output].dim()
+        raise ModelError(f"{name}: the layer was called in the traced pass, but not in the measured one")
+    index: list[slice | int] = [slice(None)] * found[wanted.output].dim()
     for dim, at in zip(claim.places, claim.field.position, strict=True):
         index[dim] = at
     return found[wanted.output][tuple(index)]
@@ -259,7 +274,7 @@ def _picked(twin: nn.Module, given: Any, claim: Claim, name: str) -> torch.Tenso
 def _gradient(
     picked: torch.Tensor, leaf: torch.Tensor, signs: torch.Generator | None, name: str
 ) -> torch.Tensor:
-    """The gradient of the sum of the channels, each with a sign of its own where ``signs`` draws them."""
+    """The gradient of the sum of the channels, with random signs drawn from ``signs`` unless None."""
     weights = torch.ones(picked.shape)
     if signs is not None:
         weights = 1 - 2 * torch.randint(2, picked.shape, generator=signs, dtype=torch.float32)
@@ -270,8 +285,8 @@ def _gradient(
         )
     if gradient is None:
         raise ModelError(
-            f"{name}: no gradient flows from its output to the input: it is computed under no_grad, "
-            f"detached, rounded or quantized on the way; choose a layer before that"
+            f"{name}: no gradient flows from its output to the input: a layer on the way runs under no_grad, "
+            f"detaches, rounds or quantizes; choose a layer before it"
         )
     return gradient
 
@@ -279,6 +294,6 @@ def _gradient(
 def _check_not_cancelled(plain: torch.Tensor, signed: torch.Tensor, name: str) -> None:
     if float(plain.abs().sum()) < _CANCELLED * float(signed.abs().sum()):
         raise ModelError(
-            f"{name}: its channels sum to a constant, as after a norm over the channels, so their sum has no "
-            f"gradient; pass signs=True to sum them with random signs"
+            f"{name}: its channels sum to a constant, as after a norm over the channels, so that the sum has "
+            f"no gradient; pass signs=True to sum them with random signs"
         )

@@ -1,4 +1,4 @@
-"""ReceptiveField: the part of the input that one layer sees, per spatial axis."""
+"""ReceptiveField: the part of the input that a position of a layer depends on, per spatial axis."""
 
 from __future__ import annotations
 
@@ -13,70 +13,74 @@ from archcost.report.result import Result
 __all__ = ["ReceptiveField"]
 
 Window = tuple[int, int]
-"""First and last pixel; (0, -1) holds none."""
+"""First and last pixel; (0, -1) is empty."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReceptiveField(Result):
-    """Size, stride and padding per spatial axis, as Araujo, Norris and Sim define them (Distill 2019).
+    """Receptive field of a layer: size, stride and padding per spatial axis (Araujo et al., Distill 2019).
 
-    In pixels of the input: one position sees ``size`` pixels; the next one ``stride`` pixels further; the
-    field of position 0 begins ``padding`` pixels before the input. Where an operation over the full extent
-    of an axis (a global pooling, a gate, attention) makes it global, ``size`` is the whole input, stride
-    and padding are 0, and ``local`` takes such operations as constants. Sizes do not depend on the size of
-    the input, except where they are global, causal (recurrent layers, masks), or an operation's own windows
-    depend on it (adaptive pooling).
+    In pixels of the input: a position sees ``size`` pixels, the next position those ``stride`` pixels
+    further, and the field of position 0 begins ``padding`` pixels before the input. Where an operation over
+    the full extent of an axis (global pooling, a gate, attention) makes it global, ``size`` is the whole
+    input, stride and padding are 0, and ``local`` is the field with such operations taken as constants.
+    Sizes do not depend on the size of the input, except where they are global, causal (recurrent layers,
+    masks), or an operation's windows depend on it (adaptive pooling).
     """
 
     layer: str
-    """The module whose output this is; the empty name is the model's own."""
+    """The name of the module whose output has this field; empty for the model itself."""
     size: tuple[int, ...]
+    """Number of pixels that a position sees, per axis."""
     stride: tuple[float, ...]
+    """Distance in pixels between the fields of neighbouring positions, per axis."""
     padding: tuple[float, ...]
+    """Number of pixels by which the field of position 0 begins before the input, per axis."""
     position: tuple[int, ...]
-    """The output position that ``window`` and ``unclipped`` belong to; the centre if none was asked for."""
+    """The output position of ``window`` and ``unclipped``; by default the centre."""
     window: tuple[Window, ...]
-    """First and last pixel that this position sees, within the input."""
+    """First and last pixel within the input that ``position`` sees, per axis."""
     unclipped: tuple[Window, ...]
-    """The same, with the input continued beyond its borders."""
+    """First and last pixel that ``position`` sees, with the input continued beyond its borders."""
     sizes: tuple[tuple[int, ...], ...]
-    """The sizes that occur where they differ by phase, as after upsampling; else one for each axis."""
+    """All sizes that occur, per axis: several where they differ by phase, as after upsampling."""
     because: tuple[str | None, ...]
-    """For each axis the module whose operation made it global, and the operation; None where it is not."""
+    """The module and operation that made an axis global, in words, per axis; None where it is not global."""
     input_size: tuple[int, ...]
-    """The extent of the input along these axes."""
+    """The size of the input, per axis."""
     input_index: int = 0
-    """Which tensor among the inputs."""
+    """The index of the input tensor that the field lies in."""
     input_name: str | None = None
-    """How it is called in reports, ``input 1 (image)``; None where there is no other input."""
+    """The name of the input tensor in reports, ``input 1 (image)``; None for a single input."""
     calls: tuple[ReceptiveField, ...] = field(default=(), repr=False)
-    """One for each call, where the module was called several times; this one is their union."""
+    """The field of each call of a module that was called several times; this field is their union."""
     call: int | None = None
-    """Which of several calls it is of; None for their union, and of a module called once."""
+    """The index of the call; None for the union of calls, and for a module called once."""
     _local: ReceptiveField | None = field(default=None, repr=False)
 
     @property
     def local(self) -> ReceptiveField:
-        """With operations over the full extent taken as constants; a size of 0 sees constants only."""
+        """The field with operations over the full extent as constants; size 0 if nothing else is seen."""
         return self if self._local is None else self._local
 
     @property
     def is_global(self) -> bool:
-        """Whether an operation over the full extent of an axis is among what it sees."""
+        """Whether an operation over the full extent made any axis global."""
         return any(why is not None for why in self.because)
 
     @property
     def reason(self) -> str | None:
-        """What makes it global, in words; None where it is not."""
+        """The operations that made the field global, in words; None where it is not global."""
         whys = list(dict.fromkeys(why for why in self.because if why is not None))
         return ", ".join(whys) or None
 
     @property
     def differs_by_phase(self) -> bool:
+        """Whether neighbouring positions have fields of different sizes, as after upsampling."""
         return any(len(sizes) > 1 for sizes in self.sizes)
 
     def named(self, layer: str) -> ReceptiveField:
-        """The same of another layer, which sees the same."""
+        """The same field under the name of another layer."""
         if layer == self.layer:
             return self
         renamed = copy(self)
@@ -86,27 +90,27 @@ class ReceptiveField(Result):
         return renamed
 
     def size_text(self) -> str:
-        """For tables: ``427``, ``9x1``, ``675-691`` by phase, ``all (851)`` where global."""
+        """The size in words: ``427``, ``9x1``, ``675-691`` by phase, ``all (851)`` where global."""
         if not self.is_global:
             return _sizes_text(self.sizes)
         inner = _sizes_text(self.local.sizes) if any(self.local.size) else ""
         return f"all ({inner})" if inner else "all"
 
     def document(self, asked: Asked) -> Document:
-        """As data a row for each axis; ``record`` has the names of this class's attributes."""
+        """The field as a Document: a row per axis; JSON has the attributes of this class."""
         axes = Table("axes", _COLUMNS, lambda: [(self, axis) for axis in range(len(self.size))])
         first, *lines = self.lines()
         shown = [axes] if asked.columns is not None else []
         return Document("archcost.field/1", [(first, "")], [axes], shown, self.record, lines)
 
     def record(self) -> dict[str, Any]:
-        """A dict of plain values."""
+        """The field as a dict of plain values, by attribute name."""
         record = {name: getattr(self, name) for name in _RECORDED}
         local = self.local.record() if self.is_global else None
         return {**record, "input": self.input_index, "local": local}
 
     def lines(self) -> list[str]:
-        """For people: where it is, what it sees, its size and its window."""
+        """The field in words: layer and position, global operations, size, window."""
         of = f", of {self.input_name}" if self.input_name else ""
         lines = [f"{self.layer or 'the model'}, position {_each(self.position)}{of}"]
         shown = self.local
@@ -119,7 +123,7 @@ class ReceptiveField(Result):
             else:
                 text = f"sees the whole input, {_each(whole)}, "
             lines.append(f"{text}because of {self.reason}")
-            lines.append("with that taken as a constant:" if any(shown.size) else "and nothing besides")
+            lines.append("with that taken as a constant:" if any(shown.size) else "and nothing else")
         if any(shown.size):
             by_phase = " by phase" if shown.differs_by_phase else ""
             lines.append(
@@ -154,7 +158,7 @@ _RECORDED = ("layer", "size", "stride", "padding", "sizes", "position", "window"
 
 
 def _column(name: str, header: str, meaning: str, of: str, at: int | None = None, **more: Any) -> Column:
-    """Of one axis, read from the attribute ``of``; of a pair its entry ``at``."""
+    """A column with the values of the attribute ``of`` per axis, or entry ``at`` of its pairs."""
 
     def get(row: Any, of: str, at: int | None) -> Any:
         value = getattr(row[0], of)[row[1]]
@@ -163,18 +167,20 @@ def _column(name: str, header: str, meaning: str, of: str, at: int | None = None
     return Column(name, header, meaning, partial(get, of=of, at=at), unit="pixels", **more)
 
 
-_BEYOND = "With the input continued beyond its borders"
+_BEYOND = "pixel that the position sees, with the input continued beyond its borders"
 _NUMBER: dict[str, Any] = {"dtype": "float64", "show": "{:g}".format}
 _COLUMNS = (
-    Column("axis", "Axis", "Of space, from 0", lambda row: row[1]),
-    _column("size", "Size", "Of the field; the whole input where global", "size"),
-    _column("stride", "Stride", "From one position to the next; 0 where global", "stride", **_NUMBER),
-    _column("padding", "Padding", "How far position 0 begins before the input", "padding", **_NUMBER),
-    _column("window_first", "First", "Pixel that the position sees", "window", 0),
-    _column("window_last", "Last", "Pixel that the position sees", "window", 1),
-    _column("unclipped_first", "First unclipped", _BEYOND, "unclipped", 0),
-    _column("unclipped_last", "Last unclipped", _BEYOND, "unclipped", 1),
-    _column("because", "Global because", "The operation that makes it global", "because",
+    Column("axis", "Axis", "Spatial axis, from 0", lambda row: row[1]),
+    _column("size", "Size", "Size of the receptive field; the whole input where global", "size"),
+    _column("stride", "Stride", "Distance of the fields of neighbouring positions; 0 where global", "stride",
+            **_NUMBER),
+    _column("padding", "Padding", "Distance by which the field of position 0 begins before the input",
+            "padding", **_NUMBER),
+    _column("window_first", "First", "First pixel that the position sees", "window", 0),
+    _column("window_last", "Last", "Last pixel that the position sees", "window", 1),
+    _column("unclipped_first", "First unclipped", f"First {_BEYOND}", "unclipped", 0),
+    _column("unclipped_last", "Last unclipped", f"Last {_BEYOND}", "unclipped", 1),
+    _column("because", "Global because", "Operation that makes the axis global", "because",
             dtype="str", show=str, missing="-"),
-    _column("input_size", "Input", "The extent of the input", "input_size"),
+    _column("input_size", "Input", "Size of the input along the axis", "input_size"),
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Fields: the receptive field of every module of a Trace, and of the network."""
+"""Fields: the receptive fields of all modules of a Trace, and of the network."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = ["Fields"]
 
 
 class _Seen(NamedTuple):
-    """One call of a module whose output sees an input; ``number`` counts the calls of the module."""
+    """A module call whose output depends on an input; ``number`` is its index among the module's calls."""
 
     call: int
     number: int
@@ -38,7 +38,7 @@ class _Seen(NamedTuple):
 
 
 class _Map(NamedTuple):
-    """A spatial feature map: what call ``number`` of a module gave, or operation ``op`` in its forward."""
+    """A spatial feature map: the output of call ``number`` of a module, or of operation ``op`` in it."""
 
     layer: str
     intervals: Intervals
@@ -47,17 +47,17 @@ class _Map(NamedTuple):
     number: int | None = None
 
 
-# What a field says of a map, whatever the map's positions are.
+# Attributes by which the fields of two feature maps are compared.
 _SHAPE_OF_FIELD = ("size", "stride", "padding", "sizes", "unclipped", "position")
 
 _MADE = {".".join(name.split(".")[:2]) for name in MAKES}
 
 
 class Fields:
-    """Receptive fields, read off one replay of a Trace. Executes nothing.
+    """The receptive fields of a Trace, computed by a replay of its operations on intervals.
 
-    Raises `ArchcostError` where a floating-point output is computed from the input and its intervals
-    were lost, which no rule may do.
+    Raises:
+        ArchcostError: a rule lost the intervals of a floating-point output that depends on the input.
     """
 
     def __init__(self, trace: Trace) -> None:
@@ -69,7 +69,7 @@ class Fields:
 
     @property
     def opaque(self) -> tuple[Opaque, ...]:
-        """Operations without a rule; their outputs are taken to see all that their inputs see."""
+        """Operations without a rule, whose outputs are assumed to depend on all of their inputs."""
         return self.replay.opaque
 
     @cached_property
@@ -85,7 +85,7 @@ class Fields:
 
     @cached_property
     def by_name(self) -> dict[str, ReceptiveField]:
-        """For every module that sees the input; called several times, the union of its calls."""
+        """The field of each module whose output depends on the input: the union of its calls."""
         each = ((name, self._of_module(name, None, None)) for name in self._calls)
         return {name: field for name, field in each if field is not None}
 
@@ -102,23 +102,25 @@ class Fields:
         call: int | None = None,
         of: int | None = None,
     ) -> ReceptiveField:
-        """The field of one position of a module's output, by default of its centre.
+        """The receptive field of a position of a module's output.
 
         Args:
             layer: a name in ``named_modules()``.
-            position: one index for each spatial dimension of the output; negative ones count from the end.
-            call: which call of the module, where it was called several times; by default their union.
-            of: which of the input tensors; by default the first that it sees.
+            position: an index per spatial dimension of the output, negative from the end; by default the
+                centre.
+            call: the index of the call of a module that was called several times; by default the union of
+                its calls.
+            of: the index of the input tensor; by default the first on which the module depends.
 
         Raises:
-            SpecError: there is no such module, position or call, or it does not see the input.
+            SpecError: there is no such module, position or call, or it does not depend on the input.
         """
         if layer not in self._calls:
             raise SpecError(f"receptive_field: {_missing(layer, self.trace, list(self._calls))}")
         known = [inputs.tensor for inputs in self.inputs]
         if of is not None and of not in known:
             raise SpecError(
-                f"receptive_field: of={of!r} is no input tensor with spatial axes; there are "
+                f"receptive_field: of={of!r} is not an input tensor with spatial axes; those are "
                 f"{', '.join(map(str, known)) or 'none'}"
             )
         field = self._of_module(layer, position, call, of)
@@ -137,7 +139,7 @@ class Fields:
         call: int | None = None,
         of: int | None = None,
     ) -> ReceptiveField:
-        """`at`; without a layer, the call that gave the network's last spatial feature map, or its output."""
+        """The field of a position as in `at`; without ``layer``, of the last spatial feature map."""
         if layer is not None:
             return self.at(layer, position, call, of)
         last = self._last_map
@@ -149,10 +151,15 @@ class Fields:
         return self.at(last.layer, position, call, last.inputs.tensor if of is None else of)
 
     def claim(self, field: ReceptiveField, call: int | None, model: nn.Module) -> Claim:
-        """Where a field, with the ``call`` that it was asked for, is to be seen when ``model`` runs.
+        """The Claim that a field makes of ``model``: the calls and positions at which to verify it.
+
+        Args:
+            field: a field of this Trace.
+            call: the call for which the field was requested; None for the union.
+            model: the traced model.
 
         Raises:
-            ModelError: the model has no such module registered.
+            ModelError: the field's module is not registered in the model.
         """
         from archcost.fields.witness import Claim, Watched
 
@@ -168,8 +175,8 @@ class Fields:
         known = {name: key for key, names in walk(model).names.items() for name in names}
         if layer not in self._calls or layer not in known:
             raise ModelError(
-                f"{self.trace.model_name}: {layer} is not registered in the model and cannot be watched from "
-                f"outside, so its field cannot be verified; choose another layer"
+                f"{self.trace.model_name}: {layer} is not registered in the model, so that its field cannot "
+                f"be verified; choose another layer"
             )
         call = call if field.call is None else field.call
         seen = self._standing(self._seen(layer, call, field.input_index))
@@ -184,27 +191,27 @@ class Fields:
 
     @cached_property
     def network(self) -> ReceptiveField | None:
-        """At the last spatial feature map on the way to the model's first output.
+        """The field of the last spatial feature map on the way to the model's first output.
 
-        ``layer`` is the module that gave it, or names the operation in a module's forward that did; None
-        where no tensor on the way is such a map.
+        Its ``layer`` is a module, or the operation in a module's forward that computed the map. None where no
+        tensor on the way is a spatial feature map.
         """
         return None if self._last_map is None else self.select()
 
     @cached_property
     def _last_map(self) -> _Map | None:
-        """A module's, unless a forward goes on and changes what is seen, as functional poolings do."""
+        """A module's output, unless a later operation (a functional pooling) has another field."""
         end, by_module = self._last_of_modules()
         by_op = self._last_of_ops(end)
         if by_module is None or by_op is None:
             return by_module or by_op
         one, other = (read_field(self.trace, m.intervals, m.inputs, "").local for m in (by_module, by_op))
-        # Not by the windows, which the statistics of batch norms decide in training.
+        # Windows are not compared: in training, batch statistics make them global.
         changed = any(getattr(one, name) != getattr(other, name) for name in _SHAPE_OF_FIELD)
         return by_op if changed and all(other.stride) else by_module
 
     def _last_of_modules(self) -> tuple[int, _Map | None]:
-        """With the operation before which the module's call ended."""
+        """The last map that a module returned, and the index of the operation after that call."""
         _, read = self._leading
         for call in sorted(self.trace.calls, key=lambda call: (-call.end_op, -call.index)):
             for ref, intervals in zip(call.outputs, self.replay.calls[call.index], strict=True):
@@ -226,12 +233,12 @@ class Fields:
         return None
 
     def _mapped(self, intervals: Intervals | None) -> InputAxes | None:
-        """The input of which a tensor is a feature map."""
+        """The input tensor of which ``intervals`` is a spatial feature map; None if of none."""
         return next((one for one in self.inputs if intervals is not None and is_map(intervals, one)), None)
 
     @cached_property
     def output(self) -> ReceptiveField | None:
-        """At the model's first output that sees the input."""
+        """The field of the model's first output that depends on the input."""
         for _, intervals in self.replay.outputs:
             inputs = None if intervals is None else self._input_of(intervals, None)
             if intervals is not None and inputs is not None:
@@ -240,11 +247,11 @@ class Fields:
 
     @cached_property
     def findings(self) -> tuple[Finding, ...]:
-        """What the numbers mean, in words: `archcost.fields.findings`."""
+        """Remarks on the fields, in words: `archcost.fields.findings`."""
         return find_all(self.trace, self.replay, self.inputs, self.standing)
 
     def padding_share(self, layer: str) -> float | None:
-        """The share of a layer's windows that lies in padding, averaged over all positions."""
+        """The share of a layer's windows in padding, averaged over all positions; None for no feature map."""
         seen = self._seen(layer, None, None) if layer in self._calls else []
         shares = [padding_share(one.intervals, one.inputs) for one in self._standing(seen)]
         known = [share for share in shares if share is not None]
@@ -258,7 +265,7 @@ class Fields:
         return calls
 
     def intervals_of(self, call: int) -> Intervals | None:
-        """The first output of a module call that is a feature map, or else that sees the input."""
+        """Intervals of a call's first output that is a feature map, or else that depends on the input."""
         known = [x for x in self.replay.calls[call] if x is not None]
         return next((x for x in known if self._mapped(x) is not None), known[0] if known else None)
 
@@ -267,7 +274,7 @@ class Fields:
         return next((inputs for inputs in asked if any(intervals.axes[i] for i in inputs.which)), None)
 
     def _seen(self, name: str, call: int | None, of: int | None) -> list[_Seen]:
-        """The calls of a module, or one of them, whose outputs see the input."""
+        """The calls of a module whose outputs depend on an input; only call number ``call`` unless None."""
         calls = self._calls[name]
         if call is not None and not 0 <= call < len(calls):
             times = f"{len(calls)} time" + "s" * (len(calls) != 1)
@@ -281,9 +288,7 @@ class Fields:
         return found
 
     def _standing(self, seen: list[_Seen]) -> list[_Seen]:
-        """Calls of a module that stand for it: they have positions in common, and their union is
-        the largest, operations over the full extent taken as constants.
-        """
+        """The calls whose union is the module's field: of equal map size, with the largest local field."""
         alike: dict[tuple[int, ...], list[_Seen]] = {}
         for one in seen:
             at = (one.intervals, one.inputs)
@@ -299,7 +304,7 @@ class Fields:
         return max(alike.values(), key=size)
 
     def standing(self, layer: str, of: int | None = None) -> list[int]:
-        """The calls whose union stands for a module, each an index into ``trace.calls``."""
+        """The calls whose union is a module's field, as indices into ``trace.calls``."""
         return [one.call for one in self._standing(self._seen(layer, None, of))]
 
     def _of_module(
@@ -324,7 +329,7 @@ class Fields:
         return read_field(self.trace, [one.intervals for one in seen], seen[0].inputs, name, position)
 
     def _read(self, one: _Seen, name: str, position: Sequence[int] | int | None) -> ReceptiveField:
-        """`read_field`; modules that change no dependence share their Spans, which are read once."""
+        """`read_field`, cached for modules that share their Spans because they change no dependence."""
         if position is not None:
             return read_field(self.trace, one.intervals, one.inputs, name, position)
         spans = (span for axis in one.inputs.which for span in one.intervals.axes[axis])
@@ -335,7 +340,7 @@ class Fields:
 
     @cached_property
     def _leading(self) -> tuple[list[bool], set[int]]:
-        """The operations that the model's first output is computed from, and the storages they read."""
+        """Whether each operation contributes to the model's first output, and the storages then read."""
         ops = self.trace.ops
         leads = [False] * len(ops)
         target = next((ref for ref, seen in self.replay.outputs if seen is not None), None)
@@ -347,7 +352,7 @@ class Fields:
             if leads[op.index]:
                 for source in op.fed_by:
                     leads[source] = True
-        # Views are nobody's source: they lead where what they show leads.
+        # A view is not in any `fed_by`: it contributes where its storage does.
         read = {ref.storage for op in ops if leads[op.index] for ref in op.tensors()}
         read.add(target.storage)
         for op in ops:
@@ -356,11 +361,11 @@ class Fields:
         return leads, read
 
     def _check_kept(self) -> None:
-        """Nothing computed from the input in floating point may come out without intervals."""
+        """Raise where a floating-point output depends on the input by data flow but has no intervals."""
         tracked = {list(refs(self.trace.inputs))[axis.tensor].storage for axis in self.axes}
         if not tracked:
             return
-        # An account of its own, by data flow alone: rules have no say in it.
+        # By data flow alone, without the rules.
         tainted = set(tracked)
         for op in self.trace.ops:
             reads = any(storage in tainted for storage in op.reads)
@@ -372,8 +377,8 @@ class Fields:
             lost = seen is None and ref.storage in tainted and ref.dtype.is_floating_point
             if lost and ref.numel:
                 raise ArchcostError(
-                    f"{self.trace.model_name}: an output of shape {ref.shape} is computed from the input, "
-                    f"and its receptive field was lost on the way; please report the model"
+                    f"{self.trace.model_name}: an output of shape {ref.shape} depends on the input, but a "
+                    f"dependence rule lost its receptive field; please report the model"
                 )
 
 

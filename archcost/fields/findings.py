@@ -1,4 +1,4 @@
-"""What the numbers mean, in words: where a layer gains nothing, sees padding, or leaves pixels out."""
+"""Findings: receptive fields in words, such as layers that add no context or windows with holes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _MERGES = {"add", "sub", "mul", "cat", "maximum", "minimum", "stack", "add_relu"
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing to know about the fields of a model: of which kind, at which module, and in words."""
+    """A remark about the receptive fields of a model: its kind, the module, and a sentence."""
 
     kind: Kind
     module: str
@@ -35,13 +35,13 @@ class Finding:
 
 
 Standing = Callable[[str, int], list[int]]
-"""The calls that stand for a module, as to one of the input tensors."""
+"""(module, input tensor) -> the calls whose union is the module's field, as indices into ``trace.calls``."""
 
 
 def find_all(
     trace: Trace, replay: Replay, inputs: Sequence[InputAxes], standing: Standing
 ) -> tuple[Finding, ...]:
-    """Every finding, by kind and in the order of execution."""
+    """All findings, by kind and in order of execution."""
     return (
         *_global(trace, replay),
         *_unproductive(trace, replay, inputs),
@@ -53,11 +53,12 @@ def find_all(
 
 def _unknown(opaque: Opaque) -> Finding:
     where = opaque.module or "the model"
-    return Finding("unknown", opaque.module, f"{opaque.name} in {where}: {opaque.reason}; taken to see all")
+    text = f"{opaque.name} in {where}: {opaque.reason}; assumed to depend on all of its inputs"
+    return Finding("unknown", opaque.module, text)
 
 
 def _global(trace: Trace, replay: Replay) -> Iterator[Finding]:
-    """The first module that makes the field global; later ones change nothing."""
+    """The first module that makes the field global."""
     spans = (span for seen in replay.ops if seen is not None for spans in seen.axes for span in spans)
     first = min((s.because for s in spans if s.because is not None and s.because >= 0), default=None)
     if first is not None:
@@ -67,10 +68,10 @@ def _global(trace: Trace, replay: Replay) -> Iterator[Finding]:
 
 
 def _unproductive(trace: Trace, replay: Replay, inputs: Sequence[InputAxes]) -> Iterator[Finding]:
-    """Windows over maps each of whose positions already sees the whole input, gates aside.
+    """Layers that add no context: each position of their input sees the whole image, gates not counted.
 
-    Richter et al., "Should You Go Deeper? Optimizing Convolutional Neural Network Architectures without
-    Training" (2021): such layers add no context.
+    Source: Richter et al., "Should You Go Deeper? Optimizing Convolutional Neural Network Architectures
+    without Training" (2021).
     """
     widening = (op for op in trace.ops if op.index in replay.operands and slides(op) and _widens(op))
     found = (
@@ -79,18 +80,18 @@ def _unproductive(trace: Trace, replay: Replay, inputs: Sequence[InputAxes]) -> 
         if any(_sees_all(replay.operands[op.index][0], one) for one in inputs)
     )
     for module in dict.fromkeys(found):
-        text = f"{module or 'the model'} gains no context: each position of its input sees the whole image"
+        text = f"{module or 'the model'} adds no context: each position of its input sees the whole image"
         yield Finding("unproductive", module, text)
 
 
 def _widens(op: Op) -> bool:
-    """Whether it reads more than one position: a kernel of more than one tap."""
+    """Whether a window has more than one tap."""
     weight = op.args[1] if len(op.args) > 1 else None
     return not isinstance(weight, TensorRef) or max(weight.shape[2:], default=1) > 1
 
 
 def _windows(seen: Intervals, inputs: InputAxes) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
-    """First and last pixel of the windows along each axis of a map, and the size of the input there."""
+    """First pixels, last pixels and input size of the windows along each axis of a feature map."""
     centre = centre_of(seen, inputs)
     for axis, tracked, dim in zip(inputs.which, inputs.axes, centre, strict=True):
         lo, minus_hi = profile(seen, axis, dim, centre)[-2:]
@@ -104,9 +105,9 @@ def _sees_all(seen: Intervals, inputs: InputAxes) -> bool:
 
 
 def padding_share(seen: Intervals, inputs: InputAxes) -> float | None:
-    """The share of a window that lies outside the input, averaged over all positions; None if it is no map.
+    """The share of the windows in padding, averaged over all positions; None for no feature map.
 
-    Windows are boxes, so the share inside is a product over the axes of mean shares along each.
+    Windows are boxes, so that the share inside is the product of the mean shares along the axes.
     """
     if not is_map(seen, inputs):
         return None
@@ -124,7 +125,7 @@ def padding_share(seen: Intervals, inputs: InputAxes) -> float | None:
 def _misaligned(trace: Trace, replay: Replay, inputs: Sequence[InputAxes]) -> Iterator[Finding]:
     """Sums and concatenations of branches whose windows have different centres.
 
-    The centres are averaged over a period, so that upsampling by itself is no finding.
+    Centres are averaged over a period, so that upsampling alone does not count.
     """
     for op in trace.ops:
         seen = replay.operands.get(op.index, ())
@@ -136,12 +137,12 @@ def _misaligned(trace: Trace, replay: Replay, inputs: Sequence[InputAxes]) -> It
             module = trace.module_of(op)
             apart = " x ".join(f"{o:g}" for o in off) if len(set(off)) > 1 else f"{off[0]:g}"
             where = module or "the model's own forward"
-            text = f"{where}: branches that meet in {name} lie {apart} pixels apart"
+            text = f"{where}: the windows of branches joined by {name} are {apart} pixels apart"
             yield Finding("misaligned", module, text)
 
 
 def _offsets(branches: Sequence[Intervals], inputs: InputAxes) -> list[float]:
-    """For each axis, how far the centres of the branches' windows lie apart, in pixels; none for no maps."""
+    """The distance in pixels between the centres of the branches' windows, per axis; empty for no maps."""
     maps = [x for x in branches if is_map(x, inputs)]
     if len(maps) < 2 or len({places(x, inputs) for x in maps}) > 1:
         return []
@@ -149,7 +150,7 @@ def _offsets(branches: Sequence[Intervals], inputs: InputAxes) -> list[float]:
     where = centre_of(maps[0], inputs)
     for axis, dim in zip(inputs.which, where, strict=True):
         period = lcm(*(s.steps[dim][0] for seen in maps for s in seen.axes[axis]))
-        # A whole period around the centre, the same for all branches; all there is where none fits in.
+        # The same whole period around the centre for all branches, or everything where none fits.
         first = where[dim] // period * period
         whole = first + period <= maps[0].shape[dim]
         part = slice(first, first + period) if whole else slice(None)
@@ -163,13 +164,13 @@ def _offsets(branches: Sequence[Intervals], inputs: InputAxes) -> list[float]:
 
 
 def _uncovered(trace: Trace, inputs: Sequence[InputAxes], standing: Standing) -> list[Finding]:
-    """Feature maps whose windows have holes that no path reaches, in models with dilation."""
+    """Feature maps whose windows have pixels that no tap reads, in models with dilation."""
     found: dict[str, Finding] = {}
     for one in inputs if has_dilation(trace) else ():
         support = support_of(trace, one)
         for module in dict.fromkeys(call.module for call in trace.calls):
             each = [covered(support, call, one) for call in standing(module, one.tensor)]
-            # Of several calls that stand for the module, what any of them reads.
+            # The union of the pixels that the module's calls read.
             maps = [reads for reads in each if reads is not None and all(r.any() for r in reads)]
             counts = []
             for axis in zip(*maps, strict=True):

@@ -1,7 +1,7 @@
-"""The table of dependence rules: which elements of its inputs each output element of an operator sees.
+"""The registry of dependence rules: on which input elements each output element of an operator depends.
 
 A rule takes an `Op` and ``see``, a function from a `TensorRef` to its `Intervals` (None: it does not
-depend on the input), and returns the same for each output: one, a list of them, or None.
+depend on the input), and returns Intervals or None for all outputs alike, or a list with an entry per output.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from archcost.trace.schema import arguments, find_overload
 
 
 class See(Protocol):
-    """Look up the Intervals of a tensor for the operation in hand; None where it sees nothing of the input.
+    """The function with which a rule looks up its tensors: their Intervals; None without input dependence.
 
-    ``zeros`` says where it is known to be zero, ``lows`` where a softmax along ``dim`` gives it no weight, as
-    booleans that broadcast to its shape (`archcost.fields.replay.masks`); None where that is not known.
+    ``zeros`` are booleans that broadcast to the tensor's shape, true where it is known to be zero; ``lows``
+    are true where a softmax along ``dim`` gives no weight (`archcost.fields.replay.masks`). None if unknown.
     """
 
     def __call__(self, ref: Any, /) -> Intervals | None: ...
@@ -42,10 +42,18 @@ table: OperatorRegistry[tuple[Rule, bool]] = OperatorRegistry(
 
 
 def field_rule(*names: str, slides: bool = False) -> Callable[[Rule], Rule]:
-    """Register a dependence rule for operators; a later one replaces an earlier one.
+    """Register a dependence rule for operators; a later rule replaces an earlier rule.
 
-    Names are as in `archcost.counting_rule`: without an overload for all of them, in-place forms included.
-    ``slides`` says that the operator moves a window over the last dimensions of its first argument.
+    Args:
+        names: operators, as in `archcost.counting_rule`: without overload for all overloads, in-place forms
+            included.
+        slides: whether the operator slides a window over the last dimensions of its first argument.
+
+    Returns:
+        A decorator for the rule: a function of an `Op` and `See`.
+
+    Raises:
+        ArchcostError: a name is not an operator's.
 
     >>> @field_rule("mylib::scaled_add")
     ... def scaled_add(op, see):
@@ -56,31 +64,31 @@ def field_rule(*names: str, slides: bool = False) -> Callable[[Rule], Rule]:
 
 
 def pointwise(op: Op, see: See) -> Intervals | None:
-    """Every output element sees the elements of all arguments that are broadcast to its place."""
+    """The rule of element-wise operators: an output element depends on the elements at its place."""
     return union([see(ref) for ref in sources(op)], op.outputs[0].shape)
 
 
 def everything(op: Op, see: See, shape: Sequence[int]) -> Intervals | None:
-    """Every element of ``shape`` sees all that any argument does."""
+    """Intervals of ``shape`` whose elements all depend on everything that any argument depends on."""
     seen = [x for x in map(see, sources(op)) if x is not None]
     return union([x.everything(shape, op.index) for x in seen], shape)
 
 
 def sources(op: Op) -> Iterator[TensorRef]:
-    """The tensors that an operation reads: all arguments but those that say where its result is put."""
+    """The tensor arguments of an operation, without ``out`` arguments."""
     if not outs(op.name):
         return op.tensors()
     return refs([value for name, value in arguments(op).items() if name not in outs(op.name)])
 
 
 def first(op: Op, see: See) -> Intervals | None:
-    """Every output element sees the element of the first argument at its own place."""
+    """The rule of operators whose output elements depend on the first argument's element at their place."""
     return see(op.args[0])
 
 
 @cache
 def outs(name: str) -> frozenset[str]:
-    """The arguments of an operator that it only writes its result into."""
+    """The names of an operator's ``out`` arguments."""
     overload = find_overload(name)
     return (
         frozenset() if overload is None else frozenset(a.name for a in overload._schema.arguments if a.is_out)
@@ -88,7 +96,7 @@ def outs(name: str) -> frozenset[str]:
 
 
 def rule_for(name: str) -> Rule | None:
-    """The rule of an operator; by the framework's own tags where none is registered; or None."""
+    """The registered rule of an operator, or `pointwise` if PyTorch tags it as such, or None."""
     found = table.find(name)
     return found[0] if found is not None else pointwise if _is_pointwise(name) else None
 
@@ -102,7 +110,7 @@ def _is_pointwise(name: str) -> bool:
 
 
 def slides(op: Op) -> int:
-    """The number of dimensions that the operator slides over; 0 where it is no window."""
+    """The number of dimensions over which an operation slides a window; 0 for other operations."""
     _, is_window = table.find(op.name) or (None, False)
     if not is_window:
         return 0

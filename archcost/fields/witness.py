@@ -1,29 +1,31 @@
-"""The witness: NaN is planted in the input of the real model, and must reach a position, or must not.
+"""The witness: NaN in the model's input verifies a receptive field.
 
-Whatever is computed from a NaN is NaN, so one that lies outside the claimed window must leave the output
-clean, and one on its first or last pixel must spoil it. A copy of the model runs, on the CPU in float64
-and on the framework's reference kernels: fast ones (Winograd, blocked layouts) may spread a NaN to
-neighbours.
+Results computed from NaN are NaN: NaN outside the claimed window must not reach the output position, NaN on
+its first or last pixel must. A copy of the model runs on the CPU, in float64 and on PyTorch's reference
+kernels, since fast kernels (Winograd, blocked layouts) may spread NaN to neighbouring outputs.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from archcost.errors import ModelError
 from archcost.fields.field import ReceptiveField, Window
 from archcost.fields.replay.masks import LOW
+from archcost.trace.call import Call
 from archcost.trace.failure import said_by
 from archcost.trace.inputs import map_tensors
 from archcost.trace.modules import ModuleTree, state_of, walk
+from archcost.trace.recording.tensors import Args, Kwargs
 from archcost.trace.state import Untouched
 
 __all__ = ["Claim", "Planted", "Watched", "Witness", "bear_witness"]
@@ -31,7 +33,7 @@ __all__ = ["Claim", "Planted", "Watched", "Witness", "bear_witness"]
 
 @dataclass(frozen=True)
 class Planted:
-    """One run: where NaN was put along an axis, whether it had to reach the position, and whether it did."""
+    """A run with NaN at ``pixels`` along an axis: whether it must reach the position, and whether it did."""
 
     axis: int
     pixels: tuple[Window, ...]
@@ -51,7 +53,7 @@ class Planted:
 
 @dataclass(frozen=True)
 class Witness:
-    """What the real model said of one claimed window."""
+    """The runs that verify a claimed receptive field, and whether the model agrees."""
 
     runs: tuple[Planted, ...]
 
@@ -67,7 +69,7 @@ class Witness:
 
 
 class Watched(NamedTuple):
-    """One call, counted from 0, whose output is looked at: which tensor of it, in order, and its shape."""
+    """The index of a call, the index of a tensor in its output, and that tensor's shape."""
 
     call: int
     output: int
@@ -75,39 +77,47 @@ class Watched(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """A field, and where in the model it is to be seen; see `archcost.analysis.receptive.verify_fields`."""
+    """A receptive field, and the calls and dimensions of the model in which to verify it."""
 
     field: ReceptiveField
     dims: tuple[int, ...]
     """The dimensions of the input tensor that are the field's axes."""
     places: tuple[int, ...]
-    """The dimensions of the layer's output that ``field.position`` counts along."""
+    """The dimensions of the layer's output that ``field.position`` indexes."""
     watched: tuple[Watched, ...]
-    """Calls of the layer; of several, the field is the union."""
+    """The calls of the layer whose union is the field."""
     op: str | None = None
-    """The operation inside a forward that is meant, whose calls ``watched`` then counts."""
+    """The operator in a forward whose output has the field, with ``watched`` its calls; None for a module."""
 
 
-def bear_witness(
-    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], claims: Iterable[Claim]
-) -> list[Witness]:
-    """Hold the windows of ``claims`` against a copy of the model itself.
+def bear_witness(model: nn.Module, args: Args, kwargs: Kwargs, claims: Iterable[Claim]) -> list[Witness]:
+    """Verify receptive fields by NaN in the inputs of a copy of the model.
+
+    Args:
+        model: the traced model.
+        args: its positional arguments.
+        kwargs: its keyword arguments.
+        claims: the fields to verify.
+
+    Returns:
+        A Witness per claim.
 
     Raises:
-        ModelError: NaN can bear no witness: the model cannot run in float64, holds no values or whole
-            numbers only, or gives NaN without any planted.
+        ModelError: the model cannot run in float64, has no values or integers only, or returns NaN anyway.
     """
     with _reference(model) as reference:
-        clean = _doubled((args, kwargs))
+        clean = _doubled(Call(args, kwargs))
         return [_bear(reference, clean, claim) for claim in claims]
 
 
-def _bear(model: _Reference, clean: Any, claim: Claim) -> Witness:
+def _bear(model: _Reference, clean: Call, claim: Claim) -> Witness:
     field = claim.field
     where = f"{model.name}, {field.layer or 'its output'}"
     target = _leaves(clean)[field.input_index]
     if not (target.is_floating_point() or target.is_complex()):
-        raise ModelError(f"{where}: its input holds whole numbers, among which there is no NaN to plant")
+        raise ModelError(
+            f"{where}: its input has an integer dtype, which has no NaN to verify the field with"
+        )
     index = dict(zip(claim.places, field.position, strict=True))
 
     def run(plant: Callable[[torch.Tensor], None] | None) -> torch.Tensor:
@@ -115,15 +125,15 @@ def _bear(model: _Reference, clean: Any, claim: Claim) -> Witness:
         changed = target.clone()
         if plant is not None:
             plant(changed)
-        found = model.outputs(map_tensors(clean, lambda t: changed if t is target else t.clone()), claim)
+        found = model.outputs(clean.mapped(lambda t: changed if t is target else t.clone()), claim)
         return torch.cat([x[tuple(index.get(d, slice(None)) for d in range(x.dim()))].ravel() for x in found])
 
     before = run(None)
     if not (before.is_floating_point() or before.is_complex()):
-        raise ModelError(f"{where}: its output holds whole numbers, which NaN does not reach")
+        raise ModelError(f"{where}: its output has an integer dtype, which NaN does not reach")
     if before.isnan().any():
         raise ModelError(
-            f"{where}: it is NaN without any planted; give the model weights and inputs that keep it finite"
+            f"{where}: it is NaN for finite inputs; use weights and inputs for which it is finite"
         )
     runs = []
     for axis, dim in enumerate(claim.dims):
@@ -146,7 +156,10 @@ def _planted(
     pixels: list[Window],
     hidden: _Hidden | None,
 ) -> Planted:
-    """``hidden`` is told whether zeros met NaN in a run that must reach the position; None: it must not."""
+    """Run with NaN at ``pixels``, which must reach the position if ``hidden`` is given, and must not if None.
+
+    ``hidden`` tells whether zeros were multiplied by NaN in that run.
+    """
 
     def fill(values: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], None]:
         def plant(x: torch.Tensor) -> None:
@@ -159,8 +172,7 @@ def _planted(
     must_reach = hidden is not None
     reached = bool(run(fill(lambda x: torch.full_like(x, float("nan")))).isnan().any())
     if reached and (hidden is None or hidden.met):
-        # Zero times NaN is NaN: a tap whose weight is exactly zero (interpolation has them) reads nothing,
-        # nor does a query read what a mask hides from it. Finite values decide.
+        # Zero times NaN is NaN, but a tap of weight zero or a masked key reads nothing: finite values decide.
         noise = torch.Generator().manual_seed(0)
 
         def moves(scale: float) -> bool:
@@ -183,8 +195,8 @@ def _leaves(value: Any) -> list[torch.Tensor]:
     return found
 
 
-def _doubled(value: Any) -> Any:
-    """Copies of the tensors in a structure, on the CPU in double precision; one given twice stays one."""
+def _doubled(value: Call) -> Call:
+    """The structure with copies of its tensors in double precision on the CPU; a repeated tensor once."""
     made: dict[int, torch.Tensor] = {}
 
     def double(tensor: torch.Tensor) -> torch.Tensor:
@@ -194,26 +206,26 @@ def _doubled(value: Any) -> Any:
             made[id(tensor)] = tensor.detach().to("cpu", tensor.dtype if exact else wide, copy=True)
         return made[id(tensor)]
 
-    return map_tensors(value, double)
+    return value.mapped(double)
 
 
 @contextmanager
 def _reference(model: nn.Module) -> Iterator[_Reference]:
-    """A copy on the CPU in float64, and kernels that compute each output from its own inputs alone."""
+    """A copy of the model on the CPU in float64, with PyTorch's reference kernels enabled."""
     name = type(model).__name__
     tree = walk(model)
     if any(tensor.is_meta for *_, tensor in state_of(tree)):
-        raise ModelError(f"{name}: its weights are on meta and hold no values; give the model values first")
+        raise ModelError(f"{name}: its weights are on `meta` and have no values; load them first")
     for layer, module in tree.modules.items():
         if type(module).__module__.startswith("torch.ao.nn.") and ".quantized" in type(module).__module__:
             raise ModelError(
-                f"{name}: {layer or 'it'} computes in whole numbers, among which there is no NaN; verify the "
-                f"float model that it was made from"
+                f"{name}: {layer or 'it'} computes in integers, which have no NaN; verify the "
+                f"floating-point model that it was made from"
             )
     try:
         copied = copy.deepcopy(model).to("cpu").double()._apply(_complex_doubled)
     except Exception as error:
-        raise ModelError(f"{name}: cannot be copied in float64 for the witness: {error}") from error
+        raise ModelError(f"{name}: cannot be copied in float64 to verify the field: {error}") from error
     with _reference_kernels():
         yield _Reference(copied, walk(copied), name, _Hidden(copied))
 
@@ -240,7 +252,7 @@ def _reference_kernels() -> Iterator[None]:
 
 
 class _Reached(BaseException):
-    """The layer's outputs are there; the rest of the model need not run, and must not catch this."""
+    """Raised in a hook to end the forward pass; a BaseException, which the model's code does not catch."""
 
 
 class _Reference(NamedTuple):
@@ -249,8 +261,8 @@ class _Reference(NamedTuple):
     name: str
     hidden: _Hidden
 
-    def outputs(self, given: Any, claim: Claim) -> list[torch.Tensor]:
-        """What the layer gave in the calls claimed. Runs start from the same state and random numbers."""
+    def outputs(self, given: Call, claim: Claim) -> list[torch.Tensor]:
+        """The layer's outputs in the claimed calls; each run starts from the same state."""
         layer = claim.field.layer
         wanted = {one.call: one for one in claim.watched}
         found: dict[int, torch.Tensor] = {}
@@ -277,18 +289,20 @@ class _Reference(NamedTuple):
             except _Reached:
                 pass
             except Exception as error:
-                if len(found) < len(wanted):  # else it is ours, that TorchScript made another of
+                if len(found) < len(wanted):  # else TorchScript has wrapped our own exception
                     raise ModelError(
-                        f"{self.name}: cannot run in float64 for the witness: {type(error).__name__}: "
+                        f"{self.name}: cannot run in float64 to verify the field: {type(error).__name__}: "
                         f"{said_by(error)}"
                     ) from error
         if len(found) < len(wanted):
-            raise ModelError(f"{self.name}: {layer!r} was not called again when the witness ran it")
+            raise ModelError(
+                f"{self.name}: {layer!r} was called in the traced pass, but not in the verifying one"
+            )
         for call, tensor in found.items():
             if tensor.shape != wanted[call].shape:
                 raise ModelError(
-                    f"{self.name}: {layer!r} gave {tuple(tensor.shape)} when the witness ran it, and "
-                    f"{wanted[call].shape} when it was traced; give the inputs that it was traced with"
+                    f"{self.name}: {layer!r} returned {tuple(tensor.shape)} when the field was verified, but "
+                    f"{wanted[call].shape} when it was traced; pass the inputs that it was traced with"
                 )
         return list(found.values())
 
@@ -297,9 +311,9 @@ _JOINS = {"aten.mm", "aten.bmm", "aten.baddbmm", "aten.addmm", "aten.mul", "aten
 
 
 class _Hidden(TorchDispatchMode):
-    """Notices whether a zero that a forward computed was multiplied by NaN, or a masked score was NaN.
+    """A dispatch mode that detects a computed zero multiplied by NaN, or a masked score that is NaN.
 
-    Zeros among the parameters are passed over: what the weights make of it is not asked.
+    Zeros among the parameters do not count: the architecture is verified, not the weights.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -308,13 +322,13 @@ class _Hidden(TorchDispatchMode):
         self.met = False
 
     def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self, func: OpOverload, types: Sequence[type], args: Args = (), kwargs: Kwargs | None = None
     ) -> Any:
         if not self.met:
             self.met = self._hides(str(func).rpartition(".")[0].rstrip("_"), args, kwargs or {})
         return func(*args, **(kwargs or {}))
 
-    def _hides(self, base: str, args: tuple[Any, ...], options: dict[str, Any]) -> bool:
+    def _hides(self, base: str, args: Args, options: Kwargs) -> bool:
         if "attention" in base:
             given = (*args[3:], *options.values())
             masked = any(value is True or isinstance(value, torch.Tensor) for value in given)
@@ -341,7 +355,7 @@ def _is(found: torch.Tensor) -> torch.Tensor:
 
 
 class _Operation(TorchDispatchMode):
-    """Hands over what each call of one operator gives."""
+    """A dispatch mode that passes the result of each call of an operator to ``keep``."""
 
     def __init__(self, name: str, keep: Callable[[Any], None]) -> None:
         super().__init__()
@@ -349,7 +363,7 @@ class _Operation(TorchDispatchMode):
         self.keep = keep
 
     def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self, func: OpOverload, types: Sequence[type], args: Args = (), kwargs: Kwargs | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
         if str(func) == self.name:

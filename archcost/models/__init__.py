@@ -1,1 +1,1 @@
-"""SPECs: from a name or a file to a model and its inputs. Nothing is ever downloaded."""
+"""Models: a torch.nn.Module from a SPEC such as ``torchvision:resnet50``. Nothing is downloaded."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,23 +16,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model made from a SPEC, in eval mode, with the input it is meant for where that is known."""
+    """A model made from a SPEC, in eval mode, with its input size where that is known."""
 
     model: nn.Module
     spec: str
     input_size: Any = None
-    """As `archcost.analyze` takes it; None where the SPEC does not say."""
+    """The input size, as `archcost.analyze` takes it; None where it is not known."""
     assumed: str = ""
-    """Where the input size comes from, in words."""
+    """The source of the input size, in words."""
     without_values: bool = False
-    """Its large weights are on `meta`: enough to count, not to run."""
+    """Whether its large weights are on `meta`, which is enough to count but not to run."""
 
 
 @contextlib.contextmanager
 def _without_values() -> Iterator[None]:
-    """Uninitialised tensors, which is what layers are made of, go to `meta`; computed ones stay real.
+    """A context in which uninitialised tensors, such as the weights of new layers, are made on `meta`.
 
-    A default device of `meta` would take the arithmetic of constructors along: RegNets need its values.
+    `meta` as the default device would also affect the arithmetic in constructors, whose values RegNets need.
     """
     import torch
     from torch.overrides import TorchFunctionMode
@@ -50,8 +50,20 @@ def _without_values() -> Iterator[None]:
         yield
 
 
-def build(make: Any, light: bool, spec: str) -> tuple[nn.Module, bool]:
-    """Call ``make``, without values if asked and possible: the model in eval mode, whether it has none."""
+def build(make: Callable[[], nn.Module], light: bool, spec: str) -> tuple[nn.Module, bool]:
+    """Build a model, in eval mode.
+
+    Args:
+        make: builds the model.
+        light: build it with weights on `meta` if its constructor allows that.
+        spec: the model's name in error messages.
+
+    Returns:
+        The model, and whether its weights are on `meta`.
+
+    Raises:
+        SpecError: ``make`` raised.
+    """
     if light:
         with contextlib.suppress(Exception), _quietly(), _without_values():
             return make().eval(), True
@@ -60,7 +72,7 @@ def build(make: Any, light: bool, spec: str) -> tuple[nn.Module, bool]:
             return make().eval(), False
     except Exception as error:
         missing = "missing" in str(error) and isinstance(error, TypeError)
-        hint = "; name a function that needs no arguments and makes it" if missing else ""
+        hint = "; name a function without arguments that builds the model" if missing else ""
         raise SpecError(
             f"{spec}: building the model failed: {type(error).__name__}: {error}{hint}"
         ) from error
@@ -68,7 +80,7 @@ def build(make: Any, light: bool, spec: str) -> tuple[nn.Module, bool]:
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """Warnings of constructors (deprecations, slow initialisation) are not the user's to mend."""
+    """A context without warnings: those of constructors (deprecations, slow initialisation) are noise."""
     import warnings
 
     with warnings.catch_warnings():
@@ -77,6 +89,6 @@ def _quietly() -> Iterator[None]:
 
 
 def near(name: str, names: list[str]) -> str:
-    """``"; did you mean ...?"`` for a name that is not among ``names``, or nothing."""
+    """``"; did you mean ...?"`` with the names closest to an unknown ``name``; empty if none is close."""
     close = difflib.get_close_matches(name, names, n=3)
     return f"; did you mean {' or '.join(close)}?" if close else ""

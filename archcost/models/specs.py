@@ -1,4 +1,4 @@
-"""SPECs: from a name or a file to a model. Nothing is ever downloaded."""
+"""SPECs: a model by the name of a torchvision or timm model, a file or a package. Nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from archcost.errors import SpecError
 from archcost.models.building import Loaded, build, near
@@ -19,26 +20,37 @@ from archcost.models.weights import load_weights
 from archcost.trace.inputs import as_dtype
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
+
+T = TypeVar("T")
 
 FORMS = "torchvision:NAME, timm:NAME, path/to/file.py:factory_or_class or package.module:attr"
 
 
 def load(
-    spec: str, *, weights: str | Path | None = None, without_values: bool = False, dtype: Any = None
+    spec: str,
+    *,
+    weights: str | Path | None = None,
+    without_values: bool = False,
+    dtype: torch.dtype | str | None = None,
 ) -> Loaded:
-    """The model that ``spec`` names, built with random weights or those of a local file.
+    """The model that a SPEC names, in eval mode, with random weights or those of a local file.
 
-    ``spec`` is ``torchvision:NAME``, ``timm:NAME``, ``path/to/file.py:factory_or_class`` or
-    ``package.module:attr``; what it names is a module, or is called without arguments to make one.
-    ``weights`` is a state dict, read by ``torch.load(weights_only=True)`` or safetensors.
-    ``without_values`` leaves the weights on `meta`, which builds a model of any size at once; where a
-    constructor needs values, they are made. ``dtype`` is that of its floating-point weights; None leaves
-    them as they are built. Raises SpecError, in one line, when there is nothing to load.
+    Args:
+        spec: ``torchvision:NAME``, ``timm:NAME``, ``path/to/file.py:factory_or_class`` or
+            ``package.module:attr``. A class or a function is called without arguments.
+        weights: the path of a state dict, read by ``torch.load(weights_only=True)`` or safetensors.
+        without_values: leave the weights on `meta`, which builds a model of any size at once; where a
+            constructor needs their values, they are made.
+        dtype: the dtype of the floating-point weights; None leaves them as built.
+
+    Raises:
+        SpecError: there is no such model or file, it cannot be built, or the weights do not fit.
     """
     source, colon, name = spec.rpartition(":")
     if not colon or not source or not name:
-        raise SpecError(f"{spec!r} is no SPEC; give {FORMS}")
+        raise SpecError(f"unknown model {spec!r}{_sources(spec)}")
     light = without_values and weights is None
     if source == "torchvision":
         from archcost.models.vision import load_published
@@ -48,16 +60,30 @@ def load(
         loaded = _timm(name, light)
     else:
         is_file = source.endswith(".py")
-        # A factory may import its siblings only when it is called.
+        # The path stays until the factory has been called, which may import its sibling modules.
         with _importable(str(Path(source).resolve().parent) if is_file else os.getcwd()):
             holder = _from_file(source) if is_file else _from_package(source)
             loaded = _attribute(holder, name, spec, light)
     if weights is not None:
         load_weights(loaded.model, Path(weights))
     if dtype is not None:
-        # A copy, for a SPEC may name a module that somebody else uses as well.
+        # A copy, since a SPEC may name a module object that is used elsewhere as well.
         loaded = replace(loaded, model=copy.deepcopy(loaded.model).to(as_dtype(dtype)))
     return loaded
+
+
+def _sources(name: str) -> str:
+    """The end of the message about a SPEC without a source: where a model of that name is, or the forms."""
+    found: list[str] = []
+    with contextlib.suppress(ImportError):
+        from archcost.models.vision import names
+
+        found += [f"torchvision:{name}"] * (name in names())
+    with contextlib.suppress(ImportError):
+        import timm
+
+        found += [f"timm:{name}"] * timm.is_model(name)
+    return f": did you mean {' or '.join(found)}?" if found else f"; a SPEC is {FORMS}"
 
 
 def _timm(name: str, light: bool) -> Loaded:
@@ -72,26 +98,26 @@ def _timm(name: str, light: bool) -> Loaded:
     return Loaded(model, spec, without_values=empty)
 
 
-def _from_file(path: str) -> Any:
+def _from_file(path: str) -> ModuleType:
     file = Path(path)
     if not file.is_file():
         raise SpecError(f"there is no file {path!r}")
     module_spec = importlib.util.spec_from_file_location(f"archcost_user_{file.stem}", file)
     if module_spec is None or module_spec.loader is None:
-        raise SpecError(f"{path!r} is no Python file")
+        raise SpecError(f"{path!r} is not a Python file")
     module = importlib.util.module_from_spec(module_spec)
-    # Pickling and dataclasses look classes up by their module; siblings are imported as from a script.
+    # Pickling and dataclasses look up classes by their module.
     sys.modules[module_spec.name] = module
     loader = module_spec.loader
     _import(path, lambda: loader.exec_module(module))
     return module
 
 
-def _from_package(name: str) -> Any:
+def _from_package(name: str) -> ModuleType:
     return _import(name, lambda: importlib.import_module(name))
 
 
-def _import(what: str, run: Any) -> Any:
+def _import(what: str, run: Callable[[], T]) -> T:
     try:
         return run()
     except ModuleNotFoundError as error:
@@ -110,14 +136,14 @@ def _importable(folder: str) -> Iterator[None]:
             sys.path.remove(folder)
 
 
-def _attribute(holder: Any, name: str, spec: str, light: bool) -> Loaded:
+def _attribute(holder: ModuleType, name: str, spec: str, light: bool) -> Loaded:
     from torch import nn
 
-    found = holder
+    found: Any = holder
     for part in name.split("."):
         if not hasattr(found, part):
             public = [key for key in vars(found) if not key.startswith("_")]
-            raise SpecError(f"{spec}: {part!r} is not there{near(part, public)}")
+            raise SpecError(f"{spec}: there is no {part!r}{near(part, public)}")
         found = getattr(found, part)
     if isinstance(found, nn.Module):
         return Loaded(found.eval(), spec)
@@ -127,7 +153,7 @@ def _attribute(holder: Any, name: str, spec: str, light: bool) -> Loaded:
     return Loaded(model, spec, without_values=empty)
 
 
-def _made(factory: Any, spec: str) -> nn.Module:
+def _made(factory: Callable[[], Any], spec: str) -> nn.Module:
     from torch import nn
 
     model = factory()

@@ -1,4 +1,4 @@
-"""torchvision's models, built as published, and what torchvision publishes of them."""
+"""torchvision's models, built as published, and the parameters and GMACs that torchvision publishes."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from archcost.models.building import Loaded, build, near
 if TYPE_CHECKING:
     from torch import nn
 
-# Frames of a clip and the side of a square image where the weights' transforms do not say it; the sizes
-# are those at which torchvision publishes the operations of its models.
+# Input sizes at which torchvision publishes operations, where the transforms of the weights do not hold them:
+# frames of a clip, sides of square images.
 VIDEO_FRAMES = 16
 FLOW_SIZE = 512
 DETECTION_SIZE = 800
@@ -22,7 +22,7 @@ _DETECTION_SIZES = {"ssd300_vgg16": 300, "ssdlite320_mobilenet_v3_large": 320}
 
 @dataclass(frozen=True)
 class Published:
-    """What torchvision publishes of a model: parameters, and GMACs rounded to three decimals."""
+    """The figures that torchvision publishes for a model: parameters, and GMACs rounded to 3 decimals."""
 
     name: str
     task: str
@@ -30,19 +30,19 @@ class Published:
     params: int
     gmacs: float
     image_size: int
-    """The ``image_size`` argument that vision transformers are built with; 0 for all others."""
+    """The ``image_size`` argument of a vision transformer's constructor; 0 for other models."""
     input_size: Any
 
 
 def names() -> list[str]:
-    """Every model that torchvision registers."""
+    """The names of all models that torchvision registers."""
     from torchvision.models import list_models
 
-    return list_models()
+    return list(list_models())
 
 
 def task_of(name: str) -> str:
-    """The kind of a torchvision model: classification, segmentation, ..."""
+    """The task of a torchvision model: ``classification``, ``segmentation``, ``detection`` ..."""
     from torchvision.models import get_model_builder
 
     module = get_model_builder(name).__module__
@@ -53,7 +53,7 @@ def task_of(name: str) -> str:
 
 
 def _size_of(name: str, task: str, entry: Any) -> Any:
-    """The input at which ``entry``, an entry of a weights enumeration, was measured, batch of 1."""
+    """The input size (batch 1) at which ``entry`` of a weights enumeration was measured."""
     if task == "detection":
         side = _DETECTION_SIZES.get(name, DETECTION_SIZE)
         return [[(3, side, side)]]
@@ -66,7 +66,7 @@ def _size_of(name: str, task: str, entry: Any) -> Any:
 
 
 def published(name: str) -> list[Published]:
-    """What torchvision publishes of ``name``, an entry for each of its weights, the default one first."""
+    """The published figures of a model, one entry per set of weights, the default weights first."""
     from torchvision.models import get_model_weights
 
     task, weights = task_of(name), get_model_weights(name)
@@ -89,7 +89,7 @@ def published(name: str) -> list[Published]:
 
 
 def _torchvision_arguments(name: str, task: str, image_size: int) -> dict[str, Any]:
-    """Constructor arguments: no download, and the heads that the published figures include."""
+    """Constructor arguments: no download, and the output heads that the published figures include."""
     from torchvision.models import get_model_builder
 
     known = inspect.signature(get_model_builder(name)).parameters
@@ -112,7 +112,7 @@ def _torchvision_arguments(name: str, task: str, image_size: int) -> dict[str, A
 
 
 def build_torchvision(row: Published, without_values: bool = True) -> Loaded:
-    """The torchvision model that a published row describes."""
+    """The torchvision model that ``row`` describes; by default with weights on `meta` where possible."""
     from torchvision.models import get_model
 
     arguments = _torchvision_arguments(row.name, row.task, row.image_size)
@@ -132,7 +132,7 @@ def _freezes_norms(row: Published) -> bool:
 
 
 def _freeze_norms(model: nn.Module) -> None:
-    """What the published model has in its backbone: norms whose weights are buffers, not parameters."""
+    """Replace the backbone's batch norms by frozen ones, whose weights are buffers, as published."""
     from torch import nn
     from torchvision.ops import FrozenBatchNorm2d
 
@@ -146,11 +146,15 @@ def _freeze_norms(model: nn.Module) -> None:
 def _text(size: Any) -> str:
     if isinstance(size, tuple):
         return "x".join(map(str, size))
-    return f"[{', '.join(_text(one) for one in size)}]"
+    return f"[{', '.join(map(_text, size))}]"
 
 
 def load_published(name: str, light: bool) -> Loaded:
-    """The torchvision model of that name, for the weights that are its default."""
+    """The torchvision model with that name, built for its default weights.
+
+    Raises:
+        SpecError: torchvision has no such model.
+    """
     known = names()
     if name not in known:
         raise SpecError(f"torchvision has no model {name!r}{near(name, known)}; archcost zoo lists them")

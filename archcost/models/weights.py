@@ -1,4 +1,4 @@
-"""Weights from a local file, as plain tensors: code in a checkpoint is never run."""
+"""Weights from a local file, read as plain tensors: code in a checkpoint is never executed."""
 
 from __future__ import annotations
 
@@ -12,25 +12,29 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-# How a file begins that torch.save wrote, now and formerly.
+# The first bytes of a file that torch.save wrote: the zip format, and the older pickle.
 _SAVED = (b"PK", b"\x80")
 
 
 def read_tensors(path: Path, what: str) -> Any:
-    """The plain tensors of a file that ``torch.save`` wrote; SpecError, for ``what``, for any other."""
+    """The tensors in a file that ``torch.save`` wrote.
+
+    Raises:
+        SpecError: the file is another one, or holds code; its message begins with ``what``.
+    """
     import torch
 
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a broken file makes it raise
-        # In other words than PyTorch's, which advise to load it unsafely.
+        # PyTorch's own message advises to load the file unsafely.
         held = re.search(r"GLOBAL (\S+)", str(error))
         with path.open("rb") as file:
             saved = file.read(2).startswith(_SAVED)
         if held is not None:
-            why = f"it holds a {held[1]}, and code of a file is never run; save its state_dict() or tensors"
+            why = f"it holds a {held[1]}, whose code is not executed; save its state_dict() or tensors"
         else:
-            why = "the file is damaged" if saved else "it is no file that torch.save wrote"
+            why = "the file is damaged" if saved else "torch.save did not write it"
         raise SpecError(f"{what}: {path.name} cannot be read as plain tensors: {why}") from error
 
 
@@ -40,14 +44,18 @@ def _safetensors(path: Path) -> Any:
 
         return load_file(path)
     except ImportError as error:
-        raise SpecError("weights: reading safetensors needs it: pip install safetensors") from error
+        raise SpecError("weights: .safetensors needs safetensors: pip install safetensors") from error
     except Exception as error:  # whatever a broken file makes it raise
         why = str(error).strip().split("\n")[0]
         raise SpecError(f"weights: {path.name} cannot be read as plain tensors: {why}") from error
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
-    """Put the state dict in ``path`` into the model; SpecError if it does not fit."""
+    """Load the state dict in the file ``path`` into ``model``.
+
+    Raises:
+        SpecError: there is no such file, it holds no state dict, or that does not fit the model.
+    """
     if not path.is_file():
         raise SpecError(f"weights: there is no file {str(path)!r}")
     state = _safetensors(path) if path.suffix == ".safetensors" else read_tensors(path, "weights")
@@ -56,7 +64,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
             state = state[key]
     if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
         raise SpecError(f"weights: {path.name} holds no state dict")
-    # DataParallel puts a prefix before every name.
+    # DataParallel prefixes every name with "module.".
     own = any(key.startswith("module.") for key in model.state_dict())
     if state and not own and all(key.startswith("module.") for key in state):
         state = {key.removeprefix("module."): value for key, value in state.items()}

@@ -1,1 +1,1 @@
-"""A model and its inputs -> a Trace: what ran, on what shapes, fed by whom."""
+"""Tracing: one forward pass of a model, recorded as a Trace of operations, module calls and storages."""

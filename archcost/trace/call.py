@@ -1,4 +1,4 @@
-"""Call: how a model is called. Made once, of what a user gives as ``inputs``, and handed on."""
+"""Call: the positional and keyword arguments with which a model is called, made from ``inputs=``."""
 
 from __future__ import annotations
 
@@ -24,12 +24,14 @@ class Call(NamedTuple):
 
     @classmethod
     def of(cls, inputs: Any) -> Call:
-        """A tuple is positional arguments, a dict keyword arguments, anything else the one argument.
+        """The Call that ``inputs`` stands for.
 
-        A text alone is none: it is meant for another argument, as the name of a layer is.
+        Args:
+            inputs: a tuple is positional arguments, a dict is keyword arguments, anything else is the only
+                argument. A Call is returned as it is.
 
         Raises:
-            InputError: a dict whose keys are no names, or a text.
+            InputError: a dict with keys that are not strings; or a string, which is probably a layer's name.
         """
         if isinstance(inputs, Call):
             return inputs
@@ -39,24 +41,24 @@ class Call(NamedTuple):
             bad = [key for key in inputs if not isinstance(key, str)]
             if bad:
                 raise InputError(
-                    f"inputs: a dict is keyword arguments, but {bad[0]!r} is no name. To pass the dict "
-                    f"itself as the one argument, put it in a tuple: ({{...}},)"
+                    f"inputs: a dict is keyword arguments, but its key {bad[0]!r} is not a string. To pass "
+                    f"the dict itself as the only argument, put it in a tuple: ({{...}},)"
                 )
             return cls((), inputs)
         if isinstance(inputs, (str, bytes)):
             raise InputError(
-                f"inputs is the text {inputs!r}, and no input. A layer goes by its name: layer={inputs!r}. "
-                f"For a model that takes a text, put it into a tuple: ({inputs!r},)"
+                f"inputs is the string {inputs!r}, not a tensor. To choose a layer, write layer={inputs!r}. "
+                f"For a model that takes a string, put it in a tuple: ({inputs!r},)"
             )
         return cls((inputs,), {})
 
     @property
     def tensors(self) -> list[torch.Tensor]:
-        """All of them, in order, those in structures included."""
+        """All tensors among the arguments, in order, including those in lists, dicts and dataclasses."""
         return tensors_in(self)
 
     def mapped(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Call:
-        """The same with every tensor changed; one that is given twice stays one."""
+        """The same call with ``change`` applied to each tensor, once for a tensor that is passed twice."""
         made: dict[int, torch.Tensor] = {}
 
         def once(tensor: torch.Tensor) -> torch.Tensor:
@@ -64,12 +66,12 @@ class Call(NamedTuple):
                 made[id(tensor)] = change(tensor)
             return made[id(tensor)]
 
-        return map_tensors(self, once)
+        return Call(*map_tensors(tuple(self), once))
 
     def cloned(self) -> Call:
-        """For a model or a layer that may write into its input, or to outlast what does.
+        """The same call with copies of its tensors, which a model may overwrite.
 
-        One tensor given twice stays one.
+        A tensor that is passed twice is copied once.
         """
         made: dict[int, torch.Tensor] = {}
 
@@ -81,19 +83,19 @@ class Call(NamedTuple):
         return self.mapped(copy)
 
     def on(self, device: torch.device | str) -> Call:
-        """On a device, in tensors of their own, so that none of the caller's can change shape.
+        """The same call on ``device``, in new tensor objects, so that the caller's keep their shapes.
 
-        Where the device is the same they share memory.
+        Memory is shared where the device is the same.
 
         Raises:
-            InputError: a tensor is nested.
+            InputError: a tensor is a NestedTensor.
         """
 
         def move(tensor: torch.Tensor) -> torch.Tensor:
             if tensor.is_nested:
                 raise InputError(
-                    "inputs: a NestedTensor has rows of different lengths, which no shape says; give a "
-                    "padded tensor, as nested.to_padded_tensor(0.0)"
+                    "inputs: a NestedTensor has rows of different lengths, so that no shape describes it; "
+                    "pass a padded tensor: nested.to_padded_tensor(0.0)"
                 )
             copy = tensor.detach().to(device)
             return copy.requires_grad_() if tensor.requires_grad and tensor.is_leaf else copy
@@ -101,15 +103,18 @@ class Call(NamedTuple):
         return self.mapped(move)
 
 
-def like_traced(trace: Trace, make: Callable[[TensorRef], Any] | None = None) -> Call:
-    """The call that was traced, with example tensors of its shapes; one that was given twice is one again.
+def like_traced(trace: Trace, make: Callable[[TensorRef], torch.Tensor] | None = None) -> Call:
+    """The traced call again, with example tensors of the same shapes and dtypes.
+
+    A tensor that was passed twice is made once.
 
     Args:
-        make: makes a tensor; by default as `inputs.example` does, on the CPU.
+        trace: the forward pass whose inputs are made.
+        make: the function that makes a tensor from its TensorRef; by default `inputs.example`, on the CPU.
     """
     from archcost.trace.graph import TensorRef
 
-    made: dict[TensorRef, Any] = {}
+    made: dict[TensorRef, torch.Tensor] = {}
 
     def real(value: Any) -> Any:
         if isinstance(value, TensorRef):

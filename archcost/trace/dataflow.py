@@ -1,4 +1,4 @@
-"""Dataflow: a trace by who makes and who takes each tensor, and which module is called, and how often."""
+"""Dataflow: an index of a Trace by the operations that produce and consume each tensor, and by module."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["Dataflow", "first_names"]
 
 
 class Dataflow:
-    """The index of one trace, made once. A module that has several names goes by its first one."""
+    """The producers, consumers and module calls of one Trace; a module is looked up by its first name."""
 
     def __init__(self, trace: Trace) -> None:
         self.trace = trace
@@ -32,26 +32,26 @@ class Dataflow:
         return self.names.get(name, name)
 
     def calls(self, name: str) -> Sequence[ModuleCall]:
-        """Of the module of that first name, in order."""
+        """The calls of the module with that first name, in order of execution."""
         return self._calls.get(name, ())
 
     def takers(self, storage: int, after: int = -1) -> list[Op]:
-        """The operations behind one that take what lies in a storage, in order; not the one that made it.
+        """The operations after index ``after`` that read a storage, in order of execution.
 
-        Not copies that nobody reads, which autograd makes before an operation in place.
+        Copies that nothing reads, which autograd makes before an in-place operation, are left out.
         """
         return [op for op in self._takers.get(storage, ()) if op.index > after and not self._is_dead(op)]
 
     def maker(self, ref: TensorRef, before: int) -> Op | None:
-        """The last operation before one that gave this very tensor."""
+        """The last operation before index ``before`` that returned exactly this tensor."""
         return next((op for op in reversed(self.trace.ops[:before]) if ref in op.outputs), None)
 
     def last_write(self, storage: int, before: int) -> int:
-        """The operation that wrote what one at ``before`` reads; -1 for an input of the model."""
+        """The index of the last operation before ``before`` that wrote a storage; -1 if none did."""
         return next((op.index for op in reversed(self.trace.ops[:before]) if storage in op.writes), -1)
 
     def convolutions(self) -> dict[str, tuple[Op, ...]]:
-        """By the first name of a module, the convolutions that it makes, in order."""
+        """The convolutions of each module, by its first name, in order of execution."""
         made: dict[str, list[Op]] = defaultdict(list)
         for op in self.trace.ops:
             if op.base == "aten.convolution":
@@ -59,7 +59,7 @@ class Dataflow:
         return {name: tuple(ops) for name, ops in made.items()}
 
     def makes_one_a_call(self, name: str, ops: Sequence[Op]) -> bool:
-        """Whether each call of a module made one of these operations, and no other did."""
+        """Whether each call of a module ran exactly one of these operations."""
         return len(ops) == len(self.calls(name)) == len({op.call for op in ops})
 
     def _is_dead(self, op: Op) -> bool:
@@ -70,5 +70,5 @@ class Dataflow:
 
 
 def first_names(trace: Trace) -> dict[str, str]:
-    """By every name of a registered module, its first."""
+    """The first name of each registered module, by each of its names."""
     return {alias: name for name, info in trace.modules.items() for alias in (name, *info.aliases)}

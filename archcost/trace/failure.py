@@ -1,4 +1,4 @@
-"""A forward pass that did not come through: where, on what shapes, and what was expected there."""
+"""Errors of a failed forward pass: the module, the shapes it got, and the shapes it expects."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from archcost.trace.recording.recorder import Recorder
 
 
 class Failed(Exception):
-    """A pass did not come through; knows where."""
+    """A forward pass raised ``error``; ``call`` is the innermost module call that it came out of."""
 
     def __init__(self, error: Exception, recorder: Recorder) -> None:
         super().__init__(str(error))
@@ -39,7 +39,7 @@ class Failed(Exception):
 
     @property
     def by_inputs(self) -> bool:
-        """Whether the inputs are certainly at fault: real values would not help."""
+        """Whether the inputs are certainly the cause, so that a pass with real values would fail as well."""
         if isinstance(self.error, TypeError) and "forward()" in str(self.error):
             return True
         module = self.recorder.tree.modules.get(self.call.module)
@@ -57,16 +57,16 @@ class Failed(Exception):
             return InputError(f"{self._where()} got an input of shape {got}; it expects {asks}")
         if values_missing and isinstance(error, (NotImplementedError, RuntimeError)) and "meta" in str(error):
             return ModelError(
-                f"{self._where()} needs real values, which `meta` does not have: {self._first_line()}. "
-                f"Load the model on a real device, and leave device out or name that one"
+                f"{self._where()} needs real values, which tensors on `meta` do not have: "
+                f"{self._first_line()}. Load the model on a real device, and omit device= or name that device"
             )
         text = " ".join(said_by(error).split())
         if isinstance(error, RecursionError):
             return ModelError(f"{self._where()}: the forward pass recurses too deeply ({text})")
         if isinstance(error, TypeError) and "forward()" in text:
             return InputError(
-                f"{self._where()}: {text}. Pass every argument in inputs: a tuple for positional ones, "
-                f"a dict for keyword ones"
+                f"{self._where()}: {text}. Pass every argument in inputs: a tuple for positional arguments, "
+                f"a dict for keyword arguments"
             )
         if from_operator and failed_op is not None:
             shapes = ", ".join(_shape(ref) for ref in failed_op[2])
@@ -78,7 +78,7 @@ class Failed(Exception):
 
 
 def first_sentences(text: str, most: int = 160) -> str:
-    """As many whole sentences as there is room for, the first in any case; without the last full stop."""
+    """The first sentence, and further whole ones up to ``most`` characters, without the last full stop."""
     first, *others = re.split(r"(?<=[.!?])\s+(?=[A-Z])", text.strip())
     for other in others:
         if len(first) + 1 + len(other) > most:
@@ -88,23 +88,23 @@ def first_sentences(text: str, most: int = 160) -> str:
 
 
 def said_by(error: BaseException) -> str:
-    """The words of an exception; of one inside TorchScript without the traceback that it makes of it."""
+    """The message of an exception, without the traceback that TorchScript puts into it."""
     text = str(error).strip()
     if "TorchScript interpreter" not in text:
         return text
     return text.rpartition("Error:")[2].strip() or _SILENT
 
 
-_SILENT = "TorchScript does not say why; give the model as it was before torch.jit"
+_SILENT = "TorchScript does not say why; pass the model as it was before torch.jit"
 
 
 def check_computed(outputs: Any, model: nn.Module) -> None:
-    """Raises ModelError for outputs that are yet to be computed, which would count as nothing."""
+    """Raise ModelError for generators and coroutines, whose operations have not run and would not count."""
     later = _later(outputs)
     if later is not None:
         raise ModelError(
-            f"the forward of {type_name(model)} returns a {later}, which computes nothing until it is run "
-            f"through: give a module whose forward does that, as in `return list(self.model(x))`"
+            f"the forward of {type_name(model)} returns a {later}, which computes nothing until it is "
+            f"iterated: pass a module whose forward does that, as in `return list(self.model(x))`"
         )
 
 
@@ -128,14 +128,14 @@ def _name(dtype: torch.dtype) -> str:
 
 
 def _is_layer(module: nn.Module) -> bool:
-    """Whether its attributes mean what they do in torch: a class of one's own may call anything so."""
+    """Whether a module derives from a PyTorch layer, so that ``in_channels`` has its usual meaning."""
     kinds = (kind.__module__ for kind in type(module).__mro__ if kind is not nn.Module)
     layers = ("torch.nn.modules.", "torch.ao.nn.")
     return any(kind.startswith(layers) and not kind.endswith(".container") for kind in kinds)
 
 
 def _expected_dtype(module: nn.Module, inputs: tuple[TensorRef, ...]) -> str | None:
-    """The dtype that a layer which multiplies by weights asks of its input, when the input has another."""
+    """The dtype that a layer with weights expects, in words; None where the input has it."""
     multiplies = any(hasattr(module, name) for name in ("in_channels", "in_features", "input_size"))
     weight = next(iter(module._parameters.values()), None)
     if not inputs or not _is_layer(module) or not multiplies or weight is None:
@@ -145,11 +145,11 @@ def _expected_dtype(module: nn.Module, inputs: tuple[TensorRef, ...]) -> str | N
         return None
     converts = given.is_floating_point and wanted.is_floating_point
     convert = f"convert the model, as in model.to({given}), or " if converts else ""
-    return f"{_name(wanted)}, the dtype of its weights, not {_name(given)}: {convert}give {_name(wanted)}"
+    return f"{_name(wanted)}, the dtype of its weights, not {_name(given)}: {convert}pass {_name(wanted)}"
 
 
 def _expectation(module: nn.Module, inputs: tuple[TensorRef, ...]) -> str | None:
-    """What a layer of a known kind asks of its input, when the input does not give it."""
+    """The shape that a layer of a known kind expects, in words; None where the input has it."""
     if not inputs or not _is_layer(module):
         return None
     shape = inputs[0].shape

@@ -1,4 +1,4 @@
-"""What one forward pass did, as plain data: enough to replay any analysis later without the model."""
+"""Trace: one forward pass as plain data, from which every analysis can be repeated without the model."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 if TYPE_CHECKING:
     import torch
 
+StateKind = Literal["parameter", "buffer"]
 Origin = Literal["parameter", "buffer", "input", "constant", "operation"]
 
 
@@ -39,7 +40,7 @@ class TensorRef(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class PackedWeights:
-    """Weights that an operator holds in a packed form of its own, as int8 convolutions do."""
+    """The weights of an int8 operator, which PyTorch stores packed: their unpacked shape and geometry."""
 
     shape: tuple[int, ...]
     bias: int
@@ -65,7 +66,7 @@ class Storage:
 
 @dataclass(frozen=True, slots=True)
 class Op:
-    """One operation, in the order of execution.
+    """An operation of the forward pass.
 
     ``args`` and ``kwargs`` are those of the operator, each tensor replaced by its `TensorRef`.
     ``reads`` and ``writes`` are storages; an output that aliases an input is in neither.
@@ -82,9 +83,9 @@ class Op:
     writes: tuple[int, ...]
     fed_by: tuple[int, ...]
     inner_bytes: int = 0
-    """Bytes of tensors that operators inside return and let go, where one stands for many."""
+    """Bytes of the intermediate tensors of an operation that stands for several, outputs excluded."""
     inner_peak_bytes: int = 0
-    """The most of them alive at once, beside the outputs."""
+    """The most bytes of intermediate tensors alive at once, outputs excluded."""
 
     @property
     def base(self) -> str:
@@ -93,7 +94,7 @@ class Op:
 
     @property
     def label(self) -> str:
-        """The operator in words: ``relu`` of ``aten.relu_``."""
+        """The operator's name without namespace and underscores: ``relu`` for ``aten.relu_``."""
         return self.base.rpartition(".")[2].strip("_")
 
     def tensors(self) -> Iterator[TensorRef]:
@@ -124,7 +125,7 @@ def _base(name: str) -> str:
 
 @dataclass(slots=True)
 class ModuleCall:
-    """One call of one module; ``first_op`` up to ``end_op`` ran inside it, its children's included."""
+    """A call of a module: operations ``first_op`` to ``end_op - 1`` ran in it and its children."""
 
     index: int
     module: str
@@ -149,11 +150,11 @@ class ModuleInfo:
 
 @dataclass(frozen=True, slots=True)
 class StateInfo:
-    """A parameter or buffer; one that is tied or shared has one entry, under its first name."""
+    """A parameter or buffer, listed once under its first name; ``aliases`` are other names (weight tying)."""
 
     name: str
     owner: str
-    kind: Literal["parameter", "buffer"]
+    kind: StateKind
     shape: tuple[int, ...]
     numel: int
     nbytes: int
@@ -163,12 +164,12 @@ class StateInfo:
 
 @dataclass(frozen=True)
 class Trace:
-    """One forward pass of one model as inference runs it: operations, module calls, storages and state.
+    """A forward pass of a model without gradients: operations, module calls, storages and state.
 
-    ``device`` is where it ran: ``meta`` (nothing was computed) or the model's own.
-    ``kept_for_backward`` is bytes by module name, from a second pass with gradients: what autograd keeps of
-    the tensors that operations made; None where that pass could not run, and a note says why.
-    ``notes`` say what was assumed or had to be done otherwise; ``modules`` is in order of definition.
+    ``device`` is where it ran: ``meta`` (nothing was computed) or the model's own device.
+    ``kept_for_backward`` is the activation bytes that autograd saves for backward, by module name, from a
+    second pass with gradients; None where that pass failed, and a note says why.
+    ``notes`` are the assumptions made, in words; ``modules`` is in order of definition.
     """
 
     model_name: str
@@ -184,5 +185,5 @@ class Trace:
     notes: tuple[str, ...] = field(default=())
 
     def module_of(self, op: Op) -> str:
-        """The name of the module that made the operation."""
+        """The name of the module whose forward ran the operation."""
         return self.calls[op.call].module

@@ -1,4 +1,4 @@
-"""What may have been meant, where inputs do not fit the model: tried out, and said."""
+"""Advice where inputs do not fit the model: other ways to pass them, tried before they are suggested."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ __all__ = ["traced"]
 
 
 def traced(model: nn.Module, inputs: Any = None, *, input_size: Any = None, **options: Any) -> Trace:
-    """`archcost.trace.run.record`; what it raises also says what was probably meant."""
+    """`archcost.trace.run.record`, with errors that also suggest how to pass the inputs."""
     try:
         return record(model, inputs, input_size=input_size, **options)
     except (InputError, ModelError) as error:
         shape = _shape(inputs)
         if shape is not None:
             raise InputError(
-                f"inputs is {inputs!r}. That looks like a shape: use input_size={shape}"
+                f"inputs is {inputs!r}, which looks like a shape: write input_size={shape}"
             ) from error
         if isinstance(error.__cause__, (TypeError, AttributeError)):
             check_tensors(inputs)
@@ -35,13 +35,13 @@ def traced(model: nn.Module, inputs: Any = None, *, input_size: Any = None, **op
 
 
 def _shape(inputs: Any) -> tuple[int, ...] | None:
-    """The shape that was given in the place of a tensor."""
+    """The shape that was passed instead of a tensor; None if it was none."""
     numbers = isinstance(inputs, (tuple, list)) and len(inputs) > 1 and all(type(n) is int for n in inputs)
     return tuple(inputs) if numbers and min(inputs) > 0 else None
 
 
 def _meant(model: nn.Module, inputs: Any, input_size: Any) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Other ways to call the model, each with the sentence that advises it."""
+    """Other ways to call the model, each with the sentence that suggests it."""
     if inputs is None:
         if isinstance(input_size, (tuple, list)) and input_size:
             if isinstance(input_size[0], int):
@@ -59,12 +59,12 @@ def _meant(model: nn.Module, inputs: Any, input_size: Any) -> Iterator[tuple[str
         kind = "positional" if type(inputs) is tuple else "keyword"
         name = _first_argument(model)
         yield (
-            f"A {type(inputs).__name__} is {kind} arguments; to pass it as the one argument, write ({name},)",
+            f"A {type(inputs).__name__} is {kind} arguments; to pass it as one argument, write ({name},)",
             {"inputs": (inputs,)},
         )
     elif isinstance(inputs, list):
         yield (
-            "A list is one argument; for several, write a tuple: (first, second)",
+            "A list is a single argument; for several, write a tuple: (first, second)",
             {"inputs": tuple(inputs)},
         )
 
@@ -74,7 +74,7 @@ def _batch(sizes: list[tuple[int, ...]]) -> str:
 
 
 def _first_argument(model: nn.Module) -> str:
-    """What the model's own forward calls it."""
+    """The name of the first argument of the model's forward."""
     try:
         return next(iter(inspect.signature(model.forward).parameters), "inputs")
     except (TypeError, ValueError):  # a compiled forward has no signature

@@ -1,4 +1,4 @@
-"""Inputs: tensors inside any structure, examples of a shape, and a guess where none are given."""
+"""Inputs: tensors in nested structures, example tensors of a shape, and guesses where none are given."""
 
 from __future__ import annotations
 
@@ -19,9 +19,12 @@ if TYPE_CHECKING:
 IMAGE_SIZES = (224, 32, 28, 64, 256, 299, 96, 128, 384, 512)
 SEQUENCE_LENGTH = 128
 
+Guess = tuple[tuple[int, ...], "torch.dtype | None", str]
+"""(shape, dtype, the assumption in words); a dtype of None is that of the model's weights."""
+
 
 def check_tensors(inputs: Any, where: str = "inputs") -> None:
-    """Raises InputError, with what to write, for an array or a picture where a tensor is to be."""
+    """Raise InputError for a numpy array or an image among ``inputs``, with the conversion to write."""
     if isinstance(inputs, (tuple, list)):
         for number, item in enumerate(inputs):
             check_tensors(item, f"{where}[{number}]")
@@ -35,7 +38,7 @@ def check_tensors(inputs: Any, where: str = "inputs") -> None:
             as_tensor = "torch.from_numpy(x)" + ".float()" * (inputs.dtype == "float64")
         else:
             text, as_tensor = f"a {kind.__module__}.{kind.__name__}", "torch.as_tensor(numpy.asarray(x))"
-        raise InputError(f"{where} is {text}, and the model takes tensors: give {as_tensor}")
+        raise InputError(f"{where} is {text}, but the model takes tensors: write {as_tensor}")
 
 
 def map_tensors(value: Any, change: Callable[[torch.Tensor], Any]) -> Any:
@@ -90,14 +93,22 @@ def tensors_in(value: Any) -> list[torch.Tensor]:
 def make(
     input_size: Any, dtype: Any, model_dtype: torch.dtype, device: torch.device | str
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Example inputs of ``input_size``: a shape, a list of shapes, or a dict of them by argument name.
+    """Example inputs, as positional and keyword arguments.
 
-    In a list, a shape makes a tensor argument and a list of shapes an argument that is a list of tensors:
-    ``[[(3, 800, 800)]]`` is what torchvision's detection models take. In the place of a shape, a dict of
-    them makes a dict of tensors.
+    Args:
+        input_size: a shape, a list of shapes, or a dict of shapes by argument name. In a list, a shape
+            makes a tensor argument and a list of shapes an argument that is a list of tensors:
+            ``[[(3, 800, 800)]]`` fits torchvision's detection models. A dict of shapes makes a dict of
+            tensors.
+        dtype: a dtype for all inputs, or a list (dict) of dtypes; None takes ``model_dtype``.
+        model_dtype: the dtype of the model's weights.
+        device: the device of the tensors.
 
-    ``dtype`` is one for all or a list (dict) of them; None takes the model's own. Values: uniform in
-    [0, 1) from a fixed seed, zeros for integers, so that they are valid indices.
+    Returns:
+        Tensors uniform in [0, 1) from a fixed seed; zeros for integers, which are valid indices.
+
+    Raises:
+        InputError: an entry is no shape, or there are not as many dtypes as inputs.
     """
     if isinstance(input_size, Mapping):
         by_name = dtype if isinstance(dtype, Mapping) else dict.fromkeys(input_size, dtype)
@@ -109,14 +120,16 @@ def make(
     sizes = list(input_size) if several else [input_size]
     dtypes = list(dtype) if isinstance(dtype, (list, tuple)) else [dtype] * len(sizes)
     if len(dtypes) != len(sizes):
-        raise InputError(f"dtype: {len(dtypes)} dtypes for {len(sizes)} inputs; give one, or one for each")
+        raise InputError(
+            f"dtype: {len(dtypes)} dtypes for {len(sizes)} inputs; pass a single dtype or one per input"
+        )
     return tuple(
         _examples(size, one or model_dtype, device) for size, one in zip(sizes, dtypes, strict=True)
     ), {}
 
 
 def _examples(size: Any, dtype: Any, device: torch.device | str, where: str = "input_size") -> Any:
-    """One tensor; or, for a list or dict of shapes in the place of a shape, such a one as one argument."""
+    """A tensor for a shape; a list or dict of tensors for a list or dict of shapes."""
     if isinstance(size, Mapping):
         return {key: _examples(one, dtype, device, f"{where}[{key!r}]") for key, one in size.items()}
     if isinstance(size, list) and size and not isinstance(size[0], int):
@@ -132,7 +145,7 @@ def example(size: Any, dtype: Any, device: torch.device | str, where: str = "inp
     valid = isinstance(size, Sequence) and all(isinstance(n, int) and n > 0 for n in size)
     if not valid or isinstance(size, (str, bytes)):
         raise InputError(
-            f"{where}: {size!r} is no shape; give the whole shape, batch included, as in (1, 3, 224, 224)"
+            f"{where}: {size!r} is not a shape; pass the whole shape, batch included: (1, 3, 224, 224)"
         )
     if torch.device(device).type == "meta":
         return torch.empty(tuple(size), dtype=dtype, device="meta")
@@ -146,27 +159,31 @@ _SHORT = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32", "fp64": "flo
 
 
 def as_dtype(value: Any) -> torch.dtype:
-    """A dtype, or its name: ``float16``, ``torch.float16``, ``half``, ``fp16``; InputError for another."""
+    """The torch dtype for a dtype or its name: ``float16``, ``torch.float16``, ``half``, ``fp16``.
+
+    Raises:
+        InputError: there is no such dtype.
+    """
     import torch
 
     name = value.removeprefix("torch.").lower() if isinstance(value, str) else ""
     found = getattr(torch, _SHORT.get(name, name), None) if name else value
     if not isinstance(found, torch.dtype):
-        raise InputError(f"dtype: {value!r} is no torch dtype; give for example torch.float32 or 'int64'")
+        raise InputError(f"dtype: {value!r} is not a torch dtype; pass for example torch.float32 or 'int64'")
     return found
 
 
 def floating(dtype: Any) -> torch.dtype | None:
-    """The dtype, where it is one for all inputs and of floating point; None else."""
+    """The dtype, if it is a single floating-point dtype for all inputs; else None."""
     found = None if dtype is None or isinstance(dtype, (list, tuple, Mapping)) else as_dtype(dtype)
     return found if found is not None and found.is_floating_point else None
 
 
 def dtype_of(tree: ModuleTree) -> torch.dtype:
-    """The dtype of the first floating-point weight; where there is none, that of the first complex layer.
+    """The dtype of the first floating-point weight, or else of the first complex PyTorch layer, or float32.
 
-    Complex weights of modules that are no layers of the framework's say nothing of the input: they may meet
-    its Fourier transform. float32 for a model without any.
+    Complex weights outside PyTorch's layers do not tell the input's dtype: they may multiply its Fourier
+    transform.
     """
     import torch
 
@@ -180,7 +197,7 @@ def dtype_of(tree: ModuleTree) -> torch.dtype:
     return complex_[0] if complex_ else torch.float32
 
 
-def guesses(model: nn.Module, tree: ModuleTree) -> list[tuple[tuple[int, ...], Any, str]]:
+def guesses(model: nn.Module, tree: ModuleTree) -> list[Guess]:
     """Input shapes worth trying, best first: ``(shape, dtype or None, what was assumed)``."""
     config = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None)
     if isinstance(config, Mapping) and config.get("input_size"):
@@ -189,7 +206,7 @@ def guesses(model: nn.Module, tree: ModuleTree) -> list[tuple[tuple[int, ...], A
     return _from_first_layer(tree)
 
 
-def _from_first_layer(tree: ModuleTree) -> list[tuple[tuple[int, ...], Any, str]]:
+def _from_first_layer(tree: ModuleTree) -> list[Guess]:
     import torch
 
     for name, module in tree.modules.items():

@@ -1,4 +1,4 @@
-"""Whether a pass in training mode did something else than inference does."""
+"""Training mode: notes on operations that inference would not run, or would run differently."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _RUNNING_MEAN, _TRAINING = 3, 5
 
 
 def training_only(trace: Trace) -> tuple[str, ...]:
-    """What modules in training mode did that in eval mode they do not, in words; empty where nothing."""
+    """Behaviour of modules in training mode that differs from eval mode, in words; empty if none."""
     training = {name for name, info in trace.modules.items() if info.training}
     if not training:
         return ()
@@ -28,14 +28,18 @@ def _what(op: Op) -> str | None:
     if "batch_norm" in op.name and len(op.args) > _TRAINING:
         # Without running statistics those of the batch serve in eval mode as well.
         by_batch = op.args[_TRAINING] is True and op.args[_RUNNING_MEAN] is not None
-        return "norms use the statistics of the batch" if by_batch else None
+        return "batch norms use the statistics of the batch" if by_batch else None
     if op.base in ("aten.bernoulli_", "aten.bernoulli", "aten.native_dropout"):
-        return "dropout draws"
-    return "RReLU draws" if op.base.startswith("aten.rrelu_with_noise") and True in op.args else None
+        return "dropout is active"
+    return (
+        "RReLU draws random slopes"
+        if op.base.startswith("aten.rrelu_with_noise") and True in op.args
+        else None
+    )
 
 
 def mode_note(trace: Trace, model: nn.Module) -> tuple[str, ...]:
-    """What to know of numbers that are those of training."""
+    """The note that a model in training mode behaves differently from inference; empty if it does not."""
     found = training_only(trace)
     if not found:
         return ()

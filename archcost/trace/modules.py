@@ -1,4 +1,4 @@
-"""Walk a module graph without recursion: names, sharing, cycles, lazy modules, packed int8 weights."""
+"""The module tree of a model: names, shared modules, cycles, lazy modules, packed int8 weights."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from archcost.errors import ArchcostError, ModelError
-from archcost.trace.graph import ModuleInfo, PackedWeights, StateInfo
+from archcost.trace.graph import ModuleInfo, PackedWeights, StateInfo, StateKind
 
 if TYPE_CHECKING:
     import torch
@@ -20,7 +20,7 @@ MAX_ALIASES = 32
 
 @dataclass
 class ModuleTree:
-    """The registered modules of a model, by id, each with the names it can be reached by."""
+    """The registered modules of a model, and the names by which each of them can be reached."""
 
     names: dict[int, list[str]] = field(default_factory=dict)
     modules: dict[str, nn.Module] = field(default_factory=dict)
@@ -44,7 +44,11 @@ class ModuleTree:
 
 
 def walk(model: nn.Module) -> ModuleTree:
-    """Every module with its names; raises ModelError where a module holds itself."""
+    """The module tree of a model.
+
+    Raises:
+        ModelError: a module contains itself.
+    """
     tree = ModuleTree()
     # Depth first with an explicit stack: a model may be nested deeper than Python recurses.
     stack: list[tuple[str, nn.Module, bool]] = [("", model, False)]
@@ -57,7 +61,7 @@ def walk(model: nn.Module) -> ModuleTree:
         if id(module) in path:
             held = path[id(module)] or "the model itself"
             raise ModelError(
-                f"the module graph is cyclic: {name!r} is {held!r} again. Keep the back reference out of "
+                f"the module tree has a cycle: {name!r} is {held!r} again. Keep the back reference out of "
                 f"the module tree, for example in a tuple: self.parent = (parent,)"
             )
         names = tree.names.setdefault(id(module), [])
@@ -75,26 +79,26 @@ def walk(model: nn.Module) -> ModuleTree:
 
 
 def check_model(model: Any, error: type[ArchcostError] = ModelError, where: str = "") -> None:
-    """Raises the error, with what to give in its place, for what is no module."""
+    """Raise ``error`` for a ``model`` that is not a torch.nn.Module, with the expression to pass instead."""
     from torch import nn
 
     if isinstance(model, nn.Module):
         return
     name = getattr(model, "__name__", None)
     if isinstance(model, str):
-        got = f"the text {model!r}; where it is a SPEC, archcost.load({model!r}).model makes one"
+        got = f"the string {model!r}; if it names a model, pass archcost.load({model!r}).model"
     elif isinstance(model, type):
-        got = f"the class {name}; make one: {name}(...)"
+        got = f"the class {name}; pass an instance: {name}(...)"
     elif name is not None and callable(model):
-        called = "its result" if name == "<lambda>" else f"what it returns, {name}()"
+        called = "its result" if name == "<lambda>" else f"{name}()"
         got = (
-            f"the function {name}. If it makes a model, give {called}; if it computes on tensors, call it in "
-            f"the forward of a module"
+            f"the function {name}. If it builds a model, pass {called}; if it computes on tensors, call it "
+            f"in the forward of a module"
         )
     elif isinstance(getattr(model, "model", None), nn.Module):  # what archcost.load gives, an Analysis
-        got = f"{_a(model)}; give its .model"
+        got = f"{_a(model)}; pass its .model"
     elif type(model).__name__ == "ExportedProgram":
-        got = "an ExportedProgram; give its .module()"
+        got = "an ExportedProgram; pass its .module()"
     elif isinstance(model, Mapping):
         got = f"{_a(model)}; load it into a model: model.load_state_dict(...)"
     else:
@@ -108,7 +112,7 @@ def _a(value: Any) -> str:
 
 
 def as_written(model: nn.Module) -> nn.Module:
-    """Of a model that ``torch.compile`` made the one inside; any other as it is."""
+    """The original module of a model that ``torch.compile`` wrapped; any other model as it is."""
     from torch import nn
 
     original = getattr(model, "_orig_mod", None)
@@ -118,29 +122,29 @@ def as_written(model: nn.Module) -> nn.Module:
 
 
 def check_values(model: nn.Module, what: str) -> None:
-    """Raises ModelError for a model on `meta`, which can be counted and not run."""
+    """Raise ModelError for a model on `meta`, which can be counted but not executed."""
     if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
-        raise ModelError(f"{what} runs the model, which is on `meta` and has no values: load them first")
+        raise ModelError(f"{what} runs the model, whose weights are on `meta` and have no values: load them")
 
 
 def nearest(name: object, names: Iterable[str]) -> str:
-    """The end of a message about a name that no module has."""
+    """The end of a message about an unknown module name: the closest known name, or where to find names."""
     from difflib import get_close_matches
 
     near = get_close_matches(str(name), list(names), n=1)
-    return f"did you mean {near[0]!r}?" if near else "names are those of named_modules()"
+    return f"did you mean {near[0]!r}?" if near else "model.named_modules() lists the names"
 
 
 def no_convolution(model: str, name: object, known: Iterable[str], modules: Mapping[str, ModuleInfo]) -> str:
-    """The message about a name that no convolution has: another module may have it."""
-    found = next((one for key, one in modules.items() if name in (key, *one.aliases)), None)
+    """The message about a name that is not a convolution's: it may be another module's."""
+    found = next((info for key, info in modules.items() if name in (key, *info.aliases)), None)
     if found is not None:
-        return f"{name!r} of {model} is a {found.type_name}, and no convolution"
+        return f"{name!r} of {model} is a {found.type_name}, not a convolution"
     return f"{model} has no convolution {name!r}; {nearest(name, known)}"
 
 
 def check_initialised(tree: ModuleTree) -> None:
-    """Raises ModelError for a lazy module that has not seen an input yet."""
+    """Raise ModelError for a lazy module without weights."""
     from torch.nn.parameter import is_lazy
 
     for name, module in tree.modules.items():
@@ -163,7 +167,7 @@ def describe(tree: ModuleTree) -> dict[str, ModuleInfo]:
 
 
 def is_training(module: nn.Module) -> bool:
-    """The training flag; a frozen ScriptModule has none."""
+    """The training flag of a module; False for a frozen ScriptModule, which has none."""
     return bool(getattr(module, "training", False))
 
 
@@ -179,16 +183,21 @@ def _details(module: nn.Module) -> str:
         return ""
 
 
-def state_of(tree: ModuleTree) -> Iterator[tuple[nn.Module, str, str, torch.Tensor]]:
-    """Every ``(module, kind, key, tensor)`` registered, tied ones each time they are."""
+def _tables(module: nn.Module) -> tuple[tuple[StateKind, Mapping[str, torch.Tensor | None]], ...]:
+    """The parameters and the buffers that a module registers itself."""
+    return ("parameter", module._parameters), ("buffer", module._buffers)
+
+
+def state_of(tree: ModuleTree) -> Iterator[tuple[nn.Module, StateKind, str, torch.Tensor]]:
+    """Every registered ``(module, kind, key, tensor)``; a tied tensor each time it is registered."""
     for name, kind, key, tensor in named_state(tree):
         yield tree.modules[name], kind, key, tensor
 
 
-def named_state(tree: ModuleTree) -> Iterator[tuple[str, str, str, torch.Tensor]]:
-    """Every ``(module's first name, kind, key, tensor)`` registered, tied ones each time they are."""
+def named_state(tree: ModuleTree) -> Iterator[tuple[str, StateKind, str, torch.Tensor]]:
+    """Every registered ``(module's first name, kind, key, tensor)``; a tied tensor each time."""
     for name, module in tree.modules.items():
-        for kind, table in (("parameter", module._parameters), ("buffer", module._buffers)):
+        for kind, table in _tables(module):
             for key, tensor in table.items():
                 if tensor is not None:
                     yield name, kind, key, tensor
@@ -203,7 +212,7 @@ def describe_state(tree: ModuleTree) -> tuple[StateInfo, ...]:
     aliases: dict[int, tuple[str, ...]] = {}
     for owner, module in tree.modules.items():
         prefix = owner + "." if owner else ""
-        for kind, table in (("parameter", module._parameters), ("buffer", module._buffers)):
+        for kind, table in _tables(module):
             for key, tensor in table.items():
                 if tensor is None:
                     continue
@@ -215,7 +224,7 @@ def describe_state(tree: ModuleTree) -> tuple[StateInfo, ...]:
                     seen[id(tensor)] = len(rows)
                 numel = tensor.numel()
                 size = tuple(tensor.shape), numel, numel * tensor.element_size(), tensor.requires_grad
-                rows.append(StateInfo(prefix + key, owner, kind, *size))  # type: ignore[arg-type]
+                rows.append(StateInfo(prefix + key, owner, kind, *size))
         # The packed weights that a quantized module holds as plain attributes.
         packs = {k: unpack(v) for k, v in vars(module).items() if type(v) is torch.ScriptObject}
         for key, packed in packs.items():
@@ -228,7 +237,7 @@ def describe_state(tree: ModuleTree) -> tuple[StateInfo, ...]:
 
 
 def unpack(packed: Any) -> PackedWeights | None:
-    """Shapes of a packed int8 weight; None for a script object that is something else."""
+    """The shape and geometry of a packed int8 weight; None for any other script object."""
     try:
         weight, bias = packed.unpack()[:2]
         convolution = weight.dim() > 2

@@ -1,4 +1,4 @@
-"""The two passes that make a Trace: one as inference runs the model, one for what training keeps."""
+"""The two passes behind a Trace: without gradients, and with them for the memory saved for backward."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from archcost.errors import ArchcostError, ModelError
 from archcost.trace import inputs as inputs_
+from archcost.trace.call import Call
 from archcost.trace.failure import Failed, check_computed
-from archcost.trace.graph import Trace, refs
+from archcost.trace.graph import StateKind, Trace, refs
 from archcost.trace.modules import ModuleTree, describe, describe_state, named_state, state_of, type_name
 from archcost.trace.recording.composite import operators_as_on_cpu
 from archcost.trace.recording.kept import KeptForBackward
@@ -25,23 +26,29 @@ from archcost.trace.state import Untouched, deeper_recursion, paused_gc
 
 __all__ = ["MakeInputs", "Passes"]
 
-MakeInputs = Callable[[str], tuple[tuple[Any, ...], dict[str, Any]]]
+R = TypeVar("R", bound=Recorder)
+
+MakeInputs = Callable[[str], Call | tuple[tuple[Any, ...], dict[str, Any]]]
 
 
 @dataclass(frozen=True)
 class Passes:
-    """One model and its inputs, ready to run."""
+    """A model and a function that makes its inputs, ready to be traced on a device."""
 
     model: nn.Module
     tree: ModuleTree
     make_inputs: MakeInputs
     interrupts: Interrupts
     step: Callable[[], None]
-    """Told of each module that has run."""
+    """Called after each module call, for the progress bar."""
 
     def on(self, device: str) -> Trace:
-        """The Trace of the model on one device. Raises Failed when the model's code does."""
-        # What is reported of the model is read before a replacement stands in its place.
+        """The Trace of the model on a device.
+
+        Raises:
+            Failed: the model's own code raised.
+        """
+        # Described before weights are replaced by copies on the device.
         modules, state = describe(self.tree), describe_state(self.tree)
         notes: list[str] = []
         with Untouched(self.tree) as guard, contextlib.ExitStack() as stack:
@@ -76,7 +83,7 @@ class Passes:
 
 @dataclass(frozen=True)
 class _Done:
-    """A pass that came through; inputs and outputs as TensorRefs."""
+    """A finished pass: its recorder, and its inputs and outputs as TensorRefs."""
 
     recorder: Recorder
     inputs: Any
@@ -84,7 +91,7 @@ class _Done:
 
     @property
     def keeps_something(self) -> bool:
-        """Whether something that an operation made, and did not return, outlived the pass."""
+        """Whether a tensor that an operation made outlived the pass without being returned: a cache."""
         returned = {ref.storage for ref in refs(self.outputs)}
         return any(
             storage.origin == "operation" and storage.freed_after is None and index not in returned
@@ -94,20 +101,20 @@ class _Done:
 
 @dataclass(frozen=True)
 class _Ready:
-    """The passes of a model on one device, with the weights that stand there in the place of its own."""
+    """The passes of a model on one device, with its weights replaced by copies there."""
 
     passes: Passes
     device: str
     guard: Untouched
     replacements: dict[int, torch.Tensor]
-    state: list[tuple[str, str, torch.Tensor]]
+    state: list[tuple[str, StateKind, torch.Tensor]]
     """Name, kind and tensor of each parameter and buffer that the passes see."""
 
     def inference(self, notes: list[str]) -> _Done:
-        """The pass without gradients, as inference runs it from the second time on."""
+        """The pass without gradients, in its steady state: run again where the first pass filled a cache."""
         done = self._first(notes)
         if done.keeps_something:
-            # What the model keeps for its next pass, as a table of biases, it does not make again.
+            # A cache, such as a table of position biases, is not made again.
             with contextlib.suppress(Failed):
                 return self._run(self._recorder(Recorder))
         return done
@@ -118,8 +125,8 @@ class _Ready:
             done = self._run(self._recorder(Recorder))
             if len(sys.modules) == imported:
                 return done
-            # An import leaves its frames behind, and in them, one above the other, every tensor that the
-            # model's code was holding: a first pass would seem to need more memory than the next.
+            # The frames of an import keep every tensor of the frames below them alive: the first pass would
+            # seem to need more memory than the next.
         except Failed as failed:
             if _NEEDS_GRAD in str(failed.error):
                 return self._with_gradients(notes)
@@ -131,12 +138,12 @@ class _Ready:
 
     def _with_gradients(self, notes: list[str]) -> _Done:
         self.guard.put_back()
-        notes.append("the model takes gradients in its forward: what autograd holds is in the memory")
+        notes.append("the model takes gradients in its forward: memory includes the tensors autograd saves")
         with torch.enable_grad():
             return self._run(self._recorder(Recorder))
 
     def training(self, notes: list[str], holding: bool = False) -> dict[str, int] | None:
-        """Bytes that autograd keeps, by module; None, with a note, where the model cannot run with it."""
+        """Bytes that autograd saves for backward, by module; None, with a note, where the pass fails."""
         recorder = self._recorder(KeptForBackward)
         failed: Failed | None = None
         try:
@@ -148,11 +155,11 @@ class _Ready:
             self.guard.put_back()
             return self.training(notes, holding=True)
         if failed is not None:
-            notes.append(f"memory kept for backward is unknown: {failed.short()}")
+            notes.append(f"memory saved for backward is unknown: {failed.short()}")
             return None
         return recorder.bytes
 
-    def _recorder(self, kind: type[Recorder]) -> Any:
+    def _recorder(self, kind: type[R]) -> R:
         on_meta = torch.device(self.device).type == "meta"
         return kind(self.passes.tree, self.guard, on_meta, self.passes.step)
 
@@ -177,16 +184,16 @@ class _Ready:
         return _Done(recorder, inputs, recorder.describe(outputs))
 
 
-# What autograd says to a backward pass without gradients.
+# Autograd's message for a backward pass under no_grad.
 _NEEDS_GRAD = "does not require grad"
 
 
 @contextlib.contextmanager
 def _as_written(tree: ModuleTree) -> Iterator[None]:
-    """Run every module as its code says: not compiled, not fused, not spread over devices."""
+    """Run every module as written: not compiled, not fused, not spread over devices."""
     fused = torch.backends.mha.get_fastpath_enabled()
-    # In eval mode the fused paths skip the submodules, whose costs would be the parent's, and on `meta`
-    # there are none.
+    # In eval mode the fused attention paths bypass the submodules, whose costs would go to the parent; on
+    # `meta` they do not exist.
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         for module in tree.modules.values():
@@ -209,11 +216,11 @@ def _observations(recorder: Recorder, tree: ModuleTree) -> Iterator[str]:
     strangers = dict.fromkeys(c.module for c in recorder.calls if "<" in c.module)
     for name in list(strangers)[:5]:
         if name not in tree.modules:
-            yield f"{name} is called but not registered in the model, so its parameters are not the model's"
+            yield f"{name} is called but not registered in the model, so its parameters are not counted"
 
 
 def _moved(tree: ModuleTree, device: torch.device) -> dict[int, torch.Tensor]:
-    """Replacements on ``device`` for parameters and buffers; empty when all are there already."""
+    """Copies on ``device`` of parameters and buffers, by id; empty when all are there already."""
     moved: dict[int, torch.Tensor] = {}
     elsewhere = False
     for module, kind, _, tensor in state_of(tree):
@@ -221,8 +228,8 @@ def _moved(tree: ModuleTree, device: torch.device) -> dict[int, torch.Tensor]:
             if tensor.device.type != device.type:
                 where = tree.names[id(module)][0] or "the model"
                 raise ModelError(
-                    f"{where} is a ScriptModule, which keeps its weights to itself on {tensor.device}: "
-                    f"it cannot run on {device}; leave device out"
+                    f"{where} is a ScriptModule, whose weights stay on {tensor.device}: "
+                    f"it cannot run on {device}; omit device="
                 )
             continue
         if id(tensor) in moved:
@@ -233,7 +240,7 @@ def _moved(tree: ModuleTree, device: torch.device) -> dict[int, torch.Tensor]:
         elsewhere = True
         if tensor.is_meta:
             raise ModelError(
-                f"the model is on `meta` and has no values to run on {device}; load it there first"
+                f"the model's weights are on `meta` and have no values to run on {device}; load them there"
             )
         copy = tensor.detach().to(device)
         if kind == "parameter":

@@ -1,4 +1,4 @@
-"""One model and its inputs -> a Trace: on `meta` where nothing is computed, for real where it must be."""
+"""Record the Trace of a model: on `meta`, where nothing is computed, or with real values where needed."""
 
 from __future__ import annotations
 
@@ -40,19 +40,28 @@ def record(
     device: str | torch.device | None = None,
     progress: bool | None = None,
 ) -> Trace:
-    """Run ``model`` as inference does, record that, and leave it as it was.
+    """Trace a forward pass without gradients, and one with them for the memory saved for backward.
 
-    A second pass, with gradients, says what training keeps.
+    The model is left as it was.
 
-    ``inputs``: a tuple is positional arguments, a dict is keyword arguments, anything else is the one
-    argument. Without them, ``input_size`` (batch included) or what the model says of itself decides.
-    ``device`` is where the pass runs: by default on `meta`, where nothing is computed, and on the
-    model's own device when its code needs real values. Raises InputError when the inputs do not fit,
-    ModelError when the model cannot be traced.
+    Args:
+        model: the model, in the mode (train or eval) in which it is to be traced.
+        inputs: a tuple is positional arguments, a dict is keyword arguments, anything else is the only
+            argument.
+        input_size: shapes to make inputs of, batch included: see `archcost.trace.inputs.make`. Without
+            both, the model's ``pretrained_cfg`` or its first layer decides.
+        dtype: the dtype of the inputs that are made; by default that of the model's weights.
+        device: where the passes run; by default `meta`, where nothing is computed, or the model's own
+            device when its code needs real values.
+        progress: whether to show a progress bar; None decides by the terminal.
+
+    Raises:
+        InputError: the inputs do not fit the model.
+        ModelError: the model cannot be traced.
     """
     check_model(model)
     if inputs is not None and input_size is not None:
-        raise InputError("give either inputs or input_size, not both")
+        raise InputError("inputs and input_size exclude each other: pass one of them")
     if device is not None:
         _check_device(device)
     # The caller's inference_mode would mark the copies made here, and autograd could not watch them.
@@ -79,7 +88,7 @@ def _record(
 ) -> Trace:
     notes: list[str] = []
     if (written := as_written(model)) is not model:
-        notes.append("the model is compiled: what is counted is the model as written, before compilation")
+        notes.append("the model is compiled: the model as written, before compilation, is counted")
     model, tree = written, walk(written)
     check_initialised(tree)
     where = [str(device)] if device is not None else _devices(tree, notes)
@@ -97,15 +106,16 @@ def _record(
             if assumed is None:
                 raise
             raise InputError(
-                f"{first_error} ({runs[0][1]}; pass inputs or input_size=(batch, ...) to say another)"
+                f"{first_error} ({runs[0][1]}; pass inputs or input_size=(batch, ...) for another)"
             ) from first_error.__cause__
         if assumed is not None:
             notes.append(assumed)
             if number:
-                notes.append(f"{number} other sizes did not fit, the first of them: {first_error}")
+                notes.append(f"{number} other input sizes did not fit, the first with: {first_error}")
         return _with_notes(trace, notes)
     raise InputError(
-        f"{type_name(model)}: no layer says what input it takes; pass inputs or input_size=(batch, ...)"
+        f"{type_name(model)}: the input size cannot be guessed from its layers; pass inputs or "
+        f"input_size=(batch, ...)"
     )
 
 
@@ -121,11 +131,11 @@ def _devices(tree: ModuleTree, notes: list[str]) -> list[str]:
     devices = ["meta"] if "meta" in found else ["meta", own]
     for name, module in tree.modules.items():
         if isinstance(module, torch.jit.ScriptModule):
-            note = f"{name or 'the model'} is a ScriptModule: what it computes is counted under its own name"
+            note = f"{name or 'the model'} is a ScriptModule: its operations are counted under its own name"
             if any(True for _ in module.parameters()) or any(True for _ in module.buffers()):
-                notes.append(f"{note}, and for real on {own}, since its weights stay inside it")
+                notes.append(f"{note}, and executed on {own}, since its weights cannot be moved")
                 return [own]
-            notes.append(f"{note}, not under those of its parts; weights frozen into it are not seen")
+            notes.append(f"{note}, not its submodules'; weights frozen into it are not counted")
             break
     return devices
 
@@ -153,7 +163,7 @@ def _on_first_device(passes: Passes, devices: list[str]) -> Trace:
             if number + 1 == len(devices) or failed.by_inputs:
                 raise failed.explained(values_missing=device == "meta") from failed.error
             notes.append(
-                f"ran for real on {devices[number + 1]}, because the model needs values that `meta` does "
+                f"executed on {devices[number + 1]}, because the model needs values that `meta` does "
                 f"not have: {failed.short()}. Counts may depend on the values of the input"
             )
     raise AssertionError("no device to run on")

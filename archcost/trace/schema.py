@@ -1,17 +1,20 @@
-"""Operators by name: their schemas, and the arguments of a recorded operation by the names in them."""
+"""PyTorch's operators by name: their schemas, and the arguments of a recorded operation by name."""
 
 from __future__ import annotations
 
 import re
 from functools import cache
 from itertools import product
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from archcost.trace.graph import Op
 
+if TYPE_CHECKING:
+    from torch._ops import OpOverload
+
 
 def named(words: str, namespace: str = "aten") -> tuple[str, ...]:
-    """The operators of a namespace, with braces as in a shell: ``named("relu conv{1,2}d")``."""
+    """The full names of operators, with braces as in a shell: ``named("relu conv{1,2}d")``."""
     found: list[str] = []
     for word in words.split():
         parts = re.split(r"\{(.*?)\}", word)
@@ -21,7 +24,7 @@ def named(words: str, namespace: str = "aten") -> tuple[str, ...]:
 
 
 def arguments(op: Op) -> dict[str, Any]:
-    """The arguments of an operation by the names of its schema; those left out are not in it."""
+    """The arguments of an operation by the names in its schema, without those that were not passed."""
     return dict(zip(_parameter_names(op.name), op.args, strict=False)) | op.kwargs
 
 
@@ -32,8 +35,8 @@ def _parameter_names(name: str) -> tuple[str, ...]:
 
 
 @cache
-def find_overload(name: str) -> Any:
-    """The framework's operator of that name, ``"aten.add.Tensor"``; None where there is none."""
+def find_overload(name: str) -> OpOverload | None:
+    """The operator overload with that name, ``"aten.add.Tensor"``; None where there is none."""
     import torch
 
     found: Any = torch.ops

@@ -1,4 +1,4 @@
-"""The model we are handed comes back untouched: everything a forward pass can change, put back."""
+"""Untouched: everything that a forward pass can change in a model is restored afterwards."""
 
 from __future__ import annotations
 
@@ -26,13 +26,16 @@ _CONTAINERS = frozenset({dict, OrderedDict, list, set, deque})
 _PLAIN = frozenset({bool, int, float, complex, str, bytes, type(None), type, types.FunctionType})
 _NOT_FOLLOWED = (type, types.FunctionType, types.ModuleType, types.MethodType, types.BuiltinFunctionType)
 
+_Saved = tuple[Callable[[Any], Any], Any]
+"""The setter of a random generator, and the state to set."""
+
 
 class Untouched:
     """A context in which a model may be run and changed; on leaving, it is as it was on entering.
 
-    Put back: attributes, parameter, buffer, child and hook dictionaries, containers and plain objects
-    held as attributes, training flags, requires_grad, parameter data that was replaced, values of
-    storages that were written (`keep` is told before the write), random states and default dtype.
+    Restored: attributes; parameter, buffer, child and hook dictionaries; containers and plain objects
+    held as attributes; training flags; requires_grad; replaced parameter data; the values of storages that
+    were written (call `keep` before the write); random states; the default dtype.
     """
 
     def __init__(self, tree: ModuleTree) -> None:
@@ -56,7 +59,7 @@ class Untouched:
         self.put_back()
 
     def put_back(self) -> None:
-        """Make the model as it was on entering, between two passes as well."""
+        """Restore the model as it was on entering; may be called between two passes."""
         failed: list[Exception] = []
         for restore, what in self._steps():
             try:
@@ -78,13 +81,13 @@ class Untouched:
         yield torch.set_default_dtype, (self._dtype,)
 
     def keep(self, storage: torch.UntypedStorage) -> None:
-        """Remember the values of a storage that is about to be written, once."""
+        """Save the values of a storage before it is written for the first time."""
         key = storage._cdata
         if key not in self._kept:
             self._kept[key] = (storage, storage.clone())
 
     def use(self, replacements: dict[int, torch.Tensor]) -> None:
-        """Put ``replacements[id(tensor)]`` in the place of parameters and buffers."""
+        """Replace parameters and buffers by ``replacements[id(tensor)]``."""
         for module in self.tree.modules.values():
             for table in (module._parameters, module._buffers):
                 for key, tensor in table.items():
@@ -93,19 +96,19 @@ class Untouched:
 
 
 class Contents:
-    """The contents of objects and of all containers and plain objects they hold, put back in place."""
+    """A snapshot of objects, and of the containers and plain objects in their attributes, for `restore`."""
 
     def __init__(self, objects: Any) -> None:
         import torch
 
         self._saved: list[tuple[Any, Any]] = []
         self._empty: list[Any] = []
-        self._generators: list[tuple[Callable[[Any], Any], Any]] = []
+        self._generators: list[_Saved] = []
         objects = list(objects)
-        # Most of what a module holds: plain values, empty hook dictionaries, tensors, other modules.
+        # Most attributes of a module: plain values, empty hook dictionaries, tensors, other modules.
         plain = {*_PLAIN, torch.Tensor, torch.nn.Parameter}
         known = {id(thing) for thing in objects}
-        # Breadth first, so that what can be reached in several ways is followed from its nearest holder.
+        # Breadth first: a container that is reachable in several ways is visited at its smallest depth.
         waiting = deque((vars(thing), 0) for thing in objects)
         seen = {id(attributes) for attributes, _ in waiting}
         while waiting and len(self._saved) < _MOST_CONTAINERS:
@@ -182,8 +185,8 @@ def _is_tensor(value: Any) -> bool:
     return isinstance(value, torch.Tensor)
 
 
-def _generator_state(value: Any) -> tuple[Callable[[Any], Any], Any] | None:
-    """How to put a random generator held by a module back, and to what; None for anything else."""
+def _generator_state(value: Any) -> _Saved | None:
+    """The setter and the state of a random generator; None for any other object."""
     import torch
 
     if isinstance(value, torch.Generator):
@@ -227,8 +230,8 @@ def _restore_values(storage: torch.UntypedStorage, values: torch.UntypedStorage)
     storage.copy_(values)
 
 
-def _random_states() -> Iterator[tuple[Callable[[Any], Any], Any]]:
-    """How to put the random generators of the process back, each with its state."""
+def _random_states() -> Iterator[_Saved]:
+    """The setters and states of the random generators of the process."""
     import torch
 
     yield torch.set_rng_state, torch.get_rng_state()
@@ -246,7 +249,7 @@ def _random_states() -> Iterator[tuple[Callable[[Any], Any], Any]]:
 
 @contextlib.contextmanager
 def deeper_recursion() -> Iterator[None]:
-    """Room for the frames that hooks add, so that a model that survives its own forward survives ours."""
+    """A higher recursion limit, for the frames that hooks add to a deeply nested model."""
     limit = sys.getrecursionlimit()
     sys.setrecursionlimit(3 * limit + 1000)
     try:
@@ -257,7 +260,7 @@ def deeper_recursion() -> Iterator[None]:
 
 @contextlib.contextmanager
 def paused_gc() -> Iterator[None]:
-    """No cyclic collection meanwhile: storages die when the code lets go of them, and it takes time."""
+    """No garbage collection meanwhile: it takes time, and would free storages at arbitrary moments."""
     enabled = gc.isenabled()
     gc.disable()
     try:

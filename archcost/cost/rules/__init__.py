@@ -1,6 +1,6 @@
-"""The counting rules of archcost, one file a family of operators.
+"""The counting rules of archcost, a file per family of operators.
 
-The convention, stated once: a MAC is one multiply-accumulate of a convolution, a matrix product, a
-recurrent or an attention product; every other arithmetic operation is one `other_ops`. So it is of complex
-numbers, whose eight real operations a MAC are in the flops.
+The convention: a MAC is one multiply-accumulate of a convolution, a matrix product, a recurrent layer or an
+attention product; every other arithmetic operation is one of `other_ops`. A complex MAC is one MAC as well,
+and eight flops.
 """

@@ -1,7 +1,7 @@
-"""Attention, in its fused forms: two matrix products and a softmax, whatever kernel runs them.
+"""Fused attention: two matrix products and a softmax, whatever kernel runs them.
 
-A causal or sparse mask does not lower the count: dense kernels compute what they mask, and published
-tables count it (so does ``torch.utils.flop_counter``).
+A causal or sparse mask does not lower the count: dense kernels compute masked scores too, and published
+tables and ``torch.utils.flop_counter`` count them.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def _with_projections(
     batch, length, _ = query
     keys = (batch, heads, key[1], width // heads)
     inner, other = _counts((batch, heads, length, width // heads), keys, keys, masked)
-    # Query and output projections for each query, key and value projections for each key.
+    # Query and output projections per query, key and value projections per key.
     projections = 2 * batch * (length + key[1]) * width
     return inner + projections * width, other + projections
 
@@ -53,7 +53,7 @@ def _encoder_layer(op: Op) -> tuple[int, int]:
     rows = shape[0] * shape[1]
     macs, other = _with_projections(shape, shape, width, given["num_heads"], given.get("mask") is not None)
     macs += 2 * rows * width * hidden
-    # Two biases and one activation in the feed-forward part, two residual sums, two norms of 8 an element.
+    # Two biases and an activation in the feed-forward part, two residual sums, two norms of 8 per element.
     return macs, other + rows * (2 * hidden + width + 2 * width + 2 * 8 * width)
 
 

@@ -1,4 +1,4 @@
-"""Convolutions: every weight is used once for each position it slides over."""
+"""Convolutions: one MAC per weight and position."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ def convolution_macs(
     output_shape: tuple[int, ...],
     transposed: bool,
 ) -> int:
-    """Batch x positions x weight elements; the positions are the input's where it is transposed.
+    """The MACs of a convolution: batch x output positions x weight elements.
 
-    The weight is (out, in / groups, *taps), or (in, out / groups, *taps) where transposed, so its number
-    of elements already holds the groups. Source: ``torch.utils.flop_counter.conv_flop_count`` / 2, which
-    uses the same positions.
+    For a transposed convolution the positions are the input's. The weight is (out, in / groups, *taps), or
+    (in, out / groups, *taps) if transposed, so that its number of elements already accounts for groups.
+    Source: ``torch.utils.flop_counter.conv_flop_count`` / 2.
     """
     axes = len(weight_shape) - 2
     positions = input_shape if transposed else output_shape

@@ -1,26 +1,30 @@
-"""Operators without a rule of their own: what the framework's own tables say of them, or unknown."""
+"""Operators without a rule: counted by PyTorch's tags and flop formulas, or unknown."""
 
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from archcost.cost.registry import Count
 from archcost.trace.graph import Op, TensorRef, refs
 from archcost.trace.schema import find_overload
 
+if TYPE_CHECKING:
+    import torch
+    from torch._ops import OpOverload
+
 _VIEW = Count(0, 0, "view")
 
 
 def classify(op: Op) -> Count:
-    """By nature (a view, a value read back), by the framework's tags, by its flop formulas; else unknown."""
+    """The count of an operation without a rule: a view, by tags, by PyTorch's flop formulas, or unknown."""
     import torch
 
     if op.outputs and not op.writes and not op.reads:
         return _VIEW
     overload = find_overload(op.name)
     if overload is not None:
-        # Nothing goes in, or a value is handed back to Python.
+        # No tensor goes in, or a value is returned to Python.
         touches_tensors = any(True for _ in op.tensors()) and not op.name.startswith("aten.")
         if not op.outputs and not op.writes and not touches_tensors:
             return Count(0, 0, "other")
@@ -30,7 +34,7 @@ def classify(op: Op) -> Count:
             return Count(0, 0, "movement")
         macs = _framework_macs(op, overload)
         if macs is not None:
-            return Count(macs, None, "matmul", "its operations beside the products have no rule")
+            return Count(macs, None, "matmul", "no counting rule for its operations other than the products")
         shapes = [ref.shape for ref in op.tensors()]
         if not contracts(overload) and [out.shape for out in op.outputs] == [_broadcast(shapes)]:
             return Count(0, written(op), "pointwise")
@@ -39,32 +43,32 @@ def classify(op: Op) -> Count:
 
 
 def written(op: Op) -> int:
-    """Elements of the results; the in-place forms on lists return none and write their first argument."""
+    """Elements written: of the results, or of the first argument for in-place operators on lists."""
     return sum(out.numel for out in op.outputs or refs(op.args[0]))
 
 
 @cache
-def _tags(name: str) -> frozenset[Any]:
-    """The framework's tags of an operator and of what it is a form of: in-place and list forms lack some."""
+def _tags(name: str) -> frozenset[torch.Tag]:
+    """PyTorch's tags of an operator and of its functional form, since in-place and list forms lack some."""
     import torch
 
     namespace, plain, *_ = name.split(".")
-    found = set(find_overload(name).tags)
+    found = set(getattr(find_overload(name), "tags", ()))
     for form in (plain.removesuffix("_"), plain.removesuffix("_").removeprefix("_foreach_")):
         packet = getattr(getattr(torch.ops, namespace), form, None)
-        found.update(tag for one in getattr(packet, "overloads", list)() for tag in getattr(packet, one).tags)
+        found.update(tag for key in getattr(packet, "overloads", list)() for tag in getattr(packet, key).tags)
     return frozenset(found)
 
 
-# How words end in the names of products, and of functions of matrices, which multiply whatever goes in.
+# Endings of words in the names of products and matrix functions.
 _PRODUCTS = (
     *("linalg", "matrix", "cholesky", "qr", "inverse", "solve", "mm", "matmul", "attention", "outer"),
     *("inner", "dot", "kron", "ger", "addr", "mv", "trace"),
 )
 
 
-def contracts(overload: Any) -> bool:
-    """Whether an operator may sum products: any may, but the framework's own on `self` and `other` alone."""
+def contracts(overload: OpOverload) -> bool:
+    """Whether an operator may contract dimensions; only PyTorch's element-wise ones are known not to."""
     schema = overload._schema
     names = {argument.name for argument in schema.arguments if "Tensor" in str(argument.type)}
     own = schema.name.startswith("aten::") and names <= {"self", "other"}
@@ -81,7 +85,7 @@ def _broadcast(shapes: list[tuple[int, ...]]) -> tuple[int, ...] | None:
         return None
 
 
-def _framework_macs(op: Op, overload: Any) -> int | None:
+def _framework_macs(op: Op, overload: OpOverload) -> int | None:
     from torch.utils.flop_counter import flop_registry
 
     formula = flop_registry.get(overload.overloadpacket)

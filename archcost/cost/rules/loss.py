@@ -1,4 +1,4 @@
-"""Losses: the operations of the formula an element, and those of the reduction after it."""
+"""Losses: operations per element by the formula, and those of the reduction after it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _AN_ELEMENT = {
 
 
 def _reduction(op: Op, elements: int) -> int:
-    """Sums of the elements, and for the mean (1) a division; 0 is none, 2 the sum."""
+    """Operations of the reduction argument: 0 (none) has none, 1 (mean) sums and divides, 2 (sum) sums."""
     reduction = arguments(op).get("reduction", 1)
     return elements + (reduction == 1) if reduction else 0
 
@@ -36,32 +36,31 @@ def _elementwise(op: Op) -> int:
 
 
 def _negative_log_likelihood(op: Op) -> int:
-    # A sign for each target; with weights, a product and their sum.
+    # A sign per target; with weights, a product and their sum.
     targets = op.args[1].numel
     return (3 if _has(op, "weight") else 1) * targets + _reduction(op, targets)
 
 
 def _multi_margin(op: Op) -> int:
-    # Subtract, add the margin, compare, power and weight where given, add; a division a row.
+    # Subtract, add the margin, compare, power and weight where given, add; a division per row.
     rows = op.args[1].numel
     each = 4 + (arguments(op).get("p", 1) != 1) + _has(op, "weight")
     return each * given(op) + rows + _reduction(op, rows)
 
 
 def _connectionist(op: Op) -> Count:
-    """For each step and state the logarithm of a sum of three exponentials, and the step's own added: 12.
+    """CTC loss: 12 operations per step and state (log of a sum of three exponentials, and a sum).
 
-    There are 2 L + 1 states for L labels (Graves et al. 2006); the lengths are those of the tensors, which
-    are the longest.
+    L labels have 2 L + 1 states (Graves et al. 2006). The lengths are the tensors' sizes, the longest.
     """
     steps, batch = op.args[0].shape[0], (op.args[0].shape[1] if len(op.args[0].shape) == 3 else 1)
     targets = op.args[1]
     if len(targets.shape) == 1 and batch > 1:
-        return Count(0, None, "reduction", "how long each target is depends on the lengths given")
+        return Count(0, None, "reduction", "the length of each target is a value of target_lengths")
     return Count(0, 12 * steps * batch * (2 * targets.shape[-1] + 1), "reduction")
 
 
-_OF_VALUES = Count(0, None, "reduction", "how many pairs of classes are compared depends on the targets")
+_OF_VALUES = Count(0, None, "reduction", "the number of compared classes depends on the targets' values")
 
 without_macs("pointwise", dict.fromkeys(_AN_ELEMENT, _elementwise))
 without_macs(

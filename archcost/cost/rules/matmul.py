@@ -1,4 +1,4 @@
-"""Matrix products: the size of the output times the length of the dimension that is summed."""
+"""Matrix products: output elements x length of the summed dimension."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from archcost.trace.graph import Op
 from archcost.trace.schema import arguments
 
 _LAST_OFFSET = (
-    "grouped matrix products: the last offset is taken to be the number of rows, so that none is left out"
+    "grouped matrix products: the last offset is assumed to be the number of rows, so that all rows count"
 )
 
 
 def _product(op: Op, first: int = 0) -> int:
-    """MACs of a product whose left factor is that argument."""
+    """MACs of a product whose left factor is argument number ``first``."""
     return made(op) * int(op.args[first].shape[-1])
 
 
@@ -23,9 +23,9 @@ def _batch_sum(op: Op) -> tuple[int, int]:
 
 
 def _grouped(op: Op) -> Count:
-    """Groups of rows or of columns, each times the matrix of its group; or a product for each group.
+    """Grouped products: groups of rows or columns, each times the matrix of its group.
 
-    Offsets, which are values, say where a group ends; the last is the end of what they divide.
+    The offsets at which groups end are values; the last is assumed to be the size of the divided dimension.
     """
     a, b, named = op.args[0], op.args[1], arguments(op)
     divides_the_sum = len(a.shape) == len(b.shape) == 2
@@ -36,9 +36,9 @@ def _grouped(op: Op) -> Count:
 
 
 def _bilinear(op: Op) -> tuple[int, int]:
-    """y_o = sum_ij x1_i W_oij x2_j: every weight is used in one MAC for each row of the batch.
+    """y_o = sum_ij x1_i W_oij x2_j: one MAC per weight and row.
 
-    The products x1_i x2_j are formed once a row and shared by all outputs: other operations.
+    The products x1_i x2_j, formed once per row and shared by all outputs, are other operations.
     """
     x1, weight, x2 = op.args[:3]
     rows = x1.numel // x1.shape[-1]
@@ -46,7 +46,7 @@ def _bilinear(op: Op) -> tuple[int, int]:
 
 
 def _triangular_solve(op: Op) -> tuple[int, int]:
-    """By substitution: each unknown takes a MAC for every one found before it, then a division."""
+    """Substitution: each unknown takes a MAC per unknown solved before it, and a division."""
     named = arguments(op)
     size = named["A" if "A" in named else "self"].shape[-1]
     return made(op) * (size - 1) // 2, 0 if named.get("unitriangular") else made(op)
@@ -60,7 +60,7 @@ table(
             sum(out.numel * a.shape[-1] for out, a in zip(op.outputs, op.args[0], strict=True)),
             0,
         ),
-        # Adding the first argument is one operation an output element; so is the fused activation.
+        # Adding the first argument is one operation per output element; so is the fused activation.
         "addmm baddbmm": lambda op: (_product(op, 1), made(op)),
         "_addmm_activation": lambda op: (_product(op, 1), 2 * made(op)),
         "addbmm": _batch_sum,
@@ -85,7 +85,7 @@ without_macs(
     {
         "ger outer kron": made,
         "addr": lambda op: 2 * made(op),
-        # |x - y|^p: subtract, power and add for each coordinate of each pair. No product of two operands.
+        # |x - y|^p: subtract, power and add per coordinate of a pair. No product of two operands.
         "_cdist_forward _pdist_forward": lambda op: 3 * _product(op),
     },
 )

@@ -1,4 +1,4 @@
-"""Operators that move, make or pick data and compute nothing; and sums over gathered rows."""
+"""Operators that copy, create or gather data without arithmetic; sums over gathered or scattered rows."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _added(op: Op) -> int:
 
 
 def _embedding_bag(op: Op) -> int:
-    # Each gathered row is added into its bag, and multiplied before where samples have weights.
+    # Each gathered row is added to its bag, and multiplied by its weight where there are weights.
     named = arguments(op)
     gathered = named["indices"].numel * named["weight"].shape[1]
     return int(gathered * (2 if named.get("per_sample_weights") is not None else 1))

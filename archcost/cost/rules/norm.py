@@ -1,7 +1,7 @@
-"""Normalisation: operations an element, as the formula is written.
+"""Normalisation: operations per element by the formula.
 
 Mean 1 (add); variance 3 (subtract, square, add); normalising 2 (subtract, multiply); affine 2 (multiply,
-add). A batch norm in inference is one multiply and one add: its statistics fold into scale and shift.
+add). A batch norm in inference is a multiplication and an addition: its statistics fold into scale and shift.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Pointwise operators: one operation an output element, whatever the function.
+"""Element-wise operators: one operation per output element, whatever the function.
 
-Operators that the framework itself tags as pointwise need no rule here; those named here are
-activations (they count as non-linearities) or are not tagged.
+Operators that PyTorch tags as pointwise need no rule; those here are activation functions (which count as
+non-linearities) or have no tag.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ SOFTMAX_OPS = 5
 
 
 def _membership(op: Op) -> int:
-    """As a search of each element among the others, put in order."""
+    """Operations of a binary search of each element among the sorted others."""
     others = op.args[1].numel if isinstance(op.args[1], TensorRef) else 1
     return made(op) * max(others, 1).bit_length()
 
@@ -28,7 +28,7 @@ def _search(op: Op) -> int:
 
 
 def _fourier(op: Op) -> int:
-    """5 N log2 N a complex transform of N points, half of it a real one (Cooley and Tukey 1965)."""
+    """5 N log2 N for a complex transform of N points, half for a real transform (Cooley and Tukey 1965)."""
     real_side = op.outputs[0] if "c2r" in op.name else op.args[0]
     points = prod(real_side.shape[axis] for axis in op.args[1])
     operations = 5 * int(real_side.numel) * max(points - 1, 1).bit_length()
@@ -43,7 +43,7 @@ without_macs(
         hardsigmoid threshold _prelu_kernel prelu softsign rrelu rrelu_with_noise{,_functional} softshrink
         hardshrink log_sigmoid_forward
         """: made,
-        # A sigmoid of one half and a product with the other.
+        # A sigmoid of one half, and a product with the other half.
         "glu": lambda op: 2 * made(op),
         "{_,_log_,_safe_,_masked_,log_,}softmax": lambda op: SOFTMAX_OPS * made(op),
     },
@@ -51,15 +51,15 @@ without_macs(
 without_macs(
     "pointwise",
     {
-        # Apply the mask and rescale.
+        # Mask and rescale.
         "native_dropout _fused_dropout": lambda op: 2 * made(op),
         """
         {,_foreach_}{addcmul,addcdiv,lerp} _add_relu _masked_scale _transform_bias_rescale_qkv
         """: lambda op: 2 * written(op),
-        # Subtract and multiply for each pair of elements.
+        # Subtract and multiply per pair of elements.
         "dist": lambda op: 2 * given(op),
         "_euclidean_dist": lambda op: 2 * made(op) * op.args[0].shape[-1],
-        # Two products and a difference an element.
+        # Two products and a difference per element.
         "linalg_cross": lambda op: 3 * made(op),
         "bucketize searchsorted": _search,
         "isin": _membership,

@@ -17,7 +17,7 @@ def _window(op: Op) -> int:
 
 
 def _adaptive_taps(op: Op) -> int:
-    """Elements read by all windows together; window i of m over n is [i n / m, (i + 1) n / m), outwards."""
+    """Elements read by all windows; window i of m over n is [floor(i n / m), ceil((i + 1) n / m))."""
     x, out = op.args[0], op.outputs[0]
     sizes = arguments(op).get("output_size")
     axes = 1 if sizes is None or isinstance(sizes, int) else len(sizes)
@@ -34,7 +34,7 @@ without_macs(
         max_pool{1,2,3}d max_pool{2,3}d_with_indices mkldnn_max_pool{2,3}d quantized_max_pool{1,2,3}d
         fractional_max_pool{2,3}d
         """: lambda op: (_window(op) - 1) * made(op),
-        # One addition less than the window has, and the division.
+        # window - 1 additions, and the division.
         "avg_pool{1,2,3}d": lambda op: _window(op) * made(op),
         "_adaptive_avg_pool{2,3}d adaptive_avg_pool{1,2,3}d mkldnn_adaptive_avg_pool2d": _adaptive_taps,
         "adaptive_max_pool{1,2,3}d": lambda op: _adaptive_taps(op) - made(op),

@@ -1,6 +1,6 @@
-"""Eager int8 operators, whose weights are packed: the counts of their float forms.
+"""Eager-mode int8 operators with packed weights, counted like their floating-point forms.
 
-Requantising (scale, round, zero point) is counted as one operation an output element.
+Requantising (scale, round, zero point) is one operation per output element.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Recurrent layers run as one operator: every weight matrix is used once a step and a row.
+"""Recurrent layers that run as a single operator: one MAC per weight, step and row of the batch.
 
-Where the framework runs a layer step by step, the products and gates are operators of their own.
+Where PyTorch runs a layer step by step, its products and gates are separate operations.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from archcost.cost.rules.tables import made, table, without_macs
 from archcost.trace.graph import Op
 from archcost.trace.schema import arguments
 
-# Gate arithmetic a unit and a step, as the step-by-step form has it: LSTM 12 bias and gate additions, 3
+# Gate arithmetic per unit and step, as in the step-by-step form: LSTM 12 bias and gate additions, 3
 # sigmoids, 2 tanh, 4 products and sums; GRU 9 additions, 3 activations, 4 products and sums.
 LSTM_OPS, GRU_OPS, RNN_OPS = 21, 16, 4
 _BY_MODE = {0: RNN_OPS, 1: RNN_OPS, 2: LSTM_OPS, 3: GRU_OPS}
-# Each gate adds two biases, where there are any.
+# Two biases per gate, where there are biases.
 _BIASES = {LSTM_OPS: 8, GRU_OPS: 6, RNN_OPS: 2}
 
 
 def _rows(given: dict[str, Any]) -> int:
-    """Every layer and direction has as many rows as the input has: steps x batch."""
+    """The rows of each layer and direction: steps x batch."""
     return int(given["input"].numel // given["input"].shape[-1])
 
 
@@ -29,7 +29,7 @@ def _gates(operations: int, given: dict[str, Any]) -> int:
 
 
 def _counts(given: dict[str, Any], first: str, second: str, times: int = 1) -> tuple[int, int]:
-    """Of one layer and direction with two matrices, each product and operation so many times."""
+    """MACs and other operations of one layer and direction with two matrices, ``times`` over."""
     rows = times * _rows(given)
     gates = given["hidden_size"] * _gates(_BY_MODE[given["mode"]], given)
     return rows * (given[first].numel + given[second].numel), rows * gates
@@ -38,7 +38,7 @@ def _counts(given: dict[str, Any], first: str, second: str, times: int = 1) -> t
 def _layers(op: Op) -> tuple[int, int]:
     given = arguments(op)
     kind = {"lstm": LSTM_OPS, "gru": GRU_OPS}.get(op.name.split(".")[1], RNN_OPS)
-    # The first of each layer and direction is (gates x hidden, features), and a projection (width, hidden).
+    # The first weight of a layer and direction is (gates x hidden, features), a projection (width, hidden).
     hidden = given["params"][1].shape[0] // {LSTM_OPS: 4, GRU_OPS: 3}.get(kind, 1)
     return _stacked(given, "params", hidden, _gates(kind, given))
 
@@ -58,7 +58,7 @@ table(
     "recurrent",
     {
         "mkldnn_rnn_layer": lambda op: _counts(arguments(op), "weight0", "weight1"),
-        # Each product has two in its derivative, and each operation of a gate one for its input and one back.
+        # The derivative has two products for each product, and two operations for each of a gate.
         "mkldnn_rnn_layer_backward": lambda op: _counts(arguments(op), "weight1", "weight2", 2),
         "{lstm,gru,rnn_tanh,rnn_relu}.input": _layers,
         "_cudnn_rnn miopen_rnn": _device_layers,

@@ -1,4 +1,4 @@
-"""Reductions: one operation for each element read, and what each result needs on top."""
+"""Reductions: one operation per element read, and a division per result for means."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from archcost.trace.schema import arguments
 
 
 def _ordering(op: Op) -> int:
-    """n log2 n comparisons along the dimension that is ordered, log2 rounded up."""
+    """n log2 n comparisons along the sorted dimension, log2 rounded up."""
     x, named = op.args[0], arguments(op)
     whole = op.base in ("aten._unique2", "aten._unique") or (
         op.base in ("aten.median", "aten.nanmedian") and "dim" not in named

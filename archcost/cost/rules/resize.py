@@ -1,4 +1,4 @@
-"""Interpolation: a product for each tap and the sums of them, an output element."""
+"""Interpolation: a product per tap and their sum, for each output element."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from archcost.trace.graph import Op
 
 
 def _antialiased(op: Op) -> int:
-    # Two passes, one an axis; the filter widens with the scale where it shrinks the image.
+    # A pass per axis; the filter widens with the scale where the image is reduced.
     radius = 2 if "bicubic" in op.name else 1
     (height, width), (rows, columns) = op.args[0].shape[-2:], op.outputs[0].shape[-2:]
     taps_x = 2 * ceil(radius * max(width / columns, 1)) + 1

@@ -1,4 +1,4 @@
-"""Rules told as data: families of operators, each with the formula of what it counts."""
+"""Tables of rules: families of operators, each with the formula of its count."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from archcost.trace.schema import named
 
 
 def table(kind: str, rows: dict[str, Callable[[Op], Count | tuple[int, int]]], space: str = "aten") -> None:
-    """Register a counting rule for each row, whose operators are told as in `named`."""
+    """Register a counting rule for each row: operators, written as in `named`, and their formula."""
     for words, rule in rows.items():
         counting_rule(*named(words, space), kind=kind)(rule)
 
 
 def without_macs(kind: str, rows: dict[str, Callable[[Op], int]], space: str = "aten") -> None:
-    """As `table`, of formulas that give the other operations alone."""
+    """`table` for operators without MACs: the formulas return `other_ops` alone."""
     table(kind, {words: _other_ops(formula) for words, formula in rows.items()}, space)
 
 
@@ -25,10 +25,10 @@ def _other_ops(formula: Callable[[Op], int]) -> Callable[[Op], tuple[int, int]]:
 
 
 def made(op: Op) -> int:
-    """Elements of the first result."""
+    """The number of elements of the first result."""
     return op.outputs[0].numel
 
 
 def given(op: Op) -> int:
-    """Elements of the first argument."""
+    """The number of elements of the first argument."""
     return int(op.args[0].numel)

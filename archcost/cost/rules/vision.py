@@ -9,13 +9,13 @@ from archcost.trace.graph import Op
 from archcost.trace.schema import arguments
 
 _BILINEAR = 7
-_BY_BOXES = "how many points are sampled depends on the boxes (sampling_ratio=-1)"
-_PAIRS = Count(0, None, "other", "how many pairs of boxes are compared depends on their values")
-_WINDOWS = Count(0, None, "pool", "how large the pooled windows are depends on the boxes")
+_BY_BOXES = "the number of sampled points depends on the boxes (sampling_ratio=-1)"
+_PAIRS = Count(0, None, "other", "the number of compared boxes depends on their values")
+_WINDOWS = Count(0, None, "pool", "the size of the pooled windows depends on the boxes")
 
 
 def _deform_conv2d(op: Op) -> tuple[int, int]:
-    """The convolution itself, and beside it a bilinear sample for each tap of each input channel."""
+    """The MACs of the convolution, and a bilinear sample per tap and input channel as other operations."""
     given = arguments(op)
     x, weight, out = given["input"], given["weight"], op.outputs[0]
     macs = convolution_macs(x.shape, weight.shape, out.shape, False)

@@ -1,1 +1,1 @@
-"""Which positions of its input an operation looks at: spans, taps and their unions, exact for one axis."""
+"""Intervals: first and last input position on which each element of a tensor depends, per input axis."""

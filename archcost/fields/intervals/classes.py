@@ -1,8 +1,8 @@
-"""Classes: elements along a dimension that see the same are held once, and a map says which is which.
+"""Classes: elements along a dimension with equal intervals are stored once, as a class.
 
-A map is an array of whole numbers, one for each element along the dimension: the index of its class. All
-classes occur. Heads beside windows, a border beside what it frames, and channels of a few branches vary
-along dimensions of thousands of elements, and are a few classes.
+A map is an integer array with the class index of each element along the dimension; every class occurs.
+Attention heads beside windows, borders, and channels of several branches vary along dimensions of thousands
+of elements but have few classes.
 """
 
 from __future__ import annotations
@@ -14,16 +14,17 @@ import numpy as np
 __all__ = ["Map", "Maps", "compacted", "flattened", "same", "together", "unique_columns"]
 
 Map = np.ndarray | None
-"""None: each element is a class of its own, or all are one."""
+"""The class index of each element; None if each element is its own class, or all are in one class."""
 Maps = tuple[Map, ...]
 
 
 def same(a: Map, b: Map) -> bool:
+    """Whether two maps are equal."""
     return a is b or (a is not None and b is not None and np.array_equal(a, b))
 
 
 def compacted(found: np.ndarray) -> tuple[np.ndarray, Map]:
-    """The classes that occur in ``found``, and the map to them; None where no two elements are of one."""
+    """The class indices that occur in ``found``, and the map to them; None if no two share a class."""
     used, where = np.unique(found, return_inverse=True)
     if len(used) == len(found):
         return found, None
@@ -31,7 +32,7 @@ def compacted(found: np.ndarray) -> tuple[np.ndarray, Map]:
 
 
 def together(a: Map, a_count: int, b: Map, b_count: int) -> tuple[np.ndarray, np.ndarray, Map]:
-    """Classes that refine those of two maps of one dimension: which of each they are of, and their map."""
+    """The common refinement of two maps: the class in each map of every refined class, and its map."""
     a = np.arange(a_count) if a is None else a
     b = np.arange(b_count) if b is None else b
     pairs, found = compacted(a * b_count + b)
@@ -39,7 +40,7 @@ def together(a: Map, a_count: int, b: Map, b_count: int) -> tuple[np.ndarray, np
 
 
 def flattened(maps: Sequence[Map], counts: Sequence[int], sizes: Sequence[int]) -> Map:
-    """The map of several dimensions written after one another, of so many classes and elements each."""
+    """The map of several dimensions flattened into one, from their maps, class counts and sizes."""
     if all(m is None and k == n for m, k, n in zip(maps, counts, sizes, strict=True)):
         return None
     whole = np.zeros((1,), np.int64)
@@ -50,7 +51,7 @@ def flattened(maps: Sequence[Map], counts: Sequence[int], sizes: Sequence[int]) 
 
 
 def unique_columns(table: np.ndarray) -> tuple[list[int], np.ndarray]:
-    """The first of each of the different columns, and for every column which of them it is."""
+    """The indices of the distinct columns of a table, and the index into those for each column."""
     seen: dict[bytes, int] = {}
     first: list[int] = []
     which = np.empty(table.shape[1], np.int64)

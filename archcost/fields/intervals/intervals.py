@@ -1,4 +1,4 @@
-"""Intervals: what one tensor depends on, along every tracked axis of the input."""
+"""Intervals: the input positions on which the elements of a tensor depend, along every tracked axis."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ __all__ = ["Intervals", "union"]
 
 
 class Intervals:
-    """For each input axis a union of `Span`s over a tensor of ``shape``. Methods return new ones.
+    """The intervals of a tensor of ``shape``: a union of `Span`s per input axis. Methods return new objects.
 
-    Dimensions may be given from the end, as -1. ``op`` is the index of the operation on whose behalf a
-    reduction is done: the first that makes an axis global is remembered.
+    Dimensions may be negative. The argument ``op`` of reductions is the index of the operation in the Trace:
+    the first operation that makes an axis global is recorded.
     """
 
     __slots__ = ("_moving", "axes", "shape")
@@ -29,7 +29,7 @@ class Intervals:
         self._moving: dict[int, tuple[int, ...]] = {}
 
     def along(self, axis: int) -> tuple[int, ...]:
-        """The dimensions of the tensor along which an input axis moves on."""
+        """The dimensions of the tensor along which the interval of an input axis moves."""
         if axis not in self._moving:
             advances: dict[int, int] = {}
             for span in self.axes[axis]:
@@ -37,7 +37,7 @@ class Intervals:
                     if step != STILL:
                         advances[d] = max(advances.get(d, 0), step[1])
             moving = [d for d, advance in advances.items() if advance] or list(advances)
-            # One position is an axis where there is no other one: cut from a sequence, it may stand anywhere.
+            # A dimension of size 1 counts only where no other moves: a position cut from a sequence.
             several = [d for d in moving if self.shape[d] > 1]
             self._moving[axis] = tuple(sorted(several or moving))
         return self._moving[axis]
@@ -47,7 +47,7 @@ class Intervals:
         return len(self.shape)
 
     def each(self, shape: Sequence[int], change: Callable[[Span], Span]) -> Intervals:
-        """The same change made to every Span."""
+        """``change`` applied to every Span, for a tensor of ``shape``."""
         shape = tuple(shape)
         axes = tuple(tuple(map(change, spans)) for spans in self.axes)
         if shape == self.shape and all(
@@ -57,10 +57,11 @@ class Intervals:
         return Intervals(shape, (unite(spans) if len(spans) > 1 else spans for spans in axes))
 
     def dim(self, dim: int) -> int:
+        """A dimension as a number from 0, where it may be negative."""
         return dim + self.rank if dim < 0 else dim
 
     def _sized(self, dim: int, *sizes: int) -> tuple[int, ...]:
-        """Its shape with these sizes in the place of one."""
+        """The shape with dimension ``dim`` replaced by ``sizes``."""
         return (*self.shape[:dim], *sizes, *self.shape[dim + 1 :])
 
     def _dims(self, dims: int | Sequence[int] | None) -> tuple[int, ...]:
@@ -71,7 +72,7 @@ class Intervals:
     # Windows and reductions
 
     def windows(self, taps: dict[int, Taps]) -> Intervals:
-        """Slide a window along each of some dimensions."""
+        """The result of sliding a window along each dimension in ``taps``."""
         shape = list(self.shape)
         for dim, t in taps.items():
             shape[dim] = t.outputs
@@ -87,7 +88,7 @@ class Intervals:
         return self.each(shape, slide)
 
     def reduce(self, dims: int | Sequence[int] | None, op: int, keepdim: bool = True) -> Intervals:
-        """The hull along ``dims``; all of them if None."""
+        """The hull along ``dims``, or along all dimensions if None."""
         which = self._dims(dims)
         out = self.each(self.shape, lambda span: span.reduced(which, self.shape, op))
         out = Intervals(tuple(1 if d in which else n for d, n in enumerate(self.shape)), out.axes)
@@ -98,9 +99,9 @@ class Intervals:
         return out
 
     def reduce_where(self, dim: int, kept: np.ndarray | None, op: int) -> Intervals:
-        """The hull along ``dim`` over the elements ``kept``, booleans of as many dimensions.
+        """The hull along ``dim`` over the elements where the booleans ``kept`` are true.
 
-        Where they are others from place to place, it is no reduction over the full extent.
+        It is not a reduction over the full extent where ``kept`` differs between rows.
         """
         dim = self.dim(dim)
         if kept is None or kept.shape[dim] == 1:
@@ -114,16 +115,16 @@ class Intervals:
         return self.each(shape, hull)
 
     def mixed(self, dims: int | Sequence[int] | None, op: int, kept: np.ndarray | None = None) -> Intervals:
-        """Each element depends on itself and on all others along ``dims``: softmax, normalisation.
+        """Each element depends on itself and all others along ``dims``: softmax, normalisation.
 
-        Of one dimension, on those ``kept``, as in `reduce_where`.
+        For a single dimension, only on the others in ``kept``, as in `reduce_where`.
         """
         reduced = self.reduce_where(dims, kept, op) if isinstance(dims, int) else self.reduce(dims, op)
         axes = (unite(a, b) for a, b in zip(self.axes, reduced.axes, strict=True))
         return Intervals(self.shape, axes)
 
     def to_the_end(self, dim: int, op: int) -> Intervals:
-        """Everything from each element along a dimension to the end of the input: locally a constant."""
+        """Each element depends on those from it to the end of the input, which is constant locally."""
         dim = self.dim(dim)
 
         def close(span: Span) -> Span:
@@ -136,7 +137,7 @@ class Intervals:
         return self.each(self.shape, close)
 
     def running(self, dim: int) -> Intervals:
-        """Each element depends on those up to it along a dimension: cumulative sums, causal masks."""
+        """Each element depends on itself and those before it along ``dim``: cumulative sums, causal masks."""
         dim = self.dim(dim)
 
         def accumulate(span: Span) -> Span:
@@ -197,7 +198,7 @@ class Intervals:
 
         def widen(span: Span) -> Span:
             values = span.values.reshape(span.rows, *(1,) * new, *span.shape) if new else span.values
-            # One position repeated moves no more.
+            # A broadcast dimension does not move.
             kept = tuple(
                 step if n == shape[new + d] else STILL
                 for d, (step, n) in enumerate(zip(span.steps, self.shape, strict=True))
@@ -216,7 +217,7 @@ class Intervals:
     def unfold(
         self, dim: int, size: int, kernel: int, stride: int, low: int, dilation: int, count: int
     ) -> Intervals:
-        """The taps of a window as a new dimension before ``dim``, which then counts positions."""
+        """The taps of a window as a new dimension before ``dim``, which then indexes positions (im2col)."""
         parts = [
             self.windows({dim: window(size, 1, stride, low - t * dilation, 1, count)}).unsqueeze(dim)
             for t in range(kernel)
@@ -226,7 +227,7 @@ class Intervals:
         return joined
 
     def fold(self, taps: int, dim: int, size: int, stride: int, low: int, dilation: int) -> Intervals:
-        """The inverse of `unfold`: offsets in ``taps``, which gets size 1, and positions in ``dim``."""
+        """The inverse of `unfold` (col2im): ``taps`` indexes offsets, and gets size 1; ``dim`` positions."""
         parts = [
             self.select(taps, t)
             .unsqueeze(taps)
@@ -268,11 +269,11 @@ class Intervals:
         return self.take(dim, np.roll(np.arange(self.shape[dim]), shift))
 
     def repeat(self, dim: int, times: int) -> Intervals:
-        """The whole dimension again and again."""
+        """The whole dimension ``times`` over: 0 1 2 0 1 2."""
         return self if times == 1 else self.take(dim, np.tile(np.arange(self.shape[dim]), times))
 
     def repeat_each(self, dim: int, times: int) -> Intervals:
-        """Every element ``times`` times in a row."""
+        """Every element ``times`` over: 0 0 1 1 2 2."""
         return self if times == 1 else self.take(dim, np.repeat(np.arange(self.shape[dim]), times))
 
     def nothing(self) -> bool:
@@ -281,7 +282,7 @@ class Intervals:
 
 
 def union(parts: Iterable[Intervals | None], shape: Sequence[int]) -> Intervals | None:
-    """What a pointwise operation depends on: all operands, broadcast to ``shape``; None sees nothing."""
+    """The union of operands broadcast to ``shape`` (element-wise operations); None has no dependence."""
     known = [part for part in parts if part is not None]
     if not known:
         return None
@@ -295,7 +296,7 @@ def union(parts: Iterable[Intervals | None], shape: Sequence[int]) -> Intervals 
 def cat(
     pieces: Sequence[tuple[Intervals | None, int]], dim: int, shape: Sequence[int], new: bool = False
 ) -> Intervals | None:
-    """Pieces after one another along ``dim``, each with its size there; ``new`` where none had it before."""
+    """The concatenation of pieces along ``dim``, each with its size there; ``new`` for a new dimension."""
     known = next((piece for piece, _ in pieces if piece is not None), None)
     if known is None:
         return None

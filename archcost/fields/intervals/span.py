@@ -1,14 +1,14 @@
-"""Span: the intervals of one input axis, for every element of a tensor, as one broadcastable array.
+"""Span: the intervals of an input axis for every element of a tensor, as a broadcastable array.
 
-Rows of ``values`` are, all to be minimised, so that a union is one minimum:
+A union is an element-wise minimum of the rows of ``values``, which are:
 
-* ``lo`` and ``-hi`` of the *exact* interval: the first and last input index that the element depends
-  on, padding skipped; for other seeds (see `archcost.fields.replay.support`) one row an input index;
-* then ``lo`` and ``-hi`` of the *local* one: the input continued beyond its borders, reductions over
-  the full extent of the axis taken as constants.
+* ``lo`` and ``-hi`` of the *exact* interval: the first and last input index on which the element depends,
+  without padding; for other seeds (`archcost.fields.replay.support`) a row per input index;
+* ``lo`` and ``-hi`` of the *local* interval: the input continued beyond its borders, reductions over the
+  full extent of the axis taken as constants.
 
-The other dimensions are those of the tensor, of size 1 where nothing varies. Along some of them elements
-that see the same are held once: `archcost.fields.intervals.classes`.
+The other dimensions are those of the tensor, of size 1 where nothing varies; elements with equal intervals
+may be stored once, as a class (`archcost.fields.intervals.classes`).
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from archcost.fields.intervals.classes import Map, Maps, compacted, flattened, u
 from archcost.fields.intervals.steps import inferred, joined, nested, settled
 from archcost.fields.intervals.taps import EMPTY, STILL, Step, Taps, gather, readable
 
-# Elements that are looked at one by one under a mask; beyond, it is as if there were none.
+# The most elements for which a mask is applied; larger masks are ignored.
 _MOST_MASKED = 1 << 25
 
 __all__ = ["Span"]
 
 
 class Span:
-    """One array of intervals. Never changed once made, so that tensors can share it.
+    """An immutable array of intervals, which tensors can share.
 
-    ``steps`` say, for each dimension, how the local interval moves along it; ``because`` is the index of
-    the first operation that reduced over the full extent of the axis. ``maps`` are those of the dimensions
-    along which elements are held by class; None where there are none.
+    ``steps`` is the movement of the local interval along each dimension; ``because`` is the index of the
+    first operation that reduced over the full extent of the axis; ``maps`` is the class map of each
+    dimension, None where no dimension has one.
     """
 
     __slots__ = ("_later", "_shape", "_values", "because", "maps", "origin", "steps")
@@ -54,7 +54,7 @@ class Span:
         self.because = because
         self.maps = maps if maps is not None and any(m is not None for m in maps) else None
         self.origin: tuple[Span, tuple[int, ...], tuple[int, ...]] | None = None
-        """(Span, its tensor's shape, this one's) where this one is another in a new shape."""
+        """(original Span, its shape, the new shape) for a reshaped Span; else None."""
 
     @property
     def values(self) -> np.ndarray:
@@ -74,7 +74,7 @@ class Span:
     def later(
         self, make: Callable[[], np.ndarray], shape: tuple[int, ...], steps: tuple[Step, ...], maps: Maps
     ) -> Span:
-        """One whose values are made when they are first looked at: many are only reshaped back."""
+        """A Span whose values are computed on first use: many are only reshaped back."""
         out = Span(None, steps, self.because, maps)
         out._shape, out._later = shape, make
         return out
@@ -86,19 +86,19 @@ class Span:
         return None if self.maps is None else self.maps[dim]
 
     def mapping(self, dim: int, found: Map) -> Maps:
-        """Its maps with another one for a dimension."""
+        """The maps with that of dimension ``dim`` replaced."""
         maps = self.maps or (None,) * len(self.steps)
         return (*maps[:dim], found, *maps[dim + 1 :])
 
     def along(self, dim: int) -> Span:
-        """The same with every element along a dimension written out."""
+        """The same Span with every element along ``dim`` stored, without classes."""
         found = self.map(dim)
         if found is None:
             return self
         return self.with_values(self.values.take(found, dim + 1), self.steps, self.mapping(dim, None))
 
     def plain(self) -> Span:
-        """The same with every element written out."""
+        """The same Span with every element stored, without classes."""
         span = self
         for dim in range(len(self.steps) if self.maps else 0):
             span = span.along(dim)
@@ -108,7 +108,7 @@ class Span:
         return self._shape[dim + 1 if dim >= 0 else dim] > 1
 
     def moves_beside(self, dims: Sequence[int]) -> bool:
-        """Whether it moves along any other dimension: then what varies along these is no axis."""
+        """Whether the interval moves along any dimension other than ``dims``."""
         return any(step != STILL for d, step in enumerate(self.steps) if d not in dims)
 
     def _stepping(self, dim: int, step: Step) -> tuple[Step, ...]:
@@ -117,7 +117,7 @@ class Span:
     # Windows
 
     def windows(self, dim: int, taps: Taps) -> Span:
-        """Slide along one dimension; the others are left alone."""
+        """The result of sliding a window along ``dim``."""
         step, found = self.steps[dim], self.map(dim)
         if not self.varies(dim) and step == STILL:
             return self
@@ -133,7 +133,7 @@ class Span:
                 source, local = source[:, first], None if local is None else local[:, first]
                 shift = None if shift is None else shift[:, :, first]
         elif not self.varies(dim) and taps.size > 1:
-            # It has a step and does not vary: write it out, so that positions mean something.
+            # It has a step but is stored once: store every position.
             values = np.repeat(values, taps.size, axis)
         taken = values.take(source, axis)
         if local is not None:
@@ -151,7 +151,7 @@ class Span:
         return self.with_values(out, self._stepping(dim, plan.step), self.mapping(dim, which))
 
     def silenced(self, dim: int, taps: Taps) -> Span:
-        """Outputs all of whose taps lie in the padding, or do not exist, see nothing."""
+        """The result, empty for outputs all of whose taps lie in the padding or do not exist."""
         found = readable(taps)
         if found is None:
             return self
@@ -169,9 +169,9 @@ class Span:
     # Reductions
 
     def reduced(self, dims: Sequence[int], shape: tuple[int, ...], op: int) -> Span:
-        """The hull along ``dims``, which stay with size 1; the local rows are constant where it is global.
+        """The hull along ``dims``, which keep size 1; with constant local rows if the reduction is global.
 
-        Global is a reduction that leaves no dimension along which the interval still moves.
+        A reduction is global if the interval moves along no remaining dimension.
         """
         axes = tuple(d + 1 for d in dims if self.varies(d))
         moving = [d for d, step in enumerate(self.steps) if step != STILL and shape[d] > 1]
@@ -194,7 +194,7 @@ class Span:
     def reduced_where(
         self, dim: int, rows: tuple[int, ...], kept: np.ndarray, shape: tuple[int, ...], op: int
     ) -> Span:
-        """`reduced` along one dimension over the elements ``kept``, which are others for each of ``rows``."""
+        """`reduced` along ``dim`` over the elements ``kept``, which differ along the dimensions ``rows``."""
         if not self.varies(dim):
             return self.reduced([dim], shape, op)
         span = self.plain()
@@ -225,7 +225,7 @@ class Span:
         return self._changed(dim, 1, 0)
 
     def _changed(self, dim: int, gone: int, new: int) -> Span:
-        """With ``new`` dimensions of one element in the place of those ``gone``."""
+        """The Span with ``gone`` dimensions at ``dim`` replaced by ``new`` dimensions of size 1."""
 
         def put(values: tuple[Any, ...], blank: Any) -> tuple[Any, ...]:
             return (*values[:dim], *(blank,) * new, *values[dim + gone :])
@@ -234,7 +234,7 @@ class Span:
         return self.with_values(values, put(self.steps, STILL), self.maps and put(self.maps, None))
 
     def taken(self, dim: int, source: np.ndarray, step: Step | None = None) -> Span:
-        """Elements picked along a dimension, in the order of ``source``."""
+        """The elements at the indices ``source`` along ``dim``."""
         if not self.varies(dim):
             still = self.steps if step is None else self._stepping(dim, step)
             return self if step is None else self.with_values(self.values, still, self.maps)
@@ -250,7 +250,7 @@ class Span:
         return self.with_values(values, self._stepping(dim, step), self.mapping(dim, which))
 
     def _came_from(self, new: tuple[int, ...], old: tuple[int, ...]) -> bool:
-        """Whether ``new`` is the shape it had before; another width of a last dimension is no matter."""
+        """Whether ``new`` is its original shape, up to the size of a constant last dimension."""
         assert self.origin is not None
         _, before, after = self.origin
         still = not self.varies(-1) and self.steps[-1] == STILL
@@ -328,7 +328,7 @@ def _differs(grid: np.ndarray, axis: int) -> bool:
 
 
 def _hull_where(values: np.ndarray, kept: np.ndarray, dim: int, rows: tuple[int, ...]) -> np.ndarray | None:
-    """The minimum along ``dim`` of the elements kept; None where they are too many to look at."""
+    """The minimum along ``dim`` over the elements ``kept``; None where there are too many."""
     axis = dim + 1
     counts = kept.sum(dim, keepdims=True)
     order = np.arange(kept.shape[dim]).reshape((-1,) + (1,) * (kept.ndim - dim - 1))
@@ -338,25 +338,24 @@ def _hull_where(values: np.ndarray, kept: np.ndarray, dim: int, rows: tuple[int,
         and len(rows) == 1
         and values.shape[rows[0] + 1] == 1
     ):
-        # The first ones of each row, as in a causal mask.
+        # The kept elements come first in each row, as in a causal mask.
         running = np.minimum.accumulate(values, axis)
         if all(n == 1 for d, n in enumerate(kept.shape) if d not in (dim, *rows)):
             taken = running.take(counts.ravel() - 1, axis)
-            return np.swapaxes(taken, axis, rows[0] + 1)
+            swapped: np.ndarray = np.swapaxes(taken, axis, rows[0] + 1)
+            return swapped
     whole = np.broadcast_shapes(values.shape, (1, *kept.shape))
     if prod(whole) > _MOST_MASKED:
         return None
-    return np.where(kept, values, EMPTY).min(axis, keepdims=True)
+    hull: np.ndarray = np.where(kept, values, EMPTY).min(axis, keepdims=True)
+    return hull
 
 
 @lru_cache(maxsize=4096)
 def matching_blocks(
     old: tuple[int, ...], new: tuple[int, ...]
 ) -> tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]:
-    """Groups of dimensions, in order, that hold the same elements before and after a reshape.
-
-    Dimensions of size 1 belong to no group.
-    """
+    """Groups of dimensions with the same elements before and after a reshape, in order, without size 1."""
     left = [d for d, n in enumerate(old) if n != 1]
     right = [d for d, n in enumerate(new) if n != 1]
     blocks = []

@@ -1,4 +1,4 @@
-"""Steps: how intervals move along a dimension, kept through reshapes or read off the values again."""
+"""Steps: the period and advance of intervals along a dimension, through reshapes or inferred from values."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ __all__ = ["inferred", "joined", "nested", "settled"]
 
 
 def joined(dims: Sequence[tuple[Step, int]]) -> Step:
-    """The step along several dimensions written after one another, from their steps and sizes."""
+    """The step along several dimensions flattened into one, from their steps and sizes."""
     (period, advance), size = dims[-1]
     for (outer, further), n in reversed(dims[:-1]):
         if not (outer == 1 and advance and size % period == 0 and advance * (size // period) == further):
-            # The inner dimension starts again: a longer period.
+            # The inner dimension restarts: a longer period.
             period, advance = (
                 (1, 0) if (period, advance) == STILL == (outer, further) else (outer * size, further)
             )
@@ -25,9 +25,9 @@ def joined(dims: Sequence[tuple[Step, int]]) -> Step:
 
 
 def nested(step: Step, size: int, others: Iterable[tuple[Step, int]]) -> bool:
-    """Whether a dimension counts pixels within the steps of the other ones of its axis, or they within its.
+    """Whether a dimension subdivides the steps of the other dimensions of its axis, or they subdivide its.
 
-    What moves beside an axis in another way, as the taps of overlapping windows do, is none of it.
+    The taps of overlapping windows do not, and are no dimension of the axis.
     """
     reach = step[1] * size / step[0]
     return all(
@@ -37,9 +37,9 @@ def nested(step: Step, size: int, others: Iterable[tuple[Step, int]]) -> bool:
 
 
 def inferred(values: np.ndarray, dim: int) -> Step:
-    """How the local rows move along a dimension, read off their values.
+    """The step of the local rows along a dimension, inferred from their values.
 
-    Where one end stays for all, as behind a causal mask, the other says it.
+    Where one end is constant, as after a causal mask, the other end decides.
     """
     size = values.shape[dim + 1]
     if size < 2:
@@ -62,7 +62,7 @@ def inferred(values: np.ndarray, dim: int) -> Step:
 
 
 def settled(values: np.ndarray, dim: int) -> tuple[np.ndarray, Step]:
-    """Collapse a dimension along which nothing varies, and find the step of one that does."""
+    """The values with a constant dimension collapsed to size 1, and the step along the dimension."""
     first = values.take([0], dim + 1)
     if (values == first).all():
         return first, STILL

@@ -1,4 +1,4 @@
-"""Which positions of its input each output position of a window or a resize reads, along one dimension."""
+"""Taps: the input positions that each output position of a window or resize reads, along a dimension."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ from typing import NamedTuple
 
 import numpy as np
 
-# "Sees nothing": larger than any index, small enough that sums of a few stay within int64.
+# The bound of an empty interval: larger than any index, small enough that sums stay within int64.
 EMPTY = 1 << 40
 
 Step = tuple[int, int]
-"""(period, advance): this many positions further, the interval lies this many input pixels further."""
+"""(period, advance): the interval moves by ``advance`` input pixels every ``period`` positions."""
 STILL: Step = (1, 0)
 
 
 class Taps(NamedTuple):
-    """``positions[t, o]`` is read by output ``o``; what lies outside is skipped, clamped or reflected.
+    """The taps of a window: output ``o`` reads ``positions[t, o]`` for each tap ``t``.
 
-    ``rate`` is (a, b): b outputs further the window lies a positions further. ``holes`` marks taps that
-    do not exist, between the elements of a transposed convolution.
+    Positions outside the input are skipped, clamped or reflected, as ``outside`` says. ``rate`` is (a, b):
+    the window moves by a positions every b outputs. ``holes`` marks taps that do not exist, between the
+    elements of a transposed convolution.
     """
 
     positions: np.ndarray
@@ -29,7 +30,7 @@ class Taps(NamedTuple):
     outside: str = "skip"
     holes: np.ndarray | None = None
     size: int = 0
-    """Of the dimension that is read."""
+    """The size of the dimension that is read."""
 
     @property
     def outputs(self) -> int:
@@ -37,10 +38,10 @@ class Taps(NamedTuple):
 
 
 class Gather(NamedTuple):
-    """Taps for one step: take ``source`` along the dimension, add ``shift``, then the minimum of the taps.
+    """Taps for a step: take ``source`` along the dimension, add ``shift``, and take the minimum over taps.
 
-    The rows of ``shift`` are: an exact one, then lo and -hi of the local ones. Where the exact and the
-    local rows read different elements, ``local_source`` is given.
+    The rows of ``shift`` are for the exact rows, the local lo and the local -hi. ``local_source`` is given
+    where the local rows read other elements than the exact rows.
     """
 
     source: np.ndarray
@@ -51,21 +52,21 @@ class Gather(NamedTuple):
 
 @lru_cache(maxsize=4096)
 def window(size: int, kernel: int, stride: int, low: int, dilation: int, outputs: int) -> Taps:
-    """A convolution or pooling: output o reads o * stride - low + t * dilation, and skips the padding."""
+    """Taps of a convolution or pooling: output o reads o * stride - low + t * dilation, padding skipped."""
     positions = np.arange(kernel)[:, None] * dilation + (np.arange(outputs) * stride - low)[None, :]
     return Taps(positions, (stride, 1), size=size)
 
 
 @lru_cache(maxsize=1024)
 def transposed(size: int, kernel: int, stride: int, low: int, dilation: int, outputs: int) -> Taps:
-    """A transposed convolution: o = i * stride - low + t * dilation, solved for i."""
+    """Taps of a transposed convolution: o = i * stride - low + t * dilation, solved for i."""
     ahead = np.arange(outputs)[None, :] + low - np.arange(kernel)[:, None] * dilation
     return Taps(ahead // stride, (1, stride), holes=ahead % stride != 0, size=size)
 
 
 @lru_cache(maxsize=1024)
 def adaptive(size: int, outputs: int) -> Taps:
-    """Adaptive pooling: output o reads floor(o n / m) up to ceil((o + 1) n / m)."""
+    """Taps of adaptive pooling: output o reads [floor(o n / m), ceil((o + 1) n / m))."""
     first = [o * size // outputs for o in range(outputs)]
     last = [-(-(o + 1) * size // outputs) - 1 for o in range(outputs)]
     widest = max(b - a for a, b in zip(first, last, strict=True)) + 1
@@ -79,19 +80,19 @@ def _reduced(a: int, b: int) -> tuple[int, int]:
 
 
 def _ratio(size: int, outputs: int, scale: float | None) -> tuple[int, int]:
-    """Inputs for each output as a fraction; ``scale`` is outputs / inputs where the caller gave it."""
+    """Inputs per output as a fraction; ``scale`` is outputs / inputs where the caller passed it."""
     if scale is None or scale * size == outputs:
         return _reduced(size, outputs)
-    # The framework computes with 1 / scale in floating point; a fraction stands for it.
+    # PyTorch computes with 1 / scale in floating point, which a fraction approximates.
     inverse = Fraction(1 / scale).limit_denominator(1 << 20)
     return inverse.numerator, inverse.denominator
 
 
 @lru_cache(maxsize=1024)
 def nearest(size: int, outputs: int, exact: bool, double: bool, scale: float | None = None) -> Taps:
-    """Nearest neighbour; ``exact`` takes the centre of an output, else its beginning.
+    """Taps of nearest-neighbour resizing; ``exact`` samples at the centre of an output, else at its start.
 
-    In the framework's own floating point, which may round to the other side of a whole number.
+    Computed in PyTorch's precision, whose rounding decides at whole numbers.
     """
     kind = np.float64 if double else np.float32
     ratio = kind(1 / scale) if scale else kind(size) / kind(outputs)
@@ -104,12 +105,13 @@ def nearest(size: int, outputs: int, exact: bool, double: bool, scale: float | N
 def resize(
     size: int, outputs: int, cubic: bool, align_corners: bool = False, scale: float | None = None
 ) -> Taps:
-    """Linear and cubic interpolation: the taps whose weight is not zero; the border stands for what lies
-    beyond it. Formulas of ``torch.nn.functional.interpolate``.
+    """Taps of linear and cubic interpolation with non-zero weight; positions beyond the border are clamped.
+
+    Source: the formulas of ``torch.nn.functional.interpolate``.
     """
     out = np.arange(outputs)
     if align_corners:
-        # (n - 1) / (m - 1) inputs an output.
+        # (n - 1) / (m - 1) inputs per output.
         above, below = rate = _reduced(size - 1, outputs - 1) if outputs > 1 else (0, 1)
         first, rest = np.divmod(out * above, below)
     else:
@@ -125,9 +127,9 @@ def resize(
 def antialiased(
     size: int, outputs: int, radius: int, align_corners: bool = False, scale: float | None = None
 ) -> Taps:
-    """Antialiased interpolation: a filter that is wider by the scale where it shrinks the image.
+    """Taps of antialiased interpolation, whose filter widens with the scale where the image is reduced.
 
-    Follows ``_compute_weights_aa`` of the framework: support = radius * max(scale, 1).
+    Source: ``_compute_weights_aa`` of PyTorch: support = radius * max(scale, 1).
     """
     if align_corners:
         ratio = (size - 1) / (outputs - 1) if outputs > 1 else 0.0
@@ -139,7 +141,7 @@ def antialiased(
         centre = ratio * (o + 0.5)
         first, last = int(centre - radius * wide + 0.5), int(centre + radius * wide + 0.5)
         reach = [(i, abs(i + 0.5 - centre) / wide) for i in range(max(first, 0), min(last, size))]
-        # Both filters are zero at every whole distance but 0.
+        # Both filters are zero at whole distances other than 0.
         rows.append([i for i, d in reach if d < 0.5 or abs(d - round(d)) > 1e-6] or [first])
     widest = max(map(len, rows))
     positions = np.array([row + row[-1:] * (widest - len(row)) for row in rows]).T
@@ -148,21 +150,22 @@ def antialiased(
 
 @lru_cache(maxsize=1024)
 def pad(size: int, low: int, high: int, outside: str) -> Taps:
-    """Padding by constants (skip), by the border (clamp) or mirrored (reflect); negative padding crops."""
+    """Taps of padding by constants (skip), the border (clamp) or mirrored (reflect); negative pads crop."""
     return Taps((np.arange(size + low + high) - low)[None, :], (1, 1), outside, size=size)
 
 
 def _mirror(positions: np.ndarray, size: int) -> np.ndarray:
     folded = np.abs(positions)
-    return np.where(folded >= size, 2 * (size - 1) - folded, folded)
+    mirrored: np.ndarray = np.where(folded >= size, 2 * (size - 1) - folded, folded)
+    return mirrored
 
 
-# Taps are built once for each shape and cached, so that the object stands for its content.
+# Keyed by identity: Taps are cached, so that equal taps are the same object.
 _gathers: dict[tuple[int, Step], tuple[Taps, Gather]] = {}
 
 
 def gather(taps: Taps, step: Step) -> Gather:
-    """Taps made ready for tensors that advance by ``step`` along the dimension."""
+    """The Gather of taps for tensors that advance by ``step`` along the dimension, cached."""
     key = (id(taps.positions), step)
     found = _gathers.get(key)
     if found is None or found[0].positions is not taps.positions:
@@ -183,7 +186,7 @@ def _gather(taps: Taps, step: Step) -> Gather:
         exact_shift[beyond] = EMPTY
     if taps.holes is not None:
         exact_shift[taps.holes] = EMPTY
-        # Lo and -hi move in opposite directions, but a hole is empty in both.
+        # lo and -hi move in opposite directions, but a hole is empty in both.
         low, high = advance.copy(), -advance
         low[taps.holes] = high[taps.holes] = EMPTY
     else:
@@ -200,9 +203,9 @@ def _gather(taps: Taps, step: Step) -> Gather:
 def _beyond(
     positions: np.ndarray, inside: np.ndarray, beyond: np.ndarray, size: int, step: Step
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Where to read the local rows for positions outside, and how many pixels further they lie."""
+    """For positions outside: the element whose local rows are continued there, and the distance in pixels."""
     period, advance = step
-    if not beyond.any() or not advance:  # what has no rule ends at its border
+    if not beyond.any() or not advance:  # without a period, nothing is continued
         return inside, np.zeros_like(positions)
     if period == 1:
         return inside, (positions - inside) * advance
@@ -216,11 +219,11 @@ def _beyond(
 
 
 def next_step(step: Step, rate: tuple[int, int], outputs: int) -> Step:
-    """The step of the output where its window moves on by a positions every b outputs."""
+    """The step of the output of a window with ``rate`` over an input with ``step``."""
     period, advance = step
     if step == STILL:
         return STILL
-    if advance == 0:  # no rule: it never repeats
+    if advance == 0:  # it never repeats
         return (max(outputs, 2), 0)
     a, b = rate
     if a == 0:
@@ -230,7 +233,7 @@ def next_step(step: Step, rate: tuple[int, int], outputs: int) -> Step:
 
 
 def readable(taps: Taps) -> tuple[np.ndarray, np.ndarray] | None:
-    """For each output, whether any tap lies inside, and whether any exists at all; None where all do."""
+    """Whether any tap of each output lies inside, and whether any exists; None if all lie inside."""
     exists = np.ones(taps.positions.shape, bool) if taps.holes is None else ~taps.holes
     inside = exists
     if taps.outside == "skip":

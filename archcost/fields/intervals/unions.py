@@ -1,4 +1,4 @@
-"""Unions of Spans: of operands, merged where that makes nothing wider, and of pieces after one another."""
+"""Unions and concatenations of Spans, merged into one array where that widens no interval."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from archcost.fields.intervals.taps import EMPTY, STILL, Step
 __all__ = ["Spans", "collapsed", "concatenate", "unite"]
 
 Spans = tuple[Span, ...]
-"""Their union. Kept apart where one varies along other dimensions than another: queries and keys."""
+"""A union of Spans, kept apart where they vary along different dimensions, as queries and keys do."""
 
 _MOST_SPANS = 4
 _MOST_JOINED = 1 << 23
@@ -24,7 +24,7 @@ _LARGE = 1 << 14
 
 
 def unite(*unions: Spans) -> Spans:
-    """The union of unions over tensors of the same shape."""
+    """The union of unions of Spans over tensors of the same shape."""
     found: list[Span] = []
     for spans in unions:
         for span in spans:
@@ -38,7 +38,7 @@ def unite(*unions: Spans) -> Spans:
 
 
 def collapsed(spans: Spans) -> Span | None:
-    """The union as one Span, however wide that makes it."""
+    """The union as a single Span, which may be wider; None for an empty union."""
     whole: Span | None = None
     for span in spans:
         whole = span if whole is None else _merged(whole, span)
@@ -55,12 +55,12 @@ def _add(found: list[Span], span: Span) -> None:
 
 
 def _covers(wide: Span, narrow: Span) -> bool:
-    """Whether one varies along every dimension along which the other does."""
+    """Whether ``wide`` varies along every dimension along which ``narrow`` does."""
     return all(n == 1 or w > 1 for w, n in zip(wide.shape, narrow.shape, strict=True))
 
 
 def _grows(a: Span, b: Span) -> bool:
-    """Whether one array of both would be far larger than the two: their classes lie across each other."""
+    """Whether an array of both would be far larger than the two arrays, because their classes cross."""
     if not (a.maps or b.maps):
         return False
     size = 1
@@ -95,7 +95,7 @@ def _merged(a: Span, b: Span) -> Span:
 
 
 def _common(one: Step, other: Step) -> Step:
-    """A step that both keep to; where they move at different rates it never repeats."""
+    """The common step of two Spans; without a period where they move at different rates."""
     if one == STILL or other == STILL:
         return other if one == STILL else one
     period = one[0] * other[0] // gcd(one[0], other[0])
@@ -105,14 +105,14 @@ def _common(one: Step, other: Step) -> Step:
 
 
 def concatenate(pieces: Sequence[tuple[Span | None, int]], dim: int, rows: int, rank: int, new: bool) -> Span:
-    """Pieces after one another along ``dim``, each with its size there; None sees nothing.
+    """The concatenation of pieces along ``dim``, each with its size there; None has no dependence.
 
-    A ``new`` dimension, which has none of their own, is the axis where they lie along no other one.
+    A ``new`` dimension belongs to the axis if the pieces move along no other dimension.
     """
     pieces = [(span, n) for span, n in pieces if n]
     known = [span for span, _ in pieces if span is not None]
     for d in range(rank):
-        # Classes of other dimensions are kept where all have the same.
+        # Classes along other dimensions are kept where all pieces have the same.
         maps = [span.map(d) for span in known if span.varies(d)]
         if d != dim and not all(same(m, maps[0]) for m in maps[1:]):
             known = [span.along(d) for span in known]
@@ -140,7 +140,7 @@ def concatenate(pieces: Sequence[tuple[Span | None, int]], dim: int, rows: int, 
     steps[dim] = STILL
     others = [next((s.map(d) for s in known if s.varies(d)), None) for d in range(rank)]
     if sum(part.size for part in parts) > _MOST_JOINED:
-        # Too many to keep apart: each piece is taken to see what any of them sees.
+        # Too large: every piece gets the hull of all.
         hull = reduce(np.minimum, (part.min(dim + 1, keepdims=True) for part in parts))
         others[dim] = None
         return Span(hull, tuple(steps), because, tuple(others))

@@ -1,1 +1,1 @@
-"""A Trace gone through once more with intervals in place of numbers, by the dependence rules."""
+"""Replay: the operations of a Trace, applied to intervals instead of values by the dependence rules."""

@@ -1,4 +1,4 @@
-"""Which dimensions of the inputs are spatial: those that a convolution or pooling slides over."""
+"""Spatial axes: the dimensions of the inputs over which a convolution or pooling slides."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ __all__ = ["spatial_axes"]
 
 
 def spatial_axes(trace: Trace) -> tuple[InputAxis, ...]:
-    """The spatial axes of every input tensor, in order.
+    """The spatial axes of all input tensors, in order.
 
     Where no window slides over an input, its rank decides: images (N, C, H, W), volumes
-    (N, C, D, H, W), sequences (N, T, C), and tokens (N, T) of whole numbers.
+    (N, C, D, H, W), sequences (N, T, C), and integer tokens (N, T).
     """
     tensors = list(refs(trace.inputs))
     found: list[InputAxis] = []
     storages = [ref.storage for ref in tensors]
     reached = _windows(trace, set(storages))
     for t, ref in enumerate(tensors):
-        if storages.index(ref.storage) != t:  # one tensor given twice
+        if storages.index(ref.storage) != t:  # the same tensor again
             continue
         dims = _slid_over(trace, t, ref, reached.get(ref.storage))
         found += [InputAxis(t, d, ref.shape[d]) for d in dims]
@@ -32,7 +32,7 @@ def spatial_axes(trace: Trace) -> tuple[InputAxis, ...]:
 
 
 def _windows(trace: Trace, inputs: set[int]) -> dict[int, Op]:
-    """For each input storage the first window that depends on it."""
+    """The first window operation that depends on each input storage."""
     comes_from: dict[int, set[int]] = {s: {s} for s in inputs}
     first: dict[int, Op] = {}
     for op in trace.ops:
@@ -72,7 +72,7 @@ def _slid_over(trace: Trace, tensor: int, ref: TensorRef, window: Op | None) -> 
 
 
 def _moves(span: Span, dim: int) -> bool:
-    """Whether what is seen differs along a dimension; padding, which sees nothing, is no difference."""
+    """Whether non-empty intervals differ along a dimension."""
     if not span.varies(dim):
         return False
     lo = span.along(dim).values[0]

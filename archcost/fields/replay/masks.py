@@ -1,7 +1,7 @@
-"""Masks: which elements of a tensor are known to be zero, or so low that a softmax makes them zero.
+"""Masks: elements of a tensor that are known to be zero, or so low that a softmax makes them zero.
 
-A Trace holds no values, but what a forward makes from constants alone (``torch.ones(...).tril()``) has the
-same ones in every run: these few operations are computed, when a product or a softmax asks for them.
+A Trace holds no values, but tensors that a forward makes from constants alone (``torch.ones(...).tril()``)
+have the same values in every run: they are computed when the rule of a product or a softmax needs them.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from archcost.trace.schema import arguments, find_overload
 
 __all__ = ["LOW", "Masks"]
 
-# A score so far below another one of its row has no weight: exp(-1e4) is zero in every precision.
+# A score this far below another score of its row has no weight: exp(-1e4) is zero in every precision.
 LOW = -1e4
-# Numbers up to here are like those of scores; what is multiplied by more may be anything.
+# The largest factor that a score may be multiplied by without becoming unknown.
 _MODERATE = 1e3
-# A mask over 4,096 x 4,096 positions; what is larger is not computed.
+# The largest mask that is computed: 4,096 x 4,096 positions.
 _MOST = 1 << 24
 
 _Known = torch.Tensor | None
-"""An array of the tensor's shape, with stride 0 where nothing varies: booleans that say where it is zero, or
-floats of what constants have added to it, NaN where that may be anything. None where nothing is known."""
+"""An array of the tensor's shape, stride 0 where nothing varies: booleans, true where the tensor is zero;
+or the floats that constants have added to it, NaN where unknown. None where nothing is known."""
 
-# Operations followed back from a product to its mask; a residual stream is no mask.
+# The most operations followed back from a product to its mask.
 _DEEPEST = 40
 
 _OVERWRITES = {"aten.fill_", "aten.zero_"}
@@ -39,10 +39,10 @@ _PRODUCTS = {"aten.mm", "aten.bmm", "aten.matmul", "aten.linear", "aten.convolut
 
 
 class Masks:
-    """Values known of a Trace's tensors at the time of an operation.
+    """The known zeros and masked scores of a Trace's tensors at the time of an operation.
 
-    Both methods return booleans that broadcast to the tensor's shape; None where none is known. Numbers
-    that a Trace does not hold (scores, parameters, masks made from the input) are taken to be moderate.
+    Both methods return booleans that broadcast to the tensor's shape, or None where nothing is known. Unknown
+    numbers (scores, parameters, masks computed from the input) are assumed to be far smaller than a mask's.
     """
 
     def __init__(self, trace: Trace) -> None:
@@ -50,11 +50,11 @@ class Masks:
         self._writers: dict[int, list[int]] = {}
         self._made: dict[TensorRef, list[int]] = {}
         self._constant: set[int] = set()
-        """The operations whose results are made from constants alone."""
+        """Indices of the operations whose results are computed from constants alone."""
         constant: dict[int, bool] = {}
         from_input = {ref.storage for ref in refs(trace.inputs)}
         self._told = len(trace.ops)
-        """The first operation that hands values of the input to Python: later numbers may come from them."""
+        """Index of the first operation that returns values of the input to Python."""
         for op in trace.ops:
             for ref in op.outputs:
                 self._made.setdefault(ref, []).append(op.index)
@@ -76,24 +76,24 @@ class Masks:
         self._depth = 0
 
     def zeros(self, ref: TensorRef, at: int) -> np.ndarray | None:
-        """Where a tensor is zero when operation ``at`` reads it."""
+        """The elements of a tensor that are zero when operation ``at`` reads it."""
         return None if at > self._told else _array(self._where("zero", ref, at))
 
     def lows(self, ref: TensorRef, at: int, dim: int) -> np.ndarray | None:
-        """Which scores have no weight in a softmax along ``dim``, which leaves at least one in each row."""
+        """The scores without weight in a softmax along ``dim``; at least one score of a row has weight."""
         return None if at > self._told else _array(_hidden(self._where("added", ref, at), dim))
 
     # Constants
 
     def _value(self, ref: Any, at: int) -> torch.Tensor | None:
-        """The values of a tensor made from constants alone."""
+        """The values of a tensor that is computed from constants alone; else None."""
         if not isinstance(ref, TensorRef) or ref.numel > _MOST:
             return None
         state = self._state(ref.storage, at)
         return None if state is None or state.dtype != ref.dtype else _as(ref, state)
 
     def _state(self, storage: int, at: int) -> torch.Tensor | None:
-        """A storage as it was before operation ``at``, as a flat tensor."""
+        """The values of a storage before operation ``at``, as a flat tensor."""
         writers = self._writers.get(storage, [])
         writes = bisect_left(writers, at)
         if not writes or writers[writes - 1] not in self._constant:
@@ -136,7 +136,7 @@ class Masks:
             _as(target, state).copy_(result)
         return state
 
-    # What is computed from the input
+    # Tensors computed from the input
 
     def _where(self, what: str, ref: Any, at: int) -> _Known:
         if not isinstance(ref, TensorRef):
@@ -150,7 +150,7 @@ class Masks:
         index = made[number - 1] if number else -1
         writers = self._writers.get(ref.storage, [])
         if bisect_left(writers, at) > bisect_left(writers, index + 1):
-            return _anything(what, ref.shape)  # another view of it has been written since
+            return _anything(what, ref.shape)  # written since, through another view
         if index < 0:
             return None
         op = self.trace.ops[index]
@@ -169,7 +169,7 @@ class Masks:
         return self._known[key]
 
     def _viewed(self, what: str, op: Op) -> _Known:
-        """Through a view: the same operator on what is known."""
+        """The known values of a view: the same operator applied to the known values of its source."""
         source, out = op.args[0] if op.args else None, op.outputs[0]
         overload = find_overload(op.name)
         known = self._where(what, source, op.index)
@@ -186,7 +186,7 @@ class Masks:
         return self._spread(what, op, out.shape)
 
     def _spread(self, what: str, op: Op, shape: tuple[int, ...]) -> _Known:
-        """The result of an operation that is not followed: anything, where constants in it are large."""
+        """The known values after any other operation: unknown (NaN) where its constants are large."""
         if what == "zero" or op.base in _PRODUCTS:
             return None
         if op.base.rstrip("_") in _BOUNDED and any(_is_large(value) for value in arguments(op).values()):
@@ -210,7 +210,7 @@ class Masks:
         return found.expand(out.shape) if bool(found.any()) else None
 
     def _of_any(self, what: str, op: Op) -> _Known:
-        """Operations that move numbers, and change none."""
+        """The known values after operations that move numbers without changing them."""
         base, given = op.base.rstrip("_"), arguments(op)
         kept = base == "aten.native_dropout" and (given["p"] == 0 or given.get("train") is False)
         if base in _SAME or kept:
@@ -230,7 +230,7 @@ class Masks:
                 return torch.where(_narrow(mask.bool()), *arms)
             if what == "zero":
                 return arms[0] & arms[1]
-            most = torch.maximum(*arms)  # above zero it decides for others what they are beside it
+            most = torch.maximum(*arms)  # a value above zero would lower the others relative to it
             return torch.where((arms[0] == arms[1]) | (most <= 0), most, torch.nan)
         return None
 
@@ -245,7 +245,7 @@ class Masks:
         return None
 
     def _added(self, op: Op) -> _Known:
-        """Sums, and products with constants."""
+        """The added constants after sums, and products with constants."""
         base, given = op.base.rstrip("_"), arguments(op)
         alpha = given.get("alpha", 1)
         if base in ("aten.add", "aten.sub", "aten.rsub"):
@@ -266,13 +266,13 @@ class Masks:
         return None
 
     def _plain(self, what: str, ref: Any, op: Op) -> torch.Tensor:
-        """As `_where`, of size 1 where nothing varies, and plain numbers where nothing is known."""
+        """`_where` with size 1 where nothing varies, and False or 0.0 where nothing is known."""
         known = self._where(what, ref, op.index)
         return torch.tensor(False if what == "zero" else 0.0) if known is None else _narrow(known)
 
 
 def _as(ref: TensorRef, state: torch.Tensor) -> torch.Tensor:
-    """A tensor as the view that it is of its storage."""
+    """The view of a storage's values that ``ref`` describes."""
     return state.as_strided(ref.shape, ref.stride, ref.offset)
 
 
@@ -295,7 +295,7 @@ def _scaled(added: torch.Tensor, factor: torch.Tensor | float) -> torch.Tensor:
 
 
 def _sum(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    """Minus infinity stays what it is, whatever is added."""
+    """A sum in which minus infinity stays minus infinity, also beside NaN."""
     both = one + other
     for a, b in ((one, other), (other, one)):
         both = torch.where((a == -torch.inf) & b.isnan(), a, both)
@@ -303,7 +303,7 @@ def _sum(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
 
 
 def _hidden(added: _Known, dim: int) -> _Known:
-    """Where scores lie so far below the largest of their row that a softmax along ``dim`` makes them zero."""
+    """The scores so far below the largest of their row that a softmax along ``dim`` makes them zero."""
     if added is None or not added.dim():
         return None
     shape, added = added.shape, _narrow(added)
@@ -313,13 +313,13 @@ def _hidden(added: _Known, dim: int) -> _Known:
 
 
 def _repeatable(op: Op) -> bool:
-    """Whether it gives the same values every time."""
+    """Whether an operation gives the same values in every run."""
     overload = find_overload(op.name) if op.name.startswith("aten.") and "empty" not in op.name else None
     return overload is not None and torch.Tag.nondeterministic_seeded not in overload.tags
 
 
 def _tells_python(op: Op) -> bool:
-    """Whether Python can read values off its result: a number, or a shape that they decide."""
+    """Whether an operation returns values to Python: a number, or a shape that depends on values."""
     overload = find_overload(op.name)
     telling = (torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape)
     return overload is not None and any(tag in overload.tags for tag in telling)
@@ -336,7 +336,7 @@ def _filled(value: Any, values: dict[TensorRef, torch.Tensor]) -> Any:
 
 
 def _narrow(known: torch.Tensor) -> torch.Tensor:
-    """Size 1 where nothing varies."""
+    """The tensor with size 1 along dimensions of stride 0."""
     for d, (n, stride) in enumerate(zip(known.shape, known.stride(), strict=True)):
         if stride == 0 and n > 1:
             known = known.narrow(d, 0, 1)

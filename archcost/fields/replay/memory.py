@@ -1,4 +1,4 @@
-"""What lies in memory: intervals by storage, so that views and writes into them agree."""
+"""Interval memory: the intervals of each storage, consistent across views and in-place writes."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from archcost.fields.intervals.taps import EMPTY, STILL
 from archcost.fields.intervals.unions import Spans, collapsed, unite
 from archcost.trace.graph import TensorRef
 
-__all__ = ["Memory", "written"]
+__all__ = ["IntervalMemory", "written"]
 
-# Elements that may be written out one by one where views do not line up; beyond, all see all.
+# The most elements stored individually where views do not align; beyond, all elements get the hull of all.
 _MOST_ELEMENTS = 1 << 24
-# And where a box is written: beyond, what was there before is kept beside it.
+# The most elements stored after a write into a box; beyond, it is united with the previous intervals.
 _MOST_WRITTEN = 1 << 20
 
 Box = tuple[slice, ...]
 
 
 class _Shape(NamedTuple):
-    """How a view lies in its storage."""
+    """The layout of a view in its storage."""
 
     shape: tuple[int, ...]
     stride: tuple[int, ...]
@@ -39,18 +39,18 @@ class _Shape(NamedTuple):
 
     @property
     def is_dense(self) -> bool:
-        """Whether it has no gaps, in whatever order of the dimensions."""
+        """Whether the view has no gaps, in any order of its dimensions."""
         order = sorted(zip(self.shape, self.stride, strict=True), key=lambda pair: (pair[1], pair[0]))
         return _without_gaps(order)
 
     @property
     def is_contiguous(self) -> bool:
-        """Without gaps, last dimension fastest."""
+        """Whether the view has no gaps, with the last dimension fastest."""
         return _without_gaps(zip(reversed(self.shape), reversed(self.stride), strict=True))
 
 
 def _without_gaps(dims: Iterable[tuple[int, int]]) -> bool:
-    """Whether the strides of (size, stride), fastest first, are the products of the sizes before."""
+    """Whether the strides of (size, stride) pairs, fastest first, are the products of the sizes before."""
     expected = 1
     for n, s in dims:
         if n != 1 and s != expected:
@@ -60,7 +60,7 @@ def _without_gaps(dims: Iterable[tuple[int, int]]) -> bool:
 
 
 class _Block:
-    """One storage: the view it is known by, and others that still hold."""
+    """A storage: the intervals of its base view, and of other views that are still valid."""
 
     __slots__ = ("base", "intervals", "views")
 
@@ -70,8 +70,8 @@ class _Block:
         self.views: dict[_Shape, Intervals | None] = {base: intervals}
 
 
-class Memory:
-    """The intervals of every storage that depends on the input."""
+class IntervalMemory:
+    """The intervals of all storages that depend on the input."""
 
     def __init__(self) -> None:
         self._blocks: dict[int, _Block] = {}
@@ -89,7 +89,7 @@ class Memory:
         return block.views[key]
 
     def put(self, ref: TensorRef, intervals: Intervals | None) -> None:
-        """A new tensor, or a view of a known one as its operator gives it."""
+        """Set the intervals of a new tensor, or of a view of a known storage."""
         key = _Shape.of(ref)
         block = self._blocks.get(ref.storage)
         if block is not None:
@@ -105,10 +105,14 @@ class Memory:
         made: TensorRef | None = None,
         copied: bool = True,
     ) -> None:
-        """In place: what other views of the storage hold is worked out anew when they are read.
+        """Set the intervals of a view written in place; other views are derived again when they are read.
 
-        ``made`` is the tensor that the storage of ``nbytes`` was made as; what is not ``copied`` there is
-        computed from what it held.
+        Args:
+            ref: the view.
+            intervals: the intervals written.
+            nbytes: the size of the storage.
+            made: the tensor as which the storage was allocated.
+            copied: whether the values are copied there, and not computed from the previous ones.
         """
         if 0 in ref.shape:
             return
@@ -121,7 +125,7 @@ class Memory:
                 self._blocks[ref.storage] = _Block(key, intervals)
             return
         if block is None:
-            # So far it held nothing of the input.
+            # It did not depend on the input before.
             whole = None if made is None else _Shape.of(made)
             if whole is None or whole.itemsize != key.itemsize or not whole.is_dense:
                 whole = _like(_Shape((nbytes // key.itemsize,), (1,), 0, key.itemsize), key)
@@ -131,12 +135,12 @@ class Memory:
         block.views[key] = intervals
 
     def flood(self, ref: TensorRef, intervals: Intervals) -> None:
-        """Everything in the storage may see all of ``intervals``."""
+        """Let the whole storage have the intervals of ``ref``."""
         self._blocks[ref.storage] = _Block(_Shape.of(ref), intervals)
 
 
 def _like(flat: _Shape, view: _Shape) -> _Shape:
-    """The storage as a dense tensor of the view's rank, where the view is a box in one."""
+    """The storage as a dense tensor of the view's rank if the view can be a box in it; else ``flat``."""
     strides = view.stride
     order = sorted(range(len(strides)), key=lambda d: -strides[d])
     if not order or 0 in strides or strides[order[-1]] != 1 or len(set(strides)) != len(strides):
@@ -152,7 +156,7 @@ def _like(flat: _Shape, view: _Shape) -> _Shape:
 
 
 def _box(base: _Shape, view: _Shape) -> Box | None:
-    """The slices of ``base`` that ``view`` covers; None where it is no box of the same dimensions."""
+    """The slices of ``base`` that ``view`` covers; None where it is not a box of the same dimensions."""
     if len(base.shape) != len(view.shape) or base.itemsize != view.itemsize or not base.is_dense:
         return None
     rest = view.offset - base.offset
@@ -174,7 +178,7 @@ def _box(base: _Shape, view: _Shape) -> Box | None:
 
 
 def _selected(base: _Shape, view: _Shape) -> list[int]:
-    """The dimensions of ``base`` of which ``view`` is one element; none where that is not what it is."""
+    """The dimensions of ``base`` in which ``view`` selects a single element; empty if it is no selection."""
     strides = list(view.stride)
     gone = []
     for d, stride in enumerate(base.stride):
@@ -186,7 +190,7 @@ def _selected(base: _Shape, view: _Shape) -> list[int]:
 
 
 def _coordinates(base: _Shape, view: _Shape) -> list[np.ndarray] | None:
-    """For each element of ``view``, where it lies in ``base``, one array a dimension."""
+    """The indices in ``base`` of each element of ``view``, an array per dimension; None if there are none."""
     if base.itemsize != view.itemsize or not base.is_dense or prod(view.shape) > _MOST_ELEMENTS:
         return None
     where = np.full((1,) * len(view.shape), view.offset - base.offset)
@@ -204,7 +208,7 @@ def _coordinates(base: _Shape, view: _Shape) -> list[np.ndarray] | None:
 def _derived(base: _Shape, intervals: Intervals | None, view: _Shape) -> Intervals | None:
     if intervals is None:
         return None
-    if len(view.shape) > len(base.shape) and view.shape[0] == 1:  # a batch of one put in front
+    if len(view.shape) > len(base.shape) and view.shape[0] == 1:  # an added batch dimension
         inner = _derived(base, intervals, view._replace(shape=view.shape[1:], stride=view.stride[1:]))
         return inner and inner.unsqueeze(0)
     whole = base.itemsize == view.itemsize and base.offset == view.offset
@@ -230,7 +234,7 @@ def _derived(base: _Shape, intervals: Intervals | None, view: _Shape) -> Interva
         for d in range(len(view.shape)):
             if values.shape[d + 1] > 1:
                 values, found[d] = settled(values, d)
-        # Overlapping windows: the axis is the dimension that reaches furthest, and what is nested in it.
+        # Overlapping windows: the axis is the dimension that extends furthest, and those nested in it.
         steps = [STILL] * len(view.shape)
         for d in sorted(range(len(found)), key=lambda d: -found[d][1] / found[d][0] * view.shape[d]):
             if nested(found[d], view.shape[d], zip(steps, view.shape, strict=True)):
@@ -246,7 +250,7 @@ def _assigned(
     """``base`` after ``new`` has been written into ``view`` of it."""
     if before is None and new is None:
         return None
-    while len(view.shape) > len(base.shape) and view.shape[0] == 1:  # a batch of one put in front
+    while len(view.shape) > len(base.shape) and view.shape[0] == 1:  # an added batch dimension
         view = view._replace(shape=view.shape[1:], stride=view.stride[1:])
         new = new and new.squeeze(0)
     for d in _selected(base, view):
@@ -287,7 +291,7 @@ def _is_even(span: Span, dim: int) -> bool:
 
 
 def _settle(values: np.ndarray, *parts: Span | None, still: Sequence[int] = ()) -> Span:
-    """The Span of ``values``, put together from parts; along the dimensions ``still`` it is no axis yet."""
+    """The Span of ``values``, assembled from parts, without steps along the dimensions ``still``."""
     because = min((p.because for p in parts if p is not None and p.because is not None), default=None)
     known = [p for p in parts if p is not None]
     rank = values.ndim - 1
@@ -296,7 +300,7 @@ def _settle(values: np.ndarray, *parts: Span | None, still: Sequence[int] = ()) 
     for d in sorted(range(rank), key=lambda d: not moving[d]):
         if values.shape[d + 1] > 1:
             values, step = settled(values, d)
-            # Beside an axis, what was written into one slice or another is no axis of its own.
+            # Beside an axis, a dimension whose slices were written separately is not an axis.
             axis = d not in still and nested(
                 step, values.shape[d + 1], zip(steps, values.shape[1:], strict=True)
             )
@@ -310,7 +314,7 @@ def _spans(intervals: Intervals | None, axis: int) -> Spans:
 
 
 def _placed(span: Span, shape: Sequence[int], box: Box) -> Span:
-    """A Span of a box as one of the whole, put in its place along the dimensions where it varies."""
+    """The Span of a box as a Span of the whole tensor, empty outside along dimensions where it varies."""
     span = span.plain()
     values, steps = span.values, list(span.steps)
     if span.rows * prod(n for d, n in enumerate(shape) if span.varies(d)) > _MOST_WRITTEN:
@@ -328,9 +332,9 @@ def _placed(span: Span, shape: Sequence[int], box: Box) -> Span:
 def written(
     before: Intervals | None, shape: Sequence[int], box: Box, new: Intervals | None, copied: bool = True
 ) -> Intervals | None:
-    """A tensor of ``shape`` after ``new`` has been written into a box of it.
+    """The intervals of a tensor of ``shape`` after ``new`` is written into a box of it.
 
-    Where that would have to be written out at great width, what was there before is kept beside it.
+    Where storing that would be too large, the result is the union of the previous intervals and the new.
     """
     known = before or new
     if known is None:
@@ -342,7 +346,7 @@ def written(
         if not there and not put:
             axes.append(())
             continue
-        # Written out along the dimensions that the box cuts, and those along which something varies.
+        # Stored along the dimensions that the box cuts, and those along which something varies.
         wide = [
             n if partial[d] or any(span.varies(d) for span in (*there, *put)) else 1
             for d, n in enumerate(shape)
@@ -359,7 +363,7 @@ def written(
         values[index] = EMPTY
         for span in put:
             values[index] = np.minimum(values[index], span.plain().values)
-        # Slices are put after one another; changed where they lie, as the gates of a cell, they are no axis.
+        # Slices that are copied form an axis; slices changed in place, as the gates of a cell, do not.
         still = [
             d
             for d, (part, n) in enumerate(zip(box, shape, strict=True))

@@ -1,4 +1,4 @@
-"""Reading a ReceptiveField off the intervals of a tensor."""
+"""Read the ReceptiveField of a position from the intervals of a tensor."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["InputAxes", "centre_of", "extent_of", "is_map", "places", "profile",
 
 
 class InputAxes(NamedTuple):
-    """The tracked axes of one input tensor, and which of all tracked axes they are."""
+    """The tracked axes of an input tensor, and their indices among all tracked axes."""
 
     tensor: int
     axes: tuple[InputAxis, ...]
@@ -29,28 +29,28 @@ class InputAxes(NamedTuple):
 
 
 def places(intervals: Intervals, inputs: InputAxes) -> tuple[int, ...]:
-    """The dimensions of the tensor that a position is counted along, in order of the input's axes."""
+    """The dimensions of the tensor that index its positions, in order of the input's axes."""
     return tuple(dict.fromkeys(dim for axis in inputs.which for dim in intervals.along(axis)))
 
 
 def extent_of(intervals: Intervals, inputs: InputAxes) -> tuple[int, ...]:
-    """How many positions there are along each of the `places`."""
+    """The number of positions along each dimension in `places`."""
     return tuple(intervals.shape[dim] for dim in places(intervals, inputs))
 
 
 def centre_of(intervals: Intervals, inputs: InputAxes) -> dict[int, int]:
-    """The position in the middle, along each of the `places`."""
+    """The index of the centre along each dimension in `places`."""
     return {dim: intervals.shape[dim] // 2 for dim in places(intervals, inputs)}
 
 
 def is_map(intervals: Intervals, inputs: InputAxes) -> bool:
-    """Whether it is a spatial feature map: every input axis moves along a dimension of its own."""
+    """Whether a tensor is a spatial feature map: every input axis moves along its own dimension."""
     dims = [intervals.along(axis) for axis in inputs.which]
     return all(len(d) == 1 for d in dims) and len({d[0] for d in dims}) == len(dims)
 
 
 def profile(intervals: Intervals, axis: int, dim: int | None, at: dict[int, int]) -> np.ndarray:
-    """The rows of one input axis along ``dim``, other places fixed, the hull over all else: (rows, n)."""
+    """The rows of an input axis along ``dim``, with ``at`` fixed and the hull over the rest: (rows, n)."""
     rows = []
     for span in intervals.axes[axis]:
         values = span.values
@@ -93,9 +93,17 @@ def read_field(
     layer: str,
     position: Sequence[int] | int | None = None,
 ) -> ReceptiveField:
-    """The field of one position of a tensor, by default of its centre; of several, their union.
+    """The receptive field of a position of a tensor.
 
-    Several have the same positions, and may differ in their other dimensions.
+    Args:
+        trace: the Trace.
+        seen: the intervals of the tensor, or of several with the same positions, for their union.
+        inputs: the input tensor.
+        layer: the module's name in the field.
+        position: an index per position dimension, negative from the end; by default the centre.
+
+    Raises:
+        SpecError: there is no such position.
     """
     parts = [seen] if isinstance(seen, Intervals) else seen
     where = _position(extent_of(parts[0], inputs), layer, position)
@@ -136,7 +144,7 @@ def _position(extent: tuple[int, ...], layer: str, position: Sequence[int] | int
     try:
         given = tuple(map(operator.index, position if isinstance(position, Iterable) else (position,)))
     except TypeError:
-        raise SpecError(f"receptive_field: position {position!r} is not made of whole numbers") from None
+        raise SpecError(f"receptive_field: position {position!r} does not consist of integers") from None
     what = f"the output of {layer or 'the model'} has positions {'x'.join(map(str, extent)) or 'of no kind'}"
     if len(given) != len(extent):
         raise SpecError(f"receptive_field: position {position!r} does not fit: {what}")
@@ -170,8 +178,9 @@ def _read_axis(parts: Sequence[Intervals], inputs: InputAxes, axis: int, where: 
 
 
 def _grows(local: np.ndarray) -> bool:
-    """Whether every position sees one pixel and all between, as both ways of a recurrent layer do together:
-    beside what is global, one way is no window of its own.
+    """Whether windows have one constant and one moving end, as in a direction of a recurrent layer.
+
+    Beside a global dependence these are no local field: both directions together see everything.
     """
     moved = np.abs(np.diff(local))
     still, moving = (moved == 0).all(1), (moved > 0).all(1)
@@ -187,7 +196,7 @@ def _closed(local: np.ndarray, here: int, step: Step) -> tuple[float, float, tup
     lows, minus_highs = local[:, first : first + period].tolist()
     seen = {1 - lo - minus_hi for lo, minus_hi in zip(lows, minus_highs, strict=True) if lo < EMPTY // 2}
     stride = advance / period
-    if period > 1 and not advance:  # no rule: the mean advance
+    if period > 1 and not advance:  # it never repeats: the mean advance
         known = np.flatnonzero(local[0] < EMPTY // 2)
         if len(known) > 1:
             moved = float(local[0, known[-1]] - local[0, known[0]])
@@ -211,7 +220,7 @@ def _hull(one: Window, other: Window) -> Window:
 
 
 def _name_of_input(trace: Trace, tensor: int) -> str | None:
-    """``input 1``, with its name where it was given by one; None where there is no other one."""
+    """``input 1``, with its argument name if passed by keyword; None for a single input."""
     if len(list(refs(trace.inputs))) < 2:
         return None
     args, kwargs = trace.inputs

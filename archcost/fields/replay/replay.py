@@ -1,8 +1,8 @@
-"""The replay: intervals carried through every operation of a Trace, in the order of execution."""
+"""Replay: intervals propagated through the operations of a Trace, in order of execution."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from archcost.fields.intervals.intervals import Intervals
 from archcost.fields.intervals.span import Span
 from archcost.fields.intervals.taps import STILL
 from archcost.fields.registry import everything, rule_for, slides
-from archcost.fields.replay.memory import Memory
+from archcost.fields.replay.memory import IntervalMemory
 from archcost.trace.graph import Op, TensorRef, Trace, refs
 
 if TYPE_CHECKING:
@@ -24,17 +24,17 @@ __all__ = ["InputAxis", "Opaque", "Replay", "interval_seed", "replay"]
 
 @dataclass(frozen=True, slots=True)
 class InputAxis:
-    """One axis of one input tensor that is tracked."""
+    """A tracked axis of an input tensor."""
 
     tensor: int
-    """Which of the tensors among the inputs."""
+    """The index of the tensor among the inputs."""
     dim: int
     size: int
 
 
 @dataclass(frozen=True, slots=True)
 class Opaque:
-    """An operation without a rule: its outputs are taken to see all that its inputs see."""
+    """An operation without a working rule: its outputs are assumed to depend on all of its inputs."""
 
     op: int
     name: str
@@ -44,20 +44,22 @@ class Opaque:
 
 @dataclass(frozen=True)
 class Replay:
-    """What a replay found: the intervals of each operation's and each module call's outputs."""
+    """The intervals of the outputs of each operation and each module call of a Trace."""
 
     axes: tuple[InputAxis, ...]
     ops: tuple[Intervals | None, ...]
-    """Of the first output of each operation."""
+    """The intervals of the first output of each operation."""
     calls: tuple[tuple[Intervals | None, ...], ...]
+    """The intervals of the outputs of each module call."""
     outputs: tuple[tuple[TensorRef, Intervals | None], ...]
+    """The tensors that were to be kept (the model's outputs), with their intervals."""
     opaque: tuple[Opaque, ...]
     operands: dict[int, tuple[Intervals, ...]]
-    """What the tensors that a window, or an operation on several tensors, read had seen by then."""
+    """The intervals of the operands of windows and of operations on several tensors, by operation."""
 
 
 def interval_seed(size: int, rank: int, dim: int) -> Span:
-    """An input axis sees itself: lo = hi = its index, in both the exact and the local rows."""
+    """The seed of an input axis: each pixel depends on itself, in both the exact and the local rows."""
     index = np.arange(size)
     values = np.stack([index, -index, index, -index]).reshape(4, *(1,) * dim, size, *(1,) * (rank - dim - 1))
     return Span(values, tuple((1, 1) if d == dim else STILL for d in range(rank)))
@@ -68,17 +70,20 @@ def replay(
     axes: Sequence[InputAxis],
     stop: int | None = None,
     keep: Sequence[TensorRef] | None = None,
-    seed: Any = interval_seed,
+    seed: Callable[[int, int, int], Span] = interval_seed,
 ) -> Replay:
-    """Carry the intervals of ``axes`` through the operations.
+    """Propagate the intervals of input axes through the operations of a Trace.
 
     Args:
-        stop: the operation to stop before.
-        keep: tensors whose intervals are wanted at the end; by default the model's outputs.
-        seed: the intervals of an input axis of some size, at a dimension of a tensor of some rank.
+        trace: the Trace.
+        axes: the input axes to track.
+        stop: the index of the operation before which to stop; by default the end.
+        keep: the tensors whose intervals at the end are returned; by default the model's outputs.
+        seed: (size, rank, dim) -> the Span of an input axis of that size, at a dimension of a tensor of
+            that rank.
     """
     tensors = list(refs(trace.inputs))
-    memory = Memory()
+    memory = IntervalMemory()
     for t, ref in enumerate(tensors):
         spans = [(seed(a.size, len(ref.shape), a.dim),) if a.tensor == t else () for a in axes]
         if any(spans):
@@ -87,9 +92,9 @@ def replay(
 
 
 class _Run:
-    """`See` for one operation after another."""
+    """A replay in progress; it is the `See` of the current operation."""
 
-    def __init__(self, trace: Trace, axes: tuple[InputAxis, ...], memory: Memory) -> None:
+    def __init__(self, trace: Trace, axes: tuple[InputAxis, ...], memory: IntervalMemory) -> None:
         self.trace = trace
         self.axes = axes
         self.memory = memory
@@ -128,7 +133,7 @@ class _Run:
         return Replay(self.axes, tuple(found), tuple(left), outputs, tuple(self.opaque), self.operands)
 
     def step(self, op: Op) -> Intervals | None:
-        """Run the rule of one operation and store what its outputs see; returns that of the first."""
+        """Apply the rule of an operation and store its outputs' intervals; returns those of the first."""
         memory, self.at = self.memory, op.index
         seen = tuple(
             x for ref in op.tensors() if ref.storage in memory and (x := memory.read(ref)) is not None
@@ -149,7 +154,7 @@ class _Run:
         return results[0] if results else None
 
     def _made(self, storage: int) -> TensorRef | None:
-        """The tensor that a storage was made as."""
+        """The tensor as which a storage was allocated; None for an input or constant."""
         created = self.trace.storages[storage].created_by
         outputs = () if created is None else self.trace.ops[created].outputs
         return next((ref for ref in outputs if ref.storage == storage), None)
@@ -164,17 +169,17 @@ class _Run:
                 reason = _unfit(op, results)
                 if not reason:
                     return results
-            except Exception as error:  # a rule meets a call it does not understand
+            except Exception as error:  # a rule may not support every call of its operator
                 reason = f"its rule failed: {type(error).__name__}: {error}"
         elif not op.writes and not op.reads:
-            return [self(ref) for ref in op.outputs]  # a view: where it lies in memory says it all
+            return [self(ref) for ref in op.outputs]  # a view: derived from its storage
         if not op.outputs:
             return []
         self.opaque.append(Opaque(op.index, op.name, self.trace.module_of(op), reason))
         return [everything(op, self, ref.shape) for ref in op.outputs]
 
     def _hidden_writes(self, op: Op) -> None:
-        """Storages that it wrote into and did not return: running statistics, lists of tensors."""
+        """Storages that an operation wrote but did not return: running statistics, lists of tensors."""
         hidden = set(op.writes).difference(ref.storage for ref in op.outputs)
         if not hidden:
             return
@@ -185,10 +190,10 @@ class _Run:
 
 
 def _unfit(op: Op, results: Sequence[Intervals | None]) -> str:
-    """What is wrong with the answer of a rule, in words; empty where nothing is."""
+    """The reason why a rule's results do not fit the outputs, in words; empty if they fit."""
     if len(results) != len(op.outputs):
-        return f"its rule answered for {len(results)} of {len(op.outputs)} outputs"
+        return f"its rule returned {len(results)} results for {len(op.outputs)} outputs"
     for ref, seen in zip(op.outputs, results, strict=True):
         if seen is not None and seen.shape != ref.shape:
-            return f"its rule gave the shape {seen.shape} for {ref.shape}"
+            return f"its rule returned the shape {seen.shape} for an output of shape {ref.shape}"
     return ""

@@ -1,6 +1,6 @@
-"""Coverage: which pixels inside a window are really read. Dilated convolutions can leave a grid uncovered.
+"""Coverage: the pixels inside a window that are read, of which dilated convolutions may skip a grid.
 
-The same replay as for intervals with another seed: one exact row for each pixel, 0 where it is read.
+The replay is that of intervals with another seed: an exact row per pixel, 0 where it is read.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ def _identity(size: int) -> np.ndarray:
 
 
 def support_seed(size: int, rank: int, dim: int) -> Span:
-    """Pixel i is read by itself alone; the local rows are those of an interval."""
+    """The seed of an input axis: pixel i is read by itself alone; the local rows are those of an interval."""
     local = interval_seed(size, rank, dim)
     pixels = _identity(size).reshape(size, *(1,) * dim, size, *(1,) * (rank - dim - 1))
     return local.with_values(np.concatenate([pixels, local.values[-2:]]), local.steps)
 
 
 def has_dilation(trace: Trace) -> bool:
-    """Whether any convolution or pooling is dilated."""
+    """Whether any convolution or pooling of a Trace is dilated."""
     return any(_dilation(op) > 1 for op in trace.ops)
 
 
@@ -44,12 +44,12 @@ def _dilation(op: Op) -> int:
 
 
 def support_of(trace: Trace, inputs: InputAxes) -> Replay:
-    """The replay that follows every pixel of one input by itself."""
+    """The replay of a Trace that tracks every pixel of an input separately."""
     return replay(trace, inputs.axes, seed=support_seed)
 
 
 def covered(support: Replay, call: int, inputs: InputAxes) -> tuple[np.ndarray, ...] | None:
-    """For each axis, which pixels the centre of a module call's output reads; None if it is no map."""
+    """The pixels read by the centre of a call's output, as booleans per axis; None for no feature map."""
     local = InputAxes(inputs.tensor, inputs.axes, tuple(range(len(inputs.axes))))
     for intervals in support.calls[call]:
         if intervals is None or not is_map(intervals, local):

@@ -1,1 +1,1 @@
-"""The dependence rules of archcost, one file a family of operators."""
+"""The dependence rules of archcost, a file per family of operators."""

@@ -1,4 +1,4 @@
-"""Operators whose result holds no value of their arguments: they make a tensor, or read a shape."""
+"""Operators whose result does not depend on the values of their arguments: tensor creation, shapes."""
 
 from __future__ import annotations
 

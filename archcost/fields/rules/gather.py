@@ -1,4 +1,4 @@
-"""Picking and placing by index tensors. A Trace holds no values, so an index may point anywhere."""
+"""Gathers and scatters by index tensors, whose values a Trace does not hold: an index may point anywhere."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from archcost.trace.schema import named
 
 @field_rule(*named("cat concat _cat"), *named("cat cat_relu", "quantized"))
 def concatenate(op: Op, see: See) -> Intervals | None:
-    # Empty tensors of one dimension are passed over, as the framework does.
+    # Empty tensors of one dimension are passed over, as PyTorch does.
     refs = [ref for ref in op.args[0] if ref.shape != (0,)]
     dim = dim_of(op)
     return cat([(see(ref), ref.shape[dim]) for ref in refs], dim, op.outputs[0].shape)

@@ -1,8 +1,6 @@
-"""Matrix products and attention: reduce along what is summed, then unite."""
+"""Matrix products and attention: the hull along the summed dimension of each factor, and their union."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 
@@ -13,11 +11,11 @@ from archcost.trace.schema import arguments, named
 
 
 def product(
-    a: Intervals | None, b: Intervals | None, shape: Any, op: int, kept: np.ndarray | None = None
+    a: Intervals | None, b: Intervals | None, shape: tuple[int, ...], op: int, kept: np.ndarray | None = None
 ) -> Intervals | None:
-    """(..., i, k) times (..., k, j): element (i, j) sees row i of the one and column j of the other.
+    """(..., i, k) times (..., k, j): element (i, j) depends on row i of ``a`` and column j of ``b``.
 
-    ``kept`` (..., i, k) says which elements of the one are not known to be zero.
+    ``kept`` (..., i, k) are booleans, false where an element of ``a`` is known to be zero.
     """
     left = None if a is None else a.reduce_where(-1, kept, op)
     return union([left, b and gathered(b, kept, op)], shape)
@@ -35,7 +33,7 @@ def _but(zeros: np.ndarray | None) -> np.ndarray | None:
     return None if zeros is None else ~zeros
 
 
-def _multiplied(a: TensorRef, b: TensorRef, shape: Any, op: Op, see: See) -> Intervals | None:
+def _multiplied(a: TensorRef, b: TensorRef, shape: tuple[int, ...], op: Op, see: See) -> Intervals | None:
     """The product of two matrices, or of two batches of them, without what is multiplied by zeros."""
     one, other = see(a), see(b)
     kept = _but(see.zeros(a))
@@ -134,7 +132,7 @@ def attend(
     key: Intervals | None,
     value: Intervals | None,
     op: Op,
-    shape: Any,
+    shape: tuple[int, ...],
     causal: bool,
     kept: np.ndarray | None = None,
 ) -> Intervals | None:

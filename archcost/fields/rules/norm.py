@@ -1,4 +1,4 @@
-"""Normalisation: each element by itself, and the statistics it is divided by, where they are computed."""
+"""Normalisation: each element depends on itself, and on all elements of statistics that are computed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Padding: what lies outside is nothing, the border, or the mirrored inside."""
+"""Padding by constants, by the border, or mirrored."""
 
 from __future__ import annotations
 

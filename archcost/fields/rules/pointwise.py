@@ -1,4 +1,4 @@
-"""Pointwise operators. Those that the framework tags as such need no entry here."""
+"""Element-wise operators; those that PyTorch tags as pointwise need no rule."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recurrent layers run as one operator: each step sees those before it, or those after it."""
+"""Recurrent layers that run as a single operator: each step depends on those before it, or after it."""
 
 from __future__ import annotations
 
@@ -94,6 +94,6 @@ def packed(op: Op, see: See) -> list[Intervals | None]:
 
 @field_rule("aten._thnn_fused_lstm_cell", "aten._thnn_fused_gru_cell")
 def cell(op: Op, see: See) -> list[Intervals | None]:
-    """One step of every row of a batch: gates of the input and of the state, and the state."""
+    """A recurrent cell: each row of the batch depends on its row of the input and of the state."""
     seen = [x.reduce([-1], op.index) for x in map(see, op.tensors()) if x is not None]
     return [union(seen, ref.shape) for ref in op.outputs]

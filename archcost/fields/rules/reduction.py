@@ -25,7 +25,7 @@ def _dims(op: Op) -> Any:
     """
 )
 def reduction(x: Intervals, op: Op) -> Intervals:
-    """One or two outputs, each over the same dimensions."""
+    """Reductions with one or two outputs: the hull along the reduced dimensions."""
     return x.reduce(_dims(op), op.index, keepdim=len(shape_of(op)) == x.rank)
 
 
@@ -39,7 +39,7 @@ _LOSSES = """
 
 @field_rule(*named(_LOSSES))
 def loss(op: Op, see: See) -> list[Intervals | None]:
-    """One number, unless it is not reduced: then by element, or by row where it has lost the classes."""
+    """Losses: a number that depends on everything, or element by element without a reduction."""
     if shape_of(op) == op.args[0].shape:
         return [pointwise(op, see), *(None for _ in op.outputs[1:])]
     return of_everything(op, see)
@@ -98,7 +98,7 @@ _OF_EVERYTHING = """
 
 @field_rule(*named(_OF_EVERYTHING))
 def of_everything(op: Op, see: See) -> list[Intervals | None]:
-    """What each output element is, and how many there are, depends on all values."""
+    """Operators whose output elements, or whose number of elements, depend on all values."""
     return [everything(op, see, ref.shape) for ref in op.outputs]
 
 

@@ -11,7 +11,7 @@ from archcost.fields.rules.tables import of_first, shape_of
 from archcost.trace.graph import Op
 from archcost.trace.schema import arguments
 
-# Up to this many rows and columns the framework's nearest neighbour in two dimensions has a kernel of its
+# Up to this many rows and columns PyTorch's nearest neighbour in two dimensions has a kernel of its
 # own: in single precision, and copying or doubling exactly whatever the scale says.
 _SMALL = 128
 

@@ -1,8 +1,8 @@
-"""Rules of operators that see what their first argument sees, elsewhere."""
+"""Tables of dependence rules for operators that depend on their first argument alone."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from archcost.fields.intervals.intervals import Intervals
@@ -14,9 +14,9 @@ OfFirst = Callable[[Intervals, Op], Any]
 
 
 def of_first(words: str, space: str = "aten", slides: bool = False) -> Callable[[OfFirst], OfFirst]:
-    """Register a rule that gets the Intervals of the first argument, and is not asked where there are none.
+    """Register a rule that takes the Intervals of the first argument; it is not called where they are None.
 
-    The operators are told as in `named`.
+    ``words`` are operators, written as in `named`.
     """
 
     def register(rule: OfFirst) -> OfFirst:
@@ -41,8 +41,8 @@ def shape_of(op: Op) -> tuple[int, ...]:
     return op.outputs[0].shape
 
 
-def several(value: Any) -> tuple[int, ...]:
-    """One number, or several."""
+def several(value: int | Sequence[int]) -> tuple[int, ...]:
+    """A number or several numbers, as a tuple."""
     return (value,) if isinstance(value, int) else tuple(value)
 
 

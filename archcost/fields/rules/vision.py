@@ -10,7 +10,7 @@ from archcost.trace.schema import arguments, named
 
 @field_rule("torchvision.deform_conv2d", slides=True)
 def deform_conv2d(op: Op, see: See) -> Intervals | None:
-    """Where it samples depends on the offsets' values: all of the plane, and the offsets at its place."""
+    """Deformable convolution: the sampled pixels depend on the offsets' values, so the whole plane counts."""
     given = arguments(op)
     out = op.outputs[0].shape
     x, *beside = (see(given.get(name)) for name in ("input", "offset", "mask"))

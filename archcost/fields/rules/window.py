@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from archcost.fields.intervals.intervals import Intervals, union
 from archcost.fields.intervals.taps import transposed, window
@@ -13,8 +13,8 @@ from archcost.trace.graph import Op
 from archcost.trace.schema import arguments, named
 
 
-def per_axis(value: Any, axes: int) -> tuple[int, ...]:
-    """One int an axis, from one for all or a list."""
+def per_axis(value: int | Sequence[int], axes: int) -> tuple[int, ...]:
+    """A value per axis, from a single value for all axes or a list."""
     if isinstance(value, int):
         return (value,) * axes
     values = tuple(value)
@@ -35,13 +35,13 @@ def convolve(
     x: Intervals,
     op: Op,
     kernel: Sequence[int],
-    stride: Any,
-    padding: Any,
-    dilation: Any,
+    stride: int | Sequence[int],
+    padding: int | Sequence[int],
+    dilation: int | Sequence[int],
     groups: int,
     is_transposed: bool = False,
 ) -> Intervals:
-    """One convolution; ``op.outputs[0]`` says how large its output is."""
+    """The intervals after a convolution, whose output has the shape of ``op.outputs[0]``."""
     out = op.outputs[0].shape
     axes = len(kernel)
     first = len(x.shape) - axes

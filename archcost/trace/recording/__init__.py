@@ -1,1 +1,1 @@
-"""What sees one operation after another: the dispatch mode that records them, operator by operator."""
+"""Recording: the dispatch mode and hooks that record each operation of a forward pass."""

@@ -1,6 +1,6 @@
-"""Operators made of others, taken apart on `meta` as a CPU takes them apart.
+"""Composite operators, decomposed on `meta` as a CPU decomposes them.
 
-The framework chooses by device, and on `meta` it falls back to what runs anywhere: attention as plain
+PyTorch chooses by device, and on `meta` it falls back to what runs anywhere: attention as plain
 products, which would count the N x N scores as memory, and recurrent layers step by step. Under a dispatch
 mode it also adds the bias of a linear layer into a new tensor, where it otherwise writes into the product.
 """
@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch._ops import OpOverload
 from torch.utils._mode_utils import no_dispatch
 
 from archcost.trace.recording.meta import of_one_dtype
@@ -24,7 +25,7 @@ aten = torch.ops.aten
 
 @contextlib.contextmanager
 def operators_as_on_cpu() -> Iterator[None]:
-    """Kernels for tensors on `meta`, taken away again on leaving."""
+    """A context in which composite operators on `meta` decompose as on a CPU."""
     library = torch.library.Library("aten", "IMPL")
     try:
         for operator, kernel in AS_ON_CPU.items():
@@ -91,7 +92,7 @@ def _fuses(
     dropout_p: float,
     grouped: bool,
 ) -> bool:
-    """The conditions of ``use_flash_attention_cpp``: all else takes the plain products on a CPU as well."""
+    """Whether a CPU runs fused attention: the conditions of ``use_flash_attention_cpp`` in PyTorch."""
     if not (dropout_p == 0 and query.dim() == key.dim() == value.dim() == 4):
         return False
     heads, shared = query.shape[1], key.shape[1]
@@ -113,7 +114,7 @@ def _masks(mask: torch.Tensor, scores: tuple[int, ...]) -> bool:
 
 
 def _max_pool1d(x: torch.Tensor, *options: Any) -> torch.Tensor:
-    """Without gradients a CPU makes no indices."""
+    """Max pooling without indices, which a CPU does not compute without gradients."""
     recorder = getattr(this_thread, "recorder", None)
     if recorder is None or (torch.is_grad_enabled() and x.requires_grad):
         return aten.max_pool1d.default.decompose(x, *options)
@@ -123,7 +124,7 @@ def _max_pool1d(x: torch.Tensor, *options: Any) -> torch.Tensor:
     return recorder.whole(aten.max_pool1d.default, (x, *options), [result])[0]
 
 
-def _recurrent(operator: Any, *args: Any) -> Any:
+def _recurrent(operator: OpOverload, *args: Any) -> tuple[torch.Tensor, ...]:
     layers = bind(operator, *args)
     recorder = getattr(this_thread, "recorder", None)
     of_one_dtype(layers.x, *layers.states, layers.params[0])
@@ -135,10 +136,10 @@ def _recurrent(operator: Any, *args: Any) -> Any:
     return operator.decompose(*args) if results is NotImplemented else tuple(results)
 
 
-AS_ON_CPU: dict[Any, Callable[..., Any]] = {
+AS_ON_CPU: dict[OpOverload, Callable[..., Any]] = {
     aten.linear.default: _linear,
     aten.scaled_dot_product_attention.default: _attention,
     aten.max_pool1d.default: _max_pool1d,
     **{operator: partial(_recurrent, operator) for operator in OPERATORS},
 }
-"""Operator -> how a CPU takes it apart; under inference_mode such operators arrive whole."""
+"""Operator -> its decomposition on a CPU; under inference_mode such operators arrive whole."""

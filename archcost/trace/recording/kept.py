@@ -1,4 +1,4 @@
-"""What training keeps: the storages that autograd saves for the backward pass, by module."""
+"""Memory saved for backward: the bytes of the storages that autograd saves, by module."""
 
 from __future__ import annotations
 
@@ -6,43 +6,45 @@ import weakref
 from typing import Any
 
 import torch
+from torch._ops import OpOverload
 from torch.utils._mode_utils import no_dispatch
 
+from archcost.trace.graph import Origin, TensorRef
 from archcost.trace.recording.operators import Operator
 from archcost.trace.recording.recorder import Recorder
 from archcost.trace.recording.recurrent import Layers
-from archcost.trace.recording.tensors import flat, nbytes_of, storage_key
+from archcost.trace.recording.tensors import Args, Kwargs, flat, nbytes_of, storage_key
 
 
 class KeptForBackward(Recorder):
-    """Follows modules and storages through a pass with gradients; of operations it records nothing.
+    """A recorder of a pass with gradients: it sums the bytes saved for backward and records no operations.
 
-    Autograd gets nothing to hold, which would take time, and the memory of a training step: only a model that
-    calls backward() in its forward makes it hold what it saves.
+    The saved tensors are dropped, so that the pass takes neither the time nor the memory of a training step;
+    they are held only for a model that calls backward() in its forward.
     """
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.bytes: dict[str, int] = {}
-        """By the module that first had it kept; parameters, buffers, inputs and constants apart."""
+        """Saved bytes by the module that first saved a storage; without parameters, buffers and inputs."""
         self.wants_backward = False
-        """Whether the model asked autograd for a tensor that it was not given to hold."""
-        # Storage -> whether an operation made it. An address may be used again, so the object tells.
-        self._made: dict[int, tuple[weakref.ref[Any], bool]] = {}
-        self._kept: dict[int, weakref.ref[Any]] = {}
+        """Whether the model called backward() and so needed a tensor that was dropped."""
+        # Storage -> whether an operation made it. Addresses are reused, so a weak reference tells them apart.
+        self._made: dict[int, tuple[weakref.ref[torch.Tensor | torch.UntypedStorage], bool]] = {}
+        self._kept: dict[int, weakref.ref[torch.Tensor | torch.UntypedStorage]] = {}
         self._state: set[int] = set()
 
-    def watching(self, holding: bool) -> Any:
-        """A context in which autograd tells this recorder what it saves."""
+    def watching(self, holding: bool) -> torch.autograd.graph.saved_tensors_hooks:
+        """A context in which autograd reports saved tensors to this recorder; held if ``holding``."""
         state = self._state
 
-        def keep(tensor: torch.Tensor) -> Any:
+        def keep(tensor: torch.Tensor) -> torch.Tensor | None:
             if id(tensor) not in state:
                 self._keep(tensor)
-            # An output that its own node saves would hold that node, and the graph itself for ever.
+            # An output saved by its own node would keep the node alive, and so the whole graph.
             return tensor.data if holding else None
 
-        def give_back(kept: Any) -> Any:
+        def give_back(kept: torch.Tensor | None) -> torch.Tensor:
             if kept is None:
                 self.wants_backward = True
                 raise RuntimeError("the model calls backward() in its forward")
@@ -50,26 +52,26 @@ class KeptForBackward(Recorder):
 
         return torch.autograd.graph.saved_tensors_hooks(keep, give_back)
 
-    def name_state(self, tensor: torch.Tensor, origin: Any, name: str) -> None:
+    def name_state(self, tensor: torch.Tensor, origin: Origin, name: str) -> None:
         self._state.add(id(tensor))
         self._note(tensor, False)
 
     def describe(self, value: Any) -> Any:
         return None
 
-    def _refs_in(self, value: Any) -> tuple[Any, ...]:
+    def _refs_in(self, value: Any) -> tuple[TensorRef, ...]:
         return ()
 
-    def _storage(self, tensor: torch.Tensor, origin: Any = "constant", op: int | None = None) -> int:
+    def _storage(self, tensor: torch.Tensor, origin: Origin = "constant", op: int | None = None) -> int:
         return storage_key(tensor)
 
     def _operate(
-        self, func: Any, operator: Operator, args: tuple[Any, ...], kwargs: dict[str, Any], written: list[Any]
+        self, func: OpOverload, operator: Operator, args: Args, kwargs: Kwargs, written: list[Any]
     ) -> Any:
         given = flat((args, list(kwargs.values())) if kwargs else args)
         result = self._execute(func, operator, args, kwargs, given, written)
         if operator.name == "aten.mkldnn_rnn_layer.default":
-            self._note(result[3], False)  # the scratch space of its backward pass
+            self._note(result[3], False)  # the workspace of its backward pass
         for tensor in flat((result,)):
             key = storage_key(tensor)
             known = self._made.get(key)
@@ -77,7 +79,7 @@ class KeptForBackward(Recorder):
                 self._note(tensor, all(storage_key(other) != key for other in given))
         return result
 
-    def recurrent(self, layers: Layers, args: tuple[Any, ...]) -> Any:
+    def recurrent(self, layers: Layers, args: Args) -> list[torch.Tensor]:
         with no_dispatch():
             results, kept = layers.results(), layers.kept()
         self.whole(layers.op, args, results)
@@ -90,7 +92,7 @@ class KeptForBackward(Recorder):
         return list(_Whole.apply(results, *tensors))
 
     def whole(
-        self, func: Any, args: tuple[Any, ...], results: list[torch.Tensor], inner: tuple[int, int] = (0, 0)
+        self, func: OpOverload, args: Args, results: list[torch.Tensor], inner: tuple[int, int] = (0, 0)
     ) -> list[torch.Tensor]:
         for result in results:
             self._note(result, True)
@@ -120,10 +122,10 @@ class _Whole(torch.autograd.Function):
     """Results that depend on the tensors given, for what comes behind."""
 
     @staticmethod
-    def forward(ctx: Any, results: list[torch.Tensor], *given: torch.Tensor) -> Any:
+    def forward(ctx: Any, results: list[torch.Tensor], *given: torch.Tensor) -> tuple[torch.Tensor, ...]:
         ctx.like = [torch.empty_like(tensor) for tensor in given]
         return tuple(results)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> Any:
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         return None, *ctx.like

@@ -1,8 +1,7 @@
-"""Faster `meta` kernels.
+"""Fast `meta` kernels, which compute output shapes only.
 
-The framework computes some output shapes through long chains of reference functions: a batch norm
-costs it 2 ms. The kernels here return NotImplemented where they do not apply; the tests hold each
-against the framework's own.
+PyTorch computes some output shapes through long chains of reference functions: 2 ms for a batch norm. A
+kernel here returns NotImplemented where it does not apply; tests compare each with PyTorch's own.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch._ops import OpOverload
 from torch._prims_common import suggest_memory_format
 
 from archcost.trace.schema import find_overload, named
@@ -18,12 +18,12 @@ from archcost.trace.schema import find_overload, named
 aten = torch.ops.aten
 
 
-FAST_META: dict[Any, Callable[..., Any]] = {}
+FAST_META: dict[OpOverload, Callable[..., Any]] = {}
 """Operator overload -> kernel; each takes the operator's arguments and may return NotImplemented."""
 
 
 def _for(words: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Register a kernel for operators, told as in `named`; those that this torch lacks are passed over."""
+    """Register a kernel for operators, written as in `named`; those that this PyTorch lacks are skipped."""
 
     def register(kernel: Callable[..., Any]) -> Callable[..., Any]:
         known = map(find_overload, named(words))
@@ -33,11 +33,8 @@ def _for(words: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     return register
 
 
-def _like(x: torch.Tensor) -> Any:
-    """A new tensor of the shape of ``x``, without gaps, its axes in the order they have in memory.
-
-    That is `torch.empty_like`, which on `meta` takes five times as long.
-    """
+def _like(x: torch.Tensor) -> torch.Tensor:
+    """A dense tensor with the shape and memory order of ``x``: `torch.empty_like` in a fifth of its time."""
     if x.is_contiguous():
         return torch.empty(x.shape, dtype=x.dtype, device="meta")
     strides = _dense_strides(x.shape, x.stride())
@@ -47,7 +44,7 @@ def _like(x: torch.Tensor) -> Any:
 
 
 def _dense_strides(shape: Sequence[int], strides: Sequence[int]) -> list[int] | None:
-    """Strides without gaps in the order of ``strides``; None where these do not say an order."""
+    """Dense strides in the order of ``strides``; None where the order is ambiguous."""
     dense = [1] * len(shape)
     step, last = 1, 0
     for stride, axis in sorted((s, i) for i, s in enumerate(strides) if shape[i] != 1):
@@ -63,9 +60,9 @@ def _stats_dtype(x: torch.Tensor) -> torch.dtype:
 
 
 def of_one_dtype(*factors: torch.Tensor) -> None:
-    """Raises as a real device does: the framework's own kernels forget to look.
+    """Raise for factors of different dtypes, as a real device does and PyTorch's `meta` kernels do not.
 
-    Not under autocast, which casts what runs on a real device and nothing on `meta`.
+    Autocast is exempt: it casts on real devices, but not on `meta`.
     """
     dtypes = dict.fromkeys(str(x.dtype).removeprefix("torch.") for x in factors)
     if len(dtypes) > 1 and not _under_autocast():
@@ -81,12 +78,19 @@ def _under_autocast() -> bool:
 
 @_for("convolution.default")
 def _convolution(
-    x: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, transposed: bool, *rest: Any
-) -> Any:
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    *rest: Any,
+) -> torch.Tensor:
     groups = rest[-1]
     axes = weight.dim() - 2
     if transposed and x.shape[1] != weight.shape[0]:
-        # The framework's own kernel forgets to look.
+        # PyTorch's own kernel does not check.
         raise RuntimeError(f"expected input to have {weight.shape[0]} channels, but got {x.shape[1]}")
     outputs = weight.shape[1] * rest[-1] if transposed else weight.shape[0]
     if bias is not None and bias.shape != (outputs,):
@@ -104,7 +108,7 @@ def _convolution(
         and weight.is_contiguous()
     )
     if not plain:
-        if x.numel():  # of nothing, any device makes nothing
+        if x.numel():  # an empty input is accepted in any dtype
             of_one_dtype(x, weight)
         return NotImplemented
     sizes = [
@@ -122,16 +126,22 @@ def is_channels_last(x: torch.Tensor) -> bool:
 
 
 def _channels_last_convolution(
-    x: Any, weight: Any, stride: Any, padding: Any, dilation: Any, transposed: bool, *rest: Any
-) -> Any:
-    """On a CPU one of the two in that layout is enough; the framework's kernel for `meta` forgets it."""
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    *rest: Any,
+) -> torch.Tensor:
+    """A convolution whose output is channels_last as on a CPU, where input or weight in it is enough."""
     plain = (torch.empty_like(t, memory_format=torch.contiguous_format) for t in (x, weight))
     like = aten.convolution.default(*plain, None, stride, padding, dilation, transposed, *rest)
     return torch.empty_like(like, memory_format=torch.channels_last)
 
 
 @_for("addmm.default")
-def _addmm(bias: Any, a: Any, b: Any, **scales: Any) -> Any:
+def _addmm(bias: torch.Tensor, a: torch.Tensor, b: torch.Tensor, **scales: float) -> torch.Tensor:
     fits = (
         a.dim() == b.dim() == 2
         and a.shape[1] == b.shape[0]
@@ -145,7 +155,7 @@ def _addmm(bias: Any, a: Any, b: Any, **scales: Any) -> Any:
 
 
 @_for("mm.default mv.default")
-def _product(a: Any, b: Any) -> Any:
+def _product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     of_one_dtype(a, b)
     if a.dim() != 2 or not b.dim() or a.shape[1] != b.shape[0] or a.dtype != b.dtype:
         return NotImplemented
@@ -153,7 +163,15 @@ def _product(a: Any, b: Any) -> Any:
 
 
 @_for("native_batch_norm.default")
-def _batch_norm(x: Any, weight: Any, bias: Any, mean: Any, var: Any, training: bool, *_: Any) -> Any:
+def _batch_norm(
+    x: torch.Tensor,
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    mean: torch.Tensor | None,
+    var: torch.Tensor | None,
+    training: bool,
+    *_: Any,
+) -> tuple[torch.Tensor, ...]:
     if x.dim() < 2 or any(t is not None and t.shape != (x.shape[1],) for t in (weight, bias, mean, var)):
         return NotImplemented
     channels = x.shape[1] if training else 0
@@ -163,7 +181,13 @@ def _batch_norm(x: Any, weight: Any, bias: Any, mean: Any, var: Any, training: b
 
 
 @_for("native_layer_norm.default")
-def _layer_norm(x: Any, normalized_shape: Any, weight: Any, bias: Any, *_: Any) -> Any:
+def _layer_norm(
+    x: torch.Tensor,
+    normalized_shape: Sequence[int],
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    *_: Any,
+) -> tuple[torch.Tensor, ...]:
     axis = x.dim() - len(normalized_shape)
     inner = x.shape[axis:]
     if axis < 0 or any(n != m for n, m in zip(inner, normalized_shape, strict=True)):
@@ -181,7 +205,7 @@ def _layer_norm(x: Any, normalized_shape: Any, weight: Any, bias: Any, *_: Any) 
     {exp,neg,sqrt,rsqrt,erf,abs,clamp,clamp_min,clamp_max}.default {mul,add,sub,div}.Scalar pow.Tensor_Scalar
     """
 )
-def _unary(x: Any, *rest: Any, **options: Any) -> Any:
+def _unary(x: torch.Tensor, *rest: Any, **options: float) -> torch.Tensor:
     return _like(x) if _is_plain(x, rest) else NotImplemented
 
 
@@ -190,7 +214,7 @@ def _is_plain(x: torch.Tensor, rest: tuple[Any, ...]) -> bool:
 
 
 @_for("add.Tensor sub.Tensor mul.Tensor div.Tensor")
-def _binary(a: Any, b: Any, **options: Any) -> Any:
+def _binary(a: torch.Tensor, b: torch.Tensor, **options: float) -> torch.Tensor:
     if not isinstance(a, torch.Tensor) or not a.is_floating_point():
         return NotImplemented
     if not isinstance(b, torch.Tensor):
@@ -214,68 +238,83 @@ def _broadcasts(small: torch.Tensor, full: torch.Tensor) -> bool:
 @_for(
     "{relu,silu,hardtanh,hardswish,hardsigmoid,leaky_relu,elu,sigmoid,gelu,clamp}_.default {mul,div}_.Scalar"
 )
-def _unary_(x: Any, *rest: Any, **options: Any) -> Any:
+def _unary_(x: torch.Tensor, *rest: Any, **options: float) -> torch.Tensor:
     return x if _is_plain(x, rest) and 0 not in x.stride() else NotImplemented
 
 
 @_for("add_.Tensor sub_.Tensor mul_.Tensor div_.Tensor")
-def _binary_(a: Any, b: Any, **options: Any) -> Any:
+def _binary_(a: torch.Tensor, b: torch.Tensor, **options: float) -> torch.Tensor:
     same = isinstance(b, torch.Tensor) and a.is_floating_point() and a.dtype == b.dtype
     return a if same and a.shape == b.shape and 0 not in a.stride() else NotImplemented
 
 
 @_for("clone.default")
-def _clone(x: Any, *, memory_format: Any = None) -> Any:
+def _clone(x: torch.Tensor, *, memory_format: torch.memory_format | None = None) -> torch.Tensor:
     if memory_format is torch.contiguous_format:
         return torch.empty(x.shape, dtype=x.dtype, device="meta")
     return _like(x) if memory_format in (None, torch.preserve_format) else NotImplemented
 
 
 @_for("masked_fill.Scalar")
-def _masked_fill(x: Any, mask: Any, value: Any) -> Any:
+def _masked_fill(x: torch.Tensor, mask: torch.Tensor, value: float) -> torch.Tensor:
     fits = x.is_contiguous() and mask.dtype == torch.bool and _broadcasts(mask, x)
     return _like(x) if fits else NotImplemented
 
 
 @_for("mean.dim sum.dim_IntList")
-def _reduce(x: Any, dim: Any, keepdim: bool = False, *, dtype: Any = None) -> Any:
+def _reduce(
+    x: torch.Tensor, dim: Sequence[int] | None, keepdim: bool = False, *, dtype: torch.dtype | None = None
+) -> torch.Tensor:
     if not dim or dtype is not None or not x.is_floating_point():
         return NotImplemented
     gone = {d % x.dim() for d in dim if -x.dim() <= d < x.dim()}
-    if len(gone) < len(dim):  # out of range, or twice: the framework had better see it
+    if len(gone) < len(dim):  # out of range, or twice: PyTorch raises
         return NotImplemented
     shape = [1 if i in gone else n for i, n in enumerate(x.shape) if keepdim or i not in gone]
     return torch.empty(shape, dtype=x.dtype, device="meta")
 
 
 @_for("linalg_vector_norm.default")
-def _vector_norm(x: Any, ord: Any = 2, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Any:
+def _vector_norm(
+    x: torch.Tensor,
+    ord: float = 2,
+    dim: Sequence[int] | None = None,
+    keepdim: bool = False,
+    *,
+    dtype: torch.dtype | None = None,
+) -> torch.Tensor:
     return _reduce(x, dim, keepdim, dtype=dtype)
 
 
 @_for("_softmax.default _log_softmax.default")
-def _softmax(x: Any, dim: int, half_to_float: bool) -> Any:
+def _softmax(x: torch.Tensor, dim: int, half_to_float: bool) -> torch.Tensor:
     if not -max(x.dim(), 1) <= dim < max(x.dim(), 1):
-        # The framework's own kernel forgets to look.
+        # PyTorch's own kernel does not check.
         raise IndexError(f"Dimension out of range for a tensor of {x.dim()} dimensions: {dim}")
     fits = x.is_contiguous() and not half_to_float and x.is_floating_point()
     return _like(x) if fits else NotImplemented
 
 
 @_for("_safe_softmax.default")
-def _safe_softmax(x: Any, dim: int, dtype: Any = None) -> Any:
+def _safe_softmax(x: torch.Tensor, dim: int, dtype: torch.dtype | None = None) -> torch.Tensor:
     return _softmax(x, dim, dtype is not None)
 
 
 @_for("roll.default")
-def _roll(x: Any, shifts: Any, dims: Any = ()) -> Any:
+def _roll(x: torch.Tensor, shifts: Sequence[int], dims: Sequence[int] = ()) -> torch.Tensor:
     fits = x.is_contiguous() and dims and len(shifts) == len(dims)
     return _like(x) if fits and all(-x.dim() <= d < x.dim() for d in dims) else NotImplemented
 
 
-@_for("_grouped_mm.default")  # torch 2.8 brought it
-def _grouped_mm(a: Any, b: Any, offs: Any = None, bias: Any = None, out_dtype: Any = None) -> Any:
-    """In float32, which a CPU takes; the framework's own kernel knows only what a GPU takes."""
+@_for("_grouped_mm.default")  # since torch 2.8
+def _grouped_mm(
+    a: torch.Tensor,
+    b: torch.Tensor,
+    offs: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    out_dtype: torch.dtype | None = None,
+) -> torch.Tensor:
+    """Grouped matrix products in float32, which a CPU accepts; PyTorch's `meta` kernel checks as a GPU."""
     groups = [len(x) for x in (a, b) if x.dim() == 3] + ([] if offs is None else [len(offs)])
     fits = (
         a.dtype == b.dtype == (out_dtype or torch.float32) == torch.float32
@@ -285,13 +324,13 @@ def _grouped_mm(a: Any, b: Any, offs: Any = None, bias: Any = None, out_dtype: A
     )
     if not fits:
         return NotImplemented
-    # Groups of rows, or of columns, lie side by side in the result; others are results of their own.
+    # Groups of rows or columns lie side by side in the result; batched groups have a dimension of their own.
     own = groups[:1] if a.dim() == b.dim() else []
     return torch.empty((*own, a.shape[-2], b.shape[-1]), dtype=a.dtype, device="meta")
 
 
 @_for("cat.default")
-def _cat(tensors: Any, dim: int = 0) -> Any:
+def _cat(tensors: Sequence[torch.Tensor], dim: int = 0) -> torch.Tensor:
     first = tensors[0]
     axes = first.dim()
     if not axes or not -axes <= dim < axes or not all(_joins(x, first, dim % axes) for x in tensors):
@@ -302,7 +341,7 @@ def _cat(tensors: Any, dim: int = 0) -> Any:
 
 
 def _joins(x: torch.Tensor, first: torch.Tensor, dim: int) -> bool:
-    """Whether ``x`` lies as ``first`` does, without gaps, and has its size in all other dimensions."""
+    """Whether ``x`` is contiguous and has the dtype and sizes of ``first``, except along ``dim``."""
     return (
         x.is_meta
         and x.dtype == first.dtype
@@ -314,8 +353,8 @@ def _joins(x: torch.Tensor, first: torch.Tensor, dim: int) -> bool:
 
 
 @_for("upsample_nearest2d.default upsample_bilinear2d.default")
-def _upsample(x: Any, output_size: Any, *_: Any) -> Any:
-    """The framework's own imports the compiler, two seconds."""
+def _upsample(x: torch.Tensor, output_size: Sequence[int], *_: Any) -> torch.Tensor:
+    """Resizing without PyTorch's own kernel, which imports the compiler (2 s)."""
     fits = (
         x.dim() == 4 and x.is_contiguous() and x.is_floating_point() and min(*x.shape[1:], *output_size) > 1
     )

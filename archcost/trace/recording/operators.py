@@ -1,4 +1,4 @@
-"""What the recorder has to know of an operator of the framework, read from its schema once."""
+"""Operator: which arguments an operator of PyTorch writes, and how to run it; read once from its schema."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from functools import cache
 from typing import Any
 
 import torch
+from torch._ops import OpOverload
 
 from archcost.trace.recording.meta import FAST_META
+from archcost.trace.recording.tensors import Args, Kwargs
 
-# Operators that only rename a storage: autograd inserts them, and they carry no information.
+# Operators that only alias a tensor, inserted by autograd.
 _INVISIBLE = {torch.ops.aten.detach.default, torch.ops.aten.alias.default}
 
 # Operators that read the values of an argument on the CPU, whatever device the others are on.
@@ -27,21 +29,21 @@ _UNMARKED_WRITES = {
 
 
 class Operator:
-    """Its name, and which of its arguments it writes."""
+    """An operator's name, the arguments that it writes, and whether it is made of other operators."""
 
     __slots__ = (
         *("composite", "fast", "invisible", "name", "overwrites", "resizes", "takes_values"),
         *("unmarked", "written", "written_names"),
     )
 
-    def __init__(self, func: Any) -> None:
+    def __init__(self, func: OpOverload) -> None:
         schema = getattr(func, "_schema", None)
         self.name = str(func)
         self.invisible = func in _INVISIBLE
         self.takes_values = func in _TAKES_VALUES
         self.fast = FAST_META.get(func)
-        # Under inference_mode operators made of others arrive whole. What a subclass answers for itself
-        # (``prim::layout``) is no operator of the dispatcher's.
+        # Under inference_mode composite operators arrive whole. ``prim`` operators, which tensor subclasses
+        # answer themselves, are not the dispatcher's.
         self.composite = (
             schema is not None
             and func.namespace != "prim"
@@ -66,8 +68,8 @@ class Operator:
             bool(written) and all(schema.arguments[i].is_out for i, _ in written)
         )
 
-    def writes(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
-        """The arguments this call writes into."""
+    def writes(self, args: Args, kwargs: Kwargs) -> list[Any]:
+        """The arguments that a call with these arguments writes into."""
         found = [args[i] for i in self.written if i < len(args)]
         if kwargs:
             found += [kwargs[name] for name in self.written_names if name in kwargs]
@@ -77,6 +79,6 @@ class Operator:
 
 
 @cache
-def known_operator(func: Any) -> Operator:
-    """The description of an operator, made when it is first seen."""
+def known_operator(func: OpOverload) -> Operator:
+    """The `Operator` of an overload, made when it is first needed."""
     return Operator(func)

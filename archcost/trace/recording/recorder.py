@@ -1,8 +1,8 @@
-"""The recorder: hooks say which module is running, a dispatch mode under them says what is computed.
+"""Recorder: hooks tell which module is running, and a dispatch mode below autograd sees each operation.
 
-Hooks are global ones, so nothing is written into the model; they look up the recorder of their own
-thread and return None. The dispatch mode sits below autograd, so what it sees is what the framework
-executes: functional calls, operators inside compiled scripts and fused paths included.
+The hooks are global, so nothing is written into the model; they look up the recorder of their thread. The
+dispatch mode sees what PyTorch executes, including functional calls, operators inside TorchScript and fused
+paths.
 """
 
 from __future__ import annotations
@@ -12,31 +12,32 @@ import dataclasses
 import sys
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
+from torch._ops import OpOverload
 from torch.nn.modules import module as hooks
 from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from archcost.errors import ModelError
-from archcost.trace.graph import ModuleCall, Op, Storage, TensorRef
+from archcost.trace.graph import ModuleCall, Op, Origin, PackedWeights, Storage, TensorRef
 from archcost.trace.modules import ModuleTree, unpack
 from archcost.trace.recording.composite import AS_ON_CPU
 from archcost.trace.recording.operators import Operator, known_operator
 from archcost.trace.recording.recurrent import Layers
-from archcost.trace.recording.tensors import flat, is_mixed, nbytes_of, storage_key
+from archcost.trace.recording.tensors import Args, Kwargs, flat, is_mixed, nbytes_of, storage_key
 from archcost.trace.recording.turns import this_thread
 from archcost.trace.state import Untouched
 
 
 class NeedsRealValues(RuntimeError):
-    """The pass on `meta` came to a point where the values of a tensor decide."""
+    """The pass on `meta` needs the values of a tensor."""
 
 
-# Arguments that are kept as they are.
+# Types of arguments that a Trace holds as they are.
 _SIMPLE = frozenset(
     {*(bool, int, float, complex, str, bytes, type(None), slice, type(...)), torch.dtype, torch.layout}
     | {torch.device, torch.memory_format}
@@ -44,11 +45,11 @@ _SIMPLE = frozenset(
 
 
 _Found = list[tuple[torch.Tensor, TensorRef]]
-"""Tensors among arguments, as they were described."""
+"""The tensors among the arguments of an operation, with their TensorRefs."""
 
 
-class _Death(weakref.ref[Any]):
-    """Tells when a storage dies; knows which it was."""
+class _Death(weakref.ref[torch.Tensor | torch.UntypedStorage]):
+    """A weak reference to a storage, with its address and its index in the Trace."""
 
     __slots__ = ("index", "key")
     index: int
@@ -56,13 +57,13 @@ class _Death(weakref.ref[Any]):
 
 
 class Recorder(TorchDispatchMode):
-    """Records one forward pass. Holds no tensor longer than the model itself does."""
+    """The record of one forward pass; it keeps no tensor alive longer than the model does."""
 
     supports_higher_order_operators = True
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        # The wrapper that skips it imports the compiler, two seconds, and slows each operation down.
+        # Skipping it would import the compiler (2 s) and slow down each operation.
         return False
 
     def __init__(
@@ -77,26 +78,26 @@ class Recorder(TorchDispatchMode):
         self.calls: list[ModuleCall] = [ModuleCall(0, "", None, (), 0)]
         self.storages: list[Storage] = []
         self.failed_in: tuple[BaseException, int] | None = None
-        """The first exception and the innermost module call it came out of."""
+        """The first exception, and the innermost module call that it came out of."""
         self.failed_op: tuple[BaseException, str, tuple[TensorRef, ...]] | None = None
-        """The last exception that an operator raised, with the operator and its tensors."""
+        """The last exception raised by an operator, with the operator's name and its tensors."""
         self._root = tree.modules[""]
         self._root_entered = False
         self._stack: list[int] = [0]
         self._owner: list[nn.Module] = [self._root]
         self._live: dict[int, int] = {}
         self._watched: dict[int, _Death] = {}
-        # Told by C code alone: an interrupt inside a Python callback of a dying object would be lost.
-        self._dead: deque[Any] = deque()
+        # The callback is C code: a KeyboardInterrupt in a Python callback of a weak reference would be lost.
+        self._dead: deque[_Death] = deque()
         self._writers: list[list[int]] = []
         self._stand_ins: dict[int, torch.Tensor] = {}
-        self._packed: dict[int, tuple[Any, Any]] = {}
+        self._packed: dict[int, tuple[torch.ScriptObject, PackedWeights | None]] = {}
 
     # Modules
 
     @contextlib.contextmanager
     def recording(self) -> Iterator[None]:
-        """Install the hooks and the dispatch mode for this thread."""
+        """A context in which the hooks and the dispatch mode are installed for this thread."""
         outer = getattr(this_thread, "recorder", None)
         modes = torch._C._len_torch_dispatch_stack()
         before = hooks.register_module_forward_pre_hook(_entering)
@@ -108,7 +109,7 @@ class Recorder(TorchDispatchMode):
                     yield
             finally:
                 this_thread.recorder = outer
-                # An error between the framework's own pops and pushes leaves modes behind.
+                # An error between PyTorch's own pops and pushes leaves modes behind.
                 while torch._C._len_torch_dispatch_stack() > modes:
                     torch._C._pop_torch_dispatch_stack(None)
                 after.remove()
@@ -117,13 +118,13 @@ class Recorder(TorchDispatchMode):
         finally:
             before.remove()
             self._bury()
-            # What the model still holds lives on: only deaths during the pass count.
+            # Storages that the model still holds count as alive to the end.
             self._watched.clear()
             self.calls[0].end_op = len(self.ops)
 
     def enter(self, module: nn.Module, args: Any) -> None:
         if self.on_meta and (torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")):
-            raise NeedsRealValues("autocast casts on real devices, and not on `meta`")
+            raise NeedsRealValues("autocast casts on real devices, but not on `meta`")
         inputs = self._refs_in(args)
         if module is self._root and not self._root_entered:
             self._root_entered = True
@@ -160,8 +161,8 @@ class Recorder(TorchDispatchMode):
 
     # Tensors
 
-    def name_state(self, tensor: torch.Tensor, origin: Any, name: str) -> None:
-        """Make a parameter, buffer or input known before the pass."""
+    def name_state(self, tensor: torch.Tensor, origin: Origin, name: str) -> None:
+        """Register a parameter, buffer or input with its name, before the pass."""
         index = self._storage(tensor, origin)
         if self.storages[index].name is None:
             self.storages[index].name = name
@@ -170,7 +171,7 @@ class Recorder(TorchDispatchMode):
         """``value`` with every tensor replaced by its TensorRef."""
         return self._describe(value, [])
 
-    def _storage(self, tensor: torch.Tensor, origin: Any = "constant", op: int | None = None) -> int:
+    def _storage(self, tensor: torch.Tensor, origin: Origin = "constant", op: int | None = None) -> int:
         if self._dead:
             self._bury()
         key = storage_key(tensor)
@@ -179,21 +180,21 @@ class Recorder(TorchDispatchMode):
             if tensor.is_nested:
                 name = self.calls[self._stack[-1]].module or "the model's own forward"
                 raise ModelError(
-                    f"{name} computes on a NestedTensor, whose rows have lengths that no shape says; "
-                    f"pad it, as nested.to_padded_tensor(0.0)"
+                    f"{name} computes on a NestedTensor, whose rows have different lengths; "
+                    f"pad it: nested.to_padded_tensor(0.0)"
                 )
             index = len(self.storages)
             self.storages.append(Storage(index, nbytes_of(tensor), origin, None, op))
             self._writers.append([] if op is None else [op])
             self._live[key] = index
-            # Sparse and wrapper tensors have no storage; the tensor itself stands for it.
+            # Sparse tensors and wrapper subclasses have no storage: the tensor object is tracked.
             death = _Death(tensor if key < 0 else tensor.untyped_storage(), self._dead.append)
             death.key, death.index = key, index
             self._watched[index] = death
         return index
 
     def _bury(self) -> None:
-        """Note the storages that died since the last operation."""
+        """Record the storages that were freed since the last operation."""
         while self._dead:
             death = self._dead.popleft()
             self.storages[death.index].freed_after = len(self.ops) - 1
@@ -225,7 +226,7 @@ class Recorder(TorchDispatchMode):
             return {
                 f.name: self._describe(getattr(value, f.name, None), found) for f in dataclasses.fields(value)
             }
-        # Anything else is named only: a Trace holds on to no object of the user's.
+        # Only the type's name: a Trace keeps no object of the user alive.
         return f"<{type(value).__name__}>"
 
     def _ref(self, tensor: torch.Tensor, storage: int) -> TensorRef:
@@ -238,11 +239,11 @@ class Recorder(TorchDispatchMode):
         except (NotImplementedError, RuntimeError):
             stride, offset = (1,) * len(shape), 0
         device = "meta" if tensor.is_meta else tensor.device.type
-        # The tuple itself, without the check of arguments that takes a third of the time.
+        # `tuple.__new__` skips the checks of TensorRef(...), a third of the time.
         return tuple.__new__(TensorRef, (storage, shape, stride, offset, tensor.dtype, device))
 
     def _on_meta(self, value: Any) -> Any:
-        """``value`` with real tensors replaced by stand-ins on `meta`."""
+        """``value`` with each tensor that has values replaced by a tensor on `meta` of the same shape."""
         if isinstance(value, torch.Tensor):
             if value.is_meta:
                 return value
@@ -262,7 +263,7 @@ class Recorder(TorchDispatchMode):
     # Operations
 
     def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self, func: OpOverload, types: Sequence[type], args: Args = (), kwargs: Kwargs | None = None
     ) -> Any:
         kwargs = kwargs or {}
         operator = known_operator(func)
@@ -280,7 +281,7 @@ class Recorder(TorchDispatchMode):
         return self._operate(func, operator, args, kwargs, written)
 
     def _operate(
-        self, func: Any, operator: Operator, args: tuple[Any, ...], kwargs: dict[str, Any], written: list[Any]
+        self, func: OpOverload, operator: Operator, args: Args, kwargs: Kwargs, written: list[Any]
     ) -> Any:
         found: _Found = []
         op_args = self._describe(args, found)
@@ -296,21 +297,21 @@ class Recorder(TorchDispatchMode):
 
     def _execute(
         self,
-        func: Any,
+        func: OpOverload,
         operator: Operator,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
+        args: Args,
+        kwargs: Kwargs,
         tensors: list[torch.Tensor],
         written: list[Any],
     ) -> Any:
-        """Run an operator on its arguments, all brought to `meta` where some are there."""
+        """Run an operator, with all arguments on `meta` where some of them are."""
         for tensor in written:
             self._before_write(tensor, tensors)
         mixed = self.on_meta and is_mixed(tensors)
         if mixed and not operator.takes_values:
             args = self._on_meta(args)
             kwargs = {key: self._on_meta(value) for key, value in kwargs.items()}
-        # Constants that the forward makes of its own have values, and keep them.
+        # Constants made in the forward have values, and operations on constants alone are computed.
         without_values = mixed or (self.on_meta and tensors and tensors[0].is_meta)
         fast = operator.fast if without_values else None
         result = NotImplemented if fast is None else fast(*args, **kwargs)
@@ -320,8 +321,8 @@ class Recorder(TorchDispatchMode):
         self,
         index: int,
         operator: Operator,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
+        args: Args,
+        kwargs: Kwargs,
         found: _Found,
         written: list[Any],
         result: Any,
@@ -352,10 +353,10 @@ class Recorder(TorchDispatchMode):
         given = (index, operator.name, self._stack[-1], args, kwargs)
         self.ops.append(Op(*given, tuple(outputs), *moved, tuple(sorted(fed_by)), *inner))
 
-    def recurrent(self, layers: Layers, args: tuple[Any, ...]) -> Any:
-        """Record layers that run step by step as the one operator they are to the model."""
+    def recurrent(self, layers: Layers, args: Args) -> list[torch.Tensor]:
+        """Record recurrent layers, which run step by step, as the single operator that the model calls."""
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in flat(args)):
-            return NotImplemented  # a forward that takes gradients gets the framework's own
+            return NotImplemented  # a forward that takes gradients needs PyTorch's own operator
         with no_dispatch():
             results, memory = layers.results(), layers.memory()
         given = sum(nbytes_of(result) for result in results)
@@ -363,9 +364,9 @@ class Recorder(TorchDispatchMode):
         return self.whole(layers.op, args, results, inner)
 
     def whole(
-        self, func: Any, args: tuple[Any, ...], results: list[torch.Tensor], inner: tuple[int, int] = (0, 0)
+        self, func: OpOverload, args: Args, results: list[torch.Tensor], inner: tuple[int, int] = (0, 0)
     ) -> list[torch.Tensor]:
-        """Record an operator made of others with the results given, and not what it is made of."""
+        """Record a composite operator as one operation with the given results, without its parts."""
         found: _Found = []
         described = self._describe(args, found)
         self._record(len(self.ops), known_operator(func), described, {}, found, [], results, inner)
@@ -376,12 +377,12 @@ class Recorder(TorchDispatchMode):
             if written.is_meta:
                 continue
             if self.on_meta and any(other.is_meta for other in tensors):
-                raise NeedsRealValues("a tensor with real values is written from one that has none")
+                raise NeedsRealValues("a tensor without values is written into one that has them")
             if not self._is_made(written):
                 self.guard.keep(written.untyped_storage())
 
     def _is_made(self, tensor: torch.Tensor) -> bool:
-        """Whether an operation of this pass made the storage of a tensor."""
+        """Whether an operation of this pass allocated the storage of a tensor."""
         return self.storages[self._storage(tensor)].origin == "operation"
 
 
@@ -392,7 +393,7 @@ def _entering(module: nn.Module, args: Any) -> None:
 
 
 def _leaving(module: nn.Module, args: Any, *rest: Any) -> None:
-    # After an exception the framework leaves the keyword arguments out.
+    # After an exception PyTorch leaves the keyword arguments out.
     recorder = getattr(this_thread, "recorder", None)
     if recorder is not None:
         recorder.leave(module, args, rest[0] if len(rest) > 1 else None, rest[-1])

@@ -1,4 +1,4 @@
-"""Recurrent layers on `meta` as a CPU runs them, without unrolling: one step's cost times the steps.
+"""Recurrent layers on `meta` as a CPU runs them, without unrolling: the cost of a step times the steps.
 
 On a CPU an LSTM is one oneDNN operator a layer and direction. RNN, GRU, and an LSTM with projections or in
 float64 run step by step, after one product for the inputs of all steps (``aten/src/ATen/native/RNN.cpp``);
@@ -7,12 +7,13 @@ those are recorded as the one operator that the model calls, with the memory ins
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import torch
+from torch._ops import OpOverload
 
 aten = torch.ops.aten
 
@@ -20,8 +21,8 @@ _ONE_DNN = (torch.float32, torch.bfloat16, torch.float16)
 
 
 @dataclass
-class Memory:
-    """Bytes of tensors that come and go: alive now, the most at once, and in all."""
+class Allocations:
+    """Bytes of tensors that are allocated and freed: alive now, the peak, and the total allocated."""
 
     live: int = 0
     peak: int = 0
@@ -37,7 +38,7 @@ class Memory:
         self.live -= sum(nbytes)
 
     def repeat(self, times: int, step: Callable[[], None]) -> None:
-        """``step`` so many times, each like the first; what it leaves behind adds up."""
+        """The effect of ``times`` calls of ``step``, each like the first; bytes that it leaves add up."""
         if times < 1:
             return
         live, total, peak, self.peak = self.live, self.total, self.peak, 0
@@ -50,9 +51,9 @@ class Memory:
 
 @dataclass(frozen=True)
 class Layers:
-    """The arguments of ``aten.gru.input`` and its kin by name, and the sizes that follow from them."""
+    """The arguments of ``aten.gru.input`` (or lstm, rnn_tanh, rnn_relu), and sizes derived from them."""
 
-    op: Any
+    op: OpOverload
     x: torch.Tensor
     states: list[torch.Tensor]
     params: list[torch.Tensor]
@@ -87,12 +88,12 @@ class Layers:
 
     @property
     def unit(self) -> int:
-        """Bytes of one hidden value for each row of the batch."""
+        """Bytes of one hidden state (batch, hidden)."""
         return self.sequence.shape[1] * (self.params[1].shape[0] // self.gates) * self.x.element_size()
 
     @property
     def out(self) -> int:
-        """Bytes of the output of one step in one direction."""
+        """Bytes of the output of a step in one direction."""
         return self.sequence.shape[1] * self.states[0].shape[2] * self.x.element_size()
 
     @property
@@ -100,7 +101,7 @@ class Layers:
         return any(weights.requires_grad for weights in self.params)
 
     def fits(self) -> bool:
-        """Whether the sizes agree; where they do not, the framework says so in its own words."""
+        """Whether the sizes agree; where they do not, PyTorch raises."""
         x, first = self.sequence, self.params[0]
         each = len(self.params) / (self.count * self.directions)
         head = (self.count * self.directions, x.shape[1] if x.dim() == 3 else 0)
@@ -113,9 +114,9 @@ class Layers:
             and all(tuple(state.shape[:2]) == head for state in self.states)
         )
 
-    def memory(self) -> Memory:
-        """What operators return inside, in the order in which the tensors come and go without gradients."""
-        memory = Memory()
+    def memory(self) -> Allocations:
+        """The allocations of the operators inside, in their order without gradients."""
+        memory = Allocations()
         steps, out, unit = self.sequence.shape[0], self.out, self.unit
         given = 0
         for layer in range(self.count):
@@ -144,12 +145,12 @@ class Layers:
         return memory
 
     def _copied(self) -> int:
-        # Frozen weights are multiplied batch by batch in place of that.
+        # Frozen weights are multiplied batch by batch, without a copy.
         copied = self.params[0].requires_grad and not self.sequence.is_contiguous()
         return self.x.numel() * self.x.element_size() if copied else 0
 
-    def _step(self, memory: Memory, cell_before: int) -> None:
-        """One step: it leaves its output behind, and an LSTM a cell state in the place of the one before."""
+    def _step(self, memory: Allocations, cell_before: int) -> None:
+        """A step: its output stays allocated; the cell state of an LSTM replaces the previous one."""
         unit = self.unit
         if self.kind == "gru":
             gates, new = memory.take(3 * unit), memory.take(unit)
@@ -171,14 +172,14 @@ class Layers:
             memory.free(hidden)
 
     def kept(self) -> int:
-        """Bytes of the tensors inside that autograd keeps for the backward pass."""
+        """Bytes of the intermediate tensors that autograd saves for backward."""
         steps, unit, out = self.sequence.shape[0], self.unit, self.out
-        # The products of weights that learn keep what they multiplied: the states and inputs.
-        if self.kind == "gru":  # gates, the new gate, and clones of what the in-place products overwrite
+        # Products with trainable weights save their other factor: the states and inputs.
+        if self.kind == "gru":  # gates, the new gate, and clones of tensors that in-place products overwrite
             each = steps * 6 * unit + self.learns * (steps - 1) * out
-        elif self.kind == "lstm":  # gates, the bent cell state, the cell state before
+        elif self.kind == "lstm":  # gates, tanh of the cell state, the previous cell state
             each = steps * (5 + self.projected) * unit + (steps - 1) * (unit + self.learns * out)
-        else:  # tanh and relu keep their result
+        else:  # tanh and relu save their result
             each = steps * out
         between = steps * out * self.directions
         kept = self.directions * (self.count * each + self.learns * self._copied())
@@ -186,13 +187,13 @@ class Layers:
         return kept + (self.count - 1) * (self.learns * between + noise)
 
     def kept_outside(self) -> list[torch.Tensor]:
-        """The arguments that autograd keeps as they are."""
+        """The arguments that autograd saves for backward as they are."""
         kept = [] if self._copied() or not self.learns else [self.x]
         hidden = self.states if self.learns else self.states[1:]
         return kept + hidden
 
     def results(self) -> list[torch.Tensor]:
-        """Tensors in the place of the output and the last states."""
+        """Empty tensors with the shapes of the output and the final states."""
         steps, batch = self.sequence.shape[:2]
         output = self.x.new_empty((steps, batch, self.states[0].shape[2] * self.directions))
         return [
@@ -202,8 +203,8 @@ class Layers:
 
 
 def one_dnn(layers: Layers) -> tuple[torch.Tensor, ...]:
-    """An LSTM as its CPU kernel runs it: one operator a layer and direction."""
-    # Until the last layer is done, the kernel holds the copied input and the outputs of the layer before.
+    """An LSTM as its CPU kernel runs it: one operator per layer and direction."""
+    # The kernel holds the copied input and the outputs of the previous layer until the last layer is done.
     first_input = x = layers.sequence.contiguous()
     outputs: list[Any] = [None] * layers.directions
     hx, cx = (state.contiguous() for state in layers.states)
@@ -236,6 +237,12 @@ def runs_on_one_dnn(layers: Layers) -> bool:
 OPERATORS = (aten.lstm.input, aten.gru.input, aten.rnn_tanh.input, aten.rnn_relu.input)
 
 
-def bind(op: Any, x: Any, hx: Any, params: Any, *options: Any) -> Layers:
-    """The arguments of one of `OPERATORS`."""
-    return Layers(op, x, list(hx) if isinstance(hx, (list, tuple)) else [hx], list(params), *options)
+def bind(
+    op: OpOverload,
+    x: torch.Tensor,
+    hx: torch.Tensor | Sequence[torch.Tensor],
+    params: Sequence[torch.Tensor],
+    *options: Any,
+) -> Layers:
+    """The `Layers` of the arguments of an operator in `OPERATORS`."""
+    return Layers(op, x, [hx] if isinstance(hx, torch.Tensor) else list(hx), list(params), *options)

@@ -1,4 +1,4 @@
-"""Tensors and their storages, as the recorders tell them apart."""
+"""Tensors in nested arguments, and the identity and size of their storages."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+
+Args = tuple[Any, ...]
+"""The positional arguments of an operator."""
+Kwargs = dict[str, Any]
+"""The keyword arguments of an operator."""
 
 
 def is_mixed(tensors: list[torch.Tensor]) -> bool:
@@ -17,7 +22,7 @@ def is_mixed(tensors: list[torch.Tensor]) -> bool:
 
 
 def storage_key(tensor: torch.Tensor) -> int:
-    """The identity of a storage while it lives; negative for a tensor that has none."""
+    """An identity of a tensor's storage while it lives; negative for a tensor without storage."""
     try:
         return tensor.untyped_storage()._cdata
     except (NotImplementedError, RuntimeError):
@@ -25,7 +30,7 @@ def storage_key(tensor: torch.Tensor) -> int:
 
 
 def nbytes_of(tensor: torch.Tensor) -> int:
-    """Bytes of the whole storage of a tensor; of the elements of one that has none."""
+    """Bytes of a tensor's whole storage, or of its elements where it has no storage."""
     try:
         return tensor.untyped_storage().nbytes()
     except (NotImplementedError, RuntimeError):

@@ -1,7 +1,7 @@
-"""One analysis at a time, and Ctrl-C only where the model's own code runs.
+"""Turns: one analysis at a time, and Ctrl-C takes effect only where the model's own code runs.
 
-While weights stand on `meta`, a second thread must not take them for the model's; and a KeyboardInterrupt
-between two steps of putting things back would leave the model half restored.
+While its weights are replaced by tensors on `meta`, no second thread may trace the model; and a
+KeyboardInterrupt during restoring would leave it half restored.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ this_thread = threading.local()
 
 
 class Interrupts:
-    """The SIGINT handler of one analysis: waits with an interrupt until it can do no harm."""
+    """The SIGINT handler of one analysis: it delays an interrupt until the model's own code runs."""
 
     def __init__(self) -> None:
         self.before: Any = None
@@ -37,7 +37,7 @@ class Interrupts:
 
     @contextlib.contextmanager
     def let_through(self) -> Iterator[None]:
-        """The model's own code runs: an interrupt takes effect at once."""
+        """A context around the model's own code, in which an interrupt takes effect at once."""
         self.harmless = True
         try:
             if self.waiting is not None and self.before is not None:
@@ -51,7 +51,7 @@ class Interrupts:
 
 @contextlib.contextmanager
 def my_turn() -> Iterator[Interrupts]:
-    """Wait until no other thread analyses; hold Ctrl-C back, save where it is let through."""
+    """A context that no two threads enter at once, in which Ctrl-C is delayed (see `Interrupts`)."""
     with _TURN:
         interrupts = Interrupts()
         # Only the main thread receives signals, and only a handler in Python can be held back.
