@@ -108,7 +108,7 @@ def test_a_plugin_replaces_archcosts_own_and_the_user_replaces_it(installed, gro
         ("raise SystemExit(3)", "SystemExit: 3"),
         (
             "archcost.paths.register(3)",
-            "ArchcostError: register: 3 is no ExecutionPath with a name; register an",
+            "ArchcostError: register: 3 is not an instance of ExecutionPath with a name",
         ),
     ],
 )
