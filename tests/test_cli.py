@@ -293,7 +293,7 @@ def test_check_holds_the_counts_against_the_witnesses(net, capsys):
 
 
 def test_check_reports_findings_by_exit_code_1(net, capsys, monkeypatch):
-    from archcost.analysis import crosscheck as witnesses
+    from archcost.analysis import cross_check as witnesses
 
     wrong = witnesses.Difference("fvcore", "0", "Conv2d", 1, 2.0, None)
     result = witnesses.CrossCheck("net", 1, {"fvcore": 2.0}, {}, (wrong,), 1)

@@ -128,7 +128,7 @@ def test_a_dict_of_shapes_makes_a_dict_of_tensors():
 
 TAKE_A_MODEL = [
     archcost.analyze,
-    archcost.crosscheck,
+    archcost.analysis.crosscheck,
     archcost.receptive_field,
     archcost.effective_field,
     archcost.measure,

@@ -54,7 +54,7 @@ def others():
         "comparison": archcost.compare(model, nn.Sequential(nn.Conv2d(3, 4, 3)), ZEROS),
         "field": archcost.receptive_field(model, ZEROS, "blocks.1"),
         "effective": archcost.effective_field(model, ZEROS, "stem", samples=1),
-        "crosscheck": archcost.crosscheck(recurrent(), input_size=(2, 5, 6)),
+        "crosscheck": archcost.analysis.crosscheck(recurrent(), input_size=(2, 5, 6)),
         "zoo": archcost.zoo("squeezenet1_1", progress=False),
     }
 

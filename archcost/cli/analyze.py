@@ -30,7 +30,7 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     if args.check:
-        from archcost.analysis.crosscheck import crosscheck
+        from archcost.analysis.cross_check import crosscheck
 
         if args.device:
             raise SpecError("--check runs the model on its own device; leave --device out")

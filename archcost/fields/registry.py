@@ -44,7 +44,7 @@ table: OperatorRegistry[tuple[Rule, bool]] = OperatorRegistry(
 def field_rule(*names: str, slides: bool = False) -> Callable[[Rule], Rule]:
     """Register a dependence rule for operators; a later one replaces an earlier one.
 
-    Names are as in `archcost.counting_rule`: without an overload for all of them, in-place forms included.
+    Names are as in `archcost.rules.counting_rule`: without an overload for all, in-place forms included.
     ``slides`` says that the operator moves a window over the last dimensions of its first argument.
 
     >>> @field_rule("mylib::scaled_add")
