@@ -1,19 +1,23 @@
+# Rooms with public names of their own: crosscheck beside compare, execution paths, pictures, rewrite rules,
+# and rules for the costs and the receptive fields of other operators.
+from . import analysis as analysis
 from . import paths as paths
 from . import plot as plot
 from . import rewriting as rewriting
+from . import rules as rules
+
+# The functions, one for each question, and the results that they return.
 from .accelerating.accelerate import accelerate as accelerate
 from .accelerating.acceleration import Acceleration as Acceleration
 from .analysis.analysis import Analysis as Analysis
 from .analysis.analysis import analyze as analyze
 from .analysis.comparison import Comparison as Comparison
 from .analysis.comparison import compare as compare
-from .analysis.crosscheck import CrossCheck as CrossCheck
-from .analysis.crosscheck import crosscheck as crosscheck
 from .analysis.effective import effective_field as effective_field
 from .analysis.receptive import receptive_field as receptive_field
 from .analysis.zoo import zoo as zoo
-from .cost.registry import Count as Count
-from .cost.registry import counting_rule as counting_rule
+
+# The errors, each for another mend.
 from .errors import ArchcostError as ArchcostError
 from .errors import InputError as InputError
 from .errors import ModelError as ModelError
@@ -21,9 +25,11 @@ from .errors import RewriteError as RewriteError
 from .errors import SpecError as SpecError
 from .fields.effective import EffectiveField as EffectiveField
 from .fields.field import ReceptiveField as ReceptiveField
-from .fields.registry import field_rule as field_rule
 from .latency.measure import measure as measure
 from .latency.measured import Measured as Measured
+from .latency.measured import MeasuringInterrupted as MeasuringInterrupted
+from .latency.store.measurement import StoreError as StoreError
+from .latency.store.store import Store as Store
 from .models.specs import load as load
 from .paths.convolve import convolve as convolve
 from .report.result import Result as Result
@@ -33,6 +39,8 @@ from .rewriting.proposals import Proposals as Proposals
 from .rewriting.proposals import propose as propose
 from .rewriting.rewritten import Rewritten as Rewritten
 from .rewriting.rewritten import rewrite as rewrite
+
+# A convolution on paper, and its receptive field.
 from .spec import ConvSpec as ConvSpec
 from .spec import FieldStep as FieldStep
 from .spec import stacked_field as stacked_field

@@ -1,4 +1,4 @@
-"""The errors archcost raises on purpose: one base, a child for each thing a user can mend. And Refusal."""
+"""The errors that archcost raises, and Refusal, a reason that is returned instead of raised."""
 
 from __future__ import annotations
 
@@ -7,38 +7,38 @@ from typing import Literal
 
 
 class ArchcostError(Exception):
-    """The base of every error raised by archcost; its message says what was wrong, where, and the mend."""
+    """Base class of the errors of archcost; messages say what is wrong, at which module, and what to do."""
 
 
 class InputError(ArchcostError):
-    """The inputs do not fit the model, or could not be guessed."""
+    """The inputs do not fit the model, or are missing and could not be guessed."""
 
 
 class ModelError(ArchcostError):
-    """The model cannot be traced as it is: uninitialised, cyclic, gone, or its own forward fails."""
+    """The model cannot be traced or run: uninitialised, cyclic, gone, or its own forward fails."""
 
 
 class SpecError(ArchcostError):
-    """A model SPEC, a weights file or an option that names nothing that can be loaded."""
+    """A SPEC, a file or an option cannot be used: the name is unknown, or the value is not allowed."""
 
 
 class RewriteError(ArchcostError):
-    """A layer cannot be exchanged as asked, or a model cannot be copied to do it there."""
+    """A layer cannot be replaced as asked, or the model cannot be copied for it."""
 
 
 def one_line(error: Exception) -> str:
-    """What somebody else's code raised, for a message of our own: its type, and how its message begins."""
+    """Type and first line of an error of other code, to be quoted in a message of archcost."""
     return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why something is not done, handed back where raising would be too much: looking on is no failure."""
+    """The reason why something is not done, returned where it is no error: layers are skipped, not failed."""
 
     reason: str
-    """In words that follow the name of what is refused, to be printed; code asks for ``kind``."""
+    """The reason in words that continue a sentence begun with a name; code compares ``kind`` instead."""
     kind: Literal["any", "calls"] = "any"
-    """``calls``: a layer that does not run one convolution a call."""
+    """``calls``: the layer does not run exactly one convolution in each call. ``any``: another reason."""
 
     def __str__(self) -> str:
         return self.reason

@@ -1,4 +1,4 @@
-"""A progress bar on stderr for a wait that has lasted more than a second; nothing before."""
+"""A progress bar on stderr, drawn once a wait has lasted more than a second."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ DELAY_SECONDS = 1.0
 
 
 class Progress:
-    """Counts steps; after a second it draws itself, if stderr is a terminal (or ``show=True``).
+    """A context manager that counts steps and draws a bar after a second, by a timer.
 
-    A timer draws it, so that a single long step is seen as well.
+    Args:
+        total: the number of steps.
+        label: text in front of the bar.
+        show: whether to draw it; by default if stderr is a terminal.
     """
 
     def __init__(self, total: int, label: str, show: bool | None = None) -> None:
@@ -33,7 +36,7 @@ class Progress:
         return self
 
     def step(self, amount: int = 1, label: str | None = None) -> None:
-        """One more step is done; ``label`` says what comes next."""
+        """Count ``amount`` finished steps; ``label`` is the new text in front of the bar."""
         self.done += amount
         self.label = label or self.label
         if self._bar is not None:

@@ -1,8 +1,9 @@
-"""Registries: the tables that archcost, installed packages and users add to, by operator or by name.
+"""Registries of rules and paths, by operator or by name; archcost, plugins and users add entries.
 
-An entry comes from one of three sides: archcost's own files, which are all those in one folder; a plugin, the
-module that an installed package announces by an entry point; or the user. Of one name the user's goes first,
-then the plugin's. The first two are loaded at the first look-up; a plugin that cannot be is in `broken`.
+An entry has one of three sources: archcost's own files, all in one folder; a plugin, which is the module
+that an installed package names in an entry point; or the user. Under the same name the user's entry takes
+precedence, then the plugin's. Own files and plugins are loaded at the first look-up; plugins that fail to
+load are listed in `broken`.
 """
 
 from __future__ import annotations
@@ -28,15 +29,17 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Broken:
-    """A plugin that could not be loaded; as a string, the note that says so."""
+    """A plugin that could not be loaded; ``str`` gives the note for users."""
 
     what: str
-    """What it was to bring: ``counting rules``."""
+    """The kind of entries that the plugin provides, such as ``counting rules``."""
     group: str
+    """The group of its entry point."""
     package: str
     entry: str
     """The name of its entry point."""
     error: str
+    """Type and message of the exception."""
 
     def __str__(self) -> str:
         plugin = f"{self.what} of {self.package} (entry point {self.entry!r} of {self.group})"
@@ -45,7 +48,7 @@ class Broken:
 
 @dataclass
 class _State(Generic[T]):
-    """What a registry knows, by the three sides, and which of them it has loaded."""
+    """The entries of a registry by their sources, and the sources that are loaded."""
 
     own: dict[str, T] = field(default_factory=dict)
     plugins: dict[str, T] = field(default_factory=dict)
@@ -59,16 +62,16 @@ _lock = RLock()
 
 
 class _Registry(Generic[T]):
-    """What both kinds share.
+    """The base class of both registries.
 
     Args:
-        what: the entries, in the plural: ``counting rules``.
-        home: the package whose files are archcost's own entries.
-        group: of the entry points by which other packages announce theirs.
+        what: the kind of entries, in the plural: ``counting rules``.
+        home: the package whose files hold archcost's own entries.
+        group: the group of the entry points of plugins.
     """
 
     _in_plugin = False
-    """Whether one is being loaded, by whichever registry: a module may add to several."""
+    """Whether a plugin is being loaded, by any registry: its module may add entries to several."""
 
     def __init__(self, what: str, *, home: str, group: str) -> None:
         self.what, self.home, self.group = what, home, group
@@ -78,7 +81,7 @@ class _Registry(Generic[T]):
 
     @property
     def entries(self) -> Mapping[str, T]:
-        """Everything by its name, archcost's own first."""
+        """All entries by their names, archcost's own first."""
         if self._entries is None:
             with _lock:
                 self._once("own", self._load_own)
@@ -95,16 +98,17 @@ class _Registry(Generic[T]):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """The same in words, for the notes of a result."""
+        """A note on each plugin that could not be loaded, for a result."""
         return tuple(map(str, self.broken))
 
     @contextmanager
     def temporarily(self, *, fresh: bool = False) -> Iterator[None]:
-        """What is registered inside is gone afterwards.
+        """A context manager that removes the entries registered inside it.
 
-        ``fresh``: inside, there is nothing but archcost's own, and what installed packages announce now.
+        Args:
+            fresh: start with archcost's own entries only, and load plugins again.
         """
-        self.entries  # noqa: B018 - what is loaded inside for the first time would be gone for good
+        self.entries  # noqa: B018 - entries loaded for the first time inside would be lost
         before = self._state
         own, plugins, users = dict(before.own), dict(before.plugins), dict(before.users)
         inside = _State(own) if fresh else _State(own, plugins, users, before.broken, before.loaded)
@@ -115,7 +119,7 @@ class _Registry(Generic[T]):
             self._state, self._entries = before, None
 
     def _add(self, name: str, entry: T, by: str = "") -> None:
-        """``by``: the module that registers it, where archcost's own files do so themselves."""
+        """Add an entry; ``by`` is the name of the module that registers it."""
         with _lock:
             state = self._state
             is_own = by.startswith(f"{self.home}.")
@@ -125,7 +129,7 @@ class _Registry(Generic[T]):
 
     def _once(self, side: str, load: Callable[[], None]) -> None:
         if side not in self._state.loaded:
-            # Before it is: what is being loaded may look something up.
+            # Marked before loading, since the modules loaded may look something up.
             self._state.loaded |= {side}
             try:
                 load()
@@ -139,7 +143,7 @@ class _Registry(Generic[T]):
         self._modules()
 
     def _modules(self) -> list[ModuleType]:
-        """Archcost's own files, imported."""
+        """The modules of archcost's own files, imported."""
         path = import_module(self.home).__path__
         return [import_module(found.name) for found in pkgutil.iter_modules(path, f"{self.home}.")]
 
@@ -148,13 +152,13 @@ class _Registry(Generic[T]):
 
         broken = []
         for entry in entry_points(group=self.group):
-            before = [(one, dict(one._state.plugins)) for one in _all]
+            before = [(registry, dict(registry._state.plugins)) for registry in _all]
             outer, _Registry._in_plugin = _Registry._in_plugin, True
             try:
                 entry.load()
             except (Exception, SystemExit) as error:
-                for one, plugins in before:
-                    one._state.plugins, one._entries = plugins, None
+                for registry, plugins in before:
+                    registry._state.plugins, registry._entries = plugins, None
                 package = (entry.dist and entry.dist.name) or entry.value
                 said = " ".join(f"{type(error).__name__}: {error}".split())
                 broken.append(Broken(self.what, self.group, package, entry.name, said))
@@ -164,9 +168,9 @@ class _Registry(Generic[T]):
 
 
 class OperatorRegistry(_Registry[T]):
-    """By operator: ``aten.bmm`` for all its overloads, ``aten.add.Tensor`` for one, in-place forms included.
+    """A registry by operator: ``aten.bmm`` for all overloads, ``aten.add.Tensor`` for a single overload.
 
-    Archcost's own files register what they hold when they are imported, as everybody does.
+    In-place forms are included. Archcost's own files register their entries when imported, as plugins do.
     """
 
     def __init__(self, what: str, *, home: str, group: str) -> None:
@@ -176,12 +180,16 @@ class OperatorRegistry(_Registry[T]):
     def register(
         self, decorator: str, names: tuple[str, ...], entry: Callable[[Any], T], by: str
     ) -> Callable[[F], F]:
-        """A decorator that registers a function for these operators; a later one replaces an earlier one.
+        """A decorator that registers a function for operators; it replaces an earlier entry.
 
         Args:
-            decorator: its name, for messages.
-            entry: from the function to what is kept of it.
-            by: the module that uses it.
+            decorator: the name of the public decorator, for messages.
+            names: the operators, such as ``"aten.bmm"`` or ``"mylib::op"``.
+            entry: makes the entry of the registry from the function.
+            by: the name of the module that uses the decorator.
+
+        Raises:
+            ArchcostError: no operators are named.
         """
         if not names or not all(isinstance(name, str) for name in names):
             raise ArchcostError(f'{decorator}: name the operators, as in @{decorator}("mylib::op")')
@@ -194,24 +202,24 @@ class OperatorRegistry(_Registry[T]):
         return register
 
     def find(self, name: str) -> T | None:
-        """What holds for an operator; the most special where several do."""
+        """The most specific entry for an operator, or None."""
         entries, found = self._found
         if entries is not self.entries:
             entries, found = self._found = (self.entries, {})
         if name not in found:
-            found[name] = next((entries[one] for one in candidates(name) if one in entries), None)
+            found[name] = next((entries[key] for key in candidates(name) if key in entries), None)
         return found[name]
 
 
 @cache
 def candidates(name: str) -> tuple[str, ...]:
-    """What an entry for an operator may be registered under, most special first."""
+    """The names under which an entry for an operator may be registered, most specific first."""
     return (*forms(name), *_bases(name))
 
 
 @cache
 def forms(name: str) -> tuple[str, ...]:
-    """An overload, and the ones that compute the same into a new tensor where it is in place or ``out=``."""
+    """The name of an overload, and for an in-place or ``out=`` overload those that return a new tensor."""
     plain, overload = _bases(name)[1], name.rpartition(".")[2]
     if overload == "out":
         return (name, f"{plain}.default", f"{plain}.Tensor")
@@ -224,14 +232,17 @@ def _bases(name: str) -> tuple[str, str]:
 
 
 class NameRegistry(_Registry[T]):
-    """By name, in the order in which they are presented.
+    """A registry by name, in the order in which entries are presented.
 
-    Archcost's own files hold a tuple of entries, and say in ``ORDER`` where they stand; the last without it.
+    Each of archcost's own files has a tuple of entries and a number ``ORDER`` for its place, by default last.
 
     Args:
-        kind: the class of the entries, each with a ``name``.
-        noun: one of them, for messages.
-        holds: the name of the tuple.
+        kind: the class of the entries, which have a ``name``.
+        noun: the kind of entry, in the singular, for messages.
+        what: the kind of entries, in the plural.
+        home: the package whose files hold archcost's own entries.
+        group: the group of the entry points of plugins.
+        holds: the name of the tuple in archcost's own files.
     """
 
     def __init__(self, kind: type[T], noun: str, what: str, *, home: str, group: str, holds: str) -> None:
@@ -239,27 +250,32 @@ class NameRegistry(_Registry[T]):
         self.kind, self.noun, self.holds = kind, noun, holds
 
     def register(self, entry: T) -> T:
-        """Make one known by its name; a later one replaces an earlier one of the same name.
+        """Register an entry under its name; it replaces an earlier entry of the same name.
 
-        Packages do it in a module that they announce as an entry point.
+        Packages call it in the module that their entry point names.
+
+        Returns:
+            The entry.
+
+        Raises:
+            ArchcostError: the entry is not an instance of the right class, with a name.
         """
         name = getattr(entry, "name", None)
         if not isinstance(entry, self.kind) or not isinstance(name, str):
             kind = self.kind.__name__
-            raise ArchcostError(f"register: {entry!r} is no {kind} with a name; register an instance")
+            raise ArchcostError(f"register: {entry!r} is not an instance of {kind} with a name; register one")
         self._add(name, entry)
         return entry
 
     def available(self) -> tuple[str, ...]:
-        """The names of all, archcost's own first."""
+        """The names of all entries, archcost's own first."""
         return tuple(self.entries)
 
     def get(self, name: str) -> T:
-        """The one of that name.
+        """The entry of a name.
 
         Raises:
-            SpecError: there is none; the message has those that are spelt alike, and the plugins that could
-                not be loaded.
+            SpecError: there is none; the message has similar names, and plugins that could not be loaded.
         """
         entries = self.entries
         if name in entries:

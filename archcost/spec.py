@@ -1,4 +1,4 @@
-"""ConvSpec: one convolution on paper. Shapes, parameters, MACs and receptive field; no tensor, no torch."""
+"""ConvSpec: shapes, parameters, MACs and receptive field of a convolution on paper, without torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from archcost.errors import InputError
 __all__ = ["ConvSpec", "FieldStep", "stacked_field"]
 
 if TYPE_CHECKING:
-    # What a type checker is to know of `ConvSpec`'s sizes: given in several forms, read as tuples.
+    # For type checkers: the sizes of `ConvSpec` are given in several forms and read as tuples.
     class PerAxis:
         def __get__(self, spec: object, kind: object) -> tuple[int, ...]: ...
         def __set__(self, spec: object, value: int | Sequence[int]) -> None: ...
@@ -31,24 +31,26 @@ def _per_axis(name: str, value: int | Sequence[int], axes: int) -> tuple[int, ..
 
 @dataclass(frozen=True)
 class FieldStep:
-    """The receptive field of a stack of layers on paper, one number a spatial axis, in pixels of its input.
+    """The receptive field of a stack of layers, in pixels of its input, with a number for each spatial axis.
 
-    One output position sees ``size`` pixels; the next one sees them ``stride`` pixels further (some say
-    jump); the field of position 0 begins ``padding`` pixels before the input. So position p sees the pixels
-    from ``p * stride - padding`` to ``p * stride - padding + size - 1``.
+    Position p of the output sees the pixels from ``p * stride - padding`` to
+    ``p * stride - padding + size - 1``.
     """
 
     size: tuple[int, ...]
+    """Pixels that a position sees."""
     stride: tuple[int, ...]
+    """Pixels from the receptive field of a position to that of the next, also called jump."""
     padding: tuple[int, ...]
+    """Pixels by which the receptive field of position 0 begins before the input."""
 
 
 @dataclass(frozen=True)
 class ConvSpec:
-    """One convolution without its weights, of 1, 2 or 3 spatial dimensions.
+    """A convolution without its weights, with 1, 2 or 3 spatial axes.
 
-    Per-axis arguments take one int for all axes or one a spatial axis; padding also takes
-    ``(low, high)`` pairs. ``input_size`` is the spatial size; its length says how many axes there are.
+    Sizes are an int for all axes, or a sequence with an int for each spatial axis; padding also takes
+    ``(low, high)`` pairs. ``input_size`` is the spatial size of the input; its length is the number of axes.
 
     >>> alexnet = ConvSpec(3, 96, 11, stride=4, input_size=(227, 227))
     >>> alexnet.output_size, alexnet.neurons, alexnet.params
@@ -56,9 +58,8 @@ class ConvSpec:
     >>> alexnet.macs
     105415200
 
-    A pooling has the shapes and the receptive field of a depthwise convolution, ``groups=channels``. Its
-    ``output_size``, ``neurons``, ``extent`` and ``receptive_field`` are those; it has no weights, so leave
-    ``params`` and ``macs`` alone.
+    A pooling layer has the ``output_size``, ``neurons``, ``extent`` and ``receptive_field`` of a depthwise
+    convolution, ``groups=channels``; its ``params`` and ``macs`` mean nothing, since it has no weights.
 
     >>> ConvSpec(64, 64, 2, stride=2, groups=64, input_size=(224, 224)).output_size
     (112, 112)
@@ -68,7 +69,7 @@ class ConvSpec:
 
     in_channels: int
     out_channels: int
-    kernel_size: Any  # as the others; mypy knows no descriptor without a default
+    kernel_size: Any  # a PerAxis, but mypy requires a default of descriptors
     stride: PerAxis = 1  # type: ignore[assignment]
     padding: Sides = 0  # type: ignore[assignment]
     dilation: PerAxis = 1  # type: ignore[assignment]
@@ -121,7 +122,7 @@ class ConvSpec:
             )
 
     def __str__(self) -> str:
-        """Without what is as usual: ``64 -> 64, 3x3, padding 1, on 56x56, batch 1``."""
+        """The convolution without defaults: ``64 -> 64, 3x3, padding 1, on 56x56, batch 1``."""
         said = [f"{self.in_channels} -> {self.out_channels}", _by(self.kernel_size)]
         said += ["transposed"] * self.transposed
         if any(map(any, self.padding)):
@@ -137,7 +138,7 @@ class ConvSpec:
 
     @property
     def short(self) -> str:
-        """In a few letters: ``64 -> 128 3x3 /2 on 56x56``."""
+        """The convolution in short: ``64 -> 128 3x3 /2 on 56x56``."""
         said = f"{self.in_channels} -> {self.out_channels} {_by(self.kernel_size)}"
         said += f" /{_one(self.stride)}" * (max(self.stride) > 1)
         said += f" dilation {_one(self.dilation)}" * (max(self.dilation) > 1)
@@ -146,7 +147,7 @@ class ConvSpec:
 
     @property
     def layer(self) -> str:
-        """Whatever it is applied to: ``64 -> 128, 5x5, stride 2``."""
+        """The layer, whatever the input: ``64 -> 128, 5x5, stride 2``."""
         said = [f"{self.in_channels} -> {self.out_channels}", _by(self.kernel_size)]
         said += [f"stride {_one(self.stride)}"] * (max(self.stride) > 1)
         said += [f"dilation {_one(self.dilation)}"] * (max(self.dilation) > 1)
@@ -157,12 +158,12 @@ class ConvSpec:
 
     @property
     def axes(self) -> int:
-        """Of space: 1, 2 or 3."""
+        """The number of spatial axes: 1, 2 or 3."""
         return len(self.input_size)
 
     @property
     def extent(self) -> tuple[int, ...]:
-        """Pixels from the first tap to the last, one number an axis: dilation * (kernel_size - 1) + 1.
+        """Pixels from the first tap to the last, for each axis: dilation * (kernel_size - 1) + 1.
 
         >>> ConvSpec(64, 64, 3, dilation=4).extent
         (9, 9)
@@ -171,7 +172,7 @@ class ConvSpec:
 
     @property
     def output_size(self) -> tuple[int, ...]:
-        """Spatial size of the output, one number an axis (the formulas of ``torch.nn.ConvNd``)."""
+        """Spatial size of the output, for each axis, by the formulas of ``torch.nn.ConvNd``."""
         columns = (self.input_size, self.extent, self.stride, self.padding, self.output_padding)
         axes: Any = zip(*columns, strict=True)
         if self.transposed:
@@ -179,33 +180,38 @@ class ConvSpec:
         return tuple((n + lo + hi - e) // s + 1 for n, e, s, (lo, hi), _ in axes)
 
     def receptive_field(self, before: FieldStep | None = None) -> FieldStep:
-        """What one output position sees of the layer's input, or of that of the stack below it, ``before``.
+        """The receptive field of an output position, in the layer's input or in that of a stack before it.
 
-        The recurrences of Araujo, Norris and Sim, "Computing Receptive Fields of Convolutional Neural
-        Networks" (Distill 2019). The input is continued beyond its borders: its size plays no part.
+        It follows the recurrences of Araujo, Norris and Sim, "Computing Receptive Fields of Convolutional
+        Neural Networks" (Distill 2019), for an input without borders: ``input_size`` plays no part.
 
         >>> conv = ConvSpec(3, 96, 11, stride=4)
         >>> ConvSpec(96, 96, 3, stride=2, groups=96).receptive_field(before=conv.receptive_field())
         FieldStep(size=(19, 19), stride=(8, 8), padding=(0, 0))
 
+        Args:
+            before: the receptive field of the stack of layers that makes this layer's input.
+
         Raises:
-            InputError: ``before`` has another number of axes; or the convolution is transposed, with a
-                stride above 1: what a position sees then depends on its phase.
+            InputError: ``before`` has another number of axes; or the convolution is transposed with a stride
+                above 1, so that the size of the receptive field depends on the position.
         """
         axes, stride = self.axes, self.stride
         low = [lo for lo, _ in self.padding]
         if self.transposed:
             if max(stride) > 1:
                 raise InputError(
-                    f"ConvSpec: what a position of a transposed convolution of stride {stride} sees depends "
-                    f"on its phase; build the module and ask archcost.receptive_field"
+                    f"ConvSpec: the receptive field of a transposed convolution of stride {stride} depends "
+                    f"on the position; build the module and call archcost.receptive_field"
                 )
             # With stride 1 it is a convolution by the mirrored kernel.
             low = [e - 1 - lo for e, lo in zip(self.extent, low, strict=True)]
         if before is None:
             before = FieldStep((1,) * axes, (1,) * axes, (0,) * axes)
         if len(before.size) != axes:
-            raise InputError(f"ConvSpec: {axes} spatial axes on top of a stack of {len(before.size)}")
+            raise InputError(
+                f"ConvSpec: the spec has {axes} spatial axes and before has {len(before.size)}; give the same"
+            )
         columns = (self.extent, stride, low, before.size, before.stride, before.padding)
         steps = [
             (size + (e - 1) * jump, s * jump, padding + lo * jump)
@@ -215,12 +221,12 @@ class ConvSpec:
 
     @property
     def weights(self) -> int:
-        """Elements of the weight tensor: in_channels x out_channels / groups x taps."""
+        """Elements of the weight tensor: in_channels * out_channels / groups * taps of the kernel."""
         return self.in_channels * self.out_channels // self.groups * prod(self.kernel_size)
 
     @property
     def params(self) -> int:
-        """Weights, and one bias for each output channel."""
+        """Weights and biases, a bias for each output channel."""
         return self.weights + (self.out_channels if self.bias else 0)
 
     @property
@@ -230,22 +236,22 @@ class ConvSpec:
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates: every weight is used once for each position it slides over.
+        """Multiply-accumulates: batch * weights * positions.
 
-        The positions are those of the output, or of the input where the convolution is transposed.
-        Taps that fall into the padding are counted, as in published tables.
+        The positions are those of the output, or of the input where the convolution is transposed. Taps in
+        the padding are counted, as in published tables.
         """
         positions = self.input_size if self.transposed else self.output_size
         return self.batch * self.weights * prod(positions)
 
     @property
     def flops(self) -> int:
-        """Twice the MACs, as of real numbers; the bias is not among them."""
+        """Twice the MACs, for real numbers and without the bias."""
         return 2 * self.macs
 
     @property
     def bias_ops(self) -> int:
-        """One addition for each output element, where there is a bias."""
+        """Additions of the bias: as many as output elements."""
         return self.neurons if self.bias else 0
 
 
@@ -254,24 +260,24 @@ def _by(values: Iterable[int]) -> str:
 
 
 def _one(values: tuple[int, ...]) -> str:
-    """A single number where all axes have the same."""
+    """The value of all axes where it is the same, else that of each: ``2``, ``2x1``."""
     return _by(dict.fromkeys(values) if len({*values}) == 1 else values)
 
 
 def stacked_field(layers: Iterable[ConvSpec]) -> FieldStep:
-    """The receptive field of layers on top of one another, the one that meets the input first.
+    """The receptive field of a stack of layers, given from the input on.
 
-    Their channels and input sizes play no part.
+    Channels and input sizes play no part.
 
     >>> stacked_field([ConvSpec(64, 64, 3, padding=1)] * 3)
     FieldStep(size=(7, 7), stride=(1, 1), padding=(3, 3))
 
     Raises:
-        InputError: as `ConvSpec.receptive_field`, or there are no layers.
+        InputError: there are no layers, or as `ConvSpec.receptive_field`.
     """
     field = None
     for layer in layers:
         field = layer.receptive_field(field)
     if field is None:
-        raise InputError("stacked_field: no layers given")
+        raise InputError("stacked_field: no layers given; give at least one ConvSpec")
     return field

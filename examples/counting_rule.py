@@ -31,7 +31,7 @@ for unknown in before.uncounted:
 assert len(before.uncounted) == 1
 
 
-@archcost.counting_rule("example::polynomial", kind="pointwise")
+@archcost.rules.counting_rule("example::polynomial", kind="pointwise")
 def polynomial_cost(op):
     """Horner's scheme: a product and a sum for each power."""
     return 0, 2 * op.args[1] * op.outputs[0].numel

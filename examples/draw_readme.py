@@ -34,7 +34,14 @@ for row, line in enumerate(lines[:end]):
     colour = "#5c6773" if is_rule else "#ffffff" if is_bold else "#c8d3df"
     weight = "bold" if is_bold else "normal"
     table.text(
-        0, 1 - (row + 0.5) / end, line, family="monospace", size=11.4, color=colour, weight=weight, va="center"
+        0,
+        1 - (row + 0.5) / end,
+        line,
+        family="monospace",
+        size=11.4,
+        color=colour,
+        weight=weight,
+        va="center",
     )
 field = figure.add_axes((0.645, 0.02, 0.35, 0.96))
 field.axis("off")

@@ -271,7 +271,7 @@ def test_inputs_that_contradict_each_other(net, given, message, capsys):
 def test_an_input_without_a_name(given, capsys):
     with pytest.raises(SystemExit):
         main(["analyze", "net.py:Two", "--input", given])
-    assert f"{given!r} names no input; give it as in image=1,3,224,224" in capsys.readouterr().err
+    assert f"{given!r} is not NAME=SHAPE; write it as in image=1,3,224,224" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [["analyze"], ["nonsense"], ["analyze", "a:b", "--input-size", "3,x"]])
@@ -293,13 +293,13 @@ def test_check_holds_the_counts_against_the_witnesses(net, capsys):
 
 
 def test_check_reports_findings_by_exit_code_1(net, capsys, monkeypatch):
-    from archcost.analysis import crosscheck as witnesses
+    from archcost.analysis import cross_check as witnesses
 
     wrong = witnesses.Difference("fvcore", "0", "Conv2d", 1, 2.0, None)
     result = witnesses.CrossCheck("net", 1, {"fvcore": 2.0}, {}, (wrong,), 1)
     monkeypatch.setattr(witnesses, "crosscheck", lambda *_, **__: result)
     assert main(["analyze", net, "--check"]) == 1
-    assert "NOT UNDERSTOOD" in capsys.readouterr().out
+    assert "UNEXPLAINED" in capsys.readouterr().out
 
 
 def test_zoo_prints_a_line_a_model(capsys):
@@ -320,7 +320,7 @@ def test_zoo_reports_findings_by_exit_code_1(capsys, monkeypatch):
 
     monkeypatch.setattr(zoo, "zoo_entries", lambda *_, **__: [replace(honest, gmacs=9.9)])
     assert main(["zoo", "squeezenet1_0"]) == 1
-    assert "not: squeezenet1_0" in capsys.readouterr().out
+    assert "different: squeezenet1_0" in capsys.readouterr().out
 
 
 def test_compare_shows_two_models(net, capsys):

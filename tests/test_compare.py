@@ -157,7 +157,7 @@ def test_an_analysis_is_taken_as_it_is():
 
 
 def test_names_are_two():
-    with pytest.raises(SpecError, match="it takes two"):
+    with pytest.raises(SpecError, match="give two names"):
         archcost.compare(nn.ReLU(), nn.ReLU(), torch.zeros(1), names=("a",))
 
 

@@ -9,8 +9,9 @@ from torch import nn
 from torch.nn import functional as F
 
 import archcost
-from archcost import ArchcostError, Count
+from archcost import ArchcostError
 from archcost.cost import registry
+from archcost.rules import Count
 
 
 class Call(nn.Module):
@@ -257,7 +258,7 @@ def test_an_operator_without_a_rule_is_named_with_its_module():
     (unknown,) = analysis.uncounted
     assert (unknown.op, unknown.module, unknown.times) == ("archcost_rules.mystery.default", "inner", 2)
     assert unknown.reason == (
-        'no counting rule for this operator; add one with @archcost.counting_rule("archcost_rules::mystery")'
+        'no counting rule for this operator; add one with @archcost.rules.counting_rule("archcost_rules::mystery")'
     )
     row = next(c for c in analysis.operations if c.op.name == unknown.op)
     assert row.macs is None
@@ -270,7 +271,7 @@ def test_an_operator_without_a_rule_is_named_with_its_module():
     "name", ["archcost_rules::mystery", "archcost_rules.mystery", "archcost_rules.mystery.default"]
 )
 def test_a_rule_of_ones_own_is_one_decorated_function(rules, name):
-    @archcost.counting_rule(name, kind="matmul")
+    @archcost.rules.counting_rule(name, kind="matmul")
     def rule(op):
         return 7, op.outputs[0].numel
 
@@ -280,7 +281,7 @@ def test_a_rule_of_ones_own_is_one_decorated_function(rules, name):
 
 
 def test_a_users_rule_replaces_ours(rules):
-    @archcost.counting_rule("aten.relu")
+    @archcost.rules.counting_rule("aten.relu")
     def rule(op):
         return Count(1, 2, "activation")
 
@@ -289,7 +290,7 @@ def test_a_users_rule_replaces_ours(rules):
 
 
 def test_a_rule_that_fails_leaves_an_unknown(rules):
-    @archcost.counting_rule("aten.relu")
+    @archcost.rules.counting_rule("aten.relu")
     def rule(op):
         raise KeyError("width")
 
@@ -303,7 +304,7 @@ def test_rules_of_other_packages_come_through_entry_points(tmp_path):
     import sys
 
     (tmp_path / "mypackage.py").write_text(
-        "import archcost\n@archcost.counting_rule('aten.relu')\ndef rule(op):\n    return 11, 0\n"
+        "import archcost\n@archcost.rules.counting_rule('aten.relu')\ndef rule(op):\n    return 11, 0\n"
     )
     info = tmp_path / "mypackage-1.0.dist-info"
     info.mkdir()
@@ -327,7 +328,7 @@ def test_rules_of_other_packages_come_through_entry_points(tmp_path):
 )
 def test_a_rule_that_cannot_be_registered_says_why(rules, names, kind, message):
     with pytest.raises(ArchcostError, match=message):
-        archcost.counting_rule(*names, kind=kind)
+        archcost.rules.counting_rule(*names, kind=kind)
 
 
 def test_every_rule_names_an_operator_of_the_framework():
@@ -632,7 +633,7 @@ def test_a_bag_of_embeddings_reads_all_rows_it_adds():
     ],
 )
 def test_a_rule_that_does_not_answer_leaves_an_unknown(rules, answer, reason):
-    archcost.counting_rule("aten.relu")(lambda op: answer)
+    archcost.rules.counting_rule("aten.relu")(lambda op: answer)
     analysis = archcost.analyze(nn.ReLU(), X)
     (unknown,) = analysis.uncounted
     assert unknown.reason.startswith(reason)
@@ -641,7 +642,7 @@ def test_a_rule_that_does_not_answer_leaves_an_unknown(rules, answer, reason):
 
 
 def test_a_rule_for_one_overload_holds_for_its_in_place_form(rules):
-    archcost.counting_rule("aten.add.Tensor")(lambda op: (3, 0))
+    archcost.rules.counting_rule("aten.add.Tensor")(lambda op: (3, 0))
     assert archcost.analyze(Call(lambda x: x.clone().add_(x) + 1.0), X).total.macs == 6
 
 

@@ -59,7 +59,7 @@ def test_peak_memory_is_what_the_allocator_saw():
 
 
 def test_the_witnesses_agree(model, image):
-    assert archcost.crosscheck(model, image).agrees
+    assert archcost.analysis.crosscheck(model, image).agrees
     assert archcost.receptive_field(model, image, "layer2", verify=True).size == (99, 99)
 
 

@@ -79,7 +79,7 @@ def test_an_operator_without_a_rule_is_named_and_sees_all():
     "name", ["archcost_fields::mystery", "archcost_fields.mystery", "archcost_fields.mystery.default"]
 )
 def test_a_rule_of_ones_own_is_one_decorated_function(rules, name):
-    @archcost.field_rule(name)
+    @archcost.rules.field_rule(name)
     def rule(op, see):
         return pointwise(op, see)
 
@@ -89,19 +89,19 @@ def test_a_rule_of_ones_own_is_one_decorated_function(rules, name):
 
 
 def test_a_rule_holds_for_the_in_place_form_as_well(rules):
-    archcost.field_rule("aten::neg")(lambda op, see: see(op.args[0]).running(3))
+    archcost.rules.field_rule("aten::neg")(lambda op, see: see(op.args[0]).running(3))
     for function in (torch.neg, lambda x: x.mul(1).neg_()):
         assert analysed(function).at("").window == ((3, 5), (0, 5))
 
 
 def test_a_users_rule_replaces_ours(rules):
-    archcost.field_rule("aten.relu")(lambda op, see: see(op.args[0]).mixed([3], op.index))
+    archcost.rules.field_rule("aten.relu")(lambda op, see: see(op.args[0]).mixed([3], op.index))
     fields = analysed(torch.relu)
     assert fields.at("").window == ((3, 5), (0, 8))
 
 
 def test_a_rule_that_fails_is_named_with_its_error(rules):
-    @archcost.field_rule("aten.relu")
+    @archcost.rules.field_rule("aten.relu")
     def rule(op, see):
         raise KeyError("width")
 
@@ -122,14 +122,14 @@ def test_a_rule_that_fails_is_named_with_its_error(rules):
     ],
 )
 def test_a_rule_that_does_not_fit_its_outputs_is_named(rules, answer, reason):
-    archcost.field_rule("archcost_fields::pair")(answer)
+    archcost.rules.field_rule("archcost_fields::pair")(answer)
     fields = analysed(lambda x: torch.ops.archcost_fields.pair(x)[1])
     assert [o.reason for o in fields.opaque] == [reason]
     assert fields.at("").is_global
 
 
 def test_one_answer_holds_for_every_output(rules):
-    archcost.field_rule("archcost_fields::pair")(pointwise)
+    archcost.rules.field_rule("archcost_fields::pair")(pointwise)
     fields = analysed(lambda x: torch.ops.archcost_fields.pair(x)[1])
     assert fields.opaque == ()
     assert fields.at("").size == (3, 3)
@@ -146,7 +146,7 @@ def test_what_an_unknown_operator_writes_without_returning_it_sees_all():
 
 def test_a_rule_that_slides_makes_its_dimensions_the_axes(rules):
     """Over (N, T, C) the axis would be the second; a window over the last dimension says otherwise."""
-    archcost.field_rule("archcost_fields::mystery", slides=True)(pointwise)
+    archcost.rules.field_rule("archcost_fields::mystery", slides=True)(pointwise)
     model = Call(torch.ops.archcost_fields.mystery)
     fields = archcost.analyze(model, torch.zeros(2, 4, 9), progress=False).fields
     assert [axis.dim for axis in fields.axes] == [2]
@@ -156,7 +156,7 @@ def test_rules_come_through_entry_points_and_the_users_own_win_over_all(tmp_path
     """In a fresh interpreter, with a package beside archcost that announces one."""
     (tmp_path / "fieldpackage.py").write_text(
         "import archcost\n"
-        "@archcost.field_rule('aten.relu')\n"
+        "@archcost.rules.field_rule('aten.relu')\n"
         "def rule(op, see):\n"
         "    return see(op.args[0]).mixed([3], op.index)\n"
     )
@@ -166,7 +166,7 @@ def test_rules_come_through_entry_points_and_the_users_own_win_over_all(tmp_path
     (info / "entry_points.txt").write_text("[archcost.field_rules]\nmine = fieldpackage\n")
     code = (
         "import torch, archcost\n"
-        "archcost.field_rule('aten.sigmoid')(lambda op, see: see(op.args[0]).mixed([2], op.index))\n"
+        "archcost.rules.field_rule('aten.sigmoid')(lambda op, see: see(op.args[0]).mixed([2], op.index))\n"
         "for layer in (torch.nn.ReLU(), torch.nn.Sigmoid()):\n"
         "    print(archcost.analyze(layer, torch.zeros(1, 2, 5, 5), progress=False).fields.at('').window)\n"
     )
@@ -180,7 +180,7 @@ def test_rules_come_through_entry_points_and_the_users_own_win_over_all(tmp_path
 @pytest.mark.parametrize("names", [(), (3,)])
 def test_a_rule_that_cannot_be_registered_says_why(rules, names):
     with pytest.raises(ArchcostError, match="name the operators"):
-        archcost.field_rule(*names)
+        archcost.rules.field_rule(*names)
 
 
 # Counted, and opaque here on purpose: nested and sparse tensors have no positions of their own; `set` and

@@ -256,7 +256,7 @@ CASES |= {
     ),
     "rewritten-plan.py.txt": lambda: rewritten().plan.to_python(),
     "acceleration.txt": lambda: f"{made_up.acceleration()}\n\n{made_up.acceleration(changed=False)}\n",
-    "crosscheck.txt": lambda: f"{archcost.crosscheck(recurrent(), input_size=(2, 5, 6))}\n",
+    "crosscheck.txt": lambda: f"{archcost.analysis.crosscheck(recurrent(), input_size=(2, 5, 6))}\n",
     "fields.txt": lambda: "".join(
         f"{one}\n{one!r}\n"
         for one in (

@@ -25,7 +25,7 @@ def imported(statement: str) -> list[str]:
 LIGHT = [
     "import archcost",
     "import archcost; archcost.ConvSpec(3, 96, 11, stride=4, input_size=(227, 227)).macs",
-    "import archcost; archcost.ArchcostError, archcost.counting_rule, archcost.Count",
+    "import archcost; archcost.ArchcostError, archcost.analysis, archcost.paths, archcost.plot",
     "import archcost; dir(archcost)",
     "import archcost.cli",
     "from archcost.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass",
@@ -83,13 +83,45 @@ def test_every_public_name_exists_and_has_a_docstring():
         _ = archcost.nonsense
 
 
+def test_the_types_are_shipped():
+    """Marked by py.typed, and in the stubs from which the packages read their public names."""
+    from importlib.resources import files
+
+    folder = files("archcost")
+    assert folder.joinpath("py.typed").is_file()
+    for room in ("", "analysis", "paths", "plot", "rewriting"):
+        assert folder.joinpath(room, "__init__.pyi").is_file(), room
+
+
+def test_crosscheck_is_beside_compare_and_rules_have_a_room():
+    import archcost
+
+    assert archcost.analysis.crosscheck(torch_relu(), input_size=(1, 3)).agrees
+    assert archcost.analysis.compare is archcost.compare
+    assert {"Count", "counting_rule", "field_rule"} <= set(archcost.rules.__all__)
+    for name in ("crosscheck", "CrossCheck", "counting_rule", "field_rule", "Count"):
+        assert not hasattr(archcost, name)
+
+
+def torch_relu():
+    from torch import nn
+
+    return nn.Sequential(nn.Linear(3, 4), nn.ReLU())
+
+
 def test_no_public_function_bears_the_name_of_a_module():
     import pkgutil
 
     import archcost
 
     modules = {module.name for module in pkgutil.iter_modules(archcost.__path__)}
-    assert modules & set(archcost.__all__) == {"paths", "plot", "rewriting"}  # rooms, and no functions
+    assert modules & set(archcost.__all__) == {
+        "analysis",
+        "paths",
+        "plot",
+        "rewriting",
+        "rules",
+    }  # rooms, and no functions
 
 
 def circles(graph):

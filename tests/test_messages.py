@@ -128,7 +128,7 @@ def test_a_dict_of_shapes_makes_a_dict_of_tensors():
 
 TAKE_A_MODEL = [
     archcost.analyze,
-    archcost.crosscheck,
+    archcost.analysis.crosscheck,
     archcost.receptive_field,
     archcost.effective_field,
     archcost.measure,
@@ -381,7 +381,7 @@ IMAGE = torch.rand(1, 3, 64, 64)
             "compare: an Analysis has its inputs; leave inputs out",
         ),
         (lambda one: archcost.compare(nn.ReLU(), one, IMAGE, inputs_b=IMAGE), "leave inputs out"),
-        (lambda one: archcost.effective_field(one, input_size=(1, 3, 8, 8)), "give it without input_size"),
+        (lambda one: archcost.effective_field(one, input_size=(1, 3, 8, 8)), "leave input_size out"),
         (lambda one: archcost.measure(one, input_size=(1, 3, 8, 8)), "an Analysis has its input size"),
     ],
 )

@@ -54,7 +54,7 @@ MADE = {
     "analysis": lambda net: archcost.analyze(net, X),
     "training": lambda net: archcost.analyze(Net(), X),
     "comparison": lambda net: archcost.compare(net, nn.Sequential(nn.Conv2d(3, 8, 1)).eval(), X),
-    "crosscheck": lambda net: archcost.crosscheck(net, X),
+    "crosscheck": lambda net: archcost.analysis.crosscheck(net, X),
     "field": lambda net: archcost.receptive_field(net, X),
     "witness": lambda net: verify_field(one := archcost.analyze(net, X), one.fields.network),
     "effective": lambda net: archcost.effective_field(net, X),

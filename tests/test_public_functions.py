@@ -117,7 +117,7 @@ def of(model):
 
 FUNCTIONS = {
     "compare": lambda m: str(archcost.compare(m, m, of(m))),
-    "crosscheck": lambda m: str(archcost.crosscheck(m, of(m))),
+    "crosscheck": lambda m: str(archcost.analysis.crosscheck(m, of(m))),
     "receptive_field": lambda m: str(archcost.receptive_field(m, of(m), verify=True)),
     "effective_field": lambda m: str(archcost.effective_field(m, of(m), samples=1)),
     "measure": lambda m: str(archcost.measure(m, of(m), seconds=0.05, paths=["im2col"], **QUICK)),

@@ -62,7 +62,7 @@ def test_columns_sort_and_top_mean_the_same_in_every_format(result):
     assert str(few[name][0]) in text
     with pytest.raises(SpecError, match="there is no column 'nme'"):
         result.to_text(columns=["nme"])
-    with pytest.raises(SpecError, match="by is 'modules'; take one of"):
+    with pytest.raises(SpecError, match="there is no table 'modules'; take one of"):
         result.to_pandas(by="modules")
 
 

@@ -83,7 +83,7 @@ def test_every_column_is_on_show_or_named(results, name, width):
     whole, text = (results[name].to_text(width=w) for w in (None, width))
     every = {head for line in heads_of(whole) for head in line.split("  ") if head.strip()}
     shown = " ".join(" ".join(heads_of(text)).split())
-    at = text.find("No room for: ")
+    at = text.find("Columns hidden at this width: ")
     named = "" if at < 0 else " ".join(text[at:].partition("\n\n")[0].split())
     missing = [
         head for head in every if not all(w in shown for w in head.split()) and head.strip() not in named
@@ -111,7 +111,7 @@ def test_columns_that_were_asked_for_go_from_the_last(results, name, by, width):
     names = ["rule", "macs_ratio", "macs", "options"]
     text = results[name].to_text(width=width, by=by, columns=names, top=3)
     assert "Rule" in " ".join(heads_of(text)).split()
-    left = " ".join(text.partition("No room for: ")[2].split())
+    left = " ".join(text.partition("Columns hidden at this width: ")[2].split())
     assert not left or left.startswith(("MACs x, MACs, Options", "MACs, Options", "Options"))
 
 
@@ -141,7 +141,11 @@ def test_a_column_without_anything_in_it_takes_no_room_from_another(results, wid
     bare = timed(replace(results["measured"], roofline=None, context=None), "contiguous", "contiguous")
     text = bare.to_text(width=width)
     shown = " ".join(" ".join(heads_of(text)).split())
-    left = text[text.index("No room for: ") :] if "No room for: " in text else ""
+    left = (
+        text[text.index("Columns hidden at this width: ") :]
+        if "Columns hidden at this width: " in text
+        else ""
+    )
     left = " ".join(left[: left.find("Paths: ")].split())
     empty = [head for head in ("Workspace", "In context", "Roofline") if head in shown]
     assert not empty or not [head for head in ("Convolution", "Native", "Multiplications") if head in left]
@@ -189,7 +193,7 @@ def test_signs_are_explained_where_they_are_on_show(results, columns, form):
     analysis = results["uncountable"]
     said = getattr(analysis, f"to_{form}")(columns=columns)
     bound = ">=" if form == "text" else "&gt;="
-    explained = f"what is marked {bound} leaves out what was not counted"
+    explained = f"{bound} marks sums without the operations that could not be counted"
     assert (explained in said) == (columns != ["params"])
     assert said.count(bound) != 1
 
@@ -197,13 +201,13 @@ def test_signs_are_explained_where_they_are_on_show(results, columns, form):
 def test_nothing_is_said_of_signs_that_found_no_room(results):
     analysis = results["uncountable"]
     text = analysis.to_text(width=34, columns=["params", "output_shape", "macs"])
-    assert "No room for: MACs" in text
+    assert "Columns hidden at this width:\n  MACs" in text
     assert ">=" not in text
 
 
 def test_a_comparison_explains_its_signs(results):
     text = archcost.compare(results["uncountable"], results["analysis"]).to_text()
-    assert "Lower bound: what is marked >= leaves out what was not counted" in text
+    assert "Lower bound: >= marks sums without the operations that could not be counted" in text
     assert "?: not known" in text
     plain = results["comparison"].to_text()
     assert ">=" not in plain

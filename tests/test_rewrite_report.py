@@ -184,8 +184,8 @@ def test_no_line_is_wider_than_asked_and_rule_and_verdict_stay_longest():
         assert max(map(len, lines)) <= width
         assert any("Rule" in line and "Verdict" in line for line in lines)
     assert any(len(line) > 120 for line in found.to_text().splitlines())
-    assert "No room for: Now, " in found.to_text(width=60)
-    assert "No room for" not in found.to_text()
+    assert "Columns hidden at this width: Now, " in found.to_text(width=60)
+    assert "Columns hidden at this width" not in found.to_text()
 
 
 def test_what_stays_is_grouped_by_reason_with_a_count_and_the_first_names():

@@ -136,9 +136,9 @@ def test_the_recurrence_gives_what_the_intervals_of_the_model_give(stack):
 
 
 def test_a_field_that_has_no_one_size_says_so():
-    with pytest.raises(InputError, match=r"of stride \(2, 1\) sees depends on its phase; build the module"):
+    with pytest.raises(InputError, match=r"of stride \(2, 1\) depends on the position; build the module"):
         ConvSpec(1, 1, 4, stride=(2, 1), transposed=True).receptive_field()
-    with pytest.raises(InputError, match="2 spatial axes on top of a stack of 1"):
+    with pytest.raises(InputError, match="the spec has 2 spatial axes and before has 1"):
         stacked_field([ConvSpec(1, 1, 3, input_size=9), ConvSpec(1, 1, 3)])
     with pytest.raises(InputError, match="stacked_field: no layers given"):
         stacked_field([])

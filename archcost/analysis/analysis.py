@@ -1,4 +1,4 @@
-"""The face of the house: analyze, and the Analysis it returns."""
+"""`analyze`, which counts the cost of every layer of a model, and the Analysis it returns."""
 
 from __future__ import annotations
 
@@ -33,21 +33,28 @@ def analyze(
     weights: str | None = None,
     progress: bool | None = None,
 ) -> Analysis:
-    """What every layer of ``model`` costs: one pass on `meta`, nothing computed, the model untouched.
+    """Count the cost of every layer of a model: parameters, MACs, memory, receptive field.
+
+    The model is traced by a forward pass on the device `meta`, which computes nothing; it comes back
+    untouched.
 
     Args:
-        model: a module, or a SPEC such as ``"torchvision:resnet50"`` (see `archcost.load`), or a file that
+        model: a module, a SPEC such as ``"torchvision:resnet50"`` (see `archcost.load`), or a file that
             `Analysis.save` wrote.
-        inputs: a tuple is positional arguments, a dict is keyword arguments, anything else is the one
-            argument. Left out, ``input_size`` decides, or what the model says of itself; the result's
-            ``notes`` say what was assumed.
-        input_size: the shape of the input, batch included, as in ``(1, 3, 224, 224)``; a list of shapes
-            for several inputs, a dict of them by argument name.
-        dtype: of the inputs made for ``input_size``; by default the model's own. One, or one for each. A
-            model that a SPEC names takes the one dtype as well, if it is a floating-point one.
-        device: where the pass runs. By default ``"meta"``, and the model's own device when its code needs
-            real values; naming another runs it there, on copies of the weights.
-        progress: draw a progress bar on stderr for waits over a second; by default on a terminal.
+        inputs: arguments of the model: a tuple is positional arguments, a dict is keyword arguments, anything
+            else is the only argument. By default they are made for ``input_size``, or for an input size that
+            the model itself suggests; the ``notes`` of the result say what was assumed.
+        input_size: the shape of the input, batch included, such as ``(1, 3, 224, 224)``; for several inputs a
+            list of shapes, or a dict of shapes by argument name.
+        dtype: the dtype of the inputs made for ``input_size``, or a dtype for each of them; by default that
+            of the model. A floating-point dtype also becomes that of the weights of a model from a SPEC.
+        device: the device of the forward pass. By default `meta`, or the model's own device if its code
+            needs real values. On another device the model runs on copies of the weights.
+        weights: with a SPEC, the file of a state dict.
+        progress: whether to draw a progress bar on stderr for waits over a second; by default on a terminal.
+
+    Returns:
+        The counts by module, layer and operation; ``print`` it for the table.
 
     Raises:
         InputError: the inputs do not fit; the message names the module, what it got and what it expects.
@@ -61,7 +68,7 @@ def analyze(
     if isinstance(model, str):
         return _analyze_spec(model, inputs, input_size, weights, options)
     if weights is not None:
-        raise SpecError("weights goes with a SPEC; load the state dict of a module before you analyse it")
+        raise SpecError("analyze: weights goes with a SPEC; load the state dict into the module yourself")
     from archcost.trace.hints import traced
     from archcost.trace.mode import mode_note
     from archcost.trace.state import paused_gc
@@ -70,7 +77,7 @@ def analyze(
         trace = traced(model, inputs, input_size=input_size, **options)
         costs = cost_of(trace)
         notes = (*mode_note(trace, model), *_notes(trace, costs))
-        return Analysis(trace, costs, trace.model_name, notes, _Alive(model))
+        return Analysis(trace, costs, trace.model_name, notes, _WeakModel(model))
 
 
 def analysis_of(
@@ -81,11 +88,17 @@ def analysis_of(
     progress: bool | None = False,
     **more: Any,
 ) -> Analysis:
-    """The Analysis of a model; or the one that was given, which takes no inputs that would not be used.
+    """The Analysis of a model; an Analysis is returned as it is.
 
     Args:
-        what: the function that was called, for the message.
+        what: the name of the calling function, for messages.
+        model: a module, a SPEC or an Analysis.
+        inputs: as in `analyze`.
+        progress: as in `analyze`.
         more: ``input_size``, ``dtype`` and ``device``, as in `analyze`.
+
+    Raises:
+        InputError: inputs are given for an Analysis, which has its own.
     """
     if not isinstance(model, Analysis):
         return analyze(model, inputs, progress=progress, **more)
@@ -94,8 +107,8 @@ def analysis_of(
         raise InputError(f"{what}: an Analysis has its inputs; name the layer with layer={inputs!r}")
     if unused:
         raise InputError(
-            f"{what}: an Analysis has its inputs; leave {' and '.join(unused)} out, or give the model in "
-            f"place of its Analysis"
+            f"{what}: an Analysis has its inputs; leave {' and '.join(unused)} out, or give the model "
+            f"instead of its Analysis"
         )
     return model
 
@@ -103,16 +116,20 @@ def analysis_of(
 def _analyze_spec(
     spec: str, inputs: Any, input_size: Any, weights: str | None, options: dict[str, Any]
 ) -> Analysis:
-    """Without values first, which builds a model of any size at once; with them where its code needs some."""
+    """The Analysis of the model that a SPEC names.
+
+    The model is built without weight values first, which is instant at any size; with values only where its
+    code needs them.
+    """
     from archcost.models.specs import load
     from archcost.progress import Progress
     from archcost.trace.inputs import floating
 
-    # One floating-point dtype is the model's too, since inputs of another could not meet its weights.
+    # A floating-point dtype becomes the model's too: inputs of another dtype would not fit its weights.
     floats = floating(options["dtype"]) if inputs is None else None
     for without_values in (options["device"] is None, False):
         with Progress(1, f"building {spec}", options["progress"]):
-            from archcost.trace.hints import traced  # the first import of torch is part of the wait
+            from archcost.trace.hints import traced  # imports torch, which is part of the wait
 
             loaded = load(spec, weights=weights, without_values=without_values, dtype=floats)
             if floats is not None and any(p.dtype == floats for p in loaded.model.parameters()):
@@ -127,30 +144,32 @@ def _analyze_spec(
                 raise
     costs = cost_of(trace)
     notes = (*([loaded.assumed] if assumes else []), *_notes(trace, costs))
-    return Analysis(trace, costs, loaded.spec, notes, _Named(spec, weights, floats))
+    return Analysis(trace, costs, loaded.spec, notes, _SpecModel(spec, weights, floats))
 
 
 def _saved(path: str, given: list[str]) -> Analysis:
-    """The Analysis that a file holds, which has its inputs."""
+    """The Analysis in a file; raises InputError for options that it would ignore."""
     if given:
         raise InputError(
-            f"analyze: {path} is an Analysis that has its inputs; leave {' and '.join(given)} out"
+            f"analyze: {path} holds an Analysis with its inputs; leave {' and '.join(given)} out"
         )
     found = load_result(path)
     if not isinstance(found, Analysis):
-        raise SpecError(f"{path} holds a {type(found).__name__}, and no Analysis")
+        raise SpecError(
+            f"analyze: {path} holds a {type(found).__name__}, not an Analysis; archcost.load_result reads it"
+        )
     return found
 
 
 def _notes(trace: Trace, costs: Costs) -> tuple[str, ...]:
-    """Those of the pass and of the counts, and the dependence rules that could not be loaded."""
+    """The notes of the trace and of the counts, and those on plugins that could not be loaded."""
     from archcost.fields.registry import table
 
     return (*trace.notes, *costs.notes, *table.notes)
 
 
-class _Alive:
-    """The model while it lives; a pickle, which outlives it, has none."""
+class _WeakModel:
+    """A weak reference to the model; empty in a pickle."""
 
     def __init__(self, model: nn.Module) -> None:
         self._model = weakref.ref(model)
@@ -161,7 +180,7 @@ class _Alive:
     def __reduce__(self) -> tuple[Any, ...]:
         return _gone, ()
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Alive:
+    def __deepcopy__(self, memo: dict[int, Any]) -> _WeakModel:
         return self
 
 
@@ -170,8 +189,8 @@ def _gone() -> None:
 
 
 @dataclass
-class _Named:
-    """The model that a SPEC names, built when first asked for: what was analysed has no values to run on."""
+class _SpecModel:
+    """The model that a SPEC names, built with values on first use: the one analysed may have none."""
 
     spec: str
     weights: str | None
@@ -187,29 +206,35 @@ class _Named:
         return self._model
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _Named, (self.spec, self.weights, self.dtype)
+        return _SpecModel, (self.spec, self.weights, self.dtype)
 
 
 class Analysis(TracedModel, Result):
-    """A Trace with its Costs. ``print`` it, or take it as pandas, markdown, CSV, JSON, HTML or a dict.
+    """The counted costs and receptive fields of a model, as `analyze` returns them.
 
-    ``by`` is ``"modules"``, ``"layers"`` or ``"operations"``. Modules hold their children's costs as well,
-    and their own operations are in no layer: to add up, take operations. For people repeated blocks are
-    folded into one row with their sum, and every level adds up; with ``sort`` or ``top`` a flat list of
-    layers stands in place of the tree, and what ``top`` leaves out is summed.
+    ``print`` it for a table, or take it as pandas, markdown, CSV, JSON, HTML or a dict. ``by`` is
+    ``"modules"``, ``"layers"`` or ``"operations"``. The costs of a module include those of its children;
+    operations that a module runs itself belong to no layer, so only operations add up to the total. The table
+    for people folds repeated blocks into a single row with their sum, and adds up at every level; with
+    ``sort`` or ``top`` it is a list of layers, and the rows that ``top`` leaves out are summed in one row.
 
-    It can be pickled, as every result can; the model does not go along.
+    An Analysis can be pickled, as every result can; the model is not part of the pickle.
     """
 
     @classmethod
     def restored(cls, trace: Trace, name: str, notes: tuple[str, ...]) -> Analysis:
-        """From what a file has (`archcost.report.saving`): counted anew."""
+        """An Analysis read from a file (`archcost.report.saving`), its trace counted again."""
         return cls(trace, cost_of(trace), name, notes)
 
     def document(self, asked: Asked) -> Document:
-        """The schema is stated in `archcost.analysis.reports.analysis`."""
+        """The contents to show; `archcost.analysis.reports.analysis` describes the schema of the JSON."""
         return document_of(self, asked)
 
     def flat(self, depth: int = 0, prefix: str = "") -> dict[str, int | float]:
-        """Plain numbers for experiment trackers: ``{"params": 9, "layer1/macs": 8}`` down to ``depth``."""
+        """Numbers for experiment trackers: ``{"params": 9, "layer1/macs": 8}``.
+
+        Args:
+            depth: levels of modules; 0 is the whole model alone.
+            prefix: put before every name, with a ``/`` between.
+        """
         return flat(self, depth, prefix)

@@ -1,4 +1,4 @@
-"""Two Analyses side by side: compare, and the Comparison it returns."""
+"""`compare`, which puts two models side by side, and the Comparison it returns."""
 
 from __future__ import annotations
 
@@ -30,56 +30,64 @@ def compare(
     device: str | torch.device | None = None,
     progress: bool | None = None,
 ) -> Comparison:
-    """Two models side by side on the same inputs, aligned by module name.
+    """Compare the costs of two models, module by module.
 
     Args:
-        model_a: a module, a SPEC, or an Analysis made before, which is taken as it is.
-        model_b: the same.
-        inputs: for both, as in `analyze`.
-        inputs_b: for the second alone, where it takes others.
-        input_size: for both; not for the second where it has ``inputs_b``.
-        names: what to call the two in reports.
-        dtype: as in `analyze`; so are ``device`` and ``progress``.
+        model_a: the first model: a module, a SPEC, or an Analysis, which is used as it is.
+        model_b: the second model, in the same forms.
+        inputs: the inputs of both, as in `analyze`.
+        inputs_b: the inputs of the second model, where they differ.
+        input_size: the input size of both, as in `analyze`; with ``inputs_b``, of the first only.
+        names: names of the two models for reports.
+        dtype: as in `analyze`.
+        device: as in `analyze`.
+        progress: as in `analyze`.
+
+    Returns:
+        The comparison, with modules aligned by their names.
 
     Raises:
-        InputError: inputs that do not fit, or that nobody takes, because both are Analyses.
+        InputError: the inputs do not fit, or both models are Analyses, which have their inputs.
+        SpecError: a SPEC names nothing that can be loaded, or ``names`` are not two.
     """
     sides = []
     made = isinstance(model_a, Analysis) and isinstance(model_b, Analysis)
     for model, own in ((model_a, None), (model_b, inputs_b)):
         given = inputs if own is None else own
         more = {"input_size": input_size if own is None else None, "dtype": dtype, "device": device}
-        if isinstance(model, Analysis) and not made:  # what is for both is the other's
+        if isinstance(model, Analysis) and not made:  # the inputs are meant for the other model
             given, more = own, {}
         sides.append(analysis_of("compare", model, given, progress=progress, **more))
     if names is not None:
         if isinstance(names, str) or len(names) != 2:
-            raise SpecError(f"names is {names!r}; it takes two, one for each model")
+            raise SpecError(f"compare: names is {names!r}; give two names, one for each model")
         sides = [replace(side, name=str(name)) for side, name in zip(sides, names, strict=True)]
     return Comparison(*sides)
 
 
 @dataclass(frozen=True)
 class Comparison(Result):
-    """Two Analyses side by side: ``print`` it, or take it as pandas, markdown, CSV, JSON or HTML.
+    """The costs of two models side by side; ``print`` it, or take it as pandas, markdown, CSV, JSON or HTML.
 
-    One row a module name; each measure as ``macs_a``, ``macs_b``, ``macs_difference``, ``macs_ratio``, and
-    ``columns`` takes ``"macs"`` for all of them. ``only_in`` is ``"a"`` or ``"b"`` for a module that the
-    other has not; it counts as nothing there in the difference, so that differences of layers add up. Sorted
-    by a difference, the largest change comes first, whichever way it goes.
+    There is a row for each module name. Each measure has the columns ``macs_a``, ``macs_b``,
+    ``macs_difference`` (b - a) and ``macs_ratio`` (b / a); ``columns`` takes ``"macs"`` for all four.
+    ``only_in`` is ``"a"`` or ``"b"`` for a module that the other model lacks; its missing side counts as 0 in
+    differences, so that they add up. Sorted by a difference, the largest change in size comes first.
     """
 
     a: Analysis
+    """The first model."""
     b: Analysis
+    """The second model."""
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What to know about the two together, in words."""
+        """Notes on the two models together, such as inputs that differ."""
         a, b = self.a.input_text, self.b.input_text
         return () if a == b else (f"the inputs differ: a has {a}, b has {b}",)
 
     def document(self, asked: Asked) -> Document:
-        """The schema is stated in `archcost.analysis.reports.comparison`."""
+        """The contents to show; `archcost.analysis.reports.comparison` describes the schema of the JSON."""
         return document_of(self.a, self.b, self.notes, asked)
 
     def __repr__(self) -> str:

@@ -1,4 +1,4 @@
-"""effective_field: how much of its window a layer really looks at."""
+"""`effective_field`, which measures the part of its receptive field that a layer's gradient comes from."""
 
 from __future__ import annotations
 
@@ -35,32 +35,38 @@ def effective_field(
     signs: bool = False,
     device: str | torch.device | None = None,
 ) -> EffectiveField:
-    """The effective receptive field of Luo, Li, Urtasun and Zemel (NIPS 2016), measured on the model.
+    """Measure the effective receptive field of a layer (Luo, Li, Urtasun and Zemel, NIPS 2016).
 
-    The gradient of one position of a layer, the sum of its channels, with respect to the input: absolute
-    values, summed over the input's channels, mean over the samples. A copy of the model runs in eval mode,
-    in which its field on paper is as well, with the weights that it has, in its own precision, float16 and
-    bfloat16 in float32. Published recipes
-    differ: in the data, in the sign of the channels (see ``signs``), and in the measure of the size. Here
-    it is the side of the smallest square around the centre of the window that holds ``share`` of the sum.
+    It is the gradient of a position of the layer's output, summed over its channels, with respect to the
+    input: absolute values, summed over the channels of the input, mean over the samples. A copy of the model
+    with its weights runs in eval mode and in its own precision (float16 and bfloat16 in float32); the exact
+    receptive field beside it is that of eval mode as well. Publications differ in the data, in the sign of
+    the channels (see ``signs``) and in the measure of size. Here the size is the side of the smallest square,
+    around the centre of the window, with ``share`` of the gradient's sum.
 
     Args:
-        model: a module, a SPEC, or the Analysis of one.
-        inputs: what the model runs on, as in `archcost.analyze`; a batch of n images is n samples. By
-            default ``samples`` passes on standard normal numbers (zeros for whole numbers).
-        layer, position, call, of: as in `archcost.receptive_field`; by default the centre of the last
-            spatial feature map, and of a layer called several times the last call.
-        input_size: the shape of the input, batch included, where ``inputs`` are not given.
-        share: of the gradient, for `EffectiveField.side`: above 0, at most 1.
-        seed: of the inputs and the signs.
-        signs: sum the channels with random signs, drawn anew for each sample. For a layer whose channels
-            sum to a constant, as after a LayerNorm.
-        device: where it is measured; by default where the model is.
+        model: a module, a SPEC, or an Analysis.
+        inputs: as in `archcost.analyze`; a batch of n images is n samples. By default ``samples`` inputs of
+            standard normal numbers, zeros where the dtype is integer.
+        layer: as in `archcost.receptive_field`.
+        position: as in `archcost.receptive_field`.
+        call: which call of a layer that is called several times, from 0; by default the last.
+        of: as in `archcost.receptive_field`.
+        input_size: the shape of the input, batch included, if ``inputs`` are not given.
+        samples: the number of random inputs, if ``inputs`` are not given.
+        share: the share of the gradient in the square of side `EffectiveField.side`: above 0, at most 1.
+        seed: the seed of random inputs and signs.
+        signs: sum the channels with random signs, drawn for each sample. For a layer whose channels sum to
+            a constant, such as after a LayerNorm.
+        device: the device to measure on; by default that of the model.
+
+    Returns:
+        The gradient over the input and the side of the square.
 
     Raises:
-        SpecError: no such layer or position, a layer whose output has no positions, or no share.
-        InputError: the inputs do not fit, or are whole numbers, which have no gradient.
-        ModelError: no gradient comes through, it is 0 or not finite, or the model cannot be copied or run.
+        SpecError: no such layer or position, a layer whose output has no positions, or an invalid share.
+        InputError: the inputs do not fit, or their dtype is integer, which has no gradient.
+        ModelError: the gradient is missing, 0 or not finite, or the model cannot be copied or run.
     """
     from archcost.analysis.analysis import Analysis, analyze
     from archcost.fields.effective import check_share, measure
@@ -72,7 +78,7 @@ def effective_field(
         raise InputError(f"effective_field: samples is {samples!r}; give a whole number, at least 1")
     if isinstance(model, Analysis):
         if input_size is not None:
-            raise InputError("effective_field: an Analysis has its input size; give it without input_size")
+            raise InputError("effective_field: an Analysis has its input size; leave input_size out")
         analysis = model
     else:
         analysis = analyze(model, inputs, input_size=input_size, progress=False)
@@ -88,7 +94,7 @@ def effective_field(
 
 
 def _in_eval_mode(analysis: Analysis, source: nn.Module) -> Analysis:
-    """The same of the model in eval mode, in which the field is measured: its field on paper may differ."""
+    """The Analysis of the model in eval mode, in which the gradient is measured."""
     from archcost.analysis.analysis import analyze
     from archcost.trace.call import like_traced
     from archcost.trace.modules import walk
@@ -100,7 +106,7 @@ def _in_eval_mode(analysis: Analysis, source: nn.Module) -> Analysis:
     with Untouched(walk(source)):
         try:
             source.eval()
-        except NotImplementedError:  # an exported module has but one mode
+        except NotImplementedError:  # an exported module has a single mode
             return analysis
         return analyze(source, call, progress=False)
 
@@ -113,7 +119,7 @@ def _chosen(
     call: int | None,
     of: int | None,
 ) -> Claim:
-    """The field of one call, and where it is to be seen."""
+    """The receptive field to measure, and where the model computes the layer's output."""
     fields = analysis.fields
     field = fields.select(layer, position, call, of)
     if field.calls:
@@ -129,7 +135,7 @@ def _chosen(
         raise SpecError(
             f"effective_field: the last spatial map, of {field.layer}, is made inside a forward, where no "
             f"hook finds it: name a layer before it, or give the model as it was before torch.jit or "
-            f"torch.export made it one piece"
+            f"torch.export"
         )
     return claim
 
@@ -145,13 +151,13 @@ def _check_size(call: Call, claim: Claim) -> None:
     if not fits:
         wanted = "x".join(map(str, field.input_size))
         raise InputError(
-            f"effective_field: input {field.input_index} has shape {shape}, and was analysed with "
-            f"{wanted} pixels; give inputs of that size, or the model in place of its Analysis"
+            f"effective_field: input {field.input_index} has shape {shape}, but the Analysis is of "
+            f"{wanted} pixels; give inputs of that size, or the model instead of its Analysis"
         )
 
 
 def _drawn(analysis: Analysis, samples: int, seed: int) -> list[Call]:
-    """Calls of the shapes that were traced: standard normal numbers, zeros for whole ones."""
+    """Calls with inputs of the traced shapes: standard normal numbers, zeros for integer dtypes."""
     import torch
 
     from archcost.trace.call import like_traced

@@ -1,4 +1,4 @@
-"""receptive_field: the window of one layer and position, and the witness that it is true."""
+"""`receptive_field`, the part of the input that a layer sees, and its verification on the real model."""
 
 from __future__ import annotations
 
@@ -35,27 +35,32 @@ def receptive_field(
     dtype: Any = None,
     device: str | torch.device | None = None,
 ) -> ReceptiveField:
-    """The part of the input that one position of one layer sees.
+    """The receptive field of a layer: the part of the input that a position of its output depends on.
 
     Args:
-        model: a module, a SPEC, or the Analysis of one.
-        inputs, input_size, dtype, device: as in `archcost.analyze`; an Analysis has its own, and takes inputs
-            for ``verify`` alone.
+        model: a module, a SPEC, or an Analysis.
+        inputs: as in `archcost.analyze`; with an Analysis they are used for ``verify`` only.
         layer: a name in ``named_modules()``; by default the network at its last spatial feature map.
-        position: one index for each spatial dimension of the layer's output; by default the centre.
-        call: which call of a layer that is called several times; by default their union.
-        of: which of several input tensors; by default the first that the layer sees.
-        verify: plant NaN inside and outside the window of the real model and see that it reaches the
-            position, or does not: a clean pass in float64, and three for each axis.
+        position: an index for each spatial axis of the layer's output; by default the centre.
+        call: which call of a layer that is called several times, from 0; by default the union of all.
+        of: which of several input tensors, from 0; by default the first that the layer depends on.
+        verify: check the window on the real model, in float64: NaN inside the window reaches the position,
+            NaN outside does not. This takes a forward pass, and three for each spatial axis.
+        input_size: as in `archcost.analyze`.
+        dtype: as in `archcost.analyze`.
+        device: as in `archcost.analyze`.
+
+    Returns:
+        Size, stride and padding in pixels of the input, and the window of the position.
 
     Raises:
-        InputError: the inputs do not fit, or an Analysis gets some that would not be used.
-        SpecError: no such layer, position or call.
-        ModelError: ``verify`` and the model disagrees, cannot run in float64, or is gone.
+        InputError: the inputs do not fit, or an Analysis is given inputs that would not be used.
+        SpecError: no such layer, position, call or input.
+        ModelError: with ``verify``, the model contradicts the window, cannot run in float64, or is gone.
     """
     from archcost.analysis.analysis import Analysis, analysis_of
 
-    # The witness of an Analysis may run on inputs of one's own.
+    # With an Analysis the inputs are for the verification.
     own = None if isinstance(model, Analysis) and verify else inputs
     more = {"input_size": input_size, "dtype": dtype, "device": device}
     analysis = analysis_of("receptive_field", model, own, **more)
@@ -70,14 +75,27 @@ def receptive_field(
 def verify_field(
     analysis: Analysis, field: ReceptiveField, inputs: Any = None, call: int | None = None
 ) -> Witness:
-    """What the real model says of one field's window."""
+    """Check the window of a receptive field on the real model, as `verify_fields` does for several."""
     return verify_fields(analysis, [field], inputs, call)[0]
 
 
 def verify_fields(
     analysis: Analysis, fields: Iterable[ReceptiveField], inputs: Any = None, call: int | None = None
 ) -> list[Witness]:
-    """The same of several fields, for which the model is copied only once."""
+    """Check the windows of receptive fields on a float64 copy of the real model.
+
+    Args:
+        analysis: the Analysis of the model, which must still exist.
+        fields: receptive fields of the Analysis.
+        inputs: inputs to run on; by default random ones of the traced shapes.
+        call: which call of a layer that is called several times, from 0.
+
+    Returns:
+        For each field, whether NaN arrived as the window says.
+
+    Raises:
+        ModelError: the model is gone, or cannot be copied or run in float64.
+    """
     from archcost.fields.witness import bear_witness
     from archcost.trace.call import Call, like_traced
     from archcost.trace.modules import as_written
@@ -89,18 +107,19 @@ def verify_fields(
 
 @dataclass(frozen=True)
 class FieldOfLayer(Result):
-    """The field of one layer of a model, with what was measured of it, as ``archcost field`` shows it."""
+    """The receptive field of a layer with its measurements, as ``archcost field`` shows it."""
 
     name: str
-    """Of the model."""
+    """The name of the model."""
     input_text: str
+    """Shapes and dtypes of the inputs."""
     field: ReceptiveField
     effective: EffectiveField | None = None
     witness: Witness | None = None
     notes: tuple[Note, ...] = ()
 
     def document(self, asked: Asked) -> Document:
-        """The record of the field; ``verified``, ``effective`` where they were asked for."""
+        """The contents to show; the JSON has the record of the field, and ``verified`` and ``effective``."""
         lines = self.field.lines() + ([] if self.effective is None else self.effective.lines())
         lines += [] if self.witness is None else [str(self.witness)]
         of_field = self.field.document(asked)

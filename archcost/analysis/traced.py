@@ -1,4 +1,4 @@
-"""TracedModel: a Trace with what was counted of it, and what is read off that when first asked for."""
+"""TracedModel: a Trace with its Costs, its receptive fields and the notes on both."""
 
 from __future__ import annotations
 
@@ -27,46 +27,47 @@ class TracedModel:
     trace: Trace
     costs: Costs = field(metadata={"saved": False})
     name: str
+    """The name of the model: its class, or its SPEC."""
     notes: tuple[str, ...] = ()
-    """What was assumed or had to be done otherwise, in words."""
+    """Notes on assumptions, such as an input size, and on exceptions from the usual procedure."""
     _model: Any = field(default=None, repr=False, metadata={"saved": False})
-    """Called, gives the model or None: a weak reference, or for a SPEC a function that builds it."""
+    """A function that returns the model or None: a weak reference, or for a SPEC a builder."""
 
     @property
     def total(self) -> Total:
-        """The whole model: ``.params``, ``.macs``, ``.flops``, ``.other_ops``, ``.peak_memory_bytes`` ..."""
+        """The totals of the model: ``.params``, ``.macs``, ``.flops``, ``.peak_memory_bytes`` ..."""
         return self.costs.total
 
     @property
     def modules(self) -> tuple[ModuleCost, ...]:
-        """Every module, the model itself first, parents before their children."""
+        """The costs of every module, the model itself first, parents before their children."""
         return self.costs.modules
 
     @property
     def layers(self) -> tuple[ModuleCost, ...]:
-        """The modules that hold no others, in order of definition."""
+        """The costs of the modules without children, in order of definition."""
         return tuple(row for row in self.modules if row.is_leaf)
 
     @property
     def operations(self) -> tuple[OpCost, ...]:
-        """Every operation, in the order it ran."""
+        """The costs of every operation, in the order of execution."""
         return self.costs.ops
 
     @property
     def uncounted(self) -> tuple[Uncounted, ...]:
-        """Operations whose count is unknown, with the module they came from and the reason."""
+        """The operations whose count is unknown, with their modules and the reasons."""
         return self.costs.uncounted
 
     @cached_property
     def fields(self) -> Fields:
-        """The receptive fields of all modules and of the network, worked out when first asked for."""
+        """The receptive fields of all modules and of the network, computed on first use."""
         from archcost.fields.fields import Fields
 
         return Fields(self.trace)
 
     @property
     def fields_or_none(self) -> Fields | None:
-        """`fields`; None where they were lost, which a report says beside what it knows."""
+        """`fields`, or None where they cannot be computed, so that a report can still show the costs."""
         try:
             return self.fields
         except ArchcostError:
@@ -74,21 +75,25 @@ class TracedModel:
 
     @property
     def model(self) -> nn.Module:
-        """The model analysed, while it lives: an Analysis does not keep it."""
+        """The analysed model while it exists: an Analysis does not keep it alive.
+
+        Raises:
+            ModelError: the model is gone.
+        """
         model = self._model() if self._model is not None else None
         if model is None:
             raise ModelError(
-                f"{self.name}: the model is gone, for an Analysis does not keep it, nor does a pickle: "
-                f"keep a reference to it, or analyse it again"
+                f"{self.name}: the model is gone, because an Analysis does not keep it alive, nor does a "
+                f"pickle: keep a reference to it, or analyse it again"
             )
         return model
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without what can be worked out again."""
+        """The fields of the dataclass, without cached properties."""
         return {name: vars(self)[name] for name in self.__dataclass_fields__}
 
     def __getitem__(self, name: str) -> ModuleCost:
-        """The row of one module, by its name in ``named_modules()``."""
+        """The costs of a module by its name in ``named_modules()``; raises SpecError where there is none."""
         row = self.costs.by_name.get(name)
         if row is None:
             near = difflib.get_close_matches(name, self.costs.by_name, n=1)
@@ -98,7 +103,7 @@ class TracedModel:
 
     @cached_property
     def input_text(self) -> str:
-        """The shapes and dtypes of the inputs, for people: ``1x3x224x224 float32``."""
+        """The shapes and dtypes of the inputs as text: ``1x3x224x224 float32``."""
         shapes = [
             f"{'x'.join(map(str, r.shape)) or 'scalar'} {str(r.dtype)[6:]}" for r in refs(self.trace.inputs)
         ]
@@ -106,7 +111,7 @@ class TracedModel:
 
     @cached_property
     def training(self) -> bool:
-        """Whether the pass ran in training mode, and a norm or dropout did there what inference does not."""
+        """Whether a normalisation or dropout ran in training mode and so unlike in inference."""
         from archcost.trace.mode import training_only
 
         return bool(training_only(self.trace))

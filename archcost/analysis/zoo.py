@@ -1,4 +1,4 @@
-"""The zoo: every torchvision model counted, beside its published figures."""
+"""`zoo`, which counts the models of torchvision beside their published figures."""
 
 from __future__ import annotations
 
@@ -20,12 +20,7 @@ from archcost.report.units import count_text
 
 @dataclass(frozen=True)
 class ZooRow:
-    """One torchvision model, counted, beside what torchvision publishes of it.
-
-    ``params_match`` and ``macs_match`` are None where the comparison means nothing: the MACs of a
-    detection model depend on how many boxes its weights propose, and a quantized model has lost the
-    parameters of the norms it folded.
-    """
+    """The counts of a torchvision model beside the figures that torchvision publishes."""
 
     name: str
     task: str
@@ -33,13 +28,17 @@ class ZooRow:
     params: int
     published_params: int
     params_match: bool | None
+    """Whether the parameters agree; None for a quantized model, whose normalisations are folded."""
     macs: int
     published_gmacs: float
+    """Published MACs, in 10^9."""
     macs_match: bool | None
+    """Whether the MACs agree; None for a detection model, whose MACs depend on the boxes it proposes."""
     notes: tuple[str, ...] = ()
 
     @property
     def matches(self) -> bool:
+        """Whether no compared figure differs."""
         return self.params_match is not False and self.macs_match is not False
 
 
@@ -50,7 +49,7 @@ def _verdict(row: ZooRow) -> str:
     if row.macs_match is None:
         return "ok (MACs depend on the boxes)"
     if row.params_match is None:
-        return "ok (norms fused)"
+        return "ok (normalisations folded)"
     return "ok"
 
 
@@ -61,27 +60,33 @@ def _column(name: str, header: str, meaning: str, get: Any = None, **more: Any) 
 _G: dict[str, Any] = {"unit": "G MACs", "dtype": "float64", "show": "{:.3f}".format}
 _WHETHER: dict[str, Any] = {"dtype": "boolean", "missing": "-"}
 _COLUMNS = (
-    _column("name", "Model", "As torchvision names it", keep=9),
-    _column("task", "Task", "What it is for"),
+    _column("name", "Model", "The name in torchvision", keep=9),
+    _column("task", "Task", "The task of the model, such as classification"),
     _column(
         "input_text",
         "Input",
-        "Shapes and types of the inputs",
+        "Shapes and dtypes of the inputs",
         show=lambda text: text.replace(" float32", ""),
     ),
-    _column("params", "Params", "Counted", dtype="int64", show=count_text, keep=7),
-    _column("gmacs", "GMACs", "Counted", lambda row: row.macs / 1e9, keep=8, **_G),
-    _column("published_params", "Published params", "By torchvision", dtype="int64", show=count_text),
-    _column("published_gmacs", "Published", "By torchvision", keep=6, **_G),
-    _column("params_match", "Params match", "Nothing where a comparison means nothing", **_WHETHER),
-    _column("macs_match", "MACs match", "Nothing where a comparison means nothing", **_WHETHER),
-    _column("verdict", "", "How it stands to what is published", _verdict, keep=10),
+    _column("params", "Params", "Parameters counted", dtype="int64", show=count_text, keep=7),
+    _column("gmacs", "GMACs", "MACs counted, in 10^9", lambda row: row.macs / 1e9, keep=8, **_G),
+    _column(
+        "published_params",
+        "Published params",
+        "Parameters published by torchvision",
+        dtype="int64",
+        show=count_text,
+    ),
+    _column("published_gmacs", "Published", "MACs published by torchvision, in 10^9", keep=6, **_G),
+    _column("params_match", "Params match", "Whether parameters agree; empty if not comparable", **_WHETHER),
+    _column("macs_match", "MACs match", "Whether MACs agree; empty if not comparable", **_WHETHER),
+    _column("verdict", "", "Whether the counts agree with the published figures", _verdict, keep=10),
 )
 
 
 @dataclass(frozen=True)
 class Zoo(Result, Sequence[ZooRow]):
-    """Models of torchvision, counted, beside their published figures."""
+    """The counts of torchvision models beside their published figures, a `ZooRow` for each model."""
 
     rows: tuple[ZooRow, ...]
 
@@ -92,14 +97,14 @@ class Zoo(Result, Sequence[ZooRow]):
         return len(self.rows)
 
     def document(self, asked: Asked) -> Document:
-        """``record`` has a list ``models`` with every column by its name."""
+        """The contents to show; the JSON has a list ``models`` with every column by its name."""
         shown = ("name", "input_text", "params", "gmacs", "published_gmacs", "verdict")
         table = Table("models", _COLUMNS, lambda: ordered(self.rows, _COLUMNS, asked, "gmacs"), shown)
         good = sum(row.matches for row in self.rows)
         wrong = ", ".join(row.name for row in self.rows if not row.matches)
         count = f"{len(self.rows)} model{'s' * (len(self.rows) != 1)}, {good} as published"
         return Document(
-            "archcost.zoo/1", [(count + (f"; not: {wrong}" if wrong else ""), "")], [table], [table],
+            "archcost.zoo/1", [(count + (f"; different: {wrong}" if wrong else ""), "")], [table], [table],
             lambda: {"models": [{c.name: c.get(row) for c in _COLUMNS} for row in self.rows]},
         )  # fmt: skip
 
@@ -111,14 +116,20 @@ def zoo(
     every_weight: bool = False,
     progress: bool | None = None,
 ) -> Zoo:
-    """Count the torchvision models whose names match ``pattern``.
+    """Count the models of torchvision and compare the counts with the published figures.
 
-    ``tasks`` keeps some of classification, segmentation, video, optical_flow, quantization and
-    detection; ``every_weight`` takes each published set of weights, at its own size, not the default
-    one alone.
+    Args:
+        pattern: a pattern of model names, such as ``"resnet*"``.
+        tasks: some of classification, segmentation, video, optical_flow, quantization and detection; by
+            default all.
+        every_weight: take every published set of weights, at its input size, instead of the default one.
+        progress: whether to draw a progress bar on stderr; by default on a terminal.
+
+    Returns:
+        A row for each model; ``print`` it for the table.
 
     Raises:
-        SpecError: nothing matches.
+        SpecError: no model matches.
     """
     entries = zoo_entries(pattern, tasks=tasks, every_weight=every_weight)
     rows = []
@@ -132,21 +143,21 @@ def zoo(
 def zoo_entries(
     pattern: str = "*", *, tasks: tuple[str, ...] | None = None, every_weight: bool = False
 ) -> list[Published]:
-    """What `zoo` would count, before counting it."""
+    """The models that `zoo` counts for the same arguments."""
     matching = fnmatch.filter(names(), pattern)
     if not matching:
-        raise SpecError(f"no torchvision model matches {pattern!r}{near(pattern, names())}")
+        raise SpecError(f"zoo: no torchvision model matches {pattern!r}{near(pattern, names())}")
     rows = []
     for name in matching:
         if tasks is None or task_of(name) in tasks:
             rows += published(name) if every_weight else published(name)[:1]
     if not rows:
-        raise SpecError(f"no model of task {' or '.join(tasks or ())} matches {pattern!r}")
+        raise SpecError(f"zoo: no model of task {' or '.join(tasks or ())} matches {pattern!r}")
     return rows
 
 
 def count_entry(row: Published) -> ZooRow:
-    """Build, count and compare one model of the zoo."""
+    """Build and count a model of the zoo, and compare the counts with the published figures."""
     loaded = build_torchvision(row)
     analysis = analyze(loaded.model, input_size=row.input_size, progress=False)
     total = analysis.total

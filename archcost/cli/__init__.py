@@ -1,7 +1,8 @@
 """The command line: parses, calls the public API, prints. Results on stdout, all else on stderr.
 
-Exit codes: 0 done, 1 findings (a crosscheck or a zoo model disagrees, a rewrite that found nothing to do), 2
-usage or load error, 130 Ctrl-C. One file a command; each has ``add(commands, common)`` and ``run(args)``.
+Exit codes: 0 done; 1 findings (a cross-check or a zoo model disagrees, a receptive field is contradicted, a
+rewrite found nothing to do); 2 usage or load error; 130 Ctrl-C. Each command is one file with
+``add(commands, common)`` and ``run(args)``.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from archcost.errors import ArchcostError
 
 __all__ = ["main"]
 
-# In the order in which the help lists them.
+# In the order of the help.
 COMMANDS = (analyze, compare, field, measure, propose, rewrite, accelerate, paths, store, zoo)
 
 
@@ -50,16 +51,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("archcost: interrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader has gone (| head): nothing is left to say, and flushing at exit must not complain.
+        # The reader of the pipe has gone (| head): no message, and flushing at exit must not raise.
         sys.stderr.close()
         return DONE
 
 
 @contextlib.contextmanager
 def _interrupts_kept() -> Iterator[None]:
-    """Ctrl-C is a KeyboardInterrupt, whatever others make of it.
+    """Raise KeyboardInterrupt after Ctrl-C, also where other code turned it into another exception.
 
-    A package that is interrupted while it is imported may swallow that, and fail at the next import
+    A package interrupted during its import may swallow the KeyboardInterrupt, and fail at its next import
     ("cannot load module more than once per process").
     """
     if threading.current_thread() is not threading.main_thread():
@@ -73,7 +74,7 @@ def _interrupts_kept() -> Iterator[None]:
         signal.default_int_handler(number, frame)
 
     before = signal.getsignal(signal.SIGINT)
-    if before is signal.default_int_handler:  # another was chosen by somebody who knows better
+    if before is signal.default_int_handler:  # a handler of the caller's own stays
         signal.signal(signal.SIGINT, note)
     try:
         yield
@@ -90,15 +91,15 @@ def _parser() -> Parser:
     parser = Parser(
         prog="archcost",
         description="What a PyTorch model costs: parameters, MACs, memory, layer by layer; how long it takes "
-        "here; what could stand in the place of its convolutions. Nothing is downloaded.",
+        "here; cheaper replacements for its convolutions. Nothing is downloaded.",
     )
     parser.add_argument("--version", action="store_true", help="print the version")
     parser.set_defaults(debug=False)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    common.add_argument("-o", "--output", metavar="FILE", help="write to FILE, - for stdout")
-    common.add_argument("--force", action="store_true", help="overwrite FILE")
+    common.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
+    common.add_argument("-o", "--output", metavar="FILE", help="write the result to FILE; - is stdout")
+    common.add_argument("--force", action="store_true", help="overwrite files that exist")
     for command in COMMANDS:
         command.add(commands, common)
     return parser

@@ -13,7 +13,7 @@ __all__ = ["add", "run"]
 
 
 def add(commands: Any, common: argparse.ArgumentParser) -> None:
-    """The command and its options."""
+    """Add the command and its options to the parser."""
     analyze = commands.add_parser("analyze", parents=[common], help="what every layer of a model costs")
     analyze.add_argument("spec", metavar="SPEC", help=f"{SPEC}, or a file that --save wrote")
     input_options(analyze)
@@ -22,18 +22,18 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
         "--weights", metavar="FILE", help="a state dict: .pt/.pth (plain tensors only) or .safetensors"
     )
     analyze.add_argument(
-        "--check", action="store_true", help="hold the counts against fvcore and FlopCounterMode"
+        "--check", action="store_true", help="compare the MACs with those of fvcore and FlopCounterMode"
     )
     analyze.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """The exit code."""
+    """Run the command; returns the exit code."""
     if args.check:
-        from archcost.analysis.crosscheck import crosscheck
+        from archcost.analysis.cross_check import crosscheck
 
         if args.device:
-            raise SpecError("--check runs the model for real on its own device; leave --device out")
+            raise SpecError("--check runs the model on its own device; leave --device out")
         result = crosscheck(args.spec, weights=args.weights, **inputs(args))
         write(args, result)
         return DONE if result.agrees else FINDINGS

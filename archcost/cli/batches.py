@@ -1,4 +1,4 @@
-"""Unlabelled inputs from files: tensors only, code in a file is never run."""
+"""Calibration data from files: tensors only, code in a file is never run."""
 
 from __future__ import annotations
 
@@ -12,10 +12,14 @@ __all__ = ["load_batches"]
 
 
 def load_batches(files: Sequence[str], size: int) -> list[Any]:
-    """The tensors of all files, first axis by first axis, in batches of ``size``; the last may be smaller.
+    """The tensors of all files, split along their first axis into batches.
+
+    Args:
+        files: each holds one tensor, inputs along its first axis.
+        size: inputs in a batch; the last batch of a file may be smaller.
 
     Raises:
-        SpecError: a file is not there, holds no tensor, or an empty one.
+        SpecError: a file does not exist, or holds no tensor or an empty one.
     """
     import torch
 
@@ -31,8 +35,8 @@ def load_batches(files: Sequence[str], size: int) -> list[Any]:
         if not isinstance(found, torch.Tensor) or found.dim() < 1 or not len(found):
             said = tuple(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__
             raise SpecError(
-                f"--batches: {file} holds {said}; it takes one tensor, inputs along its first axis, as "
-                f"torch.save writes it"
+                f"--batches: {file} holds {said}; give a file with one tensor, inputs along its first axis, "
+                f"as torch.save writes it"
             )
         batches += found.split(size)
     return batches

@@ -12,17 +12,17 @@ __all__ = ["add", "run"]
 
 
 def add(commands: Any, common: argparse.ArgumentParser) -> None:
-    """The command and its options."""
+    """Add the command and its options to the parser."""
     compare = commands.add_parser("compare", parents=[common], help="two models side by side")
     compare.add_argument("spec", metavar="A", help=f"{SPEC}, or a file that --save wrote")
-    compare.add_argument("other", metavar="B")
+    compare.add_argument("other", metavar="B", help="the same, for the other model")
     input_options(compare)
     report_options(compare)
     compare.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """The exit code."""
+    """Run the command; returns the exit code."""
     from archcost.analysis.comparison import compare
 
     write(args, compare(args.spec, args.other, **inputs(args)))

@@ -1,4 +1,4 @@
-"""archcost field: which part of the input a layer sees."""
+"""archcost field: the receptive field of a layer."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ __all__ = ["add", "run"]
 
 
 def add(commands: Any, common: argparse.ArgumentParser) -> None:
-    """The command and its options."""
-    field = commands.add_parser("field", parents=[common], help="which part of the input a layer sees")
+    """Add the command and its options to the parser."""
+    field = commands.add_parser(
+        "field", parents=[common], help="the receptive field of a layer: which part of the input it sees"
+    )
     field.add_argument("spec", metavar="SPEC", help=SPEC)
     input_options(field)
     field.add_argument(
@@ -21,18 +23,29 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
     )
     field.add_argument("--layer", metavar="NAME", help="a module; default: the last spatial feature map")
     field.add_argument(
-        "--position", type=position, metavar="Y,X", help="of the layer's output; default: its centre"
+        "--position",
+        type=position,
+        metavar="Y,X",
+        help="a position of the layer's output; default: its centre",
     )
-    field.add_argument("--verify", action="store_true", help="plant NaN in the real model and see it arrive")
-    field.add_argument("--effective", action="store_true", help="the effective field as well (Luo et al.)")
+    field.add_argument(
+        "--verify",
+        action="store_true",
+        help="check the window on the real model, with NaN inside and outside it",
+    )
+    field.add_argument(
+        "--effective",
+        action="store_true",
+        help="also the effective receptive field (Luo et al. 2016), by gradients",
+    )
     field.add_argument("--plot", metavar="FILE", help="draw the window over the input, as .png, .svg or .pdf")
-    field.add_argument("--growth", metavar="FILE", help="draw how the field grows over depth")
+    field.add_argument("--growth", metavar="FILE", help="draw the receptive field over depth")
     report_options(field)
     field.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """The exit code."""
+    """Run the command; returns the exit code."""
     from archcost.analysis.analysis import analyze
     from archcost.analysis.receptive import FieldOfLayer, verify_field
     from archcost.analysis.reports.notes import field_notes
@@ -50,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
         from archcost.analysis.effective import effective_field
 
         effective = effective_field(analysis, layer=args.layer, position=args.position)
-    _draw(args, analysis, effective)  # first: whoever reads what is printed may have gone
+    _draw(args, analysis, effective)  # before printing: the reader of the pipe may have gone
     notes = () if args.layer is not None else tuple(field_notes(analysis)[1:])
     write(args, FieldOfLayer(analysis.name, analysis.input_text, field, effective, witness, notes))
     return DONE if witness is None or witness.agrees else FINDINGS

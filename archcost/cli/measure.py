@@ -13,33 +13,39 @@ __all__ = ["add", "run"]
 
 
 def add(commands: Any, common: argparse.ArgumentParser) -> None:
-    """The command and its options."""
+    """Add the command and its options to the parser."""
     measure = commands.add_parser(
-        "measure", parents=[common], help="how long each convolution takes here, and on which path least"
+        "measure", parents=[common], help="how long each convolution takes here, and its fastest path"
     )
     measure.add_argument("spec", metavar="SPEC", help=SPEC)
     size_option(measure)
-    measure.add_argument("--batch", type=count, metavar="N", help="images; default: as the input has")
-    measure.add_argument("--weights", metavar="FILE", help="a state dict; errors depend on the weights")
     measure.add_argument(
-        "--threads", type=count, metavar="N", help="of PyTorch; default: as many as it takes"
+        "--batch", type=count, metavar="N", help="inputs in a batch; default: those of the input size"
     )
     measure.add_argument(
-        "--paths", type=names, metavar="A,B,...", help="these paths, or all; default: those that may be fast"
+        "--weights", metavar="FILE", help="a state dict; the errors shown depend on the weights"
     )
-    measure.add_argument("--seconds", type=float, metavar="S", help="about how long it may take; default: 60")
     measure.add_argument(
-        "--tolerance", type=float, metavar="T", help="the largest error of a path; default: 1e-4"
+        "--threads", type=count, metavar="N", help="threads of PyTorch; default: its own number"
     )
-    measure.add_argument("--store", metavar="STORE", help="where times are kept; :memory: keeps none")
-    measure.add_argument("--again", action="store_true", help="measure anew what the store has")
-    measure.add_argument("--cold", action="store_true", help="paths get inputs from beyond the caches")
+    measure.add_argument(
+        "--paths", type=names, metavar="A,B,...", help="these paths, or all; default: the likely fast ones"
+    )
+    measure.add_argument("--seconds", type=float, metavar="S", help="time budget, about; default: 60")
+    measure.add_argument(
+        "--tolerance", type=float, metavar="T", help="the largest relative error of a path; default: 1e-4"
+    )
+    measure.add_argument("--store", metavar="STORE", help="the file of measured times; :memory: keeps none")
+    measure.add_argument("--again", action="store_true", help="measure again what the store has")
+    measure.add_argument(
+        "--cold", action="store_true", help="time with inputs outside the processor's caches"
+    )
     report_options(measure)
     measure.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """The exit code."""
+    """Run the command; returns the exit code."""
     from archcost.analysis.analysis import analyze
     from archcost.latency.measure import measure
     from archcost.latency.measured import MeasuringInterrupted
@@ -53,7 +59,10 @@ def run(args: argparse.Namespace) -> int:
         found = measure(analysis, store=args.store, again=args.again, cold=args.cold, **options)
     except MeasuringInterrupted as stopped:
         write(args, stopped.found)
-        print("archcost: interrupted; what had been measured by then is shown, and kept", file=sys.stderr)
+        print(
+            "archcost: interrupted; times measured until then are shown, and kept in the store",
+            file=sys.stderr,
+        )
         return INTERRUPTED
     write(args, found)
     return DONE

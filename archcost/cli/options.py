@@ -1,4 +1,4 @@
-"""What the commands share: kinds of arguments, and groups of options."""
+"""Types of arguments and groups of options that several commands share."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ FORMATS = ("table", "markdown", "json", "csv", "html")
 SPEC = "torchvision:NAME, timm:NAME, path/to/file.py:factory_or_class or package.module:attr"
 
 
-# A SPEC: a source and a name; a choice such as conv1=bottleneck:rank=16 is none.
+# A SPEC is a source and a name; a choice such as conv1=bottleneck:rank=16 is not.
 _A_SPEC = re.compile(r"[^-=:][^=]*:[^=:]+")
 
 
 class WrongUsage(Exception):
-    """The command line cannot be read; knows the parser that says so."""
+    """The command line cannot be read; holds the parser whose usage belongs to the message."""
 
     def __init__(self, parser: argparse.ArgumentParser, message: str) -> None:
         super().__init__(message)
@@ -39,10 +39,10 @@ class Parser(argparse.ArgumentParser):
 
 
 def parse(parser: Parser, argv: Sequence[str]) -> argparse.Namespace:
-    """Parse the command line; exits with code 2 where that cannot be read.
+    """Parse the command line; exits with code 2 where it cannot be read.
 
-    An option that takes several values also takes a SPEC behind them (``--rules merge SPEC``): what cannot
-    be read otherwise is read as if the SPEC stood first.
+    An option with several values would also take a SPEC that follows them (``--rules merge SPEC``): a
+    command line that cannot be read is read again as if the SPEC stood first.
     """
     try:
         return parser.parse_args(argv)
@@ -55,59 +55,64 @@ def parse(parser: Parser, argv: Sequence[str]) -> argparse.Namespace:
 
 
 def size_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--input-size`` and ``--input``; `sizes` reads them."""
     parser.add_argument(
         "--input-size",
         action="append",
         type=size,
         metavar="N,C,H,W",
-        help="shape of the input, batch included; repeat it for several inputs",
+        help="shape of the input, batch included; may be repeated, for several inputs",
     )
     parser.add_argument(
         "--input",
         action="append",
         type=named_size,
         metavar="NAME=N,C,H,W",
-        help="shape of the argument of that name; NAME.KEY=... of an entry of a dict; may be repeated",
+        help="shape of the argument NAME, or NAME.KEY for an entry of a dict; may be repeated",
     )
 
 
 def input_options(parser: argparse.ArgumentParser) -> None:
+    """Add `size_option`, ``--dtype`` and ``--device``; `inputs` reads them."""
     size_option(parser)
     parser.add_argument(
         "--dtype",
-        help="of the input, as in fp16 or int64, and of the weights if a float; default: the model's",
+        help="dtype of the input, such as fp16 or int64, and of the weights if a float; default: the model's",
     )
     parser.add_argument(
-        "--device", help="run the pass for real there, as in cpu; default: meta, nothing computed"
+        "--device", help="compute the forward pass there, such as cpu; default: meta, nothing computed"
     )
 
 
 def report_options(parser: argparse.ArgumentParser) -> None:
-    """How a result is shown; `archcost.cli.output.write` reads them."""
+    """Add the options for how a result is shown; `archcost.cli.output.write` reads them."""
     parser.add_argument("--format", choices=FORMATS, default="table", help="default: table")
     parser.add_argument("--columns", type=names, metavar="A,B,...", help="the columns to show")
     parser.add_argument("--depth", type=count, metavar="N", help="levels of modules to show (0: the total)")
-    parser.add_argument("--sort", metavar="COLUMN", help="sort by a column, the largest first")
-    parser.add_argument("--top", type=count, metavar="N", help="only the N largest")
-    parser.add_argument("--by", metavar="TABLE", help="another table of the result, as in operations")
-    parser.add_argument("--save", metavar="FILE", help="all of it as JSON, for archcost.load_result")
+    parser.add_argument("--sort", metavar="COLUMN", help="sort by a column, largest first")
+    parser.add_argument("--top", type=count, metavar="N", help="only the N largest rows")
+    parser.add_argument("--by", metavar="TABLE", help="the table to show, such as operations")
+    parser.add_argument(
+        "--save", metavar="FILE", help="write the whole result as JSON, for archcost.load_result"
+    )
 
 
 def batch_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``--batches`` and ``--batch-size``; `archcost.cli.batches.load_batches` reads the files."""
     parser.add_argument(
         "--batches",
         nargs="+",
         action="extend",
         metavar="FILE.pt",
-        help="unlabelled inputs: a tensor a file, inputs along its first axis",
+        help="calibration data: one tensor in each file, unlabelled inputs along its first axis",
     )
     parser.add_argument(
-        "--batch-size", type=count, metavar="N", default=32, help="inputs at a time; default: 32"
+        "--batch-size", type=count, metavar="N", default=32, help="calibration inputs in a batch; default: 32"
     )
 
 
 def rule_names(args: argparse.Namespace) -> list[str] | None:
-    """What ``--rules A B,C`` means; raises SpecError for a rule that is not there, before any work."""
+    """The rules that ``--rules A B,C`` names, each once; raises SpecError for an unknown name."""
     if args.rules is None:
         return None
     from archcost.rewriting import get
@@ -119,52 +124,59 @@ def rule_names(args: argparse.Namespace) -> list[str] | None:
 
 
 def ratio(text: str) -> float:
+    """A share of the MACs: above 0, at most 1."""
     value = float(text)
     if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is no share of the MACs, above 0 and at most 1")
+        raise argparse.ArgumentTypeError(f"{text} is not a share of the MACs: above 0, at most 1")
     return value
 
 
 def count(text: str) -> int:
+    """A whole number, not negative."""
     number = int(text)
     if number < 0:
-        raise argparse.ArgumentTypeError(f"{text} is negative")
+        raise argparse.ArgumentTypeError(f"{text} is negative; give a whole number of at least 0")
     return number
 
 
 def days(text: str) -> float:
+    """A number of days, not negative."""
     number = float(text)
     if not 0 <= number < 1e6:
-        raise argparse.ArgumentTypeError(f"{text} is no number of days")
+        raise argparse.ArgumentTypeError(f"{text} is not a number of days; give one of at least 0")
     return number
 
 
 def names(text: str) -> list[str]:
+    """Names separated by commas."""
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def position(text: str) -> tuple[int, ...]:
+    """One index for each spatial axis: ``7,7`` or ``7x7``."""
     try:
         return tuple(int(n) for n in text.replace("x", ",").split(","))
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no position; give it as in 7,7") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not a position; write it as in 7,7") from None
 
 
 def size(text: str) -> tuple[int, ...]:
+    """A shape: ``1,3,224,224`` or ``1x3x224x224``."""
     try:
         shape = tuple(int(n) for n in text.replace("x", ",").split(","))
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no shape; give it as in 1,3,224,224") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not a shape; write it as in 1,3,224,224") from None
     if not shape or min(shape) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: every size must be positive")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a shape: sizes are whole numbers, at least 1")
     return shape
 
 
 def named_size(text: str) -> tuple[list[str], tuple[int, ...]]:
+    """A name, in its parts, and a shape: ``image=1,3,224,224``."""
     name, equals, shape = text.partition("=")
     path = name.split(".")
     if not equals or not all(path):
-        raise argparse.ArgumentTypeError(f"{text!r} names no input; give it as in image=1,3,224,224")
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=SHAPE; write it as in image=1,3,224,224")
     return path, size(shape)
 
 
@@ -179,7 +191,7 @@ def sizes(args: argparse.Namespace) -> Any:
 
 
 def _by_name(given: Sequence[tuple[list[str], tuple[int, ...]]]) -> dict[str, Any]:
-    """Dicts in dicts, as the names say."""
+    """A dict of shapes, nested as the dots in the names say."""
     found: dict[str, Any] = {}
     for path, shape in given:
         inner = found
@@ -194,7 +206,7 @@ def _by_name(given: Sequence[tuple[list[str], tuple[int, ...]]]) -> dict[str, An
 
 
 def inputs(args: argparse.Namespace) -> dict[str, Any]:
-    """The options of `input_options`, as `archcost.analyze` takes them."""
+    """The values of `input_options`, as keyword arguments of `archcost.analyze`."""
     options: dict[str, Any] = {"input_size": sizes(args)}
     if args.dtype:
         options["dtype"] = args.dtype
@@ -204,5 +216,5 @@ def inputs(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def given(**options: Any) -> dict[str, Any]:
-    """Only what was said; the API's own defaults stand for the rest."""
+    """The options that were given; the defaults of the API hold for the others."""
     return {name: value for name, value in options.items() if value is not None}

@@ -17,12 +17,12 @@ __all__ = [
     *("check_output", "check_writable", "emit", "write", "write_file"),
 ]
 
-# Exit codes; what each means stands in `archcost.cli`.
+# Exit codes; `archcost.cli` says what each means.
 DONE, FINDINGS, FAILED, INTERRUPTED = 0, 1, 2, 130
 
 
 def write(args: argparse.Namespace, result: Result) -> None:
-    """A result as `archcost.cli.options.report_options` ask for it."""
+    """Print or write a result as the options of `archcost.cli.options.report_options` say."""
     asked = ((name, getattr(args, name)) for name in ("columns", "depth", "sort", "top", "by"))
     options: Any = {name: value for name, value in asked if value is not None}
     if args.save is not None:
@@ -38,25 +38,25 @@ def write(args: argparse.Namespace, result: Result) -> None:
 
 
 def check_output(args: argparse.Namespace) -> None:
-    """`check_writable` of what ``-o`` and ``--save`` name."""
+    """`check_writable` for the files of ``-o`` and ``--save``."""
     if args.output != "-":
         check_writable(args.output, args.force)
     check_writable(getattr(args, "save", None), args.force)
 
 
 def check_writable(name: str | None, force: bool) -> None:
-    """Before the work: the file can be written, and is not one that somebody needs."""
+    """Before the work: raises SpecError where the file cannot be written, or exists without ``force``."""
     if name is None:
         return
     path = Path(name)
     if path.is_dir() or not path.resolve().parent.is_dir():
-        raise SpecError(f"{name} is a folder, or its folder is not there")
+        raise SpecError(f"{name} cannot be written: it is a folder, or its folder does not exist")
     if path.exists() and not force:
         raise SpecError(f"{name} exists; --force overwrites it")
 
 
 def emit(args: argparse.Namespace, text: str) -> None:
-    """To stdout, or into the file that ``-o`` names."""
+    """Write the text to stdout, or into the file of ``-o``."""
     if args.output in (None, "-"):
         sys.stdout.write(text)
         sys.stdout.flush()
@@ -65,7 +65,7 @@ def emit(args: argparse.Namespace, text: str) -> None:
 
 
 def write_file(name: str, text: str) -> None:
-    """As UTF-8; what hinders it is a SpecError."""
+    """Write a file as UTF-8; raises SpecError where that fails."""
     try:
         Path(name).write_text(text, encoding="utf-8")
     except OSError as error:

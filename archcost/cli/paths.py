@@ -1,4 +1,4 @@
-"""archcost paths: the ways to execute a convolution."""
+"""archcost paths: the execution paths of convolutions."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ __all__ = ["add", "run"]
 
 
 def add(commands: Any, common: argparse.ArgumentParser) -> None:
-    """The command and its options."""
-    paths = commands.add_parser("paths", parents=[common], help="the ways to execute a convolution")
+    """Add the command and its options to the parser."""
+    paths = commands.add_parser(
+        "paths", parents=[common], help="the execution paths: every way to execute a convolution"
+    )
     report_options(paths)
     paths.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """The exit code."""
+    """Run the command; returns the exit code."""
     from archcost.paths.listing import listed
 
     write(args, listed())

@@ -1,4 +1,4 @@
-"""archcost propose: what could stand in the place of every convolution of a model."""
+"""archcost propose: cheaper replacements for every convolution of a model."""
 
 from __future__ import annotations
 
@@ -23,17 +23,24 @@ __all__ = ["add", "random_weights", "run"]
 
 
 def add(commands: Any, common: argparse.ArgumentParser) -> None:
-    """The command and its options."""
+    """Add the command and its options to the parser."""
     propose = commands.add_parser(
         "propose",
         parents=[common],
-        help="what could stand in the place of each convolution, and what it saves",
+        help="cheaper replacements for each convolution, and what they save",
     )
     propose.add_argument("spec", metavar="SPEC", help=SPEC)
     size_option(propose)
-    propose.add_argument("--weights", metavar="FILE", help="a state dict; errors depend on the weights")
     propose.add_argument(
-        "--rules", nargs="+", action="extend", type=names, metavar="RULE", help="only these; default: all"
+        "--weights", metavar="FILE", help="a state dict; the errors shown depend on the weights"
+    )
+    propose.add_argument(
+        "--rules",
+        nargs="+",
+        action="extend",
+        type=names,
+        metavar="RULE",
+        help="only these rules; default: all",
     )
     propose.add_argument(
         "--ratio",
@@ -41,31 +48,37 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
         action="extend",
         type=ratio,
         metavar="R",
-        help="MACs wanted, as a share of those of each layer; default: 0.5",
+        help="MACs of the replacements, as a share of each layer's; default: 0.5",
     )
     propose.add_argument(
         "--layers",
         nargs="+",
         action="extend",
         metavar="NAME",
-        help="only these, or those of a pattern as in 'features.*'",
+        help="only these layers, by name or by pattern, as in 'features.*'",
     )
-    propose.add_argument("--no-errors", action="store_true", help="leave out the errors of the weights")
+    propose.add_argument(
+        "--no-errors", action="store_true", help="do not compute the errors of the new weights"
+    )
     batch_options(propose)
-    propose.add_argument("--measure", action="store_true", help="time old and new layers here, in turns")
+    propose.add_argument("--measure", action="store_true", help="time old and new layers here, alternating")
     propose.add_argument(
-        "--seconds", type=float, metavar="S", default=60.0, help="for --measure, about; default: 60"
+        "--seconds",
+        type=float,
+        metavar="S",
+        default=60.0,
+        help="time budget of --measure, about; default: 60",
     )
     propose.add_argument(
-        "--threads", type=count, metavar="N", help="of PyTorch; default: as many as it takes"
+        "--threads", type=count, metavar="N", help="threads of PyTorch; default: its own number"
     )
-    propose.add_argument("--store", metavar="STORE", help="where times are kept; :memory: keeps none")
+    propose.add_argument("--store", metavar="STORE", help="the file of measured times; :memory: keeps none")
     report_options(propose)
     propose.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """The exit code."""
+    """Run the command; returns the exit code."""
     from archcost.analysis.analysis import analyze
     from archcost.cli.batches import load_batches
     from archcost.latency.timing.settings import settings
@@ -96,15 +109,15 @@ def run(args: argparse.Namespace) -> int:
     if not args.no_errors:
         random_weights(args)
     if stopped:
-        print("archcost: interrupted; what had been timed by then is in the store", file=sys.stderr)
+        print("archcost: interrupted; times measured until then are kept in the store", file=sys.stderr)
     return INTERRUPTED if stopped else DONE
 
 
 def random_weights(args: argparse.Namespace) -> None:
-    """Errors of weights that no training has seen say little."""
+    """Print a note that errors of untrained weights say little, where they are untrained."""
     if args.weights is None and args.spec.startswith(("torchvision:", "timm:")):
         print(
-            "note: the weights are random, as the constructor makes them, and so are the errors; "
-            "--weights FILE takes yours",
+            "note: the weights are untrained, and errors of random weights say little; give trained ones by "
+            "--weights FILE",
             file=sys.stderr,
         )

@@ -1,4 +1,4 @@
-"""archcost rewrite: cheaper layers in place of a model's own; a state dict, and the plan it goes with."""
+"""archcost rewrite: replace layers by cheaper ones; writes a state dict and the plan that belongs to it."""
 
 from __future__ import annotations
 
@@ -33,57 +33,70 @@ __all__ = ["add", "run"]
 
 
 def add(commands: Any, common: argparse.ArgumentParser) -> None:
-    """The command and its options."""
+    """Add the command and its options to the parser."""
     rewrite = commands.add_parser(
-        "rewrite", parents=[common], help="put cheaper layers in place, the weights carried over"
+        "rewrite", parents=[common], help="replace layers by cheaper ones, the weights carried over"
     )
     rewrite.add_argument("spec", metavar="SPEC", help=SPEC)
     what = rewrite.add_mutually_exclusive_group(required=True)
     what.add_argument(
-        "--rules", nargs="+", action="extend", type=names, metavar="RULE", help="wherever one applies"
+        "--rules",
+        nargs="+",
+        action="extend",
+        type=names,
+        metavar="RULE",
+        help="these rules, wherever they apply",
     )
     what.add_argument(
         "--layers",
         nargs="+",
         action="extend",
         metavar="NAME=RULE",
-        help="layer by layer or by pattern, as in 'features.*=asymmetric' or 'conv1=bottleneck:rank=16'",
+        help="a rule for each layer or pattern, as in 'features.*=asymmetric' or 'conv1=bottleneck:rank=16'",
     )
     rewrite.add_argument(
         "--ratio",
         type=ratio,
         metavar="R",
         default=0.5,
-        help="MACs wanted, as a share of those of each layer; default: 0.5",
+        help="MACs of the replacements, as a share of each layer's; default: 0.5",
     )
     rewrite.add_argument(
         "--budget",
         type=ratio,
         metavar="B",
-        help="with --rules, in place of --ratio: the same for all layers that they apply to, together",
+        help="with --rules, instead of --ratio: the share for all layers together that a rule applies to",
     )
     size_option(rewrite)
-    rewrite.add_argument("--weights", metavar="FILE", help="the trained weights: a state dict")
+    rewrite.add_argument("--weights", metavar="FILE", help="the trained weights, a state dict")
     batch_options(rewrite)
-    rewrite.add_argument("--measure", action="store_true", help="time old and new model here, in turns")
+    rewrite.add_argument("--measure", action="store_true", help="time old and new model here, alternating")
     rewrite.add_argument(
-        "--seconds", type=float, metavar="S", default=20.0, help="for --measure, about; default: 20"
+        "--seconds",
+        type=float,
+        metavar="S",
+        default=20.0,
+        help="time budget of --measure, about; default: 20",
     )
     rewrite.add_argument(
-        "--threads", type=count, metavar="N", help="of PyTorch; default: as many as it takes"
+        "--threads", type=count, metavar="N", help="threads of PyTorch; default: its own number"
     )
-    rewrite.add_argument("--store", metavar="STORE", help="where times are looked up")
     rewrite.add_argument(
-        "--plan", metavar="FILE", help="the plan as JSON; default: beside -o, as NAME.plan.json"
+        "--store", metavar="STORE", help="the file of measured times, for rules that need them"
     )
-    rewrite.add_argument("--report", metavar="FILE", help="what was gained and lost, as markdown")
-    rewrite.add_argument("--python", metavar="FILE", help="the new layers as Python source")
+    rewrite.add_argument(
+        "--plan", metavar="FILE", help="where to write the plan as JSON; default: NAME.plan.json beside -o"
+    )
+    rewrite.add_argument(
+        "--report", metavar="FILE", help="where to write the comparison of old and new as markdown"
+    )
+    rewrite.add_argument("--python", metavar="FILE", help="where to write the new layers as Python source")
     report_options(rewrite)
     rewrite.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """The exit code."""
+    """Run the command; returns the exit code."""
     files = _files(args)
     rules, choices = rule_names(args), None if args.layers is None else dict(_choices(args.layers))
     from archcost.cli.batches import load_batches
@@ -111,7 +124,7 @@ def run(args: argparse.Namespace) -> int:
             store=args.store,
             input_size=size,
         )
-        # As the other commands call it, and why it got inputs of that size.
+        # The name as in other commands, and the note on an assumed input size.
         assumed = (loaded.assumed,) if size is not None and size is loaded.input_size else ()
         before = replace(found.before, name=loaded.spec, notes=(*assumed, *found.before.notes))
         found = replace(found, before=before)
@@ -123,13 +136,13 @@ def run(args: argparse.Namespace) -> int:
                 untimed = f"Not timed: {error}.\n"
     done = bool(found.outcomes)
     said = _restoring(args.spec, files) if done else "Nothing was written.\n"
-    # Files first: whoever reads what is printed may have gone.
+    # Files before printing: the reader of the pipe may have gone.
     if done:
         _write(found, files, args.python)
     if args.report:
         write_file(args.report, f"{found.to_markdown()}\n```\n{said}```\n")
     print(untimed, end="", file=sys.stderr)
-    args.output = None  # it names the weights
+    args.output = None  # -o is the file of the weights
     write(args, found)
     if args.format == "table":
         print(f"\n{said}", end="", flush=True)
@@ -141,7 +154,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _files(args: argparse.Namespace) -> tuple[str, str]:
-    """Where the state dict and the plan go; that all can be written is seen before the work."""
+    """The files of state dict and plan; raises SpecError, before the work, where a file cannot be written."""
     if args.output in (None, "-"):
         raise SpecError("rewrite needs -o FILE, such as -o new.pt, for the new weights")
     plan = args.plan or os.fspath(Path(args.output).with_suffix(".plan.json"))
@@ -162,7 +175,7 @@ def _choices(given: list[str]) -> Iterator[tuple[str, Any]]:
         name, equals, rest = text.partition("=")
         rule, colon, options = rest.partition(":")
         if not (name and equals and rule):
-            raise SpecError(f"--layers: {text!r} is no NAME=RULE, as in conv1=asymmetric")
+            raise SpecError(f"--layers: {text!r} is not NAME=RULE; write it as in conv1=asymmetric")
         get(rule)
         yield name, (rule, dict(_options(text, options))) if colon else rule
 
@@ -171,7 +184,7 @@ def _options(text: str, given: str) -> Iterator[tuple[str, Any]]:
     for part in given.split(","):
         name, equals, value = part.partition("=")
         if not (name.strip() and equals):
-            raise SpecError(f"--layers: {text!r}: {part!r} is no option=value, as in rank=16")
+            raise SpecError(f"--layers: {text!r}: {part!r} is not option=value; write it as in rank=16")
         try:
             yield name.strip(), json.loads(value)
         except ValueError:
@@ -192,10 +205,10 @@ def _write(found: Rewritten, files: tuple[str, str], python: str | None) -> None
 
 
 def _restoring(spec: str, files: tuple[str, str]) -> str:
-    """The lines that bring the model back."""
+    """Lines of Python that build the rewritten model again."""
     weights, plan = files
     return (
-        f"# The new weights are in {weights}, the plan in {plan}. To have the model again:\n"
+        f"# The new weights are in {weights}, the plan in {plan}. To build the model again:\n"
         f"import archcost, torch\n"
         f"model = archcost.load({spec!r}).model  # or built as you build it\n"
         f"model = archcost.Plan.from_json({plan!r}).apply(model, weights=False)\n"

@@ -1,4 +1,4 @@
-"""archcost store: what was measured on this and other machines."""
+"""archcost store: the times measured on this and other machines."""
 
 from __future__ import annotations
 
@@ -13,29 +13,31 @@ __all__ = ["add", "run"]
 
 
 def add(commands: Any, common: argparse.ArgumentParser) -> None:
-    """The command and its options."""
-    store = commands.add_parser("store", help="what was measured on this and other machines")
+    """Add the command and its options to the parser."""
+    store = commands.add_parser("store", help="the times measured on this and other machines")
     actions = store.add_subparsers(dest="action", metavar="ACTION", required=True)
     place = argparse.ArgumentParser(add_help=False, parents=[common])
     place.add_argument(
         "--store", metavar="STORE", help="the file; default: ARCHCOST_STORE, or one in the cache folder"
     )
-    listed = actions.add_parser("list", parents=[place], help="every measurement, by device")
+    listed = actions.add_parser("list", parents=[place], help="list the measurements, by device")
     report_options(listed)
-    actions.add_parser("export", parents=[place], help="all of it as lines of JSON")
-    imported = actions.add_parser("import", parents=[place], help="take in what was exported")
-    imported.add_argument("file", metavar="FILE")
-    prune = actions.add_parser("prune", parents=[place], help="remove what is old or of other devices")
-    prune.add_argument("--older-than", type=days, metavar="DAYS", help="measured longer ago than this")
-    prune.add_argument(
-        "--other-devices", action="store_true", help="measured on another device or with other software"
+    actions.add_parser("export", parents=[place], help="print all measurements, one line of JSON each")
+    imported = actions.add_parser("import", parents=[place], help="add exported measurements")
+    imported.add_argument("file", metavar="FILE", help="written by archcost store export")
+    prune = actions.add_parser(
+        "prune", parents=[place], help="remove measurements that are old or of other devices"
     )
-    actions.add_parser("path", parents=[place], help="where the store is")
+    prune.add_argument("--older-than", type=days, metavar="DAYS", help="those measured longer ago than this")
+    prune.add_argument(
+        "--other-devices", action="store_true", help="those of another device or with other software"
+    )
+    actions.add_parser("path", parents=[place], help="print where the store is")
     store.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """The exit code."""
+    """Run the command; returns the exit code."""
     import warnings
 
     from archcost.latency.store.store import Store

@@ -1,4 +1,4 @@
-"""archcost zoo: torchvision's models against what it publishes."""
+"""archcost zoo: counts of torchvision's models beside the published figures."""
 
 from __future__ import annotations
 
@@ -14,21 +14,28 @@ __all__ = ["add", "run"]
 
 
 def add(commands: Any, common: argparse.ArgumentParser) -> None:
-    """The command and its options."""
-    zoo = commands.add_parser("zoo", parents=[common], help="torchvision's models against what it publishes")
-    zoo.add_argument(
-        "pattern", metavar="PATTERN", nargs="?", help="names, as in 'resnet*'; default: all classifiers"
+    """Add the command and its options to the parser."""
+    zoo = commands.add_parser(
+        "zoo", parents=[common], help="counts of torchvision's models beside the published figures"
     )
-    zoo.add_argument("--task", action="append", choices=TASKS, help="only these; may be repeated")
     zoo.add_argument(
-        "--every-weight", action="store_true", help="each published set of weights, at its own size"
+        "pattern",
+        metavar="PATTERN",
+        nargs="?",
+        help="pattern of model names, as in 'resnet*'; default: all classifiers",
+    )
+    zoo.add_argument(
+        "--task", action="append", choices=TASKS, help="only models of this task; may be repeated"
+    )
+    zoo.add_argument(
+        "--every-weight", action="store_true", help="every published set of weights, at its own input size"
     )
     report_options(zoo)
     zoo.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """The exit code."""
+    """Run the command; returns the exit code."""
     from archcost.analysis.zoo import zoo
 
     default = None if args.pattern else ("classification",)

@@ -1,8 +1,8 @@
-"""Pictures by matplotlib (the extra ``plots``); no pyplot, so no global state.
+"""Pictures by matplotlib (the extra ``plots``), without pyplot and so without global state.
 
-Of receptive fields: `growth` draws the field over depth, `window` one window over an image, `stack` how
-windows add up. Of execution paths: `im2col` the matrix, `tiles` those of the Fourier and Winograd paths,
-`winograd` its transforms, `strassen` its seven products.
+For receptive fields, `growth` draws the size over depth, `window` the window of a position over an image, and
+`stack` how the windows of stacked layers add up. For execution paths, `im2col` draws the matrix, `tiles` the
+tiles of the Fourier and Winograd paths, `winograd` the transforms, `strassen` the seven products.
 """
 
 import lazy_loader

@@ -1,4 +1,4 @@
-"""Columns of common kinds, read from the attribute of their name where nothing else is said."""
+"""Columns of common kinds; each is read from the row's attribute of its name unless ``get`` is given."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ Get = Callable[[Any], Any]
 
 
 def words(name: str, header: str, meaning: str, get: Get | None = None, **options: Any) -> Column:
-    """Text; what does not apply is ``-``."""
+    """A column of text; None is shown as ``-``."""
     return _column(name, header, meaning, get, {"show": str, "dtype": "str", **options})
 
 
 def number(
     name: str, header: str, meaning: str, show: Callable[[Any], str], get: Get | None = None, **options: Any
 ) -> Column:
-    """A number that may not be known; ``-`` then."""
+    """A column of numbers as ``show`` writes them; None is shown as ``-``."""
     return _column(name, header, meaning, get, {"show": show, "dtype": "Float64", **options})
 
 
 def milliseconds(name: str, header: str, meaning: str, get: Get | None = None, **options: Any) -> Column:
-    """A time that may not have been measured."""
+    """A column of times in ms; None, not measured, is shown as ``-``."""
     return number(name, header, meaning, ms_text, get, **{"unit": "ms", **options})
 
 
 def yes(name: str, header: str, meaning: str, get: Get | None = None, **options: Any) -> Column:
-    """Whether something holds."""
-    told: dict[str, Any] = {"show": lambda value: "yes" if value else "-", "dtype": "bool", **options}
-    return _column(name, header, meaning, get, told)
+    """A column of booleans, shown as ``yes`` and ``-``."""
+    defaults: dict[str, Any] = {"show": lambda value: "yes" if value else "-", "dtype": "bool"}
+    return _column(name, header, meaning, get, {**defaults, **options})
 
 
 def _column(name: str, header: str, meaning: str, get: Get | None, options: dict[str, Any]) -> Column:

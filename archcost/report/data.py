@@ -1,4 +1,4 @@
-"""The rows of a Document as pandas and CSV, its record as JSON: complete, in typed columns."""
+"""A Document as data: the rows of a table as pandas or CSV in typed columns, the record as JSON."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Path = str | PathLike[str]
 
 
 def to_pandas(document: Document, asked: Asked) -> pd.DataFrame:
-    """One row for each of the table's; every column unless some are named."""
+    """The rows of a table as a DataFrame, with every column unless ``asked`` names some."""
     import pandas as pd
 
     table = document.by(asked.by)
@@ -29,18 +29,21 @@ def to_pandas(document: Document, asked: Asked) -> pd.DataFrame:
 
 
 def _series(values: Sequence[Any], dtype: str) -> pd.Series:
-    """A column of that type; of Python objects where the values do not fit it."""
+    """A column of the given dtype; of Python objects where the values do not fit it."""
     import pandas as pd
 
     if dtype == "str" and any(text is not None and well_formed(text) != text for text in values):
-        dtype = "object"  # a lone surrogate is no UTF-8, which pandas may store text in
+        dtype = "object"  # pandas may store text as UTF-8, which cannot hold a lone surrogate
     if dtype in ("int64", "Int64") and any(v is not None and abs(v) >= 2**63 for v in values):
         dtype = "object"
     return pd.Series(list(values), dtype=dtype)
 
 
 def to_csv(document: Document, asked: Asked) -> str:
-    """RFC 4180 with ``\\n``; None is an empty cell, and what looks like a formula gets a leading ``'``."""
+    """The rows of a table as CSV (RFC 4180, lines end in ``\\n``).
+
+    None is an empty cell; text that a spreadsheet would take for a formula gets a leading ``'``.
+    """
     import csv
     import io
 
@@ -56,18 +59,18 @@ def to_csv(document: Document, asked: Asked) -> str:
 
 
 def to_dict(document: Document) -> dict[str, Any]:
-    """What `to_json` writes, as plain Python: the schema, the versions that made it, and the record."""
+    """The contents of `to_json` as plain Python: schema, versions of archcost and torch, and the record."""
     plain: dict[str, Any] = _plain({"schema": document.schema, **versions(), **document.record()})
     return plain
 
 
 def to_json(document: Document, indent: int | None) -> str:
-    """Strict: ASCII, so that a file holds no control character; no NaN; a newline where it is indented."""
+    """The record as strict JSON: ASCII, null for NaN; ends in a newline where it is indented."""
     return json.dumps(to_dict(document), indent=indent, allow_nan=False) + "\n" * (indent is not None)
 
 
 def _plain(value: Any) -> Any:
-    """Lists for tuples; null for what is no number; lone surrogates, which JSON cannot hold, written out."""
+    """Values that strict JSON can hold: lists for tuples, None for NaN, lone surrogates escaped."""
     if isinstance(value, str):
         return well_formed(value)
     if isinstance(value, float):
@@ -78,20 +81,20 @@ def _plain(value: Any) -> Any:
 
 
 def versions() -> dict[str, str]:
-    """Which archcost and which torch made this."""
+    """The versions of archcost and torch that are running."""
     from importlib.metadata import PackageNotFoundError, version
 
     import torch
 
     try:
         own = version("archcost")
-    except PackageNotFoundError:  # used from a source tree that was never installed
+    except PackageNotFoundError:  # a source tree that was never installed
         own = "unknown"
     return {"archcost": own, "torch": str(torch.__version__)}
 
 
 def write_text(text: str, path: Path | None) -> str | None:
-    """Write the text to a file as UTF-8, or hand it back where there is no path."""
+    """Write the text to a file as UTF-8, or return it where ``path`` is None."""
     if path is None:
         return text
     with open(path, "w", encoding="utf-8", newline="") as file:

@@ -1,7 +1,7 @@
-"""Document: what a result has to show, as data. It knows no result, and no format.
+"""Document: the contents of a result as data, independent of the kind of result and of the format.
 
-People's formats (terminal, markdown, HTML) show the headings, the lines, the tables that are meant for people
-and the notes; data formats (pandas, CSV) the rows of one table, and JSON the record.
+Formats for people (terminal, markdown, HTML) show headings, lines, the tables in ``shown``, and notes. Data
+formats (pandas, CSV) have the rows of a single table; JSON has the record.
 """
 
 from __future__ import annotations
@@ -23,24 +23,25 @@ __all__ = [
 ]
 
 Depth = int | Literal["auto"] | None
-"""How many levels of modules: ``"auto"`` is what suits people, and everything in data; None is everything."""
+"""Levels of modules to show. ``"auto"``: as many as suit people, in data all; None: all."""
 
 Note = tuple[str, str]
-"""What it is about, and the text."""
+"""A note below the tables: its subject, which is shown in front of it, and its text."""
 
 TREE_DEPTH = 3
+"""Levels of modules that a tree shows people when no depth is asked for."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What a user asked to see of a result.
+    """The options with which a user asked to see a result.
 
     Attributes:
-        columns: their names, in place of those that suit most.
-        depth: levels of modules, 0 for the whole model alone.
-        sort: a column, the largest first (text from A to Z).
-        top: how many rows, the largest by ``sort``.
-        by: which of the result's tables.
+        columns: names of the columns to show instead of the default ones.
+        depth: levels of modules to show; 0 is the whole model alone.
+        sort: name of the column to sort by, largest numbers first (text from A to Z).
+        top: the number of rows to show, the largest by ``sort``.
+        by: name of the table to show.
     """
 
     columns: tuple[str, ...] | None = None
@@ -59,47 +60,53 @@ class Asked:
 
     @property
     def is_flat(self) -> bool:
-        """Whether rows are sorted or cut, and so stand in no tree."""
+        """Whether the rows are a list, sorted or cut off, instead of a tree."""
         return self.sort is not None or self.top is not None
 
     def without_depth(self, what: str) -> None:
-        """Raises SpecError where a depth is asked for, of what has no levels."""
+        """Raises SpecError where a depth is asked for; ``what`` has no levels of modules."""
         if self.depth != "auto":
             raise SpecError(f"{what} has no levels of modules; leave depth out")
 
     def depth_for(self, people: Depth) -> int | None:
-        """The depth, where ``people`` is that of a table that nobody said anything about."""
+        """The depth to use, with ``people`` as the default; None is all levels."""
         depth = people if self.depth == "auto" else self.depth
         return None if depth == "auto" else depth
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column: what it is called and means, how to read it from a row, how people see it."""
+    """A column of a table: its name and meaning, how it is read from a row, and how people see it."""
 
     name: str
+    """The name in data formats and in ``columns``."""
     header: str
+    """The head that people see."""
     meaning: str
+    """A sentence that explains the values."""
     get: Callable[[Any], Any]
+    """The value of a row; None where it is not known or does not apply."""
     unit: str = ""
     show: Callable[[Any], str] = count_text
+    """The text of a value for people."""
     in_full: Callable[[Any], str] | None = None
-    """The same for a file, where ``show`` leaves something out."""
+    """The text of a value for a CSV file, where ``show`` shortens it."""
     dtype: str = "int64"
-    """Its type in pandas: int64, Int64 and Float64 (None is possible), bool, str or object."""
+    """The dtype in pandas: int64, Int64 and Float64 (None is possible), bool, str or object."""
     missing: str = "?"
-    """How None is shown: ``?`` is not known, ``-`` does not apply."""
+    """The text for None: ``?`` is not known, ``-`` does not apply."""
     keep: float = 0
-    """On a narrow terminal, columns with the lowest go first."""
+    """Priority on a narrow terminal: columns with the lowest are hidden first."""
     group: str = ""
-    """Of those that stand together, as in `archcost.report.grid.Head`."""
+    """Name of the group of columns that are hidden together; see `archcost.report.grid.Head`."""
     lower_bound: Callable[[Any], bool] = field(default=lambda row: False)
+    """Whether the value of a row is a lower bound, shown as ``>=``."""
     reads_as_number: bool = False
-    """Text that is aligned as numbers are."""
+    """Whether text is aligned to the right, as numbers are."""
     summed: bool = True
-    """Means something for several rows together."""
+    """Whether a value for several rows together means something."""
     additive: bool = False
-    """Adds up from modules to the module that holds them."""
+    """Whether the values of child modules add up to that of their parent."""
 
     @property
     def head(self) -> Head:
@@ -110,7 +117,7 @@ class Column:
         return self.dtype not in ("str", "object", "bool")
 
     def text(self, row: Any) -> str:
-        """The value for people; an unknown is never 0, and a lower bound says that it is one."""
+        """The text of a row's value for people; an unknown is never 0, a lower bound begins with ``>=``."""
         value = self.get(row)
         if value is None:
             return self.missing
@@ -119,7 +126,7 @@ class Column:
         return visible(self.show(value))
 
     def cell(self, row: Any) -> Any:
-        """The value for a CSV file: a number, or text in full."""
+        """The value of a row for a CSV file: a number, a boolean, None, or text in full."""
         value = self.get(row)
         if value is None or isinstance(value, (bool, int, float)):
             return value
@@ -128,34 +135,41 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of a result under typed columns."""
+    """A table of a result: rows under typed columns."""
 
     name: str
-    """As ``by`` names it, and JSON."""
+    """The name in ``by`` and in JSON."""
     columns: Sequence[Column]
-    """All that there are; of the first, people see the text as the label of each line."""
+    """All columns; the text of the first is the label of each line for people."""
     rows: Callable[[], Sequence[Any]]
-    """For data: sorted and cut as was asked."""
+    """The rows for data formats, sorted and cut off as asked."""
     shown: Sequence[str] | None = None
-    """The names of the columns that people see unasked; None: all."""
+    """Names of the columns that people see by default; None: all."""
     title: Note | None = None
-    """A line above it, where several tables stand below each other."""
+    """A line above the table, where a result has several."""
     label: str | None = None
-    """The head over the labels; None: the first column's."""
+    """The head over the labels; None: that of the first column."""
     lines: Callable[[Sequence[Column]], Sequence[Entry]] | None = None
-    """For people: the lines under these columns; None: the rows, one line each."""
+    """The lines for people under the given columns; None: one for each of ``rows``."""
     only_known: bool = False
-    """Columns of which nothing is known are not shown unasked."""
+    """Whether columns without any known value are hidden by default."""
     complete: Sequence[str] | None = None
-    """The names of the columns that data get; None: those asked for, or all."""
+    """Names of the columns in data formats; None: those asked for, or all."""
     is_summary: bool = False
-    """It stands above the table that columns, depth, sort and top are of, always the same."""
+    """Whether the table is a summary, to which the options columns, depth, sort and top do not apply."""
 
     @classmethod
     def of_texts(
         cls, name: str, label: str, heads: Mapping[str, float], lines: Mapping[str, Sequence[str]]
     ) -> Table:
-        """A summary: by its label the texts of each line, under heads with what they `keep`."""
+        """A summary table made of texts.
+
+        Args:
+            name: the name of the table.
+            label: the head over the labels.
+            heads: the heads of the columns, each with its ``keep``.
+            lines: by label, the texts of a line.
+        """
         columns = [
             Column(head, head, "", partial(_cell, at), show=str, missing="", keep=keep)
             for at, (head, keep) in enumerate(heads.items())
@@ -164,22 +178,22 @@ class Table:
         return cls(name, [first, *columns], lambda: list(lines.items()), is_summary=True)
 
     def for_data(self, asked: Asked) -> list[Column]:
-        """The columns asked for, or all of them."""
+        """The columns of data formats: those asked for, or all."""
         names = self.complete if self.complete else [column.name for column in self.columns]
         return choose(names if self.complete else asked.columns, self.columns, names)
 
     def for_people(self, asked: Asked) -> list[Column]:
-        """The columns asked for, or those that people see unasked, but for the label's."""
+        """The columns that people see, without that of the labels: those asked for, or the default ones."""
         names = None if self.is_summary or self.complete else asked.columns
         default = [column.name for column in self.columns] if self.shown is None else self.shown
-        chosen = [one for one in choose(names, self.columns, default) if one is not self.columns[0]]
+        chosen = [c for c in choose(names, self.columns, default) if c is not self.columns[0]]
         if self.only_known and names is None:
             grid = self.grid(chosen)
             chosen = [column for i, column in enumerate(chosen) if not grid.is_empty(i)]
         return chosen
 
     def grid(self, columns: Sequence[Column]) -> Grid:
-        """The lines for people under these columns, before anything is cut."""
+        """The lines for people under the given columns, before they are fitted to a width."""
         label = self.columns[0]
         entries = (
             [Entry(((label.text(row), ""),), tuple(c.text(row) for c in columns)) for row in self.rows()]
@@ -196,33 +210,29 @@ def _cell(at: int, row: Any) -> Any:
 
 @dataclass(frozen=True)
 class Document:
-    """What one result shows, and says of itself."""
+    """The contents of a result, from which every format is made."""
 
     schema: str
-    """The name and the version of its JSON: ``archcost.analysis/1``."""
+    """Name and version of the JSON, such as ``archcost.analysis/1``."""
     headings: Sequence[tuple[str, str]]
-    """Of which model it is, and under which conditions; a line each."""
+    """Lines at the top: the model, and the conditions."""
     tables: Sequence[Table]
-    """The first is what pandas and CSV have unasked."""
+    """The tables for data formats; the first is the default."""
     shown: Sequence[Table]
-    """Those for people, in order."""
+    """The tables for people, in order."""
     record: Callable[[], Mapping[str, Any]]
-    """For JSON: everything, as plain values."""
+    """The contents of the JSON as plain values."""
     lines: Sequence[str] = ()
-    """What people read before any table."""
+    """Lines of text above the tables."""
     notes: Callable[[Sequence[Grid]], Sequence[Note]] = lambda grids: ()
-    """What people read below the tables, which say what is on show."""
+    """The notes below the given tables."""
 
     def by(self, name: str | None) -> Table:
-        """The table of that name.
-
-        Raises:
-            SpecError: there is none.
-        """
+        """The table of the given name, or the first for None; raises SpecError where there is none."""
         return self._find(name, self.tables)
 
     def for_people(self, asked: Asked) -> Sequence[Table]:
-        """The tables for people: those that are shown, or the one asked for."""
+        """The tables for people: those in ``shown``, or the table asked for."""
         return self.shown if asked.by is None else [self._find(asked.by, [*self.shown, *self.tables])]
 
     def _find(self, name: str | None, tables: Sequence[Table]) -> Table:
@@ -230,8 +240,8 @@ class Document:
             if name in (None, table.name):
                 return table
         if not self.tables:
-            raise SpecError("there is no table in this; it is text, HTML or JSON")
-        raise SpecError(f"by is {name!r}{near(name, (table.name for table in self.tables))}")
+            raise SpecError("this result has no table; take it as text, HTML or JSON")
+        raise SpecError(f"there is no table {name!r}{near(name, (table.name for table in self.tables))}")
 
 
 def shown_in(document: Document, asked: Asked) -> list[Grid]:
@@ -240,9 +250,9 @@ def shown_in(document: Document, asked: Asked) -> list[Grid]:
 
 
 def near(word: object, words: Iterable[str]) -> str:
-    """The end of an error message: the closest words, or all of them."""
+    """The end of a message about an unknown word: the closest known words, or all of them."""
     known = list(words)
-    # A unit is easily left out: `peak_memory` is meant for `peak_memory_bytes`.
+    # A unit is easily left out: `peak_memory` for `peak_memory_bytes`.
     close = [w for w in known if str(word) and w.startswith(str(word))][:3]
     close = close or difflib.get_close_matches(str(word), known, n=3, cutoff=0.5)
     if close:
@@ -251,7 +261,7 @@ def near(word: object, words: Iterable[str]) -> str:
 
 
 def find(name: object, columns: Sequence[Column]) -> Column:
-    """The column of that name; raises SpecError naming close ones."""
+    """The column of the given name; raises SpecError, with close names, where there is none."""
     for column in columns:
         if column.name == name:
             return column
@@ -259,7 +269,7 @@ def find(name: object, columns: Sequence[Column]) -> Column:
 
 
 def choose(names: Iterable[str] | None, columns: Sequence[Column], default: Iterable[str]) -> list[Column]:
-    """The columns asked for, in that order, each once; the default where nothing was asked."""
+    """The named columns in order, each once; those of ``default`` where ``names`` is None."""
     wanted = list(dict.fromkeys(default if names is None else names))
     if not wanted:
         raise SpecError("columns is empty; name at least one, or leave it out")
@@ -269,9 +279,14 @@ def choose(names: Iterable[str] | None, columns: Sequence[Column], default: Iter
 def ordered(
     rows: Sequence[Any], columns: Sequence[Column], asked: Asked, by: str, cut: bool = True
 ) -> list[Any]:
-    """The rows as they come, or by the column that was asked for (``by``, where only ``top`` was).
+    """The rows sorted and cut off as asked; as they come where neither was asked.
 
-    The largest numbers come first, text from A to Z, unknowns last.
+    Args:
+        rows: the rows.
+        columns: among them the one to sort by; numbers go from the largest, text from A to Z, None is last.
+        asked: with ``sort`` and ``top``.
+        by: the column to sort by where only ``top`` is asked for.
+        cut: whether ``top`` cuts rows off.
     """
     if not asked.is_flat:
         return list(rows)
@@ -283,6 +298,6 @@ def ordered(
 
 
 def at_least(name: str, value: Any, least: int) -> None:
-    """Raises SpecError unless the option is None or a whole number of at least ``least``."""
+    """Raises SpecError unless the option ``name`` is None or a whole number of at least ``least``."""
     if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
         raise SpecError(f"{name} is {value!r}; it takes a whole number of at least {least}, or None")

@@ -1,4 +1,4 @@
-"""Lays labels and numbers out in columns: on a line of limited width, or without any limit."""
+"""Layout of tables as text: labels and cells in columns, with or without a limit on the width of a line."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from archcost.report.text import fit, width_of
 __all__ = ["Entry", "Grid", "Head", "Piece", "lay_out", "that_fit"]
 
 Piece = tuple[str, str]
-"""A text and its style, as rich names styles; empty for none."""
+"""A text and its style, by a name that rich knows; an empty style is none."""
 
 GAP = "  "
-# A longer name would push the numbers of every row out of sight; its own row alone moves.
+# A longer label would push the numbers of all rows out of sight; only those of its own row move.
 LONGEST_PADDED = 100
-# What is left of labels and of texts at least, where they have to be cut.
+# The least width to which labels and texts are cut.
 _SHORTEST = 12
 _UNKNOWN = "yellow"
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The head of one column; ``keep`` as in `Column`.
+    """The head of a column; ``keep`` as in `Column`.
 
-    A column stands only beside those of its ``group`` that have as high a ``keep`` or a higher one.
+    A column is shown only together with those of its ``group`` whose ``keep`` is at least as high.
     """
 
     text: str
@@ -35,7 +35,13 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One line: a label in pieces, then one cell for each column. ``remark`` goes where room is short."""
+    """A line of a table: the label in pieces, and a cell for each column.
+
+    Attributes:
+        remark: follows the label where there is room for it.
+        indent: the level in a tree, for HTML.
+        total: whether the line is a total, below a rule.
+    """
 
     label: tuple[Piece, ...]
     cells: tuple[str, ...]
@@ -45,12 +51,13 @@ class Entry:
     total: bool = False
 
     def label_width(self, remark: bool = True) -> int:
+        """Width of the label in terminal cells, with or without the remark."""
         return sum(width_of(text) for text, _ in self.label) + (width_of(self.remark) if remark else 0)
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A head over the labels, the heads over the cells, and the lines."""
+    """A table as text: the head over the labels, the heads of the columns, and the lines."""
 
     label: str
     heads: Sequence[Head]
@@ -58,14 +65,16 @@ class Grid:
     title: tuple[str, str] | None = None
 
     def cell_width(self, column: int) -> int:
+        """Width of the widest cell of a column."""
         return max((width_of(entry.cells[column]) for entry in self.entries), default=0)
 
     def is_empty(self, column: int) -> bool:
+        """Whether no cell of a column has a value."""
         return all(entry.cells[column] in ("", "-") for entry in self.entries)
 
 
 def _stacked(text: str) -> list[str]:
-    """A head on two lines, cut at the space nearest its middle."""
+    """A head on two lines, broken at the space nearest its middle."""
     spaces = [i for i, c in enumerate(text) if c == " "]
     if not spaces:
         return ["", text]
@@ -81,13 +90,13 @@ def _widths(grid: Grid, stacked: bool) -> list[int]:
 
 
 def _least(grid: Grid, column: int, width: int) -> int:
-    """A text can be cut, a number and a head cannot."""
+    """The least width of a column: texts can be cut, numbers and heads cannot."""
     head = grid.heads[column]
     return width if head.right else min(width, max(_SHORTEST, *map(width_of, _stacked(head.text))))
 
 
 def _squeezed(grid: Grid, widths: list[int], over: int) -> list[int]:
-    """The same with the widest texts cut, as far as the line is too long."""
+    """The widths with the widest texts cut, until the line is ``over`` cells shorter."""
     for column in sorted(range(len(widths)), key=lambda i: -widths[i]):
         cut = max(0, min(over, widths[column] - _least(grid, column, widths[column])))
         widths[column], over = widths[column] - cut, over - cut
@@ -95,15 +104,15 @@ def _squeezed(grid: Grid, widths: list[int], over: int) -> list[int]:
 
 
 def that_fit(grid: Grid, width: int | None, asked: bool = False) -> list[int]:
-    """The columns that leave the labels room: as many as there is room for, the highest ``keep`` first.
+    """Indices of the columns that fit into ``width`` beside the labels, those of the highest ``keep`` first.
 
-    Those without anything in them go first. Columns that were asked for go from the last, and only once
-    labels are as short as can be.
+    Columns without any value are hidden first. Columns that the user ``asked`` for are hidden from the last
+    on, and only once the labels are as short as possible.
     """
     everything = list(range(len(grid.heads)))
     if width is None:
         return everything
-    # A few very long names must not cost the others their numbers.
+    # A few very long names must not hide the numbers of the others.
     label = min(max((e.label_width(remark=False) for e in grid.entries), default=0), max(24, width // 2))
     label = max(min(label, _SHORTEST) if asked else label, width_of(grid.label))
     widths = _widths(grid, True)
@@ -127,7 +136,7 @@ def that_fit(grid: Grid, width: int | None, asked: bool = False) -> list[int]:
 
 
 def lay_out(grid: Grid, width: int | None) -> list[list[Piece]]:
-    """The lines, head first, each in pieces; no line is wider than ``width``."""
+    """The lines of the table in pieces, heads first; no line is wider than ``width``."""
     room = max((e.label_width() for e in grid.entries), default=0)
     room = max(room, width_of(grid.label))
     stacked = False

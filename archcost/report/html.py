@@ -1,4 +1,4 @@
-"""A Document as HTML that needs nothing else, readable on light and dark pages; every text is escaped."""
+"""A Document as self-contained HTML, readable on light and dark pages; every text is escaped."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from archcost.report.text import html_text
 
 __all__ = ["to_html"]
 
-# Only what both light and dark notebooks can bear: the page's own ink, and a grey that is half through.
+# Readable in light and dark notebooks: the page's own text colour, and a half-transparent grey.
 _TABLE = "border-collapse:collapse;font-variant-numeric:tabular-nums;color:inherit;background:transparent"
 _EDGE = "1px solid rgba(128,128,128,.4)"
 
 
 def _table(grid: Grid) -> str:
-    """A table that carries its own looks."""
+    """A table with inline styles."""
     title = grid.title and f"<div><b>{html_text(grid.title[0])}:</b> {html_text(grid.title[1])}</div>"
     out = [f'{title or ""}<table style="{_TABLE}"><thead><tr style="border-bottom:{_EDGE}">']
     out.append(_th(grid.label, "left"))
@@ -44,7 +44,7 @@ def _th(text: str, side: str) -> str:
 
 
 def to_html(document: Document, asked: Asked) -> str:
-    """A fragment to put into a page or a notebook: headings, lines, tables and notes in one element."""
+    """A single element for a page or a notebook: headings, lines, tables and notes."""
     grids = shown_in(document, asked)
     parts = [f"<div><b>{html_text(first)}</b> {html_text(rest)}</div>" for first, rest in document.headings]
     parts += [f"<div>{html_text(line)}</div>" for line in document.lines]

@@ -32,7 +32,7 @@ def _table(grid: Grid) -> str:
 
 
 def _label(entry: Entry) -> str:
-    """Guides keep their width on a page, where spaces at the beginning are lost and several are one."""
+    """The label with no-break spaces in the tree's guides: markdown drops and joins ordinary spaces."""
     guides = "".join(text for text, style in entry.label if style == "guide")
     if guides.startswith(" "):
         guides = f"·{guides[1:]}"

@@ -1,4 +1,4 @@
-"""Result: what archcost returns to be looked at, printed, taken as data and saved."""
+"""Result: the base class of what archcost returns, to be printed, taken as data and saved."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["Options", "Result"]
 
 
 class Options(TypedDict, total=False):
-    """What to see of a result; see `archcost.report.document.Asked`."""
+    """Options for showing a result, as in `archcost.report.document.Asked`."""
 
     columns: Iterable[str] | None
     depth: Depth
@@ -29,56 +29,56 @@ class Options(TypedDict, total=False):
 
 
 class Result(ABC):
-    """Describes itself by one `Document`; every format comes of that.
+    """The base class of results; every format is made from one `Document`.
 
-    All take the same options, as far as they mean something for the result: ``columns`` (names), ``depth``
-    (levels of modules, 0 for the whole model alone), ``sort`` (a column, the largest first), ``top`` (so many
-    rows) and ``by`` (another of its tables). People's formats (`table`, `to_text`, `to_markdown`, `to_html`,
-    ``print``) have the same columns and the same depth unasked; data (`to_pandas`, `to_csv`, `to_json`) are
-    complete.
+    All methods take the same options, as far as they apply to the result: ``columns`` (names), ``depth``
+    (levels of modules; 0 is the whole model alone), ``sort`` (a column, largest first), ``top`` (the number
+    of rows) and ``by`` (the name of a table). Formats for people (`table`, `to_text`, `to_markdown`,
+    `to_html`, ``print``) show the same columns and depth by default; data formats (`to_pandas`, `to_csv`,
+    `to_json`) are complete.
 
     Raises:
-        SpecError: an option has no such value; the message names close ones.
+        SpecError: an option has an unknown value; the message names close ones.
     """
 
     __slots__ = ()
 
     @abstractmethod
     def document(self, asked: Asked) -> Document:
-        """What it shows."""
+        """The contents to show, for the options ``asked``."""
 
     def table(self, width: int | None = None, **options: Unpack[Options]) -> None:
-        """Print the tables: in colour and within the width on a terminal, plain and uncut in a pipe."""
+        """Print the tables: in colour and within ``width`` on a terminal, plain and uncut in a pipe."""
         from archcost.report.terminal import show
 
         show(*self._asked(options), width)
 
     def to_text(self, width: int | None = None, **options: Unpack[Options]) -> str:
-        """What `table` prints as plain text, uncut unless ``width`` is given."""
+        """The output of `table` as plain text, uncut unless ``width`` is given."""
         from archcost.report.terminal import plain_text
 
         return plain_text(*self._asked(options), width)
 
     def to_markdown(self, **options: Unpack[Options]) -> str:
-        """The same as markdown, for a pull request or a README."""
+        """The tables as markdown, for a pull request or a README."""
         from archcost.report.markdown import to_markdown
 
         return to_markdown(*self._asked(options))
 
     def to_html(self, **options: Unpack[Options]) -> str:
-        """The same as HTML that needs nothing else."""
+        """The tables as self-contained HTML."""
         from archcost.report.html import to_html
 
         return to_html(*self._asked(options))
 
     def to_pandas(self, **options: Unpack[Options]) -> pd.DataFrame:
-        """The rows of one table, with every column unless some are named."""
+        """The rows of a table as a DataFrame, with every column unless some are named."""
         from archcost.report.data import to_pandas
 
         return to_pandas(*self._asked(options))
 
     def to_csv(self, path: Path | None = None, **options: Unpack[Options]) -> str | None:
-        """`to_pandas` as CSV, into a file or returned; what looks like a formula gets a leading ``'``."""
+        """`to_pandas` as CSV, written to ``path`` or returned; text like a formula gets a leading ``'``."""
         from archcost.report.data import to_csv, write_text
 
         return write_text(to_csv(*self._asked(options)), path)
@@ -86,19 +86,19 @@ class Result(ABC):
     def to_json(
         self, path: Path | None = None, indent: int | None = 2, **options: Unpack[Options]
     ) -> str | None:
-        """`to_dict` as strict JSON, into a file or returned."""
+        """`to_dict` as strict JSON, written to ``path`` or returned."""
         from archcost.report.data import to_json, write_text
 
         return write_text(to_json(self._asked(options)[0], indent), path)
 
     def to_dict(self, **options: Unpack[Options]) -> dict[str, Any]:
-        """Plain values, with the name and version of their schema, which the method `document` states."""
+        """The result as plain values, with name and version of the schema that `document` describes."""
         from archcost.report.data import to_dict
 
         return to_dict(self._asked(options)[0])
 
     def save(self, path: Path) -> None:
-        """Write all of it as JSON, for `archcost.load_result`; an existing file is overwritten."""
+        """Write the whole result as JSON, for `archcost.load_result`; an existing file is overwritten."""
         from archcost.report.saving import save
 
         save(self, path)

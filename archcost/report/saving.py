@@ -1,10 +1,10 @@
-"""Results as files that can be read back: JSON with a schema version, and no pickle.
+"""Results as files that can be read back: JSON with a schema version, no pickle.
 
-A file holds ``{"schema": "archcost.saved/1", "archcost", "torch", "result"}``. What JSON has is written as it
-is; all else is a list that begins with a word: ``["tuple", ...]``, ``["dict", [key, value], ...]``,
-``["dtype", "float32"]``, ``["float", "nan"]``, ``["array", dtype, shape, base64]`` and ``["of",
-"archcost.spec.ConvSpec", {field: value}]`` for a dataclass or a named tuple of archcost's own. Nothing else
-is ever made of a file, so that reading one runs no code of its author's.
+A file holds ``{"schema": "archcost.saved/1", "archcost", "torch", "result"}``. Types that JSON has are
+written as they are; all others as a list that begins with a word: ``["tuple", ...]``,
+``["dict", [key, value], ...]``, ``["dtype", "float32"]``, ``["float", "nan"]``, ``["array", dtype, shape,
+base64]``, and ``["of", "archcost.spec.ConvSpec", {field: value}]`` for a dataclass or a named tuple of
+archcost's own. Reading creates instances of these types only, so that a file cannot run code.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ _TORCH = ("dtype", "layout", "memory_format", "device")
 
 
 def save(result: Any, path: Path) -> None:
-    """Write a result; what it holds beyond plain data (a model, a store) is left out."""
+    """Write a result to a file, without a model or a store that it holds."""
     whole = {"schema": SCHEMA, **versions(), "result": _written(result)}
     with open(path, "w", encoding="utf-8") as file:
         json.dump(whole, file, allow_nan=False, separators=(",", ":"))
 
 
 def load_result(path: Path) -> Any:
-    """The result that `save` wrote; the model does not come along.
+    """Read a result that `Result.save` wrote; its model is not part of the file.
 
     Raises:
-        SpecError: the file cannot be read, or is no such file; the message says what it is.
+        SpecError: the file cannot be read or holds no saved result; the message says what it holds.
     """
     try:
         with open(path, encoding="utf-8") as file:
@@ -52,8 +52,8 @@ def load_result(path: Path) -> Any:
     if schema != SCHEMA:
         what = f"has the schema {schema!r}" if schema else "has no schema"
         raise SpecError(
-            f"{path} {what}, and is no saved result ({SCHEMA!r}): result.save(path), or archcost analyze "
-            f"SPEC --save FILE, writes one"
+            f"{path} {what} and is not a saved result ({SCHEMA!r}): result.save(path) writes one, or "
+            f"archcost analyze SPEC --save FILE"
         )
     try:
         return _read(whole["result"])
@@ -61,7 +61,7 @@ def load_result(path: Path) -> Any:
         raise
     except Exception as error:
         by = f"archcost {whole.get('archcost')}"
-        raise SpecError(f"{path} was written by {by} and cannot be read by this one: {error!r}") from error
+        raise SpecError(f"{path} was written by {by}; this version cannot read it: {error!r}") from error
 
 
 def _written(value: Any) -> Any:
@@ -83,7 +83,7 @@ def _written(value: Any) -> Any:
 
 
 def _stored(value: Any) -> list[str]:
-    """What goes into a file: what ``SAVED`` names, or the fields not marked ``metadata={"saved": False}``."""
+    """Names of the saved fields: those in ``SAVED``, or all without ``metadata={"saved": False}``."""
     named: tuple[str, ...] = getattr(value, "SAVED", ())
     return [*named] or [one.name for one in fields(value) if one.metadata.get("saved", True)]
 
@@ -118,10 +118,10 @@ def _instance(name: str, held: dict[str, Any]) -> Any:
     """An instance of a dataclass or a named tuple of archcost's own, and of nothing else."""
     module, _, kind = name.rpartition(".")
     if not module.startswith("archcost."):
-        raise SpecError(f"{name} is no class of archcost's")
+        raise SpecError(f"{name} is not a class of archcost")
     found = getattr(import_module(module), kind)
     if not (isinstance(found, type) and (is_dataclass(found) or hasattr(found, "_fields"))):
-        raise SpecError(f"{name} holds no data")
+        raise SpecError(f"{name} is not a dataclass or a named tuple")
     return getattr(found, "restored", found)(**{key: _read(item) for key, item in held.items()})
 
 

@@ -1,4 +1,4 @@
-"""A Document on the terminal: lines in pieces, within a width, in colours where the terminal has them."""
+"""A Document on the terminal: within its width, in colours where it has them."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _ASCII = str.maketrans({"├": "|", "└": "`", "│": "|", "─": "-", "…": "
 
 
 def show(document: Document, asked: Asked, width: int | None = None, console: Console | None = None) -> None:
-    """Print it: in colour and within the width on a terminal, plain and uncut in a pipe."""
+    """Print a document: in colour and within the width on a terminal, plain and uncut in a pipe."""
     from rich.console import Console as RichConsole
 
     class OurConsole(RichConsole):
-        """rich would end the process where the reader has gone; what that means the caller says."""
+        """A console that raises BrokenPipeError for the caller, where rich would end the process."""
 
         def on_broken_pipe(self) -> None:
             raise BrokenPipeError
@@ -33,12 +33,12 @@ def show(document: Document, asked: Asked, width: int | None = None, console: Co
 
 
 def plain_text(document: Document, asked: Asked, width: int | None = None) -> str:
-    """The same as plain text, uncut unless a width is given."""
+    """The document as plain text, uncut unless a width is given."""
     return _plain(_lines(document, asked, width))
 
 
 def printed(document: Document) -> str:
-    """For ``print``: as wide as the terminal that stdout is, in letters that it can take."""
+    """The document for ``print``: as wide as the terminal of stdout, in characters that its encoding has."""
     from rich.console import Console
 
     width = _width_of(Console(), None)
@@ -46,7 +46,7 @@ def printed(document: Document) -> str:
 
 
 def _lines(document: Document, asked: Asked, width: int | None) -> list[list[Piece]]:
-    """Every line: headings, lines, tables, notes, with an empty line between them."""
+    """Every line in pieces: headings, lines, tables and notes, with empty lines between them."""
     at_least("width", width, 1)
     grids, left_out = _grids_that_fit(document, asked, width)
     parts = [[line for heading in document.headings for line in _heading(*heading, width)]]
@@ -55,7 +55,10 @@ def _lines(document: Document, asked: Asked, width: int | None) -> list[list[Pie
         [*_wrapped(*grid.title, width), *lay_out(grid, width)] if grid.title else lay_out(grid, width)
         for grid in grids
     ]
-    notes = [*([("No room for", ", ".join(left_out))] if left_out else []), *document.notes(grids)]
+    notes = [
+        *([("Columns hidden at this width", ", ".join(left_out))] if left_out else []),
+        *document.notes(grids),
+    ]
     parts.append([line for note in notes for line in _wrapped(*note, width)])
     lines: list[list[Piece]] = []
     for part in filter(None, parts):
@@ -64,7 +67,7 @@ def _lines(document: Document, asked: Asked, width: int | None) -> list[list[Pie
 
 
 def _grids_that_fit(document: Document, asked: Asked, width: int | None) -> tuple[list[Grid], list[str]]:
-    """The tables, each with the columns that there is room for; and the heads of the others."""
+    """The tables with the columns that fit into the width, and the heads of the hidden ones."""
     grids: list[Grid] = []
     left_out: dict[str, None] = {}
     for table in document.for_people(asked):
@@ -73,7 +76,7 @@ def _grids_that_fit(document: Document, asked: Asked, width: int | None) -> tupl
         kept = that_fit(grid, width, asked.columns is not None and not table.is_summary)
         if len(kept) < len(chosen):
             left_out |= {c.header: None for i, c in enumerate(chosen) if i not in kept}
-            # A line may have been there only for a column that found no room.
+            # A line may have been there only for a column that is hidden now.
             grid = table.grid([chosen[i] for i in kept])
         grids.append(grid)
     return grids, list(left_out)
@@ -86,7 +89,7 @@ def _heading(first: str, rest: str, width: int | None) -> list[list[Piece]]:
 
 
 def _width_of(console: Console, width: int | None) -> int | None:
-    """The width to keep to: the one asked for, the terminal's, or none in a pipe (COLUMNS sets one)."""
+    """The limit on the width: the given one, COLUMNS, the terminal's, or None in a pipe."""
     if width is not None:
         return width
     asked: Any = getattr(console, "_width", None)
@@ -100,7 +103,7 @@ def _width_of(console: Console, width: int | None) -> int | None:
 
 
 def _paint(lines: Iterable[Sequence[Piece]], console: Console) -> None:
-    """Write the lines, with styles only where the console is a terminal that wants them."""
+    """Print the lines, with styles only where the console is a terminal with colours."""
     from rich.text import Text
 
     styled = console.is_terminal and not console.no_color and not console.is_dumb_terminal
@@ -134,18 +137,21 @@ def _encodable(text: str, encoding: str | None) -> str:
         try:
             text.encode(encoding)
         except (UnicodeEncodeError, LookupError):
-            # Guides have a plain form; names that do not fit are written out.
+            # The tree's guides have an ASCII form; names are escaped.
             return encodable(text.translate(_ASCII), encoding)
     return text
 
 
 def _wrapped(what: str, text: str, width: int | None) -> list[list[Piece]]:
-    """A footnote: what it is, then the text, wrapped with a hanging indent where the width is limited."""
+    """A note: its subject, then its text, wrapped with a hanging indent where the width is limited."""
     first: Piece = (f"{what}: " if what else "", "bold")
     if width is None:
         return [[first, (text, "")]]
     from textwrap import TextWrapper
 
+    if width_of(first[0]) > width - 12:
+        lines = TextWrapper(width=max(width, 20), initial_indent="  ", subsequent_indent="  ").wrap(text)
+        return [[(fit(first[0].rstrip(), width), "bold")], *([(line, "")] for line in lines)]
     wrapper = TextWrapper(width=max(width, 20), initial_indent=" " * len(first[0]), subsequent_indent="  ")
     lines = wrapper.wrap(text) or [""]
     head = lines[0][len(first[0]) :] if lines[0].startswith(" " * len(first[0])) else lines[0]

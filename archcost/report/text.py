@@ -1,4 +1,4 @@
-"""Names come from the user and may hold anything: here they are made plain text for each format."""
+"""Escaping of text for each format: names come from the user and may hold any character."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 
 __all__ = ["csv_cell", "encodable", "fit", "html_text", "markdown_cell", "visible", "well_formed", "width_of"]
 
-# What a spreadsheet takes for the start of a formula.
+# Characters with which a formula of a spreadsheet begins.
 _FORMULA = ("=", "+", "-", "@")
 _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?")
 # An underscore inside a word is no emphasis, so encoder_layer_0 stays readable in the source.
@@ -15,7 +15,7 @@ _ENTITY = re.compile(r"&(?=#?\w+;)")
 
 
 def visible(text: object) -> str:
-    r"""The text with everything that cannot be seen written out: a newline as ``\n``, ESC as ``\x1b``."""
+    r"""The text with unprintable characters escaped: a newline as ``\n``, ESC as ``\x1b``."""
     text = str(text)
     if text.isprintable():
         return text
@@ -23,12 +23,12 @@ def visible(text: object) -> str:
 
 
 def well_formed(text: str) -> str:
-    """The text with lone surrogates written out, which UTF-8 and strict JSON cannot hold."""
+    """The text with lone surrogates escaped, which UTF-8 and strict JSON cannot hold."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def encodable(text: str, encoding: str | None) -> str:
-    r"""The text with what a stream of that encoding cannot hold written out as ``\xe9``."""
+    r"""The text with characters that the encoding lacks escaped as ``\xe9``."""
     encoding = encoding or "utf-8"
     try:
         return text.encode(encoding, "backslashreplace").decode(encoding)
@@ -37,12 +37,12 @@ def encodable(text: str, encoding: str | None) -> str:
 
 
 def markdown_cell(text: object) -> str:
-    """One cell of a pipe table: no newline, no unescaped pipe, no markup, no HTML."""
+    """Text for a cell of a pipe table: no newline, no unescaped pipe, no markup, no HTML."""
     return _ENTITY.sub("&amp;", _MARKDOWN.sub(r"\\\g<0>", visible(text)))
 
 
 def csv_cell(text: object) -> str:
-    """One cell of a CSV file: no control character, and a leading ``'`` before what looks like a formula."""
+    """Text for a cell of a CSV file: no control character, a leading ``'`` where it looks like a formula."""
     plain = visible(text)
     if plain.lstrip().startswith(_FORMULA) and not _NUMBER.fullmatch(plain):
         return "'" + plain
@@ -50,14 +50,14 @@ def csv_cell(text: object) -> str:
 
 
 def html_text(text: object) -> str:
-    """Text inside an element or a quoted attribute."""
+    """Text for an HTML element or a quoted attribute."""
     import html
 
     return html.escape(visible(text), quote=True)
 
 
 def width_of(text: str) -> int:
-    """How many cells of a terminal the text takes."""
+    """The width of the text in cells of a terminal."""
     if text.isascii():
         return len(text)
     from rich.cells import cell_len
@@ -66,7 +66,7 @@ def width_of(text: str) -> int:
 
 
 def fit(text: str, width: int) -> str:
-    """The text in at most ``width`` cells, an ellipsis in place of what is cut."""
+    """The text cut to at most ``width`` cells, with an ellipsis at its end."""
     if width_of(text) <= width:
         return text
     if width < 1:

@@ -24,12 +24,12 @@ _PREFIXES = "kMGTPE"
 
 
 def count_text(value: int) -> str:
-    """Every digit: ``25,557,032``."""
+    """A whole number with every digit: ``25,557,032``."""
     return f"{value:,}"
 
 
 def si_text(value: int | float, unit: str = "") -> str:
-    """Three digits and a prefix: ``4.09 G``."""
+    """A number with three digits and an SI prefix: ``4.09 G``."""
     if abs(value) < 1000:
         return f"{value:,.4g} {unit}".rstrip()
     power = 1
@@ -41,32 +41,32 @@ def si_text(value: int | float, unit: str = "") -> str:
 
 
 def bytes_text(value: int) -> str:
-    """``10.4 MB``."""
+    """Bytes with a decimal prefix: ``10.4 MB``."""
     return si_text(value, "B") if value else "0"
 
 
 def percent_text(value: float) -> str:
-    """One decimal, and what is there but smaller than that is not shown as nothing."""
+    """Percent with one decimal; a share that is small but not 0 is ``<0.1``."""
     return "0" if value == 0 else "<0.1" if value < 0.05 else f"{value:.1f}"
 
 
 def number_text(value: float) -> str:
-    """A plain number of about three digits: ``38.2``."""
+    """A number with about three digits: ``38.2``."""
     return f"{value:,.0f}" if abs(value) >= 99.5 else f"{value:.3g}"
 
 
 def ms_text(value: float) -> str:
-    """Milliseconds to the microsecond: ``0.050``."""
+    """Milliseconds with three decimals: ``0.050``."""
     return f"{value:.3f}"
 
 
 def error_text(value: float) -> str:
-    """One digit and the power of ten: ``2e-05``."""
+    """A relative error as a digit and a power of ten: ``2e-05``."""
     return f"{value:.0e}" if value else "0"
 
 
 def ratio_text(value: float) -> str:
-    """``0.52x``; unchanged is ``1x``."""
+    """A ratio of new to old: ``0.52x``; unchanged is ``1x``."""
     if value == 1:
         return "1x"
     # A change too small for two decimals must not look like none.
@@ -75,21 +75,21 @@ def ratio_text(value: float) -> str:
 
 
 def shape_text(shape: tuple[Any, ...], most: int | None = 3) -> str:
-    """``1x3x224x224``; of several, ``7x2x5, 2 of 1x2x5``, and beyond ``most`` how many more there are."""
+    """A shape, ``1x3x224x224``; several as ``7x2x5, 2 of 1x2x5``, beyond ``most`` the number of others."""
     if not (shape and isinstance(shape[0], tuple)):
         return "x".join(map(str, shape)) or "scalar"
-    alike = [(shape_text(one), len(list(same))) for one, same in groupby(shape)]
+    alike = [(shape_text(each), len(list(same))) for each, same in groupby(shape)]
     texts = [f"{number} of {text}" if number > 1 else text for text, number in alike[:most]]
     more = sum(number for _, number in alike[len(texts) :])
     return ", ".join(texts) + (f" and {more} more" if more else "")
 
 
 def all_shapes_text(shape: tuple[Any, ...]) -> str:
-    """`shape_text` with nothing left out."""
+    """`shape_text` with all shapes."""
     return shape_text(shape, None)
 
 
 def axes_text(values: Iterable[float]) -> str:
-    """One number an axis: ``427`` where all are the same, ``16x112x112`` else."""
+    """A number for each axis: ``427`` where all are the same, else ``16x112x112``."""
     texts = [f"{value:g}" for value in values]
     return texts[0] if len(set(texts)) == 1 else "x".join(texts) or "-"

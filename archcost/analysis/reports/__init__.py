@@ -1,1 +1,1 @@
-"""How an Analysis and a Comparison are shown: their columns, rows, trees, notes and records."""
+"""The Documents of an Analysis and a Comparison: columns, rows, trees, notes and records."""

@@ -1,27 +1,28 @@
-"""What an Analysis shows: its tables, its notes, its record, and a flat dict for experiment trackers.
+"""The Document of an Analysis: tables, notes, record; and a flat dict for experiment trackers.
 
 The schema of ``archcost.analysis/1``; a later version may add keys, a changed meaning gets a new number:
 
-- ``schema``, ``archcost``, ``torch``: strings; the two versions are those that made the file.
-- ``model``: its name, ``type``: its class, ``device``: where the pass ran (``meta``: nothing computed).
-- ``input``: the inputs for people; ``inputs``: a list of ``{"shape": [...], "dtype": "float32"}``.
-- ``notes``: a list of strings: what was assumed.
+- ``schema``, ``archcost``, ``torch``: the schema, and the versions that made the file, as strings.
+- ``model``: the name of the model, ``type``: its class, ``device``: the device of the forward pass (``meta``:
+  nothing computed).
+- ``input``: the inputs as text; ``inputs``: a list of ``{"shape": [...], "dtype": "float32"}``.
+- ``notes``: a list of strings with the assumptions.
 - ``uncounted``: a list of ``{"op", "module", "times", "reason", "macs_unknown"}``.
 - ``total``: the columns of a module for the whole model, and ``depth``, ``nonlinearities``,
   ``inputs_bytes``.
-- ``modules``: a list, parents before children; each has every column of `MODULE_COLUMNS` by its name, or
-  those asked for. Only those down to a depth, or the first of a list of layers, where that was asked.
+- ``modules``: a list, parents before children; each has the columns of `MODULE_COLUMNS` by their names, or
+  those asked for. With ``depth``, ``sort`` or ``top`` only the modules or layers asked for.
   ``output_shape`` is a shape, a list of shapes where there are several outputs, or null.
 - ``receptive_field``: ``network`` (at the last feature map) and ``output``, each null or a record of
   ``layer``, ``size``, ``stride``, ``padding``, ``sizes`` (by phase), ``position``, ``window``,
-  ``unclipped``, ``because``, ``input`` (which of them, from 0) and ``local`` (the same without global
-  operations, or null where there are none); ``findings``, a list of
-  ``{"kind", "module", "text"}``; null where it was lost.
-- ``operations``: only where asked for: a list, each with every column of `OPERATION_COLUMNS`; columns and
-  order that are asked for are then theirs.
+  ``unclipped``, ``because``, ``input`` (its index, from 0) and ``local`` (the same record without global
+  operations, or null where there are none); ``findings``, a list of ``{"kind", "module", "text"}``. Null
+  where receptive fields could not be computed.
+- ``operations``: only with ``by="operations"``: a list, each with the columns of `OPERATION_COLUMNS` by their
+  names; ``columns``, ``sort`` and ``top`` then apply to it.
 
-Shapes and other tuples are lists. An unknown is null. Names are as in ``named_modules()``, with lone
-surrogates written out, which JSON cannot hold.
+Shapes and other tuples are lists. An unknown is null. Names are those of ``named_modules()``, with lone
+surrogates escaped, which JSON cannot hold.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ _TOTAL_ONLY = ("depth", "nonlinearities", "inputs_bytes")
 
 
 def document_of(analysis: TracedModel, asked: Asked) -> Document:
-    """Modules for people; modules, layers and operations as data."""
+    """The Document of an Analysis: modules for people; modules, layers and operations as data."""
     tables = {name: _table(analysis, name, asked) for name in KINDS}
     by = "layers" if asked.is_flat and asked.by is None else "modules"
     return Document(
@@ -97,7 +98,7 @@ def _lines(analysis: TracedModel, asked: Asked, columns: Sequence[Column]) -> li
 
 
 def _flat(ledger: Ledger, asked: Asked, columns: Sequence[Column]) -> list[Entry]:
-    """Layers by their full names; what ``top`` leaves out is summed in one row, so that all adds up."""
+    """Layers by their full names; those beyond ``top`` are summed in a single row, so that all adds up."""
     total = ledger.analysis.total
     rows = ordered(ledger.frontier(asked.depth_for(None)), MODULE_COLUMNS, asked, "macs", cut=False)
     entries = []
@@ -113,7 +114,7 @@ def _flat(ledger: Ledger, asked: Asked, columns: Sequence[Column]) -> list[Entry
 
 
 def _notes(analysis: TracedModel, grids: Sequence[Grid]) -> list[Note]:
-    return [("In all", summary(analysis)), ("Units", units(analysis)), *footnotes(analysis, grids)]
+    return [("Totals", summary(analysis)), ("Units", units(analysis)), *footnotes(analysis, grids)]
 
 
 def _record(analysis: TracedModel, asked: Asked, tables: dict[str, Table]) -> dict[str, Any]:
@@ -147,7 +148,7 @@ def _records(columns: Sequence[Column], rows: Sequence[Row]) -> list[dict[str, A
 
 
 def head(analysis: TracedModel) -> dict[str, Any]:
-    """Everything about an Analysis but its numbers."""
+    """The record of an Analysis without its costs."""
     return {
         "model": analysis.name,
         "type": analysis.total.type_name,
@@ -172,16 +173,16 @@ def head(analysis: TracedModel) -> dict[str, Any]:
 
 
 def total_of(analysis: TracedModel) -> dict[str, Any]:
-    """The totals: a module's columns, and those that only the whole model has."""
+    """The record of the totals: the columns of a module, and those that only the whole model has."""
     row = Ledger(analysis).row(analysis.total)
     extra = {name: getattr(analysis.total, name) for name in _TOTAL_ONLY}
     return {**_records(MODULE_COLUMNS, [row])[0], **extra}
 
 
 def flat(analysis: TracedModel, depth: int = 0, prefix: str = "") -> dict[str, int | float]:
-    """``{"params": ..., "macs": ...}``, and ``"layer1/macs"`` for modules down to ``depth``.
+    """The costs as a flat dict: ``{"params": ..., "macs": ..., "layer1/macs": ...}``, down to ``depth``.
 
-    What is not known is left out, and so is a sum of which nothing is known: a tracker would draw a 0.
+    Unknown values are left out, and sums of unknown values only, which a tracker would draw as 0.
     """
     at_least("depth", depth, 0)
     if prefix and prefix[-1].isalnum():

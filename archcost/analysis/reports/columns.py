@@ -1,6 +1,6 @@
-"""Every column of every report, defined once: its name, unit and meaning, where it comes from, its look.
+"""The columns of modules and operations: name, unit, meaning, source and format of each.
 
-Adding a column is adding one entry to `MODULE_COLUMNS` or `OPERATION_COLUMNS`.
+A new column is a new entry in `MODULE_COLUMNS` or `OPERATION_COLUMNS`.
 """
 
 from __future__ import annotations
@@ -30,18 +30,17 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What a column is read from: one module's or operation's cost, and what is known around it.
-
-    ``kind`` says what stands in the row: a module, an operation, the operations a module makes itself
-    (``own``), several modules summed (``sum``), or several that are alike summed (``fold``).
-    """
+    """A row of a report, from which the columns are read: the costs of a module or an operation."""
 
     cost: Any
     analysis: Any
     macs_open: bool = False
-    """The MACs are a lower bound: an operation with unknown MACs is among them."""
+    """Whether the MACs are a lower bound, because those of an operation are unknown."""
     other_ops_open: bool = False
+    """Whether the other operations are a lower bound."""
     kind: str = "module"
+    """``module`` (or operation), ``own`` (operations that a module runs itself), ``sum`` (several modules
+    summed) or ``fold`` (equal modules summed)."""
 
     @property
     def module(self) -> ModuleCost:
@@ -58,7 +57,7 @@ Get = Callable[[Row], Any]
 
 
 def cells(row: Row, columns: Sequence[Column]) -> tuple[str, ...]:
-    """The texts of a line; blank where a value means nothing for several modules together."""
+    """The texts of a line; empty where a value means nothing for several modules together."""
     blank = row.kind in ("own", "sum")
     return tuple("" if blank and not column.summed else column.text(row) for column in columns)
 
@@ -76,7 +75,7 @@ def _other_ops_open(row: Row) -> bool:
 
 
 def _count(name: str, header: str, meaning: str, unit: str = "", **options: Any) -> Column:
-    """A number that adds up, read from the field of the same name."""
+    """A column of numbers that add up, read from the attribute of its name."""
     return Column(name, header, meaning, _field(name), **{"unit": unit, "additive": True, **options})
 
 
@@ -100,7 +99,7 @@ def _shape_of_op(row: Row) -> tuple[int, ...] | None:
 
 
 def _receptive(get: Callable[[ReceptiveField], Any]) -> Get:
-    """Something of a module's receptive field; of the network's for the model itself. None: it has none."""
+    """A getter of a property of a module's receptive field, for the model itself of the network's."""
 
     def read(row: Row) -> Any:
         fields = row.analysis.fields_or_none
@@ -119,29 +118,35 @@ def _in_padding(row: Row) -> float | None:
 
 
 def _pixels(name: str, header: str, meaning: str, get: Callable[[ReceptiveField], Any]) -> Column:
-    """One number for each spatial axis of the input."""
+    """A column with a number for each spatial axis of the input."""
     shown: dict[str, Any] = {"show": axes_text, "dtype": "object", "missing": "-", "reads_as_number": True}
     return _words(name, header, meaning, _receptive(get), unit="pixels", **shown)
 
 
 MODULE_COLUMNS: tuple[Column, ...] = (
-    _words("name", "Module", "The name in named_modules(); the model itself has the empty name", keep=100),
+    _words("name", "Module", "Name in named_modules(); that of the model itself is empty", keep=100),
     _words("type", "Type", "The class of the module", lambda row: row.module.type_name, keep=50),
     Column(
         "level",
         "Level",
-        "Distance from the model itself, which is 0",
+        "Depth of nesting; the model itself is level 0",
         _field("level"),
         summed=False,
     ),
     Column(
-        "is_leaf", "Leaf", "Holds no other modules", _field("is_leaf"), show=str, dtype="bool", summed=False
+        "is_leaf",
+        "Leaf",
+        "Whether the module has no children",
+        _field("is_leaf"),
+        show=str,
+        dtype="bool",
+        summed=False,
     ),
-    _count("calls", "Calls", "How often the module was called", additive=False, summed=False),
+    _count("calls", "Calls", "Number of times the module was called", additive=False, summed=False),
     _words(
         "output_shape",
         "Output",
-        "Shape of the last call's output; of several, a shape for each",
+        "Shape of the output in the last call; a shape for each of several outputs",
         show=shape_text,
         in_full=all_shapes_text,
         dtype="object",
@@ -152,31 +157,43 @@ MODULE_COLUMNS: tuple[Column, ...] = (
     _words(
         "receptive_field",
         "Field",
-        "Receptive field: its size in input pixels; the model's own is that of its last feature map",
+        "Size of the receptive field in input pixels; for the model itself that of its last feature map",
         _receptive(lambda field: field.size_text()),
         missing="-",
         keep=58,
         reads_as_number=True,
     ),
-    _pixels("rf_size", "Field size", "Receptive field; the whole input where global", lambda f: f.size),
-    _pixels("rf_stride", "Field stride", "From one position to the next; 0 where global", lambda f: f.stride),
-    _pixels("rf_padding", "Field padding", "How far position 0 begins before the input", lambda f: f.padding),
+    _pixels(
+        "rf_size", "Field size", "Size of the receptive field; the whole input where global", lambda f: f.size
+    ),
+    _pixels(
+        "rf_stride",
+        "Field stride",
+        "Distance of the receptive fields of neighbouring positions; 0 where global",
+        lambda f: f.stride,
+    ),
+    _pixels(
+        "rf_padding",
+        "Field padding",
+        "Pixels by which the receptive field of position 0 begins before the input",
+        lambda f: f.padding,
+    ),
     _pixels(
         "rf_local_size",
         "Local field",
-        "Receptive field with global operations taken as constants",
+        "Size of the receptive field with global operations taken as constants",
         lambda field: field.local.size,
     ),
     _words(
         "rf_because",
         "Global because",
-        "The operation that makes the field the whole input",
+        "The operation that makes the receptive field the whole input",
         _receptive(lambda field: field.reason),
     ),
     Column(
         "rf_in_padding_percent",
         "Field in padding %",
-        "Share of the windows that lies outside the input, mean over all positions, global operations apart",
+        "Share of the window outside the input, mean over positions, global operations taken as constants",
         _in_padding,
         unit="%",
         show=percent_text,
@@ -184,7 +201,7 @@ MODULE_COLUMNS: tuple[Column, ...] = (
         missing="-",
         summed=False,
     ),
-    _count("params", "Params", "Parameters, tied and shared ones once", keep=85),
+    _count("params", "Params", "Parameters; tied and shared ones are counted once", keep=85),
     _count("trainable_params", "Trainable", "Parameters with requires_grad"),
     _count("buffers", "Buffers", "Elements of buffers such as running means"),
     _count(
@@ -213,29 +230,29 @@ MODULE_COLUMNS: tuple[Column, ...] = (
         keep=30,
         lower_bound=_other_ops_open,
     ),
-    _bytes("input_bytes", "Read", "Activation bytes read by the operations"),
-    _bytes("weight_bytes", "Weights read", "Parameter and buffer bytes read by the operations"),
-    _bytes("output_bytes", "Written", "Bytes written by the operations"),
+    _bytes("input_bytes", "Read", "Bytes of activations that the operations read"),
+    _bytes("weight_bytes", "Weights read", "Bytes of parameters and buffers that the operations read"),
+    _bytes("output_bytes", "Written", "Bytes of activations that the operations write"),
     _bytes("param_bytes", "Param memory", "Bytes of the parameters"),
     _bytes("buffer_bytes", "Buffer memory", "Bytes of the buffers"),
-    _bytes("activation_bytes", "Activations", "Bytes of new memory allocated by the operations", keep=45),
+    _bytes("activation_bytes", "Activations", "Bytes of new memory that the operations allocate", keep=45),
     _bytes(
         "peak_memory_bytes",
         "Peak memory",
-        "Most activation bytes alive at once while it ran",
+        "Most bytes of activations alive at once during the module's calls",
         additive=False,
         keep=55,
     ),
     _bytes(
         "kept_for_backward_bytes",
-        "Kept for backward",
-        "Activation bytes autograd keeps for training",
+        "Saved for backward",
+        "Bytes of activations that autograd saves for the backward pass",
         dtype="Int64",
     ),
     Column(
         "intensity_flops_per_byte",
         "FLOPs/byte",
-        "(flops + other ops) per byte read or written",
+        "Arithmetic intensity: (flops + other ops) per byte read or written",
         lambda row: row.module.arithmetic_intensity,
         unit="FLOPs/byte",
         show=number_text,
@@ -243,11 +260,11 @@ MODULE_COLUMNS: tuple[Column, ...] = (
         missing="-",
     ),
     _count("neurons", "Neurons", "Output elements of the weighted operations"),
-    _count("uncounted", "Uncounted", "Operations whose count is not known"),
+    _count("uncounted", "Uncounted", "Number of operations whose count is unknown"),
     Column(
         "macs_share_percent",
         "MACs %",
-        "Share of the model's counted MACs",
+        "Share of the counted MACs of the model",
         _share,
         unit="%",
         show=percent_text,
@@ -259,27 +276,33 @@ MODULE_COLUMNS: tuple[Column, ...] = (
     Column(
         "macs_lower_bound",
         "Lower bound",
-        "Whether the MACs are only a lower bound",
+        "Whether the MACs are a lower bound, because some are unknown",
         _macs_open,
         show=str,
         dtype="bool",
     ),
-    _words("shared_with", "Shared with", "The first name of a module registered under several"),
+    _words("shared_with", "Shared with", "First name of a module that is registered under several names"),
     _words(
         "tied",
         "Tied",
-        "Parameters that are one tensor under several names",
+        "Parameters that share a tensor with others, with their names",
         show="; ".join,
         dtype="object",
     ),
-    _words("details", "Details", "The arguments in repr(module)"),
+    _words("details", "Details", "Arguments of the module, as in repr(module)"),
 )
 
 OPERATION_COLUMNS: tuple[Column, ...] = (
     Column("index", "Index", "Position in the order of execution", lambda row: row.operation.op.index),
-    _words("op", "Operation", "The framework's operator", lambda row: row.operation.op.name, keep=100),
-    _words("module", "Module", "The module that made the call", keep=95),
-    _words("kind", "Kind", "What sort of operation it is", keep=20),
+    _words(
+        "op",
+        "Operation",
+        "Operator of PyTorch, such as aten.convolution",
+        lambda row: row.operation.op.name,
+        keep=100,
+    ),
+    _words("module", "Module", "Module whose forward ran the operation", keep=95),
+    _words("kind", "Kind", "Kind of operation, such as convolution or pool", keep=20),
     _words(
         "output_shape",
         "Output",
@@ -317,17 +340,17 @@ OPERATION_COLUMNS: tuple[Column, ...] = (
         dtype="Int64",
         keep=30,
     ),
-    _bytes("input_bytes", "Read", "Activation bytes read"),
-    _bytes("weight_bytes", "Weights read", "Parameter and buffer bytes read"),
-    _bytes("output_bytes", "Written", "Bytes written"),
+    _bytes("input_bytes", "Read", "Bytes of activations read"),
+    _bytes("weight_bytes", "Weights read", "Bytes of parameters and buffers read"),
+    _bytes("output_bytes", "Written", "Bytes of activations written"),
     _bytes("activation_bytes", "Activations", "Bytes of new memory allocated", keep=45),
-    _bytes("live_bytes", "Alive", "Activation bytes alive while it ran", additive=False, keep=55),
-    _count("neurons", "Neurons", "Output elements, where the operation is weighted"),
-    _words("reason", "Why not counted", "Why the count, or part of it, is not known"),
+    _bytes("live_bytes", "Alive", "Bytes of activations alive during the operation", additive=False, keep=55),
+    _count("neurons", "Neurons", "Output elements of a weighted operation"),
+    _words("reason", "Why not counted", "Reason why the count, or part of it, is unknown"),
     _words(
         "fed_by",
         "Fed by",
-        "Indices of the operations whose results it read",
+        "Indices of the operations whose outputs are read",
         lambda row: row.operation.op.fed_by,
         show=lambda value: " ".join(map(str, value)),
         dtype="object",

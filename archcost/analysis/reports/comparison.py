@@ -1,13 +1,13 @@
-"""What a Comparison shows: both totals, then the modules of both.
+"""The Document of a Comparison: both totals, then the modules of both.
 
 The schema of ``archcost.comparison/1``:
 
 - ``schema``, ``archcost`` and ``torch`` as in ``archcost.analysis/1``.
 - ``a`` and ``b``: the head of an analysis (``model``, ``type``, ``input``, ``inputs``, ``device``,
   ``notes``, ``uncounted``) with its ``total``.
-- ``notes``: a list of strings about the two together.
+- ``notes``: a list of strings on the two models together.
 - ``modules``: a list of ``{"name", "type_a", "type_b", "only_in", ...}``, where ``only_in`` is ``"a"``,
-  ``"b"`` or null and every measure is there as ``macs_a``, ``macs_b``, ``macs_difference`` (b less a) and
+  ``"b"`` or null; each measure has the keys ``macs_a``, ``macs_b``, ``macs_difference`` (b - a) and
   ``macs_ratio`` (b / a).
 """
 
@@ -30,7 +30,7 @@ from archcost.report.units import ratio_text
 
 __all__ = ["document_of"]
 
-# Levels of modules for people: they are not folded, for those that are alike may have changed.
+# Levels of modules for people; equal modules are not folded, since each may have changed.
 _DEPTH = 2
 _TOTALS = (
     *("params", "trainable_params", "macs", "flops", "other_ops", "param_bytes", "activation_bytes"),
@@ -42,7 +42,7 @@ _WORDS = ("name", "type_a", "type_b", "only_in")
 
 
 def document_of(a: TracedModel, b: TracedModel, notes: Sequence[str], asked: Asked) -> Document:
-    """The schema is stated above."""
+    """The Document of a Comparison."""
     names = asked.columns
     modules = Table(
         "modules",
@@ -65,7 +65,7 @@ def document_of(a: TracedModel, b: TracedModel, notes: Sequence[str], asked: Ask
 
 
 def _rows(a: TracedModel, b: TracedModel, depth: int | None, asked: Asked) -> list[Pair]:
-    """The largest change first, where rows are sorted by one."""
+    """The rows; where sorted by a difference, the largest change in size comes first."""
     found = pairs(a, b, depth)
     by = asked.sort or "macs_difference"
     if by.endswith("_difference"):
@@ -92,7 +92,7 @@ def _lines(a: TracedModel, b: TracedModel, asked: Asked, columns: Sequence[Colum
 
 
 def _totals(a: TracedModel, b: TracedModel) -> Table:
-    """One line a measure: a, b, the difference and the ratio."""
+    """The summary with a line for each measure: a, b, the difference and the ratio."""
     (whole,) = pairs(a, b, 0)
     lines = {}
     for name in _TOTALS:

@@ -1,4 +1,4 @@
-"""What stands below a table: assumptions, what was not counted, what is shared, what never ran."""
+"""The notes below a table: assumptions, operations not counted, shared modules, modules never called."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ __all__ = [
     "units",
 ]
 
-# Beyond these a list says how many more there are; JSON and pandas have them all.
+# The entries of a list for people; JSON and pandas have all.
 LONGEST_LIST = 12
 
 
 def units(analysis: TracedModel) -> str:
-    """The units of a table's numbers."""
+    """The note on the units of a table's numbers."""
     total = analysis.total
     flops = "twice the MACs" if total.flops == 2 * total.macs else "twice the MACs, 8 times where complex"
     return f"1 MAC is one multiply-accumulate, FLOPs are {flops}, other ops are apart; 1 MB is 10^6 bytes"
 
 
 def heading(analysis: TracedModel) -> tuple[str, str]:
-    """Which model, on which inputs, in which mode, and where the pass ran if not on `meta`."""
+    """The heading: the model, its inputs, the mode if training, the device if not `meta`."""
     name, kind = visible(analysis.name), visible(analysis.total.type_name)
     model = name if name == kind else f"{name} ({kind})"
     mode = ", in training mode" * analysis.training
@@ -49,22 +49,22 @@ def heading(analysis: TracedModel) -> tuple[str, str]:
 
 
 def summary(analysis: TracedModel) -> str:
-    """The totals that are no column of their own."""
+    """The note on totals that have no column in the table."""
     total = analysis.total
     parts = [f"weights {bytes_text(total.param_bytes)}"]
     if total.buffer_bytes:
         parts.append(f"buffers {bytes_text(total.buffer_bytes)}")
     if total.trainable_params != total.params:
-        parts.append(f"{count_text(total.trainable_params)} params trainable")
+        parts.append(f"{count_text(total.trainable_params)} trainable params")
     if total.kept_for_backward_bytes is not None:
-        parts.append(f"training keeps {bytes_text(total.kept_for_backward_bytes)}")
+        parts.append(f"{bytes_text(total.kept_for_backward_bytes)} saved for backward")
     bends = f"{total.nonlinearities} non-linearit{'y' if total.nonlinearities == 1 else 'ies'}"
     parts.append(f"{total.depth} weighted layer{'s' * (total.depth != 1)} and {bends} deep")
     return ", ".join(parts)
 
 
 def footnotes(analysis: TracedModel, grids: Sequence[Grid]) -> list[tuple[str, str]]:
-    """``(what, text)`` pairs, in plain text; signs are explained where the grid has them."""
+    """The other notes, as pairs of subject and text; signs are explained where the tables have them."""
     notes = [("Note", visible(note)) for note in analysis.notes if note]
     notes += [("Not counted", text) for text in uncounted(analysis)]
     notes += field_notes(analysis)
@@ -78,11 +78,11 @@ def footnotes(analysis: TracedModel, grids: Sequence[Grid]) -> list[tuple[str, s
 
 
 def field_notes(analysis: TracedModel) -> list[tuple[str, str]]:
-    """The network's receptive field, and what is to be known about those of its layers."""
+    """The notes on the receptive field of the network, and the findings about those of its layers."""
     try:
         fields = analysis.fields
     except ArchcostError as error:
-        return [("Field", f"lost: {visible(str(error))}")]
+        return [("Field", f"unknown: {visible(str(error))}")]
     lines = [("Field", text) for text in _network(fields)]
     for kind, one, several in _FINDINGS:
         found = [finding for finding in fields.findings if finding.kind == kind]
@@ -114,7 +114,7 @@ def _sizes(field: ReceptiveField) -> str:
 
 
 def _first_of(found: Sequence[Finding], what: str) -> str:
-    """How many there are, and where they begin."""
+    """The number of findings, and the module of the first."""
     return f"{len(found)} {what}, the first {found[0].module or 'the model'}"
 
 
@@ -122,7 +122,7 @@ _FINDINGS: tuple[tuple[str, str, Callable[[Sequence[Finding]], str]], ...] = (
     (
         "unproductive",
         "No context",
-        lambda f: _first_of(f, "layers' inputs see the whole image at every position already"),
+        lambda f: _first_of(f, "layers have inputs that already see the whole image at every position"),
     ),
     ("misaligned", "Misaligned", lambda f: f"{f[0].text}; and {len(f) - 1} more merges like it"),
     ("uncovered", "Uncovered", lambda f: f"{f[0].text}; and {len(f) - 1} more layers"),
@@ -131,7 +131,7 @@ _FINDINGS: tuple[tuple[str, str, Callable[[Sequence[Finding]], str]], ...] = (
 
 
 def uncounted(analysis: TracedModel) -> list[str]:
-    """Each operation not counted: what, where, how often and why."""
+    """A line for each operation that was not counted: operator, module, times, reason."""
     lines = []
     for item in analysis.uncounted[:LONGEST_LIST]:
         where = visible(item.module) or "the model itself"
@@ -146,7 +146,7 @@ def _tied(analysis: TracedModel) -> list[str]:
 
 
 def shared(analysis: TracedModel) -> list[str]:
-    """Modules that are registered under several names; what they hold goes without saying."""
+    """A line for each module registered under several names, without the modules inside it."""
     found = []
     for info in analysis.trace.modules.values():
         outer, _, key = info.name.rpartition(".")
@@ -159,7 +159,7 @@ def shared(analysis: TracedModel) -> list[str]:
 
 
 def never_ran(analysis: TracedModel) -> list[str]:
-    """Registered modules in which nothing was called, the outermost only."""
+    """The names of the outermost registered modules in which nothing was called."""
     ran = set()
     for row in analysis.modules:
         name = row.name if row.calls else None
@@ -181,7 +181,7 @@ def never_ran(analysis: TracedModel) -> list[str]:
 
 
 def _listed(names: list[str]) -> str:
-    """The names, those that differ only in their numbers as one."""
+    """The names as text; names that differ only in their numbers are joined."""
     alike: dict[str, list[str]] = {}
     for name in names:
         alike.setdefault(re.sub(r"\d+", "#", name), []).append(visible(name))

@@ -24,7 +24,7 @@ MEASURES = {c.name: c for c in MODULE_COLUMNS if c.is_number and c.name != "leve
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """One module name in both models; a side is None where that model has no such module."""
+    """The rows of a module name in both models; None in a model without such a module."""
 
     name: str
     a: Row | None
@@ -44,19 +44,19 @@ class Pair:
 
 
 def _difference(measure: Column, pair: Pair) -> Any:
-    """b less a; a module that is not there costs nothing, so that differences add up."""
+    """The difference b - a; a missing module counts as 0, so that differences add up."""
     a, b = (0 if row is None else measure.get(row) for row in (pair.a, pair.b))
     return None if a is None or b is None or _is_open(measure, pair) else b - a
 
 
 def _ratio(measure: Column, pair: Pair) -> float | None:
-    """b / a; None where there is no a, or nothing to divide by."""
+    """The ratio b / a; None where a is missing or 0."""
     a, b = (None if row is None else measure.get(row) for row in (pair.a, pair.b))
     return b / a if a and b is not None and not _is_open(measure, pair) else None
 
 
 def _is_open(measure: Column, pair: Pair) -> bool:
-    """A side is only a lower bound: the change is not known then."""
+    """Whether a side is a lower bound, so that the change is unknown."""
     return any(row is not None and measure.lower_bound(row) for row in (pair.a, pair.b))
 
 
@@ -66,7 +66,7 @@ def _change_text(measure: Column, value: Any) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Side(Column):
-    """A measure of one side: empty for people where that model has no such module."""
+    """The column of a measure in a or b; shown empty where that model has no such module."""
 
     side: str = "a"
 
@@ -77,7 +77,7 @@ class _Side(Column):
 
 @dataclass(frozen=True, slots=True)
 class _Ratio(Column):
-    """Empty where one side has no such module; ``-`` where a is 0; ``?`` where a side is not known."""
+    """The column of ratios: empty where a side is missing, ``-`` where a is 0, ``?`` where not known."""
 
     def text(self, row: Any) -> str:
         if row.only_in is not None:
@@ -89,9 +89,9 @@ class _Ratio(Column):
 
 
 def measures(measure: Column) -> tuple[Column, ...]:
-    """The four columns of one measure: ``macs_a``, ``macs_b``, ``macs_difference`` and ``macs_ratio``."""
+    """The four columns of a measure: ``macs_a``, ``macs_b``, ``macs_difference`` and ``macs_ratio``."""
     name, header, meaning = measure.name, measure.header, measure.meaning
-    # A module may be missing on either side, so every column may hold a gap.
+    # A module may be missing on either side, so every column may have gaps.
     dtype = "Float64" if measure.dtype == "Float64" else "Int64"
     common: dict[str, Any] = {"unit": measure.unit, "show": measure.show, "dtype": dtype, "group": name}
 
@@ -100,7 +100,7 @@ def measures(measure: Column) -> tuple[Column, ...]:
         return None if row is None else measure.get(row)
 
     sides = (
-        _Side(f"{name}_{s}", f"{header} {s}", f"{meaning}; of {s}", partial(value, s),
+        _Side(f"{name}_{s}", f"{header} {s}", f"{meaning}; in {s}", partial(value, s),
               keep=measure.keep, side=s, **common)
         for s in ("a", "b")
     )  # fmt: skip
@@ -108,9 +108,9 @@ def measures(measure: Column) -> tuple[Column, ...]:
     ratio: dict[str, Any] = {**common, "unit": "", "show": ratio_text, "dtype": "Float64"}
     return (
         *sides,
-        Column(f"{name}_difference", f"{header} b - a", f"{meaning}; b less a", partial(_difference, measure),
-               keep=measure.keep - 0.6, **{**change, "group": ""}),
-        _Ratio(f"{name}_ratio", "b / a", f"{meaning}; b over a", partial(_ratio, measure),
+        Column(f"{name}_difference", f"{header} b - a", f"{meaning}; difference b - a",
+               partial(_difference, measure), keep=measure.keep - 0.6, **{**change, "group": ""}),
+        _Ratio(f"{name}_ratio", "b / a", f"{meaning}; ratio b / a", partial(_ratio, measure),
                keep=measure.keep - 0.5, **ratio),
     )  # fmt: skip
 
@@ -120,20 +120,25 @@ def _words(name: str, header: str, meaning: str, get: Callable[[Pair], Any]) -> 
 
 
 COLUMNS: tuple[Column, ...] = (
-    _words("name", "Module", "The name in named_modules(), of either", lambda pair: pair.name),
-    _words("type_a", "Type a", "The class of the module of a", lambda pair: pair.type_of("a")),
-    _words("type_b", "Type b", "The class of the module of b", lambda pair: pair.type_of("b")),
-    _words("only_in", "Only in", "The model that alone has it: a or b", lambda pair: pair.only_in),
+    _words("name", "Module", "Name in named_modules() of a or b", lambda pair: pair.name),
+    _words("type_a", "Type a", "Class of the module in a", lambda pair: pair.type_of("a")),
+    _words("type_b", "Type b", "Class of the module in b", lambda pair: pair.type_of("b")),
+    _words(
+        "only_in",
+        "Only in",
+        "The only model with the module, a or b; empty for both",
+        lambda pair: pair.only_in,
+    ),
     *(column for measure in MEASURES.values() for column in measures(measure)),
 )
-"""Of a module name: its classes, and four columns a measure."""
+"""The columns of a Comparison: name and classes, then four for each measure."""
 
 
 def expanded(names: Iterable[str], suffixes: Sequence[str]) -> list[str]:
-    """Names of columns, those of a measure (``macs``) as its columns with these suffixes.
+    """Column names, with the name of a measure (``macs``) replaced by those of its columns.
 
     Raises:
-        SpecError: one is neither.
+        SpecError: a name is neither that of a column nor that of a measure.
     """
     known = {column.name for column in COLUMNS}
     found: list[str] = []

@@ -1,4 +1,4 @@
-"""Which rows a report has: modules, layers or operations, chosen, sorted and cut; and sums of several."""
+"""The rows of a report: modules, layers or operations, sorted and cut off; sums of several modules."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ADDED = (*(c.name for c in MODULE_COLUMNS if c.additive and c.name in _FIELDS),
 
 
 class Ledger:
-    """The modules of one Analysis as rows, with who holds whom and which counts are lower bounds."""
+    """The modules of an Analysis as rows, with their children and the counts that are lower bounds."""
 
     def __init__(self, analysis: TracedModel) -> None:
         self.analysis = analysis
@@ -34,10 +34,11 @@ class Ledger:
             self._own_peaks[op.module] = max(self._own_peaks.get(op.module, 0), op.live_bytes)
 
     def row(self, cost: ModuleCost) -> Row:
+        """The row of a module."""
         return Row(cost, self.analysis, cost.name in self.macs_open, cost.name in self.ops_open)
 
     def own(self, cost: ModuleCost) -> Row:
-        """What a module costs beyond its children: its own operations, parameters and buffers."""
+        """The row of the operations, parameters and buffers that belong to a module and not to a child."""
         rest = {name: _less(cost, self.children[cost.name], name) for name in _ADDED}
         rest["peak_memory_bytes"] = self._own_peaks.get(cost.name, 0)
         mine = _plain(cost, output_shape=None, details="", **rest)
@@ -45,7 +46,7 @@ class Ledger:
         return Row(mine, self.analysis, macs_open, cost.name in self.ops_open_here, "own")
 
     def sum(self, rows: Sequence[Row], alike: bool = False) -> Row:
-        """Several modules as one row; ``alike`` where they are the same but for their names."""
+        """The sum of several modules as a single row; ``alike`` where they differ only in their names."""
         added = {name: _plus([getattr(row.cost, name) for row in rows]) for name in _ADDED}
         added["peak_memory_bytes"] = max(row.cost.peak_memory_bytes for row in rows)
         cost = _plain(rows[-1].cost, tied=(), details="", **added)
@@ -53,7 +54,7 @@ class Ledger:
         return Row(cost, self.analysis, macs_open, ops_open, "fold" if alike else "sum")
 
     def frontier(self, depth: int | None) -> list[Row]:
-        """Rows that add up to the total: the layers (or what stands at ``depth``), and what is in none."""
+        """Rows that add up to the total: layers, or modules at ``depth``, and operations outside of them."""
         rows = []
         for cost in self.analysis.modules:
             if depth is not None and cost.level > depth:
@@ -97,7 +98,7 @@ KINDS = ("modules", "layers", "operations")
 
 
 def rows_of(analysis: TracedModel, by: str, asked: Asked) -> list[Row]:
-    """The rows of a flat list: modules, layers or operations, sorted and cut as asked."""
+    """The rows of a list: modules, layers or operations, sorted and cut off as asked."""
     depth = asked.depth_for(None)
     if by == "operations":
         rows = [

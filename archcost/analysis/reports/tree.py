@@ -1,4 +1,4 @@
-"""The modules as an indented tree, repeated blocks folded, in which what is shown adds up at every level."""
+"""The modules as an indented tree with repeated blocks folded; the numbers add up at every level."""
 
 from __future__ import annotations
 
@@ -13,36 +13,38 @@ from archcost.cost.costs import ModuleCost
 from archcost.report.document import Column
 from archcost.report.text import visible
 
-__all__ = ["Line", "span", "tree"]
+__all__ = ["TreeLine", "span", "tree"]
 
-# What two blocks may differ in and still be the same block: their names and the arguments they print.
+# Attributes in which equal blocks may differ: their names and the arguments that they print.
 _NAMES = ("name", "details", "level", "shared_with", "tied")
 _COMPARED = tuple(f.name for f in fields(ModuleCost) if f.name not in _NAMES)
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    """One row of the tree: guides, then the label, then a remark in weaker ink."""
+class TreeLine:
+    """A line of the tree."""
 
     row: Row
     label: str
     remark: str = ""
+    """Text after the label, shown dim."""
     extra: str = ""
-    """Left out where there is no room."""
+    """Text after the remark, left out where there is no room."""
     guides: str = ""
+    """The box-drawing characters in front of the label."""
     nested: bool = False
-    """Stands below another line, not at the top."""
+    """Whether the line is below another, not at the top."""
 
 
-def tree(ledger: Ledger, depth: int | None, columns: Sequence[Column]) -> list[Line]:
+def tree(ledger: Ledger, depth: int | None, columns: Sequence[Column]) -> list[TreeLine]:
     """The lines below the model itself, down to ``depth``; ``columns`` are those that will be shown."""
     if depth == 0:
         return []
     root = ledger.analysis.modules[0]
     builder = _Builder(ledger, depth, [c for c in columns if c.additive])
     if not builder.ledger.children[""]:
-        return [Line(builder.ledger.row(root), visible(root.type_name))]
-    lines: list[Line] = []
+        return [TreeLine(builder.ledger.row(root), visible(root.type_name))]
+    lines: list[TreeLine] = []
     # An explicit stack, for a model may be nested deeper than Python recurses.
     stack = [(line, "", False) for line in reversed(builder.inside(root))]
     while stack:
@@ -57,7 +59,7 @@ def tree(ledger: Ledger, depth: int | None, columns: Sequence[Column]) -> list[L
 
 
 class _Builder:
-    """What stands directly below a module: its children, repeats folded, and what it does itself."""
+    """The lines below a module: its children with repeats folded, and its own operations."""
 
     def __init__(self, ledger: Ledger, depth: int | None, added: Sequence[Column]) -> None:
         self.ledger = ledger
@@ -65,7 +67,7 @@ class _Builder:
         self.marks: dict[str, int] = {}
         self.lines: dict[str, int] = {}
         known: dict[Any, int] = {}
-        # Children before their parents: two subtrees are the same if their own costs and children are.
+        # Children before their parents: subtrees are equal if their own costs and their children are.
         for cost in reversed(ledger.analysis.modules):
             children = ledger.children[cost.name]
             key = (
@@ -80,10 +82,10 @@ class _Builder:
             drawn = depth is None or cost.level < depth
             self.lines[cost.name] = 1 + (sum(self.lines[c.name] for c in children) if drawn else 0)
 
-    def inside(self, parent: ModuleCost) -> list[Line]:
-        """The lines one level below a module; together they add up to it."""
+    def inside(self, parent: ModuleCost) -> list[TreeLine]:
+        """The lines one level below a module, which add up to it."""
         children = self.ledger.children[parent.name]
-        lines: list[Line] = []
+        lines: list[TreeLine] = []
         start = 0
         while start < len(children):
             first = children[start]
@@ -92,7 +94,7 @@ class _Builder:
                 end += 1
             lines.append(self._module(first, parent))
             rest = children[start + 1 : end]
-            # One short line in place of one short line would only hide a name.
+            # Folding a single line would only hide a name.
             if len(rest) * self.lines[first.name] > 1:
                 lines.append(self._folded(first, rest, parent))
             else:
@@ -100,18 +102,20 @@ class _Builder:
             start = end
         return lines + self._own(parent) if lines else lines
 
-    def _module(self, cost: ModuleCost, parent: ModuleCost) -> Line:
+    def _module(self, cost: ModuleCost, parent: ModuleCost) -> TreeLine:
         label = visible(cost.name.rpartition(".")[2])
-        return Line(self.ledger.row(cost), label, f" ({visible(cost.type_name)})", nested=bool(parent.name))
+        return TreeLine(
+            self.ledger.row(cost), label, f" ({visible(cost.type_name)})", nested=bool(parent.name)
+        )
 
-    def _folded(self, first: ModuleCost, rest: Sequence[ModuleCost], parent: ModuleCost) -> Line:
+    def _folded(self, first: ModuleCost, rest: Sequence[ModuleCost], parent: ModuleCost) -> TreeLine:
         row = self.ledger.sum([self.ledger.row(cost) for cost in rest], alike=True)
         label = span([visible(cost.name.rpartition(".")[2]) for cost in rest])
-        # The last part of a long name says as much: they are siblings.
+        # The last part of a long name is enough, since they are siblings.
         like = visible(first.name if len(first.name) < 20 else first.name.rpartition(".")[2])
-        return Line(row, label, f"  {len(rest)} more", f" like {like}", nested=bool(parent.name))
+        return TreeLine(row, label, f"  {len(rest)} more", f" like {like}", nested=bool(parent.name))
 
-    def _own(self, parent: ModuleCost) -> list[Line]:
+    def _own(self, parent: ModuleCost) -> list[TreeLine]:
         row = self.ledger.own(parent)
         open_too = any(column.lower_bound(row) for column in self.added)
         if not open_too and not any(column.get(row) for column in self.added):
@@ -120,14 +124,14 @@ class _Builder:
         state = cost.params or cost.buffers
         work = cost.macs or cost.other_ops or cost.output_bytes or cost.activation_bytes or open_too
         what = "operations and parameters" if state and work else "parameters" if state else "operations"
-        return [Line(row, "", f"(own {what})", nested=bool(parent.name))]
+        return [TreeLine(row, "", f"(own {what})", nested=bool(parent.name))]
 
 
 _NUMBERED = re.compile(r"(.*?)(\d+)")
 
 
 def span(names: Sequence[str]) -> str:
-    """Several names as one: ``2-5``, ``block_2-5``, ``a, b``, ``a ... d``."""
+    """Several names as a range: ``2-5``, ``block_2-5``, ``a, b``, ``a ... d``."""
     found = [_NUMBERED.fullmatch(name) for name in names]
     if len(names) > 1 and all(found):
         parts = [(m[1], int(m[2])) for m in found if m]

@@ -38,7 +38,7 @@ def classify(op: Op) -> Count:
         shapes = [ref.shape for ref in op.tensors()]
         if not contracts(overload) and [out.shape for out in op.outputs] == [_broadcast(shapes)]:
             return Count(0, written(op), "pointwise")
-    hint = 'add one with @archcost.counting_rule("' + op.base.replace(".", "::", 1) + '")'
+    hint = 'add one with @archcost.rules.counting_rule("' + op.base.replace(".", "::", 1) + '")'
     return Count(None, None, "unknown", f"no counting rule for this operator; {hint}")
 
 

@@ -1,4 +1,4 @@
-"""What all pictures share: a figure without pyplot, colours that the colour-blind tell apart, legends."""
+"""Figures without pyplot, colours that are distinct for the colour-blind, axes and legends."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ SOFT = "#555555"
 MARGIN = 0.45  # inches, of the pictures that are drawn on a `sheet`
 DASHED: Any = (0, (4, 2))
 Place = tuple[float, float]
-"""To the right, and up."""
+"""A point: x to the right, y upwards."""
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure, in inches. Raises ArchcostError where matplotlib is not installed."""
+    """An empty figure, its size in inches; raises ArchcostError where matplotlib is not installed."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -34,7 +34,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def check_path(path: str | os.PathLike[str] | None) -> None:
-    """Before the work: raises SpecError where the suffix names no format that matplotlib writes."""
+    """Raises SpecError, before the work, where matplotlib cannot write a file of the path's suffix."""
     if path is None:
         return
     formats = new_figure(1, 1).canvas.get_supported_filetypes()
@@ -46,7 +46,7 @@ def check_path(path: str | os.PathLike[str] | None) -> None:
 
 
 def finish(figure: Figure, path: str | os.PathLike[str] | None) -> Figure:
-    """The figure, written to ``path`` where one is given; the same picture gives the same file."""
+    """Write the figure to ``path``, if given, and return it; equal pictures give equal files."""
     if path is not None:
         import matplotlib
 
@@ -63,7 +63,7 @@ def finish(figure: Figure, path: str | os.PathLike[str] | None) -> Figure:
 
 
 def sheet(width: float, height: float, title: str, *lines: str) -> tuple[Figure, Axes]:
-    """A figure and its axes, all over it and in inches, with nothing in it but a heading."""
+    """A figure with a heading, and axes that cover it, in inches."""
     figure = new_figure(width, height)
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(0, height))
     axes.set_axis_off()
@@ -75,7 +75,7 @@ def sheet(width: float, height: float, title: str, *lines: str) -> tuple[Figure,
 
 
 def dress(axes: Axes, below: str, beside: str, size: float, ticks: float, grid: Any = "both") -> None:
-    """The names of a diagram's axes, and a pale grid without a frame around it."""
+    """Label the axes of a diagram, and give it a pale grid without a frame."""
     axes.set_xlabel(below, fontsize=size, color=INK)
     axes.set_ylabel(beside, fontsize=size, color=INK)
     axes.tick_params(labelsize=ticks, colors=INK)
@@ -85,41 +85,43 @@ def dress(axes: Axes, below: str, beside: str, size: float, ticks: float, grid: 
 
 
 def line_key(label: str, **style: Any) -> Any:
-    """A line or a marker, for a legend."""
+    """An entry of a legend: a line or a marker."""
     from matplotlib.lines import Line2D
 
     return Line2D([], [], label=label, **style)
 
 
 def patch_key(label: str, **style: Any) -> Any:
-    """A small area, for a legend."""
+    """An entry of a legend: an area."""
     from matplotlib.patches import Patch
 
     return Patch(label=label, **style)
 
 
 def legend(axes: Axes, marks: list[Any], at: Place, size: float, **style: Any) -> None:
-    """In one row, from a place in inches on."""
+    """Draw a legend in a single row; ``at`` is its lower left corner, in inches."""
     style = {"loc": "lower left", "ncols": len(marks), "borderpad": 0.2, **style}
     where: dict[str, Any] = {"bbox_to_anchor": at, "bbox_transform": axes.transData}
     axes.legend(handles=marks, fontsize=size, frameon=False, **where, **style)
 
 
 def colour_of(layer: int) -> str:
+    """The colour of a layer, or of a model, by its index."""
     return COLOURS[layer % len(COLOURS)]
 
 
 def short(text: str, most: int) -> str:
+    """The text cut to ``most`` characters, with an ellipsis."""
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def by(sizes: tuple[int, ...]) -> str:
-    """``7 x 7``; with thin spaces, which no line is broken at."""
+    """Sizes as ``7 x 7``, with thin spaces, at which no line is broken."""
     return "\u2009×\u2009".join(map(str, sizes))
 
 
 def once(sizes: tuple[int, ...]) -> str:
-    """As `by`; a single number where all are the same."""
+    """Sizes as `by` writes them, or a single number where all are equal."""
     return by(sizes[:1] if len({*sizes}) == 1 else sizes)
 
 

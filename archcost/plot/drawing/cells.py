@@ -1,4 +1,4 @@
-"""Grids of cells with a text in each: what the pictures of the execution paths are made of."""
+"""Grids of cells with a text in each, for the pictures of execution paths."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def draw_cells(
     text: Callable[[Any], str] = str,
     largest: float = 11.0,
 ) -> None:
-    """A box for each entry of a matrix, its upper left corner given; texts fit the longest of them."""
+    """Draw a box for each entry of a matrix, from its upper left ``corner``; the longest text fits."""
     left, upper = corner
     longest = max((len(text(value)) for value in values.flat), default=1)
     size = min(largest, cell * 72 * 0.45, cell * 72 * 1.3 / max(longest, 1))
@@ -42,7 +42,7 @@ def box(
     axes: Axes, left: float, upper: float, wide: float, tall: float, gid: str | None = None, text: str = "",
     size: float = 10.0, **style: Any,
 ) -> None:  # fmt: skip
-    """A rectangle, its upper left corner given, with a text in its middle."""
+    """Draw a rectangle from its upper left corner, with a text in its middle."""
     from matplotlib.patches import Rectangle
 
     style = {"facecolor": "none", "edgecolor": EDGE, "linewidth": 0.7, "zorder": 2, **style}
@@ -55,7 +55,7 @@ def frame(
     axes: Axes, left: float, upper: float, wide: float, tall: float, colour: str, gid: str, line: float = 2.2,
     **style: Any,
 ) -> None:  # fmt: skip
-    """An outline over cells."""
+    """Draw an outline over cells."""
     box(axes, left, upper, wide, tall, gid, edgecolor=colour, linewidth=line, zorder=4, **style)
 
 
@@ -65,12 +65,12 @@ def arrow(axes: Axes, start: Place, end: Place, colour: str = SOFT, line: float 
 
 
 def say(axes: Axes, x: float, y: float, text: str, size: float = 10, **style: Any) -> None:
-    """A text, by default centred on its place."""
+    """Write a text, by default centred on its place."""
     axes.text(x, y, text, **{"fontsize": size, "color": INK, "ha": "center", "va": "center", **style})
 
 
 def lighter(colour: str, share: float) -> str:
-    """A colour mixed with so much white."""
+    """A colour mixed with a ``share`` of white."""
     from matplotlib.colors import to_hex, to_rgb
 
     red, green, blue = (share + (1 - share) * part for part in to_rgb(colour))

@@ -1,4 +1,4 @@
-"""plot.growth: the receptive field over depth, for one model or several."""
+"""plot.growth: the receptive field over depth, for a model or several."""
 
 from __future__ import annotations
 
@@ -26,25 +26,27 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import nn
 
-__all__ = ["Step", "growth", "steps"]
+__all__ = ["DepthPoint", "growth", "steps"]
 
-# What a layer is here: an operation with weights, or a window. Norms and activations see what these see.
+# Layers are operations with weights or windows; normalisations and activation functions see no more.
 _KINDS = frozenset({"convolution", "pool", "matmul", "attention", "recurrent"})
 
 
-class Step(NamedTuple):
-    """One layer of the walk: its module, the size of its field in pixels, whether it is exactly global."""
+class DepthPoint(NamedTuple):
+    """The receptive field of a layer in the diagram."""
 
     module: str
     size: int
+    """Pixels of the input, the largest over the axes."""
     is_global: bool
+    """Whether the exact receptive field is the whole input."""
 
 
-def steps(analysis: Analysis) -> list[Step]:
+def steps(analysis: Analysis) -> list[DepthPoint]:
     """The layers whose outputs are spatial maps, in order of execution.
 
-    ``size`` is the largest over the axes; where an operation over the full extent makes the field global,
-    that operation is taken as a constant (`ReceptiveField.local`).
+    Where an operation over the full extent makes the receptive field global, the size is that with the
+    operation taken as a constant (`ReceptiveField.local`).
     """
     from archcost.fields.replay.read import is_map, read_field
 
@@ -56,7 +58,7 @@ def steps(analysis: Analysis) -> list[Step]:
             if seen is not None and is_map(seen, inputs):
                 field = read_field(analysis.trace, seen, inputs, cost.module)
                 size = max(field.local.size) or max(field.size)
-                found.append(Step(cost.module, size, field.is_global))
+                found.append(DepthPoint(cost.module, size, field.is_global))
                 break
     return found
 
@@ -64,16 +66,19 @@ def steps(analysis: Analysis) -> list[Step]:
 def growth(
     *models: nn.Module | str | Analysis, input_size: Any = None, path: str | os.PathLike[str] | None = None
 ) -> Figure:
-    """The receptive field over depth: a line for each model, a dot for each layer.
+    """Draw the receptive field over depth: a line for each model, a dot for each layer.
 
     Layers are the operations with weights and the poolings whose output is a spatial map, in order of
-    execution. Heights are pixels of the input, the largest over the axes. A hollow dot is a layer whose
-    exact field is the whole input; it stands at `ReceptiveField.local`.
+    execution. The height is the size in pixels of the input, the largest over the axes. A hollow dot is a
+    layer whose exact receptive field is the whole input; its height is that of `ReceptiveField.local`.
 
     Args:
-        models: modules, SPECs, or the Analyses of them.
-        input_size: of those that are no Analysis, as in `archcost.analyze`.
-        path: written to, in the format that its suffix names (.png, .svg, .pdf); overwritten if it exists.
+        models: modules, SPECs, or Analyses.
+        input_size: as in `archcost.analyze`, for models that are not an Analysis.
+        path: the file to write, in the format of its suffix (.png, .svg, .pdf); it is overwritten.
+
+    Returns:
+        The figure.
 
     Raises:
         ArchcostError: matplotlib is not installed (``pip install 'archcost[plots]'``).
@@ -85,7 +90,7 @@ def growth(
     pairs = zip(models, given, strict=True)
     analyses = tuple(analysis_of("plot.growth", model, input_size=size) for model, size in pairs)
     if not analyses:
-        raise SpecError("plot.growth: no model given")
+        raise SpecError("plot.growth: no model given; give at least one")
     walks = [steps(analysis) for analysis in analyses]
     for analysis, walk in zip(analyses, walks, strict=True):
         if not walk:
@@ -113,7 +118,7 @@ def _input_sizes(analyses: tuple[Analysis, ...]) -> list[int]:
     return sorted({max(axis.size for axis in analysis.fields.axes) for analysis in analyses})
 
 
-def _draw_walk(axes: Axes, walk: list[Step], colour: str) -> None:
+def _draw_walk(axes: Axes, walk: list[DepthPoint], colour: str) -> None:
     depth = range(1, len(walk) + 1)
     sizes = [step.size for step in walk]
     largest = [max(sizes[: i + 1]) for i in range(len(sizes))]
@@ -135,9 +140,9 @@ def _draw_walk(axes: Axes, walk: list[Step], colour: str) -> None:
 
 
 def _name_ends(
-    axes: Axes, analyses: tuple[Analysis, ...], walks: list[list[Step]], inputs: list[int]
+    axes: Axes, analyses: tuple[Analysis, ...], walks: list[list[DepthPoint]], inputs: list[int]
 ) -> None:
-    """At the right: each model's name and last size, and the input's, none over another."""
+    """Write the models' names and largest sizes, and the input's, at the right without overlap."""
     everything = []
     for i, (analysis, walk) in enumerate(zip(analyses, walks, strict=True)):
         size = max(step.size for step in walk)
@@ -163,7 +168,7 @@ def _name_ends(
 
 
 def _bare(name: str) -> str:
-    """Without where it comes from."""
+    """The name of a model without the source of its SPEC."""
     return name.rpartition(":")[2] or name
 
 
@@ -176,7 +181,7 @@ def _dress(axes: Axes, some_global: bool) -> None:
     dot = {"color": INK, "marker": "o", "linestyle": "", "markersize": 6}
     marks = [line_key("largest so far", color=INK, linewidth=2), line_key("a layer", **dot)]
     if some_global:
-        said = "sees the whole input, by a global operation; drawn without that"
+        said = "sees the whole input by a global operation; drawn without it"
         marks.append(line_key(said, markerfacecolor="white", **dot))
     at = (-0.02, -0.135)
     axes.legend(handles=marks, loc="upper left", bbox_to_anchor=at, ncols=3, fontsize=10, frameon=False)

@@ -1,4 +1,4 @@
-"""plot.im2col: the pixels of a small input, and the matrix in which they stand again and again."""
+"""plot.im2col: the pixels of a small input, and the im2col matrix in which they are repeated."""
 
 from __future__ import annotations
 
@@ -42,9 +42,11 @@ _WINDOW, _PIXEL = COLOURS[1], INK
 
 
 def numbered(spec: ConvSpec) -> tuple[np.ndarray, np.ndarray]:
-    """The padded input, its pixels numbered from 1 and zeros where it is filled, and its im2col matrix.
+    """The padded input, with its pixels numbered from 1 and padding 0, and its im2col matrix.
 
-    (channels, rows, columns) and (channels * taps, positions); one axis has a single row.
+    Returns:
+        Arrays of (channels, rows, columns), with a single row for a sequence, and of
+        (channels * taps, positions).
     """
     import torch
 
@@ -60,15 +62,18 @@ def numbered(spec: ConvSpec) -> tuple[np.ndarray, np.ndarray]:
 
 
 def im2col(spec: ConvSpec, *, path: str | os.PathLike[str] | None = None) -> Figure:
-    """The im2col matrix of a small convolution: which pixel stands where, and how often.
+    """Draw the im2col matrix of a small convolution, and where each pixel of the input is repeated in it.
 
-    The pixels are numbered from 1, and coloured; padding is 0 and white. The first window and the column
-    that it becomes are framed, and one pixel wherever it stands.
+    The pixels are numbered from 1 and coloured; padding is 0 and white. The first window and its column in
+    the matrix are framed, and one pixel wherever it occurs.
 
     Args:
-        spec: of one or two axes, small: up to 64 rows and 64 columns of the matrix. One image of a batch
-            is drawn.
+        spec: a convolution with one or two spatial axes and a matrix of up to 64 x 64. The first image of a
+            batch is drawn.
         path: as in `plot.growth`.
+
+    Returns:
+        The figure.
 
     Raises:
         ArchcostError: matplotlib is not installed (``pip install 'archcost[plots]'``).
@@ -130,7 +135,7 @@ def _is_small(spec: ConvSpec) -> bool:
 
 
 def _mend(spec: ConvSpec) -> str:
-    """The change that makes it small enough, as it is written."""
+    """The change to the spec that makes it small enough, as code."""
     one: dict[str, Any] = {"in_channels": 1, "out_channels": 1, "groups": 1}
     for side in range(16, 0, -1):
         size = (side,) * len(spec.output_size)
@@ -142,14 +147,14 @@ def _mend(spec: ConvSpec) -> str:
 
 
 def _most_repeated(matrix: np.ndarray) -> int:
-    """The pixel that stands most often in the matrix; of several the middle one."""
+    """The number of the pixel that occurs most often in the matrix; the middle one where several do."""
     numbers, counts = np.unique(matrix[matrix > 0], return_counts=True)
     often = numbers[counts == counts.max()] if len(numbers) else np.zeros(1, dtype=int)
     return int(often[(len(often) - 1) // 2])
 
 
 def _colour(number: int, count: int) -> str:
-    """From the first pixel to the last through the rainbow, light enough to write on; filling is white."""
+    """The colour of a pixel: a light rainbow from the first to the last, white for padding."""
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
 
@@ -178,7 +183,7 @@ def _draw_image(
 
 
 def _mark(axes: Axes, left: float, upper: float, cell: float, gid: str) -> None:
-    """The frame of the one pixel that is followed, inside of its cell."""
+    """Frame the repeated pixel, inside its cell."""
     inset = min(0.03, cell * 0.1)
     frame(axes, left + inset, upper - inset, cell - 2 * inset, cell - 2 * inset, _PIXEL, gid, 1.8)
 
@@ -204,7 +209,7 @@ def _draw_matrix(
 
 
 def _broken(text: str, room: float) -> str:
-    """Without its second half where the side is too short for it."""
+    """The text, or a shorter one where the side of the matrix has no room for it."""
     return text if len(text) * 0.075 < room else "weights" if room > 0.55 else ""
 
 

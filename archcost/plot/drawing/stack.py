@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Layer", "covered", "stack"]
+__all__ = ["StackLayer", "covered", "stack"]
 
-Layer = int | tuple[Any, ...] | ConvSpec
+StackLayer = int | tuple[Any, ...] | ConvSpec
 
 _MOST = 48  # cells a side
 _WIDEST, _GAP = 15.0, 0.98  # inches, as all that follows
@@ -29,16 +29,17 @@ _CELL, _SIDE_CELL, _RISE, _LABELS = 0.34, 0.36, 0.86, 1.25
 _EMPTY = "#ffffff"
 
 
-class _Step(NamedTuple):
+class _LayerWindow(NamedTuple):
     kernel: tuple[int, ...]
     stride: tuple[int, ...]
     dilation: tuple[int, ...]
 
 
-def covered(layers: Sequence[Layer]) -> list[tuple[np.ndarray, ...]]:
+def covered(layers: Sequence[StackLayer]) -> list[tuple[np.ndarray, ...]]:
     """The cells of each plane, from the input to the output, that position 0 of the output depends on.
 
-    One array of positions an axis; the cells are their product.
+    Returns:
+        For each plane an array of positions along each axis; the cells are their product.
     """
     steps = _steps(layers)
     planes = [tuple(np.zeros(1, dtype=np.int64) for _ in steps[0].kernel)]
@@ -51,17 +52,20 @@ def covered(layers: Sequence[Layer]) -> list[tuple[np.ndarray, ...]]:
     return planes
 
 
-def stack(layers: Sequence[Layer], *, path: str | os.PathLike[str] | None = None) -> Figure:
-    """How the windows of stacked layers add up: two 3x3 cover 5x5, three cover 7x7, step by step.
+def stack(layers: Sequence[StackLayer], *, path: str | os.PathLike[str] | None = None) -> Figure:
+    """Draw how the windows of stacked layers add up: two of 3x3 cover 5x5, three cover 7x7.
 
-    Above, each plane from the input to one position of the output, with the cells that it depends on
-    numbered and one window of each layer marked. Below, the same from the side.
+    Above are the planes from the input to a position of the output, with the cells numbered on which it
+    depends and the first window of each layer framed. Below is the stack from the side.
 
     Args:
-        layers: from the input on; each a kernel size, a tuple (kernel, stride) or
-            (kernel, stride, dilation) of ints or pairs of them (rows, columns), or a `ConvSpec` of one or
-            two axes. Padding moves the window and does not change it, so it is left out.
+        layers: the layers from the input on; each is a kernel size, a tuple (kernel, stride) or
+            (kernel, stride, dilation) of ints or pairs (rows, columns), or a `ConvSpec` with one or two
+            axes. Padding is ignored, since it moves the window and does not change its size.
         path: as in `plot.growth`.
+
+    Returns:
+        The figure.
 
     Raises:
         ArchcostError: matplotlib is not installed (``pip install 'archcost[plots]'``).
@@ -94,7 +98,7 @@ def stack(layers: Sequence[Layer], *, path: str | os.PathLike[str] | None = None
     return finish(figure, path)
 
 
-def _steps(layers: Sequence[Layer]) -> list[_Step]:
+def _steps(layers: Sequence[StackLayer]) -> list[_LayerWindow]:
     """Kernel, stride and dilation of each layer, one value an axis."""
     if isinstance(layers, (int, ConvSpec)) or not len(layers):
         raise SpecError("plot.stack: give a list of layers, from the input on, as in [3, 3, 3]")
@@ -104,7 +108,7 @@ def _steps(layers: Sequence[Layer]) -> list[_Step]:
     if lengths or axes not in (1, 2):
         raise SpecError("plot.stack: all layers need the same axes, one or two of them")
     steps = [
-        _Step(*(value if isinstance(value, tuple) else (value,) * axes for value in values))
+        _LayerWindow(*(value if isinstance(value, tuple) else (value,) * axes for value in values))
         for values in given
     ]
     for step, layer in zip(steps, layers, strict=True):
@@ -113,7 +117,7 @@ def _steps(layers: Sequence[Layer]) -> list[_Step]:
     return steps
 
 
-def _read(layer: Layer) -> tuple[Any, Any, Any]:
+def _read(layer: StackLayer) -> tuple[Any, Any, Any]:
     if isinstance(layer, ConvSpec):
         if layer.transposed:
             raise SpecError("plot.stack: transposed convolutions are not drawn")
@@ -128,15 +132,15 @@ def _read(layer: Layer) -> tuple[Any, Any, Any]:
     return kernel, stride, dilation
 
 
-def _sides(steps: list[_Step]) -> list[int]:
-    """The axes that are drawn from the side: one stands for all where they are alike."""
+def _sides(steps: list[_LayerWindow]) -> list[int]:
+    """The axes to draw from the side: only the last where all are alike."""
     axes = len(steps[0].kernel)
     alike = all(len(set(value)) == 1 for step in steps for value in step)
     return [axes - 1] if alike else list(range(axes))
 
 
 def _title(
-    steps: list[_Step], span: tuple[int, ...], planes: list[tuple[np.ndarray, ...]]
+    steps: list[_LayerWindow], span: tuple[int, ...], planes: list[tuple[np.ndarray, ...]]
 ) -> tuple[str, str]:
     plural = "s" * (len(steps) > 1)
     kernels = {step.kernel for step in steps}
@@ -157,14 +161,14 @@ def _title(
 
 def _draw_planes(
     axes: Axes,
-    steps: list[_Step],
+    steps: list[_LayerWindow],
     planes: list[tuple[np.ndarray, ...]],
     spans: list[tuple[int, ...]],
     cell: float,
     width: float,
     top: float,
 ) -> None:
-    """From left to right, each in the middle of the height."""
+    """Draw the planes from left to right."""
     used = len(steps) * _GAP + cell * sum(span[-1] for span in spans)
     left = (width - used) / 2
     high = cell * max(span[0] for span in spans)
@@ -189,8 +193,8 @@ def _draw_planes(
         left = right + _GAP
 
 
-def _first(steps: list[_Step], k: int) -> list[list[int]]:
-    """The cells of a plane in the first window of the layer above, along each axis; of the output its own."""
+def _first(steps: list[_LayerWindow], k: int) -> list[list[int]]:
+    """The cells of a plane in the first window of the next layer, along each axis; for the output cell 0."""
     if k == len(steps):
         return [[0]] * len(steps[0].kernel)
     return [[d * t for t in range(n)] for n, d in zip(steps[k].kernel, steps[k].dilation, strict=True)]
@@ -198,7 +202,7 @@ def _first(steps: list[_Step], k: int) -> list[list[int]]:
 
 def _draw_cells(
     axes: Axes,
-    steps: list[_Step],
+    steps: list[_LayerWindow],
     k: int,
     places: Mapping[Any, Place],
     read: Sequence[tuple[int, ...]],
@@ -206,8 +210,8 @@ def _draw_cells(
     cell: float,
     where: str = "",
 ) -> None:
-    """One plane: cells that are read, numbered where there is room; the first window of the layer above; a
-    frame, inside its own, around the cell that the first window of the layer below gives."""
+    """Draw a plane: cells that are read, numbered where there is room, the first window of the next layer
+    tinted, and a frame around the output of the previous layer's first window."""
     numbers = {at: i + 1 for i, at in enumerate(read)}
     size = min(11.0, cell * 72 * 0.42, cell * 72 * 1.25 / len(str(len(read))))
     tint = lighter(colour_of(min(k, len(steps) - 1)), 0.72)
@@ -223,7 +227,7 @@ def _draw_cells(
         frame(axes, left + inset, upper - inset, side, side, colour_of(k - 1), f"{where}cell {k}", 2.0)
 
 
-def _kind(step: _Step, between: str) -> str:
+def _kind(step: _LayerWindow, between: str) -> str:
     parts = [by(step.kernel)]
     parts += [f"stride {once(step.stride)}"] * (max(step.stride) > 1)
     parts += [f"dilation {once(step.dilation)}"] * (max(step.dilation) > 1)
@@ -235,9 +239,15 @@ def _name(plane: int, layers: int) -> str:
 
 
 def _draw_side(
-    axes: Axes, steps: list[_Step], rows: list[np.ndarray], axis: int, named: bool, width: float, top: float
+    axes: Axes,
+    steps: list[_LayerWindow],
+    rows: list[np.ndarray],
+    axis: int,
+    named: bool,
+    width: float,
+    top: float,
 ) -> None:
-    """The output above, the input below; each cell over the middle of the window that it sees."""
+    """Draw the stack from the side, the output above; each cell is over the middle of its window."""
     span = int(rows[0][-1]) + 1
     cell = min(_SIDE_CELL, (width - 2 * (MARGIN + _LABELS)) / span)
     left = (width - cell * span) / 2
@@ -253,7 +263,7 @@ def _draw_side(
         say(axes, width - MARGIN, y, said, ha="right")
         below = xs
         if k:
-            one = _Step(*((value[axis],) for value in steps[k - 1]))
+            one = _LayerWindow(*((value[axis],) for value in steps[k - 1]))
             (kernel,), (stride,), (dilation,) = one
             start += jump * dilation * (kernel - 1) / 2
             jump *= stride
@@ -269,7 +279,7 @@ def _draw_side(
 
 
 def _draw_cone(axes: Axes, k: int, first: bool, tip: Place, feet: np.ndarray, floor: float) -> None:
-    """Lines from a cell to the cells that it reads; the first window is filled."""
+    """Draw lines from a cell to the cells that it reads; the first window is filled."""
     colour = colour_of(k - 1)
     width, alpha = (1.7, 1.0) if first else (0.8, 0.45)
     if first:

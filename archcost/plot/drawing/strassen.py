@@ -1,4 +1,4 @@
-"""plot.strassen: the seven products on the 4x4 grid of all sixteen, and the curve of 2.807 against 3."""
+"""plot.strassen: the seven products on the 4x4 grid of all sixteen, and n^2.807 against n^3."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ _LAST = 13  # the curve goes up to matrices of 2 ** 13
 
 
 def operands() -> tuple[np.ndarray, np.ndarray]:
-    """How much of each quarter of A and of B stands in each of the seven products: 7 x 4 each.
+    """The coefficients of the quarters of A and of B in the seven products, two arrays of (7, 4).
 
-    Asked of `strassen_matmul`'s own steps, with one quarter at a time set to 1.
+    They are computed by the steps of `strassen_matmul`, with one quarter at a time set to 1.
     """
     import torch
 
@@ -44,7 +44,7 @@ def operands() -> tuple[np.ndarray, np.ndarray]:
 
 
 def combinations() -> np.ndarray:
-    """How often each of the seven products is in each quarter of the result: 4 x 7."""
+    """The coefficients of the seven products in the quarters of the result, an array of (4, 7)."""
     import torch
 
     from archcost.paths.algorithms.strassen import joined
@@ -54,7 +54,7 @@ def combinations() -> np.ndarray:
 
 
 def crossover(rows: Iterable[Mapping[str, Any]], levels: int) -> int | None:
-    """The first size from which on so many levels are faster than none, at every size measured; or None."""
+    """The size from which on ``levels`` of recursion are faster than none at every measured size, or None."""
     seconds = {(row["levels"], row["size"]): row["seconds"] for row in rows}
     found = None
     for size in sorted((n for level, n in seconds if level == levels), reverse=True):
@@ -69,15 +69,18 @@ def strassen(
     *,
     path: str | os.PathLike[str] | None = None,
 ) -> Figure:
-    """Strassen's seven products, how they add up, and n^2.807 against n^3 over sizes.
+    """Draw Strassen's seven products, how they add up to the result, and n^2.807 against n^3.
 
-    Each product is a pattern of plus and minus on the sixteen products of a quarter of A by a quarter of B;
-    it is the form with 15 additions that `archcost.paths.strassen_matmul` computes.
+    Each product is a pattern of plus and minus on the sixteen products of a quarter of A by a quarter of B,
+    in the form with 15 additions that `archcost.paths.strassen_matmul` computes.
 
     Args:
-        measured: what ``benchmarks/strassen.py --json`` writes, as a dict or as the name of the file: times
-            are drawn beside the count, with the size from which on they are shorter.
+        measured: the output of ``benchmarks/strassen.py --json``, as a dict or the name of the file; its
+            times are drawn beside the counts.
         path: as in `plot.growth`.
+
+    Returns:
+        The figure.
 
     Raises:
         ArchcostError: matplotlib is not installed (``pip install 'archcost[plots]'``).
@@ -103,7 +106,7 @@ def strassen(
 
 
 def _read(measured: Mapping[str, Any] | str | os.PathLike[str] | None) -> tuple[str, list[Mapping[str, Any]]]:
-    """Where it was measured, and the rows: from a dict, or from the file that the benchmark wrote."""
+    """The machine and the rows of a measurement, from a dict or from a file of the benchmark."""
     if measured is None:
         return "", []
     what = "plot.strassen: measured is what benchmarks/strassen.py --json writes"
@@ -126,7 +129,7 @@ def _read(measured: Mapping[str, Any] | str | os.PathLike[str] | None) -> tuple[
 
 
 def _draw_products(axes: Axes, left: np.ndarray, right: np.ndarray, top: float) -> None:
-    """One grid a product: quarters of A down, quarters of B across."""
+    """Draw a grid for each product: quarters of A down, quarters of B across."""
     step = (_WIDTH - 2 * MARGIN - 0.3) / 7
     for i in range(7):
         x = MARGIN + 0.3 + i * step + (step - 0.12 - 4 * _CELL) / 2
@@ -139,7 +142,7 @@ def _draw_products(axes: Axes, left: np.ndarray, right: np.ndarray, top: float) 
 
 
 def _draw_results(axes: Axes, left: np.ndarray, right: np.ndarray, parts: np.ndarray, top: float) -> None:
-    """One grid a quarter of the result: what is left when its products are added up."""
+    """Draw a grid for each quarter of the result: the sum of its products."""
     step = (_WIDTH - 2 * MARGIN - 0.3) / 4
     for i, quarter in enumerate(_QUARTERS):
         x = MARGIN + 0.3 + i * step + (step - 4 * _CELL) / 2
@@ -168,7 +171,7 @@ def _draw_grid(axes: Axes, grid: np.ndarray, x: float, top: float, gid: str, sid
 
 
 def _sum(counts: np.ndarray, name: str) -> str:
-    """``(A11 + A12 \u2212 A21)``."""
+    """A sum of quarters: ``(A11 + A12 \u2212 A21)``."""
     said = ""
     for n, quarter in sorted(zip(counts, _QUARTERS, strict=True), key=lambda pair: (-pair[0], pair[1])):
         if n:
@@ -178,7 +181,7 @@ def _sum(counts: np.ndarray, name: str) -> str:
 
 
 def _added(counts: np.ndarray) -> str:
-    """``P1 + P6 \u2212 P4``, those that are subtracted last."""
+    """A sum of products with the subtracted ones last: ``P1 + P6 \u2212 P4``."""
     order = sorted(range(7), key=lambda i: -counts[i])
     said = "".join(f" {'+' if counts[i] > 0 else chr(0x2212)} P{i + 1}" for i in order if counts[i])
     return said.removeprefix(" + ")
@@ -190,7 +193,7 @@ def _dress(axes: Axes, title: str, below: str, beside: str) -> None:
 
 
 def _draw_growth(axes: Axes) -> None:
-    """Both counts, with levels all the way down to single numbers."""
+    """Draw both counts, with recursion down to single numbers."""
     sizes = 2.0 ** np.arange(_LAST + 1)
     axes.plot(sizes, sizes**3, color=GREY, linewidth=2, gid="cube")
     axes.plot(sizes, sizes ** log2(7), color=_PLUS, linewidth=2, gid="strassen")
@@ -210,7 +213,7 @@ def _draw_growth(axes: Axes) -> None:
 
 
 def _draw_times(axes: Axes, where: str, rows: list[Mapping[str, Any]]) -> None:
-    """The time of each number of levels against that of the ordinary product; below 1 it pays."""
+    """Draw the time for each number of levels relative to the ordinary product."""
     ordinary = {row["size"]: row["seconds"] for row in rows if row["levels"] == 0}
     levels = sorted({row["levels"] for row in rows} - {0})
     sizes = sorted(ordinary)
@@ -248,7 +251,7 @@ def _draw_times(axes: Axes, where: str, rows: list[Mapping[str, Any]]) -> None:
 
 
 def _thin(axes: Axes, sizes: list[int]) -> None:
-    """Names only for sizes that lie a factor of 1.9 apart."""
+    """Label only sizes that are a factor of 1.9 apart."""
     named: list[int] = []
     for size in sizes:
         if not named or size >= 1.9 * named[-1]:

@@ -1,4 +1,4 @@
-"""plot.tiles: the overlapping tiles of the Fourier and Winograd paths, and what is thrown away of them."""
+"""plot.tiles: the overlapping tiles of the Fourier and Winograd paths, and the numbers they discard."""
 
 from __future__ import annotations
 
@@ -51,18 +51,21 @@ _SAID = {
 def tiles(
     spec: ConvSpec, algorithm: str | ExecutionPath, *, path: str | os.PathLike[str] | None = None
 ) -> Figure:
-    """The overlapping tiles of a Fourier or Winograd path, and what becomes of each number computed.
+    """Draw the overlapping tiles of a Fourier or Winograd path, and which computed numbers are outputs.
 
-    From left to right: the input with its first two tiles, what one tile gives, the outputs side by side.
-    A sequence is drawn as a strip with a row for each tile. Colours tell outputs from what wraps around,
-    what a stride skips, and what lies beyond the ragged edge of the map.
+    From left to right: the input with its first two tiles, the numbers computed for a tile, the outputs. A
+    sequence is drawn as a strip with a row for each tile. Colours tell outputs from numbers that wrap around,
+    that the stride skips, or that lie beyond the edge of the map.
 
     Args:
-        spec: of one or two axes. Where stride or dilation part it into several plain convolutions, the
-            largest of them is drawn, and the picture says so.
+        spec: a convolution with one or two axes. Where stride or dilation split it into several plain
+            convolutions, the largest of them is drawn, and the picture says so.
         algorithm: an execution path with tiles, by name or as an `ExecutionPath`: "fft", "fft-16",
-            "winograd-4" and their like.
+            "winograd-4" ...
         path: as in `plot.growth`.
+
+    Returns:
+        The figure.
 
     Raises:
         ArchcostError: matplotlib is not installed (``pip install 'archcost[plots]'``).
@@ -93,12 +96,12 @@ def _check(cut: Tiling) -> None:
 
 
 def _colours() -> list[str]:
-    """Of the kinds of numbers: light for what is kept, and apart in lightness as well as in hue."""
+    """The colours of the kinds of numbers, distinct in lightness as well as in hue."""
     return [lighter(COLOURS[4], 0.45), "#ffffff", lighter(COLOURS[5], 0.1), "#cfcfcf"]
 
 
 def _shades() -> list[str]:
-    """Of pixels, darker where several tiles read them."""
+    """The shades of pixels, darker where several tiles read them."""
     return [lighter(COLOURS[0], share) for share in (0.9, 0.72, 0.55, 0.4)]
 
 
@@ -136,7 +139,7 @@ def _draw_map(cut: Tiling) -> Figure:
 
 
 def _draw_input(axes: Axes, cut: Tiling, readers: np.ndarray, cell: float, centre: Place) -> None:
-    """The pixels, darker where several tiles read them; hatched where there are none."""
+    """Draw the pixels, darker where several tiles read them, hatched beyond the input."""
     left, top = _draw_kinds(axes, _shade(readers), _shades(), cell, centre, "readers")
     tall, wide = readers.shape
     for gid, (r, c, rows, columns) in _beyond(cut.input, readers.shape).items():
@@ -154,19 +157,19 @@ def _draw_input(axes: Axes, cut: Tiling, readers: np.ndarray, cell: float, centr
 
 
 def _shade(readers: np.ndarray) -> np.ndarray:
-    """0 for one tile, 1 for two, 2 for up to four, 3 for more."""
+    """The index of a shade by the number of tiles: 0 for one, 1 for two, 2 for up to four, 3 for more."""
     return np.asarray(np.minimum(np.ceil(np.log2(readers)), 3), dtype=int)
 
 
 def _beyond(given: tuple[int, ...], filled: tuple[int, ...]) -> dict[str, tuple[int, int, int, int]]:
-    """What is filled up below and on the right, as (row, column, rows, columns), no cell twice."""
+    """The areas filled up below and on the right, as (row, column, rows, columns), without overlap."""
     (h, w), (tall, wide) = given, filled
     parts = {"beyond, below": (h, 0, tall - h, wide), "beyond, right": (0, w, h, wide - w)}
     return {gid: part for gid, part in parts.items() if min(part[2:]) > 0}
 
 
 def _draw_tile(axes: Axes, cut: Tiling, tile: np.ndarray, cell: float, centre: Place) -> None:
-    """What it gives; where that is less than its pixels, they are framed around it."""
+    """Draw the numbers computed for a tile, in the frame of its pixels where these are more."""
     _draw_kinds(axes, tile, _colours(), cell, centre, "tile")
     rows, columns = tile.shape if cut.wraps else cut.size
     corner = (centre[0] - columns * cell / 2, centre[1] + rows * cell / 2)
@@ -198,7 +201,7 @@ def _draw_outputs(axes: Axes, cut: Tiling, outputs: np.ndarray, cell: float, cen
 def _draw_kinds(
     axes: Axes, kinds: np.ndarray, colours: list[str], cell: float, centre: Place, gid: str
 ) -> Place:
-    """A small picture of one number a cell; its left and upper edge."""
+    """Draw an array with a coloured cell for each number; returns its left and upper edge."""
     from matplotlib.colors import ListedColormap
 
     tall, wide = (n * cell for n in kinds.shape)
@@ -227,7 +230,7 @@ def _caption(axes: Axes, above: str, below: str, centre: Place, tall: float) -> 
 
 
 def _draw_sequence(cut: Tiling) -> Figure:
-    """The input, each tile below it where it lies, and the outputs."""
+    """Draw a sequence: the input, each tile below it in its place, and the outputs."""
     readers, outputs = cut.readers()[None], cut.map()[None]
     label, row = 1.15, 0.42
     wide = readers.shape[1]

@@ -1,4 +1,4 @@
-"""How the Fourier and Winograd paths cut a map into tiles, and what becomes of each number they compute."""
+"""How the Fourier and Winograd paths cut a map into tiles, and which computed numbers are outputs."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ if TYPE_CHECKING:
 
 __all__ = ["KEPT", "OUTSIDE", "STRIDE", "WRAPS", "Tiling", "tiling"]
 
-# What becomes of a number: an output, thrown away by the stride, wrapped around, beyond the map.
+# Kinds of computed numbers: an output, skipped by the stride, wrapped around, beyond the map.
 KEPT, STRIDE, WRAPS, OUTSIDE = range(4)
 
 Axes = tuple[int, ...]
 
 
 class Tiling(NamedTuple):
-    """One plain convolution cut into tiles, a value for each axis."""
+    """A plain convolution cut into tiles; sizes have a value for each axis."""
 
     name: str
     taps: Axes
     input: Axes
-    """Its pixels, padding included."""
+    """Pixels of the input, padding included."""
     output: Axes
-    """Its outputs, those that a stride discards included."""
+    """Positions of the output, including those that the stride skips."""
     size: Axes
     """Pixels of a tile."""
     step: Axes
-    """Outputs of a tile, and how far it is to the next one."""
+    """Outputs of a tile, which is also the distance to the next tile."""
     tiles: Axes
     stride: Axes
-    """Every so many of the outputs are kept."""
+    """The stride with which outputs are kept."""
     wraps: bool
     """The tile computes as many numbers as it has pixels, and the last ones have wrapped around (Fourier)."""
     parts: int
@@ -53,7 +53,7 @@ class Tiling(NamedTuple):
         return prod(-(-n // s) for n, s in zip(self.output, self.stride, strict=True))
 
     def tile(self) -> np.ndarray:
-        """What becomes of each number of the first tile."""
+        """The kind of each number of the first tile."""
         lengths = self.size if self.wraps else self.step
         axes = zip(lengths, self.step, self.stride, strict=True)
         return _product(
@@ -61,7 +61,7 @@ class Tiling(NamedTuple):
         )
 
     def map(self) -> np.ndarray:
-        """What becomes of each output, tile beside tile."""
+        """The kind of each number of all tiles, side by side."""
         axes = zip(self.tiles, self.step, self.output, self.stride, strict=True)
         kinds = []
         for tiles, m, n, s in axes:

@@ -1,4 +1,4 @@
-"""plot.window: the window of one layer and position, drawn over the input."""
+"""plot.window: the receptive field of a position of a layer, drawn over the input."""
 
 from __future__ import annotations
 
@@ -51,17 +51,24 @@ def window(
     input_size: Any = None,
     path: str | os.PathLike[str] | None = None,
 ) -> Figure:
-    """The window of one layer and position over the input, what lies outside of the input hatched.
+    """Draw the receptive field of a position of a layer over the input; the part outside is hatched.
 
     A sequence is drawn as a strip, a volume from the front and from above.
 
     Args:
-        model, inputs, layer, position, input_size: as in `archcost.receptive_field`.
-        image: drawn beneath: an array, tensor or PIL image of the input's spatial size, (H, W), (H, W, 3)
+        model: a module, a SPEC, or an Analysis.
+        inputs: as in `archcost.receptive_field`.
+        layer: as in `archcost.receptive_field`.
+        position: as in `archcost.receptive_field`.
+        image: the background: an array, tensor or PIL image of the input's spatial size, (H, W), (H, W, 3)
             or (3, H, W); by default a grid.
-        effective: what `archcost.effective_field` gave for this layer and position, drawn as a heat map
+        effective: the result of `archcost.effective_field` for the layer and position, drawn as a heat map
             with its square.
+        input_size: as in `archcost.analyze`.
         path: as in `plot.growth`.
+
+    Returns:
+        The figure.
 
     Raises:
         ArchcostError: matplotlib is not installed (``pip install 'archcost[plots]'``).
@@ -117,20 +124,20 @@ def _field(
 
 
 def _views(axes: int) -> list[tuple[int | None, int]]:
-    """For each panel, which axis goes down and which to the right."""
+    """The axes of each panel: (downwards, to the right)."""
     views: dict[int, list[tuple[int | None, int]]] = {1: [(None, 0)], 2: [(0, 1)], 3: [(1, 2), (0, 2)]}
     return views[axes]
 
 
 def _windows(field: ReceptiveField) -> ReceptiveField:
-    """What is drawn as the window: without global operations, where anything is left then."""
+    """The receptive field to draw: without global operations, where it is not empty then."""
     return field.local if all(field.local.size) else field
 
 
 def _edges(
     field: ReceptiveField, windows: tuple[Window, ...], axis: int | None, outset: float = 1
 ) -> tuple[float, float]:
-    """From the near edge of the first pixel to the far edge of the last; across a strip its height."""
+    """The edges of the first and last pixel along an axis; for None, across a strip, its height."""
     if axis is None:
         half = _STRIP * field.input_size[0] / 2 * outset
         return -half, half
@@ -225,7 +232,7 @@ def _outside(window: tuple[float, ...], image: tuple[float, ...]) -> list[tuple[
 
 
 def _faded(picture: np.ndarray) -> np.ndarray:
-    """Light and without colour, so that the heat map is told apart from it."""
+    """The image light and grey, so that the heat map stands out."""
     grey = picture[..., :3].mean(-1) if picture.ndim == 3 else picture
     return np.asarray(0.55 + 0.45 * grey)
 
@@ -291,7 +298,7 @@ def _legend(figure: Figure, field: ReceptiveField, effective: EffectiveField | N
 
 
 def _as_picture(image: Any, size: tuple[int, ...]) -> np.ndarray:
-    """What imshow draws: (H, W) or (H, W, 3) in [0, 1]; a sequence has one row."""
+    """The image as imshow takes it: (H, W) or (H, W, 3) in [0, 1]; a sequence has a single row."""
     if hasattr(image, "detach"):
         image = image.detach().cpu()
     given = np.asarray(image)

@@ -1,4 +1,4 @@
-"""plot.winograd: the tile of F(m, r), from pixels to products to outputs, and its matrices as fractions."""
+"""plot.winograd: F(m, r) from pixels to products to outputs, and its matrices as fractions."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _TEXT = 8.5
 
 
 class _Block(NamedTuple):
-    """One matrix as it is drawn: its name, what it does, its columns' widths."""
+    """A matrix of the drawing: its name, its title, and the widths of its columns."""
 
     gid: str
     title: str
@@ -51,12 +51,15 @@ class _Block(NamedTuple):
 
 
 def winograd(m: int, r: int, *, path: str | os.PathLike[str] | None = None) -> Figure:
-    """Winograd's F(m, r): from m + r - 1 pixels by as many products to m outputs, and the exact matrices.
+    """Draw Winograd's F(m, r): from m + r - 1 pixels by as many products to m outputs, and its matrices.
 
     Args:
-        m: outputs at a time.
-        r: taps of the kernel; at most 12 pixels m + r - 1.
+        m: the number of outputs of a tile.
+        r: the taps of the kernel; a tile has m + r - 1 pixels, at most 12.
         path: as in `plot.growth`.
+
+    Returns:
+        The figure.
 
     Raises:
         ArchcostError: matplotlib is not installed (``pip install 'archcost[plots]'``).
@@ -91,7 +94,7 @@ def winograd(m: int, r: int, *, path: str | os.PathLike[str] | None = None) -> F
 
 
 def combination(row: Sequence[Fraction], name: str) -> str:
-    """``(g0 + 2 g1 + 4 g2) / 24``: a row of a matrix as a learner writes it, the common factor outside."""
+    """A row of a matrix as a sum, with the common factor outside: ``(g0 + 2 g1 + 4 g2) / 24``."""
     below = lcm(*(value.denominator for value in row))
     above = [int(value * below) for value in row]
     common = gcd(*above) or 1
@@ -115,7 +118,7 @@ def _many(count: int, noun: str) -> str:
 
 
 def _draw_flow(axes: Axes, matrices: ToomCook, row: float, width: float, top: float) -> None:
-    """Pixels on the left, products in the middle, outputs on the right; a line for each entry not 0."""
+    """Draw pixels on the left, products in the middle, outputs on the right; a line for each entry not 0."""
     n, m, r = len(matrices.input), len(matrices.output), len(matrices.kernel[0])
     taps = [combination(line, "g") for line in matrices.kernel]
     if max(map(len, taps)) > 34:
@@ -173,7 +176,7 @@ def _explain(axes: Axes, width: float, y: float) -> None:
 
 
 def _draw_planes(axes: Axes, m: int, r: int, cell: float, width: float, top: float) -> None:
-    """The tile in two dimensions: n x n pixels, n x n products, m x m outputs."""
+    """Draw the tile in two dimensions: n x n pixels, n x n products, m x m outputs."""
     n = m + r - 1
     say(axes, MARGIN, top - 0.1, "In two dimensions", 11.5, ha="left")
     middle = top - 0.62 - n * cell / 2
@@ -221,7 +224,7 @@ def _said(value: Fraction) -> str:
 
 
 def _least(block: _Block) -> float:
-    """As wide as its columns, and as its title."""
+    """The width of a matrix: that of its columns, or of its title."""
     return max(sum(block.widths), 0.078 * len(block.title.replace("$^T$", "T")) + 0.1)
 
 
@@ -230,7 +233,7 @@ def _wide(line: list[_Block]) -> float:
 
 
 def _arranged(blocks: list[_Block]) -> list[list[_Block]]:
-    """As many beside each other as the usual width holds."""
+    """The matrices in lines, as many side by side as the width allows."""
     lines: list[list[_Block]] = [[]]
     for block in blocks:
         if lines[-1] and _wide([*lines[-1], block]) > _WIDTH - 2 * MARGIN:
@@ -240,7 +243,7 @@ def _arranged(blocks: list[_Block]) -> list[list[_Block]]:
 
 
 def _draw_matrices(axes: Axes, line: list[_Block], width: float, top: float) -> None:
-    """In the middle of the width; 0 pale, other entries than 1 and -1 tinted: they multiply."""
+    """Draw a line of matrices; 0 is pale, and entries other than 1 and -1, which multiply, are tinted."""
     spare = (width - 2 * MARGIN - sum(map(_least, line))) / (len(line) + 1)
     left = MARGIN + spare
     for block in line:

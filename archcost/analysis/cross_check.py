@@ -1,8 +1,8 @@
-"""Crosscheck: the counts of a model held against fvcore and FlopCounterMode, module by module.
+"""`crosscheck`, which compares the counts of a model with fvcore and FlopCounterMode, module by module.
 
-Both witnesses run the real model, as their READMEs say; each difference gets the reason that is known of
-it, from what the witness itself reports (operators it skipped, operators it counts and archcost does not
-call MACs), never from the name of a model.
+fvcore and FlopCounterMode are the witnesses; both run the real model. The reason for a difference comes
+from the witness's own report (operators that it skipped, operators that it counts and archcost does not call
+MACs), never from the name of a model.
 """
 
 from __future__ import annotations
@@ -33,49 +33,52 @@ __all__ = ["CrossCheck", "Difference", "crosscheck"]
 
 WITNESSES = ("fvcore", "FlopCounterMode")
 
-# Operators of fvcore's that are MACs by archcost's convention; what else it counts is not.
+# Operators of fvcore whose count is in MACs by archcost's convention; the others that it counts are not.
 _FVCORE_MACS = {"conv", "linear", "addmm", "matmul", "bmm", "einsum", "baddbmm", "mv"}
 _ATTENTION = ("scaled_dot_product", "native_multi_head_attention", "transformer_encoder_layer")
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One module at which a witness counts something else; MACs are the module's own, children apart.
-
-    ``reason`` is None where the difference is not understood: then somebody is wrong.
-    """
+    """A module for which a witness counts other MACs than archcost; those of children are not included."""
 
     witness: str
     module: str
+    """The name in ``named_modules()``."""
     type_name: str
+    """The class of the module."""
     archcost_macs: int
     witness_macs: float
     reason: str | None
+    """The reason for the difference; None where it is not known, and a count may be wrong."""
 
 
 @dataclass(frozen=True)
 class CrossCheck(Result):
-    """The totals of archcost and of each witness in MACs, and every difference with its reason."""
+    """The MACs of archcost and of each witness, and every difference with its reason."""
 
     name: str
+    """The name of the model."""
     archcost_macs: int
     witness_macs: dict[str, float]
+    """The total of each witness, by its name."""
     failures: dict[str, str]
-    """Witness -> why it could not count this model at all."""
+    """The error of each witness that could not count the model, by its name."""
     differences: tuple[Difference, ...]
     modules_checked: int
 
     @property
     def unexplained(self) -> tuple[Difference, ...]:
+        """The differences without a known reason."""
         return tuple(d for d in self.differences if d.reason is None)
 
     @property
     def agrees(self) -> bool:
-        """Whether every difference has a known reason and at least one witness could count."""
+        """Whether every difference has a known reason and at least one witness could count the model."""
         return not self.unexplained and any(name in self.witness_macs for name in WITNESSES)
 
     def document(self, asked: Asked) -> Document:
-        """As data a row for each difference; ``record`` has the names of the attributes."""
+        """The contents to show: as data a row for each difference, as JSON the attributes by their names."""
         table = Table(
             "differences", _COLUMNS, lambda: ordered(self.differences, _COLUMNS, asked, "archcost_macs")
         )
@@ -98,7 +101,7 @@ class CrossCheck(Result):
         lines += [f"  {witness}: could not count it: {why}" for witness, why in self.failures.items()]
         grouped: dict[tuple[str, str], list[Difference]] = {}
         for found in self.differences:
-            grouped.setdefault((found.witness, found.reason or "NOT UNDERSTOOD"), []).append(found)
+            grouped.setdefault((found.witness, found.reason or "UNEXPLAINED"), []).append(found)
         for (witness, reason), several in grouped.items():
             off = sum(d.witness_macs - d.archcost_macs for d in several)
             where = ", ".join(visible(d.module) or "(model)" for d in several[:3])
@@ -114,14 +117,21 @@ def _column(name: str, header: str, meaning: str, of: str | None = None, **more:
 
 
 _COLUMNS = (
-    _column("witness", "Witness", "Who counts something else"),
-    _column("module", "Module", "Where: of its own operations, children apart"),
-    _column("type", "Type", "The class of the module", of="type_name"),
-    _column("archcost_macs", "MACs", "By archcost", unit="MACs", dtype="int64", show=count_text),
     _column(
-        "witness_macs", "Witness MACs", "By the witness", unit="MACs", dtype="float64", show="{:,.0f}".format
+        "witness", "Witness", "The counter that disagrees: fvcore, FlopCounterMode, or archcost run for real"
     ),
-    _column("reason", "Reason", "Why; nothing where that is not understood", missing=""),
+    _column("module", "Module", "The module whose own operations differ, children apart"),
+    _column("type", "Type", "The class of the module", of="type_name"),
+    _column("archcost_macs", "MACs", "MACs counted by archcost", unit="MACs", dtype="int64", show=count_text),
+    _column(
+        "witness_macs",
+        "Witness MACs",
+        "MACs counted by the witness",
+        unit="MACs",
+        dtype="float64",
+        show="{:,.0f}".format,
+    ),
+    _column("reason", "Reason", "The reason for the difference; empty where it is unexplained", missing=""),
 )
 
 
@@ -133,11 +143,24 @@ def crosscheck(
     dtype: Any = None,
     weights: str | None = None,
 ) -> CrossCheck:
-    """Hold archcost's MACs of ``model`` against fvcore's and FlopCounterMode's, module by module.
+    """Compare archcost's MACs of a model with those of fvcore and FlopCounterMode, module by module.
 
-    Arguments as in `archcost.analyze`. The witnesses run the model for real, several times; it comes back
-    untouched. A witness that fails is reported in ``failures``. Raises what `analyze` raises, and
-    ModelError for a model on `meta`, which no witness can run.
+    Both run the model several times; it comes back untouched.
+
+    Args:
+        model: a module or a SPEC.
+        inputs: as in `archcost.analyze`.
+        input_size: as in `archcost.analyze`.
+        dtype: as in `archcost.analyze`.
+        weights: with a SPEC, the file of a state dict.
+
+    Returns:
+        The totals, the differences with their reasons, and in ``failures`` the counters that failed.
+
+    Raises:
+        InputError: the inputs do not fit.
+        ModelError: the model cannot be traced, or is on `meta` and cannot be run.
+        SpecError: the SPEC names nothing that can be loaded.
     """
     from archcost.analysis.analysis import analyze
     from archcost.models.specs import load
@@ -157,7 +180,7 @@ def crosscheck(
     check_model(model)
     tensors = (*model.parameters(), *model.buffers())
     if any(t.is_meta for t in tensors):
-        raise ModelError("crosscheck runs the model for real, but it is on `meta`; load it with its weights")
+        raise ModelError("crosscheck runs the model, but it is on `meta`; load it with its weights")
     device = str(tensors[0].device) if tensors else "cpu"
     totals: dict[str, float] = {}
     failures: dict[str, str] = {}
@@ -205,8 +228,8 @@ def _self_differences(
 
 
 @dataclass
-class _Counted:
-    """What a witness says: MACs by module's own operators, and what it passed over, by module."""
+class _WitnessCounts:
+    """The counts of a witness: by module, the MACs of its own operators, and the operators skipped."""
 
     macs: dict[str, Counter[str]]
     skipped: dict[str, Counter[str]]
@@ -214,7 +237,7 @@ class _Counted:
 
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
-    """The witnesses warn on stderr of what the result says anyway."""
+    """Suppress the witnesses' warnings: the result has their contents."""
     level = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
@@ -237,13 +260,13 @@ def _own_macs(analysis: Analysis) -> dict[str, Counter[str]]:
 
 
 def _registered(name: str) -> str:
-    """The nearest registered module: witnesses know no others."""
+    """The name of the nearest registered module; witnesses know no others."""
     while "<" in name:
         name = name.rpartition(".")[0]
     return name
 
 
-def _fvcore(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Counted:
+def _fvcore(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _WitnessCounts:
     from fvcore.nn import FlopCountAnalysis
 
     if kwargs:
@@ -252,11 +275,11 @@ def _fvcore(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     counter.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
     cumulative = counter.by_module_and_operator()
     skipped = {name: counter.unsupported_ops(name) for name in cumulative}
-    return _Counted(_less_children(cumulative), _less_children(skipped))
+    return _WitnessCounts(_less_children(cumulative), _less_children(skipped))
 
 
 def _less_children(cumulative: dict[str, Counter[str]]) -> dict[str, Counter[str]]:
-    """Own counts from subtree counts: each module's less those of its nearest counted descendants."""
+    """The own counts of modules from cumulative counts, less those of the nearest counted descendants."""
     own = {name: Counter(counts) for name, counts in cumulative.items()}
     for name, counts in cumulative.items():
         parent = name
@@ -268,7 +291,7 @@ def _less_children(cumulative: dict[str, Counter[str]]) -> dict[str, Counter[str
     return own
 
 
-def _flop_counter(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Counted:
+def _flop_counter(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _WitnessCounts:
     from torch.utils.flop_counter import FlopCounterMode
 
     counter = FlopCounterMode(display=False)
@@ -281,17 +304,17 @@ def _flop_counter(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any
             continue
         short = name.removeprefix(root).removeprefix(".")
         cumulative[short] = Counter({str(op): flops / 2 for op, flops in by_op.items()})
-    return _Counted(_less_children(cumulative), {})
+    return _WitnessCounts(_less_children(cumulative), {})
 
 
 def _differences(
-    witness: str, own: dict[str, Counter[str]], counted: _Counted, analysis: Analysis
+    witness: str, own: dict[str, Counter[str]], counted: _WitnessCounts, analysis: Analysis
 ) -> Iterator[Difference]:
     complex_: Counter[str] = Counter()
     for op in analysis.operations:
         if op.kind == "convolution" and op.macs and op.flops == COMPLEX_FLOPS * op.macs:
             complex_[op.module] += op.macs
-    # Shared modules and functional calls may be booked under a parent; compare wherever either has a count.
+    # A witness may count shared modules and functional calls for a parent: compare where either has a count.
     for module in dict.fromkeys((*own, *counted.macs)):
         mine = own.get(module, Counter())
         theirs = counted.macs.get(module, Counter())
@@ -304,63 +327,63 @@ def _differences(
         )
         if witnessed - total == 2 * complex_[module]:
             reason = (
-                "it counts three real convolutions, as which a complex one runs; archcost the complex one"
+                "it counts the three real convolutions by which a complex one runs; archcost the complex one"
             )
         yield Difference(witness, module, info.type_name if info else "", total, witnessed, reason)
 
 
 def _fvcore_reason(mine: Counter[str], theirs: Counter[str], skipped: Counter[str]) -> str | None:
-    """Take what fvcore adds and what it passes over out of the two counts; explained if they then agree."""
+    """The reason, if the counts agree without the operators that only fvcore counts and those it skips."""
     reasons = []
     extra = {op: n for op, n in theirs.items() if op not in _FVCORE_MACS and n}
     if extra:
-        reasons.append(f"fvcore counts {', '.join(sorted(extra))} among its flops; archcost in other_ops")
+        reasons.append(f"fvcore counts {', '.join(sorted(extra))} as flops, archcost as other_ops")
     rest = sum(theirs.values()) - sum(extra.values())
     total = sum(mine.values())
     attention = sum(n for op, n in mine.items() if any(a in op for a in _ATTENTION))
     if total > rest and any(n > 0 for n in skipped.values()):
         names = sorted(op.removeprefix("aten::") for op, n in skipped.items() if n > 0)
         if any("native_multi_head" in n or "transformer_encoder" in n for n in names):
-            reasons.append("fvcore has no rule for the fused transformer layers of inference: 0")
+            reasons.append("fvcore has no rule for fused transformer layers and counts 0")
             total = rest
         elif attention and any("attention" in n for n in names):
-            reasons.append("fvcore has no rule for fused attention and counts it 0")
+            reasons.append("fvcore has no rule for fused attention and counts 0")
             total -= attention
         else:
-            for skipped_name, own_name, why in _PASSED_OVER:
+            for skipped_name, own_name, why in _SKIPPED:
                 if any(skipped_name in n for n in names):
                     total -= sum(n for op, n in mine.items() if own_name in op)
                     reasons.append(why)
                     if total == rest:
                         break
     if total != rest and abs(total - rest) <= _EINSUM_ERROR * theirs.get("einsum", 0):
-        reasons.append("fvcore reads the count of an einsum off a text that has four digits")
+        reasons.append("fvcore rounds the count of an einsum to four digits")
         total = rest
     return "; ".join(reasons) if reasons and total == rest else None
 
 
-# Half a unit in the last of four digits, relative to the smallest number that has them.
+# The largest relative error of rounding to four digits.
 _EINSUM_ERROR = 5e-4
 
-# What fvcore passes over: a part of its operator's name, a part of ours for the same work, and the reason.
-_PASSED_OVER = (
-    ("_convolution_mode", "convolution", 'fvcore has no rule for string padding ("same") and counts it 0'),
-    ("lstm", "", "fvcore has no rule for lstm and counts it 0"),
-    ("gru", "", "fvcore has no rule for gru and counts it 0"),
-    ("rnn", "", "fvcore has no rule for rnn and counts it 0"),
-    ("bilinear", "_trilinear", "fvcore has no rule for bilinear layers and counts them 0"),
-    ("deform_conv2d", "deform_conv2d", "fvcore has no rule for deformable convolutions and counts them 0"),
-    ("quantized", "quantized", "fvcore has no rule for int8 operators and counts them 0"),
-    ("dot", ".dot", "fvcore has no rule for dot products and counts them 0"),
-    ("mv", "mv", "fvcore has no rule for matrix x vector and counts it 0"),
-    ("bmm", "bmm", "fvcore has no rule for this batched product and counts it 0"),
+# Operators that fvcore skips: part of its name, part of the name of archcost's operator, and the reason.
+_SKIPPED = (
+    ("_convolution_mode", "convolution", 'fvcore has no rule for string padding ("same") and counts 0'),
+    ("lstm", "", "fvcore has no rule for lstm and counts 0"),
+    ("gru", "", "fvcore has no rule for gru and counts 0"),
+    ("rnn", "", "fvcore has no rule for rnn and counts 0"),
+    ("bilinear", "_trilinear", "fvcore has no rule for bilinear layers and counts 0"),
+    ("deform_conv2d", "deform_conv2d", "fvcore has no rule for deformable convolutions and counts 0"),
+    ("quantized", "quantized", "fvcore has no rule for int8 operators and counts 0"),
+    ("dot", ".dot", "fvcore has no rule for dot products and counts 0"),
+    ("mv", "mv", "fvcore has no rule for matrix x vector and counts 0"),
+    ("bmm", "bmm", "fvcore has no rule for this batched product and counts 0"),
 )
 
 
 def _flop_counter_reason(mine: Counter[str], theirs: Counter[str], _: Counter[str]) -> str | None:
     missing = {op: n for op, n in mine.items() if n and not _has_formula(op)}
     if missing and sum(mine.values()) - sum(missing.values()) == sum(theirs.values()):
-        return f"FlopCounterMode has no formula for {', '.join(sorted(missing))} on this device: 0"
+        return f"FlopCounterMode has no formula for {', '.join(sorted(missing))} here and counts 0"
     return None
 
 
