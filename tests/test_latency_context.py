@@ -11,7 +11,7 @@ from torch.nn.modules import module as torch_hooks
 
 from archcost.errors import InputError, ModelError
 from archcost.latency.timing.context import time_in_context
-from archcost.latency.timing.engine import span
+from archcost.latency.timing.engine import time_stats
 from archcost.latency.timing.hooks import hook_seconds, hooked
 from archcost.latency.timing.stopwatch import CpuStopwatch, Lap, Stopwatch, WallStopwatch
 
@@ -300,8 +300,8 @@ def test_a_switch_of_any_thread_interrupts_a_lap_of_the_wall_clock():
 
 def test_precision_is_that_of_the_median():
     samples = [Lap(float(n), False) for n in range(1, 10)]
-    assert span(samples).precision == pytest.approx(1.57 * 4 / 3 / 5)
-    assert span(samples[:1]).precision == float("inf")
+    assert time_stats(samples).precision == pytest.approx(1.57 * 4 / 3 / 5)
+    assert time_stats(samples[:1]).precision == float("inf")
 
 
 def test_precision_ends_the_passes_before_the_seconds_do():

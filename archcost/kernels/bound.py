@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from archcost.kernels.call import Call, convolution
+from archcost.kernels.call import Options, convolution
 from archcost.kernels.loading import Convolution
 from archcost.kernels.packed import KINDS, Packed
 from archcost.kernels.tensors import channels_together, checked, images, loaded, offsets, readable
@@ -55,7 +55,7 @@ class Bound:
 
 
 def bound(
-    packed: Packed, x: Tensor, bias: Tensor | None, call: Call, among: int | None = None
+    packed: Packed, x: Tensor, bias: Tensor | None, options: Options, among: int | None = None
 ) -> Bound | None:
     """For inputs that lie in memory as ``x`` does; None where the kernel cannot read them, or cannot add.
 
@@ -66,23 +66,23 @@ def bound(
     kind = KINDS[packed.kind]
     if packed.kind in ("tiles", "im2col"):
         name = f"archcost_{packed.kind}_added"
-    elif kind.adds and _stays_last(x, call):
+    elif kind.adds and _stays_last(x, options):
         name = f"archcost_{packed.kind}"
     else:
         return None
     channels = (packed.in_channels, packed.out_channels)
-    _, output, problem = convolution(x, packed.taps, channels, call, steps=kind.steps)
+    _, output, problem = convolution(x, packed.taps, channels, options, steps=kind.steps)
     if among is not None:
         output, problem = _slice(output, among, problem)
     added = offsets(bias, packed.out_channels)
-    numbers = kind.numbers(packed, call, x)
+    numbers = kind.numbers(packed, options, x)
     return Bound(getattr(loaded(packed.isa), name), numbers, problem, output, packed.data, added)
 
 
-def _stays_last(x: Tensor, call: Call) -> bool:
+def _stays_last(x: Tensor, options: Options) -> bool:
     """Whether input and output are in channels_last."""
     last = channels_together(x.shape, x.stride())
-    return last and call.get("memory_format") in (None, torch.channels_last)
+    return last and options.get("memory_format") in (None, torch.channels_last)
 
 
 def _slice(output: Tensor, among: int, problem: Convolution) -> tuple[Tensor, Convolution]:

@@ -14,7 +14,7 @@ from archcost.errors import InputError
 from archcost.kernels.loading import Convolution
 from archcost.kernels.tensors import channels_together, images, planar, readable, sides
 
-__all__ = ["Call", "Padding", "Steps", "Window", "convolution", "window"]
+__all__ = ["Options", "Padding", "Steps", "Window", "convolution", "window"]
 
 Padding = int | Sequence[int | tuple[int, int]]
 Steps = int | Sequence[int]
@@ -22,7 +22,7 @@ Window = tuple[int, int, int, int, int, int]
 """Taps, stride and dilation, each vertical and horizontal."""
 
 
-class Call(TypedDict, total=False):
+class Options(TypedDict, total=False):
     """How a kernel is to be called; every entry may be left out."""
 
     padding: Padding
@@ -40,9 +40,9 @@ class Call(TypedDict, total=False):
     """How many tiles are worked on at a time; 0, the default, leaves it to the kernel."""
 
 
-def window(taps: tuple[int, int], call: Call, axes: int) -> Window:
+def window(taps: tuple[int, int], options: Options, axes: int) -> Window:
     """What slides over the input; that of a 1-d convolution lies along the row."""
-    return (*taps, *_steps(call.get("stride", 1), axes), *_steps(call.get("dilation", 1), axes))
+    return (*taps, *_steps(options.get("stride", 1), axes), *_steps(options.get("dilation", 1), axes))
 
 
 def _steps(of: Steps, axes: int) -> tuple[int, int]:
@@ -54,26 +54,26 @@ def _steps(of: Steps, axes: int) -> tuple[int, int]:
 
 
 def convolution(
-    x: Tensor, taps: tuple[int, int], channels: tuple[int, int], call: Call, *, steps: bool = False
+    x: Tensor, taps: tuple[int, int], channels: tuple[int, int], options: Options, *, steps: bool = False
 ) -> tuple[Tensor, Tensor, Convolution]:
     """The input as the kernel can read it, the empty output, and what is to be done between them.
 
     ``steps`` is whether the kernel takes a stride and a dilation.
     """
     source = readable(planar(x))
-    padding, axes = call.get("padding", 0), x.dim() - 2
+    padding, axes = options.get("padding", 0), x.dim() - 2
     problem, shape, memory_format = _problem(
         tuple(source.shape),
         source.stride(),
         axes,
-        window(taps, call, axes),
+        window(taps, options, axes),
         steps,
         channels,
         padding if isinstance(padding, int) else tuple(padding),
-        call.get("clamp"),
-        call.get("memory_format"),
-        call.get("threads") or torch.get_num_threads(),
-        call.get("block_tiles", 0),
+        options.get("clamp"),
+        options.get("memory_format"),
+        options.get("threads") or torch.get_num_threads(),
+        options.get("block_tiles", 0),
     )
     return source, torch.empty(shape, dtype=torch.float32, memory_format=memory_format), problem
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
-from archcost.kernels.call import Call, window
+from archcost.kernels.call import Options, window
 from archcost.kernels.packed import Packed
 from archcost.kernels.tensors import channels_together, planar, readable, sides
 
@@ -23,22 +23,22 @@ Pairs = tuple[tuple[int, int], ...]
 
 
 def convolve(
-    x: Tensor, packed: Packed | tuple[Packed, ...], bias: Tensor | None = None, **call: Unpack[Call]
+    x: Tensor, packed: Packed | tuple[Packed, ...], bias: Tensor | None = None, **options: Unpack[Options]
 ) -> Tensor:
     """The convolution by the kernel that its weights were packed for.
 
     Of several packed, each has its share of the channels.
     """
     if isinstance(packed, tuple):
-        return _by_groups(x, packed, bias, call)
-    return _as_operator(x, packed, bias, call) if _is_watched(x) else packed.run(x, bias, call)
+        return _by_groups(x, packed, bias, options)
+    return _as_operator(x, packed, bias, options) if _is_watched(x) else packed.run(x, bias, options)
 
 
-def _by_groups(x: Tensor, packed: tuple[Packed, ...], bias: Tensor | None, call: Call) -> Tensor:
+def _by_groups(x: Tensor, packed: tuple[Packed, ...], bias: Tensor | None, options: Options) -> Tensor:
     xs = x.chunk(len(packed), 1)
     biases = [None] * len(packed) if bias is None else bias.chunk(len(packed))
-    y = torch.cat([convolve(*one, **call) for one in zip(xs, packed, biases, strict=True)], 1)
-    memory_format = call.get("memory_format")
+    y = torch.cat([convolve(*one, **options) for one in zip(xs, packed, biases, strict=True)], 1)
+    memory_format = options.get("memory_format")
     return y if memory_format is None else y.contiguous(memory_format=memory_format)
 
 
@@ -52,9 +52,9 @@ def _is_watched(x: Tensor) -> bool:
     )
 
 
-def _as_operator(x: Tensor, packed: Packed, bias: Tensor | None, call: Call) -> Tensor:
+def _as_operator(x: Tensor, packed: Packed, bias: Tensor | None, options: Options) -> Tensor:
     axes = x.dim() - 2
-    clamp, memory_format = call.get("clamp"), call.get("memory_format")
+    clamp, memory_format = options.get("clamp"), options.get("memory_format")
     return _convolve(
         x,
         packed.data,
@@ -62,8 +62,8 @@ def _as_operator(x: Tensor, packed: Packed, bias: Tensor | None, call: Call) -> 
         packed.kind,
         packed.numbers,
         packed.isa,
-        [side for pair in sides(call.get("padding", 0), axes) for side in pair],
-        window(packed.taps, call, axes)[2:],
+        [side for pair in sides(options.get("padding", 0), axes) for side in pair],
+        window(packed.taps, options, axes)[2:],
         None if clamp is None else [float(limit) for limit in clamp],
         None if memory_format is None else memory_format == torch.channels_last,
     )
@@ -85,14 +85,14 @@ def _convolve(
     """``kind`` and ``numbers`` are those of `Packed`; padding as low, high of each axis, stride and dilation
     as those of an image, whose rows alone a sequence has."""
     axes = x.dim() - 2
-    call: Call = {
+    options: Options = {
         "padding": _pairs(padding),
         "stride": steps[:2][-axes:],
         "dilation": steps[2:][-axes:],
         "clamp": None if clamp is None else (clamp[0], clamp[1]),
         "memory_format": None if channels_last is None else _layout(channels_last),
     }
-    return Packed.of(kind, numbers, isa, packed).run(x, bias, call)
+    return Packed.of(kind, numbers, isa, packed).run(x, bias, options)
 
 
 @_convolve.register_fake

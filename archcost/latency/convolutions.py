@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["ConvCall", "Sample", "Task", "convolutions_of", "samples_of"]
+__all__ = ["ConvCall", "ConvTensors", "Task", "convolutions_of", "samples_of"]
 
 _MODULES = frozenset(f"Conv{kind}{axes}d" for kind in ("", "Transpose") for axes in (1, 2, 3))
 
@@ -49,7 +49,7 @@ class ConvCall:
 
 
 @dataclass(frozen=True, eq=False)
-class Sample:
+class ConvTensors:
     """Real tensors of a task."""
 
     x: torch.Tensor
@@ -80,7 +80,7 @@ def convolutions_of(trace: Trace) -> tuple[ConvCall, ...]:
     return tuple(found)
 
 
-def samples_of(model: nn.Module, call: Call, tasks: Sequence[Task]) -> dict[Task, Sample]:
+def samples_of(model: nn.Module, call: Call, tasks: Sequence[Task]) -> dict[Task, ConvTensors]:
     """Input, weight and bias of the first convolution of each task, from one pass of the model as it is.
 
     The model, its buffers, the random states and the inputs stay as they were.
@@ -91,7 +91,7 @@ def samples_of(model: nn.Module, call: Call, tasks: Sequence[Task]) -> dict[Task
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
 
-    wanted, found = set(tasks), dict[Task, Sample]()
+    wanted, found = set(tasks), dict[Task, ConvTensors]()
 
     class Recording(TorchDispatchMode):
         @classmethod
@@ -106,7 +106,7 @@ def samples_of(model: nn.Module, call: Call, tasks: Sequence[Task]) -> dict[Task
                 task, _ = _task(args)
                 if task in wanted and task not in found:
                     # Cloned, for what comes later may write into it; weights may be computed as well.
-                    found[task] = Sample(*(None if t is None else t.detach().clone() for t in args[:3]))  # type: ignore[arg-type]
+                    found[task] = ConvTensors(*(None if t is None else t.detach().clone() for t in args[:3]))  # type: ignore[arg-type]
             return func(*args, **(kwargs or {}))
 
     args, kwargs = call.cloned()

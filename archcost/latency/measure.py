@@ -128,7 +128,7 @@ class _Run:
         import torch
 
         from archcost.latency.convolutions import samples_of
-        from archcost.latency.paths import Asked, time_paths
+        from archcost.latency.paths import TimingOptions, time_paths
         from archcost.latency.prediction.roofline import measure_roofline
         from archcost.latency.timing.context import time_in_context
         from archcost.latency.timing.deadline import TooLittleTime
@@ -153,10 +153,10 @@ class _Run:
             if len(samples) < len(tasks):
                 missing = len(tasks) - len(samples)
                 self.notes.append(f"{missing} convolutions of the analysis were not met in a real pass")
-            asked = Asked(threads, paths, self.tolerance, store, again, self.cold)
+            options = TimingOptions(threads, paths, self.tolerance, store, again, self.cold)
             roofline = min(_ROOFLINE * self.seconds, _MOST_ROOFLINE)
             predictions = min(_PREDICTIONS * self.seconds, _MOST_PREDICTIONS)
-            for times in time_paths(samples, asked, self.deadline.before(roofline + predictions)):
+            for times in time_paths(samples, options, self.deadline.before(roofline + predictions)):
                 self.times.append(times)
                 bar.step()
             dtypes = {task.dtype for task in samples}
@@ -170,7 +170,7 @@ class _Run:
             unreached = {task: sample for task, sample in samples.items() if task not in reached}
             if unreached:
                 made = [one for times in self.times for one in times.measurements]
-                self.predictions = predict_unreached(unreached, asked, made, self.deadline)
+                self.predictions = predict_unreached(unreached, options, made, self.deadline)
 
     def found(self, interrupted: bool = False) -> Measured:
         import torch

@@ -12,8 +12,8 @@ from functools import cached_property
 from math import inf
 from typing import Any
 
-from archcost.latency.candidates import Asked, Way, calls_of, is_far, ways_of
-from archcost.latency.convolutions import Sample, Task
+from archcost.latency.candidates import Candidate, TimingOptions, calls_of, candidates_of, is_far
+from archcost.latency.convolutions import ConvTensors, Task
 from archcost.latency.store.fingerprint import fingerprint
 from archcost.latency.store.measurement import Key, Measurement
 from archcost.latency.timing.clock import Timing
@@ -22,7 +22,7 @@ from archcost.latency.timing.engine import clock_for, once
 from archcost.latency.timing.thresholds import BLOCK_S, FEWEST, HOPELESS, ROUNDS
 from archcost.spec import ConvSpec
 
-__all__ = ["Asked", "PathTimes", "is_rough", "time_paths"]
+__all__ = ["PathTimes", "TimingOptions", "is_rough", "time_paths"]
 
 # Of the time that is left, for the first look at one convolution.
 _MOST_LOOKING = 0.5
@@ -47,7 +47,9 @@ def is_rough(one: Measurement) -> bool:
     return one.samples < FEWEST
 
 
-def time_paths(samples: Mapping[Task, Sample], asked: Asked, deadline: Deadline) -> Iterator[PathTimes]:
+def time_paths(
+    samples: Mapping[Task, ConvTensors], options: TimingOptions, deadline: Deadline
+) -> Iterator[PathTimes]:
     """Each convolution as it is done: those in the store at once, then the longest first.
 
     Each gets a share of the time by how long PyTorch takes for it; those that time does not reach are left
@@ -56,15 +58,15 @@ def time_paths(samples: Mapping[Task, Sample], asked: Asked, deadline: Deadline)
     """
     waiting: dict[Task, float] = {}
     doubtful: dict[Task, PathTimes] = {}
-    for task, sample in samples.items():
-        stored, good = _from_store(_Timer(task, sample, asked, deadline))
+    for task, tensors in samples.items():
+        stored, good = _from_store(_Timer(task, tensors, options, deadline))
         if stored is not None and good:
             yield stored
             continue
         if stored is not None:
             doubtful[task] = stored
         if not deadline.passed:
-            waiting[task] = max(BLOCK_S, _native_seconds(task, sample, asked))
+            waiting[task] = max(BLOCK_S, _native_seconds(task, tensors, options))
     left, looks, looked = sum(waiting.values()), 0.0, 1e-9
     for task in sorted(waiting, key=lambda one: (one in doubtful, -waiting[one])):
         start, own = now(), waiting[task]
@@ -72,7 +74,7 @@ def time_paths(samples: Mapping[Task, Sample], asked: Asked, deadline: Deadline)
         if not deadline.allows(own * looks / looked):
             continue
         left = max(left - own, 0.0)
-        timer = _Timer(task, samples[task], asked, deadline)
+        timer = _Timer(task, samples[task], options, deadline)
         # One convolution whose paths take long to prepare leaves time for the others.
         timer.look(deadline.within(deadline.left * _MOST_LOOKING))
         looks, looked = looks + now() - start, looked + own
@@ -87,37 +89,39 @@ def time_paths(samples: Mapping[Task, Sample], asked: Asked, deadline: Deadline)
 
 
 class _Timer:
-    """One convolution: a first look at all ways, then in turns those that are near the fastest."""
+    """One convolution: a first look at all candidates, then in turns those that are near the fastest."""
 
-    def __init__(self, task: Task, sample: Sample, asked: Asked, deadline: Deadline) -> None:
-        self.task, self.sample, self.asked, self.deadline = task, sample, asked, deadline
+    def __init__(self, task: Task, tensors: ConvTensors, options: TimingOptions, deadline: Deadline) -> None:
+        self.task, self.tensors, self.options, self.deadline = task, tensors, options, deadline
         self.device = fingerprint()
-        self.ways, self.refused = ways_of(task, sample, asked)
+        self.candidates, self.refused = candidates_of(task, tensors, options)
         self.errors: dict[str, float] = {}
         self.seen: dict[str, float] = {}
-        self.calls: dict[Way, Callable[[], Any]] = {}
+        self.calls: dict[Candidate, Callable[[], Any]] = {}
         self.timings: dict[str, Timing] = {}
 
     def look(self, until: Deadline) -> None:
-        """One sample of every way in turns, each having run once; of what is far behind, that run.
+        """One sample of every candidate in turns, each having run once; of what is far behind, that run.
 
         By ``until`` the last has been begun. Without PyTorch's own nothing is said, so it comes first.
         """
         self.check(["native"])
-        self.calls, first = calls_of(self.task, self.sample, self.ways, self.asked, self.refused, until)
+        self.calls, first = calls_of(
+            self.task, self.tensors, self.candidates, self.options, self.refused, until
+        )
         if self.calls:
-            far = {way for way in first if is_far(way, first)}
-            self.timings = {_called(way): _once(way, first[way]) for way in far}
-            near = {way: call for way, call in self.calls.items() if way not in far}
+            far = {c for c in first if is_far(c, first)}
+            self.timings = {_called(c): _once(c, first[c]) for c in far}
+            near = {c: call for c, call in self.calls.items() if c not in far}
             self._compare(near, rounds=1, deadline=self.deadline)
             self.judge(self._times(), HOPELESS)
 
-    def judge(self, seconds: Mapping[Way, float], within: float) -> list[Way]:
-        """The ways near the fastest, all of them exact enough: the others' errors are not looked at."""
+    def judge(self, seconds: Mapping[Candidate, float], within: float) -> list[Candidate]:
+        """The candidates near the fastest, all of them exact enough: the others' errors are not looked at."""
         while True:
-            usable = {way: took for way, took in seconds.items() if way[0] not in self.refused}
+            usable = {c: took for c, took in seconds.items() if c[0] not in self.refused}
             most = within * min(usable.values(), default=0.0)
-            near = [way for way, took in usable.items() if took <= most or way[0] == "native"]
+            near = [c for c, took in usable.items() if took <= most or c[0] == "native"]
             unknown = [path for path in dict.fromkeys(path for path, _ in near) if path not in self.errors]
             if not unknown:
                 return near
@@ -133,8 +137,8 @@ class _Timer:
                 self.refused[name] = "there was no time to look at its error"
                 continue
             spec, x, exact = self._exact
-            sample, tolerance = self.sample, self.asked.tolerance
-            one = tried(get(name), x, sample.weight, sample.bias, spec, exact, tolerance)
+            tensors, tolerance = self.tensors, self.options.tolerance
+            one = tried(get(name), x, tensors.weight, tensors.bias, spec, exact, tolerance)
             if one.error is not None:
                 self.seen[name] = one.error
             # PyTorch's own is what the model runs anyway, and what the others are compared with.
@@ -148,53 +152,53 @@ class _Timer:
         """The convolution of the first image: its spec, input and exact output."""
         from archcost.paths.accuracy import exact_convolution
 
-        spec, x = replace(self.task.spec, batch=1), self.sample.x[:1]
-        return spec, x, exact_convolution(x, self.sample.weight, spec, self.sample.bias)
+        spec, x = replace(self.task.spec, batch=1), self.tensors.x[:1]
+        return spec, x, exact_convolution(x, self.tensors.weight, spec, self.tensors.bias)
 
     def time(self, seconds: float) -> None:
         """In turns, those near the fastest; nothing where no time is left."""
         near = self.judge(self._times(), HOPELESS)
         if near and seconds > 0:
             deadline = self.deadline.within(seconds)
-            self._compare({way: self.calls[way] for way in near}, rounds=ROUNDS, deadline=deadline)
+            self._compare({c: self.calls[c] for c in near}, rounds=ROUNDS, deadline=deadline)
 
     def found(self) -> PathTimes | None:
         """None where time did not even suffice for PyTorch's own."""
-        made = [self._measurement(way) for way in self.calls if _called(way) in self.timings]
-        if self.asked.store is not None:
-            self.asked.store.put_many(made)
+        made = [self._measurement(c) for c in self.calls if _called(c) in self.timings]
+        if self.options.store is not None:
+            self.options.store.put_many(made)
         if "native" not in self.errors or not made:
             return None
         return PathTimes(self.task, tuple(made), self.errors, self.refused)
 
-    def key(self, way: Way) -> Key:
-        (path, layout), task, asked = way, self.task, self.asked
-        return Key(self.device.hash, task.spec, task.dtype, path, layout, asked.threads, asked.kind)
+    def key(self, candidate: Candidate) -> Key:
+        (path, layout), task, options = candidate, self.task, self.options
+        return Key(self.device.hash, task.spec, task.dtype, path, layout, options.threads, options.kind)
 
-    def _compare(self, calls: Mapping[Way, Callable[[], Any]], **how: Any) -> None:
+    def _compare(self, calls: Mapping[Candidate, Callable[[], Any]], **how: Any) -> None:
         import torch
 
-        named = {_called(way): call for way, call in calls.items()}
-        which = "thread" if self.asked.threads == 1 else "process"
+        named = {_called(c): call for c, call in calls.items()}
+        which = "thread" if self.options.threads == 1 else "process"
         with torch.inference_mode():
-            self.timings |= self.asked.compare(named, cpu_clock=which, block=BLOCK_S, warmup=0, **how)
+            self.timings |= self.options.compare(named, cpu_clock=which, block=BLOCK_S, warmup=0, **how)
 
-    def _measurement(self, way: Way) -> Measurement:
+    def _measurement(self, candidate: Candidate) -> Measurement:
         from archcost.paths.registry import get
 
-        error, itemsize = self.seen.get(way[0]), 8 if self.task.dtype == "float64" else 4
+        error, itemsize = self.seen.get(candidate[0]), 8 if self.task.dtype == "float64" else 4
         return Measurement.of(
-            self.key(way),
-            self.timings[_called(way)],
+            self.key(candidate),
+            self.timings[_called(candidate)],
             self.device,
             error=error if error is not None and error < inf else None,
-            workspace_bytes=get(way[0]).workspace_bytes(self.task.spec, itemsize),
+            workspace_bytes=get(candidate[0]).workspace_bytes(self.task.spec, itemsize),
         )
 
-    def _times(self) -> dict[Way, float]:
+    def _times(self) -> dict[Candidate, float]:
         """Seconds of those timed so far."""
-        timed = {way: self.timings[_called(way)] for way in self.calls if _called(way) in self.timings}
-        return {way: one.by(clock_for(self.asked.threads)).median_s for way, one in timed.items()}
+        timed = {c: self.timings[_called(c)] for c in self.calls if _called(c) in self.timings}
+        return {c: one.by(clock_for(self.options.threads)).median_s for c, one in timed.items()}
 
 
 def _from_store(timer: _Timer) -> tuple[PathTimes | None, bool]:
@@ -202,30 +206,30 @@ def _from_store(timer: _Timer) -> tuple[PathTimes | None, bool]:
 
     Errors are looked at with these weights.
     """
-    store, asked = timer.asked.store, timer.asked
-    if store is None or asked.again:
+    store, options = timer.options.store, timer.options
+    if store is None or options.again:
         return None, False
-    usable = {way: one for way in timer.ways if (one := store.get(timer.key(way))) is not None}
+    usable = {c: one for c in timer.candidates if (one := store.get(timer.key(c))) is not None}
     native = [one for (path, _), one in usable.items() if path == "native"]
     if not native:
         return None, False
     # What failed then is not there, and must fail again; what is new is measured.
-    missing = [path for path, _ in timer.ways if path not in {path for path, _ in usable}]
+    missing = [path for path, _ in timer.candidates if path not in {path for path, _ in usable}]
     timer.check(list(dict.fromkeys(missing)))
     if timer.deadline.passed or any(path in timer.errors for path in missing):
         return None, False
     # A path that was inexact then, and is exact enough now, was never timed in turns.
-    near = timer.judge({way: one.median_s for way, one in usable.items()}, HOPELESS / 2)
+    near = timer.judge({c: one.median_s for c, one in usable.items()}, HOPELESS / 2)
     if timer.deadline.passed:
         return None, False
-    rough = all(map(is_rough, native)) or any(is_rough(usable[way]) for way in near if way[0] != "native")
+    rough = all(map(is_rough, native)) or any(is_rough(usable[c]) for c in near if c[0] != "native")
     # A time that may decide is not to be from a machine that was busy.
-    busy = any(usable[way].disturbed and not is_rough(usable[way]) for way in near)
+    busy = any(usable[c].disturbed and not is_rough(usable[c]) for c in near)
     stored = PathTimes(timer.task, tuple(usable.values()), timer.errors, timer.refused, reused=True)
     return stored, not (rough or busy)
 
 
-def _native_seconds(task: Task, sample: Sample, asked: Asked) -> float:
+def _native_seconds(task: Task, tensors: ConvTensors, options: TimingOptions) -> float:
     """About how long PyTorch takes, to share out the time by."""
     import torch
 
@@ -233,14 +237,14 @@ def _native_seconds(task: Task, sample: Sample, asked: Asked) -> float:
 
     native = get("native")
     with torch.inference_mode():
-        prepared = native.prepare(sample.weight, sample.bias, task.spec)
-        native.run(sample.x, prepared)
-        return once(lambda: native.run(sample.x, prepared), asked.threads)
+        prepared = native.prepare(tensors.weight, tensors.bias, task.spec)
+        native.run(tensors.x, prepared)
+        return once(lambda: native.run(tensors.x, prepared), options.threads)
 
 
-def _once(way: Way, seconds: float) -> Timing:
-    return Timing(_called(way), (seconds,), (seconds,), (0,), 1, 0, False, None)
+def _once(candidate: Candidate, seconds: float) -> Timing:
+    return Timing(_called(candidate), (seconds,), (seconds,), (0,), 1, 0, False, None)
 
 
-def _called(way: Way) -> str:
-    return f"{way[0]} {way[1]}"
+def _called(candidate: Candidate) -> str:
+    return f"{candidate[0]} {candidate[1]}"

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from archcost.kernels.bound import Bound, bound
-from archcost.kernels.call import Call
+from archcost.kernels.call import Options
 from archcost.kernels.packed import Packed
 from archcost.paths.algorithms.framework import takes_padding
 from archcost.paths.algorithms.native import ChannelsLastPath, NativePath
@@ -22,7 +22,7 @@ from archcost.paths.algorithms.tensor import Fused
 from archcost.paths.epilogue import Epilogue
 from archcost.paths.path import ExecutionPath, Prepared
 
-__all__ = ["Clamp", "Kernel", "Runner", "runner_for"]
+__all__ = ["Clamp", "KernelRunner", "Runner", "runner_for"]
 
 Clamp = tuple[float, float] | None
 Runner = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
@@ -38,7 +38,7 @@ def runner_for(path: ExecutionPath, x: torch.Tensor, prepared: Prepared, clamp: 
     if isinstance(content, Fused) and _is_plain(content, x, prepared):
 
         def bind(x: torch.Tensor, among: int | None = None) -> Bound | None:
-            options: Call = {
+            options: Options = {
                 "padding": content.padding,
                 "stride": content.stride,
                 "dilation": content.dilation,
@@ -49,7 +49,7 @@ def runner_for(path: ExecutionPath, x: torch.Tensor, prepared: Prepared, clamp: 
 
         call = bind(x)
         if call is not None:
-            return Kernel(call, bind)
+            return KernelRunner(call, bind)
     if type(path) is PrepackedPath and x.dim() == 4 and content[1] is None:
         return _prepacked(prepared, clamp)
     if type(path) in (NativePath, ChannelsLastPath) and x.dim() == 4:
@@ -68,7 +68,7 @@ def _is_plain(content: Fused, x: torch.Tensor, prepared: Prepared) -> bool:
     )
 
 
-class Kernel:
+class KernelRunner:
     """Runs a compiled kernel, that can write a slice of a larger tensor too."""
 
     def __init__(self, call: Bound, bind: Callable[[torch.Tensor, int], Bound | None]) -> None:

@@ -12,18 +12,18 @@ from torch import Tensor
 
 from archcost.kernels import packing
 from archcost.kernels.loading import Convolution, Images, library
-from archcost.kernels.packed import Packed as PackedWeights
+from archcost.kernels.packed import Packed
 from archcost.kernels.tensors import images, loaded
 from archcost.paths.geometry import Axes
 from archcost.paths.phases import Dense
 from archcost.spec import ConvSpec
 
 __all__ = [
-    *("GROUPED", "Kernel", "Packed", "depthwise_kernel", "fourier_kernel", "im2col_kernel"),
+    *("GROUPED", "Kernel", "PackedWeights", "depthwise_kernel", "fourier_kernel", "im2col_kernel"),
     *("long_row_kernel", "rows_kernel", "winograd_kernel", "winograd_taps"),
 ]
 
-Packed = PackedWeights | tuple[PackedWeights, ...]
+PackedWeights = Packed | tuple[Packed, ...]
 Sides = tuple[tuple[int, int], ...]
 
 # A call for each group costs more than it gains where groups have fewer channels.
@@ -36,7 +36,7 @@ class Kernel:
     """One kernel of the library, for one convolution of at most two axes in float32."""
 
     kind: str
-    packer: Callable[[Tensor], PackedWeights]
+    packer: Callable[[Tensor], Packed]
     """Of `archcost.kernels`, for weights (out, in, *kernel_size)."""
     weights: tuple[int, ...]
     """What the library asks of the weights of a call."""
@@ -50,7 +50,7 @@ class Kernel:
     calls: int = 1
     """One, or one for each group, on its channels as they lie; outputs are put together at the end."""
 
-    def pack(self, taps: Tensor) -> Packed:
+    def pack(self, taps: Tensor) -> PackedWeights:
         """From (groups, out, in, *kernel_size)."""
         if self.calls == 1:
             return self.packer(taps.flatten(0, 1).float())
@@ -138,9 +138,7 @@ def fourier_kernel(dense: Dense, lengths: Axes) -> Kernel | None:
     return _tiles(dense, partial(packing.pack_fourier, size=size), (packing.FOURIER, size, taps))
 
 
-def _tiles(
-    dense: Dense, packer: Callable[[Tensor], PackedWeights], name: tuple[int, int, int]
-) -> Kernel | None:
+def _tiles(dense: Dense, packer: Callable[[Tensor], Packed], name: tuple[int, int, int]) -> Kernel | None:
     """Tiles as the C interface calls them, family and two numbers; None for groups of few channels."""
     ins, outs = dense.in_channels // dense.groups, dense.out_channels // dense.groups
     if dense.groups > 1 and ins < LEAST_GROUP_CHANNELS:

@@ -23,7 +23,7 @@ from archcost.latency.prediction.work import Work, features_of, work_of
 if TYPE_CHECKING:
     from archcost.latency.store.measurement import Measurement
 
-__all__ = ["LEAST_MEASUREMENTS", "Fit", "fit_of", "nonnegative_least_squares"]
+__all__ = ["LEAST_MEASUREMENTS", "PathFit", "fit_of", "nonnegative_least_squares"]
 
 LEAST_MEASUREMENTS = 8
 # Of more, the latest are taken: time to fit grows with their third power.
@@ -33,7 +33,7 @@ _FEW = 40
 
 
 @dataclass(frozen=True)
-class Fit:
+class PathFit:
     """The law of one path, for one kind of convolution, and its correction."""
 
     path: str
@@ -104,7 +104,7 @@ class _Samples:
         return _Samples(self.counts[chosen], self.points[chosen], self.times[chosen])
 
 
-def fit_of(path: str, kind: str, found: Sequence[Measurement], itemsize: int) -> Fit | str:
+def fit_of(path: str, kind: str, found: Sequence[Measurement], itemsize: int) -> PathFit | str:
     """Fitted to these measurements of one path and kind; or the reason why not."""
     import numpy as np
 
@@ -129,7 +129,7 @@ def fit_of(path: str, kind: str, found: Sequence[Measurement], itemsize: int) ->
     law, correction = _fitted(samples)
     least, most = (Work(*map(end, zip(*work, strict=True))) for end in (min, max))
     a, b, w, f, c = map(float, law)
-    return Fit(path, kind, a, b, w, f, c, len(found), least, most, correction, samples)
+    return PathFit(path, kind, a, b, w, f, c, len(found), least, most, correction, samples)
 
 
 def _fitted(samples: _Samples) -> tuple[Any, Kriging]:

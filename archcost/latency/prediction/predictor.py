@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from archcost.errors import ArchcostError
-from archcost.latency.prediction.fitting import Fit, fit_of
+from archcost.latency.prediction.fitting import PathFit, fit_of
 from archcost.latency.prediction.work import Work, features_of, kind_of, work_of
 from archcost.latency.store.fingerprint import fingerprint as of_this_machine
 from archcost.spec import ConvSpec
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from archcost.latency.store.measurement import Measurement
     from archcost.latency.store.store import Store
 
-__all__ = ["Fit", "Prediction", "PredictionError", "Predictor", "Work", "kind_of", "work_of"]
+__all__ = ["PathFit", "Prediction", "PredictionError", "Predictor", "Work", "kind_of", "work_of"]
 
 _ITEMSIZE = {"float64": 8, "float16": 2, "bfloat16": 2}
 
@@ -60,7 +60,7 @@ class Predictor:
         self._said = said
         self._layout = layout
         self._itemsize = itemsize
-        self._made: dict[tuple[str, str], Fit | str] = {}
+        self._made: dict[tuple[str, str], PathFit | str] = {}
 
     @classmethod
     def fit(
@@ -84,9 +84,9 @@ class Predictor:
         return cls(groups, said, layout, _ITEMSIZE.get(dtype, 4))
 
     @property
-    def fits(self) -> tuple[Fit, ...]:
+    def fits(self) -> tuple[PathFit, ...]:
         every = (self._of(path, kind) for path, kind in self._groups)
-        return tuple(one for one in every if isinstance(one, Fit))
+        return tuple(one for one in every if isinstance(one, PathFit))
 
     def why_not(self, spec: ConvSpec, path: str) -> str | None:
         """None, or the reason why nothing can be predicted of this convolution on this path."""
@@ -96,7 +96,7 @@ class Predictor:
         if refused is not None:
             return f"path {path!r} cannot execute this convolution: {refused}"
         made = self._of(path, kind_of(spec))
-        return None if isinstance(made, Fit) else f"path {path!r}, {self._said}: {made}"
+        return None if isinstance(made, PathFit) else f"path {path!r}, {self._said}: {made}"
 
     def predict(self, spec: ConvSpec, path: str) -> Prediction:
         """The time of one convolution on one path.
@@ -116,11 +116,11 @@ class Predictor:
 
         if paths is None:
             paths = [path for path, _ in self._groups if path in available()]
-        found: list[tuple[float, Fit, Work]] = []
+        found: list[tuple[float, PathFit, Work]] = []
         refused = []
         for path in dict.fromkeys(paths):
             why, fit = self.why_not(spec, path), self._of(path, kind_of(spec))
-            if why is None and isinstance(fit, Fit):
+            if why is None and isinstance(fit, PathFit):
                 work = work_of(spec, path, self._itemsize)
                 found.append((fit.corrected(work, features_of(spec, path, work)), fit, work))
             else:
@@ -132,7 +132,7 @@ class Predictor:
         seconds, fit, work = min(found, key=lambda one: one[0])
         return Prediction(seconds, fit.error, fit.path, self._layout, not fit.covers(work))
 
-    def _of(self, path: str, kind: str) -> Fit | str:
+    def _of(self, path: str, kind: str) -> PathFit | str:
         key = (path, kind)
         if key not in self._made:
             self._made[key] = fit_of(path, kind, self._groups.get(key, []), self._itemsize)

@@ -18,7 +18,7 @@ from archcost.errors import ArchcostError, SpecError
 from archcost.latency.timing import stopwatch
 from archcost.latency.timing import thresholds as limits
 from archcost.latency.timing.deadline import Deadline
-from archcost.latency.timing.engine import Span, Turns, interquartile, kept
+from archcost.latency.timing.engine import TimeStats, Turns, interquartile, kept
 from archcost.latency.timing.stopwatch import CPU_CLOCKS, Sample, between, step_of
 
 __all__ = ["Ratio", "Timing", "compare_calls", "interquartile", "ratio"]
@@ -60,10 +60,10 @@ class Timing:
     def wall_median(self) -> float:
         return median(self.wall_seconds)
 
-    def by(self, clock: Literal["cpu", "wall"]) -> Span:
+    def by(self, clock: Literal["cpu", "wall"]) -> TimeStats:
         """What the samples come to by one of the two clocks."""
         seconds = self.cpu_seconds if clock == "cpu" else self.wall_seconds
-        return Span(median(seconds), interquartile(seconds), self.kept, self.dropped, self.disturbed)
+        return TimeStats(median(seconds), interquartile(seconds), self.kept, self.dropped, self.disturbed)
 
     def __str__(self) -> str:
         known = "" if self.switches is not None else ", involuntary switches unknown on this platform"

@@ -19,7 +19,7 @@ from archcost.errors import InputError, ModelError
 from archcost.latency.store.fingerprint import fingerprint
 from archcost.latency.timing import thresholds as limits
 from archcost.latency.timing.deadline import Deadline, TooLittleTime, now
-from archcost.latency.timing.engine import Span, Turns, clock_for, span
+from archcost.latency.timing.engine import TimeStats, Turns, clock_for, time_stats
 from archcost.latency.timing.hooks import Route, hook_seconds, hooked, route_of
 from archcost.latency.timing.parts import CallTime, InContext
 from archcost.latency.timing.passing import as_it_is, passed
@@ -97,7 +97,7 @@ def time_in_context(
     return InContext(
         calls=_call_times(route, passes, lap),
         end_to_end=run.bare(),
-        with_hooks=span([one.whole for one in passes.values()]),
+        with_hooks=time_stats([one.whole for one in passes.values()]),
         hooks_cost=cost,
         paired_difference=run.paired_difference(passes, cost),
         passes=run.turns.rounds,
@@ -191,9 +191,9 @@ class _Passes:
                 f"no time for {few} passes with hooks and {few} without, of {self.cost:.2g} s each"
             )
 
-    def bare(self) -> Span:
+    def bare(self) -> TimeStats:
         """Of the passes without hooks."""
-        return span([one.whole for _, one in self.turns.samples["bare"]])
+        return time_stats([one.whole for _, one in self.turns.samples["bare"]])
 
     def usual(self) -> tuple[Route, dict[int, _Pass]]:
         """The most frequent route, and the passes that took it by their rounds."""
@@ -213,7 +213,7 @@ class _Passes:
     def _worst_precision(self) -> float:
         """Of the pass, and of the calls on its most frequent route that take some part of it."""
         whole = self.bare()
-        spans = [span(laps) for laps in _by_call(self.usual()[1])]
+        spans = [time_stats(laps) for laps in _by_call(self.usual()[1])]
         return max(one.precision for one in (whole, *spans) if one.median_s >= limits.LARGE * whole.median_s)
 
     def paired_difference(self, passes: Mapping[int, _Pass], cost: float) -> float:
@@ -258,7 +258,7 @@ def _call_times(route: Route, passes: Mapping[int, _Pass], lap: float) -> tuple[
     times = []
     for number, (call, samples) in enumerate(zip(route.calls, _by_call(passes), strict=True)):
         off = laps[number] * lap
-        found = span([Lap(max(0.0, one.seconds - off), one.interrupted) for one in samples])
+        found = time_stats([Lap(max(0.0, one.seconds - off), one.interrupted) for one in samples])
         times.append(
             CallTime(**vars(found), name=call.name, type=call.type, call=seen[call.name], leaf=call.leaf)
         )

@@ -18,7 +18,7 @@ from archcost.latency.timing.deadline import Deadline, now
 from archcost.latency.timing.stopwatch import Lap
 from archcost.latency.timing.thresholds import FEWEST, HALF_INTERVAL
 
-__all__ = ["Span", "Turns", "clock_for", "interquartile", "kept", "once", "span"]
+__all__ = ["TimeStats", "Turns", "clock_for", "interquartile", "kept", "once", "time_stats"]
 
 
 class _Sample(Protocol):
@@ -109,7 +109,7 @@ def kept(samples: Sequence[_S], few: bool = False) -> tuple[list[_S], bool]:
 
 
 @dataclass(frozen=True)
-class Span:
+class TimeStats:
     """A time that was measured several times."""
 
     median_s: float
@@ -130,11 +130,13 @@ class Span:
         return HALF_INTERVAL * self.spread_s / math.sqrt(self.samples) / self.median_s
 
 
-def span(samples: Sequence[Lap]) -> Span:
+def time_stats(samples: Sequence[Lap]) -> TimeStats:
     """What they come to, by the rule of `kept`."""
     found, disturbed = kept(samples)
     seconds = [one.seconds for one in found]
-    return Span(median(seconds), interquartile(seconds), len(found), len(samples) - len(found), disturbed)
+    return TimeStats(
+        median(seconds), interquartile(seconds), len(found), len(samples) - len(found), disturbed
+    )
 
 
 def interquartile(values: Sequence[float]) -> float:

@@ -18,13 +18,13 @@ from archcost.trace.modules import ModuleTree, type_name
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["Call", "Route", "hook_seconds", "hooked", "route_of"]
+__all__ = ["ModuleCall", "Route", "hook_seconds", "hooked", "route_of"]
 
 _LEAVE = None
 
 
 @dataclass(frozen=True)
-class Call:
+class ModuleCall:
     """One call of a module in a pass."""
 
     name: str
@@ -39,7 +39,7 @@ class Call:
 class Route:
     """The calls of a pass in order, and for each lap the call that it belongs to."""
 
-    calls: tuple[Call, ...]
+    calls: tuple[ModuleCall, ...]
     laps: tuple[int, ...]
 
     def own_times(self, laps: list[Lap]) -> list[Lap]:
@@ -111,7 +111,7 @@ def route_of(marks: list[nn.Module | None], tree: ModuleTree) -> Route | None:
     if stack or not calls:
         return None
     parents = {parent for _, _, parent in calls}
-    made = (Call(name, kind, parent, i not in parents) for i, (name, kind, parent) in enumerate(calls))
+    made = (ModuleCall(name, kind, parent, i not in parents) for i, (name, kind, parent) in enumerate(calls))
     return Route(tuple(made), tuple(laps))
 
 

@@ -6,16 +6,16 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from archcost.latency.timing.engine import Span
+from archcost.latency.timing.engine import TimeStats
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["CallTime", "InContext", "Span"]
+__all__ = ["CallTime", "InContext", "TimeStats"]
 
 
 @dataclass(frozen=True)
-class CallTime(Span):
+class CallTime(TimeStats):
     """One call of a module: its own time, without that of the modules that it called."""
 
     name: str
@@ -32,9 +32,9 @@ class InContext:
     """Every call of a pass with its own time; together they are the pass."""
 
     calls: tuple[CallTime, ...]
-    end_to_end: Span
+    end_to_end: TimeStats
     """Passes without hooks, taken in turns with those with them."""
-    with_hooks: Span
+    with_hooks: TimeStats
     """The passes that the calls are from, the hooks' own cost included."""
     hooks_cost: float
     """Seconds a pass that the hooks took, by a measurement of their own; subtracted from the calls."""

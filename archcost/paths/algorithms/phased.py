@@ -12,7 +12,7 @@ from torch import Tensor
 from archcost.kernels.operators import convolve
 from archcost.paths.algorithms.space_to_depth import blocks_of, rearranged_elements, rearranged_taps, spread
 from archcost.paths.algorithms.tensor import Fused, TensorPath, device_of, kernels_run
-from archcost.paths.compiled import Kernel, Packed
+from archcost.paths.compiled import Kernel, PackedWeights
 from archcost.paths.geometry import by_groups, trailing
 from archcost.paths.path import Implementation
 from archcost.paths.phases import (
@@ -30,7 +30,7 @@ from archcost.spec import ConvSpec
 
 __all__ = ["PhasedPath"]
 
-Part = Tensor | Packed
+Part = Tensor | PackedWeights
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from archcost.kernels import library
 from archcost.kernels.operators import convolve
 from archcost.paths.algorithms.framework import needs_gradients, wants_gradients, with_gradients
 from archcost.paths.algorithms.space_to_depth import blocks_of
-from archcost.paths.compiled import Kernel, Packed
+from archcost.paths.compiled import Kernel, PackedWeights
 from archcost.paths.epilogue import PLAIN, Epilogue
 from archcost.paths.geometry import by_groups, padded, padded_elements, refusal
 from archcost.paths.path import ExecutionPath, Implementation, Prepared
@@ -27,7 +27,7 @@ __all__ = ["Fused", "TensorPath", "WholePath", "device_of", "kernels_run"]
 class Fused:
     """A convolution that is one call of a kernel: padding with zeros, bias and epilogue included."""
 
-    packed: Packed
+    packed: PackedWeights
     padding: tuple[tuple[int, int], ...]
     stride: tuple[int, ...]
     dilation: tuple[int, ...]
