@@ -83,7 +83,7 @@ def test_every_call_has_its_own_time_and_they_add_up_to_the_pass():
     assert [c.type for c in result.calls[:3]] == ["Net", "Takes", "Sequential"]
     assert result.passes == result.end_to_end.samples >= 5
     assert not result.disturbed
-    assert "9 calls: 12.750 ms together, +0.0% from end to end (+0.0% round by round)" in str(result)
+    assert "9 calls: 12.750 ms in sum, +0.0% against end to end (+0.0% round by round)" in str(result)
 
 
 def test_the_frame_has_a_row_a_call():
@@ -113,7 +113,7 @@ def test_where_every_sample_was_interrupted_all_are_kept_and_it_is_said():
     assert result.calls[1].disturbed
     assert result.calls[1].dropped == 0
     assert result.disturbed
-    assert "DISTURBED" in str(result)
+    assert "unreliable" in str(result)
 
 
 def test_the_hooks_own_cost_is_measured_and_taken_off():
@@ -258,7 +258,7 @@ def test_a_pass_that_calls_other_modules_is_left_out_and_counted():
 
 def test_a_model_that_goes_another_way_each_time_is_refused():
     routes = [list(route) for route in itertools.permutations(range(4))]
-    with pytest.raises(ModelError, match=r"takes another route .* model\.eval\(\)"):
+    with pytest.raises(ModelError, match=r"calls its modules in another order .* model\.eval\(\)"):
         timed(Wanders(routes), seconds=0)
 
 

@@ -1,4 +1,4 @@
-"""Which paths are timed for a convolution, in which layouts, and each as a function to call."""
+"""The candidates for a convolution: paths and layouts to be timed, and each as a function to call."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["NO_TIME", "Candidate", "TimingOptions", "calls_of", "candidates_of", "is_far"]
 
-NO_TIME = "there was no time to try it"
+NO_TIME = "no time was left to run it"
 
 Compare = Callable[..., dict[str, Timing]]
 Candidate = tuple[str, str]
@@ -31,12 +31,13 @@ Candidate = tuple[str, str]
 
 @dataclass(frozen=True)
 class TimingOptions:
-    """What the caller wants of all convolutions."""
+    """How all convolutions are to be timed."""
 
     threads: int = 1
     paths: Sequence[str] | Literal["all"] | None = None
-    """None: PyTorch's own, and those that compiled kernels run, in full or in part."""
+    """Names of paths. None: those of PyTorch, and those that compiled kernels run, in full or in part."""
     tolerance: float = 1e-4
+    """The largest error of a path, max |y - exact| / max |exact|."""
     store: Store | None = None
     again: bool = False
     """Measure anew, whatever the store has."""
@@ -46,14 +47,18 @@ class TimingOptions:
 
     @property
     def kind(self) -> str:
-        """What the store calls such times."""
+        """The kind under which the store keeps these times."""
         return COLD if self.cold else PATH
 
 
 def candidates_of(
     task: Task, tensors: ConvTensors, options: TimingOptions
 ) -> tuple[list[Candidate], dict[str, str]]:
-    """Paths and layouts to look at, the least to prepare first; and, with the reason, those ruled out."""
+    """The candidates, those with the least to prepare first; and the paths ruled out, with the reasons.
+
+    Returns:
+        (path, layout) pairs, ``native`` first; and the reason against each other path by its name.
+    """
     from archcost.paths.likely import likely
     from archcost.paths.registry import available, get
 
@@ -68,8 +73,8 @@ def candidates_of(
     paths = [get(name) for name in dict.fromkeys(names) if name not in refused]
     if options.paths is None:
         paths, unlikely = likely(task.spec, paths, dtype)
-        refused |= {name: f"{why}; paths='all' times it all the same" for name, why in unlikely.items()}
-    # PyTorch's own is what all are compared with; the others by how much there is to prepare.
+        refused |= {name: f"{why}; paths='all' times it anyway" for name, why in unlikely.items()}
+    # PyTorch's own path first, as all are compared with it; then by the size of their prepared weights.
     paths.sort(key=lambda path: (path.name != "native", _to_prepare(path.name, task)))
     layouts = ["contiguous"]
     if tensors.x.dim() in (4, 5) and not in_layout(tensors.x, "channels_last").is_contiguous():
@@ -85,10 +90,11 @@ def calls_of(
     refused: dict[str, str],
     deadline: Deadline,
 ) -> tuple[dict[Candidate, Callable[[], Any]], dict[Candidate, float]]:
-    """Each candidate as a function, its weights prepared, and the seconds of its very first call.
+    """Each candidate as a function, its weights prepared, and the seconds of its first call.
 
-    What fails is refused, and so is what the deadline does not reach or, by how long the others took, would
-    not be prepared by then. A path that is far behind in one layout is not tried in the other.
+    ``refused`` gets, with the reason, each path that fails, that the deadline does not reach, or whose
+    weights would not be prepared by then, judged by the others. A path far behind in one layout is not
+    tried in the other.
     """
     import torch
 
@@ -126,7 +132,7 @@ def calls_of(
                 first[candidate] = once(call, options.threads)
         except (ArchcostError, RuntimeError, MemoryError) as error:
             if not any(name == candidate[0] for name, _ in calls):
-                refused[candidate[0]] = f"it failed on {layout} input: {error}"
+                refused[candidate[0]] = f"it failed on a {layout} input: {error}"
             continue
         refused.pop(candidate[0], None)
         calls[candidate] = call
@@ -134,19 +140,19 @@ def calls_of(
 
 
 def _to_prepare(path: str, task: Task) -> int:
-    """Bytes beside input, output and weights: mostly weights prepared, which takes time by their size."""
+    """Workspace in bytes, mostly prepared weights: the time to prepare them grows with it."""
     from archcost.paths.registry import get
 
     return get(path).workspace_bytes(task.spec) or 0
 
 
 def is_far(candidate: Candidate, first: Mapping[Candidate, float]) -> bool:
-    """Whether one first call beside the others shows that it can be no match for the fastest."""
+    """Whether the first call took so long that the candidate cannot be the fastest."""
     return first[candidate] > max(FAR_S, FAR * min(first.values()))
 
 
 def _copies(x: torch.Tensor) -> int:
-    """As many as fill the largest cache twice, within reason."""
+    """How many copies of the input fill the largest cache twice, 2 at least."""
     return max(2, -(-fingerprint().beyond_caches_bytes // max(1, x.numel() * x.element_size())))
 
 

@@ -1,4 +1,4 @@
-"""Every distinct convolution on every path that may serve it: in isolation, the paths in turns in one run.
+"""Each distinct convolution timed alone on its candidate paths, which take turns.
 
 A layer alone finds its input in a warm cache: these times compare paths with each other, and are no part of
 the time that the model takes.
@@ -24,37 +24,42 @@ from archcost.spec import ConvSpec
 
 __all__ = ["PathTimes", "TimingOptions", "is_rough", "time_paths"]
 
-# Of the time that is left, for the first look at one convolution.
+# Largest share of the remaining time for the first look at a convolution.
 _MOST_LOOKING = 0.5
 
 
 @dataclass(frozen=True)
 class PathTimes:
-    """One convolution on its paths."""
+    """A distinct convolution, timed on its paths."""
 
     task: Task
     measurements: tuple[Measurement, ...]
     errors: Mapping[str, float]
-    """By path, max |y - exact| / max |exact| with this model's own weights and input."""
+    """max |y - exact| / max |exact| by path, with this model's own weights and input."""
     refused: Mapping[str, str]
-    """By path, why it was not timed."""
+    """The reason by path, for those that were skipped."""
     reused: bool = False
-    """The times are from the store."""
+    """Whether the times are from the store."""
 
 
 def is_rough(one: Measurement) -> bool:
-    """It was hardly more than looked at: it was far behind, or time was short."""
+    """Whether the time has fewer than five samples: the path was far behind, or time was short."""
     return one.samples < FEWEST
 
 
 def time_paths(
     samples: Mapping[Task, ConvTensors], options: TimingOptions, deadline: Deadline
 ) -> Iterator[PathTimes]:
-    """Each convolution as it is done: those in the store at once, then the longest first.
+    """Time each convolution on its candidates; yields it once done, those in the store first.
 
-    Each gets a share of the time by how long PyTorch takes for it; those that time does not reach are left
-    out. What the store has, but rough or disturbed, is measured again after what it has not, and comes as it
-    is where there is no time for that.
+    The longest come first, each with a share of the time by how long PyTorch takes for it; those that the
+    deadline does not reach are left out. Rough or disturbed times in the store are measured again after all
+    others, and yielded as they are where there is no time for that.
+
+    Args:
+        samples: real input, weight and bias of each convolution.
+        options: how to time, and which paths.
+        deadline: nothing is begun that is not likely to end by then.
     """
     waiting: dict[Task, float] = {}
     doubtful: dict[Task, PathTimes] = {}
@@ -70,15 +75,15 @@ def time_paths(
     left, looks, looked = sum(waiting.values()), 0.0, 1e-9
     for task in sorted(waiting, key=lambda one: (one in doubtful, -waiting[one])):
         start, own = now(), waiting[task]
-        # A look that is not likely to end in time is not begun.
+        # A first look that is not likely to end in time is not begun.
         if not deadline.allows(own * looks / looked):
             continue
         left = max(left - own, 0.0)
         timer = _Timer(task, samples[task], options, deadline)
-        # One convolution whose paths take long to prepare leaves time for the others.
+        # A convolution whose paths take long to prepare must leave time for the others.
         timer.look(deadline.within(deadline.left * _MOST_LOOKING))
         looks, looked = looks + now() - start, looked + own
-        # Time is kept for the first looks at those that are to come.
+        # Time is kept for the first looks at the convolutions that follow.
         free = deadline.left - left * looks / looked
         timer.time(free * own / (own + left))
         found = timer.found()
@@ -89,7 +94,7 @@ def time_paths(
 
 
 class _Timer:
-    """One convolution: a first look at all candidates, then in turns those that are near the fastest."""
+    """Times a convolution: a first look at all candidates, then those near the fastest in turns."""
 
     def __init__(self, task: Task, tensors: ConvTensors, options: TimingOptions, deadline: Deadline) -> None:
         self.task, self.tensors, self.options, self.deadline = task, tensors, options, deadline
@@ -101,9 +106,9 @@ class _Timer:
         self.timings: dict[str, Timing] = {}
 
     def look(self, until: Deadline) -> None:
-        """One sample of every candidate in turns, each having run once; of what is far behind, that run.
+        """Take a sample of every candidate after its first call; where that was far behind, it is the sample.
 
-        By ``until`` the last has been begun. Without PyTorch's own nothing is said, so it comes first.
+        None is begun after ``until``. PyTorch's own comes first: without it nothing can be compared.
         """
         self.check(["native"])
         self.calls, first = calls_of(
@@ -117,7 +122,7 @@ class _Timer:
             self.judge(self._times(), HOPELESS)
 
     def judge(self, seconds: Mapping[Candidate, float], within: float) -> list[Candidate]:
-        """The candidates near the fastest, all of them exact enough: the others' errors are not looked at."""
+        """The candidates within a factor of the fastest and the tolerance; no other errors are computed."""
         while True:
             usable = {c: took for c, took in seconds.items() if c[0] not in self.refused}
             most = within * min(usable.values(), default=0.0)
@@ -128,20 +133,20 @@ class _Timer:
             self.check(unknown)
 
     def check(self, paths: Sequence[str]) -> None:
-        """Their errors with these weights, or the reasons against them."""
+        """Compute the errors of these paths with the real weights; refuse those above the tolerance."""
         from archcost.paths.eligibility import tried
         from archcost.paths.registry import get
 
         for name in paths:
             if self.deadline.passed:
-                self.refused[name] = "there was no time to look at its error"
+                self.refused[name] = "no time was left to compute its error"
                 continue
             spec, x, exact = self._exact
             tensors, tolerance = self.tensors, self.options.tolerance
             one = tried(get(name), x, tensors.weight, tensors.bias, spec, exact, tolerance)
             if one.error is not None:
                 self.seen[name] = one.error
-            # PyTorch's own is what the model runs anyway, and what the others are compared with.
+            # PyTorch's own path stays whatever its error: the model runs it, and others are compared with it.
             if one.error is not None and (one.eligible or name == "native"):
                 self.errors[name] = one.error
             else:
@@ -156,14 +161,14 @@ class _Timer:
         return spec, x, exact_convolution(x, self.tensors.weight, spec, self.tensors.bias)
 
     def time(self, seconds: float) -> None:
-        """In turns, those near the fastest; nothing where no time is left."""
+        """Time the candidates near the fastest, in turns, while time is left."""
         near = self.judge(self._times(), HOPELESS)
         if near and seconds > 0:
             deadline = self.deadline.within(seconds)
             self._compare({c: self.calls[c] for c in near}, rounds=ROUNDS, deadline=deadline)
 
     def found(self) -> PathTimes | None:
-        """None where time did not even suffice for PyTorch's own."""
+        """The times so far, also put into the store; None where PyTorch's own path was not even timed."""
         made = [self._measurement(c) for c in self.calls if _called(c) in self.timings]
         if self.options.store is not None:
             self.options.store.put_many(made)
@@ -196,15 +201,15 @@ class _Timer:
         )
 
     def _times(self) -> dict[Candidate, float]:
-        """Seconds of those timed so far."""
+        """Median seconds of the candidates timed so far."""
         timed = {c: self.timings[_called(c)] for c in self.calls if _called(c) in self.timings}
         return {c: one.by(clock_for(self.options.threads)).median_s for c, one in timed.items()}
 
 
 def _from_store(timer: _Timer) -> tuple[PathTimes | None, bool]:
-    """What the store has, if that is all that would be measured, and whether it is good enough to stay.
+    """The times in the store, where they cover all candidates, and whether they need not be measured again.
 
-    Errors are looked at with these weights.
+    Errors are computed with the real weights.
     """
     store, options = timer.options.store, timer.options
     if store is None or options.again:
@@ -213,24 +218,24 @@ def _from_store(timer: _Timer) -> tuple[PathTimes | None, bool]:
     native = [one for (path, _), one in usable.items() if path == "native"]
     if not native:
         return None, False
-    # What failed then is not there, and must fail again; what is new is measured.
+    # A path that failed then is not in the store, and must fail again; a new path has to be measured.
     missing = [path for path, _ in timer.candidates if path not in {path for path, _ in usable}]
     timer.check(list(dict.fromkeys(missing)))
     if timer.deadline.passed or any(path in timer.errors for path in missing):
         return None, False
-    # A path that was inexact then, and is exact enough now, was never timed in turns.
+    # A path above the tolerance then, and within it now, was never timed in turns.
     near = timer.judge({c: one.median_s for c, one in usable.items()}, HOPELESS / 2)
     if timer.deadline.passed:
         return None, False
     rough = all(map(is_rough, native)) or any(is_rough(usable[c]) for c in near if c[0] != "native")
-    # A time that may decide is not to be from a machine that was busy.
+    # A time that may decide must not come from a busy machine.
     busy = any(usable[c].disturbed and not is_rough(usable[c]) for c in near)
     stored = PathTimes(timer.task, tuple(usable.values()), timer.errors, timer.refused, reused=True)
     return stored, not (rough or busy)
 
 
 def _native_seconds(task: Task, tensors: ConvTensors, options: TimingOptions) -> float:
-    """About how long PyTorch takes, to share out the time by."""
+    """Roughly how long PyTorch takes, by which the time is shared out."""
     import torch
 
     from archcost.paths.registry import get

@@ -1,6 +1,7 @@
-"""Convolutions that a time budget did not reach: which path would be the fastest, and how long it would take.
+"""Predictions for convolutions that a time budget did not reach: the fastest path, and its time.
 
-From the measurements of this run and of the store, on this machine with the same software, threads and dtype.
+They come from the measurements of this run and of the store, with the same machine, software, threads and
+dtype.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def predict_unreached(
     mark = fingerprint().hash
     known = [*([] if options.store is None else options.store.all(mark)), *made]
     latest = {one.key: one for one in sorted(known, key=lambda one: one.measured_at)}
-    # A time from beyond the caches predicts others of its sort alone.
+    # Times from beyond the caches predict only such times.
     alike = [one for one in latest.values() if one.key.kind == options.kind]
     predictors: dict[tuple[str, str], Predictor] = {}
     found: dict[Task, Prediction] = {}
@@ -62,7 +63,7 @@ def predict_unreached(
 
 
 def _exact_enough(path: str, task: Task, tensors: ConvTensors, options: TimingOptions) -> bool:
-    """PyTorch's own is what the model runs anyway."""
+    """Whether the path's stated error is within the tolerance; PyTorch's own always counts."""
     from archcost.paths.registry import get
 
     return path == "native" or get(path).stated_error(task.spec, tensors.x.dtype) <= options.tolerance

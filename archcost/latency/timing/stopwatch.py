@@ -1,4 +1,4 @@
-"""What is read of the clocks: all of them around a sample; at the hooks of a forward pass, what is cheap."""
+"""Reading the clocks: all of them around a sample, and only cheap ones at the hooks of a forward pass."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CPU_CLOCKS = {"process": time.process_time_ns, "thread": time.thread_time_ns}
 
 
 class Reading(NamedTuple):
-    """All clocks at one moment, in nanoseconds, and the involuntary switches of all threads so far."""
+    """All clocks at one moment in nanoseconds, and the involuntary context switches of all threads so far."""
 
     wall: int
     cpu: int
@@ -31,18 +31,22 @@ class Reading(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """What passed between two readings, in seconds."""
+    """The time between two readings, in seconds."""
 
     wall: float
     cpu: float
     switches: int | None
-    """None where the platform does not count them."""
+    """Involuntary context switches; None where the platform does not count them."""
     interrupted: bool
+    """Whether another program had the processor meanwhile."""
 
 
 def read(cpu_clock: str) -> Reading:
-    """All clocks now. RUSAGE_SELF counts every thread, ended ones too, in one call; the files of
-    /proc/self/task cost one read a thread and forget a thread that ends."""
+    """All clocks now.
+
+    RUSAGE_SELF counts every thread, ended ones too, in one call; the files of /proc/self/task take a read for
+    each thread and forget a thread that ends.
+    """
     usage = resource.getrusage(resource.RUSAGE_SELF) if resource is not None else None
     return Reading(time.perf_counter_ns(), CPU_CLOCKS[cpu_clock](), usage and usage.ru_nivcsw)
 
@@ -50,7 +54,15 @@ def read(cpu_clock: str) -> Reading:
 def between(
     before: Reading, after: Reading, tolerance: float, step: float, switches_per_second: float
 ) -> Sample:
-    """The sample that the two enclose; ``step`` is how far the CPU clock moves at a time."""
+    """The sample between two readings.
+
+    Args:
+        before: the first reading.
+        after: the second reading.
+        tolerance: the share by which wall time may exceed CPU time.
+        step: the resolution of the CPU clock in seconds.
+        switches_per_second: involuntary context switches allowed for each second of CPU time.
+    """
     wall, cpu = (after.wall - before.wall) / 1e9, (after.cpu - before.cpu) / 1e9
     known = before.switches is not None and after.switches is not None
     switches: int | None = after.switches - before.switches if known else None  # type: ignore[operator]
@@ -59,7 +71,7 @@ def between(
 
 
 def step_of(cpu_clock: str) -> float:
-    """How far a clock moves at a time, in seconds: under a microsecond on Linux, 15.6 ms on Windows."""
+    """The resolution of a clock in seconds: under a microsecond on Linux, 15.6 ms on Windows."""
     clock = CPU_CLOCKS[cpu_clock]
     start = clock()
     while (now := clock()) == start:
@@ -68,20 +80,21 @@ def step_of(cpu_clock: str) -> float:
 
 
 class Lap(NamedTuple):
-    """The time between two readings."""
+    """The time between two readings of a stopwatch."""
 
     seconds: float
     interrupted: bool
+    """Whether another program had the processor meanwhile."""
 
 
 class Stopwatch:
-    """``read`` at every hook, as cheap as can be; ``laps`` afterwards."""
+    """A clock for hooks: ``read`` at every hook, as cheap as can be; ``laps`` afterwards."""
 
     clock: Literal["cpu", "wall", "cuda"]
     read: Callable[[], Any]
 
     def laps(self, readings: list[Any], tolerance: float) -> list[Lap]:
-        """The times between the readings, one fewer than they are."""
+        """The times between consecutive readings."""
         return [self.lap(before, after, tolerance) for before, after in pairwise(readings)]
 
     def lap(self, before: Any, after: Any, tolerance: float) -> Lap:
@@ -90,9 +103,9 @@ class Stopwatch:
 
 
 class CpuStopwatch(Stopwatch):
-    """CPU time of the calling thread, for one thread: other programs do not lengthen it.
+    """CPU time of the calling thread, for a single thread: other programs do not lengthen it.
 
-    Interrupted is what took longer by the wall clock: the system gave the processor to somebody else.
+    A lap is interrupted where it took longer by the wall clock: another program had the processor.
     """
 
     clock = "cpu"
@@ -110,7 +123,7 @@ class CpuStopwatch(Stopwatch):
 
 
 class WallStopwatch(Stopwatch):
-    """Wall time, for several threads; interrupted is what any thread of the process was switched off in."""
+    """Wall time, for several threads; a lap is interrupted where any thread was switched out."""
 
     clock = "wall"
 
@@ -152,5 +165,5 @@ class CudaStopwatch(Stopwatch):
 
 
 def _switches() -> int:
-    """Involuntary context switches of all threads so far; 0 for ever where the system does not count them."""
+    """Involuntary context switches of all threads so far; always 0 where the system does not count them."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw if resource is not None else 0
