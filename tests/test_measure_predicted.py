@@ -98,7 +98,7 @@ def test_every_format_keeps_predictions_apart_and_says_what_they_are(store, no_t
     for text in (found.to_text(), found.to_markdown(), found.to_html()):
         assert "Predicted ms" in text
         assert "Prediction error" in text
-        assert "2 layers whose paths time did not reach" in text
+        assert "2 layers whose paths were not measured" in text
         assert "predicted times are in no sum" in text
         assert f"{total:.3f}" not in text
 

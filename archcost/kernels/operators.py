@@ -1,7 +1,7 @@
-"""The kernels for paths: called directly, or as an operator where PyTorch looks on.
+"""The kernels for paths: called directly, or as an operator where PyTorch traces.
 
-``archcost::convolve`` is what ``torch.compile``, ``torch.export`` and dispatch modes see of them. It records
-no gradients.
+``torch.compile``, ``torch.export`` and dispatch modes see the operator ``archcost::convolve``. It records no
+gradients.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def convolve(
 ) -> Tensor:
     """The convolution by the kernel that its weights were packed for.
 
-    Of several packed, each has its share of the channels.
+    Several packed weights each have a share of the channels.
     """
     if isinstance(packed, tuple):
         return _by_groups(x, packed, bias, options)
@@ -43,7 +43,7 @@ def _by_groups(x: Tensor, packed: tuple[Packed, ...], bias: Tensor | None, optio
 
 
 def _is_watched(x: Tensor) -> bool:
-    """Whether somebody records what happens to tensors, or they are not what they seem."""
+    """Whether tensor operations are traced, or the tensor is of a subclass."""
     return (
         torch.compiler.is_compiling()
         or type(x) is not Tensor

@@ -19,16 +19,17 @@ __all__ = ["KINDS", "Kind", "Packed", "run", "scratch_bytes"]
 
 @dataclass(frozen=True)
 class Packed:
-    """What `pack_winograd` and the others give; made once, used with any input that fits."""
+    """The packed weights of a kernel, made by `pack_winograd` and the like; used with any input that fits."""
 
     kind: str
-    """Of `KINDS`: weights cross PyTorch's operators as a tensor, this name and a few numbers."""
+    """The kind of kernel, a key of `KINDS`."""
     taps: tuple[int, int]
     out_channels: int
     in_channels: int
     own: tuple[int, ...]
-    """The numbers that its kind adds."""
+    """The numbers that only its kind of kernel has, see `KINDS`."""
     isa: str
+    """The instruction set that it was packed for."""
     data: Tensor
 
     @property
@@ -37,7 +38,7 @@ class Packed:
 
     @property
     def numbers(self) -> tuple[int, ...]:
-        """All but the data and the ISA; `of` reads them."""
+        """All fields but data and instruction set, as numbers; `of` reads them."""
         return (*self.taps, self.out_channels, self.in_channels, *self.own)
 
     @classmethod
@@ -46,7 +47,7 @@ class Packed:
         return cls(kind, (height, width), outs, ins, tuple(own), isa, data)
 
     def run(self, x: Tensor, bias: Tensor | None, options: Options) -> Tensor:
-        """The convolution. Where the kernel works in one layout alone, what lies otherwise is copied."""
+        """The convolution of ``x``; an input in a layout that the kernel does not read is copied."""
         kind, axes = KINDS[self.kind], x.dim() - 2
         behind: torch.memory_format | None = None
         numbers = kind.numbers(self, options, x)
@@ -73,13 +74,13 @@ class Kind(NamedTuple):
     """How a kernel of the library is called."""
 
     numbers: Callable[[Packed, Options, Tensor], Sequence[int]]
-    """Its first arguments, and whatever is wrong with the input for this kernel alone."""
+    """The first arguments of the call; raises InputError for inputs that only this kernel refuses."""
     steps: bool = False
     """Whether it takes a stride and a dilation."""
     adds: bool = False
-    """Whether it takes a tensor to add: none here."""
+    """Whether it takes a tensor to add to the output."""
     layout: torch.memory_format | None = None
-    """Of the only images that it takes; None for any."""
+    """The only layout that it takes; None for any."""
 
 
 def _window(packed: Packed, options: Options, x: Tensor) -> Sequence[int]:
@@ -102,7 +103,7 @@ def _sequence(packed: Packed, options: Options, x: Tensor) -> Sequence[int]:
 
 
 KINDS = {
-    # Winograd's, or Fourier's along the row. Own: the family, two numbers that name the tile, its outputs.
+    # Winograd, or Fourier along the row. Own: the family, two numbers that name the tile, its outputs.
     "tiles": Kind(lambda packed, options, x: packed.own[:3]),
     # Transforms of whole rows. Own: their size.
     "depthwise": Kind(_rows),
@@ -123,7 +124,7 @@ def run(x: Tensor, packed: Packed, bias: Tensor | None = None, **options: Unpack
 
 
 def scratch_bytes(x: Tensor, packed: Packed, **options: Unpack[Options]) -> int:
-    """Working memory of such a call."""
+    """Bytes of working memory that such a call of `run` takes."""
     kind, channels = KINDS[packed.kind], (packed.in_channels, packed.out_channels)
     _, _, problem = convolution(x, packed.taps, channels, options, steps=kind.steps)
     floats = getattr(loaded(packed.isa), f"archcost_{packed.kind}_scratch_floats")

@@ -1,4 +1,4 @@
-"""Subclasses of PyTorch's convolutions that are known exactly: ordinary ones but for how they are padded."""
+"""Adapters for subclasses of PyTorch's convolutions that differ from them in their padding alone."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _COMPUTING = (
     *("weight", "bias", "stride", "padding", "dilation", "groups", "padding_mode", "output_padding"),
     *("_reversed_padding_repeated_twice", "_save_to_state_dict", "_load_from_state_dict"),
 )
-"""What a subclass may not define for itself and still be an ordinary convolution."""
+"""The attributes that a subclass must not redefine to be an ordinary convolution."""
 
 Padding = Callable[[Any, tuple[int, ...]], tuple[tuple[int, int], ...]]
 """From the layer and the spatial size of its input to the zeros before and behind it, on each axis."""
@@ -45,7 +45,7 @@ _adapters: dict[str, Padding] = {}
 
 
 def register(kind: type[nn.Module] | str, padding: Padding) -> None:
-    """Declare that a layer of exactly this type is PyTorch's convolution behind this padding with zeros.
+    """Declare that a layer of exactly this type is PyTorch's convolution after this padding with zeros.
 
     Its ``weight``, ``bias``, ``stride``, ``dilation`` and ``groups`` mean what they do in
     ``torch.nn.ConvNd``; its ``padding`` is not looked at.
@@ -53,6 +53,9 @@ def register(kind: type[nn.Module] | str, padding: Padding) -> None:
     Args:
         kind: the type, or its full name, for one that need not be imported.
         padding: a function of a module, not a lambda: rewritten models pickle it by its name.
+
+    Raises:
+        RewriteError: the padding is not a function of a module.
     """
     name = kind if isinstance(kind, str) else _full_name(kind)
     if getattr(padding, "__name__", "<lambda>") == "<lambda>" or "<locals>" in padding.__qualname__:
@@ -64,13 +67,13 @@ def register(kind: type[nn.Module] | str, padding: Padding) -> None:
 
 
 def known(layer: nn.Module) -> bool:
-    """Whether what a layer computes is known: PyTorch's own, one with an adapter, or one that can be read."""
+    """Whether it is known what a layer computes: PyTorch's own, by an adapter, or by its operators."""
     kind = type(layer)
     return _is_plain(kind) or _full_name(kind) in _adapters or isinstance(_read(layer), Fixed)
 
 
 def padding_of(layer: nn.Module) -> Padding | None:
-    """The rule of a layer that is known; None for PyTorch's own, which say it themselves."""
+    """The padding rule of a known layer; None for PyTorch's own convolutions, whose attributes say it."""
     kind = type(layer)
     if _is_plain(kind):
         return None
@@ -78,7 +81,7 @@ def padding_of(layer: nn.Module) -> Padding | None:
 
 
 def why_unknown(layer: nn.Module) -> str:
-    """Of a layer that is not known, in words that follow its name."""
+    """The reason why it is not known what a layer computes, to follow the layer's name in a message."""
     if _read(layer) == VARIES:
         return VARIES
     return (
@@ -93,7 +96,7 @@ def _read(layer: nn.Module) -> Fixed | str | None:
 
 
 def _is_plain(kind: type[nn.Module]) -> bool:
-    """PyTorch's own, or a subclass that leaves to them all that they compute."""
+    """Whether it is PyTorch's own convolution, or a subclass that computes nothing of its own."""
     base = next((base for base in kind.__mro__ if base in PLAIN_TYPES), None)
     if base is None or base is kind:
         return base is kind

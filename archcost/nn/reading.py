@@ -1,4 +1,4 @@
-"""What the forward of a convolution's subclass does, read from the operators that it runs on `meta`."""
+"""The padding of a convolution's subclass, read from the operators that its forward runs on `meta`."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ VARIES = "its padding depends on the size of its input, which no module of torch
 
 @dataclass(frozen=True)
 class Fixed:
-    """So many zeros before and behind an input of any size, on each axis: a `Padding` that can be pickled."""
+    """A padding with zeros that is the same for inputs of any size; can be pickled."""
 
     pairs: Pairs
+    """Zeros before and after the input, on each axis."""
 
     def __call__(self, layer: Any, size: tuple[int, ...]) -> Pairs:
         return self.pairs
@@ -77,7 +78,7 @@ def _read(layer: Any) -> Fixed | str | None:
 
 
 class _Seen(TorchDispatchMode):
-    """The operators that run, with what they give."""
+    """Records the operators that run, with their outputs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -90,7 +91,7 @@ class _Seen(TorchDispatchMode):
 
 
 def _zeros(layer: Any, x: torch.Tensor, weight: Any, bias: Any) -> Pairs | None:
-    """The zeros around one input; None where the layer does not pad and convolve it, or does more."""
+    """The zeros around an input; None where the layer does not just pad and convolve it."""
     try:
         with _Seen() as seen:
             y = layer.forward(x)

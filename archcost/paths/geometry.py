@@ -1,4 +1,4 @@
-"""What the paths share: sizes, padding by any mode, weights by groups, and what nobody can execute."""
+"""Helpers of the paths: sizes, padding by any mode, weights by groups, convolutions no path can execute."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Axes = tuple[int, ...]
 
 
 def weight_shape(spec: ConvSpec) -> Axes:
-    """As ``torch.nn.ConvNd`` and ``torch.nn.ConvTransposeNd`` have it."""
+    """The shape of the weight in ``torch.nn.ConvNd`` or ``torch.nn.ConvTransposeNd``."""
     first, second = spec.out_channels, spec.in_channels
     if spec.transposed:
         first, second = second, first
@@ -31,12 +31,12 @@ def weight_shape(spec: ConvSpec) -> Axes:
 
 
 def reduction_length(spec: ConvSpec) -> int:
-    """Products that are summed for one output, at most."""
+    """The most products that are summed for an output."""
     return spec.in_channels // spec.groups * prod(spec.kernel_size)
 
 
 def full_size(spec: ConvSpec) -> Axes:
-    """Of a transposed convolution before its padding is cut away: (n - 1) * stride + extent."""
+    """Output size of a transposed convolution before its padding is cut: (n - 1) * stride + extent."""
     sizes = zip(spec.input_size, spec.stride, spec.extent, strict=True)
     return tuple((n - 1) * s + e for n, s, e in sizes)
 
@@ -83,7 +83,7 @@ def cropped(y: Tensor, spec: ConvSpec) -> Tensor:
 
 
 def by_groups(weight: Tensor, spec: ConvSpec) -> Tensor:
-    """(groups, out_channels / groups, in_channels / groups, *kernel_size), transposed or not."""
+    """The weight as (groups, out_channels / groups, in_channels / groups, *kernel_size)."""
     grouped = weight.unflatten(0, (spec.groups, -1))
     return grouped.transpose(1, 2) if spec.transposed else grouped
 
@@ -94,9 +94,9 @@ def trailing(index: Iterable[Any]) -> tuple[Any, ...]:
 
 
 def tap_windows(spec: ConvSpec) -> list[tuple[tuple[Any, ...], tuple[Any, ...]]]:
-    """Each tap of the kernel, and the pixels that it meets, one for each position; both index last axes.
+    """Each tap of the kernel, and the pixels under it at all positions, as indices of the last axes.
 
-    They are pixels of the padded input; where the convolution is transposed, of the full output.
+    The pixels are those of the padded input; where the convolution is transposed, of the full output.
     """
     positions = spec.input_size if spec.transposed else spec.output_size
     columns = (spec.dilation, spec.stride, positions)

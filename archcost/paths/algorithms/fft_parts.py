@@ -105,7 +105,7 @@ class FFTPartsPath(PhasedPath):
         return dense.batch * (given + 6 * dense.out_channels * frames * (step + 1))
 
     def stated_error(self, spec: ConvSpec, dtype: torch.dtype) -> float:
-        """A sum's over the parts, channels and phases, and what each pass of the transform adds."""
+        """The error of a sum over parts, channels and phases, and of each pass of the transform."""
         dense = [phase.dense for phase in phases(spec)]
         steps = [_step(one) for one in dense]
         parts = max(_parts(one, step) for one, step in zip(dense, steps, strict=True))
@@ -114,7 +114,7 @@ class FFTPartsPath(PhasedPath):
 
 
 def _step(dense: Dense) -> int:
-    """Of those there are, the one with the fewest multiplications, where frames fill vectors."""
+    """The step with the fewest multiplications, the frames rounded up to whole vectors."""
 
     def multiplications(step: int) -> int:
         frames = -(-_frames(dense, step) // _AT_ONCE) * _AT_ONCE
@@ -124,7 +124,7 @@ def _step(dense: Dense) -> int:
 
 
 def _frames(dense: Dense, step: int) -> int:
-    """Of the output."""
+    """The number of frames of the output."""
     return -(-dense.output_size[0] // step)
 
 

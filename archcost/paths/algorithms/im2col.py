@@ -22,14 +22,14 @@ from archcost.spec import ConvSpec
 
 __all__ = ["Im2colPath", "TiledIm2colPath", "col2im", "im2col", "matrix_elements", "windowed"]
 
-# Of one block of the tiled form: what fits into the second-level cache of most machines.
+# Size of a block of the tiled form: it fits into the second-level cache of most machines.
 BLOCK_BYTES = 256 * 1024
 
 
 def im2col(x: Tensor, spec: ConvSpec) -> Tensor:
     """(batch, channels, *padded_size) to (batch, channels * taps, positions)."""
     axes = spec.axes
-    # The taps go beside the channels, and only now is anything copied.
+    # The taps go beside the channels; only flattening copies.
     positions, taps = range(2, 2 + axes), range(2 + axes, 2 + 2 * axes)
     return windowed(x, spec).permute(0, 1, *taps, *positions).flatten(1, 1 + axes).flatten(2)
 
@@ -54,7 +54,7 @@ def col2im(columns: Tensor, spec: ConvSpec) -> Tensor:
 
 
 def matrix_elements(spec: ConvSpec) -> int:
-    """Of the matrix, the whole batch: channels * taps * positions; 0 where it is the input as it lies."""
+    """Elements of the whole batch's matrix, channels * taps * positions; 0 where it is the input."""
     channels, positions = spec.in_channels, spec.output_size
     if spec.transposed:
         channels, positions = spec.out_channels, spec.input_size
