@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,8 +25,15 @@ class Bound:
     No gradients are recorded, and PyTorch's dispatcher does not see the call.
     """
 
-    def __init__(self, function: Any, numbers: Sequence[int], problem: Convolution, *tensors: Any) -> None:
-        output, weights, bias = tensors
+    def __init__(
+        self,
+        function: Callable[..., int],
+        numbers: Sequence[int],
+        problem: Convolution,
+        output: Tensor,
+        weights: Tensor,
+        bias: Tensor | None,
+    ) -> None:
         self.shape, self.strides = output.shape, output.stride()
         # The tensors behind the addresses must live as long.
         self._alive = (problem, weights, bias)

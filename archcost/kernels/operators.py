@@ -7,7 +7,6 @@ gradients.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -55,7 +54,7 @@ def _is_watched(x: Tensor) -> bool:
 def _as_operator(x: Tensor, packed: Packed, bias: Tensor | None, options: Options) -> Tensor:
     axes = x.dim() - 2
     clamp, memory_format = options.get("clamp"), options.get("memory_format")
-    return _convolve(
+    y: Tensor = _convolve(
         x,
         packed.data,
         None if bias is None else bias.detach(),
@@ -67,6 +66,7 @@ def _as_operator(x: Tensor, packed: Packed, bias: Tensor | None, options: Option
         None if clamp is None else [float(limit) for limit in clamp],
         None if memory_format is None else memory_format == torch.channels_last,
     )
+    return y
 
 
 @torch.library.custom_op("archcost::convolve", mutates_args=(), device_types="cpu")
@@ -97,9 +97,17 @@ def _convolve(
 
 @_convolve.register_fake
 def _(
-    x: Tensor, packed: Tensor, bias: Any, kind: str, numbers: Sequence[int], isa: str, padding: Sequence[int],
-    steps: Sequence[int], clamp: Any, channels_last: bool | None,
-) -> Tensor:  # fmt: skip
+    x: Tensor,
+    packed: Tensor,
+    bias: Tensor | None,
+    kind: str,
+    numbers: Sequence[int],
+    isa: str,
+    padding: Sequence[int],
+    steps: Sequence[int],
+    clamp: Sequence[float] | None,
+    channels_last: bool | None,
+) -> Tensor:
     source = readable(planar(x))
     size = [
         (n + low + high - d * (k - 1) - 1) // s + 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from archcost.errors import ArchcostError
 from archcost.latency.convolutions import ConvTensors, Task
@@ -19,6 +19,8 @@ from archcost.latency.timing.thresholds import FAR, FAR_S
 
 if TYPE_CHECKING:
     import torch
+
+    from archcost.paths.path import ExecutionPath, Prepared
 
 __all__ = ["NO_TIME", "Candidate", "TimingOptions", "calls_of", "candidates_of", "is_far"]
 
@@ -89,7 +91,7 @@ def calls_of(
     options: TimingOptions,
     refused: dict[str, str],
     deadline: Deadline,
-) -> tuple[dict[Candidate, Callable[[], Any]], dict[Candidate, float]]:
+) -> tuple[dict[Candidate, Callable[[], torch.Tensor]], dict[Candidate, float]]:
     """Each candidate as a function, its weights prepared, and the seconds of its first call.
 
     ``refused`` gets, with the reason, each path that fails, that the deadline does not reach, or whose
@@ -101,8 +103,8 @@ def calls_of(
     from archcost.paths.registry import get
 
     inputs: dict[str, list[torch.Tensor]] = {}
-    prepared: dict[str, Any] = {}
-    calls: dict[Candidate, Callable[[], Any]] = {}
+    prepared: dict[str, Prepared] = {}
+    calls: dict[Candidate, Callable[[], torch.Tensor]] = {}
     first: dict[Candidate, float] = {}
     took, held = 0.0, 0
     for candidate in candidates:
@@ -126,7 +128,9 @@ def calls_of(
                     took, held = took + (now() - start if size else 0.0), held + size
                 ready = prepared[candidate[0]]
 
-                def call(path: Any = path, ready: Any = ready, turns: Iterator[Any] = turns) -> Any:
+                def call(
+                    path: ExecutionPath = path, ready: Prepared = ready, turns: Iterator[torch.Tensor] = turns
+                ) -> torch.Tensor:
                     return path.run(next(turns), ready)
 
                 first[candidate] = once(call, options.threads)

@@ -21,7 +21,7 @@ EAGER = ("native", "native-channels-last")
 """The paths that a model takes by itself, in one layout or the other."""
 NOT_MEASURED = "no time was left to measure its paths"
 ROUGH = "timed by a few samples only; give more seconds"
-NOT_FASTER = "no path within the tolerance is faster beyond the noise"
+NOT_FASTER = "no path that was timed and keeps the tolerance is faster beyond the noise"
 
 
 @dataclass(frozen=True)

@@ -127,7 +127,9 @@ class _Run:
     def __post_init__(self) -> None:
         self.start, self.deadline = now(), Deadline(self.seconds)
 
-    def measure(self, paths: Paths, store: Store | None, again: bool, in_context: bool, show: Any) -> None:
+    def measure(
+        self, paths: Paths, store: Store | None, again: bool, in_context: bool, show: bool | None
+    ) -> None:
         import torch
 
         from archcost.latency.convolutions import samples_of
@@ -166,10 +168,14 @@ class _Run:
                 bar.step()
             dtypes = {task.dtype for task in samples}
             if len(dtypes) == 1:
-                how: Any = {"threads": threads, "dtype": getattr(torch, dtypes.pop()), "again": again}
                 with suppress(TooLittleTime):
                     self.roofline = measure_roofline(
-                        store, seconds=roofline, deadline=self.deadline.before(predictions), **how
+                        store,
+                        threads=threads,
+                        dtype=dtypes.pop(),
+                        seconds=roofline,
+                        deadline=self.deadline.before(predictions),
+                        again=again,
                     )
             reached = {times.task for times in self.times}
             unreached = {task: sample for task, sample in samples.items() if task not in reached}
@@ -248,7 +254,7 @@ def _device_of(model: nn.Module) -> str:
     return "cpu" if tensor is None else str(tensor.device)
 
 
-def _check(seconds: Any, tolerance: Any, batch: Any, paths: Any) -> None:
+def _check(seconds: float, tolerance: float, batch: int | None, paths: Paths) -> None:
     for name, value in {"seconds": seconds, "tolerance": tolerance}.items():
         if not isinstance(value, (int, float)) or isinstance(value, bool) or not value > 0:
             raise InputError(f"measure: {name} must be a number above 0; got {value!r}")

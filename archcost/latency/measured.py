@@ -37,6 +37,7 @@ from archcost.latency.reports.columns import (
     predicted_columns,
 )
 from archcost.latency.reports.notes import heading, notes_of
+from archcost.latency.store.measurement import Measurement
 from archcost.latency.timed import TimedModel
 from archcost.report.document import Asked, Column, Document, Table, ordered
 from archcost.report.grid import Entry
@@ -86,7 +87,7 @@ class Measured(TimedModel, Result):
 
 
 def _record(
-    measured: TimedModel, columns: Sequence[Column], layers: Sequence[LayerTime], times: Sequence[Any]
+    measured: TimedModel, columns: Sequence[Column], layers: Sequence[LayerTime], times: Sequence[Measurement]
 ) -> dict[str, Any]:
     return {
         "model": measured.name,

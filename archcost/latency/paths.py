@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import inf
-from typing import Any
+from typing import TYPE_CHECKING
 
 from archcost.latency.candidates import Candidate, TimingOptions, calls_of, candidates_of, is_far
 from archcost.latency.convolutions import ConvTensors, Task
@@ -21,6 +21,9 @@ from archcost.latency.timing.deadline import Deadline, now
 from archcost.latency.timing.engine import clock_for, once
 from archcost.latency.timing.thresholds import BLOCK_S, FEWEST, HOPELESS, ROUNDS
 from archcost.spec import ConvSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["PathTimes", "TimingOptions", "is_rough", "time_paths"]
 
@@ -102,7 +105,7 @@ class _Timer:
         self.candidates, self.refused = candidates_of(task, tensors, options)
         self.errors: dict[str, float] = {}
         self.seen: dict[str, float] = {}
-        self.calls: dict[Candidate, Callable[[], Any]] = {}
+        self.calls: dict[Candidate, Callable[[], Tensor]] = {}
         self.timings: dict[str, Timing] = {}
 
     def look(self, until: Deadline) -> None:
@@ -153,7 +156,7 @@ class _Timer:
                 self.refused[name] = one.reason or "it failed"
 
     @cached_property
-    def _exact(self) -> tuple[ConvSpec, Any, Any]:
+    def _exact(self) -> tuple[ConvSpec, Tensor, Tensor]:
         """The convolution of the first image: its spec, input and exact output."""
         from archcost.paths.accuracy import exact_convolution
 
@@ -180,13 +183,17 @@ class _Timer:
         (path, layout), task, options = candidate, self.task, self.options
         return Key(self.device.hash, task.spec, task.dtype, path, layout, options.threads, options.kind)
 
-    def _compare(self, calls: Mapping[Candidate, Callable[[], Any]], **how: Any) -> None:
+    def _compare(
+        self, calls: Mapping[Candidate, Callable[[], Tensor]], rounds: int, deadline: Deadline
+    ) -> None:
         import torch
 
         named = {_called(c): call for c, call in calls.items()}
         which = "thread" if self.options.threads == 1 else "process"
         with torch.inference_mode():
-            self.timings |= self.options.compare(named, cpu_clock=which, block=BLOCK_S, warmup=0, **how)
+            self.timings |= self.options.compare(
+                named, cpu_clock=which, block=BLOCK_S, warmup=0, rounds=rounds, deadline=deadline
+            )
 
     def _measurement(self, candidate: Candidate) -> Measurement:
         from archcost.paths.registry import get

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import nn
 
 from archcost.errors import RewriteError
 
-__all__ = ["Absorbed"]
+__all__ = ["Absorbed", "Source"]
+
+Source = tuple[Mapping[str, torch.Tensor | None], str]
+"""A table of a module, its parameters or buffers, and a key in it."""
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
@@ -43,11 +45,11 @@ class Absorbed(nn.Module):
 
     def normalised(self, y: torch.Tensor) -> torch.Tensor:
         """The output of the batch normalisation, its statistics updated in training mode."""
-        how: Any = nn.modules.batchnorm._BatchNorm.forward  # it reads nothing that is not here too
-        out: torch.Tensor = how(self, y)
-        return out
+        # It reads nothing that is not here too.
+        forward: Callable[..., torch.Tensor] = nn.modules.batchnorm._BatchNorm.forward
+        return forward(self, y)
 
-    def sources(self) -> Iterator[tuple[dict[str, Any], str]]:
+    def sources(self) -> Iterator[Source]:
         """The tensors that the normalisation depends on, each as a module's table and the key in it."""
         for key in ("weight", "bias"):
             yield self._parameters, key

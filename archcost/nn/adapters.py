@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
@@ -37,6 +37,15 @@ _COMPUTING = (
     *("_reversed_padding_repeated_twice", "_save_to_state_dict", "_load_from_state_dict"),
 )
 """The attributes that a subclass must not redefine to be an ordinary convolution."""
+
+
+class Convolution(Protocol):
+    """The attributes of a convolution that its padding depends on."""
+
+    kernel_size: tuple[int, ...]
+    stride: tuple[int, ...]
+    dilation: tuple[int, ...]
+
 
 Padding = Callable[[Any, tuple[int, ...]], tuple[tuple[int, int], ...]]
 """From the layer and the spatial size of its input to the zeros before and behind it, on each axis."""
@@ -91,8 +100,9 @@ def why_unknown(layer: nn.Module) -> str:
 
 
 def _read(layer: nn.Module) -> Fixed | str | None:
-    ordinary = isinstance(layer, _ConvNd) and not layer.transposed
-    return read(layer) if ordinary and not any(is_lazy(p) for p in layer.parameters()) else None
+    if not isinstance(layer, _ConvNd) or layer.transposed or any(map(is_lazy, layer.parameters())):
+        return None
+    return read(layer)
 
 
 def _is_plain(kind: type[nn.Module]) -> bool:
@@ -104,7 +114,7 @@ def _is_plain(kind: type[nn.Module]) -> bool:
     return not any(name in vars(one) for one in above for name in _COMPUTING)
 
 
-def same_padding(layer: Any, size: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+def same_padding(layer: Convolution, size: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
     """TensorFlow's "SAME": as many outputs as the stride goes into the input, rounded up."""
     pairs = []
     for n, k, s, d in zip(size, layer.kernel_size, layer.stride, layer.dilation, strict=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from math import inf
 from operator import attrgetter
@@ -14,7 +14,7 @@ from torch import nn
 from torch.autograd import forward_ad
 
 from archcost.errors import ArchcostError
-from archcost.nn.absorbed import Absorbed
+from archcost.nn.absorbed import Absorbed, Source
 from archcost.nn.folding import folded
 from archcost.nn.like import ConvLike
 from archcost.nn.runners import Clamp, Runner, runner_for
@@ -25,10 +25,10 @@ from archcost.paths.registry import available, get
 __all__ = ["MOST_SIZES", "PathConv", "Stamp", "looked_on", "seen_from_outside"]
 
 MOST_SIZES = 4
-"""The most input sizes with prepared weights; further sizes run by PyTorch, which is faster than preparing."""
+"""The most input sizes with prepared weights; further sizes run by PyTorch, faster than preparing."""
 
 _MOST_SHAPES = 256
-_has_global_hooks: Any = nn.modules.module._has_any_global_hook
+_has_global_hooks: Callable[[], bool] = nn.modules.module._has_any_global_hook
 _place, _written, _threads = torch.Tensor.data_ptr, attrgetter("_version"), torch.get_num_threads
 
 
@@ -68,7 +68,7 @@ class PathConv(ConvLike):
         self._absorbed = () if absorbed is None else (absorbed,)
         self._dtype, self._device = self.weight.dtype, self.weight.device
         self._prepared: dict[tuple[int, ...], Prepared | str] = {}
-        self._runners: dict[tuple[Any, ...], Runner | None] = {}
+        self._runners: dict[tuple[torch.Size, tuple[int, ...], Clamp, int], Runner | None] = {}
         self._stamp: Stamp | None = None
 
     @property
@@ -99,8 +99,8 @@ class PathConv(ConvLike):
         """Why PyTorch would execute this input, here and now; None where the path does."""
         if not self._may_run(x):
             return (
-                "gradients are recorded, or a tracer runs, or the input is not a batch of the dtype and device "
-                "that the path was chosen for"
+                "gradients are recorded, or a tracer runs, or the input is not a batch of the dtype and "
+                "device that the path was chosen for"
             )
         if self._ready(x, self.epilogue.clamp) is not None:
             return None
@@ -133,7 +133,7 @@ class PathConv(ConvLike):
         return x.layout is torch.strided and not x.is_neg()
 
     def _ready(self, x: torch.Tensor, clamp: Clamp) -> Runner | None:
-        """The pre-bound call for an input, its weights prepared now or before; None where PyTorch has to run."""
+        """The pre-bound call for an input, its weights prepared by now; None where PyTorch has to run."""
         if self._stamp is None or not self._stamp.holds():
             self.forget()
             if self._remember() is not None:
@@ -185,7 +185,7 @@ class PathConv(ConvLike):
             return folded(weight, bias, one, transposed=self.transposed, groups=self.groups)
         return weight, bias
 
-    def sources(self) -> Iterator[tuple[dict[str, Any], str]]:
+    def sources(self) -> Iterator[Source]:
         """The tensors that prepared weights depend on, each as a module's table and the key in it."""
         for key in ("weight", "bias"):
             yield self._parameters, key
@@ -235,7 +235,9 @@ class PathConv(ConvLike):
 class Stamp:
     """The state of tensors: identity, address, and number of writes in place."""
 
-    def __init__(self, found: list[tuple[dict[str, Any], str, torch.Tensor | None]]) -> None:
+    def __init__(
+        self, found: list[tuple[Mapping[str, torch.Tensor | None], str, torch.Tensor | None]]
+    ) -> None:
         self._found = tuple(found)
         self._tensors = tuple(tensor for _, _, tensor in found if tensor is not None)
         # Those of inference mode do not count.
@@ -258,7 +260,7 @@ def seen_from_outside() -> bool:
     """Whether a convolution has to be called as a module: for gradients, global hooks or tracers."""
     if torch.compiler.is_compiling() or torch.is_grad_enabled() or looked_on():
         return True
-    return bool(_has_global_hooks())
+    return _has_global_hooks()
 
 
 def looked_on() -> bool:

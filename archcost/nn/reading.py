@@ -8,6 +8,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from archcost.trace.modules import walk
@@ -27,14 +28,14 @@ class Fixed:
     pairs: Pairs
     """Zeros before and after the input, on each axis."""
 
-    def __call__(self, layer: Any, size: tuple[int, ...]) -> Pairs:
+    def __call__(self, layer: nn.Module, size: tuple[int, ...]) -> Pairs:
         return self.pairs
 
 
 _known: WeakKeyDictionary[nn.Module, tuple[str, Fixed | str | None]] = WeakKeyDictionary()
 
 
-def read(layer: nn.Module) -> Fixed | str | None:
+def read(layer: _ConvNd) -> Fixed | str | None:
     """The zeros that a layer puts around its input, where that and its convolution are all that it does.
 
     It is run on `meta`, for as many sizes in a row as its stride has phases, and for larger ones, in both
@@ -50,7 +51,7 @@ def read(layer: nn.Module) -> Fixed | str | None:
     return _known[layer][1]
 
 
-def _read(layer: Any) -> Fixed | str | None:
+def _read(layer: _ConvNd) -> Fixed | str | None:
     state: dict[str, torch.Tensor] = {key: p for key, p in layer._parameters.items() if p is not None}
     if set(state) - {"weight", "bias"} or "weight" not in state or layer._buffers:
         return None
@@ -90,7 +91,7 @@ class _Seen(TorchDispatchMode):
         return result
 
 
-def _zeros(layer: Any, x: torch.Tensor, weight: Any, bias: Any) -> Pairs | None:
+def _zeros(layer: _ConvNd, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> Pairs | None:
     """The zeros around an input; None where the layer does not just pad and convolve it."""
     try:
         with _Seen() as seen:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import inf
-from typing import Any
 
 import torch
 
@@ -121,14 +120,13 @@ def _by_pytorch(prepared: Prepared, last: bool) -> Callable[[torch.Tensor], torc
     spec = prepared.spec
     if not takes_padding(spec) or spec.transposed:
         return None
-    weight, bias = _detached(prepared.content), _detached(prepared.bias)
-    settled: Any = (
-        *(weight, bias, spec.stride, tuple(low for low, _ in spec.padding)),
-        *(spec.dilation, spec.groups),
-    )
+    weight, bias = prepared.content.detach(), _detached(prepared.bias)
+    stride, dilation, groups = spec.stride, spec.dilation, spec.groups
+    padding = tuple(low for low, _ in spec.padding)
 
     def plain(x: torch.Tensor) -> torch.Tensor:
-        return torch.conv2d(x.contiguous(memory_format=torch.channels_last) if last else x, *settled)
+        x = x.contiguous(memory_format=torch.channels_last) if last else x
+        return torch.conv2d(x, weight, bias, stride, padding, dilation, groups)
 
     return plain
 

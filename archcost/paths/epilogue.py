@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from archcost.errors import InputError
 
@@ -30,7 +31,9 @@ class Epilogue:
     keeps_nan: bool = True
     """Whether NaN stays NaN; False lets a path write a limit there, as oneDNN's own activations do."""
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(
+        self,
+    ) -> tuple[Callable[..., Epilogue], tuple[tuple[float, float] | None, str | None, bool]]:
         # By its name: the layout itself cannot be pickled by protocols below 4, as torch.save's is.
         name = None if self.memory_format is None else str(self.memory_format).removeprefix("torch.")
         return _unpickled, (self.clamp, name, self.keeps_nan)

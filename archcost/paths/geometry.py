@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import product
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from archcost.spec import ConvSpec
 
 if TYPE_CHECKING:
+    from types import EllipsisType
+
     from torch import Tensor
+
+    Index = tuple[int | slice | EllipsisType, ...]
 
 __all__ = [
     *("Axes", "by_groups", "cropped", "full_size", "padded", "padded_elements"),
@@ -32,7 +36,8 @@ def weight_shape(spec: ConvSpec) -> Axes:
 
 def reduction_length(spec: ConvSpec) -> int:
     """The most products that are summed for an output."""
-    return spec.in_channels // spec.groups * prod(spec.kernel_size)
+    taps: int = prod(spec.kernel_size)
+    return spec.in_channels // spec.groups * taps
 
 
 def full_size(spec: ConvSpec) -> Axes:
@@ -84,16 +89,16 @@ def cropped(y: Tensor, spec: ConvSpec) -> Tensor:
 
 def by_groups(weight: Tensor, spec: ConvSpec) -> Tensor:
     """The weight as (groups, out_channels / groups, in_channels / groups, *kernel_size)."""
-    grouped = weight.unflatten(0, (spec.groups, -1))
+    grouped: Tensor = weight.unflatten(0, (spec.groups, -1))
     return grouped.transpose(1, 2) if spec.transposed else grouped
 
 
-def trailing(index: Iterable[Any]) -> tuple[Any, ...]:
+def trailing(index: Iterable[int | slice]) -> Index:
     """An index of the last axes, all of those before them kept."""
     return (..., *index)
 
 
-def tap_windows(spec: ConvSpec) -> list[tuple[tuple[Any, ...], tuple[Any, ...]]]:
+def tap_windows(spec: ConvSpec) -> list[tuple[Index, Index]]:
     """Each tap of the kernel, and the pixels under it at all positions, as indices of the last axes.
 
     The pixels are those of the padded input; where the convolution is transposed, of the full output.

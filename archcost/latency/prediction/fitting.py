@@ -15,13 +15,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from archcost.latency.prediction.kriging import Kriging
 from archcost.latency.prediction.work import Work, features_of, work_of
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from archcost.latency.store.measurement import Measurement
+
+    Array = NDArray[np.float64]
 
 __all__ = ["LEAST_MEASUREMENTS", "PathFit", "fit_of", "nonnegative_least_squares"]
 
@@ -101,11 +106,11 @@ class PathFit:
 class _Samples:
     """Work with a 1 appended, features and seconds, a row or number for each measurement."""
 
-    counts: Any
-    points: Any
-    times: Any
+    counts: Array
+    points: Array
+    times: Array
 
-    def of(self, chosen: Any) -> _Samples:
+    def of(self, chosen: NDArray[np.bool_]) -> _Samples:
         return _Samples(self.counts[chosen], self.points[chosen], self.times[chosen])
 
 
@@ -147,7 +152,7 @@ def fit_of(path: str, kind: str, found: Sequence[Measurement], itemsize: int) ->
     return PathFit(path, kind, a, b, w, f, c, len(found), least, most, correction, samples)
 
 
-def _fitted(samples: _Samples) -> tuple[Any, Kriging]:
+def _fitted(samples: _Samples) -> tuple[Array, Kriging]:
     import numpy as np
 
     # Each row is divided by its time: then the residuals are the relative errors.
@@ -155,14 +160,14 @@ def _fitted(samples: _Samples) -> tuple[Any, Kriging]:
     return law, Kriging(samples.points, np.log(samples.times / _by_law(samples.counts, law)))
 
 
-def _by_law(counts: Any, law: Any) -> Any:
+def _by_law(counts: Array, law: Array) -> Array:
     """Seconds by the law, at least a nanosecond each: 0 has no logarithm."""
     import numpy as np
 
     return np.maximum(counts @ law, 1e-9)
 
 
-def nonnegative_least_squares(matrix: Any, target: Any) -> Any:
+def nonnegative_least_squares(matrix: Array, target: Array) -> Array:
     """The ``x >= 0`` for which ``matrix @ x`` is nearest to ``target``.
 
     Columns are scaled first: counts of multiplications and the number 1 are far apart.
@@ -170,6 +175,7 @@ def nonnegative_least_squares(matrix: Any, target: Any) -> Any:
     import numpy as np
     from scipy.optimize import nnls
 
-    scale = np.linalg.norm(matrix, axis=0)
+    scale: Array = np.linalg.norm(matrix, axis=0)
     scale[scale == 0] = 1.0
-    return nnls(matrix / scale, target)[0] / scale
+    scaled: Array = nnls(matrix / scale, target)[0]
+    return scaled / scale

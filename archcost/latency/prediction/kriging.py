@@ -9,7 +9,13 @@ median of all residuals.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import ArrayLike, NDArray
+
+    Array = NDArray[np.float64]
 
 __all__ = ["Kriging"]
 
@@ -34,16 +40,16 @@ class Kriging:
         values: the residuals, (points,).
     """
 
-    def __init__(self, points: Any, values: Any) -> None:
+    def __init__(self, points: ArrayLike, values: ArrayLike) -> None:
         import numpy as np
 
         self._points = np.asarray(points, dtype=float)
-        values = np.asarray(values, dtype=float)
-        self._mean = float(np.median(values))
-        left = values - self._mean
-        self.scales = np.zeros(self._points.shape[1])
+        found: Array = np.asarray(values, dtype=float)
+        self._mean = float(np.median(found))
+        left: Array = found - self._mean
+        self.scales: Array = np.zeros(self._points.shape[1])
         """Inverse of the distance at which correlation is lost, by feature; 0: the feature is left out."""
-        self._weights = np.zeros(len(left))
+        self._weights: NDArray[np.floating[Any]] = np.zeros(len(left))
         if float(np.abs(left).max(initial=0.0)) ** 2 < _LEAST_VARIANCE:
             return
         some = np.random.default_rng(0).permutation(len(left))[:_SOUGHT_WITH]
@@ -52,7 +58,7 @@ class Kriging:
             correlation = _matern(_squared(self._points, self._points, self.scales))
             self._weights = np.linalg.solve(correlation + np.diag(_noises(correlation, left, noise)), left)
 
-    def at(self, points: Any) -> Any:
+    def at(self, points: ArrayLike) -> Array:
         """The expected value, (n,), at each of other points, (n, features)."""
         import numpy as np
 
@@ -60,15 +66,16 @@ class Kriging:
         return self._mean + _matern(squared) @ self._weights
 
 
-def _squared(first: Any, second: Any, scales: Any) -> Any:
+def _squared(first: Array, second: Array, scales: Array) -> Array:
     """Squared distances between scaled points, a row for each of the first."""
     import numpy as np
 
     a, b = first * scales, second * scales
-    return np.maximum((a**2).sum(1)[:, None] + (b**2).sum(1)[None] - 2 * a @ b.T, 0.0)
+    squared: Array = np.maximum((a**2).sum(1)[:, None] + (b**2).sum(1)[None] - 2 * a @ b.T, 0.0)
+    return squared
 
 
-def _matern(squared: Any) -> Any:
+def _matern(squared: Array) -> Array:
     """Matern correlation of order 3/2 at squared distances."""
     import numpy as np
 
@@ -76,7 +83,7 @@ def _matern(squared: Any) -> Any:
     return (1 + distance) * np.exp(-distance)
 
 
-def _sought(points: Any, values: Any) -> tuple[Any, float]:
+def _sought(points: Array, values: Array) -> tuple[Array, float]:
     """The scales and the noise that maximise the likelihood of the values, the variance profiled out."""
     import numpy as np
     from scipy.linalg import cho_factor, cho_solve
@@ -85,7 +92,7 @@ def _sought(points: Any, values: Any) -> tuple[Any, float]:
     count, used = len(values), np.ptp(points, axis=0) > 0
     apart = (points[:, None, used] - points[None, :, used]) ** 2
 
-    def negative_log_likelihood(logs: Any) -> tuple[float, Any]:
+    def negative_log_likelihood(logs: Array) -> tuple[float, Array]:
         """The negative log-likelihood up to a constant, and its gradient."""
         scaled, noise = apart * np.exp(2 * logs[:-1]), np.exp(logs[-1])
         distance = np.sqrt(3 * scaled.sum(2))
@@ -107,7 +114,7 @@ def _sought(points: Any, values: Any) -> tuple[Any, float]:
     return scales, float(found[-1])
 
 
-def _noises(correlation: Any, values: Any, noise: float) -> Any:
+def _noises(correlation: Array, values: Array, noise: float) -> Array:
     """The noise of each value: more where its standardised leave-one-out residual is large."""
     import numpy as np
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from archcost.errors import InputError
 from archcost.latency.store.fingerprint import Fingerprint, fingerprint
@@ -164,10 +164,11 @@ def _measured(
 ) -> tuple[Measurement, Measurement]:
     import torch
 
-    def timed(path: str, spec: ConvSpec, call: Callable[[], Any]) -> Measurement:
+    def timed(path: str, spec: ConvSpec, call: Callable[[], torch.Tensor]) -> Measurement:
         which: Literal["thread", "process"] = "thread" if threads == 1 else "process"
-        how: Any = {"seconds": seconds / 2, "deadline": deadline, "cpu_clock": which}
-        found = compare_calls({path: call}, rounds=ROUNDS, **how)
+        found = compare_calls(
+            {path: call}, rounds=ROUNDS, seconds=seconds / 2, deadline=deadline, cpu_clock=which
+        )
         if not found:
             raise TooLittleTime("the time was up before the roofline was measured")
         key = Key(device.hash, spec, name, path, threads=threads, kind=ROOFLINE)
@@ -181,7 +182,7 @@ def _measured(
     return product, timed(COPY, copy, lambda: target.copy_(source))
 
 
-def _product(dtype: torch.dtype, deadline: Deadline | None) -> tuple[int, Callable[[], Any]]:
+def _product(dtype: torch.dtype, deadline: Deadline | None) -> tuple[int, Callable[[], torch.Tensor]]:
     """The smallest square product that takes long enough, and a function that computes it."""
     import torch
 
@@ -193,7 +194,7 @@ def _product(dtype: torch.dtype, deadline: Deadline | None) -> tuple[int, Callab
         a, b = (torch.rand(side, side, generator=generator).to(dtype) for _ in range(2))
         into = torch.empty(side, side, dtype=dtype)
 
-        def call(a: Any = a, b: Any = b, into: Any = into) -> Any:
+        def call(a: torch.Tensor = a, b: torch.Tensor = b, into: torch.Tensor = into) -> torch.Tensor:
             return torch.mm(a, b, out=into)
 
         call()

@@ -23,7 +23,7 @@ __all__ = [
 ]
 
 
-def _of_spec(show: Callable[[ConvSpec], str]) -> Callable[[Any], str | None]:
+def _of_spec(show: Callable[[ConvSpec], str]) -> Callable[[LayerTime], str | None]:
     return lambda layer: None if layer.spec is None else show(layer.spec)
 
 

@@ -42,7 +42,7 @@ class Key:
     threads: int = 1
     """Threads of PyTorch."""
     kind: str = PATH
-    """What was timed, and in which surroundings: see `archcost.latency.store.kinds`."""
+    """The subject and surroundings of the timing, see `archcost.latency.store.kinds`."""
 
     @cached_property
     def columns(self) -> tuple[str, str, str, str, int, str, str]:

@@ -22,6 +22,7 @@ from archcost.latency.store.measurement import Key, Measurement, StoreError, fro
 __all__ = ["Key", "Measurement", "Store", "StoreError", "default_path", "opened"]
 
 VERSION = 2
+Value = str | int | float | None
 _KEY = ("fingerprint", "spec", "dtype", "layout", "threads", "path", "kind")
 _VALUES = (
     *("device", "median_s", "spread_s", "samples", "dropped", "clock", "torch"),
@@ -56,8 +57,8 @@ def _kinds_out_of_paths(connection: sqlite3.Connection) -> None:
     connection.executemany(_PUT, (_with_kind(row, at) for row in rows))
 
 
-def _with_kind(row: tuple[Any, ...], at: int) -> tuple[Any, ...]:
-    kind, path = kind_and_path(row[at])
+def _with_kind(row: tuple[Value, ...], at: int) -> tuple[Value, ...]:
+    kind, path = kind_and_path(str(row[at]))
     return (*row[:at], path, kind, *row[at + 1 :])
 
 
@@ -195,8 +196,8 @@ class Store:
         query = f"DELETE FROM measurements WHERE measured_at < ? OR {elsewhere}"
         return self._database.do(lambda connection: connection.execute(query, [before, *own]).rowcount)
 
-    def _select(self, where: str, values: tuple[Any, ...]) -> list[Measurement]:
-        def read(connection: sqlite3.Connection) -> list[Any]:
+    def _select(self, where: str, values: tuple[Value, ...]) -> list[Measurement]:
+        def read(connection: sqlite3.Connection) -> list[tuple[Any, ...]]:
             order = ", ".join(_KEY)
             query = f"SELECT {_COLUMNS} FROM measurements {where} ORDER BY {order}"
             return connection.execute(query, values).fetchall()
@@ -228,7 +229,7 @@ def _own_fingerprints() -> list[str]:
     return [fingerprint(device).hash for device in devices]
 
 
-def _row(measurement: Measurement) -> tuple[Any, ...]:
+def _row(measurement: Measurement) -> tuple[Value, ...]:
     return (*measurement.key.columns, *(getattr(measurement, name) for name in _VALUES))
 
 

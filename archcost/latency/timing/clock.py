@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 from archcost.errors import ArchcostError, SpecError
 from archcost.latency.timing import stopwatch
@@ -231,7 +231,12 @@ def _timing(name: str, samples: list[tuple[int, Sample]], calls: int, few: bool)
     )
 
 
-def _check(calls: Any, prepare: dict[str, Any], cpu_clock: Any, **numbers: Any) -> None:
+def _check(
+    calls: Mapping[str, Callable[..., Any]],
+    prepare: Mapping[str, Callable[[], Any]],
+    cpu_clock: str,
+    **numbers: float | None,
+) -> None:
     if not isinstance(calls, Mapping) or not calls:
         raise SpecError(f"calls must be a dict of names to functions, with at least one; got {calls!r}")
     for name, call in [*calls.items(), *prepare.items()]:
@@ -242,8 +247,8 @@ def _check(calls: Any, prepare: dict[str, Any], cpu_clock: Any, **numbers: Any) 
                 f"prepare names {name!r}, which is no candidate; the candidates are {', '.join(calls)}"
             )
     for what, number in numbers.items():
-        whole = isinstance(number, int) and not isinstance(number, bool)
-        if what in _WHOLE and not (whole and number >= _WHOLE[what]):
+        whole = isinstance(number, int) and not isinstance(number, bool) and number >= _WHOLE.get(what, 0)
+        if what in _WHOLE and not whole:
             raise SpecError(f"{what} must be a whole number, at least {_WHOLE[what]}; got {number!r}")
         if what in ("seconds", "block") and number is not None and not (_is_number(number) and number > 0):
             raise SpecError(f"{what} must be a number of seconds above 0; got {number!r}")
@@ -256,5 +261,5 @@ def _check(calls: Any, prepare: dict[str, Any], cpu_clock: Any, **numbers: Any) 
 _WHOLE = {"rounds": 1, "warmup": 0}
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: float | None) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and not math.isnan(value)

@@ -49,7 +49,7 @@ def time_in_context(
     keep_blocks: bool = False,
     clock: Literal["cpu", "wall"] | None = None,
     tolerance: float = limits.TOLERANCE,
-    watch: Stopwatch | None = None,
+    watch: Stopwatch[Any] | None = None,
 ) -> InContext:
     """Time every module call of a model's forward pass and, in turns with that, the pass end to end.
 
@@ -136,7 +136,7 @@ class _Passes:
         self,
         call: Callable[[], Any],
         tree: ModuleTree,
-        watch: Stopwatch,
+        watch: Stopwatch[Any],
         tolerance: float,
         deadline: Deadline | None,
     ) -> None:
@@ -268,13 +268,13 @@ def _call_times(route: Route, passes: Mapping[int, _Pass], lap: float) -> tuple[
     return tuple(times)
 
 
-def _stopwatch(device: torch.device, clock: str) -> Stopwatch:
+def _stopwatch(device: torch.device, clock: str) -> Stopwatch[Any]:
     if device.type == "cuda":
         return CudaStopwatch(device)
     return CpuStopwatch() if clock == "cpu" else WallStopwatch()
 
 
-def _tree_of(model: Any) -> ModuleTree:
+def _tree_of(model: nn.Module) -> ModuleTree:
     check_model(model)
     tree = walk(model)
     check_initialised(tree)
@@ -307,7 +307,7 @@ def _text(call: Call) -> str:
     return ", ".join(said) or "none"
 
 
-def _check(seconds: Any, precision: Any, tolerance: Any, clock: Any) -> None:
+def _check(seconds: float, precision: float, tolerance: float, clock: str | None) -> None:
     for name, value in {"seconds": seconds, "precision": precision, "tolerance": tolerance}.items():
         if not isinstance(value, (int, float)) or isinstance(value, bool) or not value >= 0:
             raise InputError(f"{name} must be a number, at least 0; got {value!r}")

@@ -64,7 +64,7 @@ class Events:
 
 
 @contextmanager
-def hooked(watch: Stopwatch) -> Iterator[Events]:
+def hooked(watch: Stopwatch[Any]) -> Iterator[Events]:
     """Record every module call of this thread, of any model.
 
     The hooks are PyTorch's global ones, so that no model is changed.
@@ -120,7 +120,7 @@ def route_of(marks: list[nn.Module | None], tree: ModuleTree) -> Route | None:
 
 
 def hook_seconds(
-    watch: Stopwatch,
+    watch: Stopwatch[Any],
     repeats: int = HOOK_REPEATS,
     modules: int = HOOK_MODULES,
     deadline: Deadline | None = None,

@@ -101,7 +101,8 @@ class InContext:
             }
             for call in self.calls
         ]
-        return pd.DataFrame(rows)
+        table: pd.DataFrame = pd.DataFrame(rows)
+        return table
 
     def __str__(self) -> str:
         end, together = self.end_to_end, self.total * 1e3

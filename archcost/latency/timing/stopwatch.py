@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Generic, Literal, NamedTuple, TypeVar
 
 from archcost.latency.timing.thresholds import GAP_NS
 
@@ -13,6 +13,9 @@ try:
     import resource
 except ImportError:  # Windows has none: involuntary switches are unknown there
     resource = None  # type: ignore[assignment]
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = [
     *("CPU_CLOCKS", "Reading", "Sample", "between", "read", "step_of"),
@@ -87,22 +90,25 @@ class Lap(NamedTuple):
     """Whether another program had the processor meanwhile."""
 
 
-class Stopwatch:
+_R = TypeVar("_R")
+
+
+class Stopwatch(Generic[_R]):
     """A clock for hooks: ``read`` at every hook, as cheap as can be; ``laps`` afterwards."""
 
     clock: Literal["cpu", "wall", "cuda"]
-    read: Callable[[], Any]
+    read: Callable[[], _R]
 
-    def laps(self, readings: list[Any], tolerance: float) -> list[Lap]:
+    def laps(self, readings: list[_R], tolerance: float) -> list[Lap]:
         """The times between consecutive readings."""
         return [self.lap(before, after, tolerance) for before, after in pairwise(readings)]
 
-    def lap(self, before: Any, after: Any, tolerance: float) -> Lap:
+    def lap(self, before: _R, after: _R, tolerance: float) -> Lap:
         """The time between two readings."""
         raise NotImplementedError
 
 
-class CpuStopwatch(Stopwatch):
+class CpuStopwatch(Stopwatch[tuple[int, int]]):
     """CPU time of the calling thread, for a single thread: other programs do not lengthen it.
 
     A lap is interrupted where it took longer by the wall clock: another program had the processor.
@@ -117,12 +123,12 @@ class CpuStopwatch(Stopwatch):
     ) -> None:
         self.read = lambda: (cpu(), wall())
 
-    def lap(self, before: Any, after: Any, tolerance: float) -> Lap:
+    def lap(self, before: tuple[int, int], after: tuple[int, int], tolerance: float) -> Lap:
         took, passed = after[0] - before[0], after[1] - before[1]
         return Lap(took / 1e9, passed - took > tolerance * took + GAP_NS)
 
 
-class WallStopwatch(Stopwatch):
+class WallStopwatch(Stopwatch[tuple[int, int]]):
     """Wall time, for several threads; a lap is interrupted where any thread was switched out."""
 
     clock = "wall"
@@ -135,32 +141,32 @@ class WallStopwatch(Stopwatch):
         count = switches or _switches
         self.read = lambda: (wall(), count())
 
-    def lap(self, before: Any, after: Any, tolerance: float) -> Lap:
+    def lap(self, before: tuple[int, int], after: tuple[int, int], tolerance: float) -> Lap:
         return Lap((after[0] - before[0]) / 1e9, after[1] != before[1])
 
 
-class CudaStopwatch(Stopwatch):
+class CudaStopwatch(Stopwatch["torch.cuda.Event"]):
     """Time between events on the current stream of a CUDA device; nothing on the device is preempted."""
 
     clock = "cuda"
 
-    def __init__(self, device: Any) -> None:
+    def __init__(self, device: torch.device) -> None:
         import torch
 
-        def read() -> Any:
+        def read() -> torch.cuda.Event:
             event = torch.cuda.Event(enable_timing=True)
             event.record(torch.cuda.current_stream(device))
             return event
 
         self.device, self.read = device, read
 
-    def laps(self, readings: list[Any], tolerance: float) -> list[Lap]:
+    def laps(self, readings: list[torch.cuda.Event], tolerance: float) -> list[Lap]:
         import torch
 
         torch.cuda.synchronize(self.device)
         return super().laps(readings, tolerance)
 
-    def lap(self, before: Any, after: Any, tolerance: float) -> Lap:
+    def lap(self, before: torch.cuda.Event, after: torch.cuda.Event, tolerance: float) -> Lap:
         return Lap(before.elapsed_time(after) / 1e3, False)
 
 

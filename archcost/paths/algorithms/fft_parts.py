@@ -1,4 +1,4 @@
-"""One-dimensional convolution with many taps: partitioned overlap-save.
+"""Convolution of one axis with many taps: partitioned overlap-save.
 
     Y[f] = sum over the parts p of the taps of  X[f + p] * conj(W[p])
 
@@ -78,7 +78,7 @@ class FFTPartsPath(PhasedPath):
         for part in range(parts):
             seen = spectra[..., part : part + frames, :]
             y = y + torch.einsum("bgifk,goik->bgofk", seen, kernel[..., part, :])
-        outputs = torch.fft.irfft(y, 2 * step)[..., :step]
+        outputs: Tensor = torch.fft.irfft(y, 2 * step)[..., :step]
         return outputs.flatten(1, 2).flatten(2)[..., : dense.output_size[0]]
 
     def _products(self, dense: Dense) -> int:

@@ -73,7 +73,8 @@ class FFTRowsPath(PhasedPath):
             factor = spectrum[trailing((*row, slice(None)))]
             y += x[window] * factor.reshape(-1, *(1,) * len(seen), factor.shape[-1])
         # Output j stands `low` places before its first tap: the first ones come from the end of the circle.
-        return torch.fft.irfft(y, length).roll(low, -1)[..., : dense.output_size[-1]]
+        rolled: Tensor = torch.fft.irfft(y, length).roll(low, -1)
+        return rolled[..., : dense.output_size[-1]]
 
     def _products(self, dense: Dense) -> int:
         """For each row of the output and of the kernel, t // 2 + 1 frequencies of four multiplications.

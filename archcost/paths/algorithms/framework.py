@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +23,7 @@ __all__ = [
     *("wants_gradients", "with_gradients"),
 ]
 
-CONVOLUTIONS: dict[bool, dict[int, Any]] = {
+CONVOLUTIONS: dict[bool, dict[int, Callable[..., Tensor]]] = {
     False: {1: F.conv1d, 2: F.conv2d, 3: F.conv3d},
     True: {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d},
 }
@@ -32,7 +32,11 @@ CONVOLUTIONS: dict[bool, dict[int, Any]] = {
 def framework_convolution(x: Tensor, weight: Tensor, bias: Tensor | None, spec: ConvSpec) -> Tensor:
     """``torch.nn.functional.conv*``, with padding and cuts of its own where that cannot do them."""
     function = CONVOLUTIONS[spec.transposed][spec.axes]
-    options: dict[str, Any] = {"stride": spec.stride, "dilation": spec.dilation, "groups": spec.groups}
+    options: dict[str, int | tuple[int, ...]] = {
+        "stride": spec.stride,
+        "dilation": spec.dilation,
+        "groups": spec.groups,
+    }
     if takes_padding(spec):
         options["padding"] = tuple(low for low, _ in spec.padding)
         if spec.transposed:

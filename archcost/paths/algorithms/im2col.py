@@ -61,7 +61,8 @@ def matrix_elements(spec: ConvSpec) -> int:
     taps = spec.kernel_size
     if max(taps) == 1 and (spec.transposed or max(spec.stride) == 1):
         return 0
-    return spec.batch * channels * prod(taps) * prod(positions)
+    rows: int = channels * prod(taps)
+    return spec.batch * rows * prod(positions)
 
 
 class Im2colPath(TensorPath):
@@ -82,7 +83,8 @@ class Im2colPath(TensorPath):
             columns = self._product(weight, x.flatten(2).unflatten(1, (spec.groups, -1)), spec)
             return cropped(col2im(columns.flatten(1, 2), spec), spec)
         columns = im2col(padded(x, spec), spec).unflatten(1, (spec.groups, -1))
-        return self._product(weight, columns, spec).flatten(1, 2).unflatten(2, spec.output_size)
+        y: Tensor = self._product(weight, columns, spec).flatten(1, 2).unflatten(2, spec.output_size)
+        return y
 
     def _product(self, weight: Tensor, columns: Tensor, spec: ConvSpec) -> Tensor:
         """(groups, rows, inner) by (batch, groups, inner, positions)."""

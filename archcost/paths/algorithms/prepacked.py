@@ -87,8 +87,9 @@ class PrepackedPath(NativePath):
             planes = padded(planes, pads)
         bias = prepared.bias
         bias = bias.detach() if bias is not None and bias.requires_grad else bias
-        y = torch.ops.mkldnn._convolution_pointwise.default(planes, packed, bias, *options)
-        return rest.applied(y.squeeze(2) if x.dim() == 3 else y)
+        y: Tensor = torch.ops.mkldnn._convolution_pointwise.default(planes, packed, bias, *options)
+        end: Epilogue = rest
+        return end.applied(y.squeeze(2) if x.dim() == 3 else y)
 
 
 def _activation(epilogue: Epilogue) -> tuple[str, list[float]]:

@@ -139,8 +139,10 @@ class StrassenPath(Im2colPath):
     def multiplications(self, spec: ConvSpec) -> int:
         """7 ** levels products of sizes divided by 2 ** levels, rounded up."""
         levels = self.levels_of(spec)
-        rows, inner, columns = (-(-size // 2**levels) for size in product_sizes(spec))
-        return spec.batch * spec.groups * 7**levels * rows * inner * columns
+        parts: int = 2**levels
+        rows, inner, columns = (-(-size // parts) for size in product_sizes(spec))
+        products: int = 7**levels
+        return spec.batch * spec.groups * products * rows * inner * columns
 
     def workspace_bytes(self, spec: ConvSpec, itemsize: int = 4) -> int:
         """The padded input, the matrix, and (7/4) ** levels times each of the three matrices, those of the
@@ -148,8 +150,9 @@ class StrassenPath(Im2colPath):
         levels = self.levels_of(spec)
         if levels == 0:
             return super().workspace_bytes(spec, itemsize)
-        rows, inner, columns = (-(-size // 2**levels) for size in product_sizes(spec))
-        each = spec.groups * 7**levels
+        parts: int = 2**levels
+        rows, inner, columns = (-(-size // parts) for size in product_sizes(spec))
+        each: int = spec.groups * 7**levels
         operands = each * rows * inner + 2 * spec.batch * each * (inner + rows) * columns
         full = spec.batch * spec.out_channels * prod(full_size(spec)) if spec.transposed else 0
         return itemsize * (padded_elements(spec) + 2 * matrix_elements(spec) + operands + full)

@@ -43,7 +43,7 @@ class TiledPath(PhasedPath):
         return dense.batch * dense.in_channels * prod(whole) if whole != dense.input_size else 0
 
     def _all_multiplications(self, spec: ConvSpec) -> float:
-        """Of a way to execute a convolution; infinity where it cannot be executed so."""
+        """All multiplications, transforms included; infinite where tiles are too small for the kernel."""
         dense = [phase.dense for phase in phases(spec)]
         if not self._fits(max(max(one.kernel_size) for one in dense)):
             return inf
