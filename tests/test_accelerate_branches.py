@@ -29,7 +29,7 @@ from archcost.accelerating.program import Program
 from archcost.accelerating.siblings import Siblings
 from archcost.kernels import bound
 from archcost.nn.path_conv import PathConv
-from archcost.nn.runners import Kernel
+from archcost.nn.runners import KernelRunner
 from archcost.surgery.exchange import replace
 from archcost.trace.run import record
 
@@ -191,7 +191,7 @@ def close(a, b, tolerance=1e-5):
 def counted(monkeypatch):
     """How many kernels ran, how many wrote into their place, how many convolutions ran in one."""
     counts = {"kernels": 0, "placed": 0, "together": 0}
-    write, into, call = bound.Bound.write, Kernel.into, Siblings.__call__
+    write, into, call = bound.Bound.write, KernelRunner.into, Siblings.__call__
 
     def writes(self, *args):
         counts["kernels"] += 1
@@ -208,7 +208,7 @@ def counted(monkeypatch):
         return made
 
     monkeypatch.setattr(bound.Bound, "write", writes)
-    monkeypatch.setattr(Kernel, "into", places)
+    monkeypatch.setattr(KernelRunner, "into", places)
     monkeypatch.setattr(Siblings, "__call__", joins)
     return counts
 

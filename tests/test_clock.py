@@ -224,16 +224,16 @@ def test_with_every_sample_interrupted_all_are_kept_and_marked(fake):
     found = timed({"bad": fake.script([1.0, bad, bad]), "good": fake.script([1.0] * 3)}, 2)
     assert (found["bad"].kept, found["bad"].dropped, found["bad"].disturbed) == (2, 0, True)
     assert found["bad"].switches == 4
-    assert "DISTURBED" in str(found["bad"])
+    assert "unreliable" in str(found["bad"])
     assert (found["good"].kept, found["good"].disturbed) == (2, False)
-    assert "DISTURBED" not in str(found["good"])
+    assert "unreliable" not in str(found["good"])
 
 
 def test_without_a_count_of_switches_the_timing_says_so(fake):
     fake.switches = None
     found = timed({"a": fake.script([1.0, 1.0, {"cpu": 1.0, "wall": 2.0}])}, 2)["a"]
     assert (found.kept, found.dropped, found.switches) == (1, 1, None)
-    assert "involuntary switches unknown on this platform" in str(found)
+    assert "context switches unknown on this platform" in str(found)
 
 
 def test_a_platform_without_the_resource_module_still_reads_the_clocks(monkeypatch):
@@ -367,7 +367,7 @@ def test_the_clock_does_not_import_torch():
         ({"calls": {}}, "calls must be a dict of names to functions, with at least one; got {}"),
         ({"calls": [print]}, "calls must be a dict of names to functions, with at least one; got ["),
         ({"calls": {"a": 3}}, "candidate 'a' must be a function without arguments; got 3"),
-        ({"prepare": {"b": list}}, "prepare names 'b', which is no candidate; there are a"),
+        ({"prepare": {"b": list}}, "prepare names 'b', which is no candidate; the candidates are a"),
         ({"prepare": {"a": 1}}, "candidate 'a' must be a function without arguments; got 1"),
         ({"rounds": 0}, "rounds must be a whole number, at least 1; got 0"),
         ({"rounds": 2.5}, "rounds must be a whole number, at least 1; got 2.5"),

@@ -9,7 +9,7 @@ from moved_clock import Machine
 
 from archcost.latency.timing import engine, thresholds
 from archcost.latency.timing.deadline import Deadline
-from archcost.latency.timing.engine import Turns, clock_for, kept, once, span
+from archcost.latency.timing.engine import Turns, clock_for, kept, once, time_stats
 from archcost.latency.timing.stopwatch import Lap
 
 
@@ -58,7 +58,7 @@ def test_the_interrupted_are_left_out_unless_too_few_remain():
     assert kept([*[good] * 5, *[bad] * 50]) == ([good] * 5, False)
     assert kept([good, bad], few=True) == ([good, bad], True)
     assert kept([good, good], few=True) == ([good, good], False)
-    found = span([good, bad])
+    found = time_stats([good, bad])
     assert (found.median_s, found.samples, found.dropped, found.disturbed) == (1.0, 1, 1, False)
     assert math.isnan(found.spread_s)
 

@@ -8,7 +8,7 @@ from torch import nn
 
 import archcost
 from archcost import ConvSpec, InputError, ModelError, SpecError
-from archcost.latency.candidates import Asked, is_far
+from archcost.latency.candidates import TimingOptions, is_far
 from archcost.latency.convolutions import convolutions_of, samples_of
 from archcost.latency.layers import NOT_FASTER, NOT_MEASURED, layer_times, verdict_of
 from archcost.latency.measured import MeasuringInterrupted
@@ -74,9 +74,9 @@ def clock(monkeypatch):
     monkeypatch.setattr("archcost.latency.measure._MOST_IN_CONTEXT", 0.1)
 
     def asked(*args, **options):
-        return Asked(*args, **{**options, "compare": compare})
+        return TimingOptions(*args, **{**options, "compare": compare})
 
-    monkeypatch.setattr("archcost.latency.paths.Asked", asked)
+    monkeypatch.setattr("archcost.latency.paths.TimingOptions", asked)
     return compare
 
 
@@ -134,7 +134,7 @@ def test_paths_are_timed_in_both_layouts_and_the_hopeless_only_once():
     task, sample = next(iter(samples.items()))
     compare = Compare({"native": 1.0, "im2col-tiled": 10.0, "winograd-4": 0.25})
     names = ["im2col-tiled", "winograd-4"]
-    [found] = time_paths({task: sample}, Asked(paths=names, compare=compare), NOW)
+    [found] = time_paths({task: sample}, TimingOptions(paths=names, compare=compare), NOW)
     assert compare.rounds == [1, 25]
     rough = {(one.key.path, one.key.layout): is_rough(one) for one in found.measurements}
     assert rough == {
@@ -157,7 +157,7 @@ def test_what_is_not_exact_enough_is_never_the_best():
     _, samples = tasks_and_samples()
     task, sample = next(iter(samples.items()))
     compare = Compare({"native": 1.0, "winograd-6": 0.1})
-    asked = Asked(paths=["winograd-6"], tolerance=1e-9, compare=compare)
+    asked = TimingOptions(paths=["winograd-6"], tolerance=1e-9, compare=compare)
     [found] = time_paths({task: sample}, asked, NOW)
     assert verdict_of(found).best.key.path == "native"
     assert "above the tolerance" in found.refused["winograd-6"]
@@ -167,7 +167,7 @@ def test_a_gain_within_the_noise_is_none():
     _, samples = tasks_and_samples()
     task, sample = next(iter(samples.items()))
     compare = Compare({"native": 1.0, "winograd-4": 0.98})
-    [found] = time_paths({task: sample}, Asked(paths=["winograd-4"], compare=compare), NOW)
+    [found] = time_paths({task: sample}, TimingOptions(paths=["winograd-4"], compare=compare), NOW)
     verdict = verdict_of(found)
     assert (verdict.best.key.path, verdict.note) == ("native", NOT_FASTER)
 
@@ -175,14 +175,14 @@ def test_a_gain_within_the_noise_is_none():
 def test_the_usual_paths_leave_out_what_no_kernel_runs_and_say_so():
     _, samples = tasks_and_samples()
     task, sample = next(iter(samples.items()))
-    [found] = time_paths({task: sample}, Asked(compare=Compare()), NOW)
+    [found] = time_paths({task: sample}, TimingOptions(compare=Compare()), NOW)
     timed = {one.key.path for one in found.measurements}
     dtype = torch.float32
     assert "native" in timed
     for path in timed:
         assert get(path).implementation(task.spec, dtype) != "tensor operations"
     assert "no compiled kernel" in found.refused["direct"]
-    [every] = time_paths({task: sample}, Asked(paths="all", compare=Compare()), NOW)
+    [every] = time_paths({task: sample}, TimingOptions(paths="all", compare=Compare()), NOW)
     assert "direct" in {one.key.path for one in every.measurements}
 
 
@@ -191,16 +191,16 @@ def test_the_store_is_asked_first_and_nothing_is_measured_twice():
     with Store(":memory:") as store:
         first, second, third = Compare(), Compare(), Compare()
         names = ["winograd-4"]
-        put = list(time_paths(samples, Asked(paths=names, store=store, compare=first), NOW))
+        put = list(time_paths(samples, TimingOptions(paths=names, store=store, compare=first), NOW))
         assert len(store) == sum(len(one.measurements) for one in put)
-        got = list(time_paths(samples, Asked(paths=names, store=store, compare=second), NOW))
+        got = list(time_paths(samples, TimingOptions(paths=names, store=store, compare=second), NOW))
         assert second.rounds == []
         assert all(one.reused for one in got)
         assert {m for one in got for m in one.measurements} == {m for one in put for m in one.measurements}
         # Another path, or the wish, has it measured again.
-        list(time_paths(samples, Asked(paths=["im2col-tiled"], store=store, compare=third), NOW))
+        list(time_paths(samples, TimingOptions(paths=["im2col-tiled"], store=store, compare=third), NOW))
         assert len(third.rounds) == 2 * len(samples)
-        list(time_paths(samples, Asked(paths=names, store=store, again=True, compare=second), NOW))
+        list(time_paths(samples, TimingOptions(paths=names, store=store, again=True, compare=second), NOW))
         assert len(second.rounds) == 2 * len(samples)
 
 
@@ -209,7 +209,7 @@ def test_cold_times_are_kept_apart():
     task, sample = next(iter(samples.items()))
     with Store(":memory:") as store:
         for cold in (False, True):
-            asked = Asked(paths=["native"], store=store, cold=cold, compare=Compare())
+            asked = TimingOptions(paths=["native"], store=store, cold=cold, compare=Compare())
             [found] = time_paths({task: sample}, asked, NOW)
             assert not found.reused
             assert {one.key.path for one in found.measurements} == {"native"}
@@ -219,7 +219,7 @@ def test_cold_times_are_kept_apart():
 def test_no_time_is_no_time():
     _, samples = tasks_and_samples()
     compare = Compare()
-    assert list(time_paths(samples, Asked(compare=compare), Deadline(0.0))) == []
+    assert list(time_paths(samples, TimingOptions(compare=compare), Deadline(0.0))) == []
     calls, _ = tasks_and_samples()
     rows = layer_times(calls, {}, None, None)
     assert rows[0].note == NOT_MEASURED
@@ -241,7 +241,7 @@ def test_measure_joins_both_kinds_of_time_to_every_layer(clock):
     assert all(row.latency_ms > 0 for row in found.layers[:-1])
     last = found.layers[-1]
     assert last.latency_ms is None
-    assert "does more than this" in last.note
+    assert "which does more" in last.note
     assert found.end_to_end_ms > 0
     assert (found.threads, found.batch, found.dtype, found.torch) == (1, 2, "float32", torch.__version__)
     assert len(found.paths) == sum(len(one.measurements) for one in found.convolutions)
@@ -286,7 +286,7 @@ def test_threads_and_the_model_are_put_back(clock):
 def test_a_model_without_convolutions_has_no_rows(clock):
     found = archcost.measure(nn.Linear(3, 4), torch.rand(2, 3), store=False)
     assert found.layers == ()
-    assert "there are no convolutions" in str(found)
+    assert "the model ran no convolutions" in str(found)
     assert found.to_pandas().empty
 
 

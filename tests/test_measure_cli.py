@@ -49,7 +49,7 @@ def test_the_second_call_takes_times_from_the_store(net, capsys, monkeypatch):
 
     monkeypatch.setattr(archcost.latency.paths._Timer, "look", nothing)
     assert main(["measure", net, *ARGUMENTS]) == 0
-    assert "2 of the convolutions from the store" in capsys.readouterr().out
+    assert "2 of them from the store" in capsys.readouterr().out
 
 
 def test_every_format(net, capsys, tmp_path):
@@ -71,7 +71,7 @@ def test_ctrl_c_prints_what_there_is_and_says_so(net, capsys, monkeypatch):
     assert main(["measure", net, *ARGUMENTS]) == 130
     out, err = capsys.readouterr()
     assert "End to end: " in out
-    assert "Interrupted: what follows" in out
+    assert "Interrupted: only what" in out
     assert err == "archcost: interrupted; what had been measured by then is shown, and kept\n"
 
 

@@ -7,7 +7,7 @@ from torch import nn
 
 import archcost
 from archcost.latency import paths
-from archcost.latency.candidates import NO_TIME, Asked
+from archcost.latency.candidates import NO_TIME, TimingOptions
 from archcost.latency.convolutions import convolutions_of, samples_of
 from archcost.latency.layers import NOT_MEASURED
 from archcost.latency.paths import time_paths
@@ -124,7 +124,7 @@ def test_paths_that_take_long_to_prepare_leave_time_for_pytorchs_own(machine, mo
 
 
 def reached(samples, seconds, store=None):
-    return list(time_paths(samples, Asked(store=store), Deadline(seconds)))
+    return list(time_paths(samples, TimingOptions(store=store), Deadline(seconds)))
 
 
 def test_a_warm_store_reaches_no_fewer_layers(machine):

@@ -130,7 +130,7 @@ def test_what_multiplies_five_times_less_is_a_candidate_by_default_kernel_or_not
             count = get(name).multiplications(spec) + get(name).transform_multiplications(spec)
             assert 5 * count > spec.macs or "others of its kind multiply less" in why
     kept, refused = of_default(LONG)
-    assert refused["direct"] == refused["im2col-tiled"] == "another multiplies 20 times less"
+    assert refused["direct"] == refused["im2col-tiled"] == "another path multiplies 20 times less"
     kept, refused = of_default(ConvSpec(64, 64, 3, padding=1, input_size=(56, 56)))
     assert "direct" not in {path.name for path in kept}
     assert refused["fft"] == "no compiled kernel runs it here"

@@ -174,8 +174,8 @@ def test_native_says_in_which_layout(results, layouts, said):
         f"Native ms: PyTorch's own convolution in the faster layout of its input, {said}" in found.to_text()
     )
     for form in (found.to_text(), found.to_markdown(), found.to_html()):
-        assert form.count("as the model runs it, in the layout that it has: In context ms") == 1
-    assert "as the model runs it" not in replace(found, context=None).to_text()
+        assert form.count("for the layout in which the model runs it, see In context ms") == 1
+    assert "in which the model runs it" not in replace(found, context=None).to_text()
     assert "PyTorch's own" not in found.to_text(columns=["name", "best_ms"])
 
 
@@ -227,7 +227,7 @@ def test_units_and_errors_are_those_of_columns_on_show(results):
 
 def test_what_a_measurement_means_is_said_of_columns_on_show(results):
     measured = results["measured"]
-    alone, context = "native and best are each convolution alone", "in context is inside real forward passes"
+    alone, context = "native and best time each convolution alone", "in context: inside real forward passes"
     for form in ("text", "markdown", "html"):
         every = getattr(measured, f"to_{form}")()
         few = getattr(measured, f"to_{form}")(columns=["name", "latency_ms"])

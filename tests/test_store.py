@@ -150,7 +150,7 @@ def test_a_corrupt_or_foreign_file_is_set_aside_whole_and_a_new_one_begun(spoil,
     spoil(path)
     before = path.read_bytes()
     with Store(path) as store:
-        with pytest.warns(UserWarning, match=r"cannot be used: .* is kept as .*corrupt-1, and a new"):
+        with pytest.warns(UserWarning, match=r"cannot be used: .* was renamed to .*corrupt-1, and a new"):
             store.put(measured())
         assert store.all() == [measured()]
     assert (tmp_path / "store.sqlite.corrupt-1").read_bytes() == before

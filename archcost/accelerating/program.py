@@ -14,7 +14,7 @@ from torch import nn
 from archcost.accelerating.pooling import Pool
 from archcost.accelerating.siblings import Siblings
 from archcost.nn.path_conv import PathConv, seen_from_outside
-from archcost.nn.runners import Clamp, Kernel
+from archcost.nn.runners import Clamp, KernelRunner
 
 __all__ = ["Program", "Step"]
 
@@ -109,7 +109,7 @@ class Program(nn.Module):
         if keys:
             module = self._below(keys)
             run = module.runner(x, clamp) if type(module) is PathConv and not seen else None
-            if place is not None and isinstance(run, Kernel) and self._placed(run, x, place, values):
+            if place is not None and isinstance(run, KernelRunner) and self._placed(run, x, place, values):
                 return _THERE
             if run is not None:
                 return run(x, addend)
@@ -123,7 +123,7 @@ class Program(nn.Module):
             x = _concatenated(values[number], [values[place] for place in reads], widths)
         return _finished(x, addend, clamp)
 
-    def _placed(self, run: Kernel, x: torch.Tensor, place: tuple[int, int], values: list[Any]) -> bool:
+    def _placed(self, run: KernelRunner, x: torch.Tensor, place: tuple[int, int], values: list[Any]) -> bool:
         """Whether the kernel wrote to where a concatenation wants it."""
         end, first = place
         if values[end] is None:

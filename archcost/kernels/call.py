@@ -1,4 +1,4 @@
-"""The options that every kernel takes, and what the C interface is told of a call."""
+"""The options of a kernel's call, and the C structure that describes the call."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from archcost.errors import InputError
 from archcost.kernels.loading import Convolution
 from archcost.kernels.tensors import channels_together, images, planar, readable, sides
 
-__all__ = ["Call", "Padding", "Steps", "Window", "convolution", "window"]
+__all__ = ["Options", "Padding", "Steps", "Window", "convolution", "window"]
 
 Padding = int | Sequence[int | tuple[int, int]]
 Steps = int | Sequence[int]
@@ -22,27 +22,28 @@ Window = tuple[int, int, int, int, int, int]
 """Taps, stride and dilation, each vertical and horizontal."""
 
 
-class Call(TypedDict, total=False):
-    """How a kernel is to be called; every entry may be left out."""
+class Options(TypedDict, total=False):
+    """The options of a kernel's call; every entry may be left out."""
 
     padding: Padding
-    """Of zeros, for each spatial axis a number or (low, high)."""
+    """Padding with zeros: a number, or for each spatial axis a number or (low, high)."""
     stride: Steps
+    """For all spatial axes or each; must be 1 where a kernel takes no stride."""
     dilation: Steps
-    """Both for each spatial axis, and 1 for kernels that say nothing of them."""
+    """For all spatial axes or each; must be 1 where a kernel takes no dilation."""
     clamp: tuple[float, float] | None
     """Outputs are limited to (low, high), after the bias: (0, inf) is ReLU, (0, 6) is ReLU6."""
     memory_format: torch.memory_format | None
-    """Of the output; by default that of the input."""
+    """The layout of the output; by default that of the input."""
     threads: int | None
-    """At most so many; by default `torch.get_num_threads`."""
+    """The most threads; by default `torch.get_num_threads`."""
     block_tiles: int
-    """How many tiles are worked on at a time; 0, the default, leaves it to the kernel."""
+    """The number of tiles computed at a time; 0, the default, leaves it to the kernel."""
 
 
-def window(taps: tuple[int, int], call: Call, axes: int) -> Window:
-    """What slides over the input; that of a 1-d convolution lies along the row."""
-    return (*taps, *_steps(call.get("stride", 1), axes), *_steps(call.get("dilation", 1), axes))
+def window(taps: tuple[int, int], options: Options, axes: int) -> Window:
+    """Taps, stride and dilation of the window; for a 1-d convolution along the row."""
+    return (*taps, *_steps(options.get("stride", 1), axes), *_steps(options.get("dilation", 1), axes))
 
 
 def _steps(of: Steps, axes: int) -> tuple[int, int]:
@@ -54,26 +55,31 @@ def _steps(of: Steps, axes: int) -> tuple[int, int]:
 
 
 def convolution(
-    x: Tensor, taps: tuple[int, int], channels: tuple[int, int], call: Call, *, steps: bool = False
+    x: Tensor, taps: tuple[int, int], channels: tuple[int, int], options: Options, *, steps: bool = False
 ) -> tuple[Tensor, Tensor, Convolution]:
-    """The input as the kernel can read it, the empty output, and what is to be done between them.
+    """The input in a layout that the kernel reads, the empty output, and the C structure.
 
-    ``steps`` is whether the kernel takes a stride and a dilation.
+    Args:
+        x: (batch, channels, length) or (batch, channels, height, width).
+        taps: of the kernel, vertical and horizontal.
+        channels: input and output channels.
+        options: of the call.
+        steps: whether the kernel takes a stride and a dilation.
     """
     source = readable(planar(x))
-    padding, axes = call.get("padding", 0), x.dim() - 2
+    padding, axes = options.get("padding", 0), x.dim() - 2
     problem, shape, memory_format = _problem(
         tuple(source.shape),
         source.stride(),
         axes,
-        window(taps, call, axes),
+        window(taps, options, axes),
         steps,
         channels,
         padding if isinstance(padding, int) else tuple(padding),
-        call.get("clamp"),
-        call.get("memory_format"),
-        call.get("threads") or torch.get_num_threads(),
-        call.get("block_tiles", 0),
+        options.get("clamp"),
+        options.get("memory_format"),
+        options.get("threads") or torch.get_num_threads(),
+        options.get("block_tiles", 0),
     )
     return source, torch.empty(shape, dtype=torch.float32, memory_format=memory_format), problem
 
@@ -92,7 +98,7 @@ def _problem(
     threads: int,
     block_tiles: int,
 ) -> tuple[Convolution, tuple[int, ...], torch.memory_format]:
-    """Kept, since a small layer takes less time than putting this together."""
+    """The C structure, output shape and layout; cached, because a small layer takes less time than this."""
     if shape[1] != channels[0]:
         raise InputError(f"kernel: the weights are for {channels[0]} channels, the input has {shape[1]}")
     pads = sides(padding, axes)

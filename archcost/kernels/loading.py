@@ -128,7 +128,7 @@ _switched_off: ContextVar[bool] = ContextVar("archcost_kernels_switched_off", de
 
 @contextmanager
 def disabled() -> Iterator[None]:
-    """As if there were no kernels, in this thread or task: to compare, or to test what serves without them.
+    """Switch the kernels off in this thread or task, to compare or to test the code that replaces them.
 
     Weights that were packed before cannot be used inside.
     """
@@ -172,7 +172,7 @@ def isa() -> str | None:
 
 
 def usable_isas() -> tuple[str, ...]:
-    """Those that this machine can execute, the best last."""
+    """The built instruction sets that this machine can execute, the best last."""
     best = isa()
     if best is None:
         return ()
@@ -198,11 +198,11 @@ def library(isa: str | None = None) -> ctypes.CDLL | None:
 
 
 def scratch_bytes_kept() -> int:
-    """Working memory that the kernels keep for their next call."""
+    """Bytes of working memory that the kernels keep for their next call."""
     return sum(_open(name).archcost_scratch_bytes() for name in usable_isas())
 
 
 def release_scratch() -> None:
-    """Give it back to the system."""
+    """Give the kernels' working memory back to the system."""
     for name in usable_isas():
         _open(name).archcost_release_scratch()

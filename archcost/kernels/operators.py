@@ -1,19 +1,18 @@
-"""The kernels for paths: called directly, or as an operator where PyTorch looks on.
+"""The kernels for paths: called directly, or as an operator where PyTorch traces.
 
-``archcost::convolve`` is what ``torch.compile``, ``torch.export`` and dispatch modes see of them. It records
-no gradients.
+``torch.compile``, ``torch.export`` and dispatch modes see the operator ``archcost::convolve``. It records no
+gradients.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
-from archcost.kernels.call import Call, window
+from archcost.kernels.call import Options, window
 from archcost.kernels.packed import Packed
 from archcost.kernels.tensors import channels_together, planar, readable, sides
 
@@ -23,27 +22,27 @@ Pairs = tuple[tuple[int, int], ...]
 
 
 def convolve(
-    x: Tensor, packed: Packed | tuple[Packed, ...], bias: Tensor | None = None, **call: Unpack[Call]
+    x: Tensor, packed: Packed | tuple[Packed, ...], bias: Tensor | None = None, **options: Unpack[Options]
 ) -> Tensor:
     """The convolution by the kernel that its weights were packed for.
 
-    Of several packed, each has its share of the channels.
+    Several packed weights each have a share of the channels.
     """
     if isinstance(packed, tuple):
-        return _by_groups(x, packed, bias, call)
-    return _as_operator(x, packed, bias, call) if _is_watched(x) else packed.run(x, bias, call)
+        return _by_groups(x, packed, bias, options)
+    return _as_operator(x, packed, bias, options) if _is_watched(x) else packed.run(x, bias, options)
 
 
-def _by_groups(x: Tensor, packed: tuple[Packed, ...], bias: Tensor | None, call: Call) -> Tensor:
+def _by_groups(x: Tensor, packed: tuple[Packed, ...], bias: Tensor | None, options: Options) -> Tensor:
     xs = x.chunk(len(packed), 1)
     biases = [None] * len(packed) if bias is None else bias.chunk(len(packed))
-    y = torch.cat([convolve(*one, **call) for one in zip(xs, packed, biases, strict=True)], 1)
-    memory_format = call.get("memory_format")
+    y = torch.cat([convolve(*one, **options) for one in zip(xs, packed, biases, strict=True)], 1)
+    memory_format = options.get("memory_format")
     return y if memory_format is None else y.contiguous(memory_format=memory_format)
 
 
 def _is_watched(x: Tensor) -> bool:
-    """Whether somebody records what happens to tensors, or they are not what they seem."""
+    """Whether tensor operations are traced, or the tensor is of a subclass."""
     return (
         torch.compiler.is_compiling()
         or type(x) is not Tensor
@@ -52,21 +51,22 @@ def _is_watched(x: Tensor) -> bool:
     )
 
 
-def _as_operator(x: Tensor, packed: Packed, bias: Tensor | None, call: Call) -> Tensor:
+def _as_operator(x: Tensor, packed: Packed, bias: Tensor | None, options: Options) -> Tensor:
     axes = x.dim() - 2
-    clamp, memory_format = call.get("clamp"), call.get("memory_format")
-    return _convolve(
+    clamp, memory_format = options.get("clamp"), options.get("memory_format")
+    y: Tensor = _convolve(
         x,
         packed.data,
         None if bias is None else bias.detach(),
         packed.kind,
         packed.numbers,
         packed.isa,
-        [side for pair in sides(call.get("padding", 0), axes) for side in pair],
-        window(packed.taps, call, axes)[2:],
+        [side for pair in sides(options.get("padding", 0), axes) for side in pair],
+        window(packed.taps, options, axes)[2:],
         None if clamp is None else [float(limit) for limit in clamp],
         None if memory_format is None else memory_format == torch.channels_last,
     )
+    return y
 
 
 @torch.library.custom_op("archcost::convolve", mutates_args=(), device_types="cpu")
@@ -85,21 +85,29 @@ def _convolve(
     """``kind`` and ``numbers`` are those of `Packed`; padding as low, high of each axis, stride and dilation
     as those of an image, whose rows alone a sequence has."""
     axes = x.dim() - 2
-    call: Call = {
+    options: Options = {
         "padding": _pairs(padding),
         "stride": steps[:2][-axes:],
         "dilation": steps[2:][-axes:],
         "clamp": None if clamp is None else (clamp[0], clamp[1]),
         "memory_format": None if channels_last is None else _layout(channels_last),
     }
-    return Packed.of(kind, numbers, isa, packed).run(x, bias, call)
+    return Packed.of(kind, numbers, isa, packed).run(x, bias, options)
 
 
 @_convolve.register_fake
 def _(
-    x: Tensor, packed: Tensor, bias: Any, kind: str, numbers: Sequence[int], isa: str, padding: Sequence[int],
-    steps: Sequence[int], clamp: Any, channels_last: bool | None,
-) -> Tensor:  # fmt: skip
+    x: Tensor,
+    packed: Tensor,
+    bias: Tensor | None,
+    kind: str,
+    numbers: Sequence[int],
+    isa: str,
+    padding: Sequence[int],
+    steps: Sequence[int],
+    clamp: Sequence[float] | None,
+    channels_last: bool | None,
+) -> Tensor:
     source = readable(planar(x))
     size = [
         (n + low + high - d * (k - 1) - 1) // s + 1

@@ -11,7 +11,7 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from archcost.errors import InputError
-from archcost.kernels.call import Call, convolution, window
+from archcost.kernels.call import Options, convolution, window
 from archcost.kernels.tensors import channels_together, checked, loaded, offsets, sides
 
 __all__ = ["KINDS", "Kind", "Packed", "run", "scratch_bytes"]
@@ -19,16 +19,17 @@ __all__ = ["KINDS", "Kind", "Packed", "run", "scratch_bytes"]
 
 @dataclass(frozen=True)
 class Packed:
-    """What `pack_winograd` and the others give; made once, used with any input that fits."""
+    """The packed weights of a kernel, made by `pack_winograd` and the like; used with any input that fits."""
 
     kind: str
-    """Of `KINDS`: weights cross PyTorch's operators as a tensor, this name and a few numbers."""
+    """The kind of kernel, a key of `KINDS`."""
     taps: tuple[int, int]
     out_channels: int
     in_channels: int
     own: tuple[int, ...]
-    """The numbers that its kind adds."""
+    """The numbers that only its kind of kernel has, see `KINDS`."""
     isa: str
+    """The instruction set that it was packed for."""
     data: Tensor
 
     @property
@@ -37,7 +38,7 @@ class Packed:
 
     @property
     def numbers(self) -> tuple[int, ...]:
-        """All but the data and the ISA; `of` reads them."""
+        """All fields but data and instruction set, as numbers; `of` reads them."""
         return (*self.taps, self.out_channels, self.in_channels, *self.own)
 
     @classmethod
@@ -45,20 +46,22 @@ class Packed:
         height, width, outs, ins, *own = numbers
         return cls(kind, (height, width), outs, ins, tuple(own), isa, data)
 
-    def run(self, x: Tensor, bias: Tensor | None, call: Call) -> Tensor:
-        """The convolution. Where the kernel works in one layout alone, what lies otherwise is copied."""
+    def run(self, x: Tensor, bias: Tensor | None, options: Options) -> Tensor:
+        """The convolution of ``x``; an input in a layout that the kernel does not read is copied."""
         kind, axes = KINDS[self.kind], x.dim() - 2
         behind: torch.memory_format | None = None
-        numbers = kind.numbers(self, call, x)
+        numbers = kind.numbers(self, options, x)
         if kind.layout is torch.channels_last:
             last = axes == 2 and channels_together(x.shape, x.stride())
-            behind = call.get("memory_format") or (torch.channels_last if last else torch.contiguous_format)
+            behind = options.get("memory_format") or (
+                torch.channels_last if last else torch.contiguous_format
+            )
             x = x.movedim(1, -1).contiguous().movedim(-1, 1)
-            call = {**call, "memory_format": torch.channels_last}
+            options = {**options, "memory_format": torch.channels_last}
         elif kind.layout is not None:
-            x, call = x.contiguous(), {**call, "memory_format": kind.layout}
+            x, options = x.contiguous(), {**options, "memory_format": kind.layout}
         channels = (self.in_channels, self.out_channels)
-        source, y, problem = convolution(x, self.taps, channels, call, steps=kind.steps)
+        source, y, problem = convolution(x, self.taps, channels, options, steps=kind.steps)
         added = offsets(bias, self.out_channels)
         buffers = (source, self.data, added, *(None,) * kind.adds, y)
         places = [None if one is None else one.data_ptr() for one in buffers]
@@ -70,22 +73,22 @@ class Packed:
 class Kind(NamedTuple):
     """How a kernel of the library is called."""
 
-    numbers: Callable[[Packed, Call, Tensor], Sequence[int]]
-    """Its first arguments, and whatever is wrong with the input for this kernel alone."""
+    numbers: Callable[[Packed, Options, Tensor], Sequence[int]]
+    """The first arguments of the call; raises InputError for inputs that only this kernel refuses."""
     steps: bool = False
     """Whether it takes a stride and a dilation."""
     adds: bool = False
-    """Whether it takes a tensor to add: none here."""
+    """Whether it takes a tensor to add to the output."""
     layout: torch.memory_format | None = None
-    """Of the only images that it takes; None for any."""
+    """The only layout that it takes; None for any."""
 
 
-def _window(packed: Packed, call: Call, x: Tensor) -> Sequence[int]:
-    return window(packed.taps, call, x.dim() - 2)
+def _window(packed: Packed, options: Options, x: Tensor) -> Sequence[int]:
+    return window(packed.taps, options, x.dim() - 2)
 
 
-def _rows(packed: Packed, call: Call, x: Tensor) -> Sequence[int]:
-    left, right = sides(call.get("padding", 0), x.dim() - 2)[-1]
+def _rows(packed: Packed, options: Options, x: Tensor) -> Sequence[int]:
+    left, right = sides(options.get("padding", 0), x.dim() - 2)[-1]
     (size,) = packed.own
     needed = loaded(packed.isa).archcost_depthwise_size(packed.taps[1], x.shape[-1], left, right)
     if not 0 < needed <= size:
@@ -93,15 +96,15 @@ def _rows(packed: Packed, call: Call, x: Tensor) -> Sequence[int]:
     return (*packed.taps, size)
 
 
-def _sequence(packed: Packed, call: Call, x: Tensor) -> Sequence[int]:
+def _sequence(packed: Packed, options: Options, x: Tensor) -> Sequence[int]:
     if x.dim() != 3:
         raise InputError(f"kernel: a sequence has 3 dimensions, got {tuple(x.shape)}")
     return (packed.taps[1], *packed.own)
 
 
 KINDS = {
-    # Winograd's, or Fourier's along the row. Own: the family, two numbers that name the tile, its outputs.
-    "tiles": Kind(lambda packed, call, x: packed.own[:3]),
+    # Winograd, or Fourier along the row. Own: the family, two numbers that name the tile, its outputs.
+    "tiles": Kind(lambda packed, options, x: packed.own[:3]),
     # Transforms of whole rows. Own: their size.
     "depthwise": Kind(_rows),
     # Partitioned overlap-save. Own: how far apart frames are, half of the transform; and the groups.
@@ -112,17 +115,17 @@ KINDS = {
 }
 
 
-def run(x: Tensor, packed: Packed, bias: Tensor | None = None, **call: Unpack[Call]) -> Tensor:
-    """The convolution by the kernel that its weights were packed for; see `archcost.kernels.call.Call`.
+def run(x: Tensor, packed: Packed, bias: Tensor | None = None, **options: Unpack[Options]) -> Tensor:
+    """The convolution by the kernel that its weights were packed for; see `archcost.kernels.call.Options`.
 
     Stride and dilation are for im2col and the direct depthwise kernel alone.
     """
-    return packed.run(x, bias, call)
+    return packed.run(x, bias, options)
 
 
-def scratch_bytes(x: Tensor, packed: Packed, **call: Unpack[Call]) -> int:
-    """Working memory of such a call."""
+def scratch_bytes(x: Tensor, packed: Packed, **options: Unpack[Options]) -> int:
+    """Bytes of working memory that such a call of `run` takes."""
     kind, channels = KINDS[packed.kind], (packed.in_channels, packed.out_channels)
-    _, _, problem = convolution(x, packed.taps, channels, call, steps=kind.steps)
+    _, _, problem = convolution(x, packed.taps, channels, options, steps=kind.steps)
     floats = getattr(loaded(packed.isa), f"archcost_{packed.kind}_scratch_floats")
-    return 4 * int(floats(*kind.numbers(packed, call, x), problem))
+    return 4 * int(floats(*kind.numbers(packed, options, x), problem))

@@ -1,4 +1,4 @@
-"""Weights transformed and packed for the compiled kernels, and the tiles and transforms that there are."""
+"""Packing of weights for the compiled kernels, and the tiles and transforms that the kernels have."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WINOGRAD, FOURIER = 0, 1  # families of tiles
 
 @dataclass(frozen=True)
 class WinogradTile:
-    """F(outputs, taps), one of each an axis: how many outputs a tile has, for kernels of how many taps."""
+    """F(outputs, taps): the outputs of a tile and the taps of its kernel, on each axis."""
 
     outputs: tuple[int, int]
     taps: tuple[int, int]
@@ -46,17 +46,17 @@ def _places() -> dict[WinogradTile, int]:
 
 
 def winograd_tiles(taps: tuple[int, int] | None = None) -> tuple[WinogradTile, ...]:
-    """Every tile the kernels have, or those for kernels of so many taps; the smallest first."""
+    """Every tile of the kernels, or those for these taps; the smallest first."""
     return tuple(tile for tile in _places() if taps is None or tile.taps == taps)
 
 
 def winograd_place(outputs: tuple[int, int], taps: tuple[int, int]) -> int | None:
-    """Where that tile stands among them; None where it is none of them."""
+    """The index of a tile among `winograd_tiles()`; None where the kernels have no such tile."""
     return _places().get(WinogradTile(outputs, taps))
 
 
 def fft_size(at_least: int) -> int | None:
-    """The next size of a transform that the kernels have."""
+    """The smallest transform of the kernels of at least this size; None where it is too large."""
     return loaded().archcost_fft_size(at_least) or None
 
 
@@ -127,7 +127,7 @@ def _packed(
     kind: str, weight: Tensor, settled: Sequence[int], isa: str | None, own: tuple[int, ...] = (), *,
     depthwise: bool = False, groups: int = 1,
 ) -> Packed:  # fmt: skip
-    """As a kernel of this library wants them; ``settled`` is what it asks of the weights but the channels."""
+    """Pack weights for a kernel; ``settled`` are its arguments before the numbers of channels."""
     source = readable(planar(weight.detach()), "weight").contiguous()
     if not source.numel():
         raise InputError(f"kernel: there are no weights in {tuple(weight.shape)}")

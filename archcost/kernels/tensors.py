@@ -1,4 +1,4 @@
-"""What every wrapper needs: tensors as the C interface sees them, checked before their address is taken."""
+"""Tensors for the C interface: checks, layouts and padding."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ def loaded(name: str | None = None) -> ctypes.CDLL:
 
 
 def checked(failure: int) -> None:
+    """Raise ArchcostError for a failure that the C interface returned."""
     if failure:
         raise ArchcostError(f"kernel: {_FAILURES.get(failure, f'failure {failure}')}")
 
@@ -60,8 +61,10 @@ def offsets(bias: Tensor | None, channels: int) -> Tensor | None:
 
 
 def images(shape: Sequence[int], strides: Sequence[int]) -> Images:
-    """With a channel stride of 1 only where the kernel is to read channels together: a lone channel, or a
-    lone pixel, has both."""
+    """The C structure for images of this shape and strides.
+
+    The channel stride is 1 only where the kernel is to read channels together.
+    """
     batch, channel, row, column = strides
     if channels_together(shape, strides):
         return Images(*shape, batch, 1, row, column)
@@ -70,6 +73,7 @@ def images(shape: Sequence[int], strides: Sequence[int]) -> Images:
 
 
 def channels_together(shape: Sequence[int], strides: Sequence[int]) -> bool:
+    """Whether several channels are next to each other in memory, as in channels_last."""
     return strides[1] == 1 and shape[1] > 1
 
 

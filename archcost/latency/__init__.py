@@ -1,1 +1,1 @@
-"""What is measured on this machine: the clock and, built on it, every number in seconds."""
+"""Measuring on this machine: the clock, and every number in seconds that is built on it."""

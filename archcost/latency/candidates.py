@@ -1,14 +1,14 @@
-"""Which paths are timed for a convolution, in which layouts, and each as a function to call."""
+"""The candidates for a convolution: paths and layouts to be timed, and each as a function to call."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from archcost.errors import ArchcostError
-from archcost.latency.convolutions import Sample, Task
+from archcost.latency.convolutions import ConvTensors, Task
 from archcost.latency.store.fingerprint import fingerprint
 from archcost.latency.store.kinds import COLD, PATH
 from archcost.latency.store.store import Store
@@ -20,23 +20,26 @@ from archcost.latency.timing.thresholds import FAR, FAR_S
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["NO_TIME", "Asked", "Way", "calls_of", "is_far", "ways_of"]
+    from archcost.paths.path import ExecutionPath, Prepared
 
-NO_TIME = "there was no time to try it"
+__all__ = ["NO_TIME", "Candidate", "TimingOptions", "calls_of", "candidates_of", "is_far"]
+
+NO_TIME = "no time was left to run it"
 
 Compare = Callable[..., dict[str, Timing]]
-Way = tuple[str, str]
+Candidate = tuple[str, str]
 """The name of a path, and the layout of its input."""
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What the caller wants of all convolutions."""
+class TimingOptions:
+    """How all convolutions are to be timed."""
 
     threads: int = 1
     paths: Sequence[str] | Literal["all"] | None = None
-    """None: PyTorch's own, and those that compiled kernels run, in full or in part."""
+    """Names of paths. None: those of PyTorch, and those that compiled kernels run, in full or in part."""
     tolerance: float = 1e-4
+    """The largest error of a path, max |y - exact| / max |exact|."""
     store: Store | None = None
     again: bool = False
     """Measure anew, whatever the store has."""
@@ -46,105 +49,114 @@ class Asked:
 
     @property
     def kind(self) -> str:
-        """What the store calls such times."""
+        """The kind under which the store keeps these times."""
         return COLD if self.cold else PATH
 
 
-def ways_of(task: Task, sample: Sample, asked: Asked) -> tuple[list[Way], dict[str, str]]:
-    """Paths and layouts to look at, the least to prepare first; and, with the reason, those ruled out."""
+def candidates_of(
+    task: Task, tensors: ConvTensors, options: TimingOptions
+) -> tuple[list[Candidate], dict[str, str]]:
+    """The candidates, those with the least to prepare first; and the paths ruled out, with the reasons.
+
+    Returns:
+        (path, layout) pairs, ``native`` first; and the reason against each other path by its name.
+    """
     from archcost.paths.likely import likely
     from archcost.paths.registry import available, get
 
-    every = asked.paths is None or asked.paths == "all"
-    names = available() if every else ("native", *(asked.paths or ()))
-    dtype = sample.x.dtype
+    every = options.paths is None or options.paths == "all"
+    names = available() if every else ("native", *(options.paths or ()))
+    dtype = tensors.x.dtype
     refused: dict[str, str] = {}
     for name in dict.fromkeys(names):
         reason = get(name).supports(task.spec, dtype)
         if reason is not None:
             refused[name] = reason
     paths = [get(name) for name in dict.fromkeys(names) if name not in refused]
-    if asked.paths is None:
+    if options.paths is None:
         paths, unlikely = likely(task.spec, paths, dtype)
-        refused |= {name: f"{why}; paths='all' times it all the same" for name, why in unlikely.items()}
-    # PyTorch's own is what all are compared with; the others by how much there is to prepare.
+        refused |= {name: f"{why}; paths='all' times it anyway" for name, why in unlikely.items()}
+    # PyTorch's own path first, as all are compared with it; then by the size of their prepared weights.
     paths.sort(key=lambda path: (path.name != "native", _to_prepare(path.name, task)))
     layouts = ["contiguous"]
-    if sample.x.dim() in (4, 5) and not in_layout(sample.x, "channels_last").is_contiguous():
+    if tensors.x.dim() in (4, 5) and not in_layout(tensors.x, "channels_last").is_contiguous():
         layouts.append("channels_last")
     return [(path.name, layout) for path in paths for layout in layouts], refused
 
 
 def calls_of(
     task: Task,
-    sample: Sample,
-    ways: Sequence[Way],
-    asked: Asked,
+    tensors: ConvTensors,
+    candidates: Sequence[Candidate],
+    options: TimingOptions,
     refused: dict[str, str],
     deadline: Deadline,
-) -> tuple[dict[Way, Callable[[], Any]], dict[Way, float]]:
-    """Each way as a function, its weights prepared, and the seconds of its very first call.
+) -> tuple[dict[Candidate, Callable[[], torch.Tensor]], dict[Candidate, float]]:
+    """Each candidate as a function, its weights prepared, and the seconds of its first call.
 
-    What fails is refused, and so is what the deadline does not reach or, by how long the others took, would
-    not be prepared by then. A path that is far behind in one layout is not tried in the other.
+    ``refused`` gets, with the reason, each path that fails, that the deadline does not reach, or whose
+    weights would not be prepared by then, judged by the others. A path far behind in one layout is not
+    tried in the other.
     """
     import torch
 
     from archcost.paths.registry import get
 
     inputs: dict[str, list[torch.Tensor]] = {}
-    prepared: dict[str, Any] = {}
-    calls: dict[Way, Callable[[], Any]] = {}
-    first: dict[Way, float] = {}
+    prepared: dict[str, Prepared] = {}
+    calls: dict[Candidate, Callable[[], torch.Tensor]] = {}
+    first: dict[Candidate, float] = {}
     took, held = 0.0, 0
-    for way in ways:
-        path, layout = get(way[0]), way[1]
-        size = 0 if way[0] in prepared else _to_prepare(way[0], task)
+    for candidate in candidates:
+        path, layout = get(candidate[0]), candidate[1]
+        size = 0 if candidate[0] in prepared else _to_prepare(candidate[0], task)
         if not deadline.allows(size * took / held if held else 0.0):
-            if not any(name == way[0] for name, _ in calls):
-                refused.setdefault(way[0], NO_TIME)
+            if not any(name == candidate[0] for name, _ in calls):
+                refused.setdefault(candidate[0], NO_TIME)
             continue
-        if any(other[0] == way[0] and is_far(other, first) for other in first):
+        if any(other[0] == candidate[0] and is_far(other, first) for other in first):
             continue
         if layout not in inputs:
-            x = in_layout(sample.x, layout)
-            inputs[layout] = [x, *(x.clone() for _ in range(_copies(x) - 1))] if asked.cold else [x]
+            x = in_layout(tensors.x, layout)
+            inputs[layout] = [x, *(x.clone() for _ in range(_copies(x) - 1))] if options.cold else [x]
         turns = cycle(inputs[layout])
         try:
             with torch.no_grad():
-                if way[0] not in prepared:
+                if candidate[0] not in prepared:
                     start = now()
-                    prepared[way[0]] = path.prepare(sample.weight, sample.bias, task.spec)
+                    prepared[candidate[0]] = path.prepare(tensors.weight, tensors.bias, task.spec)
                     took, held = took + (now() - start if size else 0.0), held + size
-                ready = prepared[way[0]]
+                ready = prepared[candidate[0]]
 
-                def call(path: Any = path, ready: Any = ready, turns: Iterator[Any] = turns) -> Any:
+                def call(
+                    path: ExecutionPath = path, ready: Prepared = ready, turns: Iterator[torch.Tensor] = turns
+                ) -> torch.Tensor:
                     return path.run(next(turns), ready)
 
-                first[way] = once(call, asked.threads)
+                first[candidate] = once(call, options.threads)
         except (ArchcostError, RuntimeError, MemoryError) as error:
-            if not any(name == way[0] for name, _ in calls):
-                refused[way[0]] = f"it failed on {layout} input: {error}"
+            if not any(name == candidate[0] for name, _ in calls):
+                refused[candidate[0]] = f"it failed on a {layout} input: {error}"
             continue
-        refused.pop(way[0], None)
-        calls[way] = call
+        refused.pop(candidate[0], None)
+        calls[candidate] = call
     return calls, first
 
 
 def _to_prepare(path: str, task: Task) -> int:
-    """Bytes beside input, output and weights: mostly weights prepared, which takes time by their size."""
+    """Workspace in bytes, mostly prepared weights: the time to prepare them grows with it."""
     from archcost.paths.registry import get
 
     return get(path).workspace_bytes(task.spec) or 0
 
 
-def is_far(way: Way, first: Mapping[Way, float]) -> bool:
-    """Whether one first call beside the others shows that it can be no match for the fastest."""
-    return first[way] > max(FAR_S, FAR * min(first.values()))
+def is_far(candidate: Candidate, first: Mapping[Candidate, float]) -> bool:
+    """Whether the first call took so long that the candidate cannot be the fastest."""
+    return first[candidate] > max(FAR_S, FAR * min(first.values()))
 
 
 def _copies(x: torch.Tensor) -> int:
-    """As many as fill the largest cache twice, within reason."""
+    """How many copies of the input fill the largest cache twice, 2 at least."""
     return max(2, -(-fingerprint().beyond_caches_bytes // max(1, x.numel() * x.element_size())))
 
 

@@ -1,4 +1,4 @@
-"""The convolutions of one model: each call on paper, and the real tensors of the first that does the same."""
+"""The convolutions of a model: the `ConvSpec` of each call, and real tensors for each distinct one."""
 
 from __future__ import annotations
 
@@ -18,39 +18,40 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["ConvCall", "Sample", "Task", "convolutions_of", "samples_of"]
+__all__ = ["ConvCall", "ConvTensors", "Task", "convolutions_of", "samples_of"]
 
 _MODULES = frozenset(f"Conv{kind}{axes}d" for kind in ("", "Transpose") for axes in (1, 2, 3))
 
 
 @dataclass(frozen=True)
 class Task:
-    """What is measured once for all calls that do the same."""
+    """A distinct convolution: measured once for all calls that share it."""
 
     spec: ConvSpec
     dtype: str
-    """As in ``float32``."""
+    """The dtype of input and weights, as in ``float32``."""
 
 
 @dataclass(frozen=True)
 class ConvCall:
-    """One convolution of a pass."""
+    """A convolution that a forward pass ran."""
 
     name: str
-    """Of the module that made it, as in ``named_modules()``."""
+    """The name of the module that ran it, as in ``named_modules()``."""
     type: str
+    """The class of that module."""
     call: int
     """0 for the module's first call in a pass, 1 for the second."""
     task: Task | None
     alone: bool
-    """The module did nothing else in that call: its own time is the convolution's."""
+    """Whether the module did nothing else in that call, so that its own time is the convolution's."""
     refusal: str | None = None
-    """Why there is no task."""
+    """Why no path can be timed for it, and ``task`` is None."""
 
 
 @dataclass(frozen=True, eq=False)
-class Sample:
-    """Real tensors of a task."""
+class ConvTensors:
+    """Real input, weight and bias of a convolution."""
 
     x: torch.Tensor
     weight: torch.Tensor
@@ -58,7 +59,7 @@ class Sample:
 
 
 def convolutions_of(trace: Trace) -> tuple[ConvCall, ...]:
-    """Every convolution of a pass, in the order in which they ran."""
+    """Every convolution of a traced forward pass, in the order in which they ran."""
     made: dict[int, list[Op]] = {}
     for op in trace.ops:
         made.setdefault(op.call, []).append(op)
@@ -80,10 +81,18 @@ def convolutions_of(trace: Trace) -> tuple[ConvCall, ...]:
     return tuple(found)
 
 
-def samples_of(model: nn.Module, call: Call, tasks: Sequence[Task]) -> dict[Task, Sample]:
-    """Input, weight and bias of the first convolution of each task, from one pass of the model as it is.
+def samples_of(model: nn.Module, call: Call, tasks: Sequence[Task]) -> dict[Task, ConvTensors]:
+    """Input, weight and bias of the first convolution of each task, copied during one forward pass.
 
     The model, its buffers, the random states and the inputs stay as they were.
+
+    Args:
+        model: in the mode in which it is to be measured.
+        call: its inputs, on the device of the model.
+        tasks: the convolutions wanted.
+
+    Returns:
+        The tensors by task; a task that the pass did not run is missing.
 
     Raises:
         ModelError: the model's forward raised.
@@ -91,7 +100,7 @@ def samples_of(model: nn.Module, call: Call, tasks: Sequence[Task]) -> dict[Task
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
 
-    wanted, found = set(tasks), dict[Task, Sample]()
+    wanted, found = set(tasks), dict[Task, ConvTensors]()
 
     class Recording(TorchDispatchMode):
         @classmethod
@@ -106,7 +115,7 @@ def samples_of(model: nn.Module, call: Call, tasks: Sequence[Task]) -> dict[Task
                 task, _ = _task(args)
                 if task in wanted and task not in found:
                     # Cloned, for what comes later may write into it; weights may be computed as well.
-                    found[task] = Sample(*(None if t is None else t.detach().clone() for t in args[:3]))  # type: ignore[arg-type]
+                    found[task] = ConvTensors(*(None if t is None else t.detach().clone() for t in args[:3]))  # type: ignore[arg-type]
             return func(*args, **(kwargs or {}))
 
     args, kwargs = call.cloned()
@@ -116,7 +125,7 @@ def samples_of(model: nn.Module, call: Call, tasks: Sequence[Task]) -> dict[Task
 
 
 def _task(args: Sequence[Any]) -> tuple[Task | None, str | None]:
-    """Of the arguments of aten.convolution, tensors or what a Trace has in their place; or why not."""
+    """The task of a call of aten.convolution by its arguments (tensors, or a Trace's); or why it has none."""
     x, weight, bias, stride, padding, dilation, transposed, output_padding, groups = args[:9]
     axes, inputs, outputs = len(x.shape) - 2, weight.shape[1] * groups, weight.shape[0]
     if transposed:
@@ -143,5 +152,5 @@ def _task(args: Sequence[Any]) -> tuple[Task | None, str | None]:
     except ArchcostError as error:
         return None, str(error)
     if not x.dtype.is_floating_point:
-        return None, f"paths are for floats, not {str(x.dtype).removeprefix('torch.')}"
+        return None, f"paths compute in floating point, not in {str(x.dtype).removeprefix('torch.')}"
     return Task(spec, str(x.dtype).removeprefix("torch.")), None

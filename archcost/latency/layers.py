@@ -1,4 +1,4 @@
-"""Each convolution of a model with its two kinds of time: what it took in context, and alone on its paths."""
+"""Each convolution of a model with both kinds of time: in context, and alone on each path."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from archcost.latency.paths import PathTimes, is_rough
 from archcost.latency.prediction.roofline import Roofline, bytes_moved
 from archcost.latency.store.measurement import Measurement
 from archcost.latency.timing.parts import CallTime, InContext
-from archcost.latency.timing.thresholds import MOST_NOISE, NOISE, STANDARD_ERROR
+from archcost.latency.timing.thresholds import MOST_NOISE, NOISE, STANDARD_ERROR, UNRELIABLE
 from archcost.paths.likely import without_kernel
 from archcost.spec import ConvSpec
 
@@ -19,48 +19,55 @@ __all__ = ["EAGER", "LayerTime", "Verdict", "layer_times", "verdict_of"]
 
 EAGER = ("native", "native-channels-last")
 """The paths that a model takes by itself, in one layout or the other."""
-NOT_MEASURED = "there was no time to measure its paths"
-ROUGH = "timed in a first look only: more seconds would tell"
-NOT_FASTER = "no eligible path that was timed is faster beyond the noise"
+NOT_MEASURED = "no time was left to measure its paths"
+ROUGH = "timed by a few samples only; give more seconds"
+NOT_FASTER = "no path that was timed and keeps the tolerance is faster beyond the noise"
 
 
 @dataclass(frozen=True)
 class LayerTime:
-    """One convolution of a pass. None is what was not measured, and ``note`` says why."""
+    """A convolution call of the model with its times. None: not measured; ``note`` says why."""
 
     name: str
+    """The name of the module that made the call, as in ``named_modules()``."""
     type: str
+    """The class of that module."""
     call: int
     """0 for the module's first call in a pass, 1 for the second."""
     spec: ConvSpec | None
     dtype: str | None
     latency_ms: float | None
-    """In context: the module's own time inside real forward passes."""
+    """Median time in context: the module's own time inside real forward passes."""
     latency_spread_ms: float | None
+    """The interquartile range of ``latency_ms``."""
     native_ms: float | None
-    """Alone: PyTorch's own convolution in the faster of both layouts."""
+    """Median time alone of PyTorch's own convolution, in the faster of both layouts."""
     native_layout: str | None
+    """The layout of ``native_ms``: ``contiguous`` or ``channels_last``."""
     best_ms: float | None
-    """Alone: the fastest eligible path, which is ``native`` where none is faster."""
+    """Median time alone of the fastest path within the tolerance; PyTorch's own where none is faster."""
     best_spread_ms: float | None
+    """The interquartile range of ``best_ms``."""
     best_path: str | None
+    """The name of that path."""
     best_layout: str | None
-    """Of the input; the output is in the same, as a rule."""
+    """The layout of the best path's input, and as a rule of its output."""
     speedup: float | None
     """``native_ms / best_ms``."""
     error: float | None
-    """Of the best path, max |y - exact| / max |exact| with this layer's weights on a real input."""
+    """max |y - exact| / max |exact| of the best path, with this layer's weights on a real input."""
     multiplications: int | None
-    """Of the best path."""
+    """Multiplications of data by weights on the best path."""
     workspace_bytes: int | None
-    """Of the best path, prepared weights included; PyTorch does not tell its own."""
+    """Workspace of the best path, prepared weights included; unknown for PyTorch's own."""
     roofline_share: float | None
-    """How much of what multiplications and bytes allow on this machine the best path reaches."""
+    """The lower bound of this machine's roofline over the best path's time: 1 is as fast as possible."""
     note: str | None
+    """Why something is missing or doubtful."""
 
     @property
     def macs(self) -> int | None:
-        """The convolution's, by definition."""
+        """Multiply-accumulates of the convolution by its definition; None without a spec."""
         return None if self.spec is None else self.spec.macs
 
 
@@ -74,11 +81,11 @@ class Verdict:
 
 
 def verdict_of(found: PathTimes) -> Verdict:
-    """Which path is the fastest beyond the noise; of the first look alone where there is nothing else."""
+    """The fastest path beyond the noise; by rough times only where there are no others."""
     exact = [one for one in found.measurements if one.key.path in found.errors]
     timed = [one for one in exact if not is_rough(one)] or exact
     if not timed:
-        return Verdict(None, None, "no path could be run")
+        return Verdict(None, None, "no path could run it")
     own = [one for one in timed if one.key.path in EAGER]
     native = min(own, key=lambda one: one.median_s, default=None)
     best = min(timed, key=lambda one: one.median_s)
@@ -98,7 +105,14 @@ def layer_times(
     context: InContext | None,
     roofline: Roofline | None,
 ) -> tuple[LayerTime, ...]:
-    """One row a convolution call; what was measured once stands in the row of every layer that shares it."""
+    """A row for each convolution call; times measured once stand in the row of every layer that shares them.
+
+    Args:
+        calls: the convolutions of the model, in the order in which they ran.
+        found: the path times, by distinct convolution.
+        context: the times in context, where they were measured.
+        roofline: of this machine, where it was measured.
+    """
     owners = {(one.name, one.call): one for one in context.calls} if context is not None else {}
     verdicts = {task: verdict_of(times) for task, times in found.items()}
     return tuple(_row(call, found, verdicts, owners.get((call.name, call.call)), roofline) for call in calls)
@@ -119,7 +133,7 @@ def _row(
         verdict = verdicts.get(task, Verdict(None, None, NOT_MEASURED))
     notes = [verdict.note] if verdict.note else []
     if owner is not None and not call.alone:
-        notes.append(f"the {call.type} around it does more than this, and is timed as a whole in .context")
+        notes.append(f"in context only as part of its {call.type}, which does more; see .context")
         owner = None
     native, best = verdict.native, verdict.best
     path = None if best is None else best.key.path
@@ -132,7 +146,7 @@ def _row(
         if roofline is not None and roofline.dtype == task.dtype and best.median_s > 0:
             share = roofline.share(best.median_s, count, bytes_moved(task.spec, itemsize))
         if best.disturbed:
-            notes.append("disturbed: every sample was interrupted")
+            notes.append(f"best_ms is {UNRELIABLE}")
     return LayerTime(
         name=call.name,
         type=call.type,
@@ -157,5 +171,5 @@ def _row(
 
 
 def _noise(one: Measurement) -> float:
-    """How far the median may be off: twice its standard error, from the interquartile range."""
+    """Twice the standard error of the median, estimated from the interquartile range."""
     return inf if one.spread_s is None else 2 * STANDARD_ERROR * one.spread_s / sqrt(one.samples)

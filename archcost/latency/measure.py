@@ -1,4 +1,4 @@
-"""measure: how long a model's convolutions take here, in context and on every path."""
+"""measure: how long a model's convolutions take on this machine, in context and on every path."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Measured", "MeasuringInterrupted", "measure"]
 
-# Of the seconds, for the model in context, and at most so many; and for its fewest passes, if they take more.
+# The share of the seconds for the model in context, and most seconds; a larger share for its fewest passes.
 _IN_CONTEXT, _MOST_IN_CONTEXT = 0.25, 20.0
 _FEWEST_IN_CONTEXT = 0.5
-# Kept for the roofline, and for predicting what was not reached; at most so many.
+# Shares kept for the roofline and for predicting what was not reached, each with its most seconds.
 _ROOFLINE, _MOST_ROOFLINE = 0.05, 2.0
 _PREDICTIONS, _MOST_PREDICTIONS = 0.1, 10.0
 
@@ -61,24 +61,27 @@ def measure(
 
     Args:
         model: a module, a SPEC, or the Analysis of one.
-        inputs: as in `archcost.analyze`; for an Analysis, by default, random ones like those it was made of.
-        paths: names; ``"all"`` for every one that can execute the layer, however slow; by default those of
-            PyTorch and those that compiled kernels run.
-        threads: of PyTorch; by default as many as it has now.
-        batch: images; the inputs are repeated or cut along their first axis.
-        seconds: the time that measuring may take, by the wall clock; the trace and two passes of the model
-            come on top. What it does not reach is not measured, and the notes say so.
+        inputs: as in `archcost.analyze`; for an Analysis, by default random ones like its own.
+        paths: names of paths; ``"all"``: every path that can execute the layer, however slow; by default
+            those of PyTorch and those that compiled kernels run.
+        threads: threads of PyTorch; by default as many as it has now.
+        batch: number of images; the inputs are repeated or cut along their first axis.
+        seconds: the wall time that measuring may take; the trace and two passes of the model come on top.
+            Convolutions that it does not reach are not measured, and the notes say so.
         tolerance: the largest max |y - exact| / max |exact| of a path, on the layer's own weights and input.
         store: where measurements are kept and looked up: a `Store`, a path, by default the user's own;
             False keeps nothing.
-        again: measure anew what the store has.
+        again: measure anew also what the store has.
         in_context: time the model itself as well.
         cold: each call of a path gets an input from beyond the caches.
         progress: draw a progress bar on stderr; by default on a terminal.
         input_size: the shape of the input, batch included, where ``inputs`` are not given.
 
+    Returns:
+        The times by layer and by path, to be printed, saved or read as attributes.
+
     Raises:
-        MeasuringInterrupted: Ctrl-C; a KeyboardInterrupt that has what was measured so far.
+        MeasuringInterrupted: Ctrl-C; a KeyboardInterrupt with the `Measured` so far as ``found``.
         InputError: an argument makes no sense, or the inputs do not fit.
         ModelError: the model fails, is compiled, or is gone.
         SpecError: no such path, or the SPEC names nothing.
@@ -90,7 +93,7 @@ def measure(
     from archcost.paths.registry import available
 
     calls = convolutions_of(analysis.trace)
-    available()  # to load the paths takes seconds, and is no measuring
+    available()  # loading the paths takes seconds, which are not part of measuring
     run = _Run(analysis, source, call, calls, seconds, tolerance, cold)
     with ExitStack() as stack:
         from archcost.latency.timing.settings import settings
@@ -106,7 +109,7 @@ def measure(
 
 @dataclass
 class _Run:
-    """One run of `measure`, and what it has found so far."""
+    """A run of `measure`, and its measurements so far."""
 
     analysis: Analysis
     model: nn.Module
@@ -124,11 +127,13 @@ class _Run:
     def __post_init__(self) -> None:
         self.start, self.deadline = now(), Deadline(self.seconds)
 
-    def measure(self, paths: Paths, store: Store | None, again: bool, in_context: bool, show: Any) -> None:
+    def measure(
+        self, paths: Paths, store: Store | None, again: bool, in_context: bool, show: bool | None
+    ) -> None:
         import torch
 
         from archcost.latency.convolutions import samples_of
-        from archcost.latency.paths import Asked, time_paths
+        from archcost.latency.paths import TimingOptions, time_paths
         from archcost.latency.prediction.roofline import measure_roofline
         from archcost.latency.timing.context import time_in_context
         from archcost.latency.timing.deadline import TooLittleTime
@@ -145,32 +150,38 @@ class _Run:
                     self.context = time_in_context(self.model, self.call, seconds=most, deadline=latest)
                 except TooLittleTime as error:
                     self.notes.append(f"the model was not timed in context: {error}; give more seconds")
-                bar.step(label="convolutions on their paths")
+                bar.step(label="convolutions on every path")
             if _device_of(self.model) != "cpu":
-                self.notes.append("paths are timed on the CPU only, and the model is elsewhere")
+                self.notes.append(
+                    f"paths are timed on the CPU only: the model is on {_device_of(self.model)}"
+                )
                 return
             samples = samples_of(self.model, self.call, tasks)
             if len(samples) < len(tasks):
                 missing = len(tasks) - len(samples)
-                self.notes.append(f"{missing} convolutions of the analysis were not met in a real pass")
-            asked = Asked(threads, paths, self.tolerance, store, again, self.cold)
+                self.notes.append(f"{missing} convolutions of the analysis did not run in a real pass")
+            options = TimingOptions(threads, paths, self.tolerance, store, again, self.cold)
             roofline = min(_ROOFLINE * self.seconds, _MOST_ROOFLINE)
             predictions = min(_PREDICTIONS * self.seconds, _MOST_PREDICTIONS)
-            for times in time_paths(samples, asked, self.deadline.before(roofline + predictions)):
+            for times in time_paths(samples, options, self.deadline.before(roofline + predictions)):
                 self.times.append(times)
                 bar.step()
             dtypes = {task.dtype for task in samples}
             if len(dtypes) == 1:
-                how: Any = {"threads": threads, "dtype": getattr(torch, dtypes.pop()), "again": again}
                 with suppress(TooLittleTime):
                     self.roofline = measure_roofline(
-                        store, seconds=roofline, deadline=self.deadline.before(predictions), **how
+                        store,
+                        threads=threads,
+                        dtype=dtypes.pop(),
+                        seconds=roofline,
+                        deadline=self.deadline.before(predictions),
+                        again=again,
                     )
             reached = {times.task for times in self.times}
             unreached = {task: sample for task, sample in samples.items() if task not in reached}
             if unreached:
                 made = [one for times in self.times for one in times.measurements]
-                self.predictions = predict_unreached(unreached, asked, made, self.deadline)
+                self.predictions = predict_unreached(unreached, options, made, self.deadline)
 
     def found(self, interrupted: bool = False) -> Measured:
         import torch
@@ -203,7 +214,7 @@ class _Run:
 def _prepared(
     model: nn.Module | str | Analysis, inputs: Any, batch: int | None, input_size: Any, progress: bool | None
 ) -> tuple[Analysis, nn.Module, Call]:
-    """The analysis of the very call that is to be measured, the model, and that call's arguments."""
+    """The analysis of the call that is to be measured, the model, and the arguments of that call."""
     from archcost.trace.call import Call, like_traced
 
     if isinstance(model, Analysis):
@@ -223,12 +234,12 @@ def _prepared(
 
 
 def _with_batch(call: Call, batch: int) -> Call:
-    """Every tensor that has the first one's first axis, repeated or cut along it."""
+    """The call with every tensor as long as the first along its first axis repeated or cut to the batch."""
     import torch
 
     sizes = [tensor.shape[0] if tensor.dim() else 0 for tensor in call.tensors]
     if not sizes or not sizes[0]:
-        raise InputError("measure: batch needs an input with a first axis; give inputs of that batch")
+        raise InputError("measure: batch needs an input whose first axis is not empty; give such inputs")
 
     def change(tensor: torch.Tensor) -> torch.Tensor:
         if not tensor.dim() or tensor.shape[0] != sizes[0]:
@@ -243,7 +254,7 @@ def _device_of(model: nn.Module) -> str:
     return "cpu" if tensor is None else str(tensor.device)
 
 
-def _check(seconds: Any, tolerance: Any, batch: Any, paths: Any) -> None:
+def _check(seconds: float, tolerance: float, batch: int | None, paths: Paths) -> None:
     for name, value in {"seconds": seconds, "tolerance": tolerance}.items():
         if not isinstance(value, (int, float)) or isinstance(value, bool) or not value > 0:
             raise InputError(f"measure: {name} must be a number above 0; got {value!r}")

@@ -1,22 +1,22 @@
-"""Measured: what `archcost.measure` found, and what it shows.
+"""Measured: the result of `archcost.measure`, and how it is shown.
 
 The schema of ``archcost.measured/1``:
 
 - ``schema``, ``archcost`` and ``torch`` as in ``archcost.analysis/1``.
 - ``model``, ``type``, ``input``, ``device``, ``threads``, ``dtype``, ``batch``, ``tolerance``, ``cold``,
-  ``seconds`` (asked for), ``took_s``, ``interrupted``, ``notes``.
-- ``context``: null, or ``end_to_end_ms``, ``spread_ms``, ``samples``, ``dropped``, ``difference`` (of the
-  calls' sum from end to end), ``clock`` and ``calls``: every module call with its own time.
-- ``layers``: a list, one a convolution call, with every column of `LAYER_COLUMNS` by its name, or those
-  asked for.
+  ``seconds`` (asked for), ``took_s`` (used), ``interrupted``, ``notes``.
+- ``context``: null, or ``end_to_end_ms``, ``spread_ms``, ``samples``, ``dropped``, ``difference`` (the sum
+  of the calls over end to end, less 1), ``clock`` and ``calls``: every module call with its own time.
+- ``layers``: a list with an entry for each convolution call: every column of `LAYER_COLUMNS` by its name,
+  or those asked for.
 - ``paths``: a list of measurements, as ``archcost store export`` has them.
-- ``refused``: a list of ``{"spec", "path", "reason"}``: what was not timed, and why.
+- ``refused``: a list of ``{"spec", "path", "reason"}``: the paths that were skipped, and why.
 - ``roofline``: null, or ``macs_per_second`` and ``bytes_per_second`` of this machine.
 
 A time that was not measured is null. Where time did not reach every convolution and some of them could be
 predicted, each of ``layers`` has those of `predicted_columns` as well: ``predicted_path``,
 ``predicted_layout``, ``predicted_ms`` and ``prediction_error`` (0.12 is 12 %), null where there is no
-prediction, the error also where it is unknown: beyond what was measured. A predicted time stands under no
+prediction; the error is null also beyond the range of what was measured. A predicted time stands under no
 other name, and in no sum.
 """
 
@@ -37,6 +37,7 @@ from archcost.latency.reports.columns import (
     predicted_columns,
 )
 from archcost.latency.reports.notes import heading, notes_of
+from archcost.latency.store.measurement import Measurement
 from archcost.latency.timed import TimedModel
 from archcost.report.document import Asked, Column, Document, Table, ordered
 from archcost.report.grid import Entry
@@ -49,7 +50,7 @@ _OF_RUN = ("device", "threads", "dtype", "batch", "tolerance", "cold", "seconds"
 
 
 class MeasuringInterrupted(KeyboardInterrupt):
-    """Ctrl-C while measuring: ``found`` is what had been measured by then."""
+    """Ctrl-C while measuring: ``found`` is the `Measured` so far."""
 
     def __init__(self, found: Measured) -> None:
         super().__init__("measuring was interrupted")
@@ -57,13 +58,13 @@ class MeasuringInterrupted(KeyboardInterrupt):
 
 
 class Measured(TimedModel, Result):
-    """What `measure` found. ``print`` it, or take it as pandas, markdown, CSV, JSON or HTML.
+    """The result of `measure`. ``print`` it, or take it as pandas, markdown, CSV, JSON or HTML.
 
-    ``by`` is ``"layers"``, one row a convolution call, or ``"paths"``, one for each time of each path.
+    ``by`` is ``"layers"``, a row for each convolution call, or ``"paths"``, a row for each time of each path.
     """
 
     def document(self, asked: Asked) -> Document:
-        asked.without_depth("what was measured")
+        asked.without_depth("a measured model")
         of_layers, of_paths = (Asked(), asked) if asked.by == "paths" else (asked, Asked())
         columns, shown = LAYER_COLUMNS, [*DEFAULT_LAYER_COLUMNS]
         if self.predictions or asked.columns is not None:
@@ -86,7 +87,7 @@ class Measured(TimedModel, Result):
 
 
 def _record(
-    measured: TimedModel, columns: Sequence[Column], layers: Sequence[LayerTime], times: Sequence[Any]
+    measured: TimedModel, columns: Sequence[Column], layers: Sequence[LayerTime], times: Sequence[Measurement]
 ) -> dict[str, Any]:
     return {
         "model": measured.name,
@@ -127,7 +128,7 @@ def _context(measured: TimedModel) -> dict[str, Any] | None:
 
 
 def _lines(layers: Sequence[LayerTime], asked: Asked, columns: Sequence[Column]) -> list[Entry]:
-    """The layers, those beyond ``top`` in one row, and what they add up to."""
+    """The layers, those beyond ``top`` in a single row, and the sums."""
     entries = [Entry(((_name(one), ""),), tuple(c.text(one) for c in columns)) for one in layers[: asked.top]]
     rest = layers[len(entries) :]
     if rest:

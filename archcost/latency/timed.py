@@ -1,4 +1,4 @@
-"""TimedModel: what `archcost.measure` found, as data."""
+"""TimedModel: the measurements of `archcost.measure`, as data."""
 
 from __future__ import annotations
 
@@ -23,36 +23,47 @@ __all__ = ["TimedModel"]
 
 @dataclass(frozen=True)
 class TimedModel:
-    """Each convolution of a model in context and alone, under the conditions that were asked for."""
+    """The times of a model's convolutions, in context and alone, with the conditions of the measurement."""
 
     name: str
+    """The SPEC, or the class of the model."""
     type: str
+    """The class of the model."""
     input: str
     """Shapes and dtypes of the inputs, as in ``1x3x224x224 float32``."""
     batch: int | None
     """The first axis of the first input."""
     calls: tuple[ConvCall, ...]
+    """Every convolution call, in the order in which they ran."""
     convolutions: tuple[PathTimes, ...]
-    """Each distinct convolution on its paths."""
+    """Each distinct convolution, timed on its paths."""
     context: InContext | None
     """Every module call of the model in real passes; None where that was not asked for."""
     roofline: Roofline | None
+    """Peak and bandwidth of this machine; None where there was no time to measure them."""
     device: str
+    """Machine and software."""
     threads: int
+    """Threads of PyTorch."""
     torch: str
+    """The version of PyTorch."""
     tolerance: float
+    """The largest error of a path that was allowed."""
     cold: bool
+    """Whether inputs came from beyond the caches."""
     seconds: float
-    """Those asked for."""
+    """The seconds asked for."""
     took_s: float
+    """The seconds used."""
     interrupted: bool
+    """Whether Ctrl-C ended the measurement early."""
     notes: tuple[str, ...] = ()
     predictions: Mapping[Task, Prediction] = field(default_factory=dict)
-    """Of the convolutions that time did not reach, where enough others were measured: no measured times."""
+    """Predicted times of the convolutions that were not reached, where enough others were measured."""
 
     @cached_property
     def layers(self) -> tuple[LayerTime, ...]:
-        """One row a convolution call, in the order in which they ran."""
+        """A row for each convolution call, in the order in which they ran."""
         from archcost.latency.layers import layer_times
 
         return layer_times(
@@ -60,7 +71,7 @@ class TimedModel:
         )
 
     def predicted(self, layer: LayerTime) -> Prediction | None:
-        """What its path times may be, where there was no time to measure them."""
+        """The predicted time of a layer whose paths were not measured; None where there is none."""
         from archcost.latency.convolutions import Task
 
         if layer.spec is None or layer.dtype is None:
@@ -74,16 +85,20 @@ class TimedModel:
 
     @property
     def end_to_end_ms(self) -> float | None:
-        """The model's forward pass, without hooks."""
+        """Median time of the model's forward pass, without hooks; None where that was not measured."""
         return None if self.context is None else self.context.end_to_end.median_s * 1e3
 
     @property
     def dtype(self) -> str:
-        """Of the convolutions."""
+        """The dtypes of the convolutions, or ``none``."""
         return ", ".join(sorted({call.task.dtype for call in self.calls if call.task is not None})) or "none"
 
     def __getitem__(self, name: str) -> LayerTime:
-        """The row of one module's first convolution."""
+        """The row of a module's first convolution call.
+
+        Raises:
+            SpecError: no convolution has that name.
+        """
         for layer in self.layers:
             if layer.name == name:
                 return layer

@@ -1,6 +1,7 @@
-"""Convolutions that a time budget did not reach: which path would be the fastest, and how long it would take.
+"""Predictions for convolutions that a time budget did not reach: the fastest path, and its time.
 
-From the measurements of this run and of the store, on this machine with the same software, threads and dtype.
+They come from the measurements of this run and of the store, with the same machine, software, threads and
+dtype.
 """
 
 from __future__ import annotations
@@ -8,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
-from archcost.latency.candidates import Asked, ways_of
-from archcost.latency.convolutions import Sample, Task
+from archcost.latency.candidates import TimingOptions, candidates_of
+from archcost.latency.convolutions import ConvTensors, Task
 from archcost.latency.prediction.predictor import Prediction, PredictionError, Predictor
 from archcost.latency.store.fingerprint import fingerprint
 from archcost.latency.store.measurement import Measurement
@@ -19,32 +20,35 @@ __all__ = ["predict_unreached"]
 
 
 def predict_unreached(
-    samples: Mapping[Task, Sample], asked: Asked, made: Iterable[Measurement], deadline: Deadline
+    samples: Mapping[Task, ConvTensors],
+    options: TimingOptions,
+    made: Iterable[Measurement],
+    deadline: Deadline,
 ) -> dict[Task, Prediction]:
-    """The fastest way of each that can be predicted; those of which nothing can be said are left out.
+    """The fastest candidate of each convolution; those for which nothing can be predicted are left out.
 
-    Of the ways that would have been timed, those count whose stated error is within the tolerance: how exact
-    they are with the layer's own weights, only running them would show. To fit the law of a path takes time
-    as well; a convolution of which the deadline left some paths out is left out.
+    A candidate counts where its path's stated error is within the tolerance; its error with the layer's own
+    weights is not looked at, because that would take a run. Fitting the law of a path takes time as well: a
+    convolution some of whose paths the deadline left out is left out.
     """
     mark = fingerprint().hash
-    known = [*([] if asked.store is None else asked.store.all(mark)), *made]
+    known = [*([] if options.store is None else options.store.all(mark)), *made]
     latest = {one.key: one for one in sorted(known, key=lambda one: one.measured_at)}
-    # A time from beyond the caches predicts others of its sort alone.
-    alike = [one for one in latest.values() if one.key.kind == asked.kind]
+    # Times from beyond the caches predict only such times.
+    alike = [one for one in latest.values() if one.key.kind == options.kind]
     predictors: dict[tuple[str, str], Predictor] = {}
     found: dict[Task, Prediction] = {}
-    for task, sample in samples.items():
+    for task, tensors in samples.items():
         by_layout: dict[str, list[str]] = {}
-        for path, layout in ways_of(task, sample, asked)[0]:
-            if _exact_enough(path, task, sample, asked):
+        for path, layout in candidates_of(task, tensors, options)[0]:
+            if _exact_enough(path, task, tensors, options):
                 by_layout.setdefault(layout, []).append(path)
         best: Prediction | None = None
         for layout, paths in by_layout.items():
             state = (task.dtype, layout)
             if state not in predictors:
                 predictors[state] = Predictor.fit(
-                    alike, threads=asked.threads, dtype=task.dtype, layout=layout, fingerprint=mark
+                    alike, threads=options.threads, dtype=task.dtype, layout=layout, fingerprint=mark
                 )
             for path in paths:
                 if deadline.passed:
@@ -58,8 +62,8 @@ def predict_unreached(
     return found
 
 
-def _exact_enough(path: str, task: Task, sample: Sample, asked: Asked) -> bool:
-    """PyTorch's own is what the model runs anyway."""
+def _exact_enough(path: str, task: Task, tensors: ConvTensors, options: TimingOptions) -> bool:
+    """Whether the path's stated error is within the tolerance; PyTorch's own always counts."""
     from archcost.paths.registry import get
 
-    return path == "native" or get(path).stated_error(task.spec, sample.x.dtype) <= asked.tolerance
+    return path == "native" or get(path).stated_error(task.spec, tensors.x.dtype) <= options.tolerance

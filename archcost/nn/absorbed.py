@@ -1,22 +1,24 @@
-"""Absorbed: what stays in the place of a batch normalisation whose work the convolution before it does."""
+"""Absorbed: a placeholder for a batch normalisation that is folded into the convolution before it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import nn
 
 from archcost.errors import RewriteError
 
-__all__ = ["Absorbed"]
+__all__ = ["Absorbed", "Source"]
+
+Source = tuple[Mapping[str, torch.Tensor | None], str]
+"""A table of a module, its parameters or buffers, and a key in it."""
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 class Absorbed(nn.Module):
-    """Passes its input on. It holds the very parameters and statistics, under the same state_dict keys.
+    """Returns its input; holds the original parameters and statistics under the same state_dict keys.
 
     The convolution calls `normalised` where it cannot fold them into its weights, as in training.
     """
@@ -42,13 +44,13 @@ class Absorbed(nn.Module):
         return x
 
     def normalised(self, y: torch.Tensor) -> torch.Tensor:
-        """What the batch normalisation makes of its input, its statistics updated in training mode."""
-        how: Any = nn.modules.batchnorm._BatchNorm.forward  # it reads nothing that is not here too
-        out: torch.Tensor = how(self, y)
-        return out
+        """The output of the batch normalisation, its statistics updated in training mode."""
+        # It reads nothing that is not here too.
+        forward: Callable[..., torch.Tensor] = nn.modules.batchnorm._BatchNorm.forward
+        return forward(self, y)
 
-    def sources(self) -> Iterator[tuple[dict[str, Any], str]]:
-        """Where the tensors lie that it computes with: the table, and the key in it."""
+    def sources(self) -> Iterator[Source]:
+        """The tensors that the normalisation depends on, each as a module's table and the key in it."""
         for key in ("weight", "bias"):
             yield self._parameters, key
         for key in ("running_mean", "running_var"):
@@ -58,4 +60,4 @@ class Absorbed(nn.Module):
         return f"batch normalisation of {self.num_features}, done by the convolution before it"
 
     def _check_input_dim(self, y: torch.Tensor) -> None:
-        """The convolution before it has."""
+        """Nothing to check: the convolution before it has checked its input."""

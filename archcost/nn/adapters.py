@@ -1,9 +1,9 @@
-"""Subclasses of PyTorch's convolutions that are known exactly: ordinary ones but for how they are padded."""
+"""Adapters for subclasses of PyTorch's convolutions that differ from them in their padding alone."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
@@ -36,7 +36,16 @@ _COMPUTING = (
     *("weight", "bias", "stride", "padding", "dilation", "groups", "padding_mode", "output_padding"),
     *("_reversed_padding_repeated_twice", "_save_to_state_dict", "_load_from_state_dict"),
 )
-"""What a subclass may not define for itself and still be an ordinary convolution."""
+"""The attributes that a subclass must not redefine to be an ordinary convolution."""
+
+
+class Convolution(Protocol):
+    """The attributes of a convolution that its padding depends on."""
+
+    kernel_size: tuple[int, ...]
+    stride: tuple[int, ...]
+    dilation: tuple[int, ...]
+
 
 Padding = Callable[[Any, tuple[int, ...]], tuple[tuple[int, int], ...]]
 """From the layer and the spatial size of its input to the zeros before and behind it, on each axis."""
@@ -45,7 +54,7 @@ _adapters: dict[str, Padding] = {}
 
 
 def register(kind: type[nn.Module] | str, padding: Padding) -> None:
-    """Declare that a layer of exactly this type is PyTorch's convolution behind this padding with zeros.
+    """Declare that a layer of exactly this type is PyTorch's convolution after this padding with zeros.
 
     Its ``weight``, ``bias``, ``stride``, ``dilation`` and ``groups`` mean what they do in
     ``torch.nn.ConvNd``; its ``padding`` is not looked at.
@@ -53,6 +62,9 @@ def register(kind: type[nn.Module] | str, padding: Padding) -> None:
     Args:
         kind: the type, or its full name, for one that need not be imported.
         padding: a function of a module, not a lambda: rewritten models pickle it by its name.
+
+    Raises:
+        RewriteError: the padding is not a function of a module.
     """
     name = kind if isinstance(kind, str) else _full_name(kind)
     if getattr(padding, "__name__", "<lambda>") == "<lambda>" or "<locals>" in padding.__qualname__:
@@ -64,13 +76,13 @@ def register(kind: type[nn.Module] | str, padding: Padding) -> None:
 
 
 def known(layer: nn.Module) -> bool:
-    """Whether what a layer computes is known: PyTorch's own, one with an adapter, or one that can be read."""
+    """Whether it is known what a layer computes: PyTorch's own, by an adapter, or by its operators."""
     kind = type(layer)
     return _is_plain(kind) or _full_name(kind) in _adapters or isinstance(_read(layer), Fixed)
 
 
 def padding_of(layer: nn.Module) -> Padding | None:
-    """The rule of a layer that is known; None for PyTorch's own, which say it themselves."""
+    """The padding rule of a known layer; None for PyTorch's own convolutions, whose attributes say it."""
     kind = type(layer)
     if _is_plain(kind):
         return None
@@ -78,7 +90,7 @@ def padding_of(layer: nn.Module) -> Padding | None:
 
 
 def why_unknown(layer: nn.Module) -> str:
-    """Of a layer that is not known, in words that follow its name."""
+    """The reason why it is not known what a layer computes, to follow the layer's name in a message."""
     if _read(layer) == VARIES:
         return VARIES
     return (
@@ -88,12 +100,13 @@ def why_unknown(layer: nn.Module) -> str:
 
 
 def _read(layer: nn.Module) -> Fixed | str | None:
-    ordinary = isinstance(layer, _ConvNd) and not layer.transposed
-    return read(layer) if ordinary and not any(is_lazy(p) for p in layer.parameters()) else None
+    if not isinstance(layer, _ConvNd) or layer.transposed or any(map(is_lazy, layer.parameters())):
+        return None
+    return read(layer)
 
 
 def _is_plain(kind: type[nn.Module]) -> bool:
-    """PyTorch's own, or a subclass that leaves to them all that they compute."""
+    """Whether it is PyTorch's own convolution, or a subclass that computes nothing of its own."""
     base = next((base for base in kind.__mro__ if base in PLAIN_TYPES), None)
     if base is None or base is kind:
         return base is kind
@@ -101,7 +114,7 @@ def _is_plain(kind: type[nn.Module]) -> bool:
     return not any(name in vars(one) for one in above for name in _COMPUTING)
 
 
-def same_padding(layer: Any, size: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+def same_padding(layer: Convolution, size: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
     """TensorFlow's "SAME": as many outputs as the stride goes into the input, rounded up."""
     pairs = []
     for n, k, s, d in zip(size, layer.kernel_size, layer.stride, layer.dilation, strict=True):

@@ -1,4 +1,4 @@
-"""Convolution, batch normalisation and ReLU in a row: where they are, and the weights that do it in one."""
+"""Fused blocks of convolution, batch normalisation and ReLU: finding them, and folding their weights."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ _CLAMP_TYPES = ("ReLU", "ReLU6", "Hardtanh")
 
 @dataclass(frozen=True)
 class Chain:
-    """What follows a convolution, and only it, in every one of its calls, fed by it alone."""
+    """A convolution and the operations after it that can be fused with it, in all of its calls."""
 
     conv: str
+    """The name of the convolution."""
     batch_norm: str | None
     """The name of a BatchNorm1d, 2d or 3d that uses its running statistics."""
     clamp: tuple[float, float] | None
-    """The limits of the ReLU, ReLU6 or Hardtanh behind that: (0, inf) for ReLU."""
+    """The limits of the ReLU, ReLU6 or Hardtanh after that: (0, inf) for ReLU."""
     activation: str | None
     """The module that clamps, where all its calls are in this chain; None where it is shared with other
     layers, or a function that the parent calls. It may stay where it is: clamping twice is clamping once."""
@@ -37,7 +38,7 @@ class Chain:
 def folded(
     weight: torch.Tensor, bias: torch.Tensor | None, norm: Any, *, transposed: bool = False, groups: int = 1
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weight and bias of the one convolution that does what two layers did; neither is touched.
+    """Weight and bias of a convolution with a batch normalisation folded into it; neither is changed.
 
     With s = gamma / sqrt(running_var + eps), one number an output channel::
 
@@ -68,7 +69,7 @@ def folded(
 
 
 def chains(trace: Trace) -> dict[str, Chain]:
-    """By the name of the convolution, every chain of two links or more in a pass of a model in eval mode."""
+    """Every chain of two layers or more in a pass of a model in eval mode, by its convolution's name."""
     flow = Dataflow(trace)
     found = (
         _chain(flow, conv, ops)
@@ -92,7 +93,7 @@ def _chain(flow: Dataflow, conv: str, ops: Sequence[Op]) -> Chain | None:
 
 
 def _next(flow: Dataflow, op: Op, wanted: Callable[[Op], bool]) -> Op | None:
-    """The operation that alone takes the result of ``op``, whole, if it is one of those wanted."""
+    """The only successor of ``op``, if it takes the whole result and is wanted."""
     result = op.outputs[0]
     others = flow.takers(result.storage, op.index)
     if not others or not wanted(others[0]):
@@ -117,12 +118,12 @@ def _owner(flow: Dataflow, ops: list[Op | None], types: tuple[str, ...]) -> str 
 
 
 def is_norm(op: Op) -> bool:
-    """A batch normalisation by running statistics."""
+    """Whether the operation is a batch normalisation by running statistics."""
     return op.base in _NORM_OPS and (op.base != _NORM_OPS[0] or op.args[5] is False)
 
 
 def limits_of(op: Op) -> tuple[float, float] | None:
-    """What an operation clamps to; None for one that does something else."""
+    """The limits that an operation clamps to; None for other operations."""
     name = op.base.removesuffix("_")
     if name == "aten.relu":
         return (0.0, inf)

@@ -1,4 +1,4 @@
-"""ConvLike: what stands for a convolution, and looks like it to whoever reads its attributes and weights."""
+"""ConvLike: a replacement of a convolution with the same attributes and parameters."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ READ_BY_PARENTS = (
 
 
 class ConvLike(nn.Module):
-    """The attributes of the convolution that it stands for, and its very parameters.
+    """Has the attributes of the convolution that it replaces, and its very parameters.
 
     Keys of ``state_dict`` stay as they are, optimisers keep their hold, and `plain` computes what the
     convolution did, bit for bit. Subclasses that keep something made from the weights drop it in `forget`.
@@ -49,7 +49,7 @@ class ConvLike(nn.Module):
         super().__init__()
         if not isinstance(layer, ConvLike) and not adapters.known(layer):
             raise RewriteError(
-                f"{type(layer).__name__} cannot be stood for: it is neither one of torch.nn's convolutions "
+                f"{type(layer).__name__} cannot be replaced: it is neither one of torch.nn's convolutions "
                 f"nor has archcost.nn.adapters an adapter for it"
             )
         for name in READ_BY_PARENTS:
@@ -59,18 +59,18 @@ class ConvLike(nn.Module):
         self._reversed_padding_repeated_twice: list[int] = list(layer._reversed_padding_repeated_twice)  # type: ignore[arg-type]
         given = layer.padding_rule if isinstance(layer, ConvLike) else adapters.padding_of(layer)
         self.padding_rule: adapters.Padding | None = given
-        """How many zeros surround an input of a given size, where ``padding`` does not say it."""
+        """The padding by input size, where ``padding`` does not say it; else None."""
         self.register_parameter("weight", layer._parameters["weight"])
         self.register_parameter("bias", layer._parameters["bias"])
         self.training = layer.training
 
     @property
     def axes(self) -> int:
-        """Of space: 1, 2 or 3."""
+        """The number of spatial axes: 1, 2 or 3."""
         return len(self.kernel_size)
 
     def spec(self, input_size: Sequence[int], batch: int = 1) -> ConvSpec:
-        """On paper, for inputs of one spatial size.
+        """The `ConvSpec` for inputs of this spatial size.
 
         Raises:
             InputError: the kernel does not fit an input of that size.
@@ -97,7 +97,7 @@ class ConvLike(nn.Module):
         )
 
     def plain(self, x: torch.Tensor, output_size: list[int] | None = None) -> torch.Tensor:
-        """What the layer that it stands for makes of an input: the same calls of PyTorch."""
+        """The output of the replaced layer, by the same calls of PyTorch."""
         function = CONVOLUTIONS[self.transposed][self.axes]
         if self.transposed:
             extra = self._output_padding(x, output_size)
@@ -113,7 +113,7 @@ class ConvLike(nn.Module):
         return function(x, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
 
     def forget(self) -> None:
-        """The weights are about to be others: drop what was made from them."""
+        """Drop everything made from the weights, which are about to change."""
 
     def extra_repr(self) -> str:
         said = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from math import inf
 from operator import attrgetter
@@ -14,7 +14,7 @@ from torch import nn
 from torch.autograd import forward_ad
 
 from archcost.errors import ArchcostError
-from archcost.nn.absorbed import Absorbed
+from archcost.nn.absorbed import Absorbed, Source
 from archcost.nn.folding import folded
 from archcost.nn.like import ConvLike
 from archcost.nn.runners import Clamp, Runner, runner_for
@@ -25,30 +25,29 @@ from archcost.paths.registry import available, get
 __all__ = ["MOST_SIZES", "PathConv", "Stamp", "looked_on", "seen_from_outside"]
 
 MOST_SIZES = 4
-"""Input sizes for which weights are kept prepared; more of them run by PyTorch, sooner than by preparing
-weights again at each call."""
+"""The most input sizes with prepared weights; further sizes run by PyTorch, faster than preparing."""
 
 _MOST_SHAPES = 256
-_has_global_hooks: Any = nn.modules.module._has_any_global_hook
+_has_global_hooks: Callable[[], bool] = nn.modules.module._has_any_global_hook
 _place, _written, _threads = torch.Tensor.data_ptr, attrgetter("_version"), torch.get_num_threads
 
 
 class PathConv(ConvLike):
-    """A convolution, the batch normalisation behind it and a clamp, by one path.
+    """A fused block of a convolution, a batch normalisation and a clamp, executed by a path.
 
     Weights are prepared at the first input of a size, and again when they have changed: by an optimiser,
     ``load_state_dict``, any operation in place. (Writes through ``weight.data`` leave no trace: call
     `forget` after them.) PyTorch's own operations run instead while gradients are recorded; in another
     dtype or on another device than at first; for input sizes that were not asked for, that the path
     refuses, or beyond `MOST_SIZES`; and under compilers, tracers, autocast, vmap and dispatch modes, which
-    see what they would see of the layer that it stands for.
+    see the same operations as of the replaced layer.
 
     Args:
         layer: the convolution, whose parameters it takes over.
         path: its name, or an `ExecutionPath`; one that is not registered must be picklable.
         epilogue: clamp and memory format of the outputs.
-        sizes: spatial sizes of inputs that the path is to have; all of them where None.
-        absorbed: the batch normalisation behind it, in eval mode folded into the weights.
+        sizes: spatial sizes of inputs that the path executes; None: all.
+        absorbed: the batch normalisation after it, folded into the weights in eval mode.
     """
 
     def __init__(
@@ -69,11 +68,12 @@ class PathConv(ConvLike):
         self._absorbed = () if absorbed is None else (absorbed,)
         self._dtype, self._device = self.weight.dtype, self.weight.device
         self._prepared: dict[tuple[int, ...], Prepared | str] = {}
-        self._runners: dict[tuple[Any, ...], Runner | None] = {}
+        self._runners: dict[tuple[torch.Size, tuple[int, ...], Clamp, int], Runner | None] = {}
         self._stamp: Stamp | None = None
 
     @property
     def path(self) -> ExecutionPath:
+        """The path that executes the convolution."""
         if isinstance(self._path, str):  # as it comes out of a pickle
             self._path = get(self._path)
         return self._path
@@ -86,11 +86,10 @@ class PathConv(ConvLike):
         return self._by_pytorch(x, output_size)
 
     def runner(self, x: torch.Tensor, clamp: Clamp) -> Runner | None:
-        """What executes this input without being asked anything, and clamps at the end; None where PyTorch
-        has to, or forward hooks want to see it.
+        """The pre-bound call for inputs like ``x``; None where PyTorch has to run, or with forward hooks.
 
-        For whoever has seen to it that no gradients are recorded, and nobody looks on. ``clamp`` may differ
-        from that of the epilogue where it has none.
+        The caller makes sure that no gradients are recorded and nothing traces. ``clamp`` may differ from the
+        epilogue's where that has none.
         """
         if self._forward_hooks or self._forward_pre_hooks or not self.is_own_kind(x):
             return None
@@ -100,8 +99,8 @@ class PathConv(ConvLike):
         """Why PyTorch would execute this input, here and now; None where the path does."""
         if not self._may_run(x):
             return (
-                "gradients are recorded, or somebody watches, or the input is not a batch in the dtype "
-                "and on the device that the path was chosen for"
+                "gradients are recorded, or a tracer runs, or the input is not a batch of the dtype and "
+                "device that the path was chosen for"
             )
         if self._ready(x, self.epilogue.clamp) is not None:
             return None
@@ -114,9 +113,9 @@ class PathConv(ConvLike):
         self._stamp = None
 
     def _may_run(self, x: torch.Tensor) -> bool:
-        """Whether this is an ordinary call for inference, as the path was chosen for.
+        """Whether this is an ordinary call for inference, for which the path was chosen.
 
-        Asked at every call, and so of what PyTorch answers at once: a small layer takes a few microseconds.
+        It runs at every call, and so uses cheap checks alone: a small layer takes a few microseconds.
         """
         if torch.compiler.is_compiling() or not self.is_own_kind(x):
             return False
@@ -125,7 +124,7 @@ class PathConv(ConvLike):
         return not looked_on()
 
     def is_own_kind(self, x: torch.Tensor) -> bool:
-        """Whether it is a tensor of the kind that the path was chosen for, in eval mode."""
+        """Whether the input has the dtype and device that the path was chosen for, and the mode is eval."""
         if type(x) is not torch.Tensor or x.dtype is not self._dtype or x.device != self._device:
             return False
         for one in self._absorbed:
@@ -134,7 +133,7 @@ class PathConv(ConvLike):
         return x.layout is torch.strided and not x.is_neg()
 
     def _ready(self, x: torch.Tensor, clamp: Clamp) -> Runner | None:
-        """What executes an input, with weights prepared now or before; None where PyTorch is to."""
+        """The pre-bound call for an input, its weights prepared by now; None where PyTorch has to run."""
         if self._stamp is None or not self._stamp.holds():
             self.forget()
             if self._remember() is not None:
@@ -156,7 +155,7 @@ class PathConv(ConvLike):
     def _of_size(self, x: torch.Tensor) -> Prepared | str:
         size = tuple(x.shape[2:])
         if len(size) != self.axes or not len(x) or x.shape[1] != self.in_channels:
-            return "there is nothing in it, or it has other axes or channels than a batch for this layer"
+            return "it is empty, or has other axes or channels than a batch for this layer"
         if self.sizes is not None and size not in self.sizes:
             return f"inputs of {size} were not asked for"
         if size not in self._prepared:
@@ -179,15 +178,15 @@ class PathConv(ConvLike):
                 return str(error)  # where the input is at fault, PyTorch says so too
 
     def weights(self) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """What the path convolves with."""
+        """Weight and bias for the path, the batch normalisation folded in."""
         weight, bias = self._parameters["weight"], self._parameters["bias"]
         assert weight is not None
         for one in self._absorbed:
             return folded(weight, bias, one, transposed=self.transposed, groups=self.groups)
         return weight, bias
 
-    def sources(self) -> Iterator[tuple[dict[str, Any], str]]:
-        """Where the tensors lie that prepared weights depend on: a table of a module, and the key."""
+    def sources(self) -> Iterator[Source]:
+        """The tensors that prepared weights depend on, each as a module's table and the key in it."""
         for key in ("weight", "bias"):
             yield self._parameters, key
         for one in self._absorbed:
@@ -199,7 +198,7 @@ class PathConv(ConvLike):
         )
 
     def _remember(self) -> str | None:
-        """Note what weights are about to be prepared from; or say why PyTorch has to convolve with these."""
+        """Record the tensors that weights are prepared from; or return why PyTorch has to run."""
         found = [(table, key, table.get(key)) for table, key in self.sources()]
         weight = found[0][2]
         if type(weight) is not nn.Parameter:
@@ -234,9 +233,11 @@ class PathConv(ConvLike):
 
 
 class Stamp:
-    """Tensors as they were: which, where in memory, and how often written in place."""
+    """The state of tensors: identity, address, and number of writes in place."""
 
-    def __init__(self, found: list[tuple[dict[str, Any], str, torch.Tensor | None]]) -> None:
+    def __init__(
+        self, found: list[tuple[Mapping[str, torch.Tensor | None], str, torch.Tensor | None]]
+    ) -> None:
         self._found = tuple(found)
         self._tensors = tuple(tensor for _, _, tensor in found if tensor is not None)
         # Those of inference mode do not count.
@@ -247,7 +248,7 @@ class Stamp:
         self._versions = tuple(map(_written, self._counted))
 
     def holds(self) -> bool:
-        """Whether every one of them is there, and not written since."""
+        """Whether all tensors are still the same, and unwritten since."""
         for table, key, tensor in self._found:
             if table.get(key) is not tensor:
                 return False
@@ -256,15 +257,14 @@ class Stamp:
 
 
 def seen_from_outside() -> bool:
-    """Whether a convolution has to be called as a module: for gradients, for hooks on all modules, for who
-    looks on."""
+    """Whether a convolution has to be called as a module: for gradients, global hooks or tracers."""
     if torch.compiler.is_compiling() or torch.is_grad_enabled() or looked_on():
         return True
-    return bool(_has_global_hooks())
+    return _has_global_hooks()
 
 
 def looked_on() -> bool:
-    """Whether somebody records what happens to tensors, or changes it: tracers, modes, autocast, vmap."""
+    """Whether tensor operations are recorded or changed: by tracers, modes, autocast or vmap."""
     return bool(
         torch._C._is_any_autocast_enabled()
         or torch._C._len_torch_dispatch_stack()

@@ -1,4 +1,4 @@
-"""What the forward of a convolution's subclass does, read from the operators that it runs on `meta`."""
+"""The padding of a convolution's subclass, read from the operators that its forward runs on `meta`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from archcost.trace.modules import walk
@@ -22,18 +23,19 @@ VARIES = "its padding depends on the size of its input, which no module of torch
 
 @dataclass(frozen=True)
 class Fixed:
-    """So many zeros before and behind an input of any size, on each axis: a `Padding` that can be pickled."""
+    """A padding with zeros that is the same for inputs of any size; can be pickled."""
 
     pairs: Pairs
+    """Zeros before and after the input, on each axis."""
 
-    def __call__(self, layer: Any, size: tuple[int, ...]) -> Pairs:
+    def __call__(self, layer: nn.Module, size: tuple[int, ...]) -> Pairs:
         return self.pairs
 
 
 _known: WeakKeyDictionary[nn.Module, tuple[str, Fixed | str | None]] = WeakKeyDictionary()
 
 
-def read(layer: nn.Module) -> Fixed | str | None:
+def read(layer: _ConvNd) -> Fixed | str | None:
     """The zeros that a layer puts around its input, where that and its convolution are all that it does.
 
     It is run on `meta`, for as many sizes in a row as its stride has phases, and for larger ones, in both
@@ -49,7 +51,7 @@ def read(layer: nn.Module) -> Fixed | str | None:
     return _known[layer][1]
 
 
-def _read(layer: Any) -> Fixed | str | None:
+def _read(layer: _ConvNd) -> Fixed | str | None:
     state: dict[str, torch.Tensor] = {key: p for key, p in layer._parameters.items() if p is not None}
     if set(state) - {"weight", "bias"} or "weight" not in state or layer._buffers:
         return None
@@ -77,7 +79,7 @@ def _read(layer: Any) -> Fixed | str | None:
 
 
 class _Seen(TorchDispatchMode):
-    """The operators that run, with what they give."""
+    """Records the operators that run, with their outputs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -89,8 +91,8 @@ class _Seen(TorchDispatchMode):
         return result
 
 
-def _zeros(layer: Any, x: torch.Tensor, weight: Any, bias: Any) -> Pairs | None:
-    """The zeros around one input; None where the layer does not pad and convolve it, or does more."""
+def _zeros(layer: _ConvNd, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> Pairs | None:
+    """The zeros around an input; None where the layer does not just pad and convolve it."""
     try:
         with _Seen() as seen:
             y = layer.forward(x)

@@ -1,19 +1,17 @@
-"""A path's run with all settled but the tensors: for inputs of one shape and layout, when nobody looks on.
+"""Pre-bound calls of paths: for inputs of a fixed shape and layout, without gradients or tracers.
 
-`ExecutionPath.run` serves any input that fits, and asks each time whether it does. Small layers take less
-time than that.
+`ExecutionPath.run` checks its input each time, which takes longer than a small layer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from math import inf
-from typing import Any
 
 import torch
 
 from archcost.kernels.bound import Bound, bound
-from archcost.kernels.call import Call
+from archcost.kernels.call import Options
 from archcost.kernels.packed import Packed
 from archcost.paths.algorithms.framework import takes_padding
 from archcost.paths.algorithms.native import ChannelsLastPath, NativePath
@@ -22,23 +20,27 @@ from archcost.paths.algorithms.tensor import Fused
 from archcost.paths.epilogue import Epilogue
 from archcost.paths.path import ExecutionPath, Prepared
 
-__all__ = ["Clamp", "Kernel", "Runner", "runner_for"]
+__all__ = ["Clamp", "KernelRunner", "Runner", "runner_for"]
 
 Clamp = tuple[float, float] | None
 Runner = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
-"""Of an input, and of what is added to the outputs before they are clamped: of their shape, or None."""
+"""Gives the output for an input and an addend of the output's shape, added before the clamp, or None."""
 
 
 def runner_for(path: ExecutionPath, x: torch.Tensor, prepared: Prepared, clamp: Clamp) -> Runner:
-    """What runs a path on inputs like ``x``: of its shape, strides, dtype and device, without gradients.
+    """A pre-bound call of a path for inputs of the shape, strides, dtype and device of ``x``.
 
-    ``clamp`` is what comes last; that of the epilogue, or, where that has none, one behind the addition.
+    Args:
+        path: the path.
+        x: an example input.
+        prepared: the weights, prepared by the path.
+        clamp: the last step; the epilogue's, or, where that has none, a clamp after the addition.
     """
     content, end = prepared.content, prepared.epilogue
     if isinstance(content, Fused) and _is_plain(content, x, prepared):
 
         def bind(x: torch.Tensor, among: int | None = None) -> Bound | None:
-            options: Call = {
+            options: Options = {
                 "padding": content.padding,
                 "stride": content.stride,
                 "dilation": content.dilation,
@@ -49,7 +51,7 @@ def runner_for(path: ExecutionPath, x: torch.Tensor, prepared: Prepared, clamp: 
 
         call = bind(x)
         if call is not None:
-            return Kernel(call, bind)
+            return KernelRunner(call, bind)
     if type(path) is PrepackedPath and x.dim() == 4 and content[1] is None:
         return _prepacked(prepared, clamp)
     if type(path) in (NativePath, ChannelsLastPath) and x.dim() == 4:
@@ -68,8 +70,8 @@ def _is_plain(content: Fused, x: torch.Tensor, prepared: Prepared) -> bool:
     )
 
 
-class Kernel:
-    """Runs a compiled kernel, that can write a slice of a larger tensor too."""
+class KernelRunner:
+    """A pre-bound call of a compiled kernel, which can write into a slice of a larger tensor too."""
 
     def __init__(self, call: Bound, bind: Callable[[torch.Tensor, int], Bound | None]) -> None:
         self._call, self._bind = call, bind
@@ -82,16 +84,14 @@ class Kernel:
         return call(x, addend)
 
     def begin(self, channels: int) -> torch.Tensor | None:
-        """A tensor of so many channels, of which its outputs may be a slice; None where they cannot be, or
-        are not in channels_last."""
+        """An empty tensor of this many channels to hold the output as a slice; None where it cannot."""
         (batch, own, *size), strides = self._call.shape, self._call.strides
         if own < 2 or strides[1] != 1:
             return None
         return torch.empty((batch, channels, *size), memory_format=torch.channels_last)
 
     def into(self, x: torch.Tensor, whole: torch.Tensor, first: int) -> bool:
-        """Write the channels from ``first`` on of what some kernel's `begin` gave; False where these are no
-        outputs of this one."""
+        """Write the output into the channels of ``whole`` from ``first`` on; False where it does not fit."""
         (batch, own, *size), channels = self._call.shape, whole.shape[1]
         if own < 2 or self._call.strides[1] != 1 or whole.shape != (batch, channels, *size):
             return False
@@ -120,14 +120,13 @@ def _by_pytorch(prepared: Prepared, last: bool) -> Callable[[torch.Tensor], torc
     spec = prepared.spec
     if not takes_padding(spec) or spec.transposed:
         return None
-    weight, bias = _detached(prepared.content), _detached(prepared.bias)
-    settled: Any = (
-        *(weight, bias, spec.stride, tuple(low for low, _ in spec.padding)),
-        *(spec.dilation, spec.groups),
-    )
+    weight, bias = prepared.content.detach(), _detached(prepared.bias)
+    stride, dilation, groups = spec.stride, spec.dilation, spec.groups
+    padding = tuple(low for low, _ in spec.padding)
 
     def plain(x: torch.Tensor) -> torch.Tensor:
-        return torch.conv2d(x.contiguous(memory_format=torch.channels_last) if last else x, *settled)
+        x = x.contiguous(memory_format=torch.channels_last) if last else x
+        return torch.conv2d(x, weight, bias, stride, padding, dilation, groups)
 
     return plain
 
@@ -135,7 +134,7 @@ def _by_pytorch(prepared: Prepared, last: bool) -> Callable[[torch.Tensor], torc
 def _behind(
     plain: Callable[[torch.Tensor], torch.Tensor], end: Epilogue, clamp: Clamp, *, clamped: bool = False
 ) -> Runner:
-    """What is left to do behind it, in place: the output is nobody else's."""
+    """A call followed by addition, clamp and layout, in place: no other code has the output."""
     limit, layout = None if clamped else _limit(clamp), end.memory_format
 
     def run(x: torch.Tensor, addend: torch.Tensor | None) -> torch.Tensor:

@@ -1,6 +1,6 @@
 """Execution paths: every way to execute a convolution, one file each.
 
-``available()`` lists them, ``get(name)`` is one, ``register(path)`` adds your own.
+``available()`` lists their names, ``get(name)`` returns a path, ``register(path)`` adds your own.
 """
 
 import lazy_loader

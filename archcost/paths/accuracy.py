@@ -1,4 +1,4 @@
-"""How far a path's outputs are from the exact ones."""
+"""The numerical error of a path's outputs."""
 
 from __future__ import annotations
 
@@ -16,9 +16,16 @@ __all__ = ["error_against", "exact_convolution", "relative_error"]
 def relative_error(
     path: str | ExecutionPath, x: Tensor, weight: Tensor, spec: ConvSpec, bias: Tensor | None = None
 ) -> float:
-    """max |y - exact| / max |exact| of one convolution; exact is PyTorch's own in float64.
+    """max |y - exact| / max |exact| of a convolution; exact is PyTorch's own in float64.
 
-    0 where both are 0 throughout, infinity where only the exact outputs are, or where a path gives NaN.
+    0 where both are 0 throughout; infinity where only the exact outputs are, or where the path gives NaN.
+
+    Args:
+        path: its name, or an `ExecutionPath`.
+        x: (batch, in_channels, *input_size).
+        weight: as ``torch.nn.ConvNd`` has it.
+        spec: the convolution.
+        bias: (out_channels,).
 
     Raises:
         InputError: the path does not support the convolution, or the tensors do not fit it.
@@ -31,7 +38,7 @@ def relative_error(
 
 
 def exact_convolution(x: Tensor, weight: Tensor, spec: ConvSpec, bias: Tensor | None = None) -> Tensor:
-    """PyTorch's own in float64."""
+    """The convolution by PyTorch in float64."""
     with torch.no_grad():
         wide = None if bias is None else bias.double()
         return framework_convolution(x.double(), weight.double(), wide, spec)

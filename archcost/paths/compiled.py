@@ -1,4 +1,4 @@
-"""Which compiled kernel serves a plain convolution, its weights packed for it, and the memory it takes."""
+"""The compiled kernel for a convolution, its packed weights, and its memory."""
 
 from __future__ import annotations
 
@@ -12,58 +12,59 @@ from torch import Tensor
 
 from archcost.kernels import packing
 from archcost.kernels.loading import Convolution, Images, library
-from archcost.kernels.packed import Packed as PackedWeights
+from archcost.kernels.packed import Packed
 from archcost.kernels.tensors import images, loaded
 from archcost.paths.geometry import Axes
 from archcost.paths.phases import Dense
 from archcost.spec import ConvSpec
 
 __all__ = [
-    *("GROUPED", "Kernel", "Packed", "depthwise_kernel", "fourier_kernel", "im2col_kernel"),
+    *("GROUPED", "Kernel", "PackedWeights", "depthwise_kernel", "fourier_kernel", "im2col_kernel"),
     *("long_row_kernel", "rows_kernel", "winograd_kernel", "winograd_taps"),
 ]
 
-Packed = PackedWeights | tuple[PackedWeights, ...]
+PackedWeights = Packed | tuple[Packed, ...]
 Sides = tuple[tuple[int, int], ...]
 
-# A call for each group costs more than it gains where groups have fewer channels.
+# With fewer channels in a group, a call for each group costs more than it gains.
 LEAST_GROUP_CHANNELS = 16
 GROUPED = f"; groups of {LEAST_GROUP_CHANNELS} channels or more"
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """One kernel of the library, for one convolution of at most two axes in float32."""
+    """A kernel of the library for a convolution of at most two axes in float32."""
 
     kind: str
-    packer: Callable[[Tensor], PackedWeights]
-    """Of `archcost.kernels`, for weights (out, in, *kernel_size)."""
+    """The name of the kernel, a key of `archcost.kernels.packed.KINDS`."""
+    packer: Callable[[Tensor], Packed]
+    """The packing function of `archcost.kernels`, for weights (out, in, *kernel_size)."""
     weights: tuple[int, ...]
-    """What the library asks of the weights of a call."""
+    """The arguments by which the library sizes packed weights."""
     call: tuple[int, ...]
     """The first arguments of a call."""
     given: tuple[int, int, int, int]
     """The shape of its input, (batch, channels, height, width)."""
     written: tuple[int, int, int, int]
+    """The shape of its output, (batch, channels, height, width)."""
     before: tuple[int, int]
-    """Zeros above and at the left."""
+    """Padding above and at the left."""
     calls: int = 1
-    """One, or one for each group, on its channels as they lie; outputs are put together at the end."""
+    """The number of calls: 1, or a call for each group, whose outputs are concatenated."""
 
-    def pack(self, taps: Tensor) -> Packed:
-        """From (groups, out, in, *kernel_size)."""
+    def pack(self, taps: Tensor) -> PackedWeights:
+        """Pack weights (groups, out, in, *kernel_size)."""
         if self.calls == 1:
             return self.packer(taps.flatten(0, 1).float())
         return tuple(self.packer(one.float()) for one in taps)
 
     def packed_bytes(self) -> int:
-        """Of the weights, once packed: channels fill whole vectors, transformed ones have more numbers."""
+        """Bytes of the packed weights: channels fill whole vectors, and transforms have more numbers."""
         floats = getattr(loaded(), f"archcost_{self.kind}_packed_floats")
         return 4 * self.calls * int(floats(*self.weights))
 
     def scratch_bytes(self) -> int:
-        """Working memory of a call with as many threads as PyTorch has now; of several all outputs once
-        more."""
+        """Bytes of working memory, by PyTorch's threads; with several calls also all outputs."""
         problem = Convolution(
             input=_contiguous(*self.given),
             output=_contiguous(*self.written),
@@ -76,19 +77,19 @@ class Kernel:
 
 
 class DirectKernel(Kernel):
-    """The definition, a filter a channel, with any steps; its images are in channels_last."""
+    """The depthwise kernel by the definition, with any stride and dilation, in channels_last."""
 
     def packed_bytes(self) -> int:
-        """The weights once more."""
+        """Bytes of the weights: packing only reorders them."""
         return 4 * prod(self.weights)
 
     def scratch_bytes(self) -> int:
-        """Input and output, where they lie otherwise."""
+        """Bytes of input and output, which are copied where they are not in channels_last."""
         return 4 * (prod(self.given) + prod(self.written))
 
 
 def depthwise_kernel(spec: ConvSpec) -> Kernel | None:
-    """Not for transposed convolutions, three axes, or several filters a channel."""
+    """The direct depthwise kernel; None if transposed, of three axes, or with several filters a channel."""
     if spec.transposed or spec.axes > 2 or not spec.groups == spec.in_channels == spec.out_channels:
         return None
     weights = (*_two(spec.kernel_size), spec.groups)
@@ -99,8 +100,7 @@ def depthwise_kernel(spec: ConvSpec) -> Kernel | None:
 
 
 def im2col_kernel(spec: ConvSpec) -> Kernel | None:
-    """Blocks of the matrix, with any steps. Not for transposed convolutions, three axes, or groups of few
-    channels."""
+    """The im2col kernel, any stride and dilation; None if transposed, of three axes, or with small groups."""
     ins, outs = spec.in_channels // spec.groups, spec.out_channels // spec.groups
     if spec.transposed or spec.axes > 2 or (spec.groups > 1 and ins < LEAST_GROUP_CHANNELS):
         return None
@@ -114,6 +114,7 @@ def im2col_kernel(spec: ConvSpec) -> Kernel | None:
 
 
 def winograd_kernel(dense: Dense, outputs: Axes) -> Kernel | None:
+    """The Winograd kernel with tiles of these outputs; None where the library has no such tile."""
     if len(outputs) > 2:
         return None
     place = packing.winograd_place(_two(outputs), _two(dense.kernel_size))
@@ -122,7 +123,7 @@ def winograd_kernel(dense: Dense, outputs: Axes) -> Kernel | None:
 
 
 def winograd_taps(m: int) -> list[str]:
-    """The kernels that have tiles of m outputs, as "3x3"; none without the library."""
+    """The kernel sizes that have tiles of m outputs, as "3x3"; empty without the library."""
     if library() is None:
         return []
     fitting = [tile for tile in packing.winograd_tiles() if max(tile.outputs) == m]
@@ -130,7 +131,7 @@ def winograd_taps(m: int) -> list[str]:
 
 
 def fourier_kernel(dense: Dense, lengths: Axes) -> Kernel | None:
-    """For a kernel of one row whose transforms have these lengths."""
+    """The Fourier kernel for taps in a single row, with transforms of these lengths; else None."""
     taps, size = dense.kernel_size[-1], lengths[-1]
     along_row = len(lengths) == 1 or (len(lengths) == 2 and dense.kernel_size[0] == 1)
     if dense.depthwise or not along_row or taps == 1 or packing.fft_size(size) != size:
@@ -138,10 +139,8 @@ def fourier_kernel(dense: Dense, lengths: Axes) -> Kernel | None:
     return _tiles(dense, partial(packing.pack_fourier, size=size), (packing.FOURIER, size, taps))
 
 
-def _tiles(
-    dense: Dense, packer: Callable[[Tensor], PackedWeights], name: tuple[int, int, int]
-) -> Kernel | None:
-    """Tiles as the C interface calls them, family and two numbers; None for groups of few channels."""
+def _tiles(dense: Dense, packer: Callable[[Tensor], Packed], name: tuple[int, int, int]) -> Kernel | None:
+    """The kernel for tiles, by their family and two numbers in the C interface; None for small groups."""
     ins, outs = dense.in_channels // dense.groups, dense.out_channels // dense.groups
     if dense.groups > 1 and ins < LEAST_GROUP_CHANNELS:
         return None
@@ -150,7 +149,7 @@ def _tiles(
 
 
 def rows_kernel(dense: Dense, size: int) -> Kernel | None:
-    """Transforms of whole rows, depthwise, at this length."""
+    """The depthwise kernel by transforms of whole rows, of this length; else None."""
     axes = len(dense.kernel_size)
     plain = dense.depthwise and dense.out_channels == dense.groups and axes < 3
     if not plain or packing.fft_size(size) != size:
@@ -163,7 +162,7 @@ def rows_kernel(dense: Dense, size: int) -> Kernel | None:
 
 
 def long_row_kernel(dense: Dense, step: int) -> Kernel | None:
-    """For one axis, cut into frames so many pixels apart, all groups in one call."""
+    """The kernel for sequences cut into frames ``step`` pixels apart, all groups in a call; else None."""
     if len(dense.kernel_size) > 1 or packing.fft_size(2 * step) != 2 * step:
         return None
     (taps,), groups = dense.kernel_size, dense.groups
@@ -174,7 +173,7 @@ def long_row_kernel(dense: Dense, step: int) -> Kernel | None:
 
 
 def _two(values: Axes) -> tuple[int, int]:
-    """Of two axes; one axis is the second of them."""
+    """Values for two axes: a single axis is the second."""
     first, second = values if len(values) == 2 else (1, *values)
     return first, second
 
@@ -185,7 +184,7 @@ Shape = tuple[int, int, int, int]
 def _images(
     of: ConvSpec | Dense, size: Axes, padding: Sides, calls: int = 1
 ) -> tuple[Shape, Shape, tuple[int, int]]:
-    """Shapes of input and output of a call, and the zeros above and at the left."""
+    """Shapes of input and output of a call, and the padding above and at the left."""
     given = (of.batch, of.in_channels // calls, *_two(size))
     written = (of.batch, of.out_channels // calls, *_two(of.output_size))
     (top, _), (left, _) = padding if len(padding) == 2 else ((0, 0), *padding)

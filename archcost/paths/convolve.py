@@ -1,4 +1,4 @@
-"""archcost.convolve: one convolution, by the path that is named."""
+"""archcost.convolve: a convolution by a named path."""
 
 from __future__ import annotations
 
@@ -32,20 +32,24 @@ def convolve(
     padding_mode: str = "zeros",
     path: str | ExecutionPath = "native",
 ) -> Tensor:
-    """One convolution of 1, 2 or 3 axes, as ``torch.nn.functional.conv*``, by the path of your choice.
+    """A convolution of 1, 2 or 3 axes, as ``torch.nn.functional.conv*``, by the path of your choice.
 
     Args:
         x: (batch, in_channels, *spatial), in any memory format.
         weight: (out_channels, in_channels / groups, *kernel_size); transposed
             (in_channels, out_channels / groups, *kernel_size).
         bias: (out_channels,).
-        padding: for all axes, for each, or a (low, high) pair for each; "valid" is none, "same" keeps the
-            size, where the stride is 1.
+        stride: for all axes, or a number for each; so are dilation and output_padding.
+        padding: for all axes, a number for each, or a (low, high) pair for each; "valid" is none, "same"
+            keeps the size, where the stride is 1.
         padding_mode: "zeros", "reflect", "replicate" or "circular".
         path: a name, see ``archcost.paths.available()``, or an `ExecutionPath`.
 
-    The weights are prepared at each call; who convolves often with the same ones prepares them once, with
-    ``archcost.paths.get(path)``.
+    The weights are prepared at each call; to use them often, prepare them once with
+    ``archcost.paths.get(path).prepare``.
+
+    Returns:
+        (batch, out_channels, *output_size).
 
     >>> x, weight = torch.arange(9.0).reshape(1, 1, 3, 3), torch.ones(1, 1, 2, 2)
     >>> archcost.convolve(x, weight, path="winograd-2")
@@ -142,7 +146,7 @@ def spec_of(
 def _named_padding(
     name: str, kernel: tuple[int, ...], stride: Sizes, dilation: Sizes, transposed: bool
 ) -> tuple[tuple[int, int], ...]:
-    """What ``torch.nn.functional.conv*`` makes of a name: an odd pixel goes to the far side."""
+    """Padding by its name, as ``torch.nn.functional.conv*``: an odd pixel goes to the far side."""
     if name not in ("same", "valid") or transposed:
         allowed = "numbers" if transposed else "numbers, 'same' or 'valid'"
         raise InputError(f"convolve: padding={name!r}, expected {allowed}")

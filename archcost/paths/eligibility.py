@@ -1,4 +1,4 @@
-"""Which paths may execute a layer: those that support it and, with its own weights, are exact enough."""
+"""The paths that may execute a layer: they support it and keep the tolerance with its own weights."""
 
 from __future__ import annotations
 
@@ -19,21 +19,23 @@ __all__ = ["Eligibility", "eligible", "tried"]
 
 @dataclass(frozen=True)
 class Eligibility:
-    """What became of one path: refused, or run once."""
+    """The outcome for a path: refused, or run once and compared with float64."""
 
     path: str
     tolerance: float
     error: float | None = None
-    """As `relative_error` has it; None where the path refused or failed."""
+    """The error by `relative_error`; None where the path refused or failed."""
     refusal: str | None = None
+    """Why the path refused or failed."""
 
     @property
     def eligible(self) -> bool:
+        """Whether the path ran with an error within the tolerance."""
         return self.error is not None and self.error <= self.tolerance
 
     @property
     def reason(self) -> str | None:
-        """Why it is not eligible, in one line; None where it is."""
+        """Why the path is not eligible, in one line; None where it is."""
         if self.eligible or self.error is None:
             return self.refusal
         return f"its error of {self.error:.1e} is above the tolerance of {self.tolerance:.0e}"
@@ -48,12 +50,18 @@ def eligible(
     tolerance: float = 1e-4,
     paths: Iterable[str | ExecutionPath] | None = None,
 ) -> dict[str, Eligibility]:
-    """Every path by its name, in their order, run once with these weights and compared with float64.
+    """Run every path once with these weights, and compare it with float64.
 
     Args:
-        x: an input; of a batch the first image is taken. Normal noise where none is given.
-        tolerance: the largest max |y - exact| / max |exact| that is good enough.
-        paths: names or paths; all of them where none are given.
+        spec: the convolution.
+        weight: as ``torch.nn.ConvNd`` has it.
+        bias: (out_channels,).
+        x: (batch, in_channels, *input_size), of which the first image is used; by default normal noise.
+        tolerance: the largest max |y - exact| / max |exact| allowed.
+        paths: names or paths; by default all.
+
+    Returns:
+        The outcome of each path by its name, in the order of ``paths``.
 
     Raises:
         InputError: the tensors do not fit the convolution.
@@ -79,7 +87,7 @@ def tried(
     exact: Tensor,
     tolerance: float,
 ) -> Eligibility:
-    """One path run once on ``x``, and compared with its ``exact`` result."""
+    """The outcome of a path that is run once on ``x`` and compared with the ``exact`` output."""
     refusal = path.supports(spec, weight.dtype)
     if refusal is None:
         try:

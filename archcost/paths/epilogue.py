@@ -1,9 +1,10 @@
-"""Epilogue: what is done to a path's output on its way out, after the bias."""
+"""Epilogue: clamp and memory layout of a path's output, after the bias."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from archcost.errors import InputError
 
@@ -16,7 +17,7 @@ __all__ = ["PLAIN", "Epilogue"]
 
 @dataclass(frozen=True)
 class Epilogue:
-    """Outputs clamped, and in the layout asked for. A path does it as it writes them where it can.
+    """The clamp and layout of outputs; a path applies them as it writes, where it can.
 
     >>> import torch
     >>> Epilogue(clamp=(0, 6)).applied(torch.tensor([[[-1.0, 3.0, 7.0]]]))
@@ -26,11 +27,13 @@ class Epilogue:
     clamp: tuple[float, float] | None = None
     """Limits of the outputs: (0, inf) is ReLU, (0, 6) is ReLU6."""
     memory_format: torch.memory_format | None = None
-    """None leaves it to the path: that of the input, for most."""
+    """The layout of the output; None leaves it to the path: that of the input, for most."""
     keeps_nan: bool = True
-    """False lets a path write a limit where the output is not a number: oneDNN's own activations do."""
+    """Whether NaN stays NaN; False lets a path write a limit there, as oneDNN's own activations do."""
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(
+        self,
+    ) -> tuple[Callable[..., Epilogue], tuple[tuple[float, float] | None, str | None, bool]]:
         # By its name: the layout itself cannot be pickled by protocols below 4, as torch.save's is.
         name = None if self.memory_format is None else str(self.memory_format).removeprefix("torch.")
         return _unpickled, (self.clamp, name, self.keeps_nan)
@@ -50,9 +53,11 @@ class Epilogue:
                 )
 
     def applied(self, y: Tensor, like: Tensor | None = None) -> Tensor:
-        """The output clamped, in place where no gradient needs it as it was, and laid out.
+        """The output clamped and laid out, in place where no gradient needs its old values.
 
-        ``like`` has the layout to take where none was asked for; without it, that of the output stays.
+        Args:
+            y: (batch, channels, *spatial).
+            like: has the layout to take where the epilogue has none; without it, the output's stays.
         """
         if self.clamp is not None:
             y = y.clamp(*self.clamp) if y.requires_grad else y.clamp_(*self.clamp)
@@ -70,7 +75,7 @@ PLAIN = Epilogue()
 
 
 def layout_of(x: Tensor) -> torch.memory_format:
-    """channels_last of its axes where channels lie next to each other, else contiguous."""
+    """channels_last where channels are next to each other in memory, else contiguous."""
     import torch
 
     found = _channels_last(x.dim() - 2)

@@ -1,16 +1,20 @@
-"""What the paths share: sizes, padding by any mode, weights by groups, and what nobody can execute."""
+"""Helpers of the paths: sizes, padding by any mode, weights by groups, convolutions no path can execute."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import product
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from archcost.spec import ConvSpec
 
 if TYPE_CHECKING:
+    from types import EllipsisType
+
     from torch import Tensor
+
+    Index = tuple[int | slice | EllipsisType, ...]
 
 __all__ = [
     *("Axes", "by_groups", "cropped", "full_size", "padded", "padded_elements"),
@@ -23,7 +27,7 @@ Axes = tuple[int, ...]
 
 
 def weight_shape(spec: ConvSpec) -> Axes:
-    """As ``torch.nn.ConvNd`` and ``torch.nn.ConvTransposeNd`` have it."""
+    """The shape of the weight in ``torch.nn.ConvNd`` or ``torch.nn.ConvTransposeNd``."""
     first, second = spec.out_channels, spec.in_channels
     if spec.transposed:
         first, second = second, first
@@ -31,12 +35,13 @@ def weight_shape(spec: ConvSpec) -> Axes:
 
 
 def reduction_length(spec: ConvSpec) -> int:
-    """Products that are summed for one output, at most."""
-    return spec.in_channels // spec.groups * prod(spec.kernel_size)
+    """The most products that are summed for an output."""
+    taps: int = prod(spec.kernel_size)
+    return spec.in_channels // spec.groups * taps
 
 
 def full_size(spec: ConvSpec) -> Axes:
-    """Of a transposed convolution before its padding is cut away: (n - 1) * stride + extent."""
+    """Output size of a transposed convolution before its padding is cut: (n - 1) * stride + extent."""
     sizes = zip(spec.input_size, spec.stride, spec.extent, strict=True)
     return tuple((n - 1) * s + e for n, s, e in sizes)
 
@@ -83,20 +88,20 @@ def cropped(y: Tensor, spec: ConvSpec) -> Tensor:
 
 
 def by_groups(weight: Tensor, spec: ConvSpec) -> Tensor:
-    """(groups, out_channels / groups, in_channels / groups, *kernel_size), transposed or not."""
-    grouped = weight.unflatten(0, (spec.groups, -1))
+    """The weight as (groups, out_channels / groups, in_channels / groups, *kernel_size)."""
+    grouped: Tensor = weight.unflatten(0, (spec.groups, -1))
     return grouped.transpose(1, 2) if spec.transposed else grouped
 
 
-def trailing(index: Iterable[Any]) -> tuple[Any, ...]:
+def trailing(index: Iterable[int | slice]) -> Index:
     """An index of the last axes, all of those before them kept."""
     return (..., *index)
 
 
-def tap_windows(spec: ConvSpec) -> list[tuple[tuple[Any, ...], tuple[Any, ...]]]:
-    """Each tap of the kernel, and the pixels that it meets, one for each position; both index last axes.
+def tap_windows(spec: ConvSpec) -> list[tuple[Index, Index]]:
+    """Each tap of the kernel, and the pixels under it at all positions, as indices of the last axes.
 
-    They are pixels of the padded input; where the convolution is transposed, of the full output.
+    The pixels are those of the padded input; where the convolution is transposed, of the full output.
     """
     positions = spec.input_size if spec.transposed else spec.output_size
     columns = (spec.dilation, spec.stride, positions)

@@ -1,4 +1,4 @@
-"""Which paths paper gives a chance to be the fastest here: what is not worth the time of measuring it."""
+"""The paths that may be the fastest, by their counts alone: the others are not worth measuring."""
 
 from __future__ import annotations
 
@@ -15,21 +15,28 @@ if TYPE_CHECKING:
 __all__ = ["likely", "without_kernel"]
 
 _OF_A_FAMILY = 3
-# Without a compiled kernel, what multiplies so many times less than the definition is worth a look.
+# A path without a compiled kernel is worth timing if it multiplies 5 times less than the definition.
 _FEWER = 5
-# What multiplies so many times more than another compiled path can be far too slow to be called even once.
+# A path that multiplies 20 times more than another compiled path may be too slow to be called even once.
 _MORE = 20
 _NO_KERNEL = "no compiled kernel runs it here"
-# What is parted into phases has more to do than to multiply.
+# A convolution in phases has more work than its multiplications.
 _PARTED = 0.7
 
 
 def likely(
     spec: ConvSpec, paths: Iterable[ExecutionPath], dtype: torch.dtype
 ) -> tuple[list[ExecutionPath], dict[str, str]]:
-    """PyTorch's own, and of each family of compiled paths those with the fewest multiplications; likewise of
-    tensor operations those with a fifth of the definition's at most; and by name, the reason against each of
-    the others. All of them support the convolution."""
+    """The paths worth timing, and the reason against each of the others by its name.
+
+    Those of PyTorch; of each family of compiled paths the three with the fewest multiplications; likewise of
+    tensor operations, where they take a fifth of the definition's multiplications at most.
+
+    Args:
+        spec: the convolution.
+        paths: paths that support it.
+        dtype: of input and weights.
+    """
     kept: list[ExecutionPath] = []
     refused: dict[str, str] = {}
     counted: list[tuple[int, bool, ExecutionPath]] = []
@@ -49,7 +56,7 @@ def likely(
     for count, tensors, path in sorted(counted, key=lambda one: (one[1], one[0])):
         family = families.setdefault((path.name.rstrip("0123456789"), tensors), [])
         if not tensors and count > _MORE * fewest:
-            refused[path.name] = f"another multiplies {_MORE} times less"
+            refused[path.name] = f"another path multiplies {_MORE} times less"
         elif len(family) == _OF_A_FAMILY:
             refused[path.name] = "others of its kind multiply less"
         else:
@@ -58,6 +65,6 @@ def likely(
 
 
 def without_kernel(refused: Mapping[str, str]) -> str:
-    """How many were left out because no compiled kernel runs them, as words to add to a verdict; or none."""
+    """A clause with the number of paths skipped for want of a compiled kernel; empty where there are none."""
     count = sum(why.startswith(_NO_KERNEL) for why in refused.values())
     return f"; {count} without a compiled kernel were not timed" if count else ""

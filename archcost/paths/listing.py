@@ -1,4 +1,4 @@
-"""The execution paths as a result: what each does, what it supports, and what compiled kernels serve."""
+"""The list of execution paths as a result."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ __all__ = ["ListedPath", "PathList", "listed"]
 
 @dataclass(frozen=True)
 class ListedPath:
-    """What a path says of itself."""
+    """The description of a path."""
 
     name: str
     idea: str
+    """Its algorithm, in one line."""
     supports: str
+    """The convolutions that it can execute."""
     compiled: str
-    """What a compiled kernel of it is for; empty where there is none here."""
+    """The convolutions that compiled kernels execute on this machine; empty where there are none."""
     source: str
+    """The paper or function that it comes from."""
 
     @property
     def note(self) -> Note:
@@ -29,32 +32,32 @@ class ListedPath:
 
 
 _COLUMNS = (
-    words("name", "Path", "Its name", keep=4),
-    words("idea", "Idea", "What it does", keep=3),
-    words("supports", "Supports", "Which convolutions it can execute", keep=2),
+    words("name", "Path", "Name of the path", keep=4),
+    words("idea", "Idea", "Algorithm of the path", keep=3),
+    words("supports", "Supports", "Convolutions that the path can execute", keep=2),
     words(
         "compiled",
         "Compiled for",
-        "Which of them compiled kernels serve",
+        "Convolutions that compiled kernels execute on this machine",
         lambda one: one.compiled or None,
         keep=1,
     ),
-    words("source", "From", "Who described it"),
+    words("source", "From", "Paper or function that the path comes from"),
 )
 
 
 @dataclass(frozen=True)
 class PathList(Result):
-    """Every execution path: for people a paragraph each, or a table of the columns that are asked for.
+    """Every execution path: printed as a paragraph each, or as a table where columns are asked for.
 
     The schema of ``archcost.paths/1``: ``paths``, a list, each with every column; ``kernels``; ``notes``.
     """
 
     paths: tuple[ListedPath, ...]
     kernels: str
-    """Whether compiled kernels are there, for which instruction sets, and which paths use them."""
+    """The instruction sets of the compiled kernels, and the paths that use them; or why there are none."""
     notes: tuple[str, ...] = ()
-    """Where the paths of another package could not be loaded."""
+    """The paths of other packages that could not be loaded, and why."""
 
     def document(self, asked: Asked) -> Document:
         asked.without_depth("the list of paths")
@@ -77,7 +80,7 @@ class PathList(Result):
 
 
 def listed() -> PathList:
-    """Those that are registered, and the kernels that were built."""
+    """The registered paths and the compiled kernels as a result."""
     from archcost.paths.registry import available, get, table
 
     found = [(path, path.compiled_for()) for path in map(get, available())]

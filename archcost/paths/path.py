@@ -1,4 +1,4 @@
-"""ExecutionPath: what every way to execute a convolution can do, and say of itself."""
+"""ExecutionPath: the interface of every way to execute a convolution."""
 
 from __future__ import annotations
 
@@ -22,23 +22,24 @@ Implementation = Literal["compiled", "partly compiled", "tensor operations", "Py
 
 @dataclass(frozen=True)
 class Prepared:
-    """Weights made ready for one path and one convolution; ``content`` is the path's own.
+    """Weights prepared for a path and a convolution.
 
     Weights that change afterwards must be prepared again.
     """
 
     spec: ConvSpec
     content: Any
+    """The weights in the path's own form."""
     bias: Tensor | None
     dtype: torch.dtype
-    """Of the weights given, and so of the inputs to come."""
+    """The dtype of the weights, and so of the inputs."""
     epilogue: Epilogue = PLAIN
     weight: Tensor | None = None
-    """As it was given, where ``content`` has no gradients: then PyTorch runs what needs some."""
+    """The original weight, where ``content`` has no gradients: PyTorch then runs calls that need them."""
     trains: bool = False
     """Whether weight or bias wanted gradients when they were prepared."""
     input_shape: Axes = field(init=False, repr=False)
-    """Of an input, the batch apart."""
+    """The shape of an input without the batch."""
 
     def __post_init__(self) -> None:
         shape = (self.spec.in_channels, *self.spec.input_size)
@@ -46,17 +47,17 @@ class Prepared:
 
 
 class ExecutionPath(ABC):
-    """One way to execute a convolution. A variant is an instance of its own: ``winograd-4``, ``fft-16``.
+    """A way to execute a convolution. Each variant is an instance of its own: ``winograd-4``, ``fft-16``.
 
     Inputs are (batch, channels, *spatial) in any memory format, weights as ``torch.nn.ConvNd`` has them.
     """
 
     name: str
-    """As in ``archcost.convolve(..., path=name)``."""
+    """The name for ``archcost.convolve(..., path=name)``."""
     idea: str
-    """What it does, in one line."""
+    """The algorithm, in one line."""
     limits: str
-    """What it can execute, in one line."""
+    """The convolutions that it can execute, in one line."""
     source: str
     """The paper or formula that it comes from."""
 
@@ -68,7 +69,13 @@ class ExecutionPath(ABC):
     def prepare(
         self, weight: Tensor, bias: Tensor | None, spec: ConvSpec, epilogue: Epilogue = PLAIN
     ) -> Prepared:
-        """Do once what depends on the weights alone; the epilogue is what `run` does to its outputs.
+        """Prepare the weights once for all inputs.
+
+        Args:
+            weight: as ``torch.nn.ConvNd`` has it.
+            bias: (out_channels,).
+            spec: the convolution.
+            epilogue: clamp and layout that `run` gives to its outputs.
 
         Raises:
             InputError: the path does not support the convolution, or the weights have another shape.
@@ -76,10 +83,10 @@ class ExecutionPath(ABC):
 
     @abstractmethod
     def run(self, x: Tensor, prepared: Prepared) -> Tensor:
-        """(batch, in_channels, *input_size) to (batch, out_channels, *output_size), any batch.
+        """Convolve (batch, in_channels, *input_size), any batch, to (batch, out_channels, *output_size).
 
-        Gradients flow. Where weights are packed beyond PyTorch's sight, it runs PyTorch's own convolution
-        while gradients are recorded, if the input wants any, or weight or bias did when prepared.
+        Gradients flow. A path whose packed weights have no gradients runs PyTorch's own convolution where
+        gradients are recorded and the input requires one, or weight or bias did when prepared.
 
         Raises:
             InputError: the input has another shape or dtype than was prepared for.
@@ -88,22 +95,22 @@ class ExecutionPath(ABC):
     def implementation(
         self, spec: ConvSpec, dtype: torch.dtype | None = None, device: str = "cpu"
     ) -> Implementation:
-        """What runs: the compiled kernels, for all phases or some, tensor operations, PyTorch's convolution.
+        """The code that runs: compiled kernels for all or some phases, tensor operations, or PyTorch's own.
 
-        Chosen once, in `prepare`, by what this machine has. The dtype is float32 where none is given.
+        Chosen once, in `prepare`, for this machine. The dtype is float32 where none is given.
         """
         return "tensor operations"
 
     def compiled_for(self) -> str:
-        """The convolutions that compiled kernels serve on this machine, in one line; empty where none are."""
+        """The convolutions that compiled kernels execute on this machine, in one line; empty if none."""
         return ""
 
     @abstractmethod
     def multiplications(self, spec: ConvSpec) -> int:
-        """Real multiplications of data by weights in one run; those of transforms are not among them."""
+        """Real multiplications of data by weights in a run, without those of transforms."""
 
     def transform_multiplications(self, spec: ConvSpec) -> int:
-        """Real multiplications by constants in the transforms of one run: none, where there is no transform.
+        """Real multiplications by constants in the transforms of a run; 0 where there is no transform.
 
         The weights' own transform is done once, in `prepare`, and is not counted.
         """

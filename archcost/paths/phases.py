@@ -28,9 +28,9 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Dense:
-    """A convolution of stride 1, without dilation, of which only the sizes matter.
+    """The sizes of a convolution of stride 1 without dilation.
 
-    Zeros may be left for whoever executes it to pad.
+    Padding with zeros may be left to its executor.
     """
 
     batch: int
@@ -86,7 +86,7 @@ class _AxisPhase:
 
 @dataclass(frozen=True)
 class Phase:
-    """One plain convolution of a spec: which taps and pixels it takes, and which outputs it adds to."""
+    """A plain convolution of a spec: the taps and pixels that it takes, and the outputs that it adds to."""
 
     axes: tuple[_AxisPhase, ...]
     dense: Dense
@@ -102,7 +102,7 @@ def is_dense(spec: ConvSpec) -> bool:
 def phases(spec: ConvSpec) -> tuple[Phase, ...]:
     """The plain convolutions that make up this one; positions are those of the padded input.
 
-    One that `is_dense` is its own phase, padding included; all others are padded first.
+    A convolution that `is_dense` is its own phase, padding included; all others are padded first.
     """
     padding = spec.padding if is_dense(spec) else ((0, 0),) * spec.axes
     names = ("kernel_size", "stride", "dilation")
@@ -179,7 +179,7 @@ def _transposed_sides(spec: ConvSpec, parts: tuple[Phase, ...]) -> list[tuple[in
 
 
 def bordered_elements(spec: ConvSpec, parts: tuple[Phase, ...]) -> int:
-    """Of the copy that `bordered` makes."""
+    """Elements of the copy that `bordered` makes."""
     if is_dense(spec):
         return 0
     if not spec.transposed:

@@ -20,7 +20,7 @@ from archcost.latency.store.measurement import Key, Measurement
 from archcost.latency.store.store import Store
 from archcost.latency.timing.clock import Timing, compare_calls, ratio
 from archcost.latency.timing.deadline import Deadline, TooLittleTime
-from archcost.latency.timing.engine import Span, clock_for, once
+from archcost.latency.timing.engine import TimeStats, clock_for, once
 from archcost.latency.timing.thresholds import AROUND, FEWEST, LEAST_PAIR_S, PAIR_ROUNDS
 from archcost.merging.chain import Step
 from archcost.progress import Progress
@@ -177,7 +177,7 @@ def _now(timings: Mapping[str, Timing]) -> Raced:
 
 
 def _pair(
-    old: Span | Measurement, new: Span | Measurement, speedup: float, device: str, threads: int
+    old: TimeStats | Measurement, new: TimeStats | Measurement, speedup: float, device: str, threads: int
 ) -> Raced:
     spread = None if new.spread_s is None or isnan(new.spread_s) else 1e3 * new.spread_s
     return Raced(1e3 * old.median_s, 1e3 * new.median_s, spread, speedup, device, threads)

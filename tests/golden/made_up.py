@@ -17,7 +17,7 @@ from archcost.latency.store.fingerprint import Fingerprint
 from archcost.latency.store.measurement import Key, Measurement
 from archcost.latency.store.store import Store
 from archcost.latency.timing.clock import Ratio
-from archcost.latency.timing.parts import CallTime, InContext, Span
+from archcost.latency.timing.parts import CallTime, InContext, TimeStats
 from archcost.rewriting.proposal import Raced
 
 SIZE = (1, 3, 32, 32)
@@ -55,7 +55,7 @@ def measured():
         found.append(PathTimes(task, times, errors, {"fft": "its error of 2e-03 is too large"}, at == 1))
     spans = [CallTime(2e-4 * (at + 1), 1e-5, 30, 2, False, call.name, call.type, call.call, True)
              for at, call in enumerate(calls)]  # fmt: skip
-    whole = Span(7e-3, 2e-4, 30, 2, False)
+    whole = TimeStats(7e-3, 2e-4, 30, 2, False)
     context = InContext(
         *(tuple(spans), whole, replace(whole, median_s=7.2e-3), 1e-4, 1e-5, 30, 0, "cpu", str(DEVICE), 1),
         *("float32", analysis.input_text, False, "2.9"),

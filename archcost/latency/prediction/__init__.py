@@ -1,1 +1,1 @@
-"""Times that were not measured: from the roofline, and from those that the store has."""
+"""Predicted times: lower bounds by the roofline, and predictions from measured times."""

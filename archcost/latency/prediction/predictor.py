@@ -1,9 +1,8 @@
-"""What was not measured, predicted from what was: per path and kind of convolution, a law and its correction.
+"""Predicted times: a law for each path and kind of convolution, and its correction.
 
-The law (see `fitting`) is a sum of so much for each multiplication, byte and call, fitted on
-this machine's measurements; what it leaves unexplained is carried from convolutions that are alike (see
-`kriging`). What is predicted is labelled so, with the error that the same procedure, choice
-of scales included, made on measurements it had not seen.
+The law (see `fitting`) is linear in multiplications, bytes and calls, fitted to this machine's measurements;
+its residuals are carried over from similar convolutions (see `kriging`). Each prediction has the error of the
+same procedure, choice of scales included, in cross-validation.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from archcost.errors import ArchcostError
-from archcost.latency.prediction.fitting import Fit, fit_of
+from archcost.latency.prediction.fitting import PathFit, fit_of
 from archcost.latency.prediction.work import Work, features_of, kind_of, work_of
 from archcost.latency.store.fingerprint import fingerprint as of_this_machine
 from archcost.spec import ConvSpec
@@ -23,27 +22,27 @@ if TYPE_CHECKING:
     from archcost.latency.store.measurement import Measurement
     from archcost.latency.store.store import Store
 
-__all__ = ["Fit", "Prediction", "PredictionError", "Predictor", "Work", "kind_of", "work_of"]
+__all__ = ["PathFit", "Prediction", "PredictionError", "Predictor", "Work", "kind_of", "work_of"]
 
 _ITEMSIZE = {"float64": 8, "float16": 2, "bfloat16": 2}
 
 
 class PredictionError(ArchcostError):
-    """Nothing can be predicted; the message says for want of what."""
+    """Nothing can be predicted; the message says what is missing."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """A time that nobody measured."""
+    """A predicted time of a convolution on a path."""
 
     seconds: float
     error: float
-    """The median relative error of the same fit on measurements that it had not seen: 0.05 is 5 %."""
+    """The median relative error of the fit in cross-validation: 0.05 is 5 %."""
     path: str
     layout: str
-    """Of the input."""
+    """The layout of the input."""
     extrapolated: bool
-    """More multiplications or bytes, or fewer, than in any measurement it was fitted to."""
+    """Whether multiplications or bytes lie outside the range of the measurements."""
 
     def __str__(self) -> str:
         beyond = ", beyond what was measured" if self.extrapolated else ""
@@ -51,7 +50,7 @@ class Prediction:
 
 
 class Predictor:
-    """Fits of every path that was measured often enough, each made when first needed; `fit` makes one."""
+    """Fits of all paths that were measured often enough, each made when first needed."""
 
     def __init__(
         self, groups: dict[tuple[str, str], list[Measurement]], said: str, layout: str, itemsize: int
@@ -60,7 +59,7 @@ class Predictor:
         self._said = said
         self._layout = layout
         self._itemsize = itemsize
-        self._made: dict[tuple[str, str], Fit | str] = {}
+        self._made: dict[tuple[str, str], PathFit | str] = {}
 
     @classmethod
     def fit(
@@ -72,7 +71,15 @@ class Predictor:
         layout: str = "contiguous",
         fingerprint: str | None = None,
     ) -> Predictor:
-        """From a store, or any measurements: those of one machine (this one by default) in one state."""
+        """A predictor from measurements of one machine under one set of conditions; others are ignored.
+
+        Args:
+            measurements: a store, or any measurements.
+            threads: threads of PyTorch.
+            dtype: the dtype of input and weights.
+            layout: the layout of the input.
+            fingerprint: `Fingerprint.hash` of the machine; by default this one.
+        """
         dtype = str(as_dtype(dtype)).removeprefix("torch.")
         mark = of_this_machine().hash if fingerprint is None else fingerprint
         groups: dict[tuple[str, str], list[Measurement]] = {}
@@ -84,22 +91,23 @@ class Predictor:
         return cls(groups, said, layout, _ITEMSIZE.get(dtype, 4))
 
     @property
-    def fits(self) -> tuple[Fit, ...]:
+    def fits(self) -> tuple[PathFit, ...]:
+        """The fits that could be made."""
         every = (self._of(path, kind) for path, kind in self._groups)
-        return tuple(one for one in every if isinstance(one, Fit))
+        return tuple(one for one in every if isinstance(one, PathFit))
 
     def why_not(self, spec: ConvSpec, path: str) -> str | None:
-        """None, or the reason why nothing can be predicted of this convolution on this path."""
+        """The reason why this convolution on this path cannot be predicted; None where it can."""
         from archcost.paths import get
 
         refused = get(path).supports(spec)
         if refused is not None:
             return f"path {path!r} cannot execute this convolution: {refused}"
         made = self._of(path, kind_of(spec))
-        return None if isinstance(made, Fit) else f"path {path!r}, {self._said}: {made}"
+        return None if isinstance(made, PathFit) else f"path {path!r}, {self._said}: {made}"
 
     def predict(self, spec: ConvSpec, path: str) -> Prediction:
-        """The time of one convolution on one path.
+        """The predicted time of a convolution on a path.
 
         Raises:
             PredictionError: the path cannot execute it, or too little was measured.
@@ -107,20 +115,20 @@ class Predictor:
         return self.best(spec, [path])
 
     def best(self, spec: ConvSpec, paths: Iterable[str] | None = None) -> Prediction:
-        """The fastest of the paths that can be predicted; by default of all that were measured.
+        """The prediction for the fastest of the paths, by default of all that were measured.
 
         Raises:
-            PredictionError: none of them can.
+            PredictionError: no path can be predicted.
         """
         from archcost.paths import available
 
         if paths is None:
             paths = [path for path, _ in self._groups if path in available()]
-        found: list[tuple[float, Fit, Work]] = []
+        found: list[tuple[float, PathFit, Work]] = []
         refused = []
         for path in dict.fromkeys(paths):
             why, fit = self.why_not(spec, path), self._of(path, kind_of(spec))
-            if why is None and isinstance(fit, Fit):
+            if why is None and isinstance(fit, PathFit):
                 work = work_of(spec, path, self._itemsize)
                 found.append((fit.corrected(work, features_of(spec, path, work)), fit, work))
             else:
@@ -128,11 +136,11 @@ class Predictor:
         if not found:
             said = "; ".join(refused) or "nothing was measured"
             raise PredictionError(f"no prediction: {said}; measure more on this machine")
-        # The error of a fit takes longest to find, and only that of the chosen one is wanted.
+        # The error of a fit takes longest to compute, so that only the chosen path's is.
         seconds, fit, work = min(found, key=lambda one: one[0])
         return Prediction(seconds, fit.error, fit.path, self._layout, not fit.covers(work))
 
-    def _of(self, path: str, kind: str) -> Fit | str:
+    def _of(self, path: str, kind: str) -> PathFit | str:
         key = (path, kind)
         if key not in self._made:
             self._made[key] = fit_of(path, kind, self._groups.get(key, []), self._itemsize)

@@ -1,8 +1,8 @@
-"""The roofline: what this machine can do at most, measured, and where a convolution stands below it.
+"""The roofline: this machine's measured peak and bandwidth, and the lower bound on a convolution's time.
 
-A layer cannot take less time than its multiplications at the peak, or than its bytes at the bandwidth of
-memory (Williams, Waterman and Patterson, "Roofline", 2009). Where four times fewer multiplications become
-2.5 times less time, the bytes are why.
+A layer takes at least the time of its multiplications at the peak, and that of its bytes at the bandwidth of
+memory (Williams, Waterman and Patterson, "Roofline", 2009). Where four times fewer multiplications save only
+2.5 times the time, the bytes are why.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from archcost.errors import InputError
 from archcost.latency.store.fingerprint import Fingerprint, fingerprint
@@ -21,7 +21,7 @@ from archcost.latency.timing.clock import compare_calls
 from archcost.latency.timing.deadline import Deadline, TooLittleTime
 from archcost.latency.timing.engine import once
 from archcost.latency.timing.settings import settings
-from archcost.latency.timing.thresholds import LONG_S, ROUNDS
+from archcost.latency.timing.thresholds import LONG_S, ROUNDS, UNRELIABLE
 from archcost.spec import ConvSpec
 from archcost.trace.inputs import as_dtype
 
@@ -30,60 +30,65 @@ if TYPE_CHECKING:
 
 __all__ = ["COPY", "PRODUCT", "Roofline", "bytes_moved", "measure_roofline"]
 
-# In the store they stand beside the convolutions: a product of n x n matrices is a 1x1 convolution of n
-# channels on n positions, and a copy of n numbers one of a single channel.
+# The store keeps both as convolutions: a product of n x n matrices as a 1x1 convolution of n channels on n
+# positions, and a copy of n numbers as one of a single channel.
 PRODUCT, COPY = "product", "copy"
 
 _SIDES = (512, 1024, 2048, 4096)
-# Of the multiplications from one side to the next.
+# Growth of the multiplications from one side to the next.
 _GROWTH = 8
 
 
 @dataclass(frozen=True)
 class Roofline:
-    """Peak and bandwidth of one machine, with one number of threads and one dtype."""
+    """Peak and bandwidth of a machine, for a number of threads and a dtype."""
 
     macs_per_second: float
-    """Multiply-adds of a large square product of matrices, by PyTorch."""
+    """Peak: multiply-accumulates of a large square matrix product, by PyTorch."""
     bytes_per_second: float
-    """Read and written by a copy far beyond the caches."""
+    """Bandwidth: bytes read and written by a copy far beyond the caches."""
     threads: int
+    """Threads of PyTorch."""
     dtype: str
     device: str
+    """Machine and software."""
     disturbed: bool = False
-    """Every sample of one of the two was interrupted."""
+    """Whether peak or bandwidth is unreliable, because its samples were interrupted."""
 
     @property
     def ridge(self) -> float:
-        """Multiply-adds a byte: with fewer, memory is the limit; with more, the multiplications are."""
+        """Multiply-accumulates for each byte below which memory is the limit, and above which the peak is."""
         return self.macs_per_second / self.bytes_per_second
 
     def attainable(self, multiplications: float, moved: float) -> float:
-        """Seconds that so many multiplications and moved bytes take at least."""
+        """The lower bound in seconds for a number of multiplications and of bytes moved."""
         return max(multiplications / self.macs_per_second, moved / self.bytes_per_second)
 
     def bound(self, multiplications: float, moved: float) -> Literal["multiplications", "memory"]:
-        """Which of the two is the limit."""
+        """Which of the two is the limit: multiplications or memory."""
         by_memory = moved * self.macs_per_second > multiplications * self.bytes_per_second
         return "memory" if by_memory else "multiplications"
 
     def share(self, seconds: float, multiplications: float, moved: float) -> float:
-        """How much of what is attainable a measured time reaches: 1 is all of it.
+        """The lower bound over a measured time: 1 is as fast as possible.
 
-        It can be more where the data are still in a cache, which is faster than the memory measured here.
+        More than 1 where the data are still in a cache, which is faster than memory.
+
+        Raises:
+            InputError: seconds is not above 0.
         """
         if not seconds > 0:
             raise InputError(f"share: seconds must be above 0, got {seconds!r}")
         return self.attainable(multiplications, moved) / seconds
 
     def __str__(self) -> str:
-        speeds = f"{self.macs_per_second / 1e9:.1f} G multiply-adds/s, {self.bytes_per_second / 1e9:.1f} GB/s"
+        speeds = f"{self.macs_per_second / 1e9:.1f} GMAC/s, {self.bytes_per_second / 1e9:.1f} GB/s"
         threads = f"{self.threads} thread{'s' * (self.threads != 1)}"
-        return f"{speeds}, {threads}, {self.dtype}{', DISTURBED' * self.disturbed}; {self.device}"
+        return f"{speeds}, {threads}, {self.dtype}{f'; {UNRELIABLE}' * self.disturbed}; {self.device}"
 
 
 def bytes_moved(spec: ConvSpec, itemsize: int = 4) -> int:
-    """What a convolution must move: its input once, its weights and bias once, its output once.
+    """The bytes that a convolution must move: input, weights with bias, and output, each once.
 
     >>> bytes_moved(ConvSpec(64, 64, 3, padding=1, input_size=(56, 56), bias=False))
     1753088
@@ -101,12 +106,13 @@ def measure_roofline(
     deadline: Deadline | None = None,
     again: bool = False,
 ) -> Roofline:
-    """Of this machine: from the store if it is there, else measured now and put into it.
+    """The roofline of this machine: from the store if it is there, else measured now and kept there.
 
     Args:
-        store: None measures, and keeps nothing.
-        dtype: by default float32.
-        seconds: for measuring, about.
+        store: the store; None measures, and keeps nothing.
+        threads: threads of PyTorch.
+        dtype: the dtype of the numbers, by default float32.
+        seconds: the time for measuring, roughly.
         deadline: begin nothing that is not likely to end by then.
         again: measure anew, whatever the store has.
 
@@ -158,10 +164,11 @@ def _measured(
 ) -> tuple[Measurement, Measurement]:
     import torch
 
-    def timed(path: str, spec: ConvSpec, call: Callable[[], Any]) -> Measurement:
+    def timed(path: str, spec: ConvSpec, call: Callable[[], torch.Tensor]) -> Measurement:
         which: Literal["thread", "process"] = "thread" if threads == 1 else "process"
-        how: Any = {"seconds": seconds / 2, "deadline": deadline, "cpu_clock": which}
-        found = compare_calls({path: call}, rounds=ROUNDS, **how)
+        found = compare_calls(
+            {path: call}, rounds=ROUNDS, seconds=seconds / 2, deadline=deadline, cpu_clock=which
+        )
         if not found:
             raise TooLittleTime("the time was up before the roofline was measured")
         key = Key(device.hash, spec, name, path, threads=threads, kind=ROOFLINE)
@@ -175,8 +182,8 @@ def _measured(
     return product, timed(COPY, copy, lambda: target.copy_(source))
 
 
-def _product(dtype: torch.dtype, deadline: Deadline | None) -> tuple[int, Callable[[], Any]]:
-    """The smallest square product that takes a while, written into a result that is there."""
+def _product(dtype: torch.dtype, deadline: Deadline | None) -> tuple[int, Callable[[], torch.Tensor]]:
+    """The smallest square product that takes long enough, and a function that computes it."""
     import torch
 
     took = 0.0
@@ -187,7 +194,7 @@ def _product(dtype: torch.dtype, deadline: Deadline | None) -> tuple[int, Callab
         a, b = (torch.rand(side, side, generator=generator).to(dtype) for _ in range(2))
         into = torch.empty(side, side, dtype=dtype)
 
-        def call(a: Any = a, b: Any = b, into: Any = into) -> Any:
+        def call(a: torch.Tensor = a, b: torch.Tensor = b, into: torch.Tensor = into) -> torch.Tensor:
             return torch.mm(a, b, out=into)
 
         call()

@@ -1,4 +1,4 @@
-"""What a path has to do for a convolution, in counts that its time follows; nothing is measured here."""
+"""The work of a path for a convolution, in counts that its time follows; nothing is measured here."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ FEATURES = (
     *("in_channels", "out_channels", "groups", "batch", "positions", "taps_along", "taps_across"),
     *("stride", "dilation", "multiplications", "weights", "implementation"),
 )
-"""The names of what `features_of` gives; channels are those of one group."""
+"""The names of the features; channels are those of a group."""
 
 
 class Work(NamedTuple):
-    """What a path has to do for a convolution."""
+    """The work of a path for a convolution."""
 
     multiplications: int
+    """Multiplications of data by weights."""
     moved: int
     """Bytes of input and output."""
     weights: int
@@ -31,13 +32,13 @@ class Work(NamedTuple):
 
 
 def kind_of(spec: ConvSpec) -> str:
-    """``dense``, ``grouped`` or ``depthwise``, each ``transposed`` or not: each kind runs other code."""
+    """The kind of a convolution: dense, grouped or depthwise, "transposed" before it where it is."""
     kind = "dense" if spec.groups == 1 else "depthwise" if spec.groups == spec.in_channels else "grouped"
     return f"transposed {kind}" if spec.transposed else kind
 
 
 def work_of(spec: ConvSpec, path: str, itemsize: int = 4) -> Work:
-    """The work of a path, by its own counts."""
+    """The work of a path for a convolution by its own counts; ``itemsize`` is bytes for each number."""
     from archcost.paths import get
 
     way = get(path)
@@ -52,9 +53,9 @@ def work_of(spec: ConvSpec, path: str, itemsize: int = 4) -> Work:
 
 
 def features_of(spec: ConvSpec, path: str, work: Work) -> tuple[float, ...]:
-    """Where a convolution stands among others, one number for each of `FEATURES`: octaves, mostly.
+    """The features of a convolution on a path, a number for each of `FEATURES`: binary logarithms, mostly.
 
-    Two that are near each other run the same code in the same way: they fill vectors and caches alike.
+    Convolutions near each other run the same code in the same way: they fill vectors and caches alike.
     """
     from archcost.paths import get
 

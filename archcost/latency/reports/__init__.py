@@ -1,1 +1,1 @@
-"""How Measured is shown: its columns and notes."""
+"""The columns and notes of `Measured`."""

@@ -1,4 +1,4 @@
-"""The columns of what was measured: of a convolution call, and of one time of one path."""
+"""The columns of `Measured`: for a convolution call, and for a time of a path."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = [
 ]
 
 
-def _of_spec(show: Callable[[ConvSpec], str]) -> Callable[[Any], str | None]:
+def _of_spec(show: Callable[[ConvSpec], str]) -> Callable[[LayerTime], str | None]:
     return lambda layer: None if layer.spec is None else show(layer.spec)
 
 
@@ -32,21 +32,21 @@ def _percent(layer: LayerTime) -> float | None:
 
 
 LAYER_COLUMNS: tuple[Column, ...] = (
-    words("name", "Layer", "The module that made the call, as in named_modules()", keep=100),
-    words("type", "Type", "Its class"),
-    number("call", "Call", "0 for its first call in a pass", str, dtype="int64"),
+    words("name", "Layer", "Name of the module that made the call, as in named_modules()", keep=100),
+    words("type", "Type", "Class of the module"),
+    number("call", "Call", "Number of the module's call in a pass, from 0", str, dtype="int64"),
     words(
         "convolution",
         "Convolution",
-        "Channels, kernel, stride and input",
+        "Channels, kernel, stride and input size of the convolution",
         _of_spec(lambda spec: spec.short),
         keep=40,
     ),
-    words("spec", "Spec", "The same with everything that tells it from others", _of_spec(str)),
+    words("spec", "Spec", "The convolution with all its parameters", _of_spec(str)),
     number(
         "macs",
         "MACs",
-        "Multiply-accumulates by definition",
+        "Multiply-accumulates of the convolution by its definition",
         si_text,
         unit="MACs",
         dtype="Int64",
@@ -56,7 +56,7 @@ LAYER_COLUMNS: tuple[Column, ...] = (
     milliseconds(
         "latency_ms",
         "In context ms",
-        "The module's own time inside real forward passes",
+        "Median time of the module itself inside real forward passes",
         keep=90,
         summed=True,
     ),
@@ -64,27 +64,41 @@ LAYER_COLUMNS: tuple[Column, ...] = (
     milliseconds(
         "native_ms",
         "Native ms",
-        "Alone: PyTorch's own convolution in the faster layout",
+        "Median time alone of PyTorch's own convolution, in the faster layout",
         keep=70,
         summed=True,
     ),
-    words("native_layout", "Native layout", "The faster layout"),
-    milliseconds("best_ms", "Best ms", "Alone: the fastest eligible path", keep=80, summed=True),
+    words("native_layout", "Native layout", "Layout in which PyTorch's own convolution is faster"),
+    milliseconds(
+        "best_ms",
+        "Best ms",
+        "Median time alone of the fastest path within the tolerance",
+        keep=80,
+        summed=True,
+    ),
     milliseconds("best_spread_ms", "Best spread ms", "The interquartile range of best_ms"),
-    number("speedup", "Speedup", "native_ms / best_ms", ratio_text, keep=85),
-    words("best_path", "Best path", "The fastest eligible path; native where none is faster", keep=88),
-    words("best_layout", "Layout", "Of its input", keep=60),
+    number(
+        "speedup",
+        "Speedup",
+        "native_ms / best_ms: how many times as fast the best path is",
+        ratio_text,
+        keep=85,
+    ),
+    words(
+        "best_path", "Best path", "Fastest path within the tolerance; native where none is faster", keep=88
+    ),
+    words("best_layout", "Layout", "Layout of the best path's input", keep=60),
     number(
         "error",
         "Error",
-        "Of the best path: max |y - exact| / max |exact|, on the layer's own weights and a real input",
+        "Error of the best path, max |y - exact| / max |exact|, with the layer's weights on a real input",
         error_text,
         keep=55,
     ),
     number(
         "multiplications",
         "Multiplications",
-        "Of data by weights on the best path",
+        "Multiplications of data by weights on the best path",
         si_text,
         dtype="Int64",
         keep=30,
@@ -92,7 +106,7 @@ LAYER_COLUMNS: tuple[Column, ...] = (
     number(
         "workspace_bytes",
         "Workspace",
-        "Of the best path beside input, output and weights",
+        "Memory of the best path beside input, output and weights",
         bytes_text,
         unit="bytes",
         dtype="Int64",
@@ -101,13 +115,13 @@ LAYER_COLUMNS: tuple[Column, ...] = (
     number(
         "roofline_share",
         "Roofline %",
-        "Share that the best path reaches of what this machine's peak and bandwidth allow it",
+        "Lower bound on the time, by this machine's peak and bandwidth, over the best path's time",
         percent_text,
         _percent,
         unit="%",
         keep=45,
     ),
-    words("note", "Note", "Why something is missing, or is as it is", keep=20),
+    words("note", "Note", "Why something is missing or doubtful", keep=20),
 )
 DEFAULT_LAYER_COLUMNS = (
     *("name", "convolution", "macs", "latency_ms", "native_ms", "best_ms", "speedup", "best_path"),
@@ -116,7 +130,11 @@ DEFAULT_LAYER_COLUMNS = (
 
 
 def predicted_columns(predicted: Callable[[LayerTime], Prediction | None]) -> tuple[Column, ...]:
-    """Beside the others where something was predicted, and only there: what nobody measured."""
+    """The columns of predicted times, shown only where something was predicted.
+
+    Args:
+        predicted: gives the prediction of a layer, or None.
+    """
 
     def of(show: Callable[[Prediction], Any]) -> Callable[[LayerTime], Any]:
         return lambda layer: None if (found := predicted(layer)) is None else show(found)
@@ -126,22 +144,28 @@ def predicted_columns(predicted: Callable[[LayerTime], Prediction | None]) -> tu
         words(
             "predicted_path",
             "Predicted path",
-            "Not measured: the path that would be the fastest, by what was measured of others",
+            "Path predicted to be the fastest, from measurements of other convolutions",
             of(lambda one: one.path),
             **together,
         ),
-        words("predicted_layout", "Predicted layout", "Of its input", of(lambda one: one.layout), keep=10),
+        words(
+            "predicted_layout",
+            "Predicted layout",
+            "Layout of the predicted path's input",
+            of(lambda one: one.layout),
+            keep=10,
+        ),
         milliseconds(
             "predicted_ms",
             "Predicted ms",
-            "Not measured: what that path would take, alone",
+            "Predicted time alone of the predicted path; not measured",
             of(lambda one: one.seconds * 1e3),
             **together,
         ),
         number(
             "prediction_error",
             "Prediction error",
-            "The median relative error of such predictions of measurements left out; unknown beyond those",
+            "Median relative error of such predictions in cross-validation; unknown when extrapolating",
             lambda share: f"{share:.0%}",
             of(lambda one: None if one.extrapolated else one.error),
             **together,
@@ -155,10 +179,10 @@ PATH_COLUMNS: tuple[Column, ...] = (
     words(
         "convolution",
         "Convolution",
-        "Channels, kernel, stride and input",
+        "Channels, kernel, stride and input size of the convolution",
         lambda one: one.key.spec.short,
     ),
     *(replace(column, header="Spec") if column.name == "spec" else column for column in MEASUREMENT_COLUMNS),
-    yes("rough", "Rough", "Timed in a first look only", is_rough, keep=80),
+    yes("rough", "Rough", "Whether the time has only a few samples, from a first look", is_rough, keep=80),
 )
 DEFAULT_PATH_COLUMNS = ("convolution", "path", "layout", "ms", "spread_ms", "samples", "rough", "error")

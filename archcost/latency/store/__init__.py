@@ -1,1 +1,1 @@
-"""Times that are kept: the database, and the fingerprint of the machine that they belong to."""
+"""The store of measurements: its database, and the fingerprint of the machine that a time belongs to."""

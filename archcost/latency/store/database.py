@@ -1,7 +1,7 @@
-"""A SQLite file that many processes write at once, any of which may be killed: opened, locked, mended.
+"""A SQLite file that many processes may write at once, any of which may be killed.
 
-What is acknowledged is on the disk: write-ahead log, ``synchronous=FULL``. A file that is corrupt, or not
-ours, is set aside beside its place, with a warning, and a new one begun.
+A committed transaction is on the disk: write-ahead log, ``synchronous=FULL``. A file that is corrupt, or of
+another program, is renamed, with a warning, and a new one begun.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _APPLICATION = 0x61726363  # "arcc", in the file's header
 # Result codes of SQLite (sqlite.org/rescode.html), most of which the module names from Python 3.11 on.
 _ERROR, _BUSY, _LOCKED, _CORRUPT, _NOTADB = 1, 5, 6, 11, 26
 _WAITS = (_BUSY, _LOCKED)
-# Of our statements, all of them right, only a table that somebody changed makes an error of logic.
+# An SQL logic error means that somebody changed the table: our statements are right.
 _SPOILT = (_ERROR, _CORRUPT, _NOTADB)
 _CODES = {
     **{"locked": _LOCKED, "busy": _BUSY, "not a database": _NOTADB, "encrypted": _NOTADB},
@@ -44,17 +44,17 @@ _INHERITED: list[sqlite3.Connection] = []
 
 
 class _Foreign(Exception):
-    """A SQLite file that somebody else made."""
+    """A SQLite file of another program."""
 
 
 class Database:
-    """A connection that is opened when first used, again in a forked child, and again in a new file.
+    """A connection opened at first use, and again in a forked child or where the file was replaced.
 
     Args:
-        path: of the file, or ``:memory:``.
-        schema: the SQL that makes an empty file ours.
-        version: of the schema; a file of a later one is refused, untouched.
-        upgrades: by version, what makes a file of it one of the next, in a transaction of their own.
+        path: the file, or ``:memory:``.
+        schema: the SQL that creates the tables in an empty file.
+        version: the version of the schema; a file of a later version is refused, untouched.
+        upgrades: the function by version that brings a file to the next version, in one transaction.
         patience: seconds to wait for another process.
     """
 
@@ -79,7 +79,11 @@ class Database:
                 self._connection = None
 
     def do(self, work: Callable[[sqlite3.Connection], _Result], writes: bool = True) -> _Result:
-        """``work`` in one transaction, again while others hold the file, and once more in a new file.
+        """Run ``work`` in a transaction; again while others hold the file, and once more in a new file.
+
+        Args:
+            work: gets the connection; its result is returned.
+            writes: whether it changes the file.
 
         Raises:
             StoreError: the file stays locked, is of a later version, or the system refuses it.
@@ -97,7 +101,7 @@ class Database:
                 raise self._said(error) from error
 
     def _patiently(self, work: Callable[[sqlite3.Connection], _Result], writes: bool) -> _Result:
-        """SQLite waits for most locks by itself, but not for all: not while a log is recovered."""
+        """Run ``work``, waiting for locks: SQLite itself does not wait while a log is recovered."""
         for last in self._attempts():
             try:
                 connection = self._connected()
@@ -109,7 +113,7 @@ class Database:
         raise AssertionError("the last attempt returns or raises")
 
     def _attempts(self) -> Iterator[bool]:
-        """One after another while there is patience; True for the last."""
+        """Yield False for each attempt while there is patience, and True for the last."""
         deadline = time.monotonic() + self.patience
         while time.monotonic() < deadline:
             yield False
@@ -157,7 +161,7 @@ class Database:
             return connection
 
     def _begin(self, connection: sqlite3.Connection) -> None:
-        """Make an empty file ours, and see that any other is; nothing is written to one that is not."""
+        """Create the tables in an empty file, upgrade an old one, or refuse another program's, untouched."""
 
         def number(pragma: str) -> int:
             return int(connection.execute(f"PRAGMA {pragma}").fetchone()[0])
@@ -169,13 +173,13 @@ class Database:
         if version > self.version:
             raise StoreError(
                 f"the store {self.path} is of version {version}, and this archcost knows {self.version}: "
-                f"update archcost, or name another file by ARCHCOST_STORE"
+                f"update archcost, or set ARCHCOST_STORE to another file"
             )
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         if application == _APPLICATION and version == self.version:
             return
-        # One that is interrupted here leaves the file as it was.
+        # An interruption here leaves the file as it was.
         with _transaction(connection, writes=True):
             if application != _APPLICATION:
                 connection.execute(self.schema)
@@ -187,7 +191,7 @@ class Database:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """No other process opens a store of this folder, or sets one aside, meanwhile.
+        """Hold a lock: no other process opens or renames a store of this folder meanwhile.
 
         The lock is on the folder, so that no file is left behind, and goes with the process if it is killed.
         """
@@ -209,7 +213,7 @@ class Database:
             os.close(folder)
 
     def _set_aside(self, reason: str) -> None:
-        """Rename the file and its log, unless another process has done so since it was found spoilt."""
+        """Rename the file and its log, unless another process has done so since it was found corrupt."""
         found = self._opened
         self.close()
         with self._alone():
@@ -228,16 +232,16 @@ class Database:
             except OSError as error:
                 raise self._said(error) from error
         warnings.warn(
-            f"the store of measurements {self.path} cannot be used: {reason}. It is kept as {aside}, and a "
-            f"new, empty one takes its place",
+            f"the store of measurements {self.path} cannot be used: {reason}. It was renamed to {aside}, "
+            f"and a new, empty store begun",
             stacklevel=2,
         )
 
     def _said(self, error: Exception) -> StoreError:
         what = "; another process holds it" if _code(error) in _WAITS else ""
         return StoreError(
-            f"the store {self.path} cannot be used: {error}{what}. Name another file by ARCHCOST_STORE, or "
-            f"':memory:' to keep nothing"
+            f"the store {self.path} cannot be used: {error}{what}. Set ARCHCOST_STORE to another file, or "
+            f"to ':memory:' to keep nothing"
         )
 
 
@@ -254,7 +258,7 @@ def _transaction(connection: sqlite3.Connection, writes: bool) -> Iterator[None]
 
 
 def _code(error: Exception) -> int:
-    """SQLite's primary result code; before Python 3.11 it is only told in words. 0 where there is none."""
+    """SQLite's primary result code, read from the message before Python 3.11; 0 where there is none."""
     code = getattr(error, "sqlite_errorcode", None)
     if code is None:
         return next((code for words, code in _CODES.items() if words in str(error)), 0)
@@ -262,5 +266,5 @@ def _code(error: Exception) -> int:
 
 
 def _spoilt(error: Exception) -> bool:
-    """Whether the file itself is of no use, or the error has another reason."""
+    """Whether the error means that the file itself is unusable."""
     return isinstance(error, _Foreign) or _code(error) in _SPOILT

@@ -1,6 +1,6 @@
-"""What a measurement is valid for: the processor, the system and the software that computed.
+"""Fingerprint: the processor, system and software for which a measurement is valid.
 
-Left out on purpose, for they change while the machine stays the same: memory size, the clock speed of the
+Left out on purpose, because they change while the machine stays the same: memory size, the clock speed of the
 moment, the kernel's patch level, the host's name.
 """
 
@@ -30,14 +30,16 @@ _ISAS = frozenset(
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """Measurements with the same fingerprint may be compared; `hash` is its short name in the store."""
+    """The machine and software of a measurement: times with equal fingerprints may be compared."""
 
     cpu: str
+    """The processor's name and model numbers."""
     isa: tuple[str, ...]
-    """The instruction sets that matter, and what PyTorch and oneDNN were told to use of them."""
+    """The instruction sets that convolutions use, and those that PyTorch and oneDNN are limited to."""
     cores: int
+    """The number of logical processors."""
     caches: tuple[tuple[str, int], ...]
-    """Name and bytes of each cache that a core sees, where the system tells."""
+    """Name and bytes of each cache of a core, where the system tells."""
     system: str
     torch: str
     onednn: str
@@ -45,22 +47,22 @@ class Fingerprint:
     kernels: str | None
     """The instruction set of archcost's compiled kernels; None where there are none."""
     cuda: str | None = None
-    """Name of the CUDA device, where the measurement ran there."""
+    """The name of the CUDA device; None for the CPU."""
 
     @property
     def hash(self) -> str:
-        """Sixteen hexadecimal digits, the same in every process and version of Python."""
+        """The key in the store: 16 hexadecimal digits, the same in every process and version of Python."""
         text = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
     def last_cache_bytes(self) -> int:
-        """The largest cache; 0 where the system does not tell."""
+        """Bytes of the largest cache; 0 where the system does not tell."""
         return max((size for _, size in self.caches), default=0)
 
     @property
     def beyond_caches_bytes(self) -> int:
-        """Twice the largest cache, within reason: what is read over so much comes from memory."""
+        """Bytes of a buffer that no cache holds: twice the largest cache, between 32 and 512 MiB."""
         return min(2**29, max(2**25, 2 * self.last_cache_bytes))
 
     def __str__(self) -> str:
@@ -73,7 +75,7 @@ class Fingerprint:
 
 @lru_cache(maxsize=8)
 def fingerprint(device: str = "cpu") -> Fingerprint:
-    """Of this machine as it is now; ``device`` is where the model runs, as in ``"cuda:0"``."""
+    """The fingerprint of this machine now; ``device`` is where the model runs, as in ``"cuda:0"``."""
     from importlib.metadata import version
 
     import torch
@@ -106,7 +108,7 @@ def _cpuinfo() -> dict[str, str]:
 
 
 def _cpu_name(facts: dict[str, str]) -> str:
-    """The model, with its numbers: a virtual machine may say no more than "Xeon Processor"."""
+    """The processor's name and model numbers: a virtual machine's name may be just "Xeon Processor"."""
     numbers = [f"{key} {facts[key]}" for key in ("cpu family", "model", "stepping") if key in facts]
     numbers += [f"{key} {facts[key]}" for key in ("CPU implementer", "CPU part") if key in facts]
     name = facts.get("model name") or facts.get("Hardware") or _named_by_system()
@@ -155,7 +157,7 @@ def _binary(size: int) -> str:
 
 
 def _onednn(shown: str) -> str:
-    """The version, out of what PyTorch says of its build: ``Intel(R) MKL-DNN v3.12.0 (Git Hash ...)``."""
+    """The version in PyTorch's build settings: ``Intel(R) MKL-DNN v3.12.0 (Git Hash ...)``."""
     for line in shown.splitlines():
         if "DNN v" in line:
             return line.partition("DNN v")[2].split()[0]

@@ -1,6 +1,6 @@
 """Kinds of measurement: what was timed, and in which surroundings. Times of two kinds are never compared.
 
-Files of version 1 and the lines exported from them have no kind: there it is part of the path's name.
+In files of version 1, and lines exported from them, the kind is part of the path's name.
 """
 
 from __future__ import annotations
@@ -10,19 +10,19 @@ __all__ = ["CHAIN", "COLD", "IN_MODEL", "OLD_LAYERS", "PATH", "ROOFLINE", "kind_
 PATH = "path"
 """A convolution alone on one path, its input in the caches."""
 COLD = "cold"
-"""The same, each call with another input, from beyond the caches."""
+"""A convolution alone on one path, each call with another input, from beyond the caches."""
 IN_MODEL = "in a model"
-"""Its input freshly written and its weights pushed out of the nearer caches, as between a model's layers."""
+"""A convolution whose input was just written and whose weights have left the nearer caches, as in a model."""
 CHAIN, OLD_LAYERS = "chain", "before chain"
-"""The new layers of a proposal, and the old ones in turns with them; the path is a digest of the pair."""
+"""The new layers of a proposal, and the old layers in turns with them; the path is a digest of the pair."""
 ROOFLINE = "roofline"
-"""What the machine can do at most: a ``product`` of matrices, a ``copy`` of numbers."""
+"""The machine's peak and bandwidth, by a ``product`` of matrices and a ``copy`` of numbers."""
 
 _MARK = f", {IN_MODEL}"
 
 
 def kind_and_path(name: str) -> tuple[str, str]:
-    """What a path's name of version 1 says.
+    """Kind and path from a path's name of version 1.
 
     >>> kind_and_path("winograd-4, cold"), kind_and_path("before chain 0123456789ab")
     (('cold', 'winograd-4'), ('before chain', '0123456789ab'))

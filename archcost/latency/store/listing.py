@@ -1,4 +1,4 @@
-"""The measurements of a store as a result: for people a table for each device, as data one of all."""
+"""The measurements of a store as a result: printed as a table for each device, exported as a single table."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Stored(Result):
     """
 
     store: str
-    """The path."""
+    """The path of its file."""
     measurements: tuple[Measurement, ...]
 
     def document(self, asked: Asked) -> Document:
@@ -61,7 +61,7 @@ class Stored(Result):
 
 
 def listed(store: Store) -> Stored:
-    """What it has now."""
+    """All measurements of a store as a result."""
     return Stored(store.path, tuple(store.all()))
 
 
@@ -73,33 +73,59 @@ MEASUREMENT_COLUMNS: tuple[Column, ...] = (
     words(
         "spec",
         "Convolution",
-        "With everything that tells it from others",
+        "The convolution with all its parameters",
         lambda one: str(one.key.spec),
         keep=100,
     ),
-    words("path", "Path", "The way it was executed", lambda one: one.key.path, keep=90),
-    words("kind", "Kind", "In what the time was taken", lambda one: one.key.kind, keep=45),
-    words("dtype", "Dtype", "Of input and weights", lambda one: one.key.dtype, keep=60),
-    words("layout", "Layout", "Of the input", lambda one: one.key.layout, keep=70),
-    number("threads", "Threads", "Of PyTorch", str, lambda one: one.key.threads, dtype="int64", keep=65),
-    number("batch", "Batch", "Images", str, lambda one: one.key.spec.batch, dtype="int64"),
-    milliseconds("ms", "Median ms", "The median", lambda one: one.median_s * 1e3, keep=95),
+    words("path", "Path", "Path by which it was executed", lambda one: one.key.path, keep=90),
+    words(
+        "kind",
+        "Kind",
+        "Surroundings of the measurement: path, cold, in a model, chain or roofline",
+        lambda one: one.key.kind,
+        keep=45,
+    ),
+    words("dtype", "Dtype", "Dtype of input and weights", lambda one: one.key.dtype, keep=60),
+    words("layout", "Layout", "Layout of the input", lambda one: one.key.layout, keep=70),
+    number(
+        "threads", "Threads", "Threads of PyTorch", str, lambda one: one.key.threads, dtype="int64", keep=65
+    ),
+    number("batch", "Batch", "Number of images", str, lambda one: one.key.spec.batch, dtype="int64"),
+    milliseconds("ms", "Median ms", "Median time of a call", lambda one: one.median_s * 1e3, keep=95),
     milliseconds(
         "spread_ms",
         "Spread ms",
-        "The interquartile range",
+        "Interquartile range of the times",
         lambda one: None if one.spread_s is None else one.spread_s * 1e3,
         keep=50,
     ),
     words("clock", "Clock", "cpu: the CPU time of one thread; wall: wall time; cuda: the device's", keep=20),
-    number("samples", "Samples", "Those kept", str, dtype="int64", keep=30),
-    number("dropped", "Dropped", "Those left out because they were interrupted", str, dtype="int64", keep=25),
-    yes("disturbed", "Disturbed", "Every sample was interrupted", keep=55),
-    number("error", "Error", "max |y - exact| / max |exact| when it was measured", error_text, keep=40),
+    number("samples", "Samples", "Number of samples kept", str, dtype="int64", keep=30),
+    number(
+        "dropped",
+        "Dropped",
+        "Number of samples left out because they were interrupted",
+        str,
+        dtype="int64",
+        keep=25,
+    ),
+    yes(
+        "disturbed",
+        "Disturbed",
+        "Whether the time is unreliable: other processes interrupted every sample",
+        keep=55,
+    ),
+    number(
+        "error",
+        "Error",
+        "Error of the path when measured, max |y - exact| / max |exact|",
+        error_text,
+        keep=40,
+    ),
     number(
         "workspace_bytes",
         "Workspace",
-        "Beside input, output and weights",
+        "Memory of the path beside input, output and weights",
         bytes_text,
         unit="bytes",
         dtype="Int64",
@@ -108,15 +134,20 @@ MEASUREMENT_COLUMNS: tuple[Column, ...] = (
     words(
         "measured_at",
         "Measured (UTC)",
-        "When",
+        "Time of the measurement",
         _when,
         show=lambda when: when[:16].replace("T", " "),
         in_full=str,
         keep=45,
     ),
-    words("torch", "Torch", "The version of PyTorch"),
-    words("device", "Device", "Machine and software"),
-    words("fingerprint", "Fingerprint", "The same in 16 letters", lambda one: one.key.fingerprint),
+    words("torch", "Torch", "Version of PyTorch"),
+    words("device", "Device", "Machine and software of the measurement"),
+    words(
+        "fingerprint",
+        "Fingerprint",
+        "Machine and software as 16 hexadecimal digits",
+        lambda one: one.key.fingerprint,
+    ),
 )
 _SHOWN = (
     *("spec", "path", "dtype", "layout", "threads", "ms", "spread_ms", "clock", "samples", "dropped"),

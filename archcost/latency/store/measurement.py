@@ -1,4 +1,4 @@
-"""One measurement: what was timed (its key), what came out, and the JSON line it is exchanged as."""
+"""Measurement: a key, the time measured for it, and the JSON line in which both are exchanged."""
 
 from __future__ import annotations
 
@@ -23,35 +23,37 @@ CLOCKS = ("cpu", "wall", "cuda")
 
 
 class StoreError(ArchcostError):
-    """The store cannot be opened, read or written, or a line given to it is no measurement."""
+    """The store cannot be opened, read or written, or gets a line that is no measurement."""
 
 
 @dataclass(frozen=True)
 class Key:
-    """What was timed: a convolution on one path, in one state of one machine."""
+    """The identity of a measurement: a convolution, a path, and the conditions of timing."""
 
     fingerprint: str
     """`Fingerprint.hash` of the machine and software."""
     spec: ConvSpec
     dtype: str
-    """As in ``float32``."""
+    """The dtype of input and weights, as in ``float32``."""
     path: str
+    """The name of the path; for other kinds, see `archcost.latency.store.kinds`."""
     layout: str = "contiguous"
-    """Of the input: ``contiguous`` or ``channels_last``."""
+    """The layout of the input: ``contiguous`` or ``channels_last``."""
     threads: int = 1
+    """Threads of PyTorch."""
     kind: str = PATH
-    """See `archcost.latency.store.kinds`."""
+    """The subject and surroundings of the timing, see `archcost.latency.store.kinds`."""
 
     @cached_property
     def columns(self) -> tuple[str, str, str, str, int, str, str]:
-        """As the store has them: the spec as JSON in one fixed form."""
+        """The values of the store's key columns, the spec as `spec_json` writes it."""
         spec = spec_json(self.spec)
         return (self.fingerprint, spec, self.dtype, self.layout, self.threads, self.path, self.kind)
 
 
 @dataclass(frozen=True)
 class OldKey(Key):
-    """One whose kind is said by its path's name, as in version 1."""
+    """A key of version 1, where the kind is part of the path's name."""
 
     def __post_init__(self) -> None:
         kind, path = kind_and_path(self.path)
@@ -60,26 +62,33 @@ class OldKey(Key):
 
 @dataclass(frozen=True)
 class Measurement:
-    """What the clock said of one key, and when."""
+    """The time measured for a key, and its circumstances.
+
+    Raises:
+        StoreError: a value makes no sense.
+    """
 
     key: Key
     device: str
-    """The fingerprint for people."""
+    """Machine and software in words."""
     median_s: float
+    """Median seconds of a call."""
     spread_s: float | None
-    """The interquartile range; None for a single sample."""
+    """The interquartile range in seconds; None for a single sample."""
     samples: int
-    """Those kept."""
+    """The number of samples kept."""
     dropped: int
-    """Those left out because they were interrupted."""
+    """The number of samples left out because they were interrupted."""
     clock: Literal["cpu", "wall", "cuda"]
-    """Which time ``median_s`` is: CPU time, wall time or that between two events of a CUDA stream."""
+    """The clock of ``median_s``: CPU time, wall time, or the time between two events of a CUDA stream."""
     torch: str
+    """The version of PyTorch."""
     disturbed: bool = False
-    """Every sample was interrupted, so all were kept."""
+    """Whether too few samples were free of interruptions, so that all were kept: the time is unreliable."""
     error: float | None = None
-    """Largest difference from the result in float64, relative to the largest output; None: not looked at."""
+    """max |y - exact| / max |exact|, exact being the result in float64; None: not computed."""
     workspace_bytes: int | None = None
+    """Memory beside input, output and weights; None: unknown."""
     measured_at: float = field(default_factory=time.time)
     """Seconds since 1970, UTC."""
 
@@ -99,7 +108,16 @@ class Measurement:
         error: float | None = None,
         workspace_bytes: int | None = None,
     ) -> Measurement:
-        """From what `compare_calls` gives, by the clock that counts for the key's threads, or another."""
+        """The measurement of a key from a `Timing` of `compare_calls`.
+
+        Args:
+            key: what was timed.
+            timing: its samples.
+            device: the fingerprint of this machine.
+            clock: by default CPU time for one thread and wall time for more.
+            error: see `Measurement.error`.
+            workspace_bytes: see `Measurement.workspace_bytes`.
+        """
         clock = clock or clock_for(key.threads)
         took = timing.by(clock)
         spread = None if math.isnan(took.spread_s) else took.spread_s
@@ -109,14 +127,14 @@ class Measurement:
         )
 
     def record(self) -> dict[str, Any]:
-        """Plain values for one line of JSON; `from_record` reads them."""
+        """Plain values for a line of JSON; `from_record` reads them."""
         values = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "key"}
         key = {one.name: getattr(self.key, one.name) for one in fields(self.key)}
         return {**key, "spec": asdict(self.key.spec), **values}
 
 
 def spec_json(spec: ConvSpec) -> str:
-    """The one text of a spec: the same for specs that are equal."""
+    """The JSON of a spec, the same for equal specs."""
     return json.dumps(asdict(spec), sort_keys=True, separators=(",", ":"))
 
 
@@ -124,7 +142,7 @@ def spec_from_json(text: str) -> ConvSpec:
     """The spec that `spec_json` wrote.
 
     Raises:
-        StoreError: the text is none.
+        StoreError: the text is no spec.
     """
     try:
         return _spec(json.loads(text))
@@ -133,7 +151,7 @@ def spec_from_json(text: str) -> ConvSpec:
 
 
 def from_record(record: Any) -> Measurement:
-    """The measurement that `Measurement.record` wrote, every value looked at.
+    """The measurement that `Measurement.record` wrote; every value is checked.
 
     Raises:
         StoreError: the message says which value is missing, unknown or wrong.
@@ -157,7 +175,7 @@ def from_record(record: Any) -> Measurement:
 
 
 def _spec(values: Any) -> ConvSpec:
-    """A spec of plain values; anything but whole numbers, truths and texts in their places is refused."""
+    """The spec with these plain values; values of another type are refused."""
     if not isinstance(values, dict):
         raise StoreError(f"no convolution: {values!r} is no object with names")
     known = {one.name for one in fields(ConvSpec)}
@@ -179,7 +197,7 @@ def _leaves(value: Any) -> list[Any]:
 
 
 def _wrong(found: Measurement) -> str | None:
-    """What is wrong with the values, in words; SQLite would take them all."""
+    """The first wrong value in words, or None: SQLite would take any."""
     key = found.key
     values = {**vars(key), **vars(found)}
     for name in ("device", "torch", "fingerprint", "dtype", "layout", "path", "kind"):

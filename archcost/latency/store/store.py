@@ -1,7 +1,6 @@
-"""The store: every measurement of this user's machines, one a key, in one SQLite file.
+"""The store: the latest measurement of each key, from this user's machines, in a SQLite file.
 
-Of two measurements of one key the later one counts. Whatever `Store.put` has returned from stays, also when
-the process is killed the moment after.
+A measurement is on the disk once `Store.put` has returned, even if the process is killed right after.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from archcost.latency.store.measurement import Key, Measurement, StoreError, fro
 __all__ = ["Key", "Measurement", "Store", "StoreError", "default_path", "opened"]
 
 VERSION = 2
+Value = str | int | float | None
 _KEY = ("fingerprint", "spec", "dtype", "layout", "threads", "path", "kind")
 _VALUES = (
     *("device", "median_s", "spread_s", "samples", "dropped", "clock", "torch"),
@@ -48,7 +48,7 @@ _PUT = (
 
 
 def _kinds_out_of_paths(connection: sqlite3.Connection) -> None:
-    """From version 1 to 2: the kind in a path's name gets a column of its own."""
+    """Upgrade from version 1 to 2: the kind moves from the path's name into a column of its own."""
     old = (*_KEY[:-1], *_VALUES)
     rows = connection.execute(f"SELECT {', '.join(old)} FROM measurements").fetchall()
     connection.execute("DROP TABLE measurements")
@@ -57,13 +57,13 @@ def _kinds_out_of_paths(connection: sqlite3.Connection) -> None:
     connection.executemany(_PUT, (_with_kind(row, at) for row in rows))
 
 
-def _with_kind(row: tuple[Any, ...], at: int) -> tuple[Any, ...]:
-    kind, path = kind_and_path(row[at])
+def _with_kind(row: tuple[Value, ...], at: int) -> tuple[Value, ...]:
+    kind, path = kind_and_path(str(row[at]))
     return (*row[:at], path, kind, *row[at + 1 :])
 
 
 def default_path() -> str:
-    """Where the store is: the environment variable ARCHCOST_STORE, or the user's cache folder."""
+    """The path of the user's store: the variable ARCHCOST_STORE, or a file in the cache folder."""
     named = os.environ.get("ARCHCOST_STORE")
     if named:
         return named
@@ -76,7 +76,10 @@ class Store:
     """Measurements by key; also a context manager, which closes the file.
 
     Args:
-        path: of the file; ``":memory:"`` keeps nothing; by default `default_path`.
+        path: the SQLite file; ``":memory:"`` keeps nothing; by default `default_path`.
+
+    Raises:
+        StoreError: every method, where the file cannot be opened, read or written.
     """
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
@@ -93,27 +96,27 @@ class Store:
         return Store, (self.path,)  # a pickle opens the same file; what was in memory is gone
 
     def close(self) -> None:
-        """Let go of the file; the next use opens it again (what was in memory is gone)."""
+        """Close the file; the next use opens it again (a store in memory is then empty)."""
         self._database.close()
 
     def put(self, measurement: Measurement) -> None:
-        """Keep it, unless a later one of the same key is there. Once this returns, it is on the disk."""
+        """Keep a measurement, unless a later one of its key is there; it is on the disk once this returns."""
         self.put_many([measurement])
 
     def put_many(self, measurements: Iterable[Measurement]) -> None:
-        """All of them or, after an exception, none."""
+        """Keep several measurements in one transaction: all or, after an exception, none."""
         rows = [_row(measurement) for measurement in measurements]
         if rows:
             self._database.do(lambda connection: connection.executemany(_PUT, rows))
 
     def get(self, key: Key) -> Measurement | None:
-        """The measurement of that key; None where there is none."""
+        """The measurement of a key; None where there is none."""
         where = " AND ".join(f"{name} = ?" for name in _KEY)
         found = self._select(f"WHERE {where}", key.columns)
         return found[0] if found else None
 
     def all(self, fingerprint: str | None = None) -> list[Measurement]:
-        """Every measurement, or those of one fingerprint's hash; by key."""
+        """Every measurement, or those with this `Fingerprint.hash`, sorted by key."""
         if fingerprint is None:
             return self._select("", ())
         return self._select("WHERE fingerprint = ?", (fingerprint,))
@@ -133,7 +136,11 @@ class Store:
         return (json.dumps(one.record(), allow_nan=False) for one in self.all())
 
     def export(self, path: str | os.PathLike[str]) -> int:
-        """Write all as JSON lines, over a file that is there; says how many."""
+        """Write all measurements as JSON lines, over an existing file.
+
+        Returns:
+            The number of measurements.
+        """
         lines = list(self.lines())
         try:
             Path(path).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
@@ -142,11 +149,14 @@ class Store:
         return len(lines)
 
     def import_(self, path: str | os.PathLike[str]) -> int:
-        """Take in what `export` wrote, elsewhere or here; says how many lines there were.
+        """Keep the measurements that `export` wrote, here or elsewhere.
+
+        Returns:
+            The number of lines read.
 
         Raises:
-            StoreError: the file cannot be read, or a line is no measurement: it is named by its number, and
-                nothing is taken in.
+            StoreError: the file cannot be read, or a line is no measurement: the message has its number, and
+                nothing is kept.
         """
         try:
             text = Path(path).read_text(encoding="utf-8")
@@ -160,16 +170,23 @@ class Store:
                 found.append(from_record(json.loads(line)))
             except (StoreError, ValueError, RecursionError) as error:
                 raise StoreError(
-                    f"{os.fspath(path)}, line {number}: {error}. Nothing was imported; mend the line"
+                    f"{os.fspath(path)}, line {number}: {error}. Nothing was imported; correct the line"
                 ) from error
         self.put_many(found)
         return len(found)
 
     def prune(self, *, older_than: timedelta | None = None, other_devices: bool = False) -> int:
-        """Remove what is older, and what was measured with another fingerprint; says how many.
+        """Remove measurements that meet either of the conditions.
 
-        A measurement goes where one of the two is true of it; at least one must be asked for. Those made on
-        this machine's CUDA device count as its own.
+        Args:
+            older_than: the least age of those to remove.
+            other_devices: remove those with another fingerprint than this machine's, CPU or CUDA.
+
+        Returns:
+            The number of measurements removed.
+
+        Raises:
+            StoreError: neither condition is given.
         """
         if older_than is None and not other_devices:
             raise StoreError("prune: say what to remove: older_than, other_devices or both")
@@ -179,8 +196,8 @@ class Store:
         query = f"DELETE FROM measurements WHERE measured_at < ? OR {elsewhere}"
         return self._database.do(lambda connection: connection.execute(query, [before, *own]).rowcount)
 
-    def _select(self, where: str, values: tuple[Any, ...]) -> list[Measurement]:
-        def read(connection: sqlite3.Connection) -> list[Any]:
+    def _select(self, where: str, values: tuple[Value, ...]) -> list[Measurement]:
+        def read(connection: sqlite3.Connection) -> list[tuple[Any, ...]]:
             order = ", ".join(_KEY)
             query = f"SELECT {_COLUMNS} FROM measurements {where} ORDER BY {order}"
             return connection.execute(query, values).fetchall()
@@ -193,7 +210,7 @@ class Store:
 
 @contextlib.contextmanager
 def opened(store: Store | str | os.PathLike[str] | Literal[False] | None) -> Iterator[Store | None]:
-    """The store that an argument means: itself, one at that path, the user's own (None), or none (False)."""
+    """The store that an argument means: a `Store`, a path, the user's own (None), or no store (False)."""
     if store is False:
         yield None
     elif isinstance(store, Store):
@@ -212,7 +229,7 @@ def _own_fingerprints() -> list[str]:
     return [fingerprint(device).hash for device in devices]
 
 
-def _row(measurement: Measurement) -> tuple[Any, ...]:
+def _row(measurement: Measurement) -> tuple[Value, ...]:
     return (*measurement.key.columns, *(getattr(measurement, name) for name in _VALUES))
 
 

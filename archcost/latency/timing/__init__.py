@@ -1,1 +1,1 @@
-"""The clock: what is timed, alone, interleaved or in the model, and until when."""
+"""The clock: functions timed in turns, a model's layers timed in context, and deadlines."""

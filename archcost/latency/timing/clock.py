@@ -1,6 +1,6 @@
-"""Several functions timed against each other in one run, interrupted samples left out.
+"""compare_calls: functions timed in turns in one run, interrupted samples left out.
 
-Each sample records wall time, CPU time and how often the system took the processor away.
+Each sample records wall time, CPU time and the involuntary context switches.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 from archcost.errors import ArchcostError, SpecError
 from archcost.latency.timing import stopwatch
 from archcost.latency.timing import thresholds as limits
 from archcost.latency.timing.deadline import Deadline
-from archcost.latency.timing.engine import Span, Turns, interquartile, kept
+from archcost.latency.timing.engine import TimeStats, Turns, interquartile, kept
 from archcost.latency.timing.stopwatch import CPU_CLOCKS, Sample, between, step_of
 
 __all__ = ["Ratio", "Timing", "compare_calls", "interquartile", "ratio"]
@@ -26,29 +26,31 @@ __all__ = ["Ratio", "Timing", "compare_calls", "interquartile", "ratio"]
 
 @dataclass(frozen=True)
 class Timing:
-    """What one candidate took, in seconds per call; one entry for each sample kept, in order."""
+    """The times of a candidate in seconds per call, with an entry for each sample kept, in order."""
 
     name: str
     cpu_seconds: tuple[float, ...]
+    """CPU time of the process or of the calling thread, as asked."""
     wall_seconds: tuple[float, ...]
     rounds: tuple[int, ...]
-    """The round of each sample kept: samples of two candidates are compared within one round."""
+    """The round of each sample kept: samples of two candidates are compared within a round."""
     calls: int
-    """Calls in one sample."""
+    """The number of calls in a sample."""
     dropped: int
-    """Samples left out because they were interrupted."""
+    """The number of samples left out because they were interrupted."""
     disturbed: bool
-    """Too few samples were not interrupted, so all were kept: these numbers are not to be trusted."""
+    """Whether too few samples were free of interruptions, so that all were kept: the times are unreliable."""
     switches: int | None
     """Involuntary context switches during the samples kept; None where the platform does not count them."""
 
     @property
     def kept(self) -> int:
+        """The number of samples kept."""
         return len(self.cpu_seconds)
 
     @property
     def median(self) -> float:
-        """Of the CPU time."""
+        """The median CPU time."""
         return median(self.cpu_seconds)
 
     @property
@@ -58,16 +60,17 @@ class Timing:
 
     @property
     def wall_median(self) -> float:
+        """The median wall time."""
         return median(self.wall_seconds)
 
-    def by(self, clock: Literal["cpu", "wall"]) -> Span:
-        """What the samples come to by one of the two clocks."""
+    def by(self, clock: Literal["cpu", "wall"]) -> TimeStats:
+        """Median and spread by one of the two clocks."""
         seconds = self.cpu_seconds if clock == "cpu" else self.wall_seconds
-        return Span(median(seconds), interquartile(seconds), self.kept, self.dropped, self.disturbed)
+        return TimeStats(median(seconds), interquartile(seconds), self.kept, self.dropped, self.disturbed)
 
     def __str__(self) -> str:
-        known = "" if self.switches is not None else ", involuntary switches unknown on this platform"
-        warning = ", DISTURBED" if self.disturbed else ""
+        known = "" if self.switches is not None else ", context switches unknown on this platform"
+        warning = f"; {limits.UNRELIABLE}" if self.disturbed else ""
         return (
             f"{self.name}: {self.median:.3g} s CPU, spread {self.spread:.2g} s "
             f"({self.kept} kept, {self.dropped} dropped{known}{warning})"
@@ -76,9 +79,10 @@ class Timing:
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times as long one candidate takes as another: within each round, then over the rounds."""
+    """How many times as long a candidate takes as another, from the quotients within each round."""
 
     median: float
+    """The median of the quotients over the rounds."""
     spread: float
     """The interquartile range; nan for fewer than two pairs."""
     pairs: int
@@ -100,31 +104,36 @@ def compare_calls(
     gc_enabled: bool = False,
     seed: int = 0,
 ) -> dict[str, Timing]:
-    """Time the candidates against each other: each takes one sample a round, in a new order every round.
+    """Time candidates against each other: a sample of each in every round, in a new order every round.
 
     A sample is interrupted when there were more than ``switches_per_second`` involuntary context switches
     for each second of its CPU time (by default: any at all), or when its wall time exceeds its CPU time
     by more than ``tolerance``. Interrupted samples are dropped and counted, unless that leaves fewer than
-    five and less than half of them: then all of the candidate's are kept, and it is `Timing.disturbed`.
+    five and less than half of them: then all of the candidate's samples are kept, and it is
+    `Timing.disturbed`.
 
     Args:
-        calls: the candidates by name.
-        rounds: samples of each candidate.
+        calls: the candidates, functions without arguments, by name.
+        rounds: the number of samples of each candidate.
         seconds: begin no further round after this much wall time, once three rounds are done.
-        deadline: begin nothing that is not likely to end by then. A candidate that has no sample by then is
-            not among the results. Until then, with five rounds or more, an interrupted sample is taken again
-            in the same round, before anything that is good already; and rounds go on until each candidate
-            has five good samples in rounds in which the first candidate has one as well; one that has not is
-            disturbed.
+        deadline: begin nothing that is not likely to end by then; a candidate without a sample by then is
+            left out of the results. With five rounds or more, interrupted samples are taken again in the
+            same round, and rounds go on until each candidate has five good samples in rounds in which the
+            first candidate has one as well; a candidate that has not is disturbed.
         warmup: untimed calls of each candidate before the first round.
         block: a function that takes less than this many seconds is called several times in a sample.
         cpu_clock: CPU time of the whole ``"process"``, or of the calling ``"thread"`` alone.
-        prepare: makes, untimed, the argument for each call of a candidate, which then is called once a
-            sample; for a function that spoils what it is given.
+        prepare: functions by name that make, untimed, the argument for each call of a candidate that
+            changes its argument; such a candidate is called once a sample.
+        tolerance: the share by which wall time may exceed CPU time.
+        switches_per_second: involuntary context switches allowed for each second of CPU time.
         gc_enabled: by default the garbage collector is off during a sample, as in `timeit`, and what a
             sample leaves is collected after it. With True it stays on, as it is for a user, and
             everything is collected before each sample: no candidate pays for another's garbage.
-        seed: of the orders.
+        seed: the seed of the orders.
+
+    Returns:
+        The times of each candidate by its name.
 
     Raises:
         SpecError: an argument makes no sense.
@@ -156,7 +165,7 @@ def compare_calls(
         for name in calls:
             for _ in range(warmup):
                 turns.take(name)
-            # How many calls make a sample of a block.
+            # Double the calls in a sample until it lasts for a block.
             while name not in prepare and counts[name] < limits.MOST_CALLS:
                 found = turns.take(name)
                 if found is None or found.wall >= max(block, limits.LEAST_STEPS * step):
@@ -179,7 +188,7 @@ def compare_calls(
 
 
 def ratio(a: Timing, b: Timing, *, wall: bool = False) -> Ratio:
-    """How many times as long ``a`` takes as ``b``, in CPU time or in ``wall`` time."""
+    """How many times as long ``a`` takes as ``b``, in CPU time or, with ``wall``, in wall time."""
     of_a, of_b = (dict(zip(t.rounds, t.wall_seconds if wall else t.cpu_seconds, strict=True)) for t in (a, b))
     pairs = [_quotient(of_a[number], of_b[number]) for number in of_a if number in of_b]
     if not pairs:
@@ -193,7 +202,10 @@ def _quotient(a: float, b: float) -> float:
 
 @contextmanager
 def _collector(enabled: bool) -> Iterator[Callable[[], Any]]:
-    """Gives what to call before a sample. What one made while the collector was off is all young."""
+    """Set the garbage collector; gives the function to call before a sample.
+
+    Objects made while the collector is off are all in the youngest generations.
+    """
     switch = {True: gc.enable, False: gc.disable}
     before = gc.isenabled()
     gc.collect()
@@ -219,17 +231,24 @@ def _timing(name: str, samples: list[tuple[int, Sample]], calls: int, few: bool)
     )
 
 
-def _check(calls: Any, prepare: dict[str, Any], cpu_clock: Any, **numbers: Any) -> None:
+def _check(
+    calls: Mapping[str, Callable[..., Any]],
+    prepare: Mapping[str, Callable[[], Any]],
+    cpu_clock: str,
+    **numbers: float | None,
+) -> None:
     if not isinstance(calls, Mapping) or not calls:
         raise SpecError(f"calls must be a dict of names to functions, with at least one; got {calls!r}")
     for name, call in [*calls.items(), *prepare.items()]:
         if not callable(call):
             raise SpecError(f"candidate {name!r} must be a function without arguments; got {call!r}")
         if name not in calls:
-            raise SpecError(f"prepare names {name!r}, which is no candidate; there are {', '.join(calls)}")
+            raise SpecError(
+                f"prepare names {name!r}, which is no candidate; the candidates are {', '.join(calls)}"
+            )
     for what, number in numbers.items():
-        whole = isinstance(number, int) and not isinstance(number, bool)
-        if what in _WHOLE and not (whole and number >= _WHOLE[what]):
+        whole = isinstance(number, int) and not isinstance(number, bool) and number >= _WHOLE.get(what, 0)
+        if what in _WHOLE and not whole:
             raise SpecError(f"{what} must be a whole number, at least {_WHOLE[what]}; got {number!r}")
         if what in ("seconds", "block") and number is not None and not (_is_number(number) and number > 0):
             raise SpecError(f"{what} must be a number of seconds above 0; got {number!r}")
@@ -242,5 +261,5 @@ def _check(calls: Any, prepare: dict[str, Any], cpu_clock: Any, **numbers: Any) 
 _WHOLE = {"rounds": 1, "warmup": 0}
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: float | None) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and not math.isnan(value)

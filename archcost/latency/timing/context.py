@@ -1,8 +1,8 @@
-"""In context: a model's own layers timed inside real forward passes, so that they add up to the whole.
+"""In context: a model's layers timed inside real forward passes, so that they add up to the whole.
 
-A layer replayed alone finds a warm cache, and is 3 to 33 % too fast; behind a flushed one it is up to 150 %
-too slow. So the clock is read at PyTorch's module hooks during whole passes. What a module does between its
-children's calls is its own time: nothing of a pass belongs to nobody.
+A layer run alone finds a warm cache, and is 3 to 33 % too fast; with a flushed cache it is up to 150 % too
+slow. So the clock is read at PyTorch's module hooks during whole passes. The time between the calls of a
+module's children is the module's own: all of a pass belongs to some module.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from archcost.errors import InputError, ModelError
 from archcost.latency.store.fingerprint import fingerprint
 from archcost.latency.timing import thresholds as limits
 from archcost.latency.timing.deadline import Deadline, TooLittleTime, now
-from archcost.latency.timing.engine import Span, Turns, clock_for, span
+from archcost.latency.timing.engine import TimeStats, Turns, clock_for, time_stats
 from archcost.latency.timing.hooks import Route, hook_seconds, hooked, route_of
 from archcost.latency.timing.parts import CallTime, InContext
 from archcost.latency.timing.passing import as_it_is, passed
@@ -49,31 +49,33 @@ def time_in_context(
     keep_blocks: bool = False,
     clock: Literal["cpu", "wall"] | None = None,
     tolerance: float = limits.TOLERANCE,
-    watch: Stopwatch | None = None,
+    watch: Stopwatch[Any] | None = None,
 ) -> InContext:
-    """Time every module call of the model's forward pass, and the pass end to end, in turns in one run.
+    """Time every module call of a model's forward pass and, in turns with that, the pass end to end.
 
-    Gradients are off and denormals are flushed meanwhile. The model runs as it is, in training mode if it
-    is in it, and is left as it was: its buffers, the random states, and the tensors given.
+    Gradients are off and denormal numbers are flushed meanwhile. The model runs in the mode in which it is,
+    training or eval; its buffers, the random states and the inputs are left as they were.
 
     Args:
-        model: on the CPU, or on a CUDA device (where events are timed; not tried on one so far).
-        inputs: a tuple is positional arguments, a dict is keyword arguments, anything else the one argument.
+        model: on the CPU, or on a CUDA device (timed by events; not tried on a device so far).
+        inputs: a tuple of positional arguments, a dict of keyword arguments, or the only argument.
         seconds: begin no further pass after this much wall time, once five of each kind are done.
-        deadline: begin no pass that is not likely to end by then, after a first one.
-        precision: stop before, when the 95 % interval of the median is at most this far on either side, for
-            the pass and for every call that takes a fiftieth of it.
-        threads: of PyTorch; by default as many as it has now.
-        cores: the cores to run on; by default any.
+        deadline: begin no pass that is not likely to end by then, after the first.
+        precision: stop earlier, when half the 95 % interval of the median is at most this share of it, for
+            the pass and for every call that takes a fiftieth of it or more.
+        threads: threads of PyTorch; by default as many as it has now.
+        cores: the processor cores to run on; by default any.
         keep_blocks: large blocks of memory stay with the process, for good; see `settings`.
         clock: by default CPU time for one thread, and wall time for more.
-        tolerance: a lap is interrupted where wall time exceeds CPU time by more than this share.
-        watch: another stopwatch altogether.
+        tolerance: a time is interrupted where wall time exceeds CPU time by more than this share.
+        watch: a stopwatch to use in place of that of ``clock``.
+
+    Returns:
+        The time of each call and of the whole pass, with the conditions of timing.
 
     Raises:
         InputError: an argument makes no sense.
-        ModelError: the model's forward raised, takes another route through its modules every time, or is
-            compiled.
+        ModelError: the model's forward raises, calls other modules every time, or is compiled.
         TooLittleTime: the deadline does not leave time for five passes of each kind.
     """
     import torch
@@ -97,7 +99,7 @@ def time_in_context(
     return InContext(
         calls=_call_times(route, passes, lap),
         end_to_end=run.bare(),
-        with_hooks=span([one.whole for one in passes.values()]),
+        with_hooks=time_stats([one.whole for one in passes.values()]),
         hooks_cost=cost,
         paired_difference=run.paired_difference(passes, cost),
         passes=run.turns.rounds,
@@ -113,7 +115,7 @@ def time_in_context(
 
 
 class _Pass(NamedTuple):
-    """One forward pass: with hooks, the time of each call on its route; without, no route and one time."""
+    """A forward pass: with hooks, its route and the time of each call; without, a single time."""
 
     route: Route | None
     own: list[Lap]
@@ -128,27 +130,27 @@ class _Pass(NamedTuple):
 
 
 class _Passes:
-    """The passes so far: those without hooks in turns with those with them."""
+    """The passes so far, without hooks and with hooks in turns."""
 
     def __init__(
         self,
         call: Callable[[], Any],
         tree: ModuleTree,
-        watch: Stopwatch,
+        watch: Stopwatch[Any],
         tolerance: float,
         deadline: Deadline | None,
     ) -> None:
         self.call, self.tree, self.watch, self.tolerance = call, tree, watch, tolerance
         self.deadline = deadline
         self.cost = 0.0
-        """Duration of the last pass, in seconds of the wall clock."""
+        """Wall time of the last pass, in seconds."""
         self.turns = Turns({"bare": self._bare, "hooked": self._hooked})
 
     def warm_up(self, until: Deadline) -> None:
-        """Until two passes agree, ten at most; then one with hooks. At least two.
+        """Run two to ten passes, until two agree, and then a pass with hooks.
 
         Raises:
-            TooLittleTime: they show that there is no time for as many as are needed.
+            TooLittleTime: there is no time for as many passes as are needed.
         """
         last = self._bare().whole.seconds
         for _ in range(limits.MOST_WARMING - 1):
@@ -160,10 +162,10 @@ class _Passes:
         self._hooked()
 
     def run(self, seconds: Deadline, precision: float) -> None:
-        """Five rounds at least; more until the times are known so well, or the seconds are up.
+        """Run five rounds at least; more until the medians reach the precision, or the seconds are up.
 
         Raises:
-            TooLittleTime: there is no time for five.
+            TooLittleTime: there is no time for five rounds.
         """
         look = limits.FEWEST
 
@@ -178,7 +180,7 @@ class _Passes:
                 return True
             if rounds < look:
                 return False
-            # To look takes time as well: after a quarter more passes again.
+            # Computing the precision takes time as well: the next time after a quarter more passes.
             look += max(1, look // 4)
             return self._worst_precision() <= precision
 
@@ -191,9 +193,9 @@ class _Passes:
                 f"no time for {few} passes with hooks and {few} without, of {self.cost:.2g} s each"
             )
 
-    def bare(self) -> Span:
-        """Of the passes without hooks."""
-        return span([one.whole for _, one in self.turns.samples["bare"]])
+    def bare(self) -> TimeStats:
+        """The time of the passes without hooks."""
+        return time_stats([one.whole for _, one in self.turns.samples["bare"]])
 
     def usual(self) -> tuple[Route, dict[int, _Pass]]:
         """The most frequent route, and the passes that took it by their rounds."""
@@ -204,20 +206,20 @@ class _Passes:
         route, passes = max(routes.items(), key=lambda item: len(item[1]))
         if 2 * len(passes) <= self.turns.rounds:
             raise ModelError(
-                f"the forward pass takes another route through its modules each time ({len(routes)} "
-                f"in {self.turns.rounds} passes), so that no call can be timed twice. If that is dropped "
-                f"layers, put the model in evaluation mode: model.eval()"
+                f"the forward pass calls its modules in another order each time ({len(routes)} orders in "
+                f"{self.turns.rounds} passes), so that no call can be timed twice. Where layers are "
+                f"dropped at random, put the model in evaluation mode: model.eval()"
             )
         return route, passes
 
     def _worst_precision(self) -> float:
-        """Of the pass, and of the calls on its most frequent route that take some part of it."""
+        """The worst precision among the pass and its larger calls on the most frequent route."""
         whole = self.bare()
-        spans = [span(laps) for laps in _by_call(self.usual()[1])]
+        spans = [time_stats(laps) for laps in _by_call(self.usual()[1])]
         return max(one.precision for one in (whole, *spans) if one.median_s >= limits.LARGE * whole.median_s)
 
     def paired_difference(self, passes: Mapping[int, _Pass], cost: float) -> float:
-        """Of the passes with hooks to those without, round by round."""
+        """The median over the rounds of how much longer the pass with hooks took, its cost subtracted."""
         bare = {number: one.whole.seconds for number, one in self.turns.samples["bare"]}
         pairs = [(one.whole.seconds - cost, bare[number]) for number, one in passes.items()]
         return median([with_hooks / without - 1 for with_hooks, without in pairs if without] or [math.nan])
@@ -227,7 +229,7 @@ class _Passes:
         first = read()
         output = self._forward()
         lap = self.watch.laps([first, read()], self.tolerance)[0]
-        del output  # what it takes to free the outputs is not the model's
+        del output  # freeing the outputs is not part of the model's time
         return _Pass(None, [lap])
 
     def _hooked(self) -> _Pass:
@@ -237,7 +239,7 @@ class _Passes:
         route = route_of(events.marks, self.tree)
         if route is None:
             raise ModelError(
-                "the model's hooks tell of no single forward pass: its __call__ is not PyTorch's"
+                "the hooks saw no single forward pass of the model: its __call__ is not PyTorch's"
             )
         return _Pass(route, route.own_times(self.watch.laps(events.readings, self.tolerance)))
 
@@ -258,7 +260,7 @@ def _call_times(route: Route, passes: Mapping[int, _Pass], lap: float) -> tuple[
     times = []
     for number, (call, samples) in enumerate(zip(route.calls, _by_call(passes), strict=True)):
         off = laps[number] * lap
-        found = span([Lap(max(0.0, one.seconds - off), one.interrupted) for one in samples])
+        found = time_stats([Lap(max(0.0, one.seconds - off), one.interrupted) for one in samples])
         times.append(
             CallTime(**vars(found), name=call.name, type=call.type, call=seen[call.name], leaf=call.leaf)
         )
@@ -266,27 +268,27 @@ def _call_times(route: Route, passes: Mapping[int, _Pass], lap: float) -> tuple[
     return tuple(times)
 
 
-def _stopwatch(device: torch.device, clock: str) -> Stopwatch:
+def _stopwatch(device: torch.device, clock: str) -> Stopwatch[Any]:
     if device.type == "cuda":
         return CudaStopwatch(device)
     return CpuStopwatch() if clock == "cpu" else WallStopwatch()
 
 
-def _tree_of(model: Any) -> ModuleTree:
+def _tree_of(model: nn.Module) -> ModuleTree:
     check_model(model)
     tree = walk(model)
     check_initialised(tree)
     for name, module in tree.modules.items():
         if getattr(module, "_compiled_call_impl", None) is not None or hasattr(module, "_orig_mod"):
             raise ModelError(
-                f"{name or 'the model'} is compiled by torch.compile, and hooks would have it run another "
-                f"way: give the model as it was before, or time it whole with archcost.latency.timing.clock"
+                f"{name or 'the model'} is compiled by torch.compile, and hooks change that: give the model "
+                f"as it was before, or time it whole with archcost.latency.timing.clock.compare_calls"
             )
     return tree
 
 
 def _device_of(tree: ModuleTree, call: Call) -> torch.device:
-    """Where the pass runs; there must be one place."""
+    """The device of the model and of its inputs; there must be one."""
     import torch
 
     tensors = call.tensors
@@ -305,7 +307,7 @@ def _text(call: Call) -> str:
     return ", ".join(said) or "none"
 
 
-def _check(seconds: Any, precision: Any, tolerance: Any, clock: Any) -> None:
+def _check(seconds: float, precision: float, tolerance: float, clock: str | None) -> None:
     for name, value in {"seconds": seconds, "precision": precision, "tolerance": tolerance}.items():
         if not isinstance(value, (int, float)) or isinstance(value, bool) or not value >= 0:
             raise InputError(f"{name} must be a number, at least 0; got {value!r}")

@@ -1,4 +1,4 @@
-"""Deadline: the moment by which a measurement is to have ended. Every loop that takes time looks at it."""
+"""Deadline: the moment by which a measurement has to end; every loop that takes time checks it."""
 
 from __future__ import annotations
 
@@ -10,23 +10,22 @@ from archcost.latency.timing.thresholds import FEWEST
 __all__ = ["FEWEST", "Deadline", "TooLittleTime", "clock", "now"]
 
 clock = time.perf_counter
-"""Seconds of the wall clock that all deadlines go by; tests put one in its place that they move."""
+"""The wall clock of all deadlines, in seconds; tests put in a clock of their own."""
 
 
 def now() -> float:
-    """Seconds of the clock."""
+    """Seconds of `clock`."""
     return clock()
 
 
 class TooLittleTime(ArchcostError):
-    """The time was up before there were enough samples: more seconds, or a quieter machine, would do."""
+    """The time was up before there were enough samples: give more seconds, or a quieter machine."""
 
 
 class Deadline:
-    """So many seconds from now on.
+    """The moment a number of seconds after its making.
 
-    What cannot be interrupted is begun only where it is likely to end in time (`allows`), so that the time
-    is kept, whatever the first call of something takes.
+    Work that cannot be interrupted is begun only where it is likely to end in time (see `allows`).
     """
 
     def __init__(self, seconds: float) -> None:
@@ -34,15 +33,16 @@ class Deadline:
 
     @property
     def left(self) -> float:
-        """Seconds; below 0 when the time is up."""
+        """Seconds left; below 0 when the time is up."""
         return self.end - now()
 
     @property
     def passed(self) -> bool:
+        """Whether the time is up."""
         return self.left <= 0
 
     def allows(self, seconds: float) -> bool:
-        """Whether what takes so long would end in time; nothing does once the time is up."""
+        """Whether work of this many seconds would end in time; never once the time is up."""
         left = self.left
         return left > 0 and left >= seconds
 

@@ -1,7 +1,7 @@
-"""The one engine of timing: what takes turns, until when, which samples count, and what they come to.
+"""The engine of all timing: taking turns, deadlines, which samples count, and their statistics.
 
-Two identical functions timed one after the other differ by up to 26 % on a shared machine; taken in turns
-they agree within 1 %. So whatever is compared takes one sample a round, in a new order every round.
+Two identical functions timed one after the other differ by up to 26 % on a shared machine; in turns they
+agree within 1 %. So all that is compared takes a sample in each round, in a new order every round.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from archcost.latency.timing.deadline import Deadline, now
 from archcost.latency.timing.stopwatch import Lap
 from archcost.latency.timing.thresholds import FEWEST, HALF_INTERVAL
 
-__all__ = ["Span", "Turns", "clock_for", "interquartile", "kept", "once", "span"]
+__all__ = ["TimeStats", "Turns", "clock_for", "interquartile", "kept", "once", "time_stats"]
 
 
 class _Sample(Protocol):
@@ -30,14 +30,14 @@ _S = TypeVar("_S", bound=_Sample)
 
 
 class Turns(Generic[_S]):
-    """What is timed, by name, and its samples so far, each with the number of its round.
+    """Named candidates and their samples so far, each sample with the number of its round.
 
     Args:
-        takes: what takes one sample of each.
-        deadline: nothing is begun that is not likely to end by then, by what it took before.
-        tries: how often a sample is taken in one round, as long as it is interrupted and there is time.
+        takes: the function that takes a sample, by candidate.
+        deadline: nothing is begun that is not likely to end by then, judged by the last time it ran.
+        tries: most attempts at a sample in a round, while it is interrupted and there is time.
         before: called before each sample of a round.
-        seed: of the orders.
+        seed: the seed of the orders.
     """
 
     def __init__(
@@ -52,24 +52,24 @@ class Turns(Generic[_S]):
         self.takes, self.deadline, self.tries, self.before = takes, deadline, tries, before
         self.samples: dict[str, list[tuple[int, _S]]] = {name: [] for name in takes}
         self.costs = dict.fromkeys(takes, 0.0)
-        """About how long another sample takes by the wall clock, whatever goes with it."""
+        """Wall time of the last sample in seconds, by candidate."""
         self.rounds = 0
         self._order, self._shuffle = list(takes), random.Random(seed).shuffle
 
     def run(self, enough: Callable[[], bool]) -> None:
-        """Rounds until there is enough, or no time for the whole of another."""
+        """Take rounds until ``enough()`` is true, or there is no time for another whole round."""
         while not enough() and self._round():
             self.rounds += 1
 
     def _round(self) -> bool:
-        """A sample of each, then again of those that were interrupted; False where not all had time."""
+        """Take a sample of each, again where it was interrupted; False where time was too short for all."""
         self._shuffle(self._order)
         names = self._order
         for attempt in range(self.tries):
             again = []
             for name in names:
                 self.before()
-                # Five rounds come first: what is taken again must leave time for them.
+                # Five rounds come first: repeated samples must leave time for them.
                 later = (FEWEST - 1 - self.rounds) * sum(self.costs.values()) if attempt else 0.0
                 found = self.take(name, later)
                 if found is None:
@@ -81,8 +81,7 @@ class Turns(Generic[_S]):
         return True
 
     def take(self, name: str, later: float = 0.0) -> _S | None:
-        """A sample that is not kept; None where it is not likely to end in time, with so many seconds left
-        for what comes later."""
+        """Take a sample, not kept; None where it is not likely to end with ``later`` seconds left."""
         if self.deadline is not None and not self.deadline.allows(self.costs[name] + max(0.0, later)):
             return None
         start = now()
@@ -91,7 +90,7 @@ class Turns(Generic[_S]):
         return found
 
     def lacking(self) -> list[str]:
-        """Those with too few good samples in rounds in which the first of all has one."""
+        """The candidates with too few good samples in rounds where the first candidate has one as well."""
         good = {
             name: {number for number, one in found if not one.interrupted}
             for name, found in self.samples.items()
@@ -101,26 +100,30 @@ class Turns(Generic[_S]):
 
 
 def kept(samples: Sequence[_S], few: bool = False) -> tuple[list[_S], bool]:
-    """Those that were not interrupted; unless that leaves fewer than five and less than half, or is said to
-    be too ``few``: then all of them, and True, for they are not to be trusted."""
+    """The samples that were not interrupted, and False.
+
+    Where they are fewer than five and less than half, or ``few`` says that they are too few: all samples, and
+    True, because they are unreliable.
+    """
     quiet = [one for one in samples if not one.interrupted]
     few = few or (len(quiet) < FEWEST and 2 * len(quiet) < len(samples))
     return (list(samples), True) if few and len(quiet) < len(samples) else (quiet, False)
 
 
 @dataclass(frozen=True)
-class Span:
-    """A time that was measured several times."""
+class TimeStats:
+    """Statistics of a time that was measured several times."""
 
     median_s: float
+    """The median in seconds."""
     spread_s: float
-    """The interquartile range; nan for a single sample."""
+    """The interquartile range in seconds; nan for a single sample."""
     samples: int
-    """Those kept."""
+    """The number of samples kept."""
     dropped: int
-    """Those left out because they were interrupted."""
+    """The number of samples left out because they were interrupted."""
     disturbed: bool
-    """Too few samples were not interrupted, so all were kept."""
+    """Whether too few samples were free of interruptions, so that all were kept."""
 
     @property
     def precision(self) -> float:
@@ -130,15 +133,17 @@ class Span:
         return HALF_INTERVAL * self.spread_s / math.sqrt(self.samples) / self.median_s
 
 
-def span(samples: Sequence[Lap]) -> Span:
-    """What they come to, by the rule of `kept`."""
+def time_stats(samples: Sequence[Lap]) -> TimeStats:
+    """Statistics of the samples that count by the rule of `kept`."""
     found, disturbed = kept(samples)
     seconds = [one.seconds for one in found]
-    return Span(median(seconds), interquartile(seconds), len(found), len(samples) - len(found), disturbed)
+    return TimeStats(
+        median(seconds), interquartile(seconds), len(found), len(samples) - len(found), disturbed
+    )
 
 
 def interquartile(values: Sequence[float]) -> float:
-    """The middle half of the values, from end to end; nan for fewer than two."""
+    """The interquartile range of the values; nan for fewer than two."""
     if len(values) < 2:
         return math.nan
     low, _, high = quantiles(values, n=4, method="inclusive")
@@ -146,12 +151,12 @@ def interquartile(values: Sequence[float]) -> float:
 
 
 def clock_for(threads: int) -> Literal["cpu", "wall"]:
-    """The clock that counts: CPU time, which other programs do not lengthen, where one thread does it all."""
+    """CPU time, which other programs do not lengthen, for a single thread; wall time for more."""
     return "cpu" if threads == 1 else "wall"
 
 
 def once(call: Callable[[], Any], threads: int | None = None) -> float:
-    """Seconds of one call, by the clock that counts for so many threads; None: by that of deadlines."""
+    """Seconds of a single call, by the clock for this number of threads; None: by that of deadlines."""
     clock = now if threads is None else time.thread_time if threads == 1 else time.perf_counter
     start = clock()
     call()

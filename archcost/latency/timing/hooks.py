@@ -1,4 +1,4 @@
-"""One forward pass as a row of laps: who was on top of the stack of calls between two readings."""
+"""A forward pass as a sequence of laps: the time between two hooks belongs to the innermost open call."""
 
 from __future__ import annotations
 
@@ -18,32 +18,36 @@ from archcost.trace.modules import ModuleTree, type_name
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["Call", "Route", "hook_seconds", "hooked", "route_of"]
+__all__ = ["ModuleCall", "Route", "hook_seconds", "hooked", "route_of"]
 
 _LEAVE = None
 
 
 @dataclass(frozen=True)
-class Call:
-    """One call of a module in a pass."""
+class ModuleCall:
+    """A call of a module in a forward pass."""
 
     name: str
+    """As in ``named_modules()``."""
     type: str
+    """The class of the module."""
     parent: int
-    """The index of the call that made it; -1 for that of the model."""
+    """The index of the call inside which it was made; -1 for the call of the model."""
     leaf: bool
-    """No module was called inside."""
+    """Whether no other module was called inside."""
 
 
 @dataclass(frozen=True)
 class Route:
-    """The calls of a pass in order, and for each lap the call that it belongs to."""
+    """The order of the calls in a pass."""
 
-    calls: tuple[Call, ...]
+    calls: tuple[ModuleCall, ...]
+    """In the order in which they began."""
     laps: tuple[int, ...]
+    """For each lap, the index of the call to which its time belongs."""
 
     def own_times(self, laps: list[Lap]) -> list[Lap]:
-        """Seconds of each call without those inside it, and whether any of its laps was interrupted."""
+        """The time of each call without the calls inside it, interrupted where any of its laps was."""
         seconds, interrupted = [0.0] * len(self.calls), [False] * len(self.calls)
         for owner, lap in zip(self.laps, laps, strict=True):
             seconds[owner] += lap.seconds
@@ -53,17 +57,17 @@ class Route:
 
 @dataclass
 class Events:
-    """What the hooks wrote down: a module when it was entered, None when one was left; and the clock."""
+    """The record of the hooks: each module entered, or None where a module was left, and the clock then."""
 
     marks: list[nn.Module | None] = field(default_factory=list)
     readings: list[Any] = field(default_factory=list)
 
 
 @contextmanager
-def hooked(watch: Stopwatch) -> Iterator[Events]:
-    """Every module called by this thread is written down, of whatever model; no model is changed.
+def hooked(watch: Stopwatch[Any]) -> Iterator[Events]:
+    """Record every module call of this thread, of any model.
 
-    The hooks are PyTorch's global ones, so that there is nothing on the modules to take away again.
+    The hooks are PyTorch's global ones, so that no model is changed.
     """
     from torch.nn.modules import module as hooks
 
@@ -92,7 +96,7 @@ def hooked(watch: Stopwatch) -> Iterator[Events]:
 
 
 def route_of(marks: list[nn.Module | None], tree: ModuleTree) -> Route | None:
-    """The calls that the marks tell of; None where they are not those of one call with all others inside."""
+    """The route that the marks describe; None where they are not a single call with all others inside."""
     calls: list[tuple[str, str, int]] = []
     laps: list[int] = []
     stack: list[int] = []
@@ -111,20 +115,26 @@ def route_of(marks: list[nn.Module | None], tree: ModuleTree) -> Route | None:
     if stack or not calls:
         return None
     parents = {parent for _, _, parent in calls}
-    made = (Call(name, kind, parent, i not in parents) for i, (name, kind, parent) in enumerate(calls))
+    made = (ModuleCall(name, kind, parent, i not in parents) for i, (name, kind, parent) in enumerate(calls))
     return Route(tuple(made), tuple(laps))
 
 
 def hook_seconds(
-    watch: Stopwatch,
+    watch: Stopwatch[Any],
     repeats: int = HOOK_REPEATS,
     modules: int = HOOK_MODULES,
     deadline: Deadline | None = None,
 ) -> float:
-    """What the hooks themselves cost a lap: a chain of modules that do little, in turns with and without.
+    """Seconds that the hooks themselves take for each lap.
 
-    Each module writes a megabyte: where caches are warm, hooks cost a third less than they do in a model.
-    Once the deadline has passed, five repeats do.
+    Measured on a chain of small modules, with and without hooks in turns. Each module writes a megabyte,
+    because hooks cost a third less with warm caches than in a model.
+
+    Args:
+        watch: the stopwatch that the hooks read.
+        repeats: rounds; five once the deadline has passed.
+        modules: the length of the chain.
+        deadline: see ``repeats``.
     """
     import torch
     from torch import nn

@@ -1,4 +1,4 @@
-"""Real passes of a model as it is: neither it nor its inputs are changed by them."""
+"""Real forward passes that leave the model and its inputs unchanged."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["as_it_is", "passed"]
 
 @contextmanager
 def as_it_is(tree: ModuleTree) -> Iterator[None]:
-    """Run the model in here, without gradients: its buffers and the random states stay as they were."""
+    """Run the model inside, without gradients; its buffers and the random states are restored afterwards."""
     import torch
 
     with Untouched(tree) as untouched, torch.no_grad(), deeper_recursion():
@@ -29,8 +29,12 @@ def as_it_is(tree: ModuleTree) -> Iterator[None]:
 def passed(call: Callable[[], Any], what: str) -> Any:
     """The output of a forward pass.
 
+    Args:
+        call: runs the pass.
+        what: the participle for the message, as in "timed".
+
     Raises:
-        ModelError: it raised; the model cannot be ``what``.
+        ModelError: the pass raised.
     """
     try:
         return call()

@@ -1,4 +1,4 @@
-"""The state a measurement is made in: threads, cores, denormals, and memory that stays with the process."""
+"""The conditions of a measurement: threads, cores, denormal numbers, and memory kept by the process."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def settings(
     flush_denormals: bool = True,
     keep_blocks: bool = False,
 ) -> Iterator[None]:
-    """Measure in here; on leaving, all is as it was, also after an exception.
+    """Measure inside; on leaving, all is as it was, also after an exception.
 
     Args:
-        threads: of PyTorch inside an operation; None leaves them.
+        threads: threads of PyTorch inside an operation; None leaves them.
         cores: the processor cores that every thread of this process may run on; None leaves them.
-        flush_denormals: tiny numbers become 0, so that no layer is slow for the values it happens to see.
-        keep_blocks: see `keep_blocks`; the one thing that stays, for the C library cannot undo it.
+        flush_denormals: denormal numbers become 0, so that no layer is slow for its values.
+        keep_blocks: see `keep_blocks`; it stays, because the C library cannot undo it.
 
     Raises:
         InputError: a number of threads below 1, or cores that this process may not use.
@@ -57,10 +57,13 @@ def settings(
 
 
 def keep_blocks() -> bool:
-    """Large freed blocks stay with this process; says whether it could be done (with glibc it can).
+    """Have this process keep large freed blocks of memory.
 
-    Else they go back to the system with every call, and page faults are timed as compute. It cannot be
-    undone: the process keeps its largest size from here on. Turn it on for both sides of a comparison.
+    Otherwise they go back to the system with every call, and page faults are timed as computation. It cannot
+    be undone: the process keeps its largest size from here on. Turn it on for both sides of a comparison.
+
+    Returns:
+        Whether it could be done: with glibc it can.
     """
     if platform.libc_ver()[0] != "glibc":
         return False
@@ -72,13 +75,13 @@ _keep_blocks = keep_blocks
 
 
 def denormals_flushed() -> bool:
-    """Whether this thread computes 0 where the result is smaller than the smallest normal number."""
+    """Whether this thread computes 0 in place of denormal numbers."""
     smallest, two = sys.float_info.min, float(sys.float_info.radix)
     return smallest / two == 0.0
 
 
 def _pin(cores: frozenset[int], after: ExitStack) -> None:
-    """Every thread onto these cores, and back when ``after`` closes."""
+    """Pin every thread to these cores until ``after`` closes."""
     if not hasattr(os, "sched_setaffinity"):
         raise InputError(f"cores: {platform.system()} cannot pin a process to cores; leave cores out")
     allowed = os.sched_getaffinity(0)

@@ -72,7 +72,7 @@ class DirectPath(WholePath):
 
 
 def mix_channels(weight: Tensor, x: Tensor) -> Tensor:
-    """What one tap adds: (groups, out, in) by (batch, groups * in, *positions), as a matrix product."""
+    """The products of a tap: (groups, out, in) by (batch, groups * in, *positions), as a matrix product."""
     groups, _, inputs = weight.shape
     pixels = x.reshape(x.shape[0], groups, inputs, -1)
     return (weight @ pixels).reshape(x.shape[0], -1, *x.shape[2:])

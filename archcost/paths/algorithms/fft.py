@@ -34,7 +34,7 @@ from archcost.spec import ConvSpec
 
 __all__ = ["FFTPath"]
 
-# Beyond it a path refuses: transformed weights of wide layers on large images fill any memory.
+# A path refuses what needs more: transformed weights of wide layers on large images fill any memory.
 MOST_BYTES = 4 << 30
 
 
@@ -76,7 +76,7 @@ class FFTPath(TiledPath):
         return f"kernels of one row, 1-d and 1xN, and such phases{rows}{GROUPED}"
 
     def points(self, dense: Dense) -> Axes:
-        """Of the transform of each axis; 1 where the kernel has one tap and there is nothing to transform."""
+        """The length of the transform of each axis; 1 where the kernel has a single tap."""
         whole = [n + r - 1 for n, r in zip(dense.output_size, dense.kernel_size, strict=True)]
         lengths = [good_length(n) if self.tile is None else min(self.tile, good_length(n)) for n in whole]
         return tuple(t if r > 1 else 1 for t, r in zip(lengths, dense.kernel_size, strict=True))
@@ -162,7 +162,7 @@ class FFTPath(TiledPath):
         return min((way for way in ways if way is not None), key=self._all_multiplications)
 
     def stated_error(self, spec: ConvSpec, dtype: torch.dtype) -> float:
-        """A sum's over channels and phases, and what each pass of the transform adds."""
+        """The error of a sum over channels and phases, and of each pass of the transform."""
         longest = max((prod(self.points(p.dense)) for p in phases(self._executed(spec))), default=1)
         return sum_error(spec, dtype, factor=1 + log2(longest) / 4, length=self._summed(spec))
 

@@ -1,4 +1,4 @@
-"""One-dimensional convolution with many taps: partitioned overlap-save.
+"""Convolution of one axis with many taps: partitioned overlap-save.
 
     Y[f] = sum over the parts p of the taps of  X[f + p] * conj(W[p])
 
@@ -78,7 +78,7 @@ class FFTPartsPath(PhasedPath):
         for part in range(parts):
             seen = spectra[..., part : part + frames, :]
             y = y + torch.einsum("bgifk,goik->bgofk", seen, kernel[..., part, :])
-        outputs = torch.fft.irfft(y, 2 * step)[..., :step]
+        outputs: Tensor = torch.fft.irfft(y, 2 * step)[..., :step]
         return outputs.flatten(1, 2).flatten(2)[..., : dense.output_size[0]]
 
     def _products(self, dense: Dense) -> int:
@@ -105,7 +105,7 @@ class FFTPartsPath(PhasedPath):
         return dense.batch * (given + 6 * dense.out_channels * frames * (step + 1))
 
     def stated_error(self, spec: ConvSpec, dtype: torch.dtype) -> float:
-        """A sum's over the parts, channels and phases, and what each pass of the transform adds."""
+        """The error of a sum over parts, channels and phases, and of each pass of the transform."""
         dense = [phase.dense for phase in phases(spec)]
         steps = [_step(one) for one in dense]
         parts = max(_parts(one, step) for one, step in zip(dense, steps, strict=True))
@@ -114,7 +114,7 @@ class FFTPartsPath(PhasedPath):
 
 
 def _step(dense: Dense) -> int:
-    """Of those there are, the one with the fewest multiplications, where frames fill vectors."""
+    """The step with the fewest multiplications, the frames rounded up to whole vectors."""
 
     def multiplications(step: int) -> int:
         frames = -(-_frames(dense, step) // _AT_ONCE) * _AT_ONCE
@@ -124,7 +124,7 @@ def _step(dense: Dense) -> int:
 
 
 def _frames(dense: Dense, step: int) -> int:
-    """Of the output."""
+    """The number of frames of the output."""
     return -(-dense.output_size[0] // step)
 
 

@@ -73,7 +73,8 @@ class FFTRowsPath(PhasedPath):
             factor = spectrum[trailing((*row, slice(None)))]
             y += x[window] * factor.reshape(-1, *(1,) * len(seen), factor.shape[-1])
         # Output j stands `low` places before its first tap: the first ones come from the end of the circle.
-        return torch.fft.irfft(y, length).roll(low, -1)[..., : dense.output_size[-1]]
+        rolled: Tensor = torch.fft.irfft(y, length).roll(low, -1)
+        return rolled[..., : dense.output_size[-1]]
 
     def _products(self, dense: Dense) -> int:
         """For each row of the output and of the kernel, t // 2 + 1 frequencies of four multiplications.
@@ -101,14 +102,14 @@ class FFTRowsPath(PhasedPath):
         return dense.batch * 2 * _frequencies(dense) * (given + seen + 3 * written)
 
     def stated_error(self, spec: ConvSpec, dtype: torch.dtype) -> float:
-        """A sum's over the rows of the kernel and over phases, and what each pass of the transform adds."""
+        """The error of a sum over the kernel's rows and phases, and of each pass of the transform."""
         longest = max((_length(phase.dense) for phase in phases(spec)), default=1)
         rows = prod(spec.kernel_size[:-1]) * summed_phases(spec)
         return sum_error(spec, dtype, factor=1 + log2(longest) / 4, length=rows)
 
 
 def _length(dense: Dense) -> int:
-    """Of the transform of a row: room for the row and the zeros of one side, whichever are more."""
+    """The length of the transform of a row: room for the row and the larger of its paddings."""
     low, high = dense.padding[-1]
     row = dense.input_size[-1]
     return good_length(max(row + low, row + high, dense.kernel_size[-1]))

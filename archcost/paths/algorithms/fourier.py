@@ -1,4 +1,4 @@
-"""What the Fourier paths share: lengths of transforms, and what a transform multiplies."""
+"""Helpers of the Fourier paths: lengths of transforms, and their multiplications."""
 
 from __future__ import annotations
 
@@ -31,8 +31,7 @@ def good_length(n: int) -> int:
 
 
 def real_transform_multiplications(lengths: Axes) -> int:
-    """Of one real transform of these lengths: lines of real numbers along the last axis, complex ones along
-    the others.
+    """Multiplications of a real transform: real along the last axis, complex along the others.
 
     By split radix, N (log2 N - 3) + 4 for N complex numbers and half of it for real ones (P. Duhamel and
     H. Hollmann, "Split radix FFT algorithm", 1984); for other lengths than powers of two the same formula

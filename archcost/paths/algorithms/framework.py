@@ -1,9 +1,9 @@
-"""PyTorch's own convolution of a `ConvSpec`: any padding, any number of axes; and what paths fall back on."""
+"""PyTorch's own convolution of a `ConvSpec`, with any padding and number of axes: the fallback of paths."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,16 +23,20 @@ __all__ = [
     *("wants_gradients", "with_gradients"),
 ]
 
-CONVOLUTIONS: dict[bool, dict[int, Any]] = {
+CONVOLUTIONS: dict[bool, dict[int, Callable[..., Tensor]]] = {
     False: {1: F.conv1d, 2: F.conv2d, 3: F.conv3d},
     True: {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d},
 }
 
 
 def framework_convolution(x: Tensor, weight: Tensor, bias: Tensor | None, spec: ConvSpec) -> Tensor:
-    """``torch.nn.functional.conv*``, padded before it or cut after it where it cannot by itself."""
+    """``torch.nn.functional.conv*``, with padding and cuts of its own where that cannot do them."""
     function = CONVOLUTIONS[spec.transposed][spec.axes]
-    options: dict[str, Any] = {"stride": spec.stride, "dilation": spec.dilation, "groups": spec.groups}
+    options: dict[str, int | tuple[int, ...]] = {
+        "stride": spec.stride,
+        "dilation": spec.dilation,
+        "groups": spec.groups,
+    }
     if takes_padding(spec):
         options["padding"] = tuple(low for low, _ in spec.padding)
         if spec.transposed:
@@ -46,9 +50,9 @@ def framework_convolution(x: Tensor, weight: Tensor, bias: Tensor | None, spec: 
 
 
 def needs_gradients(x: Tensor, prepared: Prepared) -> bool:
-    """Whether a run must be recorded, which weights packed beyond PyTorch's sight cannot."""
+    """Whether a run must record gradients, which packed weights cannot."""
     if not torch.compiler.is_compiling() and (
-        # Forward mode and torch.func keep what they record to themselves.
+        # Forward mode and torch.func have no flag on the tensors.
         forward_ad._current_level >= 0 or torch._C._functorch.peek_interpreter_stack() is not None
     ):
         return True
@@ -56,7 +60,7 @@ def needs_gradients(x: Tensor, prepared: Prepared) -> bool:
 
 
 def wants_gradients(weight: Tensor, bias: Tensor | None) -> bool:
-    """Whether gradients are recorded now, and one of them takes part."""
+    """Whether gradients are recorded now, and weight or bias requires them."""
     given = [tensor for tensor in (weight, bias) if tensor is not None]
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given)
 
@@ -79,7 +83,7 @@ def takes_padding(spec: ConvSpec) -> bool:
 
 
 def in_two_axes(spec: ConvSpec) -> ConvSpec:
-    """A convolution of one axis as one of two, over a single row."""
+    """A convolution of one axis as a convolution of two, over a single row."""
     return replace(
         spec,
         kernel_size=(1, *spec.kernel_size),

@@ -22,14 +22,14 @@ from archcost.spec import ConvSpec
 
 __all__ = ["Im2colPath", "TiledIm2colPath", "col2im", "im2col", "matrix_elements", "windowed"]
 
-# Of one block of the tiled form: what fits into the second-level cache of most machines.
+# Size of a block of the tiled form: it fits into the second-level cache of most machines.
 BLOCK_BYTES = 256 * 1024
 
 
 def im2col(x: Tensor, spec: ConvSpec) -> Tensor:
     """(batch, channels, *padded_size) to (batch, channels * taps, positions)."""
     axes = spec.axes
-    # The taps go beside the channels, and only now is anything copied.
+    # The taps go beside the channels; only flattening copies.
     positions, taps = range(2, 2 + axes), range(2 + axes, 2 + 2 * axes)
     return windowed(x, spec).permute(0, 1, *taps, *positions).flatten(1, 1 + axes).flatten(2)
 
@@ -54,14 +54,15 @@ def col2im(columns: Tensor, spec: ConvSpec) -> Tensor:
 
 
 def matrix_elements(spec: ConvSpec) -> int:
-    """Of the matrix, the whole batch: channels * taps * positions; 0 where it is the input as it lies."""
+    """Elements of the whole batch's matrix, channels * taps * positions; 0 where it is the input."""
     channels, positions = spec.in_channels, spec.output_size
     if spec.transposed:
         channels, positions = spec.out_channels, spec.input_size
     taps = spec.kernel_size
     if max(taps) == 1 and (spec.transposed or max(spec.stride) == 1):
         return 0
-    return spec.batch * channels * prod(taps) * prod(positions)
+    rows: int = channels * prod(taps)
+    return spec.batch * rows * prod(positions)
 
 
 class Im2colPath(TensorPath):
@@ -82,7 +83,8 @@ class Im2colPath(TensorPath):
             columns = self._product(weight, x.flatten(2).unflatten(1, (spec.groups, -1)), spec)
             return cropped(col2im(columns.flatten(1, 2), spec), spec)
         columns = im2col(padded(x, spec), spec).unflatten(1, (spec.groups, -1))
-        return self._product(weight, columns, spec).flatten(1, 2).unflatten(2, spec.output_size)
+        y: Tensor = self._product(weight, columns, spec).flatten(1, 2).unflatten(2, spec.output_size)
+        return y
 
     def _product(self, weight: Tensor, columns: Tensor, spec: ConvSpec) -> Tensor:
         """(groups, rows, inner) by (batch, groups, inner, positions)."""

@@ -49,11 +49,11 @@ class NativePath(ExecutionPath):
         return "PyTorch"
 
     def multiplications(self, spec: ConvSpec) -> int:
-        """Those of the definition, ``spec.macs``: which algorithm PyTorch takes, it does not say."""
+        """The definition's, ``spec.macs``: PyTorch does not tell which algorithm it takes."""
         return spec.macs
 
     def workspace_bytes(self, spec: ConvSpec, itemsize: int = 4) -> int | None:
-        """Not known: PyTorch does not say what it allocates inside."""
+        """None: PyTorch does not tell what it allocates inside."""
         return None
 
     def stated_error(self, spec: ConvSpec, dtype: torch.dtype) -> float:
@@ -79,7 +79,7 @@ class ChannelsLastPath(NativePath):
 
     def run(self, x: Tensor, prepared: Prepared) -> Tensor:
         self.check_input(x, prepared)
-        # One axis has no such layout of its own: it is run as the second of two.
+        # A convolution of one axis has no such layout: it is run as the second axis of two.
         spec = in_two_axes(prepared.spec) if x.dim() == 3 else prepared.spec
         y = framework_convolution(channels_last(x), prepared.content, prepared.bias, spec)
         return prepared.epilogue.applied(y.squeeze(2) if x.dim() == 3 else y)

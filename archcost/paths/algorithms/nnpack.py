@@ -20,7 +20,7 @@ from archcost.spec import ConvSpec
 
 __all__ = ["NnpackPath"]
 
-# Of F(6x6, 3x3), the least exact of what it chooses from.
+# The points of F(6x6, 3x3), the least exact of its algorithms.
 _POINTS = tuple(map(Fraction, ("0", "1", "-1", "2", "-2", "1/2", "-1/2")))
 _MOST_TAPS = 16
 
@@ -65,7 +65,7 @@ class NnpackPath(NativePath):
         return prepared.epilogue.applied(y)
 
     def stated_error(self, spec: ConvSpec, dtype: torch.dtype) -> float:
-        """Of F(6x6, 3x3), whatever it chooses."""
+        """The error of F(6x6, 3x3), the least exact of its algorithms."""
         return sum_error(spec, dtype, factor=toom_cook(6, 3, _POINTS).amplification ** 2)
 
 

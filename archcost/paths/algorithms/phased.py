@@ -12,7 +12,7 @@ from torch import Tensor
 from archcost.kernels.operators import convolve
 from archcost.paths.algorithms.space_to_depth import blocks_of, rearranged_elements, rearranged_taps, spread
 from archcost.paths.algorithms.tensor import Fused, TensorPath, device_of, kernels_run
-from archcost.paths.compiled import Kernel, Packed
+from archcost.paths.compiled import Kernel, PackedWeights
 from archcost.paths.geometry import by_groups, trailing
 from archcost.paths.path import Implementation
 from archcost.paths.phases import (
@@ -30,22 +30,22 @@ from archcost.spec import ConvSpec
 
 __all__ = ["PhasedPath"]
 
-Part = Tensor | Packed
+Part = Tensor | PackedWeights
 
 
 @dataclass(frozen=True)
 class Parts:
-    """Phases and their weights, of the convolution that is executed for the one that was asked for."""
+    """Phases and weights of the convolution that is executed in place of the given one."""
 
     spec: ConvSpec
     phases: tuple[Phase, ...]
     weights: tuple[Part, ...]
     blocks: bool
-    """Whether it is that of `archcost.paths.algorithms.space_to_depth`."""
+    """Whether ``spec`` is executed by `archcost.paths.algorithms.space_to_depth`."""
 
 
 class PhasedPath(TensorPath):
-    """A path that knows how to execute a `Dense` convolution, and so all of them.
+    """A path that executes `Dense` convolutions, and so any convolution by its phases.
 
     Each phase runs a compiled kernel where `_choice` has one for it, else tensor operations.
     """
@@ -59,7 +59,7 @@ class PhasedPath(TensorPath):
         return "compiled" if all(choice) else "partly compiled"
 
     def _choice(self, spec: ConvSpec, dtype: torch.dtype, device: str) -> list[Kernel | None]:
-        """The compiled kernel of each phase, None where tensor operations run: the one place that chooses."""
+        """The compiled kernel of each phase, None where tensor operations run: all choices are made here."""
         usable = kernels_run(dtype, device)
         return [self._kernel(phase.dense) if usable else None for phase in phases(spec)]
 
@@ -141,7 +141,7 @@ class PhasedPath(TensorPath):
         return self._bytes(spec, itemsize, self._choice(self._executed(spec), dtype, "cpu"))
 
     def _bytes(self, spec: ConvSpec, itemsize: int, choice: list[Kernel | None] | None = None) -> int:
-        """With these kernels; by tensor operations alone where none are given."""
+        """The workspace in bytes with these kernels; by tensor operations alone where none are given."""
         executed = self._executed(spec)
         parts = phases(executed)
         weights = largest = 0

@@ -28,8 +28,8 @@ __all__ = ["PrepackedPath"]
 class PrepackedPath(NativePath):
     """oneDNN's blocked weights, reordered once in place of at every call.
 
-    It can clamp as it writes, but turns what is not a number into a limit: an epilogue that is to keep it
-    is applied behind it.
+    oneDNN can clamp as it writes, but turns NaN into a limit: an epilogue that keeps NaN
+    is applied afterwards.
     """
 
     name = "native-prepacked"
@@ -87,19 +87,20 @@ class PrepackedPath(NativePath):
             planes = padded(planes, pads)
         bias = prepared.bias
         bias = bias.detach() if bias is not None and bias.requires_grad else bias
-        y = torch.ops.mkldnn._convolution_pointwise.default(planes, packed, bias, *options)
-        return rest.applied(y.squeeze(2) if x.dim() == 3 else y)
+        y: Tensor = torch.ops.mkldnn._convolution_pointwise.default(planes, packed, bias, *options)
+        end: Epilogue = rest
+        return end.applied(y.squeeze(2) if x.dim() == 3 else y)
 
 
 def _activation(epilogue: Epilogue) -> tuple[str, list[float]]:
-    """oneDNN's name for the clamp, and its numbers."""
+    """oneDNN's name for the clamp, and its parameters."""
     if epilogue.clamp is None or epilogue.keeps_nan:
         return "none", []
     return ("relu", []) if epilogue.clamp == (0, inf) else ("hardtanh", list(epilogue.clamp))
 
 
 def _half_types() -> list[torch.dtype]:
-    """Those of the half types that oneDNN computes with on this processor."""
+    """The half types that oneDNN computes with on this processor."""
     known = {torch.bfloat16: "_is_mkldnn_bf16_supported", torch.float16: "_is_mkldnn_fp16_supported"}
     return [dtype for dtype, asks in known.items() if getattr(torch.ops.mkldnn, asks)()]
 

@@ -22,8 +22,7 @@ __all__ = ["blocks_of", "rearranged_elements", "rearranged_taps", "spread"]
 
 @lru_cache(maxsize=1024)
 def spread(spec: ConvSpec) -> ConvSpec | None:
-    """The convolution of stride 1 that does the same; None for one without stride, or one that is dilated,
-    grouped or transposed."""
+    """The equal convolution of stride 1; None without stride, or if dilated, grouped or transposed."""
     strides = spec.stride
     if spec.transposed or spec.groups > 1 or max(strides) == 1 or max(spec.dilation) > 1:
         return None
@@ -64,7 +63,7 @@ def rearranged_taps(taps: Tensor, spec: ConvSpec) -> Tensor:
 
 
 def rearranged_elements(spec: ConvSpec) -> int:
-    """Of the input filled up to whole blocks, and once more with its blocks as channels."""
+    """Elements of the input filled up to whole blocks, and once more with its blocks as channels."""
     instead = spread(spec)
     assert instead is not None
     written_out = 0 if spec.padding_mode == "zeros" else padded_elements(spec)

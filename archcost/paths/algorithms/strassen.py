@@ -53,7 +53,7 @@ def strassen_matmul(a: Tensor, b: Tensor, levels: int = 1) -> Tensor:
 
 
 def left_operands(a: Tensor, levels: int) -> Tensor:
-    """(..., m, k) to (7, ..., 7, ..., m / 2^levels, k / 2^levels): what stands left in the products."""
+    """The left operands: (..., m, k) to (7, ..., 7, ..., m / 2^levels, k / 2^levels)."""
     a = filled(a, 2**levels)
     for _ in range(levels):
         a11, a12, a21, a22 = quarters(a)
@@ -64,7 +64,7 @@ def left_operands(a: Tensor, levels: int) -> Tensor:
 
 
 def right_operands(b: Tensor, levels: int) -> Tensor:
-    """(..., k, n) to what stands right in the products, in the same order."""
+    """The right operands: (..., k, n) to (7, ..., 7, ..., k / 2^levels, n / 2^levels), in the same order."""
     b = filled(b, 2**levels)
     for _ in range(levels):
         b11, b12, b21, b22 = quarters(b)
@@ -99,9 +99,9 @@ def filled(a: Tensor, multiple: int) -> Tensor:
 
 
 class StrassenPath(Im2colPath):
-    """im2col, its product by so many levels of Strassen's; None for as many as its sizes are worth.
+    """im2col with its product by levels of Strassen's algorithm; None: as many levels as pay off.
 
-    A level is worth it where the smallest of the product's three sizes is at least ``cutover``.
+    A level pays off where the smallest of the product's three sizes is at least ``cutover``.
     """
 
     source = "V. Strassen, Gaussian Elimination is not Optimal, 1969; J. Cong and B. Xiao, 2014"
@@ -128,7 +128,7 @@ class StrassenPath(Im2colPath):
         return product[..., : product_sizes(spec)[0], : columns.shape[-1]]
 
     def levels_of(self, spec: ConvSpec) -> int:
-        """How many levels the product of this convolution takes."""
+        """The number of levels for the product of this convolution."""
         if self.levels is not None:
             return self.levels
         smallest, levels = min(product_sizes(spec)), 0
@@ -139,8 +139,10 @@ class StrassenPath(Im2colPath):
     def multiplications(self, spec: ConvSpec) -> int:
         """7 ** levels products of sizes divided by 2 ** levels, rounded up."""
         levels = self.levels_of(spec)
-        rows, inner, columns = (-(-size // 2**levels) for size in product_sizes(spec))
-        return spec.batch * spec.groups * 7**levels * rows * inner * columns
+        parts: int = 2**levels
+        rows, inner, columns = (-(-size // parts) for size in product_sizes(spec))
+        products: int = 7**levels
+        return spec.batch * spec.groups * products * rows * inner * columns
 
     def workspace_bytes(self, spec: ConvSpec, itemsize: int = 4) -> int:
         """The padded input, the matrix, and (7/4) ** levels times each of the three matrices, those of the
@@ -148,8 +150,9 @@ class StrassenPath(Im2colPath):
         levels = self.levels_of(spec)
         if levels == 0:
             return super().workspace_bytes(spec, itemsize)
-        rows, inner, columns = (-(-size // 2**levels) for size in product_sizes(spec))
-        each = spec.groups * 7**levels
+        parts: int = 2**levels
+        rows, inner, columns = (-(-size // parts) for size in product_sizes(spec))
+        each: int = spec.groups * 7**levels
         operands = each * rows * inner + 2 * spec.batch * each * (inner + rows) * columns
         full = spec.batch * spec.out_channels * prod(full_size(spec)) if spec.transposed else 0
         return itemsize * (padded_elements(spec) + 2 * matrix_elements(spec) + operands + full)

@@ -13,7 +13,7 @@ from archcost.kernels import library
 from archcost.kernels.operators import convolve
 from archcost.paths.algorithms.framework import needs_gradients, wants_gradients, with_gradients
 from archcost.paths.algorithms.space_to_depth import blocks_of
-from archcost.paths.compiled import Kernel, Packed
+from archcost.paths.compiled import Kernel, PackedWeights
 from archcost.paths.epilogue import PLAIN, Epilogue
 from archcost.paths.geometry import by_groups, padded, padded_elements, refusal
 from archcost.paths.path import ExecutionPath, Implementation, Prepared
@@ -25,17 +25,17 @@ __all__ = ["Fused", "TensorPath", "WholePath", "device_of", "kernels_run"]
 
 @dataclass(frozen=True)
 class Fused:
-    """A convolution that is one call of a kernel: padding with zeros, bias and epilogue included."""
+    """A fused block: a convolution with padding, bias and epilogue in a single call of a kernel."""
 
-    packed: Packed
+    packed: PackedWeights
     padding: tuple[tuple[int, int], ...]
     stride: tuple[int, ...]
     dilation: tuple[int, ...]
     blocks: bool = False
-    """Whether it is executed by `archcost.paths.algorithms.space_to_depth`."""
+    """Whether the convolution is executed by `archcost.paths.algorithms.space_to_depth`."""
 
     def source(self, x: Tensor, spec: ConvSpec) -> Tensor:
-        """What the kernel reads."""
+        """The tensor that the kernel reads."""
         if self.blocks:
             return blocks_of(x, spec)
         return x if spec.padding_mode == "zeros" else padded(x, spec)
@@ -44,8 +44,7 @@ class Fused:
 class TensorPath(ExecutionPath):
     """A path that computes in the inputs' dtype, in float32 for the half types; bias and epilogue come last.
 
-    Differentiable as far as the tensor operations are that it is made of, which is everywhere. Where compiled
-    kernels serve it, they compute in float32 and are chosen once, in `prepare`.
+    Its tensor operations are differentiable. Compiled kernels, chosen once in `prepare`, compute in float32.
     """
 
     def supports(self, spec: ConvSpec, dtype: torch.dtype | None = None) -> str | None:
@@ -90,7 +89,7 @@ class TensorPath(ExecutionPath):
         return y if source is x else y.to(x.dtype)
 
     def _refuses(self, spec: ConvSpec) -> str | None:
-        """What this path cannot do of what others can."""
+        """Why this path cannot execute a convolution that other paths can; None where it can."""
         return None
 
     @abstractmethod
@@ -102,12 +101,12 @@ class TensorPath(ExecutionPath):
         """The convolution without its bias, a new tensor."""
 
     def _is_packed(self, content: Any) -> bool:
-        """Whether a kernel has the weights, or some of them, where PyTorch does not see them."""
+        """Whether some weights are packed for a kernel, so that they have no gradients."""
         return isinstance(content, Fused)
 
 
 class WholePath(TensorPath):
-    """A path with a kernel that takes a convolution whole, with any steps; tensor operations elsewhere."""
+    """A path with a kernel for whole convolutions, with any stride and dilation; else tensor operations."""
 
     def implementation(
         self, spec: ConvSpec, dtype: torch.dtype | None = None, device: str = "cpu"
@@ -115,7 +114,7 @@ class WholePath(TensorPath):
         return "compiled" if self._chosen(spec, dtype or torch.float32, device) else "tensor operations"
 
     def _chosen(self, spec: ConvSpec, dtype: torch.dtype, device: str) -> Kernel | None:
-        """The compiled kernel, None where tensor operations run: the one place that chooses."""
+        """The compiled kernel, None where tensor operations run: all choices are made here."""
         return self._kernel(spec) if kernels_run(dtype, device) else None
 
     def _prepare(self, weight: Tensor, spec: ConvSpec) -> Any:
@@ -126,8 +125,7 @@ class WholePath(TensorPath):
         return Fused(kernel.pack(by_groups(weight, spec)), padding, spec.stride, spec.dilation)
 
     def workspace_bytes(self, spec: ConvSpec, itemsize: int = 4) -> int:
-        """What the kernel says of itself, and the padded input where it pads otherwise than with zeros; or
-        that of the tensor operations."""
+        """The kernel's packed weights and working memory, with the padded input of other modes than zeros."""
         kernel = self._chosen(spec, torch.float32 if itemsize == 4 else torch.float64, "cpu")
         if kernel is None:
             return itemsize * self._elements(spec, itemsize)
@@ -136,7 +134,7 @@ class WholePath(TensorPath):
 
     @abstractmethod
     def _kernel(self, spec: ConvSpec) -> Kernel | None:
-        """The kernel for it, where there is one."""
+        """The kernel for a convolution; None where there is none."""
 
     @abstractmethod
     def _tensors(self, weight: Tensor, spec: ConvSpec) -> Tensor:
@@ -144,7 +142,7 @@ class WholePath(TensorPath):
 
     @abstractmethod
     def _elements(self, spec: ConvSpec, itemsize: int) -> int:
-        """Of the buffers of the tensor operations."""
+        """Elements of the buffers of the tensor operations."""
 
 
 def kernels_run(dtype: torch.dtype, device: str) -> bool:
@@ -153,7 +151,7 @@ def kernels_run(dtype: torch.dtype, device: str) -> bool:
 
 
 def device_of(weight: Tensor) -> str:
-    """No device at all where the numbers of a weight cannot be read: it is traced, or not what it seems."""
+    """The type of a weight's device; "none" where its values cannot be read, as in tracing."""
     plain = type(weight) in (Tensor, torch.nn.Parameter) and not torch.compiler.is_compiling()
     hidden = not plain or torch._C._functorch.peek_interpreter_stack() is not None
     return "none" if hidden else weight.device.type

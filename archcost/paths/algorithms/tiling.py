@@ -1,4 +1,4 @@
-"""What Winograd's and the Fourier paths share: overlapping tiles, multiplied point by point."""
+"""TiledPath, for Winograd and Fourier paths: overlapping tiles, multiplied point by point."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class TiledPath(PhasedPath):
         """Whether tiles are large enough for so many taps along an axis."""
 
     def outputs(self, dense: Dense) -> Axes:
-        """Of a tile."""
+        """Outputs of a tile along each axis."""
         return tuple(t - r + 1 for t, r in zip(self.points(dense), dense.kernel_size, strict=True))
 
     def tiles(self, dense: Dense) -> Axes:
-        """How many there are, the last ones reaching beyond the map."""
+        """The number of tiles along each axis, the last of which reach beyond the map."""
         return tuple(-(-n // m) for n, m in zip(dense.output_size, self.outputs(dense), strict=True))
 
     def _filled(self, dense: Dense) -> int:
@@ -43,7 +43,7 @@ class TiledPath(PhasedPath):
         return dense.batch * dense.in_channels * prod(whole) if whole != dense.input_size else 0
 
     def _all_multiplications(self, spec: ConvSpec) -> float:
-        """Of a way to execute a convolution; infinity where it cannot be executed so."""
+        """All multiplications, transforms included; infinite where tiles are too small for the kernel."""
         dense = [phase.dense for phase in phases(spec)]
         if not self._fits(max(max(one.kernel_size) for one in dense)):
             return inf
@@ -76,7 +76,7 @@ def tiled(x: Tensor, dense: Dense, sizes: Axes, steps: Axes, tiles: Axes) -> Ten
 
 
 def whole_size(sizes: Axes, steps: Axes, tiles: Axes) -> Axes:
-    """What whole tiles cover of each axis."""
+    """Pixels that whole tiles cover along each axis."""
     return tuple((n - 1) * step + size for n, step, size in zip(tiles, steps, sizes, strict=True))
 
 

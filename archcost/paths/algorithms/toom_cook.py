@@ -42,7 +42,7 @@ class ToomCook(NamedTuple):
 
     @property
     def amplification(self) -> float:
-        """Errors of the products in the worst output, against those of a plain sum: 1 would be as good.
+        """The error of the worst output relative to that of a plain sum: 1 is as good.
 
         With pixels and taps of variance 1, product j has the standard deviation |B_j| |G_j| and reaches
         output i times A_ij. In several dimensions the factors of the axes multiply.

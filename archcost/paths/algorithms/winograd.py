@@ -27,7 +27,7 @@ from archcost.spec import ConvSpec
 
 __all__ = ["WinogradPath"]
 
-# How many times as many multiplications one convolution may take as the phases that it stands for.
+# Most multiplications of a single convolution in place of phases, relative to those of the phases.
 MOST_ZEROS = 1.3
 
 
@@ -58,7 +58,7 @@ class WinogradPath(TiledPath):
         return None
 
     def _executed(self, spec: ConvSpec) -> ConvSpec:
-        """A stride by space to depth, where the zeros among its taps cost no more than many calls do."""
+        """Space to depth for a stride, where the zeros among its taps cost less than many calls."""
         instead = spread(spec)
         if instead is None or max(instead.kernel_size) == 1:
             return spec
@@ -146,7 +146,7 @@ class WinogradPath(TiledPath):
         return self._filled(dense) + copies * dense.batch * prod(tiles) * prod(points) * most
 
     def stated_error(self, spec: ConvSpec, dtype: torch.dtype) -> float:
-        """A sum's over channels and phases, times the amplification of the worst phase, by axis."""
+        """The error of a sum over channels and phases, times the amplification of the worst phase."""
         dense = [phase.dense for phase in phases(self._executed(spec))]
         worst = max((prod(m.amplification for m in self._matrices(one)) for one in dense), default=1.0)
         return sum_error(spec, dtype, factor=max(worst, 1.0), length=self._summed(spec))
