@@ -11,7 +11,7 @@ from torch import nn
 import archcost
 from archcost.merging.chain import chained
 from archcost.rewriting.plan.applying import Outcome
-from archcost.rewriting.proposal import Advice, Costs, Proposal, Raced, Stays
+from archcost.rewriting.proposal import Advice, PlaceCosts, Proposal, Raced, Stays
 from archcost.rewriting.proposals import Proposals
 from archcost.rewriting.replacement import Replacement
 from archcost.rewriting.reports.columns import COLUMNS
@@ -54,8 +54,8 @@ def proposal(name, rule="asymmetric", in_channels=8, rank=4, error=0.25, race=No
         replacement=Replacement({name: chain}),
         old=(old,),
         new=new,
-        before=Costs(params=old.params, macs=old.macs, **costs),
-        after=Costs(params=sum(s.params for s in new), macs=sum(s.macs for s in new), **after),
+        before=PlaceCosts(params=old.params, macs=old.macs, **costs),
+        after=PlaceCosts(params=sum(s.params for s in new), macs=sum(s.macs for s in new), **after),
         weight_error=error,
         race=race,
     )

@@ -1,4 +1,4 @@
-"""Linear: what a single convolution computes, put together of several. On paper, or with the numbers."""
+"""Affine: what a single convolution computes, put together of several. On paper, or with the numbers."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from archcost.errors import Refusal, RewriteError
 from archcost.merging.compose import composed, dense
 from archcost.spec import ConvSpec
 
-__all__ = ["Linear", "identity", "linear"]
+__all__ = ["Affine", "affine", "identity"]
 
-Weights = tuple[torch.Tensor, torch.Tensor | None]
+WeightAndBias = tuple[torch.Tensor, torch.Tensor | None]
 
 
 @dataclass(frozen=True)
-class Linear:
+class Affine:
     """Output position p of an axis sums taps at ``p * stride + offset``; a constant a channel comes to that.
 
     Of n pixels it makes ``(n + surplus) // stride + 1`` positions.
@@ -71,7 +71,7 @@ class Linear:
             batch=batch,
         )
 
-    def weights(self) -> Weights:
+    def weights(self) -> WeightAndBias:
         """Weight and bias of that convolution, in float64."""
         assert self.kernel is not None
         taken: Any = (..., *(slice(None, None, d) for d in self.dilation))
@@ -80,13 +80,13 @@ class Linear:
             bias = self.kernel.new_zeros(self.out_channels)
         return self.kernel[taken].contiguous(), bias if self.shifted else None
 
-    def convolved(self, spec: ConvSpec, weights: Weights | None = None) -> Linear | Refusal:
+    def convolved(self, spec: ConvSpec, weights: WeightAndBias | None = None) -> Affine | Refusal:
         """What follows after a convolution of this; or why a single one does not do that.
 
         Padding lies around what the first one gave: only where that is pointwise and adds nothing is it
         the same as padding around the input.
         """
-        then = linear(spec, weights)
+        then = affine(spec, weights)
         pointwise = not self.padded and all(o == (0,) for o in self.offsets)
         if then.padded and not pointwise:
             return Refusal(
@@ -130,7 +130,7 @@ class Linear:
             bias = taps @ self.bias + (0 if bias is None else bias)
         return replace(made, kernel=kernel.reshape(-1, *kernel.shape[2:]), bias=bias)
 
-    def scaled(self, scale: torch.Tensor | None, shift: torch.Tensor | None, shifts: bool = True) -> Linear:
+    def scaled(self, scale: torch.Tensor | None, shift: torch.Tensor | None, shifts: bool = True) -> Affine:
         """Times a factor and plus a shift, one of each a channel."""
         made = replace(self, shifted=self.shifted or shifts)
         if self.kernel is None or scale is None:
@@ -142,7 +142,7 @@ class Linear:
             made, kernel=self.kernel * scale.reshape(-1, *(1,) * (self.kernel.dim() - 1)), bias=bias
         )
 
-    def plus(self, other: Linear) -> Linear | Refusal:
+    def plus(self, other: Affine) -> Affine | Refusal:
         """The sum of both; or why it is no single convolution of the input."""
         if (self.stride, self.surplus) != (other.stride, other.surplus):
             return Refusal(
@@ -166,7 +166,7 @@ class Linear:
         kernel = self._within(made) + other._within(made)
         return replace(made, kernel=kernel, bias=sum(biases[1:], biases[0]) if biases else None)
 
-    def _within(self, whole: Linear) -> torch.Tensor:
+    def _within(self, whole: Affine) -> torch.Tensor:
         """The kernel in the groups and on the grid of a sum that it is part of."""
         assert self.kernel is not None
         spread = dense(self.kernel, self.groups, whole.groups)
@@ -179,7 +179,7 @@ class Linear:
         return full
 
 
-def linear(spec: ConvSpec, weights: Weights | None = None) -> Linear:
+def affine(spec: ConvSpec, weights: WeightAndBias | None = None) -> Affine:
     """One convolution; its weight and bias where numbers are wanted.
 
     Raises:
@@ -194,7 +194,7 @@ def linear(spec: ConvSpec, weights: Weights | None = None) -> Linear:
         kernel = composed([weights[0].detach().double()], [replace(spec, stride=1)], spec.groups)
         kernel = kernel.reshape(-1, *kernel.shape[2:])
         bias = None if weights[1] is None else weights[1].detach().double()
-    return Linear(
+    return Affine(
         spec.in_channels,
         spec.out_channels,
         spec.groups,
@@ -208,14 +208,14 @@ def linear(spec: ConvSpec, weights: Weights | None = None) -> Linear:
     )
 
 
-def identity(channels: int, axes: int, weights: bool = False) -> Linear:
+def identity(channels: int, axes: int, weights: bool = False) -> Affine:
     """What passes its input on: a kernel of one tap, 1 where a channel meets itself."""
     kernel = torch.ones(channels, 1, *(1,) * axes, dtype=torch.float64) if weights else None
     ones = (1,) * axes
-    return Linear(channels, channels, channels, ones, ((0,),) * axes, (-1,) * axes, "zeros", False, kernel)
+    return Affine(channels, channels, channels, ones, ((0,),) * axes, (-1,) * axes, "zeros", False, kernel)
 
 
-def _said(one: Linear) -> str:
+def _said(one: Affine) -> str:
     sizes = "x".join(str(o[-1] - o[0] + 1) for o in one.offsets)
     pads = one.padding if any(low != high for low, high in one.padding) else [low for low, _ in one.padding]
     padding = pads[0] if len(set(pads)) == 1 else tuple(pads)

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from archcost.errors import Refusal
-from archcost.merging.affine import Linear, Weights, identity
-from archcost.merging.chain import Activation, Kept, Step
+from archcost.merging.affine import Affine, WeightAndBias, identity
+from archcost.merging.chain import Activation, ChainStep, Kept
 from archcost.merging.norms import is_norm, norm_problem
 from archcost.nn.like import ConvLike
 from archcost.surgery.refusals import is_convolution, why_not
@@ -40,8 +40,8 @@ _ACTIVATIONS: dict[tuple[str, tuple[Any, ...]], str] = {
 class Branches:
     """What one call of a module computes: a linear function of its input, then what is kept as it is."""
 
-    whole: Linear
-    tail: tuple[Step, ...]
+    whole: Affine
+    tail: tuple[ChainStep, ...]
     """Modules behind the sum, by their names under the model that was traced, and functions of elements."""
     convolutions: tuple[str, ...]
     """The modules that convolve, in order of execution; not those in the tail."""
@@ -66,7 +66,9 @@ def branches_of(
         return Refusal(str(stop))
 
 
-def convolution_of(module: nn.Module, size: tuple[int, ...], weights: bool) -> tuple[Any, Weights | None]:
+def convolution_of(
+    module: nn.Module, size: tuple[int, ...], weights: bool
+) -> tuple[Any, WeightAndBias | None]:
     """A convolution on paper for inputs of that size, and weight and bias where numbers are wanted."""
     like: Any = ConvLike(module)
     return like.spec(size), (like.weight, like.bias) if weights else None
@@ -91,7 +93,7 @@ class _Reader:
     def __init__(self, flow: Dataflow, model: nn.Module, call: ModuleCall, weights: bool) -> None:
         self.flow, self.model, self.call, self.weights = flow, model, call, weights
         self.trace = flow.trace
-        self.values: dict[TensorRef, Linear] = {}
+        self.values: dict[TensorRef, Affine] = {}
         self.convolutions: list[str] = []
         self.additions = 0
         self.index = call.first_op
@@ -110,7 +112,7 @@ class _Reader:
         if self.index == call.end_op:
             if outputs[0] not in self.values:
                 raise _Stop("gives something else than the sum of its branches")
-            whole, tail = self.values[outputs[0]], list[Step]()
+            whole, tail = self.values[outputs[0]], list[ChainStep]()
         else:
             whole, tail = self._tail(outputs[0])
         self._check_outside(x, outputs[0])
@@ -170,7 +172,7 @@ class _Reader:
             return False
         one, other, alpha = self.values[op.args[0]], op.args[1], op.kwargs.get("alpha", 1)
         sign = (-1.0 if name == "sub" else 1.0) * alpha
-        found: Linear | Refusal
+        found: Affine | Refusal
         if isinstance(other, (int, float)):
             factor = {"mul": float(other), "div": 1 / other if other else 0.0}.get(name, 1.0)
             shift = sign * other if name in ("add", "sub") else 0.0
@@ -187,23 +189,23 @@ class _Reader:
         self.index += 1
         return True
 
-    def _scaled(self, one: Linear, factor: float, shift: float) -> Linear:
+    def _scaled(self, one: Affine, factor: float, shift: float) -> Affine:
         if one.kernel is None:
             return one.scaled(None, None, bool(shift))
         scale = one.kernel.new_full((one.out_channels,), factor)
         return one.scaled(scale, scale.new_full(scale.shape, shift) if shift else None, bool(shift))
 
-    def _put(self, op: Op, value: Linear) -> None:
+    def _put(self, op: Op, value: Affine) -> None:
         result = op.outputs[0]
         if op.writes and result.storage in op.writes:
             for ref in [ref for ref in self.values if ref.storage == result.storage]:
                 del self.values[ref]
         self.values[result] = value
 
-    def _tail(self, output: TensorRef) -> tuple[Linear, list[Step]]:
+    def _tail(self, output: TensorRef) -> tuple[Affine, list[ChainStep]]:
         """The linear value that all else is made of, and the steps that do it."""
-        steps: list[Step] = []
-        whole: Linear | None = None
+        steps: list[ChainStep] = []
+        whole: Affine | None = None
         current: TensorRef | None = None
         while self.index < self.call.end_op:
             op = self.trace.ops[self.index]
@@ -243,7 +245,7 @@ class _Reader:
             return None
         return _ACTIVATIONS.get((op.base.removeprefix("aten.").removesuffix("_"), numbers))
 
-    def _value(self, ref: TensorRef) -> Linear:
+    def _value(self, ref: TensorRef) -> Affine:
         if ref not in self.values:
             raise _Stop("does more than sum convolutions of its input")
         return self.values[ref]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from archcost.spec import ConvSpec, FieldStep, stacked_field
 
-__all__ = ["Activation", "Chain", "Conv", "Kept", "Step", "chain_field", "chained", "resized"]
+__all__ = ["Activation", "Chain", "ChainStep", "Conv", "Kept", "chain_field", "chained", "resized"]
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class Kept:
     """Of a pooling: its shapes, as a depthwise convolution has them."""
 
 
-Step = Conv | Activation | Kept
-Chain = tuple[Step, ...]
+ChainStep = Conv | Activation | Kept
+Chain = tuple[ChainStep, ...]
 
 
 def chained(first: ConvSpec, *rest: Mapping[str, object]) -> tuple[Conv, ...]:
@@ -62,7 +62,7 @@ def resized(chain: Chain, input_size: Sequence[int], batch: int) -> Chain:
     Raises:
         InputError: one of its kernels does not fit there.
     """
-    steps: list[Step] = []
+    steps: list[ChainStep] = []
     size = tuple(input_size)
     for step in chain:
         if isinstance(step, Activation) or step.spec is None:
@@ -74,7 +74,7 @@ def resized(chain: Chain, input_size: Sequence[int], batch: int) -> Chain:
     return tuple(steps)
 
 
-def specs_of(chain: Iterable[Step]) -> Iterator[ConvSpec]:
+def specs_of(chain: Iterable[ChainStep]) -> Iterator[ConvSpec]:
     """Of its convolutions and poolings, in order."""
     for step in chain:
         if not isinstance(step, Activation) and step.spec is not None:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from archcost.errors import Refusal, RewriteError
-from archcost.merging.affine import Linear, identity
+from archcost.merging.affine import Affine, identity
 from archcost.merging.branches import affine_of, branches_of, convolution_of
 from archcost.merging.norms import norm_problem
 from archcost.merging.transposed import Transposed, begun
@@ -22,7 +22,7 @@ __all__ = ["merged_block", "merged_row"]
 
 def merged_row(
     layers: Sequence[tuple[str, nn.Module]], spec: ConvSpec, first: nn.Module | None = None
-) -> Linear | Transposed:
+) -> Affine | Transposed:
     """Of convolutions and batch normalisations, one after another; ``spec`` has the size of the input.
 
     Args:
@@ -34,7 +34,7 @@ def merged_row(
     name, module = layers[0]
     size = tuple(spec.input_size)
     if first is None:
-        whole: Linear | Transposed | Refusal = begun(*convolution_of(module, size, True))
+        whole: Affine | Transposed | Refusal = begun(*convolution_of(module, size, True))
     else:
         _check(f"what is before {name}", first)
         before = identity(spec.in_channels, len(size), True).scaled(*affine_of(first))
@@ -59,7 +59,7 @@ def _check(name: str, norm: nn.Module) -> None:
         raise RewriteError(f"{name} cannot be merged: it {why}")
 
 
-def merged_block(name: str, block: nn.Module, spec: ConvSpec) -> Linear:
+def merged_block(name: str, block: nn.Module, spec: ConvSpec) -> Affine:
     """Of a module that sums branches: traced once more by itself, on meta, with nothing computed.
 
     Raises:

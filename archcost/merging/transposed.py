@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from archcost.errors import Refusal
-from archcost.merging.affine import Linear, Weights, linear
+from archcost.merging.affine import Affine, WeightAndBias, affine
 from archcost.spec import ConvSpec
 
 __all__ = ["Transposed", "begun"]
@@ -16,7 +16,7 @@ __all__ = ["Transposed", "begun"]
 
 @dataclass(frozen=True)
 class Transposed:
-    """As `Linear`, for what begins with a transposed convolution: only factors and shifts go into it."""
+    """As `Affine`, for what begins with a transposed convolution: only factors and shifts go into it."""
 
     given: ConvSpec
     weight: torch.Tensor | None = None
@@ -27,12 +27,12 @@ class Transposed:
         """The one convolution, for an input of that size."""
         return replace(self.given, input_size=tuple(input_size), batch=batch)
 
-    def weights(self) -> Weights:
+    def weights(self) -> WeightAndBias:
         """Weight and bias of that convolution, in float64."""
         assert self.weight is not None
         return self.weight, self.bias
 
-    def convolved(self, spec: ConvSpec, weights: Weights | None = None) -> Refusal:
+    def convolved(self, spec: ConvSpec, weights: WeightAndBias | None = None) -> Refusal:
         """Why no single convolution does what one behind this does."""
         return Refusal("follows a transposed convolution, which is not put together with others")
 
@@ -47,10 +47,10 @@ class Transposed:
         return replace(made, weight=weight, bias=shift if self.bias is None else self.bias * scale + shift)
 
 
-def begun(spec: ConvSpec, weights: Weights | None = None) -> Linear | Transposed:
+def begun(spec: ConvSpec, weights: WeightAndBias | None = None) -> Affine | Transposed:
     """One convolution of either kind; its weight and bias where numbers are wanted."""
     if not spec.transposed:
-        return linear(spec, weights)
+        return affine(spec, weights)
     weight, bias = (None, None) if weights is None else weights
     wide = [None if t is None else t.detach().double() for t in (weight, bias)]
     return Transposed(spec, *wide)

@@ -11,14 +11,14 @@ from archcost.latency.timing.thresholds import NOISE
 from archcost.rewriting.replacement import Replacement
 from archcost.spec import ConvSpec
 
-__all__ = ["Advice", "Costs", "Proposal", "Raced", "Stays", "best_of", "lies_in", "overlap"]
+__all__ = ["Advice", "PlaceCosts", "Proposal", "Raced", "Stays", "best_of", "lies_in", "overlap"]
 
 # Ranks are whole numbers: that much more than the MACs asked for is as asked.
 _SLACK = 1.03
 
 
 @dataclass(frozen=True)
-class Costs:
+class PlaceCosts:
     """What stands at a place costs, for one forward pass; all of its calls together."""
 
     params: int
@@ -67,8 +67,8 @@ class Proposal:
     """Every convolution that one pass runs there now; the first is that of the layer's first call."""
     new: tuple[ConvSpec, ...]
     """Every convolution that one pass would run there."""
-    before: Costs
-    after: Costs
+    before: PlaceCosts
+    after: PlaceCosts
     weight_error: float | None = None
     """||W - W'|| / ||W||, W' being the one kernel that the new layers amount to; None: not worked out."""
     output_error: float | None = None

@@ -22,7 +22,7 @@ from archcost.latency.timing.clock import Timing, compare_calls, ratio
 from archcost.latency.timing.deadline import Deadline, TooLittleTime
 from archcost.latency.timing.engine import Span, clock_for, once
 from archcost.latency.timing.thresholds import AROUND, FEWEST, LEAST_PAIR_S, PAIR_ROUNDS
-from archcost.merging.chain import Step
+from archcost.merging.chain import ChainStep
 from archcost.progress import Progress
 from archcost.rewriting.plan.building import built
 from archcost.rewriting.proposal import Proposal, Raced
@@ -103,7 +103,7 @@ def digest(one: Proposal) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def _said(step: Step) -> dict[str, Any]:
+def _said(step: ChainStep) -> dict[str, Any]:
     """All of a step but the name of what is kept: layers of other names do the same."""
     return {key: value for key, value in asdict(step).items() if key != "name"}
 

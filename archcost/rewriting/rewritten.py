@@ -79,7 +79,7 @@ def rewrite(
     """
     from archcost.latency.store.store import opened
     from archcost.rewriting.budget import within_budget
-    from archcost.rewriting.plan.applying import Task, carried_out
+    from archcost.rewriting.plan.applying import Application, carried_out
     from archcost.rewriting.plan.plan import Plan
     from archcost.rewriting.proposal import best_of
     from archcost.rewriting.proposing import proposals_of
@@ -122,7 +122,7 @@ def rewrite(
             plan = Plan(_chosen(survey, choices, ratio))
     original = copied(model) if inplace and data is not None else model
     work = model if inplace else copied(model)
-    task = Task(original, work, plan, call, data, survey.moments, hooks, choices is not None, progress)
+    task = Application(original, work, plan, call, data, survey.moments, hooks, choices is not None, progress)
     applied, outcomes = carried_out(task)
     failed = {one.proposal.name for one in outcomes if one.problem is not None}
     stays += tuple(_fell_short(outcomes))

@@ -14,7 +14,7 @@ from archcost.latency.store.kinds import PATH
 from archcost.latency.store.measurement import Measurement
 from archcost.latency.store.store import Store
 from archcost.paths.registry import available
-from archcost.rewriting.proposal import Costs
+from archcost.rewriting.proposal import PlaceCosts
 from archcost.spec import ConvSpec
 
 __all__ = ["Times"]
@@ -36,7 +36,7 @@ class Times:
             if key.threads == threads and key.kind == PATH and key.path in known and not is_rough(one):
                 self._found[_plain(key.spec), key.dtype].append(one)
 
-    def of(self, costs: Costs, specs: Iterable[ConvSpec], dtype: str) -> Costs:
+    def of(self, costs: PlaceCosts, specs: Iterable[ConvSpec], dtype: str) -> PlaceCosts:
         """The same costs, with the time of these convolutions where every one of them was measured."""
         native, best = 0.0, 0.0
         for spec in specs:

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from archcost.weights.sums import Sums, widened
 
-__all__ = ["Fit", "Normal"]
+__all__ = ["Correction", "Normal"]
 
 
 @dataclass(frozen=True, eq=False)
-class Fit:
+class Correction:
     """What is to be added to a layer's weight and bias."""
 
     weight: Tensor | None
@@ -54,7 +54,7 @@ class Normal:
         rows = widened(rows)
         self._aside.append((rows, was.detach().to("cpu", rows.dtype), now.detach().to("cpu", rows.dtype)))
 
-    def fit(self, ridge: float) -> Fit:
+    def fit(self, ridge: float) -> Correction:
         """The change of weight and bias that minimises the squared error plus a ridge on the change."""
         assert self.sums is not None
         assert self.sums.pivot is not None
@@ -72,18 +72,18 @@ class Normal:
             factor, failed = torch.linalg.cholesky_ex(matrix)
             ridge = max(ridge, 1e-12) * 10
             if not ridge < 1e6:
-                return Fit(None, None)
+                return Correction(None, None)
         weight = torch.cholesky_solve(crossed.transpose(1, 2), factor).transpose(1, 2)
         if not self.bias:
-            return Fit(weight, None)
+            return Correction(weight, None)
         mean = rows + self.sums.pivot
-        return Fit(weight, lacks - (weight @ mean[:, :, None]).flatten())
+        return Correction(weight, lacks - (weight @ mean[:, :, None]).flatten())
 
-    def shift(self) -> Fit:
+    def shift(self) -> Correction:
         """The change of the bias alone."""
-        return Fit(None, self._lacks / self.count)
+        return Correction(None, self._lacks / self.count)
 
-    def error(self, fit: Fit | None) -> float:
+    def error(self, fit: Correction | None) -> float:
         """||new - original|| / ||original|| on what was kept aside."""
         left = size = 0.0
         for rows, was, now in self._aside:

@@ -15,7 +15,7 @@ from archcost.nn import adapters
 from archcost.nn.like import ConvLike
 from archcost.progress import Progress
 from archcost.weights.features import Runner, again, batches_in, layer_of, patches, running, space_of, spaced
-from archcost.weights.fitting import Fit, Normal
+from archcost.weights.fitting import Correction, Normal
 
 __all__ = ["Refit", "refit"]
 
@@ -50,7 +50,7 @@ def refit(
     ridge: float | Sequence[float] | None = None,
     progress: bool | None = None,
 ) -> dict[str, Refit]:
-    """Fit the last convolution of each new layer by least squares, in the order in which they run::
+    """Correction the last convolution of each new layer by least squares, in the order in which they run::
 
         minimise ||y - (w z + b)||^2 + r ||w - w0||^2
 
@@ -256,7 +256,7 @@ def _accepted(pair: _Pair, ridges: tuple[float, ...]) -> Refit:
     if not normal.count:
         raise RewriteError(f"{pair.name}: there are too few positions of its output to fit anything to")
     before = normal.error(None)
-    best: Fit | None = None
+    best: Correction | None = None
     after, kept = before, "nothing"
     fits = [("bias", normal.shift())] if pair.layer.bias is not None else []
     fits += [("weights", normal.fit(ridge)) for ridge in ridges if pair.weights]
@@ -269,7 +269,7 @@ def _accepted(pair: _Pair, ridges: tuple[float, ...]) -> Refit:
     return Refit(before, after, normal.count, kept, pair.note)
 
 
-def _add(layer: nn.Module, fit: Fit) -> None:
+def _add(layer: nn.Module, fit: Correction) -> None:
     weight: Any = layer.weight
     bias: Any = layer.bias
     with torch.no_grad():

@@ -28,7 +28,7 @@ from archcost.trace.state import Untouched
 from archcost.weights.moments import Moments, collect, covariance_bytes
 from archcost.weights.refit import refit
 
-__all__ = ["Outcome", "Task", "carried_out", "moments_of", "outputs_apart"]
+__all__ = ["Application", "Outcome", "carried_out", "moments_of", "outputs_apart"]
 
 T = TypeVar("T")
 
@@ -55,7 +55,7 @@ class Outcome:
 
 
 @dataclass(frozen=True, eq=False)
-class Task:
+class Application:
     """A plan to be carried out on ``work``, a copy of ``model`` or the model itself.
 
     Where data is given, ``work`` is a copy: the original says what every layer should give.
@@ -75,7 +75,7 @@ class Task:
     progress: bool | None = None
 
 
-def carried_out(task: Task) -> tuple[Applied, tuple[Outcome, ...]]:
+def carried_out(task: Application) -> tuple[Applied, tuple[Outcome, ...]]:
     """Apply the plan proposal by proposal, each looked at as soon as it stands."""
     plan = task.plan
     recorded = record_inputs(task.model, task.call, [one.name for one in plan])
@@ -135,7 +135,7 @@ def _covariance_bytes(one: Proposal) -> int:
     return 8 * spec.groups * patch * patch
 
 
-def _moments(task: Task, part: list[Proposal]) -> Mapping[str, Moments]:
+def _moments(task: Application, part: list[Proposal]) -> Mapping[str, Moments]:
     names = _fitted_names(part)
     if task.batches is None:
         return {}
@@ -257,7 +257,7 @@ def _is_linear(specs: Sequence[ConvSpec]) -> bool:
     return True
 
 
-def _whole(task: Task, applied: Applied, expected: list[torch.Tensor]) -> dict[str, str]:
+def _whole(task: Application, applied: Applied, expected: list[torch.Tensor]) -> dict[str, str]:
     """Run the whole model; proposals are taken back, the last first, until it runs and has its shapes."""
     problems: dict[str, str] = {}
     exact = all(one.exact for one in task.plan)
@@ -290,7 +290,7 @@ def outputs_apart(model: nn.Module, call: Call) -> list[torch.Tensor]:
         return outputs_of(model, call)
 
 
-def _refitted(task: Task, applied: Applied) -> tuple[dict[str, tuple[float, float]], dict[str, str]]:
+def _refitted(task: Application, applied: Applied) -> tuple[dict[str, tuple[float, float]], dict[str, str]]:
     """By name the errors before and after, and why some layers are not fitted."""
     names = _fitted_names(one for one in task.plan if one.name in applied.names)
     if task.batches is None or not names:

@@ -12,8 +12,8 @@ from typing import Any
 from torch import nn
 
 from archcost.errors import ArchcostError, RewriteError
-from archcost.merging.chain import Activation, Conv, Kept, Step
-from archcost.rewriting.proposal import Costs, Proposal, Raced
+from archcost.merging.chain import Activation, ChainStep, Conv, Kept
+from archcost.rewriting.proposal import PlaceCosts, Proposal, Raced
 from archcost.rewriting.replacement import Replacement
 from archcost.spec import ConvSpec
 
@@ -98,7 +98,7 @@ def proposal_record(one: Proposal) -> dict[str, Any]:
     }
 
 
-def _step_record(step: Step) -> dict[str, Any]:
+def _step_record(step: ChainStep) -> dict[str, Any]:
     kind = {Conv: "convolution", Activation: "activation", Kept: "kept"}[type(step)]
     return {"step": kind, **asdict(step)}
 
@@ -129,7 +129,7 @@ def _proposal(record: Mapping[str, Any]) -> Proposal:
     )
 
 
-def _step(step: dict[str, Any]) -> Step:
+def _step(step: dict[str, Any]) -> ChainStep:
     kind = step.pop("step")
     if kind == "activation":
         if not isinstance(getattr(nn, str(step["kind"]), None), type):
@@ -147,8 +147,8 @@ def _spec(values: Mapping[str, Any]) -> ConvSpec:
     return ConvSpec(**{one.name: _tuples(values[one.name]) for one in fields(ConvSpec)})
 
 
-def _costs(values: Mapping[str, Any]) -> Costs:
-    return Costs(**{name: _tuples(value) for name, value in values.items()})
+def _costs(values: Mapping[str, Any]) -> PlaceCosts:
+    return PlaceCosts(**{name: _tuples(value) for name, value in values.items()})
 
 
 def _number(value: Any) -> float | None:

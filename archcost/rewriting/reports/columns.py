@@ -15,11 +15,11 @@ from archcost.report.document import Column
 from archcost.report.units import axes_text, bytes_text, count_text, percent_text, ratio_text, si_text
 from archcost.rewriting.proposal import Proposal
 
-__all__ = ["COLUMNS", "PEOPLE", "SEEN", "Line", "error_text", "ms_text", "options_text"]
+__all__ = ["COLUMNS", "PEOPLE", "SEEN", "ProposalLine", "error_text", "ms_text", "options_text"]
 
 
 @dataclass(frozen=True)
-class Line:
+class ProposalLine:
     """What stands in one row: a proposal, or the same one for several layers that are alike."""
 
     proposals: tuple[Proposal, ...]
@@ -61,7 +61,7 @@ def ms_text(value: float) -> str:
 Of = Callable[[Proposal], Any]
 
 
-def _get(of: Of) -> Callable[[Line], Any]:
+def _get(of: Of) -> Callable[[ProposalLine], Any]:
     return lambda line: of(line.first)
 
 
@@ -83,7 +83,7 @@ def _ratio(name: str) -> Of:
     )
 
 
-def _percent(line: Line) -> float | None:
+def _percent(line: ProposalLine) -> float | None:
     saved = sum(one.before.macs - one.after.macs for one in line.proposals)
     return 100 * saved / line.total_macs if line.total_macs else None
 
@@ -206,7 +206,7 @@ def _change(name: str, header: str, keep: float) -> Column:
     """Before and after; once where they are the same."""
     before, after = _BY_NAME[f"{name}_before"], _BY_NAME[f"{name}_after"]
 
-    def get(line: Line) -> tuple[Any, Any] | None:
+    def get(line: ProposalLine) -> tuple[Any, Any] | None:
         both = before.get(line), after.get(line)
         return None if None in both else both
 
@@ -224,8 +224,8 @@ def _range(name: str, keep: float) -> Column:
     """The error of one layer, or the smallest and the largest of several."""
     column = _BY_NAME[name]
 
-    def get(line: Line) -> tuple[float, float] | None:
-        values = [column.get(Line((one,), line.total_macs)) for one in line.proposals]
+    def get(line: ProposalLine) -> tuple[float, float] | None:
+        values = [column.get(ProposalLine((one,), line.total_macs)) for one in line.proposals]
         known = [value for value in values if value is not None]
         return (min(known), max(known)) if known else None
 
@@ -236,7 +236,7 @@ def _range(name: str, keep: float) -> Column:
     return replace(column, get=get, show=show, keep=keep)
 
 
-def _verdict(line: Line) -> str:
+def _verdict(line: ProposalLine) -> str:
     if line.best:
         count = len(line.proposals)
         return "best" if line.best == count else f"best for {line.best} of {count}"

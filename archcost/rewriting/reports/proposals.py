@@ -36,7 +36,7 @@ from archcost.report.grid import Entry
 from archcost.report.text import visible
 from archcost.report.units import ratio_text, si_text
 from archcost.rewriting.proposal import Proposal, Stays
-from archcost.rewriting.reports.columns import COLUMNS, PEOPLE, SEEN, Line, error_text
+from archcost.rewriting.reports.columns import COLUMNS, PEOPLE, SEEN, ProposalLine, error_text
 from archcost.rewriting.reports.notes import notes_of
 from archcost.rewriting.results import Proposed
 
@@ -53,7 +53,7 @@ def document_of(proposals: Proposed, asked: Asked) -> Document:
     asked.without_depth("a table of proposals")
     best = {id(one) for one in proposals.best()}
     macs = proposals.analysis.total.macs
-    lines = [Line((one,), macs, int(id(one) in best)) for one in proposals]
+    lines = [ProposalLine((one,), macs, int(id(one) in best)) for one in proposals]
     rows = ordered(lines, COLUMNS, asked, _LARGEST)
     data = Table("proposals", COLUMNS, lambda: rows)
     if asked.is_flat:
@@ -83,7 +83,7 @@ def document_of(proposals: Proposed, asked: Asked) -> Document:
     )
 
 
-def _lines(kinds: Sequence[Sequence[Line]], columns: Sequence[Column]) -> list[Entry]:
+def _lines(kinds: Sequence[Sequence[ProposalLine]], columns: Sequence[Column]) -> list[Entry]:
     """Layers that are alike in one, named where they change."""
     entries = []
     for kind in kinds:
@@ -97,13 +97,13 @@ def _lines(kinds: Sequence[Sequence[Line]], columns: Sequence[Column]) -> list[E
     return entries
 
 
-def _label(line: Line) -> tuple[tuple[str, str], ...]:
+def _label(line: ProposalLine) -> tuple[tuple[str, str], ...]:
     name = (visible(line.first.name) or "(the model)", "")
     more = len(line.proposals) - 1
     return (name, (f" and {more} more", "dim")) if more else (name,)
 
 
-def _folded(proposals: Proposed, best: set[int]) -> list[list[Line]]:
+def _folded(proposals: Proposed, best: set[int]) -> list[list[ProposalLine]]:
     """By kind of layer, in order of definition: its proposals, for all layers of that kind, the best first.
 
     Layers are of a kind where type and convolution are the same; their proposals are one where rule, options
@@ -116,12 +116,14 @@ def _folded(proposals: Proposed, best: set[int]) -> list[list[Line]]:
         kinds[_kind(one)][_what(one)].append(one)
     found = []
     for alike in kinds.values():
-        lines = [Line(tuple(same), total, sum(id(one) in best for one in same)) for same in alike.values()]
+        lines = [
+            ProposalLine(tuple(same), total, sum(id(one) in best for one in same)) for same in alike.values()
+        ]
         found.append(_best_of_each_rule(sorted(lines, key=_rank)))
     return found
 
 
-def _best_of_each_rule(lines: list[Line]) -> list[Line]:
+def _best_of_each_rule(lines: list[ProposalLine]) -> list[ProposalLine]:
     """The first of each rule, and whatever is the best of a layer or was timed."""
     seen: set[str] = set()
     kept = []
@@ -148,7 +150,7 @@ def _what(one: Proposal) -> Any:
     return (*text, one.old, one.new, one.before, one.after, seconds, one.objection)
 
 
-def _rank(line: Line) -> Any:
+def _rank(line: ProposalLine) -> Any:
     """What `best_of` goes by, with what stands in the plan first."""
     one = line.first
     known = [other.error for other in line.proposals if other.error is not None]

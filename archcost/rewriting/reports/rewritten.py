@@ -33,7 +33,7 @@ from archcost.report.text import visible
 from archcost.report.units import ratio_text
 from archcost.rewriting.proposal import NOISE
 from archcost.rewriting.reports import columns as of_proposals
-from archcost.rewriting.reports.columns import Line, error_text, ms_text
+from archcost.rewriting.reports.columns import ProposalLine, error_text, ms_text
 from archcost.rewriting.reports.notes import stays_notes
 from archcost.rewriting.reports.proposals import stays_records
 from archcost.rewriting.results import RewrittenModel
@@ -69,7 +69,7 @@ _ERRORS: Explanations = (
 
 
 @dataclass(frozen=True)
-class Layer(Line):
+class OutcomeLine(ProposalLine):
     """A new layer: the proposal that was carried out, and what became of it."""
 
     outcome: Outcome | None = None
@@ -140,7 +140,7 @@ def document_of(rewritten: RewrittenModel, asked: Asked) -> Document:
     """For people the totals, then the new layers; as data one row a new layer."""
     asked.without_depth("a table of new layers")
     macs = rewritten.before.total.macs
-    layers = [Layer((one.proposal,), macs, outcome=one) for one in rewritten.outcomes]
+    layers = [OutcomeLine((one.proposal,), macs, outcome=one) for one in rewritten.outcomes]
     rows = ordered(layers, COLUMNS, asked, "macs_saved")
     data = Table("layers", COLUMNS, lambda: rows)
     seen = replace(data, columns=_PEOPLE, shown=_SEEN, only_known=True)

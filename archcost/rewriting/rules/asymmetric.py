@@ -14,7 +14,7 @@ from archcost.merging.chain import Chain, chained
 from archcost.rewriting.replacement import Replacement
 from archcost.rewriting.rule import Options
 from archcost.rewriting.rules.linear import (
-    Linear,
+    LinearChain,
     along,
     as_weight,
     chain_macs,
@@ -36,7 +36,7 @@ __all__ = ["Asymmetric"]
 _AXES = {1: ("width",), 2: ("height", "width"), 3: ("depth", "height", "width")}
 
 
-class Asymmetric(Linear):
+class Asymmetric(LinearChain):
     """KxK -> Kx1 and 1xK, with ``rank`` channels a group between them (by default those with half the
     MACs); in 3-d one axis and the two others.
 

@@ -15,7 +15,7 @@ from archcost.merging.chain import Chain, Conv
 from archcost.rewriting.replacement import Replacement
 from archcost.rewriting.rule import Options
 from archcost.rewriting.rules.linear import (
-    Linear,
+    LinearChain,
     as_weight,
     chain_macs,
     count,
@@ -37,7 +37,7 @@ _FORMS = ("both", "out", "in")
 _SWEEPS = 3
 
 
-class Bottleneck(Linear):
+class Bottleneck(LinearChain):
     """KxK -> 1x1, KxK, 1x1 (``form="both"``), KxK, 1x1 ("out") or 1x1, KxK ("in").
 
     ``rank_in`` and ``rank_out`` are the channels of a group in front of the KxK and behind it; by default

@@ -19,7 +19,7 @@ from archcost.rewriting.survey.survey import Subject
 from archcost.spec import ConvSpec
 
 __all__ = [
-    *("Linear", "activated", "along", "as_weight", "chain_macs", "count", "depthwise", "of_group"),
+    *("LinearChain", "activated", "along", "as_weight", "chain_macs", "count", "depthwise", "of_group"),
     *("rank_for", "said", "taps", "upright"),
 ]
 
@@ -27,7 +27,7 @@ __all__ = [
 _FINE_UP_TO = 32
 
 
-class Linear(Factorisation):
+class LinearChain(Factorisation):
     """A rule whose chain has sizes that are left open, linear but for an activation that is asked for.
 
     Beside what every rule answers, it says what it cannot be built for whatever the sizes, and what the

@@ -13,7 +13,7 @@ from archcost.merging.numbers import merged_block, merged_row
 from archcost.rewriting.replacement import Replacement
 from archcost.rewriting.rule import Modules, Options, Rewrite, Weights
 from archcost.rewriting.survey.blocks import MOST_MACS, block_around, read_block
-from archcost.rewriting.survey.rows import Row, norm_before, row_of
+from archcost.rewriting.survey.rows import LinearRow, norm_before, row_of
 from archcost.rewriting.survey.survey import Subject
 from archcost.surgery.refusals import is_convolution
 from archcost.weights.moments import Moments
@@ -129,7 +129,7 @@ class Merge(Rewrite):
         return Replacement({block: (Conv(spec), *branches.tail)}, exact=True, note=_NOTE)
 
 
-def _rows(subject: Subject) -> Iterator[tuple[str | None, Row]]:
+def _rows(subject: Subject) -> Iterator[tuple[str | None, LinearRow]]:
     """The batch normalisation that a row begins with, and the row; last the one from the convolution on."""
     first = norm_before(subject)
     if first is not None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from archcost.errors import ArchcostError, Refusal, RewriteError
-from archcost.merging.affine import linear
+from archcost.merging.affine import affine
 from archcost.merging.branches import convolution_of
 from archcost.merging.chain import Conv, Kept
 from archcost.rewriting.replacement import Replacement
@@ -83,7 +83,7 @@ class PoolFirst(Rewrite):
                 raise RewriteError(f"{name} {pool}")
             ones = torch.ones(old.out_channels, 1, *pool.kernel, dtype=torch.float64) / pool.divisor
             spec = pool.spec(old.out_channels, size, new.output_size, 1)
-            whole = linear(old, weights).convolved(spec, (ones.to(weights[0].device), None))  # type: ignore[index]
+            whole = affine(old, weights).convolved(spec, (ones.to(weights[0].device), None))  # type: ignore[index]
             if isinstance(whole, Refusal):
                 raise RewriteError(f"{first}: {name} {whole}")
             return {first: [whole.weights()]}
@@ -176,7 +176,7 @@ def _as_kernel(subject: Subject, then: Behind) -> Iterator[tuple[str, Replacemen
         return
     if any(pool.padding) or (then.norms and not pool.keeps_constants):
         return
-    whole = linear(subject.spec).convolved(then.spec)
+    whole = affine(subject.spec).convolved(then.spec)
     if isinstance(whole, Refusal):
         return
     spec = whole.spec(subject.spec.input_size, subject.spec.batch)

@@ -13,7 +13,7 @@ from archcost.rewriting.replacement import Replacement
 from archcost.rewriting.rule import Options
 from archcost.rewriting.rules.bottleneck import Bottleneck, bottleneck_chain, narrowed
 from archcost.rewriting.rules.linear import (
-    Linear,
+    LinearChain,
     activated,
     as_weight,
     count,
@@ -31,7 +31,7 @@ from archcost.weights.unfolded import IN, Unfolded
 __all__ = ["ReduceFirst"]
 
 
-class ReduceFirst(Linear):
+class ReduceFirst(LinearChain):
     """KxK -> 1x1 to ``channels``, KxK, in one of several branches that read one map and are concatenated.
 
     By default to half of the channels. Inception has an activation behind the 1x1: ``activation="ReLU"``

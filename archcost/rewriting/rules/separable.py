@@ -15,7 +15,7 @@ from archcost.merging.chain import Chain, Conv
 from archcost.rewriting.replacement import Replacement
 from archcost.rewriting.rule import Options
 from archcost.rewriting.rules.linear import (
-    Linear,
+    LinearChain,
     as_weight,
     chain_macs,
     count,
@@ -37,7 +37,7 @@ _ORDERS = ("depthwise-first", "pointwise-first")
 _SLOW = "its grouped convolution has several inputs a group, which PyTorch runs slowly: measure it first"
 
 
-class Separable(Linear):
+class Separable(LinearChain):
     """KxK -> a depthwise KxK and a 1x1, in either ``order``, as a sum of ``terms`` of them, by
     default as many as have half the MACs.
 

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 
 from archcost.errors import RewriteError
-from archcost.merging.chain import Activation, Chain, Conv, Step
+from archcost.merging.chain import Activation, Chain, ChainStep, Conv
 from archcost.rewriting.replacement import Replacement
 from archcost.rewriting.rule import Options
 from archcost.rewriting.rules.linear import (
-    Linear,
+    LinearChain,
     activated,
     as_weight,
     chain_macs,
@@ -36,7 +36,7 @@ __all__ = ["SmallKernels"]
 _PADDINGS = ("first", "each")
 
 
-class SmallKernels(Linear):
+class SmallKernels(LinearChain):
     """KxK -> a stack of 3x3, with ``middle`` channels between them; by default the textbook's, as
     many as the narrower side has.
 
@@ -214,7 +214,7 @@ def _border(spec: ConvSpec) -> str:
 
 
 def _with_activations(chain: Chain, kind: str) -> Chain:
-    steps: list[Step] = []
+    steps: list[ChainStep] = []
     for step in chain:
         assert isinstance(step, Conv)
         steps += [Conv(replace(step.spec, bias=True)), Activation(kind)]

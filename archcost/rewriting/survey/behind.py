@@ -8,7 +8,7 @@ from archcost.errors import Refusal
 from archcost.merging.norms import inner_activation, is_norm, norm_problem
 from archcost.rewriting.survey.graph import Taker, is_elementwise, results_of, takers
 from archcost.rewriting.survey.movable import why_fixed
-from archcost.rewriting.survey.pools import POOLS, Pool, pool_of
+from archcost.rewriting.survey.pools import POOLS, Pooling, pool_of
 from archcost.rewriting.survey.survey import Subject
 from archcost.spec import ConvSpec
 
@@ -26,7 +26,7 @@ class Behind:
     """Batch normalisations in eval mode, on the way."""
     activations: tuple[str, ...]
     """Modules and functions that work on single elements, on the way."""
-    pool: Pool | None
+    pool: Pooling | None
     spec: ConvSpec
     """Of the pooling, as a depthwise convolution has it, or of the convolution: of the first call."""
 

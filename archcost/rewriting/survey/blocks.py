@@ -9,7 +9,7 @@ from torch import nn
 
 from archcost.errors import Refusal
 from archcost.merging.branches import Branches, branches_of
-from archcost.merging.chain import Kept, Step
+from archcost.merging.chain import ChainStep, Kept
 from archcost.rewriting.survey.movable import why_fixed
 from archcost.rewriting.survey.survey import Subject, Survey
 from archcost.trace.graph import ModuleCall
@@ -97,7 +97,7 @@ def _firsts(survey: Survey, names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(survey.flow.names.get(name, name) for name in names))
 
 
-def _under(survey: Survey, block: str, step: Step) -> Step | None:
+def _under(survey: Survey, block: str, step: ChainStep) -> ChainStep | None:
     """A kept module by the name that it has inside the block."""
     if not isinstance(step, Kept):
         return step

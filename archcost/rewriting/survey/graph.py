@@ -9,7 +9,7 @@ from archcost.errors import Refusal
 from archcost.rewriting.survey.survey import Subject, Survey
 from archcost.trace.graph import ModuleCall, Op, TensorRef, refs
 
-__all__ = ["Result", "Taker", "is_elementwise", "results_of", "takers"]
+__all__ = ["LayerOutput", "Taker", "is_elementwise", "results_of", "takers"]
 
 _ELEMENTWISE = frozenset(
     "relu relu6 hardtanh clamp clamp_min clamp_max silu gelu elu selu celu leaky_relu hardswish hardsigmoid "
@@ -22,7 +22,7 @@ _WHOLE = ("BatchNormAct2d",)
 
 
 @dataclass(frozen=True)
-class Result:
+class LayerOutput:
     """A tensor, and the operation from which on it is read."""
 
     ref: TensorRef
@@ -40,7 +40,7 @@ class Taker:
     """The first operation."""
     call: ModuleCall | None
     """None: a function."""
-    result: Result
+    result: LayerOutput
 
     @property
     def function(self) -> str | None:
@@ -53,7 +53,7 @@ class Taker:
         return f"{self.module} ({self.type_name})"
 
 
-def results_of(subject: Subject) -> list[Result] | Refusal:
+def results_of(subject: Subject) -> list[LayerOutput] | Refusal:
     """What each call of a convolution gave; or why that cannot be followed."""
     found = []
     for op in subject.ops:
@@ -61,11 +61,11 @@ def results_of(subject: Subject) -> list[Result] | Refusal:
         outputs = list(refs(call.outputs))
         if len(outputs) != 1 or outputs[0].storage != op.outputs[0].storage:
             return Refusal("what it computes is not what it gives, as where a hook changes it")
-        found.append(Result(outputs[0], call.end_op - 1))
+        found.append(LayerOutput(outputs[0], call.end_op - 1))
     return found
 
 
-def takers(survey: Survey, results: Sequence[Result]) -> list[Taker] | Refusal:
+def takers(survey: Survey, results: Sequence[LayerOutput]) -> list[Taker] | Refusal:
     """For each result what takes it, whole and alone, the same everywhere; or why there is no such thing.
 
     A module among them is called for these results only.
@@ -99,7 +99,7 @@ def is_elementwise(survey: Survey, taker: Taker) -> bool:
     )
 
 
-def _taker(survey: Survey, result: Result) -> Taker | Refusal:
+def _taker(survey: Survey, result: LayerOutput) -> Taker | Refusal:
     trace, flow, ref = survey.trace, survey.flow, result.ref
     users = flow.takers(ref.storage, result.after)
     returned = ref.storage in flow.returned
@@ -112,11 +112,11 @@ def _taker(survey: Survey, result: Result) -> Taker | Refusal:
     alone = call.inputs == (ref,) and len(outputs) == 1
     if info is not None and alone and _is_one_step(survey, name, info.type_name):
         end, given = call.end_op - 1, outputs[0]
-        taker = Taker(name, info.type_name, first, call, Result(given, end))
+        taker = Taker(name, info.type_name, first, call, LayerOutput(given, end))
     elif first.args and first.args[0] == ref and first.outputs:
         end, given = first.index, first.outputs[0]
         kind = "" if info is None else info.type_name
-        taker = Taker(name, kind, first, None, Result(given, end))
+        taker = Taker(name, kind, first, None, LayerOutput(given, end))
     else:
         by = f"{first.base.removeprefix('aten.')} in {name or 'the model'}"
         return Refusal(f"its result is taken in part, by {by}")

@@ -9,7 +9,7 @@ from math import prod
 from archcost.errors import ArchcostError
 from archcost.latency.convolutions import convolutions_of
 from archcost.merging.chain import Activation, Chain, Conv, Kept, chain_field, resized
-from archcost.rewriting.proposal import Costs, lies_in
+from archcost.rewriting.proposal import PlaceCosts, lies_in
 from archcost.rewriting.replacement import Replacement
 from archcost.rewriting.survey.survey import Subject, Survey
 from archcost.spec import ConvSpec, stacked_field
@@ -42,13 +42,13 @@ def new_specs(subject: Subject, replacement: Replacement) -> tuple[ConvSpec, ...
     return tuple(step.spec for chain in chains for step in chain if isinstance(step, Conv))
 
 
-def costs_before(subject: Subject, replacement: Replacement) -> Costs:
+def costs_before(subject: Subject, replacement: Replacement) -> PlaceCosts:
     """Of the modules to be replaced."""
     survey = subject.survey
     rows = [survey.costs.by_name[name] for name in replacement.chains]
     specs = old_specs(subject, replacement)
     alone = set(replacement.chains) == {subject.name}
-    return Costs(
+    return PlaceCosts(
         params=sum(row.params for row in rows),
         macs=sum(row.macs for row in rows),
         activation_bytes=sum(row.activation_bytes for row in rows),
@@ -58,7 +58,7 @@ def costs_before(subject: Subject, replacement: Replacement) -> Costs:
     )
 
 
-def costs_after(subject: Subject, replacement: Replacement) -> Costs:
+def costs_after(subject: Subject, replacement: Replacement) -> PlaceCosts:
     """Of what comes in their place; moved poolings count as they did before."""
     survey = subject.survey
     chains = _called_chains(survey, replacement)
@@ -69,7 +69,7 @@ def costs_after(subject: Subject, replacement: Replacement) -> Costs:
     except ArchcostError:
         field = None
     calls = max(1, len(survey.flow.calls(replacement.name)))
-    return Costs(
+    return PlaceCosts(
         params=replacement.params,
         macs=sum(spec.macs for spec in new_specs(subject, replacement)),
         activation_bytes=sum(_written(chain) for chain in chains) * itemsize

@@ -12,7 +12,7 @@ from torch import nn
 from archcost.errors import Refusal
 from archcost.spec import ConvSpec
 
-__all__ = ["POOLS", "Pool", "pool_of"]
+__all__ = ["POOLS", "Pooling", "pool_of"]
 
 _AVERAGE = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
 _MAX = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
@@ -25,7 +25,7 @@ POOLS = tuple(kind.__name__ for kind in (*_AVERAGE, *_MAX, *_ADAPTIVE))
 
 
 @dataclass(frozen=True)
-class Pool:
+class Pooling:
     """One pooling of the size that it was called with."""
 
     kind: str
@@ -63,7 +63,7 @@ class Pool:
         )
 
 
-def pool_of(module: nn.Module, input_size: Sequence[int], output_size: Sequence[int]) -> Pool | Refusal:
+def pool_of(module: nn.Module, input_size: Sequence[int], output_size: Sequence[int]) -> Pooling | Refusal:
     """A pooling; or why it cannot be moved, in words that follow its name."""
     pool: Any = module
     axes, ones = len(input_size), (1,) * len(input_size)
@@ -78,7 +78,7 @@ def pool_of(module: nn.Module, input_size: Sequence[int], output_size: Sequence[
         kernel = tuple(n // out for n, out in zip(input_size, output_size, strict=True))
         kind = _ADAPTIVE[type(module)]
         zeros = (0,) * axes
-        return Pool(kind, kernel, kernel, zeros, ones, False, kind == "average", prod(kernel), True)
+        return Pooling(kind, kernel, kernel, zeros, ones, False, kind == "average", prod(kernel), True)
     if getattr(pool, "return_indices", False):
         return Refusal("gives indices too")
     kernel = _each(pool.kernel_size, axes)
@@ -86,11 +86,11 @@ def pool_of(module: nn.Module, input_size: Sequence[int], output_size: Sequence[
     stride = kernel if pool.stride is None else _each(pool.stride, axes)
     if type(module) in _MAX:
         dilation = _each(pool.dilation, axes)
-        return Pool("max", kernel, stride, padding, dilation, bool(pool.ceil_mode), False, 1, False)
+        return Pooling("max", kernel, stride, padding, dilation, bool(pool.ceil_mode), False, 1, False)
     divisor = getattr(pool, "divisor_override", None)
     keeps = divisor is None and (not any(padding) or not pool.count_include_pad)
     divisor = prod(kernel) if divisor is None else int(divisor)
-    return Pool("average", kernel, stride, padding, ones, bool(pool.ceil_mode), keeps, divisor, False)
+    return Pooling("average", kernel, stride, padding, ones, bool(pool.ceil_mode), keeps, divisor, False)
 
 
 def _each(value: Any, axes: int) -> tuple[int, ...]:

@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from itertools import zip_longest
 
 from archcost.errors import Refusal
-from archcost.merging.affine import Linear, identity
+from archcost.merging.affine import Affine, identity
 from archcost.merging.chain import Chain, Kept
 from archcost.merging.norms import inner_activation, is_norm, norm_problem
 from archcost.merging.transposed import Transposed, begun
-from archcost.rewriting.survey.graph import Result, Taker, results_of, takers
+from archcost.rewriting.survey.graph import LayerOutput, Taker, results_of, takers
 from archcost.rewriting.survey.movable import why_fixed
 from archcost.rewriting.survey.survey import Subject
 from archcost.trace.graph import refs
 
-__all__ = ["Row", "norm_before", "row_of"]
+__all__ = ["LinearRow", "norm_before", "row_of"]
 
-Whole = Linear | Transposed
+Whole = Affine | Transposed
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class _Member:
 
 
 @dataclass(frozen=True)
-class Row:
+class LinearRow:
     """From a convolution on, as far as one convolution can do it."""
 
     members: tuple[_Member, ...]
@@ -78,7 +78,7 @@ class Row:
         return self.members[: [one.name for one in self.members].index(last, 1) + 1]
 
 
-def row_of(subject: Subject, first: str | None = None) -> Row:
+def row_of(subject: Subject, first: str | None = None) -> LinearRow:
     """The row that begins with a convolution, or with the batch normalisation before it (`norm_before`)."""
     spec = subject.spec
     whole: Whole | Refusal
@@ -89,25 +89,25 @@ def row_of(subject: Subject, first: str | None = None) -> Row:
     else:
         whole = identity(spec.in_channels, subject.axes).scaled(None, None).convolved(spec)
     if isinstance(whole, Refusal):
-        return Row((), f"{subject.name} {whole}")
+        return LinearRow((), f"{subject.name} {whole}")
     members = [_Member(subject.name, whole, first is not None, spec.macs, ())]
     results = results_of(subject)
     size = spec.output_size
     while not isinstance(results, Refusal):
         if members[-1].left:
-            return Row(tuple(members), f"{members[-1].name} activates what it has normalised")
+            return LinearRow(tuple(members), f"{members[-1].name} activates what it has normalised")
         found = takers(subject.survey, results)
         if isinstance(found, Refusal):
-            return Row(tuple(members), found.reason)
+            return LinearRow(tuple(members), found.reason)
         member = _member(subject, members[-1].whole, found, size)
         if isinstance(member, Refusal):
-            return Row(tuple(members), member.reason)
+            return LinearRow(tuple(members), member.reason)
         if member.name in {one.name for one in members}:
-            return Row(tuple(members), f"{member.name} comes again")
+            return LinearRow(tuple(members), f"{member.name} comes again")
         members.append(member)
         size = member.whole.spec(spec.input_size).output_size
         results = [one.result for one in found]
-    return Row(tuple(members), results.reason)
+    return LinearRow(tuple(members), results.reason)
 
 
 def norm_before(subject: Subject) -> str | None:
@@ -120,7 +120,7 @@ def norm_before(subject: Subject) -> str | None:
         return None
     if any((norm_problem(module), why_fixed(survey, name), inner_activation(name, module))):
         return None
-    results = [Result(next(refs(call.outputs)), call.end_op - 1) for call in flow.calls(name)]
+    results = [LayerOutput(next(refs(call.outputs)), call.end_op - 1) for call in flow.calls(name)]
     found = takers(survey, results)
     if isinstance(found, Refusal) or found[0].call is None or found[0].module != subject.name:
         return None
