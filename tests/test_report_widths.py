@@ -223,7 +223,10 @@ def test_units_and_errors_are_those_of_columns_on_show(results):
 
 def test_what_a_measurement_means_is_said_of_columns_on_show(results):
     measured = results["measured"]
-    alone, context = "native and best are each convolution alone", "in context is inside real forward passes"
+    alone, context = (
+        "native and best are stored times of single convolutions",
+        "in context is inside real forward passes",
+    )
     for form in ("text", "markdown", "html"):
         every = getattr(measured, f"to_{form}")()
         few = getattr(measured, f"to_{form}")(columns=["name", "latency_ms"])

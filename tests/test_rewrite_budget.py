@@ -57,7 +57,7 @@ def test_a_budget_that_nothing_keeps_is_said():
 
 
 def test_without_errors_there_is_nothing_to_choose_by():
-    with pytest.raises(RewriteError, match="has no error to choose by"):
+    with pytest.raises(RewriteError, match="the error of rule is not known"):
         within_budget([proposal("a", 10, 5, None)], 0.5)
 
 

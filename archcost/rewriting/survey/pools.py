@@ -1,4 +1,4 @@
-"""Poolings on paper: what a module of ``torch.nn`` averages, or takes the largest of."""
+"""Descriptions of the pooling modules of ``torch.nn``."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ _ADAPTIVE: dict[type[nn.Module], str] = {
     **dict.fromkeys((nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d), "max"),
 }
 POOLS = tuple(kind.__name__ for kind in (*_AVERAGE, *_MAX, *_ADAPTIVE))
-"""The types that are known."""
+"""Class names of the known poolings."""
 
 
 @dataclass(frozen=True)
 class Pooling:
-    """One pooling of the size that it was called with."""
+    """A pooling at the size of its input."""
 
     kind: str
-    """``average`` or ``max``."""
+    """The kind, ``average`` or ``max``."""
     kernel: tuple[int, ...]
     stride: tuple[int, ...]
     padding: tuple[int, ...]
     dilation: tuple[int, ...]
     ceil: bool
-    """Windows that begin inside but end outside count too."""
+    """Whether windows count that begin inside and end outside (``ceil_mode``)."""
     keeps_constants: bool
-    """A map of one value stays at it: an average of weights that sum to 1, at the border too."""
+    """Whether a constant map keeps its value, also at the border: averages whose weights sum to 1."""
     divisor: int
-    """Of an average's sums, where a window lies inside."""
+    """Divisor of an average over a window that lies inside."""
     adaptive: bool
-    """Kernel and stride are those for this size alone."""
+    """Whether the pooling is adaptive: kernel and stride hold for this size alone."""
 
     def spec(self, channels: int, size: Sequence[int], output_size: Sequence[int], batch: int) -> ConvSpec:
-        """Its shapes for an input of that size, as a depthwise convolution has them."""
+        """The depthwise convolution with the shapes of the pooling, for an input of some size."""
         high = list(self.padding)
         if self.ceil:  # as much as its last windows need
             ends = zip(size, output_size, self.kernel, self.stride, self.padding, self.dilation, strict=True)
@@ -64,11 +64,11 @@ class Pooling:
 
 
 def pool_of(module: nn.Module, input_size: Sequence[int], output_size: Sequence[int]) -> Pooling | Refusal:
-    """A pooling; or why it cannot be moved, in words that follow its name."""
+    """The description of a pooling; or why it cannot be moved, in words that follow its name."""
     pool: Any = module
     axes, ones = len(input_size), (1,) * len(input_size)
     if type(module) not in (*_AVERAGE, *_MAX, *_ADAPTIVE):
-        return Refusal(f"is a {type(module).__name__}, which is no pooling that is known")
+        return Refusal(f"is a {type(module).__name__}, which is not a known pooling")
     if type(module) in _ADAPTIVE:
         if any(n % out for n, out in zip(input_size, output_size, strict=True)):
             sizes = " to ".join("x".join(map(str, size)) for size in (input_size, output_size))
