@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from math import gcd
-from typing import Any
 
 import torch
 
 from archcost.errors import Refusal, RewriteError
-from archcost.merging.compose import composed, dense
+from archcost.merging.compose import Index, composed, dense
 from archcost.spec import ConvSpec
 
 __all__ = ["Affine", "affine", "identity"]
@@ -76,7 +75,7 @@ class Affine:
     def weights(self) -> WeightAndBias:
         """Weight and bias of the convolution, in float64."""
         assert self.kernel is not None
-        taken: Any = (..., *(slice(None, None, d) for d in self.dilation))
+        taken: Index = (..., *(slice(None, None, d) for d in self.dilation))
         bias = self.bias
         if self.shifted and bias is None:
             bias = self.kernel.new_zeros(self.out_channels)
@@ -175,7 +174,7 @@ class Affine:
         extent = [o[-1] - o[0] + 1 for o in whole.offsets]
         full = spread.new_zeros(*spread.shape[:2], *extent)
         pairs = zip(self.offsets, whole.offsets, strict=True)
-        here: Any = (..., *(slice(o[0] - w[0], o[-1] - w[0] + 1) for o, w in pairs))
+        here: Index = (..., *(slice(o[0] - w[0], o[-1] - w[0] + 1) for o, w in pairs))
         full[here] = spread
         return full
 

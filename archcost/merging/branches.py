@@ -14,6 +14,7 @@ from archcost.merging.affine import Affine, WeightAndBias, identity
 from archcost.merging.chain import Activation, ChainStep, Kept
 from archcost.merging.norms import is_norm, norm_problem
 from archcost.nn.like import ConvLike
+from archcost.spec import ConvSpec
 from archcost.surgery.refusals import is_convolution, why_not
 from archcost.trace.dataflow import Dataflow
 from archcost.trace.graph import ModuleCall, Op, TensorRef, refs
@@ -22,7 +23,7 @@ __all__ = ["Branches", "affine_of", "branches_of", "convolution_of"]
 
 _NOTHING = ("aten.empty", "aten.detach")
 _NORM_OPS = ("aten.native_batch_norm", "aten._native_batch_norm_legit_no_training", "aten.cudnn_batch_norm")
-_ACTIVATIONS: dict[tuple[str, tuple[Any, ...]], str] = {
+_ACTIVATIONS: dict[tuple[str, tuple[float, ...]], str] = {
     ("relu", ()): "ReLU",
     ("relu6", ()): "ReLU6",
     ("hardtanh", (0.0, 6.0)): "ReLU6",
@@ -70,9 +71,9 @@ def branches_of(
 
 def convolution_of(
     module: nn.Module, size: tuple[int, ...], weights: bool
-) -> tuple[Any, WeightAndBias | None]:
+) -> tuple[ConvSpec, WeightAndBias | None]:
     """The shapes of a convolution for an input size, and its weight and bias where asked for."""
-    like: Any = ConvLike(module)
+    like = ConvLike(module)
     return like.spec(size), (like.weight, like.bias) if weights else None
 
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import product
 from math import prod
-from typing import Any, cast
+from types import EllipsisType
 
 import torch
 
 from archcost.errors import RewriteError
 from archcost.spec import ConvSpec
 
-__all__ = ["apart", "composed", "dense", "spread", "stacked", "steps_of", "windows"]
+__all__ = ["Index", "apart", "composed", "dense", "spread", "stacked", "steps_of", "windows"]
+
+
+Index = tuple["int | slice | EllipsisType", ...]
+"""Indices into a tensor."""
 
 
 def apart(weight: torch.Tensor, groups: int) -> torch.Tensor:
@@ -71,9 +75,8 @@ def steps_of(specs: Sequence[ConvSpec]) -> list[tuple[int, ...]]:
     for spec in specs:
         if spec.transposed:
             raise RewriteError("a transposed convolution cannot be composed with others")
-        dilation, stride = cast("tuple[tuple[int, ...], ...]", (spec.dilation, spec.stride))
-        steps.append(tuple(j * d for j, d in zip(jump, dilation, strict=True)))
-        jump = tuple(j * s for j, s in zip(jump, stride, strict=True))
+        steps.append(tuple(j * d for j, d in zip(jump, spec.dilation, strict=True)))
+        jump = tuple(j * s for j, s in zip(jump, spec.stride, strict=True))
     return steps
 
 
@@ -101,7 +104,7 @@ def stacked(weight: torch.Tensor, groups: int, first: torch.Tensor, step: tuple[
     return total.reshape(outer, -1, ins, *extent)
 
 
-def windows(taps: Sequence[int], step: Sequence[int], size: Sequence[int]) -> Iterator[tuple[Any, Any]]:
+def windows(taps: Sequence[int], step: Sequence[int], size: Sequence[int]) -> Iterator[tuple[Index, Index]]:
     """Indices of each tap, and of the window of ``size`` pixels that begins there with taps ``step``
     apart."""
     for tap in product(*map(range, taps)):
@@ -116,6 +119,6 @@ def spread(kernel: torch.Tensor, step: Sequence[int]) -> torch.Tensor:
         return kernel
     size = [(k - 1) * s + 1 for k, s in zip(kernel.shape[3:], step, strict=True)]
     wide = kernel.new_zeros(*kernel.shape[:3], *size)
-    taps: Any = (Ellipsis, *(slice(None, None, s) for s in step))
+    taps: Index = (Ellipsis, *(slice(None, None, s) for s in step))
     wide[taps] = kernel
     return wide

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from math import isfinite, nan
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from archcost.rewriting.replacement import Replacement
 from archcost.spec import ConvSpec
 from archcost.weights.alternating import on_taps, refined, work_of
 from archcost.weights.biases import biases, evened
+from archcost.weights.features import like_of, weight_of
 from archcost.weights.moments import Moments
 from archcost.weights.unfolded import Unfolded
 
@@ -120,10 +121,9 @@ def errors_of_factors(
 
 def unfolded_of(module: nn.Module) -> Unfolded:
     """The kernel of a convolution, to be factored once for the errors of several replacements."""
-    weight: Any = module.weight
-    groups: Any = module.groups
-    kernel = apart(weight.detach(), groups)
-    return Unfolded(kernel.transpose(1, 2) if module.transposed else kernel)
+    like = like_of(module)
+    kernel = apart(weight_of(module).detach(), like.groups)
+    return Unfolded(kernel.transpose(1, 2) if like.transposed else kernel)
 
 
 def kernel_error(target: Tensor, composed: Tensor) -> float:
@@ -154,8 +154,7 @@ def _factors(
     quick: bool = False,
 ) -> tuple[Tensor, list[Tensor]]:
     """The layer's kernel with groups as its first axis, and the kernels of the chain."""
-    weight = _weight_of(module)
-    groups: Any = module.groups
+    weight, groups = _weight_of(module), like_of(module).groups
     target = apart(weight, groups)
     if quick and moments is None and target.numel() >= _LARGE:
         target = target.float()
@@ -243,10 +242,9 @@ def _stages(replacement: Replacement) -> tuple[list[ConvSpec], list[str | None]]
 
 
 def _weight_of(module: nn.Module) -> Tensor:
-    weight: Any = module.weight
-    return weight.detach().to("cpu", torch.float64)
+    return weight_of(module).detach().to("cpu", torch.float64)
 
 
 def _bias_of(module: nn.Module) -> Tensor | None:
-    bias: Any = module.bias
-    return None if bias is None else bias.detach().to("cpu", torch.float64)
+    bias = module.bias
+    return bias.detach().to("cpu", torch.float64) if isinstance(bias, Tensor) else None

@@ -93,7 +93,7 @@ def _proposed(
     why = rule.refusal(subject)
     if why is not None:
         return [], why
-    seen: list[dict[str, Any]] = []
+    seen: list[rules_.Options] = []
     made: list[Proposal] = []
     for ratio in ratios:
         for options in rule.options(subject, ratio):

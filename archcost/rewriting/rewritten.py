@@ -233,7 +233,7 @@ def _passed_over(proposals: Iterable[Proposal], plan: Plan) -> Iterator[Stays]:
 
 
 def _moments(
-    survey: Survey, choices: Any, data: list[Any] | None, progress: bool | None
+    survey: Survey, choices: Choices | None, data: list[Any] | None, progress: bool | None
 ) -> Mapping[str, Moments]:
     """Moments of the inputs of all layers that may be rewritten; none where they take too much memory."""
     if data is None or (choices is not None and not isinstance(choices, Mapping)):
@@ -249,19 +249,19 @@ def _moments(
     return moments_of(model, names, data, strict=choices is not None, progress=progress)
 
 
-def _chosen(survey: Survey, choices: Any, ratio: float) -> Iterable[Proposal]:
+def _chosen(survey: Survey, choices: Choices | None, ratio: float) -> Iterable[Proposal]:
     """The proposals named by ``choices``."""
     if isinstance(choices, Mapping):
         pairs = choices.items()
         return [one for name, choice in pairs for one in _one(survey, name, choice, ratio)]
-    given = tuple(choices)
+    given = tuple(choices or ())
     wrong = next((one for one in given if not isinstance(one, Proposal)), None)
     if wrong is not None:
         raise InputError(f"rewrite: choices hold {wrong!r}; give proposals, or a mapping from names to rules")
     return given
 
 
-def _one(survey: Survey, name: str, choice: Any, ratio: float) -> list[Proposal]:
+def _one(survey: Survey, name: str, choice: Choice, ratio: float) -> list[Proposal]:
     from archcost.rewriting.proposal import best_of
     from archcost.rewriting.proposing import proposal_of, proposals_of
     from archcost.rewriting.rule import get
@@ -290,7 +290,7 @@ def _one(survey: Survey, name: str, choice: Any, ratio: float) -> list[Proposal]
     return made
 
 
-def _with_options(name: str, choice: Any) -> tuple[str, Mapping[str, Any]]:
+def _with_options(name: str, choice: Choice) -> tuple[str, Mapping[str, Any]]:
     if isinstance(choice, tuple) and len(choice) == 2 and isinstance(choice[1], Mapping):
         return str(choice[0]), choice[1]
     raise InputError(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from archcost.registry import NameRegistry
 from archcost.rewriting.replacement import Replacement
 from archcost.rewriting.survey.survey import Subject
+from archcost.weights.features import weight_of
 from archcost.weights.moments import Moments
 from archcost.weights.unfolded import Unfolded
 
@@ -114,10 +115,10 @@ class Factorisation(Rewrite):
         return {replacement.name: factored(self, modules[replacement.name], replacement, moments)}
 
 
-def own_weights(module: Any) -> tuple[Tensor, Tensor | None]:
+def own_weights(module: nn.Module) -> tuple[Tensor, Tensor | None]:
     """Weight and bias of a convolution, unchanged, in float64."""
     bias = module.bias
-    return module.weight.detach().double(), None if bias is None else bias.detach().double()
+    return weight_of(module).detach().double(), bias.detach().double() if isinstance(bias, Tensor) else None
 
 
 table = NameRegistry(

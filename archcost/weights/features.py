@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from archcost.errors import ArchcostError, InputError, RewriteError, one_line
 from archcost.nn.like import ConvLike
@@ -20,9 +21,15 @@ from archcost.surgery.outputs import fresh
 from archcost.trace.modules import walk
 from archcost.trace.state import Untouched
 
-__all__ = ["Runner", "again", "batches_in", "layer_of", "patches", "running", "space_of", "spaced"]
+__all__ = [
+    *("Batches", "Runner", "again", "batches_in", "layer_of", "like_of", "patches", "running"),
+    *("space_of", "spaced", "weight_of"),
+]
 
-Tap = Callable[[Tensor, Any], None]
+Batches = Iterable[Any]
+"""Calibration data: batches as a model takes its inputs."""
+
+Tap = Callable[[Tensor, Tensor], None]
 """Called with the input and output of a layer right after it has run, before they can be overwritten."""
 
 
@@ -80,7 +87,7 @@ def running(model: nn.Module, taps: Mapping[nn.Module, Tap], what: str = "origin
         yield runner
 
 
-def _hooked(layer: nn.Module, tap: Tap, runner: Runner) -> Iterator[Any]:
+def _hooked(layer: nn.Module, tap: Tap, runner: Runner) -> Iterator[RemovableHandle]:
     waiting: list[Tensor] = []
 
     def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -111,7 +118,7 @@ def layer_of(model: nn.Module, name: str) -> nn.Module:
         raise RewriteError(f"the model has no module {name!r}") from error
 
 
-def again(batches: Iterable[Any], passes: int) -> Iterator[Any]:
+def again(batches: Batches, passes: int) -> Iterator[Any]:
     """The batches from the first on.
 
     Args:
@@ -135,7 +142,7 @@ def again(batches: Iterable[Any], passes: int) -> Iterator[Any]:
         raise InputError("batches: there are none")
 
 
-def batches_in(batches: Iterable[Any]) -> int | None:
+def batches_in(batches: Batches) -> int | None:
     """Number of batches; None where it is not known before a pass."""
     try:
         return len(batches)  # type: ignore[arg-type]
@@ -143,9 +150,21 @@ def batches_in(batches: Iterable[Any]) -> int | None:
         return None
 
 
+def like_of(layer: nn.Module) -> ConvLike:
+    """A convolution with its attributes as `ConvLike` reads them."""
+    return layer if isinstance(layer, ConvLike) else ConvLike(layer)
+
+
+def weight_of(layer: nn.Module) -> Tensor:
+    """The weight of a convolution."""
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    return weight
+
+
 def space_of(layer: nn.Module, x: Tensor) -> tuple[Tensor, ConvSpec]:
     """The input with a batch axis, and the layer's convolution for it."""
-    like = layer if isinstance(layer, ConvLike) else ConvLike(layer)
+    like = like_of(layer)
     if x.dim() == like.axes + 1:
         x = x[None]
     return x, like.spec(tuple(x.shape[2:]), len(x))
@@ -168,7 +187,7 @@ def patches(x: Tensor, spec: ConvSpec, picked: Tensor) -> Tensor:
     """
     windows = windowed(padded(x, spec), spec)
     images, *where = torch.unravel_index(picked, (len(x), *spec.output_size))
-    there: Any = (images, slice(None), *where)
+    there: tuple[Tensor | slice, ...] = (images, slice(None), *where)
     found = windows[there]  # (positions, C, *taps)
     found = found.reshape(len(picked), spec.groups, -1)
     assert found.shape[2] * spec.groups == spec.in_channels * prod(spec.kernel_size)

@@ -5,14 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import inf, prod
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from archcost.errors import RewriteError
 from archcost.progress import Progress
-from archcost.weights.features import again, batches_in, layer_of, patches, running, space_of, spaced
+from archcost.weights.features import (
+    Batches,
+    again,
+    batches_in,
+    layer_of,
+    like_of,
+    patches,
+    running,
+    space_of,
+    spaced,
+    weight_of,
+)
 from archcost.weights.sums import Sums
 
 __all__ = ["LIMIT", "Moments", "collect", "covariance_bytes"]
@@ -65,15 +75,13 @@ class Moments:
 
 def covariance_bytes(layer: nn.Module) -> int:
     """Bytes of the covariance of a layer's patches: 8 groups (in_channels / groups * taps)^2."""
-    weight: Any = layer.weight
-    groups: Any = layer.groups
-    return 8 * groups * prod(weight.shape[1:]) ** 2
+    return 8 * like_of(layer).groups * prod(weight_of(layer).shape[1:]) ** 2
 
 
 def collect(
     model: nn.Module,
     names: Iterable[str],
-    batches: Iterable[Any],
+    batches: Batches,
     *,
     progress: bool | None = None,
     limit: int = LIMIT,
@@ -157,7 +165,7 @@ class _PatchSums:
         """Whether there are enough patches."""
         return self.sums is not None and self.sums.count >= self.most
 
-    def add(self, x: Tensor, output: Any) -> None:
+    def add(self, x: Tensor, _: Tensor) -> None:
         x, spec = space_of(self.layer, x)
         positions = len(x) * prod(spec.output_size)
         values = spec.in_channels // spec.groups * prod(spec.kernel_size)
@@ -183,9 +191,8 @@ class _PatchSums:
         mean, covariance = self.sums.result()
         if not (mean.isfinite().all() and covariance.isfinite().all()):
             raise RewriteError(f"{self.name}: its input has infinite or NaN values with these batches")
-        weight: Any = self.layer.weight
         split = (len(mean), -1)
-        shape = tuple(weight.shape[1:])
+        shape = tuple(weight_of(self.layer).shape[1:])
         return Moments(
             self.sums.count, shape, mean, covariance, self.low.reshape(split), self.high.reshape(split)
         )

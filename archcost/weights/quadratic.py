@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import product
 from math import prod
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from archcost.merging.compose import windows
+from archcost.merging.compose import Index, windows
 
 Sizes = Sequence[int]
 """A number for each axis."""
@@ -80,8 +79,8 @@ def _overlaps(before: Tensor, taps: Sizes, step: Sizes, out: Tensor) -> None:
 def _overlap(before: Tensor, apart: Sizes, size: Sizes) -> Tensor | None:
     if any(abs(d) >= n for d, n in zip(apart, size, strict=True)):
         return None
-    here: Any = (Ellipsis, *(slice(max(-d, 0), n - max(d, 0)) for d, n in zip(apart, size, strict=True)))
-    there: Any = (Ellipsis, *(slice(max(d, 0), n - max(-d, 0)) for d, n in zip(apart, size, strict=True)))
+    here: Index = (Ellipsis, *(slice(max(-d, 0), n - max(d, 0)) for d, n in zip(apart, size, strict=True)))
+    there: Index = (Ellipsis, *(slice(max(d, 0), n - max(-d, 0)) for d, n in zip(apart, size, strict=True)))
     return before[here].flatten(2) @ before[there].flatten(2).transpose(1, 2)
 
 
@@ -93,7 +92,7 @@ def _under(before: Tensor, flat: Tensor, taps: Sizes, step: Sizes, covariance: T
     seen = [there for _, there in windows(taps, step, size)]
     whole = before.reshape(outer, -1, width)
     for a, one in enumerate(seen):
-        begin: Any = (slice(None), slice(None), *one[1:])
+        begin: Index = (slice(None), slice(None), *one[1:])
         rows = full[begin]
         for b, other in enumerate(seen[a:], a):
             block = rows[other].reshape(outer, width, width)
@@ -112,7 +111,7 @@ def windowed(covariance: Tensor, shape: Sizes, size: Sizes) -> Tensor:
     places = [n - x + 1 for n, x in zip(pixels, size, strict=True)]
     total = covariance.new_zeros(len(full), width, width)
     for _, there in windows(places, (1,) * len(size), size):
-        both: Any = (slice(None), slice(None), *there[1:], slice(None), *there[1:])
+        both: Index = (slice(None), slice(None), *there[1:], slice(None), *there[1:])
         total += full[both].reshape(total.shape)
     return total / prod(places)
 

@@ -14,7 +14,19 @@ from archcost.errors import RewriteError
 from archcost.nn import adapters
 from archcost.nn.like import ConvLike
 from archcost.progress import Progress
-from archcost.weights.features import Runner, again, batches_in, layer_of, patches, running, space_of, spaced
+from archcost.weights.features import (
+    Batches,
+    Runner,
+    again,
+    batches_in,
+    layer_of,
+    like_of,
+    patches,
+    running,
+    space_of,
+    spaced,
+    weight_of,
+)
 from archcost.weights.fitting import Correction, Normal
 
 __all__ = ["Refit", "refit"]
@@ -48,7 +60,7 @@ def refit(
     original: nn.Module,
     rewritten: nn.Module,
     names: Iterable[str],
-    batches: Iterable[Any],
+    batches: Batches,
     *,
     ridge: float | Sequence[float] | None = None,
     progress: bool | None = None,
@@ -126,7 +138,7 @@ def mean_shift(
     original: nn.Module,
     rewritten: nn.Module,
     names: Iterable[str],
-    batches: Iterable[Any],
+    batches: Batches,
     *,
     progress: bool | None = None,
 ) -> dict[str, Refit]:
@@ -139,8 +151,7 @@ def _shared(calls: Iterable[str], lasts: dict[str, nn.Module]) -> list[list[str]
     groups: list[list[str]] = []
     held = 0.0
     for name in calls:
-        weight: Any = lasts[name].weight
-        outs: Any = lasts[name].out_channels
+        weight, outs = weight_of(lasts[name]), like_of(lasts[name]).out_channels
         size = 2 * max(_LEAST, _EACH * prod(weight.shape[1:])) * outs * weight.element_size()
         if not groups or held + size > _HELD:
             groups.append([])
@@ -151,7 +162,7 @@ def _shared(calls: Iterable[str], lasts: dict[str, nn.Module]) -> list[list[str]
 
 
 def _targets(
-    model: nn.Module, layers: dict[str, nn.Module], pairs: dict[str, _Pair], batches: Iterable[Any]
+    model: nn.Module, layers: dict[str, nn.Module], pairs: dict[str, _Pair], batches: Batches
 ) -> dict[str, list[list[_Target]]]:
     """Outputs of a group of original layers, by batch and call, from a single pass."""
     found: dict[str, list[list[_Target]]] = {name: [] for name in pairs}
@@ -165,13 +176,11 @@ def _targets(
     return found
 
 
-def _calls(
-    model: nn.Module, layers: dict[str, nn.Module], batches: Iterable[Any], passes: int
-) -> dict[str, int]:
+def _calls(model: nn.Module, layers: dict[str, nn.Module], batches: Batches, passes: int) -> dict[str, int]:
     """The names in order of execution, and the number of calls of each in a pass."""
     order: list[nn.Module] = []
 
-    def tap(layer: nn.Module) -> Callable[[Tensor, Any], None]:
+    def tap(layer: nn.Module) -> Callable[[Tensor, Tensor], None]:
         return lambda x, y: order.append(layer)
 
     with running(model, {layer: tap(layer) for layer in layers.values()}) as run:
@@ -221,7 +230,7 @@ class _Pair:
         if self.wanted:
             raise RewriteError(f"{self.name}: the rewritten model calls it less often than the original")
 
-    def target(self, x: Tensor, y: Any) -> None:
+    def target(self, x: Tensor, y: Tensor) -> None:
         if not isinstance(y, Tensor):
             raise RewriteError(f"{self.name}: its output is a {type(y).__name__}, not a tensor")
         axes = len(self.layer.kernel_size)  # type: ignore[arg-type]
@@ -230,8 +239,7 @@ class _Pair:
         positions = len(whole) * prod(size)
         if not self.stride:
             self.aside_by_position = len(whole) * (self.length or 16) < 8
-            weight: Any = self.layer.weight
-            values = prod(weight.shape[1:]) if self.weights else 1
+            values = prod(weight_of(self.layer).shape[1:]) if self.weights else 1
             most = max(_LEAST, _EACH * values) / (self.length or 16)
             self.stride = spaced(positions, most, size)
         picked = torch.arange(0, positions, self.stride, device=y.device)
@@ -280,12 +288,11 @@ def _accepted(pair: _Pair, ridges: tuple[float, ...]) -> Refit:
 
 
 def _add(layer: nn.Module, fit: Correction) -> None:
-    weight: Any = layer.weight
-    bias: Any = layer.bias
+    weight, bias = weight_of(layer), layer.bias
     with torch.no_grad():
         if fit.weight is not None:
             weight.copy_(weight.double().cpu() + fit.weight.reshape(weight.shape))
-        if fit.bias is not None and bias is not None:
+        if fit.bias is not None and isinstance(bias, Tensor):
             bias.copy_(bias.double().cpu() + fit.bias)
     if isinstance(layer, ConvLike):
         layer.forget()

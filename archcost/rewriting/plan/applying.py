@@ -25,6 +25,7 @@ from archcost.surgery.sites import Hooks
 from archcost.trace.call import Call
 from archcost.trace.modules import walk
 from archcost.trace.state import Untouched
+from archcost.weights.features import Batches
 from archcost.weights.moments import Moments, collect, covariance_bytes
 from archcost.weights.refit import refit
 
@@ -109,8 +110,10 @@ def carried_out(task: Application) -> tuple[Applied, tuple[Outcome, ...]]:
     except BaseException:
         applied.undo()
         raise
-    tables: Any = errors, refitted, problems, unfitted
-    return applied, tuple(Outcome(one, *(table.get(one.name) for table in tables)) for one in plan)
+    return applied, tuple(
+        Outcome(one, errors.get(n := one.name), refitted.get(n), problems.get(n), unfitted.get(n))
+        for one in plan
+    )
 
 
 def _parts(plan: Plan, data: bool) -> Iterator[list[Proposal]]:
@@ -149,7 +152,7 @@ def _fitted_names(proposals: Iterable[Proposal]) -> list[str]:
 
 
 def moments_of(
-    model: nn.Module, names: Iterable[str], batches: Any, *, strict: bool, progress: bool | None
+    model: nn.Module, names: Iterable[str], batches: Batches, *, strict: bool, progress: bool | None
 ) -> dict[str, Moments]:
     """Moments by name, except for transposed layers and those with too large a covariance.
 

@@ -64,7 +64,7 @@ def conv_type(spec: ConvSpec) -> str:
 def conv_arguments(spec: ConvSpec) -> dict[str, Any]:
     """Constructor arguments of a convolution that differ from the defaults, without channels and
     kernel_size."""
-    pairs: Any = spec.padding
+    pairs = spec.padding
     even = all(low == high for low, high in pairs)
     axes = spec.axes
     arguments: dict[str, tuple[Any, Any]] = {
@@ -81,7 +81,7 @@ def conv_arguments(spec: ConvSpec) -> dict[str, Any]:
 
 def padding_layer(spec: ConvSpec) -> tuple[str, tuple[int, ...]] | None:
     """Class name and argument of a padding layer for padding that no convolution has; else None."""
-    pairs: Any = spec.padding
+    pairs = spec.padding
     if all(low == high for low, high in pairs):
         return None
     name = f"{_PADS[spec.padding_mode]}{len(pairs)}d"

@@ -231,7 +231,7 @@ def _differences(module: nn.Module, asked: ConvSpec) -> Iterator[tuple[str, Any,
 def _modules(model: nn.Module, one: Proposal, weights: bool, moments: Moments | None) -> dict[str, nn.Module]:
     """The new modules of a proposal, by the names of the old ones."""
     there = {name: model.get_submodule(name) for name in named_by(one.replacement)}
-    carried: Any = rules.get(one.rule).carry(there, one.replacement, moments) if weights else {}
+    carried = rules.get(one.rule).carry(there, one.replacement, moments) if weights else {}
     made = {}
     for name, chain in one.replacement.chains.items():
         made[name] = built(chain, there[name], carried.get(name, ()) if weights else None, there)

@@ -27,7 +27,7 @@ predicted.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -113,7 +113,7 @@ def _folded(proposals: Proposed, best: set[int]) -> list[list[ProposalLine]]:
     costs and times are the same, whatever their errors. Each rule has its first row only; data have all.
     """
     total = proposals.analysis.total.macs
-    kinds: dict[Any, dict[Any, list[Proposal]]] = defaultdict(lambda: defaultdict(list))
+    kinds: dict[Hashable, dict[Hashable, list[Proposal]]] = defaultdict(lambda: defaultdict(list))
     for one in proposals:
         kinds[_kind(one)][_what(one)].append(one)
     found = []
@@ -137,11 +137,11 @@ def _best_of_each_rule(lines: list[ProposalLine]) -> list[ProposalLine]:
     return kept
 
 
-def _kind(one: Proposal) -> Any:
+def _kind(one: Proposal) -> Hashable:
     return one.type_name, one.shape, tuple((spec.input_size, spec.batch) for spec in one.old[:1])
 
 
-def _what(one: Proposal) -> Any:
+def _what(one: Proposal) -> Hashable:
     seconds = None if one.race is None else (one.race.old_ms, one.race.new_ms)
     # Options that name a module that is replaced are alike where it stands at the same place.
     chains = list(one.replacement.chains)
@@ -153,7 +153,7 @@ def _what(one: Proposal) -> Any:
     return (*text, one.old, one.new, one.before, one.after, seconds, one.objection)
 
 
-def _rank(line: ProposalLine) -> Any:
+def _rank(line: ProposalLine) -> tuple[bool, bool, bool, float, float]:
     """The sort key of rows, as in `best_of`, with chosen proposals first."""
     one = line.first
     known = [other.error for other in line.proposals if other.error is not None]

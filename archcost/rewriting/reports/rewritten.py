@@ -26,12 +26,12 @@ from archcost.analysis.reports.analysis import head, total_of
 from archcost.analysis.reports.columns import MODULE_COLUMNS
 from archcost.analysis.reports.notes import heading
 from archcost.analysis.reports.rows import Ledger
+from archcost.latency.timing.thresholds import NOISE
 from archcost.report.document import Asked, Column, Document, Table, find, ordered
 from archcost.report.grid import Grid
 from archcost.report.notes import Explanations, explained, signs
 from archcost.report.text import visible
 from archcost.report.units import ratio_text
-from archcost.rewriting.proposal import NOISE
 from archcost.rewriting.reports import columns as of_proposals
 from archcost.rewriting.reports.columns import ProposalLine, error_text, ms_text
 from archcost.rewriting.reports.notes import stays_notes

@@ -101,8 +101,8 @@ class Asymmetric(LinearChain):
         later = prod(s for axis, s in enumerate(spec.stride) if axis in _others(spec, axes))
         sooner = prod(spec.stride) // later
         if spec.transposed:
-            return taps(spec) * ins * outs / (one * ins + sooner * two * outs)
-        return taps(spec) * ins * outs / (later * one * ins + two * outs)
+            return float(taps(spec) * ins * outs / (one * ins + sooner * two * outs))
+        return float(taps(spec) * ins * outs / (later * one * ins + two * outs))
 
     def factors(
         self, kernel: torch.Tensor, replacement: Replacement, moments: Moments | None
@@ -166,7 +166,7 @@ def _named(spec: ConvSpec, axes: tuple[int, ...]) -> str:
 def _full(spec: ConvSpec, axes: tuple[int, ...]) -> int:
     """The rank at which the chain is exact."""
     ins, outs = of_group(spec)
-    one = prod(spec.kernel_size[axis] for axis in axes)
+    one: int = prod(spec.kernel_size[axis] for axis in axes)
     return min(ins * one, outs * taps(spec) // one)
 
 

@@ -198,7 +198,7 @@ def bottleneck_chain(spec: ConvSpec, rank_in: int, rank_out: int, form: str) -> 
     return tuple(Conv(step) for step in steps)
 
 
-def _point(spec: ConvSpec, ins: int, outs: int, size: Any, bias: bool) -> ConvSpec:
+def _point(spec: ConvSpec, ins: int, outs: int, size: tuple[int, ...], bias: bool) -> ConvSpec:
     return ConvSpec(ins, outs, 1, groups=spec.groups, bias=bias, input_size=size, batch=spec.batch)
 
 

@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from math import prod
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -25,6 +25,9 @@ __all__ = [
 
 # From here on ranks are multiples of 8, the width of a vector of float32.
 _FINE_UP_TO = 32
+
+
+T = TypeVar("T")
 
 
 class LinearChain(Factorisation):
@@ -92,7 +95,7 @@ class LinearChain(Factorisation):
         return Replacement({subject.name: chain}, exact, note)
 
 
-def chain_macs(chain: Iterable[Any]) -> int:
+def chain_macs(chain: Chain) -> int:
     """MACs of a chain as built, where maps between stages may be larger than that of the layer."""
     return sum(step.spec.macs for step in chain if isinstance(step, Conv))
 
@@ -112,7 +115,7 @@ def depthwise(spec: ConvSpec) -> bool:
     return spec.groups > 1 and spec.groups == spec.in_channels
 
 
-def said(size: Any) -> str:
+def said(size: Iterable[int]) -> str:
     """A kernel size in words: ``5x3``.
 
     >>> said((5, 3))
@@ -124,7 +127,7 @@ def said(size: Any) -> str:
 def along(spec: ConvSpec, axes: Sequence[int], **changes: Any) -> ConvSpec:
     """The part of a convolution along some axes, pointwise along the others."""
 
-    def only(values: Any, other: Any) -> tuple[Any, ...]:
+    def only(values: Sequence[T], other: T) -> tuple[T, ...]:
         return tuple(value if axis in axes else other for axis, value in enumerate(values))
 
     parts = {
@@ -180,7 +183,7 @@ def as_weight(kernel: torch.Tensor, spec: ConvSpec) -> torch.Tensor:
     return parts.reshape(shape)
 
 
-def activated(subject: Subject, activation: Any) -> str:
+def activated(subject: Subject, activation: str) -> str:
     """The class of ``torch.nn`` between two stages, checked.
 
     Raises:

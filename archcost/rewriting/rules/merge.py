@@ -13,7 +13,7 @@ from archcost.merging.numbers import merged_block, merged_row
 from archcost.rewriting.replacement import Replacement
 from archcost.rewriting.rule import Modules, Options, Rewrite, Weights
 from archcost.rewriting.survey.blocks import MOST_MACS, block_around, read_block
-from archcost.rewriting.survey.rows import LinearRow, norm_before, row_of
+from archcost.rewriting.survey.rows import LinearRow, Whole, norm_before, row_of
 from archcost.rewriting.survey.survey import Subject
 from archcost.surgery.refusals import is_convolution
 from archcost.weights.moments import Moments
@@ -99,7 +99,7 @@ class Merge(Rewrite):
             if is_convolution(modules[replacement.name]):
                 names = [name for name in replacement.chains if name not in replacement.before]
                 first = next((modules[name] for name in replacement.before), None)
-                whole: Any = merged_row([(name, modules[name]) for name in names], conv.spec, first)
+                whole: Whole = merged_row([(name, modules[name]) for name in names], conv.spec, first)
             else:
                 whole = merged_block(replacement.name, modules[replacement.name], conv.spec)
             if whole.spec(conv.spec.input_size, conv.spec.batch) != conv.spec:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from math import gcd, prod, sqrt
@@ -171,11 +171,11 @@ def _chain(spec: ConvSpec, middle: int, padding: str = "first") -> Chain:
     columns = (spec.stride, spec.dilation)
     further = tuple(d // gcd(s, d) for s, d in zip(*columns, strict=True))
     wide = middle * spec.groups
-    pads: list[Any] = [spec.padding, *(0 for _ in kernels[1:])]
+    pads: list[int | Sequence[int | tuple[int, int]]] = [spec.padding, *(0 for _ in kernels[1:])]
     if padding == "each":
         each = _each(spec)
         assert each is not None
-        pads = each
+        pads = list(each)
     now = replace(spec, out_channels=wide, kernel_size=kernels[0], padding=pads[0], bias=False)
     steps = [Conv(now)]
     for kernel, pad in zip(kernels[1:], pads[1:], strict=True):
@@ -198,7 +198,7 @@ def _chain(spec: ConvSpec, middle: int, padding: str = "first") -> Chain:
 
 def _each(spec: ConvSpec) -> list[tuple[int, ...]] | None:
     """The padding of each stage where all stages can pad symmetrically by zeros; else None."""
-    pairs: Any = spec.padding
+    pairs = spec.padding
     if spec.padding_mode != "zeros" or any(low != high for low, high in pairs) or not any(map(max, pairs)):
         return None
     later = stages(spec)[1:]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
 
 from torch import nn
 
@@ -112,7 +111,7 @@ def _under(survey: Survey, block: str, step: ChainStep) -> ChainStep | None:
 
 def _takes_more(module: nn.Module) -> str | None:
     try:
-        given: Any = list(inspect.signature(module.forward).parameters.values())
+        given = list(inspect.signature(module.forward).parameters.values())
     except (TypeError, ValueError):
         return "has a forward whose arguments cannot be read"
     if len(given) != 1:

@@ -16,7 +16,7 @@ from archcost.rewriting.survey.movable import why_fixed
 from archcost.rewriting.survey.survey import Subject
 from archcost.trace.graph import refs
 
-__all__ = ["LinearRow", "norm_before", "row_of"]
+__all__ = ["LinearRow", "Whole", "norm_before", "row_of"]
 
 Whole = Affine | Transposed
 
