@@ -1,4 +1,4 @@
-"""The picture of the README: a model's costs as `archcost analyze --depth 1` prints them, and an effective field.
+"""The picture of the README: costs as `archcost analyze --depth 1` prints them, beside an effective field.
 
 It goes into the folder given as an argument, or into the current one, and needs matplotlib.
 """

@@ -7,12 +7,12 @@ import pytest
 
 from archcost.errors import RewriteError
 from archcost.rewriting.budget import within_budget
-from archcost.rewriting.proposal import Costs, Proposal, best_of
+from archcost.rewriting.proposal import PlaceCosts, Proposal, best_of
 from archcost.rewriting.replacement import Replacement
 
 
 def proposal(name, before, after, error, exact=False):
-    costs = [Costs(0, macs, 0, 1, 0, None) for macs in (before, after)]
+    costs = [PlaceCosts(0, macs, 0, 1, 0, None) for macs in (before, after)]
     return Proposal("rule", {}, "Conv2d", "", Replacement({name: ()}, exact=exact), (), (), *costs, error)
 
 
@@ -57,7 +57,7 @@ def test_a_budget_that_nothing_keeps_is_said():
 
 
 def test_without_errors_there_is_nothing_to_choose_by():
-    with pytest.raises(RewriteError, match="has no error to choose by"):
+    with pytest.raises(RewriteError, match="the error of rule is not known"):
         within_budget([proposal("a", 10, 5, None)], 0.5)
 
 

@@ -297,9 +297,9 @@ def test_a_norm_before_zeros_stays_and_the_one_behind_does_not():
     model = randomised(nn.Sequential(nn.BatchNorm2d(3), conv(3, 6, 3, padding=1), nn.BatchNorm2d(6)))
     new = all_exact(model, Merge(), 9, 9, count=1)
     assert [type(layer) for layer in new] == [nn.BatchNorm2d, nn.Conv2d, nn.Identity]
-    with pytest.raises(RewriteError, match="1: 1 pads with zeros what the layer before it gave"):
+    with pytest.raises(RewriteError, match="1: 1 pads with zeros the output of a layer with a bias"):
         Merge().replacement(subjects(model, 9, 9)["1"], first="0")
-    with pytest.raises(RewriteError, match="'2' is no batch normalisation before it; there is 0"):
+    with pytest.raises(RewriteError, match="first='2' is not a batch normalisation right before it; give 0"):
         Merge().replacement(subjects(model, 9, 9)["1"], first="2")
 
 
@@ -327,34 +327,31 @@ SHARED = nn.BatchNorm2d(4)
 ROWS_REFUSED = {
     "a bias behind the padding": (
         nn.Sequential(conv(3, 4, 1), conv(4, 4, 3, padding=1)),
-        "1 pads with zeros what the layer before it gave, where that layer adds a bias: at the border that "
-        "is no single convolution",
+        "1 pads with zeros the output of a layer with a bias: at the border that is not a single convolution",
     ),
     "reflecting what was strided": (
         nn.Sequential(conv(3, 4, 1, stride=2), conv(4, 4, 3, padding=1, padding_mode="reflect")),
-        "1 pads by reflect what a strided layer gave, which is not how the input goes on",
+        "1 pads the output of a strided layer by reflect, which is not the same on its input",
     ),
     "padding in between": (
         nn.Sequential(conv(3, 4, 3, padding=1), conv(4, 4, 3, padding=1)),
-        "1 pads what the layer before it gave, which sees neighbours: at the border that is no single "
-        "convolution",
+        "1 pads the output of a layer with more than one tap: at the border that is not a single convolution",
     ),
     "training mode": (
         nn.Sequential(conv(3, 4, 3), nn.BatchNorm2d(4).train()),
-        "1 (BatchNorm2d) is in training mode, where it depends on the batch: model.eval() first",
+        "1 (BatchNorm2d) is in training mode and depends on the batch: call model.eval() first",
     ),
     "no statistics": (
         nn.Sequential(conv(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False)),
-        "1 (BatchNorm2d) has no running statistics: it depends on the batch",
+        "1 (BatchNorm2d) has no running statistics and depends on the batch",
     ),
     "an activation": (
         nn.Sequential(conv(3, 4, 3), nn.ReLU()),
-        "what follows is 1 (ReLU), which is neither a convolution nor a norm",
+        "the next layer is 1 (ReLU), neither a convolution nor a batch normalisation",
     ),
     "a function": (
         Function(lambda m, x: F.relu(m.a(x)), a=conv(3, 4, 3)),
-        "what follows is relu, a function that the code of the model calls: there is no layer to merge it "
-        "with",
+        "the next operation is relu, a function called in the forward of the model, which cannot be merged",
     ),
     "shared": (
         nn.Sequential(conv(3, 4, 3), SHARED, nn.ReLU(), conv(4, 4, 3), SHARED),
@@ -362,32 +359,31 @@ ROWS_REFUSED = {
     ),
     "read twice": (
         Function(lambda m, x: (m.b(y := m.a(x)), y)[0] + y, a=conv(3, 4, 3), b=nn.BatchNorm2d(4)),
-        "its result is read by the model too, beside b (BatchNorm2d)",
+        "its output is read by the model as well as by b (BatchNorm2d)",
     ),
     "returned": (
         Function(lambda m, x: [y := m.a(x), m.b(y)], a=conv(3, 4, 3), b=nn.BatchNorm2d(4)),
-        "its result is returned by the model too, beside what b (BatchNorm2d) makes of it",
+        "the model returns its output as well as passing it to b (BatchNorm2d)",
     ),
     "transposed": (
         nn.Sequential(nn.ConvTranspose2d(3, 4, 3), conv(4, 4, 1)),
-        "1 follows a transposed convolution, which is not put together with others",
+        "1 follows a transposed convolution, which cannot be merged with others",
     ),
     "zeros behind a norm": (
         nn.Sequential(nn.BatchNorm2d(3), conv(3, 4, 3, padding=1)),
-        "no other layer takes its result: the model returns it; with 0 before it, 1 pads with zeros what the "
-        "layer before it gave, where that layer adds a bias: at the border that is no single convolution",
+        "no other layer reads its output: the model returns it; with 0 before it, 1 pads with zeros the "
+        "output of a layer with a bias: at the border that is not a single convolution",
     ),
     "transposed behind a norm": (
         nn.Sequential(nn.BatchNorm2d(3), nn.ConvTranspose2d(3, 4, 3)),
-        "no other layer takes its result: the model returns it; with 0 before it, 1 is transposed: at the "
-        "border fewer of its taps see what the layer before it adds",
+        "no other layer reads its output: the model returns it; with 0 before it, 1 is transposed: at the "
+        "border fewer of its taps read what the batch normalisation adds",
     ),
     "a norm that others read": (
         Function(lambda m, x: m.b(y := m.a(x)).mean() + y, a=nn.BatchNorm2d(3), b=conv(3, 4, 3)),
-        "what follows is mean, a function that the code of the model calls: there is no layer to merge it "
-        "with",
+        "the next operation is mean, a function called in the forward of the model, which cannot be merged",
     ),
-    "the last": (conv(3, 4, 3), "no other layer takes its result: the model returns it"),
+    "the last": (conv(3, 4, 3), "no other layer reads its output: the model returns it"),
 }
 
 
@@ -408,14 +404,14 @@ def test_rows_that_are_not_merged_say_why(why):
 def test_hooks_and_parameters_that_others_have_keep_a_batch_normalisation():
     model = nn.Sequential(conv(3, 4, 3), nn.BatchNorm2d(4)).eval()
     handle = model[1].register_forward_hook(lambda *_: None)
-    words = "1 has a forward hook of its own, that would see something else"
+    words = "1 has a forward hook, which would see other tensors"
     assert Merge().refusal(subjects(model, 9, 9)["0"]) == words
     handle.remove()
     assert Merge().refusal(subjects(model, 9, 9)["0"]) is None
     model.also = nn.BatchNorm2d(4).eval()
     model.also.weight = model[1].weight
     model.forward = lambda x: model[1](model[0](x))
-    assert Merge().refusal(subjects(model, 9, 9)["0"]) == "1 has parameters that other modules have too"
+    assert Merge().refusal(subjects(model, 9, 9)["0"]) == "1 shares parameters with other modules"
 
 
 def test_a_model_set_to_training_since_is_not_merged():
@@ -545,7 +541,7 @@ def test_branches_of_one_input_are_one_convolution(name):
     others = [one for key, one in found.items() if key.startswith("2.") and one is not first]
     for one in others:
         if one.refusal is None:
-            assert Merge().refusal(one) == f"it is merged with {first.name}, as one of the branches of 2"
+            assert Merge().refusal(one) == f"it is merged with {first.name}, as a branch of 2"
 
 
 def test_what_a_block_keeps_is_the_very_module():
@@ -575,7 +571,7 @@ BLOCKS_REFUSED = {
         {"a": conv(8, 8, 3, padding=1, stride=2), "b": conv(8, 8, 2, stride=2)},
         lambda m, x: m.a(x) + m.b(x),
         "adds branches whose padding or stride does not align: a 3x3 with padding 1 and stride 2 and a 2x2 "
-        "with padding 0 and stride 2 lie differently over the input",
+        "with padding 0 and stride 2",
     ),
     "modes": (
         {"a": conv(8, 8, 3, padding=1), "b": conv(8, 8, 3, padding=1, padding_mode="circular")},
@@ -590,12 +586,12 @@ BLOCKS_REFUSED = {
     "training": (
         {"a": normed(8, 8, 3, padding=1), "b": conv(8, 8, 1)},
         lambda m, x: m.a(x) + m.b(x),
-        "holds 0.a.1, which is in training mode, where it depends on the batch: model.eval() first",
+        "holds 0.a.1, which is in training mode and depends on the batch: call model.eval() first",
     ),
     "its input": (
         {"a": conv(8, 8, 3, padding=1)},
         lambda m, x: x.add_(m.a(x)),
-        "writes into its own input",
+        "writes into its input",
     ),
 }
 
@@ -615,11 +611,13 @@ def test_branches_that_are_not_merged_say_why(why):
 def test_a_block_that_takes_more_or_is_hooked_stays():
     model = nn.Sequential(Twice(None, a=conv(8, 8, 3, padding=1), b=conv(8, 8, 1))).eval()
     first = subjects(model, 9, 9, channels=8)["0.a"]
-    assert "0 has a forward of 2 arguments, and one convolution takes one" in Merge().refusal(first)
+    assert "0 has a forward of 2 arguments, and a convolution takes one" in Merge().refusal(first)
     model = nn.Sequential(rep(8, 2)).eval()
     model[0].id.register_forward_hook(lambda *_: None)
     first = subjects(model, 9, 9, channels=8)["0.a.0"]
-    with pytest.raises(RewriteError, match=r"holds 0\.id, which has a forward hook of its own"):
+    with pytest.raises(
+        RewriteError, match=r"holds 0\.id, which has a forward hook, which would see other tensors"
+    ):
         Merge().replacement(first, block="0")
 
 
@@ -634,7 +632,7 @@ def test_a_block_whose_insides_are_read_elsewhere_stays():
 
     model.rep.function = noted
     first = subjects(model.eval(), 9, 9, channels=8)["rep.a.0"]
-    with pytest.raises(RewriteError, match="makes a tensor inside that the model reads"):
+    with pytest.raises(RewriteError, match="has an intermediate tensor that the model reads"):
         Merge().replacement(first, block="rep")
 
 
@@ -752,19 +750,19 @@ def test_an_adaptive_average_comes_first():
 APPROXIMATE = {
     "a kernel": (
         lambda: chain(conv(3, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
-        "an approximation: a 3x3 kernel sees other neighbours in the pooled map",
+        "an approximation: a 3x3 kernel reads other neighbours in the pooled map",
     ),
     "the largest": (
         lambda: chain(conv(3, 8, 1), nn.MaxPool2d(2)),
-        "an approximation: the largest value is not found before the channels are mixed",
+        "an approximation: a maximum does not commute with the sum over channels",
     ),
     "an activation": (
         lambda: chain(conv(3, 8, 1), nn.ReLU(), nn.AvgPool2d(2)),
-        "an approximation: an average does not pass through 1",
+        "an approximation: an average does not commute with 1",
     ),
     "a border": (
         lambda: chain(conv(3, 8, 1), nn.AvgPool2d(2, padding=1)),
-        "an approximation: 1 does not keep a constant, which the bias adds behind it",
+        "an approximation: 1 changes constants, as the bias of the convolution is",
     ),
 }
 
@@ -783,11 +781,12 @@ def test_what_is_not_exact_is_proposed_as_such_and_has_the_same_shapes(name):
 POOLS_REFUSED = {
     "a function": (
         lambda: Function(lambda m, x: F.avg_pool2d(m.a(x), 2), a=conv(3, 8, 1)),
-        "what follows is avg_pool2d, a function that the code of the model calls: there is no module to move",
+        "the next operation is avg_pool2d, a function called in the forward of the model, and only a "
+        "module can be moved",
     ),
     "read twice": (
         lambda: Function(lambda m, x: m.p(y := m.a(x)).sum() + y, a=conv(3, 8, 1), p=nn.AvgPool2d(2)),
-        "its result is read by the model too, beside p (AvgPool2d)",
+        "its output is read by the model as well as by p (AvgPool2d)",
     ),
     "indices": (
         lambda: Function(
@@ -805,20 +804,20 @@ POOLS_REFUSED = {
     ),
     "another size": (
         lambda: nn.Sequential(conv(3, 8, 7, stride=2, padding=3), nn.ReLU(), nn.MaxPool2d(3, 2, 1)),
-        "2 cannot come first: it pools what this convolution has made smaller, so that the sizes would be "
-        "others",
+        "2 cannot come first: the convolution changes the size of its input, so the output sizes would "
+        "differ",
     ),
     "no pooling": (
         lambda: nn.Sequential(conv(3, 8, 3), nn.ReLU(), conv(8, 8, 3)),
-        "what follows is 2, a convolution that is no strided 1x1",
+        "the next layer, 2, is a convolution but not a strided 1x1",
     ),
     "statistics of space": (
         lambda: nn.Sequential(conv(3, 8, 3), nn.GroupNorm(2, 8), conv(8, 8, 1, stride=2)),
-        "what follows is 1 (GroupNorm), and no pooling or strided step",
+        "the next layer is 1 (GroupNorm), not a pooling or a strided convolution",
     ),
     "training": (
         lambda: nn.Sequential(conv(3, 8, 1), nn.BatchNorm2d(8), nn.AvgPool2d(2)).train(),
-        "1 (BatchNorm2d) is in training mode, where it depends on the batch: model.eval() first",
+        "1 (BatchNorm2d) is in training mode and depends on the batch: call model.eval() first",
     ),
     "transposed": (lambda: nn.Sequential(nn.ConvTranspose2d(3, 8, 1), nn.AvgPool2d(2)), "it is transposed"),
 }
@@ -839,14 +838,14 @@ def test_poolings_that_stay_say_why(why):
 def test_a_pooling_that_is_hooked_or_has_several_names_stays():
     model = nn.Sequential(conv(3, 8, 1), nn.AvgPool2d(2)).eval()
     handle = model[1].register_forward_pre_hook(lambda *_: None)
-    words = "1 (AvgPool2d) has a forward pre-hook of its own, that would see something else"
+    words = "1 (AvgPool2d) has a forward pre-hook, which would see other tensors"
     assert PoolFirst().refusal(subjects(model, 8, 8)["0"]) == words
     handle.remove()
     model.held = [model[1]]
     assert "is also held in held" in PoolFirst().refusal(subjects(model, 8, 8)["0"])
     shared = Function(lambda m, x: m.p(m.a(x)), a=conv(3, 8, 1), p=nn.AvgPool2d(2))
     shared.q = shared.p
-    words = "p (AvgPool2d) has several names: it is shared"
+    words = "p (AvgPool2d) is shared under several names"
     assert PoolFirst().refusal(subjects(shared.eval(), 8, 8)["a"]) == words
 
 
@@ -944,7 +943,7 @@ def test_what_is_slower_or_within_the_noise_is_not_proposed(layer, rival):
     _, subject, store = layer
     store.put(measured(subject, "native", "contiguous", 2.0))
     store.put(measured(subject, "winograd-2", "contiguous", **rival))
-    words = "no path was measured here to be faster than PyTorch's, beyond the noise"
+    words = "no path was measured to be faster than PyTorch's on this machine, beyond the noise"
     assert Layout().refusal(subject) == words
 
 
@@ -953,10 +952,10 @@ def test_paths_and_layouts_that_cannot_be_are_refused(layer):
     with pytest.raises(RewriteError, match="layout='contiguous' or 'channels_last', not 'nhwc'"):
         Layout().replacement(subject, layout="nhwc")
     pointwise = subjects(nn.Sequential(conv(8, 8, 1)).eval(), 9, 9, channels=8)["0"]
-    with pytest.raises(RewriteError, match="0: winograd-2 does not execute it"):
+    with pytest.raises(RewriteError, match="0: path 'winograd-2' cannot execute it"):
         Layout().replacement(pointwise, path="winograd-2")
     flat = subjects(nn.Sequential(conv(8, 8, 3, 1)).eval(), 9, channels=8)["0"]
-    with pytest.raises(RewriteError, match="channels_last is a layout of two or three axes"):
+    with pytest.raises(RewriteError, match="channels_last needs two or three spatial axes"):
         Layout().replacement(flat, layout="channels_last")
 
 
@@ -965,7 +964,7 @@ def test_paths_and_layouts_that_cannot_be_are_refused(layer):
 
 def test_options_that_mean_nothing_say_what_does():
     found = subjects(chain(conv(3, 8, 1), nn.BatchNorm2d(8), nn.AvgPool2d(2)), 8, 8)
-    with pytest.raises(RewriteError, match=r"0: 'nowhere' cannot be its last layer: .*; there are 1"):
+    with pytest.raises(RewriteError, match=r"0: last='nowhere' is not valid: .*; last can be 1"):
         Merge().replacement(found["0"], last="nowhere")
     with pytest.raises(RewriteError, match=r"0: merge takes last='\.\.\.', a layer behind it, first="):
         Merge().replacement(found["0"])

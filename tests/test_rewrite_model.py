@@ -89,11 +89,11 @@ def test_rules_are_applied_wherever_they_fit():
             RewriteError,
             "3: bottleneck has no option .depth.",
         ),
-        ({"choices": [1]}, InputError, "choices hold 1, which is no Proposal"),
+        ({"choices": [1]}, InputError, "choices hold 1; give proposals"),
         (
             {"rules": ["asymmetric"], "ratio": 2},
             InputError,
-            "a share of the MACs of a layer, above 0",
+            "not a share of a layer's MACs, above 0",
         ),
     ],
 )
@@ -166,7 +166,7 @@ def test_a_layer_that_is_not_as_predicted_is_taken_back_and_said(fault, words):
         model = cnn()
         new = rewritten(model, rules=["wrong"])
         stay = next(one for one in new.stays if one.name == "3")
-        assert "taken back" in stay.reason
+        assert "undone" in stay.reason
         with pytest.raises(RewriteError, match=words):
             rewritten(model, {"3": "wrong"})
         assert torch.equal(new.model(images()), model(images()))
@@ -241,7 +241,7 @@ def test_data_that_does_not_reach_a_layer_leaves_it_to_its_weights():
         "last": True,
     }
     assert any(
-        one.name == "one" and "weights alone, the data does not reach it" in one.reason for one in new.stays
+        one.name == "one" and "weights alone, not fitted to the data" in one.reason for one in new.stays
     )
     errors = {one.name: one.output_error for one in proposed(model, (x, True), data)}
     assert errors["one"] is None

@@ -151,7 +151,7 @@ def test_the_original_is_as_before_and_of_the_rewritten_only_weights_differ():
 def test_a_failing_forward_leaves_both_as_before():
     original, rewritten = pair(fail=True)
     before = copy.deepcopy(rewritten.state_dict())
-    with pytest.raises(RewriteError, match="original model's own forward failed on a batch: ValueError"):
+    with pytest.raises(RewriteError, match="original model's forward failed on a batch: ValueError"):
         refit(original, rewritten, NAMES, [images(8)])
     assert original.training
     assert not any(m._forward_hooks for m in original.modules())
@@ -302,9 +302,9 @@ def test_one_input_at_a_time_will_do():
 
 def test_batches_that_can_be_gone_through_only_once_are_refused():
     original, rewritten = pair()
-    with pytest.raises(InputError, match="only once, but 4 passes are needed: give a list"):
+    with pytest.raises(InputError, match="allows a single pass, and 4 are needed: give a list"):
         refit(original, rewritten, NAMES, (images(8) for _ in range(2)))
-    with pytest.raises(InputError, match="there is none"):
+    with pytest.raises(InputError, match="there are none"):
         refit(original, rewritten, NAMES, [])
 
 
@@ -312,9 +312,9 @@ def test_what_cannot_be_fitted_is_refused():
     original, rewritten = pair()
     with pytest.raises(RewriteError, match="no module 'fourth'"):
         refit(original, rewritten, ["fourth"], [images(8)])
-    with pytest.raises(RewriteError, match="norm: what stands there ends in a BatchNorm2d"):
+    with pytest.raises(RewriteError, match="norm: the new layer ends in a BatchNorm2d"):
         refit(original, rewritten, ["norm"], [images(8)])
     rewritten.third = nn.Conv2d(8, 4, 3)
-    with pytest.raises(RewriteError, match=r"third: the last convolution .* gives \(8, 4, 10, 10\)"):
+    with pytest.raises(RewriteError, match=r"third: its chain's output has the shape \(8, 4, 10, 10\)"):
         refit(original, rewritten, ["third"], [images(8)])
     assert refit(original, rewritten, [], [images(8)]) == {}

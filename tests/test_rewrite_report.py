@@ -11,7 +11,7 @@ from torch import nn
 import archcost
 from archcost.merging.chain import chained
 from archcost.rewriting.plan.applying import Outcome
-from archcost.rewriting.proposal import Advice, Costs, Proposal, Raced, Stays
+from archcost.rewriting.proposal import Advice, PlaceCosts, Proposal, Raced, Stays
 from archcost.rewriting.proposals import Proposals
 from archcost.rewriting.replacement import Replacement
 from archcost.rewriting.reports.columns import COLUMNS
@@ -54,8 +54,8 @@ def proposal(name, rule="asymmetric", in_channels=8, rank=4, error=0.25, race=No
         replacement=Replacement({name: chain}),
         old=(old,),
         new=new,
-        before=Costs(params=old.params, macs=old.macs, **costs),
-        after=Costs(params=sum(s.params for s in new), macs=sum(s.macs for s in new), **after),
+        before=PlaceCosts(params=old.params, macs=old.macs, **costs),
+        after=PlaceCosts(params=sum(s.params for s in new), macs=sum(s.macs for s in new), **after),
         weight_error=error,
         race=race,
     )
@@ -122,13 +122,13 @@ def test_a_layer_has_its_best_proposal_first_and_slow_ones_last_with_both_times(
     lines = found.to_text().splitlines()
     at = next(i for i, line in enumerate(lines) if line.startswith("2 "))
     assert "close" in lines[at]
-    assert lines[at].rstrip().endswith("best")
+    assert lines[at].rstrip().endswith("closest weights")
     assert "rough" in lines[at + 1]
     assert lines[at + 1].startswith("   ")  # the layer is named once
     assert "slow" in lines[at + 2]
     assert "1.00 -> 1.50" in lines[at + 2]
     assert "0.66x" in lines[at + 2]
-    assert lines[at + 2].rstrip().endswith("not: slower here")
+    assert lines[at + 2].rstrip().endswith("slower on this machine")
 
 
 def test_every_rule_has_a_line_with_what_it_comes_to_in_the_whole_model():
@@ -166,14 +166,14 @@ def test_times_of_the_store_stand_beside_those_of_a_race():
     assert "2.00 -> 1.00" in text
     assert "1.25 -> 0.500" in text
     assert "1.00 -> 0.500" in text
-    assert "of earlier runs, which the store keeps" in text
+    assert "stored times of single convolutions" in text
     assert "--store :memory: leaves them out): the store's" in text
     assert "on a machine, 2 threads" in text
 
 
 def test_without_times_the_report_says_how_to_get_them():
     text = proposals(proposal("2")).to_text()
-    assert "Times: not measured here; Proposals.measured() or archcost propose --measure does it" in text
+    assert "Times: not measured on this machine; Proposals.measured() or archcost propose --measure" in text
 
 
 def test_no_line_is_wider_than_asked_and_rule_and_verdict_stay_longest():
@@ -195,14 +195,14 @@ def test_what_stays_is_grouped_by_reason_with_a_count_and_the_first_names():
     stays += [Stays(name, "Conv2d", "pool_first", f"{name[:8]}.relu serves others too") for name in names[:2]]
     stays += [Stays("head", "Conv2d", None, "its weight is used elsewhere")]
     lines = [line for line in proposals(proposal("2"), stays=stays).to_text().splitlines() if ": " in line]
-    whole = [line for line in lines if line.startswith(("Stays", "Not "))]
+    whole = [line for line in lines if line.startswith("Skipped by")]
     assert whole == [
-        "Stays: its weight is used elsewhere: head",
-        "Not asymmetric, separable: a 1x1 has nothing to part: "
+        "Skipped by every rule: its weight is used elsewhere: head",
+        "Skipped by asymmetric, separable: a 1x1 has nothing to part: "
         + ", ".join(names[:6])
         + " and 3 more (9 layers)",
-        "Not pool_first: layer0.0.relu serves others too: layer0.0.conv, layer1.0.conv (2 layers; the "
-        "others alike)",
+        "Skipped by pool_first: layer0.0.relu serves others too: layer0.0.conv, layer1.0.conv (2 layers; the "
+        "others similarly)",
     ]
 
 
@@ -214,7 +214,7 @@ def test_advice_stands_below_with_the_layers_that_it_is_for():
 def test_a_model_without_proposals_says_so():
     text = proposals(stays=[Stays("0", "Conv2d", None, "it is quantized")]).to_text()
     assert "Proposals: none: no rule applies" in text
-    assert "Stays: it is quantized: 0" in text
+    assert "Skipped by every rule: it is quantized: 0" in text
     assert "Rule" not in text
     assert json.loads(proposals().to_json())["proposals"] == []
     assert list(proposals().to_pandas().columns) == [column.name for column in COLUMNS]
@@ -273,7 +273,7 @@ def test_json_is_strict_and_holds_everything(tmp_path):
     assert record["total"] == {"params": ANALYSIS.total.params, "macs": ANALYSIS.total.macs}
     (one,) = record["proposals"]
     assert one["weight_error"] is None
-    assert one["objection"] == "slower here: 1 ms before, 1.5 ms after"
+    assert one["objection"] == "slower on this machine: 1 ms before, 1.5 ms after"
     assert one["recommended"] is False
     assert one["best"] is False
     assert one["race"]["old_ms"] == 1.0
@@ -314,7 +314,7 @@ def test_print_is_the_table_and_needs_no_model():
     del own
     found = Proposals(analysis, (proposal("2"),))
     assert "asymmetric" in str(found)
-    assert repr(found) == "<1 Proposals for 1 places of Sequential; print them for the table>"
+    assert repr(found) == "<1 Proposals for 1 layers of Sequential; print them for the table>"
 
 
 def many():
@@ -448,7 +448,7 @@ def test_every_new_layer_has_its_errors():
 def test_layers_that_are_slower_here_are_warned_of_first():
     found = rewritten([Outcome(proposal("2", race=SLOW), None, None, None)])
     notes = found.to_text().split("\n\n")[-1].splitlines()
-    assert notes[0] == "Slower: 2 by asymmetric is slower here: 1 ms before, 1.5 ms after"
+    assert notes[0] == "Slower: 2 by asymmetric is slower on this machine: 1 ms before, 1.5 ms after"
     assert "- Slower: 2 by asymmetric" in found.to_markdown()
 
 
@@ -469,7 +469,7 @@ def test_a_race_of_the_whole_model_is_reported_and_warned_of_where_it_was_lost(
     assert found.race() is race is found.speed
     text = found.to_text()
     assert said in text
-    assert ("Slower: the new model takes 1.50 ms here, the old one 1.00 ms" in text) == warns
+    assert ("Slower: the new model takes 1.50 ms on this machine, the old one 1.00 ms" in text) == warns
 
 
 def test_a_rewrite_in_place_says_that_it_could_not_be_compared():
@@ -477,9 +477,9 @@ def test_a_rewrite_in_place_says_that_it_could_not_be_compared():
 
 
 def test_what_was_taken_back_stays_with_the_reason():
-    text = rewritten(stays=[Stays("2", "Conv2d", "separable", "taken back: the shapes differ")]).to_text()
-    assert "Rewritten: nothing" in text
-    assert "Not separable: taken back: the shapes differ: 2" in text
+    text = rewritten(stays=[Stays("2", "Conv2d", "separable", "undone: the shapes differ")]).to_text()
+    assert "Rewritten: no layer" in text
+    assert "Skipped by separable: undone: the shapes differ: 2" in text
 
 
 def test_the_markdown_of_a_rewrite_has_both_tables():

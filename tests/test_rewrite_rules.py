@@ -50,23 +50,27 @@ def test_the_rules_are_presented_in_their_order():
 
 
 REFUSED = [
-    ("small_kernels", conv(8, 8, 3), "its kernel of 3x3 is small already: nothing to stack"),
+    ("small_kernels", conv(8, 8, 3), "its kernel of 3x3 is small already"),
     ("small_kernels", conv(8, 8, (3, 1)), "its kernel of 3x1 is small already"),
-    ("small_kernels", conv(8, 8, 5, stride=3), "the field would grow"),
-    ("small_kernels", conv(3, 96, 4, stride=4, padding=0), "with a stride of 4x4 no smaller first stage"),
-    ("small_kernels", conv(8, 8, 5, transposed=True), "it is transposed: its stride would have to come last"),
+    ("small_kernels", conv(8, 8, 5, stride=3), "no stack of smaller kernels has the receptive field"),
+    (
+        "small_kernels",
+        conv(3, 96, 4, stride=4, padding=0),
+        "with a stride of 4x4 no stack of smaller kernels",
+    ),
+    ("small_kernels", conv(8, 8, 5, transposed=True), "it is transposed: its stride would come last"),
     ("small_kernels", conv(8, 8, 5, (2, 2), groups=8), "even its smallest form has 1.80 times the MACs"),
-    ("asymmetric", conv(8, 8, 7, (99,)), "its kernel of 7 has one axis, there are no two to part"),
-    ("asymmetric", conv(8, 8, (7, 1)), "its kernel of 7x1 looks along fewer than two axes"),
-    ("asymmetric", conv(8, 8, 1), "its kernel of 1x1 looks along fewer than two axes"),
+    ("asymmetric", conv(8, 8, 7, (99,)), "its kernel of 7 has a single axis: nothing to factor"),
+    ("asymmetric", conv(8, 8, (7, 1)), "its kernel of 7x1 extends along fewer than two axes"),
+    ("asymmetric", conv(8, 8, 1), "its kernel of 1x1 extends along fewer than two axes"),
     ("asymmetric", conv(1, 1, 2, padding=0), "even its smallest form has 1."),
-    ("bottleneck", conv(8, 8, 5, groups=8), "it is depthwise: each group has one input channel"),
+    ("bottleneck", conv(8, 8, 5, groups=8), "it is depthwise: a group has a single input channel"),
     ("bottleneck", conv(1, 1, 5), "even its smallest form has 1."),
     ("bottleneck", conv(2, 2, 1), "even its smallest form has 1.00 times the MACs"),
     ("separable", conv(8, 16, 3, groups=8), "it is depthwise already"),
-    ("separable", conv(8, 8, 1), "a 1x1 mixes channels and looks at no neighbours"),
+    ("separable", conv(8, 8, 1), "a 1x1 has a single tap: nothing to separate"),
     ("separable", conv(1, 1, 3), "even its smallest form has 1."),
-    ("reduce_first", conv(8, 8, 1), "a 1x1 reduces channels itself"),
+    ("reduce_first", conv(8, 8, 1), "a 1x1 is itself what would be put first"),
     ("reduce_first", conv(8, 8, 3, groups=8), "it is depthwise"),
     ("reduce_first", conv(8, 8, 3, transposed=True), "it is transposed"),
 ]
@@ -171,7 +175,7 @@ def test_the_stem_costs_many_times_more_unless_its_middle_is_narrow():
     assert (round(last, 1), round(first, 1)) == (20.3, 8.0)
     wide = planned("small_kernels", STEM, middle=64)
     assert round(wide.macs / STEM.macs, 1) == 4.1
-    assert "4.1 times its MACs: fewer only below 15.6" in wide.note
+    assert "4.1 times the MACs of the layer; fewer only below 15.6" in wide.note
     assert round(get("small_kernels").bound(STEM), 1) == 15.6
     assert all(options["middle"] < 15.6 for options in get("small_kernels").options(subject(STEM), 1.0))
 
@@ -237,7 +241,7 @@ def test_below_the_break_even_it_saves_and_above_it_does_not(name, how, option, 
     if above <= most or name == "small_kernels":
         dear = planned(name, spec, **how, **{option: above})
         assert dear.macs > spec.macs
-        assert "times its MACs" in dear.note
+        assert "times the MACs of the layer" in dear.note
     else:
         assert planned(name, spec, **how, **{option: most}).macs < spec.macs
 
@@ -290,15 +294,19 @@ def test_large_ranks_are_multiples_of_eight():
 
 
 WRONG = [
-    ("asymmetric", {"rank": 0}, "rank=0 makes no sense here; give a number from 1 to 24, where it is exact"),
-    ("asymmetric", {"rank": 2.5}, "rank=2.5 makes no sense"),
-    ("asymmetric", {"first": "depth"}, "first='depth' is none of height, width"),
+    (
+        "asymmetric",
+        {"rank": 0},
+        "rank=0 is not valid here; give a whole number from 1 to 24, where it is exact",
+    ),
+    ("asymmetric", {"rank": 2.5}, "rank=2.5 is not valid"),
+    ("asymmetric", {"first": "depth"}, "first='depth' is not valid; give one of height, width"),
     ("asymmetric", {"ranks": 3}, "asymmetric has no option 'ranks'; it has rank, first"),
-    ("bottleneck", {"form": "inside"}, "form='inside': no such form; give one of both, out, in"),
-    ("bottleneck", {"form": "in", "rank_out": 3}, "form='in' has no rank_out"),
+    ("bottleneck", {"form": "inside"}, "form='inside' is not valid; give one of both, out, in"),
+    ("bottleneck", {"form": "in", "rank_out": 3}, "form='in' takes no rank_out"),
     ("bottleneck", {"rank_in": 9}, "from 1 to 8"),
     ("separable", {"terms": 9}, "from 1 to 8"),
-    ("separable", {"order": "first"}, "is none of depthwise-first, pointwise-first"),
+    ("separable", {"order": "first"}, "is not valid; give one of depthwise-first, pointwise-first"),
     ("small_kernels", {"middle": 4}, "small_kernels does not apply: its kernel of 3x3 is small already"),
     ("reduce_first", {"activation": "Tanh"}, "only 'ReLU' lets through unchanged"),
 ]
@@ -514,7 +522,7 @@ def test_padding_in_each_stage_is_exact_inside_and_wrong_at_the_border():
             modules.append(built(chosen.chain, layer, [(kernel, None) for kernel in kernels], {}))
         assert chain_field(chosen.chain) == spec.receptive_field()
         ring = 2 if stride == 1 else 1
-        assert f"exact inside, wrong in the outer {ring} positions at each border" in chosen.note
+        assert f"exact inside, inexact in the outer {ring} positions at each border" in chosen.note
         x = torch.randn(2, 4, 24, 24, dtype=torch.float64)
         right, each = (module(x) for module in modules)
         inner = (..., slice(ring, -ring), slice(ring, -ring))
@@ -534,13 +542,13 @@ EACH_REFUSED = [
 
 @pytest.mark.parametrize("spec", EACH_REFUSED)
 def test_padding_in_each_stage_is_refused_where_it_does_not_add_up(spec):
-    with pytest.raises(RewriteError, match="padding='each' needs zeros"):
+    with pytest.raises(RewriteError, match="padding='each' needs symmetric padding"):
         planned("small_kernels", spec, padding="each")
     assert all("padding" not in options for options in get("small_kernels").options(subject(spec), 0.5))
 
 
 def test_padding_in_each_stage_and_an_activation_do_not_go_together():
-    with pytest.raises(RewriteError, match="a shift, which zeros padded behind it do not have"):
+    with pytest.raises(RewriteError, match="a shift that zeros padded behind it do not have"):
         planned("small_kernels", conv(8, 8, 5), padding="each", activation="ReLU")
 
 
@@ -570,11 +578,11 @@ def subjects(model, *shape):
 def test_a_branch_beside_others_is_reduced_first_and_what_feeds_alone_is_not():
     rule, found = get("reduce_first"), subjects(Block("cat"), 1, 3, 8, 8)
     assert {name: rule.refusal(one) for name, one in found.items()} == {
-        "stem": "its input feeds it alone: bottleneck's form 'in' is the same change there",
-        "one": "a 1x1 reduces channels itself",
+        "stem": "no other layer reads its input: bottleneck's form 'in' is the same change there",
+        "one": "a 1x1 is itself what would be put first",
         "three": None,
         "five": None,
-        "head": "its input feeds it alone: bottleneck's form 'in' is the same change there",
+        "head": "no other layer reads its input: bottleneck's form 'in' is the same change there",
     }
     added = subjects(Block("add"), 1, 3, 8, 8)
     assert "their outputs are not concatenated with its own" in rule.refusal(added["three"])

@@ -93,7 +93,7 @@ class Borrowed(nn.Module):
     ("model", "name", "words"),
     [
         (Idle(), "idle", "it is not called with these inputs"),
-        (Borrowed(), "own", "its parameters are read by the model itself too"),
+        (Borrowed(), "own", "its parameters are also read by the model itself"),
         (nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3))), "0", "parametrized"),
         (nn.Sequential(Conv2dSame(3, 4, 3, stride=2)), "0", "its padding depends on the size of its input"),
         (nn.Sequential(StdConv2d(3, 4, 3)), "0", "is not one of torch.nn's convolutions"),

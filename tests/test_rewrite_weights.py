@@ -253,7 +253,7 @@ def test_activations_between_begin_as_the_linear_chain(data):
 
 def test_an_activation_that_cannot_be_passed_is_refused():
     steps = [ACTIVATED[0], Activation("Sigmoid"), *ACTIVATED[2:]]
-    with pytest.raises(RewriteError, match="Sigmoid cannot begin as the linear one"):
+    with pytest.raises(RewriteError, match="Sigmoid cannot start as a linear chain"):
         new_layer(nn.Conv2d(3, 4, 5, padding=2), steps)
 
 
@@ -611,17 +611,17 @@ def test_covariances_are_held_as_far_as_the_limit_goes():
 def test_a_generator_does_for_one_pass_and_not_for_two():
     model, x = nets(), torch.randn(2, 4, 8, 8)
     assert set(collect(model, ["0", "1"], (x for _ in range(3)))) == {"0", "1"}
-    with pytest.raises(InputError, match="only once, but 2 passes are needed: give a list"):
+    with pytest.raises(InputError, match="allows a single pass, and 2 are needed: give a list"):
         collect(model, ["0", "1"], (x for _ in range(3)), limit=covariance_bytes(model[0]))
-    with pytest.raises(InputError, match="there is none"):
+    with pytest.raises(InputError, match="there are none"):
         collect(model, ["0"], [])
 
 
 @pytest.mark.parametrize(
     ("layer", "message"),
     [
-        (nn.ConvTranspose2d(4, 4, 3), "patches"),
-        (nn.Linear(4, 4), "patches"),
+        (nn.ConvTranspose2d(4, 4, 3), "not transposed have moments"),
+        (nn.Linear(4, 4), "not transposed have moments"),
         (type("Odd", (nn.Conv2d,), {"forward": lambda self, x: x[:, :, 1:-1, 1:-1]})(4, 4, 3), "adapter"),
     ],
 )

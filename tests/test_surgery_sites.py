@@ -122,33 +122,33 @@ def subclassed(model):
         (swap(timm.layers.CondConv2d(3, 4, 3)), "CondConv2d is not one of"),
         (swap(torchvision.ops.DeformConv2d(3, 4, 3)), "DeformConv2d is not one of"),
         (swap(Foreign()), "Foreign is not one of torch.nn's convolutions"),
-        (swap(nn.LazyConv2d(4, 3)), "it is lazy and has no weights yet: run one forward pass"),
-        (lambda m: parametrizations.weight_norm(m[0]), "its weight is parametrized: bake it in with torch"),
+        (swap(nn.LazyConv2d(4, 3)), "it is lazy and has no weights yet: run a forward pass"),
+        (lambda m: parametrizations.weight_norm(m[0]), "its weight is parametrized: remove that with torch"),
         (lambda m: parametrizations.spectral_norm(m[0]), "its weight is parametrized"),
         (lambda m: parametrize.register_parametrization(m[0], "bias", nn.ReLU()), "its bias is parametrized"),
-        (lambda m: nn.utils.weight_norm(m[0]), "made anew at each call by weight_norm: bake it in"),
-        (lambda m: nn.utils.spectral_norm(m[0]), "made anew at each call by spectral_norm"),
-        (lambda m: prune.l1_unstructured(m[0], "weight", 0.5), "by pruning: bake it in with torch.nn.utils"),
+        (lambda m: nn.utils.weight_norm(m[0]), "recomputed at each call by weight_norm: remove that"),
+        (lambda m: nn.utils.spectral_norm(m[0]), "recomputed at each call by spectral_norm"),
+        (lambda m: prune.l1_unstructured(m[0], "weight", 0.5), "by pruning: remove that with torch.nn.utils"),
         (swap(torch.ao.nn.quantized.Conv2d(3, 4, 3)), "it is quantized: rewrite the float model"),
         (qconfig, "it is prepared for quantization: rewrite the float model"),
         (
             swap(torch.ao.nn.qat.Conv2d(3, 4, 3, qconfig=torch.ao.quantization.get_default_qat_qconfig())),
             "it is prepared for quantization",
         ),
-        (swap(torch.jit.script(nn.Conv2d(3, 4, 3))), "it is a ScriptModule, whose parts are compiled"),
+        (swap(torch.jit.script(nn.Conv2d(3, 4, 3))), "it is a ScriptModule: rewrite the model before"),
         (swap(ConvLike(nn.Conv2d(3, 4, 3))), "it has been replaced already: undo that first"),
-        (override, "its forward was replaced on this very object"),
-        (compiled_alone, "it is compiled on its own: compile after rewriting"),
-        (extra, "it holds more than weight and bias: scale"),
-        (observer, "it holds more than weight and bias: observer"),
+        (override, "its forward was replaced on this object"),
+        (compiled_alone, "it is compiled: compile after rewriting"),
+        (extra, "it has more than weight and bias: scale"),
+        (observer, "it has more than weight and bias: observer"),
         (subclassed, "its weight is a Wrapped, not an ordinary parameter"),
-        (hold, "it is also held in order, which is no place where modules are registered"),
+        (hold, "it is also held in order, which is not a registration"),
         (hold_its_forward, "it is also held in first"),
-        (hook, "it has a forward hook of its own, that would be lost: hooks='keep' takes them over"),
-        (backward_hook, "it has a backward hook of its own"),
+        (hook, "it has a forward hook, which would be lost: hooks='keep' takes it over"),
+        (backward_hook, "it has a backward hook"),
         (tie, "its weight shares its memory with 2.weight"),
         (tie_a_view, "its weight shares its memory with 1.gate"),
-        (tensor_hook, "its weight has gradient hooks, that would be lost"),
+        (tensor_hook, "its weight has gradient hooks, which would be lost"),
     ],
 )
 def test_a_refusal_says_why(spoil, words):
@@ -162,7 +162,9 @@ def test_a_refusal_says_why(spoil, words):
 
 def test_what_lies_in_a_wrapper_stays():
     with_threads = nn.DataParallel(pair())
-    assert "the model around it is a DataParallel, which keeps its own account" in reason(with_threads)
+    assert "the model around it is a DataParallel, which keeps a list of the parameters" in reason(
+        with_threads
+    )
     scripted = nn.Sequential(torch.jit.script(pair()))
     assert "it is a ScriptModule" in reason(scripted)
 
@@ -217,7 +219,7 @@ def test_weights_used_elsewhere_show_in_a_trace():
     trace = archcost.analyze(model, torch.zeros(1, 3, 16, 16)).trace
     assert used_elsewhere(trace) == {"used": ("",)}
     found = {site.name: site.reason for site in sites(model, trace=trace)}
-    said = "its parameters are read by the model itself too"
+    said = "its parameters are also read by the model itself"
     assert found == {"conv": None, "used": said, "lone": None}
     assert sites(model, trace=trace, keeps_parameters=True)[1].reason is None
 
@@ -409,7 +411,7 @@ def test_padding_that_depends_on_the_size_is_said():
     late = Doing(lambda layer, x, convolve: convolve(F.pad(x, (1, 1)) if x.shape[-1] > 500 else x))
     model = nn.Sequential(late, nn.ReLU())
     assert reason(model) is None
-    for size, words in ((499, None), (501, "it pads otherwise than for inputs of other sizes")):
+    for size, words in ((499, None), (501, "its padding depends on the size of the input")):
         analysis = archcost.analyze(model, input_size=(1, 4, 9, size))
         (subject,) = survey_of(analysis)
         assert words == (subject.refusal and subject.refusal.reason)

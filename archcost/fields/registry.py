@@ -45,8 +45,8 @@ def field_rule(*names: str, slides: bool = False) -> Callable[[Rule], Rule]:
     """Register a dependence rule for operators; a later rule replaces an earlier rule.
 
     Args:
-        names: operators, as in `archcost.rules.counting_rule`: without overload for all overloads, in-place forms
-            included.
+        names: operators, as in `archcost.rules.counting_rule`: without overload for all overloads,
+            in-place forms included.
         slides: whether the operator slides a window over the last dimensions of its first argument.
 
     Returns:

@@ -1,1 +1,1 @@
-"""Several linear layers as one: what they compute together, on paper and with the numbers."""
+"""Several linear layers merged into a single convolution, exactly: its shapes and its weights."""

@@ -1,28 +1,27 @@
-"""Linear: what a single convolution computes, put together of several. On paper, or with the numbers."""
+"""Affine: the function of a single convolution, composed of several; its shapes alone, or with weights."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from math import gcd
-from typing import Any
 
 import torch
 
 from archcost.errors import Refusal, RewriteError
-from archcost.merging.compose import composed, dense
+from archcost.merging.compose import Index, composed, dense
 from archcost.spec import ConvSpec
 
-__all__ = ["Linear", "identity", "linear"]
+__all__ = ["Affine", "affine", "identity"]
 
-Weights = tuple[torch.Tensor, torch.Tensor | None]
+WeightAndBias = tuple[torch.Tensor, torch.Tensor | None]
 
 
 @dataclass(frozen=True)
-class Linear:
-    """Output position p of an axis sums taps at ``p * stride + offset``; a constant a channel comes to that.
+class Affine:
+    """A convolution in normal form: output position p of an axis sums taps at ``p * stride + offset``.
 
-    Of n pixels it makes ``(n + surplus) // stride + 1`` positions.
+    An axis of n pixels has ``(n + surplus) // stride + 1`` output positions.
     """
 
     in_channels: int
@@ -30,19 +29,21 @@ class Linear:
     groups: int
     stride: tuple[int, ...]
     offsets: tuple[tuple[int, ...], ...]
-    """Of each axis, in order."""
+    """The offsets of the taps of each axis, in order."""
     surplus: tuple[int, ...]
+    """Padding less the extent of the kernel, for each axis."""
     mode: str
-    """How the input is continued where taps lie outside; "zeros" too where none do."""
+    """The padding mode where taps lie outside; "zeros" where none do."""
     shifted: bool
-    """It adds a constant a channel."""
+    """Whether it adds a constant for each channel."""
     kernel: torch.Tensor | None = field(default=None, compare=False, repr=False)
-    """In float64, (out_channels, in_channels / groups, *extent), with every pixel of the extent."""
+    """Kernel in float64, (out_channels, in_channels / groups, *extent), every pixel of the extent; None:
+    shapes only."""
     bias: torch.Tensor | None = field(default=None, compare=False, repr=False)
 
     @property
     def padding(self) -> tuple[tuple[int, int], ...]:
-        """Pixels outside that it looks at, before and behind."""
+        """Padding of each axis, before and behind."""
         return tuple((-o[0], c + o[-1] + 1) for o, c in zip(self.offsets, self.surplus, strict=True))
 
     @property
@@ -51,11 +52,11 @@ class Linear:
 
     @property
     def dilation(self) -> tuple[int, ...]:
-        """The step that divides the distances of all taps."""
+        """The greatest common divisor of the distances of all taps, for each axis."""
         return tuple(max(1, gcd(*(x - o[0] for x in o))) for o in self.offsets)
 
     def spec(self, input_size: Sequence[int], batch: int = 1) -> ConvSpec:
-        """The one convolution, for an input of that size."""
+        """The convolution for an input of some size."""
         pairs = zip(self.offsets, self.dilation, strict=True)
         return ConvSpec(
             self.in_channels,
@@ -71,36 +72,36 @@ class Linear:
             batch=batch,
         )
 
-    def weights(self) -> Weights:
-        """Weight and bias of that convolution, in float64."""
+    def weights(self) -> WeightAndBias:
+        """Weight and bias of the convolution, in float64."""
         assert self.kernel is not None
-        taken: Any = (..., *(slice(None, None, d) for d in self.dilation))
+        taken: Index = (..., *(slice(None, None, d) for d in self.dilation))
         bias = self.bias
         if self.shifted and bias is None:
             bias = self.kernel.new_zeros(self.out_channels)
         return self.kernel[taken].contiguous(), bias if self.shifted else None
 
-    def convolved(self, spec: ConvSpec, weights: Weights | None = None) -> Linear | Refusal:
-        """What follows after a convolution of this; or why a single one does not do that.
+    def convolved(self, spec: ConvSpec, weights: WeightAndBias | None = None) -> Affine | Refusal:
+        """This followed by a convolution, as a single convolution; or why there is none.
 
-        Padding lies around what the first one gave: only where that is pointwise and adds nothing is it
-        the same as padding around the input.
+        The second pads the output of the first, which is the same as padding the input only where the first
+        is pointwise and adds no constant.
         """
-        then = linear(spec, weights)
+        then = affine(spec, weights)
         pointwise = not self.padded and all(o == (0,) for o in self.offsets)
         if then.padded and not pointwise:
             return Refusal(
-                "pads what the layer before it gave, which sees neighbours: at the border that is no single "
+                "pads the output of a layer with more than one tap: at the border that is not a single "
                 "convolution"
             )
         if then.padded and then.mode == "zeros" and self.shifted:
             return Refusal(
-                "pads with zeros what the layer before it gave, where that layer adds a bias: at the border "
-                "that is no single convolution"
+                "pads with zeros the output of a layer with a bias: at the border that is not a single "
+                "convolution"
             )
         if then.padded and then.mode != "zeros" and max(self.stride) > 1:
             return Refusal(
-                f"pads by {then.mode} what a strided layer gave, which is not how the input goes on"
+                f"pads the output of a strided layer by {then.mode}, which is not the same on its input"
             )
         groups = gcd(self.groups, then.groups)
         pairs = list(zip(self.offsets, then.offsets, self.stride, strict=True))
@@ -130,8 +131,8 @@ class Linear:
             bias = taps @ self.bias + (0 if bias is None else bias)
         return replace(made, kernel=kernel.reshape(-1, *kernel.shape[2:]), bias=bias)
 
-    def scaled(self, scale: torch.Tensor | None, shift: torch.Tensor | None, shifts: bool = True) -> Linear:
-        """Times a factor and plus a shift, one of each a channel."""
+    def scaled(self, scale: torch.Tensor | None, shift: torch.Tensor | None, shifts: bool = True) -> Affine:
+        """This times a factor and plus a shift for each channel."""
         made = replace(self, shifted=self.shifted or shifts)
         if self.kernel is None or scale is None:
             return made
@@ -142,17 +143,16 @@ class Linear:
             made, kernel=self.kernel * scale.reshape(-1, *(1,) * (self.kernel.dim() - 1)), bias=bias
         )
 
-    def plus(self, other: Linear) -> Linear | Refusal:
-        """The sum of both; or why it is no single convolution of the input."""
+    def plus(self, other: Affine) -> Affine | Refusal:
+        """The sum of both as a single convolution; or why there is none."""
         if (self.stride, self.surplus) != (other.stride, other.surplus):
             return Refusal(
-                f"adds branches whose padding or stride does not align: {_said(self)} and {_said(other)} lie "
-                f"differently over the input"
+                f"adds branches whose padding or stride does not align: {_said(self)} and {_said(other)}"
             )
         if self.padded and other.padded and self.mode != other.mode:
             return Refusal(f"adds branches that pad by {self.mode} and by {other.mode}")
         if (self.in_channels, self.out_channels) != (other.in_channels, other.out_channels):
-            return Refusal("adds branches that have not the same channels")
+            return Refusal("adds branches of different channels")
         made = replace(
             self,
             groups=gcd(self.groups, other.groups),
@@ -166,27 +166,27 @@ class Linear:
         kernel = self._within(made) + other._within(made)
         return replace(made, kernel=kernel, bias=sum(biases[1:], biases[0]) if biases else None)
 
-    def _within(self, whole: Linear) -> torch.Tensor:
-        """The kernel in the groups and on the grid of a sum that it is part of."""
+    def _within(self, whole: Affine) -> torch.Tensor:
+        """The kernel with the groups and the extent of a sum that it is a term of."""
         assert self.kernel is not None
         spread = dense(self.kernel, self.groups, whole.groups)
         spread = spread.reshape(-1, *spread.shape[2:])
         extent = [o[-1] - o[0] + 1 for o in whole.offsets]
         full = spread.new_zeros(*spread.shape[:2], *extent)
         pairs = zip(self.offsets, whole.offsets, strict=True)
-        here: Any = (..., *(slice(o[0] - w[0], o[-1] - w[0] + 1) for o, w in pairs))
+        here: Index = (..., *(slice(o[0] - w[0], o[-1] - w[0] + 1) for o, w in pairs))
         full[here] = spread
         return full
 
 
-def linear(spec: ConvSpec, weights: Weights | None = None) -> Linear:
-    """One convolution; its weight and bias where numbers are wanted.
+def affine(spec: ConvSpec, weights: WeightAndBias | None = None) -> Affine:
+    """A convolution as `Affine`, with its weight and bias where they are given.
 
     Raises:
-        RewriteError: it is transposed.
+        RewriteError: the convolution is transposed.
     """
     if spec.transposed:
-        raise RewriteError("a transposed convolution is not put together with others")
+        raise RewriteError("a transposed convolution cannot be merged with others")
     sizes = zip(spec.kernel_size, spec.dilation, spec.padding, spec.extent, strict=True)
     axes = [(tuple(t * d - low for t in range(k)), low + high - e) for k, d, (low, high), e in sizes]
     kernel = bias = None
@@ -194,7 +194,7 @@ def linear(spec: ConvSpec, weights: Weights | None = None) -> Linear:
         kernel = composed([weights[0].detach().double()], [replace(spec, stride=1)], spec.groups)
         kernel = kernel.reshape(-1, *kernel.shape[2:])
         bias = None if weights[1] is None else weights[1].detach().double()
-    return Linear(
+    return Affine(
         spec.in_channels,
         spec.out_channels,
         spec.groups,
@@ -208,14 +208,14 @@ def linear(spec: ConvSpec, weights: Weights | None = None) -> Linear:
     )
 
 
-def identity(channels: int, axes: int, weights: bool = False) -> Linear:
-    """What passes its input on: a kernel of one tap, 1 where a channel meets itself."""
+def identity(channels: int, axes: int, weights: bool = False) -> Affine:
+    """The identity: a depthwise kernel of a single tap of 1."""
     kernel = torch.ones(channels, 1, *(1,) * axes, dtype=torch.float64) if weights else None
     ones = (1,) * axes
-    return Linear(channels, channels, channels, ones, ((0,),) * axes, (-1,) * axes, "zeros", False, kernel)
+    return Affine(channels, channels, channels, ones, ((0,),) * axes, (-1,) * axes, "zeros", False, kernel)
 
 
-def _said(one: Linear) -> str:
+def _said(one: Affine) -> str:
     sizes = "x".join(str(o[-1] - o[0] + 1) for o in one.offsets)
     pads = one.padding if any(low != high for low, high in one.padding) else [low for low, _ in one.padding]
     padding = pads[0] if len(set(pads)) == 1 else tuple(pads)

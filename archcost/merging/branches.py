@@ -1,4 +1,4 @@
-"""Branches: a module that sums convolutions of one input, read from a trace as one linear function."""
+"""Branches: a module that sums convolutions of one input, read from a trace as a single convolution."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import torch
 from torch import nn
 
 from archcost.errors import Refusal
-from archcost.merging.affine import Linear, Weights, identity
-from archcost.merging.chain import Activation, Kept, Step
+from archcost.merging.affine import Affine, WeightAndBias, identity
+from archcost.merging.chain import Activation, ChainStep, Kept
 from archcost.merging.norms import is_norm, norm_problem
 from archcost.nn.like import ConvLike
+from archcost.spec import ConvSpec
 from archcost.surgery.refusals import is_convolution, why_not
 from archcost.trace.dataflow import Dataflow
 from archcost.trace.graph import ModuleCall, Op, TensorRef, refs
@@ -22,7 +23,7 @@ __all__ = ["Branches", "affine_of", "branches_of", "convolution_of"]
 
 _NOTHING = ("aten.empty", "aten.detach")
 _NORM_OPS = ("aten.native_batch_norm", "aten._native_batch_norm_legit_no_training", "aten.cudnn_batch_norm")
-_ACTIVATIONS: dict[tuple[str, tuple[Any, ...]], str] = {
+_ACTIVATIONS: dict[tuple[str, tuple[float, ...]], str] = {
     ("relu", ()): "ReLU",
     ("relu6", ()): "ReLU6",
     ("hardtanh", (0.0, 6.0)): "ReLU6",
@@ -38,27 +39,29 @@ _ACTIVATIONS: dict[tuple[str, tuple[Any, ...]], str] = {
 
 @dataclass(frozen=True)
 class Branches:
-    """What one call of a module computes: a linear function of its input, then what is kept as it is."""
+    """The function of a module's call: a single convolution of its input, then steps that are kept."""
 
-    whole: Linear
-    tail: tuple[Step, ...]
-    """Modules behind the sum, by their names under the model that was traced, and functions of elements."""
+    whole: Affine
+    """The sum of the branches as a single convolution."""
+    tail: tuple[ChainStep, ...]
+    """Modules behind the sum, by their names in the traced model, and activation functions."""
     convolutions: tuple[str, ...]
-    """The modules that convolve, in order of execution; not those in the tail."""
+    """Names of the convolutions in order of execution, without those in the tail."""
     additions: int
+    """Number of additions of branches."""
 
 
 class _Stop(Exception):
-    """Why the module is no such thing."""
+    """The module cannot be read as branches; the message follows its name."""
 
 
 def branches_of(
     flow: Dataflow, model: nn.Module, call: ModuleCall, *, weights: bool = False
 ) -> Branches | Refusal:
-    """One call of a module as branches; or why it is none, in words that follow its name.
+    """A call of a module read as branches; or why that is not possible, in words that follow its name.
 
     Args:
-        weights: with the numbers, in float64, of the modules in ``model``.
+        weights: compute the merged weight too, in float64, from the modules in ``model``.
     """
     try:
         return _Reader(flow, model, call, weights).read()
@@ -66,14 +69,16 @@ def branches_of(
         return Refusal(str(stop))
 
 
-def convolution_of(module: nn.Module, size: tuple[int, ...], weights: bool) -> tuple[Any, Weights | None]:
-    """A convolution on paper for inputs of that size, and weight and bias where numbers are wanted."""
-    like: Any = ConvLike(module)
+def convolution_of(
+    module: nn.Module, size: tuple[int, ...], weights: bool
+) -> tuple[ConvSpec, WeightAndBias | None]:
+    """The shapes of a convolution for an input size, and its weight and bias where asked for."""
+    like = ConvLike(module)
     return like.spec(size), (like.weight, like.bias) if weights else None
 
 
 def affine_of(norm: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """Factor and shift, one a channel, of a batch normalisation in eval mode, in float64::
+    """Factor and shift of each channel of a batch normalisation in eval mode, in float64::
 
     scale = gamma / sqrt(running_var + eps)
     shift = beta - running_mean * scale
@@ -86,12 +91,12 @@ def affine_of(norm: Any) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 class _Reader:
-    """Goes through the operations of one call in order."""
+    """Reads the operations of a call in order."""
 
     def __init__(self, flow: Dataflow, model: nn.Module, call: ModuleCall, weights: bool) -> None:
         self.flow, self.model, self.call, self.weights = flow, model, call, weights
         self.trace = flow.trace
-        self.values: dict[TensorRef, Linear] = {}
+        self.values: dict[TensorRef, Affine] = {}
         self.convolutions: list[str] = []
         self.additions = 0
         self.index = call.first_op
@@ -100,24 +105,24 @@ class _Reader:
         call = self.call
         outputs = list(refs(call.outputs))
         if len(call.inputs) != 1 or len(outputs) != 1:
-            raise _Stop("has not one tensor as input and one as output")
+            raise _Stop("does not have a single tensor as input and as output")
         x = call.inputs[0]
         if len(x.shape) not in (3, 4, 5):
-            raise _Stop("takes no images")
+            raise _Stop("has an input without spatial axes")
         self.values[x] = identity(x.shape[1], len(x.shape) - 2, self.weights)
         while self.index < call.end_op and self._is_linear():
             pass
         if self.index == call.end_op:
             if outputs[0] not in self.values:
-                raise _Stop("gives something else than the sum of its branches")
-            whole, tail = self.values[outputs[0]], list[Step]()
+                raise _Stop("returns something else than the sum of its branches")
+            whole, tail = self.values[outputs[0]], list[ChainStep]()
         else:
             whole, tail = self._tail(outputs[0])
         self._check_outside(x, outputs[0])
         return Branches(whole, tuple(tail), tuple(self.convolutions), self.additions)
 
     def _is_linear(self) -> bool:
-        """Take in the next operation, or all of a layer's; False where the linear part ends."""
+        """Read the next operation, or all of a layer; False where the linear part ends."""
         op = self.trace.ops[self.index]
         if op.base in _NOTHING:
             self.index += 1
@@ -164,13 +169,13 @@ class _Reader:
         self.values[y] = self._value(x).scaled(*numbers)
 
     def _calculate(self, op: Op) -> bool:
-        """A sum or difference of two values, or one with a number."""
+        """Read an addition, subtraction, multiplication or division; False where it is not linear."""
         name = op.base.removeprefix("aten.").removesuffix("_")
         if len(op.args) != 2 or set(op.kwargs) - {"alpha"} or op.args[0] not in self.values:
             return False
         one, other, alpha = self.values[op.args[0]], op.args[1], op.kwargs.get("alpha", 1)
         sign = (-1.0 if name == "sub" else 1.0) * alpha
-        found: Linear | Refusal
+        found: Affine | Refusal
         if isinstance(other, (int, float)):
             factor = {"mul": float(other), "div": 1 / other if other else 0.0}.get(name, 1.0)
             shift = sign * other if name in ("add", "sub") else 0.0
@@ -187,23 +192,23 @@ class _Reader:
         self.index += 1
         return True
 
-    def _scaled(self, one: Linear, factor: float, shift: float) -> Linear:
+    def _scaled(self, one: Affine, factor: float, shift: float) -> Affine:
         if one.kernel is None:
             return one.scaled(None, None, bool(shift))
         scale = one.kernel.new_full((one.out_channels,), factor)
         return one.scaled(scale, scale.new_full(scale.shape, shift) if shift else None, bool(shift))
 
-    def _put(self, op: Op, value: Linear) -> None:
+    def _put(self, op: Op, value: Affine) -> None:
         result = op.outputs[0]
         if op.writes and result.storage in op.writes:
             for ref in [ref for ref in self.values if ref.storage == result.storage]:
                 del self.values[ref]
         self.values[result] = value
 
-    def _tail(self, output: TensorRef) -> tuple[Linear, list[Step]]:
-        """The linear value that all else is made of, and the steps that do it."""
-        steps: list[Step] = []
-        whole: Linear | None = None
+    def _tail(self, output: TensorRef) -> tuple[Affine, list[ChainStep]]:
+        """The sum of branches that all later operations depend on, and those operations as steps."""
+        steps: list[ChainStep] = []
+        whole: Affine | None = None
         current: TensorRef | None = None
         while self.index < self.call.end_op:
             op = self.trace.ops[self.index]
@@ -220,15 +225,19 @@ class _Reader:
                 raise _Stop(f"does more than sum its branches: {what} in {name or 'it'}")
             if whole is None:
                 whole = self.values[given]
-            steps.append(Activation(kind) if kind is not None else Kept(inner.module))  # type: ignore[union-attr]
-            current = op.outputs[0] if inner is None else next(refs(inner.outputs))
-            self.index = self.index + 1 if inner is None else inner.end_op
+            if inner is not None:
+                steps.append(Kept(inner.module))
+                current, self.index = next(refs(inner.outputs)), inner.end_op
+            elif kind is not None:
+                steps.append(Activation(kind))
+                current, self.index = op.outputs[0], self.index + 1
         if current != output or whole is None:
-            raise _Stop("gives something else than what follows the sum of its branches")
+            raise _Stop("returns something else than the operations behind the sum of its branches")
         return whole, steps
 
     def _module_call(self, op: Op, wanted: tuple[TensorRef, ...]) -> ModuleCall | None:
-        """The outermost call inside this one that begins here, and takes one of these tensors alone."""
+        """The outermost call inside this one that begins here, with one of these tensors as its only
+        input."""
         found, call = None, self.trace.calls[op.call]
         while call.index != self.call.index and call.parent is not None:
             one_out = len(list(refs(call.outputs))) == 1
@@ -243,7 +252,7 @@ class _Reader:
             return None
         return _ACTIVATIONS.get((op.base.removeprefix("aten.").removesuffix("_"), numbers))
 
-    def _value(self, ref: TensorRef) -> Linear:
+    def _value(self, ref: TensorRef) -> Affine:
         if ref not in self.values:
             raise _Stop("does more than sum convolutions of its input")
         return self.values[ref]
@@ -255,17 +264,19 @@ class _Reader:
             return None
 
     def _check_outside(self, x: TensorRef, output: TensorRef) -> None:
-        """Nobody else may see what it does on the way."""
+        """Refuse a module whose intermediate tensors are read outside."""
         first, end = self.call.first_op, self.call.end_op
         written = set(self._written(first, end))
         if x.storage in written:
-            raise _Stop("writes into its own input")
+            raise _Stop("writes into its input")
         inner = written - {output.storage}
         for storage in inner:
             for op in self.flow.takers(storage, end - 1)[-1:]:
-                raise _Stop(f"makes a tensor inside that {self.trace.module_of(op) or 'the model'} reads")
+                raise _Stop(
+                    f"has an intermediate tensor that {self.trace.module_of(op) or 'the model'} reads"
+                )
         if inner & self.flow.returned:
-            raise _Stop("makes a tensor inside that the model returns too")
+            raise _Stop("has an intermediate tensor that the model returns")
 
     def _written(self, first: int, end: int) -> Iterator[int]:
         for op in self.trace.ops[first:end]:

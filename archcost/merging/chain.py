@@ -1,4 +1,4 @@
-"""Chains of layers on paper, in the place of one layer. No module and no tensor is made."""
+"""Descriptions of chains of layers that replace a layer. No module and no tensor is made."""
 
 from __future__ import annotations
 
@@ -7,62 +7,65 @@ from dataclasses import dataclass, replace
 
 from archcost.spec import ConvSpec, FieldStep, stacked_field
 
-__all__ = ["Activation", "Chain", "Conv", "Kept", "Step", "chain_field", "chained", "resized"]
+__all__ = ["Activation", "Chain", "ChainStep", "Conv", "Kept", "chain_field", "chained", "resized"]
 
 
 @dataclass(frozen=True)
 class Conv:
-    """One convolution of a chain."""
+    """A convolution of a chain."""
 
     spec: ConvSpec
-    """At the input that it gets where the chain gets that of the layer's first call."""
+    """The convolution, at the size for the input of the replaced layer's first call."""
     path: str | None = None
-    """The execution path that is to run it; None for PyTorch's own module."""
+    """The execution path that runs it; None: PyTorch's own module."""
     channels_last: bool = False
-    """Its weights lie in channels_last, and so does what it writes."""
+    """Whether weights and output are in channels_last."""
 
 
 @dataclass(frozen=True)
 class Activation:
-    """A function of single elements between two convolutions: a class of ``torch.nn`` without arguments."""
+    """An activation function between two convolutions: a class of ``torch.nn`` without arguments."""
 
     kind: str = "ReLU"
+    """Name of the class."""
 
 
 @dataclass(frozen=True)
 class Kept:
-    """A module that the model has already, by its name: it moves here."""
+    """A module of the model that moves into the chain."""
 
     name: str
+    """Name of the module."""
     spec: ConvSpec | None = None
-    """Of a pooling: its shapes, as a depthwise convolution has them."""
+    """Shapes of a pooling, as a depthwise convolution; None for other modules."""
 
 
-Step = Conv | Activation | Kept
-Chain = tuple[Step, ...]
+ChainStep = Conv | Activation | Kept
+Chain = tuple[ChainStep, ...]
 
 
 def chained(first: ConvSpec, *rest: Mapping[str, object]) -> tuple[Conv, ...]:
-    """Convolutions in a row: each gets the channels and the size that the one before it has made.
+    """Convolutions in a row, each with the channels and size of the output before it.
 
-    ``rest`` are the arguments of `ConvSpec` for those behind the first, ``in_channels`` and ``input_size``
-    left out.
+    Args:
+        rest: arguments of `ConvSpec` for each convolution behind the first, without ``in_channels`` and
+            ``input_size``.
     """
     specs = [first]
     for arguments in rest:
         before = specs[-1]
-        given = {"batch": before.batch, "padding": 0, **arguments}
-        specs.append(ConvSpec(in_channels=before.out_channels, input_size=before.output_size, **given))  # type: ignore[arg-type]
+        sized = {"in_channels": before.out_channels, "input_size": before.output_size, "batch": before.batch}
+        specs.append(ConvSpec(**{"padding": 0, **sized, **arguments}))  # type: ignore[arg-type]
     return tuple(Conv(spec) for spec in specs)
 
 
 def resized(chain: Chain, input_size: Sequence[int], batch: int) -> Chain:
-    """The same chain for another input.
+    """The chain for another input size and batch.
 
     Raises:
-        InputError: one of its kernels does not fit there.
+        InputError: a kernel does not fit into it.
     """
-    steps: list[Step] = []
+    steps: list[ChainStep] = []
     size = tuple(input_size)
     for step in chain:
         if isinstance(step, Activation) or step.spec is None:
@@ -74,15 +77,15 @@ def resized(chain: Chain, input_size: Sequence[int], batch: int) -> Chain:
     return tuple(steps)
 
 
-def specs_of(chain: Iterable[Step]) -> Iterator[ConvSpec]:
-    """Of its convolutions and poolings, in order."""
+def specs_of(chain: Iterable[ChainStep]) -> Iterator[ConvSpec]:
+    """Convolutions and poolings of a chain, in order."""
     for step in chain:
         if not isinstance(step, Activation) and step.spec is not None:
             yield step.spec
 
 
 def chain_field(chain: Chain) -> FieldStep | None:
-    """What one output position of the chain sees of its input; None where no step looks at neighbours.
+    """The receptive field of a chain; None where it has no convolution and no pooling.
 
     Raises:
         InputError: a step is transposed with a stride above 1.

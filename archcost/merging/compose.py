@@ -1,18 +1,22 @@
-"""The one kernel that a chain of convolutions amounts to."""
+"""The kernel that a chain of convolutions composes to."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import product
 from math import prod
-from typing import Any, cast
+from types import EllipsisType
 
 import torch
 
 from archcost.errors import RewriteError
 from archcost.spec import ConvSpec
 
-__all__ = ["apart", "composed", "dense", "spread", "stacked", "steps_of", "windows"]
+__all__ = ["Index", "apart", "composed", "dense", "spread", "stacked", "steps_of", "windows"]
+
+
+Index = tuple["int | slice | EllipsisType", ...]
+"""Indices into a tensor."""
 
 
 def apart(weight: torch.Tensor, groups: int) -> torch.Tensor:
@@ -21,7 +25,7 @@ def apart(weight: torch.Tensor, groups: int) -> torch.Tensor:
 
 
 def dense(weight: torch.Tensor, groups: int, outer: int = 1) -> torch.Tensor:
-    """A grouped weight as a kernel of ``outer`` groups, zeros where channels do not meet.
+    """A grouped weight as a kernel of ``outer`` groups, with zeros between the inner groups.
 
     (out, in / groups, *k) -> (outer, out / outer, in / outer, *k), where ``outer`` divides ``groups``.
     """
@@ -35,7 +39,7 @@ def dense(weight: torch.Tensor, groups: int, outer: int = 1) -> torch.Tensor:
 
 
 def composed(kernels: Sequence[torch.Tensor], specs: Sequence[ConvSpec], groups: int = 1) -> torch.Tensor:
-    """The kernel of the one convolution that does what a chain does; differentiable.
+    """The kernel of the single convolution that computes a chain; differentiable.
 
     A tap t of the second stage sees the first stage's output ``stride * dilation * t`` further on, so::
 
@@ -43,8 +47,8 @@ def composed(kernels: Sequence[torch.Tensor], specs: Sequence[ConvSpec], groups:
 
     Args:
         kernels: the weights of the stages, (out, in / groups, *kernel_size) each.
-        specs: of the stages; strides and dilations are read, paddings are not.
-        groups: of the whole.
+        specs: the convolutions of the stages; strides and dilations are read, paddings are not.
+        groups: number of groups of the composed kernel.
 
     Returns:
         (groups, out / groups, in / groups, *extent), with every pixel of the extent: zeros between the taps
@@ -61,7 +65,7 @@ def composed(kernels: Sequence[torch.Tensor], specs: Sequence[ConvSpec], groups:
 
 
 def steps_of(specs: Sequence[ConvSpec]) -> list[tuple[int, ...]]:
-    """Of each stage of a chain, how many pixels of the chain's input lie between its taps, on each axis.
+    """The distance between the taps of each stage in pixels of the chain's input, by axis.
 
     Raises:
         RewriteError: a stage is transposed.
@@ -70,19 +74,18 @@ def steps_of(specs: Sequence[ConvSpec]) -> list[tuple[int, ...]]:
     steps: list[tuple[int, ...]] = []
     for spec in specs:
         if spec.transposed:
-            raise RewriteError("a transposed convolution is not composed with others")
-        dilation, stride = cast("tuple[tuple[int, ...], ...]", (spec.dilation, spec.stride))
-        steps.append(tuple(j * d for j, d in zip(jump, dilation, strict=True)))
-        jump = tuple(j * s for j, s in zip(jump, stride, strict=True))
+            raise RewriteError("a transposed convolution cannot be composed with others")
+        steps.append(tuple(j * d for j, d in zip(jump, spec.dilation, strict=True)))
+        jump = tuple(j * s for j, s in zip(jump, spec.stride, strict=True))
     return steps
 
 
 def stacked(weight: torch.Tensor, groups: int, first: torch.Tensor, step: tuple[int, ...]) -> torch.Tensor:
-    """The kernel of one more stage after those that amount to ``first``.
+    """The composed kernel ``first`` followed by another stage.
 
     Args:
         weight: (out, in / groups, *taps) of the stage, its taps ``step`` pixels apart.
-        groups: of the stage; a multiple of G.
+        groups: number of groups of the stage; a multiple of G.
         first: (G, in / G, I, *extent).
 
     Returns:
@@ -101,9 +104,9 @@ def stacked(weight: torch.Tensor, groups: int, first: torch.Tensor, step: tuple[
     return total.reshape(outer, -1, ins, *extent)
 
 
-def windows(taps: Sequence[int], step: Sequence[int], size: Sequence[int]) -> Iterator[tuple[Any, Any]]:
-    """Each tap, and the window of that size which begins there where taps are ``step`` apart: as indices of
-    the last axes."""
+def windows(taps: Sequence[int], step: Sequence[int], size: Sequence[int]) -> Iterator[tuple[Index, Index]]:
+    """Indices of each tap, and of the window of ``size`` pixels that begins there with taps ``step``
+    apart."""
     for tap in product(*map(range, taps)):
         starts = [t * s for t, s in zip(tap, step, strict=True)]
         there = [slice(a, a + x) for a, x in zip(starts, size, strict=True)]
@@ -111,11 +114,11 @@ def windows(taps: Sequence[int], step: Sequence[int], size: Sequence[int]) -> It
 
 
 def spread(kernel: torch.Tensor, step: Sequence[int]) -> torch.Tensor:
-    """Its taps that far apart, zeros between them."""
+    """A kernel with its taps ``step`` pixels apart and zeros between."""
     if all(one == 1 for one in step):
         return kernel
     size = [(k - 1) * s + 1 for k, s in zip(kernel.shape[3:], step, strict=True)]
     wide = kernel.new_zeros(*kernel.shape[:3], *size)
-    taps: Any = (Ellipsis, *(slice(None, None, s) for s in step))
+    taps: Index = (Ellipsis, *(slice(None, None, s) for s in step))
     wide[taps] = kernel
     return wide

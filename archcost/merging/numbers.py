@@ -1,4 +1,4 @@
-"""The numbers of a merge: the layers' own weights, put together in float64."""
+"""The weights of merged layers, composed in float64."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from archcost.errors import Refusal, RewriteError
-from archcost.merging.affine import Linear, identity
+from archcost.merging.affine import Affine, identity
 from archcost.merging.branches import affine_of, branches_of, convolution_of
 from archcost.merging.norms import norm_problem
 from archcost.merging.transposed import Transposed, begun
@@ -22,21 +22,23 @@ __all__ = ["merged_block", "merged_row"]
 
 def merged_row(
     layers: Sequence[tuple[str, nn.Module]], spec: ConvSpec, first: nn.Module | None = None
-) -> Linear | Transposed:
-    """Of convolutions and batch normalisations, one after another; ``spec`` has the size of the input.
+) -> Affine | Transposed:
+    """Convolutions and batch normalisations in a row as a single convolution, with weights in float64.
 
     Args:
+        layers: names and modules in order, a convolution first.
+        spec: the first convolution, with the size of its input.
         first: a batch normalisation before all of them.
 
     Raises:
-        RewriteError: they are no longer what can be merged, as in training mode.
+        RewriteError: the layers cannot be merged, as in training mode.
     """
     name, module = layers[0]
     size = tuple(spec.input_size)
     if first is None:
-        whole: Linear | Transposed | Refusal = begun(*convolution_of(module, size, True))
+        whole: Affine | Transposed | Refusal = begun(*convolution_of(module, size, True))
     else:
-        _check(f"what is before {name}", first)
+        _check(f"the batch normalisation before {name}", first)
         before = identity(spec.in_channels, len(size), True).scaled(*affine_of(first))
         whole = before.convolved(*convolution_of(module, size, True))
     for name, module in layers[1:]:
@@ -59,11 +61,11 @@ def _check(name: str, norm: nn.Module) -> None:
         raise RewriteError(f"{name} cannot be merged: it {why}")
 
 
-def merged_block(name: str, block: nn.Module, spec: ConvSpec) -> Linear:
-    """Of a module that sums branches: traced once more by itself, on meta, with nothing computed.
+def merged_block(name: str, block: nn.Module, spec: ConvSpec) -> Affine:
+    """A module that sums branches as a single convolution, with weights; traced on meta, nothing is computed.
 
     Raises:
-        RewriteError: it is no longer what can be merged, as in training mode.
+        RewriteError: the module cannot be merged, as in training mode.
     """
     dtype = next((p.dtype for p in block.parameters()), torch.float32)
     x = torch.empty(spec.batch, spec.in_channels, *spec.input_size, dtype=dtype, device="meta")

@@ -1,4 +1,4 @@
-"""Transposed: a transposed convolution and the batch normalisations behind it, as one convolution."""
+"""Transposed: a transposed convolution and the batch normalisations behind it, as a single convolution."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from archcost.errors import Refusal
-from archcost.merging.affine import Linear, Weights, linear
+from archcost.merging.affine import Affine, WeightAndBias, affine
 from archcost.spec import ConvSpec
 
 __all__ = ["Transposed", "begun"]
@@ -16,28 +16,29 @@ __all__ = ["Transposed", "begun"]
 
 @dataclass(frozen=True)
 class Transposed:
-    """As `Linear`, for what begins with a transposed convolution: only factors and shifts go into it."""
+    """A transposed convolution like `Affine`; only factors and shifts can be merged into it."""
 
     given: ConvSpec
+    """The convolution, at any input size."""
     weight: torch.Tensor | None = None
-    """In float64, (in_channels, out_channels / groups, *kernel_size)."""
+    """Weight in float64, (in_channels, out_channels / groups, *kernel_size); None: shapes only."""
     bias: torch.Tensor | None = None
 
     def spec(self, input_size: Sequence[int], batch: int = 1) -> ConvSpec:
-        """The one convolution, for an input of that size."""
+        """The convolution for an input of some size."""
         return replace(self.given, input_size=tuple(input_size), batch=batch)
 
-    def weights(self) -> Weights:
-        """Weight and bias of that convolution, in float64."""
+    def weights(self) -> WeightAndBias:
+        """Weight and bias of the convolution, in float64."""
         assert self.weight is not None
         return self.weight, self.bias
 
-    def convolved(self, spec: ConvSpec, weights: Weights | None = None) -> Refusal:
-        """Why no single convolution does what one behind this does."""
-        return Refusal("follows a transposed convolution, which is not put together with others")
+    def convolved(self, spec: ConvSpec, weights: WeightAndBias | None = None) -> Refusal:
+        """The refusal of another convolution behind this."""
+        return Refusal("follows a transposed convolution, which cannot be merged with others")
 
     def scaled(self, scale: torch.Tensor | None, shift: torch.Tensor | None) -> Transposed:
-        """Times a factor and plus a shift, one of each a channel of the output."""
+        """This times a factor and plus a shift for each output channel."""
         made = replace(self, given=replace(self.given, bias=True))
         if self.weight is None or scale is None or shift is None:
             return made
@@ -47,10 +48,10 @@ class Transposed:
         return replace(made, weight=weight, bias=shift if self.bias is None else self.bias * scale + shift)
 
 
-def begun(spec: ConvSpec, weights: Weights | None = None) -> Linear | Transposed:
-    """One convolution of either kind; its weight and bias where numbers are wanted."""
+def begun(spec: ConvSpec, weights: WeightAndBias | None = None) -> Affine | Transposed:
+    """A convolution, transposed or not, with its weight and bias where they are given."""
     if not spec.transposed:
-        return linear(spec, weights)
+        return affine(spec, weights)
     weight, bias = (None, None) if weights is None else weights
     wide = [None if t is None else t.detach().double() for t in (weight, bias)]
     return Transposed(spec, *wide)

@@ -1,4 +1,4 @@
-"""Other layers in place of a model's own: the rules, the plan, and what it did.
+"""Cheaper layers in place of a model's own: proposals by rules, a plan, and the rewritten model.
 
 ``available()`` lists the rules, ``get(name)`` is one, ``register(rule)`` adds your own.
 """

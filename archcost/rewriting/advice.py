@@ -1,4 +1,5 @@
-"""Advice: what to know about a convolution beyond any rewrite, and why some large kernels should stay."""
+"""Advice on convolutions beyond any rewrite: wasted taps, shallow networks, large kernels that should
+stay."""
 
 from __future__ import annotations
 
@@ -11,14 +12,14 @@ from archcost.spec import ConvSpec
 
 __all__ = ["advice_for"]
 
-# Weighted layers up to which a network is so shallow that it sees far by its large kernels alone.
+# A network of at most so many weighted layers has its receptive field from its large kernels alone.
 _SHALLOW = 4
-# Of the taps on an axis, the share that meets padding alone from where it is worth a word.
+# Share of an axis's taps over all positions that read padding, from which advice is given.
 _WASTED = 0.25
 
 
 def advice_for(subjects: Iterable[Subject], proposals: Sequence[Proposal]) -> Iterator[Advice]:
-    """In order of definition; at most one of each kind a layer."""
+    """The advice for each layer, in order of definition; each kind at most once a layer."""
     proposed = {name for one in proposals for name in one.replacement.chains}
     for subject in subjects:
         if not subject.specs:
@@ -34,7 +35,7 @@ def advice_for(subjects: Iterable[Subject], proposals: Sequence[Proposal]) -> It
 
 
 def _wasted(subject: Subject) -> str | None:
-    """Taps that meet nothing but zeros: the kernel reaches beyond its map."""
+    """Advice where taps read nothing but zeros: the kernel reaches beyond its map."""
     spec = subject.spec
     if spec.transposed or spec.padding_mode != "zeros":
         return None
@@ -43,20 +44,22 @@ def _wasted(subject: Subject) -> str | None:
         used = [tap for tap in range(k) if any(call[tap] for call in met)]
         if len(used) < k and used and used[-1] - used[0] + 1 == len(used):
             return (
-                f"of the {k} taps along axis {axis} only {len(used)} ever meet its map of "
-                f"{spec.input_size[axis]}: a kernel of {len(used)} computes the same at this size"
+                f"only {len(used)} of its {k} taps along axis {axis} ever read its input of size "
+                f"{spec.input_size[axis]}, the others padding: a kernel of {len(used)} computes the same at "
+                f"this size"
             )
         share = sum(map(sum, met)) / sum(k * one.output_size[axis] for one in subject.specs)
         if 1 - share > _WASTED and k > 3:
             return (
-                f"its kernel of {k} on a map of {spec.input_size[axis]} meets padding with {1 - share:.0%} "
-                f"of its taps along axis {axis}: a smaller one would lose little"
+                f"{1 - share:.0%} of the reads of its kernel of size {k} along axis {axis} are padding, on "
+                f"an input of "
+                f"size {spec.input_size[axis]}: a smaller kernel would lose little"
             )
     return None
 
 
 def _meetings(spec: ConvSpec, axis: int) -> list[int]:
-    """By tap, at how many positions it meets the map."""
+    """For each tap the number of output positions at which it reads the input, not padding."""
     k, d, n = spec.kernel_size[axis], spec.dilation[axis], spec.input_size[axis]
     s, (low, _), out = spec.stride[axis], spec.padding[axis], spec.output_size[axis]
     return [sum(0 <= p * s + t * d - low < n for p in range(out)) for t in range(k)]
@@ -75,13 +78,14 @@ def _shallow(subject: Subject) -> str | None:
     if depth > _SHALLOW or max(spec.kernel_size) < 5:
         return None
     return (
-        f"the network has {depth} weighted layers and sees far by this kernel of {max(spec.kernel_size)} "
-        f"alone: a stack in its place keeps the field, a single small kernel would not"
+        f"the network has only {depth} weighted layers, and its receptive field comes from this kernel of "
+        f"size "
+        f"{max(spec.kernel_size)}: a stack in its place keeps the field, a single small kernel would not"
     )
 
 
 def _slower(subject: Subject, proposals: Sequence[Proposal]) -> str | None:
-    """A large kernel that its fastest path runs faster than any stack of small ones."""
+    """Advice where a large kernel was measured to be faster than any stack of small kernels."""
     stacks = [one for one in proposals if one.rule == "small_kernels" and one.name == subject.name]
     measured = [one for one in stacks if one.speedup is not None]
     if not measured or any((one.speedup or 0.0) >= 1 - NOISE for one in measured):

@@ -1,4 +1,4 @@
-"""Budget: which proposal each layer gets, or none, where the MACs of all of them together are limited."""
+"""A MAC budget shared out among layers: the choice of proposals with the least squared errors."""
 
 from __future__ import annotations
 
@@ -14,29 +14,39 @@ _HALVINGS = 60
 
 
 def within_budget(proposals: Iterable[Proposal], budget: float) -> tuple[Proposal, ...]:
-    """Of each layer's proposals at most one, so that all together have ``budget`` times the old MACs.
+    """At most one proposal for each layer, so that all layers together have ``budget`` times the old MACs.
 
-    What is exact and saves is taken; what is an approximation of several layers, or has a note, is not.
+    Exact proposals that save MACs are always taken; approximations of several layers and proposals with a
+    note never are. The rest is a Lagrangian relaxation (H. Everett, "Generalized Lagrange Multiplier Method
+    for Solving Problems of Optimum Allocation of Resources", Operations Research 11, 1963): for a price p of
+    a MAC each layer takes the proposal with the least ``error^2 + p * macs`` (keeping the layer has error
+    0), and p is the lowest price that keeps the budget.
 
-    The sum of the squared errors is small: for a price p of a MAC, each layer takes what has the least
-    ``error^2 + p * macs`` (staying as it is has no error); the price is the lowest that keeps the budget
-    (H. Everett, "Generalized Lagrange Multiplier Method", 1963).
+    Args:
+        proposals: of one model, with their errors.
+        budget: share of the MACs of the layers that have proposals, above 0 and at most 1.
+
+    Returns:
+        The chosen proposals, the exact ones first.
 
     Raises:
-        InputError: the budget is no share.
-        RewriteError: no choice of them is that cheap, or their errors are not known.
+        InputError: the budget is not above 0 and at most 1.
+        RewriteError: even the cheapest choice is above the budget, or an error is not known.
     """
     if not isinstance(budget, (int, float)) or isinstance(budget, bool) or not 0 < budget <= 1:
         raise InputError(f"a budget is a share of the MACs, above 0 and at most 1; got {budget!r}")
     usable = [one for one in proposals if one.recommended and one.after.macs < one.before.macs]
-    # What loses nothing comes first, and what spans several layers leaves them nothing else to do.
+    # Exact proposals come first: the layers that they replace get no other.
     free = best_of(one for one in usable if one.exact)
     layers: dict[str, list[Proposal]] = defaultdict(list)
     for one in usable:
         if one.exact or one.replacement.note or len(one.replacement.chains) > 1:
             continue
         if one.error is None:
-            raise RewriteError(f"{one.rule} of {one.name!r} has no error to choose by: ask for errors")
+            raise RewriteError(
+                f"{one.name!r}: the error of {one.rule} is not known, and a budget needs it: propose with "
+                f"errors=True"
+            )
         if not any(overlap(one.name, name) for done in free for name in done.replacement.chains):
             layers[one.name].append(one)
     options = list(layers.values())
@@ -45,8 +55,9 @@ def within_budget(proposals: Iterable[Proposal], budget: float) -> tuple[Proposa
     least = spent + sum(min(p.after.macs for p in one) for one in options)
     if least > budget * total:
         raise RewriteError(
-            f"the cheapest choice has {least / total:.2f} times the MACs of these layers, and {budget} is "
-            f"asked for: more rules save more"
+            f"the cheapest choice has {least / total:.2f} times the MACs of these layers, above the budget "
+            f"of "
+            f"{budget}: give a larger budget or more rules"
         )
 
     def dear(price: float) -> bool:
@@ -67,7 +78,7 @@ def within_budget(proposals: Iterable[Proposal], budget: float) -> tuple[Proposa
 
 
 def _taken(options: Sequence[list[Proposal]], price: float, total: int) -> list[Proposal | None]:
-    """For each layer the least of error and cost at that price; None where it stays."""
+    """The proposal with the least error^2 + price * MACs for each layer; None where the layer is kept."""
 
     def cost(one: Proposal) -> float:
         return (one.error or 0.0) ** 2 + price * one.after.macs / total
@@ -79,7 +90,7 @@ def _taken(options: Sequence[list[Proposal]], price: float, total: int) -> list[
 def _filled(
     taken: list[Proposal | None], options: Sequence[list[Proposal]], left: float
 ) -> list[Proposal | None]:
-    """The same, each step better that the rest of the budget allows: the one that mends most a MAC first."""
+    """Spend the rest of the budget greedily, on the largest decrease of the squared error for a MAC first."""
 
     def error(one: Proposal | None) -> float:
         return 0.0 if one is None else one.error or 0.0

@@ -1,11 +1,11 @@
-"""From the weights of one convolution to those of the chain that stands in its place."""
+"""The weights of a chain of convolutions from those of the convolution that it replaces."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
 from math import isfinite, nan
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from archcost.rewriting.replacement import Replacement
 from archcost.spec import ConvSpec
 from archcost.weights.alternating import on_taps, refined, work_of
 from archcost.weights.biases import biases, evened
+from archcost.weights.features import like_of, weight_of
 from archcost.weights.moments import Moments
 from archcost.weights.unfolded import Unfolded
 
@@ -25,16 +26,16 @@ __all__ = ["errors_of_factors", "factored", "kernel_error", "predicted_error", "
 Pairs = list[tuple[Tensor, "Tensor | None"]]
 
 _QUICK = 1e8
-"""MACs of a sweep that is worth its time where only the error is asked for."""
+"""Most MACs of a sweep of alternating least squares where only the error is asked for."""
 _QUICK_SWEEPS = 2
 _LARGE = 2**18
-"""Values of a kernel from which float32 does for its error alone."""
+"""Number of values from which a kernel's error is computed in float32."""
 
-_TRANSPOSED = "a transposed layer in a chain with others that are not, and look at more than one pixel"
+_TRANSPOSED = "a chain cannot mix transposed layers with ordinary ones of more than one tap or stride"
 
 
 class Factors(Protocol):
-    """What is asked of a rule here: see `archcost.rewriting.rule.Factorisation`, which is one."""
+    """The part of `archcost.rewriting.rule.Factorisation` that is used here."""
 
     name: ClassVar[str]
 
@@ -51,24 +52,25 @@ def factored(
     replacement: Replacement,
     moments: Moments | None = None,
 ) -> Pairs:
-    """Weight and bias of every convolution of a chain that amounts to ``module``, as nearly as it can.
+    """Weight and bias of every convolution of the chain that best replaces ``module``.
 
-    First kernels from the rule, made better by alternating least squares (`refined`), under the covariance
-    of the layer's patches where there are moments; then scaled so that the weights about each middle
-    channel are equally large on both sides, and the biases: the layer's own in the last stage; where the
-    chain has an activation, all that lets it pass everything (`biases`). With moments the last bias also
-    takes up the mean error of the output.
+    The rule's first kernels are improved by alternating least squares (`refined`), under the covariance of
+    the layer's patches where there are moments, as in X. Zhang, J. Zou, K. He and J. Sun, "Accelerating Very
+    Deep Convolutional Networks for Classification and Detection" (IEEE TPAMI 2016). Then every middle channel
+    is scaled to equal norms of its weights on both sides (`evened`). The last bias is the layer's own, plus
+    the mean error of the output where there are moments; biases before an activation function make it pass
+    everything (`biases`).
 
     Args:
         module: with ``weight``, ``bias`` and ``groups`` as PyTorch's convolutions have them.
+        moments: mean and covariance of the patches of the layer's input; None fits the kernel alone.
 
     Returns:
-        In float64, on the CPU.
+        ``(weight, bias)`` of each convolution in order, in float64, on the CPU.
 
     Raises:
-        RewriteError: the chain has steps that are neither convolutions nor activations that pass positive
-            values on; the rule's kernels have other shapes than its chain; or transposed layers stand
-            between ordinary ones.
+        RewriteError: the chain has steps other than convolutions and activation functions of `PASSING`; the
+            rule's kernels have other shapes than its chain; or it mixes transposed and ordinary layers.
     """
     specs, behind = _stages(replacement)
     moments = None if specs_transposed(specs) else moments
@@ -90,14 +92,17 @@ def errors_of_factors(
     moments: Moments | None = None,
     unfolded: Unfolded | None = None,
 ) -> tuple[float, float | None]:
-    """What `factored` comes to: `kernel_error` and, with moments, `predicted_error`.
+    """Upper bounds of the errors of `factored`: `kernel_error` and, with moments, `predicted_error`.
 
-    Rather an upper bound: without moments from singular values where the rule has it so; else of a few
-    sweeps of `refined` and, where a sweep takes long, of the rule's first kernels, for large ones to the
-    rounding of float32. ``factored`` sweeps on from there, and no sweep adds to the error.
+    Without moments they come from singular values where the rule has them (`Factorisation.lost`); else from
+    a few sweeps of `refined` or, where a sweep takes long, from the rule's first kernels, for large kernels
+    in float32. The further sweeps of `factored` never increase the error.
 
     Args:
-        unfolded: the kernel of the module (`unfolded_of`), where it has been looked at before.
+        unfolded: the module's kernel (`unfolded_of`), to share its factorisations.
+
+    Returns:
+        The relative errors of the kernel and of the output, None where it is not known.
     """
     specs, _ = _stages(replacement)
     moments = None if specs_transposed(specs) else moments
@@ -115,21 +120,20 @@ def errors_of_factors(
 
 
 def unfolded_of(module: nn.Module) -> Unfolded:
-    """The kernel of a convolution, for errors of several replacements."""
-    weight: Any = module.weight
-    groups: Any = module.groups
-    kernel = apart(weight.detach(), groups)
-    return Unfolded(kernel.transpose(1, 2) if module.transposed else kernel)
+    """The kernel of a convolution, to be factored once for the errors of several replacements."""
+    like = like_of(module)
+    kernel = apart(weight_of(module).detach(), like.groups)
+    return Unfolded(kernel.transpose(1, 2) if like.transposed else kernel)
 
 
 def kernel_error(target: Tensor, composed: Tensor) -> float:
-    """|| target - composed || / || target ||, Frobenius."""
+    """|| target - composed || / || target ||, in Frobenius norms."""
     size = float(target.norm())
     return float((target - composed).norm()) / size if size else float(composed.norm() > 0)
 
 
 def predicted_error(target: Tensor, composed: Tensor, moments: Moments) -> float:
-    """Relative error of the output but for its mean: sqrt(tr(D C D') / tr(W C W')), D = W - composed.
+    """Relative error of the output about its mean: sqrt(tr(D C D') / tr(W C W')), D = W - composed.
 
     Args:
         target, composed: (groups, out / groups, in / groups, *taps), on the taps of the layer.
@@ -149,9 +153,8 @@ def _factors(
     moments: Moments | None,
     quick: bool = False,
 ) -> tuple[Tensor, list[Tensor]]:
-    """The layer's kernel with its groups apart, and the kernels of the chain."""
-    weight = _weight_of(module)
-    groups: Any = module.groups
+    """The layer's kernel with groups as its first axis, and the kernels of the chain."""
+    weight, groups = _weight_of(module), like_of(module).groups
     target = apart(weight, groups)
     if quick and moments is None and target.numel() >= _LARGE:
         target = target.float()
@@ -162,7 +165,10 @@ def _factors(
             first, second = second, first
         wanted = (first, second // spec.groups, *spec.kernel_size)
         if tuple(kernel.shape) != wanted:
-            raise RewriteError(f"{rule.name}: a kernel is {tuple(kernel.shape)}, and has to be {wanted}")
+            raise RewriteError(
+                f"{rule.name}: factors() gave a kernel of shape {tuple(kernel.shape)} for a weight of "
+                f"{wanted}"
+            )
     given = None if moments is None else (moments.covariance if specs[-1].bias else moments.second)
     turned, flat = _adjoint(kernels, specs)
     if not quick:
@@ -179,9 +185,9 @@ def _composed(kernels: Sequence[Tensor], specs: Sequence[ConvSpec], target: Tens
 
 
 def _adjoint(kernels: Sequence[Tensor], specs: Sequence[ConvSpec]) -> tuple[list[Tensor], list[ConvSpec]]:
-    """A chain of transposed layers as that of the ordinary ones that they transpose, in reverse order.
+    """A chain of transposed layers as the chain of the ordinary layers that they transpose, in reverse order.
 
-    A 1x1 layer between them transposes into one as well; doing it twice gives back the kernels.
+    Pointwise layers between them transpose to pointwise layers; applied twice it gives back the kernels.
     """
     if not specs_transposed(specs):
         return list(kernels), list(specs)
@@ -205,7 +211,7 @@ def _adjoint(kernels: Sequence[Tensor], specs: Sequence[ConvSpec]) -> tuple[list
 
 
 def specs_transposed(specs: Sequence[ConvSpec]) -> bool:
-    """Whether one of them is."""
+    """Whether one of the convolutions is transposed."""
     return any(spec.transposed for spec in specs)
 
 
@@ -214,7 +220,7 @@ def _swapped(weight: Tensor, groups: int) -> Tensor:
 
 
 def _stages(replacement: Replacement) -> tuple[list[ConvSpec], list[str | None]]:
-    """The convolutions of the chain, and by each the activation behind it."""
+    """The convolutions of the chain, and for each the activation function behind it or None."""
     specs: list[ConvSpec] = []
     behind: list[str | None] = []
     for step in replacement.chain:
@@ -223,20 +229,22 @@ def _stages(replacement: Replacement) -> tuple[list[ConvSpec], list[str | None]]
             behind.append(None)
         elif isinstance(step, Activation) and behind:
             if behind[-1] is not None:
-                raise RewriteError(f"{replacement.name}: two activations behind one another")
+                raise RewriteError(f"{replacement.name}: the chain has two activation functions in a row")
             behind[-1] = step.kind
         else:
-            raise RewriteError(f"{replacement.name}: no weights are carried over a chain with {step!r}")
+            raise RewriteError(
+                f"{replacement.name}: a factorisation's chain has convolutions and activation functions "
+                f"only, not {step!r}"
+            )
     if not specs or behind[-1] is not None:
-        raise RewriteError(f"{replacement.name}: its chain does not end in a convolution")
+        raise RewriteError(f"{replacement.name}: the chain does not end in a convolution")
     return specs, behind
 
 
 def _weight_of(module: nn.Module) -> Tensor:
-    weight: Any = module.weight
-    return weight.detach().to("cpu", torch.float64)
+    return weight_of(module).detach().to("cpu", torch.float64)
 
 
 def _bias_of(module: nn.Module) -> Tensor | None:
-    bias: Any = module.bias
-    return None if bias is None else bias.detach().to("cpu", torch.float64)
+    bias = module.bias
+    return bias.detach().to("cpu", torch.float64) if isinstance(bias, Tensor) else None

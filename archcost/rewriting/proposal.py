@@ -1,4 +1,4 @@
-"""Proposal: one replacement at one place of one model, with the change in every cost."""
+"""Proposal: a replacement for a layer of one model, with every cost before and after."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from archcost.latency.timing.thresholds import NOISE
 from archcost.rewriting.replacement import Replacement
 from archcost.spec import ConvSpec
 
-__all__ = ["Advice", "Costs", "Proposal", "Raced", "Stays", "best_of", "lies_in", "overlap"]
+__all__ = ["SLACK", "Advice", "PlaceCosts", "Proposal", "Raced", "Stays", "best_of", "lies_in", "overlap"]
 
-# Ranks are whole numbers: that much more than the MACs asked for is as asked.
-_SLACK = 1.03
+# Ranks are whole numbers: up to 3 % more MACs than asked for count as asked for.
+SLACK = 1.03
 
 
 @dataclass(frozen=True)
-class Costs:
-    """What stands at a place costs, for one forward pass; all of its calls together."""
+class PlaceCosts:
+    """Costs of the layers at one place of a model, in one forward pass, all calls together."""
 
     params: int
     macs: int
     activation_bytes: int
-    """What its layers write, the last one's output included; layers between them are not looked at."""
+    """Bytes that the layers write, the last output included; layers between them are not counted."""
     depth: int
-    """Weighted layers on the longest path through it."""
+    """Number of weighted layers on the longest path."""
     nonlinearities: int
-    """Activations between its convolutions."""
+    """Number of activation functions between the convolutions."""
     receptive_field: tuple[int, ...] | None
-    """Pixels that one output position sees of its input, one number an axis; None where not known."""
+    """Receptive field of an output position in the input, in pixels, by axis; None where not known."""
     latency_ms: float | None = None
-    """Of its convolutions on PyTorch's own path, summed; from the store. None: not measured."""
+    """Stored times of the convolutions on PyTorch's own path, summed, in ms; None: not measured."""
     best_ms: float | None = None
-    """The same, each on its fastest measured path."""
+    """Stored times of the convolutions, each on its fastest measured path, summed, in ms."""
 
 
 @dataclass(frozen=True)
@@ -44,50 +44,50 @@ class Raced:
     old_ms: float
     new_ms: float
     spread_ms: float | None
-    """Of the new one: the interquartile range; None for a single sample."""
+    """Interquartile range of the new layers' times; None for a single sample."""
     speedup: float
-    """The median over rounds of old / new."""
+    """Median over rounds of old time / new time."""
     device: str
     threads: int
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """One replacement that a rule would make in one model."""
+    """A replacement that a rule proposes for a layer of one model, with costs and errors."""
 
     rule: str
     options: dict[str, Any]
-    """What the rule leaves open, as chosen: ``{"rank": 32}``."""
+    """The chosen options of the rule: ``{"rank": 32}``."""
     type_name: str
-    """Of the layer that is replaced."""
+    """Class name of the replaced layer."""
     shape: str
-    """That layer for people: ``64 -> 128, 5x5, stride 2``."""
+    """The replaced layer in words: ``64 -> 128, 5x5, stride 2``."""
     replacement: Replacement
     old: tuple[ConvSpec, ...]
-    """Every convolution that one pass runs there now; the first is that of the layer's first call."""
+    """Every convolution of a pass in the old modules; the first is that of the layer's first call."""
     new: tuple[ConvSpec, ...]
-    """Every convolution that one pass would run there."""
-    before: Costs
-    after: Costs
+    """Every convolution of a pass in the new layers."""
+    before: PlaceCosts
+    after: PlaceCosts
     weight_error: float | None = None
-    """||W - W'|| / ||W||, W' being the one kernel that the new layers amount to; None: not worked out."""
+    """||W - W'|| / ||W||, W' the kernel that the new layers compose to; None: not computed."""
     output_error: float | None = None
-    """The same for the layer's output, over the patches of the data given."""
+    """Relative error of the layer's output, predicted from the covariance of the calibration data."""
     race: Raced | None = None
-    """Old and new, timed here; None: not timed."""
+    """Old and new layers timed in turns on this machine; None: not timed."""
     dtype: str = "float32"
-    """Of the layer's input."""
+    """Data type of the layer's input."""
     types: tuple[str, ...] = ()
-    """Of every module that it replaces or keeps, in order."""
+    """Class names of all modules that are replaced or kept, in order."""
 
     @property
     def name(self) -> str:
-        """Of the module that it replaces, the first where there are several."""
+        """Name of the replaced module, the first where there are several."""
         return self.replacement.name
 
     @property
     def exact(self) -> bool:
-        """The new layers compute the same function, but for rounding."""
+        """Whether the new layers compute the same function, but for rounding."""
         return self.replacement.exact
 
     @property
@@ -97,16 +97,16 @@ class Proposal:
 
     @property
     def error(self) -> float | None:
-        """Of the output where data was given, else of the weights; 0 where exact."""
+        """Error of the output where calibration data was given, else of the weights; 0 where exact."""
         if self.exact:
             return 0.0
         return self.weight_error if self.output_error is None else self.output_error
 
     @property
     def speedup(self) -> float | None:
-        """Old time over new: as raced, else by the store's times of the single convolutions.
+        """Old time over new: timed in turns, else from the stored times of single convolutions.
 
-        On PyTorch's own path, which is what is built; what other paths would do is in ``best_ms``.
+        Stored times are those of PyTorch's own path, which the new layers use; ``best_ms`` has other paths.
         """
         if self.race is not None:
             return self.race.speedup
@@ -115,7 +115,7 @@ class Proposal:
 
     @property
     def recommended(self) -> bool:
-        """Cheaper on paper, or faster here; never where it was slower here."""
+        """Whether it has fewer MACs or was faster on this machine, and was not slower."""
         return self.objection is None
 
     @property
@@ -123,18 +123,18 @@ class Proposal:
         """Why it is not recommended, with the numbers; None where it is."""
         speedup = self.speedup
         if speedup is not None and speedup < 1 - NOISE:
-            return f"slower here: {self.times_text}"
+            return f"slower on this machine: {self.times_text}"
         if speedup is not None and speedup > 1 + NOISE:
             return None
         if self.after.macs > self.before.macs:
-            return f"it has {self.macs_ratio:.2f} times the MACs"
+            return f"more MACs: {self.macs_ratio:.2f} times those of the layer"
         if speedup is not None and not self.exact:
-            return f"no faster here: {self.times_text}"
+            return f"no faster on this machine: {self.times_text}"
         return None
 
     @property
     def times_text(self) -> str:
-        """Both times, for people."""
+        """Both times in words: ``1.2 ms before, 0.8 ms after``."""
         if self.race is not None:
             return f"{self.race.old_ms:.3g} ms before, {self.race.new_ms:.3g} ms after"
         old, new = self.before, self.after
@@ -143,31 +143,33 @@ class Proposal:
 
 @dataclass(frozen=True)
 class Stays:
-    """A convolution that a rule, or every rule, leaves as it is."""
+    """A convolution that a rule, or every rule, skipped, with the reason."""
 
     name: str
     type_name: str
     rule: str | None
-    """None: every rule."""
+    """Name of the rule; None: every rule."""
     reason: str
 
 
 @dataclass(frozen=True)
 class Advice:
-    """What to know about a convolution beyond any rewrite."""
+    """A remark on a convolution that no rule makes."""
 
     name: str
     text: str
 
 
 def best_of(proposals: Iterable[Proposal], ratio: float | None = None) -> tuple[Proposal, ...]:
-    """For each layer one, no module twice: recommended, what is exact and saves MACs before all others.
+    """The best recommended proposal for each layer, no module twice.
 
-    Then of the smallest error, or of the fewest MACs where errors are not known; then what is exact and
-    saves none. What is not exact in another way than its error says, as a note tells, comes after what is;
-    where its error is not known it is never taken.
+    Exact proposals that save MACs come first; then the smallest error (the fewest MACs where errors are not
+    known); then exact proposals that save no MACs. Inexact proposals with a note, as on a wrong border, come
+    last of their kind, and are never taken where their error is not known.
 
-    With a ``ratio`` of the old MACs, what has more is taken only where nothing of a layer has so few.
+    Args:
+        ratio: the MACs asked for, as a share of the old ones; an inexact proposal with more is taken only
+            where the layer has none with so few. None: any.
     """
     given = _within(list(proposals), ratio)
     chosen: dict[int, Proposal] = {}
@@ -189,7 +191,7 @@ def _within(proposals: list[Proposal], ratio: float | None) -> list[Proposal]:
     for one in proposals:
         if not one.exact:
             least[one.name] = min(one.macs_ratio, least.get(one.name, inf))
-    most = {name: max(_SLACK * ratio, ratio_) for name, ratio_ in least.items()}
+    most = {name: max(SLACK * ratio, ratio_) for name, ratio_ in least.items()}
     return [one for one in proposals if one.exact or one.macs_ratio <= most[one.name]]
 
 
@@ -201,10 +203,10 @@ def _rank(one: Proposal) -> tuple[int, bool, float, float]:
 
 
 def overlap(a: str, b: str) -> bool:
-    """They are one module, or one lies in the other."""
+    """Whether two names are the same module, or one lies inside the other."""
     return lies_in(a, b) or lies_in(b, a)
 
 
 def lies_in(name: str, *others: str) -> bool:
-    """The module of a name is one of the others, or lies in one."""
+    """Whether the module of a name is one of the others, or lies inside one."""
     return any(name == one or name.startswith(f"{one}.") for one in others)

@@ -1,4 +1,4 @@
-"""What could stand in the place of a model's convolutions: propose, and the Proposals it returns."""
+"""propose: cheaper replacements for a model's convolutions, and the Proposals that it returns."""
 
 from __future__ import annotations
 
@@ -35,25 +35,29 @@ def propose(
     input_size: Any = None,
     progress: bool | None = None,
 ) -> Proposals:
-    """What every rule would put in the place of each convolution, and why not where it would not.
+    """Cheaper replacements for each convolution by every rule, and why a rule has none.
 
-    Nothing is measured and nothing changed: times are those that the store has (`archcost.measure`, and
-    `Proposals.measured`), errors those of the weights.
+    Nothing is measured and nothing is changed: times come from the store (`archcost.measure` and
+    `Proposals.measured` fill it), errors from the weights.
 
     Args:
         model: a module, a SPEC, or the Analysis of one.
         inputs, input_size: as in `archcost.analyze`; an Analysis has its own.
-        rules: names, of `archcost.rewriting.available()`; by default all.
-        ratio: the MACs wanted, as a share of those of each layer; one or several.
-        names: of the layers to look at, or patterns such as ``"features.*"``; by default all.
-        errors: work out the error of the weights, which takes seconds for large layers.
-        batches: unlabelled inputs: then the error of each layer's output is worked out too.
-        store: where times are looked up: a `Store`, a path, by default the user's own; False: nowhere.
+        rules: names of rules, from `archcost.rewriting.available()`; by default all.
+        ratio: the MACs asked for, as a share of those of each layer, above 0 and at most 1; one or several.
+        names: the layers to rewrite, by name or pattern such as ``"features.*"``; by default all.
+        errors: compute the error of the weights, which takes seconds for large layers.
+        batches: calibration data: unlabelled inputs, for the predicted error of each layer's output.
+        store: the store of measured times: a `Store`, a path, by default the user's own; False: none.
+        progress: draw a progress bar on stderr; by default on a terminal.
+
+    Returns:
+        Every proposal, the layers that rules skipped, and advice.
 
     Raises:
-        InputError: an argument makes no sense, or the inputs do not fit.
-        ModelError: the model cannot be traced, or is gone.
-        SpecError: no such rule, no such layer, or the SPEC names nothing.
+        InputError: an argument is not valid, or the inputs do not fit the model.
+        ModelError: the model cannot be traced, or no longer exists.
+        SpecError: an unknown rule, layer or model.
     """
     analysis = analysis_of("propose", model, inputs, input_size=input_size, progress=progress)
     from archcost.latency.store.store import opened
@@ -89,21 +93,21 @@ def propose(
 
 
 def _asked(survey: Survey, names: Iterable[str]) -> list[str]:
-    """The first names of the convolutions that names and patterns mean, in order of definition."""
+    """First names of the convolutions that match names or patterns, in order of definition."""
     given = [names] if isinstance(names, str) else names
     meant = {one.name for asked in given for one in survey.meant(asked)}
     return [name for name in survey.subjects if name in meant]
 
 
 class Proposals(Proposed, Result):
-    """What could stand in the place of a model's convolutions: a sequence of `Proposal`, and a table.
+    """Cheaper replacements for a model's convolutions: a sequence of `Proposal`, printed as a table.
 
-    The table has layers that are alike in one row, and of each rule the best; with ``sort`` or ``top`` its
-    rows are single proposals, as those of data are.
+    The table has a row for each rule's best proposal, layers that are alike together; with ``sort`` or
+    ``top``, and as data, it has a row for each proposal.
     """
 
     def document(self, asked: Asked) -> Document:
-        """The schema is stated in `archcost.rewriting.reports.proposals`."""
+        """The tables; the schema is stated in `archcost.rewriting.reports.proposals`."""
         return document_of(self, asked)
 
     def measured(
@@ -114,16 +118,16 @@ class Proposals(Proposed, Result):
         store: Store | str | os.PathLike[str] | Literal[False] | None = None,
         progress: bool | None = None,
     ) -> Proposals:
-        """The same, with old and new layers timed here in turns; the store keeps what was found.
-
-        The store is that of `propose`, unless another is given.
+        """The proposals with old and new layers timed in turns on this machine, and the times stored.
 
         Args:
-            inputs: of the model; by default random ones of the shapes that were traced.
-            seconds: that it may take, about; proposals that time does not reach stay as they are.
+            inputs: inputs of the model; by default random ones of the traced shapes.
+            seconds: time limit, roughly; proposals that it does not reach are returned as they are.
+            store: the store to write to; by default that of `propose`.
+            progress: draw a progress bar on stderr; by default on a terminal.
 
         Raises:
-            ModelError: the model is gone, or on `meta`.
+            ModelError: the model no longer exists, or is on `meta`.
         """
         from archcost.latency.store.store import opened
         from archcost.rewriting.racing import race_proposals

@@ -1,4 +1,4 @@
-"""propose: what could stand in the place of every convolution of a model, on paper."""
+"""The proposals of all rules for all convolutions of a survey; no module is built."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ __all__ = ["Found", "proposal_of", "proposals_of"]
 
 @dataclass(frozen=True)
 class Found:
-    """What the rules say of one model."""
+    """The proposals, skipped layers and advice for one model."""
 
     proposals: tuple[Proposal, ...]
     stays: tuple[Stays, ...]
     advice: tuple[Advice, ...]
     device: str | None
-    """Where the store's times come from, and the threads; None where it had none."""
+    """The machine and the threads of the stored times; None without a store."""
 
 
 def proposals_of(
@@ -45,16 +45,16 @@ def proposals_of(
     errors: bool = True,
     progress: bool | None = None,
 ) -> Found:
-    """Every proposal of the rules for the convolutions of a model, and why there is none elsewhere.
+    """Every proposal of the rules for the convolutions of a model, and why rules skip the others.
 
-    Times are those that the survey's store has; nothing is measured. Where the survey has moments, the error
-    of the output is worked out too.
+    Times come from the survey's store; nothing is measured. Where the survey has moments, the error of the
+    output is predicted too.
 
     Args:
-        rules: their names; by default all.
-        ratios: the MACs wanted, as a share of those of each layer.
-        names: the first names of the layers to look at; by default all.
-        errors: work out the error of the weights; large layers take seconds.
+        rules: names of rules; by default all.
+        ratios: the MACs asked for, as a share of those of each layer.
+        names: first names of the layers to rewrite; by default all.
+        errors: compute the error of the weights; large layers take seconds.
     """
     named = (rules,) if isinstance(rules, str) else rules
     chosen = [rules_.get(name) for name in (rules_.available() if named is None else named)]
@@ -93,14 +93,14 @@ def _proposed(
     why = rule.refusal(subject)
     if why is not None:
         return [], why
-    seen: list[dict[str, Any]] = []
+    seen: list[rules_.Options] = []
     made: list[Proposal] = []
     for ratio in ratios:
         for options in rule.options(subject, ratio):
             if options not in seen:
                 seen.append(options)
                 made.append(proposal_of(rule, subject, options, errors=errors, unfolded=unfolded))
-    return made, None if made else "no size that it could have saves anything"
+    return made, None if made else "it saves MACs at no size"
 
 
 def proposal_of(
@@ -111,13 +111,13 @@ def proposal_of(
     errors: bool = True,
     unfolded: Unfolded | None = None,
 ) -> Proposal:
-    """One of them, on paper, and with its errors where the weights are at hand, or also data.
+    """The proposal of a rule for a layer with some options, with its errors where the weights have values.
 
     Args:
-        unfolded: the kernel of the layer, where it has been looked at before.
+        unfolded: the layer's kernel (`unfolded_of`), to share its factorisations among proposals.
 
     Raises:
-        RewriteError: the options make no sense for this layer.
+        RewriteError: the options are not valid for this layer.
     """
     try:
         replacement = rule.replacement(subject, **options)
@@ -151,16 +151,14 @@ def _ratios(ratios: Iterable[float] | float) -> tuple[float, ...]:
     given = (ratios,) if isinstance(ratios, (int, float)) else tuple(ratios)
     for ratio in given:
         if not isinstance(ratio, (int, float)) or isinstance(ratio, bool) or not 0 < ratio <= 1:
-            raise InputError(
-                f"a ratio is a share of the MACs of a layer, above 0 and at most 1; got {ratio!r}"
-            )
+            raise InputError(f"ratio: {ratio!r} is not a share of a layer's MACs, above 0 and at most 1")
     if not given:
-        raise InputError("no ratio is given; 0.5 asks for half the MACs of each layer")
+        raise InputError("ratio: none is given; 0.5 asks for half the MACs of each layer")
     return given
 
 
 def _with_times(proposals: list[Proposal], store: Store | None) -> tuple[list[Proposal], str | None]:
-    """What the store has: of single convolutions, and of old and new layers in turns."""
+    """The proposals with stored times: of single convolutions, and of old and new layers in turns."""
     if store is None:
         return proposals, None
     times = Times(store)

@@ -1,4 +1,4 @@
-"""Old against new, timed in turns in one run: single layers for their proposals, and whole models."""
+"""Old and new layers, or models, timed in turns in one run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from archcost.latency.timing.clock import Timing, compare_calls, ratio
 from archcost.latency.timing.deadline import Deadline, TooLittleTime
 from archcost.latency.timing.engine import TimeStats, clock_for, once
 from archcost.latency.timing.thresholds import AROUND, FEWEST, LEAST_PAIR_S, PAIR_ROUNDS
-from archcost.merging.chain import Step
+from archcost.merging.chain import ChainStep
 from archcost.progress import Progress
 from archcost.rewriting.plan.building import built
 from archcost.rewriting.proposal import Proposal, Raced
@@ -46,11 +46,15 @@ def race_proposals(
     store: Store | None = None,
     progress: bool | None = None,
 ) -> tuple[Proposal, ...]:
-    """The same proposals with old and new layers timed here, each pair on the input that a real pass gives.
+    """The proposals with old and new layers timed in turns, on the inputs of a real forward pass.
 
-    Layers that do the same are timed once. What ``seconds`` of the wall clock do not reach, the pass that
-    gives the inputs apart, stays untimed, and so do layers with fewer than five pairs; the store keeps the
-    rest. New layers get random weights: their values are no part of the time.
+    Layers that do the same work are timed once. New layers have random weights, which do not change the time.
+
+    Args:
+        inputs: inputs of the model, as `Call.of` takes them.
+        seconds: wall-clock limit, without the forward pass; proposals that it does not reach, or with fewer
+            than five pairs, stay untimed.
+        store: where the times are kept; None: nowhere.
     """
     given = tuple(proposals)
     recorded = record_inputs(model, inputs, dict.fromkeys(one.name for one in given))
@@ -74,10 +78,10 @@ def race_proposals(
 
 
 def raced(old: nn.Module, new: nn.Module, inputs: Any, *, seconds: float = 20.0) -> Raced:
-    """Two models on the same inputs, in eval mode without gradients; both as before afterwards.
+    """Time two models in turns on the same inputs, in eval mode without gradients; both end unchanged.
 
     Raises:
-        TooLittleTime: the seconds were up before there were five pairs.
+        TooLittleTime: fewer than five pairs were timed in that time.
     """
     deadline = Deadline(seconds)
     args, kwargs = fresh(inputs)
@@ -87,7 +91,7 @@ def raced(old: nn.Module, new: nn.Module, inputs: Any, *, seconds: float = 20.0)
 
 
 def stored_race(store: Store, one: Proposal) -> Raced | None:
-    """What the store has of such a race on this machine, at PyTorch's present number of threads."""
+    """The stored times of a proposal on this machine, at PyTorch's present number of threads."""
     if not one.old:
         return None
     old, new = (store.get(_key(one, kind)) for kind in (OLD_LAYERS, CHAIN))
@@ -97,14 +101,14 @@ def stored_race(store: Store, one: Proposal) -> Raced | None:
 
 
 def digest(one: Proposal) -> str:
-    """The same for proposals whose old and new layers do the same work."""
+    """A key that proposals share whose old and new layers do the same work."""
     chains = [[_said(step) for step in chain] for chain in one.replacement.chains.values()]
     text = json.dumps([[asdict(spec) for spec in one.old], chains, one.types], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def _said(step: Step) -> dict[str, Any]:
-    """All of a step but the name of what is kept: layers of other names do the same."""
+def _said(step: ChainStep) -> dict[str, Any]:
+    """The fields of a step without the name of a kept module, which does not change the work."""
     return {key: value for key, value in asdict(step).items() if key != "name"}
 
 
@@ -150,7 +154,7 @@ def _raced_layers(
 
 
 def _timed(calls: Mapping[str, Callable[[], Any]], seconds: float, deadline: Deadline) -> dict[str, Timing]:
-    """About so many seconds, and more for five pairs, but never beyond the deadline."""
+    """Time the calls for about ``seconds``, longer if five pairs need it, within the deadline."""
     with torch.no_grad():
         least = AROUND * FEWEST * sum(map(once, calls.values()))
         timings = compare_calls(
@@ -163,13 +167,13 @@ def _timed(calls: Mapping[str, Callable[[], Any]], seconds: float, deadline: Dea
     if len(timings) < len(calls) or ratio(timings["old"], timings["new"]).pairs < FEWEST:
         raise TooLittleTime(
             f"fewer than {FEWEST} pairs of old and new were timed: the machine was too busy, or a call takes "
-            f"too long; give more seconds"
+            f"too long: give more seconds"
         )
     return timings
 
 
 def _now(timings: Mapping[str, Timing]) -> Raced:
-    """What was just timed, the speedup round by round."""
+    """The result of timings, with the speedup as the median over rounds."""
     threads = torch.get_num_threads()
     old, new = (timings[name].by(clock_for(threads)) for name in ("old", "new"))
     speedup = ratio(timings["old"], timings["new"], wall=threads > 1).median

@@ -1,4 +1,4 @@
-"""Replacement: what would stand in the place of layers, on paper. No module and no tensor is made."""
+"""Replacement: the description of new layers for old ones. No module and no tensor is made."""
 
 from __future__ import annotations
 
@@ -19,44 +19,45 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Replacement:
-    """By the name of a module, the chain of steps in its place; a chain without steps passes its input on."""
+    """New layers for old modules; a chain without steps passes its input on."""
 
     chains: Mapping[str, Chain]
+    """The chain of steps in the place of each replaced module, by its name."""
     exact: bool = False
-    """It computes the same function of every input, but for rounding."""
+    """Whether the new layers compute the same function of every input, but for rounding."""
     note: str = ""
-    """What else to know about it, in words."""
+    """Remarks for the user, such as where it is inexact at a border; empty where there are none."""
     before: tuple[str, ...] = ()
-    """Of the modules that it replaces, those that come before the first one."""
+    """Names of the replaced modules that run before the first of ``chains``."""
 
     @property
     def name(self) -> str:
-        """Of the first module that it replaces."""
+        """Name of the first module that is replaced."""
         return next(iter(self.chains))
 
     @property
     def chain(self) -> Chain:
-        """In the place of that first module."""
+        """The chain in the place of the first module."""
         return self.chains[self.name]
 
     @property
     def convs(self) -> tuple[Conv, ...]:
-        """All of its convolutions, in order."""
+        """All convolutions of all chains, in order."""
         return tuple(step for chain in self.chains.values() for step in chain if isinstance(step, Conv))
 
     @property
     def params(self) -> int:
-        """Of its convolutions."""
+        """Number of parameters of the new convolutions."""
         return sum(conv.spec.params for conv in self.convs)
 
     @property
     def macs(self) -> int:
-        """Of its convolutions, for the layer's first call."""
+        """MACs of the new convolutions, for the layer's first call."""
         return sum(conv.spec.macs for conv in self.convs)
 
 
 def named_by(replacement: Replacement) -> tuple[str, ...]:
-    """The modules that it replaces or keeps, each once, in order."""
+    """Names of the modules that a replacement replaces or keeps, each once, in order."""
     found: dict[str, None] = {}
     for name, chain in replacement.chains.items():
         found[name] = None

@@ -1,4 +1,4 @@
-"""What propose and rewrite found, as data; the faces are `Proposals` and `Rewritten`."""
+"""The data of `Proposals` and `Rewritten`, without how they are shown."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ __all__ = ["Proposed", "RewrittenModel"]
 
 @dataclass(frozen=True)
 class Proposed(Sequence[Proposal]):
-    """What could stand in the place of a model's convolutions."""
+    """Cheaper replacements for a model's convolutions: a sequence of `Proposal`."""
 
     analysis: Analysis
-    """Of the model, which is not kept alive by it."""
+    """The analysis of the model; it does not keep the model alive."""
     proposals: tuple[Proposal, ...]
     stays: tuple[Stays, ...] = ()
     advice: tuple[Advice, ...] = ()
     device: str | None = None
-    """Where the store's times come from, and the threads; None where it had none."""
+    """The machine and the threads of the stored times; None where there are none."""
     ratio: float | None = None
     """The MACs asked for, as a share of those of each layer; the largest where there were several."""
     store: Any = field(default=None, repr=False, compare=False, metadata={"saved": False})
-    """Where times were looked up, as `propose` was told."""
+    """The store of measured times, as given to `propose`."""
     notes: tuple[str, ...] = ()
-    """Beside those of the analysis: the rules of other packages that could not be loaded."""
+    """Remarks beside those of the analysis: rules of other packages that could not be loaded."""
 
     @property
     def model_name(self) -> str:
@@ -51,7 +51,7 @@ class Proposed(Sequence[Proposal]):
         return iter(self.proposals)
 
     def __getitem__(self, key: Any) -> Any:
-        """By number; or by the name of a module, a tuple of all that is proposed for it."""
+        """A proposal by number, or all proposals for the module of a name, as a tuple."""
         if not isinstance(key, str):
             return self.proposals[key]
         info = self.analysis.trace.modules
@@ -69,13 +69,16 @@ class Proposed(Sequence[Proposal]):
 
     @property
     def recommended(self) -> tuple[Proposal, ...]:
-        """Those that nothing speaks against."""
+        """The proposals that are recommended."""
         return tuple(one for one in self.proposals if one.recommended)
 
     def best(self, rules: Iterable[str] | None = None) -> tuple[Proposal, ...]:
-        """For each layer one, no module twice: recommended, exact before inexact, of the smallest error.
+        """The best recommended proposal for each layer, no module twice: exact, else the smallest error.
 
-        Where errors are not known, of the fewest MACs.
+        Where errors are not known, the fewest MACs.
+
+        Args:
+            rules: names of the rules to choose from; by default all.
         """
         wanted = None if rules is None else set(rules)
         usable = (one for one in self.proposals if wanted is None or one.rule in wanted)
@@ -83,43 +86,43 @@ class Proposed(Sequence[Proposal]):
 
     def __repr__(self) -> str:
         places = len({one.name for one in self.proposals})
-        return f"<{len(self)} Proposals for {places} places of {self.model_name}; print them for the table>"
+        return f"<{len(self)} Proposals for {places} layers of {self.model_name}; print them for the table>"
 
 
 @dataclass(frozen=True, eq=False)
 class RewrittenModel:
-    """A model with cheaper layers, the old one where it is still there, and what became of each layer."""
+    """A model with cheaper layers, the old model unless it was changed in place, and every outcome."""
 
     model: nn.Module
     plan: Plan
     before: Analysis
-    """Of the model as it was."""
+    """The analysis of the old model."""
     outcomes: tuple[Outcome, ...]
-    """Layer by layer: the errors of what was done."""
+    """Every new layer with its errors."""
     stays: tuple[Stays, ...]
-    """Where a rule was asked for and did nothing, or less than it could, and why."""
+    """Layers that a rule skipped, or rewrote without fitting them to the data, with the reasons."""
     inputs: Any
     original: nn.Module | None
-    """The model as it was; None where it was changed in place."""
+    """The old model; None where it was changed in place."""
     applied: Applied
     notes: tuple[str, ...] = ()
-    """Beside those of the analysis: the rules of other packages that could not be loaded."""
+    """Remarks beside those of the analysis: rules of other packages that could not be loaded."""
     speed: Raced | None = field(default=None, init=False)
-    """What `race` found last; None before."""
+    """Old and new model timed in turns by `race`; None before."""
 
     @cached_property
     def after(self) -> Analysis:
-        """Of the new model."""
+        """The analysis of the new model."""
         return analyze(self.model, self.inputs, progress=False)
 
     @cached_property
     def comparison(self) -> Comparison:
-        """Old and new, in every cost, module by module."""
+        """Every cost of the old and the new model, module by module."""
         return Comparison(self.before, self.after)
 
     @cached_property
     def output_error(self) -> float | None:
-        """max |new - old| / max |old| of the outputs for the inputs given; None where the old one is gone."""
+        """max |new - old| / max |old| of the model's outputs; None where the model was changed in place."""
         if self.original is None:
             return None
         from archcost.rewriting.plan.applying import outputs_apart
@@ -129,4 +132,4 @@ class RewrittenModel:
 
     def __repr__(self) -> str:
         old, new = self.before.total.macs, self.after.total.macs
-        return f"<Rewritten {self.before.name}: {len(self.plan)} places, {old:,} -> {new:,} MACs; print it>"
+        return f"<Rewritten {self.before.name}: {len(self.plan)} layers, {old:,} -> {new:,} MACs; print it>"

@@ -30,9 +30,9 @@ __all__ = ["Rewritten", "rewrite"]
 Choice = str | tuple[str, Mapping[str, Any]] | Proposal
 Choices = Mapping[str, Choice] | Iterable[Proposal]
 
-# What layers may be cut to where a budget is for all of them together.
+# The ratios tried for each layer where a budget is shared out.
 _RATIOS = (0.15, 0.25, 0.35, 0.5, 0.65, 0.8)
-# Of covariances, where those of all layers are held at once.
+# Bytes of covariances, where those of all layers are held at once.
 _MOST_BYTES = 2**30
 
 
@@ -51,35 +51,43 @@ def rewrite(
     input_size: Any = None,
     progress: bool | None = None,
 ) -> Rewritten:
-    """The model with cheaper layers, the trained weights carried over; outputs close to the old ones.
+    """A model with cheaper layers whose weights come from the trained ones, so that outputs stay close.
 
     >>> new = archcost.rewrite(model, inputs, {"features.3": "asymmetric"})     # doctest: +SKIP
     >>> new = archcost.rewrite(model, inputs, rules=["separable"], batches=images)  # doctest: +SKIP
 
     Args:
-        inputs: as in `archcost.analyze`; one pass says what every layer gets, and what the new ones make of
-            it is compared with that. Values like those that the model is for say most.
-        choices: by the name of a layer (or a pattern, ``"features.*"``) a rule, a rule with its options
-            ``("bottleneck", {"rank": 16})``, or a `Proposal`; or the proposals alone, as a `Plan` is.
-        rules: in place of choices: wherever one of them applies, the proposal with the smallest error.
-        ratio: the MACs wanted, as a share of those of each layer.
-        budget: with ``rules``, in place of ``ratio``: the MACs wanted of all layers that they apply to,
-            together; layers that lose less give more.
-        batches: unlabelled inputs, each as the model takes it: the weights are then chosen so that the
-            outputs of the layers stay, and not the kernels. A few hundred images do.
-        inplace: change the model itself; ``undo()`` takes it back.
-        hooks: "keep" has the new layers take over the hooks of the old ones; else those layers stay.
-        store: where measured times are looked up: what was slower here is not taken by ``rules``.
+        model: on the CPU or a GPU, with values.
+        inputs, input_size: as in `archcost.analyze`; old and new layers are compared on them in a forward
+            pass, so realistic values say most.
+        choices: a mapping from a layer's name (or a pattern, ``"features.*"``) to a rule, a rule with options
+            ``("bottleneck", {"form": "out", "rank_out": 16})``, or a `Proposal`; or an iterable of proposals,
+            such as a `Plan`.
+        rules: names of rules, instead of ``choices``: every layer gets their best proposal, if any.
+        ratio: the MACs asked for, as a share of those of each layer, above 0 and at most 1.
+        budget: with ``rules``, instead of ``ratio``: the MACs asked for as a share of those of all layers
+            that the rules apply to; layers with smaller errors are reduced further.
+        batches: calibration data: unlabelled inputs, each as the model takes it. The new weights then
+            minimise the error of the layers' outputs, not of the kernels. A few hundred images are enough.
+        inplace: change the model itself; ``undo()`` restores it.
+        hooks: "keep": new layers take over the hooks of the old ones; "refuse": layers with hooks are
+            skipped.
+        store: the store of measured times, as in `archcost.propose`: ``rules`` never choose a proposal that
+            was slower on this machine.
+        progress: draw a progress bar on stderr; by default on a terminal.
+
+    Returns:
+        The new model, the plan, the errors of every new layer, and the layers that were skipped.
 
     Raises:
-        InputError: an argument makes no sense, or the inputs do not fit.
+        InputError: an argument is not valid, or the inputs do not fit the model.
         ModelError: the model cannot be traced, is compiled, or has no values.
-        RewriteError: a choice cannot be done; the message says where and why. Nothing has changed then.
-        SpecError: no such rule, or no such layer.
+        RewriteError: a choice fails; the message says where and why, and the model is unchanged.
+        SpecError: an unknown rule or layer.
     """
     from archcost.latency.store.store import opened
     from archcost.rewriting.budget import within_budget
-    from archcost.rewriting.plan.applying import Task, carried_out
+    from archcost.rewriting.plan.applying import Application, carried_out
     from archcost.rewriting.plan.plan import Plan
     from archcost.rewriting.proposal import best_of
     from archcost.rewriting.proposing import proposals_of
@@ -91,9 +99,7 @@ def rewrite(
 
     check_model(model, InputError, "rewrite: ")
     if as_written(model) is not model:
-        raise ModelError(
-            "rewrite: the model is compiled: rewrite model._orig_mod, and compile what comes of it"
-        )
+        raise ModelError("rewrite: the model is compiled: rewrite model._orig_mod, and compile the result")
     check_values(model, "rewrite")
     if hooks not in ("refuse", "keep"):
         raise InputError(f"rewrite: hooks is {hooks!r}; it takes 'refuse' or 'keep'")
@@ -122,7 +128,7 @@ def rewrite(
             plan = Plan(_chosen(survey, choices, ratio))
     original = copied(model) if inplace and data is not None else model
     work = model if inplace else copied(model)
-    task = Task(original, work, plan, call, data, survey.moments, hooks, choices is not None, progress)
+    task = Application(original, work, plan, call, data, survey.moments, hooks, choices is not None, progress)
     applied, outcomes = carried_out(task)
     failed = {one.proposal.name for one in outcomes if one.problem is not None}
     stays += tuple(_fell_short(outcomes))
@@ -145,16 +151,17 @@ def rewrite(
 
 
 class Rewritten(RewrittenModel, Result):
-    """What `rewrite` made. ``print`` it, take its parts, or take it as pandas, markdown, CSV, JSON or HTML.
+    """The result of `rewrite`: the new model, its plan, and the errors, costs and times of the change.
 
-    Data have one row a new layer. What `save` writes has everything but the models and their inputs.
+    ``print`` it, or take it as pandas, markdown, CSV, JSON or HTML, with a row for each new layer. A saved
+    file has everything but the models and their inputs.
     """
 
     SAVED = ("plan", "before", "after", "outcomes", "stays", "output_error", "notes", "speed")
 
     @classmethod
     def restored(cls, **held: Any) -> Rewritten:
-        """From what a file has (`archcost.report.saving`)."""
+        """A result from the attributes in a file (`archcost.report.saving`)."""
         found = object.__new__(cls)
         vars(found).update(held)
         return found
@@ -162,7 +169,7 @@ class Rewritten(RewrittenModel, Result):
     if not TYPE_CHECKING:  # to mypy, every attribute would be there
 
         def __getattr__(self, name: str) -> Any:
-            """Only what a file has not is not there."""
+            """Explain which attributes a result read from a file has not."""
             if name in ("model", "original", "inputs", "applied"):
                 raise ModelError(
                     f"{self.before.name}: a saved rewrite has no {name}: load or build the old model again, "
@@ -171,41 +178,47 @@ class Rewritten(RewrittenModel, Result):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def document(self, asked: Asked) -> Document:
-        """The schema is stated in `archcost.rewriting.reports.rewritten`."""
+        """The tables; the schema is stated in `archcost.rewriting.reports.rewritten`."""
         return document_of(self, asked)
 
     def undo(self) -> None:
-        """Put the old layers back into a model that was changed in place (or into the copy)."""
+        """Put the old layers back into the model that was changed (in place, or the copy)."""
         self.applied.undo()
 
     def race(self, seconds: float = 20.0) -> Raced:
-        """Old and new model timed in turns, in one run, on the inputs given; `speed` keeps it for reports.
+        """Time the old and the new model in turns on the inputs given; reports show it as `speed`.
+
+        Args:
+            seconds: time limit, roughly.
 
         Raises:
             RewriteError: the model was changed in place, so there is no old one.
-            TooLittleTime: the seconds were up before there were five pairs of both.
+            TooLittleTime: fewer than five pairs were timed in that time.
         """
         from archcost.rewriting.racing import raced
 
         if self.original is None:
-            raise RewriteError("the model was changed in place: there is no old one to time beside it")
+            raise RewriteError(
+                "race: the model was changed in place, so there is no old one to time: rewrite with "
+                "inplace=False"
+            )
         found = raced(self.original, self.model, self.inputs, seconds=seconds)
         object.__setattr__(self, "speed", found)
         return found
 
 
 def _fell_short(outcomes: Iterable[Outcome]) -> Iterator[Stays]:
-    """Places where what was tried failed, or did less than it could."""
+    """Layers where a rewrite failed, or was not fitted to the data."""
     for outcome in outcomes:
         one, said = outcome.proposal, outcome.problem
         if said is None and outcome.unfitted is not None:
-            said = f"done by the weights alone, the data does not reach it: {outcome.unfitted}"
+            said = f"rewritten from the weights alone, not fitted to the data: {outcome.unfitted}"
         if said is not None:
             yield Stays(one.name, one.type_name, one.rule, said)
 
 
 def _passed_over(proposals: Iterable[Proposal], plan: Plan) -> Iterator[Stays]:
-    """Layers for which there were proposals, of which none was taken."""
+    """Layers with proposals, none of which was chosen."""
     from archcost.rewriting.proposal import overlap
 
     taken = [name for one in plan for name in one.replacement.chains]
@@ -214,15 +227,15 @@ def _passed_over(proposals: Iterable[Proposal], plan: Plan) -> Iterator[Stays]:
         if (one.name, one.rule) in seen or any(overlap(one.name, name) for name in taken):
             continue
         seen.add((one.name, one.rule))
-        unknown = "its error is not known: name the layer to have it all the same"
-        why = one.objection or (unknown if one.error is None else "the budget is kept without it")
-        yield Stays(one.name, one.type_name, one.rule, f"proposed, and not taken: {why}")
+        unknown = "its error is not known; choose it by the layer's name"
+        why = one.objection or (unknown if one.error is None else "not needed for the budget")
+        yield Stays(one.name, one.type_name, one.rule, f"proposed but not chosen: {why}")
 
 
 def _moments(
-    survey: Survey, choices: Any, data: list[Any] | None, progress: bool | None
+    survey: Survey, choices: Choices | None, data: list[Any] | None, progress: bool | None
 ) -> Mapping[str, Moments]:
-    """Of the inputs of all layers that may be rewritten; none where they take too much memory at once."""
+    """Moments of the inputs of all layers that may be rewritten; none where they take too much memory."""
     if data is None or (choices is not None and not isinstance(choices, Mapping)):
         return {}
     from archcost.rewriting.plan.applying import moments_of
@@ -236,19 +249,19 @@ def _moments(
     return moments_of(model, names, data, strict=choices is not None, progress=progress)
 
 
-def _chosen(survey: Survey, choices: Any, ratio: float) -> Iterable[Proposal]:
-    """The proposals that choices mean."""
+def _chosen(survey: Survey, choices: Choices | None, ratio: float) -> Iterable[Proposal]:
+    """The proposals named by ``choices``."""
     if isinstance(choices, Mapping):
         pairs = choices.items()
         return [one for name, choice in pairs for one in _one(survey, name, choice, ratio)]
-    given = tuple(choices)
+    given = tuple(choices or ())
     wrong = next((one for one in given if not isinstance(one, Proposal)), None)
     if wrong is not None:
-        raise InputError(f"rewrite: choices hold {wrong!r}, which is no Proposal")
+        raise InputError(f"rewrite: choices hold {wrong!r}; give proposals, or a mapping from names to rules")
     return given
 
 
-def _one(survey: Survey, name: str, choice: Any, ratio: float) -> list[Proposal]:
+def _one(survey: Survey, name: str, choice: Choice, ratio: float) -> list[Proposal]:
     from archcost.rewriting.proposal import best_of
     from archcost.rewriting.proposing import proposal_of, proposals_of
     from archcost.rewriting.rule import get
@@ -273,11 +286,11 @@ def _one(survey: Survey, name: str, choice: Any, ratio: float) -> list[Proposal]
             raise RewriteError(f"{subject.name!r} cannot be rewritten by {rule}: {found.stays[-1].reason}")
         made += best_of(found.proposals, ratio) or found.proposals[:1]
     if not made:
-        raise RewriteError(f"no layer that {name!r} means can be rewritten by {rule}")
+        raise RewriteError(f"rewrite: no layer matching {name!r} can be rewritten by {rule}")
     return made
 
 
-def _with_options(name: str, choice: Any) -> tuple[str, Mapping[str, Any]]:
+def _with_options(name: str, choice: Choice) -> tuple[str, Mapping[str, Any]]:
     if isinstance(choice, tuple) and len(choice) == 2 and isinstance(choice[1], Mapping):
         return str(choice[0]), choice[1]
     raise InputError(

@@ -1,4 +1,4 @@
-"""Rewrite: what every rule answers. A rule is one file in `archcost/rewriting/rules/`, in its RULES."""
+"""Rewrite, the interface of a rewrite rule, and its registry: each file in ``rules/`` lists its RULES."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from archcost.registry import NameRegistry
 from archcost.rewriting.replacement import Replacement
 from archcost.rewriting.survey.survey import Subject
+from archcost.weights.features import weight_of
 from archcost.weights.moments import Moments
 from archcost.weights.unfolded import Unfolded
 
@@ -20,83 +21,88 @@ __all__ = [
 ]
 
 Options = dict[str, Any]
-"""What a rule leaves open, such as ``{"rank": 32}``: numbers and words, as JSON has them."""
+"""Options of a rule, such as ``{"rank": 32}``: numbers and strings, as JSON has them."""
 
 Weights = dict[str, list[tuple["Tensor", "Tensor | None"]]]
-"""By the name of a replaced module, weight and bias of every convolution of its chain, in order."""
+"""Weight and bias of every convolution of a chain, in order, by the name of the replaced module."""
 
 
 Modules = Mapping[str, nn.Module]
-"""By name, those that a replacement replaces or keeps."""
+"""The modules that a replacement replaces or keeps, by name."""
 
 
 class Rewrite(ABC):
-    """A rule: where it applies and why not, what would stand there, and the weights that go with it."""
+    """A rewrite rule: where it applies and why not, the new layers, and their weights."""
 
     name: ClassVar[str]
-    """As reports, options and files call it."""
+    """The rule's name in reports, arguments and files."""
     change: ClassVar[str]
-    """From what to what: ``KxK -> 1xK, Kx1``."""
+    """The change in short: ``KxK -> 1xK, Kx1``."""
     break_even: ClassVar[str]
-    """The condition under which it has fewer MACs, as a formula, and what its letters mean."""
+    """The formula under which the new layers have fewer MACs, with the meaning of its letters."""
 
     @abstractmethod
     def refusal(self, subject: Subject) -> str | None:
-        """Why it does not apply to this convolution, in words that follow its name; None where it does.
+        """Why the rule does not apply to this convolution, in words that follow its name; None where it does.
 
-        Only reasons of the rule's own: those that hold for every rule (`Subject.refusal`) were asked before.
+        Reasons that hold for every rule (`Subject.refusal`) were checked before.
         """
 
     @abstractmethod
     def options(self, subject: Subject, ratio: float) -> Iterable[Options]:
-        """The choices worth proposing that have about ``ratio`` times the MACs of the layer.
+        """The options worth proposing, each with about ``ratio`` times the MACs of the layer.
 
-        A rule without a free size gives its choices whatever the ratio; one that comes twice is taken once.
+        A rule without a free size gives its options whatever the ratio; repeated options count once.
         """
 
     @abstractmethod
     def replacement(self, subject: Subject, **options: Any) -> Replacement:
-        """What would stand there, on paper.
+        """The new layers for some options; nothing is built.
 
         Raises:
-            RewriteError: an option makes no sense for this layer; the message says what does.
+            RewriteError: an option is not valid for this layer; the message names valid ones.
         """
 
     @abstractmethod
     def carry(self, modules: Modules, replacement: Replacement, moments: Moments | None = None) -> Weights:
-        """Weights for the new convolutions, made of those of the old modules, in float64.
+        """Weights for the new convolutions from those of the old modules, in float64.
 
         Args:
-            modules: by name, those that the replacement replaces or keeps, with their parameters.
-            moments: of the inputs of the layer, where the user gave data.
+            modules: the modules that the replacement replaces or keeps, by name, with their parameters.
+            moments: mean and covariance of the patches of the layer's input, where there is calibration data.
+
+        Returns:
+            Weight and bias of every new convolution, by the name of the replaced module.
         """
 
 
 class Factorisation(Rewrite):
-    """A rule that puts a chain of convolutions in the place of one, linear but for what lies between.
+    """A rule that factors a convolution into a chain of them, with at most activation functions between.
 
-    Its subclasses say how to begin; the rest is the same for all: see `archcost.weights`.
+    Subclasses give the first kernels (`factors`); `archcost.weights` refines them by alternating least
+    squares and fits them to calibration data.
     """
 
     @abstractmethod
     def factors(self, kernel: Tensor, replacement: Replacement, moments: Moments | None) -> list[Tensor]:
-        """First kernels for the convolutions of the chain, best in closed form, in float64.
+        """First kernels for the convolutions of the chain, where possible optimal in closed form, in float64.
 
         Args:
             kernel: (groups, out_channels / groups, in_channels / groups, *kernel_size), as the layer's
                 weight with its groups apart; of a transposed layer (groups, in / groups, out / groups, ...).
                 Of float64, or of float32 where only an error is asked for.
-            moments: of the layer's input: where given, the error of the output is to be small, and not that
-                of the kernel.
+            moments: mean and covariance of the patches of the layer's input: where given, minimise the error
+            of
+                the output, tr(D C D') for D = W - W', instead of that of the kernel.
 
         Returns:
             For each convolution of the chain, a kernel in the shape of its ``weight``.
         """
 
     def lost(self, kernel: Unfolded, replacement: Replacement) -> float | None:
-        """The squared norm of what the chain loses of a kernel, where singular values tell; else None.
+        """||W - W'||^2 from singular values alone; None where they do not give it.
 
-        It may be somewhat more than the best kernels lose, and never less.
+        It is an upper bound on the error of the best kernels.
 
         Args:
             kernel: as in `factors`, but with outputs before inputs also where the layer is transposed.
@@ -109,10 +115,10 @@ class Factorisation(Rewrite):
         return {replacement.name: factored(self, modules[replacement.name], replacement, moments)}
 
 
-def own_weights(module: Any) -> tuple[Tensor, Tensor | None]:
-    """Weight and bias of a convolution as they are, in float64."""
+def own_weights(module: nn.Module) -> tuple[Tensor, Tensor | None]:
+    """Weight and bias of a convolution, unchanged, in float64."""
     bias = module.bias
-    return module.weight.detach().double(), None if bias is None else bias.detach().double()
+    return weight_of(module).detach().double(), bias.detach().double() if isinstance(bias, Tensor) else None
 
 
 table = NameRegistry(

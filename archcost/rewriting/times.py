@@ -1,4 +1,4 @@
-"""Times of old and new convolutions, looked up in the store. Nothing is measured here."""
+"""Stored times of old and new convolutions. Nothing is measured here."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from archcost.latency.store.kinds import PATH
 from archcost.latency.store.measurement import Measurement
 from archcost.latency.store.store import Store
 from archcost.paths.registry import available
-from archcost.rewriting.proposal import Costs
+from archcost.rewriting.proposal import PlaceCosts
 from archcost.spec import ConvSpec
 
 __all__ = ["Times"]
@@ -23,7 +23,7 @@ PLAIN = ("native", "contiguous")
 
 
 class Times:
-    """The store's measurements of this machine, at PyTorch's present number of threads, by convolution."""
+    """The stored times of this machine by convolution, at PyTorch's present number of threads."""
 
     def __init__(self, store: Store) -> None:
         device = fingerprint()
@@ -36,8 +36,8 @@ class Times:
             if key.threads == threads and key.kind == PATH and key.path in known and not is_rough(one):
                 self._found[_plain(key.spec), key.dtype].append(one)
 
-    def of(self, costs: Costs, specs: Iterable[ConvSpec], dtype: str) -> Costs:
-        """The same costs, with the time of these convolutions where every one of them was measured."""
+    def of(self, costs: PlaceCosts, specs: Iterable[ConvSpec], dtype: str) -> PlaceCosts:
+        """The costs with the summed times of the convolutions, where all of them were measured."""
         native, best = 0.0, 0.0
         for spec in specs:
             found = self._found.get((_plain(spec), dtype), [])
@@ -50,7 +50,7 @@ class Times:
 
 
 def _plain(spec: ConvSpec) -> ConvSpec:
-    """As the operation sees it: padded by other modes than zeros beforehand."""
+    """The convolution that is executed: other modes than zeros pad in an operation before it."""
     if spec.padding_mode == "zeros":
         return spec
     size = tuple(n + low + high for n, (low, high) in zip(spec.input_size, spec.padding, strict=True))

@@ -1,1 +1,1 @@
-"""Modules exchanged in a model: which may be, the exchange and the way back, and what came of it."""
+"""Modules exchanged in a model: which may be, the exchange and its undo, and checks of the result."""

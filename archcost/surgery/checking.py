@@ -1,4 +1,4 @@
-"""A new layer beside the old one, on an input that a real pass gave it."""
+"""A new layer compared with the old one, on an input recorded in a real forward pass."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ __all__ = ["Check", "checked", "evaluating", "record_inputs"]
 
 @dataclass(frozen=True)
 class Check:
-    """What became of one layer."""
+    """The comparison of a new layer with the old one."""
 
     tolerance: float
+    """Largest accepted error."""
     error: float | None
-    """max |new - old| / max |old|; None where they could not be compared."""
+    """max |new - old| / max |old| of the outputs; None where they could not be compared."""
     problem: str | None
-    """What is wrong, with its numbers; None where nothing is."""
+    """The difference, with its numbers; None where there is none."""
 
     @property
     def ok(self) -> bool:
@@ -35,11 +36,16 @@ class Check:
 
 
 def record_inputs(model: nn.Module, inputs: Any, names: Iterable[str]) -> dict[str, Call]:
-    """The arguments of the first call of each named module, in one pass in eval mode without gradients.
+    """The arguments of each module's first call in a forward pass in eval mode without gradients, cloned.
 
-    ``inputs``: as `Call.of` takes them; what it keeps are clones, which what comes later cannot overwrite. A
-    module that is not called is not in the result. Flags, buffers, hooks and random state are as before
-    afterwards, also after an exception.
+    Flags, buffers, hooks and random state are restored, also after an exception.
+
+    Args:
+        inputs: inputs of the model, as `Call.of` takes them.
+        names: names of modules.
+
+    Returns:
+        The calls by name, without modules that are not called.
 
     Raises:
         RewriteError: the model has no module of that name, or its own forward fails.
@@ -59,7 +65,7 @@ def record_inputs(model: nn.Module, inputs: Any, names: Iterable[str]) -> dict[s
 
     args, kwargs = Call.of(inputs).cloned()
     with Untouched(tree), evaluating(model), contextlib.ExitStack() as stack:
-        # What the model's own hooks make of an input is what the layer gets: ours come behind them.
+        # The model's own hooks may change an input: this hook comes behind them.
         for layer in dict.fromkeys(wanted.values()):
             handle = layer.register_forward_pre_hook(note, with_kwargs=True)
             stack.callback(handle.remove)
@@ -82,12 +88,12 @@ def checked(
     tolerance: float,
     strides: bool = True,
 ) -> Check:
-    """Run both on the same input, in eval mode without gradients, and compare what comes out.
+    """Run both layers on the same input, in eval mode without gradients, and compare the outputs.
 
     Args:
-        example_inputs: as `record_inputs` has them, or as a model takes them.
-        tolerance: the largest max |new - old| / max |old| that is good enough.
-        strides: whether those of the output have to be the same too.
+        example_inputs: a call of `record_inputs`, or inputs as a model takes them.
+        tolerance: the largest accepted max |new - old| / max |old|.
+        strides: whether the strides of the outputs have to agree too.
     """
     given = Call.of(example_inputs)
     outputs: list[Any] = []
@@ -96,7 +102,7 @@ def checked(
         with evaluating(module):
             try:
                 outputs.append(module(*args, **kwargs))
-            except Exception as error:  # whatever a layer raises is the finding
+            except Exception as error:  # whatever a layer raises is the result
                 return Check(tolerance, None, f"the {what} layer failed: {one_line(error)}")
     return _compared(outputs[0], outputs[1], tolerance, strides)
 
@@ -117,13 +123,13 @@ def _compared(was: Any, now: Any, tolerance: float, strides: bool) -> Check:
 
 
 def _strides(tensor: torch.Tensor) -> tuple[int, ...]:
-    """Those that mean something: of axes longer than 1, the others written as 0."""
+    """Strides with 0 for axes of length 1, where they have no meaning."""
     return tuple(s if n > 1 else 0 for n, s in zip(tensor.shape, tensor.stride(), strict=True))
 
 
 @contextlib.contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """In eval mode without gradients; flags and the values of buffers are put back."""
+    """Eval mode without gradients; training flags and buffers are restored on leaving."""
     flags = [(part, is_training(part)) for part in module.modules()]
     buffers = [(buffer, buffer.detach().clone()) for buffer in module.buffers()]
     try:

@@ -1,4 +1,4 @@
-"""A copy of a model to work on, shared and tied as the model is, or a clear word on what cannot be copied."""
+"""A copy of a model with the same sharing and tying, or a message on what cannot be copied."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 def copied(model: Model) -> Model:
-    """A deep copy: modules and weights shared among themselves as in the model, none of them with it.
+    """A deep copy of a model that shares modules and weights as the model does, and none with it.
 
     Raises:
-        RewriteError: something in it cannot be copied, or would keep its hold on the original.
-        ModelError: a module holds itself.
+        RewriteError: a part cannot be copied, or its copy would still refer to the original.
+        ModelError: a module contains itself.
     """
     tree = walk(model)
     for name, module in tree.modules.items():
         if as_written(module) is not module:
             raise RewriteError(
-                f"{_called(name, module)} is compiled, and a copy would go on running the original: put its "
-                f"_orig_mod there, and compile what comes of it"
+                f"{_called(name, module)} is compiled, and a copy would still run the original: put its "
+                f"_orig_mod there, and compile the result"
             )
         _check_forward(tree, name, module)
     try:
@@ -43,16 +43,17 @@ def copied(model: Model) -> Model:
 
 
 class _Computed(TorchFunctionMode):
-    """Copies tensors that were computed with gradients, which PyTorch refuses, by their values.
+    """Copies tensors with a gradient history by value, where PyTorch refuses to.
 
-    ``torch.nn.utils.weight_norm``, ``spectral_norm`` and pruning leave such a weight behind, and compute it
-    anew at each call; so do modules that keep an intermediate result. Views of weights are refused: a copy
-    would not follow its own.
+    ``torch.nn.utils.weight_norm``, ``spectral_norm`` and pruning store such a weight, computed at each call,
+    as
+    do modules that keep an intermediate result. Views of weights are refused: a copy would not follow its
+    weight.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self._sources: list[torch.Tensor] = []  # alive meanwhile: the memo of a copy goes by ids
+        self._sources: list[torch.Tensor] = []  # kept alive, as deepcopy's memo goes by ids
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.Tensor.__deepcopy__ and not args[0].is_leaf and not _views_a_leaf(args[0]):
@@ -72,11 +73,11 @@ def _duplicate(value: Any) -> Any:
         return copy.deepcopy(value)
 
 
-_MEND = "Work on the model itself, inplace=True"
+_MEND = "Change the model itself, inplace=True"
 
 
 def _check_forward(tree: ModuleTree, name: str, module: nn.Module) -> None:
-    """A function put in the place of a forward is not copied, and so not what it holds on to."""
+    """Refuse a forward replaced by a function whose closure refers to the original."""
     forward = vars(module).get("forward")
     if not isinstance(forward, types.FunctionType):
         return
@@ -89,23 +90,23 @@ def _check_forward(tree: ModuleTree, name: str, module: nn.Module) -> None:
         if isinstance(owner, nn.Module) and id(owner) in tree.names:
             raise RewriteError(
                 f"{_called(name, module)} cannot be copied: its forward was replaced by a function that "
-                f"holds on to {type_name(owner)}, of which a copy would go on running the original. {_MEND}"
+                f"refers to the original {type_name(owner)}. {_MEND}"
             )
 
 
 def _check_twin(tree: ModuleTree, twin: ModuleTree) -> None:
     if list(tree.modules) != list(twin.modules) or list(tree.names.values()) != list(twin.names.values()):
-        raise RewriteError(f"the model's copy has other modules than the model. {_MEND}")
+        raise RewriteError(f"a copy of the model has other modules than the model. {_MEND}")
     for name, module in tree.modules.items():
         if twin.modules[name] is module:
             raise RewriteError(
-                f"{_called(name, module)} cannot be copied: its own way of copying gives itself. {_MEND}"
+                f"{_called(name, module)} cannot be copied: its __deepcopy__ returns itself. {_MEND}"
             )
     if _sharing(tree) != _sharing(twin):
-        raise RewriteError(f"the model's copy does not tie the weights that the model ties. {_MEND}")
+        raise RewriteError(f"a copy of the model does not tie the weights that the model ties. {_MEND}")
     originals = {id(tensor) for tensor in _ordinary_state(tree)}
     if any(id(tensor) in originals for tensor in _ordinary_state(twin)):
-        raise RewriteError(f"the model's copy shares weights with the model. {_MEND}")
+        raise RewriteError(f"a copy of the model shares weights with the model. {_MEND}")
 
 
 def _ordinary_state(tree: ModuleTree) -> Iterator[torch.Tensor]:
@@ -117,13 +118,13 @@ def _ordinary_state(tree: ModuleTree) -> Iterator[torch.Tensor]:
 
 
 def _sharing(tree: ModuleTree) -> list[int]:
-    """Of each parameter and buffer, the place of the first one that is the same object."""
+    """For each parameter and buffer the place of the first that is the same object."""
     first: dict[int, int] = {}
     return [first.setdefault(id(tensor), place) for place, tensor in enumerate(_ordinary_state(tree))]
 
 
 def _culprit(tree: ModuleTree) -> str:
-    """The innermost module that cannot be copied, and the attribute, as far as one can tell."""
+    """The innermost module that cannot be copied, with the attribute where it is known."""
     for name, module in reversed(list(tree.modules.items())):
         for key, value in _contents(module):
             try:
@@ -139,7 +140,7 @@ def _culprit(tree: ModuleTree) -> str:
 
 
 def _contents(module: nn.Module) -> Iterator[tuple[str, Any]]:
-    """What a module holds, its children apart."""
+    """Attributes, parameters and buffers of a module, without its children."""
     for key, value in vars(module).items():
         if key in ("_parameters", "_buffers"):
             yield from value.items()

@@ -1,4 +1,4 @@
-"""Weights that code beside their own module reads: exchanging the module would not reach it."""
+"""Weights read outside their own module, where an exchange of the module has no effect."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ __all__ = ["used_elsewhere"]
 
 
 def used_elsewhere(trace: Trace) -> dict[str, tuple[str, ...]]:
-    """By the name of a module, the others that read or write a parameter of its own, in order.
+    """The modules that read or write a parameter of another module, in order, by the owner's name.
 
-    ``F.conv2d(x, self.conv.weight)`` in a parent is one, and so is a child that has the same parameter. A
-    module called under another of its names is itself. What did not run in this pass does not show.
+    Such as a parent with ``F.conv2d(x, self.conv.weight)``, or a child with the same parameter. A module
+    called
+    under another of its names is not another. Code that did not run in this pass is not seen.
     """
     first = first_names(trace)
     owner_of = {info.name: info.owner for info in trace.state if info.kind == "parameter"}

@@ -1,4 +1,4 @@
-"""Replace modules of a model: at every parent and name, all of them or none, and back again."""
+"""Modules of a model replaced at every parent and name, all or none, and restored."""
 
 from __future__ import annotations
 
@@ -29,41 +29,41 @@ _HOOK_STATE = (
 
 @dataclass(frozen=True, eq=False)
 class _Exchange:
-    """One old module, the new one, and where."""
+    """An old module, its new module, and the places of both."""
 
     name: str
     old: nn.Module
     new: nn.Module
     places: tuple[Place, ...]
     own_hooks: dict[str, Any]
-    """The new module's, while it has those of the old one."""
+    """The new module's own hooks, kept while it has those of the old one."""
 
 
 class Handle:
-    """What `replace` did, and the way back."""
+    """The exchanges made by `replace`, which `undo` reverts."""
 
     def __init__(self, model: nn.Module, exchanges: tuple[_Exchange, ...]) -> None:
         self.model = model
-        """The model with its new layers: a copy, or the very model in place."""
+        """The model with its new layers: a copy, or the given model in place."""
         self._exchanges = exchanges
 
     @property
     def replaced(self) -> dict[str, tuple[nn.Module, nn.Module]]:
-        """Old and new module, by first name; empty once undone."""
+        """Old and new modules by first name; empty once undone."""
         return {one.name: (one.old, one.new) for one in self._exchanges}
 
     def undo(self) -> None:
-        """Put every old module back where it was; a second time does nothing.
+        """Put every old module back; a second call does nothing.
 
         Raises:
-            RewriteError: somebody has put yet another module there since; nothing is changed then.
+            RewriteError: another module has been put there since; the model is unchanged.
         """
         for one in self._exchanges:
             for place in one.places:
                 if place.parent._modules.get(place.key) is not one.new:
                     raise RewriteError(
-                        f"{one.name!r} cannot be put back: another module has taken its place since; undo "
-                        f"what came later first"
+                        f"{one.name!r} cannot be put back: another module has replaced it since; undo that "
+                        f"first"
                     )
         for one in self._exchanges:
             for place in one.places:
@@ -75,22 +75,23 @@ class Handle:
 def replace(
     model: nn.Module, new: Mapping[str, New], *, inplace: bool = False, hooks: Hooks = "refuse"
 ) -> Handle:
-    """Put a new module in the place of each one that is named, wherever else the model has it too.
+    """Replace the named modules of a model, at every place where it has them.
 
-    What is new takes the training flag, dtype, device, memory format and ``requires_grad`` of what was
-    there, the parameters that both hold apart. The order of modules stays. If anything fails, nothing has
-    changed.
+    New modules take over training flag, dtype, device, memory format and ``requires_grad`` of the old ones,
+    except for parameters that both have. The order of modules stays. On failure the model is unchanged.
 
     Args:
-        new: by name, any that a shared module has; the module, or a function that makes it of the old one.
-        inplace: change the model itself. By default a copy is changed, of whose layers functions make the
-            new ones.
-        hooks: "keep" has the new modules take over the hooks of the old ones, which removes through the
-            handles that were given out; by default a module with hooks is refused.
+        new: a module, or a function that makes it from the old one, by name; any name of a shared module.
+        inplace: change the model itself; by default a copy, whose layers the functions are given.
+        hooks: "keep": new modules take over the hooks of the old ones, still removable by their handles;
+            "refuse": a module with hooks raises.
+
+    Returns:
+        The handle with the changed model, whose ``undo()`` restores it.
 
     Raises:
-        RewriteError: a name is unknown or named twice, the model cannot be copied, a hook would be lost.
-        ModelError: a module holds itself.
+        RewriteError: a name is unknown or repeated, the model cannot be copied, or hooks would be lost.
+        ModelError: a module contains itself.
     """
     tree = walk(model)
     _olds(tree, new)  # before the expense of a copy
@@ -113,7 +114,7 @@ def replace(
 
 
 def _exchange(exchanges: list[_Exchange]) -> None:
-    """All of them or, where one fails, none."""
+    """Make all exchanges or, where one fails, none."""
     try:
         for one in exchanges:
             vars(one.new).update({key: vars(one.old)[key] for key in one.own_hooks if key in vars(one.old)})
@@ -129,22 +130,24 @@ def _exchange(exchanges: list[_Exchange]) -> None:
 
 
 def _olds(tree: ModuleTree, new: Mapping[str, New]) -> dict[str, nn.Module]:
-    """The modules that are named, each once and none inside another."""
+    """The named modules; raises where a module is named twice or lies inside another."""
     found: dict[str, nn.Module] = {}
     seen: dict[int, str] = {}
     for name in new:
         module = _at(tree, name)
         if id(module) in seen:
             raise RewriteError(
-                f"{name!r} and {seen[id(module)]!r} are one shared module: name it once, it is replaced at "
-                f"both places"
+                f"{name!r} and {seen[id(module)]!r} are one shared module, replaced at both places: name it "
+                f"once"
             )
         seen[id(module)] = name
         found[name] = module
     for name, module in found.items():
         for inner in module.modules():
             if inner is not module and id(inner) in seen:
-                raise RewriteError(f"{seen[id(inner)]!r} lies in {name!r}, which is replaced too: name one")
+                raise RewriteError(
+                    f"{seen[id(inner)]!r} lies in {name!r}, which is replaced too: name one of them"
+                )
     return found
 
 
@@ -154,7 +157,7 @@ def _at(tree: ModuleTree, name: str) -> nn.Module:
     module: nn.Module | None = tree.modules[""]
     for key in name.split("."):
         if isinstance(module, torch.jit.ScriptModule):
-            raise RewriteError(f"{name!r} lies in a ScriptModule, whose parts cannot be exchanged")
+            raise RewriteError(f"{name!r} lies in a ScriptModule, whose parts cannot be replaced")
         module = None if module is None else module._modules.get(key)
     if module is None:
         raise RewriteError(
@@ -165,20 +168,20 @@ def _at(tree: ModuleTree, name: str) -> nn.Module:
 
 
 def _check_from_outside(tree: ModuleTree, new: Mapping[str, New]) -> None:
-    """Modules that hold parameters of the model would tie the copy to it."""
+    """Refuse new modules with parameters of the model, which would tie the copy to it."""
     own = {id(parameter) for parameter in tree.modules[""].parameters()}
     for name, module in new.items():
         if isinstance(module, nn.Module) and any(id(p) in own for p in module.parameters()):
             raise RewriteError(
-                f"the module for {name!r} holds parameters of the model, which the changed copy would share "
-                f"with it: give a function of the old layer that makes the new one, or inplace=True"
+                f"the module for {name!r} has parameters of the model, which the changed copy would share "
+                f"with it: give a function that makes it from the old layer, or inplace=True"
             )
 
 
 def _made(name: str, old: nn.Module, new: New) -> nn.Module:
     made = new if isinstance(new, nn.Module) else new(old)
     if not isinstance(made, nn.Module):
-        raise RewriteError(f"{name!r} is to be replaced by {made!r}, which is no torch.nn.Module")
+        raise RewriteError(f"the replacement for {name!r} is {made!r}, not a torch.nn.Module")
     return made
 
 
@@ -186,31 +189,28 @@ def _check_new(
     tree: ModuleTree, name: str, old: nn.Module, made: nn.Module, hooks: Hooks, others: list[nn.Module]
 ) -> None:
     taken = id(made) in tree.names or any(made is other for other in others)
-    # A part of the old module may outlive it.
+    # A child of the old module may be kept.
     if taken and not any(made is part for part in old.modules()):
-        raise RewriteError(
-            f"the module for {name!r} has another place in the model already: make one for each place"
-        )
+        raise RewriteError(f"the module for {name!r} is already in the model: make a module for each place")
     kinds = hooks_of(old)
     if kinds and made is not old and hooks != "keep":
         raise RewriteError(
-            f"{name!r} has a {' and a '.join(kinds)}, that would be lost: hooks='keep' takes them over, or "
-            f"remove them"
+            f"{name!r} has a {' and a '.join(kinds)}, which would be lost: give hooks='keep' or remove them"
         )
     inside = any(part is old for part in made.modules())
     if kinds and inside and made is not old:
         raise RewriteError(
-            f"the module for {name!r} holds the old one, whose hooks would run twice: remove them, or make "
-            f"it of something else"
+            f"the module for {name!r} contains the old one, whose hooks would run twice: remove them"
         )
     if kinds and made is not old and (hooks_of(made) or isinstance(made, torch.jit.ScriptModule)):
         raise RewriteError(
-            f"the module for {name!r} cannot take over hooks: it has some of its own, or is a ScriptModule"
+            f"the module for {name!r} cannot take over hooks: it has hooks itself, or is a ScriptModule"
         )
 
 
 def fit(made: nn.Module, old: nn.Module, tree: ModuleTree) -> None:
-    """Flags, dtype, device and layout as the old one has them; what the model has already stays as it is."""
+    """Give a new module flags, dtype, device and layout of the old one; parts of the model stay as they
+    are."""
     theirs = {id(tensor) for tensor in (*old.parameters(), *old.buffers())}
     for module in made.modules():
         if id(module) in tree.names:  # it moves here
@@ -233,12 +233,12 @@ def fit(made: nn.Module, old: nn.Module, tree: ModuleTree) -> None:
                     table[key] = moved[id(tensor)]
     for name, parameter in made.named_parameters():
         if id(parameter) not in theirs and parameter.is_floating_point():
-            kind = name.rpartition(".")[2]  # what stands for one layer has its weight and bias several times
+            kind = name.rpartition(".")[2]  # a chain has weight and bias several times
             parameter.requires_grad_(wants.get(name, wants.get(kind, any(wants.values()))))
 
 
 def _moved(tensor: torch.Tensor, like: torch.Tensor, together: bool) -> torch.Tensor:
-    """The same object with other contents, or a new one where it cannot hold them, as to `meta`."""
+    """The same tensor with other contents, or a new one where it cannot hold them, as on `meta`."""
     data = tensor.detach().to(like.device, like.dtype if tensor.is_floating_point() else tensor.dtype)
     layout = {4: torch.channels_last, 5: torch.channels_last_3d}.get(tensor.dim())
     if layout is not None and together:
@@ -250,7 +250,7 @@ def _moved(tensor: torch.Tensor, like: torch.Tensor, together: bool) -> torch.Te
 
 
 def _is_channels_last(tensor: torch.Tensor) -> bool:
-    """Its layout, and not the ordinary one as well, as with one channel or one tap."""
+    """Whether a tensor is in channels_last and not contiguous as well, as with one channel or tap."""
     layout = {4: torch.channels_last, 5: torch.channels_last_3d}.get(tensor.dim())
     if layout is None or tensor.is_contiguous():
         return False

@@ -1,4 +1,4 @@
-"""What a model gives for its inputs, and how far that is from the same in float64."""
+"""Outputs of a model, and their error against a float64 copy."""
 
 from __future__ import annotations
 
@@ -19,19 +19,20 @@ __all__ = ["error_of", "exact_outputs", "fresh", "outputs_of", "state_kept", "wo
 
 
 def fresh(inputs: Any) -> Call:
-    """The arguments of a call, cloned: a model may write into its input."""
+    """The arguments of a call, cloned, as a model may write into its input."""
     return Call.of(inputs).cloned()
 
 
 def outputs_of(model: nn.Module, inputs: Any) -> list[torch.Tensor]:
-    """All tensors among its outputs, in order."""
+    """All tensors among the model's outputs, in order, without gradients."""
     args, kwargs = fresh(inputs)
     with torch.no_grad():
         return tensors_in(model(*args, **kwargs))
 
 
 def exact_outputs(model: nn.Module, inputs: Any, plain: list[torch.Tensor]) -> tuple[list[torch.Tensor], str]:
-    """Those of a float64 copy; where there can be none the ``plain`` ones, and what they are in words."""
+    """The outputs of a float64 copy, or the ``plain`` ones where it cannot run, with a word on which they
+    are."""
     try:
         twin = copied(model).double()
         args, kwargs = fresh(inputs).mapped(lambda t: t.double() if t.is_floating_point() else t)
@@ -45,9 +46,9 @@ def exact_outputs(model: nn.Module, inputs: Any, plain: list[torch.Tensor]) -> t
 
 
 def worst_error(found: list[torch.Tensor], exact: list[torch.Tensor]) -> float:
-    """max |y - exact| / max |exact| of the worst output; infinite where they are not comparable.
+    """Largest max |y - exact| / max |exact| of all outputs; infinite where shapes differ.
 
-    What is infinite or not a number in both is equal; whole numbers and truths are not looked at.
+    Infinities and NaNs in both are equal; integers and booleans are ignored.
     """
     if [one.shape for one in found] != [one.shape for one in exact]:
         return inf
@@ -60,7 +61,7 @@ def worst_error(found: list[torch.Tensor], exact: list[torch.Tensor]) -> float:
 
 
 def error_of(found: torch.Tensor, exact: torch.Tensor) -> float:
-    """max |y - exact| / max |exact|, over what is finite; infinite where the rest is not the same in both."""
+    """max |y - exact| / max |exact| over finite values; infinite where other values differ."""
     wide = torch.complex128 if exact.is_complex() else torch.float64
     found, exact = found.to(wide), exact.to(wide)
     same = (found == exact) | (found.isnan() & exact.isnan())
@@ -76,7 +77,7 @@ def error_of(found: torch.Tensor, exact: torch.Tensor) -> float:
 
 @contextlib.contextmanager
 def state_kept(model: nn.Module) -> Iterator[None]:
-    """Values of buffers and the random state are put back on leaving."""
+    """Buffers and the random state are restored on leaving."""
     before = [(buffer, buffer.detach().clone()) for buffer in model.buffers() if not buffer.is_meta]
     generator = torch.get_rng_state()
     try:

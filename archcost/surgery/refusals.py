@@ -1,4 +1,4 @@
-"""Why a convolution may not be exchanged for another layer: in words, looking at the layer alone."""
+"""Why a convolution may not be replaced, judged from the layer alone."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ HOOKS = {
     "_load_state_dict_pre_hooks": "load_state_dict pre-hook",
     "_load_state_dict_post_hooks": "load_state_dict hook",
 }
-"""The tables of a module in which hooks are registered, and what to call them."""
+"""The attributes of a module in which hooks are registered, and the names of their kinds."""
 
 _REWEIGHT: dict[type, tuple[str, str]] = {
     WeightNorm: ("weight_norm", "torch.nn.utils.remove_weight_norm(module)"),
@@ -41,7 +41,7 @@ _CALLED = ("forward", "_conv_forward", "_call_impl")
 
 
 def is_convolution(module: nn.Module) -> bool:
-    """Whether it is one, or says so: PyTorch's, a subclass, a script, or one of somebody else's."""
+    """Whether a module is a convolution: PyTorch's, a subclass, scripted, or of another package."""
     if isinstance(module, torch.jit.ScriptModule):
         return type_name(module) in {kind.__name__ for kind in adapters.PLAIN_TYPES}
     if isinstance(module, (_ConvNd, ConvLike)):
@@ -53,68 +53,72 @@ def is_convolution(module: nn.Module) -> bool:
 
 
 def why_not(module: nn.Module) -> str | None:
-    """The reason to leave a convolution alone that lies in itself; None where there is none."""
+    """Why a convolution may not be replaced, for reasons of the layer alone; None where it may."""
     return next(_reasons(module), None)
 
 
 def _reasons(module: nn.Module) -> Iterator[str]:
     kind = type(module)
     if isinstance(module, torch.jit.ScriptModule):
-        yield "it is a ScriptModule, whose parts are compiled: rewrite the model before torch.jit does"
+        yield "it is a ScriptModule: rewrite the model before torch.jit compiles it"
         return
     if isinstance(module, ConvLike):
-        yield "it has been replaced already: undo that first, or begin with the model as it was"
+        yield "it has been replaced already: undo that first, or start from the original model"
     if any(is_lazy(p) for p in module._parameters.values() if p is not None):
-        yield "it is lazy and has no weights yet: run one forward pass, model(example), before"
+        yield "it is lazy and has no weights yet: run a forward pass, model(example), first"
     if parametrize.is_parametrized(module):
         name = next(iter(module.parametrizations))  # type: ignore[arg-type]
         yield (
-            f"its {name} is parametrized: bake it in with "
+            f"its {name} is parametrized: remove that with "
             f"torch.nn.utils.parametrize.remove_parametrizations(module, {name!r})"
         )
     for hook in module._forward_pre_hooks.values():
         for type_, (what, mend) in _REWEIGHT.items():
             if isinstance(hook, type_):
-                yield f"its weight is made anew at each call by {what}: bake it in with {mend}"
+                yield f"its weight is recomputed at each call by {what}: remove that with {mend}"
     if _is_quantized(kind) or getattr(module, "qconfig", None) is not None:
         trained = ".qat" in kind.__module__ or isinstance(module, _ConvNd)
         state = "prepared for quantization" if trained else "quantized"
-        yield f"it is {state}: rewrite the float model, and quantize what comes of it"
+        yield f"it is {state}: rewrite the float model, and quantize the result"
     known = adapters.known(module)
     if not known:
         yield adapters.why_unknown(module)
     overridden = [name for name in _CALLED if name in vars(module)]
     if overridden:
-        yield f"its {overridden[0]} was replaced on this very object, by what does not show"
+        yield f"its {overridden[0]} was replaced on this object, by unknown code"
     if getattr(module, "_compiled_call_impl", None) is not None:
-        yield "it is compiled on its own: compile after rewriting"
+        yield "it is compiled: compile after rewriting"
     yield from _odd_tensors(module, known and isinstance(adapters.padding_of(module), adapters.Fixed))
 
 
 def _odd_tensors(module: nn.Module, read: bool) -> Iterator[str]:
-    """Args: read: what its children do is known from what it runs."""
+    """Why parameters, buffers or children are unusual; ``read``: children are known from the operations."""
     extra = [key for key in (*module._parameters, *module._buffers) if key not in ("weight", "bias")]
     extra += [key for key, child in module._modules.items() if child is not None and not read]
     if extra or not isinstance(module._parameters.get("weight"), torch.Tensor):
-        yield f"it holds more than weight and bias: {', '.join(extra) or 'no weight that is a parameter'}"
+        yield (
+            f"it has more than weight and bias: {', '.join(extra)}"
+            if extra
+            else "its weight is not a parameter"
+        )
     for key, parameter in module._parameters.items():
         if parameter is not None and type(parameter) is not nn.Parameter:
             yield f"its {key} is a {type(parameter).__name__}, not an ordinary parameter"
 
 
 def hooks_of(module: nn.Module) -> tuple[str, ...]:
-    """The kinds of hooks that it has of its own."""
+    """The kinds of hooks registered on a module."""
     return tuple(what for table, what in HOOKS.items() if vars(module).get(table))
 
 
 def wraps(module: nn.Module) -> str | None:
-    """Why what lies inside a wrapper must stay, where it must."""
+    """Why modules inside a wrapper may not be replaced; None where they may."""
     kind = type(module)
     if kind.__name__ == "OptimizedModule" and hasattr(module, "_orig_mod"):
-        return "is compiled: rewrite model._orig_mod, and compile what comes of it"
+        return "is compiled: rewrite model._orig_mod, and compile the result"
     for base in kind.__mro__:
         if base.__module__.startswith(("torch.distributed.", "torch.nn.parallel.")):
-            return f"is a {base.__name__}, which keeps its own account of the parameters: wrap it afterwards"
+            return f"is a {base.__name__}, which keeps a list of the parameters: rewrite first, then wrap"
     return None
 
 

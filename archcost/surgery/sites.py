@@ -1,4 +1,4 @@
-"""Sites: the convolutions of a model, where each is registered, and why one must stay as it is."""
+"""Sites: the convolutions of a model, where each is registered, and why some may not be replaced."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ __all__ = ["Hooks", "Place", "Site", "held_elsewhere", "places_of", "sites"]
 
 Hooks = Literal["refuse", "keep"]
 
-# Containers held as attributes are searched for modules this deep, and the first so many items.
+# Depth and number of items to which containers in attributes are searched for modules.
 _DEPTH = 3
 _MOST_ITEMS = 4096
 
 
 @dataclass(frozen=True, eq=False)
 class Place:
-    """One entry in one parent: ``parent._modules[key]``."""
+    """A registration of a module: ``parent._modules[key]``."""
 
     parent: nn.Module
     key: str
@@ -35,13 +35,13 @@ class Place:
 
 @dataclass(frozen=True, eq=False)
 class Site:
-    """One convolution of a model."""
+    """A convolution of a model, with its names and places."""
 
     names: tuple[str, ...]
-    """Every name that ``named_modules(remove_duplicate=False)`` has for it (the first 32)."""
+    """Its names in ``named_modules(remove_duplicate=False)``, the first 32."""
     module: nn.Module
     places: tuple[Place, ...]
-    """All of them, also where there are more than names; a parent that is shared has one for each key."""
+    """Every registration, also beyond those names; a shared parent counts once for each key."""
     reason: str | None
     """Why it may not be replaced, in words that follow its name; None where it may."""
 
@@ -61,16 +61,16 @@ def sites(
     keeps_parameters: bool = False,
     hooks: Hooks = "refuse",
 ) -> tuple[Site, ...]:
-    """Every convolution of ``model``, and whatever says that it is one, in order of definition.
+    """Every convolution of a model (`is_convolution`), in order of definition.
 
     Args:
-        trace: a pass of the model: weights that it shows to be used elsewhere are a reason to refuse.
-        keeps_parameters: whether what comes in a layer's place holds the very same parameters: then weights
-            may be tied, used elsewhere, and have hooks.
-        hooks: "keep" where they are taken over, as `replace` does when told the same.
+        trace: a pass of the model; weights that it shows to be read elsewhere are a reason to refuse.
+        keeps_parameters: whether new layers have the same parameters: then weights may be tied, read
+            elsewhere, and have hooks.
+        hooks: "keep" where new layers take hooks over, as in `replace`.
 
     Raises:
-        ModelError: a module holds itself.
+        ModelError: a module contains itself.
     """
     tree = walk(model)
     found = [module for module in tree.modules.values() if is_convolution(module)]
@@ -86,10 +86,10 @@ def sites(
         yield None if here else "it is the whole model: wrap it, torch.nn.Sequential(model)"
         yield _within(here)
         if id(module) in held:
-            yield f"it is also held in {held[id(module)]}, which is no place where modules are registered"
+            yield f"it is also held in {held[id(module)]}, which is not a registration"
         yield _of_hooks(module) if hooks == "refuse" else None
         yield None if keeps_parameters else _of_parameters(module, names, tied)
-        yield f"its parameters are read by {_listed(read[names[0]])} too" if names[0] in read else None
+        yield f"its parameters are also read by {_listed(read[names[0]])}" if names[0] in read else None
 
     result = []
     for module in found:
@@ -100,7 +100,7 @@ def sites(
 
 
 def places_of(tree: ModuleTree) -> dict[int, list[Place]]:
-    """By the id of a module, every place where it is registered."""
+    """Every registration of each module, by the module's id."""
     places: dict[int, list[Place]] = defaultdict(list)
     for parent in tree.modules.values():
         for key, child in parent._modules.items():
@@ -119,7 +119,7 @@ def _wrapped(tree: ModuleTree) -> Iterator[tuple[int, str]]:
 
 def _within(places: tuple[Place, ...]) -> str | None:
     if any(isinstance(place.parent, torch.jit.ScriptModule) for place in places):
-        return "it lies in a ScriptModule, whose parts cannot be exchanged: rewrite before torch.jit does"
+        return "it lies in a ScriptModule: rewrite the model before torch.jit compiles it"
     return None
 
 
@@ -127,7 +127,7 @@ def _of_hooks(module: nn.Module) -> str | None:
     kinds = hooks_of(module)
     if not kinds:
         return None
-    return f"it has a {_listed(kinds)} of its own, that would be lost: hooks='keep' takes them over"
+    return f"it has a {_listed(kinds)}, which would be lost: hooks='keep' takes it over"
 
 
 def _of_parameters(module: nn.Module, names: tuple[str, ...], tied: dict[int, list[str]]) -> str | None:
@@ -139,12 +139,12 @@ def _of_parameters(module: nn.Module, names: tuple[str, ...], tied: dict[int, li
         if others:
             return f"its {key} shares its memory with {_listed(others)}"
         if parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None):
-            return f"its {key} has gradient hooks, that would be lost"
+            return f"its {key} has gradient hooks, which would be lost"
     return None
 
 
 def _tied(tree: ModuleTree) -> dict[int, list[str]]:
-    """By its memory, the names of every parameter and buffer."""
+    """Names of all parameters and buffers by their memory."""
     found: dict[int, list[str]] = defaultdict(list)
     for name, module in tree.modules.items():
         if isinstance(module, torch.jit.ScriptModule):
@@ -156,7 +156,7 @@ def _tied(tree: ModuleTree) -> dict[int, list[str]]:
 
 
 def _memory(tensor: torch.Tensor) -> int:
-    # Without a storage it stands for itself: sparse and wrapper tensors have none.
+    # Sparse and wrapper tensors have no storage: each is its own memory.
     try:
         return int(tensor.untyped_storage()._cdata)
     except (NotImplementedError, RuntimeError):
@@ -164,7 +164,7 @@ def _memory(tensor: torch.Tensor) -> int:
 
 
 def held_elsewhere(tree: ModuleTree) -> dict[int, str]:
-    """By the id of a module, where another one holds it beside the places where modules are registered."""
+    """The attribute in which another module holds a module unregistered, by the module's id."""
     found: dict[int, str] = {}
     for name, module in tree.modules.items():
         for key, value in vars(module).items():

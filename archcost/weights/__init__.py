@@ -1,1 +1,1 @@
-"""The weights of new layers: from those of the old ones, and from data."""
+"""The weights of new layers, from old weights and calibration data."""

@@ -1,4 +1,4 @@
-"""Alternating least squares on the kernel that a chain of convolutions amounts to."""
+"""Alternating least squares for the stages of a chain of convolutions."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ Kernels = Sequence[Tensor]
 Specs = Sequence[ConvSpec]
 
 _ENOUGH = 1e-8
-"""A relative error below which nothing is gained in float32."""
+"""Relative error below which iteration stops: less is lost in the rounding of float32."""
 _SWEEPS = 30
 _LARGE = 1e8
-"""MACs of a sweep from which float32 has to do."""
+"""MACs of a sweep from which it is in float32."""
 _MOST = 1e10
-"""MACs of all sweeps together: about a second of one core."""
+"""Most MACs of all sweeps together: about a second of a core."""
 _STEPS = 5
-"""Of conjugate gradients, for a stage without a closed form, in each sweep."""
+"""Iterations of conjugate gradients in each sweep, for a stage without a closed form."""
 
 
 def refined(
@@ -39,26 +39,31 @@ def refined(
     sweeps: int | None = None,
     tolerance: float | None = None,
 ) -> list[Tensor]:
-    """Better kernels for the stages of a chain, one stage at a time while the others stand still::
+    """Kernels of a chain improved by alternating least squares, a stage at a time with the others fixed::
 
         minimise || (target - composed(kernels)) C^(1/2) ||
 
-    which is the error of the output for inputs whose patches have the covariance C. The last stage, and
-    without C the first one, is a linear least squares problem that falls apart into one for each of its
-    output (input) channels and is solved by Cholesky; others take preconditioned conjugate gradients. The
-    error never grows. In float64, but for kernels so large that sweeps take long.
+    the error of the output for inputs whose patches have the covariance C (the data-aware objective of X.
+    Zhang, J. Zou, K. He and J. Sun, "Accelerating Very Deep Convolutional Networks for Classification and
+    Detection", IEEE TPAMI 2016). The last stage, and without C the first, is a linear least squares problem
+    with the same normal equations for each of its output (input) channels, solved by Cholesky; other stages
+    take preconditioned conjugate gradients. The error never increases. In float64, except for kernels so
+    large that sweeps take long.
 
     Args:
-        kernels: to begin with, in the shapes of the stages' weights.
-        specs: of the stages; strides, dilations and groups are read.
-        target: (groups, out / groups, in / groups, *size): over all pixels of its extent, or, where the
-            layer is dilated, the taps alone.
-        groups: of the whole.
+        kernels: the initial kernels, in the shapes of the stages' weights.
+        specs: the convolutions of the stages; strides, dilations and groups are read.
+        target: (groups, out / groups, in / groups, *size), over all pixels of its extent or, for a dilated
+            layer, its taps alone.
+        groups: number of groups of the target.
         covariance: (groups, D, D), with D = in / groups * size of the ``target``; None is the identity.
-        sweeps: at most so many times over all stages; by default 30, and fewer, at least one, where they
-            would take more than some seconds.
-        tolerance: enough when a sweep takes less than this part off the squared error; by default 3e-3, and
-            1e-2 with a covariance, where a sweep costs more.
+        sweeps: the most sweeps over all stages; by default 30, fewer (at least one) where they would take
+            more than some seconds.
+        tolerance: stop when a sweep decreases the squared error by less than this share; by default 3e-3,
+            and 1e-2 with a covariance, where a sweep costs more.
+
+    Returns:
+        The kernels in float64.
 
     Raises:
         RewriteError: the chain has another extent than the target, or reaches between its taps.
@@ -88,7 +93,7 @@ def refined(
             there, left = _slope(target - chain.composed(new), given)
             if left < error:
                 now, slope, error = new, there, left
-        if last:  # further the way that the sweep went: alternation alone creeps
+        if last:  # extrapolate the sweep: alternation alone converges slowly
             ahead = [b + reach * (n - b) for b, n in zip(at, now, strict=True)]
             there, left = _slope(target - chain.composed(ahead), given)
             reach = reach * 1.5 if left < error else max(reach / 2, 1.5)
@@ -100,16 +105,16 @@ def refined(
 
 
 def on_taps(kernels: Kernels, specs: Specs, size: Sizes, groups: int = 1) -> Tensor:
-    """The composed kernel over ``size``: as `compose.composed`, or on the taps of a dilated layer alone.
+    """The composed kernel over ``size``: all pixels as `compose.composed`, or the taps of a dilated layer.
 
     Raises:
-        RewriteError: as `refined`.
+        RewriteError: the chain has another extent than ``size``, or reaches between its taps.
     """
     return _Chain(specs, _steps(kernels, specs, size), groups).composed(kernels)
 
 
 class _Chain:
-    """The stages of a chain with their taps so many pixels apart."""
+    """The stages of a chain, with the distances of their taps in pixels."""
 
     def __init__(self, specs: Specs, steps: Sequence[tuple[int, ...]], groups: int) -> None:
         self.inner = [spec.groups for spec in specs]
@@ -117,7 +122,7 @@ class _Chain:
         self.groups = groups
 
     def composed(self, kernels: Kernels, first: int = 0, stop: int | None = None) -> Tensor:
-        """(G, outputs of the last, inputs of the first, *extent), of the stages first to stop - 1."""
+        """The composed kernel of stages first to stop - 1: (G, outputs, inputs, *extent)."""
         total = spread(dense(kernels[first], self.inner[first], self.groups), self.steps[first])
         for stage in range(first + 1, len(kernels) if stop is None else stop):
             total = stacked(kernels[stage], self.inner[stage], total, self.steps[stage])
@@ -126,7 +131,7 @@ class _Chain:
     def updated(
         self, kernels: list[Tensor], stage: int, residual: Tensor, given: Tensor | None
     ) -> list[Tensor]:
-        """The kernels with one of them better, the others as they are; ``residual`` is that of `_slope`."""
+        """The kernels with one stage improved; ``residual`` is that of `_slope`, times the covariance."""
         if stage == len(kernels) - 1:
             new = self._last(kernels, residual, given)
         elif stage == 0 and given is None:
@@ -136,14 +141,15 @@ class _Chain:
         return [*kernels[:stage], new, *kernels[stage + 1 :]]
 
     def _inputs(self, kernels: Kernels, stage: int, ins: int) -> Tensor:
-        """What the stage is given, as (G, its inputs, I, *extent): the stages before it, composed."""
+        """The stages before a stage, composed: (G, inputs of the stage, I, *extent)."""
         if stage:
             return self.composed(kernels, 0, stage)
         one = torch.eye(ins, dtype=kernels[0].dtype, device=kernels[0].device)
         return one.expand(self.groups, ins, ins).reshape(self.groups, ins, ins, *(1,) * len(self.steps[0]))
 
     def _last(self, kernels: Kernels, residual: Tensor, given: Tensor | None) -> Tensor:
-        """Closed form: the normal equations over its inputs and taps, the same for all outputs of a group."""
+        """The last stage in closed form: normal equations over its inputs and taps, shared by a group's
+        outputs."""
         stage = len(kernels) - 1
         kernel, step = kernels[stage], self.steps[stage]
         before = self._inputs(kernels, stage, residual.shape[2])
@@ -153,7 +159,7 @@ class _Chain:
         return kernel + gain.transpose(1, 2).reshape(kernel.shape)
 
     def _first(self, kernels: Kernels, residual: Tensor) -> Tensor:
-        """Closed form: as the last stage, with inputs and outputs in each other's place."""
+        """The first stage in closed form: as the last, with inputs and outputs exchanged."""
         kernel, step, inner = kernels[0], self.steps[0], self.inner[0]
         after = self.composed(kernels, 1).transpose(1, 2)  # (G, M, O, *)
         slope = _onto(residual.transpose(1, 2), after, inner, kernel.shape[2:], step)  # (inner, i, m, *taps)
@@ -162,7 +168,7 @@ class _Chain:
         return kernel + gain.reshape(slope.shape).transpose(1, 2).reshape(kernel.shape)
 
     def _between(self, kernels: Kernels, stage: int, residual: Tensor, given: Tensor | None) -> Tensor:
-        """Conjugate gradients on the exact quadratic, preconditioned by a Kronecker product."""
+        """A middle stage by conjugate gradients, preconditioned by a Kronecker product."""
         kernel, step, inner = kernels[stage], self.steps[stage], self.inner[stage]
         taps = kernel.shape[2:]
         before = self._inputs(kernels, stage, residual.shape[2])
@@ -170,7 +176,7 @@ class _Chain:
         reach = [(t - 1) * s + x for t, s, x in zip(taps, step, before.shape[3:], strict=True)]
         mean = None if given is None else windowed(given, residual.shape[2:], reach)
         matrix = factored(normal(before, inner, taps, step, mean), 1e-6)
-        rows = after.transpose(1, 2).reshape(inner, kernel.shape[0] // inner, -1)  # one for each output
+        rows = after.transpose(1, 2).reshape(inner, kernel.shape[0] // inner, -1)  # a row for each output
         outs = factored(rows @ rows.transpose(1, 2), 1e-6)
         pixels = (1,) * len(step)
 
@@ -210,7 +216,7 @@ class _Chain:
 
 
 def work_of(kernels: Kernels, target: Tensor, covariance: Tensor | None) -> float:
-    """MACs of one sweep of `refined`, roughly."""
+    """Approximate MACs of a sweep of `refined`."""
     after = kernels[1:] or kernels
     work = max(4.0 * target.numel() * prod(kernel.shape[1:]) for kernel in after)
     work += sum(float(prod(kernel.shape[1:])) ** 3 for kernel in after)
@@ -218,7 +224,7 @@ def work_of(kernels: Kernels, target: Tensor, covariance: Tensor | None) -> floa
 
 
 def _onto(residual: Tensor, before: Tensor, groups: int, taps: Sizes, step: Sizes) -> Tensor:
-    """Products of a residual (G, q, I, *) with the stage's inputs (G, p, I, *): (groups, q', p', *taps)."""
+    """Correlation of a residual (G, q, I, *) with a stage's inputs (G, p, I, *): (groups, q', p', *taps)."""
     ins, size = before.shape[2], before.shape[3:]
     left = residual.reshape(groups, -1, *residual.shape[2:])
     for axis, (wide, apart_by) in enumerate(zip(size, step, strict=True)):
@@ -232,12 +238,12 @@ def _onto(residual: Tensor, before: Tensor, groups: int, taps: Sizes, step: Size
 
 
 def _through(residual: Tensor, given: Tensor | None) -> Tensor:
-    """residual @ C."""
+    """The residual times C."""
     return residual if given is None else (residual.flatten(2) @ given).reshape(residual.shape)
 
 
 def _slope(residual: Tensor, given: Tensor | None) -> tuple[Tensor, float]:
-    """residual @ C, and the squared error."""
+    """The residual times C (the negative gradient), and the squared error."""
     seen = _through(residual, given)
     return seen, _dot(residual, seen)
 
@@ -247,19 +253,19 @@ def _dot(a: Tensor, b: Tensor) -> float:
 
 
 def _steps(kernels: Kernels, specs: Specs, size: Sizes) -> list[tuple[int, ...]]:
-    """Pixels of the target between the taps of each stage: between its taps where it has nothing else."""
+    """Distance of each stage's taps in elements of the target, which may be the taps of a dilated layer."""
     steps = steps_of(specs)
     sizes = [kernel.shape[2:] for kernel in kernels]
     axes = range(len(steps[0]))
     extent = [1 + sum((k[a] - 1) * s[a] for k, s in zip(sizes, steps, strict=True)) for a in axes]
     apart_by = [(e - 1) // (n - 1) if n > 1 else 1 for e, n in zip(extent, size, strict=True)]
     if any((n - 1) * d + 1 != e for n, d, e in zip(size, apart_by, extent, strict=True)):
-        raise RewriteError(f"a chain that reaches over {tuple(extent)} pixels for a kernel of {tuple(size)}")
+        raise RewriteError(f"a chain of extent {tuple(extent)} cannot compose to a kernel of {tuple(size)}")
     reduced = []
     for k, s in zip(sizes, steps, strict=True):
         if any(k[a] > 1 and s[a] % apart_by[a] for a in axes):
             raise RewriteError(
-                f"a chain with taps {s} apart for a kernel whose taps are {tuple(apart_by)} apart"
+                f"a chain with taps {s} apart cannot compose to a kernel with taps {tuple(apart_by)} apart"
             )
         reduced.append(tuple(s[a] // apart_by[a] if k[a] > 1 else 1 for a in axes))
     return reduced

@@ -1,4 +1,4 @@
-"""Biases and scales of a chain: activations that at first let everything pass, weights of even size."""
+"""Biases and scales of a chain: activation functions that at first pass everything, balanced weights."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from archcost.weights.moments import Moments
 __all__ = ["INPUT_RANGE", "PASSING", "biases", "evened"]
 
 PASSING = ("CELU", "ELU", "Hardswish", "Identity", "LeakyReLU", "PReLU", "RReLU", "ReLU")
-"""Activations of ``torch.nn`` that give back what is large enough: positive, or above 3 for Hardswish."""
+"""Activation functions of ``torch.nn`` that pass values above 0 unchanged (above 3 for Hardswish)."""
 
 INPUT_RANGE = 10.0
-"""Without data the inputs of a layer are taken to lie within this distance of zero."""
+"""Assumed largest magnitude of a layer's inputs without calibration data."""
 
 _FROM = {"Hardswish": 3.0}
 
 
 def evened(kernels: Sequence[Tensor], specs: Sequence[ConvSpec]) -> list[Tensor]:
-    """The same chain with, for each middle channel, weights of the same norm before and behind it.
+    """The chain with weights of equal norm before and behind each middle channel.
 
-    So no stage trains faster than another for want of scale. Transposed stages are left as they are.
+    Stages then train at the same rate. Transposed stages are unchanged.
     """
     now = list(kernels)
     for _ in range(len(now) - 1):
@@ -52,16 +52,23 @@ def biases(
     name: str,
     moments: Moments | None = None,
 ) -> list[Tensor | None]:
-    """Of every stage: the layer's own in the last, and before an activation one that keeps it out of play.
+    """Biases for every stage, with which activation functions pass everything and the chain stays linear.
 
-    A stage with an activation behind it is shifted by c, so that its values are positive for all inputs
-    within the range of the data (that of each channel, as ``moments`` have it; within `INPUT_RANGE` of zero
-    without); the sum of the next stage's weights times c comes off that stage's bias, so that the chain
-    begins as the linear one. That is exact at the border where only the first stage is padded.
+    A stage with an activation function behind it is shifted by c, so that its values are positive for all
+    inputs in the range of the data (of each channel, from ``moments``; within `INPUT_RANGE` of zero without).
+    The next stage's weights times c are subtracted from its bias. That is exact at the border where only the
+    first stage is padded.
+
+    Args:
+        behind: the activation function behind each stage, or None.
+        bias: the bias of the replaced layer, for the last stage.
+        name: the layer's name, for messages.
+
+    Returns:
+        The bias of each stage; None for a stage without bias.
 
     Raises:
-        RewriteError: the activation is none of `PASSING`, its stage has no bias, or the last one has none and
-            needs one.
+        RewriteError: an activation function is not in `PASSING`, or a stage needs a bias and has none.
     """
     made: list[Tensor | None] = []
     shift = kernels[0].new_zeros(specs[0].in_channels)
@@ -73,7 +80,7 @@ def biases(
             wanted = brought if brought is not None else kernel.new_zeros(spec.out_channels)
         elif kind not in PASSING:
             raise RewriteError(
-                f"{name}: a chain with {kind} cannot begin as the linear one; those that can are "
+                f"{name}: a chain with {kind} cannot start as a linear chain; choose one of "
                 f"{', '.join(PASSING)}"
             )
         elif kind == "Identity":
@@ -83,22 +90,22 @@ def biases(
         own = wanted if brought is None else wanted - brought
         needed = bool(own.any())
         if needed and not spec.bias:
-            raise RewriteError(f"{name}: stage {stage + 1} of its chain needs a bias, and has none")
+            raise RewriteError(f"{name}: stage {stage + 1} of its chain needs a bias")
         made.append(own if spec.bias else None)
         shift = wanted
     return made
 
 
 def _constant(kernel: Tensor, spec: ConvSpec, shift: Tensor) -> Tensor:
-    """What a stage makes of an input that is the same everywhere."""
+    """The output of a stage for an input that is constant in space."""
     if spec.transposed:
-        raise RewriteError("an activation in a chain with transposed layers is not carried over")
+        raise RewriteError("a chain of transposed layers with activation functions has no initial weights")
     sums = apart(kernel, spec.groups).flatten(3).sum(3)  # (groups, o, i)
     return (sums @ shift.reshape(spec.groups, -1, 1)).flatten()
 
 
 def _reach(kernels: Sequence[Tensor], specs: Sequence[ConvSpec], moments: Moments | None) -> Tensor:
-    """How far below zero a stage without bias can come, for each of its outputs."""
+    """Largest magnitude of negative outputs of a stage without bias, for each output channel."""
     outer = 1 if moments is None or moments.low is None else len(moments.low)
     total = composed(kernels, specs, outer).flatten(3)  # (G, m, i, pixels)
     if moments is None or moments.low is None or moments.high is None:

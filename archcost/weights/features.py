@@ -1,4 +1,4 @@
-"""What flows through the layers of a model while batches pass: tapped, with nothing left behind."""
+"""Inputs and outputs of layers recorded while batches pass through a model, which ends unchanged."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from archcost.errors import ArchcostError, InputError, RewriteError, one_line
 from archcost.nn.like import ConvLike
@@ -20,21 +21,27 @@ from archcost.surgery.outputs import fresh
 from archcost.trace.modules import walk
 from archcost.trace.state import Untouched
 
-__all__ = ["Runner", "again", "batches_in", "layer_of", "patches", "running", "space_of", "spaced"]
+__all__ = [
+    *("Batches", "Runner", "again", "batches_in", "layer_of", "like_of", "patches", "running"),
+    *("space_of", "spaced", "weight_of"),
+]
 
-Tap = Callable[[Tensor, Any], None]
-"""Told the input and the output of a layer as soon as it has run, before anything can overwrite them."""
+Batches = Iterable[Any]
+"""Calibration data: batches as a model takes its inputs."""
+
+Tap = Callable[[Tensor, Tensor], None]
+"""Called with the input and output of a layer right after it has run, before they can be overwritten."""
 
 
-_HINT = "; a batch is what the model takes: of (x, y) give x alone, [x for x, _ in loader]"
+_HINT = "; a batch has the model's inputs only: of (x, y) give x, [x for x, _ in loader]"
 
 
 class _Enough(BaseException):
-    """What comes behind the last tapped layer is not needed; no model catches this."""
+    """Ends a pass behind the last tapped layer; a BaseException, so that no model catches it."""
 
 
 class Runner:
-    """Passes of one model in eval mode; see `running`."""
+    """Forward passes of one model in eval mode; see `running`."""
 
     def __init__(self, model: nn.Module, what: str) -> None:
         self.model = model
@@ -43,7 +50,8 @@ class Runner:
         self._limit: int | None = None
 
     def __call__(self, batch: Any, calls: int | None = None) -> int:
-        """One pass; with ``calls``, no further than so many calls of tapped layers. Returns their number."""
+        """Run a forward pass, and return the number of calls of tapped layers; ``calls`` ends it after so
+        many."""
         args, kwargs = fresh(batch)
         self._calls, self._limit = 0, calls
         try:
@@ -55,7 +63,7 @@ class Runner:
             if isinstance(error, ArchcostError):
                 raise RewriteError(f"{error}{hint}") from error
             raise RewriteError(
-                f"the {self.what} model's own forward failed on a batch: {one_line(error)}{hint}"
+                f"the {self.what} model's forward failed on a batch: {one_line(error)}{hint}"
             ) from error
         return self._calls
 
@@ -67,9 +75,9 @@ class Runner:
 
 @contextlib.contextmanager
 def running(model: nn.Module, taps: Mapping[nn.Module, Tap], what: str = "original") -> Iterator[Runner]:
-    """A model ready for passes in eval mode without gradients; all is as before on leaving, come what may.
+    """A `Runner` for forward passes in eval mode without gradients; the model is restored on leaving.
 
-    Taps run before the hooks that a layer has, for its output, and behind those that change its input.
+    Taps see inputs after the layer's own pre-hooks, and outputs before its hooks.
     """
     runner = Runner(model, what)
     with Untouched(walk(model)), evaluating(model), contextlib.ExitStack() as stack:
@@ -79,7 +87,7 @@ def running(model: nn.Module, taps: Mapping[nn.Module, Tap], what: str = "origin
         yield runner
 
 
-def _hooked(layer: nn.Module, tap: Tap, runner: Runner) -> Iterator[Any]:
+def _hooked(layer: nn.Module, tap: Tap, runner: Runner) -> Iterator[RemovableHandle]:
     waiting: list[Tensor] = []
 
     def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -89,7 +97,7 @@ def _hooked(layer: nn.Module, tap: Tap, runner: Runner) -> Iterator[Any]:
         waiting.append(x)
 
     def after(_: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        # What a tap keeps is used after the pass: a forward in inference mode would mark it.
+        # Tensors kept by a tap are used after the pass, and must not be inference tensors.
         with torch.inference_mode(False), torch.no_grad():
             tap(waiting.pop().detach(), output)
         runner.called()
@@ -99,10 +107,10 @@ def _hooked(layer: nn.Module, tap: Tap, runner: Runner) -> Iterator[Any]:
 
 
 def layer_of(model: nn.Module, name: str) -> nn.Module:
-    """The module of that name.
+    """The module of a name.
 
     Raises:
-        RewriteError: there is none.
+        RewriteError: the model has no such module.
     """
     try:
         return model.get_submodule(name)
@@ -110,44 +118,60 @@ def layer_of(model: nn.Module, name: str) -> nn.Module:
         raise RewriteError(f"the model has no module {name!r}") from error
 
 
-def again(batches: Iterable[Any], passes: int) -> Iterator[Any]:
-    """The batches once more.
+def again(batches: Batches, passes: int) -> Iterator[Any]:
+    """The batches from the first on.
+
+    Args:
+        passes: how often they are needed.
 
     Raises:
-        InputError: they can be gone through only once and ``passes`` is more, or there are none.
+        InputError: they are an iterator, for a single pass, and more are needed; or there are no batches.
     """
     given = iter(batches)
     if given is batches and passes > 1:
         raise InputError(
-            f"batches: {type(batches).__name__} can be gone through only once, but {passes} passes are "
-            f"needed: give a list of batches or a DataLoader"
+            f"batches: a {type(batches).__name__} allows a single pass, and {passes} are needed: give a "
+            f"list of "
+            f"batches or a DataLoader"
         )
     empty = True
     for batch in given:
         empty = False
         yield batch
     if empty:
-        raise InputError("batches: there is none in it")
+        raise InputError("batches: there are none")
 
 
-def batches_in(batches: Iterable[Any]) -> int | None:
-    """How many there are; None where only going through them tells."""
+def batches_in(batches: Batches) -> int | None:
+    """Number of batches; None where it is not known before a pass."""
     try:
         return len(batches)  # type: ignore[arg-type]
     except TypeError:
         return None
 
 
+def like_of(layer: nn.Module) -> ConvLike:
+    """A convolution with its attributes as `ConvLike` reads them."""
+    return layer if isinstance(layer, ConvLike) else ConvLike(layer)
+
+
+def weight_of(layer: nn.Module) -> Tensor:
+    """The weight of a convolution."""
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    return weight
+
+
 def space_of(layer: nn.Module, x: Tensor) -> tuple[Tensor, ConvSpec]:
-    """The input with a batch axis, and the layer on paper for it."""
-    like = layer if isinstance(layer, ConvLike) else ConvLike(layer)
+    """The input with a batch axis, and the layer's convolution for it."""
+    like = like_of(layer)
     if x.dim() == like.axes + 1:
         x = x[None]
     return x, like.spec(tuple(x.shape[2:]), len(x))
 
 
 def spaced(positions: int, most: float, size: tuple[int, ...]) -> int:
-    """Every how many-th position to take for about ``most`` of them: no multiple of a row's length."""
+    """Step between positions for about ``most`` of them, coprime to the length of rows."""
     stride = max(1, int(positions // max(most, 1)))
     while any(gcd(stride, n) > 1 for n in size if n > 1) and stride > 1:
         stride += 1
@@ -155,15 +179,15 @@ def spaced(positions: int, most: float, size: tuple[int, ...]) -> int:
 
 
 def patches(x: Tensor, spec: ConvSpec, picked: Tensor) -> Tensor:
-    """What the layer looks at, at some positions of its output: (groups, positions, in / groups * taps).
+    """Patches of a layer's input at some positions of its output: (groups, positions, in / groups * taps).
 
     Args:
-        x: (N, C, *size), the layer's input.
-        picked: (positions,), into the flattened (N, *output_size).
+        x: the layer's input, (N, C, *size).
+        picked: (positions,), indices into the flattened (N, *output_size).
     """
     windows = windowed(padded(x, spec), spec)
     images, *where = torch.unravel_index(picked, (len(x), *spec.output_size))
-    there: Any = (images, slice(None), *where)
+    there: tuple[Tensor | slice, ...] = (images, slice(None), *where)
     found = windows[there]  # (positions, C, *taps)
     found = found.reshape(len(picked), spec.groups, -1)
     assert found.shape[2] * spec.groups == spec.in_channels * prod(spec.kernel_size)

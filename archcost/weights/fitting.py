@@ -1,4 +1,4 @@
-"""Least squares from patches to what an output lacks, in portions."""
+"""Ridge regression from input patches to the error of an output, accumulated in portions."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from torch import Tensor
 
 from archcost.weights.sums import Sums, widened
 
-__all__ = ["Fit", "Normal"]
+__all__ = ["Correction", "Normal"]
 
 
 @dataclass(frozen=True, eq=False)
-class Fit:
-    """What is to be added to a layer's weight and bias."""
+class Correction:
+    """A change of a layer's weight and bias."""
 
     weight: Tensor | None
-    """(groups, out / groups, D)."""
+    """Change of the weight, (groups, out / groups, D); None: none."""
     bias: Tensor | None
-    """(out,)."""
+    """Change of the bias, (out,); None: none."""
 
 
 class Normal:
-    """The normal equations of a layer: z its patches, e what its output lacks; sums in float64."""
+    """The normal equations of a layer for its patches z and missing output e, summed in float64."""
 
     def __init__(self, weights: bool, bias: bool) -> None:
         self.weights, self.bias = weights, bias
@@ -32,11 +32,11 @@ class Normal:
 
     @property
     def count(self) -> int:
-        """Of the rows that it is fitted on."""
+        """Number of rows to fit on."""
         return 0 if self.sums is None else self.sums.count
 
     def add(self, rows: Tensor, lacks: Tensor) -> None:
-        """A portion to fit on: rows (groups, n, D), lacks (n, out)."""
+        """Add a portion to fit on: patches (groups, n, D) and missing outputs (n, out)."""
         if not len(lacks):
             return
         groups, _, width = rows.shape
@@ -50,12 +50,23 @@ class Normal:
         self._crossed += lacks.reshape(len(lacks), groups, -1).permute(1, 2, 0) @ rows
 
     def keep(self, rows: Tensor, was: Tensor, now: Tensor) -> None:
-        """A portion to judge by: rows (groups, n, D), the original's output and the present one (n, out)."""
+        """Add held-out data: patches (groups, n, D), the original and the present output (n, out)."""
         rows = widened(rows)
         self._aside.append((rows, was.detach().to("cpu", rows.dtype), now.detach().to("cpu", rows.dtype)))
 
-    def fit(self, ridge: float) -> Fit:
-        """The change of weight and bias that minimises the squared error plus a ridge on the change."""
+    def fit(self, ridge: float) -> Correction:
+        """The change of weight and bias by ridge regression: least squares plus ``ridge`` times its square.
+
+        A. Hoerl and R. Kennard, "Ridge Regression: Biased Estimation for Nonorthogonal Problems"
+        (Technometrics 12, 1970). The penalty is on the change, so that directions without data stay as they
+        are; the bias is not penalised.
+
+        Args:
+            ridge: as a share of the mean of the diagonal of z z'.
+
+        Returns:
+            The change; none where the normal equations cannot be solved.
+        """
         assert self.sums is not None
         assert self.sums.pivot is not None
         matrix, crossed = self.sums.products / self.count, self._crossed / self.count
@@ -72,19 +83,19 @@ class Normal:
             factor, failed = torch.linalg.cholesky_ex(matrix)
             ridge = max(ridge, 1e-12) * 10
             if not ridge < 1e6:
-                return Fit(None, None)
+                return Correction(None, None)
         weight = torch.cholesky_solve(crossed.transpose(1, 2), factor).transpose(1, 2)
         if not self.bias:
-            return Fit(weight, None)
+            return Correction(weight, None)
         mean = rows + self.sums.pivot
-        return Fit(weight, lacks - (weight @ mean[:, :, None]).flatten())
+        return Correction(weight, lacks - (weight @ mean[:, :, None]).flatten())
 
-    def shift(self) -> Fit:
-        """The change of the bias alone."""
-        return Fit(None, self._lacks / self.count)
+    def shift(self) -> Correction:
+        """The change of the bias alone, by the mean error."""
+        return Correction(None, self._lacks / self.count)
 
-    def error(self, fit: Fit | None) -> float:
-        """||new - original|| / ||original|| on what was kept aside."""
+    def error(self, fit: Correction | None) -> float:
+        """||new - original|| / ||original|| of the output on held-out data."""
         left = size = 0.0
         for rows, was, now in self._aside:
             new = now.double()

@@ -1,4 +1,4 @@
-"""Matrices of low rank, in closed form: the first kernels of the rules that factor a convolution."""
+"""Low-rank matrices in closed form, for the first kernels of factorisations."""
 
 from __future__ import annotations
 
@@ -7,17 +7,16 @@ from torch import Tensor
 
 __all__ = ["balanced", "leading", "root", "truncated"]
 
-# Where LAPACK's exact ways take seconds, a subspace iteration takes a fraction: sizes of the smaller side.
+# Smaller sides up to which LAPACK's exact methods are used; above, subspace iteration is much faster.
 _SVD_UP_TO = 64
 _EIGH_UP_TO = 768
 _FLOOR = 1e-6
 
 
 def root(covariance: Tensor) -> Tensor:
-    """L, lower triangular, with L L^T the covariance, and a millionth of its mean variance on the diagonal.
+    """Cholesky factor L, lower triangular, of the covariance plus a millionth of its mean variance times I.
 
-    What is nearly never seen keeps a little weight, so that L can be inverted, also of a singular
-    covariance; of one that is zero it is the identity.
+    The ridge makes L invertible for a singular covariance; for a zero covariance L is the identity.
 
     Args:
         covariance: (..., d, d), float64.
@@ -36,9 +35,9 @@ def root(covariance: Tensor) -> Tensor:
 
 
 def leading(matrix: Tensor, rank: int, covariance: Tensor | None = None) -> Tensor:
-    """Orthonormal U, (..., m, rank), for which ||(M - U U^T M) C^(1/2)|| is least.
+    """Orthonormal U, (..., m, rank), that minimises ||(M - U U^T M) C^(1/2)||.
 
-    It is that of the singular value decomposition, but for large matrices and small ranks, where a subspace
+    Exact, from the singular value decomposition, except for large matrices and small ranks, where a subspace
     iteration comes within a per cent of its error.
 
     Args:
@@ -64,10 +63,10 @@ def leading(matrix: Tensor, rank: int, covariance: Tensor | None = None) -> Tens
 
 
 def truncated(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """The nearest matrix of a rank, as a product: (..., m, rank) and (..., rank, n); as `leading` is near.
+    """Factors (..., m, rank) and (..., rank, n) of the nearest matrix of a rank, as exact as `leading`.
 
     Args:
-        rank: at most min(m, n); all of it gives the matrix itself.
+        rank: at most min(m, n), where the product is the matrix itself.
     """
     rows, columns = matrix.shape[-2:]
     if rows > columns:
@@ -78,7 +77,7 @@ def truncated(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
 
 
 def balanced(second: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
-    """The same product with every inner channel as large on one side as on the other.
+    """Factors of the same product, scaled to equal norms of each inner channel on both sides.
 
     Args:
         second: (..., m, rank).
@@ -92,7 +91,7 @@ def balanced(second: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _subspace(matrix: Tensor, rank: int) -> Tensor:
-    """Nearly the first left singular vectors (Halko, Martinsson and Tropp, SIAM Review 2011, 4.4)."""
+    """Approximate leading left singular vectors (Halko, Martinsson and Tropp, SIAM Review 2011, 4.4)."""
     generator = torch.Generator().manual_seed(0)  # the user's random numbers are left alone
     wide = min(rank + rank // 8 + 8, matrix.shape[-2])
     basis = torch.randn(matrix.shape[-1], wide, generator=generator).to(matrix.device)

@@ -1,54 +1,67 @@
-"""Mean and covariance of what a convolution looks at: the patches of its input under its kernel."""
+"""Mean and covariance of the patches of a convolution's input, over calibration data."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import inf, prod
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from archcost.errors import RewriteError
 from archcost.progress import Progress
-from archcost.weights.features import again, batches_in, layer_of, patches, running, space_of, spaced
+from archcost.weights.features import (
+    Batches,
+    again,
+    batches_in,
+    layer_of,
+    like_of,
+    patches,
+    running,
+    space_of,
+    spaced,
+    weight_of,
+)
 from archcost.weights.sums import Sums
 
 __all__ = ["LIMIT", "Moments", "collect", "covariance_bytes"]
 
 LIMIT = 2**30
-"""Bytes of covariances that are held at once, by default."""
+"""Default limit of the bytes of covariances held at once."""
 _LEAST, _EACH = 4096, 8
-"""Patches that are enough: so many, and so many times as many as a patch has values."""
+"""Enough patches: at least the first, and the second times the number of values of a patch."""
 
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """Of the patches of one layer, in float64; D = in_channels / groups * taps, ordered as in its weight."""
+    """Mean and covariance of a layer's input patches, in float64.
+
+    A patch has D = in_channels / groups * taps values, ordered as in the layer's weight.
+    """
 
     count: int
-    """Patches seen."""
+    """Number of patches."""
     shape: tuple[int, ...]
-    """(in_channels / groups, *kernel_size)."""
+    """Shape of a patch, (in_channels / groups, *kernel_size)."""
     mean: Tensor
-    """(groups, D)."""
+    """Mean patch, (groups, D)."""
     covariance: Tensor
-    """(groups, D, D), about the mean: the bias of the last stage takes care of that."""
+    """Covariance about the mean, (groups, D, D); the bias of the last stage corrects the mean."""
     low: Tensor | None = None
-    """(groups, in_channels / groups): the least value of each channel, padding included."""
+    """Smallest value of each channel with padding, (groups, in_channels / groups)."""
     high: Tensor | None = None
-    """And the largest."""
+    """Largest value of each channel with padding, (groups, in_channels / groups)."""
 
     @property
     def second(self) -> Tensor:
-        """(groups, D, D): the second moment about zero, for a layer without a bias."""
+        """Second moment about zero, (groups, D, D), for a layer without bias."""
         return self.covariance + self.mean[:, :, None] * self.mean[:, None, :]
 
     def marginal(self, axes: Sequence[int]) -> Tensor:
-        """The covariance along some axes of ``shape``, averaged over the others: (groups, d, d).
+        """Marginal covariance over some axes of ``shape``, averaged over the others: (groups, d, d).
 
-        ``(0,)`` is that of the channels, ``(0, 1)`` that of channels and rows of taps, in that order.
+        Axes ``(0,)`` are the channels, ``(0, 1)`` channels and rows of taps, in that order.
         """
         groups, rank = len(self.covariance), len(self.shape)
         others = [axis for axis in range(rank) if axis not in axes]
@@ -61,40 +74,37 @@ class Moments:
 
 
 def covariance_bytes(layer: nn.Module) -> int:
-    """Of the covariance of a layer's patches, in float64: 8 groups (in_channels / groups * taps)^2."""
-    weight: Any = layer.weight
-    groups: Any = layer.groups
-    return 8 * groups * prod(weight.shape[1:]) ** 2
+    """Bytes of the covariance of a layer's patches: 8 groups (in_channels / groups * taps)^2."""
+    return 8 * like_of(layer).groups * prod(weight_of(layer).shape[1:]) ** 2
 
 
 def collect(
     model: nn.Module,
     names: Iterable[str],
-    batches: Iterable[Any],
+    batches: Batches,
     *,
     progress: bool | None = None,
     limit: int = LIMIT,
 ) -> dict[str, Moments]:
-    """The moments of several layers by name, from passes in eval mode without gradients.
+    """Moments of several layers by name, from forward passes in eval mode without gradients.
 
-    Layers share a pass as long as their covariances fit into ``limit``; sums are in float64, products too
+    Layers share a pass as long as their covariances fit into ``limit``. Sums are in float64, products too
     where patches are small. Where there are far more patches than needed (8 times the values of a patch),
-    they are taken at even distances, the same ones in each run. Between two layers the model is as it was.
-    A pass ends with the last of its layers, called as often as for the first batch; where the batches do not
-    say how many they are, a pass over them ends when there are patches enough.
+    they are sampled at even distances, the same in each run. A pass ends behind the last of its layers; the
+    pass over batches of unknown number ends when there are enough patches. The model ends unchanged.
 
     Args:
-        names: of convolutions that are not transposed.
-        batches: each as the model takes its inputs: a tuple is positional arguments, a dict is keyword
-            arguments, anything else the one argument. What can be gone through only once does for a single
+        names: names of convolutions that are not transposed.
+        batches: calibration data, each batch as the model takes its inputs: a tuple is positional arguments,
+            a dict keyword arguments, anything else a single argument. An iterator is enough for a single
             pass.
         progress: draw a progress bar on stderr; by default on a terminal.
-        limit: bytes.
+        limit: most bytes of covariances held at once.
 
     Raises:
-        RewriteError: a name is unknown, the layer is no convolution that is known, is transposed, was not
-            called, or its covariance alone is above the limit; or the model's own forward fails.
-        InputError: there are no batches, or they can be gone through only once and more passes are needed.
+        RewriteError: a name is unknown; a layer is not a known convolution, is transposed, is not called, or
+            its covariance alone is above the limit; or the model's forward fails.
+        InputError: there are no batches, or an iterator and more than a pass is needed.
     """
     layers = {name: layer_of(model, name) for name in names}
     groups = _passes(layers, limit)
@@ -108,7 +118,7 @@ def collect(
             with running(model, {layer: one.add for layer, one in sums.items()}) as run:
                 calls: int | None = None
                 for batch in again(batches, len(groups)):
-                    calls = run(batch, calls)  # nothing is needed of what follows the last of these layers
+                    calls = run(batch, calls)  # what follows the last of these layers is not needed
                     bar.step()
                     if length is None and all(one.full for one in sums.values()):
                         break
@@ -118,18 +128,18 @@ def collect(
 
 
 def _passes(layers: dict[str, nn.Module], limit: int) -> list[dict[str, nn.Module]]:
-    """The layers of each pass: in order, and as many as fit."""
+    """The layers of each pass, in order, as many as fit."""
     groups: list[dict[str, nn.Module]] = []
     held: dict[nn.Module, int] = {}
     for name, layer in layers.items():
         if getattr(layer, "transposed", None) is not False:
             kind = type(layer).__name__
-            raise RewriteError(f"{name} ({kind}): moments are those of an ordinary convolution's patches")
+            raise RewriteError(f"{name} ({kind}): only convolutions that are not transposed have moments")
         size = covariance_bytes(layer)
         if size > limit:
             raise RewriteError(
                 f"{name}: the covariance of its patches takes {size / 2**20:.0f} MiB, more than the limit of "
-                f"{limit / 2**20:.0f} MiB: leave it out, or give a larger limit"
+                f"{limit / 2**20:.0f} MiB: leave the layer out, or give a larger limit"
             )
         if not groups or sum(held.values()) + (layer not in held) * size > limit:
             groups.append({})
@@ -152,10 +162,10 @@ class _PatchSums:
 
     @property
     def full(self) -> bool:
-        """Whether there are patches enough."""
+        """Whether there are enough patches."""
         return self.sums is not None and self.sums.count >= self.most
 
-    def add(self, x: Tensor, output: Any) -> None:
+    def add(self, x: Tensor, _: Tensor) -> None:
         x, spec = space_of(self.layer, x)
         positions = len(x) * prod(spec.output_size)
         values = spec.in_channels // spec.groups * prod(spec.kernel_size)
@@ -180,10 +190,9 @@ class _PatchSums:
             raise RewriteError(f"{self.name}: it is not called with these batches")
         mean, covariance = self.sums.result()
         if not (mean.isfinite().all() and covariance.isfinite().all()):
-            raise RewriteError(f"{self.name}: its input has values that are not finite with these batches")
-        weight: Any = self.layer.weight
+            raise RewriteError(f"{self.name}: its input has infinite or NaN values with these batches")
         split = (len(mean), -1)
-        shape = tuple(weight.shape[1:])
+        shape = tuple(weight_of(self.layer).shape[1:])
         return Moments(
             self.sums.count, shape, mean, covariance, self.low.reshape(split), self.high.reshape(split)
         )

@@ -1,37 +1,36 @@
-"""Normal equations of one stage of a chain, and their solution."""
+"""The normal equations of a stage of a chain, and their Cholesky factor."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import product
 from math import prod
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from archcost.merging.compose import windows
+from archcost.merging.compose import Index, windows
 
 Sizes = Sequence[int]
-"""One number an axis."""
+"""A number for each axis."""
 
 _SMALL = 2**21
-"""Elements of a matrix that is written down."""
+"""Most elements of a matrix that is formed explicitly."""
 
 __all__ = ["Sizes", "factored", "normal", "windowed"]
 
 
 def normal(before: Tensor, groups: int, taps: Sizes, step: Sizes, covariance: Tensor | None) -> Tensor:
-    """B C B', where row (m, t) of B is the stage's input m, that tap further on.
+    """The matrix B C B' of the normal equations; row (m, t) of B is the stage's input m shifted by tap t.
 
     Args:
         before: (G, M, I, *extent), the stages before this one.
-        groups: of the stage, a multiple of G.
-        taps, step: of the stage: its kernel, and how far apart its taps lie.
+        groups: number of groups of the stage, a multiple of G.
+        taps, step: kernel size of the stage, and the distance of its taps.
         covariance: C, (G, D, D) with D = I * pixels of both stages; None is the identity.
 
     Returns:
-        (groups, M / groups * taps, the same).
+        The matrix, (groups, M / groups * taps, M / groups * taps).
     """
     flat = before.reshape(groups, -1, prod(before.shape[2:]))
     rows, count = flat.shape[1], prod(taps)
@@ -49,7 +48,7 @@ def normal(before: Tensor, groups: int, taps: Sizes, step: Sizes, covariance: Te
 def _outright(
     before: Tensor, groups: int, rows: int, taps: Sizes, step: Sizes, pixels: Sizes, covariance: Tensor | None
 ) -> Tensor:
-    """By writing B down: the least work where it is small."""
+    """The matrix from an explicit B, which is fastest where B is small."""
     ins, size = before.shape[2], before.shape[3:]
     matrix = before.new_zeros(groups, rows, prod(taps), ins, *pixels)
     parts = before.reshape(groups, rows, ins, *size)
@@ -62,7 +61,7 @@ def _outright(
 
 
 def _overlaps(before: Tensor, taps: Sizes, step: Sizes, out: Tensor) -> None:
-    """Without a covariance only the distance of two taps counts."""
+    """The matrix without a covariance, where only the distance of two taps matters."""
     index = list(product(*map(range, taps)))
     size = before.shape[3:]
     done: dict[tuple[int, ...], Tensor | None] = {}
@@ -80,8 +79,8 @@ def _overlaps(before: Tensor, taps: Sizes, step: Sizes, out: Tensor) -> None:
 def _overlap(before: Tensor, apart: Sizes, size: Sizes) -> Tensor | None:
     if any(abs(d) >= n for d, n in zip(apart, size, strict=True)):
         return None
-    here: Any = (Ellipsis, *(slice(max(-d, 0), n - max(d, 0)) for d, n in zip(apart, size, strict=True)))
-    there: Any = (Ellipsis, *(slice(max(d, 0), n - max(-d, 0)) for d, n in zip(apart, size, strict=True)))
+    here: Index = (Ellipsis, *(slice(max(-d, 0), n - max(d, 0)) for d, n in zip(apart, size, strict=True)))
+    there: Index = (Ellipsis, *(slice(max(d, 0), n - max(-d, 0)) for d, n in zip(apart, size, strict=True)))
     return before[here].flatten(2) @ before[there].flatten(2).transpose(1, 2)
 
 
@@ -93,7 +92,7 @@ def _under(before: Tensor, flat: Tensor, taps: Sizes, step: Sizes, covariance: T
     seen = [there for _, there in windows(taps, step, size)]
     whole = before.reshape(outer, -1, width)
     for a, one in enumerate(seen):
-        begin: Any = (slice(None), slice(None), *one[1:])
+        begin: Index = (slice(None), slice(None), *one[1:])
         rows = full[begin]
         for b, other in enumerate(seen[a:], a):
             block = rows[other].reshape(outer, width, width)
@@ -103,7 +102,7 @@ def _under(before: Tensor, flat: Tensor, taps: Sizes, step: Sizes, covariance: T
 
 
 def windowed(covariance: Tensor, shape: Sizes, size: Sizes) -> Tensor:
-    """The covariance of a smaller patch, the mean over all places in the larger one of ``shape`` (I, *k)."""
+    """Covariance of a smaller patch, averaged over its places in a patch of ``shape`` (I, *k)."""
     ins, *pixels = shape
     if list(pixels) == list(size):
         return covariance
@@ -112,16 +111,16 @@ def windowed(covariance: Tensor, shape: Sizes, size: Sizes) -> Tensor:
     places = [n - x + 1 for n, x in zip(pixels, size, strict=True)]
     total = covariance.new_zeros(len(full), width, width)
     for _, there in windows(places, (1,) * len(size), size):
-        both: Any = (slice(None), slice(None), *there[1:], slice(None), *there[1:])
+        both: Index = (slice(None), slice(None), *there[1:], slice(None), *there[1:])
         total += full[both].reshape(total.shape)
     return total / prod(places)
 
 
 def factored(matrix: Tensor, ridge: float = 1e-10) -> Tensor:
-    """Cholesky's factor of N + r, for (B, d, d) matrices N; r is ``ridge`` times the mean of N's diagonal.
+    """Cholesky factor of N + r I, for matrices N (B, d, d); r is ``ridge`` times the mean of N's diagonal.
 
-    Solved for the slope of a squared error at the present weights, it gives the change that minimises that
-    error plus r times its square: the error cannot grow, and what N does not see is left alone.
+    Solved for the negative gradient of a squared error, it gives the change that minimises the error plus r
+    times its square: the error cannot increase, and directions without data are unchanged.
     """
     size = matrix.diagonal(dim1=1, dim2=2).mean(-1).clamp_min(torch.finfo(matrix.dtype).tiny)
     if matrix.dtype == torch.float32:

@@ -1,4 +1,4 @@
-"""The last stage of every new layer fitted to what the old layer gives, from what now flows into it."""
+"""Refit: the last stage of each new layer fitted to the old layer's outputs, from its present inputs."""
 
 from __future__ import annotations
 
@@ -14,69 +14,91 @@ from archcost.errors import RewriteError
 from archcost.nn import adapters
 from archcost.nn.like import ConvLike
 from archcost.progress import Progress
-from archcost.weights.features import Runner, again, batches_in, layer_of, patches, running, space_of, spaced
-from archcost.weights.fitting import Fit, Normal
+from archcost.weights.features import (
+    Batches,
+    Runner,
+    again,
+    batches_in,
+    layer_of,
+    like_of,
+    patches,
+    running,
+    space_of,
+    spaced,
+    weight_of,
+)
+from archcost.weights.fitting import Correction, Normal
 
 __all__ = ["Refit", "refit"]
 
 RIDGES = (1e-6, 1e-4, 1e-2)
 _HELD = 2**28
-"""Bytes of targets of several layers, held at once to share a pass over the original."""
+"""Most bytes of targets held at once by layers that share a pass over the original."""
 _LEAST, _EACH, _ASIDE = 8192, 8, 4096
-"""Positions to fit on: so many, and so many times the values of a patch; and at most so many kept aside."""
+"""Positions to fit on: at least the first, and the second times the values of a patch; most held out."""
 
 
 @dataclass(frozen=True)
 class Refit:
-    """What became of one layer. Errors are ||new - original|| / ||original|| of its output, Frobenius, at
-    positions that were kept aside."""
+    """The refit of a layer; errors are ||new - original|| / ||original|| of its output on held-out
+    positions."""
 
     before: float
+    """Error before the refit."""
     after: float
+    """Error after the refit."""
     positions: int
-    """Of the output that it was fitted on."""
+    """Number of output positions that were fitted on."""
     kept: str
-    """What changed: "weights", with the bias if there is one; "bias"; or "nothing", where neither helped."""
+    """The accepted change: "weights" (with a bias if there is one), "bias", or "nothing" where neither
+    helped."""
     note: str = ""
-    """Why the weights could not be fitted, in words; empty where they could."""
+    """Why the weights could not be fitted; empty where they could."""
 
 
 def refit(
     original: nn.Module,
     rewritten: nn.Module,
     names: Iterable[str],
-    batches: Iterable[Any],
+    batches: Batches,
     *,
     ridge: float | Sequence[float] | None = None,
     progress: bool | None = None,
 ) -> dict[str, Refit]:
-    """Fit the last convolution of each new layer by least squares, in the order in which they run::
+    """Fit the last convolution of each new layer by ridge regression, in the order of execution::
 
         minimise ||y - (w z + b)||^2 + r ||w - w0||^2
 
-    over its weight w and bias b, w0 as it is; z are the patches of its input in ``rewritten``, where the
-    layers before it have been fitted already, and y is what the layer gives in ``original``. So each layer
-    mends what those before it have lost. Every fourth input (of few, every fourth position) is kept aside:
-    what makes the error smallest there is taken, the fit, the mean of the error put into the bias, or
-    nothing. No labels, no gradients, no statistics of batch normalisation are touched.
+    over its weight w and bias b, from its present weight w0 (A. Hoerl and R. Kennard, "Ridge Regression:
+    Biased Estimation for Nonorthogonal Problems", Technometrics 12, 1970). z are the patches of its input in
+    ``rewritten``, where the layers before it are already fitted, and y is the layer's output in ``original``:
+    each layer corrects the errors of those before it, as in the asymmetric reconstruction of X. Zhang, J.
+    Zou, K. He and J. Sun, "Accelerating Very Deep Convolutional Networks for Classification and Detection"
+    (IEEE TPAMI 2016). Every fourth input (every fourth position where there are few) is held out; the change
+    with the smallest error there is accepted: the fit, the mean error added to the bias, or none. There are
+    no labels and no gradients, and batch normalisation statistics are unchanged.
 
-    In eval mode. Of ``original`` nothing changes, of ``rewritten`` only the weights; memory is that of one
-    layer, and of the targets of those that share a pass over the original (of a list or tuple of batches),
-    256 MiB. Positions are taken at even distances, the same ones in each run, where there are far more than
-    8 times the values of a patch.
+    Models run in eval mode; only weights of ``rewritten`` change. Memory is that of a layer, plus 256 MiB of
+    targets where layers share a pass over the original (with a list or tuple of batches). Positions are
+    sampled at even distances, the same in each run, where there are far more than 8 times the values of a
+    patch.
 
     Args:
-        names: of the layers, the same in both models; in ``rewritten`` a convolution or a ``Sequential`` that
-            ends in one.
-        batches: each as the models take their inputs; gone through once a layer and more, so a list or a
-            ``DataLoader`` in a fixed order, not a generator.
-        ridge: r, as a part of the mean of the diagonal of z z'; of several the one with the smallest error
-            aside. By default 1e-6, 1e-4 and 1e-2.
+        names: names of the layers, the same in both models; in ``rewritten`` a convolution, or a
+            ``Sequential`` that ends in a convolution.
+        batches: calibration data, each batch as the models take their inputs; passed over at least once for
+            each layer, so a list, or a ``DataLoader`` in a fixed order.
+        ridge: r, as a share of the mean of the diagonal of z z'; the best on held-out data of several, by
+            default of 1e-6, 1e-4 and 1e-2.
+        progress: draw a progress bar on stderr; by default on a terminal.
+
+    Returns:
+        The errors before and after of each layer, by name.
 
     Raises:
-        RewriteError: a name is unknown, its layer was not called or ends in no convolution, outputs have
-            other shapes than in the original, or a model's own forward fails.
-        InputError: there are no batches, or they can be gone through only once.
+        RewriteError: a name is unknown; a layer is not called, does not end in a convolution, or has outputs
+            of other shapes than in the original; or a model's forward fails.
+        InputError: there are no batches, or they are an iterator.
     """
     ridges = RIDGES if ridge is None else (ridge,) if isinstance(ridge, (int, float)) else tuple(ridge)
     olds = {name: layer_of(original, name) for name in dict.fromkeys(names)}
@@ -87,7 +109,7 @@ def refit(
     calls = _calls(original, olds, batches, passes)
     found: dict[str, Refit] = {}
     length = batches_in(batches)
-    # Another order of the batches in each pass would pair an image with the targets of another.
+    # In another order of batches an image would be paired with another's targets.
     fixed = isinstance(batches, (list, tuple))
     with Progress(len(calls) * (length or 1), "refit", progress) as bar:
         for group in _shared(calls, lasts) if fixed else [[name] for name in calls]:
@@ -116,21 +138,20 @@ def mean_shift(
     original: nn.Module,
     rewritten: nn.Module,
     names: Iterable[str],
-    batches: Iterable[Any],
+    batches: Batches,
     *,
     progress: bool | None = None,
 ) -> dict[str, Refit]:
-    """As `refit`, for the biases alone: the mean error of each channel is taken off."""
+    """Like `refit`, for biases alone: subtract the mean error of each channel."""
     return refit(original, rewritten, names, batches, ridge=(), progress=progress)
 
 
 def _shared(calls: Iterable[str], lasts: dict[str, nn.Module]) -> list[list[str]]:
-    """The names in groups whose targets, at the positions taken, may be held together."""
+    """The names in groups whose targets fit into memory together."""
     groups: list[list[str]] = []
     held = 0.0
     for name in calls:
-        weight: Any = lasts[name].weight
-        outs: Any = lasts[name].out_channels
+        weight, outs = weight_of(lasts[name]), like_of(lasts[name]).out_channels
         size = 2 * max(_LEAST, _EACH * prod(weight.shape[1:])) * outs * weight.element_size()
         if not groups or held + size > _HELD:
             groups.append([])
@@ -141,9 +162,9 @@ def _shared(calls: Iterable[str], lasts: dict[str, nn.Module]) -> list[list[str]
 
 
 def _targets(
-    model: nn.Module, layers: dict[str, nn.Module], pairs: dict[str, _Pair], batches: Iterable[Any]
+    model: nn.Module, layers: dict[str, nn.Module], pairs: dict[str, _Pair], batches: Batches
 ) -> dict[str, list[list[_Target]]]:
-    """What the layers of a group give, batch by batch and call by call, from one pass over the original."""
+    """Outputs of a group of original layers, by batch and call, from a single pass."""
     found: dict[str, list[list[_Target]]] = {name: [] for name in pairs}
     with running(model, {layers[name]: pair.target for name, pair in pairs.items()}) as run:
         calls = sum(pair.calls for pair in pairs.values())
@@ -155,13 +176,11 @@ def _targets(
     return found
 
 
-def _calls(
-    model: nn.Module, layers: dict[str, nn.Module], batches: Iterable[Any], passes: int
-) -> dict[str, int]:
-    """The names in the order in which their layers first run, and how often a pass calls each."""
+def _calls(model: nn.Module, layers: dict[str, nn.Module], batches: Batches, passes: int) -> dict[str, int]:
+    """The names in order of execution, and the number of calls of each in a pass."""
     order: list[nn.Module] = []
 
-    def tap(layer: nn.Module) -> Callable[[Tensor, Any], None]:
+    def tap(layer: nn.Module) -> Callable[[Tensor, Tensor], None]:
         return lambda x, y: order.append(layer)
 
     with running(model, {layer: tap(layer) for layer in layers.values()}) as run:
@@ -174,28 +193,28 @@ def _calls(
 
 
 class _Target(NamedTuple):
-    """What a call of the original layer gave."""
+    """The output of a call of the original layer."""
 
     shape: tuple[int, ...]
     picked: Tensor
-    """Positions, of the batch's flattened images and maps."""
+    """Sampled positions in the flattened images and maps of the batch."""
     rows: Tensor
-    """(positions, out), a copy: what comes behind may write into the output."""
+    """Outputs there, (positions, out); a copy, as later layers may overwrite the output."""
 
 
 def _rows(y: Tensor, picked: Tensor) -> Tensor:
-    """(positions, out) of (N, out, *size)."""
+    """The rows (positions, out) of an output (N, out, *size)."""
     flat = y.flatten(2)
     return flat[picked // flat.shape[2], :, picked % flat.shape[2]]
 
 
 class _Pair:
-    """One layer in both models: what it gave and what it gives, as sums and as what is kept aside."""
+    """A layer in both models, with the normal equations and held-out data of its outputs."""
 
     def __init__(self, name: str, layer: nn.Module, calls: int, length: int | None) -> None:
         self.name, self.layer, self.calls, self.length = name, layer, calls, length
         transposed = bool(layer.transposed)
-        self.note = "the last stage is transposed: only its bias is fitted" if transposed else ""
+        self.note = "the last stage is transposed: only its bias can be fitted" if transposed else ""
         self.weights = not transposed
         self.normal = Normal(self.weights, layer.bias is not None)
         self.wanted: list[_Target] = []
@@ -204,24 +223,23 @@ class _Pair:
         self.aside_by_position = False
 
     def run(self, batch: Any, new: Runner) -> None:
-        """The new layer's part of a batch, where the old one's is there."""
+        """Run the new layer on a batch whose targets are recorded."""
         if not self.wanted:
             return
         new(batch, len(self.wanted))
         if self.wanted:
-            raise RewriteError(f"{self.name}: it is called less often in the rewritten model")
+            raise RewriteError(f"{self.name}: the rewritten model calls it less often than the original")
 
-    def target(self, x: Tensor, y: Any) -> None:
+    def target(self, x: Tensor, y: Tensor) -> None:
         if not isinstance(y, Tensor):
-            raise RewriteError(f"{self.name}: it gives a {type(y).__name__}, not a tensor")
+            raise RewriteError(f"{self.name}: its output is a {type(y).__name__}, not a tensor")
         axes = len(self.layer.kernel_size)  # type: ignore[arg-type]
         whole = y.detach()[None] if y.dim() == axes + 1 else y.detach()
         size = tuple(whole.shape[2:])
         positions = len(whole) * prod(size)
         if not self.stride:
             self.aside_by_position = len(whole) * (self.length or 16) < 8
-            weight: Any = self.layer.weight
-            values = prod(weight.shape[1:]) if self.weights else 1
+            values = prod(weight_of(self.layer).shape[1:]) if self.weights else 1
             most = max(_LEAST, _EACH * values) / (self.length or 16)
             self.stride = spaced(positions, most, size)
         picked = torch.arange(0, positions, self.stride, device=y.device)
@@ -231,7 +249,7 @@ class _Pair:
         wanted = self.wanted.pop(0)
         if wanted.shape != y.shape:
             raise RewriteError(
-                f"{self.name}: the last convolution of its chain gives {tuple(y.shape)}, the original "
+                f"{self.name}: its chain's output has the shape {tuple(y.shape)}, the original's "
                 f"{wanted.shape}"
             )
         x, spec = space_of(self.layer, x)
@@ -251,12 +269,12 @@ class _Pair:
 
 
 def _accepted(pair: _Pair, ridges: tuple[float, ...]) -> Refit:
-    """The best of what was tried, put into the layer."""
+    """Apply the change with the smallest held-out error to the layer."""
     normal = pair.normal
     if not normal.count:
-        raise RewriteError(f"{pair.name}: there are too few positions of its output to fit anything to")
+        raise RewriteError(f"{pair.name}: its output has too few positions to fit to: give more batches")
     before = normal.error(None)
-    best: Fit | None = None
+    best: Correction | None = None
     after, kept = before, "nothing"
     fits = [("bias", normal.shift())] if pair.layer.bias is not None else []
     fits += [("weights", normal.fit(ridge)) for ridge in ridges if pair.weights]
@@ -269,13 +287,12 @@ def _accepted(pair: _Pair, ridges: tuple[float, ...]) -> Refit:
     return Refit(before, after, normal.count, kept, pair.note)
 
 
-def _add(layer: nn.Module, fit: Fit) -> None:
-    weight: Any = layer.weight
-    bias: Any = layer.bias
+def _add(layer: nn.Module, fit: Correction) -> None:
+    weight, bias = weight_of(layer), layer.bias
     with torch.no_grad():
         if fit.weight is not None:
             weight.copy_(weight.double().cpu() + fit.weight.reshape(weight.shape))
-        if fit.bias is not None and bias is not None:
+        if fit.bias is not None and isinstance(bias, Tensor):
             bias.copy_(bias.double().cpu() + fit.bias)
     if isinstance(layer, ConvLike):
         layer.forget()
@@ -290,5 +307,5 @@ def _last_of(name: str, module: nn.Module) -> nn.Module:
     while isinstance(last, nn.Sequential) and len(last):
         last = last[-1]
     if not _is_conv(last):
-        raise RewriteError(f"{name}: what stands there ends in a {type(last).__name__}, not a convolution")
+        raise RewriteError(f"{name}: the new layer ends in a {type(last).__name__}, not a convolution")
     return last

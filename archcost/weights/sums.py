@@ -1,4 +1,4 @@
-"""Mean and covariance of rows that come in portions: sums in float64, whatever they are about."""
+"""Running mean and covariance of rows that come in portions, in float64."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from torch import Tensor
 __all__ = ["Sums", "product_of", "widened"]
 
 _EXACT = 256
-"""Columns up to which products are in float64 too."""
+"""Number of columns up to which products are in float64 too."""
 _BLOCK = 512
 
 
 class Sums:
-    """Of rows (groups, n, D), about the mean of the first portion, so that little cancels; or about zero."""
+    """Sums over rows (groups, n, D) about the mean of the first portion, against cancellation, or about
+    zero."""
 
     def __init__(self, groups: int, width: int, centred: bool = True) -> None:
         self.count, self.centred = 0, centred
@@ -22,7 +23,7 @@ class Sums:
         self.pivot: Tensor | None = None
 
     def add(self, rows: Tensor) -> Tensor:
-        """One portion; half precision is widened. Returns it as it was added up."""
+        """Add a portion, widened from half precision, and return it as it was added."""
         rows = widened(rows)
         if self.pivot is None:
             mean = rows.mean(1, dtype=torch.float64)
@@ -34,7 +35,7 @@ class Sums:
         return rows
 
     def result(self) -> tuple[Tensor, Tensor]:
-        """(groups, D) and (groups, D, D); these sums are of no more use then."""
+        """Mean (groups, D) and covariance (groups, D, D), which overwrites the sums."""
         assert self.pivot is not None
         about = self.total / self.count
         covariance = self.products.div_(self.count)
@@ -43,13 +44,13 @@ class Sums:
 
 
 def widened(rows: Tensor) -> Tensor:
-    """On the CPU, in float64 where they are or have few columns, else in float32."""
+    """Rows on the CPU, in float64 where they are or have few columns, else in float32."""
     wide = rows.dtype == torch.float64 or rows.shape[2] <= _EXACT
     return rows.detach().to("cpu", torch.float64 if wide else torch.float32)
 
 
 def product_of(rows: Tensor, into: Tensor) -> None:
-    """Add rows' rows, (groups, D, D), to ``into``, half of it computed and the other half mirrored."""
+    """Add the Gram matrix of rows, (groups, D, D), to ``into``; half is computed, the rest mirrored."""
     width = rows.shape[2]
     for start in range(0, width, _BLOCK):
         stop = min(start + _BLOCK, width)

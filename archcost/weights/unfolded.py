@@ -1,4 +1,4 @@
-"""Unfolded: one kernel as matrices, and what the nearest ones of a rank lose of it. Each is factored once."""
+"""Unfolded: a kernel as matrices, and the error of their best low-rank approximations."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from torch import Tensor
 __all__ = ["IN", "OUT", "TAPS", "Unfolded"]
 
 OUT, IN, TAPS = 1, 2, 3
-"""Axes of a kernel: output channels, input channels, and the first of its axes of space."""
+"""Axes of a kernel: output channels, input channels, and the first spatial axis."""
 
 _LARGE = 2**18
-"""Values of a kernel from which float32 does for its error."""
+"""Number of values from which a kernel's error is computed in float32."""
 _BLOCK = 512
-# Sums of squares below these parts of the whole are lost in the rounding of its Gram matrices.
+# Shares of the squared norm below which rounding of the Gram matrices hides an error.
 _LEAST = {torch.float32: 1e-4, torch.float64: 1e-12}
 
 
 class Unfolded:
-    """A kernel (groups, out, in, *taps), for errors alone: singular values by way of Gram matrices.
+    """A kernel (groups, out, in, *taps), for errors from singular values, computed by Gram matrices.
 
-    What one factorisation says holds for all ranks, so that one serves all ratios that are asked for.
+    Each factorisation is computed once, and gives the errors of all ranks.
     """
 
     def __init__(self, kernel: Tensor) -> None:
@@ -35,22 +35,22 @@ class Unfolded:
 
     @cached_property
     def kernel(self) -> Tensor:
-        """On the CPU, in float64; large ones in float32."""
+        """The kernel on the CPU, in float64; large kernels in float32."""
         return self.given.to("cpu", torch.float32 if self.given.numel() >= _LARGE else torch.float64)
 
     @cached_property
     def total(self) -> float:
-        """Its squared norm."""
+        """Squared Frobenius norm of the kernel."""
         return float(self.kernel.square().sum(dtype=torch.float64))
 
     def error(self, lost: float) -> float | None:
-        """|| W - W' || / || W || for a squared norm that is lost; None where rounding hides it."""
+        """|| W - W' || / || W || from || W - W' ||^2; None where rounding hides it."""
         if lost <= _LEAST[self.kernel.dtype] * self.total:
             return None
         return (lost / self.total) ** 0.5
 
     def lost(self, rank: int, rows: Sequence[int], apart: Sequence[int] = ()) -> float:
-        """The squared norm that the nearest matrices of a rank lose (Eckart and Young, 1936).
+        """|| W - W' ||^2 for the best matrices of a rank (Eckart and Young, 1936).
 
         Args:
             rows: the axes that count as rows of the matrix; all others are columns.
@@ -63,9 +63,11 @@ class Unfolded:
         return float(tails[..., max(tails.shape[-1] - 1 - rank, 0)].sum())
 
     def lost_between(self, front: int, back: int) -> float:
-        """The squared norm outside the leading directions of the inputs, ``front``, and outputs, ``back``.
+        """|| W - W' ||^2 for the truncated higher-order SVD (De Lathauwer et al. 2000), an upper bound of
+        Tucker-2.
 
-        The truncated higher-order SVD (De Lathauwer et al. 2000), no less than Tucker-2 loses.
+        Args:
+            front, back: numbers of leading directions of the inputs and the outputs.
         """
         if self._core is None:
             turned = torch.einsum("goi...,goa->gai...", self.kernel, self._basis(OUT))
@@ -76,7 +78,7 @@ class Unfolded:
         return max(self.total - float(self._core[back - 1, front - 1]), 0.0)
 
     def _basis(self, axis: int) -> Tensor:
-        """(groups, d, d): the singular vectors of the matrix with one axis as its rows, the leading last."""
+        """Singular vectors (groups, d, d) of the matrix with an axis as its rows, the leading last."""
         if axis not in self._bases:
             values, self._bases[axis] = torch.linalg.eigh(_gram(self._matrices((axis,))))
             self._tails[(axis,), ()] = _tails(values)
@@ -91,7 +93,7 @@ class Unfolded:
 
 
 def _gram(matrix: Tensor) -> Tensor:
-    """M M' of matrices (..., m, n): above the diagonal of large ones is nothing, and nobody reads it."""
+    """Gram matrix M M' of matrices (..., m, n); only the lower triangle for large ones."""
     size = matrix.shape[-2]
     if size <= 2 * _BLOCK:
         return matrix @ matrix.mT
@@ -103,11 +105,11 @@ def _gram(matrix: Tensor) -> Tensor:
 
 
 def _upright(matrix: Tensor) -> Tensor:
-    """Or its transpose, which has the same singular values, where that has fewer rows."""
+    """The matrix or its transpose, whichever has fewer rows; singular values are the same."""
     return matrix.mT if matrix.shape[-2] > matrix.shape[-1] else matrix
 
 
 def _tails(values: Tensor) -> Tensor:
-    """Sums of the smallest 0, 1, 2 ... of squared singular values, which come in rising order."""
+    """Sums of the smallest 0, 1, 2 ... squared singular values, given in ascending order."""
     sums = values.double().clamp(min=0).cumsum(-1)
     return torch.cat([torch.zeros_like(sums[..., :1]), sums], -1)

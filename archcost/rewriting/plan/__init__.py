@@ -1,1 +1,1 @@
-"""Plans: what was chosen, saved and read, and carried out on a model."""
+"""Plans: chosen proposals, saved, read and carried out on a model."""

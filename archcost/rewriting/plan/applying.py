@@ -1,4 +1,4 @@
-"""A plan carried out on a model: weights from data, every new layer checked, what fails taken back."""
+"""A plan carried out on a model: weights fitted to data, new layers checked, failures undone."""
 
 from __future__ import annotations
 
@@ -25,58 +25,60 @@ from archcost.surgery.sites import Hooks
 from archcost.trace.call import Call
 from archcost.trace.modules import walk
 from archcost.trace.state import Untouched
+from archcost.weights.features import Batches
 from archcost.weights.moments import Moments, collect, covariance_bytes
 from archcost.weights.refit import refit
 
-__all__ = ["Outcome", "Task", "carried_out", "moments_of", "outputs_apart"]
+__all__ = ["Application", "Outcome", "carried_out", "moments_of", "outputs_apart"]
 
 T = TypeVar("T")
 
-# Of covariances held at a time, in bytes.
+# Bytes of covariances held at a time.
 _MOST_BYTES = 2**29
-# Between a new layer and the one kernel that it amounts to: rounding of two or three convolutions.
+# Tolerance between a new layer and the kernel that it composes to: rounding of two or three convolutions.
 _ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-4}
 _HALF = 5e-2
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one proposal."""
+    """The outcome of a proposal that was carried out: its errors, or why it failed."""
 
     proposal: Proposal
     error: float | None
-    """max |new - old| / max |old| of the layer's output, on the inputs given; None: not compared alone."""
+    """max |new - old| / max |old| of the layer's output on the inputs given; None: not compared alone."""
     refitted: tuple[float, float] | None
     """Relative error of the layer's output on the data, before and after the refit of its last stage."""
     problem: str | None
-    """What it failed by, and that it was taken back; None where it stands."""
+    """Why it failed and was undone; None where it did not fail."""
     unfitted: str | None = None
-    """Why its weights are not fitted to the data that was given."""
+    """Why the layer is not fitted to the calibration data; None where it is, or there is none."""
 
 
 @dataclass(frozen=True, eq=False)
-class Task:
-    """A plan to be carried out on ``work``, a copy of ``model`` or the model itself.
+class Application:
+    """A plan to be carried out on ``work``: the model itself or a copy.
 
-    Where data is given, ``work`` is a copy: the original says what every layer should give.
+    With calibration data ``model`` is the unchanged original, whose outputs are the targets.
     """
 
     model: nn.Module
     work: nn.Module
     plan: Plan
     call: Call
-    """On which every new layer is compared with the old one."""
+    """The inputs on which every new layer is compared with the old one."""
     batches: Sequence[Any] | None = None
+    """Calibration data; None: weights come from the old weights alone."""
     moments: Mapping[str, Moments] | None = None
-    """Of the layers' inputs, where they are known already."""
+    """Moments of layers' inputs that are known already, by the layer's name."""
     hooks: Hooks = "refuse"
     strict: bool = True
-    """A place that fails ends everything; else it is one of the outcomes, and ends nothing else."""
+    """Whether a failure of a layer raises; else it is recorded in its outcome."""
     progress: bool | None = None
 
 
-def carried_out(task: Task) -> tuple[Applied, tuple[Outcome, ...]]:
-    """Apply the plan proposal by proposal, each looked at as soon as it stands."""
+def carried_out(task: Application) -> tuple[Applied, tuple[Outcome, ...]]:
+    """Apply the plan proposal by proposal, checking each new layer at once."""
     plan = task.plan
     recorded = record_inputs(task.model, task.call, [one.name for one in plan])
     expected = outputs_apart(task.model, task.call)
@@ -95,25 +97,27 @@ def carried_out(task: Task) -> tuple[Applied, tuple[Outcome, ...]]:
                     except Exception as error:  # whatever somebody's rule raises
                         if task.strict:
                             raise
-                        problems[one.name] = f"it failed: {error or type(error).__name__}"
+                        problems[one.name] = f"failed: {error or type(error).__name__}"
                         continue
                     errors[one.name], problem = _looked_at(one, handle, recorded.get(one.name))
                     applied.join(handle)
                     if problem is not None:
                         applied.undo(one.name)
-                        problems[one.name] = f"taken back: {problem}"
+                        problems[one.name] = f"undone: {problem}"
         whole = _whole(task, applied, expected)
-        problems |= {name: f"taken back: {said}" for name, said in whole.items()}
+        problems |= {name: f"undone: {said}" for name, said in whole.items()}
         refitted, unfitted = _refitted(task, applied)
     except BaseException:
         applied.undo()
         raise
-    tables: Any = errors, refitted, problems, unfitted
-    return applied, tuple(Outcome(one, *(table.get(one.name) for table in tables)) for one in plan)
+    return applied, tuple(
+        Outcome(one, errors.get(n := one.name), refitted.get(n), problems.get(n), unfitted.get(n))
+        for one in plan
+    )
 
 
 def _parts(plan: Plan, data: bool) -> Iterator[list[Proposal]]:
-    """As many proposals at a time as there is memory for the covariances of."""
+    """The proposals in groups whose covariances fit into memory."""
     part: list[Proposal] = []
     held = 0
     for one in plan:
@@ -135,7 +139,7 @@ def _covariance_bytes(one: Proposal) -> int:
     return 8 * spec.groups * patch * patch
 
 
-def _moments(task: Task, part: list[Proposal]) -> Mapping[str, Moments]:
+def _moments(task: Application, part: list[Proposal]) -> Mapping[str, Moments]:
     names = _fitted_names(part)
     if task.batches is None:
         return {}
@@ -143,16 +147,17 @@ def _moments(task: Task, part: list[Proposal]) -> Mapping[str, Moments]:
 
 
 def _fitted_names(proposals: Iterable[Proposal]) -> list[str]:
-    """Those with weights that data can choose."""
+    """Names of the layers whose new weights can be fitted to data."""
     return [one.name for one in proposals if isinstance(get(one.rule), Factorisation)]
 
 
 def moments_of(
-    model: nn.Module, names: Iterable[str], batches: Any, *, strict: bool, progress: bool | None
+    model: nn.Module, names: Iterable[str], batches: Batches, *, strict: bool, progress: bool | None
 ) -> dict[str, Moments]:
-    """Of the layers that have some: transposed ones and the largest are carried over by weights alone.
+    """Moments by name, except for transposed layers and those with too large a covariance.
 
-    Unless ``strict``, so are those that have none with these batches, as where they are not called.
+    Unless ``strict``, layers are also left out whose moments cannot be computed, as where they are not
+    called.
     """
     layers = {name: model.get_submodule(name) for name in names}
     fit = [
@@ -166,10 +171,10 @@ def moments_of(
 
 
 def _each(work: Callable[[list[str]], dict[str, T]], names: list[str]) -> tuple[dict[str, T], dict[str, str]]:
-    """Work on layers all at once or, where that fails, on each alone; and why some failed.
+    """The results for all layers at once or, where that fails, for each alone; and the failures by name.
 
     Raises:
-        RewriteError: all of them fail.
+        RewriteError: every layer fails.
     """
     if not names:
         return {}, {}
@@ -182,7 +187,7 @@ def _each(work: Callable[[list[str]], dict[str, T]], names: list[str]) -> tuple[
     for name in names:
         try:
             found |= work([name])
-        except ArchcostError as error:  # of batches that can be gone through once, that there are none left
+        except ArchcostError as error:  # also of an iterator of batches that the first try has used up
             failed[name] = str(error)
     if not found:
         raise first
@@ -190,9 +195,9 @@ def _each(work: Callable[[list[str]], dict[str, T]], names: list[str]) -> tuple[
 
 
 def _looked_at(one: Proposal, handle: Applied, given: Call | None) -> tuple[float | None, str | None]:
-    """The error of a new layer on a recorded input, and what is wrong with it."""
+    """The error of a new layer on a recorded input, and why it is wrong."""
     if given is None or len(one.replacement.chains) > 1:
-        return None, None  # what stands for several modules is seen in the whole model
+        return None, None  # replacements of several modules are checked in the whole model
     old, new = handle.replaced[one.name]
     dtype = next((p.dtype for p in old.parameters()), torch.float32)
     rounding = _ROUNDING.get(dtype, _HALF)
@@ -203,14 +208,15 @@ def _looked_at(one: Proposal, handle: Applied, given: Call | None) -> tuple[floa
     off = _against_kernel(one, old, new, given)
     if off is not None and not off <= rounding:
         return found.error, (
-            f"it does not compute what its kernels amount to: the relative difference is {off:.1e}, above "
-            f"{rounding:.0e}"
+            f"its output differs from that of the kernel it composes to by {off:.1e}, more than rounding "
+            f"({rounding:.0e})"
         )
     return found.error, None
 
 
 def _against_kernel(one: Proposal, old: nn.Module, new: nn.Module, given: Call) -> float | None:
-    """How far a linear chain is from the one convolution that it amounts to, borders included."""
+    """Relative difference of a linear chain's output from the convolution that it composes to, with
+    borders."""
     chain = one.replacement.chain
     layers = [module for module in new.modules() if isinstance(module, nn.modules.conv._ConvNd)]
     if one.exact or not all(isinstance(step, Conv) for step in chain) or len(layers) != len(chain):
@@ -243,7 +249,7 @@ def _against_kernel(one: Proposal, old: nn.Module, new: nn.Module, given: Call) 
 
 
 def _is_linear(specs: Sequence[ConvSpec]) -> bool:
-    """No bias before the last stage, no padding of an axis along which an earlier one looks or strides."""
+    """Whether a chain is exactly one convolution: biases at its end and padding at its start only."""
     if any(spec.bias for spec in specs[:-1]):
         return False
     before: set[int] = set()
@@ -257,8 +263,8 @@ def _is_linear(specs: Sequence[ConvSpec]) -> bool:
     return True
 
 
-def _whole(task: Task, applied: Applied, expected: list[torch.Tensor]) -> dict[str, str]:
-    """Run the whole model; proposals are taken back, the last first, until it runs and has its shapes."""
+def _whole(task: Application, applied: Applied, expected: list[torch.Tensor]) -> dict[str, str]:
+    """Run the whole model, and undo proposals, the last first, until it runs with the old shapes."""
     problems: dict[str, str] = {}
     exact = all(one.exact for one in task.plan)
     standing = list(applied.names)
@@ -271,27 +277,27 @@ def _whole(task: Task, applied: Applied, expected: list[torch.Tensor]) -> dict[s
 def _wrong(model: nn.Module, call: Call, expected: list[torch.Tensor], exact: bool) -> str | None:
     try:
         found = outputs_apart(model, call)
-    except Exception as error:  # whatever the user's forward raises with the new layers is the finding
+    except Exception as error:  # whatever the user's forward raises is the problem
         return f"the model's forward fails with it: {one_line(error)}"
     if [one.shape for one in found] != [one.shape for one in expected]:
-        return "the model's outputs have other shapes with it"
+        return "the model's outputs change their shapes with it"
     if exact:
         off = worst_error(found, expected)
         dtype = expected[0].dtype if expected else torch.float32
         if off > 10 * _ROUNDING.get(dtype, _HALF):
-            return f"the model's outputs differ by {off:.1e}, and it should compute the same"
+            return f"the model's outputs differ by {off:.1e} with an exact rewrite"
     return None
 
 
 def outputs_apart(model: nn.Module, call: Call) -> list[torch.Tensor]:
-    """In eval mode, the model and the random state as before; both draw the same random numbers."""
+    """The model's outputs in eval mode from random seed 0; model and random state end unchanged."""
     with Untouched(walk(model)), evaluating(model):
         torch.manual_seed(0)
         return outputs_of(model, call)
 
 
-def _refitted(task: Task, applied: Applied) -> tuple[dict[str, tuple[float, float]], dict[str, str]]:
-    """By name the errors before and after, and why some layers are not fitted."""
+def _refitted(task: Application, applied: Applied) -> tuple[dict[str, tuple[float, float]], dict[str, str]]:
+    """Errors before and after the refit, by name, and why some layers are not fitted."""
     names = _fitted_names(one for one in task.plan if one.name in applied.names)
     if task.batches is None or not names:
         return {}, {}

@@ -1,4 +1,4 @@
-"""From a chain on paper to modules of ``torch.nn``."""
+"""Modules of ``torch.nn`` built from the description of a chain."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _PADS = {
 
 
 def built(chain: Chain, old: nn.Module, weights: Tensors | None, kept: Mapping[str, nn.Module]) -> nn.Module:
-    """The module that does what a chain says: one of ``torch.nn``, or several in a ``Sequential``.
+    """The module of a chain: one of ``torch.nn``, or several in a ``Sequential``.
 
-    It shows the attributes of the convolution ``old``, as far as it had them, for parents that read them.
+    It has the attributes of the convolution ``old``, such as ``in_channels``, for parents that read them.
 
     Args:
-        weights: for each convolution of the chain; None gives PyTorch's random ones, made without a trace
-            in the state of its random numbers.
-        kept: the modules that the chain takes over, by their names.
+        weights: weight and bias of each convolution of the chain; None: PyTorch's random initialisation,
+            which leaves the random state unchanged.
+        kept: the modules that the chain takes over, by name.
     """
     like = next((p for p in old.parameters()), None)
     options: dict[str, Any] = {} if like is None else {"device": like.device, "dtype": like.dtype}
@@ -57,13 +57,14 @@ def built(chain: Chain, old: nn.Module, weights: Tensors | None, kept: Mapping[s
 
 
 def conv_type(spec: ConvSpec) -> str:
-    """The class of ``torch.nn`` that does it."""
+    """Name of the class of ``torch.nn`` for a convolution: ``ConvTranspose2d``."""
     return f"Conv{'Transpose' * spec.transposed}{spec.axes}d"
 
 
 def conv_arguments(spec: ConvSpec) -> dict[str, Any]:
-    """What its constructor is given, beyond channels and kernel_size: what differs from the defaults."""
-    pairs: Any = spec.padding
+    """Constructor arguments of a convolution that differ from the defaults, without channels and
+    kernel_size."""
+    pairs = spec.padding
     even = all(low == high for low, high in pairs)
     axes = spec.axes
     arguments: dict[str, tuple[Any, Any]] = {
@@ -79,8 +80,8 @@ def conv_arguments(spec: ConvSpec) -> dict[str, Any]:
 
 
 def padding_layer(spec: ConvSpec) -> tuple[str, tuple[int, ...]] | None:
-    """What pads before a convolution that cannot itself: the class of ``torch.nn``, and its argument."""
-    pairs: Any = spec.padding
+    """Class name and argument of a padding layer for padding that no convolution has; else None."""
+    pairs = spec.padding
     if all(low == high for low, high in pairs):
         return None
     name = f"{_PADS[spec.padding_mode]}{len(pairs)}d"
@@ -113,9 +114,11 @@ def _convolution(
 def _fill(layer: nn.Module, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
     for name, value in (("weight", weight), ("bias", bias)):
         there = layer._parameters[name]
-        if (there is None) != (value is None) or (there is not None and there.shape != value.shape):  # type: ignore[union-attr]
-            shape, wanted = (None if t is None else tuple(t.shape) for t in (value, there))
-            raise RewriteError(f"{type(layer).__name__}: its {name} would be {shape}, and is {wanted}")
+        shape, wanted = (None if t is None else tuple(t.shape) for t in (value, there))
+        if shape != wanted:
+            raise RewriteError(
+                f"{type(layer).__name__}: the rule gives a {name} of shape {shape} for one of shape {wanted}"
+            )
         if there is not None and value is not None:
             with torch.no_grad():
                 there.copy_(value)

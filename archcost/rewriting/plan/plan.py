@@ -1,4 +1,4 @@
-"""Plan: chosen proposals, and the model that they make."""
+"""Plan: chosen proposals, to be applied to a model, saved and read."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 class Applied:
-    """What a plan did to a model in place, and the way back."""
+    """The exchanges that a plan made in a model, which `undo` reverts."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
@@ -38,14 +38,17 @@ class Applied:
 
     @property
     def replaced(self) -> dict[str, tuple[nn.Module, nn.Module]]:
-        """Old and new module, by name; empty once undone."""
+        """Old and new modules by name; empty once undone."""
         return {name: pair for handle in self._handles.values() for name, pair in handle.replaced.items()}
 
     def undo(self, name: str | None = None) -> None:
-        """Put back every old module, or those of the proposal of that name; a second time does nothing.
+        """Put the old modules back; a second call does nothing.
+
+        Args:
+            name: of a proposal, to undo that alone; by default all.
 
         Raises:
-            RewriteError: somebody has put yet another module there since.
+            RewriteError: another module has been put there since.
         """
         names = list(self._handles) if name is None else [name] if name in self._handles else []
         for one in reversed(names):
@@ -54,21 +57,21 @@ class Applied:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the proposals that stand, in the order in which they were applied."""
+        """Names of the applied proposals, in the order of application."""
         return tuple(self._handles)
 
     def join(self, other: Applied) -> None:
-        """Take over what another plan did to the same model since."""
+        """Take over the exchanges of another plan in the same model."""
         self._handles |= other._handles
         other._handles = {}
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Proposals that go together: no module is replaced twice.
+    """Chosen proposals, no two of which replace the same module.
 
     Raises:
-        RewriteError: two of them replace the same module, or one a module inside another's.
+        RewriteError: two proposals replace the same module, or modules inside one another.
     """
 
     proposals: tuple[Proposal, ...]
@@ -81,8 +84,8 @@ class Plan:
                 for other, before in taken:
                     if overlap(name, other):
                         raise RewriteError(
-                            f"{before.rule} of {before.name!r} and {one.rule} of {one.name!r} cannot go "
-                            f"together: both replace {name!r}; take one of them"
+                            f"{before.rule} of {before.name!r} and {one.rule} of {one.name!r} both replace "
+                            f"{name!r}: choose one of them"
                         )
             taken += [(name, one) for name in one.replacement.chains]
 
@@ -93,7 +96,7 @@ class Plan:
         return iter(self.proposals)
 
     def without(self, names: Iterable[str]) -> Plan:
-        """The same, less the proposals of these names."""
+        """The plan without the proposals of some names."""
         left_out = set(names)
         return Plan(one for one in self.proposals if one.name not in left_out)
 
@@ -119,7 +122,7 @@ class Plan:
         hooks: Hooks = "refuse",
     ) -> Applied: ...
 
-    @torch.inference_mode(False)  # what is made in the caller's could not be trained
+    @torch.inference_mode(False)  # tensors made in the caller's inference mode could not be trained
     def apply(
         self,
         model: nn.Module,
@@ -129,17 +132,23 @@ class Plan:
         moments: Mapping[str, Moments] | None = None,
         hooks: Hooks = "refuse",
     ) -> nn.Module | Applied:
-        """A copy of the model with the new layers; in place, the handle whose ``undo()`` takes it back.
+        """Apply the plan to a copy of the model, or to the model itself.
 
         Args:
-            weights: carry the trained weights over. False leaves the new layers random, for weights that
-                are loaded next: the state_dict of a model that the same plan was applied to fits.
-            moments: by the name of a layer, of its inputs (`archcost.weights.moments.collect`).
-            hooks: "keep" has the new layers take over the hooks of the old ones.
+            inplace: change the model itself.
+            weights: compute the new weights from the trained ones. False leaves the new layers random, for
+                the state_dict of a model that the same plan was applied to.
+            moments: mean and covariance of layers' input patches, by the layer's name
+                (`archcost.weights.moments.collect`).
+            hooks: "keep": new layers take over the hooks of the old ones; "refuse": a layer with hooks "
+                "raises.
+
+        Returns:
+            The copy; with ``inplace`` an `Applied`, whose ``undo()`` restores the model.
 
         Raises:
-            RewriteError: the model is not the one that the plan was made for, or one of its layers may not
-                be replaced; the message names the module. Nothing has changed then.
+            RewriteError: the model does not fit the plan, or one of its layers may not be replaced; the
+                message names the module, and the model is unchanged.
         """
         work = model if inplace else copied(model)
         applied = Applied(work)
@@ -155,33 +164,38 @@ class Plan:
         return applied if inplace else work
 
     def to_json(self, path: str | os.PathLike[str] | None = None, indent: int | None = 2) -> str | None:
-        """All of it as JSON, into a file or returned; `from_json` reads it."""
+        """The plan as JSON, which `from_json` reads.
+
+        Args:
+            path: a file to write; None returns the text.
+            indent: as in ``json.dumps``.
+        """
         from archcost.rewriting.plan.plan_json import written
 
         return written(self.proposals, path, indent)
 
     @classmethod
     def from_json(cls, source: str | os.PathLike[str]) -> Plan:
-        """What `to_json` wrote: its text, or the path of a file.
+        """A plan from the text of `to_json`, or the path of its file.
 
         Raises:
-            RewriteError: it is no plan; the message says where.
+            RewriteError: it cannot be read as a plan; the message says where.
         """
         from archcost.rewriting.plan.plan_json import read
 
         return cls(read(source))
 
     def to_python(self) -> str:
-        """The new layers as source that a person can paste: a dict of modules by name, without weights."""
+        """Python source of a function that builds the new layers by name, without weights."""
         from archcost.rewriting.plan.source import source_of
 
         return source_of(self.proposals)
 
     def _check(self, model: nn.Module, hooks: Hooks, weights: bool) -> None:
-        """Whether this is a model that the plan fits."""
+        """Raise where the model does not fit the plan."""
         known = {name: site for site in sites(model, hooks=hooks) for name in site.names}
         for one in self.proposals:
-            said = f"{one.rule} of {one.name!r} is for another model"
+            said = f"{one.rule} of {one.name!r} does not fit this model"
             site = known.get(one.name)
             if site is not None and site.reason is not None:
                 raise RewriteError(f"{one.name!r} cannot be replaced: {site.reason}")
@@ -189,23 +203,21 @@ class Plan:
                 try:
                     module = model.get_submodule(name)
                 except AttributeError:
-                    raise RewriteError(f"{said}: this one has no module {name!r}") from None
+                    raise RewriteError(f"{said}: it has no module {name!r}") from None
                 if kind is not None and type(module).__name__ != kind:
                     raise RewriteError(
-                        f"{said}: {name!r} is a {type(module).__name__} here, and was a {kind}"
+                        f"{said}: {name!r} is a {type(module).__name__}, and a {kind} in the plan"
                     )
             if site is None:
                 continue
             if weights and any(p.is_meta for p in site.module.parameters()):
-                raise RewriteError(
-                    f"{one.name!r} is on `meta` and has no weights to carry over: apply(..., weights=False)"
-                )
+                raise RewriteError(f"{one.name!r} is on `meta` and has no values: apply(..., weights=False)")
             for what, there, asked in _differences(site.module, one.old[0]):
-                raise RewriteError(f"{said}: its {what} is {there}, and the plan was made for {asked}")
+                raise RewriteError(f"{said}: its {what} is {there}, and {asked} in the plan")
 
 
 def _differences(module: nn.Module, asked: ConvSpec) -> Iterator[tuple[str, Any, Any]]:
-    """Where a convolution is not the one that a plan was made for: name, value here, value there."""
+    """Attributes of a convolution that differ from the plan: name, value here, value in the plan."""
     like = ConvLike(module)
     for what in ("in_channels", "out_channels", "kernel_size", "stride", "dilation", "groups", "transposed"):
         if getattr(like, what) != getattr(asked, what):
@@ -217,9 +229,9 @@ def _differences(module: nn.Module, asked: ConvSpec) -> Iterator[tuple[str, Any,
 
 
 def _modules(model: nn.Module, one: Proposal, weights: bool, moments: Moments | None) -> dict[str, nn.Module]:
-    """The new modules of one proposal, made of the old ones."""
+    """The new modules of a proposal, by the names of the old ones."""
     there = {name: model.get_submodule(name) for name in named_by(one.replacement)}
-    carried: Any = rules.get(one.rule).carry(there, one.replacement, moments) if weights else {}
+    carried = rules.get(one.rule).carry(there, one.replacement, moments) if weights else {}
     made = {}
     for name, chain in one.replacement.chains.items():
         made[name] = built(chain, there[name], carried.get(name, ()) if weights else None, there)

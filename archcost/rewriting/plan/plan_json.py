@@ -1,4 +1,4 @@
-"""A plan as JSON, and back."""
+"""Plans written as JSON and read back."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any
 from torch import nn
 
 from archcost.errors import ArchcostError, RewriteError
-from archcost.merging.chain import Activation, Conv, Kept, Step
-from archcost.rewriting.proposal import Costs, Proposal, Raced
+from archcost.merging.chain import Activation, ChainStep, Conv, Kept
+from archcost.rewriting.proposal import PlaceCosts, Proposal, Raced
 from archcost.rewriting.replacement import Replacement
 from archcost.spec import ConvSpec
 
@@ -24,7 +24,7 @@ _VERSION = 1
 
 
 def written(plan: Iterable[Proposal], path: str | os.PathLike[str] | None, indent: int | None) -> str | None:
-    """The text, or None where it went into a file."""
+    """Write a plan to a file, or return its text."""
     text = json.dumps(plan_record(plan), indent=indent, allow_nan=False)
     if path is None:
         return text
@@ -33,7 +33,7 @@ def written(plan: Iterable[Proposal], path: str | os.PathLike[str] | None, inden
 
 
 def read(source: str | os.PathLike[str]) -> list[Proposal]:
-    """The proposals of a text that begins with a brace, or of a file."""
+    """The proposals of a plan: from its text, which begins with a brace, or its file."""
     is_text = isinstance(source, str) and source.lstrip().startswith("{")
     if is_text:
         where, text = "the plan", str(source)
@@ -46,17 +46,18 @@ def read(source: str | os.PathLike[str]) -> list[Proposal]:
     try:
         record = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise RewriteError(f"{where} is no JSON: {error}") from error
+        raise RewriteError(f"{where} is not JSON: {error}") from error
     if not isinstance(record, dict) or record.get("format") != _FORMAT:
-        raise RewriteError(f"{where} is no plan: Plan.to_json writes one")
+        raise RewriteError(f"{where} is not a plan: Plan.to_json writes one")
     if record.get("version") != _VERSION:
         raise RewriteError(
-            f"{where} is of version {record.get('version')!r}, and this archcost reads {_VERSION}: update it"
+            f"{where} has version {record.get('version')!r}, and this archcost reads {_VERSION}: update "
+            f"archcost"
         )
     found = []
     proposals = record.get("proposals")
     if not isinstance(proposals, list):
-        raise RewriteError(f"{where} is no plan: it has no list of proposals")
+        raise RewriteError(f"{where} is not a plan: it has no list of proposals")
     for number, one in enumerate(proposals, 1):
         try:
             found.append(_proposal(one))
@@ -67,13 +68,13 @@ def read(source: str | os.PathLike[str]) -> list[Proposal]:
 
 
 def plan_record(plan: Iterable[Proposal]) -> dict[str, Any]:
-    """Plain values, as JSON has them."""
+    """A plan as plain values for JSON."""
     proposals = [proposal_record(one) for one in plan]
     return {"format": _FORMAT, "version": _VERSION, "proposals": proposals}
 
 
 def proposal_record(one: Proposal) -> dict[str, Any]:
-    """Plain values, as JSON has them."""
+    """A proposal as plain values for JSON."""
     return {
         "name": one.name,
         "rule": one.rule,
@@ -98,7 +99,7 @@ def proposal_record(one: Proposal) -> dict[str, Any]:
     }
 
 
-def _step_record(step: Step) -> dict[str, Any]:
+def _step_record(step: ChainStep) -> dict[str, Any]:
     kind = {Conv: "convolution", Activation: "activation", Kept: "kept"}[type(step)]
     return {"step": kind, **asdict(step)}
 
@@ -129,7 +130,7 @@ def _proposal(record: Mapping[str, Any]) -> Proposal:
     )
 
 
-def _step(step: dict[str, Any]) -> Step:
+def _step(step: dict[str, Any]) -> ChainStep:
     kind = step.pop("step")
     if kind == "activation":
         if not isinstance(getattr(nn, str(step["kind"]), None), type):
@@ -147,8 +148,8 @@ def _spec(values: Mapping[str, Any]) -> ConvSpec:
     return ConvSpec(**{one.name: _tuples(values[one.name]) for one in fields(ConvSpec)})
 
 
-def _costs(values: Mapping[str, Any]) -> Costs:
-    return Costs(**{name: _tuples(value) for name, value in values.items()})
+def _costs(values: Mapping[str, Any]) -> PlaceCosts:
+    return PlaceCosts(**{name: _tuples(value) for name, value in values.items()})
 
 
 def _number(value: Any) -> float | None:
@@ -156,5 +157,5 @@ def _number(value: Any) -> float | None:
 
 
 def _tuples(value: Any) -> Any:
-    """JSON's lists as the tuples that they were."""
+    """A value from JSON with tuples for lists."""
     return tuple(_tuples(one) for one in value) if isinstance(value, list) else value

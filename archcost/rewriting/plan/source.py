@@ -1,4 +1,4 @@
-"""The new layers of a plan as Python source."""
+"""Python source for the new layers of a plan."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["source_of"]
 
 
 def source_of(plan: Iterable[Proposal]) -> str:
-    """A function of the model that returns its new layers by name, to be pasted as it is."""
+    """Source of ``new_layers(model)``, which returns the new layers by name, with its imports."""
     lines = ["from torch import nn", ""]
     chains = [(one, name, chain) for one in plan for name, chain in one.replacement.chains.items()]
     if any(isinstance(step, Conv) and step.path for _, _, chain in chains for step in chain):
@@ -63,7 +63,7 @@ def _convolution(step: Conv) -> str:
 
 
 def _short(value: Any) -> Any:
-    """One number where all axes have the same."""
+    """A value per axis as source, a single number where all axes have the same."""
     return value[0] if isinstance(value, tuple) and len(set(value)) == 1 else repr(value)
 
 

@@ -1,32 +1,35 @@
-"""The columns of a table of proposals, each defined once: name, unit, meaning, where it comes from, its look.
+"""The columns of a table of proposals, each defined once: name, unit, meaning, value, format.
 
-Every number is of one layer, all of its calls in a pass together, but for ``macs_saved``, which is of all the
-layers in a row. What people see as one column, before -> after, is two in data.
+Numbers are of one layer, all calls in a forward pass together; ``macs_saved`` is of all layers of a row. A
+column "before -> after" in the terminal is two columns in data.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import Any
 
 from archcost.report.document import Column
 from archcost.report.units import axes_text, bytes_text, count_text, percent_text, ratio_text, si_text
-from archcost.rewriting.proposal import Proposal
+from archcost.rewriting.proposal import SLACK, Proposal
+from archcost.rewriting.replacement import named_by
 
-__all__ = ["COLUMNS", "PEOPLE", "SEEN", "Line", "error_text", "ms_text", "options_text"]
+__all__ = ["COLUMNS", "PEOPLE", "SEEN", "ProposalLine", "error_text", "ms_text", "options_of", "options_text"]
 
 
 @dataclass(frozen=True)
-class Line:
-    """What stands in one row: a proposal, or the same one for several layers that are alike."""
+class ProposalLine:
+    """A row of the table: a proposal, or the same proposal for several layers that are alike."""
 
     proposals: tuple[Proposal, ...]
     total_macs: int
-    """Of the model."""
+    """MACs of the model."""
     best: int = 0
-    """How many of them are the best of their layers, which `Proposals.best` gives."""
+    """The number of its proposals that `Proposals.best` chooses."""
+    ratio: float | None = None
+    """The MACs asked for, as a share of those of each layer; None where that is not known."""
 
     @property
     def first(self) -> Proposal:
@@ -37,8 +40,22 @@ class Line:
         return tuple(one.name for one in self.proposals)
 
 
-def options_text(options: dict[str, Any]) -> str:
-    """``rank 32, order rows first``; a list is shown as ``8x16``."""
+def options_of(one: Proposal) -> str:
+    """The options of a proposal in words; for merge the layers that are folded and their classes."""
+    if one.rule != "merge":
+        return options_text(one.options)
+    kinds = dict(zip(named_by(one.replacement), one.types, strict=False))
+    if "block" in one.options:
+        return f"fold the branches of {_with_kind(one.name, kinds)}"
+    return f"fold {', '.join(_with_kind(name, kinds) for name in one.replacement.chains if name != one.name)}"
+
+
+def _with_kind(name: str, kinds: Mapping[str, str]) -> str:
+    return f"{name} ({kinds[name]})" if name in kinds else name
+
+
+def options_text(options: Mapping[str, object]) -> str:
+    """Options in words: ``rank 32, order rows first``; a list is shown as ``8x16``."""
     return ", ".join(f"{name.replace('_', ' ')} {_option(value)}" for name, value in options.items())
 
 
@@ -49,19 +66,19 @@ def _option(value: Any) -> str:
 
 
 def error_text(value: float) -> str:
-    """Three decimals where that says enough: ``0.214``, else ``3e-07``."""
+    """An error with three decimals, ``0.214``, or as ``3e-07`` where it is too small or large for that."""
     return "0" if value == 0 else f"{value:.3f}" if 0.001 <= value < 1000 else f"{value:.0e}"
 
 
 def ms_text(value: float) -> str:
-    """``1.24``, without unit."""
+    """A time in ms without its unit: ``1.24``."""
     return f"{value:.3f}" if value < 1 else f"{value:.2f}" if value < 100 else f"{value:,.0f}"
 
 
 Of = Callable[[Proposal], Any]
 
 
-def _get(of: Of) -> Callable[[Line], Any]:
+def _get(of: Of) -> Callable[[ProposalLine], Any]:
     return lambda line: of(line.first)
 
 
@@ -77,13 +94,13 @@ def _number(
 
 
 def _ratio(name: str) -> Of:
-    """New over old; None where there was nothing."""
+    """New over old value of a cost; None where the old one is 0."""
     return lambda one: (
         getattr(one.after, name) / getattr(one.before, name) if getattr(one.before, name) else None
     )
 
 
-def _percent(line: Line) -> float | None:
+def _percent(line: ProposalLine) -> float | None:
     saved = sum(one.before.macs - one.after.macs for one in line.proposals)
     return 100 * saved / line.total_macs if line.total_macs else None
 
@@ -92,20 +109,48 @@ def _race(name: str) -> Of:
     return lambda one: None if one.race is None else getattr(one.race, name)
 
 
-# Of each cost: its name in `Costs`, header, meaning, unit, look and type.
+# Each cost: its name in `PlaceCosts`, header, meaning, unit, format and type.
 _COSTS: tuple[tuple[str, str, str, str, Callable[[Any], str], str], ...] = (
     ("params", "Params", "Parameters", "", count_text, "int64"),
-    ("macs", "MACs", "Multiply-accumulates of a pass", "MACs", si_text, "int64"),
-    ("activation_bytes", "Activations", "What its layers write in a pass", "bytes", bytes_text, "int64"),
-    ("depth", "Depth", "Weighted layers on the longest path through it", "", count_text, "int64"),
-    ("nonlinearities", "Non-linearities", "Activations between its convolutions", "", count_text, "int64"),
-    ("receptive_field", "Field", "Pixels of its input that an output sees", "pixels", axes_text, "object"),
-    ("latency_ms", "Native ms", "Its convolutions on PyTorch's own path, stored", "ms", ms_text, "Float64"),
-    ("best_ms", "Best ms", "The same, each on its fastest measured path", "ms", ms_text, "Float64"),
+    ("macs", "MACs", "Multiply-accumulates of a forward pass", "MACs", si_text, "int64"),
+    (
+        "activation_bytes",
+        "Activations",
+        "Bytes that its layers write in a forward pass",
+        "bytes",
+        bytes_text,
+        "int64",
+    ),
+    ("depth", "Depth", "Weighted layers on its longest path", "", count_text, "int64"),
+    (
+        "nonlinearities",
+        "Non-linearities",
+        "Activation functions between its convolutions",
+        "",
+        count_text,
+        "int64",
+    ),
+    ("receptive_field", "Field", "Receptive field of an output in its input", "pixels", axes_text, "object"),
+    (
+        "latency_ms",
+        "Native ms",
+        "Stored time of its convolutions on PyTorch's own path",
+        "ms",
+        ms_text,
+        "Float64",
+    ),
+    (
+        "best_ms",
+        "Best ms",
+        "Stored time of its convolutions, each on its fastest path",
+        "ms",
+        ms_text,
+        "Float64",
+    ),
 )
 
 
-_SIDES = {"before": "of the layer as it is", "after": "of what would stand there"}
+_SIDES = {"before": "of the old layer", "after": "of the new layers"}
 _SIDE_BY_SIDE = [
     _number(
         *(f"{name}_{side}", f"{header} {side}", f"{meaning}; {of}", attrgetter(f"{side}.{name}"), show, unit),
@@ -125,13 +170,19 @@ def _percent_text(value: float) -> str:
 
 
 _ABOUT: tuple[Column, ...] = (
-    _words("name", "Layer", "The module replaced, the first where there are several", lambda one: one.name),
-    _words("modules", "Modules", "All modules replaced", lambda one: ", ".join(one.replacement.chains)),
-    _words("type", "Type", "Class of the layer", lambda one: one.type_name),
-    _words("shape", "Now", "Channels, kernel and stride of the layer", lambda one: one.shape, keep=78),
-    _words("rule", "Rule", "The rule that proposes it", lambda one: one.rule, keep=100),
-    _words("options", "Options", "What the rule leaves open", lambda o: options_text(o.options), keep=82),
-    _words("exact", "Exact", "Computes the same, but for rounding", lambda one: one.exact, dtype="bool"),
+    _words("name", "Layer", "Replaced module, the first where there are several", lambda one: one.name),
+    _words("modules", "Modules", "All replaced modules", lambda one: ", ".join(one.replacement.chains)),
+    _words("type", "Type", "Class of the old layer", lambda one: one.type_name),
+    _words("shape", "Now", "Channels, kernel and stride of the old layer", lambda one: one.shape, keep=78),
+    _words("rule", "Rule", "Rule that proposes the new layers", lambda one: one.rule, keep=100),
+    _words("options", "Options", "Options of the rule, such as a rank", options_of, keep=82),
+    _words(
+        "exact",
+        "Exact",
+        "Whether the new layers compute the same, but for rounding",
+        lambda one: one.exact,
+        dtype="bool",
+    ),
 )
 _SAVED: tuple[Column, ...] = (
     _number("params_ratio", "Params x", "New parameters over old", _ratio("params"), ratio_text, keep=60),
@@ -139,7 +190,7 @@ _SAVED: tuple[Column, ...] = (
     Column(
         "macs_saved",
         "Saved %",
-        "MACs saved, as a share of those of the model; for all layers of the row together",
+        "MACs saved as a share of those of the model, for all layers of the row together",
         _percent,
         unit="%",
         show=_percent_text,
@@ -148,17 +199,32 @@ _SAVED: tuple[Column, ...] = (
         keep=65,
     ),
 )
-_OLD, _NEW = "Of the old layer, in turns with the new", "Of the new layers, in turns with the old"
+_OLD = "Time of the old layer, measured in turns with the new ones"
+_NEW = "Time of the new layers, measured in turns with the old one"
 _MEASURED: tuple[Column, ...] = (
     _number("raced_ms_before", "Raced ms before", _OLD, _race("old_ms"), ms_text, "ms"),
     _number("raced_ms_after", "Raced ms after", _NEW, _race("new_ms"), ms_text, "ms"),
-    _number("raced_spread_ms", "Raced spread ms", "Its quartile range", _race("spread_ms"), ms_text, "ms"),
-    _words("raced_on", "Raced on", "Machine and software", _race("device")),
-    _number("raced_threads", "Raced threads", "Of PyTorch", _race("threads"), count_text, dtype="Int64"),
+    _number(
+        "raced_spread_ms",
+        "Raced spread ms",
+        "Interquartile range of the new layers' time",
+        _race("spread_ms"),
+        ms_text,
+        "ms",
+    ),
+    _words("raced_on", "Raced on", "Machine and software of the raced times", _race("device")),
+    _number(
+        "raced_threads",
+        "Raced threads",
+        "PyTorch's threads in the raced times",
+        _race("threads"),
+        count_text,
+        dtype="Int64",
+    ),
     _number(
         "speedup",
         "Speedup",
-        "Old time over new: raced, else on the best paths, else on PyTorch's own",
+        "Old time over new: raced, else from stored times on PyTorch's own path",
         attrgetter("speedup"),
         ratio_text,
         keep=95,
@@ -168,30 +234,35 @@ _JUDGED: tuple[Column, ...] = (
     _number(
         "weight_error",
         "Weight error",
-        "||W - W'|| / ||W||, W' being the one kernel that the new layers amount to; 0 where exact",
+        "||W - W'|| / ||W||, W' the kernel that the new layers compose to; 0 where exact",
         _error,
         error_text,
     ),
     _number(
         "output_error",
         "Output error",
-        "The same of the layer's output, over the patches of the data given",
+        "Relative error of the layer's output, predicted over the calibration data",
         lambda one: one.output_error,
         error_text,
     ),
     _words(
         "recommended",
         "Recommended",
-        "Cheaper on paper or faster here, and not slower here",
+        "Whether it has fewer MACs or was faster on this machine, and was not slower",
         lambda one: one.recommended,
         dtype="bool",
     ),
-    _words("objection", "Objection", "Why it is not recommended", lambda one: one.objection),
-    _words("note", "Note", "What else to know about it", lambda one: one.replacement.note),
+    _words("objection", "Objection", "Why the proposal is not recommended", lambda one: one.objection),
+    _words(
+        "note",
+        "Note",
+        "Remarks on the new layers, as on a border where they differ",
+        lambda one: one.replacement.note,
+    ),
     Column(
         "best",
         "Best",
-        "Of all those for its layer, the one that Proposals.best gives",
+        "Whether Proposals.best chooses it for its layer",
         lambda line: line.best > 0,
         show=str,
         dtype="bool",
@@ -203,10 +274,10 @@ _BY_NAME = {column.name: column for column in COLUMNS}
 
 
 def _change(name: str, header: str, keep: float) -> Column:
-    """Before and after; once where they are the same."""
+    """A column "before -> after", or a single value where both are the same."""
     before, after = _BY_NAME[f"{name}_before"], _BY_NAME[f"{name}_after"]
 
-    def get(line: Line) -> tuple[Any, Any] | None:
+    def get(line: ProposalLine) -> tuple[Any, Any] | None:
         both = before.get(line), after.get(line)
         return None if None in both else both
 
@@ -221,11 +292,11 @@ def _change(name: str, header: str, keep: float) -> Column:
 
 
 def _range(name: str, keep: float) -> Column:
-    """The error of one layer, or the smallest and the largest of several."""
+    """A column with the error of a layer, or the smallest and the largest of several layers."""
     column = _BY_NAME[name]
 
-    def get(line: Line) -> tuple[float, float] | None:
-        values = [column.get(Line((one,), line.total_macs)) for one in line.proposals]
+    def get(line: ProposalLine) -> tuple[float, float] | None:
+        values = [column.get(ProposalLine((one,), line.total_macs)) for one in line.proposals]
         known = [value for value in values if value is not None]
         return (min(known), max(known)) if known else None
 
@@ -236,12 +307,22 @@ def _range(name: str, keep: float) -> Column:
     return replace(column, get=get, show=show, keep=keep)
 
 
-def _verdict(line: Line) -> str:
+def _verdict(line: ProposalLine) -> str:
     if line.best:
         count = len(line.proposals)
-        return "best" if line.best == count else f"best for {line.best} of {count}"
+        said = _why_best(line.first, line.ratio)
+        return said if line.best == count else f"{said} ({line.best} of {count})"
     objection = line.first.objection
-    return "" if objection is None else f"not: {objection.partition(':')[0]}"
+    return "" if objection is None else objection.partition(":")[0]
+
+
+def _why_best(one: Proposal, ratio: float | None) -> str:
+    """The criterion by which `best_of` chooses a proposal."""
+    if one.exact:
+        return "exact"
+    if one.error is None or (ratio is not None and one.macs_ratio > SLACK * ratio):
+        return "fewest MACs"
+    return "closest weights" if one.output_error is None else "closest outputs"
 
 
 _SEEN = (
@@ -262,13 +343,13 @@ _SEEN = (
         _BY_NAME["objection"],
         name="verdict",
         header="Verdict",
-        meaning="Best, or why not",
+        meaning="Why Proposals.best chooses it, or why it is not recommended",
         get=_verdict,
         keep=98,
     ),
 )
 SEEN = tuple(column.name for column in _SEEN)
-"""What people see unasked, as far as anything is known of it."""
+"""Names of the columns shown by default, as far as they have values."""
 
 PEOPLE: tuple[Column, ...] = (*_SEEN, *(column for column in COLUMNS if column.name not in SEEN))
-"""What people can ask for; those of `COLUMNS` that are seen otherwise have another look."""
+"""The columns that can be shown in a terminal, some in another format than in `COLUMNS`."""

@@ -1,4 +1,4 @@
-"""What stands below a table of proposals: what stays and why, advice, units."""
+"""The notes below a table of proposals: skipped layers with the reasons, advice, times, errors, units."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 __all__ = ["notes_of", "stays_notes"]
 
 _UNITS: Explanations = (
-    ("numbers are of one layer, all of its calls in a pass", ()),
-    ("Saved % is of the model's MACs, for all layers of a row", ("Saved %",)),
+    ("numbers are of one layer, all of its calls in a forward pass", ()),
+    ("Saved % is a share of the model's MACs, for all layers of a row", ("Saved %",)),
     ("x is new over old", ("MACs x", "Params x")),
     ("Speedup is old over new", ("Speedup",)),
     ("1 MAC is one multiply-accumulate", ()),
@@ -27,18 +27,20 @@ _UNITS: Explanations = (
 )
 _ERRORS: Explanations = (
     (
-        "||W - W'|| / ||W|| of the weights, W' being the one kernel that the new layers amount to",
+        "||W - W'|| / ||W|| of the weights, W' the kernel that the new layers compose to",
         ("Weight error", "Largest error"),
     ),
-    ("of the output the same over the data given", ("Output error",)),
+    ("of the output predicted over the calibration data", ("Output error",)),
     ("before any training", ()),
 )
 
+_EVERY = "Skipped by every rule"
+
 
 def stays_notes(stays: Iterable[Stays]) -> list[tuple[str, str]]:
-    """What stays and why, as ``(what, text)``: one line for all layers that a rule leaves for one reason.
+    """The skipped layers as ``(rule, text)``: a line for all layers that a rule skips for the same reason.
 
-    Reasons that differ only in the names of the model's own modules are one: the first stands for all.
+    Reasons that differ only in names of modules of the model share a line with the first of them.
     """
     given = list(stays)
     known = {part for one in given for part in _above(one.name)}
@@ -51,22 +53,22 @@ def stays_notes(stays: Iterable[Stays]) -> list[tuple[str, str]]:
         shared[tuple(found.items())].append(rule)
     lines = []
     for layers, rules in shared.items():
-        what = "Stays" if None in rules else f"Not {', '.join(str(rule) for rule in rules)}"
+        what = _EVERY if None in rules else f"Skipped by {', '.join(str(rule) for rule in rules)}"
         reason = visible(layers[0][1])
-        alike = "; the others alike" if len({said for _, said in layers}) > 1 else ""
+        alike = "; the others similarly" if len({said for _, said in layers}) > 1 else ""
         count = f" ({len(layers)} layers{alike})" if len(layers) > 1 else ""
         lines.append((visible(what), f"{reason}: {named([name for name, _ in layers])}{count}"))
-    return sorted(lines, key=lambda line: line[0] != "Stays")
+    return sorted(lines, key=lambda line: line[0] != _EVERY)
 
 
 def _above(name: str) -> set[str]:
-    """The modules that hold this one, by name."""
+    """Names of the modules that contain the module of a name."""
     parts = name.split(".")
     return {".".join(parts[:end]) for end in range(1, len(parts))}
 
 
 def _without_names(reason: str, holders: set[str]) -> str:
-    """The reason with the longest prefix of every word that names a module that holds layers left out."""
+    """A reason without names of containing modules, to compare it with others."""
 
     def shorter(found: re.Match[str]) -> str:
         word = found[0]
@@ -77,10 +79,10 @@ def _without_names(reason: str, holders: set[str]) -> str:
 
 
 def notes_of(proposals: Proposed, rows: str, grids: Sequence[Grid]) -> list[tuple[str, str]]:
-    """``(what, text)`` pairs, in plain text; columns are explained where the grids have them.
+    """Notes as ``(title, text)`` in plain text; columns are explained where the grids show them.
 
     Args:
-        rows: which ones the table has, in words.
+        rows: the choice of the table's rows, in words.
     """
     notes = _nothing(proposals)
     notes += stays_notes(proposals.stays)
@@ -90,6 +92,7 @@ def notes_of(proposals: Proposed, rows: str, grids: Sequence[Grid]) -> list[tupl
         notes.append(("Times", _times(proposals)))
         notes.append(("Errors", _errors(proposals, grids)))
         notes.append(("Units", explained(_UNITS, grids)))
+        notes += [("Verdict", said) for said in [explained(_verdicts(proposals), grids)] if said]
         notes += _of_rules(proposals)
     said = (*proposals.analysis.notes, *proposals.notes)
     return notes + [("Note", visible(note)) for note in said if note]
@@ -97,7 +100,7 @@ def notes_of(proposals: Proposed, rows: str, grids: Sequence[Grid]) -> list[tupl
 
 def _nothing(proposals: Proposed) -> list[tuple[str, str]]:
     if not len(proposals):
-        return [("Proposals", "none: no rule applies to any convolution of this model")]
+        return [("Proposals", "none: no rule applies to a convolution of this model")]
     if not proposals.recommended:
         return [("Proposals", "none of them is recommended")]
     return []
@@ -110,6 +113,14 @@ def _advice(proposals: Proposed) -> list[tuple[str, str]]:
     return [("Advice", f"{visible(text)}: {named(names)}") for text, names in alike.items()]
 
 
+def _verdicts(proposals: Proposed) -> Explanations:
+    ratio = proposals.ratio
+    share = "" if ratio is None else f" at about {'half' if ratio == 0.5 else f'{ratio:.0%} of'} the MACs"
+    closest = "outputs" if any(one.output_error is not None for one in proposals) else "weights"
+    said = f"the best for a layer is exact, has the closest {closest}{share}, or else the fewest MACs"
+    return ((said, ("Verdict",)),)
+
+
 def _times(proposals: Proposed) -> str:
     races = {
         (one.race.device, one.race.threads, ("s" * (one.race.threads != 1))): None
@@ -117,19 +128,22 @@ def _times(proposals: Proposed) -> str:
         if one.race is not None
     }
     said = [
-        f"raced is old and new layers in turns, medians in ms, in this run or one that the store keeps, on "
+        f"raced times are medians in ms of old and new layers run in turns, now or earlier (stored), on "
         f"{visible(device)}, {threads} thread{s}"
         for device, threads, s in races
     ]
     stored = any(None not in (one.before.latency_ms, one.after.latency_ms) for one in proposals)
     if stored:
         said.append(
-            f"native and best are each convolution alone, summed, of earlier runs, which the store keeps "
-            f"(archcost store list; store=False or --store :memory: leaves them out): "
+            f"native and best are stored times of single convolutions, summed (archcost store list shows "
+            f"them; "
+            f"store=False or --store :memory: leaves them out): "
             f"{visible(proposals.device or 'this machine')}"
         )
     if not said:
-        return "not measured here; Proposals.measured() or archcost propose --measure does it"
+        return (
+            "not measured on this machine; Proposals.measured() or archcost propose --measure measures them"
+        )
     left = sum(one.speedup is None for one in proposals)
     if left:
         said.append(f"{left} of {len(proposals)} proposals were not timed")
@@ -138,16 +152,17 @@ def _times(proposals: Proposed) -> str:
 
 def _errors(proposals: Proposed, grids: Iterable[Grid]) -> str:
     if all(one.error is None for one in proposals):
-        return "not worked out; propose(model, errors=True) or archcost propose does it"
+        return "not computed; propose(model, errors=True) or archcost propose computes them"
     return explained(_ERRORS, grids)
 
 
 def _of_rules(proposals: Proposed) -> list[tuple[str, str]]:
-    """What the rules say of their own proposals, those that are alike together."""
+    """The remarks of rules on their proposals, a line for each remark."""
     alike: dict[tuple[str, str], list[str]] = defaultdict(list)
     for one in proposals:
         if one.replacement.note and one.name not in alike[one.rule, one.replacement.note]:
             alike[one.rule, one.replacement.note].append(one.name)
     return [
-        (f"On {visible(rule)}", f"{visible(note)}: {named(names)}") for (rule, note), names in alike.items()
+        (f"Remark on {visible(rule)}", f"{visible(note)}: {named(names)}")
+        for (rule, note), names in alike.items()
     ]

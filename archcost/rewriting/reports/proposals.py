@@ -1,30 +1,33 @@
-"""What Proposals show: what each rule comes to, what could stand where, and all of it as data.
+"""The tables of Proposals: the effect of each rule, the proposals layer by layer, and the data.
 
 The schema of ``archcost.proposals/1``; a later version may add keys, a changed meaning gets a new number:
 
 - ``schema``, ``archcost``, ``torch``, ``model``, ``type``, ``input``, ``inputs``, ``notes`` and
   ``uncounted`` as in ``archcost.analysis/1``.
 - ``total``: ``params`` and ``macs`` of the model as it is.
-- ``device``: where the times of the store come from; null where it had none.
+- ``device``: the machine of the stored times; null where there are none.
 - ``proposals``: a list of records as ``Plan.to_json`` has them: ``name``, ``rule``, ``options``, ``type``,
-  ``shape``, ``exact``, ``note``, ``chains`` (by the name of a replaced module, the steps in its place),
-  ``old`` and ``new`` (every convolution that a pass runs there), ``before`` and ``after`` (``params``,
+  ``shape``, ``exact``, ``note``, ``chains`` (the steps in the place of each replaced module, by its name),
+  ``old`` and ``new`` (every convolution of a pass in the old and the new layers), ``before`` and ``after``
+  (``params``,
   ``macs``, ``activation_bytes``, ``depth``, ``nonlinearities``, ``receptive_field``, ``latency_ms``,
   ``best_ms``), ``weight_error``, ``output_error``, ``race`` (null, or ``old_ms``, ``new_ms``, ``spread_ms``,
-  ``speedup``, ``device``, ``threads``); and beside them ``macs_ratio``, ``params_ratio``, ``macs_saved`` (in
+  ``speedup``, ``device``, ``threads``); and also ``macs_ratio``, ``params_ratio``, ``macs_saved`` (in
   % of the model's), ``speedup``, ``recommended``, ``objection`` (null where it is recommended) and ``best``
-  (`Proposals.best` has it).
-- ``stays``: a list of ``{"name", "type", "rule", "reason"}``; ``rule`` is null where every rule is meant.
+  (whether `Proposals.best` chooses it).
+- ``stays``: the skipped layers, a list of ``{"name", "type", "rule", "reason"}``; ``rule`` is null where "
+    "every
+  rule skips the layer.
 - ``advice``: a list of ``{"name", "text"}``.
 
-Costs are of one layer, all of its calls in a pass together. Times are in ms; one that was not measured is
-null, and none is ever predicted.
+Costs are of one layer, all of its calls in a pass together. Times are in ms, null where not measured; none is
+predicted.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -36,7 +39,7 @@ from archcost.report.grid import Entry
 from archcost.report.text import visible
 from archcost.report.units import ratio_text, si_text
 from archcost.rewriting.proposal import Proposal, Stays
-from archcost.rewriting.reports.columns import COLUMNS, PEOPLE, SEEN, Line, error_text
+from archcost.rewriting.reports.columns import COLUMNS, PEOPLE, SEEN, ProposalLine, error_text
 from archcost.rewriting.reports.notes import notes_of
 from archcost.rewriting.results import Proposed
 
@@ -49,11 +52,11 @@ _EACH = "The best for each layer"
 
 
 def document_of(proposals: Proposed, asked: Asked) -> Document:
-    """For people what each rule comes to, then layer by layer; as data one row a proposal."""
+    """A table of rules and a table of proposals layer by layer; as data a row for each proposal."""
     asked.without_depth("a table of proposals")
     best = {id(one) for one in proposals.best()}
     macs = proposals.analysis.total.macs
-    lines = [Line((one,), macs, int(id(one) in best)) for one in proposals]
+    lines = [ProposalLine((one,), macs, int(id(one) in best), proposals.ratio) for one in proposals]
     rows = ordered(lines, COLUMNS, asked, _LARGEST)
     data = Table("proposals", COLUMNS, lambda: rows)
     if asked.is_flat:
@@ -61,7 +64,7 @@ def document_of(proposals: Proposed, asked: Asked) -> Document:
         said = f"{len(rows)} of {len(proposals)}, by {find(asked.sort or _LARGEST, COLUMNS).header}"
     else:
         kinds = _folded(proposals, best)
-        said = "of each rule the best for a layer, and what was timed"
+        said = "the best proposal of each rule for a layer, and all that were timed"
     # Options stay beside the rule where they alone tell rows of one layer apart.
     apart = asked.is_flat or any(len({line.first.rule for line in kind}) < len(kind) for kind in kinds)
     bends = any(one.before.nonlinearities or one.after.nonlinearities for one in proposals)
@@ -83,8 +86,8 @@ def document_of(proposals: Proposed, asked: Asked) -> Document:
     )
 
 
-def _lines(kinds: Sequence[Sequence[Line]], columns: Sequence[Column]) -> list[Entry]:
-    """Layers that are alike in one, named where they change."""
+def _lines(kinds: Sequence[Sequence[ProposalLine]], columns: Sequence[Column]) -> list[Entry]:
+    """The table's rows, a layer's name and shape only in its first."""
     entries = []
     for kind in kinds:
         before: tuple[str, ...] = ()
@@ -97,32 +100,34 @@ def _lines(kinds: Sequence[Sequence[Line]], columns: Sequence[Column]) -> list[E
     return entries
 
 
-def _label(line: Line) -> tuple[tuple[str, str], ...]:
+def _label(line: ProposalLine) -> tuple[tuple[str, str], ...]:
     name = (visible(line.first.name) or "(the model)", "")
     more = len(line.proposals) - 1
     return (name, (f" and {more} more", "dim")) if more else (name,)
 
 
-def _folded(proposals: Proposed, best: set[int]) -> list[list[Line]]:
-    """By kind of layer, in order of definition: its proposals, for all layers of that kind, the best first.
+def _folded(proposals: Proposed, best: set[int]) -> list[list[ProposalLine]]:
+    """The table's rows grouped by kind of layer, in order of definition, the best first.
 
-    Layers are of a kind where type and convolution are the same; their proposals are one where rule, options
-    and every cost and time are. Their errors, which depend on the weights, may differ. Of each rule the
-    first is shown: data have all.
+    Layers of the same type and convolution are of a kind; their proposals share a row where rule, options,
+    costs and times are the same, whatever their errors. Each rule has its first row only; data have all.
     """
     total = proposals.analysis.total.macs
-    kinds: dict[Any, dict[Any, list[Proposal]]] = defaultdict(lambda: defaultdict(list))
+    kinds: dict[Hashable, dict[Hashable, list[Proposal]]] = defaultdict(lambda: defaultdict(list))
     for one in proposals:
         kinds[_kind(one)][_what(one)].append(one)
     found = []
     for alike in kinds.values():
-        lines = [Line(tuple(same), total, sum(id(one) in best for one in same)) for same in alike.values()]
+        lines = [
+            ProposalLine(tuple(same), total, sum(id(one) in best for one in same), proposals.ratio)
+            for same in alike.values()
+        ]
         found.append(_best_of_each_rule(sorted(lines, key=_rank)))
     return found
 
 
-def _best_of_each_rule(lines: list[Line]) -> list[Line]:
-    """The first of each rule, and whatever is the best of a layer or was timed."""
+def _best_of_each_rule(lines: list[ProposalLine]) -> list[ProposalLine]:
+    """The first row of each rule, and all rows that are a layer's best or were timed."""
     seen: set[str] = set()
     kept = []
     for line in lines:
@@ -132,11 +137,11 @@ def _best_of_each_rule(lines: list[Line]) -> list[Line]:
     return kept
 
 
-def _kind(one: Proposal) -> Any:
+def _kind(one: Proposal) -> Hashable:
     return one.type_name, one.shape, tuple((spec.input_size, spec.batch) for spec in one.old[:1])
 
 
-def _what(one: Proposal) -> Any:
+def _what(one: Proposal) -> Hashable:
     seconds = None if one.race is None else (one.race.old_ms, one.race.new_ms)
     # Options that name a module that is replaced are alike where it stands at the same place.
     chains = list(one.replacement.chains)
@@ -148,8 +153,8 @@ def _what(one: Proposal) -> Any:
     return (*text, one.old, one.new, one.before, one.after, seconds, one.objection)
 
 
-def _rank(line: Line) -> Any:
-    """What `best_of` goes by, with what stands in the plan first."""
+def _rank(line: ProposalLine) -> tuple[bool, bool, bool, float, float]:
+    """The sort key of rows, as in `best_of`, with chosen proposals first."""
     one = line.first
     known = [other.error for other in line.proposals if other.error is not None]
     error = max(known) if len(known) == len(line.proposals) else float("inf")
@@ -157,7 +162,7 @@ def _rank(line: Line) -> Any:
 
 
 def _rules(proposals: Proposed) -> Table:
-    """What each rule comes to where it is taken wherever it is recommended, as ``rewrite`` takes it."""
+    """The table of rules: the model's totals where ``rewrite`` takes that rule alone."""
     heads = {"Layers": 6, "MACs": 3, "MACs x": 5, "Params x": 2, "Largest error": 4, "Slower here": 1}
     rules = list(dict.fromkeys(one.rule for one in proposals))
     lines, styles = {}, {}

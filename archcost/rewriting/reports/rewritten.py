@@ -1,18 +1,18 @@
-"""What a rewrite did: totals before and after, every new layer with its errors, what stays.
+"""The tables of Rewritten: totals before and after, every new layer with its errors, skipped layers.
 
 The schema of ``archcost.rewritten/1``; a later version may add keys, a changed meaning gets a new number:
 
 - ``schema``, ``archcost``, ``torch``, ``model``, ``type``, ``input``, ``inputs``, ``device``, ``notes`` and
   ``uncounted`` as in ``archcost.analysis/1``, of the model as it was.
-- ``before`` and ``after``: its totals and those of the new model, as ``total`` there.
+- ``before`` and ``after``: the totals of the old and the new model, as ``total`` there.
 - ``output_error``: max |new - old| / max |old| of the outputs on the inputs given; null where the model was
-  changed in place, and not compared.
+  changed in place.
 - ``speed``: null, or ``old_ms``, ``new_ms``, ``spread_ms``, ``speedup``, ``device`` and ``threads``: old and
   new model timed in turns.
 - ``outcomes``: a list, each new layer with every column of `COLUMNS` by its name, or those asked for.
-- ``stays``: a list of ``{"name", "type", "rule", "reason"}``: where a rule did nothing, or less than it
-  could.
-- ``plan``: what ``plan.to_json()`` has.
+- ``stays``: a list of ``{"name", "type", "rule", "reason"}``: layers that a rule skipped, or rewrote without
+  fitting them to the data.
+- ``plan``: the plan, as ``plan.to_json()`` writes it.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from archcost.analysis.reports.analysis import head, total_of
 from archcost.analysis.reports.columns import MODULE_COLUMNS
 from archcost.analysis.reports.notes import heading
 from archcost.analysis.reports.rows import Ledger
+from archcost.latency.timing.thresholds import NOISE
 from archcost.report.document import Asked, Column, Document, Table, find, ordered
 from archcost.report.grid import Grid
 from archcost.report.notes import Explanations, explained, signs
 from archcost.report.text import visible
 from archcost.report.units import ratio_text
-from archcost.rewriting.proposal import NOISE
 from archcost.rewriting.reports import columns as of_proposals
-from archcost.rewriting.reports.columns import Line, error_text, ms_text
+from archcost.rewriting.reports.columns import ProposalLine, error_text, ms_text
 from archcost.rewriting.reports.notes import stays_notes
 from archcost.rewriting.reports.proposals import stays_records
 from archcost.rewriting.results import RewrittenModel
@@ -48,17 +48,18 @@ SCHEMA = "archcost.rewritten/1"
 _TOTALS = ("params", "macs", "other_ops", "param_bytes", "activation_bytes", "peak_memory_bytes")
 _ON_PATH = {"depth": "Weighted depth", "nonlinearities": "Non-linearities"}
 _UNITS = (
-    "MACs are of one layer, all of its calls in a pass; x is new over old; 1 MAC is one multiply-accumulate, "
+    "MACs are of one layer, all of its calls in a forward pass; x is new over old; 1 MAC is one "
+    "multiply-accumulate, "
     "1 MB is 10^6 bytes"
 )
 _ERRORS: Explanations = (
     (
-        "weights: ||W - W'|| / ||W||, W' being the one kernel that the new layers amount to",
+        "weights: ||W - W'|| / ||W||, W' the kernel that the new layers compose to",
         ("Error of weights",),
     ),
     (
-        "data: the same of the layer's output over the data given, before and after the refit of its last "
-        "stage",
+        "data: relative error of the layer's output over the calibration data, before and after the refit of "
+        "its last stage",
         ("Error on data", "after refit"),
     ),
     (
@@ -69,8 +70,8 @@ _ERRORS: Explanations = (
 
 
 @dataclass(frozen=True)
-class Layer(Line):
-    """A new layer: the proposal that was carried out, and what became of it."""
+class OutcomeLine(ProposalLine):
+    """A row of the table: a proposal that was carried out, and its outcome."""
 
     outcome: Outcome | None = None
 
@@ -84,7 +85,7 @@ def _on_data(outcome: Outcome) -> float | None:
     return outcome.proposal.output_error if outcome.refitted is None else outcome.refitted[0]
 
 
-_REFIT = "Of the layer's output over the data given, {} the refit of its last stage"
+_REFIT = "Relative error of the layer's output over the calibration data, {} the refit of its last stage"
 _OUTCOME = (
     _outcome("error_on_data", "Error on data", _REFIT.format("before"), _on_data, 85),
     _outcome(
@@ -105,7 +106,7 @@ _OUTCOME = (
 _UNFITTED = Column(
     "unfitted",
     "Not fitted",
-    "Why its weights are not fitted to the data that was given",
+    "Why the layer is not fitted to the calibration data",
     lambda layer: layer.outcome.unfitted,
     show=str,
     dtype="str",
@@ -137,10 +138,10 @@ _SEEN = (
 
 
 def document_of(rewritten: RewrittenModel, asked: Asked) -> Document:
-    """For people the totals, then the new layers; as data one row a new layer."""
+    """A table of totals and a table of new layers; as data a row for each new layer."""
     asked.without_depth("a table of new layers")
     macs = rewritten.before.total.macs
-    layers = [Layer((one.proposal,), macs, outcome=one) for one in rewritten.outcomes]
+    layers = [OutcomeLine((one.proposal,), macs, outcome=one) for one in rewritten.outcomes]
     rows = ordered(layers, COLUMNS, asked, "macs_saved")
     data = Table("layers", COLUMNS, lambda: rows)
     seen = replace(data, columns=_PEOPLE, shown=_SEEN, only_known=True)
@@ -156,7 +157,7 @@ def document_of(rewritten: RewrittenModel, asked: Asked) -> Document:
 
 
 def _totals(rewritten: RewrittenModel) -> Table:
-    """One line a cost: before, after, the ratio."""
+    """The table of totals, a row for each cost: before, after, ratio."""
     sides = (rewritten.before, rewritten.after)
     rows = [Ledger(side).row(side.total) for side in sides]
     lines = {}
@@ -195,14 +196,14 @@ def _record(rewritten: RewrittenModel, asked: Asked, table: Table) -> dict[str, 
 
 
 def _notes(rewritten: RewrittenModel, grids: Sequence[Grid]) -> list[tuple[str, str]]:
-    """``(what, text)`` pairs, in plain text; what to be warned of first."""
+    """Notes as ``(title, text)`` in plain text, warnings first."""
     errors = explained(_ERRORS, grids)
     notes = [("Slower", text) for text in _slower(rewritten)]
     if not rewritten.outcomes:
-        notes.append(("Rewritten", "nothing; the model computes what it did"))
+        notes.append(("Rewritten", "no layer; the model is unchanged"))
     error = rewritten.output_error
     if error is None:
-        notes.append(("Output", "not compared: the model was changed in place, and the old one is gone"))
+        notes.append(("Output", "not compared: the model was changed in place"))
     else:
         text = f"max |new - old| / max |old| is {error_text(error)} on the inputs given, before any training"
         notes.append(("Output", text))
@@ -221,7 +222,8 @@ def _slower(rewritten: RewrittenModel) -> list[str]:
     speed = rewritten.speed
     if speed is not None and speed.speedup < 1 - NOISE and not _disagree(speed):
         found.append(
-            f"the new model takes {ms_text(speed.new_ms)} ms here, the old one {ms_text(speed.old_ms)} ms"
+            f"the new model takes {ms_text(speed.new_ms)} ms on this machine, the old one "
+            f"{ms_text(speed.old_ms)} ms"
         )
     for outcome in rewritten.outcomes:
         one = outcome.proposal
@@ -231,16 +233,19 @@ def _slower(rewritten: RewrittenModel) -> list[str]:
 
 
 def _disagree(speed: Raced) -> bool:
-    """Round by round the one was faster, by the medians the other."""
+    """Whether the rounds and the medians disagree on which model is faster."""
     return (speed.speedup < 1) != (speed.new_ms > speed.old_ms)
 
 
 def _speed(speed: Raced) -> str:
-    doubt = "; rounds and medians disagree: the machine was busy, time it again" * _disagree(speed)
+    doubt = (
+        "; unreliable: rounds and medians disagree on which is faster, as on a busy machine: time them again"
+        * _disagree(speed)
+    )
     threads = f"{speed.threads} thread{'s' * (speed.threads != 1)}"
     spread = "unknown" if speed.spread_ms is None else ms_text(speed.spread_ms)
     return (
         f"{ratio_text(speed.speedup)}: {ms_text(speed.old_ms)} ms before, {ms_text(speed.new_ms)} ms after "
-        f"(spread {spread}), old and new model in turns, medians; {threads}, "
+        f"(spread {spread}), medians of old and new model run in turns; {threads}, "
         f"{visible(speed.device)}{doubt}"
     )

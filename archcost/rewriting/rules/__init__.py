@@ -1,1 +1,1 @@
-"""The rules, one file each; ``ORDER`` says where it stands among them when they are presented."""
+"""The rewrite rules, a file each; ``ORDER`` is a rule's place among them in reports."""

@@ -1,4 +1,4 @@
-"""asymmetric: a KxK convolution as one down the columns and one along the rows."""
+"""asymmetric: a KxK convolution as a Kx1 and a 1xK convolution, its spatial axes factored."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from archcost.merging.chain import Chain, chained
 from archcost.rewriting.replacement import Replacement
 from archcost.rewriting.rule import Options
 from archcost.rewriting.rules.linear import (
-    Linear,
+    LinearChain,
     along,
     as_weight,
     chain_macs,
@@ -36,13 +36,19 @@ __all__ = ["Asymmetric"]
 _AXES = {1: ("width",), 2: ("height", "width"), 3: ("depth", "height", "width")}
 
 
-class Asymmetric(Linear):
-    """KxK -> Kx1 and 1xK, with ``rank`` channels a group between them (by default those with half the
-    MACs); in 3-d one axis and the two others.
+class Asymmetric(LinearChain):
+    """KxK -> Kx1 and 1xK, a low-rank factorisation of the kernel between its spatial axes.
 
-    ``first`` names the axes along which the first of the two looks: "height" is Kx1 and then 1xK. Each has
-    the stride, the dilation and the padding of its own axes: a stage without bias makes of padded rows what
-    it makes of the others, padded, so the border is exact without enlarged maps. Transposed alike.
+    M. Jaderberg, A. Vedaldi and A. Zisserman, "Speeding up Convolutional Neural Networks with Low Rank
+    Expansions" (BMVC 2014); trained from scratch in C. Szegedy et al., "Rethinking the Inception Architecture
+    for Computer Vision" (CVPR 2016).
+
+    Options: ``rank``, the channels of a group between the two (by default with half the MACs); ``first``, the
+    axes of the first of the two: "height" is Kx1, then 1xK. In 3-d one factor has a single axis and the other
+    the remaining two.
+
+    Each factor has the stride, dilation and padding of its own axes. The first has no bias, so that it maps
+    padding to padding and the border is exact without enlarged maps. Transposed convolutions work alike.
     """
 
     name = "asymmetric"
@@ -54,16 +60,18 @@ class Asymmetric(Linear):
 
     def unfit(self, spec: ConvSpec) -> str | None:
         if spec.axes == 1:
-            return f"its kernel of {said(spec.kernel_size)} has one axis, there are no two to part"
+            return f"its kernel of {said(spec.kernel_size)} has a single axis: nothing to factor"
         if len(_wide(spec)) < 2:
-            return f"its kernel of {said(spec.kernel_size)} looks along fewer than two axes: nothing to part"
+            return (
+                f"its kernel of {said(spec.kernel_size)} extends along fewer than two axes: nothing to factor"
+            )
         return None
 
     def cheapest(self, spec: ConvSpec) -> Chain:
         return min((_chain(spec, 1, axes) for axes in _ways(spec)), key=chain_macs)
 
     def options(self, subject: Subject, ratio: float) -> Iterator[Options]:
-        """Both orders, for which has the smaller error only the weights say; in 3-d the first axis apart."""
+        """Both orders, as only the weights tell which has the smaller error; in 3-d the first axis alone."""
         spec = subject.spec
         wide = _wide(spec)
         for axes in (wide[:1], wide[1:]):
@@ -77,7 +85,7 @@ class Asymmetric(Linear):
         spec = self.checked(subject)
         ways = {_named(spec, axes): axes for axes in _ways(spec)}
         if first is not None and first not in ways:
-            raise RewriteError(f"{subject.name}: first={first!r} is none of {', '.join(ways)}")
+            raise RewriteError(f"{subject.name}: first={first!r} is not valid; give one of {', '.join(ways)}")
         axes = ways[first] if first is not None else _wide(spec)[:1]
         full = _full(spec, axes)
         rank = _fitting(spec, axes, 0.5) if rank is None else count(subject, "rank", rank, full)
@@ -93,15 +101,16 @@ class Asymmetric(Linear):
         later = prod(s for axis, s in enumerate(spec.stride) if axis in _others(spec, axes))
         sooner = prod(spec.stride) // later
         if spec.transposed:
-            return taps(spec) * ins * outs / (one * ins + sooner * two * outs)
-        return taps(spec) * ins * outs / (later * one * ins + two * outs)
+            return float(taps(spec) * ins * outs / (one * ins + sooner * two * outs))
+        return float(taps(spec) * ins * outs / (later * one * ins + two * outs))
 
     def factors(
         self, kernel: torch.Tensor, replacement: Replacement, moments: Moments | None
     ) -> list[torch.Tensor]:
-        """The SVD of the matrix between (out, taps of the second) and (in, taps of the first).
+        """The truncated SVD of the kernel as a matrix (out, taps of the second) x (in, taps of the first).
 
-        With moments under the covariances of both sides, as if that of the patches were their product.
+        With moments under the marginal covariances of both sides, as if that of the patches were their
+        Kronecker product.
         """
         before, behind = (conv.spec for conv in replacement.convs)
         kernel = upright(kernel, replacement)
@@ -136,7 +145,7 @@ def _shift(axes: Iterable[int]) -> tuple[int, ...]:
 
 
 def _wide(spec: ConvSpec) -> tuple[int, ...]:
-    """The axes along which the kernel has several taps."""
+    """Axes along which the kernel has several taps."""
     return tuple(axis for axis, k in enumerate(spec.kernel_size) if k > 1)
 
 
@@ -145,7 +154,7 @@ def _others(spec: ConvSpec, axes: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _ways(spec: ConvSpec) -> list[tuple[int, ...]]:
-    """Of choosing the axes of the first stage."""
+    """All choices of axes for the first stage."""
     wide = _wide(spec)
     return [axes for n in range(1, len(wide)) for axes in combinations(wide, n)]
 
@@ -155,19 +164,19 @@ def _named(spec: ConvSpec, axes: tuple[int, ...]) -> str:
 
 
 def _full(spec: ConvSpec, axes: tuple[int, ...]) -> int:
-    """The rank at which nothing is lost."""
+    """The rank at which the chain is exact."""
     ins, outs = of_group(spec)
-    one = prod(spec.kernel_size[axis] for axis in axes)
+    one: int = prod(spec.kernel_size[axis] for axis in axes)
     return min(ins * one, outs * taps(spec) // one)
 
 
 def _fitting(spec: ConvSpec, axes: tuple[int, ...], ratio: float) -> int:
-    """The rank with so many times the MACs."""
+    """The largest rank with at most ``ratio`` times the MACs."""
     return rank_for(lambda rank: _chain(spec, rank, axes), ratio * spec.macs, _full(spec, axes))
 
 
 def _chain(spec: ConvSpec, rank: int, axes: tuple[int, ...]) -> Chain:
-    # An axis without taps may still have a stride or padding: that is the first stage's, where it saves.
+    # An axis of a single tap may still have a stride or padding: it is the first stage's, which saves MACs.
     later = _others(spec, axes)
     sooner = [axis for axis in range(spec.axes) if axis not in later]
     middle = rank * spec.groups

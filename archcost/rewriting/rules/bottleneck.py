@@ -1,4 +1,4 @@
-"""bottleneck: fewer channels under the kernel, with 1x1 convolutions to get there and back."""
+"""bottleneck: a KxK convolution on fewer channels, between 1x1 convolutions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from archcost.merging.chain import Chain, Conv
 from archcost.rewriting.replacement import Replacement
 from archcost.rewriting.rule import Options
 from archcost.rewriting.rules.linear import (
-    Linear,
+    LinearChain,
     as_weight,
     chain_macs,
     count,
@@ -37,13 +37,19 @@ _FORMS = ("both", "out", "in")
 _SWEEPS = 3
 
 
-class Bottleneck(Linear):
-    """KxK -> 1x1, KxK, 1x1 (``form="both"``), KxK, 1x1 ("out") or 1x1, KxK ("in").
+class Bottleneck(LinearChain):
+    """KxK -> 1x1, KxK, 1x1, a Tucker-2 factorisation of the kernel between its channels.
 
-    ``rank_in`` and ``rank_out`` are the channels of a group in front of the KxK and behind it; by default
-    those with half the MACs. The KxK keeps
-    the stride and all the padding: a 1x1 without bias makes of padding what the padding would be of its
-    output, by zeros, reflection, replication and in circles. Transposed convolutions alike.
+    Y.-D. Kim et al., "Compression of Deep Convolutional Neural Networks for Fast and Low Power Mobile
+    Applications" (ICLR 2016). A single 1x1 behind the KxK is reduced-rank regression on the outputs, as in
+    X. Zhang, J. Zou, K. He and J. Sun, "Accelerating Very Deep Convolutional Networks for Classification and
+    Detection" (IEEE TPAMI 2016).
+
+    Options: ``form``, "both", "out" (KxK, 1x1) or "in" (1x1, KxK); ``rank_in`` and ``rank_out``, the channels
+    of a group before and behind the KxK, by default with half the MACs.
+
+    The KxK keeps the stride and all padding: a 1x1 without bias maps padding to padding in every
+    ``padding_mode``. Transposed convolutions work alike.
     """
 
     name = "bottleneck"
@@ -56,14 +62,14 @@ class Bottleneck(Linear):
 
     def unfit(self, spec: ConvSpec) -> str | None:
         if depthwise(spec):
-            return "it is depthwise: each group has one input channel, and nothing to reduce"
+            return "it is depthwise: a group has a single input channel, nothing to reduce"
         return None
 
     def cheapest(self, spec: ConvSpec) -> Chain:
         return min((bottleneck_chain(spec, 1, 1, form) for form in _forms(spec)), key=chain_macs)
 
     def options(self, subject: Subject, ratio: float) -> Iterator[Options]:
-        """Each form; that with both ranks has the same share of the channels on either side."""
+        """Each form that saves MACs; "both" keeps the same share of the channels on either side."""
         spec = subject.spec
         for form in _forms(spec):
             one, two = _fitting(spec, form, ratio)
@@ -84,11 +90,13 @@ class Bottleneck(Linear):
         spec = self.checked(subject)
         form = _forms(spec)[0] if form is None else form
         if form not in _forms(spec):
-            why = "a 1x1 has only 'out', the others are the same" if form in _FORMS else "no such form"
-            raise RewriteError(f"{subject.name}: form={form!r}: {why}; give one of {', '.join(_forms(spec))}")
+            why = "the same as 'out' for a 1x1" if form in _FORMS else "not valid"
+            raise RewriteError(
+                f"{subject.name}: form={form!r} is {why}; give one of {', '.join(_forms(spec))}"
+            )
         unused = {"in": ("rank_out", rank_out), "out": ("rank_in", rank_in)}.get(form)
         if unused and unused[1] is not None:
-            raise RewriteError(f"{subject.name}: form={form!r} has no {unused[0]}")
+            raise RewriteError(f"{subject.name}: form={form!r} takes no {unused[0]}")
         ins, outs = _full(spec, form)
         half_in, half_out = _fitting(spec, form, 0.5)
         one = half_in if rank_in is None else count(subject, "rank_in", rank_in, ins)
@@ -97,7 +105,7 @@ class Bottleneck(Linear):
         return self.made(subject, bottleneck_chain(spec, one, two, form), exact, form=form)
 
     def bound(self, spec: ConvSpec, form: str = "both", **_: Any) -> float:
-        """The rank; for both ranks the share of the channels, ``rank_in / I`` and ``rank_out / O``."""
+        """The rank; for "both" the share of the channels, ``rank_in / I`` and ``rank_out / O``."""
         ins, outs = of_group(spec)
         k, jump = taps(spec), prod(spec.stride)
         # A transposed layer counts positions of its input, fewer than those of its output.
@@ -110,9 +118,9 @@ class Bottleneck(Linear):
         return sqrt(half * half + 1) - half
 
     def factors(self, kernel: Tensor, replacement: Replacement, moments: Moments | None) -> list[Tensor]:
-        """Of one rank the SVD; of two Tucker-2 (Kim et al., ICLR 2016) by alternating SVDs.
+        """The truncated SVD for a single rank, Tucker-2 by alternating SVDs for two.
 
-        Under the covariance of the patches "out" is the reduced-rank regression, the best there is.
+        Under the covariance of the patches "out" is reduced-rank regression, which is optimal.
         """
         specs = [conv.spec for conv in replacement.convs]
         kernels = narrowed(upright(kernel, replacement), *_ranks_of(specs), moments)
@@ -127,22 +135,22 @@ class Bottleneck(Linear):
 
 
 def _ranks_of(specs: list[ConvSpec]) -> tuple[int | None, int | None]:
-    """The channels a group in front and behind in a chain; None on a side that is not reduced."""
+    """Channels of a group before and behind the KxK; None on a side that is not reduced."""
     front = specs[0].out_channels // specs[0].groups if _pointwise(specs[0]) and len(specs) > 1 else None
     back = specs[-1].in_channels // specs[-1].groups if _pointwise(specs[-1]) else None
     if len(specs) == 2 and back is not None:
-        front = None  # of a 1x1 both stages are pointwise: its form is "out"
+        front = None  # both stages of a 1x1 are pointwise: its form is "out"
     return front, back
 
 
 def narrowed(kernel: Tensor, front: int | None, back: int | None, moments: Moments | None) -> list[Tensor]:
-    """A kernel behind ``front`` channels and in front of ``back``, each None where it is not reduced.
+    """First kernels for a KxK between ``front`` and ``back`` channels, None for a side that is not reduced.
 
     Args:
         kernel: (groups, out, in, *kernel_size).
 
     Returns:
-        Of two or three stages, the 1x1 ones among them: (groups, out, in, *kernel_size) each.
+        Kernels of the two or three stages, (groups, out, in, *kernel_size) each.
     """
     groups, outs, ins = kernel.shape[:3]
     space = kernel.shape[3:]
@@ -175,7 +183,7 @@ def narrowed(kernel: Tensor, front: int | None, back: int | None, moments: Momen
 
 
 def bottleneck_chain(spec: ConvSpec, rank_in: int, rank_out: int, form: str) -> Chain:
-    """The chain of a form, with so many channels a group; that of the side which is not reduced is unused."""
+    """The chain of a form with some channels of a group; the rank of a side that is not reduced is unused."""
     steps: list[ConvSpec] = []
     ins, outs = of_group(spec)
     one = rank_in if form != "out" else ins
@@ -190,7 +198,7 @@ def bottleneck_chain(spec: ConvSpec, rank_in: int, rank_out: int, form: str) -> 
     return tuple(Conv(step) for step in steps)
 
 
-def _point(spec: ConvSpec, ins: int, outs: int, size: Any, bias: bool) -> ConvSpec:
+def _point(spec: ConvSpec, ins: int, outs: int, size: tuple[int, ...], bias: bool) -> ConvSpec:
     return ConvSpec(ins, outs, 1, groups=spec.groups, bias=bias, input_size=size, batch=spec.batch)
 
 
@@ -200,7 +208,7 @@ def _options(form: str, one: int, two: int) -> Options:
 
 
 def _fitting(spec: ConvSpec, form: str, ratio: float) -> tuple[int, int]:
-    """The channels in front and behind with so many times the MACs; all, on a side that is not reduced."""
+    """Channels of a group before and behind with at most ``ratio`` times the MACs; all on the other side."""
     ins, outs = _full(spec, form)
     most = {"both": min(ins, outs), "in": ins, "out": outs}[form]
     share = rank_for(
@@ -210,7 +218,7 @@ def _fitting(spec: ConvSpec, form: str, ratio: float) -> tuple[int, int]:
 
 
 def _ranks(spec: ConvSpec, form: str, share: int) -> tuple[int, int]:
-    """In front and behind; with two ranks ``share`` is the smaller, the other as large a part of its side."""
+    """Channels before and behind; with two ranks ``share`` is the smaller, the other in proportion."""
     ins, outs = _full(spec, form)
     if form != "both":
         return (share, outs) if form == "in" else (ins, share)
@@ -226,7 +234,7 @@ def _forms(spec: ConvSpec) -> tuple[str, ...]:
 
 
 def _full(spec: ConvSpec, form: str) -> tuple[int, int]:
-    """The ranks at which nothing is lost."""
+    """The ranks at which the chain is exact."""
     ins, outs = of_group(spec)
     k = taps(spec)
     if form == "both":

@@ -1,4 +1,4 @@
-"""layout: the same convolution in channels_last, or on a faster execution path. From measurements only."""
+"""layout: the same convolution in channels_last or on a faster path, from measurements alone."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ from archcost.weights.moments import Moments
 
 __all__ = ["NOT_MEASURED", "Layout"]
 
-NOT_MEASURED = "not measured here: archcost measure, or archcost.measure(), times it on every path"
-# The largest max |y - exact| / max |exact| of a path, as `archcost.measure` asks for by default.
+NOT_MEASURED = "not measured on this machine: archcost measure, or archcost.measure(), times it on every path"
+# The largest max |y - exact| / max |exact| of a path, the default of `archcost.measure`.
 _TOLERANCE = 1e-4
 
 
 class Layout(Rewrite):
-    """Another way to execute a convolution. Its weights and what it computes stay.
+    """The same convolution executed otherwise: weights and results stay.
 
-    Options: ``path``, and ``layout`` of the weights and the output. Both are what the store has as faster,
-    beyond the noise, than PyTorch's own convolution in the layout that the layer has now. Single layers are
-    compared; `archcost.accelerate` chooses for the network as a whole, conversions included.
+    Options: ``path``, the execution path, and ``layout``, that of the weights and the output. Both come from
+    stored times that are faster, beyond the noise, than PyTorch's own convolution in the layer's present
+    layout. Layers are compared one by one; `archcost.accelerate` chooses layouts globally (min-cut).
     """
 
     name = "layout"
     change = "conv -> the same in channels_last, or by another execution path"
-    break_even = "time measured here < PyTorch's, by more than the noise; the MACs are the same"
+    break_even = "time measured on this machine < PyTorch's, beyond the noise; the MACs are the same"
 
     def refusal(self, subject: Subject) -> str | None:
         found = _found(subject)
@@ -62,10 +62,12 @@ class Layout(Rewrite):
                 f"{unknown or layout!r}"
             )
         if layout == "channels_last" and subject.axes == 1:
-            raise RewriteError(f"{subject.name}: channels_last is a layout of two or three axes, it has one")
+            raise RewriteError(
+                f"{subject.name}: channels_last needs two or three spatial axes, and it has one"
+            )
         refused = None if path == "native" else get(path).supports(subject.spec, subject.ops[0].args[0].dtype)
         if refused is not None:
-            raise RewriteError(f"{subject.name}: {path} does not execute it: {refused}")
+            raise RewriteError(f"{subject.name}: path {path!r} cannot execute it: {refused}")
         conv = Conv(subject.spec, None if path == "native" else path, layout == "channels_last")
         return Replacement({subject.name: (conv,)}, exact=True, note=_note(subject, path, layout))
 
@@ -79,13 +81,13 @@ class _Faster:
     layout: str
     old_s: float
     new_s: float
-    """Of all calls of one pass."""
+    """Time of all calls of a forward pass."""
     error: float
-    """max |y - exact| / max |exact| as measured, the largest of all calls."""
+    """Largest max |y - exact| / max |exact| of all calls, as measured."""
 
 
 class _Times:
-    """What the store has of this machine, at PyTorch's present number of threads; and the model's calls."""
+    """Stored times of the model's convolutions on this machine, at PyTorch's present number of threads."""
 
     def __init__(self, survey: Survey, store: Store) -> None:
         threads = torch.get_num_threads()
@@ -101,9 +103,9 @@ class _Times:
 
 
 def _times(survey: Survey) -> _Times | Refusal:
-    """What the survey's store says; or why there is nothing to read."""
+    """The stored times of a survey, or why there are none."""
     if next((t.device.type for t in survey.model.parameters()), "cpu") not in ("cpu", "meta"):
-        return Refusal("paths are measured on the CPU only, and the model is elsewhere")
+        return Refusal("paths are measured on the CPU only, and the model is on another device")
     if survey.store is None:
         return Refusal(NOT_MEASURED)
     try:
@@ -113,7 +115,7 @@ def _times(survey: Survey) -> _Times | Refusal:
 
 
 def _found(subject: Subject) -> list[_Faster] | Refusal:
-    """Every way that is faster than what PyTorch does now, the fastest first; or why there is none."""
+    """Every path and layout that is faster than the present one, the fastest first; or why there is none."""
     times = subject.survey.once(_times)
     if isinstance(times, Refusal):
         return times
@@ -127,12 +129,12 @@ def _found(subject: Subject) -> list[_Faster] | Refusal:
         return Refusal(NOT_MEASURED)
     faster = [one for one in _candidates(tables, here) if one.new_s < one.old_s]
     if not faster:
-        return Refusal("no path was measured here to be faster than PyTorch's, beyond the noise")
+        return Refusal("no path was measured to be faster than PyTorch's on this machine, beyond the noise")
     return sorted(faster, key=lambda one: one.new_s)
 
 
 def _candidates(tables: list[dict[tuple[str, str], Measurement]], here: tuple[str, str]) -> Iterator[_Faster]:
-    """The best path in the layout that there is now, and PyTorch's own in the other."""
+    """The best path in the present layout, and PyTorch's own in the other."""
     every = [way for way in tables[0] if way != here and all(way in table for table in tables)]
     old = sum(table[here].median_s for table in tables)
     same: list[_Faster] = []
@@ -150,8 +152,8 @@ def _candidates(tables: list[dict[tuple[str, str], Measurement]], here: tuple[st
 
 
 def _is_faster(new: Measurement, old: Measurement) -> bool:
-    """Beyond the noise, as the tables of `archcost.measure` have it."""
-    # Under a name of its own: there, PyTorch's two layouts are one way.
+    """Whether a time is faster beyond the noise, as the tables of `archcost.measure` judge it."""
+    # A name of its own, as PyTorch's two layouts count as one path there.
     rival = replace(new, key=replace(new.key, path="rival"))
     errors = {old.key.path: 0.0, "rival": 0.0}
     return verdict_of(PathTimes(Task(old.key.spec, old.key.dtype), (old, rival), errors, {})).best is rival
@@ -163,7 +165,7 @@ def _usable(one: Measurement) -> bool:
 
 
 def _layout_of(subject: Subject) -> str:
-    """Of the input of the first call."""
+    """The memory layout of the input of the first call."""
     x = subject.ops[0].args[0]
     order = sorted(range(len(x.shape)), key=lambda axis: (-x.stride[axis], axis))
     several = [axis for axis in order if x.shape[axis] > 1]
@@ -175,10 +177,10 @@ def _note(subject: Subject, path: str, layout: str) -> str:
     found = _found(subject)
     for one in () if isinstance(found, Refusal) else found:
         if (one.path, one.layout) == (path, layout):
-            took = f"{1e3 * one.old_s:.3g} ms before, {1e3 * one.new_s:.3g} ms after, measured here alone"
+            took = f"{1e3 * one.old_s:.3g} ms before, {1e3 * one.new_s:.3g} ms after, measured alone"
             off = "" if path == "native" else f", relative error {one.error:.0e}"
             return f"{took}, its input in {layout}{off}"
-    return "not measured here to be faster"
+    return "not measured to be faster on this machine"
 
 
 RULES, ORDER = (Layout(),), 80

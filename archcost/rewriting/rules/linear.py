@@ -1,4 +1,4 @@
-"""What the rules share that put a chain in the place of one convolution."""
+"""The base of the rules that replace a convolution by a chain, and their helpers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from math import prod
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -19,39 +19,42 @@ from archcost.rewriting.survey.survey import Subject
 from archcost.spec import ConvSpec
 
 __all__ = [
-    *("Linear", "activated", "along", "as_weight", "chain_macs", "count", "depthwise", "of_group"),
+    *("LinearChain", "activated", "along", "as_weight", "chain_macs", "count", "depthwise", "of_group"),
     *("rank_for", "said", "taps", "upright"),
 ]
 
-# Above this, ranks are multiples of 8, which is what vectors are made of.
+# From here on ranks are multiples of 8, the width of a vector of float32.
 _FINE_UP_TO = 32
 
 
-class Linear(Factorisation):
-    """A rule whose chain has sizes that are left open, linear but for an activation that is asked for.
+T = TypeVar("T")
 
-    Beside what every rule answers, it says what it cannot be built for whatever the sizes, and what the
-    cheapest chain would be: where that saves nothing, the rule does not apply.
+
+class LinearChain(Factorisation):
+    """A rule for a chain of free sizes (ranks), linear unless an activation function is asked for.
+
+    It does not apply where no chain computes the layer (`unfit`) or the `cheapest` chain saves no MACs.
     """
 
     built: Callable[..., Replacement]
-    """As `replacement`, of a subject; its arguments are the options that the rule has."""
+    """The `replacement` of a subject; its further arguments are the options of the rule."""
 
     @abstractmethod
     def unfit(self, spec: ConvSpec) -> str | None:
-        """Why no chain of this rule does what the layer does, in words that follow its name."""
+        """Why no chain of this rule can compute the layer, in words that follow its name; else None."""
 
     @abstractmethod
     def cheapest(self, spec: ConvSpec) -> Chain:
-        """With the smallest sizes; of a layer that is fit."""
+        """The chain with the smallest sizes, for a layer that is not `unfit`."""
 
     @abstractmethod
     def lossless(self, spec: ConvSpec) -> Iterator[Options]:
-        """The smallest sizes with which every kernel is composed exactly, whatever they cost."""
+        """Options with the smallest sizes that compose to every kernel exactly, whatever they cost."""
 
     @abstractmethod
     def bound(self, spec: ConvSpec, **options: Any) -> float:
-        """The size that has as many MACs as the layer, on maps so large that their borders do not count."""
+        """The size at which the chain has as many MACs as the layer, on maps so large that borders do not
+        count."""
 
     def refusal(self, subject: Subject) -> str | None:
         spec = subject.spec
@@ -61,10 +64,10 @@ class Linear(Factorisation):
         times = chain_macs(self.cheapest(spec)) / spec.macs
         if times < 1:
             return None
-        return f"even its smallest form has {times:.2f} times the MACs of the layer, {self.break_even}"
+        return f"even its smallest form has {times:.2f} times the MACs; fewer where {self.break_even}"
 
     def checked(self, subject: Subject) -> ConvSpec:
-        """Of the layer, if a chain can be built for it; what it costs is no matter here."""
+        """The layer's convolution; raises where no chain can compute it."""
         spec = subject.spec
         why = self.unfit(spec)
         if why is not None:
@@ -81,37 +84,39 @@ class Linear(Factorisation):
         return self.built(subject, **options)
 
     def made(self, subject: Subject, chain: Chain, exact: bool, note: str = "", **how: Any) -> Replacement:
-        """The replacement, with a word where it costs more than the layer."""
+        """The replacement by a chain, with a note where it has more MACs than the layer."""
         times = chain_macs(chain) / subject.spec.macs
         if times >= 1:
             bound = self.bound(subject.spec, **how)
-            dear = f"{times:.1f} times its MACs: fewer only below {bound:.3g} ({self.break_even})"
+            dear = (
+                f"{times:.1f} times the MACs of the layer; fewer only below {bound:.3g} ({self.break_even})"
+            )
             note = f"{note}; {dear}" if note else dear
         return Replacement({subject.name: chain}, exact, note)
 
 
-def chain_macs(chain: Iterable[Any]) -> int:
-    """Of its convolutions, as built: the maps between them may be larger than that of the layer."""
+def chain_macs(chain: Chain) -> int:
+    """MACs of a chain as built, where maps between stages may be larger than that of the layer."""
     return sum(step.spec.macs for step in chain if isinstance(step, Conv))
 
 
 def taps(spec: ConvSpec) -> int:
-    """Of its kernel: K^2 of a KxK."""
+    """Number of taps of a kernel, K^2 for KxK."""
     return prod(spec.kernel_size)
 
 
 def of_group(spec: ConvSpec) -> tuple[int, int]:
-    """Input and output channels of each group: I and O."""
+    """Input and output channels of a group, I and O."""
     return spec.in_channels // spec.groups, spec.out_channels // spec.groups
 
 
 def depthwise(spec: ConvSpec) -> bool:
-    """Whether each of several groups has one input channel."""
+    """Whether a convolution is depthwise: several groups of a single input channel."""
     return spec.groups > 1 and spec.groups == spec.in_channels
 
 
-def said(size: Any) -> str:
-    """A kernel size as people say it: ``5x5``.
+def said(size: Iterable[int]) -> str:
+    """A kernel size in words: ``5x3``.
 
     >>> said((5, 3))
     '5x3'
@@ -120,9 +125,9 @@ def said(size: Any) -> str:
 
 
 def along(spec: ConvSpec, axes: Sequence[int], **changes: Any) -> ConvSpec:
-    """The part of a convolution that looks along some axes; the others are left as they are."""
+    """The part of a convolution along some axes, pointwise along the others."""
 
-    def only(values: Any, other: Any) -> tuple[Any, ...]:
+    def only(values: Sequence[T], other: T) -> tuple[T, ...]:
         return tuple(value if axis in axes else other for axis, value in enumerate(values))
 
     parts = {
@@ -136,10 +141,10 @@ def along(spec: ConvSpec, axes: Sequence[int], **changes: Any) -> ConvSpec:
 
 
 def rank_for(chain_of: Callable[[int], Chain], macs: float, most: int) -> int:
-    """The largest size from 1 to ``most`` whose chain has at most so many MACs; 1 where that has more.
+    """The largest size from 1 to ``most`` whose chain has at most ``macs``; 1 where there is none.
 
     Args:
-        chain_of: of a size, with which its MACs rise.
+        chain_of: gives the chain of a size; its MACs increase with the size.
     """
     low, high = 1, most
     while low < high:
@@ -149,10 +154,10 @@ def rank_for(chain_of: Callable[[int], Chain], macs: float, most: int) -> int:
 
 
 def count(subject: Subject, option: str, value: Any, most: int | None = None, step: int = 1) -> int:
-    """An option that counts something, once it makes sense.
+    """A numeric option, checked.
 
     Raises:
-        RewriteError: it does not.
+        RewriteError: it is not a whole number from ``step`` to ``most``, or no multiple of ``step``.
     """
     fits = isinstance(value, int) and not isinstance(value, bool) and value >= step and value % step == 0
     if fits and (most is None or value <= most):
@@ -162,27 +167,27 @@ def count(subject: Subject, option: str, value: Any, most: int | None = None, st
         wanted += f", a multiple of its {step} groups"
     if most is not None:
         wanted += ", where it is exact"
-    raise RewriteError(f"{subject.name}: {option}={value!r} makes no sense here; give a number {wanted}")
+    raise RewriteError(f"{subject.name}: {option}={value!r} is not valid here; give a whole number {wanted}")
 
 
 def upright(kernel: torch.Tensor, replacement: Replacement) -> torch.Tensor:
-    """The layer's kernel with outputs before inputs, also where it is transposed and has them behind."""
+    """The layer's kernel with output before input channels, also of a transposed layer."""
     turned = any(conv.spec.transposed for conv in replacement.convs)
     return kernel.transpose(1, 2) if turned else kernel
 
 
 def as_weight(kernel: torch.Tensor, spec: ConvSpec) -> torch.Tensor:
-    """From (groups, out / groups, in / groups, *kernel_size) to the shape of the ``weight`` of its module."""
+    """A kernel (groups, out / groups, in / groups, *kernel_size) in the shape of its module's ``weight``."""
     parts = kernel.transpose(1, 2) if spec.transposed else kernel
     shape = (spec.in_channels if spec.transposed else spec.out_channels, -1, *spec.kernel_size)
     return parts.reshape(shape)
 
 
-def activated(subject: Subject, activation: Any) -> str:
-    """The class of ``torch.nn`` between two stages: one that lets through what is positive.
+def activated(subject: Subject, activation: str) -> str:
+    """The class of ``torch.nn`` between two stages, checked.
 
     Raises:
-        RewriteError: it is another.
+        RewriteError: it is not ReLU.
     """
     if activation != "ReLU":
         raise RewriteError(

@@ -1,4 +1,4 @@
-"""merge: several linear layers as the one convolution that does the same."""
+"""merge: several linear layers as a single convolution, exactly."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ from archcost.merging.numbers import merged_block, merged_row
 from archcost.rewriting.replacement import Replacement
 from archcost.rewriting.rule import Modules, Options, Rewrite, Weights
 from archcost.rewriting.survey.blocks import MOST_MACS, block_around, read_block
-from archcost.rewriting.survey.rows import Row, norm_before, row_of
+from archcost.rewriting.survey.rows import LinearRow, Whole, norm_before, row_of
 from archcost.rewriting.survey.survey import Subject
 from archcost.surgery.refusals import is_convolution
 from archcost.weights.moments import Moments
 
 __all__ = ["Merge"]
 
-_NOTE = "batch normalisations count by the statistics that they have now, also in later training"
+_NOTE = "batch normalisations are fixed at their present statistics, also in later training"
 
 
 class Merge(Rewrite):
-    """Convolution and batch normalisation; linear neighbours; parallel branches of one input.
+    """Fold batch normalisations, linear neighbours or parallel branches into a single convolution.
 
-    Options: ``last``, the last layer of a row that begins with this one; ``first``, the batch normalisation
-    before it, where it does not pad with zeros; or ``block``, the module whose branches are summed (RepVGG,
-    Ding et al. 2021; ACNet, Ding et al. 2019; MobileOne, Vasu et al. 2023).
+    Options: ``last``, the last layer to fold into this one; ``first``, the batch normalisation before it,
+    where it does not pad with zeros; or ``block``, the module whose branches are summed (RepVGG, Ding et al.
+    2021; ACNet, Ding et al. 2019; MobileOne, Vasu et al. 2023).
     """
 
     name = "merge"
     change = "BN, conv, BN, conv ... -> one conv; KxK + 1x1 + identity -> KxK"
     break_even = (
-        "K^2 I O < sum of k^2 i o over the layers, K being the kernel that they amount to; a batch "
+        "K^2 I O < sum of k^2 i o over the layers, K the kernel that they compose to; folding a batch "
         "normalisation always saves"
     )
 
     def refusal(self, subject: Subject) -> str | None:
         block = block_around(subject)
         if isinstance(block, tuple) and block[1] != subject.name:
-            return f"it is merged with {block[1]}, as one of the branches of {block[0]}"
+            return f"it is merged with {block[1]}, as a branch of {block[0]}"
         if isinstance(block, tuple):
             return None
         why = self._why_no_row(subject)
@@ -71,7 +71,7 @@ class Merge(Rewrite):
         if unknown or (last is None and first is None) == (block is None):
             raise RewriteError(
                 f"{subject.name}: merge takes last='...', a layer behind it, first='...', a batch "
-                f"normalisation before it, or block='...'"
+                f"normalisation before it, or block='...', a module that sums branches"
             )
         if block is not None:
             return self._of_block(subject, block)
@@ -79,13 +79,13 @@ class Merge(Rewrite):
         if first not in rows:
             there = ", ".join(name for name in rows if name) or "none"
             raise RewriteError(
-                f"{subject.name}: {first!r} is no batch normalisation before it; there is {there}"
+                f"{subject.name}: first={first!r} is not a batch normalisation right before it; give {there}"
             )
         found = rows[first].up_to(last)
         if isinstance(found, Refusal):
             ends = ", ".join(rows[first].ends) or "none"
-            said = "" if last is None else f"{last!r} cannot be its last layer: "
-            raise RewriteError(f"{subject.name}: {said}{found}; there are {ends}")
+            said = "" if last is None else f"last={last!r} is not valid: "
+            raise RewriteError(f"{subject.name}: {said}{found}; last can be {ends}")
         whole, chains = found
         spec = whole.spec(subject.spec.input_size, subject.spec.batch)
         made: dict[str, Chain] = {subject.name: (Conv(spec),), **chains}
@@ -99,18 +99,18 @@ class Merge(Rewrite):
             if is_convolution(modules[replacement.name]):
                 names = [name for name in replacement.chains if name not in replacement.before]
                 first = next((modules[name] for name in replacement.before), None)
-                whole: Any = merged_row([(name, modules[name]) for name in names], conv.spec, first)
+                whole: Whole = merged_row([(name, modules[name]) for name in names], conv.spec, first)
             else:
                 whole = merged_block(replacement.name, modules[replacement.name], conv.spec)
             if whole.spec(conv.spec.input_size, conv.spec.batch) != conv.spec:
                 raise RewriteError(
-                    f"{replacement.name}: its layers do not amount to {conv.spec}; the plan was made for "
+                    f"{replacement.name}: its layers do not compose to {conv.spec}: the plan was made for "
                     f"another model"
                 )
             return {replacement.name: [whole.weights()]}
 
     def _why_no_row(self, subject: Subject) -> str | None:
-        """Why it is merged with nothing behind it or before it; None where it can be."""
+        """Why it cannot be merged with layers behind or before it; None where it can."""
         rows = list(_rows(subject))
         if any(row.ends or (first is not None and row.members) for first, row in rows):
             return None
@@ -129,8 +129,8 @@ class Merge(Rewrite):
         return Replacement({block: (Conv(spec), *branches.tail)}, exact=True, note=_NOTE)
 
 
-def _rows(subject: Subject) -> Iterator[tuple[str | None, Row]]:
-    """The batch normalisation that a row begins with, and the row; last the one from the convolution on."""
+def _rows(subject: Subject) -> Iterator[tuple[str | None, LinearRow]]:
+    """Rows with the batch normalisation that they begin with; the last begins with the convolution, None."""
     first = norm_before(subject)
     if first is not None:
         yield first, row_of(subject, first)

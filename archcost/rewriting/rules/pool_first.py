@@ -1,4 +1,4 @@
-"""pool_first: a pooling, or a stride, before the convolution that it follows."""
+"""pool_first: a pooling or a stride moved before the convolution that it follows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from archcost.errors import ArchcostError, Refusal, RewriteError
-from archcost.merging.affine import linear
+from archcost.merging.affine import affine
 from archcost.merging.branches import convolution_of
 from archcost.merging.chain import Conv, Kept
 from archcost.rewriting.replacement import Replacement
@@ -24,19 +24,19 @@ __all__ = ["PoolFirst"]
 
 
 class PoolFirst(Rewrite):
-    """What is thrown away, or averaged, behind a convolution need not be computed pixel by pixel.
+    """A pooling or stride before the convolution, which then computes fewer positions.
 
     Options: ``how`` is
 
-    * ``pool``: the pooling moves before the convolution. Exact where it averages and the convolution is
-      1x1: each is a sum, one over pixels and one over channels (the transitions of DenseNet, Huang et al.
-      2017). Else an approximation, which needs data or training to be judged;
-    * ``kernel``: an average pooling of k pixels behind a KxK convolution is a convolution of K + k - 1
+    * ``pool``: the pooling moves before the convolution. Exact for average pooling and a 1x1 convolution,
+      which are sums over pixels and over channels (the transitions of DenseNet, Huang et al. 2017). Else an
+      approximation, to be judged on data or after training;
+    * ``kernel``: a KxK convolution and an average pooling of k pixels become a convolution of K + k - 1
       pixels with the stride of the pooling: exact;
-    * ``stride``: the stride of a 1x1 convolution, or of a pooling of one pixel, behind functions of single
-      elements goes into the convolution: exact.
+    * ``stride``: the stride of a 1x1 convolution, or of a pooling of a single pixel, moves through
+      element-wise operations into the convolution: exact.
 
-    Max pooling before an activation that only rises, such as ReLU, gives the same and saves no MACs.
+    Max pooling before a monotonic activation function such as ReLU gives the same and saves no MACs.
     """
 
     name = "pool_first"
@@ -83,20 +83,21 @@ class PoolFirst(Rewrite):
                 raise RewriteError(f"{name} {pool}")
             ones = torch.ones(old.out_channels, 1, *pool.kernel, dtype=torch.float64) / pool.divisor
             spec = pool.spec(old.out_channels, size, new.output_size, 1)
-            whole = linear(old, weights).convolved(spec, (ones.to(weights[0].device), None))  # type: ignore[index]
+            assert weights is not None
+            whole = affine(old, weights).convolved(spec, (ones.to(weights[0].device), None))
             if isinstance(whole, Refusal):
                 raise RewriteError(f"{first}: {name} {whole}")
             return {first: [whole.weights()]}
 
 
 def _macs(subject: Subject, one: Replacement) -> int:
-    """Of the convolutions as they are."""
+    """MACs of the old convolutions of a replacement."""
     known = subject.survey.neighbours
     return sum(known[name].spec.macs for name in one.chains if name in known)
 
 
 def _found(subject: Subject) -> dict[str, Replacement] | Refusal:
-    """Everything that can be done, by how; or why nothing can."""
+    """The possible replacements by option ``how``; or why there are none."""
     if subject.spec.transposed:
         return Refusal("it is transposed")
     then = behind(subject)
@@ -110,15 +111,15 @@ def _found(subject: Subject) -> dict[str, Replacement] | Refusal:
     if ways:
         return ways
     if then.pool is None:
-        return Refusal(f"what follows is {then.name}, a convolution that is no strided 1x1")
+        return Refusal(f"the next layer, {then.name}, is a convolution but not a strided 1x1")
     return Refusal(
-        f"{then.name} cannot come first: it pools what this convolution has made smaller, so that the sizes "
-        f"would be others"
+        f"{then.name} cannot come first: the convolution changes the size of its input, so the output sizes "
+        f"would differ"
     )
 
 
 def _single(spec: ConvSpec) -> bool:
-    """It looks at one pixel for each position."""
+    """Whether each output position depends on a single pixel."""
     return all(k == 1 for k in spec.kernel_size) and not any(low or high for low, high in spec.padding)
 
 
@@ -156,17 +157,17 @@ def _moved(subject: Subject, then: Behind) -> Iterator[tuple[str, Replacement]]:
 
 
 def _inexact(subject: Subject, then: Behind) -> str | None:
-    """Why the pooling gives something else before the convolution; None where it does not."""
+    """Why the pooling is not exact before the convolution; None where it is."""
     assert then.pool is not None
     if not _single(subject.spec):
         size = "x".join(map(str, subject.spec.kernel_size))
-        return f"a {size} kernel sees other neighbours in the pooled map"
+        return f"a {size} kernel reads other neighbours in the pooled map"
     if then.pool.kind != "average":
-        return "the largest value is not found before the channels are mixed"
+        return "a maximum does not commute with the sum over channels"
     if then.activations:
-        return f"an average does not pass through {then.activations[0]}"
+        return f"an average does not commute with {then.activations[0]}"
     if not then.pool.keeps_constants and (subject.spec.bias or then.norms):
-        return f"{then.name} does not keep a constant, which the bias adds behind it"
+        return f"{then.name} changes constants, as the bias of the convolution is"
     return None
 
 
@@ -176,7 +177,7 @@ def _as_kernel(subject: Subject, then: Behind) -> Iterator[tuple[str, Replacemen
         return
     if any(pool.padding) or (then.norms and not pool.keeps_constants):
         return
-    whole = linear(subject.spec).convolved(then.spec)
+    whole = affine(subject.spec).convolved(then.spec)
     if isinstance(whole, Refusal):
         return
     spec = whole.spec(subject.spec.input_size, subject.spec.batch)
@@ -186,12 +187,12 @@ def _as_kernel(subject: Subject, then: Behind) -> Iterator[tuple[str, Replacemen
 
 
 def _grows(spec: ConvSpec) -> bool:
-    """Whether its output has another size than its input, for some size."""
+    """Whether the output size differs from the input size, for some size."""
     return any(low + high != e - 1 for (low, high), e in zip(spec.padding, spec.extent, strict=True))
 
 
 def _can_pad(spec: ConvSpec) -> bool:
-    """PyTorch reflects at most n - 1 pixels, and goes around once at most."""
+    """Whether PyTorch can pad so far: it reflects n - 1 pixels at most, and wraps around once at most."""
     most = {"reflect": 1, "circular": 0}.get(spec.padding_mode)
     pairs = zip(spec.padding, spec.input_size, strict=True)
     return most is None or all(max(pair) <= n - most for pair, n in pairs)

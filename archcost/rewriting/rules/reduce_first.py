@@ -1,4 +1,4 @@
-"""reduce_first: a wide branch beside others gets a 1x1 convolution before it, as in Inception."""
+"""reduce_first: a 1x1 convolution before a wide parallel branch, as in Inception."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from archcost.rewriting.replacement import Replacement
 from archcost.rewriting.rule import Options
 from archcost.rewriting.rules.bottleneck import Bottleneck, bottleneck_chain, narrowed
 from archcost.rewriting.rules.linear import (
-    Linear,
+    LinearChain,
     activated,
     as_weight,
     count,
@@ -31,12 +31,14 @@ from archcost.weights.unfolded import IN, Unfolded
 __all__ = ["ReduceFirst"]
 
 
-class ReduceFirst(Linear):
-    """KxK -> 1x1 to ``channels``, KxK, in one of several branches that read one map and are concatenated.
+class ReduceFirst(LinearChain):
+    """KxK -> 1x1, KxK in a branch of several that read the same input and are concatenated.
 
-    By default to half of the channels. Inception has an activation behind the 1x1: ``activation="ReLU"``
-    puts one there, that starts by letting everything through. The padding is then that of the 1x1, so that
-    what is padded is shifted like the rest; without it, that of the KxK.
+    C. Szegedy et al., "Going Deeper with Convolutions" (CVPR 2015).
+
+    Options: ``channels`` between the two, by default half; ``activation="ReLU"`` adds an activation function
+    behind the 1x1, as Inception has it, which at first passes everything. The padding is then in the 1x1, so
+    that padding is shifted like the rest; else it is in the KxK.
     """
 
     name = "reduce_first"
@@ -48,11 +50,11 @@ class ReduceFirst(Linear):
 
     def unfit(self, spec: ConvSpec) -> str | None:
         if spec.transposed:
-            return "it is transposed, which no branch beside others is: bottleneck reduces it"
+            return "it is transposed: bottleneck reduces it"
         if taps(spec) == 1:
-            return "a 1x1 reduces channels itself"
+            return "a 1x1 is itself what would be put first"
         if depthwise(spec):
-            return "it is depthwise: each group has one input channel, and nothing to reduce"
+            return "it is depthwise: a group has a single input channel, nothing to reduce"
         return None
 
     def refusal(self, subject: Subject) -> str | None:
@@ -86,11 +88,11 @@ class ReduceFirst(Linear):
         return self.made(subject, (Conv(point), Activation(kind), Conv(wide)), False)
 
     def bound(self, spec: ConvSpec, **_: Any) -> float:
-        """The channels."""
+        """The number of channels between."""
         return spec.groups * Bottleneck().bound(spec, form="in")
 
     def factors(self, kernel: Tensor, replacement: Replacement, moments: Moments | None) -> list[Tensor]:
-        """As those of `bottleneck` in its form "in"."""
+        """First kernels as `bottleneck` has them in its form "in"."""
         point, wide = (conv.spec for conv in replacement.convs)
         front, behind = narrowed(kernel, point.out_channels // point.groups, None, moments)
         return [as_weight(front, point), as_weight(behind, wide)]
@@ -106,11 +108,11 @@ def _full(spec: ConvSpec) -> int:
 
 
 def _alone(subject: Subject) -> str | None:
-    """Why it is no branch beside others whose outputs are concatenated with its own."""
+    """Why it is not a branch whose output is concatenated with those of others of the same input."""
     trace, op = subject.survey.trace, subject.ops[0]
     x = op.args[0]
     if not isinstance(x, TensorRef):
-        return "what feeds it is not known"
+        return "the operation that makes its input is not known"
     flow = subject.survey.flow
     written = flow.last_write(x.storage, op.index)
     readers = [
@@ -122,18 +124,18 @@ def _alone(subject: Subject) -> str | None:
         and not _concatenates(other)
     ]
     if not readers:
-        return "its input feeds it alone: bottleneck's form 'in' is the same change there"
+        return "no other layer reads its input: bottleneck's form 'in' is the same change there"
     mine = _concatenations(trace, op)
     if not any(mine & _concatenations(trace, other) for other in readers):
         return (
-            "its input feeds others too, but their outputs are not concatenated with its own: bottleneck's "
+            "other layers read its input, but their outputs are not concatenated with its own: bottleneck's "
             "form 'in' is the same change there"
         )
     return None
 
 
 def _concatenations(trace: Trace, op: Op) -> set[int]:
-    """The first ones that what an operation makes flows into."""
+    """Indices of the first concatenations that the output of an operation flows into."""
     reached, found = {op.index}, set()
     for later in trace.ops[op.index + 1 :]:
         if reached.isdisjoint(later.fed_by):

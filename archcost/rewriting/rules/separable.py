@@ -1,4 +1,4 @@
-"""separable: what looks around and what mixes channels, each in a convolution of its own."""
+"""separable: a depthwise and a pointwise convolution, space and channels factored."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from archcost.merging.chain import Chain, Conv
 from archcost.rewriting.replacement import Replacement
 from archcost.rewriting.rule import Options
 from archcost.rewriting.rules.linear import (
-    Linear,
+    LinearChain,
     as_weight,
     chain_macs,
     count,
@@ -34,15 +34,22 @@ from archcost.weights.unfolded import IN, OUT, Unfolded
 __all__ = ["Separable"]
 
 _ORDERS = ("depthwise-first", "pointwise-first")
-_SLOW = "its grouped convolution has several inputs a group, which PyTorch runs slowly: measure it first"
+_SLOW = "PyTorch runs its grouped convolution of several inputs a group slowly: measure it first"
 
 
-class Separable(Linear):
-    """KxK -> a depthwise KxK and a 1x1, in either ``order``, as a sum of ``terms`` of them, by
-    default as many as have half the MACs.
+class Separable(LinearChain):
+    """KxK -> a depthwise KxK and a 1x1, or a sum of several such pairs.
 
-    Depthwise first, every input channel gets that many kernels; pointwise first, every output channel is
-    the sum of that many filtered maps. The depthwise one keeps stride and padding. Transposed alike.
+    F. Chollet, "Xception: Deep Learning with Depthwise Separable Convolutions" (CVPR 2017); A. Howard et al.,
+    "MobileNets: Efficient Convolutional Neural Networks for Mobile Vision Applications" (arXiv:1704.04861,
+    2017). Seen as low rank: depthwise first, each input channel's matrix (out, taps) is replaced by a matrix
+    of rank ``terms``; pointwise first, each output channel's matrix (taps, in).
+
+    Options: ``terms``, the rank, by default with half the MACs; ``order``, "depthwise-first" (``terms`` "
+        "kernels
+    for each input channel) or "pointwise-first" (each output channel sums ``terms`` filtered maps).
+
+    The depthwise convolution keeps stride and padding. Transposed convolutions work alike.
     """
 
     name = "separable"
@@ -57,14 +64,14 @@ class Separable(Linear):
         if depthwise(spec):
             return "it is depthwise already"
         if taps(spec) == 1:
-            return "a 1x1 mixes channels and looks at no neighbours: nothing to separate"
+            return "a 1x1 has a single tap: nothing to separate"
         return None
 
     def cheapest(self, spec: ConvSpec) -> Chain:
         return min((_chain(spec, 1, order) for order in _ORDERS), key=chain_macs)
 
     def options(self, subject: Subject, ratio: float) -> Iterator[Options]:
-        """Both orders, where they save at all."""
+        """Both orders, where they save MACs."""
         spec = subject.spec
         for order in _ORDERS:
             terms = _fitting(spec, order, ratio)
@@ -78,14 +85,16 @@ class Separable(Linear):
     def built(self, subject: Subject, terms: int | None = None, order: str = _ORDERS[0]) -> Replacement:
         spec = self.checked(subject)
         if order not in _ORDERS:
-            raise RewriteError(f"{subject.name}: order={order!r} is none of {', '.join(_ORDERS)}")
+            raise RewriteError(
+                f"{subject.name}: order={order!r} is not valid; give one of {', '.join(_ORDERS)}"
+            )
         full = _full(spec, order)
         terms = _fitting(spec, order, 0.5) if terms is None else count(subject, "terms", terms, full)
         note = _SLOW if order != _ORDERS[0] and terms > 1 else ""
         return self.made(subject, _chain(spec, terms, order), terms == full, note, order=order)
 
     def bound(self, spec: ConvSpec, order: str = _ORDERS[0], **_: Any) -> float:
-        """The terms."""
+        """The number of terms."""
         ins, outs = of_group(spec)
         k, jump = taps(spec), prod(spec.stride)
         # A transposed layer counts positions of its input, fewer than those of its output.
@@ -95,10 +104,10 @@ class Separable(Linear):
         return k * ins / (k + front * ins)
 
     def factors(self, kernel: Tensor, replacement: Replacement, moments: Moments | None) -> list[Tensor]:
-        """The SVD of each input channel's (out, taps), or of each output channel's (taps, in).
+        """The truncated SVD of each input channel's matrix (out, taps), or output channel's (taps, in).
 
-        With moments under the covariance of that channel's taps; or of the taps and of the channels, as if
-        that of the patches were their product.
+        With moments under the covariance of that channel's taps; or under the marginal covariances of taps
+        and channels, as if that of the patches were their Kronecker product.
         """
         specs = [conv.spec for conv in replacement.convs]
         kernel = upright(kernel, replacement)
@@ -118,7 +127,7 @@ class Separable(Linear):
 
 
 def _depthwise_first(kernel: Tensor, terms: int, moments: Moments | None) -> tuple[Tensor, Tensor]:
-    """(groups * in, terms, 1, *k) and (groups, out, in * terms, 1, ...)."""
+    """The kernels (groups * in, terms, 1, *k) and (groups, out, in * terms, 1, ...)."""
     groups, outs, ins, *space = kernel.shape
     matrix = kernel.transpose(1, 2).flatten(3)  # (groups, in, out, taps)
     if moments is not None:
@@ -136,7 +145,7 @@ def _depthwise_first(kernel: Tensor, terms: int, moments: Moments | None) -> tup
 
 
 def _pointwise_first(kernel: Tensor, terms: int, moments: Moments | None) -> tuple[Tensor, Tensor]:
-    """(groups, out * terms, in, 1, ...) and (groups * out, 1, terms, *k)."""
+    """The kernels (groups, out * terms, in, 1, ...) and (groups * out, 1, terms, *k)."""
     groups, outs, ins, *space = kernel.shape
     matrix = kernel.flatten(3).transpose(2, 3)  # (groups, out, taps, in)
     if moments is not None:
@@ -155,13 +164,13 @@ def _pointwise_first(kernel: Tensor, terms: int, moments: Moments | None) -> tup
 
 
 def _full(spec: ConvSpec, order: str) -> int:
-    """The terms at which nothing is lost."""
+    """The number of terms at which the chain is exact."""
     ins, outs = of_group(spec)
     return min(taps(spec), outs if order == "depthwise-first" else ins)
 
 
 def _fitting(spec: ConvSpec, order: str, ratio: float) -> int:
-    """The terms with so many times the MACs."""
+    """The largest number of terms with at most ``ratio`` times the MACs."""
     return rank_for(lambda terms: _chain(spec, terms, order), ratio * spec.macs, _full(spec, order))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from math import gcd, prod, sqrt
@@ -11,11 +11,11 @@ from typing import Any
 import torch
 
 from archcost.errors import RewriteError
-from archcost.merging.chain import Activation, Chain, Conv, Step
+from archcost.merging.chain import Activation, Chain, ChainStep, Conv
 from archcost.rewriting.replacement import Replacement
 from archcost.rewriting.rule import Options
 from archcost.rewriting.rules.linear import (
-    Linear,
+    LinearChain,
     activated,
     as_weight,
     chain_macs,
@@ -36,15 +36,21 @@ __all__ = ["SmallKernels"]
 _PADDINGS = ("first", "each")
 
 
-class SmallKernels(Linear):
-    """KxK -> a stack of 3x3, with ``middle`` channels between them; by default the textbook's, as
-    many as the narrower side has.
+class SmallKernels(LinearChain):
+    """KxK -> a stack of 3x3 with the same receptive field.
 
-    The stride is that of the first stage, and the others are counted anew behind it: a 5x5 of stride 2 is a
-    3x3 of stride 2 and a 2x2. Axes are stacked by themselves, with 1s where one is done; taps stay as far
-    apart as they were. All padding is the first stage's, which is exact and enlarges the maps between;
-    ``padding="each"`` pads every stage as most networks do, which is wrong at the border.
-    ``activation="ReLU"`` puts one behind every stage but the last, that starts by letting everything through.
+    K. Simonyan and A. Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition" (ICLR
+    2015); C. Szegedy et al., "Rethinking the Inception Architecture for Computer Vision" (CVPR 2016).
+
+    Options: ``middle``, the channels between the stages, by default those of the narrower side;
+    ``padding="first"`` pads the first stage alone, which is exact and enlarges the maps between, and
+    ``padding="each"`` pads every stage as most networks do, which is inexact at the border;
+    ``activation="ReLU"`` adds an activation function behind every stage but the last, which at first passes
+    everything.
+
+    The first stage has the stride, and the others are sized to keep the field: a 5x5 of stride 2 becomes a
+    3x3 of stride 2 and a 2x2. Axes are stacked independently, with 1s where an axis is finished; dilations
+    keep the distance of the taps.
     """
 
     name = "small_kernels"
@@ -57,13 +63,14 @@ class SmallKernels(Linear):
     def unfit(self, spec: ConvSpec) -> str | None:
         size = said(spec.kernel_size)
         if max(spec.kernel_size) <= 3:
-            return f"its kernel of {size} is small already: nothing to stack"
+            return f"its kernel of {size} is small already"
         if spec.transposed:
-            return "it is transposed: its stride would have to come last, on maps as large as the output"
+            return "it is transposed: its stride would come last, on maps as large as the output"
         if len(stages(spec)) == 1:
             return (
-                f"with a stride of {said(spec.stride)} no smaller first stage of its kernel of {size} leaves "
-                f"the others a whole number of strides, with no taps left out: the field would grow"
+                f"with a stride of {said(spec.stride)} no stack of smaller kernels has the receptive field "
+                f"of its "
+                f"kernel of {size}"
             )
         return None
 
@@ -71,7 +78,8 @@ class SmallKernels(Linear):
         return _chain(spec, 1)
 
     def options(self, subject: Subject, ratio: float) -> Iterable[Options]:
-        """The middle for the ratio, with padding in each stage too, and the textbook's where it saves."""
+        """The channels for the ratio, for each padding, and those of the narrower side where they save
+        MACs."""
         spec = subject.spec
         found: list[Options] = []
         for padding in _PADDINGS if _each(spec) is not None else _PADDINGS[:1]:
@@ -97,17 +105,21 @@ class SmallKernels(Linear):
         wanted = min(of_group(spec)) * spec.groups if middle is None else middle
         middle = count(subject, "middle", wanted, step=spec.groups)
         if padding not in _PADDINGS:
-            raise RewriteError(f"{subject.name}: padding={padding!r} is none of {', '.join(_PADDINGS)}")
+            raise RewriteError(
+                f"{subject.name}: padding={padding!r} is not valid; give one of {', '.join(_PADDINGS)}"
+            )
         if padding == "each":
             if _each(spec) is None:
                 raise RewriteError(
-                    f"{subject.name}: padding='each' needs zeros, as many on either side, that odd kernels "
-                    f"share out among the stages; give padding='first'"
+                    f"{subject.name}: padding='each' needs symmetric padding by zeros that stages of odd "
+                    f"kernels "
+                    f"can share; give padding='first'"
                 )
             if activation is not None:
                 raise RewriteError(
-                    f"{subject.name}: an activation starts at the linear composition by a shift, which zeros "
-                    f"padded behind it do not have; give padding='first', or no activation"
+                    f"{subject.name}: an activation starts as the linear chain by a shift that zeros padded "
+                    f"behind "
+                    f"it do not have; give padding='first', or no activation"
                 )
         per_group = middle // spec.groups
         chain = _chain(spec, per_group, padding)
@@ -118,7 +130,7 @@ class SmallKernels(Linear):
         return self.made(subject, chain, linear and per_group >= exact_middle(spec), note)
 
     def bound(self, spec: ConvSpec, **_: Any) -> float:
-        """The middle channels of all groups."""
+        """The number of middle channels, of all groups."""
         ins, outs = of_group(spec)
         first, *between, last = (prod(kernel) for kernel in stages(spec))
         linear, square = first * ins + last * outs, sum(between)
@@ -130,10 +142,9 @@ class SmallKernels(Linear):
     def factors(
         self, kernel: torch.Tensor, replacement: Replacement, moments: Moments | None
     ) -> list[torch.Tensor]:
-        """One stage after the other split off the end, by the SVD of the kernel spread over pairs of taps.
+        """Stages split off the end one by one, by the SVD of the kernel spread over pairs of taps (`parted`).
 
-        With moments under the covariance of the channels. Where the middle suffices for every kernel, exact;
-        else a beginning for alternating least squares.
+        With moments under the covariance of the channels. Exact where ``middle`` is large enough.
         """
         specs = [conv.spec for conv in replacement.convs]
         middle = specs[0].out_channels // specs[0].groups
@@ -155,16 +166,16 @@ class SmallKernels(Linear):
 
 
 def _chain(spec: ConvSpec, middle: int, padding: str = "first") -> Chain:
-    """With so many channels a group between the stages."""
+    """The chain with ``middle`` channels of a group between the stages."""
     kernels = stages(spec)
     columns = (spec.stride, spec.dilation)
     further = tuple(d // gcd(s, d) for s, d in zip(*columns, strict=True))
     wide = middle * spec.groups
-    pads: list[Any] = [spec.padding, *(0 for _ in kernels[1:])]
+    pads: list[int | Sequence[int | tuple[int, int]]] = [spec.padding, *(0 for _ in kernels[1:])]
     if padding == "each":
         each = _each(spec)
         assert each is not None
-        pads = each
+        pads = list(each)
     now = replace(spec, out_channels=wide, kernel_size=kernels[0], padding=pads[0], bias=False)
     steps = [Conv(now)]
     for kernel, pad in zip(kernels[1:], pads[1:], strict=True):
@@ -186,8 +197,8 @@ def _chain(spec: ConvSpec, middle: int, padding: str = "first") -> Chain:
 
 
 def _each(spec: ConvSpec) -> list[tuple[int, ...]] | None:
-    """The padding of each stage where all of them pad evenly and by zeros; None where they cannot."""
-    pairs: Any = spec.padding
+    """The padding of each stage where all stages can pad symmetrically by zeros; else None."""
+    pairs = spec.padding
     if spec.padding_mode != "zeros" or any(low != high for low, high in pairs) or not any(map(max, pairs)):
         return None
     later = stages(spec)[1:]
@@ -206,15 +217,15 @@ def _each(spec: ConvSpec) -> list[tuple[int, ...]] | None:
 
 
 def _border(spec: ConvSpec) -> str:
-    """What padding in each stage does, in words."""
+    """The note on where padding in each stage is inexact."""
     each = _each(spec)
     assert each is not None
     ring = max(sum(pad[axis] for pad in each[1:]) for axis in range(spec.axes))
-    return f"padding in each stage: exact inside, wrong in the outer {ring} positions at each border"
+    return f"padding in each stage: exact inside, inexact in the outer {ring} positions at each border"
 
 
 def _with_activations(chain: Chain, kind: str) -> Chain:
-    steps: list[Step] = []
+    steps: list[ChainStep] = []
     for step in chain:
         assert isinstance(step, Conv)
         steps += [Conv(replace(step.spec, bias=True)), Activation(kind)]

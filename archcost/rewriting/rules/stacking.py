@@ -1,4 +1,4 @@
-"""One kernel as several smaller ones on top of one another: their sizes, and their first weights."""
+"""A kernel as a stack of smaller kernels: their sizes and first weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["exact_middle", "jumps", "parted", "stages"]
 
 
 def stages(spec: ConvSpec) -> list[tuple[int, ...]]:
-    """The kernel sizes of the stages, the strided one first: every axis by itself, 1 once it is done."""
+    """Kernel sizes of the stages, the strided first; each axis independently, 1 once it is finished."""
     columns = (spec.kernel_size, jumps(spec))
     per_axis = [_along_one(k, jump) for k, jump in zip(*columns, strict=True)]
     deep = max(map(len, per_axis))
@@ -25,16 +25,16 @@ def stages(spec: ConvSpec) -> list[tuple[int, ...]]:
 
 
 def jumps(spec: ConvSpec) -> tuple[int, ...]:
-    """How many taps of the layer the later stages move by, an axis: their taps lie where the layer's do."""
+    """Distance between the taps of later stages in taps of the layer, by axis."""
     columns = (spec.stride, spec.dilation)
     return tuple(s // gcd(s, d) for s, d in zip(*columns, strict=True))
 
 
 def _along_one(taps: int, jump: int) -> list[int]:
-    """Kernels of 3, and a 2 last, that reach as far as one of ``taps``; that kernel itself where none do.
+    """Kernel sizes of 3, and a 2 last, with the field of ``taps``; ``[taps]`` where there are none.
 
-    Behind a first stage of k1 taps the others reach ``(taps - k1) / jump`` further. It has to be whole, and
-    k1 at least the jump, or taps of the layer would lie between those that the stages see.
+    Behind a first stage of k1 taps the others reach ``(taps - k1) / jump`` further. That has to be a whole
+    number, and k1 at least the jump, or the stages would miss taps of the layer.
     """
     if taps <= 3:
         return [taps]
@@ -47,7 +47,7 @@ def _along_one(taps: int, jump: int) -> list[int]:
 
 
 def exact_middle(spec: ConvSpec) -> int:
-    """Channels a group in between with which every kernel is composed exactly: 4 min(I, O) for 5x5."""
+    """Middle channels of a group at which every kernel is exact: 4 min(I, O) for 5x5."""
     ins, outs = of_group(spec)
     kernels, jump, size = stages(spec), jumps(spec), spec.kernel_size
     shifts = [_shifts(k, b, j) for k, b, j in zip(size, kernels[-1], jump, strict=True)]
@@ -60,17 +60,17 @@ def exact_middle(spec: ConvSpec) -> int:
 def parted(
     kernel: torch.Tensor, back: Sequence[int], jump: Sequence[int], middle: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """A kernel as a last stage of ``back`` taps, ``jump`` apart, behind a first stage with the rest.
+    """Split a kernel into a first stage and a last stage of ``back`` taps, ``jump`` apart.
 
-    Every tap x = u + jump t of the layer is spread over the pairs of a tap u of the first and t of the last
-    stage: evenly, or over so few that ``middle`` channels hold all of it where that is possible. The SVD of
-    the matrix between (out, t) and (in, u) gives both.
+    Every tap x = u + jump t of the layer is spread over pairs of a tap u of the first and t of the last
+    stage: evenly, or over so few pairs that ``middle`` channels are exact where that is possible. The SVD of
+    the matrix (out, t) x (in, u) gives both stages.
 
     Args:
         kernel: (groups, out, in, *size).
 
     Returns:
-        (groups, out, middle, *back) and (groups, middle, in, *size of the first).
+        The last stage, (groups, out, middle, *back), and the first, (groups, middle, in, *its size).
     """
     groups, outs, ins, *size = kernel.shape
     front = [k - j * (b - 1) for k, b, j in zip(size, back, jump, strict=True)]
@@ -91,7 +91,7 @@ def parted(
     matrix = lifted.transpose(2, 3).reshape(groups, outs * prod(back), ins * prod(front))
     rank = min(middle, *matrix.shape[-2:])
     b, a = balanced(*truncated(matrix, rank))
-    if rank < middle:  # channels that say nothing yet, and can learn
+    if rank < middle:  # spare channels: no effect yet, but trainable
         spare = a.norm(dim=-1).mean() / a.shape[-1] ** 0.5
         generator = torch.Generator().manual_seed(0)
         noise = torch.randn(groups, middle - rank, a.shape[-1], dtype=torch.float64, generator=generator)
@@ -104,7 +104,7 @@ def parted(
 def _shares(
     size: int, back: int, front: int, jump: int, keep: int | None, shifts: tuple[list[int], list[int]]
 ) -> torch.Tensor:
-    """(back, front): which part of tap u + jump t goes to the pair, along one axis."""
+    """The shares (back, front) of tap u + jump t that pairs get, along one axis."""
     table = torch.zeros(back, front, dtype=torch.float64)
     pairs: Iterator[tuple[int, int]] = product(range(back), range(front))
     taken: set[int] = set()
@@ -122,7 +122,7 @@ def _shares(
 
 
 def _shifts(size: int, back: int, jump: int) -> tuple[list[int], list[int]]:
-    """The fewest taps u of the first stage, and t of the last, that with all of the other reach every tap."""
+    """The fewest taps u of the first stage, and t of the last, that reach every tap with all of the other."""
     front = size - jump * (back - 1)
     ahead: list[int] = []
     for phase in range(min(jump, size)):

@@ -1,1 +1,1 @@
-"""What can be exchanged in one model: its convolutions, what precedes and follows them, and what may move."""
+"""A survey of one model: its convolutions, their predecessors and successors, and which may be exchanged."""

@@ -1,4 +1,4 @@
-"""Behind a convolution: what its result goes through, up to a pooling or a strided step."""
+"""The layers behind a convolution, up to a pooling or another convolution."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from archcost.errors import Refusal
 from archcost.merging.norms import inner_activation, is_norm, norm_problem
 from archcost.rewriting.survey.graph import Taker, is_elementwise, results_of, takers
 from archcost.rewriting.survey.movable import why_fixed
-from archcost.rewriting.survey.pools import POOLS, Pool, pool_of
+from archcost.rewriting.survey.pools import POOLS, Pooling, pool_of
 from archcost.rewriting.survey.survey import Subject
 from archcost.spec import ConvSpec
 
@@ -19,20 +19,22 @@ _WINDOWS = ("avg_pool", "max_pool", "adaptive_avg_pool", "adaptive_max_pool", "m
 
 @dataclass(frozen=True)
 class Behind:
-    """The pooling or convolution that comes next, and what lies between."""
+    """The next pooling or convolution behind a layer, and the layers between."""
 
     name: str
+    """Name of that pooling or convolution."""
     norms: tuple[str, ...]
-    """Batch normalisations in eval mode, on the way."""
+    """Names of the batch normalisations between, in eval mode."""
     activations: tuple[str, ...]
-    """Modules and functions that work on single elements, on the way."""
-    pool: Pool | None
+    """Element-wise modules and functions between."""
+    pool: Pooling | None
+    """The pooling; None: a convolution comes next."""
     spec: ConvSpec
-    """Of the pooling, as a depthwise convolution has it, or of the convolution: of the first call."""
+    """Shapes of the convolution, or of the pooling as a depthwise convolution, in the first call."""
 
 
 def behind(subject: Subject) -> Behind | Refusal:
-    """What comes next that looks at pixels; or why there is nothing that could be moved."""
+    """The next pooling or convolution behind a layer; or why there is none that could move."""
     results = results_of(subject)
     survey = subject.survey
     norms: list[str] = []
@@ -44,7 +46,7 @@ def behind(subject: Subject) -> Behind | Refusal:
             return found
         first = found[0]
         if first.call is not None and first.module in seen:
-            return Refusal(f"{first.module} comes again")
+            return Refusal(f"{first.module} is called again behind it")
         seen.add(first.module if first.call is not None else "")
         if first.call is not None and (first.type_name in POOLS or first.module in survey.neighbours):
             return _end(subject, first, [one.ref.shape for one in results], norms, activations)
@@ -56,7 +58,7 @@ def behind(subject: Subject) -> Behind | Refusal:
 
 
 def _between(subject: Subject, taker: Taker, norms: list[str], activations: list[str]) -> str | None:
-    """Note what lies on the way; or say why the way ends there."""
+    """Add a layer between to ``norms`` or ``activations``; or return why nothing can move past it."""
     survey = subject.survey
     if taker.call is not None:
         module = survey.model.get_submodule(taker.module)
@@ -72,8 +74,8 @@ def _between(subject: Subject, taker: Taker, norms: list[str], activations: list
         activations.append(taker.module if taker.call is not None else str(taker.function))
         return None
     if taker.function is not None and taker.function.lstrip("_").startswith(_WINDOWS):
-        return f"what follows is {taker}: there is no module to move"
-    return f"what follows is {taker}, and no pooling or strided step"
+        return f"the next operation is {taker}, and only a module can be moved"
+    return f"the next layer is {taker}, not a pooling or a strided convolution"
 
 
 def _end(
@@ -86,7 +88,7 @@ def _end(
     then = survey.neighbours.get(first.module)
     if then is not None:
         if then.refusal is not None:
-            return Refusal(f"{first.module} stays: {then.refusal}")
+            return Refusal(f"{first.module} cannot be replaced: {then.refusal}")
         return Behind(*way, None, then.spec)
     module = survey.model.get_submodule(first.module)
     out = first.result.ref.shape
@@ -95,7 +97,7 @@ def _end(
     if isinstance(pool, Refusal) or why is not None:
         return Refusal(f"{first} {why}")
     if survey.trace.modules[first.module].aliases:
-        return Refusal(f"{first} has several names: it is shared")
+        return Refusal(f"{first} is shared under several names")
     if pool.adaptive and len({one[2:] for one in shapes}) > 1:
-        return Refusal(f"{first} has another window at each size of its input")
+        return Refusal(f"{first} has a window that depends on the size of its input")
     return Behind(*way, pool, pool.spec(shape[1], shape[2:], out[2:], shape[0]))

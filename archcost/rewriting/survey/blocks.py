@@ -1,15 +1,14 @@
-"""Blocks: modules of a model that sum branches of one input, and may be replaced as a whole."""
+"""Blocks: modules that sum branches of one input, and may be replaced as a whole."""
 
 from __future__ import annotations
 
 import inspect
-from typing import Any
 
 from torch import nn
 
 from archcost.errors import Refusal
 from archcost.merging.branches import Branches, branches_of
-from archcost.merging.chain import Kept, Step
+from archcost.merging.chain import ChainStep, Kept
 from archcost.rewriting.survey.movable import why_fixed
 from archcost.rewriting.survey.survey import Subject, Survey
 from archcost.trace.graph import ModuleCall
@@ -17,16 +16,19 @@ from archcost.trace.graph import ModuleCall
 __all__ = ["MOST_MACS", "block_around", "read_block"]
 
 MOST_MACS = 1.5
-"""One kernel with so many times the MACs of the layers that it stands for may still take less time."""
+"""Largest ratio of a merged kernel's MACs to those of its layers: up to it a single kernel may be faster."""
 
 Block = tuple[ModuleCall, Branches]
 
 
 def block_around(subject: Subject) -> tuple[str, str] | Refusal | None:
-    """The module whose branches a convolution is one of, and the first of them by definition.
+    """Names of the block that has a convolution in a branch, and of its first convolution by definition.
 
-    The largest whose tail convolves nothing, else the smallest. In words why not, where a module around it
-    sums branches that no single convolution can; None where none does.
+    The block is the largest without modules behind its sum, else the smallest.
+
+    Returns:
+        Both names; a refusal where a module around sums branches that no single convolution computes; None
+        where no module around sums branches.
     """
     survey = subject.survey
     parts = subject.name.split(".")
@@ -42,7 +44,7 @@ def block_around(subject: Subject) -> tuple[str, str] | Refusal | None:
             if grown <= MOST_MACS:
                 found.append((name, made[1]))
             else:
-                why = why or f"as one convolution, {name} would have {grown:.1f} times its MACs"
+                why = why or f"as a single convolution, {name} would have {grown:.1f} times its MACs"
     if not found:
         return None if why is None else Refusal(why)
     bare = [one for one in found if not any(isinstance(step, Kept) for step in one[1].tail)]
@@ -52,13 +54,13 @@ def block_around(subject: Subject) -> tuple[str, str] | Refusal | None:
 
 
 def read_block(survey: Survey, name: str) -> Block | Refusal:
-    """The first call of a module and what all of its calls compute; or why not, in words after its name."""
+    """The first call of a module and its branches in all calls; or why not, in words that follow its name."""
     return survey.once(_block, name)
 
 
 def _block(survey: Survey, name: str) -> Block | Refusal:
     if name not in survey.trace.modules:
-        return Refusal("is no module of the model by its first name")
+        return Refusal("is not the first name of a module")
     calls = survey.flow.calls(name)
     if not calls:
         return Refusal("is not called")
@@ -76,17 +78,17 @@ def _block(survey: Survey, name: str) -> Block | Refusal:
         return Refusal(fixed)
     known = survey.neighbours
     for conv in _firsts(survey, first.convolutions):
-        refusal = known[conv].refusal if conv in known else Refusal("it is not its own")
+        refusal = known[conv].refusal if conv in known else Refusal("it is not a convolution of its own")
         if refusal is not None and refusal.kind != "calls":
             return Refusal(f"holds {conv}, and {refusal}")
-    tail = tuple(_under(survey, name, step) for step in first.tail)
-    if None in tail:
-        return Refusal("calls a module behind the sum that is not its own")
-    return calls[0], Branches(first.whole, tail, first.convolutions, first.additions)  # type: ignore[arg-type]
+    tail = [step for step in (_under(survey, name, step) for step in first.tail) if step is not None]
+    if len(tail) < len(first.tail):
+        return Refusal("calls a module behind the sum that lies outside it")
+    return calls[0], Branches(first.whole, tuple(tail), first.convolutions, first.additions)
 
 
 def _growth(survey: Survey, call: ModuleCall, branches: Branches) -> float:
-    """MACs as one convolution, over those of all of its own."""
+    """MACs as a single convolution over those of the block's convolutions."""
     known = survey.neighbours
     own = sum(known[name].spec.macs for name in _firsts(survey, branches.convolutions) if known[name].specs)
     x = call.inputs[0]
@@ -97,8 +99,8 @@ def _firsts(survey: Survey, names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(survey.flow.names.get(name, name) for name in names))
 
 
-def _under(survey: Survey, block: str, step: Step) -> Step | None:
-    """A kept module by the name that it has inside the block."""
+def _under(survey: Survey, block: str, step: ChainStep) -> ChainStep | None:
+    """A step with a kept module under its name inside the block; None where it has none."""
     if not isinstance(step, Kept):
         return step
     first = survey.flow.names.get(step.name, step.name)
@@ -109,16 +111,16 @@ def _under(survey: Survey, block: str, step: Step) -> Step | None:
 
 def _takes_more(module: nn.Module) -> str | None:
     try:
-        given: Any = list(inspect.signature(module.forward).parameters.values())
+        given = list(inspect.signature(module.forward).parameters.values())
     except (TypeError, ValueError):
-        return "has a forward that cannot be looked into"
+        return "has a forward whose arguments cannot be read"
     if len(given) != 1:
-        return f"has a forward of {len(given)} arguments, and one convolution takes one"
+        return f"has a forward of {len(given)} arguments, and a convolution takes one"
     return None
 
 
 def _sums(survey: Survey, name: str) -> bool:
-    """Whether a call of it adds tensors of one shape, by its own code."""
+    """Whether the module's own forward adds tensors."""
     for call in survey.flow.calls(name):
         for op in survey.trace.ops[call.first_op : call.end_op]:
             if op.call == call.index and op.base in ("aten.add", "aten.add_"):

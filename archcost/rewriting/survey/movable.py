@@ -1,4 +1,4 @@
-"""Why a module beside the convolution that a rule looks at may not be replaced or moved with it."""
+"""Why a neighbour of a convolution may not be replaced or moved with it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["why_fixed"]
 
 
 def why_fixed(survey: Survey, name: str) -> str | None:
-    """The reason, in words that follow its name; None where it and all that it holds may go elsewhere."""
+    """Why a module may not be moved, in words that follow its name; None where it and its children may."""
     return next(_reasons(survey, name), None)
 
 
@@ -30,19 +30,19 @@ def _reasons(survey: Survey, name: str) -> Iterator[str]:
         said = "" if one is module else f"holds {inner}, which "
         kinds = hooks_of(one)
         if kinds:
-            yield f"{said}has a {kinds[0]} of its own, that would see something else"
+            yield f"{said}has a {kinds[0]}, which would see other tensors"
         if isinstance(one, torch.jit.ScriptModule):
             yield f"{said}is a ScriptModule"
         if parametrize.is_parametrized(one):
             yield f"{said}is parametrized"
         readers = survey.readers.get(inner, ())
         if not all(lies_in(reader, name) for reader in readers):
-            yield f"{said}has parameters that {readers[0] or 'the model itself'} reads too"
+            yield f"{said}has parameters that {readers[0] or 'the model itself'} also reads"
         if id(one) in survey.held:
-            yield f"{said}is also held in {survey.held[id(one)]}, where modules are not registered"
+            yield f"{said}is also held in {survey.held[id(one)]}, which is not a registration"
         for parameter in one._parameters.values():
             if parameter is not None and not survey.owners[id(parameter)] <= inside:
-                yield f"{said}has parameters that other modules have too"
+                yield f"{said}shares parameters with other modules"
     parents = [".".join(name.split(".")[:count]) for count in range(name.count(".") + 1)]
     for parent in parents:
         holder = tree.modules.get(parent)

@@ -1,4 +1,4 @@
-"""What stands at a place now and what would: the convolutions that one pass runs there, and their costs."""
+"""The convolutions of a pass in old and new layers, and their costs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from math import prod
 from archcost.errors import ArchcostError
 from archcost.latency.convolutions import convolutions_of
 from archcost.merging.chain import Activation, Chain, Conv, Kept, chain_field, resized
-from archcost.rewriting.proposal import Costs, lies_in
+from archcost.rewriting.proposal import PlaceCosts, lies_in
 from archcost.rewriting.replacement import Replacement
 from archcost.rewriting.survey.survey import Subject, Survey
 from archcost.spec import ConvSpec, stacked_field
@@ -19,7 +19,7 @@ __all__ = ["costs_after", "costs_before", "new_specs", "old_specs"]
 
 
 def old_specs(subject: Subject, replacement: Replacement) -> tuple[ConvSpec, ...]:
-    """Every convolution that one pass runs in the modules to be replaced, as the operations saw them."""
+    """Every convolution of a pass in the modules to be replaced, as executed."""
     if set(replacement.chains) == {subject.name}:
         return subject.specs
     survey, names = subject.survey, set(replacement.chains)
@@ -37,18 +37,18 @@ def old_specs(subject: Subject, replacement: Replacement) -> tuple[ConvSpec, ...
 
 
 def new_specs(subject: Subject, replacement: Replacement) -> tuple[ConvSpec, ...]:
-    """Every convolution that one pass would run there."""
+    """Every convolution of a pass in the new layers."""
     chains = _called_chains(subject.survey, replacement)
     return tuple(step.spec for chain in chains for step in chain if isinstance(step, Conv))
 
 
-def costs_before(subject: Subject, replacement: Replacement) -> Costs:
-    """Of the modules to be replaced."""
+def costs_before(subject: Subject, replacement: Replacement) -> PlaceCosts:
+    """Costs of the modules to be replaced."""
     survey = subject.survey
     rows = [survey.costs.by_name[name] for name in replacement.chains]
     specs = old_specs(subject, replacement)
     alone = set(replacement.chains) == {subject.name}
-    return Costs(
+    return PlaceCosts(
         params=sum(row.params for row in rows),
         macs=sum(row.macs for row in rows),
         activation_bytes=sum(row.activation_bytes for row in rows),
@@ -58,8 +58,8 @@ def costs_before(subject: Subject, replacement: Replacement) -> Costs:
     )
 
 
-def costs_after(subject: Subject, replacement: Replacement) -> Costs:
-    """Of what comes in their place; moved poolings count as they did before."""
+def costs_after(subject: Subject, replacement: Replacement) -> PlaceCosts:
+    """Costs of the new layers; moved poolings cost the same as before."""
     survey = subject.survey
     chains = _called_chains(survey, replacement)
     itemsize = subject.ops[0].args[0].dtype.itemsize
@@ -69,7 +69,7 @@ def costs_after(subject: Subject, replacement: Replacement) -> Costs:
     except ArchcostError:
         field = None
     calls = max(1, len(survey.flow.calls(replacement.name)))
-    return Costs(
+    return PlaceCosts(
         params=replacement.params,
         macs=sum(spec.macs for spec in new_specs(subject, replacement)),
         activation_bytes=sum(_written(chain) for chain in chains) * itemsize
@@ -81,7 +81,7 @@ def costs_after(subject: Subject, replacement: Replacement) -> Costs:
 
 
 def _called_chains(survey: Survey, replacement: Replacement) -> list[Chain]:
-    """For every call of every module in question, its chain at the size that it gets there."""
+    """The chain of every call of every replaced module, at the input size of the call."""
     found = []
     for name, chain in replacement.chains.items():
         axes = next((step.spec.axes for step in chain if isinstance(step, Conv)), None)
@@ -97,7 +97,7 @@ def _called_chains(survey: Survey, replacement: Replacement) -> list[Chain]:
 
 
 def _written(chain: Chain) -> int:
-    """Elements that the steps of a chain allocate."""
+    """Number of elements that the steps of a chain write."""
     total = last = 0
     for step in chain:
         if isinstance(step, Activation):
@@ -113,7 +113,7 @@ def _written(chain: Chain) -> int:
 
 
 def _kept_bytes(survey: Survey, replacement: Replacement) -> int:
-    """Of modules that move as they are, other than poolings."""
+    """Activation bytes of modules that move unchanged, poolings apart."""
     steps = (step for chain in replacement.chains.values() for step in chain)
     kept = (step.name for step in steps if isinstance(step, Kept) and step.spec is None)
     return sum(survey.costs.by_name[name].activation_bytes for name in kept)
@@ -125,7 +125,7 @@ def _padded(spec: ConvSpec) -> int:
 
 
 def _depth(survey: Survey, names: set[str]) -> int:
-    """Convolutions on the longest path through the modules."""
+    """Number of convolutions on the longest path through the modules."""
     longest: dict[int, int] = {}
     for op in survey.trace.ops:
         before = max((longest.get(one, 0) for one in op.fed_by), default=0)
@@ -136,7 +136,7 @@ def _depth(survey: Survey, names: set[str]) -> int:
 
 
 def _shallow(survey: Survey, names: set[str], calls: int) -> int:
-    """Called several times, one after another or not: convolutions a call."""
+    """Convolutions for each call of modules that are called several times."""
     made: Iterable[Op] = (op for op in survey.trace.ops if op.base == "aten.convolution")
     return sum(lies_in(survey.flow.module_of(op), *names) for op in made) // calls
 

@@ -1,4 +1,4 @@
-"""Poolings on paper: what a module of ``torch.nn`` averages, or takes the largest of."""
+"""Descriptions of the pooling modules of ``torch.nn``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import nn
 from archcost.errors import Refusal
 from archcost.spec import ConvSpec
 
-__all__ = ["POOLS", "Pool", "pool_of"]
+__all__ = ["POOLS", "Pooling", "pool_of"]
 
 _AVERAGE = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
 _MAX = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
@@ -21,30 +21,30 @@ _ADAPTIVE: dict[type[nn.Module], str] = {
     **dict.fromkeys((nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d), "max"),
 }
 POOLS = tuple(kind.__name__ for kind in (*_AVERAGE, *_MAX, *_ADAPTIVE))
-"""The types that are known."""
+"""Class names of the known poolings."""
 
 
 @dataclass(frozen=True)
-class Pool:
-    """One pooling of the size that it was called with."""
+class Pooling:
+    """A pooling at the size of its input."""
 
     kind: str
-    """``average`` or ``max``."""
+    """The kind, ``average`` or ``max``."""
     kernel: tuple[int, ...]
     stride: tuple[int, ...]
     padding: tuple[int, ...]
     dilation: tuple[int, ...]
     ceil: bool
-    """Windows that begin inside but end outside count too."""
+    """Whether windows count that begin inside and end outside (``ceil_mode``)."""
     keeps_constants: bool
-    """A map of one value stays at it: an average of weights that sum to 1, at the border too."""
+    """Whether a constant map keeps its value, also at the border: averages whose weights sum to 1."""
     divisor: int
-    """Of an average's sums, where a window lies inside."""
+    """Divisor of an average over a window that lies inside."""
     adaptive: bool
-    """Kernel and stride are those for this size alone."""
+    """Whether the pooling is adaptive: kernel and stride hold for this size alone."""
 
     def spec(self, channels: int, size: Sequence[int], output_size: Sequence[int], batch: int) -> ConvSpec:
-        """Its shapes for an input of that size, as a depthwise convolution has them."""
+        """The depthwise convolution with the shapes of the pooling, for an input of some size."""
         high = list(self.padding)
         if self.ceil:  # as much as its last windows need
             ends = zip(size, output_size, self.kernel, self.stride, self.padding, self.dilation, strict=True)
@@ -63,12 +63,12 @@ class Pool:
         )
 
 
-def pool_of(module: nn.Module, input_size: Sequence[int], output_size: Sequence[int]) -> Pool | Refusal:
-    """A pooling; or why it cannot be moved, in words that follow its name."""
+def pool_of(module: nn.Module, input_size: Sequence[int], output_size: Sequence[int]) -> Pooling | Refusal:
+    """The description of a pooling; or why it cannot be moved, in words that follow its name."""
     pool: Any = module
     axes, ones = len(input_size), (1,) * len(input_size)
     if type(module) not in (*_AVERAGE, *_MAX, *_ADAPTIVE):
-        return Refusal(f"is a {type(module).__name__}, which is no pooling that is known")
+        return Refusal(f"is a {type(module).__name__}, which is not a known pooling")
     if type(module) in _ADAPTIVE:
         if any(n % out for n, out in zip(input_size, output_size, strict=True)):
             sizes = " to ".join("x".join(map(str, size)) for size in (input_size, output_size))
@@ -78,7 +78,7 @@ def pool_of(module: nn.Module, input_size: Sequence[int], output_size: Sequence[
         kernel = tuple(n // out for n, out in zip(input_size, output_size, strict=True))
         kind = _ADAPTIVE[type(module)]
         zeros = (0,) * axes
-        return Pool(kind, kernel, kernel, zeros, ones, False, kind == "average", prod(kernel), True)
+        return Pooling(kind, kernel, kernel, zeros, ones, False, kind == "average", prod(kernel), True)
     if getattr(pool, "return_indices", False):
         return Refusal("gives indices too")
     kernel = _each(pool.kernel_size, axes)
@@ -86,11 +86,11 @@ def pool_of(module: nn.Module, input_size: Sequence[int], output_size: Sequence[
     stride = kernel if pool.stride is None else _each(pool.stride, axes)
     if type(module) in _MAX:
         dilation = _each(pool.dilation, axes)
-        return Pool("max", kernel, stride, padding, dilation, bool(pool.ceil_mode), False, 1, False)
+        return Pooling("max", kernel, stride, padding, dilation, bool(pool.ceil_mode), False, 1, False)
     divisor = getattr(pool, "divisor_override", None)
     keeps = divisor is None and (not any(padding) or not pool.count_include_pad)
     divisor = prod(kernel) if divisor is None else int(divisor)
-    return Pool("average", kernel, stride, padding, ones, bool(pool.ceil_mode), keeps, divisor, False)
+    return Pooling("average", kernel, stride, padding, ones, bool(pool.ceil_mode), keeps, divisor, False)
 
 
 def _each(value: Any, axes: int) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Rows: a convolution and the linear layers behind it, each taking alone what the one before gave."""
+"""Rows: a convolution and the linear layers behind it, each the only successor of the one before."""
 
 from __future__ import annotations
 
@@ -7,58 +7,60 @@ from dataclasses import dataclass
 from itertools import zip_longest
 
 from archcost.errors import Refusal
-from archcost.merging.affine import Linear, identity
+from archcost.merging.affine import Affine, identity
 from archcost.merging.chain import Chain, Kept
 from archcost.merging.norms import inner_activation, is_norm, norm_problem
 from archcost.merging.transposed import Transposed, begun
-from archcost.rewriting.survey.graph import Result, Taker, results_of, takers
+from archcost.rewriting.survey.graph import LayerOutput, Taker, results_of, takers
 from archcost.rewriting.survey.movable import why_fixed
 from archcost.rewriting.survey.survey import Subject
 from archcost.trace.graph import refs
 
-__all__ = ["Row", "norm_before", "row_of"]
+__all__ = ["LinearRow", "Whole", "norm_before", "row_of"]
 
-Whole = Linear | Transposed
+Whole = Affine | Transposed
 
 
 @dataclass(frozen=True)
 class _Member:
-    """One layer of a row, with all before it."""
+    """A layer of a row, with the function of the row up to it."""
 
     name: str
     whole: Whole
     is_norm: bool
     macs: int
-    """Of this layer alone."""
+    """MACs of this layer alone."""
     left: Chain
-    """What stays in its place: the activation inside timm's batch normalisation."""
+    """Steps that stay in its place: the activation function inside timm's batch normalisation."""
 
 
 @dataclass(frozen=True)
-class Row:
-    """From a convolution on, as far as one convolution can do it."""
+class LinearRow:
+    """A convolution and the layers behind it that a single convolution can compute."""
 
     members: tuple[_Member, ...]
-    """The convolution first, with what comes before it; none where that cannot be put into it."""
+    """The layers, the convolution first, with a batch normalisation before it; none where that cannot be
+    merged."""
     stopped: str
-    """Why it ends where it does."""
+    """Why the next layer does not belong to the row."""
 
     @property
     def ends(self) -> tuple[str, ...]:
-        """The layers that it can be merged up to."""
+        """Names of the layers up to which the row can be merged."""
         return tuple(one.name for one in self.members[1:])
 
     @property
     def proposed(self) -> tuple[str, ...]:
-        """Those of them worth a look: with the batch normalisation behind, where there is one."""
+        """The ``ends`` to propose: a batch normalisation is not left out behind them."""
         later = self.members[1:]
         return tuple(a.name for a, b in zip_longest(later, later[1:]) if b is None or not b.is_norm)
 
     def up_to(self, last: str | None) -> tuple[Whole, dict[str, Chain]] | Refusal:
-        """The function up to a layer, and what is left in the place of each but the first; or why not.
+        """The function up to a layer, and the chain left in the place of each layer but the first; or why
+        not.
 
         Args:
-            last: None is the convolution itself, where something comes before it.
+            last: name of the last layer; None: the convolution, with the batch normalisation before it.
         """
         if not self.members or (last is not None and last not in self.ends):
             return Refusal(self.stopped)
@@ -66,10 +68,11 @@ class Row:
         return members[-1].whole, {one.name: one.left for one in members[1:]}
 
     def macs(self, last: str | None) -> int:
-        """Of the layers up to that one, for the first call."""
+        """MACs of the layers up to ``last``, in the first call."""
         return sum(one.macs for one in self._members(last))
 
     def norms(self, last: str | None) -> bool:
+        """Whether there is a batch normalisation among the layers up to ``last``."""
         return any(one.is_norm for one in self._members(last))
 
     def _members(self, last: str | None) -> tuple[_Member, ...]:
@@ -78,40 +81,42 @@ class Row:
         return self.members[: [one.name for one in self.members].index(last, 1) + 1]
 
 
-def row_of(subject: Subject, first: str | None = None) -> Row:
-    """The row that begins with a convolution, or with the batch normalisation before it (`norm_before`)."""
+def row_of(subject: Subject, first: str | None = None) -> LinearRow:
+    """The row that begins with a convolution, or with a batch normalisation before it (`norm_before`)."""
     spec = subject.spec
     whole: Whole | Refusal
     if first is None:
         whole = begun(spec)
     elif spec.transposed:
-        whole = Refusal("is transposed: at the border fewer of its taps see what the layer before it adds")
+        whole = Refusal(
+            "is transposed: at the border fewer of its taps read what the batch normalisation adds"
+        )
     else:
         whole = identity(spec.in_channels, subject.axes).scaled(None, None).convolved(spec)
     if isinstance(whole, Refusal):
-        return Row((), f"{subject.name} {whole}")
+        return LinearRow((), f"{subject.name} {whole}")
     members = [_Member(subject.name, whole, first is not None, spec.macs, ())]
     results = results_of(subject)
     size = spec.output_size
     while not isinstance(results, Refusal):
         if members[-1].left:
-            return Row(tuple(members), f"{members[-1].name} activates what it has normalised")
+            return LinearRow(tuple(members), f"{members[-1].name} contains an activation function")
         found = takers(subject.survey, results)
         if isinstance(found, Refusal):
-            return Row(tuple(members), found.reason)
+            return LinearRow(tuple(members), found.reason)
         member = _member(subject, members[-1].whole, found, size)
         if isinstance(member, Refusal):
-            return Row(tuple(members), member.reason)
+            return LinearRow(tuple(members), member.reason)
         if member.name in {one.name for one in members}:
-            return Row(tuple(members), f"{member.name} comes again")
+            return LinearRow(tuple(members), f"{member.name} is called again")
         members.append(member)
         size = member.whole.spec(spec.input_size).output_size
         results = [one.result for one in found]
-    return Row(tuple(members), results.reason)
+    return LinearRow(tuple(members), results.reason)
 
 
 def norm_before(subject: Subject) -> str | None:
-    """The batch normalisation whose results this convolution alone takes, all of them; None: none is."""
+    """Name of the batch normalisation whose only successor is this convolution; None: there is none."""
     survey, flow = subject.survey, subject.survey.flow
     call = survey.trace.calls[subject.ops[0].call]
     maker = flow.maker(call.inputs[0], call.first_op) if call.inputs else None
@@ -120,7 +125,7 @@ def norm_before(subject: Subject) -> str | None:
         return None
     if any((norm_problem(module), why_fixed(survey, name), inner_activation(name, module))):
         return None
-    results = [Result(next(refs(call.outputs)), call.end_op - 1) for call in flow.calls(name)]
+    results = [LayerOutput(next(refs(call.outputs)), call.end_op - 1) for call in flow.calls(name)]
     found = takers(survey, results)
     if isinstance(found, Refusal) or found[0].call is None or found[0].module != subject.name:
         return None
@@ -132,7 +137,7 @@ def _member(
 ) -> _Member | Refusal:
     survey, first = subject.survey, found[0]
     if first.call is None:
-        return Refusal(f"what follows is {first}: there is no layer to merge it with")
+        return Refusal(f"the next operation is {first}, which cannot be merged")
     module = survey.model.get_submodule(first.module)
     then = survey.neighbours.get(first.module)
     if then is None and is_norm(module):
@@ -144,13 +149,13 @@ def _member(
         left: Chain = () if inner is None else (Kept(inner),)
         return _Member(first.module, before.scaled(None, None), True, 0, left)
     if then is None:
-        return Refusal(f"what follows is {first}, which is neither a convolution nor a norm")
+        return Refusal(f"the next layer is {first}, neither a convolution nor a batch normalisation")
     if then.refusal is not None:
-        return Refusal(f"{first.module} stays: {then.refusal}")
+        return Refusal(f"{first.module} cannot be replaced: {then.refusal}")
     if then.spec.transposed:
-        return Refusal(f"{first.module} is transposed, and is not put together with others")
+        return Refusal(f"{first.module} is transposed, which cannot be merged into a layer before it")
     if tuple(then.spec.input_size) != tuple(size):
-        return Refusal(f"{first.module} gets its input in another shape")
+        return Refusal(f"{first.module} reads its input in another shape")
     whole = before.convolved(then.spec)
     if isinstance(whole, Refusal):
         return Refusal(f"{first.module} {whole}")

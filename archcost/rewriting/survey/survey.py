@@ -1,4 +1,4 @@
-"""Survey: what of one model can be exchanged, convolution by convolution, and what lies around each."""
+"""Survey: the convolutions of one model, which may be replaced, and their surroundings."""
 
 from __future__ import annotations
 
@@ -29,48 +29,50 @@ __all__ = ["Subject", "Survey", "survey_of"]
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """One convolution of one model: what it computes, in every call, and whether it may be replaced."""
+    """A convolution of one model: its shapes in every call, and whether it may be replaced."""
 
     name: str
+    """First name of the module."""
     names: tuple[str, ...]
-    """All that it has, where it is shared; the first is ``name``."""
+    """All names of a shared module; the first is ``name``."""
     type_name: str
+    """Class name of the module."""
     specs: tuple[ConvSpec, ...]
-    """Of each call, in order, with the batch and the padding of the module itself; none where not called."""
+    """The convolution of each call, in order, padded as the module pads; empty where it is not called."""
     refusal: Refusal | None
-    """Why no rule may replace it, in words that follow its name."""
+    """Why no rule may replace it, in words that follow its name; None where rules may."""
     ops: tuple[Op, ...] = field(repr=False)
-    """The convolution of each call."""
+    """The convolution operation of each call."""
     survey: Survey = field(repr=False)
-    """What lies around it."""
+    """The survey of its model, for its surroundings."""
 
     @property
     def spec(self) -> ConvSpec:
-        """Of the first call."""
+        """The convolution of the first call."""
         return self.specs[0]
 
     @property
     def axes(self) -> int:
-        """Of space: 1, 2 or 3."""
+        """Number of spatial axes: 1, 2 or 3."""
         return self.spec.axes
 
     @property
     def macs(self) -> int:
-        """Of all calls of one pass."""
+        """MACs of all calls of a forward pass."""
         return sum(spec.macs for spec in self.specs)
 
     def is_meant_by(self, name: str) -> bool:
-        """Whether a name, or a pattern of names such as ``features.*``, is that of this layer."""
+        """Whether a name, or a pattern such as ``features.*``, matches this layer."""
         return any(fnmatchcase(one, name) if is_pattern(name) else one == name for one in self.names)
 
 
 def is_pattern(name: str) -> bool:
-    """Whether it stands for several names."""
+    """Whether a name is a pattern."""
     return any(sign in name for sign in "*?[")
 
 
 def subject_at(survey: Survey, site: Site, ops: tuple[Op, ...]) -> Subject:
-    """The convolution at a site, which makes these operations."""
+    """The convolution at a site, with its operations in the trace."""
     specs: tuple[ConvSpec, ...] = ()
     refusal = _not_read(survey, site, ops)
     if refusal is None:
@@ -83,18 +85,18 @@ def subject_at(survey: Survey, site: Site, ops: tuple[Op, ...]) -> Subject:
 
 
 def _not_read(survey: Survey, site: Site, ops: tuple[Op, ...]) -> Refusal | None:
-    """Why there is no telling what it computes."""
+    """Why the computation of a convolution is not known; None where it is."""
     if site.reason is not None:
         return Refusal(site.reason)
     if not ops:
         return Refusal("it is not called with these inputs")
     if not survey.flow.makes_one_a_call(site.name, ops):
-        return Refusal("it does not run one convolution a call", "calls")
+        return Refusal("a call of it does not run exactly one convolution", "calls")
     return None
 
 
 def _spec(survey: Survey, module: nn.Module, op: Op) -> ConvSpec:
-    """Of one call: from what the module was given, for the operation may see it padded."""
+    """The convolution of a call, from the module's input, as the operation's may be padded."""
     like = ConvLike(module)
     inputs = survey.trace.calls[op.call].inputs
     given = next((ref for ref in inputs if isinstance(ref, TensorRef)), op.args[0])
@@ -103,13 +105,13 @@ def _spec(survey: Survey, module: nn.Module, op: Op) -> ConvSpec:
 
 
 def _odd(module: nn.Module, specs: tuple[ConvSpec, ...], ops: tuple[Op, ...]) -> Refusal | None:
-    """Why no module of ``torch.nn`` does what it does."""
+    """Why no module of ``torch.nn`` computes the same; None where there is one."""
     like = ConvLike(module)
     rule = like.padding_rule
     if rule is not None:
         pairs = zip(specs, ops, strict=True)
         if any(spec.output_size != op.outputs[0].shape[-like.axes :] for spec, op in pairs):
-            return Refusal("it pads otherwise than for inputs of other sizes")
+            return Refusal("its padding depends on the size of the input")
         if not isinstance(rule, Fixed) and any(stride != 1 for stride in like.stride):
             return Refusal(VARIES)
     if any(op.args[0].dtype.is_complex for op in ops):
@@ -122,22 +124,22 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, eq=False)
 class Survey:
-    """One pass of one model: its convolutions by name, and whatever a rule may ask of what lies around them.
+    """The convolutions of one model in one traced pass, and their surroundings.
 
-    ``for subject in survey`` goes through them in order of definition.
+    ``for subject in survey`` goes through the convolutions in order of definition.
     """
 
     model: nn.Module
     trace: Trace
     costs: Costs
     name: str = "the model"
-    """As messages call the model."""
+    """Name of the model in messages."""
     hooks: Hooks = "refuse"
-    """Whether layers with hooks may be replaced: "keep", where the new ones take them over."""
+    """Whether layers with hooks may be replaced: "keep" where new layers take them over."""
     store: Store | None = None
-    """Where measured times are looked up; None: nowhere."""
+    """The store of measured times; None: none."""
     moments: dict[str, Moments] = field(default_factory=dict, repr=False)
-    """By the name of a layer, of its inputs, where somebody has data: empty to begin with."""
+    """Moments of the layers' input patches by name; empty without calibration data."""
     _found: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     def __iter__(self) -> Iterator[Subject]:
@@ -145,39 +147,39 @@ class Survey:
 
     @cached_property
     def subjects(self) -> dict[str, Subject]:
-        """By the first name of each; only those without a `Subject.refusal` can be replaced."""
+        """The convolutions by first name; those with a `Subject.refusal` may not be replaced."""
         made = self.flow.convolutions()
         found = sites(self.model, trace=self.trace, hooks=self.hooks)
         return {site.name: subject_at(self, site, made.get(site.name, ())) for site in found}
 
     @cached_property
     def neighbours(self) -> dict[str, Subject]:
-        """The same for what is merged or moved with another: hooks on it would see something else."""
+        """The convolutions that may be merged or moved with another: hooks on them are a refusal."""
         return self.subjects if self.hooks == "refuse" else replace(self, hooks="refuse").subjects
 
     @cached_property
     def flow(self) -> Dataflow:
-        """Who makes and who takes each tensor of the pass."""
+        """The producers and consumers of each tensor of the pass."""
         return Dataflow(self.trace)
 
     @cached_property
     def tree(self) -> ModuleTree:
-        """Every module, with all its names."""
+        """Every module with all its names."""
         return walk(self.model)
 
     @cached_property
     def readers(self) -> dict[str, tuple[str, ...]]:
-        """By the name of a module, the others that read or write a parameter of its own."""
+        """The modules that read or write a parameter of another module, by the owner's name."""
         return used_elsewhere(self.trace)
 
     @cached_property
     def held(self) -> dict[int, str]:
-        """By the id of a module, where the model holds it beside its registration."""
+        """The places that hold a module without being its registration, by the module's id."""
         return held_elsewhere(self.tree)
 
     @cached_property
     def owners(self) -> dict[int, set[int]]:
-        """By the id of a parameter, those of all modules that have it."""
+        """The ids of all modules with a parameter, by the parameter's id."""
         found: dict[int, set[int]] = {}
         for module in self.tree.modules.values():
             for parameter in module._parameters.values():
@@ -186,7 +188,7 @@ class Survey:
         return found
 
     def once(self, find: Callable[..., T], *about: Any) -> T:
-        """What ``find(survey, *about)`` gives: looked into once, and kept as long as the survey."""
+        """The result of ``find(survey, *about)``, computed once and kept with the survey."""
         key = (find, *about)
         if key not in self._found:
             self._found[key] = find(self, *about)
@@ -194,10 +196,10 @@ class Survey:
         return found
 
     def meant(self, name: str) -> list[Subject]:
-        """The convolutions that a name, or a pattern such as ``features.*``, means.
+        """The convolutions that match a name, or a pattern such as ``features.*``.
 
         Raises:
-            SpecError: there is none; the message has what is spelt alike.
+            SpecError: there is none; the message has similar names.
         """
         found = [one for one in self if one.is_meant_by(name)]
         if not found:
@@ -207,9 +209,9 @@ class Survey:
 
 
 def survey_of(analysis: Analysis, *, hooks: Hooks = "refuse", store: Store | None = None) -> Survey:
-    """That of an analysed model.
+    """The survey of an analysed model.
 
     Raises:
-        ModelError: the model is gone.
+        ModelError: the model no longer exists.
     """
     return Survey(analysis.model, analysis.trace, analysis.costs, analysis.name, hooks, store)
