@@ -157,7 +157,7 @@ def names(text: str) -> list[str]:
 
 
 def position(text: str) -> tuple[int, ...]:
-    """One index for each spatial axis: ``7,7`` or ``7x7``."""
+    """An index for each spatial axis: ``7,7`` or ``7x7``."""
     try:
         return tuple(int(n) for n in text.replace("x", ",").split(","))
     except ValueError:
