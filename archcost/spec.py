@@ -222,7 +222,8 @@ class ConvSpec:
     @property
     def weights(self) -> int:
         """Elements of the weight tensor: in_channels * out_channels / groups * taps of the kernel."""
-        return self.in_channels * self.out_channels // self.groups * prod(self.kernel_size)
+        taps: int = prod(self.kernel_size)
+        return self.in_channels * self.out_channels // self.groups * taps
 
     @property
     def params(self) -> int:

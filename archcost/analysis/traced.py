@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,7 @@ class TracedModel:
     """The name of the model: its class, or its SPEC."""
     notes: tuple[str, ...] = ()
     """Notes on assumptions, such as an input size, and on exceptions from the usual procedure."""
-    _model: Any = field(default=None, repr=False, metadata={"saved": False})
+    _model: Callable[[], nn.Module | None] | None = field(default=None, repr=False, metadata={"saved": False})
     """A function that returns the model or None: a weak reference, or for a SPEC a builder."""
 
     @property
@@ -80,7 +81,7 @@ class TracedModel:
         Raises:
             ModelError: the model is gone.
         """
-        model = self._model() if self._model is not None else None
+        model: nn.Module | None = self._model() if self._model is not None else None
         if model is None:
             raise ModelError(
                 f"{self.name}: the model is gone, because an Analysis does not keep it alive, nor does a "

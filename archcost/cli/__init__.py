@@ -7,7 +7,6 @@ rewrite found nothing to do); 2 usage or load error; 130 Ctrl-C. Each command is
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import signal
 import sys
@@ -96,7 +95,7 @@ def _parser() -> Parser:
     parser.add_argument("--version", action="store_true", help="print the version")
     parser.set_defaults(debug=False)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    common = argparse.ArgumentParser(add_help=False)
+    common = Parser(add_help=False)
     common.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
     common.add_argument("-o", "--output", metavar="FILE", help="write the result to FILE; - is stdout")
     common.add_argument("--force", action="store_true", help="overwrite files that exist")

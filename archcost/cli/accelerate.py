@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
-from archcost.cli.options import SPEC, count, given, names, report_options, size_option, sizes
+from archcost.cli.options import (
+    SPEC,
+    Commands,
+    Parser,
+    count,
+    given,
+    names,
+    report_options,
+    size_option,
+    sizes,
+)
 from archcost.cli.output import DONE, write
 
 __all__ = ["add", "run"]
 
 
-def add(commands: Any, common: argparse.ArgumentParser) -> None:
+def add(commands: Commands, common: Parser) -> None:
     """Add the command and its options to the parser."""
     accelerate = commands.add_parser(
         "accelerate", parents=[common], help="the whole model with each convolution on its fastest path"

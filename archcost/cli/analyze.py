@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
-from archcost.cli.options import SPEC, input_options, inputs, report_options
+from archcost.cli.options import SPEC, Commands, Parser, input_options, inputs, report_options
 from archcost.cli.output import DONE, FINDINGS, write
 from archcost.errors import SpecError
 
 __all__ = ["add", "run"]
 
 
-def add(commands: Any, common: argparse.ArgumentParser) -> None:
+def add(commands: Commands, common: Parser) -> None:
     """Add the command and its options to the parser."""
     analyze = commands.add_parser("analyze", parents=[common], help="what every layer of a model costs")
     analyze.add_argument("spec", metavar="SPEC", help=f"{SPEC}, or a file that --save wrote")

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from archcost.errors import SpecError
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["load_batches"]
 
 
-def load_batches(files: Sequence[str], size: int) -> list[Any]:
+def load_batches(files: Sequence[str], size: int) -> list[torch.Tensor]:
     """The tensors of all files, split along their first axis into batches.
 
     Args:
@@ -27,7 +30,7 @@ def load_batches(files: Sequence[str], size: int) -> list[Any]:
 
     if size < 1:
         raise SpecError(f"--batch-size is {size}; a batch holds at least one input")
-    batches: list[Any] = []
+    batches: list[torch.Tensor] = []
     for file in files:
         if not Path(file).is_file():
             raise SpecError(f"--batches: there is no file {file!r}")
@@ -38,5 +41,5 @@ def load_batches(files: Sequence[str], size: int) -> list[Any]:
                 f"--batches: {file} holds {said}; give a file with one tensor, inputs along its first axis, "
                 f"as torch.save writes it"
             )
-        batches += found.split(size)
+        batches += torch.split(found, size)
     return batches

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
-from archcost.cli.options import SPEC, input_options, inputs, report_options
+from archcost.cli.options import SPEC, Commands, Parser, input_options, inputs, report_options
 from archcost.cli.output import DONE, write
 
 __all__ = ["add", "run"]
 
 
-def add(commands: Any, common: argparse.ArgumentParser) -> None:
+def add(commands: Commands, common: Parser) -> None:
     """Add the command and its options to the parser."""
     compare = commands.add_parser("compare", parents=[common], help="two models side by side")
     compare.add_argument("spec", metavar="A", help=f"{SPEC}, or a file that --save wrote")

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING
 
-from archcost.cli.options import SPEC, input_options, inputs, position, report_options
+from archcost.cli.options import SPEC, Commands, Parser, input_options, inputs, position, report_options
 from archcost.cli.output import DONE, FINDINGS, check_writable, write
+
+if TYPE_CHECKING:
+    from archcost.analysis.analysis import Analysis
+    from archcost.fields.effective import EffectiveField
 
 __all__ = ["add", "run"]
 
 
-def add(commands: Any, common: argparse.ArgumentParser) -> None:
+def add(commands: Commands, common: Parser) -> None:
     """Add the command and its options to the parser."""
     field = commands.add_parser(
         "field", parents=[common], help="the receptive field of a layer: which part of the input it sees"
@@ -69,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     return DONE if witness is None or witness.agrees else FINDINGS
 
 
-def _draw(args: argparse.Namespace, analysis: Any, effective: Any) -> None:
+def _draw(args: argparse.Namespace, analysis: Analysis, effective: EffectiveField | None) -> None:
     from archcost import plot
 
     if args.plot:

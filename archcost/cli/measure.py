@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import Any
 
-from archcost.cli.options import SPEC, count, given, names, report_options, size_option, sizes
+from archcost.cli.options import (
+    SPEC,
+    Commands,
+    Parser,
+    count,
+    given,
+    names,
+    report_options,
+    size_option,
+    sizes,
+)
 from archcost.cli.output import DONE, INTERRUPTED, write
 
 __all__ = ["add", "run"]
 
 
-def add(commands: Any, common: argparse.ArgumentParser) -> None:
+def add(commands: Commands, common: Parser) -> None:
     """Add the command and its options to the parser."""
     measure = commands.add_parser(
         "measure", parents=[common], help="how long each convolution takes here, and its fastest path"

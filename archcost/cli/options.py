@@ -6,13 +6,14 @@ import argparse
 import contextlib
 import re
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 from archcost.errors import SpecError
 
 __all__ = [
-    *("FORMATS", "SPEC", "Parser", "batch_options", "count", "days", "given", "input_options", "inputs"),
-    *("names", "parse", "position", "ratio", "report_options", "rule_names", "size", "size_option", "sizes"),
+    *("FORMATS", "SPEC", "Commands", "Parser", "batch_options", "count", "days"),
+    *("given", "input_options", "inputs", "names", "parse", "position"),
+    *("ratio", "report_options", "rule_names", "size", "size_option", "sizes"),
 ]
 
 FORMATS = ("table", "markdown", "json", "csv", "html")
@@ -36,6 +37,9 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise WrongUsage(self, message)
+
+
+Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
 
 
 def parse(parser: Parser, argv: Sequence[str]) -> argparse.Namespace:
@@ -153,7 +157,7 @@ def names(text: str) -> list[str]:
 
 
 def position(text: str) -> tuple[int, ...]:
-    """One index for each spatial axis: ``7,7`` or ``7x7``."""
+    """An index for each spatial axis: ``7,7`` or ``7x7``."""
     try:
         return tuple(int(n) for n in text.replace("x", ",").split(","))
     except ValueError:

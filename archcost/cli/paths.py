@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
-from archcost.cli.options import report_options
+from archcost.cli.options import Commands, Parser, report_options
 from archcost.cli.output import DONE, write
 
 __all__ = ["add", "run"]
 
 
-def add(commands: Any, common: argparse.ArgumentParser) -> None:
+def add(commands: Commands, common: Parser) -> None:
     """Add the command and its options to the parser."""
     paths = commands.add_parser(
         "paths", parents=[common], help="the execution paths: every way to execute a convolution"

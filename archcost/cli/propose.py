@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import Any
 
 from archcost.cli.options import (
     SPEC,
+    Commands,
+    Parser,
     batch_options,
     count,
     names,
@@ -22,7 +23,7 @@ from archcost.cli.output import DONE, INTERRUPTED, write
 __all__ = ["add", "random_weights", "run"]
 
 
-def add(commands: Any, common: argparse.ArgumentParser) -> None:
+def add(commands: Commands, common: Parser) -> None:
     """Add the command and its options to the parser."""
     propose = commands.add_parser(
         "propose",

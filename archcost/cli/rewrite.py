@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from archcost.cli.options import (
     SPEC,
+    Commands,
+    Parser,
     batch_options,
     count,
     names,
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["add", "run"]
 
 
-def add(commands: Any, common: argparse.ArgumentParser) -> None:
+def add(commands: Commands, common: Parser) -> None:
     """Add the command and its options to the parser."""
     rewrite = commands.add_parser(
         "rewrite", parents=[common], help="replace layers by cheaper ones, the weights carried over"

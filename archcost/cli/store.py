@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import Any
+from typing import TYPE_CHECKING
 
-from archcost.cli.options import days, report_options
+from archcost.cli.options import Commands, Parser, days, report_options
 from archcost.cli.output import DONE, emit, write
+
+if TYPE_CHECKING:
+    from archcost.latency.store.store import Store
 
 __all__ = ["add", "run"]
 
 
-def add(commands: Any, common: argparse.ArgumentParser) -> None:
+def add(commands: Commands, common: Parser) -> None:
     """Add the command and its options to the parser."""
     store = commands.add_parser("store", help="the times measured on this and other machines")
     actions = store.add_subparsers(dest="action", metavar="ACTION", required=True)
-    place = argparse.ArgumentParser(add_help=False, parents=[common])
+    place = Parser(add_help=False, parents=[common])
     place.add_argument(
         "--store", metavar="STORE", help="the file; default: ARCHCOST_STORE, or one in the cache folder"
     )
@@ -51,25 +54,25 @@ def run(args: argparse.Namespace) -> int:
                 print(f"archcost: {warning.message}", file=sys.stderr)
 
 
-def _store_list(args: argparse.Namespace, store: Any) -> int:
+def _store_list(args: argparse.Namespace, store: Store) -> int:
     from archcost.latency.store.listing import listed
 
     write(args, listed(store))
     return DONE
 
 
-def _store_export(args: argparse.Namespace, store: Any) -> int:
+def _store_export(args: argparse.Namespace, store: Store) -> int:
     emit(args, "".join(f"{line}\n" for line in store.lines()))
     return DONE
 
 
-def _store_import(args: argparse.Namespace, store: Any) -> int:
+def _store_import(args: argparse.Namespace, store: Store) -> int:
     count = store.import_(args.file)
     print(f"{count} measurement{'s' * (count != 1)} read", file=sys.stderr)
     return DONE
 
 
-def _store_prune(args: argparse.Namespace, store: Any) -> int:
+def _store_prune(args: argparse.Namespace, store: Store) -> int:
     from datetime import timedelta
 
     age = None if args.older_than is None else timedelta(days=args.older_than)
@@ -78,7 +81,7 @@ def _store_prune(args: argparse.Namespace, store: Any) -> int:
     return DONE
 
 
-def _store_path(args: argparse.Namespace, store: Any) -> int:
+def _store_path(args: argparse.Namespace, store: Store) -> int:
     emit(args, f"{store.path}\n")
     return DONE
 

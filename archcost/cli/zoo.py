@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
-from archcost.cli.options import report_options
+from archcost.cli.options import Commands, Parser, report_options
 from archcost.cli.output import DONE, FINDINGS, write
 
 TASKS = ("classification", "segmentation", "video", "optical_flow", "quantization", "detection")
@@ -13,7 +12,7 @@ TASKS = ("classification", "segmentation", "video", "optical_flow", "quantizatio
 __all__ = ["add", "run"]
 
 
-def add(commands: Any, common: argparse.ArgumentParser) -> None:
+def add(commands: Commands, common: Parser) -> None:
     """Add the command and its options to the parser."""
     zoo = commands.add_parser(
         "zoo", parents=[common], help="counts of torchvision's models beside the published figures"

@@ -25,7 +25,10 @@ def to_pandas(document: Document, asked: Asked) -> pd.DataFrame:
 
     table = document.by(asked.by)
     rows, columns = table.rows(), table.for_data(asked)
-    return pd.DataFrame({c.name: _series([c.get(row) for row in rows], c.dtype) for c in columns})
+    frame: pd.DataFrame = pd.DataFrame(
+        {c.name: _series([c.get(row) for row in rows], c.dtype) for c in columns}
+    )
+    return frame
 
 
 def _series(values: Sequence[Any], dtype: str) -> pd.Series:
@@ -36,7 +39,8 @@ def _series(values: Sequence[Any], dtype: str) -> pd.Series:
         dtype = "object"  # pandas may store text as UTF-8, which cannot hold a lone surrogate
     if dtype in ("int64", "Int64") and any(v is not None and abs(v) >= 2**63 for v in values):
         dtype = "object"
-    return pd.Series(list(values), dtype=dtype)
+    series: pd.Series = pd.Series(list(values), dtype=dtype)
+    return series
 
 
 def to_csv(document: Document, asked: Asked) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from archcost.analysis.traced import TracedModel
 from archcost.cost.costs import ModuleCost, OpCost
 from archcost.fields.field import ReceptiveField
 from archcost.report.document import Column
@@ -32,8 +33,8 @@ __all__ = [
 class Row:
     """A row of a report, from which the columns are read: the costs of a module or an operation."""
 
-    cost: Any
-    analysis: Any
+    cost: ModuleCost | OpCost
+    analysis: TracedModel
     macs_open: bool = False
     """Whether the MACs are a lower bound, because those of an operation are unknown."""
     other_ops_open: bool = False
@@ -44,13 +45,13 @@ class Row:
 
     @property
     def module(self) -> ModuleCost:
-        cost: ModuleCost = self.cost
-        return cost
+        assert isinstance(self.cost, ModuleCost)
+        return self.cost
 
     @property
     def operation(self) -> OpCost:
-        cost: OpCost = self.cost
-        return cost
+        assert isinstance(self.cost, OpCost)
+        return self.cost
 
 
 Get = Callable[[Row], Any]

@@ -48,8 +48,8 @@ class Ledger:
     def sum(self, rows: Sequence[Row], alike: bool = False) -> Row:
         """The sum of several modules as a single row; ``alike`` where they differ only in their names."""
         added = {name: _plus([getattr(row.cost, name) for row in rows]) for name in _ADDED}
-        added["peak_memory_bytes"] = max(row.cost.peak_memory_bytes for row in rows)
-        cost = _plain(rows[-1].cost, tied=(), details="", **added)
+        added["peak_memory_bytes"] = max(row.module.peak_memory_bytes for row in rows)
+        cost = _plain(rows[-1].module, tied=(), details="", **added)
         macs_open, ops_open = any(r.macs_open for r in rows), any(r.other_ops_open for r in rows)
         return Row(cost, self.analysis, macs_open, ops_open, "fold" if alike else "sum")
 

@@ -164,7 +164,7 @@ def _colour(number: int, count: int) -> str:
 
 
 def _high(image: np.ndarray) -> float:
-    return image.shape[0] * image.shape[1] + 0.5 * (image.shape[0] - 1)
+    return float(image.shape[0] * image.shape[1] + 0.5 * (image.shape[0] - 1))
 
 
 def _draw_image(
