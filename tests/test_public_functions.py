@@ -146,7 +146,7 @@ REFUSED = {
     ("exported", "effective_field"): "give the model as it was before torch.jit or torch.export",
     ("exported", "accelerate"): "accelerate the model, and export what comes of it",
     ("compiled", "measure"): "give the model as it was before",
-    ("compiled", "rewrite"): r"rewrite model\._orig_mod, and compile what comes of it",
+    ("compiled", "rewrite"): r"rewrite model\._orig_mod, and compile the result",
     ("compiled", "accelerate"): r"accelerate model\._orig_mod, and compile what comes of it",
     ("compiled inside", "measure"): "part is compiled by torch.compile",
     ("compiled inside", "rewrite"): "put its _orig_mod there, and compile the result",
