@@ -173,7 +173,7 @@ def test_the_command_prints_the_field_of_a_position_and_verifies_it(spec, capsys
     assert main(["field", spec, *arguments]) == 0
     out, err = capsys.readouterr()
     assert err == ""
-    assert "2, position 0x5" in out
+    assert "2, position 0, 5" in out
     assert "size 7, stride 2, padding 3" in out
     assert "window [0, 3] x [7, 13], unclipped [-3, 3] x [7, 13]" in out
     assert "the model agrees" in out
@@ -204,7 +204,7 @@ def test_the_command_writes_json(spec, capsys):
         (["--layer", "nope"], "has no module 'nope'"),
         (["--position", "99,0"], "lies outside"),
         (["--position", "1"], "does not fit"),
-        (["--plot", "nowhere/x.png"], "its folder is not there"),
+        (["--plot", "nowhere/x.png"], "its folder does not exist"),
         (["--growth", "x.docx"], "docx"),
     ],
 )

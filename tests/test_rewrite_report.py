@@ -422,7 +422,7 @@ def test_totals_stand_before_and_after_with_their_ratio():
     assert line.split() == ["Params", f"{old.params:,}", f"{new.params:,}", f"{new.params / old.params:.2f}x"]
     for name in ("MACs", "Activations", "Peak memory", "Weighted depth", "Non-linearities"):
         assert any(line.startswith(name) for line in text.splitlines()), name
-    assert f"max |new - old| / max |old| is {found.output_error:.3f} on the inputs given" in text
+    assert f"max |new - old| / max |old| is {found.output_error:.3f} on the analysed inputs" in text
 
 
 def test_every_new_layer_has_its_errors():

@@ -85,7 +85,7 @@ class TracedModel:
         if model is None:
             raise ModelError(
                 f"{self.name}: the model is gone, because an Analysis does not keep it alive, nor does a "
-                f"pickle: keep a reference to it, or analyse it again"
+                f"pickle or a saved file: give the model or its SPEC in place of the Analysis"
             )
         return model
 

@@ -112,7 +112,7 @@ class ReceptiveField(Result):
     def lines(self) -> list[str]:
         """The field in words: layer and position, global operations, size, window."""
         of = f", of {self.input_name}" if self.input_name else ""
-        lines = [f"{self.layer or 'the model'}, position {_each(self.position)}{of}"]
+        lines = [f"{self.layer or 'the model'}, position {', '.join(map(str, self.position))}{of}"]
         shown = self.local
         if self.is_global:
             whole = self.input_size

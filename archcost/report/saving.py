@@ -47,7 +47,8 @@ def load_result(path: Path) -> Any:
         with open(path, encoding="utf-8") as file:
             whole = json.load(file)
     except (OSError, ValueError) as error:
-        raise SpecError(f"{path} cannot be read as a saved result: {error}") from error
+        why = (error.strerror or "").lower() if isinstance(error, OSError) else f"it is no JSON ({error})"
+        raise SpecError(f"{path} cannot be read as a saved result: {why}") from error
     schema = whole.get("schema") if isinstance(whole, dict) else None
     if schema != SCHEMA:
         what = f"has the schema {schema!r}" if schema else "has no schema"

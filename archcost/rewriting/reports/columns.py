@@ -47,7 +47,7 @@ def options_of(one: Proposal) -> str:
     kinds = dict(zip(named_by(one.replacement), one.types, strict=False))
     if "block" in one.options:
         return f"fold the branches of {_with_kind(one.name, kinds)}"
-    return f"fold {', '.join(_with_kind(name, kinds) for name in one.replacement.chains if name != one.name)}"
+    return f"fold {', '.join(_with_kind(name, kinds).rpartition('.')[2] for name in one.replacement.chains if name != one.name)}"
 
 
 def _with_kind(name: str, kinds: Mapping[str, str]) -> str:
@@ -336,7 +336,7 @@ _SEEN = (
     _change("latency_ms", "Native ms", 50),
     _change("best_ms", "Best ms", 55),
     _change("raced_ms", "Raced ms", 84),
-    _BY_NAME["speedup"],
+    replace(_BY_NAME["speedup"], keep=98.5),
     _range("weight_error", 94),
     _range("output_error", 97),
     replace(

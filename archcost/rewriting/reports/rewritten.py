@@ -205,7 +205,9 @@ def _notes(rewritten: RewrittenModel, grids: Sequence[Grid]) -> list[tuple[str, 
     if error is None:
         notes.append(("Output", "not compared: the model was changed in place"))
     else:
-        text = f"max |new - old| / max |old| is {error_text(error)} on the inputs given, before any training"
+        text = (
+            f"max |new - old| / max |old| is {error_text(error)} on the analysed inputs, before any training"
+        )
         notes.append(("Output", text))
     if rewritten.speed is not None:
         notes.append(("Speed", _speed(rewritten.speed)))
