@@ -315,7 +315,7 @@ def test_errors_name_the_layer_and_the_mend():
     model = Odd("head")
     analysis = archcost.analyze(model, **size)
     with pytest.raises(
-        InputError, match=r"input 0 has shape \(1, 1, 9, 9\), and was analysed with 8x8 pixels"
+        InputError, match=r"input 0 has shape \(1, 1, 9, 9\), but the Analysis is of 8x8 pixels"
     ):
         archcost.effective_field(analysis, torch.rand(1, 1, 9, 9), layer="conv")
     with pytest.raises(InputError, match="an Analysis has its input size"):

@@ -322,7 +322,7 @@ def compiled(module, attribute):
             lambda x: x,
             {},
             ModelError,
-            "expected a torch.nn.Module, got the function <lambda>. If it makes a model",
+            "expected a torch.nn.Module, got the function <lambda>. If it builds a model",
         ),
         (nn.ReLU(), {"threads": 0}, InputError, "threads must be a whole number"),
         (nn.ReLU(), {"seconds": -1}, InputError, "seconds must be a number"),

@@ -72,7 +72,7 @@ def test_ctrl_c_prints_what_there_is_and_says_so(net, capsys, monkeypatch):
     out, err = capsys.readouterr()
     assert "End to end: " in out
     assert "Interrupted: only what" in out
-    assert err == "archcost: interrupted; what had been measured by then is shown, and kept\n"
+    assert err == "archcost: interrupted; times measured until then are shown, and kept in the store\n"
 
 
 def test_a_wrong_path_is_one_line_and_exit_code_2(net, capsys):

@@ -86,9 +86,9 @@ def test_what_the_user_registers_before_the_first_look_up_wins(table):
 
 
 def test_only_paths_are_registered():
-    with pytest.raises(ArchcostError, match="register an instance"):
+    with pytest.raises(ArchcostError, match="is not an instance of ExecutionPath with a name"):
         register(Doubled)
-    with pytest.raises(ArchcostError, match="is no ExecutionPath"):
+    with pytest.raises(ArchcostError, match="is not an instance of ExecutionPath"):
         register("direct")
 
 

@@ -92,7 +92,7 @@ def test_errors_of_random_weights_are_said_to_be_that(spec, weights, said, capsy
     random_weights(Namespace(spec=spec, weights=weights))
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.startswith("note: the weights are random") == said == bool(err)
+    assert err.startswith("note: the weights are untrained") == said == bool(err)
 
 
 def test_interrupted_timing_shows_the_proposals_and_says_so(net, capsys, monkeypatch):
@@ -103,7 +103,7 @@ def test_interrupted_timing_shows_the_proposals_and_says_so(net, capsys, monkeyp
     assert main(["propose", net, *SIZE, *RULES, "--no-errors", "--measure"]) == 130
     out, err = capsys.readouterr()
     assert "asymmetric" in out
-    assert err == "archcost: interrupted; what had been timed by then is in the store\n"
+    assert err == "archcost: interrupted; times measured until then are kept in the store\n"
 
 
 def test_rewrite_writes_weights_and_plan_that_bring_the_model_back(net, capsys, tmp_path):
@@ -218,21 +218,21 @@ def test_force_overwrites(net, tmp_path):
     ("arguments", "message"),
     [
         (["propose", "net.py:net", "--rules", "asymetric"], "'asymetric'; did you mean asymmetric?"),
-        (["propose", "net.py:net", *SIZE, "--layers", "3"], "'3' of net.py:net is a ReLU, and no conv"),
+        (["propose", "net.py:net", *SIZE, "--layers", "3"], "'3' of net.py:net is a ReLU, not a conv"),
         (["propose", "net.py:net", *SIZE, "--batches", "no.pt"], "--batches: there is no file 'no.pt'"),
         (["propose", "net.py:net", *SIZE, "--batches", "net.py"], "net.py cannot be read as plain tensors"),
-        (["propose", "net.py:net", *SIZE, "--batches", "list.pt"], "list.pt holds list; it takes one tensor"),
+        (["propose", "net.py:net", *SIZE, "--batches", "list.pt"], "list.pt holds list; give a file with one tensor"),
         (["propose", "net.py:net", *SIZE, "--threads", "0"], "threads must be a whole number"),
         (["rewrite", "net.py:net", *RULES], "rewrite needs -o FILE"),
         (["rewrite", "net.py:net", *RULES, "-o", "a.pt", "--plan", "a.pt"], "name the same file twice"),
         (["rewrite", "net.py:net", *RULES, "-o", "a.pt", "--save", "a.pt"], "name the same file twice"),
         (["propose", "net.py:net", *SIZE, *RULES, "--depth", "1"], "has no levels of modules"),
-        (["rewrite", "net.py:net", *RULES, "-o", "a.pt", "--plan", "no/p.json"], "its folder is not there"),
+        (["rewrite", "net.py:net", *RULES, "-o", "a.pt", "--plan", "no/p.json"], "its folder does not exist"),
         (["rewrite", "net.py:net", "--rules", "mergee", "-o", "a.pt"], "did you mean merge?"),
-        (["rewrite", "net.py:net", "--layers", "2", "-o", "a.pt"], "'2' is no NAME=RULE"),
+        (["rewrite", "net.py:net", "--layers", "2", "-o", "a.pt"], "'2' is not NAME=RULE"),
         (["rewrite", "net.py:net", "--layers", "2=asymm", "-o", "a.pt"], "did you mean asymmetric?"),
         (["rewrite", "net.py:net", *SIZE, "--layers", "9=merge", "-o", "a.pt"], "no convolution '9'"),
-        (["rewrite", "net.py:net", *SIZE, "--layers", "2=asymmetric:rank", "-o", "a.pt"], "no option=value"),
+        (["rewrite", "net.py:net", *SIZE, "--layers", "2=asymmetric:rank", "-o", "a.pt"], "is not option=value"),
         (["rewrite", "net.py:net", *SIZE, "--layers", "7=asymmetric", "-o", "a.pt"], "'7' cannot be"),
     ],
 )  # fmt: skip

@@ -106,7 +106,7 @@ def test_what_makes_no_sense_is_said(arguments, error, words):
 
 
 def test_a_name_is_no_model():
-    with pytest.raises(InputError, match=r"got the text 'torchvision:alexnet'; .* archcost.load"):
+    with pytest.raises(InputError, match=r"got the string 'torchvision:alexnet'; .* archcost.load"):
         archcost.rewrite("torchvision:alexnet", rules=["merge"])
 
 

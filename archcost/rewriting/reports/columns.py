@@ -47,7 +47,8 @@ def options_of(one: Proposal) -> str:
     kinds = dict(zip(named_by(one.replacement), one.types, strict=False))
     if "block" in one.options:
         return f"fold the branches of {_with_kind(one.name, kinds)}"
-    return f"fold {', '.join(_with_kind(name, kinds).rpartition('.')[2] for name in one.replacement.chains if name != one.name)}"
+    folded = (name for name in one.replacement.chains if name != one.name)
+    return f"fold {', '.join(_with_kind(name, kinds).rpartition('.')[2] for name in folded)}"
 
 
 def _with_kind(name: str, kinds: Mapping[str, str]) -> str:
