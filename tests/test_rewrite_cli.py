@@ -221,7 +221,7 @@ def test_force_overwrites(net, tmp_path):
         (["propose", "net.py:net", *SIZE, "--layers", "3"], "'3' of net.py:net is a ReLU, not a conv"),
         (["propose", "net.py:net", *SIZE, "--batches", "no.pt"], "--batches: there is no file 'no.pt'"),
         (["propose", "net.py:net", *SIZE, "--batches", "net.py"], "net.py cannot be read as plain tensors"),
-        (["propose", "net.py:net", *SIZE, "--batches", "list.pt"], "list.pt holds list; give a file with one tensor"),
+        (["propose", "net.py:net", *SIZE, "--batches", "list.pt"], "list.pt holds list; give a file"),
         (["propose", "net.py:net", *SIZE, "--threads", "0"], "threads must be a whole number"),
         (["rewrite", "net.py:net", *RULES], "rewrite needs -o FILE"),
         (["rewrite", "net.py:net", *RULES, "-o", "a.pt", "--plan", "a.pt"], "name the same file twice"),
@@ -232,7 +232,7 @@ def test_force_overwrites(net, tmp_path):
         (["rewrite", "net.py:net", "--layers", "2", "-o", "a.pt"], "'2' is not NAME=RULE"),
         (["rewrite", "net.py:net", "--layers", "2=asymm", "-o", "a.pt"], "did you mean asymmetric?"),
         (["rewrite", "net.py:net", *SIZE, "--layers", "9=merge", "-o", "a.pt"], "no convolution '9'"),
-        (["rewrite", "net.py:net", *SIZE, "--layers", "2=asymmetric:rank", "-o", "a.pt"], "is not option=value"),
+        (["rewrite", "net.py:net", *SIZE, "--layers", "2=asymmetric:rank", "-o", "a.pt"], "not option=value"),
         (["rewrite", "net.py:net", *SIZE, "--layers", "7=asymmetric", "-o", "a.pt"], "'7' cannot be"),
     ],
 )  # fmt: skip
