@@ -395,3 +395,18 @@ def test_the_installed_command_answers():
     assert command, "archcost is not installed beside this Python"
     out = subprocess.run([command, "--version"], capture_output=True, text=True, check=True).stdout
     assert out.startswith("archcost 0.")
+
+
+@pytest.mark.parametrize("command", [["field"], ["analyze", "--check"]])
+def test_a_depth_is_refused_where_there_are_no_levels(net, capsys, command):
+    assert main([*command, net, "--depth", "1"]) == 2
+    assert "has no levels of modules; leave depth out" in capsys.readouterr().err
+
+
+def test_the_axes_of_a_field_are_sorted_and_cut(net, capsys):
+    assert (
+        main(["field", net, "--format", "csv", "--sort", "size", "--top", "1", "--columns", "axis,size"]) == 0
+    )
+    header, row = capsys.readouterr().out.splitlines()
+    assert header == "axis,size"
+    assert row.startswith("0,")

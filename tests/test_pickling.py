@@ -117,9 +117,7 @@ def test_a_pickle_has_no_model_and_a_copy_has(net):
     found = archcost.analyze(net, X)
     assert copy.copy(found).model is copy.deepcopy(found).model is net
     again = pickle.loads(pickle.dumps(found))
-    with pytest.raises(
-        ModelError, match=r"^Net: the model is gone, .* nor does a pickle or a saved file: "
-    ):
+    with pytest.raises(ModelError, match=r"^Net: the model is gone, .* nor does a pickle or a saved file: "):
         _ = again.model
     with pytest.raises(ModelError, match="the model is gone"):
         archcost.propose(again)

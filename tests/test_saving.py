@@ -1,6 +1,8 @@
 """Results as files: what is saved is read back, drawn and compared; a file runs no code."""
 
 import json
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -125,3 +127,35 @@ def test_a_file_takes_no_inputs_and_has_to_hold_an_analysis(file):
     archcost.receptive_field(branches(), ZEROS).save(file)
     with pytest.raises(SpecError, match="holds a ReceptiveField, not an Analysis"):
         archcost.analyze(str(file))
+
+
+class Pair(NamedTuple):
+    image: object
+    scale: float
+
+
+class TakesPair(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, pair):
+        return Pair(self.conv(pair.image), pair.scale)
+
+
+def test_a_named_tuple_of_the_users_is_saved_as_a_tuple(file):
+    found = archcost.analyze(TakesPair().eval(), (Pair(ZEROS, 0.5),), progress=False)
+    found.save(file)
+    assert str(archcost.load_result(file)) == str(found)
+
+
+@dataclass(frozen=True)
+class Foreign:
+    size: int
+
+
+def test_what_could_not_be_read_back_is_refused_when_it_is_saved(file):
+    witness = archcost.analysis.CrossCheck("net", 1, {"fvcore": Foreign(1)}, {}, (), 1)
+    with pytest.raises(SpecError, match=r"a .*\.Foreign cannot be saved"):
+        witness.save(file)
+    assert not file.exists()

@@ -27,7 +27,7 @@ class LayerAcceleration:
     path: str
     """``native`` where PyTorch's own convolution runs."""
     layout: str
-    """Of what it reads and writes, as in ``channels_last to NCHW``."""
+    """Memory layouts of its input and output, as in ``channels_last to NCHW``."""
     takes_over: tuple[str, ...]
     """The batch normalisation and the activation whose work it does."""
     native_ms: float | None
@@ -47,7 +47,7 @@ class LayerAcceleration:
 
 @dataclass(frozen=True)
 class Acceleration(Result):
-    """What `archcost.accelerate` changed and measured. ``print`` it, or take it as pandas, CSV, JSON, ..."""
+    """Changes that `archcost.accelerate` made to a model, and its times; in every format of a `Result`."""
 
     model_name: str
     changed: bool
@@ -148,7 +148,13 @@ _COLUMNS = (
         lambda layer: None if layer.spec is None else str(layer.spec),
     ),
     words("path", "Path", "native where PyTorch's own convolution runs", keep=90),
-    words("layout", "Layout", "Of what it reads and writes", lambda layer: layer.layout or None, keep=60),
+    words(
+        "layout",
+        "Layout",
+        "Memory layouts of its input and output",
+        lambda layer: layer.layout or None,
+        keep=60,
+    ),
     words(
         "takes_over",
         "Takes over",

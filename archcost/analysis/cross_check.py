@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from archcost.cost.registry import COMPLEX_FLOPS
 from archcost.errors import ModelError
-from archcost.report.document import Asked, Column, Document, Table, ordered
+from archcost.report.columns import words
+from archcost.report.document import Asked, Document, Table, ordered
 from archcost.report.result import Result
 from archcost.report.text import visible
 from archcost.report.units import count_text
@@ -79,6 +80,7 @@ class CrossCheck(Result):
 
     def document(self, asked: Asked) -> Document:
         """The contents to show: as data a row for each difference, as JSON the attributes by their names."""
+        asked.without_depth("a crosscheck")
         table = Table(
             "differences", _COLUMNS, lambda: ordered(self.differences, _COLUMNS, asked, "archcost_macs")
         )
@@ -112,18 +114,14 @@ class CrossCheck(Result):
         return lines
 
 
-def _column(name: str, header: str, meaning: str, of: str | None = None, **more: Any) -> Column:
-    return Column(name, header, meaning, attrgetter(of or name), **{"dtype": "str", "show": str, **more})
-
-
 _COLUMNS = (
-    _column(
+    words(
         "witness", "Witness", "The counter that disagrees: fvcore, FlopCounterMode, or archcost run for real"
     ),
-    _column("module", "Module", "The module whose own operations differ, children apart"),
-    _column("type", "Type", "The class of the module", of="type_name"),
-    _column("archcost_macs", "MACs", "MACs counted by archcost", unit="MACs", dtype="int64", show=count_text),
-    _column(
+    words("module", "Module", "The module whose own operations differ, children apart"),
+    words("type", "Type", "The class of the module", attrgetter("type_name")),
+    words("archcost_macs", "MACs", "MACs counted by archcost", unit="MACs", dtype="int64", show=count_text),
+    words(
         "witness_macs",
         "Witness MACs",
         "MACs counted by the witness",
@@ -131,7 +129,7 @@ _COLUMNS = (
         dtype="float64",
         show="{:,.0f}".format,
     ),
-    _column("reason", "Reason", "The reason for the difference; empty where it is unexplained", missing=""),
+    words("reason", "Reason", "The reason for the difference; empty where it is unexplained", missing=""),
 )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Sequence
 from dataclasses import dataclass
-from operator import attrgetter
 from typing import Any
 
 from archcost.analysis.analysis import analyze
@@ -13,7 +12,8 @@ from archcost.errors import SpecError
 from archcost.models.building import near
 from archcost.models.vision import Published, build_torchvision, names, published, task_of
 from archcost.progress import Progress
-from archcost.report.document import Asked, Column, Document, Table, ordered
+from archcost.report.columns import words
+from archcost.report.document import Asked, Document, Table, ordered
 from archcost.report.result import Result
 from archcost.report.units import count_text
 
@@ -53,34 +53,30 @@ def _verdict(row: ZooRow) -> str:
     return "ok"
 
 
-def _column(name: str, header: str, meaning: str, get: Any = None, **more: Any) -> Column:
-    return Column(name, header, meaning, get or attrgetter(name), **{"dtype": "str", "show": str, **more})
-
-
 _G: dict[str, Any] = {"unit": "G MACs", "dtype": "float64", "show": "{:.3f}".format}
 _WHETHER: dict[str, Any] = {"dtype": "boolean", "missing": "-"}
 _COLUMNS = (
-    _column("name", "Model", "The name in torchvision", keep=9),
-    _column("task", "Task", "The task of the model, such as classification"),
-    _column(
+    words("name", "Model", "The name in torchvision", keep=9),
+    words("task", "Task", "The task of the model, such as classification"),
+    words(
         "input_text",
         "Input",
         "Shapes and dtypes of the inputs",
         show=lambda text: text.replace(" float32", ""),
     ),
-    _column("params", "Params", "Parameters counted", dtype="int64", show=count_text, keep=7),
-    _column("gmacs", "GMACs", "MACs counted, in 10^9", lambda row: row.macs / 1e9, keep=8, **_G),
-    _column(
+    words("params", "Params", "Parameters counted", dtype="int64", show=count_text, keep=7),
+    words("gmacs", "GMACs", "MACs counted, in 10^9", lambda row: row.macs / 1e9, keep=8, **_G),
+    words(
         "published_params",
         "Published params",
         "Parameters published by torchvision",
         dtype="int64",
         show=count_text,
     ),
-    _column("published_gmacs", "Published", "MACs published by torchvision, in 10^9", keep=6, **_G),
-    _column("params_match", "Params match", "Whether parameters agree; empty if not comparable", **_WHETHER),
-    _column("macs_match", "MACs match", "Whether MACs agree; empty if not comparable", **_WHETHER),
-    _column("verdict", "", "Whether the counts agree with the published figures", _verdict, keep=10),
+    words("published_gmacs", "Published", "MACs published by torchvision, in 10^9", keep=6, **_G),
+    words("params_match", "Params match", "Whether parameters agree; empty if not comparable", **_WHETHER),
+    words("macs_match", "MACs match", "Whether MACs agree; empty if not comparable", **_WHETHER),
+    words("verdict", "", "Whether the counts agree with the published figures", _verdict, keep=10),
 )
 
 
@@ -98,6 +94,7 @@ class Zoo(Result, Sequence[ZooRow]):
 
     def document(self, asked: Asked) -> Document:
         """The contents to show; the JSON has a list ``models`` with every column by its name."""
+        asked.without_depth("the zoo")
         shown = ("name", "input_text", "params", "gmacs", "published_gmacs", "verdict")
         table = Table("models", _COLUMNS, lambda: ordered(self.rows, _COLUMNS, asked, "gmacs"), shown)
         good = sum(row.matches for row in self.rows)

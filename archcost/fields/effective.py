@@ -16,7 +16,7 @@ from torch import nn
 from archcost.errors import InputError, ModelError, SpecError
 from archcost.fields.field import ReceptiveField, Window
 from archcost.fields.witness import Claim
-from archcost.report.document import Asked, Column, Document, Table
+from archcost.report.document import Asked, Column, Document, Table, ordered
 from archcost.report.result import Result
 from archcost.trace.call import Call
 from archcost.trace.inputs import map_tensors, tensors_in
@@ -95,7 +95,10 @@ class EffectiveField(Result):
 
     def document(self, asked: Asked) -> Document:
         """The field as a Document: a row per pixel; JSON also has the window and the theoretical field."""
-        pixels = Table("pixels", self._columns(), lambda: list(np.ndenumerate(self.map)))
+        asked.without_depth("an effective field")
+        columns = self._columns()
+        rows = partial(ordered, list(np.ndenumerate(self.map)), columns, asked, "gradient")
+        pixels = Table("pixels", columns, rows)
         first, *lines = self.lines()
         return Document("archcost.effective/1", [(first, "")], [pixels], [], self._record, lines)
 

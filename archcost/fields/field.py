@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from archcost.report.document import Asked, Column, Document, Table
+from archcost.report.document import Asked, Column, Document, Table, ordered
 from archcost.report.result import Result
 
 __all__ = ["ReceptiveField"]
@@ -98,7 +98,9 @@ class ReceptiveField(Result):
 
     def document(self, asked: Asked) -> Document:
         """The field as a Document: a row per axis; JSON has the attributes of this class."""
-        axes = Table("axes", _COLUMNS, lambda: [(self, axis) for axis in range(len(self.size))])
+        asked.without_depth("a receptive field")
+        rows = ordered([(self, axis) for axis in range(len(self.size))], _COLUMNS, asked, "size")
+        axes = Table("axes", _COLUMNS, lambda: rows)
         first, *lines = self.lines()
         shown = [axes] if asked.columns is not None else []
         return Document("archcost.field/1", [(first, "")], [axes], shown, self.record, lines)

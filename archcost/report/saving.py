@@ -3,8 +3,8 @@
 A file holds ``{"schema": "archcost.saved/1", "archcost", "torch", "result"}``. Types that JSON has are
 written as they are; all others as a list that begins with a word: ``["tuple", ...]``,
 ``["dict", [key, value], ...]``, ``["dtype", "float32"]``, ``["float", "nan"]``, ``["array", dtype, shape,
-base64]``, and ``["of", "archcost.spec.ConvSpec", {field: value}]`` for a dataclass or a named tuple of
-archcost's own. Reading creates instances of these types only, so that a file cannot run code.
+base64]``, ``["tensor", array]``, and ``["of", "archcost.spec.ConvSpec", {field: value}]`` for a dataclass or
+a named tuple of archcost's own. Reading creates instances of these types only, so that a file cannot run code.
 """
 
 from __future__ import annotations
@@ -70,13 +70,13 @@ def _written(value: Any) -> Any:
         return value
     if isinstance(value, float):
         return value if isfinite(value) else ["float", repr(value)]
-    if is_dataclass(value) or hasattr(value, "_fields"):
-        kind = type(value)
+    kind = type(value)
+    if kind.__module__.startswith("archcost.") and (is_dataclass(value) or hasattr(value, "_fields")):
         names = value._fields if hasattr(value, "_fields") else _stored(value)
         held = {name: _written(getattr(value, name)) for name in names}
         return ["of", f"{kind.__module__}.{kind.__qualname__}", held]
     if isinstance(value, (tuple, list, set, frozenset)):
-        word = next(kind.__name__ for kind in (tuple, list, set, frozenset) if isinstance(value, kind))
+        word = next(one.__name__ for one in (tuple, list, set, frozenset) if isinstance(value, one))
         return [word, *map(_written, value)]
     if isinstance(value, dict):
         return ["dict", *([_written(key), _written(item)] for key, item in value.items())]
