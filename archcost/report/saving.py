@@ -4,8 +4,8 @@ A file holds ``{"schema": "archcost.saved/1", "archcost", "torch", "result"}``. 
 written as they are; all others as a list that begins with a word: ``["tuple", ...]``,
 ``["dict", [key, value], ...]``, ``["dtype", "float32"]``, ``["float", "nan"]``,
 ``["array", dtype, shape, base64]``, ``["tensor", array]``, and
-``["of", "archcost.spec.ConvSpec", {field: value}]`` for a dataclass or a named tuple of archcost's own. Reading
-creates instances of these types only, so that a file cannot run code.
+``["of", "archcost.spec.ConvSpec", {field: value}]`` for a dataclass or a named tuple of archcost's own.
+Reading creates instances of these types only, so that a file cannot run code.
 """
 
 from __future__ import annotations
