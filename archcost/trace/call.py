@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 __all__ = ["Call", "Inputs", "like_traced"]
 
 
-
 class Call(NamedTuple):
     """The arguments of one call of a model or a layer."""
 

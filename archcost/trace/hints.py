@@ -57,9 +57,7 @@ def _shape(inputs: Inputs) -> tuple[int, ...] | None:
     return tuple(inputs) if min(inputs) > 0 else None
 
 
-def _meant(
-    model: nn.Module, inputs: Inputs, input_size: InputSize | None
-) -> Iterator[tuple[str, _Given]]:
+def _meant(model: nn.Module, inputs: Inputs, input_size: InputSize | None) -> Iterator[tuple[str, _Given]]:
     """Other ways to call the model, each with the sentence that suggests it."""
     if inputs is None:
         if isinstance(input_size, (tuple, list)) and input_size:
@@ -100,9 +98,7 @@ def _first_argument(model: nn.Module) -> str:
         return "inputs"
 
 
-def _fits(
-    model: nn.Module, meant: _Given, dtype: DTypes | None, device: str | torch.device | None
-) -> bool:
+def _fits(model: nn.Module, meant: _Given, dtype: DTypes | None, device: str | torch.device | None) -> bool:
     try:
         record(model, **meant, dtype=dtype, device=device, progress=False)
     except ArchcostError:

@@ -157,7 +157,9 @@ def _examples(
     return example(size, dtype, device, where)
 
 
-def example(size: InputSize, dtype: DTypes, device: torch.device | str, where: str = "input_size") -> torch.Tensor:
+def example(
+    size: InputSize, dtype: DTypes, device: torch.device | str, where: str = "input_size"
+) -> torch.Tensor:
     """A tensor of one shape: uniform in [0, 1) from a fixed seed, or zeros for integers."""
     import torch
 
