@@ -11,7 +11,7 @@ from archcost.latency.timing.thresholds import NOISE
 from archcost.rewriting.replacement import Replacement
 from archcost.spec import ConvSpec
 
-__all__ = ["SLACK", "Advice", "PlaceCosts", "Proposal", "Raced", "Stays", "best_of", "lies_in", "overlap"]
+__all__ = ["SLACK", "Advice", "PlaceCosts", "Proposal", "Raced", "Skipped", "best_of", "lies_in", "overlap"]
 
 # Ranks are whole numbers: up to 3 % more MACs than asked for count as asked for.
 SLACK = 1.03
@@ -142,7 +142,7 @@ class Proposal:
 
 
 @dataclass(frozen=True)
-class Stays:
+class Skipped:
     """A convolution that a rule, or every rule, skipped, with the reason."""
 
     name: str

@@ -45,9 +45,8 @@ class Separable(LinearChain):
     2017). Seen as low rank: depthwise first, each input channel's matrix (out, taps) is replaced by a matrix
     of rank ``terms``; pointwise first, each output channel's matrix (taps, in).
 
-    Options: ``terms``, the rank, by default with half the MACs; ``order``, "depthwise-first" (``terms`` "
-        "kernels
-    for each input channel) or "pointwise-first" (each output channel sums ``terms`` filtered maps).
+    Options: ``terms``, the rank, by default with half the MACs; ``order``, "depthwise-first" (``terms``
+    kernels for each input channel) or "pointwise-first" (each output channel sums ``terms`` filtered maps).
 
     The depthwise convolution keeps stride and padding. Transposed convolutions work alike.
     """
