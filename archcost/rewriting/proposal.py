@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from math import inf
-from typing import Any
 
 from archcost.latency.timing.thresholds import NOISE
-from archcost.rewriting.replacement import Replacement
+from archcost.rewriting.replacement import Replacement, RuleOptions
 from archcost.spec import ConvSpec
 
 __all__ = ["SLACK", "Advice", "PlaceCosts", "Proposal", "Raced", "Skipped", "best_of", "lies_in", "overlap"]
@@ -56,7 +55,7 @@ class Proposal:
     """A replacement that a rule proposes for a layer of one model, with costs and errors."""
 
     rule: str
-    options: dict[str, Any]
+    options: RuleOptions
     """The chosen options of the rule: ``{"rank": 32}``."""
     type_name: str
     """Class name of the replaced layer."""

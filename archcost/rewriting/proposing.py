@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
-from typing import Any
 
 from archcost.errors import ArchcostError, InputError, RewriteError
 from archcost.latency.store.store import Store
@@ -16,7 +15,7 @@ from archcost.rewriting.carry import errors_of_factors, unfolded_of
 from archcost.rewriting.proposal import Advice, Proposal, Skipped
 from archcost.rewriting.racing import stored_race
 from archcost.rewriting.replacement import named_by
-from archcost.rewriting.rule import Factorisation, Rewrite
+from archcost.rewriting.rule import Factorisation, Option, Rewrite, RuleOptions
 from archcost.rewriting.survey.places import costs_after, costs_before, new_specs, old_specs
 from archcost.rewriting.survey.survey import Subject, Survey
 from archcost.rewriting.times import Times
@@ -92,8 +91,8 @@ def _proposed(
 ) -> tuple[list[Proposal], str | None]:
     why = rule.refusal(subject)
     if why is not None:
-        return [], why
-    seen: list[rules_.Options] = []
+        return [], why.reason
+    seen: list[RuleOptions] = []
     made: list[Proposal] = []
     for ratio in ratios:
         for options in rule.options(subject, ratio):
@@ -106,7 +105,7 @@ def _proposed(
 def proposal_of(
     rule: Rewrite,
     subject: Subject,
-    options: Mapping[str, Any],
+    options: Mapping[str, Option],
     *,
     errors: bool = True,
     unfolded: Unfolded | None = None,
