@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from archcost.errors import InputError
 from archcost.trace.modules import ModuleTree
@@ -18,6 +18,13 @@ if TYPE_CHECKING:
 # that a fixed classifier is likely to have been built for.
 IMAGE_SIZES = (224, 32, 28, 64, 256, 299, 96, 128, 384, 512)
 SEQUENCE_LENGTH = 128
+
+S = TypeVar("S")
+
+InputSize: TypeAlias = "int | Sequence[InputSize] | Mapping[str, InputSize]"
+"""A shape, or a list or dict of shapes, nested as the inputs are that it describes: see `make`."""
+DTypes: TypeAlias = "torch.dtype | str | Sequence[DTypes | None] | Mapping[str, DTypes | None]"
+"""A dtype for all inputs, or a list or dict of dtypes; a string is a dtype's name."""
 
 Guess = tuple[tuple[int, ...], "torch.dtype | None", str]
 """(shape, dtype, the assumption in words); a dtype of None is that of the model's weights."""
@@ -41,24 +48,27 @@ def check_tensors(inputs: Any, where: str = "inputs") -> None:
         raise InputError(f"{where} is {text}, but the model takes tensors: write {as_tensor}")
 
 
-def map_tensors(value: Any, change: Callable[[torch.Tensor], Any]) -> Any:
+def map_tensors(value: S, change: Callable[[torch.Tensor], torch.Tensor]) -> S:
     """``value`` with ``change`` applied to every tensor in tuples, lists, mappings and dataclasses."""
+    mapped: S = _mapped(value, change)
+    return mapped
+
+
+def _mapped(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
     import torch
 
     if isinstance(value, torch.Tensor):
         return change(value)
     if isinstance(value, torch.nn.utils.rnn.PackedSequence):
         # Its batch sizes are a tensor that stays on the CPU.
-        moved = {
-            key: map_tensors(getattr(value, key), change) for key in value._fields if key != "batch_sizes"
-        }
+        moved = {key: _mapped(getattr(value, key), change) for key in value._fields if key != "batch_sizes"}
         return value._replace(**moved)
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)._make(map_tensors(item, change) for item in value)  # type: ignore[attr-defined]
+        return type(value)._make(_mapped(item, change) for item in value)  # type: ignore[attr-defined]
     if type(value) in (tuple, list, set, frozenset):
-        return type(value)(map_tensors(item, change) for item in value)
+        return type(value)(_mapped(item, change) for item in value)
     if isinstance(value, Mapping):
-        changed = {key: map_tensors(item, change) for key, item in value.items()}
+        changed = {key: _mapped(item, change) for key, item in value.items()}
         if type(value) is dict:
             return changed
         if not isinstance(value, MutableMapping):
@@ -76,17 +86,22 @@ def map_tensors(value: Any, change: Callable[[torch.Tensor], Any]) -> Any:
         for field in dataclasses.fields(value):
             if hasattr(value, field.name):
                 old = getattr(value, field.name)
-                new = map_tensors(old, change)
+                new = _mapped(old, change)
                 if new is not old:
                     object.__setattr__(result, field.name, new)
         return result
     return value
 
 
-def tensors_in(value: Any) -> list[torch.Tensor]:
+def tensors_in(value: object) -> list[torch.Tensor]:
     """All tensors in tuples, lists, mappings and dataclasses, in order."""
     found: list[torch.Tensor] = []
-    map_tensors(value, found.append)
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        found.append(tensor)
+        return tensor
+
+    map_tensors(value, note)
     return found
 
 
