@@ -298,7 +298,7 @@ def _range(name: str, keep: float) -> Column:
 
     def get(line: ProposalLine) -> tuple[float, float] | None:
         values = [column.get(ProposalLine((one,), line.total_macs)) for one in line.proposals]
-        known = [value for value in values if value is not None]
+        known = [value for value in values if isinstance(value, (int, float))]
         return (min(known), max(known)) if known else None
 
     def show(both: tuple[float, float]) -> str:
