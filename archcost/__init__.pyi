@@ -45,4 +45,7 @@ from .spec import ConvSpec as ConvSpec
 from .spec import FieldStep as FieldStep
 from .spec import stacked_field as stacked_field
 
+# The lines of code that build modules.
+from .trace.sites import recording_sites as recording_sites
+
 __version__: str
