@@ -26,6 +26,8 @@ from .errors import RewriteError as RewriteError
 from .errors import SpecError as SpecError
 from .fields.effective import EffectiveField as EffectiveField
 from .fields.field import ReceptiveField as ReceptiveField
+from .integrations.checking.check import check as check
+from .integrations.checking.result import CheckResult as CheckResult
 from .latency.measure import measure as measure
 from .latency.measured import Measured as Measured
 from .latency.measured import MeasuringInterrupted as MeasuringInterrupted

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["Analysis", "analysis_of", "analyze"]
+__all__ = ["Analysis", "analysis_of", "analyze", "analyze_spec"]
 
 
 def analyze(
@@ -66,7 +66,7 @@ def analyze(
         given = {"inputs": inputs, "input_size": input_size, "dtype": dtype, "weights": weights}
         return _saved(model, [name for name, value in given.items() if value is not None])
     if isinstance(model, str):
-        return _analyze_spec(model, inputs, input_size, weights, options)
+        return analyze_spec(model, inputs, input_size, weights, options)[0]
     if weights is not None:
         raise SpecError("analyze: weights goes with a SPEC; load the state dict into the module yourself")
     from archcost.trace.hints import traced
@@ -113,10 +113,10 @@ def analysis_of(
     return model
 
 
-def _analyze_spec(
+def analyze_spec(
     spec: str, inputs: Any, input_size: Any, weights: str | None, options: dict[str, Any]
-) -> Analysis:
-    """The Analysis of the model that a SPEC names.
+) -> tuple[Analysis, nn.Module]:
+    """The Analysis of the model that a SPEC names, and the model that was traced.
 
     The model is built without weight values first, which is instant at any size; with values only where its
     code needs them.
@@ -144,7 +144,8 @@ def _analyze_spec(
                 raise
     costs = cost_of(trace)
     notes = (*([loaded.assumed] if assumes else []), *_notes(trace, costs))
-    return Analysis(trace, costs, loaded.spec, notes, _SpecModel(spec, weights, floats))
+    found = Analysis(trace, costs, loaded.spec, notes, _SpecModel(spec, weights, floats))
+    return found, loaded.model
 
 
 def _saved(path: str, given: list[str]) -> Analysis:
