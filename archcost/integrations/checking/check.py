@@ -206,7 +206,7 @@ class _Loaded:
 def _failure(table: ModelTable, error: BaseException, files: Files) -> Failure:
     """The failure of a model, at the innermost line of the project that took part in it."""
     said = str(error) if isinstance(error, ArchcostError) else f"{type(error).__name__}: {error}"
-    text = " ".join(said.split())
+    text = " ".join(said.replace(f"{files.root}{os.sep}", "").split())
     text = text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
     source, _, name = table.spec.rpartition(":")
     shown = f"{os.path.relpath(source)}:{name}" if source.endswith(".py") else table.spec

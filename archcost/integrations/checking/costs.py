@@ -32,9 +32,8 @@ def _broken(case: Case, breach: Breach) -> Remark:
     return Remark(
         "AC301",
         "",
-        breach.limit,
-        breach.text,
-        f"most in {most}" if most else "",
+        f"{breach.limit}:",
+        f"{breach.text}; most in {most}" if most else breach.text,
         key=breach.limit,
         place=places[0][1] if places else limit,
         related=tuple(related),
