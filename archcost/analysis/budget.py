@@ -23,7 +23,9 @@ __all__ = ["MEASURES", "Breach", "Budget", "Costly", "Limit", "Measure"]
 Limit = str | int | float
 
 COSTLIEST = 3
-"""Number of layers named in a breach."""
+"""Most layers named in a breach."""
+LEAST_SHARE = 0.05
+"""Smaller layers than this share of the whole are not named."""
 
 
 @dataclass(frozen=True)
@@ -201,7 +203,8 @@ def _costliest(measure: Measure, analysis: TracedModel) -> tuple[Costly, ...]:
     def value(layer: ModuleCost) -> int:
         return int(getattr(layer, key) or 0)
 
-    layers = sorted((layer for layer in analysis.layers if value(layer)), key=value, reverse=True)
+    least = LEAST_SHARE * (measure.of(analysis) or 0)
+    layers = sorted((one for one in analysis.layers if value(one) >= least), key=value, reverse=True)
     infos = analysis.trace.modules
     return tuple(
         Costly(
