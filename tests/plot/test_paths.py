@@ -9,7 +9,7 @@ from math import prod
 import numpy as np
 import pytest
 import torch
-from test_pictures import no_text_over_another, patches, texts
+from plot.test_pictures import no_text_over_another, patches, texts
 
 import archcost
 from archcost import ConvSpec

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from dependence import Call, cases, disagreements, reals
-from test_fields_witness import moved
+from fields.test_witness import moved
 from torch import nn
 
 import archcost

@@ -258,7 +258,8 @@ def test_an_operator_without_a_rule_is_named_with_its_module():
     (unknown,) = analysis.uncounted
     assert (unknown.op, unknown.module, unknown.times) == ("archcost_rules.mystery.default", "inner", 2)
     assert unknown.reason == (
-        'no counting rule for this operator; add one with @archcost.rules.counting_rule("archcost_rules::mystery")'
+        "no counting rule for this operator; add one with "
+        '@archcost.rules.counting_rule("archcost_rules::mystery")'
     )
     row = next(c for c in analysis.operations if c.op.name == unknown.op)
     assert row.macs is None

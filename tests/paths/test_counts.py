@@ -48,7 +48,7 @@ def one_thread():
 
 @pytest.fixture(autouse=True)
 def tensor_operations():
-    """What is counted here are tensors; test_paths_kernels.py has the compiled kernels."""
+    """What is counted here are tensors; test_kernels.py has the compiled kernels."""
     with disabled():
         yield
 

@@ -3,10 +3,10 @@
 MACs are held against FlopCounterMode on `meta`, peaks against a pass without gradients on the CPU of the 200
 cheapest. An hour on one core; it goes on where it was stopped:
 
-    python tests/test_timm_all.py RESULTS.jsonl [--slice 3/40]
+    python tests/analysis/test_timm_all.py RESULTS.jsonl [--slice 3/40]
 
-does every 40th model from the fourth on, and prints the table. `pytest -m exhaustive tests/test_timm_all.py`
-does the same with ARCHCOST_TIMM_RESULTS and ARCHCOST_TIMM_SLICE in the environment.
+does every 40th model from the fourth on, and prints the table. `pytest -m exhaustive` with this file does the
+same with ARCHCOST_TIMM_RESULTS and ARCHCOST_TIMM_SLICE in the environment.
 """
 
 import argparse

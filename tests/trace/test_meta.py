@@ -252,7 +252,7 @@ def test_convolution():
     @given(convolutions())
     def run(arguments):
         # The strides of a real run depend on the library behind it; the framework's kernel for `meta` forgets
-        # channels_last, which tests/test_trace_composite.py holds against a real run.
+        # channels_last, which tests/trace/test_composite.py holds against a real run.
         plain = not any(is_channels_last(x) for x in arguments[:2])
         applied.append(check(aten.convolution.default, *arguments, meta=plain, strides=False))
 

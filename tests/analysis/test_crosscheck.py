@@ -48,7 +48,8 @@ def test_norms_attention_and_string_padding_are_explained():
 
 
 @pytest.mark.parametrize(
-    ("layer", "shape"), [(nn.LSTM(8, 6), (5, 2, 8)), (nn.GRU(8, 6), (5, 2, 8)), (nn.ConvTranspose2d(4, 4, 3), (1, 4, 5, 5))]
+    ("layer", "shape"),
+    [(nn.LSTM(8, 6), (5, 2, 8)), (nn.GRU(8, 6), (5, 2, 8)), (nn.ConvTranspose2d(4, 4, 3), (1, 4, 5, 5))],
 )  # fmt: skip
 def test_other_layers_agree_or_have_a_reason(layer, shape):
     result = archcost.analysis.crosscheck(layer, torch.zeros(shape))
