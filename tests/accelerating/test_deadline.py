@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from moved_clock import Machine
 from torch import nn
 
 import archcost
@@ -11,6 +10,7 @@ from archcost.latency.timing.clock import Timing
 from archcost.latency.timing.deadline import FEWEST
 from archcost.nn import path_conv
 from archcost.paths import available, get
+from helpers.moved_clock import Machine
 
 X = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
 

@@ -10,19 +10,12 @@ from torch import nn
 from torch.nn import functional as F
 
 import archcost
+from helpers.calls import Calls
 
 
-class Call(nn.Module):
+def call(function, **parameters):
     """A module around a function of (self, *inputs), with the given tensors as parameters."""
-
-    def __init__(self, function, **parameters):
-        super().__init__()
-        self.function = function
-        for name, tensor in parameters.items():
-            setattr(self, name, nn.Parameter(tensor))
-
-    def forward(self, *inputs):
-        return self.function(self, *inputs)
+    return Calls(function, **{name: nn.Parameter(tensor) for name, tensor in parameters.items()})
 
 
 class SelfAttention(nn.Module):
@@ -124,15 +117,15 @@ CASES = {
         nn.ConvTranspose2d(16, 32, 4, stride=2, padding=1, groups=4), (X,), 2 * 400 * 16 * 8 * 16,
     ),
     "conv_transpose3d": (nn.ConvTranspose3d(4, 8, 3, stride=2), (zeros(2, 4, 5, 5, 5),), 2 * 125 * 4 * 8 * 27),
-    "F.conv2d": (Call(lambda m, a: F.conv2d(a, m.w), w=zeros(32, 16, 1, 1)), (X,), 2 * 400 * 32 * 16),
+    "F.conv2d": (call(lambda m, a: F.conv2d(a, m.w), w=zeros(32, 16, 1, 1)), (X,), 2 * 400 * 32 * 16),
     "F.conv_transpose2d": (
-        Call(lambda m, a: F.conv_transpose2d(a, m.w, stride=2), w=zeros(16, 8, 2, 2)), (X,), 2 * 400 * 16 * 32,
+        call(lambda m, a: F.conv_transpose2d(a, m.w, stride=2), w=zeros(16, 8, 2, 2)), (X,), 2 * 400 * 16 * 32,
     ),
     "F.conv1d unbatched": (
-        Call(lambda m, a: F.conv1d(a, m.w), w=zeros(8, 16, 3)), (zeros(16, 12),), 10 * 8 * 16 * 3,
+        call(lambda m, a: F.conv1d(a, m.w), w=zeros(8, 16, 3)), (zeros(16, 12),), 10 * 8 * 16 * 3,
     ),
     "conv_tbc": (
-        Call(lambda m, a: torch.conv_tbc(a, m.w, m.b), w=zeros(3, 8, 4), b=zeros(4)),
+        call(lambda m, a: torch.conv_tbc(a, m.w, m.b), w=zeros(3, 8, 4), b=zeros(4)),
         (zeros(10, 2, 8),), 8 * 2 * 3 * 8 * 4,
     ),
     "one module, called twice": (nn.Sequential(SHARED, nn.ReLU(), SHARED), (X,), 2 * 2 * 400 * 16 * 16 * 9),
@@ -142,58 +135,58 @@ CASES = {
     "linear of a vector": (nn.Linear(64, 32), (zeros(64),), 64 * 32),
     "linear 3d": (nn.Linear(64, 32), (zeros(8, 10, 64),), 80 * 64 * 32),
     "linear of nothing": (nn.Linear(64, 32), (zeros(0, 64),), 0),
-    "F.linear": (Call(lambda m, a: F.linear(a, m.w), w=zeros(32, 64)), (zeros(8, 10, 64),), 80 * 64 * 32),
+    "F.linear": (call(lambda m, a: F.linear(a, m.w), w=zeros(32, 64)), (zeros(8, 10, 64),), 80 * 64 * 32),
     "bilinear": (nn.Bilinear(6, 5, 4), (zeros(8, 6), zeros(8, 5)), 8 * 6 * 5 * 4),
-    "matmul": (Call(lambda m, a, b: a @ b), (zeros(4, 8, 16), zeros(4, 16, 32)), 4 * 8 * 16 * 32),
-    "matmul matrix-vector": (Call(lambda m, a, b: a @ b), (zeros(64, 128), zeros(128)), 64 * 128),
-    "matmul vector-matrix": (Call(lambda m, a, b: a @ b), (zeros(64), zeros(64, 128)), 64 * 128),
-    "matmul dot": (Call(lambda m, a, b: a @ b), (zeros(128), zeros(128)), 128),
-    "matmul broadcast": (Call(lambda m, a, b: a @ b), (zeros(2, 1, 4, 8), zeros(3, 8, 5)), 2 * 3 * 4 * 8 * 5),
-    "matmul batch of vectors": (Call(lambda m, a, b: a @ b), (zeros(7, 4, 8), zeros(8)), 7 * 4 * 8),
-    "addmm": (Call(lambda m, a, b, c: torch.addmm(a, b, c)), (zeros(4), zeros(3, 5), zeros(5, 4)), 3 * 5 * 4),
-    "addmv": (Call(lambda m, a, b, c: torch.addmv(a, b, c)), (zeros(3), zeros(3, 5), zeros(5)), 15),
+    "matmul": (call(lambda m, a, b: a @ b), (zeros(4, 8, 16), zeros(4, 16, 32)), 4 * 8 * 16 * 32),
+    "matmul matrix-vector": (call(lambda m, a, b: a @ b), (zeros(64, 128), zeros(128)), 64 * 128),
+    "matmul vector-matrix": (call(lambda m, a, b: a @ b), (zeros(64), zeros(64, 128)), 64 * 128),
+    "matmul dot": (call(lambda m, a, b: a @ b), (zeros(128), zeros(128)), 128),
+    "matmul broadcast": (call(lambda m, a, b: a @ b), (zeros(2, 1, 4, 8), zeros(3, 8, 5)), 2 * 3 * 4 * 8 * 5),
+    "matmul batch of vectors": (call(lambda m, a, b: a @ b), (zeros(7, 4, 8), zeros(8)), 7 * 4 * 8),
+    "addmm": (call(lambda m, a, b, c: torch.addmm(a, b, c)), (zeros(4), zeros(3, 5), zeros(5, 4)), 3 * 5 * 4),
+    "addmv": (call(lambda m, a, b, c: torch.addmv(a, b, c)), (zeros(3), zeros(3, 5), zeros(5)), 15),
     "baddbmm": (
-        Call(lambda m, a, b, c: torch.baddbmm(a, b, c)), (zeros(2, 3, 4), zeros(2, 3, 5), zeros(2, 5, 4)), 120,
+        call(lambda m, a, b, c: torch.baddbmm(a, b, c)), (zeros(2, 3, 4), zeros(2, 3, 5), zeros(2, 5, 4)), 120,
     ),
     "addbmm": (
-        Call(lambda m, a, b, c: torch.addbmm(a, b, c)), (zeros(3, 4), zeros(2, 3, 5), zeros(2, 5, 4)), 120,
+        call(lambda m, a, b, c: torch.addbmm(a, b, c)), (zeros(3, 4), zeros(2, 3, 5), zeros(2, 5, 4)), 120,
     ),
-    "outer": (Call(lambda m, a, b: torch.outer(a, b)), (zeros(5), zeros(6)), 0),
+    "outer": (call(lambda m, a, b: torch.outer(a, b)), (zeros(5), zeros(6)), 0),
     "chain": (
-        Call(lambda m, a, b, c: torch.linalg.multi_dot([a, b, c])),
+        call(lambda m, a, b, c: torch.linalg.multi_dot([a, b, c])),
         (zeros(2, 3), zeros(3, 4), zeros(4, 5)), 2 * 3 * 4 + 2 * 4 * 5,
     ),
     "einsum": (
-        Call(lambda m, a, b: torch.einsum("bhid,bhjd->bhij", a, b)), (zeros(2, 4, 8, 16),) * 2, 2 * 4 * 64 * 16,
+        call(lambda m, a, b: torch.einsum("bhid,bhjd->bhij", a, b)), (zeros(2, 4, 8, 16),) * 2, 2 * 4 * 64 * 16,
     ),
     "einsum, three operands": (
-        Call(lambda m, a, b, c: torch.einsum("ij,jk,kl->il", a, b, c)),
+        call(lambda m, a, b, c: torch.einsum("ij,jk,kl->il", a, b, c)),
         (zeros(2, 3), zeros(3, 4), zeros(4, 5)), 2 * 3 * 4 + 2 * 4 * 5,
     ),
     "tensordot": (
-        Call(lambda m, a, b: torch.tensordot(a, b, dims=2)), (zeros(3, 4, 5), zeros(4, 5, 6)), 3 * 20 * 6,
+        call(lambda m, a, b: torch.tensordot(a, b, dims=2)), (zeros(3, 4, 5), zeros(4, 5, 6)), 3 * 20 * 6,
     ),
     # attention
     "attention": (
-        Call(lambda m, q: F.scaled_dot_product_attention(q, q, q)), (zeros(2, 4, 32, 16),), 2 * 2 * 4 * 1024 * 16,
+        call(lambda m, q: F.scaled_dot_product_attention(q, q, q)), (zeros(2, 4, 32, 16),), 2 * 2 * 4 * 1024 * 16,
     ),
     "attention causal": (
-        Call(lambda m, q: F.scaled_dot_product_attention(q, q, q, is_causal=True)),
+        call(lambda m, q: F.scaled_dot_product_attention(q, q, q, is_causal=True)),
         (zeros(2, 4, 32, 16),), 2 * 2 * 4 * 1024 * 16,
     ),
     "attention 3d": (
-        Call(lambda m, q: F.scaled_dot_product_attention(q, q, q)), (zeros(8, 32, 16),), 2 * 8 * 1024 * 16,
+        call(lambda m, q: F.scaled_dot_product_attention(q, q, q)), (zeros(8, 32, 16),), 2 * 8 * 1024 * 16,
     ),
     "attention masked": (
-        Call(lambda m, q, k: F.scaled_dot_product_attention(q, q, q, attn_mask=k)),
+        call(lambda m, q, k: F.scaled_dot_product_attention(q, q, q, attn_mask=k)),
         (zeros(2, 4, 32, 16), torch.ones(32, 32, dtype=torch.bool)), 2 * 2 * 4 * 1024 * 16,
     ),
     "attention, other lengths and widths": (
-        Call(lambda m, q, k, v: F.scaled_dot_product_attention(q, k, v)),
+        call(lambda m, q, k, v: F.scaled_dot_product_attention(q, k, v)),
         (zeros(2, 4, 8, 16), zeros(2, 4, 32, 16), zeros(2, 4, 32, 24)), 2 * 4 * 8 * 32 * (16 + 24),
     ),
     "attention, grouped queries": (
-        Call(lambda m, q, k: F.scaled_dot_product_attention(q, k, k, enable_gqa=True)),
+        call(lambda m, q, k: F.scaled_dot_product_attention(q, k, k, enable_gqa=True)),
         (zeros(2, 8, 32, 16), zeros(2, 2, 32, 16)), 2 * 2 * 8 * 1024 * 16,
     ),
     "MultiheadAttention eval": (SelfAttention().eval(), (TOKENS,), ATTENTION),
@@ -245,10 +238,10 @@ CASES = {
         nn.EmbeddingBag(100, 16, mode="sum"), (torch.zeros(2, 10, dtype=torch.long), None, zeros(2, 10)), 0,
     ),
     "F.embedding_bag": (
-        Call(lambda m, i, o: F.embedding_bag(i, m.w, o), w=zeros(100, 16)),
+        call(lambda m, i, o: F.embedding_bag(i, m.w, o), w=zeros(100, 16)),
         (torch.zeros(20, dtype=torch.long), torch.tensor([0, 10])), 0,
     ),
-    "elementwise": (Call(lambda m, a: (a + a) * a), (X,), 0),
+    "elementwise": (call(lambda m, a: (a + a) * a), (X,), 0),
     "norms, activation, pools": (
         nn.Sequential(nn.BatchNorm2d(16), nn.GroupNorm(4, 16), nn.GELU(), nn.MaxPool2d(2), nn.AvgPool2d(2)), (X,), 0,
     ),
@@ -258,7 +251,7 @@ CASES = {
     "conv + bilinear upsampling": (
         nn.Sequential(nn.Conv2d(16, 16, 1), nn.Upsample(scale_factor=2, mode="bilinear")), (X,), 2 * 400 * 256,
     ),
-    "cdist": (Call(lambda m, a, b: torch.cdist(a, b, p=1.0)), (zeros(5, 3), zeros(7, 3)), 0),
+    "cdist": (call(lambda m, a, b: torch.cdist(a, b, p=1.0)), (zeros(5, 3), zeros(7, 3)), 0),
     # structure
     "nested containers": (
         nn.Sequential(nn.Sequential(nn.Sequential(nn.Linear(4, 4)), nn.Linear(4, 4)), nn.Linear(4, 4)),
@@ -309,7 +302,7 @@ def native_encoder_layer(m, x):
 
 @pytest.mark.parametrize("operator", [native_attention, native_encoder_layer])
 def test_the_fused_operators_of_inference_cost_what_their_parts_do(operator):
-    fused = Call(operator).eval()
+    fused = call(operator).eval()
     fused.attention = SelfAttention().eval()
     fused.layer = nn.TransformerEncoderLayer(64, 4, 128, batch_first=True).eval()
     parts = fused.attention if operator is native_attention else fused.layer
@@ -361,16 +354,16 @@ COMPLEX = {
     "conv_transpose2d": (nn.ConvTranspose2d(3, 8, 3, 2, dtype=C), (1, 3, 16, 16), 256 * 8 * 27),
     "conv_transpose3d": (nn.ConvTranspose3d(3, 8, 3, dtype=C), (1, 3, 6, 6, 6), 216 * 8 * 81),
     "linear": (nn.Linear(4, 6, dtype=C), (5, 4), 5 * 24),
-    "einsum": (Call(lambda m, x: torch.einsum("bhid,bhjd->bhij", x, x)), (2, 2, 5, 8), 2 * 2 * 25 * 8),
+    "einsum": (call(lambda m, x: torch.einsum("bhid,bhjd->bhij", x, x)), (2, 2, 5, 8), 2 * 2 * 25 * 8),
     "two in a row": (
         nn.Sequential(nn.Conv2d(3, 8, 3, dtype=C), nn.Conv2d(8, 4, 1, dtype=C)), (1, 3, 16, 16), 42_336 + 196 * 32,
     ),
     "kernel made of parameters": (
-        Call(lambda m, x: F.conv2d(x, torch.complex(m.re, m.im)), re=zeros(8, 3, 3, 3), im=zeros(8, 3, 3, 3)),
+        call(lambda m, x: F.conv2d(x, torch.complex(m.re, m.im)), re=zeros(8, 3, 3, 3), im=zeros(8, 3, 3, 3)),
         (1, 3, 16, 16), 42_336,
     ),
     "conjugate": (
-        Call(lambda m, x: F.conv2d(x.conj(), m.w), w=zeros(8, 3, 3, 3).to(C)), (1, 3, 16, 16), 42_336,
+        call(lambda m, x: F.conv2d(x.conj(), m.w), w=zeros(8, 3, 3, 3).to(C)), (1, 3, 16, 16), 42_336,
     ),
     "recurrent": (nn.RNN(4, 6, dtype=C), (5, 2, 4), 5 * 2 * 6 * (4 + 6)),
 }  # fmt: skip

@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from dependence import Call, disagreements, reals
 from torch import nn
 
 import archcost
 from archcost.fields import fields
 from archcost.fields.intervals import span
 from archcost.fields.intervals.classes import compacted, flattened, together, unique_columns
+from helpers.calls import Call
+from helpers.dependence import disagreements, reals
 
 
 @pytest.fixture

@@ -3,10 +3,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from dependence import Call
 from torch import nn
 
 import archcost
+from helpers.calls import Call
 
 SIDE = 15
 X = torch.zeros(1, 4, SIDE, SIDE)

@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from dependence import Call, cases, disagreements, reals
 from fields.test_witness import moved
 from torch import nn
 
@@ -15,6 +14,8 @@ from archcost.errors import ModelError
 from archcost.fields.fields import Fields
 from archcost.fields.replay import masks
 from archcost.trace.run import record
+from helpers.calls import Call
+from helpers.dependence import cases, disagreements, reals
 
 T = 7
 X = reals(2, T, 8)

@@ -5,7 +5,8 @@ import random
 
 import pytest
 import torch
-from dependence import disagreements, reals
+
+from helpers.dependence import disagreements, reals
 
 T = 5
 LOW = (-1e4, -1e4, -1e5, -1e5, -1e9, -math.inf)

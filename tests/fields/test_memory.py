@@ -3,9 +3,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from dependence import Call, cases, disagreements, reals
 
 import archcost
+from helpers.calls import Call
+from helpers.dependence import cases, disagreements, reals
 
 X = reals(2, 4, 5, 6)
 

@@ -8,10 +8,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
-from dependence import Call, cases, disagreements, reals, wholes
 from torch import nn
 
 import archcost
+from helpers.calls import Call
+from helpers.dependence import cases, disagreements, reals, wholes
 
 X = reals(2, 4, 5, 6)
 TABLE = reals(5, 4)

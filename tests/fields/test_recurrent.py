@@ -2,14 +2,15 @@
 
 from dataclasses import replace
 
-import dependence
 import pytest
 import torch
-from dependence import Call, disagreements, reals
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import archcost
+from helpers import dependence
+from helpers.calls import Call
+from helpers.dependence import disagreements, reals
 
 KINDS = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 FORMS = ("input", "data")

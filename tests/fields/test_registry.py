@@ -5,7 +5,6 @@ import sys
 
 import pytest
 import torch
-from dependence import Call
 from torch import nn
 
 import archcost
@@ -14,6 +13,7 @@ from archcost.cost import registry as counting
 from archcost.fields import registry
 from archcost.fields.registry import pointwise
 from archcost.trace.schema import find_overload
+from helpers.calls import Call
 
 X = torch.zeros(1, 4, 9, 9)
 

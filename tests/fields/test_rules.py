@@ -7,9 +7,11 @@ rules must say just that; those in WIDER, or under a test that says so, at least
 import pytest
 import torch
 import torch.nn.functional as F
-from dependence import Call, cases, disagreements, reals
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from helpers.calls import Call
+from helpers.dependence import cases, disagreements, reals
 
 aten = torch.ops.aten
 

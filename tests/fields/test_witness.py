@@ -12,21 +12,9 @@ from torch import nn
 import archcost
 from archcost.analysis.receptive import receptive_field, verify_field, verify_fields
 from archcost.errors import ModelError, SpecError
+from helpers.calls import Calls
 
 IMAGE = torch.rand(1, 2, 24, 20, generator=torch.Generator().manual_seed(1))
-
-
-class Calls(nn.Module):
-    """A module whose forward is the function given."""
-
-    def __init__(self, function, **children):
-        super().__init__()
-        self.function = function
-        for name, child in children.items():
-            setattr(self, name, child)
-
-    def forward(self, *args):
-        return self.function(self, *args)
 
 
 def conv(kernel=3, **options):

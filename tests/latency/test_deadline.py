@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from moved_clock import Machine
 from torch import nn
 
 import archcost
@@ -19,6 +18,7 @@ from archcost.latency.timing import clock, context
 from archcost.latency.timing.deadline import Deadline, TooLittleTime
 from archcost.paths import accuracy, available, get
 from archcost.trace.call import Call
+from helpers.moved_clock import Machine
 
 X = torch.rand(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
 

@@ -5,12 +5,12 @@ import math
 from pathlib import Path
 
 import pytest
-from moved_clock import Machine
 
 from archcost.latency.timing import engine, thresholds
 from archcost.latency.timing.deadline import Deadline
 from archcost.latency.timing.engine import Turns, clock_for, kept, once, time_stats
 from archcost.latency.timing.stopwatch import Lap
+from helpers.moved_clock import Machine
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from moved_clock import Machine
 from torch import nn
 
 from archcost import propose
@@ -12,6 +11,7 @@ from archcost.latency.timing.clock import Timing
 from archcost.latency.timing.deadline import TooLittleTime
 from archcost.rewriting import racing
 from archcost.rewriting.racing import race_proposals, raced
+from helpers.moved_clock import Machine
 
 X = torch.rand(1, 8, 12, 12, generator=torch.Generator().manual_seed(0))
 

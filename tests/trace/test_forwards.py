@@ -12,29 +12,7 @@ from torch import nn
 from archcost.cost.costs import cost_of
 from archcost.errors import ModelError
 from archcost.trace.run import record
-
-
-def costs(model, inputs, device=None):
-    return cost_of(record(model, inputs, device=device))
-
-
-def macs(model, inputs, device=None):
-    found = costs(model, inputs, device)
-    assert not any(row.macs_unknown for row in found.uncounted), found.uncounted
-    return found.total.macs
-
-
-class Calls(nn.Module):
-    """A module whose forward is the function given."""
-
-    def __init__(self, function, **children):
-        super().__init__()
-        self.function = function
-        for name, child in children.items():
-            setattr(self, name, child)
-
-    def forward(self, *args, **kwargs):
-        return self.function(self, *args, **kwargs)
+from helpers.calls import Calls, costs, macs
 
 
 def linear():

@@ -13,19 +13,9 @@ from archcost.cost.costs import cost_of
 from archcost.trace import schema
 from archcost.trace.graph import refs
 from archcost.trace.run import record
+from helpers.calls import Calls
 
 X = torch.rand(2, 3, 8, 8)
-
-
-class Calls(nn.Module):
-    def __init__(self, function, **children):
-        super().__init__()
-        self.function = function
-        for name, child in children.items():
-            setattr(self, name, child)
-
-    def forward(self, *args, **kwargs):
-        return self.function(self, *args, **kwargs)
 
 
 def traced(function, *inputs, device="meta", **children):

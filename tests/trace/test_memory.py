@@ -11,21 +11,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from archcost.analysis.analysis import analyze
 from archcost.trace.run import record
+from helpers.calls import Calls
 
 IMAGE = torch.rand(1, 8, 16, 16)
 
 
-class Function(nn.Module):
+def by(function):
     """A forward that is a function of the module and its input, behind a convolution with gradients."""
-
-    def __init__(self, function):
-        super().__init__()
-        self.conv = nn.Conv2d(8, 8, 1)
-        self.lin = nn.Linear(16, 16)
-        self.function = function
-
-    def forward(self, x):
-        return self.function(self, x)
+    return Calls(function, conv=nn.Conv2d(8, 8, 1), lin=nn.Linear(16, 16))
 
 
 IN_PLACE = {
@@ -75,7 +68,7 @@ WITHOUT_GRADIENTS = {
 
 @pytest.mark.parametrize("name", WITHOUT_GRADIENTS)
 def test_a_forward_that_runs_only_without_gradients_is_counted(name):
-    model = Function(WITHOUT_GRADIENTS[name])
+    model = by(WITHOUT_GRADIENTS[name])
     with torch.no_grad():
         expected = model(IMAGE.clone()).numel()
     found = analyze(model, IMAGE)
@@ -83,7 +76,7 @@ def test_a_forward_that_runs_only_without_gradients_is_counted(name):
     assert found.total.macs == (16**3 if "written into" in name else 16 * 16 * 8 * 8)
     assert found.total.kept_for_backward_bytes is None
     assert found.notes[-1].startswith(
-        "memory saved for backward is unknown: the model's own forward (Function): "
+        "memory saved for backward is unknown: the model's own forward (Calls): "
     )
 
 
@@ -170,7 +163,7 @@ BRANCHES = {
 
 @pytest.mark.parametrize("name", BRANCHES)
 def test_operators_are_those_of_inference(name):
-    model = Function(BRANCHES[name])
+    model = by(BRANCHES[name])
     with torch.no_grad(), Operators() as real:
         model(IMAGE)
     hidden = ("aten.detach.default", "aten.alias.default")

@@ -11,18 +11,7 @@ from archcost.fields.intervals.taps import EMPTY
 from archcost.fields.replay.replay import InputAxis, replay
 from archcost.trace.graph import refs
 from archcost.trace.run import record
-
-
-class Call(nn.Module):
-    """A function as a model; ``parts`` are the modules it uses."""
-
-    def __init__(self, function, *parts):
-        super().__init__()
-        self.function = function
-        self.parts = nn.ModuleList(parts)
-
-    def forward(self, *inputs):
-        return self.function(*inputs)
+from helpers.calls import Call
 
 
 class Windows(NamedTuple):
