@@ -8,6 +8,8 @@ from functools import cache
 from math import prod
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
+from archcost.trace.sites import Site
+
 if TYPE_CHECKING:
     import torch
 
@@ -154,6 +156,8 @@ class ModuleInfo:
     aliases: tuple[str, ...] = ()
     details: str = ""
     """The arguments that ``repr(module)`` would show."""
+    built_at: Site | None = None
+    """The line of code that built it, or the head of its class; None where neither is known."""
 
 
 @dataclass(frozen=True, slots=True)

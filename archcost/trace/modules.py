@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from archcost.errors import ArchcostError, ModelError
 from archcost.trace.graph import ModuleInfo, PackedWeights, StateInfo, StateKind
+from archcost.trace.sites import sites_of
 
 if TYPE_CHECKING:
     import torch
@@ -158,9 +159,15 @@ def check_initialised(tree: ModuleTree) -> None:
 
 def describe(tree: ModuleTree) -> dict[str, ModuleInfo]:
     """The plain description of every registered module, by first name."""
+    sites = sites_of(tree.modules)
     return {
         name: ModuleInfo(
-            name, type_name(module), is_training(module), tuple(tree.names[id(module)][1:]), _details(module)
+            name,
+            type_name(module),
+            is_training(module),
+            tuple(tree.names[id(module)][1:]),
+            _details(module),
+            sites.get(name),
         )
         for name, module in tree.modules.items()
     }
