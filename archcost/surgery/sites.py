@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import types
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import nn
@@ -176,7 +176,7 @@ def held_elsewhere(tree: ModuleTree) -> dict[int, str]:
     return found
 
 
-def _modules_in(value: Any, depth: int) -> Iterator[nn.Module]:
+def _modules_in(value: object, depth: int) -> Iterator[nn.Module]:
     if isinstance(value, nn.Module):
         yield value
     elif isinstance(value, types.MethodType):
@@ -187,7 +187,7 @@ def _modules_in(value: Any, depth: int) -> Iterator[nn.Module]:
             yield from _modules_in(item, depth - 1)
 
 
-def _listed(names: Any) -> str:
-    shown = [str(name) or "the model itself" for name in list(names)[:3]]
-    more = len(list(names)) - len(shown)
+def _listed(names: Sequence[str]) -> str:
+    shown = [name or "the model itself" for name in names[:3]]
+    more = len(names) - len(shown)
     return " and ".join(shown) + (f" and {more} more" if more else "")
