@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple
 
 from archcost.errors import InputError
-from archcost.trace.inputs import example, map_tensors, tensors_in
+from archcost.trace.inputs import Inputs, example, map_tensors, tensors_in
 
 if TYPE_CHECKING:
     import torch
@@ -14,9 +14,6 @@ if TYPE_CHECKING:
     from archcost.trace.graph import TensorRef, Trace
 
 __all__ = ["Call", "Inputs", "like_traced"]
-
-Inputs: TypeAlias = object
-"""A model's inputs as users give them: tensors, tuples, dicts, dataclasses, or whatever its forward takes."""
 
 
 class Call(NamedTuple):

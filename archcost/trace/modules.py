@@ -79,7 +79,7 @@ def walk(model: nn.Module) -> ModuleTree:
     return tree
 
 
-def check_model(model: Any, error: type[ArchcostError] = ModelError, where: str = "") -> None:
+def check_model(model: object, error: type[ArchcostError] = ModelError, where: str = "") -> None:
     """Raise ``error`` for a ``model`` that is not a torch.nn.Module, with the expression to pass instead."""
     from torch import nn
 
@@ -107,7 +107,7 @@ def check_model(model: Any, error: type[ArchcostError] = ModelError, where: str 
     raise error(f"{where}expected a torch.nn.Module, got {got}")
 
 
-def _a(value: Any) -> str:
+def _a(value: object) -> str:
     name = type(value).__name__
     return f"{'an' if name[0] in 'AEIOUaeio' else 'a'} {name}"
 
