@@ -11,7 +11,7 @@ from archcost.analysis.analysis import Analysis, analysis_of
 from archcost.report.document import Asked, Document
 from archcost.report.result import Result
 from archcost.rewriting.reports.proposals import document_of
-from archcost.rewriting.results import Proposed
+from archcost.rewriting.results import SurveyedModel
 
 if TYPE_CHECKING:
     from torch import nn
@@ -101,7 +101,7 @@ def _asked(survey: Survey, names: Iterable[str]) -> list[str]:
     return [name for name in survey.subjects if name in meant]
 
 
-class Proposals(Proposed, Result):
+class Proposals(SurveyedModel, Result):
     """Cheaper replacements for a model's convolutions: a sequence of `Proposal`, printed as a table.
 
     The table has a row for each rule's best proposal, layers that are alike together; with ``sort`` or

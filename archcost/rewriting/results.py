@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from archcost.rewriting.proposal import Raced
     from archcost.trace.call import Call
 
-__all__ = ["Proposed", "RewrittenModel"]
+__all__ = ["RewrittenModel", "SurveyedModel"]
 
 
 @dataclass(frozen=True)
-class Proposed(Sequence[Proposal]):
+class SurveyedModel(Sequence[Proposal]):
     """Cheaper replacements for a model's convolutions: a sequence of `Proposal`."""
 
     analysis: Analysis

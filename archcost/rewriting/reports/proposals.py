@@ -40,7 +40,7 @@ from archcost.report.values import Json
 from archcost.rewriting.proposal import Proposal, Skipped
 from archcost.rewriting.reports.columns import COLUMNS, PEOPLE, SEEN, ProposalRow, error_text
 from archcost.rewriting.reports.notes import notes_of
-from archcost.rewriting.results import Proposed
+from archcost.rewriting.results import SurveyedModel
 
 __all__ = ["SCHEMA", "document_of", "skipped_records"]
 
@@ -50,7 +50,7 @@ _LARGEST = "macs_saved"
 _EACH = "The best for each layer"
 
 
-def document_of(proposals: Proposed, asked: Asked) -> Document:
+def document_of(proposals: SurveyedModel, asked: Asked) -> Document:
     """A table of rules and a table of proposals layer by layer; as data a row for each proposal."""
     asked.without_depth("a table of proposals")
     best = {id(one) for one in proposals.best()}
@@ -105,7 +105,7 @@ def _label(line: ProposalRow) -> tuple[tuple[str, str], ...]:
     return (name, (f" and {more} more", "dim")) if more else (name,)
 
 
-def _folded(proposals: Proposed, best: set[int]) -> list[list[ProposalRow]]:
+def _folded(proposals: SurveyedModel, best: set[int]) -> list[list[ProposalRow]]:
     """The table's rows grouped by kind of layer, in order of definition, the best first.
 
     Layers of the same type and convolution are of a kind; their proposals share a row where rule, options,
@@ -160,7 +160,7 @@ def _rank(line: ProposalRow) -> tuple[bool, bool, bool, float, float]:
     return (not line.best, not one.recommended, not one.exact, error, one.macs_ratio)
 
 
-def _rules(proposals: Proposed) -> Table:
+def _rules(proposals: SurveyedModel) -> Table:
     """The table of rules: the model's totals where ``rewrite`` takes that rule alone."""
     heads = {"Layers": 6, "MACs": 3, "MACs x": 5, "Params x": 2, "Largest error": 4, "Slower here": 1}
     rules = list(dict.fromkeys(one.rule for one in proposals))
@@ -178,7 +178,7 @@ def _rules(proposals: Proposed) -> Table:
     return replace(Table.of_texts("rules", "Rule", heads, lines), lines=entries)
 
 
-def _together(proposals: Proposed, own: Sequence[Proposal], best: Sequence[Proposal]) -> tuple[str, ...]:
+def _together(proposals: SurveyedModel, own: Sequence[Proposal], best: Sequence[Proposal]) -> tuple[str, ...]:
     total = proposals.analysis.total
     macs, params = (
         getattr(total, name) + sum(getattr(one.after, name) - getattr(one.before, name) for one in best)
@@ -198,7 +198,7 @@ def _together(proposals: Proposed, own: Sequence[Proposal], best: Sequence[Propo
     )
 
 
-def _record(proposals: Proposed, asked: Asked, table: Table) -> dict[str, Json]:
+def _record(proposals: SurveyedModel, asked: Asked, table: Table) -> dict[str, Json]:
     from archcost.rewriting.plan.plan_json import proposal_record
 
     analysis = proposals.analysis

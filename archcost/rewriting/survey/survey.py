@@ -18,7 +18,7 @@ from archcost.nn.like import ConvLike
 from archcost.nn.reading import VARIES, Fixed
 from archcost.spec import ConvSpec
 from archcost.surgery.elsewhere import used_elsewhere
-from archcost.surgery.sites import Hooks, Site, held_elsewhere, sites
+from archcost.surgery.sites import ConvSite, Hooks, held_elsewhere, sites
 from archcost.trace.dataflow import Dataflow
 from archcost.trace.graph import Op, TensorRef, Trace
 from archcost.trace.modules import ModuleTree, no_convolution, walk
@@ -71,7 +71,7 @@ def is_pattern(name: str) -> bool:
     return any(sign in name for sign in "*?[")
 
 
-def subject_at(survey: Survey, site: Site, ops: tuple[Op, ...]) -> Subject:
+def subject_at(survey: Survey, site: ConvSite, ops: tuple[Op, ...]) -> Subject:
     """The convolution at a site, with its operations in the trace."""
     specs: tuple[ConvSpec, ...] = ()
     refusal = _not_read(survey, site, ops)
@@ -84,7 +84,7 @@ def subject_at(survey: Survey, site: Site, ops: tuple[Op, ...]) -> Subject:
     return Subject(site.name, site.names, type(site.module).__name__, specs, refusal, ops, survey)
 
 
-def _not_read(survey: Survey, site: Site, ops: tuple[Op, ...]) -> Refusal | None:
+def _not_read(survey: Survey, site: ConvSite, ops: tuple[Op, ...]) -> Refusal | None:
     """Why the computation of a convolution is not known; None where it is."""
     if site.reason is not None:
         return Refusal(site.reason)
