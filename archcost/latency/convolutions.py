@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from archcost.errors import ArchcostError
 from archcost.latency.timing.passing import as_it_is, passed
 from archcost.spec import ConvSpec
 from archcost.trace.call import Call
-from archcost.trace.graph import Op, Trace
+from archcost.trace.graph import Args, Kwargs, Op, Trace
 from archcost.trace.modules import walk
 
 if TYPE_CHECKING:
@@ -116,8 +116,8 @@ def samples_of(model: nn.Module, call: Call, tasks: Sequence[Task]) -> dict[Task
             self,
             func: Callable[..., R],
             types: Collection[type],
-            args: tuple[Any, ...] = (),
-            kwargs: dict[str, Any] | None = None,
+            args: Args = (),
+            kwargs: Kwargs | None = None,
         ) -> R:
             if func is torch.ops.aten.convolution.default:
                 task, _ = _task(args)
@@ -133,7 +133,7 @@ def samples_of(model: nn.Module, call: Call, tasks: Sequence[Task]) -> dict[Task
     return found
 
 
-def _task(args: Sequence[Any]) -> tuple[Task | None, str | None]:
+def _task(args: Args) -> tuple[Task | None, str | None]:
     """The task of a call of aten.convolution by its arguments (tensors, or a Trace's); or why it has none."""
     x, weight, bias, stride, padding, dilation, transposed, output_padding, groups = args[:9]
     axes, inputs, outputs = len(x.shape) - 2, weight.shape[1] * groups, weight.shape[0]

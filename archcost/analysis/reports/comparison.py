@@ -19,7 +19,7 @@ from functools import partial
 
 from archcost.analysis.reports.analysis import head, total_of
 from archcost.analysis.reports.notes import heading, uncounted
-from archcost.analysis.reports.pairs import COLUMNS, MEASURES, Pair, expanded, measures, number, pairs
+from archcost.analysis.reports.pairs import COLUMNS, MEASURES, Pair, expanded, measures, pairs
 from archcost.analysis.traced import TracedModel
 from archcost.report.document import Asked, Column, Document, Note, Table, ordered
 from archcost.report.grid import Entry, Grid
@@ -75,7 +75,7 @@ def _rows(a: TracedModel, b: TracedModel, depth: int | None, asked: Asked) -> li
 
 
 def _size(column: Column[Pair], pair: Pair) -> float | None:
-    value = number(column, pair)
+    value = column.number(pair)
     return None if value is None else abs(value)
 
 

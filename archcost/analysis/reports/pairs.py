@@ -6,7 +6,6 @@ import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
 
 from archcost.analysis.reports.columns import MODULE_COLUMNS, Row
 from archcost.analysis.reports.rows import Ledger
@@ -18,9 +17,7 @@ from archcost.report.document import Column, Get, near
 from archcost.report.units import ratio_text
 from archcost.report.values import Cell
 
-__all__ = ["COLUMNS", "MEASURES", "Pair", "expanded", "measures", "number", "pairs"]
-
-R = TypeVar("R")
+__all__ = ["COLUMNS", "MEASURES", "Pair", "expanded", "measures", "pairs"]
 
 MEASURES = {c.name: c for c in MODULE_COLUMNS if c.is_number and c.name != "level"}
 """The columns of modules that can be compared, by name."""
@@ -47,21 +44,15 @@ class Pair:
         return None if row is None else row.module.type_name
 
 
-def number(column: Column[R], row: R) -> float | None:
-    """The value of a row under a column of numbers."""
-    value = column.get(row)
-    return value if isinstance(value, (int, float)) else None
-
-
 def _difference(measure: Column[Row], pair: Pair) -> float | None:
     """The difference b - a; a missing module counts as 0, so that differences add up."""
-    a, b = (0 if row is None else number(measure, row) for row in (pair.a, pair.b))
+    a, b = (0 if row is None else measure.number(row) for row in (pair.a, pair.b))
     return None if a is None or b is None or _is_open(measure, pair) else b - a
 
 
 def _ratio(measure: Column[Row], pair: Pair) -> float | None:
     """The ratio b / a; None where a is missing or 0."""
-    a, b = (None if row is None else number(measure, row) for row in (pair.a, pair.b))
+    a, b = (None if row is None else measure.number(row) for row in (pair.a, pair.b))
     return b / a if a and b is not None and not _is_open(measure, pair) else None
 
 
@@ -92,7 +83,7 @@ class _Ratio(Column[Pair]):
     def text(self, row: Pair) -> str:
         if row.only_in is not None:
             return ""
-        ratio = number(self, row)
+        ratio = self.number(row)
         if ratio is None:
             return "?" if _difference(MEASURES[self.group], row) is None else "-"
         return ratio_text(ratio)
