@@ -35,7 +35,7 @@ class Wanted(TypedDict, total=False):
     device: str | torch.device | None
 
 
-class _Options(TypedDict):
+class _Forward(TypedDict):
     dtype: DTypes | None
     device: str | torch.device | None
     progress: bool | None
@@ -79,7 +79,7 @@ def analyze(
         ModelError: the model cannot be traced (lazy, cyclic, its own forward fails).
         SpecError: the SPEC names nothing that can be loaded.
     """
-    options: _Options = {"dtype": dtype, "device": device, "progress": progress}
+    options: _Forward = {"dtype": dtype, "device": device, "progress": progress}
     if isinstance(model, str) and model.endswith(".json"):
         given = {"inputs": inputs, "input_size": input_size, "dtype": dtype, "weights": weights}
         return _saved(model, [name for name, value in given.items() if value is not None])
@@ -132,7 +132,7 @@ def analysis_of(
 
 
 def _analyze_spec(
-    spec: str, inputs: Inputs, input_size: InputSize | None, weights: str | None, options: _Options
+    spec: str, inputs: Inputs, input_size: InputSize | None, weights: str | None, options: _Forward
 ) -> Analysis:
     """The Analysis of the model that a SPEC names.
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from archcost.fields.witness import Witness
     from archcost.trace.inputs import DTypes, Inputs, InputSize
 
-__all__ = ["FieldOfLayer", "receptive_field", "verify_field", "verify_fields"]
+__all__ = ["LayerField", "receptive_field", "verify_field", "verify_fields"]
 
 
 def receptive_field(
@@ -107,7 +107,7 @@ def verify_fields(
 
 
 @dataclass(frozen=True)
-class FieldOfLayer(Result):
+class LayerField(Result):
     """The receptive field of a layer with its measurements, as ``archcost field`` shows it."""
 
     name: str

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from archcost.latency.convolutions import ConvCall, Task
+    from archcost.latency.convolutions import ConvCall, ConvTask
     from archcost.latency.paths import PathTimes
     from archcost.latency.prediction.predictor import Prediction
     from archcost.latency.prediction.roofline import Roofline
@@ -95,7 +95,7 @@ def measure(
 
     calls = convolutions_of(analysis.trace)
     available()  # loading the paths takes seconds, which are not part of measuring
-    run = _Run(analysis, source, call, calls, seconds, tolerance, cold)
+    run = _Measuring(analysis, source, call, calls, seconds, tolerance, cold)
     with ExitStack() as stack:
         from archcost.latency.timing.settings import settings
 
@@ -109,7 +109,7 @@ def measure(
 
 
 @dataclass
-class _Run:
+class _Measuring:
     """A run of `measure`, and its measurements so far."""
 
     analysis: Analysis
@@ -122,7 +122,7 @@ class _Run:
     context: InContext | None = None
     roofline: Roofline | None = None
     times: list[PathTimes] = field(default_factory=list)
-    predictions: dict[Task, Prediction] = field(default_factory=dict)
+    predictions: dict[ConvTask, Prediction] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:

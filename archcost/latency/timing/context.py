@@ -89,7 +89,7 @@ def time_in_context(
         stack.enter_context(settings(threads=threads, cores=cores, keep_blocks=keep_blocks))
         used = torch.get_num_threads()
         watch = watch or _stopwatch(device, clock or clock_for(used))
-        run = _Passes(partial(model, *call.args, **call.kwargs), tree, watch, tolerance, deadline)
+        run = _TimedPasses(partial(model, *call.args, **call.kwargs), tree, watch, tolerance, deadline)
         run.warm_up(enough.within(seconds / 5))
         lap = 0.0 if watch.clock == "cuda" else hook_seconds(watch, deadline=deadline)
         stack.enter_context(paused_gc())
@@ -129,7 +129,7 @@ class _Pass(NamedTuple):
         return Lap(sum(one.seconds for one in self.own), self.interrupted)
 
 
-class _Passes:
+class _TimedPasses:
     """The passes so far, without hooks and with hooks in turns."""
 
     def __init__(
