@@ -1,0 +1,161 @@
+"""Inputs by the conventions of libraries: those that a model carries, or that its configuration describes.
+
+Lightning's ``example_input_array``, timm's ``pretrained_cfg``, and the ``config`` and ``dummy_inputs`` of
+transformers. No library is imported: attributes tell.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from archcost.trace.call import Call
+from archcost.trace.inputs import SEQUENCE_LENGTH, Guess, Shape, from_first_layer, make, times
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from archcost.trace.modules import ModuleTree
+
+    Ways = Iterator[tuple[Callable[[str], tuple[tuple[Any, ...], dict[str, Any]]], str]]
+    """Functions that make the inputs on a device, each with its assumption in words."""
+
+__all__ = ["assumed_inputs", "guesses"]
+
+# A second, as the speech models of transformers hear it.
+_SAMPLES = 16000
+
+
+def assumed_inputs(model: nn.Module, tree: ModuleTree, dtype: Any, model_dtype: torch.dtype) -> Ways:
+    """Ways to make the inputs of a model for which none are given, best first.
+
+    Args:
+        model: the model.
+        tree: its modules.
+        dtype: as in `archcost.trace.inputs.make`; whole numbers stay whole.
+        model_dtype: the dtype of the model's weights.
+    """
+    example = getattr(model, "example_input_array", None)
+    if example is not None:
+        # As Lightning calls the model: a list, too, is positional arguments.
+        call = Call.of(tuple(example) if isinstance(example, list) else example)
+        yield call.on, "inputs from the model's example_input_array"
+        return
+    for size, kind, assumed in guesses(model, tree):
+        kinds = {**dict.fromkeys(size, dtype), **kind} if isinstance(kind, dict) else dtype or kind
+        yield partial(make, size, kinds, model_dtype), assumed
+    dummy = getattr(model, "dummy_inputs", None)
+    if isinstance(dummy, Mapping) and getattr(model, "main_input_name", None) in (None, *dummy):
+        yield Call.of(dict(dummy)).on, "inputs from the model's dummy_inputs"
+
+
+def guesses(model: nn.Module, tree: ModuleTree) -> list[Guess]:
+    """Input shapes worth trying, best first: ``(shape, dtype or None, what was assumed)``."""
+    config = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None)
+    if isinstance(config, Mapping) and config.get("input_size"):
+        return _of_timm(tree, tuple(config["input_size"]))
+    return [*_of_transformers(model), *from_first_layer(tree)]
+
+
+def _of_timm(tree: ModuleTree, size: tuple[int, ...]) -> list[Guess]:
+    """The size of ``pretrained_cfg``, which stays that of the weights where `create_model` got another one.
+
+    The size of images is kept by the layer that cuts them into patches, the channels by the first layer.
+    """
+    sizes = (_pair(getattr(module, "img_size", None)) for module in tree.modules.values())
+    channels = (getattr(module, "in_channels", None) for module in tree.modules.values())
+    built = next(filter(None, sizes), size[1:])
+    first = next((n for n in channels if isinstance(n, int)), size[0])
+    found: list[Guess] = []
+    for n, more in {first: " and first layer", size[0]: ""}.items():
+        for image, source in {built: "img_size", size[1:]: "pretrained_cfg"}.items():
+            shape = (1, n, *image)
+            found.append((shape, None, f"input size {times(shape)} from the model's {source}{more}"))
+    return found
+
+
+def _of_transformers(model: nn.Module) -> list[Guess]:
+    """All arguments whose shapes the config tells; and the main one alone, which may do without others."""
+    config, main = getattr(model, "config", None), getattr(model, "main_input_name", None)
+    if not hasattr(config, "to_dict") or not isinstance(main, str):
+        return []
+    takes = inspect.signature(model.forward).parameters
+    names = sorted(takes.keys() & _READERS, key=lambda name: (name != main, name))
+    shapes = {name: shape for name in names if (shape := _READERS[name](config))}
+    if main not in shapes:
+        return []
+    least = {name: shape for name, shape in shapes.items() if name in (main, "decoder_input_ids")}
+    return [_described(some) for some in (shapes, *([least] if least != shapes else []))]
+
+
+def _described(shapes: dict[str, Shape]) -> Guess:
+    import torch
+
+    texts = [f"{name} {times(shape)}" for name, shape in shapes.items()]
+    whole = {name: torch.int64 for name in shapes if name.endswith("input_ids")}
+    return shapes, whole, f"input{'s' * (len(texts) > 1)} {', '.join(texts)} assumed from the model's config"
+
+
+def _images(config: Any) -> Shape | None:
+    """The shape of an image, or of the frames of a video."""
+    size = _pair(_setting(config, "image_size"))
+    frames = _setting(config, "num_frames")
+    if size is None:
+        return None
+    return (1, *([frames] if isinstance(frames, int) else []), _setting(config, "num_channels") or 3, *size)
+
+
+def _tokens(config: Any) -> Shape | None:
+    if not isinstance(_setting(config, "vocab_size"), int):
+        return None
+    longest = _setting(config, "max_position_embeddings") or _setting(config, "max_target_positions")
+    return 1, min(SEQUENCE_LENGTH, longest if isinstance(longest, int) and longest > 0 else SEQUENCE_LENGTH)
+
+
+def _decoded(config: Any) -> Shape | None:
+    return _tokens(config) if getattr(config, "is_encoder_decoder", False) else None
+
+
+def _spectrogram(config: Any) -> Shape | None:
+    """The shape that Whisper takes: its first convolution halves the time."""
+    bands, length = _setting(config, "num_mel_bins"), _setting(config, "max_source_positions")
+    return (1, bands, 2 * length) if isinstance(bands, int) and isinstance(length, int) else None
+
+
+def _sound(config: Any) -> Shape | None:
+    """The shape of a spectrogram (audio transformers), or of samples where convolutions hear them."""
+    bands, length = _setting(config, "num_mel_bins"), _setting(config, "max_length")
+    if isinstance(bands, int) and isinstance(length, int):
+        return 1, length, bands
+    return (1, _SAMPLES) if _setting(config, "conv_kernel") else None
+
+
+_READERS: dict[str, Callable[[Any], Shape | None]] = {
+    "pixel_values": _images,
+    "input_ids": _tokens,
+    "decoder_input_ids": _decoded,
+    "input_features": _spectrogram,
+    "input_values": _sound,
+}
+
+
+def _setting(config: Any, name: str) -> Any:
+    """A value of the config or of one inside it (``vision_config``, ``encoder``); None where none has it."""
+    own = getattr(config, name, None)
+    if own is not None:
+        return own
+    inner = (_setting(value, name) for value in vars(config).values() if hasattr(value, "to_dict"))
+    return next((value for value in inner if value is not None), None)
+
+
+def _pair(size: Any) -> tuple[int, int] | None:
+    """Height and width from a whole number, a pair, or a dict of both."""
+    if isinstance(size, Mapping):
+        size = (size.get("height"), size.get("width"))
+    if isinstance(size, int):
+        return size, size
+    two = isinstance(size, (tuple, list)) and len(size) == 2 and all(isinstance(n, int) for n in size)
+    return (size[0], size[1]) if two else None
