@@ -69,8 +69,11 @@ def _of_timm(tree: ModuleTree, size: tuple[int, ...]) -> list[Guess]:
     channels = (getattr(module, "in_channels", None) for module in tree.modules.values())
     built = next(filter(None, sizes), size[1:])
     first = next((n for n in channels if isinstance(n, int)), size[0])
+    # A multiple of the channels is rather a patch of pixels that was laid into them.
+    order = (first, size[0]) if first % size[0] else (size[0], first)
     found: list[Guess] = []
-    for n, more in {first: " and first layer", size[0]: ""}.items():
+    for n in dict.fromkeys(order):
+        more = " and first layer" if n != size[0] else ""
         for image, source in {built: "img_size", size[1:]: "pretrained_cfg"}.items():
             shape = (1, n, *image)
             found.append((shape, None, f"input size {times(shape)} from the model's {source}{more}"))

@@ -78,7 +78,8 @@ def test_dummy_inputs_are_tried_where_nothing_else_tells():
 )  # fmt: skip
 def test_timm_models_get_the_size_for_which_they_were_built(name, options, size, source):
     timm = pytest.importorskip("timm")
-    assert notes(timm.create_model(name, **options).eval()) == f"input size {size} from {source}"
+    analysis = archcost.analyze(timm.create_model(name, **options).eval())
+    assert analysis.notes == (f"input size {size} from {source}",)
 
 
 # transformers: what the config and the forward's arguments say
