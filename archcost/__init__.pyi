@@ -11,6 +11,7 @@ from .accelerating.accelerate import accelerate as accelerate
 from .accelerating.acceleration import Acceleration as Acceleration
 from .analysis.analysis import Analysis as Analysis
 from .analysis.analysis import analyze as analyze
+from .analysis.budget import Budget as Budget
 from .analysis.comparison import Comparison as Comparison
 from .analysis.comparison import compare as compare
 from .analysis.effective import effective_field as effective_field
@@ -44,5 +45,8 @@ from .rewriting.rewritten import rewrite as rewrite
 from .spec import ConvSpec as ConvSpec
 from .spec import FieldStep as FieldStep
 from .spec import stacked_field as stacked_field
+
+# The lines of code that build modules.
+from .trace.sites import recording_sites as recording_sites
 
 __version__: str

@@ -18,10 +18,9 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from archcost.trace.inputs import DTypes
     from archcost.trace.modules import ModuleTree
-
-    Ways = Iterator[tuple[Callable[[str], tuple[tuple[Any, ...], dict[str, Any]]], str]]
-    """Functions that make the inputs on a device, each with its assumption in words."""
+    from archcost.trace.passes import MakeInputs
 
 __all__ = ["assumed_inputs", "guesses"]
 
@@ -29,8 +28,10 @@ __all__ = ["assumed_inputs", "guesses"]
 _SAMPLES = 16000
 
 
-def assumed_inputs(model: nn.Module, tree: ModuleTree, dtype: Any, model_dtype: torch.dtype) -> Ways:
-    """Ways to make the inputs of a model for which none are given, best first.
+def assumed_inputs(
+    model: nn.Module, tree: ModuleTree, dtype: DTypes | None, model_dtype: torch.dtype
+) -> Iterator[tuple[MakeInputs, str]]:
+    """Ways to make the inputs of a model for which none are given, best first, each with its assumption.
 
     Args:
         model: the model.
@@ -45,7 +46,9 @@ def assumed_inputs(model: nn.Module, tree: ModuleTree, dtype: Any, model_dtype: 
         yield call.on, "inputs from the model's example_input_array"
         return
     for size, kind, assumed in guesses(model, tree):
-        kinds = {**dict.fromkeys(size, dtype), **kind} if isinstance(kind, dict) else dtype or kind
+        kinds: DTypes | None = dtype or kind
+        if isinstance(size, dict) and isinstance(kind, dict):
+            kinds = {name: kind.get(name) or dtype for name in size}
         yield partial(make, size, kinds, model_dtype), assumed
     dummy = getattr(model, "dummy_inputs", None)
     if isinstance(dummy, Mapping) and getattr(model, "main_input_name", None) in (None, *dummy):
@@ -102,41 +105,38 @@ def _described(shapes: dict[str, Shape]) -> Guess:
     return shapes, whole, f"input{'s' * (len(texts) > 1)} {', '.join(texts)} assumed from the model's config"
 
 
-def _images(config: Any) -> Shape | None:
+def _images(config: object) -> Shape | None:
     """The shape of an image, or of the frames of a video."""
-    size = _pair(_setting(config, "image_size"))
-    frames = _setting(config, "num_frames")
+    size, frames = _pair(_setting(config, "image_size")), _number(config, "num_frames")
     if size is None:
         return None
-    return (1, *([frames] if isinstance(frames, int) else []), _setting(config, "num_channels") or 3, *size)
+    return (1, *([frames] if frames else []), _number(config, "num_channels") or 3, *size)
 
 
-def _tokens(config: Any) -> Shape | None:
-    if not isinstance(_setting(config, "vocab_size"), int):
-        return None
-    longest = _setting(config, "max_position_embeddings") or _setting(config, "max_target_positions")
-    return 1, min(SEQUENCE_LENGTH, longest if isinstance(longest, int) and longest > 0 else SEQUENCE_LENGTH)
+def _tokens(config: object) -> Shape | None:
+    longest = _number(config, "max_position_embeddings", "max_target_positions") or SEQUENCE_LENGTH
+    return (1, min(SEQUENCE_LENGTH, longest)) if _number(config, "vocab_size") else None
 
 
-def _decoded(config: Any) -> Shape | None:
+def _decoded(config: object) -> Shape | None:
     return _tokens(config) if getattr(config, "is_encoder_decoder", False) else None
 
 
-def _spectrogram(config: Any) -> Shape | None:
-    """The shape that Whisper takes: its first convolution halves the time."""
-    bands, length = _setting(config, "num_mel_bins"), _setting(config, "max_source_positions")
-    return (1, bands, 2 * length) if isinstance(bands, int) and isinstance(length, int) else None
+def _spectrogram(config: object) -> Shape | None:
+    """The shape that Whisper takes: its first convolutions halve the time."""
+    bands, length = _number(config, "num_mel_bins"), _number(config, "max_source_positions")
+    return (1, bands, 2 * length) if bands and length else None
 
 
-def _sound(config: Any) -> Shape | None:
+def _sound(config: object) -> Shape | None:
     """The shape of a spectrogram (audio transformers), or of samples where convolutions hear them."""
-    bands, length = _setting(config, "num_mel_bins"), _setting(config, "max_length")
-    if isinstance(bands, int) and isinstance(length, int):
+    bands, length = _number(config, "num_mel_bins"), _number(config, "max_length")
+    if bands and length:
         return 1, length, bands
     return (1, _SAMPLES) if _setting(config, "conv_kernel") else None
 
 
-_READERS: dict[str, Callable[[Any], Shape | None]] = {
+_READERS: dict[str, Callable[[object], Shape | None]] = {
     "pixel_values": _images,
     "input_ids": _tokens,
     "decoder_input_ids": _decoded,
@@ -145,20 +145,26 @@ _READERS: dict[str, Callable[[Any], Shape | None]] = {
 }
 
 
-def _setting(config: Any, name: str) -> Any:
+def _number(config: object, *names: str) -> int | None:
+    """The first of the settings that is a whole number above 0."""
+    values = (_setting(config, name) for name in names)
+    return next((value for value in values if isinstance(value, int) and value > 0), None)
+
+
+def _setting(config: object, name: str) -> Any:
     """A value of the config or of one inside it (``vision_config``, ``encoder``); None where none has it."""
     own = getattr(config, name, None)
     if own is not None:
         return own
-    inner = (_setting(value, name) for value in vars(config).values() if hasattr(value, "to_dict"))
+    held = getattr(config, "__dict__", {}).values()
+    inner = (_setting(value, name) for value in held if hasattr(value, "to_dict"))
     return next((value for value in inner if value is not None), None)
 
 
-def _pair(size: Any) -> tuple[int, int] | None:
+def _pair(size: object) -> tuple[int, int] | None:
     """Height and width from a whole number, a pair, or a dict of both."""
     if isinstance(size, Mapping):
         size = (size.get("height"), size.get("width"))
-    if isinstance(size, int):
-        return size, size
-    two = isinstance(size, (tuple, list)) and len(size) == 2 and all(isinstance(n, int) for n in size)
-    return (size[0], size[1]) if two else None
+    sides = size if isinstance(size, (tuple, list)) else (size, size)
+    numbers = [side for side in sides if isinstance(side, int) and side > 0]
+    return (numbers[0], numbers[1]) if len(sides) == len(numbers) == 2 else None
