@@ -13,7 +13,8 @@ The file is JSON, sorted, a line for each measure and each block of a model::
             "conv1": {"kept_for_backward": 602112, "macs": 118013952, "params": 9408, "type": "Conv2d"},
             ...
 
-``blocks`` are the modules of the deepest level that has at most 32 of them, so that a change can be traced.
+``blocks`` are the modules of the deepest level that has at most 32 of them, so that a change can be traced;
+those that cost nothing are left out.
 """
 
 from __future__ import annotations
@@ -72,7 +73,8 @@ def record_of(analysis: Analysis, level: int | None = None) -> Record:
     for row in ledger.frontier(level):
         name = f"{row.module.name} (own operations)" if row.kind == "own" else row.module.name
         costs: Block = {key: getattr(row.cost, attribute) for key, attribute in _OF_BLOCK.items()}
-        blocks[name.strip()] = {**costs, "type": row.module.type_name}
+        if any(costs.values()):
+            blocks[name.strip()] = {**costs, "type": row.module.type_name}
     return Record(totals, blocks, level)
 
 
