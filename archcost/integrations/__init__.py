@@ -1,1 +1,1 @@
-"""Where archcost meets the tools that people work in; each file is thin and calls the public API."""
+"""archcost where people work: pytest, pull requests, trainers, notebooks; each calls the public API."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
-from archcost.analysis.analysis import analyze_spec
+from archcost.analysis.analysis import Forward, analyze_spec
 from archcost.errors import ArchcostError, SpecError
 from archcost.integrations.checking.case import Case, Files, Remark
 from archcost.integrations.checking.codes import LEVELS, Level, selected
@@ -138,7 +138,7 @@ def _store(store: Store | str | os.PathLike[str] | Literal[False] | None) -> Any
 
 
 def _case(table: ModelTable, files: Files, store: Store | None, slower_too: bool) -> Case:
-    options = {"dtype": table.dtype, "device": None, "progress": False}
+    options: Forward = {"dtype": table.dtype, "device": None, "progress": False}
     analysis, model = analyze_spec(table.spec, None, table.input_size, table.weights, options)
     survey = Survey(model, analysis.trace, analysis.costs, analysis.name, store=store)
     return Case(table, analysis, survey, files, slower_too)

@@ -11,13 +11,15 @@ from typing import Any
 from archcost.analysis.budget import Budget
 from archcost.errors import ArchcostError, SpecError
 from archcost.integrations.checking.codes import LEVELS, Level, matching
-from archcost.integrations.checking.places import Keys, Place, tomllib
+from archcost.integrations.checking.places import Keys, Place
+from archcost.integrations.settings import tomllib
 from archcost.report.document import near
 
 __all__ = ["Config", "Ignore", "ModelTable", "in_project", "read_config"]
 
 NAME = "pyproject.toml"
 _TABLE = ("tool", "archcost")
+_OF_PYTEST = ("baseline", "ratchet")
 _OF_MODEL = ("spec", "input_size", "dtype", "weights")
 
 
@@ -109,7 +111,7 @@ class _Reader:
                 f"{self.shown} has no [tool.archcost]; add [tool.archcost.models.NAME] with spec = '...'"
             )
         table = self.dict_of(self.table, _TABLE)
-        known = [one.name for one in fields(Config) if one.name != "root"]
+        known = [*(one.name for one in fields(Config) if one.name != "root"), *_OF_PYTEST]
         self.only(table, known, _TABLE)
         level = table.get("level", "warning")
         if level not in LEVELS:

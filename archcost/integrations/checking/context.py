@@ -70,5 +70,7 @@ def _skipping(subject: Subject) -> Iterator[Remark]:
     axes = zip(spec.stride, spec.extent, spec.kernel_size, spec.input_size, strict=True)
     shares = [min(1.0, k / s) for s, extent, k, n in axes if s > extent and n > s]
     if shares:
-        says = f"never reads {100 * (1 - prod(shares)):.0f} % of its input: its stride is larger than its kernel"
+        says = (
+            f"never reads {100 * (1 - prod(shares)):.0f} % of its input: its stride is larger than its kernel"
+        )
         yield Remark("AC205", subject.name, described(subject), says, spec=spec)

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from archcost.integrations.settings import tomllib
 
-__all__ = ["Keys", "Place", "tomllib"]
+__all__ = ["Keys", "Place"]
 
 
 @dataclass(frozen=True, order=True)
