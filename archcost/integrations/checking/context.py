@@ -12,7 +12,7 @@ from archcost.rewriting.survey.survey import Subject
 __all__ = ["context"]
 
 # Share of the model's MACs in convolutions that add no context, from which they are remarked on.
-_UNPRODUCTIVE = 0.1
+_UNPRODUCTIVE = 0.25
 # Positions of the joined map; less is what any pooling with an even window does.
 _APART = 1.0
 # Share of the window of the last convolution that is never read.
@@ -78,7 +78,6 @@ def _skipping(subject: Subject) -> Iterator[Remark]:
     axes = zip(spec.stride, spec.extent, spec.kernel_size, spec.input_size, strict=True)
     shares = [min(1.0, k / s) for s, extent, k, n in axes if s > extent and n > s]
     if shares:
-        says = (
-            f"never reads {100 * (1 - prod(shares)):.0f} % of its input: its stride is larger than its kernel"
-        )
+        unread = f"never reads {100 * (1 - prod(shares)):.0f} % of its input"
+        says = f"{unread}: its stride is larger than its kernel; an average pooling before it keeps them"
         yield Remark("AC205", subject.name, described(subject), says, spec=spec)

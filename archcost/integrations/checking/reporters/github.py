@@ -5,6 +5,7 @@ from __future__ import annotations
 from archcost.integrations.checking.codes import LEVELS
 from archcost.integrations.checking.places import Place
 from archcost.integrations.checking.result import CheckResult
+from archcost.report.text import well_formed
 
 __all__ = ["report"]
 
@@ -23,7 +24,7 @@ def report(result: CheckResult) -> str:
         else _command(_COMMANDS[one.level], None, f"{one.code} {one.name}", f"{one.where}: {one.text}")
         for one in found
     ]
-    return "\n".join([*lines, result.summary])
+    return well_formed("\n".join([*lines, result.summary]))
 
 
 def _command(name: str, place: Place | None, title: str, message: str) -> str:

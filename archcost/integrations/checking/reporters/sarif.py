@@ -81,7 +81,7 @@ def _result(one: Finding, index: int) -> dict[str, Any]:
 
 def _physical(place: Place) -> dict[str, Any]:
     region = {"startLine": place.line, **({"startColumn": place.column} if place.column else {})}
-    artifact = {"uri": quote(place.file), "uriBaseId": _ROOT}
+    artifact = {"uri": quote(well_formed(place.file)), "uriBaseId": _ROOT}
     return {"physicalLocation": {"artifactLocation": artifact, "region": region}}
 
 
