@@ -16,7 +16,7 @@ import pytest
 import archcost
 from archcost.integrations.checking.findings import Failure
 from archcost.integrations.checking.places import Keys, Place
-from archcost.integrations.checking.reporters import REPORTERS
+from archcost.integrations.checking.reporting import REPORTERS
 
 SAMPLE = Path(__file__).parents[1] / "golden" / "check"
 ENDINGS = {"text": "txt", "json": "json", "sarif": "sarif", "github": "github.txt", "markdown": "md"}

@@ -104,7 +104,7 @@ _TABLE = (
         "convolutions with nothing between them that amount to a single one",
         "Linear layers compose: without an activation function between them they can compute no more "
         "than one convolution. Add the activation function that is missing, or merge them, by archcost "
-        "rewrite also with their weights. Batch normalisation alone is not reported, for engines fold it, nor "
+        "rewrite also with their weights. Batch normalisation alone is not reported, as engines fold it, nor "
         "are branches that are summed, which training wants.",
         "warning",
         rule="merge",
