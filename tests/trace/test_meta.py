@@ -21,7 +21,7 @@ FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 def facts(result):
     """Shape, dtype and strides of everything returned; strides of axes of size 1 mean nothing."""
-    if result is NotImplemented:
+    if result is None:
         return result
     if isinstance(result, torch.Tensor):
         strides = [s for n, s in zip(result.shape, result.stride(), strict=True) if n > 1]
@@ -60,7 +60,7 @@ def check(operator, *args, meta=True, real=True, strides=True, **kwargs):
         return outcome(lambda: call(*[on(device, arg) for arg in args], **kwargs))
 
     mine = run(FAST_META[operator], "meta")
-    if mine is NotImplemented:
+    if mine is None:
         return False
     if isinstance(mine, type):  # it may fail only where the operator does
         assert isinstance(run(operator, "cpu"), type)
@@ -360,7 +360,7 @@ def test_concatenation(x, dim, times, dtype, same):
         return outcome(lambda: call([on(device, each) for each in (x, *others)], dim))
 
     mine = joined(FAST_META[aten.cat.default], "meta")
-    if mine is not NotImplemented:
+    if mine is not None:
         assert mine == joined(aten.cat.default, "meta") == joined(aten.cat.default, "cpu")
 
 
