@@ -157,6 +157,8 @@ class Table:
     """Names of the columns in data formats; None: those asked for, or all."""
     is_summary: bool = False
     """Whether the table is a summary, to which the options columns, depth, sort and top do not apply."""
+    folded: str = ""
+    """The line under which markdown and HTML fold the table away; empty: they show it."""
 
     @classmethod
     def of_texts(
@@ -201,7 +203,7 @@ class Table:
             else self.lines(columns)
         )
         head = label.header if self.label is None else self.label
-        return Grid(head, [c.head for c in columns], entries, self.title)
+        return Grid(head, [c.head for c in columns], entries, self.title, self.folded)
 
 
 def _cell(at: int, row: Any) -> Any:

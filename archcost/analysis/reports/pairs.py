@@ -29,6 +29,8 @@ class Pair:
     name: str
     a: Row | None
     b: Row | None
+    same_unknown: bool = False
+    """Whether the same operations are not counted in both, so that the difference is exact."""
 
     @property
     def level(self) -> int:
@@ -52,11 +54,15 @@ def _difference(measure: Column, pair: Pair) -> Any:
 def _ratio(measure: Column, pair: Pair) -> float | None:
     """The ratio b / a; None where a is missing or 0."""
     a, b = (None if row is None else measure.get(row) for row in (pair.a, pair.b))
-    return b / a if a and b is not None and not _is_open(measure, pair) else None
+    return b / a if a and b is not None and not _is_bound(measure, pair) else None
 
 
 def _is_open(measure: Column, pair: Pair) -> bool:
     """Whether a side is a lower bound, so that the change is unknown."""
+    return not pair.same_unknown and _is_bound(measure, pair)
+
+
+def _is_bound(measure: Column, pair: Pair) -> bool:
     return any(row is not None and measure.lower_bound(row) for row in (pair.a, pair.b))
 
 
@@ -84,7 +90,8 @@ class _Ratio(Column):
             return ""
         ratio = self.get(row)
         if ratio is None:
-            return "?" if _difference(MEASURES[self.group], row) is None else "-"
+            measure = MEASURES[self.group]
+            return "?" if _difference(measure, row) is None or _is_bound(measure, row) else "-"
         return ratio_text(ratio)
 
 
