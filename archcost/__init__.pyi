@@ -11,8 +11,11 @@ from .accelerating.accelerate import accelerate as accelerate
 from .accelerating.acceleration import Acceleration as Acceleration
 from .analysis.analysis import Analysis as Analysis
 from .analysis.analysis import analyze as analyze
+from .analysis.budget import Budget as Budget
 from .analysis.comparison import Comparison as Comparison
 from .analysis.comparison import compare as compare
+from .analysis.difference import Difference as Difference
+from .analysis.difference import diff as diff
 from .analysis.effective import effective_field as effective_field
 from .analysis.receptive import receptive_field as receptive_field
 from .analysis.zoo import zoo as zoo
@@ -44,5 +47,8 @@ from .rewriting.rewritten import rewrite as rewrite
 from .spec import ConvSpec as ConvSpec
 from .spec import FieldStep as FieldStep
 from .spec import stacked_field as stacked_field
+
+# The lines of code that build modules.
+from .trace.sites import recording_sites as recording_sites
 
 __version__: str

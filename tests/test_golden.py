@@ -36,8 +36,9 @@ QUICK = {"store": False, "progress": False}
 
 
 def steady(text):
-    """A word for this machine and for versions; long fractions to three digits."""
+    """A word for this machine, its folders and for versions; long fractions to three digits."""
     text = text.replace(str(fingerprint()), "DEVICE")
+    text = re.sub(r"(torch/[\w/]+\.py):\d+", r"\1:LINE", text.replace(f"{FOLDER}/", ""))
     text = re.sub(r'"(archcost|torch)": "[^"]*"', r'"\1": "VERSION"', text)
     return re.sub(r"(?<![\w.])\d+\.\d{4,}(e[+-]?\d+)?(?![\w.])", lambda m: f"{float(m[0]):.3g}", text)
 

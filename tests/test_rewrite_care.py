@@ -103,7 +103,7 @@ def test_a_layer_takes_the_path_that_the_store_given_has():
             new = rewrite(model, x, {"0": "layout"}, store=store)
             torch.testing.assert_close(new.model(x), model(x), rtol=1e-3, atol=1e-4)
         else:
-            assert all("faster" in one.reason for one in found.stays)
+            assert all("faster" in one.reason for one in found.skipped)
 
 
 class ByName(nn.Module):

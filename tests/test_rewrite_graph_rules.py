@@ -396,7 +396,7 @@ def test_rows_that_are_not_merged_say_why(why):
     for module in training:
         module.training = isinstance(module, nn.BatchNorm2d)
     first = next(iter(subjects(model, 9, 9).values()))
-    assert Merge().refusal(first) == words
+    assert Merge().refusal(first).reason == words
     with pytest.raises(RewriteError, match=first.name):
         Merge().replacement(first, last="1")
 
@@ -405,13 +405,13 @@ def test_hooks_and_parameters_that_others_have_keep_a_batch_normalisation():
     model = nn.Sequential(conv(3, 4, 3), nn.BatchNorm2d(4)).eval()
     handle = model[1].register_forward_hook(lambda *_: None)
     words = "1 has a forward hook, which would see other tensors"
-    assert Merge().refusal(subjects(model, 9, 9)["0"]) == words
+    assert Merge().refusal(subjects(model, 9, 9)["0"]).reason == words
     handle.remove()
     assert Merge().refusal(subjects(model, 9, 9)["0"]) is None
     model.also = nn.BatchNorm2d(4).eval()
     model.also.weight = model[1].weight
     model.forward = lambda x: model[1](model[0](x))
-    assert Merge().refusal(subjects(model, 9, 9)["0"]) == "1 shares parameters with other modules"
+    assert Merge().refusal(subjects(model, 9, 9)["0"]).reason == "1 shares parameters with other modules"
 
 
 def test_a_model_set_to_training_since_is_not_merged():
@@ -541,7 +541,7 @@ def test_branches_of_one_input_are_one_convolution(name):
     others = [one for key, one in found.items() if key.startswith("2.") and one is not first]
     for one in others:
         if one.refusal is None:
-            assert Merge().refusal(one) == f"it is merged with {first.name}, as a branch of 2"
+            assert Merge().refusal(one).reason == f"it is merged with {first.name}, as a branch of 2"
 
 
 def test_what_a_block_keeps_is_the_very_module():
@@ -603,7 +603,7 @@ def test_branches_that_are_not_merged_say_why(why):
     if why == "training":
         model[0].a[1].train()
     first = next(iter(subjects(model, 10, 10, channels=8).values()))
-    assert words in Merge().refusal(first)
+    assert words in Merge().refusal(first).reason
     with pytest.raises(RewriteError, match="cannot be merged"):
         Merge().replacement(first, block="0")
 
@@ -611,7 +611,7 @@ def test_branches_that_are_not_merged_say_why(why):
 def test_a_block_that_takes_more_or_is_hooked_stays():
     model = nn.Sequential(Twice(None, a=conv(8, 8, 3, padding=1), b=conv(8, 8, 1))).eval()
     first = subjects(model, 9, 9, channels=8)["0.a"]
-    assert "0 has a forward of 2 arguments, and a convolution takes one" in Merge().refusal(first)
+    assert "0 has a forward of 2 arguments, and a convolution takes one" in Merge().refusal(first).reason
     model = nn.Sequential(rep(8, 2)).eval()
     model[0].id.register_forward_hook(lambda *_: None)
     first = subjects(model, 9, 9, channels=8)["0.a.0"]
@@ -829,7 +829,7 @@ def test_poolings_that_stay_say_why(why):
     model = make()
     first = next(iter(subjects(model if why == "training" else model.eval(), 17, 18).values()))
     assert PoolFirst().refusal(first) is not None
-    assert PoolFirst().refusal(first) == words or not words
+    assert PoolFirst().refusal(first).reason == words or not words
     assert list(PoolFirst().options(first, 0.5)) == []
     with pytest.raises(RewriteError, match=first.name):
         PoolFirst().replacement(first, how="pool")
@@ -839,14 +839,14 @@ def test_a_pooling_that_is_hooked_or_has_several_names_stays():
     model = nn.Sequential(conv(3, 8, 1), nn.AvgPool2d(2)).eval()
     handle = model[1].register_forward_pre_hook(lambda *_: None)
     words = "1 (AvgPool2d) has a forward pre-hook, which would see other tensors"
-    assert PoolFirst().refusal(subjects(model, 8, 8)["0"]) == words
+    assert PoolFirst().refusal(subjects(model, 8, 8)["0"]).reason == words
     handle.remove()
     model.held = [model[1]]
-    assert "is also held in held" in PoolFirst().refusal(subjects(model, 8, 8)["0"])
+    assert "is also held in held" in PoolFirst().refusal(subjects(model, 8, 8)["0"]).reason
     shared = Function(lambda m, x: m.p(m.a(x)), a=conv(3, 8, 1), p=nn.AvgPool2d(2))
     shared.q = shared.p
     words = "p (AvgPool2d) is shared under several names"
-    assert PoolFirst().refusal(subjects(shared.eval(), 8, 8)["a"]) == words
+    assert PoolFirst().refusal(subjects(shared.eval(), 8, 8)["a"]).reason == words
 
 
 def test_a_moved_pooling_keeps_its_state_and_goes_back():
@@ -895,10 +895,10 @@ def layer():
 
 def test_without_measurements_nothing_is_proposed(layer, tmp_path, monkeypatch):
     model, subject, _ = layer
-    assert Layout().refusal(subject) == NOT_MEASURED
+    assert Layout().refusal(subject).reason == NOT_MEASURED
     assert list(Layout().options(subject, 0.5)) == []
     monkeypatch.setenv("ARCHCOST_STORE", str(tmp_path / "none.sqlite"))
-    assert Layout().refusal(subjects(model, 9, 9, channels=8)["0"]) == NOT_MEASURED
+    assert Layout().refusal(subjects(model, 9, 9, channels=8)["0"]).reason == NOT_MEASURED
     assert not list(tmp_path.iterdir())  # looking makes no file
 
 
@@ -944,7 +944,7 @@ def test_what_is_slower_or_within_the_noise_is_not_proposed(layer, rival):
     store.put(measured(subject, "native", "contiguous", 2.0))
     store.put(measured(subject, "winograd-2", "contiguous", **rival))
     words = "no path was measured to be faster than PyTorch's on this machine, beyond the noise"
-    assert Layout().refusal(subject) == words
+    assert Layout().refusal(subject).reason == words
 
 
 def test_paths_and_layouts_that_cannot_be_are_refused(layer):

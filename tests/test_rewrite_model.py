@@ -165,8 +165,8 @@ def test_a_layer_that_is_not_as_predicted_is_taken_back_and_said(fault, words):
         register(Wrong(fault))
         model = cnn()
         new = rewritten(model, rules=["wrong"])
-        stay = next(one for one in new.stays if one.name == "3")
-        assert "undone" in stay.reason
+        skipped = next(one for one in new.skipped if one.name == "3")
+        assert "undone" in skipped.reason
         with pytest.raises(RewriteError, match=words):
             rewritten(model, {"3": "wrong"})
         assert torch.equal(new.model(images()), model(images()))
@@ -212,10 +212,10 @@ def test_a_rule_that_fails_at_one_place_ends_nothing_else(where, error):
         register(Failing(where, error))
         new = rewritten(model, rules=["failing"], inputs=x)
         assert [one.name for one in new.plan] == ["0"]
-        (stays,) = new.stays
-        assert stays.name == "3"
-        assert "failed: " in stays.reason
-        assert "no luck" in stays.reason
+        (skipped,) = new.skipped
+        assert skipped.name == "3"
+        assert "failed: " in skipped.reason
+        assert "no luck" in skipped.reason
         assert torch.equal(new.model(x), model(x))
         with pytest.raises(type(error) if where == "carry" else Exception, match="no luck"):
             rewritten(model, {"3": "failing"}, inputs=x)
@@ -241,7 +241,7 @@ def test_data_that_does_not_reach_a_layer_leaves_it_to_its_weights():
         "last": True,
     }
     assert any(
-        one.name == "one" and "weights alone, not fitted to the data" in one.reason for one in new.stays
+        one.name == "one" and "weights alone, not fitted to the data" in one.reason for one in new.skipped
     )
     errors = {one.name: one.output_error for one in proposed(model, (x, True), data)}
     assert errors["one"] is None
@@ -300,7 +300,7 @@ def test_a_forward_that_fails_with_the_new_layer_gets_the_old_one_back():
     model = Picky().eval()
     new = rewritten(model, rules=["asymmetric"])
     assert isinstance(new.model.conv, nn.Conv2d)
-    assert any("forward fails with it" in one.reason for one in new.stays)
+    assert any("forward fails with it" in one.reason for one in new.skipped)
 
 
 def test_data_brings_the_outputs_nearer():
@@ -358,7 +358,7 @@ def test_what_may_not_be_replaced_stays_with_its_reason():
     model = cnn()
     nn.utils.parametrizations.weight_norm(model[3])
     new = rewritten(model, rules=["asymmetric"])
-    assert any(one.name == "3" and "parametrized" in one.reason for one in new.stays)
+    assert any(one.name == "3" and "parametrized" in one.reason for one in new.skipped)
     with pytest.raises(RewriteError, match="'3' cannot be rewritten by asymmetric: its weight is"):
         rewritten(model, {"3": "asymmetric"})
 

@@ -11,7 +11,7 @@ from torch import nn
 import archcost
 from archcost.merging.chain import chained
 from archcost.rewriting.plan.applying import Outcome
-from archcost.rewriting.proposal import Advice, PlaceCosts, Proposal, Raced, Stays
+from archcost.rewriting.proposal import Advice, PlaceCosts, Proposal, Raced, Skipped
 from archcost.rewriting.proposals import Proposals
 from archcost.rewriting.replacement import Replacement
 from archcost.rewriting.reports.columns import COLUMNS
@@ -66,8 +66,8 @@ SLOW = Raced(old_ms=1.0, new_ms=1.5, spread_ms=0.1, speedup=0.66, device="a mach
 FAST = Raced(old_ms=1.0, new_ms=0.5, spread_ms=0.1, speedup=2.0, device="a machine", threads=2)
 
 
-def proposals(*given, stays=(), advice=(), device=None):
-    return Proposals(ANALYSIS, tuple(given), tuple(stays), tuple(advice), device)
+def proposals(*given, skipped=(), advice=(), device=None):
+    return Proposals(ANALYSIS, tuple(given), tuple(skipped), tuple(advice), device)
 
 
 def rows_of(text, start):
@@ -177,8 +177,8 @@ def test_without_times_the_report_says_how_to_get_them():
 
 
 def test_no_line_is_wider_than_asked_and_rule_and_verdict_stay_longest():
-    stays = [Stays("0", "Conv2d", None, "why " * 60)]
-    found = proposals(*(proposal(name, race=SLOW) for name in ALIKE), stays=stays)
+    skipped = [Skipped("0", "Conv2d", None, "why " * 60)]
+    found = proposals(*(proposal(name, race=SLOW) for name in ALIKE), skipped=skipped)
     for width in (60, 80, 120):
         lines = found.to_text(width=width).splitlines()
         assert max(map(len, lines)) <= width
@@ -190,11 +190,15 @@ def test_no_line_is_wider_than_asked_and_rule_and_verdict_stay_longest():
 
 def test_what_stays_is_grouped_by_reason_with_a_count_and_the_first_names():
     names = [f"layer{i}.0.conv" for i in range(9)]
-    stays = [Stays(name, "Conv2d", "asymmetric", "a 1x1 has nothing to part") for name in names]
-    stays += [Stays(name, "Conv2d", "separable", "a 1x1 has nothing to part") for name in names]
-    stays += [Stays(name, "Conv2d", "pool_first", f"{name[:8]}.relu serves others too") for name in names[:2]]
-    stays += [Stays("head", "Conv2d", None, "its weight is used elsewhere")]
-    lines = [line for line in proposals(proposal("2"), stays=stays).to_text().splitlines() if ": " in line]
+    skipped = [Skipped(name, "Conv2d", "asymmetric", "a 1x1 has nothing to part") for name in names]
+    skipped += [Skipped(name, "Conv2d", "separable", "a 1x1 has nothing to part") for name in names]
+    skipped += [
+        Skipped(name, "Conv2d", "pool_first", f"{name[:8]}.relu serves others too") for name in names[:2]
+    ]
+    skipped += [Skipped("head", "Conv2d", None, "its weight is used elsewhere")]
+    lines = [
+        line for line in proposals(proposal("2"), skipped=skipped).to_text().splitlines() if ": " in line
+    ]
     whole = [line for line in lines if line.startswith("Skipped by")]
     assert whole == [
         "Skipped by every rule: its weight is used elsewhere: head",
@@ -212,7 +216,7 @@ def test_advice_stands_below_with_the_layers_that_it_is_for():
 
 
 def test_a_model_without_proposals_says_so():
-    text = proposals(stays=[Stays("0", "Conv2d", None, "it is quantized")]).to_text()
+    text = proposals(skipped=[Skipped("0", "Conv2d", None, "it is quantized")]).to_text()
     assert "Proposals: none: no rule applies" in text
     assert "Skipped by every rule: it is quantized: 0" in text
     assert "Rule" not in text
@@ -264,7 +268,7 @@ def strict(text):
 def test_json_is_strict_and_holds_everything(tmp_path):
     found = proposals(
         proposal("2", race=SLOW, error=float("nan")),
-        stays=[Stays("0", "Conv2d", "separable", "no")],
+        skipped=[Skipped("0", "Conv2d", "separable", "no")],
         advice=[Advice("2", "hm")],
         device="x",
     )
@@ -278,7 +282,7 @@ def test_json_is_strict_and_holds_everything(tmp_path):
     assert one["best"] is False
     assert one["race"]["old_ms"] == 1.0
     assert [step["step"] for step in one["chains"]["2"]] == ["convolution", "convolution"]
-    assert record["stays"] == [{"name": "0", "type": "Conv2d", "rule": "separable", "reason": "no"}]
+    assert record["skipped"] == [{"name": "0", "type": "Conv2d", "rule": "separable", "reason": "no"}]
     assert record["advice"] == [{"name": "2", "text": "hm"}]
     assert record["device"] == "x"
     assert found.to_json(tmp_path / "p.json") is None
@@ -368,7 +372,7 @@ def test_proposals_are_saved_and_read_back(tmp_path):
     found = proposals(
         *many(),
         proposal("0", error=float("nan"), in_channels=3),
-        stays=[Stays("0", "Conv2d", None, "no")],
+        skipped=[Skipped("0", "Conv2d", None, "no")],
         advice=[Advice("2", "hm")],
         device="x",
     )
@@ -395,7 +399,7 @@ class Small(nn.Module):
         return self.b(torch.relu(self.a(x)))
 
 
-def rewritten(outcomes=(), stays=(), inplace=False):
+def rewritten(outcomes=(), skipped=(), inplace=False):
     from archcost.rewriting.plan.plan import Applied, Plan
     from archcost.rewriting.rewritten import Rewritten
 
@@ -407,7 +411,7 @@ def rewritten(outcomes=(), stays=(), inplace=False):
         plan=Plan(one.proposal for one in outcomes),
         before=archcost.analyze(old, inputs),
         outcomes=tuple(outcomes),
-        stays=tuple(stays),
+        skipped=tuple(skipped),
         inputs=inputs,
         original=None if inplace else old,
         applied=Applied(new),
@@ -477,7 +481,7 @@ def test_a_rewrite_in_place_says_that_it_could_not_be_compared():
 
 
 def test_what_was_taken_back_stays_with_the_reason():
-    text = rewritten(stays=[Stays("2", "Conv2d", "separable", "undone: the shapes differ")]).to_text()
+    text = rewritten(skipped=[Skipped("2", "Conv2d", "separable", "undone: the shapes differ")]).to_text()
     assert "Rewritten: no layer" in text
     assert "Skipped by separable: undone: the shapes differ: 2" in text
 
@@ -510,7 +514,7 @@ def refitted():
         Outcome(one, 0.5, (0.0625, 0.03125), None),
         Outcome(proposal("4"), None, None, None, "no data"),
     ]
-    found = rewritten(outcomes, [Stays("0", "Conv2d", "merge", "no")])
+    found = rewritten(outcomes, [Skipped("0", "Conv2d", "merge", "no")])
     object.__setattr__(found, "speed", SLOW)
     return found
 
@@ -540,7 +544,7 @@ def test_the_json_of_a_rewrite_is_strict_and_holds_everything():
     assert record["speed"] == dataclasses.asdict(SLOW)
     assert [one["error_after_refit"] for one in record["outcomes"]] == [0.03125, None]
     assert [one["unfitted"] for one in record["outcomes"]] == [None, "no data"]
-    assert record["stays"] == [{"name": "0", "type": "Conv2d", "rule": "merge", "reason": "no"}]
+    assert record["skipped"] == [{"name": "0", "type": "Conv2d", "rule": "merge", "reason": "no"}]
     assert archcost.Plan.from_json(json.dumps(record["plan"])) == found.plan
 
 

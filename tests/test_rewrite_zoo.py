@@ -50,7 +50,7 @@ def check(name, rule, size):
         y = model(x)
     state = {key: value.clone() for key, value in model.state_dict().items()}
     new = archcost.rewrite(model, x, rules=[rule], store=False, progress=False)
-    taken_back = [one for one in new.stays if "undone" in one.reason]
+    taken_back = [one for one in new.skipped if "undone" in one.reason]
     assert not taken_back
     assert {one.proposal.name for one in new.outcomes} == {one.name for one in new.plan}
     with torch.no_grad():

@@ -339,13 +339,13 @@ def test_ctrl_c_while_putting_things_back_waits_for_the_end(monkeypatch):
 
     model, x = Meddler(), torch.rand(2, 3, 8, 8)
     before = snapshot(model, x)
-    original = state._restore_contents
+    original = state._restore_entries
 
     def interrupted(container, saved):
         signal.raise_signal(signal.SIGINT)
         original(container, saved)
 
-    monkeypatch.setattr(state, "_restore_contents", interrupted)
+    monkeypatch.setattr(state, "_restore_entries", interrupted)
     with pytest.raises(KeyboardInterrupt):
         record(model, x)
     monkeypatch.undo()

@@ -15,6 +15,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from archcost.trace.graph import Op, TensorRef, Trace, refs
+from archcost.trace.inputs import tensors_in
 
 if TYPE_CHECKING:
     import torch
@@ -98,7 +99,7 @@ def pinned_by_ends(trace: Trace, found: Mapping[int, int], inputs: Any, outputs:
     """Regions of the model's inputs and outputs, whose layout is given: that of these real tensors."""
     pinned: dict[int, int] = {}
     for traced, real in ((trace.outputs, outputs), (trace.inputs, inputs)):
-        places, tensors = list(refs(traced)), list(_tensors(real))
+        places, tensors = list(refs(traced)), tensors_in(real)
         if len(places) == len(tensors):
             for ref, tensor in zip(places, tensors, strict=True):
                 if is_image(ref) and ref.storage in found:
@@ -151,11 +152,3 @@ def best_labels(links: Iterable[Link], pinned: Mapping[int, int]) -> dict[int, i
     _, (side, _) = networkx.minimum_cut(graph, "nchw", "channels_last")
     kept = {region: NCHW if region in side else CHANNELS_LAST for region in weights}
     return {**pinned, **kept}
-
-
-def _tensors(value: Any) -> list[torch.Tensor]:
-    from archcost.trace.inputs import map_tensors
-
-    found: list[torch.Tensor] = []
-    map_tensors(value, found.append)
-    return found

@@ -12,7 +12,7 @@ from archcost.analysis.reports.columns import Row
 from archcost.analysis.reports.pairs import Pair
 from archcost.analysis.reports.rows import Ledger
 from archcost.analysis.traced import TracedModel
-from archcost.cost.costs import OpCost
+from archcost.cost.costs import ModuleCost, OpCost
 from archcost.report.units import axes_text, count_text, shape_text
 from archcost.trace.graph import refs
 
@@ -37,8 +37,10 @@ class Change(Pair):
     """The name in a; None where it was added."""
     name_b: str | None
     """The name in b; None where it was removed."""
-    modules: int = 1
+    modules: int
     """The number of modules together."""
+    before: ModuleCost
+    """The totals of the model in a."""
     own: bool = False
     """Whether the row is of the operations and parameters of a module with children, without those."""
 
@@ -71,6 +73,7 @@ class _Finder:
         self.found: Matching = matching(a, b)
         self.ledgers = Ledger(a), Ledger(b)
         self.ops = _by_module(a), _by_module(b)
+        self.before = a.total
         self.covered: set[Node] = set()
 
     def find(self) -> Changes:
@@ -106,7 +109,7 @@ class _Finder:
         return Change(
             node.name, row if old else None, None if old else row, kind="removed" if old else "added",
             why="", name_a=node.name if old else None, name_b=None if old else node.name,
-            modules=len(inside) if whole else 1, own=not whole,
+            modules=len(inside) if whole else 1, before=self.before, own=not whole,
         )  # fmt: skip
 
     def _both(self, a: Node, b: Node) -> Change | None:
@@ -133,7 +136,8 @@ class _Finder:
         modules = b.size if whole or kind == place else 1
         return Change(
             b.name, *rows, same_unknown=unknown[0] == unknown[1], kind=kind, why=", ".join(edits),
-            name_a=a.name, name_b=b.name, modules=modules, own=bool(b.children) and not whole and kind != place,
+            name_a=a.name, name_b=b.name, modules=modules, before=self.before,
+            own=bool(b.children) and not whole and kind != place,
         )  # fmt: skip
 
     def _replaced(self, a: Node, b: Node) -> bool:

@@ -245,7 +245,9 @@ class _Matcher:
             right = [child for child in other.children if child not in self.to_a]
             by_key = {child.key: child for child in right if not child.in_list}
             pairs += [(child, by_key[child.key]) for child in left if child.key in by_key]
-            for kind in {node.cost.type_name: None for node in left if node.cost.is_leaf and node.cost.params}:
+            for kind in {
+                node.cost.type_name: None for node in left if node.cost.is_leaf and node.cost.params
+            }:
                 alone = [[node for node in side if node.cost.type_name == kind] for side in (left, right)]
                 pairs += [(x, y) for x, y in zip(*alone, strict=False) if len(alone[0]) == len(alone[1]) == 1]
         return self._closest(pairs)

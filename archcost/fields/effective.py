@@ -236,7 +236,7 @@ def _prepared(twin: nn.Module, call: Call, field: ReceptiveField) -> tuple[Call,
             )
         return tensor.requires_grad_().clone()  # a model may write into its input, but not into a leaf
 
-    given = Call(*map_tensors(tuple(call), prepare))
+    given = Call(map_tensors(call.args, prepare), map_tensors(call.kwargs, prepare))
     return given, leaves[field.input_index]
 
 

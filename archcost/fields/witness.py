@@ -23,9 +23,9 @@ from archcost.fields.field import ReceptiveField, Window
 from archcost.fields.replay.masks import LOW
 from archcost.trace.call import Call
 from archcost.trace.failure import said_by
-from archcost.trace.inputs import map_tensors
+from archcost.trace.graph import Args, Kwargs
+from archcost.trace.inputs import tensors_in
 from archcost.trace.modules import ModuleTree, state_of, walk
-from archcost.trace.recording.tensors import Args, Kwargs
 from archcost.trace.state import Untouched
 
 __all__ = ["Claim", "Planted", "Watched", "Witness", "bear_witness"]
@@ -113,7 +113,7 @@ def bear_witness(model: nn.Module, args: Args, kwargs: Kwargs, claims: Iterable[
 def _bear(model: _Reference, clean: Call, claim: Claim) -> Witness:
     field = claim.field
     where = f"{model.name}, {field.layer or 'its output'}"
-    target = _leaves(clean)[field.input_index]
+    target = tensors_in(clean)[field.input_index]
     if not (target.is_floating_point() or target.is_complex()):
         raise ModelError(
             f"{where}: its input has an integer dtype, which has no NaN to verify the field with"
@@ -181,18 +181,6 @@ def _planted(
 
         reached = any(map(moves, (3, 3, 1e3, 1e6) if must_reach else (3, 3)))
     return Planted(axis, tuple(pixels), must_reach, reached)
-
-
-def _leaves(value: Any) -> list[torch.Tensor]:
-    """The tensors in a structure, in order."""
-    found: list[torch.Tensor] = []
-
-    def note(tensor: torch.Tensor) -> torch.Tensor:
-        found.append(tensor)
-        return tensor
-
-    map_tensors(value, note)
-    return found
 
 
 def _doubled(value: Call) -> Call:
@@ -271,7 +259,7 @@ class _Reference(NamedTuple):
         def keep(result: Any) -> None:
             nonlocal calls
             if calls in wanted:
-                found[calls] = _leaves(result)[wanted[calls].output].detach().clone()
+                found[calls] = tensors_in(result)[wanted[calls].output].detach().clone()
             calls += 1
             if len(found) == len(wanted):
                 raise _Reached

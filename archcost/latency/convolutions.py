@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from archcost.errors import ArchcostError
 from archcost.latency.timing.passing import as_it_is, passed
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ConvCall", "ConvTensors", "Task", "convolutions_of", "samples_of"]
 
+R = TypeVar("R")
 _MODULES = frozenset(f"Conv{kind}{axes}d" for kind in ("", "Transpose") for axes in (1, 2, 3))
 
 
@@ -102,6 +103,9 @@ def samples_of(model: nn.Module, call: Call, tasks: Sequence[Task]) -> dict[Task
 
     wanted, found = set(tasks), dict[Task, ConvTensors]()
 
+    def copy(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.detach().clone()
+
     class Recording(TorchDispatchMode):
         @classmethod
         def _should_skip_dynamo(cls) -> bool:
@@ -109,13 +113,18 @@ def samples_of(model: nn.Module, call: Call, tasks: Sequence[Task]) -> dict[Task
             return False
 
         def __torch_dispatch__(
-            self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-        ) -> Any:
+            self,
+            func: Callable[..., R],
+            types: Collection[type],
+            args: tuple[Any, ...] = (),
+            kwargs: dict[str, Any] | None = None,
+        ) -> R:
             if func is torch.ops.aten.convolution.default:
                 task, _ = _task(args)
                 if task in wanted and task not in found:
                     # Cloned, for what comes later may write into it; weights may be computed as well.
-                    found[task] = ConvTensors(*(None if t is None else t.detach().clone() for t in args[:3]))  # type: ignore[arg-type]
+                    x, weight, bias = args[:3]
+                    found[task] = ConvTensors(copy(x), copy(weight), None if bias is None else copy(bias))
             return func(*args, **(kwargs or {}))
 
     args, kwargs = call.cloned()

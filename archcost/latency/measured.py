@@ -25,7 +25,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
-from typing import Any
 
 from archcost.latency.layers import LayerTime
 from archcost.latency.reports.columns import (
@@ -43,6 +42,7 @@ from archcost.report.document import Asked, Column, Document, Table, ordered
 from archcost.report.grid import Entry
 from archcost.report.result import Result
 from archcost.report.text import visible
+from archcost.report.values import Json
 
 __all__ = ["Measured", "MeasuringInterrupted"]
 
@@ -87,8 +87,11 @@ class Measured(TimedModel, Result):
 
 
 def _record(
-    measured: TimedModel, columns: Sequence[Column], layers: Sequence[LayerTime], times: Sequence[Measurement]
-) -> dict[str, Any]:
+    measured: TimedModel,
+    columns: Sequence[Column[LayerTime]],
+    layers: Sequence[LayerTime],
+    times: Sequence[Measurement],
+) -> dict[str, Json]:
     return {
         "model": measured.name,
         "type": measured.type,
@@ -107,7 +110,7 @@ def _record(
     }
 
 
-def _context(measured: TimedModel) -> dict[str, Any] | None:
+def _context(measured: TimedModel) -> dict[str, Json] | None:
     found = measured.context
     if found is None:
         return None
@@ -127,7 +130,7 @@ def _context(measured: TimedModel) -> dict[str, Any] | None:
     }
 
 
-def _lines(layers: Sequence[LayerTime], asked: Asked, columns: Sequence[Column]) -> list[Entry]:
+def _lines(layers: Sequence[LayerTime], asked: Asked, columns: Sequence[Column[LayerTime]]) -> list[Entry]:
     """The layers, those beyond ``top`` in a single row, and the sums."""
     entries = [Entry(((_name(one), ""),), tuple(c.text(one) for c in columns)) for one in layers[: asked.top]]
     rest = layers[len(entries) :]
@@ -143,7 +146,7 @@ def _name(layer: LayerTime) -> str:
     return (visible(layer.name) or "(the model)") + again
 
 
-def _total(column: Column, layers: Sequence[LayerTime]) -> str:
+def _total(column: Column[LayerTime], layers: Sequence[LayerTime]) -> str:
     """The sum where a sum means something and every part is known."""
     values = [column.get(layer) for layer in layers]
     if column.name == "speedup":

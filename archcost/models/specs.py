@@ -18,6 +18,7 @@ from archcost.errors import SpecError
 from archcost.models.building import Loaded, build, near
 from archcost.models.weights import load_weights
 from archcost.trace.inputs import as_dtype
+from archcost.trace.sites import inherit_sites, recording_sites
 
 if TYPE_CHECKING:
     import torch
@@ -52,23 +53,26 @@ def load(
     if not colon or not source or not name:
         raise SpecError(f"unknown model {spec!r}{_sources(spec)}")
     light = without_values and weights is None
-    if source == "torchvision":
-        from archcost.models.vision import load_published
+    with recording_sites():
+        if source == "torchvision":
+            from archcost.models.vision import load_published
 
-        loaded = load_published(name, light)
-    elif source == "timm":
-        loaded = _timm(name, light)
-    else:
-        is_file = source.endswith(".py")
-        # The path stays until the factory has been called, which may import its sibling modules.
-        with _importable(str(Path(source).resolve().parent) if is_file else os.getcwd()):
-            holder = _from_file(source) if is_file else _from_package(source)
-            loaded = _attribute(holder, name, spec, light)
+            loaded = load_published(name, light)
+        elif source == "timm":
+            loaded = _timm(name, light)
+        else:
+            is_file = source.endswith(".py")
+            # The path stays until the factory has been called, which may import its sibling modules.
+            with _importable(str(Path(source).resolve().parent) if is_file else os.getcwd()):
+                holder = _from_file(source) if is_file else _from_package(source)
+                loaded = _attribute(holder, name, spec, light)
     if weights is not None:
         load_weights(loaded.model, Path(weights))
     if dtype is not None:
         # A copy, since a SPEC may name a module object that is used elsewhere as well.
-        loaded = replace(loaded, model=copy.deepcopy(loaded.model).to(as_dtype(dtype)))
+        original = loaded.model
+        loaded = replace(loaded, model=copy.deepcopy(original).to(as_dtype(dtype)))
+        inherit_sites(loaded.model, original)
     return loaded
 
 

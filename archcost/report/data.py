@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import isfinite
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 from archcost.report.document import Asked, Document
 from archcost.report.text import csv_cell, well_formed
+from archcost.report.values import Cell, Json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,13 +32,13 @@ def to_pandas(document: Document, asked: Asked) -> pd.DataFrame:
     return frame
 
 
-def _series(values: Sequence[Any], dtype: str) -> pd.Series:
+def _series(values: Sequence[Cell], dtype: str) -> pd.Series:
     """A column of the given dtype; of Python objects where the values do not fit it."""
     import pandas as pd
 
-    if dtype == "str" and any(text is not None and well_formed(text) != text for text in values):
+    if dtype == "str" and any(isinstance(v, str) and well_formed(v) != v for v in values):
         dtype = "object"  # pandas may store text as UTF-8, which cannot hold a lone surrogate
-    if dtype in ("int64", "Int64") and any(v is not None and abs(v) >= 2**63 for v in values):
+    if dtype in ("int64", "Int64") and any(isinstance(v, (int, float)) and abs(v) >= 2**63 for v in values):
         dtype = "object"
     series: pd.Series = pd.Series(list(values), dtype=dtype)
     return series
@@ -64,8 +65,7 @@ def to_csv(document: Document, asked: Asked) -> str:
 
 def to_dict(document: Document) -> dict[str, Any]:
     """The contents of `to_json` as plain Python: schema, versions of archcost and torch, and the record."""
-    plain: dict[str, Any] = _plain({"schema": document.schema, **versions(), **document.record()})
-    return plain
+    return _plain_dict({"schema": document.schema, **versions(), **document.record()})
 
 
 def to_json(document: Document, indent: int | None) -> str:
@@ -73,15 +73,19 @@ def to_json(document: Document, indent: int | None) -> str:
     return json.dumps(to_dict(document), indent=indent, allow_nan=False) + "\n" * (indent is not None)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Json) -> Json:
     """Values that strict JSON can hold: lists for tuples, None for NaN, lone surrogates escaped."""
     if isinstance(value, str):
         return well_formed(value)
     if isinstance(value, float):
         return value if isfinite(value) else None
     if isinstance(value, dict):
-        return {well_formed(str(key)): _plain(item) for key, item in value.items()}
+        return _plain_dict(value)
     return [_plain(item) for item in value] if isinstance(value, (tuple, list)) else value
+
+
+def _plain_dict(value: Mapping[str, Json]) -> dict[str, Json]:
+    return {well_formed(str(key)): _plain(item) for key, item in value.items()}
 
 
 def versions() -> dict[str, str]:

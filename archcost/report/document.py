@@ -10,17 +10,34 @@ import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias
 
 from archcost.errors import SpecError
 from archcost.report.grid import Entry, Grid, Head
 from archcost.report.text import visible
 from archcost.report.units import count_text
+from archcost.report.values import Cell, Json
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    # The default is for tables of different rows together, as a Document has them.
+    RowT = TypeVar("RowT", default=Any)
+else:
+    from typing import TypeVar
+
+    RowT = TypeVar("RowT")
 
 __all__ = [
-    *("TREE_DEPTH", "Asked", "Column", "Depth", "Document", "Note", "Table"),
+    *("TREE_DEPTH", "Asked", "Column", "Depth", "Document", "Get", "Note", "Show", "Table"),
     *("at_least", "choose", "find", "near", "ordered", "shown_in"),
 ]
+
+Get: TypeAlias = Callable[[RowT], Cell]
+"""The function that reads a value from a row."""
+
+Show: TypeAlias = Callable[[Any], str]
+"""The function that makes the text of a value; it takes the values of its own column."""
 
 Depth = int | Literal["auto"] | None
 """Levels of modules to show. ``"auto"``: as many as suit people, in data all; None: all."""
@@ -37,22 +54,23 @@ class Asked:
     """The options with which a user asked to see a result.
 
     Attributes:
-        columns: names of the columns to show instead of the default ones.
+        columns: names of the columns to show instead of the default ones; kept as a tuple.
         depth: levels of modules to show; 0 is the whole model alone.
         sort: name of the column to sort by, largest numbers first (text from A to Z).
         top: the number of rows to show, the largest by ``sort``.
         by: name of the table to show.
     """
 
-    columns: tuple[str, ...] | None = None
+    columns: Iterable[str] | None = None
     depth: Depth = "auto"
     sort: str | None = None
     top: int | None = None
     by: str | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.columns, str):
-            object.__setattr__(self, "columns", (self.columns,))
+        if self.columns is not None:
+            names = (self.columns,) if isinstance(self.columns, str) else tuple(self.columns)
+            object.__setattr__(self, "columns", names)
         if isinstance(self.depth, str) and self.depth != "auto":
             raise SpecError(f"depth is {self.depth!r}; it takes a whole number, 'auto' or None")
         at_least("depth", None if self.depth == "auto" else self.depth, 0)
@@ -75,7 +93,7 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
+class Column(Generic[RowT]):
     """A column of a table: its name and meaning, how it is read from a row, and how people see it."""
 
     name: str
@@ -84,12 +102,12 @@ class Column:
     """The head that people see."""
     meaning: str
     """A sentence that explains the values."""
-    get: Callable[[Any], Any]
+    get: Get[RowT]
     """The value of a row; None where it is not known or does not apply."""
     unit: str = ""
-    show: Callable[[Any], str] = count_text
+    show: Show = count_text
     """The text of a value for people."""
-    in_full: Callable[[Any], str] | None = None
+    in_full: Show | None = None
     """The text of a value for a CSV file, where ``show`` shortens it."""
     dtype: str = "int64"
     """The dtype in pandas: int64, Int64 and Float64 (None is possible), bool, str or object."""
@@ -99,7 +117,7 @@ class Column:
     """Priority on a narrow terminal: columns with the lowest are hidden first."""
     group: str = ""
     """Name of the group of columns that are hidden together; see `archcost.report.grid.Head`."""
-    lower_bound: Callable[[Any], bool] = field(default=lambda row: False)
+    lower_bound: Callable[[RowT], bool] = field(default=lambda row: False)
     """Whether the value of a row is a lower bound, shown as ``>=``."""
     reads_as_number: bool = False
     """Whether text is aligned to the right, as numbers are."""
@@ -116,7 +134,7 @@ class Column:
     def is_number(self) -> bool:
         return self.dtype not in ("str", "object", "bool")
 
-    def text(self, row: Any) -> str:
+    def text(self, row: RowT) -> str:
         """The text of a row's value for people; an unknown is never 0, a lower bound begins with ``>=``."""
         value = self.get(row)
         if value is None:
@@ -125,7 +143,7 @@ class Column:
             return f">={self.show(value)}" if value else "?"
         return visible(self.show(value))
 
-    def cell(self, row: Any) -> Any:
+    def cell(self, row: RowT) -> str | float | None:
         """The value of a row for a CSV file: a number, a boolean, None, or text in full."""
         value = self.get(row)
         if value is None or isinstance(value, (bool, int, float)):
@@ -134,14 +152,14 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Table:
+class Table(Generic[RowT]):
     """A table of a result: rows under typed columns."""
 
     name: str
     """The name in ``by`` and in JSON."""
-    columns: Sequence[Column]
+    columns: Sequence[Column[RowT]]
     """All columns; the text of the first is the label of each line for people."""
-    rows: Callable[[], Sequence[Any]]
+    rows: Callable[[], Sequence[RowT]]
     """The rows for data formats, sorted and cut off as asked."""
     shown: Sequence[str] | None = None
     """Names of the columns that people see by default; None: all."""
@@ -149,7 +167,7 @@ class Table:
     """A line above the table, where a result has several."""
     label: str | None = None
     """The head over the labels; None: that of the first column."""
-    lines: Callable[[Sequence[Column]], Sequence[Entry]] | None = None
+    lines: Callable[[Sequence[Column[RowT]]], Sequence[Entry]] | None = None
     """The lines for people under the given columns; None: one for each of ``rows``."""
     only_known: bool = False
     """Whether columns without any known value are hidden by default."""
@@ -160,10 +178,10 @@ class Table:
     folded: str = ""
     """The line under which markdown and HTML fold the table away; empty: they show it."""
 
-    @classmethod
+    @staticmethod
     def of_texts(
-        cls, name: str, label: str, heads: Mapping[str, float], lines: Mapping[str, Sequence[str]]
-    ) -> Table:
+        name: str, label: str, heads: Mapping[str, float], lines: Mapping[str, Sequence[str]]
+    ) -> Table[tuple[str, Sequence[str]]]:
         """A summary table made of texts.
 
         Args:
@@ -172,19 +190,19 @@ class Table:
             heads: the heads of the columns, each with its ``keep``.
             lines: by label, the texts of a line.
         """
-        columns = [
+        columns: list[Column[tuple[str, Sequence[str]]]] = [
             Column(head, head, "", partial(_cell, at), show=str, missing="", keep=keep)
             for at, (head, keep) in enumerate(heads.items())
         ]
         first = Column(label, label, "", lambda row: row[0], show=str, dtype="str")
-        return cls(name, [first, *columns], lambda: list(lines.items()), is_summary=True)
+        return Table(name, [first, *columns], lambda: list(lines.items()), is_summary=True)
 
-    def for_data(self, asked: Asked) -> list[Column]:
+    def for_data(self, asked: Asked) -> list[Column[RowT]]:
         """The columns of data formats: those asked for, or all."""
         names = self.complete if self.complete else [column.name for column in self.columns]
         return choose(names if self.complete else asked.columns, self.columns, names)
 
-    def for_people(self, asked: Asked) -> list[Column]:
+    def for_people(self, asked: Asked) -> list[Column[RowT]]:
         """The columns that people see, without that of the labels: those asked for, or the default ones."""
         names = None if self.is_summary or self.complete else asked.columns
         default = [column.name for column in self.columns] if self.shown is None else self.shown
@@ -194,7 +212,7 @@ class Table:
             chosen = [column for i, column in enumerate(chosen) if not grid.is_empty(i)]
         return chosen
 
-    def grid(self, columns: Sequence[Column]) -> Grid:
+    def grid(self, columns: Sequence[Column[RowT]]) -> Grid:
         """The lines for people under the given columns, before they are fitted to a width."""
         label = self.columns[0]
         entries = (
@@ -206,7 +224,7 @@ class Table:
         return Grid(head, [c.head for c in columns], entries, self.title, self.folded)
 
 
-def _cell(at: int, row: Any) -> Any:
+def _cell(at: int, row: tuple[str, Sequence[str]]) -> str:
     return row[1][at]
 
 
@@ -222,7 +240,7 @@ class Document:
     """The tables for data formats; the first is the default."""
     shown: Sequence[Table]
     """The tables for people, in order."""
-    record: Callable[[], Mapping[str, Any]]
+    record: Callable[[], Mapping[str, Json]]
     """The contents of the JSON as plain values."""
     lines: Sequence[str] = ()
     """Lines of text above the tables."""
@@ -243,7 +261,7 @@ class Document:
                 return table
         if not self.tables:
             raise SpecError("this result has no table; take it as text, HTML or JSON")
-        raise SpecError(f"there is no table {name!r}{near(name, (table.name for table in self.tables))}")
+        raise SpecError(f"there is no table {name!r}{near(str(name), (table.name for table in self.tables))}")
 
 
 def shown_in(document: Document, asked: Asked) -> list[Grid]:
@@ -251,7 +269,7 @@ def shown_in(document: Document, asked: Asked) -> list[Grid]:
     return [table.grid(table.for_people(asked)) for table in document.for_people(asked)]
 
 
-def near(word: object, words: Iterable[str]) -> str:
+def near(word: str, words: Iterable[str]) -> str:
     """The end of a message about an unknown word: the closest known words, or all of them."""
     known = list(words)
     # A unit is easily left out: `peak_memory` for `peak_memory_bytes`.
@@ -262,7 +280,7 @@ def near(word: object, words: Iterable[str]) -> str:
     return f"; take one of {', '.join(known)}"
 
 
-def find(name: object, columns: Sequence[Column]) -> Column:
+def find(name: str, columns: Sequence[Column[RowT]]) -> Column[RowT]:
     """The column of the given name; raises SpecError, with close names, where there is none."""
     for column in columns:
         if column.name == name:
@@ -270,7 +288,9 @@ def find(name: object, columns: Sequence[Column]) -> Column:
     raise SpecError(f"there is no column {name!r}{near(name, (c.name for c in columns))}")
 
 
-def choose(names: Iterable[str] | None, columns: Sequence[Column], default: Iterable[str]) -> list[Column]:
+def choose(
+    names: Iterable[str] | None, columns: Sequence[Column[RowT]], default: Iterable[str]
+) -> list[Column[RowT]]:
     """The named columns in order, each once; those of ``default`` where ``names`` is None."""
     wanted = list(dict.fromkeys(default if names is None else names))
     if not wanted:
@@ -279,8 +299,8 @@ def choose(names: Iterable[str] | None, columns: Sequence[Column], default: Iter
 
 
 def ordered(
-    rows: Sequence[Any], columns: Sequence[Column], asked: Asked, by: str, cut: bool = True
-) -> list[Any]:
+    rows: Sequence[RowT], columns: Sequence[Column[RowT]], asked: Asked, by: str, cut: bool = True
+) -> list[RowT]:
     """The rows sorted and cut off as asked; as they come where neither was asked.
 
     Args:
@@ -296,10 +316,11 @@ def ordered(
     known = [row for row in rows if column.get(row) is not None]
     unknown = [row for row in rows if column.get(row) is None]
     reverse = column.dtype not in ("str", "object")
-    return (sorted(known, key=column.get, reverse=reverse) + unknown)[: asked.top if cut else None]
+    size: Callable[[RowT], Any] = column.get  # the values of a column can be compared
+    return (sorted(known, key=size, reverse=reverse) + unknown)[: asked.top if cut else None]
 
 
-def at_least(name: str, value: Any, least: int) -> None:
+def at_least(name: str, value: int | str | None, least: int) -> None:
     """Raises SpecError unless the option ``name`` is None or a whole number of at least ``least``."""
     if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
         raise SpecError(f"{name} is {value!r}; it takes a whole number of at least {least}, or None")

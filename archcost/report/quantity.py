@@ -23,7 +23,7 @@ _WORDS = {
 }
 
 
-def quantity(value: str | int | float, unit: str = "", *, what: str = "the number") -> int | float:
+def quantity(value: object, unit: str = "", *, what: str = "the number") -> int | float:
     """The number that a text stands for, as an int where it is whole.
 
     Args:
@@ -41,7 +41,7 @@ def quantity(value: str | int | float, unit: str = "", *, what: str = "the numbe
     return int(exact) if exact == exact.to_integral_value() else float(exact)
 
 
-def _exact(value: str | int | float, unit: str) -> Decimal | None:
+def _exact(value: object, unit: str) -> Decimal | None:
     if isinstance(value, bool):
         return None
     if isinstance(value, (int, float)):

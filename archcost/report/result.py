@@ -103,10 +103,7 @@ class Result(ABC):
 
         save(self, path)
 
-    def _asked(self, options: Any) -> tuple[Document, Asked]:
-        columns = options.get("columns")
-        if columns is not None:
-            options = {**options, "columns": columns if isinstance(columns, str) else tuple(columns)}
+    def _asked(self, options: Options) -> tuple[Document, Asked]:
         asked = Asked(**options)
         return self.document(asked), asked
 

@@ -20,9 +20,15 @@ from typing import TYPE_CHECKING, Any
 
 from archcost.errors import ArchcostError, SpecError
 from archcost.report.data import Path, versions
+from archcost.report.values import Json
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from _typeshed import DataclassInstance
+    from numpy.typing import NDArray
+
+    _TorchWord = torch.dtype | torch.layout | torch.memory_format | torch.device
 
 __all__ = ["load_result", "save"]
 
@@ -31,7 +37,7 @@ _PLAIN = (str, bool, int, type(None))
 _TORCH = ("dtype", "layout", "memory_format", "device")
 
 
-def save(result: Any, path: Path) -> None:
+def save(result: object, path: Path) -> None:
     """Write a result to a file, without a model or a store that it holds."""
     whole = {"schema": SCHEMA, **versions(), "result": _written(result)}
     with open(path, "w", encoding="utf-8") as file:
@@ -66,8 +72,8 @@ def load_result(path: Path) -> Any:
         raise SpecError(f"{path} was written by {by}; this version cannot read it: {error!r}") from error
 
 
-def _written(value: Any) -> Any:
-    if type(value) in _PLAIN:
+def _written(value: Any) -> Json:
+    if type(value) in _PLAIN and isinstance(value, _PLAIN):
         return value
     if isinstance(value, float):
         return value if isfinite(value) else ["float", repr(value)]
@@ -84,13 +90,13 @@ def _written(value: Any) -> Any:
     return _of_torch(value)
 
 
-def _stored(value: Any) -> list[str]:
+def _stored(value: DataclassInstance) -> list[str]:
     """Names of the saved fields: those in ``SAVED``, or all without ``metadata={"saved": False}``."""
     named: tuple[str, ...] = getattr(value, "SAVED", ())
     return [*named] or [one.name for one in fields(value) if one.metadata.get("saved", True)]
 
 
-def _of_torch(value: Any) -> Any:
+def _of_torch(value: object) -> Json:
     import numpy as np
     import torch
 
@@ -109,14 +115,14 @@ def _of_torch(value: Any) -> Any:
     raise SpecError(f"a {type(value).__module__}.{type(value).__qualname__} cannot be saved")
 
 
-def _read(value: Any) -> Any:
+def _read(value: Json) -> Any:
     if not isinstance(value, list):
         return value
     word, *rest = value
     return _WORDS[word](*rest)
 
 
-def _instance(name: str, held: dict[str, Any]) -> Any:
+def _instance(name: str, held: dict[str, Json]) -> Any:
     """An instance of a dataclass or a named tuple of archcost's own, and of nothing else."""
     module, _, kind = name.rpartition(".")
     if not module.startswith("archcost."):
@@ -127,20 +133,22 @@ def _instance(name: str, held: dict[str, Any]) -> Any:
     return getattr(found, "restored", found)(**{key: _read(item) for key, item in held.items()})
 
 
-def _array(dtype: str, shape: list[int], held: str) -> Any:
+def _array(dtype: str, shape: list[int], held: str) -> NDArray[np.generic]:
     import numpy as np
 
-    return np.frombuffer(base64.b64decode(held), np.dtype(dtype)).reshape(shape).copy()
+    flat = np.frombuffer(base64.b64decode(held), np.dtype(dtype))
+    made: NDArray[np.generic] = flat.reshape(shape).copy()
+    return made
 
 
-def _tensor(array: Any) -> torch.Tensor:
+def _tensor(array: Json) -> torch.Tensor:
     import torch
 
     return torch.from_numpy(_read(array))
 
 
-def _torch_word(word: str) -> Callable[[str], Any]:
-    def read(text: str) -> Any:
+def _torch_word(word: str) -> Callable[[str], _TorchWord]:
+    def read(text: str) -> _TorchWord:
         import torch
 
         return torch.device(text) if word == "device" else getattr(torch, text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from archcost.report.document import Asked, Document, at_least
 from archcost.report.grid import Grid, Piece, lay_out, that_fit
@@ -92,9 +92,9 @@ def _width_of(console: Console, width: int | None) -> int | None:
     """The limit on the width: the given one, COLUMNS, the terminal's, or None in a pipe."""
     if width is not None:
         return width
-    asked: Any = getattr(console, "_width", None)
+    asked: int | None = getattr(console, "_width", None)
     if asked is not None:
-        return int(asked)
+        return asked
     try:
         on_terminal = console.file.isatty()
     except (AttributeError, ValueError):

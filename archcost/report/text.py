@@ -14,7 +14,7 @@ _MARKDOWN = re.compile(r"([\\`*|<\[\]$])|((?<![^\W_])_|_(?![^\W_]))")
 _ENTITY = re.compile(r"&(?=#?\w+;)")
 
 
-def visible(text: object) -> str:
+def visible(text: str) -> str:
     r"""The text with unprintable characters escaped: a newline as ``\n``, ESC as ``\x1b``."""
     text = str(text)
     if text.isprintable():
@@ -36,12 +36,12 @@ def encodable(text: str, encoding: str | None) -> str:
         return text.encode("ascii", "backslashreplace").decode("ascii")
 
 
-def markdown_cell(text: object) -> str:
+def markdown_cell(text: str) -> str:
     """Text for a cell of a pipe table: no newline, no unescaped pipe, no markup, no HTML."""
     return _ENTITY.sub("&amp;", _MARKDOWN.sub(r"\\\g<0>", visible(text)))
 
 
-def csv_cell(text: object) -> str:
+def csv_cell(text: str) -> str:
     """Text for a cell of a CSV file: no control character, a leading ``'`` where it looks like a formula."""
     plain = visible(text)
     if plain.lstrip().startswith(_FORMULA) and not _NUMBER.fullmatch(plain):
@@ -49,7 +49,7 @@ def csv_cell(text: object) -> str:
     return plain
 
 
-def html_text(text: object) -> str:
+def html_text(text: str) -> str:
     """Text for an HTML element or a quoted attribute."""
     import html
 

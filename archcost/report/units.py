@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import groupby
-from typing import Any
+from typing import TypeAlias
 
 __all__ = [
     "all_shapes_text",
@@ -19,6 +19,9 @@ __all__ = [
     "shape_text",
     "si_text",
 ]
+
+Shape: TypeAlias = "Sequence[int | Shape]"
+"""The sizes of a tensor; or a shape for each of several tensors."""
 
 _PREFIXES = "kMGTPE"
 
@@ -74,17 +77,18 @@ def ratio_text(value: float) -> str:
     return f"{text}x"
 
 
-def shape_text(shape: tuple[Any, ...], most: int | None = 3) -> str:
+def shape_text(shape: Shape, most: int | None = 3) -> str:
     """A shape, ``1x3x224x224``; several as ``7x2x5, 2 of 1x2x5``, beyond ``most`` the number of others."""
-    if not (shape and isinstance(shape[0], tuple)):
+    several = [each for each in shape if isinstance(each, tuple)]
+    if not several:
         return "x".join(map(str, shape)) or "scalar"
-    alike = [(shape_text(each), len(list(same))) for each, same in groupby(shape)]
+    alike = [(shape_text(each), len(list(same))) for each, same in groupby(several)]
     texts = [f"{number} of {text}" if number > 1 else text for text, number in alike[:most]]
     more = sum(number for _, number in alike[len(texts) :])
     return ", ".join(texts) + (f" and {more} more" if more else "")
 
 
-def all_shapes_text(shape: tuple[Any, ...]) -> str:
+def all_shapes_text(shape: Shape) -> str:
     """`shape_text` with all shapes."""
     return shape_text(shape, None)
 

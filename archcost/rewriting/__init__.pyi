@@ -6,6 +6,7 @@ from .replacement import Kept as Kept
 from .replacement import Replacement as Replacement
 from .replacement import chained as chained
 from .rule import Factorisation as Factorisation
+from .rule import Refusal as Refusal
 from .rule import Rewrite as Rewrite
 from .rule import available as available
 from .rule import get as get

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from math import inf
-from typing import Any
 
 from archcost.latency.timing.thresholds import NOISE
-from archcost.rewriting.replacement import Replacement
+from archcost.rewriting.replacement import Replacement, RuleOptions
 from archcost.spec import ConvSpec
 
-__all__ = ["SLACK", "Advice", "PlaceCosts", "Proposal", "Raced", "Stays", "best_of", "lies_in", "overlap"]
+__all__ = ["SLACK", "Advice", "PlaceCosts", "Proposal", "Raced", "Skipped", "best_of", "lies_in", "overlap"]
 
 # Ranks are whole numbers: up to 3 % more MACs than asked for count as asked for.
 SLACK = 1.03
@@ -56,7 +55,7 @@ class Proposal:
     """A replacement that a rule proposes for a layer of one model, with costs and errors."""
 
     rule: str
-    options: dict[str, Any]
+    options: RuleOptions
     """The chosen options of the rule: ``{"rank": 32}``."""
     type_name: str
     """Class name of the replaced layer."""
@@ -142,7 +141,7 @@ class Proposal:
 
 
 @dataclass(frozen=True)
-class Stays:
+class Skipped:
     """A convolution that a rule, or every rule, skipped, with the reason."""
 
     name: str

@@ -83,7 +83,7 @@ def propose(
     return Proposals(
         analysis=analysis,
         proposals=found.proposals,
-        stays=found.stays,
+        skipped=found.skipped,
         advice=found.advice,
         ratio=max(ratios),
         device=found.device,

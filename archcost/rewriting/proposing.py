@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
-from typing import Any
 
 from archcost.errors import ArchcostError, InputError, RewriteError
 from archcost.latency.store.store import Store
@@ -13,10 +12,10 @@ from archcost.progress import Progress
 from archcost.rewriting import rule as rules_
 from archcost.rewriting.advice import advice_for
 from archcost.rewriting.carry import errors_of_factors, unfolded_of
-from archcost.rewriting.proposal import Advice, Proposal, Stays
+from archcost.rewriting.proposal import Advice, Proposal, Skipped
 from archcost.rewriting.racing import stored_race
 from archcost.rewriting.replacement import named_by
-from archcost.rewriting.rule import Factorisation, Rewrite
+from archcost.rewriting.rule import Factorisation, Option, Rewrite, RuleOptions
 from archcost.rewriting.survey.places import costs_after, costs_before, new_specs, old_specs
 from archcost.rewriting.survey.survey import Subject, Survey
 from archcost.rewriting.times import Times
@@ -30,7 +29,7 @@ class Found:
     """The proposals, skipped layers and advice for one model."""
 
     proposals: tuple[Proposal, ...]
-    stays: tuple[Stays, ...]
+    skipped: tuple[Skipped, ...]
     advice: tuple[Advice, ...]
     device: str | None
     """The machine and the threads of the stored times; None without a store."""
@@ -60,12 +59,12 @@ def proposals_of(
     chosen = [rules_.get(name) for name in (rules_.available() if named is None else named)]
     shares = _ratios(ratios)
     asked = [survey.subjects[name] for name in (survey.subjects if names is None else names)]
-    stays: list[Stays] = []
+    skipped: list[Skipped] = []
     found: list[Proposal] = []
     with Progress(len(asked), "proposals", progress) as bar:
         for subject in asked:
             if subject.refusal is not None:
-                stays.append(Stays(subject.name, subject.type_name, None, subject.refusal.reason))
+                skipped.append(Skipped(subject.name, subject.type_name, None, subject.refusal.reason))
             else:
                 unfolded = unfolded_of(survey.model.get_submodule(subject.name)) if errors else None
                 for rule in chosen:
@@ -77,10 +76,10 @@ def proposals_of(
                         made, why = [], f"the rule failed: {said}"
                     found += made
                     if why is not None:
-                        stays.append(Stays(subject.name, subject.type_name, rule.name, why))
+                        skipped.append(Skipped(subject.name, subject.type_name, rule.name, why))
             bar.step()
     proposals, device = _with_times(found, survey.store)
-    return Found(tuple(proposals), tuple(stays), tuple(advice_for(asked, proposals)), device)
+    return Found(tuple(proposals), tuple(skipped), tuple(advice_for(asked, proposals)), device)
 
 
 def _proposed(
@@ -92,8 +91,8 @@ def _proposed(
 ) -> tuple[list[Proposal], str | None]:
     why = rule.refusal(subject)
     if why is not None:
-        return [], why
-    seen: list[rules_.Options] = []
+        return [], why.reason
+    seen: list[RuleOptions] = []
     made: list[Proposal] = []
     for ratio in ratios:
         for options in rule.options(subject, ratio):
@@ -106,7 +105,7 @@ def _proposed(
 def proposal_of(
     rule: Rewrite,
     subject: Subject,
-    options: Mapping[str, Any],
+    options: Mapping[str, Option],
     *,
     errors: bool = True,
     unfolded: Unfolded | None = None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from archcost.merging.chain import Activation, Chain, Conv, Kept, chained
@@ -11,10 +11,19 @@ __all__ = [
     "Activation",
     "Conv",
     "Kept",
+    "Option",
     "Replacement",
+    "RuleOptions",
     "chained",
     "named_by",
 ]
+
+
+Option = str | float | Sequence[float]
+"""The value of an option of a rule, as JSON has it: a word, a number, a boolean, or several numbers."""
+
+RuleOptions = dict[str, Option]
+"""Options of a rule by name, such as ``{"rank": 32}``."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from archcost.analysis.analysis import Analysis, analyze
 from archcost.analysis.comparison import Comparison
 from archcost.errors import SpecError
-from archcost.rewriting.proposal import Advice, Proposal, Stays, best_of
+from archcost.rewriting.proposal import Advice, Proposal, Skipped, best_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -29,7 +29,8 @@ class Proposed(Sequence[Proposal]):
     analysis: Analysis
     """The analysis of the model; it does not keep the model alive."""
     proposals: tuple[Proposal, ...]
-    stays: tuple[Stays, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
+    """Layers that a rule, or every rule, skipped, with the reasons."""
     advice: tuple[Advice, ...] = ()
     device: str | None = None
     """The machine and the threads of the stored times; None where there are none."""
@@ -61,10 +62,10 @@ class Proposed(Sequence[Proposal]):
             return found
         from archcost.trace.modules import no_convolution
 
-        reasons = [f"{one.rule or 'every rule'}: {one.reason}" for one in self.stays if one.name == key]
+        reasons = [f"{one.rule or 'every rule'}: {one.reason}" for one in self.skipped if one.name == key]
         if reasons:
             raise SpecError(f"nothing is proposed for {key!r}. {'; '.join(reasons)}")
-        known = [*(one.name for one in self.proposals), *(one.name for one in self.stays)]
+        known = [*(one.name for one in self.proposals), *(one.name for one in self.skipped)]
         raise SpecError(no_convolution(self.model_name, key, known, info))
 
     @property
@@ -99,7 +100,7 @@ class RewrittenModel:
     """The analysis of the old model."""
     outcomes: tuple[Outcome, ...]
     """Every new layer with its errors."""
-    stays: tuple[Stays, ...]
+    skipped: tuple[Skipped, ...]
     """Layers that a rule skipped, or rewrote without fitting them to the data, with the reasons."""
     inputs: Any
     original: nn.Module | None

@@ -10,7 +10,7 @@ from archcost.analysis.analysis import analyze
 from archcost.errors import InputError, ModelError, RewriteError
 from archcost.report.document import Asked, Document
 from archcost.report.result import Result
-from archcost.rewriting.proposal import Proposal, Stays
+from archcost.rewriting.proposal import Proposal, Skipped
 from archcost.rewriting.reports.rewritten import document_of
 from archcost.rewriting.results import RewrittenModel
 
@@ -114,7 +114,7 @@ def rewrite(
     analysis = analyze(model, inputs, input_size=input_size, progress=progress)
     call = like_traced(analysis.trace) if inputs is None else Call.of(inputs)
     data = None if batches is None else list(batches)
-    stays: tuple[Stays, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
     with opened(store) as there:
         survey = survey_of(analysis, hooks=hooks, store=there)
         survey.moments.update(_moments(survey, choices, data, progress))
@@ -123,7 +123,7 @@ def rewrite(
             found = proposals_of(survey, rules=rules, ratios=ratios, progress=progress)
             proposals = found.proposals
             plan = Plan(best_of(proposals, ratio) if budget is None else within_budget(proposals, budget))
-            stays = (*found.stays, *_passed_over(proposals, plan))
+            skipped = (*found.skipped, *_passed_over(proposals, plan))
         else:
             plan = Plan(_chosen(survey, choices, ratio))
     original = copied(model) if inplace and data is not None else model
@@ -131,18 +131,18 @@ def rewrite(
     task = Application(original, work, plan, call, data, survey.moments, hooks, choices is not None, progress)
     applied, outcomes = carried_out(task)
     failed = {one.proposal.name for one in outcomes if one.problem is not None}
-    stays += tuple(_fell_short(outcomes))
+    skipped += tuple(_fell_short(outcomes))
     if choices is not None and failed:
         applied.undo()
         raise RewriteError(
-            "; ".join(f"{one.name!r} cannot be done by {one.rule}: {one.reason}" for one in stays)
+            "; ".join(f"{one.name!r} cannot be done by {one.rule}: {one.reason}" for one in skipped)
         )
     return Rewritten(
         model=work,
         plan=plan.without(failed),
         before=analysis,
         outcomes=tuple(one for one in outcomes if one.problem is None),
-        stays=stays,
+        skipped=skipped,
         inputs=call,
         original=None if inplace else model,
         applied=applied,
@@ -157,7 +157,7 @@ class Rewritten(RewrittenModel, Result):
     file has everything but the models and their inputs.
     """
 
-    SAVED = ("plan", "before", "after", "outcomes", "stays", "output_error", "notes", "speed")
+    SAVED = ("plan", "before", "after", "outcomes", "skipped", "output_error", "notes", "speed")
 
     @classmethod
     def restored(cls, **held: Any) -> Rewritten:
@@ -207,17 +207,17 @@ class Rewritten(RewrittenModel, Result):
         return found
 
 
-def _fell_short(outcomes: Iterable[Outcome]) -> Iterator[Stays]:
+def _fell_short(outcomes: Iterable[Outcome]) -> Iterator[Skipped]:
     """Layers where a rewrite failed, or was not fitted to the data."""
     for outcome in outcomes:
         one, said = outcome.proposal, outcome.problem
         if said is None and outcome.unfitted is not None:
             said = f"rewritten from the weights alone, not fitted to the data: {outcome.unfitted}"
         if said is not None:
-            yield Stays(one.name, one.type_name, one.rule, said)
+            yield Skipped(one.name, one.type_name, one.rule, said)
 
 
-def _passed_over(proposals: Iterable[Proposal], plan: Plan) -> Iterator[Stays]:
+def _passed_over(proposals: Iterable[Proposal], plan: Plan) -> Iterator[Skipped]:
     """Layers with proposals, none of which was chosen."""
     from archcost.rewriting.proposal import overlap
 
@@ -229,7 +229,7 @@ def _passed_over(proposals: Iterable[Proposal], plan: Plan) -> Iterator[Stays]:
         seen.add((one.name, one.rule))
         unknown = "its error is not known; choose it by the layer's name"
         why = one.objection or (unknown if one.error is None else "not needed for the budget")
-        yield Stays(one.name, one.type_name, one.rule, f"proposed but not chosen: {why}")
+        yield Skipped(one.name, one.type_name, one.rule, f"proposed but not chosen: {why}")
 
 
 def _moments(
@@ -283,7 +283,7 @@ def _one(survey: Survey, name: str, choice: Choice, ratio: float) -> list[Propos
             continue
         found = proposals_of(survey, rules=[rule], ratios=ratio, names=[subject.name], progress=False)
         if not found.proposals and not is_pattern(name):
-            raise RewriteError(f"{subject.name!r} cannot be rewritten by {rule}: {found.stays[-1].reason}")
+            raise RewriteError(f"{subject.name!r} cannot be rewritten by {rule}: {found.skipped[-1].reason}")
         made += best_of(found.proposals, ratio) or found.proposals[:1]
     if not made:
         raise RewriteError(f"rewrite: no layer matching {name!r} can be rewritten by {rule}")

@@ -8,20 +8,27 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from archcost.errors import Refusal
 from archcost.registry import NameRegistry
-from archcost.rewriting.replacement import Replacement
+from archcost.rewriting.replacement import Option, Replacement, RuleOptions
 from archcost.rewriting.survey.survey import Subject
 from archcost.weights.features import weight_of
 from archcost.weights.moments import Moments
 from archcost.weights.unfolded import Unfolded
 
 __all__ = [
-    *("Factorisation", "Modules", "Options", "Rewrite", "Weights"),
-    *("available", "get", "own_weights", "register"),
+    "Factorisation",
+    "Modules",
+    "Option",
+    "Refusal",
+    "Rewrite",
+    "RuleOptions",
+    "Weights",
+    "available",
+    "get",
+    "own_weights",
+    "register",
 ]
-
-Options = dict[str, Any]
-"""Options of a rule, such as ``{"rank": 32}``: numbers and strings, as JSON has them."""
 
 Weights = dict[str, list[tuple["Tensor", "Tensor | None"]]]
 """Weight and bias of every convolution of a chain, in order, by the name of the replaced module."""
@@ -42,14 +49,14 @@ class Rewrite(ABC):
     """The formula under which the new layers have fewer MACs, with the meaning of its letters."""
 
     @abstractmethod
-    def refusal(self, subject: Subject) -> str | None:
+    def refusal(self, subject: Subject) -> Refusal | None:
         """Why the rule does not apply to this convolution, in words that follow its name; None where it does.
 
         Reasons that hold for every rule (`Subject.refusal`) were checked before.
         """
 
     @abstractmethod
-    def options(self, subject: Subject, ratio: float) -> Iterable[Options]:
+    def options(self, subject: Subject, ratio: float) -> Iterable[RuleOptions]:
         """The options worth proposing, each with about ``ratio`` times the MACs of the layer.
 
         A rule without a free size gives its options whatever the ratio; repeated options count once.

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from archcost.errors import InputError
-from archcost.trace.inputs import example, map_tensors, tensors_in
+from archcost.trace.inputs import Inputs, example, map_tensors, tensors_in
 
 if TYPE_CHECKING:
     import torch
 
     from archcost.trace.graph import TensorRef, Trace
 
-__all__ = ["Call", "like_traced"]
+__all__ = ["Call", "Inputs", "like_traced"]
 
 
 class Call(NamedTuple):
     """The arguments of one call of a model or a layer."""
 
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
+    args: tuple[Inputs, ...]
+    kwargs: dict[str, Inputs]
 
     @classmethod
-    def of(cls, inputs: Any) -> Call:
+    def of(cls, inputs: Inputs) -> Call:
         """The Call that ``inputs`` stands for.
 
         Args:
@@ -66,7 +66,7 @@ class Call(NamedTuple):
                 made[id(tensor)] = change(tensor)
             return made[id(tensor)]
 
-        return Call(*map_tensors(tuple(self), once))
+        return Call(map_tensors(self.args, once), map_tensors(self.kwargs, once))
 
     def cloned(self) -> Call:
         """The same call with copies of its tensors, which a model may overwrite.
@@ -116,7 +116,7 @@ def like_traced(trace: Trace, make: Callable[[TensorRef], torch.Tensor] | None =
 
     made: dict[TensorRef, torch.Tensor] = {}
 
-    def real(value: Any) -> Any:
+    def real(value: Inputs) -> Inputs:
         if isinstance(value, TensorRef):
             if value not in made:
                 made[value] = example(value.shape, value.dtype, "cpu") if make is None else make(value)
@@ -127,4 +127,5 @@ def like_traced(trace: Trace, make: Callable[[TensorRef], torch.Tensor] | None =
             return {key: real(item) for key, item in value.items()}
         return value
 
-    return Call(*real(tuple(trace.inputs)))
+    args, kwargs = trace.inputs
+    return Call(tuple(map(real, args)), {key: real(value) for key, value in kwargs.items()})

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterator, Mapping
-from typing import Any
 
 import torch
 from torch import nn
 
 from archcost.errors import ArchcostError, InputError, ModelError
+from archcost.trace.call import Inputs
 from archcost.trace.graph import TensorRef
 from archcost.trace.modules import type_name
 from archcost.trace.recording.recorder import Recorder
@@ -98,7 +98,7 @@ def said_by(error: BaseException) -> str:
 _SILENT = "TorchScript does not say why; pass the model as it was before torch.jit"
 
 
-def check_computed(outputs: Any, model: nn.Module) -> None:
+def check_computed(outputs: Inputs, model: nn.Module) -> None:
     """Raise ModelError for generators and coroutines, whose operations have not run and would not count."""
     later = _later(outputs)
     if later is not None:
@@ -108,7 +108,7 @@ def check_computed(outputs: Any, model: nn.Module) -> None:
         )
 
 
-def _later(value: Any) -> str | None:
+def _later(value: Inputs) -> str | None:
     if isinstance(value, Coroutine):
         value.close()  # else Python warns that nobody awaited it
     if isinstance(value, (Iterator, AsyncIterator, Awaitable)):

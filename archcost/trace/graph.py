@@ -6,13 +6,23 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from math import prod
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+
+from archcost.trace.sites import Site
 
 if TYPE_CHECKING:
     import torch
 
+Args = tuple[Any, ...]
+"""The positional arguments of an operator, which its schema types, not Python."""
+Kwargs = dict[str, Any]
+"""The keyword arguments of an operator."""
 StateKind = Literal["parameter", "buffer"]
 Origin = Literal["parameter", "buffer", "input", "constant", "operation"]
+
+
+Described: TypeAlias = object
+"""A structure of tuples and dicts with a `TensorRef` for each tensor."""
 
 
 class TensorRef(NamedTuple):
@@ -76,7 +86,7 @@ class Op:
     index: int
     name: str
     call: int
-    args: tuple[Any, ...]
+    args: Args
     kwargs: dict[str, Any]
     outputs: tuple[TensorRef, ...]
     reads: tuple[int, ...]
@@ -106,7 +116,7 @@ class Op:
                 yield from refs(value)
 
 
-def refs(value: Any) -> Iterator[TensorRef]:
+def refs(value: Described) -> Iterator[TensorRef]:
     """The TensorRefs in a structure of tuples, lists and dicts, in order."""
     if isinstance(value, TensorRef):
         yield value
@@ -146,6 +156,8 @@ class ModuleInfo:
     aliases: tuple[str, ...] = ()
     details: str = ""
     """The arguments that ``repr(module)`` would show."""
+    built_at: Site | None = None
+    """The line of code that built it, or the head of its class; None where neither is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,8 +191,8 @@ class Trace:
     storages: tuple[Storage, ...]
     modules: dict[str, ModuleInfo]
     state: tuple[StateInfo, ...]
-    inputs: Any
-    outputs: Any
+    inputs: tuple[Args, Kwargs]
+    outputs: Described
     kept_for_backward: dict[str, int] | None
     notes: tuple[str, ...] = field(default=())
 

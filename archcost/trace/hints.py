@@ -4,22 +4,38 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from typing import Any
+from typing import TypedDict
 
+import torch
 from torch import nn
 
 from archcost.errors import ArchcostError, InputError, ModelError
 from archcost.trace.graph import Trace
-from archcost.trace.inputs import check_tensors, map_tensors, tensors_in
+from archcost.trace.inputs import DTypes, Inputs, InputSize, check_tensors, map_tensors, tensors_in
 from archcost.trace.run import record
 
 __all__ = ["traced"]
 
 
-def traced(model: nn.Module, inputs: Any = None, *, input_size: Any = None, **options: Any) -> Trace:
+class _Given(TypedDict, total=False):
+    """Inputs, or their sizes: either argument of `record`."""
+
+    inputs: Inputs
+    input_size: InputSize
+
+
+def traced(
+    model: nn.Module,
+    inputs: Inputs = None,
+    *,
+    input_size: InputSize | None = None,
+    dtype: DTypes | None = None,
+    device: str | torch.device | None = None,
+    progress: bool | None = None,
+) -> Trace:
     """`archcost.trace.run.record`, with errors that also suggest how to pass the inputs."""
     try:
-        return record(model, inputs, input_size=input_size, **options)
+        return record(model, inputs, input_size=input_size, dtype=dtype, device=device, progress=progress)
     except (InputError, ModelError) as error:
         shape = _shape(inputs)
         if shape is not None:
@@ -29,18 +45,19 @@ def traced(model: nn.Module, inputs: Any = None, *, input_size: Any = None, **op
         if isinstance(error.__cause__, (TypeError, AttributeError)):
             check_tensors(inputs)
         for said, meant in _meant(model, inputs, input_size) if isinstance(error, InputError) else ():
-            if _fits(model, meant, options):
+            if _fits(model, meant, dtype, device):
                 raise InputError(f"{error}. {said}") from error.__cause__
         raise
 
 
-def _shape(inputs: Any) -> tuple[int, ...] | None:
+def _shape(inputs: Inputs) -> tuple[int, ...] | None:
     """The shape that was passed instead of a tensor; None if it was none."""
-    numbers = isinstance(inputs, (tuple, list)) and len(inputs) > 1 and all(type(n) is int for n in inputs)
-    return tuple(inputs) if numbers and min(inputs) > 0 else None
+    if not isinstance(inputs, (tuple, list)) or len(inputs) < 2 or any(type(n) is not int for n in inputs):
+        return None
+    return tuple(inputs) if min(inputs) > 0 else None
 
 
-def _meant(model: nn.Module, inputs: Any, input_size: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+def _meant(model: nn.Module, inputs: Inputs, input_size: InputSize | None) -> Iterator[tuple[str, _Given]]:
     """Other ways to call the model, each with the sentence that suggests it."""
     if inputs is None:
         if isinstance(input_size, (tuple, list)) and input_size:
@@ -81,9 +98,9 @@ def _first_argument(model: nn.Module) -> str:
         return "inputs"
 
 
-def _fits(model: nn.Module, meant: dict[str, Any], options: dict[str, Any]) -> bool:
+def _fits(model: nn.Module, meant: _Given, dtype: DTypes | None, device: str | torch.device | None) -> bool:
     try:
-        record(model, **meant, **{**options, "progress": False})
+        record(model, **meant, dtype=dtype, device=device, progress=False)
     except ArchcostError:
         return False
     return True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard, TypeVar
 
 from archcost.errors import InputError
 from archcost.trace.modules import ModuleTree
@@ -19,11 +19,20 @@ if TYPE_CHECKING:
 IMAGE_SIZES = (224, 32, 28, 64, 256, 299, 96, 128, 384, 512)
 SEQUENCE_LENGTH = 128
 
+S = TypeVar("S")
+
+Inputs: TypeAlias = object
+"""A model's inputs as users give them: tensors, tuples, dicts, dataclasses, or whatever its forward takes."""
+InputSize: TypeAlias = "int | Sequence[InputSize] | Mapping[str, InputSize]"
+"""A shape, or a list or dict of shapes, nested as the inputs are that it describes: see `make`."""
+DTypes: TypeAlias = "torch.dtype | str | Sequence[DTypes | None] | Mapping[str, DTypes | None]"
+"""A dtype for all inputs, or a list or dict of dtypes; a string is a dtype's name."""
+
 Guess = tuple[tuple[int, ...], "torch.dtype | None", str]
 """(shape, dtype, the assumption in words); a dtype of None is that of the model's weights."""
 
 
-def check_tensors(inputs: Any, where: str = "inputs") -> None:
+def check_tensors(inputs: Inputs, where: str = "inputs") -> None:
     """Raise InputError for a numpy array or an image among ``inputs``, with the conversion to write."""
     if isinstance(inputs, (tuple, list)):
         for number, item in enumerate(inputs):
@@ -35,30 +44,33 @@ def check_tensors(inputs: Any, where: str = "inputs") -> None:
         kind = type(inputs)
         if kind.__module__ == "numpy":
             text = "a numpy array"
-            as_tensor = "torch.from_numpy(x)" + ".float()" * (inputs.dtype == "float64")
+            as_tensor = "torch.from_numpy(x)" + ".float()" * (getattr(inputs, "dtype", None) == "float64")
         else:
             text, as_tensor = f"a {kind.__module__}.{kind.__name__}", "torch.as_tensor(numpy.asarray(x))"
         raise InputError(f"{where} is {text}, but the model takes tensors: write {as_tensor}")
 
 
-def map_tensors(value: Any, change: Callable[[torch.Tensor], Any]) -> Any:
+def map_tensors(value: S, change: Callable[[torch.Tensor], torch.Tensor]) -> S:
     """``value`` with ``change`` applied to every tensor in tuples, lists, mappings and dataclasses."""
+    mapped: S = _mapped(value, change)
+    return mapped
+
+
+def _mapped(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
     import torch
 
     if isinstance(value, torch.Tensor):
         return change(value)
     if isinstance(value, torch.nn.utils.rnn.PackedSequence):
         # Its batch sizes are a tensor that stays on the CPU.
-        moved = {
-            key: map_tensors(getattr(value, key), change) for key in value._fields if key != "batch_sizes"
-        }
+        moved = {key: _mapped(getattr(value, key), change) for key in value._fields if key != "batch_sizes"}
         return value._replace(**moved)
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)._make(map_tensors(item, change) for item in value)  # type: ignore[attr-defined]
+        return type(value)._make(_mapped(item, change) for item in value)  # type: ignore[attr-defined]
     if type(value) in (tuple, list, set, frozenset):
-        return type(value)(map_tensors(item, change) for item in value)
+        return type(value)(_mapped(item, change) for item in value)
     if isinstance(value, Mapping):
-        changed = {key: map_tensors(item, change) for key, item in value.items()}
+        changed = {key: _mapped(item, change) for key, item in value.items()}
         if type(value) is dict:
             return changed
         if not isinstance(value, MutableMapping):
@@ -76,23 +88,28 @@ def map_tensors(value: Any, change: Callable[[torch.Tensor], Any]) -> Any:
         for field in dataclasses.fields(value):
             if hasattr(value, field.name):
                 old = getattr(value, field.name)
-                new = map_tensors(old, change)
+                new = _mapped(old, change)
                 if new is not old:
                     object.__setattr__(result, field.name, new)
         return result
     return value
 
 
-def tensors_in(value: Any) -> list[torch.Tensor]:
+def tensors_in(value: Inputs) -> list[torch.Tensor]:
     """All tensors in tuples, lists, mappings and dataclasses, in order."""
     found: list[torch.Tensor] = []
-    map_tensors(value, found.append)
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        found.append(tensor)
+        return tensor
+
+    map_tensors(value, note)
     return found
 
 
 def make(
-    input_size: Any, dtype: Any, model_dtype: torch.dtype, device: torch.device | str
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    input_size: InputSize, dtype: DTypes | None, model_dtype: torch.dtype, device: torch.device | str
+) -> tuple[tuple[Inputs, ...], dict[str, Inputs]]:
     """Example inputs, as positional and keyword arguments.
 
     Args:
@@ -116,8 +133,9 @@ def make(
             name: _examples(size, by_name.get(name) or model_dtype, device, f"input_size[{name!r}]")
             for name, size in input_size.items()
         }
-    several = isinstance(input_size, (list, tuple)) and input_size and not isinstance(input_size[0], int)
-    sizes = list(input_size) if several else [input_size]
+    sizes: Sequence[InputSize] = [input_size]
+    if isinstance(input_size, (list, tuple)) and input_size and not isinstance(input_size[0], int):
+        sizes = input_size
     dtypes = list(dtype) if isinstance(dtype, (list, tuple)) else [dtype] * len(sizes)
     if len(dtypes) != len(sizes):
         raise InputError(
@@ -128,7 +146,9 @@ def make(
     ), {}
 
 
-def _examples(size: Any, dtype: Any, device: torch.device | str, where: str = "input_size") -> Any:
+def _examples(
+    size: InputSize, dtype: DTypes, device: torch.device | str, where: str = "input_size"
+) -> Inputs:
     """A tensor for a shape; a list or dict of tensors for a list or dict of shapes."""
     if isinstance(size, Mapping):
         return {key: _examples(one, dtype, device, f"{where}[{key!r}]") for key, one in size.items()}
@@ -137,13 +157,14 @@ def _examples(size: Any, dtype: Any, device: torch.device | str, where: str = "i
     return example(size, dtype, device, where)
 
 
-def example(size: Any, dtype: Any, device: torch.device | str, where: str = "input_size") -> torch.Tensor:
+def example(
+    size: InputSize, dtype: DTypes, device: torch.device | str, where: str = "input_size"
+) -> torch.Tensor:
     """A tensor of one shape: uniform in [0, 1) from a fixed seed, or zeros for integers."""
     import torch
 
     dtype = as_dtype(dtype)
-    valid = isinstance(size, Sequence) and all(isinstance(n, int) and n > 0 for n in size)
-    if not valid or isinstance(size, (str, bytes)):
+    if not _is_shape(size):
         raise InputError(
             f"{where}: {size!r} is not a shape; pass the whole shape, batch included: (1, 3, 224, 224)"
         )
@@ -155,10 +176,16 @@ def example(size: Any, dtype: Any, device: torch.device | str, where: str = "inp
     return torch.rand(tuple(size), generator=generator).to(device, dtype)
 
 
+def _is_shape(size: InputSize) -> TypeGuard[Sequence[int]]:
+    if not isinstance(size, Sequence) or isinstance(size, (str, bytes)):
+        return False
+    return all(isinstance(n, int) and n > 0 for n in size)
+
+
 _SHORT = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32", "fp64": "float64"}
 
 
-def as_dtype(value: Any) -> torch.dtype:
+def as_dtype(value: DTypes) -> torch.dtype:
     """The torch dtype for a dtype or its name: ``float16``, ``torch.float16``, ``half``, ``fp16``.
 
     Raises:
@@ -173,7 +200,7 @@ def as_dtype(value: Any) -> torch.dtype:
     return found
 
 
-def floating(dtype: Any) -> torch.dtype | None:
+def floating(dtype: DTypes | None) -> torch.dtype | None:
     """The dtype, if it is a single floating-point dtype for all inputs; else None."""
     found = None if dtype is None or isinstance(dtype, (list, tuple, Mapping)) else as_dtype(dtype)
     return found if found is not None and found.is_floating_point else None
@@ -210,7 +237,6 @@ def _from_first_layer(tree: ModuleTree) -> list[Guess]:
     import torch
 
     for name, module in tree.modules.items():
-        weight = getattr(module, "weight", None)
         kind = type(module).__name__
         where = f"{name or 'the model'} ({kind})"
         if isinstance(module, torch.nn.Embedding):
@@ -220,7 +246,7 @@ def _from_first_layer(tree: ModuleTree) -> list[Guess]:
             size = (1, SEQUENCE_LENGTH, module.input_size)
             return [(size, None, _assumed(size, where, f"{module.input_size} features"))]
         channels = getattr(module, "in_channels", None)
-        axes = _axes(module, weight)
+        axes = _axes(module)
         if isinstance(channels, int) and axes:
             reason = f"{channels} channel{'s' * (channels != 1)}"
             if axes == 1:
@@ -236,12 +262,12 @@ def _from_first_layer(tree: ModuleTree) -> list[Guess]:
     return []
 
 
-def _axes(module: nn.Module, weight: Any) -> int:
+def _axes(module: nn.Module) -> int:
     """Spatial axes of a convolution-like module, quantized ones included; 0 for anything else."""
     kernel = getattr(module, "kernel_size", None)
     if isinstance(kernel, tuple):
         return len(kernel)
-    dims = getattr(weight, "dim", None)
+    dims = getattr(getattr(module, "weight", None), "dim", None)
     return max(dims() - 2, 0) if callable(dims) else 0
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from archcost.errors import ArchcostError, ModelError
 from archcost.trace.graph import ModuleInfo, PackedWeights, StateInfo, StateKind
+from archcost.trace.sites import sites_of
 
 if TYPE_CHECKING:
     import torch
@@ -78,7 +79,7 @@ def walk(model: nn.Module) -> ModuleTree:
     return tree
 
 
-def check_model(model: Any, error: type[ArchcostError] = ModelError, where: str = "") -> None:
+def check_model(model: object, error: type[ArchcostError] = ModelError, where: str = "") -> None:
     """Raise ``error`` for a ``model`` that is not a torch.nn.Module, with the expression to pass instead."""
     from torch import nn
 
@@ -106,7 +107,7 @@ def check_model(model: Any, error: type[ArchcostError] = ModelError, where: str 
     raise error(f"{where}expected a torch.nn.Module, got {got}")
 
 
-def _a(value: Any) -> str:
+def _a(value: object) -> str:
     name = type(value).__name__
     return f"{'an' if name[0] in 'AEIOUaeio' else 'a'} {name}"
 
@@ -158,9 +159,15 @@ def check_initialised(tree: ModuleTree) -> None:
 
 def describe(tree: ModuleTree) -> dict[str, ModuleInfo]:
     """The plain description of every registered module, by first name."""
+    sites = sites_of(tree.modules)
     return {
         name: ModuleInfo(
-            name, type_name(module), is_training(module), tuple(tree.names[id(module)][1:]), _details(module)
+            name,
+            type_name(module),
+            is_training(module),
+            tuple(tree.names[id(module)][1:]),
+            _details(module),
+            sites.get(name),
         )
         for name, module in tree.modules.items()
     }

@@ -7,16 +7,16 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import nn
 
 from archcost.errors import ArchcostError, ModelError
 from archcost.trace import inputs as inputs_
-from archcost.trace.call import Call
+from archcost.trace.call import Call, Inputs
 from archcost.trace.failure import Failed, check_computed
-from archcost.trace.graph import StateKind, Trace, refs
+from archcost.trace.graph import Args, Described, Kwargs, StateKind, Trace, refs
 from archcost.trace.modules import ModuleTree, describe, describe_state, named_state, state_of, type_name
 from archcost.trace.recording.composite import operators_as_on_cpu
 from archcost.trace.recording.kept import KeptForBackward
@@ -28,7 +28,7 @@ __all__ = ["MakeInputs", "Passes"]
 
 R = TypeVar("R", bound=Recorder)
 
-MakeInputs = Callable[[str], Call | tuple[tuple[Any, ...], dict[str, Any]]]
+MakeInputs = Callable[[str], Call | tuple[tuple[Inputs, ...], dict[str, Inputs]]]
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,8 @@ class _Done:
     """A finished pass: its recorder, and its inputs and outputs as TensorRefs."""
 
     recorder: Recorder
-    inputs: Any
-    outputs: Any
+    inputs: tuple[Args, Kwargs]
+    outputs: Described
 
     @property
     def keeps_something(self) -> bool:

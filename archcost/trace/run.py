@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import torch
 from torch import nn
@@ -13,9 +12,10 @@ from torch import nn
 from archcost.errors import ArchcostError, InputError
 from archcost.progress import Progress
 from archcost.trace import inputs as inputs_
-from archcost.trace.call import Call
+from archcost.trace.call import Call, Inputs
 from archcost.trace.failure import Failed
 from archcost.trace.graph import Trace
+from archcost.trace.inputs import DTypes, InputSize
 from archcost.trace.modules import (
     ModuleTree,
     as_written,
@@ -33,10 +33,10 @@ __all__ = ["record"]
 
 def record(
     model: nn.Module,
-    inputs: Any = None,
+    inputs: Inputs = None,
     *,
-    input_size: Any = None,
-    dtype: Any = None,
+    input_size: InputSize | None = None,
+    dtype: DTypes | None = None,
     device: str | torch.device | None = None,
     progress: bool | None = None,
 ) -> Trace:
@@ -79,9 +79,9 @@ def _check_device(device: str | torch.device) -> None:
 
 def _record(
     model: nn.Module,
-    inputs: Any,
-    input_size: Any,
-    dtype: Any,
+    inputs: Inputs,
+    input_size: InputSize | None,
+    dtype: DTypes | None,
     device: str | torch.device | None,
     progress: bool | None,
     interrupts: Interrupts,
@@ -141,7 +141,11 @@ def _devices(tree: ModuleTree, notes: list[str]) -> list[str]:
 
 
 def _candidates(
-    model: nn.Module, tree: ModuleTree, inputs: Any, input_size: Any, dtype: Any
+    model: nn.Module,
+    tree: ModuleTree,
+    inputs: Inputs,
+    input_size: InputSize | None,
+    dtype: DTypes | None,
 ) -> Iterator[tuple[MakeInputs, str | None]]:
     """Ways to make the inputs for a device, with what each assumes."""
     model_dtype = inputs_.dtype_of(tree)

@@ -8,9 +8,10 @@ import random
 import sys
 import types
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from operator import is_
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from archcost.trace.modules import ModuleTree, state_of
 
@@ -26,8 +27,11 @@ _CONTAINERS = frozenset({dict, OrderedDict, list, set, deque})
 _PLAIN = frozenset({bool, int, float, complex, str, bytes, type(None), type, types.FunctionType})
 _NOT_FOLLOWED = (type, types.FunctionType, types.ModuleType, types.MethodType, types.BuiltinFunctionType)
 
-_Saved = tuple[Callable[[Any], Any], Any]
-"""The setter of a random generator, and the state to set."""
+_Held: TypeAlias = Any
+"""An object in an attribute or a container."""
+_Dict = dict[_Held, _Held]
+_Items = list[_Held] | set[_Held] | deque[_Held]
+_Restore = Callable[[], object]
 
 
 class Untouched:
@@ -61,24 +65,22 @@ class Untouched:
     def put_back(self) -> None:
         """Restore the model as it was on entering; may be called between two passes."""
         failed: list[Exception] = []
-        for restore, what in self._steps():
+        for restore in self._steps():
             try:
-                restore(*what)
+                restore()
             except Exception as error:  # the other steps run all the same
                 failed.append(error)
         if failed:
             raise failed[0]
 
-    def _steps(self) -> Iterator[tuple[Callable[..., None], tuple[Any, ...]]]:
+    def _steps(self) -> Iterator[_Restore]:
         import torch
 
-        yield self._contents.restore, ()
-        for kept in self._kept.values():
-            yield _restore_values, kept
-        for saved in self._tensors:
-            yield _restore_tensor, saved
-        yield from ((set_state, (state,)) for set_state, state in self._random)
-        yield torch.set_default_dtype, (self._dtype,)
+        yield self._contents.restore
+        yield from (partial(_restore_values, *kept) for kept in self._kept.values())
+        yield from (partial(_restore_tensor, *saved) for saved in self._tensors)
+        yield from self._random
+        yield partial(torch.set_default_dtype, self._dtype)
 
     def keep(self, storage: torch.UntypedStorage) -> None:
         """Save the values of a storage before it is written for the first time."""
@@ -98,23 +100,28 @@ class Untouched:
 class Contents:
     """A snapshot of objects, and of the containers and plain objects in their attributes, for `restore`."""
 
-    def __init__(self, objects: Any) -> None:
+    def __init__(self, objects: Iterable[_Held]) -> None:
         import torch
 
-        self._saved: list[tuple[Any, Any]] = []
-        self._empty: list[Any] = []
-        self._generators: list[_Saved] = []
+        self._dicts: list[tuple[_Dict, _Dict]] = []
+        self._others: list[tuple[_Items, list[_Held]]] = []
+        self._empty: list[_Dict | _Items] = []
+        self._generators: list[_Restore] = []
         objects = list(objects)
         # Most attributes of a module: plain values, empty hook dictionaries, tensors, other modules.
         plain = {*_PLAIN, torch.Tensor, torch.nn.Parameter}
         known = {id(thing) for thing in objects}
         # Breadth first: a container that is reachable in several ways is visited at its smallest depth.
+        waiting: deque[tuple[_Dict | _Items | tuple[_Held, ...], int]]
         waiting = deque((vars(thing), 0) for thing in objects)
         seen = {id(attributes) for attributes, _ in waiting}
-        while waiting and len(self._saved) < _MOST_CONTAINERS:
+        # The base classes' own methods below: a subclass may give its `copy` or `clear` another meaning.
+        while waiting and len(self._dicts) + len(self._others) < _MOST_CONTAINERS:
             container, depth = waiting.popleft()
-            if not isinstance(container, tuple):
-                self._saved.append((container, _copy(container)))
+            if isinstance(container, dict):
+                self._dicts.append((container, dict(container)))
+            elif not isinstance(container, tuple):
+                self._others.append((container, list(container)))
             # The attributes of an object are all followed; a long list is data, not state.
             if depth > _DEPTH or (depth and len(container) > _RECURSE_INTO):
                 continue
@@ -130,7 +137,7 @@ class Contents:
                         seen.add(id(inner))
                         waiting.append((inner, depth + 1))
 
-    def _container_of(self, item: Any) -> Any:
+    def _container_of(self, item: _Held) -> _Dict | _Items | tuple[_Held, ...] | None:
         if isinstance(item, (dict, list, set, deque, tuple)):
             return item
         generator = _generator_state(item)
@@ -145,62 +152,61 @@ class Contents:
         for container in self._empty:
             if container:
                 container.clear()
-        for container, saved in self._saved:
-            _restore_contents(container, saved)
-        for set_state, state in self._generators:
-            set_state(state)
+        for held, entries in self._dicts:
+            _restore_entries(held, entries)
+        for others, items in self._others:
+            _restore_items(others, items)
+        for restore in self._generators:
+            restore()
 
 
-# The base classes' own methods: a subclass may give its `copy` or `clear` another meaning.
-def _copy(container: Any) -> Any:
-    return dict(container) if isinstance(container, dict) else list(container)
+def _restore_entries(container: _Dict, saved: _Dict) -> None:
+    same_keys = list(container) == list(saved)
+    if same_keys and all(map(is_, container.values(), saved.values())):
+        return
+    kind: type[_Dict] = OrderedDict if isinstance(container, OrderedDict) else dict
+    if not same_keys:
+        kind.clear(container)
+    for key, value in saved.items():
+        kind.__setitem__(container, key, value)
 
 
-def _restore_contents(container: Any, saved: Any) -> None:
-    if isinstance(container, dict):
-        same_keys = list(container) == list(saved)
-        if same_keys and all(map(is_, container.values(), saved.values())):
-            return
-        kind = _kind_of(container)
-        if not same_keys:
-            kind.clear(container)
-        for key, value in saved.items():
-            kind.__setitem__(container, key, value)
-    elif isinstance(container, set):
+def _restore_items(container: _Items, saved: list[_Held]) -> None:
+    if isinstance(container, set):
         if len(container) != len(saved) or not container.issuperset(saved):
             set.clear(container)
             set.update(container, saved)
     elif len(container) != len(saved) or any(a is not b for a, b in zip(container, saved, strict=True)):
-        _kind_of(container).clear(container)
-        _kind_of(container).extend(container, saved)
+        if isinstance(container, list):
+            list.clear(container)
+            list.extend(container, saved)
+        else:
+            deque.clear(container)
+            deque.extend(container, saved)
 
 
-def _kind_of(container: Any) -> Any:
-    return next(k for k in (OrderedDict, dict, list, set, deque) if isinstance(container, k))
-
-
-def _is_tensor(value: Any) -> bool:
+def _is_tensor(value: _Held) -> bool:
     import torch
 
     return isinstance(value, torch.Tensor)
 
 
-def _generator_state(value: Any) -> _Saved | None:
-    """The setter and the state of a random generator; None for any other object."""
+def _generator_state(value: _Held) -> _Restore | None:
+    """A function that gives a random generator its state again; None for any other object."""
     import torch
 
     if isinstance(value, torch.Generator):
-        return value.set_state, value.get_state()
+        return partial(value.set_state, value.get_state())
     if isinstance(value, random.Random):
-        return value.setstate, value.getstate()
+        return partial(value.setstate, value.getstate())
     numpy = sys.modules.get("numpy.random")
     if numpy is None:
         return None
     if isinstance(value, numpy.RandomState):
-        return value.set_state, value.get_state()
+        return partial(value.set_state, value.get_state())
     if isinstance(value, numpy.Generator):
         bits = value.bit_generator
-        return (lambda state: setattr(bits, "state", state)), bits.state
+        return partial(setattr, bits, "state", bits.state)
     return None
 
 
@@ -230,21 +236,21 @@ def _restore_values(storage: torch.UntypedStorage, values: torch.UntypedStorage)
     storage.copy_(values)
 
 
-def _random_states() -> Iterator[_Saved]:
-    """The setters and states of the random generators of the process."""
+def _random_states() -> Iterator[_Restore]:
+    """Functions that give the random generators of the process their states again."""
     import torch
 
-    yield torch.set_rng_state, torch.get_rng_state()
-    yield random.setstate, random.getstate()
+    yield partial(torch.set_rng_state, torch.get_rng_state())
+    yield partial(random.setstate, random.getstate())
     if "numpy" in sys.modules:
         generator = sys.modules["numpy"].random
-        yield generator.set_state, generator.get_state()
+        yield partial(generator.set_state, generator.get_state())
     for name in ("cuda", "xpu"):
         accelerator = getattr(torch, name, None)
         if accelerator is not None and accelerator.is_initialized():
-            yield accelerator.set_rng_state_all, accelerator.get_rng_state_all()
+            yield partial(accelerator.set_rng_state_all, accelerator.get_rng_state_all())
     if torch.backends.mps.is_available():
-        yield torch.mps.set_rng_state, torch.mps.get_rng_state()
+        yield partial(torch.mps.set_rng_state, torch.mps.get_rng_state())
 
 
 @contextlib.contextmanager

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import groupby
+from math import inf
 from typing import Any
 
 from archcost.analysis.changes import ADDED_UP, Change
-from archcost.analysis.reports.columns import Row
-from archcost.analysis.reports.pairs import MEASURES, Pair, measures
+from archcost.analysis.reports.pairs import MEASURES, measures
 from archcost.analysis.reports.rows import Ledger
+from archcost.cost.costs import ModuleCost
 from archcost.report.columns import words, yes
-from archcost.report.document import Column
+from archcost.report.document import Column, Depth
 from archcost.report.units import count_text, percent_text
 
 __all__ = ["COLUMNS", "MOST", "change_percent", "differences", "folded", "for_people", "summed", "weight"]
@@ -27,9 +28,7 @@ _EACH = 20
 
 def _percent(name: str, change: Change) -> float | None:
     """The difference in per cent of the model's total in a, so that rows add up to the change in total."""
-    difference = differences[name].get(change)
-    side = change.a or change.b
-    whole = getattr(change.whole_a, name) if side is not None else None
+    difference, whole = differences[name].get(change), getattr(change.before, name)
     return 100 * difference / whole if whole and difference is not None else None
 
 
@@ -69,46 +68,92 @@ differences = {name: next(c for c in COLUMNS if c.name == f"{name}_difference") 
 """The column of the difference of each measure."""
 
 
-def weight(change: Pair, whole: Pair) -> tuple[float, str]:
-    """How much of the model a change is, by the measure in which it is most, and that measure."""
+def weight(change: Change, after: ModuleCost) -> tuple[float, str]:
+    """The largest share that a change has of any measure of the model, and that measure."""
     found = []
     for name in ADDED_UP:
         value = differences[name].get(change)
-        totals = [getattr(row.cost, name) or 0 for row in (whole.a, whole.b) if row is not None]
-        found.append((float("inf") if value is None else abs(value) / max(*totals, 1), name))
-    known = [one for one in found if one[0] != float("inf")]
-    return max(known or found, key=lambda one: one[0])
+        most = max(getattr(change.before, name) or 0, getattr(after, name) or 0, 1)
+        found.append((inf if value is None else abs(value) / most, name))
+    return max(found, key=lambda one: one[0])
 
 
-def summed(changes: Sequence[Change], name: str, kind: str | None = None, why: str | None = None) -> Change:
-    """Several changes as one row."""
+def for_people(changes: Sequence[Change], depth: Depth, after: ModuleCost) -> list[Change]:
+    """The rows for people: runs of modules alike in one, edits before what follows from them, by weight.
+
+    Args:
+        changes: the changes, in order of definition.
+        depth: levels of modules; with ``"auto"`` as many as give a table that can be read at a glance, at the
+            cost of what was given other shapes first.
+        after: the totals of the model in b.
+    """
+    edits, resized = ([c for c in changes if (c.kind == "resized") is which] for which in (False, True))
+    if depth != "auto":
+        rows = [*_runs(folded(edits, depth)), *_runs(folded(resized, depth))]
+    else:
+        deepest = max((change.level for change in changes), default=0)
+        for level in range(deepest, 0, -1):
+            rows = [*_runs(edits), *_runs(folded(resized, level))]
+            if len(rows) <= _EACH:
+                break
+        for level in range(deepest, 0, -1):
+            if len(rows) > _EACH:
+                rows = [*_runs(folded(edits, level)), *folded(resized, 1)]
+    return sorted(rows, key=lambda change: (change.kind == "resized", -weight(change, after)[0]))
+
+
+def folded(changes: Sequence[Change], depth: int | None) -> list[Change]:
+    """The changes summed by the module at ``depth`` that they are in; those above stay as they are."""
+    if depth is None:
+        return list(changes)
+    groups: dict[tuple[str, str], list[Change]] = {}
+    for change in changes:
+        name = ".".join(change.name.split(".")[:depth])
+        alone = change.kind if change.name == name and not change.own else ""
+        groups.setdefault((name, alone), []).append(change)
+    return [summed(found, name) for (name, _), found in groups.items()]
+
+
+def summed(changes: Sequence[Change], name: str, type_name: str | None = None) -> Change:
+    """Several changes as one row, under the name of the module that they are in."""
     if len(changes) == 1:
         return changes[0]
-    kinds = Counter(change.kind for change in changes)
-    same = {change.why for change in changes}
-    sides: dict[str, Row | None] = {}
+    sides: dict[str, Any] = {}
     for side in ("a", "b"):
         rows = [row for change in changes if (row := getattr(change, side)) is not None]
-        sides[side] = Ledger(rows[0].analysis).sum(rows) if rows else None
-    mixed = ", ".join(f"{n} {one}" for one, n in kinds.items())
+        if not rows:
+            continue
+        row = Ledger(rows[0].analysis).sum(rows)
+        around = rows[0].analysis.costs.by_name.get(name)
+        kind = type_name if around is None else around.type_name
+        sides[side] = replace(row, cost=replace(row.module, type_name=kind or ""))
+    kinds = Counter(change.kind for change in changes)
+    whys = {change.why for change in changes}
     return replace(
         changes[0],
         name=name,
-        **sides,
-        kind=(next(iter(kinds)) if len(kinds) == 1 else mixed) if kind is None else kind,
-        why=(same.pop() if len(same) == 1 else "") if why is None else why,
+        a=sides.get("a"),
+        b=sides.get("b"),
+        kind=kinds.popitem()[0] if len(kinds) == 1 else ", ".join(f"{n} {kind}" for kind, n in kinds.items()),
+        why=whys.pop() if len(whys) == 1 else "",
         modules=sum(change.modules for change in changes),
         own=False,
         same_unknown=all(change.same_unknown for change in changes),
-        parts=sum(change.parts for change in changes),
     )
 
 
-def folded(changes: Iterable[Change], depth: int) -> list[Change]:
-    """The changes summed by the module at ``depth`` that they are in; those above stay as they are."""
-    groups: dict[tuple[str, bool], list[Change]] = {}
-    for change in changes:
-        parts = change.name.split(".") if change.name else []
-        inside = len(parts) > depth
-        groups.setdefault((".".join(parts[:depth]), inside or not change.own), []).append(change)
-    return [summed(found, name) for (name, _), found in groups.items()]
+def _runs(changes: Sequence[Change]) -> list[Change]:
+    """The changes, with neighbours in a list that changed alike as one row."""
+    found = []
+    for _, run in groupby(changes, _likeness):
+        rows = list(run)
+        name = rows[0].name if len(rows) == 1 else f"{rows[0].name} to {rows[-1].name}"
+        found.append(summed(rows, name, rows[0].type_name))
+    return found
+
+
+def _likeness(change: Change) -> tuple[object, ...]:
+    above, _, key = change.name.rpartition(".")
+    costs = [row and [getattr(row.cost, name) for name in ADDED_UP] for row in (change.a, change.b)]
+    place = above if key.isdigit() else change.name
+    return place, change.kind, change.why, change.type_name, change.own, costs

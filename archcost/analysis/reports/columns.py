@@ -118,6 +118,11 @@ def _in_padding(row: Row) -> float | None:
     return None if share is None else 100 * share
 
 
+def _built_at(row: Row) -> str | None:
+    info = row.analysis.trace.modules.get(row.module.name)
+    return None if info is None or info.built_at is None else str(info.built_at)
+
+
 def _pixels(name: str, header: str, meaning: str, get: Callable[[ReceptiveField], Any]) -> Column:
     """A column with a number for each spatial axis of the input."""
     shown: dict[str, Any] = {"show": axes_text, "dtype": "object", "missing": "-", "reads_as_number": True}
@@ -291,6 +296,14 @@ MODULE_COLUMNS: tuple[Column, ...] = (
         dtype="object",
     ),
     _words("details", "Details", "Arguments of the module, as in repr(module)"),
+    _words(
+        "built_at",
+        "Built at",
+        "File, line and column of the code that built the module; the line of its class where not recorded",
+        _built_at,
+        missing="-",
+        keep=80,
+    ),
 )
 
 OPERATION_COLUMNS: tuple[Column, ...] = (

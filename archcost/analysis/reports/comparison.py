@@ -16,17 +16,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 from archcost.analysis.reports.analysis import head, total_of
 from archcost.analysis.reports.notes import heading, uncounted
-from archcost.analysis.reports.pairs import COLUMNS, MEASURES, Pair, expanded, measures, pairs
+from archcost.analysis.reports.pairs import COLUMNS, MEASURES, Pair, expanded, measures, number, pairs
 from archcost.analysis.traced import TracedModel
 from archcost.report.document import Asked, Column, Document, Note, Table, ordered
 from archcost.report.grid import Entry, Grid
 from archcost.report.notes import signs
 from archcost.report.text import visible
 from archcost.report.units import ratio_text
+from archcost.report.values import Json
 
 __all__ = ["document_of"]
 
@@ -74,12 +74,12 @@ def _rows(a: TracedModel, b: TracedModel, depth: int | None, asked: Asked) -> li
     return ordered(found, COLUMNS, asked, by)
 
 
-def _size(column: Column, pair: Pair) -> Any:
-    value = column.get(pair)
+def _size(column: Column[Pair], pair: Pair) -> float | None:
+    value = number(column, pair)
     return None if value is None else abs(value)
 
 
-def _lines(a: TracedModel, b: TracedModel, asked: Asked, columns: Sequence[Column]) -> list[Entry]:
+def _lines(a: TracedModel, b: TracedModel, asked: Asked, columns: Sequence[Column[Pair]]) -> list[Entry]:
     entries = []
     for pair in _rows(a, b, asked.depth_for(None if asked.is_flat else _DEPTH), asked):
         if not pair.name and not asked.is_flat:
@@ -106,9 +106,9 @@ def _totals(a: TracedModel, b: TracedModel) -> Table:
 
 
 def _types(pair: Pair) -> str:
-    a, b = pair.type_of("a"), pair.type_of("b")
+    a, b = pair.type_of("a") or "", pair.type_of("b") or ""
     if pair.only_in is not None:
-        return f" ({visible(a if b is None else b)}, only in {pair.only_in})"
+        return f" ({visible(a or b)}, only in {pair.only_in})"
     return f" ({visible(a)})" if a == b else f" ({visible(a)} -> {visible(b)})"
 
 
@@ -120,7 +120,7 @@ def _notes(a: TracedModel, b: TracedModel, notes: Sequence[str], grids: Sequence
     return said + signs(grids)
 
 
-def _record(a: TracedModel, b: TracedModel, notes: Sequence[str], rows: Sequence[Pair]) -> dict[str, Any]:
+def _record(a: TracedModel, b: TracedModel, notes: Sequence[str], rows: Sequence[Pair]) -> dict[str, Json]:
     return {
         "a": {**head(a), "total": total_of(a)},
         "b": {**head(b), "total": total_of(b)},

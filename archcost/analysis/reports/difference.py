@@ -16,37 +16,47 @@ The schema of ``archcost.difference/1``:
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from archcost.analysis.changes import ADDED_UP, Change, Changes
 from archcost.analysis.reports.analysis import head, total_of
-from archcost.analysis.reports.changes import COLUMNS, folded, in_order, summed
+from archcost.analysis.reports.changes import (
+    COLUMNS,
+    MOST,
+    change_percent,
+    differences,
+    folded,
+    for_people,
+    summed,
+    weight,
+)
 from archcost.analysis.reports.notes import heading, uncounted
-from archcost.analysis.reports.pairs import expanded_by, pairs
+from archcost.analysis.reports.pairs import expanded, pairs
 from archcost.analysis.totals import TotalChange, Verdict
 from archcost.analysis.traced import TracedModel
-from archcost.report.columns import number, words, yes
+from archcost.report.columns import words, yes
 from archcost.report.document import Asked, Column, Document, Note, Table, ordered
 from archcost.report.grid import Entry, Grid
 from archcost.report.notes import signs
 from archcost.report.text import visible
-from archcost.report.units import percent_text
 
 __all__ = ["document_of"]
 
-_PEOPLE = ("params", "macs", "other_ops", "activation_bytes", "kept_for_backward_bytes")
-_EACH = ("a", "b", "difference", "ratio", "percent")
 _WORDS = ("name", "change", "why", "name_a", "name_b", "type_a", "type_b", "modules", "own")
-# Causes that the line at the top names.
-_NAMED = 3
+_EACH = ("a", "b", "difference", "ratio", "percent")
 _UNITS = {
-    "params": "params", "macs": "MACs", "other_ops": "other ops", "activation_bytes": "of activations",
+    "params": "params",
+    "macs": "MACs",
+    "other_ops": "other ops",
+    "activation_bytes": "of activations",
     "kept_for_backward_bytes": "saved for backward",
-}  # fmt: skip
+}
+_MARKS = {True: "✅", False: "❌", None: "❔"}
+# The number of causes in the line at the top.
+_CAUSES = 3
 
 
 def document_of(
@@ -59,17 +69,15 @@ def document_of(
     asked: Asked,
 ) -> Document:
     """The Document of a Difference."""
-    names = asked.columns
-    whole = replace(pairs(a, b, 0)[0], same_unknown=changes.same_unknown)
-    rows = partial(_rows, changes, asked)
+    names, rows = asked.columns, partial(_rows, changes, asked)
     modules = Table(
         "modules",
         columns=COLUMNS,
         rows=rows,
-        shown=_shown(changes) if names is None else ("name", *expanded_by(names, COLUMNS, ("difference",))),
-        lines=partial(_lines, changes, whole, asked),
-        complete=None if names is None else (*_WORDS, *expanded_by(names, COLUMNS, _EACH)),
-        folded=_count(len(changes.rows), "change"),
+        shown=_shown(changes) if names is None else ("name", *_expanded(names, ("difference",))),
+        lines=partial(_lines, a, b, changes, asked),
+        complete=None if names is None else (*_WORDS, *_expanded(names, _EACH)),
+        folded=f"{len(changes.rows)} change{'s' * (len(changes.rows) != 1)} by module",
     )
     summary = _totals(totals, verdicts)
     return Document(
@@ -80,20 +88,21 @@ def document_of(
         tables=[modules, summary],
         shown=[summary, *([modules] if changes.rows else [])],
         record=lambda: _record(a, b, changes, totals, verdicts, notes, rows()),
-        lines=[*_broken(verdicts), _because(changes, whole)],
+        lines=[*(f"{_MARKS[v.holds]} {v.text}" for v in verdicts if not v.holds), _because(b, changes)],
         notes=partial(_notes, a, b, changes, notes),
     )
 
 
+def _expanded(names: Sequence[str], suffixes: Sequence[str]) -> list[str]:
+    return expanded(names, suffixes, COLUMNS, ADDED_UP)
+
+
 def _rows(changes: Changes, asked: Asked) -> list[Change]:
-    """The rows of data formats, in order of definition unless they are sorted."""
-    depth = asked.depth_for(None)
-    found = list(changes.rows) if depth is None else folded(changes.rows, depth)
-    columns = COLUMNS
-    by = asked.sort or "macs_difference"
-    if by.endswith("_difference"):  # the largest change in size first
+    """The rows of data formats: in order of definition, or sorted, the largest change in size first."""
+    by, columns = asked.sort or "macs_difference", COLUMNS
+    if by.endswith("_difference"):
         columns = tuple(replace(c, get=partial(_size, c)) if c.name == by else c for c in COLUMNS)
-    return ordered(found, columns, asked, by)
+    return ordered(folded(changes.rows, asked.depth_for(None)), columns, asked, by)
 
 
 def _size(column: Column, change: Change) -> Any:
@@ -103,59 +112,168 @@ def _size(column: Column, change: Change) -> Any:
 
 def _shown(changes: Changes) -> list[str]:
     """The columns for people: the measures that changed in any module."""
-    differ = [name for name in _PEOPLE if any(_DIFFERENCES[name].get(row) != 0 for row in changes.rows)]
+    differ = [name for name in ADDED_UP if any(differences[name].get(row) != 0 for row in changes.rows)]
     shown = ["name", "change", "why", *(f"{name}_difference" for name in differ)]
     if "macs" in differ:
         shown.insert(shown.index("macs_difference") + 1, "macs_percent")
     return shown
 
 
-_DIFFERENCES = {name: next(c for c in COLUMNS if c.name == f"{name}_difference") for name in ADDED_UP}
-
-
-def _lines(changes: Changes, whole: Any, asked: Asked, columns: Sequence[Column]) -> list[Entry]:
+def _lines(
+    a: TracedModel, b: TracedModel, changes: Changes, asked: Asked, columns: Sequence[Column]
+) -> list[Entry]:
+    """The rows for people, those beyond a number as one, and their sum."""
     if asked.is_flat:
-        rows, rest = _rows(changes, replace(asked, top=None)), asked.top
+        rows = _rows(changes, replace(asked, sort=asked.sort or "macs_difference", top=None))
     else:
-        rows, rest = in_order(changes.rows, asked.depth_for("auto"), whole)
-    rows, others = rows[:rest], rows[rest:] if rest else []
-    entries = [_entry(row, columns) for row in rows]
-    if others:
-        row = summed(others, "", "")
-        label = ((f"({len(others)} other{'s' * (len(others) > 1)})", "dim"),)
-        entries.append(Entry(label, tuple(c.text(row) for c in columns)))
-    cells = tuple("" if c.dtype == "str" else c.text(whole) for c in columns)
-    return [*entries, Entry((("All", "bold"),), cells, "bold", total=True)]
+        rows = for_people(changes.rows, asked.depth, b.total)
+    most = asked.top or MOST
+    entries = [_entry(_label(row), row, columns) for row in rows[:most]]
+    if rest := rows[most:]:
+        others = replace(summed(rest, ""), kind="", why="")
+        entries.append(_entry((f"({len(rest)} other{'s' * (len(rest) > 1)})", ""), others, columns))
+    (whole,) = pairs(a, b, 0)
+    every = Change(
+        *("", whole.a, whole.b, changes.same_unknown),
+        **{"kind": "", "why": "", "name_a": "", "name_b": "", "modules": 1, "before": a.total},
+    )
+    total = _entry(("All", ""), every, columns)
+    return [*entries, replace(total, style="bold", total=True)]
 
 
-def _entry(row: Change, columns: Sequence[Column]) -> Entry:
-    name = visible(row.name) or "(the model)"
+def _entry(label: tuple[str, str], row: Change, columns: Sequence[Column]) -> Entry:
+    return Entry(((label[0], ""), (label[1], "dim")), tuple(column.text(row) for column in columns))
+
+
+def _label(row: Change) -> tuple[str, str]:
+    kind = visible(row.type_name)
     if row.own:
-        remark = f"{visible(row.type_name)}, own operations" if row.name else "own operations"
-    else:
-        remark = visible(row.type_name) + (f", {row.modules} modules" if row.modules > 1 else "")
-    return Entry(((name, ""), (f" ({remark})" if remark else "", "dim")), tuple(c.text(row) for c in columns))
+        return visible(row.name) or "(the model)", f" ({kind}, own operations)"
+    return visible(row.name), f" ({kind}, {row.modules} modules)" if row.modules > 1 else f" ({kind})"
+
+
+def _because(b: TracedModel, changes: Changes) -> str:
+    """The causes of the change in a line: the largest edits, and how many modules follow from them."""
+    rows = for_people(changes.rows, "auto", b.total)
+    edits = [row for row in rows if row.kind != "resized" and any(_moves(row, name) for name in ADDED_UP)]
+    parts = [_cause(row, b) for row in edits[:_CAUSES]]
+    parts += [f"and {len(edits) - _CAUSES} more"] if len(edits) > _CAUSES else []
+    if resized := [row for row in changes.rows if row.kind == "resized"]:
+        parts.append(f"{len(resized)} modules as before on other shapes ({_most(summed(resized, ''), b)})")
+    places = sum(row.kind in ("moved", "renamed") for row in changes.rows)
+    parts += [f"{places} moved or renamed"] if places else []
+    return "; ".join(parts) or "No module changed"
+
+
+def _moves(row: Change, name: str) -> bool:
+    return differences[name].get(row) != 0
+
+
+def _cause(row: Change, b: TracedModel) -> str:
+    name, remark = _label(row)
+    said = f"{row.kind} ({row.why})" if row.why else row.kind
+    return f"{name}{remark} {visible(said)}: {_most(row, b)}"
+
+
+def _most(row: Change, b: TracedModel) -> str:
+    """The change in the measure in which it is largest: ``+231 M MACs``."""
+    name = weight(row, b.total)[1]
+    return f"{differences[name].text(row)} {_UNITS[name]}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Said(Column):
+    """A column of totals that people see in words of its own."""
+
+    said: Callable[[TotalChange], str] = lambda total: ""
+
+    def text(self, row: Any) -> str:
+        return self.said(row)
 
 
 def _totals(totals: Sequence[TotalChange], verdicts: Sequence[Verdict]) -> Table:
     """The table with a row for each measure, marked where it breaks a limit."""
 
-    def limits(total: TotalChange) -> str | None:
+    def limits(total: TotalChange) -> str:
         own = [verdict for verdict in verdicts if verdict.total.name == total.name]
-        return ", ".join(f"{_MARKS[verdict.holds]} {verdict.limit.text}" for verdict in own) or None
+        return ", ".join(f"{_MARKS[verdict.holds]} {verdict.limit.text}" for verdict in own)
 
+    number: dict[str, Any] = {"dtype": "Int64"}
     columns: list[Column] = [
-        words("name", "Total", "Name of the measure", show=lambda name: headers[name]),
-        _number("a", "a", "The number in a; the receptive field is that of its largest axis", "text_a"),
-        _number("b", "b", "The number in b", "text_b"),
-        _Text("difference", "b - a", "Difference b - a", lambda t: t.difference, texts=_change_text,
-              dtype="Int64", keep=3),
-        _Text("percent", "Change", "100 (b - a) / a", lambda t: t.percent, texts=_percent_text,
-              unit="%", dtype="Float64", keep=4),
+        _Said("name", "Total", "Name of the measure", lambda t: t.name, dtype="str", said=lambda t: t.header),
+        _Said("a", "a", "The number in a; of a receptive field the largest axis", lambda t: t.a,
+              keep=4, said=lambda t: t.text_a, **number),
+        _Said("b", "b", "The number in b", lambda t: t.b, keep=4, said=lambda t: t.text_b, **number),
+        _Said("difference", "b - a", "Difference b - a", lambda t: t.difference, keep=3, said=_difference, **number),
+        _Said("percent", "Change", "100 (b - a) / a", lambda t: t.percent, unit="%", dtype="Float64", keep=6,
+              said=_percent),
         yes("a_lower_bound", "a lower bound", "Whether a is a lower bound", lambda t: t.open_a),
         yes("b_lower_bound", "b lower bound", "Whether b is a lower bound", lambda t: t.open_b),
-        words("limits", "Limit", "Limits, marked where they break", limits, missing="", keep=5),
+        words("limits", "Limit", "Limits, each marked whether it breaks", limits, missing="", keep=5),
     ]  # fmt: skip
-    headers = {total.name: total.header for total in totals}
-    shown = ["name", "a", "b", "difference", "percent", *(["limits"] if verdicts else [])]
+    shown = ("name", "a", "b", "difference", "percent", *(["limits"] if verdicts else []))
     return Table("totals", columns, lambda: list(totals), shown, is_summary=True)
+
+
+def _difference(total: TotalChange) -> str:
+    value = total.difference
+    if value is None:
+        return "?" if "?" in (total.text_a, total.text_b) or total.open_a or total.open_b else "-"
+    return f"{'+' if value > 0 else '-'}{total.show(abs(value))}" if value else "0"
+
+
+def _percent(total: TotalChange) -> str:
+    value = total.percent
+    if value is None:
+        return _difference(total) if total.difference is None else "0" if not total.difference else "▲ new"
+    return f"{'▲' if value > 0 else '▼'} {change_percent(value)}" if value else "0"
+
+
+def _notes(
+    a: TracedModel, b: TracedModel, changes: Changes, notes: Sequence[str], grids: Sequence[Grid]
+) -> list[Note]:
+    said = [("Note", visible(note)) for note in notes]
+    peaks = [_peak(side) for side in (a, b)]
+    if a.total.peak_memory_bytes != b.total.peak_memory_bytes:
+        said.append(("Peak memory", f"in {peaks[0]} of a, in {peaks[1]} of b"))
+    if changes.rows:
+        places = f", {changes.renumbered} of them at another place in a list" if changes.renumbered else ""
+        said.append(("Unchanged", f"{changes.unchanged} modules{places}"))
+    for letter, side in (("a", a), ("b", b)):
+        said += [(f"Note on {letter}", visible(note)) for note in side.notes]
+        said += [(f"Not counted in {letter}", text) for text in uncounted(side)]
+    return said + signs(grids)
+
+
+def _peak(side: TracedModel) -> str:
+    """The module in which most memory is alive."""
+    most = max(side.operations, key=lambda cost: cost.live_bytes, default=None)
+    return visible(most.module) or "the model itself" if most is not None else "nothing"
+
+
+def _record(
+    a: TracedModel,
+    b: TracedModel,
+    changes: Changes,
+    totals: Sequence[TotalChange],
+    verdicts: Sequence[Verdict],
+    notes: Sequence[str],
+    rows: Sequence[Change],
+) -> dict[str, Any]:
+    return {
+        "a": {**head(a), "total": total_of(a)},
+        "b": {**head(b), "total": total_of(b)},
+        "notes": notes,
+        "totals": [
+            {
+                **{name: getattr(total, name) for name in ("name", "a", "b")},
+                **{"a_lower_bound": total.open_a, "b_lower_bound": total.open_b},
+                **{name: getattr(total, name) for name in ("difference", "percent")},
+            }
+            for total in totals
+        ],
+        "limits": [{"limit": v.limit.text, "measure": v.total.name, "holds": v.holds} for v in verdicts],
+        "changes": [{column.name: column.get(row) for column in COLUMNS} for row in rows],
+        "unchanged": changes.unchanged,
+        "renumbered": changes.renumbered,
+    }

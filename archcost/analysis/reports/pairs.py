@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TypeVar
 
 from archcost.analysis.reports.columns import MODULE_COLUMNS, Row
 from archcost.analysis.reports.rows import Ledger
 from archcost.analysis.traced import TracedModel
 from archcost.cost.costs import ModuleCost
 from archcost.errors import SpecError
-from archcost.report.document import Column, near
+from archcost.report.columns import Look
+from archcost.report.document import Column, Get, near
 from archcost.report.units import ratio_text
+from archcost.report.values import Cell
 
-__all__ = ["COLUMNS", "MEASURES", "Pair", "expanded", "measures", "pairs"]
+__all__ = ["COLUMNS", "MEASURES", "Pair", "expanded", "measures", "number", "pairs"]
+
+R = TypeVar("R")
 
 MEASURES = {c.name: c for c in MODULE_COLUMNS if c.is_number and c.name != "level"}
 """The columns of modules that can be compared, by name."""
@@ -45,19 +49,25 @@ class Pair:
         return None if row is None else row.module.type_name
 
 
-def _difference(measure: Column, pair: Pair) -> Any:
+def number(column: Column[R], row: R) -> float | None:
+    """The value of a row under a column of numbers."""
+    value = column.get(row)
+    return value if isinstance(value, (int, float)) else None
+
+
+def _difference(measure: Column[Row], pair: Pair) -> float | None:
     """The difference b - a; a missing module counts as 0, so that differences add up."""
-    a, b = (0 if row is None else measure.get(row) for row in (pair.a, pair.b))
+    a, b = (0 if row is None else number(measure, row) for row in (pair.a, pair.b))
     return None if a is None or b is None or _is_open(measure, pair) else b - a
 
 
-def _ratio(measure: Column, pair: Pair) -> float | None:
+def _ratio(measure: Column[Row], pair: Pair) -> float | None:
     """The ratio b / a; None where a is missing or 0."""
-    a, b = (None if row is None else measure.get(row) for row in (pair.a, pair.b))
+    a, b = (None if row is None else number(measure, row) for row in (pair.a, pair.b))
     return b / a if a and b is not None and not _is_bound(measure, pair) else None
 
 
-def _is_open(measure: Column, pair: Pair) -> bool:
+def _is_open(measure: Column[Row], pair: Pair) -> bool:
     """Whether a side is a lower bound, so that the change is unknown."""
     return not pair.same_unknown and _is_bound(measure, pair)
 
@@ -66,67 +76,66 @@ def _is_bound(measure: Column, pair: Pair) -> bool:
     return any(row is not None and measure.lower_bound(row) for row in (pair.a, pair.b))
 
 
-def _change_text(measure: Column, value: Any) -> str:
+def _change_text(measure: Column[Row], value: float) -> str:
     return "0" if value == 0 else ("+" if value > 0 else "-") + measure.show(abs(value))
 
 
 @dataclass(frozen=True, slots=True)
-class _Side(Column):
+class _Side(Column[Pair]):
     """The column of a measure in a or b; shown empty where that model has no such module."""
 
     side: str = "a"
 
-    def text(self, row: Any) -> str:
+    def text(self, row: Pair) -> str:
         of_side: Row | None = getattr(row, self.side)
         return "" if of_side is None else MEASURES[self.group].text(of_side)
 
 
 @dataclass(frozen=True, slots=True)
-class _Ratio(Column):
+class _Ratio(Column[Pair]):
     """The column of ratios: empty where a side is missing, ``-`` where a is 0, ``?`` where not known."""
 
-    def text(self, row: Any) -> str:
+    def text(self, row: Pair) -> str:
         if row.only_in is not None:
             return ""
-        ratio = self.get(row)
+        ratio = number(self, row)
         if ratio is None:
             measure = MEASURES[self.group]
             return "?" if _difference(measure, row) is None or _is_bound(measure, row) else "-"
         return ratio_text(ratio)
 
 
-def measures(measure: Column) -> tuple[Column, ...]:
+def measures(measure: Column[Row]) -> tuple[Column[Pair], ...]:
     """The four columns of a measure: ``macs_a``, ``macs_b``, ``macs_difference`` and ``macs_ratio``."""
     name, header, meaning = measure.name, measure.header, measure.meaning
     # A module may be missing on either side, so every column may have gaps.
     dtype = "Float64" if measure.dtype == "Float64" else "Int64"
-    common: dict[str, Any] = {"unit": measure.unit, "show": measure.show, "dtype": dtype, "group": name}
+    keep = measure.keep
+    common: Look = {"unit": measure.unit, "show": measure.show, "dtype": dtype, "group": name, "keep": keep}
 
-    def value(side: str, pair: Pair) -> Any:
+    def value(side: str, pair: Pair) -> Cell:
         row: Row | None = getattr(pair, side)
         return None if row is None else measure.get(row)
 
     sides = (
-        _Side(f"{name}_{s}", f"{header} {s}", f"{meaning}; in {s}", partial(value, s),
-              keep=measure.keep, side=s, **common)
+        _Side(f"{name}_{s}", f"{header} {s}", f"{meaning}; in {s}", partial(value, s), side=s, **common)
         for s in ("a", "b")
-    )  # fmt: skip
-    change: dict[str, Any] = {**common, "show": partial(_change_text, measure)}
-    ratio: dict[str, Any] = {**common, "unit": "", "show": ratio_text, "dtype": "Float64"}
+    )
+    change: Look = {**common, "group": "", "show": partial(_change_text, measure), "keep": keep - 0.6}
+    ratio: Look = {**common, "unit": "", "show": ratio_text, "dtype": "Float64", "keep": keep - 0.5}
     return (
         *sides,
         Column(f"{name}_difference", f"{header} b - a", f"{meaning}; difference b - a",
-               partial(_difference, measure), keep=measure.keep - 0.6, **{**change, "group": ""}),
-        _Ratio(f"{name}_ratio", "b / a", f"{meaning}; ratio b / a", partial(_ratio, measure),
-               keep=measure.keep - 0.5, **ratio),
+               partial(_difference, measure), **change),
+        _Ratio(f"{name}_ratio", "b / a", f"{meaning}; ratio b / a", partial(_ratio, measure), **ratio),
     )  # fmt: skip
 
 
-def _words(name: str, header: str, meaning: str, get: Callable[[Pair], Any]) -> Column:
+def _words(name: str, header: str, meaning: str, get: Get[Pair]) -> Column[Pair]:
     return Column(name, header, meaning, get, show=str, dtype="str", missing="")
 
 
-COLUMNS: tuple[Column, ...] = (
+COLUMNS: tuple[Column[Pair], ...] = (
     _words("name", "Module", "Name in named_modules() of a or b", lambda pair: pair.name),
     _words("type_a", "Type a", "Class of the module in a", lambda pair: pair.type_of("a")),
     _words("type_b", "Type b", "Class of the module in b", lambda pair: pair.type_of("b")),
@@ -141,17 +150,22 @@ COLUMNS: tuple[Column, ...] = (
 """The columns of a Comparison: name and classes, then four for each measure."""
 
 
-def expanded(names: Iterable[str], suffixes: Sequence[str]) -> list[str]:
+def expanded(
+    names: Iterable[str],
+    suffixes: Sequence[str],
+    columns: Sequence[Column] = COLUMNS,
+    compared: Iterable[str] = MEASURES,
+) -> list[str]:
     """Column names, with the name of a measure (``macs``) replaced by those of its columns.
 
     Raises:
         SpecError: a name is neither that of a column nor that of a measure.
     """
-    known = {column.name for column in COLUMNS}
+    known = {column.name for column in columns}
     found: list[str] = []
     for name in names:
-        if name not in known and name not in MEASURES:
-            raise SpecError(f"nothing to compare is called {name!r}{near(name, (*MEASURES, *known))}")
+        if name not in known and name not in compared:
+            raise SpecError(f"nothing to compare is called {name!r}{near(name, (*compared, *known))}")
         found += [name] if name in known else [f"{name}_{suffix}" for suffix in suffixes]
     return found
 

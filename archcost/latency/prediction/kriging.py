@@ -9,7 +9,7 @@ median of all residuals.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,14 +49,15 @@ class Kriging:
         left: Array = found - self._mean
         self.scales: Array = np.zeros(self._points.shape[1])
         """Inverse of the distance at which correlation is lost, by feature; 0: the feature is left out."""
-        self._weights: NDArray[np.floating[Any]] = np.zeros(len(left))
+        self._weights: Array = np.zeros(len(left))
         if float(np.abs(left).max(initial=0.0)) ** 2 < _LEAST_VARIANCE:
             return
         some = np.random.default_rng(0).permutation(len(left))[:_SOUGHT_WITH]
         self.scales, noise = _sought(self._points[some], left[some])
         if self.scales.any():
             correlation = _matern(_squared(self._points, self._points, self.scales))
-            self._weights = np.linalg.solve(correlation + np.diag(_noises(correlation, left, noise)), left)
+            noisy = correlation + np.diag(_noises(correlation, left, noise))
+            self._weights = np.asarray(np.linalg.solve(noisy, left), dtype=float)
 
     def at(self, points: ArrayLike) -> Array:
         """The expected value, (n,), at each of other points, (n, features)."""

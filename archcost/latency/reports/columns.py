@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from archcost.latency.paths import is_rough
 from archcost.latency.store.listing import MEASUREMENT_COLUMNS
-from archcost.report.columns import milliseconds, number, words, yes
-from archcost.report.document import Column
+from archcost.report.columns import Numbers, milliseconds, number, words, yes
+from archcost.report.document import Column, Get
 from archcost.report.units import bytes_text, error_text, percent_text, ratio_text, si_text
+from archcost.report.values import Cell
 from archcost.spec import ConvSpec
 
 if TYPE_CHECKING:
     from archcost.latency.layers import LayerTime
     from archcost.latency.prediction.predictor import Prediction
+    from archcost.latency.store.measurement import Measurement
 
 __all__ = [
     *("DEFAULT_LAYER_COLUMNS", "DEFAULT_PATH_COLUMNS", "DEFAULT_PREDICTED_COLUMNS"),
@@ -31,7 +33,7 @@ def _percent(layer: LayerTime) -> float | None:
     return None if layer.roofline_share is None else 100 * layer.roofline_share
 
 
-LAYER_COLUMNS: tuple[Column, ...] = (
+LAYER_COLUMNS: tuple[Column[LayerTime], ...] = (
     words("name", "Layer", "Name of the module that made the call, as in named_modules()", keep=100),
     words("type", "Type", "Class of the module"),
     number("call", "Call", "Number of the module's call in a pass, from 0", str, dtype="int64"),
@@ -129,17 +131,17 @@ DEFAULT_LAYER_COLUMNS = (
 )
 
 
-def predicted_columns(predicted: Callable[[LayerTime], Prediction | None]) -> tuple[Column, ...]:
+def predicted_columns(predicted: Callable[[LayerTime], Prediction | None]) -> tuple[Column[LayerTime], ...]:
     """The columns of predicted times, shown only where something was predicted.
 
     Args:
         predicted: gives the prediction of a layer, or None.
     """
 
-    def of(show: Callable[[Prediction], Any]) -> Callable[[LayerTime], Any]:
+    def of(show: Callable[[Prediction], Cell]) -> Get[LayerTime]:
         return lambda layer: None if (found := predicted(layer)) is None else show(found)
 
-    together: dict[str, Any] = {"keep": 68, "group": "predicted"}
+    together: Numbers = {"keep": 68, "group": "predicted"}
     return (
         words(
             "predicted_path",
@@ -175,7 +177,7 @@ def predicted_columns(predicted: Callable[[LayerTime], Prediction | None]) -> tu
 
 DEFAULT_PREDICTED_COLUMNS = ("predicted_path", "predicted_ms", "prediction_error")
 
-PATH_COLUMNS: tuple[Column, ...] = (
+PATH_COLUMNS: tuple[Column[Measurement], ...] = (
     words(
         "convolution",
         "Convolution",

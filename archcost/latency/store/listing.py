@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from archcost.latency.store.measurement import Measurement
 from archcost.report.columns import milliseconds, number, words, yes
@@ -14,6 +14,7 @@ from archcost.report.document import Asked, Column, Document, Table, choose, ord
 from archcost.report.result import Result
 from archcost.report.text import visible
 from archcost.report.units import bytes_text, error_text
+from archcost.report.values import Json
 
 if TYPE_CHECKING:
     from archcost.latency.store.store import Store
@@ -53,7 +54,7 @@ class Stored(Result):
             record=lambda: {"store": self.store, "measurements": self._records(asked, found)},
         )
 
-    def _records(self, asked: Asked, found: Sequence[Measurement]) -> list[dict[str, Any]]:
+    def _records(self, asked: Asked, found: Sequence[Measurement]) -> list[dict[str, Json]]:
         if asked.columns is None:
             return [one.record() for one in found]
         columns = choose(asked.columns, MEASUREMENT_COLUMNS, ())
@@ -69,7 +70,7 @@ def _when(one: Measurement) -> str:
     return datetime.fromtimestamp(one.measured_at, timezone.utc).isoformat(timespec="seconds")
 
 
-MEASUREMENT_COLUMNS: tuple[Column, ...] = (
+MEASUREMENT_COLUMNS: tuple[Column[Measurement], ...] = (
     words(
         "spec",
         "Convolution",

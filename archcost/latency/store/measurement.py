@@ -15,9 +15,19 @@ from archcost.latency.store.fingerprint import Fingerprint
 from archcost.latency.store.kinds import PATH, kind_and_path
 from archcost.latency.timing.clock import Timing
 from archcost.latency.timing.engine import clock_for
+from archcost.report.values import Json
 from archcost.spec import ConvSpec
 
-__all__ = ["Key", "Measurement", "OldKey", "StoreError", "from_record", "spec_from_json", "spec_json"]
+__all__ = [
+    "Key",
+    "Measurement",
+    "OldKey",
+    "StoreError",
+    "checked",
+    "from_record",
+    "spec_from_json",
+    "spec_json",
+]
 
 CLOCKS = ("cpu", "wall", "cuda")
 
@@ -126,11 +136,15 @@ class Measurement:
             *(took.disturbed, error, workspace_bytes),
         )
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> dict[str, Json]:
         """Plain values for a line of JSON; `from_record` reads them."""
         values = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "key"}
         key = {one.name: getattr(self.key, one.name) for one in fields(self.key)}
         return {**key, "spec": asdict(self.key.spec), **values}
+
+
+_OF_KEY = tuple(one.name for one in fields(Key))
+_OF_VALUE = tuple(one.name for one in fields(Measurement) if one.name != "key")
 
 
 def spec_json(spec: ConvSpec) -> str:
@@ -150,7 +164,7 @@ def spec_from_json(text: str) -> ConvSpec:
         raise StoreError(f"no convolution: {error}") from error
 
 
-def from_record(record: Any) -> Measurement:
+def from_record(record: Json) -> Measurement:
     """The measurement that `Measurement.record` wrote; every value is checked.
 
     Raises:
@@ -158,23 +172,30 @@ def from_record(record: Any) -> Measurement:
     """
     if not isinstance(record, Mapping):
         raise StoreError(f"no measurement: {record!r} is no object with names")
-    of_key = [one.name for one in fields(Key)]
-    of_value = [one.name for one in fields(Measurement) if one.name != "key"]
-    if "kind" not in record and isinstance(record.get("path"), str):  # a line of version 1
-        kind, path = kind_and_path(record["path"])
+    path = record.get("path")
+    if "kind" not in record and isinstance(path, str):  # a line of version 1
+        kind, path = kind_and_path(path)
         record = {**record, "kind": kind, "path": path}
-    missing = [name for name in (*of_key, *of_value) if name not in record]
-    unknown = [str(name) for name in record if name not in of_key and name not in of_value]
+    missing = [name for name in (*_OF_KEY, *_OF_VALUE) if name not in record]
+    unknown = [str(name) for name in record if name not in _OF_KEY and name not in _OF_VALUE]
     if missing or unknown:
         said = [f"{', '.join(missing)} missing"] * bool(missing)
         said += [f"{', '.join(unknown)} unknown"] * bool(unknown)
         raise StoreError(f"no measurement: {'; '.join(said)}")
-    key = {**{name: record[name] for name in of_key}, "spec": _spec(record["spec"])}
-    values = {name: record[name] for name in of_value}
-    return Measurement(Key(**key), **values)
+    return checked({**record, "spec": _spec(record["spec"])})
 
 
-def _spec(values: Any) -> ConvSpec:
+def checked(values: Mapping[str, Any]) -> Measurement:
+    """The measurement with the attributes of key and measurement by their names.
+
+    Raises:
+        StoreError: a value is of the wrong type, or makes no sense.
+    """
+    key = Key(**{name: values[name] for name in _OF_KEY})
+    return Measurement(key, **{name: values[name] for name in _OF_VALUE})
+
+
+def _spec(values: Json) -> ConvSpec:
     """The spec with these plain values; values of another type are refused."""
     if not isinstance(values, dict):
         raise StoreError(f"no convolution: {values!r} is no object with names")
@@ -187,12 +208,13 @@ def _spec(values: Any) -> ConvSpec:
         if not all(type(leaf) is kind for leaf in _leaves(value)):
             raise StoreError(f"no convolution: {name} is {value!r}")
     try:
-        return ConvSpec(**values)
+        made: Mapping[str, Any] = values  # checked just now
+        return ConvSpec(**made)
     except (ArchcostError, ArithmeticError, LookupError, TypeError, ValueError) as error:
         raise StoreError(f"no convolution: {error}") from error
 
 
-def _leaves(value: Any) -> list[Any]:
+def _leaves(value: Json) -> list[Json]:
     return [leaf for one in value for leaf in _leaves(one)] if isinstance(value, (list, tuple)) else [value]
 
 

@@ -13,11 +13,18 @@ import time
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from archcost.latency.store.database import Database
 from archcost.latency.store.kinds import kind_and_path
-from archcost.latency.store.measurement import Key, Measurement, StoreError, from_record, spec_from_json
+from archcost.latency.store.measurement import (
+    Key,
+    Measurement,
+    StoreError,
+    checked,
+    from_record,
+    spec_from_json,
+)
 
 __all__ = ["Key", "Measurement", "Store", "StoreError", "default_path", "opened"]
 
@@ -197,7 +204,7 @@ class Store:
         return self._database.do(lambda connection: connection.execute(query, [before, *own]).rowcount)
 
     def _select(self, where: str, values: tuple[Value, ...]) -> list[Measurement]:
-        def read(connection: sqlite3.Connection) -> list[tuple[Any, ...]]:
+        def read(connection: sqlite3.Connection) -> list[tuple[Value, ...]]:
             order = ", ".join(_KEY)
             query = f"SELECT {_COLUMNS} FROM measurements {where} ORDER BY {order}"
             return connection.execute(query, values).fetchall()
@@ -233,8 +240,7 @@ def _row(measurement: Measurement) -> tuple[Value, ...]:
     return (*measurement.key.columns, *(getattr(measurement, name) for name in _VALUES))
 
 
-def _measurement(row: tuple[Any, ...]) -> Measurement:
-    key = dict(zip(_KEY, row, strict=False))
-    values = dict(zip(_VALUES, row[len(_KEY) :], strict=True))
-    values["disturbed"] = bool(values["disturbed"])
-    return Measurement(Key(**{**key, "spec": spec_from_json(key["spec"])}), **values)
+def _measurement(row: tuple[Value, ...]) -> Measurement:
+    values = dict(zip((*_KEY, *_VALUES), row, strict=True))
+    spec = spec_from_json(str(values["spec"]))
+    return checked({**values, "spec": spec, "disturbed": bool(values["disturbed"])})

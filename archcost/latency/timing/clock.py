@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
-from typing import Any, Literal, TypeGuard
+from typing import Literal, TypeGuard
 
 from archcost.errors import ArchcostError, SpecError
 from archcost.latency.timing import stopwatch
 from archcost.latency.timing import thresholds as limits
 from archcost.latency.timing.deadline import Deadline
-from archcost.latency.timing.engine import TimeStats, Turns, interquartile, kept
+from archcost.latency.timing.engine import TimeStats, Turns, Work, interquartile, kept
 from archcost.latency.timing.stopwatch import CPU_CLOCKS, Sample, between, step_of
 
 __all__ = ["Ratio", "Timing", "compare_calls", "interquartile", "ratio"]
@@ -90,7 +90,7 @@ class Ratio:
 
 
 def compare_calls(
-    calls: Mapping[str, Callable[..., Any]],
+    calls: Mapping[str, Work],
     *,
     rounds: int = 9,
     seconds: float | None = None,
@@ -98,7 +98,7 @@ def compare_calls(
     warmup: int = 1,
     block: float = limits.BLOCK_S,
     cpu_clock: Literal["process", "thread"] = "process",
-    prepare: Mapping[str, Callable[[], Any]] | None = None,
+    prepare: Mapping[str, Work] | None = None,
     tolerance: float = limits.TOLERANCE,
     switches_per_second: float = 0.0,
     gc_enabled: bool = False,
@@ -201,7 +201,7 @@ def _quotient(a: float, b: float) -> float:
 
 
 @contextmanager
-def _collector(enabled: bool) -> Iterator[Callable[[], Any]]:
+def _collector(enabled: bool) -> Iterator[Work]:
     """Set the garbage collector; gives the function to call before a sample.
 
     Objects made while the collector is off are all in the youngest generations.
@@ -232,8 +232,8 @@ def _timing(name: str, samples: list[tuple[int, Sample]], calls: int, few: bool)
 
 
 def _check(
-    calls: Mapping[str, Callable[..., Any]],
-    prepare: Mapping[str, Callable[[], Any]],
+    calls: Mapping[str, Work],
+    prepare: Mapping[str, Work],
     cpu_clock: str,
     **numbers: float | None,
 ) -> None:

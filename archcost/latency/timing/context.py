@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack
 from functools import partial
 from statistics import median
@@ -19,12 +19,12 @@ from archcost.errors import InputError, ModelError
 from archcost.latency.store.fingerprint import fingerprint
 from archcost.latency.timing import thresholds as limits
 from archcost.latency.timing.deadline import Deadline, TooLittleTime, now
-from archcost.latency.timing.engine import TimeStats, Turns, clock_for, time_stats
+from archcost.latency.timing.engine import TimeStats, Turns, Work, clock_for, time_stats
 from archcost.latency.timing.hooks import Route, hook_seconds, hooked, route_of
 from archcost.latency.timing.parts import CallTime, InContext
 from archcost.latency.timing.passing import as_it_is, passed
 from archcost.latency.timing.settings import settings
-from archcost.latency.timing.stopwatch import CpuStopwatch, CudaStopwatch, Lap, Stopwatch, WallStopwatch
+from archcost.latency.timing.stopwatch import AnyStopwatch, CpuStopwatch, CudaStopwatch, Lap, WallStopwatch
 from archcost.trace.call import Call
 from archcost.trace.inputs import dtype_of
 from archcost.trace.modules import ModuleTree, check_initialised, check_model, is_training, walk
@@ -49,7 +49,7 @@ def time_in_context(
     keep_blocks: bool = False,
     clock: Literal["cpu", "wall"] | None = None,
     tolerance: float = limits.TOLERANCE,
-    watch: Stopwatch[Any] | None = None,
+    watch: AnyStopwatch | None = None,
 ) -> InContext:
     """Time every module call of a model's forward pass and, in turns with that, the pass end to end.
 
@@ -134,9 +134,9 @@ class _Passes:
 
     def __init__(
         self,
-        call: Callable[[], Any],
+        call: Work,
         tree: ModuleTree,
-        watch: Stopwatch[Any],
+        watch: AnyStopwatch,
         tolerance: float,
         deadline: Deadline | None,
     ) -> None:
@@ -243,7 +243,7 @@ class _Passes:
             )
         return _Pass(route, route.own_times(self.watch.laps(events.readings, self.tolerance)))
 
-    def _forward(self) -> Any:
+    def _forward(self) -> object:
         start = now()
         output = passed(self.call, "timed")
         self.cost = now() - start
@@ -268,7 +268,7 @@ def _call_times(route: Route, passes: Mapping[int, _Pass], lap: float) -> tuple[
     return tuple(times)
 
 
-def _stopwatch(device: torch.device, clock: str) -> Stopwatch[Any]:
+def _stopwatch(device: torch.device, clock: str) -> AnyStopwatch:
     if device.type == "cuda":
         return CudaStopwatch(device)
     return CpuStopwatch() if clock == "cpu" else WallStopwatch()

@@ -12,13 +12,17 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median, quantiles
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from typing import Generic, Literal, Protocol, TypeAlias, TypeVar
 
 from archcost.latency.timing.deadline import Deadline, now
 from archcost.latency.timing.stopwatch import Lap
 from archcost.latency.timing.thresholds import FEWEST, HALF_INTERVAL
 
-__all__ = ["TimeStats", "Turns", "clock_for", "interquartile", "kept", "once", "time_stats"]
+__all__ = ["TimeStats", "Turns", "Work", "clock_for", "interquartile", "kept", "once", "time_stats"]
+
+
+Work: TypeAlias = Callable[..., object]
+"""A function to be timed, or run before one that is; it may return anything."""
 
 
 class _Sample(Protocol):
@@ -46,7 +50,7 @@ class Turns(Generic[_S]):
         deadline: Deadline | None = None,
         *,
         tries: int = 1,
-        before: Callable[[], Any] = lambda: None,
+        before: Work = lambda: None,
         seed: int = 0,
     ) -> None:
         self.takes, self.deadline, self.tries, self.before = takes, deadline, tries, before
@@ -155,7 +159,7 @@ def clock_for(threads: int) -> Literal["cpu", "wall"]:
     return "cpu" if threads == 1 else "wall"
 
 
-def once(call: Callable[[], Any], threads: int | None = None) -> float:
+def once(call: Work, threads: int | None = None) -> float:
     """Seconds of a single call, by the clock for this number of threads; None: by that of deadlines."""
     clock = now if threads is None else time.thread_time if threads == 1 else time.perf_counter
     start = clock()

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from archcost.latency.timing.deadline import Deadline
 from archcost.latency.timing.engine import Turns
-from archcost.latency.timing.stopwatch import Lap, Stopwatch
+from archcost.latency.timing.stopwatch import AnyStopwatch, Lap, Stopwatch
 from archcost.latency.timing.thresholds import FEWEST, HOOK_MODULES, HOOK_REPEATS
 from archcost.trace.modules import ModuleTree, type_name
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["ModuleCall", "Route", "hook_seconds", "hooked", "route_of"]
 
 _LEAVE = None
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -56,31 +57,31 @@ class Route:
 
 
 @dataclass
-class Events:
+class Events(Generic[R]):
     """The record of the hooks: each module entered, or None where a module was left, and the clock then."""
 
     marks: list[nn.Module | None] = field(default_factory=list)
-    readings: list[Any] = field(default_factory=list)
+    readings: list[R] = field(default_factory=list)
 
 
 @contextmanager
-def hooked(watch: Stopwatch[Any]) -> Iterator[Events]:
+def hooked(watch: Stopwatch[R]) -> Iterator[Events[R]]:
     """Record every module call of this thread, of any model.
 
     The hooks are PyTorch's global ones, so that no model is changed.
     """
     from torch.nn.modules import module as hooks
 
-    events = Events()
+    events: Events[R] = Events()
     mark, reading, read = events.marks.append, events.readings.append, watch.read
     mine, current = threading.get_ident(), threading.get_ident
 
-    def entered(module: nn.Module, args: Any) -> None:
+    def entered(module: nn.Module, *_: object) -> None:
         if current() == mine:
             mark(module)
             reading(read())
 
-    def left(module: nn.Module, args: Any, output: Any) -> None:
+    def left(*_: object) -> None:
         if current() == mine:
             reading(read())
             mark(_LEAVE)
@@ -120,7 +121,7 @@ def route_of(marks: list[nn.Module | None], tree: ModuleTree) -> Route | None:
 
 
 def hook_seconds(
-    watch: Stopwatch[Any],
+    watch: AnyStopwatch,
     repeats: int = HOOK_REPEATS,
     modules: int = HOOK_MODULES,
     deadline: Deadline | None = None,

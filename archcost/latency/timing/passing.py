@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TypeVar
 
 from archcost.errors import ArchcostError, ModelError
 from archcost.trace.modules import ModuleTree
 from archcost.trace.state import Untouched, deeper_recursion
 
 __all__ = ["as_it_is", "passed"]
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -26,7 +28,7 @@ def as_it_is(tree: ModuleTree) -> Iterator[None]:
         yield
 
 
-def passed(call: Callable[[], Any], what: str) -> Any:
+def passed(call: Callable[[], T], what: str) -> T:
     """The output of a forward pass.
 
     Args:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from itertools import pairwise
-from typing import TYPE_CHECKING, Generic, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeAlias, TypeVar
 
 from archcost.latency.timing.thresholds import GAP_NS
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     *("CPU_CLOCKS", "Reading", "Sample", "between", "read", "step_of"),
-    *("CpuStopwatch", "CudaStopwatch", "Lap", "Stopwatch", "WallStopwatch"),
+    *("AnyStopwatch", "CpuStopwatch", "CudaStopwatch", "Lap", "Stopwatch", "WallStopwatch"),
 ]
 
 CPU_CLOCKS = {"process": time.process_time_ns, "thread": time.thread_time_ns}
@@ -67,8 +67,9 @@ def between(
         switches_per_second: involuntary context switches allowed for each second of CPU time.
     """
     wall, cpu = (after.wall - before.wall) / 1e9, (after.cpu - before.cpu) / 1e9
-    known = before.switches is not None and after.switches is not None
-    switches: int | None = after.switches - before.switches if known else None  # type: ignore[operator]
+    switches = None
+    if before.switches is not None and after.switches is not None:
+        switches = after.switches - before.switches
     switched = switches is not None and switches > switches_per_second * cpu
     return Sample(wall, cpu, switches, switched or wall - cpu > tolerance * cpu + 2 * step)
 
@@ -106,6 +107,9 @@ class Stopwatch(Generic[_R]):
     def lap(self, before: _R, after: _R, tolerance: float) -> Lap:
         """The time between two readings."""
         raise NotImplementedError
+
+
+AnyStopwatch: TypeAlias = Stopwatch[Any]
 
 
 class CpuStopwatch(Stopwatch[tuple[int, int]]):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from archcost.kernels import library
-from archcost.paths.algorithms.tensor import TensorPath, WholePath
+from archcost.paths.algorithms.tensor import Fused, TensorPath, WholePath
 from archcost.paths.compiled import GROUPED, Kernel, im2col_kernel
 from archcost.paths.geometry import by_groups, cropped, full_size, padded, padded_elements, tap_windows
 from archcost.paths.precision import compute_dtype, sum_error
@@ -65,7 +65,7 @@ def matrix_elements(spec: ConvSpec) -> int:
     return spec.batch * rows * prod(positions)
 
 
-class Im2colPath(TensorPath):
+class Im2colPath(TensorPath[Tensor]):
     """The whole matrix, then one product for each group."""
 
     name = "im2col"
@@ -73,7 +73,10 @@ class Im2colPath(TensorPath):
     limits = "everything: 1 to 3 axes, groups, stride, dilation, transposed, every padding mode"
     source = "K. Chellapilla, S. Puri and P. Simard, High Performance Convolutional Neural Networks, 2006"
 
-    def _prepare(self, weight: Tensor, spec: ConvSpec) -> Tensor:
+    def _prepare(self, weight: Tensor, spec: ConvSpec) -> Tensor | Fused:
+        return self._matrix(weight, spec)
+
+    def _matrix(self, weight: Tensor, spec: ConvSpec) -> Tensor:
         """(groups, out, in * taps); transposed (groups, out * taps, in)."""
         grouped = by_groups(weight.to(compute_dtype(weight.dtype)), spec)
         return grouped.movedim(2, -1).flatten(1, -2) if spec.transposed else grouped.flatten(2)
@@ -119,7 +122,7 @@ class TiledIm2colPath(WholePath, Im2colPath):
         return im2col_kernel(spec)
 
     def _tensors(self, weight: Tensor, spec: ConvSpec) -> Tensor:
-        return Im2colPath._prepare(self, weight, spec)
+        return self._matrix(weight, spec)
 
     def _run(self, x: Tensor, weight: Tensor, spec: ConvSpec) -> Tensor:
         rows = block_rows(spec, x.element_size())

@@ -44,7 +44,7 @@ class Parts:
     """Whether ``spec`` is executed by `archcost.paths.algorithms.space_to_depth`."""
 
 
-class PhasedPath(TensorPath):
+class PhasedPath(TensorPath[Parts]):
     """A path that executes `Dense` convolutions, and so any convolution by its phases.
 
     Each phase runs a compiled kernel where `_choice` has one for it, else tensor operations.

@@ -88,7 +88,8 @@ def joined(products: Tensor, levels: int) -> Tensor:
 def quarters(a: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Top left, top right, bottom left, bottom right."""
     top, bottom = a.chunk(2, dim=-2)
-    return (*top.chunk(2, dim=-1), *bottom.chunk(2, dim=-1))  # type: ignore[return-value]
+    (a11, a12), (a21, a22) = top.chunk(2, dim=-1), bottom.chunk(2, dim=-1)
+    return a11, a12, a21, a22
 
 
 def filled(a: Tensor, multiple: int) -> Tensor:
@@ -118,9 +119,9 @@ class StrassenPath(Im2colPath):
                 f"im2col with {levels} level{'s' * (levels > 1)} of Strassen's seven products for eight"
             )
 
-    def _prepare(self, weight: Tensor, spec: ConvSpec) -> Tensor:
+    def _matrix(self, weight: Tensor, spec: ConvSpec) -> Tensor:
         # Every operand is (7, ..., 7, batch, groups, rows, columns): the weights serve the whole batch.
-        return left_operands(super()._prepare(weight, spec).unsqueeze(0), self.levels_of(spec))
+        return left_operands(super()._matrix(weight, spec).unsqueeze(0), self.levels_of(spec))
 
     def _product(self, weight: Tensor, columns: Tensor, spec: ConvSpec) -> Tensor:
         levels = self.levels_of(spec)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,6 +21,8 @@ from archcost.paths.precision import FLOATS, compute_dtype
 from archcost.spec import ConvSpec
 
 __all__ = ["Fused", "TensorPath", "WholePath", "device_of", "kernels_run"]
+
+W = TypeVar("W")
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Fused:
         return x if spec.padding_mode == "zeros" else padded(x, spec)
 
 
-class TensorPath(ExecutionPath):
+class TensorPath(ExecutionPath, Generic[W]):
     """A path that computes in the inputs' dtype, in float32 for the half types; bias and epilogue come last.
 
     Its tensor operations are differentiable. Compiled kernels, chosen once in `prepare`, compute in float32.
@@ -93,19 +95,19 @@ class TensorPath(ExecutionPath):
         return None
 
     @abstractmethod
-    def _prepare(self, weight: Tensor, spec: ConvSpec) -> Any:
+    def _prepare(self, weight: Tensor, spec: ConvSpec) -> W | Fused:
         """The weights in whatever form `_run` wants, in the dtype computed in; or `Fused`."""
 
     @abstractmethod
-    def _run(self, x: Tensor, content: Any, spec: ConvSpec) -> Tensor:
+    def _run(self, x: Tensor, content: W, spec: ConvSpec) -> Tensor:
         """The convolution without its bias, a new tensor."""
 
-    def _is_packed(self, content: Any) -> bool:
+    def _is_packed(self, content: W | Fused) -> bool:
         """Whether some weights are packed for a kernel, so that they have no gradients."""
         return isinstance(content, Fused)
 
 
-class WholePath(TensorPath):
+class WholePath(TensorPath[Tensor]):
     """A path with a kernel for whole convolutions, with any stride and dilation; else tensor operations."""
 
     def implementation(
@@ -117,7 +119,7 @@ class WholePath(TensorPath):
         """The compiled kernel, None where tensor operations run: all choices are made here."""
         return self._kernel(spec) if kernels_run(dtype, device) else None
 
-    def _prepare(self, weight: Tensor, spec: ConvSpec) -> Any:
+    def _prepare(self, weight: Tensor, spec: ConvSpec) -> Tensor | Fused:
         kernel = self._chosen(spec, weight.dtype, device_of(weight))
         if kernel is None:
             return self._tensors(weight, spec)

@@ -158,7 +158,7 @@ def _coefficients(m: int, r: int, which: str) -> list[list[float]]:
 
 
 # What torch.compiler.assume_constant_result sets; to call it imports the compiler, which takes seconds.
-_coefficients._dynamo_marked_constant = True  # type: ignore[attr-defined]
+vars(_coefficients).update(_dynamo_marked_constant=True)
 
 
 @lru_cache(maxsize=256)

@@ -140,8 +140,8 @@ class Plan:
                 the state_dict of a model that the same plan was applied to.
             moments: mean and covariance of layers' input patches, by the layer's name
                 (`archcost.weights.moments.collect`).
-            hooks: "keep": new layers take over the hooks of the old ones; "refuse": a layer with hooks "
-                "raises.
+            hooks: "keep": new layers take over the hooks of the old ones; "refuse": a layer with hooks
+                raises.
 
         Returns:
             The copy; with ``inplace`` an `Applied`, whose ``undo()`` restores the model.

@@ -14,7 +14,7 @@ from typing import Any
 from archcost.report.document import Column
 from archcost.report.units import axes_text, bytes_text, count_text, percent_text, ratio_text, si_text
 from archcost.rewriting.proposal import SLACK, Proposal
-from archcost.rewriting.replacement import named_by
+from archcost.rewriting.replacement import Option, named_by
 
 __all__ = ["COLUMNS", "PEOPLE", "SEEN", "ProposalLine", "error_text", "ms_text", "options_of", "options_text"]
 
@@ -55,12 +55,12 @@ def _with_kind(name: str, kinds: Mapping[str, str]) -> str:
     return f"{name} ({kinds[name]})" if name in kinds else name
 
 
-def options_text(options: Mapping[str, object]) -> str:
+def options_text(options: Mapping[str, Option]) -> str:
     """Options in words: ``rank 32, order rows first``; a list is shown as ``8x16``."""
     return ", ".join(f"{name.replace('_', ' ')} {_option(value)}" for name, value in options.items())
 
 
-def _option(value: Any) -> str:
+def _option(value: Option) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return "x".join(map(_option, value)) if isinstance(value, (list, tuple)) else str(value)
@@ -298,7 +298,7 @@ def _range(name: str, keep: float) -> Column:
 
     def get(line: ProposalLine) -> tuple[float, float] | None:
         values = [column.get(ProposalLine((one,), line.total_macs)) for one in line.proposals]
-        known = [value for value in values if value is not None]
+        known = [value for value in values if isinstance(value, (int, float))]
         return (min(known), max(known)) if known else None
 
     def show(both: tuple[float, float]) -> str:

@@ -12,10 +12,10 @@ from archcost.report.text import visible
 
 if TYPE_CHECKING:
     from archcost.report.grid import Grid
-    from archcost.rewriting.proposal import Stays
+    from archcost.rewriting.proposal import Skipped
     from archcost.rewriting.results import Proposed
 
-__all__ = ["notes_of", "stays_notes"]
+__all__ = ["notes_of", "skipped_notes"]
 
 _UNITS: Explanations = (
     ("numbers are of one layer, all of its calls in a forward pass", ()),
@@ -37,12 +37,12 @@ _ERRORS: Explanations = (
 _EVERY = "Skipped by every rule"
 
 
-def stays_notes(stays: Iterable[Stays]) -> list[tuple[str, str]]:
+def skipped_notes(skipped: Iterable[Skipped]) -> list[tuple[str, str]]:
     """The skipped layers as ``(rule, text)``: a line for all layers that a rule skips for the same reason.
 
     Reasons that differ only in names of modules of the model share a line with the first of them.
     """
-    given = list(stays)
+    given = list(skipped)
     known = {part for one in given for part in _above(one.name)}
     reasons: dict[tuple[str | None, str], dict[str, str]] = defaultdict(dict)
     for one in given:
@@ -85,7 +85,7 @@ def notes_of(proposals: Proposed, rows: str, grids: Sequence[Grid]) -> list[tupl
         rows: the choice of the table's rows, in words.
     """
     notes = _nothing(proposals)
-    notes += stays_notes(proposals.stays)
+    notes += skipped_notes(proposals.skipped)
     notes += _advice(proposals)
     if len(proposals):
         notes.append(("Rows", f"{rows}; to_pandas() and --format csv have all {len(proposals)} proposals"))

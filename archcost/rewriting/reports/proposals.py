@@ -15,9 +15,8 @@ The schema of ``archcost.proposals/1``; a later version may add keys, a changed 
   ``speedup``, ``device``, ``threads``); and also ``macs_ratio``, ``params_ratio``, ``macs_saved`` (in
   % of the model's), ``speedup``, ``recommended``, ``objection`` (null where it is recommended) and ``best``
   (whether `Proposals.best` chooses it).
-- ``stays``: the skipped layers, a list of ``{"name", "type", "rule", "reason"}``; ``rule`` is null where "
-    "every
-  rule skips the layer.
+- ``skipped``: the skipped layers, a list of ``{"name", "type", "rule", "reason"}``; ``rule`` is null where
+  every rule skips the layer.
 - ``advice``: a list of ``{"name", "text"}``.
 
 Costs are of one layer, all of its calls in a pass together. Times are in ms, null where not measured; none is
@@ -38,12 +37,12 @@ from archcost.report.document import Asked, Column, Document, Table, find, order
 from archcost.report.grid import Entry
 from archcost.report.text import visible
 from archcost.report.units import ratio_text, si_text
-from archcost.rewriting.proposal import Proposal, Stays
+from archcost.rewriting.proposal import Proposal, Skipped
 from archcost.rewriting.reports.columns import COLUMNS, PEOPLE, SEEN, ProposalLine, error_text
 from archcost.rewriting.reports.notes import notes_of
 from archcost.rewriting.results import Proposed
 
-__all__ = ["SCHEMA", "document_of", "stays_records"]
+__all__ = ["SCHEMA", "document_of", "skipped_records"]
 
 SCHEMA = "archcost.proposals/1"
 _ADDED = ("params_ratio", "macs_ratio", "macs_saved", "speedup", "recommended", "objection", "best")
@@ -215,12 +214,12 @@ def _record(proposals: Proposed, asked: Asked, table: Table) -> dict[str, Any]:
         "proposals": [
             {**of(line.first), **{column.name: column.get(line) for column in added}} for line in table.rows()
         ],
-        "stays": stays_records(proposals.stays),
+        "skipped": skipped_records(proposals.skipped),
         "advice": [{"name": one.name, "text": one.text} for one in proposals.advice],
     }
 
 
-def stays_records(stays: Iterable[Stays]) -> list[dict[str, str | None]]:
+def skipped_records(skipped: Iterable[Skipped]) -> list[dict[str, str | None]]:
     return [
-        {"name": one.name, "type": one.type_name, "rule": one.rule, "reason": one.reason} for one in stays
+        {"name": one.name, "type": one.type_name, "rule": one.rule, "reason": one.reason} for one in skipped
     ]

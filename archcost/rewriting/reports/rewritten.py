@@ -10,8 +10,8 @@ The schema of ``archcost.rewritten/1``; a later version may add keys, a changed 
 - ``speed``: null, or ``old_ms``, ``new_ms``, ``spread_ms``, ``speedup``, ``device`` and ``threads``: old and
   new model timed in turns.
 - ``outcomes``: a list, each new layer with every column of `COLUMNS` by its name, or those asked for.
-- ``stays``: a list of ``{"name", "type", "rule", "reason"}``: layers that a rule skipped, or rewrote without
-  fitting them to the data.
+- ``skipped``: a list of ``{"name", "type", "rule", "reason"}``: layers that a rule skipped, or rewrote
+  without fitting them to the data.
 - ``plan``: the plan, as ``plan.to_json()`` writes it.
 """
 
@@ -34,8 +34,8 @@ from archcost.report.text import visible
 from archcost.report.units import ratio_text
 from archcost.rewriting.reports import columns as of_proposals
 from archcost.rewriting.reports.columns import ProposalLine, error_text, ms_text
-from archcost.rewriting.reports.notes import stays_notes
-from archcost.rewriting.reports.proposals import stays_records
+from archcost.rewriting.reports.notes import skipped_notes
+from archcost.rewriting.reports.proposals import skipped_records
 from archcost.rewriting.results import RewrittenModel
 
 if TYPE_CHECKING:
@@ -190,7 +190,7 @@ def _record(rewritten: RewrittenModel, asked: Asked, table: Table) -> dict[str, 
         "output_error": rewritten.output_error,
         "speed": None if rewritten.speed is None else asdict(rewritten.speed),
         "outcomes": [{column.name: column.get(row) for column in columns} for row in table.rows()],
-        "stays": stays_records(rewritten.stays),
+        "skipped": skipped_records(rewritten.skipped),
         "plan": plan_record(rewritten.plan),
     }
 
@@ -211,7 +211,7 @@ def _notes(rewritten: RewrittenModel, grids: Sequence[Grid]) -> list[tuple[str, 
         notes.append(("Output", text))
     if rewritten.speed is not None:
         notes.append(("Speed", _speed(rewritten.speed)))
-    notes += stays_notes(rewritten.stays)
+    notes += skipped_notes(rewritten.skipped)
     if errors:
         notes.append(("Errors", errors))
     notes += [("Units", _UNITS), *signs(grids)]

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import combinations
 from math import prod
-from typing import Any
 
 import torch
 
-from archcost.errors import RewriteError
-from archcost.merging.chain import Chain, chained
+from archcost.errors import Refusal, RewriteError
+from archcost.merging.chain import Chain, Conv
 from archcost.rewriting.replacement import Replacement
-from archcost.rewriting.rule import Options
+from archcost.rewriting.rule import RuleOptions
 from archcost.rewriting.rules.linear import (
     LinearChain,
     along,
@@ -58,11 +58,11 @@ class Asymmetric(LinearChain):
         "the second stage"
     )
 
-    def unfit(self, spec: ConvSpec) -> str | None:
+    def unfit(self, spec: ConvSpec) -> Refusal | None:
         if spec.axes == 1:
-            return f"its kernel of {said(spec.kernel_size)} has a single axis: nothing to factor"
+            return Refusal(f"its kernel of {said(spec.kernel_size)} has a single axis: nothing to factor")
         if len(_wide(spec)) < 2:
-            return (
+            return Refusal(
                 f"its kernel of {said(spec.kernel_size)} extends along fewer than two axes: nothing to factor"
             )
         return None
@@ -70,14 +70,14 @@ class Asymmetric(LinearChain):
     def cheapest(self, spec: ConvSpec) -> Chain:
         return min((_chain(spec, 1, axes) for axes in _ways(spec)), key=chain_macs)
 
-    def options(self, subject: Subject, ratio: float) -> Iterator[Options]:
+    def options(self, subject: Subject, ratio: float) -> Iterator[RuleOptions]:
         """Both orders, as only the weights tell which has the smaller error; in 3-d the first axis alone."""
         spec = subject.spec
         wide = _wide(spec)
         for axes in (wide[:1], wide[1:]):
             yield {"rank": _fitting(spec, axes, ratio), "first": _named(spec, axes)}
 
-    def lossless(self, spec: ConvSpec) -> Iterator[Options]:
+    def lossless(self, spec: ConvSpec) -> Iterator[RuleOptions]:
         for axes in _ways(spec):
             yield {"rank": _full(spec, axes), "first": _named(spec, axes)}
 
@@ -89,12 +89,12 @@ class Asymmetric(LinearChain):
         axes = ways[first] if first is not None else _wide(spec)[:1]
         full = _full(spec, axes)
         rank = _fitting(spec, axes, 0.5) if rank is None else count(subject, "rank", rank, full)
-        return self.made(subject, _chain(spec, rank, axes), rank == full, first=first)
+        return self.made(subject, _chain(spec, rank, axes), rank == full, variant=first)
 
-    def bound(self, spec: ConvSpec, first: str | None = None, **_: Any) -> float:
+    def bound(self, spec: ConvSpec, variant: str | None = None) -> float:
         """The rank; for a kernel of k1 and k2 taps in the two stages ``k1 k2 I O / (s k1 I + k2 O)``."""
         ways = {_named(spec, axes): axes for axes in _ways(spec)}
-        axes = ways[first] if first is not None else _wide(spec)[:1]
+        axes = ways[variant] if variant is not None else _wide(spec)[:1]
         ins, outs = of_group(spec)
         one = prod(k for axis, k in enumerate(spec.kernel_size) if axis in axes)
         two = taps(spec) // one
@@ -180,13 +180,9 @@ def _chain(spec: ConvSpec, rank: int, axes: tuple[int, ...]) -> Chain:
     later = _others(spec, axes)
     sooner = [axis for axis in range(spec.axes) if axis not in later]
     middle = rank * spec.groups
-    first = along(spec, sooner, out_channels=middle, bias=False)
-    second = along(spec, later, in_channels=middle, input_size=first.output_size)
-    names = (
-        *("out_channels", "kernel_size", "stride", "padding", "dilation", "groups"),
-        *("transposed", "output_padding", "padding_mode", "bias"),
-    )
-    return chained(first, {name: getattr(second, name) for name in names})
+    first = replace(along(spec, sooner), out_channels=middle, bias=False)
+    second = replace(along(spec, later), in_channels=middle, input_size=first.output_size)
+    return Conv(first), Conv(second)
 
 
 RULES, ORDER = (Asymmetric(),), 20

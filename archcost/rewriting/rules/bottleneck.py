@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from math import prod, sqrt
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from archcost.errors import RewriteError
+from archcost.errors import Refusal, RewriteError
 from archcost.merging.chain import Chain, Conv
 from archcost.rewriting.replacement import Replacement
-from archcost.rewriting.rule import Options
+from archcost.rewriting.rule import RuleOptions
 from archcost.rewriting.rules.linear import (
     LinearChain,
     as_weight,
@@ -21,6 +20,7 @@ from archcost.rewriting.rules.linear import (
     count,
     depthwise,
     of_group,
+    pointwise,
     rank_for,
     taps,
     upright,
@@ -60,15 +60,15 @@ class Bottleneck(LinearChain):
         "I and O in and out of a group, s the stride"
     )
 
-    def unfit(self, spec: ConvSpec) -> str | None:
+    def unfit(self, spec: ConvSpec) -> Refusal | None:
         if depthwise(spec):
-            return "it is depthwise: a group has a single input channel, nothing to reduce"
+            return Refusal("it is depthwise: a group has a single input channel, nothing to reduce")
         return None
 
     def cheapest(self, spec: ConvSpec) -> Chain:
         return min((bottleneck_chain(spec, 1, 1, form) for form in _forms(spec)), key=chain_macs)
 
-    def options(self, subject: Subject, ratio: float) -> Iterator[Options]:
+    def options(self, subject: Subject, ratio: float) -> Iterator[RuleOptions]:
         """Each form that saves MACs; "both" keeps the same share of the channels on either side."""
         spec = subject.spec
         for form in _forms(spec):
@@ -76,7 +76,7 @@ class Bottleneck(LinearChain):
             if chain_macs(bottleneck_chain(spec, one, two, form)) < spec.macs:
                 yield _options(form, one, two)
 
-    def lossless(self, spec: ConvSpec) -> Iterator[Options]:
+    def lossless(self, spec: ConvSpec) -> Iterator[RuleOptions]:
         for form in _forms(spec):
             yield _options(form, *_full(spec, form))
 
@@ -102,17 +102,17 @@ class Bottleneck(LinearChain):
         one = half_in if rank_in is None else count(subject, "rank_in", rank_in, ins)
         two = half_out if rank_out is None else count(subject, "rank_out", rank_out, outs)
         exact = one == ins and two == outs
-        return self.made(subject, bottleneck_chain(spec, one, two, form), exact, form=form)
+        return self.made(subject, bottleneck_chain(spec, one, two, form), exact, variant=form)
 
-    def bound(self, spec: ConvSpec, form: str = "both", **_: Any) -> float:
+    def bound(self, spec: ConvSpec, variant: str | None = None) -> float:
         """The rank; for "both" the share of the channels, ``rank_in / I`` and ``rank_out / O``."""
         ins, outs = of_group(spec)
         k, jump = taps(spec), prod(spec.stride)
         # A transposed layer counts positions of its input, fewer than those of its output.
         front, back = (1, jump) if spec.transposed else (jump, 1)
-        if form == "out":
+        if variant == "out":
             return k * ins * outs / (k * ins + back * outs)
-        if form == "in":
+        if variant == "in":
             return k * ins * outs / (front * ins + k * outs)
         half = (front * ins * ins + back * outs * outs) / (2 * k * ins * outs)
         return sqrt(half * half + 1) - half
@@ -190,19 +190,15 @@ def bottleneck_chain(spec: ConvSpec, rank_in: int, rank_out: int, form: str) -> 
     two = rank_out if form != "in" else outs
     groups = spec.groups
     if form != "out":
-        steps.append(_point(spec, spec.in_channels, one * groups, spec.input_size, False))
+        steps.append(pointwise(spec, spec.in_channels, one * groups, spec.input_size, False))
     bias = spec.bias and form == "in"
     steps.append(replace(spec, in_channels=one * groups, out_channels=two * groups, bias=bias))
     if form != "in":
-        steps.append(_point(spec, two * groups, spec.out_channels, spec.output_size, spec.bias))
+        steps.append(pointwise(spec, two * groups, spec.out_channels, spec.output_size, spec.bias))
     return tuple(Conv(step) for step in steps)
 
 
-def _point(spec: ConvSpec, ins: int, outs: int, size: tuple[int, ...], bias: bool) -> ConvSpec:
-    return ConvSpec(ins, outs, 1, groups=spec.groups, bias=bias, input_size=size, batch=spec.batch)
-
-
-def _options(form: str, one: int, two: int) -> Options:
+def _options(form: str, one: int, two: int) -> RuleOptions:
     inner = {} if form == "out" else {"rank_in": one}
     return {"form": form, **inner, **({} if form == "in" else {"rank_out": two})}
 

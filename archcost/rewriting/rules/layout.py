@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 
@@ -20,7 +19,7 @@ from archcost.latency.store.store import Store
 from archcost.merging.chain import Conv
 from archcost.paths.registry import get
 from archcost.rewriting.replacement import Replacement
-from archcost.rewriting.rule import Modules, Options, Rewrite, Weights, own_weights
+from archcost.rewriting.rule import Modules, Option, Rewrite, RuleOptions, Weights, own_weights
 from archcost.rewriting.survey.survey import Subject, Survey
 from archcost.weights.moments import Moments
 
@@ -43,18 +42,18 @@ class Layout(Rewrite):
     change = "conv -> the same in channels_last, or by another execution path"
     break_even = "time measured on this machine < PyTorch's, beyond the noise; the MACs are the same"
 
-    def refusal(self, subject: Subject) -> str | None:
+    def refusal(self, subject: Subject) -> Refusal | None:
         found = _found(subject)
-        return found.reason if isinstance(found, Refusal) else None
+        return found if isinstance(found, Refusal) else None
 
-    def options(self, subject: Subject, ratio: float) -> Iterable[Options]:
+    def options(self, subject: Subject, ratio: float) -> Iterable[RuleOptions]:
         found = _found(subject)
         if not isinstance(found, Refusal):
             for one in found:
                 yield {"path": one.path, "layout": one.layout}
 
     def replacement(
-        self, subject: Subject, *, path: str = "native", layout: str = "contiguous", **unknown: Any
+        self, subject: Subject, *, path: str = "native", layout: str = "contiguous", **unknown: Option
     ) -> Replacement:
         if unknown or layout not in ("contiguous", "channels_last"):
             raise RewriteError(

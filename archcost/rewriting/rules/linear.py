@@ -7,20 +7,20 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from math import prod
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 
-from archcost.errors import RewriteError
+from archcost.errors import Refusal, RewriteError
 from archcost.merging.chain import Chain, Conv
 from archcost.rewriting.replacement import Replacement
-from archcost.rewriting.rule import Factorisation, Options
+from archcost.rewriting.rule import Factorisation, Option, RuleOptions
 from archcost.rewriting.survey.survey import Subject
 from archcost.spec import ConvSpec
 
 __all__ = [
     *("LinearChain", "activated", "along", "as_weight", "chain_macs", "count", "depthwise", "of_group"),
-    *("rank_for", "said", "taps", "upright"),
+    *("pointwise", "rank_for", "said", "taps", "upright"),
 ]
 
 # From here on ranks are multiples of 8, the width of a vector of float32.
@@ -40,7 +40,7 @@ class LinearChain(Factorisation):
     """The `replacement` of a subject; its further arguments are the options of the rule."""
 
     @abstractmethod
-    def unfit(self, spec: ConvSpec) -> str | None:
+    def unfit(self, spec: ConvSpec) -> Refusal | None:
         """Why no chain of this rule can compute the layer, in words that follow its name; else None."""
 
     @abstractmethod
@@ -48,15 +48,19 @@ class LinearChain(Factorisation):
         """The chain with the smallest sizes, for a layer that is not `unfit`."""
 
     @abstractmethod
-    def lossless(self, spec: ConvSpec) -> Iterator[Options]:
+    def lossless(self, spec: ConvSpec) -> Iterator[RuleOptions]:
         """Options with the smallest sizes that compose to every kernel exactly, whatever they cost."""
 
     @abstractmethod
-    def bound(self, spec: ConvSpec, **options: Any) -> float:
-        """The size at which the chain has as many MACs as the layer, on maps so large that borders do not
-        count."""
+    def bound(self, spec: ConvSpec, variant: str | None = None) -> float:
+        """The size at which the chain has as many MACs as the layer, on maps without borders.
 
-    def refusal(self, subject: Subject) -> str | None:
+        Args:
+            variant: the value of the rule's option that is a word (``first``, ``form``, ``order``); None: its
+                default.
+        """
+
+    def refusal(self, subject: Subject) -> Refusal | None:
         spec = subject.spec
         why = self.unfit(spec)
         if why is not None:
@@ -64,7 +68,9 @@ class LinearChain(Factorisation):
         times = chain_macs(self.cheapest(spec)) / spec.macs
         if times < 1:
             return None
-        return f"even its smallest form has {times:.2f} times the MACs; fewer where {self.break_even}"
+        return Refusal(
+            f"even its smallest form has {times:.2f} times the MACs; fewer where {self.break_even}"
+        )
 
     def checked(self, subject: Subject) -> ConvSpec:
         """The layer's convolution; raises where no chain can compute it."""
@@ -74,7 +80,7 @@ class LinearChain(Factorisation):
             raise RewriteError(f"{subject.name}: {self.name} does not apply: {why}")
         return spec
 
-    def replacement(self, subject: Subject, **options: Any) -> Replacement:
+    def replacement(self, subject: Subject, **options: Option) -> Replacement:
         there = list(inspect.signature(self.built).parameters)[1:]
         for name in options:
             if name not in there:
@@ -83,11 +89,13 @@ class LinearChain(Factorisation):
                 )
         return self.built(subject, **options)
 
-    def made(self, subject: Subject, chain: Chain, exact: bool, note: str = "", **how: Any) -> Replacement:
+    def made(
+        self, subject: Subject, chain: Chain, exact: bool, note: str = "", variant: str | None = None
+    ) -> Replacement:
         """The replacement by a chain, with a note where it has more MACs than the layer."""
         times = chain_macs(chain) / subject.spec.macs
         if times >= 1:
-            bound = self.bound(subject.spec, **how)
+            bound = self.bound(subject.spec, variant)
             dear = (
                 f"{times:.1f} times the MACs of the layer; fewer only below {bound:.3g} ({self.break_even})"
             )
@@ -124,20 +132,25 @@ def said(size: Iterable[int]) -> str:
     return "x".join(str(k) for k in size)
 
 
-def along(spec: ConvSpec, axes: Sequence[int], **changes: Any) -> ConvSpec:
+def along(spec: ConvSpec, axes: Sequence[int]) -> ConvSpec:
     """The part of a convolution along some axes, pointwise along the others."""
 
     def only(values: Sequence[T], other: T) -> tuple[T, ...]:
         return tuple(value if axis in axes else other for axis, value in enumerate(values))
 
-    parts = {
-        "kernel_size": only(spec.kernel_size, 1),
-        "stride": only(spec.stride, 1),
-        "padding": only(spec.padding, (0, 0)),
-        "dilation": only(spec.dilation, 1),
-        "output_padding": only(spec.output_padding, 0),
-    }
-    return replace(spec, **{**parts, **changes})
+    return replace(
+        spec,
+        kernel_size=only(spec.kernel_size, 1),
+        stride=only(spec.stride, 1),
+        padding=only(spec.padding, (0, 0)),
+        dilation=only(spec.dilation, 1),
+        output_padding=only(spec.output_padding, 0),
+    )
+
+
+def pointwise(spec: ConvSpec, ins: int, outs: int, size: tuple[int, ...], bias: bool) -> ConvSpec:
+    """A 1x1 convolution with the groups and the batch of another convolution."""
+    return ConvSpec(ins, outs, 1, groups=spec.groups, bias=bias, input_size=size, batch=spec.batch)
 
 
 def rank_for(chain_of: Callable[[int], Chain], macs: float, most: int) -> int:
@@ -153,15 +166,15 @@ def rank_for(chain_of: Callable[[int], Chain], macs: float, most: int) -> int:
     return low - low % 8 if _FINE_UP_TO <= low < most else low
 
 
-def count(subject: Subject, option: str, value: Any, most: int | None = None, step: int = 1) -> int:
+def count(subject: Subject, option: str, value: Option, most: int | None = None, step: int = 1) -> int:
     """A numeric option, checked.
 
     Raises:
         RewriteError: it is not a whole number from ``step`` to ``most``, or no multiple of ``step``.
     """
-    fits = isinstance(value, int) and not isinstance(value, bool) and value >= step and value % step == 0
-    if fits and (most is None or value <= most):
-        return int(value)
+    whole = value if isinstance(value, int) and not isinstance(value, bool) else 0
+    if whole >= step and whole % step == 0 and (most is None or whole <= most):
+        return whole
     wanted = f"from {step} to {most}" if most is not None else f"at least {step}"
     if step > 1:
         wanted += f", a multiple of its {step} groups"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import torch
 
@@ -11,7 +10,7 @@ from archcost.errors import Refusal, RewriteError
 from archcost.merging.chain import Chain, Conv
 from archcost.merging.numbers import merged_block, merged_row
 from archcost.rewriting.replacement import Replacement
-from archcost.rewriting.rule import Modules, Options, Rewrite, Weights
+from archcost.rewriting.rule import Modules, Option, Rewrite, RuleOptions, Weights
 from archcost.rewriting.survey.blocks import MOST_MACS, block_around, read_block
 from archcost.rewriting.survey.rows import LinearRow, Whole, norm_before, row_of
 from archcost.rewriting.survey.survey import Subject
@@ -38,16 +37,16 @@ class Merge(Rewrite):
         "normalisation always saves"
     )
 
-    def refusal(self, subject: Subject) -> str | None:
+    def refusal(self, subject: Subject) -> Refusal | None:
         block = block_around(subject)
         if isinstance(block, tuple) and block[1] != subject.name:
-            return f"it is merged with {block[1]}, as a branch of {block[0]}"
+            return Refusal(f"it is merged with {block[1]}, as a branch of {block[0]}")
         if isinstance(block, tuple):
             return None
         why = self._why_no_row(subject)
-        return why if why is None or block is None else f"{why}; {block}"
+        return why if why is None or block is None else Refusal(f"{why}; {block}")
 
-    def options(self, subject: Subject, ratio: float) -> Iterable[Options]:
+    def options(self, subject: Subject, ratio: float) -> Iterable[RuleOptions]:
         block = block_around(subject)
         if isinstance(block, tuple):
             if block[1] == subject.name:
@@ -66,7 +65,7 @@ class Merge(Rewrite):
         last: str | None = None,
         first: str | None = None,
         block: str | None = None,
-        **unknown: Any,
+        **unknown: Option,
     ) -> Replacement:
         if unknown or (last is None and first is None) == (block is None):
             raise RewriteError(
@@ -109,7 +108,7 @@ class Merge(Rewrite):
                 )
             return {replacement.name: [whole.weights()]}
 
-    def _why_no_row(self, subject: Subject) -> str | None:
+    def _why_no_row(self, subject: Subject) -> Refusal | None:
         """Why it cannot be merged with layers behind or before it; None where it can."""
         rows = list(_rows(subject))
         if any(row.ends or (first is not None and row.members) for first, row in rows):
@@ -117,7 +116,7 @@ class Merge(Rewrite):
         said = [
             row.stopped if first is None else f"with {first} before it, {row.stopped}" for first, row in rows
         ]
-        return "; ".join(reversed(said))
+        return Refusal("; ".join(reversed(said)))
 
     def _of_block(self, subject: Subject, block: str) -> Replacement:
         found = read_block(subject.survey, block)

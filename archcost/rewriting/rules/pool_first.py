@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import Any
 
 import torch
 
@@ -13,7 +12,7 @@ from archcost.merging.affine import affine
 from archcost.merging.branches import convolution_of
 from archcost.merging.chain import Conv, Kept
 from archcost.rewriting.replacement import Replacement
-from archcost.rewriting.rule import Modules, Options, Rewrite, Weights, own_weights
+from archcost.rewriting.rule import Modules, Option, Rewrite, RuleOptions, Weights, own_weights
 from archcost.rewriting.survey.behind import Behind, behind
 from archcost.rewriting.survey.pools import pool_of
 from archcost.rewriting.survey.survey import Subject
@@ -45,18 +44,18 @@ class PoolFirst(Rewrite):
         "a pooling of stride s on d axes: always, 1 / s^d of the MACs; as a kernel: (K + k - 1)^d < s^d K^d"
     )
 
-    def refusal(self, subject: Subject) -> str | None:
+    def refusal(self, subject: Subject) -> Refusal | None:
         found = _found(subject)
-        return found.reason if isinstance(found, Refusal) else None
+        return found if isinstance(found, Refusal) else None
 
-    def options(self, subject: Subject, ratio: float) -> Iterable[Options]:
+    def options(self, subject: Subject, ratio: float) -> Iterable[RuleOptions]:
         found = _found(subject)
         if not isinstance(found, Refusal):
             for how, one in found.items():
                 if one.macs < _macs(subject, one):
                     yield {"how": how}
 
-    def replacement(self, subject: Subject, *, how: str = "", **unknown: Any) -> Replacement:
+    def replacement(self, subject: Subject, *, how: str = "", **unknown: Option) -> Replacement:
         found = _found(subject)
         if isinstance(found, Refusal):
             raise RewriteError(f"{subject.name}: {found}")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 from torch import Tensor
 
+from archcost.errors import Refusal
 from archcost.merging.chain import Activation, Chain, Conv
 from archcost.rewriting.replacement import Replacement
-from archcost.rewriting.rule import Options
+from archcost.rewriting.rule import RuleOptions
 from archcost.rewriting.rules.bottleneck import Bottleneck, bottleneck_chain, narrowed
 from archcost.rewriting.rules.linear import (
     LinearChain,
@@ -48,27 +48,27 @@ class ReduceFirst(LinearChain):
         "stride"
     )
 
-    def unfit(self, spec: ConvSpec) -> str | None:
+    def unfit(self, spec: ConvSpec) -> Refusal | None:
         if spec.transposed:
-            return "it is transposed: bottleneck reduces it"
+            return Refusal("it is transposed: bottleneck reduces it")
         if taps(spec) == 1:
-            return "a 1x1 is itself what would be put first"
+            return Refusal("a 1x1 is itself what would be put first")
         if depthwise(spec):
-            return "it is depthwise: a group has a single input channel, nothing to reduce"
+            return Refusal("it is depthwise: a group has a single input channel, nothing to reduce")
         return None
 
-    def refusal(self, subject: Subject) -> str | None:
+    def refusal(self, subject: Subject) -> Refusal | None:
         return self.unfit(subject.spec) or _alone(subject) or super().refusal(subject)
 
     def cheapest(self, spec: ConvSpec) -> Chain:
         return bottleneck_chain(spec, 1, 1, "in")
 
-    def options(self, subject: Subject, ratio: float) -> Iterator[Options]:
+    def options(self, subject: Subject, ratio: float) -> Iterator[RuleOptions]:
         spec = subject.spec
         rank = rank_for(lambda n: bottleneck_chain(spec, n, n, "in"), ratio * spec.macs, _full(spec))
         yield {"channels": rank * spec.groups}
 
-    def lossless(self, spec: ConvSpec) -> Iterator[Options]:
+    def lossless(self, spec: ConvSpec) -> Iterator[RuleOptions]:
         yield {"channels": _full(spec) * spec.groups}
 
     def built(
@@ -87,9 +87,9 @@ class ReduceFirst(LinearChain):
         wide = replace(wide, padding=0, padding_mode="zeros", input_size=point.output_size, bias=True)
         return self.made(subject, (Conv(point), Activation(kind), Conv(wide)), False)
 
-    def bound(self, spec: ConvSpec, **_: Any) -> float:
+    def bound(self, spec: ConvSpec, variant: str | None = None) -> float:
         """The number of channels between."""
-        return spec.groups * Bottleneck().bound(spec, form="in")
+        return spec.groups * Bottleneck().bound(spec, "in")
 
     def factors(self, kernel: Tensor, replacement: Replacement, moments: Moments | None) -> list[Tensor]:
         """First kernels as `bottleneck` has them in its form "in"."""
@@ -107,12 +107,12 @@ def _full(spec: ConvSpec) -> int:
     return min(ins, outs * taps(spec))
 
 
-def _alone(subject: Subject) -> str | None:
+def _alone(subject: Subject) -> Refusal | None:
     """Why it is not a branch whose output is concatenated with those of others of the same input."""
     trace, op = subject.survey.trace, subject.ops[0]
     x = op.args[0]
     if not isinstance(x, TensorRef):
-        return "the operation that makes its input is not known"
+        return Refusal("the operation that makes its input is not known")
     flow = subject.survey.flow
     written = flow.last_write(x.storage, op.index)
     readers = [
@@ -124,10 +124,10 @@ def _alone(subject: Subject) -> str | None:
         and not _concatenates(other)
     ]
     if not readers:
-        return "no other layer reads its input: bottleneck's form 'in' is the same change there"
+        return Refusal("no other layer reads its input: bottleneck's form 'in' is the same change there")
     mine = _concatenations(trace, op)
     if not any(mine & _concatenations(trace, other) for other in readers):
-        return (
+        return Refusal(
             "other layers read its input, but their outputs are not concatenated with its own: bottleneck's "
             "form 'in' is the same change there"
         )

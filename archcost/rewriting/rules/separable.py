@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from math import prod
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from archcost.errors import RewriteError
+from archcost.errors import Refusal, RewriteError
 from archcost.merging.chain import Chain, Conv
 from archcost.rewriting.replacement import Replacement
-from archcost.rewriting.rule import Options
+from archcost.rewriting.rule import RuleOptions
 from archcost.rewriting.rules.linear import (
     LinearChain,
     as_weight,
@@ -21,6 +20,7 @@ from archcost.rewriting.rules.linear import (
     count,
     depthwise,
     of_group,
+    pointwise,
     rank_for,
     taps,
     upright,
@@ -45,9 +45,8 @@ class Separable(LinearChain):
     2017). Seen as low rank: depthwise first, each input channel's matrix (out, taps) is replaced by a matrix
     of rank ``terms``; pointwise first, each output channel's matrix (taps, in).
 
-    Options: ``terms``, the rank, by default with half the MACs; ``order``, "depthwise-first" (``terms`` "
-        "kernels
-    for each input channel) or "pointwise-first" (each output channel sums ``terms`` filtered maps).
+    Options: ``terms``, the rank, by default with half the MACs; ``order``, "depthwise-first" (``terms``
+    kernels for each input channel) or "pointwise-first" (each output channel sums ``terms`` filtered maps).
 
     The depthwise convolution keeps stride and padding. Transposed convolutions work alike.
     """
@@ -60,17 +59,17 @@ class Separable(LinearChain):
         "group, s the stride"
     )
 
-    def unfit(self, spec: ConvSpec) -> str | None:
+    def unfit(self, spec: ConvSpec) -> Refusal | None:
         if depthwise(spec):
-            return "it is depthwise already"
+            return Refusal("it is depthwise already")
         if taps(spec) == 1:
-            return "a 1x1 has a single tap: nothing to separate"
+            return Refusal("a 1x1 has a single tap: nothing to separate")
         return None
 
     def cheapest(self, spec: ConvSpec) -> Chain:
         return min((_chain(spec, 1, order) for order in _ORDERS), key=chain_macs)
 
-    def options(self, subject: Subject, ratio: float) -> Iterator[Options]:
+    def options(self, subject: Subject, ratio: float) -> Iterator[RuleOptions]:
         """Both orders, where they save MACs."""
         spec = subject.spec
         for order in _ORDERS:
@@ -78,7 +77,7 @@ class Separable(LinearChain):
             if chain_macs(_chain(spec, terms, order)) < spec.macs:
                 yield {"terms": terms, "order": order}
 
-    def lossless(self, spec: ConvSpec) -> Iterator[Options]:
+    def lossless(self, spec: ConvSpec) -> Iterator[RuleOptions]:
         for order in _ORDERS:
             yield {"terms": _full(spec, order), "order": order}
 
@@ -91,15 +90,15 @@ class Separable(LinearChain):
         full = _full(spec, order)
         terms = _fitting(spec, order, 0.5) if terms is None else count(subject, "terms", terms, full)
         note = _SLOW if order != _ORDERS[0] and terms > 1 else ""
-        return self.made(subject, _chain(spec, terms, order), terms == full, note, order=order)
+        return self.made(subject, _chain(spec, terms, order), terms == full, note, variant=order)
 
-    def bound(self, spec: ConvSpec, order: str = _ORDERS[0], **_: Any) -> float:
+    def bound(self, spec: ConvSpec, variant: str | None = None) -> float:
         """The number of terms."""
         ins, outs = of_group(spec)
         k, jump = taps(spec), prod(spec.stride)
         # A transposed layer counts positions of its input, fewer than those of its output.
         front, back = (1, jump) if spec.transposed else (jump, 1)
-        if order == "depthwise-first":
+        if variant in (None, "depthwise-first"):
             return k * outs / (k + back * outs)
         return k * ins / (k + front * ins)
 
@@ -175,14 +174,12 @@ def _fitting(spec: ConvSpec, order: str, ratio: float) -> int:
 
 
 def _chain(spec: ConvSpec, terms: int, order: str) -> Chain:
-    point: dict[str, Any] = {"groups": spec.groups, "batch": spec.batch}
     if order == "depthwise-first":
         wide = spec.in_channels * terms
         depth = replace(spec, out_channels=wide, groups=spec.in_channels, bias=False)
-        mixing = ConvSpec(wide, spec.out_channels, 1, bias=spec.bias, input_size=depth.output_size, **point)
-        return Conv(depth), Conv(mixing)
+        return Conv(depth), Conv(pointwise(spec, wide, spec.out_channels, depth.output_size, spec.bias))
     wide = spec.out_channels * terms
-    mixing = ConvSpec(spec.in_channels, wide, 1, bias=False, input_size=spec.input_size, **point)
+    mixing = pointwise(spec, spec.in_channels, wide, spec.input_size, bias=False)
     return Conv(mixing), Conv(replace(spec, in_channels=wide, groups=spec.out_channels))
 
 

@@ -6,14 +6,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from math import gcd, prod, sqrt
-from typing import Any
 
 import torch
 
-from archcost.errors import RewriteError
+from archcost.errors import Refusal, RewriteError
 from archcost.merging.chain import Activation, Chain, ChainStep, Conv
 from archcost.rewriting.replacement import Replacement
-from archcost.rewriting.rule import Options
+from archcost.rewriting.rule import RuleOptions
 from archcost.rewriting.rules.linear import (
     LinearChain,
     activated,
@@ -60,14 +59,14 @@ class SmallKernels(LinearChain):
         "and O in and out of a group: M < 25 I O / (9 (I + O)) for a 5x5 without stride"
     )
 
-    def unfit(self, spec: ConvSpec) -> str | None:
+    def unfit(self, spec: ConvSpec) -> Refusal | None:
         size = said(spec.kernel_size)
         if max(spec.kernel_size) <= 3:
-            return f"its kernel of {size} is small already"
+            return Refusal(f"its kernel of {size} is small already")
         if spec.transposed:
-            return "it is transposed: its stride would come last, on maps as large as the output"
+            return Refusal("it is transposed: its stride would come last, on maps as large as the output")
         if len(stages(spec)) == 1:
-            return (
+            return Refusal(
                 f"with a stride of {said(spec.stride)} no stack of smaller kernels has the receptive field "
                 f"of its "
                 f"kernel of {size}"
@@ -77,11 +76,11 @@ class SmallKernels(LinearChain):
     def cheapest(self, spec: ConvSpec) -> Chain:
         return _chain(spec, 1)
 
-    def options(self, subject: Subject, ratio: float) -> Iterable[Options]:
+    def options(self, subject: Subject, ratio: float) -> Iterable[RuleOptions]:
         """The channels for the ratio, for each padding, and those of the narrower side where they save
         MACs."""
         spec = subject.spec
-        found: list[Options] = []
+        found: list[RuleOptions] = []
         for padding in _PADDINGS if _each(spec) is not None else _PADDINGS[:1]:
             middle = rank_for(partial(_chain, spec, padding=padding), ratio * spec.macs, exact_middle(spec))
             extra = {"padding": padding} if padding == "each" else {}
@@ -91,7 +90,7 @@ class SmallKernels(LinearChain):
             found.insert(1, {"middle": narrow * spec.groups})
         return found
 
-    def lossless(self, spec: ConvSpec) -> Iterator[Options]:
+    def lossless(self, spec: ConvSpec) -> Iterator[RuleOptions]:
         yield {"middle": exact_middle(spec) * spec.groups}
 
     def built(
@@ -129,7 +128,7 @@ class SmallKernels(LinearChain):
         linear = padding == "first" and activation is None
         return self.made(subject, chain, linear and per_group >= exact_middle(spec), note)
 
-    def bound(self, spec: ConvSpec, **_: Any) -> float:
+    def bound(self, spec: ConvSpec, variant: str | None = None) -> float:
         """The number of middle channels, of all groups."""
         ins, outs = of_group(spec)
         first, *between, last = (prod(kernel) for kernel in stages(spec))

@@ -9,11 +9,11 @@ import torch
 from torch._ops import OpOverload
 from torch.utils._mode_utils import no_dispatch
 
-from archcost.trace.graph import Origin, TensorRef
+from archcost.trace.graph import Args, Kwargs, Origin, TensorRef
 from archcost.trace.recording.operators import Operator
 from archcost.trace.recording.recorder import Recorder
 from archcost.trace.recording.recurrent import Layers
-from archcost.trace.recording.tensors import Args, Kwargs, flat, nbytes_of, storage_key
+from archcost.trace.recording.tensors import flat, nbytes_of, storage_key
 
 
 class KeptForBackward(Recorder):

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch._ops import OpOverload
 
+from archcost.trace.graph import Args, Kwargs
 from archcost.trace.recording.meta import FAST_META
-from archcost.trace.recording.tensors import Args, Kwargs
 
 # Operators that only alias a tensor, inserted by autograd.
 _INVISIBLE = {torch.ops.aten.detach.default, torch.ops.aten.alias.default}

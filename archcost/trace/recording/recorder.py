@@ -23,12 +23,12 @@ from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from archcost.errors import ModelError
-from archcost.trace.graph import ModuleCall, Op, Origin, PackedWeights, Storage, TensorRef
+from archcost.trace.graph import Args, Kwargs, ModuleCall, Op, Origin, PackedWeights, Storage, TensorRef
 from archcost.trace.modules import ModuleTree, unpack
 from archcost.trace.recording.composite import AS_ON_CPU
 from archcost.trace.recording.operators import Operator, known_operator
 from archcost.trace.recording.recurrent import Layers
-from archcost.trace.recording.tensors import Args, Kwargs, flat, is_mixed, nbytes_of, storage_key
+from archcost.trace.recording.tensors import flat, is_mixed, nbytes_of, storage_key
 from archcost.trace.recording.turns import this_thread
 from archcost.trace.state import Untouched
 

@@ -7,11 +7,6 @@ from typing import Any
 
 import torch
 
-Args = tuple[Any, ...]
-"""The positional arguments of an operator."""
-Kwargs = dict[str, Any]
-"""The keyword arguments of an operator."""
-
 
 def is_mixed(tensors: list[torch.Tensor]) -> bool:
     """Whether some tensors are on `meta` and others have values."""
