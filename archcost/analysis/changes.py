@@ -45,6 +45,13 @@ class Change(Pair):
     """Whether the row is of the operations and parameters of a module with children, without those."""
 
     @property
+    def built_at(self) -> str | None:
+        """The line of code that built the module, in b unless it was removed; None where not recorded."""
+        row = self.a if self.b is None else self.b
+        info = None if row is None else row.analysis.trace.modules.get(row.module.name)
+        return None if info is None or info.built_at is None else str(info.built_at)
+
+    @property
     def type_name(self) -> str:
         return self.type_of("a" if self.b is None else "b") or ""
 

@@ -11,7 +11,7 @@ from archcost.analysis.analysis import Analysis
 from archcost.analysis.changes import Change, Changes, changes_of
 from archcost.analysis.comparison import inputs_differ, two_sides
 from archcost.analysis.reports.difference import document_of
-from archcost.analysis.totals import Limit, TotalChange, Verdict, limit_of, totals_of
+from archcost.analysis.totals import ChangeLimit, TotalChange, Verdict, limit_of, totals_of
 from archcost.report.document import Asked, Document
 from archcost.report.result import Result
 
@@ -81,7 +81,7 @@ class Difference(Result):
     """The version before."""
     b: Analysis
     """The version after."""
-    limits: tuple[Limit, ...] = ()
+    limits: tuple[ChangeLimit, ...] = ()
     """The limits that the change is held to."""
     remarks: tuple[str, ...] = ()
     """Notes on the two versions, such as a base that is out of date."""

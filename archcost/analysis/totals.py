@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
-from typing import Any, Literal
+from typing import Literal
 
 from archcost.analysis.reports.columns import MODULE_COLUMNS
+from archcost.analysis.reports.pairs import number
 from archcost.analysis.reports.rows import Ledger
 from archcost.analysis.traced import TracedModel
 from archcost.errors import ArchcostError, SpecError
-from archcost.report.document import near
+from archcost.report.document import Show, near
 from archcost.report.quantity import quantity
 from archcost.report.units import count_text
 
-__all__ = ["Limit", "TotalChange", "Verdict", "limit_of", "totals_of"]
+__all__ = ["ChangeLimit", "TotalChange", "Verdict", "limit_of", "totals_of"]
 
 _COLUMNS = {column.name: column for column in MODULE_COLUMNS}
 _SHOWN = ("params", "macs", "other_ops", "peak_memory_bytes", "activation_bytes", "kept_for_backward_bytes")
@@ -37,26 +38,24 @@ class TotalChange:
     a: int | None
     b: int | None
     """The numbers; None where not known. The receptive field is that of its largest axis."""
-    text_a: str
-    text_b: str
+    texts: tuple[str, str]
     """The numbers for people."""
-    show: Callable[[Any], str]
-    open_a: bool = False
-    open_b: bool = False
-    """Whether the number is a lower bound."""
+    show: Show
+    is_open: tuple[bool, bool] = (False, False)
+    """Whether the number of a and that of b are lower bounds."""
     same_unknown: bool = False
     """Whether the same operations are not counted in both, so that the difference is exact."""
 
     @property
     def difference(self) -> int | None:
         """b - a; None where a side is unknown or a lower bound, unless the same is unknown in both."""
-        known = not (self.open_a or self.open_b) or self.same_unknown
+        known = not any(self.is_open) or self.same_unknown
         return None if self.a is None or self.b is None or not known else self.b - self.a
 
     @property
     def percent(self) -> float | None:
         """100 (b - a) / a; None where it is not known, or a is 0."""
-        if self.a is None or self.b is None or not self.a or self.open_a or self.open_b:
+        if self.a is None or self.b is None or not self.a or any(self.is_open):
             return None
         return 100 * (self.b - self.a) / self.a
 
@@ -65,17 +64,17 @@ class TotalChange:
         if self.a is None or self.b is None:
             return -inf, inf
         if not relative:
-            return self.b, inf if self.open_b else self.b
+            return self.b, inf if self.is_open[1] else self.b
         change = self.b - self.a
         share = 100 * change / self.a if self.a else (inf if change else 0)
-        if self.open_a and self.open_b and self.same_unknown:  # what is unknown makes the share smaller
+        if all(self.is_open) and self.same_unknown:  # what is unknown makes the share smaller
             return (min(share, 0), max(share, 0)) if relative == "percent" else (change, change)
         low, value = (-100, share) if relative == "percent" else (-inf, change)
-        return low if self.open_a else value, inf if self.open_b else value
+        return low if self.is_open[0] else value, inf if self.is_open[1] else value
 
 
 @dataclass(frozen=True)
-class Limit:
+class ChangeLimit:
     """What a change may not do, as in ``macs>+5%``: beyond ``value`` it breaks the limit."""
 
     text: str
@@ -97,7 +96,7 @@ class Limit:
 class Verdict:
     """A limit, and whether it holds."""
 
-    limit: Limit
+    limit: ChangeLimit
     holds: bool | None
     """None where it is not known, because operations are not counted."""
     total: TotalChange
@@ -107,7 +106,7 @@ class Verdict:
         """The verdict in words: ``macs>+5%: MACs are 4.09 G -> 4.61 G, +12.7 %``."""
         total = self.total
         change = "" if total.percent is None else f", {total.percent:+.3g} %"
-        said = f"{self.limit.text}: {total.header} {total.text_a} -> {total.text_b}{change}"
+        said = f"{self.limit.text}: {total.header} {' -> '.join(total.texts)}{change}"
         return said + (": not known" if self.holds is None else "")
 
 
@@ -115,7 +114,7 @@ _LIMIT = re.compile(r"\s*([A-Za-z_ ]+?)\s*(=?[<>]=?|=+)\s*([+-]?)\s*(.+?)\s*(%?)
 _HOW = "write it as in 'macs>+5%', 'params>+100k', 'peak_memory>+2MB' or 'macs>4.2G'"
 
 
-def limit_of(text: str) -> Limit:
+def limit_of(text: str) -> ChangeLimit:
     """The limit that a text states.
 
     Args:
@@ -128,7 +127,7 @@ def limit_of(text: str) -> Limit:
     found = _LIMIT.fullmatch(text)
     if found is None:
         raise SpecError(f"the limit {text!r} cannot be read; {_HOW}")
-    name, sign, plus, number, percent = found.groups()
+    name, sign, plus, amount, percent = found.groups()
     name = name.lower().replace(" ", "_")
     measure = _ALSO.get(name, name if name in _NAMES else f"{name}_bytes")
     if measure not in _NAMES:
@@ -137,33 +136,39 @@ def limit_of(text: str) -> Limit:
         raise SpecError(f"the limit {text!r} has {sign!r}, which is neither > nor <; {_HOW}")
     unit = "bytes" if measure.endswith("_bytes") else _UNITS.get(measure, "")
     try:
-        value = quantity(number, "" if percent else unit, what=f"the limit {text!r}")
+        value = quantity(amount, "" if percent else unit, what=f"the limit {text!r}")
     except ArchcostError as error:
         raise SpecError(str(error)) from error
     relative: Literal["", "difference", "percent"] = "percent" if percent else "difference" if plus else ""
-    return Limit(text.strip(), measure, sign == ">", relative, -value if plus == "-" else value)
+    return ChangeLimit(text.strip(), measure, sign == ">", relative, -value if plus == "-" else value)
 
 
 def totals_of(a: TracedModel, b: TracedModel, same_unknown: bool, more: Sequence[str]) -> list[TotalChange]:
     """The totals that people compare, those named in ``more`` among them."""
-    rows = [Ledger(side).row(side.total) for side in (a, b)]
+    rows = Ledger(a).row(a.total), Ledger(b).row(b.total)
     found = []
     for name in (*_SHOWN, *(name for name in _MORE if name in more)):
         column = _COLUMNS[name]
-        open_a, open_b = map(column.lower_bound, rows)
-        values, texts = map(column.get, rows), map(column.text, rows)
+        before, after = (_whole(number(column, row)) for row in rows)
+        texts = column.text(rows[0]), column.text(rows[1])
+        is_open = column.lower_bound(rows[0]), column.lower_bound(rows[1])
         found.append(
-            TotalChange(name, column.header, *values, *texts, column.show, open_a, open_b, same_unknown)
+            TotalChange(name, column.header, before, after, texts, column.show, is_open, same_unknown)
         )
     for name, header in (("depth", "Weighted depth"), ("nonlinearities", "Non-linear depth")):
         if name == "depth" or name in more:
-            numbers = [getattr(side.total, name) for side in (a, b)]
-            found.append(TotalChange(name, header, *numbers, *map(count_text, numbers), count_text))
-    sizes = [_field(side) for side in (a, b)]
-    if "receptive_field" in more or any(size is not None for size, _ in sizes):
-        numbers, texts = zip(*sizes, strict=True)
-        found.append(TotalChange("receptive_field", "Receptive field", *numbers, *texts, count_text))
+            before, after = getattr(a.total, name), getattr(b.total, name)
+            found.append(TotalChange(name, header, before, after, (str(before), str(after)), count_text))
+    (before, text_a), (after, text_b) = _field(a), _field(b)
+    if "receptive_field" in more or (before, after) != (None, None):
+        found.append(
+            TotalChange("receptive_field", "Receptive field", before, after, (text_a, text_b), count_text)
+        )
     return found
+
+
+def _whole(value: float | None) -> int | None:
+    return None if value is None else int(value)
 
 
 def _field(model: TracedModel) -> tuple[int | None, str]:

@@ -11,7 +11,7 @@ from math import inf
 from typing import Any
 
 from archcost.analysis.changes import ADDED_UP, Change
-from archcost.analysis.reports.pairs import MEASURES, measures
+from archcost.analysis.reports.pairs import MEASURES, measures, number
 from archcost.analysis.reports.rows import Ledger
 from archcost.cost.costs import ModuleCost
 from archcost.report.columns import words, yes
@@ -28,7 +28,7 @@ _EACH = 20
 
 def _percent(name: str, change: Change) -> float | None:
     """The difference in per cent of the model's total in a, so that rows add up to the change in total."""
-    difference, whole = differences[name].get(change), getattr(change.before, name)
+    difference, whole = number(differences[name], change), getattr(change.before, name)
     return 100 * difference / whole if whole and difference is not None else None
 
 
@@ -37,28 +37,31 @@ def change_percent(value: float) -> str:
     return f"{'+' if value > 0 else '-'}{percent_text(abs(value))} %" if value else "0"
 
 
-def _of_measure(name: str) -> list[Column]:
+def _of_measure(name: str) -> list[Column[Any]]:
     """The columns of a measure: those of a Comparison, with the difference first for people, and per cent."""
     measure = MEASURES[name]
     a, b, difference, ratio = measures(measure)
     difference = replace(difference, header=measure.header, keep=measure.keep + 1)
     percent = Column(
         f"{name}_percent", "of all", f"{measure.meaning}; difference in per cent of the model's total in a",
-        partial(_percent, name), unit="%", show=change_percent, dtype="Float64", missing="-", keep=measure.keep,
+        partial(_percent, name), unit="%", show=change_percent, dtype="Float64", missing="-",
+        keep=measure.keep,
     )  # fmt: skip
     return [a, b, difference, ratio, percent]
 
 
-COLUMNS: tuple[Column, ...] = (
+COLUMNS: tuple[Column[Any], ...] = (
     words("name", "Module", "Name in named_modules() of b; of a where it was removed"),
     words("change", "Change", "added, removed, replaced, changed, resized, moved or renamed",
           lambda row: row.kind, keep=98),
-    words("why", "", "The change in words", missing="", keep=40),
+    words("why", "Why", "The change in words", missing="", keep=40),
     words("name_a", "Name in a", "Name in a; empty where it was added", missing=""),
     words("name_b", "Name in b", "Name in b; empty where it was removed", missing=""),
     words("type_a", "Type in a", "Class of the module in a", lambda row: row.type_of("a"), missing=""),
     words("type_b", "Type in b", "Class of the module in b", lambda row: row.type_of("b"), missing=""),
     Column("modules", "Modules", "Number of modules in the row", lambda row: row.modules, show=count_text),
+    words("built_at", "Built at", "Line of code that built the module, in b unless it was removed",
+          lambda row: row.built_at, missing="", keep=20),
     yes("own", "Own", "Whether the row is of what a module runs itself, without its children"),
     *(column for name in ADDED_UP for column in _of_measure(name)),
 )  # fmt: skip
@@ -72,7 +75,7 @@ def weight(change: Change, after: ModuleCost) -> tuple[float, str]:
     """The largest share that a change has of any measure of the model, and that measure."""
     found = []
     for name in ADDED_UP:
-        value = differences[name].get(change)
+        value = number(differences[name], change)
         most = max(getattr(change.before, name) or 0, getattr(after, name) or 0, 1)
         found.append((inf if value is None else abs(value) / most, name))
     return max(found, key=lambda one: one[0])
@@ -114,7 +117,7 @@ def folded(changes: Sequence[Change], depth: int | None) -> list[Change]:
     return [summed(found, name) for (name, _), found in groups.items()]
 
 
-def summed(changes: Sequence[Change], name: str, type_name: str | None = None) -> Change:
+def summed(changes: Sequence[Change], name: str) -> Change:
     """Several changes as one row, under the name of the module that they are in."""
     if len(changes) == 1:
         return changes[0]
@@ -125,17 +128,18 @@ def summed(changes: Sequence[Change], name: str, type_name: str | None = None) -
             continue
         row = Ledger(rows[0].analysis).sum(rows)
         around = rows[0].analysis.costs.by_name.get(name)
-        kind = type_name if around is None else around.type_name
-        sides[side] = replace(row, cost=replace(row.module, type_name=kind or ""))
+        if around is not None:
+            row = replace(row, cost=replace(row.module, name=name, type_name=around.type_name))
+        sides[side] = row
     kinds = Counter(change.kind for change in changes)
-    whys = {change.why for change in changes}
+    whys = Counter(change.why for change in changes if change.why).most_common()
     return replace(
         changes[0],
         name=name,
         a=sides.get("a"),
         b=sides.get("b"),
         kind=kinds.popitem()[0] if len(kinds) == 1 else ", ".join(f"{n} {kind}" for kind, n in kinds.items()),
-        why=whys.pop() if len(whys) == 1 else "",
+        why=whys[0][0] + ", …" * (len(whys) > 1) if whys else "",
         modules=sum(change.modules for change in changes),
         own=False,
         same_unknown=all(change.same_unknown for change in changes),
@@ -148,7 +152,7 @@ def _runs(changes: Sequence[Change]) -> list[Change]:
     for _, run in groupby(changes, _likeness):
         rows = list(run)
         name = rows[0].name if len(rows) == 1 else f"{rows[0].name} to {rows[-1].name}"
-        found.append(summed(rows, name, rows[0].type_name))
+        found.append(summed(rows, name))
     return found
 
 

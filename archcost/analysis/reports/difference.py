@@ -16,7 +16,7 @@ The schema of ``archcost.difference/1``:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -34,7 +34,7 @@ from archcost.analysis.reports.changes import (
     weight,
 )
 from archcost.analysis.reports.notes import heading, uncounted
-from archcost.analysis.reports.pairs import expanded, pairs
+from archcost.analysis.reports.pairs import expanded, number, pairs
 from archcost.analysis.totals import TotalChange, Verdict
 from archcost.analysis.traced import TracedModel
 from archcost.report.columns import words, yes
@@ -45,7 +45,7 @@ from archcost.report.text import visible
 
 __all__ = ["document_of"]
 
-_WORDS = ("name", "change", "why", "name_a", "name_b", "type_a", "type_b", "modules", "own")
+_WORDS = ("name", "change", "why", "name_a", "name_b", "type_a", "type_b", "modules", "built_at", "own")
 _EACH = ("a", "b", "difference", "ratio", "percent")
 _UNITS = {
     "params": "params",
@@ -77,6 +77,7 @@ def document_of(
         shown=_shown(changes) if names is None else ("name", *_expanded(names, ("difference",))),
         lines=partial(_lines, a, b, changes, asked),
         complete=None if names is None else (*_WORDS, *_expanded(names, _EACH)),
+        only_known=True,
         folded=f"{len(changes.rows)} change{'s' * (len(changes.rows) != 1)} by module",
     )
     summary = _totals(totals, verdicts)
@@ -93,7 +94,7 @@ def document_of(
     )
 
 
-def _expanded(names: Sequence[str], suffixes: Sequence[str]) -> list[str]:
+def _expanded(names: Iterable[str], suffixes: Sequence[str]) -> list[str]:
     return expanded(names, suffixes, COLUMNS, ADDED_UP)
 
 
@@ -105,15 +106,15 @@ def _rows(changes: Changes, asked: Asked) -> list[Change]:
     return ordered(folded(changes.rows, asked.depth_for(None)), columns, asked, by)
 
 
-def _size(column: Column, change: Change) -> Any:
-    value = column.get(change)
+def _size(column: Column[Change], change: Change) -> float | None:
+    value = number(column, change)
     return None if value is None else abs(value)
 
 
 def _shown(changes: Changes) -> list[str]:
     """The columns for people: the measures that changed in any module."""
     differ = [name for name in ADDED_UP if any(differences[name].get(row) != 0 for row in changes.rows)]
-    shown = ["name", "change", "why", *(f"{name}_difference" for name in differ)]
+    shown = ["name", "change", "why", *(f"{name}_difference" for name in differ), "built_at"]
     if "macs" in differ:
         shown.insert(shown.index("macs_difference") + 1, "macs_percent")
     return shown
@@ -135,10 +136,10 @@ def _lines(
     (whole,) = pairs(a, b, 0)
     every = Change(
         *("", whole.a, whole.b, changes.same_unknown),
-        **{"kind": "", "why": "", "name_a": "", "name_b": "", "modules": 1, "before": a.total},
-    )
-    total = _entry(("All", ""), every, columns)
-    return [*entries, replace(total, style="bold", total=True)]
+        kind="", why="", name_a="", name_b="", modules=1, before=a.total,
+    )  # fmt: skip
+    cells = tuple(column.text(every) if column.is_number else "" for column in columns)
+    return [*entries, Entry((("All", "bold"),), cells, "bold", total=True)]
 
 
 def _entry(label: tuple[str, str], row: Change, columns: Sequence[Column]) -> Entry:
@@ -159,10 +160,10 @@ def _because(b: TracedModel, changes: Changes) -> str:
     parts = [_cause(row, b) for row in edits[:_CAUSES]]
     parts += [f"and {len(edits) - _CAUSES} more"] if len(edits) > _CAUSES else []
     if resized := [row for row in changes.rows if row.kind == "resized"]:
-        parts.append(f"{len(resized)} modules as before on other shapes ({_most(summed(resized, ''), b)})")
+        parts.append(f"{len(resized)} modules as before on other shapes: {_most(summed(resized, ''), b)}")
     places = sum(row.kind in ("moved", "renamed") for row in changes.rows)
     parts += [f"{places} moved or renamed"] if places else []
-    return "; ".join(parts) or "No module changed"
+    return f"Why: {'; '.join(parts)}" if parts else "No module changed"
 
 
 def _moves(row: Change, name: str) -> bool:
@@ -178,16 +179,17 @@ def _cause(row: Change, b: TracedModel) -> str:
 def _most(row: Change, b: TracedModel) -> str:
     """The change in the measure in which it is largest: ``+231 M MACs``."""
     name = weight(row, b.total)[1]
-    return f"{differences[name].text(row)} {_UNITS[name]}"
+    percent = next(column for column in COLUMNS if column.name == f"{name}_percent")
+    return f"{differences[name].text(row)} {_UNITS[name]} ({percent.text(row)})"
 
 
 @dataclass(frozen=True, slots=True)
-class _Said(Column):
+class _Said(Column[TotalChange]):
     """A column of totals that people see in words of its own."""
 
     said: Callable[[TotalChange], str] = lambda total: ""
 
-    def text(self, row: Any) -> str:
+    def text(self, row: TotalChange) -> str:
         return self.said(row)
 
 
@@ -198,17 +200,18 @@ def _totals(totals: Sequence[TotalChange], verdicts: Sequence[Verdict]) -> Table
         own = [verdict for verdict in verdicts if verdict.total.name == total.name]
         return ", ".join(f"{_MARKS[verdict.holds]} {verdict.limit.text}" for verdict in own)
 
-    number: dict[str, Any] = {"dtype": "Int64"}
-    columns: list[Column] = [
+    columns: list[Column[TotalChange]] = [
         _Said("name", "Total", "Name of the measure", lambda t: t.name, dtype="str", said=lambda t: t.header),
         _Said("a", "a", "The number in a; of a receptive field the largest axis", lambda t: t.a,
-              keep=4, said=lambda t: t.text_a, **number),
-        _Said("b", "b", "The number in b", lambda t: t.b, keep=4, said=lambda t: t.text_b, **number),
-        _Said("difference", "b - a", "Difference b - a", lambda t: t.difference, keep=3, said=_difference, **number),
-        _Said("percent", "Change", "100 (b - a) / a", lambda t: t.percent, unit="%", dtype="Float64", keep=6,
-              said=_percent),
-        yes("a_lower_bound", "a lower bound", "Whether a is a lower bound", lambda t: t.open_a),
-        yes("b_lower_bound", "b lower bound", "Whether b is a lower bound", lambda t: t.open_b),
+              said=lambda t: t.texts[0], keep=4, dtype="Int64"),
+        _Said("b", "b", "The number in b; as in a", lambda t: t.b,
+              said=lambda t: t.texts[1], keep=4, dtype="Int64"),
+        _Said("difference", "b - a", "Difference b - a", lambda t: t.difference,
+              said=_difference, keep=3, dtype="Int64"),
+        _Said("percent", "Change", "100 (b - a) / a", lambda t: t.percent,
+              said=_percent, keep=6, dtype="Float64", unit="%"),
+        yes("a_lower_bound", "a lower bound", "Whether a is a lower bound", lambda t: t.is_open[0]),
+        yes("b_lower_bound", "b lower bound", "Whether b is a lower bound", lambda t: t.is_open[1]),
         words("limits", "Limit", "Limits, each marked whether it breaks", limits, missing="", keep=5),
     ]  # fmt: skip
     shown = ("name", "a", "b", "difference", "percent", *(["limits"] if verdicts else []))
@@ -218,7 +221,7 @@ def _totals(totals: Sequence[TotalChange], verdicts: Sequence[Verdict]) -> Table
 def _difference(total: TotalChange) -> str:
     value = total.difference
     if value is None:
-        return "?" if "?" in (total.text_a, total.text_b) or total.open_a or total.open_b else "-"
+        return "?" if "?" in total.texts or any(total.is_open) else "-"
     return f"{'+' if value > 0 else '-'}{total.show(abs(value))}" if value else "0"
 
 
@@ -239,8 +242,10 @@ def _notes(
     if changes.rows:
         places = f", {changes.renumbered} of them at another place in a list" if changes.renumbered else ""
         said.append(("Unchanged", f"{changes.unchanged} modules{places}"))
+    both = [note for note in a.notes if note in b.notes]
+    said += [("Note on both", visible(note)) for note in both]
     for letter, side in (("a", a), ("b", b)):
-        said += [(f"Note on {letter}", visible(note)) for note in side.notes]
+        said += [(f"Note on {letter}", visible(note)) for note in side.notes if note not in both]
         said += [(f"Not counted in {letter}", text) for text in uncounted(side)]
     return said + signs(grids)
 
@@ -267,7 +272,7 @@ def _record(
         "totals": [
             {
                 **{name: getattr(total, name) for name in ("name", "a", "b")},
-                **{"a_lower_bound": total.open_a, "b_lower_bound": total.open_b},
+                **{"a_lower_bound": total.is_open[0], "b_lower_bound": total.is_open[1]},
                 **{name: getattr(total, name) for name in ("difference", "percent")},
             }
             for total in totals

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from archcost.analysis.reports.columns import MODULE_COLUMNS, Row
 from archcost.analysis.reports.rows import Ledger
@@ -72,7 +72,7 @@ def _is_open(measure: Column[Row], pair: Pair) -> bool:
     return not pair.same_unknown and _is_bound(measure, pair)
 
 
-def _is_bound(measure: Column, pair: Pair) -> bool:
+def _is_bound(measure: Column[Row], pair: Pair) -> bool:
     return any(row is not None and measure.lower_bound(row) for row in (pair.a, pair.b))
 
 
@@ -153,8 +153,8 @@ COLUMNS: tuple[Column[Pair], ...] = (
 def expanded(
     names: Iterable[str],
     suffixes: Sequence[str],
-    columns: Sequence[Column] = COLUMNS,
-    compared: Iterable[str] = MEASURES,
+    columns: Sequence[Column[Any]] = COLUMNS,
+    compared: Collection[str] = MEASURES,
 ) -> list[str]:
     """Column names, with the name of a measure (``macs``) replaced by those of its columns.
 
@@ -177,7 +177,7 @@ def pairs(a: TracedModel, b: TracedModel, depth: int | None = None) -> list[Pair
     stack = [""]
     while stack:
         name = stack.pop()
-        pair = Pair(name, *(_row(ledger, name) for ledger in sides))
+        pair = Pair(name, _row(sides[0], name), _row(sides[1], name))
         found.append(pair)
         if depth is None or pair.level < depth:
             children = [[cost.name for cost in ledger.children.get(name, ())] for ledger in sides]
