@@ -212,18 +212,21 @@ def _arguments(a: str, b: str) -> list[str]:
     before, after = _named(a), _named(b)
     edits = []
     for name in dict.fromkeys((*before, *after)):
-        old, new = before.get(name), after.get(name)
+        old, new = before.get(name, "unset"), after.get(name, "unset")
         if old != new:
-            label = f"{name} " if isinstance(name, str) else ""
-            edits.append(f"{label}{'unset' if old is None else old} -> {'unset' if new is None else new}")
+            edits.append(f"{name} {old} -> {new}".lstrip())
     return edits
 
 
-def _named(details: str) -> dict[str | int, str]:
-    found: dict[str | int, str] = {}
-    for at, text in enumerate(filter(None, _COMMA.split(details))):
+def _named(details: str) -> dict[str, str]:
+    """The arguments by name, those without a name together under the empty one."""
+    found: dict[str, str] = {}
+    for text in filter(None, _COMMA.split(details)):
         name, equals, value = text.partition("=")
-        found[name if equals else at] = value if equals else text
+        if equals:
+            found[name] = value
+        else:
+            found[""] = f"{found['']}, {text}" if "" in found else text
     return found
 
 

@@ -111,7 +111,7 @@ class Verdict:
 
 
 _LIMIT = re.compile(r"\s*([A-Za-z_ ]+?)\s*(=?[<>]=?|=+)\s*([+-]?)\s*(.+?)\s*(%?)\s*")
-_HOW = "write it as in 'macs>+5%', 'params>+100k', 'peak_memory>+2MB' or 'macs>4.2G'"
+_HOW = "write it as in 'macs>+5%', 'params>+100k', 'peak_memory>+2MB' or 'macs>4.2G', in quotes"
 
 
 def limit_of(text: str) -> ChangeLimit:

@@ -238,7 +238,8 @@ def _notes(
     said = [("Note", visible(note)) for note in notes]
     peaks = [_peak(side) for side in (a, b)]
     if a.total.peak_memory_bytes != b.total.peak_memory_bytes:
-        said.append(("Peak memory", f"in {peaks[0]} of a, in {peaks[1]} of b"))
+        where = f"in {peaks[0]}" if peaks[0] == peaks[1] else f"in {peaks[0]} of a, in {peaks[1]} of b"
+        said.append(("Peak memory", where))
     if changes.rows:
         places = f", {changes.renumbered} of them at another place in a list" if changes.renumbered else ""
         said.append(("Unchanged", f"{changes.unchanged} modules{places}"))
