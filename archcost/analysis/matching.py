@@ -235,8 +235,20 @@ class _Matcher:
                 pairs.update(((a, b), None) for b in near if _share(a, b) >= _SAME)
         return self._closest(list(pairs))
 
+    def _in_place_of(self, a: Node) -> Node | None:
+        """The module without a match that is alone between the neighbours that a module of a list had."""
+        assert a.parent is not None
+        before, after = _beside(a, -1), _beside(a, 1)
+        if before is None:
+            found = next(iter(self.to_b[a.parent].children), None)
+        else:
+            found = _beside(self.to_b[before], 1) if before in self.to_b else None
+        if found is None or found in self.to_a or found.parent is not self.to_b[a.parent]:
+            return None
+        return found if _beside(found, 1) is (after and self.to_b.get(after, after)) else None
+
     def leftovers(self) -> bool:
-        """Match children of matched modules without a match: by key, or the only ones of their type."""
+        """Match children of matched modules without a match: by key or place, or alone of their type."""
         pairs: list[tuple[Node, Node]] = []
         for parent, other in self.to_b.items():
             if not alike(parent, other) and None not in (parent.parent, other.parent):
@@ -245,12 +257,21 @@ class _Matcher:
             right = [child for child in other.children if child not in self.to_a]
             by_key = {child.key: child for child in right if not child.in_list}
             pairs += [(child, by_key[child.key]) for child in left if child.key in by_key]
+            by_place = [(x, self._in_place_of(x)) for x in left if x.in_list]
+            pairs += [(x, y) for x, y in by_place if y is not None]
             for kind in {
                 node.cost.type_name: None for node in left if node.cost.is_leaf and node.cost.params
             }:
                 alone = [[node for node in side if node.cost.type_name == kind] for side in (left, right)]
                 pairs += [(x, y) for x, y in zip(*alone, strict=False) if len(alone[0]) == len(alone[1]) == 1]
         return self._closest(pairs)
+
+
+def _beside(node: Node, step: int) -> Node | None:
+    """The neighbour of a module in its list; None at the end."""
+    siblings = node.parent.children if node.parent is not None else [node]
+    at = siblings.index(node) + step
+    return siblings[at] if 0 <= at < len(siblings) else None
 
 
 def _aligned(left: Sequence[Node], right: Sequence[Node]) -> list[tuple[Node, Node]]:

@@ -159,10 +159,10 @@ class _Place:
         try:
             _git(str(self.top), "cat-file", "-e", f"{self.commit}:{inside}")
         except _GitError as error:
-            raise SpecError(
-                f"{asked}: there is no file {inside!r} in {self.text}; where it had another name, give both: "
-                f"archcost diff OLD.py:NAME@{self.version.revision} {self.version.spec}"
-            ) from error
+            here = os.path.isfile(file)
+            other = f"archcost diff OLD.py:NAME@{self.version.revision} {self.version.spec}"
+            hint = f"; where it had another name, give both: {other}" if here else ", nor in the working tree"
+            raise SpecError(f"{asked}: there is no file {inside!r} in {self.text}{hint}") from error
 
     def job(self, stack: contextlib.ExitStack, out: Path, options: dict[str, Any]) -> Job:
         """The job to analyse it, in a worktree of the revision that lives as long as the stack."""
@@ -225,7 +225,8 @@ def _git(folder: str, *arguments: str) -> str:
             "a revision needs git, which is not on the PATH: install it, or compare files"
         ) from error
     if done.returncode:
-        raise _GitError((done.stderr.strip().splitlines() or [f"git ended with code {done.returncode}"])[0])
+        said = done.stderr.strip().splitlines() or [f"git ended with code {done.returncode}"]
+        raise _GitError(said[0].removeprefix("fatal: "))
     return done.stdout.strip()
 
 

@@ -72,13 +72,17 @@ differences = {name: next(c for c in COLUMNS if c.name == f"{name}_difference") 
 
 
 def weight(change: Change, after: ModuleCost) -> tuple[float, str]:
-    """The largest share that a change has of any measure of the model, and that measure."""
-    found = []
-    for name in ADDED_UP:
+    """The largest share that a change has of any measure of the model, and the measure to name.
+
+    MACs and parameters are named even where another measure changed by up to four times as much.
+    """
+    found = {}
+    for name in ("macs", *ADDED_UP):
         value = number(differences[name], change)
         most = max(getattr(change.before, name) or 0, getattr(after, name) or 0, 1)
-        found.append((inf if value is None else abs(value) / most, name))
-    return max(found, key=lambda one: one[0])
+        found[name] = inf if value is None else abs(value) / most
+    most = max(found.values())
+    return most, next(name for name, share in found.items() if share >= most / 4)
 
 
 def for_people(changes: Sequence[Change], depth: Depth, after: ModuleCost) -> list[Change]:
@@ -94,19 +98,19 @@ def for_people(changes: Sequence[Change], depth: Depth, after: ModuleCost) -> li
     if depth != "auto":
         rows = [*_runs(folded(edits, depth)), *_runs(folded(resized, depth))]
     else:
-        deepest = max((change.level for change in changes), default=0)
-        for level in range(deepest, 0, -1):
-            rows = [*_runs(edits), *_runs(folded(resized, level))]
-            if len(rows) <= _EACH:
-                break
-        for level in range(deepest, 0, -1):
+        levels = range(max((change.level for change in changes), default=0), 0, -1)
+        rows = [*_runs(edits), *_runs(resized)]
+        for level in levels:
+            if len(rows) > _EACH:
+                rows = [*_runs(edits), *_runs(folded(resized, level))]
+        for level in levels:
             if len(rows) > _EACH:
                 rows = [*_runs(folded(edits, level)), *folded(resized, 1)]
     return sorted(rows, key=lambda change: (change.kind == "resized", -weight(change, after)[0]))
 
 
 def folded(changes: Sequence[Change], depth: int | None) -> list[Change]:
-    """The changes summed by the module at ``depth`` that they are in; those above stay as they are."""
+    """The changes summed by the module at ``depth`` that they are in; one alone there stays as it is."""
     if depth is None:
         return list(changes)
     groups: dict[tuple[str, str], list[Change]] = {}

@@ -148,9 +148,10 @@ def _entry(label: tuple[str, str], row: Change, columns: Sequence[Column]) -> En
 
 def _label(row: Change) -> tuple[str, str]:
     kind = visible(row.type_name)
+    name = visible(row.name) or "(the model)"
     if row.own:
-        return visible(row.name) or "(the model)", f" ({kind}, own operations)"
-    return visible(row.name), f" ({kind}, {row.modules} modules)" if row.modules > 1 else f" ({kind})"
+        return name, f" ({kind}, own operations)"
+    return name, f" ({kind}, {row.modules} modules)" if row.modules > 1 else f" ({kind})"
 
 
 def _because(b: TracedModel, changes: Changes) -> str:
