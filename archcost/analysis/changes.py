@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from archcost.analysis.matching import Matching, Node, alike, matching
 from archcost.analysis.reports.columns import Row
-from archcost.analysis.reports.pairs import Pair
+from archcost.analysis.reports.pairs import RowPair
 from archcost.analysis.reports.rows import Ledger
 from archcost.analysis.traced import TracedModel
 from archcost.cost.costs import ModuleCost, OpCost
@@ -23,7 +23,7 @@ ADDED_UP = ("params", "macs", "other_ops", "activation_bytes", "kept_for_backwar
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Change(Pair):
+class Change(RowPair):
     """A module, or what a module runs itself, that changed; a missing side costs nothing.
 
     ``kind`` is ``added``, ``removed``, ``replaced`` (another type), ``changed`` (other arguments, parameters

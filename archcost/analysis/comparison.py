@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from archcost.analysis.analysis import Analysis, analysis_of
+from archcost.analysis.analysis import Analysis, Wanted, analysis_of
 from archcost.analysis.reports.comparison import document_of
 from archcost.errors import SpecError
 from archcost.report.document import Asked, Document
@@ -14,6 +14,9 @@ from archcost.report.result import Result
 if TYPE_CHECKING:
     import torch
     from torch import nn
+    from typing_extensions import Unpack
+
+    from archcost.trace.inputs import DTypes, Inputs, InputSize
 
 __all__ = ["Comparison", "compare", "inputs_differ", "two_sides"]
 
@@ -21,12 +24,12 @@ __all__ = ["Comparison", "compare", "inputs_differ", "two_sides"]
 def compare(
     model_a: nn.Module | str | Analysis,
     model_b: nn.Module | str | Analysis,
-    inputs: Any = None,
+    inputs: Inputs = None,
     *,
-    inputs_b: Any = None,
-    input_size: Any = None,
+    inputs_b: Inputs = None,
+    input_size: InputSize | None = None,
     names: tuple[str, str] | None = None,
-    dtype: Any = None,
+    dtype: DTypes | None = None,
     device: str | torch.device | None = None,
     progress: bool | None = None,
 ) -> Comparison:
@@ -50,25 +53,26 @@ def compare(
         InputError: the inputs do not fit, or both models are Analyses, which have their inputs.
         SpecError: a SPEC names nothing that can be loaded, or ``names`` are not two.
     """
-    options = {"input_size": input_size, "dtype": dtype, "device": device, "progress": progress}
-    return Comparison(*two_sides("compare", (model_a, model_b), (inputs, inputs_b), names, **options))
+    wanted: Wanted = {"input_size": input_size, "dtype": dtype, "device": device}
+    return Comparison(
+        *two_sides("compare", (model_a, model_b), (inputs, inputs_b), names, progress, **wanted)
+    )
 
 
 def two_sides(
     what: str,
     models: tuple[nn.Module | str | Analysis, nn.Module | str | Analysis],
-    inputs: tuple[Any, Any],
+    inputs: tuple[Inputs, Inputs],
     names: tuple[str, str] | None,
-    *,
     progress: bool | None,
-    **options: Any,
+    **wanted: Unpack[Wanted],
 ) -> tuple[Analysis, Analysis]:
     """The Analyses of two models, with the options of `compare`; ``what`` is the name of the caller."""
     sides: list[Analysis] = []
     made = all(isinstance(model, Analysis) for model in models)
     for model, own in zip(models, (None, inputs[1]), strict=True):
         given = inputs[0] if own is None else own
-        more = {**options, "input_size": options["input_size"] if own is None else None}
+        more: Wanted = wanted if own is None else {**wanted, "input_size": None}
         if isinstance(model, Analysis) and not made:  # the inputs are meant for the other model
             given, more = own, {}
         sides.append(analysis_of(what, model, given, progress=progress, **more))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from archcost.analysis.analysis import Analysis
+from archcost.analysis.analysis import Analysis, Wanted
 from archcost.analysis.changes import Change, Changes, changes_of
 from archcost.analysis.comparison import inputs_differ, two_sides
 from archcost.analysis.reports.difference import document_of
@@ -19,18 +19,20 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from archcost.trace.inputs import DTypes, Inputs, InputSize
+
 __all__ = ["Difference", "diff"]
 
 
 def diff(
     model_a: nn.Module | str | Analysis,
     model_b: nn.Module | str | Analysis,
-    inputs: Any = None,
+    inputs: Inputs = None,
     *,
-    inputs_b: Any = None,
-    input_size: Any = None,
+    inputs_b: Inputs = None,
+    input_size: InputSize | None = None,
     names: tuple[str, str] | None = None,
-    dtype: Any = None,
+    dtype: DTypes | None = None,
     device: str | torch.device | None = None,
     fail_on: str | Iterable[str] = (),
     progress: bool | None = None,
@@ -62,8 +64,8 @@ def diff(
         SpecError: a SPEC names nothing that can be loaded, ``names`` are not two, or a limit cannot be read.
     """
     limits = tuple(map(limit_of, [fail_on] if isinstance(fail_on, str) else fail_on))
-    options = {"input_size": input_size, "dtype": dtype, "device": device, "progress": progress}
-    sides = two_sides("diff", (model_a, model_b), (inputs, inputs_b), names, **options)
+    wanted: Wanted = {"input_size": input_size, "dtype": dtype, "device": device}
+    sides = two_sides("diff", (model_a, model_b), (inputs, inputs_b), names, progress, **wanted)
     return Difference(*sides, limits)
 
 

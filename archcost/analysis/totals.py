@@ -9,7 +9,6 @@ from math import inf
 from typing import Literal
 
 from archcost.analysis.reports.columns import MODULE_COLUMNS
-from archcost.analysis.reports.pairs import number
 from archcost.analysis.reports.rows import Ledger
 from archcost.analysis.traced import TracedModel
 from archcost.errors import ArchcostError, SpecError
@@ -149,7 +148,7 @@ def totals_of(a: TracedModel, b: TracedModel, same_unknown: bool, more: Sequence
     found = []
     for name in (*_SHOWN, *(name for name in _MORE if name in more)):
         column = _COLUMNS[name]
-        before, after = (_whole(number(column, row)) for row in rows)
+        before, after = (_whole(column.number(row)) for row in rows)
         texts = column.text(rows[0]), column.text(rows[1])
         is_open = column.lower_bound(rows[0]), column.lower_bound(rows[1])
         found.append(

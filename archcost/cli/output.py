@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 from archcost.errors import SpecError
 
 if TYPE_CHECKING:
-    from archcost.report.result import Result
+    from archcost.report.result import Options, Result
 
 __all__ = [
     *("DONE", "FAILED", "FINDINGS", "INTERRUPTED"),
@@ -36,10 +36,10 @@ def write(args: argparse.Namespace, result: Result) -> None:
         print(f"note: {note}", file=sys.stderr)
 
 
-def shown_options(args: argparse.Namespace) -> Any:
+def shown_options(args: argparse.Namespace) -> Options:
     """The values of `archcost.cli.options.report_options` that a `Result` takes, as far as given."""
     asked = ((name, getattr(args, name)) for name in ("columns", "depth", "sort", "top", "by"))
-    return {name: value for name, value in asked if value is not None}
+    return cast("Options", {name: value for name, value in asked if value is not None})
 
 
 def check_output(args: argparse.Namespace) -> None:

@@ -1,1 +1,1 @@
-"""archcost where people work: models at git revisions; thin, each calls the public API."""
+"""archcost where people work: pytest, pull requests, trainers, notebooks; each calls the public API."""

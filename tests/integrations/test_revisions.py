@@ -68,7 +68,7 @@ def test_two_revisions_with_the_same_module_names(folder):
     assert b.name == "net.py:Net"
     assert remarks == ()
     assert str(a.trace.modules["stem"].built_at) == "net.py:8:21"
-    difference = archcost.analysis.difference.Difference(a, b)
+    difference = archcost.diff(a, b)
     kinds = {row.name: row.kind for row in difference.changes}
     assert kinds["body.2"] == "added"
     assert "was fc" in {row.name: row.why for row in difference.changes}["classifier"]
@@ -99,7 +99,7 @@ def test_a_factory_that_raises_says_at_which_revision(folder):
 def test_a_process_that_dies_is_reported(tmp_path):
     write(tmp_path, "dies.py", "import os\nprint('before the end', flush=True)\nos._exit(7)\n")
     running = Running(Job("dies.py:x", {}, str(tmp_path), tmp_path / "a.json"))
-    with pytest.raises(SpecError, match="dies.py:x: the process ended with code 7: before the end"):
+    with pytest.raises(SpecError, match=r"dies.py:x: the process ended with code 7: before the end"):
         running.result()
     running.stop()
 

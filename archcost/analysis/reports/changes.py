@@ -11,7 +11,7 @@ from math import inf
 from typing import Any
 
 from archcost.analysis.changes import ADDED_UP, Change
-from archcost.analysis.reports.pairs import MEASURES, measures, number
+from archcost.analysis.reports.pairs import MEASURES, measures
 from archcost.analysis.reports.rows import Ledger
 from archcost.cost.costs import ModuleCost
 from archcost.report.columns import words, yes
@@ -28,7 +28,7 @@ _EACH = 20
 
 def _percent(name: str, change: Change) -> float | None:
     """The difference in per cent of the model's total in a, so that rows add up to the change in total."""
-    difference, whole = number(differences[name], change), getattr(change.before, name)
+    difference, whole = differences[name].number(change), getattr(change.before, name)
     return 100 * difference / whole if whole and difference is not None else None
 
 
@@ -78,7 +78,7 @@ def weight(change: Change, after: ModuleCost) -> tuple[float, str]:
     """
     found = {}
     for name in ("macs", *ADDED_UP):
-        value = number(differences[name], change)
+        value = differences[name].number(change)
         most = max(getattr(change.before, name) or 0, getattr(after, name) or 0, 1)
         found[name] = inf if value is None else abs(value) / most
     most = max(found.values())

@@ -34,7 +34,7 @@ from archcost.analysis.reports.changes import (
     weight,
 )
 from archcost.analysis.reports.notes import heading, uncounted
-from archcost.analysis.reports.pairs import expanded, number, pairs
+from archcost.analysis.reports.pairs import expanded, pairs
 from archcost.analysis.totals import TotalChange, Verdict
 from archcost.analysis.traced import TracedModel
 from archcost.report.columns import words, yes
@@ -107,7 +107,7 @@ def _rows(changes: Changes, asked: Asked) -> list[Change]:
 
 
 def _size(column: Column[Change], change: Change) -> float | None:
-    value = number(column, change)
+    value = column.number(change)
     return None if value is None else abs(value)
 
 
