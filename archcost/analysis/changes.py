@@ -15,6 +15,7 @@ from archcost.analysis.traced import TracedModel
 from archcost.cost.costs import ModuleCost, OpCost
 from archcost.report.units import axes_text, count_text, shape_text
 from archcost.trace.graph import refs
+from archcost.trace.sites import Site
 
 __all__ = ["ADDED_UP", "Change", "Changes", "changes_of"]
 
@@ -45,11 +46,11 @@ class Change(RowPair):
     """Whether the row is of the operations and parameters of a module with children, without those."""
 
     @property
-    def built_at(self) -> str | None:
-        """The line of code that built the module, in b unless it was removed; None where not recorded."""
+    def built_at(self) -> Site | None:
+        """The code that built the module, in b unless it was removed; None where not recorded."""
         row = self.a if self.b is None else self.b
         info = None if row is None else row.analysis.trace.modules.get(row.module.name)
-        return None if info is None or info.built_at is None else str(info.built_at)
+        return None if info is None else info.built_at
 
     @property
     def type_name(self) -> str:

@@ -84,6 +84,11 @@ class ChangeLimit:
     """The number that is compared: that of b, the difference or the change in per cent."""
     value: float
 
+    @property
+    def bound(self) -> str:
+        """What it allows, in words: ``at most +5%``."""
+        return f"{'at most' if self.above else 'at least'} {re.split('[<>]', self.text)[1].strip()}"
+
     def judge(self, total: TotalChange) -> Verdict:
         """Whether the limit holds; neither, where what is not counted decides."""
         low, high = total.bounds(self.relative)

@@ -31,12 +31,11 @@ def add(commands: Commands, common: Parser) -> None:
     report_options(diff)
     diff.add_argument(
         "--fail-on",
-        nargs="+",
-        action="extend",
+        action="append",
         default=[],
         metavar="LIMIT",
-        help="exit with 1 where it breaks: 'macs>+5%%', 'params>+100k', 'peak_memory>+2MB' (against A), "
-        "'macs>4.2G' (B alone)",
+        help="exit with 1 where it breaks; may be repeated: 'macs>+5%%', 'params>+100k', 'peak_memory>+2MB' "
+        "(against A), 'macs>4.2G' (B alone)",
     )
     diff.set_defaults(run=run)
 

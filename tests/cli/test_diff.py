@@ -31,16 +31,24 @@ def run(capsys, *arguments):
 
 def test_a_comment_for_a_pull_request(capsys):
     code, out, err = run(
-        capsys, "before.json", "after.json", "--format", "markdown", "--fail-on", "macs>+5%", "params>1M"
+        capsys,
+        "before.json",
+        "after.json",
+        "--format",
+        "markdown",
+        "--fail-on",
+        "macs>+5%",
+        "--fail-on",
+        "params>1M",
     )
     assert (code, err) == (1, "")
     lines = out.splitlines()
     assert lines[4].startswith("❌ macs>+5%: MACs ")
-    assert lines[6].startswith("Why: 1.2 (Conv2d) added: +114 k MACs (+40.0 %)")
+    assert lines[6].startswith("Why: 1.2 (Conv2d) added: +113 k MACs (+42.1 %)")
     macs = next(line for line in lines if line.startswith("| MACs"))
-    assert "▲ +40.0 %" in macs
-    assert "❌ macs>+5%" in macs
-    assert out.index("▲ +40.0 %") < out.index("<details><summary>1 change by module</summary>\n\n| Module")
+    assert "▲ +42.1 %" in macs
+    assert "❌ at most +5%" in macs
+    assert out.index("▲ +42.1 %") < out.index("<details><summary>1 change by module</summary>\n\n| Module")
     assert out.index("| All") < out.index("</details>")
 
 

@@ -32,6 +32,10 @@ def _percent(name: str, change: Change) -> float | None:
     return 100 * difference / whole if whole and difference is not None else None
 
 
+def _built_at(change: Change) -> str | None:
+    return None if change.built_at is None else str(change.built_at)
+
+
 def change_percent(value: float) -> str:
     """A change in per cent: ``+12.7 %``."""
     return f"{'+' if value > 0 else '-'}{percent_text(abs(value))} %" if value else "0"
@@ -61,7 +65,7 @@ COLUMNS: tuple[Column[Any], ...] = (
     words("type_b", "Type in b", "Class of the module in b", lambda row: row.type_of("b"), missing=""),
     Column("modules", "Modules", "Number of modules in the row", lambda row: row.modules, show=count_text),
     words("built_at", "Built at", "Line of code that built the module, in b unless it was removed",
-          lambda row: row.built_at, missing="", keep=20),
+          _built_at, missing="", keep=20),
     yes("own", "Own", "Whether the row is of what a module runs itself, without its children"),
     *(column for name in ADDED_UP for column in _of_measure(name)),
 )  # fmt: skip

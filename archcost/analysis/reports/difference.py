@@ -174,6 +174,9 @@ def _moves(row: Change, name: str) -> bool:
 def _cause(row: Change, b: TracedModel) -> str:
     name, remark = _label(row)
     said = f"{row.kind} ({row.why})" if row.why else row.kind
+    site = row.built_at
+    if site is not None and not site.is_class and not site.frame.is_library:
+        said += f" at {site}"
     return f"{name}{remark} {visible(said)}: {_most(row, b)}"
 
 
@@ -199,7 +202,7 @@ def _totals(totals: Sequence[TotalChange], verdicts: Sequence[Verdict]) -> Table
 
     def limits(total: TotalChange) -> str:
         own = [verdict for verdict in verdicts if verdict.total.name == total.name]
-        return ", ".join(f"{_MARKS[verdict.holds]} {verdict.limit.text}" for verdict in own)
+        return ", ".join(f"{_MARKS[verdict.holds]} {verdict.limit.bound}" for verdict in own)
 
     columns: list[Column[TotalChange]] = [
         _Said("name", "Total", "Name of the measure", lambda t: t.name, dtype="str", said=lambda t: t.header),
