@@ -14,6 +14,8 @@ from .analysis.analysis import analyze as analyze
 from .analysis.budget import Budget as Budget
 from .analysis.comparison import Comparison as Comparison
 from .analysis.comparison import compare as compare
+from .analysis.difference import Difference as Difference
+from .analysis.difference import diff as diff
 from .analysis.effective import effective_field as effective_field
 from .analysis.receptive import receptive_field as receptive_field
 from .analysis.zoo import zoo as zoo

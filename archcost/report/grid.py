@@ -63,6 +63,7 @@ class Grid:
     heads: Sequence[Head]
     entries: Sequence[Entry] = field(default=())
     title: tuple[str, str] | None = None
+    folded: str = ""
 
     def cell_width(self, column: int) -> int:
         """Width of the widest cell of a column."""
