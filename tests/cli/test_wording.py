@@ -13,7 +13,7 @@ from archcost.cli.wording import as_options, options_of
     [
         ("Is the batch dimension missing? Try (1, 3, 11)", "Try --input-size 1,3,11"),
         ("Missing? Try (1, 3) and (1, 2)", "Try --input-size 1,3 and --input-size 1,2"),
-        ("it fits none (pass inputs or input_size=(batch, ...) for another)", "(give --input-size N,C,H,W for"),
+        ("none fits (pass inputs or input_size=(batch, ...) for another)", "(give --input-size N,C,H,W for"),
         ("which looks like a shape: write input_size=(1, 3, 2, 2)", "write --input-size 1,3,2,2"),
         ("it cannot run on cpu; omit device=", "omit --device"),
         ("omit device= or name that device", "omit --device or name that device"),
