@@ -29,6 +29,7 @@ from archcost.cli import (
 )
 from archcost.cli.options import Parser, parse
 from archcost.cli.output import DONE, FAILED, INTERRUPTED, check_output
+from archcost.cli.wording import as_options, options_of
 from archcost.errors import ArchcostError
 
 __all__ = ["main"]
@@ -56,7 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ArchcostError as error:
         if args.debug:
             raise
-        print(f"archcost: {' '.join(str(error).split())}", file=sys.stderr)
+        options = options_of(parser, args.command, getattr(args, "action", None))
+        print(f"archcost: {as_options(' '.join(str(error).split()), options)}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         print("archcost: interrupted", file=sys.stderr)
