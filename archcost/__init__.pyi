@@ -26,6 +26,7 @@ from .errors import RewriteError as RewriteError
 from .errors import SpecError as SpecError
 from .fields.effective import EffectiveField as EffectiveField
 from .fields.field import ReceptiveField as ReceptiveField
+from .integrations.notebook import load_ipython_extension as load_ipython_extension
 from .latency.measure import measure as measure
 from .latency.measured import Measured as Measured
 from .latency.measured import MeasuringInterrupted as MeasuringInterrupted
