@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 
-__all__ = ["Frame", "Site", "inherit_sites", "recording_sites", "sites_of"]
+__all__ = ["Frame", "Site", "inherit_sites", "is_library", "recording_sites", "sites_of"]
 
 _OWN = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _MOST_FRAMES = 64
@@ -255,6 +255,11 @@ def _qualified(code: CodeType) -> str:
 def _library_folders() -> tuple[str, ...]:
     paths = sysconfig.get_paths()
     return tuple(paths[key] for key in ("purelib", "platlib", "stdlib", "platstdlib"))
+
+
+def is_library(file: str) -> bool:
+    """Whether a file belongs to an installed package, to Python itself, or to archcost."""
+    return file.startswith(_OWN) or _shown(file)[1]
 
 
 def _shown(file: str) -> tuple[str, bool]:
