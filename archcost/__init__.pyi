@@ -20,12 +20,14 @@ from .analysis.zoo import zoo as zoo
 
 # The errors, each for another mend.
 from .errors import ArchcostError as ArchcostError
+from .errors import CostError as CostError
 from .errors import InputError as InputError
 from .errors import ModelError as ModelError
 from .errors import RewriteError as RewriteError
 from .errors import SpecError as SpecError
 from .fields.effective import EffectiveField as EffectiveField
 from .fields.field import ReceptiveField as ReceptiveField
+from .integrations.asserting import assert_cost as assert_cost
 from .latency.measure import measure as measure
 from .latency.measured import Measured as Measured
 from .latency.measured import MeasuringInterrupted as MeasuringInterrupted

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 from archcost.analysis.reports.analysis import document_of, flat
 from archcost.analysis.traced import TracedModel
@@ -19,16 +20,33 @@ from archcost.trace.graph import Trace
 if TYPE_CHECKING:
     import torch
     from torch import nn
+    from typing_extensions import Unpack
+
+    from archcost.trace.inputs import DTypes, Inputs, InputSize
 
 __all__ = ["Analysis", "analysis_of", "analyze"]
 
 
+class Wanted(TypedDict, total=False):
+    """Options of `analyze` for the forward pass, beside its inputs."""
+
+    input_size: InputSize | None
+    dtype: DTypes | None
+    device: str | torch.device | None
+
+
+class _Forward(TypedDict):
+    dtype: DTypes | None
+    device: str | torch.device | None
+    progress: bool | None
+
+
 def analyze(
     model: nn.Module | str,
-    inputs: Any = None,
+    inputs: Inputs = None,
     *,
-    input_size: Any = None,
-    dtype: Any = None,
+    input_size: InputSize | None = None,
+    dtype: DTypes | None = None,
     device: str | torch.device | None = None,
     weights: str | None = None,
     progress: bool | None = None,
@@ -61,7 +79,7 @@ def analyze(
         ModelError: the model cannot be traced (lazy, cyclic, its own forward fails).
         SpecError: the SPEC names nothing that can be loaded.
     """
-    options = {"dtype": dtype, "device": device, "progress": progress}
+    options: _Forward = {"dtype": dtype, "device": device, "progress": progress}
     if isinstance(model, str) and model.endswith(".json"):
         given = {"inputs": inputs, "input_size": input_size, "dtype": dtype, "weights": weights}
         return _saved(model, [name for name, value in given.items() if value is not None])
@@ -83,10 +101,10 @@ def analyze(
 def analysis_of(
     what: str,
     model: nn.Module | str | Analysis,
-    inputs: Any = None,
+    inputs: Inputs = None,
     *,
     progress: bool | None = False,
-    **more: Any,
+    **more: Unpack[Wanted],
 ) -> Analysis:
     """The Analysis of a model; an Analysis is returned as it is.
 
@@ -114,7 +132,7 @@ def analysis_of(
 
 
 def _analyze_spec(
-    spec: str, inputs: Any, input_size: Any, weights: str | None, options: dict[str, Any]
+    spec: str, inputs: Inputs, input_size: InputSize | None, weights: str | None, options: _Forward
 ) -> Analysis:
     """The Analysis of the model that a SPEC names.
 
@@ -177,10 +195,10 @@ class _WeakModel:
     def __call__(self) -> nn.Module | None:
         return self._model()
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[Callable[[], None], tuple[()]]:
         return _gone, ()
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> _WeakModel:
+    def __deepcopy__(self, memo: Mapping[int, object]) -> _WeakModel:
         return self
 
 
@@ -205,7 +223,9 @@ class _SpecModel:
     def __call__(self) -> nn.Module:
         return self._model
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(
+        self,
+    ) -> tuple[type[_SpecModel], tuple[str, str | None, torch.dtype | None]]:
         return _SpecModel, (self.spec, self.weights, self.dtype)
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from archcost.analysis.analysis import Analysis, analysis_of
+from archcost.analysis.analysis import Analysis, Wanted, analysis_of
 from archcost.analysis.reports.comparison import document_of
 from archcost.errors import SpecError
 from archcost.report.document import Asked, Document
@@ -15,18 +15,20 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from archcost.trace.inputs import DTypes, Inputs, InputSize
+
 __all__ = ["Comparison", "compare"]
 
 
 def compare(
     model_a: nn.Module | str | Analysis,
     model_b: nn.Module | str | Analysis,
-    inputs: Any = None,
+    inputs: Inputs = None,
     *,
-    inputs_b: Any = None,
-    input_size: Any = None,
+    inputs_b: Inputs = None,
+    input_size: InputSize | None = None,
     names: tuple[str, str] | None = None,
-    dtype: Any = None,
+    dtype: DTypes | None = None,
     device: str | torch.device | None = None,
     progress: bool | None = None,
 ) -> Comparison:
@@ -54,7 +56,7 @@ def compare(
     made = isinstance(model_a, Analysis) and isinstance(model_b, Analysis)
     for model, own in ((model_a, None), (model_b, inputs_b)):
         given = inputs if own is None else own
-        more = {"input_size": input_size if own is None else None, "dtype": dtype, "device": device}
+        more: Wanted = {"input_size": input_size if own is None else None, "dtype": dtype, "device": device}
         if isinstance(model, Analysis) and not made:  # the inputs are meant for the other model
             given, more = own, {}
         sides.append(analysis_of("compare", model, given, progress=progress, **more))

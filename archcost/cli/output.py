@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from archcost.errors import SpecError
 
@@ -24,7 +24,7 @@ DONE, FINDINGS, FAILED, INTERRUPTED = 0, 1, 2, 130
 def write(args: argparse.Namespace, result: Result) -> None:
     """Print or write a result as the options of `archcost.cli.options.report_options` say."""
     asked = ((name, getattr(args, name)) for name in ("columns", "depth", "sort", "top", "by"))
-    options: Any = {name: value for name, value in asked if value is not None}
+    options = {name: value for name, value in asked if value is not None}
     if args.save is not None:
         result.save(args.save)
     if args.format == "table" and args.output in (None, "-"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from archcost.report.columns import words
-from archcost.report.document import Asked, Document, Note, Table, ordered
+from archcost.report.document import Asked, Column, Document, Note, Table, ordered
 from archcost.report.result import Result
 
 __all__ = ["ListedPath", "PathList", "listed"]
@@ -31,7 +31,7 @@ class ListedPath:
         return self.name, f"{self.idea}; supports {self.supports}{compiled}; from {self.source}"
 
 
-_COLUMNS = (
+_COLUMNS: tuple[Column[ListedPath], ...] = (
     words("name", "Path", "Name of the path", keep=4),
     words("idea", "Idea", "Algorithm of the path", keep=3),
     words("supports", "Supports", "Convolutions that the path can execute", keep=2),

@@ -143,6 +143,11 @@ class Column(Generic[RowT]):
             return f">={self.show(value)}" if value else "?"
         return visible(self.show(value))
 
+    def number(self, row: RowT) -> float | None:
+        """The value of a row under a column of numbers."""
+        value = self.get(row)
+        return value if isinstance(value, (int, float)) else None
+
     def cell(self, row: RowT) -> str | float | None:
         """The value of a row for a CSV file: a number, a boolean, None, or text in full."""
         value = self.get(row)

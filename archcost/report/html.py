@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from archcost.report.document import Asked, Document, shown_in
 from archcost.report.grid import Grid
 from archcost.report.text import html_text
@@ -11,6 +13,8 @@ __all__ = ["to_html"]
 # Readable in light and dark notebooks: the page's own text colour, and a half-transparent grey.
 _TABLE = "border-collapse:collapse;font-variant-numeric:tabular-nums;color:inherit;background:transparent"
 _EDGE = "1px solid rgba(128,128,128,.4)"
+# Rows of a table without a total, and notes, that are shown unfolded.
+_FEW_ROWS, _FEW_NOTES = 12, 8
 
 
 def _table(grid: Grid) -> str:
@@ -43,13 +47,40 @@ def _th(text: str, side: str) -> str:
     return f'<th style="text-align:{side};padding:2px 8px">{html_text(text)}</th>'
 
 
-def to_html(document: Document, asked: Asked) -> str:
-    """A single element for a page or a notebook: headings, lines, tables and notes."""
+def _folded(grid: Grid) -> str:
+    """The totals, and the whole table to unfold; a short one without totals is unfolded."""
+    totals = [entry for entry in grid.entries if entry.total]
+    count = len(grid.entries) - len(totals)
+    if not count:
+        return _table(grid)
+    above = _table(replace(grid, entries=totals)) if totals else ""
+    whole = _table(replace(grid, title=None) if totals else grid)
+    is_open = not totals and count <= _FEW_ROWS
+    return above + _details(f"{count} row{'s' * (count > 1)}", whole, is_open)
+
+
+def _details(summary: str, inside: str, is_open: bool = False) -> str:
+    state = " open" * is_open
+    return f'<details{state}><summary style="cursor:pointer">{summary}</summary>{inside}</details>'
+
+
+def to_html(document: Document, asked: Asked, folded: bool = False) -> str:
+    """A single element for a page or a notebook: headings, lines, tables and notes.
+
+    Args:
+        document: the contents.
+        asked: the options with which they are asked for.
+        folded: whether tables are folded below their totals, and many notes, for notebooks.
+    """
     grids = shown_in(document, asked)
     parts = [f"<div><b>{html_text(first)}</b> {html_text(rest)}</div>" for first, rest in document.headings]
     parts += [f"<div>{html_text(line)}</div>" for line in document.lines]
-    parts += map(_table, grids)
-    parts += [
+    parts += map(_folded if folded else _table, grids)
+    notes = [
         f"<div><b>{html_text(what)}:</b> {html_text(said)}</div>" for what, said in document.notes(grids)
     ]
+    at_once = _FEW_NOTES if folded else len(notes)
+    parts += notes[:at_once]
+    if more := notes[at_once:]:
+        parts.append(_details(f"{len(more)} more note{'s' * (len(more) > 1)}", "".join(more)))
     return f'<div style="overflow-x:auto">{"".join(parts)}</div>'

@@ -118,4 +118,7 @@ class Result(ABC):
         return Text(self.to_text())
 
     def _repr_html_(self) -> str:
-        return self.to_html()
+        """HTML for notebooks: `to_html` with its tables folded below their totals."""
+        from archcost.report.html import to_html
+
+        return to_html(self.document(Asked()), Asked(), folded=True)

@@ -1,4 +1,4 @@
-"""Inputs: tensors in nested structures, example tensors of a shape, and guesses where none are given."""
+"""Inputs: tensors in nested structures, example tensors of a shape, and what the first layer takes."""
 
 from __future__ import annotations
 
@@ -28,8 +28,9 @@ InputSize: TypeAlias = "int | Sequence[InputSize] | Mapping[str, InputSize]"
 DTypes: TypeAlias = "torch.dtype | str | Sequence[DTypes | None] | Mapping[str, DTypes | None]"
 """A dtype for all inputs, or a list or dict of dtypes; a string is a dtype's name."""
 
-Guess = tuple[tuple[int, ...], "torch.dtype | None", str]
-"""(shape, dtype, the assumption in words); a dtype of None is that of the model's weights."""
+Shape = tuple[int, ...]
+Guess = tuple["Shape | dict[str, Shape]", "torch.dtype | dict[str, torch.dtype] | None", str]
+"""(shape, dtype, the assumption in words), or shapes and dtypes by name; None is the dtype of the weights."""
 
 
 def check_tensors(inputs: Inputs, where: str = "inputs") -> None:
@@ -224,16 +225,8 @@ def dtype_of(tree: ModuleTree) -> torch.dtype:
     return complex_[0] if complex_ else torch.float32
 
 
-def guesses(model: nn.Module, tree: ModuleTree) -> list[Guess]:
-    """Input shapes worth trying, best first: ``(shape, dtype or None, what was assumed)``."""
-    config = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None)
-    if isinstance(config, Mapping) and config.get("input_size"):
-        size = (1, *config["input_size"])
-        return [(size, None, f"input size {_text(size)} from the model's pretrained_cfg")]
-    return _from_first_layer(tree)
-
-
-def _from_first_layer(tree: ModuleTree) -> list[Guess]:
+def from_first_layer(tree: ModuleTree) -> list[Guess]:
+    """Input shapes that the first layer takes, those worth trying first; empty where it does not tell."""
     import torch
 
     for name, module in tree.modules.items():
@@ -272,8 +265,9 @@ def _axes(module: nn.Module) -> int:
 
 
 def _assumed(size: tuple[int, ...], where: str, reason: str) -> str:
-    return f"input size {_text(size)} assumed: the first layer, {where}, takes {reason}"
+    return f"input size {times(size)} assumed: the first layer, {where}, takes {reason}"
 
 
-def _text(size: tuple[int, ...]) -> str:
+def times(size: Shape) -> str:
+    """A shape as text: ``1x3x224x224``."""
     return "x".join(map(str, size))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 
 import torch
 from torch import nn
@@ -13,6 +12,7 @@ from archcost.errors import ArchcostError, InputError
 from archcost.progress import Progress
 from archcost.trace import inputs as inputs_
 from archcost.trace.call import Call, Inputs
+from archcost.trace.conventions import assumed_inputs
 from archcost.trace.failure import Failed
 from archcost.trace.graph import Trace
 from archcost.trace.inputs import DTypes, InputSize
@@ -49,7 +49,7 @@ def record(
         inputs: a tuple is positional arguments, a dict is keyword arguments, anything else is the only
             argument.
         input_size: shapes to make inputs of, batch included: see `archcost.trace.inputs.make`. Without
-            both, the model's ``pretrained_cfg`` or its first layer decides.
+            both, the conventions of its library or its first layer decide (`archcost.trace.conventions`).
         dtype: the dtype of the inputs that are made; by default that of the model's weights.
         device: where the passes run; by default `meta`, where nothing is computed, or the model's own
             device when its code needs real values.
@@ -154,8 +154,7 @@ def _candidates(
     elif input_size is not None:
         yield (lambda device: inputs_.make(input_size, dtype, model_dtype, device)), None
     else:
-        for size, kind, assumed in inputs_.guesses(model, tree):
-            yield partial(inputs_.make, size, dtype or kind, model_dtype), assumed
+        yield from assumed_inputs(model, tree, dtype, model_dtype)
 
 
 def _on_first_device(passes: Passes, devices: list[str]) -> Trace:

@@ -12,7 +12,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 import archcost
 from archcost.errors import RewriteError
 from archcost.nn.absorbed import Absorbed
-from archcost.nn.folding import Chain, chains, folded
+from archcost.nn.folding import FusedBlock, folded, fused_blocks
 
 
 def norm(channels, axes=2, **options):
@@ -61,7 +61,7 @@ def test_one_convolution_does_what_two_layers_did(axes, groups, transposed):
 
 
 def found(model, *inputs):
-    return chains(archcost.analyze(model.eval(), inputs or torch.zeros(1, 3, 64, 64)).trace)
+    return fused_blocks(archcost.analyze(model.eval(), inputs or torch.zeros(1, 3, 64, 64)).trace)
 
 
 RELU, RELU6 = (0.0, inf), (0.0, 6.0)
@@ -70,31 +70,31 @@ RELU, RELU6 = (0.0, inf), (0.0, 6.0)
 def test_chains_of_real_models():
     chain = found(torchvision.models.mobilenet_v2(weights=None))
     assert len(chain) == 52
-    assert chain["features.0.0"] == Chain("features.0.0", "features.0.1", RELU6, "features.0.2")
-    assert chain["features.1.conv.1"] == Chain("features.1.conv.1", "features.1.conv.2", None, None)
+    assert chain["features.0.0"] == FusedBlock("features.0.0", "features.0.1", RELU6, "features.0.2")
+    assert chain["features.1.conv.1"] == FusedBlock("features.1.conv.1", "features.1.conv.2", None, None)
 
     chain = found(torchvision.models.resnet18(weights=None))
     assert len(chain) == 20
-    assert chain["conv1"] == Chain("conv1", "bn1", RELU, "relu")
+    assert chain["conv1"] == FusedBlock("conv1", "bn1", RELU, "relu")
     # The block's one ReLU has a second call, after the addition.
-    assert chain["layer1.0.conv1"] == Chain("layer1.0.conv1", "layer1.0.bn1", RELU, None)
-    assert chain["layer1.0.conv2"] == Chain("layer1.0.conv2", "layer1.0.bn2", None, None)
+    assert chain["layer1.0.conv1"] == FusedBlock("layer1.0.conv1", "layer1.0.bn1", RELU, None)
+    assert chain["layer1.0.conv2"] == FusedBlock("layer1.0.conv2", "layer1.0.bn2", None, None)
 
 
 @pytest.mark.slow
 def test_chains_of_more_models():
     chain = found(torchvision.models.vgg11(weights=None))
-    assert chain["features.0"] == Chain("features.0", None, RELU, "features.1")
+    assert chain["features.0"] == FusedBlock("features.0", None, RELU, "features.1")
     assert len(chain) == 8
 
     # F.relu is a call of the parent's; the auxiliary heads do not run in eval mode.
     chain = found(torchvision.models.googlenet(weights=None, init_weights=False))
-    assert chain["conv1.conv"] == Chain("conv1.conv", "conv1.bn", RELU, None)
+    assert chain["conv1.conv"] == FusedBlock("conv1.conv", "conv1.bn", RELU, None)
     assert len(chain) == 57
 
     # Normalisation comes before convolution: only the stem and the bottlenecks' first halves are chains.
     chain = found(torchvision.models.densenet121(weights=None))
-    assert chain["features.conv0"] == Chain("features.conv0", "features.norm0", RELU, "features.relu0")
+    assert chain["features.conv0"] == FusedBlock("features.conv0", "features.norm0", RELU, "features.relu0")
     assert len(chain) == 1 + 58
     assert chain["features.denseblock1.denselayer1.conv1"].clamp == RELU
     assert "features.denseblock1.denselayer1.conv2" not in chain
@@ -166,13 +166,13 @@ class Functional(Net):
 @pytest.mark.parametrize(
     ("kind", "expected"),
     [
-        (Net, Chain("conv", "norm", RELU, "act")),
+        (Net, FusedBlock("conv", "norm", RELU, "act")),
         (ReadTwice, None),
         (Returned, None),
-        (ReadBetween, Chain("conv", "norm", None, None)),
-        (InPlace, Chain("conv", "norm", RELU, None)),
+        (ReadBetween, FusedBlock("conv", "norm", None, None)),
+        (InPlace, FusedBlock("conv", "norm", RELU, None)),
         (NormTwice, None),
-        (ConvTwice, Chain("conv", "norm", None, None)),
+        (ConvTwice, FusedBlock("conv", "norm", None, None)),
         (OneCallOnly, None),
         (Part, None),
         (Functional, None),
@@ -186,7 +186,7 @@ def test_only_what_every_call_does_alone_is_a_chain(kind, expected):
 
 def test_in_training_mode_statistics_are_of_the_batch():
     trace = archcost.analyze(Net().train(), torch.zeros(2, 3, 8, 8)).trace
-    assert chains(trace) == {}
+    assert fused_blocks(trace) == {}
 
 
 @pytest.mark.parametrize(
@@ -202,12 +202,12 @@ def test_in_training_mode_statistics_are_of_the_batch():
 )
 def test_limits_of_activations(act, clamp):
     got = found(nn.Sequential(nn.Conv2d(3, 4, 3), act))
-    assert got == ({"0": Chain("0", None, clamp, "1")} if clamp else {})
+    assert got == ({"0": FusedBlock("0", None, clamp, "1")} if clamp else {})
 
 
 def test_a_shared_chain_has_all_its_names():
     block = nn.Sequential(nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3))
-    assert found(nn.Sequential(block, block)) == {"0.0": Chain("0.0", "0.1", None, None)}
+    assert found(nn.Sequential(block, block)) == {"0.0": FusedBlock("0.0", "0.1", None, None)}
 
 
 def test_what_is_absorbed_keeps_its_state_and_can_do_it_again():

@@ -15,7 +15,7 @@ from torch import nn
 import archcost
 from archcost.errors import InputError, SpecError
 from archcost.nn.absorbed import Absorbed
-from archcost.nn.folding import chains
+from archcost.nn.folding import fused_blocks
 from archcost.nn.like import ConvLike
 from archcost.nn.path_conv import MOST_SIZES, PathConv
 from archcost.paths import Epilogue, ExecutionPath, get
@@ -440,7 +440,7 @@ def test_whole_models_on_one_path(name, path):
     torch.manual_seed(0)
     model = torchvision.models.get_model(name, weights=None).eval()
     x = images(64, 1, 3)
-    found = chains(archcost.analyze(model, x).trace)
+    found = fused_blocks(archcost.analyze(model, x).trace)
     recorded = record_inputs(model, x, [site.name for site in sites(model)])
     new = {}
     for site in sites(model, keeps_parameters=True):

@@ -246,7 +246,7 @@ def test_html_needs_nothing_else_and_escapes_names():
     assert "<script>" not in page
     assert "&lt;script&gt;" in page
     assert "http" not in page
-    assert page == proposals(proposal("2", shape="<script>alert(1)</script>"))._repr_html_()
+    assert "<script>" not in proposals(proposal("2", shape="<script>alert(1)</script>"))._repr_html_()
 
 
 def test_print_is_the_table_and_needs_no_model():

@@ -12,7 +12,8 @@ from torch import nn
 import archcost
 from archcost.errors import InputError, ModelError
 from archcost.trace.call import Call
-from archcost.trace.inputs import IMAGE_SIZES, as_dtype, guesses, make, map_tensors
+from archcost.trace.conventions import guesses
+from archcost.trace.inputs import IMAGE_SIZES, as_dtype, make, map_tensors
 from archcost.trace.modules import walk
 from archcost.trace.run import record
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from archcost.errors import ArchcostError, Refusal, RewriteError
-from archcost.latency.convolutions import Task, convolutions_of
+from archcost.latency.convolutions import ConvTask, convolutions_of
 from archcost.latency.layers import verdict_of
 from archcost.latency.paths import PathTimes, is_rough
 from archcost.latency.store.fingerprint import fingerprint
@@ -90,7 +90,7 @@ class _Times:
 
     def __init__(self, survey: Survey, store: Store) -> None:
         threads = torch.get_num_threads()
-        self.found: dict[Task, list[Measurement]] = defaultdict(list)
+        self.found: dict[ConvTask, list[Measurement]] = defaultdict(list)
         calls = convolutions_of(survey.trace)
         tasks = {(one.task.spec, one.task.dtype): one.task for one in calls if one.task is not None}
         for one in store.all(fingerprint().hash):
@@ -155,7 +155,9 @@ def _is_faster(new: Measurement, old: Measurement) -> bool:
     # A name of its own, as PyTorch's two layouts count as one path there.
     rival = replace(new, key=replace(new.key, path="rival"))
     errors = {old.key.path: 0.0, "rival": 0.0}
-    return verdict_of(PathTimes(Task(old.key.spec, old.key.dtype), (old, rival), errors, {})).best is rival
+    return (
+        verdict_of(PathTimes(ConvTask(old.key.spec, old.key.dtype), (old, rival), errors, {})).best is rival
+    )
 
 
 def _usable(one: Measurement) -> bool:

@@ -1,0 +1,1 @@
+"""archcost where people work: pytest, pull requests, trainers, notebooks; each calls the public API."""
