@@ -6,7 +6,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
 
 import pytest
 
@@ -15,10 +14,8 @@ from archcost.errors import ArchcostError, SpecError
 from archcost.integrations import revisions
 from archcost.integrations.apart import Job, Running
 from archcost.integrations.revisions import Version, analyze_versions, version_of
-
-sys.path.insert(0, str(Path(__file__).parent))
-import repository
-from repository import git, state, two_revisions, write
+from helpers import repository
+from helpers.repository import git, state, two_revisions, write
 
 OPTIONS = {"input_size": (1, 3, 16, 16)}
 
@@ -201,7 +198,7 @@ def test_code_of_the_working_tree_is_not_taken_for_the_revision(folder, monkeypa
     git(folder, "reset", "-q", "--hard", "HEAD~1")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_nothing_is_left_after_an_interruption(folder, tmp_path, number):
     write(
         folder,
