@@ -30,6 +30,9 @@ from .errors import SpecError as SpecError
 from .fields.effective import EffectiveField as EffectiveField
 from .fields.field import ReceptiveField as ReceptiveField
 from .integrations.asserting import assert_cost as assert_cost
+from .integrations.checking.check import check as check
+from .integrations.checking.result import CheckResult as CheckResult
+from .integrations.notebook import load_ipython_extension as load_ipython_extension
 from .latency.measure import measure as measure
 from .latency.measured import Measured as Measured
 from .latency.measured import MeasuringInterrupted as MeasuringInterrupted

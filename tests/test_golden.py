@@ -156,13 +156,13 @@ def measure(*options, columns=None):
         return run("measure", *CNN, *options, columns=columns)
 
 
-def paths(*options):
+def paths(*options, columns=None):
     """With compiled kernels, whichever instructions they are for."""
     if kernels.isa() is None:
         pytest.skip("it lists what compiled kernels serve, and there are none")
-    before, _, end = run("paths", *options).rpartition("kernels")
+    before, _, end = run("paths", *options, columns=columns).rpartition("\nKernels: ")
     end = " ".join(end.split()) + "\n"  # its lines break elsewhere
-    return before + "kernels" + re.sub(r"built for .*? in use;", "built for ISA, ISA in use;", end)
+    return f"{before}\nKernels: " + re.sub(r"built for .*? in use;", "built for ISA, ISA in use;", end)
 
 
 def paths_alone():
@@ -228,6 +228,8 @@ CASES |= {
     "cli-paths.txt": paths,
     "cli-paths-alone.txt": paths_alone,
     "cli-paths.json": partial(paths, "--format", "json"),
+    "cli-paths-80.txt": partial(paths, columns=80),
+    "cli-paths-detail.txt": partial(paths, "fft", "direct"),
     "cli-paths-table.txt": partial(paths, "--columns", "name,supports", "--top", "9"),
     "cli-rewrite.txt": partial(
         run, "rewrite", *HALF, "-o", "new.pt", "--report", "report.md",

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from archcost.trace.inputs import DTypes, Inputs, InputSize
 
-__all__ = ["Analysis", "analysis_of", "analyze"]
+__all__ = ["Analysis", "Forward", "analysis_of", "analyze", "analyze_spec"]
 
 
 class Wanted(TypedDict, total=False):
@@ -35,7 +35,9 @@ class Wanted(TypedDict, total=False):
     device: str | torch.device | None
 
 
-class _Forward(TypedDict):
+class Forward(TypedDict):
+    """Options of `analyze_spec` for the forward pass."""
+
     dtype: DTypes | None
     device: str | torch.device | None
     progress: bool | None
@@ -79,12 +81,12 @@ def analyze(
         ModelError: the model cannot be traced (lazy, cyclic, its own forward fails).
         SpecError: the SPEC names nothing that can be loaded.
     """
-    options: _Forward = {"dtype": dtype, "device": device, "progress": progress}
+    options: Forward = {"dtype": dtype, "device": device, "progress": progress}
     if isinstance(model, str) and model.endswith(".json"):
         given = {"inputs": inputs, "input_size": input_size, "dtype": dtype, "weights": weights}
         return _saved(model, [name for name, value in given.items() if value is not None])
     if isinstance(model, str):
-        return _analyze_spec(model, inputs, input_size, weights, options)
+        return analyze_spec(model, inputs, input_size, weights, options)[0]
     if weights is not None:
         raise SpecError("analyze: weights goes with a SPEC; load the state dict into the module yourself")
     from archcost.trace.hints import traced
@@ -131,10 +133,10 @@ def analysis_of(
     return model
 
 
-def _analyze_spec(
-    spec: str, inputs: Inputs, input_size: InputSize | None, weights: str | None, options: _Forward
-) -> Analysis:
-    """The Analysis of the model that a SPEC names.
+def analyze_spec(
+    spec: str, inputs: Inputs, input_size: InputSize | None, weights: str | None, options: Forward
+) -> tuple[Analysis, nn.Module]:
+    """The Analysis of the model that a SPEC names, and the model that was traced.
 
     The model is built without weight values first, which is instant at any size; with values only where its
     code needs them.
@@ -162,7 +164,8 @@ def _analyze_spec(
                 raise
     costs = cost_of(trace)
     notes = (*([loaded.assumed] if assumes else []), *_notes(trace, costs))
-    return Analysis(trace, costs, loaded.spec, notes, _SpecModel(spec, weights, floats))
+    found = Analysis(trace, costs, loaded.spec, notes, _SpecModel(spec, weights, floats))
+    return found, loaded.model
 
 
 def _saved(path: str, given: list[str]) -> Analysis:

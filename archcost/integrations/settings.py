@@ -13,7 +13,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["find_project", "settings_of"]
+__all__ = ["find_project", "settings_of", "tomllib"]
 
 
 def find_project(start: Path) -> Path | None:
