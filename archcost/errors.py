@@ -26,6 +26,10 @@ class RewriteError(ArchcostError):
     """A layer cannot be replaced as asked, or the model cannot be copied for it."""
 
 
+class CostError(ArchcostError, AssertionError):
+    """A model exceeds its budget or its baseline: an assertion that failed."""
+
+
 def one_line(error: Exception) -> str:
     """Type and first line of an error of other code, to be quoted in a message of archcost."""
     return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"

@@ -46,7 +46,7 @@ def test_the_count_is_that_on_paper(model, image):
 
 
 def test_peak_memory_is_what_the_allocator_saw():
-    """Blocks of 2 MB and more, which the caching allocator rounds to 512 bytes; a workspace may come on top."""
+    """Blocks of 2 MB and more, which the caching allocator rounds to 512 bytes; a workspace may be added."""
     layers = nn.Sequential(nn.ReLU(), nn.Sigmoid(), nn.MaxPool2d(2), nn.Tanh()).eval()
     x = torch.rand(8, 64, 128, 128, device="cuda")
     counted = archcost.analyze(layers, x, progress=False).total.peak_memory_bytes

@@ -11,7 +11,7 @@ from archcost.surgery.refusals import hooks_of
 from archcost.trace.graph import ModuleCall, Trace
 
 if TYPE_CHECKING:
-    from archcost.nn.folding import Chain
+    from archcost.nn.folding import FusedBlock
 
 __all__ = ["NOTHING", "Block", "block_of"]
 
@@ -51,7 +51,7 @@ class Block(nn.Module):
         return f"in the place of {self.stands_for.__name__}"
 
 
-def block_of(model: nn.Module, trace: Trace, chain: Chain) -> str | None:
+def block_of(model: nn.Module, trace: Trace, chain: FusedBlock) -> str | None:
     """The name of the module whose every call is this chain and nothing else; None where there is none."""
     name, _, key = chain.conv.rpartition(".")
     if not name or chain.clamp is None or chain.activation is not None:

@@ -15,7 +15,7 @@ from archcost.accelerating.program import Step
 from archcost.accelerating.programs import programs_of
 from archcost.errors import ArchcostError
 from archcost.nn.absorbed import Absorbed
-from archcost.nn.folding import Chain, chains, folded
+from archcost.nn.folding import FusedBlock, folded, fused_blocks
 from archcost.nn.like import ConvLike
 from archcost.paths.accuracy import exact_convolution
 from archcost.paths.epilogue import Epilogue
@@ -48,7 +48,7 @@ class Layer:
     name: str
     module: nn.Module
     task: Task
-    chain: Chain
+    chain: FusedBlock
     """What is folded into it: nothing, the batch normalisation, the activation module."""
     block: str | None
     """The module around it that does no more than what is folded, and by a function clamps."""
@@ -99,7 +99,7 @@ def layers_of(
     open_ = [one for one in found if not one.reason]
     recorded = record_inputs(model, inputs, [one.name for one in open_])
     calls = _convolutions(trace)
-    known = chains(trace) if fold else {}
+    known = fused_blocks(trace) if fold else {}
     able = [one.name for one in open_ if fold and one.name in calls]
     programs = _programs(model, trace, known, able)
     while True:
@@ -124,10 +124,12 @@ def layers_of(
 
 
 def _programs(
-    model: nn.Module, trace: Trace, known: dict[str, Chain], names: list[str]
+    model: nn.Module, trace: Trace, known: dict[str, FusedBlock], names: list[str]
 ) -> dict[str, tuple[Step, ...]]:
     """Those in which each convolution may be replaced, with the batch normalisation behind it."""
-    able = {name: _checked(model, trace, known.get(name, Chain(name, None, None, None))) for name in names}
+    able = {
+        name: _checked(model, trace, known.get(name, FusedBlock(name, None, None, None))) for name in names
+    }
     return programs_of(model, trace, able)
 
 
@@ -146,7 +148,7 @@ def _layer(
     module: nn.Module,
     given: Call | None,
     ops: list[Op],
-    known: dict[str, Chain],
+    known: dict[str, FusedBlock],
     step: Step | None,
 ) -> Layer | Kept:
     kind = type(module).__name__
@@ -160,7 +162,7 @@ def _layer(
         return Kept(name, kind, "its input is not a batch")
     if x.device.type != "cpu" or x.dtype != like.weight.dtype or not x.is_floating_point():
         return Kept(name, kind, f"it is in {x.dtype} on {x.device}, and paths are for floats on the CPU")
-    chain = _checked(model, trace, known.get(name, Chain(name, None, None, None)))
+    chain = _checked(model, trace, known.get(name, FusedBlock(name, None, None, None)))
     if step is not None:  # by a function, or a module that others have as well, for all that the chain knows
         clamp = step.clamp if step.adds is None else None
         chain = replace(chain, clamp=clamp, activation=chain.activation if clamp else None)
@@ -180,25 +182,25 @@ def _layer(
     return Layer(name, module, task, chain, block, program, step, x, sizes, ends, weight, bias)
 
 
-def _checked(model: nn.Module, trace: Trace, chain: Chain) -> Chain:
+def _checked(model: nn.Module, trace: Trace, chain: FusedBlock) -> FusedBlock:
     """Less what cannot be taken over: hooks would see other tensors; a clamp that runs anyway is no gain."""
     names = (chain.conv, chain.batch_norm)
     if any(hooks_of(model.get_submodule(name)) for name in names if name is not None):
-        return Chain(chain.conv, None, None, None)
+        return FusedBlock(chain.conv, None, None, None)
     norm = chain.batch_norm
     if norm is not None:
         try:
             Absorbed(model.get_submodule(norm))
         except ArchcostError:
-            return Chain(chain.conv, None, None, None)
+            return FusedBlock(chain.conv, None, None, None)
     if block_of(model, trace, chain) is not None:
         return chain
     if chain.activation is None or hooks_of(model.get_submodule(chain.activation)):
-        return Chain(chain.conv, norm, None, None)
+        return FusedBlock(chain.conv, norm, None, None)
     return chain
 
 
-def _is_free(model: nn.Module, chain: Chain, taken: set[int]) -> bool:
+def _is_free(model: nn.Module, chain: FusedBlock, taken: set[int]) -> bool:
     """Whether no other layer has taken over the same modules; they are taken now."""
     names = (chain.batch_norm, chain.activation)
     wanted = {id(model.get_submodule(name)) for name in names if name is not None}

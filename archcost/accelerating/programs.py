@@ -10,7 +10,7 @@ from torch import nn
 from archcost.accelerating.pooling import POOLS
 from archcost.accelerating.program import Step
 from archcost.accelerating.steps import dead_copies, steps_of
-from archcost.nn.folding import Chain
+from archcost.nn.folding import FusedBlock
 from archcost.surgery.refusals import hooks_of
 from archcost.trace.graph import Trace
 
@@ -20,7 +20,9 @@ _ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.Identity)
 _OF_TRAINING = frozenset({"training", "is_grad_enabled"})
 
 
-def programs_of(model: nn.Module, trace: Trace, chains: Mapping[str, Chain]) -> dict[str, tuple[Step, ...]]:
+def programs_of(
+    model: nn.Module, trace: Trace, chains: Mapping[str, FusedBlock]
+) -> dict[str, tuple[Step, ...]]:
     """By name of the module, the steps that its every call is; none of them lies in another.
 
     ``chains`` has the convolutions that may be replaced, each with what it takes over.
@@ -46,7 +48,7 @@ def _is_worth_it(steps: tuple[Step, ...]) -> bool:
     return (len(keys) > 1 or (bool(keys) and sums)) and len(set(keys)) == len(keys)
 
 
-def _is_open(module: nn.Module, name: str, chains: Mapping[str, Chain]) -> bool:
+def _is_open(module: nn.Module, name: str, chains: Mapping[str, FusedBlock]) -> bool:
     """Whether it is nothing but what the trace can tell: no tensors of its own, no hooks, no other layers."""
     if isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict)) or not module._modules:
         return False

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from archcost.accelerating.block import NOTHING
 from archcost.accelerating.pooling import Pool, pool_of
 from archcost.accelerating.program import Step
-from archcost.nn.folding import Chain, is_norm, limits_of
+from archcost.nn.folding import FusedBlock, is_norm, limits_of
 from archcost.trace.graph import ModuleCall, Op, TensorRef, Trace, refs
 
 __all__ = ["dead_copies", "steps_of"]
@@ -49,7 +49,7 @@ def dead_copies(trace: Trace) -> set[int]:
 
 
 def steps_of(
-    trace: Trace, call: ModuleCall, name: str, chains: Mapping[str, Chain], dead: set[int]
+    trace: Trace, call: ModuleCall, name: str, chains: Mapping[str, FusedBlock], dead: set[int]
 ) -> tuple[Step, ...] | None:
     """Of one call of the module of that name; None where it does anything else."""
     if len(call.inputs) != 1 or len(call.outputs) != 1 or not isinstance(call.inputs[0], TensorRef):
@@ -101,7 +101,7 @@ def _value(
     op: Op,
     owner: str,
     name: str,
-    chains: Mapping[str, Chain],
+    chains: Mapping[str, FusedBlock],
     read: list[int],
     values: list[_Value | None],
 ) -> _Value | None:

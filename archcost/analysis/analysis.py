@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 from archcost.analysis.reports.analysis import document_of, flat
 from archcost.analysis.traced import TracedModel
@@ -19,16 +20,35 @@ from archcost.trace.graph import Trace
 if TYPE_CHECKING:
     import torch
     from torch import nn
+    from typing_extensions import Unpack
 
-__all__ = ["Analysis", "analysis_of", "analyze"]
+    from archcost.trace.inputs import DTypes, Inputs, InputSize
+
+__all__ = ["Analysis", "Forward", "analysis_of", "analyze", "analyze_spec"]
+
+
+class Wanted(TypedDict, total=False):
+    """Options of `analyze` for the forward pass, beside its inputs."""
+
+    input_size: InputSize | None
+    dtype: DTypes | None
+    device: str | torch.device | None
+
+
+class Forward(TypedDict):
+    """Options of `analyze_spec` for the forward pass."""
+
+    dtype: DTypes | None
+    device: str | torch.device | None
+    progress: bool | None
 
 
 def analyze(
     model: nn.Module | str,
-    inputs: Any = None,
+    inputs: Inputs = None,
     *,
-    input_size: Any = None,
-    dtype: Any = None,
+    input_size: InputSize | None = None,
+    dtype: DTypes | None = None,
     device: str | torch.device | None = None,
     weights: str | None = None,
     progress: bool | None = None,
@@ -61,12 +81,12 @@ def analyze(
         ModelError: the model cannot be traced (lazy, cyclic, its own forward fails).
         SpecError: the SPEC names nothing that can be loaded.
     """
-    options = {"dtype": dtype, "device": device, "progress": progress}
+    options: Forward = {"dtype": dtype, "device": device, "progress": progress}
     if isinstance(model, str) and model.endswith(".json"):
         given = {"inputs": inputs, "input_size": input_size, "dtype": dtype, "weights": weights}
         return _saved(model, [name for name, value in given.items() if value is not None])
     if isinstance(model, str):
-        return _analyze_spec(model, inputs, input_size, weights, options)
+        return analyze_spec(model, inputs, input_size, weights, options)[0]
     if weights is not None:
         raise SpecError("analyze: weights goes with a SPEC; load the state dict into the module yourself")
     from archcost.trace.hints import traced
@@ -83,10 +103,10 @@ def analyze(
 def analysis_of(
     what: str,
     model: nn.Module | str | Analysis,
-    inputs: Any = None,
+    inputs: Inputs = None,
     *,
     progress: bool | None = False,
-    **more: Any,
+    **more: Unpack[Wanted],
 ) -> Analysis:
     """The Analysis of a model; an Analysis is returned as it is.
 
@@ -113,10 +133,10 @@ def analysis_of(
     return model
 
 
-def _analyze_spec(
-    spec: str, inputs: Any, input_size: Any, weights: str | None, options: dict[str, Any]
-) -> Analysis:
-    """The Analysis of the model that a SPEC names.
+def analyze_spec(
+    spec: str, inputs: Inputs, input_size: InputSize | None, weights: str | None, options: Forward
+) -> tuple[Analysis, nn.Module]:
+    """The Analysis of the model that a SPEC names, and the model that was traced.
 
     The model is built without weight values first, which is instant at any size; with values only where its
     code needs them.
@@ -144,7 +164,8 @@ def _analyze_spec(
                 raise
     costs = cost_of(trace)
     notes = (*([loaded.assumed] if assumes else []), *_notes(trace, costs))
-    return Analysis(trace, costs, loaded.spec, notes, _SpecModel(spec, weights, floats))
+    found = Analysis(trace, costs, loaded.spec, notes, _SpecModel(spec, weights, floats))
+    return found, loaded.model
 
 
 def _saved(path: str, given: list[str]) -> Analysis:
@@ -177,10 +198,10 @@ class _WeakModel:
     def __call__(self) -> nn.Module | None:
         return self._model()
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[Callable[[], None], tuple[()]]:
         return _gone, ()
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> _WeakModel:
+    def __deepcopy__(self, memo: Mapping[int, object]) -> _WeakModel:
         return self
 
 
@@ -205,7 +226,9 @@ class _SpecModel:
     def __call__(self) -> nn.Module:
         return self._model
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(
+        self,
+    ) -> tuple[type[_SpecModel], tuple[str, str | None, torch.dtype | None]]:
         return _SpecModel, (self.spec, self.weights, self.dtype)
 
 

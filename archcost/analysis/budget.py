@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
@@ -23,7 +24,9 @@ __all__ = ["MEASURES", "Breach", "Budget", "Costly", "Limit", "Measure"]
 Limit = str | int | float
 
 COSTLIEST = 3
-"""Number of layers named in a breach."""
+"""Most lines of code named in a breach."""
+LEAST_SHARE = 0.05
+"""Layers with less than this share of the whole are not named."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +65,16 @@ MEASURES: dict[str, Measure] = {
 
 @dataclass(frozen=True)
 class Costly:
-    """A layer that costs much of what exceeds a limit."""
+    """The layers built by one line of code that cost much of what exceeds a limit."""
 
     name: str
+    """The name of the costliest of them."""
     type_name: str
     value: int
+    """The cost of all of them, for the peak memory the largest."""
     built_at: Site | None
+    others: int = 0
+    """Number of further layers that the line builds."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +92,10 @@ class Breach:
         lines = [f"{self.limit}: {self.text}"]
         for layer in self.costliest:
             built = f", built at {layer.built_at}" if layer.built_at else ""
-            lines.append(f"    {visible(layer.name)} ({layer.type_name}): {self.show(layer.value)}{built}")
+            more = f" and {layer.others} more" if layer.others else ""
+            lines.append(
+                f"    {visible(layer.name)}{more} ({layer.type_name}): {self.show(layer.value)}{built}"
+            )
         return "\n".join(lines)
 
 
@@ -194,24 +204,26 @@ def _breach(name: str, limit: int, measure: Measure, analysis: TracedModel) -> B
 
 
 def _costliest(measure: Measure, analysis: TracedModel) -> tuple[Costly, ...]:
+    """The lines of code whose layers cost most; a layer whose construction was not recorded stands alone."""
     key = measure.of_layer
     if key is None:
         return ()
-
-    def value(layer: ModuleCost) -> int:
-        return int(getattr(layer, key) or 0)
-
-    layers = sorted((layer for layer in analysis.layers if value(layer)), key=value, reverse=True)
     infos = analysis.trace.modules
-    return tuple(
-        Costly(
-            layer.name,
-            layer.type_name,
-            value(layer),
-            infos[layer.name].built_at if layer.name in infos else None,
-        )
-        for layer in layers[:COSTLIEST]
-    )
+    lines: dict[object, list[ModuleCost]] = defaultdict(list)
+    for layer in analysis.layers:
+        site = infos[layer.name].built_at if layer.name in infos else None
+        lines[layer.name if site is None or site.is_class else site.frame].append(layer)
+    found = []
+    for layers in lines.values():
+        values = [int(getattr(layer, key) or 0) for layer in layers]
+        first = layers[values.index(max(values))]
+        info = infos.get(first.name)
+        value = max(values) if measure is MEASURES["peak_memory"] else sum(values)
+        site = None if info is None else info.built_at
+        found.append(Costly(first.name, first.type_name, value, site, len(layers) - 1))
+    least = LEAST_SHARE * (measure.of(analysis) or 0)
+    found.sort(key=lambda one: -one.value)
+    return tuple(one for one in found[:COSTLIEST] if one.value >= least)
 
 
 def _narrow(limit: tuple[int, ...], analysis: TracedModel) -> Breach | None:

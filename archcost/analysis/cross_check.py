@@ -15,12 +15,12 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from archcost.cost.registry import COMPLEX_FLOPS
 from archcost.errors import ModelError
 from archcost.report.columns import words
-from archcost.report.document import Asked, Document, Table, ordered
+from archcost.report.document import Asked, Column, Document, Table, ordered
 from archcost.report.result import Result
 from archcost.report.text import visible
 from archcost.report.units import count_text
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from archcost.analysis.analysis import Analysis
+    from archcost.trace.call import Call
+    from archcost.trace.inputs import DTypes, Inputs, InputSize
 
 __all__ = ["CrossCheck", "Difference", "crosscheck"]
 
@@ -114,7 +116,7 @@ class CrossCheck(Result):
         return lines
 
 
-_COLUMNS = (
+_COLUMNS: tuple[Column[Difference], ...] = (
     words(
         "witness", "Witness", "The counter that disagrees: fvcore, FlopCounterMode, or archcost run for real"
     ),
@@ -135,10 +137,10 @@ _COLUMNS = (
 
 def crosscheck(
     model: nn.Module | str,
-    inputs: Any = None,
+    inputs: Inputs = None,
     *,
-    input_size: Any = None,
-    dtype: Any = None,
+    input_size: InputSize | None = None,
+    dtype: DTypes | None = None,
     weights: str | None = None,
 ) -> CrossCheck:
     """Compare archcost's MACs of a model with those of fvcore and FlopCounterMode, module by module.
@@ -200,7 +202,7 @@ def crosscheck(
                 with Untouched(walk(model)) as guard, _silent():
                     for tensor in (*tensors, *call.tensors):
                         guard.keep(tensor.untyped_storage())
-                    counts = run(model, *call)
+                    counts = run(model, call)
             except Exception as error:
                 failures[witness] = (
                     f"{type(error).__name__}: {first_sentences(' '.join(str(error).split()), 200)}"
@@ -264,12 +266,12 @@ def _registered(name: str) -> str:
     return name
 
 
-def _fvcore(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _WitnessCounts:
+def _fvcore(model: nn.Module, call: Call) -> _WitnessCounts:
     from fvcore.nn import FlopCountAnalysis
 
-    if kwargs:
+    if call.kwargs:
         raise ModelError("fvcore takes positional inputs only")
-    counter = FlopCountAnalysis(model, args)
+    counter = FlopCountAnalysis(model, call.args)
     counter.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
     cumulative = counter.by_module_and_operator()
     skipped = {name: counter.unsupported_ops(name) for name in cumulative}
@@ -289,12 +291,12 @@ def _less_children(cumulative: dict[str, Counter[str]]) -> dict[str, Counter[str
     return own
 
 
-def _flop_counter(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _WitnessCounts:
+def _flop_counter(model: nn.Module, call: Call) -> _WitnessCounts:
     from torch.utils.flop_counter import FlopCounterMode
 
     counter = FlopCounterMode(display=False)
     with counter:
-        model(*args, **kwargs)
+        model(*call.args, **call.kwargs)
     root = type(model).__name__
     cumulative: dict[str, Counter[str]] = {}
     for name, by_op in counter.flop_counts.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from archcost.errors import InputError, SpecError
 
@@ -14,21 +14,22 @@ if TYPE_CHECKING:
     from archcost.analysis.analysis import Analysis
     from archcost.fields.effective import EffectiveField
     from archcost.fields.witness import Claim
-    from archcost.trace.call import Call
+    from archcost.trace.call import Call, Inputs
     from archcost.trace.graph import TensorRef
+    from archcost.trace.inputs import InputSize
 
 __all__ = ["effective_field"]
 
 
 def effective_field(
     model: nn.Module | str | Analysis,
-    inputs: Any = None,
+    inputs: Inputs = None,
     layer: str | None = None,
     position: Sequence[int] | int | None = None,
     *,
     call: int | None = None,
     of: int | None = None,
-    input_size: Any = None,
+    input_size: InputSize | None = None,
     samples: int = 8,
     share: float = 0.95,
     seed: int = 0,

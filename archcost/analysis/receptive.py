@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from archcost.errors import ModelError
 from archcost.fields.field import ReceptiveField
 from archcost.report.document import Asked, Document, Note
 from archcost.report.result import Result
+from archcost.report.values import Json
 
 if TYPE_CHECKING:
     import torch
@@ -18,21 +19,22 @@ if TYPE_CHECKING:
     from archcost.analysis.analysis import Analysis
     from archcost.fields.effective import EffectiveField
     from archcost.fields.witness import Witness
+    from archcost.trace.inputs import DTypes, Inputs, InputSize
 
-__all__ = ["FieldOfLayer", "receptive_field", "verify_field", "verify_fields"]
+__all__ = ["LayerField", "receptive_field", "verify_field", "verify_fields"]
 
 
 def receptive_field(
     model: nn.Module | str | Analysis,
-    inputs: Any = None,
+    inputs: Inputs = None,
     layer: str | None = None,
     position: Sequence[int] | int | None = None,
     *,
     call: int | None = None,
     of: int | None = None,
     verify: bool = False,
-    input_size: Any = None,
-    dtype: Any = None,
+    input_size: InputSize | None = None,
+    dtype: DTypes | None = None,
     device: str | torch.device | None = None,
 ) -> ReceptiveField:
     """The receptive field of a layer: the part of the input that a position of its output depends on.
@@ -62,8 +64,7 @@ def receptive_field(
 
     # With an Analysis the inputs are for the verification.
     own = None if isinstance(model, Analysis) and verify else inputs
-    more = {"input_size": input_size, "dtype": dtype, "device": device}
-    analysis = analysis_of("receptive_field", model, own, **more)
+    analysis = analysis_of("receptive_field", model, own, input_size=input_size, dtype=dtype, device=device)
     field = analysis.fields.select(layer, position, call, of)
     if verify:
         witness = verify_field(analysis, field, inputs, call)
@@ -73,14 +74,14 @@ def receptive_field(
 
 
 def verify_field(
-    analysis: Analysis, field: ReceptiveField, inputs: Any = None, call: int | None = None
+    analysis: Analysis, field: ReceptiveField, inputs: Inputs = None, call: int | None = None
 ) -> Witness:
     """Check the window of a receptive field on the real model, as `verify_fields` does for several."""
     return verify_fields(analysis, [field], inputs, call)[0]
 
 
 def verify_fields(
-    analysis: Analysis, fields: Iterable[ReceptiveField], inputs: Any = None, call: int | None = None
+    analysis: Analysis, fields: Iterable[ReceptiveField], inputs: Inputs = None, call: int | None = None
 ) -> list[Witness]:
     """Check the windows of receptive fields on a float64 copy of the real model.
 
@@ -106,7 +107,7 @@ def verify_fields(
 
 
 @dataclass(frozen=True)
-class FieldOfLayer(Result):
+class LayerField(Result):
     """The receptive field of a layer with its measurements, as ``archcost field`` shows it."""
 
     name: str
@@ -130,8 +131,8 @@ class FieldOfLayer(Result):
             lambda grids: notes,
         )  # fmt: skip
 
-    def _record(self) -> dict[str, Any]:
-        record = {"model": self.name, "input": self.input_text, **self.field.record()}
+    def _record(self) -> dict[str, Json]:
+        record: dict[str, Json] = {"model": self.name, "input": self.input_text, **self.field.record()}
         if self.witness is not None:
             record["verified"] = self.witness.agrees
         if self.effective is not None:

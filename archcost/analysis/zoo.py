@@ -5,15 +5,15 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import overload
 
 from archcost.analysis.analysis import analyze
 from archcost.errors import SpecError
 from archcost.models.building import near
 from archcost.models.vision import Published, build_torchvision, names, published, task_of
 from archcost.progress import Progress
-from archcost.report.columns import words
-from archcost.report.document import Asked, Document, Table, ordered
+from archcost.report.columns import Look, words
+from archcost.report.document import Asked, Column, Document, Table, ordered
 from archcost.report.result import Result
 from archcost.report.units import count_text
 
@@ -53,9 +53,10 @@ def _verdict(row: ZooRow) -> str:
     return "ok"
 
 
-_G: dict[str, Any] = {"unit": "G MACs", "dtype": "float64", "show": "{:.3f}".format}
-_WHETHER: dict[str, Any] = {"dtype": "boolean", "missing": "-"}
-_COLUMNS = (
+_G: Look = {"unit": "G MACs", "dtype": "float64", "show": "{:.3f}".format, "keep": 8}
+_PUBLISHED_G: Look = {**_G, "keep": 6}
+_WHETHER: Look = {"dtype": "boolean", "missing": "-"}
+_COLUMNS: tuple[Column[ZooRow], ...] = (
     words("name", "Model", "The name in torchvision", keep=9),
     words("task", "Task", "The task of the model, such as classification"),
     words(
@@ -65,7 +66,7 @@ _COLUMNS = (
         show=lambda text: text.replace(" float32", ""),
     ),
     words("params", "Params", "Parameters counted", dtype="int64", show=count_text, keep=7),
-    words("gmacs", "GMACs", "MACs counted, in 10^9", lambda row: row.macs / 1e9, keep=8, **_G),
+    words("gmacs", "GMACs", "MACs counted, in 10^9", lambda row: row.macs / 1e9, **_G),
     words(
         "published_params",
         "Published params",
@@ -73,7 +74,7 @@ _COLUMNS = (
         dtype="int64",
         show=count_text,
     ),
-    words("published_gmacs", "Published", "MACs published by torchvision, in 10^9", keep=6, **_G),
+    words("published_gmacs", "Published", "MACs published by torchvision, in 10^9", **_PUBLISHED_G),
     words("params_match", "Params match", "Whether parameters agree; empty if not comparable", **_WHETHER),
     words("macs_match", "MACs match", "Whether MACs agree; empty if not comparable", **_WHETHER),
     words("verdict", "", "Whether the counts agree with the published figures", _verdict, keep=10),
@@ -86,7 +87,13 @@ class Zoo(Result, Sequence[ZooRow]):
 
     rows: tuple[ZooRow, ...]
 
-    def __getitem__(self, index: Any) -> Any:
+    @overload
+    def __getitem__(self, index: int) -> ZooRow: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> tuple[ZooRow, ...]: ...
+
+    def __getitem__(self, index: int | slice) -> ZooRow | tuple[ZooRow, ...]:
         return self.rows[index]
 
     def __len__(self) -> int:

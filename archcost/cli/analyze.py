@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from archcost.cli.options import SPEC, Commands, Parser, input_options, inputs, report_options
+from archcost.cli.options import SPEC, Commands, Parser, input_options, inputs, report_options, sizes
 from archcost.cli.output import DONE, FINDINGS, write
 from archcost.errors import SpecError
 
@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
 
         if args.device:
             raise SpecError("--check runs the model on its own device; leave --device out")
-        result = crosscheck(args.spec, weights=args.weights, **inputs(args))
+        result = crosscheck(args.spec, weights=args.weights, input_size=sizes(args), dtype=args.dtype or None)
         write(args, result)
         return DONE if result.agrees else FINDINGS
     from archcost.analysis.analysis import analyze

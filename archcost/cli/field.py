@@ -51,7 +51,7 @@ def add(commands: Commands, common: Parser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     from archcost.analysis.analysis import analyze
-    from archcost.analysis.receptive import FieldOfLayer, verify_field
+    from archcost.analysis.receptive import LayerField, verify_field
     from archcost.analysis.reports.notes import field_notes
 
     for path in filter(None, (args.plot, args.growth)):
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
         effective = effective_field(analysis, layer=args.layer, position=args.position)
     _draw(args, analysis, effective)  # before printing: the reader of the pipe may have gone
     notes = () if args.layer is not None else tuple(field_notes(analysis)[1:])
-    write(args, FieldOfLayer(analysis.name, analysis.input_text, field, effective, witness, notes))
+    write(args, LayerField(analysis.name, analysis.input_text, field, effective, witness, notes))
     return DONE if witness is None or witness.agrees else FINDINGS
 
 

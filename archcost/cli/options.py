@@ -6,9 +6,13 @@ import argparse
 import contextlib
 import re
 from collections.abc import Sequence
-from typing import Any, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, NoReturn, TypeAlias, TypeVar
 
 from archcost.errors import SpecError
+
+if TYPE_CHECKING:
+    from archcost.analysis.analysis import Wanted
+    from archcost.trace.inputs import InputSize
 
 __all__ = [
     *("FORMATS", "SPEC", "Commands", "Parser", "batch_options", "count", "days"),
@@ -39,6 +43,8 @@ class Parser(argparse.ArgumentParser):
         raise WrongUsage(self, message)
 
 
+T = TypeVar("T")
+_Shapes: TypeAlias = "dict[str, tuple[int, ...] | _Shapes]"
 Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
 
 
@@ -184,34 +190,33 @@ def named_size(text: str) -> tuple[list[str], tuple[int, ...]]:
     return path, size(shape)
 
 
-def sizes(args: argparse.Namespace) -> Any:
+def sizes(args: argparse.Namespace) -> InputSize | None:
     """Shapes given by ``--input-size`` and ``--input``: none, one, a list of them, or a dict by name."""
     if args.input:
         if args.input_size:
             raise SpecError("give either --input-size, by position, or --input, by name")
         return _by_name(args.input)
-    given = args.input_size
+    given: list[tuple[int, ...]] | None = args.input_size
     return given[0] if given and len(given) == 1 else given
 
 
-def _by_name(given: Sequence[tuple[list[str], tuple[int, ...]]]) -> dict[str, Any]:
+def _by_name(given: Sequence[tuple[list[str], tuple[int, ...]]]) -> _Shapes:
     """A dict of shapes, nested as the dots in the names say."""
-    found: dict[str, Any] = {}
+    found: _Shapes = {}
     for path, shape in given:
-        inner = found
+        inner: _Shapes | tuple[int, ...] = found
         for key in path[:-1]:
-            inner = inner.setdefault(key, {})
-            if not isinstance(inner, dict):
-                break
+            if isinstance(inner, dict):
+                inner = inner.setdefault(key, {})
         if not isinstance(inner, dict) or path[-1] in inner:
             raise SpecError(f"--input: {'.'.join(path)} is given twice")
         inner[path[-1]] = shape
     return found
 
 
-def inputs(args: argparse.Namespace) -> dict[str, Any]:
+def inputs(args: argparse.Namespace) -> Wanted:
     """The values of `input_options`, as keyword arguments of `archcost.analyze`."""
-    options: dict[str, Any] = {"input_size": sizes(args)}
+    options: Wanted = {"input_size": sizes(args)}
     if args.dtype:
         options["dtype"] = args.dtype
     if args.device:
@@ -219,6 +224,6 @@ def inputs(args: argparse.Namespace) -> dict[str, Any]:
     return options
 
 
-def given(**options: Any) -> dict[str, Any]:
+def given(**options: T | None) -> dict[str, T]:
     """The options that were given; the defaults of the API hold for the others."""
     return {name: value for name, value in options.items() if value is not None}

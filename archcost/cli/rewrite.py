@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from archcost.cli.options import (
     SPEC,
@@ -29,7 +29,8 @@ from archcost.cli.propose import random_weights
 from archcost.errors import SpecError
 
 if TYPE_CHECKING:
-    from archcost.rewriting.rewritten import Rewritten
+    from archcost.rewriting.replacement import Option
+    from archcost.rewriting.rewritten import Choice, Rewritten
 
 __all__ = ["add", "run"]
 
@@ -169,7 +170,7 @@ def _files(args: argparse.Namespace) -> tuple[str, str]:
     return args.output, plan
 
 
-def _choices(given: list[str]) -> Iterator[tuple[str, Any]]:
+def _choices(given: list[str]) -> Iterator[tuple[str, Choice]]:
     """``NAME=RULE`` and ``NAME=RULE:option=value,...`` as `archcost.rewrite` takes them."""
     from archcost.rewriting import get
 
@@ -182,7 +183,7 @@ def _choices(given: list[str]) -> Iterator[tuple[str, Any]]:
         yield name, (rule, dict(_options(text, options))) if colon else rule
 
 
-def _options(text: str, given: str) -> Iterator[tuple[str, Any]]:
+def _options(text: str, given: str) -> Iterator[tuple[str, Option]]:
     for part in given.split(","):
         name, equals, value = part.partition("=")
         if not (name.strip() and equals):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import lcm
+from operator import truediv
 from typing import Literal
 
 import numpy as np
@@ -32,6 +33,8 @@ class Finding:
     kind: Kind
     module: str
     text: str
+    apart: float = 0.0
+    """Of misaligned branches: the distance in positions of the joined feature map, on the worst axis."""
 
 
 Standing = Callable[[str, int], list[int]]
@@ -132,13 +135,25 @@ def _misaligned(trace: Trace, replay: Replay, inputs: Sequence[InputAxes]) -> It
         name = op.base.rpartition(".")[2].rstrip("_")
         if len(seen) < 2 or name not in _MERGES:
             continue
-        off = next(filter(any, (_offsets(seen, one) for one in inputs)), None)
-        if off is not None:
+        found = ((one, _offsets(seen, one)) for one in inputs)
+        with_inputs = next((pair for pair in found if any(pair[1])), None)
+        if with_inputs is not None:
+            off = with_inputs[1]
             module = trace.module_of(op)
             apart = " x ".join(f"{o:g}" for o in off) if len(set(off)) > 1 else f"{off[0]:g}"
             where = module or "the model's own forward"
             text = f"{where}: the windows of branches joined by {name} are {apart} pixels apart"
-            yield Finding("misaligned", module, text)
+            positions = max(map(truediv, off, _strides(seen, with_inputs[0])))
+            yield Finding("misaligned", module, text, positions)
+
+
+def _strides(branches: Sequence[Intervals], inputs: InputAxes) -> list[float]:
+    """Pixels between neighbouring positions of the joined map, on each axis; 1 where they stand still."""
+    joined = next(x for x in branches if is_map(x, inputs))
+    where = centre_of(joined, inputs)
+    pairs = zip(inputs.which, where, strict=True)
+    steps = [[span.steps[dim] for span in joined.axes[axis]] for axis, dim in pairs]
+    return [max((advance / period for period, advance in each if advance), default=1.0) for each in steps]
 
 
 def _offsets(branches: Sequence[Intervals], inputs: InputAxes) -> list[float]:

@@ -1,1 +1,1 @@
-"""Integrations: where people already look, shown what archcost counts. Thin; each needs its own package."""
+"""archcost where people work: pytest, pull requests, trainers, notebooks; each calls the public API."""

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from archcost.kernels.call import Options, convolution
-from archcost.kernels.loading import Convolution
+from archcost.kernels.call import CallOptions, convolution
+from archcost.kernels.loading import Problem
 from archcost.kernels.packed import KINDS, Packed
 from archcost.kernels.tensors import channels_together, checked, images, loaded, offsets, readable
 
@@ -29,7 +29,7 @@ class Bound:
         self,
         function: Callable[..., int],
         numbers: Sequence[int],
-        problem: Convolution,
+        problem: Problem,
         output: Tensor,
         weights: Tensor,
         bias: Tensor | None,
@@ -61,7 +61,7 @@ class Bound:
 
 
 def bound(
-    packed: Packed, x: Tensor, bias: Tensor | None, options: Options, among: int | None = None
+    packed: Packed, x: Tensor, bias: Tensor | None, options: CallOptions, among: int | None = None
 ) -> Bound | None:
     """A pre-bound call for inputs with the shape and strides of ``x``; None where the kernel has none.
 
@@ -90,13 +90,13 @@ def bound(
     return Bound(getattr(loaded(packed.isa), name), numbers, problem, output, packed.data, added)
 
 
-def _stays_last(x: Tensor, options: Options) -> bool:
+def _stays_last(x: Tensor, options: CallOptions) -> bool:
     """Whether input and output are in channels_last."""
     last = channels_together(x.shape, x.stride())
     return last and options.get("memory_format") in (None, torch.channels_last)
 
 
-def _slice(output: Tensor, among: int, problem: Convolution) -> tuple[Tensor, Convolution]:
+def _slice(output: Tensor, among: int, problem: Problem) -> tuple[Tensor, Problem]:
     """A meta tensor with the strides of the slice, and the problem with its output there."""
     batch, channels, *size = output.shape
     assert 1 < channels <= among
@@ -104,7 +104,7 @@ def _slice(output: Tensor, among: int, problem: Convolution) -> tuple[Tensor, Co
     output = whole[:, :channels]
     limits = problem.threads, problem.block_tiles, problem.low, problem.high
     places = problem.input, images(output.shape, output.stride())
-    return output, Convolution(*places, problem.pad_top, problem.pad_left, *limits)
+    return output, Problem(*places, problem.pad_top, problem.pad_left, *limits)
 
 
 def max_pool(x: Tensor, size: tuple[int, int], numbers: tuple[int, ...], padding: tuple[int, int]) -> Tensor:
@@ -121,6 +121,6 @@ def max_pool(x: Tensor, size: tuple[int, int], numbers: tuple[int, ...], padding
     y = torch.empty(shape, dtype=torch.float32, memory_format=torch.channels_last)
     places = images(tuple(x.shape), x.stride()), images(shape, y.stride())
     assert channels_together(x.shape, x.stride())
-    problem = Convolution(*places, *padding, torch.get_num_threads(), 0, 0.0, 0.0)
+    problem = Problem(*places, *padding, torch.get_num_threads(), 0, 0.0, 0.0)
     checked(found(*numbers, problem, x.data_ptr(), y.data_ptr()))
     return y

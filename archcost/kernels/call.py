@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from archcost.errors import InputError
-from archcost.kernels.loading import Convolution
+from archcost.kernels.loading import Problem
 from archcost.kernels.tensors import channels_together, images, planar, readable, sides
 
-__all__ = ["Options", "Padding", "Steps", "Window", "convolution", "window"]
+__all__ = ["CallOptions", "Padding", "Steps", "Window", "convolution", "window"]
 
 Padding = int | Sequence[int | tuple[int, int]]
 Steps = int | Sequence[int]
@@ -22,7 +22,7 @@ Window = tuple[int, int, int, int, int, int]
 """Taps, stride and dilation, each vertical and horizontal."""
 
 
-class Options(TypedDict, total=False):
+class CallOptions(TypedDict, total=False):
     """The options of a kernel's call; every entry may be left out."""
 
     padding: Padding
@@ -41,7 +41,7 @@ class Options(TypedDict, total=False):
     """The number of tiles computed at a time; 0, the default, leaves it to the kernel."""
 
 
-def window(taps: tuple[int, int], options: Options, axes: int) -> Window:
+def window(taps: tuple[int, int], options: CallOptions, axes: int) -> Window:
     """Taps, stride and dilation of the window; for a 1-d convolution along the row."""
     return (*taps, *_steps(options.get("stride", 1), axes), *_steps(options.get("dilation", 1), axes))
 
@@ -55,8 +55,8 @@ def _steps(of: Steps, axes: int) -> tuple[int, int]:
 
 
 def convolution(
-    x: Tensor, taps: tuple[int, int], channels: tuple[int, int], options: Options, *, steps: bool = False
-) -> tuple[Tensor, Tensor, Convolution]:
+    x: Tensor, taps: tuple[int, int], channels: tuple[int, int], options: CallOptions, *, steps: bool = False
+) -> tuple[Tensor, Tensor, Problem]:
     """The input in a layout that the kernel reads, the empty output, and the C structure.
 
     Args:
@@ -97,7 +97,7 @@ def _problem(
     memory_format: torch.memory_format | None,
     threads: int,
     block_tiles: int,
-) -> tuple[Convolution, tuple[int, ...], torch.memory_format]:
+) -> tuple[Problem, tuple[int, ...], torch.memory_format]:
     """The C structure, output shape and layout; cached, because a small layer takes less time than this."""
     if shape[1] != channels[0]:
         raise InputError(f"kernel: the weights are for {channels[0]} channels, the input has {shape[1]}")
@@ -119,4 +119,4 @@ def _problem(
     output = torch.empty(result, device="meta", memory_format=memory_format)
     low, high = clamp or (-inf, inf)
     places = images(shape, strides), images(result, output.stride())
-    return Convolution(*places, top, left, threads, block_tiles, low, high), result, memory_format
+    return Problem(*places, top, left, threads, block_tiles, low, high), result, memory_format

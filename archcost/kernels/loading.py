@@ -14,8 +14,8 @@ from pathlib import Path
 from archcost.errors import ArchcostError
 
 __all__ = [
-    "Convolution",
     "Images",
+    "Problem",
     "disabled",
     "isa",
     "library",
@@ -51,7 +51,7 @@ class Images(Structure):
     ]
 
 
-class Convolution(Structure):
+class Problem(Structure):
     """ArchcostConvolution of src/convolution.h."""
 
     _fields_ = [
@@ -62,7 +62,7 @@ class Convolution(Structure):
     ]
 
 
-_PROBLEM = POINTER(Convolution)
+_PROBLEM = POINTER(Problem)
 _BUFFERS = [c_void_p] * 4  # input, packed weights, bias, output
 _TILE = [c_int, c_int64, c_int64]  # family, and the two numbers that name a tile of it
 _WINDOW = [c_int64] * 6  # taps, strides and dilations, vertical and horizontal

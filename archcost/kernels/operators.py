@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
-from archcost.kernels.call import Options, window
+from archcost.kernels.call import CallOptions, window
 from archcost.kernels.packed import Packed
 from archcost.kernels.tensors import channels_together, planar, readable, sides
 
@@ -22,7 +22,7 @@ Pairs = tuple[tuple[int, int], ...]
 
 
 def convolve(
-    x: Tensor, packed: Packed | tuple[Packed, ...], bias: Tensor | None = None, **options: Unpack[Options]
+    x: Tensor, packed: Packed | tuple[Packed, ...], bias: Tensor | None = None, **options: Unpack[CallOptions]
 ) -> Tensor:
     """The convolution by the kernel that its weights were packed for.
 
@@ -33,7 +33,7 @@ def convolve(
     return _as_operator(x, packed, bias, options) if _is_watched(x) else packed.run(x, bias, options)
 
 
-def _by_groups(x: Tensor, packed: tuple[Packed, ...], bias: Tensor | None, options: Options) -> Tensor:
+def _by_groups(x: Tensor, packed: tuple[Packed, ...], bias: Tensor | None, options: CallOptions) -> Tensor:
     xs = x.chunk(len(packed), 1)
     biases = [None] * len(packed) if bias is None else bias.chunk(len(packed))
     y = torch.cat([convolve(*one, **options) for one in zip(xs, packed, biases, strict=True)], 1)
@@ -47,11 +47,11 @@ def _is_watched(x: Tensor) -> bool:
         torch.compiler.is_compiling()
         or type(x) is not Tensor
         or torch._C._len_torch_dispatch_stack() > 0
-        or torch.jit.is_tracing()  # type: ignore[attr-defined]
+        or torch._C._is_tracing()
     )
 
 
-def _as_operator(x: Tensor, packed: Packed, bias: Tensor | None, options: Options) -> Tensor:
+def _as_operator(x: Tensor, packed: Packed, bias: Tensor | None, options: CallOptions) -> Tensor:
     axes = x.dim() - 2
     clamp, memory_format = options.get("clamp"), options.get("memory_format")
     y: Tensor = _convolve(
@@ -85,7 +85,7 @@ def _convolve(
     """``kind`` and ``numbers`` are those of `Packed`; padding as low, high of each axis, stride and dilation
     as those of an image, whose rows alone a sequence has."""
     axes = x.dim() - 2
-    options: Options = {
+    options: CallOptions = {
         "padding": _pairs(padding),
         "stride": steps[:2][-axes:],
         "dilation": steps[2:][-axes:],

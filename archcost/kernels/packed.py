@@ -11,7 +11,7 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from archcost.errors import InputError
-from archcost.kernels.call import Options, convolution, window
+from archcost.kernels.call import CallOptions, convolution, window
 from archcost.kernels.tensors import channels_together, checked, loaded, offsets, sides
 
 __all__ = ["KINDS", "Kind", "Packed", "run", "scratch_bytes"]
@@ -46,7 +46,7 @@ class Packed:
         height, width, outs, ins, *own = numbers
         return cls(kind, (height, width), outs, ins, tuple(own), isa, data)
 
-    def run(self, x: Tensor, bias: Tensor | None, options: Options) -> Tensor:
+    def run(self, x: Tensor, bias: Tensor | None, options: CallOptions) -> Tensor:
         """The convolution of ``x``; an input in a layout that the kernel does not read is copied."""
         kind, axes = KINDS[self.kind], x.dim() - 2
         behind: torch.memory_format | None = None
@@ -73,7 +73,7 @@ class Packed:
 class Kind(NamedTuple):
     """How a kernel of the library is called."""
 
-    numbers: Callable[[Packed, Options, Tensor], Sequence[int]]
+    numbers: Callable[[Packed, CallOptions, Tensor], Sequence[int]]
     """The first arguments of the call; raises InputError for inputs that only this kernel refuses."""
     steps: bool = False
     """Whether it takes a stride and a dilation."""
@@ -83,11 +83,11 @@ class Kind(NamedTuple):
     """The only layout that it takes; None for any."""
 
 
-def _window(packed: Packed, options: Options, x: Tensor) -> Sequence[int]:
+def _window(packed: Packed, options: CallOptions, x: Tensor) -> Sequence[int]:
     return window(packed.taps, options, x.dim() - 2)
 
 
-def _rows(packed: Packed, options: Options, x: Tensor) -> Sequence[int]:
+def _rows(packed: Packed, options: CallOptions, x: Tensor) -> Sequence[int]:
     left, right = sides(options.get("padding", 0), x.dim() - 2)[-1]
     (size,) = packed.own
     needed = loaded(packed.isa).archcost_depthwise_size(packed.taps[1], x.shape[-1], left, right)
@@ -96,7 +96,7 @@ def _rows(packed: Packed, options: Options, x: Tensor) -> Sequence[int]:
     return (*packed.taps, size)
 
 
-def _sequence(packed: Packed, options: Options, x: Tensor) -> Sequence[int]:
+def _sequence(packed: Packed, options: CallOptions, x: Tensor) -> Sequence[int]:
     if x.dim() != 3:
         raise InputError(f"kernel: a sequence has 3 dimensions, got {tuple(x.shape)}")
     return (packed.taps[1], *packed.own)
@@ -115,15 +115,15 @@ KINDS = {
 }
 
 
-def run(x: Tensor, packed: Packed, bias: Tensor | None = None, **options: Unpack[Options]) -> Tensor:
-    """The convolution by the kernel that its weights were packed for; see `archcost.kernels.call.Options`.
+def run(x: Tensor, packed: Packed, bias: Tensor | None = None, **options: Unpack[CallOptions]) -> Tensor:
+    """The convolution by the kernel that its weights were packed for; options as in `CallOptions`.
 
     Stride and dilation are for im2col and the direct depthwise kernel alone.
     """
     return packed.run(x, bias, options)
 
 
-def scratch_bytes(x: Tensor, packed: Packed, **options: Unpack[Options]) -> int:
+def scratch_bytes(x: Tensor, packed: Packed, **options: Unpack[CallOptions]) -> int:
     """Bytes of working memory that such a call of `run` takes."""
     kind, channels = KINDS[packed.kind], (packed.in_channels, packed.out_channels)
     _, _, problem = convolution(x, packed.taps, channels, options, steps=kind.steps)

@@ -8,7 +8,7 @@ from itertools import cycle
 from typing import TYPE_CHECKING, Literal
 
 from archcost.errors import ArchcostError
-from archcost.latency.convolutions import ConvTensors, Task
+from archcost.latency.convolutions import ConvTask, ConvTensors
 from archcost.latency.store.fingerprint import fingerprint
 from archcost.latency.store.kinds import COLD, PATH
 from archcost.latency.store.store import Store
@@ -54,7 +54,7 @@ class TimingOptions:
 
 
 def candidates_of(
-    task: Task, tensors: ConvTensors, options: TimingOptions
+    task: ConvTask, tensors: ConvTensors, options: TimingOptions
 ) -> tuple[list[Candidate], dict[str, str]]:
     """The candidates, those with the least to prepare first; and the paths ruled out, with the reasons.
 
@@ -85,7 +85,7 @@ def candidates_of(
 
 
 def calls_of(
-    task: Task,
+    task: ConvTask,
     tensors: ConvTensors,
     candidates: Sequence[Candidate],
     options: TimingOptions,
@@ -143,7 +143,7 @@ def calls_of(
     return calls, first
 
 
-def _to_prepare(path: str, task: Task) -> int:
+def _to_prepare(path: str, task: ConvTask) -> int:
     """Workspace in bytes, mostly prepared weights: the time to prepare them grows with it."""
     from archcost.paths.registry import get
 

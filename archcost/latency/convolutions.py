@@ -5,27 +5,27 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from archcost.errors import ArchcostError
 from archcost.latency.timing.passing import as_it_is, passed
 from archcost.spec import ConvSpec
 from archcost.trace.call import Call
-from archcost.trace.graph import Op, Trace
+from archcost.trace.graph import Args, Kwargs, Op, Trace
 from archcost.trace.modules import walk
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["ConvCall", "ConvTensors", "Task", "convolutions_of", "samples_of"]
+__all__ = ["ConvCall", "ConvTask", "ConvTensors", "convolutions_of", "samples_of"]
 
 R = TypeVar("R")
 _MODULES = frozenset(f"Conv{kind}{axes}d" for kind in ("", "Transpose") for axes in (1, 2, 3))
 
 
 @dataclass(frozen=True)
-class Task:
+class ConvTask:
     """A distinct convolution: measured once for all calls that share it."""
 
     spec: ConvSpec
@@ -43,7 +43,7 @@ class ConvCall:
     """The class of that module."""
     call: int
     """0 for the module's first call in a pass, 1 for the second."""
-    task: Task | None
+    task: ConvTask | None
     alone: bool
     """Whether the module did nothing else in that call, so that its own time is the convolution's."""
     refusal: str | None = None
@@ -82,7 +82,7 @@ def convolutions_of(trace: Trace) -> tuple[ConvCall, ...]:
     return tuple(found)
 
 
-def samples_of(model: nn.Module, call: Call, tasks: Sequence[Task]) -> dict[Task, ConvTensors]:
+def samples_of(model: nn.Module, call: Call, tasks: Sequence[ConvTask]) -> dict[ConvTask, ConvTensors]:
     """Input, weight and bias of the first convolution of each task, copied during one forward pass.
 
     The model, its buffers, the random states and the inputs stay as they were.
@@ -101,7 +101,7 @@ def samples_of(model: nn.Module, call: Call, tasks: Sequence[Task]) -> dict[Task
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
 
-    wanted, found = set(tasks), dict[Task, ConvTensors]()
+    wanted, found = set(tasks), dict[ConvTask, ConvTensors]()
 
     def copy(tensor: torch.Tensor) -> torch.Tensor:
         return tensor.detach().clone()
@@ -116,8 +116,8 @@ def samples_of(model: nn.Module, call: Call, tasks: Sequence[Task]) -> dict[Task
             self,
             func: Callable[..., R],
             types: Collection[type],
-            args: tuple[Any, ...] = (),
-            kwargs: dict[str, Any] | None = None,
+            args: Args = (),
+            kwargs: Kwargs | None = None,
         ) -> R:
             if func is torch.ops.aten.convolution.default:
                 task, _ = _task(args)
@@ -133,7 +133,7 @@ def samples_of(model: nn.Module, call: Call, tasks: Sequence[Task]) -> dict[Task
     return found
 
 
-def _task(args: Sequence[Any]) -> tuple[Task | None, str | None]:
+def _task(args: Args) -> tuple[ConvTask | None, str | None]:
     """The task of a call of aten.convolution by its arguments (tensors, or a Trace's); or why it has none."""
     x, weight, bias, stride, padding, dilation, transposed, output_padding, groups = args[:9]
     axes, inputs, outputs = len(x.shape) - 2, weight.shape[1] * groups, weight.shape[0]
@@ -162,4 +162,4 @@ def _task(args: Sequence[Any]) -> tuple[Task | None, str | None]:
         return None, str(error)
     if not x.dtype.is_floating_point:
         return None, f"paths compute in floating point, not in {str(x.dtype).removeprefix('torch.')}"
-    return Task(spec, str(x.dtype).removeprefix("torch.")), None
+    return ConvTask(spec, str(x.dtype).removeprefix("torch.")), None

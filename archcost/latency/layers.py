@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import inf, sqrt
 
-from archcost.latency.convolutions import ConvCall, Task
+from archcost.latency.convolutions import ConvCall, ConvTask
 from archcost.latency.paths import PathTimes, is_rough
 from archcost.latency.prediction.roofline import Roofline, bytes_moved
 from archcost.latency.store.measurement import Measurement
@@ -101,7 +101,7 @@ def verdict_of(found: PathTimes) -> Verdict:
 
 def layer_times(
     calls: Sequence[ConvCall],
-    found: Mapping[Task, PathTimes],
+    found: Mapping[ConvTask, PathTimes],
     context: InContext | None,
     roofline: Roofline | None,
 ) -> tuple[LayerTime, ...]:
@@ -120,8 +120,8 @@ def layer_times(
 
 def _row(
     call: ConvCall,
-    found: Mapping[Task, PathTimes],
-    verdicts: Mapping[Task, Verdict],
+    found: Mapping[ConvTask, PathTimes],
+    verdicts: Mapping[ConvTask, Verdict],
     owner: CallTime | None,
     roofline: Roofline | None,
 ) -> LayerTime:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from archcost.analysis.analysis import Analysis, analyze
 from archcost.errors import InputError, SpecError
@@ -17,13 +17,14 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from archcost.latency.convolutions import ConvCall, Task
+    from archcost.latency.convolutions import ConvCall, ConvTask
     from archcost.latency.paths import PathTimes
     from archcost.latency.prediction.predictor import Prediction
     from archcost.latency.prediction.roofline import Roofline
     from archcost.latency.store.store import Store
     from archcost.latency.timing.parts import InContext
     from archcost.trace.call import Call
+    from archcost.trace.inputs import Inputs, InputSize
 
 __all__ = ["Measured", "MeasuringInterrupted", "measure"]
 
@@ -39,7 +40,7 @@ Paths = Sequence[str] | Literal["all"] | None
 
 def measure(
     model: nn.Module | str | Analysis,
-    inputs: Any = None,
+    inputs: Inputs = None,
     *,
     paths: Paths = None,
     threads: int | None = None,
@@ -51,7 +52,7 @@ def measure(
     in_context: bool = True,
     cold: bool = False,
     progress: bool | None = None,
-    input_size: Any = None,
+    input_size: InputSize | None = None,
 ) -> Measured:
     """How long each convolution takes on this machine: as the model runs it, and alone on every path.
 
@@ -94,7 +95,7 @@ def measure(
 
     calls = convolutions_of(analysis.trace)
     available()  # loading the paths takes seconds, which are not part of measuring
-    run = _Run(analysis, source, call, calls, seconds, tolerance, cold)
+    run = _Measuring(analysis, source, call, calls, seconds, tolerance, cold)
     with ExitStack() as stack:
         from archcost.latency.timing.settings import settings
 
@@ -108,7 +109,7 @@ def measure(
 
 
 @dataclass
-class _Run:
+class _Measuring:
     """A run of `measure`, and its measurements so far."""
 
     analysis: Analysis
@@ -121,7 +122,7 @@ class _Run:
     context: InContext | None = None
     roofline: Roofline | None = None
     times: list[PathTimes] = field(default_factory=list)
-    predictions: dict[Task, Prediction] = field(default_factory=dict)
+    predictions: dict[ConvTask, Prediction] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -212,7 +213,11 @@ class _Run:
 
 
 def _prepared(
-    model: nn.Module | str | Analysis, inputs: Any, batch: int | None, input_size: Any, progress: bool | None
+    model: nn.Module | str | Analysis,
+    inputs: Inputs,
+    batch: int | None,
+    input_size: InputSize | None,
+    progress: bool | None,
 ) -> tuple[Analysis, nn.Module, Call]:
     """The analysis of the call that is to be measured, the model, and the arguments of that call."""
     from archcost.trace.call import Call, like_traced

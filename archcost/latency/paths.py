@@ -13,7 +13,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from archcost.latency.candidates import Candidate, TimingOptions, calls_of, candidates_of, is_far
-from archcost.latency.convolutions import ConvTensors, Task
+from archcost.latency.convolutions import ConvTask, ConvTensors
 from archcost.latency.store.fingerprint import fingerprint
 from archcost.latency.store.measurement import Key, Measurement
 from archcost.latency.timing.clock import Timing
@@ -35,7 +35,7 @@ _MOST_LOOKING = 0.5
 class PathTimes:
     """A distinct convolution, timed on its paths."""
 
-    task: Task
+    task: ConvTask
     measurements: tuple[Measurement, ...]
     errors: Mapping[str, float]
     """max |y - exact| / max |exact| by path, with this model's own weights and input."""
@@ -51,7 +51,7 @@ def is_rough(one: Measurement) -> bool:
 
 
 def time_paths(
-    samples: Mapping[Task, ConvTensors], options: TimingOptions, deadline: Deadline
+    samples: Mapping[ConvTask, ConvTensors], options: TimingOptions, deadline: Deadline
 ) -> Iterator[PathTimes]:
     """Time each convolution on its candidates; yields it once done, those in the store first.
 
@@ -64,8 +64,8 @@ def time_paths(
         options: how to time, and which paths.
         deadline: nothing is begun that is not likely to end by then.
     """
-    waiting: dict[Task, float] = {}
-    doubtful: dict[Task, PathTimes] = {}
+    waiting: dict[ConvTask, float] = {}
+    doubtful: dict[ConvTask, PathTimes] = {}
     for task, tensors in samples.items():
         stored, good = _from_store(_Timer(task, tensors, options, deadline))
         if stored is not None and good:
@@ -99,7 +99,9 @@ def time_paths(
 class _Timer:
     """Times a convolution: a first look at all candidates, then those near the fastest in turns."""
 
-    def __init__(self, task: Task, tensors: ConvTensors, options: TimingOptions, deadline: Deadline) -> None:
+    def __init__(
+        self, task: ConvTask, tensors: ConvTensors, options: TimingOptions, deadline: Deadline
+    ) -> None:
         self.task, self.tensors, self.options, self.deadline = task, tensors, options, deadline
         self.device = fingerprint()
         self.candidates, self.refused = candidates_of(task, tensors, options)
@@ -241,7 +243,7 @@ def _from_store(timer: _Timer) -> tuple[PathTimes | None, bool]:
     return stored, not (rough or busy)
 
 
-def _native_seconds(task: Task, tensors: ConvTensors, options: TimingOptions) -> float:
+def _native_seconds(task: ConvTask, tensors: ConvTensors, options: TimingOptions) -> float:
     """Roughly how long PyTorch takes, by which the time is shared out."""
     import torch
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from archcost.errors import SpecError
 
 if TYPE_CHECKING:
-    from archcost.latency.convolutions import ConvCall, Task
+    from archcost.latency.convolutions import ConvCall, ConvTask
     from archcost.latency.layers import LayerTime
     from archcost.latency.paths import PathTimes
     from archcost.latency.prediction.predictor import Prediction
@@ -58,7 +58,7 @@ class TimedModel:
     interrupted: bool
     """Whether Ctrl-C ended the measurement early."""
     notes: tuple[str, ...] = ()
-    predictions: Mapping[Task, Prediction] = field(default_factory=dict)
+    predictions: Mapping[ConvTask, Prediction] = field(default_factory=dict)
     """Predicted times of the convolutions that were not reached, where enough others were measured."""
 
     @cached_property
@@ -72,11 +72,11 @@ class TimedModel:
 
     def predicted(self, layer: LayerTime) -> Prediction | None:
         """The predicted time of a layer whose paths were not measured; None where there is none."""
-        from archcost.latency.convolutions import Task
+        from archcost.latency.convolutions import ConvTask
 
         if layer.spec is None or layer.dtype is None:
             return None
-        return self.predictions.get(Task(layer.spec, layer.dtype))
+        return self.predictions.get(ConvTask(layer.spec, layer.dtype))
 
     @property
     def paths(self) -> tuple[Measurement, ...]:

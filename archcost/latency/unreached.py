@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
 from archcost.latency.candidates import TimingOptions, candidates_of
-from archcost.latency.convolutions import ConvTensors, Task
+from archcost.latency.convolutions import ConvTask, ConvTensors
 from archcost.latency.prediction.predictor import Prediction, PredictionError, Predictor
 from archcost.latency.store.fingerprint import fingerprint
 from archcost.latency.store.measurement import Measurement
@@ -20,11 +20,11 @@ __all__ = ["predict_unreached"]
 
 
 def predict_unreached(
-    samples: Mapping[Task, ConvTensors],
+    samples: Mapping[ConvTask, ConvTensors],
     options: TimingOptions,
     made: Iterable[Measurement],
     deadline: Deadline,
-) -> dict[Task, Prediction]:
+) -> dict[ConvTask, Prediction]:
     """The fastest candidate of each convolution; those for which nothing can be predicted are left out.
 
     A candidate counts where its path's stated error is within the tolerance; its error with the layer's own
@@ -37,7 +37,7 @@ def predict_unreached(
     # Times from beyond the caches predict only such times.
     alike = [one for one in latest.values() if one.key.kind == options.kind]
     predictors: dict[tuple[str, str], Predictor] = {}
-    found: dict[Task, Prediction] = {}
+    found: dict[ConvTask, Prediction] = {}
     for task, tensors in samples.items():
         by_layout: dict[str, list[str]] = {}
         for path, layout in candidates_of(task, tensors, options)[0]:
@@ -62,7 +62,7 @@ def predict_unreached(
     return found
 
 
-def _exact_enough(path: str, task: Task, tensors: ConvTensors, options: TimingOptions) -> bool:
+def _exact_enough(path: str, task: ConvTask, tensors: ConvTensors, options: TimingOptions) -> bool:
     """Whether the path's stated error is within the tolerance; PyTorch's own always counts."""
     from archcost.paths.registry import get
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
@@ -13,6 +12,7 @@ from archcost.errors import Refusal
 from archcost.merging.affine import Affine, WeightAndBias, identity
 from archcost.merging.chain import Activation, ChainStep, Kept
 from archcost.merging.norms import is_norm, norm_problem
+from archcost.nn.folding import NormState
 from archcost.nn.like import ConvLike
 from archcost.spec import ConvSpec
 from archcost.surgery.refusals import is_convolution, why_not
@@ -77,17 +77,18 @@ def convolution_of(
     return like.spec(size), (like.weight, like.bias) if weights else None
 
 
-def affine_of(norm: Any) -> tuple[torch.Tensor, torch.Tensor]:
+def affine_of(norm: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
     """Factor and shift of each channel of a batch normalisation in eval mode, in float64::
 
     scale = gamma / sqrt(running_var + eps)
     shift = beta - running_mean * scale
     """
-    scale = (norm.running_var.detach().double() + norm.eps).rsqrt()
-    if norm.weight is not None:
-        scale = scale * norm.weight.detach().double()
-    shift = -norm.running_mean.detach().double() * scale
-    return scale, shift if norm.bias is None else shift + norm.bias.detach().double()
+    mean, variance, eps, gamma, beta = NormState.of(norm)
+    scale = (variance.detach().double() + eps).rsqrt()
+    if gamma is not None:
+        scale = scale * gamma.detach().double()
+    shift = -mean.detach().double() * scale
+    return scale, shift if beta is None else shift + beta.detach().double()
 
 
 class _Reader:
@@ -161,9 +162,9 @@ class _Reader:
         self.convolutions.append(owner.module)
         self.index = owner.end_op
 
-    def _normalise(self, owner: ModuleCall, module: Any, x: TensorRef, y: TensorRef) -> None:
+    def _normalise(self, owner: ModuleCall, module: nn.Module | None, x: TensorRef, y: TensorRef) -> None:
         why = "is a function" if module is None else norm_problem(module)
-        if why is not None:
+        if module is None or why is not None:
             raise _Stop(f"holds {owner.module or 'a batch normalisation'}, which {why}")
         numbers = affine_of(module) if self.weights else (None, None)
         self.values[y] = self._value(x).scaled(*numbers)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TypedDict
 
 from archcost.spec import ConvSpec, FieldStep, stacked_field
 
@@ -44,18 +45,36 @@ ChainStep = Conv | Activation | Kept
 Chain = tuple[ChainStep, ...]
 
 
-def chained(first: ConvSpec, *rest: Mapping[str, object]) -> tuple[Conv, ...]:
+class _Required(TypedDict):
+    out_channels: int
+    kernel_size: int | Sequence[int]
+
+
+class ConvArguments(_Required, total=False):
+    """Arguments of `ConvSpec`, without those that the convolution before it decides."""
+
+    stride: int | Sequence[int]
+    padding: int | Sequence[int | tuple[int, int]]
+    dilation: int | Sequence[int]
+    groups: int
+    transposed: bool
+    output_padding: int | Sequence[int]
+    padding_mode: str
+    bias: bool
+
+
+def chained(first: ConvSpec, *rest: ConvArguments) -> tuple[Conv, ...]:
     """Convolutions in a row, each with the channels and size of the output before it.
 
     Args:
-        rest: arguments of `ConvSpec` for each convolution behind the first, without ``in_channels`` and
-            ``input_size``.
+        rest: arguments of `ConvSpec` for each convolution behind the first, without ``in_channels``,
+            ``input_size`` and ``batch``.
     """
     specs = [first]
     for arguments in rest:
         before = specs[-1]
-        sized = {"in_channels": before.out_channels, "input_size": before.output_size, "batch": before.batch}
-        specs.append(ConvSpec(**{"padding": 0, **sized, **arguments}))  # type: ignore[arg-type]
+        size, batch = before.output_size, before.batch
+        specs.append(ConvSpec(before.out_channels, **arguments, input_size=size, batch=batch))
     return tuple(Conv(spec) for spec in specs)
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol, cast
 
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy
 
 from archcost.errors import RewriteError
-from archcost.nn.reading import VARIES, Fixed, read
+from archcost.nn.reading import VARIES, ConvSizes, Fixed, Pairs, read
 
 __all__ = ["PLAIN_TYPES", "Fixed", "Padding", "known", "padding_of", "register", "why_unknown"]
 
@@ -39,15 +38,7 @@ _COMPUTING = (
 """The attributes that a subclass must not redefine to be an ordinary convolution."""
 
 
-class Convolution(Protocol):
-    """The attributes of a convolution that its padding depends on."""
-
-    kernel_size: tuple[int, ...]
-    stride: tuple[int, ...]
-    dilation: tuple[int, ...]
-
-
-Padding = Callable[[Any, tuple[int, ...]], tuple[tuple[int, int], ...]]
+Padding = Callable[[ConvSizes, tuple[int, ...]], Pairs]
 """From the layer and the spatial size of its input to the zeros before and behind it, on each axis."""
 
 _adapters: dict[str, Padding] = {}
@@ -86,7 +77,8 @@ def padding_of(layer: nn.Module) -> Padding | None:
     kind = type(layer)
     if _is_plain(kind):
         return None
-    return _adapters.get(_full_name(kind)) or cast(Fixed, _read(layer))
+    found = _adapters.get(_full_name(kind)) or _read(layer)
+    return None if isinstance(found, str) else found
 
 
 def why_unknown(layer: nn.Module) -> str:
@@ -114,7 +106,7 @@ def _is_plain(kind: type[nn.Module]) -> bool:
     return not any(name in vars(one) for one in above for name in _COMPUTING)
 
 
-def same_padding(layer: Convolution, size: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+def same_padding(layer: ConvSizes, size: tuple[int, ...]) -> Pairs:
     """TensorFlow's "SAME": as many outputs as the stride goes into the input, rounded up."""
     pairs = []
     for n, k, s, d in zip(size, layer.kernel_size, layer.stride, layer.dilation, strict=True):

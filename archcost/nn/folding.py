@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 from archcost.trace.dataflow import Dataflow
 from archcost.trace.graph import Op, TensorRef, Trace
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
-__all__ = ["Chain", "chains", "folded", "is_norm", "limits_of"]
+__all__ = ["FusedBlock", "NormState", "folded", "fused_blocks", "is_norm", "limits_of"]
 
 _NORM_OPS = ("aten.native_batch_norm", "aten._native_batch_norm_legit_no_training")
 _NORM_TYPES = ("BatchNorm1d", "BatchNorm2d", "BatchNorm3d")
@@ -21,7 +22,7 @@ _CLAMP_TYPES = ("ReLU", "ReLU6", "Hardtanh")
 
 
 @dataclass(frozen=True)
-class Chain:
+class FusedBlock:
     """A convolution and the operations after it that can be fused with it, in all of its calls."""
 
     conv: str
@@ -31,12 +32,38 @@ class Chain:
     clamp: tuple[float, float] | None
     """The limits of the ReLU, ReLU6 or Hardtanh after that: (0, inf) for ReLU."""
     activation: str | None
-    """The module that clamps, where all its calls are in this chain; None where it is shared with other
+    """The module that clamps, where all its calls are in this block; None where it is shared with other
     layers, or a function that the parent calls. It may stay where it is: clamping twice is clamping once."""
 
 
+class NormState(NamedTuple):
+    """The numbers of a batch normalisation."""
+
+    mean: torch.Tensor
+    """``running_mean``."""
+    variance: torch.Tensor
+    """``running_var``."""
+    eps: float
+    gamma: torch.Tensor | None
+    """``weight``."""
+    beta: torch.Tensor | None
+    """``bias``."""
+
+    @classmethod
+    def of(cls, norm: nn.Module) -> NormState:
+        """The numbers of a module that has running statistics."""
+        return cls(
+            *(getattr(norm, name) for name in ("running_mean", "running_var", "eps", "weight", "bias"))
+        )
+
+
 def folded(
-    weight: torch.Tensor, bias: torch.Tensor | None, norm: Any, *, transposed: bool = False, groups: int = 1
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    norm: nn.Module,
+    *,
+    transposed: bool = False,
+    groups: int = 1,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Weight and bias of a convolution with a batch normalisation folded into it; neither is changed.
 
@@ -45,19 +72,20 @@ def folded(
         weight' = weight * s
         bias'   = (bias - running_mean) * s + beta
 
-    in float64, rounded once to the dtype of the weight. ``norm`` has ``running_mean``, ``running_var``,
-    ``eps``, ``weight`` (gamma) and ``bias`` (beta); it is taken to be in eval mode.
+    in float64, rounded once to the dtype of the weight. ``norm`` (see `NormState`) is taken to be in eval
+    mode.
     """
     import torch
 
     with torch.no_grad():
-        scale = (norm.running_var.double() + norm.eps).rsqrt()
-        if norm.weight is not None:
-            scale = scale * norm.weight.double()
-        shift = -norm.running_mean.double() if bias is None else bias.double() - norm.running_mean.double()
+        mean, variance, eps, gamma, beta = NormState.of(norm)
+        scale = (variance.double() + eps).rsqrt()
+        if gamma is not None:
+            scale = scale * gamma.double()
+        shift = -mean.double() if bias is None else bias.double() - mean.double()
         shift = shift * scale
-        if norm.bias is not None:
-            shift = shift + norm.bias.double()
+        if beta is not None:
+            shift = shift + beta.double()
         exact = weight.double()
         if transposed:  # (in, out / groups, ...): the output channels of each group lie in the second axis
             shape = (groups, -1, *weight.shape[1:])
@@ -68,18 +96,18 @@ def folded(
         return exact.to(weight.dtype), shift.to(weight.dtype)
 
 
-def chains(trace: Trace) -> dict[str, Chain]:
-    """Every chain of two layers or more in a pass of a model in eval mode, by its convolution's name."""
+def fused_blocks(trace: Trace) -> dict[str, FusedBlock]:
+    """Every fused block of a pass of a model in eval mode, by its convolution's name."""
     flow = Dataflow(trace)
     found = (
-        _chain(flow, conv, ops)
+        _block(flow, conv, ops)
         for conv, ops in flow.convolutions().items()
         if conv in trace.modules and flow.makes_one_a_call(conv, ops)
     )
-    return {chain.conv: chain for chain in found if chain is not None}
+    return {block.conv: block for block in found if block is not None}
 
 
-def _chain(flow: Dataflow, conv: str, ops: Sequence[Op]) -> Chain | None:
+def _block(flow: Dataflow, conv: str, ops: Sequence[Op]) -> FusedBlock | None:
     norms = [_next(flow, op, is_norm) for op in ops]
     batch_norm = _owner(flow, norms, _NORM_TYPES)
     if batch_norm is not None:
@@ -89,7 +117,7 @@ def _chain(flow: Dataflow, conv: str, ops: Sequence[Op]) -> Chain | None:
     clamp = limits.pop() if len(limits) == 1 else None
     if batch_norm is None and clamp is None:
         return None
-    return Chain(conv, batch_norm, clamp, _owner(flow, clamping, _CLAMP_TYPES) if clamp else None)
+    return FusedBlock(conv, batch_norm, clamp, _owner(flow, clamping, _CLAMP_TYPES) if clamp else None)
 
 
 def _next(flow: Dataflow, op: Op, wanted: Callable[[Op], bool]) -> Op | None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,9 @@ from archcost.nn import adapters
 from archcost.paths.algorithms.framework import CONVOLUTIONS
 from archcost.paths.convolve import spec_of
 from archcost.spec import ConvSpec
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["READ_BY_PARENTS", "ConvLike"]
 
@@ -75,7 +78,7 @@ class ConvLike(nn.Module):
         Raises:
             InputError: the kernel does not fit an input of that size.
         """
-        padding: Any = self.padding
+        padding: str | Sequence[int | tuple[int, int]] = self.padding
         mode = self.padding_mode
         if self.padding_rule is not None:
             padding, mode = self.padding_rule(self, tuple(input_size)), "zeros"
@@ -104,7 +107,7 @@ class ConvLike(nn.Module):
             return function(
                 x, self.weight, self.bias, self.stride, self.padding, extra, self.groups, self.dilation
             )
-        padding: Any = self.padding
+        padding: int | str | tuple[int, ...] = self.padding
         if self.padding_rule is not None:
             pairs = self.padding_rule(self, tuple(x.shape[-self.axes :]))
             x, padding = F.pad(x, [side for pair in reversed(pairs) for side in pair]), 0
@@ -125,11 +128,11 @@ class ConvLike(nn.Module):
         said += f", groups={self.groups}" * (self.groups != 1) + ", bias=False" * (self.bias is None)
         return said + f", padding_mode={self.padding_mode!r}" * (self.padding_mode != "zeros")
 
-    def _output_padding(self, x: torch.Tensor, output_size: list[int] | None) -> Any:
+    def _output_padding(self, x: torch.Tensor, output_size: list[int] | None) -> Sequence[int]:
         if output_size is None:
             return self.output_padding
         # torch.nn's own arithmetic and messages; it reads nothing of the layer but what is here too.
-        how: Any = nn.modules.conv._ConvTransposeNd._output_padding
+        how: Callable[..., list[int]] = nn.modules.conv._ConvTransposeNd._output_padding
         return how(
             self, x, output_size, self.stride, self.padding, self.kernel_size, self.axes, self.dilation
         )
@@ -139,9 +142,10 @@ class ConvLike(nn.Module):
         if name in READ_BY_PARENTS:
             self.forget()
 
-    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
         self.forget()
-        return super()._apply(fn, recurse)
+        super()._apply(fn, recurse)
+        return self
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         self.forget()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 from weakref import WeakKeyDictionary
 
 import torch
@@ -11,14 +12,23 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from archcost.trace.graph import Args, Kwargs
 from archcost.trace.modules import walk
 from archcost.trace.state import Untouched
 
-__all__ = ["VARIES", "Fixed", "read"]
+__all__ = ["VARIES", "ConvSizes", "Fixed", "Pairs", "read"]
 
 Pairs = tuple[tuple[int, int], ...]
 
 VARIES = "its padding depends on the size of its input, which no module of torch.nn does with a stride"
+
+
+class ConvSizes(Protocol):
+    """The attributes of a convolution that its padding depends on."""
+
+    kernel_size: tuple[int, ...]
+    stride: tuple[int, ...]
+    dilation: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -28,7 +38,7 @@ class Fixed:
     pairs: Pairs
     """Zeros before and after the input, on each axis."""
 
-    def __call__(self, layer: nn.Module, size: tuple[int, ...]) -> Pairs:
+    def __call__(self, layer: ConvSizes, size: tuple[int, ...]) -> Pairs:
         return self.pairs
 
 
@@ -78,15 +88,21 @@ def _read(layer: _ConvNd) -> Fixed | str | None:
     return None if pairs is None else Fixed(pairs)
 
 
-class _Seen(TorchDispatchMode):
+class _Operators(TorchDispatchMode):
     """Records the operators that run, with their outputs."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.ops: list[tuple[Any, tuple[Any, ...], Any]] = []
+        self.ops: list[tuple[torch._ops.OpOverloadPacket | None, Args, torch.Tensor | None]] = []
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
+    def __torch_dispatch__(
+        self,
+        func: torch._ops.OpOverload,
+        types: Sequence[type],
+        args: Args = (),
+        kwargs: Kwargs | None = None,
+    ) -> torch.Tensor:
+        result: torch.Tensor = func(*args, **(kwargs or {}))
         self.ops.append((func.overloadpacket, args if not kwargs else (*args, kwargs), result))
         return result
 
@@ -94,7 +110,7 @@ class _Seen(TorchDispatchMode):
 def _zeros(layer: _ConvNd, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> Pairs | None:
     """The zeros around an input; None where the layer does not just pad and convolve it."""
     try:
-        with _Seen() as seen:
+        with _Operators() as seen:
             y = layer.forward(x)
     except Exception:  # whatever a forward raises that asks for values, or for another size
         return None
@@ -102,7 +118,7 @@ def _zeros(layer: _ConvNd, x: torch.Tensor, weight: torch.Tensor, bias: torch.Te
     axes = len(layer.kernel_size)
     total = [0] * (2 * axes)
     for func, args, result in pads:
-        if func is not torch.ops.aten.constant_pad_nd or args[0] is not x:
+        if func is not torch.ops.aten.constant_pad_nd or args[0] is not x or result is None:
             return None
         sides, *value = args[1:]
         if any(value) or len(sides) > 2 * axes or min(sides) < 0:

@@ -11,7 +11,7 @@ from math import inf
 import torch
 
 from archcost.kernels.bound import Bound, bound
-from archcost.kernels.call import Options
+from archcost.kernels.call import CallOptions
 from archcost.kernels.packed import Packed
 from archcost.paths.algorithms.framework import takes_padding
 from archcost.paths.algorithms.native import ChannelsLastPath, NativePath
@@ -40,7 +40,7 @@ def runner_for(path: ExecutionPath, x: torch.Tensor, prepared: Prepared, clamp: 
     if isinstance(content, Fused) and _is_plain(content, x, prepared):
 
         def bind(x: torch.Tensor, among: int | None = None) -> Bound | None:
-            options: Options = {
+            options: CallOptions = {
                 "padding": content.padding,
                 "stride": content.stride,
                 "dilation": content.dilation,

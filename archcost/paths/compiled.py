@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from archcost.kernels import packing
-from archcost.kernels.loading import Convolution, Images, library
+from archcost.kernels.loading import Images, Problem, library
 from archcost.kernels.packed import Packed
 from archcost.kernels.tensors import images, loaded
 from archcost.paths.geometry import Axes
@@ -65,7 +65,7 @@ class Kernel:
 
     def scratch_bytes(self) -> int:
         """Bytes of working memory, by PyTorch's threads; with several calls also all outputs."""
-        problem = Convolution(
+        problem = Problem(
             input=_contiguous(*self.given),
             output=_contiguous(*self.written),
             pad_top=self.before[0],

@@ -10,7 +10,7 @@ from archcost.rewriting.proposal import Advice, Proposal
 from archcost.rewriting.survey.survey import Subject
 from archcost.spec import ConvSpec
 
-__all__ = ["advice_for"]
+__all__ = ["advice_for", "read_taps"]
 
 # A network of at most so many weighted layers has its receptive field from its large kernels alone.
 _SHALLOW = 4
@@ -41,7 +41,7 @@ def _wasted(subject: Subject) -> str | None:
         return None
     for axis, k in enumerate(spec.kernel_size):
         met = [_meetings(one, axis) for one in subject.specs]
-        used = [tap for tap in range(k) if any(call[tap] for call in met)]
+        used = read_taps(subject.specs, axis)
         if len(used) < k and used and used[-1] - used[0] + 1 == len(used):
             return (
                 f"only {len(used)} of its {k} taps along axis {axis} ever read its input of size "
@@ -56,6 +56,12 @@ def _wasted(subject: Subject) -> str | None:
                 f"size {spec.input_size[axis]}: a smaller kernel would lose little"
             )
     return None
+
+
+def read_taps(specs: Sequence[ConvSpec], axis: int) -> list[int]:
+    """The taps along an axis that read the input, not only padding, in any of the calls."""
+    met = [_meetings(one, axis) for one in specs]
+    return [tap for tap in range(specs[0].kernel_size[axis]) if any(call[tap] for call in met)]
 
 
 def _meetings(spec: ConvSpec, axis: int) -> list[int]:

@@ -5,34 +5,36 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from archcost.analysis.analysis import Analysis, analysis_of
 from archcost.report.document import Asked, Document
 from archcost.report.result import Result
 from archcost.rewriting.reports.proposals import document_of
-from archcost.rewriting.results import Proposed
+from archcost.rewriting.results import SurveyedModel
 
 if TYPE_CHECKING:
     from torch import nn
 
     from archcost.latency.store.store import Store
     from archcost.rewriting.survey.survey import Survey
+    from archcost.trace.call import Inputs
+    from archcost.trace.inputs import InputSize
 
 __all__ = ["Proposals", "propose"]
 
 
 def propose(
     model: nn.Module | str | Analysis,
-    inputs: Any = None,
+    inputs: Inputs = None,
     *,
     rules: Sequence[str] | None = None,
     ratio: float | Iterable[float] = 0.5,
     names: Iterable[str] | None = None,
     errors: bool = True,
-    batches: Iterable[Any] | None = None,
+    batches: Iterable[Inputs] | None = None,
     store: Store | str | os.PathLike[str] | Literal[False] | None = None,
-    input_size: Any = None,
+    input_size: InputSize | None = None,
     progress: bool | None = None,
 ) -> Proposals:
     """Cheaper replacements for each convolution by every rule, and why a rule has none.
@@ -99,7 +101,7 @@ def _asked(survey: Survey, names: Iterable[str]) -> list[str]:
     return [name for name in survey.subjects if name in meant]
 
 
-class Proposals(Proposed, Result):
+class Proposals(SurveyedModel, Result):
     """Cheaper replacements for a model's convolutions: a sequence of `Proposal`, printed as a table.
 
     The table has a row for each rule's best proposal, layers that are alike together; with ``sort`` or
@@ -112,7 +114,7 @@ class Proposals(Proposed, Result):
 
     def measured(
         self,
-        inputs: Any = None,
+        inputs: Inputs = None,
         *,
         seconds: float = 60.0,
         store: Store | str | os.PathLike[str] | Literal[False] | None = None,

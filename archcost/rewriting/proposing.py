@@ -21,7 +21,7 @@ from archcost.rewriting.survey.survey import Subject, Survey
 from archcost.rewriting.times import Times
 from archcost.weights.unfolded import Unfolded
 
-__all__ = ["Found", "proposal_of", "proposals_of"]
+__all__ = ["Found", "proposal_of", "proposals_of", "with_times"]
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def proposals_of(
                     if why is not None:
                         skipped.append(Skipped(subject.name, subject.type_name, rule.name, why))
             bar.step()
-    proposals, device = _with_times(found, survey.store)
+    proposals, device = with_times(found, survey.store)
     return Found(tuple(proposals), tuple(skipped), tuple(advice_for(asked, proposals)), device)
 
 
@@ -156,10 +156,10 @@ def _ratios(ratios: Iterable[float] | float) -> tuple[float, ...]:
     return given
 
 
-def _with_times(proposals: list[Proposal], store: Store | None) -> tuple[list[Proposal], str | None]:
+def with_times(proposals: Sequence[Proposal], store: Store | None) -> tuple[list[Proposal], str | None]:
     """The proposals with stored times: of single convolutions, and of old and new layers in turns."""
     if store is None:
-        return proposals, None
+        return list(proposals), None
     times = Times(store)
     timed = [
         replace(

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from math import isnan
-from typing import Any
 
 import torch
 from torch import nn
@@ -20,9 +19,8 @@ from archcost.latency.store.measurement import Key, Measurement
 from archcost.latency.store.store import Store
 from archcost.latency.timing.clock import Timing, compare_calls, ratio
 from archcost.latency.timing.deadline import Deadline, TooLittleTime
-from archcost.latency.timing.engine import TimeStats, clock_for, once
+from archcost.latency.timing.engine import TimeStats, Work, clock_for, once
 from archcost.latency.timing.thresholds import AROUND, FEWEST, LEAST_PAIR_S, PAIR_ROUNDS
-from archcost.merging.chain import ChainStep
 from archcost.progress import Progress
 from archcost.rewriting.plan.building import built
 from archcost.rewriting.proposal import Proposal, Raced
@@ -30,7 +28,7 @@ from archcost.rewriting.replacement import named_by
 from archcost.surgery.checking import evaluating, record_inputs
 from archcost.surgery.exchange import fit
 from archcost.surgery.outputs import fresh
-from archcost.trace.call import Call
+from archcost.trace.call import Call, Inputs
 from archcost.trace.modules import walk
 from archcost.trace.state import Untouched
 
@@ -40,7 +38,7 @@ __all__ = ["race_proposals", "raced", "stored_race"]
 def race_proposals(
     model: nn.Module,
     proposals: Iterable[Proposal],
-    inputs: Any,
+    inputs: Inputs,
     *,
     seconds: float = 60.0,
     store: Store | None = None,
@@ -77,7 +75,7 @@ def race_proposals(
     return tuple(replace(one, race=done.get(digest(one), one.race)) for one in given)
 
 
-def raced(old: nn.Module, new: nn.Module, inputs: Any, *, seconds: float = 20.0) -> Raced:
+def raced(old: nn.Module, new: nn.Module, inputs: Inputs, *, seconds: float = 20.0) -> Raced:
     """Time two models in turns on the same inputs, in eval mode without gradients; both end unchanged.
 
     Raises:
@@ -102,14 +100,11 @@ def stored_race(store: Store, one: Proposal) -> Raced | None:
 
 def digest(one: Proposal) -> str:
     """A key that proposals share whose old and new layers do the same work."""
-    chains = [[_said(step) for step in chain] for chain in one.replacement.chains.values()]
+    steps = [[asdict(step) for step in chain] for chain in one.replacement.chains.values()]
+    # The name of a kept module does not change the work.
+    chains = [[{key: step[key] for key in step if key != "name"} for step in chain] for chain in steps]
     text = json.dumps([[asdict(spec) for spec in one.old], chains, one.types], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def _said(step: ChainStep) -> dict[str, Any]:
-    """The fields of a step without the name of a kept module, which does not change the work."""
-    return {key: value for key, value in asdict(step).items() if key != "name"}
 
 
 def _raced_layers(
@@ -128,11 +123,11 @@ def _raced_layers(
         fit(made, layer, tree)
     args, kwargs = given.cloned()
 
-    def run(layers: list[nn.Module]) -> Callable[[], Any]:
+    def run(layers: list[nn.Module]) -> Callable[[], torch.Tensor]:
         first, *rest = layers
 
-        def call() -> Any:
-            y = first(*args, **kwargs)
+        def call() -> torch.Tensor:
+            y: torch.Tensor = first(*args, **kwargs)
             for layer in rest:
                 y = layer(y)
             return y
@@ -153,7 +148,7 @@ def _raced_layers(
     return _now(timings)
 
 
-def _timed(calls: Mapping[str, Callable[[], Any]], seconds: float, deadline: Deadline) -> dict[str, Timing]:
+def _timed(calls: Mapping[str, Work], seconds: float, deadline: Deadline) -> dict[str, Timing]:
     """Time the calls for about ``seconds``, longer if five pairs need it, within the deadline."""
     with torch.no_grad():
         least = AROUND * FEWEST * sum(map(once, calls.values()))

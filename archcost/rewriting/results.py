@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal, overload
 
 from archcost.analysis.analysis import Analysis, analyze
 from archcost.analysis.comparison import Comparison
@@ -15,15 +16,17 @@ from archcost.rewriting.proposal import Advice, Proposal, Skipped, best_of
 if TYPE_CHECKING:
     from torch import nn
 
+    from archcost.latency.store.store import Store
     from archcost.rewriting.plan.applying import Outcome
     from archcost.rewriting.plan.plan import Applied, Plan
     from archcost.rewriting.proposal import Raced
+    from archcost.trace.call import Call
 
-__all__ = ["Proposed", "RewrittenModel"]
+__all__ = ["RewrittenModel", "SurveyedModel"]
 
 
 @dataclass(frozen=True)
-class Proposed(Sequence[Proposal]):
+class SurveyedModel(Sequence[Proposal]):
     """Cheaper replacements for a model's convolutions: a sequence of `Proposal`."""
 
     analysis: Analysis
@@ -36,7 +39,9 @@ class Proposed(Sequence[Proposal]):
     """The machine and the threads of the stored times; None where there are none."""
     ratio: float | None = None
     """The MACs asked for, as a share of those of each layer; the largest where there were several."""
-    store: Any = field(default=None, repr=False, compare=False, metadata={"saved": False})
+    store: Store | str | os.PathLike[str] | Literal[False] | None = field(
+        default=None, repr=False, compare=False, metadata={"saved": False}
+    )
     """The store of measured times, as given to `propose`."""
     notes: tuple[str, ...] = ()
     """Remarks beside those of the analysis: rules of other packages that could not be loaded."""
@@ -51,7 +56,13 @@ class Proposed(Sequence[Proposal]):
     def __iter__(self) -> Iterator[Proposal]:
         return iter(self.proposals)
 
-    def __getitem__(self, key: Any) -> Any:
+    @overload
+    def __getitem__(self, key: int) -> Proposal: ...
+
+    @overload
+    def __getitem__(self, key: slice | str) -> tuple[Proposal, ...]: ...
+
+    def __getitem__(self, key: int | slice | str) -> Proposal | tuple[Proposal, ...]:
         """A proposal by number, or all proposals for the module of a name, as a tuple."""
         if not isinstance(key, str):
             return self.proposals[key]
@@ -102,7 +113,7 @@ class RewrittenModel:
     """Every new layer with its errors."""
     skipped: tuple[Skipped, ...]
     """Layers that a rule skipped, or rewrote without fitting them to the data, with the reasons."""
-    inputs: Any
+    inputs: Call
     original: nn.Module | None
     """The old model; None where it was changed in place."""
     applied: Applied

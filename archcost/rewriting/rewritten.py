@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal, NoReturn
 
 from archcost.analysis.analysis import analyze
 from archcost.errors import InputError, ModelError, RewriteError
 from archcost.report.document import Asked, Document
 from archcost.report.result import Result
 from archcost.rewriting.proposal import Proposal, Skipped
+from archcost.rewriting.replacement import Option
 from archcost.rewriting.reports.rewritten import document_of
 from archcost.rewriting.results import RewrittenModel
 
@@ -23,11 +24,13 @@ if TYPE_CHECKING:
     from archcost.rewriting.proposal import Raced
     from archcost.rewriting.survey.survey import Survey
     from archcost.surgery.sites import Hooks
+    from archcost.trace.call import Inputs
+    from archcost.trace.inputs import InputSize
     from archcost.weights.moments import Moments
 
 __all__ = ["Rewritten", "rewrite"]
 
-Choice = str | tuple[str, Mapping[str, Any]] | Proposal
+Choice = str | tuple[str, Mapping[str, Option]] | Proposal
 Choices = Mapping[str, Choice] | Iterable[Proposal]
 
 # The ratios tried for each layer where a budget is shared out.
@@ -38,17 +41,17 @@ _MOST_BYTES = 2**30
 
 def rewrite(
     model: nn.Module,
-    inputs: Any = None,
+    inputs: Inputs = None,
     choices: Choices | None = None,
     *,
     rules: Sequence[str] | None = None,
     ratio: float = 0.5,
     budget: float | None = None,
-    batches: Iterable[Any] | None = None,
+    batches: Iterable[Inputs] | None = None,
     inplace: bool = False,
     hooks: Hooks = "refuse",
     store: Store | str | os.PathLike[str] | Literal[False] | None = None,
-    input_size: Any = None,
+    input_size: InputSize | None = None,
     progress: bool | None = None,
 ) -> Rewritten:
     """A model with cheaper layers whose weights come from the trained ones, so that outputs stay close.
@@ -160,7 +163,7 @@ class Rewritten(RewrittenModel, Result):
     SAVED = ("plan", "before", "after", "outcomes", "skipped", "output_error", "notes", "speed")
 
     @classmethod
-    def restored(cls, **held: Any) -> Rewritten:
+    def restored(cls, **held: object) -> Rewritten:
         """A result from the attributes in a file (`archcost.report.saving`)."""
         found = object.__new__(cls)
         vars(found).update(held)
@@ -168,7 +171,7 @@ class Rewritten(RewrittenModel, Result):
 
     if not TYPE_CHECKING:  # to mypy, every attribute would be there
 
-        def __getattr__(self, name: str) -> Any:
+        def __getattr__(self, name: str) -> NoReturn:
             """Explain which attributes a result read from a file has not."""
             if name in ("model", "original", "inputs", "applied"):
                 raise ModelError(
@@ -233,7 +236,7 @@ def _passed_over(proposals: Iterable[Proposal], plan: Plan) -> Iterator[Skipped]
 
 
 def _moments(
-    survey: Survey, choices: Choices | None, data: list[Any] | None, progress: bool | None
+    survey: Survey, choices: Choices | None, data: list[Inputs] | None, progress: bool | None
 ) -> Mapping[str, Moments]:
     """Moments of the inputs of all layers that may be rewritten; none where they take too much memory."""
     if data is None or (choices is not None and not isinstance(choices, Mapping)):
@@ -290,7 +293,7 @@ def _one(survey: Survey, name: str, choice: Choice, ratio: float) -> list[Propos
     return made
 
 
-def _with_options(name: str, choice: Choice) -> tuple[str, Mapping[str, Any]]:
+def _with_options(name: str, choice: Choice) -> tuple[str, Mapping[str, Option]]:
     if isinstance(choice, tuple) and len(choice) == 2 and isinstance(choice[1], Mapping):
         return str(choice[0]), choice[1]
     raise InputError(

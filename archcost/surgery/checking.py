@@ -5,18 +5,23 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeAlias
 
 import torch
 from torch import nn
 
 from archcost.errors import ArchcostError, RewriteError, one_line
 from archcost.surgery.outputs import error_of
-from archcost.trace.call import Call
+from archcost.trace.call import Call, Inputs
+from archcost.trace.graph import Args, Kwargs
 from archcost.trace.modules import is_training, walk
 from archcost.trace.state import Untouched
 
 __all__ = ["Check", "checked", "evaluating", "record_inputs"]
+
+
+Output: TypeAlias = object
+"""Whatever a layer returns."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,7 @@ class Check:
         return self.problem is None
 
 
-def record_inputs(model: nn.Module, inputs: Any, names: Iterable[str]) -> dict[str, Call]:
+def record_inputs(model: nn.Module, inputs: Inputs, names: Iterable[str]) -> dict[str, Call]:
     """The arguments of each module's first call in a forward pass in eval mode without gradients, cloned.
 
     Flags, buffers, hooks and random state are restored, also after an exception.
@@ -59,7 +64,7 @@ def record_inputs(model: nn.Module, inputs: Any, names: Iterable[str]) -> dict[s
             raise RewriteError(f"the model has no module {name!r} whose inputs could be recorded") from error
     found: dict[nn.Module, Call] = {}
 
-    def note(module: nn.Module, args: Any, kwargs: Any) -> None:
+    def note(module: nn.Module, args: Args, kwargs: Kwargs) -> None:
         if module not in found:
             found[module] = Call(args, kwargs).cloned()
 
@@ -83,7 +88,7 @@ def record_inputs(model: nn.Module, inputs: Any, names: Iterable[str]) -> dict[s
 def checked(
     old: nn.Module,
     new: nn.Module,
-    example_inputs: Any,
+    example_inputs: Inputs,
     *,
     tolerance: float,
     strides: bool = True,
@@ -96,7 +101,7 @@ def checked(
         strides: whether the strides of the outputs have to agree too.
     """
     given = Call.of(example_inputs)
-    outputs: list[Any] = []
+    outputs: list[Output] = []
     for module, what in ((old, "old"), (new, "new")):
         args, kwargs = given.cloned()
         with evaluating(module):
@@ -107,7 +112,7 @@ def checked(
     return _compared(outputs[0], outputs[1], tolerance, strides)
 
 
-def _compared(was: Any, now: Any, tolerance: float, strides: bool) -> Check:
+def _compared(was: Output, now: Output, tolerance: float, strides: bool) -> Check:
     if not (isinstance(was, torch.Tensor) and isinstance(now, torch.Tensor)):
         kinds = f"{type(was).__name__}, now {type(now).__name__}"
         return Check(tolerance, None, f"only tensors can be compared; the output was {kinds}")

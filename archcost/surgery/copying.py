@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import copy
 import types
-from collections.abc import Iterator
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from archcost.errors import RewriteError
+from archcost.trace.graph import Args, Kwargs
 from archcost.trace.modules import ModuleTree, as_written, state_of, type_name, walk
 
 __all__ = ["copied"]
 
+T = TypeVar("T")
 Model = TypeVar("Model", bound=nn.Module)
 
 
@@ -55,7 +57,9 @@ class _Computed(TorchFunctionMode):
         super().__init__()
         self._sources: list[torch.Tensor] = []  # kept alive, as deepcopy's memo goes by ids
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self, func: Callable[..., T], types: Sequence[type], args: Args = (), kwargs: Kwargs | None = None
+    ) -> T:
         if func is torch.Tensor.__deepcopy__ and not args[0].is_leaf and not _views_a_leaf(args[0]):
             self._sources.append(args[0].detach())
             args = (self._sources[-1], *args[1:])
@@ -67,7 +71,7 @@ def _views_a_leaf(tensor: torch.Tensor) -> bool:
     return base is not None and base.is_leaf
 
 
-def _duplicate(value: Any) -> Any:
+def _duplicate(value: T) -> T:
     # A copy made in the caller's inference mode could not be trained.
     with torch.inference_mode(False), _Computed():
         return copy.deepcopy(value)
@@ -126,9 +130,11 @@ def _sharing(tree: ModuleTree) -> list[int]:
 def _culprit(tree: ModuleTree) -> str:
     """The innermost module that cannot be copied, with the attribute where it is known."""
     for name, module in reversed(list(tree.modules.items())):
-        for key, value in _contents(module):
+        # Attributes, parameters and buffers, without the children.
+        for key, value in {**module._parameters, **module._buffers, **vars(module)}.items():
             try:
-                _duplicate(value)
+                if key not in ("_parameters", "_buffers", "_modules"):
+                    _duplicate(value)
             except Exception:
                 return f"{key} of {_called(name, module)}"
     for name, module in reversed(list(tree.modules.items())):
@@ -137,15 +143,6 @@ def _culprit(tree: ModuleTree) -> str:
         except Exception:
             return _called(name, module)
     return "the model"
-
-
-def _contents(module: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Attributes, parameters and buffers of a module, without its children."""
-    for key, value in vars(module).items():
-        if key in ("_parameters", "_buffers"):
-            yield from value.items()
-        elif key != "_modules":
-            yield key, value
 
 
 def _called(name: str, module: nn.Module) -> str:

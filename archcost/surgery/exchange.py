@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
@@ -35,7 +34,7 @@ class _Exchange:
     old: nn.Module
     new: nn.Module
     places: tuple[Place, ...]
-    own_hooks: dict[str, Any]
+    own_hooks: dict[str, object]
     """The new module's own hooks, kept while it has those of the old one."""
 
 
@@ -224,8 +223,8 @@ def fit(made: nn.Module, old: nn.Module, tree: ModuleTree) -> None:
     together = any(_is_channels_last(p) for p in old.parameters())
     moved: dict[int, torch.Tensor] = {}
     for module in made.modules():
-        tables: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
-        for table in tables:
+        for name in ("_parameters", "_buffers"):
+            table: dict[str, torch.Tensor | None] = vars(module)[name]
             for key, tensor in table.items():
                 if tensor is not None and id(tensor) not in theirs:
                     if id(tensor) not in moved:

@@ -5,32 +5,33 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from math import inf
-from typing import Any
 
 import torch
 from torch import nn
 
 from archcost.errors import ArchcostError
 from archcost.surgery.copying import copied
-from archcost.trace.call import Call
+from archcost.trace.call import Call, Inputs
 from archcost.trace.inputs import tensors_in
 
 __all__ = ["error_of", "exact_outputs", "fresh", "outputs_of", "state_kept", "worst_error"]
 
 
-def fresh(inputs: Any) -> Call:
+def fresh(inputs: Inputs) -> Call:
     """The arguments of a call, cloned, as a model may write into its input."""
     return Call.of(inputs).cloned()
 
 
-def outputs_of(model: nn.Module, inputs: Any) -> list[torch.Tensor]:
+def outputs_of(model: nn.Module, inputs: Inputs) -> list[torch.Tensor]:
     """All tensors among the model's outputs, in order, without gradients."""
     args, kwargs = fresh(inputs)
     with torch.no_grad():
         return tensors_in(model(*args, **kwargs))
 
 
-def exact_outputs(model: nn.Module, inputs: Any, plain: list[torch.Tensor]) -> tuple[list[torch.Tensor], str]:
+def exact_outputs(
+    model: nn.Module, inputs: Inputs, plain: list[torch.Tensor]
+) -> tuple[list[torch.Tensor], str]:
     """The outputs of a float64 copy, or the ``plain`` ones where it cannot run, with a word on which they
     are."""
     try:

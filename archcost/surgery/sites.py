@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import types
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import nn
@@ -16,7 +16,7 @@ from archcost.surgery.refusals import hooks_of, is_convolution, why_not, wraps
 from archcost.trace.graph import Trace
 from archcost.trace.modules import ModuleTree, type_name, walk
 
-__all__ = ["Hooks", "Place", "Site", "held_elsewhere", "places_of", "sites"]
+__all__ = ["ConvSite", "Hooks", "Place", "held_elsewhere", "places_of", "sites"]
 
 Hooks = Literal["refuse", "keep"]
 
@@ -34,7 +34,7 @@ class Place:
 
 
 @dataclass(frozen=True, eq=False)
-class Site:
+class ConvSite:
     """A convolution of a model, with its names and places."""
 
     names: tuple[str, ...]
@@ -60,7 +60,7 @@ def sites(
     trace: Trace | None = None,
     keeps_parameters: bool = False,
     hooks: Hooks = "refuse",
-) -> tuple[Site, ...]:
+) -> tuple[ConvSite, ...]:
     """Every convolution of a model (`is_convolution`), in order of definition.
 
     Args:
@@ -95,7 +95,7 @@ def sites(
     for module in found:
         names, here = tuple(tree.names[id(module)]), tuple(places.get(id(module), ()))
         reason = next((one for one in reasons(module, names, here) if one), None)
-        result.append(Site(names, module, here, reason))
+        result.append(ConvSite(names, module, here, reason))
     return tuple(result)
 
 
@@ -176,7 +176,7 @@ def held_elsewhere(tree: ModuleTree) -> dict[int, str]:
     return found
 
 
-def _modules_in(value: Any, depth: int) -> Iterator[nn.Module]:
+def _modules_in(value: object, depth: int) -> Iterator[nn.Module]:
     if isinstance(value, nn.Module):
         yield value
     elif isinstance(value, types.MethodType):
@@ -187,7 +187,7 @@ def _modules_in(value: Any, depth: int) -> Iterator[nn.Module]:
             yield from _modules_in(item, depth - 1)
 
 
-def _listed(names: Any) -> str:
-    shown = [str(name) or "the model itself" for name in list(names)[:3]]
-    more = len(list(names)) - len(shown)
+def _listed(names: Sequence[str]) -> str:
+    shown = [name or "the model itself" for name in names[:3]]
+    more = len(names) - len(shown)
     return " and ".join(shown) + (f" and {more} more" if more else "")

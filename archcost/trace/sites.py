@@ -19,12 +19,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 from types import CodeType, FrameType, TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Concatenate, ParamSpec
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["Frame", "Site", "inherit_sites", "recording_sites", "sites_of"]
+P = ParamSpec("P")
+
+__all__ = ["Frame", "Site", "inherit_sites", "is_library", "recording_sites", "sites_of"]
 
 _OWN = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _MOST_FRAMES = 64
@@ -112,12 +114,18 @@ def _start(frame: FrameType) -> None:
         if _wrapped is None:
             original: Callable[..., None] = nn.Module.__init__
 
-            def init(module: nn.Module, *args: Any, **kwargs: Any) -> None:
-                _note(module)
-                original(module, *args, **kwargs)
-
-            _wrapped = original, functools.update_wrapper(init, original)
+            init = _noting(original)
+            _wrapped = original, init
             nn.Module.__init__ = init  # type: ignore[assignment, method-assign]
+
+
+def _noting(original: Callable[Concatenate[nn.Module, P], None]) -> Callable[Concatenate[nn.Module, P], None]:
+    @functools.wraps(original)
+    def init(module: nn.Module, /, *args: P.args, **kwargs: P.kwargs) -> None:
+        _note(module)
+        original(module, *args, **kwargs)
+
+    return init
 
 
 def _stop() -> None:
@@ -247,6 +255,11 @@ def _qualified(code: CodeType) -> str:
 def _library_folders() -> tuple[str, ...]:
     paths = sysconfig.get_paths()
     return tuple(paths[key] for key in ("purelib", "platlib", "stdlib", "platstdlib"))
+
+
+def is_library(file: str) -> bool:
+    """Whether a file belongs to an installed package, to Python itself, or to archcost."""
+    return file.startswith(_OWN) or _shown(file)[1]
 
 
 def _shown(file: str) -> tuple[str, bool]:

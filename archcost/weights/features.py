@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from math import gcd, prod
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +17,8 @@ from archcost.paths.geometry import padded
 from archcost.spec import ConvSpec
 from archcost.surgery.checking import evaluating
 from archcost.surgery.outputs import fresh
+from archcost.trace.call import Inputs
+from archcost.trace.graph import Args, Kwargs
 from archcost.trace.modules import walk
 from archcost.trace.state import Untouched
 
@@ -26,7 +27,7 @@ __all__ = [
     *("space_of", "spaced", "weight_of"),
 ]
 
-Batches = Iterable[Any]
+Batches = Iterable[Inputs]
 """Calibration data: batches as a model takes its inputs."""
 
 Tap = Callable[[Tensor, Tensor], None]
@@ -49,7 +50,7 @@ class Runner:
         self._calls = 0
         self._limit: int | None = None
 
-    def __call__(self, batch: Any, calls: int | None = None) -> int:
+    def __call__(self, batch: Inputs, calls: int | None = None) -> int:
         """Run a forward pass, and return the number of calls of tapped layers; ``calls`` ends it after so
         many."""
         args, kwargs = fresh(batch)
@@ -90,13 +91,13 @@ def running(model: nn.Module, taps: Mapping[nn.Module, Tap], what: str = "origin
 def _hooked(layer: nn.Module, tap: Tap, runner: Runner) -> Iterator[RemovableHandle]:
     waiting: list[Tensor] = []
 
-    def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def before(_: nn.Module, args: Args, kwargs: Kwargs) -> None:
         x = args[0] if args else kwargs.get("input")
         if not isinstance(x, Tensor) or x.is_complex():
             raise RewriteError(f"the input of a {type(layer).__name__} is not a tensor of real numbers")
         waiting.append(x)
 
-    def after(_: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+    def after(_: nn.Module, args: Args, kwargs: Kwargs, output: Tensor) -> None:
         # Tensors kept by a tap are used after the pass, and must not be inference tensors.
         with torch.inference_mode(False), torch.no_grad():
             tap(waiting.pop().detach(), output)
@@ -118,7 +119,7 @@ def layer_of(model: nn.Module, name: str) -> nn.Module:
         raise RewriteError(f"the model has no module {name!r}") from error
 
 
-def again(batches: Batches, passes: int) -> Iterator[Any]:
+def again(batches: Batches, passes: int) -> Iterator[Inputs]:
     """The batches from the first on.
 
     Args:
@@ -145,7 +146,7 @@ def again(batches: Batches, passes: int) -> Iterator[Any]:
 def batches_in(batches: Batches) -> int | None:
     """Number of batches; None where it is not known before a pass."""
     try:
-        return len(batches)  # type: ignore[arg-type]
+        return len(batches) if isinstance(batches, Sized) else None
     except TypeError:
         return None
 

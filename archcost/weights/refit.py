@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from archcost.errors import RewriteError
 from archcost.nn import adapters
 from archcost.nn.like import ConvLike
 from archcost.progress import Progress
+from archcost.trace.call import Inputs
 from archcost.weights.features import (
     Batches,
     Runner,
@@ -213,6 +214,7 @@ class _Pair:
 
     def __init__(self, name: str, layer: nn.Module, calls: int, length: int | None) -> None:
         self.name, self.layer, self.calls, self.length = name, layer, calls, length
+        self.axes = like_of(layer).axes
         transposed = bool(layer.transposed)
         self.note = "the last stage is transposed: only its bias can be fitted" if transposed else ""
         self.weights = not transposed
@@ -222,7 +224,7 @@ class _Pair:
         self.seen = 0
         self.aside_by_position = False
 
-    def run(self, batch: Any, new: Runner) -> None:
+    def run(self, batch: Inputs, new: Runner) -> None:
         """Run the new layer on a batch whose targets are recorded."""
         if not self.wanted:
             return
@@ -233,8 +235,7 @@ class _Pair:
     def target(self, x: Tensor, y: Tensor) -> None:
         if not isinstance(y, Tensor):
             raise RewriteError(f"{self.name}: its output is a {type(y).__name__}, not a tensor")
-        axes = len(self.layer.kernel_size)  # type: ignore[arg-type]
-        whole = y.detach()[None] if y.dim() == axes + 1 else y.detach()
+        whole = y.detach()[None] if y.dim() == self.axes + 1 else y.detach()
         size = tuple(whole.shape[2:])
         positions = len(whole) * prod(size)
         if not self.stride:

@@ -47,7 +47,7 @@ class Unfolded:
         """|| W - W' || / || W || from || W - W' ||^2; None where rounding hides it."""
         if lost <= _LEAST[self.kernel.dtype] * self.total:
             return None
-        return (lost / self.total) ** 0.5
+        return float((lost / self.total) ** 0.5)
 
     def lost(self, rank: int, rows: Sequence[int], apart: Sequence[int] = ()) -> float:
         """|| W - W' ||^2 for the best matrices of a rank (Eckart and Young, 1936).

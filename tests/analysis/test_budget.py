@@ -51,14 +51,28 @@ def test_each_limit_one_below_breaks_and_says_by_how_much(resnet):
     assert found["min_receptive_field"].text == "435 pixels at layer4.1.relu, 0x1 below 435x436"
 
 
-def test_a_breach_names_the_costliest_layers_and_where_they_are_built(resnet):
+def test_a_breach_names_the_lines_that_cost_most_with_the_layers_that_each_builds(resnet):
     (breach,) = Budget(max_params="11M").breaches(resnet)
-    largest = max(resnet.layers, key=lambda layer: layer.params)
-    assert breach.costliest[0].value == largest.params
-    assert len(breach.costliest) == 3
-    first, *layers = str(breach).splitlines()
-    assert first == "max_params: 11,689,512 parameters, 689,512 (6.3 %) above 11,000,000"
-    assert all("(Conv2d): 2,359,296, built at torchvision/models/resnet.py:" in line for line in layers)
+    (line,) = breach.costliest  # all else is below 5 %
+    convolutions = [layer for layer in resnet.layers if "kernel_size=(3, 3)" in layer.details]
+    assert line.others + 1 == len(convolutions) == 16
+    assert line.value == sum(layer.params for layer in convolutions)
+    text = str(breach).splitlines()
+    assert text[0] == "max_params: 11,689,512 parameters, 689,512 (6.3 %) above 11,000,000"
+    assert text[1].startswith(
+        "    layer4.0.conv2 and 15 more (Conv2d): 10,985,472, built at torchvision/models/resnet.py:"
+    )
+    assert len(text) == 2
+
+
+def test_layers_whose_construction_was_not_recorded_stand_alone():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 16, 3))
+    (breach,) = Budget(max_params=1).breaches(archcost.analyze(model, input_size=(1, 3, 8, 8)))
+    assert [(layer.name, layer.value, layer.others) for layer in breach.costliest] == [
+        ("1", 1168, 0),
+        ("0", 224, 0),
+    ]
+    assert str(breach).splitlines()[1].endswith("(class Conv2d)")
 
 
 def test_an_unknown_count_does_not_keep_a_limit():

@@ -29,7 +29,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 from archcost.analysis.reports.columns import (
     DEFAULT_MODULE_COLUMNS,
@@ -46,6 +45,7 @@ from archcost.analysis.traced import TracedModel
 from archcost.report.document import TREE_DEPTH, Asked, Column, Document, Note, Table, at_least, ordered
 from archcost.report.grid import Entry, Grid, Piece
 from archcost.report.text import visible
+from archcost.report.values import Json
 from archcost.trace.graph import refs
 
 __all__ = ["document_of", "flat", "head", "total_of"]
@@ -67,7 +67,7 @@ def document_of(analysis: TracedModel, asked: Asked) -> Document:
     )
 
 
-def _table(analysis: TracedModel, name: str, asked: Asked) -> Table:
+def _table(analysis: TracedModel, name: str, asked: Asked) -> Table[Row]:
     operations = name == "operations"
     return Table(
         name,
@@ -79,7 +79,7 @@ def _table(analysis: TracedModel, name: str, asked: Asked) -> Table:
     )
 
 
-def _lines(analysis: TracedModel, asked: Asked, columns: Sequence[Column]) -> list[Entry]:
+def _lines(analysis: TracedModel, asked: Asked, columns: Sequence[Column[Row]]) -> list[Entry]:
     ledger = Ledger(analysis)
     if asked.is_flat:
         entries = _flat(ledger, asked, columns)
@@ -97,7 +97,7 @@ def _lines(analysis: TracedModel, asked: Asked, columns: Sequence[Column]) -> li
     return [*entries, Entry((("Total", "bold"),), whole, "bold", total=True)]
 
 
-def _flat(ledger: Ledger, asked: Asked, columns: Sequence[Column]) -> list[Entry]:
+def _flat(ledger: Ledger, asked: Asked, columns: Sequence[Column[Row]]) -> list[Entry]:
     """Layers by their full names; those beyond ``top`` are summed in a single row, so that all adds up."""
     total = ledger.analysis.total
     rows = ordered(ledger.frontier(asked.depth_for(None)), MODULE_COLUMNS, asked, "macs", cut=False)
@@ -117,11 +117,11 @@ def _notes(analysis: TracedModel, grids: Sequence[Grid]) -> list[Note]:
     return [("Totals", summary(analysis)), ("Units", units(analysis)), *footnotes(analysis, grids)]
 
 
-def _record(analysis: TracedModel, asked: Asked, tables: dict[str, Table]) -> dict[str, Any]:
+def _record(analysis: TracedModel, asked: Asked, tables: dict[str, Table[Row]]) -> dict[str, Json]:
     by = asked.by or ("layers" if asked.is_flat else "modules")
     modules = tables["modules" if by == "operations" else by]
     named = asked if by != "operations" else Asked(depth=asked.depth)
-    record = {
+    record: dict[str, Json] = {
         **head(analysis),
         "total": total_of(analysis),
         "modules": _records(modules.for_data(named), rows_of(analysis, modules.name, named)),
@@ -132,7 +132,7 @@ def _record(analysis: TracedModel, asked: Asked, tables: dict[str, Table]) -> di
     return record
 
 
-def _fields(analysis: TracedModel) -> dict[str, Any] | None:
+def _fields(analysis: TracedModel) -> dict[str, Json] | None:
     fields = analysis.fields_or_none
     if fields is None:
         return None
@@ -143,11 +143,11 @@ def _fields(analysis: TracedModel) -> dict[str, Any] | None:
     }
 
 
-def _records(columns: Sequence[Column], rows: Sequence[Row]) -> list[dict[str, Any]]:
+def _records(columns: Sequence[Column[Row]], rows: Sequence[Row]) -> list[dict[str, Json]]:
     return [{column.name: column.get(row) for column in columns} for row in rows]
 
 
-def head(analysis: TracedModel) -> dict[str, Any]:
+def head(analysis: TracedModel) -> dict[str, Json]:
     """The record of an Analysis without its costs."""
     return {
         "model": analysis.name,
@@ -172,7 +172,7 @@ def head(analysis: TracedModel) -> dict[str, Any]:
     }
 
 
-def total_of(analysis: TracedModel) -> dict[str, Any]:
+def total_of(analysis: TracedModel) -> dict[str, Json]:
     """The record of the totals: the columns of a module, and those that only the whole model has."""
     row = Ledger(analysis).row(analysis.total)
     extra = {name: getattr(analysis.total, name) for name in _TOTAL_ONLY}
@@ -189,12 +189,12 @@ def flat(analysis: TracedModel, depth: int = 0, prefix: str = "") -> dict[str, i
         prefix += "/"
     numbers = [c for c in MODULE_COLUMNS if c.is_number and c.name != "level"]
     ledger = Ledger(analysis)
-    found: dict[str, Any] = {}
+    found: dict[str, float | None] = {}
     for cost in analysis.modules:
         if cost.level <= depth:
             row = ledger.row(cost)
             above = f"{prefix}{visible(cost.name)}/" if cost.name else prefix
-            values = {column.name: column.get(row) for column in numbers}
+            values = {column.name: column.number(row) for column in numbers}
             if cost.uncounted:
                 values = {k: v for k, v in values.items() if v or k not in ("macs", "flops", "other_ops")}
             found.update({above + name: value for name, value in values.items()})

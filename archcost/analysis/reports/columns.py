@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from archcost.analysis.traced import TracedModel
 from archcost.cost.costs import ModuleCost, OpCost
 from archcost.fields.field import ReceptiveField
-from archcost.report.document import Column
+from archcost.report.columns import Look
+from archcost.report.document import Column, Get
 from archcost.report.units import (
     all_shapes_text,
     axes_text,
@@ -22,6 +23,10 @@ from archcost.report.units import (
     shape_text,
     si_text,
 )
+from archcost.report.values import Cell
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = [
     *("DEFAULT_MODULE_COLUMNS", "DEFAULT_OPERATION_COLUMNS", "MODULE_COLUMNS", "OPERATION_COLUMNS"),
@@ -54,16 +59,13 @@ class Row:
         return self.cost
 
 
-Get = Callable[[Row], Any]
-
-
-def cells(row: Row, columns: Sequence[Column]) -> tuple[str, ...]:
+def cells(row: Row, columns: Sequence[Column[Row]]) -> tuple[str, ...]:
     """The texts of a line; empty where a value means nothing for several modules together."""
     blank = row.kind in ("own", "sum")
     return tuple("" if blank and not column.summed else column.text(row) for column in columns)
 
 
-def _field(name: str) -> Get:
+def _field(name: str) -> Get[Row]:
     return lambda row: getattr(row.cost, name)
 
 
@@ -75,18 +77,28 @@ def _other_ops_open(row: Row) -> bool:
     return row.other_ops_open
 
 
-def _count(name: str, header: str, meaning: str, unit: str = "", **options: Any) -> Column:
+def _count(
+    name: str,
+    header: str,
+    meaning: str,
+    lower_bound: Callable[[Row], bool] = lambda row: False,
+    **look: Unpack[Look],
+) -> Column[Row]:
     """A column of numbers that add up, read from the attribute of its name."""
-    return Column(name, header, meaning, _field(name), **{"unit": unit, "additive": True, **options})
+    whole: Look = {"additive": True, **look}
+    return Column(name, header, meaning, _field(name), lower_bound=lower_bound, **whole)
 
 
-def _bytes(name: str, header: str, meaning: str, **options: Any) -> Column:
-    return _count(name, header, meaning, "bytes", **{"show": bytes_text, **options})
+def _bytes(name: str, header: str, meaning: str, **look: Unpack[Look]) -> Column[Row]:
+    whole: Look = {"unit": "bytes", "show": bytes_text, **look}
+    return _count(name, header, meaning, **whole)
 
 
-def _words(name: str, header: str, meaning: str, get: Get | None = None, **options: Any) -> Column:
-    defaults: dict[str, Any] = {"show": str, "dtype": "str", "missing": "", "summed": False}
-    return Column(name, header, meaning, get or _field(name), **{**defaults, **options})
+def _words(
+    name: str, header: str, meaning: str, get: Get[Row] | None = None, **look: Unpack[Look]
+) -> Column[Row]:
+    whole: Look = {"show": str, "dtype": "str", "missing": "", "summed": False, **look}
+    return Column(name, header, meaning, get or _field(name), **whole)
 
 
 def _share(row: Row) -> float | None:
@@ -99,10 +111,10 @@ def _shape_of_op(row: Row) -> tuple[int, ...] | None:
     return outputs[0].shape if outputs else None
 
 
-def _receptive(get: Callable[[ReceptiveField], Any]) -> Get:
+def _receptive(get: Get[ReceptiveField]) -> Get[Row]:
     """A getter of a property of a module's receptive field, for the model itself of the network's."""
 
-    def read(row: Row) -> Any:
+    def read(row: Row) -> Cell:
         fields = row.analysis.fields_or_none
         if fields is None:
             return None
@@ -123,13 +135,19 @@ def _built_at(row: Row) -> str | None:
     return None if info is None or info.built_at is None else str(info.built_at)
 
 
-def _pixels(name: str, header: str, meaning: str, get: Callable[[ReceptiveField], Any]) -> Column:
+def _pixels(name: str, header: str, meaning: str, get: Get[ReceptiveField]) -> Column[Row]:
     """A column with a number for each spatial axis of the input."""
-    shown: dict[str, Any] = {"show": axes_text, "dtype": "object", "missing": "-", "reads_as_number": True}
-    return _words(name, header, meaning, _receptive(get), unit="pixels", **shown)
+    look: Look = {
+        "unit": "pixels",
+        "show": axes_text,
+        "dtype": "object",
+        "missing": "-",
+        "reads_as_number": True,
+    }
+    return _words(name, header, meaning, _receptive(get), **look)
 
 
-MODULE_COLUMNS: tuple[Column, ...] = (
+MODULE_COLUMNS: tuple[Column[Row], ...] = (
     _words("name", "Module", "Name in named_modules(); that of the model itself is empty", keep=100),
     _words("type", "Type", "The class of the module", lambda row: row.module.type_name, keep=50),
     Column(
@@ -306,7 +324,7 @@ MODULE_COLUMNS: tuple[Column, ...] = (
     ),
 )
 
-OPERATION_COLUMNS: tuple[Column, ...] = (
+OPERATION_COLUMNS: tuple[Column[Row], ...] = (
     Column("index", "Index", "Position in the order of execution", lambda row: row.operation.op.index),
     _words(
         "op",

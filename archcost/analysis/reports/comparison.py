@@ -19,7 +19,7 @@ from functools import partial
 
 from archcost.analysis.reports.analysis import head, total_of
 from archcost.analysis.reports.notes import heading, uncounted
-from archcost.analysis.reports.pairs import COLUMNS, MEASURES, Pair, expanded, measures, number, pairs
+from archcost.analysis.reports.pairs import COLUMNS, MEASURES, RowPair, expanded, measures, pairs
 from archcost.analysis.traced import TracedModel
 from archcost.report.document import Asked, Column, Document, Note, Table, ordered
 from archcost.report.grid import Entry, Grid
@@ -64,7 +64,7 @@ def document_of(a: TracedModel, b: TracedModel, notes: Sequence[str], asked: Ask
     )
 
 
-def _rows(a: TracedModel, b: TracedModel, depth: int | None, asked: Asked) -> list[Pair]:
+def _rows(a: TracedModel, b: TracedModel, depth: int | None, asked: Asked) -> list[RowPair]:
     """The rows; where sorted by a difference, the largest change in size comes first."""
     found = pairs(a, b, depth)
     by = asked.sort or "macs_difference"
@@ -74,12 +74,12 @@ def _rows(a: TracedModel, b: TracedModel, depth: int | None, asked: Asked) -> li
     return ordered(found, COLUMNS, asked, by)
 
 
-def _size(column: Column[Pair], pair: Pair) -> float | None:
-    value = number(column, pair)
+def _size(column: Column[RowPair], pair: RowPair) -> float | None:
+    value = column.number(pair)
     return None if value is None else abs(value)
 
 
-def _lines(a: TracedModel, b: TracedModel, asked: Asked, columns: Sequence[Column[Pair]]) -> list[Entry]:
+def _lines(a: TracedModel, b: TracedModel, asked: Asked, columns: Sequence[Column[RowPair]]) -> list[Entry]:
     entries = []
     for pair in _rows(a, b, asked.depth_for(None if asked.is_flat else _DEPTH), asked):
         if not pair.name and not asked.is_flat:
@@ -105,7 +105,7 @@ def _totals(a: TracedModel, b: TracedModel) -> Table:
     return Table.of_texts("totals", "Total", {"a": 4, "b": 3, "b - a": 1, "b / a": 2}, lines)
 
 
-def _types(pair: Pair) -> str:
+def _types(pair: RowPair) -> str:
     a, b = pair.type_of("a") or "", pair.type_of("b") or ""
     if pair.only_in is not None:
         return f" ({visible(a or b)}, only in {pair.only_in})"
@@ -120,7 +120,7 @@ def _notes(a: TracedModel, b: TracedModel, notes: Sequence[str], grids: Sequence
     return said + signs(grids)
 
 
-def _record(a: TracedModel, b: TracedModel, notes: Sequence[str], rows: Sequence[Pair]) -> dict[str, Json]:
+def _record(a: TracedModel, b: TracedModel, notes: Sequence[str], rows: Sequence[RowPair]) -> dict[str, Json]:
     return {
         "a": {**head(a), "total": total_of(a)},
         "b": {**head(b), "total": total_of(b)},

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
-from typing import Any
 
 from archcost.analysis.reports.columns import MODULE_COLUMNS, OPERATION_COLUMNS, Row
 from archcost.analysis.traced import TracedModel
 from archcost.cost.costs import ModuleCost
 from archcost.report.document import Asked, ordered
+from archcost.report.values import Cell
 
 __all__ = ["KINDS", "Ledger", "rows_of"]
 
@@ -78,7 +78,7 @@ def _with_parents(names: set[str]) -> set[str]:
     return found
 
 
-def _plain(cost: ModuleCost, **changes: Any) -> ModuleCost:
+def _plain(cost: ModuleCost, **changes: Cell) -> ModuleCost:
     values = {name: getattr(cost, name) for name in _FIELDS}
     return ModuleCost(**{**values, **changes})
 

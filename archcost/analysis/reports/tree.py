@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
 
 from archcost.analysis.reports.columns import Row
 from archcost.analysis.reports.rows import Ledger
@@ -36,7 +35,7 @@ class TreeLine:
     """Whether the line is below another, not at the top."""
 
 
-def tree(ledger: Ledger, depth: int | None, columns: Sequence[Column]) -> list[TreeLine]:
+def tree(ledger: Ledger, depth: int | None, columns: Sequence[Column[Row]]) -> list[TreeLine]:
     """The lines below the model itself, down to ``depth``; ``columns`` are those that will be shown."""
     if depth == 0:
         return []
@@ -61,12 +60,12 @@ def tree(ledger: Ledger, depth: int | None, columns: Sequence[Column]) -> list[T
 class _Builder:
     """The lines below a module: its children with repeats folded, and its own operations."""
 
-    def __init__(self, ledger: Ledger, depth: int | None, added: Sequence[Column]) -> None:
+    def __init__(self, ledger: Ledger, depth: int | None, added: Sequence[Column[Row]]) -> None:
         self.ledger = ledger
         self.added = added
         self.marks: dict[str, int] = {}
         self.lines: dict[str, int] = {}
-        known: dict[Any, int] = {}
+        known: dict[tuple[Hashable, ...], int] = {}
         # Children before their parents: subtrees are equal if their own costs and their children are.
         for cost in reversed(ledger.analysis.modules):
             children = ledger.children[cost.name]

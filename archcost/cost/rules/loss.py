@@ -37,14 +37,14 @@ def _elementwise(op: Op) -> int:
 
 def _negative_log_likelihood(op: Op) -> int:
     # A sign per target; with weights, a product and their sum.
-    targets = op.args[1].numel
+    targets: int = op.args[1].numel
     return (3 if _has(op, "weight") else 1) * targets + _reduction(op, targets)
 
 
 def _multi_margin(op: Op) -> int:
     # Subtract, add the margin, compare, power and weight where given, add; a division per row.
-    rows = op.args[1].numel
-    each = 4 + (arguments(op).get("p", 1) != 1) + _has(op, "weight")
+    rows: int = op.args[1].numel
+    each: int = 4 + (arguments(op).get("p", 1) != 1) + _has(op, "weight")
     return each * given(op) + rows + _reduction(op, rows)
 
 

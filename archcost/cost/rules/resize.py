@@ -11,7 +11,10 @@ from archcost.trace.graph import Op
 def _antialiased(op: Op) -> int:
     # A pass per axis; the filter widens with the scale where the image is reduced.
     radius = 2 if "bicubic" in op.name else 1
-    (height, width), (rows, columns) = op.args[0].shape[-2:], op.outputs[0].shape[-2:]
+    height: int
+    width: int
+    height, width = op.args[0].shape[-2:]
+    rows, columns = op.outputs[0].shape[-2:]
     taps_x = 2 * ceil(radius * max(width / columns, 1)) + 1
     taps_y = 2 * ceil(radius * max(height / rows, 1)) + 1
     planes = made(op) // (rows * columns)

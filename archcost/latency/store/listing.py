@@ -19,11 +19,11 @@ from archcost.report.values import Json
 if TYPE_CHECKING:
     from archcost.latency.store.store import Store
 
-__all__ = ["MEASUREMENT_COLUMNS", "Stored", "listed"]
+__all__ = ["MEASUREMENT_COLUMNS", "StoreList", "listed"]
 
 
 @dataclass(frozen=True)
-class Stored(Result):
+class StoreList(Result):
     """Every measurement of a store. ``print`` it, or take it as pandas, markdown, CSV, JSON or HTML.
 
     The schema of ``archcost.store/1``: ``store``, its path, and ``measurements``, a list, each as a line of
@@ -61,9 +61,9 @@ class Stored(Result):
         return [{column.name: column.get(one) for column in columns} for one in found]
 
 
-def listed(store: Store) -> Stored:
+def listed(store: Store) -> StoreList:
     """All measurements of a store as a result."""
-    return Stored(store.path, tuple(store.all()))
+    return StoreList(store.path, tuple(store.all()))
 
 
 def _when(one: Measurement) -> str:

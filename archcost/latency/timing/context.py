@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack
 from functools import partial
 from statistics import median
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from archcost.errors import InputError, ModelError
 from archcost.latency.store.fingerprint import fingerprint
@@ -25,7 +25,7 @@ from archcost.latency.timing.parts import CallTime, InContext
 from archcost.latency.timing.passing import as_it_is, passed
 from archcost.latency.timing.settings import settings
 from archcost.latency.timing.stopwatch import AnyStopwatch, CpuStopwatch, CudaStopwatch, Lap, WallStopwatch
-from archcost.trace.call import Call
+from archcost.trace.call import Call, Inputs
 from archcost.trace.inputs import dtype_of
 from archcost.trace.modules import ModuleTree, check_initialised, check_model, is_training, walk
 from archcost.trace.state import paused_gc
@@ -39,7 +39,7 @@ __all__ = ["time_in_context"]
 
 def time_in_context(
     model: nn.Module,
-    inputs: Any,
+    inputs: Inputs,
     *,
     seconds: float = 10.0,
     deadline: Deadline | None = None,
@@ -89,7 +89,7 @@ def time_in_context(
         stack.enter_context(settings(threads=threads, cores=cores, keep_blocks=keep_blocks))
         used = torch.get_num_threads()
         watch = watch or _stopwatch(device, clock or clock_for(used))
-        run = _Passes(partial(model, *call.args, **call.kwargs), tree, watch, tolerance, deadline)
+        run = _TimedPasses(partial(model, *call.args, **call.kwargs), tree, watch, tolerance, deadline)
         run.warm_up(enough.within(seconds / 5))
         lap = 0.0 if watch.clock == "cuda" else hook_seconds(watch, deadline=deadline)
         stack.enter_context(paused_gc())
@@ -129,7 +129,7 @@ class _Pass(NamedTuple):
         return Lap(sum(one.seconds for one in self.own), self.interrupted)
 
 
-class _Passes:
+class _TimedPasses:
     """The passes so far, without hooks and with hooks in turns."""
 
     def __init__(

@@ -25,12 +25,12 @@ Work: TypeAlias = Callable[..., object]
 """A function to be timed, or run before one that is; it may return anything."""
 
 
-class _Sample(Protocol):
+class _Interruptible(Protocol):
     @property
     def interrupted(self) -> bool: ...
 
 
-_S = TypeVar("_S", bound=_Sample)
+_S = TypeVar("_S", bound=_Interruptible)
 
 
 class Turns(Generic[_S]):

@@ -18,14 +18,14 @@ from archcost.trace.modules import ModuleTree, type_name
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["ModuleCall", "Route", "hook_seconds", "hooked", "route_of"]
+__all__ = ["HookedCall", "Route", "hook_seconds", "hooked", "route_of"]
 
 _LEAVE = None
 R = TypeVar("R")
 
 
 @dataclass(frozen=True)
-class ModuleCall:
+class HookedCall:
     """A call of a module in a forward pass."""
 
     name: str
@@ -42,7 +42,7 @@ class ModuleCall:
 class Route:
     """The order of the calls in a pass."""
 
-    calls: tuple[ModuleCall, ...]
+    calls: tuple[HookedCall, ...]
     """In the order in which they began."""
     laps: tuple[int, ...]
     """For each lap, the index of the call to which its time belongs."""
@@ -116,7 +116,7 @@ def route_of(marks: list[nn.Module | None], tree: ModuleTree) -> Route | None:
     if stack or not calls:
         return None
     parents = {parent for _, _, parent in calls}
-    made = (ModuleCall(name, kind, parent, i not in parents) for i, (name, kind, parent) in enumerate(calls))
+    made = (HookedCall(name, kind, parent, i not in parents) for i, (name, kind, parent) in enumerate(calls))
     return Route(tuple(made), tuple(laps))
 
 

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
 from archcost.errors import ArchcostError, SpecError
+from archcost.plot.drawing.styles import AreaStyle, LegendStyle, LineStyle, Point
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+    from typing_extensions import Unpack
 
 # Okabe and Ito 2008; the yellow is left out, which is too light for a line.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -19,9 +25,7 @@ GREY = "#8a8a8a"
 PALE = "#e4e4e4"
 SOFT = "#555555"
 MARGIN = 0.45  # inches, of the pictures that are drawn on a `sheet`
-DASHED: Any = (0, (4, 2))
-Place = tuple[float, float]
-"""A point: x to the right, y upwards."""
+DASHED = (0, (4, 2))
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -51,7 +55,7 @@ def finish(figure: Figure, path: str | os.PathLike[str] | None) -> Figure:
         import matplotlib
 
         suffix = Path(path).suffix[1:].lower()
-        dates: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
+        dates = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
         try:
             with matplotlib.rc_context({"svg.hashsalt": "archcost"}):
                 figure.savefig(path, dpi=150, metadata=dates.get(suffix))
@@ -74,7 +78,9 @@ def sheet(width: float, height: float, title: str, *lines: str) -> tuple[Figure,
     return figure, axes
 
 
-def dress(axes: Axes, below: str, beside: str, size: float, ticks: float, grid: Any = "both") -> None:
+def dress(
+    axes: Axes, below: str, beside: str, size: float, ticks: float, grid: Literal["both", "y"] = "both"
+) -> None:
     """Label the axes of a diagram, and give it a pale grid without a frame."""
     axes.set_xlabel(below, fontsize=size, color=INK)
     axes.set_ylabel(beside, fontsize=size, color=INK)
@@ -84,25 +90,27 @@ def dress(axes: Axes, below: str, beside: str, size: float, ticks: float, grid: 
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def line_key(label: str, **style: Any) -> Any:
+def line_key(label: str, **style: Unpack[LineStyle]) -> Line2D:
     """An entry of a legend: a line or a marker."""
     from matplotlib.lines import Line2D
 
     return Line2D([], [], label=label, **style)
 
 
-def patch_key(label: str, **style: Any) -> Any:
+def patch_key(label: str, **style: Unpack[AreaStyle]) -> Patch:
     """An entry of a legend: an area."""
     from matplotlib.patches import Patch
 
     return Patch(label=label, **style)
 
 
-def legend(axes: Axes, marks: list[Any], at: Place, size: float, **style: Any) -> None:
+def legend(axes: Axes, marks: Sequence[Artist], at: Point, size: float, **style: Unpack[LegendStyle]) -> None:
     """Draw a legend in a single row; ``at`` is its lower left corner, in inches."""
-    style = {"loc": "lower left", "ncols": len(marks), "borderpad": 0.2, **style}
-    where: dict[str, Any] = {"bbox_to_anchor": at, "bbox_transform": axes.transData}
-    axes.legend(handles=marks, fontsize=size, frameon=False, **where, **style)
+    layout: LegendStyle = {"loc": "lower left", "ncols": len(marks), "borderpad": 0.2, **style}
+    where = axes.transData
+    axes.legend(
+        handles=marks, fontsize=size, frameon=False, bbox_to_anchor=at, bbox_transform=where, **layout
+    )
 
 
 def colour_of(layer: int) -> str:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from archcost.plot.drawing.canvas import INK, SOFT, Place
+from archcost.plot.drawing.canvas import INK, SOFT
+from archcost.plot.drawing.styles import AreaStyle, Point, TextStyle
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.typing import LineStyleType
+    from typing_extensions import Unpack
 
 __all__ = ["EDGE", "READ", "arrow", "box", "draw_cells", "frame", "lighter", "say"]
 
@@ -21,12 +24,12 @@ _LEAST = 5.0  # points: a text that would be smaller is left out
 
 def draw_cells(
     axes: Axes,
-    corner: Place,
+    corner: Point,
     cell: float,
     values: np.ndarray,
-    fill: Callable[[Any], str],
+    fill: Callable[[int], str],
     gid: str,
-    text: Callable[[Any], str] = str,
+    text: Callable[[int], str] = str,
     largest: float = 11.0,
 ) -> None:
     """Draw a box for each entry of a matrix, from its upper left ``corner``; the longest text fits."""
@@ -40,33 +43,34 @@ def draw_cells(
 
 def box(
     axes: Axes, left: float, upper: float, wide: float, tall: float, gid: str | None = None, text: str = "",
-    size: float = 10.0, **style: Any,
+    size: float = 10.0, **style: Unpack[AreaStyle],
 ) -> None:  # fmt: skip
     """Draw a rectangle from its upper left corner, with a text in its middle."""
     from matplotlib.patches import Rectangle
 
-    style = {"facecolor": "none", "edgecolor": EDGE, "linewidth": 0.7, "zorder": 2, **style}
-    axes.add_patch(Rectangle((left, upper - tall), wide, tall, gid=gid, **style))
+    drawn: AreaStyle = {"facecolor": "none", "edgecolor": EDGE, "linewidth": 0.7, "zorder": 2, **style}
+    axes.add_patch(Rectangle((left, upper - tall), wide, tall, gid=gid, **drawn))
     if text and size >= _LEAST:
         say(axes, left + wide / 2, upper - tall / 2, text, size, va="center_baseline", zorder=5)
 
 
 def frame(
     axes: Axes, left: float, upper: float, wide: float, tall: float, colour: str, gid: str, line: float = 2.2,
-    **style: Any,
+    linestyle: LineStyleType = "-",
 ) -> None:  # fmt: skip
     """Draw an outline over cells."""
-    box(axes, left, upper, wide, tall, gid, edgecolor=colour, linewidth=line, zorder=4, **style)
+    box(axes, left, upper, wide, tall, gid, edgecolor=colour, linewidth=line, linestyle=linestyle, zorder=4)
 
 
-def arrow(axes: Axes, start: Place, end: Place, colour: str = SOFT, line: float = 1.6) -> None:
+def arrow(axes: Axes, start: Point, end: Point, colour: str = SOFT, line: float = 1.6) -> None:
     style = {"arrowstyle": "-|>", "color": colour, "linewidth": line}
     axes.annotate("", end, start, arrowprops={**style, "shrinkA": 0, "shrinkB": 0}, annotation_clip=False)
 
 
-def say(axes: Axes, x: float, y: float, text: str, size: float = 10, **style: Any) -> None:
+def say(axes: Axes, x: float, y: float, text: str, size: float = 10, **style: Unpack[TextStyle]) -> None:
     """Write a text, by default centred on its place."""
-    axes.text(x, y, text, **{"fontsize": size, "color": INK, "ha": "center", "va": "center", **style})
+    drawn: TextStyle = {"fontsize": size, "color": INK, "ha": "center", "va": "center", **style}
+    axes.text(x, y, text, **drawn)
 
 
 def lighter(colour: str, share: float) -> str:

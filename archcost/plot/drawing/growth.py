@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
 from archcost.analysis.analysis import Analysis, analysis_of
 from archcost.errors import SpecError
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from torch import nn
+
+    from archcost.trace.inputs import InputSize
 
 __all__ = ["DepthPoint", "growth", "steps"]
 
@@ -64,7 +67,9 @@ def steps(analysis: Analysis) -> list[DepthPoint]:
 
 
 def growth(
-    *models: nn.Module | str | Analysis, input_size: Any = None, path: str | os.PathLike[str] | None = None
+    *models: nn.Module | str | Analysis,
+    input_size: InputSize | None = None,
+    path: str | os.PathLike[str] | None = None,
 ) -> Figure:
     """Draw the receptive field over depth: a line for each model, a dot for each layer.
 
@@ -178,10 +183,10 @@ def _dress(axes: Axes, some_global: bool) -> None:
     below = "layers with weights and poolings, in order of execution"
     dress(axes, below, "receptive field, pixels of the input", 11, 10, "y")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    dot = {"color": INK, "marker": "o", "linestyle": "", "markersize": 6}
-    marks = [line_key("largest so far", color=INK, linewidth=2), line_key("a layer", **dot)]
+    dot = partial(line_key, color=INK, marker="o", linestyle="", markersize=6)
+    marks = [line_key("largest so far", color=INK, linewidth=2), dot("a layer")]
     if some_global:
         said = "sees the whole input by a global operation; drawn without it"
-        marks.append(line_key(said, markerfacecolor="white", **dot))
+        marks.append(dot(said, markerfacecolor="white"))
     at = (-0.02, -0.135)
     axes.legend(handles=marks, loc="upper left", bbox_to_anchor=at, ncols=3, fontsize=10, frameon=False)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,7 +17,6 @@ from archcost.plot.drawing.canvas import (
     INK,
     MARGIN,
     SOFT,
-    Place,
     by,
     check_path,
     finish,
@@ -26,6 +26,7 @@ from archcost.plot.drawing.canvas import (
     sheet,
 )
 from archcost.plot.drawing.cells import EDGE, arrow, draw_cells, frame, lighter, say
+from archcost.plot.drawing.styles import Point
 from archcost.spec import ConvSpec
 
 if TYPE_CHECKING:
@@ -136,12 +137,11 @@ def _is_small(spec: ConvSpec) -> bool:
 
 def _mend(spec: ConvSpec) -> str:
     """The change to the spec that makes it small enough, as code."""
-    one: dict[str, Any] = {"in_channels": 1, "out_channels": 1, "groups": 1}
     for side in range(16, 0, -1):
         size = (side,) * len(spec.output_size)
         with suppress(ArchcostError):  # the kernel is larger than the input
-            if _is_small(replace(spec, **one, input_size=size)):
-                change = ", ".join(f"{name}={value}" for name, value in {**one, "input_size": size}.items())
+            if _is_small(replace(spec, in_channels=1, out_channels=1, groups=1, input_size=size)):
+                change = f"in_channels=1, out_channels=1, groups=1, input_size={size}"
                 return f"this can be drawn: dataclasses.replace(spec, {change})"
     return "take a smaller kernel"
 
@@ -168,7 +168,7 @@ def _high(image: np.ndarray) -> float:
 
 
 def _draw_image(
-    axes: Axes, spec: ConvSpec, image: np.ndarray, matrix: np.ndarray, most: int, cell: float, corner: Place
+    axes: Axes, spec: ConvSpec, image: np.ndarray, matrix: np.ndarray, most: int, cell: float, corner: Point
 ) -> None:
     left, upper = corner
     count = int(image.max())
@@ -189,7 +189,7 @@ def _mark(axes: Axes, left: float, upper: float, cell: float, gid: str) -> None:
 
 
 def _draw_matrix(
-    axes: Axes, spec: ConvSpec, matrix: np.ndarray, most: int, cell: float, corner: Place
+    axes: Axes, spec: ConvSpec, matrix: np.ndarray, most: int, cell: float, corner: Point
 ) -> None:
     left, upper = corner
     rows, columns = matrix.shape
@@ -238,12 +238,11 @@ def _said(name: str, values: tuple[int, ...]) -> str:
 def _explain(axes: Axes, matrix: np.ndarray, most: int) -> None:
     count = int((matrix == most).sum())
     where = "once" if count == 1 else f"{count} times"
-    style: dict[str, Any] = {"linestyle": "", "marker": "s", "markersize": 10, "markerfacecolor": "white"}
-    bold = {"markeredgecolor": _WINDOW, "markeredgewidth": 2.2}
-    marks = [line_key("first window, first column", **bold, **style)]
+    square = partial(line_key, linestyle="", marker="s", markersize=10, markerfacecolor="white")
+    marks = [square("first window, first column", markeredgecolor=_WINDOW, markeredgewidth=2.2)]
     if most:
-        pixel = {"markeredgecolor": _PIXEL, "markeredgewidth": 1.8}
-        marks.append(line_key(f"pixel {most} stands in the matrix {where}", **pixel, **style))
+        said = f"pixel {most} stands in the matrix {where}"
+        marks.append(square(said, markeredgecolor=_PIXEL, markeredgewidth=1.8))
     if (matrix == 0).any():
-        marks.append(line_key("0: padding", markeredgecolor=EDGE, **style))
+        marks.append(square("0: padding", markeredgecolor=EDGE))
     legend(axes, marks, (MARGIN - 0.1, 0.1), 10, columnspacing=1.6, handletextpad=0.4)

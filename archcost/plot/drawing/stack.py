@@ -6,13 +6,14 @@ import os
 from collections.abc import Collection, Mapping, Sequence
 from itertools import product
 from math import prod
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from archcost.errors import SpecError
-from archcost.plot.drawing.canvas import MARGIN, SOFT, Place, by, check_path, colour_of, finish, once, sheet
+from archcost.plot.drawing.canvas import MARGIN, SOFT, by, check_path, colour_of, finish, once, sheet
 from archcost.plot.drawing.cells import READ, arrow, box, frame, lighter, say
+from archcost.plot.drawing.styles import Point
 from archcost.spec import ConvSpec
 
 if TYPE_CHECKING:
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["StackLayer", "covered", "stack"]
 
-StackLayer = int | tuple[Any, ...] | ConvSpec
+Size = int | tuple[int, ...]
+StackLayer = int | tuple[Size, ...] | ConvSpec
 
 _MOST = 48  # cells a side
 _WIDEST, _GAP = 15.0, 0.98  # inches, as all that follows
@@ -117,7 +119,7 @@ def _steps(layers: Sequence[StackLayer]) -> list[_LayerWindow]:
     return steps
 
 
-def _read(layer: StackLayer) -> tuple[Any, Any, Any]:
+def _read(layer: StackLayer) -> tuple[Size, Size, Size]:
     if isinstance(layer, ConvSpec):
         if layer.transposed:
             raise SpecError("plot.stack: transposed convolutions are not drawn")
@@ -175,7 +177,9 @@ def _draw_planes(
     middle, low = top - high / 2 - 0.08, top - high - 0.2
     for k, (plane, span) in enumerate(zip(planes, spans, strict=True)):
         upper = middle + cell * span[0] / 2
-        places = {(r, c): (left + c * cell, upper - r * cell) for r, c in np.ndindex(*span)}
+        places: dict[tuple[int, ...], Point] = {
+            (r, c): (left + c * cell, upper - r * cell) for r, c in np.ndindex(*span)
+        }
         first = _first(steps, k)
         _draw_cells(axes, steps, k, places, list(product(*plane)), set(product(*first)), cell)
         right = left + cell * span[1]
@@ -204,7 +208,7 @@ def _draw_cells(
     axes: Axes,
     steps: list[_LayerWindow],
     k: int,
-    places: Mapping[Any, Place],
+    places: Mapping[tuple[int, ...], Point],
     read: Sequence[tuple[int, ...]],
     first: Collection[tuple[int, ...]],
     cell: float,
@@ -273,12 +277,12 @@ def _draw_side(
                 _draw_cone(axes, k, p == 0, (xs[p], y - cell / 2), feet, y - _RISE + cell / 2)
             said = f"layer {k}: {_kind(one, ', ')}"
             say(axes, MARGIN, y - _RISE / 2, said, 9, ha="left", color=colour_of(k - 1))
-        places = {(p,): (x - cell / 2, y + cell / 2) for p, x in enumerate(xs)}
+        places: dict[tuple[int, ...], Point] = {(p,): (x - cell / 2, y + cell / 2) for p, x in enumerate(xs)}
         first = {(p,) for p in _first(steps, k)[axis]}
         _draw_cells(axes, steps, k, places, [(int(p),) for p in row], first, cell, "side ")
 
 
-def _draw_cone(axes: Axes, k: int, first: bool, tip: Place, feet: np.ndarray, floor: float) -> None:
+def _draw_cone(axes: Axes, k: int, first: bool, tip: Point, feet: np.ndarray, floor: float) -> None:
     """Draw lines from a cell to the cells that it reads; the first window is filled."""
     colour = colour_of(k - 1)
     width, alpha = (1.7, 1.0) if first else (0.8, 0.45)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
+from functools import partial
 from math import log2
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from archcost.plot.drawing.styles import LineStyle
+
 __all__ = ["combinations", "crossover", "operands", "strassen"]
 
 _QUARTERS = ("11", "12", "21", "22")
@@ -26,6 +29,23 @@ _PLUS, _MINUS = COLOURS[0], COLOURS[1]
 _WIDTH = 12.0  # inches, as all that follows
 _CELL = 0.25
 _LAST = 13  # the curve goes up to matrices of 2 ** 13
+
+
+class StrassenTime(TypedDict):
+    """The time of a product of square matrices."""
+
+    size: int
+    levels: int
+    """Levels of recursion; 0 is the ordinary product."""
+    seconds: float
+
+
+class StrassenTimes(TypedDict):
+    """The output of ``benchmarks/strassen.py --json``."""
+
+    where: str
+    """The machine."""
+    rows: Sequence[StrassenTime]
 
 
 def operands() -> tuple[np.ndarray, np.ndarray]:
@@ -53,7 +73,7 @@ def combinations() -> np.ndarray:
     return np.asarray(found.reshape(7, 4).round().int().numpy().T)
 
 
-def crossover(rows: Iterable[Mapping[str, Any]], levels: int) -> int | None:
+def crossover(rows: Iterable[StrassenTime], levels: int) -> int | None:
     """The size from which on ``levels`` of recursion are faster than none at every measured size, or None."""
     seconds = {(row["levels"], row["size"]): row["seconds"] for row in rows}
     found = None
@@ -65,7 +85,7 @@ def crossover(rows: Iterable[Mapping[str, Any]], levels: int) -> int | None:
 
 
 def strassen(
-    measured: Mapping[str, Any] | str | os.PathLike[str] | None = None,
+    measured: StrassenTimes | str | os.PathLike[str] | None = None,
     *,
     path: str | os.PathLike[str] | None = None,
 ) -> Figure:
@@ -105,18 +125,20 @@ def strassen(
     return finish(figure, path)
 
 
-def _read(measured: Mapping[str, Any] | str | os.PathLike[str] | None) -> tuple[str, list[Mapping[str, Any]]]:
+def _read(measured: StrassenTimes | str | os.PathLike[str] | None) -> tuple[str, list[StrassenTime]]:
     """The machine and the rows of a measurement, from a dict or from a file of the benchmark."""
     if measured is None:
         return "", []
     what = "plot.strassen: measured is what benchmarks/strassen.py --json writes"
     if isinstance(measured, (str, os.PathLike)):
         try:
-            measured = json.loads(Path(measured).read_text(encoding="utf-8"))
+            times: StrassenTimes = json.loads(Path(measured).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise InputError(f"{what}; {os.fspath(measured)!r} cannot be read: {error}") from error  # type: ignore[arg-type]
+            raise InputError(f"{what}; {os.fspath(measured)!r} cannot be read: {error}") from error
+    else:
+        times = measured
     try:
-        rows = list(measured["rows"])  # type: ignore[index]
+        rows = list(times["rows"])
         good = all(row["size"] > 0 and row["levels"] >= 0 and row["seconds"] > 0 for row in rows)
     except (KeyError, TypeError) as error:
         raise InputError(
@@ -125,7 +147,7 @@ def _read(measured: Mapping[str, Any] | str | os.PathLike[str] | None) -> tuple[
     ordinary = {row["size"] for row in rows if row["levels"] == 0}
     if not rows or not good or {row["size"] for row in rows} != ordinary or len(rows) == len(ordinary):
         raise InputError(f"{what}: every size needs positive seconds for levels 0, and some for levels above")
-    return str(measured.get("where", "")), rows  # type: ignore[union-attr]
+    return str(times.get("where", "")), rows
 
 
 def _draw_products(axes: Axes, left: np.ndarray, right: np.ndarray, top: float) -> None:
@@ -204,15 +226,15 @@ def _draw_growth(axes: Axes) -> None:
     axes.set_xticks([2**k for k in range(0, _LAST + 1, 3)], [f"{2**k:,}" for k in range(0, _LAST + 1, 3)])
     axes.set_yticks([10**k for k in range(0, 13, 3)], ["1", "1 k", "1 M", "1 G", "1 T"])
     axes.minorticks_off()
-    label: dict[str, Any] = {"textcoords": "offset points", "fontsize": 10}
-    axes.annotate("n³", (2.0**8, 2.0**24), (-6, 6), ha="right", color=SOFT, **label)
+    note = partial(axes.annotate, textcoords="offset points", fontsize=10)
+    note("n³", (2.0**8, 2.0**24), (-6, 6), ha="right", color=SOFT)
     at, less = 2.0**7, f"{(7 / 8) ** _LAST:.0%}"
     said = f"n$^{{2.807}}$: {less} of n³ at {2**_LAST:,}"
-    axes.annotate(said, (at, at ** log2(7)), (12, -6), va="top", color=_PLUS, **label)
+    note(said, (at, at ** log2(7)), (12, -6), va="top", color=_PLUS)
     _dress(axes, "on paper: halved down to single numbers", "size n of the matrices", "multiplications")
 
 
-def _draw_times(axes: Axes, where: str, rows: list[Mapping[str, Any]]) -> None:
+def _draw_times(axes: Axes, where: str, rows: list[StrassenTime]) -> None:
     """Draw the time for each number of levels relative to the ordinary product."""
     ordinary = {row["size"]: row["seconds"] for row in rows if row["levels"] == 0}
     levels = sorted({row["levels"] for row in rows} - {0})
@@ -227,10 +249,10 @@ def _draw_times(axes: Axes, where: str, rows: list[Mapping[str, Any]]) -> None:
         at = crossover(rows, level)
         plural = "s" * (level > 1)
         label = f"{level} level{plural}: " + (f"faster from {at:,} on" if at else "nowhere faster")
-        style: dict[str, Any] = {"color": colour, "linewidth": 1.8, "markersize": 5, "zorder": 3}
+        style: LineStyle = {"color": colour, "linewidth": 1.8, "markersize": 5, "zorder": 3}
         axes.plot([size for size, _ in found], ratios, "o-", label=label, gid=f"levels {level}", **style)
         if at:
-            ring: dict[str, Any] = {"markersize": 11, "markerfacecolor": "none", "markeredgewidth": 1.5}
+            ring: LineStyle = {"markersize": 11, "markerfacecolor": "none", "markeredgewidth": 1.5}
             ratio = dict(zip((size for size, _ in found), ratios, strict=True))[at]
             axes.plot([at], [ratio], "o", color=colour, gid=f"crossover {level}", zorder=4, **ring)
         axes.axhline((7 / 8) ** level, color=colour, linewidth=1.1, linestyle=(0, (4, 3)), zorder=1.5)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,7 +16,6 @@ from archcost.plot.drawing.canvas import (
     GREY,
     MARGIN,
     SOFT,
-    Place,
     by,
     check_path,
     finish,
@@ -24,6 +24,7 @@ from archcost.plot.drawing.canvas import (
     sheet,
 )
 from archcost.plot.drawing.cells import EDGE, arrow, box, frame, lighter, say
+from archcost.plot.drawing.styles import AreaStyle, LegendStyle, LineStyle, Point
 from archcost.plot.drawing.tiling import KEPT, OUTSIDE, STRIDE, WRAPS, Tiling, tiling
 from archcost.spec import ConvSpec
 
@@ -138,7 +139,7 @@ def _draw_map(cut: Tiling) -> Figure:
     return figure
 
 
-def _draw_input(axes: Axes, cut: Tiling, readers: np.ndarray, cell: float, centre: Place) -> None:
+def _draw_input(axes: Axes, cut: Tiling, readers: np.ndarray, cell: float, centre: Point) -> None:
     """Draw the pixels, darker where several tiles read them, hatched beyond the input."""
     left, top = _draw_kinds(axes, _shade(readers), _shades(), cell, centre, "readers")
     tall, wide = readers.shape
@@ -168,7 +169,7 @@ def _beyond(given: tuple[int, ...], filled: tuple[int, ...]) -> dict[str, tuple[
     return {gid: part for gid, part in parts.items() if min(part[2:]) > 0}
 
 
-def _draw_tile(axes: Axes, cut: Tiling, tile: np.ndarray, cell: float, centre: Place) -> None:
+def _draw_tile(axes: Axes, cut: Tiling, tile: np.ndarray, cell: float, centre: Point) -> None:
     """Draw the numbers computed for a tile, in the frame of its pixels where these are more."""
     _draw_kinds(axes, tile, _colours(), cell, centre, "tile")
     rows, columns = tile.shape if cut.wraps else cut.size
@@ -180,7 +181,7 @@ def _draw_tile(axes: Axes, cut: Tiling, tile: np.ndarray, cell: float, centre: P
     _caption(axes, above, below, centre, cell * rows)
 
 
-def _draw_outputs(axes: Axes, cut: Tiling, outputs: np.ndarray, cell: float, centre: Place) -> None:
+def _draw_outputs(axes: Axes, cut: Tiling, outputs: np.ndarray, cell: float, centre: Point) -> None:
     left, top = _draw_kinds(axes, outputs, _colours(), cell, centre, "outputs")
     tall, wide = outputs.shape
     for r in range(1, cut.tiles[0]):
@@ -199,8 +200,8 @@ def _draw_outputs(axes: Axes, cut: Tiling, outputs: np.ndarray, cell: float, cen
 
 
 def _draw_kinds(
-    axes: Axes, kinds: np.ndarray, colours: list[str], cell: float, centre: Place, gid: str
-) -> Place:
+    axes: Axes, kinds: np.ndarray, colours: list[str], cell: float, centre: Point, gid: str
+) -> Point:
     """Draw an array with a coloured cell for each number; returns its left and upper edge."""
     from matplotlib.colors import ListedColormap
 
@@ -211,7 +212,7 @@ def _draw_kinds(
         vmax=len(colours) - 0.5, interpolation="nearest", aspect="equal", zorder=1, gid=gid,
     )  # fmt: skip
     if cell >= _LINES:
-        style: dict[str, Any] = {"color": EDGE, "linewidth": 0.5, "zorder": 1.5}
+        style: LineStyle = {"color": EDGE, "linewidth": 0.5, "zorder": 1.5}
         axes.vlines(left + cell * np.arange(kinds.shape[1] + 1), top - tall, top, **style)
         axes.hlines(top - cell * np.arange(kinds.shape[0] + 1), left, left + wide, **style)
     else:
@@ -220,11 +221,11 @@ def _draw_kinds(
 
 
 def _hatch(axes: Axes, left: float, upper: float, wide: float, tall: float, gid: str) -> None:
-    style: dict[str, Any] = {"facecolor": "white", "edgecolor": "#9a9a9a", "linewidth": 0, "hatch": "////"}
+    style: AreaStyle = {"facecolor": "white", "edgecolor": "#9a9a9a", "linewidth": 0, "hatch": "////"}
     box(axes, left, upper, wide, tall, gid, **style)
 
 
-def _caption(axes: Axes, above: str, below: str, centre: Place, tall: float) -> None:
+def _caption(axes: Axes, above: str, below: str, centre: Point, tall: float) -> None:
     say(axes, centre[0], centre[1] + tall / 2 + 0.2, above)
     say(axes, centre[0], centre[1] - tall / 2 - 0.12, below, 9.5, va="top", linespacing=1.3, color=SOFT)
 
@@ -272,11 +273,11 @@ def _draw_sequence(cut: Tiling) -> Figure:
 
 
 def _explain(axes: Axes, cut: Tiling, kinds: np.ndarray) -> None:
-    kept = {"edgecolor": GREY, "linewidth": 0.8}
-    marks = [patch_key(_SAID[kind], facecolor=_colours()[kind], **kept) for kind in sorted(kinds)]
-    marks.append(patch_key("the first tile", facecolor="none", edgecolor=_FIRST, linewidth=2.2))
+    kept = partial(patch_key, edgecolor=GREY, linewidth=0.8)
+    tile = partial(patch_key, facecolor="none")
+    marks = [kept(_SAID[kind], facecolor=_colours()[kind]) for kind in sorted(kinds)]
+    marks.append(tile("the first tile", edgecolor=_FIRST, linewidth=2.2))
     if len(cut.taps) == 2 and cut.tiles[1] > 1:
-        dashed = {"edgecolor": _SECOND, "linewidth": 1.6, "linestyle": DASHED}
-        marks.append(patch_key("the second", facecolor="none", **dashed))
-    spaces = {"columnspacing": 1.4, "handlelength": 1.4, "handletextpad": 0.5}
+        marks.append(tile("the second", edgecolor=_SECOND, linewidth=1.6, linestyle=DASHED))
+    spaces: LegendStyle = {"columnspacing": 1.4, "handlelength": 1.4, "handletextpad": 0.5}
     legend(axes, marks, (MARGIN - 0.1, 0.08), 9.5, **spaces)

@@ -19,24 +19,24 @@ __all__ = ["KEPT", "OUTSIDE", "STRIDE", "WRAPS", "Tiling", "tiling"]
 # Kinds of computed numbers: an output, skipped by the stride, wrapped around, beyond the map.
 KEPT, STRIDE, WRAPS, OUTSIDE = range(4)
 
-Axes = tuple[int, ...]
+Sizes = tuple[int, ...]
 
 
 class Tiling(NamedTuple):
     """A plain convolution cut into tiles; sizes have a value for each axis."""
 
     name: str
-    taps: Axes
-    input: Axes
+    taps: Sizes
+    input: Sizes
     """Pixels of the input, padding included."""
-    output: Axes
+    output: Sizes
     """Positions of the output, including those that the stride skips."""
-    size: Axes
+    size: Sizes
     """Pixels of a tile."""
-    step: Axes
+    step: Sizes
     """Outputs of a tile, which is also the distance to the next tile."""
-    tiles: Axes
-    stride: Axes
+    tiles: Sizes
+    stride: Sizes
     """The stride with which outputs are kept."""
     wraps: bool
     """The tile computes as many numbers as it has pixels, and the last ones have wrapped around (Fourier)."""

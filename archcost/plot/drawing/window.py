@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -27,12 +28,20 @@ from archcost.plot.drawing.canvas import (
 )
 
 if TYPE_CHECKING:
+    import torch
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from numpy.typing import ArrayLike
+    from PIL.Image import Image
     from torch import nn
+    from typing_extensions import Unpack
 
     from archcost.fields.effective import EffectiveField
     from archcost.fields.field import ReceptiveField, Window
+    from archcost.plot.drawing.styles import AreaStyle
+    from archcost.trace.call import Inputs
+    from archcost.trace.inputs import InputSize
 
 __all__ = ["window"]
 
@@ -42,13 +51,13 @@ _STRIP = 0.16  # how high a sequence is drawn, of its length
 
 def window(
     model: nn.Module | str | Analysis,
-    inputs: Any = None,
+    inputs: Inputs = None,
     layer: str | None = None,
     position: Sequence[int] | int | None = None,
     *,
-    image: Any = None,
+    image: ArrayLike | torch.Tensor | Image | None = None,
     effective: EffectiveField | None = None,
-    input_size: Any = None,
+    input_size: InputSize | None = None,
     path: str | os.PathLike[str] | None = None,
 ) -> Figure:
     """Draw the receptive field of a position of a layer over the input; the part outside is hatched.
@@ -180,14 +189,14 @@ def _draw_view(
     (top, bottom), (left, right) = (_edges(field, _whole(field), axis) for axis in view)
     extent = (left, right, bottom, top)
     _box(axes, (left, right, top, bottom), facecolor="#fafafa", edgecolor=GREY, linewidth=1.2, zorder=1)
-    style: dict[str, Any] = {"extent": extent, "aspect": "equal", "interpolation": "nearest"}
+    draw = partial(axes.imshow, extent=extent, aspect="equal", interpolation="nearest")
     if picture is not None:
         shown = picture if effective is None else _faded(picture)
-        axes.imshow(shown, cmap="gray", vmin=0, vmax=1, zorder=1.5, **style)
+        draw(shown, cmap="gray", vmin=0, vmax=1, zorder=1.5)
     else:
         _draw_grid(axes, left, right, top, bottom, strip=view[0] is None)
     if effective is not None:
-        axes.imshow(_heat(effective.map, view), zorder=3, **style)
+        draw(_heat(effective.map, view), zorder=3)
     drawn = _windows(field).unclipped
     (w_top, w_bottom), (w_left, w_right) = (_edges(field, drawn, axis, 1.1) for axis in view)
     seen = (w_left, w_right, w_top, w_bottom)
@@ -199,21 +208,21 @@ def _draw_view(
     _box(axes, seen, "window", edgecolor=_BLUE, linewidth=2.4, zorder=4)
     if effective is not None:
         rows, columns = (_edges(field, effective.window, axis, 1.24) for axis in view)
-        dashed = {"linewidth": 2.2, "linestyle": DASHED, "zorder": 5}
-        _box(axes, (*columns, *rows), "effective", edgecolor=_RED, **dashed)
+        dashed = partial(_box, axes, linewidth=2.2, linestyle=DASHED, zorder=5)
+        dashed((*columns, *rows), "effective", edgecolor=_RED)
     halo = [withStroke(linewidth=4.5, foreground="white")]
     centre = ((w_left + w_right) / 2, (w_top + w_bottom) / 2)
     axes.plot(*centre, "+", color=_BLACK, markersize=10, mew=1.8, zorder=6, path_effects=halo)
     _name_axes(axes, field, view)
 
 
-def _box(axes: Axes, sides: tuple[float, ...], gid: str | None = None, **style: Any) -> None:
+def _box(axes: Axes, sides: tuple[float, ...], gid: str | None = None, **style: Unpack[AreaStyle]) -> None:
     """A rectangle of (left, right, top, bottom), rows going down."""
     from matplotlib.patches import Rectangle
 
     left, right, top, bottom = sides
-    style = {"facecolor": "none", "edgecolor": "none", "zorder": 2, "gid": gid, **style}
-    axes.add_patch(Rectangle((left, top), right - left, bottom - top, **style))
+    drawn: AreaStyle = {"facecolor": "none", "edgecolor": "none", "zorder": 2, **style}
+    axes.add_patch(Rectangle((left, top), right - left, bottom - top, gid=gid, **drawn))
 
 
 def _outside(window: tuple[float, ...], image: tuple[float, ...]) -> list[tuple[float, ...]]:
@@ -281,23 +290,23 @@ def _said(field: ReceptiveField) -> str:
 
 
 def _legend(figure: Figure, field: ReceptiveField, effective: EffectiveField | None) -> None:
-    marks = [patch_key("the window", facecolor="#d9e7f2", edgecolor=_BLUE, linewidth=2)]
+    marks: list[Artist] = [patch_key("the window", facecolor="#d9e7f2", edgecolor=_BLUE, linewidth=2)]
     sides = zip(_windows(field).unclipped, field.input_size, strict=True)
     if any(low < 0 or high >= n for (low, high), n in sides):
-        hatched = {"facecolor": "white", "edgecolor": "#8fb8d6", "hatch": "////", "linewidth": 0}
+        hatched: AreaStyle = {"facecolor": "white", "edgecolor": "#8fb8d6", "hatch": "////", "linewidth": 0}
         marks.append(patch_key("outside the input", **hatched))
     if effective is not None:
         label = f"side {effective.side}: {effective.share:.0%} of the gradient"
         marks.append(line_key(label, color=_RED, linewidth=2.2, linestyle=DASHED))
-    cross = {"marker": "+", "linestyle": "", "markersize": 9, "mew": 1.8}
-    marks.append(line_key("its centre", color=_BLACK, **cross))
+    cross = partial(line_key, marker="+", linestyle="", markersize=9, markeredgewidth=1.8)
+    marks.append(cross("its centre", color=_BLACK))
     figure.legend(
         handles=marks, loc="lower left", bbox_to_anchor=(0.075, 0.0), ncols=len(marks), fontsize=10,
         frameon=False, columnspacing=1.6, handlelength=1.8,
     )  # fmt: skip
 
 
-def _as_picture(image: Any, size: tuple[int, ...]) -> np.ndarray:
+def _as_picture(image: ArrayLike | torch.Tensor | Image, size: tuple[int, ...]) -> np.ndarray:
     """The image as imshow takes it: (H, W) or (H, W, 3) in [0, 1]; a sequence has a single row."""
     if hasattr(image, "detach"):
         image = image.detach().cpu()

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from fractions import Fraction
 from math import gcd, lcm
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -16,7 +16,6 @@ from archcost.plot.drawing.canvas import (
     INK,
     MARGIN,
     SOFT,
-    Place,
     by,
     check_path,
     finish,
@@ -25,6 +24,7 @@ from archcost.plot.drawing.canvas import (
     sheet,
 )
 from archcost.plot.drawing.cells import READ, arrow, box, draw_cells, lighter, say
+from archcost.plot.drawing.styles import Point
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,7 +41,7 @@ _ROW, _LINE = 0.56, 0.29
 _TEXT = 8.5
 
 
-class _Block(NamedTuple):
+class _MatrixBlock(NamedTuple):
     """A matrix of the drawing: its name, its title, and the widths of its columns."""
 
     gid: str
@@ -155,12 +155,12 @@ def _draw_box(
     box(axes, x - wide / 2, y + high / 2, wide, high, gid, text, facecolor=fill, linewidth=1, zorder=3)
 
 
-def _draw_line(axes: Axes, value: Fraction, start: Place, end: Place, gid: str) -> None:
+def _draw_line(axes: Axes, value: Fraction, start: Point, end: Point, gid: str) -> None:
     if not value:
         return
-    style = {"color": _PLUS, "linestyle": "-"} if value > 0 else {"color": _MINUS, "linestyle": DASHED}
+    sign, line = (_PLUS, "-") if value > 0 else (_MINUS, DASHED)
     width = 1.5 if abs(value) == 1 else 0.8
-    axes.plot(*zip(start, end, strict=True), linewidth=width, zorder=1.5, gid=gid, **style)
+    axes.plot(*zip(start, end, strict=True), color=sign, linestyle=line, linewidth=width, zorder=1.5, gid=gid)
 
 
 def _explain(axes: Axes, width: float, y: float) -> None:
@@ -204,7 +204,7 @@ def _draw_planes(axes: Axes, m: int, r: int, cell: float, width: float, top: flo
         say(axes, (start + end) / 2, middle + 0.17, what, 8.5, color=SOFT)
 
 
-def _blocks(matrices: ToomCook) -> list[_Block]:
+def _blocks(matrices: ToomCook) -> list[_MatrixBlock]:
     named = (
         ("input", "B$^T$: pixels to points", matrices.input),
         ("kernel", "G: taps to points", matrices.kernel),
@@ -215,7 +215,7 @@ def _blocks(matrices: ToomCook) -> list[_Block]:
         widths = [
             max(0.36, max(len(_said(row[c])) for row in matrix) * 0.078 + 0.14) for c in range(len(matrix[0]))
         ]
-        blocks.append(_Block(gid, title, matrix, widths))
+        blocks.append(_MatrixBlock(gid, title, matrix, widths))
     return blocks
 
 
@@ -223,18 +223,18 @@ def _said(value: Fraction) -> str:
     return str(value).replace("-", "\u2212")
 
 
-def _least(block: _Block) -> float:
+def _least(block: _MatrixBlock) -> float:
     """The width of a matrix: that of its columns, or of its title."""
     return max(sum(block.widths), 0.078 * len(block.title.replace("$^T$", "T")) + 0.1)
 
 
-def _wide(line: list[_Block]) -> float:
+def _wide(line: list[_MatrixBlock]) -> float:
     return sum(map(_least, line)) + 0.5 * (len(line) - 1)
 
 
-def _arranged(blocks: list[_Block]) -> list[list[_Block]]:
+def _arranged(blocks: list[_MatrixBlock]) -> list[list[_MatrixBlock]]:
     """The matrices in lines, as many side by side as the width allows."""
-    lines: list[list[_Block]] = [[]]
+    lines: list[list[_MatrixBlock]] = [[]]
     for block in blocks:
         if lines[-1] and _wide([*lines[-1], block]) > _WIDTH - 2 * MARGIN:
             lines.append([])
@@ -242,7 +242,7 @@ def _arranged(blocks: list[_Block]) -> list[list[_Block]]:
     return lines
 
 
-def _draw_matrices(axes: Axes, line: list[_Block], width: float, top: float) -> None:
+def _draw_matrices(axes: Axes, line: list[_MatrixBlock], width: float, top: float) -> None:
     """Draw a line of matrices; 0 is pale, and entries other than 1 and -1, which multiply, are tinted."""
     spare = (width - 2 * MARGIN - sum(map(_least, line))) / (len(line) + 1)
     left = MARGIN + spare
@@ -253,8 +253,8 @@ def _draw_matrices(axes: Axes, line: list[_Block], width: float, top: float) -> 
             for j, (value, wide) in enumerate(zip(row, block.widths, strict=True)):
                 fill = "#ffffff" if abs(value) in (0, 1) else lighter(_CONSTANT, 0.72)
                 box(axes, x, upper, wide, _LINE, facecolor=fill, zorder=1)
-                style: dict[str, Any] = {"color": INK if value else "#a8a8a8", "gid": f"{block.gid} {i} {j}"}
-                place = (x + wide / 2, upper - _LINE / 2)
-                say(axes, *place, _said(value), _TEXT, va="center_baseline", **style)
+                place, colour = (x + wide / 2, upper - _LINE / 2), INK if value else "#a8a8a8"
+                gid = f"{block.gid} {i} {j}"
+                say(axes, *place, _said(value), _TEXT, va="center_baseline", color=colour, gid=gid)
                 x += wide
         left += _least(block) + spare

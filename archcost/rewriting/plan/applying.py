@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -22,7 +22,7 @@ from archcost.spec import ConvSpec
 from archcost.surgery.checking import checked, evaluating, record_inputs
 from archcost.surgery.outputs import outputs_of, worst_error
 from archcost.surgery.sites import Hooks
-from archcost.trace.call import Call
+from archcost.trace.call import Call, Inputs
 from archcost.trace.modules import walk
 from archcost.trace.state import Untouched
 from archcost.weights.features import Batches
@@ -67,7 +67,7 @@ class Application:
     plan: Plan
     call: Call
     """The inputs on which every new layer is compared with the old one."""
-    batches: Sequence[Any] | None = None
+    batches: Sequence[Inputs] | None = None
     """Calibration data; None: weights come from the old weights alone."""
     moments: Mapping[str, Moments] | None = None
     """Moments of layers' inputs that are known already, by the layer's name."""

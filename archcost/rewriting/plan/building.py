@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import nn
@@ -14,7 +13,10 @@ from archcost.nn.like import READ_BY_PARENTS
 from archcost.nn.path_conv import PathConv
 from archcost.spec import ConvSpec
 
-__all__ = ["built", "conv_arguments", "conv_type", "padding_layer"]
+__all__ = ["Argument", "built", "conv_arguments", "conv_type", "padding_layer"]
+
+Argument = str | int | tuple[int, ...]
+"""An argument of a convolution's constructor."""
 
 Tensors = Sequence[tuple[torch.Tensor, torch.Tensor | None]]
 
@@ -37,7 +39,6 @@ def built(chain: Chain, old: nn.Module, weights: Tensors | None, kept: Mapping[s
         kept: the modules that the chain takes over, by name.
     """
     like = next((p for p in old.parameters()), None)
-    options: dict[str, Any] = {} if like is None else {"device": like.device, "dtype": like.dtype}
     given = iter(weights) if weights is not None else None
     made: list[nn.Module] = []
     for step in chain:
@@ -46,7 +47,7 @@ def built(chain: Chain, old: nn.Module, weights: Tensors | None, kept: Mapping[s
         elif isinstance(step, Activation):
             made.append(getattr(nn, step.kind)())
         else:
-            made.extend(_convolution(step, None if given is None else next(given), options))
+            made.extend(_convolution(step, None if given is None else next(given), like))
     if len(made) == 1:
         return made[0]
     whole = nn.Sequential(*made) if made else nn.Identity()
@@ -61,13 +62,13 @@ def conv_type(spec: ConvSpec) -> str:
     return f"Conv{'Transpose' * spec.transposed}{spec.axes}d"
 
 
-def conv_arguments(spec: ConvSpec) -> dict[str, Any]:
+def conv_arguments(spec: ConvSpec) -> dict[str, Argument]:
     """Constructor arguments of a convolution that differ from the defaults, without channels and
     kernel_size."""
     pairs = spec.padding
     even = all(low == high for low, high in pairs)
     axes = spec.axes
-    arguments: dict[str, tuple[Any, Any]] = {
+    arguments: dict[str, tuple[Argument, Argument]] = {
         "stride": (spec.stride, (1,) * axes),
         "padding": (tuple(low if even else 0 for low, _ in pairs), (0,) * axes),
         "output_padding": (spec.output_padding, (0,) * axes),
@@ -89,7 +90,7 @@ def padding_layer(spec: ConvSpec) -> tuple[str, tuple[int, ...]] | None:
 
 
 def _convolution(
-    step: Conv, given: tuple[torch.Tensor, torch.Tensor | None] | None, options: dict[str, Any]
+    step: Conv, given: tuple[torch.Tensor, torch.Tensor | None] | None, like: torch.Tensor | None
 ) -> Iterator[nn.Module]:
     spec = step.spec
     pad = padding_layer(spec)
@@ -97,16 +98,16 @@ def _convolution(
         yield getattr(nn, pad[0])(pad[1])
     # On meta, where nothing is drawn: the state of the random numbers is the user's.
     kind = getattr(nn, conv_type(spec))
-    empty = {**options, "device": "meta"}
-    layer = kind(spec.in_channels, spec.out_channels, spec.kernel_size, **conv_arguments(spec), **empty)
-    layer = layer.to_empty(device=options.get("device", "cpu"))
+    arguments = {**conv_arguments(spec), "device": "meta", "dtype": None if like is None else like.dtype}
+    layer = kind(spec.in_channels, spec.out_channels, spec.kernel_size, **arguments)
+    layer = layer.to_empty(device="cpu" if like is None else like.device)
     if given is None:
         with torch.random.fork_rng():
             layer.reset_parameters()
     else:
         _fill(layer, *given)
     if step.channels_last:
-        layout: Any = torch.channels_last if spec.axes == 2 else torch.channels_last_3d
+        layout = torch.channels_last if spec.axes == 2 else torch.channels_last_3d
         layer = layer.to(memory_format=layout)
     yield layer if step.path is None else PathConv(layer, step.path)
 

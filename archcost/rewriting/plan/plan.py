@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from dataclasses import replace as replace_fields
 from itertools import zip_longest
-from typing import Any, Literal, TypeVar, overload
+from typing import Literal, TypeVar, overload
 
 import torch
 from torch import nn
@@ -216,16 +216,16 @@ class Plan:
                 raise RewriteError(f"{said}: its {what} is {there}, and {asked} in the plan")
 
 
-def _differences(module: nn.Module, asked: ConvSpec) -> Iterator[tuple[str, Any, Any]]:
+def _differences(module: nn.Module, asked: ConvSpec) -> Iterator[tuple[str, str, str]]:
     """Attributes of a convolution that differ from the plan: name, value here, value in the plan."""
     like = ConvLike(module)
     for what in ("in_channels", "out_channels", "kernel_size", "stride", "dilation", "groups", "transposed"):
         if getattr(like, what) != getattr(asked, what):
-            yield what, getattr(like, what), getattr(asked, what)
+            yield what, str(getattr(like, what)), str(getattr(asked, what))
     there = replace_fields(like.spec(asked.input_size, asked.batch), bias=like.bias is not None)
     for what in ("padding", "padding_mode", "output_padding", "bias"):
         if getattr(there, what) != getattr(asked, what):
-            yield what, getattr(there, what), getattr(asked, what)
+            yield what, str(getattr(there, what)), str(getattr(asked, what))
 
 
 def _modules(model: nn.Module, one: Proposal, weights: bool, moments: Moments | None) -> dict[str, nn.Module]:

@@ -7,17 +7,21 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch import nn
 
 from archcost.errors import ArchcostError, RewriteError
 from archcost.merging.chain import Activation, ChainStep, Conv, Kept
+from archcost.report.values import Json
 from archcost.rewriting.proposal import PlaceCosts, Proposal, Raced
 from archcost.rewriting.replacement import Replacement
 from archcost.spec import ConvSpec
 
 __all__ = ["plan_record", "proposal_record", "read", "written"]
+
+Record: TypeAlias = Mapping[str, Any]
+"""An object of JSON as it is read: its values may be anything, and a wrong one makes no proposal."""
 
 _FORMAT = "archcost plan"
 _VERSION = 1
@@ -67,13 +71,13 @@ def read(source: str | os.PathLike[str]) -> list[Proposal]:
     return found
 
 
-def plan_record(plan: Iterable[Proposal]) -> dict[str, Any]:
+def plan_record(plan: Iterable[Proposal]) -> dict[str, Json]:
     """A plan as plain values for JSON."""
     proposals = [proposal_record(one) for one in plan]
     return {"format": _FORMAT, "version": _VERSION, "proposals": proposals}
 
 
-def proposal_record(one: Proposal) -> dict[str, Any]:
+def proposal_record(one: Proposal) -> dict[str, Json]:
     """A proposal as plain values for JSON."""
     return {
         "name": one.name,
@@ -99,14 +103,14 @@ def proposal_record(one: Proposal) -> dict[str, Any]:
     }
 
 
-def _step_record(step: ChainStep) -> dict[str, Any]:
+def _step_record(step: ChainStep) -> dict[str, Json]:
     kind = {Conv: "convolution", Activation: "activation", Kept: "kept"}[type(step)]
     return {"step": kind, **asdict(step)}
 
 
-def _proposal(record: Mapping[str, Any]) -> Proposal:
+def _proposal(record: Record) -> Proposal:
     given = record["chains"].items()
-    chains = {str(name): tuple(_step(dict(step)) for step in steps) for name, steps in given}
+    chains = {str(name): tuple(map(_step, steps)) for name, steps in given}
     if not chains:
         raise ValueError("it replaces nothing")
     race = record["race"]
@@ -130,12 +134,12 @@ def _proposal(record: Mapping[str, Any]) -> Proposal:
     )
 
 
-def _step(step: dict[str, Any]) -> ChainStep:
-    kind = step.pop("step")
+def _step(step: Record) -> ChainStep:
+    kind = step["step"]
     if kind == "activation":
         if not isinstance(getattr(nn, str(step["kind"]), None), type):
             raise ValueError(f"torch.nn has no {step['kind']!r}")
-        return Activation(**step)
+        return Activation(step["kind"])
     spec = None if step["spec"] is None else _spec(step["spec"])
     if kind == "kept":
         return Kept(step["name"], spec)
@@ -144,15 +148,15 @@ def _step(step: dict[str, Any]) -> ChainStep:
     return Conv(spec, step["path"], step["channels_last"])
 
 
-def _spec(values: Mapping[str, Any]) -> ConvSpec:
+def _spec(values: Record) -> ConvSpec:
     return ConvSpec(**{one.name: _tuples(values[one.name]) for one in fields(ConvSpec)})
 
 
-def _costs(values: Mapping[str, Any]) -> PlaceCosts:
+def _costs(values: Record) -> PlaceCosts:
     return PlaceCosts(**{name: _tuples(value) for name, value in values.items()})
 
 
-def _number(value: Any) -> float | None:
+def _number(value: float | None) -> float | None:
     return None if value is None else float(value)
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import keyword
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from archcost.merging.chain import Activation, Chain, Conv, Kept
-from archcost.rewriting.plan.building import conv_arguments, conv_type, padding_layer
+from archcost.rewriting.plan.building import Argument, conv_arguments, conv_type, padding_layer
 
 if TYPE_CHECKING:
     from archcost.rewriting.proposal import Proposal
@@ -62,9 +62,9 @@ def _convolution(step: Conv) -> str:
     return said if step.path is None else f"PathConv({said}, {step.path!r})"
 
 
-def _short(value: Any) -> Any:
+def _short(value: Argument) -> str:
     """A value per axis as source, a single number where all axes have the same."""
-    return value[0] if isinstance(value, tuple) and len(set(value)) == 1 else repr(value)
+    return repr(value[0] if isinstance(value, tuple) and len(set(value)) == 1 else value)
 
 
 def _attributes(name: str) -> str:

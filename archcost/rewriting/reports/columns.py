@@ -9,18 +9,23 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from operator import attrgetter
-from typing import Any
+from typing import TYPE_CHECKING
 
-from archcost.report.document import Column
+from archcost.report.columns import Numbers
+from archcost.report.document import Column, Get, Show
 from archcost.report.units import axes_text, bytes_text, count_text, percent_text, ratio_text, si_text
+from archcost.report.values import Cell
 from archcost.rewriting.proposal import SLACK, Proposal
 from archcost.rewriting.replacement import Option, named_by
 
-__all__ = ["COLUMNS", "PEOPLE", "SEEN", "ProposalLine", "error_text", "ms_text", "options_of", "options_text"]
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["COLUMNS", "PEOPLE", "SEEN", "ProposalRow", "error_text", "ms_text", "options_of", "options_text"]
 
 
 @dataclass(frozen=True)
-class ProposalLine:
+class ProposalRow:
     """A row of the table: a proposal, or the same proposal for several layers that are alike."""
 
     proposals: tuple[Proposal, ...]
@@ -76,22 +81,25 @@ def ms_text(value: float) -> str:
     return f"{value:.3f}" if value < 1 else f"{value:.2f}" if value < 100 else f"{value:,.0f}"
 
 
-Of = Callable[[Proposal], Any]
+Of = Callable[[Proposal], Cell]
+Columns = tuple[Column[ProposalRow], ...]
 
 
-def _get(of: Of) -> Callable[[ProposalLine], Any]:
+def _get(of: Of) -> Get[ProposalRow]:
     return lambda line: of(line.first)
 
 
-def _words(name: str, header: str, meaning: str, of: Of, *, dtype: str = "str", keep: float = 0) -> Column:
+def _words(
+    name: str, header: str, meaning: str, of: Of, *, dtype: str = "str", keep: float = 0
+) -> Column[ProposalRow]:
     return Column(name, header, meaning, _get(of), show=str, dtype=dtype, missing="", keep=keep)
 
 
 def _number(
-    name: str, header: str, meaning: str, of: Of, show: Callable[[Any], str], unit: str = "", **more: Any
-) -> Column:
-    given: dict[str, Any] = {"dtype": "Float64", "missing": "-", **more}
-    return Column(name, header, meaning, _get(of), unit=unit, show=show, **given)
+    name: str, header: str, meaning: str, of: Of, show: Show, **more: Unpack[Numbers]
+) -> Column[ProposalRow]:
+    given: Numbers = {"dtype": "Float64", "missing": "-", **more}
+    return Column(name, header, meaning, _get(of), show=show, **given)
 
 
 def _ratio(name: str) -> Of:
@@ -101,7 +109,7 @@ def _ratio(name: str) -> Of:
     )
 
 
-def _percent(line: ProposalLine) -> float | None:
+def _percent(line: ProposalRow) -> float | None:
     saved = sum(one.before.macs - one.after.macs for one in line.proposals)
     return 100 * saved / line.total_macs if line.total_macs else None
 
@@ -111,7 +119,7 @@ def _race(name: str) -> Of:
 
 
 # Each cost: its name in `PlaceCosts`, header, meaning, unit, format and type.
-_COSTS: tuple[tuple[str, str, str, str, Callable[[Any], str], str], ...] = (
+_COSTS: tuple[tuple[str, str, str, str, Show, str], ...] = (
     ("params", "Params", "Parameters", "", count_text, "int64"),
     ("macs", "MACs", "Multiply-accumulates of a forward pass", "MACs", si_text, "int64"),
     (
@@ -154,7 +162,8 @@ _COSTS: tuple[tuple[str, str, str, str, Callable[[Any], str], str], ...] = (
 _SIDES = {"before": "of the old layer", "after": "of the new layers"}
 _SIDE_BY_SIDE = [
     _number(
-        *(f"{name}_{side}", f"{header} {side}", f"{meaning}; {of}", attrgetter(f"{side}.{name}"), show, unit),
+        *(f"{name}_{side}", f"{header} {side}", f"{meaning}; {of}", attrgetter(f"{side}.{name}"), show),
+        unit=unit,
         dtype=dtype,
     )
     for name, header, meaning, unit, show, dtype in _COSTS
@@ -170,13 +179,13 @@ def _percent_text(value: float) -> str:
     return f"-{percent_text(-value)}" if value < 0 else percent_text(value)
 
 
-_ABOUT: tuple[Column, ...] = (
+_ABOUT: Columns = (
     _words("name", "Layer", "Replaced module, the first where there are several", lambda one: one.name),
     _words("modules", "Modules", "All replaced modules", lambda one: ", ".join(one.replacement.chains)),
     _words("type", "Type", "Class of the old layer", lambda one: one.type_name),
     _words("shape", "Now", "Channels, kernel and stride of the old layer", lambda one: one.shape, keep=78),
     _words("rule", "Rule", "Rule that proposes the new layers", lambda one: one.rule, keep=100),
-    _words("options", "Options", "Options of the rule, such as a rank", options_of, keep=82),
+    _words("options", "Options", "Options of the rule, such as a rank", options_of, keep=95),
     _words(
         "exact",
         "Exact",
@@ -185,7 +194,7 @@ _ABOUT: tuple[Column, ...] = (
         dtype="bool",
     ),
 )
-_SAVED: tuple[Column, ...] = (
+_SAVED: Columns = (
     _number("params_ratio", "Params x", "New parameters over old", _ratio("params"), ratio_text, keep=60),
     _number("macs_ratio", "MACs x", "New MACs over old", _ratio("macs"), ratio_text, keep=96),
     Column(
@@ -202,16 +211,16 @@ _SAVED: tuple[Column, ...] = (
 )
 _OLD = "Time of the old layer, measured in turns with the new ones"
 _NEW = "Time of the new layers, measured in turns with the old one"
-_MEASURED: tuple[Column, ...] = (
-    _number("raced_ms_before", "Raced ms before", _OLD, _race("old_ms"), ms_text, "ms"),
-    _number("raced_ms_after", "Raced ms after", _NEW, _race("new_ms"), ms_text, "ms"),
+_MEASURED: Columns = (
+    _number("raced_ms_before", "Raced ms before", _OLD, _race("old_ms"), ms_text, unit="ms"),
+    _number("raced_ms_after", "Raced ms after", _NEW, _race("new_ms"), ms_text, unit="ms"),
     _number(
         "raced_spread_ms",
         "Raced spread ms",
         "Interquartile range of the new layers' time",
         _race("spread_ms"),
         ms_text,
-        "ms",
+        unit="ms",
     ),
     _words("raced_on", "Raced on", "Machine and software of the raced times", _race("device")),
     _number(
@@ -231,7 +240,7 @@ _MEASURED: tuple[Column, ...] = (
         keep=95,
     ),
 )
-_JUDGED: tuple[Column, ...] = (
+_JUDGED: Columns = (
     _number(
         "weight_error",
         "Weight error",
@@ -270,19 +279,19 @@ _JUDGED: tuple[Column, ...] = (
     ),
 )
 
-COLUMNS: tuple[Column, ...] = (*_ABOUT, *_SIDE_BY_SIDE, *_SAVED, *_MEASURED, *_JUDGED)
+COLUMNS: Columns = (*_ABOUT, *_SIDE_BY_SIDE, *_SAVED, *_MEASURED, *_JUDGED)
 _BY_NAME = {column.name: column for column in COLUMNS}
 
 
-def _change(name: str, header: str, keep: float) -> Column:
+def _change(name: str, header: str, keep: float) -> Column[ProposalRow]:
     """A column "before -> after", or a single value where both are the same."""
     before, after = _BY_NAME[f"{name}_before"], _BY_NAME[f"{name}_after"]
 
-    def get(line: ProposalLine) -> tuple[Any, Any] | None:
+    def get(line: ProposalRow) -> tuple[Cell, Cell] | None:
         both = before.get(line), after.get(line)
         return None if None in both else both
 
-    def show(both: tuple[Any, Any]) -> str:
+    def show(both: tuple[Cell, Cell]) -> str:
         a, b = map(before.show, both)
         return a if a == b else f"{a} -> {b}"
 
@@ -292,12 +301,12 @@ def _change(name: str, header: str, keep: float) -> Column:
     )
 
 
-def _range(name: str, keep: float) -> Column:
+def _range(name: str, keep: float) -> Column[ProposalRow]:
     """A column with the error of a layer, or the smallest and the largest of several layers."""
     column = _BY_NAME[name]
 
-    def get(line: ProposalLine) -> tuple[float, float] | None:
-        values = [column.get(ProposalLine((one,), line.total_macs)) for one in line.proposals]
+    def get(line: ProposalRow) -> tuple[float, float] | None:
+        values = [column.get(ProposalRow((one,), line.total_macs)) for one in line.proposals]
         known = [value for value in values if isinstance(value, (int, float))]
         return (min(known), max(known)) if known else None
 
@@ -308,7 +317,7 @@ def _range(name: str, keep: float) -> Column:
     return replace(column, get=get, show=show, keep=keep)
 
 
-def _verdict(line: ProposalLine) -> str:
+def _verdict(line: ProposalRow) -> str:
     if line.best:
         count = len(line.proposals)
         said = _why_best(line.first, line.ratio)
@@ -352,5 +361,5 @@ _SEEN = (
 SEEN = tuple(column.name for column in _SEEN)
 """Names of the columns shown by default, as far as they have values."""
 
-PEOPLE: tuple[Column, ...] = (*_SEEN, *(column for column in COLUMNS if column.name not in SEEN))
+PEOPLE: Columns = (*_SEEN, *(column for column in COLUMNS if column.name not in SEEN))
 """The columns that can be shown in a terminal, some in another format than in `COLUMNS`."""

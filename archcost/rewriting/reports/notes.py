@@ -13,7 +13,7 @@ from archcost.report.text import visible
 if TYPE_CHECKING:
     from archcost.report.grid import Grid
     from archcost.rewriting.proposal import Skipped
-    from archcost.rewriting.results import Proposed
+    from archcost.rewriting.results import SurveyedModel
 
 __all__ = ["notes_of", "skipped_notes"]
 
@@ -78,7 +78,7 @@ def _without_names(reason: str, holders: set[str]) -> str:
     return re.sub(r"\w+(?:\.\w+)*", shorter, reason)
 
 
-def notes_of(proposals: Proposed, rows: str, grids: Sequence[Grid]) -> list[tuple[str, str]]:
+def notes_of(proposals: SurveyedModel, rows: str, grids: Sequence[Grid]) -> list[tuple[str, str]]:
     """Notes as ``(title, text)`` in plain text; columns are explained where the grids show them.
 
     Args:
@@ -98,7 +98,7 @@ def notes_of(proposals: Proposed, rows: str, grids: Sequence[Grid]) -> list[tupl
     return notes + [("Note", visible(note)) for note in said if note]
 
 
-def _nothing(proposals: Proposed) -> list[tuple[str, str]]:
+def _nothing(proposals: SurveyedModel) -> list[tuple[str, str]]:
     if not len(proposals):
         return [("Proposals", "none: no rule applies to a convolution of this model")]
     if not proposals.recommended:
@@ -106,14 +106,14 @@ def _nothing(proposals: Proposed) -> list[tuple[str, str]]:
     return []
 
 
-def _advice(proposals: Proposed) -> list[tuple[str, str]]:
+def _advice(proposals: SurveyedModel) -> list[tuple[str, str]]:
     alike: dict[str, list[str]] = defaultdict(list)
     for one in proposals.advice:
         alike[one.text].append(one.name)
     return [("Advice", f"{visible(text)}: {named(names)}") for text, names in alike.items()]
 
 
-def _verdicts(proposals: Proposed) -> Explanations:
+def _verdicts(proposals: SurveyedModel) -> Explanations:
     ratio = proposals.ratio
     share = "" if ratio is None else f" at about {'half' if ratio == 0.5 else f'{ratio:.0%} of'} the MACs"
     closest = "outputs" if any(one.output_error is not None for one in proposals) else "weights"
@@ -121,7 +121,7 @@ def _verdicts(proposals: Proposed) -> Explanations:
     return ((said, ("Verdict",)),)
 
 
-def _times(proposals: Proposed) -> str:
+def _times(proposals: SurveyedModel) -> str:
     races = {
         (one.race.device, one.race.threads, ("s" * (one.race.threads != 1))): None
         for one in proposals
@@ -150,13 +150,13 @@ def _times(proposals: Proposed) -> str:
     return "; ".join(said)
 
 
-def _errors(proposals: Proposed, grids: Iterable[Grid]) -> str:
+def _errors(proposals: SurveyedModel, grids: Iterable[Grid]) -> str:
     if all(one.error is None for one in proposals):
         return "not computed; propose(model, errors=True) or archcost propose computes them"
     return explained(_ERRORS, grids)
 
 
-def _of_rules(proposals: Proposed) -> list[tuple[str, str]]:
+def _of_rules(proposals: SurveyedModel) -> list[tuple[str, str]]:
     """The remarks of rules on their proposals, a line for each remark."""
     alike: dict[tuple[str, str], list[str]] = defaultdict(list)
     for one in proposals:

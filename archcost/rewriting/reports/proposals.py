@@ -29,7 +29,6 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 from archcost.analysis.reports.analysis import head
 from archcost.analysis.reports.notes import heading
@@ -37,10 +36,11 @@ from archcost.report.document import Asked, Column, Document, Table, find, order
 from archcost.report.grid import Entry
 from archcost.report.text import visible
 from archcost.report.units import ratio_text, si_text
+from archcost.report.values import Json
 from archcost.rewriting.proposal import Proposal, Skipped
-from archcost.rewriting.reports.columns import COLUMNS, PEOPLE, SEEN, ProposalLine, error_text
+from archcost.rewriting.reports.columns import COLUMNS, PEOPLE, SEEN, ProposalRow, error_text
 from archcost.rewriting.reports.notes import notes_of
-from archcost.rewriting.results import Proposed
+from archcost.rewriting.results import SurveyedModel
 
 __all__ = ["SCHEMA", "document_of", "skipped_records"]
 
@@ -50,12 +50,12 @@ _LARGEST = "macs_saved"
 _EACH = "The best for each layer"
 
 
-def document_of(proposals: Proposed, asked: Asked) -> Document:
+def document_of(proposals: SurveyedModel, asked: Asked) -> Document:
     """A table of rules and a table of proposals layer by layer; as data a row for each proposal."""
     asked.without_depth("a table of proposals")
     best = {id(one) for one in proposals.best()}
     macs = proposals.analysis.total.macs
-    lines = [ProposalLine((one,), macs, int(id(one) in best), proposals.ratio) for one in proposals]
+    lines = [ProposalRow((one,), macs, int(id(one) in best), proposals.ratio) for one in proposals]
     rows = ordered(lines, COLUMNS, asked, _LARGEST)
     data = Table("proposals", COLUMNS, lambda: rows)
     if asked.is_flat:
@@ -64,8 +64,9 @@ def document_of(proposals: Proposed, asked: Asked) -> Document:
     else:
         kinds = _folded(proposals, best)
         said = "the best proposal of each rule for a layer, and all that were timed"
-    # Options stay beside the rule where they alone tell rows of one layer apart.
-    apart = asked.is_flat or any(len({line.first.rule for line in kind}) < len(kind) for kind in kinds)
+    # Where all were timed, or in a list, the options alone tell rows of one layer apart.
+    several = any(len({line.first.rule for line in kind}) < len(kind) for kind in kinds)
+    apart = asked.is_flat or (several and any(one.race is not None for one in proposals))
     bends = any(one.before.nonlinearities or one.after.nonlinearities for one in proposals)
     seen = Table(
         "proposals",
@@ -85,7 +86,7 @@ def document_of(proposals: Proposed, asked: Asked) -> Document:
     )
 
 
-def _lines(kinds: Sequence[Sequence[ProposalLine]], columns: Sequence[Column]) -> list[Entry]:
+def _lines(kinds: Sequence[Sequence[ProposalRow]], columns: Sequence[Column]) -> list[Entry]:
     """The table's rows, a layer's name and shape only in its first."""
     entries = []
     for kind in kinds:
@@ -99,13 +100,13 @@ def _lines(kinds: Sequence[Sequence[ProposalLine]], columns: Sequence[Column]) -
     return entries
 
 
-def _label(line: ProposalLine) -> tuple[tuple[str, str], ...]:
+def _label(line: ProposalRow) -> tuple[tuple[str, str], ...]:
     name = (visible(line.first.name) or "(the model)", "")
     more = len(line.proposals) - 1
     return (name, (f" and {more} more", "dim")) if more else (name,)
 
 
-def _folded(proposals: Proposed, best: set[int]) -> list[list[ProposalLine]]:
+def _folded(proposals: SurveyedModel, best: set[int]) -> list[list[ProposalRow]]:
     """The table's rows grouped by kind of layer, in order of definition, the best first.
 
     Layers of the same type and convolution are of a kind; their proposals share a row where rule, options,
@@ -118,14 +119,14 @@ def _folded(proposals: Proposed, best: set[int]) -> list[list[ProposalLine]]:
     found = []
     for alike in kinds.values():
         lines = [
-            ProposalLine(tuple(same), total, sum(id(one) in best for one in same), proposals.ratio)
+            ProposalRow(tuple(same), total, sum(id(one) in best for one in same), proposals.ratio)
             for same in alike.values()
         ]
         found.append(_best_of_each_rule(sorted(lines, key=_rank)))
     return found
 
 
-def _best_of_each_rule(lines: list[ProposalLine]) -> list[ProposalLine]:
+def _best_of_each_rule(lines: list[ProposalRow]) -> list[ProposalRow]:
     """The first row of each rule, and all rows that are a layer's best or were timed."""
     seen: set[str] = set()
     kept = []
@@ -152,7 +153,7 @@ def _what(one: Proposal) -> Hashable:
     return (*text, one.old, one.new, one.before, one.after, seconds, one.objection)
 
 
-def _rank(line: ProposalLine) -> tuple[bool, bool, bool, float, float]:
+def _rank(line: ProposalRow) -> tuple[bool, bool, bool, float, float]:
     """The sort key of rows, as in `best_of`, with chosen proposals first."""
     one = line.first
     known = [other.error for other in line.proposals if other.error is not None]
@@ -160,7 +161,7 @@ def _rank(line: ProposalLine) -> tuple[bool, bool, bool, float, float]:
     return (not line.best, not one.recommended, not one.exact, error, one.macs_ratio)
 
 
-def _rules(proposals: Proposed) -> Table:
+def _rules(proposals: SurveyedModel) -> Table:
     """The table of rules: the model's totals where ``rewrite`` takes that rule alone."""
     heads = {"Layers": 6, "MACs": 3, "MACs x": 5, "Params x": 2, "Largest error": 4, "Slower here": 1}
     rules = list(dict.fromkeys(one.rule for one in proposals))
@@ -178,7 +179,7 @@ def _rules(proposals: Proposed) -> Table:
     return replace(Table.of_texts("rules", "Rule", heads, lines), lines=entries)
 
 
-def _together(proposals: Proposed, own: Sequence[Proposal], best: Sequence[Proposal]) -> tuple[str, ...]:
+def _together(proposals: SurveyedModel, own: Sequence[Proposal], best: Sequence[Proposal]) -> tuple[str, ...]:
     total = proposals.analysis.total
     macs, params = (
         getattr(total, name) + sum(getattr(one.after, name) - getattr(one.before, name) for one in best)
@@ -198,7 +199,7 @@ def _together(proposals: Proposed, own: Sequence[Proposal], best: Sequence[Propo
     )
 
 
-def _record(proposals: Proposed, asked: Asked, table: Table) -> dict[str, Any]:
+def _record(proposals: SurveyedModel, asked: Asked, table: Table) -> dict[str, Json]:
     from archcost.rewriting.plan.plan_json import proposal_record
 
     analysis = proposals.analysis

@@ -18,22 +18,24 @@ The schema of ``archcost.rewritten/1``; a later version may add keys, a changed 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from archcost.analysis.reports.analysis import head, total_of
 from archcost.analysis.reports.columns import MODULE_COLUMNS
 from archcost.analysis.reports.notes import heading
 from archcost.analysis.reports.rows import Ledger
 from archcost.latency.timing.thresholds import NOISE
+from archcost.report.columns import Look
 from archcost.report.document import Asked, Column, Document, Table, find, ordered
 from archcost.report.grid import Grid
 from archcost.report.notes import Explanations, explained, signs
 from archcost.report.text import visible
 from archcost.report.units import ratio_text
+from archcost.report.values import Cell, Json
 from archcost.rewriting.reports import columns as of_proposals
-from archcost.rewriting.reports.columns import ProposalLine, error_text, ms_text
+from archcost.rewriting.reports.columns import ProposalRow, error_text, ms_text
 from archcost.rewriting.reports.notes import skipped_notes
 from archcost.rewriting.reports.proposals import skipped_records
 from archcost.rewriting.results import RewrittenModel
@@ -70,14 +72,16 @@ _ERRORS: Explanations = (
 
 
 @dataclass(frozen=True)
-class OutcomeLine(ProposalLine):
+class OutcomeRow(ProposalRow):
     """A row of the table: a proposal that was carried out, and its outcome."""
 
-    outcome: Outcome | None = None
+    outcome: Outcome = field(kw_only=True)
 
 
-def _outcome(name: str, header: str, meaning: str, of: Callable[[Any], Any], keep: float) -> Column:
-    more: dict[str, Any] = {"show": error_text, "dtype": "Float64", "missing": "-", "keep": keep}
+def _outcome(
+    name: str, header: str, meaning: str, of: Callable[[Outcome], float | None], keep: float
+) -> Column[OutcomeRow]:
+    more: Look = {"show": error_text, "dtype": "Float64", "missing": "-", "keep": keep}
     return Column(name, header, meaning, lambda layer: of(layer.outcome), **more)
 
 
@@ -103,7 +107,7 @@ _OUTCOME = (
         80,
     ),
 )
-_UNFITTED = Column(
+_UNFITTED: Column[OutcomeRow] = Column(
     "unfitted",
     "Not fitted",
     "Why the layer is not fitted to the calibration data",
@@ -112,19 +116,16 @@ _UNFITTED = Column(
     dtype="str",
     missing="",
 )
-COLUMNS = (*(one for one in of_proposals.COLUMNS if one.name != "best"), *_OUTCOME, _UNFITTED)
-_LOOKS: dict[str, dict[str, Any]] = {
-    "name": {"header": "New layer"},
-    "shape": {"header": "Was", "keep": 60},
-    "options": {"keep": 70},
-    "macs": {"keep": 50},
-    "macs_ratio": {"keep": 90},
-    "weight_error": {"header": "Error of weights", "keep": 65},
-    "speedup": {"keep": 75},
-}
-_PEOPLE = (
+COLUMNS: tuple[Column, ...] = (
+    *(one for one in of_proposals.COLUMNS if one.name != "best"),
+    *_OUTCOME,
+    _UNFITTED,
+)
+_HEADERS = {"name": "New layer", "shape": "Was", "weight_error": "Error of weights"}
+_KEEP = {"shape": 60, "options": 70, "macs": 50, "macs_ratio": 90, "weight_error": 65, "speedup": 75}
+_PEOPLE: tuple[Column, ...] = (
     *(
-        replace(one, **_LOOKS.get(one.name, {}))
+        replace(one, header=_HEADERS.get(one.name, one.header), keep=_KEEP.get(one.name, one.keep))
         for one in of_proposals.PEOPLE
         if one.name not in ("best", "verdict")
     ),
@@ -141,7 +142,7 @@ def document_of(rewritten: RewrittenModel, asked: Asked) -> Document:
     """A table of totals and a table of new layers; as data a row for each new layer."""
     asked.without_depth("a table of new layers")
     macs = rewritten.before.total.macs
-    layers = [OutcomeLine((one.proposal,), macs, outcome=one) for one in rewritten.outcomes]
+    layers = [OutcomeRow((one.proposal,), macs, outcome=one) for one in rewritten.outcomes]
     rows = ordered(layers, COLUMNS, asked, "macs_saved")
     data = Table("layers", COLUMNS, lambda: rows)
     seen = replace(data, columns=_PEOPLE, shown=_SEEN, only_known=True)
@@ -170,15 +171,15 @@ def _totals(rewritten: RewrittenModel) -> Table:
     return Table.of_texts("totals", "Total", {"Before": 3, "After": 2, "x": 1}, lines)
 
 
-def _ratio(before: Any, after: Any) -> str:
-    if before is None or after is None:
+def _ratio(before: Cell, after: Cell) -> str:
+    if not isinstance(before, (int, float)) or not isinstance(after, (int, float)):
         return "?"
     if not before:
         return "1x" if not after else "-"
     return ratio_text(after / before)
 
 
-def _record(rewritten: RewrittenModel, asked: Asked, table: Table) -> dict[str, Any]:
+def _record(rewritten: RewrittenModel, asked: Asked, table: Table) -> dict[str, Json]:
     from archcost.rewriting.plan.plan_json import plan_record
 
     columns = table.for_data(asked)

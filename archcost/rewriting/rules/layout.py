@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from archcost.errors import ArchcostError, Refusal, RewriteError
-from archcost.latency.convolutions import Task, convolutions_of
+from archcost.latency.convolutions import ConvTask, convolutions_of
 from archcost.latency.layers import verdict_of
 from archcost.latency.paths import PathTimes, is_rough
 from archcost.latency.store.fingerprint import fingerprint
@@ -23,7 +23,7 @@ from archcost.rewriting.rule import Modules, Option, Rewrite, RuleOptions, Weigh
 from archcost.rewriting.survey.survey import Subject, Survey
 from archcost.weights.moments import Moments
 
-__all__ = ["NOT_MEASURED", "Layout"]
+__all__ = ["NOT_MEASURED", "Faster", "Layout", "faster"]
 
 NOT_MEASURED = "not measured on this machine: archcost measure, or archcost.measure(), times it on every path"
 # The largest max |y - exact| / max |exact| of a path, the default of `archcost.measure`.
@@ -43,11 +43,11 @@ class Layout(Rewrite):
     break_even = "time measured on this machine < PyTorch's, beyond the noise; the MACs are the same"
 
     def refusal(self, subject: Subject) -> Refusal | None:
-        found = _found(subject)
+        found = faster(subject)
         return found if isinstance(found, Refusal) else None
 
     def options(self, subject: Subject, ratio: float) -> Iterable[RuleOptions]:
-        found = _found(subject)
+        found = faster(subject)
         if not isinstance(found, Refusal):
             for one in found:
                 yield {"path": one.path, "layout": one.layout}
@@ -75,7 +75,9 @@ class Layout(Rewrite):
 
 
 @dataclass(frozen=True)
-class _Faster:
+class Faster:
+    """A path and a layout that were measured to be faster than a convolution's present ones."""
+
     path: str
     layout: str
     old_s: float
@@ -90,7 +92,7 @@ class _Times:
 
     def __init__(self, survey: Survey, store: Store) -> None:
         threads = torch.get_num_threads()
-        self.found: dict[Task, list[Measurement]] = defaultdict(list)
+        self.found: dict[ConvTask, list[Measurement]] = defaultdict(list)
         calls = convolutions_of(survey.trace)
         tasks = {(one.task.spec, one.task.dtype): one.task for one in calls if one.task is not None}
         for one in store.all(fingerprint().hash):
@@ -113,7 +115,7 @@ def _times(survey: Survey) -> _Times | Refusal:
         return Refusal(f"the measurements cannot be read: {error}")
 
 
-def _found(subject: Subject) -> list[_Faster] | Refusal:
+def faster(subject: Subject) -> list[Faster] | Refusal:
     """Every path and layout that is faster than the present one, the fastest first; or why there is none."""
     times = subject.survey.once(_times)
     if isinstance(times, Refusal):
@@ -126,22 +128,22 @@ def _found(subject: Subject) -> list[_Faster] | Refusal:
     here = ("native", _layout_of(subject))
     if any(here not in table for table in tables):
         return Refusal(NOT_MEASURED)
-    faster = [one for one in _candidates(tables, here) if one.new_s < one.old_s]
-    if not faster:
+    found = [one for one in _candidates(tables, here) if one.new_s < one.old_s]
+    if not found:
         return Refusal("no path was measured to be faster than PyTorch's on this machine, beyond the noise")
-    return sorted(faster, key=lambda one: one.new_s)
+    return sorted(found, key=lambda one: one.new_s)
 
 
-def _candidates(tables: list[dict[tuple[str, str], Measurement]], here: tuple[str, str]) -> Iterator[_Faster]:
+def _candidates(tables: list[dict[tuple[str, str], Measurement]], here: tuple[str, str]) -> Iterator[Faster]:
     """The best path in the present layout, and PyTorch's own in the other."""
     every = [way for way in tables[0] if way != here and all(way in table for table in tables)]
     old = sum(table[here].median_s for table in tables)
-    same: list[_Faster] = []
+    same: list[Faster] = []
     for way in every:
         if not all(_is_faster(table[way], table[here]) for table in tables):
             continue
         error = max(table[way].error or 0.0 for table in tables)
-        one = _Faster(*way, old, sum(table[way].median_s for table in tables), error)
+        one = Faster(*way, old, sum(table[way].median_s for table in tables), error)
         if way[1] == here[1]:
             same.append(one)
         elif way[0] == "native":
@@ -155,7 +157,9 @@ def _is_faster(new: Measurement, old: Measurement) -> bool:
     # A name of its own, as PyTorch's two layouts count as one path there.
     rival = replace(new, key=replace(new.key, path="rival"))
     errors = {old.key.path: 0.0, "rival": 0.0}
-    return verdict_of(PathTimes(Task(old.key.spec, old.key.dtype), (old, rival), errors, {})).best is rival
+    return (
+        verdict_of(PathTimes(ConvTask(old.key.spec, old.key.dtype), (old, rival), errors, {})).best is rival
+    )
 
 
 def _usable(one: Measurement) -> bool:
@@ -173,7 +177,7 @@ def _layout_of(subject: Subject) -> str:
 
 
 def _note(subject: Subject, path: str, layout: str) -> str:
-    found = _found(subject)
+    found = faster(subject)
     for one in () if isinstance(found, Refusal) else found:
         if (one.path, one.layout) == (path, layout):
             took = f"{1e3 * one.old_s:.3g} ms before, {1e3 * one.new_s:.3g} ms after, measured alone"

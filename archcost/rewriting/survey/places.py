@@ -22,7 +22,12 @@ def old_specs(subject: Subject, replacement: Replacement) -> tuple[ConvSpec, ...
     """Every convolution of a pass in the modules to be replaced, as executed."""
     if set(replacement.chains) == {subject.name}:
         return subject.specs
-    survey, names = subject.survey, set(replacement.chains)
+    names = set(replacement.chains)
+    return tuple(spec for name, spec in subject.survey.once(_executed) if lies_in(name, *names))
+
+
+def _executed(survey: Survey) -> list[tuple[str, ConvSpec]]:
+    """Every convolution of a pass, with its module."""
     # A layer says itself how it pads; its operation may see the input padded.
     own = {
         op.index: spec
@@ -32,8 +37,11 @@ def old_specs(subject: Subject, replacement: Replacement) -> tuple[ConvSpec, ...
     }
     ops = (op for op in survey.trace.ops if op.base == "aten.convolution")
     pairs = zip(ops, convolutions_of(survey.trace), strict=True)
-    here = ((op, call.task) for op, call in pairs if lies_in(survey.flow.module_of(op), *names))
-    return tuple(own.get(op.index, task.spec) for op, task in here if task is not None)
+    return [
+        (survey.flow.module_of(op), own.get(op.index, call.task.spec))
+        for op, call in pairs
+        if call.task is not None
+    ]
 
 
 def new_specs(subject: Subject, replacement: Replacement) -> tuple[ConvSpec, ...]:

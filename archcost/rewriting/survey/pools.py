@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any
 
 from torch import nn
 
@@ -65,33 +64,33 @@ class Pooling:
 
 def pool_of(module: nn.Module, input_size: Sequence[int], output_size: Sequence[int]) -> Pooling | Refusal:
     """The description of a pooling; or why it cannot be moved, in words that follow its name."""
-    pool: Any = module
     axes, ones = len(input_size), (1,) * len(input_size)
     if type(module) not in (*_AVERAGE, *_MAX, *_ADAPTIVE):
         return Refusal(f"is a {type(module).__name__}, which is not a known pooling")
-    if type(module) in _ADAPTIVE:
-        if any(n % out for n, out in zip(input_size, output_size, strict=True)):
-            sizes = " to ".join("x".join(map(str, size)) for size in (input_size, output_size))
-            return Refusal(f"has windows of different sizes, {sizes}")
-        if getattr(pool, "return_indices", False):
-            return Refusal("gives indices too")
-        kernel = tuple(n // out for n, out in zip(input_size, output_size, strict=True))
-        kind = _ADAPTIVE[type(module)]
-        zeros = (0,) * axes
-        return Pooling(kind, kernel, kernel, zeros, ones, False, kind == "average", prod(kernel), True)
-    if getattr(pool, "return_indices", False):
+    kind = _ADAPTIVE.get(type(module))
+    if kind is not None and any(n % out for n, out in zip(input_size, output_size, strict=True)):
+        sizes = " to ".join("x".join(map(str, size)) for size in (input_size, output_size))
+        return Refusal(f"has windows of different sizes, {sizes}")
+    if getattr(module, "return_indices", False):
         return Refusal("gives indices too")
-    kernel = _each(pool.kernel_size, axes)
-    padding = _each(pool.padding, axes)
-    stride = kernel if pool.stride is None else _each(pool.stride, axes)
-    if type(module) in _MAX:
-        dilation = _each(pool.dilation, axes)
-        return Pooling("max", kernel, stride, padding, dilation, bool(pool.ceil_mode), False, 1, False)
-    divisor = getattr(pool, "divisor_override", None)
-    keeps = divisor is None and (not any(padding) or not pool.count_include_pad)
-    divisor = prod(kernel) if divisor is None else int(divisor)
-    return Pooling("average", kernel, stride, padding, ones, bool(pool.ceil_mode), keeps, divisor, False)
+    if isinstance(module, _MAX):
+        kernel, padding = _each(module.kernel_size, axes), _each(module.padding, axes)
+        stride = kernel if module.stride is None else _each(module.stride, axes)
+        dilation = _each(module.dilation, axes)
+        return Pooling("max", kernel, stride, padding, dilation, bool(module.ceil_mode), False, 1, False)
+    if isinstance(module, _AVERAGE):
+        kernel, padding = _each(module.kernel_size, axes), _each(module.padding, axes)
+        stride = kernel if module.stride is None else _each(module.stride, axes)
+        divisor = getattr(module, "divisor_override", None)
+        keeps = divisor is None and (not any(padding) or not module.count_include_pad)
+        divisor = prod(kernel) if divisor is None else int(divisor)
+        ceil = bool(module.ceil_mode)
+        return Pooling("average", kernel, stride, padding, ones, ceil, keeps, divisor, False)
+    kernel = tuple(n // out for n, out in zip(input_size, output_size, strict=True))
+    kind = _ADAPTIVE[type(module)]
+    zeros = (0,) * axes
+    return Pooling(kind, kernel, kernel, zeros, ones, False, kind == "average", prod(kernel), True)
 
 
-def _each(value: Any, axes: int) -> tuple[int, ...]:
+def _each(value: int | Sequence[int], axes: int) -> tuple[int, ...]:
     return (value,) * axes if isinstance(value, int) else tuple(value) * (axes // len(tuple(value)))

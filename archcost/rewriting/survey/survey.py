@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from torch import nn
 
@@ -18,7 +18,7 @@ from archcost.nn.like import ConvLike
 from archcost.nn.reading import VARIES, Fixed
 from archcost.spec import ConvSpec
 from archcost.surgery.elsewhere import used_elsewhere
-from archcost.surgery.sites import Hooks, Site, held_elsewhere, sites
+from archcost.surgery.sites import ConvSite, Hooks, held_elsewhere, sites
 from archcost.trace.dataflow import Dataflow
 from archcost.trace.graph import Op, TensorRef, Trace
 from archcost.trace.modules import ModuleTree, no_convolution, walk
@@ -71,7 +71,7 @@ def is_pattern(name: str) -> bool:
     return any(sign in name for sign in "*?[")
 
 
-def subject_at(survey: Survey, site: Site, ops: tuple[Op, ...]) -> Subject:
+def subject_at(survey: Survey, site: ConvSite, ops: tuple[Op, ...]) -> Subject:
     """The convolution at a site, with its operations in the trace."""
     specs: tuple[ConvSpec, ...] = ()
     refusal = _not_read(survey, site, ops)
@@ -84,7 +84,7 @@ def subject_at(survey: Survey, site: Site, ops: tuple[Op, ...]) -> Subject:
     return Subject(site.name, site.names, type(site.module).__name__, specs, refusal, ops, survey)
 
 
-def _not_read(survey: Survey, site: Site, ops: tuple[Op, ...]) -> Refusal | None:
+def _not_read(survey: Survey, site: ConvSite, ops: tuple[Op, ...]) -> Refusal | None:
     """Why the computation of a convolution is not known; None where it is."""
     if site.reason is not None:
         return Refusal(site.reason)
@@ -120,6 +120,7 @@ def _odd(module: nn.Module, specs: tuple[ConvSpec, ...], ops: tuple[Op, ...]) ->
 
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,7 +141,7 @@ class Survey:
     """The store of measured times; None: none."""
     moments: dict[str, Moments] = field(default_factory=dict, repr=False)
     """Moments of the layers' input patches by name; empty without calibration data."""
-    _found: dict[Any, Any] = field(default_factory=dict, repr=False)
+    _found: dict[Hashable, Any] = field(default_factory=dict, repr=False)
 
     def __iter__(self) -> Iterator[Subject]:
         return iter(self.subjects.values())
@@ -187,11 +188,11 @@ class Survey:
                     found.setdefault(id(parameter), set()).add(id(module))
         return found
 
-    def once(self, find: Callable[..., T], *about: Any) -> T:
-        """The result of ``find(survey, *about)``, computed once and kept with the survey."""
-        key = (find, *about)
+    def once(self, find: Callable[Concatenate[Survey, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """The result of ``find(survey, *args, **kwargs)``, computed once and kept with the survey."""
+        key = (find, args, tuple(kwargs.items()))
         if key not in self._found:
-            self._found[key] = find(self, *about)
+            self._found[key] = find(self, *args, **kwargs)
         found: T = self._found[key]
         return found
 

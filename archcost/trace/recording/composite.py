@@ -8,7 +8,7 @@ mode it also adds the bias of a linear layer into a new tensor, where it otherwi
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch.utils._mode_utils import no_dispatch
 
 from archcost.trace.recording.meta import of_one_dtype
 from archcost.trace.recording.recurrent import OPERATORS, bind, one_dnn, runs_on_one_dnn
+from archcost.trace.recording.tensors import Returned
 from archcost.trace.recording.turns import this_thread
 
 aten = torch.ops.aten
@@ -62,18 +63,19 @@ def _attention(
             f"attn_mask must be bool, float32 or {query.dtype} and have 2 dimensions or more, got "
             f"{attn_mask.dtype} with {attn_mask.dim()}"
         )
-    options: dict[str, Any] = {"scale": scale, "enable_gqa": enable_gqa}
     if query.dim() == key.dim() == value.dim() == 3:
         if attn_mask is not None and attn_mask.dim() in (2, 3):
             attn_mask = attn_mask[(None,) * (4 - attn_mask.dim())]
         query, key, value = query.unsqueeze(0), key.unsqueeze(0), value.unsqueeze(0)
-        return _attention(query, key, value, attn_mask, dropout_p, is_causal, **options).squeeze(0)
+        return _attention(
+            query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
+        ).squeeze(0)
     if attn_mask is not None and attn_mask.dtype == torch.bool:
         number = partial(torch.scalar_tensor, dtype=query.dtype, device=attn_mask.device)
         attn_mask = torch.where(attn_mask, number(0.0), number(float("-inf")))
     if not _fuses(query, key, value, attn_mask, dropout_p, enable_gqa):
         return aten._scaled_dot_product_attention_math(
-            query, key, value, attn_mask, dropout_p, is_causal, **options
+            query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
         )[0]
     if attn_mask is not None and is_causal:
         raise RuntimeError(
@@ -113,7 +115,7 @@ def _masks(mask: torch.Tensor, scores: tuple[int, ...]) -> bool:
     return fits and mask.dim() in (2, 4) and not mask.requires_grad
 
 
-def _max_pool1d(x: torch.Tensor, *options: Any) -> torch.Tensor:
+def _max_pool1d(x: torch.Tensor, *options: Sequence[int] | bool) -> torch.Tensor:
     """Max pooling without indices, which a CPU does not compute without gradients."""
     recorder = getattr(this_thread, "recorder", None)
     if recorder is None or (torch.is_grad_enabled() and x.requires_grad):
@@ -133,10 +135,10 @@ def _recurrent(operator: OpOverload, *args: Any) -> tuple[torch.Tensor, ...]:
     if runs_on_one_dnn(layers):
         return one_dnn(layers)
     results = recorder.recurrent(layers, args)
-    return operator.decompose(*args) if results is NotImplemented else tuple(results)
+    return operator.decompose(*args) if results is None else tuple(results)
 
 
-AS_ON_CPU: dict[OpOverload, Callable[..., Any]] = {
+AS_ON_CPU: dict[OpOverload, Callable[..., Returned]] = {
     aten.linear.default: _linear,
     aten.scaled_dot_product_attention.default: _attention,
     aten.max_pool1d.default: _max_pool1d,

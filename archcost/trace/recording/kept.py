@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import weakref
-from typing import Any
+from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch._ops import OpOverload
 from torch.utils._mode_utils import no_dispatch
 
 from archcost.trace.graph import Args, Kwargs, Origin, TensorRef
+from archcost.trace.inputs import Inputs
+from archcost.trace.modules import ModuleTree
 from archcost.trace.recording.operators import Operator
 from archcost.trace.recording.recorder import Recorder
 from archcost.trace.recording.recurrent import Layers
-from archcost.trace.recording.tensors import flat, nbytes_of, storage_key
+from archcost.trace.recording.tensors import Returned, Written, flat, nbytes_of, storage_key
+from archcost.trace.state import Untouched
 
 
 class KeptForBackward(Recorder):
@@ -23,8 +27,10 @@ class KeptForBackward(Recorder):
     they are held only for a model that calls backward() in its forward.
     """
 
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
+    def __init__(
+        self, tree: ModuleTree, guard: Untouched, on_meta: bool, progress: Callable[[], None] | None = None
+    ) -> None:
+        super().__init__(tree, guard, on_meta, progress)
         self.bytes: dict[str, int] = {}
         """Saved bytes by the module that first saved a storage; without parameters, buffers and inputs."""
         self.wants_backward = False
@@ -56,23 +62,24 @@ class KeptForBackward(Recorder):
         self._state.add(id(tensor))
         self._note(tensor, False)
 
-    def describe(self, value: Any) -> Any:
-        return None
+    def describe(self, value: Inputs) -> None:
+        pass
 
-    def _refs_in(self, value: Any) -> tuple[TensorRef, ...]:
+    def _refs_in(self, value: Inputs) -> tuple[TensorRef, ...]:
         return ()
 
     def _storage(self, tensor: torch.Tensor, origin: Origin = "constant", op: int | None = None) -> int:
         return storage_key(tensor)
 
     def _operate(
-        self, func: OpOverload, operator: Operator, args: Args, kwargs: Kwargs, written: list[Any]
-    ) -> Any:
+        self, func: OpOverload, operator: Operator, args: Args, kwargs: Kwargs, written: list[Written]
+    ) -> Returned:
         given = flat((args, list(kwargs.values())) if kwargs else args)
         result = self._execute(func, operator, args, kwargs, given, written)
+        made = flat((result,))
         if operator.name == "aten.mkldnn_rnn_layer.default":
-            self._note(result[3], False)  # the workspace of its backward pass
-        for tensor in flat((result,)):
+            self._note(made[3], False)  # the workspace of its backward pass
+        for tensor in made:
             key = storage_key(tensor)
             known = self._made.get(key)
             if known is None or known[0]() is None:
@@ -118,14 +125,18 @@ class KeptForBackward(Recorder):
         self.bytes[module] = self.bytes.get(module, 0) + nbytes
 
 
+class _Context(Protocol):
+    like: list[torch.Tensor]
+
+
 class _Whole(torch.autograd.Function):
     """Results that depend on the tensors given, for what comes behind."""
 
     @staticmethod
-    def forward(ctx: Any, results: list[torch.Tensor], *given: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def forward(ctx: _Context, results: list[torch.Tensor], *given: torch.Tensor) -> tuple[torch.Tensor, ...]:
         ctx.like = [torch.empty_like(tensor) for tensor in given]
         return tuple(results)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: _Context, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         return None, *ctx.like

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
 
 import torch
 from torch._ops import OpOverload
 
 from archcost.trace.graph import Args, Kwargs
 from archcost.trace.recording.meta import FAST_META
+from archcost.trace.recording.tensors import Written
 
 # Operators that only alias a tensor, inserted by autograd.
 _INVISIBLE = {torch.ops.aten.detach.default, torch.ops.aten.alias.default}
@@ -68,7 +68,7 @@ class Operator:
             bool(written) and all(schema.arguments[i].is_out for i, _ in written)
         )
 
-    def writes(self, args: Args, kwargs: Kwargs) -> list[Any]:
+    def writes(self, args: Args, kwargs: Kwargs) -> list[Written]:
         """The arguments that a call with these arguments writes into."""
         found = [args[i] for i in self.written if i < len(args)]
         if kwargs:

@@ -24,11 +24,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from archcost.errors import ModelError
 from archcost.trace.graph import Args, Kwargs, ModuleCall, Op, Origin, PackedWeights, Storage, TensorRef
+from archcost.trace.inputs import Inputs
 from archcost.trace.modules import ModuleTree, unpack
 from archcost.trace.recording.composite import AS_ON_CPU
 from archcost.trace.recording.operators import Operator, known_operator
 from archcost.trace.recording.recurrent import Layers
-from archcost.trace.recording.tensors import flat, is_mixed, nbytes_of, storage_key
+from archcost.trace.recording.tensors import Returned, Written, flat, is_mixed, nbytes_of, storage_key
 from archcost.trace.recording.turns import this_thread
 from archcost.trace.state import Untouched
 
@@ -122,7 +123,7 @@ class Recorder(TorchDispatchMode):
             self._watched.clear()
             self.calls[0].end_op = len(self.ops)
 
-    def enter(self, module: nn.Module, args: Any) -> None:
+    def enter(self, module: nn.Module, args: Inputs) -> None:
         if self.on_meta and (torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")):
             raise NeedsRealValues("autocast casts on real devices, but not on `meta`")
         inputs = self._refs_in(args)
@@ -136,7 +137,7 @@ class Recorder(TorchDispatchMode):
         self._owner.append(module)
         self.calls.append(ModuleCall(len(self.calls), name, parent, inputs, len(self.ops)))
 
-    def leave(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+    def leave(self, module: nn.Module, args: Inputs, kwargs: Inputs, output: Inputs) -> None:
         error = sys.exc_info()[1]
         first = self.failed_in is None or self.failed_in[0] is not error
         if output is None and error is not None and first:
@@ -167,7 +168,7 @@ class Recorder(TorchDispatchMode):
         if self.storages[index].name is None:
             self.storages[index].name = name
 
-    def describe(self, value: Any) -> Any:
+    def describe(self, value: Inputs) -> Any:
         """``value`` with every tensor replaced by its TensorRef."""
         return self._describe(value, [])
 
@@ -202,12 +203,12 @@ class Recorder(TorchDispatchMode):
             if self._live.get(death.key) == death.index:
                 del self._live[death.key]
 
-    def _refs_in(self, value: Any) -> tuple[TensorRef, ...]:
+    def _refs_in(self, value: Inputs) -> tuple[TensorRef, ...]:
         found: _Found = []
         self._describe(value, found)
         return tuple([ref for _, ref in found])
 
-    def _describe(self, value: Any, found: _Found) -> Any:
+    def _describe(self, value: Inputs, found: _Found) -> Any:
         if type(value) in _SIMPLE:
             return value
         if isinstance(value, torch.Tensor):
@@ -242,7 +243,7 @@ class Recorder(TorchDispatchMode):
         # `tuple.__new__` skips the checks of TensorRef(...), a third of the time.
         return tuple.__new__(TensorRef, (storage, shape, stride, offset, tensor.dtype, device))
 
-    def _on_meta(self, value: Any) -> Any:
+    def _on_meta(self, value: Inputs) -> Any:
         """``value`` with each tensor that has values replaced by a tensor on `meta` of the same shape."""
         if isinstance(value, torch.Tensor):
             if value.is_meta:
@@ -264,7 +265,7 @@ class Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(
         self, func: OpOverload, types: Sequence[type], args: Args = (), kwargs: Kwargs | None = None
-    ) -> Any:
+    ) -> Returned:
         kwargs = kwargs or {}
         operator = known_operator(func)
         if operator.invisible:
@@ -281,8 +282,8 @@ class Recorder(TorchDispatchMode):
         return self._operate(func, operator, args, kwargs, written)
 
     def _operate(
-        self, func: OpOverload, operator: Operator, args: Args, kwargs: Kwargs, written: list[Any]
-    ) -> Any:
+        self, func: OpOverload, operator: Operator, args: Args, kwargs: Kwargs, written: list[Written]
+    ) -> Returned:
         found: _Found = []
         op_args = self._describe(args, found)
         op_kwargs = self._describe(kwargs, found) if kwargs else {}
@@ -302,8 +303,8 @@ class Recorder(TorchDispatchMode):
         args: Args,
         kwargs: Kwargs,
         tensors: list[torch.Tensor],
-        written: list[Any],
-    ) -> Any:
+        written: list[Written],
+    ) -> Returned:
         """Run an operator, with all arguments on `meta` where some of them are."""
         for tensor in written:
             self._before_write(tensor, tensors)
@@ -314,8 +315,8 @@ class Recorder(TorchDispatchMode):
         # Constants made in the forward have values, and operations on constants alone are computed.
         without_values = mixed or (self.on_meta and tensors and tensors[0].is_meta)
         fast = operator.fast if without_values else None
-        result = NotImplemented if fast is None else fast(*args, **kwargs)
-        return func(*args, **kwargs) if result is NotImplemented else result
+        result = None if fast is None else fast(*args, **kwargs)
+        return func(*args, **kwargs) if result is None else result
 
     def _record(
         self,
@@ -324,8 +325,8 @@ class Recorder(TorchDispatchMode):
         args: Args,
         kwargs: Kwargs,
         found: _Found,
-        written: list[Any],
-        result: Any,
+        written: list[Written],
+        result: Returned,
         inner: tuple[int, int] = (0, 0),
     ) -> None:
         before = len(self.storages)
@@ -353,10 +354,10 @@ class Recorder(TorchDispatchMode):
         given = (index, operator.name, self._stack[-1], args, kwargs)
         self.ops.append(Op(*given, tuple(outputs), *moved, tuple(sorted(fed_by)), *inner))
 
-    def recurrent(self, layers: Layers, args: Args) -> list[torch.Tensor]:
+    def recurrent(self, layers: Layers, args: Args) -> list[torch.Tensor] | None:
         """Record recurrent layers, which run step by step, as the single operator that the model calls."""
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in flat(args)):
-            return NotImplemented  # a forward that takes gradients needs PyTorch's own operator
+            return None  # a forward that takes gradients needs PyTorch's own operator
         with no_dispatch():
             results, memory = layers.results(), layers.memory()
         given = sum(nbytes_of(result) for result in results)
@@ -372,7 +373,7 @@ class Recorder(TorchDispatchMode):
         self._record(len(self.ops), known_operator(func), described, {}, found, [], results, inner)
         return results
 
-    def _before_write(self, tensor: Any, tensors: list[torch.Tensor]) -> None:
+    def _before_write(self, tensor: Written, tensors: list[torch.Tensor]) -> None:
         for written in flat((tensor,)):
             if written.is_meta:
                 continue
@@ -386,13 +387,13 @@ class Recorder(TorchDispatchMode):
         return self.storages[self._storage(tensor)].origin == "operation"
 
 
-def _entering(module: nn.Module, args: Any) -> None:
+def _entering(module: nn.Module, args: Inputs) -> None:
     recorder = getattr(this_thread, "recorder", None)
     if recorder is not None:
         recorder.enter(module, args)
 
 
-def _leaving(module: nn.Module, args: Any, *rest: Any) -> None:
+def _leaving(module: nn.Module, args: Inputs, *rest: Inputs) -> None:
     # After an exception PyTorch leaves the keyword arguments out.
     recorder = getattr(this_thread, "recorder", None)
     if recorder is not None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch._ops import OpOverload
@@ -206,7 +205,7 @@ def one_dnn(layers: Layers) -> tuple[torch.Tensor, ...]:
     """An LSTM as its CPU kernel runs it: one operator per layer and direction."""
     # The kernel holds the copied input and the outputs of the previous layer until the last layer is done.
     first_input = x = layers.sequence.contiguous()
-    outputs: list[Any] = [None] * layers.directions
+    outputs = [x] * layers.directions
     hx, cx = (state.contiguous() for state in layers.states)
     each = len(layers.params) // (layers.count * layers.directions)
     hidden = layers.params[1].shape[1]
@@ -242,7 +241,13 @@ def bind(
     x: torch.Tensor,
     hx: torch.Tensor | Sequence[torch.Tensor],
     params: Sequence[torch.Tensor],
-    *options: Any,
+    biases: bool,
+    count: int,
+    dropout: float,
+    train: bool,
+    both_ways: bool,
+    batch_first: bool,
 ) -> Layers:
     """The `Layers` of the arguments of an operator in `OPERATORS`."""
-    return Layers(op, x, [hx] if isinstance(hx, torch.Tensor) else list(hx), list(params), *options)
+    states = [hx] if isinstance(hx, torch.Tensor) else list(hx)
+    return Layers(op, x, states, list(params), biases, count, dropout, train, both_ways, batch_first)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import TypeAlias
 
 import torch
+
+Returned: TypeAlias = "torch.Tensor | complex | str | Sequence[Returned] | None"
+"""The result of an operator."""
+Written: TypeAlias = torch.Tensor | Sequence[torch.Tensor]
+"""An argument of an operator that it writes into."""
 
 
 def is_mixed(tensors: list[torch.Tensor]) -> bool:
@@ -32,7 +37,7 @@ def nbytes_of(tensor: torch.Tensor) -> int:
         return tensor.numel() * tensor.element_size()
 
 
-def flat(values: Iterable[Any]) -> list[torch.Tensor]:
+def flat(values: Iterable[object]) -> list[torch.Tensor]:
     """The tensors in a structure of tuples and lists, in order."""
     found: list[torch.Tensor] = []
     for value in values:

@@ -9,9 +9,8 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Any
 
 _TURN = threading.RLock()
 
@@ -23,7 +22,7 @@ class Interrupts:
     """The SIGINT handler of one analysis: it delays an interrupt until the model's own code runs."""
 
     def __init__(self) -> None:
-        self.before: Any = None
+        self.before: Callable[[int, FrameType | None], object] = signal.default_int_handler
         self.harmless = False
         self.waiting: tuple[int, FrameType | None] | None = None
 
@@ -40,7 +39,7 @@ class Interrupts:
         """A context around the model's own code, in which an interrupt takes effect at once."""
         self.harmless = True
         try:
-            if self.waiting is not None and self.before is not None:
+            if self.waiting is not None:
                 number, frame = self.waiting
                 self.waiting = None
                 self(number, frame)

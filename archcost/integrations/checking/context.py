@@ -1,0 +1,76 @@
+"""Remarks AC2xx: what the layers see, and what they never look at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import prod
+
+from archcost.integrations.checking.case import Case, Remark, described
+from archcost.rewriting.advice import read_taps
+from archcost.rewriting.survey.survey import Subject
+
+__all__ = ["context"]
+
+# Share of the model's MACs in convolutions that add no context, from which they are remarked on.
+_UNPRODUCTIVE = 0.1
+# Positions of the joined map; less is what any pooling with an even window does.
+_APART = 1.0
+
+
+def context(case: Case) -> Iterator[Remark]:
+    """The remarks on receptive fields, kernels and strides."""
+    yield from _unproductive(case)
+    yield from _misaligned(case)
+    yield from _holes(case)
+    for subject in case.open:
+        yield from _beyond(subject)
+        yield from _skipping(subject)
+
+
+def _unproductive(case: Case) -> Iterator[Remark]:
+    named = {one.module for one in case.fields_findings if one.kind == "unproductive"}
+    found = [one for one in case.open if one.name in named and max(one.spec.stride) == 1]
+    if sum(one.macs for one in found) < _UNPRODUCTIVE * case.analysis.total.macs:
+        return
+    for one in found:
+        says = f"adds no context: each position of its input sees the whole {case.analysis.input_text} input"
+        yield Remark("AC201", one.name, described(one), says, spec=one.spec)
+
+
+def _misaligned(case: Case) -> Iterator[Remark]:
+    for one in case.fields_findings:
+        if one.kind == "misaligned" and one.apart >= _APART:
+            says = f"joins branches that look at places {one.apart:g} positions apart"
+            yield Remark("AC202", one.module, case.type_name(one.module), says)
+
+
+def _holes(case: Case) -> Iterator[Remark]:
+    """The layers at which holes begin: those behind them have the same."""
+    for one in case.fields_findings:
+        if one.kind == "uncovered":
+            yield Remark("AC203", one.module, case.type_name(one.module), one.text)
+
+
+def _beyond(subject: Subject) -> Iterator[Remark]:
+    spec = subject.spec
+    if spec.transposed or spec.padding_mode != "zeros":
+        return
+    read = [read_taps(subject.specs, axis) for axis in range(spec.axes)]
+    used, whole = prod(map(len, read)), prod(spec.kernel_size)
+    if used < whole:
+        size = "x".join(map(str, spec.input_size))
+        says = f"reads its {size} input with {used} of its {whole} taps, the others read only padding"
+        yield Remark("AC204", subject.name, described(subject), says, spec=spec)
+
+
+def _skipping(subject: Subject) -> Iterator[Remark]:
+    spec = subject.spec
+    if spec.transposed:
+        return
+    axes = zip(spec.stride, spec.extent, spec.kernel_size, spec.input_size, strict=True)
+    shares = [min(1.0, k / s) for s, extent, k, n in axes if s > extent and n > s]
+    if shares:
+        says = (
+            f"never reads {100 * (1 - prod(shares)):.0f} % of its input: its stride is larger than its kernel"
+        )
+        yield Remark("AC205", subject.name, described(subject), says, spec=spec)

@@ -1,0 +1,12 @@
+"""A line for each finding, ``net.py:42:9: AC101 ...``, then the failures and a summary."""
+
+from __future__ import annotations
+
+from archcost.integrations.checking.result import CheckResult
+
+__all__ = ["report"]
+
+
+def report(result: CheckResult) -> str:
+    """The lines of a result, uncut."""
+    return "\n".join([*map(str, result), result.summary])

@@ -1,0 +1,127 @@
+"""The pytest plugin in sessions of its own: budgets, baselines, xdist, and what it costs unused."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+
+import pytest
+
+NET = """
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self, width=8):
+        super().__init__()
+        self.stem = nn.Conv2d(3, width, 3)
+        self.wide = nn.Conv2d(width, width, 5)
+
+    def forward(self, x):
+        return self.wide(self.stem(x))
+"""
+TESTS = """
+import pytest
+from net import Net
+
+
+@pytest.fixture
+def net():
+    return Net()
+
+
+def test_budget(net, archcost_budget):
+    archcost_budget(net, input_size=(1, 3, 16, 16), max_macs="300k", max_params="1.9k", name="net-8")
+
+
+@pytest.mark.parametrize("width", [8, 9])
+def test_baseline(width, archcost_baseline):
+    archcost_baseline(f"net-{width}", Net(width), input_size=(1, 3, 16, 16))
+"""
+
+
+@pytest.fixture
+def repository(pytester, monkeypatch):
+    monkeypatch.delenv("CI", raising=False)
+    pytester.makepyprojecttoml('[tool.pytest.ini_options]\npythonpath = ["."]\n')
+    pytester.makepyfile(net=NET, test_net=TESTS)
+    return pytester
+
+
+def run(pytester, *arguments):
+    return pytester.runpytest_subprocess("-p", "no:cacheprovider", *arguments)
+
+
+def test_a_budget_and_a_baseline_break_with_the_line_and_are_written_again(repository, monkeypatch):
+    first = run(repository)
+    first.assert_outcomes(passed=3)
+    first.stdout.fnmatch_lines(
+        [
+            "*= archcost =*",
+            "net-8: params 1,832 of 1,900, macs 202 k of 300 k",
+            "written to archcost-baseline.json: net-8, net-9",
+        ]
+    )
+    file = repository.path / "tests/archcost-baseline.json"
+    models = json.loads(file.read_text())["models"]
+    assert models["net-8"]["params"] == 1832
+
+    text = (repository.path / "net.py").read_text()
+    (repository.path / "net.py").write_text(text.replace("width, width, 5", "width, width, 7"))
+    file.write_text(json.dumps({"schema": "archcost.baseline/1", "models": {"net-8": models["net-8"]}}))
+    monkeypatch.setenv("CI", "true")
+    second = run(repository)
+    second.assert_outcomes(failed=3)
+    second.stdout.fnmatch_lines(
+        [
+            "*Net (1x3x16x16 float32) exceeds its budget",
+            "*max_params: 3,368 parameters, 1,468 (77.3 %) above 1,900",
+            "*wide (Conv2d): 3,144, built at net.py:8:21" if sys.version_info >= (3, 11) else "*net.py:8",
+            "*since the baseline:",
+            "*wide (Conv2d) changed: +1,536 parameters, built at net.py:8*",
+            "*net-8 is dearer than its baseline",
+            "*macs: 202 k -> *",
+            "*wide (Conv2d) changed: * MACs, built at net.py:8*",
+            "*net-9 is not in archcost-baseline.json: run pytest --archcost-update and commit the file",
+        ]
+    )
+    second.stdout.no_fnmatch_line("*archcost/integrations/*")
+
+    parallel = ["-n", "2"] if importlib.util.find_spec("xdist") else []
+    third = run(repository, "--archcost-update", "-k", "baseline", *parallel)
+    third.assert_outcomes(passed=2)
+    third.stdout.fnmatch_lines(["written to archcost-baseline.json: net-8, net-9"])
+    assert json.loads(file.read_text())["models"]["net-8"]["params"] == 3368
+
+
+def test_a_session_that_does_not_use_it_loads_nothing_heavy_and_can_do_without(pytester):
+    pytester.makepyfile(
+        test_light="""
+        import sys
+
+        def test_light(pytestconfig):
+            assert pytestconfig.pluginmanager.has_plugin("archcost")
+            heavy = {"torch", "numpy", "pandas", "archcost.analysis", "archcost.errors"} & set(sys.modules)
+            assert not heavy
+
+        def test_the_fixture_makes_the_difference(archcost_budget, pytestconfig):
+            import archcost
+
+            archcost.analyze
+            assert {"torch", "archcost.analysis"} <= set(sys.modules)
+        """
+    )
+    run(pytester).assert_outcomes(passed=2)
+    without = run(pytester, "-p", "no:archcost")
+    without.assert_outcomes(failed=1, errors=1)
+
+
+def test_the_plugin_alone_imports_a_handful_of_modules():
+    code = (
+        "import sys, pytest, _pytest.config; before = set(sys.modules); "
+        "import archcost.integrations.pytest_plugin; print(*sorted(set(sys.modules) - before))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = run.stdout.split()
+    assert "archcost.integrations.pytest_plugin" in loaded
+    assert len([name for name in loaded if "." not in name]) < 12, loaded
