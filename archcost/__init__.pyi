@@ -14,6 +14,8 @@ from .analysis.analysis import analyze as analyze
 from .analysis.budget import Budget as Budget
 from .analysis.comparison import Comparison as Comparison
 from .analysis.comparison import compare as compare
+from .analysis.difference import Difference as Difference
+from .analysis.difference import diff as diff
 from .analysis.effective import effective_field as effective_field
 from .analysis.receptive import receptive_field as receptive_field
 from .analysis.zoo import zoo as zoo
@@ -30,6 +32,7 @@ from .fields.field import ReceptiveField as ReceptiveField
 from .integrations.asserting import assert_cost as assert_cost
 from .integrations.checking.check import check as check
 from .integrations.checking.result import CheckResult as CheckResult
+from .integrations.notebook import load_ipython_extension as load_ipython_extension
 from .latency.measure import measure as measure
 from .latency.measured import Measured as Measured
 from .latency.measured import MeasuringInterrupted as MeasuringInterrupted

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import sys
 import threading
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import rich.progress
 
 DELAY_SECONDS = 1.0
 
@@ -27,7 +30,7 @@ class Progress:
         self._timer = threading.Timer(DELAY_SECONDS, self._draw)
         self._timer.daemon = True
         self._open = False
-        self._bar: Any = None
+        self._bar: rich.progress.Progress | None = None
 
     def __enter__(self) -> Progress:
         self._open = True

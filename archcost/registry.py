@@ -24,7 +24,7 @@ from archcost.errors import ArchcostError, SpecError
 __all__ = ["Broken", "NameRegistry", "OperatorRegistry", "candidates", "forms"]
 
 T = TypeVar("T")
-F = TypeVar("F", bound=Callable[..., Any])
+F = TypeVar("F")
 
 
 @dataclass(frozen=True)
@@ -289,5 +289,5 @@ class NameRegistry(_Registry[T]):
     def _load_own(self) -> None:
         files = [module for module in self._modules() if hasattr(module, self.holds)]
         files.sort(key=lambda module: (getattr(module, "ORDER", inf), module.__name__))
-        found: Any = [entry for module in files for entry in getattr(module, self.holds)]
+        found = [entry for module in files for entry in getattr(module, self.holds)]
         self._state.own.update({entry.name: entry for entry in found})

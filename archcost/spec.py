@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from archcost.errors import InputError
 
@@ -14,12 +14,16 @@ __all__ = ["ConvSpec", "FieldStep", "stacked_field"]
 if TYPE_CHECKING:
     # For type checkers: the sizes of `ConvSpec` are given in several forms and read as tuples.
     class PerAxis:
-        def __get__(self, spec: object, kind: object) -> tuple[int, ...]: ...
-        def __set__(self, spec: object, value: int | Sequence[int]) -> None: ...
+        def __init__(self, default: int | Sequence[int]) -> None: ...
+        def __get__(self, spec: ConvSpec | None, kind: type[ConvSpec]) -> tuple[int, ...]: ...
+        def __set__(self, spec: ConvSpec, value: int | Sequence[int]) -> None: ...
 
     class Sides:
-        def __get__(self, spec: object, kind: object) -> tuple[tuple[int, int], ...]: ...
-        def __set__(self, spec: object, value: int | Sequence[int | tuple[int, int]]) -> None: ...
+        def __init__(self, default: int) -> None: ...
+        def __get__(self, spec: ConvSpec | None, kind: type[ConvSpec]) -> tuple[tuple[int, int], ...]: ...
+        def __set__(self, spec: ConvSpec, value: int | Sequence[int | tuple[int, int]]) -> None: ...
+else:
+    PerAxis = Sides = lambda default: default
 
 
 def _per_axis(name: str, value: int | Sequence[int], axes: int) -> tuple[int, ...]:
@@ -69,17 +73,36 @@ class ConvSpec:
 
     in_channels: int
     out_channels: int
-    kernel_size: Any  # a PerAxis, but mypy requires a default of descriptors
-    stride: PerAxis = 1  # type: ignore[assignment]
-    padding: Sides = 0  # type: ignore[assignment]
-    dilation: PerAxis = 1  # type: ignore[assignment]
+    kernel_size: tuple[int, ...]
+    stride: PerAxis = PerAxis(1)
+    padding: Sides = Sides(0)
+    dilation: PerAxis = PerAxis(1)
     groups: int = 1
     transposed: bool = False
-    output_padding: PerAxis = 0  # type: ignore[assignment]
+    output_padding: PerAxis = PerAxis(0)
     padding_mode: str = "zeros"
     bias: bool = True
-    input_size: PerAxis = (224, 224)  # type: ignore[assignment]
+    input_size: PerAxis = PerAxis((224, 224))
     batch: int = 1
+
+    if TYPE_CHECKING:  # a descriptor cannot type kernel_size, which has no default
+
+        def __init__(
+            self,
+            in_channels: int,
+            out_channels: int,
+            kernel_size: int | Sequence[int],
+            stride: int | Sequence[int] = 1,
+            padding: int | Sequence[int | tuple[int, int]] = 0,
+            dilation: int | Sequence[int] = 1,
+            groups: int = 1,
+            transposed: bool = False,
+            output_padding: int | Sequence[int] = 0,
+            padding_mode: str = "zeros",
+            bias: bool = True,
+            input_size: int | Sequence[int] = (224, 224),
+            batch: int = 1,
+        ) -> None: ...
 
     def __post_init__(self) -> None:
         def put(name: str, value: object) -> None:
@@ -174,7 +197,7 @@ class ConvSpec:
     def output_size(self) -> tuple[int, ...]:
         """Spatial size of the output, for each axis, by the formulas of ``torch.nn.ConvNd``."""
         columns = (self.input_size, self.extent, self.stride, self.padding, self.output_padding)
-        axes: Any = zip(*columns, strict=True)
+        axes = zip(*columns, strict=True)
         if self.transposed:
             return tuple((n - 1) * s - lo - hi + e + o for n, e, s, (lo, hi), o in axes)
         return tuple((n + lo + hi - e) // s + 1 for n, e, s, (lo, hi), _ in axes)

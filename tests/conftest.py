@@ -9,6 +9,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 PATH = sys.path[:]
 # No test writes into the store of whoever runs it.
@@ -25,3 +27,23 @@ if ROOT not in ASKED_FOR:
 os.environ.pop("COLUMNS", None)
 # The user's own store is neither read nor written, by no process that a test starts.
 os.environ["ARCHCOST_STORE"] = os.path.join(tempfile.mkdtemp(prefix="archcost-tests-"), "store.sqlite")
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    """Random numbers are the same in every run, whichever tests ran before."""
+    import torch
+
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def written(tmp_path, monkeypatch):
+    """Writes a `net.py` where the test then is, and returns the SPEC of a name in it."""
+
+    def write(text, name="net"):
+        (tmp_path / "net.py").write_text(text)
+        monkeypatch.chdir(tmp_path)
+        return f"net.py:{name}"
+
+    return write

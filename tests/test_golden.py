@@ -9,6 +9,7 @@ import io
 import os
 import re
 import shutil
+import sys
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -70,7 +71,14 @@ def misused():
     """What wrong command lines get, without the usage above it."""
     lines = (
         *("analyze", "analyze x --input-size 1,a", "analyze x --depth -1", "analyze x --operations"),
-        *("compare x", "paths x", "field x --position a", "propose x --ratio 2", "propose x --rules y"),
+        *(
+            "compare x",
+            "diff",
+            "paths x",
+            "field x --position a",
+            "propose x --ratio 2",
+            "propose x --rules y",
+        ),
     )
     ends = (run(*line.split()).splitlines()[-2:] for line in lines)
     return "".join(
@@ -127,6 +135,16 @@ def table(name, width):
     return shown(name, "to_text", width=width)
 
 
+def difference(*options, columns=None):
+    """Two saved models: a larger kernel, a block more, a module renamed."""
+    if sys.version_info < (3, 11):
+        pytest.skip("where a module was built has no column before Python 3.11")
+    for name in ("branches", "rebuilt"):
+        archcost.analyze(f"models.py:{name}", input_size=SIZE, progress=False).save(f"{name}.json")
+    limits = ("--fail-on", "macs>+5%", "--fail-on", "params>+1M")
+    return run("diff", "branches.json", "rebuilt.json", *limits, *options, columns=columns)
+
+
 def listed(action, *options, **how):
     made_up.fill_store("made-up.sqlite")
     return run("store", action, "--store", "made-up.sqlite", *options, **how)
@@ -138,13 +156,13 @@ def measure(*options, columns=None):
         return run("measure", *CNN, *options, columns=columns)
 
 
-def paths(*options):
+def paths(*options, columns=None):
     """With compiled kernels, whichever instructions they are for."""
     if kernels.isa() is None:
         pytest.skip("it lists what compiled kernels serve, and there are none")
-    before, _, end = run("paths", *options).rpartition("kernels")
+    before, _, end = run("paths", *options, columns=columns).rpartition("\nKernels: ")
     end = " ".join(end.split()) + "\n"  # its lines break elsewhere
-    return before + "kernels" + re.sub(r"built for .*? in use;", "built for ISA, ISA in use;", end)
+    return f"{before}\nKernels: " + re.sub(r"built for .*? in use;", "built for ISA, ISA in use;", end)
 
 
 def paths_alone():
@@ -178,6 +196,10 @@ for name, line in COMMAND_LINES.items():
         CASES[f"cli-{name}.{ending}"] = partial(run, *less, "--format", form)
 for columns in (None, 80, 120):
     CASES[f"cli-measure-{columns or 'pipe'}.txt"] = partial(measure, columns=columns)
+for columns in (None, 80, 120):
+    CASES[f"cli-diff-{columns or 'pipe'}.txt"] = partial(difference, columns=columns)
+for form in ("markdown", "csv"):
+    CASES[f"cli-diff.{FORMATS[form]}"] = partial(difference, "--format", form)
 for form in ("markdown", "csv", "json"):
     CASES[f"cli-measure.{FORMATS[form]}"] = partial(measure, "--format", form)
 
@@ -206,6 +228,8 @@ CASES |= {
     "cli-paths.txt": paths,
     "cli-paths-alone.txt": paths_alone,
     "cli-paths.json": partial(paths, "--format", "json"),
+    "cli-paths-80.txt": partial(paths, columns=80),
+    "cli-paths-detail.txt": partial(paths, "fft", "direct"),
     "cli-paths-table.txt": partial(paths, "--columns", "name,supports", "--top", "9"),
     "cli-rewrite.txt": partial(
         run, "rewrite", *HALF, "-o", "new.pt", "--report", "report.md",

@@ -14,10 +14,11 @@ from archcost.report.result import Result
 if TYPE_CHECKING:
     import torch
     from torch import nn
+    from typing_extensions import Unpack
 
     from archcost.trace.inputs import DTypes, Inputs, InputSize
 
-__all__ = ["Comparison", "compare"]
+__all__ = ["Comparison", "compare", "inputs_differ", "two_sides"]
 
 
 def compare(
@@ -32,7 +33,7 @@ def compare(
     device: str | torch.device | None = None,
     progress: bool | None = None,
 ) -> Comparison:
-    """Compare the costs of two models, module by module.
+    """Compare the costs of two models, module by module; `diff` explains the change between two versions.
 
     Args:
         model_a: the first model: a module, a SPEC, or an Analysis, which is used as it is.
@@ -52,19 +53,41 @@ def compare(
         InputError: the inputs do not fit, or both models are Analyses, which have their inputs.
         SpecError: a SPEC names nothing that can be loaded, or ``names`` are not two.
     """
-    sides = []
-    made = isinstance(model_a, Analysis) and isinstance(model_b, Analysis)
-    for model, own in ((model_a, None), (model_b, inputs_b)):
-        given = inputs if own is None else own
-        more: Wanted = {"input_size": input_size if own is None else None, "dtype": dtype, "device": device}
+    wanted: Wanted = {"input_size": input_size, "dtype": dtype, "device": device}
+    return Comparison(
+        *two_sides("compare", (model_a, model_b), (inputs, inputs_b), names, progress, **wanted)
+    )
+
+
+def two_sides(
+    what: str,
+    models: tuple[nn.Module | str | Analysis, nn.Module | str | Analysis],
+    inputs: tuple[Inputs, Inputs],
+    names: tuple[str, str] | None,
+    progress: bool | None,
+    **wanted: Unpack[Wanted],
+) -> tuple[Analysis, Analysis]:
+    """The Analyses of two models, with the options of `compare`; ``what`` is the name of the caller."""
+    sides: list[Analysis] = []
+    made = all(isinstance(model, Analysis) for model in models)
+    for model, own in zip(models, (None, inputs[1]), strict=True):
+        given = inputs[0] if own is None else own
+        more: Wanted = wanted if own is None else {**wanted, "input_size": None}
         if isinstance(model, Analysis) and not made:  # the inputs are meant for the other model
             given, more = own, {}
-        sides.append(analysis_of("compare", model, given, progress=progress, **more))
+        sides.append(analysis_of(what, model, given, progress=progress, **more))
     if names is not None:
         if isinstance(names, str) or len(names) != 2:
-            raise SpecError(f"compare: names is {names!r}; give two names, one for each model")
+            raise SpecError(f"{what}: names is {names!r}; give two names, one for each model")
         sides = [replace(side, name=str(name)) for side, name in zip(sides, names, strict=True)]
-    return Comparison(*sides)
+    return sides[0], sides[1]
+
+
+def inputs_differ(a: Analysis, b: Analysis) -> tuple[str, ...]:
+    """The note that the inputs of two models differ; empty if they do not."""
+    if a.input_text == b.input_text:
+        return ()
+    return (f"the inputs differ: a has {a.input_text}, b has {b.input_text}",)
 
 
 @dataclass(frozen=True)
@@ -85,8 +108,7 @@ class Comparison(Result):
     @property
     def notes(self) -> tuple[str, ...]:
         """Notes on the two models together, such as inputs that differ."""
-        a, b = self.a.input_text, self.b.input_text
-        return () if a == b else (f"the inputs differ: a has {a}, b has {b}",)
+        return inputs_differ(self.a, self.b)
 
     def document(self, asked: Asked) -> Document:
         """The contents to show; `archcost.analysis.reports.comparison` describes the schema of the JSON."""

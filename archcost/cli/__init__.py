@@ -1,8 +1,8 @@
 """The command line: parses, calls the public API, prints. Results on stdout, all else on stderr.
 
 Exit codes: 0 done; 1 findings (a cross-check or a zoo model disagrees, a receptive field is contradicted, a
-rewrite found nothing to do, a check has findings at its level); 2 usage or load error; 130 Ctrl-C. Each
-command is one file with ``add(commands, common)`` and ``run(args)``.
+limit of diff breaks, a check has findings at its level, a rewrite found nothing to do); 2 usage or load
+error; 130 Ctrl-C. Each command is one file with ``add(commands, common)`` and ``run(args)``.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from archcost.cli import (
     analyze,
     check,
     compare,
+    diff,
     field,
     measure,
     paths,
@@ -29,12 +30,16 @@ from archcost.cli import (
 )
 from archcost.cli.options import Parser, parse
 from archcost.cli.output import DONE, FAILED, INTERRUPTED, check_output
+from archcost.cli.wording import as_options, options_of
 from archcost.errors import ArchcostError
 
 __all__ = ["main"]
 
 # In the order of the help.
-COMMANDS = (analyze, compare, field, measure, propose, rewrite, accelerate, check, paths, store, zoo)
+COMMANDS = (
+    *(analyze, compare, diff, check, field, measure),
+    *(propose, rewrite, accelerate, paths, store, zoo),
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -56,7 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ArchcostError as error:
         if args.debug:
             raise
-        print(f"archcost: {' '.join(str(error).split())}", file=sys.stderr)
+        options = options_of(parser, args.command, getattr(args, "action", None))
+        print(f"archcost: {as_options(' '.join(str(error).split()), options)}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         print("archcost: interrupted", file=sys.stderr)

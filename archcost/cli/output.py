@@ -5,16 +5,16 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from archcost.errors import SpecError
 
 if TYPE_CHECKING:
-    from archcost.report.result import Result
+    from archcost.report.result import Options, Result
 
 __all__ = [
     *("DONE", "FAILED", "FINDINGS", "INTERRUPTED"),
-    *("check_output", "check_writable", "emit", "write", "write_file"),
+    *("check_output", "check_writable", "emit", "shown_options", "write", "write_file"),
 ]
 
 # Exit codes; `archcost.cli` says what each means.
@@ -23,8 +23,7 @@ DONE, FINDINGS, FAILED, INTERRUPTED = 0, 1, 2, 130
 
 def write(args: argparse.Namespace, result: Result) -> None:
     """Print or write a result as the options of `archcost.cli.options.report_options` say."""
-    asked = ((name, getattr(args, name)) for name in ("columns", "depth", "sort", "top", "by"))
-    options = {name: value for name, value in asked if value is not None}
+    options = shown_options(args)
     if args.save is not None:
         result.save(args.save)
     if args.format == "table" and args.output in (None, "-"):
@@ -35,6 +34,12 @@ def write(args: argparse.Namespace, result: Result) -> None:
     emit(args, text if text.endswith("\n") else f"{text}\n")
     for note in getattr(result, "notes", ()) if args.format == "csv" else ():
         print(f"note: {note}", file=sys.stderr)
+
+
+def shown_options(args: argparse.Namespace) -> Options:
+    """The values of `archcost.cli.options.report_options` that a `Result` takes, as far as given."""
+    asked = ((name, getattr(args, name)) for name in ("columns", "depth", "sort", "top", "by"))
+    return cast("Options", {name: value for name, value in asked if value is not None})
 
 
 def check_output(args: argparse.Namespace) -> None:

@@ -29,7 +29,7 @@ from archcost.cli.propose import random_weights
 from archcost.errors import SpecError
 
 if TYPE_CHECKING:
-    from archcost.report.values import Json
+    from archcost.rewriting.replacement import Option
     from archcost.rewriting.rewritten import Choice, Rewritten
 
 __all__ = ["add", "run"]
@@ -183,7 +183,7 @@ def _choices(given: list[str]) -> Iterator[tuple[str, Choice]]:
         yield name, (rule, dict(_options(text, options))) if colon else rule
 
 
-def _options(text: str, given: str) -> Iterator[tuple[str, Json]]:
+def _options(text: str, given: str) -> Iterator[tuple[str, Option]]:
     for part in given.split(","):
         name, equals, value = part.partition("=")
         if not (name.strip() and equals):

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, lru_cache
 from operator import add, attrgetter
-from typing import Any
 
 from archcost.cost.complex import as_defined
 from archcost.cost.depth import depends_on_input, is_weighted, longest_path, stacked_layers
@@ -238,9 +237,8 @@ def _module_rows(trace: Trace, ops: tuple[OpCost, ...]) -> list[ModuleCost]:
     for name in names:
         info = trace.modules.get(shared.get(name, name))
         made = calls.get(name, [])
-        columns: dict[str, Any] = dict(zip(_ADDITIVE, sums[name], strict=True))
-        if trace.kept_for_backward is None:
-            columns["kept_for_backward_bytes"] = None
+        columns = dict(zip(_ADDITIVE, sums[name], strict=True))
+        kept = columns.pop("kept_for_backward_bytes")
         rows.append(
             ModuleCost(
                 name=name,
@@ -253,6 +251,7 @@ def _module_rows(trace: Trace, ops: tuple[OpCost, ...]) -> list[ModuleCost]:
                 shared_with=shared.get(name),
                 tied=tuple(tied.get(name, ())),
                 peak_memory_bytes=peaks[name],
+                kept_for_backward_bytes=None if trace.kept_for_backward is None else kept,
                 **columns,
             )
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from archcost.errors import ArchcostError
 from archcost.registry import OperatorRegistry
@@ -42,13 +43,14 @@ class Count:
 
 
 Rule = Callable[[Op], "Count | tuple[int, int]"]
+R = TypeVar("R", bound=Rule)
 
 table: OperatorRegistry[tuple[Rule, str]] = OperatorRegistry(
     "counting rules", home="archcost.cost.rules", group="archcost.rules"
 )
 
 
-def counting_rule(*names: str, kind: str = "other") -> Callable[[Rule], Rule]:
+def counting_rule(*names: str, kind: str = "other") -> Callable[[R], R]:
     """Register a counting rule for operators; a later rule replaces an earlier one.
 
     Args:

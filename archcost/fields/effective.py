@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,8 +17,9 @@ from archcost.fields.field import ReceptiveField, Window
 from archcost.fields.witness import Claim
 from archcost.report.document import Asked, Column, Document, Table, ordered
 from archcost.report.result import Result
+from archcost.report.values import Json
 from archcost.trace.call import Call
-from archcost.trace.inputs import map_tensors, tensors_in
+from archcost.trace.inputs import Inputs, map_tensors, tensors_in
 from archcost.trace.modules import is_training, walk
 from archcost.trace.state import Untouched
 
@@ -110,7 +110,7 @@ class EffectiveField(Result):
         meaning = "Mean absolute gradient, summed over the input's channels"
         return [*axes, Column("gradient", "Gradient", meaning, lambda row: float(row[1]), dtype="float64")]
 
-    def _record(self) -> dict[str, Any]:
+    def _record(self) -> dict[str, Json]:
         names = ("side", "ratio", "window", "share", "samples", "signs")
         return {**{name: getattr(self, name) for name in names}, "theoretical": self.theoretical.record()}
 
@@ -250,7 +250,7 @@ def _picked(twin: nn.Module, given: Call, claim: Claim, name: str) -> torch.Tens
     calls = 0
     wanted = claim.watched[-1]
 
-    def keep(module: nn.Module, inputs: Any, result: Any) -> None:
+    def keep(module: nn.Module, inputs: Inputs, result: Inputs) -> None:
         nonlocal calls
         calls += 1
         if calls == wanted.call + 1:

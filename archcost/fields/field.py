@@ -5,10 +5,16 @@ from __future__ import annotations
 from copy import copy
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING
 
 from archcost.report.document import Asked, Column, Document, Table, ordered
 from archcost.report.result import Result
+from archcost.report.values import Cell, Json
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from archcost.report.columns import Look
 
 __all__ = ["ReceptiveField"]
 
@@ -105,7 +111,7 @@ class ReceptiveField(Result):
         shown = [axes] if asked.columns is not None else []
         return Document("archcost.field/1", [(first, "")], [axes], shown, self.record, lines)
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> dict[str, Json]:
         """The field as a dict of plain values, by attribute name."""
         record = {name: getattr(self, name) for name in _RECORDED}
         local = self.local.record() if self.is_global else None
@@ -156,22 +162,28 @@ def _windows(windows: tuple[Window, ...]) -> str:
     return " x ".join("none" if lo > hi else f"[{lo}, {hi}]" for lo, hi in windows)
 
 
+_Row = tuple[ReceptiveField, int]
+"""A field and an axis."""
 _RECORDED = ("layer", "size", "stride", "padding", "sizes", "position", "window", "unclipped", "because")
 
 
-def _column(name: str, header: str, meaning: str, of: str, at: int | None = None, **more: Any) -> Column:
+def _column(
+    name: str, header: str, meaning: str, of: str, at: int | None = None, **look: Unpack[Look]
+) -> Column[_Row]:
     """A column with the values of the attribute ``of`` per axis, or entry ``at`` of its pairs."""
 
-    def get(row: Any, of: str, at: int | None) -> Any:
+    def get(row: _Row, of: str, at: int | None) -> Cell:
         value = getattr(row[0], of)[row[1]]
-        return value if at is None else value[at]
+        cell: Cell = value if at is None else value[at]
+        return cell
 
-    return Column(name, header, meaning, partial(get, of=of, at=at), unit="pixels", **more)
+    look = {"unit": "pixels", **look}
+    return Column(name, header, meaning, partial(get, of=of, at=at), **look)
 
 
 _BEYOND = "pixel that the position sees, with the input continued beyond its borders"
-_NUMBER: dict[str, Any] = {"dtype": "float64", "show": "{:g}".format}
-_COLUMNS = (
+_NUMBER: Look = {"dtype": "float64", "show": "{:g}".format}
+_COLUMNS: tuple[Column[_Row], ...] = (
     Column("axis", "Axis", "Spatial axis, from 0", lambda row: row[1]),
     _column("size", "Size", "Size of the receptive field; the whole input where global", "size"),
     _column("stride", "Stride", "Distance of the fields of neighbouring positions; 0 where global", "stride",

@@ -9,11 +9,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar
 
 from archcost.fields.intervals.intervals import Intervals, union
 from archcost.registry import OperatorRegistry, forms
-from archcost.trace.graph import Op, TensorRef, refs
+from archcost.trace.graph import Argument, Op, TensorRef, refs
 from archcost.trace.schema import arguments, find_overload
 
 
@@ -24,14 +24,17 @@ class See(Protocol):
     are true where a softmax along ``dim`` gives no weight (`archcost.fields.replay.masks`). None if unknown.
     """
 
-    def __call__(self, ref: Any, /) -> Intervals | None: ...
+    def __call__(self, ref: Argument, /) -> Intervals | None: ...
 
-    def zeros(self, ref: Any, /) -> np.ndarray | None: ...
+    def zeros(self, ref: Argument, /) -> np.ndarray | None: ...
 
-    def lows(self, ref: Any, dim: int, /) -> np.ndarray | None: ...
+    def lows(self, ref: Argument, dim: int, /) -> np.ndarray | None: ...
 
 
-Rule = Callable[[Op, See], Any]
+Fields: TypeAlias = Intervals | list[Intervals | None] | list[Intervals] | None
+"""The Intervals of an operation's outputs: the same for all, or a list with an entry per output."""
+Rule = Callable[[Op, See], Fields]
+R = TypeVar("R", bound=Rule)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,7 +44,7 @@ table: OperatorRegistry[tuple[Rule, bool]] = OperatorRegistry(
 )
 
 
-def field_rule(*names: str, slides: bool = False) -> Callable[[Rule], Rule]:
+def field_rule(*names: str, slides: bool = False) -> Callable[[R], R]:
     """Register a dependence rule for operators; a later rule replaces an earlier rule.
 
     Args:

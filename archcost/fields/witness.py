@@ -11,7 +11,7 @@ import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -26,6 +26,7 @@ from archcost.trace.failure import said_by
 from archcost.trace.graph import Args, Kwargs
 from archcost.trace.inputs import tensors_in
 from archcost.trace.modules import ModuleTree, state_of, walk
+from archcost.trace.recording.tensors import Returned
 from archcost.trace.state import Untouched
 
 __all__ = ["Claim", "Planted", "Watched", "Witness", "bear_witness"]
@@ -256,7 +257,7 @@ class _Reference(NamedTuple):
         found: dict[int, torch.Tensor] = {}
         calls = 0
 
-        def keep(result: Any) -> None:
+        def keep(result: Returned) -> None:
             nonlocal calls
             if calls in wanted:
                 found[calls] = tensors_in(result)[wanted[calls].output].detach().clone()
@@ -311,10 +312,11 @@ class _Hidden(TorchDispatchMode):
 
     def __torch_dispatch__(
         self, func: OpOverload, types: Sequence[type], args: Args = (), kwargs: Kwargs | None = None
-    ) -> Any:
+    ) -> Returned:
         if not self.met:
             self.met = self._hides(str(func).rpartition(".")[0].rstrip("_"), args, kwargs or {})
-        return func(*args, **(kwargs or {}))
+        result: Returned = func(*args, **(kwargs or {}))
+        return result
 
     def _hides(self, base: str, args: Args, options: Kwargs) -> bool:
         if "attention" in base:
@@ -345,15 +347,15 @@ def _is(found: torch.Tensor) -> torch.Tensor:
 class _Operation(TorchDispatchMode):
     """A dispatch mode that passes the result of each call of an operator to ``keep``."""
 
-    def __init__(self, name: str, keep: Callable[[Any], None]) -> None:
+    def __init__(self, name: str, keep: Callable[[Returned], None]) -> None:
         super().__init__()
         self.name = name
         self.keep = keep
 
     def __torch_dispatch__(
         self, func: OpOverload, types: Sequence[type], args: Args = (), kwargs: Kwargs | None = None
-    ) -> Any:
-        result = func(*args, **(kwargs or {}))
+    ) -> Returned:
+        result: Returned = func(*args, **(kwargs or {}))
         if str(func) == self.name:
             self.keep(result)
         return result

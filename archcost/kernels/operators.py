@@ -47,7 +47,7 @@ def _is_watched(x: Tensor) -> bool:
         torch.compiler.is_compiling()
         or type(x) is not Tensor
         or torch._C._len_torch_dispatch_stack() > 0
-        or torch.jit.is_tracing()  # type: ignore[attr-defined]
+        or torch._C._is_tracing()
     )
 
 

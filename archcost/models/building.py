@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 from archcost.errors import SpecError
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from archcost.trace.graph import Args, Kwargs
+    from archcost.trace.inputs import InputSize
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -20,7 +25,7 @@ class Loaded:
 
     model: nn.Module
     spec: str
-    input_size: Any = None
+    input_size: InputSize | None = None
     """The input size, as `archcost.analyze` takes it; None where it is not known."""
     assumed: str = ""
     """The source of the input size, in words."""
@@ -39,8 +44,8 @@ def _without_values() -> Iterator[None]:
 
     class EmptyOnMeta(TorchFunctionMode):
         def __torch_function__(
-            self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-        ) -> Any:
+            self, func: Callable[..., T], types: Sequence[type], args: Args = (), kwargs: Kwargs | None = None
+        ) -> T:
             kwargs = kwargs or {}
             if func is torch.empty and kwargs.get("device") is None:
                 kwargs = {**kwargs, "device": "meta"}

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from archcost.errors import SpecError
 from archcost.models.building import Loaded, build, near
@@ -143,7 +143,7 @@ def _importable(folder: str) -> Iterator[None]:
 def _attribute(holder: ModuleType, name: str, spec: str, light: bool) -> Loaded:
     from torch import nn
 
-    found: Any = holder
+    found: object = holder
     for part in name.split("."):
         if not hasattr(found, part):
             public = [key for key in vars(found) if not key.startswith("_")]
@@ -157,7 +157,7 @@ def _attribute(holder: ModuleType, name: str, spec: str, light: bool) -> Loaded:
     return Loaded(model, spec, without_values=empty)
 
 
-def _made(factory: Callable[[], Any], spec: str) -> nn.Module:
+def _made(factory: Callable[[], object], spec: str) -> nn.Module:
     from torch import nn
 
     model = factory()

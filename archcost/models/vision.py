@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias
 
 from archcost.errors import SpecError
 from archcost.models.building import Loaded, build, near
 
 if TYPE_CHECKING:
     from torch import nn
+    from torchvision.models import WeightsEnum
+
+Size: TypeAlias = "tuple[int, ...] | list[Size]"
+"""The shape of an input, or those of several."""
 
 # Input sizes at which torchvision publishes operations, where the transforms of the weights do not hold them:
 # frames of a clip, sides of square images.
@@ -31,7 +35,7 @@ class Published:
     gmacs: float
     image_size: int
     """The ``image_size`` argument of a vision transformer's constructor; 0 for other models."""
-    input_size: Any
+    input_size: Size
 
 
 def names() -> list[str]:
@@ -52,7 +56,7 @@ def task_of(name: str) -> str:
     return "classification"
 
 
-def _size_of(name: str, task: str, entry: Any) -> Any:
+def _size_of(name: str, task: str, entry: WeightsEnum) -> Size:
     """The input size (batch 1) at which ``entry`` of a weights enumeration was measured."""
     if task == "detection":
         side = _DETECTION_SIZES.get(name, DETECTION_SIZE)
@@ -88,12 +92,12 @@ def published(name: str) -> list[Published]:
     return rows
 
 
-def _torchvision_arguments(name: str, task: str, image_size: int) -> dict[str, Any]:
+def _torchvision_arguments(name: str, task: str, image_size: int) -> dict[str, int | None]:
     """Constructor arguments: no download, and the output heads that the published figures include."""
     from torchvision.models import get_model_builder
 
     known = inspect.signature(get_model_builder(name)).parameters
-    arguments: dict[str, Any] = {"weights": None}
+    arguments: dict[str, int | None] = {"weights": None}
     if "weights_backbone" in known:
         arguments["weights_backbone"] = None
     if task == "segmentation":
@@ -143,7 +147,7 @@ def _freeze_norms(model: nn.Module) -> None:
             setattr(model.get_submodule("backbone.body").get_submodule(parent), key, frozen)
 
 
-def _text(size: Any) -> str:
+def _text(size: Size) -> str:
     if isinstance(size, tuple):
         return "x".join(map(str, size))
     return f"[{', '.join(map(_text, size))}]"

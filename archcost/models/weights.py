@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias
 
 from archcost.errors import SpecError
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
+Plain: TypeAlias = "torch.Tensor | complex | str | Sequence[Plain] | Mapping[str, Plain] | None"
+"""Tensors and plain values, as a file without code holds them."""
 
 # The first bytes of a file that torch.save wrote: the zip format, and the older pickle.
 _SAVED = (b"PK", b"\x80")
 
 
-def read_tensors(path: Path, what: str) -> Any:
+def read_tensors(path: Path, what: str) -> Plain:
     """The tensors in a file that ``torch.save`` wrote.
 
     Raises:
@@ -25,7 +29,8 @@ def read_tensors(path: Path, what: str) -> Any:
     import torch
 
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        found: Plain = torch.load(path, map_location="cpu", weights_only=True)
+        return found
     except Exception as error:  # whatever a broken file makes it raise
         # PyTorch's own message advises to load the file unsafely.
         held = re.search(r"GLOBAL (\S+)", str(error))
@@ -38,7 +43,7 @@ def read_tensors(path: Path, what: str) -> Any:
         raise SpecError(f"{what}: {path.name} cannot be read as plain tensors: {why}") from error
 
 
-def _safetensors(path: Path) -> Any:
+def _safetensors(path: Path) -> dict[str, torch.Tensor]:
     try:
         from safetensors.torch import load_file
 

@@ -180,6 +180,8 @@ class Table(Generic[RowT]):
     """Names of the columns in data formats; None: those asked for, or all."""
     is_summary: bool = False
     """Whether the table is a summary, to which the options columns, depth, sort and top do not apply."""
+    folded: str = ""
+    """The line under which markdown and HTML fold the table away; empty: they show it."""
 
     @staticmethod
     def of_texts(
@@ -224,7 +226,7 @@ class Table(Generic[RowT]):
             else self.lines(columns)
         )
         head = label.header if self.label is None else self.label
-        return Grid(head, [c.head for c in columns], entries, self.title)
+        return Grid(head, [c.head for c in columns], entries, self.title, self.folded)
 
 
 def _cell(at: int, row: tuple[str, Sequence[str]]) -> str:

@@ -17,6 +17,8 @@ GAP = "  "
 LONGEST_PADDED = 100
 # The least width to which labels and texts are cut.
 _SHORTEST = 12
+# A text of at least this ``keep`` is cut where it is too long, not hidden.
+_TELLING = 90
 _UNKNOWN = "yellow"
 
 
@@ -63,6 +65,7 @@ class Grid:
     heads: Sequence[Head]
     entries: Sequence[Entry] = field(default=())
     title: tuple[str, str] | None = None
+    folded: str = ""
 
     def cell_width(self, column: int) -> int:
         """Width of the widest cell of a column."""
@@ -103,17 +106,23 @@ def _squeezed(grid: Grid, widths: list[int], over: int) -> list[int]:
     return widths
 
 
+def _longest(width: int) -> int:
+    """The most that labels take of a line that is too short for all."""
+    return max(24, width // 2)
+
+
 def that_fit(grid: Grid, width: int | None, asked: bool = False) -> list[int]:
     """Indices of the columns that fit into ``width`` beside the labels, those of the highest ``keep`` first.
 
-    Columns without any value are hidden first. Columns that the user ``asked`` for are hidden from the last
-    on, and only once the labels are as short as possible.
+    Columns without any value are hidden first; a telling text too long for the room that is left is cut.
+    Columns that the user ``asked`` for are hidden from the last on, and only once the labels are as short as
+    possible.
     """
     everything = list(range(len(grid.heads)))
     if width is None:
         return everything
     # A few very long names must not hide the numbers of the others.
-    label = min(max((e.label_width(remark=False) for e in grid.entries), default=0), max(24, width // 2))
+    label = min(max((e.label_width(remark=False) for e in grid.entries), default=0), _longest(width))
     label = max(min(label, _SHORTEST) if asked else label, width_of(grid.label))
     widths = _widths(grid, True)
     needs = [len(GAP) + (_least(grid, i, wide) if asked else wide) for i, wide in enumerate(widths)]
@@ -132,6 +141,14 @@ def that_fit(grid: Grid, width: int | None, asked: bool = False) -> list[int]:
             break
         else:
             tight = True
+            room = width - label - sum(needs[i] for i in kept)
+            if (
+                head.keep >= _TELLING
+                and not head.group
+                and room >= len(GAP) + _least(grid, column, widths[column])
+            ):
+                needs[column] = room
+                kept.add(column)
     return sorted(kept)
 
 
@@ -147,7 +164,7 @@ def lay_out(grid: Grid, width: int | None) -> list[list[Piece]]:
         short = max([width_of(grid.label), *(e.label_width(remark=False) for e in grid.entries)])
         if short + sum(widths) + len(GAP) * len(widths) > width:
             stacked, widths = any(" " in head.text for head in grid.heads), _widths(grid, True)
-            over = min(short, max(width_of(grid.label), _SHORTEST)) + sum(widths) - width
+            over = max(width_of(grid.label), min(short, _longest(width))) + sum(widths) - width
             widths = _squeezed(grid, widths, over + len(GAP) * len(widths))
         room = max(1, min(room, width - sum(widths) - len(GAP) * len(widths)))
     heads = [_stacked(h.text) if stacked else [h.text] for h in grid.heads]

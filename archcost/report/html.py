@@ -40,7 +40,8 @@ def _table(grid: Grid) -> str:
             out.append(f'<td style="text-align:{side};padding:2px 8px">{html_text(cell)}</td>')
         out.append("</tr>")
     out.append("</tbody></table>")
-    return "".join(out)
+    table = "".join(out)
+    return f"<details><summary>{html_text(grid.folded)}</summary>{table}</details>" if grid.folded else table
 
 
 def _th(text: str, side: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from archcost.report.document import Asked, Document, shown_in
 from archcost.report.grid import Entry, Grid
-from archcost.report.text import markdown_cell
+from archcost.report.text import html_text, markdown_cell
 
 __all__ = ["to_markdown"]
 
@@ -16,7 +16,7 @@ def to_markdown(document: Document, asked: Asked) -> str:
     parts += map(markdown_cell, document.lines)
     for grid in grids:
         parts += [f"**{markdown_cell(grid.title[0])}** {markdown_cell(grid.title[1])}"] if grid.title else []
-        parts.append(_table(grid))
+        parts.append(_folded(grid) if grid.folded else _table(grid))
     parts.append("\n".join(f"- {what}: {markdown_cell(said)}" for what, said in document.notes(grids)))
     return "\n\n".join(filter(None, parts)) + "\n"
 
@@ -29,6 +29,11 @@ def _table(grid: Grid) -> str:
     align = ["left", *("right" if head.right else "left" for head in grid.heads)]
     titles = list(map(markdown_cell, heads))
     return tabulate(rows, titles, tablefmt="pipe", colalign=align if rows else None, disable_numparse=True)
+
+
+def _folded(grid: Grid) -> str:
+    """A table that a click unfolds."""
+    return f"<details><summary>{html_text(grid.folded)}</summary>\n\n{_table(grid)}\n\n</details>"
 
 
 def _label(entry: Entry) -> str:

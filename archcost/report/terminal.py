@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["plain_text", "printed", "show"]
 
-_ASCII = str.maketrans({"├": "|", "└": "`", "│": "|", "─": "-", "…": "~"})
+_ASCII = str.maketrans({"├": "|", "└": "`", "│": "|", "─": "-", "…": "~", "▲": "^", "▼": "v"})
 
 
 def show(document: Document, asked: Asked, width: int | None = None, console: Console | None = None) -> None:

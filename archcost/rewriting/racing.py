@@ -19,7 +19,7 @@ from archcost.latency.store.measurement import Key, Measurement
 from archcost.latency.store.store import Store
 from archcost.latency.timing.clock import Timing, compare_calls, ratio
 from archcost.latency.timing.deadline import Deadline, TooLittleTime
-from archcost.latency.timing.engine import TimeStats, clock_for, once
+from archcost.latency.timing.engine import TimeStats, Work, clock_for, once
 from archcost.latency.timing.thresholds import AROUND, FEWEST, LEAST_PAIR_S, PAIR_ROUNDS
 from archcost.progress import Progress
 from archcost.rewriting.plan.building import built
@@ -148,9 +148,7 @@ def _raced_layers(
     return _now(timings)
 
 
-def _timed(
-    calls: Mapping[str, Callable[[], object]], seconds: float, deadline: Deadline
-) -> dict[str, Timing]:
+def _timed(calls: Mapping[str, Work], seconds: float, deadline: Deadline) -> dict[str, Timing]:
     """Time the calls for about ``seconds``, longer if five pairs need it, within the deadline."""
     with torch.no_grad():
         least = AROUND * FEWEST * sum(map(once, calls.values()))

@@ -8,7 +8,6 @@ import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy
-from torch.nn.utils import parametrize
 from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
@@ -66,8 +65,9 @@ def _reasons(module: nn.Module) -> Iterator[str]:
         yield "it has been replaced already: undo that first, or start from the original model"
     if any(is_lazy(p) for p in module._parameters.values() if p is not None):
         yield "it is lazy and has no weights yet: run a forward pass, model(example), first"
-    if parametrize.is_parametrized(module):
-        name = next(iter(module.parametrizations))  # type: ignore[arg-type]
+    parametrized = getattr(module, "parametrizations", None)
+    if isinstance(parametrized, nn.ModuleDict) and len(parametrized):
+        name = next(iter(parametrized))
         yield (
             f"its {name} is parametrized: remove that with "
             f"torch.nn.utils.parametrize.remove_parametrizations(module, {name!r})"

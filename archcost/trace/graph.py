@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from math import prod
@@ -11,18 +11,21 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 from archcost.trace.sites import Site
 
 if TYPE_CHECKING:
+    from types import EllipsisType
+
     import torch
 
+Argument: TypeAlias = """(
+    TensorRef | PackedWeights | complex | str | bytes | slice | EllipsisType | torch.dtype | torch.layout
+    | torch.device | torch.memory_format | Sequence[Argument] | Mapping[Any, Argument] | None
+)"""
+"""An argument of an operator as a Trace holds it, or a structure of them, such as the outputs of a model."""
 Args = tuple[Any, ...]
 """The positional arguments of an operator, which its schema types, not Python."""
 Kwargs = dict[str, Any]
 """The keyword arguments of an operator."""
 StateKind = Literal["parameter", "buffer"]
 Origin = Literal["parameter", "buffer", "input", "constant", "operation"]
-
-
-Described: TypeAlias = object
-"""A structure of tuples and dicts with a `TensorRef` for each tensor."""
 
 
 class TensorRef(NamedTuple):
@@ -116,7 +119,7 @@ class Op:
                 yield from refs(value)
 
 
-def refs(value: Described) -> Iterator[TensorRef]:
+def refs(value: Argument) -> Iterator[TensorRef]:
     """The TensorRefs in a structure of tuples, lists and dicts, in order."""
     if isinstance(value, TensorRef):
         yield value
@@ -192,7 +195,7 @@ class Trace:
     modules: dict[str, ModuleInfo]
     state: tuple[StateInfo, ...]
     inputs: tuple[Args, Kwargs]
-    outputs: Described
+    outputs: Argument
     kept_for_backward: dict[str, int] | None
     notes: tuple[str, ...] = field(default=())
 

@@ -16,7 +16,7 @@ from archcost.errors import ArchcostError, ModelError
 from archcost.trace import inputs as inputs_
 from archcost.trace.call import Call, Inputs
 from archcost.trace.failure import Failed, check_computed
-from archcost.trace.graph import Args, Described, Kwargs, StateKind, Trace, refs
+from archcost.trace.graph import Args, Argument, Kwargs, StateKind, Trace, refs
 from archcost.trace.modules import ModuleTree, describe, describe_state, named_state, state_of, type_name
 from archcost.trace.recording.composite import operators_as_on_cpu
 from archcost.trace.recording.kept import KeptForBackward
@@ -48,7 +48,7 @@ class Passes:
         Raises:
             Failed: the model's own code raised.
         """
-        # Described before weights are replaced by copies on the device.
+        # Argument before weights are replaced by copies on the device.
         modules, state = describe(self.tree), describe_state(self.tree)
         notes: list[str] = []
         with Untouched(self.tree) as guard, contextlib.ExitStack() as stack:
@@ -87,7 +87,7 @@ class _Done:
 
     recorder: Recorder
     inputs: tuple[Args, Kwargs]
-    outputs: Described
+    outputs: Argument
 
     @property
     def keeps_something(self) -> bool:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from functools import cache
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from operator import attrgetter
+from typing import TYPE_CHECKING
 
-from archcost.trace.graph import Op
+from archcost.trace.graph import Kwargs, Op
 
 if TYPE_CHECKING:
     from torch._ops import OpOverload
@@ -23,7 +24,7 @@ def named(words: str, namespace: str = "aten") -> tuple[str, ...]:
     return tuple(found)
 
 
-def arguments(op: Op) -> dict[str, Any]:
+def arguments(op: Op) -> Kwargs:
     """The arguments of an operation by the names in its schema, without those that were not passed."""
     return dict(zip(_parameter_names(op.name), op.args, strict=False)) | op.kwargs
 
@@ -39,10 +40,8 @@ def find_overload(name: str) -> OpOverload | None:
     """The operator overload with that name, ``"aten.add.Tensor"``; None where there is none."""
     import torch
 
-    found: Any = torch.ops
-    for part in name.split("."):
-        try:
-            found = getattr(found, part)
-        except AttributeError:
-            return None
+    try:
+        found: OpOverload = attrgetter(name)(torch.ops)
+    except AttributeError:
+        return None
     return found if hasattr(found, "_schema") else None

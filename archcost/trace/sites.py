@@ -19,10 +19,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 from types import CodeType, FrameType, TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Concatenate, ParamSpec
 
 if TYPE_CHECKING:
     from torch import nn
+
+P = ParamSpec("P")
 
 __all__ = ["Frame", "Site", "inherit_sites", "is_library", "recording_sites", "sites_of"]
 
@@ -112,12 +114,18 @@ def _start(frame: FrameType) -> None:
         if _wrapped is None:
             original: Callable[..., None] = nn.Module.__init__
 
-            def init(module: nn.Module, *args: Any, **kwargs: Any) -> None:
-                _note(module)
-                original(module, *args, **kwargs)
-
-            _wrapped = original, functools.update_wrapper(init, original)
+            init = _noting(original)
+            _wrapped = original, init
             nn.Module.__init__ = init  # type: ignore[assignment, method-assign]
+
+
+def _noting(original: Callable[Concatenate[nn.Module, P], None]) -> Callable[Concatenate[nn.Module, P], None]:
+    @functools.wraps(original)
+    def init(module: nn.Module, /, *args: P.args, **kwargs: P.kwargs) -> None:
+        _note(module)
+        original(module, *args, **kwargs)
+
+    return init
 
 
 def _stop() -> None:

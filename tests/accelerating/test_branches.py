@@ -1,8 +1,6 @@
 """Branches that are concatenated run as programs, pooling included, and are in all else what they were."""
 
 import copy
-import io
-import pickle
 from math import inf
 
 import pytest
@@ -25,17 +23,16 @@ from archcost.accelerating.joining import joined
 from archcost.accelerating.layers import layers_of
 from archcost.accelerating.layouts import CHANNELS_LAST, NCHW, regions
 from archcost.accelerating.pooling import pools_of
-from archcost.accelerating.program import Program
 from archcost.accelerating.siblings import Siblings
 from archcost.kernels import bound
 from archcost.nn.path_conv import PathConv
 from archcost.nn.runners import KernelRunner
 from archcost.surgery.exchange import replace
 from archcost.trace.run import record
+from helpers.programs import X, assert_copied, assert_undone, close, model_of, programs_in
 
 needs_kernels = pytest.mark.skipif(kernels.library() is None, reason="needs the compiled kernels")
 
-X = torch.randn(2, 16, 14, 14, generator=torch.Generator().manual_seed(1))
 LAYOUTS = {NCHW: torch.contiguous_format, CHANNELS_LAST: torch.channels_last}
 
 
@@ -155,17 +152,6 @@ CASES = [
 ]
 
 
-def model_of(block):
-    """In a model, with statistics as of a trained one."""
-    torch.manual_seed(0)
-    model = nn.Sequential(block()).eval()
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5), nn.init.normal_(module.bias)
-            nn.init.normal_(module.running_mean), nn.init.uniform_(module.running_var, 0.5, 2)
-    return model
-
-
 def put_in(model, x=X, path="im2col-tiled", layout=CHANNELS_LAST, joins=True):
     """Programs in the model, with every convolution on a path, where that can be, and siblings joined."""
     trace = record(model, x)
@@ -177,14 +163,6 @@ def put_in(model, x=X, path="im2col-tiled", layout=CHANNELS_LAST, joins=True):
     groups, chosen = joined(network, took, chosen, lambda *_: True) if joins else ({}, chosen)
     made = new_modules(*(model, layers, chosen, True), programs=programs, pools=network.pools, joined=groups)
     return replace(model, made, inplace=True, hooks="keep")
-
-
-def programs_in(model):
-    return [module for module in model.modules() if isinstance(module, Program)]
-
-
-def close(a, b, tolerance=1e-5):
-    return a.shape == b.shape and (a.double() - b.double()).abs().max() <= tolerance * b.double().abs().max()
 
 
 @pytest.fixture
@@ -347,31 +325,11 @@ def test_a_sibling_that_is_substituted_takes_effect():
 def test_it_can_be_copied(how):
     model = model_of(BLOCKS["inception"])
     put_in(model)
-    with torch.no_grad():
-        before = model(X)
-        if how == "torch.save":
-            file = io.BytesIO()
-            torch.save(model, file)
-            file.seek(0)
-            other = torch.load(file, weights_only=False)
-        else:
-            other = copy.deepcopy(model) if how == "deepcopy" else pickle.loads(pickle.dumps(model))
-        assert torch.equal(other(X), before)
-        other.get_parameter("0.branch2.0.conv.weight").mul_(2)
-        assert not torch.equal(other(X), before)
-        assert torch.equal(model(X), before)
+    assert_copied(model, how, "0.branch2.0.conv.weight")
 
 
 def test_undo_puts_the_very_blocks_back():
-    model = model_of(BLOCKS["inception"])
-    before = dict(model.named_modules())
-    with torch.no_grad():
-        expected = model(X)
-        handle = put_in(model)
-        assert programs_in(model)
-        handle.undo()
-        assert all(module is before[name] for name, module in model.named_modules())
-        assert torch.equal(model(X), expected)
+    assert_undone(model_of(BLOCKS["inception"]), put_in)
 
 
 @pytest.mark.parametrize("where", ["0", "0.branch2", "0.branch1.conv", "0.branch4.0", "0.branch3.1.bn"])

@@ -1,8 +1,6 @@
 """Residual blocks run as programs of their convolutions, and are in all else what they were."""
 
 import copy
-import io
-import pickle
 from math import inf
 
 import pytest
@@ -20,13 +18,12 @@ from archcost.accelerating.choosing import Choice, Network, choices
 from archcost.accelerating.contest import Took
 from archcost.accelerating.layers import layers_of
 from archcost.accelerating.layouts import CHANNELS_LAST, NCHW, regions
-from archcost.accelerating.program import Program
 from archcost.nn.path_conv import PathConv
 from archcost.surgery.exchange import replace
 from archcost.surgery.outputs import tensors_in
 from archcost.trace.run import record
+from helpers.programs import X, assert_copied, assert_undone, close, model_of, programs_in
 
-X = torch.randn(2, 16, 14, 14, generator=torch.Generator().manual_seed(1))
 RELU = (0.0, inf)
 
 
@@ -122,17 +119,6 @@ OTHERS = {
 PATHS = ["native", "native-prepacked", "im2col-tiled", "winograd-2"]
 
 
-def model_of(block):
-    """In a model, with statistics as of a trained one."""
-    torch.manual_seed(0)
-    model = nn.Sequential(block()).eval()
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5), nn.init.normal_(module.bias)
-            nn.init.normal_(module.running_mean), nn.init.uniform_(module.running_var, 0.5, 2)
-    return model
-
-
 def put_in(model, x=X, path="im2col-tiled", layout=CHANNELS_LAST, keeps_nan=True):
     """Programs in the model, with every convolution on a path, where that can be; the way back."""
     layers, _, programs = layers_of(model, x, record(model, x), True)
@@ -142,14 +128,6 @@ def put_in(model, x=X, path="im2col-tiled", layout=CHANNELS_LAST, keeps_nan=True
         chosen[layer.name] = Choice(path if able else "native", layout, layout, 0.0)
     made = new_modules(model, layers, chosen, keeps_nan, programs=programs)
     return replace(model, made, inplace=True, hooks="keep")
-
-
-def programs_in(model):
-    return [module for module in model.modules() if isinstance(module, Program)]
-
-
-def close(a, b, tolerance=1e-5):
-    return a.shape == b.shape and (a.double() - b.double()).abs().max() <= tolerance * b.double().abs().max()
 
 
 @pytest.mark.parametrize("keeps_nan", [True, False])
@@ -231,31 +209,11 @@ def test_state_dict_loads_both_ways_and_takes_effect(name):
 def test_it_can_be_copied(how):
     model = model_of(BLOCKS["bottleneck, strided"])
     put_in(model)
-    with torch.no_grad():
-        before = model(X)
-        if how == "torch.save":
-            file = io.BytesIO()
-            torch.save(model, file)
-            file.seek(0)
-            other = torch.load(file, weights_only=False)
-        else:
-            other = copy.deepcopy(model) if how == "deepcopy" else pickle.loads(pickle.dumps(model))
-        assert torch.equal(other(X), before)
-        other.get_parameter("0.conv1.weight").mul_(2)
-        assert not torch.equal(other(X), before)
-        assert torch.equal(model(X), before)
+    assert_copied(model, how, "0.conv1.weight")
 
 
 def test_undo_puts_the_very_blocks_back():
-    model = model_of(BLOCKS["basic, strided"])
-    before = dict(model.named_modules())
-    with torch.no_grad():
-        expected = model(X)
-        handle = put_in(model)
-        assert programs_in(model)
-        handle.undo()
-        assert all(module is before[name] for name, module in model.named_modules())
-        assert torch.equal(model(X), expected)
+    assert_undone(model_of(BLOCKS["basic, strided"]), put_in)
 
 
 @pytest.mark.parametrize("path", PATHS)

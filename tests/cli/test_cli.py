@@ -39,10 +39,8 @@ class Fails(nn.Conv2d):
 
 
 @pytest.fixture
-def net(tmp_path, monkeypatch):
-    (tmp_path / "net.py").write_text(NET)
-    monkeypatch.chdir(tmp_path)
-    return "net.py:Net"
+def net(written):
+    return written(NET, "Net")
 
 
 def run(*arguments, **environment):

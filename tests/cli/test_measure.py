@@ -18,16 +18,14 @@ ARGUMENTS = ["--input-size", "1,3,16,16", "--seconds", "30", "--threads", "1", "
 
 
 @pytest.fixture
-def net(tmp_path, monkeypatch):
-    (tmp_path / "net.py").write_text(NET)
-    monkeypatch.chdir(tmp_path)
+def net(written, tmp_path, monkeypatch):
     line = Roofline(50e9, 8e9, threads=1, dtype="float32", device="as an example")
     monkeypatch.setattr(
         "archcost.latency.prediction.roofline.measure_roofline", lambda *args, **options: line
     )
     monkeypatch.setattr("archcost.latency.measure._MOST_IN_CONTEXT", 0.1)
     monkeypatch.setenv("ARCHCOST_STORE", str(tmp_path / "store.sqlite"))
-    return "net.py:net"
+    return written(NET)
 
 
 def test_the_table_has_both_kinds_of_time_and_says_what_they_are(net, capsys):

@@ -26,11 +26,9 @@ RULES = ["--rules", "asymmetric"]
 
 
 @pytest.fixture
-def net(tmp_path, monkeypatch):
-    (tmp_path / "net.py").write_text(NET)
-    monkeypatch.chdir(tmp_path)
+def net(written, tmp_path, monkeypatch):
     monkeypatch.setenv("ARCHCOST_STORE", str(tmp_path / "store.sqlite"))
-    return "net.py:net"
+    return written(NET)
 
 
 def images(count=6):

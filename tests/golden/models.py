@@ -101,3 +101,23 @@ def uncountable():
 def slim():
     """The stem of `Branches` with other layers behind it, to be compared with it."""
     return filled(nn.Sequential(nn.Conv2d(3, 16, 5, stride=2, padding=2), nn.ReLU(), nn.Conv2d(16, 8, 1)))
+
+
+class Rebuilt(Branches):
+    """A later version of `Branches`: a block more, a larger kernel, the head under another name."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks.append(Block(16))
+        self.wide = nn.Conv2d(16, 16, 5, padding=4, dilation=2)
+        self.classifier = self.head
+        del self.head
+
+    def forward(self, x):
+        x = self.blocks(torch.relu(self.stem(x)))
+        x = torch.cat([self.wide(x), self.slim(x)], 1)
+        return {"classes": self.classifier(x.mean((2, 3))), "mask": self.mask(x)}
+
+
+def rebuilt():
+    return filled(Rebuilt())

@@ -23,14 +23,6 @@ OWN = [name for name in available() if name not in (*NATIVE, *LONGER)]
 MODES = ("zeros", "zeros", "reflect", "replicate", "circular")
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def weights_of(spec, dtype=torch.float64, seed=0):
     """Normal weights under which outputs have variance 1, and a bias."""
     generator = torch.Generator().manual_seed(seed)

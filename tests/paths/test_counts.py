@@ -39,14 +39,6 @@ OWN = [name for name in available() if not name.startswith(("native", "fft-"))] 
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(autouse=True)
 def tensor_operations():
     """What is counted here are tensors; test_kernels.py has the compiled kernels."""
     with disabled():

@@ -17,14 +17,6 @@ from archcost.paths.phases import phases
 needs_kernels = pytest.mark.skipif(kernels.library() is None, reason=f"no kernels: {kernels.why_not()}")
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 DENSE = ConvSpec(16, 24, 3, padding=1, input_size=(20, 20))
 ROW = ConvSpec(16, 24, 31, padding=15, input_size=(200,))
 LONG = ConvSpec(4, 6, 300, padding=150, groups=2, input_size=(2000,))

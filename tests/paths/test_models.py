@@ -14,14 +14,6 @@ from archcost.paths import available, get
 MOST_BYTES = 1 << 30
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def specs_of(name, pixels):
     """The different convolutions of a model, as it calls them; nothing is computed."""
     found = []

@@ -225,6 +225,19 @@ def test_the_docstring_examples_are_true():
 
 def test_the_command_lists_every_path(capsys, monkeypatch):
     assert main(["paths"]) == 0
+    heading, _, heads, _, *lines = capsys.readouterr().out.splitlines()
+    assert heading == f"{len(OWN)} ways to execute a convolution"
+    assert heads.split() == ["Path", "Idea", "Compiled"]
+    assert tuple(line.split()[0] for line in lines[: len(OWN)]) == OWN
+    assert lines[len(OWN)] == ""
+    assert "archcost paths -v" in lines[len(OWN) + 1]
+    assert main(["paths", "fft", "direct"]) == 0
+    out = capsys.readouterr().out
+    assert [line.partition(": ")[0] for line in out.splitlines()[2:]] == ["direct", "fft", "Kernels"]
+    assert main(["paths", "winograd-5"]) == 2
+    assert "did you mean winograd-" in capsys.readouterr().err
+
+    assert main(["paths", "-v"]) == 0
     out = capsys.readouterr().out
     heading, _, *paragraphs, kernels = out.splitlines()
     assert heading == f"{len(OWN)} ways to execute a convolution"

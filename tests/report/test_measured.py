@@ -154,10 +154,8 @@ def net():
 
 
 @pytest.fixture
-def net(tmp_path, monkeypatch):
-    (tmp_path / "net.py").write_text(NET)
-    monkeypatch.chdir(tmp_path)
-    return "net.py:net"
+def net(written):
+    return written(NET)
 
 
 def test_the_command_accelerates_and_shows_it_in_every_format(net, capsys, tmp_path, monkeypatch):

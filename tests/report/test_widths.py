@@ -100,6 +100,12 @@ def test_what_was_measured_and_its_errors_outlive_what_was_asked(results, width)
     assert "ms" in shown.split() or width < 120  # the times themselves
 
 
+@pytest.mark.parametrize("width", [80, 100, 120])
+def test_proposals_keep_their_verdict_beside_what_they_save(results, width):
+    shown = " ".join(heads_of(results["proposals"].to_text(width=width)))
+    assert {"Rule", "MACs", "Verdict"} <= set(shown.split())
+
+
 @pytest.mark.parametrize("width", range(30, 121, 10))
 @pytest.mark.parametrize("name", ["proposals", "raced", "rewritten"])
 def test_the_rule_is_named_at_every_width(results, name, width):
@@ -265,6 +271,15 @@ def test_the_head_over_short_labels_has_room():
 def test_a_narrow_column_takes_the_room_that_a_wide_one_cannot():
     one = grid(Head("most", 9), Head("wide" * 9, 5), Head("last", 1))
     assert that_fit(one, 20) == [0, 2]
+
+
+@pytest.mark.parametrize(("keep", "kept"), [(90, [0, 1]), (89, [1])])
+def test_a_telling_text_is_cut_where_it_is_too_long(keep, kept):
+    heads = [Head("Path", keep, right=False), Head("ms", 95)]
+    one = Grid("Layer", heads, [Entry((("conv1", ""),), ("a-long-name-" * 5, "12.345"))])
+    assert that_fit(one, 50) == kept
+    lines = ["".join(text for text, _ in line) for line in lay_out(one, 50)]
+    assert lines[-1] == "conv1  a-long-name-a-long-name-a-long-nam…  12.345"
 
 
 @pytest.mark.parametrize("width", [40, 60, 100, 200])

@@ -12,11 +12,6 @@ from archcost.nn.path_conv import PathConv
 from archcost.weights.refit import refit
 
 
-@pytest.fixture(autouse=True)
-def _seed():
-    torch.manual_seed(0)
-
-
 def images(n, channels=6, size=12):
     """Inputs whose neighbours and channels have much in common."""
     x = F.avg_pool2d(torch.randn(n, 2, size + 6, size + 6), 7, 1)

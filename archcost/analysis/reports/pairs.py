@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from archcost.analysis.reports.columns import MODULE_COLUMNS, Row
 from archcost.analysis.reports.rows import Ledger
@@ -30,6 +31,8 @@ class RowPair:
     name: str
     a: Row | None
     b: Row | None
+    same_unknown: bool = False
+    """Whether the same operations are not counted in both, so that the difference is exact."""
 
     @property
     def level(self) -> int:
@@ -53,11 +56,15 @@ def _difference(measure: Column[Row], pair: RowPair) -> float | None:
 def _ratio(measure: Column[Row], pair: RowPair) -> float | None:
     """The ratio b / a; None where a is missing or 0."""
     a, b = (None if row is None else measure.number(row) for row in (pair.a, pair.b))
-    return b / a if a and b is not None and not _is_open(measure, pair) else None
+    return b / a if a and b is not None and not _is_bound(measure, pair) else None
 
 
 def _is_open(measure: Column[Row], pair: RowPair) -> bool:
     """Whether a side is a lower bound, so that the change is unknown."""
+    return not pair.same_unknown and _is_bound(measure, pair)
+
+
+def _is_bound(measure: Column[Row], pair: RowPair) -> bool:
     return any(row is not None and measure.lower_bound(row) for row in (pair.a, pair.b))
 
 
@@ -85,7 +92,8 @@ class _RatioColumn(Column[RowPair]):
             return ""
         ratio = self.number(row)
         if ratio is None:
-            return "?" if _difference(MEASURES[self.group], row) is None else "-"
+            measure = MEASURES[self.group]
+            return "?" if _difference(measure, row) is None or _is_bound(measure, row) else "-"
         return ratio_text(ratio)
 
 
@@ -134,17 +142,22 @@ COLUMNS: tuple[Column[RowPair], ...] = (
 """The columns of a Comparison: name and classes, then four for each measure."""
 
 
-def expanded(names: Iterable[str], suffixes: Sequence[str]) -> list[str]:
+def expanded(
+    names: Iterable[str],
+    suffixes: Sequence[str],
+    columns: Sequence[Column[Any]] = COLUMNS,
+    compared: Collection[str] = MEASURES,
+) -> list[str]:
     """Column names, with the name of a measure (``macs``) replaced by those of its columns.
 
     Raises:
         SpecError: a name is neither that of a column nor that of a measure.
     """
-    known = {column.name for column in COLUMNS}
+    known = {column.name for column in columns}
     found: list[str] = []
     for name in names:
-        if name not in known and name not in MEASURES:
-            raise SpecError(f"nothing to compare is called {name!r}{near(name, (*MEASURES, *known))}")
+        if name not in known and name not in compared:
+            raise SpecError(f"nothing to compare is called {name!r}{near(name, (*compared, *known))}")
         found += [name] if name in known else [f"{name}_{suffix}" for suffix in suffixes]
     return found
 
@@ -156,7 +169,7 @@ def pairs(a: TracedModel, b: TracedModel, depth: int | None = None) -> list[RowP
     stack = [""]
     while stack:
         name = stack.pop()
-        pair = RowPair(name, *(_row(ledger, name) for ledger in sides))
+        pair = RowPair(name, _row(sides[0], name), _row(sides[1], name))
         found.append(pair)
         if depth is None or pair.level < depth:
             children = [[cost.name for cost in ledger.children.get(name, ())] for ledger in sides]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias
 
 from archcost.cost.registry import Count
-from archcost.trace.graph import Op, TensorRef, refs
+from archcost.trace.graph import Argument, Op, TensorRef, refs
 from archcost.trace.schema import find_overload
 
 if TYPE_CHECKING:
@@ -98,7 +99,10 @@ def _framework_macs(op: Op, overload: OpOverload) -> int | None:
     return int(flops) // 2
 
 
-def _on_meta(value: Any) -> Any:
+_OnMeta: TypeAlias = "torch.Tensor | Argument | Sequence[_OnMeta]"
+
+
+def _on_meta(value: Argument) -> _OnMeta:
     import torch
 
     if isinstance(value, TensorRef):

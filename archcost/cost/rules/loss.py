@@ -44,7 +44,7 @@ def _negative_log_likelihood(op: Op) -> int:
 def _multi_margin(op: Op) -> int:
     # Subtract, add the margin, compare, power and weight where given, add; a division per row.
     rows: int = op.args[1].numel
-    each = 4 + (arguments(op).get("p", 1) != 1) + _has(op, "weight")
+    each: int = 4 + (arguments(op).get("p", 1) != 1) + _has(op, "weight")
     return each * given(op) + rows + _reduction(op, rows)
 
 

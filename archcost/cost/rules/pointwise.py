@@ -18,19 +18,20 @@ SOFTMAX_OPS = 5
 
 def _membership(op: Op) -> int:
     """Operations of a binary search of each element among the sorted others."""
-    others = op.args[1].numel if isinstance(op.args[1], TensorRef) else 1
+    other = op.args[1]
+    others = other.numel if isinstance(other, TensorRef) else 1
     return made(op) * max(others, 1).bit_length()
 
 
 def _search(op: Op) -> int:
-    bounds = op.args[1] if "bucketize" in op.name else op.args[0]
+    bounds: TensorRef = op.args[1] if "bucketize" in op.name else op.args[0]
     return made(op) * max(bounds.shape[-1], 1).bit_length()
 
 
 def _fourier(op: Op) -> int:
     """5 N log2 N for a complex transform of N points, half for a real transform (Cooley and Tukey 1965)."""
     real_side = op.outputs[0] if "c2r" in op.name else op.args[0]
-    points = prod(real_side.shape[axis] for axis in op.args[1])
+    points = prod(int(real_side.shape[axis]) for axis in op.args[1])
     operations = 5 * int(real_side.numel) * max(points - 1, 1).bit_length()
     return operations if "c2c" in op.name else operations // 2
 

@@ -5,10 +5,8 @@ Where PyTorch runs a layer step by step, its products and gates are separate ope
 
 from __future__ import annotations
 
-from typing import Any
-
 from archcost.cost.rules.tables import made, table, without_macs
-from archcost.trace.graph import Op
+from archcost.trace.graph import Kwargs, Op
 from archcost.trace.schema import arguments
 
 # Gate arithmetic per unit and step, as in the step-by-step form: LSTM 12 bias and gate additions, 3
@@ -19,16 +17,16 @@ _BY_MODE = {0: RNN_OPS, 1: RNN_OPS, 2: LSTM_OPS, 3: GRU_OPS}
 _BIASES = {LSTM_OPS: 8, GRU_OPS: 6, RNN_OPS: 2}
 
 
-def _rows(given: dict[str, Any]) -> int:
+def _rows(given: Kwargs) -> int:
     """The rows of each layer and direction: steps x batch."""
     return int(given["input"].numel // given["input"].shape[-1])
 
 
-def _gates(operations: int, given: dict[str, Any]) -> int:
+def _gates(operations: int, given: Kwargs) -> int:
     return operations - (0 if given.get("has_biases", True) else _BIASES[operations])
 
 
-def _counts(given: dict[str, Any], first: str, second: str, times: int = 1) -> tuple[int, int]:
+def _counts(given: Kwargs, first: str, second: str, times: int = 1) -> tuple[int, int]:
     """MACs and other operations of one layer and direction with two matrices, ``times`` over."""
     rows = times * _rows(given)
     gates = given["hidden_size"] * _gates(_BY_MODE[given["mode"]], given)
@@ -48,7 +46,7 @@ def _device_layers(op: Op) -> tuple[int, int]:
     return _stacked(given, "weight", given["hidden_size"], _BY_MODE[given["mode"]])
 
 
-def _stacked(given: dict[str, Any], weights: str, hidden: int, gates: int) -> tuple[int, int]:
+def _stacked(given: Kwargs, weights: str, hidden: int, gates: int) -> tuple[int, int]:
     matrices = sum(weight.numel for weight in given[weights] if len(weight.shape) == 2)
     units = given["num_layers"] * (2 if given["bidirectional"] else 1) * hidden
     return _rows(given) * matrices, _rows(given) * units * gates

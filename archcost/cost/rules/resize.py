@@ -11,6 +11,8 @@ from archcost.trace.graph import Op
 def _antialiased(op: Op) -> int:
     # A pass per axis; the filter widens with the scale where the image is reduced.
     radius = 2 if "bicubic" in op.name else 1
+    height: int
+    width: int
     height, width = op.args[0].shape[-2:]
     rows, columns = op.outputs[0].shape[-2:]
     taps_x = 2 * ceil(radius * max(width / columns, 1)) + 1

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from math import prod
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 
@@ -26,6 +26,8 @@ from archcost.fields.intervals.taps import EMPTY, STILL, Step, Taps, gather, rea
 
 # The most elements for which a mask is applied; larger masks are ignored.
 _MOST_MASKED = 1 << 25
+
+V = TypeVar("V")
 
 __all__ = ["Span"]
 
@@ -227,7 +229,7 @@ class Span:
     def _changed(self, dim: int, gone: int, new: int) -> Span:
         """The Span with ``gone`` dimensions at ``dim`` replaced by ``new`` dimensions of size 1."""
 
-        def put(values: tuple[Any, ...], blank: Any) -> tuple[Any, ...]:
+        def put(values: tuple[V, ...], blank: V) -> tuple[V, ...]:
             return (*values[:dim], *(blank,) * new, *values[dim + gone :])
 
         values = self.values.reshape(self.rows, *put(self.shape, 1))

@@ -7,12 +7,13 @@ have the same values in every run: they are computed when the rule of a product 
 from __future__ import annotations
 
 from bisect import bisect_left
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
 import numpy as np
 import torch
 
-from archcost.trace.graph import Op, TensorRef, Trace, refs
+from archcost.trace.graph import Argument, Op, TensorRef, Trace, refs
 from archcost.trace.schema import arguments, find_overload
 
 __all__ = ["LOW", "Masks"]
@@ -85,7 +86,7 @@ class Masks:
 
     # Constants
 
-    def _value(self, ref: Any, at: int) -> torch.Tensor | None:
+    def _value(self, ref: Argument, at: int) -> torch.Tensor | None:
         """The values of a tensor that is computed from constants alone; else None."""
         if not isinstance(ref, TensorRef) or ref.numel > _MOST:
             return None
@@ -123,7 +124,8 @@ class Masks:
             if value is None:
                 return None
             values[ref] = value
-        args, kwargs = _filled(op.args, values), _filled(op.kwargs, values)
+        args = [_filled(argument, values) for argument in op.args]
+        kwargs = {key: _filled(argument, values) for key, argument in op.kwargs.items()}
         if any(argument.name == "device" for argument in overload._schema.arguments):
             kwargs["device"] = "cpu"
         try:
@@ -138,7 +140,7 @@ class Masks:
 
     # Tensors computed from the input
 
-    def _where(self, what: str, ref: Any, at: int) -> _Known:
+    def _where(self, what: str, ref: Argument, at: int) -> _Known:
         if not isinstance(ref, TensorRef):
             return _said(what, torch.tensor(ref)) if isinstance(ref, (bool, int, float)) else None
         value = self._value(ref, at)
@@ -265,7 +267,7 @@ class Masks:
                     return _scaled(added, factor if base == "aten.mul" else 1 / factor)
         return None
 
-    def _plain(self, what: str, ref: Any, op: Op) -> torch.Tensor:
+    def _plain(self, what: str, ref: Argument, op: Op) -> torch.Tensor:
         """`_where` with size 1 where nothing varies, and False or 0.0 where nothing is known."""
         known = self._where(what, ref, op.index)
         return torch.tensor(False if what == "zero" else 0.0) if known is None else _narrow(known)
@@ -276,7 +278,7 @@ def _as(ref: TensorRef, state: torch.Tensor) -> torch.Tensor:
     return state.as_strided(ref.shape, ref.stride, ref.offset)
 
 
-def _is_large(value: Any) -> bool:
+def _is_large(value: Argument) -> bool:
     return isinstance(value, (int, float)) and abs(value) > _MODERATE
 
 
@@ -325,7 +327,10 @@ def _tells_python(op: Op) -> bool:
     return overload is not None and any(tag in overload.tags for tag in telling)
 
 
-def _filled(value: Any, values: dict[TensorRef, torch.Tensor]) -> Any:
+_Filled: TypeAlias = "torch.Tensor | Argument | Sequence[_Filled] | Mapping[str, _Filled]"
+
+
+def _filled(value: Argument, values: dict[TensorRef, torch.Tensor]) -> _Filled:
     if isinstance(value, TensorRef):
         return values[value]
     if isinstance(value, (tuple, list)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from math import prod
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -227,8 +227,10 @@ def _derived(base: _Shape, intervals: Intervals | None, view: _Shape) -> Interva
 
     def pick(span: Span) -> Span:
         span = span.plain()
-        at: tuple[Any, ...] = tuple(w if span.varies(d) else np.zeros_like(w) for d, w in enumerate(where))
-        index = (slice(None), *at)
+        at: tuple[np.ndarray, ...] = tuple(
+            w if span.varies(d) else np.zeros_like(w) for d, w in enumerate(where)
+        )
+        index: tuple[slice | np.ndarray, ...] = (slice(None), *at)
         values = np.broadcast_to(span.values[index], (span.rows, *view.shape))
         found = [STILL] * len(view.shape)
         for d in range(len(view.shape)):
@@ -268,14 +270,15 @@ def _assigned(
     axes: list[Spans] = []
     for axis in range(len(known.axes)):
         old, put = _one(before, axis), _one(new, axis)
-        if old is None and put is None:
+        first = put if old is None else old
+        if first is None:
             axes.append(())
             continue
-        rows = (old or put).rows  # type: ignore[union-attr]
+        rows = first.rows
         values = np.full((rows, *base.shape), EMPTY)
         if old is not None:
             values[:] = old.values
-        index: tuple[Any, ...] = (slice(None), *np.broadcast_arrays(*where))
+        index: tuple[slice | np.ndarray, ...] = (slice(None), *np.broadcast_arrays(*where))
         values[index] = EMPTY if put is None else np.broadcast_to(put.values, (rows, *view.shape))
         axes.append((_settle(values, old, put),))
     return Intervals(base.shape, axes)

@@ -6,7 +6,7 @@ import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import reduce
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -132,10 +132,18 @@ def read_field(
         else (_width(a.window), 0, 0, (_width(a.window),), _why(trace, a.because))
         for a in found
     ]
-    names = ("size", "stride", "padding", "sizes", "because")
-    exact: dict[str, Any] = dict(zip(names, zip(*each, strict=True), strict=True))
-    exact |= {"window": tuple(a.window for a in found)}
-    return replace(local, **exact, unclipped=tuple(_hull(a.window, a.local) for a in found), _local=local)
+    size, stride, padding, all_sizes, because = zip(*each, strict=True)
+    return replace(
+        local,
+        size=size,
+        stride=stride,
+        padding=padding,
+        sizes=all_sizes,
+        because=because,
+        window=tuple(a.window for a in found),
+        unclipped=tuple(_hull(a.window, a.local) for a in found),
+        _local=local,
+    )
 
 
 def _position(extent: tuple[int, ...], layer: str, position: Sequence[int] | int | None) -> tuple[int, ...]:

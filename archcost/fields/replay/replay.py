@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from archcost.fields.intervals.span import Span
 from archcost.fields.intervals.taps import STILL
 from archcost.fields.registry import everything, rule_for, slides
 from archcost.fields.replay.memory import IntervalMemory
-from archcost.trace.graph import Op, TensorRef, Trace, refs
+from archcost.trace.graph import Argument, Op, TensorRef, Trace, refs
 
 if TYPE_CHECKING:
     from archcost.fields.replay.masks import Masks
@@ -102,7 +102,7 @@ class _Run:
         self.operands: dict[int, tuple[Intervals, ...]] = {}
         self.at = 0
 
-    def __call__(self, ref: Any) -> Intervals | None:
+    def __call__(self, ref: Argument) -> Intervals | None:
         return self.memory.read(ref) if isinstance(ref, TensorRef) else None
 
     @cached_property
@@ -111,10 +111,10 @@ class _Run:
 
         return Masks(self.trace)
 
-    def zeros(self, ref: Any) -> np.ndarray | None:
+    def zeros(self, ref: Argument) -> np.ndarray | None:
         return self.masks.zeros(ref, self.at) if isinstance(ref, TensorRef) else None
 
-    def lows(self, ref: Any, dim: int) -> np.ndarray | None:
+    def lows(self, ref: Argument, dim: int) -> np.ndarray | None:
         return self.masks.lows(ref, self.at, dim) if isinstance(ref, TensorRef) else None
 
     def run(self, stop: int, keep: Sequence[TensorRef] | None) -> Replay:
@@ -165,6 +165,7 @@ class _Run:
         if rule is not None:
             try:
                 result = rule(op, self)
+                results: list[Intervals | None]
                 results = list(result) if isinstance(result, (list, tuple)) else [result] * len(op.outputs)
                 reason = _unfit(op, results)
                 if not reason:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 from archcost.fields.intervals.intervals import Intervals, union
 from archcost.fields.registry import See, everything, field_rule, pointwise
@@ -11,7 +11,7 @@ from archcost.trace.graph import Op
 from archcost.trace.schema import arguments, named
 
 
-def _dims(op: Op) -> Any:
+def _dims(op: Op) -> int | Sequence[int] | None:
     """The dimensions of a reduction; None is all of them."""
     given = (arguments(op).get(name) for name in ("dim", "dims", "axis"))
     found = next((dims for dims in given if dims is not None and not isinstance(dims, str)), None)
@@ -50,8 +50,8 @@ def softmax(op: Op, see: See) -> Intervals | None:
     x = see(op.args[0])
     if x is None or not x.rank:
         return x
-    dim = dim_of(op, -1)
-    dim = -1 if dim is None else dim
+    given = arguments(op).get("dim")
+    dim = -1 if given is None else given
     lows = see.lows(op.args[0], dim)
     return x.mixed(dim, op.index, None if lows is None else ~lows)
 
@@ -63,7 +63,7 @@ def cross_product(op: Op, see: See) -> Intervals | None:
     return seen and seen.mixed(dim_of(op, -1), op.index)
 
 
-def _hull(x: Intervals, dims: Any, op: Op) -> list[Intervals]:
+def _hull(x: Intervals, dims: int | Sequence[int], op: Op) -> list[Intervals | None]:
     """The hull along ``dims``, for every element along them."""
     hull = x.reduce(dims, op.index)
     return [hull.expand(ref.shape) for ref in op.outputs]

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TypeVar
 
 from archcost.fields.intervals.intervals import Intervals
-from archcost.fields.registry import See, field_rule
+from archcost.fields.registry import Fields, See, field_rule
 from archcost.trace.graph import Op
 from archcost.trace.schema import arguments, named
 
-OfFirst = Callable[[Intervals, Op], Any]
+OfFirst = Callable[[Intervals, Op], Fields]
+F = TypeVar("F", bound=OfFirst)
 
 
-def of_first(words: str, space: str = "aten", slides: bool = False) -> Callable[[OfFirst], OfFirst]:
+def of_first(words: str, space: str = "aten", slides: bool = False) -> Callable[[F], F]:
     """Register a rule that takes the Intervals of the first argument; it is not called where they are None.
 
     ``words`` are operators, written as in `named`.
     """
 
-    def register(rule: OfFirst) -> OfFirst:
-        def of_op(op: Op, see: See) -> Any:
+    def register(rule: F) -> F:
+        def of_op(op: Op, see: See) -> Fields:
             x = see(op.args[0])
             return None if x is None else rule(x, op)
 
@@ -46,6 +47,7 @@ def several(value: int | Sequence[int]) -> tuple[int, ...]:
     return (value,) if isinstance(value, int) else tuple(value)
 
 
-def dim_of(op: Op, default: int = 0) -> Any:
+def dim_of(op: Op, default: int = 0) -> int:
     """The argument ``dim``."""
-    return arguments(op).get("dim", default)
+    dim: int = arguments(op).get("dim", default)
+    return dim

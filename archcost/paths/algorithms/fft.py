@@ -47,7 +47,7 @@ class FFTPath(TiledPath):
         self.tile = tile
         self.name = "fft" if tile is None else f"fft-{tile}"
         where = "the whole image" if tile is None else f"overlapping tiles of {tile} pixels an axis"
-        self.idea = f"products at each frequency, over {where}"
+        self.idea = f"FFT{'s' * (tile is not None)} of {where}, products by frequency"
         most = "" if tile is None else f"; kernels of at most {tile} taps an axis"
         self.limits = (
             f"1 to 3 axes, groups, every padding mode; dilation and transposed by phases, stride by phases, "

@@ -36,7 +36,7 @@ class FFTPartsPath(PhasedPath):
     """Frames and parts of the taps, by transforms of one size for all."""
 
     name = "fft-parts"
-    idea = "products at each frequency, over frames of a sequence and parts of its many taps"
+    idea = "FFTs of frames of a sequence and of parts of its many taps, products by frequency"
     limits = (
         f"1 axis, {_LEAST_TAPS} taps or more, groups, every padding mode; stride, dilation and transposed by "
         f"phases"

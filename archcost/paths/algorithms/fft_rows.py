@@ -33,7 +33,7 @@ class FFTRowsPath(PhasedPath):
     """Along the last axis by transforms, along the others by the definition."""
 
     name = "fft-rows"
-    idea = "depthwise: products at each frequency of the rows, summed over the rows of the kernel"
+    idea = "FFTs of the rows, products by frequency, summed over the rows of the kernel; depthwise"
     limits = "depthwise, 1 to 3 axes, every padding mode; stride, dilation and transposed by phases"
     source = "one axis of M. Mathieu, M. Henaff and Y. LeCun, Fast Training through FFTs, 2013"
 

@@ -23,7 +23,7 @@ class NativePath(ExecutionPath):
     """``torch.nn.functional.conv*``, which takes whatever algorithm the framework chooses."""
 
     name = "native"
-    idea = "torch.nn.functional.conv* as a model calls it, by the algorithm that PyTorch chooses"
+    idea = "PyTorch's own convolution as a model calls it, by the algorithm that PyTorch chooses"
     limits = "everything that PyTorch can, and padding that differs by side"
     source = "torch.nn.functional"
 
@@ -69,7 +69,7 @@ class ChannelsLastPath(NativePath):
     """
 
     name = "native-channels-last"
-    idea = "the same in the channels-last layout, the input copied where it comes in another"
+    idea = "the same in channels_last, the input copied where it comes in another layout"
 
     def prepare(
         self, weight: Tensor, bias: Tensor | None, spec: ConvSpec, epilogue: Epilogue = PLAIN

@@ -29,7 +29,7 @@ class NnpackPath(NativePath):
     """Winograd's F(6x6, 3x3), transforms of 8x8 or 16x16, or matrix products, whichever NNPACK chooses."""
 
     name = "native-nnpack"
-    idea = "NNPACK: Winograd, Fourier transforms of small tiles, or a matrix product, as it chooses"
+    idea = "NNPACK: Winograd, FFTs of small tiles, or a matrix product, as it chooses"
     limits = f"2 axes in float32 on a CPU, at most {_MOST_TAPS} taps an axis; no groups, no dilation"
     source = "torch._nnpack_spatial_convolution; M. Dukhan, NNPACK"
 

@@ -43,7 +43,7 @@ class WinogradPath(TiledPath):
     def __init__(self, m: int) -> None:
         self.m = m
         self.name = f"winograd-{m}"
-        self.idea = f"{m} outputs an axis at a time by {m} + taps - 1 multiplications"
+        self.idea = f"Winograd: {m} outputs an axis at a time by {m} + taps - 1 multiplications"
 
     def _refuses(self, spec: ConvSpec) -> str | None:
         longest = self._longest(spec)

@@ -185,7 +185,7 @@ _ABOUT: Columns = (
     _words("type", "Type", "Class of the old layer", lambda one: one.type_name),
     _words("shape", "Now", "Channels, kernel and stride of the old layer", lambda one: one.shape, keep=78),
     _words("rule", "Rule", "Rule that proposes the new layers", lambda one: one.rule, keep=100),
-    _words("options", "Options", "Options of the rule, such as a rank", options_of, keep=82),
+    _words("options", "Options", "Options of the rule, such as a rank", options_of, keep=95),
     _words(
         "exact",
         "Exact",

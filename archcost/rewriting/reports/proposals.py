@@ -64,8 +64,9 @@ def document_of(proposals: SurveyedModel, asked: Asked) -> Document:
     else:
         kinds = _folded(proposals, best)
         said = "the best proposal of each rule for a layer, and all that were timed"
-    # Options stay beside the rule where they alone tell rows of one layer apart.
-    apart = asked.is_flat or any(len({line.first.rule for line in kind}) < len(kind) for kind in kinds)
+    # Where all were timed, or in a list, the options alone tell rows of one layer apart.
+    several = any(len({line.first.rule for line in kind}) < len(kind) for kind in kinds)
+    apart = asked.is_flat or (several and any(one.race is not None for one in proposals))
     bends = any(one.before.nonlinearities or one.after.nonlinearities for one in proposals)
     seen = Table(
         "proposals",

@@ -21,7 +21,7 @@ aten = torch.ops.aten
 K = TypeVar("K", bound=Callable[..., torch.Tensor | tuple[torch.Tensor, ...] | None])
 
 FAST_META: dict[OpOverload, Callable[..., torch.Tensor | tuple[torch.Tensor, ...] | None]] = {}
-"""Operator overload -> kernel; each takes the operator's arguments and returns None where it does not apply."""
+"""Operator overload -> kernel, which takes the operator's arguments; None where it does not apply."""
 
 
 def _for(words: str) -> Callable[[K], K]:
