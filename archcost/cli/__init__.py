@@ -1,8 +1,8 @@
 """The command line: parses, calls the public API, prints. Results on stdout, all else on stderr.
 
 Exit codes: 0 done; 1 findings (a cross-check or a zoo model disagrees, a receptive field is contradicted, a
-limit of diff breaks, a check has findings at its level, a rewrite found nothing to do); 2 usage or load error;
-130 Ctrl-C. Each command is one file with ``add(commands, common)`` and ``run(args)``.
+limit of diff breaks, a check has findings at its level, a rewrite found nothing to do); 2 usage or load
+error; 130 Ctrl-C. Each command is one file with ``add(commands, common)`` and ``run(args)``.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ __all__ = ["main"]
 
 # In the order of the help.
 COMMANDS = (
-    *(analyze, compare, diff, check, field, measure, propose, rewrite, accelerate, paths, store, zoo),
+    *(analyze, compare, diff, check, field, measure),
+    *(propose, rewrite, accelerate, paths, store, zoo),
 )
 
 
