@@ -33,8 +33,9 @@ class Finding:
     kind: Kind
     module: str
     text: str
-    apart: float = 0.0
-    """Of misaligned branches: the distance in positions of the joined feature map, on the worst axis."""
+    amount: float = 0.0
+    """Of misaligned branches the distance in positions of the joined map, on the worst axis; of an uncovered
+    window the share that is not read."""
 
 
 Standing = Callable[[str, int], list[int]]
@@ -192,7 +193,7 @@ def _uncovered(trace: Trace, inputs: Sequence[InputAxes], standing: Standing) ->
                 read = np.logical_or.reduce(axis)
                 counts.append((int(read.sum()), int(np.ptp(np.flatnonzero(read))) + 1))
             if any(a < b for a, b in counts):
-                share = 100 * (1 - np.prod([a / b for a, b in counts]))
-                text = f"{module or 'the model'} leaves {share:.0f} % of its window unread"
-                found.setdefault(module, Finding("uncovered", module, text))
+                share = float(1 - np.prod([a / b for a, b in counts]))
+                text = f"{module or 'the model'} leaves {100 * share:.0f} % of its window unread"
+                found.setdefault(module, Finding("uncovered", module, text, share))
     return list(found.values())
