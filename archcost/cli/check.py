@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
         emit(args, "\n".join(texts) + "\n")
         return DONE
     from archcost.integrations.checking.check import check
-    from archcost.integrations.checking.reporters import REPORTERS
+    from archcost.integrations.checking.reporting import REPORTERS
 
     result = check(
         args.models or None,

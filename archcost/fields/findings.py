@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import lcm
-from operator import truediv
 from typing import Literal
 
 import numpy as np
@@ -33,8 +32,9 @@ class Finding:
     kind: Kind
     module: str
     text: str
-    apart: float = 0.0
-    """Of misaligned branches: the distance in positions of the joined feature map, on the worst axis."""
+    amount: float = 0.0
+    """Of misaligned branches the distance in positions of the joined map, on the worst axis, 0 where
+    they do not move by one step; of an uncovered window the share that is not read."""
 
 
 Standing = Callable[[str, int], list[int]]
@@ -143,17 +143,20 @@ def _misaligned(trace: Trace, replay: Replay, inputs: Sequence[InputAxes]) -> It
             apart = " x ".join(f"{o:g}" for o in off) if len(set(off)) > 1 else f"{off[0]:g}"
             where = module or "the model's own forward"
             text = f"{where}: the windows of branches joined by {name} are {apart} pixels apart"
-            positions = max(map(truediv, off, _strides(seen, with_inputs[0])))
-            yield Finding("misaligned", module, text, positions)
+            yield Finding("misaligned", module, text, _positions(seen, with_inputs[0], off))
 
 
-def _strides(branches: Sequence[Intervals], inputs: InputAxes) -> list[float]:
-    """Pixels between neighbouring positions of the joined map, on each axis; 1 where they stand still."""
-    joined = next(x for x in branches if is_map(x, inputs))
-    where = centre_of(joined, inputs)
-    pairs = zip(inputs.which, where, strict=True)
-    steps = [[span.steps[dim] for span in joined.axes[axis]] for axis, dim in pairs]
-    return [max((advance / period for period, advance in each if advance), default=1.0) for each in steps]
+def _positions(branches: Sequence[Intervals], inputs: InputAxes, off: Sequence[float]) -> float:
+    """The largest offset in positions of the joined map; 0 where a branch does not move by one step, as after
+    upsampling or in windows of attention."""
+    maps = [x for x in branches if is_map(x, inputs)]
+    apart = [0.0]
+    for axis, dim, pixels in zip(inputs.which, centre_of(maps[0], inputs), off, strict=False):
+        steps = {span.steps[dim] for x in maps for span in x.axes[axis]}
+        if any(period > 1 for period, _ in steps):
+            return 0.0
+        apart.append(pixels / max(1, *(advance for _, advance in steps)))
+    return max(apart)
 
 
 def _offsets(branches: Sequence[Intervals], inputs: InputAxes) -> list[float]:
@@ -192,7 +195,7 @@ def _uncovered(trace: Trace, inputs: Sequence[InputAxes], standing: Standing) ->
                 read = np.logical_or.reduce(axis)
                 counts.append((int(read.sum()), int(np.ptp(np.flatnonzero(read))) + 1))
             if any(a < b for a, b in counts):
-                share = 100 * (1 - np.prod([a / b for a, b in counts]))
-                text = f"{module or 'the model'} leaves {share:.0f} % of its window unread"
-                found.setdefault(module, Finding("uncovered", module, text))
+                share = float(1 - np.prod([a / b for a, b in counts]))
+                text = f"{module or 'the model'} leaves {100 * share:.0f} % of its window unread"
+                found.setdefault(module, Finding("uncovered", module, text, share))
     return list(found.values())

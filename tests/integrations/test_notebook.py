@@ -139,4 +139,4 @@ def test_a_notebook_runs_from_start_to_end(tmp_path):
     nbclient.NotebookClient(book, timeout=120, kernel_name="python3").execute(cwd=tmp_path)
     pages = [output.data for cell in book.cells[1:] for output in cell.outputs if "data" in output]
     assert len(pages) == 2
-    assert all("<details>" in page["text/html"] and "Total" in page["text/plain"] for page in pages)
+    assert all("<details>" in page["text/html"] and "ResNet" in page["text/plain"] for page in pages)

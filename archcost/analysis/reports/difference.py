@@ -19,7 +19,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 from archcost.analysis.changes import ADDED_UP, Change, Changes
 from archcost.analysis.reports.analysis import head, total_of
@@ -42,6 +41,7 @@ from archcost.report.document import Asked, Column, Document, Note, Table, order
 from archcost.report.grid import Entry, Grid
 from archcost.report.notes import signs
 from archcost.report.text import visible
+from archcost.report.values import Json
 
 __all__ = ["document_of"]
 
@@ -280,7 +280,7 @@ def _record(
     verdicts: Sequence[Verdict],
     notes: Sequence[str],
     rows: Sequence[Change],
-) -> dict[str, Any]:
+) -> dict[str, Json]:
     return {
         "a": {**head(a), "total": total_of(a)},
         "b": {**head(b), "total": total_of(b)},

@@ -85,7 +85,7 @@ def check(
     seen: dict[str, None] = {}
     hidden = 0
     with (
-        opened(_store(store)) as there,
+        opened(store) as there,
         _as_in_project(settings.root),
         Progress(len(tables), "checking", progress) as bar,
     ):
@@ -128,13 +128,6 @@ def _tables(settings: Config, models: str | Iterable[str] | None, input_size: An
         if one not in known and ":" not in one:
             raise SpecError(f"there is no model {one!r}{near(one, known) if known else ''}; a SPEC has a ':'")
     return tuple(known.get(one) or ModelTable(one, one, input_size) for one in dict.fromkeys(asked))
-
-
-def _store(store: Store | str | os.PathLike[str] | Literal[False] | None) -> Any:
-    """The store to read; none where the user's own does not exist yet, for checking writes nothing."""
-    from archcost.latency.store.store import default_path
-
-    return False if store is None and not Path(default_path()).is_file() else store
 
 
 def _case(table: ModelTable, files: Files, store: Store | None, slower_too: bool) -> Case:

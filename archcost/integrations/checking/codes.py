@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Literal, get_args
 
 from archcost.errors import SpecError
-from archcost.report.document import near
 
 __all__ = ["CODES", "LEVELS", "Code", "Level", "explained", "listed", "matching", "selected"]
 
@@ -102,10 +102,10 @@ _TABLE = (
         "AC107",
         "merge",
         "convolutions with nothing between them that amount to a single one",
-        "Linear layers compose: without an activation function between them, or as parallel branches that "
-        "are summed, they can compute no more than one convolution. Add the activation function that is "
-        "missing, or merge them, by archcost rewrite also with their weights. Batch normalisation alone is "
-        "not reported: engines fold it.",
+        "Linear layers compose: without an activation function between them they can compute no more "
+        "than one convolution. Add the activation function that is missing, or merge them, by archcost "
+        "rewrite also with their weights. Batch normalisation alone is not reported, as engines fold it, nor "
+        "are branches that are summed, which training wants.",
         "warning",
         rule="merge",
     ),
@@ -113,15 +113,16 @@ _TABLE = (
         "AC201",
         "unproductive",
         "convolutions whose input already sees the whole image",
-        "They add depth but no context at this input size (Richter et al., 2021). Reported from 10 % of the "
-        "model's MACs on: use a larger input, fewer or narrower layers there, or less striding before them.",
+        "They add depth but no context at this input size (Richter et al., 2021). Reported from a quarter of "
+        "the model's MACs on: use a larger input, fewer or narrower layers there, or less striding before "
+        "them.",
     ),
     Code(
         "AC202",
         "misaligned",
         "joined branches that look at different places",
         "The windows of the branches are at least one position apart, as after padding that one of them "
-        "lacks: pad both alike, or crop.",
+        "lacks: pad both alike, or crop. Upsampling and attention windows do not count.",
         "warning",
     ),
     Code(
@@ -194,8 +195,9 @@ def matching(word: str, where: str = "") -> tuple[str, ...]:
     """
     found = tuple(c for c, one in CODES.items() if c.startswith(word) or one.name == word)
     if not word or not found:
-        known = [*CODES, *(one.name for one in CODES.values())]
-        raise SpecError(f"{where}there is no code {word!r}{near(word, known)}")
+        close = get_close_matches(word, [one.name for one in CODES.values()])
+        hint = f"did you mean {' or '.join(map(repr, close))}?" if close else "archcost check --list has them"
+        raise SpecError(f"{where}there is no code {word!r}; {hint}")
     return found
 
 

@@ -12,9 +12,11 @@ from archcost.rewriting.survey.survey import Subject
 __all__ = ["context"]
 
 # Share of the model's MACs in convolutions that add no context, from which they are remarked on.
-_UNPRODUCTIVE = 0.1
+_UNPRODUCTIVE = 0.25
 # Positions of the joined map; less is what any pooling with an even window does.
 _APART = 1.0
+# Share of the window of the last convolution that is never read.
+_UNREAD = 0.1
 
 
 def context(case: Case) -> Iterator[Remark]:
@@ -39,16 +41,22 @@ def _unproductive(case: Case) -> Iterator[Remark]:
 
 def _misaligned(case: Case) -> Iterator[Remark]:
     for one in case.fields_findings:
-        if one.kind == "misaligned" and one.apart >= _APART:
-            says = f"joins branches that look at places {one.apart:g} positions apart"
+        if one.kind == "misaligned" and one.amount >= _APART:
+            positions = f"{one.amount:g} position{'s' * (one.amount != 1)}"
+            says = f"joins branches whose windows are {positions} apart"
             yield Remark("AC202", one.module, case.type_name(one.module), says)
 
 
 def _holes(case: Case) -> Iterator[Remark]:
-    """The layers at which holes begin: those behind them have the same."""
-    for one in case.fields_findings:
-        if one.kind == "uncovered":
-            yield Remark("AC203", one.module, case.type_name(one.module), one.text)
+    """The dilated convolutions of a model whose last convolution does not see all of its window."""
+    last = max(case.open, key=lambda one: one.ops[-1].index, default=None)
+    shares = {one.module: one.amount for one in case.fields_findings if one.kind == "uncovered"}
+    if last is None or shares.get(last.name, 0.0) < _UNREAD:
+        return
+    for one in case.open:
+        if max(one.spec.dilation) > 1:
+            says = f"leaves holes: {100 * shares[last.name]:.0f} % of the window of {last.name} is never read"
+            yield Remark("AC203", one.name, described(one), says, spec=one.spec)
 
 
 def _beyond(subject: Subject) -> Iterator[Remark]:
@@ -70,7 +78,6 @@ def _skipping(subject: Subject) -> Iterator[Remark]:
     axes = zip(spec.stride, spec.extent, spec.kernel_size, spec.input_size, strict=True)
     shares = [min(1.0, k / s) for s, extent, k, n in axes if s > extent and n > s]
     if shares:
-        says = (
-            f"never reads {100 * (1 - prod(shares)):.0f} % of its input: its stride is larger than its kernel"
-        )
+        unread = f"never reads {100 * (1 - prod(shares)):.0f} % of its input"
+        says = f"{unread}: its stride is larger than its kernel; an average pooling before it keeps them"
         yield Remark("AC205", subject.name, described(subject), says, spec=spec)

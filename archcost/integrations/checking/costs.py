@@ -25,7 +25,8 @@ def _broken(case: Case, breach: Breach) -> Remark:
     """On the line of the costliest layer, where the project has one, else on that of the limit."""
     limit = case.table.limits.get(breach.limit)
     lines = [(one, case.chain(one.name)[:1]) for one in breach.costliest]
-    most = ", ".join(f"{one.name} ({one.type_name}, {breach.show(one.value)})" for one in breach.costliest)
+    named = ((one, f" and {one.others} more" if one.others else "") for one in breach.costliest)
+    most = ", ".join(f"{one.name}{more} ({one.type_name}, {breach.show(one.value)})" for one, more in named)
     places = [(one, chain[0][0]) for one, chain in lines if chain]
     related = [] if limit is None else [Related(limit, f"{breach.limit} of {case.table.name}")]
     related += [Related(place, f"{one.name}: {breach.show(one.value)}") for one, place in places[1:]]

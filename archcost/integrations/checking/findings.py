@@ -91,7 +91,7 @@ def grouped(said: Iterable[Said]) -> Iterator[Finding]:
 
 def _worth_reading(case: Case, remarks: Sequence[Remark]) -> bool:
     gain = _gain(remarks)
-    if gain is None or gain.macs == (0, 0):
+    if gain is None or gain.macs == (0, 0) or remarks[0].code == "AC107":  # a merge is rarely meant
         return True
     total = case.analysis.total
     pairs = (gain.macs, total.macs), (gain.params, total.params)
@@ -109,9 +109,8 @@ def _finding(case: Case, remarks: Sequence[Remark], models: Sequence[str]) -> Fi
     place = first.place or next((place for place, _ in case.chain(first.module)), case.table.place)
     elsewhere = "" if first.place is not None else case.elsewhere(first.module)
     modules = tuple(dict.fromkeys(one.module for one in remarks))
-    said = [f"{first.what}{_others(case, first, len(modules))} {first.says}"]
-    more = [*_gain_texts(case, gain), first.then]
-    text = said[0] + "".join(f"{', ' if at else ': '}{one}" for at, one in enumerate(filter(None, more)))
+    more = ", ".join(filter(None, [*_savings(case, gain), first.then, _speed(gain)]))
+    text = f"{first.what}{_others(case, first, len(modules))} {first.says}" + (f": {more}" if more else "")
     built = f", built at {elsewhere}" if elsewhere and place is not None else ""
     chain = case.chain(first.module)[1:] if first.place is None else case.chain(first.module)
     return Finding(
@@ -142,7 +141,7 @@ def _others(case: Case, first: Remark, count: int) -> str:
     return f" (and {count - 1} more of the {built} convolutions {where})"
 
 
-def _gain_texts(case: Case, gain: Gain | None) -> Iterator[str]:
+def _savings(case: Case, gain: Gain | None) -> Iterator[str]:
     if gain is None:
         return
     for name, (before, after), whole in (
@@ -156,12 +155,15 @@ def _gain_texts(case: Case, gain: Gain | None) -> Iterator[str]:
                 f" ({'-' if after < before else '+'}{percent_text(share)} % of the model's)" if share else ""
             )
             yield f"{change} % {name}{of_all}"
-    if gain.ms is not None:
-        old, new = gain.ms
-        if abs(old / new - 1) <= NOISE:
-            yield "no faster measured here"
-        else:
-            yield f"{max(old, new) / min(old, new):.1f}x {'faster' if old > new else 'slower'} measured here"
+
+
+def _speed(gain: Gain | None) -> str:
+    if gain is None or gain.ms is None:
+        return ""
+    old, new = gain.ms
+    if abs(old / new - 1) <= NOISE:
+        return "no faster measured here"
+    return f"{max(old, new) / min(old, new):.1f}x {'faster' if old > new else 'slower'} measured here"
 
 
 def _named(models: Sequence[str], modules: Sequence[str]) -> str:

@@ -41,11 +41,12 @@ def _chosen(code: str, case: Case, proposals: Sequence[Proposal]) -> Iterable[Pr
     if code == "AC101":
         return _stacks(case, proposals)
     if code == "AC105":
-        proposals = [p for p in proposals if p.old[0].in_channels >= _WIDE * p.old[0].out_channels]
+        return _reductions(case, proposals)
     if code == "AC106":
         proposals = [p for p in proposals if p.exact and p.after.macs < p.before.macs]
     if code == "AC107":
-        proposals = [p for p in proposals if len(p.old) > 1 and p.exact and p.after.macs < p.before.macs]
+        rows = (p for p in proposals if len(p.old) > 1 and "block" not in p.options)
+        proposals = [p for p in rows if p.exact and p.after.macs < p.before.macs]
     if case.slower_too:
         return _smallest(proposals)
     return best_of(proposals, _RATIO)
@@ -81,6 +82,18 @@ def _stacks(case: Case, proposals: Sequence[Proposal]) -> Iterator[Proposal]:
             continue
         stacks.sort(key=lambda one: -(one.speedup or 0.0))
         yield from [one for one in stacks if one.recommended or case.slower_too][:1]
+
+
+def _reductions(case: Case, proposals: Iterable[Proposal]) -> Iterator[Proposal]:
+    """Wide inputs reduced to as many channels as there are outputs."""
+    rule = get("reduce_first")
+    for name in dict.fromkeys(one.name for one in proposals):
+        subject = case.survey.subjects[name]
+        if subject.spec.in_channels >= _WIDE * subject.spec.out_channels:
+            made = proposal_of(rule, subject, {"channels": subject.spec.out_channels}, errors=False)
+            [one], _ = with_times([made], case.survey.store)
+            if one.recommended or case.slower_too:
+                yield one
 
 
 def _outweighs(one: Proposal) -> bool:
@@ -156,8 +169,6 @@ def _moved(case: Case, one: Proposal) -> str:
 
 
 def _merged(case: Case, one: Proposal) -> str:
-    if "block" in one.options:
-        return f"and the branches beside it as one {_size(one.new[0])}"
     others = [name for name in one.replacement.chains if name in case.survey.subjects and name != one.name]
     named = ", ".join(others)
     return f"and {named}, with no activation function between, as one {_size(one.new[0])}"

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from archcost.integrations.checking.checked import Checked
 from archcost.integrations.checking.codes import LEVELS
 from archcost.integrations.checking.places import Place
-from archcost.integrations.checking.result import CheckResult
+from archcost.report.text import well_formed
 
 __all__ = ["report"]
 
 _COMMANDS = {"note": "notice", "warning": "warning", "error": "error"}
 
 
-def report(result: CheckResult) -> str:
+def report(result: Checked) -> str:
     """A command for each failure and finding, the gravest first: GitHub shows ten of each kind a step."""
     found = sorted(result, key=lambda one: -LEVELS.index(one.level))
     lines = [
@@ -23,7 +24,7 @@ def report(result: CheckResult) -> str:
         else _command(_COMMANDS[one.level], None, f"{one.code} {one.name}", f"{one.where}: {one.text}")
         for one in found
     ]
-    return "\n".join([*lines, result.summary])
+    return well_formed("\n".join([*lines, result.summary]))
 
 
 def _command(name: str, place: Place | None, title: str, message: str) -> str:

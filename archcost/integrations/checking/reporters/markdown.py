@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from archcost.integrations.checking.checked import Checked
 from archcost.integrations.checking.findings import Finding
-from archcost.integrations.checking.result import CheckResult
 from archcost.report.text import markdown_cell
 
 __all__ = ["report"]
 
 
-def report(result: CheckResult) -> str:
+def report(result: Checked) -> str:
     """Verdict, a table of the failing findings and the failures, and the rest folded."""
     failing = result.failing
     others = [one for one in result if one not in failing]

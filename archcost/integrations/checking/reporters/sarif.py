@@ -9,10 +9,10 @@ import json
 from typing import Any
 from urllib.parse import quote
 
+from archcost.integrations.checking.checked import Checked
 from archcost.integrations.checking.codes import CODES, Code
 from archcost.integrations.checking.findings import Failure, Finding
 from archcost.integrations.checking.places import Place
-from archcost.integrations.checking.result import CheckResult
 from archcost.report.data import versions
 from archcost.report.text import well_formed
 
@@ -22,7 +22,7 @@ _SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sa
 _ROOT = "%SRCROOT%"
 
 
-def report(result: CheckResult) -> str:
+def report(result: Checked) -> str:
     """The log file; a model that failed is a notification of the run."""
     codes = sorted({one.code for one in result} | set(result.codes))
     driver = {
@@ -81,7 +81,7 @@ def _result(one: Finding, index: int) -> dict[str, Any]:
 
 def _physical(place: Place) -> dict[str, Any]:
     region = {"startLine": place.line, **({"startColumn": place.column} if place.column else {})}
-    artifact = {"uri": quote(place.file), "uriBaseId": _ROOT}
+    artifact = {"uri": quote(well_formed(place.file)), "uriBaseId": _ROOT}
     return {"physicalLocation": {"artifactLocation": artifact, "region": region}}
 
 

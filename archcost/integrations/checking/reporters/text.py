@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from archcost.integrations.checking.result import CheckResult
+from archcost.integrations.checking.checked import Checked
 
 __all__ = ["report"]
 
 
-def report(result: CheckResult) -> str:
+def report(result: Checked) -> str:
     """The lines of a result, uncut."""
     return "\n".join([*map(str, result), result.summary])
