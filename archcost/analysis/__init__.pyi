@@ -3,7 +3,7 @@ from .analysis import analyze as analyze
 from .comparison import Comparison as Comparison
 from .comparison import compare as compare
 from .cross_check import CrossCheck as CrossCheck
-from .cross_check import Difference as Difference
+from .cross_check import Disagreement as Disagreement
 from .cross_check import crosscheck as crosscheck
 from .effective import effective_field as effective_field
 from .receptive import receptive_field as receptive_field

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from archcost.trace.call import Call
     from archcost.trace.inputs import DTypes, Inputs, InputSize
 
-__all__ = ["CrossCheck", "Difference", "crosscheck"]
+__all__ = ["CrossCheck", "Disagreement", "crosscheck"]
 
 WITNESSES = ("fvcore", "FlopCounterMode")
 
@@ -42,7 +42,7 @@ _ATTENTION = ("scaled_dot_product", "native_multi_head_attention", "transformer_
 
 
 @dataclass(frozen=True)
-class Difference:
+class Disagreement:
     """A module for which a witness counts other MACs than archcost; those of children are not included."""
 
     witness: str
@@ -67,11 +67,11 @@ class CrossCheck(Result):
     """The total of each witness, by its name."""
     failures: dict[str, str]
     """The error of each witness that could not count the model, by its name."""
-    differences: tuple[Difference, ...]
+    differences: tuple[Disagreement, ...]
     modules_checked: int
 
     @property
-    def unexplained(self) -> tuple[Difference, ...]:
+    def unexplained(self) -> tuple[Disagreement, ...]:
         """The differences without a known reason."""
         return tuple(d for d in self.differences if d.reason is None)
 
@@ -103,7 +103,7 @@ class CrossCheck(Result):
             same = "the same total" if macs == self.archcost_macs else f"{macs - self.archcost_macs:+,.0f}"
             lines.append(f"  {witness}: {macs:,.0f} MACs ({same})")
         lines += [f"  {witness}: could not count it: {why}" for witness, why in self.failures.items()]
-        grouped: dict[tuple[str, str], list[Difference]] = {}
+        grouped: dict[tuple[str, str], list[Disagreement]] = {}
         for found in self.differences:
             grouped.setdefault((found.witness, found.reason or "UNEXPLAINED"), []).append(found)
         for (witness, reason), several in grouped.items():
@@ -116,7 +116,7 @@ class CrossCheck(Result):
         return lines
 
 
-_COLUMNS: tuple[Column[Difference], ...] = (
+_COLUMNS: tuple[Column[Disagreement], ...] = (
     words(
         "witness", "Witness", "The counter that disagrees: fvcore, FlopCounterMode, or archcost run for real"
     ),
@@ -184,7 +184,7 @@ def crosscheck(
     device = str(tensors[0].device) if tensors else "cpu"
     totals: dict[str, float] = {}
     failures: dict[str, str] = {}
-    differences: list[Difference] = []
+    differences: list[Disagreement] = []
     steps = tuple(zip(WITNESSES, (_fvcore, _flop_counter), strict=True))
     with Progress(2 + len(steps), "crosscheck: archcost") as bar:
         analysis = analyze(model, inputs, input_size=input_size, dtype=dtype, progress=False)
@@ -217,12 +217,12 @@ def crosscheck(
 
 def _self_differences(
     on_meta: dict[str, Counter[str]], real: dict[str, Counter[str]], analysis: Analysis
-) -> Iterator[Difference]:
+) -> Iterator[Disagreement]:
     for module in dict.fromkeys((*on_meta, *real)):
         paper, run = sum(on_meta.get(module, Counter()).values()), sum(real.get(module, Counter()).values())
         if paper != run:
             info = analysis.trace.modules.get(module)
-            yield Difference(
+            yield Disagreement(
                 "archcost, run for real", module, info.type_name if info else "", paper, run, None
             )
 
@@ -309,7 +309,7 @@ def _flop_counter(model: nn.Module, call: Call) -> _WitnessCounts:
 
 def _differences(
     witness: str, own: dict[str, Counter[str]], counted: _WitnessCounts, analysis: Analysis
-) -> Iterator[Difference]:
+) -> Iterator[Disagreement]:
     complex_: Counter[str] = Counter()
     for op in analysis.operations:
         if op.kind == "convolution" and op.macs and op.flops == COMPLEX_FLOPS * op.macs:
@@ -329,7 +329,7 @@ def _differences(
             reason = (
                 "it counts the three real convolutions by which a complex one runs; archcost the complex one"
             )
-        yield Difference(witness, module, info.type_name if info else "", total, witnessed, reason)
+        yield Disagreement(witness, module, info.type_name if info else "", total, witnessed, reason)
 
 
 def _fvcore_reason(mine: Counter[str], theirs: Counter[str], skipped: Counter[str]) -> str | None:

@@ -8,9 +8,8 @@ then modules that contain much the same; last, what stands in the same place.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from archcost.analysis.reports.rows import Ledger
 from archcost.analysis.traced import TracedModel
@@ -84,7 +83,7 @@ class Matching:
 
 def matching(a: TracedModel, b: TracedModel) -> Matching:
     """Match the modules of two models; the same for the same models, whatever their order in memory."""
-    known: dict[Any, int] = {}
+    known: dict[Hashable, int] = {}
     found = Matching(_nodes(a, 0, known), _nodes(b, 1, known))
     matcher = _Matcher(found)
     matcher.pair(*_roots(found))
@@ -93,7 +92,7 @@ def matching(a: TracedModel, b: TracedModel) -> Matching:
     return found
 
 
-def _nodes(model: TracedModel, side: int, known: dict[Any, int]) -> list[Node]:
+def _nodes(model: TracedModel, side: int, known: dict[Hashable, int]) -> list[Node]:
     ledger = Ledger(model)
     nodes: dict[str, Node] = {}
     for cost in model.modules:

@@ -38,6 +38,8 @@ def as_options(message: str, options: Mapping[str, str]) -> str:
     >>> as_options("measure: seconds must be a number above 0; got 0.0", {"seconds": "--seconds"})
     '--seconds must be a number above 0; got 0.0'
     """
+    if re.match(r"\S+:\d+: ", message):  # a line of a file names keys of its own
+        return message
     if "input_size" in options:
         message = message.replace("pass inputs or input_size=(batch, ...)", "give --input-size N,C,H,W")
         before, tries, shapes = message.partition(" Try ")

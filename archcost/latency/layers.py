@@ -15,7 +15,7 @@ from archcost.latency.timing.thresholds import MOST_NOISE, NOISE, STANDARD_ERROR
 from archcost.paths.likely import without_kernel
 from archcost.spec import ConvSpec
 
-__all__ = ["EAGER", "LayerTime", "Verdict", "layer_times", "verdict_of"]
+__all__ = ["EAGER", "LayerTime", "PathVerdict", "layer_times", "verdict_of"]
 
 EAGER = ("native", "native-channels-last")
 """The paths that a model takes by itself, in one layout or the other."""
@@ -72,7 +72,7 @@ class LayerTime:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class PathVerdict:
     """The outcome for one convolution: PyTorch's own time, and the fastest."""
 
     native: Measurement | None
@@ -80,23 +80,23 @@ class Verdict:
     note: str | None = None
 
 
-def verdict_of(found: PathTimes) -> Verdict:
+def verdict_of(found: PathTimes) -> PathVerdict:
     """The fastest path beyond the noise; by rough times only where there are no others."""
     exact = [one for one in found.measurements if one.key.path in found.errors]
     timed = [one for one in exact if not is_rough(one)] or exact
     if not timed:
-        return Verdict(None, None, "no path could run it")
+        return PathVerdict(None, None, "no path could run it")
     own = [one for one in timed if one.key.path in EAGER]
     native = min(own, key=lambda one: one.median_s, default=None)
     best = min(timed, key=lambda one: one.median_s)
     if native is None:
-        return Verdict(None, best)
+        return PathVerdict(None, best)
     gain = native.median_s - best.median_s
     noise = min(_noise(native) + _noise(best), MOST_NOISE * native.median_s)
     if gain <= max(NOISE * native.median_s, noise):
         note = ROUGH if is_rough(native) else f"{NOT_FASTER}{without_kernel(found.refused)}"
-        return Verdict(native, native, note)
-    return Verdict(native, best, ROUGH if is_rough(best) else None)
+        return PathVerdict(native, native, note)
+    return PathVerdict(native, best, ROUGH if is_rough(best) else None)
 
 
 def layer_times(
@@ -121,16 +121,16 @@ def layer_times(
 def _row(
     call: ConvCall,
     found: Mapping[ConvTask, PathTimes],
-    verdicts: Mapping[ConvTask, Verdict],
+    verdicts: Mapping[ConvTask, PathVerdict],
     owner: CallTime | None,
     roofline: Roofline | None,
 ) -> LayerTime:
     from archcost.paths.registry import get
 
     task = call.task
-    verdict = Verdict(None, None, call.refusal)
+    verdict = PathVerdict(None, None, call.refusal)
     if task is not None:
-        verdict = verdicts.get(task, Verdict(None, None, NOT_MEASURED))
+        verdict = verdicts.get(task, PathVerdict(None, None, NOT_MEASURED))
     notes = [verdict.note] if verdict.note else []
     if owner is not None and not call.alone:
         notes.append(f"in context only as part of its {call.type}, which does more; see .context")

@@ -64,7 +64,7 @@ def branches_of(
         weights: compute the merged weight too, in float64, from the modules in ``model``.
     """
     try:
-        return _Reader(flow, model, call, weights).read()
+        return _BranchReader(flow, model, call, weights).read()
     except _Stop as stop:
         return Refusal(str(stop))
 
@@ -91,7 +91,7 @@ def affine_of(norm: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
     return scale, shift if beta is None else shift + beta.detach().double()
 
 
-class _Reader:
+class _BranchReader:
     """Reads the operations of a call in order."""
 
     def __init__(self, flow: Dataflow, model: nn.Module, call: ModuleCall, weights: bool) -> None:

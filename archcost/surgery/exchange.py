@@ -11,7 +11,7 @@ from torch import nn
 from archcost.errors import RewriteError
 from archcost.surgery.copying import copied
 from archcost.surgery.refusals import HOOKS, hooks_of
-from archcost.surgery.sites import Hooks, Place, places_of
+from archcost.surgery.sites import Hooks, Registration, places_of
 from archcost.trace.modules import ModuleTree, walk
 
 __all__ = ["Handle", "fit", "replace"]
@@ -33,7 +33,7 @@ class _Exchange:
     name: str
     old: nn.Module
     new: nn.Module
-    places: tuple[Place, ...]
+    places: tuple[Registration, ...]
     own_hooks: dict[str, object]
     """The new module's own hooks, kept while it has those of the old one."""
 

@@ -16,7 +16,7 @@ from archcost.surgery.refusals import hooks_of, is_convolution, why_not, wraps
 from archcost.trace.graph import Trace
 from archcost.trace.modules import ModuleTree, type_name, walk
 
-__all__ = ["ConvSite", "Hooks", "Place", "held_elsewhere", "places_of", "sites"]
+__all__ = ["ConvSite", "Hooks", "Registration", "held_elsewhere", "places_of", "sites"]
 
 Hooks = Literal["refuse", "keep"]
 
@@ -26,7 +26,7 @@ _MOST_ITEMS = 4096
 
 
 @dataclass(frozen=True, eq=False)
-class Place:
+class Registration:
     """A registration of a module: ``parent._modules[key]``."""
 
     parent: nn.Module
@@ -40,7 +40,7 @@ class ConvSite:
     names: tuple[str, ...]
     """Its names in ``named_modules(remove_duplicate=False)``, the first 32."""
     module: nn.Module
-    places: tuple[Place, ...]
+    places: tuple[Registration, ...]
     """Every registration, also beyond those names; a shared parent counts once for each key."""
     reason: str | None
     """Why it may not be replaced, in words that follow its name; None where it may."""
@@ -80,7 +80,9 @@ def sites(
     tied = {} if keeps_parameters else _tied(tree)
     read = {} if keeps_parameters or trace is None else used_elsewhere(trace)
 
-    def reasons(module: nn.Module, names: tuple[str, ...], here: tuple[Place, ...]) -> Iterator[str | None]:
+    def reasons(
+        module: nn.Module, names: tuple[str, ...], here: tuple[Registration, ...]
+    ) -> Iterator[str | None]:
         yield why_not(module)
         yield around.get(id(module))
         yield None if here else "it is the whole model: wrap it, torch.nn.Sequential(model)"
@@ -99,13 +101,13 @@ def sites(
     return tuple(result)
 
 
-def places_of(tree: ModuleTree) -> dict[int, list[Place]]:
+def places_of(tree: ModuleTree) -> dict[int, list[Registration]]:
     """Every registration of each module, by the module's id."""
-    places: dict[int, list[Place]] = defaultdict(list)
+    places: dict[int, list[Registration]] = defaultdict(list)
     for parent in tree.modules.values():
         for key, child in parent._modules.items():
             if child is not None:
-                places[id(child)].append(Place(parent, key))
+                places[id(child)].append(Registration(parent, key))
     return places
 
 
@@ -117,7 +119,7 @@ def _wrapped(tree: ModuleTree) -> Iterator[tuple[int, str]]:
                 yield id(inner), f"{name or 'the model'} around it {why}"
 
 
-def _within(places: tuple[Place, ...]) -> str | None:
+def _within(places: tuple[Registration, ...]) -> str | None:
     if any(isinstance(place.parent, torch.jit.ScriptModule) for place in places):
         return "it lies in a ScriptModule: rewrite the model before torch.jit compiles it"
     return None

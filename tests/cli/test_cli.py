@@ -398,7 +398,7 @@ def test_the_installed_command_answers():
 @pytest.mark.parametrize("command", [["field"], ["analyze", "--check"]])
 def test_a_depth_is_refused_where_there_are_no_levels(net, capsys, command):
     assert main([*command, net, "--depth", "1"]) == 2
-    assert "has no levels of modules; leave depth out" in capsys.readouterr().err
+    assert "has no levels of modules; leave --depth out" in capsys.readouterr().err
 
 
 def test_the_axes_of_a_field_are_sorted_and_cut(net, capsys):

@@ -22,6 +22,7 @@ from archcost.cli.wording import as_options, options_of
         ("the zoo has no levels of modules; leave depth out", "leave --depth out"),
         ("it has its inputs; leave input_size and dtype out", "leave --input-size and --dtype out"),
         ("input_size[1]: (3,) is not a shape", "--input-size[1]: (3,) is not a shape"),
+        ("pyproject.toml:3: input_size is 3; write", "pyproject.toml:3: input_size is 3; write"),
         ("there is no column 'top'", "there is no column 'top'"),
     ],
 )  # fmt: skip

@@ -116,7 +116,7 @@ def subclassed(model):
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (swap(Scaled(3, 4, 3)), "test_surgery_sites.Scaled is not one of torch.nn's convolutions, and may"),
+        (swap(Scaled(3, 4, 3)), "test_sites.Scaled is not one of torch.nn's convolutions, and may"),
         (swap(timm.layers.StdConv2d(3, 4, 3)), "timm.layers.std_conv.StdConv2d is not one of torch.nn's"),
         (swap(timm.layers.ScaledStdConv2d(3, 4, 3)), "ScaledStdConv2d is not one of"),
         (swap(timm.layers.CondConv2d(3, 4, 3)), "CondConv2d is not one of"),

@@ -11,6 +11,7 @@ from math import inf
 from typing import Any
 
 from archcost.analysis.changes import ADDED_UP, Change
+from archcost.analysis.reports.columns import Row
 from archcost.analysis.reports.pairs import MEASURES, measures
 from archcost.analysis.reports.rows import Ledger
 from archcost.cost.costs import ModuleCost
@@ -129,7 +130,7 @@ def summed(changes: Sequence[Change], name: str) -> Change:
     """Several changes as one row, under the name of the module that they are in."""
     if len(changes) == 1:
         return changes[0]
-    sides: dict[str, Any] = {}
+    sides: dict[str, Row] = {}
     for side in ("a", "b"):
         rows = [row for change in changes if (row := getattr(change, side)) is not None]
         if not rows:
