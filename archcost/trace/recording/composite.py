@@ -24,7 +24,8 @@ from archcost.trace.recording.turns import this_thread
 aten = torch.ops.aten
 
 # Versions since when a CPU fuses attention with grouped queries, and with three dimensions or one key head.
-_FUSES_GROUPED, _FUSES_MORE = torch.__version__ >= (2, 9), torch.__version__ >= (2, 14)
+# (`TorchVersion` compares numbers, not letters.)
+_FUSES_GROUPED, _FUSES_MORE = torch.__version__ >= "2.9", torch.__version__ >= "2.14"
 
 
 @contextlib.contextmanager
