@@ -225,6 +225,7 @@ CASES |= {
     "cli-propose-top.txt": partial(
         run, "propose", *CNN, "--store", ":memory:", "--top", "5", "--sort", "weight_error", columns=100
     ),
+    "cli-propose-all-80.txt": partial(run, "propose", *CNN, "--store", ":memory:", "--all", columns=80),
     "cli-propose-columns.csv": partial(
         run, "propose", *HALF, "--columns", "name,rule,macs_after,best", "--format", "csv"
     ),

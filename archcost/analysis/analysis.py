@@ -244,6 +244,14 @@ class Analysis(TracedModel, Result):
     An Analysis can be pickled, as every result can; the model is not part of the pickle.
     """
 
+    @property
+    def random_weights(self) -> bool:
+        """Whether the model came from torchvision or timm by its SPEC, without a file of weights."""
+        made = self._model
+        if not isinstance(made, _SpecModel) or made.weights is not None:
+            return False
+        return made.spec.startswith(("torchvision:", "timm:"))
+
     @classmethod
     def restored(cls, trace: Trace, name: str, notes: tuple[str, ...]) -> Analysis:
         """An Analysis read from a file (`archcost.report.saving`), its trace counted again."""
