@@ -26,6 +26,7 @@ class Options(TypedDict, total=False):
     sort: str | None
     top: int | None
     by: str | None
+    full: bool
 
 
 class Result(ABC):
@@ -33,9 +34,9 @@ class Result(ABC):
 
     All methods take the same options, as far as they apply to the result: ``columns`` (names), ``depth``
     (levels of modules; 0 is the whole model alone), ``sort`` (a column, largest first), ``top`` (the number
-    of rows) and ``by`` (the name of a table). Formats for people (`table`, `to_text`, `to_markdown`,
-    `to_html`, ``print``) show the same columns and depth by default; data formats (`to_pandas`, `to_csv`,
-    `to_json`) are complete.
+    of rows), ``by`` (the name of a table) and ``full`` (with the details). Formats for people (`table`,
+    `to_text`, `to_markdown`, `to_html`, ``print``) begin with what matters most, and leave the details out or
+    fold them away; data formats (`to_pandas`, `to_csv`, `to_json`) are complete.
 
     Raises:
         SpecError: an option has an unknown value; the message names close ones.
