@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias
 
 from archcost.errors import SpecError
 from archcost.report.grid import Entry, Grid, Head
+from archcost.report.page.parts import Page
 from archcost.report.text import visible
 from archcost.report.units import count_text
 from archcost.report.values import Cell, Json
@@ -251,6 +252,8 @@ class Document:
     """Lines of text above the tables."""
     notes: Callable[[Sequence[Grid]], Sequence[Note]] = lambda grids: ()
     """The notes below the given tables."""
+    page: Callable[[], Page] = Page
+    """The facts and pictures of the page."""
 
     def by(self, name: str | None) -> Table:
         """The table of the given name, or the first for None; raises SpecError where there is none."""

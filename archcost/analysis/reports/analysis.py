@@ -39,6 +39,7 @@ from archcost.analysis.reports.columns import (
     cells,
 )
 from archcost.analysis.reports.notes import footnotes, heading, summary, units
+from archcost.analysis.reports.pictures import page_of
 from archcost.analysis.reports.rows import KINDS, Ledger, rows_of
 from archcost.analysis.reports.tree import tree
 from archcost.analysis.traced import TracedModel
@@ -64,6 +65,7 @@ def document_of(analysis: TracedModel, asked: Asked) -> Document:
         shown=[tables["modules"]],
         record=partial(_record, analysis, asked, tables),
         notes=partial(_notes, analysis),
+        page=partial(page_of, analysis),
     )
 
 
