@@ -3,6 +3,7 @@
 That puts the checkout first on the path, whose kernels are compiled only where it is installed editable.
 """
 
+import gc
 import importlib.util
 import os
 import sys
@@ -13,9 +14,6 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PATH = sys.path[:]
-# No test writes into the store of whoever runs it.
-os.environ["ARCHCOST_STORE"] = ":memory:"
-
 ASKED_FOR = [Path(entry).resolve() for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
 
 if ROOT not in ASKED_FOR:
@@ -27,6 +25,20 @@ if ROOT not in ASKED_FOR:
 os.environ.pop("COLUMNS", None)
 # The user's own store is neither read nor written, by no process that a test starts.
 os.environ["ARCHCOST_STORE"] = os.path.join(tempfile.mkdtemp(prefix="archcost-tests-"), "store.sqlite")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # a core each
+
+
+def pytest_xdist_auto_num_workers(config):
+    """Of the whole suite a worker a core, four at most; of files that are named none."""
+    named = config.args_source is not config.ArgsSource.TESTPATHS
+    return 0 if named else min(4, os.cpu_count())
+
+
+def pytest_collection_finish():
+    """Leave out what collection made from later garbage collections, which would take half a second each."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
@@ -47,3 +59,13 @@ def written(tmp_path, monkeypatch):
         return f"net.py:{name}"
 
     return write
+
+
+@pytest.fixture(scope="session")
+def warm(tmp_path_factory):
+    """Runs programs as processes that have imported torchvision already, for it takes seconds."""
+    from helpers.warm import Warm
+
+    made = Warm(tmp_path_factory.mktemp("warm"))
+    yield made
+    made.close()

@@ -1,7 +1,5 @@
 """Every example runs as it stands, and prints what it promises."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -31,9 +29,8 @@ def test_every_example_is_tested():
 
 
 @pytest.mark.parametrize("name", PROMISED)
-def test_the_example_runs(name, tmp_path):
-    done = subprocess.run(
-        [sys.executable, str(EXAMPLES / name)], capture_output=True, text=True, cwd=tmp_path
-    )
+def test_the_example_runs(name, tmp_path, monkeypatch, warm):
+    monkeypatch.chdir(tmp_path)
+    done = warm.run(EXAMPLES / name)
     assert done.returncode == 0, done.stderr
     assert PROMISED[name] in done.stdout

@@ -1,7 +1,6 @@
 """What all four registries share: whose entry wins, plugins that work and that do not, what is temporary."""
 
 import json
-import subprocess
 import sys
 
 import pytest
@@ -144,7 +143,7 @@ def test_a_module_that_adds_to_several_tables_gives_way_to_the_user_in_each(inst
         assert dependence.rule_for("aten.relu.default") is mine
 
 
-def test_what_is_loaded_inside_for_the_first_time_stays():
+def test_what_is_loaded_inside_for_the_first_time_stays(warm):
     code = """
 from archcost.cost.registry import table
 with table.temporarily(fresh={}):
@@ -152,8 +151,8 @@ with table.temporarily(fresh={}):
 print(len(table.entries) == inside > 400)
 """
     for fresh in (False, True):
-        run = subprocess.run([sys.executable, "-c", code.format(fresh)], capture_output=True, text=True)
-        assert (run.stdout, run.stderr) == ("True\n", "")
+        done = warm.run(code.format(fresh))
+        assert (done.stdout, done.stderr) == ("True\n", "")
 
 
 @pytest.mark.parametrize("group", ["archcost.rules", "archcost.field_rules"])

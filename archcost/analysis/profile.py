@@ -68,15 +68,18 @@ class LayerCost:
 def layer_costs(analysis: TracedModel) -> list[LayerCost]:
     """The operations with weights or matrix products, in order of execution.
 
-    A module's parameters stand at its first operation, so that each is counted once.
+    Parameters are those that the operation reads, each counted where it is first read.
     """
-    seen: set[str] = set()
+    storages = analysis.trace.storages
+    seen: set[int] = set()
     found = []
     for cost in analysis.operations:
         if cost.kind not in _WEIGHTED:
             continue
-        row = analysis.costs.by_name.get(cost.module)
-        params = row.params if row is not None and row.is_leaf and cost.module not in seen else 0
-        seen.add(cost.module)
+        params = 0
+        for ref in cost.op.tensors():
+            if storages[ref.storage].origin == "parameter" and ref.storage not in seen:
+                seen.add(ref.storage)
+                params += storages[ref.storage].nbytes // ref.dtype.itemsize  # whole, also through a view
         found.append(LayerCost(cost.module, cost.kind, cost.macs, params, cost.activation_bytes))
     return found

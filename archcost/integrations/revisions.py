@@ -307,7 +307,7 @@ def _on_history(a: _Place, b: _Place) -> tuple[str, ...]:
         )
     commits = f"{ahead} commit{'s' * (ahead > 1)}"
     if base == head:
-        return (f"{b.text} is {commits} behind {a.text}",)
+        return (f"{b.text} is {commits} behind {a.text}, whose changes show in reverse",)
     short = _git(a.top, "rev-parse", "--short", base)
     return (
         f"{a.text} has {commits} that {b.text} lacks, whose changes show in reverse: merge it, or compare "

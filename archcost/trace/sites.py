@@ -221,16 +221,21 @@ def _frame(call: _Call, frames: dict[tuple[int, int], Frame]) -> Frame:
     return frames[key]
 
 
-_heads: weakref.WeakKeyDictionary[type, Frame | None] = weakref.WeakKeyDictionary()
+_heads: weakref.WeakKeyDictionary[type, tuple[str, int] | None] = weakref.WeakKeyDictionary()
+"""File and line of the head of each class; how the file is shown depends on the working directory."""
 
 
 def _class_frame(of: type) -> Frame | None:
     if of not in _heads:
         _heads[of] = _find_class(of)
-    return _heads[of]
+    found = _heads[of]
+    if found is None:
+        return None
+    shown, library = _shown(found[0])
+    return Frame(shown, found[1], None, of.__qualname__, library)
 
 
-def _find_class(of: type) -> Frame | None:
+def _find_class(of: type) -> tuple[str, int] | None:
     """The head of a class in its source; its first function where that cannot be found."""
     codes = [code for v in vars(of).values() if isinstance(code := getattr(v, "__code__", None), CodeType)]
     own = [code for code in codes if _qualified(code).startswith((of.__qualname__, code.co_name))]
@@ -240,10 +245,7 @@ def _find_class(of: type) -> Frame | None:
     first = min((code.co_firstlineno for code in own), default=sys.maxsize)
     head = re.compile(rf"\s*class\s+{re.escape(of.__name__)}\b")
     numbers = [n for n, text in enumerate(linecache.getlines(file)[:first], 1) if head.match(text)]
-    if not numbers and not own:
-        return None
-    shown, is_library = _shown(file)
-    return Frame(shown, numbers[-1] if numbers else first, None, of.__qualname__, is_library)
+    return (file, numbers[-1] if numbers else first) if numbers or own else None
 
 
 def _qualified(code: CodeType) -> str:

@@ -67,9 +67,9 @@ def test_published_models_differ_by_their_blocks(published):
     assert adds_up(published)
     text = published.to_text()
     assert "layer3.2 to layer3.5 (BasicBlock, 24 modules)" in text
-    assert text.index("Why: layer3.2 to layer3.5 (BasicBlock, 24 modules) added: +925 M MACs") < text.index(
-        "Total"
-    )
+    assert text.index(
+        "Why: layer1.2 (BasicBlock, 6 modules) and 7 like it added: +1.85 G MACs (+102.0 %)"
+    ) < text.index("Total")
     back = archcost.diff(published.b, published.a)
     assert {row.kind for row in back.changes} == {"removed"}
     assert adds_up(back)
@@ -159,6 +159,18 @@ def test_a_functional_model_says_which_operations_it_runs_more():
     assert adds_up(difference)
     strided = changed(diff(Functional(1, 1), Functional(1, 2)))
     assert strided[""][1] == "+convolution 3x3x3x3 stride 2 padding 1, -convolution 3x3x3x3 padding 1"
+
+
+def test_edits_of_one_line_of_code_are_one_cause():
+    def block(width):
+        return nn.Conv2d(3, 3, width, padding="same")
+
+    with archcost.recording_sites():
+        old, new = (nn.Sequential(*(block(width) for _ in range(3))) for width in (3, 5))
+    why = next(line for line in diff(old, new).to_text().splitlines() if line.startswith("Why"))
+    assert why.startswith("Why: 0 (Conv2d) and 2 like it changed (kernel_size (3, 3) -> (5, 5)) at ")
+    assert "test_difference.py:" in why
+    assert why.endswith("+442 k MACs (+177.8 %)")
 
 
 def test_the_same_model_has_no_change():

@@ -79,10 +79,10 @@ def test_a_model_that_fails_is_a_line_on_stderr_after_all_others_were_reported(c
     [
         (["nett"], "there is no model 'nett'; did you mean 'net'?"),
         (["--config", "none.toml"], "none.toml cannot be read: No such file or directory"),
-        (["--level", "high"], "level is 'high'; take one of note, warning, error"),
+        (["--level", "high"], "--level is 'high'; take one of note, warning, error"),
         (["--select", "AC7"], "there is no code 'AC7'; archcost check --list has them"),
         (["--explain", "smal-kernels"], "there is no code 'smal-kernels'; did you mean 'small-kernels'?"),
-        (["--input-size", "1,2"], "input_size goes with a SPEC"),
+        (["--input-size", "1,2"], "--input-size goes with a SPEC"),
         (["-o", "net.py"], "net.py exists; --force overwrites it"),
     ],
 )

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 
@@ -43,12 +44,10 @@ def net(written):
     return written(NET, "Net")
 
 
-def run(*arguments, **environment):
+@pytest.fixture
+def run(warm):
     """The command as a user runs it, in a pipe."""
-    return subprocess.run(
-        [sys.executable, "-m", "archcost.cli", *arguments],
-        capture_output=True, text=True, env={**os.environ, **environment},
-    )  # fmt: skip
+    return partial(warm.run, "import sys, archcost.cli\nsys.exit(archcost.cli.main())")
 
 
 def test_analyze_prints_the_table_on_stdout_and_nothing_else(net, capsys):
@@ -132,7 +131,7 @@ def test_an_error_is_one_line_on_stderr_and_exit_code_2(net, capsys, arguments, 
     assert message in err
 
 
-def test_debug_shows_the_traceback(net):
+def test_debug_shows_the_traceback(net, run):
     from archcost import ArchcostError
 
     with pytest.raises(ArchcostError):
@@ -293,7 +292,7 @@ def test_check_holds_the_counts_against_the_witnesses(net, capsys):
 def test_check_reports_findings_by_exit_code_1(net, capsys, monkeypatch):
     from archcost.analysis import cross_check as witnesses
 
-    wrong = witnesses.Difference("fvcore", "0", "Conv2d", 1, 2.0, None)
+    wrong = witnesses.Disagreement("fvcore", "0", "Conv2d", 1, 2.0, None)
     result = witnesses.CrossCheck("net", 1, {"fvcore": 2.0}, {}, (wrong,), 1)
     monkeypatch.setattr(witnesses, "crosscheck", lambda *_, **__: result)
     assert main(["analyze", net, "--check"]) == 1
@@ -326,7 +325,7 @@ def test_compare_shows_two_models(net, capsys):
     assert "Conv2d" in capsys.readouterr().out
 
 
-def test_a_pipe_gets_plain_text_and_a_closed_pipe_is_no_error(net):
+def test_a_pipe_gets_plain_text_and_a_closed_pipe_is_no_error(net, run):
     plain = run("analyze", net, FORCE_COLOR="", NO_COLOR="1")
     assert plain.returncode == 0
     assert "\x1b" not in plain.stdout

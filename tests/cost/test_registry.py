@@ -91,11 +91,8 @@ def test_a_rule_that_fails_leaves_an_unknown(rules):
     assert unknown.reason == "its rule failed: KeyError: 'width'"
 
 
-def test_rules_of_other_packages_come_through_entry_points(tmp_path):
+def test_rules_of_other_packages_come_through_entry_points(tmp_path, warm):
     """In a fresh interpreter, with a package beside archcost that announces one."""
-    import subprocess
-    import sys
-
     (tmp_path / "mypackage.py").write_text(
         "import archcost\n@archcost.rules.counting_rule('aten.relu')\ndef rule(op):\n    return 11, 0\n"
     )
@@ -104,11 +101,8 @@ def test_rules_of_other_packages_come_through_entry_points(tmp_path):
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mypackage\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[archcost.rules]\nmine = mypackage\n")
     code = "import torch, archcost; print(archcost.analyze(torch.nn.ReLU(), torch.zeros(3)).total.macs)"
-    out = subprocess.run(
-        [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(tmp_path)!r}); {code}"],
-        capture_output=True, text=True, check=True,
-    ).stdout  # fmt: skip
-    assert out.strip() == "11"
+    done = warm.run(f"import sys; sys.path.insert(0, {str(tmp_path)!r}); {code}")
+    assert (done.stdout, done.stderr) == ("11\n", "")
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,5 @@
 """The table of dependence rules: open to everyone, and with an entry for every operator that is counted."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 from torch import nn
@@ -152,7 +149,7 @@ def test_a_rule_that_slides_makes_its_dimensions_the_axes(rules):
     assert [axis.dim for axis in fields.axes] == [2]
 
 
-def test_rules_come_through_entry_points_and_the_users_own_win_over_all(tmp_path):
+def test_rules_come_through_entry_points_and_the_users_own_win_over_all(tmp_path, warm):
     """In a fresh interpreter, with a package beside archcost that announces one."""
     (tmp_path / "fieldpackage.py").write_text(
         "import archcost\n"
@@ -170,11 +167,9 @@ def test_rules_come_through_entry_points_and_the_users_own_win_over_all(tmp_path
         "for layer in (torch.nn.ReLU(), torch.nn.Sigmoid()):\n"
         "    print(archcost.analyze(layer, torch.zeros(1, 2, 5, 5), progress=False).fields.at('').window)\n"
     )
-    out = subprocess.run(
-        [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{code}"],
-        capture_output=True, text=True, check=True,
-    ).stdout  # fmt: skip
-    assert out.split("\n") == ["((2, 2), (0, 4))", "((0, 4), (2, 2))", ""]
+    done = warm.run(f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{code}")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split("\n") == ["((2, 2), (0, 4))", "((0, 4), (2, 2))", ""]
 
 
 @pytest.mark.parametrize("names", [(), (3,)])

@@ -14,10 +14,14 @@ from pathlib import Path
 import pytest
 
 import archcost
+from archcost.cli import _parser
+from archcost.cli.options import parse
+from archcost.integrations.checking.codes import CODES
 from archcost.integrations.checking.findings import Failure
 from archcost.integrations.checking.places import Keys, Place
 from archcost.integrations.checking.reporting import REPORTERS
 
+DOCS = Path(__file__).parents[2] / "docs" / "check.md"
 SAMPLE = Path(__file__).parents[1] / "golden" / "check"
 ENDINGS = {"text": "txt", "json": "json", "sarif": "sarif", "github": "github.txt", "markdown": "md"}
 HOSTILE = "a%b\n::error::c,d:e\r|<b>`*]\x1b[31m\ud800"
@@ -147,3 +151,30 @@ def test_keys_of_toml_have_their_lines():
     keys = Keys('a.b = 1\n[t."x.y"]  # head\n"k k" = [\n1]\n# c = 1\n[[l]]\nd={e=1}\n')
     assert [keys.line(path) for path in (["a", "b"], ["t", "x.y"], ["t", "x.y", "k k"])] == [1, 2, 3]
     assert [keys.line(path) for path in (["l", "d", "e"], ["t", "x.y", "new"], ["none"])] == [7, 2, 1]
+
+
+def test_the_table_of_codes_in_the_docs_is_that_of_the_code():
+    rows = re.findall(r"^\| (AC\d+) \| (\S+) \| ([^|]+) \| ([^|]+) \|$", DOCS.read_text(), re.MULTILINE)
+    here = [
+        (one.code, one.name, one.level + ("" if one.default else ", when selected"), one.meaning)
+        for one in CODES.values()
+    ]
+    assert rows == here
+
+
+def test_the_hook_and_the_workflows_run_what_there_is():
+    import yaml
+
+    root = DOCS.parents[1]
+    [hook] = yaml.safe_load((root / ".pre-commit-hooks.yaml").read_text())
+    blocks = re.findall(r"```yaml\n(.*?)```", DOCS.read_text(), re.DOTALL)
+    workflow, gitlab, local = map(yaml.safe_load, blocks)
+    commands = [step["run"] for step in workflow["jobs"]["check"]["steps"] if "run" in step]
+    lines = [hook["entry"], local["repos"][0]["hooks"][0]["entry"], *commands, *gitlab["cost"]["script"]]
+    checks = [line.split("||")[0].split()[1:] for line in lines if line.startswith("archcost ")]
+    assert len(checks) == 5
+    for arguments in checks:
+        assert parse(_parser(), arguments).command == "check"
+    assert {key: hook[key] for key in ("id", "files", "pass_filenames")} == {
+        key: local["repos"][0]["hooks"][0][key] for key in ("id", "files", "pass_filenames")
+    }

@@ -61,7 +61,8 @@ def test_of_many_who_find_a_file_spoilt_one_sets_it_aside_and_no_write_is_lost(t
     path = tmp_path / "store.sqlite"
     corrupted_page(path)
     code = (
-        "import sys, time; from helpers.measurements import Store, measured\n"
+        "import sys, time\nfrom archcost.latency.store.store import Store\n"
+        "from helpers.measurements import measured\n"
         "time.sleep(max(0, float(sys.argv[3]) - time.time()))\n"
         "Store(sys.argv[1]).put(measured(path=sys.argv[2]))\n"
     )

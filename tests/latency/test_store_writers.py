@@ -20,7 +20,8 @@ def test_a_forked_child_writes_through_a_connection_of_its_own(place):
     store = Store(place)
     store.put(measured())
     code = (
-        "import os, sys; from helpers.measurements import Store, measured\n"
+        "import os, sys\nfrom archcost.latency.store.store import Store\n"
+        "from helpers.measurements import measured\n"
         "store = Store(sys.argv[1]); store.put(measured(threads=1))\n"
         "child = os.fork()\n"
         "store.put(measured(threads=2 if child else 3))\n"
@@ -32,7 +33,8 @@ def test_a_forked_child_writes_through_a_connection_of_its_own(place):
 
 WRITER = """
 import sys
-from helpers.measurements import Store, measured
+from archcost.latency.store.store import Store
+from helpers.measurements import measured
 store, who, number = Store(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 while True:
     number += 1

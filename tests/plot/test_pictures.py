@@ -400,14 +400,11 @@ print("matplotlib.pyplot" in sys.modules)
 """
 
 
-def test_no_pyplot_and_no_setting_is_touched(tmp_path):
-    out = subprocess.run(
-        [sys.executable, "-c", DRAW_ALL, str(tmp_path)], capture_output=True, text=True, check=True
-    )
-    assert out.stdout.strip() == "False"
+def test_no_pyplot_and_no_setting_is_touched(tmp_path, warm):
+    assert warm.run(DRAW_ALL, str(tmp_path)).stdout == "False\n"
+    # The proof that it can fail.
     probe = "import matplotlib.pyplot, sys; print('matplotlib.pyplot' in sys.modules)"
-    out = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
-    assert out.stdout.strip() == "True"  # the proof that it can fail
+    assert warm.run(probe).stdout == "True\n"
 
 
 def test_without_matplotlib_the_error_says_what_to_install(monkeypatch):

@@ -43,13 +43,23 @@ from archcost.analysis.reports.pictures import page_of
 from archcost.analysis.reports.rows import KINDS, Ledger, rows_of
 from archcost.analysis.reports.tree import tree
 from archcost.analysis.traced import TracedModel
-from archcost.report.document import TREE_DEPTH, Asked, Column, Document, Note, Table, at_least, ordered
+from archcost.report.document import (
+    TREE_DEPTH,
+    Asked,
+    Column,
+    Document,
+    Listing,
+    Note,
+    Table,
+    at_least,
+    ordered,
+)
 from archcost.report.grid import Entry, Grid, Piece
 from archcost.report.text import visible
 from archcost.report.values import Json
 from archcost.trace.graph import refs
 
-__all__ = ["document_of", "flat", "head", "total_of"]
+__all__ = ["document_of", "flat", "head", "listings", "total_of"]
 
 _TOTAL_ONLY = ("depth", "nonlinearities", "inputs_bytes")
 
@@ -65,8 +75,19 @@ def document_of(analysis: TracedModel, asked: Asked) -> Document:
         shown=[tables["modules"]],
         record=partial(_record, analysis, asked, tables),
         notes=partial(_notes, analysis),
-        page=partial(page_of, analysis),
+        page=lambda: page_of(analysis, listings(analysis)),
     )
+
+
+def listings(analysis: TracedModel) -> list[Listing]:
+    """The tables of a page: the tree of modules, with the line of source of each, and the operations."""
+    asked = Asked(depth=None)
+    levels = [cost.level for cost in analysis.modules]
+    shown = (*DEFAULT_MODULE_COLUMNS, "built_at")
+    return [
+        Listing(_table(analysis, "modules", asked), shown, levels),
+        Listing(_table(analysis, "operations", asked)),
+    ]
 
 
 def _table(analysis: TracedModel, name: str, asked: Asked) -> Table[Row]:

@@ -32,12 +32,13 @@ from archcost.analysis.reports.changes import (
     summed,
     weight,
 )
+from archcost.analysis.reports.compared import page_of
 from archcost.analysis.reports.notes import heading, uncounted
 from archcost.analysis.reports.pairs import expanded, pairs
 from archcost.analysis.totals import TotalChange, Verdict
 from archcost.analysis.traced import TracedModel
 from archcost.report.columns import words, yes
-from archcost.report.document import Asked, Column, Document, Note, Table, ordered
+from archcost.report.document import Asked, Column, Document, Listing, Note, Table, ordered
 from archcost.report.grid import Entry, Grid
 from archcost.report.notes import signs
 from archcost.report.text import visible
@@ -91,6 +92,7 @@ def document_of(
         record=lambda: _record(a, b, changes, totals, verdicts, notes, rows()),
         lines=[*(f"{_MARKS[v.holds]} {v.text}" for v in verdicts if not v.holds), _because(b, changes)],
         notes=partial(_notes, a, b, changes, notes),
+        page=lambda: page_of(a, b, changes.rows, notes, [Listing(modules)]),
     )
 
 
@@ -156,28 +158,39 @@ def _label(row: Change) -> tuple[str, str]:
 
 def _because(b: TracedModel, changes: Changes) -> str:
     """The causes of the change in a line: the largest edits, and how many modules follow from them."""
-    rows = for_people(changes.rows, "auto", b.total)
-    edits = [row for row in rows if row.kind != "resized" and any(_moves(row, name) for name in ADDED_UP)]
-    parts = [_cause(row, b) for row in edits[:_CAUSES]]
-    parts += [f"and {len(edits) - _CAUSES} more"] if len(edits) > _CAUSES else []
+    edits = [row for row in changes.rows if row.kind != "resized" and any(_moves(row, n) for n in ADDED_UP)]
+    alike: dict[tuple[object, ...], list[Change]] = {}
+    for row in edits:
+        alike.setdefault((row.kind, row.type_name, row.own, _line(row) or row.why), []).append(row)
+    sums = [(summed(rows, rows[0].name), rows) for rows in alike.values()]
+    sums.sort(key=lambda one: -weight(one[0], b.total)[0])
+    parts = [_cause(row, rows, b) for row, rows in sums[:_CAUSES]]
+    parts += [f"and {len(sums) - _CAUSES} more" * (len(sums) > _CAUSES)]
     if resized := [row for row in changes.rows if row.kind == "resized"]:
         parts.append(f"{len(resized)} modules as before on other shapes: {_most(summed(resized, ''), b)}")
     places = sum(row.kind in ("moved", "renamed") for row in changes.rows)
-    parts += [f"{places} moved or renamed"] if places else []
-    return f"Why: {'; '.join(parts)}" if parts else "No module changed"
+    parts.append(f"{places} moved or renamed" * (places > 0))
+    said = "; ".join(filter(None, parts))
+    return f"Why: {said}" if said else "No module changed"
 
 
 def _moves(row: Change, name: str) -> bool:
     return differences[name].get(row) != 0
 
 
-def _cause(row: Change, b: TracedModel) -> str:
-    name, remark = _label(row)
-    said = f"{row.kind} ({row.why})" if row.why else row.kind
+def _line(row: Change) -> str:
+    """The line of the user's own code that built a module; empty where it was not recorded."""
     site = row.built_at
-    if site is not None and not site.is_class and not site.frame.is_library:
-        said += f" at {site}"
-    return f"{name}{remark} {visible(said)}: {_most(row, b)}"
+    return "" if site is None or site.is_class or site.frame.is_library else str(site)
+
+
+def _cause(row: Change, rows: Sequence[Change], b: TracedModel) -> str:
+    """Edits of one line of code, or of one kind, in words; ``row`` is their sum."""
+    name, remark = _label(rows[0])
+    more = f" and {len(rows) - 1} like it" if len(rows) > 1 else ""
+    said = f"{row.kind} ({row.why})" if row.why else row.kind
+    where = f" at {_line(rows[0])}" if _line(rows[0]) else ""
+    return f"{name}{remark}{more} {visible(said + where)}: {_most(row, b)}"
 
 
 def _most(row: Change, b: TracedModel) -> str:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 
 from archcost.analysis.growth import field_steps
 from archcost.analysis.profile import layer_costs, memory_profile
-from archcost.analysis.reports.columns import DEFAULT_MODULE_COLUMNS
 from archcost.analysis.reports.notes import field_notes, uncounted
 from archcost.analysis.reports.rows import Ledger
 from archcost.analysis.reports.tree import marks_of
 from archcost.analysis.traced import TracedModel
 from archcost.cost.costs import ModuleCost
-from archcost.report.page.parts import Along, Fact, Flow, Measure, Page, Picture, Point, Span, Tiles
+from archcost.report.document import Listing, Page
+from archcost.report.page.parts import Along, Fact, Flow, Measure, Picture, Point, Span, Tiles
 from archcost.report.text import visible
 from archcost.report.units import axes_text, bytes_text, count_text, percent_text, shape_text, si_text
 
@@ -24,7 +24,7 @@ _MOST, _MOST_ALIVE = 3, 12
 _ADVICE = frozenset({"No context", "Misaligned", "Uncovered"})
 
 
-def page_of(analysis: TracedModel) -> Page:
+def page_of(analysis: TracedModel, tables: Sequence[Listing]) -> Page:
     """The page of an Analysis."""
     return Page(
         warnings=[f"Not counted: {text}; sums with >= are lower bounds" for text in uncounted(analysis)],
@@ -32,9 +32,7 @@ def page_of(analysis: TracedModel) -> Page:
         costly=costly(analysis),
         advice=[Point(head, text) for head, text in field_notes(analysis) if head in _ADVICE],
         pictures=pictures(analysis),
-        tables=("modules", "operations"),
-        columns={"modules": (*DEFAULT_MODULE_COLUMNS, "built_at")},
-        levels={"modules": [cost.level for cost in analysis.modules]},
+        tables=tables,
     )
 
 

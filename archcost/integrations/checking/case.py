@@ -88,6 +88,8 @@ class Remark:
     spec: ConvSpec | None = None
     key: str = ""
     """What tells it from others of its code on this module, such as the limit of a budget."""
+    covers: tuple[str, ...] = ()
+    """Modules on which it says the same as AC205 would."""
     place: Place | None = None
     """The line, where it is not the one that builds the module."""
     related: tuple[Related, ...] = ()

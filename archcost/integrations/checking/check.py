@@ -138,9 +138,11 @@ def _case(table: ModelTable, files: Files, store: Store | None, slower_too: bool
 
 
 def _remarks(case: Case, codes: Collection[str]) -> Iterator[Remark]:
-    yield from rewrites(case, codes)
+    proposed = list(rewrites(case, codes))
+    covered = {name for one in proposed for name in one.covers}
+    yield from proposed
     for one in (*context(case), *costs(case)):
-        if one.code in codes:
+        if one.code in codes and not (one.code == "AC205" and one.module in covered):
             yield one
 
 

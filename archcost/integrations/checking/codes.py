@@ -144,9 +144,10 @@ _TABLE = (
     Code(
         "AC205",
         "skipped-positions",
-        "a stride larger than the kernel",
-        "Positions of the input between the windows are never read. A pooling before it keeps them "
-        "(ResNet-D, He et al., 2019); where other branches read them, it is a choice.",
+        "a stride larger than the kernel, on a map that nothing else reads",
+        "Positions of the input between the windows are read by no layer: what they hold was computed in "
+        "vain. A pooling before the convolution keeps them, as in ResNet-D (He et al., 2019). Not reported "
+        "where another branch reads them, as beside the shortcuts of ResNet.",
     ),
     Code(
         "AC301",
@@ -160,7 +161,7 @@ _TABLE = (
         "AC302",
         "uncounted",
         "an operation that could not be counted",
-        "The totals are lower bounds. A counting rule for the operator is a decorated function: "
+        "The total of the MACs is a lower bound. A counting rule for the operator is a decorated function: "
         "archcost.rules, docs/counting-rules.md.",
         "warning",
     ),

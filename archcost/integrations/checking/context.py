@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import prod
 
-from archcost.integrations.checking.case import Case, Remark, described
+from archcost.integrations.checking.case import Case, Gain, Remark, described
 from archcost.rewriting.advice import read_taps
 from archcost.rewriting.survey.survey import Subject
+from archcost.spec import ConvSpec
 
 __all__ = ["context"]
 
@@ -26,12 +27,14 @@ def context(case: Case) -> Iterator[Remark]:
     yield from _holes(case)
     for subject in case.open:
         yield from _beyond(subject)
-        yield from _skipping(subject)
+    yield from _skipping(case)
 
 
 def _unproductive(case: Case) -> Iterator[Remark]:
     named = {one.module for one in case.fields_findings if one.kind == "unproductive"}
-    found = [one for one in case.open if one.name in named and max(one.spec.stride) == 1]
+    # What is called several times refines; what strides has another purpose.
+    once = (one for one in case.open if len(one.ops) == 1 and max(one.spec.stride) == 1)
+    found = [one for one in once if one.name in named]
     if sum(one.macs for one in found) < _UNPRODUCTIVE * case.analysis.total.macs:
         return
     for one in found:
@@ -68,16 +71,30 @@ def _beyond(subject: Subject) -> Iterator[Remark]:
     if used < whole:
         size = "x".join(map(str, spec.input_size))
         says = f"reads its {size} input with {used} of its {whole} taps, the others read only padding"
-        yield Remark("AC204", subject.name, described(subject), says, spec=spec)
+        weights = spec.in_channels // spec.groups * spec.out_channels
+        gain = Gain(
+            (spec.params, spec.params - weights * (whole - used)),
+            (subject.macs, subject.macs * used // whole),
+        )
+        then = "the same result at this input size"
+        yield Remark("AC204", subject.name, described(subject), says, then, gain, spec)
 
 
-def _skipping(subject: Subject) -> Iterator[Remark]:
-    spec = subject.spec
+def _skipping(case: Case) -> Iterator[Remark]:
+    """Strided convolutions that skip positions of a map which nothing else reads."""
+    shares = {one.name: share for one in case.open if (share := _read(one.spec)) < 1}
+    skipping = {op.index for one in case.open if one.name in shares for op in one.ops}
+    others = {storage for op in case.analysis.trace.ops if op.index not in skipping for storage in op.reads}
+    for one in case.open:
+        if one.name in shares and not any(op.args[0].storage in others for op in one.ops):
+            unread = f"never reads {100 * (1 - shares[one.name]):.0f} % of its input, nor does another layer"
+            says = f"{unread}: its stride is larger than its kernel; an average pooling before it keeps them"
+            yield Remark("AC205", one.name, described(one), says, spec=one.spec)
+
+
+def _read(spec: ConvSpec) -> float:
+    """The share of the positions of its input that a convolution reads."""
     if spec.transposed:
-        return
+        return 1.0
     axes = zip(spec.stride, spec.extent, spec.kernel_size, spec.input_size, strict=True)
-    shares = [min(1.0, k / s) for s, extent, k, n in axes if s > extent and n > s]
-    if shares:
-        unread = f"never reads {100 * (1 - prod(shares)):.0f} % of its input"
-        says = f"{unread}: its stride is larger than its kernel; an average pooling before it keeps them"
-        yield Remark("AC205", subject.name, described(subject), says, spec=spec)
+    return prod(k / s for s, extent, k, n in axes if s > extent and n > s)

@@ -11,10 +11,10 @@ __all__ = ["costs"]
 
 
 def costs(case: Case) -> Iterator[Remark]:
-    """The remarks on budgets, then on what could not be counted."""
+    """The remarks on budgets, then on operations whose MACs could not be counted."""
     for breach in case.table.budget.breaches(case.analysis):
         yield _broken(case, breach)
-    for one in case.analysis.uncounted:
+    for one in (one for one in case.analysis.uncounted if one.macs_unknown):
         what = case.type_name(one.module)
         yield Remark(
             "AC302", one.module, what, f"runs {one.op}, which could not be counted: {one.reason}", key=one.op

@@ -121,7 +121,8 @@ def _remark(code: str, case: Case, one: Proposal) -> Remark:
     then = "same receptive field" if code == "AC101" else "the same result" if one.exact else ""
     before, after = one.before, one.after
     gain = Gain((before.params, after.params), (before.macs, after.macs), _ms(one))
-    return Remark(code, one.name, what, _SAYS[code](case, one), then, gain, one.old[0])
+    covers = tuple(one.replacement.chains) if one.options.get("how") == "stride" else ()
+    return Remark(code, one.name, what, _SAYS[code](case, one), then, gain, one.old[0], covers=covers)
 
 
 def _ms(one: Proposal) -> tuple[float, float] | None:

@@ -2,7 +2,7 @@
 const FEW_BARS = 20;
 function bar(share, side) {
   const inside = make("span", { class: `bar ${side}` });
-  inside.style.width = `${100 * clamp(share, 0, 1)}%`;
+  inside.style.width = share > 0 ? `max(2px, ${100 * Math.min(share, 1)}%)` : "0";
   return make("span", { class: "track", "aria-hidden": "true" }, inside);
 }
 DRAW.pairs = (picture) => {

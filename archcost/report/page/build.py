@@ -17,7 +17,7 @@ from importlib.resources import files
 
 from archcost.errors import SpecError
 from archcost.report.data import plain, versions
-from archcost.report.document import Asked, Document
+from archcost.report.document import Asked, Document, Listing
 from archcost.report.page.listing import listing
 from archcost.report.saving import embedded
 from archcost.report.text import html_text, visible
@@ -86,7 +86,7 @@ def _block(data: Mapping[str, Json]) -> str:
 
 def _data(document: Document) -> dict[str, Json]:
     made = document.page()
-    tables = document.tables if made.tables is None else [document.by(name) for name in made.tables]
+    tables = map(Listing, document.tables) if made.tables is None else made.tables
     return {
         **versions(),
         "schema": document.schema,
@@ -94,12 +94,11 @@ def _data(document: Document) -> dict[str, Json]:
         "lines": document.lines,
         "warnings": made.warnings,
         "facts": _records(made.facts),
+        "costly_title": made.costly_title,
         "costly": _records(made.costly),
         "advice": _records(made.advice),
         "pictures": [picture.record() for picture in made.pictures],
-        "tables": [
-            listing(table, made.columns.get(table.name), made.levels.get(table.name)) for table in tables
-        ],
+        "tables": [listing(one) for one in tables],
         "notes": document.notes([table.grid(table.for_people(Asked())) for table in document.shown]),
     }
 

@@ -35,7 +35,7 @@ function amount(value, unit) {
   return `${value < 0 ? "-" : ""}${digits} ${["", ..."kMGTPE"][power]}${word}`.replace("  ", " ").trimEnd();
 }
 /* The same for an axis, without zeros at the end. */
-function tickText(value, unit) { return amount(value, unit).replace(/\.?0+(?=\s|$)/, (zeros) => (zeros[0] === "." ? "" : zeros)); }
+function tickText(value, unit) { return amount(value, unit).replace(/^-?\d+\.\d+/, (number) => String(+number)); }
 function percent(share) {
   return share === 0 ? "0 %" : share < 0.0005 ? "<0.1 %" : `${(100 * share).toFixed(1)} %`;
 }

@@ -40,8 +40,11 @@ DRAW.dots = (picture) => {
   }
   function powers(from, to) {
     const found = [];
-    for (let power = Math.ceil(Math.log10(from)); 10 ** power <= to; power += 1) found.push(+(10 ** power).toPrecision(3));
-    return found;
+    const steps = to / from < 50 ? [1, 2, 5] : [1];
+    for (let power = Math.floor(Math.log10(from)); 10 ** power <= to; power += 1) {
+      for (const step of steps) found.push(+(step * 10 ** power).toPrecision(3));
+    }
+    return found.filter((one) => one >= from && one <= to);
   }
   fitted(slider, paint);
   slider.addEventListener("pointermove", (event) => {

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from archcost.report.document import Asked, Column, Table
+from archcost.report.document import Asked, Column, Listing
 from archcost.report.values import Cell, Json
 
 __all__ = ["listing"]
 
 
-def listing(table: Table, chosen: Sequence[str] | None, levels: Sequence[int] | None) -> dict[str, Json]:
-    """The columns and rows of a table; columns without any known value are left out.
-
-    Args:
-        table: the table.
-        chosen: the names of the columns that are shown at first; None: those that people see.
-        levels: the level of each row in a tree; None for a list.
-    """
+def listing(one: Listing) -> dict[str, Json]:
+    """The columns and rows of a table; columns without any known value are left out."""
+    table = one.table
     rows = table.rows()
-    names = [column.name for column in table.for_people(Asked())] if chosen is None else chosen
+    names = [column.name for column in table.for_people(Asked())] if one.shown is None else one.shown
     shown = {table.columns[0].name, *names}
     columns: list[Json] = []
     for column in table.columns:
@@ -37,7 +32,7 @@ def listing(table: Table, chosen: Sequence[str] | None, levels: Sequence[int] | 
             }
         )
     title = None if table.title is None else ": ".join(table.title)
-    return {"name": table.name, "title": title, "rows": len(rows), "levels": levels, "columns": columns}
+    return {"name": table.name, "title": title, "rows": len(rows), "levels": one.levels, "columns": columns}
 
 
 def _encoded(column: Column, rows: Sequence[object], values: Sequence[Cell]) -> dict[str, Json]:

@@ -37,7 +37,7 @@ function start() {
   if (DATA.warnings.length) parts.push(make("div", { class: "warning", role: "note" }, DATA.warnings.map((line) => make("p", {}, line))));
   if (DATA.facts.length) parts.push(make("dl", { class: "facts" }, DATA.facts.map((fact) => make("div", {}, make("dt", {}, fact.name), make("dd", {}, fact.text, fact.remark ? make("small", {}, fact.remark) : null)))));
   for (const line of DATA.lines) parts.push(make("p", {}, line));
-  const top = [points("What costs most", DATA.costly), points("What to do about it", DATA.advice)].filter(Boolean);
+  const top = [points(DATA.costly_title, DATA.costly), points("What to do about it", DATA.advice)].filter(Boolean);
   if (top.length) parts.push(make("div", { class: "top" }, top));
   document.getElementById("page").replaceChildren(...parts);
   /* What is below the first screen is drawn after it. */

@@ -7,14 +7,14 @@ are plain values with a unit: ``bytes``, ``ms``, ``MACs``, ``pixels``, or empty 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import ClassVar
 
 from archcost.report.values import Json
 
 __all__ = [
-    *("Along", "Choices", "Dots", "Fact", "Flow", "Measure", "Page"),
-    *("Pairs", "Picture", "Point", "Span", "Tiles"),
+    *("Along", "Choices", "Dots", "Fact", "Flow", "Measure", "Pairs"),
+    *("Picture", "Point", "Span", "Tiles"),
 ]
 
 
@@ -167,26 +167,6 @@ class Flow(Picture):
     """The first operation of each module."""
     end: Sequence[int]
     """The operation after each module's last."""
-
-
-@dataclass(frozen=True)
-class Page:
-    """The contents of a page, beside the headings, lines, tables and notes of its Document."""
-
-    warnings: Sequence[str] = ()
-    """Lines at the very top."""
-    facts: Sequence[Fact] = ()
-    costly: Sequence[Point] = ()
-    """The things that cost most."""
-    advice: Sequence[Point] = ()
-    """What to do about it, with the gain."""
-    pictures: Sequence[Picture] = ()
-    tables: Sequence[str] | None = None
-    """The names of the tables to show; None: those of the Document for data."""
-    columns: dict[str, Sequence[str]] = field(default_factory=dict)
-    """By the name of a table, the columns to show at first; by default those that people see."""
-    levels: dict[str, Sequence[int]] = field(default_factory=dict)
-    """By the name of a table, the level of each row in a tree."""
 
 
 def _plain(value: object) -> Json:

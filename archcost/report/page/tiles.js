@@ -132,6 +132,7 @@ DRAW.tiles = (picture) => {
     type: "checkbox", checked: true,
     change: (event) => { collapse = event.target.checked; path = path.slice(0, 1); fit.again(); },
   }), "equal neighbours as one");
+  folds.hidden = new Set(alike).size === alike.length;
   const bar = make("div", { class: "controls" },
     switches("Measure", measures.map((each) => each.name), measure, (at) => { measure = at; fit.again(); tell(focus); }), folds);
   say(readout, "Point at a module for its numbers.");

@@ -23,6 +23,10 @@ from archcost.trace.recording.turns import this_thread
 
 aten = torch.ops.aten
 
+# Versions since when a CPU fuses attention with grouped queries, and with three dimensions or one key head.
+# (`TorchVersion` compares numbers, not letters.)
+_FUSES_GROUPED, _FUSES_MORE = torch.__version__ >= "2.9", torch.__version__ >= "2.14"
+
 
 @contextlib.contextmanager
 def operators_as_on_cpu() -> Iterator[None]:
@@ -63,7 +67,7 @@ def _attention(
             f"attn_mask must be bool, float32 or {query.dtype} and have 2 dimensions or more, got "
             f"{attn_mask.dtype} with {attn_mask.dim()}"
         )
-    if query.dim() == key.dim() == value.dim() == 3:
+    if _FUSES_MORE and query.dim() == key.dim() == value.dim() == 3:
         if attn_mask is not None and attn_mask.dim() in (2, 3):
             attn_mask = attn_mask[(None,) * (4 - attn_mask.dim())]
         query, key, value = query.unsqueeze(0), key.unsqueeze(0), value.unsqueeze(0)
@@ -101,7 +105,11 @@ def _fuses(
     return (
         query.shape[0] == key.shape[0] == value.shape[0]
         and shared == value.shape[1]
-        and (heads == shared or shared == 1 or (grouped and shared > 0 and heads % shared == 0))
+        and (
+            heads == shared
+            or (_FUSES_MORE and shared == 1)
+            or (_FUSES_GROUPED and grouped and shared > 0 and heads % shared == 0)
+        )
         and query.shape[3] == key.shape[3] == value.shape[3]
         and query.shape[2] > 0
         and key.shape[2] > 0

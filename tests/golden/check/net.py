@@ -55,7 +55,7 @@ def gridded():
 
 
 def library():
-    return torchvision.models.resnet18()
+    return torchvision.models.alexnet()
 
 
 def small():

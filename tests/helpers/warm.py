@@ -1,0 +1,58 @@
+"""Python programs as processes of their own: forks of one that has imported torchvision, which is slow."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+
+# A program runs behind the loop, so that it ends as every other does.
+SERVER = """
+import json, os, runpy, sys
+import torchvision
+
+for line in sys.stdin:
+    program, arguments, folder, environment, outputs = json.loads(line)
+    if not os.fork():
+        break
+    print(os.waitstatus_to_exitcode(os.wait()[1]), flush=True)
+else:
+    sys.exit()
+os.chdir(folder)
+os.environ.update(environment)
+for number, name in enumerate([os.devnull, *outputs]):
+    os.dup2(os.open(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC), number)
+sys.argv = [program, *arguments]
+sys.path[0] = os.path.dirname(program)
+runpy.run_path(program, run_name="__main__")
+"""
+
+
+@dataclass
+class Done:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+class Warm:
+    def __init__(self, folder):
+        self.folder = folder
+        self.server = subprocess.Popen(
+            [sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def run(self, program, *arguments, **environment):
+        """A file, or the text of a program, in the current folder, with its input closed."""
+        outputs = [self.folder / name for name in ("stdout", "stderr")]
+        if not os.path.exists(program):
+            text, program = program, self.folder / "program.py"
+            program.write_text(text)
+        asked = [str(program), arguments, os.getcwd(), environment, list(map(str, outputs))]
+        print(json.dumps(asked), file=self.server.stdin, flush=True)
+        return Done(int(self.server.stdout.readline()), *(path.read_text() for path in outputs))
+
+    def close(self):
+        self.server.stdin.close()
+        self.server.wait()
+        self.server.stdout.close()
