@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias
 
 from archcost.errors import SpecError
 from archcost.report.grid import Entry, Grid, Head
+from archcost.report.page.parts import Fact, Picture, Point
 from archcost.report.text import visible
 from archcost.report.units import count_text
 from archcost.report.values import Cell, Json
@@ -29,7 +30,19 @@ else:
     RowT = TypeVar("RowT")
 
 __all__ = [
-    *("TREE_DEPTH", "Asked", "Column", "Depth", "Document", "Get", "Note", "Show", "Table"),
+    *(
+        "TREE_DEPTH",
+        "Asked",
+        "Column",
+        "Depth",
+        "Document",
+        "Get",
+        "Listing",
+        "Note",
+        "Page",
+        "Show",
+        "Table",
+    ),
     *("at_least", "choose", "find", "near", "folded_in", "ordered", "shown_in"),
 ]
 
@@ -238,6 +251,34 @@ def _cell(at: int, row: tuple[str, Sequence[str]]) -> str:
 
 
 @dataclass(frozen=True)
+class Listing:
+    """A table of the page."""
+
+    table: Table
+    shown: Sequence[str] | None = None
+    """The columns to show at first; None: those that people see."""
+    levels: Sequence[int] | None = None
+    """The level of each row in a tree; None: the rows are a list."""
+
+
+@dataclass(frozen=True)
+class Page:
+    """The contents of a page, beside the headings, lines and notes of its Document."""
+
+    warnings: Sequence[str] = ()
+    """Lines at the very top."""
+    facts: Sequence[Fact] = ()
+    costly: Sequence[Point] = ()
+    """The things that cost most."""
+    costly_title: str = "What costs most"
+    advice: Sequence[Point] = ()
+    """What to do about it, with the gain."""
+    pictures: Sequence[Picture] = ()
+    tables: Sequence[Listing] | None = None
+    """The tables, the first of them unfolded; None: those of the Document for data."""
+
+
+@dataclass(frozen=True)
 class Document:
     """The contents of a result, from which every format is made."""
 
@@ -263,6 +304,8 @@ class Document:
     """The line under which markdown and HTML fold the details away."""
     more: str = ""
     """The note of a terminal on how to see the details."""
+    page: Callable[[], Page] = Page
+    """The facts and pictures of the page."""
 
     def by(self, name: str | None) -> Table:
         """The table of the given name, or the first for None; raises SpecError where there is none."""

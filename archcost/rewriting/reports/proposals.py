@@ -32,7 +32,7 @@ from functools import partial
 
 from archcost.analysis.reports.analysis import head
 from archcost.analysis.reports.notes import heading
-from archcost.report.document import Asked, Column, Document, Table, find, ordered
+from archcost.report.document import Asked, Column, Document, Listing, Table, find, ordered
 from archcost.report.grid import Entry
 from archcost.report.text import visible
 from archcost.report.units import ratio_text, si_text
@@ -40,6 +40,7 @@ from archcost.report.values import Json
 from archcost.rewriting.proposal import Proposal, Skipped
 from archcost.rewriting.reports.columns import COLUMNS, PEOPLE, SEEN, ProposalRow, error_text
 from archcost.rewriting.reports.notes import notes_of
+from archcost.rewriting.reports.pictures import page_of
 from archcost.rewriting.results import SurveyedModel
 
 __all__ = ["SCHEMA", "document_of", "skipped_records"]
@@ -47,6 +48,10 @@ __all__ = ["SCHEMA", "document_of", "skipped_records"]
 SCHEMA = "archcost.proposals/1"
 _ADDED = ("params_ratio", "macs_ratio", "macs_saved", "speedup", "recommended", "objection", "best")
 _LARGEST = "macs_saved"
+_ON_PAGE = (
+    *("shape", "rule", "options", "macs_ratio", "params_ratio", "macs_saved", "weight_error"),
+    *("output_error", "speedup", "best"),
+)
 _EACH = "The best for each layer"
 
 
@@ -83,6 +88,7 @@ def document_of(proposals: SurveyedModel, asked: Asked) -> Document:
         shown=[_rules(proposals), seen] if lines else [],
         record=partial(_record, proposals, asked, data),
         notes=partial(notes_of, proposals, said),
+        page=lambda: page_of(proposals, Listing(data, _ON_PAGE)),
     )
 
 
