@@ -1,4 +1,4 @@
-"""The picture of the README: costs as `archcost analyze --depth 1` prints them, beside an effective field.
+"""The picture of the README: costs as `archcost analyze` prints them, beside an effective field.
 
 It goes into the folder given as an argument, or into the current one, and needs matplotlib.
 """
@@ -17,9 +17,9 @@ import archcost
 torch.manual_seed(0)
 model = torchvision.models.resnet18(weights=None).eval()
 analysis = archcost.analyze(model, input_size=(1, 3, 224, 224))
-columns = ["name", "output_shape", "receptive_field", "params", "macs", "peak_memory_bytes"]
-lines = analysis.to_text(depth=1, columns=columns).splitlines()
-end = lines.index("", 2)
+lines = analysis.to_text(width=84).splitlines()
+head = lines.index("") + 1
+end = lines.index("", head)
 
 effective = archcost.effective_field(analysis, layer="layer3", samples=8)
 window = archcost.plot.window(analysis, layer="layer3", effective=effective)
@@ -30,7 +30,7 @@ figure = Figure(figsize=(13, 4.6), facecolor="#14171c", dpi=160)
 table = figure.add_axes((0.015, 0.03, 0.62, 0.94))
 table.axis("off")
 for row, line in enumerate(lines[:end]):
-    is_rule, is_bold = line.startswith("─"), row in (0, 2) or line.startswith("Total")
+    is_rule, is_bold = line.startswith("─"), row in (0, head) or line.startswith("Total")
     colour = "#5c6773" if is_rule else "#ffffff" if is_bold else "#c8d3df"
     weight = "bold" if is_bold else "normal"
     table.text(

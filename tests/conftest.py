@@ -4,10 +4,10 @@ That puts the checkout first on the path, whose kernels are compiled only where 
 """
 
 import gc
-import importlib.util
 import os
 import sys
 import tempfile
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 import pytest
@@ -18,8 +18,13 @@ ASKED_FOR = [Path(entry).resolve() for entry in os.environ.get("PYTHONPATH", "")
 
 if ROOT not in ASKED_FOR:
     sys.path[:] = [entry for entry in PATH if Path(entry).resolve() != ROOT]
-    if importlib.util.find_spec("archcost") is None:
+    found = PathFinder.find_spec("archcost", sys.path)
+    if found is None:
         sys.path[:] = PATH  # installed editable, or not at all
+    elif getattr(sys.modules.get("archcost"), "__file__", found.origin) != found.origin:
+        # The pytest plugin came from the checkout: all else comes from the installed package.
+        for name in [name for name in sys.modules if name.split(".")[0] == "archcost"]:
+            del sys.modules[name]
 
 # What is printed is as wide as in a pipe, also in the workers of pytest-xdist.
 os.environ.pop("COLUMNS", None)

@@ -80,7 +80,7 @@ def test_the_pictures_and_fields_of_the_usage_page_are_of_what_they_name():
         found = eval(code, names)
         if "plot." in code:
             drawn += found
-    assert len(drawn) == 6
+    assert len(drawn) == 8
     window = drawn[1]
     assert "layer3" in window.axes[0].get_title() + "".join(text.get_text() for text in window.texts)
 

@@ -204,6 +204,9 @@ for form in ("markdown", "csv", "json"):
     CASES[f"cli-measure.{FORMATS[form]}"] = partial(measure, "--format", form)
 
 CASES |= {
+    "cli-analyze-verbose-80.txt": partial(run, "analyze", *CNN, "-v", columns=80),
+    "cli-analyze-verbose-resnet18.txt": partial(run, "analyze", "torchvision:resnet18", "-v", columns=100),
+    "cli-analyze-every.txt": partial(run, "analyze", *SLIM, "--depth", "all"),
     "cli-analyze-top.txt": partial(run, "analyze", *CNN, "--top", "3", "--sort", "params"),
     "cli-analyze-depth.txt": partial(run, "analyze", *CNN, "--depth", "1", "--columns", "name,macs"),
     "cli-analyze-top.csv": partial(run, "analyze", *CNN, "--top", "3", "--format", "csv"),

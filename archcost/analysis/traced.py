@@ -103,6 +103,13 @@ class TracedModel:
         return row
 
     @cached_property
+    def kernels(self) -> dict[str, str]:
+        """The kernels that each module applies itself, by its name: ``3x3/2, groups 32``."""
+        from archcost.analysis.kernels import kernels_of
+
+        return kernels_of(self.operations)
+
+    @cached_property
     def input_text(self) -> str:
         """The shapes and dtypes of the inputs as text: ``1x3x224x224 float32``."""
         shapes = [

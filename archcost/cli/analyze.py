@@ -23,6 +23,9 @@ def add(commands: Commands, common: Parser) -> None:
     analyze.add_argument(
         "--check", action="store_true", help="compare the MACs with those of fvcore and FlopCounterMode"
     )
+    analyze.add_argument(
+        "-v", "--verbose", action="store_true", dest="full", help="every module as a tree, and the footnotes"
+    )
     analyze.set_defaults(run=run)
 
 

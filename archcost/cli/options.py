@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     *("FORMATS", "SPEC", "Commands", "Parser", "batch_options", "count", "days"),
-    *("given", "input_options", "inputs", "names", "parse", "position"),
+    *("given", "input_options", "inputs", "levels", "names", "parse", "position"),
     *("ratio", "report_options", "rule_names", "size", "size_option", "sizes"),
 ]
 
@@ -98,7 +98,9 @@ def report_options(parser: argparse.ArgumentParser) -> None:
     """Add the options for how a result is shown; `archcost.cli.output.write` reads them."""
     parser.add_argument("--format", choices=FORMATS, default="table", help="default: table")
     parser.add_argument("--columns", type=names, metavar="A,B,...", help="the columns to show")
-    parser.add_argument("--depth", type=count, metavar="N", help="levels of modules to show (0: the total)")
+    parser.add_argument(
+        "--depth", type=levels, metavar="N", help="levels of modules to show (0: the total; all)"
+    )
     parser.add_argument("--sort", metavar="COLUMN", help="sort by a column, largest first")
     parser.add_argument("--top", type=count, metavar="N", help="only the N largest rows")
     parser.add_argument("--by", metavar="TABLE", help="the table to show, such as operations")
@@ -147,6 +149,11 @@ def count(text: str) -> int:
     if number < 0:
         raise argparse.ArgumentTypeError(f"{text} is negative; give a whole number of at least 0")
     return number
+
+
+def levels(text: str) -> int | str:
+    """A number of levels, or ``all``."""
+    return text if text == "all" else count(text)
 
 
 def days(text: str) -> float:

@@ -38,8 +38,8 @@ def write(args: argparse.Namespace, result: Result) -> None:
 
 def shown_options(args: argparse.Namespace) -> Options:
     """The values of `archcost.cli.options.report_options` that a `Result` takes, as far as given."""
-    asked = ((name, getattr(args, name)) for name in ("columns", "depth", "sort", "top", "by"))
-    return cast("Options", {name: value for name, value in asked if value is not None})
+    asked = ((name, getattr(args, name, None)) for name in ("columns", "depth", "sort", "top", "by", "full"))
+    return cast("Options", {name: value for name, value in asked if value is not None and value is not False})
 
 
 def check_output(args: argparse.Namespace) -> None:

@@ -32,7 +32,7 @@ else:
 __all__ = [
     *("TREE_DEPTH", "Asked", "Column", "Depth", "Document", "Get", "Listing", "Note", "Page"),
     *("Show", "Table"),
-    *("at_least", "choose", "find", "near", "ordered", "shown_in"),
+    *("at_least", "choose", "find", "near", "folded_in", "ordered", "shown_in"),
 ]
 
 Get: TypeAlias = Callable[[RowT], Cell]
@@ -41,8 +41,8 @@ Get: TypeAlias = Callable[[RowT], Cell]
 Show: TypeAlias = Callable[[Any], str]
 """The function that makes the text of a value; it takes the values of its own column."""
 
-Depth = int | Literal["auto"] | None
-"""Levels of modules to show. ``"auto"``: as many as suit people, in data all; None: all."""
+Depth = int | Literal["auto", "all"] | None
+"""Levels of modules to show. ``"auto"``: as suits people, in data all; None or ``"all"``: all."""
 
 Note = tuple[str, str]
 """A note below the tables: its subject, which is shown in front of it, and its text."""
@@ -61,6 +61,7 @@ class Asked:
         sort: name of the column to sort by, largest numbers first (text from A to Z).
         top: the number of rows to show, the largest by ``sort``.
         by: name of the table to show.
+        full: whether to show the details that the first screen leaves out.
     """
 
     columns: Iterable[str] | None = None
@@ -68,13 +69,16 @@ class Asked:
     sort: str | None = None
     top: int | None = None
     by: str | None = None
+    full: bool = False
 
     def __post_init__(self) -> None:
         if self.columns is not None:
             names = (self.columns,) if isinstance(self.columns, str) else tuple(self.columns)
             object.__setattr__(self, "columns", names)
+        if self.depth == "all":
+            object.__setattr__(self, "depth", None)
         if isinstance(self.depth, str) and self.depth != "auto":
-            raise SpecError(f"depth is {self.depth!r}; it takes a whole number, 'auto' or None")
+            raise SpecError(f"depth is {self.depth!r}; it takes a whole number, 'auto', 'all' or None")
         at_least("depth", None if self.depth == "auto" else self.depth, 0)
         at_least("top", self.top, 1)
 
@@ -91,7 +95,7 @@ class Asked:
     def depth_for(self, people: Depth) -> int | None:
         """The depth to use, with ``people`` as the default; None is all levels."""
         depth = people if self.depth == "auto" else self.depth
-        return None if depth == "auto" else depth
+        return depth if isinstance(depth, int) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,14 +287,28 @@ class Document:
     """The notes below the given tables."""
     page: Callable[[], Page] = Page
     """The facts and pictures of the page."""
+    details: Sequence[Table] = ()
+    """Tables that the terminal leaves out, and markdown and HTML fold away, unless `Asked.full`."""
+    footnotes: Callable[[Sequence[Grid]], Sequence[Note]] = lambda grids: ()
+    """The notes that are left out or folded away with the details."""
+    folded: str = ""
+    """The line under which markdown and HTML fold the details away."""
+    more: str = ""
+    """The note of a terminal on how to see the details."""
 
     def by(self, name: str | None) -> Table:
         """The table of the given name, or the first for None; raises SpecError where there is none."""
         return self._find(name, self.tables)
 
     def for_people(self, asked: Asked) -> Sequence[Table]:
-        """The tables for people: those in ``shown``, or the table asked for."""
-        return self.shown if asked.by is None else [self._find(asked.by, [*self.shown, *self.tables])]
+        """The tables for people: those in ``shown``, with the details if asked, or the table asked for."""
+        if asked.by is None:
+            return [*self.shown, *self.details] if asked.full else self.shown
+        return [self._find(asked.by, [*self.shown, *self.details, *self.tables])]
+
+    def notes_for(self, asked: Asked, grids: Sequence[Grid]) -> list[Note]:
+        """The notes below the given tables, with the footnotes if asked."""
+        return [*self.notes(grids), *(self.footnotes(grids) if asked.full else ())]
 
     def _find(self, name: str | None, tables: Sequence[Table]) -> Table:
         for table in tables:
@@ -304,6 +322,14 @@ class Document:
 def shown_in(document: Document, asked: Asked) -> list[Grid]:
     """The tables for people, with no limit to their width."""
     return [table.grid(table.for_people(asked)) for table in document.for_people(asked)]
+
+
+def folded_in(document: Document, asked: Asked) -> tuple[list[Grid], Sequence[Note]]:
+    """The details and footnotes that markdown and HTML fold away; none where they are shown."""
+    if asked.full or not document.folded:
+        return [], ()
+    grids = [table.grid(table.for_people(asked)) for table in document.details]
+    return grids, document.footnotes(grids)
 
 
 def near(word: str, words: Iterable[str]) -> str:

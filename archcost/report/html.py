@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
-from archcost.report.document import Asked, Document, shown_in
+from archcost.report.document import Asked, Document, Note, folded_in, shown_in
 from archcost.report.grid import Grid
 from archcost.report.text import html_text
 
@@ -65,6 +66,10 @@ def _details(summary: str, inside: str, is_open: bool = False) -> str:
     return f'<details{state}><summary style="cursor:pointer">{summary}</summary>{inside}</details>'
 
 
+def _notes(notes: Iterable[Note]) -> list[str]:
+    return [f"<div><b>{html_text(what)}:</b> {html_text(said)}</div>" for what, said in notes]
+
+
 def to_html(document: Document, asked: Asked, folded: bool = False) -> str:
     """A single element for a page or a notebook: headings, lines, tables and notes.
 
@@ -77,11 +82,12 @@ def to_html(document: Document, asked: Asked, folded: bool = False) -> str:
     parts = [f"<div><b>{html_text(first)}</b> {html_text(rest)}</div>" for first, rest in document.headings]
     parts += [f"<div>{html_text(line)}</div>" for line in document.lines]
     parts += map(_folded if folded else _table, grids)
-    notes = [
-        f"<div><b>{html_text(what)}:</b> {html_text(said)}</div>" for what, said in document.notes(grids)
-    ]
+    notes = _notes(document.notes_for(asked, grids))
     at_once = _FEW_NOTES if folded else len(notes)
     parts += notes[:at_once]
     if more := notes[at_once:]:
         parts.append(_details(f"{len(more)} more note{'s' * (len(more) > 1)}", "".join(more)))
+    tables, said = folded_in(document, asked)
+    if tables or said:
+        parts.append(_details(html_text(document.folded), "".join([*map(_table, tables), *_notes(said)])))
     return f'<div style="overflow-x:auto">{"".join(parts)}</div>'

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from archcost.report.document import Asked, Document, shown_in
+from collections.abc import Iterable
+
+from archcost.report.document import Asked, Document, Note, folded_in, shown_in
 from archcost.report.grid import Entry, Grid
 from archcost.report.text import html_text, markdown_cell
 
@@ -10,15 +12,23 @@ __all__ = ["to_markdown"]
 
 
 def to_markdown(document: Document, asked: Asked) -> str:
-    """Headings and lines, then the tables, then the notes as a list."""
+    """Headings and lines, then the tables, then the notes as a list; the details folded away."""
     grids = shown_in(document, asked)
     parts = [f"**{markdown_cell(name)}** {markdown_cell(rest)}".rstrip() for name, rest in document.headings]
     parts += map(markdown_cell, document.lines)
+    parts += _below(grids, document.notes_for(asked, grids))
+    if inside := list(filter(None, _below(*folded_in(document, asked)))):
+        parts.append(_folded(document.folded, "\n\n".join(inside)))
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def _below(grids: Iterable[Grid], notes: Iterable[Note]) -> list[str]:
+    """Tables with their titles, and notes as a list."""
+    parts = []
     for grid in grids:
         parts += [f"**{markdown_cell(grid.title[0])}** {markdown_cell(grid.title[1])}"] if grid.title else []
-        parts.append(_folded(grid) if grid.folded else _table(grid))
-    parts.append("\n".join(f"- {what}: {markdown_cell(said)}" for what, said in document.notes(grids)))
-    return "\n\n".join(filter(None, parts)) + "\n"
+        parts.append(_folded(grid.folded, _table(grid)) if grid.folded else _table(grid))
+    return [*parts, "\n".join(f"- {what}: {markdown_cell(said)}" for what, said in notes)]
 
 
 def _table(grid: Grid) -> str:
@@ -31,9 +41,9 @@ def _table(grid: Grid) -> str:
     return tabulate(rows, titles, tablefmt="pipe", colalign=align if rows else None, disable_numparse=True)
 
 
-def _folded(grid: Grid) -> str:
-    """A table that a click unfolds."""
-    return f"<details><summary>{html_text(grid.folded)}</summary>\n\n{_table(grid)}\n\n</details>"
+def _folded(summary: str, inside: str) -> str:
+    """Markdown that a click unfolds."""
+    return f"<details><summary>{html_text(summary)}</summary>\n\n{inside}\n\n</details>"
 
 
 def _label(entry: Entry) -> str:

@@ -7,17 +7,20 @@ from collections.abc import Iterable, Sequence
 from archcost.report.grid import Grid
 from archcost.report.text import visible
 
-__all__ = ["Explanations", "explained", "named", "signs"]
+__all__ = ["LOWER_BOUND", "Explanations", "explained", "named", "signs"]
 
 Explanations = tuple[tuple[str, tuple[str, ...]], ...]
 """Texts, each with the heads of the columns that it explains; without heads it is always shown."""
+
+LOWER_BOUND = ("Lower bound", ">= marks sums without the operations that could not be counted")
+"""The note on ``>=``."""
 
 
 def signs(grids: Iterable[Grid]) -> list[tuple[str, str]]:
     """The notes on ``>=`` and ``?``, where a cell has them."""
     cells = {cell for grid in grids for entry in grid.entries for cell in entry.cells}
     bound = any(cell.startswith(">=") for cell in cells)
-    lines = [("Lower bound", ">= marks sums without the operations that could not be counted")] * bound
+    lines = [LOWER_BOUND] * bound
     return lines + [("?", "not known")] * ("?" in cells)
 
 

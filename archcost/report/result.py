@@ -27,6 +27,7 @@ class Options(TypedDict, total=False):
     sort: str | None
     top: int | None
     by: str | None
+    full: bool
 
 
 class Result(ABC):
@@ -34,9 +35,9 @@ class Result(ABC):
 
     All methods take the same options, as far as they apply to the result: ``columns`` (names), ``depth``
     (levels of modules; 0 is the whole model alone), ``sort`` (a column, largest first), ``top`` (the number
-    of rows) and ``by`` (the name of a table). Formats for people (`table`, `to_text`, `to_markdown`,
-    `to_html`, ``print``) show the same columns and depth by default; data formats (`to_pandas`, `to_csv`,
-    `to_json`) are complete.
+    of rows), ``by`` (the name of a table) and ``full`` (with the details). Formats for people (`table`,
+    `to_text`, `to_markdown`, `to_html`, ``print``) begin with what matters most, and leave the details out or
+    fold them away; data formats (`to_pandas`, `to_csv`, `to_json`) are complete.
 
     Raises:
         SpecError: an option has an unknown value; the message names close ones.
@@ -81,7 +82,7 @@ class Result(ABC):
 
         if options:
             raise SpecError(f"to_html: the page shows everything; leave {' and '.join(options)} out")
-        return write_text(page(self.document(Asked()), self), path)
+        return write_text(page(self.document(Asked(full=True)), self), path)
 
     def to_pandas(self, **options: Unpack[Options]) -> pd.DataFrame:
         """The rows of a table as a DataFrame, with every column unless some are named."""

@@ -57,7 +57,8 @@ def _lines(document: Document, asked: Asked, width: int | None) -> list[list[Pie
     ]
     notes = [
         *([("Columns hidden at this width", ", ".join(left_out))] if left_out else []),
-        *document.notes(grids),
+        *document.notes_for(asked, grids),
+        *([("More", document.more)] if document.more and not asked.full else []),
     ]
     parts.append([line for note in notes for line in _wrapped(*note, width)])
     lines: list[list[Piece]] = []

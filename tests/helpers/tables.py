@@ -6,9 +6,10 @@ from archcost.report.document import Asked
 from archcost.report.terminal import show
 
 
-def draw(result, console):
+def draw(result, console, **options):
     """What `table` prints, on a console of the test's own."""
-    show(result.document(Asked()), Asked(), console=console)
+    asked = Asked(**options)
+    show(result.document(asked), asked, console=console)
 
 
 SIZES = {"": 1, "k": 1e3, "M": 1e6, "G": 1e9}

@@ -149,6 +149,26 @@ def test_a_library_s_model_is_reported_where_the_project_names_it(project):
     assert str(alone).startswith("torchvision/models/alexnet.py:")
 
 
+COPIED = """
+import copy
+from torch import nn
+
+
+class Two(nn.Sequential):
+    pass
+
+
+def Net():
+    return copy.deepcopy(Two(nn.Conv2d(32, 32, 5)))
+"""
+
+
+def test_a_copied_layer_has_the_line_of_the_module_around_it(project):
+    project(net=COPIED)
+    [one] = check()
+    assert (one.place.line, one.modules) == (line_of("class Two"), ("0",))
+
+
 def test_an_excluded_file_is_no_code_of_the_project(project):
     project(NETS.replace("net.py", "use.py"), use="import net\n\n\ndef Net():\n    return net.Net()\n")
     assert check().findings[0].place.file == "net.py"
@@ -167,7 +187,7 @@ def test_a_model_that_fails_does_not_keep_others_from_being_checked(project, cap
     line = line_of("no such")
     assert texts["breaks"] == (
         f"net.py:{line}: breaks: net.py:breaks: building the model failed: RuntimeError: no such file; "
-        f"archcost analyze net.py:breaks --debug shows the traceback"
+        f"archcost check breaks --debug shows the traceback"
     )
     assert texts["leaves"].startswith(f"net.py:{line_of('SystemExit')}: leaves: SystemExit: 3")
     assert texts["wrong"].startswith(

@@ -52,14 +52,15 @@ def has_control(text):
 
 def test_hostile_names_stay_text_on_the_terminal(hostile, monkeypatch):
     monkeypatch.delenv("NO_COLOR", raising=False)
-    text = hostile.to_text(columns=["type", "params", "details"])
+    assert not has_control(hostile.to_text())
+    text = hostile.to_text(columns=["type", "params", "details"], full=True)
     assert not has_control(text)
     lines, _ = body(text)
     assert len(lines) == len(HOSTILE)
     for name, line in zip(HOSTILE, lines, strict=True):
         assert line.startswith(visible(name) + " (")
     file = io.StringIO()
-    draw(hostile, Console(file=file, force_terminal=True, width=90, color_system="standard"))
+    draw(hostile, Console(file=file, force_terminal=True, width=90, color_system="standard"), full=True)
     drawn = re.sub(r"\x1b\[[\d;]*m", "", file.getvalue())
     assert not has_control(drawn)
     assert "[red]bold[/red]" in drawn

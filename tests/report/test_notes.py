@@ -66,7 +66,7 @@ def test_footnotes_name_what_is_tied_shared_and_never_called():
             return self.two(self.again(self.one(x)))
 
     analysis = archcost.analyze(Odd(), input_size=(1, 4))
-    text = analysis.to_text()
+    text = analysis.to_text(full=True)
     assert "Tied: one.weight = two.weight (counted once)" in text
     assert shared(analysis) == ["one = again (weights counted once)"]
     assert never_ran(analysis) == ["spare"]
@@ -144,11 +144,13 @@ def test_flops_of_real_and_complex_numbers_add_up_in_every_format():
     moved = total.input_bytes + total.weight_bytes + total.output_bytes
     assert total.arithmetic_intensity == (total.flops + total.other_ops) / moved
     says = "FLOPs are twice the MACs, 8 times where complex, other ops"
-    assert says in analysis.to_text()
+    assert says in analysis.to_text(full=True)
     assert says in analysis.to_html()
+    assert "1 MAC is one multiply-accumulate, 2 FLOPs, 8 where complex" in analysis.to_text()
     both = json.loads(archcost.compare(Spectral(), nn.Linear(8, 8), input_size=(2, 8)).to_json())
     assert [both[side]["total"]["flops"] for side in "ab"] == [total.flops, 2 * real]
 
 
 def test_where_nothing_is_complex_nothing_is_said_of_it(resnet):
-    assert "FLOPs are twice the MACs, other ops are apart" in resnet.to_text()
+    assert "FLOPs are twice the MACs, other ops are apart" in resnet.to_text(full=True)
+    assert "complex" not in resnet.to_text()

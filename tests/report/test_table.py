@@ -65,7 +65,7 @@ def _opens(line, after):
 
 
 def test_repeated_blocks_are_folded_into_their_sum(stack):
-    text = stack.to_text(columns=["params", "macs"])
+    text = stack.to_text(full=True, columns=["params", "macs"])
     assert "4 more like blocks.1" in text or "5 more like blocks.0" in text
     lines, _ = body(text)
     folded = next(line for line in lines if "more like" in line)
@@ -80,17 +80,17 @@ def test_repeated_blocks_are_folded_into_their_sum(stack):
 
 def test_blocks_that_cost_differently_are_not_folded():
     model = nn.Sequential(*(nn.Sequential(nn.Conv2d(4, 4, k, padding=k // 2), nn.ReLU()) for k in (1, 3, 5)))
-    assert "more like" not in archcost.analyze(model, input_size=(1, 4, 8, 8)).to_text()
+    assert "more like" not in archcost.analyze(model, input_size=(1, 4, 8, 8)).to_text(full=True)
 
 
 def test_one_short_line_is_not_hidden_behind_another():
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
-    lines, _ = body(archcost.analyze(model, input_size=(1, 4)).to_text())
+    lines, _ = body(archcost.analyze(model, input_size=(1, 4)).to_text(full=True))
     assert [line.split()[0] for line in lines] == ["0", "1"]
 
 
 def test_own_operations_and_parameters_have_a_row(stack):
-    lines, _ = body(stack.to_text(columns=["params", "other_ops"]))
+    lines, _ = body(stack.to_text(full=True, columns=["params", "other_ops"]))
     assert any("(own operations)" in line and line.startswith("│  ") for line in lines)
     last = lines[-1]
     assert last.startswith("(own operations and parameters)")
@@ -98,12 +98,12 @@ def test_own_operations_and_parameters_have_a_row(stack):
 
 
 def test_an_own_row_appears_only_for_a_column_that_is_shown(stack):
-    assert "(own" not in stack.to_text(columns=["macs"])
-    assert "(own" in stack.to_text(columns=["other_ops"])
+    assert "(own" not in stack.to_text(full=True, columns=["macs"])
+    assert "(own" in stack.to_text(full=True, columns=["other_ops"])
 
 
 def test_a_model_that_is_one_layer_has_one_row():
-    lines, total = body(archcost.analyze(nn.Conv2d(3, 8, 3), input_size=(1, 3, 8, 8)).to_text())
+    lines, total = body(archcost.analyze(nn.Conv2d(3, 8, 3), input_size=(1, 3, 8, 8)).to_text(full=True))
     assert len(lines) == 1
     assert lines[0].startswith("Conv2d")
     assert total.startswith("Total")
@@ -191,13 +191,13 @@ def test_no_line_is_wider_than_the_terminal(resnet, width):
 def test_a_narrow_table_drops_the_least_important_columns_first(resnet):
     seen = []
     for width in (40, 70, 90, 200):
-        head = resnet.to_text(width=width)
+        head = resnet.to_text(width=width, full=True)
         words = ["MACs", "Params", "Output", "Peak", "MACs %", "Other"]
         seen.append([word for word in words if word in head.partition("──")[0]])
     assert "MACs" in seen[0]
     assert seen[-1] == ["MACs", "Params", "Output", "Peak", "MACs %", "Other"]
     assert [len(words) for words in seen] == sorted(len(words) for words in seen)
-    assert "conv1 (Conv2d)" in resnet.to_text(width=70)
+    assert "conv1 (Conv2d)" in resnet.to_text(width=70, full=True)
 
 
 def test_columns_asked_for_are_not_dropped(resnet):
@@ -259,7 +259,7 @@ def test_colours_on_a_terminal_and_none_with_no_color(resnet, monkeypatch):
 def test_a_stream_that_cannot_hold_the_guides_gets_plain_ones(stack):
     raw = io.BytesIO()
     file = io.TextIOWrapper(raw, encoding="ascii")
-    draw(stack, Console(file=file))
+    draw(stack, Console(file=file), full=True)
     file.flush()
     text = raw.getvalue().decode("ascii")
     assert "|- conv" in text or "|  |- conv" in text

@@ -198,16 +198,23 @@ def test_a_comparison_shows_both_sides_of_a_measure_or_none(results):
 @pytest.mark.parametrize("form", ["text", "html"])
 def test_signs_are_explained_where_they_are_on_show(results, columns, form):
     analysis = results["uncountable"]
-    said = getattr(analysis, f"to_{form}")(columns=columns)
+    said = getattr(analysis, f"to_{form}")(columns=columns, full=True)
     bound = ">=" if form == "text" else "&gt;="
     explained = f"{bound} marks sums without the operations that could not be counted"
     assert (explained in said) == (columns != ["params"])
     assert said.count(bound) != 1
 
 
+def test_the_first_screen_explains_the_sign_in_its_totals(results):
+    for columns in (None, ["params"]):
+        text = results["uncountable"].to_text(columns=columns)
+        assert ">=42.5 k MACs" in text
+        assert "Lower bound: >= marks sums without" in text
+
+
 def test_nothing_is_said_of_signs_that_found_no_room(results):
     analysis = results["uncountable"]
-    text = analysis.to_text(width=34, columns=["params", "output_shape", "macs"])
+    text = analysis.to_text(width=34, columns=["params", "output_shape", "macs"], full=True)
     assert "Columns hidden at this width:\n  MACs" in text
     assert ">=" not in text
 

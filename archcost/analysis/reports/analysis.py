@@ -27,10 +27,12 @@ surrogates escaped, which JSON cannot hold.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+from dataclasses import replace
 from functools import partial
 
 from archcost.analysis.reports.columns import (
+    COSTLIEST_COLUMNS,
     DEFAULT_MODULE_COLUMNS,
     DEFAULT_OPERATION_COLUMNS,
     MODULE_COLUMNS,
@@ -38,11 +40,12 @@ from archcost.analysis.reports.columns import (
     Row,
     cells,
 )
-from archcost.analysis.reports.notes import footnotes, heading, summary, units
+from archcost.analysis.reports.notes import findings, footnotes, heading, summary, totals, units
 from archcost.analysis.reports.pictures import page_of
 from archcost.analysis.reports.rows import KINDS, Ledger, rows_of
 from archcost.analysis.reports.tree import tree
 from archcost.analysis.traced import TracedModel
+from archcost.cost.costs import Total
 from archcost.report.document import (
     TREE_DEPTH,
     Asked,
@@ -61,14 +64,18 @@ from archcost.trace.graph import refs
 
 __all__ = ["document_of", "flat", "head", "listings", "total_of"]
 
+# The rows of the first screen, and the costs in which layers of one row are equal.
+_COSTLIEST = 10
+_ALIKE = ("type_name", "output_shape", "params", "macs", "other_ops", "activation_bytes")
 _TOTAL_ONLY = ("depth", "nonlinearities", "inputs_bytes")
 
 
 def document_of(analysis: TracedModel, asked: Asked) -> Document:
-    """The Document of an Analysis: modules for people; modules, layers and operations as data."""
+    """The Document of an Analysis: the costliest layers for people, with the tree of modules in the details;
+    modules, layers and operations as data."""
     tables = {name: _table(analysis, name, asked) for name in KINDS}
     by = "layers" if asked.is_flat and asked.by is None else "modules"
-    return Document(
+    document = Document(
         schema="archcost.analysis/1",
         headings=[heading(analysis)],
         tables=[tables[by], *(table for name, table in tables.items() if name != by)],
@@ -77,13 +84,36 @@ def document_of(analysis: TracedModel, asked: Asked) -> Document:
         notes=partial(_notes, analysis),
         page=lambda: page_of(analysis, listings(analysis)),
     )
+    if asked.full or asked.is_flat or asked.depth != "auto" or asked.by is not None:
+        return document
+    # A narrow terminal shows the share rather than what costs little, and outputs where there are several.
+    several = any(isinstance(size, tuple) for size in analysis.total.output_shape or ())
+    keep = {"macs_share_percent": 89, "output_shape": 86 if several else 60}
+    costliest = replace(
+        tables["modules"],
+        name="costliest",
+        columns=[replace(c, keep=keep.get(c.name, c.keep)) for c in MODULE_COLUMNS],
+        shown=COSTLIEST_COLUMNS,
+        label="Costliest layers",
+        lines=partial(_costliest, Ledger(analysis)),
+    )
+    return replace(
+        document,
+        lines=[totals(analysis)],
+        shown=[costliest],
+        notes=partial(findings, analysis),
+        details=[tables["modules"]],
+        footnotes=document.notes,
+        folded="Every module, and the footnotes",
+        more="archcost analyze -v, or full=True, shows every module and the footnotes",
+    )
 
 
 def listings(analysis: TracedModel) -> list[Listing]:
     """The tables of a page: the tree of modules, with the line of source of each, and the operations."""
     asked = Asked(depth=None)
     levels = [cost.level for cost in analysis.modules]
-    shown = (*DEFAULT_MODULE_COLUMNS, "built_at")
+    shown = (*DEFAULT_MODULE_COLUMNS, "kernel", "built_at")
     return [
         Listing(_table(analysis, "modules", asked), shown, levels),
         Listing(_table(analysis, "operations", asked)),
@@ -116,8 +146,7 @@ def _lines(analysis: TracedModel, asked: Asked, columns: Sequence[Column[Row]]) 
             )
             for line in tree(ledger, asked.depth_for(TREE_DEPTH), columns)
         ]
-    whole = cells(ledger.row(analysis.total), columns)
-    return [*entries, Entry((("Total", "bold"),), whole, "bold", total=True)]
+    return [*entries, _total(ledger, columns)]
 
 
 def _flat(ledger: Ledger, asked: Asked, columns: Sequence[Column[Row]]) -> list[Entry]:
@@ -126,14 +155,46 @@ def _flat(ledger: Ledger, asked: Asked, columns: Sequence[Column[Row]]) -> list[
     rows = ordered(ledger.frontier(asked.depth_for(None)), MODULE_COLUMNS, asked, "macs", cut=False)
     entries = []
     for row in rows[: asked.top]:
-        name = visible(row.module.name) or visible(total.type_name)
-        remark = f" ({visible(row.module.type_name)})" if row.kind == "module" else " (own operations)"
+        name, remark = _layer(row, total)
         entries.append(Entry(((name, ""), (remark, "dim")), cells(row, columns)))
-    rest = rows[len(entries) :]
-    if rest:
-        label: Piece = (f"({len(rest)} other{'s' * (len(rest) > 1)})", "dim")
-        entries.append(Entry((label,), cells(ledger.sum(rest), columns)))
-    return entries
+    return [*entries, *_others(ledger, rows[len(entries) :], columns)]
+
+
+def _costliest(ledger: Ledger, columns: Sequence[Column[Row]]) -> list[Entry]:
+    """The layers that cost most in a pass, those alike in a single row, which has their sum."""
+    total, kernels = ledger.analysis.total, ledger.analysis.kernels
+    measure = "macs" if total.macs else "other_ops"
+    alike: dict[Hashable, list[Row]] = {}
+    for row in ledger.frontier(None):
+        key = (row.kind, kernels.get(row.module.name), *(getattr(row.cost, name) for name in _ALIKE))
+        alike.setdefault(key, []).append(row)
+    sums = [(rows, ledger.sum(rows, alike=True) if rows[1:] else rows[0]) for rows in alike.values()]
+    sums.sort(key=lambda pair: -getattr(pair[1].cost, measure))
+    most = [pair for pair in sums if getattr(pair[1].cost, measure)][:_COSTLIEST]
+    entries = []
+    for rows, row in most:
+        label, remark = _layer(rows[0], total)
+        like = f"{len(rows)} like " * (len(rows) > 1)
+        entries.append(Entry(((like, "dim"), (label, "")), cells(row, columns), remark=remark))
+    rest = [row for rows, _ in sums[len(most) :] for row in rows]
+    return [*entries, *_others(ledger, rest, columns), _total(ledger, columns)]
+
+
+def _layer(row: Row, total: Total) -> tuple[str, str]:
+    """The full name of a layer, and its class as a remark."""
+    name = visible(row.module.name) or visible(total.type_name)
+    return name, f" ({visible(row.module.type_name)})" if row.kind == "module" else " (own operations)"
+
+
+def _others(ledger: Ledger, rest: Sequence[Row], columns: Sequence[Column[Row]]) -> list[Entry]:
+    """The sum of the layers that are left out, if there are any."""
+    label: Piece = (f"({len(rest)} other{'s' * (len(rest) > 1)})", "dim")
+    return [Entry((label,), cells(ledger.sum(rest), columns))] if rest else []
+
+
+def _total(ledger: Ledger, columns: Sequence[Column[Row]]) -> Entry:
+    whole = cells(ledger.row(ledger.analysis.total), columns)
+    return Entry((("Total", "bold"),), whole, "bold", total=True)
 
 
 def _notes(analysis: TracedModel, grids: Sequence[Grid]) -> list[Note]:

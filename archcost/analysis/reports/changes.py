@@ -100,7 +100,7 @@ def for_people(changes: Sequence[Change], depth: Depth, after: ModuleCost) -> li
         after: the totals of the model in b.
     """
     edits, resized = ([c for c in changes if (c.kind == "resized") is which] for which in (False, True))
-    if depth != "auto":
+    if not isinstance(depth, str):
         rows = [*_runs(folded(edits, depth)), *_runs(folded(resized, depth))]
     else:
         levels = range(max((change.level for change in changes), default=0), 0, -1)

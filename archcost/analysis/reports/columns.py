@@ -29,7 +29,13 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 __all__ = [
-    *("DEFAULT_MODULE_COLUMNS", "DEFAULT_OPERATION_COLUMNS", "MODULE_COLUMNS", "OPERATION_COLUMNS"),
+    *(
+        "COSTLIEST_COLUMNS",
+        "DEFAULT_MODULE_COLUMNS",
+        "DEFAULT_OPERATION_COLUMNS",
+        "MODULE_COLUMNS",
+        "OPERATION_COLUMNS",
+    ),
     *("Row", "cells"),
 ]
 
@@ -313,6 +319,13 @@ MODULE_COLUMNS: tuple[Column[Row], ...] = (
         show="; ".join,
         dtype="object",
     ),
+    _words(
+        "kernel",
+        "Kernel",
+        "Kernel and stride of its convolution or pooling, dilation and groups where they are not 1",
+        lambda row: row.analysis.kernels.get(row.module.name),
+        keep=88,
+    ),
     _words("details", "Details", "Arguments of the module, as in repr(module)"),
     _words(
         "built_at",
@@ -392,6 +405,9 @@ OPERATION_COLUMNS: tuple[Column[Row], ...] = (
 DEFAULT_MODULE_COLUMNS = (
     *("name", "output_shape", "receptive_field", "params", "macs", "macs_share_percent"),
     *("other_ops", "activation_bytes", "peak_memory_bytes"),
+)
+COSTLIEST_COLUMNS = (
+    *("name", "kernel", "output_shape", "params", "macs", "macs_share_percent", "peak_memory_bytes"),
 )
 DEFAULT_OPERATION_COLUMNS = (
     *("index", "op", "module", "output_shape", "macs", "other_ops", "activation_bytes", "live_bytes"),

@@ -6,11 +6,13 @@ import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from archcost.analysis.reports.columns import MODULE_COLUMNS
+from archcost.analysis.reports.rows import Ledger
 from archcost.analysis.traced import TracedModel
 from archcost.errors import ArchcostError
-from archcost.report.notes import signs
+from archcost.report.notes import LOWER_BOUND, signs
 from archcost.report.text import visible
-from archcost.report.units import axes_text, bytes_text, count_text
+from archcost.report.units import all_shapes_text, axes_text, bytes_text, count_text
 
 if TYPE_CHECKING:
     from archcost.fields.field import ReceptiveField
@@ -19,17 +21,57 @@ if TYPE_CHECKING:
     from archcost.report.grid import Grid
 
 __all__ = [
+    "findings",
     "footnotes",
     "heading",
     "never_ran",
     "shared",
     "summary",
+    "totals",
     "uncounted",
     "units",
 ]
 
 # The entries of a list for people; JSON and pandas have all.
 LONGEST_LIST = 12
+
+
+# The entries of a list on the first screen, and the characters of a note there.
+_FEW, _SHORT = 3, 240
+
+
+def totals(analysis: TracedModel) -> str:
+    """The totals in a sentence, with every output of the model where there are many."""
+    row = Ledger(analysis).row(analysis.total)
+    text = {column.name: column.text(row) for column in MODULE_COLUMNS}
+    total = analysis.total
+    parts = [f"{text['params']} parameters ({text['param_bytes']})", f"{text['macs']} MACs"]
+    parts.append(f"peak memory {text['peak_memory_bytes']}")
+    if total.kept_for_backward_bytes is not None:
+        parts.append(f"{text['kept_for_backward_bytes']} saved for backward")
+    if text["receptive_field"] not in ("-", "?"):
+        parts.append(f"receptive field {text['receptive_field']}")
+    parts.append(f"{total.depth} weighted layer{'s' * (total.depth != 1)} deep")
+    shapes = all_shapes_text(total.output_shape or ())
+    return ", ".join(parts) + (f"; outputs {shapes}" if shapes != text["output_shape"] else "")
+
+
+def findings(analysis: TracedModel, grids: Sequence[Grid]) -> list[tuple[str, str]]:
+    """The notes of the first screen: what matters of the model, and on what assumptions."""
+    unknown = [*uncounted(analysis)[:_FEW], *_more(len(analysis.uncounted), _FEW)]
+    notes = [("Not counted", text) for text in unknown]
+    notes += [note for note in field_notes(analysis) if note[0] != "Field" or note[1].startswith("unknown")]
+    notes += signs(grids) or [LOWER_BOUND] * any(item.macs_unknown for item in analysis.uncounted)
+    silent = never_ran(analysis)
+    notes += [("Never called", _listed(silent, _FEW))] if silent else []
+    said = [visible(note) for note in analysis.notes if note]
+    flops = "2 FLOPs" if analysis.total.flops == 2 * analysis.total.macs else "2 FLOPs, 8 where complex"
+    assumed = [*said[:_FEW], *_more(len(said), _FEW), f"1 MAC is one multiply-accumulate, {flops}"]
+    return [(what, _cut(text)) for what, text in [*notes, ("Assumed", "; ".join(assumed))]]
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _SHORT else f"{text[:_SHORT].rstrip()} ..."
 
 
 def units(analysis: TracedModel) -> str:
@@ -180,14 +222,14 @@ def never_ran(analysis: TracedModel) -> list[str]:
     return silent
 
 
-def _listed(names: list[str]) -> str:
+def _listed(names: list[str], most: int = LONGEST_LIST) -> str:
     """The names as text; names that differ only in their numbers are joined."""
     alike: dict[str, list[str]] = {}
     for name in names:
         alike.setdefault(re.sub(r"\d+", "#", name), []).append(visible(name))
     texts = [found[0] + (f" and {len(found) - 1} like it" if found[1:] else "") for found in alike.values()]
-    return ", ".join([*texts[:LONGEST_LIST], *_more(len(texts))])
+    return ", ".join([*texts[:most], *_more(len(texts), most)])
 
 
-def _more(count: int) -> list[str]:
-    return [f"and {count - LONGEST_LIST} more"] if count > LONGEST_LIST else []
+def _more(count: int, most: int = LONGEST_LIST) -> list[str]:
+    return [f"and {count - most} more"] if count > most else []

@@ -31,9 +31,14 @@ def rewrites(case: Case, codes: Collection[str]) -> Iterator[Remark]:
     wanted = {code: str(one.rule) for code, one in CODES.items() if code in codes and code in _SAYS}
     rules = list(wanted.values())
     found = proposals_of(case.survey, rules=rules, ratios=_RATIO, errors=False, progress=False)
-    for code, rule in wanted.items():
-        for one in _chosen(code, case, [one for one in found.proposals if one.rule == rule]):
-            yield _remark(code, case, one)
+    made = [
+        _remark(code, case, one)
+        for code, rule in wanted.items()
+        for one in _chosen(code, case, [one for one in found.proposals if one.rule == rule])
+    ]
+    # A layer with fewer inputs has a smaller kernel to replace.
+    reduced = {one.module for one in made if one.code == "AC105"}
+    yield from (one for one in made if not (one.code == "AC101" and one.module in reduced))
     yield from _timed(case, codes)
 
 
@@ -97,7 +102,9 @@ def _reductions(case: Case, proposals: Iterable[Proposal]) -> Iterator[Proposal]
 
 
 def _outweighs(one: Proposal) -> bool:
-    """Whether the MACs saved are worth the maps written between the new layers."""
+    """Whether it is a stack of 3x3 that saves enough MACs for the maps written between its layers."""
+    if any(k not in (1, 3) for conv in _convs(one) for k in conv.kernel_size):
+        return False  # what a stride or an even kernel leaves is no stack that anybody builds
     saved = one.before.macs - one.after.macs
     written = one.after.activation_bytes - one.before.activation_bytes
     return saved > 0 and saved >= _LEAST_INTENSITY * written
