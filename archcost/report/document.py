@@ -30,19 +30,8 @@ else:
     RowT = TypeVar("RowT")
 
 __all__ = [
-    *(
-        "TREE_DEPTH",
-        "Asked",
-        "Column",
-        "Depth",
-        "Document",
-        "Get",
-        "Listing",
-        "Note",
-        "Page",
-        "Show",
-        "Table",
-    ),
+    *("TREE_DEPTH", "Asked", "Column", "Depth", "Document", "Get", "Listing", "Note", "Page"),
+    *("Show", "Table"),
     *("at_least", "choose", "find", "near", "folded_in", "ordered", "shown_in"),
 ]
 
@@ -296,6 +285,8 @@ class Document:
     """Lines of text above the tables."""
     notes: Callable[[Sequence[Grid]], Sequence[Note]] = lambda grids: ()
     """The notes below the given tables."""
+    page: Callable[[], Page] = Page
+    """The facts and pictures of the page."""
     details: Sequence[Table] = ()
     """Tables that the terminal leaves out, and markdown and HTML fold away, unless `Asked.full`."""
     footnotes: Callable[[Sequence[Grid]], Sequence[Note]] = lambda grids: ()
@@ -304,8 +295,6 @@ class Document:
     """The line under which markdown and HTML fold the details away."""
     more: str = ""
     """The note of a terminal on how to see the details."""
-    page: Callable[[], Page] = Page
-    """The facts and pictures of the page."""
 
     def by(self, name: str | None) -> Table:
         """The table of the given name, or the first for None; raises SpecError where there is none."""

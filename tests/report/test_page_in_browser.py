@@ -37,9 +37,8 @@ class Residual(nn.Module):
 
 def network(*kernels, blocks=4):
     body = nn.Sequential(*(Residual(8, kernel) for kernel in kernels for _ in range(blocks)))
-    model = nn.Sequential(
-        nn.Conv2d(3, 8, 7, stride=2, padding=3), body, nn.AdaptiveAvgPool2d(1), nn.Flatten()
-    )
+    stem = nn.Conv2d(3, 8, 7, stride=2, padding=3)
+    model = nn.Sequential(stem, body, nn.AdaptiveAvgPool2d(1), nn.Flatten())
     model.add_module(HOSTILE.replace(".", ""), nn.Linear(8, 10))
     return model
 
@@ -130,7 +129,8 @@ def test_policy_stops_what_the_page_did_not_bring(browser, pages):
     page.goto(pages["analysis"].as_uri())
     page.wait_for_selector("html[data-ready]")
     page.evaluate(
-        "const s = document.createElement('script'); s.textContent = 'window.ran = 1'; document.body.append(s);"
+        "const s = document.createElement('script'); s.textContent = 'window.ran = 1';"
+        "document.body.append(s);"
         "const i = document.createElement('img'); i.setAttribute('onerror', 'window.ran = 2'); i.src = 'x';"
         "document.body.append(i)"
     )
@@ -243,7 +243,12 @@ def test_three_thousand_layers_stay_responsive(opened, tmp_path):
         """async () => {
           const frame = () => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
           const times = [];
-          const act = async (what) => { const t = performance.now(); what(); await frame(); times.push(performance.now() - t); };
+          const act = async (what) => {
+            const start = performance.now();
+            what();
+            await frame();
+            times.push(performance.now() - start);
+          };
           await act(() => document.querySelectorAll(".tile")[1].click());
           await act(() => document.querySelector("thead button").click());
           for (let i = 0; i < 10; i += 1) await act(() => window.scrollBy(0, 3000));

@@ -113,7 +113,7 @@ def listings(analysis: TracedModel) -> list[Listing]:
     """The tables of a page: the tree of modules, with the line of source of each, and the operations."""
     asked = Asked(depth=None)
     levels = [cost.level for cost in analysis.modules]
-    shown = (*DEFAULT_MODULE_COLUMNS, "built_at")
+    shown = (*DEFAULT_MODULE_COLUMNS, "kernel", "built_at")
     return [
         Listing(_table(analysis, "modules", asked), shown, levels),
         Listing(_table(analysis, "operations", asked)),

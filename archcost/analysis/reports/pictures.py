@@ -75,13 +75,14 @@ def costly(analysis: TracedModel) -> list[Point]:
         head += f" and {len(same) - 1} like it" * (len(same) > 1)
         share = macs / total
         of = f"{si_text(macs)} MACs, {percent_text(100 * share)} % of all"
-        found.append(Point(head, f"{of}: {_what(same[0])}", share))
+        found.append(Point(head, f"{of}: {_what(analysis, same[0])}", share))
     return found
 
 
-def _what(cost: ModuleCost) -> str:
-    shape = "" if cost.output_shape is None else f", output {shape_text(cost.output_shape)}"
-    return f"{visible(cost.type_name)}({visible(cost.details)}){shape}"
+def _what(analysis: TracedModel, cost: ModuleCost) -> str:
+    kernel = analysis.kernels.get(cost.name)
+    shape = None if cost.output_shape is None else f"output {shape_text(cost.output_shape)}"
+    return ", ".join(visible(part) for part in (cost.type_name, kernel, shape) if part)
 
 
 def pictures(analysis: TracedModel) -> list[Picture]:
