@@ -7,7 +7,8 @@ from typing import Any
 
 from archcost.latency.timing.clock import Ratio
 from archcost.report.columns import milliseconds, number, words
-from archcost.report.document import Asked, Document, Table, ordered
+from archcost.report.document import Asked, Document, Page, Table, ordered
+from archcost.report.page.parts import Fact, Measure, Pairs
 from archcost.report.result import Result
 from archcost.report.text import visible
 from archcost.report.units import bytes_text, error_text, si_text
@@ -95,7 +96,25 @@ class Acceleration(Result):
                 ("Device", visible(self.device)),
                 *(("Note", visible(note)) for note in self.notes),
             ],
+            page=self._page,
         )
+
+    def _page(self) -> Page:
+        times = [(one, one.native_ms, one.ms) for one in self.layers if one.native_ms and one.ms]
+        found = []
+        if self.ratio is not None and self.original_ms is not None and self.accelerated_ms is not None:
+            ms = f"{self.original_ms:.3g} ms before, {self.accelerated_ms:.3g} ms now, the whole model"
+            found.append(Fact("Measured", f"{self.ratio.median:.2f}x as fast", ms))
+        drawn = Pairs(
+            title="Which layers became faster?",
+            about="Median times alone; the largest change first.",
+            sides=("PyTorch's own", "the chosen path"),
+            names=[visible(one.name) or "(the model)" for one, _, _ in times],
+            remarks=[f"{visible(one.path)}, {visible(one.layout)}" for one, _, _ in times],
+            before=[Measure("Time", "ms", [native for _, native, _ in times])],
+            after=[Measure("Time", "ms", [ms for _, _, ms in times])],
+        )
+        return Page(facts=found, pictures=[drawn] * bool(times))
 
     def _record(self, asked: Asked, layers: Table) -> dict[str, Any]:
         values = {one.name: getattr(self, one.name) for one in fields(self)}

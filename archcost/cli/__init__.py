@@ -26,6 +26,7 @@ from archcost.cli import (
     measure,
     paths,
     propose,
+    report,
     rewrite,
     store,
     zoo,
@@ -40,7 +41,7 @@ __all__ = ["main"]
 # In the order of the help.
 COMMANDS = (
     *(analyze, compare, diff, check, field, measure),
-    *(propose, rewrite, accelerate, paths, store, zoo),
+    *(propose, rewrite, accelerate, report, paths, store, zoo),
 )
 
 

@@ -69,6 +69,7 @@ def run(args: argparse.Namespace) -> int:
         select=_all(args.select),
         ignore=_all(args.ignore) or (),
         slower_too=args.slower_too,
+        raise_failures=args.debug,
         input_size=sizes(args),
         store=args.store,
     )

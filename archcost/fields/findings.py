@@ -33,8 +33,8 @@ class Finding:
     module: str
     text: str
     amount: float = 0.0
-    """Of misaligned branches the distance in positions of the joined map, on the worst axis, 0 where
-    they do not move by one step; of an uncovered window the share that is not read."""
+    """Of misaligned branches the distance in positions of the joined map, on the axis where it is smallest;
+    of an uncovered window the share that is not read."""
 
 
 Standing = Callable[[str, int], list[int]]
@@ -147,16 +147,18 @@ def _misaligned(trace: Trace, replay: Replay, inputs: Sequence[InputAxes]) -> It
 
 
 def _positions(branches: Sequence[Intervals], inputs: InputAxes, off: Sequence[float]) -> float:
-    """The largest offset in positions of the joined map; 0 where a branch does not move by one step, as after
-    upsampling or in windows of attention."""
+    """The offset in positions of the joined map, on the axis where it is smallest.
+
+    0 where a branch does not move by one step, as after upsampling or in windows of attention, and along a
+    single axis, where causal convolutions look back.
+    """
     maps = [x for x in branches if is_map(x, inputs)]
-    apart = [0.0]
+    apart = [0.0] if len(off) < 2 else []
     for axis, dim, pixels in zip(inputs.which, centre_of(maps[0], inputs), off, strict=False):
         steps = {span.steps[dim] for x in maps for span in x.axes[axis]}
-        if any(period > 1 for period, _ in steps):
-            return 0.0
-        apart.append(pixels / max(1, *(advance for _, advance in steps)))
-    return max(apart)
+        still = all(period == 1 for period, _ in steps)
+        apart.append(pixels / max(1, *(advance for _, advance in steps)) if still else 0.0)
+    return min(apart)
 
 
 def _offsets(branches: Sequence[Intervals], inputs: InputAxes) -> list[float]:

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from archcost.integrations.baseline import Record
 
 FIXTURES = {"archcost_budget", "archcost_baseline"}
-DEFAULT_FILE = "tests/archcost-baseline.json"
 
 
 class CheckBudget(Protocol):
@@ -116,13 +115,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def _session(config: pytest.Config) -> _Session:
     """The state of the session, made when a fixture is first used."""
     if _KEY not in config.stash:
-        from archcost.integrations.settings import settings_of
+        from archcost.integrations.checking.config import read_config
 
-        settings = settings_of(config.rootpath)
+        settings = read_config(start=config.rootpath)
         config.stash[_KEY] = _Session(
-            file=config.rootpath / str(settings.get("baseline", DEFAULT_FILE)),
+            file=config.rootpath / settings.baseline,
             update=config.getoption("archcost_update"),
-            ratchet=bool(settings.get("ratchet", False)),
+            ratchet=settings.ratchet,
             in_ci=os.environ.get("CI", "").lower() not in ("", "0", "false"),
         )
     return config.stash[_KEY]

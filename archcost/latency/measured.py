@@ -36,6 +36,7 @@ from archcost.latency.reports.columns import (
     predicted_columns,
 )
 from archcost.latency.reports.notes import heading, notes_of
+from archcost.latency.reports.pictures import page_of
 from archcost.latency.store.measurement import Measurement
 from archcost.latency.timed import TimedModel
 from archcost.report.document import Asked, Column, Document, Table, ordered
@@ -83,6 +84,7 @@ class Measured(TimedModel, Result):
             shown=[layers] * bool(self.layers),
             record=lambda: _record(self, layers.for_data(of_layers), layers.rows(), times()),
             notes=partial(notes_of, self),
+            page=partial(page_of, self),
         )
 
 

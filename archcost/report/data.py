@@ -15,7 +15,7 @@ from archcost.report.values import Cell, Json
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Path", "to_csv", "to_dict", "to_json", "to_pandas", "write_text"]
+__all__ = ["Path", "plain", "to_csv", "to_dict", "to_json", "to_pandas", "write_text"]
 
 Path = str | PathLike[str]
 
@@ -65,7 +65,7 @@ def to_csv(document: Document, asked: Asked) -> str:
 
 def to_dict(document: Document) -> dict[str, Any]:
     """The contents of `to_json` as plain Python: schema, versions of archcost and torch, and the record."""
-    return _plain_dict({"schema": document.schema, **versions(), **document.record()})
+    return plain({"schema": document.schema, **versions(), **document.record()})
 
 
 def to_json(document: Document, indent: int | None) -> str:
@@ -80,11 +80,12 @@ def _plain(value: Json) -> Json:
     if isinstance(value, float):
         return value if isfinite(value) else None
     if isinstance(value, dict):
-        return _plain_dict(value)
+        return plain(value)
     return [_plain(item) for item in value] if isinstance(value, (tuple, list)) else value
 
 
-def _plain_dict(value: Mapping[str, Json]) -> dict[str, Json]:
+def plain(value: Mapping[str, Json]) -> dict[str, Json]:
+    """A record of values that strict JSON can hold."""
     return {well_formed(str(key)): _plain(item) for key, item in value.items()}
 
 

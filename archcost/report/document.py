@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias
 
 from archcost.errors import SpecError
 from archcost.report.grid import Entry, Grid, Head
+from archcost.report.page.parts import Fact, Picture, Point
 from archcost.report.text import visible
 from archcost.report.units import count_text
 from archcost.report.values import Cell, Json
@@ -29,7 +30,8 @@ else:
     RowT = TypeVar("RowT")
 
 __all__ = [
-    *("TREE_DEPTH", "Asked", "Column", "Depth", "Document", "Get", "Note", "Show", "Table"),
+    *("TREE_DEPTH", "Asked", "Column", "Depth", "Document", "Get", "Listing", "Note", "Page"),
+    *("Show", "Table"),
     *("at_least", "choose", "find", "near", "folded_in", "ordered", "shown_in"),
 ]
 
@@ -238,6 +240,34 @@ def _cell(at: int, row: tuple[str, Sequence[str]]) -> str:
 
 
 @dataclass(frozen=True)
+class Listing:
+    """A table of the page."""
+
+    table: Table
+    shown: Sequence[str] | None = None
+    """The columns to show at first; None: those that people see."""
+    levels: Sequence[int] | None = None
+    """The level of each row in a tree; None: the rows are a list."""
+
+
+@dataclass(frozen=True)
+class Page:
+    """The contents of a page, beside the headings, lines and notes of its Document."""
+
+    warnings: Sequence[str] = ()
+    """Lines at the very top."""
+    facts: Sequence[Fact] = ()
+    costly: Sequence[Point] = ()
+    """The things that cost most."""
+    costly_title: str = "What costs most"
+    advice: Sequence[Point] = ()
+    """What to do about it, with the gain."""
+    pictures: Sequence[Picture] = ()
+    tables: Sequence[Listing] | None = None
+    """The tables, the first of them unfolded; None: those of the Document for data."""
+
+
+@dataclass(frozen=True)
 class Document:
     """The contents of a result, from which every format is made."""
 
@@ -255,6 +285,8 @@ class Document:
     """Lines of text above the tables."""
     notes: Callable[[Sequence[Grid]], Sequence[Note]] = lambda grids: ()
     """The notes below the given tables."""
+    page: Callable[[], Page] = Page
+    """The facts and pictures of the page."""
     details: Sequence[Table] = ()
     """Tables that the terminal leaves out, and markdown and HTML fold away, unless `Asked.full`."""
     footnotes: Callable[[Sequence[Grid]], Sequence[Note]] = lambda grids: ()

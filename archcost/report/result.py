@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from archcost.errors import SpecError
 from archcost.report.document import Asked, Depth, Document
 
 if TYPE_CHECKING:
@@ -66,11 +67,22 @@ class Result(ABC):
 
         return to_markdown(*self._asked(options))
 
-    def to_html(self, **options: Unpack[Options]) -> str:
-        """The tables as self-contained HTML."""
+    def to_html(self, path: Path | None = None, **options: Unpack[Options]) -> str | None:
+        """The tables as an HTML element, returned; or the whole page, one file with pictures, at ``path``.
+
+        The page opens from disk, asks the network for nothing, and holds the result for
+        `archcost.load_result`; it takes no options. An existing file is overwritten.
+        """
         from archcost.report.html import to_html
 
-        return to_html(*self._asked(options))
+        if path is None:
+            return to_html(*self._asked(options))
+        from archcost.report.data import write_text
+        from archcost.report.page.build import page
+
+        if options:
+            raise SpecError(f"to_html: the page shows everything; leave {' and '.join(options)} out")
+        return write_text(page(self.document(Asked(full=True)), self), path)
 
     def to_pandas(self, **options: Unpack[Options]) -> pd.DataFrame:
         """The rows of a table as a DataFrame, with every column unless some are named."""

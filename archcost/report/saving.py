@@ -11,7 +11,9 @@ Reading creates instances of these types only, so that a file cannot run code.
 from __future__ import annotations
 
 import base64
+import gzip
 import json
+import zlib
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from importlib import import_module
@@ -30,30 +32,43 @@ if TYPE_CHECKING:
 
     _TorchWord = torch.dtype | torch.layout | torch.memory_format | torch.device
 
-__all__ = ["load_result", "save"]
+__all__ = ["embedded", "load_result", "save"]
 
 SCHEMA = "archcost.saved/1"
+# The element of a page that holds the saved result, compressed.
+_SAVED = '<script type="application/gzip" id="archcost-saved">'
 _PLAIN = (str, bool, int, type(None))
 _TORCH = ("dtype", "layout", "memory_format", "device")
 
 
 def save(result: object, path: Path) -> None:
     """Write a result to a file, without a model or a store that it holds."""
-    whole = {"schema": SCHEMA, **versions(), "result": _written(result)}
+    text = _text(result)
     with open(path, "w", encoding="utf-8") as file:
-        json.dump(whole, file, allow_nan=False, separators=(",", ":"))
+        file.write(text)
+
+
+def embedded(result: object) -> str:
+    """The saved result for a page: compressed, in letters that end no element."""
+    return base64.b64encode(gzip.compress(_text(result).encode("ascii"), mtime=0)).decode("ascii")
+
+
+def _text(result: object) -> str:
+    whole = {"schema": SCHEMA, **versions(), "result": _written(result)}
+    return json.dumps(whole, allow_nan=False, separators=(",", ":"))
 
 
 def load_result(path: Path) -> Any:
-    """Read a result that `Result.save` wrote; its model is not part of the file.
+    """Read a result that `Result.save` wrote, or a page; its model is not part of the file.
 
     Raises:
         SpecError: the file cannot be read or holds no saved result; the message says what it holds.
     """
     try:
         with open(path, encoding="utf-8") as file:
-            whole = json.load(file)
-    except (OSError, ValueError) as error:
+            text = file.read()
+        whole = json.loads(_in_page(text) if text.startswith("<!doctype html>") else text)
+    except (OSError, ValueError, EOFError, zlib.error) as error:
         why = (error.strerror or "").lower() if isinstance(error, OSError) else f"it is no JSON ({error})"
         raise SpecError(f"{path} cannot be read as a saved result: {why}") from error
     schema = whole.get("schema") if isinstance(whole, dict) else None
@@ -70,6 +85,14 @@ def load_result(path: Path) -> Any:
     except Exception as error:
         by = f"archcost {whole.get('archcost')}"
         raise SpecError(f"{path} was written by {by}; this version cannot read it: {error!r}") from error
+
+
+def _in_page(page: str) -> str:
+    """The saved result in a page, as JSON; raises ValueError where it holds none."""
+    held = page.partition(_SAVED)[2].partition("<")[0]
+    if not held:
+        raise ValueError("an HTML page without a saved result")
+    return gzip.decompress(base64.b64decode(held)).decode("ascii")
 
 
 def _written(value: Any) -> Json:

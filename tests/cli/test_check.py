@@ -70,8 +70,10 @@ def test_a_model_that_fails_is_a_line_on_stderr_after_all_others_were_reported(c
     )
     assert err == (
         "archcost: net.py:10: fails: net.py:fails: building the model failed: ValueError: as it is; archcost "
-        "analyze net.py:fails --debug shows the traceback\n"
+        "check fails --debug shows the traceback\n"
     )
+    with pytest.raises(archcost.SpecError, match="as\nit is"):
+        run(capsys, "--debug")
 
 
 @pytest.mark.parametrize(

@@ -117,8 +117,15 @@ def test_what_was_not_looked_for_is_not_called_unused(found):
     assert [one.code for one in some] == ["AC101"]
 
 
+def test_a_comment_where_a_call_ends_holds_where_it_begins():
+    text = "x = f(g(1),\n    g(\n        1,\n    ))  # archcost: ignore[AC1]\ny = g(2)\n"
+    assert {line: [one.line for one in held] for line, held in comments_in(text).items()} == {2: [4], 4: [4]}
+
+
 def test_comments_are_those_of_python_not_of_texts_and_broken_files_have_none():
     text = 'x = "# archcost: ignore"\ny = 1  # archcost: ignore[AC1]\n'
-    assert {line: (one.words, one.column) for line, one in comments_in(text).items()} == {2: (("AC1",), 8)}
+    assert {line: [(one.words, one.column)] for line, [one] in comments_in(text).items()} == {
+        2: [(("AC1",), 8)]
+    }
     assert comments_in("x = (  # archcost: ignore\n") in ({}, comments_in("x = 1  # archcost: ignore\n"))
     assert comments_in('a = 1  # archcost: ignore\n"', is_toml=True).keys() == {1}

@@ -3,6 +3,7 @@
 import sys
 
 import pytest
+import torch
 from torch import nn
 
 import archcost
@@ -41,6 +42,11 @@ class Net(nn.Module):
         return x
 
 
+class Branches(nn.ModuleList):
+    def forward(self, x):
+        return torch.cat([one(x) for one in self], 1)
+
+
 def conv(inputs, outputs, kernel, **more):
     return nn.Conv2d(inputs, outputs, kernel, **{"padding": kernel // 2, **more})
 
@@ -61,6 +67,12 @@ MAP = (1, 32, 16, 16)
 CASES = {
     "a 5x5": (lambda: Net(conv(32, 32, 5)), MAP, ["AC101"]),
     "a 5x5 between few channels": (lambda: Net(conv(3, 64, 5)), (1, 3, 16, 16), []),
+    "a 4x4 of stride 2": (lambda: Net(nn.Conv2d(32, 64, 4, 2, 1)), MAP, []),
+    "a wide input in a branch": (
+        lambda: Net(conv(32, 256, 3), Branches([conv(256, 32, 5), conv(256, 64, 1)])),
+        MAP,
+        ["AC105"],
+    ),
     "a depthwise 7x7": (lambda: Net(conv(32, 32, 7, groups=32)), MAP, []),
     "a 5x5 of a small share": (lambda: Net(conv(32, 32, 5), conv(32, 999, 3), conv(999, 999, 3)), MAP, []),
     "a 1x1, then averages": (lambda: Net(conv(32, 64, 1), nn.AvgPool2d(2), act=False), MAP, ["AC106"]),
@@ -70,13 +82,18 @@ CASES = {
     "batch normalisation behind": (lambda: Net(conv(32, 32, 3), nn.BatchNorm2d(32), act=False), MAP, []),
     "a stride past the kernel": (lambda: Net(conv(32, 32, 3), conv(32, 32, 1, stride=2)), MAP, ["AC106"]),
     "a stride past the input": (lambda: Net(conv(32, 32, 1, stride=2)), MAP, ["AC205"]),
-    "a 3x3 on a pixel": (lambda: Net(conv(32, 32, 3, stride=16), conv(32, 32, 3)), MAP, ["AC204"]),
+    "a 3x3 on a pixel": (lambda: Net(conv(32, 32, 3, stride=16), conv(32, 32, 3)), MAP, ["AC204"] * 2),
     "dilations alike": (lambda: Net(*(conv(32, 32, 3, dilation=2) for _ in range(2))), MAP, ["AC203"]),
     "dilations that fill": (lambda: Net(conv(32, 32, 3), conv(32, 32, 3, dilation=2)), MAP, []),
     "branches apart": (
         lambda: Net(conv(32, 32, 3, padding=0), join=lambda x, y: x + nn.functional.pad(y, (2, 0, 2, 0))),
         MAP,
         ["AC202"],
+    ),
+    "a causal branch": (
+        lambda: Net(nn.Conv1d(32, 32, 3), join=lambda x, y: x + nn.functional.pad(y, (2, 0))),
+        (1, 32, 64),
+        [],
     ),
     "branches cropped": (
         lambda: Net(conv(32, 32, 3, padding=0), join=lambda x, y: x[..., 1:-1, 1:-1] + y),

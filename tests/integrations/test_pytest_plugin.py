@@ -2,10 +2,14 @@
 
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 
 import pytest
+
+import archcost
+from archcost.integrations import pytest_plugin
 
 NET = """
 from torch import nn
@@ -125,3 +129,27 @@ def test_the_plugin_alone_imports_a_handful_of_modules():
     loaded = run.stdout.split()
     assert "archcost.integrations.pytest_plugin" in loaded
     assert len([name for name in loaded if "." not in name]) < 12, loaded
+
+
+def test_the_settings_of_the_project_are_read_and_a_wrong_one_is_named_with_its_line(tmp_path):
+    class Options:
+        rootpath = tmp_path
+
+        def __init__(self):
+            self.stash = pytest.Stash()
+
+        def getoption(self, name):
+            return False
+
+    file = tmp_path / "pyproject.toml"
+    file.write_text('[tool.archcost]\nbaseline = "cost.json"\nratchet = true\n')
+    found = pytest_plugin._session(Options())
+    assert (found.file, found.ratchet) == (tmp_path / "cost.json", True)
+    for line, said in [
+        ("rachet = true", "unknown key 'rachet'"),
+        ("ratchet = 1", "ratchet is 1; write true or false"),
+        ("baseline = []", "baseline is []; write the path of a file"),
+    ]:
+        file.write_text(f"[tool.archcost]\n{line}\n")
+        with pytest.raises(archcost.SpecError, match=rf"pyproject\.toml:2: {re.escape(said)}"):
+            pytest_plugin._session(Options())

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 import archcost
+from archcost.analysis.growth import field_steps
 from archcost.errors import ArchcostError, InputError, SpecError
 from archcost.plot.drawing.canvas import spread
-from archcost.plot.drawing.growth import steps
 from archcost.plot.drawing.stack import covered
 from archcost.plot.drawing.window import _outside
 
@@ -208,7 +208,7 @@ def test_images_of_many_forms_and_of_the_wrong_size(resnet):
 
 def test_growth_draws_every_layer_at_its_size(resnet):
     analysis, _ = resnet
-    walk = steps(analysis)
+    walk = field_steps(analysis)
     assert [step.size for step in walk[:4]] == [7, 11, 19, 27]
     assert {step.module for step in walk} == {
         row.name for row in analysis.layers if row.type_name in ("Conv2d", "MaxPool2d")

@@ -44,17 +44,28 @@ from archcost.analysis.reports.columns import (
 )
 from archcost.analysis.reports.notes import findings, footnotes, heading, summary, totals, units
 from archcost.analysis.reports.partial import failure_of, failure_record, steps_of
+from archcost.analysis.reports.pictures import page_of
 from archcost.analysis.reports.rows import KINDS, Ledger, rows_of
 from archcost.analysis.reports.tree import tree
 from archcost.analysis.traced import TracedModel
 from archcost.cost.costs import Total
-from archcost.report.document import TREE_DEPTH, Asked, Column, Document, Note, Table, at_least, ordered
+from archcost.report.document import (
+    TREE_DEPTH,
+    Asked,
+    Column,
+    Document,
+    Listing,
+    Note,
+    Table,
+    at_least,
+    ordered,
+)
 from archcost.report.grid import Entry, Grid, Piece
 from archcost.report.text import visible
 from archcost.report.values import Json
 from archcost.trace.graph import refs
 
-__all__ = ["document_of", "flat", "head", "total_of"]
+__all__ = ["document_of", "flat", "head", "listings", "total_of"]
 
 # The rows of the first screen, and the costs in which layers of one row are equal.
 _COSTLIEST = 10
@@ -74,6 +85,7 @@ def document_of(analysis: TracedModel, asked: Asked) -> Document:
         shown=[tables["modules"]],
         record=partial(_record, analysis, asked, tables),
         notes=partial(_notes, analysis),
+        page=lambda: page_of(analysis, listings(analysis)),
     )
     if analysis.trace.failed is not None and not asked.is_flat and asked.by is None:
         return replace(
@@ -102,6 +114,17 @@ def document_of(analysis: TracedModel, asked: Asked) -> Document:
         folded="Every module, and the footnotes",
         more="archcost analyze -v, or full=True, shows every module and the footnotes",
     )
+
+
+def listings(analysis: TracedModel) -> list[Listing]:
+    """The tables of a page: the tree of modules, with the line of source of each, and the operations."""
+    asked = Asked(depth=None)
+    levels = [cost.level for cost in analysis.modules]
+    shown = (*DEFAULT_MODULE_COLUMNS, "kernel", "built_at")
+    return [
+        Listing(_table(analysis, "modules", asked), shown, levels),
+        Listing(_table(analysis, "operations", asked)),
+    ]
 
 
 def _table(analysis: TracedModel, name: str, asked: Asked) -> Table[Row]:

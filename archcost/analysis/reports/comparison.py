@@ -18,10 +18,11 @@ from dataclasses import replace
 from functools import partial
 
 from archcost.analysis.reports.analysis import head, total_of
+from archcost.analysis.reports.compared import page_of
 from archcost.analysis.reports.notes import heading, uncounted
 from archcost.analysis.reports.pairs import COLUMNS, MEASURES, RowPair, expanded, measures, pairs
 from archcost.analysis.traced import TracedModel
-from archcost.report.document import Asked, Column, Document, Note, Table, ordered
+from archcost.report.document import Asked, Column, Document, Listing, Note, Table, ordered
 from archcost.report.grid import Entry, Grid
 from archcost.report.notes import signs
 from archcost.report.text import visible
@@ -61,6 +62,7 @@ def document_of(a: TracedModel, b: TracedModel, notes: Sequence[str], asked: Ask
         shown=[_totals(a, b), modules],
         record=lambda: _record(a, b, notes, _rows(a, b, asked.depth_for(None), asked)),
         notes=partial(_notes, a, b, notes),
+        page=lambda: page_of(a, b, _layers(pairs(a, b, None)), notes, [Listing(modules)]),
     )
 
 
@@ -72,6 +74,12 @@ def _rows(a: TracedModel, b: TracedModel, depth: int | None, asked: Asked) -> li
         columns = [replace(c, get=partial(_size, c)) if c.name == by else c for c in COLUMNS]
         return ordered(found, columns, asked, by)
     return ordered(found, COLUMNS, asked, by)
+
+
+def _layers(found: Sequence[RowPair]) -> list[RowPair]:
+    """The modules without children in either model."""
+    parents = {pair.name.rpartition(".")[0] for pair in found if pair.name}
+    return [pair for pair in found if pair.name not in parents]
 
 
 def _size(column: Column[RowPair], pair: RowPair) -> float | None:

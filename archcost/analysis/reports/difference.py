@@ -32,12 +32,13 @@ from archcost.analysis.reports.changes import (
     summed,
     weight,
 )
+from archcost.analysis.reports.compared import page_of
 from archcost.analysis.reports.notes import heading, uncounted
 from archcost.analysis.reports.pairs import expanded, pairs
 from archcost.analysis.totals import TotalChange, Verdict
 from archcost.analysis.traced import TracedModel
 from archcost.report.columns import words, yes
-from archcost.report.document import Asked, Column, Document, Note, Table, ordered
+from archcost.report.document import Asked, Column, Document, Listing, Note, Table, ordered
 from archcost.report.grid import Entry, Grid
 from archcost.report.notes import signs
 from archcost.report.text import visible
@@ -91,6 +92,7 @@ def document_of(
         record=lambda: _record(a, b, changes, totals, verdicts, notes, rows()),
         lines=[*(f"{_MARKS[v.holds]} {v.text}" for v in verdicts if not v.holds), _because(b, changes)],
         notes=partial(_notes, a, b, changes, notes),
+        page=lambda: page_of(a, b, changes.rows, notes, [Listing(modules)]),
     )
 
 

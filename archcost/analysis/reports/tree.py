@@ -12,7 +12,7 @@ from archcost.cost.costs import ModuleCost
 from archcost.report.document import Column
 from archcost.report.text import visible
 
-__all__ = ["TreeLine", "span", "tree"]
+__all__ = ["TreeLine", "marks_of", "span", "tree"]
 
 # Attributes in which equal blocks may differ: their names and the arguments that they print.
 _NAMES = ("name", "details", "level", "shared_with", "tied")
@@ -55,6 +55,11 @@ def tree(ledger: Ledger, depth: int | None, columns: Sequence[Column[Row]]) -> l
             children = [(child, prefix + below, child is inside[-1]) for child in inside]
             stack.extend(reversed(children))
     return lines
+
+
+def marks_of(ledger: Ledger) -> dict[str, int]:
+    """By module name, a number that equal modules share: their costs and their children are the same."""
+    return _Builder(ledger, None, ()).marks
 
 
 class _Builder:

@@ -126,11 +126,15 @@ class Case:
         return None if info is None else info.built_at
 
     def chain(self, module: str) -> tuple[tuple[Place, str], ...]:
-        """The lines of the project that led to a module, the innermost first, with their functions."""
+        """The lines of the project that led to a module, the innermost first, with their functions.
+
+        A module that no line of the project built, such as a copied one, has those of the module around it.
+        """
         if module not in self._chains:
             site = self.site(module)
             pairs = ((self.files.place(one), one.function) for one in (site.frames if site else ()))
-            self._chains[module] = tuple((place, name) for place, name in pairs if place is not None)
+            own = tuple((place, name) for place, name in pairs if place is not None)
+            self._chains[module] = own or (self.chain(module.rpartition(".")[0]) if module else ())
         return self._chains[module]
 
     def elsewhere(self, module: str) -> str:

@@ -6,7 +6,6 @@ import contextlib
 import os
 import sys
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
@@ -46,6 +45,7 @@ def check(
     select: Iterable[str] | None = None,
     ignore: Iterable[str] = (),
     slower_too: bool = False,
+    raise_failures: bool = False,
     input_size: Any = None,
     store: Store | str | os.PathLike[str] | Literal[False] | None = None,
     progress: bool | None = None,
@@ -61,6 +61,7 @@ def check(
         select: codes to look for, or beginnings or names of codes; by default those of the configuration.
         ignore: codes to leave out.
         slower_too: also report replacements that were measured to be slower on this machine.
+        raise_failures: raise what a model's own code raises, instead of reporting it.
         input_size: that of the SPECs in ``models``, as in `archcost.analyze`.
         store: the store of measured times: a `Store`, a path, by default the user's own; False: none.
         progress: draw a progress bar on stderr; by default on a terminal.
@@ -101,6 +102,8 @@ def check(
                         else:
                             said.append((case, one))
             except (Exception, SystemExit) as error:  # whatever the model's own code raises
+                if raise_failures:
+                    raise
                 failures.append(_failure(table, error, files))
             bar.step(label=f"checking {table.name}")
     findings = list(grouped(said))
@@ -203,10 +206,10 @@ def _failure(table: ModelTable, error: BaseException, files: Files) -> Failure:
     said = str(error) if isinstance(error, ArchcostError) else f"{type(error).__name__}: {error}"
     text = " ".join(said.replace(f"{files.root}{os.sep}", "").split())
     text = text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
-    source, _, name = table.spec.rpartition(":")
-    shown = f"{os.path.relpath(source)}:{name}" if source.endswith(".py") else table.spec
-    where = replace(place, column=None) if (place := _innermost(error, files)) else table.place
-    return Failure(table.name, f"{text}; archcost analyze {shown} --debug shows the traceback", where)
+    place = _innermost(error, files)
+    if place is not None or not isinstance(error, ArchcostError):
+        text += f"; archcost check {table.name} --debug shows the traceback"
+    return Failure(table.name, text, place or table.place)
 
 
 def _innermost(error: BaseException, files: Files) -> Place | None:

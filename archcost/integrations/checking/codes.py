@@ -122,7 +122,8 @@ _TABLE = (
         "misaligned",
         "joined branches that look at different places",
         "The windows of the branches are at least one position apart, as after padding that one of them "
-        "lacks: pad both alike, or crop. Upsampling and attention windows do not count.",
+        "lacks: pad both alike, or crop. Upsampling, attention "
+        "windows and causal convolutions do not count.",
         "warning",
     ),
     Code(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import re
 import tokenize
@@ -28,31 +29,43 @@ class Comment:
     """``# archcost: ignore[AC101, AC2]``: its words, or none for every code."""
 
     words: tuple[str, ...]
+    line: int
     column: int
 
 
-def comments_in(text: str, is_toml: bool = False) -> dict[int, Comment]:
-    """The ignore comments of a file by line; none where it cannot be read as Python."""
+def comments_in(text: str, is_toml: bool = False) -> dict[int, list[Comment]]:
+    """The ignore comments of a file by the lines on which they hold; none in a file that is not Python.
+
+    A comment holds on its line, and on the first line of a call that ends there.
+    """
     if "archcost:" not in text:
         return {}
     lines = enumerate(text.splitlines(), 1) if is_toml else _comments(text)
-    found: dict[int, Comment] = {}
+    found: dict[int, list[Comment]] = {}
     for line, said in lines:
         match = _COMMENT.search(said)
         if match is not None:
             words = tuple(word.strip() for word in (match["words"] or "").split(",") if word.strip())
-            found[line] = Comment(words, match.start() + 1)
+            found[line] = [Comment(words, line, match.start() + 1)]
+    nodes = () if is_toml or not found else ast.walk(ast.parse(text))
+    calls = sorted((n.lineno, n.col_offset, n.end_lineno or 0) for n in nodes if isinstance(n, ast.Call))
+    # Of calls that end on the same line the one that begins last is the innermost.
+    for last, first in {last: first for first, _, last in calls if last in found}.items():
+        if first != last:
+            found[first] = [*found.get(first, ()), *(one for one in found[last] if one.line == last)]
     return found
 
 
 def _comments(text: str) -> Iterator[tuple[int, str]]:
     """The comments of a Python file, each in its column."""
     try:
-        for token in tokenize.generate_tokens(io.StringIO(text).readline):
-            if token.type == tokenize.COMMENT:
-                yield token.start[0], " " * token.start[1] + token.string
-    except (tokenize.TokenError, SyntaxError):
+        ast.parse(text)
+        tokens = list(tokenize.generate_tokens(io.StringIO(text).readline))
+    except (tokenize.TokenError, SyntaxError, ValueError):
         return
+    for token in tokens:
+        if token.type == tokenize.COMMENT:
+            yield token.start[0], " " * token.start[1] + token.string
 
 
 @dataclass
@@ -61,15 +74,15 @@ class Ignores:
 
     root: Path
     patterns: tuple[Ignore, ...]
-    _files: dict[str, dict[int, Comment]] = field(default_factory=dict)
+    _files: dict[str, dict[int, list[Comment]]] = field(default_factory=dict)
     _used: set[tuple[object, str]] = field(default_factory=set)
 
     def hides(self, case: Case, remark: Remark) -> bool:
         """Whether a comment on one of its lines, or a pattern, ignores a remark."""
         for place in case.lines(remark):
-            comment = self.comments(place.file).get(place.line)
-            if comment is not None and self._needs(comment.words, remark.code, (place.file, place.line)):
-                return True
+            for comment in self.comments(place.file).get(place.line, ()):
+                if self._needs(comment.words, remark.code, (place.file, comment.line)):
+                    return True
         where = remark.place or case.where(remark.module)
         file = where.file if isinstance(where, Place) else ""
         named = (remark.module, f"{case.table.name}:{remark.module}", file)
@@ -84,7 +97,7 @@ class Ignores:
         self._used |= {(at, word) for word in meant or [""] * (not words)}
         return bool(meant) or not words
 
-    def comments(self, file: str) -> dict[int, Comment]:
+    def comments(self, file: str) -> dict[int, list[Comment]]:
         if file not in self._files:
             try:
                 text = (self.root / file).read_text(encoding="utf-8")
@@ -97,7 +110,8 @@ class Ignores:
         """The ignores in these files and in the configuration that no finding of the selected codes needs."""
         seen: Counter[tuple[str, str]] = Counter()
         for file in files:
-            for line, comment in self.comments(file).items():
+            held = {one.line: one for together in self.comments(file).values() for one in together}
+            for line, comment in sorted(held.items()):
                 for word in comment.words or ("",):
                     seen[file, word] += 1
                     why = None if ((file, line), word) in self._used else _why_unused(word, codes)

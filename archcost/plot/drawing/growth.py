@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from archcost.analysis.analysis import Analysis, analysis_of
+from archcost.analysis.growth import DepthPoint, field_steps
 from archcost.errors import SpecError
 from archcost.plot.drawing.canvas import (
     GREY,
@@ -29,41 +30,7 @@ if TYPE_CHECKING:
 
     from archcost.trace.inputs import InputSize
 
-__all__ = ["DepthPoint", "growth", "steps"]
-
-# Layers are operations with weights or windows; normalisations and activation functions see no more.
-_KINDS = frozenset({"convolution", "pool", "matmul", "attention", "recurrent"})
-
-
-class DepthPoint(NamedTuple):
-    """The receptive field of a layer in the diagram."""
-
-    module: str
-    size: int
-    """Pixels of the input, the largest over the axes."""
-    is_global: bool
-    """Whether the exact receptive field is the whole input."""
-
-
-def steps(analysis: Analysis) -> list[DepthPoint]:
-    """The layers whose outputs are spatial maps, in order of execution.
-
-    Where an operation over the full extent makes the receptive field global, the size is that with the
-    operation taken as a constant (`ReceptiveField.local`).
-    """
-    from archcost.fields.replay.read import is_map, read_field
-
-    fields = analysis.fields
-    found = []
-    for cost in analysis.operations:
-        seen = fields.replay.ops[cost.op.index] if cost.kind in _KINDS else None
-        for inputs in fields.inputs:
-            if seen is not None and is_map(seen, inputs):
-                field = read_field(analysis.trace, seen, inputs, cost.module)
-                size = max(field.local.size) or max(field.size)
-                found.append(DepthPoint(cost.module, size, field.is_global))
-                break
-    return found
+__all__ = ["growth"]
 
 
 def growth(
@@ -96,7 +63,7 @@ def growth(
     analyses = tuple(analysis_of("plot.growth", model, input_size=size) for model, size in pairs)
     if not analyses:
         raise SpecError("plot.growth: no model given; give at least one")
-    walks = [steps(analysis) for analysis in analyses]
+    walks = [field_steps(analysis) for analysis in analyses]
     for analysis, walk in zip(analyses, walks, strict=True):
         if not walk:
             raise SpecError(f"plot.growth: {analysis.name} has no layer whose output is a spatial map")

@@ -33,7 +33,7 @@ from functools import partial
 
 from archcost.analysis.reports.analysis import head
 from archcost.analysis.reports.notes import heading
-from archcost.report.document import Asked, Column, Document, Table, find, ordered
+from archcost.report.document import Asked, Column, Document, Listing, Table, find, ordered
 from archcost.report.grid import Entry
 from archcost.report.text import visible
 from archcost.report.units import ratio_text, si_text
@@ -42,6 +42,7 @@ from archcost.rewriting.proposal import Proposal, Skipped
 from archcost.rewriting.reports.answer import answer
 from archcost.rewriting.reports.columns import CHOSEN, COLUMNS, PEOPLE, SEEN, ProposalRow, error_text
 from archcost.rewriting.reports.notes import RANDOM, footnotes_of, notes_of
+from archcost.rewriting.reports.pictures import page_of
 from archcost.rewriting.results import SurveyedModel
 
 __all__ = ["SCHEMA", "document_of", "skipped_records"]
@@ -51,6 +52,10 @@ _ADDED = ("params_ratio", "macs_ratio", "macs_saved", "speedup", "recommended", 
 _LARGEST = "macs_saved"
 # Rows of the choice.
 _MOST = 20
+_ON_PAGE = (
+    *("shape", "rule", "options", "macs_ratio", "params_ratio", "macs_saved", "weight_error"),
+    *("output_error", "speedup", "best"),
+)
 _EACH = "The best for each layer"
 
 
@@ -92,12 +97,11 @@ def document_of(proposals: SurveyedModel, asked: Asked) -> Document:
         record=partial(_record, proposals, asked, data),
         lines=list(filter(None, [answer(proposals, chosen)])),
         notes=partial(notes_of, proposals, chosen, asked.full),
-        details=([rules] if first is seen else [rules, replace(seen, title=("Candidates", said))])
-        if lines
-        else [],
+        details=[rules, *([] if first is seen else [seen])] if lines else [],
         footnotes=partial(footnotes_of, proposals),
         folded=f"All {len(proposals)} proposals, and why layers are left as they are",
         more="archcost propose --all, or full=True, shows every rule, and why layers are left as they are",
+        page=lambda: page_of(proposals, Listing(data, _ON_PAGE)),
     )
 
 

@@ -28,7 +28,7 @@ from archcost.analysis.reports.notes import heading
 from archcost.analysis.reports.rows import Ledger
 from archcost.latency.timing.thresholds import NOISE
 from archcost.report.columns import Look
-from archcost.report.document import Asked, Column, Document, Table, find, ordered
+from archcost.report.document import Asked, Column, Document, Listing, Table, find, ordered
 from archcost.report.grid import Grid
 from archcost.report.notes import Explanations, explained, signs
 from archcost.report.text import visible
@@ -37,6 +37,7 @@ from archcost.report.values import Cell, Json
 from archcost.rewriting.reports import columns as of_proposals
 from archcost.rewriting.reports.columns import ProposalRow, error_text, ms_text
 from archcost.rewriting.reports.notes import skipped_notes
+from archcost.rewriting.reports.pictures import rewritten_page
 from archcost.rewriting.reports.proposals import skipped_records
 from archcost.rewriting.results import RewrittenModel
 
@@ -154,6 +155,7 @@ def document_of(rewritten: RewrittenModel, asked: Asked) -> Document:
         shown=[_totals(rewritten), *([seen] if rows else [])],
         record=partial(_record, rewritten, asked, data),
         notes=partial(_notes, rewritten),
+        page=lambda: rewritten_page(rewritten, Listing(data, _SEEN)),
     )
 
 

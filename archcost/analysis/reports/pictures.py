@@ -1,0 +1,209 @@
+"""The page of an Analysis: totals, what costs most; costs, memory, receptive field and data flow drawn."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Sequence
+
+from archcost.analysis.growth import field_steps
+from archcost.analysis.profile import layer_costs, memory_profile
+from archcost.analysis.reports.notes import field_notes, uncounted
+from archcost.analysis.reports.rows import Ledger
+from archcost.analysis.reports.tree import marks_of
+from archcost.analysis.traced import TracedModel
+from archcost.cost.costs import ModuleCost
+from archcost.report.document import Listing, Page
+from archcost.report.page.parts import Along, Fact, Flow, Measure, Picture, Point, Span, Tiles
+from archcost.report.text import visible
+from archcost.report.units import axes_text, bytes_text, count_text, percent_text, shape_text, si_text
+
+__all__ = ["costly", "facts", "modules_tiles", "page_of", "pictures"]
+
+_MOST, _MOST_ALIVE = 3, 12
+# Findings on which something can be done; the others are facts.
+_ADVICE = frozenset({"No context", "Misaligned", "Uncovered"})
+
+
+def page_of(analysis: TracedModel, tables: Sequence[Listing]) -> Page:
+    """The page of an Analysis."""
+    return Page(
+        warnings=[f"Not counted: {text}; sums with >= are lower bounds" for text in uncounted(analysis)],
+        facts=facts(analysis),
+        costly=costly(analysis),
+        advice=[Point(head, text) for head, text in field_notes(analysis) if head in _ADVICE],
+        pictures=pictures(analysis),
+        tables=tables,
+    )
+
+
+def facts(analysis: TracedModel) -> list[Fact]:
+    """The totals at the top."""
+    total, ledger = analysis.total, Ledger(analysis)
+    least = ">=" * ("" in ledger.macs_open)
+    profile = memory_profile(analysis)
+    at = visible(profile.module) if profile is not None else ""
+    found = [
+        Fact(
+            "Parameters",
+            si_text(total.params),
+            f"{count_text(total.params)}, {bytes_text(total.param_bytes)}",
+        ),
+        Fact("MACs", f"{least}{si_text(total.macs)}", f"{least}{si_text(total.flops)} FLOPs"),
+        Fact("Peak memory", bytes_text(total.peak_memory_bytes), f"of activations, in {at or 'the model'}"),
+    ]
+    fields = analysis.fields_or_none
+    network = None if fields is None else fields.network
+    if network is not None and any(network.local.size):
+        of = f"pixels of an input of {axes_text(network.input_size)}"
+        found.append(Fact("Receptive field", axes_text(network.local.size), of))
+    bends = f"weighted layers on the longest path, {total.nonlinearities} activation functions"
+    return [*found, Fact("Depth", count_text(total.depth), bends)]
+
+
+def costly(analysis: TracedModel) -> list[Point]:
+    """The kinds of layers with the most MACs, equal layers together."""
+    total = analysis.total.macs
+    alike: dict[Hashable, list[ModuleCost]] = defaultdict(list)
+    for cost in analysis.layers:
+        if cost.macs:
+            alike[cost.type_name, cost.details, cost.macs, cost.output_shape].append(cost)
+    largest = sorted(alike.values(), key=lambda same: -sum(cost.macs for cost in same))[:_MOST]
+    found = []
+    for same in largest:
+        macs = sum(cost.macs for cost in same)
+        head = visible(same[0].name) or "(the model)"
+        head += f" and {len(same) - 1} like it" * (len(same) > 1)
+        share = macs / total
+        of = f"{si_text(macs)} MACs, {percent_text(100 * share)} % of all"
+        found.append(Point(head, f"{of}: {_what(analysis, same[0])}", share))
+    return found
+
+
+def _what(analysis: TracedModel, cost: ModuleCost) -> str:
+    kernel = analysis.kernels.get(cost.name)
+    shape = None if cost.output_shape is None else f"output {shape_text(cost.output_shape)}"
+    return ", ".join(visible(part) for part in (cost.type_name, kernel, shape) if part)
+
+
+def pictures(analysis: TracedModel) -> list[Picture]:
+    """The pictures of an Analysis, as far as there is something to draw."""
+    made = (modules_tiles(analysis), _along(analysis), _memory(analysis), _growth(analysis), _flow(analysis))
+    return [picture for picture in made if picture is not None]
+
+
+def modules_tiles(analysis: TracedModel, *more: Measure) -> Tiles:
+    """The tree of modules by parameters, MACs and memory, and by ``more`` measures."""
+    modules, ledger = analysis.modules, Ledger(analysis)
+    index = {cost.name: at for at, cost in enumerate(modules)}
+    marks = marks_of(ledger)
+    details = []
+    for cost in modules:
+        info = analysis.trace.modules.get(cost.name)
+        site = None if info is None or info.built_at is None else f"built at {info.built_at}"
+        shape = None if cost.output_shape is None else f"output {shape_text(cost.output_shape)}"
+        details.append("; ".join(visible(part) for part in (cost.details, shape, site) if part))
+    return Tiles(
+        title="Which modules cost most?",
+        about="Each module is as wide as its share. Choose one to zoom in; equal neighbours are one tile.",
+        names=[visible(cost.name) or visible(analysis.name) for cost in modules],
+        parents=[index[cost.name.rpartition(".")[0]] if cost.name else -1 for cost in modules],
+        types=[visible(cost.type_name) for cost in modules],
+        details=details,
+        alike=[marks[cost.name] for cost in modules],
+        measures=[
+            Measure("MACs", "MACs", [cost.macs for cost in modules]),
+            Measure("Parameters", "parameters", [cost.params for cost in modules]),
+            Measure("Activation memory", "bytes", [cost.activation_bytes for cost in modules]),
+            *more,
+        ],
+    )
+
+
+def _along(analysis: TracedModel) -> Along | None:
+    layers = layer_costs(analysis)
+    if not layers:
+        return None
+    return Along(
+        title="Where along the depth do the costs lie?",
+        about="Layers with weights and matrix products, in order of execution.",
+        items=_named(layer.module for layer in layers),
+        measures=[
+            Measure("MACs", "MACs", [layer.macs for layer in layers]),
+            Measure("Parameters", "parameters", [layer.params for layer in layers]),
+            Measure("Activation memory", "bytes", [layer.activation_bytes for layer in layers]),
+        ],
+    )
+
+
+def _memory(analysis: TracedModel) -> Along | None:
+    profile = memory_profile(analysis)
+    if profile is None:
+        return None
+    operations = analysis.operations
+    names = _named(cost.module for cost in operations)
+    where = visible(profile.module) or "the model"
+    peak = f"{bytes_text(profile.live[profile.peak])} in {where} ({operations[profile.peak].op.label})"
+    alive = profile.alive[:_MOST_ALIVE]
+    rest = len(profile.alive) - len(alive)
+    return Along(
+        title="When is memory at its peak, and what fills it?",
+        about="Bytes of activations alive during each operation of a forward pass without gradients; "
+        "weights and the model's inputs are not among them.",
+        items=[f"{name} ({cost.op.label})" for name, cost in zip(names, operations, strict=True)],
+        measures=[Measure("Activations alive", "bytes", profile.live)],
+        mark=profile.peak,
+        mark_text=f"peak {peak}",
+        spans=[
+            Span(f"{visible(one.module) or 'the model'} ({one.operation})", one.nbytes, one.first, one.last)
+            for one in alive
+        ],
+        spans_title=f"Alive at the peak, {bytes_text(sum(one.nbytes for one in profile.alive))} in all"
+        + f"; {rest} smaller ones are not shown" * bool(rest),
+        spans_unit="bytes",
+    )
+
+
+def _growth(analysis: TracedModel) -> Along | None:
+    fields = analysis.fields_or_none
+    steps = [] if fields is None else field_steps(analysis)
+    if fields is None or not steps:
+        return None
+    inputs = max((axis.size for axis in fields.axes), default=None)
+    about = "Pixels of the input that a position of each layer's output depends on, the largest over the axes"
+    constants = ", with global operations taken as constants" * any(step.is_global for step in steps)
+    return Along(
+        title="How does the receptive field grow?",
+        about=f"{about}{constants}.",
+        items=_named(step.module for step in steps),
+        measures=[Measure("Receptive field", "pixels", [step.size for step in steps])],
+        level=inputs,
+        level_text="" if inputs is None else f"input {inputs}",
+    )
+
+
+def _flow(analysis: TracedModel) -> Flow | None:
+    trace = analysis.trace
+    if not trace.ops:
+        return None
+    ranges: dict[str, tuple[int, int]] = {}
+    for call in trace.calls:
+        if call.end_op > call.first_op:
+            ranges.setdefault(call.module, (call.first_op, call.end_op))
+    names = list(ranges)
+    index = {name: at for at, name in enumerate(names)}
+    return Flow(
+        title="How do data flow through a module?",
+        about="Operations in order of execution; a line from each to those that read its output, which shows "
+        "where branches part and join.",
+        operations=[op.label for op in trace.ops],
+        modules=[index.get(trace.module_of(op), 0) for op in trace.ops],
+        shapes=[shape_text(op.outputs[0].shape) if op.outputs else "" for op in trace.ops],
+        fed_by=[op.fed_by for op in trace.ops],
+        names=_named(names),
+        first=[ranges[name][0] for name in names],
+        end=[ranges[name][1] for name in names],
+    )
+
+
+def _named(names: Iterable[str]) -> list[str]:
+    return [visible(name) or "(the model)" for name in names]

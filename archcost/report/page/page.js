@@ -1,0 +1,54 @@
+/* The page itself: what is at the top, then the pictures and tables, the notes last. */
+const root = document.documentElement;
+function theme() {
+  const names = ["system", "light", "dark"];
+  let kept = "system";
+  try { kept = localStorage.getItem("archcost-theme") || kept; } catch { /* a page from disk may have no storage */ }
+  const use = (name) => {
+    if (name === "system") root.removeAttribute("data-theme"); else root.setAttribute("data-theme", name);
+    try { localStorage.setItem("archcost-theme", name); } catch { /* as above */ }
+  };
+  const at = Math.max(names.indexOf(kept), 0);
+  use(names[at]);
+  return switches("Colours", names, at, (chosen) => use(names[chosen]));
+}
+let sections = 0;
+function section(title, about, ...inside) {
+  sections += 1;
+  const id = `section-${sections}`;
+  return make("section", { "aria-labelledby": id }, make("h2", { id }, title), about ? make("p", { class: "about" }, about) : null, inside);
+}
+function points(title, list) {
+  if (!list.length) return null;
+  return make("section", { class: "points" }, make("h2", {}, title), make("ol", {}, list.map((one) => make("li", {},
+    make("b", {}, one.head), make("span", {}, one.text), one.share === null ? null : bar(one.share, "b")))));
+}
+/* A further table, made when it is opened. */
+function unfolded(table) {
+  const box = make("details", { toggle: () => { if (box.open && box.children.length === 1) box.append(...listed(table).filter(Boolean)); } },
+    make("summary", {}, `Show the ${table.rows} rows`));
+  return box;
+}
+function start() {
+  const [first, ...others] = DATA.headings;
+  const heading = make("header", {}, make("div", {}, make("h1", {}, first ? first[0] : DATA.schema),
+    first && first[1] ? make("p", {}, first[1]) : null, others.map(([name, rest]) => make("p", { class: "second" }, make("b", {}, name), ` ${rest}`))), theme());
+  const parts = [heading];
+  if (DATA.warnings.length) parts.push(make("div", { class: "warning", role: "note" }, DATA.warnings.map((line) => make("p", {}, line))));
+  if (DATA.facts.length) parts.push(make("dl", { class: "facts" }, DATA.facts.map((fact) => make("div", {}, make("dt", {}, fact.name), make("dd", {}, fact.text, fact.remark ? make("small", {}, fact.remark) : null)))));
+  for (const line of DATA.lines) parts.push(make("p", {}, line));
+  const top = [points(DATA.costly_title, DATA.costly), points("What to do about it", DATA.advice)].filter(Boolean);
+  if (top.length) parts.push(make("div", { class: "top" }, top));
+  document.getElementById("page").replaceChildren(...parts);
+  /* What is below the first screen is drawn after it. */
+  const rest = [];
+  for (const picture of DATA.pictures) if (DRAW[picture.kind]) rest.push(() => section(picture.title, picture.about, DRAW[picture.kind](picture)));
+  DATA.tables.filter((table) => table.rows).forEach((table, at) => rest.push(() => section(`All ${table.name}`, table.title, at ? unfolded(table) : listed(table))));
+  if (DATA.notes.length) rest.push(() => section("Notes", "", make("dl", { class: "notes" }, DATA.notes.map(([name, text]) => make("div", {}, make("dt", {}, name), make("dd", {}, text))))));
+  const saved = document.getElementById("archcost-saved").textContent ? ["The result is inside this file: ", make("code", {}, "archcost.load_result(path)"), " reads it. "] : "";
+  rest.push(() => make("footer", {}, make("p", {}, `Made by archcost ${DATA.archcost} with torch ${DATA.torch}, Apache-2.0. `, saved, "Nothing on this page comes from the network.")));
+  for (const one of rest) document.getElementById("page").append(one());
+  root.setAttribute("data-ready", "");
+}
+start();
+})();

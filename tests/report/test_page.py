@@ -1,0 +1,150 @@
+"""The page is one file that holds its result, asks nothing of the network, and keeps names as text."""
+
+import base64
+import hashlib
+import json
+import re
+from copy import deepcopy
+
+import pytest
+from torch import nn
+
+import archcost
+from archcost.cli import main
+from archcost.errors import SpecError
+from archcost.report.document import Asked
+from archcost.report.page.build import page as page_of
+
+HOSTILE = [
+    "<img src=x onerror=alert(1)>",
+    "</script><script>alert(1)</script>",
+    "<!--<script>",
+    "]]>&lt;",
+    "@@SAVED@@",
+    "\u2028line",
+    "lone\ud800",
+]
+
+
+def part(page, name):
+    """The text of the page's data block."""
+    found = re.findall(rf'<script type="application/[a-z]+" id="archcost-{name}">([^<]*)</script>', page)
+    assert len(found) == 1
+    return found[0]
+
+
+def data(page):
+    return json.loads(part(page, "page"))
+
+
+@pytest.fixture(scope="module")
+def analysis():
+    block = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+    blocks = [deepcopy(block) for _ in range(3)]
+    model = nn.Sequential(nn.Conv2d(3, 8, 5, stride=2), *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return archcost.analyze(model, input_size=(1, 3, 32, 32))
+
+
+@pytest.fixture
+def page(analysis, tmp_path):
+    analysis.to_html(tmp_path / "page.html")
+    return (tmp_path / "page.html").read_text()
+
+
+def test_page_is_read_back_as_the_result(analysis, tmp_path):
+    analysis.to_html(tmp_path / "page.html")
+    assert archcost.load_result(tmp_path / "page.html").to_dict() == analysis.to_dict()
+
+
+def test_page_without_a_saved_result_says_so(tmp_path):
+    (tmp_path / "page.html").write_text("<!doctype html><p>another page")
+    with pytest.raises(SpecError, match="an HTML page without a saved result"):
+        archcost.load_result(tmp_path / "page.html")
+
+
+def test_policy_allows_the_script_and_style_of_the_page_and_nothing_else(page):
+    policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', page)[1]
+    rules = dict(rule.split(" ", 1) for rule in policy.split("; "))
+    script = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    style = re.findall(r"<style>(.*?)</style>", page, re.DOTALL)
+    for kind, texts in (("script-src", script), ("style-src", style)):
+        (text,) = texts
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert rules[kind] == f"'sha256-{digest}'"
+    assert rules["default-src"] == rules["base-uri"] == rules["form-action"] == "'none'"
+
+
+def test_page_refers_to_nothing_outside_itself(page):
+    outside = re.findall(r"(?:src|href)=|@import|url\(|https?://(?!www\.w3\.org/2000/svg)", page)
+    assert outside == []
+
+
+def test_script_shows_texts_as_text_only(page):
+    (script,) = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    assert not re.search(
+        r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|new Function", script
+    )
+
+
+def test_hostile_names_stay_in_their_block(tmp_path):
+    model = nn.Sequential()
+    for name in HOSTILE:
+        model.add_module(name.replace(".", ""), nn.Linear(2, 2))
+    found = archcost.analyze(model, input_size=(1, 2))
+    found.to_html(tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text()
+    assert text.count("<script") == 3
+    assert text.count("</script>") == 3
+    assert "<img" not in text
+    assert "<!--" not in text
+    names = data(text)["pictures"][0]["names"]
+    assert names[1:4] == HOSTILE[:3]
+    assert len(archcost.load_result(tmp_path / "page.html").layers) == len(HOSTILE)
+
+
+def test_pictures_hold_the_numbers_of_the_analysis(analysis, page):
+    pictures = {one["title"]: one for one in data(page)["pictures"]}
+    tiles = pictures["Which modules cost most?"]
+    assert tiles["measures"][0]["values"] == [cost.macs for cost in analysis.modules]
+    assert tiles["alike"][6] == tiles["alike"][10]  # equal blocks; at the first, more memory is alive
+    memory = pictures["When is memory at its peak, and what fills it?"]
+    assert max(memory["measures"][0]["values"]) == analysis.total.peak_memory_bytes
+    assert memory["measures"][0]["values"][memory["mark"]] == analysis.total.peak_memory_bytes
+    assert all(one["first"] <= memory["mark"] <= one["last"] for one in memory["spans"])
+    growth = pictures["How does the receptive field grow?"]
+    assert growth["measures"][0]["values"][-1] == max(analysis.fields.network.local.size)
+    assert growth["level"] == 32
+
+
+def test_table_holds_every_module_with_its_level(analysis, page):
+    table = data(page)["tables"][0]
+    assert table["rows"] == len(analysis.modules)
+    assert table["levels"] == [cost.level for cost in analysis.modules]
+    columns = {one["name"]: one for one in table["columns"]}
+    macs = columns["macs"]
+    assert [macs["values"][at] for at in macs["at"]] == [cost.macs for cost in analysis.modules]
+    assert columns["name"]["texts"] == [cost.name for cost in analysis.modules]
+
+
+def test_page_without_its_data_is_below_400_kilobytes(page):
+    assert len(page) - len(part(page, "page")) - len(part(page, "saved")) < 100_000
+
+
+def test_page_takes_no_options(analysis, tmp_path):
+    with pytest.raises(SpecError, match="the page shows everything; leave top out"):
+        analysis.to_html(tmp_path / "page.html", top=3)
+
+
+def test_every_result_has_a_page(analysis):
+    for result in (archcost.compare(analysis, analysis), analysis.fields.network):
+        assert data(page_of(result.document(Asked()), result))["schema"] == result.to_dict()["schema"]
+
+
+def test_command_writes_a_page_of_a_saved_result(analysis, tmp_path, capsys):
+    saved, target = str(tmp_path / "saved.json"), str(tmp_path / "report.html")
+    analysis.save(saved)
+    assert main(["report", saved, "-o", target]) == 0
+    assert archcost.load_result(target).to_dict() == analysis.to_dict()
+    assert main(["report", target, "-o", target]) == 2  # exists
+    assert main(["report", saved]) == 2
+    assert "give -o report.html" in capsys.readouterr().err

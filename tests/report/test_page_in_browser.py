@@ -1,0 +1,258 @@
+"""The page in headless Chromium: opens without an error, switches, zooms, sorts, filters, and is accessible.
+
+Skipped where Playwright or Chromium is missing: ``pip install playwright axe-playwright-python`` and
+Debian's ``chromium``.
+"""
+
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from golden.made_up import measured
+from torch import nn
+
+import archcost
+
+playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium"),
+]
+
+HOSTILE = "<img src=x onerror=document.title='hacked'>"
+
+
+class Residual(nn.Module):
+    def __init__(self, width, kernel):
+        super().__init__()
+        self.conv = nn.Conv2d(width, width, kernel, padding=kernel // 2)
+        self.norm = nn.BatchNorm2d(width)
+
+    def forward(self, x):
+        return x + self.norm(self.conv(x)).relu()
+
+
+def network(*kernels, blocks=4):
+    body = nn.Sequential(*(Residual(8, kernel) for kernel in kernels for _ in range(blocks)))
+    stem = nn.Conv2d(3, 8, 7, stride=2, padding=3)
+    model = nn.Sequential(stem, body, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    model.add_module(HOSTILE.replace(".", ""), nn.Linear(8, 10))
+    return model
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory):
+    """The files of a page of each kind."""
+    folder = tmp_path_factory.mktemp("pages")
+    analysis = archcost.analyze(network(3, 5), input_size=(1, 3, 64, 64))
+    other = archcost.analyze(network(3), input_size=(1, 3, 64, 64))
+    results = {
+        "analysis": analysis,
+        "proposals": archcost.propose(network(3, 5), input_size=(1, 3, 64, 64), errors=False, store=False),
+        "comparison": archcost.compare(analysis, other),
+        "difference": archcost.diff(analysis, other),
+        "measured": measured(),
+    }
+    for name, result in results.items():
+        result.to_html(folder / f"{name}.html")
+    return {name: folder / f"{name}.html" for name in results}
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as made:
+        found = made.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield found
+        found.close()
+
+
+@pytest.fixture
+def opened(browser):
+    """A function that opens a file; at the end the console must be empty, and nothing was asked for."""
+    contexts, said = [], []
+
+    def open_(path, width=1280, scheme="light"):
+        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("request", lambda request: said.append(request.url) if request.url != page.url else None)
+        page.goto(Path(path).as_uri())
+        page.wait_for_selector("html[data-ready]", timeout=20_000)
+        said[:] = [text for text in said if text != Path(path).as_uri()]
+        return page
+
+    yield open_
+    assert said == []
+    for context in contexts:
+        context.close()
+
+
+KINDS = ("analysis", "proposals", "comparison", "difference", "measured")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("kind", KINDS)
+def test_page_opens_and_fits_the_width(opened, pages, kind, width, scheme):
+    page = opened(pages[kind], width, scheme)
+    assert page.locator("h1").count() == 1
+    assert page.locator("section").count() >= 3
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.skipif(find_spec("axe_playwright_python") is None, reason="needs axe-playwright-python")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_axe_finds_nothing(opened, pages, kind, scheme):
+    page = opened(pages[kind], scheme=scheme)
+    source = next(Path(find_spec("axe_playwright_python").origin).parent.glob("axe.min.js"))
+    page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+    page.evaluate(source.read_text(encoding="utf-8"))
+    found = page.evaluate("axe.run().then((run) => run.violations.map((one) => [one.id, one.nodes[0].html]))")
+    assert found == []
+
+
+def test_hostile_name_is_text_and_runs_nothing(opened, pages):
+    page = opened(pages["analysis"])
+    assert page.locator("img").count() == 0
+    assert page.locator("tbody th", has_text=HOSTILE.replace(".", "")).count() == 1
+    assert "hacked" not in page.title()
+
+
+def test_policy_stops_what_the_page_did_not_bring(browser, pages):
+    page = browser.new_page()
+    page.goto(pages["analysis"].as_uri())
+    page.wait_for_selector("html[data-ready]")
+    page.evaluate(
+        "const s = document.createElement('script'); s.textContent = 'window.ran = 1';"
+        "document.body.append(s);"
+        "const i = document.createElement('img'); i.setAttribute('onerror', 'window.ran = 2'); i.src = 'x';"
+        "document.body.append(i)"
+    )
+    page.wait_for_timeout(200)
+    assert page.evaluate("window.ran") is None
+    page.close()
+
+
+def test_theme_is_switched(opened, pages):
+    page = opened(pages["analysis"], scheme="light")
+    back = "getComputedStyle(document.documentElement).backgroundColor"
+    light = page.evaluate(back)
+    page.get_by_role("button", name="dark").click()
+    assert page.evaluate(back) != light
+    page.get_by_role("button", name="light").click()
+    assert page.evaluate(back) == light
+
+
+def test_icicle_collapses_zooms_and_switches(opened, pages):
+    page = opened(pages["analysis"])
+    tiles = page.locator(".tile")
+    assert page.locator(".tile", has_text="×").count() > 0
+    collapsed = tiles.count()
+    page.get_by_label("equal neighbours as one").uncheck()
+    assert tiles.count() > collapsed
+    page.locator(".tile", has_text="1").first.click()
+    assert page.locator(".crumbs button").count() == 1
+    page.keyboard.press("ArrowDown")
+    focused = page.evaluate("document.activeElement.getAttribute('aria-label')")
+    page.keyboard.press("Enter")
+    assert page.locator(".crumbs button").count() == 2
+    assert page.locator(".crumbs span").inner_text() in focused
+    page.keyboard.press("Escape")
+    page.keyboard.press("Escape")
+    assert page.locator(".crumbs button").count() == 0
+    page.get_by_role("button", name="Parameters").first.click()
+    assert "parameters" in page.locator(".icicle + .readout").inner_text()
+
+
+def test_cursor_moves_along_a_chart_by_keys(opened, pages):
+    page = opened(pages["analysis"])
+    chart = page.get_by_role("slider", name="When is memory at its peak")
+    at = int(chart.get_attribute("aria-valuenow"))
+    chart.focus()
+    page.keyboard.press("ArrowRight")
+    assert int(chart.get_attribute("aria-valuenow")) == at + 1
+    page.keyboard.press("Home")
+    assert chart.get_attribute("aria-valuetext").startswith("1 of ")
+
+
+def test_table_sorts_filters_expands_and_chooses_columns(opened, pages):
+    page = opened(pages["analysis"])
+    table = page.locator("table").first
+    rows = table.locator("tbody tr")
+    tree = rows.count()
+    table.get_by_role("button", name="MACs", exact=True).click()
+    first = rows.first.inner_text()
+    table.get_by_role("button", name="MACs ▼").click()
+    assert table.locator("th[aria-sort=ascending]").count() == 1
+    assert rows.first.inner_text() != first
+    table.get_by_role("button", name="MACs ▲").click()
+    assert rows.count() == tree
+    page.get_by_role("button", name="open all").click()
+    opened_rows = rows.count()
+    page.get_by_role("button", name="close all").click()
+    assert rows.count() < opened_rows
+    page.get_by_label("Filter modules").fill("norm batchnorm")
+    assert rows.count() == 8
+    page.locator("details.columns summary").first.click()
+    page.get_by_label("Type", exact=True).check()
+    assert table.get_by_role("columnheader", name="Type").count() == 1
+
+
+def test_table_is_copied_as_markdown_and_csv(opened, pages):
+    page = opened(pages["analysis"])
+    page.evaluate("navigator.clipboard.writeText = async (text) => { window.copied = text; }")
+    page.get_by_role("button", name="copy as markdown").click()
+    page.wait_for_function("window.copied")
+    lines = page.evaluate("window.copied").splitlines()
+    assert lines[0].startswith("| Module | Output |")
+    assert set(lines[1]) <= set("|- :")
+    assert any("\\<img" in line for line in lines)
+    page.get_by_role("button", name="copy as CSV").click()
+    page.wait_for_function("window.copied.startsWith('Module,')")
+    assert page.evaluate("window.copied").count("\n") == len(lines) - 1
+
+
+def test_flow_shows_where_a_residual_joins(opened, pages):
+    page = opened(pages["analysis"])
+    assert page.locator(".flow circle.join").count() >= 1
+    assert page.locator(".flow .edge.skip").count() >= 1
+    assert page.locator(".flow li", has_text="add").count() >= 1
+
+
+def test_roofline_has_a_dot_for_each_layer_and_a_key(opened, pages):
+    page = opened(pages["measured"])
+    assert page.locator(".dot.k0, .dot.k1").count() > 3
+    paths = page.get_by_role("combobox", name="Layer")
+    before = page.locator(".pairs").inner_text()
+    paths.select_option(index=1)
+    assert page.locator(".pairs").inner_text() != before
+
+
+def test_three_thousand_layers_stay_responsive(opened, tmp_path):
+    """A bound far above what it takes (see docs/report.md), so that a slow machine passes."""
+    model = nn.Sequential(*(nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU()) for _ in range(1500)))
+    archcost.analyze(model, input_size=(1, 4, 4, 4)).to_html(tmp_path / "page.html")
+    page = opened(tmp_path / "page.html")
+    took = page.evaluate(
+        """async () => {
+          const frame = () => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
+          const times = [];
+          const act = async (what) => {
+            const start = performance.now();
+            what();
+            await frame();
+            times.push(performance.now() - start);
+          };
+          await act(() => document.querySelectorAll(".tile")[1].click());
+          await act(() => document.querySelector("thead button").click());
+          for (let i = 0; i < 10; i += 1) await act(() => window.scrollBy(0, 3000));
+          return Math.max(...times);
+        }"""
+    )
+    assert took < 2000
