@@ -94,14 +94,15 @@ def notes_of(
         chosen: the best proposals.
         whole: whether long notes are shown whole.
     """
-    notes = [*_nothing(proposals), *_few(_advice(proposals))]
+    few = list if whole else _few
+    notes = [*_nothing(proposals), *few(_advice(proposals))]
     if len(proposals):
         notes.append(("Errors", _errors(proposals, grids)))
         notes.append(("Times", _times(proposals)))
-        notes += _few(_of_rules(chosen))
-    said = [visible(note) for note in (*proposals.analysis.notes, *proposals.notes) if note]
-    notes += [("Assumed", "; ".join(said))] if said else []
-    notes += _few([("Left as they are", text) for text in _left(proposals)])
+        notes += few(_of_rules(chosen))
+    said = (*proposals.analysis.notes, *proposals.notes)
+    notes += few([("Note", visible(note)) for note in said if note])
+    notes += few([("Left as they are", text) for text in _left(proposals)])
     return [
         (what, text if whole or len(text) <= _SHORT else f"{text[:_SHORT].rstrip()} ...")
         for what, text in notes
