@@ -1,7 +1,7 @@
 /* A table: a tree that expands, or a list that is sorted and filtered; columns to choose; copied as text. */
 function listed(table) {
   const { columns, rows, levels } = table;
-  const BATCH = 200, FEW = 40;
+  const BATCH = 100, FEW = 40;
   const shown = new Set(columns.filter((one) => one.shown).map((one) => one.name));
   let sort = null, down = true, filter = "", drawn = 0, order = [];
   const text = (column, row) => column.texts[column.at ? column.at[row] : row];

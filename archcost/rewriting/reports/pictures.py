@@ -30,7 +30,9 @@ def page_of(proposals: SurveyedModel, table: Listing) -> Page:
     """The page of Proposals: that of the Analysis, with what to change first."""
     analysis, best = proposals.analysis, proposals.best()
     drawn = _pairs(best, "What would change, layer by layer?") if best else None
+    unknown = "The errors of the proposals are not known: archcost report --weights FILE computes them"
     return Page(
+        warnings=[unknown] * any(one.error is None for one in best),
         facts=[*facts(analysis), *_gain(proposals, best)],
         costly=costly(analysis),
         advice=_advice(proposals, best),
