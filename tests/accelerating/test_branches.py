@@ -21,7 +21,7 @@ from archcost.accelerating.choosing import Choice, Network
 from archcost.accelerating.contest import Took
 from archcost.accelerating.joining import joined
 from archcost.accelerating.layers import layers_of
-from archcost.accelerating.layouts import CHANNELS_LAST, NCHW, regions
+from archcost.accelerating.layouts import CHANNELS_LAST, regions
 from archcost.accelerating.pooling import pools_of
 from archcost.accelerating.siblings import Siblings
 from archcost.kernels import bound
@@ -29,11 +29,9 @@ from archcost.nn.path_conv import PathConv
 from archcost.nn.runners import KernelRunner
 from archcost.surgery.exchange import replace
 from archcost.trace.run import record
-from helpers.programs import X, assert_copied, assert_undone, close, model_of, programs_in
+from helpers.programs import LAYOUTS, X, assert_copied, assert_undone, close, model_of, programs_in
 
 needs_kernels = pytest.mark.skipif(kernels.library() is None, reason="needs the compiled kernels")
-
-LAYOUTS = {NCHW: torch.contiguous_format, CHANNELS_LAST: torch.channels_last}
 
 
 class Convs(nn.Module):

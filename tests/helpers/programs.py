@@ -7,9 +7,11 @@ import pickle
 import torch
 from torch import nn
 
+from archcost.accelerating.layouts import CHANNELS_LAST, NCHW
 from archcost.accelerating.program import Program
 
 X = torch.randn(2, 16, 14, 14, generator=torch.Generator().manual_seed(1))
+LAYOUTS = {NCHW: torch.contiguous_format, CHANNELS_LAST: torch.channels_last}
 
 
 def model_of(block):
