@@ -97,7 +97,8 @@ def test_layers_that_a_line_builds_are_one_finding_at_its_column(project):
     assert one.place.column == (21 if COLUMNS else None)
     assert one.text == (
         "Conv2d(32, 32, 5) (and 1 more of the 3 convolutions built here) as two 3x3: -28 % parameters, -28 % "
-        "MACs (-23.7 % of the model's), same receptive field [net: blocks.0.conv, blocks.1.conv]"
+        "MACs (-23.7 % of the model's), same receptive field, not the same result "
+        "[net: blocks.0.conv, blocks.1.conv]"
     )
     assert [(at.place.file, at.place.line) for at in one.related] == [
         ("net.py", line_of("# blocks")),
@@ -141,7 +142,9 @@ def test_a_library_s_model_is_reported_where_the_project_names_it(project):
     project('[tool.archcost.models.zoo]\nspec = "torchvision:alexnet"\n')
     [one] = check()
     assert str(one.place) == "pyproject.toml:2"
-    assert one.text.startswith("Conv2d(64, 192, 5) as two 3x3: -52 % parameters, -52 % MACs (-16.3 % of the")
+    assert one.text.startswith(
+        "Conv2d(64, 192, 5) as two 3x3 through 64 channels: -52 % parameters, -52 % MACs (-16.3 % of the"
+    )
     assert one.elsewhere.startswith("torchvision/models/alexnet.py:")
     assert f"built at {one.elsewhere}]" in one.text
     [alone] = check("torchvision:alexnet")
@@ -326,7 +329,7 @@ def test_what_was_measured_here_is_said_and_what_was_slower_is_left_out(project,
         found = {one.code: one for one in archcost.check(store=store, progress=False)}
         assert ("AC101" in found) == (new == 1.0)
         found = {one.code: one for one in archcost.check(store=store, slower_too=True, progress=False)}
-        assert f"same receptive field, {said} measured here" in found["AC101"].text
+        assert f"not the same result, {said} measured here" in found["AC101"].text
         store.put_many([stored(five, "channels_last", 2.0), stored(five, "contiguous", 1.0, "im2col")])
         found = {one.code: one for one in archcost.check(store=store, select=["AC4"], progress=False)}
         assert "in channels_last: 2.0x faster measured here" in found["AC401"].text

@@ -37,8 +37,9 @@ def _unproductive(case: Case) -> Iterator[Remark]:
     found = [one for one in once if one.name in named]
     if sum(one.macs for one in found) < _UNPRODUCTIVE * case.analysis.total.macs:
         return
+    whole = "x".join(str(axis.size) for axis in case.analysis.fields.axes)
     for one in found:
-        says = f"adds no context: each position of its input sees the whole {case.analysis.input_text} input"
+        says = f"adds no context: each position of its input sees all of the {whole} image already"
         yield Remark("AC201", one.name, described(one), says, spec=one.spec)
 
 

@@ -80,7 +80,9 @@ def grouped(said: Iterable[Said]) -> Iterator[Finding]:
     """The findings, each of all remarks of one code on one line."""
     groups: dict[tuple[object, ...], list[Said]] = {}
     for case, one in said:
-        alone = (case.table.name, one.key) if one.code == "AC301" else ()
+        alone = (
+            (case.table.name, one.key) if one.code == "AC301" else (one.says,) if one.code == "AC204" else ()
+        )
         groups.setdefault((one.code, one.place or case.where(one.module), *alone), []).append((case, one))
     for together in groups.values():
         case = together[0][0]
@@ -134,11 +136,11 @@ def _saved(one: Remark) -> int:
 def _others(case: Case, first: Remark, count: int) -> str:
     if count == 1:
         return ""
+    if not case.chain(first.module):
+        return f" (and {count - 1} more like it)"
     built = case.built.get(case.where(first.module), 0)
-    if first.spec is None or built < count:
-        return f" (and {count - 1} more built here)"
-    where = "built here" if case.chain(first.module) else "of the model"
-    return f" (and {count - 1} more of the {built} convolutions {where})"
+    of = f" of the {built} convolutions" if first.spec is not None and built >= count else ""
+    return f" (and {count - 1} more{of} built here)"
 
 
 def _savings(case: Case, gain: Gain | None) -> Iterator[str]:

@@ -125,7 +125,9 @@ def _timed(case: Case, codes: Collection[str]) -> Iterator[Remark]:
 def _remark(code: str, case: Case, one: Proposal) -> Remark:
     subject = case.survey.subjects.get(one.name)
     what = case.analysis.trace.modules[one.name].type_name if subject is None else described(subject)
-    then = "same receptive field" if code == "AC101" else "the same result" if one.exact else ""
+    then = "the same result" if one.exact else "not the same result"
+    if code == "AC101":
+        then = f"same receptive field, {then}"
     before, after = one.before, one.after
     gain = Gain((before.params, after.params), (before.macs, after.macs), _ms(one))
     covers = tuple(one.replacement.chains) if one.options.get("how") == "stride" else ()
@@ -155,16 +157,21 @@ _NUMBERS = ("no", "one", "two", "three", "four", "five", "six")
 
 
 def _as_chain(case: Case, one: Proposal) -> str:
-    """``as two 3x3``, ``as 3x1 and 1x3``."""
-    sizes = [_size(spec) for spec in _convs(one)]
+    """``as two 3x3``, ``as two 3x3 through 64 channels``, ``as 3x1 and 1x3``."""
+    convs = _convs(one)
+    sizes = [_size(spec) for spec in convs]
+    wide = {spec.out_channels for spec in convs[:-1]}
+    through = f" through {wide.pop()} channels" if len(wide) == 1 and len(one.old) == 1 else ""
+    if one.old[0].in_channels == one.old[0].out_channels:
+        through = ""
     if len(set(sizes)) == 1:
         number = _NUMBERS[len(sizes)] if len(sizes) < len(_NUMBERS) else str(len(sizes))
-        return f"as {number} {sizes[0]}" if len(sizes) > 1 else f"as one {sizes[0]}"
-    return f"as {', '.join(sizes[:-1])} and {sizes[-1]}"
+        return f"as {number} {sizes[0]}{through}"
+    return f"as {', '.join(sizes[:-1])} and {sizes[-1]}{through}"
 
 
 def _reduced(case: Case, one: Proposal) -> str:
-    return f"after a 1x1 to {_convs(one)[0].out_channels} channels"
+    return f"with a 1x1 to {_convs(one)[0].out_channels} channels before it"
 
 
 def _moved(case: Case, one: Proposal) -> str:
@@ -173,13 +180,13 @@ def _moved(case: Case, one: Proposal) -> str:
         return f"with the stride of {other}, which throws away what it computes"
     if one.options.get("how") == "kernel":
         return f"and {other} as one strided convolution"
-    return f"behind {other} instead of before it"
+    return f"after {other} ({case.type_name(other)}) instead of before it"
 
 
 def _merged(case: Case, one: Proposal) -> str:
     others = [name for name in one.replacement.chains if name in case.survey.subjects and name != one.name]
     named = ", ".join(others)
-    return f"and {named}, with no activation function between, as one {_size(one.new[0])}"
+    return f"and {named} as one {_size(one.new[0])}, since no activation function stands between them"
 
 
 _SAYS = {
