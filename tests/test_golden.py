@@ -214,6 +214,9 @@ CASES |= {
     "cli-analyze-operations.json": partial(run, "analyze", *SLIM, "--by", "operations", "--format", "json"),
     "cli-analyze-check.txt": partial(run, "analyze", *CNN, "--check"),
     "cli-analyze-resnet18.txt": partial(run, "analyze", "torchvision:resnet18", columns=100),
+    "cli-analyze-failed-80.txt": partial(
+        run, "analyze", "models.py:mismatched", "--input-size", "1,3,32,32", columns=80
+    ),
     "cli-analyze-wrong.txt": partial(run, "analyze", "models.py:branch"),
     "cli-compare-resnet18.txt": lambda: archcost.compare(
         torchvision.models.resnet18(), nn.Sequential(nn.Conv2d(3, 64, 7, 2, 3)), input_size=(1, 3, 64, 64)
@@ -225,6 +228,7 @@ CASES |= {
     "cli-propose-top.txt": partial(
         run, "propose", *CNN, "--store", ":memory:", "--top", "5", "--sort", "weight_error", columns=100
     ),
+    "cli-propose-all-80.txt": partial(run, "propose", *CNN, "--store", ":memory:", "--all", columns=80),
     "cli-propose-columns.csv": partial(
         run, "propose", *HALF, "--columns", "name,rule,macs_after,best", "--format", "csv"
     ),
