@@ -25,7 +25,7 @@ def _broken(case: Case, breach: Breach) -> Remark:
     """On the line of the costliest layer, where the project has one, else on that of the limit."""
     limit = case.table.limits.get(breach.limit)
     lines = [(one, case.chain(one.name)[:1]) for one in breach.costliest]
-    said = []
+    said: list[str] = []
     for one, chain in lines:
         more = f" and {one.others} more" if one.others else ""
         at = f" at {chain[0][0]}" if chain and said else ""  # the finding stands at the line of the first
