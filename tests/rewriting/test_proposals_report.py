@@ -342,7 +342,7 @@ def test_the_answer_comes_first():
     (row,) = [line for line in lines if line.startswith("2 ")]
     assert "0.100 to 0.400" in row
     random = dataclasses.replace(found, random_weights=True).to_text().splitlines()
-    assert random[0].startswith("Random weights:  errors mean nothing until you load yours")
+    assert random[0].startswith("Random weights: errors mean nothing until you load yours")
     assert random[2].endswith("(random weights: errors mean nothing until you load yours)")
 
 

@@ -34,8 +34,8 @@ _ERRORS: Explanations = (
     ("before any training", ()),
 )
 
-RANDOM = ("Random weights:", "errors mean nothing until you load yours (--weights FILE)")
-"""The heading where the weights are known to be untrained."""
+RANDOM = ("Random weights", "errors mean nothing until you load yours (--weights FILE)")
+"""The warning where the weights are known to be untrained."""
 
 # Notes of a kind on the first screen, and the characters of each.
 _FEW, _SHORT = 3, 240

@@ -91,7 +91,8 @@ def document_of(proposals: SurveyedModel, asked: Asked) -> Document:
     rules = _rules(proposals)
     return Document(
         schema=SCHEMA,
-        headings=[*([RANDOM] if proposals.random_weights else []), heading(proposals.analysis)],
+        warning=RANDOM if proposals.random_weights else None,
+        headings=[heading(proposals.analysis)],
         tables=[data],
         shown=[first] if lines else [],
         record=partial(_record, proposals, asked, data),
