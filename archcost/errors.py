@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class ArchcostError(Exception):
     """Base class of the errors of archcost; messages say what is wrong, at which module, and what to do."""
+
+    trace: Any = None
+    """The `archcost.trace.graph.Trace` up to the operation that failed, where a forward pass did."""
+    partial: Any = None
+    """The `archcost.Analysis` of `trace`, where `archcost.analyze` was called."""
+
+    def of(self, other: BaseException) -> Self:
+        """This error with the trace of another one, which it explains."""
+        self.trace = getattr(other, "trace", None)
+        return self
 
 
 class InputError(ArchcostError):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, TypedDict
@@ -80,6 +81,8 @@ def analyze(
         InputError: the inputs do not fit; the message names the module, what it got and what it expects.
         ModelError: the model cannot be traced (lazy, cyclic, its own forward fails).
         SpecError: the SPEC names nothing that can be loaded.
+
+        Where a forward pass failed, the ``partial`` of the error is the Analysis up to there.
     """
     options: Forward = {"dtype": dtype, "device": device, "progress": progress}
     if isinstance(model, str) and model.endswith(".json"):
@@ -93,7 +96,7 @@ def analyze(
     from archcost.trace.mode import mode_note
     from archcost.trace.state import paused_gc
 
-    with paused_gc():
+    with paused_gc(), _with_partial():
         trace = traced(model, inputs, input_size=input_size, **options)
         costs = cost_of(trace)
         notes = (*mode_note(trace, model), *_notes(trace, costs))
@@ -157,7 +160,8 @@ def analyze_spec(
         assumes = inputs is None and input_size is None and loaded.input_size is not None
         size = loaded.input_size if assumes else input_size
         try:
-            trace = traced(loaded.model, inputs, input_size=size, **options)
+            with _with_partial(loaded.spec):
+                trace = traced(loaded.model, inputs, input_size=size, **options)
             break
         except ArchcostError:
             if not loaded.without_values:
@@ -187,6 +191,19 @@ def _notes(trace: Trace, costs: Costs) -> tuple[str, ...]:
     from archcost.fields.registry import table
 
     return (*trace.notes, *costs.notes, *table.notes)
+
+
+@contextlib.contextmanager
+def _with_partial(name: str | None = None) -> Iterator[None]:
+    """A context whose errors hold the Analysis up to the operation that failed."""
+    try:
+        yield
+    except ArchcostError as error:
+        if error.trace is not None:
+            error.partial = Analysis(
+                error.trace, cost_of(error.trace), name or error.trace.model_name, error.trace.notes
+            )
+        raise
 
 
 class _WeakModel:
@@ -243,6 +260,14 @@ class Analysis(TracedModel, Result):
 
     An Analysis can be pickled, as every result can; the model is not part of the pickle.
     """
+
+    @property
+    def random_weights(self) -> bool:
+        """Whether the model came from torchvision or timm by its SPEC, without a file of weights."""
+        made = self._model
+        if not isinstance(made, _SpecModel) or made.weights is not None:
+            return False
+        return made.spec.startswith(("torchvision:", "timm:"))
 
     @classmethod
     def restored(cls, trace: Trace, name: str, notes: tuple[str, ...]) -> Analysis:

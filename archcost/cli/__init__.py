@@ -1,5 +1,7 @@
 """The command line: parses, calls the public API, prints. Results on stdout, all else on stderr.
 
+Of a model whose forward fails, what ran until then is printed as well.
+
 Exit codes: 0 done; 1 findings (a cross-check or a zoo model disagrees, a receptive field is contradicted, a
 limit of diff breaks, a check has findings at its level, a rewrite found nothing to do); 2 usage or load
 error; 130 Ctrl-C. Each command is one file with ``add(commands, common)`` and ``run(args)``.
@@ -62,6 +64,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ArchcostError as error:
         if args.debug:
             raise
+        of_people = (getattr(args, "format", ""), args.output) == ("table", None)
+        if of_people and error.partial is not None and error.partial.operations:
+            error.partial.table()
+            sys.stdout.flush()
         options = options_of(parser, args.command, getattr(args, "action", None))
         print(f"archcost: {as_options(' '.join(str(error).split()), options)}", file=sys.stderr)
         return FAILED

@@ -75,6 +75,9 @@ def add(commands: Commands, common: Parser) -> None:
     )
     propose.add_argument("--store", metavar="STORE", help="the file of measured times; :memory: keeps none")
     report_options(propose)
+    propose.add_argument(
+        "--all", action="store_true", dest="full", help="all proposals, and why layers are left as they are"
+    )
     propose.set_defaults(run=run)
 
 
@@ -106,9 +109,9 @@ def run(args: argparse.Namespace) -> int:
                 found = found.measured(seconds=args.seconds, store=args.store)
             except KeyboardInterrupt:
                 stopped = True
-    write(args, found)
-    if not args.no_errors:
+    if not args.no_errors and args.format in ("csv", "json"):  # the others begin with it
         random_weights(args)
+    write(args, found)
     if stopped:
         print("archcost: interrupted; times measured until then are kept in the store", file=sys.stderr)
     return INTERRUPTED if stopped else DONE

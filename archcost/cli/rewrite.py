@@ -145,14 +145,14 @@ def run(args: argparse.Namespace) -> int:
     if args.report:
         write_file(args.report, f"{found.to_markdown()}\n```\n{said}```\n")
     print(untimed, end="", file=sys.stderr)
+    if done:
+        random_weights(args)
     args.output = None  # -o is the file of the weights
     write(args, found)
     if args.format == "table":
         print(f"\n{said}", end="", flush=True)
     else:
         print(said, end="", file=sys.stderr)
-    if done:
-        random_weights(args)
     return DONE if done else FINDINGS
 
 

@@ -295,6 +295,8 @@ class Document:
     """The line under which markdown and HTML fold the details away."""
     more: str = ""
     """The note of a terminal on how to see the details."""
+    warning: Note | None = None
+    """What to know before anything else, above the headings."""
 
     def by(self, name: str | None) -> Table:
         """The table of the given name, or the first for None; raises SpecError where there is none."""

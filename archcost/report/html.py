@@ -79,7 +79,8 @@ def to_html(document: Document, asked: Asked, folded: bool = False) -> str:
         folded: whether tables are folded below their totals, and many notes, for notebooks.
     """
     grids = shown_in(document, asked)
-    parts = [f"<div><b>{html_text(first)}</b> {html_text(rest)}</div>" for first, rest in document.headings]
+    parts = _notes([document.warning] if document.warning else [])
+    parts += [f"<div><b>{html_text(first)}</b> {html_text(rest)}</div>" for first, rest in document.headings]
     parts += [f"<div>{html_text(line)}</div>" for line in document.lines]
     parts += map(_folded if folded else _table, grids)
     notes = _notes(document.notes_for(asked, grids))

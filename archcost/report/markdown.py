@@ -14,7 +14,11 @@ __all__ = ["to_markdown"]
 def to_markdown(document: Document, asked: Asked) -> str:
     """Headings and lines, then the tables, then the notes as a list; the details folded away."""
     grids = shown_in(document, asked)
-    parts = [f"**{markdown_cell(name)}** {markdown_cell(rest)}".rstrip() for name, rest in document.headings]
+    top = [(f"{document.warning[0]}:", document.warning[1])] if document.warning else []
+    parts = [
+        f"**{markdown_cell(name)}** {markdown_cell(rest)}".rstrip()
+        for name, rest in (*top, *document.headings)
+    ]
     parts += map(markdown_cell, document.lines)
     parts += _below(grids, document.notes_for(asked, grids))
     if inside := list(filter(None, _below(*folded_in(document, asked)))):

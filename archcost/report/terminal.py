@@ -49,7 +49,8 @@ def _lines(document: Document, asked: Asked, width: int | None) -> list[list[Pie
     """Every line in pieces: headings, lines, tables and notes, with empty lines between them."""
     at_least("width", width, 1)
     grids, left_out = _grids_that_fit(document, asked, width)
-    parts = [[line for heading in document.headings for line in _heading(*heading, width)]]
+    parts = [_wrapped(*document.warning, width) if document.warning else []]
+    parts[0] += [line for heading in document.headings for line in _heading(*heading, width)]
     parts[0] += [line for text in document.lines for line in _wrapped("", text, width)]
     parts += [
         [*_wrapped(*grid.title, width), *lay_out(grid, width)] if grid.title else lay_out(grid, width)

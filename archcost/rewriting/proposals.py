@@ -91,6 +91,7 @@ def propose(
         device=found.device,
         store=store,
         notes=table.notes,
+        random_weights=analysis.random_weights,
     )
 
 
@@ -104,8 +105,8 @@ def _asked(survey: Survey, names: Iterable[str]) -> list[str]:
 class Proposals(SurveyedModel, Result):
     """Cheaper replacements for a model's convolutions: a sequence of `Proposal`, printed as a table.
 
-    The table has a row for each rule's best proposal, layers that are alike together; with ``sort`` or
-    ``top``, and as data, it has a row for each proposal.
+    The table has a row for the best proposal of each layer, layers that are alike together; with ``full``
+    another has those of every rule. With ``sort`` or ``top``, and as data, each proposal has a row.
     """
 
     def document(self, asked: Asked) -> Document:

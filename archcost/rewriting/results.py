@@ -45,6 +45,8 @@ class SurveyedModel(Sequence[Proposal]):
     """The store of measured times, as given to `propose`."""
     notes: tuple[str, ...] = ()
     """Remarks beside those of the analysis: rules of other packages that could not be loaded."""
+    random_weights: bool = False
+    """Whether the weights are known to be untrained, so that errors say nothing."""
 
     @property
     def model_name(self) -> str:

@@ -10,7 +10,7 @@ from torch import nn
 
 from archcost.errors import ArchcostError, InputError, ModelError
 from archcost.trace.call import Inputs
-from archcost.trace.graph import TensorRef
+from archcost.trace.graph import Args, Failure, Kwargs, TensorRef, Trace
 from archcost.trace.modules import type_name
 from archcost.trace.recording.recorder import Recorder
 
@@ -18,12 +18,26 @@ from archcost.trace.recording.recorder import Recorder
 class Failed(Exception):
     """A forward pass raised ``error``; ``call`` is the innermost module call that it came out of."""
 
-    def __init__(self, error: Exception, recorder: Recorder) -> None:
+    def __init__(self, error: Exception, recorder: Recorder, inputs: tuple[Args, Kwargs]) -> None:
         super().__init__(str(error))
         self.error = error
+        self.inputs = inputs
+        self.trace: Trace | None = None
+        """The pass up to here."""
         self.recorder = recorder
         failed_in = recorder.failed_in
         self.call = recorder.calls[failed_in[1] if failed_in and failed_in[0] is error else 0]
+
+    def end(self) -> Failure:
+        """The place at which the pass ended."""
+        failed_op = self.recorder.failed_op
+        if failed_op is not None and failed_op[0] is self.error:
+            storages = self.recorder.storages
+            given = (
+                ref for ref in failed_op[2] if storages[ref.storage].origin not in ("parameter", "buffer")
+            )
+            return Failure(self.call.module, tuple(given), failed_op[1], self._first_line())
+        return Failure(self.call.module, self.call.inputs, "", self._first_line())
 
     def short(self) -> str:
         return f"{self._where()}: {self._first_line()}"

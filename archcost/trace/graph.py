@@ -177,6 +177,18 @@ class StateInfo:
     aliases: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """The end of a forward pass that raised: the innermost module, what it was given, and what it said."""
+
+    module: str
+    inputs: tuple[TensorRef, ...]
+    """The tensors that the operation was given beside weights, or the module where no operation raised."""
+    operation: str
+    """The operator that raised; empty where other code did."""
+    message: str
+
+
 @dataclass(frozen=True)
 class Trace:
     """A forward pass of a model without gradients: operations, module calls, storages and state.
@@ -198,6 +210,8 @@ class Trace:
     outputs: Argument
     kept_for_backward: dict[str, int] | None
     notes: tuple[str, ...] = field(default=())
+    failed: Failure | None = None
+    """Why the pass ended before its end; ``outputs`` is None then."""
 
     def module_of(self, op: Op) -> str:
         """The name of the module whose forward ran the operation."""

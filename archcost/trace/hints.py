@@ -46,7 +46,7 @@ def traced(
             check_tensors(inputs)
         for said, meant in _meant(model, inputs, input_size) if isinstance(error, InputError) else ():
             if _fits(model, meant, dtype, device):
-                raise InputError(f"{error}. {said}") from error.__cause__
+                raise InputError(f"{error}. {said}").of(error) from error.__cause__
         raise
 
 

@@ -6,7 +6,7 @@ import contextlib
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
@@ -16,7 +16,7 @@ from archcost.errors import ArchcostError, ModelError
 from archcost.trace import inputs as inputs_
 from archcost.trace.call import Call, Inputs
 from archcost.trace.failure import Failed, check_computed
-from archcost.trace.graph import Args, Argument, Kwargs, StateKind, Trace, refs
+from archcost.trace.graph import Args, Argument, Kwargs, ModuleInfo, StateInfo, StateKind, Trace, refs
 from archcost.trace.modules import ModuleTree, describe, describe_state, named_state, state_of, type_name
 from archcost.trace.recording.composite import operators_as_on_cpu
 from archcost.trace.recording.kept import KeptForBackward
@@ -63,9 +63,27 @@ class Passes:
             ]
             stack.enter_context(torch.no_grad())
             ready = _Ready(self, device, guard, replacements, named)
-            done = ready.inference(notes)
+            try:
+                done = ready.inference(notes)
+            except Failed as failed:
+                end = _Done(failed.recorder, failed.inputs, None)
+                failed.trace = replace(
+                    self._trace(device, end, modules, state, None, notes), failed=failed.end()
+                )
+                raise
             guard.put_back()
             kept = ready.training(notes)
+        return self._trace(device, done, modules, state, kept, notes)
+
+    def _trace(
+        self,
+        device: str,
+        done: _Done,
+        modules: dict[str, ModuleInfo],
+        state: tuple[StateInfo, ...],
+        kept: dict[str, int] | None,
+        notes: list[str],
+    ) -> Trace:
         return Trace(
             model_name=type_name(self.model),
             device=device,
@@ -180,7 +198,7 @@ class _Ready:
         except ArchcostError:
             raise
         except Exception as error:
-            raise Failed(error, recorder) from error
+            raise Failed(error, recorder, inputs) from error
         return _Done(recorder, inputs, recorder.describe(outputs))
 
 

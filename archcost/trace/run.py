@@ -107,7 +107,7 @@ def _record(
                 raise
             raise InputError(
                 f"{first_error} ({runs[0][1]}; pass inputs or input_size=(batch, ...) for another)"
-            ) from first_error.__cause__
+            ).of(first_error) from first_error.__cause__
         if assumed is not None:
             notes.append(assumed)
             if number:
@@ -164,7 +164,7 @@ def _on_first_device(passes: Passes, devices: list[str]) -> Trace:
             return _with_notes(passes.on(device), notes)
         except Failed as failed:
             if number + 1 == len(devices) or failed.by_inputs:
-                raise failed.explained(values_missing=device == "meta") from failed.error
+                raise failed.explained(values_missing=device == "meta").of(failed) from failed.error
             notes.append(
                 f"executed on {devices[number + 1]}, because the model needs values that `meta` does "
                 f"not have: {failed.short()}. Counts may depend on the values of the input"

@@ -45,10 +45,15 @@ def test_propose_prints_the_table_on_stdout_and_nothing_else(net, capsys):
     out, err = capsys.readouterr()
     assert err == ""
     assert out.splitlines()[0] == "net.py:net (Sequential)  input 1x3x12x12 float32"
-    for rule in ("small_kernels", "asymmetric", "bottleneck", "separable"):
-        assert f"\n{rule} " in out
+    assert out.splitlines()[1].startswith("Half the MACs: 4 layers, not timed here, largest error ")
     assert "Times: not measured on this machine" in out
     assert "\x1b" not in out
+    assert "Skipped by" not in out
+    assert main(["propose", net, *SIZE, "--all"]) == 0
+    every = capsys.readouterr().out
+    for rule in ("small_kernels", "asymmetric", "bottleneck", "separable"):
+        assert f"\n{rule} " in every
+    assert every.splitlines()[-1].startswith("Skipped by")
 
 
 def test_propose_looks_at_the_rules_ratios_and_layers_asked_for(net, capsys):

@@ -57,7 +57,7 @@ def test_the_models_own_row_is_the_network_at_its_last_feature_map(analysis):
 
 
 def test_the_table_and_its_notes_show_the_field(analysis):
-    text = analysis.to_text()
+    text = analysis.to_text(full=True)
     total = next(line for line in text.splitlines() if line.startswith("Total"))
     assert "all (15x11)" in total
     assert "Field: size 15x11, stride 2, padding 7x5 at last, the last feature map, global operations" in text
@@ -82,7 +82,7 @@ def test_a_model_without_spatial_axes_has_no_field_and_says_so_quietly():
     analysis = archcost.analyze(nn.Sequential(nn.Linear(8, 4), nn.ReLU()), input_size=(2, 8))
     assert analysis.fields.network is None
     assert analysis.to_pandas()["receptive_field"].isna().all()
-    assert "Field:" not in analysis.to_text()
+    assert "Field:" not in analysis.to_text(full=True)
     assert json.loads(analysis.to_json())["receptive_field"]["network"] is None
 
 
@@ -116,16 +116,18 @@ class Pair(nn.Module):
 def test_with_several_inputs_the_report_says_which_one_a_field_is_of():
     sizes = {"first": (1, 2, 16), "second": (1, 2, 16)}
     by_name, by_place = (archcost.analyze(Pair(), input_size=s) for s in (sizes, tuple(sizes.values())))
-    assert "Field: size 5, stride 1, padding 0 of input 1 (second) at the output" in by_name.to_text()
-    assert "Field: size 5, stride 1, padding 0 of input 1 at the output" in by_place.to_text()
-    assert "Field: the output sees all of input 0 (first), because of" in by_name.to_text()
+    assert "Field: size 5, stride 1, padding 0 of input 1 (second) at the output" in by_name.to_text(
+        full=True
+    )
+    assert "Field: size 5, stride 1, padding 0 of input 1 at the output" in by_place.to_text(full=True)
+    assert "Field: the output sees all of input 0 (first), because of" in by_name.to_text(full=True)
     assert str(archcost.receptive_field(by_name, layer="b")).startswith("b, position 6, of input 1 (second)")
     assert json.loads(by_name.to_json())["receptive_field"]["network"]["input"] == 1
 
 
 def test_with_one_input_a_field_says_no_more_of_it(analysis):
     assert analysis.fields.network.input_name is None
-    assert " of input" not in analysis.to_text()
+    assert " of input" not in analysis.to_text(full=True)
 
 
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
@@ -139,7 +141,7 @@ def test_a_bidirectional_layer_sees_the_whole_input_however_long_it_is(kind):
         assert field.is_global
         assert not any(field.local.size)
         assert field.size_text() == "all"
-        text = analysis.to_text()
+        text = analysis.to_text(full=True)
         assert "Misaligned" not in text
         assert "size 0" not in text
         assert "Field: the output sees the whole input, because of `0`" in text

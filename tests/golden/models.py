@@ -121,3 +121,19 @@ class Rebuilt(Branches):
 
 def rebuilt():
     return filled(Rebuilt())
+
+
+class Mismatched(nn.Module):
+    """The last layer takes another number of features than there are."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(*(nn.Conv2d(3, 3, 3, padding=1) for _ in range(12)))
+        self.act, self.pool, self.head = nn.ReLU(), nn.MaxPool2d(2), nn.Linear(16, 10)
+
+    def forward(self, x):
+        return self.head(torch.flatten(self.pool(self.act(self.layers(x) + x)), 1))
+
+
+def mismatched():
+    return Mismatched().eval()

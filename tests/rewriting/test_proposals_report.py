@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import pytest
 
@@ -15,20 +16,20 @@ from helpers.proposals import ALIKE, ANALYSIS, FAST, SLOW, net, proposal, propos
 
 
 def rows_of(text, start):
-    """The lines of the second table, from the one whose label begins so."""
+    """The lines of the table of candidates, the last, whose label begins so."""
     lines = text.splitlines()
-    at = next(i for i, line in enumerate(lines) if line.startswith("Layer "))
+    at = max(i for i, line in enumerate(lines) if line.startswith("Layer "))
     return [line for line in lines[at:] if line.startswith(start)]
 
 
 def test_layers_that_are_alike_share_one_row_with_their_errors_as_a_range():
     found = proposals(*(proposal(name, error=0.1 * i) for i, name in enumerate(ALIKE, 1)))
-    (row,) = rows_of(found.to_text(), "2")
+    (row,) = rows_of(found.to_text(full=True), "2")
     assert row.startswith("2 and 3 more  8 -> 8, 5x5  asymmetric  rank 4")
     assert "0.100 to 0.400" in row
     saved = 100 * sum(one.before.macs - one.after.macs for one in found) / ANALYSIS.total.macs
     assert f" {saved:.1f} " in row
-    assert not rows_of(found.to_text(), "4")
+    assert not rows_of(found.to_text(full=True), "4")
 
 
 @pytest.mark.parametrize(
@@ -43,8 +44,8 @@ def test_layers_that_are_alike_share_one_row_with_their_errors_as_a_range():
 )
 def test_what_differs_in_more_than_its_weights_has_a_row_of_its_own(change):
     found = proposals(proposal("2"), proposal("4", **change))
-    assert rows_of(found.to_text(), "2")[0].startswith("2 ")
-    assert rows_of(found.to_text(), "4")[0].startswith("4 ")
+    assert rows_of(found.to_text(full=True), "2")[0].startswith("2 ")
+    assert rows_of(found.to_text(full=True), "4")[0].startswith("4 ")
 
 
 def test_options_that_name_a_replaced_module_do_not_keep_alike_layers_apart():
@@ -53,7 +54,7 @@ def test_options_that_name_a_replaced_module_do_not_keep_alike_layers_apart():
         chains = {**one.replacement.chains, other: ()}
         return dataclasses.replace(one, replacement=Replacement(chains, exact=True), options={"last": other})
 
-    text = proposals(merged("2", "3"), merged("4", "5")).to_text()
+    text = proposals(merged("2", "3"), merged("4", "5")).to_text(full=True)
     assert rows_of(text, "2 and 1 more")
 
 
@@ -63,8 +64,8 @@ def test_a_layer_has_its_best_proposal_first_and_slow_ones_last_with_both_times(
         proposal("2", rule="rough", error=0.5),
         proposal("2", rule="close", error=0.1, race=FAST),
     )
-    lines = found.to_text().splitlines()
-    at = next(i for i, line in enumerate(lines) if line.startswith("2 "))
+    lines = found.to_text(full=True).splitlines()
+    at = max(i for i, line in enumerate(lines) if line.startswith("2 "))
     assert "close" in lines[at]
     assert lines[at].rstrip().endswith("closest weights")
     assert "rough" in lines[at + 1]
@@ -79,7 +80,7 @@ def test_every_rule_has_a_line_with_what_it_comes_to_in_the_whole_model():
     found = proposals(
         *(proposal(name, error=0.2) for name in ALIKE), proposal("2", rule="separable", rank=3, race=SLOW)
     )
-    text = found.to_text()
+    text = found.to_text(full=True)
     macs = ANALYSIS.total.macs + sum(one.after.macs - one.before.macs for one in found["2"][:1]) * 4
     line = next(line for line in text.splitlines() if line.startswith("asymmetric"))
     assert line.split()[1:4] == ["4", "of", "4"]
@@ -92,7 +93,7 @@ def test_every_rule_has_a_line_with_what_it_comes_to_in_the_whole_model():
 
 def test_columns_of_which_nothing_is_known_are_left_out():
     plain, timed = (
-        next(line for line in proposals(one).to_text().splitlines() if line.startswith("Layer "))
+        next(line for line in proposals(one).to_text(full=True).splitlines() if line.startswith("Layer "))
         for one in (proposal("2"), proposal("2", race=FAST))
     )
     for head in ("Raced ms", "Speedup"):
@@ -106,7 +107,9 @@ def test_times_of_the_store_stand_beside_those_of_a_race():
     one = proposal("2", race=FAST)
     before = dataclasses.replace(one.before, latency_ms=2.0, best_ms=1.25)
     after = dataclasses.replace(one.after, latency_ms=1.0, best_ms=0.5)
-    text = proposals(dataclasses.replace(one, before=before, after=after), device="the store's").to_text()
+    text = proposals(dataclasses.replace(one, before=before, after=after), device="the store's").to_text(
+        full=True
+    )
     assert "2.00 -> 1.00" in text
     assert "1.25 -> 0.500" in text
     assert "1.00 -> 0.500" in text
@@ -116,7 +119,7 @@ def test_times_of_the_store_stand_beside_those_of_a_race():
 
 
 def test_without_times_the_report_says_how_to_get_them():
-    text = proposals(proposal("2")).to_text()
+    text = proposals(proposal("2")).to_text(full=True)
     assert "Times: not measured on this machine; Proposals.measured() or archcost propose --measure" in text
 
 
@@ -124,12 +127,12 @@ def test_no_line_is_wider_than_asked_and_rule_and_verdict_stay_longest():
     skipped = [Skipped("0", "Conv2d", None, "why " * 60)]
     found = proposals(*(proposal(name, race=SLOW) for name in ALIKE), skipped=skipped)
     for width in (60, 80, 120):
-        lines = found.to_text(width=width).splitlines()
+        lines = found.to_text(width=width, full=True).splitlines()
         assert max(map(len, lines)) <= width
         assert any("Rule" in line and "Verdict" in line for line in lines)
-    assert any(len(line) > 120 for line in found.to_text().splitlines())
-    assert "Columns hidden at this width: Now, " in found.to_text(width=60)
-    assert "Columns hidden at this width" not in found.to_text()
+    assert any(len(line) > 120 for line in found.to_text(full=True).splitlines())
+    assert "Columns hidden at this width: Now, " in found.to_text(width=60, full=True)
+    assert "Columns hidden at this width" not in found.to_text(full=True)
 
 
 def test_what_stays_is_grouped_by_reason_with_a_count_and_the_first_names():
@@ -141,7 +144,9 @@ def test_what_stays_is_grouped_by_reason_with_a_count_and_the_first_names():
     ]
     skipped += [Skipped("head", "Conv2d", None, "its weight is used elsewhere")]
     lines = [
-        line for line in proposals(proposal("2"), skipped=skipped).to_text().splitlines() if ": " in line
+        line
+        for line in proposals(proposal("2"), skipped=skipped).to_text(full=True).splitlines()
+        if ": " in line
     ]
     whole = [line for line in lines if line.startswith("Skipped by")]
     assert whole == [
@@ -156,11 +161,13 @@ def test_what_stays_is_grouped_by_reason_with_a_count_and_the_first_names():
 
 def test_advice_stands_below_with_the_layers_that_it_is_for():
     advice = [Advice("2", "a kernel larger than its map"), Advice("4", "a kernel larger than its map")]
-    assert "Advice: a kernel larger than its map: 2, 4" in proposals(proposal("2"), advice=advice).to_text()
+    assert "Advice: a kernel larger than its map: 2, 4" in proposals(proposal("2"), advice=advice).to_text(
+        full=True
+    )
 
 
 def test_a_model_without_proposals_says_so():
-    text = proposals(skipped=[Skipped("0", "Conv2d", None, "it is quantized")]).to_text()
+    text = proposals(skipped=[Skipped("0", "Conv2d", None, "it is quantized")]).to_text(full=True)
     assert "Proposals: none: no rule applies" in text
     assert "Skipped by every rule: it is quantized: 0" in text
     assert "Rule" not in text
@@ -235,7 +242,7 @@ def test_the_records_of_the_json_are_those_that_a_plan_reads():
 
 def test_markdown_names_the_layer_once_and_escapes_what_would_be_markup():
     found = proposals(proposal("2", rule="a|b"), proposal("2", rank=3))
-    lines = found.to_markdown().splitlines()
+    lines = found.to_markdown().partition("**Candidates**")[2].splitlines()
     assert len([line for line in lines if line.startswith("| 2 ")]) == 1
     assert any(r"a\|b" in line for line in lines if line.startswith("|  "))
     assert any(line.startswith("- Units: ") for line in lines)
@@ -270,7 +277,7 @@ def test_sorted_or_cut_the_rows_are_the_single_proposals(options):
     rows = [line.split()[0] for form in ALIKE for line in rows_of(found.to_text(**options), f"{form} ")]
     assert sorted(rows) == sorted(found.to_pandas(**options)["name"])
     assert len(rows) == len(found)
-    assert "and 1 more" in found.to_text()
+    assert "and 1 more" in found.to_text(full=True)
     assert "and 1 more" not in found.to_text(**options)
 
 
@@ -282,7 +289,7 @@ def test_all_formats_are_sorted_and_cut_alike():
     assert [one["name"] for one in found.to_dict(**options)["proposals"]] == names
     assert [line.split(",")[0] for line in found.to_csv(**options).splitlines()[1:]] == names
     for said in (found.to_text(**options), found.to_markdown(**options), found.to_html(**options)):
-        assert "Rows" in said
+        assert "Candidates" in said
         assert "3 of 4, by MACs after" in said
 
 
@@ -321,3 +328,70 @@ def test_proposals_are_saved_and_read_back(tmp_path):
     assert archcost.Plan(again.best(["separable"])) == archcost.Plan(found.best(["separable"]))
     with pytest.raises(archcost.ModelError, match="the model is gone"):
         again.measured(seconds=1)
+
+
+def test_the_answer_comes_first():
+    found = proposals(*(proposal(name, error=0.1 * i, race=FAST) for i, name in enumerate(ALIKE, 1)))
+    lines = found.to_text().splitlines()
+    assert re.fullmatch(
+        r"[\d.]+ % of the MACs: 4 layers, together 2x faster measured here, "
+        r"largest error 0\.400 of a layer's weights",
+        lines[1],
+    )
+    assert lines[3].startswith("Layer")
+    (row,) = [line for line in lines if line.startswith("2 ")]
+    assert "0.100 to 0.400" in row
+    random = dataclasses.replace(found, random_weights=True).to_text().splitlines()
+    assert random[0].startswith("Random weights: errors mean nothing until you load yours")
+    assert random[2].endswith("(random weights: errors mean nothing until you load yours)")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({}, "not timed here"),
+        ({"race": SLOW}, None),
+        ({"replacement": Replacement({"2": ()}, exact=True)}, "the same outputs but for rounding"),
+        ({"error": None}, "errors not computed"),
+    ],
+    ids=str,
+)
+def test_the_answer_names_what_is_not_known(change, said):
+    found = proposals(proposal("2", **change))
+    lines = found.to_text().splitlines()
+    assert (said in lines[1]) if said else ("Proposals: none of them is recommended" in lines)
+
+
+def test_of_many_choices_those_that_save_most_have_a_line():
+    found = proposals(*(proposal("2", rank=1 + i) for i in range(4)))
+    many = [
+        dataclasses.replace(
+            one,
+            replacement=Replacement({f"layer{i}": ()}, exact=True),
+            before=dataclasses.replace(one.before, macs=i),
+        )
+        for i, one in enumerate(found.proposals * 10)
+    ]
+    chosen = [dataclasses.replace(one, after=dataclasses.replace(one.after, macs=0)) for one in many]
+    text = proposals(*chosen).to_text()
+    assert "(20 others)" in text
+    assert text.count("\nlayer") == 20
+    assert proposals(*chosen).to_markdown().partition("<details>")[0].count("\n") < 60
+
+
+def test_what_stands_behind_a_layer_is_no_news():
+    skipped = [
+        Skipped("2", "Conv2d", "merge", "the next layer is relu (ReLU), neither a convolution nor a norm"),
+        Skipped("4", "Conv2d", "separable", "it is depthwise already"),
+        Skipped("6", "Conv2d", "asymmetric", "its kernel of 3x3 is small"),
+        Skipped("8", "Conv2d", "asymmetric", "its kernel of 1x1 is small"),
+    ]
+    found = proposals(proposal("2"), skipped=skipped)
+    every = found.to_text(full=True)
+    assert "ReLU" not in every
+    assert every.splitlines()[-1] == (
+        "Skipped by asymmetric: its kernel of 3x3 is small: 6, 8 (2 layers; the others similarly)"
+    )
+    first = found.to_text().splitlines()
+    assert "Left as they are: it is depthwise already: 4" in first
+    assert "relu" in found.to_json()

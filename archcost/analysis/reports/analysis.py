@@ -18,6 +18,8 @@ The schema of ``archcost.analysis/1``; a later version may add keys, a changed m
   ``unclipped``, ``because``, ``input`` (its index, from 0) and ``local`` (the same record without global
   operations, or null where there are none); ``findings``, a list of ``{"kind", "module", "text"}``. Null
   where receptive fields could not be computed.
+- ``failed``: null; where the forward pass raised ``{"module", "operation", "inputs", "message"}``, and the
+  costs are those up to there.
 - ``operations``: only with ``by="operations"``: a list, each with the columns of `OPERATION_COLUMNS` by their
   names; ``columns``, ``sort`` and ``top`` then apply to it.
 
@@ -41,6 +43,7 @@ from archcost.analysis.reports.columns import (
     cells,
 )
 from archcost.analysis.reports.notes import findings, footnotes, heading, summary, totals, units
+from archcost.analysis.reports.partial import failure_of, failure_record, steps_of
 from archcost.analysis.reports.pictures import page_of
 from archcost.analysis.reports.rows import KINDS, Ledger, rows_of
 from archcost.analysis.reports.tree import tree
@@ -84,6 +87,10 @@ def document_of(analysis: TracedModel, asked: Asked) -> Document:
         notes=partial(_notes, analysis),
         page=lambda: page_of(analysis, listings(analysis)),
     )
+    if analysis.trace.failed is not None and not asked.is_flat and asked.by is None:
+        return replace(
+            document, lines=[failure_of(analysis)], shown=[steps_of(analysis)], notes=lambda grids: ()
+        )
     if asked.full or asked.is_flat or asked.depth != "auto" or asked.by is not None:
         return document
     # A narrow terminal shows the share rather than what costs little, and outputs where there are several.
@@ -210,6 +217,7 @@ def _record(analysis: TracedModel, asked: Asked, tables: dict[str, Table[Row]]) 
         "total": total_of(analysis),
         "modules": _records(modules.for_data(named), rows_of(analysis, modules.name, named)),
         "receptive_field": _fields(analysis),
+        "failed": failure_record(analysis),
     }
     if by == "operations":
         record["operations"] = _records(tables[by].for_data(asked), tables[by].rows())

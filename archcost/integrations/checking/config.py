@@ -11,15 +11,13 @@ from typing import Any
 from archcost.analysis.budget import Budget
 from archcost.errors import ArchcostError, SpecError
 from archcost.integrations.checking.codes import LEVELS, Level, matching
-from archcost.integrations.checking.places import Keys, Place
-from archcost.integrations.settings import tomllib
+from archcost.integrations.checking.places import Keys, Place, tomllib
 from archcost.report.document import near
 
 __all__ = ["Config", "Ignore", "ModelTable", "in_project", "read_config"]
 
 NAME = "pyproject.toml"
 _TABLE = ("tool", "archcost")
-_OF_PYTEST = ("baseline", "ratchet")
 _OF_MODEL = ("spec", "input_size", "dtype", "weights")
 
 
@@ -64,19 +62,27 @@ class Config:
     """Patterns of files that are no code of the project's own, such as vendored ones."""
     ignore: tuple[Ignore, ...] = ()
     models: tuple[ModelTable, ...] = ()
+    baseline: str = "tests/archcost-baseline.json"
+    """The file of the pytest plugin's baseline, relative to pytest's root."""
+    ratchet: bool = False
+    """Whether a model that became cheaper fails the plugin's tests until that is written down."""
 
 
-def read_config(path: str | os.PathLike[str] | None = None) -> Config:
+def read_config(path: str | os.PathLike[str] | None = None, start: Path | None = None) -> Config:
     """The configuration in a file, or in the nearest pyproject.toml upwards that has ``[tool.archcost]``.
 
-    Without either, the working directory is the project root and nothing is configured.
+    Without either, the folder where the search starts is the project root and nothing is configured.
+
+    Args:
+        path: the file.
+        start: the folder where the search starts; by default the working directory.
 
     Raises:
         SpecError: the file cannot be read, or a key or a value is wrong; the message has the line.
     """
     if path is not None:
         return _Reader(Path(path)).config()
-    here = Path.cwd()
+    here = start or Path.cwd()
     for folder in (here, *here.parents):
         file = folder / NAME
         if file.is_file() and (reader := _Reader(file)).table is not None:
@@ -111,8 +117,7 @@ class _Reader:
                 f"{self.shown} has no [tool.archcost]; add [tool.archcost.models.NAME] with spec = '...'"
             )
         table = self.dict_of(self.table, _TABLE)
-        known = [*(one.name for one in fields(Config) if one.name != "root"), *_OF_PYTEST]
-        self.only(table, known, _TABLE)
+        self.only(table, [one.name for one in fields(Config) if one.name != "root"], _TABLE)
         level = table.get("level", "warning")
         if level not in LEVELS:
             raise SpecError(f"{self.at(*_TABLE, 'level')}level is {level!r}{near(str(level), LEVELS)}")
@@ -120,6 +125,13 @@ class _Reader:
         for word in rules or ():
             matching(word, self.at(*_TABLE, "rules"))
         models = self.dict_of(table.get("models", {}), (*_TABLE, "models"))
+        baseline, ratchet = table.get("baseline", Config.baseline), table.get("ratchet", Config.ratchet)
+        if not isinstance(baseline, str):
+            raise SpecError(
+                f"{self.at(*_TABLE, 'baseline')}baseline is {baseline!r}; write the path of a file"
+            )
+        if not isinstance(ratchet, bool):
+            raise SpecError(f"{self.at(*_TABLE, 'ratchet')}ratchet is {ratchet!r}; write true or false")
         return Config(
             self.root,
             level,
@@ -127,6 +139,8 @@ class _Reader:
             self.texts(table.get("exclude", []), *_TABLE, "exclude"),
             tuple(self.ignores(self.dict_of(table.get("ignore", {}), (*_TABLE, "ignore")))),
             tuple(self.model(name, one) for name, one in models.items()),
+            baseline,
+            ratchet,
         )
 
     def ignores(self, table: dict[str, Any]) -> Iterable[Ignore]:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from archcost.integrations.settings import tomllib
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
-__all__ = ["Keys", "Place"]
+__all__ = ["Keys", "Place", "tomllib"]
 
 
 @dataclass(frozen=True, order=True)

@@ -17,7 +17,7 @@ from importlib.resources import files
 
 from archcost.errors import SpecError
 from archcost.report.data import plain, versions
-from archcost.report.document import Asked, Document, Listing
+from archcost.report.document import Asked, Document, Listing, shown_in
 from archcost.report.page.listing import listing
 from archcost.report.saving import embedded
 from archcost.report.text import html_text, visible
@@ -85,7 +85,7 @@ def _block(data: Mapping[str, Json]) -> str:
 
 
 def _data(document: Document) -> dict[str, Json]:
-    made = document.page()
+    made, every = document.page(), Asked(full=True)
     tables = map(Listing, document.tables) if made.tables is None else made.tables
     return {
         **versions(),
@@ -99,7 +99,7 @@ def _data(document: Document) -> dict[str, Json]:
         "advice": _records(made.advice),
         "pictures": [picture.record() for picture in made.pictures],
         "tables": [listing(one) for one in tables],
-        "notes": document.notes([table.grid(table.for_people(Asked())) for table in document.shown]),
+        "notes": document.notes_for(every, shown_in(document, every)),
     }
 
 

@@ -21,7 +21,17 @@ from archcost.rewriting.replacement import Option, named_by
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-__all__ = ["COLUMNS", "PEOPLE", "SEEN", "ProposalRow", "error_text", "ms_text", "options_of", "options_text"]
+__all__ = [
+    "CHOSEN",
+    "COLUMNS",
+    "PEOPLE",
+    "SEEN",
+    "ProposalRow",
+    "error_text",
+    "ms_text",
+    "options_of",
+    "options_text",
+]
 
 
 @dataclass(frozen=True)
@@ -184,7 +194,7 @@ _ABOUT: Columns = (
     _words("modules", "Modules", "All replaced modules", lambda one: ", ".join(one.replacement.chains)),
     _words("type", "Type", "Class of the old layer", lambda one: one.type_name),
     _words("shape", "Now", "Channels, kernel and stride of the old layer", lambda one: one.shape, keep=78),
-    _words("rule", "Rule", "Rule that proposes the new layers", lambda one: one.rule, keep=100),
+    _words("rule", "Rule", "Rule that proposes the new layers", lambda one: one.rule, keep=105),
     _words("options", "Options", "Options of the rule, such as a rank", options_of, keep=95),
     _words(
         "exact",
@@ -346,9 +356,10 @@ _SEEN = (
     _change("latency_ms", "Native ms", 50),
     _change("best_ms", "Best ms", 55),
     _change("raced_ms", "Raced ms", 84),
-    replace(_BY_NAME["speedup"], keep=98.5),
-    _range("weight_error", 94),
-    _range("output_error", 97),
+    # The last to go, but for the rule, where the terminal is narrow.
+    replace(_BY_NAME["speedup"], keep=103),
+    _range("weight_error", 101),
+    _range("output_error", 102),
     replace(
         _BY_NAME["objection"],
         name="verdict",
@@ -360,6 +371,14 @@ _SEEN = (
 )
 SEEN = tuple(column.name for column in _SEEN)
 """Names of the columns shown by default, as far as they have values."""
+
+CHOSEN = tuple(
+    column.name
+    for column in _SEEN
+    if column.name
+    not in ("macs", "activation_bytes", "depth", "nonlinearities", "receptive_field", "verdict")
+)
+"""Names of the columns shown of the chosen proposals."""
 
 PEOPLE: Columns = (*_SEEN, *(column for column in COLUMNS if column.name not in SEEN))
 """The columns that can be shown in a terminal, some in another format than in `COLUMNS`."""

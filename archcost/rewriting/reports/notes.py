@@ -12,10 +12,10 @@ from archcost.report.text import visible
 
 if TYPE_CHECKING:
     from archcost.report.grid import Grid
-    from archcost.rewriting.proposal import Skipped
+    from archcost.rewriting.proposal import Proposal, Skipped
     from archcost.rewriting.results import SurveyedModel
 
-__all__ = ["notes_of", "skipped_notes"]
+__all__ = ["RANDOM", "footnotes_of", "notes_of", "skipped_notes"]
 
 _UNITS: Explanations = (
     ("numbers are of one layer, all of its calls in a forward pass", ()),
@@ -34,6 +34,13 @@ _ERRORS: Explanations = (
     ("before any training", ()),
 )
 
+RANDOM = ("Random weights", "errors mean nothing until you load yours (--weights FILE)")
+"""The warning where the weights are known to be untrained."""
+
+# Notes of a kind on the first screen, and the characters of each.
+_FEW, _SHORT = 3, 240
+# Refusals that say no more than what stands behind a layer.
+_NO_NEWS = re.compile(r"the next (layer|operation) is ")
 _EVERY = "Skipped by every rule"
 
 
@@ -68,34 +75,66 @@ def _above(name: str) -> set[str]:
 
 
 def _without_names(reason: str, holders: set[str]) -> str:
-    """A reason without names of containing modules, to compare it with others."""
+    """A reason without names of containing modules and without sizes, to compare it with others."""
 
     def shorter(found: re.Match[str]) -> str:
         word = found[0]
         held = [one for one in _above(f"{word}.") if one in holders]
         return "~" + word[len(max(held, key=len)) :] if held else word
 
-    return re.sub(r"\w+(?:\.\w+)*", shorter, reason)
+    return re.sub(r"\b\d+(x\d+)*\b", "#", re.sub(r"\w+(?:\.\w+)*", shorter, reason))
 
 
-def notes_of(proposals: SurveyedModel, rows: str, grids: Sequence[Grid]) -> list[tuple[str, str]]:
-    """Notes as ``(title, text)`` in plain text; columns are explained where the grids show them.
+def notes_of(
+    proposals: SurveyedModel, chosen: Sequence[Proposal], whole: bool, grids: Sequence[Grid]
+) -> list[tuple[str, str]]:
+    """The notes of the first screen: what matters of the choice, and last the layers that have none.
 
     Args:
-        rows: the choice of the table's rows, in words.
+        chosen: the best proposals.
+        whole: whether long notes are shown whole.
     """
-    notes = _nothing(proposals)
-    notes += skipped_notes(proposals.skipped)
-    notes += _advice(proposals)
+    notes = [*_nothing(proposals), *_few(_advice(proposals))]
     if len(proposals):
-        notes.append(("Rows", f"{rows}; to_pandas() and --format csv have all {len(proposals)} proposals"))
-        notes.append(("Times", _times(proposals)))
         notes.append(("Errors", _errors(proposals, grids)))
+        notes.append(("Times", _times(proposals)))
+        notes += _few(_of_rules(chosen))
+    said = [visible(note) for note in (*proposals.analysis.notes, *proposals.notes) if note]
+    notes += [("Assumed", "; ".join(said))] if said else []
+    notes += _few([("Left as they are", text) for text in _left(proposals)])
+    return [
+        (what, text if whole or len(text) <= _SHORT else f"{text[:_SHORT].rstrip()} ...")
+        for what, text in notes
+    ]
+
+
+def _few(notes: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    more = len(notes) - _FEW
+    return [*notes[:_FEW], *([(notes[0][0], f"and {more} more")] if more > 0 else [])]
+
+
+def _left(proposals: SurveyedModel) -> list[str]:
+    """The reasons for which layers have no proposal at all, each with its layers."""
+    proposed = {name for one in proposals for name in one.replacement.chains}
+    found: dict[str, dict[str, None]] = defaultdict(dict)
+    for one in proposals.skipped:
+        if one.name not in proposed and (one.rule is None or not _NO_NEWS.match(one.reason)):
+            found[visible(one.reason)][one.name] = None
+    most = sorted(found.items(), key=lambda pair: -len(pair[1]))
+    return [f"{reason}: {named(list(names), _FEW)}" for reason, names in most]
+
+
+def footnotes_of(proposals: SurveyedModel, grids: Sequence[Grid]) -> list[tuple[str, str]]:
+    """The other notes, as pairs of title and text, the refusals last; columns are explained where shown."""
+    notes = []
+    if len(proposals):
+        notes.append(("Rows", f"to_pandas() and --format csv have all {len(proposals)} proposals"))
         notes.append(("Units", explained(_UNITS, grids)))
         notes += [("Verdict", said) for said in [explained(_verdicts(proposals), grids)] if said]
         notes += _of_rules(proposals)
-    said = (*proposals.analysis.notes, *proposals.notes)
-    return notes + [("Note", visible(note)) for note in said if note]
+    return notes + skipped_notes(
+        one for one in proposals.skipped if one.rule is None or not _NO_NEWS.match(one.reason)
+    )
 
 
 def _nothing(proposals: SurveyedModel) -> list[tuple[str, str]]:
@@ -156,7 +195,7 @@ def _errors(proposals: SurveyedModel, grids: Iterable[Grid]) -> str:
     return explained(_ERRORS, grids)
 
 
-def _of_rules(proposals: SurveyedModel) -> list[tuple[str, str]]:
+def _of_rules(proposals: Iterable[Proposal]) -> list[tuple[str, str]]:
     """The remarks of rules on their proposals, a line for each remark."""
     alike: dict[tuple[str, str], list[str]] = defaultdict(list)
     for one in proposals:

@@ -5,6 +5,7 @@ The schema of ``archcost.proposals/1``; a later version may add keys, a changed 
 - ``schema``, ``archcost``, ``torch``, ``model``, ``type``, ``input``, ``inputs``, ``notes`` and
   ``uncounted`` as in ``archcost.analysis/1``.
 - ``total``: ``params`` and ``macs`` of the model as it is.
+- ``random_weights``: whether the weights are known to be untrained, so that errors say nothing.
 - ``device``: the machine of the stored times; null where there are none.
 - ``proposals``: a list of records as ``Plan.to_json`` has them: ``name``, ``rule``, ``options``, ``type``,
   ``shape``, ``exact``, ``note``, ``chains`` (the steps in the place of each replaced module, by its name),
@@ -38,8 +39,9 @@ from archcost.report.text import visible
 from archcost.report.units import ratio_text, si_text
 from archcost.report.values import Json
 from archcost.rewriting.proposal import Proposal, Skipped
-from archcost.rewriting.reports.columns import COLUMNS, PEOPLE, SEEN, ProposalRow, error_text
-from archcost.rewriting.reports.notes import notes_of
+from archcost.rewriting.reports.answer import answer
+from archcost.rewriting.reports.columns import CHOSEN, COLUMNS, PEOPLE, SEEN, ProposalRow, error_text
+from archcost.rewriting.reports.notes import RANDOM, footnotes_of, notes_of
 from archcost.rewriting.reports.pictures import page_of
 from archcost.rewriting.results import SurveyedModel
 
@@ -48,6 +50,8 @@ __all__ = ["SCHEMA", "document_of", "skipped_records"]
 SCHEMA = "archcost.proposals/1"
 _ADDED = ("params_ratio", "macs_ratio", "macs_saved", "speedup", "recommended", "objection", "best")
 _LARGEST = "macs_saved"
+# Rows of the choice.
+_MOST = 20
 _ON_PAGE = (
     *("shape", "rule", "options", "macs_ratio", "params_ratio", "macs_saved", "weight_error"),
     *("output_error", "speedup", "best"),
@@ -56,9 +60,10 @@ _EACH = "The best for each layer"
 
 
 def document_of(proposals: SurveyedModel, asked: Asked) -> Document:
-    """A table of rules and a table of proposals layer by layer; as data a row for each proposal."""
+    """The answer, and the choice layer by layer; rules and candidates are details; as data every proposal."""
     asked.without_depth("a table of proposals")
-    best = {id(one) for one in proposals.best()}
+    chosen = proposals.best()
+    best = {id(one) for one in chosen}
     macs = proposals.analysis.total.macs
     lines = [ProposalRow((one,), macs, int(id(one) in best), proposals.ratio) for one in proposals]
     rows = ordered(lines, COLUMNS, asked, _LARGEST)
@@ -67,7 +72,7 @@ def document_of(proposals: SurveyedModel, asked: Asked) -> Document:
         kinds = [[line] for line in rows]
         said = f"{len(rows)} of {len(proposals)}, by {find(asked.sort or _LARGEST, COLUMNS).header}"
     else:
-        kinds = _folded(proposals, best)
+        kinds = _folded(proposals, proposals, best)
         said = "the best proposal of each rule for a layer, and all that were timed"
     # Where all were timed, or in a list, the options alone tell rows of one layer apart.
     several = any(len({line.first.rule for line in kind}) < len(kind) for kind in kinds)
@@ -80,16 +85,45 @@ def document_of(proposals: SurveyedModel, asked: Asked) -> Document:
         shown=[name for name in SEEN if bends or name != "nonlinearities"],
         lines=partial(_lines, kinds),
         only_known=True,
+        title=("Candidates", said),
     )
+    first = seen if asked.is_flat or not chosen else _choice(proposals, chosen, seen)
+    rules = _rules(proposals)
     return Document(
         schema=SCHEMA,
+        warning=RANDOM if proposals.random_weights else None,
         headings=[heading(proposals.analysis)],
         tables=[data],
-        shown=[_rules(proposals), seen] if lines else [],
+        shown=[first] if lines else [],
         record=partial(_record, proposals, asked, data),
-        notes=partial(notes_of, proposals, said),
+        lines=list(filter(None, [answer(proposals, chosen)])),
+        notes=partial(notes_of, proposals, chosen, asked.full),
+        details=[rules, *([] if first is seen else [seen])] if lines else [],
+        footnotes=partial(footnotes_of, proposals),
+        folded=f"All {len(proposals)} proposals, and why layers are left as they are",
+        more="archcost propose --all, or full=True, shows every rule, and why layers are left as they are",
         page=lambda: page_of(proposals, Listing(data, _ON_PAGE)),
     )
+
+
+def _choice(
+    proposals: SurveyedModel, chosen: Sequence[Proposal], like: Table[ProposalRow]
+) -> Table[ProposalRow]:
+    """The table of the best proposals, a row for layers that are alike; of many rows those that save most."""
+    rows = [row for kind in _folded(chosen, proposals, set(map(id, chosen))) for row in kind]
+    saved = {id(row): sum(one.before.macs - one.after.macs for one in row.proposals) for row in rows}
+    most = set(sorted(saved, key=lambda row: -saved[row])[:_MOST])
+    left = [one for row in rows if id(row) not in most for one in row.proposals]
+
+    def entries(columns: Sequence[Column]) -> list[Entry]:
+        found = _lines([[row] for row in rows if id(row) in most], columns)
+        if left:
+            rest = ProposalRow(tuple(left), proposals.analysis.total.macs)
+            cells = tuple(c.text(rest) if c.name == "macs_saved" else "" for c in columns)
+            found.append(Entry(((f"({len(left)} others)", "dim"),), cells))
+        return found
+
+    return replace(like, name="choice", shown=CHOSEN, lines=entries, title=None)
 
 
 def _lines(kinds: Sequence[Sequence[ProposalRow]], columns: Sequence[Column]) -> list[Entry]:
@@ -112,7 +146,7 @@ def _label(line: ProposalRow) -> tuple[tuple[str, str], ...]:
     return (name, (f" and {more} more", "dim")) if more else (name,)
 
 
-def _folded(proposals: SurveyedModel, best: set[int]) -> list[list[ProposalRow]]:
+def _folded(given: Iterable[Proposal], proposals: SurveyedModel, best: set[int]) -> list[list[ProposalRow]]:
     """The table's rows grouped by kind of layer, in order of definition, the best first.
 
     Layers of the same type and convolution are of a kind; their proposals share a row where rule, options,
@@ -120,7 +154,7 @@ def _folded(proposals: SurveyedModel, best: set[int]) -> list[list[ProposalRow]]
     """
     total = proposals.analysis.total.macs
     kinds: dict[Hashable, dict[Hashable, list[Proposal]]] = defaultdict(lambda: defaultdict(list))
-    for one in proposals:
+    for one in given:
         kinds[_kind(one)][_what(one)].append(one)
     found = []
     for alike in kinds.values():
@@ -217,6 +251,7 @@ def _record(proposals: SurveyedModel, asked: Asked, table: Table) -> dict[str, J
         **about,
         "notes": (*analysis.notes, *proposals.notes),
         "total": {"params": analysis.total.params, "macs": analysis.total.macs},
+        "random_weights": proposals.random_weights,
         "device": proposals.device,
         "proposals": [
             {**of(line.first), **{column.name: column.get(line) for column in added}} for line in table.rows()
