@@ -90,6 +90,7 @@ def test_script_shows_texts_as_text_only(page):
 
 def test_hostile_names_stay_in_their_block(tmp_path):
     model = nn.Sequential()
+    model.__class__ = type(HOSTILE[1], (nn.Sequential,), {})
     for name in HOSTILE:
         model.add_module(name.replace(".", ""), nn.Linear(2, 2))
     found = archcost.analyze(model, input_size=(1, 2))
@@ -201,5 +202,7 @@ def test_command_writes_a_page_of_a_saved_result(analysis, tmp_path, capsys):
     assert main(["report", saved, "-o", target]) == 0
     assert archcost.load_result(target).to_dict() == analysis.to_dict()
     assert main(["report", target, "-o", target]) == 2  # exists
+    assert main(["report", saved, "-o", target, "--force", "--dtype", "fp16"]) == 2
+    assert "leave --dtype out" in capsys.readouterr().err
     assert main(["report", saved]) == 2
     assert "give -o report.html" in capsys.readouterr().err
