@@ -209,7 +209,7 @@ class _GitError(SpecError):
 
 
 def _git(folder: str, *arguments: str) -> str:
-    """What git prints; raises _GitError with its message, and SpecError where there is no git."""
+    """The output of git; raises _GitError with its message, and SpecError where there is no git."""
     kept = {name: value for name, value in os.environ.items() if name not in _OF_HOOKS}
     try:
         done = subprocess.run(
