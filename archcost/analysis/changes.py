@@ -193,7 +193,7 @@ def _by_module(model: TracedModel) -> dict[str, list[OpCost]]:
 
 
 def _kind(cost: OpCost) -> str | None:
-    """What an operation is, whatever the shape of its input; None where it costs nothing."""
+    """The signature of an operation, whatever the shape of its input; None where it costs nothing."""
     op = cost.op
     if not (cost.macs or cost.other_ops or cost.reason):
         return None

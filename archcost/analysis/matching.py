@@ -130,7 +130,7 @@ def _is_inside(root: Node, node: Node) -> bool:
 
 
 def _share(a: Node, b: Node) -> float:
-    """What two subtrees have in common, from 0 to 1; 1 where they are built alike."""
+    """The similarity of two subtrees, from 0 to 1; 1 where they are built alike."""
     if a.built == b.built:
         return 1
     both = a.contents.total() + b.contents.total()

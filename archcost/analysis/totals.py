@@ -74,7 +74,7 @@ class TotalChange:
 
 @dataclass(frozen=True)
 class ChangeLimit:
-    """What a change may not do, as in ``macs>+5%``: beyond ``value`` it breaks the limit."""
+    """A limit on a change, as in ``macs>+5%``: beyond ``value`` it breaks the limit."""
 
     text: str
     measure: str
@@ -86,7 +86,7 @@ class ChangeLimit:
 
     @property
     def bound(self) -> str:
-        """What it allows, in words: ``at most +5%``."""
+        """The limit in words: ``at most +5%``."""
         return f"{'at most' if self.above else 'at least'} {re.split('[<>]', self.text)[1].strip()}"
 
     def judge(self, total: TotalChange) -> Verdict:

@@ -41,6 +41,12 @@ def run(args: argparse.Namespace) -> int:
         raise SpecError("report writes one file, and never to stdout: give -o report.html")
     found: Result
     if args.spec.endswith((".json", ".html")):
+        given = [
+            name for name in ("weights", "input_size", "input", "dtype", "device") if getattr(args, name)
+        ]
+        if given:
+            named = " and ".join(f"--{name.replace('_', '-')}" for name in given)
+            raise SpecError(f"{args.spec} holds a result with its inputs; leave {named} out")
         found = load_result(args.spec)
     else:
         from archcost.analysis.analysis import analyze

@@ -33,7 +33,7 @@ class Finding:
     module: str
     text: str
     amount: float = 0.0
-    """Of misaligned branches the distance in positions of the joined map, on the axis where it is smallest;
+    """For misaligned branches the distance in positions of the joined map, on the axis where it is smallest;
     of an uncovered window the share that is not read."""
 
 

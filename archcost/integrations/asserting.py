@@ -109,9 +109,11 @@ def message(analysis: Analysis, breaches: Sequence[Breach], old: Record | None =
     lines = [f"{visible(analysis.name)} ({analysis.input_text}) exceeds its budget"]
     lines += (f"  {line}" for one in breaches for line in str(one).splitlines())
     if old is not None:
-        changed = explained(old, analysis, breaches[0].limit.partition("_")[2])
-        lines += ["  since the baseline:" if changed else "  no block changed since the baseline"]
-        lines += (f"    {line}" for line in changed)
+        for measure in dict.fromkeys(one.limit.partition("_")[2] for one in breaches):
+            changed = explained(old, analysis, measure)
+            if changed:
+                lines += [f"  since the baseline, {measure}:", *(f"    {line}" for line in changed)]
+    lines.append("  make these layers cheaper, or raise the limit")
     return "\n".join(lines)
 
 

@@ -190,7 +190,7 @@ def _within(change: Change, rel: float) -> bool:
 
 
 def explained(old: Record, analysis: Analysis, measure: str) -> list[str]:
-    """The blocks that changed since the baseline, the largest change first, with the lines that build them.
+    """The blocks whose cost changed since the baseline, the largest first, with the lines that build them.
 
     Args:
         old: the record of the baseline.
@@ -207,6 +207,8 @@ def explained(old: Record, analysis: Analysis, measure: str) -> list[str]:
         if before == after:
             continue
         change = _number(after, key) - _number(before, key)
+        if not change:
+            continue
         what = "added" if before is None else "removed" if after is None else "changed"
         kind = (after or before or {}).get("type")
         info = analysis.trace.modules.get(name.removesuffix("(own operations)").strip())

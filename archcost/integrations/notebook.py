@@ -112,7 +112,7 @@ def _result(shell: InteractiveShell, args: argparse.Namespace) -> Result:
 
 
 def _is_variable(shell: InteractiveShell, text: str) -> bool:
-    """Whether the text begins with a variable; raises ArchcostError where it is no SPEC either."""
+    """Whether the text begins with a variable; raises ArchcostError where it names no model either."""
     first = _NAME.match(text)
     if ":" in text or "/" in text or text.endswith(".json"):
         return False

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -54,6 +55,12 @@ class _Session:
     _records: dict[str, Record] | None = None
 
     @property
+    def shown(self) -> str:
+        """The file relative to the working directory, where it lies below it."""
+        here = Path.cwd()
+        return str(self.file.relative_to(here) if self.file.is_relative_to(here) else self.file)
+
+    @property
     def records(self) -> dict[str, Record]:
         """The records of the file."""
         if self._records is None:
@@ -76,7 +83,7 @@ class _Session:
             return
         if old is None:
             if self.in_ci:
-                raise CostError(f"{name} is not in {self.file.name}: {_MEND}")
+                raise CostError(f"{name} is not in {self.shown}: {_MEND}")
             return
         changed = changes(old, new, rel)
         dearer = [one for one in changed if one.is_dearer]
@@ -98,7 +105,21 @@ class _Session:
         if changed and (self.update or not self.in_ci):
             self.file.parent.mkdir(parents=True, exist_ok=True)
             self.file.write_text(written({**self.records, **changed}), encoding="utf-8")
-            self.lines.append(f"written to {self.file.name}: {', '.join(sorted(changed))}")
+            self.lines.append(f"written to {self.shown}: {', '.join(sorted(changed))}")
+
+
+@contextmanager
+def _short_errors() -> Iterator[None]:
+    """Errors of inputs and limits as a line without a traceback; a CostError is an assertion that failed."""
+    __tracebackhide__ = True
+    from archcost.errors import ArchcostError, CostError
+
+    try:
+        yield
+    except CostError:
+        raise
+    except ArchcostError as error:
+        pytest.fail(f"{type(error).__name__}: {error}", pytrace=False)
 
 
 _MEND = "run pytest --archcost-update and commit the file"
@@ -154,20 +175,23 @@ def archcost_budget(request: pytest.FixtureRequest) -> CheckBudget:
         from archcost.errors import CostError
         from archcost.integrations.asserting import broken, message
 
-        how = {key: limits.pop(key) for key in ("input_size", "dtype") if key in limits}
-        clock = {key: limits.pop(key) for key in ("reference", "seconds") if key in limits}
-        budget = Budget.of(limits, "archcost_budget: ")
-        analysis = analyze(model, inputs, progress=False, **how)
-        session = _session(request.config)
-        breaches = broken(budget, analysis, inputs, **clock)
-        if breaches:
-            raise CostError(message(analysis, breaches, session.records.get(name or analysis.name)))
-        used = [
-            f"{key} {one.show(one.of(analysis) or 0)} of {one.show(limit)}"
-            for key, one in MEASURES.items()
-            if isinstance(limit := getattr(budget, f"max_{key}"), int)
-        ]
-        session.lines.append(f"{name or request.node.name}: {', '.join(used)}" if used else f"{name}: kept")
+        with _short_errors():
+            how = {key: limits.pop(key) for key in ("input_size", "dtype") if key in limits}
+            clock = {key: limits.pop(key) for key in ("reference", "seconds") if key in limits}
+            budget = Budget.of(limits, "archcost_budget: ")
+            analysis = analyze(model, inputs, progress=False, **how)
+            session = _session(request.config)
+            breaches = broken(budget, analysis, inputs, **clock)
+            if breaches:
+                raise CostError(message(analysis, breaches, session.records.get(name or analysis.name)))
+            used = [
+                f"{key} {one.show(one.of(analysis) or 0)} of {one.show(limit)}"
+                for key, one in MEASURES.items()
+                if isinstance(limit := getattr(budget, f"max_{key}"), int)
+            ]
+            session.lines.append(
+                f"{name or request.node.name}: {', '.join(used)}" if used else f"{name}: kept"
+            )
         return analysis
 
     return check
@@ -187,8 +211,9 @@ def archcost_baseline(request: pytest.FixtureRequest) -> CheckBaseline:
         __tracebackhide__ = True
         from archcost.analysis.analysis import analyze
 
-        analysis = analyze(model, inputs, progress=False, **how)
-        _session(request.config).check(name, analysis, rel)
+        with _short_errors():
+            analysis = analyze(model, inputs, progress=False, **how)
+            _session(request.config).check(name, analysis, rel)
         return analysis
 
     return check
@@ -214,7 +239,12 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         return
     output = getattr(session.config, "workeroutput", None)
     if output is None:
-        state.write()
+        from archcost.errors import ArchcostError
+
+        try:
+            state.write()
+        except (ArchcostError, OSError) as error:
+            state.lines.append(f"the baseline was not written: {error}")
     else:
         found = {name: asdict(record) for name, record in state.found.items()}
         output["archcost"] = json.dumps({"found": found, "lines": state.lines})

@@ -209,7 +209,7 @@ class _GitError(SpecError):
 
 
 def _git(folder: str, *arguments: str) -> str:
-    """What git prints; raises _GitError with its message, and SpecError where there is no git."""
+    """The output of git; raises _GitError with its message, and SpecError where there is no git."""
     kept = {name: value for name, value in os.environ.items() if name not in _OF_HOOKS}
     try:
         done = subprocess.run(
@@ -241,6 +241,8 @@ def _commit(top: str, revision: str, asked: str) -> str:
         close = difflib.get_close_matches(revision, known, n=3)
         hint = f"did you mean {' or '.join(close)}?" if close else "fetch it first (in a GitHub workflow: "
         hint += "" if close else "actions/checkout with fetch-depth: 0)"
+        if not known:
+            hint = "it has no commits yet"
         raise SpecError(f"{asked}: {top} has no revision {revision!r}; {hint}") from error
 
 

@@ -261,7 +261,7 @@ class Page:
     """The things that cost most."""
     costly_title: str = "What costs most"
     advice: Sequence[Point] = ()
-    """What to do about it, with the gain."""
+    """Advice, with the gain."""
     pictures: Sequence[Picture] = ()
     tables: Sequence[Listing] | None = None
     """The tables, the first of them unfolded; None: those of the Document for data."""
@@ -296,7 +296,7 @@ class Document:
     more: str = ""
     """The note of a terminal on how to see the details."""
     warning: Note | None = None
-    """What to know before anything else, above the headings."""
+    """Warnings that come before anything else, above the headings."""
 
     def by(self, name: str | None) -> Table:
         """The table of the given name, or the first for None; raises SpecError where there is none."""

@@ -2,7 +2,7 @@
 
 PyTorch does not keep it. While `recording_sites` is active, a wrapper around ``nn.Module.__init__`` notes the
 stack of each construction in the thread that entered it. A module built elsewhere (unpickled, deep-copied)
-has the line of its class instead.
+has the line of its class instead, a library's layer that of the user's class around it.
 """
 
 from __future__ import annotations
@@ -201,9 +201,18 @@ def sites_of(modules: dict[str, nn.Module]) -> dict[str, Site]:
         kept = _built.get(id(module))
         if kept is not None and kept[0]() is module:
             found[name] = Site(tuple(_frame(call, frames) for call in kept[1]))
-        elif (head := _class_frame(type(module))) is not None:
+        elif (head := _own_class(name, modules)) is not None:
             found[name] = Site((head,), is_class=True)
     return found
+
+
+def _own_class(name: str, modules: dict[str, nn.Module]) -> Frame | None:
+    """The head of a module's class; of a library's layer, that of the user's nearest module around it."""
+    own = head = _class_frame(type(modules[name]))
+    while name and (head is None or head.is_library):
+        name = name.rpartition(".")[0]
+        head = _class_frame(type(modules[name])) if name in modules else None
+    return own if head is None or head.is_library else head
 
 
 def _frame(call: _Call, frames: dict[tuple[int, int], Frame]) -> Frame:

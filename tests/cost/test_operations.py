@@ -8,6 +8,7 @@ from torch import nn
 
 import archcost
 from helpers.calls import Call
+from helpers.versions import grouped_on_cpu
 
 X = torch.zeros(2, 4, 6, 6)
 N = X.numel()
@@ -186,7 +187,7 @@ GROUPED = {
 
 
 @pytest.mark.parametrize("name", GROUPED)
-@pytest.mark.parametrize("device", [None, "cpu"])
+@pytest.mark.parametrize("device", [None, pytest.param("cpu", marks=grouped_on_cpu)])
 def test_grouped_products_use_all_rows_and_say_so(name, device):
     a, b, ends, macs = GROUPED[name]
     inputs = (torch.rand(a), torch.rand(b)) + (() if ends is None else (I32(ends),))

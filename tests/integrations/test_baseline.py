@@ -29,7 +29,9 @@ def small():
 
 
 @pytest.fixture
-def session(tmp_path):
+def session(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
     def make(**how):
         return _Session(tmp_path / "b.json", **{"update": False, "ratchet": False, "in_ci": False, **how})
 

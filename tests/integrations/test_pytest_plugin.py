@@ -63,7 +63,7 @@ def test_a_budget_and_a_baseline_break_with_the_line_and_are_written_again(repos
         [
             "*= archcost =*",
             "net-8: params 1,832 of 1,900, macs 202 k of 300 k",
-            "written to archcost-baseline.json: net-8, net-9",
+            "written to tests/archcost-baseline.json: net-8, net-9",
         ]
     )
     file = repository.path / "tests/archcost-baseline.json"
@@ -81,12 +81,12 @@ def test_a_budget_and_a_baseline_break_with_the_line_and_are_written_again(repos
             "*Net (1x3x16x16 float32) exceeds its budget",
             "*max_params: 3,368 parameters, 1,468 (77.3 %) above 1,900",
             "*wide (Conv2d): 3,144, built at net.py:8:21" if sys.version_info >= (3, 11) else "*net.py:8",
-            "*since the baseline:",
+            "*since the baseline, params:",
             "*wide (Conv2d) changed: +1,536 parameters, built at net.py:8*",
             "*net-8 is dearer than its baseline",
             "*macs: 202 k -> *",
             "*wide (Conv2d) changed: * MACs, built at net.py:8*",
-            "*net-9 is not in archcost-baseline.json: run pytest --archcost-update and commit the file",
+            "*net-9 is not in tests/archcost-baseline.json: run pytest --archcost-update and commit the file",
         ]
     )
     second.stdout.no_fnmatch_line("*archcost/integrations/*")
@@ -94,7 +94,7 @@ def test_a_budget_and_a_baseline_break_with_the_line_and_are_written_again(repos
     parallel = ["-n", "2"] if importlib.util.find_spec("xdist") else []
     third = run(repository, "--archcost-update", "-k", "baseline", *parallel)
     third.assert_outcomes(passed=2)
-    third.stdout.fnmatch_lines(["written to archcost-baseline.json: net-8, net-9"])
+    third.stdout.fnmatch_lines(["written to tests/archcost-baseline.json: net-8, net-9"])
     assert json.loads(file.read_text())["models"]["net-8"]["params"] == 3368
 
 
@@ -153,3 +153,27 @@ def test_the_settings_of_the_project_are_read_and_a_wrong_one_is_named_with_its_
         file.write_text(f"[tool.archcost]\n{line}\n")
         with pytest.raises(archcost.SpecError, match=rf"pyproject\.toml:2: {re.escape(said)}"):
             pytest_plugin._session(Options())
+
+
+def test_a_baseline_that_cannot_be_read_is_a_line_and_stays_as_it_is(tmp_path):
+    file = tmp_path / "b.json"
+    file.write_text("<<<<<<< a conflict")
+    state = pytest_plugin._Session(file, update=True, ratchet=False, in_ci=False, found={"net": None})
+
+    class Finished:
+        class config:
+            stash = pytest.Stash()
+
+    Finished.config.stash[pytest_plugin._KEY] = state
+    pytest_plugin.pytest_sessionfinish(Finished)
+    (line,) = state.lines
+    assert line.startswith("the baseline was not written: ")
+    assert "is not a baseline of archcost" in line
+    assert file.read_text() == "<<<<<<< a conflict"
+
+
+def test_a_limit_that_cannot_be_read_fails_in_one_line(archcost_budget):
+    with pytest.raises(pytest.fail.Exception) as raised:
+        archcost_budget(None, max_macs="26 millions")
+    assert str(raised.value).startswith("InputError: archcost_budget: max_macs: cannot read '26 millions'")
+    assert not raised.value.pytrace

@@ -5,8 +5,10 @@ import hashlib
 import json
 import re
 from copy import deepcopy
+from dataclasses import replace
 
 import pytest
+from golden import made_up
 from torch import nn
 
 import archcost
@@ -88,6 +90,7 @@ def test_script_shows_texts_as_text_only(page):
 
 def test_hostile_names_stay_in_their_block(tmp_path):
     model = nn.Sequential()
+    model.__class__ = type(HOSTILE[1], (nn.Sequential,), {})
     for name in HOSTILE:
         model.add_module(name.replace(".", ""), nn.Linear(2, 2))
     found = archcost.analyze(model, input_size=(1, 2))
@@ -140,11 +143,66 @@ def test_every_result_has_a_page(analysis):
         assert data(page_of(result.document(Asked()), result))["schema"] == result.to_dict()["schema"]
 
 
+def pictures_of(result):
+    found = data(page_of(result.document(Asked(full=True)), result))
+    return found, {one["kind"]: one for one in found["pictures"]}
+
+
+def test_page_of_a_measurement_has_its_times_paths_and_roofline():
+    found = made_up.measured()
+    _, pictures = pictures_of(found)
+    (times,) = pictures["tiles"]["measures"]
+    assert times["values"][0] == pytest.approx(found.context.total * 1e3)
+    dots = pictures["dots"]
+    (at,) = [i for i, name in enumerate(dots["names"]) if name == "wide"]
+    attainable = min(dots["ceiling"], dots["slope"] * dots["x"][at])
+    assert dots["y"][at] / attainable == pytest.approx(found["wide"].roofline_share)
+    paths = pictures["choices"]
+    fastest = min(paths["bars"][paths["groups"][0]], key=lambda bar: bar[1][0])
+    assert (fastest[0], fastest[1][0]) == (found.layers[0].best_path, pytest.approx(found.layers[0].best_ms))
+
+
+def test_page_of_proposals_says_the_gain_and_that_errors_are_not_known(analysis):
+    model = nn.Sequential(nn.Conv2d(8, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 5))
+    found = archcost.propose(model, input_size=(1, 8, 16, 16), errors=False, store=False)
+    page, pictures = pictures_of(found)
+    assert "errors of the proposals are not known" in page["warnings"][0]
+    best = found.best()
+    assert pictures["pairs"]["before"][0]["values"] == [one.before.macs for one in best]
+    assert pictures["pairs"]["after"][0]["values"] == [one.after.macs for one in best]
+    after = found.analysis.total.macs + sum(one.after.macs - one.before.macs for one in best)
+    (gain,) = [one["text"] for one in page["facts"] if one["name"] == "With the proposals"]
+    assert gain == f"{after / found.analysis.total.macs:.2f}x the MACs"
+
+
+def test_page_of_proposals_has_the_stored_times_of_the_modules():
+    inner = nn.Sequential(nn.Conv2d(8, 16, 3, padding=1), nn.Conv2d(16, 16, 5))
+    found = archcost.propose(nn.Sequential(inner), input_size=(1, 8, 16, 16), errors=False, store=False)
+    timed = [replace(one, before=replace(one.before, latency_ms=float(one.name[-1]) + 1)) for one in found]
+    page, pictures = pictures_of(replace(found, proposals=tuple(timed)))
+    (stored,) = [one for one in pictures["tiles"]["measures"] if one["name"] == "Stored time"]
+    assert stored["values"] == [3, 3, 1, 2]
+    assert [one["text"] for one in page["facts"] if one["name"] == "Stored time"] == ["3 ms"]
+
+
+def test_page_of_two_models_has_the_totals_and_the_modules_that_differ(analysis):
+    other = archcost.analyze(nn.Sequential(nn.Conv2d(3, 8, 5, stride=2)), input_size=(1, 3, 32, 32))
+    for result in (archcost.compare(analysis, other), archcost.diff(analysis, other)):
+        page, pictures = pictures_of(result)
+        before, after = (
+            sum(filter(None, pictures["pairs"][side][0]["values"])) for side in ("before", "after")
+        )
+        assert after - before == other.total.macs - analysis.total.macs
+        assert page["costly_title"] == "What changed most"
+
+
 def test_command_writes_a_page_of_a_saved_result(analysis, tmp_path, capsys):
     saved, target = str(tmp_path / "saved.json"), str(tmp_path / "report.html")
     analysis.save(saved)
     assert main(["report", saved, "-o", target]) == 0
     assert archcost.load_result(target).to_dict() == analysis.to_dict()
     assert main(["report", target, "-o", target]) == 2  # exists
+    assert main(["report", saved, "-o", target, "--force", "--dtype", "fp16"]) == 2
+    assert "leave --dtype out" in capsys.readouterr().err
     assert main(["report", saved]) == 2
     assert "give -o report.html" in capsys.readouterr().err

@@ -9,6 +9,7 @@ from torch import nn
 
 from archcost.analysis.analysis import analyze
 from archcost.errors import ArchcostError
+from helpers.versions import newer
 
 Q, TOKENS = (2, 4, 16, 8), (2, 16, 8)
 
@@ -76,6 +77,7 @@ def test_the_memory_of_attention_is_that_of_a_real_pass(case):
     assert ours.kept_for_backward_bytes == real.kept_for_backward_bytes
 
 
+@newer("2.8 does not fuse attention in three dimensions")
 def test_the_memory_of_attention_in_three_dimensions():
     q = torch.rand(TOKENS)
     assert analyze(Attention(), (q, q, q)).total.peak_memory_bytes == 1152
@@ -102,7 +104,11 @@ def test_a_mask_computed_from_a_parameter_does_not_unfuse_attention():
     [
         (qkv(Q, (2, 3, 16, 8)), {"enable_gqa": True}),
         (qkv(Q, (2, 2, 16, 8)), {}),
-        ((*qkv(Q), torch.rand(16, 16)), {"is_causal": True}),
+        pytest.param(
+            (*qkv(Q), torch.rand(16, 16)),
+            {"is_causal": True},
+            marks=newer("2.8 runs it on a CPU"),
+        ),
     ],
 )
 def test_attention_that_cannot_run_is_refused(inputs, options):

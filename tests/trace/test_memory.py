@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from archcost.analysis.analysis import analyze
 from archcost.trace.run import record
 from helpers.calls import Calls
+from helpers.versions import newer
 
 IMAGE = torch.rand(1, 8, 16, 16)
 
@@ -80,6 +81,7 @@ def test_a_forward_that_runs_only_without_gradients_is_counted(name):
     )
 
 
+@newer("2.8 lets no dispatch mode see flex_attention on a CPU")
 def test_flexible_attention_is_counted_on_a_cpu():
     """It has no backward pass there, and compiles itself in the middle of the first pass."""
     code = """

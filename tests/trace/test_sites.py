@@ -102,9 +102,10 @@ def test_modules_built_elsewhere_have_the_line_of_their_class_and_say_so():
         assert site.is_class
         assert at(site) == (HERE, head)
         assert str(site).endswith(f"{HERE}:{head} (class Block)")
-    conv = built(Block())["conv"]
-    assert conv.frame.is_library
-    assert conv.frame.file == "torch/nn/modules/conv.py"
+    assert str(built(Block())["conv"]).endswith(f"{HERE}:{head} (class Block)")
+    alone = built(nn.Sequential(nn.Conv2d(3, 3, 3)))["0"]
+    assert alone.frame.is_library
+    assert alone.frame.file == "torch/nn/modules/conv.py"
 
 
 def test_modules_of_a_spec_are_recorded_down_to_the_last(tmp_path, monkeypatch):

@@ -167,7 +167,8 @@ def _because(b: TracedModel, changes: Changes) -> str:
     parts = [_cause(row, rows, b) for row, rows in sums[:_CAUSES]]
     parts += [f"and {len(sums) - _CAUSES} more" * (len(sums) > _CAUSES)]
     if resized := [row for row in changes.rows if row.kind == "resized"]:
-        parts.append(f"{len(resized)} modules as before on other shapes: {_most(summed(resized, ''), b)}")
+        number = f"{len(resized)} module{'s' * (len(resized) > 1)}"
+        parts.append(f"{number} as before on other shapes: {_most(summed(resized, ''), b)}")
     places = sum(row.kind in ("moved", "renamed") for row in changes.rows)
     parts.append(f"{places} moved or renamed" * (places > 0))
     said = "; ".join(filter(None, parts))

@@ -17,11 +17,16 @@ from archcost.report.page.parts import Along, Fact, Flow, Measure, Picture, Poin
 from archcost.report.text import visible
 from archcost.report.units import axes_text, bytes_text, count_text, percent_text, shape_text, si_text
 
-__all__ = ["costly", "facts", "modules_tiles", "page_of", "pictures"]
+__all__ = ["costly", "facts", "page_of", "pictures"]
 
 _MOST, _MOST_ALIVE = 3, 12
 # Findings on which something can be done; the others are facts.
 _ADVICE = frozenset({"No context", "Misaligned", "Uncovered"})
+_CHEAPER = Point(
+    "Cheaper layers",
+    "archcost propose SPEC names replacements for the convolutions, and archcost report SPEC shows them on "
+    "this page; archcost measure SPEC times each layer on this machine",
+)
 
 
 def page_of(analysis: TracedModel, tables: Sequence[Listing]) -> Page:
@@ -30,7 +35,7 @@ def page_of(analysis: TracedModel, tables: Sequence[Listing]) -> Page:
         warnings=[f"Not counted: {text}; sums with >= are lower bounds" for text in uncounted(analysis)],
         facts=facts(analysis),
         costly=costly(analysis),
-        advice=[Point(head, text) for head, text in field_notes(analysis) if head in _ADVICE],
+        advice=[*(Point(head, text) for head, text in field_notes(analysis) if head in _ADVICE), _CHEAPER],
         pictures=pictures(analysis),
         tables=tables,
     )
@@ -85,13 +90,13 @@ def _what(analysis: TracedModel, cost: ModuleCost) -> str:
     return ", ".join(visible(part) for part in (cost.type_name, kernel, shape) if part)
 
 
-def pictures(analysis: TracedModel) -> list[Picture]:
-    """The pictures of an Analysis, as far as there is something to draw."""
-    made = (modules_tiles(analysis), _along(analysis), _memory(analysis), _growth(analysis), _flow(analysis))
+def pictures(analysis: TracedModel, *more: Measure) -> list[Picture]:
+    """The pictures of an Analysis, as far as there is something to draw; ``more`` measures of modules."""
+    made = (_tiles(analysis, *more), _along(analysis), _memory(analysis), _growth(analysis), _flow(analysis))
     return [picture for picture in made if picture is not None]
 
 
-def modules_tiles(analysis: TracedModel, *more: Measure) -> Tiles:
+def _tiles(analysis: TracedModel, *more: Measure) -> Tiles:
     """The tree of modules by parameters, MACs and memory, and by ``more`` measures."""
     modules, ledger = analysis.modules, Ledger(analysis)
     index = {cost.name: at for at, cost in enumerate(modules)}

@@ -87,7 +87,7 @@ class Remark:
     gain: Gain | None = None
     spec: ConvSpec | None = None
     key: str = ""
-    """What tells it from others of its code on this module, such as the limit of a budget."""
+    """The part that tells it from others of its code on this module, such as the limit of a budget."""
     covers: tuple[str, ...] = ()
     """Modules on which it says the same as AC205 would."""
     place: Place | None = None
@@ -97,7 +97,7 @@ class Remark:
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """One analysed model of the configuration."""
+    """An analysed model of the configuration."""
 
     table: ModelTable
     analysis: Analysis

@@ -216,6 +216,8 @@ def _innermost(error: BaseException, files: Files) -> Place | None:
     found: Place | None = None
     one: BaseException | None = error
     while one is not None:
+        if isinstance(one, SyntaxError) and one.filename and one.lineno and not is_library(one.filename):
+            found = files.place_of(one.filename, one.lineno) or found
         trace: TracebackType | None = one.__traceback__
         while trace is not None:
             file = trace.tb_frame.f_code.co_filename

@@ -43,14 +43,14 @@ class Ignore:
     """An entry of ``[tool.archcost.ignore]``: codes that are not reported for a pattern."""
 
     pattern: str
-    """Of a file, of a module's name, or of ``model:module``."""
+    """A pattern of files, of modules' names, or of ``model:module``."""
     codes: tuple[str, ...]
     place: Place
 
 
 @dataclass(frozen=True)
 class Config:
-    """What to check, and what to report."""
+    """The models to check, and the findings to report."""
 
     root: Path
     """The project root, the folder of pyproject.toml: all paths are relative to it."""
@@ -91,7 +91,7 @@ def read_config(path: str | os.PathLike[str] | None = None, start: Path | None =
 
 
 class _Reader:
-    """One file; every wrong key or value becomes a SpecError with its line."""
+    """A file; every wrong key or value becomes a SpecError with its line."""
 
     def __init__(self, file: Path) -> None:
         self.shown = os.path.relpath(file)

@@ -25,8 +25,12 @@ def _broken(case: Case, breach: Breach) -> Remark:
     """On the line of the costliest layer, where the project has one, else on that of the limit."""
     limit = case.table.limits.get(breach.limit)
     lines = [(one, case.chain(one.name)[:1]) for one in breach.costliest]
-    named = ((one, f" and {one.others} more" if one.others else "") for one in breach.costliest)
-    most = ", ".join(f"{one.name}{more} ({one.type_name}, {breach.show(one.value)})" for one, more in named)
+    said: list[str] = []
+    for one, chain in lines:
+        more = f" and {one.others} more" if one.others else ""
+        at = f" at {chain[0][0]}" if chain and said else ""  # the finding stands at the line of the first
+        said.append(f"{one.name}{more} ({one.type_name}, {breach.show(one.value)}){at}")
+    most = ", ".join(said)
     places = [(one, chain[0][0]) for one, chain in lines if chain]
     related = [] if limit is None else [Related(limit, f"{breach.limit} of {case.table.name}")]
     related += [Related(place, f"{one.name}: {breach.show(one.value)}") for one, place in places[1:]]
@@ -35,6 +39,7 @@ def _broken(case: Case, breach: Breach) -> Remark:
         "",
         f"{breach.limit}:",
         f"{breach.text}; most in {most}" if most else breach.text,
+        f"the limit stands at {limit}" if limit is not None and places else "",
         key=breach.limit,
         place=places[0][1] if places else limit,
         related=tuple(related),

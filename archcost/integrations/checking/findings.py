@@ -27,7 +27,7 @@ _NAMED = 3
 
 @dataclass(frozen=True)
 class Finding:
-    """What is to be read at one line: all remarks of a code on what it builds."""
+    """All remarks of a code on what one line builds."""
 
     code: str
     level: Level

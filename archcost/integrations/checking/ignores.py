@@ -125,7 +125,7 @@ class Ignores:
 
 
 def _why_unused(word: str, codes: Collection[str]) -> str | None:
-    """What is wrong with an ignore that hid nothing; None where codes that it means were not looked for."""
+    """The fault of an ignore that hid nothing; None where codes that it means were not looked for."""
     try:
         known = matching(word) if word else ()
     except SpecError as error:

@@ -42,7 +42,7 @@ def _encoded(column: Column, rows: Sequence[object], values: Sequence[Cell]) -> 
     numbers: list[Json] = []
     at: list[int] = []
     for row, value in zip(rows, values, strict=True):
-        text = column.text(row)
+        text = ("yes" if value else "-") if column.dtype == "bool" else column.text(row)
         key = f"{text}\0{value!r}" if column.is_number else text
         if key not in known:
             known[key] = len(texts)

@@ -1,17 +1,22 @@
 /* The page itself: what is at the top, then the pictures and tables, the notes last. */
 const root = document.documentElement;
 function theme() {
-  const names = ["system", "light", "dark"];
+  const names = ["system", "light", "dark"], dark = matchMedia("(prefers-color-scheme: dark)");
   let kept = "system";
   try { kept = localStorage.getItem("archcost-theme") || kept; } catch { /* a page from disk may have no storage */ }
+  const paint = () => root.setAttribute("data-theme", kept === "system" ? (dark.matches ? "dark" : "light") : kept);
   const use = (name) => {
-    if (name === "system") root.removeAttribute("data-theme"); else root.setAttribute("data-theme", name);
+    kept = name;
+    paint();
     try { localStorage.setItem("archcost-theme", name); } catch { /* as above */ }
   };
-  const at = Math.max(names.indexOf(kept), 0);
-  use(names[at]);
-  return switches("Colours", names, at, (chosen) => use(names[chosen]));
+  if (!names.includes(kept)) kept = "system";
+  paint();
+  dark.addEventListener("change", paint);
+  return switches("Colours", names, names.indexOf(kept), (chosen) => use(names[chosen]));
 }
+/* A number stays with its unit. */
+function joined(text) { return text.replace(/(\d) (?=[kMGTPE]?B?\b)/g, "$1\u00a0"); }
 let sections = 0;
 function section(title, about, ...inside) {
   sections += 1;
@@ -35,7 +40,7 @@ function start() {
     first && first[1] ? make("p", {}, first[1]) : null, others.map(([name, rest]) => make("p", { class: "second" }, make("b", {}, name), ` ${rest}`))), theme());
   const parts = [heading];
   if (DATA.warnings.length) parts.push(make("div", { class: "warning", role: "note" }, DATA.warnings.map((line) => make("p", {}, line))));
-  if (DATA.facts.length) parts.push(make("dl", { class: "facts" }, DATA.facts.map((fact) => make("div", {}, make("dt", {}, fact.name), make("dd", {}, fact.text, fact.remark ? make("small", {}, fact.remark) : null)))));
+  if (DATA.facts.length) parts.push(make("dl", { class: "facts" }, DATA.facts.map((fact) => make("div", {}, make("dt", {}, fact.name), make("dd", {}, joined(fact.text), fact.remark ? make("small", {}, fact.remark) : null)))));
   for (const line of DATA.lines) parts.push(make("p", {}, line));
   const top = [points(DATA.costly_title, DATA.costly), points("What to do about it", DATA.advice)].filter(Boolean);
   if (top.length) parts.push(make("div", { class: "top" }, top));

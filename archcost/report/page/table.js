@@ -1,7 +1,7 @@
 /* A table: a tree that expands, or a list that is sorted and filtered; columns to choose; copied as text. */
 function listed(table) {
   const { columns, rows, levels } = table;
-  const BATCH = 200, FEW = 40;
+  const BATCH = 100, FEW = 40;
   const shown = new Set(columns.filter((one) => one.shown).map((one) => one.name));
   let sort = null, down = true, filter = "", drawn = 0, order = [];
   const text = (column, row) => column.texts[column.at ? column.at[row] : row];
@@ -99,7 +99,6 @@ function listed(table) {
     const at = order.indexOf(row);
     if (body.children[at]) body.children[at].querySelector("button").focus({ preventScroll: true });
   }
-  new IntersectionObserver((seenNow) => { if (seenNow[0].isIntersecting && !more.hidden) append(); }, { rootMargin: "600px" }).observe(more);
 
   /* The rows as they are shown, all of them. */
   const cells = (form) => [seen().map((one) => form(one.head, null)), ...order.map((row) => seen().map((one, at) => {
@@ -135,8 +134,11 @@ function listed(table) {
     levels ? make("button", { type: "button", click: () => { close(1); paint(); } }, "close all") : null,
     copies("copy as markdown", markdown), copies("copy as CSV", csv), chooser);
   paint();
-  return [bar, make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": `Table of ${table.name}` },
-    make("table", {}, make("thead", {}, head), body)), more, status];
+  const box = make("div", { class: "scroll rows", tabindex: "0", role: "region", "aria-label": `Table of ${table.name}` },
+    make("table", {}, make("thead", {}, head), body), more);
+  const near = { root: box, rootMargin: "400px" };
+  new IntersectionObserver(([end]) => { if (end.isIntersecting && !more.hidden) append(); }, near).observe(more);
+  return [bar, box, status];
 }
 async function copied(text) {
   try {

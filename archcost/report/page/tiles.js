@@ -58,7 +58,7 @@ DRAW.tiles = (picture) => {
   const crumbs = make("nav", { class: "crumbs", "aria-label": "Zoomed into" });
   const readout = make("p", { class: "readout", role: "status" });
   const root = one(0);
-  let path = [root], rows = [];
+  let path = [root], rows = [], whole = 1;
 
   function tell(node) {
     const total = measures[measure].values[0] || 0;
@@ -83,6 +83,7 @@ DRAW.tiles = (picture) => {
     path = path.map((node) => ({ ...node, value: (node.list || [node.at]).reduce((sum, at) => sum + value(at), 0) * (node.times || 1) }));
     focus = path[path.length - 1];
     rows = [];
+    whole = width;
     box.replaceChildren();
     place(focus, 0, width, 0, path, null);
     box.style.height = `${rows.length * ROW}px`;
@@ -99,7 +100,7 @@ DRAW.tiles = (picture) => {
       click: () => zoom(depth ? trail : path.length > 1 ? path.slice(0, -1) : path),
       pointerenter: () => tell(node), focus: () => tell(node),
     }, width > 26 ? make("span", {}, label(node) || names[0]) : "");
-    Object.assign(tile.style, { left: `${left}px`, top: `${depth * ROW}px`, width: `${Math.max(width - 1, 1)}px` });
+    Object.assign(tile.style, { left: `${100 * left / whole}%`, top: `${depth * ROW}px`, width: `max(1px, ${100 * width / whole}% - 1px)` });
     box.append(tile);
     (rows[depth] = rows[depth] || []).push({ element: tile, above, left });
     const mine = rows[depth][rows[depth].length - 1];

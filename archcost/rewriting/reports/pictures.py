@@ -28,13 +28,15 @@ _COSTS = (
 
 def page_of(proposals: SurveyedModel, table: Listing) -> Page:
     """The page of Proposals: that of the Analysis, with what to change first."""
-    analysis, best = proposals.analysis, proposals.best()
+    analysis, best, stored = proposals.analysis, proposals.best(), _stored(proposals)
     drawn = _pairs(best, "What would change, layer by layer?") if best else None
+    unknown = "The errors of the proposals are not known: archcost report --weights FILE computes them"
     return Page(
-        facts=[*facts(analysis), *_gain(proposals, best)],
+        warnings=[unknown] * any(one.error is None for one in best),
+        facts=[*facts(analysis), *_times(stored), *_gain(proposals, best)],
         costly=costly(analysis),
         advice=_advice(proposals, best),
-        pictures=[*([drawn] if drawn else []), *pictures(analysis)],
+        pictures=[*([drawn] if drawn else []), *pictures(analysis, *stored)],
         tables=[table, *listings(analysis)] if proposals else listings(analysis),
     )
 
@@ -54,6 +56,32 @@ def rewritten_page(rewritten: RewrittenModel, table: Listing) -> Page:
         pictures=[_pairs(done, "What changed, layer by layer?")] if done else [],
         tables=[table],
     )
+
+
+def _stored(proposals: SurveyedModel) -> list[Measure]:
+    """The stored times of the convolutions by module, those of inner modules included; empty without any."""
+    own: dict[str, Proposal] = {}
+    for one in proposals:
+        held = own.get(one.name)
+        if one.before.latency_ms is None:
+            continue
+        # The fewest modules together: a time of several is not that of the first.
+        if held is None or len(one.replacement.chains) < len(held.replacement.chains):
+            own[one.name] = one
+    if not own:
+        return []
+    found: dict[str, float] = defaultdict(float)
+    for name, one in own.items():
+        within = [name, *(name[:at] for at, letter in enumerate(name) if letter == "."), *[""] * bool(name)]
+        for outer in within:
+            found[outer] += one.before.latency_ms or 0.0
+    names = [cost.name for cost in proposals.analysis.modules]
+    return [Measure("Stored time", "ms", [found.get(name) for name in names])]
+
+
+def _times(stored: Sequence[Measure]) -> list[Fact]:
+    of = "of the convolutions that the store has, alone on this machine, on PyTorch's own path"
+    return [Fact("Stored time", f"{one.values[0]:.3g} ms", of) for one in stored]
 
 
 def _gain(proposals: SurveyedModel, best: Sequence[Proposal]) -> list[Fact]:
