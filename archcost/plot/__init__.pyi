@@ -1,3 +1,4 @@
+from .drawing.comparison import comparison as comparison
 from .drawing.cost import cost as cost
 from .drawing.growth import growth as growth
 from .drawing.im2col import im2col as im2col

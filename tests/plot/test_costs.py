@@ -43,6 +43,20 @@ def test_cost_draws_a_bar_for_each_layer_and_names_the_largest(resnet):
     assert {"convolution", "matmul"} <= set(texts(figure))
 
 
+def test_a_comparison_shows_both_totals_and_where_the_macs_lie(resnet):
+    other = archcost.analyze("torchvision:mobilenet_v2")
+    figure = plot.comparison(resnet, other)
+    assert {"0.30x   11,689,512 → 3,504,872", "1.62x   6.42 MB → 10.4 MB"} <= set(texts(figure))
+    totals, depth = figure.axes
+    assert [bar.get_width() for bar in totals.patches][:2] == pytest.approx(
+        [other.total.params / resnet.total.params, other.total.macs / resnet.total.macs]
+    )
+    ends = [line.get_ydata()[-1] for line in depth.lines]
+    assert ends == [resnet.total.macs] * 2 + [other.total.macs] * 2
+    with pytest.raises(SpecError, match="no layer with weights"):
+        plot.comparison(resnet, archcost.analyze(nn.Identity(), input_size=(1, 4)))
+
+
 def test_roofline_draws_every_timed_convolution_under_the_roof():
     measured = replace(made_up.measured(), roofline=Roofline(60e9, 12e9, 1, "float32", "here"))
     figure = plot.roofline(measured)
