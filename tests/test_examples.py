@@ -28,7 +28,12 @@ def test_every_example_is_tested():
     assert {path.name for path in EXAMPLES.glob("*.py")} == set(PROMISED)
 
 
-@pytest.mark.parametrize("name", PROMISED)
+# It times whole models, for which a busy machine takes long.
+TIMED = {"rewrite_torchvision.py", "accelerate.py"}
+MARKED = [pytest.param(name, marks=pytest.mark.slow) if name in TIMED else name for name in PROMISED]
+
+
+@pytest.mark.parametrize("name", MARKED)
 def test_the_example_runs(name, tmp_path, monkeypatch, warm):
     monkeypatch.chdir(tmp_path)
     done = warm.run(EXAMPLES / name)

@@ -91,10 +91,17 @@ def test_a_budget_and_a_baseline_break_with_the_line_and_are_written_again(repos
     )
     second.stdout.no_fnmatch_line("*archcost/integrations/*")
 
+
+@pytest.mark.slow
+def test_the_baseline_is_written_again_by_the_workers_of_xdist(repository):
     parallel = ["-n", "2"] if importlib.util.find_spec("xdist") else []
-    third = run(repository, "--archcost-update", "-k", "baseline", *parallel)
-    third.assert_outcomes(passed=2)
-    third.stdout.fnmatch_lines(["written to tests/archcost-baseline.json: net-8, net-9"])
+    run(repository, "-k", "baseline").assert_outcomes(passed=2)
+    text = (repository.path / "net.py").read_text()
+    (repository.path / "net.py").write_text(text.replace("width, width, 5", "width, width, 7"))
+    again = run(repository, "--archcost-update", "-k", "baseline", *parallel)
+    again.assert_outcomes(passed=2)
+    again.stdout.fnmatch_lines(["written to tests/archcost-baseline.json: net-8, net-9"])
+    file = repository.path / "tests/archcost-baseline.json"
     assert json.loads(file.read_text())["models"]["net-8"]["params"] == 3368
 
 

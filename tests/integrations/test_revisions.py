@@ -80,6 +80,7 @@ def test_two_revisions_with_the_same_module_names(folder):
     assert "was fc" in {row.name: row.why for row in difference.changes}["classifier"]
 
 
+@pytest.mark.slow
 def test_a_package_from_a_folder_inside(folder, monkeypatch, saved):
     write(folder, "parts/models.py", "from parts.layers import block\n\ndef model():\n    return block(3)\n")
     sha = repository.commit(folder, "models")
@@ -102,6 +103,7 @@ def test_a_factory_that_raises_says_at_which_revision(folder, saved):
     assert "no weights here" in "".join(str(raised.value.__cause__.__cause__).splitlines()[-9:])
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_is_reported(tmp_path):
     write(tmp_path, "dies.py", "import os\nprint('before the end', flush=True)\nos._exit(7)\n")
     running = Running(Job("dies.py:x", {}, str(tmp_path), tmp_path / "a.json"))
@@ -143,6 +145,7 @@ def test_without_git_the_message_says_so(folder, monkeypatch):
     monkeypatch.undo()
 
 
+@pytest.mark.slow
 def test_a_stale_base_is_said(folder):
     git(folder, "checkout", "-q", "main")
     write(folder, "other.txt", "")
@@ -166,6 +169,7 @@ def test_a_stale_base_is_said(folder):
     (folder / "other.txt").unlink(missing_ok=True)
 
 
+@pytest.mark.slow
 def test_a_hook_and_its_variables_are_left_out(folder, monkeypatch, tmp_path):
     hook = folder / ".git" / "hooks" / "post-checkout"
     hook.write_text(f"#!/bin/sh\ntouch '{tmp_path}/ran'\n", encoding="utf-8")
@@ -188,6 +192,7 @@ def test_a_worktree_is_removed_after_an_error_and_where_git_cannot(folder, monke
     assert not (tmp_path / "tree").exists()
 
 
+@pytest.mark.slow
 def test_code_of_the_working_tree_is_not_taken_for_the_revision(folder, saved):
     """A folder that is imported from by other ways than the path, as some editable installs are."""
     write(folder, "net.py", "import importlib.util as u, os\n"

@@ -109,9 +109,11 @@ def test_modules_built_elsewhere_have_the_line_of_their_class_and_say_so():
 
 
 def test_modules_of_a_spec_are_recorded_down_to_the_last(tmp_path, monkeypatch):
-    (tmp_path / "parts.py").write_text("from torch import nn\n\ndef part():\n    return nn.Conv2d(3, 8, 3)\n")
+    (tmp_path / "parts_of_net.py").write_text(
+        "from torch import nn\n\ndef part():\n    return nn.Conv2d(3, 8, 3)\n"
+    )
     (tmp_path / "net.py").write_text(
-        "from torch import nn\nfrom parts import part\n\n\n"
+        "from torch import nn\nfrom parts_of_net import part\n\n\n"
         "def factory():\n    return nn.Sequential(part(), nn.Conv2d(8, 8, 1))\n\n\nREADY = factory()\n"
     )
     monkeypatch.chdir(tmp_path)
@@ -119,7 +121,7 @@ def test_modules_of_a_spec_are_recorded_down_to_the_last(tmp_path, monkeypatch):
         for dtype in (None, torch.float64):
             found = archcost.analyze(f"net.py:{name}", input_size=(1, 3, 8, 8), dtype=dtype).trace.modules
             assert [str(found["0"].built_at.frame).split(":")[:2], str(found["1"].built_at)[:8]] == [
-                ["parts.py", "4"],
+                ["parts_of_net.py", "4"],
                 "net.py:6",
             ]
     last = found["0"].built_at.frames[-1]
