@@ -12,8 +12,10 @@ from golden import made_up
 from torch import nn
 
 import archcost
+from archcost.analysis.reports.pictures import costly
 from archcost.cli import main
 from archcost.errors import SpecError
+from archcost.latency.reports.pictures import page_of as page_of_times
 from archcost.report.document import Asked
 from archcost.report.page.build import page as page_of
 
@@ -206,3 +208,19 @@ def test_command_writes_a_page_of_a_saved_result(analysis, tmp_path, capsys):
     assert "leave --dtype out" in capsys.readouterr().err
     assert main(["report", saved]) == 2
     assert "give -o report.html" in capsys.readouterr().err
+
+
+def test_what_costs_most_is_also_what_a_module_computes_itself():
+    first, *_ = costly(archcost.analyze("torchvision:vit_b_16"))
+    assert first.head == "encoder.layers.encoder_layer_0.self_attention and 11 like it"
+    assert first.text == "6.29 G MACs, 35.8 % of all: MultiheadAttention"
+
+
+def test_what_takes_most_time_is_any_module_not_convolutions_alone():
+    whole = made_up.measured()
+    calls = whole.context.calls
+    slow = replace(calls[0], name="pool", type="MaxPool2d", median_s=1.0)
+    context = replace(whole.context, calls=(*calls, slow))
+    first, *_ = page_of_times(replace(whole, context=context)).costly
+    assert (first.head, first.text.endswith("MaxPool2d")) == ("pool", True)
+    assert page_of_times(whole).costly[0].head == "mask"

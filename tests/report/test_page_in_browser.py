@@ -117,6 +117,19 @@ def test_axe_finds_nothing(opened, pages, kind, scheme):
     assert found == []
 
 
+def test_tiles_below_equal_modules_are_as_wide_as_all_of_them(opened, tmp_path):
+    """Blocks of blocks of one convolution, which has all the MACs, so that every row is full."""
+    blocks = nn.Sequential(*(nn.Sequential(nn.Sequential(nn.Conv2d(8, 8, 3, padding=1))) for _ in range(11)))
+    archcost.analyze(nn.Sequential(blocks), input_size=(1, 8, 16, 16)).to_html(tmp_path / "deep.html")
+    page = opened(tmp_path / "deep.html")
+    rows: dict[float, float] = {}
+    for tile in page.locator(".icicle").first.locator(".tile").all():
+        box = tile.bounding_box()
+        rows[box["y"]] = rows.get(box["y"], 0) + box["width"]
+    assert len(rows) == 5
+    assert min(rows.values()) > 0.98 * max(rows.values()), rows
+
+
 def test_hostile_name_is_text_and_runs_nothing(opened, pages):
     page = opened(pages["analysis"])
     assert page.locator("img").count() == 0

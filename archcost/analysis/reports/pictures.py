@@ -60,18 +60,23 @@ def facts(analysis: TracedModel) -> list[Fact]:
     network = None if fields is None else fields.network
     if network is not None and any(network.local.size):
         of = f"pixels of an input of {axes_text(network.input_size)}"
+        if network.is_global or (
+            fields is not None and fields.output is not None and fields.output.is_global
+        ):
+            of += ", without operations that see all of it"
         found.append(Fact("Receptive field", axes_text(network.local.size), of))
     bends = f"weighted layers on the longest path, {total.nonlinearities} activation functions"
     return [*found, Fact("Depth", count_text(total.depth), bends)]
 
 
 def costly(analysis: TracedModel) -> list[Point]:
-    """The kinds of layers with the most MACs, equal layers together."""
+    """The kinds of layers with the most MACs, equal layers together; what modules compute themselves too."""
     total = analysis.total.macs
     alike: dict[Hashable, list[ModuleCost]] = defaultdict(list)
-    for cost in analysis.layers:
+    for row in Ledger(analysis).frontier(None):
+        cost = row.module
         if cost.macs:
-            alike[cost.type_name, cost.details, cost.macs, cost.output_shape].append(cost)
+            alike[row.kind, cost.type_name, cost.details, cost.macs, cost.output_shape].append(cost)
     largest = sorted(alike.values(), key=lambda same: -sum(cost.macs for cost in same))[:_MOST]
     found = []
     for same in largest:

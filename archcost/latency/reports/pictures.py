@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING
 
 from archcost.latency.prediction.roofline import bytes_moved
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from archcost.latency.layers import LayerTime
     from archcost.latency.store.measurement import Measurement
     from archcost.latency.timed import TimedModel
+    from archcost.latency.timing.parts import CallTime, InContext
     from archcost.spec import ConvSpec
 
 __all__ = ["page_of"]
@@ -75,7 +76,12 @@ def _head(layers: Sequence[LayerTime]) -> str:
 
 
 def _costly(measured: TimedModel) -> list[Point]:
-    """The kinds of convolutions with the most time, in context where that was measured."""
+    """The modules with the most time of their own inside real passes, equal convolutions together.
+
+    Without a measurement in context, the kinds of convolutions by their times alone.
+    """
+    if measured.context is not None:
+        return _costly_modules(measured, measured.context)
     whole = measured.end_to_end_ms or sum(map(_time, measured.layers))
     kinds = sorted(_alike(measured).items(), key=lambda kind: -sum(map(_time, kind[1])))
     found = []
@@ -84,6 +90,26 @@ def _costly(measured: TimedModel) -> list[Point]:
         if ms and whole:
             text = f"{ms_text(ms)} ms, {percent_text(100 * ms / whole)} % of all: {spec.short}"
             found.append(Point(_head(layers), text, min(ms / whole, 1)))
+    return found
+
+
+def _costly_modules(measured: TimedModel, context: InContext) -> list[Point]:
+    whole = context.end_to_end.median_s * 1e3
+    specs = {layer.name: layer.spec for layer in measured.layers}
+    kinds: dict[Hashable, list[CallTime]] = defaultdict(list)
+    for call in context.calls:
+        kinds[specs.get(call.name) or call.name].append(call)
+    found = []
+    for calls in sorted(kinds.values(), key=lambda calls: -sum(call.median_s for call in calls))[:_MOST]:
+        ms, spec = 1e3 * sum(call.median_s for call in calls), specs.get(calls[0].name)
+        names = list(dict.fromkeys(call.name for call in calls))
+        name = visible(names[0]) or "(the model)"
+        head = name + f" and {len(names) - 1} like it" * (len(names) > 1)
+        what = visible(calls[0].type) if spec is None else spec.short
+        share = ms / whole if whole else 0.0
+        found.append(
+            Point(head, f"{ms_text(ms)} ms, {percent_text(100 * share)} % of all: {what}", min(share, 1))
+        )
     return found
 
 

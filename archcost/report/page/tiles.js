@@ -23,11 +23,11 @@ DRAW.tiles = (picture) => {
   };
   /* The tiles below a node in a width of so many pixels. */
   function below(node, width, zoomed) {
-    if (node.list && zoomed) return grouped(node.list, node.value, width, false);
-    if (node.list && !node.same) return [];
-    const times = node.list ? node.count : 1;
-    return grouped(children[node.at], node.value / times, width, collapse)
-      .map((tile) => ({ ...tile, value: tile.value * times, times: (tile.times || 1) * times }));
+    if (node.list && !node.same && !zoomed) return [];
+    /* Below a tile of equal modules each tile stands for that many, at every level. */
+    const opened = node.list && zoomed, times = (node.times || 1) * (node.list && !zoomed ? node.count : 1);
+    return grouped(opened ? node.list : children[node.at], node.value / times, width, collapse && !opened)
+      .map((tile) => ({ ...tile, value: tile.value * times, times }));
   }
   function grouped(list, whole, width, folds) {
     const scale = whole ? width / whole : 0, tiles = [];
