@@ -47,12 +47,17 @@ DRAW.tiles = (picture) => {
     }
     return tiles;
   }
-  const colour = (node) => {
-    if (children[node.at].length || (node.list && !node.same)) return "group";
-    const type = types[node.at].toLowerCase();
-    const kinds = [["conv", "conv"], ["norm", "norm"], ["linear", "linear"], ["attention", "mix"], ["pool", "pool"]];
-    return (kinds.find(([part]) => type.includes(part)) || ["", "other"])[1];
-  };
+  /* Part of a type's name, class of its tiles, its name in the legend. */
+  const KINDS = [
+    ["conv", "conv", "convolution"], ["norm", "norm", "normalisation"], ["linear", "linear", "linear"],
+    ["attention", "mix", "attention"], ["pool", "pool", "pooling"], ["", "other", "other layers"],
+  ];
+  const kind = (at) => KINDS.find(([part]) => types[at].toLowerCase().includes(part));
+  const colour = (node) => (children[node.at].length || (node.list && !node.same) ? "group" : kind(node.at)[1]);
+  const leaves = new Set(names.map((_, at) => at).filter((at) => !children[at].length).map(kind));
+  const legend = make("p", { class: "legend" }, ...KINDS.filter((each) => leaves.has(each)).flatMap(([, name, text]) => [
+    make("span", { class: `swatch ${name}`, "aria-hidden": "true" }), `${text} `,
+  ]));
 
   const box = make("div", { class: "icicle", role: "group", "aria-label": `${picture.title} Arrow keys move, Enter zooms in, Escape zooms out.` });
   const crumbs = make("nav", { class: "crumbs", "aria-label": "Zoomed into" });
@@ -137,5 +142,5 @@ DRAW.tiles = (picture) => {
   const bar = make("div", { class: "controls" },
     switches("Measure", measures.map((each) => each.name), measure, (at) => { measure = at; fit.again(); tell(focus); }), folds);
   say(readout, "Point at a module for its numbers.");
-  return [bar, crumbs, box, readout];
+  return [bar, crumbs, box, legend, readout];
 };
