@@ -180,7 +180,7 @@ def test_icicle_collapses_zooms_and_switches(opened, pages):
     page.keyboard.press("Escape")
     assert page.locator(".crumbs button").count() == 0
     page.get_by_role("button", name="Parameters").first.click()
-    assert "parameters" in page.locator(".icicle + .readout").inner_text()
+    assert "parameters" in page.locator(".icicle ~ .readout").inner_text()
 
 
 def test_cursor_moves_along_a_chart_by_keys(opened, pages):
