@@ -31,7 +31,7 @@ class Job:
 
     spec: str
     options: dict[str, Any]
-    """Those of `archcost.analyze`."""
+    """Keyword arguments of `archcost.analyze`."""
     folder: str
     """The working directory."""
     out: Path

@@ -227,7 +227,9 @@ def pytest_testnodedown(node: Any, error: object) -> None:
         from archcost.integrations.baseline import Record
 
         session, whole = _session(node.config), json.loads(sent)
-        session.found.update({name: Record(**record) for name, record in whole["found"].items()})
+        for name, record in whole["found"].items():
+            if session.found.setdefault(name, Record(**record)) != Record(**record):
+                session.lines.append(f"two models have the name {name!r}; give each its own")
         session.lines += whole["lines"]
 
 

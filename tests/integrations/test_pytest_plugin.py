@@ -184,3 +184,25 @@ def test_a_limit_that_cannot_be_read_fails_in_one_line(archcost_budget):
         archcost_budget(None, max_macs="26 millions")
     assert str(raised.value).startswith("InputError: archcost_budget: max_macs: cannot read '26 millions'")
     assert not raised.value.pytrace
+
+
+def test_two_workers_that_give_two_models_one_name_are_told(tmp_path):
+    class Config:
+        stash = pytest.Stash()
+
+    state = pytest_plugin._Session(tmp_path / "b.json", update=False, ratchet=False, in_ci=False)
+    Config.stash[pytest_plugin._KEY] = state
+
+    class Node:
+        config = Config
+
+        def __init__(self, macs):
+            found = {"net": {"totals": {"macs": macs}, "blocks": {}, "level": 1}}
+            self.workeroutput = {"archcost": json.dumps({"found": found, "lines": []})}
+
+    for macs in (1, 1):
+        pytest_plugin.pytest_testnodedown(Node(macs), None)
+    assert state.lines == []
+    pytest_plugin.pytest_testnodedown(Node(2), None)
+    assert state.lines == ["two models have the name 'net'; give each its own"]
+    assert state.found["net"].totals == {"macs": 1}

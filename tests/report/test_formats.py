@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 import archcost
-from archcost.analysis.reports.columns import MODULE_COLUMNS, OPERATION_COLUMNS
+from archcost.analysis.reports.columns import MODULE_COLUMNS
+from archcost.analysis.reports.operation_columns import OPERATION_COLUMNS
 from archcost.analysis.reports.rows import Ledger
 from archcost.analysis.reports.tree import span
 from archcost.errors import SpecError

@@ -36,13 +36,12 @@ from functools import partial
 from archcost.analysis.reports.columns import (
     COSTLIEST_COLUMNS,
     DEFAULT_MODULE_COLUMNS,
-    DEFAULT_OPERATION_COLUMNS,
     MODULE_COLUMNS,
-    OPERATION_COLUMNS,
     Row,
     cells,
 )
 from archcost.analysis.reports.notes import findings, footnotes, heading, summary, totals, units
+from archcost.analysis.reports.operation_columns import DEFAULT_OPERATION_COLUMNS, OPERATION_COLUMNS
 from archcost.analysis.reports.partial import failure_of, failure_record, steps_of
 from archcost.analysis.reports.pictures import page_of
 from archcost.analysis.reports.rows import KINDS, Ledger, rows_of

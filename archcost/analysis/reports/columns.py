@@ -1,7 +1,4 @@
-"""The columns of modules and operations: name, unit, meaning, source and format of each.
-
-A new column is a new entry in `MODULE_COLUMNS` or `OPERATION_COLUMNS`.
-"""
+"""The columns of modules: name, unit, meaning, source and format of each; a new column is a new entry."""
 
 from __future__ import annotations
 
@@ -29,14 +26,8 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 __all__ = [
-    *(
-        "COSTLIEST_COLUMNS",
-        "DEFAULT_MODULE_COLUMNS",
-        "DEFAULT_OPERATION_COLUMNS",
-        "MODULE_COLUMNS",
-        "OPERATION_COLUMNS",
-    ),
-    *("Row", "cells"),
+    *("COSTLIEST_COLUMNS", "DEFAULT_MODULE_COLUMNS", "MODULE_COLUMNS", "Row"),
+    *("cells", "count", "size", "words"),
 ]
 
 
@@ -83,7 +74,7 @@ def _other_ops_open(row: Row) -> bool:
     return row.other_ops_open
 
 
-def _count(
+def count(
     name: str,
     header: str,
     meaning: str,
@@ -95,14 +86,16 @@ def _count(
     return Column(name, header, meaning, _field(name), lower_bound=lower_bound, **whole)
 
 
-def _bytes(name: str, header: str, meaning: str, **look: Unpack[Look]) -> Column[Row]:
+def size(name: str, header: str, meaning: str, **look: Unpack[Look]) -> Column[Row]:
+    """A `count` of bytes."""
     whole: Look = {"unit": "bytes", "show": bytes_text, **look}
-    return _count(name, header, meaning, **whole)
+    return count(name, header, meaning, **whole)
 
 
-def _words(
+def words(
     name: str, header: str, meaning: str, get: Get[Row] | None = None, **look: Unpack[Look]
 ) -> Column[Row]:
+    """A column of texts, which have no sum; read by ``get``, or from the attribute of its name."""
     whole: Look = {"show": str, "dtype": "str", "missing": "", "summed": False, **look}
     return Column(name, header, meaning, get or _field(name), **whole)
 
@@ -110,11 +103,6 @@ def _words(
 def _share(row: Row) -> float | None:
     total = row.analysis.total.macs
     return 100 * row.module.macs / total if total else None
-
-
-def _shape_of_op(row: Row) -> tuple[int, ...] | None:
-    outputs = row.operation.op.outputs
-    return outputs[0].shape if outputs else None
 
 
 def _receptive(get: Get[ReceptiveField]) -> Get[Row]:
@@ -150,12 +138,12 @@ def _pixels(name: str, header: str, meaning: str, get: Get[ReceptiveField]) -> C
         "missing": "-",
         "reads_as_number": True,
     }
-    return _words(name, header, meaning, _receptive(get), **look)
+    return words(name, header, meaning, _receptive(get), **look)
 
 
 MODULE_COLUMNS: tuple[Column[Row], ...] = (
-    _words("name", "Module", "Name in named_modules(); that of the model itself is empty", keep=100),
-    _words("type", "Type", "The class of the module", lambda row: row.module.type_name, keep=50),
+    words("name", "Module", "Name in named_modules(); that of the model itself is empty", keep=100),
+    words("type", "Type", "The class of the module", lambda row: row.module.type_name, keep=50),
     Column(
         "level",
         "Level",
@@ -172,8 +160,8 @@ MODULE_COLUMNS: tuple[Column[Row], ...] = (
         dtype="bool",
         summed=False,
     ),
-    _count("calls", "Calls", "Number of times the module was called", additive=False, summed=False),
-    _words(
+    count("calls", "Calls", "Number of times the module was called", additive=False, summed=False),
+    words(
         "output_shape",
         "Output",
         "Shape of the output in the last call; a shape for each of several outputs",
@@ -184,7 +172,7 @@ MODULE_COLUMNS: tuple[Column[Row], ...] = (
         keep=60,
         reads_as_number=True,
     ),
-    _words(
+    words(
         "receptive_field",
         "Field",
         "Size of the receptive field in input pixels; for the model itself that of its last feature map",
@@ -214,7 +202,7 @@ MODULE_COLUMNS: tuple[Column[Row], ...] = (
         "Size of the receptive field with global operations taken as constants",
         lambda field: field.local.size,
     ),
-    _words(
+    words(
         "rf_because",
         "Global because",
         "The operation that makes the receptive field the whole input",
@@ -231,10 +219,10 @@ MODULE_COLUMNS: tuple[Column[Row], ...] = (
         missing="-",
         summed=False,
     ),
-    _count("params", "Params", "Parameters; tied and shared ones are counted once", keep=85),
-    _count("trainable_params", "Trainable", "Parameters with requires_grad"),
-    _count("buffers", "Buffers", "Elements of buffers such as running means"),
-    _count(
+    count("params", "Params", "Parameters; tied and shared ones are counted once", keep=85),
+    count("trainable_params", "Trainable", "Parameters with requires_grad"),
+    count("buffers", "Buffers", "Elements of buffers such as running means"),
+    count(
         "macs",
         "MACs",
         "Multiply-accumulates of convolutions and matrix products",
@@ -243,7 +231,7 @@ MODULE_COLUMNS: tuple[Column[Row], ...] = (
         keep=90,
         lower_bound=_macs_open,
     ),
-    _count(
+    count(
         "flops",
         "FLOPs",
         "Arithmetic in the MACs: 2 each, 8 where complex; other operations are not among them",
@@ -251,7 +239,7 @@ MODULE_COLUMNS: tuple[Column[Row], ...] = (
         show=si_text,
         lower_bound=_macs_open,
     ),
-    _count(
+    count(
         "other_ops",
         "Other ops",
         "All other arithmetic: bias, normalisation, activations, pooling",
@@ -260,20 +248,20 @@ MODULE_COLUMNS: tuple[Column[Row], ...] = (
         keep=30,
         lower_bound=_other_ops_open,
     ),
-    _bytes("input_bytes", "Read", "Bytes of activations that the operations read"),
-    _bytes("weight_bytes", "Weights read", "Bytes of parameters and buffers that the operations read"),
-    _bytes("output_bytes", "Written", "Bytes of activations that the operations write"),
-    _bytes("param_bytes", "Param memory", "Bytes of the parameters"),
-    _bytes("buffer_bytes", "Buffer memory", "Bytes of the buffers"),
-    _bytes("activation_bytes", "Activations", "Bytes of new memory that the operations allocate", keep=45),
-    _bytes(
+    size("input_bytes", "Read", "Bytes of activations that the operations read"),
+    size("weight_bytes", "Weights read", "Bytes of parameters and buffers that the operations read"),
+    size("output_bytes", "Written", "Bytes of activations that the operations write"),
+    size("param_bytes", "Param memory", "Bytes of the parameters"),
+    size("buffer_bytes", "Buffer memory", "Bytes of the buffers"),
+    size("activation_bytes", "Activations", "Bytes of new memory that the operations allocate", keep=45),
+    size(
         "peak_memory_bytes",
         "Peak memory",
         "Most bytes of activations alive at once during the module's calls",
         additive=False,
         keep=55,
     ),
-    _bytes(
+    size(
         "kept_for_backward_bytes",
         "Saved for backward",
         "Bytes of activations that autograd saves for the backward pass",
@@ -289,8 +277,8 @@ MODULE_COLUMNS: tuple[Column[Row], ...] = (
         dtype="Float64",
         missing="-",
     ),
-    _count("neurons", "Neurons", "Output elements of the weighted operations"),
-    _count("uncounted", "Uncounted", "Number of operations whose count is unknown"),
+    count("neurons", "Neurons", "Output elements of the weighted operations"),
+    count("uncounted", "Uncounted", "Number of operations whose count is unknown"),
     Column(
         "macs_share_percent",
         "MACs %",
@@ -311,23 +299,23 @@ MODULE_COLUMNS: tuple[Column[Row], ...] = (
         show=str,
         dtype="bool",
     ),
-    _words("shared_with", "Shared with", "First name of a module that is registered under several names"),
-    _words(
+    words("shared_with", "Shared with", "First name of a module that is registered under several names"),
+    words(
         "tied",
         "Tied",
         "Parameters that share a tensor with others, with their names",
         show="; ".join,
         dtype="object",
     ),
-    _words(
+    words(
         "kernel",
         "Kernel",
         "Kernel and stride of its convolution or pooling, dilation and groups where they are not 1",
         lambda row: row.analysis.kernels.get(row.module.name),
         keep=88,
     ),
-    _words("details", "Details", "Arguments of the module, as in repr(module)"),
-    _words(
+    words("details", "Details", "Arguments of the module, as in repr(module)"),
+    words(
         "built_at",
         "Built at",
         "File, line and column of the code that built the module; the line of its class where not recorded",
@@ -337,78 +325,10 @@ MODULE_COLUMNS: tuple[Column[Row], ...] = (
     ),
 )
 
-OPERATION_COLUMNS: tuple[Column[Row], ...] = (
-    Column("index", "Index", "Position in the order of execution", lambda row: row.operation.op.index),
-    _words(
-        "op",
-        "Operation",
-        "Operator of PyTorch, such as aten.convolution",
-        lambda row: row.operation.op.name,
-        keep=100,
-    ),
-    _words("module", "Module", "Module whose forward ran the operation", keep=95),
-    _words("kind", "Kind", "Kind of operation, such as convolution or pool", keep=20),
-    _words(
-        "output_shape",
-        "Output",
-        "Shape of the first output",
-        _shape_of_op,
-        show=shape_text,
-        dtype="object",
-        missing="-",
-        keep=60,
-        reads_as_number=True,
-    ),
-    _count(
-        "macs",
-        "MACs",
-        "Multiply-accumulates of convolutions and matrix products",
-        unit="MACs",
-        show=si_text,
-        dtype="Int64",
-        keep=90,
-    ),
-    _count(
-        "flops",
-        "FLOPs",
-        "Arithmetic in the MACs: 2 each, 8 where complex; other operations are not among them",
-        unit="FLOPs",
-        show=si_text,
-        dtype="Int64",
-    ),
-    _count(
-        "other_ops",
-        "Other ops",
-        "All other arithmetic operations",
-        unit="operations",
-        show=si_text,
-        dtype="Int64",
-        keep=30,
-    ),
-    _bytes("input_bytes", "Read", "Bytes of activations read"),
-    _bytes("weight_bytes", "Weights read", "Bytes of parameters and buffers read"),
-    _bytes("output_bytes", "Written", "Bytes of activations written"),
-    _bytes("activation_bytes", "Activations", "Bytes of new memory allocated", keep=45),
-    _bytes("live_bytes", "Alive", "Bytes of activations alive during the operation", additive=False, keep=55),
-    _count("neurons", "Neurons", "Output elements of a weighted operation"),
-    _words("reason", "Why not counted", "Reason why the count, or part of it, is unknown"),
-    _words(
-        "fed_by",
-        "Fed by",
-        "Indices of the operations whose outputs are read",
-        lambda row: row.operation.op.fed_by,
-        show=lambda value: " ".join(map(str, value)),
-        dtype="object",
-    ),
-)
-
 DEFAULT_MODULE_COLUMNS = (
     *("name", "output_shape", "receptive_field", "params", "macs", "macs_share_percent"),
     *("other_ops", "activation_bytes", "peak_memory_bytes"),
 )
 COSTLIEST_COLUMNS = (
     *("name", "kernel", "output_shape", "params", "macs", "macs_share_percent", "peak_memory_bytes"),
-)
-DEFAULT_OPERATION_COLUMNS = (
-    *("index", "op", "module", "output_shape", "macs", "other_ops", "activation_bytes", "live_bytes"),
 )

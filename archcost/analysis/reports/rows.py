@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 
-from archcost.analysis.reports.columns import MODULE_COLUMNS, OPERATION_COLUMNS, Row
+from archcost.analysis.reports.columns import MODULE_COLUMNS, Row
+from archcost.analysis.reports.operation_columns import OPERATION_COLUMNS
 from archcost.analysis.traced import TracedModel
 from archcost.cost.costs import ModuleCost
 from archcost.report.document import Asked, ordered
