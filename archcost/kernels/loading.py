@@ -15,7 +15,9 @@ from archcost.errors import ArchcostError
 
 __all__ = [
     "Images",
+    "Place",
     "Problem",
+    "Step",
     "disabled",
     "isa",
     "library",
@@ -46,9 +48,26 @@ class Images(Structure):
         (name, c_int64)
         for name in (
             *("batch", "channels", "height", "width"),
-            *("batch_stride", "channel_stride", "row_stride", "column_stride"),
+            *("batch_stride", "channel_stride", "row_stride", "column_stride", "block_stride"),
         )
     ]
+
+
+class Step(Structure):
+    """ArchcostStep of src/program.h."""
+
+    _fields_ = [
+        ("function", c_void_p),
+        ("arguments", c_void_p),
+        ("places", c_void_p),
+        ("count", c_int64),
+    ]
+
+
+class Place(Structure):
+    """ArchcostPlace of src/program.h."""
+
+    _fields_ = [("base", c_int64), ("offset", c_int64)]
 
 
 class Problem(Structure):
@@ -75,6 +94,8 @@ _FUNCTIONS = {
     "archcost_scratch_bytes": (c_int64, []),
     "archcost_release_scratch": (None, []),
     "archcost_prefer_huge_pages": (None, [c_void_p, c_int64]),
+    "archcost_lanes": (c_int64, []),
+    "archcost_run": (c_int, [POINTER(Step), c_int64, POINTER(c_void_p), c_int64, POINTER(c_int64)]),
     "archcost_winograd_tile": (c_int, [c_int, POINTER(c_int64)]),
     "archcost_fft_size": (c_int64, [c_int64]),
     "archcost_depthwise_size": (c_int64, [c_int64] * 4),

@@ -7,9 +7,13 @@ extern "C" {
 
 // Strides count floats. Either channels or columns lie next to each other (stride 1), in input and output
 // each for itself: channels_last and NCHW. What the padding adds on the far sides follows from the sizes.
+// In blocked layout, [batch][block][row][column][kLanes], a pixel's channels lie together kLanes at a time:
+// channel_stride 1, column_stride kLanes, and block_stride from a block to the next. Lanes behind the last
+// channel hold numbers that nobody may let into a result.
 struct ArchcostImages {
   std::int64_t batch, channels, height, width;
   std::int64_t batch_stride, channel_stride, row_stride, column_stride;
+  std::int64_t block_stride;  // from a channel to the one kLanes behind it; 0: kLanes * channel_stride
 };
 
 struct ArchcostConvolution {

@@ -9,6 +9,7 @@
 #include "im2col.h"
 #include "long_row.h"
 #include "max_pool.h"
+#include "program.h"
 #include "scratch.h"
 #include "tiled_convolution.h"
 #include "vector.h"
@@ -58,6 +59,14 @@ ARCHCOST_EXPORT const char* archcost_best_isa() {
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return "avx2";
 #endif
   return archcost::kIsa;
+}
+
+// Channels in a block of the blocked layout.
+ARCHCOST_EXPORT std::int64_t archcost_lanes() { return archcost::kLanes; }
+
+ARCHCOST_EXPORT int archcost_run(const ArchcostStep* steps, std::int64_t count, float* const* bases,
+                                 std::int64_t threads, std::int64_t* nanoseconds) {
+  return guarded([&] { archcost::run_program(steps, count, bases, int(threads), nanoseconds); });
 }
 
 ARCHCOST_EXPORT std::int64_t archcost_scratch_bytes() { return archcost::scratch_bytes_kept(); }
