@@ -43,9 +43,7 @@ def run(isa, x, weight, bias, addend, padding, window, activation=(IDENTITY, 0, 
     shape = (x.shape[0], channels, height, width)
     packed = torch.empty(library.archcost_depthwise_direct_packed_floats(*window, channels))
     weight = weight.contiguous()
-    library.archcost_depthwise_direct_pack(
-        *window, channels, c_void_p(weight.data_ptr()), c_void_p(packed.data_ptr())
-    )
+    library.archcost_depthwise_direct_pack(*window, channels, weight.data_ptr(), packed.data_ptr())
     y = to_blocked(torch.full(shape, nan), of)
     images = blocked_images(x.shape, of), blocked_images(shape, of)
     arguments = Depthwise(*images, Window(*window), top, left, Activation(*activation))
