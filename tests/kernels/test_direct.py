@@ -1,6 +1,6 @@
 """Dense convolution in blocked layout: equals its definition, and lets no padded lane into a result."""
 
-from ctypes import Structure, byref, c_float, c_int64, c_void_p
+from ctypes import Structure, c_float, c_int64
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from archcost import kernels
-from archcost.kernels.loading import Images, library
+from archcost.kernels.loading import Images
 from helpers.blocked import (
     CLAMP,
     IDENTITY,
@@ -20,6 +20,7 @@ from helpers.blocked import (
     run_step,
     to_blocked,
 )
+from helpers.direct import packed, whole_blocks
 
 ERROR = 1e-5
 INFINITY = float("inf")
@@ -35,25 +36,6 @@ class Direct(Structure):
         ("activation", Activation),
         *((name, c_float) for name in ("input_low", "input_high")),
     ]
-
-
-def packed(isa, window, weight, blocked):
-    library_ = library(isa)
-    six = (c_int64 * 6)(*window)
-    count, pack = library_.archcost_direct_packed_floats, library_.archcost_direct_pack
-    count.restype, count.argtypes = c_int64, [c_void_p, c_int64, c_int64]
-    pack.restype, pack.argtypes = None, [c_void_p, *[c_int64] * 3, c_void_p, c_void_p]
-    room = torch.full((count(byref(six), *weight.shape[:2]),), float("nan"))
-    weight = weight.contiguous()
-    pack(byref(six), *weight.shape[:2], blocked, weight.data_ptr(), room.data_ptr())
-    assert not room.isnan().any()
-    return room
-
-
-def whole_blocks(x, of):
-    """Rows of floats a channel, filled up to whole blocks with what must not count."""
-    missing = -x.shape[-1] % of
-    return F.pad(x, (0, missing), value=float("nan")).contiguous()
 
 
 def convolve(

@@ -157,7 +157,7 @@ class Direct {
       group_width_ = std::max(floor_width, round_up(divide_up(group_width_, 2), kRows));
     }
     panel_groups_ = 1;
-    panels_ = divide_up(divide_up(out.channels, kLanes), kPanelBlocks);
+    panels_ = panels_of(out.channels);
     if (threads_ == 1 || out.batch == 0) return;
     while (items(out.batch) < 4 * threads_ && group_height_ > 4) group_height_ = divide_up(group_height_, 2);
     if (out.height == 1) {
@@ -270,50 +270,18 @@ class Direct {
       input = input_ + group.image * in.batch_stride + group.top * window_.row_step * in.row_stride +
               group.left * in.column_stride;
     }
-    if (panel_outer_) {
-      for (long panel = first_panel; panel < first_panel + panels; ++panel) {
-        each_tile(group, [&](long row, long column, int rows, int columns) {
-          run_tile(group, panel, row, column, rows, columns, input, weights);
-        });
-      }
-    } else {
-      each_tile(group, [&](long row, long column, int rows, int columns) {
-        for (long panel = first_panel; panel < first_panel + panels; ++panel) {
-          run_tile(group, panel, row, column, rows, columns, input, weights);
-        }
-      });
-    }
-  }
-
-  template <class Each>
-  void each_tile(const Group& group, Each each) const {
-    const int rows = group.width <= kRows / 2 ? 2 : 1;
-    const Pieces columns(group.width, kRows);
-    for (long row = 0; row < group.height; row += rows) {
-      for (long piece = 0; piece < columns.count; ++piece) {
-        const long count = std::min<long>(rows, group.height - row);
-        each(row, columns.begin(piece), int(count), int(columns.length(piece)));
-      }
-    }
-  }
-
-  void run_tile(const Group& group, long panel, long row, long column, int rows, int columns,
-                const float* input, const float* weights) const {
-    const ArchcostImages& out = of_.output;
-    const long first_block = panel * kPanelBlocks;
-    const long channels = std::min<long>(kPanelBlocks * kLanes, out.channels - first_block * kLanes);
-    TilePlaces at;
-    at.input = input + row * tile_.input_row + column * step_;
-    at.weights = weights + panel * panel_floats(depth_);
-    at.fetched = at.weights;
-    at.bias = bias_ ? bias_ + first_block * kLanes : nullptr;
     const auto place = [&](const ArchcostImages& images) {
-      return group.image * images.batch_stride + first_block * images.block_stride +
-             (group.top + row) * images.row_stride + (group.left + column) * images.column_stride;
+      return group.image * images.batch_stride + group.top * images.row_stride + group.left * images.column_stride;
     };
-    at.output = output_ + place(out);
-    at.addend = addend_ ? addend_ + place(of_.addend) : nullptr;
-    (blocked_ ? multiply_tile<kLanes> : multiply_tile<1>)(rows, columns, channels)(tile_, at);
+    TileRegion region;
+    region.input = input, region.weights = weights, region.bias = bias_;
+    region.addend = addend_ ? addend_ + place(of_.addend) : nullptr;
+    region.output = output_ + place(of_.output);
+    region.rows = group.height, region.columns = group.width;
+    region.channels = of_.output.channels;
+    region.first_panel = first_panel, region.panels = panels;
+    region.panel_outer = panel_outer_;
+    multiply_region(tile_, region, step_);
   }
 
   // Copies what the windows of a group look at, columns of one phase (every step-th one) side by side.
