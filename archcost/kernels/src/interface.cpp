@@ -4,6 +4,7 @@
 
 #include "depthwise.h"
 #include "depthwise_direct.h"
+#include "export.h"
 #include "fft.h"
 #include "fft_tile.h"
 #include "im2col.h"
@@ -14,8 +15,6 @@
 #include "tiled_convolution.h"
 #include "vector.h"
 #include "winograd.h"
-
-#define ARCHCOST_EXPORT extern "C" __attribute__((visibility("default")))
 
 // What the library was built from: build.py says it, and loading.py compares.
 #ifndef ARCHCOST_SOURCES
