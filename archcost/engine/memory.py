@@ -59,7 +59,7 @@ class _Plan:
 
 def held(graph: Graph, forms: Forms, lanes: int) -> dict[Value, Held]:
     """A place for every tensor; views and concatenations of whole blocks share memory where they can."""
-    plan = _Plan(graph, forms, lanes, {node.output: node for node in graph.nodes})
+    plan = _Plan(graph, forms, lanes, {v: node for node in graph.nodes for v in node.outputs})
     joined = [node for node in graph.nodes if _blocked(plan, node) and len(node.inputs) > 1]
     for node in sorted(joined, key=lambda node: -node.output.shape[1]):
         _concatenate(plan, node)
@@ -69,6 +69,7 @@ def held(graph: Graph, forms: Forms, lanes: int) -> dict[Value, Held]:
     for node in graph.nodes:
         if node.output not in plan.places:
             plan.places[node.output] = _view(plan, node) or plan.own(node.output)
+        plan.places.update((value, plan.own(value)) for value in node.also)
     _lifetimes(plan)
     _outputs(plan)
     return plan.places
@@ -128,10 +129,11 @@ def _view(plan: _Plan, node: Node) -> Held | None:
 
 def _lifetimes(plan: _Plan) -> None:
     for index, node in enumerate(plan.graph.nodes):
-        buffer = plan.places[node.output].buffer
-        if buffer.first < 0 and buffer.input is None:
-            buffer.first = index
-        buffer.last = max(buffer.last, index)
+        for value in node.outputs:
+            buffer = plan.places[value].buffer
+            if buffer.first < 0 and buffer.input is None:
+                buffer.first = index
+            buffer.last = max(buffer.last, index)
         for value in node.inputs:
             if value in plan.places:
                 plan.places[value].buffer.last = index

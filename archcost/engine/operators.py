@@ -24,6 +24,7 @@ __all__ = [
     "Convolution",
     "Elementwise",
     "Interpolate",
+    "InvertedResidual",
     "LayerNorm",
     "Linear",
     "MatMul",
@@ -45,8 +46,8 @@ Sides = tuple[tuple[int, int], tuple[int, int]]
 class Operator(Protocol):
     """A frozen dataclass with everything about a node but its inputs."""
 
-    def reference(self, *inputs: Tensor) -> Tensor:
-        """The result by PyTorch, in the dtype of the inputs."""
+    def reference(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """The result by PyTorch, in the dtype of the inputs; a tuple where a node has further tensors."""
         ...
 
 
@@ -340,15 +341,40 @@ class Interpolate:
 
 
 @dataclass(frozen=True, eq=False)
+class InvertedResidual:
+    """Expansion, depthwise convolution and projection (Sandler et al., 2018, arXiv:1801.04381) in one.
+
+    Inputs: x, and the addend where ``project`` adds. Without a projection it computes the depthwise
+    convolution's output and, as a further tensor, its sums over the pixels, (batch, channels, 1, 1).
+    """
+
+    expand: Convolution | None
+    depthwise: Convolution
+    project: Convolution | None
+
+    def reference(self, *inputs: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        x, *rest = inputs
+        if self.expand is not None:
+            x = self.expand.reference(x)
+        x = self.depthwise.reference(x)
+        if self.project is None:
+            return x, x.sum((2, 3), keepdim=True)
+        return self.project.reference(x, *rest)
+
+
+@dataclass(frozen=True, eq=False)
 class SqueezeExcite:
     """gate(W2 inner(W1 mean(x) + b1) + b2): factors of channels, (batch, channels, 1, 1)."""
 
     reduce: Linear
     expand: Linear
+    pixels: int | None = None
+    """The input holds sums over so many pixels; None: it is the images."""
 
     def reference(self, *inputs: Tensor) -> Tensor:
         (x,) = inputs
-        gate = self.expand.reference(self.reduce.reference(x.mean((2, 3))))
+        mean = x.mean((2, 3)) if self.pixels is None else x[:, :, 0, 0] / self.pixels
+        gate = self.expand.reference(self.reduce.reference(mean))
         return gate[:, :, None, None]
 
 

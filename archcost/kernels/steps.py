@@ -14,6 +14,8 @@ __all__ = [
     "DirectArguments",
     "ElementwiseArguments",
     "GlobalPoolArguments",
+    "InvertedResidualArguments",
+    "LinearArguments",
     "Map",
     "PoolArguments",
     "Run",
@@ -62,6 +64,25 @@ class DepthwiseArguments(Structure):
         ("pad_top", c_int64),
         ("pad_left", c_int64),
         ("activation", ActivationArguments),
+    ]
+
+
+class InvertedResidualArguments(Structure):
+    """ArchcostInvertedResidual of src/inverted_residual.h."""
+
+    _fields_ = [
+        *((name, Images) for name in ("input", "output", "addend")),
+        *((name, c_int64) for name in ("channels", "taps", "step", "pad_top", "pad_left", "sums_batch_stride")),
+        *((name, ActivationArguments) for name in ("expansion", "depthwise", "projection")),
+    ]
+
+
+class LinearArguments(Structure):
+    """ArchcostLinear of src/linear.h."""
+
+    _fields_ = [
+        ("activation", ActivationArguments),
+        *((name, c_int64) for name in ("rows", "inputs", "outputs", "in_stride", "out_stride", "addend_stride")),
     ]
 
 

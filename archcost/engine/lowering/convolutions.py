@@ -8,18 +8,19 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from archcost.engine.activation import Activation
+from archcost.engine.activation import IDENTITY, Activation
 from archcost.engine.forms import Form
 from archcost.engine.graph import Node, Value
 from archcost.engine.lowering.builder import ArenaPlace, Builder, Place, WeightsPlace
 from archcost.engine.lowering.registry import lowers
 from archcost.engine.memory import Held
-from archcost.engine.operators import Convolution
+from archcost.engine.operators import Convolution, InvertedResidual
 from archcost.kernels.loading import Images
 from archcost.kernels.steps import (
     ActivationArguments,
     DepthwiseArguments,
     DirectArguments,
+    InvertedResidualArguments,
     WindowArguments,
 )
 
@@ -67,19 +68,23 @@ def _float(tensor: Tensor) -> Tensor:
     return tensor.detach().to(torch.float32).contiguous()
 
 
-def _direct(builder: Builder, node: Node, operator: Convolution) -> None:
-    x = node.inputs[0]
+def _packed(builder: Builder, operator: Convolution, blocked: bool = True) -> WeightsPlace:
+    """Weights as the direct kernel reads them."""
     outs, ins = operator.weight.shape[:2]
-    blocked = builder.form(x) is Form.BLOCKED
-    window = _window(operator)
-    numbers = (ctypes.c_int64 * 6)(*(getattr(window, name) for name, *_ in WindowArguments._fields_))
-    count = builder.library.archcost_direct_packed_floats(numbers, outs, ins)
+    numbers = (ctypes.c_int64 * 6)(*operator.weight.shape[2:], *operator.stride, *operator.dilation)
 
     def pack(address: int) -> None:
         weight = _float(operator.weight)
         builder.library.archcost_direct_pack(numbers, outs, ins, int(blocked), weight.data_ptr(), address)
 
-    packed, bias = builder.weights(count, pack), _bias(builder, operator)
+    return builder.weights(builder.library.archcost_direct_packed_floats(numbers, outs, ins), pack)
+
+
+def _direct(builder: Builder, node: Node, operator: Convolution) -> None:
+    x = node.inputs[0]
+    blocked = builder.form(x) is Form.BLOCKED
+    window = _window(operator)
+    packed, bias = _packed(builder, operator, blocked), _bias(builder, operator)
     rest = list(node.inputs[_sources(operator) :])
     addend = rest.pop(0) if operator.adds else None
     gate = rest.pop(0) if operator.gated else None
@@ -101,7 +106,7 @@ def _direct(builder: Builder, node: Node, operator: Convolution) -> None:
             added = None if added is None else _image(added, image)
             for one in images:
                 one.batch = 1
-            images[0].channels = ins
+            images[0].channels = operator.weight.shape[1]
         arguments = DirectArguments(
             *images,
             window,
@@ -168,3 +173,40 @@ def _depthwise(builder: Builder, node: Node, operator: Convolution) -> None:
     )
     added = None if addend is None else builder.held[addend]
     builder.step(node, "depthwise", arguments, (builder.held[x], packed, bias, added, builder.held[node.output]))
+
+
+@lowers(InvertedResidual, lambda node, given: ([Form.BLOCKED] * len(node.inputs), Form.BLOCKED))
+def inverted_residual(builder: Builder, node: Node) -> None:
+    operator = node.operator
+    assert isinstance(operator, InvertedResidual)
+    expand, depthwise, project = operator.expand, operator.depthwise, operator.project
+    channels, _, taps, _ = depthwise.weight.shape
+
+    def pack(address: int) -> None:
+        weight = _float(depthwise.weight)
+        builder.library.archcost_inverted_residual_pack(taps, channels, weight.data_ptr(), address)
+
+    count = builder.library.archcost_inverted_residual_packed_floats(taps, channels)
+    addend = node.inputs[1] if project is not None and project.adds else None
+    sums = node.also[0] if node.also else None
+    arguments = InvertedResidualArguments(
+        builder.images(node.inputs[0]),
+        builder.images(node.output),
+        Images() if addend is None else builder.images(addend),
+        channels,
+        taps,
+        depthwise.stride[0],
+        depthwise.padding[0][0],
+        depthwise.padding[1][0],
+        0 if sums is None else builder.held[sums].batch_stride,
+        *(activation_arguments(IDENTITY if one is None else one.activation) for one in (expand, depthwise, project)),
+    )
+    layers: list[Place] = []
+    for layer in (expand, depthwise, project):
+        if layer is depthwise:
+            layers += [builder.weights(count, pack), _bias(builder, depthwise)]
+        else:
+            layers += [None, None] if layer is None else [_packed(builder, layer), _bias(builder, layer)]
+    others = (builder.held.get(one) if one is not None else None for one in (addend, sums))
+    places = (builder.held[node.inputs[0]], *layers, builder.held[node.output], *others)
+    builder.step(node, "inverted_residual", arguments, places)

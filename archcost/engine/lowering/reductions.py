@@ -84,6 +84,7 @@ def squeeze(builder: Builder, node: Node) -> None:
     operator = node.operator
     assert isinstance(operator, SqueezeExcite)
     (x,) = node.inputs
+    pixels = operator.pixels or prod(x.shape[2:])
     hidden, channels = operator.reduce.weight.shape
 
     def pack(address: int) -> None:
@@ -101,7 +102,7 @@ def squeeze(builder: Builder, node: Node) -> None:
         activation_arguments(operator.expand.activation),
         hidden,
         builder.held[node.output].batch_stride,
-        1 / prod(x.shape[2:]),
+        1 / pixels,
     )
     places = (builder.held[x], builder.weights(count, pack), builder.held[node.output])
     builder.step(node, "squeeze", arguments, places)
