@@ -79,7 +79,9 @@ class Program:
         place = self._held.get(self.graph.outputs[number])
         return place is not None and place.buffer.output == number
 
-    def _results(self, memory: _Memory, outputs: list[Tensor | None], loose: dict[Value, Tensor]) -> list[Tensor]:
+    def _results(
+        self, memory: _Memory, outputs: list[Tensor | None], loose: dict[Value, Tensor]
+    ) -> list[Tensor]:
         results: list[Tensor] = []
         for number, value in enumerate(self.graph.outputs):
             made = outputs[number]
@@ -194,7 +196,9 @@ class _NativeRun:
             checked(self._call(self._steps, self._count, memory.bases, threads, None))
             return
         taken = (c_int64 * self._count)()
-        checked(self._call(self._steps, self._count, memory.bases, threads, ctypes.cast(taken, POINTER(c_int64))))
+        checked(
+            self._call(self._steps, self._count, memory.bases, threads, ctypes.cast(taken, POINTER(c_int64)))
+        )
         times += [1e-9 * one for one in taken]
 
 
@@ -216,10 +220,10 @@ class _TorchRun:
         node, program = self._node, self._program
         inputs = [program._tensor(value, memory, outputs, loose) for value in node.inputs]
         made = node.operator.reference(*inputs)
+        assert isinstance(made, Tensor)  # further tensors come from kernels alone
         if node.output.real:
             program._tensor(node.output, memory, outputs, loose).copy_(made)
         else:
             loose[node.output] = made
         if times is not None:
             times.append(time.perf_counter() - began)
-

@@ -130,16 +130,18 @@ def _image(place: Held, image: int) -> Held:
     return Held(place.buffer, place.offset + image * place.batch_stride, place.batch_stride)
 
 
-def _table(
-    builder: Builder, node: Node, sources: tuple[tuple[int, int], ...], image: int
-) -> WeightsPlace:
+def _table(builder: Builder, node: Node, sources: tuple[tuple[int, int], ...], image: int) -> WeightsPlace:
     """Where each input channel lies in the arena."""
 
     def make(where: object) -> Tensor:
         assert callable(where)
-        return torch.tensor([where(_image(builder.held[value], image)) + offset for value, offset in channels])
+        return torch.tensor(
+            [where(_image(builder.held[value], image)) + offset for value, offset in channels]
+        )
 
-    channels = [(node.inputs[source], _offset(builder, node.inputs[source], channel)) for source, channel in sources]
+    channels = [
+        (node.inputs[source], _offset(builder, node.inputs[source], channel)) for source, channel in sources
+    ]
     return builder.table(len(channels), make)
 
 
@@ -150,7 +152,7 @@ def _offset(builder: Builder, value: Value, channel: int) -> int:
 
 
 def _depthwise(builder: Builder, node: Node, operator: Convolution) -> None:
-    channels, _, height, width = operator.weight.shape
+    channels = operator.weight.shape[0]
     window = _window(operator)
     numbers = tuple(getattr(window, name) for name, *_ in WindowArguments._fields_)
     count = builder.library.archcost_depthwise_direct_packed_floats(*numbers, channels)
@@ -172,7 +174,9 @@ def _depthwise(builder: Builder, node: Node, operator: Convolution) -> None:
         activation_arguments(operator.activation),
     )
     added = None if addend is None else builder.held[addend]
-    builder.step(node, "depthwise", arguments, (builder.held[x], packed, bias, added, builder.held[node.output]))
+    builder.step(
+        node, "depthwise", arguments, (builder.held[x], packed, bias, added, builder.held[node.output])
+    )
 
 
 @lowers(InvertedResidual, lambda node, given: ([Form.BLOCKED] * len(node.inputs), Form.BLOCKED))
@@ -199,7 +203,10 @@ def inverted_residual(builder: Builder, node: Node) -> None:
         depthwise.padding[0][0],
         depthwise.padding[1][0],
         0 if sums is None else builder.held[sums].batch_stride,
-        *(activation_arguments(IDENTITY if one is None else one.activation) for one in (expand, depthwise, project)),
+        *(
+            activation_arguments(IDENTITY if one is None else one.activation)
+            for one in (expand, depthwise, project)
+        ),
     )
     layers: list[Place] = []
     for layer in (expand, depthwise, project):
