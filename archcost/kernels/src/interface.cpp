@@ -9,7 +9,7 @@
 #include "fft_tile.h"
 #include "im2col.h"
 #include "long_row.h"
-#include "max_pool.h"
+#include "pool.h"
 #include "program.h"
 #include "scratch.h"
 #include "tiled_convolution.h"
