@@ -248,7 +248,7 @@ def test_group_norm(isa, shape, groups, layout, to, whole, threads):
     arguments = GroupNorm(described, wanted, activation(IDENTITY), groups, 1e-3)
     run_step(isa, "group_norm", arguments, [given_x, *places, out], threads)
     parameters = (None if p is None else p.double() for p in (weight, bias))
-    same(read_map(out, c, to), torch.group_norm(x.double(), groups, *parameters, 1e-3), 2e-5)
+    same(read_map(out, c, to), torch.group_norm(x.double(), groups, *parameters, 1e-3), 2e-4)
 
 
 @each_isa

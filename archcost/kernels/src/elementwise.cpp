@@ -70,11 +70,16 @@ void combine(const ArchcostElementwise& of, const float* a, const float* b, floa
 }
 
 void apply(const ArchcostElementwise& of, const float* a, float* out, int threads) {
-  for_pieces(of.runs, threads, [&](long image, long block, long first, long count) {
-    const float* const from = a + start(of.a, image, block) + first;
-    float* const to = out + start(of.out, image, block) + first;
-    if (from == to && count % kLanes == 0) return activate(of.activation, to, count);
-    finish_run(of.activation, count, to, [&](long i, long lanes) { return load_first(from + i, lanes); });
+  with_function(of.activation, [&](const auto& function) {
+    for_pieces(of.runs, threads, [&](long image, long block, long first, long count) {
+      const float* const from = a + start(of.a, image, block) + first;
+      float* const to = out + start(of.out, image, block) + first;
+      const long whole = count / kLanes * kLanes;
+      for (long i = 0; i < whole; i += kLanes) store(to + i, function(load(from + i)));
+      if (whole < count) {
+        store_first(to + whole, function(load_first(from + whole, count - whole)), count - whole);
+      }
+    });
   });
 }
 

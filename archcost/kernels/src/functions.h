@@ -6,10 +6,6 @@
 #include "activation.h"
 #include "vector.h"
 
-#if defined(__AVX512F__)
-#include <immintrin.h>
-#endif
-
 namespace archcost {
 
 // The larger and the smaller of two, where a value that is not a number stays.

@@ -40,13 +40,13 @@ class PixelNorm {
     alignas(64) float means[kLanes], scales[kLanes];
     Vector sums[kLanes] = {};
     add<kWhole>(from, pixels, sums, [](Vector value, long) { return value; });
-    store(means, across(sums) / count);
+    store(means, sums_of_lanes(sums) / count);
     std::fill(sums, sums + kLanes, Vector{});
     add<kWhole>(from, pixels, sums, [&](Vector value, long p) {
       const Vector off = value - means[p];
       return off * off;
     });
-    const Vector variance = across(sums) / count + of_.epsilon;
+    const Vector variance = sums_of_lanes(sums) / count + of_.epsilon;
     for (int p = 0; p < kLanes; ++p) scales[p] = 1.0f / std::sqrt(variance[p]);
     with_function(of_.activation, [&](const auto& function) {
       for (long block = 0; block < in_.count; ++block) {
@@ -77,15 +77,6 @@ class PixelNorm {
         sums[p] += in_.only_used(term(value, p), block);
       }
     }
-  }
-
-  // Lane p of the result is the sum of the lanes of sums[p].
-  static Vector across(Vector (&sums)[kLanes]) {
-    transpose(sums);
-    for (int half = kLanes / 2; half; half /= 2) {
-      for (int i = 0; i < half; ++i) sums[i] += sums[i + half];
-    }
-    return sums[0];
   }
 
   const ArchcostLayerNorm& of_;

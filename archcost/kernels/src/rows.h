@@ -20,23 +20,39 @@ ARCHCOST_INLINE Vector sum_of(long count, const At& at) {
   return ((sums[0] + sums[1]) + (sums[2] + sums[3])) + ((sums[4] + sums[5]) + (sums[6] + sums[7]));
 }
 
-inline float sum_of_lanes(Vector value) {
-  alignas(64) float lanes[kLanes];
-  store(lanes, value);
-  for (int half = kLanes / 2; half; half /= 2) {
-    for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
+// Combines the lanes of a vector in halves.
+template <int Distance = kLanes / 2, class Combine>
+ARCHCOST_INLINE float across_lanes(Vector value, const Combine& combine) {
+  Vector other = value;
+  swap_blocks<Distance>(value, other, std::make_integer_sequence<int, kLanes>{});
+  const Vector both = combine(value, other);
+  if constexpr (Distance > 1) {
+    return across_lanes<Distance / 2>(both, combine);
+  } else {
+    return both[0];
   }
-  return lanes[0];
+}
+
+inline float sum_of_lanes(Vector value) {
+  return across_lanes(value, [](Vector a, Vector b) { return a + b; });
 }
 
 // What is no number may be left out.
 inline float largest(const float* from, long count) {
-  Vector most = broadcast(-INFINITY);
+  Vector most[4];
+  for (Vector& one : most) one = broadcast(-INFINITY);
   long i = 0;
-  for (; i + kLanes <= count; i += kLanes) most = at_least(load(from + i), most);
-  float found = -INFINITY;
-  for (int lane = 0; lane < kLanes; ++lane) found = found > most[lane] ? found : most[lane];
-  for (; i < count; ++i) found = found > from[i] ? found : from[i];
+  for (; i + 4 * kLanes <= count; i += 4 * kLanes) {
+    for (int k = 0; k < 4; ++k) most[k] = at_least(load(from + i + k * kLanes), most[k]);
+  }
+  for (; i + kLanes <= count; i += kLanes) most[0] = at_least(load(from + i), most[0]);
+  // What is missing is read twice.
+  if (i < count && count >= kLanes) most[1] = at_least(load(from + count - kLanes), most[1]);
+  const auto larger = [](Vector a, Vector b) { return at_least(a, b); };
+  float found = across_lanes(larger(larger(most[0], most[1]), larger(most[2], most[3])), larger);
+  if (count < kLanes) {
+    for (i = 0; i < count; ++i) found = found > from[i] ? found : from[i];
+  }
   return found;
 }
 
@@ -52,17 +68,13 @@ inline float exponentials(const float* from, long count, float most, float* to) 
   if (i == count) return sum_of_lanes(sum);
   const Vector value = exponential(load_first(from + i, count - i) - most);
   store_first(to + i, value, count - i);
-  alignas(64) float lanes[kLanes];
-  store(lanes, value);
-  float rest = sum_of_lanes(sum);
-  for (long k = 0; k < count - i; ++k) rest += lanes[k];
-  return rest;
+  return sum_of_lanes(sum + load_first(to + i, count - i));
 }
 
 inline void scale(float* data, long count, float factor) {
   long i = 0;
   for (; i + kLanes <= count; i += kLanes) store(data + i, load(data + i) * factor);
-  for (; i < count; ++i) data[i] *= factor;
+  if (i < count) store_first(data + i, load_first(data + i, count - i) * factor, count - i);
 }
 
 }  // namespace archcost
