@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from archcost.engine.activation import IDENTITY, Activation
+from archcost.kernels.packing import WinogradTile
 from archcost.trace.graph import Argument
 
 __all__ = [
@@ -92,6 +93,8 @@ class Convolution:
     """Done to the input first; what is padded stays zero."""
     adds: bool = False
     gated: bool = False
+    tile: WinogradTile | None = None
+    """Of the transform that it runs by; None: directly."""
     sources: tuple[tuple[int, int], ...] | None = None
     """For each input channel, the input that holds it and its channel there; None: those of one input."""
 

@@ -30,16 +30,17 @@ class Program:
     Args:
         graph: after all passes.
         isa: the instruction set of the kernels; by default the best one here.
+        packed: False leaves the weights zero, for a program that is only timed.
     """
 
-    def __init__(self, graph: Graph, isa: str | None = None) -> None:
+    def __init__(self, graph: Graph, isa: str | None = None, *, packed: bool = True) -> None:
         builder = lowered(graph, isa)
         self.graph, self._held, self._forms = builder.graph, builder.held, builder.forms
         buffers = list(dict.fromkeys(place.buffer for place in self._held.values()))
         inner = [one for one in buffers if one.input is None and one.output is None]
         self._offsets, self.arena_floats = arena(inner)
         self._library = builder.library
-        self._weights = builder.pack(self._in_arena)
+        self._weights = builder.pack(self._in_arena, empty=not packed)
         self.weights_bytes = 4 * builder.weights_floats
         self._inputs = len(graph.inputs)
         self.steps = builder.steps

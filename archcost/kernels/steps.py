@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ctypes import Structure, c_float, c_int64
 
-from archcost.kernels.loading import Images
+from archcost.kernels.loading import Images, Problem
 
 __all__ = [
     "ActivationArguments",
@@ -28,6 +28,7 @@ __all__ = [
     "Runs",
     "SoftmaxArguments",
     "SqueezeArguments",
+    "TilesArguments",
     "WindowArguments",
     "gather_arguments",
 ]
@@ -247,6 +248,16 @@ class InterpolationArguments(Structure):
         ("mode", c_int64),
         ("row_scale", c_float),
         ("column_scale", c_float),
+    ]
+
+
+class TilesArguments(Structure):
+    """ArchcostTiles of src/tiled_convolution.h."""
+
+    _fields_ = [
+        *((name, c_int64) for name in ("family", "first", "second")),
+        ("convolution", Problem),
+        ("activation", ActivationArguments),
     ]
 
 
