@@ -6,7 +6,7 @@
 #include "depthwise_direct.h"
 #include "export.h"
 #include "fft.h"
-#include "fft_tile.h"
+#include "find_tile.h"
 #include "im2col.h"
 #include "long_row.h"
 #include "pool.h"
@@ -25,13 +25,7 @@ namespace {
 
 enum Failure { kNone = 0, kNoSuchTile = 1, kNoMemory = 2 };
 
-// A tile is named by a family and two numbers: Winograd's by its place in the list, Fourier's by size and taps.
-enum Family { kWinograd = 0, kFourier = 1 };
-
-const archcost::TileTransform* find_tile(int family, std::int64_t first, std::int64_t second) {
-  if (family == kWinograd) return archcost::winograd_tile(int(first));
-  return family == kFourier ? archcost::fft_tile(first, second) : nullptr;
-}
+using archcost::find_tile;
 
 template <class Work>
 int guarded(Work work) {
