@@ -8,6 +8,7 @@
 #include "fft.h"
 #include "find_tile.h"
 #include "im2col.h"
+#include "limits.h"
 #include "long_row.h"
 #include "pool.h"
 #include "program.h"
@@ -52,6 +53,15 @@ ARCHCOST_EXPORT const char* archcost_best_isa() {
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return "avx2";
 #endif
   return archcost::kIsa;
+}
+
+ARCHCOST_EXPORT std::int64_t archcost_multiply_add(std::int64_t count, std::int64_t threads) {
+  return archcost::multiply_add(count, int(threads));
+}
+
+ARCHCOST_EXPORT std::int64_t archcost_read(const float* data, std::int64_t count, std::int64_t times,
+                                           std::int64_t threads) {
+  return archcost::read_floats(data, count, times, int(threads));
 }
 
 // Channels in a block of the blocked layout.
