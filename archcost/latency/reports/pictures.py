@@ -100,13 +100,14 @@ def _costly(measured: TimedModel) -> list[Point]:
     """
     if measured.context is not None:
         return _costly_modules(measured, measured.context)
-    whole = measured.end_to_end_ms or sum(map(_time, measured.layers))
+    whole = sum(map(_time, measured.layers))
     kinds = sorted(_alike(measured).items(), key=lambda kind: -sum(map(_time, kind[1])))
     found = []
     for spec, layers in kinds[:_MOST]:
         ms = sum(map(_time, layers))
         if ms and whole:
-            text = f"{ms_text(ms)} ms, {percent_text(100 * ms / whole)} % of all: {spec.short}"
+            share = percent_text(100 * ms / whole)
+            text = f"{ms_text(ms)} ms alone, {share} % of all convolutions: {spec.short}"
             found.append(Point(_head(layers), text, min(ms / whole, 1)))
     return found
 
@@ -198,7 +199,7 @@ def _along(measured: TimedModel) -> Along | None:
         "Native, alone": [_sum([one.native_ms for one in each]) for each in held],
         "Best path, alone": [_sum([one.best_ms for one in each]) for each in held],
     }
-    if not items:
+    if len(items) < 2:
         return None
     return Along(
         title="Where along the depth does the time go?",

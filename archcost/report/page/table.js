@@ -60,7 +60,7 @@ function listed(table) {
     drawn = 0;
     body.replaceChildren();
     append();
-    const what = isTree() ? "rows of the tree are open" : levels && !filter ? "layers" : "rows";
+    const what = isTree() ? "rows of the tree are open" : levels && !filter ? "layers" : order.length === 1 ? "row" : "rows";
     say(status, `${order.length} ${what}${isTree() ? `, ${rows} modules in all; sort or filter for a list of layers` : filter ? ` of ${rows}` : ""}`);
   }
   function press(at) {

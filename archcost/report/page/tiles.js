@@ -51,12 +51,12 @@ DRAW.tiles = (picture) => {
     ["conv", "conv", "convolution"], ["norm", "norm", "normalisation"], ["linear", "linear", "linear"],
     ["attention", "mix", "attention"], ["pool", "pool", "pooling"], ["", "other", "other layers"],
   ];
-  const kind = (at) => KINDS.find(([part]) => types[at].toLowerCase().includes(part));
+  const kinds = types.map((type) => KINDS.find(([part]) => type.toLowerCase().includes(part)));
   /* A module has the colour of its kind where nothing is drawn below it. */
-  const colour = (node) => (!node.same || children[node.at].some(value) ? "group" : kind(node.at)[1]);
+  const colour = (node) => (!node.same || children[node.at].some(value) ? "group" : kinds[node.at][1]);
   const legend = make("p", { class: "legend" });
   function explain() {
-    const drawn = new Set(names.map((_, at) => at).filter((at) => value(at) && !children[at].some(value)).map(kind));
+    const drawn = new Set(names.map((_, at) => at).filter((at) => value(at) && !children[at].some(value)).map((at) => kinds[at]));
     legend.replaceChildren(...KINDS.filter((each) => drawn.has(each)).flatMap(([, name, text]) => [
       make("span", { class: `swatch ${name}`, "aria-hidden": "true" }), `${text} `,
     ]));
