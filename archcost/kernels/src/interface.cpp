@@ -4,18 +4,17 @@
 
 #include "depthwise.h"
 #include "depthwise_direct.h"
+#include "export.h"
 #include "fft.h"
 #include "fft_tile.h"
 #include "im2col.h"
 #include "long_row.h"
-#include "max_pool.h"
+#include "pool.h"
 #include "program.h"
 #include "scratch.h"
 #include "tiled_convolution.h"
 #include "vector.h"
 #include "winograd.h"
-
-#define ARCHCOST_EXPORT extern "C" __attribute__((visibility("default")))
 
 // What the library was built from: build.py says it, and loading.py compares.
 #ifndef ARCHCOST_SOURCES

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "addend.h"
+#include "epilogue.h"
 #include "matrix_product.h"
 #include "pixels.h"
 #include "scratch.h"
@@ -93,8 +93,8 @@ class TiledConvolution {
                    const float* packed, const float* bias, const float* addend, float* output)
       : transform_(transform),
         of_(of),
-        limits_(Addend::without_limits(of, addend)),
-        add_(of, addend, output),
+        epilogue_(of, addend, output),
+        limits_(epilogue_.before()),
         plan_(transform, of),
         input_(input),
         packed_(packed),
@@ -212,10 +212,10 @@ class TiledConvolution {
         }
       }
     }
-    if (!add_) return;
+    if (!epilogue_) return;
     const long left = block.first_column * transform_.out_width;
     const long width = std::min(block.columns * transform_.out_width, of_.output.width - left);
-    add_(image, 0, of_.output.channels, top, left, height, width);
+    epilogue_(image, 0, of_.output.channels, top, left, height, width);
   }
 
   void restore_chunk(const Block& block, long chunk, const float* planes, float* staging) {
@@ -233,14 +233,14 @@ class TiledConvolution {
       const long height = std::min<long>(transform_.out_height, of_.output.height - top);
       Pixels(of_.output, output_, image_of(block, row), chunk * kLanes)
           .scatter(top, left, height, width, staging, staged_row);
-      if (add_) add_(image_of(block, row), chunk * kLanes, kLanes, top, left, height, width);
+      if (epilogue_) epilogue_(image_of(block, row), chunk * kLanes, kLanes, top, left, height, width);
     }
   }
 
   const TileTransform& transform_;
   const ArchcostConvolution& of_;
+  const Epilogue epilogue_;
   const ArchcostConvolution limits_;
-  const Addend add_;
   const Plan plan_;
   const float* const input_;
   const float* const packed_;

@@ -6,6 +6,8 @@
 #include <utility>
 
 #define ARCHCOST_INLINE inline __attribute__((always_inline))
+// The same for a lambda.
+#define ARCHCOST_FLAT __attribute__((always_inline))
 
 namespace archcost {
 
