@@ -83,7 +83,7 @@ function listed(table) {
       if (at) return make("td", { class: column.right ? "right" : null }, text(column, row));
       const name = text(column, row) || "(the model)", cell = make("th", { scope: "row", title: name });
       if (!isTree()) { cell.append(...soft(name)); return cell; }
-      cell.style.paddingLeft = `${8 + 14 * levels[row]}px`;
+      cell.style.setProperty("--level", levels[row]);
       const last = levels[row] ? name.slice(name.lastIndexOf(".") + 1) : name;
       if (!isParent(row)) { cell.append(make("span", { class: "leaf" }, soft(last))); return cell; }
       const button = make("button", { type: "button", class: "fold", "aria-expanded": String(!closed.has(row)), click: () => fold(row) }, soft(last));
