@@ -210,6 +210,7 @@ class _Measuring:
             interrupted=interrupted,
             notes=(*self.analysis.notes, *self.notes, *table.notes),
             predictions=self.predictions,
+            analysis=self.analysis,
             **asked,
         )
 

@@ -42,7 +42,7 @@ DRAW.dots = (picture) => {
   }
   function powers(from, to) {
     const found = [];
-    const steps = to / from < 50 ? [1, 2, 5] : [1];
+    const steps = to / from < 300 ? [1, 2, 5] : [1];
     for (let power = Math.floor(Math.log10(from)); 10 ** power <= to; power += 1) {
       for (const step of steps) found.push(+(step * 10 ** power).toPrecision(3));
     }
