@@ -237,10 +237,14 @@ def _roofline(measured: TimedModel) -> Dots | None:
         texts.append(f"{ms_text(one.best_ms)} ms, {share} % of the limit, which is {limit}; {one.spec.short}")
     if not names:
         return None
+    in_caches = "Data in a cache may be faster than the slope."
+    if line.caches:
+        levels = ", ".join(one.name for one in line.caches)
+        in_caches = f"Thin slopes: {levels}, for layers whose data fit into them."
     return Dots(
         title="How close to the limit of this machine?",
         about="Each dot is a convolution on its fastest path; above the slope memory cannot follow, above "
-        "the ceiling the processor cannot. Data in a cache may be faster than the slope.",
+        f"the ceiling the processor cannot. {in_caches}",
         names=names,
         groups=groups,
         x=x,
@@ -249,6 +253,7 @@ def _roofline(measured: TimedModel) -> Dots | None:
         x_label="multiplications for each byte moved",
         y_label="multiplications per second",
         slope=line.bytes_per_second,
+        steeper=[one.bytes_per_second for one in line.caches],
         ceiling=line.macs_per_second,
     )
 

@@ -109,7 +109,7 @@ class Along(Picture):
 
 @dataclass(frozen=True, kw_only=True)
 class Dots(Picture):
-    """A roofline on logarithmic axes: dots below a slope and a ceiling."""
+    """A roofline on logarithmic axes: dots below slopes and a ceiling."""
 
     kind: ClassVar[str] = "dots"
     names: Sequence[str]
@@ -124,6 +124,8 @@ class Dots(Picture):
     slope: float
     """y over x of the slope."""
     ceiling: float
+    steeper: Sequence[float] = ()
+    """y over x of further slopes, drawn thin."""
 
 
 @dataclass(frozen=True, kw_only=True)
