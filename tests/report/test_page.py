@@ -245,7 +245,7 @@ def test_page_says_where_the_cost_is_and_what_is_known_of_a_suggestion():
         "linear layers and other matrix products 87.7 %, convolutions 12.3 % of the MACs; the rules replace "
         "convolutions only"
     )
-    assert "; PyTorch runs its grouped convolution of several inputs a group slowly: " in what["text"]
+    assert "; pointwise first, PyTorch runs its grouped convolution slowly: " in what["text"]
     assert "2.00x as fast here (unreliable: other processes interrupted every sample)" in what["text"]
     assert f"Where the cost is: {where['text']}" in found.to_text()
     (cheaper,) = [one["text"] for one in pictures_of(found.analysis)[0]["advice"]]
