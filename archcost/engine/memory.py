@@ -93,7 +93,13 @@ def _concatenate(plan: _Plan, node: Node) -> None:
         fills = start % plan.lanes == 0 and (count % plan.lanes == 0 or number + 1 == len(runs))
         free = value not in plan.places and maker is not None and not _blocked(plan, maker)
         once = sum(source == other for other, _, _ in runs) == 1
-        if fills and free and once and (first, count) == (0, value.shape[1]) and value not in plan.graph.inputs:
+        if (
+            fills
+            and free
+            and once
+            and (first, count) == (0, value.shape[1])
+            and value not in plan.graph.inputs
+        ):
             offset = start // plan.lanes * plan.pixels(value)
             plan.places[value] = Held(whole.buffer, offset, whole.batch_stride)
         start += count
@@ -121,7 +127,9 @@ def _view(plan: _Plan, node: Node) -> Held | None:
     form = plan.forms[node.output]
     if isinstance(node.operator, Reshape) and form is Form.PLAIN:
         place = plan.places.get(node.inputs[0])
-        return None if place is None else Held(place.buffer, place.offset, 0)
+        if place is None:
+            return None
+        return Held(place.buffer, place.offset, prod(node.output.shape[1:]))
     if _blocked(plan, node) and _prefix(plan, node, node.operator.runs()):  # type: ignore[attr-defined]
         return plan.places[node.output]
     return None

@@ -1,4 +1,4 @@
-"""The engine's operators: what each computes, said once by PyTorch and once, elsewhere, as steps of a program.
+"""The engine's operators: what each computes, said here by PyTorch; `lowering` makes steps of them.
 
 Shapes are logical: images are (batch, channels, height, width) whatever their layout in memory.
 """
@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from archcost.engine.activation import IDENTITY, Activation
+from archcost.kernels.packing import WinogradTile
 from archcost.trace.graph import Argument
 
 __all__ = [
@@ -92,8 +93,10 @@ class Convolution:
     """Done to the input first; what is padded stays zero."""
     adds: bool = False
     gated: bool = False
+    tile: WinogradTile | None = None
+    """Of the transform that it runs by; None: directly."""
     sources: tuple[tuple[int, int], ...] | None = None
-    """For each input channel the input that it is read from and its channel there; None: one input, in order."""
+    """For each input channel, the input that holds it and its channel there; None: those of one input."""
 
     @property
     def pointwise(self) -> bool:
@@ -146,9 +149,9 @@ class Pool:
             return F.max_pool2d(x, self.size, self.stride, 0, self.dilation)
         ones = torch.ones_like(x[:1, :1])
         if self.counts_padding is not None:
-            (t, b), (l, r) = self.counts_padding
-            ones = F.pad(ones, (l, r, t, b), value=1.0)
-            ones = F.pad(ones, (left - l, right - r, top - t, bottom - b))
+            (above, below), (before, behind) = self.counts_padding
+            ones = F.pad(ones, (before, behind, above, below), value=1.0)
+            ones = F.pad(ones, (left - before, right - behind, top - above, bottom - below))
         else:
             ones = F.pad(ones, (left, right, top, bottom))
         x = F.pad(x, (left, right, top, bottom))
@@ -157,7 +160,7 @@ class Pool:
 
 @dataclass(frozen=True, eq=False)
 class Linear:
-    """activation(x W^T + bias + addend) along the last dimension. Inputs: x, and the addend where ``adds``."""
+    """activation(x W^T + bias + addend) along the last dimension. Inputs: x, and an addend if it ``adds``."""
 
     weight: Tensor
     """(out_features, in_features), in double precision."""
@@ -336,8 +339,11 @@ class Interpolate:
     def reference(self, *inputs: Tensor) -> Tensor:
         (x,) = inputs
         if self.mode == "nearest":
-            return torch.ops.aten.upsample_nearest2d(x, self.size, *self.scales)
-        return torch.ops.aten.upsample_bilinear2d(x, self.size, self.align_corners, *self.scales)
+            made: Tensor = torch.ops.aten.upsample_nearest2d(x, self.size, *self.scales)
+        else:
+            aligned = self.align_corners
+            made = torch.ops.aten.upsample_bilinear2d(x, self.size, aligned, *self.scales)
+        return made
 
 
 @dataclass(frozen=True, eq=False)
@@ -393,7 +399,8 @@ class TorchCall:
         found = function(self.name)(
             *filled(self.args, inputs), **{key: filled(value, inputs) for key, value in self.kwargs.items()}
         )
-        return found if self.result is None else found[self.result]
+        made: Tensor = found if self.result is None else found[self.result]
+        return made
 
 
 @dataclass(frozen=True)

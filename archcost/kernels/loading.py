@@ -95,6 +95,8 @@ _FUNCTIONS = {
     "archcost_release_scratch": (None, []),
     "archcost_prefer_huge_pages": (None, [c_void_p, c_int64]),
     "archcost_lanes": (c_int64, []),
+    "archcost_multiply_add": (c_int64, [c_int64, c_int64]),
+    "archcost_read": (c_int64, [c_void_p, c_int64, c_int64, c_int64]),
     "archcost_run": (c_int, [POINTER(Step), c_int64, POINTER(c_void_p), c_int64, POINTER(c_int64)]),
     "archcost_winograd_tile": (c_int, [c_int, POINTER(c_int64)]),
     "archcost_fft_size": (c_int64, [c_int64]),

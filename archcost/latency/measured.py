@@ -11,7 +11,7 @@ The schema of ``archcost.measured/1``:
   or those asked for.
 - ``paths``: a list of measurements, as ``archcost store export`` has them.
 - ``refused``: a list of ``{"spec", "path", "reason"}``: the paths that were skipped, and why.
-- ``roofline``: null, or ``macs_per_second`` and ``bytes_per_second`` of this machine.
+- ``roofline``: null, or ``macs_per_second``, ``bytes_per_second`` and ``caches`` of this machine.
 
 A time that was not measured is null. Where time did not reach every convolution and some of them could be
 predicted, each of ``layers`` has those of `predicted_columns` as well: ``predicted_path``,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from math import inf
 
 import torch
 from torch import Tensor
@@ -15,12 +16,14 @@ from archcost.engine.lowering.builder import ArenaPlace, Builder, Place, Weights
 from archcost.engine.lowering.registry import lowers
 from archcost.engine.memory import Held
 from archcost.engine.operators import Convolution, InvertedResidual
-from archcost.kernels.loading import Images
+from archcost.kernels.loading import Images, Problem
+from archcost.kernels.packing import WINOGRAD, WinogradTile, winograd_place
 from archcost.kernels.steps import (
     ActivationArguments,
     DepthwiseArguments,
     DirectArguments,
     InvertedResidualArguments,
+    TilesArguments,
     WindowArguments,
 )
 
@@ -52,7 +55,10 @@ def _forms(node: Node, given: Sequence[Form]) -> tuple[Sequence[Form], Form] | N
 def convolution(builder: Builder, node: Node) -> None:
     operator = node.operator
     assert isinstance(operator, Convolution)
-    (_depthwise if operator.depthwise else _direct)(builder, node, operator)
+    if operator.tile is not None:
+        _tiles(builder, node, operator, operator.tile)
+    else:
+        (_depthwise if operator.depthwise else _direct)(builder, node, operator)
 
 
 def _window(operator: Convolution) -> WindowArguments:
@@ -88,7 +94,7 @@ def _direct(builder: Builder, node: Node, operator: Convolution) -> None:
     rest = list(node.inputs[_sources(operator) :])
     addend = rest.pop(0) if operator.adds else None
     gate = rest.pop(0) if operator.gated else None
-    before, bounds = operator.before, (-torch.inf, torch.inf)
+    before, bounds = operator.before, (-inf, inf)
     scale = shift = None
     if before is not None:
         scale, shift = builder.channel_vector(before.scale), builder.channel_vector(before.shift)
@@ -130,16 +136,18 @@ def _image(place: Held, image: int) -> Held:
     return Held(place.buffer, place.offset + image * place.batch_stride, place.batch_stride)
 
 
-def _table(
-    builder: Builder, node: Node, sources: tuple[tuple[int, int], ...], image: int
-) -> WeightsPlace:
+def _table(builder: Builder, node: Node, sources: tuple[tuple[int, int], ...], image: int) -> WeightsPlace:
     """Where each input channel lies in the arena."""
 
     def make(where: object) -> Tensor:
         assert callable(where)
-        return torch.tensor([where(_image(builder.held[value], image)) + offset for value, offset in channels])
+        return torch.tensor(
+            [where(_image(builder.held[value], image)) + offset for value, offset in channels]
+        )
 
-    channels = [(node.inputs[source], _offset(builder, node.inputs[source], channel)) for source, channel in sources]
+    channels = [
+        (node.inputs[source], _offset(builder, node.inputs[source], channel)) for source, channel in sources
+    ]
     return builder.table(len(channels), make)
 
 
@@ -149,8 +157,32 @@ def _offset(builder: Builder, value: Value, channel: int) -> int:
     return channel // lanes * pixels + channel % lanes
 
 
+def _tiles(builder: Builder, node: Node, operator: Convolution, tile: WinogradTile) -> None:
+    outs, ins = operator.weight.shape[:2]
+    place = winograd_place(tile.outputs, tile.taps)
+    named = (WINOGRAD, place, 0)
+
+    def pack(address: int) -> None:
+        weight = _float(operator.weight)
+        builder.library.archcost_tiles_pack(*named, outs, ins, weight.data_ptr(), address)
+
+    packed = builder.weights(builder.library.archcost_tiles_packed_floats(*named, outs, ins), pack)
+    bias = _bias(builder, operator)
+    x, addend = node.inputs[0], node.inputs[1] if operator.adds else None
+    batch = node.output.shape[0]
+    places = [builder.held[x], None if addend is None else builder.held[addend], builder.held[node.output]]
+    alike = places[1] is None or places[1].batch_stride == places[2].batch_stride
+    for image in range(1 if alike else batch):  # the kernel wants the addend to lie as the output does
+        given, written = builder.images(x), builder.images(node.output)
+        given.batch = written.batch = batch if alike else 1
+        source, added, target = (None if one is None else _image(one, image) for one in places)
+        problem = Problem(given, written, operator.padding[0][0], operator.padding[1][0], 1, 0, -inf, inf)
+        arguments = TilesArguments(*named, problem, activation_arguments(operator.activation))
+        builder.step(node, "tiles", arguments, (source, packed, bias, added, target))
+
+
 def _depthwise(builder: Builder, node: Node, operator: Convolution) -> None:
-    channels, _, height, width = operator.weight.shape
+    channels = operator.weight.shape[0]
     window = _window(operator)
     numbers = tuple(getattr(window, name) for name, *_ in WindowArguments._fields_)
     count = builder.library.archcost_depthwise_direct_packed_floats(*numbers, channels)
@@ -172,7 +204,9 @@ def _depthwise(builder: Builder, node: Node, operator: Convolution) -> None:
         activation_arguments(operator.activation),
     )
     added = None if addend is None else builder.held[addend]
-    builder.step(node, "depthwise", arguments, (builder.held[x], packed, bias, added, builder.held[node.output]))
+    builder.step(
+        node, "depthwise", arguments, (builder.held[x], packed, bias, added, builder.held[node.output])
+    )
 
 
 @lowers(InvertedResidual, lambda node, given: ([Form.BLOCKED] * len(node.inputs), Form.BLOCKED))
@@ -199,7 +233,10 @@ def inverted_residual(builder: Builder, node: Node) -> None:
         depthwise.padding[0][0],
         depthwise.padding[1][0],
         0 if sums is None else builder.held[sums].batch_stride,
-        *(activation_arguments(IDENTITY if one is None else one.activation) for one in (expand, depthwise, project)),
+        *(
+            activation_arguments(IDENTITY if one is None else one.activation)
+            for one in (expand, depthwise, project)
+        ),
     )
     layers: list[Place] = []
     for layer in (expand, depthwise, project):

@@ -84,4 +84,3 @@ def _plain_pointwise(layer: object) -> bool:
 
 def _modules(*nodes: Node) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for node in nodes for name in node.modules))
-

@@ -47,8 +47,9 @@ def notes_of(measured: TimedModel, grids: Sequence[Grid]) -> list[tuple[str, str
     if measured.roofline is not None:
         line = measured.roofline
         text = f"{line.macs_per_second / 1e9:.1f} GMAC/s, {line.bytes_per_second / 1e9:.1f} GB/s"
-        more = "a path can exceed 100 % while its data are in a cache"
-        notes.append(("Roofline", f"{text} at most on this machine (measured); {more}"))
+        text += "".join(f" ({one.name} {one.bytes_per_second / 1e9:.1f})" for one in line.caches)
+        more = "" if line.caches else "; a path can exceed 100 % while its data are in a cache"
+        notes.append(("Roofline", f"{text} at most on this machine (measured){more}"))
     notes.append(("Device", visible(measured.device)))
     notes.append(("Units", explained(_UNITS, grids)))
     return notes + [("Note", visible(note)) for note in measured.notes if note]

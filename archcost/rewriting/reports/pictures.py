@@ -8,6 +8,7 @@ from collections.abc import Hashable, Sequence
 from archcost.analysis.reports.analysis import listings
 from archcost.analysis.reports.compared import total_facts
 from archcost.analysis.reports.pictures import costly, facts, pictures
+from archcost.latency.reports.pictures import facts_of, pictures_of, with_inner
 from archcost.report.document import Listing, Page
 from archcost.report.page.parts import Fact, Measure, Pairs, Point
 from archcost.report.text import visible
@@ -28,15 +29,23 @@ _COSTS = (
 
 def page_of(proposals: SurveyedModel, table: Listing) -> Page:
     """The page of Proposals: that of the Analysis, with what to change first."""
-    analysis, best, stored = proposals.analysis, proposals.best(), _stored(proposals)
-    drawn = _pairs(best, "What would change, layer by layer?") if best else None
+    analysis, best, timed = proposals.analysis, proposals.best(), proposals.timed
+    stored = _stored(proposals) if timed is None else []
+    known = facts(analysis) if timed is None else facts_of(timed, analysis)
+    shown = pictures(analysis, *stored) if timed is None else pictures_of(timed, analysis)
+    about = (
+        "The best proposal for each layer: exact, else the one with the smallest error, or the fewest MACs "
+        "where errors are not known. The largest change first."
+    )
+    sides = ("as it is", "with the proposal")
+    drawn = _pairs(best, "What would change, layer by layer?", about, sides) if best else None
     unknown = "The errors of the proposals are not known: archcost report --weights FILE computes them"
     return Page(
         warnings=[unknown] * any(one.error is None for one in best),
-        facts=[*facts(analysis), *_times(stored), *_gain(proposals, best)],
+        facts=[*known, *_times(stored), *_gain(proposals, best)],
         costly=costly(analysis),
         advice=_advice(proposals, best),
-        pictures=[*([drawn] if drawn else []), *pictures(analysis, *stored)],
+        pictures=[*([drawn] if drawn else []), *shown],
         tables=[table, *listings(analysis)] if proposals else listings(analysis),
     )
 
@@ -44,6 +53,8 @@ def page_of(proposals: SurveyedModel, table: Listing) -> Page:
 def rewritten_page(rewritten: RewrittenModel, table: Listing) -> Page:
     """The page of a rewritten model: the totals before and after, and each new layer."""
     done = [one.proposal for one in rewritten.outcomes]
+    title, about = "What changed, layer by layer?", "The largest change first."
+    drawn = _pairs(done, title, about, ("before", "after"))
     found = total_facts(rewritten.before, rewritten.after)
     if rewritten.speed is not None:
         times = f"{rewritten.speed.old_ms:.3g} ms before, {rewritten.speed.new_ms:.3g} ms after"
@@ -53,7 +64,7 @@ def rewritten_page(rewritten: RewrittenModel, table: Listing) -> Page:
         found.append(Fact("Output error", error, "max |new - old| / max |old|, on the inputs given"))
     return Page(
         facts=found,
-        pictures=[_pairs(done, "What changed, layer by layer?")] if done else [],
+        pictures=[drawn] * bool(done),
         tables=[table],
     )
 
@@ -70,13 +81,9 @@ def _stored(proposals: SurveyedModel) -> list[Measure]:
             own[one.name] = one
     if not own:
         return []
-    found: dict[str, float] = defaultdict(float)
-    for name, one in own.items():
-        within = [name, *(name[:at] for at, letter in enumerate(name) if letter == "."), *[""] * bool(name)]
-        for outer in within:
-            found[outer] += one.before.latency_ms or 0.0
     names = [cost.name for cost in proposals.analysis.modules]
-    return [Measure("Stored time", "ms", [found.get(name) for name in names])]
+    times = {name: one.before.latency_ms or 0.0 for name, one in own.items()}
+    return [Measure("Stored time", "ms", with_inner(times, names))]
 
 
 def _times(stored: Sequence[Measure]) -> list[Fact]:
@@ -140,7 +147,7 @@ def _advice(proposals: SurveyedModel, best: Sequence[Proposal]) -> list[Point]:
     return found
 
 
-def _pairs(chosen: Sequence[Proposal], title: str) -> Pairs:
+def _pairs(chosen: Sequence[Proposal], title: str, about: str, sides: tuple[str, str]) -> Pairs:
     costs = [*_COSTS]
     if any(one.race is not None for one in chosen):
         costs.append(("Time", "", "ms"))
@@ -153,9 +160,8 @@ def _pairs(chosen: Sequence[Proposal], title: str) -> Pairs:
 
     return Pairs(
         title=title,
-        about="The best proposal for each layer: exact, else the one with the smallest error, or the fewest "
-        "MACs where errors are not known. The largest change first.",
-        sides=("as it is", "with the proposal"),
+        about=about,
+        sides=sides,
         names=[visible(one.name) or "(the model)" for one in chosen],
         remarks=[f"{visible(one.rule)}: {visible(options_of(one))}" for one in chosen],
         before=[Measure(name, unit, values("before", at)) for name, at, unit in costs],
