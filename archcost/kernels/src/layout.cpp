@@ -13,10 +13,6 @@ bool rows_end_to_end(const ArchcostImages& of) {
   return of.height == 1 || of.row_stride == of.width * of.column_stride;
 }
 
-bool blocked(const ArchcostImages& of) {
-  return of.channel_stride == 1 && of.column_stride == kLanes && of.block_stride;
-}
-
 long block_stride(const ArchcostImages& of) {
   return of.block_stride ? of.block_stride : kLanes * of.channel_stride;
 }
@@ -24,7 +20,8 @@ long block_stride(const ArchcostImages& of) {
 // kLanes channels of one image. Those of a blocked output are all there: what is behind the last one gets zeros.
 ArchcostImages block_of(ArchcostImages of, long block, bool writes) {
   const long channels = std::min<long>(kLanes, of.channels - block * kLanes);
-  of.batch = 1, of.channels = writes && blocked(of) ? kLanes : channels;
+  of.batch = 1, of.channels = writes && is_blocked(of) ? kLanes : channels;
+  of.block_stride = 0;  // this one stands for itself
   return of;
 }
 
@@ -32,7 +29,7 @@ bool vectors(const ArchcostImages& of) { return of.channel_stride == 1 || of.col
 
 void convert_one_by_one(const ArchcostConversion& of, const float* input, float* output, int threads) {
   const ArchcostImages &from = of.input, &to = of.output;
-  const long channels = blocked(to) ? round_up(to.channels, kLanes) : to.channels;
+  const long channels = is_blocked(to) ? round_up(to.channels, kLanes) : to.channels;
   for_items(threads, from.batch * channels, [&](long item, int) {
     const long n = item / channels, c = item % channels;
     const auto start = [&](const ArchcostImages& in) {
@@ -55,7 +52,7 @@ void convert(ArchcostConversion of, const float* input, float* output, int threa
       side->width *= side->height, side->height = 1, side->row_stride = side->width * side->column_stride;
     }
   }
-  const auto far_apart = [](const ArchcostImages& side) { return side.channel_stride == 1 && !blocked(side); };
+  const auto far_apart = [](const ArchcostImages& side) { return side.channel_stride == 1 && !is_blocked(side); };
   constexpr long kMost = 256;
   const long at_once = far_apart(of.input) || far_apart(of.output) ? 32 : kMost;
   const long pieces = divide_up(of.input.width, at_once), blocks = divide_up(of.input.channels, kLanes);
@@ -67,9 +64,9 @@ void convert(ArchcostConversion of, const float* input, float* output, int threa
                         input + n * of.input.batch_stride + block * block_stride(of.input), 0, 0);
       float* const base = output + n * of.output.batch_stride + block * block_stride(of.output);
       const Pixels to(block_of(of.output, block, true), base, 0, 0);
-      if (blocked(of.output)) {
+      if (is_blocked(of.output)) {
         from.gather(row, left, 1, width, to.at(row, left), 0);
-      } else if (blocked(of.input)) {
+      } else if (is_blocked(of.input)) {
         to.scatter(row, left, 1, width, from.at(row, left), 0);
       } else {
         alignas(64) float near[kMost * kLanes];
