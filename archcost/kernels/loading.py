@@ -95,6 +95,8 @@ _FUNCTIONS = {
     "archcost_release_scratch": (None, []),
     "archcost_prefer_huge_pages": (None, [c_void_p, c_int64]),
     "archcost_lanes": (c_int64, []),
+    "archcost_multiply_add": (c_int64, [c_int64, c_int64]),
+    "archcost_read": (c_int64, [c_void_p, c_int64, c_int64, c_int64]),
     "archcost_run": (c_int, [POINTER(Step), c_int64, POINTER(c_void_p), c_int64, POINTER(c_int64)]),
     "archcost_winograd_tile": (c_int, [c_int, POINTER(c_int64)]),
     "archcost_fft_size": (c_int64, [c_int64]),
@@ -105,6 +107,16 @@ _FUNCTIONS = {
     "archcost_depthwise_direct_packed_floats": (c_int64, [*_WINDOW, c_int64]),
     "archcost_depthwise_direct_pack": (c_int, [*_WINDOW, c_int64, c_void_p, c_void_p]),
     "archcost_depthwise_direct": (c_int, [*_WINDOW, _PROBLEM, *_BUFFERS, c_void_p]),
+}
+_FUNCTIONS |= {
+    "archcost_direct_packed_floats": (c_int64, [POINTER(c_int64), c_int64, c_int64]),
+    "archcost_linear_packed_floats": (c_int64, [c_int64, c_int64]),
+    "archcost_linear_pack": (None, [c_int64, c_int64, c_int64, c_void_p, c_void_p, c_void_p]),
+    "archcost_inverted_residual_packed_floats": (c_int64, [c_int64, c_int64]),
+    "archcost_inverted_residual_pack": (None, [c_int64, c_int64, c_void_p, c_void_p]),
+    "archcost_squeeze_packed_floats": (c_int64, [c_int64, c_int64]),
+    "archcost_squeeze_pack": (None, [c_int64, c_int64, *[c_void_p] * 5]),
+    "archcost_direct_pack": (None, [POINTER(c_int64), c_int64, c_int64, c_int64, c_void_p, c_void_p]),
 }
 # Of the others four functions each, by the numbers that settle the weights and those of a call.
 for _name, _weights, _call in (

@@ -10,7 +10,7 @@
 #include "fft.h"
 #include "fft_tile.h"
 #include "im2col.h"
-#include "max_pool.h"
+#include "pool.h"
 #include "scratch.h"
 #include "tiled_convolution.h"
 #include "winograd.h"

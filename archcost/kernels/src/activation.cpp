@@ -1,17 +1,14 @@
 #include "activation.h"
 
-#include "vector.h"
+#include "functions.h"
 
 namespace archcost {
 
 void activate(const ArchcostActivation& of, float* data, long count) {
-  if (of.kind != kClamp) return;
-  const Vector low = broadcast(of.low), high = broadcast(of.high);
-  for (long i = 0; i < count; i += kLanes) {
-    Vector value = load(data + i);
-    value = low > value ? low : value;
-    store(data + i, high < value ? high : value);
-  }
+  if (of.kind == kIdentity) return;
+  with_function(of, [&](const auto& function) {
+    for (long i = 0; i < count; i += kLanes) store(data + i, function(load(data + i)));
+  });
 }
 
 }  // namespace archcost

@@ -25,3 +25,9 @@ struct ArchcostConvolution {
 };
 
 }  // extern "C"
+
+namespace archcost {
+
+inline bool is_blocked(const ArchcostImages& of) { return of.block_stride != 0; }
+
+}  // namespace archcost

@@ -2,7 +2,7 @@
 
 #include <vector>
 
-#include "addend.h"
+#include "epilogue.h"
 #include "im2col_left.h"
 #include "matrix_product.h"
 #include "pixels.h"
@@ -35,15 +35,15 @@ class Im2colConvolution {
   long scratch_floats() const { return threads_ * worker_floats(); }
 
   void run(const float* packed, const float* bias, const float* addend, float* output) const {
-    const ArchcostConvolution limits = Addend::without_limits(of_, addend);
-    const Addend add(of_, addend, output);
+    const Epilogue epilogue(of_, addend, output);
+    const ArchcostConvolution limits = epilogue.before();
     std::vector<float> all_bias(out_chunks_ * kLanes);
     if (bias) std::copy(bias, bias + of_.output.channels, all_bias.begin());
     const Scratch scratch(scratch_floats());
     parallel_for(threads_, left_.blocks(), [&](long index, int worker) {
       const std::vector<Run> runs = left_.block(index);
       run_block(runs, limits, packed, all_bias.data(), output, scratch.data() + worker * worker_floats());
-      for (std::size_t r = 0; add && r < runs.size(); ++r) add_to(runs[r], add);
+      for (std::size_t r = 0; epilogue && r < runs.size(); ++r) finish(runs[r], epilogue);
     });
   }
 
@@ -139,12 +139,12 @@ class Im2colConvolution {
   }
 
   // Positions may be counted through all rows as if they were one.
-  void add_to(const Run& run, const Addend& add) const {
+  void finish(const Run& run, const Epilogue& epilogue) const {
     const long width = of_.output.width;
     for (long at = run.column, end = run.column + run.count, count; at < end; at += count) {
       const long column = at % width;
       count = std::min(end - at, width - column);
-      add(run.image, 0, of_.output.channels, run.row + at / width, column, 1, count);
+      epilogue(run.image, 0, of_.output.channels, run.row + at / width, column, 1, count);
     }
   }
 

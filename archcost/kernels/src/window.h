@@ -3,6 +3,14 @@
 
 #include "convolution.h"
 
+extern "C" {
+
+struct ArchcostWindow {
+  std::int64_t height, width, row_step, column_step, row_dilation, column_dilation;
+};
+
+}  // extern "C"
+
 namespace archcost {
 
 struct Window {
@@ -17,6 +25,11 @@ struct Window {
     return (outputs - 1) * column_step + (width - 1) * column_dilation + 1;
   }
 };
+
+inline Window window_of(const ArchcostWindow& of) {
+  return {long(of.height), long(of.width), long(of.row_step), long(of.column_step), long(of.row_dilation),
+          long(of.column_dilation)};
+}
 
 // Neighbouring positions in a row of one image.
 struct Run {

@@ -1,0 +1,230 @@
+"""Program: a whole network as a flat list of steps with planned memory, run by one call into C++."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+import time
+from collections.abc import Callable, Sequence
+from ctypes import POINTER, c_int64, c_void_p
+from math import prod
+
+import torch
+from torch import Tensor
+
+from archcost.engine.graph import Graph, Node, Value
+from archcost.engine.lowering import lowered
+from archcost.engine.lowering.builder import ArenaPlace, NativeStep, WeightsPlace
+from archcost.engine.memory import ALIGNMENT, Held, arena
+from archcost.kernels.loading import Place, Step
+from archcost.kernels.tensors import checked
+
+__all__ = ["Program"]
+
+_ARENA, _WEIGHTS = 0, 1
+
+
+class Program:
+    """A graph, compiled. It may be run by several threads at once: each has an arena of its own.
+
+    Args:
+        graph: after all passes.
+        isa: the instruction set of the kernels; by default the best one here.
+        packed: False leaves the weights zero, for a program that is only timed.
+    """
+
+    def __init__(self, graph: Graph, isa: str | None = None, *, packed: bool = True) -> None:
+        builder = lowered(graph, isa)
+        self.graph, self._held, self._forms = builder.graph, builder.held, builder.forms
+        buffers = list(dict.fromkeys(place.buffer for place in self._held.values()))
+        inner = [one for one in buffers if one.input is None and one.output is None]
+        self._offsets, self.arena_floats = arena(inner)
+        self._library = builder.library
+        self._weights = builder.pack(self._in_arena, empty=not packed)
+        self.weights_bytes = 4 * builder.weights_floats
+        self._inputs = len(graph.inputs)
+        self.steps = builder.steps
+        self._runs = self._segments()
+        self._own = threading.local()
+
+    @property
+    def arena_bytes(self) -> int:
+        """Bytes of working memory, once for each thread that runs the program."""
+        return 4 * self.arena_floats
+
+    def __call__(self, inputs: Sequence[Tensor], times: list[float] | None = None) -> list[Tensor]:
+        """New tensors of the outputs.
+
+        Args:
+            inputs: contiguous float32 tensors on the CPU, of the graph's shapes.
+            times: gets the seconds of each step.
+        """
+        memory = self._memory()
+        outputs = [
+            torch.empty(value.shape, dtype=value.dtype) if self._is_own(number) else None
+            for number, value in enumerate(self.graph.outputs)
+        ]
+        bases = memory.bases
+        for number, tensor in enumerate(inputs):
+            bases[2 + number] = tensor.data_ptr()
+        for number, made in enumerate(outputs):
+            if made is not None:
+                bases[2 + self._inputs + number] = made.data_ptr()
+        loose: dict[Value, Tensor] = dict(zip(self.graph.inputs, inputs, strict=True))
+        threads = torch.get_num_threads()
+        for run in self._runs:
+            run(memory, outputs, loose, threads, times)
+        return self._results(memory, outputs, loose)
+
+    def _is_own(self, number: int) -> bool:
+        place = self._held.get(self.graph.outputs[number])
+        return place is not None and place.buffer.output == number
+
+    def _results(
+        self, memory: _Memory, outputs: list[Tensor | None], loose: dict[Value, Tensor]
+    ) -> list[Tensor]:
+        results: list[Tensor] = []
+        for number, value in enumerate(self.graph.outputs):
+            made = outputs[number]
+            first = self.graph.outputs.index(value)
+            if made is not None:
+                results.append(made)
+            elif first < number:
+                results.append(results[first])
+            elif value.constant is not None:
+                results.append(value.constant)
+            elif value in loose:
+                results.append(loose[value])
+            else:
+                results.append(self._tensor(value, memory, outputs, loose).clone())
+        return results
+
+    def _memory(self) -> _Memory:
+        found: _Memory | None = getattr(self._own, "memory", None)
+        if found is None:
+            found = self._own.memory = _Memory(self, self._library)
+        return found
+
+    def _in_arena(self, place: Held) -> int:
+        return self._offsets[place.buffer] + place.offset
+
+    def _segments(self) -> list[Callable[..., None]]:
+        """Calls of kernels in a row are one call into the library."""
+        runs: list[Callable[..., None]] = []
+        native: list[NativeStep] = []
+        for step in self.steps:
+            if isinstance(step, NativeStep):
+                native.append(step)
+                continue
+            if native:
+                runs.append(_NativeRun(self, native))
+            native = []
+            runs.append(_TorchRun(self, step.node))
+        if native:
+            runs.append(_NativeRun(self, native))
+        return runs
+
+    def place(self, place: object) -> tuple[int, int]:
+        """The base and the offset in floats of a place; base -1 is null."""
+        if place is None:
+            return -1, 0
+        if isinstance(place, WeightsPlace):
+            return _WEIGHTS, place.offset
+        if isinstance(place, ArenaPlace):
+            return _ARENA, 0
+        assert isinstance(place, Held)
+        buffer = place.buffer
+        if buffer.input is not None:
+            return 2 + buffer.input, place.offset
+        if buffer.output is not None:
+            return 2 + self._inputs + buffer.output, place.offset
+        return _ARENA, self._in_arena(place)
+
+    def _tensor(
+        self, value: Value, memory: _Memory, outputs: list[Tensor | None], loose: dict[Value, Tensor]
+    ) -> Tensor:
+        """A plain tensor, where it lies."""
+        if value.constant is not None:
+            constant = value.constant
+            return constant.to(torch.float32) if constant.is_floating_point() else constant
+        if value in loose:
+            return loose[value]
+        place = self._held[value]
+        output = place.buffer.output
+        if output is not None:
+            whole = outputs[output]
+            assert whole is not None
+            whole = whole.reshape(-1)
+        else:
+            whole = memory.arena[self._offsets[place.buffer] :]
+        return whole[place.offset : place.offset + prod(value.shape)].view(value.shape)
+
+
+class _Memory:
+    """What one thread works in."""
+
+    def __init__(self, program: Program, library: ctypes.CDLL) -> None:
+        count = program.arena_floats
+        whole = torch.empty(count + ALIGNMENT)
+        skip = -whole.data_ptr() % (4 * ALIGNMENT) // 4
+        self.arena = whole[skip : skip + count]
+        library.archcost_prefer_huge_pages(self.arena.data_ptr(), 4 * count)
+        self.bases = (c_void_p * (2 + program._inputs + len(program.graph.outputs)))()
+        self.bases[_ARENA], self.bases[_WEIGHTS] = self.arena.data_ptr(), program._weights.data_ptr()
+
+
+class _NativeRun:
+    """Neighbouring calls of kernels."""
+
+    def __init__(self, program: Program, steps: Sequence[NativeStep]) -> None:
+        self._call = program._library.archcost_run
+        self._count = len(steps)
+        self._steps = (Step * len(steps))()
+        self._alive: list[object] = []
+        for made, step in zip(self._steps, steps, strict=True):
+            places = (Place * len(step.places))(*(Place(*program.place(one)) for one in step.places))
+            self._alive += [step.arguments, places]
+            function = getattr(program._library, f"archcost_step_{step.kernel}")
+            made.function = ctypes.cast(function, c_void_p).value
+            made.arguments = ctypes.addressof(step.arguments)
+            made.places = ctypes.addressof(places)
+            made.count = len(step.places)
+
+    def __call__(
+        self, memory: _Memory, outputs: object, loose: object, threads: int, times: list[float] | None
+    ) -> None:
+        if times is None:
+            checked(self._call(self._steps, self._count, memory.bases, threads, None))
+            return
+        taken = (c_int64 * self._count)()
+        checked(
+            self._call(self._steps, self._count, memory.bases, threads, ctypes.cast(taken, POINTER(c_int64)))
+        )
+        times += [1e-9 * one for one in taken]
+
+
+class _TorchRun:
+    """A call of PyTorch."""
+
+    def __init__(self, program: Program, node: Node) -> None:
+        self._program, self._node = program, node
+
+    def __call__(
+        self,
+        memory: _Memory,
+        outputs: list[Tensor | None],
+        loose: dict[Value, Tensor],
+        threads: int,
+        times: list[float] | None,
+    ) -> None:
+        began = time.perf_counter()
+        node, program = self._node, self._program
+        inputs = [program._tensor(value, memory, outputs, loose) for value in node.inputs]
+        made = node.operator.reference(*inputs)
+        assert isinstance(made, Tensor)  # further tensors come from kernels alone
+        if node.output.real:
+            program._tensor(node.output, memory, outputs, loose).copy_(made)
+        else:
+            loose[node.output] = made
+        if times is not None:
+            times.append(time.perf_counter() - began)

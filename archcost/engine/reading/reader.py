@@ -1,0 +1,236 @@
+"""Read a Trace into a graph: storages and in-place writes become values that are assigned once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from archcost.engine.graph import Graph, Node, Value
+from archcost.engine.operators import Operator, Slot, TorchCall, function
+from archcost.engine.reading.registry import READERS, Refused
+from archcost.trace.graph import Argument, Op, TensorRef, Trace, refs
+
+__all__ = ["Arguments", "Reader", "read"]
+
+_Key = tuple[tuple[int, ...], tuple[int, ...], int]
+
+# Operators whose result depends on values in a way that a list of steps cannot follow.
+_DECIDES = {
+    "aten._local_scalar_dense",
+    "aten.nonzero",
+    "aten.masked_select",
+    "aten.unique_dim",
+    "aten._unique2",
+}
+_FILLED = {
+    f"aten.{name}" for name in ("new_zeros", "new_ones", "new_full", "zeros_like", "ones_like", "full_like")
+}
+
+
+def read(trace: Trace, state: Mapping[str, Tensor]) -> Graph:
+    """The graph of a trace.
+
+    Args:
+        trace: of a model in evaluation mode.
+        state: its parameters and buffers, by name.
+
+    Raises:
+        Refused: its forward draws random numbers, decides by values, or changes its state or input.
+    """
+    from archcost.engine.reading import convolutions, elementwise, products, reductions, shapes  # noqa: F401
+
+    return Reader(trace, state).graph()
+
+
+class Arguments:
+    """The arguments of an operation by the names of its schema, tensors as values."""
+
+    def __init__(self, reader: Reader, op: Op) -> None:
+        self.op = op
+        schema = function(op.name)._schema
+        self._values: dict[str, Any] = {
+            one.name: one.default_value for one in schema.arguments if one.has_default_value()
+        }
+        for one, given in zip(schema.arguments, op.args, strict=False):
+            self._values[one.name] = given
+        self._values.update(op.kwargs)
+        self._reader = reader
+
+    def __getitem__(self, name: str) -> Any:
+        """An argument; a tensor, or each tensor of a list, as a `Value`."""
+        return self._reader.argument(self._values[name])
+
+    @property
+    def first(self) -> Value:
+        """The first argument, where it is a tensor."""
+        found = self._reader.argument(self.op.args[0])
+        assert isinstance(found, Value)
+        return found
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the first result."""
+        return self.op.outputs[0].shape
+
+
+class Reader:
+    """The state of reading one trace."""
+
+    def __init__(self, trace: Trace, state: Mapping[str, Tensor]) -> None:
+        self._trace, self._state = trace, state
+        self._nodes: list[Node] = []
+        self._known: dict[int, dict[_Key, Value]] = {}
+        self._inputs: list[Value] = []
+        for ref in refs(trace.inputs):
+            if _key(ref) not in self._known.setdefault(ref.storage, {}):
+                self._known[ref.storage][_key(ref)] = Value(ref.shape, dtype=ref.dtype)
+            self._inputs.append(self._known[ref.storage][_key(ref)])
+        self._module = ""
+
+    def graph(self) -> Graph:
+        for op in self._trace.ops:
+            self._read(op)
+        outputs = tuple(self.value(ref) for ref in refs(self._trace.outputs))
+        return Graph(tuple(self._nodes), tuple(self._inputs), outputs, self._trace.outputs)
+
+    def add(
+        self, operator: Operator, *inputs: Value, shape: Sequence[int], dtype: torch.dtype | None = None
+    ) -> Value:
+        """A new node; its result, of the first input's dtype where none is given."""
+        output = Value(tuple(shape), dtype=dtype or inputs[0].dtype)
+        self._nodes.append(Node(operator, inputs, output, (self._module,)))
+        return output
+
+    def argument(self, given: Any) -> Any:
+        """An argument with a `Value` for each tensor."""
+        if isinstance(given, TensorRef):
+            return self.value(given)
+        if isinstance(given, (tuple, list)):
+            return tuple(self.argument(item) for item in given)
+        return given
+
+    def constant(self, number: float) -> Value:
+        return Value((), torch.tensor(float(number), dtype=torch.float64))
+
+    def value(self, ref: TensorRef) -> Value:
+        """The value that a tensor has now."""
+        known = self._known.setdefault(ref.storage, {})
+        if _key(ref) not in known:
+            storage = self._trace.storages[ref.storage]
+            if storage.origin not in ("parameter", "buffer") or storage.name is None:
+                raise Refused(
+                    f"{self._module or 'the model'}: a tensor is read that no operation of the trace made"
+                    if storage.origin == "constant"
+                    else f"{self._module or 'the model'}: a view is read after what it views was changed"
+                )
+            tensor = self._state[storage.name].detach()
+            viewed = tensor.as_strided(ref.shape, ref.stride, ref.offset)
+            known[_key(ref)] = Value(ref.shape, viewed, (storage.name,), ref.dtype)
+        return known[_key(ref)]
+
+    def _read(self, op: Op) -> None:
+        self._module = self._trace.module_of(op)
+        overload = function(op.name)
+        if torch.Tag.nondeterministic_seeded in overload.tags and self._draws(op):
+            raise Refused(f"{self._module or 'the model'}: {op.label} draws random numbers at each call")
+        for ref in op.outputs:
+            if ref.dtype.is_floating_point and ref.dtype is not torch.float32:
+                raise Refused(f"{self._module or 'the model'}: {op.label} computes in {ref.dtype}")
+        if op.base in _DECIDES:
+            raise Refused(f"{self._module or 'the model'}: values decide what is computed ({op.label})")
+        mutable = overload._schema.is_mutable
+        if mutable:
+            self._check_writes(op)
+        results = self._results(op, mutable)
+        for ref, value in zip(op.outputs, results, strict=False):
+            if value.shape != ref.shape:
+                raise AssertionError(f"{op.name}: {value.shape} for {ref.shape}")
+            if mutable and value.constant is None:  # the views of a constant are real ones, and see it change
+                self._known[ref.storage] = {}
+            self._known.setdefault(ref.storage, {})[_key(ref)] = value
+
+    def _draws(self, op: Op) -> bool:
+        """Whether an operator that may draw random numbers does."""
+        if "dropout_p" in (names := [one.name for one in function(op.name)._schema.arguments]):
+            return bool(Arguments(self, op)["dropout_p"])
+        return "train" not in names or Arguments(self, op)["train"] is not False
+
+    def _check_writes(self, op: Op) -> None:
+        for index in op.writes:
+            storage = self._trace.storages[index]
+            if storage.origin in ("parameter", "buffer", "input"):
+                what = storage.name or f"its {storage.origin}"
+                raise Refused(f"{self._module or 'the model'}: {op.label} changes {what}")
+
+    def _results(self, op: Op, mutable: bool) -> tuple[Value, ...]:
+        arguments = Arguments(self, op)
+        tensors = [self.value(ref) for ref in op.tensors()]
+        if op.base in _FILLED:  # from the shape of a tensor, not its values
+            filled = torch.empty(tensors[0].shape, dtype=next(op.tensors()).dtype)
+            tensors = [Value(filled.shape, filled)]
+            return self._folded(op, tensors, tensors)
+        if all(value.constant is not None for value in tensors):
+            return self._folded(op, tensors)
+        base = op.base.removesuffix("_") if mutable else op.base
+        if handler := READERS.get(base):
+            found = handler(self, arguments)
+            if found is not None:
+                return (found,) if isinstance(found, Value) else found
+        if mutable:
+            raise Refused(f"{self._module or 'the model'}: {op.label} writes in place")
+        return self._called(op, tensors)
+
+    def _folded(self, op: Op, tensors: list[Value], first: list[Value] | None = None) -> tuple[Value, ...]:
+        """Constants, computed now; ``first`` stand in for the first arguments."""
+
+        def real(given: Any) -> Any:
+            if isinstance(given, Value):
+                return given.constant
+            if isinstance(given, tuple):
+                return [real(item) for item in given]
+            return given
+
+        with torch.no_grad():
+            kwargs = {key: real(self.argument(value)) for key, value in op.kwargs.items()}
+            if "device" in kwargs:
+                kwargs["device"] = "cpu"
+            args = [real(one) for one in first or ()]
+            args += [real(self.argument(value)) for value in op.args[len(args) :]]
+            found = function(op.name)(*args, **kwargs)
+        results = found if isinstance(found, (tuple, list)) else (found,)
+        state = tuple(dict.fromkeys(name for value in tensors for name in value.state))
+        return tuple(
+            Value(tuple(one.shape), one, state, one.dtype) for one in results if isinstance(one, Tensor)
+        )
+
+    def _called(self, op: Op, tensors: list[Value]) -> tuple[Value, ...]:
+        """A call back into PyTorch."""
+        places: list[Value] = []
+
+        def slotted(given: Any) -> Argument:
+            if isinstance(given, TensorRef):
+                places.append(self.value(given))
+                return Slot(len(places) - 1)  # type: ignore[return-value]
+            if isinstance(given, (tuple, list)):
+                return [slotted(item) for item in given]
+            return given  # type: ignore[no-any-return]
+
+        args = tuple(slotted(item) for item in op.args)
+        kwargs = {key: slotted(item) for key, item in op.kwargs.items() if key != "device"}
+        several = len(op.outputs) > 1 or _returns_list(op)
+        return tuple(
+            self.add(TorchCall(op.name, args, kwargs, index if several else None), *places, shape=ref.shape)
+            for index, ref in enumerate(op.outputs)
+        )
+
+
+def _returns_list(op: Op) -> bool:
+    returned = function(op.name)._schema.returns
+    return len(returned) > 1 or isinstance(returned[0].type, torch.ListType) if returned else False
+
+
+def _key(ref: TensorRef) -> _Key:
+    return (ref.shape, ref.stride, ref.offset)
