@@ -15,6 +15,7 @@ from archcost.engine.graph import Edits, Graph, Node, Value
 from archcost.engine.operators import Convolution, InvertedResidual
 from archcost.engine.program import Program
 from archcost.kernels.packing import winograd_tiles
+from archcost.kernels.tensors import loaded
 
 __all__ = ["Chosen", "Times", "choose", "variants"]
 
@@ -25,6 +26,8 @@ Times = dict[tuple[Hashable, str], float]
 Chosen = dict[Hashable, str]
 """The name of the fastest variant by the key of a layer."""
 
+# Taps in a row of which Fourier transforms may pay.
+_LONG_ROW = 9
 # Runs of each variant: the least is taken, since noise only adds.
 _RUNS = 3
 # A variant this many times as slow as the best one so far is run once.
@@ -41,7 +44,7 @@ def variants(node: Node) -> list[Variant]:
     """The ways to compute a node; the first one is always possible."""
     operator = node.operator
     if isinstance(operator, Convolution):
-        return [("direct", (node,)), *_tiled(node, operator)]
+        return [("direct", (node,)), *_tiled(node, operator), *_transformed(node, operator)]
     if isinstance(operator, InvertedResidual) and operator.project is not None:
         return [("fused", (node,)), ("apart", tuple(_apart(node, operator)))]
     return []
@@ -57,6 +60,18 @@ def _tiled(node: Node, layer: Convolution) -> Iterator[Variant]:
         return
     for tile in winograd_tiles(taps):
         yield str(tile), (replace(node, operator=replace(layer, tile=tile)),)
+
+
+def _transformed(node: Node, layer: Convolution) -> Iterator[Variant]:
+    """Fourier along the rows, for large depthwise kernels."""
+    width = layer.weight.shape[3]
+    plain = layer.depthwise and layer.stride == (1, 1) and layer.dilation == (1, 1) and width >= _LONG_ROW
+    if not plain or min(min(side) for side in layer.padding) < 0:
+        return
+    left, right = layer.padding[1]
+    size = loaded().archcost_depthwise_size(width, node.inputs[0].shape[3], left, right)
+    if size:
+        yield "fourier rows", (replace(node, operator=replace(layer, fourier=size)),)
 
 
 def _apart(node: Node, operator: InvertedResidual) -> Iterator[Node]:

@@ -14,7 +14,9 @@ __all__ = [
     "DepthwiseArguments",
     "DirectArguments",
     "ElementwiseArguments",
+    "FftDepthwiseArguments",
     "GlobalPoolArguments",
+    "GroupedArguments",
     "Heads",
     "InterpolationArguments",
     "InvertedResidualArguments",
@@ -257,6 +259,28 @@ class TilesArguments(Structure):
     _fields_ = [
         *((name, c_int64) for name in ("family", "first", "second")),
         ("convolution", Problem),
+        ("activation", ActivationArguments),
+    ]
+
+
+class FftDepthwiseArguments(Structure):
+    """ArchcostFftDepthwise of src/depthwise.h."""
+
+    _fields_ = [
+        *((name, c_int64) for name in ("height", "width", "transform_size")),
+        ("convolution", Problem),
+        ("activation", ActivationArguments),
+    ]
+
+
+class GroupedArguments(Structure):
+    """ArchcostGrouped of src/grouped.h."""
+
+    _fields_ = [
+        ("input", Images),
+        ("output", Images),
+        ("window", WindowArguments),
+        *((name, c_int64) for name in ("pad_top", "pad_left", "groups")),
         ("activation", ActivationArguments),
     ]
 
