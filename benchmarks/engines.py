@@ -45,6 +45,7 @@ from archcost.latency.store.fingerprint import fingerprint
 from archcost.latency.timing.clock import compare_calls
 from archcost.latency.timing.deadline import Deadline
 from archcost.latency.timing.settings import settings
+from archcost.latency.timing.thresholds import BLOCK_S
 
 OURS = "archcost"
 # Interrupted samples are taken again; a network whose sides still lack good ones by then says so.
@@ -194,7 +195,7 @@ def times(name: str, batch: int, threads: int, chosen: argparse.Namespace) -> It
             ready[side] = perf_counter() - start
             errors[side] = ((y.double() - exact).abs().max() / exact.abs().max()).item()
         # Long samples with several threads: those of the side before may still wait on their processors.
-        block, clock = (0.02, "thread") if threads == 1 else (0.1, "process")
+        block, clock = (BLOCK_S, "thread") if threads == 1 else (0.1, "process")
         timings = compare_calls(
             calls,
             rounds=chosen.rounds,

@@ -26,9 +26,13 @@ Chosen = dict[Hashable, str]
 """The name of the fastest variant by the key of a layer."""
 
 # Runs of each variant: the least is taken, since noise only adds.
-_RUNS = 4
-# More than the last level of most caches: weights come from memory, as they do in a network.
-_FLUSHED_FLOATS = 12 << 20
+_RUNS = 3
+# A variant this many times as slow as the best one so far is run once.
+_HOPELESS = 1.25
+# A later variant must be this much faster than an earlier one.
+_GAIN = 1.03
+# As much as the last level of many caches: weights come from memory, as they do in a network.
+_FLUSHED_FLOATS = 8 << 20
 # Weights smaller than this stay in the caches from one pass of a network to the next.
 _FEW_WEIGHTS = 1 << 18
 
@@ -96,13 +100,14 @@ def choose(
         if len(found) < 2:
             continue
         key = _key(node)
+        best, least = found[0], inf
         for name, nodes in found:
             if (key, name) not in times and time.perf_counter() < deadline:
-                times[key, name] = _seconds(node, nodes, isa)
-        name, nodes = min(found, key=lambda one: times.get((key, one[0]), inf))
-        if (key, name) in times:
-            chosen[key] = name
-            edits.replace([node], nodes)
+                times[key, name] = _seconds(node, nodes, least, isa)
+            if times.get((key, name), inf) * _GAIN < least:
+                best, least = (name, nodes), times[key, name]
+        chosen[key] = best[0]
+        edits.replace([node], best[1])
     return edits.done(), chosen
 
 
@@ -124,7 +129,7 @@ def _key(node: Node) -> Hashable:
     return (*described, node.inputs[0].shape)
 
 
-def _seconds(node: Node, nodes: Sequence[Node], isa: str | None) -> float:
+def _seconds(node: Node, nodes: Sequence[Node], beat: float, isa: str | None) -> float:
     """The least time of a variant's steps, its input freshly written and large weights not in the caches."""
     inputs = tuple(dict.fromkeys(node.inputs))
     program = Program(Graph(tuple(nodes), inputs, (node.output,)), isa, packed=False)
@@ -141,7 +146,7 @@ def _seconds(node: Node, nodes: Sequence[Node], isa: str | None) -> float:
         program(given, taken)
         if run:
             least = min(least, sum(one for one, mine in zip(taken, ours, strict=True) if mine))
-        if run == _RUNS:
+        if run == _RUNS or (run and least > _HOPELESS * beat):
             return least
     raise AssertionError("counts without end")
 

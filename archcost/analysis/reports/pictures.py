@@ -7,7 +7,7 @@ from collections.abc import Hashable, Iterable, Sequence
 
 from archcost.analysis.growth import field_steps
 from archcost.analysis.profile import MemoryProfile, layer_costs, memory_profile
-from archcost.analysis.reports.notes import field_notes, uncounted
+from archcost.analysis.reports.notes import elsewhere, field_notes, uncounted
 from archcost.analysis.reports.rows import Ledger
 from archcost.analysis.reports.tree import marks_of
 from archcost.analysis.traced import TracedModel
@@ -35,10 +35,21 @@ def page_of(analysis: TracedModel, tables: Sequence[Listing]) -> Page:
         warnings=[f"Not counted: {text}; sums with >= are lower bounds" for text in uncounted(analysis)],
         facts=facts(analysis),
         costly=costly(analysis),
-        advice=[*(Point(head, text) for head, text in field_notes(analysis) if head in _ADVICE), _CHEAPER],
+        advice=[
+            *(Point(head, text) for head, text in field_notes(analysis) if head in _ADVICE),
+            _cheaper(analysis),
+        ],
         pictures=pictures(analysis),
         tables=tables,
     )
+
+
+def _cheaper(analysis: TracedModel) -> Point:
+    """How to have cheaper layers, or where the cost is if not in convolutions."""
+    where = elsewhere(analysis)
+    if not where:
+        return _CHEAPER
+    return Point("Most of the cost is elsewhere", f"{where}; archcost propose replaces convolutions only")
 
 
 def facts(analysis: TracedModel) -> list[Fact]:

@@ -170,15 +170,16 @@ def _tiles(builder: Builder, node: Node, operator: Convolution, tile: WinogradTi
     bias = _bias(builder, operator)
     x, addend = node.inputs[0], node.inputs[1] if operator.adds else None
     batch = node.output.shape[0]
-    places = [builder.held[x], None if addend is None else builder.held[addend], builder.held[node.output]]
-    alike = places[1] is None or places[1].batch_stride == places[2].batch_stride
+    source, target = builder.held[x], builder.held[node.output]
+    added = None if addend is None else builder.held[addend]
+    alike = added is None or added.batch_stride == target.batch_stride
     for image in range(1 if alike else batch):  # the kernel wants the addend to lie as the output does
         given, written = builder.images(x), builder.images(node.output)
         given.batch = written.batch = batch if alike else 1
-        source, added, target = (None if one is None else _image(one, image) for one in places)
+        moved = tuple(None if one is None else _image(one, image) for one in (source, added, target))
         problem = Problem(given, written, operator.padding[0][0], operator.padding[1][0], 1, 0, -inf, inf)
         arguments = TilesArguments(*named, problem, activation_arguments(operator.activation))
-        builder.step(node, "tiles", arguments, (source, packed, bias, added, target))
+        builder.step(node, "tiles", arguments, (moved[0], packed, bias, *moved[1:]))
 
 
 def _depthwise(builder: Builder, node: Node, operator: Convolution) -> None:

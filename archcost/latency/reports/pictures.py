@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 from archcost.analysis.reports.pictures import facts, pictures
 from archcost.analysis.reports.rows import Ledger
 from archcost.analysis.reports.tree import marks_of
+from archcost.latency.layers import EAGER
 from archcost.latency.prediction.roofline import bytes_moved
+from archcost.latency.timing.thresholds import UNRELIABLE
 from archcost.report.document import Page
 from archcost.report.page.parts import Along, Choices, Dots, Fact, Measure, Picture, Point, Tiles
 from archcost.report.text import visible
@@ -57,16 +59,23 @@ def facts_of(measured: TimedModel, analysis: Analysis | None) -> list[Fact]:
     if measured.context is not None:
         end = measured.context.end_to_end
         spread = f"measured; spread {ms_text(end.spread_s * 1e3)} ms, {end.samples} passes"
+        spread += f"; {UNRELIABLE}" * end.disturbed
         found.append(Fact("Forward pass", f"{ms_text(end.median_s * 1e3)} ms", spread))
     if analysis is not None:
         found.extend(facts(analysis))
     pairs = [
-        (one.native_ms, one.best_ms) for one in measured.layers if one.native_ms is not None and one.best_ms
+        (one.as_run_ms or one.native_ms, one.native_ms, one.best_ms)
+        for one in measured.layers
+        if one.native_ms is not None and one.best_ms
     ]
     if pairs:
-        native, best = sum(one for one, _ in pairs), sum(one for _, one in pairs if one)
-        of = f"of {len(pairs)} convolutions alone, PyTorch's own paths; {ms_text(best)} ms by the fastest"
-        found.append(Fact("Convolutions", f"{ms_text(native)} ms", of))
+        as_run, native, best = (sum(filter(None, times)) for times in zip(*pairs, strict=True))
+        of = f"of {len(pairs)} convolutions alone, on PyTorch's own path as the model runs them"
+        of += f"; {ms_text(native)} ms in the faster layout" * (as_run > native)
+        of += f"; {ms_text(best)} ms by the fastest path"
+        doubtful = sum(one.disturbed for one in measured.layers)
+        of += f"; {doubtful} of these times {'are' if doubtful > 1 else 'is'} {UNRELIABLE}" * bool(doubtful)
+        found.append(Fact("Convolutions", f"{ms_text(as_run)} ms", of))
     if measured.roofline is not None:
         line = measured.roofline
         peak = f"{si_text(line.macs_per_second)}MAC/s"
@@ -135,18 +144,20 @@ def _costly_modules(measured: TimedModel, context: InContext) -> list[Point]:
 
 
 def _advice(measured: TimedModel) -> list[Point]:
-    """The kinds of convolutions that gain most from another path."""
+    """The kinds of convolutions that gain most from another path or layout than they run in."""
     gains = []
     for spec, layers in _alike(measured).items():
-        known = [(one.native_ms, one.best_ms) for one in layers if one.native_ms and one.best_ms]
-        saved = sum(native - best for native, best in known)
+        known = [(one.as_run_ms or one.native_ms, one.best_ms) for one in layers]
+        pairs = [(old, new) for old, new in known if old and new]
+        before, after = (sum(one[side] for one in pairs) for side in (0, 1))
         first = layers[0]
-        if saved > 0 and first.speedup is not None and first.speedup > 1:
-            text = (
-                f"{visible(first.best_path or '')}, {first.best_layout}: {ratio_text(first.speedup)} as fast "
-            )
-            text += f"alone, {ms_text(saved)} ms less ({spec.short})"
-            gains.append((saved, Point(f"{_head(layers)} by another path", text)))
+        if before > after:
+            path = "PyTorch's own path" if first.best_path in EAGER else visible(first.best_path or "")
+            text = f"{path}, {first.best_layout}: {ratio_text(before / after)} as fast alone, "
+            text += f"{ms_text(before - after)} ms less ({spec.short})"
+            text += f"; {UNRELIABLE}" * any(one.disturbed for one in layers)
+            other = "layout" if first.best_path in EAGER else "path"
+            gains.append((before - after, Point(f"{_head(layers)} by another {other}", text)))
     gains.sort(key=lambda gain: -gain[0])
     found = [point for _, point in gains[:_MOST]]
     if found:

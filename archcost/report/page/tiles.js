@@ -74,7 +74,7 @@ DRAW.tiles = (picture) => {
       const text = amount(known.length ? sum(known, (at) => each.values[at]) : null, each.unit);
       return `${text}${each.unit === "bytes" ? " of activations" : each.unit === "parameters" ? " parameters" : ""}`;
     });
-    const share = total ? `, ${percent(node.value / total)} of ${measures[measure].name}` : "";
+    const share = total ? `, ${percent(node.value / total)} of ${measures[measure].name.replace(/^[A-Z](?=[a-z])/, (letter) => letter.toLowerCase())}` : "";
     const { columns } = node, times = columns[0].length;
     const end = columns.length > 1 ? ` to ${last(names[columns[columns.length - 1][0]])}, ${columns.length} ${node.same ? "equal modules" : "modules"}` : "";
     say(readout, `${names[node.at]}${end}${times > 1 ? ` (${times} of them, here as one)` : ""}: ${own.join(", ")}${share}. ${types[node.at]}${details[node.at] ? `(${details[node.at]})` : ""}`);
