@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeVar, cast
 
@@ -93,13 +94,9 @@ def load_accelerated(path: str | os.PathLike[str], model: Model) -> Model:
             f"{fingerprint()}. Accelerate the model here"
         )
     work = original(model)
-    for before, now in zip((kept.modules, kept.state), _architecture(work), strict=True):
-        for name in {**before, **now}:
-            if before.get(name) != now.get(name):  # type: ignore[attr-defined]
-                raise SpecError(
-                    f"{path} is for another model: {name or 'the model'} was {before.get(name)}, and is "  # type: ignore[attr-defined]
-                    f"{now.get(name)}"
-                )
+    modules, state = _architecture(work)
+    for before, now in ((kept.modules, modules), (kept.state, state)):
+        _check_same(before, now, path)
     call = Call(*map(_value, kept.call))  # type: ignore[arg-type]
     trace = traced(work, call, progress=False)
     with torch.no_grad():
@@ -116,6 +113,12 @@ def load_accelerated(path: str | os.PathLike[str], model: Model) -> Model:
     if not off <= 2 * kept.acceleration.tolerance:
         raise ModelError(f"the program's outputs would be off by {off:.1e}: accelerate the model again")
     return cast(Model, fast)
+
+
+def _check_same(before: Mapping[str, object], now: Mapping[str, object], path: object) -> None:
+    for name in {**before, **now}:
+        if (was := before.get(name)) != (found := now.get(name)):
+            raise SpecError(f"{path} is for another model: {name or 'the model'} was {was}, and is {found}")
 
 
 def _architecture(model: nn.Module) -> tuple[dict[str, str], dict[str, tuple[int, ...]]]:
