@@ -21,7 +21,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torchvision
+from networks import built, noise
 from torch import nn
 
 import archcost
@@ -33,56 +33,6 @@ MODELS = (
     *("vgg16", "resnet18", "resnet50", "googlenet", "alexnet", "inception_v3", "replk", "mobilenet_v2"),
 )
 OWN = ["native", "native-channels-last", "native-prepacked"]
-
-
-class LargeKernel(nn.Module):
-    """A block of RepLKNet: 1x1, a large depthwise kernel, 1x1, and the input added."""
-
-    def __init__(self, channels: int, kernel: int) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            *(nn.Conv2d(channels, channels, 1, bias=False), nn.BatchNorm2d(channels), nn.ReLU()),
-            nn.Conv2d(channels, channels, kernel, padding=kernel // 2, groups=channels, bias=False),
-            *(nn.BatchNorm2d(channels), nn.ReLU()),
-            *(nn.Conv2d(channels, channels, 1, bias=False), nn.BatchNorm2d(channels)),
-        )
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + self.layers(x)
-
-
-class Bottleneck(nn.Sequential):
-    """Twice the channels at half the size."""
-
-    def __init__(self, channels: int, wider: int) -> None:
-        super().__init__(
-            *(nn.Conv2d(channels, wider, 1, bias=False), nn.BatchNorm2d(wider), nn.ReLU()),
-            nn.Conv2d(wider, wider, 3, stride=2, padding=1, groups=wider, bias=False),
-            *(nn.BatchNorm2d(wider), nn.ReLU()),
-        )
-
-
-def replk(channels: int = 64, kernels: tuple[int, ...] = (31, 29, 27, 13)) -> nn.Module:
-    """A small network in the manner of RepLKNet (X. Ding and others, 2022): two blocks a stage."""
-    layers: list[nn.Module] = [
-        *(nn.Conv2d(3, channels, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU()),
-        nn.Conv2d(channels, channels, 3, stride=2, padding=1, groups=channels, bias=False),
-        *(nn.BatchNorm2d(channels), nn.ReLU()),
-    ]
-    for place, kernel in enumerate(kernels):
-        if place:
-            layers.append(Bottleneck(channels, 2 * channels))
-            channels *= 2
-        layers += [LargeKernel(channels, kernel), LargeKernel(channels, kernel)]
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 1000))
-
-
-def built(name: str) -> tuple[nn.Module, int]:
-    """The model with random weights and statistics, and the side of its input."""
-    torch.manual_seed(0)
-    options = {"aux_logits": False, "init_weights": False} if name in ("googlenet", "inception_v3") else {}
-    model = replk() if name == "replk" else getattr(torchvision.models, name)(weights=None, **options)
-    return model.eval(), 299 if name == "inception_v3" else 224
 
 
 def sides(model: nn.Module, x: torch.Tensor, chosen: argparse.Namespace) -> dict[str, tuple[nn.Module, Any]]:
@@ -115,8 +65,7 @@ def sides(model: nn.Module, x: torch.Tensor, chosen: argparse.Namespace) -> dict
 
 
 def table(name: str, chosen: argparse.Namespace, batch: int, threads: int) -> None:
-    model, side = built(name)
-    x = torch.randn(batch, 3, side, side, generator=torch.Generator().manual_seed(1))
+    model, x = built(name), noise(name, batch)
     with settings(threads=threads, keep_blocks=True):
         found = sides(model, x, chosen)
         exact = model.double()(x.double()).detach()

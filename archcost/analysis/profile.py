@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 from archcost.analysis.traced import TracedModel
 
-__all__ = ["Alive", "LayerCost", "MemoryProfile", "layer_costs", "memory_profile"]
+__all__ = ["Alive", "LayerCost", "MemoryProfile", "layer_costs", "macs_by_kind", "memory_profile"]
 
 _WEIGHTED = frozenset({"convolution", "matmul", "attention", "recurrent"})
 
@@ -52,6 +53,14 @@ def memory_profile(analysis: TracedModel) -> MemoryProfile | None:
             alive.append(Alive(maker.module, maker.op.label, storage.nbytes, storage.created_by, freed))
     alive.sort(key=lambda one: -one.nbytes)
     return MemoryProfile(live, peak, operations[peak].module, tuple(alive))
+
+
+def macs_by_kind(analysis: TracedModel) -> dict[str, int]:
+    """The MACs of a pass by kind of operation, the largest first."""
+    found: Counter[str] = Counter()
+    for cost in analysis.operations:
+        found[cost.kind] += cost.macs or 0
+    return {kind: macs for kind, macs in found.most_common() if macs}
 
 
 @dataclass(frozen=True, slots=True)

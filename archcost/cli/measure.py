@@ -50,6 +50,9 @@ def add(commands: Commands, common: Parser) -> None:
         "--cold", action="store_true", help="time with inputs outside the processor's caches"
     )
     report_options(measure)
+    measure.add_argument(
+        "-v", "--verbose", action="store_true", dest="full", help="every convolution, also of many"
+    )
     measure.set_defaults(run=run)
 
 

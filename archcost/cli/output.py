@@ -22,12 +22,18 @@ DONE, FINDINGS, FAILED, INTERRUPTED = 0, 1, 2, 130
 
 
 def write(args: argparse.Namespace, result: Result) -> None:
-    """Print or write a result as the options of `archcost.cli.options.report_options` say."""
+    """Print or write a result as the options of `archcost.cli.options.report_options` say.
+
+    Where they name no format, ``-o NAME.html`` is the page.
+    """
     options = shown_options(args)
     if args.save is not None:
         result.save(args.save)
     if args.format == "table" and args.output in (None, "-"):
         result.table(**options)
+        return
+    if args.format == "table" and args.output.endswith(".html"):
+        result.to_html(args.output, **options)
         return
     form = "text" if args.format == "table" else args.format
     text = getattr(result, f"to_{form}")(**options)

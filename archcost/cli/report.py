@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from archcost.cli.options import SPEC, Commands, Parser, input_options, inputs
-from archcost.cli.output import DONE
+from archcost.cli.output import DONE, INTERRUPTED
 from archcost.errors import ArchcostError, SpecError
 
 if TYPE_CHECKING:
     from archcost.analysis.analysis import Analysis
+    from archcost.latency.measured import Measured
     from archcost.report.result import Result
 
 __all__ = ["add", "run"]
@@ -30,6 +32,16 @@ def add(commands: Commands, common: Parser) -> None:
     report.add_argument(
         "--no-propose", action="store_true", help="what the model costs only, without cheaper replacements"
     )
+    report.add_argument(
+        "--measure", action="store_true", help="time the model here, for the times of its modules and layers"
+    )
+    report.add_argument(
+        "--seconds",
+        type=float,
+        metavar="S",
+        default=60.0,
+        help="time budget of --measure, about; default: 60",
+    )
     report.set_defaults(run=run)
 
 
@@ -41,30 +53,43 @@ def run(args: argparse.Namespace) -> int:
         raise SpecError("report writes one file, and never to stdout: give -o report.html")
     found: Result
     if args.spec.endswith((".json", ".html")):
-        given = [
-            name for name in ("weights", "input_size", "input", "dtype", "device") if getattr(args, name)
-        ]
-        if given:
-            named = " and ".join(f"--{name.replace('_', '-')}" for name in given)
+        options = ("weights", "input_size", "input", "dtype", "device", "measure")
+        unused = [name for name in options if getattr(args, name)]
+        if unused:
+            named = " and ".join(f"--{name.replace('_', '-')}" for name in unused)
             raise SpecError(f"{args.spec} holds a result with its inputs; leave {named} out")
         found = load_result(args.spec)
     else:
         from archcost.analysis.analysis import analyze
 
-        found = analysis = analyze(args.spec, weights=args.weights, **inputs(args))
-        if not args.no_propose:
-            found = _with_proposals(analysis, errors=args.weights is not None)
+        analysis = analyze(args.spec, weights=args.weights, **inputs(args))
+        timed = _measured(analysis, args.seconds) if args.measure else None
+        found = analysis if timed is None else timed
+        if not args.no_propose and (timed is None or not timed.interrupted):
+            found = _with_proposals(analysis, timed, errors=args.weights is not None)
     found.to_html(args.output)
     print(args.output)
-    return DONE
+    return INTERRUPTED if getattr(found, "interrupted", False) else DONE
 
 
-def _with_proposals(analysis: Analysis, errors: bool) -> Result:
-    """Proposals for the model, or the Analysis alone where there can be none."""
+def _measured(analysis: Analysis, seconds: float) -> Measured:
+    """The times of the model here; what had been measured by then after Ctrl-C."""
+    from archcost.latency.measure import measure
+    from archcost.latency.measured import MeasuringInterrupted
+
+    try:
+        return measure(analysis, seconds=seconds)
+    except MeasuringInterrupted as stopped:
+        return stopped.found
+
+
+def _with_proposals(analysis: Analysis, timed: Measured | None, errors: bool) -> Result:
+    """Proposals for the model, or what was counted and measured alone where there can be none."""
     from archcost.rewriting.proposals import propose
 
     try:
-        return propose(analysis, errors=errors)
+        found = propose(analysis, errors=errors)
     except ArchcostError as error:
         print(f"note: no proposals: {error}", file=sys.stderr)
-        return analysis
+        return analysis if timed is None else timed
+    return found if timed is None else replace(found, timed=replace(timed, analysis=None))

@@ -91,7 +91,9 @@ def add(commands: Commands, common: Parser) -> None:
         "--plan", metavar="FILE", help="where to write the plan as JSON; default: NAME.plan.json beside -o"
     )
     rewrite.add_argument(
-        "--report", metavar="FILE", help="where to write the comparison of old and new as markdown"
+        "--report",
+        metavar="FILE",
+        help="where to write the comparison of old and new: markdown, or the page for NAME.html",
     )
     rewrite.add_argument("--python", metavar="FILE", help="where to write the new layers as Python source")
     report_options(rewrite)
@@ -142,7 +144,9 @@ def run(args: argparse.Namespace) -> int:
     # Files before printing: the reader of the pipe may have gone.
     if done:
         _write(found, files, args.python)
-    if args.report:
+    if args.report and args.report.endswith(".html"):
+        found.to_html(args.report)
+    elif args.report:
         write_file(args.report, f"{found.to_markdown()}\n```\n{said}```\n")
     print(untimed, end="", file=sys.stderr)
     if done:

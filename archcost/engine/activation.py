@@ -63,10 +63,13 @@ class Activation:
                 return F.leaky_relu(x, self.low)
             case "elu":
                 return F.elu(x, self.low)
-            case "sigmoid" | "tanh":
-                return getattr(x, self.kind)()
+            case "sigmoid":
+                return x.sigmoid()
+            case "tanh":
+                return x.tanh()
             case other:
-                return getattr(F, other)(x)
+                made: Tensor = getattr(F, other)(x)
+                return made
 
     def __str__(self) -> str:
         if self.kind == "clamp":

@@ -25,9 +25,10 @@ def evaluate(graph: Graph, inputs: Sequence[Tensor], dtype: torch.dtype = torch.
 
     for node in graph.nodes:
         made = node.operator.reference(*map(tensor_of, node.inputs))
-        if tuple(made.shape) != node.output.shape:
-            raise AssertionError(f"{node.operator}: {tuple(made.shape)} for {node.output.shape}")
-        known[node.output] = made
+        for value, tensor in zip(node.outputs, made if node.also else (made,), strict=True):
+            if tuple(tensor.shape) != value.shape:
+                raise AssertionError(f"{node.operator}: {tuple(tensor.shape)} for {value.shape}")
+            known[value] = tensor
     return [tensor_of(value) for value in graph.outputs]
 
 

@@ -70,6 +70,6 @@ def in_forms(graph: Graph, wanted: Wanted) -> tuple[Graph, Forms]:
         reads, writes = wanted(node, [forms.get(value, Form.PLAIN) for value in node.inputs])
         inputs = tuple(as_form(value, form) for value, form in zip(node.inputs, reads, strict=True))
         nodes.append(replace(node, inputs=inputs))
-        forms[node.output] = writes
+        forms.update(dict.fromkeys(node.outputs, writes))
     outputs = tuple(as_form(value, Form.PLAIN) for value in graph.outputs)
     return replace(graph, nodes=tuple(nodes), outputs=outputs), forms

@@ -41,13 +41,19 @@ class Value:
 
 @dataclass(frozen=True, eq=False)
 class Node:
-    """An operator, its inputs, and the one tensor that it computes."""
+    """An operator, its inputs, and the tensor that it computes; a few compute more than one."""
 
     operator: Operator
     inputs: tuple[Value, ...]
     output: Value
     modules: tuple[str, ...] = ()
     """Names of the modules whose work it does, in order."""
+    also: tuple[Value, ...] = ()
+    """Further tensors that it computes."""
+
+    @property
+    def outputs(self) -> tuple[Value, ...]:
+        return (self.output, *self.also)
 
 
 @dataclass(frozen=True)
@@ -103,7 +109,8 @@ class Edits:
             place += 1
         for node in old:
             self._slots[self._slot_of.pop(node)].remove(node)
-            del self._maker[node.output]
+            for value in node.outputs:
+                del self._maker[value]
             for value in node.inputs:
                 self._users[value].remove(node)
         for node in new:
@@ -118,12 +125,12 @@ class Edits:
         nodes = self.nodes()
         needed = set(self.returned)
         for node in reversed(nodes):
-            if node.output in needed:
+            if needed.intersection(node.outputs):
                 needed.update(node.inputs)
-        return replace(self._graph, nodes=tuple(node for node in nodes if node.output in needed))
+        return replace(self._graph, nodes=tuple(node for node in nodes if needed.intersection(node.outputs)))
 
     def _add(self, node: Node) -> None:
-        self._maker[node.output] = node
+        self._maker.update(dict.fromkeys(node.outputs, node))
         for value in node.inputs:
             self._users[value].append(node)
 

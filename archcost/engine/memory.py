@@ -59,7 +59,7 @@ class _Plan:
 
 def held(graph: Graph, forms: Forms, lanes: int) -> dict[Value, Held]:
     """A place for every tensor; views and concatenations of whole blocks share memory where they can."""
-    plan = _Plan(graph, forms, lanes, {node.output: node for node in graph.nodes})
+    plan = _Plan(graph, forms, lanes, {v: node for node in graph.nodes for v in node.outputs})
     joined = [node for node in graph.nodes if _blocked(plan, node) and len(node.inputs) > 1]
     for node in sorted(joined, key=lambda node: -node.output.shape[1]):
         _concatenate(plan, node)
@@ -69,6 +69,7 @@ def held(graph: Graph, forms: Forms, lanes: int) -> dict[Value, Held]:
     for node in graph.nodes:
         if node.output not in plan.places:
             plan.places[node.output] = _view(plan, node) or plan.own(node.output)
+        plan.places.update((value, plan.own(value)) for value in node.also)
     _lifetimes(plan)
     _outputs(plan)
     return plan.places
@@ -92,7 +93,13 @@ def _concatenate(plan: _Plan, node: Node) -> None:
         fills = start % plan.lanes == 0 and (count % plan.lanes == 0 or number + 1 == len(runs))
         free = value not in plan.places and maker is not None and not _blocked(plan, maker)
         once = sum(source == other for other, _, _ in runs) == 1
-        if fills and free and once and (first, count) == (0, value.shape[1]) and value not in plan.graph.inputs:
+        if (
+            fills
+            and free
+            and once
+            and (first, count) == (0, value.shape[1])
+            and value not in plan.graph.inputs
+        ):
             offset = start // plan.lanes * plan.pixels(value)
             plan.places[value] = Held(whole.buffer, offset, whole.batch_stride)
         start += count
@@ -120,7 +127,9 @@ def _view(plan: _Plan, node: Node) -> Held | None:
     form = plan.forms[node.output]
     if isinstance(node.operator, Reshape) and form is Form.PLAIN:
         place = plan.places.get(node.inputs[0])
-        return None if place is None else Held(place.buffer, place.offset, 0)
+        if place is None:
+            return None
+        return Held(place.buffer, place.offset, prod(node.output.shape[1:]))
     if _blocked(plan, node) and _prefix(plan, node, node.operator.runs()):  # type: ignore[attr-defined]
         return plan.places[node.output]
     return None
@@ -128,10 +137,11 @@ def _view(plan: _Plan, node: Node) -> Held | None:
 
 def _lifetimes(plan: _Plan) -> None:
     for index, node in enumerate(plan.graph.nodes):
-        buffer = plan.places[node.output].buffer
-        if buffer.first < 0 and buffer.input is None:
-            buffer.first = index
-        buffer.last = max(buffer.last, index)
+        for value in node.outputs:
+            buffer = plan.places[value].buffer
+            if buffer.first < 0 and buffer.input is None:
+                buffer.first = index
+            buffer.last = max(buffer.last, index)
         for value in node.inputs:
             if value in plan.places:
                 plan.places[value].buffer.last = index

@@ -1,4 +1,4 @@
-"""The engine's operators: what each computes, said once by PyTorch and once, elsewhere, as steps of a program.
+"""The engine's operators: what each computes, said here by PyTorch; `lowering` makes steps of them.
 
 Shapes are logical: images are (batch, channels, height, width) whatever their layout in memory.
 """
@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from archcost.engine.activation import IDENTITY, Activation
+from archcost.kernels.packing import WinogradTile
 from archcost.trace.graph import Argument
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "Convolution",
     "Elementwise",
     "Interpolate",
+    "InvertedResidual",
     "LayerNorm",
     "Linear",
     "MatMul",
@@ -45,8 +47,8 @@ Sides = tuple[tuple[int, int], tuple[int, int]]
 class Operator(Protocol):
     """A frozen dataclass with everything about a node but its inputs."""
 
-    def reference(self, *inputs: Tensor) -> Tensor:
-        """The result by PyTorch, in the dtype of the inputs."""
+    def reference(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """The result by PyTorch, in the dtype of the inputs; a tuple where a node has further tensors."""
         ...
 
 
@@ -91,8 +93,10 @@ class Convolution:
     """Done to the input first; what is padded stays zero."""
     adds: bool = False
     gated: bool = False
+    tile: WinogradTile | None = None
+    """Of the transform that it runs by; None: directly."""
     sources: tuple[tuple[int, int], ...] | None = None
-    """For each input channel the input that it is read from and its channel there; None: one input, in order."""
+    """For each input channel, the input that holds it and its channel there; None: those of one input."""
 
     @property
     def pointwise(self) -> bool:
@@ -145,9 +149,9 @@ class Pool:
             return F.max_pool2d(x, self.size, self.stride, 0, self.dilation)
         ones = torch.ones_like(x[:1, :1])
         if self.counts_padding is not None:
-            (t, b), (l, r) = self.counts_padding
-            ones = F.pad(ones, (l, r, t, b), value=1.0)
-            ones = F.pad(ones, (left - l, right - r, top - t, bottom - b))
+            (above, below), (before, behind) = self.counts_padding
+            ones = F.pad(ones, (before, behind, above, below), value=1.0)
+            ones = F.pad(ones, (left - before, right - behind, top - above, bottom - below))
         else:
             ones = F.pad(ones, (left, right, top, bottom))
         x = F.pad(x, (left, right, top, bottom))
@@ -156,7 +160,7 @@ class Pool:
 
 @dataclass(frozen=True, eq=False)
 class Linear:
-    """activation(x W^T + bias + addend) along the last dimension. Inputs: x, and the addend where ``adds``."""
+    """activation(x W^T + bias + addend) along the last dimension. Inputs: x, and an addend if it ``adds``."""
 
     weight: Tensor
     """(out_features, in_features), in double precision."""
@@ -335,8 +339,33 @@ class Interpolate:
     def reference(self, *inputs: Tensor) -> Tensor:
         (x,) = inputs
         if self.mode == "nearest":
-            return torch.ops.aten.upsample_nearest2d(x, self.size, *self.scales)
-        return torch.ops.aten.upsample_bilinear2d(x, self.size, self.align_corners, *self.scales)
+            made: Tensor = torch.ops.aten.upsample_nearest2d(x, self.size, *self.scales)
+        else:
+            aligned = self.align_corners
+            made = torch.ops.aten.upsample_bilinear2d(x, self.size, aligned, *self.scales)
+        return made
+
+
+@dataclass(frozen=True, eq=False)
+class InvertedResidual:
+    """Expansion, depthwise convolution and projection (Sandler et al., 2018, arXiv:1801.04381) in one.
+
+    Inputs: x, and the addend where ``project`` adds. Without a projection it computes the depthwise
+    convolution's output and, as a further tensor, its sums over the pixels, (batch, channels, 1, 1).
+    """
+
+    expand: Convolution | None
+    depthwise: Convolution
+    project: Convolution | None
+
+    def reference(self, *inputs: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        x, *rest = inputs
+        if self.expand is not None:
+            x = self.expand.reference(x)
+        x = self.depthwise.reference(x)
+        if self.project is None:
+            return x, x.sum((2, 3), keepdim=True)
+        return self.project.reference(x, *rest)
 
 
 @dataclass(frozen=True, eq=False)
@@ -345,10 +374,13 @@ class SqueezeExcite:
 
     reduce: Linear
     expand: Linear
+    pixels: int | None = None
+    """The input holds sums over so many pixels; None: it is the images."""
 
     def reference(self, *inputs: Tensor) -> Tensor:
         (x,) = inputs
-        gate = self.expand.reference(self.reduce.reference(x.mean((2, 3))))
+        mean = x.mean((2, 3)) if self.pixels is None else x[:, :, 0, 0] / self.pixels
+        gate = self.expand.reference(self.reduce.reference(mean))
         return gate[:, :, None, None]
 
 
@@ -367,7 +399,8 @@ class TorchCall:
         found = function(self.name)(
             *filled(self.args, inputs), **{key: filled(value, inputs) for key, value in self.kwargs.items()}
         )
-        return found if self.result is None else found[self.result]
+        made: Tensor = found if self.result is None else found[self.result]
+        return made
 
 
 @dataclass(frozen=True)

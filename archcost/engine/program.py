@@ -30,16 +30,17 @@ class Program:
     Args:
         graph: after all passes.
         isa: the instruction set of the kernels; by default the best one here.
+        packed: False leaves the weights zero, for a program that is only timed.
     """
 
-    def __init__(self, graph: Graph, isa: str | None = None) -> None:
+    def __init__(self, graph: Graph, isa: str | None = None, *, packed: bool = True) -> None:
         builder = lowered(graph, isa)
         self.graph, self._held, self._forms = builder.graph, builder.held, builder.forms
         buffers = list(dict.fromkeys(place.buffer for place in self._held.values()))
         inner = [one for one in buffers if one.input is None and one.output is None]
         self._offsets, self.arena_floats = arena(inner)
         self._library = builder.library
-        self._weights = builder.pack(self._in_arena)
+        self._weights = builder.pack(self._in_arena, empty=not packed)
         self.weights_bytes = 4 * builder.weights_floats
         self._inputs = len(graph.inputs)
         self.steps = builder.steps
@@ -79,7 +80,9 @@ class Program:
         place = self._held.get(self.graph.outputs[number])
         return place is not None and place.buffer.output == number
 
-    def _results(self, memory: _Memory, outputs: list[Tensor | None], loose: dict[Value, Tensor]) -> list[Tensor]:
+    def _results(
+        self, memory: _Memory, outputs: list[Tensor | None], loose: dict[Value, Tensor]
+    ) -> list[Tensor]:
         results: list[Tensor] = []
         for number, value in enumerate(self.graph.outputs):
             made = outputs[number]
@@ -195,7 +198,9 @@ class _NativeRun:
             checked(self._call(self._steps, self._count, memory.bases, threads, None))
             return
         taken = (c_int64 * self._count)()
-        checked(self._call(self._steps, self._count, memory.bases, threads, ctypes.cast(taken, POINTER(c_int64))))
+        checked(
+            self._call(self._steps, self._count, memory.bases, threads, ctypes.cast(taken, POINTER(c_int64)))
+        )
         times += [1e-9 * one for one in taken]
 
 
@@ -217,10 +222,10 @@ class _TorchRun:
         node, program = self._node, self._program
         inputs = [program._tensor(value, memory, outputs, loose) for value in node.inputs]
         made = node.operator.reference(*inputs)
+        assert isinstance(made, Tensor)  # further tensors come from kernels alone
         if node.output.real:
             program._tensor(node.output, memory, outputs, loose).copy_(made)
         else:
             loose[node.output] = made
         if times is not None:
             times.append(time.perf_counter() - began)
-

@@ -97,6 +97,8 @@ _FUNCTIONS = {
     "archcost_lanes": (c_int64, []),
     "archcost_fingerprint": (c_uint64, [POINTER(c_void_p), c_int64]),
     "archcost_prefetch": (None, [POINTER(c_void_p), c_int64]),
+    "archcost_multiply_add": (c_int64, [c_int64, c_int64]),
+    "archcost_read": (c_int64, [c_void_p, c_int64, c_int64, c_int64]),
     "archcost_run": (c_int, [POINTER(Step), c_int64, POINTER(c_void_p), c_int64, POINTER(c_int64)]),
     "archcost_winograd_tile": (c_int, [c_int, POINTER(c_int64)]),
     "archcost_fft_size": (c_int64, [c_int64]),
@@ -110,6 +112,10 @@ _FUNCTIONS = {
 }
 _FUNCTIONS |= {
     "archcost_direct_packed_floats": (c_int64, [POINTER(c_int64), c_int64, c_int64]),
+    "archcost_linear_packed_floats": (c_int64, [c_int64, c_int64]),
+    "archcost_linear_pack": (None, [c_int64, c_int64, c_int64, c_void_p, c_void_p, c_void_p]),
+    "archcost_inverted_residual_packed_floats": (c_int64, [c_int64, c_int64]),
+    "archcost_inverted_residual_pack": (None, [c_int64, c_int64, c_void_p, c_void_p]),
     "archcost_squeeze_packed_floats": (c_int64, [c_int64, c_int64]),
     "archcost_squeeze_pack": (None, [c_int64, c_int64, *[c_void_p] * 5]),
     "archcost_direct_pack": (None, [POINTER(c_int64), c_int64, c_int64, c_int64, c_void_p, c_void_p]),

@@ -4,21 +4,31 @@ from __future__ import annotations
 
 from ctypes import Structure, c_float, c_int64
 
-from archcost.kernels.loading import Images
+from archcost.kernels.loading import Images, Problem
 
 __all__ = [
     "ActivationArguments",
     "AffineArguments",
+    "AttentionArguments",
     "ConversionArguments",
     "DepthwiseArguments",
     "DirectArguments",
     "ElementwiseArguments",
     "GlobalPoolArguments",
+    "Heads",
+    "InterpolationArguments",
+    "InvertedResidualArguments",
+    "LayerNormArguments",
+    "LinearArguments",
     "Map",
+    "Mask",
+    "MatmulArguments",
     "PoolArguments",
     "Run",
     "Runs",
+    "SoftmaxArguments",
     "SqueezeArguments",
+    "TilesArguments",
     "WindowArguments",
     "gather_arguments",
 ]
@@ -62,6 +72,31 @@ class DepthwiseArguments(Structure):
         ("pad_top", c_int64),
         ("pad_left", c_int64),
         ("activation", ActivationArguments),
+    ]
+
+
+class InvertedResidualArguments(Structure):
+    """ArchcostInvertedResidual of src/inverted_residual.h."""
+
+    _fields_ = [
+        *((name, Images) for name in ("input", "output", "addend")),
+        *(
+            (name, c_int64)
+            for name in ("channels", "taps", "step", "pad_top", "pad_left", "sums_batch_stride")
+        ),
+        *((name, ActivationArguments) for name in ("expansion", "depthwise", "projection")),
+    ]
+
+
+class LinearArguments(Structure):
+    """ArchcostLinear of src/linear.h."""
+
+    _fields_ = [
+        ("activation", ActivationArguments),
+        *(
+            (name, c_int64)
+            for name in ("rows", "inputs", "outputs", "in_stride", "out_stride", "addend_stride")
+        ),
     ]
 
 
@@ -151,6 +186,78 @@ class SqueezeArguments(Structure):
         ("hidden", c_int64),
         ("out_batch_stride", c_int64),
         ("scale", c_float),
+    ]
+
+
+class LayerNormArguments(Structure):
+    """ArchcostLayerNorm of src/normalise.h."""
+
+    _fields_ = [("input", Map), ("output", Map), ("activation", ActivationArguments), ("epsilon", c_float)]
+
+
+class SoftmaxArguments(Structure):
+    """ArchcostSoftmax of src/normalise.h."""
+
+    _fields_ = [(name, c_int64) for name in ("rows", "length", "in_stride", "out_stride")]
+
+
+class MatmulArguments(Structure):
+    """ArchcostMatmul of src/attention.h."""
+
+    _fields_ = [
+        ("activation", ActivationArguments),
+        *((name, c_int64) for name in ("batch", "heads", "rows", "depth", "columns", "transposed")),
+        *(
+            (f"{tensor}_{level}_stride", c_int64)
+            for tensor in ("a", "b", "out")
+            for level in ("batch", "head", "row")
+        ),
+    ]
+
+
+class Heads(Structure):
+    """ArchcostHeads of src/attention.h."""
+
+    _fields_ = [("batch_stride", c_int64), ("head_stride", c_int64), ("row_stride", c_int64)]
+
+
+class Mask(Structure):
+    """ArchcostMask of src/attention.h."""
+
+    _fields_ = [(name, c_int64) for name in ("period", "batch_stride", "head_stride", "row_stride")]
+
+
+class AttentionArguments(Structure):
+    """ArchcostAttention of src/attention.h."""
+
+    _fields_ = [
+        *((name, c_int64) for name in ("batch", "heads", "queries", "keys", "depth", "values")),
+        *((name, Heads) for name in ("q", "k", "v", "out")),
+        ("first_mask", Mask),
+        ("second_mask", Mask),
+        ("scale", c_float),
+    ]
+
+
+class InterpolationArguments(Structure):
+    """ArchcostInterpolation of src/interpolate.h."""
+
+    _fields_ = [
+        ("input", Images),
+        ("output", Images),
+        ("mode", c_int64),
+        ("row_scale", c_float),
+        ("column_scale", c_float),
+    ]
+
+
+class TilesArguments(Structure):
+    """ArchcostTiles of src/tiled_convolution.h."""
+
+    _fields_ = [
+        *((name, c_int64) for name in ("family", "first", "second")),
+        ("convolution", Problem),
+        ("activation", ActivationArguments),
     ]
 
 

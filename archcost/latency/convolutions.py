@@ -11,14 +11,14 @@ from archcost.errors import ArchcostError
 from archcost.latency.timing.passing import as_it_is, passed
 from archcost.spec import ConvSpec
 from archcost.trace.call import Call
-from archcost.trace.graph import Args, Kwargs, Op, Trace
+from archcost.trace.graph import Args, Kwargs, Op, TensorRef, Trace
 from archcost.trace.modules import walk
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["ConvCall", "ConvTask", "ConvTensors", "convolutions_of", "samples_of"]
+__all__ = ["ConvCall", "ConvTask", "ConvTensors", "convolutions_of", "layout_of", "samples_of"]
 
 R = TypeVar("R")
 _MODULES = frozenset(f"Conv{kind}{axes}d" for kind in ("", "Transpose") for axes in (1, 2, 3))
@@ -48,6 +48,8 @@ class ConvCall:
     """Whether the module did nothing else in that call, so that its own time is the convolution's."""
     refusal: str | None = None
     """Why no path can be timed for it, and ``task`` is None."""
+    layout: str = "contiguous"
+    """The layout of its input as the model runs it: ``contiguous`` or ``channels_last``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,8 +80,16 @@ def convolutions_of(trace: Trace) -> tuple[ConvCall, ...]:
         several = sum(other.base == op.base for other in together) > 1
         alone = len(together) == 1 or (kind in _MODULES and not several)
         task, refusal = _task(op.args)
-        found.append(ConvCall(name, kind, nth[op.call], task, alone, refusal))
+        found.append(ConvCall(name, kind, nth[op.call], task, alone, refusal, layout_of(op.args[0])))
     return tuple(found)
+
+
+def layout_of(x: TensorRef) -> str:
+    """The memory layout of a traced tensor: ``contiguous`` or ``channels_last``."""
+    order = sorted(range(len(x.shape)), key=lambda axis: (-x.stride[axis], axis))
+    several = [axis for axis in order if x.shape[axis] > 1]
+    last = len(x.shape) > 3 and several and several[-1] == 1 and x.shape[1] > 1
+    return "channels_last" if last and x.stride[1] == 1 else "contiguous"
 
 
 def samples_of(model: nn.Module, call: Call, tasks: Sequence[ConvTask]) -> dict[ConvTask, ConvTensors]:

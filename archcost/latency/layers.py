@@ -64,6 +64,20 @@ class LayerTime:
     """The lower bound of this machine's roofline over the best path's time: 1 is as fast as possible."""
     note: str | None
     """Why something is missing or doubtful."""
+    layout_speedup: float | None = None
+    """Time alone of PyTorch's own convolution in the layout in which the model runs it, over ``native_ms``.
+
+    It is 1 where the difference is within the noise.
+    """
+    disturbed: bool = False
+    """Whether ``native_ms`` or ``best_ms`` is unreliable, because other processes interrupted its samples."""
+
+    @property
+    def as_run_ms(self) -> float | None:
+        """Median time alone of PyTorch's own convolution in the layout in which the model runs it."""
+        if self.native_ms is None or self.layout_speedup is None:
+            return None
+        return self.native_ms * self.layout_speedup
 
     @property
     def macs(self) -> int | None:
@@ -91,9 +105,7 @@ def verdict_of(found: PathTimes) -> PathVerdict:
     best = min(timed, key=lambda one: one.median_s)
     if native is None:
         return PathVerdict(None, best)
-    gain = native.median_s - best.median_s
-    noise = min(_noise(native) + _noise(best), MOST_NOISE * native.median_s)
-    if gain <= max(NOISE * native.median_s, noise):
+    if not _is_faster(best, native):
         note = ROUGH if is_rough(native) else f"{NOT_FASTER}{without_kernel(found.refused)}"
         return PathVerdict(native, native, note)
     return PathVerdict(native, best, ROUGH if is_rough(best) else None)
@@ -137,7 +149,7 @@ def _row(
         owner = None
     native, best = verdict.native, verdict.best
     path = None if best is None else best.key.path
-    count = workspace = share = error = None
+    count = workspace = share = error = by_layout = None
     if task is not None and best is not None and path is not None:
         itemsize = 8 if task.dtype == "float64" else 4
         count = get(path).multiplications(task.spec)
@@ -145,8 +157,12 @@ def _row(
         error = found[task].errors.get(path)
         if roofline is not None and roofline.dtype == task.dtype and best.median_s > 0:
             share = roofline.share(best.median_s, count, bytes_moved(task.spec, itemsize))
-        if best.disturbed:
-            notes.append(f"best_ms is {UNRELIABLE}")
+        if native is not None:
+            by_layout = _layout_speedup(call.layout, found[task], native)
+        doubtful = {"native_ms": native, "best_ms": best}
+        names = [name for name, one in doubtful.items() if one is not None and one.disturbed]
+        if names:
+            notes.append(f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} {UNRELIABLE}")
     return LayerTime(
         name=call.name,
         type=call.type,
@@ -167,7 +183,23 @@ def _row(
         workspace_bytes=workspace,
         roofline_share=share,
         note="; ".join(notes) or None,
+        layout_speedup=by_layout,
+        disturbed=any(one is not None and one.disturbed for one in (native, best)),
     )
+
+
+def _layout_speedup(layout: str, found: PathTimes, native: Measurement) -> float | None:
+    """The gain from the faster layout alone, beyond the noise."""
+    as_run = [one for one in found.measurements if (one.key.path, one.key.layout) == ("native", layout)]
+    if not as_run or is_rough(as_run[0]):
+        return None
+    return as_run[0].median_s / native.median_s if _is_faster(native, as_run[0]) else 1.0
+
+
+def _is_faster(new: Measurement, old: Measurement) -> bool:
+    """Whether a time is shorter by more than the noise."""
+    noise = min(_noise(old) + _noise(new), MOST_NOISE * old.median_s)
+    return old.median_s - new.median_s > max(NOISE * old.median_s, noise)
 
 
 def _noise(one: Measurement) -> float:

@@ -170,7 +170,7 @@ class _Measuring:
             dtypes = {task.dtype for task in samples}
             if len(dtypes) == 1:
                 with suppress(TooLittleTime):
-                    self.roofline = measure_roofline(
+                    line = measure_roofline(
                         store,
                         threads=threads,
                         dtype=dtypes.pop(),
@@ -178,6 +178,8 @@ class _Measuring:
                         deadline=self.deadline.before(predictions),
                         again=again,
                     )
+                    # Cold inputs come from memory, whatever would hold them.
+                    self.roofline = replace(line, caches=()) if self.cold else line
             reached = {times.task for times in self.times}
             unreached = {task: sample for task, sample in samples.items() if task not in reached}
             if unreached:
@@ -208,6 +210,7 @@ class _Measuring:
             interrupted=interrupted,
             notes=(*self.analysis.notes, *self.notes, *table.notes),
             predictions=self.predictions,
+            analysis=self.analysis,
             **asked,
         )
 

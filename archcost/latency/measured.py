@@ -11,7 +11,7 @@ The schema of ``archcost.measured/1``:
   or those asked for.
 - ``paths``: a list of measurements, as ``archcost store export`` has them.
 - ``refused``: a list of ``{"spec", "path", "reason"}``: the paths that were skipped, and why.
-- ``roofline``: null, or ``macs_per_second`` and ``bytes_per_second`` of this machine.
+- ``roofline``: null, or ``macs_per_second``, ``bytes_per_second`` and ``caches`` of this machine.
 
 A time that was not measured is null. Where time did not reach every convolution and some of them could be
 predicted, each of ``layers`` has those of `predicted_columns` as well: ``predicted_path``,
@@ -23,7 +23,7 @@ other name, and in no sum.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 
 from archcost.latency.layers import LayerTime
@@ -35,7 +35,7 @@ from archcost.latency.reports.columns import (
     PATH_COLUMNS,
     predicted_columns,
 )
-from archcost.latency.reports.notes import heading, notes_of
+from archcost.latency.reports.notes import answers, heading, notes_of
 from archcost.latency.reports.pictures import page_of
 from archcost.latency.store.measurement import Measurement
 from archcost.latency.timed import TimedModel
@@ -47,6 +47,9 @@ from archcost.report.values import Json
 
 __all__ = ["Measured", "MeasuringInterrupted"]
 
+_RATIOS = {"speedup": ("native_ms", "best_ms"), "layout_speedup": ("as_run_ms", "native_ms")}
+# Rows of the first screen.
+_MOST = 20
 _OF_RUN = ("device", "threads", "dtype", "batch", "tolerance", "cold", "seconds", "took_s", "interrupted")
 
 
@@ -70,21 +73,32 @@ class Measured(TimedModel, Result):
         columns, shown = LAYER_COLUMNS, [*DEFAULT_LAYER_COLUMNS]
         if self.predictions or asked.columns is not None:
             columns = (*columns, *predicted_columns(self.predicted))
+        if all((layer.layout_speedup or 1.0) == 1 for layer in self.layers):
+            shown.remove("layout_speedup")
         if self.predictions:
             shown += DEFAULT_PREDICTED_COLUMNS
         largest = "native_ms" if self.context is None else "latency_ms"
         rows = ordered(self.layers, columns, of_layers, largest, cut=False)
         lines = partial(_lines, rows, of_layers)
         layers = Table("layers", columns, lambda: rows[: of_layers.top], shown, lines=lines)
+        seen, more = layers, len(rows) > _MOST and not (asked.full or asked.is_flat or asked.by)
+        if more:
+            most = ordered(rows, columns, Asked(top=_MOST), largest)
+            first = [*(row for row in rows if row in most), *(row for row in rows if row not in most)]
+            seen = replace(layers, name="slowest", lines=partial(_lines, first, Asked(top=_MOST)))
         times = partial(ordered, self.paths, PATH_COLUMNS, of_paths, "ms")
         return Document(
             schema="archcost.measured/1",
             headings=[heading(self)],
             tables=[layers, Table("paths", PATH_COLUMNS, times, DEFAULT_PATH_COLUMNS)],
-            shown=[layers] * bool(self.layers),
+            shown=[seen] * bool(self.layers),
+            lines=answers(self),
+            details=[layers] * more,
+            folded="Every convolution" * more,
+            more="archcost measure -v, or full=True, shows every convolution" * more,
             record=lambda: _record(self, layers.for_data(of_layers), layers.rows(), times()),
             notes=partial(notes_of, self),
-            page=partial(page_of, self),
+            page=lambda: replace(page_of(self), lines=()),
         )
 
 
@@ -151,9 +165,10 @@ def _name(layer: LayerTime) -> str:
 def _total(column: Column[LayerTime], layers: Sequence[LayerTime]) -> str:
     """The sum where a sum means something and every part is known."""
     values = [column.get(layer) for layer in layers]
-    if column.name == "speedup":
-        pairs = [(layer.native_ms, layer.best_ms) for layer in layers]
+    if column.name in _RATIOS:
+        over, under = _RATIOS[column.name]
+        pairs = [(getattr(layer, over), getattr(layer, under)) for layer in layers]
         known = [(native, best) for native, best in pairs if native is not None and best is not None]
-        best = sum(one for _, one in known)
+        best: float = sum(one for _, one in known)
         return column.show(sum(one for one, _ in known) / best) if len(known) == len(pairs) and best else ""
     return column.show(sum(values)) if column.summed and None not in values else ""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from archcost.errors import SpecError
 
 if TYPE_CHECKING:
+    from archcost.analysis.analysis import Analysis
     from archcost.latency.convolutions import ConvCall, ConvTask
     from archcost.latency.layers import LayerTime
     from archcost.latency.paths import PathTimes
@@ -60,6 +61,8 @@ class TimedModel:
     notes: tuple[str, ...] = ()
     predictions: Mapping[ConvTask, Prediction] = field(default_factory=dict)
     """Predicted times of the convolutions that were not reached, where enough others were measured."""
+    analysis: Analysis | None = field(default=None, repr=False, compare=False)
+    """The costs of the same forward pass, beside which its times are shown."""
 
     @cached_property
     def layers(self) -> tuple[LayerTime, ...]:

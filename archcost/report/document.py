@@ -263,6 +263,8 @@ class Page:
     advice: Sequence[Point] = ()
     """Advice, with the gain."""
     pictures: Sequence[Picture] = ()
+    lines: Sequence[str] | None = None
+    """Lines of text below the facts; None: those of the Document."""
     tables: Sequence[Listing] | None = None
     """The tables, the first of them unfolded; None: those of the Document for data."""
 

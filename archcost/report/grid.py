@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from archcost.report.text import fit, width_of
+from archcost.report.text import fit, fit_middle, width_of
 
 __all__ = ["Entry", "Grid", "Head", "Piece", "lay_out", "that_fit"]
 
@@ -188,6 +188,8 @@ def _line(entry: Entry, room: int, widths: list[int], heads: Sequence[Head], lim
     if entry.remark and (not limited or entry.label_width() <= room):
         label.append((entry.remark, "dim"))
     left = room
+    if limited:
+        label = _shortened(label, room)
     for text, style in label:
         cut = fit(text, left) if limited else text
         pieces.append((cut, style or entry.style))
@@ -203,6 +205,16 @@ def _line(entry: Entry, room: int, widths: list[int], heads: Sequence[Head], lim
             style = "dim"
         pieces.append((GAP + _aligned(fit(cell, width), width, head.right), style))
     return pieces
+
+
+def _shortened(label: list[Piece], room: int) -> list[Piece]:
+    """The label with its longest piece cut in the middle, where it is too long."""
+    over = sum(width_of(text) for text, _ in label) - room
+    longest = max(range(len(label)), key=lambda at: width_of(label[at][0]), default=0)
+    if over <= 0:
+        return label
+    text, style = label[longest]
+    return [*label[:longest], (fit_middle(text, width_of(text) - over), style), *label[longest + 1 :]]
 
 
 def _padded(text: str, width: int) -> str:

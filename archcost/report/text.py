@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["csv_cell", "encodable", "fit", "html_text", "markdown_cell", "visible", "well_formed", "width_of"]
+__all__ = [
+    *("csv_cell", "encodable", "fit", "fit_middle", "html_text", "markdown_cell", "visible", "well_formed"),
+    "width_of",
+]
 
+# The least width that has room for both ends of a text.
+_LEAST_ENDS = 12
 # Characters with which a formula of a spreadsheet begins.
 _FORMULA = ("=", "+", "-", "@")
 _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?")
@@ -63,6 +68,16 @@ def width_of(text: str) -> int:
     from rich.cells import cell_len
 
     return cell_len(text)
+
+
+def fit_middle(text: str, width: int) -> str:
+    """The text cut to at most ``width`` cells, a name in its middle: the ends of names tell modules apart."""
+    if width_of(text) <= width or width < _LEAST_ENDS or " " in text:
+        return fit(text, width)
+    end = len(text)
+    while width_of(text[end - 1 :]) <= (width - 1) // 2:
+        end -= 1
+    return fit(text, width - width_of(text[end:])) + text[end:]
 
 
 def fit(text: str, width: int) -> str:

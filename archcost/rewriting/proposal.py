@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from math import inf
 
-from archcost.latency.timing.thresholds import NOISE
+from archcost.latency.timing.thresholds import NOISE, UNRELIABLE
 from archcost.rewriting.replacement import Replacement, RuleOptions
 from archcost.spec import ConvSpec
 
@@ -31,9 +31,14 @@ class PlaceCosts:
     receptive_field: tuple[int, ...] | None
     """Receptive field of an output position in the input, in pixels, by axis; None where not known."""
     latency_ms: float | None = None
-    """Stored times of the convolutions on PyTorch's own path, summed, in ms; None: not measured."""
+    """Stored times of the convolutions, summed, in ms; None: not measured.
+
+    They are of PyTorch's own path; after a change of layout or path, of that one.
+    """
     best_ms: float | None = None
     """Stored times of the convolutions, each on its fastest measured path, summed, in ms."""
+    disturbed: bool = False
+    """Whether a stored time is unreliable, because other processes interrupted its samples."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,8 @@ class Raced:
     """Median over rounds of old time / new time."""
     device: str
     threads: int
+    disturbed: bool = False
+    """Whether a time is unreliable, because other processes interrupted its samples."""
 
 
 @dataclass(frozen=True)
@@ -105,12 +112,19 @@ class Proposal:
     def speedup(self) -> float | None:
         """Old time over new: timed in turns, else from the stored times of single convolutions.
 
-        Stored times are those of PyTorch's own path, which the new layers use; ``best_ms`` has other paths.
+        Stored times are those of the paths that the layers use; ``best_ms`` has others.
         """
         if self.race is not None:
             return self.race.speedup
         old, new = self.before.latency_ms, self.after.latency_ms
         return None if old is None or not new else old / new
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether ``speedup`` is unreliable, because other processes interrupted the samples of a time."""
+        if self.race is not None:
+            return self.race.disturbed
+        return self.speedup is not None and (self.before.disturbed or self.after.disturbed)
 
     @property
     def recommended(self) -> bool:
@@ -134,10 +148,11 @@ class Proposal:
     @property
     def times_text(self) -> str:
         """Both times in words: ``1.2 ms before, 0.8 ms after``."""
+        doubt = f" ({UNRELIABLE})" * self.disturbed
         if self.race is not None:
-            return f"{self.race.old_ms:.3g} ms before, {self.race.new_ms:.3g} ms after"
+            return f"{self.race.old_ms:.3g} ms before, {self.race.new_ms:.3g} ms after{doubt}"
         old, new = self.before, self.after
-        return f"{old.latency_ms:.3g} ms before, {new.latency_ms:.3g} ms after"
+        return f"{old.latency_ms:.3g} ms before, {new.latency_ms:.3g} ms after{doubt}"
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from archcost.rewriting.replacement import named_by
 from archcost.rewriting.rule import Factorisation, Option, Rewrite, RuleOptions
 from archcost.rewriting.survey.places import costs_after, costs_before, new_specs, old_specs
 from archcost.rewriting.survey.survey import Subject, Survey
-from archcost.rewriting.times import Times
+from archcost.rewriting.times import PLAIN, Times
 from archcost.weights.unfolded import Unfolded
 
 __all__ = ["Found", "proposal_of", "proposals_of", "with_times"]
@@ -156,6 +156,13 @@ def _ratios(ratios: Iterable[float] | float) -> tuple[float, ...]:
     return given
 
 
+def _way(one: Proposal) -> tuple[str, str]:
+    """The path and the layout of the new layers."""
+    if one.rule != "layout":
+        return PLAIN
+    return str(one.options.get("path", PLAIN[0])), str(one.options.get("layout", PLAIN[1]))
+
+
 def with_times(proposals: Sequence[Proposal], store: Store | None) -> tuple[list[Proposal], str | None]:
     """The proposals with stored times: of single convolutions, and of old and new layers in turns."""
     if store is None:
@@ -165,7 +172,7 @@ def with_times(proposals: Sequence[Proposal], store: Store | None) -> tuple[list
         replace(
             one,
             before=times.of(one.before, one.old, one.dtype),
-            after=times.of(one.after, one.new, one.dtype),
+            after=times.of(one.after, one.new, one.dtype, _way(one)),
             race=stored_race(store, one),
         )
         for one in proposals

@@ -179,7 +179,8 @@ def _pair(
     old: TimeStats | Measurement, new: TimeStats | Measurement, speedup: float, device: str, threads: int
 ) -> Raced:
     spread = None if new.spread_s is None or isnan(new.spread_s) else 1e3 * new.spread_s
-    return Raced(1e3 * old.median_s, 1e3 * new.median_s, spread, speedup, device, threads)
+    disturbed = old.disturbed or new.disturbed
+    return Raced(1e3 * old.median_s, 1e3 * new.median_s, spread, speedup, device, threads, disturbed)
 
 
 def _key(one: Proposal, kind: str) -> Key:

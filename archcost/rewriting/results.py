@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from archcost.latency.store.store import Store
+    from archcost.latency.timed import TimedModel
     from archcost.rewriting.plan.applying import Outcome
     from archcost.rewriting.plan.plan import Applied, Plan
     from archcost.rewriting.proposal import Raced
@@ -47,6 +48,8 @@ class SurveyedModel(Sequence[Proposal]):
     """Remarks beside those of the analysis: rules of other packages that could not be loaded."""
     random_weights: bool = False
     """Whether the weights are known to be untrained, so that errors say nothing."""
+    timed: TimedModel | None = None
+    """The model measured on this machine, for the page; ``archcost report --measure`` sets it."""
 
     @property
     def model_name(self) -> str:

@@ -17,9 +17,10 @@ from archcost.paths.registry import available
 from archcost.rewriting.proposal import PlaceCosts
 from archcost.spec import ConvSpec
 
-__all__ = ["Times"]
+__all__ = ["PLAIN", "Times"]
 
 PLAIN = ("native", "contiguous")
+"""PyTorch's own path in its default layout."""
 
 
 class Times:
@@ -36,17 +37,24 @@ class Times:
             if key.threads == threads and key.kind == PATH and key.path in known and not is_rough(one):
                 self._found[_plain(key.spec), key.dtype].append(one)
 
-    def of(self, costs: PlaceCosts, specs: Iterable[ConvSpec], dtype: str) -> PlaceCosts:
-        """The costs with the summed times of the convolutions, where all of them were measured."""
-        native, best = 0.0, 0.0
+    def of(
+        self, costs: PlaceCosts, specs: Iterable[ConvSpec], dtype: str, way: tuple[str, str] = PLAIN
+    ) -> PlaceCosts:
+        """The costs with the summed times of the convolutions, where all of them were measured.
+
+        Args:
+            way: the path and the layout of ``latency_ms``.
+        """
+        native, best, disturbed = 0.0, 0.0, False
         for spec in specs:
             found = self._found.get((_plain(spec), dtype), [])
-            own = [one.median_s for one in found if (one.key.path, one.key.layout) == PLAIN]
+            own = [one for one in found if (one.key.path, one.key.layout) == way]
             if not own:
                 return costs
-            native += own[0]
-            best += min(one.median_s for one in found)
-        return replace(costs, latency_ms=1e3 * native, best_ms=1e3 * best)
+            fastest = min(found, key=lambda one: one.median_s)
+            native, best = native + own[0].median_s, best + fastest.median_s
+            disturbed |= own[0].disturbed or fastest.disturbed
+        return replace(costs, latency_ms=1e3 * native, best_ms=1e3 * best, disturbed=disturbed)
 
 
 def _plain(spec: ConvSpec) -> ConvSpec:

@@ -64,6 +64,7 @@ def measured():
         *(analysis.name, analysis.total.type_name, analysis.input_text, 1, calls, tuple(found), context),
         *(ROOFLINE, str(DEVICE), 1, "2.9", 1e-4, False, 30.0, 12.5, False, ("a note of the measuring",)),
         {tasks[3]: Prediction(3e-4, 0.07, "native", "channels_last", True)},
+        analysis=analysis,
     )
 
 

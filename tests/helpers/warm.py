@@ -8,9 +8,12 @@ from dataclasses import dataclass
 
 # A program runs behind the loop, so that it ends as every other does.
 SERVER = """
-import json, os, runpy, sys
+import gc, json, os, runpy, sys
 import torchvision
 
+# Else every fork would look through all of torch's objects at its end, which takes a second.
+gc.collect()
+gc.freeze()
 for line in sys.stdin:
     program, arguments, folder, environment, outputs = json.loads(line)
     if not os.fork():

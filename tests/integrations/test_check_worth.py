@@ -22,7 +22,16 @@ FOUND = {
 }
 
 
-@pytest.mark.parametrize("spec", FOUND)
+LARGE = ("ssdlite320_mobilenet_v3_large", "densenet121", "deeplabv3_resnet50", "swin_t", "vgg16")
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        pytest.param(spec, marks=[pytest.mark.slow] * (spec.removeprefix("torchvision:") in LARGE))
+        for spec in FOUND
+    ],
+)
 def test_known_designs_have_the_findings_that_experts_know(spec):
     assert [one.code for one in archcost.check(spec, store=False, progress=False)] == FOUND[spec]
 

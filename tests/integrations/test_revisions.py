@@ -212,7 +212,8 @@ def test_code_of_the_working_tree_is_not_taken_for_the_revision(folder, saved):
     git(folder, "reset", "-q", "--hard", "HEAD~1")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_nothing_is_left_after_an_interruption(folder, tmp_path, number):
     write(
         folder,

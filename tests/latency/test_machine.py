@@ -5,20 +5,32 @@ import platform
 import subprocess
 import sys
 from dataclasses import fields, replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
+from torch.nn.functional import conv2d
 
-from archcost import ConvSpec
+from archcost import ConvSpec, kernels
 from archcost.errors import InputError
 from archcost.latency.prediction import roofline as of_roofline
-from archcost.latency.prediction.roofline import COPY, PRODUCT, Roofline, bytes_moved, measure_roofline
+from archcost.latency.prediction.roofline import (
+    COPY,
+    MULTIPLY_ADD,
+    PRODUCT,
+    READ,
+    Cache,
+    Roofline,
+    bytes_moved,
+    measure_roofline,
+)
 from archcost.latency.store import fingerprint as of_fingerprint
 from archcost.latency.store.fingerprint import Fingerprint, fingerprint
 from archcost.latency.store.kinds import ROOFLINE
 from archcost.latency.store.measurement import Key, Measurement
 from archcost.latency.store.store import Store
+from archcost.latency.timing.clock import compare_calls
 from archcost.latency.timing.settings import denormals_flushed, keep_blocks, settings
 
 CHIP = Fingerprint(
@@ -173,38 +185,122 @@ def test_the_attainable_time_is_that_of_the_tighter_limit():
         LINE.share(0, 1, 1)
 
 
+def test_the_limit_of_few_bytes_is_the_cache_that_holds_them():
+    line = replace(LINE, caches=(Cache("L1d", 100, 40e9), Cache("L2", 1000, 20e9)))
+    expected = [("L1d", 40e9), ("L2", 20e9), ("memory", 10e9)]
+    assert [line.level(moved) for moved in (100, 101, 1001)] == expected
+    assert line.attainable(1, 1000) == pytest.approx(1000 / 20e9)
+    assert [line.bound(1, moved) for moved in (100, 1000, 1001)] == ["L1d", "L2", "memory"]
+    assert line.bound(1e6, 1000) == "multiplications"
+
+
 def test_a_convolution_moves_its_input_weights_and_output_once():
     spec = ConvSpec(2, 3, 3, padding=1, input_size=(5, 5), batch=2)
     assert bytes_moved(spec) == 4 * (2 * 2 * 25 + (2 * 3 * 9 + 3) + 2 * 3 * 25)
     assert bytes_moved(spec, itemsize=2) * 2 == bytes_moved(spec)
 
 
-def test_what_the_store_has_is_not_measured_again(monkeypatch):
-    device, store = fingerprint(), Store(":memory:")
-    side, numbers = 1000, 5_000_000
-    for path, spec in (
-        (PRODUCT, ConvSpec(side, side, 1, input_size=(side,), bias=False)),
-        (COPY, ConvSpec(1, 1, 1, input_size=(numbers,), bias=False)),
-    ):
+def kept_in(store, seconds, disturbed=False):
+    """A store with every limit of the machine, each of a million multiplications or numbers."""
+    device, spec = fingerprint(), ConvSpec(1, 1, 1, input_size=(10**6,), bias=False)
+    for path, took in seconds.items():
         key = Key(device.hash, spec, "float32", path, kind=ROOFLINE)
-        store.put(Measurement(key, str(device), 0.02, 0.001, 9, 0, "cpu", "2.9"))
-    monkeypatch.setattr(of_roofline, "_measured", lambda *_: pytest.fail("measured"))
-    line = measure_roofline(store)
-    assert line == measure_roofline(store, dtype="fp32") == measure_roofline(store, dtype=torch.float32)
-    assert line.macs_per_second == pytest.approx(side**3 / 0.02)
-    assert line.bytes_per_second == pytest.approx(2 * 4 * numbers / 0.02)
-    with pytest.raises(BaseException, match="measured"):
-        measure_roofline(store, threads=3)
-    with pytest.raises(BaseException, match="measured"):
-        measure_roofline(store, again=True)
+        store.put(Measurement(key, str(device), took, took / 20, 9, 0, "cpu", "2.9", disturbed))
+    return store
 
 
-def test_what_is_measured_is_kept(monkeypatch):
+def undisturbed(*args, **options):
+    return {name: replace(one, disturbed=False) for name, one in compare_calls(*args, **options).items()}
+
+
+@pytest.fixture
+def small_machine(monkeypatch):
+    device = replace(fingerprint(), caches=(("L1d", 2**10), ("L1i", 2**10), ("L2", 2**12)))
+    monkeypatch.setattr(of_roofline, "fingerprint", lambda: device)
     monkeypatch.setattr(of_roofline, "_SIDES", (64,))
+    monkeypatch.setattr(of_roofline, "compare_calls", undisturbed)
     monkeypatch.setattr(Fingerprint, "beyond_caches_bytes", 2**16)
+    return device
+
+
+def test_what_the_store_has_is_not_measured_again(monkeypatch):
+    seconds = {PRODUCT: 2e-5, COPY: 5e-4}
+    with kernels.disabled():
+        store = kept_in(Store(":memory:"), seconds)
+        disturbed = kept_in(Store(":memory:"), seconds, disturbed=True)
+        monkeypatch.setattr(of_roofline, "_measured", lambda *_: pytest.fail("measured"))
+        line = measure_roofline(store)
+        assert line == measure_roofline(store, dtype="fp32") == measure_roofline(store, dtype=torch.float32)
+        assert line.macs_per_second == pytest.approx(10**6 / 2e-5)
+        assert line.bytes_per_second == pytest.approx(8 * 10**6 / 5e-4)
+        assert line.caches == ()
+        with pytest.raises(BaseException, match="measured"):
+            measure_roofline(store, threads=3)
+        with pytest.raises(BaseException, match="measured"):
+            measure_roofline(store, again=True)
+        with pytest.raises(BaseException, match="measured"):
+            measure_roofline(disturbed)
+    if kernels.library() is not None:
+        with pytest.raises(BaseException, match="measured"):
+            measure_roofline(store)
+
+
+def test_the_faster_of_two_ways_is_the_limit():
+    device = replace(fingerprint(), caches=(("L1d", 2**15), ("L1i", 2**15), ("L2", 2**20), ("L3", 2**25)))
+    seconds = {PRODUCT: 2e-5, COPY: 5e-4, MULTIPLY_ADD: 1e-5}
+    seconds |= {READ + level: 1e-5 * 2**at for at, level in enumerate(("L1d", "L2", "L3", "memory"))}
+    store = kept_in(Store(":memory:"), seconds)
+    line = of_roofline._roofline({one.key.path: one for one in store}, replace(device), 4)
+    assert line.macs_per_second == pytest.approx(10**6 / 1e-5)
+    assert line.bytes_per_second == pytest.approx(4 * 10**6 / 8e-5)
+    assert [(one.name, one.bytes) for one in line.caches] == [("L1d", 2**15), ("L2", 2**20), ("L3", 2**25)]
+    assert line.caches[1].bytes_per_second == pytest.approx(4 * 10**6 / 2e-5)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_what_is_measured_is_kept(small_machine, threads):
     store = Store(":memory:")
-    line = measure_roofline(store, seconds=0.01)
-    assert sorted(one.key.path for one in store) == [COPY, PRODUCT]
-    assert [one.key.spec.macs for one in store] == [2**14, 64**3]
-    assert measure_roofline(store) == line
+    line = measure_roofline(store, seconds=0.01, threads=threads)
+    found = {one.key.path: one.key.spec.macs for one in store}
+    assert (found[COPY], found[PRODUCT]) == (2**14, 64**3)
+    if kernels.library() is not None:
+        assert found.keys() == {PRODUCT, COPY, MULTIPLY_ADD, *(READ + one for one in ("L1d", "L2", "memory"))}
+        assert threads * 2**26 <= found[MULTIPLY_ADD] < threads * 2**26 + 2**11
+        assert [(one.name, one.bytes) for one in line.caches] == [("L1d", threads * 2**10), ("L2", 2**12)]
+    else:
+        assert found.keys() == {PRODUCT, COPY}
+    assert measure_roofline(store, threads=threads) == line
     assert "GMAC/s" in str(line)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(kernels.isa() is None, reason="needs the kernels")
+def test_no_layer_is_above_the_peak_and_nearer_caches_are_faster():
+    """A quarter is left for a processor that changes its clock between the two."""
+    line = measure_roofline(seconds=4.0)
+    bandwidths = [one.bytes_per_second for one in line.caches]
+    assert bandwidths[0] > 1.2 * bandwidths[1]
+    assert bandwidths[0] > 1.5 * line.bytes_per_second
+    assert all(1.25 * near >= far for near, far in pairwise([*bandwidths, line.bytes_per_second]))
+    dense, pointwise = (
+        ConvSpec(256, 256, 3, padding=1, input_size=(28, 28)),
+        ConvSpec(256, 64, 1, input_size=(56, 56)),
+    )
+    for spec in (dense, pointwise):
+        x = torch.randn(1, 256, *spec.input_size)
+        weight = torch.randn(spec.out_channels, 256, *spec.kernel_size)
+        calls = {"layer": lambda x=x, weight=weight, spec=spec: conv2d(x, weight, padding=spec.padding[0])}
+        with settings(threads=1), torch.inference_mode():
+            found = compare_calls(calls, rounds=15, cpu_clock="thread")["layer"]
+        assert 0.05 < line.share(found.median, spec.macs, bytes_moved(spec)) < 1.25
+
+
+def test_every_instruction_set_counts_what_it_does():
+    for isa in kernels.usable_isas():
+        library = kernels.library(isa)
+        for threads in (1, 2):
+            made = library.archcost_multiply_add(1000, threads)
+            assert threads * 1000 <= made <= threads * (1000 + 12 * 16)
+            numbers = torch.ones(2**12)
+            read = library.archcost_read(numbers.data_ptr(), 2**12, 3, threads)
+            assert read == 3 * 4 * 2**12

@@ -8,7 +8,7 @@ from torch import nn
 
 import archcost
 from archcost import SpecError, plot
-from archcost.latency.prediction.roofline import Roofline
+from archcost.latency.prediction.roofline import Cache, Roofline
 from archcost.report.units import bytes_text
 
 pytest.importorskip("matplotlib")
@@ -58,7 +58,8 @@ def test_a_comparison_shows_both_totals_and_where_the_macs_lie(resnet):
 
 
 def test_roofline_draws_every_timed_convolution_under_the_roof():
-    measured = replace(made_up.measured(), roofline=Roofline(60e9, 12e9, 1, "float32", "here"))
+    roof = Roofline(60e9, 12e9, 1, "float32", "here", caches=(Cache("L2", 2**20, 100e9),))
+    measured = replace(made_up.measured(), roofline=roof)
     figure = plot.roofline(measured)
     dots = [dot for group in figure.axes[0].collections for dot in group.get_offsets()]
     timed = [layer for layer in measured.layers if layer.best_ms]
@@ -66,7 +67,7 @@ def test_roofline_draws_every_timed_convolution_under_the_roof():
     assert sorted(y for _, y in dots) == pytest.approx(
         sorted(layer.macs / layer.best_ms / 1e6 for layer in timed)
     )
-    assert {"60 GMAC/s", "12 GB/s"} <= set(texts(figure))
+    assert {"60 GMAC/s", "12 GB/s", "L2\n100 GB/s"} <= set(texts(figure))
 
 
 def test_what_cannot_be_drawn_is_refused_before_a_file_is_written(tmp_path):

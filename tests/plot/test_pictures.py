@@ -391,7 +391,8 @@ import sys, archcost
 before = set(sys.modules)
 import matplotlib
 settings = matplotlib.rcParams.copy()
-analysis = archcost.analyze("torchvision:alexnet")
+from torch import nn
+analysis = archcost.analyze(nn.Sequential(nn.Conv2d(3, 8, 5), nn.Conv2d(8, 8, 3)), input_size=(1, 3, 32, 32))
 archcost.plot.growth(analysis, path=sys.argv[1] + "/a.svg")
 archcost.plot.window(analysis, path=sys.argv[1] + "/b.png")
 archcost.plot.stack([3, 3], path=sys.argv[1] + "/c.pdf")

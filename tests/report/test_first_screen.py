@@ -62,8 +62,17 @@ def test_the_layers_that_cost_most_come_first_and_all_adds_up():
 def test_equal_layers_are_one_row_and_others_are_not():
     model = nn.Sequential(*(nn.Conv2d(4, 4, 3, padding=p, groups=g) for p, g in ((1, 1), (1, 1), (1, 2))))
     text = archcost.analyze(model, input_size=(1, 4, 8, 8)).to_text()
-    assert "2 like 0 (Conv2d)" in text
+    assert "0 x2 (Conv2d)" in text
     assert "3x3, groups 2 " in text
+
+
+def test_of_a_name_too_long_both_ends_are_shown():
+    model = nn.Sequential(*(nn.Sequential(nn.Linear(8, 8)) for _ in range(2)))
+    model[0].add_module("a_rather_long_name_of_a_block", nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 4)))
+    model[1] = nn.Linear(4, 4)
+    text = archcost.analyze(model, input_size=(1, 8)).to_text(width=44)
+    (line,) = [line for line in text.splitlines() if "…" in line]
+    assert line.split()[0] == "0.a_rather_long…me_of_a_block.1"
 
 
 def test_without_macs_the_other_operations_decide():

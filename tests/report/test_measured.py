@@ -1,16 +1,21 @@
 """What was measured, kept and accelerated: every format, every option, and read back from a file."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from golden import made_up
+from torch import nn
 
 import archcost
 from archcost import SpecError
 from archcost.cli import main
+from archcost.latency.convolutions import convolutions_of
+from archcost.latency.paths import PathTimes
 from archcost.latency.store.listing import listed
 from archcost.latency.store.store import Store
 from archcost.paths.listing import listed as listed_paths
+from archcost.report.document import Asked
 
 
 def stored(tmp_path):
@@ -117,11 +122,59 @@ def test_disturbed_is_a_column_where_something_was(tmp_path):
 def test_what_top_leaves_out_is_summed_so_that_all_adds_up():
     measured = made_up.measured()
     lines = measured.to_text(columns=["macs", "latency_ms"], top=2).splitlines()
-    shown = [line.split()[-1] for line in lines[4:6]]
+    first = next(at for at, line in enumerate(lines) if line.startswith("─")) + 1
+    shown = [line.split()[-1] for line in lines[first : first + 2]]
     rest = next(line for line in lines if line.startswith("(5 others)")).split()[-1]
     whole = next(line for line in lines if line.startswith("All convolutions")).split()[-1]
     assert sum(map(float, (*shown, rest))) == pytest.approx(float(whole))
     assert shown == sorted(shown, reverse=True)
+
+
+def of_times(*times, layers=1):
+    """A measurement of equal convolutions; ``times`` are (path, layout, ms, changes)."""
+    model = nn.Sequential(*(nn.Conv2d(8, 8, 3, padding=1) for _ in range(layers)))
+    analysis = archcost.analyze(model, input_size=(1, 8, 16, 16), progress=False)
+    calls = convolutions_of(analysis.trace)
+    task = calls[0].task
+    found = tuple(
+        made_up.measurement(task.spec, path, ms / 1e3, layout, **more) for path, layout, ms, more in times
+    )
+    measured = PathTimes(task, found, {path: 1e-6 for path, *_ in times}, {})
+    return replace(made_up.measured(), calls=calls, convolutions=(measured,), context=None, predictions={})
+
+
+def test_the_gain_of_the_layout_alone_is_shown():
+    found = of_times(("native", "contiguous", 3.0, {}), ("native", "channels_last", 2.0, {}))
+    (layer,) = found.layers
+    assert (layer.speedup, layer.layout_speedup, layer.as_run_ms) == (1, pytest.approx(1.5), pytest.approx(3))
+    assert "3.000 ms as the model runs them, 2.000 ms in the faster layout (1.50x as fast)" in found.to_text()
+    assert "Layout gain" in found.to_text()
+    advice, _ = found.document(Asked()).page().advice
+    assert (advice.head, advice.text[:64]) == (
+        "0 by another layout",
+        "PyTorch's own path, channels_last: 1.50x as fast alone, 1.000 ms",
+    )
+    same = of_times(("native", "contiguous", 2.01, {}), ("native", "channels_last", 2.0, {}))
+    assert same.layers[0].layout_speedup == 1
+    assert "Layout gain" not in same.to_text()
+    assert "no other path or layout is faster beyond the noise" in same.to_text()
+
+
+def test_advice_from_interrupted_times_says_so():
+    slow = ("native", "contiguous", 3.0, {"disturbed": True})
+    page = of_times(slow, ("winograd-4", "contiguous", 1.0, {})).document(Asked()).page()
+    said = "unreliable: other processes interrupted every sample"
+    assert page.advice[0].text.endswith(said)
+    (fact,) = [one for one in page.facts if one.name == "Convolutions"]
+    assert fact.remark.endswith(f"1 of these times is {said}")
+
+
+def test_of_many_convolutions_the_slowest_are_shown_first():
+    found = of_times(("native", "contiguous", 2.0, {}), layers=30)
+    assert "(10 others)" in found.to_text()
+    assert "(10 others)" not in found.to_text(full=True)
+    assert len(found.to_pandas()) == 30
+    assert found.to_markdown().partition("<details>")[2].count("| native") == 30
 
 
 def test_by_paths_columns_are_those_of_paths():
@@ -177,7 +230,6 @@ def test_the_command_accelerates_and_shows_it_in_every_format(net, capsys, tmp_p
 
 def test_ctrl_c_leaves_the_model_as_it_was_and_exits_130(net, capsys, monkeypatch):
     import torch
-    from torch import nn
 
     from archcost.accelerating import accelerate
 
@@ -200,7 +252,6 @@ def test_ctrl_c_leaves_the_model_as_it_was_and_exits_130(net, capsys, monkeypatc
 @pytest.mark.parametrize("store", ["own", "path", "store", False])
 def test_store_means_the_same_as_for_measure(store, tmp_path, monkeypatch):
     import torch
-    from torch import nn
 
     monkeypatch.setenv("ARCHCOST_STORE", str(tmp_path / "own"))
     given = {"own": None, "path": tmp_path / "path", "store": Store(tmp_path / "store"), False: False}[store]
@@ -213,7 +264,6 @@ def test_store_means_the_same_as_for_measure(store, tmp_path, monkeypatch):
 
 def test_weights_go_with_a_spec(net):
     import torch
-    from torch import nn
 
     x = torch.rand(1, 3, 16, 16)
     torch.save({"0.weight": torch.zeros(8, 3, 3, 3), "0.bias": torch.ones(8),

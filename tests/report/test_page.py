@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 from golden import made_up
+from golden.models import branches
 from torch import nn
 
 import archcost
@@ -18,6 +19,8 @@ from archcost.errors import SpecError
 from archcost.latency.reports.pictures import page_of as page_of_times
 from archcost.report.document import Asked
 from archcost.report.page.build import page as page_of
+from archcost.report.units import si_text
+from archcost.rewriting.proposal import Raced
 
 HOSTILE = [
     "<img src=x onerror=alert(1)>",
@@ -114,8 +117,9 @@ def test_pictures_hold_the_numbers_of_the_analysis(analysis, page):
     assert tiles["alike"][6] == tiles["alike"][10]  # equal blocks; at the first, more memory is alive
     memory = pictures["When is memory at its peak, and what fills it?"]
     assert max(memory["measures"][0]["values"]) == analysis.total.peak_memory_bytes
-    assert memory["measures"][0]["values"][memory["mark"]] == analysis.total.peak_memory_bytes
-    assert all(one["first"] <= memory["mark"] <= one["last"] for one in memory["spans"])
+    mark = memory["marks"][0]
+    assert memory["measures"][0]["values"][mark] == analysis.total.peak_memory_bytes
+    assert all(one["first"] <= mark <= one["last"] for one in memory["spans"])
     growth = pictures["How does the receptive field grow?"]
     assert growth["measures"][0]["values"][-1] == max(analysis.fields.network.local.size)
     assert growth["level"] == 32
@@ -153,8 +157,6 @@ def pictures_of(result):
 def test_page_of_a_measurement_has_its_times_paths_and_roofline():
     found = made_up.measured()
     _, pictures = pictures_of(found)
-    (times,) = pictures["tiles"]["measures"]
-    assert times["values"][0] == pytest.approx(found.context.total * 1e3)
     dots = pictures["dots"]
     (at,) = [i for i, name in enumerate(dots["names"]) if name == "wide"]
     attainable = min(dots["ceiling"], dots["slope"] * dots["x"][at])
@@ -162,6 +164,59 @@ def test_page_of_a_measurement_has_its_times_paths_and_roofline():
     paths = pictures["choices"]
     fastest = min(paths["bars"][paths["groups"][0]], key=lambda bar: bar[1][0])
     assert (fastest[0], fastest[1][0]) == (found.layers[0].best_path, pytest.approx(found.layers[0].best_ms))
+
+
+def test_icicle_of_a_measurement_has_the_measured_time_beside_what_was_counted():
+    found = made_up.measured()
+    page, pictures = pictures_of(found)
+    tiles = pictures["tiles"]
+    times, macs, *_ = tiles["measures"]
+    assert [one["name"] for one in tiles["measures"]][:2] == ["Measured time", "MACs"]
+    assert times["values"][0] == pytest.approx(found.context.total * 1e3)
+    assert macs["values"] == [cost.macs for cost in found.analysis.modules]
+    by_name = dict(zip(tiles["names"], times["values"], strict=True))
+    own = {call.name: call.median_s * 1e3 for call in found.context.calls}
+    assert by_name["blocks"] == pytest.approx(own["blocks.0.conv"] + own["blocks.1.conv"])
+    assert by_name["head"] is None  # not timed, so that no number stands for it
+    assert {"Forward pass", "Parameters", "MACs", "Machine"} <= {one["name"] for one in page["facts"]}
+
+
+def test_depth_chart_of_a_measurement_has_every_call_with_a_time():
+    whole = made_up.measured()
+    calls = whole.context.calls
+    pool = replace(calls[0], name="pool", type="MaxPool2d", median_s=1.0)
+    found = replace(whole, context=replace(whole.context, calls=(*calls, pool)))
+    depth = next(one for one in pictures_of(found)[0]["pictures"] if "time go" in one["title"])
+    assert depth["items"][-1] == "pool, MaxPool2d"
+    own, native, _ = depth["measures"]
+    assert own["values"] == [pytest.approx(call.median_s * 1e3) for call in found.context.calls]
+    assert native["values"] == [*(one.native_ms for one in found.layers), None]
+
+
+def test_predicted_times_are_in_no_picture():
+    found = made_up.measured()
+    (predicted,) = (one.seconds * 1e3 for one in found.predictions.values())
+    assert predicted not in numbers(pictures_of(found)[1])
+
+
+def numbers(value):
+    if isinstance(value, dict):
+        return {one for part in value.values() for one in numbers(part)}
+    if isinstance(value, list):
+        return {one for part in value for one in numbers(part)}
+    return {value} if isinstance(value, float) else set()
+
+
+def test_proposals_of_a_measured_model_have_its_time_and_paths(tmp_path):
+    times = made_up.measured()
+    found = archcost.propose(branches(), input_size=made_up.SIZE, errors=False, store=False)
+    timed = replace(found, timed=replace(times, analysis=None))
+    page, pictures = pictures_of(timed)
+    assert pictures["tiles"]["measures"][0]["name"] == "Measured time"
+    assert {"pairs", "dots", "choices", "flow"} <= set(pictures)
+    assert page["facts"][0]["text"] == "7.000 ms"
+    timed.to_html(tmp_path / "page.html")
+    assert archcost.load_result(tmp_path / "page.html").timed == timed.timed
 
 
 def test_page_of_proposals_says_the_gain_and_that_errors_are_not_known(analysis):
@@ -174,7 +229,27 @@ def test_page_of_proposals_says_the_gain_and_that_errors_are_not_known(analysis)
     assert pictures["pairs"]["after"][0]["values"] == [one.after.macs for one in best]
     after = found.analysis.total.macs + sum(one.after.macs - one.before.macs for one in best)
     (gain,) = [one["text"] for one in page["facts"] if one["name"] == "With the proposals"]
-    assert gain == f"{after / found.analysis.total.macs:.2f}x the MACs"
+    assert gain == f"{si_text(found.analysis.total.macs)} → {si_text(after)} MACs"
+    assert page["lines"] == []  # the answer is said once
+
+
+def test_page_says_where_the_cost_is_and_what_is_known_of_a_suggestion():
+    model = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1), nn.Flatten(), nn.Linear(1024, 1024))
+    found = archcost.propose(model, input_size=(1, 16, 8, 8), rules=["separable"], store=False)
+    (separable,) = [one for one in found if one.options["order"] == "pointwise-first"]
+    race = Raced(1.0, 0.5, 0.1, 2.0, "a machine", 1, disturbed=True)
+    found = replace(found, proposals=(replace(separable, race=race),))
+    page, _ = pictures_of(found)
+    where, what, _ = page["advice"]
+    assert where["text"] == (
+        "linear layers and other matrix products 87.7 %, convolutions 12.3 % of the MACs; the rules replace "
+        "convolutions only"
+    )
+    assert "; pointwise first, PyTorch runs its grouped convolution slowly: " in what["text"]
+    assert "2.00x as fast here (unreliable: other processes interrupted every sample)" in what["text"]
+    assert f"Where the cost is: {where['text']}" in found.to_text()
+    (cheaper,) = [one["text"] for one in pictures_of(found.analysis)[0]["advice"]]
+    assert "87.7 %" in cheaper
 
 
 def test_page_of_proposals_has_the_stored_times_of_the_modules():
@@ -208,6 +283,47 @@ def test_command_writes_a_page_of_a_saved_result(analysis, tmp_path, capsys):
     assert "leave --dtype out" in capsys.readouterr().err
     assert main(["report", saved]) == 2
     assert "give -o report.html" in capsys.readouterr().err
+
+
+def test_command_measures_the_model_for_its_page(tmp_path, monkeypatch):
+    (tmp_path / "net.py").write_text("from torch import nn\ndef net(): return nn.Conv2d(3, 4, 3)\n")
+    monkeypatch.setenv("ARCHCOST_STORE", ":memory:")
+    asked = [str(tmp_path / "net.py:net"), "--input-size", "1,3,16,16", "--measure", "--seconds", "2"]
+    for name, more in {"whole.html": [], "times.html": ["--no-propose"]}.items():
+        assert main(["report", *asked, *more, "-o", str(tmp_path / name)]) == 0
+    found = archcost.load_result(tmp_path / "whole.html")
+    assert isinstance(found, archcost.Proposals)
+    assert found.timed.context is not None
+    assert isinstance(archcost.load_result(tmp_path / "times.html"), archcost.Measured)
+
+
+def test_result_of_any_command_is_a_page_where_the_file_is_html(tmp_path):
+    (tmp_path / "net.py").write_text("from torch import nn\ndef net(): return nn.Conv2d(3, 4, 3)\n")
+    asked = [str(tmp_path / "net.py:net"), "--input-size", "1,3,16,16"]
+    assert main(["analyze", *asked, "-o", str(tmp_path / "page.html")]) == 0
+    assert isinstance(archcost.load_result(tmp_path / "page.html"), archcost.Analysis)
+    assert main(["analyze", *asked, "--format", "html", "-o", str(tmp_path / "element.html")]) == 0
+    assert "<!doctype" not in (tmp_path / "element.html").read_text()
+
+
+def test_equal_peaks_of_memory_are_all_named():
+    block = nn.Sequential(nn.Conv2d(4, 16, 1), nn.ReLU(), nn.Conv2d(16, 4, 1))
+    found = archcost.analyze(nn.Sequential(*(deepcopy(block) for _ in range(6))), input_size=(1, 4, 8, 8))
+    memory = next(one for one in pictures_of(found)[0]["pictures"] if "peak" in one["title"])
+    values = memory["measures"][0]["values"]
+    assert len(memory["marks"]) == 5  # the first block reads the input, which is not counted
+    assert {values[at] for at in memory["marks"]} == {max(values)}
+    assert memory["mark_text"] == (
+        "peak 9.22 kB in 1.1 (relu); as much again in 2.1, 3.1, 4.1 and 1 more of the same height"
+    )
+
+
+def test_growth_of_a_single_step_is_not_drawn():
+    model = nn.Sequential(nn.Conv2d(3, 4, 4, stride=4), nn.Flatten(), nn.Linear(64, 2))
+    titles = [
+        one["title"] for one in pictures_of(archcost.analyze(model, input_size=(1, 3, 16, 16)))[0]["pictures"]
+    ]
+    assert "How does the receptive field grow?" not in titles
 
 
 def test_what_costs_most_is_also_what_a_module_computes_itself():

@@ -4,12 +4,15 @@ Skipped where Playwright or Chromium is missing: ``pip install playwright axe-pl
 Debian's ``chromium``.
 """
 
+import re
 import shutil
+from dataclasses import replace
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from golden.made_up import measured
+from golden.made_up import acceleration, measured
 from torch import nn
 
 import archcost
@@ -55,6 +58,8 @@ def pages(tmp_path_factory):
         "comparison": archcost.compare(analysis, other),
         "difference": archcost.diff(analysis, other),
         "measured": measured(),
+        "rewritten": archcost.rewrite(network(3, 5), input_size=(1, 3, 64, 64), rules=["asymmetric"]),
+        "acceleration": acceleration(),
     }
     for name, result in results.items():
         result.to_html(folder / f"{name}.html")
@@ -92,7 +97,7 @@ def opened(browser):
         context.close()
 
 
-KINDS = ("analysis", "proposals", "comparison", "difference", "measured")
+KINDS = ("analysis", "proposals", "comparison", "difference", "measured", "rewritten", "acceleration")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -103,13 +108,14 @@ def test_page_opens_and_fits_the_width(opened, pages, kind, width, scheme):
     assert page.locator("h1").count() == 1
     assert page.locator("section").count() >= 3
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.locator("tbody tr").count() > 0
 
 
 @pytest.mark.skipif(find_spec("axe_playwright_python") is None, reason="needs axe-playwright-python")
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (1280, "dark")])
 @pytest.mark.parametrize("kind", KINDS)
-def test_axe_finds_nothing(opened, pages, kind, scheme):
-    page = opened(pages[kind], scheme=scheme)
+def test_axe_finds_nothing(opened, pages, kind, width, scheme):
+    page = opened(pages[kind], width, scheme)
     source = next(Path(find_spec("axe_playwright_python").origin).parent.glob("axe.min.js"))
     page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
     page.evaluate(source.read_text(encoding="utf-8"))
@@ -128,6 +134,37 @@ def test_tiles_below_equal_modules_are_as_wide_as_all_of_them(opened, tmp_path):
         rows[box["y"]] = rows.get(box["y"], 0) + box["width"]
     assert len(rows) == 5
     assert min(rows.values()) > 0.98 * max(rows.values()), rows
+
+
+def test_tiles_beside_each_other_do_not_overlap(opened, tmp_path):
+    """Layers of very different sizes on a narrow screen, so that many tiles are thin."""
+    widths = [3, 4, 40, 4, 4, 60, 5, 8, 30, 2, 2, 50, 3]
+    layers = [nn.Sequential(nn.Conv2d(a, b, 3, padding=1)) for a, b in pairwise(widths)]
+    archcost.analyze(nn.Sequential(*layers), input_size=(1, 3, 16, 16)).to_html(tmp_path / "thin.html")
+    page = opened(tmp_path / "thin.html", width=390)
+    rows: dict[float, list[tuple[float, float]]] = {}
+    for tile in page.locator(".icicle .tile").all():
+        box = tile.bounding_box()
+        rows.setdefault(box["y"], []).append((box["x"], box["x"] + box["width"]))
+    assert sum(map(len, rows.values())) > 10
+    for row in rows.values():
+        row.sort()
+        assert all(right <= left + 0.01 for (_, right), (left, _) in pairwise(row)), row
+
+
+def test_tile_of_equal_modules_has_the_sum_of_their_measured_times(opened, tmp_path):
+    """Equal blocks that do not take equal times: the tiles below them are the sums over all blocks."""
+    blocks = nn.Sequential(*(nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU()) for _ in range(5)))
+    analysis = archcost.analyze(blocks, input_size=(1, 8, 16, 16))
+    whole = measured()
+    times = [replace(whole.context.calls[0], name=f"{at}.0", median_s=at / 1000) for at in range(5)]
+    found = replace(whole, analysis=analysis, context=replace(whole.context, calls=tuple(times)))
+    found.to_html(tmp_path / "times.html")
+    page = opened(tmp_path / "times.html")
+    assert page.get_by_role("button", name="Measured time").get_attribute("aria-pressed") == "true"
+    labels = [one.get_attribute("aria-label") for one in page.locator(".icicle .tile").all()]
+    assert "1–4 ×4, Sequential, 10.000 ms" in labels
+    assert "0, Conv2d, 10.000 ms" in labels
 
 
 def test_hostile_name_is_text_and_runs_nothing(opened, pages):
@@ -236,6 +273,52 @@ def test_flow_shows_where_a_residual_joins(opened, pages):
     assert page.locator(".flow circle.join").count() >= 1
     assert page.locator(".flow .edge.skip").count() >= 1
     assert page.locator(".flow li", has_text="add").count() >= 1
+
+
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.qkv = nn.Linear(8, 24)
+
+    def forward(self, x):
+        q, k, v = self.qkv(x).unflatten(-1, (3, 8)).unbind(-2)
+        return x + (q @ k.transpose(-2, -1)).softmax(-1) @ v
+
+
+def test_flow_leaves_views_out_until_they_are_asked_for(opened, tmp_path):
+    archcost.analyze(nn.Sequential(Attention()), input_size=(1, 4, 8)).to_html(tmp_path / "page.html")
+    page = opened(tmp_path / "page.html", width=390)
+    rows = page.locator(".flow li")
+    assert rows.filter(has_text="transpose").count() == 0
+    assert rows.filter(has_text="softmax").count() >= 1
+    page.get_by_label("with views").check()
+    assert rows.filter(has_text="transpose").count() >= 1
+
+
+def test_lines_without_a_share_are_not_numbered(opened, pages):
+    page = opened(pages["proposals"])
+    advice = page.locator("section.points", has_text="What to do about it")
+    assert advice.locator("ol li").count() >= 1
+    assert advice.locator("ol li", has_text="To have it").count() == 0
+    assert advice.locator("ul li", has_text="To have it").count() == 1
+
+
+def test_wide_table_scrolls_by_keys_and_shows_that_there_is_more(opened, pages):
+    page = opened(pages["analysis"], width=390)
+    frame = page.locator(".edges", has=page.locator("table")).first
+    box = frame.locator("> [tabindex='0'][role=region]")
+    assert "after" in frame.get_attribute("class")
+    box.focus()
+    page.keyboard.press("ArrowRight")
+    playwright.expect(frame).to_have_class(re.compile("before"))
+    box.evaluate("(one) => one.scrollTo(one.scrollWidth, 0)")
+    playwright.expect(frame).not_to_have_class(re.compile("after"))
+
+
+def test_depth_chart_of_a_measurement_has_a_step_for_each_call(opened, pages):
+    page = opened(pages["measured"])
+    chart = page.get_by_role("slider", name="Where along the depth does the time go?")
+    assert int(chart.get_attribute("aria-valuemax")) == len(measured().context.calls)
 
 
 def test_roofline_has_a_dot_for_each_layer_and_a_key(opened, pages):

@@ -55,8 +55,8 @@ def test_layers_that_are_slower_here_are_warned_of_first():
 @pytest.mark.parametrize(
     ("race", "warns", "said"),
     [
-        (SLOW, True, "0.66x: 1.00 ms before, 1.50 ms after"),
-        (FAST, False, "2.00x: 1.00 ms before, 0.500 ms after"),
+        (SLOW, True, "0.66x as fast: 1.00 ms before, 1.50 ms after"),
+        (FAST, False, "2.00x as fast: 1.00 ms before, 0.500 ms after"),
         (dataclasses.replace(SLOW, new_ms=0.9), False, "rounds and medians disagree"),
     ],
 )
@@ -96,7 +96,7 @@ def test_printing_a_rewrite_uses_the_width_that_it_is_given():
 
 
 def test_options_are_said_in_words():
-    from archcost.rewriting.reports.columns import options_text
+    from archcost.rewriting.reports.wording import options_text
 
     assert (
         options_text({"rank_in": 3, "kernels": [3, 1], "first": "rows"})

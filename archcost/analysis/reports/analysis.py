@@ -180,8 +180,8 @@ def _costliest(ledger: Ledger, columns: Sequence[Column[Row]]) -> list[Entry]:
     entries = []
     for rows, row in most:
         label, remark = _layer(rows[0], total)
-        like = f"{len(rows)} like " * (len(rows) > 1)
-        entries.append(Entry(((like, "dim"), (label, "")), cells(row, columns), remark=remark))
+        times = f" x{len(rows)}" * (len(rows) > 1)
+        entries.append(Entry(((label, ""), (times, "dim")), cells(row, columns), remark=remark))
     rest = [row for rows, _ in sums[len(most) :] for row in rows]
     return [*entries, *_others(ledger, rest, columns), _total(ledger, columns)]
 

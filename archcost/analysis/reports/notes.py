@@ -6,13 +6,14 @@ import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from archcost.analysis.profile import macs_by_kind
 from archcost.analysis.reports.columns import MODULE_COLUMNS
 from archcost.analysis.reports.rows import Ledger
 from archcost.analysis.traced import TracedModel
 from archcost.errors import ArchcostError
 from archcost.report.notes import LOWER_BOUND, signs
 from archcost.report.text import visible
-from archcost.report.units import all_shapes_text, axes_text, bytes_text, count_text
+from archcost.report.units import all_shapes_text, axes_text, bytes_text, count_text, percent_text
 
 if TYPE_CHECKING:
     from archcost.fields.field import ReceptiveField
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from archcost.report.grid import Grid
 
 __all__ = [
+    "elsewhere",
     "findings",
     "footnotes",
     "heading",
@@ -35,6 +37,13 @@ __all__ = [
 # The entries of a list for people; JSON and pandas have all.
 LONGEST_LIST = 12
 
+
+_KINDS = {
+    "convolution": "convolutions",
+    "matmul": "linear layers and other matrix products",
+    "attention": "attention",
+    "recurrent": "recurrent layers",
+}
 
 # The entries of a list on the first screen, and the characters of a note there.
 _FEW, _SHORT = 3, 240
@@ -68,6 +77,18 @@ def findings(analysis: TracedModel, grids: Sequence[Grid]) -> list[tuple[str, st
     flops = "2 FLOPs" if analysis.total.flops == 2 * analysis.total.macs else "2 FLOPs, 8 where complex"
     assumed = [*said[:_FEW], *_more(len(said), _FEW), f"1 MAC is one multiply-accumulate, {flops}"]
     return [(what, _cut(text)) for what, text in [*notes, ("Assumed", "; ".join(assumed))]]
+
+
+def elsewhere(analysis: TracedModel) -> str:
+    """The kinds of operations that have the MACs, where convolutions have less than half; else empty."""
+    found = macs_by_kind(analysis)
+    total = sum(found.values())
+    convolutions = found.pop("convolution", 0)
+    if 2 * convolutions >= total:
+        return ""
+    parts = [*found.items(), ("convolution", convolutions)]
+    shares = [f"{_KINDS.get(kind, kind)} {percent_text(100 * macs / total)} %" for kind, macs in parts]
+    return f"{', '.join(shares)} of the MACs"
 
 
 def _cut(text: str) -> str:

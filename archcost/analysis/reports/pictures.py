@@ -6,8 +6,8 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterable, Sequence
 
 from archcost.analysis.growth import field_steps
-from archcost.analysis.profile import layer_costs, memory_profile
-from archcost.analysis.reports.notes import field_notes, uncounted
+from archcost.analysis.profile import MemoryProfile, layer_costs, memory_profile
+from archcost.analysis.reports.notes import elsewhere, field_notes, uncounted
 from archcost.analysis.reports.rows import Ledger
 from archcost.analysis.reports.tree import marks_of
 from archcost.analysis.traced import TracedModel
@@ -35,10 +35,21 @@ def page_of(analysis: TracedModel, tables: Sequence[Listing]) -> Page:
         warnings=[f"Not counted: {text}; sums with >= are lower bounds" for text in uncounted(analysis)],
         facts=facts(analysis),
         costly=costly(analysis),
-        advice=[*(Point(head, text) for head, text in field_notes(analysis) if head in _ADVICE), _CHEAPER],
+        advice=[
+            *(Point(head, text) for head, text in field_notes(analysis) if head in _ADVICE),
+            _cheaper(analysis),
+        ],
         pictures=pictures(analysis),
         tables=tables,
     )
+
+
+def _cheaper(analysis: TracedModel) -> Point:
+    """How to have cheaper layers, or where the cost is if not in convolutions."""
+    where = elsewhere(analysis)
+    if not where:
+        return _CHEAPER
+    return Point("Most of the cost is elsewhere", f"{where}; archcost propose replaces convolutions only")
 
 
 def facts(analysis: TracedModel) -> list[Fact]:
@@ -153,6 +164,7 @@ def _memory(analysis: TracedModel) -> Along | None:
     names = _named(cost.module for cost in operations)
     where = visible(profile.module) or "the model"
     peak = f"{bytes_text(profile.live[profile.peak])} in {where} ({operations[profile.peak].op.label})"
+    again = _equal_peaks(profile)
     alive = profile.alive[:_MOST_ALIVE]
     rest = len(profile.alive) - len(alive)
     return Along(
@@ -161,8 +173,8 @@ def _memory(analysis: TracedModel) -> Along | None:
         "weights and the model's inputs are not among them.",
         items=[f"{name} ({cost.op.label})" for name, cost in zip(names, operations, strict=True)],
         measures=[Measure("Activations alive", "bytes", profile.live)],
-        mark=profile.peak,
-        mark_text=f"peak {peak}",
+        marks=[profile.peak, *again],
+        mark_text=f"peak {peak}{_again([names[at] for at in again])}",
         spans=[
             Span(f"{visible(one.module) or 'the model'} ({one.operation})", one.nbytes, one.first, one.last)
             for one in alive
@@ -173,10 +185,26 @@ def _memory(analysis: TracedModel) -> Along | None:
     )
 
 
+def _equal_peaks(profile: MemoryProfile) -> list[int]:
+    """The first operation of each other stretch of the pass at which memory is as high as at the peak."""
+    live, top = profile.live, profile.live[profile.peak]
+    starts = [at for at, value in enumerate(live) if value == top and (at == 0 or live[at - 1] != top)]
+    of_peak = max(at for at in starts if at <= profile.peak)
+    return [at for at in starts if at != of_peak]
+
+
+def _again(names: Sequence[str]) -> str:
+    """The other modules at which memory is as high."""
+    others = list(dict.fromkeys(names))
+    rest = len(others) - _MOST
+    named = ", ".join(others[:_MOST]) + f" and {rest} more of the same height" * (rest > 0)
+    return f"; as much again in {named}" if named else ""
+
+
 def _growth(analysis: TracedModel) -> Along | None:
     fields = analysis.fields_or_none
     steps = [] if fields is None else field_steps(analysis)
-    if fields is None or not steps:
+    if fields is None or len(steps) < 2:  # a transformer's patches are a single step
         return None
     inputs = max((axis.size for axis in fields.axes), default=None)
     about = "Pixels of the input that a position of each layer's output depends on, the largest over the axes"
@@ -209,6 +237,7 @@ def _flow(analysis: TracedModel) -> Flow | None:
         modules=[index.get(trace.module_of(op), 0) for op in trace.ops],
         shapes=[shape_text(op.outputs[0].shape) if op.outputs else "" for op in trace.ops],
         fed_by=[op.fed_by for op in trace.ops],
+        views=[int(bool(op.outputs) and not op.reads and not op.writes) for op in trace.ops],
         names=_named(names),
         first=[ranges[name][0] for name in names],
         end=[ranges[name][1] for name in names],

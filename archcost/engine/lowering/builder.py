@@ -119,13 +119,15 @@ class Builder:
     def step(self, node: Node, kernel: str, arguments: ctypes.Structure, places: Sequence[Place]) -> None:
         self.steps.append(NativeStep(node, kernel, arguments, tuple(places)))
 
-    def pack(self, where: Callable[[Held], int]) -> Tensor:
-        """All weights, packed."""
-        memory = torch.empty(self.weights_floats + ALIGNMENT, dtype=torch.float32)
+    def pack(self, where: Callable[[Held], int], *, empty: bool = False) -> Tensor:
+        """All weights, packed; zeros where ``empty``."""
+        memory = (torch.zeros if empty else torch.empty)(
+            self.weights_floats + ALIGNMENT, dtype=torch.float32
+        )
         skip = -memory.data_ptr() % (4 * ALIGNMENT) // 4
         memory = memory[skip:]
         self.library.archcost_prefer_huge_pages(memory.data_ptr(), 4 * self.weights_floats)
-        for offset, write in self._packers:
+        for offset, write in () if empty else self._packers:
             write(memory.data_ptr() + 4 * offset)
         for offset, make in self._late:
             table = make(where).to(torch.int64).contiguous()

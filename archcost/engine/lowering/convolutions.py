@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from math import inf
 
 import torch
 from torch import Tensor
 
-from archcost.engine.activation import Activation
+from archcost.engine.activation import IDENTITY, Activation
 from archcost.engine.forms import Form
 from archcost.engine.graph import Node, Value
 from archcost.engine.lowering.builder import ArenaPlace, Builder, Place, WeightsPlace
 from archcost.engine.lowering.registry import lowers
 from archcost.engine.memory import Held
-from archcost.engine.operators import Convolution
-from archcost.kernels.loading import Images
+from archcost.engine.operators import Convolution, InvertedResidual
+from archcost.kernels.loading import Images, Problem
+from archcost.kernels.packing import WINOGRAD, WinogradTile, winograd_place
 from archcost.kernels.steps import (
     ActivationArguments,
     DepthwiseArguments,
     DirectArguments,
+    InvertedResidualArguments,
+    TilesArguments,
     WindowArguments,
 )
 
@@ -51,7 +55,10 @@ def _forms(node: Node, given: Sequence[Form]) -> tuple[Sequence[Form], Form] | N
 def convolution(builder: Builder, node: Node) -> None:
     operator = node.operator
     assert isinstance(operator, Convolution)
-    (_depthwise if operator.depthwise else _direct)(builder, node, operator)
+    if operator.tile is not None:
+        _tiles(builder, node, operator, operator.tile)
+    else:
+        (_depthwise if operator.depthwise else _direct)(builder, node, operator)
 
 
 def _window(operator: Convolution) -> WindowArguments:
@@ -67,23 +74,27 @@ def _float(tensor: Tensor) -> Tensor:
     return tensor.detach().to(torch.float32).contiguous()
 
 
-def _direct(builder: Builder, node: Node, operator: Convolution) -> None:
-    x = node.inputs[0]
+def _packed(builder: Builder, operator: Convolution, blocked: bool = True) -> WeightsPlace:
+    """Weights as the direct kernel reads them."""
     outs, ins = operator.weight.shape[:2]
-    blocked = builder.form(x) is Form.BLOCKED
-    window = _window(operator)
-    numbers = (ctypes.c_int64 * 6)(*(getattr(window, name) for name, *_ in WindowArguments._fields_))
-    count = builder.library.archcost_direct_packed_floats(numbers, outs, ins)
+    numbers = (ctypes.c_int64 * 6)(*operator.weight.shape[2:], *operator.stride, *operator.dilation)
 
     def pack(address: int) -> None:
         weight = _float(operator.weight)
         builder.library.archcost_direct_pack(numbers, outs, ins, int(blocked), weight.data_ptr(), address)
 
-    packed, bias = builder.weights(count, pack), _bias(builder, operator)
+    return builder.weights(builder.library.archcost_direct_packed_floats(numbers, outs, ins), pack)
+
+
+def _direct(builder: Builder, node: Node, operator: Convolution) -> None:
+    x = node.inputs[0]
+    blocked = builder.form(x) is Form.BLOCKED
+    window = _window(operator)
+    packed, bias = _packed(builder, operator, blocked), _bias(builder, operator)
     rest = list(node.inputs[_sources(operator) :])
     addend = rest.pop(0) if operator.adds else None
     gate = rest.pop(0) if operator.gated else None
-    before, bounds = operator.before, (-torch.inf, torch.inf)
+    before, bounds = operator.before, (-inf, inf)
     scale = shift = None
     if before is not None:
         scale, shift = builder.channel_vector(before.scale), builder.channel_vector(before.shift)
@@ -101,7 +112,7 @@ def _direct(builder: Builder, node: Node, operator: Convolution) -> None:
             added = None if added is None else _image(added, image)
             for one in images:
                 one.batch = 1
-            images[0].channels = ins
+            images[0].channels = operator.weight.shape[1]
         arguments = DirectArguments(
             *images,
             window,
@@ -125,16 +136,18 @@ def _image(place: Held, image: int) -> Held:
     return Held(place.buffer, place.offset + image * place.batch_stride, place.batch_stride)
 
 
-def _table(
-    builder: Builder, node: Node, sources: tuple[tuple[int, int], ...], image: int
-) -> WeightsPlace:
+def _table(builder: Builder, node: Node, sources: tuple[tuple[int, int], ...], image: int) -> WeightsPlace:
     """Where each input channel lies in the arena."""
 
     def make(where: object) -> Tensor:
         assert callable(where)
-        return torch.tensor([where(_image(builder.held[value], image)) + offset for value, offset in channels])
+        return torch.tensor(
+            [where(_image(builder.held[value], image)) + offset for value, offset in channels]
+        )
 
-    channels = [(node.inputs[source], _offset(builder, node.inputs[source], channel)) for source, channel in sources]
+    channels = [
+        (node.inputs[source], _offset(builder, node.inputs[source], channel)) for source, channel in sources
+    ]
     return builder.table(len(channels), make)
 
 
@@ -144,8 +157,33 @@ def _offset(builder: Builder, value: Value, channel: int) -> int:
     return channel // lanes * pixels + channel % lanes
 
 
+def _tiles(builder: Builder, node: Node, operator: Convolution, tile: WinogradTile) -> None:
+    outs, ins = operator.weight.shape[:2]
+    place = winograd_place(tile.outputs, tile.taps)
+    named = (WINOGRAD, place, 0)
+
+    def pack(address: int) -> None:
+        weight = _float(operator.weight)
+        builder.library.archcost_tiles_pack(*named, outs, ins, weight.data_ptr(), address)
+
+    packed = builder.weights(builder.library.archcost_tiles_packed_floats(*named, outs, ins), pack)
+    bias = _bias(builder, operator)
+    x, addend = node.inputs[0], node.inputs[1] if operator.adds else None
+    batch = node.output.shape[0]
+    source, target = builder.held[x], builder.held[node.output]
+    added = None if addend is None else builder.held[addend]
+    alike = added is None or added.batch_stride == target.batch_stride
+    for image in range(1 if alike else batch):  # the kernel wants the addend to lie as the output does
+        given, written = builder.images(x), builder.images(node.output)
+        given.batch = written.batch = batch if alike else 1
+        moved = tuple(None if one is None else _image(one, image) for one in (source, added, target))
+        problem = Problem(given, written, operator.padding[0][0], operator.padding[1][0], 1, 0, -inf, inf)
+        arguments = TilesArguments(*named, problem, activation_arguments(operator.activation))
+        builder.step(node, "tiles", arguments, (moved[0], packed, bias, *moved[1:]))
+
+
 def _depthwise(builder: Builder, node: Node, operator: Convolution) -> None:
-    channels, _, height, width = operator.weight.shape
+    channels = operator.weight.shape[0]
     window = _window(operator)
     numbers = tuple(getattr(window, name) for name, *_ in WindowArguments._fields_)
     count = builder.library.archcost_depthwise_direct_packed_floats(*numbers, channels)
@@ -167,4 +205,46 @@ def _depthwise(builder: Builder, node: Node, operator: Convolution) -> None:
         activation_arguments(operator.activation),
     )
     added = None if addend is None else builder.held[addend]
-    builder.step(node, "depthwise", arguments, (builder.held[x], packed, bias, added, builder.held[node.output]))
+    builder.step(
+        node, "depthwise", arguments, (builder.held[x], packed, bias, added, builder.held[node.output])
+    )
+
+
+@lowers(InvertedResidual, lambda node, given: ([Form.BLOCKED] * len(node.inputs), Form.BLOCKED))
+def inverted_residual(builder: Builder, node: Node) -> None:
+    operator = node.operator
+    assert isinstance(operator, InvertedResidual)
+    expand, depthwise, project = operator.expand, operator.depthwise, operator.project
+    channels, _, taps, _ = depthwise.weight.shape
+
+    def pack(address: int) -> None:
+        weight = _float(depthwise.weight)
+        builder.library.archcost_inverted_residual_pack(taps, channels, weight.data_ptr(), address)
+
+    count = builder.library.archcost_inverted_residual_packed_floats(taps, channels)
+    addend = node.inputs[1] if project is not None and project.adds else None
+    sums = node.also[0] if node.also else None
+    arguments = InvertedResidualArguments(
+        builder.images(node.inputs[0]),
+        builder.images(node.output),
+        Images() if addend is None else builder.images(addend),
+        channels,
+        taps,
+        depthwise.stride[0],
+        depthwise.padding[0][0],
+        depthwise.padding[1][0],
+        0 if sums is None else builder.held[sums].batch_stride,
+        *(
+            activation_arguments(IDENTITY if one is None else one.activation)
+            for one in (expand, depthwise, project)
+        ),
+    )
+    layers: list[Place] = []
+    for layer in (expand, depthwise, project):
+        if layer is depthwise:
+            layers += [builder.weights(count, pack), _bias(builder, depthwise)]
+        else:
+            layers += [None, None] if layer is None else [_packed(builder, layer), _bias(builder, layer)]
+    others = (builder.held.get(one) if one is not None else None for one in (addend, sums))
+    places = (builder.held[node.inputs[0]], *layers, builder.held[node.output], *others)
+    builder.step(node, "inverted_residual", arguments, places)

@@ -48,7 +48,14 @@ def activate(builder: Builder, node: Node) -> None:
 
 
 def _step(
-    builder: Builder, node: Node, activation: Activation, operation: int, a: Value, b: Place, second: int, run: Run
+    builder: Builder,
+    node: Node,
+    activation: Activation,
+    operation: int,
+    a: Value,
+    b: Place,
+    second: int,
+    run: Run,
 ) -> None:
     arguments = ElementwiseArguments(
         activation_arguments(activation),
@@ -112,10 +119,11 @@ def elementwise(builder: Builder, node: Node) -> None:
     if a.constant is not None or (a.shape != b.shape and _gated(b, a)):
         a, b, operation = b, a, _SWAPPED.get(operator.kind, operation)
     if b.constant is not None:
-        _step(builder, node, operator.activation, operation, a, builder.constant(b.constant), _FLOAT, Run(0, 0))
+        _step(
+            builder, node, operator.activation, operation, a, builder.constant(b.constant), _FLOAT, Run(0, 0)
+        )
     elif a.shape == b.shape:
         _step(builder, node, operator.activation, operation, a, builder.held[b], _RUN, _run(builder, b))
     else:
         run = Run(builder.held[b].batch_stride, builder.lanes)
         _step(builder, node, operator.activation, operation, a, builder.held[b], _VECTOR, run)
-

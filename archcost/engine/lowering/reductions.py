@@ -13,11 +13,13 @@ from archcost.engine.graph import Node, Value
 from archcost.engine.lowering.builder import Builder
 from archcost.engine.lowering.convolutions import activation_arguments
 from archcost.engine.lowering.registry import lowers
-from archcost.engine.operators import Mean, Pool, SqueezeExcite
+from archcost.engine.operators import LayerNorm, Mean, Pool, Softmax, SqueezeExcite
 from archcost.kernels.steps import (
     GlobalPoolArguments,
+    LayerNormArguments,
     Map,
     PoolArguments,
+    SoftmaxArguments,
     SqueezeArguments,
     WindowArguments,
 )
@@ -84,6 +86,7 @@ def squeeze(builder: Builder, node: Node) -> None:
     operator = node.operator
     assert isinstance(operator, SqueezeExcite)
     (x,) = node.inputs
+    pixels = operator.pixels or prod(x.shape[2:])
     hidden, channels = operator.reduce.weight.shape
 
     def pack(address: int) -> None:
@@ -101,7 +104,50 @@ def squeeze(builder: Builder, node: Node) -> None:
         activation_arguments(operator.expand.activation),
         hidden,
         builder.held[node.output].batch_stride,
-        1 / prod(x.shape[2:]),
+        1 / pixels,
     )
     places = (builder.held[x], builder.weights(count, pack), builder.held[node.output])
     builder.step(node, "squeeze", arguments, places)
+
+
+def _norm_forms(node: Node, given: Sequence[Form]) -> tuple[Sequence[Form], Form] | None:
+    operator = node.operator
+    assert isinstance(operator, LayerNorm)
+    if operator.dim == -1:
+        return [Form.PLAIN], Form.PLAIN
+    return ([Form.BLOCKED], Form.BLOCKED) if len(node.output.shape) == 4 else None
+
+
+def _rows(builder: Builder, value: Value) -> Map:
+    """Rows of numbers that lie together."""
+    length = value.shape[-1]
+    return Map(1, length, prod(value.shape[:-1]), 0, builder.lanes, length)
+
+
+@lowers(LayerNorm, _norm_forms)
+def layer_norm(builder: Builder, node: Node) -> None:
+    operator = node.operator
+    assert isinstance(operator, LayerNorm)
+    (x,) = node.inputs
+    described = _rows if operator.dim == -1 else _map
+    arguments = LayerNormArguments(
+        described(builder, x), described(builder, node.output), activation_arguments(IDENTITY), operator.eps
+    )
+    factors = (
+        None if one is None else builder.channel_vector(one) for one in (operator.weight, operator.bias)
+    )
+    builder.step(node, "layer_norm", arguments, (builder.held[x], *factors, builder.held[node.output]))
+
+
+def _softmax_forms(node: Node, given: Sequence[Form]) -> tuple[Sequence[Form], Form] | None:
+    operator = node.operator
+    assert isinstance(operator, Softmax)
+    return ([Form.PLAIN], Form.PLAIN) if operator.dim == len(node.output.shape) - 1 else None
+
+
+@lowers(Softmax, _softmax_forms)
+def softmax(builder: Builder, node: Node) -> None:
+    (x,) = node.inputs
+    length = x.shape[-1]
+    arguments = SoftmaxArguments(prod(x.shape[:-1]), length, length, length)
+    builder.step(node, "softmax", arguments, (builder.held[x], builder.held[node.output]))

@@ -9,6 +9,7 @@ from archcost.engine.passes.affine import fold_affine
 from archcost.engine.passes.before import fuse_before
 from archcost.engine.passes.channels import merge_channels
 from archcost.engine.passes.gates import fuse_gates
+from archcost.engine.passes.mobile import fuse_inverted_residuals
 from archcost.engine.passes.views import sink_views
 
 __all__ = ["PASSES", "fused"]
@@ -22,6 +23,7 @@ PASSES = (
     fuse_activations,
     fuse_gates,
     fuse_before,
+    fuse_inverted_residuals,
 )
 
 

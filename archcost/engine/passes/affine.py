@@ -30,6 +30,11 @@ def _found(edits: Edits, node: Node) -> bool:
     if other.constant is None or x.constant is not None or len(x.shape) != 4 or x.shape != node.output.shape:
         return False
     values = _by_channel(other, x.shape)
+    maker = edits.maker(x)
+    if other.constant.numel() == 1 and (
+        maker is None or not isinstance(maker.operator, (Affine, Convolution))
+    ):
+        return False
     if values is None or (swapped and operator.kind == "div"):
         return False
     one, zero = torch.ones_like(values), torch.zeros_like(values)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from archcost.engine.graph import Value
@@ -58,8 +59,8 @@ def batch_norm(reader: Reader, given: Arguments) -> tuple[Value, ...] | None:
     return (reader.add(Affine(scale, shift), x, shape=x.shape),)
 
 
-def _window(values: object) -> tuple[int, int]:
-    one = (values,) if isinstance(values, int) else tuple(values)  # type: ignore[arg-type]
+def _window(values: int | Sequence[int]) -> tuple[int, int]:
+    one = (values,) if isinstance(values, int) else tuple(values)
     return (one[0], one[-1])
 
 
@@ -126,7 +127,7 @@ def interpolate(reader: Reader, given: Arguments) -> Value | None:
         "bilinear" if bilinear else "nearest",
         given.shape[2:],  # type: ignore[arg-type]
         bilinear and given["align_corners"],
-        tuple(factors),  # type: ignore[arg-type]
+        tuple(factors),
     )
     x = given["input"] if given.op.name.endswith(".vec") else given.first
     return reader.add(operator, x, shape=given.shape)

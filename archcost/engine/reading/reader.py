@@ -84,7 +84,7 @@ class Reader:
         self._nodes: list[Node] = []
         self._known: dict[int, dict[_Key, Value]] = {}
         self._inputs: list[Value] = []
-        for ref in refs(trace.inputs):  # type: ignore[arg-type]
+        for ref in refs(trace.inputs):
             if _key(ref) not in self._known.setdefault(ref.storage, {}):
                 self._known[ref.storage][_key(ref)] = Value(ref.shape, dtype=ref.dtype)
             self._inputs.append(self._known[ref.storage][_key(ref)])

@@ -57,6 +57,8 @@ class Gain:
     params: tuple[int, int]
     macs: tuple[int, int]
     ms: tuple[float, float] | None = None
+    disturbed: bool = False
+    """Whether a time is unreliable, because other processes interrupted its samples."""
 
     def __add__(self, other: Gain) -> Gain:
         both = self.ms is not None and other.ms is not None
@@ -64,6 +66,7 @@ class Gain:
             _sum(self.params, other.params),
             _sum(self.macs, other.macs),
             (self.ms[0] + other.ms[0], self.ms[1] + other.ms[1]) if both else None,  # type: ignore[index]
+            self.disturbed or other.disturbed,
         )
 
 

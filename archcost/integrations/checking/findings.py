@@ -11,7 +11,7 @@ from operator import add
 from archcost.integrations.checking.case import Case, Gain, Related, Remark
 from archcost.integrations.checking.codes import CODES, LEVELS, Level
 from archcost.integrations.checking.places import Place
-from archcost.latency.timing.thresholds import NOISE
+from archcost.latency.timing.thresholds import NOISE, UNRELIABLE
 from archcost.report.text import visible
 from archcost.report.units import percent_text
 
@@ -163,9 +163,10 @@ def _speed(gain: Gain | None) -> str:
     if gain is None or gain.ms is None:
         return ""
     old, new = gain.ms
+    doubt = f" ({UNRELIABLE})" * gain.disturbed
     if abs(old / new - 1) <= NOISE:
-        return "no faster measured here"
-    return f"{max(old, new) / min(old, new):.1f}x {'faster' if old > new else 'slower'} measured here"
+        return f"no faster measured here{doubt}"
+    return f"{max(old, new) / min(old, new):.1f}x {'faster' if old > new else 'slower'} measured here{doubt}"
 
 
 def _named(models: Sequence[str], modules: Sequence[str]) -> str:

@@ -40,8 +40,8 @@ class CheckResult(Checked, Result):
         The JSON has ``level``, ``models`` (names), ``codes`` (looked for), ``hidden`` (a number), ``passed``,
         ``findings`` and ``failures``. A finding is ``{"code", "name", "level", "file", "line", "column",
         "elsewhere", "text", "models", "modules", "gain", "related", "fingerprint"}``; ``gain`` is null or
-        ``{"params", "macs", "ms"}``, each ``[before, after]`` or null. A failure is ``{"model", "text",
-        "file", "line"}``.
+        ``{"params", "macs", "ms", "disturbed"}``, the first three ``[before, after]`` or null, the last
+        whether other processes interrupted a time. A failure is ``{"model", "text", "file", "line"}``.
         """
         asked.without_depth("a check")
         table = Table("findings", _COLUMNS, lambda: ordered(self.findings, _COLUMNS, asked, "where"))

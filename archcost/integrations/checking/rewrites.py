@@ -118,7 +118,7 @@ def _timed(case: Case, codes: Collection[str]) -> Iterator[Remark]:
             code = "AC401" if one.path == "native" else "AC402"
             if code in codes and one.old_s >= _LEAST_SPEEDUP * one.new_s:
                 says = f"in {one.layout}" if code == "AC401" else f"by path {one.path}"
-                gain = Gain((0, 0), (0, 0), (1e3 * one.old_s, 1e3 * one.new_s))
+                gain = Gain((0, 0), (0, 0), (1e3 * one.old_s, 1e3 * one.new_s), one.disturbed)
                 yield Remark(code, subject.name, described(subject), says, gain=gain, spec=subject.spec)
 
 
@@ -129,7 +129,7 @@ def _remark(code: str, case: Case, one: Proposal) -> Remark:
     if code == "AC101":
         then = f"same receptive field, {then}"
     before, after = one.before, one.after
-    gain = Gain((before.params, after.params), (before.macs, after.macs), _ms(one))
+    gain = Gain((before.params, after.params), (before.macs, after.macs), _ms(one), one.disturbed)
     covers = tuple(one.replacement.chains) if one.options.get("how") == "stride" else ()
     return Remark(code, one.name, what, _SAYS[code](case, one), then, gain, one.old[0], covers=covers)
 

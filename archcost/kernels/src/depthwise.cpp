@@ -4,6 +4,8 @@
 #include <cmath>
 #include <complex>
 
+#include "epilogue.h"
+#include "export.h"
 #include "fft.h"
 #include "finish.h"
 #include "pixels.h"
@@ -48,8 +50,11 @@ class DepthwiseConvolution {
     return round_up(frequencies_ * (in_rows_ + out_rows_) * kStep + row_floats(), 1024) + 16;
   }
 
-  void run(const float* input, const float* packed, const float* bias, float* output) const {
-    const RealFft fft(int(kernel_.transform_size));
+  void run(const float* input, const float* packed, const float* bias, float* output, const float* addend,
+           const ArchcostActivation& activation) const {
+    const RealFft& fft = real_fft(int(kernel_.transform_size));
+    const Epilogue epilogue(of_, addend, output, activation);
+    const ArchcostConvolution limits = epilogue.before();
     const Scratch scratch(threads() * worker_floats());
     parallel_for(threads(), of_.input.batch * chunks_, [&](long item, int worker) {
       const long image = item / chunks_, chunk = item % chunks_;
@@ -57,13 +62,14 @@ class DepthwiseConvolution {
       float* const in = row + row_floats();
       float* const out = in + frequencies_ * in_rows_ * kStep;
       const long channels = std::min<long>(kLanes, of_.input.channels - chunk * kLanes);
-      const Finish finish(bias ? load_first(bias + chunk * kLanes, channels) : Vector{}, of_);
+      const Finish finish(bias ? load_first(bias + chunk * kLanes, channels) : Vector{}, limits);
       transform_rows(fft, Pixels(of_.input, input, image, chunk * kLanes), row, in);
       for (long k = 0; k < frequencies_; ++k) {
         const long weights = (chunk * frequencies_ + k) * kernel_.height * kStep;
         sum_columns(in + k * in_rows_ * kStep, packed + weights, out + k * out_rows_ * kStep);
       }
       restore_rows(fft, out, Pixels(of_.output, output, image, chunk * kLanes), row, finish);
+      if (epilogue) epilogue(image, chunk * kLanes, kLanes, 0, 0, of_.output.height, of_.output.width);
     });
   }
 
@@ -71,7 +77,7 @@ class DepthwiseConvolution {
   void transform_rows(const RealFft& fft, const Pixels& source, float* row, float* spectra) const {
     Vector signal[RealFft::kMostSize];
     Complex spectrum[RealFft::kMostSize / 2 + 1] = {};
-    const long border = kRowsAtOnce - 1, height = of_.input.height;
+    const long border = kRowsAtOnce - 1, height = of_.input.height, width = of_.input.width;
     for (long k = 0; k < frequencies_; ++k) {
       for (long i = 0; i < border; ++i) {
         store_complex(spectra + (k * in_rows_ + i) * kStep, Complex{});
@@ -80,8 +86,12 @@ class DepthwiseConvolution {
     }
     for (long i = 0; i < height; ++i) {
       fetch_row<false>(source, of_.input, i + kAhead);
-      source.gather(i, 0, 1, of_.input.width, row, 0);
-      for (long j = 0; j < fft.size; ++j) signal[j] = j < of_.input.width ? load(row + j * kLanes) : Vector{};
+      const bool in_place = source.channels_together() && source.contains(i, 0, 1, width);
+      if (!in_place) source.gather(i, 0, 1, width, row, 0);
+      const float* const pixels = in_place ? source.at(i, 0) : row;
+      const long step = in_place ? source.column_stride : kLanes;
+      for (long j = 0; j < width; ++j) signal[j] = load(pixels + j * step);
+      for (long j = width; j < fft.size; ++j) signal[j] = Vector{};
       fft.forward(signal, spectrum);
       float* const target = spectra + (border + i) * kStep;
       for (long k = 0; k < frequencies_; ++k) store_complex(target + k * in_rows_ * kStep, spectrum[k]);
@@ -122,12 +132,15 @@ class DepthwiseConvolution {
       const float* const source = spectra + i * kStep;
       for (long k = 0; k < frequencies_; ++k) spectrum[k] = load_complex(source + k * out_rows_ * kStep);
       fft.backward(spectrum, signal);
+      const bool in_place = target.channels_together() && target.contains(i, 0, 1, of_.output.width);
+      float* const pixels = in_place ? target.at(i, 0) : row;
+      const long step = in_place ? target.column_stride : kLanes;
       // Output j stands pad_left places before its first tap: the first ones come from the end of the circle.
       for (long j = 0; j < of_.output.width; ++j) {
         const long place = j - of_.pad_left;
-        store(row + j * kLanes, finish(signal[place < 0 ? place + fft.size : place]));
+        store(pixels + j * step, finish(signal[place < 0 ? place + fft.size : place]));
       }
-      target.scatter(i, 0, 1, of_.output.width, row, 0);
+      if (!in_place) target.scatter(i, 0, 1, of_.output.width, row, 0);
     }
   }
 
@@ -172,8 +185,17 @@ long depthwise_scratch_floats(const DepthwiseKernel& kernel, const ArchcostConvo
 }
 
 void convolve_depthwise(const DepthwiseKernel& kernel, const ArchcostConvolution& convolution,
-                        const float* input, const float* packed, const float* bias, float* output) {
-  DepthwiseConvolution(kernel, convolution).run(input, packed, bias, output);
+                        const float* input, const float* packed, const float* bias, float* output,
+                        const float* addend, const ArchcostActivation& activation) {
+  DepthwiseConvolution(kernel, convolution).run(input, packed, bias, output, addend, activation);
 }
 
 }  // namespace archcost
+
+ARCHCOST_EXPORT void archcost_step_fft_depthwise(const void* arguments, float* const* places, int threads) {
+  const auto& of = *static_cast<const ArchcostFftDepthwise*>(arguments);
+  ArchcostConvolution convolution = archcost::with_limits(of.convolution, of.activation);
+  convolution.threads = threads;
+  archcost::convolve_depthwise({of.height, of.width, of.transform_size}, convolution, places[0], places[1], places[2],
+                               places[4], places[3], of.activation);
+}

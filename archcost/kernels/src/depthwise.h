@@ -1,7 +1,20 @@
 // The depthwise convolution with a large kernel: Fourier along the rows, the definition along the columns.
 #pragma once
 
+#include "activation.h"
 #include "convolution.h"
+
+extern "C" {
+
+// Places of the step: input, packed weights, bias, addend, output. Bias (a float a channel) and addend may be
+// null; the addend lies in memory as the output does. Threads and limits of the convolution are not looked at.
+struct ArchcostFftDepthwise {
+  std::int64_t height, width, transform_size;  // of the kernel, and of the transforms it was packed for
+  ArchcostConvolution convolution;
+  ArchcostActivation activation;
+};
+
+}  // extern "C"
 
 namespace archcost {
 
@@ -18,7 +31,9 @@ long depthwise_packed_floats(const DepthwiseKernel& kernel, long channels);
 void pack_depthwise(const DepthwiseKernel& kernel, long channels, const float* weights, float* packed);
 
 long depthwise_scratch_floats(const DepthwiseKernel& kernel, const ArchcostConvolution& convolution);
+// bias and addend may be null. A clamp is read from the convolution, not from the activation.
 void convolve_depthwise(const DepthwiseKernel& kernel, const ArchcostConvolution& convolution,
-                        const float* input, const float* packed, const float* bias, float* output);
+                        const float* input, const float* packed, const float* bias, float* output,
+                        const float* addend = nullptr, const ArchcostActivation& activation = {});
 
 }  // namespace archcost

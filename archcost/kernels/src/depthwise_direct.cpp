@@ -4,7 +4,6 @@
 
 #include "epilogue.h"
 #include "export.h"
-#include "finish.h"
 #include "under_window.h"
 
 namespace archcost {
@@ -61,7 +60,7 @@ class Depthwise {
         }
       }
     }
-    finish<kInside>(out, tile, sums);
+    finish_tile<kInside>(out, tile, sums, of_);
   }
 
   template <class Layout>
@@ -83,17 +82,7 @@ class Depthwise {
         }
       }
     }
-    finish<false>(out, tile, sums);
-  }
-
-  template <bool kWhole, class Layout>
-  ARCHCOST_INLINE void finish(const Layout& out, const Tile& tile, const Vector (&sums)[kColumns]) const {
-    const Finish finish(Vector{}, of_);
-#pragma GCC unroll 7
-    for (int column = 0; column < kColumns; ++column) {
-      if (!kWhole && column >= tile.count) break;
-      out.store(tile.to + column * out.column_stride, finish(sums[column]));
-    }
+    finish_tile<false>(out, tile, sums, of_);
   }
 
   const Window& window_;

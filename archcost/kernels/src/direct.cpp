@@ -12,12 +12,12 @@
 namespace archcost {
 namespace {
 
-// Floats that stay in the second-level cache while tiles are worked on: of all weights, and of what is staged.
+// Floats that stay in the second-level cache while tiles are worked on: of all weights, and of inputs.
 constexpr long kNearWeights = 96 << 10;
 constexpr long kNearInput = 96 << 10;
 
 // The order of the taps of one channel in the packed weights. In blocked layout it is theirs. From NCHW a
-// stretch is a row of taps that are columns of one phase (every step-th one): first the phases with more of them.
+// stretch is a row of taps of one phase (every step-th column): first the phases with more of them.
 struct TapOrder {
   TapOrder(const Window& window, bool blocked) : window(window) {
     if (blocked) return;
@@ -88,7 +88,8 @@ class Direct {
     flatten();
     const ArchcostImages &in = of_.input, &out = of_.output;
     depth_ = depth_of(window_, in.channels);
-    const bool inside = of_.pad_top == 0 && of_.pad_left == 0 && window_.rows_under(out.height) <= in.height &&
+    const bool inside = of_.pad_top == 0 && of_.pad_left == 0 &&
+                        window_.rows_under(out.height) <= in.height &&
                         window_.columns_under(out.width) <= in.width;
     stages_ = !inside || (window_.column_step != 1) || scale_;
     const bool gates = gate_ != nullptr;
@@ -260,7 +261,8 @@ class Direct {
     return std::min<long>(kPanelBlocks, divide_up(of_.output.channels, kLanes) - panel * kPanelBlocks);
   }
 
-  void run_group(const Group& group, long first_panel, long panels, const float* weights, float* patch) const {
+  void run_group(const Group& group, long first_panel, long panels, const float* weights,
+                 float* patch) const {
     const ArchcostImages& in = of_.input;
     const float* input;
     if (stages_) {
@@ -271,7 +273,8 @@ class Direct {
               group.left * in.column_stride;
     }
     const auto place = [&](const ArchcostImages& images) {
-      return group.image * images.batch_stride + group.top * images.row_stride + group.left * images.column_stride;
+      return group.image * images.batch_stride + group.top * images.row_stride +
+             group.left * images.column_stride;
     };
     TileRegion region;
     region.input = input, region.weights = weights, region.bias = bias_;
@@ -382,14 +385,15 @@ class Direct {
 
 // A window: taps, strides and dilations, each vertical and horizontal. `blocked` is 0 for input in NCHW.
 ARCHCOST_EXPORT std::int64_t archcost_direct_packed_floats(const std::int64_t (&window)[6],
-                                                           std::int64_t out_channels, std::int64_t in_channels) {
+                                                           std::int64_t out_channels,
+                                                           std::int64_t in_channels) {
   return archcost::round_up(out_channels, archcost::kLanes) * in_channels * window[0] * window[1];
 }
 
 // Weights are [out_channels][in_channels][height][width].
 ARCHCOST_EXPORT void archcost_direct_pack(const std::int64_t (&window)[6], std::int64_t out_channels,
-                                          std::int64_t in_channels, std::int64_t blocked, const float* weights,
-                                          float* packed) {
+                                          std::int64_t in_channels, std::int64_t blocked,
+                                          const float* weights, float* packed) {
   using namespace archcost;
   const Window of{window[0], window[1], window[2], window[3], window[4], window[5]};
   const long blocks = divide_up(out_channels, kLanes);

@@ -4,7 +4,7 @@
 
 #include "export.h"
 #include "functions.h"
-#include "threads.h"
+#include "items.h"
 
 namespace archcost {
 namespace {
@@ -19,15 +19,13 @@ template <class Piece>
 void for_pieces(const ArchcostRuns& of, int threads, const Piece& piece) {
   const long pieces = std::max(divide_up(of.length, kShare), 1L);
   const long runs_of_item = std::max(kShare / std::max<long>(of.length, 1), 1L), runs = of.batch * of.blocks;
-  const auto item = [&](long index) {
+  const auto item = [&](long index, int) {
     const long first = index % pieces * kShare, group = index / pieces * runs_of_item;
     for (long run = group; run < std::min(group + runs_of_item, runs); ++run) {
       piece(run / of.blocks, run % of.blocks, first, std::min<long>(kShare, of.length - first));
     }
   };
-  const long items = divide_up(runs, runs_of_item) * pieces;
-  if (threads > 1 && items > 1) return parallel_for(threads, items, [&](long index, int) { item(index); });
-  for (long index = 0; index < items; ++index) item(index);
+  for_items(threads, divide_up(runs, runs_of_item) * pieces, item);
 }
 
 // to[i] = activation(compute(i)), where compute reads a vector, or what there is of it.
@@ -72,11 +70,16 @@ void combine(const ArchcostElementwise& of, const float* a, const float* b, floa
 }
 
 void apply(const ArchcostElementwise& of, const float* a, float* out, int threads) {
-  for_pieces(of.runs, threads, [&](long image, long block, long first, long count) {
-    const float* const from = a + start(of.a, image, block) + first;
-    float* const to = out + start(of.out, image, block) + first;
-    if (from == to && count % kLanes == 0) return activate(of.activation, to, count);
-    finish_run(of.activation, count, to, [&](long i, long lanes) { return load_first(from + i, lanes); });
+  with_function(of.activation, [&](const auto& function) {
+    for_pieces(of.runs, threads, [&](long image, long block, long first, long count) {
+      const float* const from = a + start(of.a, image, block) + first;
+      float* const to = out + start(of.out, image, block) + first;
+      const long whole = count / kLanes * kLanes;
+      for (long i = 0; i < whole; i += kLanes) store(to + i, function(load(from + i)));
+      if (whole < count) {
+        store_first(to + whole, function(load_first(from + whole, count - whole)), count - whole);
+      }
+    });
   });
 }
 

@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
+#include <memory>
+#include <mutex>
 
 namespace archcost {
 namespace {
@@ -171,6 +174,15 @@ void RealFft::backward(Complex* spectrum, Vector* signal) const {
     signal[2 * k] = z[k].re;
     signal[2 * k + 1] = z[k].im;
   }
+}
+
+const RealFft& real_fft(int size) {
+  static std::mutex mutex;
+  static auto* const made = new std::map<int, std::unique_ptr<RealFft>>;
+  std::lock_guard<std::mutex> lock(mutex);
+  std::unique_ptr<RealFft>& fft = (*made)[size];
+  if (!fft) fft = std::make_unique<RealFft>(size);
+  return *fft;
 }
 
 }  // namespace archcost

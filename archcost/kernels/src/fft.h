@@ -41,4 +41,7 @@ class RealFft {
   std::vector<Root> turns_;  // those that the stages multiply by, stage after stage
 };
 
+// Made when first asked for, and kept.
+const RealFft& real_fft(int size);
+
 }  // namespace archcost

@@ -4,17 +4,28 @@
 #include <utility>
 
 #include "activation.h"
+#include "normal_table.h"
 #include "vector.h"
-
-#if defined(__AVX512F__)
-#include <immintrin.h>
-#endif
 
 namespace archcost {
 
-// The larger and the smaller of two, where a value that is not a number stays.
-ARCHCOST_INLINE Vector at_least(Vector value, Vector low) { return low > value ? low : value; }
-ARCHCOST_INLINE Vector at_most(Vector value, Vector high) { return high < value ? high : value; }
+// The larger and the smaller of two, where a value that is not a number stays. With masks, since GCC 12 makes two
+// instructions of the choice, and warns of the plain intrinsics.
+ARCHCOST_INLINE Vector at_least(Vector value, Vector low) {
+#if defined(__AVX512F__)
+  return Vector(_mm512_maskz_max_ps(0xffff, __m512(low), __m512(value)));
+#else
+  return low > value ? low : value;
+#endif
+}
+
+ARCHCOST_INLINE Vector at_most(Vector value, Vector high) {
+#if defined(__AVX512F__)
+  return Vector(_mm512_maskz_min_ps(0xffff, __m512(high), __m512(value)));
+#else
+  return high < value ? high : value;
+#endif
+}
 
 ARCHCOST_INLINE Vector magnitude(Vector value) { return Vector(IntVector(value) & 0x7fffffff); }
 // c[0] + c[1] x + ..., by Horner's rule.
@@ -26,10 +37,11 @@ ARCHCOST_INLINE Vector polynomial(Vector x, const float (&c)[kCount]) {
   return sum;
 }
 
-// 2^count * exp(rest) with a whole count: rounding by a number that leaves no bits behind the point.
+// exp(kSign * x) is 2^count * exp(rest), where count is a multiple of 1 / kParts: rounding by a number that leaves no
+// other bits behind the point.
+template <int kSign, int kParts>
 struct Exponent {
-  static constexpr float kWhole = 12582912.0f;  // 1.5 * 2^23
-
+  static constexpr float kRound = 12582912.0f / kParts;  // 1.5 * 2^23
 #if defined(__AVX512F__)
   static constexpr float kLeast = -110.0f, kMost = 90.0f;
 #else
@@ -38,16 +50,17 @@ struct Exponent {
 
   // At the bounds the power is zero and infinity.
   ARCHCOST_INLINE explicit Exponent(Vector x) {
-    x = at_most(at_least(x, broadcast(kLeast)), broadcast(kMost));
-    shifted = x * 1.44269504f + kWhole;
-    count = shifted - kWhole;
+    x = at_most(at_least(x, broadcast(kSign > 0 ? kLeast : -kMost)), broadcast(kSign > 0 ? kMost : -kLeast));
+    shifted = x * (kSign * 1.44269504f) + kRound;
+    count = shifted - kRound;
 #if defined(__FMA__) || defined(__aarch64__)
-    rest = x - count * 0.693147181f;
+    rest = (kSign > 0 ? x : -x) - count * 0.693147181f;
 #else
-    rest = x - count * 0.693359375f + count * 2.12194440e-4f;
+    rest = (kSign > 0 ? x : -x) - count * 0.693359375f + count * 2.12194440e-4f;
 #endif
   }
 
+  // factor * 2^count; of a count with parts, 2 to the whole number below it.
   ARCHCOST_INLINE Vector power(Vector factor) const {
 #if defined(__AVX512F__)
     return Vector(_mm512_maskz_scalef_ps(0xffff, __m512(factor), __m512(count)));
@@ -60,22 +73,44 @@ struct Exponent {
   Vector shifted, count, rest;
 };
 
-// Relative error 2e-7; zero below -87.9.
+#if defined(__AVX512F__)
+// The numbers of a table of 32 that the low bits of the indices say.
+ARCHCOST_INLINE Vector look_up(const float (&table)[32], Vector indices) {
+  return Vector(_mm512_permutex2var_ps(__m512(load(table)), __m512i(indices), __m512(load(table + 16))));
+}
+
+// 2^(i / 32).
+alignas(64) constexpr float kPowers[32] = {
+    1.0f, 1.02189715f, 1.04427378f, 1.0671404f, 1.09050773f, 1.11438674f, 1.13878863f, 1.16372486f,
+    1.18920712f, 1.21524736f, 1.24185781f, 1.26905096f, 1.29683955f, 1.32523664f, 1.35425555f, 1.38390988f,
+    1.41421356f, 1.44518081f, 1.47682615f, 1.50916443f, 1.54221083f, 1.57598085f, 1.61049033f, 1.64575548f,
+    1.68179283f, 1.7186193f, 1.75625216f, 1.79470908f, 1.83400809f, 1.87416763f, 1.91520656f, 1.95714412f,
+};
+#endif
+
+// exp(kSign * x). Relative error 3e-7; zero below -88, or a number too small to be normal.
+template <int kSign = 1>
 ARCHCOST_INLINE Vector exponential(Vector x) {
+#if defined(__AVX512F__)
+  constexpr float c[] = {1.0f, 1.00001467f, 0.49999998f};
+  const Exponent<kSign, 32> split(x);
+  return split.power(polynomial(split.rest, c) * look_up(kPowers, split.shifted));
+#else
   constexpr float c[] = {1.0f, 0.99999971f, 0.49999148f, 0.16667638f, 0.04189817f, 0.0082903f};
-  const Exponent split(x);
+  const Exponent<kSign, 1> split(x);
   return split.power(polynomial(split.rest, c));
+#endif
 }
 
 // exp(x) - 1, with all digits also near zero.
 ARCHCOST_INLINE Vector exponential_less_one(Vector x) {
   constexpr float c[] = {1.00000003f, 0.49999994f, 0.16666431f, 0.04166802f, 0.00837421f, 0.0013843f};
-  const Exponent split(x);
+  const Exponent<1, 1> split(x);
   const Vector scale = split.power(broadcast(1.0f));
   return scale * (split.rest * polynomial(split.rest, c)) + (scale - 1.0f);
 }
 
-ARCHCOST_INLINE Vector sigmoid(Vector x) { return 1.0f / (1.0f + exponential(-x)); }
+ARCHCOST_INLINE Vector sigmoid(Vector x) { return 1.0f / (1.0f + exponential<-1>(x)); }
 
 // Of a number from 0 to 1, by the series of the inverse hyperbolic tangent.
 ARCHCOST_INLINE Vector logarithm_of_one_more(Vector x) {
@@ -109,7 +144,7 @@ struct Clamp {
 
 struct Silu : Identity {
   using Identity::Identity;
-  ARCHCOST_INLINE Vector operator()(Vector x) const { return x / (1.0f + exponential(-x)); }
+  ARCHCOST_INLINE Vector operator()(Vector x) const { return x / (1.0f + exponential<-1>(x)); }
 };
 
 struct Hardsigmoid : Identity {
@@ -136,18 +171,29 @@ struct Tanh : Identity {
   ARCHCOST_INLINE Vector operator()(Vector x) const { return hyperbolic_tangent(x); }
 };
 
-// x times the normal distribution, which is a half and an odd quotient of polynomials.
+// x times the normal distribution. That is looked up, else it is a half and an odd quotient of polynomials.
 struct Gelu : Identity {
   using Identity::Identity;
   ARCHCOST_INLINE Vector operator()(Vector x) const {
-    constexpr float above[] = {3.989422473e-01f, 3.335718998e-02f, 4.649894994e-03f, 1.641626137e-04f, 6.358410841e-06f,
-                               2.339566150e-08f};
-    constexpr float below[] = {1.0f,             2.502801848e-01f, 2.836998385e-02f, 1.858092335e-03f, 7.234619533e-05f,
-                               1.216730133e-06f};
+#if defined(__AVX512F__)
+    constexpr float kRound = 12582912.0f + 16;
+    const Vector near = at_most(at_least(x, broadcast(-16 * kNormalStep)), broadcast(15 * kNormalStep));
+    const Vector shifted = near * (1 / kNormalStep) + kRound;
+    const Vector off = near - (shifted - kRound) * kNormalStep;
+    Vector sum = look_up(kNormal[4], shifted);
+#pragma GCC unroll 4
+    for (int i = 3; i >= 0; --i) sum = sum * off + look_up(kNormal[i], shifted);
+    return x * sum;
+#else
+    constexpr float above[] = {3.989422473e-01f, 3.335718998e-02f, 4.649894994e-03f,
+                               1.641626137e-04f, 6.358410841e-06f, 2.339566150e-08f};
+    constexpr float below[] = {1.0f,             2.502801848e-01f, 2.836998385e-02f,
+                               1.858092335e-03f, 7.234619533e-05f, 1.216730133e-06f};
     // At the lower bound the quotient is beyond a half by more than it errs: the product becomes zero.
     const Vector near = at_most(at_least(x, broadcast(-5.62f)), broadcast(5.4f));
     const Vector square = near * near;
     return x * at_least(near * polynomial(square, above) / polynomial(square, below) + 0.5f, Vector{});
+#endif
   }
 };
 
@@ -185,7 +231,7 @@ struct Mish : Identity {
 struct Softplus : Identity {
   using Identity::Identity;
   ARCHCOST_INLINE Vector operator()(Vector x) const {
-    return at_least(x, Vector{}) + logarithm_of_one_more(exponential(-magnitude(x)));
+    return at_least(x, Vector{}) + logarithm_of_one_more(exponential<-1>(magnitude(x)));
   }
 };
 

@@ -6,8 +6,9 @@
 #include "depthwise_direct.h"
 #include "export.h"
 #include "fft.h"
-#include "fft_tile.h"
+#include "find_tile.h"
 #include "im2col.h"
+#include "limits.h"
 #include "long_row.h"
 #include "pool.h"
 #include "program.h"
@@ -25,13 +26,7 @@ namespace {
 
 enum Failure { kNone = 0, kNoSuchTile = 1, kNoMemory = 2 };
 
-// A tile is named by a family and two numbers: Winograd's by its place in the list, Fourier's by size and taps.
-enum Family { kWinograd = 0, kFourier = 1 };
-
-const archcost::TileTransform* find_tile(int family, std::int64_t first, std::int64_t second) {
-  if (family == kWinograd) return archcost::winograd_tile(int(first));
-  return family == kFourier ? archcost::fft_tile(first, second) : nullptr;
-}
+using archcost::find_tile;
 
 template <class Work>
 int guarded(Work work) {
@@ -58,6 +53,15 @@ ARCHCOST_EXPORT const char* archcost_best_isa() {
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return "avx2";
 #endif
   return archcost::kIsa;
+}
+
+ARCHCOST_EXPORT std::int64_t archcost_multiply_add(std::int64_t count, std::int64_t threads) {
+  return archcost::multiply_add(count, int(threads));
+}
+
+ARCHCOST_EXPORT std::int64_t archcost_read(const float* data, std::int64_t count, std::int64_t times,
+                                           std::int64_t threads) {
+  return archcost::read_floats(data, count, times, int(threads));
 }
 
 // Channels in a block of the blocked layout.

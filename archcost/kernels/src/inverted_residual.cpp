@@ -10,8 +10,8 @@
 namespace archcost {
 namespace {
 
-// Floats of each that stay in the second-level cache together: outputs of the depthwise convolution in a band,
-// inputs of it for a pair of blocks, and weights of the projection that are not streamed.
+// Floats of each that stay in the second-level cache together: outputs of the depthwise convolution in a band, its
+// inputs for a pair of blocks, and weights of the projection that are not streamed.
 constexpr long kNearFiltered = 96 << 10;
 constexpr long kNearExpanded = 32 << 10;
 constexpr long kNearWeights = 64 << 10;
@@ -127,15 +127,15 @@ class InvertedResidual {
     const long workers = by_channels_ ? 1 : threads_, buffers = threads_;
     const long filtered = projection_ ? filtered_floats() : 0;
     const long kept = band_ < height_ ? blocks_ * overlap_ * expanded_row() : 0;
-    const long sums = of_.output.batch * strips_ * blocks_ * kLanes;
+    const long sums = sums_ ? of_.output.batch * strips_ * blocks_ * kLanes : 0;
     const long offsets = 2 * (divide_up(of_.input.channels, kLanes) + blocks_);
     Scratch scratch(workers * (filtered + kept) + buffers * expanded_floats() + sums + offsets + kLanes);
     float* free = scratch.data();
     const auto take = [&](long floats) { return free += floats, free - floats; };
     expanded_ = take(buffers * expanded_floats());
     std::memset(expanded_, 0, buffers * expanded_floats() * sizeof(float));
-    strip_sums_ = sums_ ? take(sums) : nullptr;
-    if (sums_) std::memset(strip_sums_, 0, sums * sizeof(float));
+    strip_sums_ = take(sums);
+    std::memset(strip_sums_, 0, sums * sizeof(float));
     filtered_ = take(workers * filtered), kept_ = take(workers * kept);
     describe(reinterpret_cast<std::int64_t*>(take(round_up(offsets, kLanes))));
     const long items = of_.output.batch * strips_;
@@ -193,8 +193,8 @@ class InvertedResidual {
     const long top = strips.begin(strip), rows = strips.length(strip);
     const Pieces bands(rows, band_);
     for (long i = 0; i < bands.count; ++i) {
-      const Band band{image,  strip,       top + bands.begin(i), bands.length(i), i == 0, i + 1 == bands.count,
-                      filtered, kept};
+      const Band band{image,  strip,    top + bands.begin(i), bands.length(i),
+                      i == 0, i + 1 == bands.count, filtered, kept};
       if (!by_channels_) {
         for (long pair = 0; pair < pairs_; ++pair) expand_and_filter(band, pair, worker);
         if (projection_) project(band, 0, panels_of(of_.output.channels));
@@ -216,19 +216,19 @@ class InvertedResidual {
       const long block = first + j;
       const Vector bias = depthwise_bias_ ? load(depthwise_bias_ + block * kLanes) : Vector{};
       const float* const weights = depthwise_ + block * of_.taps * of_.taps * kLanes;
-      float* const sums = sums_ ? strip_sums_ + ((band.image * strips_ + band.strip) * blocks_ + block) * kLanes : nullptr;
+      float* const sums = sums_of(band.image, band.strip, block);
       for (long row = 0; row < band.rows; ++row) {
         float* const to = projection_ ? band.filtered + block * filtered_block() + row * width_ * kLanes
                                       : output_ + band.image * out.batch_stride + block * out.block_stride +
                                             (band.top + row) * out.row_stride;
-        filter_(expanded + j * expanded_block() + row * of_.step * expanded_row(), expanded_row(), weights, bias,
-                of_.depthwise, to, width_);
-        if (sums) add_row(to, width_, sums);
+        const float* const from = expanded + j * expanded_block() + row * of_.step * expanded_row();
+        filter_(from, expanded_row(), weights, bias, of_.depthwise, to, width_);
+        if (sums_) add_row(to, width_, sums);
       }
     }
   }
 
-  // The rows that the windows of a band look at, of a pair of blocks; those that the band before has too are kept.
+  // The rows that the windows of a band look at, of a pair of blocks; the first ones are kept from the band before.
   void fill(const Band& band, long pair, long blocks, float* expanded) const {
     const ArchcostImages& in = of_.input;
     const long first = pair * kPanelBlocks, rows = expanded_rows(band.rows);
@@ -256,8 +256,8 @@ class InvertedResidual {
     } else {
       for (long j = 0; j < blocks; ++j) {
         for (long i = 0; i < end - begin; ++i) {
-          std::memcpy(to + j * expanded_block() + i * row,
-                      from + (first + j) * in.block_stride + i * in.row_stride, in.width * kLanes * sizeof(float));
+          const float* const pixels = from + (first + j) * in.block_stride + i * in.row_stride;
+          std::memcpy(to + j * expanded_block() + i * row, pixels, in.width * kLanes * sizeof(float));
         }
       }
     }
@@ -283,12 +283,16 @@ class InvertedResidual {
     multiply_region(project_, region, kLanes);
   }
 
+  float* sums_of(long image, long strip, long block) const {
+    return strip_sums_ + ((image * strips_ + strip) * blocks_ + block) * kLanes;
+  }
+
   void add_strips() const {
     for (long image = 0; image < of_.output.batch; ++image) {
       for (long block = 0; block < blocks_; ++block) {
         Vector sum = {};
         for (long strip = 0; strip < strips_; ++strip) {
-          sum += load(strip_sums_ + ((image * strips_ + strip) * blocks_ + block) * kLanes);
+          sum += load(sums_of(image, strip, block));
         }
         store(sums_ + image * of_.sums_batch_stride + block * kLanes, sum);
       }
@@ -296,8 +300,8 @@ class InvertedResidual {
   }
 
   const ArchcostInvertedResidual of_;
-  const float *const input_, *const expansion_, *const expansion_bias_, *const depthwise_, *const depthwise_bias_;
-  const float *const projection_, *const projection_bias_;
+  const float *const input_, *const expansion_, *const expansion_bias_;
+  const float *const depthwise_, *const depthwise_bias_, *const projection_, *const projection_bias_;
   float* const output_;
   const float* const addend_;
   float* const sums_;
@@ -314,7 +318,8 @@ class InvertedResidual {
 
 // Expansion and projection are packed by archcost_direct_pack, as windows of one pixel. The weights of the
 // depthwise convolution are [channels][taps][taps].
-ARCHCOST_EXPORT std::int64_t archcost_inverted_residual_packed_floats(std::int64_t taps, std::int64_t channels) {
+ARCHCOST_EXPORT std::int64_t archcost_inverted_residual_packed_floats(std::int64_t taps,
+                                                                      std::int64_t channels) {
   return archcost::round_up(channels, archcost::kLanes) * taps * taps;
 }
 

@@ -1,5 +1,5 @@
-// Expansion by a 1x1 convolution, depthwise convolution and projection by a 1x1 convolution as one, in bands of
-// rows: what is between stays in the second-level cache. All tensors are blocked.
+// Expansion by a 1x1 convolution, depthwise convolution and projection by a 1x1 convolution as one, in bands
+// of rows: what is between stays in the second-level cache. All tensors are blocked.
 #pragma once
 
 #include "activation.h"
@@ -10,8 +10,9 @@ extern "C" {
 // Places: input, expansion weights and bias, depthwise weights and bias, projection weights and bias, output,
 // addend, sums. Biases are whole blocks of floats, and may be null.
 // - Without expansion weights the depthwise convolution reads the input.
-// - Without projection weights the output is that of the depthwise convolution behind its activation; `sums` then,
-//   unless null, gets its sum over all pixels, whole blocks of each image, sums_batch_stride from one to the next.
+// - Without projection weights the output is that of the depthwise convolution behind its activation; `sums`
+//   then, unless null, gets its sum over all pixels: whole blocks of each image, sums_batch_stride from one to
+//   the next.
 // - addend, or null: as many pixels and channels as the output, by its own strides; added to the projection.
 // The window of the depthwise convolution is 3, 5 or 7 wide and high, its step 1 or 2.
 struct ArchcostInvertedResidual {

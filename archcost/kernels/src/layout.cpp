@@ -3,24 +3,14 @@
 #include <algorithm>
 
 #include "export.h"
+#include "items.h"
 #include "pixels.h"
-#include "threads.h"
 
 namespace archcost {
 namespace {
 
-template <class Item>
-void for_items(int threads, long items, const Item& item) {
-  if (threads > 1 && items > 1) return parallel_for(threads, items, [&](long index, int) { item(index); });
-  for (long index = 0; index < items; ++index) item(index);
-}
-
 bool rows_end_to_end(const ArchcostImages& of) {
   return of.height == 1 || of.row_stride == of.width * of.column_stride;
-}
-
-bool blocked(const ArchcostImages& of) {
-  return of.channel_stride == 1 && of.column_stride == kLanes && of.block_stride;
 }
 
 long block_stride(const ArchcostImages& of) {
@@ -30,7 +20,8 @@ long block_stride(const ArchcostImages& of) {
 // kLanes channels of one image. Those of a blocked output are all there: what is behind the last one gets zeros.
 ArchcostImages block_of(ArchcostImages of, long block, bool writes) {
   const long channels = std::min<long>(kLanes, of.channels - block * kLanes);
-  of.batch = 1, of.channels = writes && blocked(of) ? kLanes : channels;
+  of.batch = 1, of.channels = writes && is_blocked(of) ? kLanes : channels;
+  of.block_stride = 0;  // this one stands for itself
   return of;
 }
 
@@ -38,8 +29,8 @@ bool vectors(const ArchcostImages& of) { return of.channel_stride == 1 || of.col
 
 void convert_one_by_one(const ArchcostConversion& of, const float* input, float* output, int threads) {
   const ArchcostImages &from = of.input, &to = of.output;
-  const long channels = blocked(to) ? round_up(to.channels, kLanes) : to.channels;
-  for_items(threads, from.batch * channels, [&](long item) {
+  const long channels = is_blocked(to) ? round_up(to.channels, kLanes) : to.channels;
+  for_items(threads, from.batch * channels, [&](long item, int) {
     const long n = item / channels, c = item % channels;
     const auto start = [&](const ArchcostImages& in) {
       return n * in.batch_stride + c / kLanes * block_stride(in) + c % kLanes * in.channel_stride;
@@ -61,11 +52,11 @@ void convert(ArchcostConversion of, const float* input, float* output, int threa
       side->width *= side->height, side->height = 1, side->row_stride = side->width * side->column_stride;
     }
   }
-  const auto far_apart = [](const ArchcostImages& side) { return side.channel_stride == 1 && !blocked(side); };
+  const auto far_apart = [](const ArchcostImages& side) { return side.channel_stride == 1 && !is_blocked(side); };
   constexpr long kMost = 256;
   const long at_once = far_apart(of.input) || far_apart(of.output) ? 32 : kMost;
   const long pieces = divide_up(of.input.width, at_once), blocks = divide_up(of.input.channels, kLanes);
-  for_items(threads, of.input.batch * of.input.height * pieces, [&](long item) {
+  for_items(threads, of.input.batch * of.input.height * pieces, [&](long item, int) {
     const long left = item % pieces * at_once, row = item / pieces % of.input.height;
     const long n = item / pieces / of.input.height, width = std::min(at_once, of.input.width - left);
     for (long block = 0; block < blocks; ++block) {
@@ -73,9 +64,9 @@ void convert(ArchcostConversion of, const float* input, float* output, int threa
                         input + n * of.input.batch_stride + block * block_stride(of.input), 0, 0);
       float* const base = output + n * of.output.batch_stride + block * block_stride(of.output);
       const Pixels to(block_of(of.output, block, true), base, 0, 0);
-      if (blocked(of.output)) {
+      if (is_blocked(of.output)) {
         from.gather(row, left, 1, width, to.at(row, left), 0);
-      } else if (blocked(of.input)) {
+      } else if (is_blocked(of.input)) {
         to.scatter(row, left, 1, width, from.at(row, left), 0);
       } else {
         alignas(64) float near[kMost * kLanes];
@@ -148,7 +139,7 @@ void mix_two(const Mixture& of, long pixels, float* to) {
 void gather(const ArchcostGather& of, float* const* places, int threads) {
   const std::int64_t* const table = reinterpret_cast<const std::int64_t*>(&of + 1);
   const long blocks = divide_up(of.channels, kLanes);
-  for_items(threads, of.batch * blocks, [&](long item) {
+  for_items(threads, of.batch * blocks, [&](long item, int) {
     const long image = item / blocks, block = item % blocks;
     const Mixture mixture = mixture_of(of, table, places, image, block);
     float* const to = places[of.sources] + image * of.batch_stride + block * of.block_stride;

@@ -6,7 +6,7 @@
 extern "C" {
 
 // Sizes are equal; channels or columns lie together on either side (else it is done float by float). An output
-// in blocked layout (channel_stride 1, column_stride kLanes, block_stride not 0) gets zeros in the lanes behind the
+// in blocked layout (block_stride not 0) gets zeros in the lanes behind the
 // last channel. [batch][pixels][channels] are images of height 1.
 struct ArchcostConversion {
   ArchcostImages input, output;

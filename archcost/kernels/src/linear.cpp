@@ -6,9 +6,9 @@
 #include "block_product.h"
 #include "export.h"
 #include "functions.h"
+#include "items.h"
 #include "matrix_product.h"
 #include "scratch.h"
-#include "threads.h"
 
 namespace archcost {
 namespace {
@@ -55,8 +55,8 @@ class Linear {
     const long count = divide_up(item.rows, kRows);
     for (long panel = item.first_panel; panel < item.first_panel + item.panels; ++panel) {
       const long column = panel * kPanel, columns = std::min<long>(kPanel, of_.out - column);
-      // The last panel may be narrower than its vectors.
-      const bool direct = columns % kLanes == 0;
+      // The last panel may be narrower than its vectors, and the addend may lie in y.
+      const bool direct = columns % kLanes == 0 && !addend_;
       float* const result = direct ? y_ + item.first_row * of_.out_stride + column : near;
       const long result_row = direct ? of_.out_stride : kPanel;
       for (long g = 0, first = 0; g < count; ++g) {
@@ -64,7 +64,7 @@ class Linear {
         groups[g] = {left + first * row, result + first * result_row, height};
         first += height;
       }
-      multiply(groups, count, row, column, result_row, direct && !addend_);
+      multiply(groups, count, row, column, result_row, direct);
       finish(item, column, columns, result, result_row, direct);
     }
   }
@@ -90,7 +90,7 @@ class Linear {
   // What the product left to do: the addend, the activation, the way to y.
   void finish(const Item& item, long column, long columns, const float* result, long result_row, bool direct) const {
     const bool nothing = of_.activation.kind == kIdentity || bounded();
-    if (direct && !addend_ && nothing) return;
+    if (direct && nothing) return;
     float* const to = y_ + item.first_row * of_.out_stride + column;
     const float* const addend = addend_ ? addend_ + item.first_row * of_.addend_stride + column : nullptr;
     with_function(of_.activation, [&](const auto& function) {
@@ -110,8 +110,34 @@ class Linear {
   const long chunks_;
 };
 
-void linear(const ArchcostLinear& of, const float* x, const float* packed, const float* addend, float* y,
-            int threads) {
+}  // namespace
+
+long linear_packed_floats(long out, long in) { return round_up(out, kLanes) * (in + 1); }
+
+void pack_linear(long out, long in, const float* weights, long stride, bool in_first, const float* bias, float* packed) {
+  const long chunks = divide_up(out, kLanes);
+  for (long chunk = 0; chunk < chunks; ++chunk) {
+    const long panel = chunk / kPanelVectors, count = std::min<long>(kLanes, out - chunk * kLanes);
+    const long row = std::min<long>(kPanelVectors, chunks - panel * kPanelVectors) * kLanes;
+    float* const to = packed + panel * kPanel * in + chunk % kPanelVectors * kLanes;
+    if (in_first) {
+      for (long k = 0; k < in; ++k) store(to + k * row, load_first(weights + k * stride + chunk * kLanes, count));
+    } else {
+      const float* const from = weights + chunk * kLanes * stride;
+      for (long k = 0; k < in; k += kLanes) {
+        Vector square[kLanes] = {};
+        const long depth = std::min<long>(kLanes, in - k);
+        for (long i = 0; i < count; ++i) square[i] = load_first(from + i * stride + k, depth);
+        transpose(square);
+        for (long i = 0; i < depth; ++i) store(to + (k + i) * row, square[i]);
+      }
+    }
+    const Vector start = bias ? load_first(bias + chunk * kLanes, count) : Vector{};
+    store(packed + chunks * kLanes * in + chunk * kLanes, start);
+  }
+}
+
+void linear(const ArchcostLinear& of, const float* x, const float* packed, const float* addend, float* y, int threads) {
   const Linear layer(of, x, packed, addend, y);
   if (of.rows == 0 || of.out == 0) return;
   const long rows = layer.rows_of_item(), row_items = divide_up(of.rows, rows);
@@ -119,22 +145,17 @@ void linear(const ArchcostLinear& of, const float* x, const float* packed, const
   const long height = round_up(divide_up(of.rows, row_items), rows > kRows ? kRows : 1);
   const long panels = threads > 1 ? std::clamp(layer.panels() / (4 * threads), 1L, kPanelsOfItem) : layer.panels();
   const long panel_items = divide_up(layer.panels(), panels);
-  const auto item = [&](long index, float* scratch) {
+  const long each = round_up(layer.scratch_floats(), kLanes);
+  const Scratch scratch(each * threads);
+  for_items(threads, row_items * panel_items, [&](long index, int worker) {
     const long first_row = index / panel_items * height, first_panel = index % panel_items * panels;
     if (first_row >= of.rows) return;
     layer.run({first_row, std::min<long>(height, of.rows - first_row), first_panel,
                std::min(panels, layer.panels() - first_panel)},
-              scratch);
-  };
-  const long each = round_up(layer.scratch_floats(), kLanes), items = row_items * panel_items;
-  const Scratch scratch(each * threads);
-  if (threads > 1) {
-    return parallel_for(threads, items, [&](long index, int worker) { item(index, scratch.data() + worker * each); });
-  }
-  for (long index = 0; index < items; ++index) item(index, scratch.data());
+              scratch.data() + worker * each);
+  });
 }
 
-}  // namespace
 }  // namespace archcost
 
 ARCHCOST_EXPORT void archcost_step_linear(const void* arguments, float* const* places, int threads) {
@@ -142,19 +163,11 @@ ARCHCOST_EXPORT void archcost_step_linear(const void* arguments, float* const* p
 }
 
 ARCHCOST_EXPORT std::int64_t archcost_linear_packed_floats(std::int64_t out, std::int64_t in) {
-  return archcost::round_up(out, archcost::kLanes) * (in + 1);
+  return archcost::linear_packed_floats(out, in);
 }
 
-// Weights [out][in], a row `stride` floats from the next; bias may be null. In panels as in matrix_product.h, and
-// the bias behind them.
+// Weights [out][in], a row `stride` floats behind the other; bias may be null.
 ARCHCOST_EXPORT void archcost_linear_pack(std::int64_t out, std::int64_t in, std::int64_t stride, const float* weights,
                                           const float* bias, float* packed) {
-  using namespace archcost;
-  const long chunks = divide_up(out, kLanes);
-  for (long column = 0; column < chunks * kLanes; ++column) {
-    const long panel = column / kPanel, width = std::min<long>(kPanelVectors, chunks - panel * kPanelVectors) * kLanes;
-    float* const to = packed + panel * kPanel * in + column % kPanel;
-    for (long k = 0; k < in; ++k) to[k * width] = column < out ? weights[column * stride + k] : 0.0f;
-    packed[chunks * kLanes * in + column] = column < out && bias ? bias[column] : 0.0f;
-  }
+  archcost::pack_linear(out, in, weights, stride, false, bias, packed);
 }

@@ -14,4 +14,14 @@ struct ArchcostLinear {
 
 }  // extern "C"
 
+namespace archcost {
+
+// Panels as in matrix_product.h, and the bias behind them.
+long linear_packed_floats(long out, long in);
+// Weights [out][in], or [in][out], a row `stride` floats behind the other; bias may be null.
+void pack_linear(long out, long in, const float* weights, long stride, bool in_first, const float* bias, float* packed);
+void linear(const ArchcostLinear& of, const float* x, const float* packed, const float* addend, float* y, int threads);
+
+}  // namespace archcost
+
 // archcost_step_linear: places x, packed weights, addend (may be null), y. y may be the addend.

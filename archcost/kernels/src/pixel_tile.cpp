@@ -17,11 +17,13 @@ typedef float UnalignedHalf __attribute__((vector_size(kHalfLanes * sizeof(float
 struct TilePlaces {
   const float* input;
   const float* weights;
-  const float* fetched;  // weights to be fetched to the second-level cache meanwhile
   const float* bias;
   const float* addend;
   float* output;
+  const float* next_input;  // of the next tile, to be fetched meanwhile
 };
+
+constexpr int kLine = 16;  // floats of a cache line
 
 using MultiplyTile = void (*)(const TileProduct&, const TilePlaces&);
 
@@ -69,15 +71,27 @@ struct Tile {
     }
   }
 
-  ARCHCOST_INLINE void add(const Stretches& of, const float* input, long input_row, const float*& weights,
-                           const float*& fetched) {
+  // Blocked pixels of a stretch are lines of their own, far from those of the next.
+  template <bool kWritten>
+  static ARCHCOST_INLINE void fetch(const float* pixels, long row) {
+#pragma GCC unroll 2
+    for (int r = 0; r < kRowsOfTile; ++r) {
+#pragma GCC unroll 16
+      for (int i = 0; i < kColumns * kLanes; i += kLine) __builtin_prefetch(pixels + r * row + i, kWritten);
+    }
+  }
+
+  // `behind`: where the inputs of what follows begin.
+  ARCHCOST_INLINE void add(const Stretches& of, const TilePlaces& at, long input_row, const float* behind,
+                           const float*& weights) {
     for (long stretch = 0; stretch < of.count; ++stretch) {
       const float* rows[kRowsOfTile];
 #pragma GCC unroll 2
-      for (int r = 0; r < kRowsOfTile; ++r) rows[r] = input + of.offsets[stretch] + r * input_row;
+      for (int r = 0; r < kRowsOfTile; ++r) rows[r] = at.input + of.offsets[stretch] + r * input_row;
+      if (kStep == kLanes && of.length > 1) {
+        fetch<false>(stretch + 1 < of.count ? at.input + of.offsets[stretch + 1] : behind, input_row);
+      }
       for (long k = 0; k < of.length; ++k) {
-        __builtin_prefetch(fetched, 0, 2);
-        fetched += kLanes;
         Vector factors[kWhole ? kWhole : 1];
         HalfVector half_factor;
 #pragma GCC unroll 2
@@ -92,7 +106,11 @@ struct Tile {
           if constexpr (kHalf) half[i] += (value - HalfVector{}) * half_factor;
         }
 #pragma GCC unroll 2
-        for (int r = 0; r < kRowsOfTile; ++r) ++rows[r];
+        for (int r = 0; r < kRowsOfTile; ++r) {
+          ++rows[r];
+          // Not to be known to the compiler, which keeps what neighbours share in registers that it has not.
+          asm("" : "+r"(rows[r]));
+        }
       }
     }
   }
@@ -102,24 +120,28 @@ struct Tile {
     const auto out = [&](int i, int j) {
       return at.output + row_of(i) * of.output_row + j * of.output_block + column_of(i) * kLanes;
     };
-    tile.each([&](auto& value, int i, int j) {
+    const auto addend = [&](int i, int j) {
+      return at.addend + row_of(i) * of.addend_row + j * of.addend_block + column_of(i) * kLanes;
+    };
+    for (int j = 0; j < kBlocks; ++j) {
+      fetch<true>(out(0, j), of.output_row);
+      if (at.addend) fetch<false>(addend(0, j), of.addend_row);
+    }
+    tile.each([&](auto& value, int, int j) {
       using T = std::decay_t<decltype(value)>;
-      if (of.begins) {
-        value = at.bias ? load_as<T>(at.bias + j * kLanes) : T{};
-      } else {
-        value = load_as<T>(out(i, j));
-      }
+      value = at.bias ? load_as<T>(at.bias + j * kLanes) : T{};
     });
-    if (of.begins && at.addend) {
+    const float* weights = at.weights;
+    const float* const behind = at.next_input + of.whole.offsets[0];
+    const float* const rest = of.rest.count ? at.input + of.rest.offsets[0] : behind;
+    tile.add(of.whole, at, of.input_row, rest, weights);
+    tile.add(of.rest, at, of.input_row, behind, weights);
+    if (at.addend) {
       tile.each([&](auto& value, int i, int j) {
-        const long from = row_of(i) * of.addend_row + j * of.addend_block + column_of(i) * kLanes;
-        value += load_as<std::decay_t<decltype(value)>>(at.addend + from);
+        value += load_as<std::decay_t<decltype(value)>>(addend(i, j));
       });
     }
-    const float *weights = at.weights, *fetched = at.fetched;
-    tile.add(of.whole, at.input, of.input_row, weights, fetched);
-    tile.add(of.rest, at.input, of.input_row, weights, fetched);
-    if (of.ends && of.activation.kind == kClamp) {
+    if (of.activation.kind == kClamp) {
       tile.each([&](auto& value, int, int) {
         using T = std::decay_t<decltype(value)>;
         const T low = of.activation.low - T{}, high = of.activation.high - T{};
@@ -128,7 +150,7 @@ struct Tile {
       });
     }
     tile.each([&](auto& value, int i, int j) { store_as(out(i, j), value); });
-    if (of.ends && of.activation.kind > kClamp) {
+    if (of.activation.kind > kClamp) {
       for (int r = 0; r < kRowsOfTile; ++r) {
         for (int j = 0; j < kBlocks; ++j) activate(of.activation, out(r * kColumns, j), kColumns * kLanes);
       }
@@ -156,11 +178,9 @@ template <int kStep>
 MultiplyTile multiply_tile(int rows, int columns, long channels) {
   const bool half = kHasHalf && (channels - 1) % kLanes < kHalfLanes;
   if (channels > kLanes) {
-    return half ? of_shape<2, kHasHalf, kStep>(rows, columns)
-                : of_shape<2, false, kStep>(rows, columns);
+    return half ? of_shape<2, kHasHalf, kStep>(rows, columns) : of_shape<2, false, kStep>(rows, columns);
   }
-  return half ? of_shape<1, kHasHalf, kStep>(rows, columns)
-              : of_shape<1, false, kStep>(rows, columns);
+  return half ? of_shape<1, kHasHalf, kStep>(rows, columns) : of_shape<1, false, kStep>(rows, columns);
 }
 
 template <int kStep>
@@ -168,25 +188,35 @@ void multiply(const TileProduct& of, const TileRegion& region) {
   const long rows = region.columns <= kRows / 2 ? 2 : 1;
   const Pieces pieces(region.columns, kRows);
   const long tiles = divide_up(region.rows, rows) * pieces.count;
-  const auto one = [&](long tile, long panel) {
+  const auto input_of = [&](long tile) {
+    const long row = tile / pieces.count * rows;
+    return region.input + row * of.input_row + pieces.begin(tile % pieces.count) * kStep;
+  };
+  const auto one = [&](long tile, long panel, long next_tile) {
     const long row = tile / pieces.count * rows, piece = tile % pieces.count;
     const long column = pieces.begin(piece), first = panel * kPanelBlocks;
     TilePlaces at;
-    at.input = region.input + row * of.input_row + column * kStep;
+    at.input = input_of(tile);
     at.weights = region.weights + panel * panel_floats(of.depth());
-    at.fetched = at.weights;
     at.bias = region.bias ? region.bias + first * kLanes : nullptr;
     at.output = region.output + first * of.output_block + row * of.output_row + column * kLanes;
     at.addend = region.addend;
     if (at.addend) at.addend += first * of.addend_block + row * of.addend_row + column * kLanes;
+    at.next_input = input_of(next_tile);
     const long channels = std::min<long>(kPanelBlocks * kLanes, region.channels - first * kLanes);
     const int height = int(std::min(rows, region.rows - row));
     multiply_tile<kStep>(height, int(pieces.length(piece)), channels)(of, at);
   };
-  const long outer = region.panel_outer ? region.panels : tiles, inner = region.panel_outer ? tiles : region.panels;
-  for (long i = 0; i < outer; ++i) {
-    for (long j = 0; j < inner; ++j) {
-      one(region.panel_outer ? j : i, region.first_panel + (region.panel_outer ? i : j));
+  const long end = region.first_panel + region.panels;
+  if (region.panel_outer) {
+    for (long panel = region.first_panel; panel < end; ++panel) {
+      for (long tile = 0; tile < tiles; ++tile) one(tile, panel, tile + 1 < tiles ? tile + 1 : 0);
+    }
+  } else {
+    for (long tile = 0; tile < tiles; ++tile) {
+      for (long panel = region.first_panel; panel < end; ++panel) {
+        one(tile, panel, panel + 1 == end && tile + 1 < tiles ? tile + 1 : tile);
+      }
     }
   }
 }

@@ -1,6 +1,6 @@
-// The matrix product under convolutions in blocked layout: some pixels times two blocks of output channels stay in
-// registers. Inputs are read one float at a time and multiply whole vectors of weights, which lie in the order in
-// which they are read.
+// The matrix product under convolutions in blocked layout: some pixels times two blocks of output channels stay
+// in registers. Inputs are read one float at a time and multiply whole vectors of weights, which lie in the order
+// in which they are read.
 #pragma once
 
 #include <algorithm>
@@ -30,13 +30,12 @@ struct TileProduct {
   long output_row, output_block;
   long addend_row, addend_block;
   ArchcostActivation activation;
-  bool begins = true, ends = true;       // else sums go on from, or are left in, the output
 
   long depth() const { return whole.depth() + rest.depth(); }
 };
 
-// A rectangle of pixels and some panels of output channels. Pointers are to the first pixel and the first channel
-// of all; `weights` to the first panel.
+// A rectangle of pixels and some panels of output channels. Pointers are to the first pixel and the first of all
+// channels. Where the last block is half empty its second half may be left as it is.
 struct TileRegion {
   const float* input;
   const float* weights;

@@ -10,15 +10,17 @@ namespace archcost {
 
 class Pixels {
  public:
-  // The channels from first_channel on. `data` may point to const: only scatter writes.
+  // The channels from first_channel on, the first one of a block where the image is blocked: then padded lanes
+  // are channels like others. `data` may point to const: only scatter writes.
   Pixels(const ArchcostImages& of, const float* data, long image, long first_channel)
       : row_stride(of.row_stride),
         column_stride(of.column_stride),
-        data_(const_cast<float*>(data) + image * of.batch_stride + first_channel * of.channel_stride),
+        data_(const_cast<float*>(data) + image * of.batch_stride +
+              (is_blocked(of) ? first_channel / kLanes * of.block_stride : first_channel * of.channel_stride)),
         behind_(data + (of.batch - 1) * of.batch_stride + (of.channels - 1) * of.channel_stride +
                 (of.height - 1) * of.row_stride + (of.width - 1) * of.column_stride + 1),
         channel_stride_(of.channel_stride),
-        channels_(std::min<long>(kLanes, of.channels - first_channel)),
+        channels_(is_blocked(of) ? kLanes : std::min<long>(kLanes, of.channels - first_channel)),
         height_(of.height),
         width_(of.width) {}
 

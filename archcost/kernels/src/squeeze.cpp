@@ -3,9 +3,9 @@
 #include <algorithm>
 
 #include "export.h"
+#include "items.h"
+#include "rows.h"
 #include "scratch.h"
-#include "threads.h"
-#include "vector.h"
 
 namespace archcost {
 namespace {
@@ -13,30 +13,12 @@ namespace {
 // Floats that are worth a thread's while.
 constexpr long kShare = 16384;
 
-template <class Item>
-void for_items(int threads, long items, const Item& item) {
-  if (threads > 1 && items > 1) return parallel_for(threads, items, [&](long index, int) { item(index); });
-  for (long index = 0; index < items; ++index) item(index);
-}
-
-template <class Load>
-Vector sum_of(long pixels, const Load& at) {
-  Vector sums[8] = {};
-  long p = 0;
-  for (; p + 8 <= pixels; p += 8) {
-#pragma GCC unroll 8
-    for (int i = 0; i < 8; ++i) sums[i] += at(p + i);
-  }
-  for (; p < pixels; ++p) sums[0] += at(p);
-  return ((sums[0] + sums[1]) + (sums[2] + sums[3])) + ((sums[4] + sums[5]) + (sums[6] + sums[7]));
-}
-
 // means[n][c], `stride` floats from an image to the next, whole vectors, zero behind the last channel.
 template <class Put>
 void for_sums(const ArchcostMap& of, const float* input, int threads, const Put& put) {
   const long blocks = divide_up(of.channels, kLanes);
   const bool worth = of.batch * of.channels * of.pixels > kShare;
-  for_items(worth ? threads : 1, of.batch * blocks, [&](long item) {
+  for_items(worth ? threads : 1, of.batch * blocks, [&](long item, int) {
     const long n = item / blocks, block = item % blocks;
     const long channels = std::min<long>(kLanes, of.channels - block * kLanes);
     const float* const from = input + n * of.batch_stride + block * of.block_stride;
@@ -69,15 +51,6 @@ struct Weights {
   const long row;
   const float *first, *second, *second_bias, *first_bias, *end;
 };
-
-float sum_of_lanes(Vector value) {
-  alignas(64) float lanes[kLanes];
-  store(lanes, value);
-  for (int half = kLanes / 2; half; half /= 2) {
-    for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
-  }
-  return lanes[0];
-}
 
 // hidden[j] for the rows from j on.
 template <int kCount>
@@ -115,7 +88,7 @@ void squeeze(const ArchcostSqueeze& of, const float* input, const float* packed,
     store(means + n * row + block * kLanes, Vector{});
     store_first(means + n * row + block * kLanes, sum * of.scale, channels);
   });
-  for_items(threads, of.input.batch, [&](long n) {
+  for_items(threads, of.input.batch, [&](long n, int) {
     const float* const mean = means + n * row;
     float* const hidden = means + of.input.batch * row + n * hidden_row;
     float* const to = gate + n * of.out_batch_stride;

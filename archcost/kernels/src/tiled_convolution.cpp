@@ -4,6 +4,8 @@
 #include <vector>
 
 #include "epilogue.h"
+#include "export.h"
+#include "find_tile.h"
 #include "matrix_product.h"
 #include "pixels.h"
 #include "scratch.h"
@@ -90,19 +92,18 @@ class Plan {
 class TiledConvolution {
  public:
   TiledConvolution(const TileTransform& transform, const ArchcostConvolution& of, const float* input,
-                   const float* packed, const float* bias, const float* addend, float* output)
+                   const float* packed, const float* bias, const float* addend, float* output,
+                   const ArchcostActivation& activation)
       : transform_(transform),
         of_(of),
-        epilogue_(of, addend, output),
+        epilogue_(of, addend, output, activation),
         limits_(epilogue_.before()),
         plan_(transform, of),
         input_(input),
         packed_(packed),
         output_(output),
-        bias_(plan_.out_chunks * kLanes, 0.0f),
-        scratch_(plan_.floats()) {
-    if (bias) std::copy(bias, bias + of.output.channels, bias_.begin());
-  }
+        bias_(bias),
+        scratch_(plan_.floats()) {}
 
   void run() {
     if (plan_.share_blocks) {
@@ -120,12 +121,18 @@ class TiledConvolution {
     auto staging = [&](int worker) {
       return scratch_.data() + (threads > 1 ? worker : owner) * plan_.staging;
     };
-    // Where channels lie together, a row of tiles takes all of them while its pixels are in the cache; else
-    // the rows share the pixels that a chunk of channels has transposed.
-    const bool by_rows_in = of_.input.channel_stride == 1, by_rows_out = of_.output.channel_stride == 1;
+    // In channels_last a row of tiles takes all chunks while its pixels are in the cache; else its rows share the
+    // pixels of a chunk.
+    const bool by_rows_in = is_last(of_.input), by_rows_out = is_last(of_.output);
     parallel_for(threads, by_rows_in ? block.rows : plan_.in_chunks, [&](long item, int worker) {
       if (by_rows_in) {
-        transform_row(block, item, in_planes, staging(worker));
+        for (long column = 0; column < block.columns; ++column) {
+          for (long c = 0; c < plan_.in_chunks; ++c) transform(block, item, column, c, in_planes, staging(worker));
+        }
+      } else if (is_blocked(of_.input)) {
+        for (long row = 0; row < block.rows; ++row) {
+          for (long c = 0; c < block.columns; ++c) transform(block, row, c, item, in_planes, staging(worker));
+        }
       } else {
         transform_chunk(block, item, in_planes, staging(worker));
       }
@@ -138,35 +145,39 @@ class TiledConvolution {
     });
     parallel_for(threads, by_rows_out ? block.rows : plan_.out_chunks, [&](long item, int worker) {
       if (by_rows_out) {
-        restore_row(block, item, out_planes, staging(worker));
+        restore_row(block, item, 0, plan_.out_chunks, out_planes, staging(worker));
+      } else if (is_blocked(of_.output)) {
+        for (long row = 0; row < block.rows; ++row) {
+          restore_row(block, row, item, item + 1, out_planes, staging(worker));
+        }
       } else {
         restore_chunk(block, item, out_planes, staging(worker));
       }
     });
   }
 
+  static bool is_last(const ArchcostImages& of) { return of.channel_stride == 1 && !is_blocked(of); }
+
+  Vector bias_of(long chunk) const {
+    const long channel = chunk * kLanes;
+    return bias_ ? load_first(bias_ + channel, of_.output.channels - channel) : Vector{};
+  }
+
   long image_of(const Block& block, long row) const { return (block.first_row + row) / plan_.tile_rows; }
   long tile_row_of(const Block& block, long row) const { return (block.first_row + row) % plan_.tile_rows; }
 
-  // channels_last: a tile is read where it lies; one that reaches over an edge is copied first.
-  void transform_row(const Block& block, long row, float* planes, float* staging) {
+  // Channels together: a tile is read where it lies; one that reaches over an edge is copied first.
+  void transform(const Block& block, long row, long column, long chunk, float* planes, float* staging) {
     const int height = transform_.in_height, width = transform_.in_width;
-    const long image = image_of(block, row);
+    const Pixels source(of_.input, input_, image_of(block, row), chunk * kLanes);
     const long top = tile_row_of(block, row) * transform_.out_height - of_.pad_top;
-    for (long column = 0; column < block.columns; ++column) {
-      const long left = (block.first_column + column) * transform_.out_width - of_.pad_left;
-      float* const first = planes + (row * block.columns + column) * kLanes;
-      for (long chunk = 0; chunk < plan_.in_chunks; ++chunk) {
-        const Pixels source(of_.input, input_, image, chunk * kLanes);
-        float* const target = first + chunk * block.tiles() * kLanes;
-        if (source.contains(top, left, height, width)) {
-          transform_.input(source.at(top, left), source.row_stride, source.column_stride, target,
-                           plan_.input_plane);
-        } else {
-          source.gather(top, left, height, width, staging, width * kLanes);
-          transform_.input(staging, width * kLanes, kLanes, target, plan_.input_plane);
-        }
-      }
+    const long left = (block.first_column + column) * transform_.out_width - of_.pad_left;
+    float* const target = planes + (chunk * block.tiles() + row * block.columns + column) * kLanes;
+    if (source.contains(top, left, height, width)) {
+      transform_.input(source.at(top, left), source.row_stride, source.column_stride, target, plan_.input_plane);
+    } else {
+      source.gather(top, left, height, width, staging, width * kLanes);
+      transform_.input(staging, width * kLanes, kLanes, target, plan_.input_plane);
     }
   }
 
@@ -191,17 +202,16 @@ class TiledConvolution {
     }
   }
 
-  void restore_row(const Block& block, long row, const float* planes, float* staging) {
+  void restore_row(const Block& block, long row, long begin, long end, const float* planes, float* staging) {
     const long top = tile_row_of(block, row) * transform_.out_height, image = image_of(block, row);
     const long height = std::min<long>(transform_.out_height, of_.output.height - top);
     const long staged_row = transform_.out_width * kLanes;
     for (long column = 0; column < block.columns; ++column) {
       const long left = (block.first_column + column) * transform_.out_width;
-      const float* const first = planes + (row * block.columns + column) * kLanes;
-      for (long chunk = 0; chunk < plan_.out_chunks; ++chunk) {
+      for (long chunk = begin; chunk < end; ++chunk) {
         const Pixels target(of_.output, output_, image, chunk * kLanes);
-        const float* const source = first + chunk * block.tiles() * kLanes;
-        const Finish finish(load(bias_.data() + chunk * kLanes), limits_);
+        const float* const source = planes + (chunk * block.tiles() + row * block.columns + column) * kLanes;
+        const Finish finish(bias_of(chunk), limits_);
         if (target.contains(top, left, transform_.out_height, transform_.out_width)) {
           transform_.output(source, plan_.output_plane, target.at(top, left), target.row_stride,
                             target.column_stride, finish);
@@ -215,12 +225,12 @@ class TiledConvolution {
     if (!epilogue_) return;
     const long left = block.first_column * transform_.out_width;
     const long width = std::min(block.columns * transform_.out_width, of_.output.width - left);
-    epilogue_(image, 0, of_.output.channels, top, left, height, width);
+    epilogue_(image, begin * kLanes, (end - begin) * kLanes, top, left, height, width);
   }
 
   void restore_chunk(const Block& block, long chunk, const float* planes, float* staging) {
     const float* source = planes + chunk * block.tiles() * kLanes;
-    const Finish finish(load(bias_.data() + chunk * kLanes), limits_);
+    const Finish finish(bias_of(chunk), limits_);
     const long staged_row = block.columns * transform_.out_width * kLanes;
     const long left = block.first_column * transform_.out_width;
     const long width = std::min(block.columns * transform_.out_width, of_.output.width - left);
@@ -245,7 +255,7 @@ class TiledConvolution {
   const float* const input_;
   const float* const packed_;
   float* const output_;
-  std::vector<float> bias_;
+  const float* const bias_;
   Scratch scratch_;
 };
 
@@ -281,8 +291,16 @@ long scratch_floats(const TileTransform& transform, const ArchcostConvolution& c
 
 void convolve_by_tiles(const TileTransform& transform, const ArchcostConvolution& convolution,
                        const float* input, const float* packed, const float* bias, float* output,
-                       const float* addend) {
-  TiledConvolution(transform, convolution, input, packed, bias, addend, output).run();
+                       const float* addend, const ArchcostActivation& activation) {
+  TiledConvolution(transform, convolution, input, packed, bias, addend, output, activation).run();
 }
 
 }  // namespace archcost
+
+ARCHCOST_EXPORT void archcost_step_tiles(const void* arguments, float* const* places, int threads) {
+  const auto& of = *static_cast<const ArchcostTiles*>(arguments);
+  ArchcostConvolution convolution = archcost::with_limits(of.convolution, of.activation);
+  convolution.threads = threads;
+  archcost::convolve_by_tiles(*archcost::find_tile(of.family, of.first, of.second), convolution, places[0], places[1],
+                              places[2], places[4], places[3], of.activation);
+}

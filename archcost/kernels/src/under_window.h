@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <type_traits>
 
+#include "finish.h"
 #include "threads.h"
 #include "vector.h"
 #include "window.h"
@@ -78,26 +79,17 @@ class UnderWindow {
   template <class Work>
   void each_tile(long image, long slice, long row, const Work& work) const {
     if (blocked) {
-      tiles<Blocked>(image, slice, row, work);
+      each_tile_in<Blocked>(image, slice, row, work);
     } else if (of.output.channels < kLanes) {
-      tiles<Narrow>(image, slice, row, work);
+      each_tile_in<Narrow>(image, slice, row, work);
     } else {
-      tiles<ChannelsLast>(image, slice, row, work);
+      each_tile_in<ChannelsLast>(image, slice, row, work);
     }
   }
 
-  // Of a slice, from slice * kLanes on.
-  long channels() const { return blocked ? kLanes : of.output.channels; }
-
-  const Window window;
-  const ArchcostConvolution of;
-  const bool blocked;
-
- private:
-  static constexpr int kBandsPerThread = 4;
-
+  // The same for images of one layout.
   template <class Layout, class Work>
-  ARCHCOST_INLINE void tiles(long image, long slice, long row, const Work& work) const {
+  ARCHCOST_INLINE void each_tile_in(long image, long slice, long row, const Work& work) const {
     const ArchcostImages &in = of.input, &out = of.output;
     const Layout layout_in(in), layout_out(out);
     const long under = window.columns_under(kColumns), step = window.row_dilation;
@@ -120,6 +112,16 @@ class UnderWindow {
       }
     }
   }
+
+  // Of a slice, from slice * kLanes on.
+  long channels() const { return blocked ? kLanes : of.output.channels; }
+
+  const Window window;
+  const ArchcostConvolution of;
+  const bool blocked;
+
+ private:
+  static constexpr int kBandsPerThread = 4;
 
   // Where a block's channels begin.
   struct Place {
@@ -157,6 +159,18 @@ template <int kUnder>
 ARCHCOST_INLINE unsigned inside_of(const Tile& tile, long width) {
   const long end = std::clamp<long>(width - tile.left, 0, kUnder);
   return ((1u << end) - 1) & (tile.left < 0 ? ~0u << std::min(-tile.left, 31L) : ~0u);
+}
+
+// Writes the outputs of a tile.
+template <bool kWhole, class Layout>
+ARCHCOST_INLINE void finish_tile(const Layout& out, const Tile& tile, const Vector (&sums)[kColumns],
+                                 const ArchcostConvolution& of) {
+  const Finish finish(Vector{}, of);
+#pragma GCC unroll 7
+  for (int column = 0; column < kColumns; ++column) {
+    if (!kWhole && column >= tile.count) break;
+    out.store(tile.to + column * out.column_stride, finish(sums[column]));
+  }
 }
 
 }  // namespace archcost

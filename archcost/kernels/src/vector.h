@@ -5,6 +5,10 @@
 #include <cstring>
 #include <utility>
 
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
 #define ARCHCOST_INLINE inline __attribute__((always_inline))
 // The same for a lambda.
 #define ARCHCOST_FLAT __attribute__((always_inline))
@@ -40,6 +44,9 @@ ARCHCOST_INLINE Vector broadcast(float value) { return value - Vector{}; }
 // The first `count` floats; the other lanes are zero. Nothing behind them is read.
 ARCHCOST_INLINE Vector load_first(const float* from, long count) {
   if (count >= kLanes) return load(from);
+#if defined(__AVX512F__)
+  return Vector(_mm512_maskz_loadu_ps(__mmask16((1u << count) - 1), from));
+#endif
   alignas(64) float lanes[kLanes] = {};
   for (long i = 0; i < count; ++i) lanes[i] = from[i];
   return load(lanes);
@@ -48,6 +55,9 @@ ARCHCOST_INLINE Vector load_first(const float* from, long count) {
 // Writes the first `count` lanes in pieces of fixed size, which compile to single instructions.
 ARCHCOST_INLINE void store_first(float* to, Vector value, long count) {
   if (count >= kLanes) return store(to, value);
+#if defined(__AVX512F__)
+  return _mm512_mask_storeu_ps(to, __mmask16((1u << count) - 1), __m512(value));
+#endif
   alignas(64) float lanes[kLanes];
   store(lanes, value);
   const float* from = lanes;
@@ -83,6 +93,18 @@ ARCHCOST_INLINE void transpose_from(Vector (&rows)[kLanes]) {
     }
     transpose_from<2 * Distance>(rows);
   }
+}
+
+// Lane i of the result is the sum of the lanes of rows[i]; the rows are used up.
+template <int Distance = kLanes / 2>
+ARCHCOST_INLINE Vector sums_of_lanes(Vector (&rows)[kLanes]) {
+#pragma GCC unroll 16
+  for (int i = 0; i < Distance; ++i) {
+    swap_blocks<Distance>(rows[i], rows[i + Distance], std::make_integer_sequence<int, kLanes>{});
+    rows[i] += rows[i + Distance];
+  }
+  if constexpr (Distance > 1) sums_of_lanes<Distance / 2>(rows);
+  return rows[0];
 }
 
 // A square of kLanes by kLanes floats, in registers.

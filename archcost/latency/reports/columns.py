@@ -86,6 +86,13 @@ LAYER_COLUMNS: tuple[Column[LayerTime], ...] = (
         ratio_text,
         keep=85,
     ),
+    number(
+        "layout_speedup",
+        "Layout gain",
+        "How many times as fast native_ms is as PyTorch's own convolution in the layout that the model runs",
+        ratio_text,
+        keep=84,
+    ),
     words(
         "best_path", "Best path", "Fastest path within the tolerance; native where none is faster", keep=88
     ),
@@ -123,11 +130,12 @@ LAYER_COLUMNS: tuple[Column[LayerTime], ...] = (
         unit="%",
         keep=45,
     ),
+    yes("disturbed", "Unreliable", "Whether native_ms or best_ms is unreliable: samples were interrupted"),
     words("note", "Note", "Why something is missing or doubtful", keep=20),
 )
 DEFAULT_LAYER_COLUMNS = (
-    *("name", "convolution", "macs", "latency_ms", "native_ms", "best_ms", "speedup", "best_path"),
-    *("best_layout", "error", "multiplications", "workspace_bytes", "roofline_share"),
+    *("name", "convolution", "macs", "latency_ms", "native_ms", "best_ms", "speedup", "layout_speedup"),
+    *("best_path", "best_layout", "error", "multiplications", "workspace_bytes", "roofline_share"),
 )
 
 

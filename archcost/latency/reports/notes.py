@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from archcost.latency.timed import TimedModel
     from archcost.report.grid import Grid
 
-__all__ = ["heading", "notes_of"]
+__all__ = ["answers", "heading", "notes_of"]
 
 _UNITS: Explanations = (
     ("medians in ms", ()),
@@ -39,7 +39,6 @@ def heading(measured: TimedModel) -> tuple[str, str]:
 def notes_of(measured: TimedModel, grids: Sequence[Grid]) -> list[tuple[str, str]]:
     """The notes as (label, plain text) pairs; columns are explained where a grid has them."""
     notes = [("Interrupted", "only what had been measured by then is shown")] * measured.interrupted
-    notes += _of_context(measured)
     notes += _of_paths(measured)
     notes += _of_native(measured, grids)
     notes += _of_predictions(measured)
@@ -47,28 +46,62 @@ def notes_of(measured: TimedModel, grids: Sequence[Grid]) -> list[tuple[str, str
     if measured.roofline is not None:
         line = measured.roofline
         text = f"{line.macs_per_second / 1e9:.1f} GMAC/s, {line.bytes_per_second / 1e9:.1f} GB/s"
-        more = "a path can exceed 100 % while its data are in a cache"
-        notes.append(("Roofline", f"{text} at most on this machine (measured); {more}"))
+        text += "".join(f" ({one.name} {one.bytes_per_second / 1e9:.1f})" for one in line.caches)
+        more = "" if line.caches else "; a path can exceed 100 % while its data are in a cache"
+        notes.append(("Roofline", f"{text} at most on this machine (measured){more}"))
     notes.append(("Device", visible(measured.device)))
     notes.append(("Units", explained(_UNITS, grids)))
     return notes + [("Note", visible(note)) for note in measured.notes if note]
 
 
-def _of_context(measured: TimedModel) -> list[tuple[str, str]]:
+def answers(measured: TimedModel) -> list[str]:
+    """The first lines: the time of a forward pass, and what convolutions would gain alone."""
+    return [*_of_context(measured), *_alone(measured)]
+
+
+def _of_context(measured: TimedModel) -> list[str]:
     found = measured.context
     if found is None:
         return []
     end = found.end_to_end
-    text = f"{end.median_s * 1e3:.3f} ms, spread {end.spread_s * 1e3:.3f} ms ({end.samples} passes"
+    text = (
+        f"End to end: {end.median_s * 1e3:.3f} ms, spread {end.spread_s * 1e3:.3f} ms ({end.samples} passes"
+    )
     text += f", {end.dropped} dropped" * bool(end.dropped) + ")"
     text += f"; {UNRELIABLE}" * end.disturbed
-    text += f"; the {len(found.calls)} module calls add up to {1 + found.difference:.1%} of it"
     text += "; in training mode" * found.training
     own = [layer.latency_ms for layer in measured.layers]
     if own and None not in own:
         others = max(0.0, found.total * 1e3 - sum(ms for ms in own if ms is not None))
         text += f"; {others:.3f} ms outside convolutions"
-    return [("End to end", text)]
+    text += f"; the {len(found.calls)} module calls add up to {1 + found.difference:.1%} of it"
+    return [text]
+
+
+def _alone(measured: TimedModel) -> list[str]:
+    """The times of convolutions alone, each step with its gain."""
+    known = [one for one in measured.layers if one.native_ms and one.best_ms]
+    if not known:
+        return []
+    as_run, native, best = (
+        sum(times)
+        for times in zip(
+            *(
+                (one.as_run_ms or one.native_ms or 0.0, one.native_ms or 0.0, one.best_ms or 0.0)
+                for one in known
+            ),
+            strict=True,
+        )
+    )
+    some = f"{len(known)} of {len(measured.layers)} convolutions" * (len(known) < len(measured.layers))
+    text = f"{some or 'Convolutions'} alone: {as_run:.3f} ms as the model runs them"
+    if as_run > native:
+        text += f", {native:.3f} ms in the faster layout ({ratio_text(as_run / native)} as fast)"
+    if native > best:
+        text += f", {best:.3f} ms by the fastest paths ({ratio_text(as_run / best)} as fast)"
+    if as_run == best:
+        return [f"{text}; no other path or layout is faster beyond the noise"]
+    return [f"{text}; the whole model may gain less: archcost accelerate times that"]
 
 
 def _of_paths(measured: TimedModel) -> list[tuple[str, str]]:
@@ -83,25 +116,21 @@ def _of_paths(measured: TimedModel) -> list[tuple[str, str]]:
     text += "; inputs from beyond the caches" * measured.cold
     text += f"; errors up to {measured.tolerance:.0e} allowed"
     lines = [("Paths", f"{text}; took {measured.took_s:.0f} s of {measured.seconds:g}")]
-    pairs = [(layer.native_ms, layer.best_ms) for layer in measured.layers]
-    known = [(native, best) for native, best in pairs if native is not None and best is not None]
-    if known and len(known) == len(pairs) and sum(best for _, best in known):
-        native, best = sum(one for one, _ in known), sum(one for _, one in known)
-        said = f"{native:.3f} ms native, {best:.3f} ms by best paths: {ratio_text(native / best)}"
-        lines.append(("Alone", f"{said}; the whole model may gain less: archcost.accelerate measures that"))
     return lines
 
 
 def _of_native(measured: TimedModel, grids: Sequence[Grid]) -> list[tuple[str, str]]:
     """The layouts of native_ms: a model that runs in the other one is slower in context than alone."""
     found = Counter(layer.native_layout for layer in measured.layers if layer.native_layout is not None)
-    if not found or not any(head.text == "Native ms" for grid in grids for head in grid.heads):
+    heads = {head.text for grid in grids for head in grid.heads}
+    if not found or "Native ms" not in heads:
         return []
     layers = f"layer{'s' * (sum(found.values()) != 1)}"
     said = ", ".join(f"{layout} for {count}" for layout, count in found.most_common())
     text = f"PyTorch's own convolution in the faster layout of its input, {said} {layers}"
-    as_it_runs = "; for the layout in which the model runs it, see In context ms"
-    return [("Native ms", text + as_it_runs * (measured.context is not None))]
+    gain = "Layout gain is how many times as fast it is there as in the layout in which the model runs it"
+    text += f"; {gain}" * ("Layout gain" in heads)
+    return [("Native ms", text)]
 
 
 def _of_predictions(measured: TimedModel) -> list[tuple[str, str]]:

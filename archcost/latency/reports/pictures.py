@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from archcost.analysis.reports.pictures import facts, pictures
+from archcost.analysis.reports.rows import Ledger
+from archcost.analysis.reports.tree import marks_of
+from archcost.latency.layers import EAGER
 from archcost.latency.prediction.roofline import bytes_moved
+from archcost.latency.timing.thresholds import UNRELIABLE
 from archcost.report.document import Page
-from archcost.report.page.parts import Along, Choices, Dots, Fact, Measure, Point, Tiles
+from archcost.report.page.parts import Along, Choices, Dots, Fact, Measure, Picture, Point, Tiles
 from archcost.report.text import visible
 from archcost.report.units import ms_text, percent_text, ratio_text, si_text
 
 if TYPE_CHECKING:
+    from archcost.analysis.analysis import Analysis
     from archcost.latency.layers import LayerTime
     from archcost.latency.store.measurement import Measurement
     from archcost.latency.timed import TimedModel
     from archcost.latency.timing.parts import CallTime, InContext
     from archcost.spec import ConvSpec
 
-__all__ = ["page_of"]
+__all__ = ["facts_of", "page_of", "pictures_of", "with_inner"]
 
 _MOST = 3
 
@@ -27,35 +34,55 @@ _MOST = 3
 def page_of(measured: TimedModel) -> Page:
     """The page of a measurement; its tables are those of the Document."""
     warnings = ["Interrupted: only what had been measured by then is shown"] * measured.interrupted
-    made = (_tiles(measured), _along(measured), _roofline(measured), _choices(measured))
     return Page(
         warnings=warnings,
-        facts=_facts(measured),
+        facts=facts_of(measured, measured.analysis),
         costly=_costly(measured),
         advice=_advice(measured),
-        pictures=[one for one in made if one is not None],
+        pictures=pictures_of(measured, measured.analysis),
     )
 
 
-def _facts(measured: TimedModel) -> list[Fact]:
+def pictures_of(measured: TimedModel, analysis: Analysis | None) -> list[Picture]:
+    """The times by module and along the depth, the roofline, the paths of each layer; then the costs."""
+    made: list[Picture | None] = [_along(measured), _roofline(measured), _choices(measured)]
+    if analysis is not None:
+        tiles, *others = pictures(analysis)
+        assert isinstance(tiles, Tiles)
+        made = [_timed(measured, analysis, tiles), *made, *others]
+    return [one for one in made if one is not None]
+
+
+def facts_of(measured: TimedModel, analysis: Analysis | None) -> list[Fact]:
+    """The time of the model, what it costs on paper, and the conditions of the measurement."""
     found = []
     if measured.context is not None:
         end = measured.context.end_to_end
-        spread = f"spread {ms_text(end.spread_s * 1e3)} ms, {end.samples} passes"
+        spread = f"measured; spread {ms_text(end.spread_s * 1e3)} ms, {end.samples} passes"
+        spread += f"; {UNRELIABLE}" * end.disturbed
         found.append(Fact("Forward pass", f"{ms_text(end.median_s * 1e3)} ms", spread))
+    if analysis is not None:
+        found.extend(facts(analysis))
     pairs = [
-        (one.native_ms, one.best_ms) for one in measured.layers if one.native_ms is not None and one.best_ms
+        (one.as_run_ms or one.native_ms, one.native_ms, one.best_ms)
+        for one in measured.layers
+        if one.native_ms is not None and one.best_ms
     ]
     if pairs:
-        native, best = sum(one for one, _ in pairs), sum(one for _, one in pairs if one)
-        of = f"of {len(pairs)} convolutions alone, PyTorch's own paths; {ms_text(best)} ms by the fastest"
-        found.append(Fact("Convolutions", f"{ms_text(native)} ms", of))
+        as_run, native, best = (sum(filter(None, times)) for times in zip(*pairs, strict=True))
+        of = f"of {len(pairs)} convolutions alone, on PyTorch's own path as the model runs them"
+        of += f"; {ms_text(native)} ms in the faster layout" * (as_run > native)
+        of += f"; {ms_text(best)} ms by the fastest path"
+        doubtful = sum(one.disturbed for one in measured.layers)
+        of += f"; {doubtful} of these times {'are' if doubtful > 1 else 'is'} {UNRELIABLE}" * bool(doubtful)
+        found.append(Fact("Convolutions", f"{ms_text(as_run)} ms", of))
     if measured.roofline is not None:
         line = measured.roofline
         peak = f"{si_text(line.macs_per_second)}MAC/s"
         found.append(Fact("Machine", peak, f"at most, and {si_text(line.bytes_per_second)}B/s of memory"))
     threads = f"{measured.threads} thread{'s' * (measured.threads != 1)}"
-    return [*found, Fact("Conditions", threads, f"{visible(measured.dtype)}; {visible(measured.device)}")]
+    processor = visible(measured.device).partition(", L1")[0]  # all of it is in the notes
+    return [*found, Fact("Conditions", threads, f"{visible(measured.dtype)}; {processor}")]
 
 
 def _alike(measured: TimedModel) -> dict[ConvSpec, list[LayerTime]]:
@@ -76,19 +103,20 @@ def _head(layers: Sequence[LayerTime]) -> str:
 
 
 def _costly(measured: TimedModel) -> list[Point]:
-    """The modules with the most time of their own inside real passes, equal convolutions together.
+    """The modules with the most time of their own inside real passes, equal ones together.
 
     Without a measurement in context, the kinds of convolutions by their times alone.
     """
     if measured.context is not None:
         return _costly_modules(measured, measured.context)
-    whole = measured.end_to_end_ms or sum(map(_time, measured.layers))
+    whole = sum(map(_time, measured.layers))
     kinds = sorted(_alike(measured).items(), key=lambda kind: -sum(map(_time, kind[1])))
     found = []
     for spec, layers in kinds[:_MOST]:
         ms = sum(map(_time, layers))
         if ms and whole:
-            text = f"{ms_text(ms)} ms, {percent_text(100 * ms / whole)} % of all: {spec.short}"
+            share = percent_text(100 * ms / whole)
+            text = f"{ms_text(ms)} ms alone, {share} % of all convolutions: {spec.short}"
             found.append(Point(_head(layers), text, min(ms / whole, 1)))
     return found
 
@@ -96,9 +124,11 @@ def _costly(measured: TimedModel) -> list[Point]:
 def _costly_modules(measured: TimedModel, context: InContext) -> list[Point]:
     whole = context.end_to_end.median_s * 1e3
     specs = {layer.name: layer.spec for layer in measured.layers}
+    marks = {} if measured.analysis is None else marks_of(Ledger(measured.analysis))
     kinds: dict[Hashable, list[CallTime]] = defaultdict(list)
     for call in context.calls:
-        kinds[specs.get(call.name) or call.name].append(call)
+        kind: Hashable = specs.get(call.name) or marks.get(call.name, call.name)
+        kinds[kind].append(call)
     found = []
     for calls in sorted(kinds.values(), key=lambda calls: -sum(call.median_s for call in calls))[:_MOST]:
         ms, spec = 1e3 * sum(call.median_s for call in calls), specs.get(calls[0].name)
@@ -114,18 +144,20 @@ def _costly_modules(measured: TimedModel, context: InContext) -> list[Point]:
 
 
 def _advice(measured: TimedModel) -> list[Point]:
-    """The kinds of convolutions that gain most from another path."""
+    """The kinds of convolutions that gain most from another path or layout than they run in."""
     gains = []
     for spec, layers in _alike(measured).items():
-        known = [(one.native_ms, one.best_ms) for one in layers if one.native_ms and one.best_ms]
-        saved = sum(native - best for native, best in known)
+        known = [(one.as_run_ms or one.native_ms, one.best_ms) for one in layers]
+        pairs = [(old, new) for old, new in known if old and new]
+        before, after = (sum(one[side] for one in pairs) for side in (0, 1))
         first = layers[0]
-        if saved > 0 and first.speedup is not None and first.speedup > 1:
-            text = (
-                f"{visible(first.best_path or '')}, {first.best_layout}: {ratio_text(first.speedup)} as fast "
-            )
-            text += f"alone, {ms_text(saved)} ms less ({spec.short})"
-            gains.append((saved, Point(f"{_head(layers)} by another path", text)))
+        if before > after:
+            path = "PyTorch's own path" if first.best_path in EAGER else visible(first.best_path or "")
+            text = f"{path}, {first.best_layout}: {ratio_text(before / after)} as fast alone, "
+            text += f"{ms_text(before - after)} ms less ({spec.short})"
+            text += f"; {UNRELIABLE}" * any(one.disturbed for one in layers)
+            other = "layout" if first.best_path in EAGER else "path"
+            gains.append((before - after, Point(f"{_head(layers)} by another {other}", text)))
     gains.sort(key=lambda gain: -gain[0])
     found = [point for _, point in gains[:_MOST]]
     if found:
@@ -134,74 +166,66 @@ def _advice(measured: TimedModel) -> list[Point]:
     return found
 
 
-def _tiles(measured: TimedModel) -> Tiles | None:
-    """The modules by their own times and those of the modules inside."""
+def _timed(measured: TimedModel, analysis: Analysis, tiles: Tiles) -> Tiles:
+    """The tree of modules with the measured times first."""
     if measured.context is None:
-        return None
+        return tiles
     own: dict[str, float] = defaultdict(float)
-    types: dict[str, str] = {"": measured.type}
     for call in measured.context.calls:
         own[call.name] += call.median_s * 1e3
-        types[call.name] = call.type
-    known = {""}
-    for name in own:
-        while name not in known:
-            known.add(name)
-            name = name.rpartition(".")[0]
-    names = _in_order(list(own), known)
-    index = {name: at for at, name in enumerate(names)}
-    total = [own.get(name, 0.0) for name in names]
-    parents = [index[name.rpartition(".")[0]] if name else -1 for name in names]
-    for at in reversed(range(1, len(names))):
-        total[parents[at]] += total[at]
-    return Tiles(
-        title="Which modules take the time?",
-        about="Median times inside real forward passes; each module is as wide as its share. Choose one to "
-        "zoom in. What a module does itself, beside its children, is the empty space below it.",
-        names=[visible(name) or visible(measured.name) for name in names],
-        parents=parents,
-        types=[visible(types.get(name, "")) for name in names],
-        details=[""] * len(names),
-        alike=list(range(len(names))),
-        measures=[Measure("Time", "ms", total)],
+    times = with_inner(own, [cost.name for cost in analysis.modules])
+    return replace(
+        tiles,
+        title="Which modules take the time, and which cost most?",
+        about="Each module is as wide as its share; times are medians inside real forward passes. Choose one "
+        "to zoom in; equal neighbours are one tile. What a module does itself is the empty space below it.",
+        measures=[Measure("Measured time", "ms", times), *tiles.measures],
     )
 
 
-def _in_order(ran: Sequence[str], known: set[str]) -> list[str]:
-    """The names as a tree, parents before their children, siblings in the order in which they ran."""
-    children: dict[str, dict[str, None]] = defaultdict(dict)
-    for name in ran:
-        while name:
-            parent = name.rpartition(".")[0]
-            children[parent][name] = None
-            name = parent
-    order, stack = [], [""]
-    while stack:
-        name = stack.pop()
-        order.append(name)
-        stack.extend(reversed(children[name]))
-    return order
+def with_inner(own: Mapping[str, float], names: Sequence[str]) -> list[float | None]:
+    """For each module its own time and those of the modules inside; None where there is none."""
+    found: dict[str, float] = defaultdict(float)
+    for name, time in own.items():
+        for outer in {name, *(name[:at] for at, letter in enumerate(name) if letter == "."), ""}:
+            found[outer] += time
+    return [found.get(name) for name in names]
 
 
 def _along(measured: TimedModel) -> Along | None:
-    layers = measured.layers
-    if not layers:
-        return None
-    series = {
-        "In context": [one.latency_ms for one in layers],
-        "Native, alone": [one.native_ms for one in layers],
-        "Best path, alone": [one.best_ms for one in layers],
+    """Every module call with a time of its own; without times in context the convolutions alone."""
+    layers, calls = measured.layers, () if measured.context is None else measured.context.calls
+    alone: dict[tuple[str, int], list[LayerTime]] = defaultdict(list)
+    for layer in layers:
+        alone[layer.name, layer.call].append(layer)
+    if calls:
+        items = [f"{_named(call)}, {visible(call.type)}" for call in calls]
+        held = [alone[call.name, call.call] for call in calls]
+        about = "In context: each module's own time inside real forward passes. Alone: convolutions "
+    else:
+        items, held = [_named(layer) for layer in layers], [[layer] for layer in layers]
+        about = "Convolutions, alone "
+    series: dict[str, list[float | None]] = {
+        "In context": [call.median_s * 1e3 for call in calls],
+        "Native, alone": [_sum([one.native_ms for one in each]) for each in held],
+        "Best path, alone": [_sum([one.best_ms for one in each]) for each in held],
     }
+    if len(items) < 2:
+        return None
     return Along(
         title="Where along the depth does the time go?",
-        about="Convolutions in order of execution. In context: inside real forward passes; alone: on a warm "
-        "cache, to be compared only with each other.",
-        items=[_named(one) for one in layers],
+        about=f"{about}on a warm cache, to be compared only with each other. In order of execution.",
+        items=items,
         measures=[Measure(name, "ms", v) for name, v in series.items() if any(x is not None for x in v)],
     )
 
 
-def _named(layer: LayerTime) -> str:
+def _sum(times: Sequence[float | None]) -> float | None:
+    known = [time for time in times if time is not None]
+    return sum(known) if known and len(known) == len(times) else None
+
+
+def _named(layer: LayerTime | CallTime) -> str:
     return (visible(layer.name) or "(the model)") + f" (call {layer.call + 1})" * bool(layer.call)
 
 
@@ -224,10 +248,14 @@ def _roofline(measured: TimedModel) -> Dots | None:
         texts.append(f"{ms_text(one.best_ms)} ms, {share} % of the limit, which is {limit}; {one.spec.short}")
     if not names:
         return None
+    in_caches = "Data in a cache may be faster than the slope."
+    if line.caches:
+        levels = ", ".join(one.name for one in line.caches)
+        in_caches = f"Thin slopes: {levels}, for layers whose data fit into them."
     return Dots(
         title="How close to the limit of this machine?",
         about="Each dot is a convolution on its fastest path; above the slope memory cannot follow, above "
-        "the ceiling the processor cannot. Data in a cache may be faster than the slope.",
+        f"the ceiling the processor cannot. {in_caches}",
         names=names,
         groups=groups,
         x=x,
@@ -236,6 +264,7 @@ def _roofline(measured: TimedModel) -> Dots | None:
         x_label="multiplications for each byte moved",
         y_label="multiplications per second",
         slope=line.bytes_per_second,
+        steeper=[one.bytes_per_second for one in line.caches],
         ceiling=line.macs_per_second,
     )
 

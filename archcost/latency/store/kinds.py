@@ -16,7 +16,7 @@ IN_MODEL = "in a model"
 CHAIN, OLD_LAYERS = "chain", "before chain"
 """The new layers of a proposal, and the old layers in turns with them; the path is a digest of the pair."""
 ROOFLINE = "roofline"
-"""The machine's peak and bandwidth, by a ``product`` of matrices and a ``copy`` of numbers."""
+"""The machine's peak and bandwidths; the paths are those of `archcost.latency.prediction.roofline`."""
 
 _MARK = f", {IN_MODEL}"
 

@@ -41,8 +41,9 @@ def roofline(measured: Measured, *, path: str | os.PathLike[str] | None = None) 
     """Draw each measured convolution as a dot under the roofline of the machine that measured it.
 
     To the right are the multiply-accumulates for each byte that must be moved, upwards those done in a second
-    by the fastest path, which the colour shows. Winograd, FFT and Strassen do fewer multiplications than a
-    convolution has by its definition, so that their dots may stand above the roof.
+    by the fastest path, which the colour shows. The thick line is what memory allows; a thin one what a cache
+    does, by its name, to layers whose input, weights and output fit into it. By Winograd, FFT and Strassen a
+    layer has fewer multiplications than by its definition, so that its dot may stand above the roof.
     Source: Williams, Waterman and Patterson, "Roofline", 2009.
 
     Args:
@@ -127,8 +128,9 @@ def _roof(axes: Axes, roof: Roofline, dots: Sequence[_Dot]) -> None:
     from matplotlib.ticker import LogLocator, NullLocator
 
     peak, bandwidth = roof.macs_per_second / 1e9, roof.bytes_per_second / 1e9
-    low = min(*(dot.x for dot in dots), roof.ridge) / 1.6
-    high = max(*(dot.x for dot in dots), roof.ridge) * 1.6
+    caches = {one.name: one.bytes_per_second / 1e9 for one in roof.caches}
+    places = [*(dot.x for dot in dots), roof.ridge, *(peak / speed for speed in caches.values())]
+    low, high = min(places) / 1.6, max(places) * 1.6
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlim(low, high)
@@ -141,6 +143,9 @@ def _roof(axes: Axes, roof: Roofline, dots: Sequence[_Dot]) -> None:
         axis.set_minor_locator(NullLocator())
     axes.plot([low, roof.ridge, high], [low * bandwidth, peak, peak], color=INK, linewidth=1.8, zorder=2)
     note = partial(axes.annotate, textcoords="offset points", fontsize=9.5, color=SOFT)
+    for name, speed in caches.items():
+        axes.plot([low, peak / speed], [low * speed, peak], color=GREY, linewidth=0.9, zorder=2)
+        note(f"{name}\n{speed:.0f} GB/s", (peak / speed, peak), xytext=(0, 5), ha="center")
     note(f"{peak:.0f} GMAC/s", (high, peak), xytext=(-6, 5), ha="right")
     note(f"{bandwidth:.0f} GB/s", (low, low * bandwidth), xytext=(8, -6), va="top")
     dress(axes, "multiply-accumulates for each byte moved", "GMAC/s", 11, 10)

@@ -2,7 +2,8 @@
 DRAW.along = (picture) => {
   const { items, measures, spans } = picture;
   const HEIGHT = 200, LEFT = 58, RIGHT = 12, TOP = 20, BOTTOM = 24, LANE = 9;
-  let measure = 0, cursor = picture.mark === null ? -1 : picture.mark;
+  const marks = picture.marks;
+  let measure = 0, cursor = marks.length ? marks[0] : -1;
   const count = items.length;
   const image = draw("svg", { "aria-hidden": "true", focusable: "false" });
   const slider = make("div", {
@@ -10,11 +11,12 @@ DRAW.along = (picture) => {
     "aria-valuemin": 1, "aria-valuemax": count,
   }, image);
   const readout = make("p", { class: "readout" });
-  let scale = null, line = null;
+  let scale = null, line = null, moved = false;
 
   const text = (at) => `${at + 1} of ${count}: ${items[at]}, ${amount(measures[measure].values[at], measures[measure].unit)}`;
   function point(at) {
     cursor = clamp(at, 0, count - 1);
+    moved = true;
     slider.setAttribute("aria-valuenow", cursor + 1);
     slider.setAttribute("aria-valuetext", text(cursor));
     say(readout, text(cursor));
@@ -55,12 +57,10 @@ DRAW.along = (picture) => {
         draw("text", { class: "strong", x: LEFT + 4, y: y(level) - 5 }, picture.level_text),
       );
     }
-    if (picture.mark !== null && measure === 0) {
-      const x = scale(picture.mark + 0.5), right = x > width / 2;
-      image.append(
-        draw("circle", { class: "mark", cx: x, cy: y(values[picture.mark] || 0), r: 4 }),
-        draw("text", { class: "strong", x: right ? Math.min(x + 6, width - RIGHT) : Math.max(x - 6, LEFT), y: TOP - 7, "text-anchor": right ? "end" : "start" }, width > 600 ? picture.mark_text : "peak"),
-      );
+    if (marks.length && measure === 0) {
+      const x = scale(marks[0] + 0.5), right = x > width / 2;
+      for (const at of marks) image.append(draw("circle", { class: "mark", cx: scale(at + 0.5), cy: y(values[at] || 0), r: at === marks[0] ? 4 : 3 }));
+      image.append(draw("text", { class: "strong", x: right ? Math.min(x + 6, width - RIGHT) : Math.max(x - 6, LEFT), y: TOP - 8, "text-anchor": right ? "end" : "start" }, `peak ${amount(values[marks[0]], unit)}`));
     }
     spans.slice(0, lanes).forEach((span, lane) => {
       const top = TOP + HEIGHT + BOTTOM + lane * LANE;
@@ -71,7 +71,7 @@ DRAW.along = (picture) => {
     });
     line = draw("line", { class: "cursor", y1: TOP, y2: height - (lanes ? 0 : BOTTOM), visibility: "hidden" });
     image.append(line);
-    if (cursor >= 0) point(cursor);
+    if (moved) point(cursor);
   }
   const fit = fitted(slider, paint);
   slider.addEventListener("pointermove", (event) => {
@@ -88,10 +88,10 @@ DRAW.along = (picture) => {
   const first = cursor < 0 ? 0 : cursor;
   slider.setAttribute("aria-valuenow", first + 1);
   slider.setAttribute("aria-valuetext", text(first));
-  say(readout, picture.mark === null ? "Point at the picture, or move with the arrow keys." : picture.mark_text);
+  say(readout, marks.length ? picture.mark_text : "Point at the picture, or move with the arrow keys.");
   const bar = switches("Measure", measures.map((each) => each.name), 0, (at) => { measure = at; fit.again(); });
   const listed = spans.length ? make("details", { open: true }, make("summary", {}, picture.spans_title),
     make("ol", { class: "spans" }, spans.map((span) => make("li", {}, make("b", {}, amount(span.amount, picture.spans_unit)),
-      ` ${span.name}, from operation ${span.first + 1} to ${span.last + 1}`)))) : null;
+      " ", soft(`${span.name}, from operation ${span.first + 1} to ${span.last + 1}`))))) : null;
   return [bar && make("div", { class: "controls" }, bar), slider, readout, listed];
 };

@@ -1,5 +1,5 @@
 /* Before and after, item by item; and the things compared under a chosen item. */
-const FEW_BARS = 20;
+const FEW_BARS = 12;
 function bar(share, side) {
   const inside = make("span", { class: `bar ${side}` });
   inside.style.width = share > 0 ? `max(2px, ${100 * Math.min(share, 1)}%)` : "0";
@@ -20,7 +20,7 @@ DRAW.pairs = (picture) => {
     list.replaceChildren(...part.map((at) => {
       const x = a.values[at], y = b.values[at];
       const ratio = x && y ? `, ${amount(y / x, "x")}` : "";
-      return make("li", {}, make("span", { class: "name" }, names[at], remarks[at] ? make("small", {}, ` ${remarks[at]}`) : ""),
+      return make("li", {}, make("span", { class: "name" }, soft(names[at]), remarks[at] ? make("small", {}, " ", soft(remarks[at])) : ""),
         make("span", { class: "values" }, `${x === null ? "-" : amount(x, a.unit)} → ${y === null ? "-" : amount(y, b.unit)}${ratio}`),
         bar((x || 0) / most, "a"), bar((y || 0) / most, "b"));
     }));
@@ -29,7 +29,7 @@ DRAW.pairs = (picture) => {
     say(more, `show all ${order.length}`);
   }
   paint();
-  const key = make("ul", { class: "key" }, sides.map((side, at) => make("li", {}, make("span", { class: `swatch ${"ab"[at]}`, "aria-hidden": "true" }), side)));
+  const key = make("ul", { class: "key" }, sides.map((side, at) => make("li", {}, make("span", { class: `swatch ${"ab"[at]}`, "aria-hidden": "true" }), make("span", {}, soft(side)))));
   return [make("div", { class: "controls" }, switches("Measure", before.map((one) => one.name), 0, (at) => { measure = at; paint(); }), key), list, more];
 };
 DRAW.choices = (picture) => {

@@ -91,7 +91,7 @@ def _data(document: Document) -> dict[str, Json]:
         **versions(),
         "schema": document.schema,
         "headings": document.headings,
-        "lines": document.lines,
+        "lines": document.lines if made.lines is None else made.lines,
         "warnings": made.warnings,
         "facts": _records(made.facts),
         "costly_title": made.costly_title,

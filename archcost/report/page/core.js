@@ -24,7 +24,7 @@ function filled(element, attributes, children) {
 
 /* A number with three digits and an SI prefix, as archcost writes it elsewhere. */
 function amount(value, unit) {
-  if (value === null || value === undefined) return "not known";
+  if (value === null || value === undefined) return unit === "ms" ? "not measured" : "not known";
   if (unit === "ms") return `${value < 100 ? value.toFixed(3) : Math.round(value)} ms`;
   if (unit === "pixels") return `${value.toLocaleString("en")} pixels`;
   if (unit === "x") return `${value.toFixed(2)}x`;
@@ -71,4 +71,21 @@ function ticks(most, count) {
 }
 function clamp(value, low, high) { return Math.max(low, Math.min(high, value)); }
 
-function say(element, text) { element.replaceChildren(text); }
+function say(element, text) { element.replaceChildren(...soft(text)); }
+/* A text whose names break after a dot, an underscore or a slash, not within a word; a number stays with its unit. */
+function soft(text) {
+  return String(text).replace(/(\d) (?=(?:ms|%|[kMGTPE]?B|[kMGTPE])(?!\w))/g, "$1\u00a0").split(/(?<=[A-Za-z)\]][._/])(?=\w)|(?<=[._/])(?=[A-Za-z])/).flatMap((part, at) => (at ? [make("wbr"), part] : [part]));
+}
+/* A box that scrolls, by keys as well, with a shadow at each edge beyond which there is more. */
+function scrolling(box) {
+  const frame = make("div", { class: "edges" }, box);
+  const check = () => {
+    frame.classList.toggle("before", box.scrollLeft > 1);
+    frame.classList.toggle("after", box.scrollLeft + box.clientWidth < box.scrollWidth - 1);
+    frame.classList.toggle("below", box.scrollTop + box.clientHeight < box.scrollHeight - 1);
+  };
+  box.addEventListener("scroll", check, { passive: true });
+  const sizes = new ResizeObserver(check);
+  [box, ...box.children].forEach((one) => sizes.observe(one));
+  return frame;
+}

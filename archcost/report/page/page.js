@@ -15,18 +15,20 @@ function theme() {
   dark.addEventListener("change", paint);
   return switches("Colours", names, names.indexOf(kept), (chosen) => use(names[chosen]));
 }
-/* A number stays with its unit. */
-function joined(text) { return text.replace(/(\d) (?=[kMGTPE]?B?\b)/g, "$1\u00a0"); }
+/* A number stays with its unit, and a unit in one piece. */
+function joined(text) { return text.replace(/(\d) (?=[kMGTPE]?B?\b)/g, "$1\u00a0").replace(/\//g, "/\u2060"); }
 let sections = 0;
 function section(title, about, ...inside) {
   sections += 1;
   const id = `section-${sections}`;
-  return make("section", { "aria-labelledby": id }, make("h2", { id }, title), about ? make("p", { class: "about" }, about) : null, inside);
+  return make("section", { "aria-labelledby": id }, make("h2", { id }, title), about ? make("p", { class: "about" }, soft(about)) : null, inside);
 }
 function points(title, list) {
   if (!list.length) return null;
-  return make("section", { class: "points" }, make("h2", {}, title), make("ol", {}, list.map((one) => make("li", {},
-    make("b", {}, one.head), make("span", {}, one.text), one.share === null ? null : bar(one.share, "b")))));
+  /* Those with a share are ranked and have numbers; what follows them has not. */
+  const item = (one) => make("li", {}, make("b", {}, soft(one.head)), make("span", {}, soft(one.text)), one.share === null ? null : bar(one.share, "b"));
+  const part = (tag, of) => (of.length ? make(tag, {}, of.map(item)) : null);
+  return make("section", { class: "points" }, make("h2", {}, title), part("ol", list.filter((one) => one.share !== null)), part("ul", list.filter((one) => one.share === null)));
 }
 /* A further table, made when it is opened. */
 function unfolded(table) {
@@ -36,12 +38,12 @@ function unfolded(table) {
 }
 function start() {
   const [first, ...others] = DATA.headings;
-  const heading = make("header", {}, make("div", {}, make("h1", {}, first ? first[0] : DATA.schema),
-    first && first[1] ? make("p", {}, first[1]) : null, others.map(([name, rest]) => make("p", { class: "second" }, make("b", {}, name), ` ${rest}`))), theme());
+  const heading = make("header", {}, make("div", {}, make("h1", {}, soft(first ? first[0] : DATA.schema)),
+    first && first[1] ? make("p", {}, first[1]) : null, others.map(([name, rest]) => make("p", { class: "second" }, make("b", {}, soft(name)), ` ${rest}`))), theme());
   const parts = [heading];
   if (DATA.warnings.length) parts.push(make("div", { class: "warning", role: "note" }, DATA.warnings.map((line) => make("p", {}, line))));
-  if (DATA.facts.length) parts.push(make("dl", { class: "facts" }, DATA.facts.map((fact) => make("div", {}, make("dt", {}, fact.name), make("dd", {}, joined(fact.text), fact.remark ? make("small", {}, fact.remark) : null)))));
-  for (const line of DATA.lines) parts.push(make("p", {}, line));
+  if (DATA.facts.length) parts.push(make("dl", { class: "facts" }, DATA.facts.map((fact) => make("div", {}, make("dt", {}, fact.name), make("dd", {}, joined(fact.text), fact.remark ? make("small", {}, soft(fact.remark)) : null)))));
+  for (const line of DATA.lines) parts.push(make("p", {}, soft(line)));
   const top = [points(DATA.costly_title, DATA.costly), points("What to do about it", DATA.advice)].filter(Boolean);
   if (top.length) parts.push(make("div", { class: "top" }, top));
   document.getElementById("page").replaceChildren(...parts);
@@ -49,7 +51,7 @@ function start() {
   const rest = [];
   for (const picture of DATA.pictures) if (DRAW[picture.kind]) rest.push(() => section(picture.title, picture.about, DRAW[picture.kind](picture)));
   DATA.tables.filter((table) => table.rows).forEach((table, at) => rest.push(() => section(`All ${table.name}`, table.title, at ? unfolded(table) : listed(table))));
-  if (DATA.notes.length) rest.push(() => section("Notes", "", make("dl", { class: "notes" }, DATA.notes.map(([name, text]) => make("div", {}, make("dt", {}, name), make("dd", {}, text))))));
+  if (DATA.notes.length) rest.push(() => section("Notes", "", make("dl", { class: "notes" }, DATA.notes.map(([name, text]) => make("div", {}, make("dt", {}, name), make("dd", {}, soft(text)))))));
   const saved = document.getElementById("archcost-saved").textContent ? ["The result is inside this file: ", make("code", {}, "archcost.load_result(path)"), " reads it. "] : "";
   rest.push(() => make("footer", {}, make("p", {}, `Made by archcost ${DATA.archcost} with torch ${DATA.torch}, Apache-2.0. `, saved, "Nothing on this page comes from the network.")));
   for (const one of rest) document.getElementById("page").append(one());

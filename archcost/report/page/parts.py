@@ -29,7 +29,10 @@ class Fact:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A line of a list at the top: a head, a text, and a share from 0 to 1 that is drawn as a bar."""
+    """A line of a list at the top: a head, a text, and a share from 0 to 1 that is drawn as a bar.
+
+    Lines with a share are numbered; the others stand below them, without numbers.
+    """
 
     head: str
     text: str
@@ -93,8 +96,8 @@ class Along(Picture):
     items: Sequence[str]
     """The name of each item."""
     measures: Sequence[Measure]
-    mark: int | None = None
-    """The item that is marked, such as that of the peak."""
+    marks: Sequence[int] = ()
+    """The items at the peak, the one that the text and the spans are about first."""
     mark_text: str = ""
     level: float | None = None
     """A value at which a line across is drawn, such as the size of the input."""
@@ -106,7 +109,7 @@ class Along(Picture):
 
 @dataclass(frozen=True, kw_only=True)
 class Dots(Picture):
-    """A roofline on logarithmic axes: dots below a slope and a ceiling."""
+    """A roofline on logarithmic axes: dots below slopes and a ceiling."""
 
     kind: ClassVar[str] = "dots"
     names: Sequence[str]
@@ -121,6 +124,8 @@ class Dots(Picture):
     slope: float
     """y over x of the slope."""
     ceiling: float
+    steeper: Sequence[float] = ()
+    """y over x of further slopes, drawn thin."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,6 +166,8 @@ class Flow(Picture):
     """For each operation the index of the module that ran it."""
     shapes: Sequence[str]
     fed_by: Sequence[Sequence[int]]
+    views: Sequence[int]
+    """1 for an operation that only views a tensor, such as a transpose; 0 for the others."""
     names: Sequence[str]
     """The names of the modules."""
     first: Sequence[int]

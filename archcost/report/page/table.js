@@ -60,7 +60,7 @@ function listed(table) {
     drawn = 0;
     body.replaceChildren();
     append();
-    const what = isTree() ? "rows of the tree are open" : levels && !filter ? "layers" : "rows";
+    const what = isTree() ? "rows of the tree are open" : levels && !filter ? "layers" : order.length === 1 ? "row" : "rows";
     say(status, `${order.length} ${what}${isTree() ? `, ${rows} modules in all; sort or filter for a list of layers` : filter ? ` of ${rows}` : ""}`);
   }
   function press(at) {
@@ -81,12 +81,12 @@ function listed(table) {
   function line(row, list) {
     return make("tr", { class: levels && levels[row] === 0 ? "total" : null }, list.map((column, at) => {
       if (at) return make("td", { class: column.right ? "right" : null }, text(column, row));
-      const name = text(column, row) || "(the model)", cell = make("th", { scope: "row" });
-      if (!isTree()) { cell.append(name); return cell; }
-      cell.style.paddingLeft = `${8 + 14 * levels[row]}px`;
+      const name = text(column, row) || "(the model)", cell = make("th", { scope: "row", title: name });
+      if (!isTree()) { cell.append(...soft(name)); return cell; }
+      cell.style.setProperty("--level", levels[row]);
       const last = levels[row] ? name.slice(name.lastIndexOf(".") + 1) : name;
-      if (!isParent(row)) { cell.append(make("span", { class: "leaf" }, last)); return cell; }
-      const button = make("button", { type: "button", class: "fold", "aria-expanded": String(!closed.has(row)), click: () => fold(row) }, last);
+      if (!isParent(row)) { cell.append(make("span", { class: "leaf" }, soft(last))); return cell; }
+      const button = make("button", { type: "button", class: "fold", "aria-expanded": String(!closed.has(row)), click: () => fold(row) }, soft(last));
       cell.append(button);
       return cell;
     }));
@@ -138,7 +138,7 @@ function listed(table) {
     make("table", {}, make("thead", {}, head), body), more);
   const near = { root: box, rootMargin: "400px" };
   new IntersectionObserver(([end]) => { if (end.isIntersecting && !more.hidden) append(); }, near).observe(more);
-  return [bar, box, status];
+  return [bar, scrolling(box), status];
 }
 async function copied(text) {
   try {

@@ -9,40 +9,39 @@ DRAW.tiles = (picture) => {
   let focus = null, collapse = true;
 
   const value = (at) => measures[measure].values[at] || 0;
+  const sum = (list, of) => list.reduce((n, at) => n + (of(at) || 0), 0);
   const last = (name) => name.slice(name.lastIndexOf(".") + 1);
-  const one = (at) => ({ at, count: 1, value: value(at) });
-  /* Several modules as one tile: equal ones, or ones that are too thin to draw. */
-  const several = (list, same) => ({
-    at: list[0], list, same, count: list.length, value: list.reduce((sum, at) => sum + value(at), 0),
-  });
+  /* A tile stands for one or several neighbours, its columns. A column is a module, or below a tile of
+     equal modules the same module of each of them. Neighbours in one tile are equal, or too thin to draw. */
+  const tileOf = (columns, same) => ({ columns, same, at: columns[0][0], all: columns.flat() });
   const label = (node) => {
-    if (!node.list) return last(names[node.at]);
-    const end = last(names[node.list[node.list.length - 1]]);
+    const { columns } = node, end = last(names[columns[columns.length - 1][0]]);
+    if (columns.length === 1) return last(names[node.at]);
     const ends = `${last(names[node.at])}${/^\d+$/.test(end) ? "–" : " … "}${end}`;
-    return node.same ? `${ends} ×${node.count}` : ends;
+    return node.same ? `${ends} ×${columns.length}` : ends;
   };
   /* The tiles below a node in a width of so many pixels. */
   function below(node, width, zoomed) {
-    if (node.list && !node.same && !zoomed) return [];
-    /* Below a tile of equal modules each tile stands for that many, at every level. */
-    const opened = node.list && zoomed, times = (node.times || 1) * (node.list && !zoomed ? node.count : 1);
-    return grouped(opened ? node.list : children[node.at], node.value / times, width, collapse && !opened)
-      .map((tile) => ({ ...tile, value: tile.value * times, times }));
+    if (!node.same && !zoomed) return [];
+    const opened = node.columns.length > 1 && zoomed;
+    const columns = opened ? node.columns : children[node.at].map((_, at) => node.all.map((one) => children[one][at]));
+    return grouped(columns, node.value, width, collapse && !opened);
   }
-  function grouped(list, whole, width, folds) {
-    const scale = whole ? width / whole : 0, tiles = [];
-    for (let i = 0; i < list.length;) {
+  function grouped(columns, whole, width, folds) {
+    const scale = whole ? width / whole : 0, tiles = [], values = columns.map((column) => sum(column, value));
+    const same = (a, b) => alike[columns[a][0]] === alike[columns[b][0]];
+    const add = (from, to, equal) => tiles.push({ ...tileOf(columns.slice(from, to), equal), value: values.slice(from, to).reduce((n, one) => n + one, 0) });
+    for (let i = 0; i < columns.length;) {
       let end = i + 1;
-      if (folds) while (end < list.length && alike[list[end]] === alike[list[i]]) end += 1;
-      if (end - i > 1) { tiles.push(several(list.slice(i, end), true)); i = end; continue; }
-      if (value(list[i]) * scale >= THIN) { tiles.push(one(list[i])); i += 1; continue; }
-      let sum = 0;
-      for (end = i; end < list.length && value(list[end]) * scale < THIN && sum * scale < 4 * THIN; end += 1) {
-        if (folds && end > i && end + 1 < list.length && alike[list[end]] === alike[list[end + 1]]) break;
-        sum += value(list[end]);
+      if (folds) while (end < columns.length && same(end, i)) end += 1;
+      if (end - i > 1 || values[i] * scale >= THIN) { add(i, end, true); i = end; continue; }
+      let thin = 0;
+      for (end = i; end < columns.length && values[end] * scale < THIN && thin * scale < 4 * THIN; end += 1) {
+        if (folds && end > i && end + 1 < columns.length && same(end, end + 1)) break;
+        thin += values[end];
       }
       end = Math.max(end, i + 1);
-      if (sum) tiles.push(end - i > 1 ? several(list.slice(i, end), false) : one(list[i]));
+      if (thin) add(i, end, end - i === 1);
       i = end;
     }
     return tiles;
@@ -52,30 +51,33 @@ DRAW.tiles = (picture) => {
     ["conv", "conv", "convolution"], ["norm", "norm", "normalisation"], ["linear", "linear", "linear"],
     ["attention", "mix", "attention"], ["pool", "pool", "pooling"], ["", "other", "other layers"],
   ];
-  const kind = (at) => KINDS.find(([part]) => types[at].toLowerCase().includes(part));
-  const colour = (node) => (children[node.at].length || (node.list && !node.same) ? "group" : kind(node.at)[1]);
-  const leaves = new Set(names.map((_, at) => at).filter((at) => !children[at].length).map(kind));
-  const legend = make("p", { class: "legend" }, ...KINDS.filter((each) => leaves.has(each)).flatMap(([, name, text]) => [
-    make("span", { class: `swatch ${name}`, "aria-hidden": "true" }), `${text} `,
-  ]));
+  const kinds = types.map((type) => KINDS.find(([part]) => type.toLowerCase().includes(part)));
+  /* A module has the colour of its kind where nothing is drawn below it. */
+  const colour = (node) => (!node.same || children[node.at].some(value) ? "group" : kinds[node.at][1]);
+  const legend = make("p", { class: "legend" });
+  function explain() {
+    const drawn = new Set(names.map((_, at) => at).filter((at) => value(at) && !children[at].some(value)).map((at) => kinds[at]));
+    legend.replaceChildren(...KINDS.filter((each) => drawn.has(each)).flatMap(([, name, text]) => [
+      make("span", { class: `swatch ${name}`, "aria-hidden": "true" }), `${text} `,
+    ]));
+  }
 
   const box = make("div", { class: "icicle", role: "group", "aria-label": `${picture.title} Arrow keys move, Enter zooms in, Escape zooms out.` });
   const crumbs = make("nav", { class: "crumbs", "aria-label": "Zoomed into" });
   const readout = make("p", { class: "readout", role: "status" });
-  const root = one(0);
-  let path = [root], rows = [], whole = 1;
+  let path = [tileOf([[0]], true)], rows = [], whole = 1;
 
   function tell(node) {
     const total = measures[measure].values[0] || 0;
     const own = measures.map((each) => {
-      const sum = node.list ? node.list.reduce((n, at) => n + (each.values[at] || 0), 0) : each.values[node.at];
-      const all = (sum || 0) * (node.times || 1);
-      return `${amount(sum === null ? null : all, each.unit)}${each.unit === "bytes" ? " of activations" : each.unit === "parameters" ? " parameters" : ""}`;
+      const known = node.all.filter((at) => each.values[at] !== null);
+      const text = amount(known.length ? sum(known, (at) => each.values[at]) : null, each.unit);
+      return `${text}${each.unit === "bytes" ? " of activations" : each.unit === "parameters" ? " parameters" : ""}`;
     });
-    const share = total ? `, ${percent(node.value / total)} of ${measures[measure].name}` : "";
-    const name = node.list ? `${names[node.at]} to ${last(names[node.list[node.list.length - 1]])}, ${node.count} ${node.same ? "equal modules" : "modules"}` : names[node.at];
-    const times = (node.times || 1) > 1 ? ` (${node.times} of them, here as one)` : "";
-    say(readout, `${name}${times}: ${own.join(", ")}${share}. ${types[node.at]}${details[node.at] ? `(${details[node.at]})` : ""}`);
+    const share = total ? `, ${percent(node.value / total)} of ${measures[measure].name.replace(/^[A-Z](?=[a-z])/, (letter) => letter.toLowerCase())}` : "";
+    const { columns } = node, times = columns[0].length;
+    const end = columns.length > 1 ? ` to ${last(names[columns[columns.length - 1][0]])}, ${columns.length} ${node.same ? "equal modules" : "modules"}` : "";
+    say(readout, `${names[node.at]}${end}${times > 1 ? ` (${times} of them, here as one)` : ""}: ${own.join(", ")}${share}. ${types[node.at]}${details[node.at] ? `(${details[node.at]})` : ""}`);
   }
   function zoom(trail) {
     path = trail;
@@ -85,14 +87,16 @@ DRAW.tiles = (picture) => {
     rows[0][0].element.focus({ preventScroll: true });
   }
   function paint(width) {
-    path = path.map((node) => ({ ...node, value: (node.list || [node.at]).reduce((sum, at) => sum + value(at), 0) * (node.times || 1) }));
+    path = path.map((node) => ({ ...node, value: sum(node.all, value) }));
     focus = path[path.length - 1];
     rows = [];
     whole = width;
+    explain();
     box.replaceChildren();
     place(focus, 0, width, 0, path, null);
     box.style.height = `${rows.length * ROW}px`;
     rows[0][0].element.tabIndex = 0;
+    crumbs.hidden = path.length === 1;
     crumbs.replaceChildren(...path.slice(0, -1).flatMap((node, at) => [
       make("button", { type: "button", click: () => zoom(path.slice(0, at + 1)) }, label(node) || names[0]), " › ",
     ]), path.length > 1 ? make("span", {}, label(focus)) : "");
@@ -100,7 +104,7 @@ DRAW.tiles = (picture) => {
   function place(node, left, width, depth, trail, above) {
     if (depth >= MOST_ROWS) return;
     const tile = make("button", {
-      type: "button", class: `tile ${colour(node)}`, tabindex: "-1",
+      type: "button", class: `tile ${colour(node)}${width > 26 ? "" : " thin"}`, tabindex: "-1",
       "aria-label": `${label(node)}, ${types[node.at]}, ${amount(node.value, measures[measure].unit)}`,
       click: () => zoom(depth ? trail : path.length > 1 ? path.slice(0, -1) : path),
       pointerenter: () => tell(node), focus: () => tell(node),
@@ -142,5 +146,5 @@ DRAW.tiles = (picture) => {
   const bar = make("div", { class: "controls" },
     switches("Measure", measures.map((each) => each.name), measure, (at) => { measure = at; fit.again(); tell(focus); }), folds);
   say(readout, "Point at a module for its numbers.");
-  return [bar, crumbs, box, legend, readout];
+  return [bar, legend, box, crumbs, readout];
 };

@@ -1,31 +1,57 @@
-"""The first line of a report on Proposals: what the best choice comes to."""
+"""The first lines of a report on Proposals: what the best choice comes to, and what it cannot change."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isclose
 
-from archcost.report.units import percent_text
+from archcost.analysis.reports.notes import elsewhere
+from archcost.latency.timing.thresholds import UNRELIABLE
+from archcost.report.units import percent_text, si_text
 from archcost.rewriting.proposal import Proposal
-from archcost.rewriting.reports.columns import error_text
+from archcost.rewriting.reports.wording import error_text
 from archcost.rewriting.results import SurveyedModel
 
-__all__ = ["answer", "factor_text"]
+__all__ = ["answers", "change_of", "factor_text", "measured_text", "share_text", "where_text"]
 
 # Shares of the MACs within so much of a half are called half.
 _ABOUT = 0.025
 
 
-def answer(proposals: SurveyedModel, best: Sequence[Proposal]) -> str:
-    """The share of the MACs that is left, the layers it takes, their speedup and their largest error."""
+def answers(proposals: SurveyedModel, best: Sequence[Proposal]) -> list[str]:
+    """The MACs that are saved, the layers it takes, their speedup and largest error; and other costs."""
+    where = where_text(proposals)
+    lines = [f"Where the cost is: {where}"] if where else []
     if not best:
-        return ""
-    total = proposals.analysis.total.macs
-    left = 1 + sum(one.after.macs - one.before.macs for one in best) / total if total else 1.0
-    share = "half" if abs(left - 0.5) < _ABOUT else f"{percent_text(100 * left)} % of"
-    whole = "the same MACs" if f"{left:.3f}" == "1.000" else f"{share} the MACs"
-    said = ", ".join([f"{len(best)} layer{'s' * (len(best) > 1)}", _speed(best), _error(best)])
-    mind = " (random weights: errors mean nothing until you load yours)" * proposals.random_weights
-    return f"{whole[0].upper()}{whole[1:]}: {said}{mind}"
+        return lines
+    before, after = change_of(proposals, best, "macs")
+    change = share_text(before, after)
+    if si_text(before) != si_text(after):
+        change += f" ({si_text(before)} -> {si_text(after)})"
+    said = [f"{len(best)} layer{'s' * (len(best) > 1)}", measured_text(best), _error(best)]
+    return [f"{change[0].upper()}{change[1:]}: {', '.join(said)}", *lines]
+
+
+def where_text(proposals: SurveyedModel) -> str:
+    """The operations that have most of the MACs, where rules, which replace convolutions, leave them."""
+    found = elsewhere(proposals.analysis)
+    return found and f"{found}; the rules replace convolutions only"
+
+
+def change_of(proposals: SurveyedModel, best: Sequence[Proposal], name: str) -> tuple[int, int]:
+    """A total of the model, before and after the proposals."""
+    total = getattr(proposals.analysis.total, name)
+    return total, total + sum(getattr(one.after, name) - getattr(one.before, name) for one in best)
+
+
+def share_text(before: int, after: int) -> str:
+    """The change in words: ``half the MACs saved``, ``34.2 % of the MACs saved``, ``3 % more MACs``."""
+    if isclose(before, after, rel_tol=5e-4):
+        return "no MACs saved"
+    saved = 1 - after / before
+    if saved < 0:
+        return f"{percent_text(-100 * saved)} % more MACs"
+    return f"{'half' if abs(saved - 0.5) < _ABOUT else f'{percent_text(100 * saved)} % of'} the MACs saved"
 
 
 def factor_text(speedup: float) -> str:
@@ -34,13 +60,15 @@ def factor_text(speedup: float) -> str:
     return "as fast as before" if factor < 1.005 else f"{factor:.3g}x {word}"
 
 
-def _speed(best: Sequence[Proposal]) -> str:
+def measured_text(best: Sequence[Proposal]) -> str:
+    """The new layers' times in words: ``together 1.5x faster measured here (3 of them timed)``."""
     timed = [both for one in best if None not in (both := _times(one))]
-    if not timed:
+    old, new = (sum(one[side] or 0.0 for one in timed) for side in (0, 1))
+    if not new:
         return "not timed here"
-    old, new = (sum(time or 0.0 for time in side) for side in zip(*timed, strict=True))
-    which = "" if len(timed) == len(best) else f" ({len(timed)} of them timed)"
-    return f"together {factor_text(old / new)} measured here{which}" if new else "not timed here"
+    aside = [f"{len(timed)} of them timed"] * (len(timed) < len(best))
+    aside += [UNRELIABLE] * any(one.disturbed for one in best)
+    return f"together {factor_text(old / new)} measured here" + f" ({'; '.join(aside)})" * bool(aside)
 
 
 def _times(one: Proposal) -> tuple[float | None, float | None]:

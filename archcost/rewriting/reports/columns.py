@@ -6,8 +6,8 @@ column "before -> after" in the terminal is two columns in data.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
@@ -15,8 +15,15 @@ from archcost.report.columns import Numbers
 from archcost.report.document import Column, Get, Show
 from archcost.report.units import axes_text, bytes_text, count_text, percent_text, ratio_text, si_text
 from archcost.report.values import Cell
-from archcost.rewriting.proposal import SLACK, Proposal
-from archcost.rewriting.replacement import Option, named_by
+from archcost.rewriting.proposal import Proposal
+from archcost.rewriting.reports.wording import (
+    UNRELIABLE_SIGN,
+    ProposalRow,
+    error_text,
+    ms_text,
+    options_of,
+    verdict_of,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -26,69 +33,7 @@ __all__ = [
     "COLUMNS",
     "PEOPLE",
     "SEEN",
-    "ProposalRow",
-    "error_text",
-    "ms_text",
-    "options_of",
-    "options_text",
 ]
-
-
-@dataclass(frozen=True)
-class ProposalRow:
-    """A row of the table: a proposal, or the same proposal for several layers that are alike."""
-
-    proposals: tuple[Proposal, ...]
-    total_macs: int
-    """MACs of the model."""
-    best: int = 0
-    """The number of its proposals that `Proposals.best` chooses."""
-    ratio: float | None = None
-    """The MACs asked for, as a share of those of each layer; None where that is not known."""
-
-    @property
-    def first(self) -> Proposal:
-        return self.proposals[0]
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(one.name for one in self.proposals)
-
-
-def options_of(one: Proposal) -> str:
-    """The options of a proposal in words; for merge the layers that are folded and their classes."""
-    if one.rule != "merge":
-        return options_text(one.options)
-    kinds = dict(zip(named_by(one.replacement), one.types, strict=False))
-    if "block" in one.options:
-        return f"fold the branches of {_with_kind(one.name, kinds)}"
-    folded = (name for name in one.replacement.chains if name != one.name)
-    return f"fold {', '.join(_with_kind(name, kinds).rpartition('.')[2] for name in folded)}"
-
-
-def _with_kind(name: str, kinds: Mapping[str, str]) -> str:
-    return f"{name} ({kinds[name]})" if name in kinds else name
-
-
-def options_text(options: Mapping[str, Option]) -> str:
-    """Options in words: ``rank 32, order rows first``; a list is shown as ``8x16``."""
-    return ", ".join(f"{name.replace('_', ' ')} {_option(value)}" for name, value in options.items())
-
-
-def _option(value: Option) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return "x".join(map(_option, value)) if isinstance(value, (list, tuple)) else str(value)
-
-
-def error_text(value: float) -> str:
-    """An error with three decimals, ``0.214``, or as ``3e-07`` where it is too small or large for that."""
-    return "0" if value == 0 else f"{value:.3f}" if 0.001 <= value < 1000 else f"{value:.0e}"
-
-
-def ms_text(value: float) -> str:
-    """A time in ms without its unit: ``1.24``."""
-    return f"{value:.3f}" if value < 1 else f"{value:.2f}" if value < 100 else f"{value:,.0f}"
 
 
 Of = Callable[[Proposal], Cell]
@@ -152,8 +97,8 @@ _COSTS: tuple[tuple[str, str, str, str, Show, str], ...] = (
     ("receptive_field", "Field", "Receptive field of an output in its input", "pixels", axes_text, "object"),
     (
         "latency_ms",
-        "Native ms",
-        "Stored time of its convolutions on PyTorch's own path",
+        "Stored ms",
+        "Stored time of its convolutions on PyTorch's own path, or on the one that is proposed",
         "ms",
         ms_text,
         "Float64",
@@ -244,10 +189,17 @@ _MEASURED: Columns = (
     _number(
         "speedup",
         "Speedup",
-        "Old time over new: raced, else from stored times on PyTorch's own path",
+        "Old time over new: raced, else from stored times of PyTorch's own path, or of the proposed one",
         attrgetter("speedup"),
         ratio_text,
         keep=95,
+    ),
+    _words(
+        "disturbed",
+        "Unreliable",
+        "Whether the speedup is unreliable: other processes interrupted every sample of a time",
+        lambda one: one.disturbed,
+        dtype="bool",
     ),
 )
 _JUDGED: Columns = (
@@ -286,6 +238,16 @@ _JUDGED: Columns = (
         lambda line: line.best > 0,
         show=str,
         dtype="bool",
+    ),
+    Column(
+        "verdict",
+        "Verdict",
+        "Why Proposals.best chooses it, or why not",
+        lambda line: verdict_of(line) or None,
+        show=str,
+        dtype="str",
+        missing="",
+        keep=98,
     ),
 )
 
@@ -327,22 +289,17 @@ def _range(name: str, keep: float) -> Column[ProposalRow]:
     return replace(column, get=get, show=show, keep=keep)
 
 
-def _verdict(line: ProposalRow) -> str:
-    if line.best:
-        count = len(line.proposals)
-        said = _why_best(line.first, line.ratio)
-        return said if line.best == count else f"{said} ({line.best} of {count})"
-    objection = line.first.objection
-    return "" if objection is None else objection.partition(":")[0]
+def _marked(column: Column[ProposalRow], keep: float) -> Column[ProposalRow]:
+    """A column of a time, with ``~`` before one that is unreliable."""
 
+    def get(line: ProposalRow) -> tuple[Cell, Cell] | None:
+        value = column.get(line)
+        return None if value is None else (value, any(one.disturbed for one in line.proposals))
 
-def _why_best(one: Proposal, ratio: float | None) -> str:
-    """The criterion by which `best_of` chooses a proposal."""
-    if one.exact:
-        return "exact"
-    if one.error is None or (ratio is not None and one.macs_ratio > SLACK * ratio):
-        return "fewest MACs"
-    return "closest weights" if one.output_error is None else "closest outputs"
+    def show(both: tuple[Cell, Cell]) -> str:
+        return f"{UNRELIABLE_SIGN * bool(both[1])}{column.show(both[0])}"
+
+    return replace(column, get=get, show=show, keep=keep, reads_as_number=True)
 
 
 _SEEN = (
@@ -353,21 +310,14 @@ _SEEN = (
     _change("depth", "Depth", 20),
     _change("nonlinearities", "Non-lin.", 10),
     _change("receptive_field", "Field", 40),
-    _change("latency_ms", "Native ms", 50),
+    _change("latency_ms", "Stored ms", 50),
     _change("best_ms", "Best ms", 55),
     _change("raced_ms", "Raced ms", 84),
     # The last to go, but for the rule, where the terminal is narrow.
-    replace(_BY_NAME["speedup"], keep=103),
+    _marked(_BY_NAME["speedup"], 103),
     _range("weight_error", 101),
     _range("output_error", 102),
-    replace(
-        _BY_NAME["objection"],
-        name="verdict",
-        header="Verdict",
-        meaning="Why Proposals.best chooses it, or why it is not recommended",
-        get=_verdict,
-        keep=98,
-    ),
+    _BY_NAME["verdict"],
 )
 SEEN = tuple(column.name for column in _SEEN)
 """Names of the columns shown by default, as far as they have values."""

@@ -7,8 +7,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from archcost.latency.timing.thresholds import UNRELIABLE
 from archcost.report.notes import Explanations, explained, named
 from archcost.report.text import visible
+from archcost.rewriting.reports.wording import UNRELIABLE_SIGN
 
 if TYPE_CHECKING:
     from archcost.report.grid import Grid
@@ -157,7 +159,10 @@ def _verdicts(proposals: SurveyedModel) -> Explanations:
     ratio = proposals.ratio
     share = "" if ratio is None else f" at about {'half' if ratio == 0.5 else f'{ratio:.0%} of'} the MACs"
     closest = "outputs" if any(one.output_error is not None for one in proposals) else "weights"
-    said = f"the best for a layer is exact, has the closest {closest}{share}, or else the fewest MACs"
+    fewest = f"the closest {closest}{share}, or the fewest MACs where none has so few"
+    if all(one.exact or one.error is None for one in proposals):
+        fewest = "the fewest MACs"
+    said = f"the best for a layer is an exact one that saves MACs; else {fewest}; else one that is exact"
     return ((said, ("Verdict",)),)
 
 
@@ -175,14 +180,18 @@ def _times(proposals: SurveyedModel) -> str:
     stored = any(None not in (one.before.latency_ms, one.after.latency_ms) for one in proposals)
     if stored:
         said.append(
-            f"native and best are stored times of single convolutions, summed (archcost store list shows "
-            f"them; "
+            f"stored and best times are of single convolutions, summed (archcost store list shows them; "
             f"store=False or --store :memory: leaves them out): "
             f"{visible(proposals.device or 'this machine')}"
         )
     if not said:
         return (
             "not measured on this machine; Proposals.measured() or archcost propose --measure measures them"
+        )
+    doubtful = {one.name: None for one in proposals if one.disturbed}
+    if doubtful:
+        said.append(
+            f"{UNRELIABLE_SIGN} marks those of {named(list(doubtful), _FEW)}, {UNRELIABLE}: time them again"
         )
     left = sum(one.speedup is None for one in proposals)
     if left:

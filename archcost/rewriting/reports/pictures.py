@@ -8,17 +8,26 @@ from collections.abc import Hashable, Sequence
 from archcost.analysis.reports.analysis import listings
 from archcost.analysis.reports.compared import total_facts
 from archcost.analysis.reports.pictures import costly, facts, pictures
+from archcost.latency.reports.pictures import facts_of, pictures_of, with_inner
+from archcost.latency.timing.thresholds import UNRELIABLE
 from archcost.report.document import Listing, Page
 from archcost.report.page.parts import Fact, Measure, Pairs, Point
 from archcost.report.text import visible
-from archcost.report.units import percent_text, ratio_text
+from archcost.report.units import percent_text, ratio_text, si_text
 from archcost.rewriting.proposal import Proposal
-from archcost.rewriting.reports.columns import error_text, options_of
+from archcost.rewriting.reports.answer import change_of, measured_text, share_text, where_text
+from archcost.rewriting.reports.notes import RANDOM
+from archcost.rewriting.reports.wording import error_text, options_of
 from archcost.rewriting.results import RewrittenModel, SurveyedModel
 
 __all__ = ["page_of", "rewritten_page"]
 
 _MOST = 4
+_BEST = (
+    "The best proposal for each layer: an exact one that saves MACs, else the one with the smallest error, "
+    "or the fewest MACs where errors are not known."
+)
+_ORDER = "The largest change first."
 _COSTS = (
     ("MACs", "macs", "MACs"),
     ("Parameters", "params", "parameters"),
@@ -28,15 +37,23 @@ _COSTS = (
 
 def page_of(proposals: SurveyedModel, table: Listing) -> Page:
     """The page of Proposals: that of the Analysis, with what to change first."""
-    analysis, best, stored = proposals.analysis, proposals.best(), _stored(proposals)
-    drawn = _pairs(best, "What would change, layer by layer?") if best else None
+    analysis, best, timed = proposals.analysis, proposals.best(), proposals.timed
+    stored = _stored(proposals) if timed is None else []
+    known = facts(analysis) if timed is None else facts_of(timed, analysis)
+    shown = pictures(analysis, *stored) if timed is None else pictures_of(timed, analysis)
+    sides = ("as it is", "with the proposal")
+    drawn = _pairs(best, "What would change, layer by layer?", f"{_BEST} {_ORDER}", sides) if best else None
     unknown = "The errors of the proposals are not known: archcost report --weights FILE computes them"
+    is_unknown = any(one.error is None for one in best)
+    # Errors that are not known mean nothing whatever the weights.
+    untrained = bool(best) and proposals.random_weights and not is_unknown
     return Page(
-        warnings=[unknown] * any(one.error is None for one in best),
-        facts=[*facts(analysis), *_times(stored), *_gain(proposals, best)],
+        warnings=[*[unknown] * is_unknown, *[": ".join(RANDOM)] * untrained],
+        facts=[*known, *_times(stored), *_gain(proposals, best)],
         costly=costly(analysis),
         advice=_advice(proposals, best),
-        pictures=[*([drawn] if drawn else []), *pictures(analysis, *stored)],
+        lines=(),  # The answer is among the facts.
+        pictures=[*([drawn] if drawn else []), *shown],
         tables=[table, *listings(analysis)] if proposals else listings(analysis),
     )
 
@@ -44,16 +61,18 @@ def page_of(proposals: SurveyedModel, table: Listing) -> Page:
 def rewritten_page(rewritten: RewrittenModel, table: Listing) -> Page:
     """The page of a rewritten model: the totals before and after, and each new layer."""
     done = [one.proposal for one in rewritten.outcomes]
+    drawn = _pairs(done, "What changed, layer by layer?", _ORDER, ("before", "after"))
     found = total_facts(rewritten.before, rewritten.after)
     if rewritten.speed is not None:
         times = f"{rewritten.speed.old_ms:.3g} ms before, {rewritten.speed.new_ms:.3g} ms after"
+        times += f"; {UNRELIABLE}" * rewritten.speed.disturbed
         found.append(Fact("Measured", f"{ratio_text(rewritten.speed.speedup)} as fast", times))
     if rewritten.output_error is not None:
         error = error_text(rewritten.output_error)
         found.append(Fact("Output error", error, "max |new - old| / max |old|, on the inputs given"))
     return Page(
         facts=found,
-        pictures=[_pairs(done, "What changed, layer by layer?")] if done else [],
+        pictures=[drawn] * bool(done),
         tables=[table],
     )
 
@@ -70,13 +89,9 @@ def _stored(proposals: SurveyedModel) -> list[Measure]:
             own[one.name] = one
     if not own:
         return []
-    found: dict[str, float] = defaultdict(float)
-    for name, one in own.items():
-        within = [name, *(name[:at] for at, letter in enumerate(name) if letter == "."), *[""] * bool(name)]
-        for outer in within:
-            found[outer] += one.before.latency_ms or 0.0
     names = [cost.name for cost in proposals.analysis.modules]
-    return [Measure("Stored time", "ms", [found.get(name) for name in names])]
+    times = {name: one.before.latency_ms or 0.0 for name, one in own.items()}
+    return [Measure("Stored time", "ms", with_inner(times, names))]
 
 
 def _times(stored: Sequence[Measure]) -> list[Fact]:
@@ -87,23 +102,15 @@ def _times(stored: Sequence[Measure]) -> list[Fact]:
 def _gain(proposals: SurveyedModel, best: Sequence[Proposal]) -> list[Fact]:
     if not best:
         return []
-    total = proposals.analysis.total
-    macs, params = (
-        getattr(total, name) + sum(getattr(one.after, name) - getattr(one.before, name) for one in best)
-        for name in ("macs", "params")
-    )
-    layers = len({one.name for one in best})
-    said = f"in {layers} layer{'s' * (layers != 1)}"
-    if total.params:
-        said += f"; {ratio_text(params / total.params)} the parameters"
+    macs, params = (change_of(proposals, best, name) for name in ("macs", "params"))
+    layers = f"{len(best)} layer{'s' * (len(best) > 1)}"
+    said = [f"{share_text(*macs)}: {layers}", measured_text(best)]
+    if params[0]:
+        said.append(f"parameters {si_text(params[0])} → {si_text(params[1])}")
     if (error := _largest_error(best)) is not None:
-        said += f"; largest error {error_text(error)}"
-    timed = [one for one in best if one.race is not None]
-    if timed:
-        old, new = (sum(getattr(one.race, name) for one in timed) for name in ("old_ms", "new_ms"))
-        said += f"; measured here: {len(timed)} layers, {old:.3g} ms before, {new:.3g} ms after"
-    gain = f"{ratio_text(macs / total.macs)} the MACs" if total.macs else "-"
-    return [Fact("With the proposals", gain, said)]
+        said.append(f"largest error {error_text(error)}" if error else "the same outputs but for rounding")
+    text = " → ".join(map(si_text, dict.fromkeys(macs)))
+    return [Fact("With the proposals", f"{text} MACs", ", ".join(said))]
 
 
 def _largest_error(best: Sequence[Proposal]) -> float | None:
@@ -112,35 +119,52 @@ def _largest_error(best: Sequence[Proposal]) -> float | None:
 
 
 def _advice(proposals: SurveyedModel, best: Sequence[Proposal]) -> list[Point]:
-    """The best proposals that save most, those that are alike together, and how to have them."""
+    """The best proposals that save most, those that are alike together, and how to have them.
+
+    Before them what no proposal changes, where that has most of the cost.
+    """
     alike: dict[Hashable, list[Proposal]] = defaultdict(list)
     for one in best:
         alike[one.rule, one.shape, options_of(one) if one.rule != "merge" else ""].append(one)
     total = proposals.analysis.total.macs
     order = sorted(alike.values(), key=lambda same: -sum(one.before.macs - one.after.macs for one in same))
-    found = []
+    where = where_text(proposals)
+    found = [Point("Most of the cost is elsewhere", where)] if where else []
     for same in order[:_MOST]:
         first = same[0]
         saved = sum(one.before.macs - one.after.macs for one in same)
         head = f"{visible(first.name) or '(the model)'}" + f" and {len(same) - 1} like it" * (len(same) > 1)
         text = f"{visible(first.rule)} ({visible(options_of(first))}) in place of {visible(first.shape)}: "
-        text += f"{ratio_text(first.macs_ratio)} the MACs"
-        text += f", {percent_text(100 * saved / total)} % of the model's saved" * bool(total and saved > 0)
+        text += _saving(first, saved, total)
         if first.speedup is not None:
-            text += f", {ratio_text(first.speedup)} as fast here"
+            doubt = f" ({UNRELIABLE})" * any(one.disturbed for one in same)
+            text += f", {ratio_text(first.speedup)} as fast here{doubt}"
         error = _largest_error(same)
         text += "" if error is None else ", exact" if error == 0 else f", error {error_text(error)}"
+        notes = dict.fromkeys(one.replacement.note for one in same if one.replacement.note)
+        # The note of a layout has the times of a single layer.
+        text += "".join(f"; {visible(note)}" for note in notes if first.rule != "layout")
         found.append(Point(head, text, max(saved / total, 0) if total else None))
     rest = sum(map(len, order[_MOST:]))
     if rest:
         found.append(Point(f"and {rest} more", "in the table of proposals below"))
-    if found:
+    if order:
         text = "archcost rewrite SPEC makes the model with these layers, the weights carried over"
         found.append(Point("To have it", f"{text}; archcost propose SPEC --measure times them here"))
     return found
 
 
-def _pairs(chosen: Sequence[Proposal], title: str) -> Pairs:
+def _saving(one: Proposal, saved: int, total: int) -> str:
+    """The MACs that a layer, and all that are like it together, save of their own and of the model's."""
+    if one.after.macs == one.before.macs:
+        return "the same MACs"
+    if saved < 0 or not total:
+        return f"{ratio_text(one.macs_ratio)} its MACs"
+    own = percent_text(100 * (1 - one.macs_ratio))
+    return f"saves {own} % of its MACs, {percent_text(100 * saved / total)} % of the model's"
+
+
+def _pairs(chosen: Sequence[Proposal], title: str, about: str, sides: tuple[str, str]) -> Pairs:
     costs = [*_COSTS]
     if any(one.race is not None for one in chosen):
         costs.append(("Time", "", "ms"))
@@ -153,9 +177,8 @@ def _pairs(chosen: Sequence[Proposal], title: str) -> Pairs:
 
     return Pairs(
         title=title,
-        about="The best proposal for each layer: exact, else the one with the smallest error, or the fewest "
-        "MACs where errors are not known. The largest change first.",
-        sides=("as it is", "with the proposal"),
+        about=about,
+        sides=sides,
         names=[visible(one.name) or "(the model)" for one in chosen],
         remarks=[f"{visible(one.rule)}: {visible(options_of(one))}" for one in chosen],
         before=[Measure(name, unit, values("before", at)) for name, at, unit in costs],

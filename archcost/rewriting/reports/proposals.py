@@ -13,9 +13,10 @@ The schema of ``archcost.proposals/1``; a later version may add keys, a changed 
   (``params``,
   ``macs``, ``activation_bytes``, ``depth``, ``nonlinearities``, ``receptive_field``, ``latency_ms``,
   ``best_ms``), ``weight_error``, ``output_error``, ``race`` (null, or ``old_ms``, ``new_ms``, ``spread_ms``,
-  ``speedup``, ``device``, ``threads``); and also ``macs_ratio``, ``params_ratio``, ``macs_saved`` (in
-  % of the model's), ``speedup``, ``recommended``, ``objection`` (null where it is recommended) and ``best``
-  (whether `Proposals.best` chooses it).
+  ``speedup``, ``device``, ``threads``, ``disturbed``: whether other processes interrupted a time, which
+  ``before`` and ``after`` have of stored times); and also ``macs_ratio``, ``params_ratio``, ``macs_saved``
+  (in % of the model's), ``speedup``, ``recommended``, ``objection`` (null where it is recommended) and
+  ``best`` (whether `Proposals.best` chooses it).
 - ``skipped``: the skipped layers, a list of ``{"name", "type", "rule", "reason"}``; ``rule`` is null where
   every rule skips the layer.
 - ``advice``: a list of ``{"name", "text"}``.
@@ -39,10 +40,11 @@ from archcost.report.text import visible
 from archcost.report.units import ratio_text, si_text
 from archcost.report.values import Json
 from archcost.rewriting.proposal import Proposal, Skipped
-from archcost.rewriting.reports.answer import answer
-from archcost.rewriting.reports.columns import CHOSEN, COLUMNS, PEOPLE, SEEN, ProposalRow, error_text
+from archcost.rewriting.reports.answer import answers
+from archcost.rewriting.reports.columns import CHOSEN, COLUMNS, PEOPLE, SEEN
 from archcost.rewriting.reports.notes import RANDOM, footnotes_of, notes_of
 from archcost.rewriting.reports.pictures import page_of
+from archcost.rewriting.reports.wording import ProposalRow, error_text
 from archcost.rewriting.results import SurveyedModel
 
 __all__ = ["SCHEMA", "document_of", "skipped_records"]
@@ -54,7 +56,7 @@ _LARGEST = "macs_saved"
 _MOST = 20
 _ON_PAGE = (
     *("shape", "rule", "options", "macs_ratio", "params_ratio", "macs_saved", "weight_error"),
-    *("output_error", "speedup", "best"),
+    *("output_error", "speedup", "verdict"),
 )
 _EACH = "The best for each layer"
 
@@ -96,7 +98,7 @@ def document_of(proposals: SurveyedModel, asked: Asked) -> Document:
         tables=[data],
         shown=[first] if lines else [],
         record=partial(_record, proposals, asked, data),
-        lines=list(filter(None, [answer(proposals, chosen)])),
+        lines=answers(proposals, chosen),
         notes=partial(notes_of, proposals, chosen, asked.full),
         details=[rules, *([] if first is seen else [seen])] if lines else [],
         footnotes=partial(footnotes_of, proposals),

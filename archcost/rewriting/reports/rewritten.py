@@ -7,8 +7,8 @@ The schema of ``archcost.rewritten/1``; a later version may add keys, a changed 
 - ``before`` and ``after``: the totals of the old and the new model, as ``total`` there.
 - ``output_error``: max |new - old| / max |old| of the outputs on the inputs given; null where the model was
   changed in place.
-- ``speed``: null, or ``old_ms``, ``new_ms``, ``spread_ms``, ``speedup``, ``device`` and ``threads``: old and
-  new model timed in turns.
+- ``speed``: null, or ``old_ms``, ``new_ms``, ``spread_ms``, ``speedup``, ``device``, ``threads`` and
+  ``disturbed``: old and new model timed in turns, and whether other processes interrupted it.
 - ``outcomes``: a list, each new layer with every column of `COLUMNS` by its name, or those asked for.
 - ``skipped``: a list of ``{"name", "type", "rule", "reason"}``: layers that a rule skipped, or rewrote
   without fitting them to the data.
@@ -26,7 +26,7 @@ from archcost.analysis.reports.analysis import head, total_of
 from archcost.analysis.reports.columns import MODULE_COLUMNS
 from archcost.analysis.reports.notes import heading
 from archcost.analysis.reports.rows import Ledger
-from archcost.latency.timing.thresholds import NOISE
+from archcost.latency.timing.thresholds import NOISE, UNRELIABLE
 from archcost.report.columns import Look
 from archcost.report.document import Asked, Column, Document, Listing, Table, find, ordered
 from archcost.report.grid import Grid
@@ -35,10 +35,10 @@ from archcost.report.text import visible
 from archcost.report.units import ratio_text
 from archcost.report.values import Cell, Json
 from archcost.rewriting.reports import columns as of_proposals
-from archcost.rewriting.reports.columns import ProposalRow, error_text, ms_text
 from archcost.rewriting.reports.notes import skipped_notes
 from archcost.rewriting.reports.pictures import rewritten_page
 from archcost.rewriting.reports.proposals import skipped_records
+from archcost.rewriting.reports.wording import ProposalRow, error_text, ms_text
 from archcost.rewriting.results import RewrittenModel
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ _UNFITTED: Column[OutcomeRow] = Column(
     missing="",
 )
 COLUMNS: tuple[Column, ...] = (
-    *(one for one in of_proposals.COLUMNS if one.name != "best"),
+    *(one for one in of_proposals.COLUMNS if one.name not in ("best", "verdict")),
     *_OUTCOME,
     _UNFITTED,
 )
@@ -247,10 +247,11 @@ def _speed(speed: Raced) -> str:
         "; unreliable: rounds and medians disagree on which is faster, as on a busy machine: time them again"
         * _disagree(speed)
     )
+    doubt += f"; {UNRELIABLE}" * speed.disturbed
     threads = f"{speed.threads} thread{'s' * (speed.threads != 1)}"
     spread = "unknown" if speed.spread_ms is None else ms_text(speed.spread_ms)
     return (
-        f"{ratio_text(speed.speedup)}: {ms_text(speed.old_ms)} ms before, {ms_text(speed.new_ms)} ms after "
-        f"(spread {spread}), medians of old and new model run in turns; {threads}, "
+        f"{ratio_text(speed.speedup)} as fast: {ms_text(speed.old_ms)} ms before, {ms_text(speed.new_ms)} ms "
+        f"after (spread {spread}), medians of old and new model run in turns; {threads}, "
         f"{visible(speed.device)}{doubt}"
     )

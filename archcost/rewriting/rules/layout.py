@@ -9,13 +9,14 @@ from dataclasses import dataclass, replace
 import torch
 
 from archcost.errors import ArchcostError, Refusal, RewriteError
-from archcost.latency.convolutions import ConvTask, convolutions_of
+from archcost.latency.convolutions import ConvTask, convolutions_of, layout_of
 from archcost.latency.layers import verdict_of
 from archcost.latency.paths import PathTimes, is_rough
 from archcost.latency.store.fingerprint import fingerprint
 from archcost.latency.store.kinds import PATH
 from archcost.latency.store.measurement import Measurement
 from archcost.latency.store.store import Store
+from archcost.latency.timing.thresholds import UNRELIABLE
 from archcost.merging.chain import Conv
 from archcost.paths.registry import get
 from archcost.rewriting.replacement import Replacement
@@ -85,6 +86,8 @@ class Faster:
     """Time of all calls of a forward pass."""
     error: float
     """Largest max |y - exact| / max |exact| of all calls, as measured."""
+    disturbed: bool = False
+    """Whether a time is unreliable, because other processes interrupted its samples."""
 
 
 class _Times:
@@ -125,7 +128,7 @@ def faster(subject: Subject) -> list[Faster] | Refusal:
         task = times.tasks.get(op.index)
         rows = [] if task is None else times.found.get(task, [])
         tables.append({(one.key.path, one.key.layout): one for one in rows if _usable(one)})
-    here = ("native", _layout_of(subject))
+    here = ("native", layout_of(subject.ops[0].args[0]))
     if any(here not in table for table in tables):
         return Refusal(NOT_MEASURED)
     found = [one for one in _candidates(tables, here) if one.new_s < one.old_s]
@@ -143,7 +146,8 @@ def _candidates(tables: list[dict[tuple[str, str], Measurement]], here: tuple[st
         if not all(_is_faster(table[way], table[here]) for table in tables):
             continue
         error = max(table[way].error or 0.0 for table in tables)
-        one = Faster(*way, old, sum(table[way].median_s for table in tables), error)
+        disturbed = any(table[which].disturbed for table in tables for which in (way, here))
+        one = Faster(*way, old, sum(table[way].median_s for table in tables), error, disturbed)
         if way[1] == here[1]:
             same.append(one)
         elif way[0] == "native":
@@ -167,22 +171,13 @@ def _usable(one: Measurement) -> bool:
     return exact and not is_rough(one)
 
 
-def _layout_of(subject: Subject) -> str:
-    """The memory layout of the input of the first call."""
-    x = subject.ops[0].args[0]
-    order = sorted(range(len(x.shape)), key=lambda axis: (-x.stride[axis], axis))
-    several = [axis for axis in order if x.shape[axis] > 1]
-    last = len(x.shape) > 3 and several and several[-1] == 1 and x.shape[1] > 1
-    return "channels_last" if last and x.stride[1] == 1 else "contiguous"
-
-
 def _note(subject: Subject, path: str, layout: str) -> str:
     found = faster(subject)
     for one in () if isinstance(found, Refusal) else found:
         if (one.path, one.layout) == (path, layout):
             took = f"{1e3 * one.old_s:.3g} ms before, {1e3 * one.new_s:.3g} ms after, measured alone"
             off = "" if path == "native" else f", relative error {one.error:.0e}"
-            return f"{took}, its input in {layout}{off}"
+            return f"{took}, its input in {layout}{off}" + f"; {UNRELIABLE}" * one.disturbed
     return "not measured to be faster on this machine"
 
 

@@ -1,0 +1,161 @@
+"""Choose how each layer runs, by the times of its variants as steps of small programs on this machine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import replace
+from itertools import count
+from math import inf
+
+import torch
+from torch import Tensor
+
+from archcost.engine.graph import Edits, Graph, Node, Value
+from archcost.engine.operators import Convolution, InvertedResidual
+from archcost.engine.program import Program
+from archcost.kernels.packing import winograd_tiles
+
+__all__ = ["Chosen", "Times", "choose", "variants"]
+
+Variant = tuple[str, tuple[Node, ...]]
+"""A name, and nodes that compute what the original does from the same inputs."""
+Times = dict[tuple[Hashable, str], float]
+"""Seconds by the key of a layer and the name of a variant."""
+Chosen = dict[Hashable, str]
+"""The name of the fastest variant by the key of a layer."""
+
+# Runs of each variant: the least is taken, since noise only adds.
+_RUNS = 3
+# A variant this many times as slow as the best one so far is run once.
+_HOPELESS = 1.25
+# A later variant must be this much faster than an earlier one.
+_GAIN = 1.03
+# As much as the last level of many caches: weights come from memory, as they do in a network.
+_FLUSHED_FLOATS = 8 << 20
+# Weights smaller than this stay in the caches from one pass of a network to the next.
+_FEW_WEIGHTS = 1 << 18
+
+
+def variants(node: Node) -> list[Variant]:
+    """The ways to compute a node; the first one is always possible."""
+    operator = node.operator
+    if isinstance(operator, Convolution):
+        return [("direct", (node,)), *_tiled(node, operator)]
+    if isinstance(operator, InvertedResidual) and operator.project is not None:
+        return [("fused", (node,)), ("apart", tuple(_apart(node, operator)))]
+    return []
+
+
+def _tiled(node: Node, layer: Convolution) -> Iterator[Variant]:
+    """Winograd, where the kernel is dense and its steps are 1."""
+    taps = (layer.weight.shape[2], layer.weight.shape[3])
+    plain = layer.groups == 1 and layer.stride == (1, 1) and layer.dilation == (1, 1) and max(taps) > 1
+    if not plain or layer.before is not None or layer.gated or layer.sources is not None:
+        return
+    if layer.weight.shape[1] < 8 or min(min(side) for side in layer.padding) < 0:
+        return
+    for tile in winograd_tiles(taps):
+        yield str(tile), (replace(node, operator=replace(layer, tile=tile)),)
+
+
+def _apart(node: Node, operator: InvertedResidual) -> Iterator[Node]:
+    x, *rest = node.inputs
+    for layer in (operator.expand, operator.depthwise):
+        if layer is not None:
+            rows, columns = (
+                (size + sum(side) - taps) // step + 1
+                for size, side, taps, step in zip(
+                    *(x.shape[2:], layer.padding, layer.weight.shape[2:], layer.stride), strict=True
+                )
+            )
+            made = Value((x.shape[0], layer.weight.shape[0], rows, columns))
+            yield Node(layer, (x,), made, node.modules)
+            x = made
+    assert operator.project is not None
+    yield Node(operator.project, (x, *rest), node.output, node.modules)
+
+
+def choose(
+    graph: Graph,
+    *,
+    known: Times | None = None,
+    allowed: Callable[[str], bool] = lambda name: True,
+    deadline: float = inf,
+    isa: str | None = None,
+) -> tuple[Graph, Chosen]:
+    """The graph with the fastest variant of each layer, and which these are.
+
+    Args:
+        graph: after all passes.
+        known: times measured before; new ones are added.
+        allowed: whether a variant may be taken, by its name.
+        deadline: of `time.perf_counter`; layers that are not reached keep their first variant.
+        isa: the instruction set of the kernels.
+    """
+    times: Times = {} if known is None else known
+    edits, chosen = Edits(graph), Chosen()
+    for node in edits.nodes():
+        found = [one for one in variants(node) if allowed(one[0])]
+        if len(found) < 2:
+            continue
+        key = _key(node)
+        best, least = found[0], inf
+        for name, nodes in found:
+            if (key, name) not in times and time.perf_counter() < deadline:
+                times[key, name] = _seconds(node, nodes, least, isa)
+            if times.get((key, name), inf) * _GAIN < least:
+                best, least = (name, nodes), times[key, name]
+        chosen[key] = best[0]
+        edits.replace([node], best[1])
+    return edits.done(), chosen
+
+
+def _key(node: Node) -> Hashable:
+    """Layers with equal keys take equally long."""
+    operator = node.operator
+    layers: Sequence[Convolution | None] = (operator,) if isinstance(operator, Convolution) else ()
+    if isinstance(operator, InvertedResidual):
+        layers = (operator.expand, operator.depthwise, operator.project)
+    described = tuple(
+        None
+        if one is None
+        else (
+            *(tuple(one.weight.shape), one.stride, one.padding, one.dilation, one.groups, one.adds),
+            *(one.activation.kind, one.before is not None, one.gated, one.sources is not None),
+        )
+        for one in layers
+    )
+    return (*described, node.inputs[0].shape)
+
+
+def _seconds(node: Node, nodes: Sequence[Node], beat: float, isa: str | None) -> float:
+    """The least time of a variant's steps, its input freshly written and large weights not in the caches."""
+    inputs = tuple(dict.fromkeys(node.inputs))
+    program = Program(Graph(tuple(nodes), inputs, (node.output,)), isa, packed=False)
+    ours = [
+        step.node in nodes or step.node.operator in [one.operator for one in nodes] for step in program.steps
+    ]
+    given = [torch.rand(value.shape) for value in inputs]
+    cold = program.weights_bytes > 4 * _FEW_WEIGHTS
+    least = inf
+    for run in count():
+        if cold:
+            _flush()
+        taken: list[float] = []
+        program(given, taken)
+        if run:
+            least = min(least, sum(one for one, mine in zip(taken, ours, strict=True) if mine))
+        if run == _RUNS or (run and least > _HOPELESS * beat):
+            return least
+    raise AssertionError("counts without end")
+
+
+_flushed: list[Tensor] = []
+
+
+def _flush() -> None:
+    """Push what there is out of the caches."""
+    if not _flushed:
+        _flushed.append(torch.ones(_FLUSHED_FLOATS))
+    _flushed[0].add_(1.0)

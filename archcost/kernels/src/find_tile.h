@@ -1,0 +1,14 @@
+// The tile transforms by the numbers that the outside names them with.
+#pragma once
+
+#include "tile_transform.h"
+
+namespace archcost {
+
+// A tile is named by a family and two numbers: Winograd's by its place in the list, Fourier's by size and taps.
+enum Family { kWinograd = 0, kFourier = 1 };
+
+// nullptr where there is none.
+const TileTransform* find_tile(long family, long first, long second);
+
+}  // namespace archcost
