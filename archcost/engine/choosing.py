@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import count
 from math import inf
@@ -17,13 +17,13 @@ from archcost.engine.program import Program
 from archcost.kernels.packing import winograd_tiles
 from archcost.kernels.tensors import loaded
 
-__all__ = ["Chosen", "Times", "choose", "variants"]
+__all__ = ["Chosen", "Times", "applied", "choose", "variants"]
 
 Variant = tuple[str, tuple[Node, ...]]
 """A name, and nodes that compute what the original does from the same inputs."""
-Times = dict[tuple[Hashable, str], float]
+Times = dict[tuple[str, str], float]
 """Seconds by the key of a layer and the name of a variant."""
-Chosen = dict[Hashable, str]
+Chosen = dict[str, str]
 """The name of the fastest variant by the key of a layer."""
 
 # Taps in a row of which Fourier transforms may pay.
@@ -126,7 +126,18 @@ def choose(
     return edits.done(), chosen
 
 
-def _key(node: Node) -> Hashable:
+def applied(graph: Graph, chosen: Mapping[str, str]) -> Graph:
+    """The graph with variants that were chosen before; other layers keep their first one."""
+    edits = Edits(graph)
+    for node in edits.nodes():
+        if (name := chosen.get(_key(node))) is not None:
+            for other, nodes in variants(node):
+                if other == name:
+                    edits.replace([node], nodes)
+    return edits.done()
+
+
+def _key(node: Node) -> str:
     """Layers with equal keys take equally long."""
     operator = node.operator
     layers: Sequence[Convolution | None] = (operator,) if isinstance(operator, Convolution) else ()
@@ -141,7 +152,7 @@ def _key(node: Node) -> Hashable:
         )
         for one in layers
     )
-    return (*described, node.inputs[0].shape)
+    return repr((*described, node.inputs[0].shape))
 
 
 def _seconds(node: Node, nodes: Sequence[Node], beat: float, isa: str | None) -> float:

@@ -10,7 +10,7 @@ import threading
 import types
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from archcost.engine.binding import Arguments, Outputs
+from archcost.engine.choosing import applied
 from archcost.engine.graph import Graph
 from archcost.engine.passes import fused
 from archcost.engine.program import Program
@@ -50,6 +51,8 @@ class Recipe:
     trace: Trace
     arguments: Arguments
     outputs: Outputs
+    chosen: Mapping[str, str] = field(default_factory=dict)
+    """The variant of each layer, by its key."""
 
     @classmethod
     def of(cls, model: nn.Module, call: Call, trace: Trace, example: Any) -> tuple[Recipe, Graph]:
@@ -179,7 +182,7 @@ class Engine:
         if recipe is None or pending is None or _kinds(model) != self._kinds:
             return None
         try:
-            program = made(recipe.read(_state(model)))
+            program = made(recipe.read(_state(model)), recipe.chosen)
         except Exception as error:  # the original still can
             self.reason = f"the program could not be made with other weights: {one_line(error)}"
             return None
@@ -199,11 +202,11 @@ class Engine:
         return Weights(model, found) if all(type(one) is nn.Parameter for one in registered) else None
 
 
-def made(graph: Graph) -> Program:
-    """The program of a graph."""
+def made(graph: Graph, chosen: Mapping[str, str]) -> Program:
+    """The program of a graph, with the variants that were chosen for its layers."""
     # What is made in inference mode could not be used outside it.
     with torch.inference_mode(False), torch.no_grad():
-        return Program(fused(graph))
+        return Program(applied(fused(graph), chosen))
 
 
 class Accelerated(nn.Module):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar, cast
 
 import torch
@@ -49,6 +49,8 @@ class Saved:
     """Names and classes of the model's modules."""
     state: dict[str, tuple[int, ...]]
     """Shapes of its parameters and buffers."""
+    chosen: dict[str, str]
+    """The variant of each layer, by its key."""
     acceleration: Acceleration
 
 
@@ -66,7 +68,7 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
     call = map_tensors(recipe.arguments.example(), _described)  # type: ignore[arg-type]
     machine = fingerprint()
     saving.save(
-        Saved(machine.hash, str(machine), call, *_architecture(model), acceleration),
+        Saved(machine.hash, str(machine), call, *_architecture(model), dict(recipe.chosen), acceleration),
         path,
     )
 
@@ -106,7 +108,8 @@ def load_accelerated(path: str | os.PathLike[str], model: Model) -> Model:
         recipe, graph = Recipe.of(work, call, trace, outputs)
     except Refused as error:
         raise ModelError(f"no program can be made of it now: {error}") from error
-    engine = Engine(work, recipe, made(graph))
+    recipe = replace(recipe, chosen=kept.chosen)
+    engine = Engine(work, recipe, made(graph, kept.chosen))
     engine.acceleration = kept.acceleration
     fast = accelerated(work, engine)
     off = worst_error(outputs_of(fast, call), outputs_of(work, call))
