@@ -159,7 +159,7 @@ class PoolArguments(Structure):
 
 
 class Map(Structure):
-    """ArchcostMap of src/reduce.h."""
+    """ArchcostMap of src/squeeze.h."""
 
     _fields_ = [
         (name, c_int64)
@@ -168,7 +168,7 @@ class Map(Structure):
 
 
 class GlobalPoolArguments(Structure):
-    """ArchcostGlobalPool of src/reduce.h."""
+    """ArchcostGlobalPool of src/squeeze.h."""
 
     _fields_ = [
         ("input", Map),
@@ -179,7 +179,7 @@ class GlobalPoolArguments(Structure):
 
 
 class SqueezeArguments(Structure):
-    """ArchcostSqueeze of src/reduce.h."""
+    """ArchcostSqueeze of src/squeeze.h."""
 
     _fields_ = [
         ("input", Map),
