@@ -32,7 +32,9 @@ _LONG_ROW = 9
 _RUNS = 3
 # A variant this many times as slow as the best one so far is run once.
 _HOPELESS = 1.25
-# A later variant must be this much faster than an earlier one.
+# Even the first run, with all that it has to fetch, is no longer than that where a variant may be the best.
+_MUCH_SLOWER = 1.6
+# The noise of the least time.
 _GAIN = 1.03
 # As much as the last level of many caches: weights come from memory, as they do in a network.
 _FLUSHED_FLOATS = 8 << 20
@@ -115,12 +117,13 @@ def choose(
         if len(found) < 2:
             continue
         key = _key(node)
-        best, least = found[0], inf
-        for name, nodes in found:
+        least = inf
+        for name, nodes in reversed(found):  # the largest tiles are most often the fastest: others stop early
             if (key, name) not in times and time.perf_counter() < deadline:
                 times[key, name] = _seconds(node, nodes, least, isa)
-            if times.get((key, name), inf) * _GAIN < least:
-                best, least = (name, nodes), times[key, name]
+            least = min(least, times.get((key, name), inf))
+        # The first that is not slower beyond the noise: what comes later is less exact, or more steps.
+        best = next((one for one in found if times.get((key, one[0]), inf) <= _GAIN * least), found[0])
         chosen[key] = best[0]
         edits.replace([node], best[1])
     return edits.done(), chosen
@@ -170,10 +173,11 @@ def _seconds(node: Node, nodes: Sequence[Node], beat: float, isa: str | None) ->
             _flush()
         taken: list[float] = []
         program(given, taken)
+        seconds = sum(one for one, mine in zip(taken, ours, strict=True) if mine)
         if run:
-            least = min(least, sum(one for one, mine in zip(taken, ours, strict=True) if mine))
-        if run == _RUNS or (run and least > _HOPELESS * beat):
-            return least
+            least = min(least, seconds)
+        if run == _RUNS or (run and least > _HOPELESS * beat) or seconds > _MUCH_SLOWER * beat:
+            return min(least, seconds)
     raise AssertionError("counts without end")
 
 
