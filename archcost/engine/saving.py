@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar, cast
 
 import torch
 from torch import nn
 
 from archcost.engine.acceleration import Acceleration
-from archcost.engine.module import Accelerated, Engine, Recipe, accelerated, made, original
+from archcost.engine.choosing import Times
+from archcost.engine.module import Accelerated, Engine, Recipe, accelerated, original
 from archcost.engine.reading.registry import Refused
 from archcost.errors import ModelError, SpecError
 from archcost.latency.store.fingerprint import fingerprint
@@ -49,6 +50,10 @@ class Saved:
     """Names and classes of the model's modules."""
     state: dict[str, tuple[int, ...]]
     """Shapes of its parameters and buffers."""
+    times: Times
+    """Seconds of the variants of layers, by which they are chosen."""
+    banned: frozenset[str]
+    """Variants that are not exact enough."""
     acceleration: Acceleration
 
 
@@ -66,7 +71,10 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
     call = map_tensors(recipe.arguments.example(), _described)  # type: ignore[arg-type]
     machine = fingerprint()
     saving.save(
-        Saved(machine.hash, str(machine), call, *_architecture(model), acceleration),
+        Saved(
+            *(machine.hash, str(machine), call, *_architecture(model)),
+            *(recipe.times, recipe.banned, acceleration),
+        ),
         path,
     )
 
@@ -106,7 +114,8 @@ def load_accelerated(path: str | os.PathLike[str], model: Model) -> Model:
         recipe, graph = Recipe.of(work, call, trace, outputs)
     except Refused as error:
         raise ModelError(f"no program can be made of it now: {error}") from error
-    engine = Engine(work, recipe, made(graph))
+    recipe = replace(recipe, times=kept.times, banned=kept.banned)
+    engine = Engine(work, recipe, recipe.made(graph)[0])
     engine.acceleration = kept.acceleration
     fast = accelerated(work, engine)
     off = worst_error(outputs_of(fast, call), outputs_of(work, call))

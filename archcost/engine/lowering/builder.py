@@ -121,9 +121,7 @@ class Builder:
 
     def pack(self, where: Callable[[Held], int], *, empty: bool = False) -> Tensor:
         """All weights, packed; zeros where ``empty``."""
-        memory = (torch.zeros if empty else torch.empty)(
-            self.weights_floats + ALIGNMENT, dtype=torch.float32
-        )
+        memory = (torch.zeros if empty else torch.empty)(self.weights_floats + ALIGNMENT, dtype=torch.float32)
         skip = -memory.data_ptr() % (4 * ALIGNMENT) // 4
         memory = memory[skip:]
         self.library.archcost_prefer_huge_pages(memory.data_ptr(), 4 * self.weights_floats)
