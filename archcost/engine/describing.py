@@ -69,7 +69,7 @@ def step_times(
             StepTime(
                 modules=tuple(dict.fromkeys(node.modules)),
                 operator=words_for(node),
-                kernel=step.kernel.replace("_", " ") if isinstance(step, NativeStep) else "PyTorch",
+                kernel=_kernel(step) if isinstance(step, NativeStep) else "PyTorch",
                 shape=node.output.shape,
                 as_is_ms=sum(before) if before else None,
                 ms=ms,
@@ -90,6 +90,11 @@ def step_times(
         share=100 * outside / accelerated_ms,
     )
     return (*rows, rest)
+
+
+def _kernel(step: NativeStep) -> str:
+    tile = getattr(step.node.operator, "tile", None)
+    return step.kernel.replace("_", " ") if tile is None else f"Winograd {tile}"
 
 
 def words_for(node: Node) -> str:

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
+from math import inf
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from archcost.engine.binding import Arguments, Outputs
-from archcost.engine.choosing import applied
+from archcost.engine.choosing import Chosen, Times, choose
 from archcost.engine.graph import Graph
 from archcost.engine.passes import fused
 from archcost.engine.program import Program
@@ -51,8 +52,10 @@ class Recipe:
     trace: Trace
     arguments: Arguments
     outputs: Outputs
-    chosen: Mapping[str, str] = field(default_factory=dict)
-    """The variant of each layer, by its key."""
+    times: Times = field(default_factory=dict)
+    """Seconds of the variants of layers, by which they are chosen."""
+    banned: frozenset[str] = frozenset()
+    """Variants that are not exact enough."""
 
     @classmethod
     def of(cls, model: nn.Module, call: Call, trace: Trace, example: Any) -> tuple[Recipe, Graph]:
@@ -75,9 +78,26 @@ class Recipe:
         forward = type(model).forward
         return cls(trace, Arguments(call, trace, forward), Outputs(example, graph)), graph
 
-    def read(self, state: Mapping[str, Tensor]) -> Graph:
-        """The graph with other weights."""
-        return read(self.trace, _laid_out(self.trace, state))
+    def again(self, state: Mapping[str, Tensor]) -> Program:
+        """The program with other weights."""
+        return self.made(read(self.trace, _laid_out(self.trace, state)))[0]
+
+    def made(self, graph: Graph, deadline: float = -inf) -> tuple[Program, Chosen]:
+        """The program of the graph, and which variants it has.
+
+        Args:
+            graph: as it was read.
+            deadline: of `time.perf_counter`: until then variants are timed whose time is not known.
+        """
+        # What is made in inference mode could not be used outside it.
+        with torch.inference_mode(False), torch.no_grad():
+            graph, chosen = choose(
+                fused(graph),
+                known=self.times,
+                allowed=lambda name: name not in self.banned,
+                deadline=deadline,
+            )
+            return Program(graph), chosen
 
     def names(self) -> list[str]:
         """The parameters and buffers that the program is made of."""
@@ -182,7 +202,7 @@ class Engine:
         if recipe is None or pending is None or _kinds(model) != self._kinds:
             return None
         try:
-            program = made(recipe.read(_state(model)), recipe.chosen)
+            program = recipe.again(_state(model))
         except Exception as error:  # the original still can
             self.reason = f"the program could not be made with other weights: {one_line(error)}"
             return None
@@ -200,13 +220,6 @@ class Engine:
             return None
         registered = [one for part in model.modules() for one in part._parameters.values() if one is not None]
         return Weights(model, found) if all(type(one) is nn.Parameter for one in registered) else None
-
-
-def made(graph: Graph, chosen: Mapping[str, str]) -> Program:
-    """The program of a graph, with the variants that were chosen for its layers."""
-    # What is made in inference mode could not be used outside it.
-    with torch.inference_mode(False), torch.no_grad():
-        return Program(applied(fused(graph), chosen))
 
 
 class Accelerated(nn.Module):

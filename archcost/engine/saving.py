@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from archcost.engine.acceleration import Acceleration
-from archcost.engine.module import Accelerated, Engine, Recipe, accelerated, made, original
+from archcost.engine.choosing import Times
+from archcost.engine.module import Accelerated, Engine, Recipe, accelerated, original
 from archcost.engine.reading.registry import Refused
 from archcost.errors import ModelError, SpecError
 from archcost.latency.store.fingerprint import fingerprint
@@ -49,8 +50,10 @@ class Saved:
     """Names and classes of the model's modules."""
     state: dict[str, tuple[int, ...]]
     """Shapes of its parameters and buffers."""
-    chosen: dict[str, str]
-    """The variant of each layer, by its key."""
+    times: Times
+    """Seconds of the variants of layers, by which they are chosen."""
+    banned: frozenset[str]
+    """Variants that are not exact enough."""
     acceleration: Acceleration
 
 
@@ -68,7 +71,10 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
     call = map_tensors(recipe.arguments.example(), _described)  # type: ignore[arg-type]
     machine = fingerprint()
     saving.save(
-        Saved(machine.hash, str(machine), call, *_architecture(model), dict(recipe.chosen), acceleration),
+        Saved(
+            *(machine.hash, str(machine), call, *_architecture(model)),
+            *(recipe.times, recipe.banned, acceleration),
+        ),
         path,
     )
 
@@ -108,8 +114,8 @@ def load_accelerated(path: str | os.PathLike[str], model: Model) -> Model:
         recipe, graph = Recipe.of(work, call, trace, outputs)
     except Refused as error:
         raise ModelError(f"no program can be made of it now: {error}") from error
-    recipe = replace(recipe, chosen=kept.chosen)
-    engine = Engine(work, recipe, made(graph, kept.chosen))
+    recipe = replace(recipe, times=kept.times, banned=kept.banned)
+    engine = Engine(work, recipe, recipe.made(graph)[0])
     engine.acceleration = kept.acceleration
     fast = accelerated(work, engine)
     off = worst_error(outputs_of(fast, call), outputs_of(work, call))

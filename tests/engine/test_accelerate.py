@@ -8,7 +8,10 @@ from torch import nn
 
 from archcost import kernels
 from archcost.engine import accelerate as module
+from archcost.engine import choosing
 from archcost.engine.accelerate import accelerate
+from archcost.engine.module import Recipe
+from archcost.engine.program import Program
 from archcost.engine.saving import load_accelerated, save
 from archcost.errors import ArchcostError, InputError, ModelError, SpecError
 from archcost.latency.store.fingerprint import fingerprint
@@ -190,25 +193,37 @@ def test_without_kernels_the_model_comes_back_with_the_reason(told):
 def test_outputs_that_are_off_are_refused(told, monkeypatch):
     fast = accelerate(net(), X, tolerance=1e-12)
     assert fast.acceleration.changed, "no more is asked of it than twice the original's error"
-    real = module.made
-
-    def wrong(graph):
-        program = real(graph)
-        monkeypatch.setattr(
-            type(program), "__call__", lambda self, inputs, times=None: [torch.ones(2, 5)], raising=True
-        )
-        return program
-
-    monkeypatch.setattr(module, "made", wrong)
+    monkeypatch.setattr(Program, "__call__", lambda self, inputs, times=None: [torch.ones(2, 5)])
     assert "its outputs would be off by" in accelerate(net(), X).acceleration.reason
 
 
 @needs_kernels
+def test_variants_that_are_not_exact_enough_are_left_out(told, monkeypatch, tmp_path):
+    """Timed by the test: the larger the tile, the faster."""
+
+    def seconds(node, nodes, beat, isa):
+        operator = nodes[0].operator
+        return 1.0 - 0.1 * max(operator.tile.outputs) if getattr(operator, "tile", None) else 1.0
+
+    monkeypatch.setattr(choosing, "_seconds", seconds)
+    loose, tight = (accelerate(net(), X, tolerance=tolerance) for tolerance in (1e-3, 1e-12))
+    assert not loose._archcost_engine.recipe.banned
+    assert any(step.kernel.startswith("Winograd F") for step in loose.acceleration.steps)
+    recipe = tight._archcost_engine.recipe
+    assert recipe.banned or tight.acceleration.error <= 2 * tight.acceleration.original_error
+    loose.save(tmp_path / "net.archcost")
+    again = load_accelerated(tmp_path / "net.archcost", net())
+    assert again._archcost_engine.recipe.times == loose._archcost_engine.recipe.times
+    kernels_of = [[step.kernel for step in one._archcost_engine.program.steps] for one in (again, loose)]
+    assert kernels_of[0] == kernels_of[1]
+
+
+@needs_kernels
 def test_an_engine_that_fails_leaves_the_model_as_it_was(told, monkeypatch):
-    def fails(graph):
+    def fails(*_):
         raise KeyError("a bug")
 
-    monkeypatch.setattr(module, "made", fails)
+    monkeypatch.setattr(Recipe, "made", fails)
     fast = accelerate(net(), X)
     assert fast.acceleration.reason == "no program could be made of it: KeyError: 'a bug'"
 

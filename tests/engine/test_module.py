@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from archcost import kernels
-from archcost.engine.module import Accelerated, Engine, Recipe, accelerated, made, original
+from archcost.engine.module import Accelerated, Engine, Recipe, accelerated, original
 from archcost.engine.reading.registry import Refused
 from archcost.trace.call import Call
 from archcost.trace.hints import traced
@@ -31,7 +31,7 @@ def fast_of(model, *args, **kwargs):
     with torch.no_grad():
         returned = model(*call.args, **call.kwargs)
     recipe, graph = Recipe.of(model, call, trace, returned)
-    return accelerated(model, Engine(model, recipe, made(graph)))
+    return accelerated(model, Engine(model, recipe, recipe.made(graph)[0]))
 
 
 @pytest.fixture
