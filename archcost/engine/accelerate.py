@@ -15,7 +15,6 @@ import torch
 from torch import nn
 
 from archcost.engine.acceleration import Acceleration
-from archcost.engine.compiling import compiled
 from archcost.engine.describing import step_seconds, step_times
 from archcost.engine.graph import Graph
 from archcost.engine.module import Accelerated, Engine, Recipe, accelerated, original

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import count
 from math import inf
@@ -17,7 +17,7 @@ from archcost.engine.program import Program
 from archcost.kernels.packing import winograd_tiles
 from archcost.kernels.tensors import loaded
 
-__all__ = ["Chosen", "Times", "applied", "choose", "variants"]
+__all__ = ["Chosen", "Times", "choose", "variants"]
 
 Variant = tuple[str, tuple[Node, ...]]
 """A name, and nodes that compute what the original does from the same inputs."""
@@ -127,17 +127,6 @@ def choose(
         chosen[key] = best[0]
         edits.replace([node], best[1])
     return edits.done(), chosen
-
-
-def applied(graph: Graph, chosen: Mapping[str, str]) -> Graph:
-    """The graph with variants that were chosen before; other layers keep their first one."""
-    edits = Edits(graph)
-    for node in edits.nodes():
-        if (name := chosen.get(_key(node))) is not None:
-            for other, nodes in variants(node):
-                if other == name:
-                    edits.replace([node], nodes)
-    return edits.done()
 
 
 def _key(node: Node) -> str:
