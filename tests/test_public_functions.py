@@ -127,7 +127,7 @@ FUNCTIONS = {
     ),
     "rewrite": lambda m: str(archcost.rewrite(m, of(m), rules=["bottleneck"], **QUICK)),
     "accelerate": lambda m: str(
-        archcost.accelerate(m, of(m), seconds=0.05, paths=["im2col"], progress=False).acceleration
+        archcost.accelerate(m, of(m), seconds=0.05, store=False, progress=False).acceleration
     ),
     "plot.growth": lambda m: archcost.plot.growth(m, input_size=(1, 3, 12, 12)),
 }
