@@ -1,4 +1,4 @@
-"""Views, slices and in-place writes are read as values that are assigned once; inputs and outputs as they come."""
+"""Views, slices and writes in place are read as values assigned once; inputs and outputs as they come."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from archcost.engine.evaluate import evaluate
-from helpers.engine import Model, assert_read, calls, graph_of
+from helpers.graphs import Model, assert_read, calls, graph_of
 
 X, TOKENS = (2, 6, 9, 11), (2, 5, 8)
 

@@ -9,7 +9,7 @@ from archcost.engine.passes import fused
 from archcost.engine.reading.reader import read
 from archcost.engine.reading.registry import Refused
 from archcost.trace.hints import traced
-from helpers.engine import Model, graph_of, operators
+from helpers.graphs import Model, graph_of, operators
 
 X = (2, 6, 9, 11)
 OUTSIDE = torch.randn(6, 1, 1)

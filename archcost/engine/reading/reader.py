@@ -233,13 +233,12 @@ class Reader:
         args = tuple(slotted(item) for item in op.args)
         kwargs = {key: slotted(item) for key, item in op.kwargs.items() if key != "device"}
         several = len(op.outputs) > 1 or _returns_list(op)
-        calls = [
-            TorchCall(op.name, args, kwargs, index if several else None) for index in range(len(op.outputs))
-        ]
-        return tuple(
-            self.add(call, *places, shape=ref.shape, dtype=ref.dtype)
-            for call, ref in zip(calls, op.outputs, strict=True)
-        )
+
+        def result(index: int, ref: TensorRef) -> Value:
+            call = TorchCall(op.name, args, kwargs, index if several else None)
+            return self.add(call, *places, shape=ref.shape, dtype=ref.dtype)
+
+        return tuple(result(index, ref) for index, ref in enumerate(op.outputs))
 
 
 def _takes_the_same(name: str, other: str) -> bool:
