@@ -165,7 +165,8 @@ class _Memory:
 
     def __init__(self, program: Program, library: ctypes.CDLL) -> None:
         count = program.arena_floats
-        whole = torch.empty(count + ALIGNMENT)
+        with torch.inference_mode(False):  # what is made inside of it could not be written to outside
+            whole = torch.empty(count + ALIGNMENT, dtype=torch.float32)
         skip = -whole.data_ptr() % (4 * ALIGNMENT) // 4
         self.arena = whole[skip : skip + count]
         library.archcost_prefer_huge_pages(self.arena.data_ptr(), 4 * count)

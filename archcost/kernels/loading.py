@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from ctypes import POINTER, Structure, c_char_p, c_float, c_int, c_int64, c_void_p
+from ctypes import POINTER, Structure, c_char_p, c_float, c_int, c_int64, c_uint64, c_void_p
 from pathlib import Path
 
 from archcost.errors import ArchcostError
@@ -95,6 +95,8 @@ _FUNCTIONS = {
     "archcost_release_scratch": (None, []),
     "archcost_prefer_huge_pages": (None, [c_void_p, c_int64]),
     "archcost_lanes": (c_int64, []),
+    "archcost_fingerprint": (c_uint64, [POINTER(c_void_p), c_int64]),
+    "archcost_prefetch": (None, [POINTER(c_void_p), c_int64]),
     "archcost_multiply_add": (c_int64, [c_int64, c_int64]),
     "archcost_read": (c_int64, [c_void_p, c_int64, c_int64, c_int64]),
     "archcost_run": (c_int, [POINTER(Step), c_int64, POINTER(c_void_p), c_int64, POINTER(c_int64)]),
@@ -114,6 +116,8 @@ _FUNCTIONS |= {
     "archcost_linear_pack": (None, [c_int64, c_int64, c_int64, c_void_p, c_void_p, c_void_p]),
     "archcost_inverted_residual_packed_floats": (c_int64, [c_int64, c_int64]),
     "archcost_inverted_residual_pack": (None, [c_int64, c_int64, c_void_p, c_void_p]),
+    "archcost_grouped_packed_floats": (c_int64, [c_void_p, c_int64, c_int64]),
+    "archcost_grouped_pack": (None, [c_void_p, c_int64, c_int64, c_void_p, c_void_p]),
     "archcost_squeeze_packed_floats": (c_int64, [c_int64, c_int64]),
     "archcost_squeeze_pack": (None, [c_int64, c_int64, *[c_void_p] * 5]),
     "archcost_direct_pack": (None, [POINTER(c_int64), c_int64, c_int64, c_int64, c_void_p, c_void_p]),

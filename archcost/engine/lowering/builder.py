@@ -99,7 +99,7 @@ class Builder:
         count = max(values.numel(), padded or 0)
 
         def write(address: int) -> None:
-            whole = torch.zeros(count)
+            whole = torch.zeros(count, dtype=torch.float32)
             whole[: values.numel()] = values
             ctypes.memmove(address, whole.data_ptr(), 4 * count)
 
@@ -121,7 +121,7 @@ class Builder:
 
     def pack(self, where: Callable[[Held], int], *, empty: bool = False) -> Tensor:
         """All weights, packed; zeros where ``empty``."""
-        memory = (torch.zeros if empty else torch.empty)(self.weights_floats + ALIGNMENT)
+        memory = (torch.zeros if empty else torch.empty)(self.weights_floats + ALIGNMENT, dtype=torch.float32)
         skip = -memory.data_ptr() % (4 * ALIGNMENT) // 4
         memory = memory[skip:]
         self.library.archcost_prefer_huge_pages(memory.data_ptr(), 4 * self.weights_floats)

@@ -1,0 +1,387 @@
+"""Accelerated: a model that runs a program where it may, and its own modules otherwise."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+import os
+import threading
+import types
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from itertools import chain
+from math import inf
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+
+from archcost.engine.binding import Arguments, Outputs
+from archcost.engine.choosing import Chosen, Times, choose
+from archcost.engine.graph import Graph
+from archcost.engine.passes import fused
+from archcost.engine.program import Program
+from archcost.engine.reading.reader import read
+from archcost.engine.reading.registry import Refused
+from archcost.engine.watch import Structure, Weights
+from archcost.errors import ModelError, one_line
+from archcost.kernels.loading import why_not
+from archcost.trace.call import Call
+from archcost.trace.graph import Trace
+from archcost.trace.modules import named_state, walk
+
+if TYPE_CHECKING:
+    from archcost.engine.acceleration import Acceleration
+
+__all__ = ["Accelerated", "Engine", "Recipe", "accelerated", "original"]
+
+_is_compiling: Callable[[], bool] = torch.compiler.is_compiling
+_records: Callable[[], bool] = torch.is_grad_enabled
+_wants: Callable[[Tensor], bool] = attrgetter("requires_grad")
+_has_global_hooks: Callable[[], bool] = nn.modules.module._has_any_global_hook
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything of a program but the weights: it can be pickled, and the program made again."""
+
+    trace: Trace
+    arguments: Arguments
+    outputs: Outputs
+    times: Times = field(default_factory=dict)
+    """Seconds of the variants of layers, by which they are chosen."""
+    banned: frozenset[str] = frozenset()
+    """Variants that are not exact enough."""
+
+    @classmethod
+    def of(cls, model: nn.Module, call: Call, trace: Trace, example: Any) -> tuple[Recipe, Graph]:
+        """With the graph of the model as it is now.
+
+        Args:
+            model: in evaluation mode.
+            call: the call that was traced.
+            trace: the trace.
+            example: what the model returned for that call.
+
+        Raises:
+            Refused: no program can be made of it.
+        """
+        if trace.failed is not None:
+            raise Refused("its forward raises")
+        graph = read(trace, _laid_out(trace, _state(model)))
+        if not graph.nodes:
+            raise Refused("it computes nothing")
+        forward = type(model).forward
+        return cls(trace, Arguments(call, trace, forward), Outputs(example, graph)), graph
+
+    def again(self, state: Mapping[str, Tensor]) -> Program:
+        """The program with other weights."""
+        return self.made(read(self.trace, _laid_out(self.trace, state)))[0]
+
+    def made(self, graph: Graph, deadline: float = -inf) -> tuple[Program, Chosen]:
+        """The program of the graph, and which variants it has.
+
+        Args:
+            graph: as it was read.
+            deadline: of `time.perf_counter`: until then variants are timed whose time is not known.
+        """
+        # What is made in inference mode could not be used outside it.
+        with torch.inference_mode(False), torch.no_grad():
+            graph, chosen = choose(
+                fused(graph),
+                known=self.times,
+                allowed=lambda name: name not in self.banned,
+                deadline=deadline,
+            )
+            return Program(graph), chosen
+
+    def names(self) -> list[str]:
+        """The parameters and buffers that the program is made of."""
+        used = {ref.storage for op in self.trace.ops for ref in op.tensors()}
+        kept = (self.trace.storages[index] for index in sorted(used))
+        return [one.name for one in kept if one.origin in ("parameter", "buffer") and one.name is not None]
+
+
+class Engine:
+    """The program of one model, made anew when its weights have changed."""
+
+    def __init__(
+        self, model: nn.Module, recipe: Recipe | None, program: Program | None, reason: str | None = None
+    ) -> None:
+        if recipe is not None and reason is None and (why := why_not()) is not None:
+            reason = f"the compiled kernels cannot be used: {why}"  # where it was unpickled
+        self.recipe, self.program, self.reason = recipe, program, reason
+        """Why the model's own modules run, whatever the call; None where the program may."""
+        self.acceleration: Acceleration | None = None
+        self._lock = threading.Lock()
+        self._structure = None if recipe is None or reason is not None else Structure(model)
+        self._weights = self._pending = None if self._structure is None else self._weights_of(model)
+        self._kinds = _kinds(model)
+
+    def tensors(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor] | None:
+        """The tensors of a call that the program may do; None where the model's own modules have to run."""
+        recipe, structure = self.recipe, self._structure
+        if recipe is None or structure is None or self.reason is not None or _looked_on():
+            return None
+        found = recipe.arguments.tensors(args, kwargs)
+        if found is None:
+            return None
+        weights, records = self._weights, _records()
+        if records:
+            frozen = weights is not None and not weights.want_gradients()
+            if any(map(_wants, found)) or not (frozen or not any(map(_wants, model.parameters()))):
+                return None
+        if not structure.holds():
+            return None
+        if self.program is None or weights is None or not weights.hold():
+            weights = self._renewed(model)
+            if weights is None or (records and weights.want_gradients()):
+                return None
+        return found
+
+    def run(self, given: list[Tensor]) -> Any:
+        """The model's outputs for the tensors of a call, by the program."""
+        recipe, program = self.recipe, self.program
+        assert recipe is not None
+        if program is None:
+            raise RuntimeError("the weights have changed meanwhile")
+        made = program([x if x.is_contiguous() else x.contiguous() for x in given])
+        return recipe.outputs.filled(made, given)
+
+    def why_not(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
+        """Why the model's own modules would run a call, here and now; None where the program does."""
+        if self.recipe is None or self._structure is None or self.reason is not None:
+            return self.reason or "there is no program for it"
+        if _is_compiling() or _looked_on():
+            return "a compiler, tracer, autocast, vmap, mode or global hook looks on"
+        given = self.recipe.arguments.tensors(args, kwargs)
+        if given is None:
+            return "the arguments are not like those that the program was made for: shapes, dtypes, structure"
+        if _records() and any(x.requires_grad for x in chain(given, model.parameters())):
+            return "gradients are recorded: call it under torch.inference_mode() or torch.no_grad()"
+        if (changed := self._structure.changed()) is not None:
+            return changed
+        if self.tensors(model, args, kwargs) is None:
+            return "weights have changed: the program is made anew at the second call with the same ones"
+        return None
+
+    def refresh(self, model: nn.Module) -> None:
+        """Make the program anew from the weights as they are now."""
+        if self._structure is None:
+            return
+        with self._lock:
+            self.program = self._weights = None
+            self._pending = self._weights_of(model)
+            self._renew(model)
+
+    def stopped(self) -> str | None:
+        """Why the program of a copy may not run: attributes have changed since it was made."""
+        return self.reason or (None if self._structure is None else self._structure.changed())
+
+    def _renewed(self, model: nn.Module) -> Weights | None:
+        """Make the program anew at the second call with the same weights; None at the first.
+
+        At the first, PyTorch's modules are faster than making a program: weights may change again at once,
+        as in training, moving averages and ``functional_call``.
+        """
+        with self._lock:
+            if self.program is not None and self._weights is not None and self._weights.hold():
+                return self._weights  # another thread did it
+            self.program = self._weights = None
+            if self._pending is None or not self._pending.hold():
+                self._pending = self._weights_of(model)
+                return None
+            return self._renew(model)
+
+    def _renew(self, model: nn.Module) -> Weights | None:
+        recipe, pending = self.recipe, self._pending
+        if recipe is None or pending is None or _kinds(model) != self._kinds:
+            return None
+        try:
+            program = recipe.again(_state(model))
+        except Exception as error:  # the original still can
+            self.reason = f"the program could not be made with other weights: {one_line(error)}"
+            return None
+        if not pending.hold():
+            return None
+        self.program, self._weights = program, pending
+        return pending
+
+    def _weights_of(self, model: nn.Module) -> Weights | None:
+        """None where they are not PyTorch's ordinary parameters and buffers on the CPU."""
+        assert self.recipe is not None
+        state = _state(model)
+        found = {name: state[name] for name in self.recipe.names() if name in state}
+        if len(found) < len(self.recipe.names()) or not all(map(Weights.ordinary, found.values())):
+            return None
+        registered = [one for part in model.modules() for one in part._parameters.values() if one is not None]
+        return Weights(model, found) if all(type(one) is nn.Parameter for one in registered) else None
+
+
+class Accelerated(nn.Module):
+    """A model that runs a program where it may, and its own modules otherwise.
+
+    Each is of a class of its own, derived from this one and from the model's, and shares the model's
+    ``__dict__``: it has the same attributes, weights, submodules and hooks, and what is changed in one is
+    changed in the other.
+    """
+
+    __slots__ = ("_archcost_engine",)
+    _archcost_engine: Engine
+
+    @property
+    def acceleration(self) -> Acceleration:
+        """What `archcost.accelerate` did and found."""
+        found = self._archcost_engine.acceleration
+        if found is None:
+            raise AttributeError("acceleration")
+        return found
+
+    def refresh(self) -> None:
+        """Make the program anew, after writes that cannot be seen: to a few elements, through ``.data``."""
+        self._archcost_engine.refresh(self)
+
+    def why_not(self, *args: Any, **kwargs: Any) -> str | None:
+        """Why the model's own modules would run this call, here and now; None where the program does."""
+        return self._archcost_engine.why_not(self, args, kwargs)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Keep what was chosen in a file of JSON, for `archcost.load_accelerated`; weights are not in it."""
+        from archcost.engine.saving import save
+
+        save(self, path)
+
+    def __reduce_ex__(self, protocol: object) -> tuple[Any, ...]:
+        engine = self._archcost_engine
+        return _again, (_alone(self), engine.recipe, engine.stopped(), engine.acceleration)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Accelerated:
+        again, parts = self.__reduce_ex__(4)
+        twin: Accelerated = again(copy.deepcopy(parts[0], memo), *parts[1:])
+        memo[id(self)] = twin
+        return twin
+
+
+def accelerated(model: nn.Module, engine: Engine) -> Accelerated:
+    """A module that shares everything with a model, and runs the engine's program.
+
+    Raises:
+        ModelError: the model's class does not let others derive from it.
+    """
+    kind = type(model)
+    try:
+        found: Accelerated = object.__new__(_class_of(kind))  # type: ignore[arg-type]
+    except TypeError as error:
+        raise ModelError(f"accelerate derives a class from {kind.__name__}, which fails: {error}") from error
+    object.__setattr__(found, "__dict__", vars(model))
+    object.__setattr__(found, "_archcost_engine", engine)
+    return found
+
+
+def original(model: nn.Module) -> nn.Module:
+    """The model itself, of its own class; it shares everything with the accelerated one."""
+    if not isinstance(model, Accelerated):
+        return model
+    found: nn.Module = object.__new__(type(model).__mro__[2])
+    object.__setattr__(found, "__dict__", vars(model))
+    return found
+
+
+def _alone(model: Accelerated) -> nn.Module:
+    """As `original`, with a ``__dict__`` of its own."""
+    found: nn.Module = object.__new__(type(model).__mro__[2])
+    vars(found).update(vars(model))
+    return found
+
+
+def _again(
+    model: nn.Module, recipe: Recipe | None, stopped: str | None, acceleration: Acceleration | None
+) -> Accelerated:
+    """After copying or unpickling: the program is made at the first call."""
+    engine = Engine(model, recipe, None, stopped)
+    engine.acceleration = acceleration
+    return accelerated(model, engine)
+
+
+@functools.cache
+def _class_of(kind: type[nn.Module]) -> type[Accelerated]:
+    plain = kind.forward
+
+    @functools.wraps(plain)
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if _is_compiling():
+            return plain(self, *args, **kwargs)
+        try:
+            engine: Engine = self._archcost_engine
+        except AttributeError:  # a copy made past `copy`
+            return plain(self, *args, **kwargs)
+        given = engine.tensors(self, args, kwargs)
+        if given is None:
+            return plain(self, *args, **kwargs)
+        try:
+            return engine.run(given)
+        except Exception as error:
+            warnings.warn(
+                f"the program of {kind.__name__} failed, its own modules run: {one_line(error)}", stacklevel=2
+            )
+            return plain(self, *args, **kwargs)
+
+    # The model's own methods of the same names, which its code may call, come first.
+    own = {
+        name: inspect.getattr_static(kind, name)
+        for name in ("acceleration", "refresh", "why_not", "save")
+        if hasattr(kind, name)
+    }
+    body = {
+        "__slots__": (),
+        "__module__": kind.__module__,
+        "__doc__": kind.__doc__,
+        "forward": forward,
+        **own,
+    }
+    found: type[Accelerated] = types.new_class(
+        f"Accelerated{kind.__name__}", (Accelerated, kind), exec_body=lambda space: space.update(body)
+    )
+    return found
+
+
+def _looked_on() -> bool:
+    """Whether anybody records or changes operations: tracers, modes, autocast, vmap, global hooks."""
+    return bool(
+        torch._C._is_any_autocast_enabled()
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._len_torch_function_stack()
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or torch._C._is_tracing()
+        or forward_ad._current_level >= 0
+        or _has_global_hooks()
+    )
+
+
+def _state(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by the names of the Trace."""
+    return {f"{owner}.{key}" if owner else key: tensor for owner, _, key, tensor in named_state(walk(model))}
+
+
+def _kinds(model: nn.Module) -> dict[str, object]:
+    return {name: (tensor.shape, tensor.dtype) for name, tensor in _state(model).items()}
+
+
+def _laid_out(trace: Trace, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state as it lay in memory when it was traced: a reader goes by the trace's strides and offsets."""
+    found = {name: tensor.detach() for name, tensor in state.items()}
+    for op in trace.ops:
+        for ref in op.tensors():
+            name = trace.storages[ref.storage].name
+            tensor = found.get(name) if name is not None else None
+            if name is None or tensor is None or tensor.shape != ref.shape:
+                continue
+            if (tensor.stride(), tensor.storage_offset()) != (ref.stride, ref.offset):
+                if ref.offset:
+                    raise Refused(f"{name} is a part of a larger block of memory")
+                found[name] = torch.empty_strided(ref.shape, ref.stride, dtype=tensor.dtype).copy_(tensor)
+    return found

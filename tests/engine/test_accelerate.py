@@ -1,0 +1,325 @@
+"""accelerate: a program where it is faster and exact, the model as it was elsewhere; what is said of it."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from archcost import kernels
+from archcost.engine import accelerate as module
+from archcost.engine import choosing
+from archcost.engine.accelerate import accelerate
+from archcost.engine.module import Recipe
+from archcost.engine.program import Program
+from archcost.engine.saving import load_accelerated, save
+from archcost.errors import ArchcostError, InputError, ModelError, SpecError
+from archcost.latency.store.fingerprint import fingerprint
+from archcost.latency.timing.clock import Timing
+from archcost.report.saving import load_result
+from helpers.engine import Net, X, close, net
+
+needs_kernels = pytest.mark.skipif(kernels.isa() is None, reason="no compiled kernels")
+
+
+def timing(name, seconds, good=5):
+    return Timing(name, (seconds,) * good, (seconds,) * good, tuple(range(good)), 1, 25 - good, False, 0)
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """No clock: the program takes what the test says, the original 2 ms."""
+    said = {"seconds": 1e-3, "good": 5}
+
+    def in_turns(model, fast, asked, deadline):
+        return {
+            "original": timing("original", 2e-3, said["good"]),
+            "accelerated": timing("accelerated", said["seconds"], said["good"]),
+        }
+
+    def own(model, asked, seconds, original_ms):
+        return {name: original_ms / 10 for name, _ in model.named_modules()}
+
+    monkeypatch.setattr(module, "_in_turns", in_turns)
+    monkeypatch.setattr(module, "_own_ms", own)
+    return said
+
+
+@needs_kernels
+def test_the_model_is_not_touched_and_its_outputs_are_the_same(told):
+    model = net()
+    attributes, state = dict(vars(model)), {key: one.clone() for key, one in model.state_dict().items()}
+    fast = accelerate(model, X)
+    with torch.inference_mode():
+        assert fast.why_not(X) is None
+        assert close(fast(X), model(X))
+    assert vars(model) == attributes
+    assert type(model) is Net
+    assert all(torch.equal(one, state[key]) for key, one in model.state_dict().items())
+    assert not any(part.training for part in fast.modules())
+
+
+@needs_kernels
+def test_rows_add_up_to_the_whole(told):
+    found = accelerate(net(), X).acceleration
+    assert found.changed
+    assert found.ratio.median == 2.0
+    assert sum(step.ms for step in found.steps) == pytest.approx(found.accelerated_ms)
+    assert sum(step.as_is_ms or 0 for step in found.steps) == pytest.approx(found.original_ms)
+    assert sum(step.share for step in found.steps) == pytest.approx(100)
+    first = found.steps[1] if found.steps[0].modules == () else found.steps[0]
+    assert first.name.startswith("conv1 + bn1")
+    assert first.operator == "convolution 3x3 + ReLU"
+    assert first.shape == (2, 16, 12, 12)
+    assert found.error < 1e-5
+    assert found.reference == "original in float64"
+    assert found.batch == 2
+    assert found.weights_bytes > 4 * 16 * 4 * 9
+    assert found.arena_bytes >= 4 * 2 * 16 * 12 * 12
+
+
+@needs_kernels
+def test_a_report_in_every_format(told, tmp_path):
+    found = accelerate(net(), X, threads=1).acceleration
+    assert found.to_text().startswith("Net  1 thread, float32, batch 2\n2.00x (")
+    assert "of working memory for each thread that calls it" in found.to_text()
+    assert "call it under torch.inference_mode() or torch.no_grad()" in found.to_text()
+    assert list(found.to_pandas()["operator"])[-1] == "(the rest)"
+    record = json.loads(found.to_json())
+    assert record["schema"] == "archcost.acceleration/2"
+    assert record["steps"][0].keys() >= {"modules", "operator", "kernel", "shape", "ms", "as_is_ms"}
+    found.save(tmp_path / "found")
+    assert load_result(tmp_path / "found") == found
+
+
+@needs_kernels
+def test_calls_of_pytorch_are_named_with_their_share(told):
+    class Rolled(nn.Conv2d):
+        def forward(self, x):
+            return torch.cumsum(super().forward(x), 2)
+
+    found = accelerate(Rolled(4, 8, 3).eval(), X).acceleration
+    assert [step.operator for step in found.steps if step.kernel == "PyTorch"] == ["cumsum"]
+    assert found.pytorch_share > 0
+    assert "of the time in calls of PyTorch: cumsum" in found.to_text()
+
+
+@needs_kernels
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ({"seconds": 1.99e-3}, "the program gains no more than the noise"),
+        ({"seconds": 4e-3}, "the program gains no more than the noise"),
+        ({"good": 4}, "fewer than 5 pairs of passes were timed"),
+    ],
+)
+def test_the_model_comes_back_as_it_was_where_nothing_is_gained(told, said, reason):
+    told |= said
+    model = net()
+    fast = accelerate(model, X)
+    assert not fast.acceleration.changed
+    assert reason in fast.acceleration.to_text()
+    with torch.no_grad():
+        assert reason in fast.why_not(X)
+        assert torch.equal(fast(X), model(X))
+
+
+class Random(nn.Conv2d):
+    def forward(self, x):
+        return super().forward(x) + torch.rand(1)
+
+
+class Counts(nn.Conv2d):
+    calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        return super().forward(x)
+
+
+class Decides(nn.Conv2d):
+    def forward(self, x):
+        y = super().forward(x)
+        return y if y.sum() > 0 else -y
+
+
+class Moving(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(4, 8, 3)
+        self.register_buffer("mean", torch.zeros(1))
+
+    def forward(self, x):
+        self.mean.add_(x.mean())
+        return self.conv(x)
+
+
+def hooked():
+    model = net()
+    model.conv1.register_forward_hook(lambda *_: None)
+    return model
+
+
+@needs_kernels
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        (lambda: Random(4, 8, 3), "draws random numbers"),
+        (lambda: Counts(4, 8, 3), "its forward changes its attributes: the model: calls has changed"),
+        (lambda: Decides(4, 8, 3), "values decide what is computed"),
+        (Moving, "changes mean"),
+        (hooked, "conv1 has hooks"),
+        (lambda: nn.Conv2d(4, 8, 3).double(), "convolution computes in torch.float64"),
+    ],
+)
+def test_what_a_program_cannot_do_is_left_as_it_was(told, model, reason):
+    model = model().eval()
+    x = X.to(next(model.parameters()).dtype)
+    fast = accelerate(model, x)
+    assert reason in fast.acceleration.reason
+    assert fast(x).shape[1] in (5, 8)
+    assert (
+        all(not buffer.any() for name, buffer in model.named_buffers() if name == "mean") or fast.mean.any()
+    )
+
+
+def test_without_kernels_the_model_comes_back_with_the_reason(told):
+    with kernels.disabled():
+        fast = accelerate(net(), X)
+    assert "the compiled kernels cannot be used" in fast.acceleration.reason
+
+
+@needs_kernels
+def test_outputs_that_are_off_are_refused(told, monkeypatch):
+    fast = accelerate(net(), X, tolerance=1e-12)
+    assert fast.acceleration.changed, "no more is asked of it than twice the original's error"
+    monkeypatch.setattr(Program, "__call__", lambda self, inputs, times=None: [torch.ones(2, 5)])
+    assert "its outputs would be off by" in accelerate(net(), X).acceleration.reason
+
+
+@needs_kernels
+def test_variants_that_are_not_exact_enough_are_left_out(told, monkeypatch, tmp_path):
+    """Timed by the test: the larger the tile, the faster."""
+
+    def seconds(node, nodes, beat, isa):
+        operator = nodes[0].operator
+        return 1.0 - 0.1 * max(operator.tile.outputs) if getattr(operator, "tile", None) else 1.0
+
+    monkeypatch.setattr(choosing, "_seconds", seconds)
+    loose, tight = (accelerate(net(), X, tolerance=tolerance) for tolerance in (1e-3, 1e-12))
+    assert not loose._archcost_engine.recipe.banned
+    assert any(step.kernel.startswith("Winograd F") for step in loose.acceleration.steps)
+    recipe = tight._archcost_engine.recipe
+    assert recipe.banned or tight.acceleration.error <= 2 * tight.acceleration.original_error
+    loose.save(tmp_path / "net.archcost")
+    again = load_accelerated(tmp_path / "net.archcost", net())
+    assert again._archcost_engine.recipe.times == loose._archcost_engine.recipe.times
+    kernels_of = [[step.kernel for step in one._archcost_engine.program.steps] for one in (again, loose)]
+    assert kernels_of[0] == kernels_of[1]
+
+
+@needs_kernels
+def test_an_engine_that_fails_leaves_the_model_as_it_was(told, monkeypatch):
+    def fails(*_):
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(Recipe, "made", fails)
+    fast = accelerate(net(), X)
+    assert fast.acceleration.reason == "no program could be made of it: KeyError: 'a bug'"
+
+
+@needs_kernels
+def test_an_accelerated_model_can_be_accelerated_again(told):
+    fast = accelerate(accelerate(net(), X), X[:1])
+    assert type(fast).__mro__.count(Net) == 1
+    with torch.no_grad():
+        assert fast.why_not(X[:1]) is None
+        assert fast.why_not(X) is not None
+
+
+# Arguments
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "said"),
+    [
+        ({"tolerance": 0}, InputError, "tolerance must be a number above 0"),
+        ({"seconds": -1}, InputError, "seconds must be a number above 0"),
+        ({"threads": 0}, InputError, "threads must be a whole number"),
+        ({"weights": "w.pt"}, SpecError, "weights goes with a SPEC"),
+    ],
+)
+def test_arguments_are_looked_at(options, error, said):
+    with pytest.raises(error, match=said):
+        accelerate(net(), X, **options)
+
+
+def test_models_that_cannot_be_accelerated_say_what_to_do():
+    with pytest.raises(ModelError, match=r"call model\.eval\(\) first"):
+        accelerate(net().train(), X)
+    with pytest.raises(InputError, match=r"expected a torch\.nn\.Module, got a Tensor"):
+        accelerate(X, X)
+    with pytest.raises(ArchcostError, match="conv1"):
+        accelerate(net(), torch.randn(1, 3, 12, 12))
+    with pytest.raises(ModelError, match=r"accelerate model\._orig_mod"):
+        accelerate(torch.compile(net()), X)
+
+
+@needs_kernels
+def test_inputs_are_inferred_and_said(told):
+    fast = accelerate(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).eval())
+    assert "input size 1x3x224x224 assumed: the first layer, 0 (Conv2d)" in fast.acceleration.notes[0]
+    fast = accelerate(nn.Sequential(nn.Conv2d(3, 4, 3)).eval(), input_size=(2, 3, 16, 16))
+    with torch.no_grad():
+        assert fast.why_not(torch.rand(2, 3, 16, 16)) is None
+
+
+@needs_kernels
+def test_for_real_with_threads_as_they_were():
+    model, threads = net(), torch.get_num_threads()
+    fast = accelerate(model, X, seconds=2.0, threads=1, store=False)
+    assert torch.get_num_threads() == threads
+    assert fast.acceleration.threads == 1
+    assert fast.acceleration.original_ms > 0
+    with torch.no_grad():
+        assert close(fast(X), model(X))
+
+
+# Files
+
+
+@needs_kernels
+def test_what_was_chosen_is_saved_and_loaded_for_other_weights(told, tmp_path):
+    fast = accelerate(net(), X)
+    fast.save(tmp_path / "net.archcost")
+    other = net()
+    other.fc.weight.data.mul_(2)
+    again = load_accelerated(tmp_path / "net.archcost", other)
+    assert str(again.acceleration) == str(fast.acceleration)
+    with torch.inference_mode():
+        assert again.why_not(X) is None
+        assert close(again(X), other(X))
+
+
+@needs_kernels
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda text: text.replace(fingerprint().hash, "0"), "was made on another machine"),
+        (lambda text: text.replace('"Linear"', '"Conv2d"'), "another model: fc was Conv2d, and is Linear"),
+        (lambda text: text.replace("archcost.saved", "another"), "is not a saved result"),
+    ],
+)
+def test_a_file_for_another_machine_or_model_is_refused(told, tmp_path, change, said):
+    path = tmp_path / "net.archcost"
+    accelerate(net(), X).save(path)
+    path.write_text(change(path.read_text()))
+    with pytest.raises(SpecError, match=said):
+        load_accelerated(path, net())
+    with pytest.raises(SpecError, match="cannot be read"):
+        load_accelerated(tmp_path / "none", net())
+
+
+def test_a_model_without_a_program_is_not_saved(tmp_path):
+    with pytest.raises(SpecError, match="this model has no program"):
+        save(net(), tmp_path / "net.archcost")
