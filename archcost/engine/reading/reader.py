@@ -90,8 +90,17 @@ class Reader:
     def graph(self) -> Graph:
         for op in self._trace.ops:
             self._read(op)
-        outputs = tuple(self.value(ref) for ref in refs(self._trace.outputs))
+        stored = {self.value(ref): ref.storage for ref in refs(self._trace.inputs)}
+        outputs = tuple(self._returned(ref, stored) for ref in refs(self._trace.outputs))
         return Graph(tuple(self._nodes), tuple(self._inputs), outputs, self._trace.outputs)
+
+    def _returned(self, ref: TensorRef, stored: dict[Value, int]) -> Value:
+        """An output; where the model returns a copy it is one."""
+        value = self.value(ref)
+        if stored.setdefault(value, ref.storage) == ref.storage:
+            return value
+        copy = TorchCall("aten.clone.default", (Slot(0),))  # type: ignore[arg-type]
+        return self.add(copy, value, shape=value.shape, dtype=value.dtype)
 
     def add(
         self, operator: Operator, *inputs: Value, shape: Sequence[int], dtype: torch.dtype | None = None
