@@ -165,7 +165,6 @@ REFUSED = {
     ("differentiates", "measure"): "its forward pass raised RuntimeError: element 0 of tensors",
     ("differentiates", "measured"): "the model's own forward failed",
     ("differentiates", "rewrite"): "the model's own forward failed",
-    ("differentiates", "accelerate"): "the model's own forward failed",
     ("infers", "effective_field"): "no gradient flows from its output to the input",
     ("by function", "effective_field"): r"of the model \(max_pool2d_with_indices\), is made inside a forward",
 }
