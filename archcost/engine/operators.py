@@ -22,6 +22,7 @@ __all__ = [
     "Affine",
     "Attention",
     "Channels",
+    "Concatenate",
     "Convolution",
     "Elementwise",
     "Interpolate",
@@ -256,6 +257,16 @@ def runs_of(sources: Sequence[tuple[int, int]]) -> list[tuple[int, int, int]]:
         else:
             runs.append([source, channel, 1])
     return [(source, first, count) for source, first, count in runs]
+
+
+@dataclass(frozen=True)
+class Concatenate:
+    """Tensors one behind the other along a dimension."""
+
+    dim: int
+
+    def reference(self, *inputs: Tensor) -> Tensor:
+        return torch.cat(inputs, self.dim)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ __all__ = [
     "AffineArguments",
     "AttentionArguments",
     "ConversionArguments",
+    "CopyArguments",
     "DepthwiseArguments",
     "DirectArguments",
     "ElementwiseArguments",
@@ -283,6 +284,12 @@ class GroupedArguments(Structure):
         *((name, c_int64) for name in ("pad_top", "pad_left", "groups")),
         ("activation", ActivationArguments),
     ]
+
+
+class CopyArguments(Structure):
+    """ArchcostCopy of src/copy.h."""
+
+    _fields_ = [(name, c_int64 * 6) for name in ("sizes", "in_strides", "out_strides")]
 
 
 MOST_SOURCES = 16

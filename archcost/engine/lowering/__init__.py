@@ -6,6 +6,7 @@ from archcost.engine.forms import Form, in_forms
 from archcost.engine.graph import Graph
 from archcost.engine.lowering import (  # noqa: F401
     convolutions,
+    copies,
     elementwise,
     layouts,
     products,

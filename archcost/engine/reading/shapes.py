@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from archcost.engine.graph import Value
-from archcost.engine.operators import Channels, Permute, Reshape, Slice
+from archcost.engine.operators import Channels, Concatenate, Permute, Reshape, Slice
 from archcost.engine.reading.registry import reads
 
 if TYPE_CHECKING:
@@ -85,8 +85,12 @@ def permute(reader: Reader, given: Arguments) -> Value:
 @reads("aten.cat")
 def concatenate(reader: Reader, given: Arguments) -> Value | None:
     tensors = [value for value in given["tensors"] if value.shape != (0,)]
-    if len(given.shape) != 4 or given["dim"] % 4 != 1 or not given.shape[1]:
+    if not all(given.shape) or len({value.dtype for value in tensors}) > 1:
         return None
+    if len(given.shape) != 4 or given["dim"] % 4 != 1:
+        dim = given["dim"] % len(given.shape)
+        dtype = given.op.outputs[0].dtype
+        return reader.add(Concatenate(dim), *tensors, shape=given.shape, dtype=dtype)
     sources = tuple((i, channel) for i, value in enumerate(tensors) for channel in range(value.shape[1]))
     return reader.add(Channels(sources), *tensors, shape=given.shape)
 
