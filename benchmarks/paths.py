@@ -27,7 +27,7 @@ from itertools import cycle
 from statistics import geometric_mean, median
 
 import torch
-from layers import LARGE, LAYERS, Layer
+from path_layers import LARGE, LAYERS, Layer
 from torch import Tensor
 
 from archcost import kernels

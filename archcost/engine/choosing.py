@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import count
 from math import inf
@@ -15,21 +15,26 @@ from archcost.engine.graph import Edits, Graph, Node, Value
 from archcost.engine.operators import Convolution, InvertedResidual
 from archcost.engine.program import Program
 from archcost.kernels.packing import winograd_tiles
+from archcost.kernels.tensors import loaded
 
-__all__ = ["Chosen", "Times", "choose", "variants"]
+__all__ = ["Chosen", "Times", "choose", "outputs_of_tile", "variants"]
 
 Variant = tuple[str, tuple[Node, ...]]
 """A name, and nodes that compute what the original does from the same inputs."""
-Times = dict[tuple[Hashable, str], float]
+Times = dict[tuple[str, str], float]
 """Seconds by the key of a layer and the name of a variant."""
-Chosen = dict[Hashable, str]
+Chosen = dict[str, str]
 """The name of the fastest variant by the key of a layer."""
 
+# Taps in a row of which Fourier transforms may pay.
+_LONG_ROW = 9
 # Runs of each variant: the least is taken, since noise only adds.
 _RUNS = 3
 # A variant this many times as slow as the best one so far is run once.
 _HOPELESS = 1.25
-# A later variant must be this much faster than an earlier one.
+# Even the first run, with all that it has to fetch, is no longer than that where a variant may be the best.
+_MUCH_SLOWER = 1.6
+# The noise of the least time.
 _GAIN = 1.03
 # As much as the last level of many caches: weights come from memory, as they do in a network.
 _FLUSHED_FLOATS = 8 << 20
@@ -41,7 +46,7 @@ def variants(node: Node) -> list[Variant]:
     """The ways to compute a node; the first one is always possible."""
     operator = node.operator
     if isinstance(operator, Convolution):
-        return [("direct", (node,)), *_tiled(node, operator)]
+        return [("direct", (node,)), *_tiled(node, operator), *_transformed(node, operator)]
     if isinstance(operator, InvertedResidual) and operator.project is not None:
         return [("fused", (node,)), ("apart", tuple(_apart(node, operator)))]
     return []
@@ -57,6 +62,25 @@ def _tiled(node: Node, layer: Convolution) -> Iterator[Variant]:
         return
     for tile in winograd_tiles(taps):
         yield str(tile), (replace(node, operator=replace(layer, tile=tile)),)
+
+
+def _transformed(node: Node, layer: Convolution) -> Iterator[Variant]:
+    """Fourier along the rows, for large depthwise kernels."""
+    width = layer.weight.shape[3]
+    plain = layer.depthwise and layer.stride == (1, 1) and layer.dilation == (1, 1) and width >= _LONG_ROW
+    if not plain or min(min(side) for side in layer.padding) < 0:
+        return
+    left, right = layer.padding[1]
+    size = loaded().archcost_depthwise_size(width, node.inputs[0].shape[3], left, right)
+    if size:
+        yield "fourier rows", (replace(node, operator=replace(layer, fourier=size)),)
+
+
+def outputs_of_tile(name: str) -> int:
+    """The outputs of a variant's tile along its longer axis; F(4x4, 3x3) has 4. Without a tile, 1."""
+    if not name.startswith("F("):
+        return 1
+    return max(map(int, name[2 : name.index(",")].split("x")))
 
 
 def _apart(node: Node, operator: InvertedResidual) -> Iterator[Node]:
@@ -100,18 +124,19 @@ def choose(
         if len(found) < 2:
             continue
         key = _key(node)
-        best, least = found[0], inf
-        for name, nodes in found:
+        least = inf
+        for name, nodes in reversed(found):  # the largest tiles are most often the fastest: others stop early
             if (key, name) not in times and time.perf_counter() < deadline:
                 times[key, name] = _seconds(node, nodes, least, isa)
-            if times.get((key, name), inf) * _GAIN < least:
-                best, least = (name, nodes), times[key, name]
+            least = min(least, times.get((key, name), inf))
+        # The first that is not slower beyond the noise: what comes later is less exact, or more steps.
+        best = next((one for one in found if times.get((key, one[0]), inf) <= _GAIN * least), found[0])
         chosen[key] = best[0]
         edits.replace([node], best[1])
     return edits.done(), chosen
 
 
-def _key(node: Node) -> Hashable:
+def _key(node: Node) -> str:
     """Layers with equal keys take equally long."""
     operator = node.operator
     layers: Sequence[Convolution | None] = (operator,) if isinstance(operator, Convolution) else ()
@@ -126,7 +151,7 @@ def _key(node: Node) -> Hashable:
         )
         for one in layers
     )
-    return (*described, node.inputs[0].shape)
+    return repr((*described, node.inputs[0].shape))
 
 
 def _seconds(node: Node, nodes: Sequence[Node], beat: float, isa: str | None) -> float:
@@ -144,10 +169,11 @@ def _seconds(node: Node, nodes: Sequence[Node], beat: float, isa: str | None) ->
             _flush()
         taken: list[float] = []
         program(given, taken)
+        seconds = sum(one for one, mine in zip(taken, ours, strict=True) if mine)
         if run:
-            least = min(least, sum(one for one, mine in zip(taken, ours, strict=True) if mine))
-        if run == _RUNS or (run and least > _HOPELESS * beat):
-            return least
+            least = min(least, seconds)
+        if run == _RUNS or (run and least > _HOPELESS * beat) or seconds > _MUCH_SLOWER * beat:
+            return min(least, seconds)
     raise AssertionError("counts without end")
 
 

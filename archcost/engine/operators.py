@@ -94,7 +94,9 @@ class Convolution:
     adds: bool = False
     gated: bool = False
     tile: WinogradTile | None = None
-    """Of the transform that it runs by; None: directly."""
+    """Of the Winograd transform that it runs by; None: none."""
+    fourier: int = 0
+    """Size of the Fourier transforms of rows that a depthwise convolution runs by; 0: none."""
     sources: tuple[tuple[int, int], ...] | None = None
     """For each input channel, the input that holds it and its channel there; None: those of one input."""
 

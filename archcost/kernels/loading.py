@@ -116,6 +116,8 @@ _FUNCTIONS |= {
     "archcost_linear_pack": (None, [c_int64, c_int64, c_int64, c_void_p, c_void_p, c_void_p]),
     "archcost_inverted_residual_packed_floats": (c_int64, [c_int64, c_int64]),
     "archcost_inverted_residual_pack": (None, [c_int64, c_int64, c_void_p, c_void_p]),
+    "archcost_grouped_packed_floats": (c_int64, [c_void_p, c_int64, c_int64]),
+    "archcost_grouped_pack": (None, [c_void_p, c_int64, c_int64, c_void_p, c_void_p]),
     "archcost_squeeze_packed_floats": (c_int64, [c_int64, c_int64]),
     "archcost_squeeze_pack": (None, [c_int64, c_int64, *[c_void_p] * 5]),
     "archcost_direct_pack": (None, [POINTER(c_int64), c_int64, c_int64, c_int64, c_void_p, c_void_p]),

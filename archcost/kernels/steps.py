@@ -14,7 +14,9 @@ __all__ = [
     "DepthwiseArguments",
     "DirectArguments",
     "ElementwiseArguments",
+    "FftDepthwiseArguments",
     "GlobalPoolArguments",
+    "GroupedArguments",
     "Heads",
     "InterpolationArguments",
     "InvertedResidualArguments",
@@ -157,7 +159,7 @@ class PoolArguments(Structure):
 
 
 class Map(Structure):
-    """ArchcostMap of src/reduce.h."""
+    """ArchcostMap of src/squeeze.h."""
 
     _fields_ = [
         (name, c_int64)
@@ -166,7 +168,7 @@ class Map(Structure):
 
 
 class GlobalPoolArguments(Structure):
-    """ArchcostGlobalPool of src/reduce.h."""
+    """ArchcostGlobalPool of src/squeeze.h."""
 
     _fields_ = [
         ("input", Map),
@@ -177,7 +179,7 @@ class GlobalPoolArguments(Structure):
 
 
 class SqueezeArguments(Structure):
-    """ArchcostSqueeze of src/reduce.h."""
+    """ArchcostSqueeze of src/squeeze.h."""
 
     _fields_ = [
         ("input", Map),
@@ -257,6 +259,28 @@ class TilesArguments(Structure):
     _fields_ = [
         *((name, c_int64) for name in ("family", "first", "second")),
         ("convolution", Problem),
+        ("activation", ActivationArguments),
+    ]
+
+
+class FftDepthwiseArguments(Structure):
+    """ArchcostFftDepthwise of src/depthwise.h."""
+
+    _fields_ = [
+        *((name, c_int64) for name in ("height", "width", "transform_size")),
+        ("convolution", Problem),
+        ("activation", ActivationArguments),
+    ]
+
+
+class GroupedArguments(Structure):
+    """ArchcostGrouped of src/grouped.h."""
+
+    _fields_ = [
+        ("input", Images),
+        ("output", Images),
+        ("window", WindowArguments),
+        *((name, c_int64) for name in ("pad_top", "pad_left", "groups")),
         ("activation", ActivationArguments),
     ]
 

@@ -7,8 +7,10 @@
 #include <vector>
 
 #include "depthwise.h"
+#include "depthwise_direct.h"
 #include "fft.h"
 #include "fft_tile.h"
+#include "grouped.h"
 #include "im2col.h"
 #include "pool.h"
 #include "scratch.h"
@@ -30,42 +32,57 @@ std::vector<float> random_floats(long count) {
 
 long between(long low, long high) { return std::uniform_int_distribution<long>(low, high)(generator); }
 
-ArchcostImages images(long batch, long channels, long height, long width, bool channels_last) {
+enum Layout { kFirst, kLast, kBlocked };
+
+ArchcostImages images(long batch, long channels, long height, long width, long layout) {
+  if (layout == kBlocked) {
+    const long plane = height * width * kLanes, blocks = divide_up(channels, kLanes);
+    return {batch, channels, height, width, blocks * plane, 1, width * kLanes, kLanes, plane};
+  }
   // A lone channel has no stride of its own: 2 says that columns lie together.
-  return channels_last && channels > 1
+  return layout == kLast && channels > 1
              ? ArchcostImages{batch, channels, height, width, channels * height * width, 1, width * channels,
-                              channels}
+                              channels, 0}
              : ArchcostImages{batch,  channels, height, width, channels * height * width,
-                              std::max(height * width, 2L), width,  1};
+                              std::max(height * width, 2L), width, 1, 0};
 }
 
-long size(const ArchcostImages& of) { return of.batch * of.channels * of.height * of.width; }
+Layout layout_of(const ArchcostImages& of) {
+  return is_blocked(of) ? kBlocked : of.channel_stride == 1 ? kLast : kFirst;
+}
+
+long size(const ArchcostImages& of) {
+  const long channels = is_blocked(of) ? round_up(of.channels, kLanes) : of.channels;
+  return of.batch * channels * of.height * of.width;
+}
 
 long offset(const ArchcostImages& of, long n, long c, long i, long j) {
-  return n * of.batch_stride + c * of.channel_stride + i * of.row_stride + j * of.column_stride;
+  const long channel = is_blocked(of) ? c / kLanes * of.block_stride + c % kLanes : c * of.channel_stride;
+  return n * of.batch_stride + channel + i * of.row_stride + j * of.column_stride;
 }
 
 struct Layer {
   ArchcostConvolution of;
   long kernel_height, kernel_width;
-  bool depthwise;
+  long groups;
   Window window;
   std::vector<float> input, weights, bias, output;
 };
 
-Layer random_layer(long kernel_height, long kernel_width, bool depthwise = false) {
+// In the first layouts, input and output each in its own.
+Layer random_layer(long kernel_height, long kernel_width, bool depthwise = false, Layout until = kBlocked) {
   Layer layer;
-  layer.depthwise = depthwise;
-  layer.window = {kernel_height, kernel_width, 1, 1, 1, 1};
+    layer.window = {kernel_height, kernel_width, 1, 1, 1, 1};
   ArchcostConvolution& of = layer.of;
   layer.kernel_height = kernel_height, layer.kernel_width = kernel_width;
   const long batch = between(1, 3), in = between(1, 40), out = depthwise ? in : between(1, 70);
+  layer.groups = depthwise ? in : 1;
   of.pad_top = between(0, kernel_height - 1), of.pad_left = between(0, kernel_width - 1);
   of.input = images(batch, in, between(kernel_height, kernel_height + 17),
-                    between(kernel_width, kernel_width + 40), between(0, 1));
+                    between(kernel_width, kernel_width + 40), between(0, until));
   const long low_top = between(0, kernel_height - 1), low_left = between(0, kernel_width - 1);
   of.output = images(batch, out, of.input.height + of.pad_top + low_top - kernel_height + 1,
-                     of.input.width + of.pad_left + low_left - kernel_width + 1, between(0, 1));
+                     of.input.width + of.pad_left + low_left - kernel_width + 1, between(0, until));
   of.low = between(0, 1) ? -INFINITY : -0.5f, of.high = between(0, 1) ? INFINITY : 2.0f;
   of.threads = between(1, 3), of.block_tiles = between(0, 1) * between(1, 40);
   layer.input = random_floats(size(of.input));
@@ -80,11 +97,11 @@ void spread(Layer& layer, const Window& window) {
   ArchcostConvolution& of = layer.of;
   ArchcostImages &in = of.input, &out = of.output;
   layer.window = window;
-  const bool last_in = in.channel_stride == 1, last_out = out.channel_stride == 1;
+  const long layout_in = layout_of(in), layout_out = layout_of(out);
   in = images(in.batch, in.channels, in.height + (window.height - 1) * (window.row_dilation - 1),
-              in.width + (window.width - 1) * (window.column_dilation - 1), last_in);
+              in.width + (window.width - 1) * (window.column_dilation - 1), layout_in);
   out = images(out.batch, out.channels, (out.height - 1) / window.row_step + 1,
-               (out.width - 1) / window.column_step + 1, last_out);
+               (out.width - 1) / window.column_step + 1, layout_out);
   layer.input = random_floats(size(in));
   layer.output.assign(size(out), NAN);
 }
@@ -92,7 +109,8 @@ void spread(Layer& layer, const Window& window) {
 // Before it is limited.
 double expected(const Layer& layer, long n, long k, long i, long j) {
   const ArchcostConvolution& of = layer.of;
-  const long first = layer.depthwise ? k : 0, kernels = layer.depthwise ? 1 : of.input.channels;
+  const long kernels = of.input.channels / layer.groups;
+  const long first = k / (of.output.channels / layer.groups) * kernels;
   double sum = layer.bias[k];
   for (long c = 0; c < kernels; ++c) {
     for (long a = 0; a < layer.kernel_height; ++a) {
@@ -153,10 +171,11 @@ void check_added(const char* what, int index, Layer& layer, Run run) {
 
 void check_max_pool(const Window& window) {
   const long pad_top = between(0, window.height / 2), pad_left = between(0, window.width / 2);
+  const long layout = between(kLast, kBlocked);
   ArchcostConvolution of = {};
-  of.output = images(between(1, 2), between(2, 40), between(1, 9), between(1, 9), true);
+  of.output = images(between(1, 2), between(2, 40), between(1, 9), between(1, 9), layout);
   of.input = images(of.output.batch, of.output.channels, window.rows_under(of.output.height),
-                    window.columns_under(of.output.width), true);
+                    window.columns_under(of.output.width), layout);
   of.pad_top = pad_top, of.pad_left = pad_left, of.threads = between(1, 3);
   std::vector<float> input = random_floats(size(of.input)), output(size(of.output));
   if (between(0, 1)) input[between(0, long(input.size()) - 1)] = -INFINITY;
@@ -207,8 +226,50 @@ void check_depthwise(long height, long width) {
   report("depthwise", int(height), error(layer), 3e-6);
 }
 
-void check_im2col(const Window& window) {
+// The same layer with other channels, input and output in one layout.
+void reshape(Layer& layer, const Window& window, long groups, long in, long out, Layout layout) {
+  ArchcostConvolution& of = layer.of;
+  layer.groups = groups;
+  of.input = images(of.input.batch, groups * in, of.input.height, of.input.width, layout);
+  of.output = images(of.output.batch, groups * out, of.output.height, of.output.width, layout);
+  layer.weights = random_floats(groups * out * in * window.taps());
+  layer.bias = random_floats(groups * out);
+  spread(layer, window);
+}
+
+void check_depthwise_direct(const Window& window) {
+  Layer layer = random_layer(window.height, window.width, true);
+  reshape(layer, window, between(1, 40), 1, 1, between(0, 1) ? kLast : kBlocked);
+  const long channels = layer.groups;
+  std::vector<float> packed(depthwise_direct_packed_floats(window, channels));
+  pack_depthwise_direct(window, channels, layer.weights.data(), packed.data());
+  convolve_depthwise_direct(window, layer.of, layer.input.data(), packed.data(), layer.bias.data(), nullptr,
+                            layer.output.data());
+  report("direct depthwise", int(window.taps()), error(layer), 1e-5);
+}
+
+void check_grouped(const Window& window) {
   Layer layer = random_layer(window.height, window.width);
+  const long in = between(1, 24), out = between(0, 2) ? in : between(1, 24);
+  reshape(layer, window, between(1, 5), in, out, kBlocked);
+  ArchcostConvolution& of = layer.of;
+  const ArchcostGrouped grouped = {of.input,
+                                   of.output,
+                                   {window.height, window.width, window.row_step, window.column_step,
+                                    window.row_dilation, window.column_dilation},
+                                   of.pad_top,
+                                   of.pad_left,
+                                   layer.groups,
+                                   {kClamp, of.low, of.high}};
+  std::vector<float> packed(archcost_grouped_packed_floats(&grouped.window, of.output.channels, in));
+  archcost_grouped_pack(&grouped.window, of.output.channels, in, layer.weights.data(), packed.data());
+  float* const places[] = {layer.input.data(), packed.data(), layer.bias.data(), nullptr, layer.output.data()};
+  archcost_step_grouped(&grouped, places, int(of.threads));
+  report("grouped", int(in), error(layer), 1e-5);
+}
+
+void check_im2col(const Window& window) {
+  Layer layer = random_layer(window.height, window.width, false, kLast);
   spread(layer, window);
   const long out = layer.of.output.channels, in = layer.of.input.channels;
   std::vector<float> packed(im2col_packed_floats(window, out, in));
@@ -237,6 +298,9 @@ int main() {
     for (int index = 0; index < 60; ++index) {
       const long taps = index % 3 ? between(1, 6) : 1;
       check_im2col({index % 4 ? taps : 1, taps, between(1, 3), between(1, 3), between(1, 3), between(1, 2)});
+      const Window square = {taps, taps, between(1, 3), between(1, 3), between(1, 2), between(1, 2)};
+      check_depthwise_direct(square);
+      check_grouped(square);
       check_max_pool({taps, between(1, 3), between(1, 3), between(1, 3), between(1, 2), between(1, 2)});
     }
   }

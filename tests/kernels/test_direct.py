@@ -1,7 +1,5 @@
 """Dense convolution in blocked layout: equals its definition, and lets no padded lane into a result."""
 
-from ctypes import Structure, c_float, c_int64
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,10 +8,10 @@ from hypothesis import strategies as st
 
 from archcost import kernels
 from archcost.kernels.loading import Images
+from archcost.kernels.steps import ActivationArguments, DirectArguments, WindowArguments
 from helpers.blocked import (
     CLAMP,
     IDENTITY,
-    Activation,
     blocked_images,
     from_blocked,
     lanes,
@@ -24,18 +22,6 @@ from helpers.direct import packed, whole_blocks
 
 ERROR = 1e-5
 INFINITY = float("inf")
-WINDOW = ("height", "width", "row_step", "column_step", "row_dilation", "column_dilation")
-
-
-class Direct(Structure):
-    """ArchcostDirect of src/direct.h."""
-
-    _fields_ = [
-        *((name, Images) for name in ("input", "output", "addend")),
-        *((name, c_int64) for name in (*WINDOW, "pad_top", "pad_left", "gate_batch_stride")),
-        ("activation", Activation),
-        *((name, c_float) for name in ("input_low", "input_high")),
-    ]
 
 
 def convolve(
@@ -72,13 +58,13 @@ def convolve(
         plane = x.shape[2] * x.shape[3] * of
         offsets = torch.tensor([c // of * plane + c % of for c in offsets])
         images.channels = len(offsets)
-    arguments = Direct(
+    arguments = DirectArguments(
         images,
         blocked_images(shape, of),
         blocked_images(shape, of),
-        *window,
+        WindowArguments(*window),
         *(top, left, 0 if gate is None else whole_blocks(gate, of).stride(0)),
-        activation or Activation(IDENTITY),
+        activation or ActivationArguments(IDENTITY),
         *(before[2:] if before else (-INFINITY, INFINITY)),
     )
     places = [
@@ -145,7 +131,7 @@ def test_any_layer(isa, data):
     if number(0, 1):
         options["gate"] = torch.rand(batch, ins)
     expected = definition(x, weight, bias, **options)
-    activation = Activation(CLAMP, -1.0, 2.0) if number(0, 1) else None
+    activation = ActivationArguments(CLAMP, -1.0, 2.0) if number(0, 1) else None
     y = convolve(
         *(isa, x, weight, bias),
         **options,
@@ -210,7 +196,7 @@ def test_channels_in_any_order(isa, size):
 def test_what_is_no_number_reaches_the_outputs_that_look_at_it(isa, value):
     x, weight = torch.randn(1, 19, 15, 15), torch.randn(21, 19, 3, 3)
     x[0, 18, 7, 7] = value
-    y = convolve(isa, x, weight, padding=(1,) * 4, activation=Activation(CLAMP, 0.0, INFINITY))
+    y = convolve(isa, x, weight, padding=(1,) * 4, activation=ActivationArguments(CLAMP, 0.0, INFINITY))
     expected = F.conv2d(x, weight, padding=1).relu()
     assert torch.equal(y.isfinite(), expected.isfinite())
     assert torch.equal(y.isnan(), expected.isnan())
@@ -225,7 +211,18 @@ def test_slices_of_a_larger_tensor(isa):
     part = blocked_images((2, of, 9, 9), of)
     part.batch_stride = 3 * of * 81
     window = (1, 1, 1, 1, 1, 1)
-    arguments = Direct(part, part, part, *window, 0, 0, 0, Activation(IDENTITY), -INFINITY, INFINITY)
+    arguments = DirectArguments(
+        part,
+        part,
+        part,
+        WindowArguments(*window),
+        0,
+        0,
+        0,
+        ActivationArguments(IDENTITY),
+        -INFINITY,
+        INFINITY,
+    )
     places = [room[0, 1], packed(isa, window, weight, True), None, room[0, 2], room[0, 0], *[None] * 4]
     run_step(isa, "direct", arguments, places)
     expected = definition(x[:, of:], weight) + x[:, :of].double()

@@ -321,7 +321,7 @@ def as_map(x, of, layout):
     blocks = -(-c // of)
     if layout == "blocked":
         return to_blocked(x, of), Map(n, c, h * w, blocks * of * h * w, h * w * of, of)
-    return x.permute(0, 2, 3, 1).contiguous(), Map(n, c, h * w, c * h * w, of, c)
+    return x.permute(0, 2, 3, 1).contiguous().clone(), Map(n, c, h * w, c * h * w, of, c)
 
 
 @each_isa

@@ -1,6 +1,6 @@
 """Expansion, depthwise convolution and projection as one step: equal to the three layers."""
 
-from ctypes import Structure, c_int64, c_void_p
+from ctypes import c_int64, c_void_p
 
 import pytest
 import torch
@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from archcost import kernels
-from archcost.kernels.loading import Images, library
+from archcost.kernels.loading import library
+from archcost.kernels.steps import ActivationArguments, InvertedResidualArguments
 from helpers.blocked import (
     CLAMP,
     IDENTITY,
-    Activation,
     blocked_images,
     from_blocked,
     lanes,
@@ -23,20 +23,7 @@ from helpers.blocked import (
 from helpers.direct import packed, whole_blocks
 
 ERROR = 1e-5
-RELU6, NONE = Activation(CLAMP, 0.0, 6.0), Activation(IDENTITY)
-
-
-class InvertedResidual(Structure):
-    """ArchcostInvertedResidual of src/inverted_residual.h."""
-
-    _fields_ = [
-        *((name, Images) for name in ("input", "output", "addend")),
-        *(
-            (name, c_int64)
-            for name in ("channels", "taps", "step", "pad_top", "pad_left", "sums_batch_stride")
-        ),
-        *((name, Activation) for name in ("expansion", "depthwise", "projection")),
-    ]
+RELU6, NONE = ActivationArguments(CLAMP, 0.0, 6.0), ActivationArguments(IDENTITY)
 
 
 def packed_depthwise(isa, weight):
@@ -61,7 +48,7 @@ def run(isa, x, expansion, depthwise, projection, *, step, padding, addend=None,
     output = to_blocked(torch.full(shape, float("nan")), of)
     total = whole_blocks(torch.full((x.shape[0], channels), float("nan")), of)
     images = blocked_images(shape, of)
-    arguments = InvertedResidual(
+    arguments = InvertedResidualArguments(
         *(blocked_images(x.shape, of), images, images, channels, taps, step, top, left, total.stride(0)),
         *(RELU6, RELU6, NONE),
     )

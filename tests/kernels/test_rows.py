@@ -185,7 +185,7 @@ def as_map(x, of, layout):
     if layout == "blocked":
         blocks = -(-c // of)
         return to_blocked(x, of), Map(n, c, h * w, blocks * of * h * w, h * w * of, of)
-    return x.permute(0, 2, 3, 1).contiguous(), Map(n, c, h * w, c * h * w, of, c)
+    return x.permute(0, 2, 3, 1).contiguous().clone(), Map(n, c, h * w, c * h * w, of, c)
 
 
 def read_map(memory, c, layout):

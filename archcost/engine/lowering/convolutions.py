@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from math import inf
 
 import torch
@@ -22,6 +22,8 @@ from archcost.kernels.steps import (
     ActivationArguments,
     DepthwiseArguments,
     DirectArguments,
+    FftDepthwiseArguments,
+    GroupedArguments,
     InvertedResidualArguments,
     TilesArguments,
     WindowArguments,
@@ -40,8 +42,6 @@ def activation_arguments(of: Activation) -> ActivationArguments:
 def _forms(node: Node, given: Sequence[Form]) -> tuple[Sequence[Form], Form] | None:
     operator = node.operator
     assert isinstance(operator, Convolution)
-    if operator.groups > 1 and not operator.depthwise:
-        return None
     if min(min(side) for side in operator.padding) < 0:
         return None
     reads = [Form.BLOCKED] * len(node.inputs)
@@ -57,8 +57,12 @@ def convolution(builder: Builder, node: Node) -> None:
     assert isinstance(operator, Convolution)
     if operator.tile is not None:
         _tiles(builder, node, operator, operator.tile)
+    elif operator.fourier:
+        _fourier(builder, node, operator)
+    elif operator.depthwise:
+        _depthwise(builder, node, operator)
     else:
-        (_depthwise if operator.depthwise else _direct)(builder, node, operator)
+        (_direct if operator.groups == 1 else _grouped)(builder, node, operator)
 
 
 def _window(operator: Convolution) -> WindowArguments:
@@ -157,57 +161,100 @@ def _offset(builder: Builder, value: Value, channel: int) -> int:
     return channel // lanes * pixels + channel % lanes
 
 
+_Part = tuple[Images, Images, Place, Place, Place]
+
+
+def _parts(builder: Builder, node: Node) -> Iterator[_Part]:
+    """Descriptions of input and output, and the places of input, addend and output.
+
+    The whole batch, or each image for itself where the addend does not lie as the output does: the kernels
+    know one description of both.
+    """
+    operator = node.operator
+    assert isinstance(operator, Convolution)
+    source, target = builder.held[node.inputs[0]], builder.held[node.output]
+    added = builder.held[node.inputs[1]] if operator.adds else None
+    given, written = builder.images(node.inputs[0]), builder.images(node.output)
+    if added is None or added.batch_stride == target.batch_stride:
+        yield given, written, source, added, target
+        return
+    given.batch = written.batch = 1
+    for image in range(node.output.shape[0]):
+        yield given, written, _image(source, image), _image(added, image), _image(target, image)
+
+
 def _tiles(builder: Builder, node: Node, operator: Convolution, tile: WinogradTile) -> None:
     outs, ins = operator.weight.shape[:2]
-    place = winograd_place(tile.outputs, tile.taps)
-    named = (WINOGRAD, place, 0)
+    named = (WINOGRAD, winograd_place(tile.outputs, tile.taps), 0)
 
     def pack(address: int) -> None:
         weight = _float(operator.weight)
         builder.library.archcost_tiles_pack(*named, outs, ins, weight.data_ptr(), address)
 
     packed = builder.weights(builder.library.archcost_tiles_packed_floats(*named, outs, ins), pack)
-    bias = _bias(builder, operator)
-    x, addend = node.inputs[0], node.inputs[1] if operator.adds else None
-    batch = node.output.shape[0]
-    source, target = builder.held[x], builder.held[node.output]
-    added = None if addend is None else builder.held[addend]
-    alike = added is None or added.batch_stride == target.batch_stride
-    for image in range(1 if alike else batch):  # the kernel wants the addend to lie as the output does
-        given, written = builder.images(x), builder.images(node.output)
-        given.batch = written.batch = batch if alike else 1
-        moved = tuple(None if one is None else _image(one, image) for one in (source, added, target))
-        problem = Problem(given, written, operator.padding[0][0], operator.padding[1][0], 1, 0, -inf, inf)
-        arguments = TilesArguments(*named, problem, activation_arguments(operator.activation))
-        builder.step(node, "tiles", arguments, (moved[0], packed, bias, *moved[1:]))
+    bias, activation = _bias(builder, operator), activation_arguments(operator.activation)
+    for given, written, source, added, target in _parts(builder, node):
+        arguments = TilesArguments(*named, _problem(given, written, operator), activation)
+        builder.step(node, "tiles", arguments, (source, packed, bias, added, target))
+
+
+def _problem(given: Images, written: Images, operator: Convolution) -> Problem:
+    return Problem(given, written, operator.padding[0][0], operator.padding[1][0], 1, 0, -inf, inf)
+
+
+def _fourier(builder: Builder, node: Node, operator: Convolution) -> None:
+    channels, _, height, width = operator.weight.shape
+    named = (height, width, operator.fourier)
+
+    def pack(address: int) -> None:
+        weight = _float(operator.weight)
+        builder.library.archcost_depthwise_pack(*named, channels, weight.data_ptr(), address)
+
+    packed = builder.weights(builder.library.archcost_depthwise_packed_floats(*named, channels), pack)
+    bias, activation = _bias(builder, operator), activation_arguments(operator.activation)
+    for given, written, source, added, target in _parts(builder, node):
+        arguments = FftDepthwiseArguments(*named, _problem(given, written, operator), activation)
+        builder.step(node, "fft_depthwise", arguments, (source, packed, bias, added, target))
 
 
 def _depthwise(builder: Builder, node: Node, operator: Convolution) -> None:
-    channels = operator.weight.shape[0]
-    window = _window(operator)
+    channels, window = operator.weight.shape[0], _window(operator)
     numbers = tuple(getattr(window, name) for name, *_ in WindowArguments._fields_)
-    count = builder.library.archcost_depthwise_direct_packed_floats(*numbers, channels)
 
     def pack(address: int) -> None:
         weight = _float(operator.weight)
         builder.library.archcost_depthwise_direct_pack(*numbers, channels, weight.data_ptr(), address)
 
+    count = builder.library.archcost_depthwise_direct_packed_floats(*numbers, channels)
     packed, bias = builder.weights(count, pack), _bias(builder, operator)
-    x, addend = node.inputs[0], node.inputs[1] if operator.adds else None
-    if addend is not None and builder.held[addend].batch_stride != builder.held[node.output].batch_stride:
-        raise AssertionError("an addend must lie as the output does")
-    arguments = DepthwiseArguments(
-        builder.images(x),
-        builder.images(node.output),
-        window,
-        operator.padding[0][0],
-        operator.padding[1][0],
+    pads, activation = _pads(operator), activation_arguments(operator.activation)
+    for given, written, source, added, target in _parts(builder, node):
+        arguments = DepthwiseArguments(given, written, window, *pads, activation)
+        builder.step(node, "depthwise", arguments, (source, packed, bias, added, target))
+
+
+def _pads(operator: Convolution) -> tuple[int, int]:
+    """Above and at the left."""
+    return operator.padding[0][0], operator.padding[1][0]
+
+
+def _grouped(builder: Builder, node: Node, operator: Convolution) -> None:
+    outs, ins, window = *operator.weight.shape[:2], _window(operator)
+
+    def pack(address: int) -> None:
+        weight = _float(operator.weight)
+        builder.library.archcost_grouped_pack(ctypes.byref(window), outs, ins, weight.data_ptr(), address)
+
+    count = builder.library.archcost_grouped_packed_floats(ctypes.byref(window), outs, ins)
+    packed = builder.weights(count, pack)
+    bias, pads, activation = (
+        _bias(builder, operator),
+        _pads(operator),
         activation_arguments(operator.activation),
     )
-    added = None if addend is None else builder.held[addend]
-    builder.step(
-        node, "depthwise", arguments, (builder.held[x], packed, bias, added, builder.held[node.output])
-    )
+    for given, written, source, added, target in _parts(builder, node):
+        arguments = GroupedArguments(given, written, window, *pads, operator.groups, activation)
+        builder.step(node, "grouped", arguments, (source, packed, bias, added, target))
 
 
 @lowers(InvertedResidual, lambda node, given: ([Form.BLOCKED] * len(node.inputs), Form.BLOCKED))

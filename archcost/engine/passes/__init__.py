@@ -7,6 +7,7 @@ from archcost.engine.passes.activations import fuse_activations
 from archcost.engine.passes.additions import fuse_additions
 from archcost.engine.passes.affine import fold_affine
 from archcost.engine.passes.before import fuse_before
+from archcost.engine.passes.branches import merge_branches
 from archcost.engine.passes.channels import merge_channels
 from archcost.engine.passes.gates import fuse_gates
 from archcost.engine.passes.mobile import fuse_inverted_residuals
@@ -18,6 +19,7 @@ PASSES = (
     sink_views,
     merge_channels,
     fold_affine,
+    merge_branches,
     fuse_activations,
     fuse_additions,
     fuse_activations,

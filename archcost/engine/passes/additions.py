@@ -43,6 +43,6 @@ def _can_add(edits: Edits, maker: Node, node: Node) -> bool:
     layer = maker.operator
     if not isinstance(layer, (Convolution, Linear)) or layer.adds or layer.activation != IDENTITY:
         return False
-    if isinstance(layer, Convolution) and (layer.gated or layer.depthwise):
+    if isinstance(layer, Convolution) and layer.gated:
         return False
     return edits.only_user(maker.output) is node

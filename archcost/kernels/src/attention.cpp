@@ -55,7 +55,9 @@ void attend(const ArchcostAttention& of, float* const* places, long n, long head
   pack_linear(of.values, of.keys, places[2] + start(of.v), of.v.row_stride, true, nullptr, values);
   for (long first = 0; first < of.queries; first += at_once) {
     const long rows = std::min(at_once, of.queries - first);
-    const ArchcostLinear to_scores = {{kIdentity, 0, 0}, rows, of.depth, of.keys, of.q.row_stride, row, 0};
+    // Whole vectors: there is room behind the last key.
+    const ArchcostLinear to_scores = {
+        {kIdentity, 0, 0}, rows, of.depth, round_up(of.keys, kLanes), of.q.row_stride, row, 0};
     linear(to_scores, places[0] + start(of.q) + first * of.q.row_stride, keys, nullptr, scores, 1);
     for (long i = 0; i < rows; ++i) {
       float* const line = scores + i * row;

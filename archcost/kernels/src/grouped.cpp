@@ -214,7 +214,6 @@ void convolve_grouped(const ArchcostGrouped& grouped, const ArchcostConvolution&
 }  // namespace
 }  // namespace archcost
 
-// Of weights [out_channels][in_of_group][taps].
 ARCHCOST_EXPORT std::int64_t archcost_grouped_packed_floats(const ArchcostWindow* window, std::int64_t out_channels,
                                                             std::int64_t in_of_group) {
   return archcost::round_up(out_channels, archcost::kLanes) * in_of_group * window->height * window->width;

@@ -15,4 +15,11 @@ struct ArchcostGrouped {
   ArchcostActivation activation;
 };
 
+// From weights [out_channels][in_of_group][taps].
+std::int64_t archcost_grouped_packed_floats(const ArchcostWindow* window, std::int64_t out_channels,
+                                            std::int64_t in_of_group);
+void archcost_grouped_pack(const ArchcostWindow* window, std::int64_t out_channels, std::int64_t in_of_group,
+                           const float* weights, float* packed);
+void archcost_step_grouped(const void* arguments, float* const* places, int threads);
+
 }  // extern "C"

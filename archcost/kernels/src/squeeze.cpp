@@ -38,18 +38,16 @@ void global_pool(const ArchcostGlobalPool& of, const float* input, float* out, i
   });
 }
 
-// The packed weights: W1 [hidden][channels], W2 transposed [hidden][channels], b2 [channels], each row a whole number of
-// vectors, and b1 [hidden].
-struct Weights {
-  Weights(long channels, long hidden, const float* packed)
+// Where the packed weights begin: W1 [hidden][channels], W2 transposed [hidden][channels], b2 [channels], each row a whole
+// number of vectors, and b1 [hidden].
+struct Packed {
+  Packed(long channels, long hidden)
       : row(round_up(channels, kLanes)),
-        first(packed),
-        second(first + hidden * row),
-        second_bias(second + hidden * row),
+        second(hidden * row),
+        second_bias(2 * hidden * row),
         first_bias(second_bias + row),
-        end(first_bias + round_up(hidden, kLanes)) {}
-  const long row;
-  const float *first, *second, *second_bias, *first_bias, *end;
+        floats(first_bias + round_up(hidden, kLanes)) {}
+  const long row, second, second_bias, first_bias, floats;
 };
 
 // hidden[j] for the rows from j on.
@@ -80,8 +78,8 @@ void combine(const float* columns, long row, long hidden_count, const float* hid
 }
 
 void squeeze(const ArchcostSqueeze& of, const float* input, const float* packed, float* gate, int threads) {
-  const Weights weights(of.input.channels, of.hidden, packed);
-  const long row = weights.row, hidden_row = round_up(of.hidden, kLanes);
+  const Packed at(of.input.channels, of.hidden);
+  const long row = at.row, hidden_row = round_up(of.hidden, kLanes);
   const Scratch scratch(of.input.batch * (row + hidden_row));
   float* const means = scratch.data();
   for_sums(of.input, input, threads, [&](long n, long block, long channels, Vector sum) {
@@ -93,17 +91,15 @@ void squeeze(const ArchcostSqueeze& of, const float* input, const float* packed,
     float* const hidden = means + of.input.batch * row + n * hidden_row;
     float* const to = gate + n * of.out_batch_stride;
     store(hidden + hidden_row - kLanes, Vector{});
+    const float* const bias = packed + at.first_bias;
     long j = 0;
-    for (; j + 8 <= of.hidden; j += 8) dot<8>(weights.first + j * row, row, mean, weights.first_bias + j, hidden + j);
-    for (; j < of.hidden; ++j) dot<1>(weights.first + j * row, row, mean, weights.first_bias + j, hidden + j);
+    for (; j + 8 <= of.hidden; j += 8) dot<8>(packed + j * row, row, mean, bias + j, hidden + j);
+    for (; j < of.hidden; ++j) dot<1>(packed + j * row, row, mean, bias + j, hidden + j);
     activate(of.first, hidden, hidden_row);
+    const float *const columns = packed + at.second, *const start = packed + at.second_bias;
     long c = 0;
-    for (; c + 8 * kLanes <= row; c += 8 * kLanes) {
-      combine<8>(weights.second + c, row, of.hidden, hidden, weights.second_bias + c, to + c);
-    }
-    for (; c < row; c += kLanes) {
-      combine<1>(weights.second + c, row, of.hidden, hidden, weights.second_bias + c, to + c);
-    }
+    for (; c + 8 * kLanes <= row; c += 8 * kLanes) combine<8>(columns + c, row, of.hidden, hidden, start + c, to + c);
+    for (; c < row; c += kLanes) combine<1>(columns + c, row, of.hidden, hidden, start + c, to + c);
     activate(of.second, to, row);
   });
 }
@@ -120,22 +116,21 @@ ARCHCOST_EXPORT void archcost_step_squeeze(const void* arguments, float* const* 
 }
 
 ARCHCOST_EXPORT std::int64_t archcost_squeeze_packed_floats(std::int64_t channels, std::int64_t hidden) {
-  return archcost::Weights(channels, hidden, nullptr).end - static_cast<const float*>(nullptr);
+  return archcost::Packed(channels, hidden).floats;
 }
 
 // W1 [hidden][channels], W2 [channels][hidden]; either bias may be null.
 ARCHCOST_EXPORT void archcost_squeeze_pack(std::int64_t channels, std::int64_t hidden, const float* first,
                                            const float* first_bias, const float* second, const float* second_bias,
                                            float* packed) {
-  const archcost::Weights at(channels, hidden, packed);
-  std::fill(packed, const_cast<float*>(at.end), 0.0f);
-  const auto place = [&](const float* address) { return packed + (address - packed); };
+  const archcost::Packed at(channels, hidden);
+  std::fill_n(packed, at.floats, 0.0f);
   for (long j = 0; j < hidden; ++j) {
     for (long c = 0; c < channels; ++c) {
-      place(at.first)[j * at.row + c] = first[j * channels + c];
-      place(at.second)[j * at.row + c] = second[c * hidden + j];
+      packed[j * at.row + c] = first[j * channels + c];
+      packed[at.second + j * at.row + c] = second[c * hidden + j];
     }
-    if (first_bias) place(at.first_bias)[j] = first_bias[j];
+    if (first_bias) packed[at.first_bias + j] = first_bias[j];
   }
-  if (second_bias) std::copy(second_bias, second_bias + channels, place(at.second_bias));
+  if (second_bias) std::copy_n(second_bias, channels, packed + at.second_bias);
 }

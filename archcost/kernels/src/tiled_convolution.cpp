@@ -270,16 +270,22 @@ void pack_weights(const TileTransform& transform, long out_channels, long in_cha
   const long chunks = divide_up(out_channels, kLanes);
   const long kernel = long(transform.kernel_height) * transform.kernel_width;
   const long plane_floats = in_channels * chunks * kLanes;
-  std::fill(packed, packed + packed_floats(transform, out_channels, in_channels), 0.0f);
   std::vector<double> plane(transform.planes);
-  for (long out = 0; out < out_channels; ++out) {
-    const long chunk = out / kLanes, panel = chunk / kPanelVectors, within = chunk % kPanelVectors;
+  // A whole vector of every plane at a time, since each plane is far from the next.
+  std::vector<float> lanes(transform.planes * kLanes);
+  for (long chunk = 0; chunk < chunks; ++chunk) {
+    const long panel = chunk / kPanelVectors, within = chunk % kPanelVectors;
     const long vectors = std::min<long>(kPanelVectors, chunks - panel * kPanelVectors);
-    float* const column = packed + panel * kPanelVectors * in_channels * kLanes + within * kLanes + out % kLanes;
+    const long outs = std::min<long>(kLanes, out_channels - chunk * kLanes);
+    float* const column = packed + panel * kPanelVectors * in_channels * kLanes + within * kLanes;
+    std::fill(lanes.begin(), lanes.end(), 0.0f);
     for (long in = 0; in < in_channels; ++in) {
-      transform.weight(weights + (out * in_channels + in) * kernel, plane.data());
+      for (long out = 0; out < outs; ++out) {
+        transform.weight(weights + ((chunk * kLanes + out) * in_channels + in) * kernel, plane.data());
+        for (int p = 0; p < transform.planes; ++p) lanes[p * kLanes + out] = float(plane[p]);
+      }
       for (int p = 0; p < transform.planes; ++p) {
-        column[p * plane_floats + in * vectors * kLanes] = float(plane[p]);
+        store(column + p * plane_floats + in * vectors * kLanes, load(&lanes[p * kLanes]));
       }
     }
   }
