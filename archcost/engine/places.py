@@ -20,8 +20,8 @@ Addresses = np.ndarray[Any, np.dtype[np.int64]]
 
 _FEW = 4096
 _SPOTS, _SPOTS_OF_FEW = (3, 4), (1, 6)
-"""Spots of a tensor, and of one of few elements, and neighbours that are looked at there: another spot is on another
-page of memory, which takes most of the time."""
+"""Spots of a tensor, and of one of few elements, and neighbours that are looked at there: what is far apart
+takes time to reach."""
 _LINE = 64
 _TAG = 24
 """Where a dict of CPython keeps the number that changes whenever it does (PEP 509): up to 3.13."""
@@ -72,12 +72,11 @@ def elements(tensor: Tensor) -> Addresses:
     first = (np.linspace(0.5 / spots, 1 - 0.5 / spots, spots) * max(count - together, 0)).astype(np.int64)
     picked = np.unique(np.add.outer(first, np.arange(together)) % count)
     if tensor.is_contiguous():
-        return tensor.data_ptr() + np.minimum(picked * size, count * size - 4)
-    axes: Sequence[Any] = np.unravel_index(picked, tuple(tensor.shape))
-    found: Addresses = tensor.data_ptr() + size * sum(
-        axis * step for axis, step in zip(axes, tensor.stride(), strict=True)
-    )
-    return found
+        offsets: Addresses = np.minimum(picked * size, count * size - 4)
+    else:
+        axes: Sequence[Any] = np.unravel_index(picked, tuple(tensor.shape))
+        offsets = size * sum(axis * step for axis, step in zip(axes, tensor.stride(), strict=True))
+    return offsets + tensor.data_ptr()
 
 
 def lines_of(tensor: Tensor) -> list[int]:
