@@ -26,7 +26,7 @@ from archcost.engine.choosing import Chosen, Times, choose
 from archcost.engine.graph import Graph
 from archcost.engine.passes import fused
 from archcost.engine.program import Program
-from archcost.engine.reading.reader import read
+from archcost.engine.reading.read import read
 from archcost.engine.reading.registry import Refused
 from archcost.engine.saved import Saved
 from archcost.engine.watch import Structure, Weights

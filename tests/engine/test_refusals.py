@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from archcost.engine.passes import fused
-from archcost.engine.reading.reader import read
+from archcost.engine.reading.read import read
 from archcost.engine.reading.registry import Refused
 from archcost.trace.hints import traced
 from helpers.graphs import Model, graph_of, operators

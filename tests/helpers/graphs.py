@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from archcost.engine.evaluate import evaluate
-from archcost.engine.reading.reader import read
+from archcost.engine.reading.read import read
 from archcost.trace.hints import traced
 from archcost.trace.inputs import tensors_in
 

@@ -73,7 +73,10 @@ def before(g):
     ins, g.channels = g.channels, g.one(*CHANNELS)
     act = g.one(F.relu, F.relu, F.silu)
     return Step(
-        "pre-activation", lambda x, n, c: c(act(n(x))), nn.BatchNorm2d(ins), g.conv(ins, g.channels, g.one(1, 3))
+        "pre-activation",
+        lambda x, n, c: c(act(n(x))),
+        nn.BatchNorm2d(ins),
+        g.conv(ins, g.channels, g.one(1, 3)),
     )
 
 
@@ -90,9 +93,7 @@ def branches(g):
     act = g.act()
     g.channels = one + two + ins
     a, b = g.conv(ins, one), g.conv(ins, two)
-    return Step(
-        "branches", lambda x, a, b: torch.cat([act(a(x)), b(x), F.max_pool2d(x, 3, 1, 1)], 1), a, b
-    )
+    return Step("branches", lambda x, a, b: torch.cat([act(a(x)), b(x), F.max_pool2d(x, 3, 1, 1)], 1), a, b)
 
 
 def dense(g):

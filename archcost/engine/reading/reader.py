@@ -1,4 +1,4 @@
-"""Read a Trace into a graph: storages and in-place writes become values that are assigned once."""
+"""Reader: storages and in-place writes of a Trace become values of a graph that are assigned once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from archcost.engine.operators import Operator, Slot, TorchCall, function
 from archcost.engine.reading.registry import READERS, Refused
 from archcost.trace.graph import Argument, Op, TensorRef, Trace, refs
 
-__all__ = ["Arguments", "Reader", "read"]
+__all__ = ["Arguments", "Reader"]
 
 _Key = tuple[tuple[int, ...], tuple[int, ...], int]
 
@@ -23,21 +23,6 @@ _DECIDES = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
 _FILLED = {
     f"aten.{name}" for name in ("new_zeros", "new_ones", "new_full", "zeros_like", "ones_like", "full_like")
 }
-
-
-def read(trace: Trace, state: Mapping[str, Tensor]) -> Graph:
-    """The graph of a trace.
-
-    Args:
-        trace: of a model in evaluation mode.
-        state: its parameters and buffers, by name.
-
-    Raises:
-        Refused: its forward draws random numbers, decides by values, or changes its state or input.
-    """
-    from archcost.engine.reading import convolutions, elementwise, products, reductions, shapes  # noqa: F401
-
-    return Reader(trace, state).graph()
 
 
 class Arguments:

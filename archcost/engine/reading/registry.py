@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     from archcost.engine.graph import Value
-    from archcost.engine.reading.reader import Arguments, Reader
 
 __all__ = ["READERS", "Refused", "reads"]
 
-Handler: TypeAlias = "Callable[[Reader, Arguments], Value | tuple[Value, ...] | None]"
-"""Adds nodes for an operator and returns its results; None where these arguments are not what it can read."""
+Handler: TypeAlias = "Callable[..., Value | tuple[Value, ...] | None]"
+"""Given a `Reader` and `Arguments`, adds nodes and returns the results; None where it cannot read them."""
 
 READERS: dict[str, Handler] = {}
 
