@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -349,24 +350,36 @@ def test_without_a_compiler_the_build_says_so(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not compiler_works(), reason="there is no C++ compiler")
-def test_the_kernels_touch_no_memory_but_their_own(tmp_path):
+@pytest.mark.parametrize("isa", kernels.usable_isas() or ["baseline"])
+def test_the_kernels_touch_no_memory_but_their_own(isa, tmp_path):
     """Their own C++ check, with the address and the undefined-behaviour sanitizers."""
-    sources = [source for source in build.SOURCES.glob("*.cpp") if source.stem != "interface"]
-    isa = (kernels.usable_isas() or ("baseline",))[-1]
-    command = [
-        *build.compiler(),
-        "-std=c++17",
-        "-O1",
-        "-g",
-        *build.isas()[isa],
-        f"-I{build.SOURCES}",
-        "-pthread",
-    ]
-    command += ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-o", str(tmp_path / "check")]
-    program = [*command, str(HERE / "check.cpp"), *map(str, sources)]
-    built = subprocess.run(program, capture_output=True, text=True, check=False)
-    if "cannot find" in built.stderr and shutil.which("ld"):
+    sanitized = ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-pthread"]
+    flags = ["-std=c++17", "-O1", *build.isas().get(isa, []), *sanitized, f"-I{build.SOURCES}"]
+
+    def compiled(source):
+        command = [*build.compiler(), *flags, "-c", str(source), "-o", str(tmp_path / f"{source.stem}.o")]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for done in pool.map(compiled, [*build.SOURCES.glob("*.cpp"), *HERE.glob("check*.cpp")]):
+            assert done.returncode == 0, done.stderr
+    program, objects = str(tmp_path / "check"), map(str, tmp_path.glob("*.o"))
+    linking = [*build.compiler(), *sanitized, "-o", program, *objects, "-ldl"]
+    linked = subprocess.run(linking, capture_output=True, text=True, check=False)
+    if "cannot find" in linked.stderr and shutil.which("ld"):
         pytest.skip("this compiler has no sanitizers")
-    assert built.returncode == 0, built.stderr
-    ran = subprocess.run([str(tmp_path / "check")], capture_output=True, text=True, check=False)
+    assert linked.returncode == 0, linked.stderr
+    ran = subprocess.run([program], capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not all(map(shutil.which, ("aarch64-linux-gnu-g++", "qemu-aarch64"))),
+    reason="there is no compiler for ARM or no emulator: `.ci/neon --install`",
+)
+def test_the_kernels_are_right_on_arm():
+    """The same check, by four lanes of NEON."""
+    ran = subprocess.run([HERE.parents[1] / ".ci/neon"], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "all right" in ran.stdout
