@@ -391,11 +391,15 @@ def _kinds(model: nn.Module) -> dict[str, object]:
 def _laid_out(trace: Trace, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The state as it lay in memory when it was traced: a reader goes by the trace's strides and offsets."""
     found = {name: tensor.detach() for name, tensor in state.items()}
+    seen: set[str] = set()
     for op in trace.ops:
         for ref in op.tensors():
             name = trace.storages[ref.storage].name
-            tensor = found.get(name) if name is not None else None
-            if name is None or tensor is None or tensor.shape != ref.shape:
+            if name is None or name not in found or name in seen:
+                continue  # what is read later may be a view: the transpose of a square
+            seen.add(name)
+            tensor = found[name]
+            if tensor.shape != ref.shape:
                 continue
             if (tensor.stride(), tensor.storage_offset()) != (ref.stride, ref.offset):
                 if ref.offset:

@@ -34,6 +34,14 @@ def fast_of(model, *args, **kwargs):
     return accelerated(model, Engine(model, recipe, recipe.made(graph)[0]))
 
 
+def test_square_weights_are_read_as_they_lie():
+    model, x = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8)).eval(), torch.randn(2, 8)
+    fast = fast_of(model, x)
+    with torch.no_grad():
+        assert fast.why_not(x) is None
+        assert close(fast(x), model(x))
+
+
 @pytest.fixture
 def pair():
     """An accelerated model, and another one with the same weights."""
