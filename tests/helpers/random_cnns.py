@@ -73,7 +73,10 @@ def before(g):
     ins, g.channels = g.channels, g.one(*CHANNELS)
     act = g.one(F.relu, F.relu, F.silu)
     return Step(
-        "pre-activation", lambda x, n, c: c(act(n(x))), nn.BatchNorm2d(ins), g.conv(ins, g.channels, g.one(1, 3))
+        "pre-activation",
+        lambda x, n, c: c(act(n(x))),
+        nn.BatchNorm2d(ins),
+        g.conv(ins, g.channels, g.one(1, 3)),
     )
 
 
@@ -90,9 +93,7 @@ def branches(g):
     act = g.act()
     g.channels = one + two + ins
     a, b = g.conv(ins, one), g.conv(ins, two)
-    return Step(
-        "branches", lambda x, a, b: torch.cat([act(a(x)), b(x), F.max_pool2d(x, 3, 1, 1)], 1), a, b
-    )
+    return Step("branches", lambda x, a, b: torch.cat([act(a(x)), b(x), F.max_pool2d(x, 3, 1, 1)], 1), a, b)
 
 
 def dense(g):
@@ -184,7 +185,7 @@ FUNCTIONS = {
     "1-sigmoid": lambda x: 1 - x.sigmoid(),
     "1/(x²+1)": lambda x: 1 / (x * x + 1),
     "x sigmoid(x)": lambda x: x * x.sigmoid(),
-    "x-mean": lambda x: x - x.mean((2, 3), keepdim=True),
+    "x-mean/2": lambda x: x - 0.5 * x.mean((2, 3), keepdim=True),
     "maximum": lambda x: torch.maximum(x, 0.1 * x),
     "channels": lambda x: x * torch.arange(x.shape[1], dtype=x.dtype).view(-1, 1, 1) * 0.125,
     "columns": lambda x: x + torch.arange(x.shape[3], dtype=x.dtype) * 0.125,
