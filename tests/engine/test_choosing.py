@@ -1,10 +1,13 @@
 """Every variant of a layer computes the same; the chosen one is fast, exact enough and found in time."""
 
 import math
+import random
 import time
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from archcost import kernels
@@ -15,6 +18,7 @@ from archcost.engine.operators import Convolution, InvertedResidual
 from archcost.engine.passes import fused
 from archcost.engine.program import Program
 from helpers.graphs import Model, graph_of, settled, worst
+from helpers.random_cnns import random_cnn
 
 pytestmark = pytest.mark.skipif(kernels.library() is None, reason=f"no kernels: {kernels.why_not()}")
 
@@ -134,3 +138,30 @@ def test_deadline_is_kept(monkeypatch):
     assert len(measured) == 2
     assert set(chosen.values()) == {"direct"}
     assert worst(Program(made)([x]), expected) < 2e-6
+
+
+class Drawn(dict):
+    """Times of all variants, drawn anew whenever one is asked for."""
+
+    def __init__(self, seed):
+        super().__init__()
+        self._random = random.Random(seed)
+
+    def __contains__(self, key):
+        return True
+
+    def get(self, key, default=None):
+        return self._random.random()
+
+
+@settings(deadline=None, max_examples=20)
+@given(seed=st.integers(0, 100_000))
+def test_any_choice_of_variants_in_a_network_computes_the_same(seed):
+    model, x = random_cnn(seed)
+    graph = fused(graph_of(model, (x,)))
+    expected = evaluate(graph, [x])
+    made, _ = choose(graph, known=Drawn(seed))
+    assert worst(evaluate(made, [x]), expected) < 1e-9
+    program = Program(made)
+    program._memory().arena.fill_(math.nan)
+    assert worst(program([x]), expected) < 1e-3
