@@ -131,6 +131,8 @@ def choose(
             least = min(least, times.get((key, name), inf))
         # The first that is not slower beyond the noise: what comes later is less exact, or more steps.
         best = next((one for one in found if times.get((key, one[0]), inf) <= _GAIN * least), found[0])
+        if (key, found[0][0]) not in times:  # the time was up in the middle
+            best = found[0]
         chosen[key] = best[0]
         edits.replace([node], best[1])
     return edits.done(), chosen

@@ -32,8 +32,8 @@ class Value:
 
     @property
     def real(self) -> bool:
-        """Whether kernels can read it: they know float32 alone."""
-        return self.dtype is torch.float32
+        """Whether kernels can read it: they know float32 alone, and something to compute."""
+        return self.dtype is torch.float32 and 0 not in self.shape
 
     def __repr__(self) -> str:
         return f"%{id(self) % 9973}{list(self.shape)}"

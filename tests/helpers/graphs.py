@@ -38,9 +38,10 @@ def settled(model):
     return model.eval()
 
 
-def graph_of(model, inputs):
-    """The graph of a model before any pass; ``inputs`` as `archcost.accelerate` takes them."""
-    state = {name: one.double() for name, one in [*model.named_parameters(), *model.named_buffers()]}
+def graph_of(model, inputs, dtype=torch.float64):
+    """The graph of a model before any pass, what is computed from its weights in ``dtype``."""
+    state = dict([*model.named_parameters(), *model.named_buffers()])
+    state = {name: one.to(dtype) if one.is_floating_point() else one for name, one in state.items()}
     return read(traced(model, inputs), state)
 
 

@@ -185,7 +185,7 @@ FUNCTIONS = {
     "1-sigmoid": lambda x: 1 - x.sigmoid(),
     "1/(x²+1)": lambda x: 1 / (x * x + 1),
     "x sigmoid(x)": lambda x: x * x.sigmoid(),
-    "x-mean": lambda x: x - x.mean((2, 3), keepdim=True),
+    "x-mean/2": lambda x: x - 0.5 * x.mean((2, 3), keepdim=True),
     "maximum": lambda x: torch.maximum(x, 0.1 * x),
     "channels": lambda x: x * torch.arange(x.shape[1], dtype=x.dtype).view(-1, 1, 1) * 0.125,
     "columns": lambda x: x + torch.arange(x.shape[3], dtype=x.dtype) * 0.125,

@@ -45,7 +45,7 @@ def _forms(node: Node, given: Sequence[Form]) -> tuple[Sequence[Form], Form] | N
     if min(min(side) for side in operator.padding) < 0:
         return None
     reads = [Form.BLOCKED] * len(node.inputs)
-    few = operator.weight.shape[1] <= _FEW_CHANNELS and operator.groups == 1
+    few = operator.weight.shape[1] <= _FEW_CHANNELS and operator.groups == 1 and operator.sources is None
     if few and given[0] is Form.PLAIN and operator.before is None and not operator.gated:
         reads[0] = Form.PLAIN
     return reads, Form.BLOCKED

@@ -27,7 +27,9 @@ def _gated(edits: Edits, node: Node) -> bool:
         if maker is None or not isinstance(maker.operator, Activate) or maker.inputs != (x,):
             continue
         if kind := _GATES.get(maker.operator.activation.kind):
-            edits.replace([node], [replace(node, operator=Activate(Activation(kind)), inputs=(x,))])
+            alone = [maker] if edits.only_user(gate) is node else []
+            fused = replace(node, operator=Activate(Activation(kind)), inputs=(x,))
+            edits.replace([*alone, node], [fused])
             return True
     return False
 

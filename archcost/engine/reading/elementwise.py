@@ -97,5 +97,20 @@ def arithmetic(reader: Reader, given: Arguments) -> Value | None:
     return reader.add(Elementwise(kind), a, b, shape=given.shape)  # type: ignore[arg-type]
 
 
+@reads("aten.rsub")
+def reversed_difference(reader: Reader, given: Arguments) -> Value | None:
+    x, other = given.first, given["other"]
+    if given["alpha"] != 1 or isinstance(other, Value) or not _real(given):
+        return None
+    return reader.add(Elementwise("sub"), reader.constant(other), x, shape=given.shape)
+
+
+@reads("aten.neg")
+def negated(reader: Reader, given: Arguments) -> Value | None:
+    if not _real(given):
+        return None
+    return reader.add(Elementwise("mul"), given.first, reader.constant(-1), shape=given.shape)
+
+
 def _real(given: Arguments) -> bool:
     return all(ref.dtype.is_floating_point for ref in (*given.op.tensors(), *given.op.outputs))
