@@ -7,8 +7,6 @@ from . import rewriting as rewriting
 from . import rules as rules
 
 # The functions, one for each question, and the results that they return.
-from .accelerating.accelerate import accelerate as accelerate
-from .accelerating.acceleration import Acceleration as Acceleration
 from .analysis.analysis import Analysis as Analysis
 from .analysis.analysis import analyze as analyze
 from .analysis.budget import Budget as Budget
@@ -19,6 +17,9 @@ from .analysis.difference import diff as diff
 from .analysis.effective import effective_field as effective_field
 from .analysis.receptive import receptive_field as receptive_field
 from .analysis.zoo import zoo as zoo
+from .engine.accelerate import accelerate as accelerate
+from .engine.acceleration import Acceleration as Acceleration
+from .engine.loading import load_accelerated as load_accelerated
 
 # The errors, each for another mend.
 from .errors import ArchcostError as ArchcostError

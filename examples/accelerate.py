@@ -1,4 +1,4 @@
-"""The same model, each convolution on the path that is fastest on this machine.
+"""The same model as one program of fused steps, on this machine.
 
 python examples/accelerate.py            # a small network
 python examples/accelerate.py resnet18   # one of torchvision's

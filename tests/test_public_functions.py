@@ -127,7 +127,7 @@ FUNCTIONS = {
     ),
     "rewrite": lambda m: str(archcost.rewrite(m, of(m), rules=["bottleneck"], **QUICK)),
     "accelerate": lambda m: str(
-        archcost.accelerate(m, of(m), seconds=0.05, paths=["im2col"], progress=False).acceleration
+        archcost.accelerate(m, of(m), seconds=0.05, store=False, progress=False).acceleration
     ),
     "plot.growth": lambda m: archcost.plot.growth(m, input_size=(1, 3, 12, 12)),
 }
@@ -165,7 +165,6 @@ REFUSED = {
     ("differentiates", "measure"): "its forward pass raised RuntimeError: element 0 of tensors",
     ("differentiates", "measured"): "the model's own forward failed",
     ("differentiates", "rewrite"): "the model's own forward failed",
-    ("differentiates", "accelerate"): "the model's own forward failed",
     ("infers", "effective_field"): "no gradient flows from its output to the input",
     ("by function", "effective_field"): r"of the model \(max_pool2d_with_indices\), is made inside a forward",
 }

@@ -1,4 +1,4 @@
-"""archcost accelerate: the whole model with each convolution on its fastest path, and its speedup."""
+"""archcost accelerate: the whole model as one program of fused steps, and its speedup."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from archcost.cli.options import (
     Parser,
     count,
     given,
-    names,
     report_options,
     size_option,
     sizes,
@@ -23,7 +22,7 @@ __all__ = ["add", "run"]
 def add(commands: Commands, common: Parser) -> None:
     """Add the command and its options to the parser."""
     accelerate = commands.add_parser(
-        "accelerate", parents=[common], help="the whole model with each convolution on its fastest path"
+        "accelerate", parents=[common], help="the whole model as one program of fused steps"
     )
     accelerate.add_argument("spec", metavar="SPEC", help=SPEC)
     size_option(accelerate)
@@ -33,27 +32,15 @@ def add(commands: Commands, common: Parser) -> None:
     accelerate.add_argument(
         "--threads", type=count, metavar="N", help="threads of PyTorch; default: its own number"
     )
-    accelerate.add_argument(
-        "--paths", type=names, metavar="A,B,...", help="candidate paths; PyTorch's own is always one"
-    )
-    accelerate.add_argument("--seconds", type=float, metavar="S", help="time budget; default: 60")
+    accelerate.add_argument("--seconds", type=float, metavar="S", help="seconds to measure; default: a few")
     accelerate.add_argument(
         "--tolerance",
         type=float,
         metavar="T",
-        help="the largest relative error of a layer; default: 1e-4",
+        help="the largest relative error of the outputs; default: 1e-4",
     )
     accelerate.add_argument(
         "--store", metavar="STORE", help="the file of measured times; :memory: keeps none"
-    )
-    accelerate.add_argument(
-        "--no-fold",
-        dest="fold",
-        action="store_false",
-        help="leave batch normalisation and activation functions as they are",
-    )
-    accelerate.add_argument(
-        "--no-nan", dest="keeps_nan", action="store_false", help="ReLU may turn NaN into 0"
     )
     report_options(accelerate)
     accelerate.set_defaults(run=run)
@@ -61,16 +48,15 @@ def add(commands: Commands, common: Parser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
-    from archcost.accelerating.accelerate import accelerate
+    from archcost.engine.accelerate import accelerate
 
     options = given(
-        paths=args.paths,
         threads=args.threads,
         seconds=args.seconds,
         tolerance=args.tolerance,
         weights=args.weights,
         input_size=sizes(args),
     )
-    model = accelerate(args.spec, store=args.store, fold=args.fold, keeps_nan=args.keeps_nan, **options)
+    model = accelerate(args.spec, store=args.store, **options)
     write(args, model.acceleration)
     return DONE

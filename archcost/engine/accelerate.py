@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from archcost.engine.acceleration import Acceleration
+from archcost.engine.choosing import outputs_of_tile
 from archcost.engine.describing import step_seconds, step_times
 from archcost.engine.graph import Graph
 from archcost.engine.module import Accelerated, Engine, Recipe, accelerated, original
@@ -41,7 +42,7 @@ __all__ = ["accelerate"]
 
 Model = TypeVar("Model", bound=nn.Module)
 
-_SECONDS = (3.0, 12.0)
+_SECONDS = (1.5, 6.0)
 """For timing, where none are given: the second where the first do not hold enough pairs."""
 _ROUNDS = 25
 _STEP_PASSES = 7
@@ -50,6 +51,8 @@ _FOR_LAYERS, _FOR_MODULES = 1.0, 0.3
 # Variants as exact as PyTorch's own operators.
 _EXACT = ("direct", "fused", "apart")
 _LEAST_GAIN = 1.01
+# So much as a median is no noise, however few the pairs.
+_CLEAR_GAIN = 1.5
 # The noise is taken to be this at least where the samples were interrupted.
 _DISTURBED_NOISE = 0.05
 
@@ -177,11 +180,13 @@ def _exact_enough(
         off = worst_error(outputs_of(accelerated(model, Engine(model, recipe, program)), asked.call), exact)
         if off <= allowed:
             return recipe, program, off
-        inexact = sorted(name for name in {*chosen.values()} if name not in _EXACT)
+        inexact = {name for name in chosen.values() if name not in _EXACT}
         if not inexact:
             raise Refused(f"its outputs would be off by {off:.1e}")
         # The largest tiles are the least exact.
-        recipe = replace(recipe, banned=recipe.banned | {inexact[-1]})
+        largest = max(map(outputs_of_tile, inexact))
+        too_large = {name for name in inexact if outputs_of_tile(name) == largest}
+        recipe = replace(recipe, banned=recipe.banned | too_large)
 
 
 def _timed(
@@ -196,7 +201,7 @@ def _timed(
     for seconds in asked.seconds:
         deadline = Deadline(seconds)
         report.times(_in_turns(model, fast, asked, deadline.before(_FOR_MODULES * seconds)))
-        if report.ratio is not None and report.ratio.pairs >= FEWEST:
+        if report.gains() or (report.ratio is not None and report.ratio.pairs >= FEWEST):
             break
     step()
     given = fast._archcost_engine.recipe.arguments.tensors(*fresh(asked.call))  # type: ignore[union-attr]
@@ -258,7 +263,7 @@ class _Report:
     def gains(self) -> bool:
         """Whether the ratio is above 1 beyond its noise: twice the standard error of its median."""
         if self.ratio is None or self.ratio.pairs < FEWEST:
-            return False
+            return self.ratio is not None and self.ratio.median > _CLEAR_GAIN
         noise = 2 * STANDARD_ERROR * self.ratio.spread / sqrt(self.ratio.pairs)
         return self.ratio.median - 1 > max(_LEAST_GAIN - 1, noise, _DISTURBED_NOISE * self.disturbed)
 

@@ -15,8 +15,8 @@ from archcost.report.units import bytes_text, percent_text
 
 __all__ = ["REST", "Acceleration", "StepTime"]
 
-REST = "(the rest)"
-"""The row of everything outside of steps, with which the rows add up to the whole."""
+REST = "outside of steps"
+"""The operator of the last row, with which the rows add up to the whole."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,9 @@ class StepTime:
     @property
     def name(self) -> str:
         """The modules' names, what they have in common said once."""
-        first, *others = self.modules or ("",)
+        if not self.modules:
+            return "(the rest)" if self.operator == REST else "-"
+        first, *others = self.modules
         parent = first.rpartition(".")[0]
         short = [
             other.removeprefix(f"{parent}.") if parent and other.startswith(f"{parent}.") else other

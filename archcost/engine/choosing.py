@@ -17,7 +17,7 @@ from archcost.engine.program import Program
 from archcost.kernels.packing import winograd_tiles
 from archcost.kernels.tensors import loaded
 
-__all__ = ["Chosen", "Times", "choose", "variants"]
+__all__ = ["Chosen", "Times", "choose", "outputs_of_tile", "variants"]
 
 Variant = tuple[str, tuple[Node, ...]]
 """A name, and nodes that compute what the original does from the same inputs."""
@@ -74,6 +74,13 @@ def _transformed(node: Node, layer: Convolution) -> Iterator[Variant]:
     size = loaded().archcost_depthwise_size(width, node.inputs[0].shape[3], left, right)
     if size:
         yield "fourier rows", (replace(node, operator=replace(layer, fourier=size)),)
+
+
+def outputs_of_tile(name: str) -> int:
+    """The outputs of a variant's tile along its longer axis; F(4x4, 3x3) has 4. Without a tile, 1."""
+    if not name.startswith("F("):
+        return 1
+    return max(map(int, name[2 : name.index(",")].split("x")))
 
 
 def _apart(node: Node, operator: InvertedResidual) -> Iterator[Node]:

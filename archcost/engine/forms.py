@@ -50,14 +50,14 @@ def floats(value: Value, form: Form, lanes: int) -> int:
 def in_forms(graph: Graph, wanted: Wanted) -> tuple[Graph, Forms]:
     """The graph with a conversion wherever a tensor is read in a form that it is not in.
 
-    Inputs and outputs of the model are plain; a tensor is converted once for all that read it.
+    Inputs, constants and outputs of the model are plain; a tensor is converted once for all that read it.
     """
     forms: Forms = dict.fromkeys(graph.inputs, Form.PLAIN)
     nodes: list[Node] = []
     converted: dict[tuple[Value, Form], Value] = {}
 
     def as_form(value: Value, form: Form) -> Value:
-        if value.constant is not None or forms[value] is form:
+        if forms[value] is form:
             return value
         if (value, form) not in converted:
             made = Value(value.shape)
@@ -67,9 +67,13 @@ def in_forms(graph: Graph, wanted: Wanted) -> tuple[Graph, Forms]:
         return converted[value, form]
 
     for node in graph.nodes:
-        reads, writes = wanted(node, [forms.get(value, Form.PLAIN) for value in node.inputs])
+        forms.update((value, Form.PLAIN) for value in node.inputs if value.constant is not None)
+        given = [forms[value] for value in node.inputs]
+        reads, writes = wanted(node, given)
         inputs = tuple(as_form(value, form) for value, form in zip(node.inputs, reads, strict=True))
         nodes.append(replace(node, inputs=inputs))
         forms.update(dict.fromkeys(node.outputs, writes))
-    outputs = tuple(as_form(value, Form.PLAIN) for value in graph.outputs)
+    outputs = tuple(
+        value if value.constant is not None else as_form(value, Form.PLAIN) for value in graph.outputs
+    )
     return replace(graph, nodes=tuple(nodes), outputs=outputs), forms

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 
+from torch import Tensor
+
 from archcost.engine.forms import Form, Forms, floats
 from archcost.engine.graph import Graph, Node, Value
 from archcost.engine.operators import Channels, Reshape
@@ -29,6 +31,8 @@ class Buffer:
     """The model's input that it is; None for what the engine allocates."""
     output: int | None = None
     """The model's output that it is."""
+    constant: Tensor | None = None
+    """The constant that it holds from the beginning."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,9 @@ def held(graph: Graph, forms: Forms, lanes: int) -> dict[Value, Held]:
     for number, value in enumerate(graph.inputs):
         plan.places[value] = plan.own(value)
         plan.places[value].buffer.input = number
+    for value in (value for node in graph.nodes for value in node.inputs if value.constant is not None):
+        plan.places[value] = plan.own(value)
+        plan.places[value].buffer.constant = value.constant
     for node in graph.nodes:
         if node.output not in plan.places:
             plan.places[node.output] = _view(plan, node) or plan.own(node.output)
@@ -151,7 +158,9 @@ def _outputs(plan: _Plan) -> None:
     """Outputs are written where the caller gets them, if each is a whole buffer of its own."""
     for number, value in enumerate(plan.graph.outputs):
         place = plan.places.get(value)
-        if place is None or place.buffer.input is not None or place.buffer.output is not None:
+        if value.constant is not None or place is None:
+            continue
+        if place.buffer.input is not None or place.buffer.output is not None:
             continue
         if place.offset == 0 and place.buffer.floats == prod(value.shape):
             place.buffer.output = number

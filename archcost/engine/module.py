@@ -14,12 +14,13 @@ from dataclasses import dataclass, field
 from itertools import chain
 from math import inf
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
+from archcost.engine.acceleration import Acceleration
 from archcost.engine.binding import Arguments, Outputs
 from archcost.engine.choosing import Chosen, Times, choose
 from archcost.engine.graph import Graph
@@ -27,17 +28,19 @@ from archcost.engine.passes import fused
 from archcost.engine.program import Program
 from archcost.engine.reading.reader import read
 from archcost.engine.reading.registry import Refused
+from archcost.engine.saved import Saved
 from archcost.engine.watch import Structure, Weights
-from archcost.errors import ModelError, one_line
+from archcost.errors import ModelError, SpecError, one_line
 from archcost.kernels.loading import why_not
+from archcost.report import saving
 from archcost.trace.call import Call
 from archcost.trace.graph import Trace
 from archcost.trace.modules import named_state, walk
 
-if TYPE_CHECKING:
-    from archcost.engine.acceleration import Acceleration
-
 __all__ = ["Accelerated", "Engine", "Recipe", "accelerated", "original"]
+
+_MOST_SKIPPED = 62
+"""Calls that pass before weights are looked at again that change at every look."""
 
 _is_compiling: Callable[[], bool] = torch.compiler.is_compiling
 _records: Callable[[], bool] = torch.is_grad_enabled
@@ -118,39 +121,39 @@ class Engine:
         """Why the model's own modules run, whatever the call; None where the program may."""
         self.acceleration: Acceleration | None = None
         self._lock = threading.Lock()
+        self._changes = self._skipped = 0
         self._structure = None if recipe is None or reason is not None else Structure(model)
         self._weights = self._pending = None if self._structure is None else self._weights_of(model)
         self._kinds = _kinds(model)
 
-    def tensors(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor] | None:
-        """The tensors of a call that the program may do; None where the model's own modules have to run."""
+    def ready(
+        self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Program, list[Tensor]] | None:
+        """The program for a call and the call's tensors; None where the model's own modules have to run."""
         recipe, structure = self.recipe, self._structure
         if recipe is None or structure is None or self.reason is not None or _looked_on():
             return None
-        found = recipe.arguments.tensors(args, kwargs)
-        if found is None:
+        given = recipe.arguments.tensors(args, kwargs)
+        if given is None:
             return None
-        weights, records = self._weights, _records()
+        program, weights, records = self.program, self._weights, _records()
         if records:
             frozen = weights is not None and not weights.want_gradients()
-            if any(map(_wants, found)) or not (frozen or not any(map(_wants, model.parameters()))):
+            if any(map(_wants, given)) or not (frozen or not any(map(_wants, model.parameters()))):
                 return None
         if not structure.holds():
             return None
-        if self.program is None or weights is None or not weights.hold():
-            weights = self._renewed(model)
-            if weights is None or (records and weights.want_gradients()):
+        if program is None or weights is None or not weights.hold():
+            program, weights = self._renewed(model)
+            if program is None or weights is None or (records and weights.want_gradients()):
                 return None
-        return found
+        return program, given
 
-    def run(self, given: list[Tensor]) -> Any:
+    def run(self, program: Program, given: list[Tensor]) -> Any:
         """The model's outputs for the tensors of a call, by the program."""
-        recipe, program = self.recipe, self.program
-        assert recipe is not None
-        if program is None:
-            raise RuntimeError("the weights have changed meanwhile")
+        assert self.recipe is not None
         made = program([x if x.is_contiguous() else x.contiguous() for x in given])
-        return recipe.outputs.filled(made, given)
+        return self.recipe.outputs.filled(made, given)
 
     def why_not(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
         """Why the model's own modules would run a call, here and now; None where the program does."""
@@ -165,7 +168,7 @@ class Engine:
             return "gradients are recorded: call it under torch.inference_mode() or torch.no_grad()"
         if (changed := self._structure.changed()) is not None:
             return changed
-        if self.tensors(model, args, kwargs) is None:
+        if self.ready(model, args, kwargs) is None:
             return "weights have changed: the program is made anew at the second call with the same ones"
         return None
 
@@ -176,40 +179,47 @@ class Engine:
         with self._lock:
             self.program = self._weights = None
             self._pending = self._weights_of(model)
+            self._changes = self._skipped = 0
             self._renew(model)
 
     def stopped(self) -> str | None:
         """Why the program of a copy may not run: attributes have changed since it was made."""
         return self.reason or (None if self._structure is None else self._structure.changed())
 
-    def _renewed(self, model: nn.Module) -> Weights | None:
+    def _renewed(self, model: nn.Module) -> tuple[Program | None, Weights | None]:
         """Make the program anew at the second call with the same weights; None at the first.
 
         At the first, PyTorch's modules are faster than making a program: weights may change again at once,
-        as in training, moving averages and ``functional_call``.
+        as in training, moving averages and ``functional_call``. Where they do again and again, more and more
+        calls pass before the weights are looked at, since that takes time as well.
         """
         with self._lock:
             if self.program is not None and self._weights is not None and self._weights.hold():
-                return self._weights  # another thread did it
+                return self.program, self._weights  # another thread did it
             self.program = self._weights = None
-            if self._pending is None or not self._pending.hold():
+            if self._skipped > 0:
+                self._skipped -= 1
+            elif self._pending is None or not self._pending.hold():
                 self._pending = self._weights_of(model)
-                return None
-            return self._renew(model)
+                self._changes += 1
+                self._skipped = min(2**self._changes - 2, _MOST_SKIPPED)
+            else:
+                self._renew(model)
+            return self.program, self._weights
 
-    def _renew(self, model: nn.Module) -> Weights | None:
+    def _renew(self, model: nn.Module) -> None:
         recipe, pending = self.recipe, self._pending
         if recipe is None or pending is None or _kinds(model) != self._kinds:
-            return None
+            self._skipped = _MOST_SKIPPED  # of another dtype, say
+            return
         try:
             program = recipe.again(_state(model))
         except Exception as error:  # the original still can
             self.reason = f"the program could not be made with other weights: {one_line(error)}"
-            return None
-        if not pending.hold():
-            return None
-        self.program, self._weights = program, pending
-        return pending
+            return
+        if pending.hold():
+            self.program, self._weights = program, pending
+            self._changes = 0
 
     def _weights_of(self, model: nn.Module) -> Weights | None:
         """None where they are not PyTorch's ordinary parameters and buffers on the CPU."""
@@ -250,10 +260,17 @@ class Accelerated(nn.Module):
         return self._archcost_engine.why_not(self, args, kwargs)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Keep what was chosen in a file of JSON, for `archcost.load_accelerated`; weights are not in it."""
-        from archcost.engine.saving import save
+        """Keep what was chosen in a file of JSON, for `archcost.load_accelerated`; weights are not in it.
 
-        save(self, path)
+        Raises:
+            SpecError: it has no program, or was called with arguments that JSON cannot hold.
+        """
+        engine = self._archcost_engine
+        if engine.recipe is None or engine.acceleration is None:
+            raise SpecError("save keeps what accelerate chose, and this model has no program")
+        recipe = engine.recipe
+        call = recipe.arguments.example()
+        saving.save(Saved.of(self, call, recipe.times, recipe.banned, engine.acceleration), path)
 
     def __reduce_ex__(self, protocol: object) -> tuple[Any, ...]:
         engine = self._archcost_engine
@@ -319,11 +336,11 @@ def _class_of(kind: type[nn.Module]) -> type[Accelerated]:
             engine: Engine = self._archcost_engine
         except AttributeError:  # a copy made past `copy`
             return plain(self, *args, **kwargs)
-        given = engine.tensors(self, args, kwargs)
-        if given is None:
+        ready = engine.ready(self, args, kwargs)
+        if ready is None:
             return plain(self, *args, **kwargs)
         try:
-            return engine.run(given)
+            return engine.run(*ready)
         except Exception as error:
             warnings.warn(
                 f"the program of {kind.__name__} failed, its own modules run: {one_line(error)}", stacklevel=2

@@ -18,8 +18,10 @@ __all__ = ["Fetched", "Places", "elements", "lines_of", "tag_places", "tags_work
 
 Addresses = np.ndarray[Any, np.dtype[np.int64]]
 
-_PICKED, _PICKED_OF_FEW, _FEW = 12, 4, 4096
-"""Elements of each tensor that are looked at, and of one with no more than so many."""
+_FEW = 4096
+_SPOTS, _SPOTS_OF_FEW = (3, 4), (1, 6)
+"""Spots of a tensor, and of one of few elements, and neighbours that are looked at there: another spot is on another
+page of memory, which takes most of the time."""
 _LINE = 64
 _TAG = 24
 """Where a dict of CPython keeps the number that changes whenever it does (PEP 509): up to 3.13."""
@@ -66,8 +68,9 @@ def elements(tensor: Tensor) -> Addresses:
     size, count = tensor.element_size(), tensor.numel()
     if count * size < 4 or (size < 4 and not tensor.is_contiguous()):
         return np.zeros(0, np.int64)
-    shares = np.linspace(0.0, 1.0, _PICKED if count > _FEW else _PICKED_OF_FEW)
-    picked = np.unique((shares * (count - 1)).astype(np.int64))
+    spots, together = _SPOTS if count > _FEW else _SPOTS_OF_FEW
+    first = (np.linspace(0.5 / spots, 1 - 0.5 / spots, spots) * max(count - together, 0)).astype(np.int64)
+    picked = np.unique(np.add.outer(first, np.arange(together)) % count)
     if tensor.is_contiguous():
         return tensor.data_ptr() + np.minimum(picked * size, count * size - 4)
     axes: Sequence[Any] = np.unravel_index(picked, tuple(tensor.shape))
@@ -80,8 +83,8 @@ def elements(tensor: Tensor) -> Addresses:
 def lines_of(tensor: Tensor) -> list[int]:
     """Addresses that PyTorch goes through to tell a tensor's version and address; others do no harm."""
     inner: int = tensor._cdata
-    words = (ctypes.c_int64 * 16).from_address(inner)  # it is larger than that
-    return [id(tensor), inner, inner + _LINE, inner + 2 * _LINE, *(word for word in words if word > 1 << 16)]
+    words = (ctypes.c_int64 * 8).from_address(inner)  # it is larger than that
+    return [id(tensor), inner, inner + _LINE, *(word for word in words if word > 1 << 16)]
 
 
 def tag_places(dicts: Iterable[dict[str, Any]]) -> Addresses:

@@ -37,7 +37,7 @@ class Program:
         builder = lowered(graph, isa)
         self.graph, self._held, self._forms = builder.graph, builder.held, builder.forms
         buffers = list(dict.fromkeys(place.buffer for place in self._held.values()))
-        inner = [one for one in buffers if one.input is None and one.output is None]
+        inner = [one for one in buffers if one.input is None and one.output is None and one.constant is None]
         self._offsets, self.arena_floats = arena(inner)
         self._library = builder.library
         self._weights = builder.pack(self._in_arena, empty=not packed)
@@ -77,8 +77,9 @@ class Program:
         return self._results(memory, outputs, loose)
 
     def _is_own(self, number: int) -> bool:
-        place = self._held.get(self.graph.outputs[number])
-        return place is not None and place.buffer.output == number
+        value = self.graph.outputs[number]
+        place = self._held.get(value)
+        return value.real and place is not None and place.buffer.output == number
 
     def _results(
         self, memory: _Memory, outputs: list[Tensor | None], loose: dict[Value, Tensor]
@@ -152,9 +153,11 @@ class Program:
         place = self._held[value]
         output = place.buffer.output
         if output is not None:
-            whole = outputs[output]
-            assert whole is not None
-            whole = whole.reshape(-1)
+            made = outputs[output]
+            assert made is not None
+            whole = made.reshape(-1)
+        elif place.buffer.input is not None:
+            whole = loose[self.graph.inputs[place.buffer.input]].reshape(-1)
         else:
             whole = memory.arena[self._offsets[place.buffer] :]
         return whole[place.offset : place.offset + prod(value.shape)].view(value.shape)
@@ -226,6 +229,6 @@ class _TorchRun:
         if node.output.real:
             program._tensor(node.output, memory, outputs, loose).copy_(made)
         else:
-            loose[node.output] = made
+            loose[node.output] = made.clone() if made._is_view() else made
         if times is not None:
             times.append(time.perf_counter() - began)

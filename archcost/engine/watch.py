@@ -21,7 +21,9 @@ from archcost.trace.modules import walk
 __all__ = ["Structure", "Weights"]
 
 _BASE = frozenset(vars(nn.Module()))
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+_BACKWARD_HOOKS = ("_backward_hooks", "_backward_pre_hooks")  # without gradients they do not run
+_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 _values: Callable[[dict[str, Any]], Any] = dict.values
 _address, _version, _wants = Tensor.data_ptr, attrgetter("_version"), attrgetter("requires_grad")
@@ -67,7 +69,9 @@ class Structure:
         self._keys = list(groups)
         self._groups = [(itemgetter(*keys), dicts) for keys, dicts in groups.items()]
         self._attributes = self._read()
-        self._tables = [one["_modules"] for one in self._all]
+        self._tables = [
+            one._modules for one in modules.values() if one._modules or isinstance(one, _CONTAINERS)
+        ]
         self._children = self._read_children()
         # Those of the model itself are run by whoever calls it.
         self._hooks = [one[key] for one in self._all[1:] for key in _HOOKS]
@@ -80,7 +84,7 @@ class Structure:
     def hooked(self) -> str | None:
         """The name of the first module with a hook, the model itself included."""
         for name, one in zip(self._names, self._all, strict=True):
-            if any(one[key] for key in _HOOKS):
+            if any(one[key] for key in (*_HOOKS, *_BACKWARD_HOOKS)):
                 return name
         return None
 

@@ -54,7 +54,7 @@ def used(model, monkeypatch):
     """Counts the passes by the program."""
     engine, passes = model._archcost_engine, []
     run = engine.run
-    monkeypatch.setattr(engine, "run", lambda given: passes.append(1) or run(given))
+    monkeypatch.setattr(engine, "run", lambda *ready: passes.append(1) or run(*ready))
     return passes
 
 
@@ -337,6 +337,20 @@ def test_weights_that_change_at_every_call_do_not_make_a_program_each_time(pair,
             one.conv1.weight.mul_(1.1)
         assert torch.equal(fast(X), plain(X))
     assert not passes
+
+
+def test_weights_that_come_to_rest_get_their_program(pair, monkeypatch):
+    fast, plain = pair
+    passes = used(fast, monkeypatch)
+    for one in pair:
+        for _ in range(20):
+            one.conv1.weight.mul_(1.01)
+            one(X)
+    looks = fast._archcost_engine._changes
+    assert 2 < looks < 7
+    while not passes:
+        assert close(fast(X), plain(X))
+    assert close(fast(X), plain(X))
 
 
 def test_weights_made_in_inference_mode():

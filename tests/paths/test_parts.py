@@ -12,8 +12,6 @@ from torch import nn
 
 import archcost
 from archcost import ConvSpec, InputError, kernels
-from archcost.accelerating.contest import candidates
-from archcost.accelerating.layers import Task
 from archcost.latency.layers import NOT_FASTER, verdict_of
 from archcost.latency.paths import PathTimes
 from archcost.latency.store.measurement import Measurement
@@ -136,11 +134,6 @@ def test_what_multiplies_five_times_less_is_a_candidate_by_default_kernel_or_not
     assert refused["fft"] == "no compiled kernel runs it here"
 
 
-def test_accelerate_looks_at_them_as_well():
-    paths, _ = candidates(Task(LONG, torch.float32, None))
-    assert {"fft", "fft-parts"} <= {path.name for path in paths}
-
-
 def test_the_verdict_says_that_some_were_not_timed():
     task = archcost.latency.convolutions.ConvTask(LONG, "float32")
     timed = archcost.latency.store.measurement.Key("here", LONG, "float32", "native")
@@ -167,13 +160,3 @@ def test_a_model_with_a_long_kernel_is_measured_by_it():
     found = archcost.measure(model, x, seconds=30, threads=1, store=False, in_context=False)
     assert found["0"].best_path in ("fft", "fft-parts")
     assert found["0"].speedup > 5
-
-
-@needs_kernels
-@pytest.mark.slow  # takes its seconds on a busy machine
-def test_a_model_with_a_long_kernel_is_accelerated_by_it():
-    model, x = with_a_long_kernel()
-    fast = archcost.accelerate(model, x, seconds=60, threads=1)
-    assert fast.acceleration.changed, fast.acceleration
-    with torch.no_grad():
-        assert error_against(fast(x), model.double()(x.double())) < 1e-5

@@ -89,7 +89,7 @@ def test_no_line_is_wider_and_the_first_columns_stay(result, width):
 KEY_COLUMNS = {
     "measured": ("In context", "Best"),
     "stored": ("Path", "Median"),
-    "acceleration": ("Path", "ms"),
+    "acceleration": ("Modules", "ms"),
 }
 
 
@@ -191,11 +191,11 @@ def test_by_paths_columns_are_those_of_paths():
 def test_an_acceleration_is_complete_as_data():
     found = made_up.acceleration()
     record = json.loads(found.to_json(), parse_constant=pytest.fail)
-    assert record["schema"] == "archcost.acceleration/1"
+    assert record["schema"] == "archcost.acceleration/2"
     assert record["ratio"] == {"median": 1.5, "spread": 0.05, "pairs": 20}
-    assert record["layers"][0]["spec"]["in_channels"] == 16
-    assert record["layers"][0]["takes_over"] == ["norm", "act"]
-    assert found.to_pandas()["takes_over"][0] == ("norm", "act")
+    assert record["steps"][0]["modules"] == ["blocks.0.conv", "blocks.0.norm", "blocks.0.act"]
+    assert found.to_pandas()["name"][0] == "blocks.0.conv + norm + act"
+    assert found.pytorch_share == 10.0
 
 
 NET = """
@@ -218,25 +218,25 @@ def test_the_command_accelerates_and_shows_it_in_every_format(net, capsys, tmp_p
     assert main([*line, "--save", "it.json"]) == 0
     out = capsys.readouterr().out
     assert out.splitlines()[0] == "net.py:net  1 thread, float32, batch 1"
-    assert "Native ms" in out
+    assert "As is ms" in out
     assert str(archcost.load_result("it.json")) == out.rstrip("\n")
-    assert len(Store("store.sqlite")) > 0
     assert main([*line, "--format", "json", "-o", "out.json"]) == 0
     assert capsys.readouterr().out == ""
-    assert [row["name"] for row in json.loads((tmp_path / "out.json").read_text())["layers"]] == ["0", "2"]
-    assert main([*line, "--paths", "winograd-5"]) == 2
-    assert capsys.readouterr().err.startswith("archcost: no execution path is called 'winograd-5'")
+    rows = json.loads((tmp_path / "out.json").read_text())["steps"]
+    assert {name for row in rows for name in row["modules"]} == {"0", "1", "2"}
+    assert main([*line, "--tolerance", "-1"]) == 2
+    assert capsys.readouterr().err.startswith("archcost: --tolerance must be a number above 0")
 
 
 def test_ctrl_c_leaves_the_model_as_it_was_and_exits_130(net, capsys, monkeypatch):
     import torch
 
-    from archcost.accelerating import accelerate
+    from archcost.engine import accelerate
 
     def interrupted(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(accelerate, "fastest", interrupted)
+    monkeypatch.setattr(accelerate, "_example", interrupted)
     line = ["accelerate", net, "--input-size", "1,3,16,16", "--seconds", "2", "--store", ":memory:"]
     assert main(line) == 130
     out, err = capsys.readouterr()
@@ -244,22 +244,9 @@ def test_ctrl_c_leaves_the_model_as_it_was_and_exits_130(net, capsys, monkeypatc
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU()).eval()
     parts, state = list(model), {key: value.clone() for key, value in model.state_dict().items()}
     with pytest.raises(KeyboardInterrupt):
-        archcost.accelerate(model, torch.rand(1, 3, 16, 16), inplace=True, seconds=2, store=False)
+        archcost.accelerate(model, torch.rand(1, 3, 16, 16), seconds=2, store=False)
     assert all(one is other for one, other in zip(model, parts, strict=True))
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
-
-
-@pytest.mark.parametrize("store", ["own", "path", "store", False])
-def test_store_means_the_same_as_for_measure(store, tmp_path, monkeypatch):
-    import torch
-
-    monkeypatch.setenv("ARCHCOST_STORE", str(tmp_path / "own"))
-    given = {"own": None, "path": tmp_path / "path", "store": Store(tmp_path / "store"), False: False}[store]
-    model = nn.Sequential(nn.Conv2d(3, 8, 3)).eval()
-    archcost.accelerate(model, torch.rand(1, 3, 16, 16), seconds=2, store=given)
-    files = {file.name for file in tmp_path.iterdir() if not file.name.endswith(("-wal", "-shm"))}
-    assert files == ({store} if store else set())
-    assert not store or len(Store(tmp_path / store)) > 0
 
 
 def test_weights_go_with_a_spec(net):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from archcost.engine.forms import Form, Forms
 from archcost.engine.graph import Graph, Node, Value
-from archcost.engine.memory import ALIGNMENT, Held
+from archcost.engine.memory import ALIGNMENT, Buffer, Held
 from archcost.kernels.loading import Images
 from archcost.kernels.tensors import loaded
 
@@ -63,6 +63,7 @@ class Builder:
     steps: list[NativeStep | TorchStep] = field(default_factory=list)
     weights_floats: int = 0
     _packers: list[tuple[int, Callable[[int], None]]] = field(default_factory=list)
+    _constants: dict[Buffer, WeightsPlace] = field(default_factory=dict)
     _late: list[tuple[int, Callable[[Callable[[Held], int]], Tensor]]] = field(default_factory=list)
 
     @property
@@ -117,7 +118,15 @@ class Builder:
         return place
 
     def step(self, node: Node, kernel: str, arguments: ctypes.Structure, places: Sequence[Place]) -> None:
-        self.steps.append(NativeStep(node, kernel, arguments, tuple(places)))
+        self.steps.append(NativeStep(node, kernel, arguments, tuple(map(self._known, places))))
+
+    def _known(self, place: Place) -> Place:
+        """Constants are among the weights."""
+        if not isinstance(place, Held) or (constant := place.buffer.constant) is None:
+            return place
+        if place.buffer not in self._constants:
+            self._constants[place.buffer] = self.constant(constant)
+        return WeightsPlace(self._constants[place.buffer].offset + place.offset)
 
     def pack(self, where: Callable[[Held], int], *, empty: bool = False) -> Tensor:
         """All weights, packed; zeros where ``empty``."""

@@ -94,16 +94,19 @@ def _pair_forms(node: Node, given: Sequence[Form]) -> tuple[Sequence[Form], Form
     a, b = node.inputs
     real = [form for value, form in zip(node.inputs, given, strict=True) if value.constant is None]
     for one, other in ((a, b), (b, a)):
-        if one.constant is None and other.constant is not None and other.constant.numel() == 1:
-            return real * 2, real[0]
-    if a.constant is not None or b.constant is not None:
-        return None
+        if one.constant is None and _number(other) and one.shape == node.output.shape:
+            return [Form.PLAIN if value is other else real[0] for value in node.inputs], real[0]
     if a.shape == b.shape:
         form = Form.BLOCKED if Form.BLOCKED in real else Form.PLAIN
         return (form, form), form
     if _gated(a, b) or _gated(b, a):
         return (Form.BLOCKED, Form.BLOCKED), Form.BLOCKED
     return None
+
+
+def _number(value: Value) -> bool:
+    """Whether it is a constant of one element."""
+    return value.constant is not None and value.constant.numel() == 1
 
 
 def _gated(x: Value, gate: Value) -> bool:
@@ -116,12 +119,10 @@ def elementwise(builder: Builder, node: Node) -> None:
     assert isinstance(operator, Elementwise)
     a, b = node.inputs
     operation = _OPERATIONS[operator.kind]
-    if a.constant is not None or (a.shape != b.shape and _gated(b, a)):
+    if _number(a) or (a.shape != b.shape and _gated(b, a)):
         a, b, operation = b, a, _SWAPPED.get(operator.kind, operation)
-    if b.constant is not None:
-        _step(
-            builder, node, operator.activation, operation, a, builder.constant(b.constant), _FLOAT, Run(0, 0)
-        )
+    if _number(b) and a.shape == node.output.shape:
+        _step(builder, node, operator.activation, operation, a, builder.held[b], _FLOAT, Run(0, 0))
     elif a.shape == b.shape:
         _step(builder, node, operator.activation, operation, a, builder.held[b], _RUN, _run(builder, b))
     else:

@@ -21,8 +21,8 @@ def convolution(reader: Reader, given: Arguments) -> Value | None:
     if bias is not None and bias.constant is None:
         return None
     tensor, shape = weight.constant, given.shape
-    stride, padding, dilation = (tuple(given[name]) for name in ("stride", "padding", "dilation"))
     row = len(weight.shape) == 3
+    stride, padding, dilation = (_window(given[name]) for name in ("stride", "padding", "dilation"))
     if row:  # a row of pixels
         tensor = tensor[:, :, None]
         stride, padding, dilation = (1, stride[0]), (0, padding[0]), (1, dilation[0])

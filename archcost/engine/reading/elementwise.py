@@ -61,6 +61,13 @@ def leaky_relu(reader: Reader, given: Arguments) -> Value:
     return _activated(reader, given.first, Activation("leaky_relu", float(given["negative_slope"])))
 
 
+@reads("aten.rrelu_with_noise")
+def rrelu(reader: Reader, given: Arguments) -> Value:
+    """In evaluation, the slope is the mean of its bounds."""
+    slope = (float(given["lower"]) + float(given["upper"])) / 2
+    return _activated(reader, given.first, Activation("leaky_relu", slope))
+
+
 @reads("aten.elu")
 def elu(reader: Reader, given: Arguments) -> Value | None:
     if given["scale"] != 1 or given["input_scale"] != 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,14 +18,8 @@ __all__ = ["Arguments", "Reader", "read"]
 
 _Key = tuple[tuple[int, ...], tuple[int, ...], int]
 
-# Operators whose result depends on values in a way that a list of steps cannot follow.
-_DECIDES = {
-    "aten._local_scalar_dense",
-    "aten.nonzero",
-    "aten.masked_select",
-    "aten.unique_dim",
-    "aten._unique2",
-}
+# Tags of operators whose result, or its shape, depends on values in a way that a list of steps cannot follow.
+_DECIDES = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
 _FILLED = {
     f"aten.{name}" for name in ("new_zeros", "new_ones", "new_full", "zeros_like", "ones_like", "full_like")
 }
@@ -88,19 +83,30 @@ class Reader:
             if _key(ref) not in self._known.setdefault(ref.storage, {}):
                 self._known[ref.storage][_key(ref)] = Value(ref.shape, dtype=ref.dtype)
             self._inputs.append(self._known[ref.storage][_key(ref)])
-        self._module = ""
+        self._module, self._dtype = "", torch.float32
+        self._read_later = {ref.storage for op in trace.ops for ref in op.tensors()}
+        self._read_later.update(ref.storage for ref in refs(trace.outputs))
 
     def graph(self) -> Graph:
         for op in self._trace.ops:
             self._read(op)
-        outputs = tuple(self.value(ref) for ref in refs(self._trace.outputs))
+        stored = {self.value(ref): ref.storage for ref in refs(self._trace.inputs)}
+        outputs = tuple(self._returned(ref, stored) for ref in refs(self._trace.outputs))
         return Graph(tuple(self._nodes), tuple(self._inputs), outputs, self._trace.outputs)
+
+    def _returned(self, ref: TensorRef, stored: dict[Value, int]) -> Value:
+        """An output; where the model returns a copy it is one."""
+        value = self.value(ref)
+        if stored.setdefault(value, ref.storage) == ref.storage:
+            return value
+        copy = TorchCall("aten.clone.default", (Slot(0),))  # type: ignore[arg-type]
+        return self.add(copy, value, shape=value.shape, dtype=value.dtype)
 
     def add(
         self, operator: Operator, *inputs: Value, shape: Sequence[int], dtype: torch.dtype | None = None
     ) -> Value:
-        """A new node; its result, of the first input's dtype where none is given."""
-        output = Value(tuple(shape), dtype=dtype or inputs[0].dtype)
+        """A new node; its result, of the dtype of the operation's first result where none is given."""
+        output = Value(tuple(shape), dtype=dtype or self._dtype)
         self._nodes.append(Node(operator, inputs, output, (self._module,)))
         return output
 
@@ -139,11 +145,12 @@ class Reader:
         for ref in op.outputs:
             if ref.dtype.is_floating_point and ref.dtype is not torch.float32:
                 raise Refused(f"{self._module or 'the model'}: {op.label} computes in {ref.dtype}")
-        if op.base in _DECIDES:
+        if self._decides(op):
             raise Refused(f"{self._module or 'the model'}: values decide what is computed ({op.label})")
         mutable = overload._schema.is_mutable
         if mutable:
             self._check_writes(op)
+        self._dtype = op.outputs[0].dtype if op.outputs else torch.float32
         results = self._results(op, mutable)
         for ref, value in zip(op.outputs, results, strict=False):
             if value.shape != ref.shape:
@@ -152,11 +159,17 @@ class Reader:
                 self._known[ref.storage] = {}
             self._known.setdefault(ref.storage, {})[_key(ref)] = value
 
+    def _decides(self, op: Op) -> bool:
+        if op.base == "aten.index":
+            return any(ref.dtype in (torch.bool, torch.uint8) for ref in refs(op.args[1]))
+        return op.base == "torchvision.nms" or not _DECIDES.isdisjoint(function(op.name).tags)
+
     def _draws(self, op: Op) -> bool:
         """Whether an operator that may draw random numbers does."""
         if "dropout_p" in (names := [one.name for one in function(op.name)._schema.arguments]):
             return bool(Arguments(self, op)["dropout_p"])
-        return "train" not in names or Arguments(self, op)["train"] is not False
+        switch = next((name for name in names if name in ("train", "training")), None)
+        return switch is None or Arguments(self, op)[switch] is not False
 
     def _check_writes(self, op: Op) -> None:
         for index in op.writes:
@@ -177,11 +190,19 @@ class Reader:
         base = op.base.removesuffix("_") if mutable else op.base
         if handler := READERS.get(base):
             found = handler(self, arguments)
-            if found is not None:
-                return (found,) if isinstance(found, Value) else found
-        if mutable:
-            raise Refused(f"{self._module or 'the model'}: {op.label} writes in place")
+            made = (found,) if isinstance(found, Value) else found
+            if made is not None and self._all_read(op, made):
+                return made
+        if mutable:  # the same operator, its result in a tensor of its own
+            name = base + op.name.removeprefix(op.base)
+            if base == op.base or not _takes_the_same(name, op.name):
+                raise Refused(f"{self._module or 'the model'}: {op.label} writes in place")
+            op = replace(op, name=name)
         return self._called(op, tensors)
+
+    def _all_read(self, op: Op, made: Sequence[Value]) -> bool:
+        """Whether a handler made all that is read: not so for the indices of a pool."""
+        return not any(ref.storage in self._read_later for ref in op.outputs[len(made) :])
 
     def _folded(self, op: Op, tensors: list[Value], first: list[Value] | None = None) -> tuple[Value, ...]:
         """Constants, computed now; ``first`` stand in for the first arguments."""
@@ -221,10 +242,22 @@ class Reader:
         args = tuple(slotted(item) for item in op.args)
         kwargs = {key: slotted(item) for key, item in op.kwargs.items() if key != "device"}
         several = len(op.outputs) > 1 or _returns_list(op)
-        return tuple(
-            self.add(TorchCall(op.name, args, kwargs, index if several else None), *places, shape=ref.shape)
-            for index, ref in enumerate(op.outputs)
-        )
+
+        def result(index: int, ref: TensorRef) -> Value:
+            call = TorchCall(op.name, args, kwargs, index if several else None)
+            return self.add(call, *places, shape=ref.shape, dtype=ref.dtype)
+
+        return tuple(result(index, ref) for index, ref in enumerate(op.outputs))
+
+
+def _takes_the_same(name: str, other: str) -> bool:
+    """Whether there is an operator of this name, with the arguments of another one."""
+    try:
+        schemas = function(name)._schema, function(other)._schema
+    except AttributeError:
+        return False
+    first, second = ([(one.name, str(one.type)) for one in schema.arguments] for schema in schemas)
+    return first == second
 
 
 def _returns_list(op: Op) -> bool:

@@ -85,7 +85,7 @@ def permute(reader: Reader, given: Arguments) -> Value:
 @reads("aten.cat")
 def concatenate(reader: Reader, given: Arguments) -> Value | None:
     tensors = [value for value in given["tensors"] if value.shape != (0,)]
-    if len(given.shape) != 4 or given["dim"] % 4 != 1:
+    if len(given.shape) != 4 or given["dim"] % 4 != 1 or not given.shape[1]:
         return None
     sources = tuple((i, channel) for i, value in enumerate(tensors) for channel in range(value.shape[1]))
     return reader.add(Channels(sources), *tensors, shape=given.shape)
@@ -96,7 +96,7 @@ def _part(reader: Reader, x: Value, dim: int, start: int, stop: int, step: int =
     shape[dim] = len(range(start, stop, step))
     if tuple(shape) == x.shape:
         return x
-    if dim == 1 and len(x.shape) == 4:
+    if dim == 1 and len(x.shape) == 4 and shape[1]:
         sources = tuple((0, channel) for channel in range(start, stop, step))
         return reader.add(Channels(sources), x, shape=shape)
     return reader.add(Slice(dim, start, stop, step), x, shape=shape)

@@ -179,8 +179,8 @@ _TABLE = (
         "AC402",
         "path",
         "a convolution that was measured to be faster by another algorithm",
-        "From times that archcost measure took on this machine; none, no finding. archcost accelerate builds "
-        "the model with the fastest paths.",
+        "From times that archcost measure took on this machine; none, no finding. archcost accelerate makes "
+        "one program of the whole model.",
         rule="layout",
     ),
 )

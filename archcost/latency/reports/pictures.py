@@ -161,7 +161,7 @@ def _advice(measured: TimedModel) -> list[Point]:
     gains.sort(key=lambda gain: -gain[0])
     found = [point for _, point in gains[:_MOST]]
     if found:
-        text = "archcost accelerate SPEC times the whole model with each convolution on its fastest path"
+        text = "archcost accelerate SPEC makes one program of the whole model, and times it"
         found.append(Point("To have it", text))
     return found
 

@@ -1,4 +1,4 @@
-"""Thresholds of noise and waiting outside `archcost.accelerating`, each with the reason for its value.
+"""Thresholds of noise and waiting, each with the reason for its value.
 
 Shares of the seconds asked for are no matter of noise, and stand where the seconds are shared out.
 """

@@ -36,7 +36,7 @@ class Layout(Rewrite):
 
     Options: ``path``, the execution path, and ``layout``, that of the weights and the output. Both come from
     stored times that are faster, beyond the noise, than PyTorch's own convolution in the layer's present
-    layout. Layers are compared one by one; `archcost.accelerate` chooses layouts globally (min-cut).
+    layout. Layers are compared one by one; `archcost.accelerate` makes a program of the whole.
     """
 
     name = "layout"
