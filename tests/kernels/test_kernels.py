@@ -374,6 +374,18 @@ def test_the_kernels_touch_no_memory_but_their_own(isa, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not compiler_works(), reason="there is no C++ compiler")
+def test_the_kernels_compile_where_64_bits_are_no_long(tmp_path):
+    """On macOS they are a `long long`, and std::min does not choose between the two."""
+    for source in build.SOURCES.iterdir():
+        changed = source.read_text(encoding="utf-8").replace("std::int64_t", "LongLong")
+        (tmp_path / source.name).write_text("typedef long long LongLong;\n" + changed, encoding="utf-8")
+    command = [*build.compiler(), "-std=c++17", "-fsyntax-only", *map(str, tmp_path.glob("*.cpp"))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(
     not all(map(shutil.which, ("aarch64-linux-gnu-g++", "qemu-aarch64"))),
     reason="there is no compiler for ARM or no emulator: `.ci/neon --install`",

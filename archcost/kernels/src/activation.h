@@ -33,7 +33,7 @@ enum Activation : std::int64_t {
   kSoftplus = 12,
 };
 
-// In place, to `count` floats, a multiple of kLanes. What is not a number stays so.
+// In place, to `count` floats. What is not a number stays so.
 void activate(const ArchcostActivation& of, float* data, long count);
 
 }  // namespace archcost

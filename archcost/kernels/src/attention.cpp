@@ -54,7 +54,7 @@ void attend(const ArchcostAttention& of, float* const* places, long n, long head
   pack_linear(of.keys, of.depth, places[1] + start(of.k), of.k.row_stride, false, nullptr, keys);
   pack_linear(of.values, of.keys, places[2] + start(of.v), of.v.row_stride, true, nullptr, values);
   for (long first = 0; first < of.queries; first += at_once) {
-    const long rows = std::min(at_once, of.queries - first);
+    const long rows = std::min<long>(at_once, of.queries - first);
     // Whole vectors: there is room behind the last key.
     const ArchcostLinear to_scores = {
         {kIdentity, 0, 0}, rows, of.depth, round_up(of.keys, kLanes), of.q.row_stride, row, 0};

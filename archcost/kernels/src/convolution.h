@@ -30,4 +30,8 @@ namespace archcost {
 
 inline bool is_blocked(const ArchcostImages& of) { return of.block_stride != 0; }
 
+inline bool rows_end_to_end(const ArchcostImages& of) {
+  return of.height == 1 || of.row_stride == of.width * of.column_stride;
+}
+
 }  // namespace archcost

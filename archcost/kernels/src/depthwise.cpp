@@ -61,8 +61,7 @@ class DepthwiseConvolution {
       float* const row = scratch.data() + worker * worker_floats();
       float* const in = row + row_floats();
       float* const out = in + frequencies_ * in_rows_ * kStep;
-      const long channels = std::min<long>(kLanes, of_.input.channels - chunk * kLanes);
-      const Finish finish(bias ? load_first(bias + chunk * kLanes, channels) : Vector{}, limits);
+      const Finish finish(bias_of(bias, chunk * kLanes, of_.input.channels), limits);
       transform_rows(fft, Pixels(of_.input, input, image, chunk * kLanes), row, in);
       for (long k = 0; k < frequencies_; ++k) {
         const long weights = (chunk * frequencies_ + k) * kernel_.height * kStep;
@@ -104,7 +103,7 @@ class DepthwiseConvolution {
       // Of the first row at once; the kernel's rows outside the image for all of them are left out.
       const long top = first - of_.pad_top;
       const long begin = std::max(0L, 1 - kRowsAtOnce - top);
-      const long end = std::min(kernel_.height, of_.input.height - top);
+      const long end = std::min<long>(kernel_.height, of_.input.height - top);
       Complex sum[kRowsAtOnce] = {};
       for (long a = begin; a < end; ++a) {
         const Complex weight = load_complex(weights + a * kStep);

@@ -12,7 +12,7 @@ namespace {
 class Depthwise {
  public:
   Depthwise(const UnderWindow& under, const float* packed, const float* bias)
-      : window_(under.window), of_(under.of), packed_(packed), bias_(bias) {}
+      : under_(under), window_(under.window), of_(under.of), packed_(packed), bias_(bias) {}
 
   // kWidth 0: any window.
   template <int kWidth, int kStep, class Layout>
@@ -31,9 +31,7 @@ class Depthwise {
   const float* weights(const Tile& tile) const {
     return packed_ + (tile.block * window_.height + tile.skipped) * window_.width * kLanes;
   }
-  Vector bias(const Tile& tile) const {
-    return bias_ ? load_first(bias_ + tile.first_channel, of_.output.channels - tile.first_channel) : Vector{};
-  }
+  Vector bias(const Tile& tile) const { return bias_of(bias_, tile.first_channel, of_.output.channels); }
 
   template <int kWidth, int kStep, bool kInside, class Layout>
   ARCHCOST_INLINE void window(const Layout& in, const Layout& out, const Tile& tile) const {
@@ -74,17 +72,15 @@ class Depthwise {
       const float* const line = tile.from + i * window_.row_dilation * of_.input.row_stride;
       for (long j = 0; j < window_.width; ++j, weight += kLanes) {
         const Vector tap = load(weight);
-#pragma GCC unroll 7
-        for (int column = 0; column < kColumns; ++column) {
-          const long x = j * window_.column_dilation + column * window_.column_step;
-          if (tile.left + x < 0 || tile.left + x >= of_.input.width || column >= tile.count) continue;
+        under_.each_output(tile, j, [&](int column, long x) ARCHCOST_FLAT {
           sums[column] += in.load(line + x * in.column_stride) * tap;
-        }
+        });
       }
     }
     finish_tile<false>(out, tile, sums, of_);
   }
 
+  const UnderWindow& under_;
   const Window& window_;
   const ArchcostConvolution& of_;
   const float* const packed_;

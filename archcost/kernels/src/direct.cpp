@@ -4,9 +4,9 @@
 #include <optional>
 
 #include "export.h"
+#include "items.h"
 #include "pixel_tile.h"
 #include "scratch.h"
-#include "threads.h"
 #include "window.h"
 
 namespace archcost {
@@ -92,15 +92,13 @@ class Direct {
                         window_.rows_under(out.height) <= in.height &&
                         window_.columns_under(out.width) <= in.width;
     stages_ = !inside || (window_.column_step != 1) || scale_;
-    const bool gates = gate_ != nullptr;
-    stages_gate_ = gates && !channel_offsets_ && (stages_ || out.channels > out.height * out.width);
-    folds_gate_ = gates && !stages_gate_;
+    stages_gate_ = gate_ && !channel_offsets_ && (stages_ || out.channels > out.height * out.width);
+    folds_gate_ = gate_ && !stages_gate_;
     stages_ = stages_ || stages_gate_;
     divide();
     patch_floats_ = stages_ ? round_up(patch_of(group_height_, group_width_), kLanes) : 0;
     const long folded = folds_gate_ ? packed_floats() + round_up(depth_, kLanes) : 0;
-    const long offsets = 2 * depth_;
-    scratch_.emplace(offsets + folded + threads_ * patch_floats_);
+    scratch_.emplace(2 * depth_ + folded + threads_ * patch_floats_);
     folded_ = scratch_->data(), patches_ = folded_ + folded;
     offsets_ = reinterpret_cast<std::int64_t*>(patches_ + threads_ * patch_floats_);
     lay_out();
@@ -125,10 +123,7 @@ class Direct {
     ArchcostImages &in = of_.input, &out = of_.output, &addend = of_.addend;
     if (!blocked_ || window_.taps() != 1 || window_.row_step != 1 || window_.column_step != 1) return;
     if (of_.pad_top || of_.pad_left || in.height != out.height || in.width != out.width) return;
-    const auto whole = [](const ArchcostImages& images) {
-      return images.height == 1 || images.row_stride == images.width * images.column_stride;
-    };
-    if (!whole(in) || !whole(out) || (addend_ && !whole(addend))) return;
+    if (!rows_end_to_end(in) || !rows_end_to_end(out) || (addend_ && !rows_end_to_end(addend))) return;
     in = flattened(in), out = flattened(out);
     if (addend_) addend = flattened(addend);
   }
@@ -235,7 +230,6 @@ class Direct {
   }
 
   void run_images(long first, long count, const float* weights) const {
-    const long all = items(count);
     const auto work = [&](long item, int worker) {
       const long panel_group = item % panel_groups_;
       item /= panel_groups_;
@@ -243,18 +237,14 @@ class Direct {
       item /= column_groups();
       const long row = item % row_groups() * group_height_;
       const Group group{first + item / row_groups(), row, column,
-                        std::min(group_height_, of_.output.height - row),
-                        std::min(group_width_, of_.output.width - column)};
+                        std::min<long>(group_height_, of_.output.height - row),
+                        std::min<long>(group_width_, of_.output.width - column)};
       const Pieces panels(panels_, divide_up(panels_, panel_groups_));
       if (panel_group >= panels.count) return;
       run_group(group, panels.begin(panel_group), panels.length(panel_group), weights,
                 patches_ + worker * patch_floats_);
     };
-    if (threads_ == 1) {
-      for (long item = 0; item < all; ++item) work(item, 0);
-    } else {
-      parallel_for(threads_, all, work);
-    }
+    for_items(threads_, items(count), work);
   }
 
   long blocks_of(long panel) const {
@@ -334,9 +324,7 @@ class Direct {
       for (long i = 0; i < count; ++i) {
         float value = from[i * from_step];
         if (scale_) {
-          value = value * factor + shift;
-          value = of_.input_low > value ? of_.input_low : value;
-          value = of_.input_high < value ? of_.input_high : value;
+          value = within(value * factor + shift, of_.input_low, of_.input_high);
         }
         to[i] = stages_gate_ ? value * gate : value;
       }
@@ -355,9 +343,7 @@ class Direct {
     const Vector factor = load(scale_ + plane * kLanes), shift = load(shift_ + plane * kLanes);
     const Vector low = broadcast(of_.input_low), high = broadcast(of_.input_high);
     for (long i = 0; i < count; ++i) {
-      Vector value = load(from + i * from_step) * factor + shift;
-      value = low > value ? low : value;
-      value = high < value ? high : value;
+      const Vector value = within(load(from + i * from_step) * factor + shift, low, high);
       store(to + i * kLanes, stages_gate_ ? value * gate : value);
     }
   }

@@ -11,8 +11,6 @@ namespace {
 
 // Floats whose activation is computed behind the operation, while they are in the first-level cache.
 constexpr long kNear = 1024;
-// Floats that are worth a thread's while.
-constexpr long kShare = 16384;
 
 // piece(image, block, first, count) for pieces of all runs.
 template <class Piece>
@@ -40,10 +38,8 @@ void finish_run(const ArchcostActivation& activation, long count, float* to, con
     if (later) activate(activation, to + begin, whole);
   }
   if (const long rest = count % kLanes) {
-    alignas(64) float lanes[kLanes];
-    store(lanes, clamp(compute(count - rest, rest)));
-    if (later) activate(activation, lanes, kLanes);
-    store_first(to + count - rest, load(lanes), rest);
+    store_first(to + count - rest, clamp(compute(count - rest, rest)), rest);
+    if (later) activate(activation, to + count - rest, rest);
   }
 }
 
@@ -90,8 +86,8 @@ void elementwise(const ArchcostElementwise& of, const float* a, const float* b, 
     case kSubtract: return run([](Vector x, Vector y) { return x - y; });
     case kMultiply: return run([](Vector x, Vector y) { return x * y; });
     case kDivide: return run([](Vector x, Vector y) { return x / y; });
-    case kMaximum: return run([](Vector x, Vector y) { return (x > y) | (x != x) ? x : y; });
-    case kMinimum: return run([](Vector x, Vector y) { return (x < y) | (x != x) ? x : y; });
+    case kMaximum: return run([](Vector x, Vector y) { return ((x > y) | (x != x)) ? x : y; });
+    case kMinimum: return run([](Vector x, Vector y) { return ((x < y) | (x != x)) ? x : y; });
     case kSubtractFrom: return run([](Vector x, Vector y) { return y - x; });
     case kDivideInto: return run([](Vector x, Vector y) { return y / x; });
     case kNone: return apply(of, a, out, threads);

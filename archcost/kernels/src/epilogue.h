@@ -70,14 +70,7 @@ class Epilogue {
 
   void piece(long at, long count) const {
     if (addend_) add(at, count);
-    if (!activates_) return;
-    const long whole = count / kLanes * kLanes;
-    activate(activation_, output_ + at, whole);
-    if (whole == count) return;
-    alignas(64) float rest[kLanes];
-    store(rest, load_first(output_ + at + whole, count - whole));
-    activate(activation_, rest, kLanes);
-    store_first(output_ + at + whole, load(rest), count - whole);
+    if (activates_) activate(activation_, output_ + at, count);
   }
 
   void add(long at, long count) const {

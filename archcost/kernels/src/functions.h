@@ -9,25 +9,8 @@
 
 namespace archcost {
 
-// The larger and the smaller of two, where a value that is not a number stays. With masks, since GCC 12 makes two
-// instructions of the choice, and warns of the plain intrinsics.
-ARCHCOST_INLINE Vector at_least(Vector value, Vector low) {
-#if defined(__AVX512F__)
-  return Vector(_mm512_maskz_max_ps(0xffff, __m512(low), __m512(value)));
-#else
-  return low > value ? low : value;
-#endif
-}
-
-ARCHCOST_INLINE Vector at_most(Vector value, Vector high) {
-#if defined(__AVX512F__)
-  return Vector(_mm512_maskz_min_ps(0xffff, __m512(high), __m512(value)));
-#else
-  return high < value ? high : value;
-#endif
-}
-
 ARCHCOST_INLINE Vector magnitude(Vector value) { return Vector(IntVector(value) & 0x7fffffff); }
+
 // c[0] + c[1] x + ..., by Horner's rule.
 template <int kCount>
 ARCHCOST_INLINE Vector polynomial(Vector x, const float (&c)[kCount]) {
@@ -119,15 +102,17 @@ ARCHCOST_INLINE Vector logarithm_of_one_more(Vector x) {
   return ratio * polynomial(ratio * ratio, c);
 }
 
-// A quotient of polynomials, one at large arguments.
+// A quotient of polynomials. At the bounds exactly one: what huge arguments are multiplied by must not be off.
 ARCHCOST_INLINE Vector hyperbolic_tangent(Vector x) {
   constexpr float above[] = {4.89352455891786e-03f, 6.37261928875436e-04f, 1.48572235717979e-05f, 5.12229709037114e-08f,
                              -8.60467152213735e-11f, 2.00018790482477e-13f, -2.76076847742355e-16f};
   constexpr float below[] = {4.89352518554385e-03f, 2.26843463243900e-03f, 1.18534705686654e-04f,
                              1.19825839466702e-06f};
-  x = at_most(at_least(x, broadcast(-7.99881172180175781f)), broadcast(7.99881172180175781f));
+  constexpr float kMost = 7.99881172180175781f;
+  x = within(x, broadcast(-kMost), broadcast(kMost));
   const Vector square = x * x;
-  return x * polynomial(square, above) / polynomial(square, below);
+  const Vector one = Vector((IntVector(x) & int(0x80000000)) | 0x3f800000);
+  return magnitude(x) >= kMost ? one : x * polynomial(square, above) / polynomial(square, below);
 }
 
 // One function object for each kind.
@@ -138,7 +123,7 @@ struct Identity {
 
 struct Clamp {
   explicit Clamp(const ArchcostActivation& of) : low(broadcast(of.low)), high(broadcast(of.high)) {}
-  ARCHCOST_INLINE Vector operator()(Vector x) const { return at_most(at_least(x, low), high); }
+  ARCHCOST_INLINE Vector operator()(Vector x) const { return within(x, low, high); }
   const Vector low, high;
 };
 

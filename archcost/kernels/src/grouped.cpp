@@ -117,8 +117,7 @@ class Grouped {
   template <class Source, int kWidth, int kStep>
   void row_by(long image, long block, long row) const {
     const Source source(of_.input, of_group_in_, of_group_out_, block);
-    const long channel = block * kLanes;
-    const Vector bias = bias_ ? load_first(bias_ + channel, of_.output.channels - channel) : Vector{};
+    const Vector bias = bias_of(bias_, block * kLanes, of_.output.channels);
     under_.each_tile_in<Blocked>(
         image, block, row, [&](const Blocked&, const Blocked& out, Tile tile) ARCHCOST_FLAT {
           tile.from -= block * of_.input.block_stride;
@@ -177,12 +176,9 @@ class Grouped {
       source.each_channel([&](long k, const auto& channel) {
         for (long j = 0; j < window_.width; ++j) {
           const Vector tap = load(weight + (k * window_.width + j) * kLanes);
-#pragma GCC unroll 7
-          for (int column = 0; column < kColumns; ++column) {
-            const long x = j * window_.column_dilation + column * window_.column_step;
-            if (tile.left + x < 0 || tile.left + x >= of_.input.width || column >= tile.count) continue;
+          under_.each_output(tile, j, [&](int column, long x) ARCHCOST_FLAT {
             sums[column] += channel(line + x * kLanes) * tap;
-          }
+          });
         }
       });
       line += window_.row_dilation * of_.input.row_stride, weight += row_of_weights();

@@ -43,7 +43,7 @@ Im2colLeft::Im2colLeft(const Im2colColumns& columns, const ArchcostConvolution& 
   const long width = output_.width;
   if (way_ == kStaged) {
     row_width_ = width > kRows * 8 ? round_up(divide_up(width, divide_up(width, kRows * 8)), kRows) : width;
-    rows_ = std::clamp(positions / row_width_, 1L, output_.height);
+    rows_ = std::clamp<long>(positions / row_width_, 1L, output_.height);
     if (output_.height == 1 && width > positions) {
       row_width_ = round_up(divide_up(width, divide_up(width, std::max(row_width_, positions))), kRows);
     } else if (output_.height == 1) {
@@ -115,15 +115,16 @@ std::vector<Run> Im2colLeft::block(long index) const {
   if (way_ == kStaged) {
     const long across = divide_up(output_.width, row_width_), down = divide_up(output_.height, rows_);
     const long column = index % across * row_width_, row = index / across % down * rows_;
-    for (long i = row; i < std::min(row + rows_, output_.height); ++i) {
-      runs.push_back({index / across / down, i, column, std::min(row_width_, output_.width - column)});
+    for (long i = row; i < std::min<long>(row + rows_, output_.height); ++i) {
+      runs.push_back({index / across / down, i, column, std::min<long>(row_width_, output_.width - column)});
     }
     return runs;
   }
-  const long area = output_.height * output_.width, end = std::min(area * output_.batch, (index + 1) * most_positions_);
+  const long area = output_.height * output_.width;
+  const long end = std::min<long>(area * output_.batch, (index + 1) * most_positions_);
   for (long at = index * most_positions_; at < end; at += runs.back().count) {
     const long column = at % output_.width;
-    runs.push_back({at / area, at % area / output_.width, column, std::min(end - at, output_.width - column)});
+    runs.push_back({at / area, at % area / output_.width, column, std::min<long>(end - at, output_.width - column)});
   }
   return runs;
 }
@@ -169,7 +170,7 @@ void Im2colLeft::stage(const Run& first, long rows, const ColumnBlock& columns, 
 // [row][column][channel], with zeros around the image.
 void Im2colLeft::stage_dense(long image, long top, long left, long height, long width, float* to) const {
   const long channels = input_.channels;
-  const long before = std::clamp(-left, 0L, width), until = std::clamp(input_.width - left, before, width);
+  const long before = std::clamp<long>(-left, 0L, width), until = std::clamp<long>(input_.width - left, before, width);
   for (long i = 0; i < height; ++i, to += pitch_ * channels) {
     const bool inside = top + i >= 0 && top + i < input_.height;
     const long begin = inside ? before : width, end = inside ? until : width;

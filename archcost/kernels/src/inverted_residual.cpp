@@ -3,9 +3,9 @@
 #include <cstring>
 
 #include "export.h"
+#include "items.h"
 #include "pixel_tile.h"
 #include "scratch.h"
-#include "threads.h"
 
 namespace archcost {
 namespace {
@@ -43,8 +43,7 @@ ARCHCOST_INLINE void filter_columns(const float* input, long input_row, const fl
     const Vector low = broadcast(activation.low), high = broadcast(activation.high);
 #pragma GCC unroll 8
     for (int c = 0; c < kColumns; ++c) {
-      sum[c] = low > sum[c] ? low : sum[c];
-      sum[c] = high < sum[c] ? high : sum[c];
+      sum[c] = within(sum[c], low, high);
     }
   }
 #pragma GCC unroll 8
@@ -142,11 +141,7 @@ class InvertedResidual {
     const auto strip = [&](long item, int worker) {
       run_strip(item, filtered_ + worker * filtered, kept_ + worker * kept, worker);
     };
-    if (threads_ == 1 || by_channels_) {
-      for (long item = 0; item < items; ++item) strip(item, 0);
-    } else {
-      parallel_for(threads_, items, strip);
-    }
+    for_items(by_channels_ ? 1 : threads_, items, strip);
     if (sums_) add_strips();
   }
 
@@ -181,10 +176,7 @@ class InvertedResidual {
     project_.input_row = width_ * kLanes;
     project_.output_row = out.row_stride, project_.output_block = out.block_stride;
     project_.addend_row = of_.addend.row_stride, project_.addend_block = of_.addend.block_stride;
-    const auto whole = [](const ArchcostImages& images) {
-      return images.row_stride == images.width * images.column_stride;
-    };
-    flat_ = whole(out) && (!addend_ || whole(of_.addend));
+    flat_ = rows_end_to_end(out) && (!addend_ || rows_end_to_end(of_.addend));
   }
 
   void run_strip(long item, float* filtered, float* kept, int worker) const {

@@ -5,6 +5,9 @@
 
 namespace archcost {
 
+// Floats that are worth a thread's while.
+constexpr long kShare = 16384;
+
 // item(index, worker) for each, as parallel_for does.
 template <class Item>
 void for_items(int threads, long items, const Item& item) {

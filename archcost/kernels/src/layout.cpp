@@ -9,10 +9,6 @@
 namespace archcost {
 namespace {
 
-bool rows_end_to_end(const ArchcostImages& of) {
-  return of.height == 1 || of.row_stride == of.width * of.column_stride;
-}
-
 long block_stride(const ArchcostImages& of) {
   return of.block_stride ? of.block_stride : kLanes * of.channel_stride;
 }
@@ -58,7 +54,7 @@ void convert(ArchcostConversion of, const float* input, float* output, int threa
   const long pieces = divide_up(of.input.width, at_once), blocks = divide_up(of.input.channels, kLanes);
   for_items(threads, of.input.batch * of.input.height * pieces, [&](long item, int) {
     const long left = item % pieces * at_once, row = item / pieces % of.input.height;
-    const long n = item / pieces / of.input.height, width = std::min(at_once, of.input.width - left);
+    const long n = item / pieces / of.input.height, width = std::min<long>(at_once, of.input.width - left);
     for (long block = 0; block < blocks; ++block) {
       const Pixels from(block_of(of.input, block, false),
                         input + n * of.input.batch_stride + block * block_stride(of.input), 0, 0);

@@ -88,7 +88,7 @@ void layer_norm(const ArchcostLayerNorm& of, const float* input, const float* we
                 int threads) {
   const PixelNorm norm(of, weight, bias);
   const long pieces = divide_up(of.input.pixels, kLanes);
-  for_items(of.input.batch * of.input.channels * of.input.pixels > 16384 ? threads : 1, of.input.batch * pieces,
+  for_items(of.input.batch * of.input.channels * of.input.pixels > kShare ? threads : 1, of.input.batch * pieces,
             [&](long item, int) {
               const long n = item / pieces, first = item % pieces * kLanes;
               const long pixels = std::min<long>(kLanes, of.input.pixels - first);
@@ -150,7 +150,7 @@ void group_norm(const ArchcostGroupNorm& of, const float* input, const float* we
 }
 
 void softmax(const ArchcostSoftmax& of, const float* input, float* output, int threads) {
-  const long at_once = std::max(16384 / std::max<long>(of.length, 1), 1L);
+  const long at_once = std::max(kShare / std::max<long>(of.length, 1), 1L);
   for_items(threads, divide_up(of.rows, at_once), [&](long item, int) {
     for (long row = item * at_once; row < std::min((item + 1) * at_once, long(of.rows)); ++row) {
       const float* const from = input + row * of.in_stride;

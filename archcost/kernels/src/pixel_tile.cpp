@@ -144,9 +144,7 @@ struct Tile {
     if (of.activation.kind == kClamp) {
       tile.each([&](auto& value, int, int) {
         using T = std::decay_t<decltype(value)>;
-        const T low = of.activation.low - T{}, high = of.activation.high - T{};
-        value = low > value ? low : value;
-        value = high < value ? high : value;
+        value = within(value, of.activation.low - T{}, of.activation.high - T{});
       });
     }
     tile.each([&](auto& value, int i, int j) { store_as(out(i, j), value); });

@@ -53,7 +53,8 @@ class PoolOfTile {
  public:
   PoolOfTile(const UnderWindow& under, const Layout& in, const Layout& out, const Tile& tile,
              Operation& operation, const End& end)
-      : window_(under.window),
+      : under_(under),
+        window_(under.window),
         width_(under.of.input.width),
         row_stride_(under.window.row_dilation * under.of.input.row_stride),
         in_(in),
@@ -131,12 +132,9 @@ class PoolOfTile {
     for (long i = 0; i < tile_.rows; ++i) {
       const float* const line = tile_.from + i * row_stride_;
       for (long j = 0; j < window_.width; ++j) {
-#pragma GCC unroll 7
-        for (int k = 0; k < kColumns; ++k) {
-          const long x = j * window_.column_dilation + k * window_.column_step;
-          if (tile_.left + x < 0 || tile_.left + x >= width_ || k >= tile_.count) continue;
+        under_.each_output(tile_, j, [&](int k, long x) ARCHCOST_FLAT {
           values[k] = operation_.take(values[k], in_.load(line + x * in_.column_stride), k);
-        }
+        });
       }
     }
 #pragma GCC unroll 7
@@ -149,6 +147,7 @@ class PoolOfTile {
     out_.store(tile_.to + column * out_.column_stride, end_(column, value));
   }
 
+  const UnderWindow& under_;
   const Window& window_;
   const long width_, row_stride_;
   const Layout &in_, &out_;

@@ -10,9 +10,6 @@
 namespace archcost {
 namespace {
 
-// Floats that are worth a thread's while.
-constexpr long kShare = 16384;
-
 // means[n][c], `stride` floats from an image to the next, whole vectors, zero behind the last channel.
 template <class Put>
 void for_sums(const ArchcostMap& of, const float* input, int threads, const Put& put) {
@@ -31,10 +28,9 @@ void for_sums(const ArchcostMap& of, const float* input, int threads, const Put&
 
 void global_pool(const ArchcostGlobalPool& of, const float* input, float* out, int threads) {
   for_sums(of.input, input, threads, [&](long n, long block, long channels, Vector sum) {
-    alignas(64) float lanes[kLanes];
-    store(lanes, sum * of.scale);
-    activate(of.activation, lanes, kLanes);
-    store_first(out + n * of.out_batch_stride + block * kLanes, load(lanes), channels);
+    float* const to = out + n * of.out_batch_stride + block * kLanes;
+    store_first(to, sum * of.scale, channels);
+    activate(of.activation, to, channels);
   });
 }
 

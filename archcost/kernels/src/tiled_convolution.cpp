@@ -158,10 +158,7 @@ class TiledConvolution {
 
   static bool is_last(const ArchcostImages& of) { return of.channel_stride == 1 && !is_blocked(of); }
 
-  Vector bias_of(long chunk) const {
-    const long channel = chunk * kLanes;
-    return bias_ ? load_first(bias_ + channel, of_.output.channels - channel) : Vector{};
-  }
+  Finish finish_of(long chunk) const { return {bias_of(bias_, chunk * kLanes, of_.output.channels), limits_}; }
 
   long image_of(const Block& block, long row) const { return (block.first_row + row) / plan_.tile_rows; }
   long tile_row_of(const Block& block, long row) const { return (block.first_row + row) % plan_.tile_rows; }
@@ -211,7 +208,7 @@ class TiledConvolution {
       for (long chunk = begin; chunk < end; ++chunk) {
         const Pixels target(of_.output, output_, image, chunk * kLanes);
         const float* const source = planes + (chunk * block.tiles() + row * block.columns + column) * kLanes;
-        const Finish finish(bias_of(chunk), limits_);
+        const Finish finish = finish_of(chunk);
         if (target.contains(top, left, transform_.out_height, transform_.out_width)) {
           transform_.output(source, plan_.output_plane, target.at(top, left), target.row_stride,
                             target.column_stride, finish);
@@ -224,16 +221,16 @@ class TiledConvolution {
     }
     if (!epilogue_) return;
     const long left = block.first_column * transform_.out_width;
-    const long width = std::min(block.columns * transform_.out_width, of_.output.width - left);
+    const long width = std::min<long>(block.columns * transform_.out_width, of_.output.width - left);
     epilogue_(image, begin * kLanes, (end - begin) * kLanes, top, left, height, width);
   }
 
   void restore_chunk(const Block& block, long chunk, const float* planes, float* staging) {
     const float* source = planes + chunk * block.tiles() * kLanes;
-    const Finish finish(bias_of(chunk), limits_);
+    const Finish finish = finish_of(chunk);
     const long staged_row = block.columns * transform_.out_width * kLanes;
     const long left = block.first_column * transform_.out_width;
-    const long width = std::min(block.columns * transform_.out_width, of_.output.width - left);
+    const long width = std::min<long>(block.columns * transform_.out_width, of_.output.width - left);
     for (long row = 0; row < block.rows; ++row) {
       for (long column = 0; column < block.columns; ++column, source += kLanes) {
         transform_.output(source, plan_.output_plane, staging + column * transform_.out_width * kLanes,

@@ -5,7 +5,7 @@
 #include <type_traits>
 
 #include "finish.h"
-#include "threads.h"
+#include "items.h"
 #include "vector.h"
 #include "window.h"
 
@@ -71,8 +71,7 @@ class UnderWindow {
       const long image = item / bands / slices_, slice = item / bands % slices_, first = item % bands * rows;
       for (long row = first; row < std::min(first + rows, height); ++row) work(image, slice, row);
     };
-    if (threads > 1) return parallel_for(threads, images * bands, band);
-    for (long item = 0; item < images * bands; ++item) band(item, 0);
+    for_items(threads, images * bands, band);
   }
 
   // Calls work(layout of the input, of the output, tile) for all outputs of a row.
@@ -110,6 +109,16 @@ class UnderWindow {
                            inside};
         work(layout_in, layout_out, tile);
       }
+    }
+  }
+
+  // Calls use(column, pixels from the first one) for the outputs of a tile whose j-th tap of a row is in the image.
+  template <class Use>
+  ARCHCOST_INLINE void each_output(const Tile& tile, long j, const Use& use) const {
+#pragma GCC unroll 7
+    for (int column = 0; column < kColumns; ++column) {
+      const long x = j * window.column_dilation + column * window.column_step;
+      if (tile.left + x >= 0 && tile.left + x < of.input.width && column < tile.count) use(column, x);
     }
   }
 

@@ -110,6 +110,31 @@ ARCHCOST_INLINE Vector sums_of_lanes(Vector (&rows)[kLanes]) {
 // A square of kLanes by kLanes floats, in registers.
 ARCHCOST_INLINE void transpose(Vector (&rows)[kLanes]) { transpose_from<1>(rows); }
 
+// The larger and the smaller of two floats or vectors of them, where a value that is not a number stays. With masks,
+// since GCC 12 makes two instructions of the choice, and warns of the plain intrinsics.
+template <class T>
+ARCHCOST_INLINE T at_least(T value, T low) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 64) return T(_mm512_maskz_max_ps(0xffff, __m512(low), __m512(value)));
+  if constexpr (sizeof(T) == 32) return T(_mm256_max_ps(__m256(low), __m256(value)));
+#endif
+  return low > value ? low : value;
+}
+
+template <class T>
+ARCHCOST_INLINE T at_most(T value, T high) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 64) return T(_mm512_maskz_min_ps(0xffff, __m512(high), __m512(value)));
+  if constexpr (sizeof(T) == 32) return T(_mm256_min_ps(__m256(high), __m256(value)));
+#endif
+  return high < value ? high : value;
+}
+
+template <class T>
+ARCHCOST_INLINE T within(T value, T low, T high) {
+  return at_most(at_least(value, low), high);
+}
+
 constexpr long round_up(long value, long multiple) { return (value + multiple - 1) / multiple * multiple; }
 constexpr long divide_up(long value, long by) { return (value + by - 1) / by; }
 

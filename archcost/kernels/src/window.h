@@ -38,9 +38,7 @@ struct Run {
 
 // The same images with all pixels in one row, where they lie in memory like that.
 inline ArchcostImages flattened(ArchcostImages of) {
-  if (of.height == 1 || of.row_stride != of.width * of.column_stride) return of;
-  of.width *= of.height;
-  of.height = 1;
+  if (rows_end_to_end(of)) of.width *= of.height, of.height = 1;
   return of;
 }
 
