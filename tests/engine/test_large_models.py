@@ -45,7 +45,7 @@ TIMM = (
 def check(model, x):
     graph = fused(graph_of(model, (x,), torch.float32))
     expected = exact(model, (x,))
-    assert worst(evaluate(graph, [x]), expected) < 1e-6  # some compute constants in float32
+    assert worst(evaluate(graph, [x]), expected) < 1e-5  # some compute constants in float32
     with torch.no_grad():
         own = worst(tensors_in(model(x)), expected)
     program = Program(graph)

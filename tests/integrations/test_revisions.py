@@ -225,6 +225,8 @@ def test_nothing_is_left_after_an_interruption(folder, tmp_path, number):
     process = subprocess.Popen(
         [sys.executable, "-m", "archcost", "diff", "slow.py:Net@HEAD"],
         env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        # What a shell runs in the background ignores interrupts, and so would its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     end = time.monotonic() + 120
     while not (tmp_path / "there").exists() and process.poll() is None and time.monotonic() < end:
