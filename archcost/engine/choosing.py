@@ -160,9 +160,8 @@ def _seconds(node: Node, nodes: Sequence[Node], beat: float, isa: str | None) ->
     """The least time of a variant's steps, its input freshly written and large weights not in the caches."""
     inputs = tuple(dict.fromkeys(node.inputs))
     program = Program(Graph(tuple(nodes), inputs, (node.output,)), isa, packed=False)
-    ours = [
-        step.node in nodes or step.node.operator in [one.operator for one in nodes] for step in program.steps
-    ]
+    made = {value for one in nodes for value in one.outputs}
+    ours = [step.node.output in made for step in program.steps]
     given = [torch.rand(value.shape) for value in inputs]
     cold = program.weights_bytes > 4 * _FEW_WEIGHTS
     least = inf

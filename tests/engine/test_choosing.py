@@ -113,6 +113,14 @@ def test_fastest_variant_by_known_times_is_taken_and_nothing_measured_again():
         assert worst(Program(made)([x]), expected) < allowed(name)
 
 
+def test_times_are_those_of_the_layer_also_where_a_norm_was_folded_into_it():
+    model = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU()).eval()
+    graph, times = fused(graph_of(model, torch.randn(1, 16, 12, 12))), {}
+    choose(graph, known=times)
+    assert len(times) > 1
+    assert all(0 < one < math.inf for one in times.values())
+
+
 def test_layers_alike_are_measured_once():
     graph, _, _ = network()
     known = {}
