@@ -207,6 +207,7 @@ LEFT = {
         around(lambda x, c: c((x * x.mean((2, 3), keepdim=True)).relu()), conv()),
         around(lambda x, a, b: b(a(x.mean((2, 3), keepdim=True)).relu()), conv(outs=2, groups=2), conv(2)),
         around(lambda x, a, b: (lambda m: b(a(m)) + m)(x.mean((2, 3), keepdim=True)), conv(outs=2), conv(2)),
+        around(lambda x, a, b: gate(x, a, b), conv(outs=2), conv(2, 12)),
     ],
     "fuse_before": [
         around(lambda x, n, a: a(F.silu(n(x))), nn.BatchNorm2d(6), conv()),

@@ -24,8 +24,8 @@ def _squeezed(edits: Edits, node: Node) -> bool:
     reduce, mean = _linear(reducer), edits.maker(reducer.inputs[0])
     if reduce is None or mean is None or mean.operator != Mean((2, 3), True):
         return False
-    if edits.only_user(mean.output) is not reducer or len(mean.inputs[0].shape) != 4:
-        return False
+    if edits.only_user(mean.output) is not reducer or mean.inputs[0].shape[:2] != node.output.shape[:2]:
+        return False  # selective kernels have a gate for each branch
     modules = tuple(dict.fromkeys((*mean.modules, *reducer.modules, *node.modules)))
     made = Node(SqueezeExcite(reduce, expand), mean.inputs, node.output, modules)
     edits.replace([mean, reducer, node], [made])
