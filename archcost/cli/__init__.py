@@ -115,7 +115,8 @@ def _parser() -> Parser:
     parser = Parser(
         prog="archcost",
         description="What a PyTorch model costs: parameters, MACs, memory, layer by layer; how long it takes "
-        "here; cheaper replacements for its convolutions. Nothing is downloaded.",
+        "here; the same model faster, as one program; cheaper replacements for its convolutions. Nothing is "
+        "downloaded.",
     )
     parser.add_argument("--version", action="store_true", help="print the version")
     parser.set_defaults(debug=False)
