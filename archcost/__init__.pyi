@@ -1,6 +1,7 @@
-# Rooms with public names of their own: crosscheck beside compare, execution paths, pictures, rewrite rules,
-# and rules for the costs and the receptive fields of other operators.
+# Rooms with public names of their own: crosscheck beside compare, algorithms step by step, execution paths,
+# pictures, rewrite rules, and rules for the costs and the receptive fields of other operators.
 from . import analysis as analysis
+from . import learn as learn
 from . import paths as paths
 from . import plot as plot
 from . import rewriting as rewriting
