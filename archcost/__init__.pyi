@@ -17,6 +17,8 @@ from .analysis.difference import Difference as Difference
 from .analysis.difference import diff as diff
 from .analysis.effective import effective_field as effective_field
 from .analysis.receptive import receptive_field as receptive_field
+from .analysis.spectra import Spectrum as Spectrum
+from .analysis.spectra import spectrum as spectrum
 from .analysis.zoo import zoo as zoo
 from .engine.accelerate import accelerate as accelerate
 from .engine.acceleration import Acceleration as Acceleration
