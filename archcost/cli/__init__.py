@@ -28,6 +28,7 @@ from archcost.cli import (
     propose,
     report,
     rewrite,
+    spectrum,
     store,
     zoo,
 )
@@ -41,7 +42,7 @@ __all__ = ["main"]
 # In the order of the help.
 COMMANDS = (
     *(analyze, compare, diff, check, field, measure),
-    *(propose, rewrite, accelerate, report, paths, store, zoo),
+    *(propose, rewrite, accelerate, report, spectrum, paths, store, zoo),
 )
 
 

@@ -18,13 +18,14 @@ from archcost.engine.acceleration import Acceleration
 from archcost.engine.choosing import outputs_of_tile
 from archcost.engine.describing import step_seconds, step_times
 from archcost.engine.graph import Graph
+from archcost.engine.kept import Kept
 from archcost.engine.module import Accelerated, Engine, Recipe, accelerated, original
 from archcost.engine.program import Program
 from archcost.engine.reading.registry import Refused
 from archcost.engine.watch import Structure
 from archcost.errors import ArchcostError, InputError, ModelError, SpecError, one_line
 from archcost.latency.store.fingerprint import fingerprint
-from archcost.latency.store.store import Store, opened
+from archcost.latency.store.store import Store, StoreError, opened
 from archcost.latency.timing.clock import Ratio, Timing, compare_calls, ratio
 from archcost.latency.timing.context import time_in_context
 from archcost.latency.timing.deadline import FEWEST, Deadline, now
@@ -102,6 +103,7 @@ def accelerate(
         ModelError: the model is in training mode, compiled, scripted, exported or on `meta`, or cannot be
             traced.
         SpecError: the SPEC names nothing.
+        StoreError: the store cannot be used.
     """
     notes: list[str] = []
     began = now()
@@ -119,11 +121,11 @@ def accelerate(
         name = type(model).__name__
     _check(model, tolerance, seconds)
     work = original(model)
-    with settings(threads=threads), opened(store), state_kept(work):
+    with settings(threads=threads), opened(store) as there, state_kept(work):
         trace = traced(work, inputs, input_size=input_size, progress=progress)
         notes += trace.notes
         call = like_traced(trace) if inputs is None else Call.of(inputs)
-        asked = _Asked(name, call, tolerance, _SECONDS if seconds is None else (seconds,))
+        asked = _Asked(name, call, tolerance, _SECONDS if seconds is None else (seconds,), Kept(there))
         with _long_lived(), Progress(4, "accelerate", progress) as bar:
             found, acceleration = _accelerated(work, asked, trace, notes, began, bar.step)
     found._archcost_engine.acceleration = acceleration
@@ -152,6 +154,7 @@ class _Asked:
     call: Call
     tolerance: float
     seconds: tuple[float, ...]
+    kept: Kept
 
 
 def _accelerated(
@@ -174,6 +177,8 @@ def _accelerated(
         step()
         recipe, program, off = _exact_enough(model, recipe, graph, exact, report)
         step()
+    except StoreError:
+        raise
     except (Refused, ArchcostError) as error:  # such as that there are no kernels here
         return _left(model, report, str(error))
     except Exception as error:  # the original still can
@@ -196,7 +201,7 @@ def _exact_enough(
     allowed = max(asked.tolerance, 2 * report.original_error)
     deadline = time.perf_counter() + _FOR_LAYERS * asked.seconds[0]
     while True:
-        program, chosen = recipe.made(graph, deadline)
+        program, chosen = recipe.made(graph, deadline, asked.kept)
         off = worst_error(outputs_of(accelerated(model, Engine(model, recipe, program)), asked.call), exact)
         if off <= allowed:
             return recipe, program, off
@@ -316,6 +321,8 @@ class _Report:
             batch=given[0].shape[0] if given and given[0].dim() else None,
             torch=str(torch.__version__),
             notes=tuple(self.notes),
+            variants_timed=self.asked.kept.timed,
+            variants_read=self.asked.kept.read,
         )
 
 

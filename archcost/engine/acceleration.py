@@ -102,6 +102,10 @@ class Acceleration(Result):
     batch: int | None
     torch: str
     notes: tuple[str, ...] = ()
+    variants_timed: int = 0
+    """Ways to compute layers that were timed, each shape once."""
+    variants_read: int = 0
+    """Those whose times the store had."""
 
     @property
     def pytorch_share(self) -> float | None:
@@ -203,6 +207,10 @@ class Acceleration(Result):
             lines.append(
                 f"{bytes_text(self.arena_bytes)} of working memory for each thread that calls it, "
                 f"{bytes_text(self.weights_bytes)} of packed weights; ready in {self.ready_s:.1f} s"
+            )
+        if self.variants_timed or self.variants_read:
+            lines.append(
+                f"{self.variants_timed} variants of layers timed, {self.variants_read} read from the store"
             )
         if self.pytorch_share:
             lines.append(

@@ -24,6 +24,7 @@ from archcost.engine.acceleration import Acceleration
 from archcost.engine.binding import Arguments, Outputs
 from archcost.engine.choosing import Chosen, Times, choose
 from archcost.engine.graph import Graph
+from archcost.engine.kept import Kept
 from archcost.engine.passes import fused
 from archcost.engine.program import Program
 from archcost.engine.reading.read import read
@@ -85,12 +86,13 @@ class Recipe:
         """The program with other weights."""
         return self.made(read(self.trace, _laid_out(self.trace, state)))[0]
 
-    def made(self, graph: Graph, deadline: float = -inf) -> tuple[Program, Chosen]:
+    def made(self, graph: Graph, deadline: float = -inf, kept: Kept | None = None) -> tuple[Program, Chosen]:
         """The program of the graph, and which variants it has.
 
         Args:
             graph: as it was read.
             deadline: of `time.perf_counter`: until then variants are timed whose time is not known.
+            kept: where known times are looked up, and new ones kept.
         """
         # What is made in inference mode could not be used outside it.
         with torch.inference_mode(False), torch.no_grad():
@@ -99,6 +101,7 @@ class Recipe:
                 known=self.times,
                 allowed=lambda name: name not in self.banned,
                 deadline=deadline,
+                kept=kept,
             )
             return Program(graph), chosen
 

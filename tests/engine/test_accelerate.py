@@ -14,6 +14,7 @@ from archcost.engine.loading import load_accelerated
 from archcost.engine.module import Engine, Recipe
 from archcost.errors import ArchcostError, InputError, ModelError, SpecError
 from archcost.latency.store.fingerprint import fingerprint
+from archcost.latency.store.store import StoreError
 from archcost.latency.timing.clock import Timing
 from archcost.report.saving import load_result
 from helpers.engine import Net, X, close, net
@@ -293,6 +294,25 @@ def test_for_real_with_threads_as_they_were():
     assert fast.acceleration.original_ms > 0
     with torch.no_grad():
         assert close(fast(X), model(X))
+
+
+@needs_kernels
+def test_variants_are_timed_once_for_all_models_and_read_from_the_store_then(told, tmp_path):
+    path = tmp_path / "store.sqlite"
+    first = accelerate(net(), X, store=path).acceleration
+    assert first.variants_timed > 1
+    assert first.variants_read == 0
+    assert f"{first.variants_timed} variants of layers timed, 0 read from the store" in str(first)
+    again = accelerate(nn.Sequential(net(), nn.ReLU()).eval(), X, store=path).acceleration
+    assert (again.variants_timed, again.variants_read) == (0, first.variants_timed)
+    anew = accelerate(net(), X, store=False).acceleration
+    assert (anew.variants_timed, anew.variants_read) == (first.variants_timed, 0)
+
+
+@needs_kernels
+def test_a_store_that_cannot_be_used_is_said(told, tmp_path):
+    with pytest.raises(StoreError, match="cannot be used"):
+        accelerate(net(), X, store=tmp_path)
 
 
 # Files

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Sequence
 
+from archcost.analysis.filters import layer_spectra, shares_along
 from archcost.analysis.growth import field_steps
 from archcost.analysis.profile import MemoryProfile, layer_costs, memory_profile
 from archcost.analysis.reports.commands import command_text
@@ -13,6 +14,7 @@ from archcost.analysis.reports.rows import Ledger
 from archcost.analysis.reports.tree import marks_of
 from archcost.analysis.traced import TracedModel
 from archcost.cost.costs import ModuleCost
+from archcost.errors import ArchcostError
 from archcost.report.document import Listing, Page
 from archcost.report.page.parts import Along, Fact, Flow, Measure, Picture, Point, Span, Tiles
 from archcost.report.text import visible
@@ -120,7 +122,10 @@ def _what(analysis: TracedModel, cost: ModuleCost) -> str:
 
 def pictures(analysis: TracedModel, *more: Measure) -> list[Picture]:
     """The pictures of an Analysis, as far as there is something to draw; ``more`` measures of modules."""
-    made = (_tiles(analysis, *more), _along(analysis), _memory(analysis), _growth(analysis), _flow(analysis))
+    made: tuple[Picture | None, ...] = (
+        *(_tiles(analysis, *more), _along(analysis), _memory(analysis), _growth(analysis)),
+        *(_filters(analysis), _flow(analysis)),
+    )
     return [picture for picture in made if picture is not None]
 
 
@@ -229,6 +234,18 @@ def _growth(analysis: TracedModel) -> Along | None:
         level=inputs,
         level_text="" if inputs is None else f"input {inputs}",
     )
+
+
+def _filters(analysis: TracedModel) -> Along | None:
+    """The bands of the kernels, where the model has weights of its own: random ones show nothing."""
+    model = analysis.weighted
+    if model is None:
+        return None
+    try:
+        rows = layer_spectra(model)
+    except ArchcostError:  # on `meta`, or not finite
+        return None
+    return shares_along(rows) if len(rows) > 1 else None
 
 
 def _flow(analysis: TracedModel) -> Flow | None:
