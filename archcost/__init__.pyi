@@ -40,6 +40,8 @@ from .latency.measured import MeasuringInterrupted as MeasuringInterrupted
 from .latency.store.measurement import StoreError as StoreError
 from .latency.store.store import Store as Store
 from .models.specs import load as load
+from .optimizing.optimize import optimize as optimize
+from .optimizing.optimized import Optimized as Optimized
 from .paths.convolve import convolve as convolve
 from .report.result import Result as Result
 from .report.saving import load_result as load_result
