@@ -146,11 +146,15 @@ def moved(one: Any) -> list[float | None] | None:
 
 
 def refitted(model: nn.Module, new: nn.Module, ranks: dict[str, int], batches: list[Tensor]) -> None:
-    """The last stage of each new convolution, in order of execution."""
-    from archcost.weights.refit import refit
+    """Every layer from the first new one on, in order of execution, as `archcost.optimize` does it."""
+    from archcost.analysis.analysis import analyze
+    from archcost.optimizing.data import data_of
+    from archcost.optimizing.layers import layers_of
+    from archcost.optimizing.refitting import refitted
+    from archcost.rewriting.survey.survey import survey_of
 
-    names = [name for name in ranks if not isinstance(model.get_submodule(name), nn.Linear)]
-    refit(model, new, names, batches, progress=False)
+    survey = survey_of(analyze(model, batches[0][:1], progress=False), hooks="refuse")
+    refitted(model, new, layers_of(survey), data_of(batches).fitted, progress=False)
 
 
 def table(nets: Sequence[str], chosen: argparse.Namespace) -> None:
