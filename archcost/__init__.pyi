@@ -40,6 +40,8 @@ from .latency.measured import MeasuringInterrupted as MeasuringInterrupted
 from .latency.store.measurement import StoreError as StoreError
 from .latency.store.store import Store as Store
 from .models.specs import load as load
+from .optimizing.calibration import Calibration as Calibration
+from .optimizing.calibration import calibrate as calibrate
 from .optimizing.optimize import optimize as optimize
 from .optimizing.optimized import Optimized as Optimized
 from .paths.convolve import convolve as convolve

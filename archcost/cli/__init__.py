@@ -24,6 +24,7 @@ from archcost.cli import (
     diff,
     field,
     measure,
+    optimize,
     paths,
     propose,
     report,
@@ -41,7 +42,7 @@ __all__ = ["main"]
 # In the order of the help.
 COMMANDS = (
     *(analyze, compare, diff, check, field, measure),
-    *(propose, rewrite, accelerate, report, paths, store, zoo),
+    *(propose, rewrite, optimize, accelerate, report, paths, store, zoo),
 )
 
 

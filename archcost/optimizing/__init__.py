@@ -1,1 +1,1 @@
-"""The best model within a budget: candidates for each layer, a choice, new weights, and a check of the whole."""
+"""The best model within a budget: candidates, a choice, new weights, and a check of the whole."""

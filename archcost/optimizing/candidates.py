@@ -1,8 +1,8 @@
-"""What could stand in each layer's place: the ranks of its factorisations on a fine grid, with their costs."""
+"""What could stand in each layer's place: ranks of its factorisations on a fine grid, with their costs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -20,7 +20,7 @@ from archcost.rewriting.survey.places import costs_after
 from archcost.spec import ConvSpec
 from archcost.weights.features import weight_of
 
-__all__ = ["RULES", "SHARES", "Candidate", "candidates_of", "replacement_of"]
+__all__ = ["RULES", "SHARES", "Candidate", "candidates_of", "family_of", "replacement_of"]
 
 RULES = ("bottleneck", "asymmetric", "low_rank")
 """The families that are planned from one spectrum each, by default."""
@@ -42,6 +42,11 @@ class Candidate:
     """Squared error of the layer's output, relative to its variance."""
     seconds: float | None = None
     """Predicted or measured time; None: not known."""
+
+
+def family_of(one: Candidate) -> str:
+    """The rule of a candidate, with the option that is a word."""
+    return f"{one.rule} {one.options.get('form', one.options.get('first', ''))}".strip()
 
 
 def candidates_of(
@@ -177,6 +182,3 @@ def _between(layer: Layer, table: Table) -> list[Candidate]:
                     )
                 )
     return found
-
-
-Score = Callable[[Candidate], float]

@@ -18,6 +18,7 @@ from archcost.surgery.exchange import replace
 from archcost.surgery.sites import Hooks
 from archcost.weights.alternating import on_taps
 from archcost.weights.features import weight_of
+from archcost.weights.lowrank import reduced
 
 __all__ = ["Weights", "composed", "exchanged", "weights_of"]
 
@@ -54,17 +55,8 @@ def _reduced(
     flat = weight.reshape(groups, weight.shape[0] // groups, -1)
     first, last = (conv.spec for conv in replacement.convs)
     rank = last.in_channels // groups
-    aim = flat if metric is None else metric @ flat
-    if seen is None and aim.shape[1] > aim.shape[2]:
-        right = torch.linalg.eigh(aim.mT @ aim)[1][..., -rank:]
-        before, behind = right.mT, flat @ right
-    else:
-        gram = aim @ aim.mT if seen is None else seen.through(aim)
-        left = torch.linalg.eigh((gram + gram.mT) / 2)[1][..., -rank:]
-        before, behind = left.mT @ aim, left if metric is None else torch.linalg.solve(metric, left)
-    norms = behind.norm(dim=1).clamp_min(1e-30), before.norm(dim=2).clamp_min(1e-30)
-    even = (norms[0] / norms[1]).sqrt()
-    before, behind = before * even[..., None], behind / even[:, None]
+    through = None if seen is None else seen.through
+    behind, before = reduced(flat, rank, through, metric)
     bias = _shifted(layer, flat - behind @ before, seen)
     shapes = [
         (spec.out_channels, spec.in_channels // spec.groups, *spec.kernel_size) for spec in (first, last)

@@ -2,35 +2,27 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, cast
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from torch import Tensor, nn
 
-from archcost.analysis.analysis import Analysis, analyze
+from archcost.analysis.analysis import analyze
 from archcost.analysis.budget import Budget
 from archcost.errors import InputError, ModelError
-from archcost.optimizing.candidates import RULES, Candidate, candidates_of
-from archcost.optimizing.carrying import Weights, composed, exchanged, weights_of
-from archcost.optimizing.data import Data, data_of, limited
-from archcost.optimizing.layers import Layer, layers_of
-from archcost.optimizing.limits import Limits, limits_of, totals_of
-from archcost.optimizing.optimized import Optimized, Row, Trial
-from archcost.optimizing.planning import Choosing, Selection
-from archcost.optimizing.refitting import refitted
-from archcost.optimizing.sensitivity import Response, moved_by, responses
-from archcost.optimizing.statistics import CEILING, Statistics, collected, in_parts
+from archcost.optimizing.calibration import Calibration
+from archcost.optimizing.candidates import RULES
+from archcost.optimizing.data import data_of
+from archcost.optimizing.layers import layers_of
+from archcost.optimizing.limits import limits_of
+from archcost.optimizing.making import Making
+from archcost.optimizing.optimized import Optimized
+from archcost.optimizing.stages import Task
+from archcost.optimizing.statistics import CEILING
 from archcost.optimizing.untrained import untrained
-from archcost.optimizing.verify import moved, outputs_for
-from archcost.progress import Progress
-from archcost.rewriting.plan.plan import Plan
-from archcost.rewriting.plan.recording import proposal_for
-from archcost.rewriting.replacement import Replacement
 from archcost.rewriting.survey.survey import survey_of
-from archcost.surgery.copying import copied
 from archcost.trace.call import Call, Inputs, like_traced
 from archcost.trace.modules import as_written, check_model, check_values
 
@@ -38,20 +30,19 @@ if TYPE_CHECKING:
     from archcost.surgery.sites import Hooks
     from archcost.trace.inputs import InputSize
 
-__all__ = ["optimize"]
+__all__ = ["Batches", "optimize", "task_of"]
 
-_PROBED = 64
-"""Inputs on which sensitivities are measured."""
-_ROUNDS = 2
-"""Rounds in which the response to the chosen errors themselves is measured."""
+Batches: TypeAlias = "Iterable[Inputs] | Tensor | Calibration | str | os.PathLike[str] | None"
+"""Calibration data as `optimize` takes it."""
 
 
 def optimize(
     model: nn.Module,
     inputs: Inputs = None,
     *,
-    budget: Budget | Mapping[str, Any] | float,
-    batches: Iterable[Inputs] | None = None,
+    budget: Budget | Mapping[str, Any] | float | None = None,
+    batches: Batches = None,
+    max_error: float | None = None,
     evaluate: Callable[[nn.Module], float] | None = None,
     rules: Sequence[str] | None = None,
     exclude: Iterable[str] = (),
@@ -82,7 +73,11 @@ def optimize(
         budget: the most that the result may cost: shares of the whole model up to 1, else numbers;
             ``Budget(macs=0.5, params="4M")``, a mapping, or a share of the MACs.
         batches: unlabelled inputs, each batch as the model takes it; a tensor is one batch. Some hundred are
-            enough; every fourth is held out. None: from the weights alone, without refit or check.
+            enough; every fourth is held out. Or a `Calibration`, or the path of its file. None: from the
+            weights alone, without refit or check.
+        max_error: the most that outputs may move, as ``Budget(error=...)``: the share of held-out outputs
+            that change their largest class or, without classes, their relative error. Without another limit
+            the fewest MACs are looked for.
         evaluate: your own metric of a model, larger is better; it decides between selections.
         rules: names of the rules to choose from; by default ``bottleneck``, ``asymmetric`` and ``low_rank``
             (of linear layers).
@@ -105,259 +100,36 @@ def optimize(
         RewriteError: the budget cannot be kept; the message says the least reachable, and what blocks it.
         SpecError: an unknown rule or layer.
     """
-    asked = _budget(budget)
-    task = _task(model, inputs, batches, hooks, random_weights, input_size, exclude, rules, memory, progress)
-    limits = limits_of(asked, totals_of(task.analysis))
-    with task.timed("spectra"):
-        task.find_candidates()
-    with task.timed("sensitivities"):
-        response = task.responses()
-    choosing = Choosing(task.layers, task.candidates, limits, response)
-    with task.timed("choice"):
-        selections = choosing.selections(task.rules)
-        if task.data is not None:
-            selections = task.measured(choosing, selections)
-    best, all_ = task.carried(selections[:trials], evaluate, refit)
-    return task.result(best, all_, limits, accelerate)
-
-
-def _budget(given: Budget | Mapping[str, Any] | float) -> Budget:
-    if isinstance(given, Budget):
-        return given
-    if isinstance(given, Mapping):
-        return Budget.of(given, "budget: ")
-    return Budget(macs=given)
-
-
-@dataclass
-class Carried:
-    """A selection carried out."""
-
-    selection: Selection
-    model: nn.Module
-    trial: Trial
-    replacements: Mapping[str, Replacement]
-    fits: Mapping[str, tuple[float, float]]
-
-    @property
-    def rank(self) -> float:
-        """Smaller is better."""
-        if self.trial.metric is not None:
-            return -self.trial.metric
-        return 0.0 if self.trial.moved is None else self.trial.moved.score
-
-
-@dataclass(eq=False)
-class Task:
-    """What the stages share."""
-
-    model: nn.Module
-    analysis: Analysis
-    call: Call
-    layers: tuple[Layer, ...]
-    data: Data | None
-    rules: tuple[str, ...]
-    ceiling: int
-    hooks: Hooks
-    progress: bool | None
-    seconds: dict[str, float] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    candidates: dict[str, list[Candidate]] = field(default_factory=dict)
-    kept: dict[str, Statistics] = field(default_factory=dict)
-    """Statistics of the layers, where those of all fit under the ceiling."""
-    old: list[list[Tensor]] = field(default_factory=list)
-
-    @contextmanager
-    def timed(self, stage: str) -> Iterator[None]:
-        begin = time.monotonic()
-        try:
-            yield
-        finally:
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.monotonic() - begin
-
-    @property
-    def open(self) -> list[Layer]:
-        return [one for one in self.layers if one.refusal is None]
-
-    def find_candidates(self) -> None:
-        """The candidates of all layers, from statistics that are held part by part."""
-        modules = {one.name: one.module for one in self.open}
-        parts = in_parts(modules, self.ceiling) if self.data is not None else [list(modules)]
-        by_name = {one.name: one for one in self.open}
-        with Progress(len(modules) or 1, "spectra", self.progress) as bar:
-            for part in parts:
-                seen = self.statistics(part) if self.data is not None else {}
-                for name in part:
-                    self.candidates[name] = candidates_of(by_name[name], seen.get(name), rules=self.rules)
-                    bar.step()
-                if len(parts) == 1:
-                    self.kept = dict(seen)
-        if len(parts) > 1:
-            self.notes.append(
-                f"covariances of all layers take more than {self.ceiling / 2**20:.0f} MiB: they were collected "
-                f"in {len(parts)} passes over the data, and again for the layers chosen"
-            )
-
-    def statistics(self, names: Sequence[str]) -> dict[str, Statistics]:
-        """The statistics of some layers' inputs; those that are not called with the data are left out."""
-        assert self.data is not None
-        known = {name: self.kept[name] for name in names if name in self.kept}
-        if len(known) == len(names):
-            return known
-        from archcost.optimizing.statistics import Sampled
-
-        found = collected(
-            self.model, names, list(self.data.fitted), ceiling=self.ceiling, progress=self.progress
-        )
-        sampled = [name for name, one in found.items() if isinstance(one, Sampled)]
-        if sampled:
-            note = (
-                f"{', '.join(sampled)}: the covariance alone would take more than half of "
-                f"{self.ceiling / 2**20:.0f} MiB; sampled patches stand for it"
-            )
-            if note not in self.notes:
-                self.notes.append(note)
-        return found
-
-    def responses(self) -> dict[str, Response]:
-        """How far the outputs respond to errors of each layer, on data or on random inputs."""
-        pieces = [self.call] if self.data is None else limited(self.data.fitted, _PROBED)
-        open_ = [one for one in self.open if self.candidates.get(one.name)]
-        if not open_:
-            return {}
-        return responses(self.model, open_, pieces, 5.0 if self.data is None else 60.0)
-
-    def measured(self, choosing: Choosing, selections: list[Selection]) -> list[Selection]:
-        """The selections, with those after measuring the response to the errors chosen first."""
-        assert self.data is not None
-        by_name = {one.name: one for one in self.layers}
-        pieces = limited(self.data.fitted, _PROBED)
-        now, more = selections[0], list[Selection]()
-        for round_ in range(_ROUNDS):
-            changed: dict[str, Tensor] = {}
-            for part, seen in self.by_part(now):
-                for one in part:
-                    layer = by_name[one.name]
-                    changed[one.name] = composed(layer, *weights_of(layer, one, seen.get(one.name)))
-            found = moved_by(self.model, changed, by_name, pieces)
-            for one in now.candidates:
-                if one.name in found:
-                    choosing.response[one.name].add(one.error, found[one.name])
-            now = choosing.within(f"measured response, round {round_ + 1}", choosing.sensitive)
-            if now.key not in {one.key for one in (*selections, *more)}:
-                more.append(now)
-        return [*reversed(more), *selections]
-
-    def by_part(self, selection: Selection) -> Iterator[tuple[list[Candidate], Mapping[str, Statistics]]]:
-        """The candidates of a selection in groups, with the statistics of their layers."""
-        chosen = {one.name: one for one in selection.candidates}
-        if self.data is None:
-            yield list(chosen.values()), {}
-            return
-        modules = {one.name: one.module for one in self.layers if one.name in chosen}
-        for part in in_parts(modules, self.ceiling):
-            yield [chosen[name] for name in part], self.statistics(part)
-
-    def carried(
-        self, selections: Sequence[Selection], evaluate: Callable[[nn.Module], float] | None, refit: bool
-    ) -> tuple[Carried, list[Carried]]:
-        """The best of the selections, and all that were carried out; Ctrl-C ends it with those so far."""
-        done: list[Carried] = []
-        if self.data is not None:
-            self.old = outputs_for(self.model, self.data.held_out)
-        try:
-            for selection in selections if self.data is not None or evaluate else selections[:1]:
-                done.append(self.carry_out(selection, evaluate, refit))
-        except KeyboardInterrupt:
-            if not done:
-                raise
-            self.notes.append(f"interrupted after {len(done)} of {len(selections)} selections")
-        done.sort(key=lambda one: one.rank)
-        return done[0], done
-
-    def carry_out(
-        self, selection: Selection, evaluate: Callable[[nn.Module], float] | None, refit: bool
-    ) -> Carried:
-        """A selection carried out on a copy of the model, refitted and compared."""
-        by_name = {one.name: one for one in self.layers}
-        work = copied(self.model)
-        made: dict[str, tuple[Replacement, Weights]] = {}
-        with self.timed("weights"):
-            for part, seen in self.by_part(selection):
-                for one in part:
-                    made[one.name] = weights_of(by_name[one.name], one, seen.get(one.name))
-            exchanged(work, made, self.hooks)
-        raw = after = None
-        fits: dict[str, tuple[float, float]] = {}
-        if self.data is not None:
-            with self.timed("check"):
-                raw = after = moved(outputs_for(work, self.data.held_out), self.old)
-            if refit and made:
-                with self.timed("refit"):
-                    fits = refitted(self.model, work, self.layers, list(self.data.fitted), self.progress)
-                with self.timed("check"):
-                    after = moved(outputs_for(work, self.data.held_out), self.old)
-        metric = None if evaluate is None else float(evaluate(work))
-        trial = Trial(selection.label, len(made), raw, after, metric)
-        return Carried(selection, work, trial, {name: one for name, (one, _) in made.items()}, fits)
-
-    def result(self, best: Carried, all_: Sequence[Carried], limits: Limits, accelerate: bool) -> Optimized:
-        by_name = {one.name: one for one in self.layers}
-        chosen = {one.name: one for one in best.selection.candidates}
-        plan = Plan(
-            proposal_for(self.analysis, by_name[name].subject, by_name[name].specs, one, chosen[name])
-            for name, one in best.replacements.items()
-        )
-        after = replace(analyze(best.model, self.call, progress=False), name=self.analysis.name)
-        was, now = totals_of(self.analysis), totals_of(after)
-        reached = {name: now[name] / was[name] for name in was if was[name]}
-        rows = tuple(_row(one, chosen.get(one.name), best.fits.get(one.name)) for one in self.layers)
-        if self.data is not None and not self.data.apart:
-            self.notes.append("too few batches to hold any out: the outputs are compared on those fitted to")
-        acceleration = None
-        model = best.model
-        if accelerate:
-            from archcost.engine.accelerate import accelerate as make
-
-            with self.timed("accelerate"):
-                model = make(model, self.call, progress=self.progress)
-            acceleration = model.acceleration
-        return Optimized(
-            model=model,
-            plan=plan,
-            before=self.analysis,
-            after=after,
-            asked={name: limits.share(name) for name in limits.most},
-            reached=reached,
-            moved=best.trial.moved,
-            trials=tuple(one.trial for one in all_),
-            rows=rows,
-            inputs=self.call,
-            acceleration=cast(Any, acceleration),
-            seconds=self.seconds,
-            notes=tuple(self.notes),
-        )
-
-
-def _row(layer: Layer, one: Candidate | None, fit: tuple[float, float] | None) -> Row:
-    shape = f"{layer.spec.in_channels} -> {layer.spec.out_channels}" if layer.linear else layer.spec.layer
-    return Row(
-        name=layer.name,
-        shape=shape,
-        rule=None if one is None else one.rule,
-        options="" if one is None else ", ".join(f"{key} {value}" for key, value in one.options.items()),
-        macs=layer.macs if one is None else one.macs,
-        macs_ratio=1.0 if one is None or not layer.macs else one.macs / layer.macs,
-        params_ratio=1.0 if one is None or not layer.params else one.params / layer.params,
-        error=None if one is None else max(one.error, 0.0) ** 0.5,
-        refitted=None if fit is None else fit[1],
+    asked = _budget(budget, max_error)
+    task = task_of(
+        model, inputs, batches, hooks, random_weights, input_size, exclude, rules, memory, progress
     )
+    planned = task.planned(asked.latency is not None)
+    made = Making(task, planned, evaluate, refit, trials)
+    if asked.error is not None:
+        best, all_, limits = made.within_error(asked)
+    else:
+        limits = limits_of(asked, planned.totals)
+        best, all_ = made.within(limits)
+    return task.result(best, all_, limits, accelerate, evaluate)
 
 
-def _task(
+def _budget(given: Budget | Mapping[str, Any] | float | None, max_error: float | None = None) -> Budget:
+    if isinstance(given, Budget):
+        found = given
+    elif isinstance(given, Mapping):
+        found = Budget.of(given, "budget: ")
+    elif given is None and max_error is None:
+        raise InputError("optimize: give a budget, such as Budget(macs=0.5), or max_error")
+    else:
+        found = Budget(macs=given)
+    return found if max_error is None else replace(found, error=max_error)
+
+
+def task_of(
     model: nn.Module,
     inputs: Inputs,
-    batches: Iterable[Inputs] | None,
+    batches: Batches,
     hooks: Hooks,
     random_weights: bool,
     input_size: InputSize | None,
@@ -375,11 +147,18 @@ def _task(
     why = None if random_weights else untrained(model)
     if why is not None:
         raise ModelError(
-            f"optimize: the weights seem untrained: {why}. Errors mean nothing there; load trained weights, or "
-            f"give random_weights=True"
+            f"optimize: the weights seem untrained: {why}. Errors mean nothing there; load trained "
+            f"weights, or give random_weights=True"
         )
     wanted = _rules(rules)
-    data = None if batches is None else data_of(batches)
+    calibration = None
+    if isinstance(batches, (str, os.PathLike)):
+        calibration = Calibration.read(batches)
+    elif isinstance(batches, Calibration):
+        calibration = batches
+    if calibration is not None:
+        batches = calibration.inputs
+    data = None if batches is None else data_of(cast("Iterable[Inputs]", batches))
     if inputs is None and input_size is None and data is not None:
         first = data.fitted[0]
         inputs = first[:1] if isinstance(first, Tensor) else first
@@ -387,7 +166,7 @@ def _task(
     call = like_traced(analysis.trace) if inputs is None else Call.of(inputs)
     survey = survey_of(analysis, hooks=hooks)
     layers = layers_of(survey, exclude)
-    return Task(model, analysis, call, layers, data, wanted, ceiling, hooks, progress)
+    return Task(model, analysis, call, layers, data, wanted, calibration, ceiling, hooks, progress)
 
 
 def _rules(rules: Sequence[str] | None) -> tuple[str, ...]:

@@ -111,7 +111,7 @@ class Choosing:
             reach = (fixed[at] + least[at]) / total
             if reach > self.limits.share(name):
                 parts.append(
-                    f"{name}={self.limits.share(name):.3g} of the model, and the least reachable is {reach:.3g}"
+                    f"{name}={self.limits.share(name):.3g} of the model; the least reachable is {reach:.3g}"
                 )
         if not parts:
             parts.append("each limit can be kept alone, and not all together")

@@ -61,7 +61,7 @@ def curves(
     kernel = kernel.detach().to("cpu", wide)
     if metric is not None:
         kernel = torch.einsum("gpo,goi...->gpi...", metric.to(wide), kernel)
-    groups, outs, ins = kernel.shape[:3]
+    outs, ins = kernel.shape[1:3]
     size = kernel.shape[3:]
     flat = kernel.flatten(2)
     found: list[Curve] = []
