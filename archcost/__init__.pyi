@@ -16,6 +16,7 @@ from .analysis.difference import Difference as Difference
 from .analysis.difference import diff as diff
 from .analysis.effective import effective_field as effective_field
 from .analysis.receptive import receptive_field as receptive_field
+from .analysis.sweep import Sweep as Sweep
 from .analysis.zoo import zoo as zoo
 from .engine.accelerate import accelerate as accelerate
 from .engine.acceleration import Acceleration as Acceleration
@@ -39,6 +40,7 @@ from .latency.measured import Measured as Measured
 from .latency.measured import MeasuringInterrupted as MeasuringInterrupted
 from .latency.store.measurement import StoreError as StoreError
 from .latency.store.store import Store as Store
+from .latency.sweeping import sweep as sweep
 from .models.specs import load as load
 from .paths.convolve import convolve as convolve
 from .report.result import Result as Result

@@ -29,6 +29,7 @@ from archcost.cli import (
     report,
     rewrite,
     store,
+    sweep,
     zoo,
 )
 from archcost.cli.options import Parser, parse
@@ -40,7 +41,7 @@ __all__ = ["main"]
 
 # In the order of the help.
 COMMANDS = (
-    *(analyze, compare, diff, check, field, measure),
+    *(analyze, sweep, compare, diff, check, field, measure),
     *(propose, rewrite, accelerate, report, paths, store, zoo),
 )
 
