@@ -31,6 +31,7 @@ from archcost.cli import (
     rewrite,
     spectrum,
     store,
+    sweep,
     zoo,
 )
 from archcost.cli.options import Parser, parse
@@ -42,7 +43,7 @@ __all__ = ["main"]
 
 # In the order of the help.
 COMMANDS = (
-    *(analyze, compare, diff, check, field, measure),
+    *(analyze, sweep, compare, diff, check, field, measure),
     *(propose, rewrite, optimize, accelerate, report, spectrum, paths, store, zoo),
 )
 
