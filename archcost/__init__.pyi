@@ -15,8 +15,12 @@ from .analysis.comparison import compare as compare
 from .analysis.difference import Difference as Difference
 from .analysis.difference import diff as diff
 from .analysis.effective import effective_field as effective_field
+from .analysis.largest import Largest as Largest
+from .analysis.largest import largest_batch as largest_batch
+from .analysis.largest import largest_input as largest_input
 from .analysis.receptive import receptive_field as receptive_field
 from .analysis.sweep import Sweep as Sweep
+from .analysis.training import TrainingStep as TrainingStep
 from .analysis.zoo import zoo as zoo
 from .engine.accelerate import accelerate as accelerate
 from .engine.acceleration import Acceleration as Acceleration
@@ -41,6 +45,7 @@ from .latency.measured import MeasuringInterrupted as MeasuringInterrupted
 from .latency.store.measurement import StoreError as StoreError
 from .latency.store.store import Store as Store
 from .latency.sweeping import sweep as sweep
+from .latency.training import training_step as training_step
 from .models.specs import load as load
 from .paths.convolve import convolve as convolve
 from .report.result import Result as Result

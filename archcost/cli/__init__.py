@@ -23,6 +23,7 @@ from archcost.cli import (
     compare,
     diff,
     field,
+    largest,
     measure,
     paths,
     propose,
@@ -30,6 +31,7 @@ from archcost.cli import (
     rewrite,
     store,
     sweep,
+    train,
     zoo,
 )
 from archcost.cli.options import Parser, parse
@@ -41,7 +43,7 @@ __all__ = ["main"]
 
 # In the order of the help.
 COMMANDS = (
-    *(analyze, sweep, compare, diff, check, field, measure),
+    *(analyze, sweep, train, largest, compare, diff, check, field, measure),
     *(propose, rewrite, accelerate, report, paths, store, zoo),
 )
 

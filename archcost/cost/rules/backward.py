@@ -59,7 +59,8 @@ without_macs(
 )
 without_macs("pool", {"{max_pool2d,max_pool3d}_with_indices_backward": given})
 without_macs(
-    "pool", {"avg_pool{2d,3d}_backward _adaptive_avg_pool{2d,3d}_backward adaptive_max_pool{2d,3d}_backward": made}
+    "pool",
+    {"avg_pool{2d,3d}_backward _adaptive_avg_pool{2d,3d}_backward adaptive_max_pool{2d,3d}_backward": made},
 )
 without_macs(
     "activation",
