@@ -2,7 +2,7 @@
 
 On a CPU oneDNN convolves in a blocked layout: a contiguous input of more than a few channels is copied into
 it, and the output out of it; the backward pass has the gradient of the output and the input in it. Held
-against resident sets of real runs. What cuDNN takes depends on the algorithm that it chooses, and is not known.
+against resident sets of real runs. What cuDNN takes depends on the algorithm that it chooses: not known.
 """
 
 from __future__ import annotations

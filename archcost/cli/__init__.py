@@ -20,6 +20,7 @@ from archcost.cli import (
     accelerate,
     analyze,
     check,
+    cite,
     compare,
     diff,
     field,
@@ -44,7 +45,7 @@ __all__ = ["main"]
 # In the order of the help.
 COMMANDS = (
     *(analyze, sweep, train, largest, compare, diff, check, field, measure),
-    *(propose, rewrite, accelerate, report, paths, store, zoo),
+    *(propose, rewrite, accelerate, report, paths, store, zoo, cite),
 )
 
 
