@@ -15,6 +15,8 @@ from .analysis.comparison import compare as compare
 from .analysis.difference import Difference as Difference
 from .analysis.difference import diff as diff
 from .analysis.effective import effective_field as effective_field
+from .analysis.footprint import Footprint as Footprint
+from .analysis.footprint import footprint as footprint
 from .analysis.largest import Largest as Largest
 from .analysis.largest import largest_batch as largest_batch
 from .analysis.largest import largest_input as largest_input
