@@ -9,9 +9,11 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
 import generated  # noqa: E402
+
 import archcost  # noqa: E402
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["COLUMNS"] = "100"  # the width of printed tables
 
 project, author, copyright = "archcost", "the archcost authors", "the archcost authors"
 release = version = archcost.__version__
@@ -40,6 +42,7 @@ nb_execution_raise_on_error = True
 nb_merge_streams = True
 nb_execution_show_tb = True
 
+smartquotes = False
 default_role = "py:obj"
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
