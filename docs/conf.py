@@ -37,9 +37,10 @@ myst_heading_anchors = 3
 suppress_warnings = ["myst.xref_missing"]
 
 nb_execution_mode = os.environ.get("ARCHCOST_DOCS_RUN", "auto")
-nb_execution_timeout = 120
+nb_execution_timeout = 600
 nb_execution_raise_on_error = True
 nb_merge_streams = True
+nb_output_stderr = "remove"
 nb_execution_show_tb = True
 
 smartquotes = False

@@ -12,7 +12,18 @@ ROOMS = ("analysis", "learn", "paths", "plot", "rewriting", "rules")
 SECTIONS = {
     "start": ["start", "usage"],
     "guides": [
-        *("report", "measuring", "accelerating", "rewriting", "budgets", "diff", "check", "integrations"),
+        *(
+            "analysing",
+            "slow-layers",
+            "report",
+            "measuring",
+            "accelerating",
+            "rewriting",
+            "budgets",
+            "diff",
+            "check",
+            "integrations",
+        ),
         *("counting-rules", "spectrum"),
     ],
     "reference": ["numbers", "layer-arithmetic", "paths"],
