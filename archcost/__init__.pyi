@@ -19,6 +19,7 @@ from .analysis.effective import effective_field as effective_field
 from .analysis.receptive import receptive_field as receptive_field
 from .analysis.spectra import Spectrum as Spectrum
 from .analysis.spectra import spectrum as spectrum
+from .analysis.sweep import Sweep as Sweep
 from .analysis.zoo import zoo as zoo
 from .engine.accelerate import accelerate as accelerate
 from .engine.acceleration import Acceleration as Acceleration
@@ -42,7 +43,12 @@ from .latency.measured import Measured as Measured
 from .latency.measured import MeasuringInterrupted as MeasuringInterrupted
 from .latency.store.measurement import StoreError as StoreError
 from .latency.store.store import Store as Store
+from .latency.sweeping import sweep as sweep
 from .models.specs import load as load
+from .optimizing.calibration import Calibration as Calibration
+from .optimizing.calibration import calibrate as calibrate
+from .optimizing.optimize import optimize as optimize
+from .optimizing.optimized import Optimized as Optimized
 from .paths.convolve import convolve as convolve
 from .report.result import Result as Result
 from .report.saving import load_result as load_result
