@@ -13,7 +13,7 @@ import generated  # noqa: E402
 import archcost  # noqa: E402
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ["COLUMNS"] = "100"  # the width of printed tables
+os.environ["COLUMNS"] = "88"  # the width of printed tables
 
 project, author, copyright = "archcost", "the archcost authors", "the archcost authors"
 release = version = archcost.__version__
@@ -40,6 +40,8 @@ nb_execution_mode = os.environ.get("ARCHCOST_DOCS_RUN", "auto")
 nb_execution_timeout = 600
 nb_execution_raise_on_error = True
 nb_merge_streams = True
+nb_code_prompt_show = "Show the answer"
+nb_code_prompt_hide = "Hide the answer"
 nb_output_stderr = "remove"
 nb_execution_show_tb = True
 
