@@ -1,6 +1,7 @@
-# Rooms with public names of their own: crosscheck beside compare, execution paths, pictures, rewrite rules,
-# and rules for the costs and the receptive fields of other operators.
+# Rooms with public names of their own: crosscheck beside compare, algorithms step by step, execution paths,
+# pictures, rewrite rules, and rules for the costs and the receptive fields of other operators.
 from . import analysis as analysis
+from . import learn as learn
 from . import paths as paths
 from . import plot as plot
 from . import rewriting as rewriting
@@ -16,6 +17,8 @@ from .analysis.difference import Difference as Difference
 from .analysis.difference import diff as diff
 from .analysis.effective import effective_field as effective_field
 from .analysis.receptive import receptive_field as receptive_field
+from .analysis.spectra import Spectrum as Spectrum
+from .analysis.spectra import spectrum as spectrum
 from .analysis.zoo import zoo as zoo
 from .engine.accelerate import accelerate as accelerate
 from .engine.acceleration import Acceleration as Acceleration
@@ -40,6 +43,10 @@ from .latency.measured import MeasuringInterrupted as MeasuringInterrupted
 from .latency.store.measurement import StoreError as StoreError
 from .latency.store.store import Store as Store
 from .models.specs import load as load
+from .optimizing.calibration import Calibration as Calibration
+from .optimizing.calibration import calibrate as calibrate
+from .optimizing.optimize import optimize as optimize
+from .optimizing.optimized import Optimized as Optimized
 from .paths.convolve import convolve as convolve
 from .report.result import Result as Result
 from .report.saving import load_result as load_result

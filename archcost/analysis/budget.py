@@ -122,6 +122,15 @@ class Budget:
     """Pixels that a position of the last feature map sees, for all axes or for each; exact or local field."""
     max_latency_ratio: Limit | None = None
     """Latency over that of a reference model; measured, so not among the `breaches` of an Analysis."""
+    macs: Limit | None = None
+    """For `archcost.optimize`, as the next four: up to 1 a share of the whole model, above a number."""
+    params: Limit | None = None
+    memory: Limit | None = None
+    """Bytes of the weights, as a file of them takes."""
+    latency: Limit | None = None
+    """A share of the model's time on this machine."""
+    error: Limit | None = None
+    """Share of outputs whose largest class may change; without classes their relative error."""
 
     def __post_init__(self) -> None:
         for name in _names():
@@ -175,7 +184,7 @@ def _read(name: str, limit: object) -> int | float | tuple[int, ...]:
     """A limit as a number, that on the receptive field as one for each axis."""
     if name == "min_receptive_field":
         return _sizes(limit)
-    measure = MEASURES.get(name.removeprefix("max_"))
+    measure = MEASURES.get({"memory": "peak_memory"}.get(name, name.removeprefix("max_")))
     unit = "" if measure is None or measure.unit == "layers" else measure.unit
     return quantity(limit, unit, what=name)
 

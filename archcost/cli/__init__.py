@@ -24,10 +24,12 @@ from archcost.cli import (
     diff,
     field,
     measure,
+    optimize,
     paths,
     propose,
     report,
     rewrite,
+    spectrum,
     store,
     zoo,
 )
@@ -41,7 +43,7 @@ __all__ = ["main"]
 # In the order of the help.
 COMMANDS = (
     *(analyze, compare, diff, check, field, measure),
-    *(propose, rewrite, accelerate, report, paths, store, zoo),
+    *(propose, rewrite, optimize, accelerate, report, spectrum, paths, store, zoo),
 )
 
 
@@ -115,7 +117,8 @@ def _parser() -> Parser:
     parser = Parser(
         prog="archcost",
         description="What a PyTorch model costs: parameters, MACs, memory, layer by layer; how long it takes "
-        "here; cheaper replacements for its convolutions. Nothing is downloaded.",
+        "here; the same model faster, as one program; cheaper replacements for its convolutions. Nothing is "
+        "downloaded.",
     )
     parser.add_argument("--version", action="store_true", help="print the version")
     parser.set_defaults(debug=False)

@@ -115,6 +115,8 @@ def accelerate(
             input_size = loaded.input_size
             notes.append(loaded.assumed)
         name, model = loaded.spec, cast(Model, loaded.model)
+        if weights is None and name.startswith(("torchvision:", "timm:")):
+            notes += _untrained(model)
     elif weights is not None:
         raise SpecError("weights goes with a SPEC; load the state dict of a module before you accelerate it")
     else:
@@ -131,6 +133,22 @@ def accelerate(
             found, acceleration = _accelerated(work, asked, trace, notes, began, bar.step)
     found._archcost_engine.acceleration = acceleration
     return cast(Model, found)
+
+
+def _untrained(model: nn.Module) -> list[str]:
+    """The note on random weights; those that begin as zero are filled, or outputs could not be compared."""
+    generator = torch.Generator().manual_seed(0)
+    filled = []
+    with torch.no_grad():
+        for name, one in model.named_parameters():
+            if not name.endswith("bias") and one.is_floating_point() and not one.any():
+                one.copy_(0.02 * torch.randn(one.shape, generator=generator))
+                filled.append(name)
+    note = "random weights: the times are those of trained ones, the error need not be (--weights FILE)"
+    if not filled:
+        return [note]
+    more = f" and {len(filled) - 1} more" * (len(filled) > 1)
+    return [f"{note}; {filled[0]}{more}, zero before training, got some, for outputs to compare"]
 
 
 @dataclass(frozen=True)
@@ -158,6 +176,8 @@ def _accelerated(
         recipe, graph = Recipe.of(model, asked.call, trace, _example(model, asked.call))
         plain = outputs_of(model, asked.call)
         exact, report.reference = exact_outputs(model, asked.call, plain)
+        if exact and not any(bool(one.any()) for one in exact):
+            notes.append("its outputs are all zero, with these weights and inputs: the error says nothing")
         report.error = report.original_error = worst_error(plain, exact)
         step()
         recipe, program, off = _exact_enough(model, recipe, graph, exact, report)
