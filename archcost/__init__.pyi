@@ -1,6 +1,7 @@
-# Rooms with public names of their own: crosscheck beside compare, execution paths, pictures, rewrite rules,
-# and rules for the costs and the receptive fields of other operators.
+# Rooms with public names of their own: crosscheck beside compare, algorithms step by step, execution paths,
+# pictures, rewrite rules, and rules for the costs and the receptive fields of other operators.
 from . import analysis as analysis
+from . import learn as learn
 from . import paths as paths
 from . import plot as plot
 from . import rewriting as rewriting
@@ -21,6 +22,8 @@ from .analysis.largest import Largest as Largest
 from .analysis.largest import largest_batch as largest_batch
 from .analysis.largest import largest_input as largest_input
 from .analysis.receptive import receptive_field as receptive_field
+from .analysis.spectra import Spectrum as Spectrum
+from .analysis.spectra import spectrum as spectrum
 from .analysis.sweep import Sweep as Sweep
 from .analysis.training import TrainingStep as TrainingStep
 from .analysis.zoo import zoo as zoo
@@ -49,6 +52,10 @@ from .latency.store.store import Store as Store
 from .latency.sweeping import sweep as sweep
 from .latency.training import training_step as training_step
 from .models.specs import load as load
+from .optimizing.calibration import Calibration as Calibration
+from .optimizing.calibration import calibrate as calibrate
+from .optimizing.optimize import optimize as optimize
+from .optimizing.optimized import Optimized as Optimized
 from .paths.convolve import convolve as convolve
 from .report.result import Result as Result
 from .report.saving import load_result as load_result

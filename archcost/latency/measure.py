@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -35,7 +35,7 @@ _FEWEST_IN_CONTEXT = 0.5
 # The share for whole passes by the wall clock, from which percentiles are told.
 _REQUESTS, _MOST_REQUESTS = 0.15, 20.0
 # Shares kept for the roofline and for predicting what was not reached, each with its most seconds.
-_ROOFLINE, _MOST_ROOFLINE = 0.05, 2.0
+_ROOFLINE, _MOST_ROOFLINE = 0.15, 2.0
 _PREDICTIONS, _MOST_PREDICTIONS = 0.1, 10.0
 
 Paths = Sequence[str] | Literal["all"] | None
@@ -175,7 +175,7 @@ class _Measuring:
                 bar.step()
             dtypes = {task.dtype for task in samples}
             if len(dtypes) == 1:
-                with suppress(TooLittleTime):
+                try:
                     line = measure_roofline(
                         store,
                         threads=threads,
@@ -186,6 +186,11 @@ class _Measuring:
                     )
                     # Cold inputs come from memory, whatever would hold them.
                     self.roofline = replace(line, caches=()) if self.cold else line
+                except TooLittleTime as error:
+                    self.notes.append(f"no roofline of this machine: {error}; give more seconds")
+            elif dtypes:
+                named = " and ".join(sorted(map(str, dtypes)))
+                self.notes.append(f"no roofline: convolutions of several dtypes, {named}")
             reached = {times.task for times in self.times}
             unreached = {task: sample for task, sample in samples.items() if task not in reached}
             if unreached:

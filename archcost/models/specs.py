@@ -77,6 +77,21 @@ def load(
     return loaded
 
 
+def attribute(file: str, name: str) -> object:
+    """What a Python file calls by a name.
+
+    Raises:
+        SpecError: there is no such file or name, or the file cannot be imported.
+    """
+    with _importable(str(Path(file).resolve().parent)):
+        holder = _from_file(file)
+    if not hasattr(holder, name):
+        public = [key for key in vars(holder) if not key.startswith("_")]
+        raise SpecError(f"{file}: there is no {name!r}{near(name, public)}")
+    found: object = getattr(holder, name)
+    return found
+
+
 def load_for(spec: str, side: int, without_values: bool = True) -> nn.Module | None:
     """The model of a SPEC built for images of another side; None where its constructor takes none.
 

@@ -4,6 +4,7 @@ from .drawing.growth import growth as growth
 from .drawing.im2col import im2col as im2col
 from .drawing.memory import memory as memory
 from .drawing.roofline import roofline as roofline
+from .drawing.spectrum import spectrum as spectrum
 from .drawing.stack import stack as stack
 from .drawing.strassen import strassen as strassen
 from .drawing.sweep import sweep as sweep

@@ -89,7 +89,7 @@ class Result(ABC):
 
         if options:
             raise SpecError(f"to_html: the page shows everything; leave {' and '.join(options)} out")
-        return write_text(page(self.document(Asked(full=True)), self), path)
+        return write_text(page(self.document(Asked(full=True)), self, str(path)), path)
 
     def to_pandas(self, **options: Unpack[Options]) -> pd.DataFrame:
         """The rows of a table as a DataFrame, with every column unless some are named."""

@@ -113,7 +113,9 @@ class Reader:
             storage = self._trace.storages[ref.storage]
             if storage.origin not in ("parameter", "buffer") or storage.name is None:
                 raise Refused(
-                    f"{self._module or 'the model'}: a tensor is read that no operation of the trace made"
+                    f"{self._module or 'the model'}: it reads a tensor that is no input, parameter or "
+                    f"buffer, such as a torch.tensor(...) in its forward or a plain attribute: make it a "
+                    f"buffer (register_buffer), or accelerate a part of the model, such as its backbone"
                     if storage.origin == "constant"
                     else f"{self._module or 'the model'}: a view is read after what it views was changed"
                 )
