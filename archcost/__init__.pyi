@@ -54,8 +54,12 @@ from .latency.training import training_step as training_step
 from .models.specs import load as load
 from .optimizing.calibration import Calibration as Calibration
 from .optimizing.calibration import calibrate as calibrate
+from .optimizing.frontier import Frontier as Frontier
+from .optimizing.frontier import frontier as frontier
 from .optimizing.optimize import optimize as optimize
 from .optimizing.optimized import Optimized as Optimized
+from .optimizing.recover import Recovered as Recovered
+from .optimizing.recover import recover as recover
 from .paths.convolve import convolve as convolve
 from .report.result import Result as Result
 from .report.saving import load_result as load_result

@@ -9,9 +9,11 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
 import generated  # noqa: E402
+
 import archcost  # noqa: E402
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["COLUMNS"] = "88"  # the width of printed tables
 
 project, author, copyright = "archcost", "the archcost authors", "the archcost authors"
 release = version = archcost.__version__
@@ -35,11 +37,15 @@ myst_heading_anchors = 3
 suppress_warnings = ["myst.xref_missing"]
 
 nb_execution_mode = os.environ.get("ARCHCOST_DOCS_RUN", "auto")
-nb_execution_timeout = 120
+nb_execution_timeout = 600
 nb_execution_raise_on_error = True
 nb_merge_streams = True
+nb_code_prompt_show = "Show the answer"
+nb_code_prompt_hide = "Hide the answer"
+nb_output_stderr = "remove"
 nb_execution_show_tb = True
 
+smartquotes = False
 default_role = "py:obj"
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"

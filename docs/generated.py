@@ -1,8 +1,8 @@
 """Pages of the site made from the code: the API, the command line, the columns, and the list of guides."""
 
 import argparse
+import contextlib
 import importlib
-import pkgutil
 from pathlib import Path
 
 import archcost
@@ -12,7 +12,19 @@ ROOMS = ("analysis", "learn", "paths", "plot", "rewriting", "rules")
 SECTIONS = {
     "start": ["start", "usage"],
     "guides": [
-        *("report", "measuring", "accelerating", "rewriting", "budgets", "diff", "check", "integrations"),
+        *(
+            "analysing",
+            "slow-layers",
+            "what-if",
+            "report",
+            "measuring",
+            "accelerating",
+            "rewriting",
+            "budgets",
+            "diff",
+            "check",
+            "integrations",
+        ),
         *("counting-rules", "spectrum"),
     ],
     "reference": ["numbers", "layer-arithmetic", "paths"],
@@ -21,9 +33,11 @@ SECTIONS = {
 }
 
 
-PATHS = "\n\n```{toctree}\n:hidden:\n\n" + "\n".join(
-    f"paths/{name}" for name in ("native", "direct", "im2col", "strassen", "winograd", "fft")
-) + "\n```\n"
+PATHS = (
+    "\n\n```{toctree}\n:hidden:\n\n"
+    + "\n".join(f"paths/{name}" for name in ("native", "direct", "im2col", "strassen", "winograd", "fft"))
+    + "\n```\n"
+)
 
 
 def fill(app, name, source):
@@ -61,7 +75,12 @@ def public_names() -> dict[str, list[str]]:
 
 def api() -> str:
     """The public names, each from its docstring; one that several rooms have stands once."""
-    out = ["# The Python API", "", "Every public name. Nothing else is promised from one version to the next.", ""]
+    out = [
+        "# The Python API",
+        "",
+        "Every public name. Nothing else is promised from one version to the next.",
+        "",
+    ]
     seen: set[int] = set()
     for room, names in public_names().items():
         module = importlib.import_module(f"archcost.{room}".rstrip("."))
@@ -72,7 +91,14 @@ def api() -> str:
                 if isinstance(value, type) is not kind or id(value) in seen:
                     continue
                 seen.add(id(value))
-                out += [f"### {name}", "", "```{eval-rst}", *_directive(module.__name__, name, value), "```", ""]
+                out += [
+                    f"### {name}",
+                    "",
+                    "```{eval-rst}",
+                    *_directive(module.__name__, name, value),
+                    "```",
+                    "",
+                ]
     return "\n".join(out)
 
 
@@ -92,17 +118,19 @@ def command_line() -> str:
     out = ["# The command line", "", parser.description or "", ""]
     out += ["Exit codes: 0 done, 1 findings, 2 usage or load error, 130 Ctrl-C.", ""]
     for name, command, said in _commands(parser):
-        out += [f"## {name}", "", f"{said[:1].upper()}{said[1:]}.", ""]
-        usage = command.format_usage().removeprefix("usage: ").rstrip()
-        out += ["```text", usage, "```", ""]
-        rows = [_option(action) for action in command._actions if action.help != argparse.SUPPRESS]
         nested = list(_commands(command))
-        out += ["| | |", "|---|---|", *rows, ""] if not nested else []
-        for inner, parser_, text in nested:
-            usage = parser_.format_usage().removeprefix("usage: ").rstrip()
-            out += [f"### {name} {inner}", "", f"{text[:1].upper()}{text[1:]}.", "", "```text", usage, "```", ""]
-            out += ["| | |", "|---|---|", *map(_option, parser_._actions), ""]
+        out += _described(f"## {name}", command, said, options=not nested)
+        for inner, action, text in nested:
+            out += _described(f"### {name} {inner}", action, text)
     return "\n".join(out)
+
+
+def _described(head: str, parser: argparse.ArgumentParser, said: str, options: bool = True) -> list[str]:
+    """A command: what it does, its usage, and a row for each option."""
+    usage = parser.format_usage().removeprefix("usage: ").rstrip()
+    out = [head, "", f"{said[:1].upper()}{said[1:]}.", "", "```text", usage, "```", ""]
+    rows = [_option(one) for one in parser._actions if one.dest != "help"]
+    return [*out, "| | |", "|---|---|", *rows, ""] if options else out
 
 
 def _commands(parser: argparse.ArgumentParser):
@@ -127,7 +155,12 @@ def columns() -> str:
     """Every column of every table, by the module that defines it."""
     from archcost.report.document import Column
 
-    out = ["# Columns", "", "The names that `columns=`, `--columns` and data formats take, with their meanings.", ""]
+    out = [
+        "# Columns",
+        "",
+        "The names that `columns=`, `--columns` and data formats take, with their meanings.",
+        "",
+    ]
     seen: set[str] = set()
     for module in _modules():
         found: dict[str, Column] = {}
@@ -139,19 +172,19 @@ def columns() -> str:
         rows = [_column(one) for one in found.values()]
         if rows and "\n".join(rows) not in seen:
             seen.add("\n".join(rows))
-            title = (module.__doc__ or module.__name__).strip().splitlines()[0].rstrip(".")
-            out += [f"## {title}", "", f"`{module.__name__}`", ""]
+            said = (module.__doc__ or "").strip().splitlines()[0]
+            out += [f"## {module.__name__.removeprefix('archcost.')}", "", said, ""]
             out += ["| column | head | unit | meaning |", "|---|---|---|---|", *rows, ""]
     return "\n".join(out)
 
 
 def _modules():
-    for info in pkgutil.walk_packages(archcost.__path__, "archcost."):
-        if not info.name.endswith("__main__"):
-            try:
-                yield importlib.import_module(info.name)
-            except ImportError:  # needs an extra
-                continue
+    folder = Path(archcost.__file__).parent
+    for file in sorted(folder.rglob("*.py")):
+        parts = file.relative_to(folder.parent).with_suffix("").parts
+        if parts[-1] not in ("__init__", "__main__"):
+            with contextlib.suppress(ImportError):  # needs an extra
+                yield importlib.import_module(".".join(parts))
 
 
 def _column(one) -> str:

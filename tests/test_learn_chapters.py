@@ -53,7 +53,9 @@ def test_the_chapter_can_be_downloaded(chapter):
 
 def test_a_wrong_answer_would_be_found(tmp_path):
     page = tmp_path / "x.md"
-    page.write_text("```{code-cell} python\n%magic\n:no\nassert 1 == 2\n```\n".replace(":no\n", ""), encoding="utf-8")
+    page.write_text(
+        "```{code-cell} python\n%magic\n:no\nassert 1 == 2\n```\n".replace(":no\n", ""), encoding="utf-8"
+    )
     (code,) = cells(page)
     with pytest.raises(AssertionError):
         exec(code)
