@@ -15,6 +15,7 @@ SECTIONS = {
         *(
             "analysing",
             "slow-layers",
+            "what-if",
             "report",
             "measuring",
             "accelerating",
