@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
     from archcost.trace.inputs import DTypes, InputSize
 
-    Swept: TypeAlias = "nn.Module | str | Callable[[InputSize], nn.Module]"
+Swept: TypeAlias = "nn.Module | str | Callable[[InputSize], nn.Module]"
 
-__all__ = ["MOST_POINTS", "Grid", "Sweep", "SweepPoint", "Timed", "counted"]
+__all__ = ["MOST_POINTS", "Counter", "Grid", "Sweep", "SweepPoint", "Swept", "Timed", "counted"]
 
 MOST_POINTS = 10_000
 """More points than this are counted only if asked twice."""
@@ -191,7 +191,7 @@ def counted(model: Swept, grid: Grid, yes: bool, progress: bool | None, timed: T
         InputError: the grid has more than `MOST_POINTS` points and ``yes`` is not given; or the model runs
             at none of them.
     """
-    what = _Counter(model)
+    what = Counter(model)
     points: list[SweepPoint] = []
     with Progress(len(grid), f"counting {what.name}", progress) as bar:
         for size, batch, dtype in grid:
@@ -212,7 +212,7 @@ def counted(model: Swept, grid: Grid, yes: bool, progress: bool | None, timed: T
     return Sweep(what.name, tuple(points), notes=(*what.notes, *notes))
 
 
-class _Counter:
+class Counter:
     """A model that is counted again and again: as given, from a SPEC, or made anew for each size."""
 
     def __init__(self, model: Swept) -> None:
@@ -232,9 +232,9 @@ class _Counter:
     ) -> tuple[SweepPoint, nn.Module | None]:
         """The point, and the model that was counted; a size that the model refuses is a point as well."""
         if isinstance(size, int):
-            size = with_side(self._own_size(), size)
+            size = with_side(self.own_size(), size)
         elif size is None:
-            size = self._own_size()
+            size = self.own_size()
         if batch is not None:
             size = with_batch(size, batch)
         at: dict[str, Any] = {
@@ -244,12 +244,12 @@ class _Counter:
             "dtype": dtype or "",
         }
         try:
-            found, model = self._counted(size, dtype)
+            found, model = self.counted(size, dtype)
         except ArchcostError as error:
             return SweepPoint(**at, reason=" ".join(str(error).split())), None
         return _point(found, at), model
 
-    def _own_size(self) -> InputSize:
+    def own_size(self) -> InputSize:
         """The input size that the model itself suggests."""
         if self.base is None:
             if not isinstance(self.given, str) and self.model is None:
@@ -262,7 +262,7 @@ class _Counter:
             self.name = self.base.name
         return size_of(self.base.trace, "sweep")
 
-    def _counted(self, size: InputSize, dtype: str | None) -> tuple[Analysis, nn.Module]:
+    def counted(self, size: InputSize, dtype: str | None) -> tuple[Analysis, nn.Module]:
         if self.model is None and isinstance(self.given, str):
             try:
                 found, self.model = analyze_spec(self.given, None, size, None, _quiet())

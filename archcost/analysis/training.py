@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from archcost.analysis.workspace import workspace_of
 from archcost.cost.costs import count
 from archcost.report.columns import number, words
 from archcost.report.document import Asked, Column, Document, Table, ordered
 from archcost.report.result import Result
 from archcost.report.text import visible
-from archcost.report.units import bytes_text, count_text, percent_text, ratio_text, si_text
+from archcost.report.units import bytes_text, count_text, ratio_text, si_text
 from archcost.trace.training import record_step
 
 if TYPE_CHECKING:
@@ -25,7 +26,15 @@ if TYPE_CHECKING:
     from archcost.trace.inputs import DTypes, InputSize
     from archcost.trace.training import MakeOptimizer, Phase, Step
 
-__all__ = ["Memory", "OperatorCost", "TrainingStep", "memory_of_step", "training_step"]
+__all__ = [
+    "PARTS",
+    "Memory",
+    "OperatorCost",
+    "TrainingStep",
+    "fixed_parts",
+    "memory_of_step",
+    "training_step",
+]
 
 _Sizes = dict[str, int]
 
@@ -95,6 +104,11 @@ class TrainingStep(Result):
     params: int
     trainable_params: int
     memory: Memory
+    input_size: Any = None
+    """The input size, as `archcost.analyze` takes it; None where inputs were given."""
+    input_dtypes: Any = None
+    in_train_mode: bool = True
+    """Whether the step is that of the model in training mode."""
     notes: tuple[str, ...] = ()
     measured_ms: float | None = None
     """Median time of a step on this machine; None where that was not asked for."""
@@ -114,9 +128,9 @@ class TrainingStep(Result):
         of_parts = asked.by == "memory"
         rows = partial(ordered, self.operators, _OPERATORS, Asked() if of_parts else asked, "macs")
         parts = [(name, size) for name, size in self.memory.parts.items()]
-        memory = partial(ordered, parts, _PARTS, asked if of_parts else Asked(), "bytes")
+        memory = partial(ordered, parts, PARTS, asked if of_parts else Asked(), "bytes")
         operators = Table("operators", _OPERATORS, rows, title=("What it computes", ""))
-        table = Table("memory", _PARTS, memory, title=("Memory at the peak", visible(self.memory.at)))
+        table = Table("memory", PARTS, memory, title=("Memory at the peak", visible(self.memory.at)))
         return Document(
             "archcost.training/1",
             [(visible(self.name), f"input {visible(self.input_text)}, {self.optimizer}")],
@@ -130,7 +144,7 @@ class TrainingStep(Result):
     def _record(self) -> dict:  # type: ignore[type-arg]
         phases = dict.fromkeys(one.phase for one in self.operators)
         return {
-            **asdict(self),
+            **{key: value for key, value in asdict(self).items() if not key.startswith("input_d")},
             "memory": {**asdict(self.memory), "total": self.memory.total},
             "macs": {phase: self.macs(phase) for phase in phases},
             "total_macs": self.total_macs,
@@ -143,7 +157,8 @@ class TrainingStep(Result):
         text += f", {si_text(back)} backward ({ratio_text(back / forward)} of forward)" if forward else ""
         text += f", {si_text(again)} computed again from checkpoints" * bool(again)
         update = sum(one.other_ops for one in self.operators if one.phase == "update")
-        yield f"{text}; the update of {count_text(self.trainable_params)} parameters {si_text(update)} operations."
+        of = f"the update of {count_text(self.trainable_params)} parameters"
+        yield f"{text}; {of} {si_text(update)} other operations."
         parts = sorted(self.memory.parts.items(), key=lambda item: -item[1])
         said = ", ".join(f"{name.replace('_', ' ')} {bytes_text(size)}" for name, size in parts if size)
         yield f"It holds {bytes_text(self.memory.total)} of tensors at its peak: {said}."
@@ -161,7 +176,7 @@ _OPERATORS: tuple[Column[OperatorCost], ...] = (
     words("other_ops", "Other ops", "Its other arithmetic operations", dtype="int64", show=si_text, keep=6),
     words("unknown", "Not counted", "Why its count, or part of it, is not known", missing="", keep=5),
 )
-_PARTS: tuple[Column[tuple[str, int]], ...] = (
+PARTS: tuple[Column[tuple[str, int]], ...] = (
     words("part", "Part", "What the memory holds", lambda row: row[0].replace("_", " "), keep=9),
     number("bytes", "Bytes", "Bytes at the peak", bytes_text, lambda row: row[1], dtype="int64", keep=8),
 )
@@ -175,31 +190,13 @@ def training_step(
     dtype: DTypes | None = None,
     optimizer: str | MakeOptimizer = "adamw",
 ) -> TrainingStep:
-    """What one training step costs: MACs of forward, backward and update by operator, and memory at the peak.
-
-    Nothing is computed: forward, PyTorch's own backward from the sum of every output, and two updates run on
-    the device `meta`. Frozen parameters and gradient checkpointing are seen as they are. The cost of the loss
-    is not included.
-
-    Args:
-        model: a module, which comes back untouched, or a SPEC. In eval mode it is taken in training mode.
-        inputs: as in `archcost.analyze`.
-        input_size: as in `archcost.analyze`; by default the one that the model suggests.
-        dtype: as in `archcost.analyze`.
-        optimizer: a name of ``torch.optim`` (SGD and RMSprop with momentum), or a function of parameters that
-            makes an optimiser.
-
-    Raises:
-        InputError: the inputs do not fit, or there is no such optimiser.
-        ModelError: the model needs values, or nothing in it can be trained.
-        SpecError: the SPEC names nothing that can be loaded.
-    """
-    from archcost.analysis.analysis import analyze, analyze_spec
+    """A training step on paper; `archcost.training_step` says what the arguments are."""
+    from archcost.analysis.analysis import Forward, analyze, analyze_spec
     from archcost.analysis.points import dtypes_of, size_of
 
     if isinstance(model, str):
-        options = {"dtype": dtype, "device": None, "progress": False}
-        analysis, built = analyze_spec(model, inputs, input_size, None, options)  # type: ignore[arg-type]
+        options: Forward = {"dtype": dtype, "device": None, "progress": False}
+        analysis, built = analyze_spec(model, inputs, input_size, None, options)
     else:
         analysis, built = analyze(model, inputs, input_size=input_size, dtype=dtype, progress=False), model
     if inputs is None:
@@ -217,6 +214,8 @@ def training_step(
         params=total.params,
         trainable_params=total.trainable_params,
         memory=memory_of_step(step),
+        input_size=input_size,
+        input_dtypes=dtype,
         notes=notes,
     )
 
@@ -227,8 +226,8 @@ def _operators(step: Step) -> tuple[OperatorCost, ...]:
         if phase == "first update":
             continue
         counted = count(op)
-        if counted.kind in ("view", "creation") and counted.reason is None:
-            continue
+        if not (counted.macs or counted.other_ops or counted.reason):
+            continue  # a view, or a tensor moved or filled
         old = found.get((phase, op.base), OperatorCost(phase, op.base, 0, 0, 0))
         found[phase, op.base] = replace(
             old,
@@ -248,13 +247,8 @@ def _by_module(step: Step) -> dict[str, int]:
     return dict(sums)
 
 
-def memory_of_step(step: Step, workspace: Callable[[Trace, int], int] = lambda trace, op: 0) -> Memory:
-    """The memory at the peak of a step in the steady state: the optimiser's state is there from the start.
-
-    Args:
-        step: the training step.
-        workspace: bytes that the kernel of an operation takes beside its tensors.
-    """
+def memory_of_step(step: Step, device: str = "cpu") -> Memory:
+    """The memory at the peak of a step in the steady state: the optimiser's state is there from the start."""
     trace, phases = step.trace, step.phases
     ends = len(trace.ops)
     lives: defaultdict[str, list[int]] = defaultdict(lambda: [0] * (ends + 1))
@@ -275,32 +269,26 @@ def memory_of_step(step: Step, workspace: Callable[[Trace, int], int] = lambda t
         if one.freed_after is not None:
             lives[part][max(one.freed_after, one.created_by) + 1] -= one.nbytes
     alive = {part: [*accumulate(changes)] for part, changes in lives.items()}
-    extra = [workspace(trace, at) + op.inner_peak_bytes for at, op in enumerate(trace.ops)]
+    extra = [workspace_of(op, device) for op in trace.ops]
     sums = [sum(each[at] for each in alive.values()) + extra[at] for at in range(ends)]
     steady = [at for at in range(ends) if phases[at] != "first update"]
     peak = max(steady, key=lambda at: sums[at])
     op = trace.ops[peak]
     parts = {part: each[peak] for part, each in alive.items()}
     where = trace.module_of(op) or "the model"
-    return Memory(
-        **fixed_parts(trace), **parts, optimizer_state=state, workspace=extra[peak],
-        at=f"{phases[peak]} of {op.label} in {where}",
-    )  # fmt: skip
+    at = f"{phases[peak]} of {op.label} in {where}".replace("update of", "update,")
+    return Memory(*fixed_parts(trace), **parts, optimizer_state=state, workspace=extra[peak], at=at)
 
 
 def _outlives(freed: int | None, phases: tuple[Phase, ...]) -> bool:
     """Whether a storage of the forward pass is alive after it."""
-    return (
-        freed is None
-        or (freed + 1 < len(phases) and phases[freed + 1] != "forward")
-        or freed + 1 >= len(phases)
-    )
+    return freed is None or freed + 1 >= len(phases) or phases[freed + 1] != "forward"
 
 
-def fixed_parts(trace: Trace) -> _Sizes:
+def fixed_parts(trace: Trace) -> tuple[int, int, int]:
     """The bytes that are there whatever runs: weights, buffers, inputs."""
     sums = Counter({"parameter": 0, "buffer": 0})
     for state in trace.state:
         sums[state.kind] += state.nbytes
     inputs = sum(one.nbytes for one in trace.storages if one.origin == "input")
-    return {"weights": sums["parameter"], "buffers": sums["buffer"], "inputs": inputs}
+    return sums["parameter"], sums["buffer"], inputs

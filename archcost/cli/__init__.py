@@ -20,9 +20,11 @@ from archcost.cli import (
     accelerate,
     analyze,
     check,
+    cite,
     compare,
     diff,
     field,
+    largest,
     measure,
     optimize,
     paths,
@@ -32,6 +34,7 @@ from archcost.cli import (
     spectrum,
     store,
     sweep,
+    train,
     zoo,
 )
 from archcost.cli.options import Parser, parse
@@ -43,8 +46,8 @@ __all__ = ["main"]
 
 # In the order of the help.
 COMMANDS = (
-    *(analyze, sweep, compare, diff, check, field, measure),
-    *(propose, rewrite, optimize, accelerate, report, spectrum, paths, store, zoo),
+    *(analyze, sweep, train, largest, compare, diff, check, field, measure),
+    *(propose, rewrite, optimize, accelerate, report, spectrum, paths, store, zoo, cite),
 )
 
 

@@ -32,6 +32,7 @@ def add(commands: Commands, common: Parser) -> None:
     size_option(sweep)
     sweep.add_argument("--batches", type=numbers, metavar="A,B,...", help="batches: 1,8,32, or 1:8")
     sweep.add_argument("--dtypes", type=names, metavar="A,B,...", help="dtypes of weights and inputs")
+    sweep.add_argument("--memory", metavar="SIZE", help="say which batches fit into it: '8 GB'")
     sweep.add_argument("--measure", action="store_true", help="run each point: latency and throughput")
     sweep.add_argument("--seconds", type=float, metavar="S", help="time for each point; default: 2")
     sweep.add_argument("--threads", type=count, metavar="N", help="threads of PyTorch, measuring")
@@ -67,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     check_writable(args.picture, args.force)
     size = args.sizes or args.input_size or ([sizes(args)] if args.input else None)
     options = given(
-        batch=args.batches, dtype=args.dtypes, seconds=args.seconds, threads=args.threads, 
+        batch=args.batches, dtype=args.dtypes, seconds=args.seconds, threads=args.threads, memory=args.memory,
     )  # fmt: skip
     found = sweep(args.spec, size, measure=args.measure, yes=args.yes, **options)
     if args.picture is not None:

@@ -28,6 +28,7 @@ from archcost.engine.graph import Graph
 from archcost.engine.kept import Kept
 from archcost.engine.passes import fused
 from archcost.engine.program import Program
+from archcost.engine.reading.constants import Constants, constants_of
 from archcost.engine.reading.read import read
 from archcost.engine.reading.registry import Refused
 from archcost.engine.saved import Saved
@@ -58,6 +59,8 @@ class Recipe:
     trace: Trace
     arguments: Arguments
     outputs: Outputs
+    constants: Constants = field(default_factory=dict)
+    """What it reads beside parameters, buffers and inputs."""
     times: Times = field(default_factory=dict)
     """Seconds of the variants of layers, by which they are chosen."""
     banned: Banned = frozenset()
@@ -78,15 +81,17 @@ class Recipe:
         """
         if trace.failed is not None:
             raise Refused("its forward raises")
-        graph = read(trace, _laid_out(trace, _state(model)))
+        constants = constants_of(model, call, trace)
+        graph = read(trace, _laid_out(trace, _state(model)), constants)
         if not graph.nodes:
             raise Refused("it computes nothing")
         arguments = Arguments(call, trace, type(model).forward)
-        return cls(trace, arguments, Outputs(example, graph)), _fused(graph)
+        recipe = cls(trace, arguments, Outputs(example, graph), constants)
+        return recipe, _fused(graph)
 
     def again(self, state: Mapping[str, Tensor]) -> Program:
         """The program with other weights."""
-        return self.made(_fused(read(self.trace, _laid_out(self.trace, state))))[0]
+        return self.made(_fused(read(self.trace, _laid_out(self.trace, state), self.constants)))[0]
 
     def made(self, graph: Graph, deadline: float = -inf, kept: Kept | None = None) -> tuple[Program, Chosen]:
         """The program of the graph, and which variants it has.

@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from archcost.analysis.sweep import Grid, Sweep, SweepPoint, counted
+from archcost.analysis.points import side_of
+from archcost.analysis.reports.sweep import side_text
+from archcost.analysis.sweep import Grid, Sweep, SweepPoint, Swept, counted
 from archcost.errors import ArchcostError, InputError
 
 if TYPE_CHECKING:
@@ -27,6 +29,8 @@ def sweep(
     measure: bool = False,
     seconds: float = 2.0,
     threads: int | None = None,
+    memory: str | int | None = None,
+    optimizer: str = "adamw",
     yes: bool = False,
     progress: bool | None = None,
 ) -> Sweep:
@@ -44,6 +48,8 @@ def sweep(
         measure: run each point as well, for its latency and throughput.
         seconds: the wall time that measuring each point may take.
         threads: threads of PyTorch while measuring; by default as many as it has now.
+        memory: with a size such as ``"8 GB"``, the answer says which batches fit into it at the largest side.
+        optimizer: that of the training that has to fit into ``memory``, as in `archcost.largest_batch`.
         yes: count more than 10,000 points.
         progress: draw a progress bar on stderr; by default on a terminal.
 
@@ -63,7 +69,24 @@ def sweep(
         from archcost.latency.store.fingerprint import fingerprint
 
         found = replace(found, device=str(fingerprint()))
+    if memory is not None:
+        found = replace(found, answers=_fitting(model, found, memory, optimizer))
     return found
+
+
+def _fitting(model: Swept, found: Sweep, memory: str | int, optimizer: str) -> tuple[str, ...]:
+    """The batches that fit into a memory at the largest side that runs, in a sentence."""
+    from archcost.analysis.largest import largest_batch
+
+    size = max((one for one in found if one.reason is None), key=lambda one: one.side).input_size
+    parts = []
+    for training, use in ((True, f"training with {optimizer}"), (False, "inference")):
+        try:
+            most = largest_batch(model, size, memory=memory, training=training, optimizer=optimizer)
+            parts.append(f"{most.value} for {use}")
+        except ArchcostError as error:
+            parts.append(f"none for {use} ({str(error).partition(': ')[2]})")
+    return (f"At {side_text(side_of(size))} px {memory} hold a batch of {' and '.join(parts)}.",)
 
 
 class _Timing:
@@ -96,7 +119,6 @@ class _Timing:
     def _with_values(self, model: nn.Module, point: SweepPoint) -> nn.Module:
         import torch
 
-        from archcost.analysis.points import side_of
         from archcost.models.specs import load, load_for
 
         if not any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):

@@ -37,6 +37,20 @@ class Making:
             found = choosing.selections(task.rules)
             return task.measured(choosing, found)[: self.trials]
 
+    def least(self, resource: str) -> float:
+        """The least of a resource that can be reached."""
+        planned, layers = self.planned, self.task.layers
+        empty = Limits({resource: planned.totals[resource]}, planned.totals)
+        choosing = Choosing(layers, planned.candidates, empty, planned.response, planned.seconds)
+        total = planned.totals[resource]
+        for layer in layers:
+            own = choosing.spent(layer, None, [resource])[0]
+            ways = [
+                choosing.spent(layer, one, [resource])[0] for one in planned.candidates.get(layer.name, ())
+            ]
+            total -= own - min([own, *ways])
+        return total
+
     def within(self, limits: Limits) -> tuple[Carried, list[Carried]]:
         """The best selection within the limits, and all that were carried out."""
         return self.task.carried(self.selections(limits), self.evaluate, self.refit)

@@ -26,10 +26,17 @@ if TYPE_CHECKING:
     from archcost.engine.acceleration import Acceleration
     from archcost.trace.call import Call
 
-__all__ = ["Optimized", "Row", "Trial"]
+__all__ = ["Optimized", "Row", "Trial", "moved_text"]
 
 _SHOWN = {"macs": si_text, "params": si_text, "memory": bytes_text}
 _WORDS = {"macs": "MACs", "params": "parameters", "memory": "weights", "latency": "time"}
+
+
+def moved_text(moved: Moved) -> str:
+    """How far outputs have moved, in words."""
+    if moved.agreement is not None:
+        return f"{percent_text(100 * moved.agreement)} % of the held-out outputs keep their class"
+    return f"outputs moved by {moved.error:.2g} of their size"
 
 
 @dataclass(frozen=True)
@@ -135,11 +142,7 @@ class Optimized(Result):
         layers = f"{len(self.plan)} layer{'s' * (len(self.plan) > 1)} exchanged"
         if self.moved is None:
             return f"{layers}; outputs not compared, as there was no data"
-        if self.moved.agreement is not None:
-            said = f"{percent_text(100 * self.moved.agreement)} % of the held-out outputs keep their class"
-        else:
-            said = f"outputs moved by {self.moved.error:.2g} of their size"
-        return f"{said}, {layers}"
+        return f"{moved_text(self.moved)}, {layers}"
 
     def document(self, asked: Asked) -> Document:
         """The schema of ``archcost.optimized/1``: the fields by their names."""

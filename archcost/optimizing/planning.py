@@ -64,7 +64,7 @@ class Choosing:
             usable = self.candidates.get(layer.name, ())
             options.append([None, *(one for one in usable if allowed is None or allowed(one))])
         items = [
-            [Item(self._spent(layer, one, names), 0.0 if one is None else score(one)) for one in row]
+            [Item(self.spent(layer, one, names), 0.0 if one is None else score(one)) for one in row]
             for layer, row in zip(self.layers, options, strict=True)
         ]
         fixed = self._fixed(names)
@@ -85,12 +85,12 @@ class Choosing:
         found = dict(self.limits.totals)
         for one in picked:
             layer = by_name[one.name]
-            now, was = self._spent(layer, one, names), self._spent(layer, None, names)
+            now, was = self.spent(layer, one, names), self.spent(layer, None, names)
             for name, a, b in zip(names, now, was, strict=True):
                 found[name] += a - b
         return found
 
-    def _spent(self, layer: Layer, one: Candidate | None, names: Sequence[str]) -> tuple[float, ...]:
+    def spent(self, layer: Layer, one: Candidate | None, names: Sequence[str]) -> tuple[float, ...]:
         macs, params = (layer.macs, layer.params) if one is None else (one.macs, one.params)
         itemsize = next((p.element_size() for p in layer.module.parameters()), 4)
         seconds = self.seconds.get(layer.name, 0.0) if one is None else one.seconds or 0.0
@@ -99,7 +99,7 @@ class Choosing:
 
     def _fixed(self, names: Sequence[str]) -> list[float]:
         """What is spent outside of all these layers."""
-        held = [self._spent(layer, None, names) for layer in self.layers]
+        held = [self.spent(layer, None, names) for layer in self.layers]
         return [self.limits.totals[name] - sum(one[at] for one in held) for at, name in enumerate(names)]
 
     def _blocked(

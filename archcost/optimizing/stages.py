@@ -254,6 +254,15 @@ class Task:
         trial = Trial(selection.label, len(made), raw, after, metric)
         return Carried(selection, work, trial, {name: one for name, (one, _) in made.items()}, fits)
 
+    def plan_of(self, made: Carried) -> Plan:
+        """The plan of what was carried out."""
+        by_name = {one.name: one for one in self.layers}
+        chosen = {one.name: one for one in made.selection.candidates}
+        return Plan(
+            proposal_for(self.analysis, by_name[name].subject, by_name[name].specs, one, chosen[name])
+            for name, one in made.replacements.items()
+        )
+
     def result(
         self,
         best: Carried,
@@ -262,12 +271,8 @@ class Task:
         accelerate: bool,
         evaluate: Callable[[nn.Module], float] | None,
     ) -> Optimized:
-        by_name = {one.name: one for one in self.layers}
         chosen = {one.name: one for one in best.selection.candidates}
-        plan = Plan(
-            proposal_for(self.analysis, by_name[name].subject, by_name[name].specs, one, chosen[name])
-            for name, one in best.replacements.items()
-        )
+        plan = self.plan_of(best)
         after = replace(analyze(best.model, self.call, progress=False), name=self.analysis.name)
         was, now = totals_of(self.analysis), totals_of(after)
         reached = {name: now[name] / was[name] for name in was if was[name]}

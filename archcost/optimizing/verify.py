@@ -12,7 +12,7 @@ from archcost.trace.call import Inputs
 from archcost.trace.inputs import tensors_in
 from archcost.weights.features import running
 
-__all__ = ["Moved", "moved", "outputs_for"]
+__all__ = ["Moved", "class_axis", "moved", "outputs_for"]
 
 _LEAST = 1e-12
 
@@ -70,7 +70,7 @@ def moved(new: Sequence[Sequence[Tensor]], old: Sequence[Sequence[Tensor]]) -> M
             a, b = a.double(), b.double()
             lost += float((a - b).square().sum())
             size += float(b.square().sum())
-            axis = _class_axis(b)
+            axis = class_axis(b)
             if axis is not None:
                 p, q = (one.movedim(axis, -1).flatten(0, -2) for one in (a, b))
                 same += float((p.argmax(-1) == q.argmax(-1)).sum())
@@ -83,7 +83,7 @@ def moved(new: Sequence[Sequence[Tensor]], old: Sequence[Sequence[Tensor]]) -> M
     return Moved(error, same / places if places else None, divergence / places if places else None, places)
 
 
-def _class_axis(y: Tensor) -> int | None:
+def class_axis(y: Tensor) -> int | None:
     """The axis of classes: the last of rows and sequences, the first behind the batch of maps."""
     if y.dim() in (2, 3):
         axis = y.dim() - 1

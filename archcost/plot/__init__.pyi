@@ -1,5 +1,6 @@
 from .drawing.comparison import comparison as comparison
 from .drawing.cost import cost as cost
+from .drawing.frontier import frontier as frontier
 from .drawing.growth import growth as growth
 from .drawing.im2col import im2col as im2col
 from .drawing.memory import memory as memory

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from bisect import bisect_right
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -75,7 +75,7 @@ class _StepRecorder(Recorder):
 
     def _mark(self) -> None:
         if self.phase == "forward":
-            self._numbers.append(torch.autograd._get_sequence_nr())
+            self._numbers.append(torch._C._autograd._get_sequence_nr())
             self._calls.append(self._stack[-1])
 
     def enter(self, module: nn.Module, args: Inputs) -> None:
@@ -119,10 +119,9 @@ def optimizer_named(name: str | MakeOptimizer) -> MakeOptimizer:
     }
     if name.lower() not in kinds:
         raise InputError(f"optimizer: torch.optim has no {name!r}; take one of {', '.join(sorted(kinds))}")
-    kind = kinds[name.lower()]
-    if name.lower() in ("sgd", "rmsprop"):
-        return partial(kind, lr=1e-3, momentum=0.9)
-    return partial(kind, lr=1e-3)
+    kind: Callable[..., Optimizer] = kinds[name.lower()]
+    more = {"momentum": 0.9} if name.lower() in ("sgd", "rmsprop") else {}
+    return partial(kind, lr=1e-3, **more)
 
 
 def record_step(
@@ -150,6 +149,8 @@ def record_step(
     """
     check_model(model)
     make = optimizer_named(optimizer)
+    if inputs is None and input_size is None:
+        raise InputError("a training step needs inputs or input_size=(batch, ...)")
     written = as_written(model)
     tree = walk(written)
     check_initialised(tree)
@@ -169,7 +170,7 @@ def record_step(
         made: tuple[tuple[Inputs, ...], dict[str, Inputs]] = (
             Call.of(inputs).on("meta")
             if inputs is not None
-            else inputs_.make(input_size, dtype, inputs_.dtype_of(tree), "meta")  # type: ignore[arg-type]
+            else inputs_.make(input_size or (), dtype, inputs_.dtype_of(tree), "meta")
         )
         for tensor in inputs_.tensors_in(made):
             recorder.name_state(tensor, "input", "input")
@@ -191,7 +192,7 @@ def record_step(
                 )
                 update = make([one for one in parameters if one.grad is not None])
                 for phase in ("first update", "update"):
-                    recorder.phase = phase  # type: ignore[assignment]
+                    recorder.phase = phase
                     update.step()
         except ArchcostError:
             raise
