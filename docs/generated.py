@@ -25,7 +25,7 @@ SECTIONS = {
             "check",
             "integrations",
         ),
-        *("counting-rules", "spectrum"),
+        *("extending", "counting-rules", "spectrum"),
     ],
     "reference": ["numbers", "layer-arithmetic", "paths"],
     "how": ["how-it-works", "receptive-fields", "benchmarks"],
