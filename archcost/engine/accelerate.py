@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from archcost.engine.acceleration import Acceleration
+from archcost.engine.checking import worst_layer
 from archcost.engine.choosing import outputs_of_tile
 from archcost.engine.describing import step_seconds, step_times
 from archcost.engine.graph import Graph
@@ -44,6 +45,8 @@ Model = TypeVar("Model", bound=nn.Module)
 
 _SECONDS = (1.5, 6.0)
 """For timing, where none are given: the second where the first do not hold enough pairs."""
+_THOROUGH = 60.0
+"""Seconds of which some may go into comparing every layer with float64."""
 _ROUNDS = 25
 _STEP_PASSES = 7
 # Of the seconds, for the variants of layers, on top, and for the modules of the original.
@@ -90,7 +93,8 @@ def accelerate(
         tolerance: the largest max |y - exact| / max |exact| of the model's outputs that is good enough;
             exact is the original in float64.
         seconds: how long to measure by the wall clock, the trace and some passes on top; by default as long
-            as it takes to be sure, a few seconds.
+            as it takes to be sure, a few seconds. With 60 and more every layer is compared with float64,
+            not the outputs alone.
         threads: of PyTorch, while measuring; by default as many as now.
         store: where measured times are looked up and kept: a `Store`, a path, by default the user's own;
             False keeps nothing.
@@ -135,6 +139,11 @@ class _Asked:
     tolerance: float
     seconds: tuple[float, ...]
 
+    @property
+    def layers(self) -> bool:
+        """Whether there is time to compare every layer."""
+        return self.seconds[0] >= _THOROUGH
+
 
 def _accelerated(
     model: nn.Module,
@@ -176,13 +185,25 @@ def _exact_enough(
     allowed = max(asked.tolerance, 2 * report.original_error)
     deadline = time.perf_counter() + _FOR_LAYERS * asked.seconds[0]
     while True:
-        program, chosen = recipe.made(graph, deadline)
+        program, chosen = recipe.made(graph, deadline, evaluated=asked.layers)
         off = worst_error(outputs_of(accelerated(model, Engine(model, recipe, program)), asked.call), exact)
+        where = "its outputs"
+        if off <= allowed and asked.layers:
+            given = recipe.arguments.tensors(*fresh(asked.call))
+            assert given is not None
+            error, layer = worst_layer(program, [x.contiguous() for x in given])
+            if error <= allowed:
+                report.notes.append(
+                    f"every layer was compared with float64: {layer} is off most, by {error:.1e}"
+                )
+            else:
+                off, where = error, layer
         if off <= allowed:
+            program.forget()
             return recipe, program, off
         inexact = {name for name in chosen.values() if name not in _EXACT}
         if not inexact:
-            raise Refused(f"its outputs would be off by {off:.1e}")
+            raise Refused(f"{where} would be off by {off:.1e}")
         # The largest tiles are the least exact.
         largest = max(map(outputs_of_tile, inexact))
         too_large = {name for name in inexact if outputs_of_tile(name) == largest}

@@ -10,7 +10,7 @@ import threading
 import types
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from math import inf
 from operator import attrgetter
@@ -22,6 +22,7 @@ from torch.autograd import forward_ad
 
 from archcost.engine.acceleration import Acceleration
 from archcost.engine.binding import Arguments, Outputs
+from archcost.engine.checking import worst_layer
 from archcost.engine.choosing import Chosen, Times, choose
 from archcost.engine.graph import Graph
 from archcost.engine.passes import fused
@@ -30,6 +31,7 @@ from archcost.engine.reading.read import read
 from archcost.engine.reading.registry import Refused
 from archcost.engine.saved import Saved
 from archcost.engine.watch import Structure, Weights
+from archcost.engine.weights import give_back, rounded
 from archcost.errors import ModelError, SpecError, one_line
 from archcost.kernels.loading import why_not
 from archcost.report import saving
@@ -85,22 +87,35 @@ class Recipe:
         """The program with other weights."""
         return self.made(read(self.trace, _laid_out(self.trace, state)))[0]
 
-    def made(self, graph: Graph, deadline: float = -inf) -> tuple[Program, Chosen]:
+    def made(
+        self, graph: Graph, deadline: float = -inf, *, evaluated: bool = False
+    ) -> tuple[Program, Chosen]:
         """The program of the graph, and which variants it has.
 
         Args:
             graph: as it was read.
             deadline: of `time.perf_counter`: until then variants are timed whose time is not known.
+            evaluated: the program keeps its graph's weights, so that `layer_errors` can evaluate it.
         """
         # What is made in inference mode could not be used outside it.
         with torch.inference_mode(False), torch.no_grad():
+            graph = fused(graph)
+            nodes, graph = list(graph.nodes), replace(graph, nodes=())
+            rounded(nodes)
+            give_back()
             graph, chosen = choose(
-                fused(graph),
+                replace(graph, nodes=tuple(nodes)),
                 known=self.times,
                 allowed=lambda name: name not in self.banned,
                 deadline=deadline,
             )
-            return Program(graph), chosen
+            del nodes
+            program = Program(graph)
+            del graph
+            if not evaluated:
+                program.forget()
+            give_back()
+            return program, chosen
 
     def names(self) -> list[str]:
         """The parameters and buffers that the program is made of."""
@@ -182,6 +197,30 @@ class Engine:
             self._changes = self._skipped = 0
             self._renew(model)
 
+    def check_layers(self, model: nn.Module, call: Call) -> None:
+        """Compare every layer of the program, made anew, with float64.
+
+        Raises:
+            ModelError: one is not within the tolerance that the program was accepted by, or twice the
+                original's error where that is larger; or no program can be made now.
+        """
+        recipe, found = self.recipe, self.acceleration
+        assert recipe is not None
+        assert found is not None
+        given = recipe.arguments.tensors(*call)
+        assert given is not None
+        try:
+            graph = read(recipe.trace, _laid_out(recipe.trace, _state(model)))
+            program, _ = recipe.made(graph, evaluated=True)
+            error, layer = worst_layer(program, [x.contiguous() for x in given])
+        except Refused as refused:
+            raise ModelError(f"no program can be made of it now: {refused}") from refused
+        if not error <= max(found.tolerance, 2 * (found.original_error or 0.0)):
+            raise ModelError(
+                f"{layer} is off by {error:.1e} in the program: accelerate the model again, with a larger "
+                f"tolerance where that is as exact as it needs to be"
+            )
+
     def stopped(self) -> str | None:
         """Why the program of a copy may not run: attributes have changed since it was made."""
         return self.reason or (None if self._structure is None else self._structure.changed())
@@ -262,14 +301,18 @@ class Accelerated(nn.Module):
     def save(self, path: str | os.PathLike[str]) -> None:
         """Keep what was chosen in a file of JSON, for `archcost.load_accelerated`; weights are not in it.
 
+        Every layer is compared with float64 before.
+
         Raises:
             SpecError: it has no program, or was called with arguments that JSON cannot hold.
+            ModelError: with the weights as they are a layer is not within the tolerance.
         """
         engine = self._archcost_engine
         if engine.recipe is None or engine.acceleration is None:
             raise SpecError("save keeps what accelerate chose, and this model has no program")
         recipe = engine.recipe
         call = recipe.arguments.example()
+        engine.check_layers(self, call)
         saving.save(Saved.of(self, call, recipe.times, recipe.banned, engine.acceleration), path)
 
     def __reduce_ex__(self, protocol: object) -> tuple[Any, ...]:
