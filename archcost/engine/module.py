@@ -41,6 +41,8 @@ from archcost.trace.modules import named_state, walk
 
 __all__ = ["Accelerated", "Engine", "Recipe", "accelerated", "original"]
 
+_PAYS = 10
+"""Calls of a program after which the time to make it anew is gained back (3 to 9 of torchvision's models)."""
 _MOST_SKIPPED = 62
 """Calls that pass before weights are looked at again that change at every look."""
 
@@ -110,6 +112,7 @@ class Recipe:
                 deadline=deadline,
             )
             del nodes
+            give_back()
             program = Program(graph)
             del graph
             if not evaluated:
@@ -136,7 +139,9 @@ class Engine:
         """Why the model's own modules run, whatever the call; None where the program may."""
         self.acceleration: Acceleration | None = None
         self._lock = threading.Lock()
-        self._changes = self._skipped = 0
+        self._changes = self._skipped = self._same = 0
+        # Calls of the program, and those with the same weights for which the next one waits.
+        self._uses, self._wait = _PAYS, 1
         self._structure = None if recipe is None or reason is not None else Structure(model)
         self._weights = self._pending = None if self._structure is None else self._weights_of(model)
         self._kinds = _kinds(model)
@@ -162,6 +167,7 @@ class Engine:
             program, weights = self._renewed(model)
             if program is None or weights is None or (records and weights.want_gradients()):
                 return None
+        self._uses += 1
         return program, given
 
     def run(self, program: Program, given: list[Tensor]) -> Any:
@@ -184,7 +190,10 @@ class Engine:
         if (changed := self._structure.changed()) is not None:
             return changed
         if self.ready(model, args, kwargs) is None:
-            return "weights have changed: the program is made anew at the second call with the same ones"
+            return (
+                "weights have changed: the program is made anew at the second call with the same ones, where "
+                "they have changed often at a later one"
+            )
         return None
 
     def refresh(self, model: nn.Module) -> None:
@@ -196,6 +205,7 @@ class Engine:
             self._pending = self._weights_of(model)
             self._changes = self._skipped = 0
             self._renew(model)
+            self._uses, self._wait = _PAYS, 1  # somebody asked for it
 
     def check_layers(self, model: nn.Module, call: Call) -> None:
         """Compare every layer of the program, made anew, with float64.
@@ -230,11 +240,15 @@ class Engine:
 
         At the first, PyTorch's modules are faster than making a program: weights may change again at once,
         as in training, moving averages and ``functional_call``. Where they do again and again, more and more
-        calls pass before the weights are looked at, since that takes time as well.
+        calls pass before the weights are looked at, since that takes time as well. Where programs were made
+        for a few calls each, as by training steps and short evaluations in turns, the next one waits for
+        twice as many calls with the same weights, up to those after which it pays.
         """
         with self._lock:
             if self.program is not None and self._weights is not None and self._weights.hold():
                 return self.program, self._weights  # another thread did it
+            if self.program is not None:
+                self._wait = min(2 * self._wait, _PAYS) if self._uses < _PAYS else 1
             self.program = self._weights = None
             if self._skipped > 0:
                 self._skipped -= 1
@@ -242,8 +256,11 @@ class Engine:
                 self._pending = self._weights_of(model)
                 self._changes += 1
                 self._skipped = min(2**self._changes - 2, _MOST_SKIPPED)
+                self._same = 0
             else:
-                self._renew(model)
+                self._same += 1
+                if self._same >= self._wait:
+                    self._renew(model)
             return self.program, self._weights
 
     def _renew(self, model: nn.Module) -> None:
@@ -258,7 +275,7 @@ class Engine:
             return
         if pending.hold():
             self.program, self._weights = program, pending
-            self._changes = 0
+            self._changes = self._uses = 0
 
     def _weights_of(self, model: nn.Module) -> Weights | None:
         """None where they are not PyTorch's ordinary parameters and buffers on the CPU."""
