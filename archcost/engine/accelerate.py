@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from archcost.engine.acceleration import Acceleration
+from archcost.engine.checking import worst_layer
 from archcost.engine.describing import step_seconds, step_times
 from archcost.engine.exactness import Exactness
 from archcost.engine.graph import Graph
@@ -45,6 +46,8 @@ Model = TypeVar("Model", bound=nn.Module)
 
 _SECONDS = (1.5, 6.0)
 """For timing, where none are given: the second where the first do not hold enough pairs."""
+_THOROUGH = 60.0
+"""Seconds of which some may go into comparing every layer with float64."""
 _ROUNDS = 25
 _STEP_PASSES = 7
 # Of the seconds, for the variants of layers and, where needed, for what these add to errors, both on top; and
@@ -93,7 +96,7 @@ def accelerate(
             exact is the original in float64.
         seconds: how long to measure by the wall clock, the trace and some passes on top: layers by
             themselves and inside of the program, then the whole. By default a few seconds, which do not go
-            into the program.
+            into the program. With 60 and more every layer is compared with float64, not the outputs alone.
         threads: of PyTorch, while measuring; by default as many as now.
         store: where measured times are looked up and kept: a `Store`, a path, by default the user's own;
             False keeps nothing.
@@ -161,6 +164,11 @@ class _Asked:
     tunes: bool
     """Whether variants are compared inside of the program as well."""
 
+    @property
+    def layers(self) -> bool:
+        """Whether there is time to compare every layer."""
+        return self.seconds[0] >= _THOROUGH
+
 
 def _accelerated(
     model: nn.Module,
@@ -216,20 +224,32 @@ def _exact_enough(
             return worst_error(some.made(graph)[0]([x.contiguous() for x in given]), exact)
 
     while True:
-        program, chosen = recipe.made(graph, deadline, asked.kept)
+        program, chosen = recipe.made(graph, deadline, asked.kept, evaluated=asked.layers)
         off = worst_error(outputs_of(accelerated(model, Engine(model, recipe, program)), asked.call), exact)
         if off <= allowed and inside > time.perf_counter():
             until, inside = inside, 0.0
             if recipe.tuned(graph, Call(*fresh(asked.call)), until):
                 continue
+        where = "its outputs"
+        if off <= allowed and asked.layers:
+            given = recipe.arguments.tensors(*fresh(asked.call))
+            assert given is not None
+            error, layer = worst_layer(program, [x.contiguous() for x in given])
+            if error <= allowed:
+                report.notes.append(
+                    f"every layer was compared with float64: {layer} is off most, by {error:.1e}"
+                )
+            else:
+                off, where = error, layer
         if off <= allowed:
+            program.forget()
             return recipe, program, off
         if exactness is None:
             exactness = Exactness(graph, recipe.times, error_of, allowed)
             exactness.probe(chosen, time.perf_counter() + _FOR_EXACTNESS * asked.seconds[0])
         inexact = exactness.without(chosen, recipe.banned, off)
         if not inexact:
-            raise Refused(f"its outputs would be off by {off:.1e}")
+            raise Refused(f"{where} would be off by {off:.1e}")
         recipe = replace(recipe, banned=recipe.banned | inexact)
 
 

@@ -10,7 +10,7 @@ import threading
 import types
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from math import inf
 from operator import attrgetter
@@ -22,6 +22,7 @@ from torch.autograd import forward_ad
 
 from archcost.engine.acceleration import Acceleration
 from archcost.engine.binding import Arguments, Outputs
+from archcost.engine.checking import worst_layer
 from archcost.engine.choosing import Chosen, Times, choose
 from archcost.engine.exactness import Banned
 from archcost.engine.graph import Graph
@@ -34,6 +35,7 @@ from archcost.engine.reading.registry import Refused
 from archcost.engine.saved import Saved
 from archcost.engine.tuning import tune
 from archcost.engine.watch import Structure, Weights
+from archcost.engine.weights import give_back, rounded
 from archcost.errors import ModelError, SpecError, one_line
 from archcost.kernels.loading import why_not
 from archcost.report import saving
@@ -43,6 +45,8 @@ from archcost.trace.modules import named_state, walk
 
 __all__ = ["Accelerated", "Engine", "Recipe", "accelerated", "original"]
 
+_PAYS = 10
+"""Calls of a program after which the time to make it anew is gained back (3 to 9 of torchvision's models)."""
 _MOST_SKIPPED = 62
 """Calls that pass before weights are looked at again that change at every look."""
 
@@ -91,15 +95,22 @@ class Recipe:
 
     def again(self, state: Mapping[str, Tensor]) -> Program:
         """The program with other weights."""
-        return self.made(_fused(read(self.trace, _laid_out(self.trace, state), self.constants)))[0]
+        return self.made(self.graph(state))[0]
 
-    def made(self, graph: Graph, deadline: float = -inf, kept: Kept | None = None) -> tuple[Program, Chosen]:
+    def graph(self, state: Mapping[str, Tensor]) -> Graph:
+        """The graph with these weights, after all passes."""
+        return _fused(read(self.trace, _laid_out(self.trace, state), self.constants))
+
+    def made(
+        self, graph: Graph, deadline: float = -inf, kept: Kept | None = None, *, evaluated: bool = False
+    ) -> tuple[Program, Chosen]:
         """The program of the graph, and which variants it has.
 
         Args:
             graph: after all passes.
             deadline: of `time.perf_counter`: until then variants are timed whose time is not known.
             kept: where known times are looked up, and new ones kept.
+            evaluated: the program keeps its graph's weights, so that `layer_errors` can evaluate it.
         """
         # What is made in inference mode could not be used outside it.
         with torch.inference_mode(False), torch.no_grad():
@@ -110,7 +121,12 @@ class Recipe:
                 deadline=deadline,
                 kept=kept,
             )
-            return Program(graph), chosen
+            program = Program(graph)
+            del graph
+            if not evaluated:
+                program.forget()
+            give_back()
+            return program, chosen
 
     def tuned(self, graph: Graph, call: Call, deadline: float) -> bool:
         """Correct the times by those inside of the program; whether other variants are chosen now.
@@ -148,7 +164,9 @@ class Engine:
         """Why the model's own modules run, whatever the call; None where the program may."""
         self.acceleration: Acceleration | None = None
         self._lock = threading.Lock()
-        self._changes = self._skipped = 0
+        self._changes = self._skipped = self._same = 0
+        # Calls of the program, and those with the same weights for which the next one waits.
+        self._uses, self._wait = _PAYS, 1
         self._structure = None if recipe is None or reason is not None else Structure(model)
         self._weights = self._pending = None if self._structure is None else self._weights_of(model)
         self._kinds = _kinds(model)
@@ -174,6 +192,7 @@ class Engine:
             program, weights = self._renewed(model)
             if program is None or weights is None or (records and weights.want_gradients()):
                 return None
+        self._uses += 1
         return program, given
 
     def run(self, program: Program, given: list[Tensor]) -> Any:
@@ -196,7 +215,10 @@ class Engine:
         if (changed := self._structure.changed()) is not None:
             return changed
         if self.ready(model, args, kwargs) is None:
-            return "weights have changed: the program is made anew at the second call with the same ones"
+            return (
+                "weights have changed: the program is made anew at the second call with the same ones, where "
+                "they have changed often at a later one"
+            )
         return None
 
     def refresh(self, model: nn.Module) -> None:
@@ -208,6 +230,30 @@ class Engine:
             self._pending = self._weights_of(model)
             self._changes = self._skipped = 0
             self._renew(model)
+            self._uses, self._wait = _PAYS, 1  # somebody asked for it
+
+    def check_layers(self, model: nn.Module, call: Call) -> None:
+        """Compare every layer of the program, made anew, with float64.
+
+        Raises:
+            ModelError: one is not within the tolerance that the program was accepted by, or twice the
+                original's error where that is larger; or no program can be made now.
+        """
+        recipe, found = self.recipe, self.acceleration
+        assert recipe is not None
+        assert found is not None
+        given = recipe.arguments.tensors(*call)
+        assert given is not None
+        try:
+            program, _ = recipe.made(recipe.graph(_state(model)), evaluated=True)
+            error, layer = worst_layer(program, [x.contiguous() for x in given])
+        except Refused as refused:
+            raise ModelError(f"no program can be made of it now: {refused}") from refused
+        if not error <= max(found.tolerance, 2 * (found.original_error or 0.0)):
+            raise ModelError(
+                f"{layer} is off by {error:.1e} in the program: accelerate the model again, with a larger "
+                f"tolerance where that is as exact as it needs to be"
+            )
 
     def stopped(self) -> str | None:
         """Why the program of a copy may not run: attributes have changed since it was made."""
@@ -218,11 +264,15 @@ class Engine:
 
         At the first, PyTorch's modules are faster than making a program: weights may change again at once,
         as in training, moving averages and ``functional_call``. Where they do again and again, more and more
-        calls pass before the weights are looked at, since that takes time as well.
+        calls pass before the weights are looked at, since that takes time as well. Where programs were made
+        for a few calls each, as by training steps and short evaluations in turns, the next one waits for
+        twice as many calls with the same weights, up to those after which it pays.
         """
         with self._lock:
             if self.program is not None and self._weights is not None and self._weights.hold():
                 return self.program, self._weights  # another thread did it
+            if self.program is not None:
+                self._wait = min(2 * self._wait, _PAYS) if self._uses < _PAYS else 1
             self.program = self._weights = None
             if self._skipped > 0:
                 self._skipped -= 1
@@ -230,8 +280,11 @@ class Engine:
                 self._pending = self._weights_of(model)
                 self._changes += 1
                 self._skipped = min(2**self._changes - 2, _MOST_SKIPPED)
+                self._same = 0
             else:
-                self._renew(model)
+                self._same += 1
+                if self._same >= self._wait:
+                    self._renew(model)
             return self.program, self._weights
 
     def _renew(self, model: nn.Module) -> None:
@@ -246,7 +299,7 @@ class Engine:
             return
         if pending.hold():
             self.program, self._weights = program, pending
-            self._changes = 0
+            self._changes = self._uses = 0
 
     def _weights_of(self, model: nn.Module) -> Weights | None:
         """None where they are not PyTorch's ordinary parameters and buffers on the CPU."""
@@ -289,14 +342,18 @@ class Accelerated(nn.Module):
     def save(self, path: str | os.PathLike[str]) -> None:
         """Keep what was chosen in a file of JSON, for `archcost.load_accelerated`; weights are not in it.
 
+        Every layer is compared with float64 before.
+
         Raises:
             SpecError: it has no program, or was called with arguments that JSON cannot hold.
+            ModelError: with the weights as they are a layer is not within the tolerance.
         """
         engine = self._archcost_engine
         if engine.recipe is None or engine.acceleration is None:
             raise SpecError("save keeps what accelerate chose, and this model has no program")
         recipe = engine.recipe
         call = recipe.arguments.example()
+        engine.check_layers(self, call)
         saving.save(Saved.of(self, call, recipe.times, recipe.banned, engine.acceleration), path)
 
     def __reduce_ex__(self, protocol: object) -> tuple[Any, ...]:
@@ -396,7 +453,10 @@ def _class_of(kind: type[nn.Module]) -> type[Accelerated]:
 def _fused(graph: Graph) -> Graph:
     # What is made in inference mode could not be used outside it.
     with torch.inference_mode(False), torch.no_grad():
-        return fused(graph)
+        graph = fused(graph)
+        nodes, graph = list(graph.nodes), replace(graph, nodes=())
+        rounded(nodes)
+        return replace(graph, nodes=tuple(nodes))
 
 
 def _looked_on() -> bool:

@@ -147,7 +147,7 @@ def _elements(tensor: Tensor) -> Iterator[Bytes]:
 
 
 def _behind(tensor: Tensor) -> Iterator[int]:
-    """The cache lines of PyTorch's objects behind a tensor: to fetch an address does no harm, whatever it is."""
+    """Cache lines of PyTorch's objects behind a tensor: to fetch an address does no harm, whatever it is."""
     inner: int = tensor._cdata
     words = (c_int64 * 8).from_address(inner)  # it is larger than that
     _, storage, counter = _layout()

@@ -5,17 +5,20 @@ from __future__ import annotations
 import ctypes
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from ctypes import POINTER, c_int64, c_void_p
+from dataclasses import replace
 from math import prod
 
 import torch
 from torch import Tensor
 
+from archcost.engine.forms import Form
 from archcost.engine.graph import Graph, Node, Value
 from archcost.engine.lowering import lowered
-from archcost.engine.lowering.builder import ArenaPlace, NativeStep, WeightsPlace
+from archcost.engine.lowering.builder import ArenaPlace, NativeStep, TorchStep, WeightsPlace
 from archcost.engine.memory import ALIGNMENT, Held, arena
+from archcost.engine.weights import without_weights
 from archcost.kernels.loading import Place, Step
 from archcost.kernels.tensors import checked
 
@@ -39,12 +42,12 @@ class Program:
         buffers = list(dict.fromkeys(place.buffer for place in self._held.values()))
         inner = [one for one in buffers if one.input is None and one.output is None and one.constant is None]
         self._offsets, self.arena_floats = arena(inner)
-        self._library = builder.library
+        self._library, self._lanes = builder.library, builder.lanes
         self._weights = builder.pack(self._in_arena, empty=not packed)
         self.weights_bytes = 4 * builder.weights_floats
         self._inputs = len(graph.inputs)
-        self.steps = builder.steps
-        self._runs = self._segments()
+        self.steps, self._ends = builder.steps, builder.ends
+        self._runs = self._segments(self.steps)
         self._own = threading.local()
 
     @property
@@ -59,6 +62,33 @@ class Program:
             inputs: contiguous float32 tensors on the CPU, of the graph's shapes.
             times: gets the seconds of each step.
         """
+        memory, outputs, loose = self._begun(inputs)
+        threads = torch.get_num_threads()
+        for run in self._runs:
+            run(memory, outputs, loose, threads, times)
+        return self._results(memory, outputs, loose)
+
+    def node_by_node(self, inputs: Sequence[Tensor]) -> Iterator[tuple[Node, Callable[[Value], Tensor]]]:
+        """Run it, and stop after each node with what reads the tensors that are in memory then."""
+        memory, outputs, loose = self._begun(inputs)
+        threads, begin = torch.get_num_threads(), 0
+        for node, end in zip(self.graph.nodes, self._ends, strict=True):
+            for run in self._segments(self.steps[begin:end]):
+                run(memory, outputs, loose, threads, None)
+            begin = end
+            yield node, lambda value: self._read(value, memory, outputs, loose)
+
+    def forget(self) -> None:
+        """Let go of the graph's weights, which are packed: the graph cannot be evaluated any more."""
+        native = {step.node for step in self.steps if isinstance(step, NativeStep)}
+        light = without_weights(self.graph, native)
+        self.graph = replace(self.graph, nodes=tuple(light.get(node, node) for node in self.graph.nodes))
+        self.steps = [
+            replace(step, node=light.get(step.node, step.node)) if isinstance(step, NativeStep) else step
+            for step in self.steps
+        ]
+
+    def _begun(self, inputs: Sequence[Tensor]) -> tuple[_Memory, list[Tensor | None], dict[Value, Tensor]]:
         memory = self._memory()
         outputs = [
             torch.empty(value.shape, dtype=value.dtype) if self._is_own(number) else None
@@ -70,11 +100,7 @@ class Program:
         for number, made in enumerate(outputs):
             if made is not None:
                 bases[2 + self._inputs + number] = made.data_ptr()
-        loose: dict[Value, Tensor] = dict(zip(self.graph.inputs, inputs, strict=True))
-        threads = torch.get_num_threads()
-        for run in self._runs:
-            run(memory, outputs, loose, threads, times)
-        return self._results(memory, outputs, loose)
+        return memory, outputs, dict(zip(self.graph.inputs, inputs, strict=True))
 
     def _is_own(self, number: int) -> bool:
         value = self.graph.outputs[number]
@@ -109,11 +135,11 @@ class Program:
     def _in_arena(self, place: Held) -> int:
         return self._offsets[place.buffer] + place.offset
 
-    def _segments(self) -> list[Callable[..., None]]:
+    def _segments(self, steps: Sequence[NativeStep | TorchStep]) -> list[Callable[..., None]]:
         """Calls of kernels in a row are one call into the library."""
         runs: list[Callable[..., None]] = []
         native: list[NativeStep] = []
-        for step in self.steps:
+        for step in steps:
             if isinstance(step, NativeStep):
                 native.append(step)
                 continue
@@ -161,6 +187,21 @@ class Program:
         else:
             whole = memory.arena[self._offsets[place.buffer] :]
         return whole[place.offset : place.offset + prod(value.shape)].view(value.shape)
+
+    def _read(
+        self, value: Value, memory: _Memory, outputs: list[Tensor | None], loose: dict[Value, Tensor]
+    ) -> Tensor:
+        """A tensor in whatever form it lies there."""
+        if self._forms.get(value) is not Form.BLOCKED or value in loose:
+            return self._tensor(value, memory, outputs, loose)
+        batch, channels, height, width = value.shape
+        lanes, place = self._lanes, self._held[value]
+        blocked = memory.arena.as_strided(
+            (batch, -(-channels // lanes), lanes, height, width),
+            (place.batch_stride, height * width * lanes, 1, width * lanes, lanes),
+            memory.arena.storage_offset() + self._in_arena(place),
+        )
+        return blocked.flatten(1, 2)[:, :channels]
 
 
 class _Memory:

@@ -1,16 +1,19 @@
-"""Outputs of a model, and their error against a float64 copy."""
+"""Outputs of a model, and their error against those in float64."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
 from math import inf
+from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
 
-from archcost.errors import ArchcostError
-from archcost.surgery.copying import copied
+from archcost.errors import ArchcostError, ModelError
 from archcost.trace.call import Call, Inputs
 from archcost.trace.inputs import tensors_in
 
@@ -32,18 +35,49 @@ def outputs_of(model: nn.Module, inputs: Inputs) -> list[torch.Tensor]:
 def exact_outputs(
     model: nn.Module, inputs: Inputs, plain: list[torch.Tensor]
 ) -> tuple[list[torch.Tensor], str]:
-    """The outputs of a float64 copy, or the ``plain`` ones where it cannot run, with a word on which they
-    are."""
+    """The outputs in float64, or the ``plain`` ones where the model cannot run in it, with a word on which
+    they are."""
     try:
-        twin = copied(model).double()
-        args, kwargs = fresh(inputs).mapped(lambda t: t.double() if t.is_floating_point() else t)
-        with torch.no_grad():
-            found = tensors_in(twin(*args, **kwargs))
+        args, kwargs = fresh(inputs).mapped(_wide)
+        with torch.no_grad(), _InFloat64(), _Given64():  # type: ignore[no-untyped-call]
+            found = tensors_in(model(*args, **kwargs))
     except (ArchcostError, RuntimeError, TypeError, ValueError, MemoryError):
-        return plain, "original"  # its code asks for float32, or it cannot be copied
+        return plain, "original"  # its code asks for float32, say
     if [one.shape for one in found] != [one.shape for one in plain]:
         return plain, "original"
     return found, "original in float64"
+
+
+class _Given64(TorchFunctionMode):
+    """Every function of PyTorch is given float64. Weights are converted where they are used, one after the
+    other: a copy of the model would take twice its memory."""
+
+    def __torch_function__(
+        self, func: Any, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        name = getattr(func, "__name__", "")
+        writes = name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
+        if writes and args and args[0] is not _wide(args[0]):
+            raise ModelError(f"{name} writes to a weight")  # its conversion would get it
+        return func(*tree_map(_wide, args), **tree_map(_wide, kwargs or {}))
+
+
+class _InFloat64(TorchDispatchMode):
+    """The same for what their code calls, and for tensors that are made."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        return tree_map(_wide, func(*tree_map(_wide, args), **tree_map(_wide, kwargs or {})))
+
+
+def _wide(value: Any) -> Any:
+    """A tensor of real numbers in float64, and so a dtype of them."""
+    if isinstance(value, torch.Tensor):
+        return value.double() if value.is_floating_point() else value
+    if isinstance(value, torch.dtype):
+        return torch.float64 if value.is_floating_point else value
+    return value
 
 
 def worst_error(found: list[torch.Tensor], exact: list[torch.Tensor]) -> float:

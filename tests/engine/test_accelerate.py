@@ -231,7 +231,7 @@ def test_variants_that_are_not_exact_enough_are_left_out(told, monkeypatch, tmp_
 
 @needs_kernels
 def test_an_engine_that_fails_leaves_the_model_as_it_was(told, monkeypatch):
-    def fails(*_):
+    def fails(*_, **__):
         raise KeyError("a bug")
 
     monkeypatch.setattr(Recipe, "made", fails)

@@ -361,6 +361,20 @@ def test_weights_that_come_to_rest_get_their_program(pair, monkeypatch):
     assert close(fast(X), plain(X))
 
 
+@pytest.mark.parametrize(("calls", "made"), [(3, 2), (12, 8)])
+def test_short_evaluations_between_training_steps_do_not_make_a_program_each(pair, calls, made, monkeypatch):
+    """Long ones do."""
+    fast, plain = pair
+    times, again = [], Recipe.again
+    monkeypatch.setattr(Recipe, "again", lambda *given: times.append(1) or again(*given))
+    for _ in range(8):
+        for one in pair:
+            one.conv1.weight.mul_(1.05)
+        for _ in range(calls):
+            assert close(fast(X), plain(X))
+    assert len(times) == made
+
+
 def test_weights_made_in_inference_mode():
     with torch.inference_mode():
         fast, plain = fast_of(net()), net()

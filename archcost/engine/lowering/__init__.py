@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import torch
-
 from archcost.engine.forms import Form, in_forms
-from archcost.engine.graph import Graph, Node
+from archcost.engine.graph import Graph
 from archcost.engine.lowering import (  # noqa: F401
     convolutions,
     copies,
@@ -19,8 +17,8 @@ from archcost.engine.lowering import (  # noqa: F401
 from archcost.engine.lowering.builder import Builder, TorchStep
 from archcost.engine.lowering.registry import LOWERINGS, wanted
 from archcost.engine.memory import held
-from archcost.engine.operators import Convolution
 from archcost.engine.passes.picked import absorb_picks
+from archcost.engine.weights import rounded
 from archcost.kernels.tensors import loaded
 
 __all__ = ["lowered"]
@@ -29,7 +27,8 @@ __all__ = ["lowered"]
 def lowered(graph: Graph, isa: str | None = None) -> Builder:
     """The steps of a graph, with conversions between layouts, and the places of all tensors."""
     lanes = loaded(isa).archcost_lanes()
-    graph = replace(graph, nodes=tuple(map(_rounded, graph.nodes)))
+    rounded(nodes := list(graph.nodes))
+    graph = replace(graph, nodes=tuple(nodes))
     graph, forms = in_forms(absorb_picks(graph, lanes), wanted)
     builder = Builder(graph, forms, held(graph, forms, lanes), lanes, isa)
     for node in graph.nodes:
@@ -40,12 +39,5 @@ def lowered(graph: Graph, isa: str | None = None) -> Builder:
             entry[1](builder, node)
         else:
             builder.steps.append(TorchStep(node))
+        builder.ends.append(len(builder.steps))
     return builder
-
-
-def _rounded(node: Node) -> Node:
-    """With weights in float32, as they are packed: what folding made is twice as large."""
-    layer = node.operator
-    if not isinstance(layer, Convolution) or layer.weight.dtype is torch.float32:
-        return node
-    return replace(node, operator=replace(layer, weight=layer.weight.to(torch.float32)))

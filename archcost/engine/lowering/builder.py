@@ -61,6 +61,8 @@ class Builder:
     lanes: int
     isa: str | None = None
     steps: list[NativeStep | TorchStep] = field(default_factory=list)
+    ends: list[int] = field(default_factory=list)
+    """For each node how many steps there are with its own."""
     weights_floats: int = 0
     _packers: list[tuple[int, Callable[[int], None]]] = field(default_factory=list)
     _constants: dict[Buffer, WeightsPlace] = field(default_factory=dict)
@@ -139,4 +141,6 @@ class Builder:
         for offset, make in self._late:
             table = make(where).to(torch.int64).contiguous()
             ctypes.memmove(memory.data_ptr() + 4 * offset, table.data_ptr(), 8 * table.numel())
+        self._packers.clear()  # which hold weights, and the builder itself
+        self._late.clear()
         return memory
