@@ -201,7 +201,7 @@ def counted(model: Swept, grid: Grid, yes: bool, progress: bool | None, timed: T
                 found = timed(counted, found)
             points.append(found)
             bar.step()
-            if len(points) == 1 and len(grid) > MOST_POINTS and not yes:
+            if len(points) == 2 and len(grid) > MOST_POINTS and not yes:  # the first builds and imports
                 minutes = len(grid) * (time.perf_counter() - start) / 60
                 raise InputError(
                     f"sweep: {len(grid):,} points take about {minutes:,.0f} minutes; give fewer, or yes=True"
