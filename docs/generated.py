@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import importlib
+import re
 from pathlib import Path
 
 import archcost
@@ -25,7 +26,7 @@ SECTIONS = {
             "check",
             "integrations",
         ),
-        *("counting-rules", "spectrum"),
+        *("extending", "counting-rules", "spectrum"),
     ],
     "reference": ["numbers", "layer-arithmetic", "paths"],
     "how": ["how-it-works", "receptive-fields", "benchmarks"],
@@ -57,7 +58,7 @@ def sections(folder: Path) -> dict[str, list[str]]:
 
 def write(folder: Path) -> None:
     """Write the pages below ``reference/``, only where their text is new, so that a build stays short."""
-    pages = {"api": api(), "command-line": command_line(), "columns": columns()}
+    pages = {"api": api(), "command-line": command_line(), "columns": columns(), "schemas": schemas()}
     for name, text in pages.items():
         file = folder / "reference" / f"{name}.md"
         if not file.exists() or file.read_text(encoding="utf-8") != text:
@@ -175,6 +176,32 @@ def columns() -> str:
             said = (module.__doc__ or "").strip().splitlines()[0]
             out += [f"## {module.__name__.removeprefix('archcost.')}", "", said, ""]
             out += ["| column | head | unit | meaning |", "|---|---|---|---|", *rows, ""]
+    return "\n".join(out)
+
+
+SCHEMA = re.compile(r'"(archcost\.[a-z_]+/[0-9]+)"')
+SAID = re.compile(r'"""[^"]*?(?:the|The) JSON ([^"]*?)"""', re.DOTALL)
+
+
+PLAIN = "Tables are lists under their names, with their [columns](columns.md)."
+
+
+def schemas() -> str:
+    """The schemas of the JSON that results become, as the docstrings beside them say."""
+    out = ["# JSON schemas", "", "`schema` is the first key of `to_dict`, `to_json` and `--format json`.", ""]
+    out += ["A later version may add keys; a changed meaning gets a new number.", ""]
+    found: dict[str, str] = {}
+    folder = Path(archcost.__file__).parent
+    for file in sorted(folder.rglob("*.py")):
+        text = file.read_text(encoding="utf-8")
+        head = text.split('"""')[1] if text.startswith('"""') else ""
+        for name in SCHEMA.findall(text.replace(head, "")):
+            whole = head.partition("\n\n")[2].strip() if "schema" in head else ""
+            said = SAID.search(text)
+            short = f"The JSON {' '.join(said[1].split())}" if said else ""
+            found[name] = max(whole or short, found.get(name, ""), key=len)
+    for name, text in sorted(found.items()):
+        out += [f"## {name}", "", re.sub(r"``([^`]*)``", r"`\1`", text or PLAIN), ""]
     return "\n".join(out)
 
 

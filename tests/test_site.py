@@ -46,6 +46,13 @@ def test_columns_of_every_result_are_in_the_reference(generated):
         assert f"| `{name}` |" in text, name
 
 
+def test_every_schema_is_in_the_reference(generated):
+    text = generated.schemas()
+    for name in ("analysis/1", "measured/1", "spectrum/1", "steps/1", "proposals/1"):
+        assert f"## archcost.{name}\n\n" in text, name
+    assert "- `modules`: a list, parents before children" in text
+
+
 def test_every_page_stands_in_one_section_and_a_new_one_is_a_guide(generated, tmp_path):
     found = generated.sections(DOCS)
     listed = [page for pages in found.values() for page in pages]
