@@ -179,12 +179,35 @@ class Budget:
             if (limit := getattr(self, f"max_{key}")) is not None
         ]
         if self.flash is not None or self.sram is not None:
-            from archcost.analysis.footprint import breaches_of
-
-            found += breaches_of(self, analysis)
+            found += _deployed(self, analysis)
         if self.min_receptive_field is not None:
             found.append(_narrow(_sizes(self.min_receptive_field), analysis))
         return tuple(breach for breach in found if breach is not None)
+
+
+def _deployed(budget: Budget, analysis: TracedModel) -> list[Breach]:
+    """The limits on flash and SRAM that a model does not keep, with the layers that take most."""
+    from archcost.analysis.footprint import footprint_of
+
+    limits = {name: getattr(budget, name) for name in ("flash", "sram")}
+    found = footprint_of(analysis, budget.weights_dtype, budget.activations_dtype, **limits)
+    infos = analysis.trace.modules
+    breaches = []
+    for name, dtype, where in (("flash", found.weights, ""), ("sram", found.activations, found.sram_at)):
+        used, limit = getattr(found, name), limits[name]
+        if limit is None or used <= limit:
+            continue
+        layers = sorted(found.layers, key=lambda one: -getattr(one, name))[:COSTLIEST]
+        costly = (
+            Costly(one.name, one.type_name, getattr(one, name), infos[one.name].built_at)
+            for one in layers
+            if one.name in infos
+        )
+        at = f" at {visible(where)}" if where else ""
+        above = f"{bytes_text(used - limit)} above {bytes_text(limit)}"
+        text = f"{bytes_text(used)}{at} in {dtype.replace('their own', 'the own dtypes')}, {above}"
+        breaches.append(Breach(name, text, tuple(costly), bytes_text))
+    return breaches
 
 
 @cache

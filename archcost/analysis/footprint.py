@@ -16,7 +16,6 @@ from functools import partial
 from math import ceil
 from typing import TYPE_CHECKING
 
-from archcost.analysis.budget import Breach, Budget, Costly
 from archcost.analysis.traced import TracedModel
 from archcost.cost.costs import count
 from archcost.report.columns import number, words
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
     from archcost.analysis.analysis import Analysis
     from archcost.trace.inputs import Inputs, InputSize
 
-__all__ = ["Footprint", "LayerFootprint", "bits_of", "breaches_of", "footprint", "footprint_of"]
+__all__ = ["Footprint", "LayerFootprint", "bits_of", "footprint", "footprint_of"]
 
 # Kinds of operations whose result may take the place of an input of the same number of elements.
 _IN_PLACE = frozenset({"activation", "pointwise", "view", "movement", "norm"})
@@ -188,20 +187,20 @@ def footprint_of(
     analysis: TracedModel,
     weights: str | None,
     activations: str | None,
-    flash_limit: int | None = None,
-    sram_limit: int | None = None,
+    flash: int | None = None,
+    sram: int | None = None,
     depthwise_in_place: bool = False,
 ) -> Footprint:
     """`footprint` of an Analysis; a dtype of None is the tensor's own."""
     trace = analysis.trace
     by_layer = _flash(trace, weights)
     live = live_in_place(trace, activations, depthwise_in_place)
-    sram: dict[str, int] = defaultdict(int)
+    alive: dict[str, int] = defaultdict(int)
     for op in trace.ops:
         name = trace.module_of(op)
-        sram[name] = max(sram[name], live[op.index])
+        alive[name] = max(alive[name], live[op.index])
     total = sum(by_layer.values())
-    flash_over = max(0, total - flash_limit) if flash_limit is not None else 0
+    flash_over = max(0, total - flash) if flash is not None else 0
     heaviest = max(by_layer, key=lambda name: by_layer[name], default="")
     types = {row.name: row.type_name for row in analysis.modules}
     layers = [
@@ -209,11 +208,11 @@ def footprint_of(
             name,
             types.get(name, ""),
             by_layer.get(name, 0),
-            sram.get(name, 0),
+            alive.get(name, 0),
             flash_over if name == heaviest else 0,
-            max(0, sram.get(name, 0) - sram_limit) if sram_limit is not None else 0,
+            max(0, alive.get(name, 0) - sram) if sram is not None else 0,
         )
-        for name in dict.fromkeys((*sram, *by_layer))
+        for name in dict.fromkeys((*alive, *by_layer))
     ]
     peak = max(range(len(live)), key=lambda at: live[at], default=None)
     at = "no operation"
@@ -228,38 +227,9 @@ def footprint_of(
         sram=max(live, default=0),
         sram_at=at,
         layers=tuple(layers),
-        flash_limit=flash_limit,
-        sram_limit=sram_limit,
+        flash_limit=flash,
+        sram_limit=sram,
     )
-
-
-# Layers named in a breach.
-_COSTLIEST = 3
-
-
-def breaches_of(budget: Budget, analysis: TracedModel) -> list[Breach]:
-    """The limits on flash and SRAM that a model does not keep, with the layers that take most."""
-    flash, sram = (None if one is None else int(one) for one in (budget.flash, budget.sram))
-    found = footprint_of(analysis, budget.weights_dtype, budget.activations_dtype, flash, sram)
-    breaches = []
-    for name, dtype, where in (
-        ("flash", found.weights, ""),
-        ("sram", found.activations, f" at {visible(found.sram_at)}"),
-    ):
-        used, limit = getattr(found, name), getattr(found, f"{name}_limit")
-        if limit is None or used <= limit:
-            continue
-        layers = sorted(found.layers, key=lambda one: -getattr(one, name))[:_COSTLIEST]
-        infos = analysis.trace.modules
-        costly = (
-            Costly(one.name, one.type_name, getattr(one, name), infos[one.name].built_at)
-            for one in layers
-            if one.name in infos
-        )
-        text = f"{bytes_text(used)}{where} in {dtype.replace('their own', 'the own dtypes')}"
-        above = f"{bytes_text(used - limit)} above {bytes_text(limit)}"
-        breaches.append(Breach(name, f"{text}, {above}", tuple(costly), bytes_text))
-    return breaches
 
 
 def _flash(trace: Trace, dtype: str | None) -> dict[str, int]:

@@ -62,5 +62,5 @@ def as_options(message: str, options: Mapping[str, str]) -> str:
 
 def _option(found: re.Match[str], options: Mapping[str, str]) -> str:
     shape, text, word = found[2], found[3], found[4]
-    value = shape.replace(", ", ",") if shape else text or word
+    value = shape.replace(", ", ",") if shape else text or ("" if word == "True" else word)
     return f"{options[found[1]]} {value}" if value else options[found[1]]

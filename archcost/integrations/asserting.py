@@ -123,7 +123,7 @@ def message(analysis: Analysis, breaches: Sequence[Breach], old: Record | None =
     lines = [f"{visible(analysis.name)} ({analysis.input_text}) exceeds its budget"]
     lines += (f"  {line}" for one in breaches for line in str(one).splitlines())
     if old is not None:
-        for measure in dict.fromkeys(one.limit.partition("_")[2] for one in breaches):
+        for measure in filter(None, dict.fromkeys(one.limit.partition("_")[2] for one in breaches)):
             changed = explained(old, analysis, measure)
             if changed:
                 lines += [f"  since the baseline, {measure}:", *(f"    {line}" for line in changed)]

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from archcost.analysis.points import side_of
 from archcost.analysis.reports.sweep import side_text
-from archcost.analysis.sweep import Grid, Sweep, SweepPoint, Swept, counted
+from archcost.analysis.sweep import Grid, Sweep, Swept, counted
+from archcost.analysis.swept import SweepPoint
 from archcost.errors import ArchcostError, InputError
 
 if TYPE_CHECKING:

@@ -30,7 +30,7 @@ from archcost.report.text import visible
 from archcost.report.units import bytes_text, count_text, number_text, percent_text, ratio_text, si_text
 
 if TYPE_CHECKING:
-    from archcost.analysis.sweep import Sweep, SweepPoint
+    from archcost.analysis.swept import SweepPoint, SweptModel
 
 __all__ = ["document_of", "side_text"]
 
@@ -116,7 +116,7 @@ _SHARES: tuple[Column[_Row], ...] = (
 )
 
 
-def document_of(sweep: Sweep, asked: Asked) -> Document:
+def document_of(sweep: SweptModel, asked: Asked) -> Document:
     """The contents of a Sweep to show."""
     asked.without_depth("a sweep")
     by = {
@@ -150,7 +150,7 @@ def document_of(sweep: Sweep, asked: Asked) -> Document:
     )
 
 
-def _record(sweep: Sweep) -> dict:  # type: ignore[type-arg]
+def _record(sweep: SweptModel) -> dict:  # type: ignore[type-arg]
     def of(point: SweepPoint) -> dict:  # type: ignore[type-arg]
         return {c.name: c.get(point) for c in _POINTS} | {"shares": [asdict(one) for one in point.shares]}
 
@@ -165,7 +165,7 @@ def _record(sweep: Sweep) -> dict:  # type: ignore[type-arg]
     }
 
 
-def _sentences(sweep: Sweep) -> Iterator[str]:
+def _sentences(sweep: SweptModel) -> Iterator[str]:
     """The answer: how much more the large end costs, what was asked, the powers, and what overtakes what."""
     line = sweep.along_side
     name = visible(sweep.name.rpartition(":")[2] or sweep.name)
@@ -204,7 +204,7 @@ def _overtaking(one: Overtaken) -> str:
     return f"From {side_text(one.side)} on, {one.faster} costs more than {one.slower}."
 
 
-def _notes(sweep: Sweep, grids: Sequence[Grid]) -> list[Note]:
+def _notes(sweep: SweptModel, grids: Sequence[Grid]) -> list[Note]:
     notes = [*signs(grids)]
     if sweep.device is not None:
         notes.append(("Measured on", visible(sweep.device)))
@@ -213,7 +213,7 @@ def _notes(sweep: Sweep, grids: Sequence[Grid]) -> list[Note]:
     return notes + [("Note", visible(note)) for note in sweep.notes]
 
 
-def _pictures(sweep: Sweep) -> list[Picture]:
+def _pictures(sweep: SweptModel) -> list[Picture]:
     line = sweep.along_side
     if len(line) < 2:
         return []
