@@ -16,6 +16,7 @@ SECTIONS = {
         *(
             "analysing",
             "slow-layers",
+            "what-if",
             "report",
             "measuring",
             "accelerating",

@@ -16,7 +16,8 @@ from functools import partial
 from math import ceil
 from typing import TYPE_CHECKING
 
-from archcost.analysis.analysis import Analysis, analysis_of
+from archcost.analysis.budget import Breach, Budget, Costly
+from archcost.analysis.traced import TracedModel
 from archcost.cost.costs import count
 from archcost.report.columns import number, words
 from archcost.report.document import Asked, Column, Document, Table, ordered
@@ -30,9 +31,10 @@ from archcost.trace.schema import arguments
 if TYPE_CHECKING:
     from torch import nn
 
+    from archcost.analysis.analysis import Analysis
     from archcost.trace.inputs import Inputs, InputSize
 
-__all__ = ["Footprint", "LayerFootprint", "bits_of", "footprint", "footprint_of"]
+__all__ = ["Footprint", "LayerFootprint", "bits_of", "breaches_of", "footprint", "footprint_of"]
 
 # Kinds of operations whose result may take the place of an input of the same number of elements.
 _IN_PLACE = frozenset({"activation", "pointwise", "view", "movement", "norm"})
@@ -172,6 +174,8 @@ def footprint(
     Raises:
         InputError: a dtype that torch does not know, or a limit that cannot be read.
     """
+    from archcost.analysis.analysis import analysis_of
+
     analysis = analysis_of("footprint", model, inputs, input_size=input_size)
     limits = [
         None if value is None else int(quantity(value, "bytes", what=f"footprint: {name}"))
@@ -181,7 +185,7 @@ def footprint(
 
 
 def footprint_of(
-    analysis: Analysis,
+    analysis: TracedModel,
     weights: str | None,
     activations: str | None,
     flash_limit: int | None = None,
@@ -227,6 +231,35 @@ def footprint_of(
         flash_limit=flash_limit,
         sram_limit=sram_limit,
     )
+
+
+# Layers named in a breach.
+_COSTLIEST = 3
+
+
+def breaches_of(budget: Budget, analysis: TracedModel) -> list[Breach]:
+    """The limits on flash and SRAM that a model does not keep, with the layers that take most."""
+    flash, sram = (None if one is None else int(one) for one in (budget.flash, budget.sram))
+    found = footprint_of(analysis, budget.weights_dtype, budget.activations_dtype, flash, sram)
+    breaches = []
+    for name, dtype, where in (
+        ("flash", found.weights, ""),
+        ("sram", found.activations, f" at {visible(found.sram_at)}"),
+    ):
+        used, limit = getattr(found, name), getattr(found, f"{name}_limit")
+        if limit is None or used <= limit:
+            continue
+        layers = sorted(found.layers, key=lambda one: -getattr(one, name))[:_COSTLIEST]
+        infos = analysis.trace.modules
+        costly = (
+            Costly(one.name, one.type_name, getattr(one, name), infos[one.name].built_at)
+            for one in layers
+            if one.name in infos
+        )
+        text = f"{bytes_text(used)}{where} in {dtype.replace('their own', 'the own dtypes')}"
+        above = f"{bytes_text(used - limit)} above {bytes_text(limit)}"
+        breaches.append(Breach(name, f"{text}, {above}", tuple(costly), bytes_text))
+    return breaches
 
 
 def _flash(trace: Trace, dtype: str | None) -> dict[str, int]:

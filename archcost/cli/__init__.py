@@ -24,6 +24,7 @@ from archcost.cli import (
     compare,
     diff,
     field,
+    footprint,
     largest,
     measure,
     optimize,
@@ -46,7 +47,7 @@ __all__ = ["main"]
 
 # In the order of the help.
 COMMANDS = (
-    *(analyze, sweep, train, largest, compare, diff, check, field, measure),
+    *(analyze, sweep, train, largest, footprint, compare, diff, check, field, measure),
     *(propose, rewrite, optimize, accelerate, report, spectrum, paths, store, zoo, cite),
 )
 
