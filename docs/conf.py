@@ -13,7 +13,7 @@ import generated  # noqa: E402
 import archcost  # noqa: E402
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ["COLUMNS"] = "88"  # the width of printed tables
+os.environ["COLUMNS"] = "80"  # the width of printed tables
 
 project, author, copyright = "archcost", "the archcost authors", "the archcost authors"
 release = version = archcost.__version__
@@ -31,7 +31,6 @@ pygments_style, pygments_dark_style = "friendly", "github-dark"
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 
-myst_enable_extensions = ["dollarmath", "deflist"]
 myst_heading_anchors = 3
 # Pages link to files of the repository as they lie on disk, for readers of the repository.
 suppress_warnings = ["myst.xref_missing"]
