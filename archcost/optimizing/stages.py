@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
 from archcost.analysis.analysis import Analysis, analyze
@@ -22,6 +23,7 @@ from archcost.optimizing.correcting import corrected
 from archcost.optimizing.data import Data, limited
 from archcost.optimizing.layers import Layer
 from archcost.optimizing.limits import Limits, totals_of
+from archcost.optimizing.norms import biases_of, shifted
 from archcost.optimizing.optimized import Optimized, Row, Trial
 from archcost.optimizing.planning import Choosing, Selection
 from archcost.optimizing.refitting import refitted
@@ -36,7 +38,7 @@ from archcost.rewriting.racing import raced
 from archcost.rewriting.replacement import Replacement
 from archcost.surgery.copying import copied
 from archcost.surgery.sites import Hooks
-from archcost.trace.call import Call
+from archcost.trace.call import Call, Inputs
 
 __all__ = ["Carried", "Planned", "Task"]
 
@@ -46,6 +48,8 @@ _CORRECTING = 20.0
 """Seconds for computing weights whose errors correct those of the spectra."""
 _KEPT = 2**28
 """Most bytes of computed weights kept for other selections."""
+_JUDGED = 384
+"""Most fitted inputs, beside those held out, on which selections are compared."""
 _ROUNDS = 2
 """Rounds in which the response to the chosen errors themselves is measured."""
 
@@ -73,9 +77,7 @@ class Carried:
     @property
     def rank(self) -> float:
         """Smaller is better."""
-        if self.trial.metric is not None:
-            return -self.trial.metric
-        return 0.0 if self.trial.moved is None else self.trial.moved.score
+        return self.trial.score
 
 
 @dataclass(eq=False)
@@ -98,6 +100,9 @@ class Task:
     kept: dict[str, Statistics] = field(default_factory=dict)
     """Statistics of the layers, where those of all fit under the ceiling."""
     old: list[list[Tensor]] = field(default_factory=list)
+    judged: tuple[Inputs, ...] = ()
+    """The inputs on which selections are compared."""
+    judged_old: list[list[Tensor]] = field(default_factory=list)
     computed: dict[object, tuple[Replacement, Weights]] = field(default_factory=dict)
     computed_bytes: int = 0
 
@@ -258,8 +263,7 @@ class Task:
     ) -> tuple[Carried, list[Carried]]:
         """The best of the selections, and all that were carried out; Ctrl-C ends it with those so far."""
         done: list[Carried] = []
-        if self.data is not None:
-            self.old = outputs_for(self.model, self.data.held_out)
+        self.prepare()
         try:
             for selection in selections if self.data is not None or evaluate else selections[:1]:
                 done.append(self.carry_out(selection, evaluate, refit))
@@ -269,6 +273,15 @@ class Task:
             self.notes.append(f"interrupted after {len(done)} of {len(selections)} selections")
         done.sort(key=lambda one: one.rank)
         return done[0], done
+
+    def prepare(self) -> None:
+        """The old model's outputs, once."""
+        if self.data is None or self.old:
+            return
+        self.old = outputs_for(self.model, self.data.held_out)
+        rest = limited(self.data.fitted, _JUDGED) if self.data.apart else ()
+        self.judged = (*self.data.held_out, *rest)
+        self.judged_old = outputs_for(self.model, self.judged)
 
     def carry_out(
         self, selection: Selection, evaluate: Callable[[nn.Module], float] | None, refit: bool
@@ -286,11 +299,29 @@ class Task:
             if refit and made:
                 with self.timed("refit"):
                     fits = refitted(self.model, work, self.layers, list(self.data.fitted), self.progress)
+                    self.shift(work)
                 with self.timed("check"):
                     after = moved(outputs_for(work, self.data.held_out), self.old)
         metric = None if evaluate is None else float(evaluate(work))
-        trial = Trial(selection.label, len(made), raw, after, metric)
+        score = self.score(work) if metric is None else -metric
+        trial = Trial(selection.label, len(made), raw, after, metric, score)
         return Carried(selection, work, trial, {name: one for name, (one, _) in made.items()}, fits)
+
+    def score(self, work: nn.Module) -> float:
+        """The change of the outputs over all inputs, which fewer held-out ones would tell with more noise."""
+        if self.data is None:
+            return 0.0
+        with self.timed("check"):
+            return moved(outputs_for(work, self.judged), self.judged_old).score
+
+    def shift(self, work: nn.Module) -> None:
+        """Shift the norms' biases to the old means, where outputs then move less."""
+        assert self.data is not None
+        before, kept = self.score(work), biases_of(work)
+        if shifted(self.model, work, self.data.fitted) and self.score(work) >= before:
+            with torch.no_grad():
+                for norm, bias in kept.items():
+                    cast(Tensor, norm.bias).copy_(bias)
 
     def plan_of(self, made: Carried) -> Plan:
         """The plan of what was carried out."""
