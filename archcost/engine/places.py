@@ -1,4 +1,4 @@
-"""Places: addresses in memory that compiled code looks at in one call, where Python would take one by one."""
+"""Places: where Python and PyTorch keep what a model is made of, looked at in one call into compiled code."""
 
 from __future__ import annotations
 
@@ -6,90 +6,221 @@ import ctypes
 import functools
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from ctypes import POINTER, c_int, c_int64, c_uint64, c_void_p
 from typing import Any
 
 import numpy as np
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from archcost.kernels.tensors import loaded
 
-__all__ = ["Fetched", "Places", "elements", "lines_of", "tag_places", "tags_work"]
+__all__ = ["Watch", "tags_work", "tensors_work"]
 
-Addresses = np.ndarray[Any, np.dtype[np.int64]]
-
-_FEW = 4096
-_SPOTS, _SPOTS_OF_FEW = (3, 4), (1, 6)
-"""Spots of a tensor, and of one of few elements, and neighbours that are looked at there: what is far apart
-takes time to reach."""
 _LINE = 64
+_LARGE = 1 << 14
+_SPOTS, _SPOTS_OF_LARGE, _SINGLE = 2, 3, 12
+"""Cache lines of a tensor that are looked at, and elements of one with gaps: what lies far apart
+takes time to reach."""
 _TAG = 24
 """Where a dict of CPython keeps the number that changes whenever it does (PEP 509): up to 3.13."""
+_SYMBOLS = ("_ZNK2at10TensorBase8_versionEv", "aoti_torch_get_data_ptr")
+"""at::TensorBase::_version, and the address of the elements."""
+_READ = {"tensor": 192, "storage": 64, "counter": 32}
+"""Bytes of PyTorch's objects that these may read."""
+
+Bytes = tuple[int, int]
+"""An address, and how many bytes from there, of one cache line."""
 
 
-class Places:
-    """Four bytes at each of some addresses, as one number."""
+class _Watch(ctypes.Structure):
+    """ArchcostWatch of src/watch.cpp."""
 
-    def __init__(self, addresses: Addresses) -> None:
-        self._places, self._count = _array(addresses), len(addresses)
-        self._call = loaded().archcost_fingerprint
-        self._digest = self._call(self._places, self._count)
-
-    def hold(self) -> bool:
-        """Whether the number is as it was."""
-        return bool(self._call(self._places, self._count) == self._digest)
-
-    def renewed(self) -> Places:
-        """The same places as they are now."""
-        found = object.__new__(Places)
-        vars(found).update(vars(self))
-        found._digest = self._call(self._places, self._count)
-        return found
+    _fields_ = [
+        *(("lines", c_void_p), ("line_count", c_int64)),
+        *(("tags", c_void_p), ("tag_count", c_int64), ("tag_digest", c_uint64)),
+        *(("tensors", c_void_p), ("tensor_count", c_int64)),
+        *(("version_of", c_void_p), ("data_of", c_void_p)),
+        *(("elements", c_void_p), ("element_count", c_int64), ("element_digest", c_uint64)),
+    ]
 
 
-class Fetched:
-    """Cache lines that are fetched side by side, before Python reads them one after the other."""
-
-    def __init__(self, addresses: Iterable[int]) -> None:
-        lines = np.unique(np.fromiter(addresses, np.int64) // _LINE) * _LINE
-        self._places, self._count = _array(lines), len(lines)
-        self._call = loaded().archcost_prefetch
-
-    def fetch(self) -> None:
-        self._call(self._places, self._count)
+# They keep the interpreter's lock: nothing that they read is freed meanwhile.
+_HOLDS = ctypes.PYFUNCTYPE(c_int, POINTER(_Watch))
+_DIGEST = ctypes.PYFUNCTYPE(c_uint64, c_void_p, c_int64)
+_VERSION_OF = ctypes.PYFUNCTYPE(c_int64, c_void_p)
+_DATA_OF = ctypes.PYFUNCTYPE(c_int, c_void_p, POINTER(c_void_p))
 
 
-def _array(addresses: Addresses) -> Any:
-    return (ctypes.c_void_p * len(addresses)).from_buffer_copy(addresses.astype(np.int64).tobytes())
+class Watch:
+    """Dicts, and tensors' addresses, numbers of writes and some elements: whether they are as they were.
+
+    Args:
+        dicts: compared by a number that Python keeps, where it does, and by the caller where that
+            has changed.
+        tensors: on the CPU and strided.
+    """
+
+    _TAGS, _TENSORS = 1, 2
+
+    def __init__(self, dicts: Sequence[dict[str, Any]], tensors: Sequence[Tensor] = ()) -> None:
+        library = loaded()
+        self._look, self._digest = _HOLDS(("archcost_watch", library)), _DIGEST(("archcost_digest", library))
+        # Aliases hold on to the memory, so that no other tensor can come to lie at the same place.
+        self._alive = (list(dicts), list(tensors), [tensor.detach() for tensor in tensors])
+        self._tagged = tags_work()
+        native = tensors_work()
+        tags = _table(([(id(one) + _TAG, 8) for one in dicts] if self._tagged else []), 2)
+        elements = _table([part for tensor in tensors for part in _elements(tensor)], 2)
+        known = _table([_known(tensor) for tensor in tensors] if native else [], 3)
+        behind = [line for tensor in tensors if native for line in _behind(tensor)]
+        places = np.concatenate([tags[:, 0], known[:, 0], elements[:, 0], np.asarray(behind, np.int64)])
+        lines = np.unique(places // _LINE) * _LINE
+        self._tables = (lines, tags, known, elements)
+        self._made = _Watch(
+            *(lines.ctypes.data, len(lines)),
+            *(tags.ctypes.data, len(tags), self._digest(tags.ctypes.data, len(tags))),
+            *(known.ctypes.data, len(known)),
+            *(_functions() if native else (None, None)),
+            *(elements.ctypes.data, len(elements), self._digest(elements.ctypes.data, len(elements))),
+        )
+        self._numbers = None if native else _numbers(tensors)
+
+    def holds(self, same: Callable[[], bool]) -> bool:
+        """Whether all is as it was.
+
+        Args:
+            same: whether the dicts are, in so far as it matters; asked where they may have changed.
+        """
+        if self._numbers is not None and _numbers(self._alive[1]) != self._numbers:
+            return False
+        changed = self._look(self._made)
+        if self._tagged and not changed:
+            return True
+        if changed & self._TENSORS:
+            return False
+        now = self._digest(self._made.tags, self._made.tag_count)
+        if not same():
+            return False
+        self._made.tag_digest = now
+        return True
 
 
-def elements(tensor: Tensor) -> Addresses:
-    """Addresses of some elements, spread over a tensor."""
-    size, count = tensor.element_size(), tensor.numel()
-    if count * size < 4 or (size < 4 and not tensor.is_contiguous()):
-        return np.zeros(0, np.int64)
-    spots, together = _SPOTS if count > _FEW else _SPOTS_OF_FEW
-    first = (np.linspace(0.5 / spots, 1 - 0.5 / spots, spots) * max(count - together, 0)).astype(np.int64)
-    picked = np.unique(np.add.outer(first, np.arange(together)) % count)
-    if tensor.is_contiguous():
-        offsets: Addresses = np.minimum(picked * size, count * size - 4)
+def _table(rows: Sequence[tuple[int, ...]], width: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    return np.asarray(rows, np.int64).reshape(len(rows), width)
+
+
+def _numbers(tensors: Iterable[Tensor]) -> list[int]:
+    return [number for tensor in tensors for number in (_version(tensor), tensor.data_ptr())]
+
+
+def _version(tensor: Tensor) -> int:
+    return -1 if tensor.is_inference() else tensor._version  # whose writes are not counted
+
+
+def _known(tensor: Tensor) -> tuple[int, int, int]:
+    """ArchcostTensor of src/watch.cpp."""
+    return id(tensor) + _layout()[0], _version(tensor), tensor.data_ptr()
+
+
+def _elements(tensor: Tensor) -> Iterator[Bytes]:
+    """Some elements, spread over a tensor, by whole cache lines where they lie close together."""
+    size, count, begin = tensor.element_size(), tensor.numel(), tensor.data_ptr()
+    axes = list(zip(tensor.shape, tensor.stride(), strict=True))
+    if count and sum((length - 1) * step for length, step in axes) == count - 1:  # without gaps
+        end = begin + size * count
+        first, after = begin // _LINE, (end - 1) // _LINE + 1
+        spots = min(_SPOTS if size * count <= _LARGE else _SPOTS_OF_LARGE, after - first)
+        for spot in range(spots):
+            line = (first + (after - first) * (2 * spot + 1) // (2 * spots)) * _LINE
+            low, high = max(line, begin), min(line + _LINE, end)
+            yield low, high - low
     else:
-        axes: Sequence[Any] = np.unravel_index(picked, tuple(tensor.shape))
-        offsets = size * sum(axis * step for axis, step in zip(axes, tensor.stride(), strict=True))
-    return offsets + tensor.data_ptr()
+        spots = min(_SINGLE, count)
+        for spot in range(spots):
+            index, offset = count * (2 * spot + 1) // (2 * spots), 0
+            for length, step in reversed(axes):
+                index, at = divmod(index, length)
+                offset += at * step
+            yield begin + size * offset, size
 
 
-def lines_of(tensor: Tensor) -> list[int]:
-    """Addresses that PyTorch goes through to tell a tensor's version and address; others do no harm."""
+def _behind(tensor: Tensor) -> Iterator[int]:
+    """The cache lines of PyTorch's objects behind a tensor: to fetch an address does no harm, whatever it is."""
     inner: int = tensor._cdata
-    words = (ctypes.c_int64 * 8).from_address(inner)  # it is larger than that
-    return [id(tensor), inner, inner + _LINE, *(word for word in words if word > 1 << 16)]
+    words = (c_int64 * 8).from_address(inner)  # it is larger than that
+    _, storage, counter = _layout()
+    for start, size in (
+        (inner, _READ["tensor"]),
+        (words[storage], _READ["storage"]),
+        (words[counter], _READ["counter"]),
+    ):
+        yield from range(start // _LINE * _LINE, start + size, _LINE)
 
 
-def tag_places(dicts: Iterable[dict[str, Any]]) -> Addresses:
-    """The addresses of the tags of dicts."""
-    first = np.fromiter(map(id, dicts), np.int64) + _TAG
-    return np.concatenate([first, first + 4])
+@functools.cache
+def _functions() -> tuple[int, ...]:
+    """The addresses of PyTorch's functions.
+
+    Raises:
+        AttributeError: it has others.
+    """
+    library = ctypes.CDLL(torch._C.__file__)
+    found = (ctypes.cast(getattr(library, name), c_void_p).value for name in _SYMBOLS)
+    return tuple(address or 0 for address in found)
+
+
+@functools.cache
+def _layout() -> tuple[int, int, int]:
+    """Bytes to the at::Tensor in a tensor's Python object, and words to the storage and the count of writes
+    in what that points to.
+
+    Raises:
+        ValueError: they lie elsewhere.
+    """
+    one, other = (_few() for _ in range(2))
+    held = list((c_int64 * (Tensor.__basicsize__ // 8)).from_address(id(one)))
+    words, alias, others = (list((c_int64 * 8).from_address(x._cdata)) for x in (one, one.detach(), other))
+    storage = words.index(one.untyped_storage()._cdata)
+    shared = (i for i in range(8) if words[i] == alias[i] != others[i] and i != storage)
+    return 8 * held.index(one._cdata), storage, next(shared, storage)
+
+
+def tensors_work() -> bool:
+    """Whether PyTorch's tensors are where compiled code finds them: tried, on the changes that there are."""
+    if torch._C._len_torch_dispatch_stack() or torch._C._len_torch_function_stack():
+        return False  # tensors made now may be others
+    return _tensors_work()
+
+
+@functools.cache
+def _tensors_work() -> bool:
+    if sys.implementation.name != "cpython" or sys.maxsize < 2**32:
+        return False
+    changes: tuple[Callable[[Any], object], ...] = (
+        lambda x: x,
+        lambda x: x.add_(1),
+        lambda x: setattr(x, "data", _few()),
+        lambda x: torch._C._swap_tensor_impl(x, _few().add_(1)),
+    )
+    with torch.inference_mode(False), torch.no_grad():
+        try:
+            version_of, data_of = _functions()
+            for x in (_few(), nn.Parameter(_few()), nn.Buffer(_few())):
+                place, data = id(x) + _layout()[0], c_void_p()
+                for change in changes:
+                    change(x)
+                    failed = _DATA_OF(data_of)(place, ctypes.byref(data))
+                    if failed or (_VERSION_OF(version_of)(place), data.value) != (x._version, x.data_ptr()):
+                        return False
+        except (AttributeError, ValueError):  # they lie elsewhere, or are called otherwise
+            return False
+    return True
+
+
+def _few() -> Tensor:
+    return torch.zeros(20, device="cpu")
 
 
 class _Some:
@@ -98,7 +229,7 @@ class _Some:
 
 @functools.cache
 def tags_work() -> bool:
-    """Whether this Python keeps such a tag: tried, on the changes that there are."""
+    """Whether this Python keeps a number for each dict that changes with it: tried likewise."""
     if sys.implementation.name != "cpython" or sys.maxsize < 2**32 or sys.version_info >= (3, 14):
         return False
     some = _Some()
@@ -110,15 +241,18 @@ def tags_work() -> bool:
         lambda held: held.setdefault("c", 2),
         lambda held: held.__delitem__("c"),
         lambda held: held.clear(),
+        lambda held: some.__setattr__("a", 2),
     )
-    for held in (vars(some), {"a": 1}, OrderedDict(a=1)):
-        for change in changes:
-            tags = Places(tag_places([held]))
-            if not tags.hold():
+    for held in ({"a": 1}, OrderedDict(a=1), vars(some)):
+        for change in changes[: None if held is vars(some) else -1]:
+            before = _tag(held)
+            if _tag(held) != before:
                 return False
             change(held)
-            if tags.hold():
+            if _tag(held) == before:
                 return False
-    tags = Places(tag_places([vars(some)]))
-    some.a = 2  # type: ignore[attr-defined]
-    return not tags.hold()
+    return True
+
+
+def _tag(held: dict[str, Any]) -> int:
+    return c_int64.from_address(id(held) + _TAG).value

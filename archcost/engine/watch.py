@@ -1,21 +1,20 @@
 """Watch: whether a model is still as it was when its program was built, looked at before every call.
 
-Everything is looked at in flat lists, by loops that run in C, and what lies scattered in memory is fetched
-beforehand: a walk through the modules would take longer than some layers.
+Compiled code looks at flat tables of addresses: a walk through the modules would take longer than some
+layers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from itertools import chain
 from operator import attrgetter, is_, itemgetter
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from archcost.engine.places import Fetched, Places, elements, lines_of, tag_places, tags_work
+from archcost.engine.places import Watch
 from archcost.trace.modules import walk
 
 __all__ = ["Structure", "Weights"]
@@ -26,28 +25,7 @@ _BACKWARD_HOOKS = ("_backward_hooks", "_backward_pre_hooks")  # without gradient
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 _values: Callable[[dict[str, Any]], Any] = dict.values
-_address, _version, _wants = Tensor.data_ptr, attrgetter("_version"), attrgetter("requires_grad")
-
-
-class _Dicts:
-    """Some dicts, with what they held: compared by a number that Python keeps, where it does, and in full
-    where that has changed."""
-
-    def __init__(self, dicts: Sequence[dict[str, Any]], same: Callable[[], bool]) -> None:
-        self._same = same
-        self._tags = Places(tag_places(dicts)) if tags_work() else None
-
-    def hold(self) -> bool:
-        tags = self._tags
-        if tags is None:
-            return self._same()
-        if tags.hold():
-            return True
-        now = tags.renewed()
-        if not self._same():
-            return False
-        self._tags = now
-        return True
+_wants = attrgetter("requires_grad")
 
 
 class Structure:
@@ -75,11 +53,11 @@ class Structure:
         self._children = self._read_children()
         # Those of the model itself are run by whoever calls it.
         self._hooks = [one[key] for one in self._all[1:] for key in _HOOKS]
-        self._dicts = _Dicts([*self._all, *self._tables, *self._hooks], self._same)
+        self._watch = Watch([*self._all, *self._tables, *self._hooks])
 
     def holds(self) -> bool:
         """Whether all of it is as it was."""
-        return self._dicts.hold()
+        return self._watch.holds(self._same)
 
     def hooked(self) -> str | None:
         """The name of the first module with a hook, the model itself included."""
@@ -142,17 +120,8 @@ class Weights:
         self._tables = [table for one in modules for table in (one._parameters, one._buffers) if table]
         self._sizes = list(map(len, self._tables))
         self._registered = list(chain.from_iterable(map(_values, self._tables)))
-        self._dicts = _Dicts(self._tables, self._same)
         self._tensors = list(read.values())
-        # Aliases hold on to the memory, so that no other tensor can come to lie at the same place.
-        self._aliases = [tensor.detach() for tensor in self._tensors]
-        self._addresses = list(map(_address, self._tensors))
-        # Tensors of inference mode do not count their writes.
-        self._counted = [tensor for tensor in self._tensors if not tensor.is_inference()]
-        self._versions = list(map(_version, self._counted))
-        self._elements = Places(np.concatenate([np.zeros(0, np.int64), *map(elements, self._tensors)]))
-        lines = chain.from_iterable(map(lines_of, self._tensors))
-        self._near = Fetched(chain(lines, map(id, self._addresses)))
+        self._watch = Watch(self._tables, self._tensors)
 
     @staticmethod
     def ordinary(tensor: Tensor) -> bool:
@@ -162,13 +131,7 @@ class Weights:
 
     def hold(self) -> bool:
         """Whether all are the same, where they were, and unwritten since as far as can be seen."""
-        self._near.fetch()
-        return (
-            self._dicts.hold()
-            and list(map(_version, self._counted)) == self._versions
-            and list(map(_address, self._tensors)) == self._addresses
-            and self._elements.hold()
-        )
+        return self._watch.holds(self._same)
 
     def want_gradients(self) -> bool:
         """Whether autograd records what is computed with any of them."""

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from ctypes import POINTER, Structure, c_char_p, c_float, c_int, c_int64, c_uint64, c_void_p
+from ctypes import POINTER, Structure, c_char_p, c_float, c_int, c_int64, c_void_p
 from pathlib import Path
 
 from archcost.errors import ArchcostError
@@ -95,8 +95,6 @@ _FUNCTIONS = {
     "archcost_release_scratch": (None, []),
     "archcost_prefer_huge_pages": (None, [c_void_p, c_int64]),
     "archcost_lanes": (c_int64, []),
-    "archcost_fingerprint": (c_uint64, [POINTER(c_void_p), c_int64]),
-    "archcost_prefetch": (None, [POINTER(c_void_p), c_int64]),
     "archcost_multiply_add": (c_int64, [c_int64, c_int64]),
     "archcost_read": (c_int64, [c_void_p, c_int64, c_int64, c_int64]),
     "archcost_run": (c_int, [POINTER(Step), c_int64, POINTER(c_void_p), c_int64, POINTER(c_int64)]),

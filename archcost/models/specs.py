@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, TypeVar
@@ -89,6 +90,28 @@ def attribute(file: str, name: str) -> object:
         raise SpecError(f"{file}: there is no {name!r}{near(name, public)}")
     found: object = getattr(holder, name)
     return found
+
+
+def load_for(spec: str, side: int, without_values: bool = True) -> nn.Module | None:
+    """The model of a SPEC built for images of another side; None where its constructor takes none.
+
+    Vision transformers of torchvision and timm refuse images of any size but the one they are built for.
+    """
+    source, _, name = spec.rpartition(":")
+    try:
+        if source == "torchvision":
+            from archcost.models.vision import build_torchvision, published
+
+            row = replace(published(name)[0], image_size=side)
+            return build_torchvision(row, without_values).model
+        if source == "timm":
+            import timm
+
+            make = partial(timm.create_model, name, pretrained=False, img_size=side)
+            return build(make, without_values, spec)[0]
+    except SpecError:  # no such argument, or no such side
+        pass
+    return None
 
 
 def _sources(name: str) -> str:

@@ -156,7 +156,7 @@ def frontier(
     found: list[FrontierPoint] = []
     notes: list[str] = []
     for share in _shares(points, planned.totals[resource], making, resource):
-        limits = limits_of(Budget(**{resource: share}), planned.totals)
+        limits = limits_of(Budget.of({resource: share}), planned.totals)
         choosing = Choosing(task.layers, planned.candidates, limits, planned.response, planned.seconds)
         ways: dict[str, Callable[[], Carried]] = {OURS: lambda: making.within(limits)[0]}  # noqa: B023
         if rivals:
