@@ -19,6 +19,7 @@ PROMISED = {
     "rewrite_torchvision.py": "outputs within",
     "rewrite_own.py": "asymmetric     0.34x the MACs",
     "rewrite_1d.py": "gained: ",
+    "optimize.py": "of other images keep their class",
     "draw_readme.py": "drawn: readme.png",
     "detector_resolution.py": "4 GMACs allow ",
     "microcontroller.py": "width 0.35 at 96 px",

@@ -150,6 +150,7 @@ def frontier(
     )
     if task.data is None:
         raise InputError("frontier: errors are measured on held-out inputs: give batches")
+    task.prepare()
     planned = task.planned(resource == "latency")
     making = Making(task, planned, None, refit, trials)
     found: list[FrontierPoint] = []

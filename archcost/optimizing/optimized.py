@@ -53,6 +53,9 @@ class Trial:
     """After it; None without data."""
     metric: float | None = None
     """The user's own, of ``evaluate``."""
+    score: float = 0.0
+    """What decides, smaller first: the divergence, or the squared error, over all inputs; minus the metric
+    where there is one."""
 
 
 @dataclass(frozen=True)

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
 from archcost.analysis.analysis import Analysis, analyze
+from archcost.errors import RewriteError
 from archcost.latency.timing.deadline import Deadline, TooLittleTime
 from archcost.latency.timing.thresholds import UNRELIABLE
 from archcost.optimizing.calibration import Calibration
-from archcost.optimizing.candidates import Candidate, candidates_of
+from archcost.optimizing.candidates import Candidate, candidates_of, key_of
 from archcost.optimizing.carrying import Weights, composed, exchanged, weights_of
 from archcost.optimizing.correcting import corrected
 from archcost.optimizing.data import Data, limited
 from archcost.optimizing.layers import Layer
 from archcost.optimizing.limits import Limits, totals_of
+from archcost.optimizing.norms import biases_of, shifted
 from archcost.optimizing.optimized import Optimized, Row, Trial
 from archcost.optimizing.planning import Choosing, Selection
 from archcost.optimizing.refitting import refitted
@@ -34,7 +38,7 @@ from archcost.rewriting.racing import raced
 from archcost.rewriting.replacement import Replacement
 from archcost.surgery.copying import copied
 from archcost.surgery.sites import Hooks
-from archcost.trace.call import Call
+from archcost.trace.call import Call, Inputs
 
 __all__ = ["Carried", "Planned", "Task"]
 
@@ -42,6 +46,10 @@ _PROBED = 64
 """Inputs on which sensitivities are measured."""
 _CORRECTING = 20.0
 """Seconds for computing weights whose errors correct those of the spectra."""
+_KEPT = 2**28
+"""Most bytes of computed weights kept for other selections."""
+_JUDGED = 384
+"""Most fitted inputs, beside those held out, on which selections are compared."""
 _ROUNDS = 2
 """Rounds in which the response to the chosen errors themselves is measured."""
 
@@ -69,9 +77,7 @@ class Carried:
     @property
     def rank(self) -> float:
         """Smaller is better."""
-        if self.trial.metric is not None:
-            return -self.trial.metric
-        return 0.0 if self.trial.moved is None else self.trial.moved.score
+        return self.trial.score
 
 
 @dataclass(eq=False)
@@ -94,6 +100,11 @@ class Task:
     kept: dict[str, Statistics] = field(default_factory=dict)
     """Statistics of the layers, where those of all fit under the ceiling."""
     old: list[list[Tensor]] = field(default_factory=list)
+    judged: tuple[Inputs, ...] = ()
+    """The inputs on which selections are compared."""
+    judged_old: list[list[Tensor]] = field(default_factory=list)
+    computed: dict[object, tuple[Replacement, Weights]] = field(default_factory=dict)
+    computed_bytes: int = 0
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -180,26 +191,62 @@ class Task:
         return responses(self.model, open_, pieces, 5.0 if self.data is None else 60.0)
 
     def measured(self, choosing: Choosing, selections: list[Selection]) -> list[Selection]:
-        """The selections, with those after measuring the response to the errors chosen first."""
+        """The selections, after those for which the response to the chosen errors themselves was measured:
+        of all rules together, and of each alone."""
         if self.data is None:
             return selections
+        found: dict[object, Selection] = {}
+        for label, allowed in choosing.singles(self.rules).items():
+            try:
+                own = replace(choosing, response=copy.deepcopy(choosing.response))
+                rounds = self.rounds(own, label, allowed)
+            except RewriteError:
+                continue  # this rule alone cannot keep the budget
+            for one in rounds:
+                found.setdefault(one.key, one)
+        for one in selections:
+            found.setdefault(one.key, one)
+        return list(found.values())
+
+    def rounds(
+        self, choosing: Choosing, label: str, allowed: Callable[[Candidate], bool] | None
+    ) -> list[Selection]:
+        """The selections of some rules, each after measuring the response to the errors of the one before;
+        the last first."""
+        assert self.data is not None
         by_name = {one.name: one for one in self.layers}
         pieces = limited(self.data.fitted, _PROBED)
-        now, more = selections[0], list[Selection]()
+        made = [choosing.within(label or "sensitivity", choosing.sensitive, allowed)]
         for round_ in range(_ROUNDS):
-            changed: dict[str, Tensor] = {}
-            for part, seen in self.by_part(now):
-                for one in part:
-                    layer = by_name[one.name]
-                    changed[one.name] = composed(layer, *weights_of(layer, one, seen.get(one.name)))
+            changed = {
+                name: composed(by_name[name], replacement, weights)
+                for name, (replacement, weights) in self.weights(made[-1]).items()
+            }
             found = moved_by(self.model, changed, by_name, pieces)
-            for one in now.candidates:
+            for one in made[-1].candidates:
                 if one.name in found:
                     choosing.response[one.name].add(one.error, found[one.name])
-            now = choosing.within(f"measured response, round {round_ + 1}", choosing.sensitive)
-            if now.key not in {one.key for one in (*selections, *more)}:
-                more.append(now)
-        return [*reversed(more), *selections]
+            said = f"{label}{', ' * bool(label)}measured response, round {round_ + 1}"
+            made.append(choosing.within(said, choosing.sensitive, allowed))
+        return made[::-1]
+
+    def weights(self, selection: Selection) -> dict[str, tuple[Replacement, Weights]]:
+        """The new layers of a selection with their weights; those computed before are kept up to a limit."""
+        by_name = {one.name: one for one in self.layers}
+        made: dict[str, tuple[Replacement, Weights]] = {}
+        missing = [one for one in selection.candidates if key_of(one) not in self.computed]
+        for part, seen in self.by_part(replace(selection, candidates=tuple(missing))):
+            for one in part:
+                found = weights_of(by_name[one.name], one, seen.get(one.name))
+                made[one.name] = found
+                size = sum(w.numel() * w.element_size() for w, _ in found[1])
+                if self.computed_bytes + size <= _KEPT:
+                    self.computed[key_of(one)] = found
+                    self.computed_bytes += size
+        for one in selection.candidates:
+            if one.name not in made:
+                made[one.name] = self.computed[key_of(one)]
+        return {one.name: made[one.name] for one in selection.candidates}
 
     def by_part(self, selection: Selection) -> Iterator[tuple[list[Candidate], Mapping[str, Statistics]]]:
         """The candidates of a selection in groups, with the statistics of their layers."""
@@ -216,8 +263,7 @@ class Task:
     ) -> tuple[Carried, list[Carried]]:
         """The best of the selections, and all that were carried out; Ctrl-C ends it with those so far."""
         done: list[Carried] = []
-        if self.data is not None:
-            self.old = outputs_for(self.model, self.data.held_out)
+        self.prepare()
         try:
             for selection in selections if self.data is not None or evaluate else selections[:1]:
                 done.append(self.carry_out(selection, evaluate, refit))
@@ -228,17 +274,22 @@ class Task:
         done.sort(key=lambda one: one.rank)
         return done[0], done
 
+    def prepare(self) -> None:
+        """The old model's outputs, once."""
+        if self.data is None or self.old:
+            return
+        self.old = outputs_for(self.model, self.data.held_out)
+        rest = limited(self.data.fitted, _JUDGED) if self.data.apart else ()
+        self.judged = (*self.data.held_out, *rest)
+        self.judged_old = outputs_for(self.model, self.judged)
+
     def carry_out(
         self, selection: Selection, evaluate: Callable[[nn.Module], float] | None, refit: bool
     ) -> Carried:
         """A selection carried out on a copy of the model, refitted and compared."""
-        by_name = {one.name: one for one in self.layers}
         work = copied(self.model)
-        made: dict[str, tuple[Replacement, Weights]] = {}
         with self.timed("weights"):
-            for part, seen in self.by_part(selection):
-                for one in part:
-                    made[one.name] = weights_of(by_name[one.name], one, seen.get(one.name))
+            made = self.weights(selection)
             exchanged(work, made, self.hooks)
         raw = after = None
         fits: dict[str, tuple[float, float]] = {}
@@ -248,11 +299,29 @@ class Task:
             if refit and made:
                 with self.timed("refit"):
                     fits = refitted(self.model, work, self.layers, list(self.data.fitted), self.progress)
+                    self.shift(work)
                 with self.timed("check"):
                     after = moved(outputs_for(work, self.data.held_out), self.old)
         metric = None if evaluate is None else float(evaluate(work))
-        trial = Trial(selection.label, len(made), raw, after, metric)
+        score = self.score(work) if metric is None else -metric
+        trial = Trial(selection.label, len(made), raw, after, metric, score)
         return Carried(selection, work, trial, {name: one for name, (one, _) in made.items()}, fits)
+
+    def score(self, work: nn.Module) -> float:
+        """The change of the outputs over all inputs, which fewer held-out ones would tell with more noise."""
+        if self.data is None:
+            return 0.0
+        with self.timed("check"):
+            return moved(outputs_for(work, self.judged), self.judged_old).score
+
+    def shift(self, work: nn.Module) -> None:
+        """Shift the norms' biases to the old means, where outputs then move less."""
+        assert self.data is not None
+        before, kept = self.score(work), biases_of(work)
+        if shifted(self.model, work, self.data.fitted) and self.score(work) >= before:
+            with torch.no_grad():
+                for norm, bias in kept.items():
+                    cast(Tensor, norm.bias).copy_(bias)
 
     def plan_of(self, made: Carried) -> Plan:
         """The plan of what was carried out."""
