@@ -19,6 +19,7 @@ PROMISED = {
     "rewrite_torchvision.py": "outputs within",
     "rewrite_own.py": "asymmetric     0.34x the MACs",
     "rewrite_1d.py": "gained: ",
+    "optimize.py": "of other images keep their class",
     "draw_readme.py": "drawn: readme.png",
     "draw_paths.py": "drawn: direct.png, im2col.png, tiles-*.png, winograd.png, strassen.png",
 }

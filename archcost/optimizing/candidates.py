@@ -20,7 +20,7 @@ from archcost.rewriting.survey.places import costs_after
 from archcost.spec import ConvSpec
 from archcost.weights.features import weight_of
 
-__all__ = ["RULES", "SHARES", "Candidate", "candidates_of", "family_of", "replacement_of"]
+__all__ = ["RULES", "SHARES", "Candidate", "candidates_of", "family_of", "key_of", "replacement_of"]
 
 RULES = ("bottleneck", "asymmetric", "low_rank")
 """The families that are planned from one spectrum each, by default."""
@@ -47,6 +47,11 @@ class Candidate:
 def family_of(one: Candidate) -> str:
     """The rule of a candidate, with the option that is a word."""
     return f"{one.rule} {one.options.get('form', one.options.get('first', ''))}".strip()
+
+
+def key_of(one: Candidate) -> tuple[str, str, str]:
+    """What tells candidates apart."""
+    return one.name, one.rule, str(sorted(one.options.items()))
 
 
 def candidates_of(

@@ -9,6 +9,7 @@ import torch
 
 from archcost.errors import InputError
 from archcost.trace.call import Call, Inputs
+from archcost.weights.features import listed
 
 __all__ = ["Data", "data_of"]
 
@@ -42,7 +43,7 @@ def data_of(batches: Iterable[Inputs] | torch.Tensor) -> Data:
     Raises:
         InputError: there are no batches.
     """
-    given = [batches] if isinstance(batches, torch.Tensor) else list(batches)
+    given = listed(batches)
     if not given:
         raise InputError("batches: there are none")
     pieces: list[Inputs] = []

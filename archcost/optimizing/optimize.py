@@ -47,7 +47,7 @@ def optimize(
     rules: Sequence[str] | None = None,
     exclude: Iterable[str] = (),
     refit: bool = True,
-    trials: int = 6,
+    trials: int = 8,
     accelerate: bool = False,
     hooks: Hooks = "refuse",
     random_weights: bool = False,

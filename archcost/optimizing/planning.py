@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from archcost.errors import RewriteError
 from archcost.optimizing.allocation import Item, Unreachable, chosen, least
-from archcost.optimizing.candidates import Candidate
+from archcost.optimizing.candidates import Candidate, key_of
 from archcost.optimizing.layers import Layer
 from archcost.optimizing.limits import Limits
 from archcost.optimizing.sensitivity import Response
@@ -31,7 +31,7 @@ class Selection:
 
     @property
     def key(self) -> frozenset[tuple[str, str, str]]:
-        return frozenset((one.name, one.rule, str(sorted(one.options.items()))) for one in self.candidates)
+        return frozenset(map(key_of, self.candidates))
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,10 +105,12 @@ class Choosing:
     def _blocked(
         self, names: Sequence[str], fixed: Sequence[float], least: Sequence[float], all_: bool
     ) -> str:
+        if not self.layers:
+            return "the budget cannot be kept: the model runs no convolution and no linear layer"
         parts = []
         for at, name in enumerate(names):
             total = self.limits.totals[name]
-            reach = (fixed[at] + least[at]) / total
+            reach = (fixed[at] + least[at]) / total if total else 1.0
             if reach > self.limits.share(name):
                 parts.append(
                     f"{name}={self.limits.share(name):.3g} of the model; the least reachable is {reach:.3g}"
@@ -140,12 +142,9 @@ class Choosing:
             self.within("sensitivity", self.sensitive),
             self.within("error alone", lambda one: one.error),
         ]
-        single: dict[str, Callable[[Candidate], bool]] = {
-            _REDUCED: lambda one: one.rule == "low_rank" or one.options.get("form") == "out"
-        }
-        for rule in rules:
-            if rule not in ("low_rank", *single):
-                single[rule] = lambda one, rule=rule: one.rule in (rule, "low_rank")  # type: ignore[misc]
+        single: dict[str, Callable[[Candidate], bool] | None] = self.singles(rules)
+        del single[""]
+        single[_REDUCED] = lambda one: one.rule == "low_rank" or one.options.get("form") == "out"
         for label, allowed in single.items():
             for score, said in ((self.sensitive, label), (lambda one: one.error, f"{label}, error alone")):
                 try:
@@ -156,3 +155,12 @@ class Choosing:
         for one in found:
             unique.setdefault(one.key, one)
         return list(unique.values())
+
+    @staticmethod
+    def singles(rules: Sequence[str]) -> dict[str, Callable[[Candidate], bool] | None]:
+        """All rules together, under an empty label, and each rule alone with that of linear layers."""
+        found: dict[str, Callable[[Candidate], bool] | None] = {"": None}
+        alone = [rule for rule in rules if rule != "low_rank"]
+        for rule in alone if len(alone) > 1 else ():
+            found[rule] = lambda one, rule=rule: one.rule in (rule, "low_rank")  # type: ignore[misc]
+        return found

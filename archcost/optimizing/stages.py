@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,10 +12,11 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from archcost.analysis.analysis import Analysis, analyze
+from archcost.errors import RewriteError
 from archcost.latency.timing.deadline import Deadline, TooLittleTime
 from archcost.latency.timing.thresholds import UNRELIABLE
 from archcost.optimizing.calibration import Calibration
-from archcost.optimizing.candidates import Candidate, candidates_of
+from archcost.optimizing.candidates import Candidate, candidates_of, key_of
 from archcost.optimizing.carrying import Weights, composed, exchanged, weights_of
 from archcost.optimizing.correcting import corrected
 from archcost.optimizing.data import Data, limited
@@ -42,6 +44,8 @@ _PROBED = 64
 """Inputs on which sensitivities are measured."""
 _CORRECTING = 20.0
 """Seconds for computing weights whose errors correct those of the spectra."""
+_KEPT = 2**28
+"""Most bytes of computed weights kept for other selections."""
 _ROUNDS = 2
 """Rounds in which the response to the chosen errors themselves is measured."""
 
@@ -94,6 +98,8 @@ class Task:
     kept: dict[str, Statistics] = field(default_factory=dict)
     """Statistics of the layers, where those of all fit under the ceiling."""
     old: list[list[Tensor]] = field(default_factory=list)
+    computed: dict[object, tuple[Replacement, Weights]] = field(default_factory=dict)
+    computed_bytes: int = 0
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -180,26 +186,62 @@ class Task:
         return responses(self.model, open_, pieces, 5.0 if self.data is None else 60.0)
 
     def measured(self, choosing: Choosing, selections: list[Selection]) -> list[Selection]:
-        """The selections, with those after measuring the response to the errors chosen first."""
+        """The selections, after those for which the response to the chosen errors themselves was measured:
+        of all rules together, and of each alone."""
         if self.data is None:
             return selections
+        found: dict[object, Selection] = {}
+        for label, allowed in choosing.singles(self.rules).items():
+            try:
+                own = replace(choosing, response=copy.deepcopy(choosing.response))
+                rounds = self.rounds(own, label, allowed)
+            except RewriteError:
+                continue  # this rule alone cannot keep the budget
+            for one in rounds:
+                found.setdefault(one.key, one)
+        for one in selections:
+            found.setdefault(one.key, one)
+        return list(found.values())
+
+    def rounds(
+        self, choosing: Choosing, label: str, allowed: Callable[[Candidate], bool] | None
+    ) -> list[Selection]:
+        """The selections of some rules, each after measuring the response to the errors of the one before;
+        the last first."""
+        assert self.data is not None
         by_name = {one.name: one for one in self.layers}
         pieces = limited(self.data.fitted, _PROBED)
-        now, more = selections[0], list[Selection]()
+        made = [choosing.within(label or "sensitivity", choosing.sensitive, allowed)]
         for round_ in range(_ROUNDS):
-            changed: dict[str, Tensor] = {}
-            for part, seen in self.by_part(now):
-                for one in part:
-                    layer = by_name[one.name]
-                    changed[one.name] = composed(layer, *weights_of(layer, one, seen.get(one.name)))
+            changed = {
+                name: composed(by_name[name], replacement, weights)
+                for name, (replacement, weights) in self.weights(made[-1]).items()
+            }
             found = moved_by(self.model, changed, by_name, pieces)
-            for one in now.candidates:
+            for one in made[-1].candidates:
                 if one.name in found:
                     choosing.response[one.name].add(one.error, found[one.name])
-            now = choosing.within(f"measured response, round {round_ + 1}", choosing.sensitive)
-            if now.key not in {one.key for one in (*selections, *more)}:
-                more.append(now)
-        return [*reversed(more), *selections]
+            said = f"{label}{', ' * bool(label)}measured response, round {round_ + 1}"
+            made.append(choosing.within(said, choosing.sensitive, allowed))
+        return made[::-1]
+
+    def weights(self, selection: Selection) -> dict[str, tuple[Replacement, Weights]]:
+        """The new layers of a selection with their weights; those computed before are kept up to a limit."""
+        by_name = {one.name: one for one in self.layers}
+        made: dict[str, tuple[Replacement, Weights]] = {}
+        missing = [one for one in selection.candidates if key_of(one) not in self.computed]
+        for part, seen in self.by_part(replace(selection, candidates=tuple(missing))):
+            for one in part:
+                found = weights_of(by_name[one.name], one, seen.get(one.name))
+                made[one.name] = found
+                size = sum(w.numel() * w.element_size() for w, _ in found[1])
+                if self.computed_bytes + size <= _KEPT:
+                    self.computed[key_of(one)] = found
+                    self.computed_bytes += size
+        for one in selection.candidates:
+            if one.name not in made:
+                made[one.name] = self.computed[key_of(one)]
+        return {one.name: made[one.name] for one in selection.candidates}
 
     def by_part(self, selection: Selection) -> Iterator[tuple[list[Candidate], Mapping[str, Statistics]]]:
         """The candidates of a selection in groups, with the statistics of their layers."""
@@ -232,13 +274,9 @@ class Task:
         self, selection: Selection, evaluate: Callable[[nn.Module], float] | None, refit: bool
     ) -> Carried:
         """A selection carried out on a copy of the model, refitted and compared."""
-        by_name = {one.name: one for one in self.layers}
         work = copied(self.model)
-        made: dict[str, tuple[Replacement, Weights]] = {}
         with self.timed("weights"):
-            for part, seen in self.by_part(selection):
-                for one in part:
-                    made[one.name] = weights_of(by_name[one.name], one, seen.get(one.name))
+            made = self.weights(selection)
             exchanged(work, made, self.hooks)
         raw = after = None
         fits: dict[str, tuple[float, float]] = {}

@@ -88,7 +88,7 @@ def class_axis(y: Tensor) -> int | None:
     if y.dim() in (2, 3):
         axis = y.dim() - 1
     elif y.dim() in (4, 5):
-        axis = y.dim() - 1 if y.shape[-1] <= 4 < y.shape[1] else 1
+        axis = y.dim() - 1 if y.shape[-1] <= 4 < min(y.shape[1], y.shape[-2]) else 1
     else:
         return None
     return axis if y.shape[axis] > 1 else None

@@ -99,6 +99,7 @@ def rewrite(
     from archcost.surgery.copying import copied
     from archcost.trace.call import Call, like_traced
     from archcost.trace.modules import as_written, check_model, check_values
+    from archcost.weights.features import listed
 
     check_model(model, InputError, "rewrite: ")
     if as_written(model) is not model:
@@ -116,7 +117,7 @@ def rewrite(
         raise InputError("rewrite: there is nothing to do: no rule or no choice is given")
     analysis = analyze(model, inputs, input_size=input_size, progress=progress)
     call = like_traced(analysis.trace) if inputs is None else Call.of(inputs)
-    data = None if batches is None else list(batches)
+    data = None if batches is None else listed(batches)
     skipped: tuple[Skipped, ...] = ()
     with opened(store) as there:
         survey = survey_of(analysis, hooks=hooks, store=there)

@@ -23,12 +23,12 @@ from archcost.trace.modules import walk
 from archcost.trace.state import Untouched
 
 __all__ = [
-    *("Batches", "Runner", "again", "as_maps", "batches_in", "layer_of", "like_of", "patches", "running"),
-    *("space_of", "spaced", "weight_of"),
+    *("Batches", "Runner", "again", "as_maps", "batches_in", "layer_of", "like_of", "listed", "patches"),
+    *("running", "space_of", "spaced", "weight_of"),
 ]
 
 Batches = Iterable[Inputs]
-"""Calibration data: batches as a model takes its inputs."""
+"""Calibration data: batches as a model takes its inputs; a tensor is a single batch."""
 
 Tap = Callable[[Tensor, Tensor], None]
 """Called with the input and output of a layer right after it has run, before they can be overwritten."""
@@ -128,7 +128,7 @@ def again(batches: Batches, passes: int) -> Iterator[Inputs]:
     Raises:
         InputError: they are an iterator, for a single pass, and more are needed; or there are no batches.
     """
-    given = iter(batches)
+    given = iter([batches] if isinstance(batches, Tensor) else batches)
     if given is batches and passes > 1:
         raise InputError(
             f"batches: a {type(batches).__name__} allows a single pass, and {passes} are needed: give a "
@@ -143,8 +143,15 @@ def again(batches: Batches, passes: int) -> Iterator[Inputs]:
         raise InputError("batches: there are none")
 
 
+def listed(batches: Batches) -> list[Inputs]:
+    """The batches as a list; a tensor is a single one."""
+    return [batches] if isinstance(batches, Tensor) else list(batches)
+
+
 def batches_in(batches: Batches) -> int | None:
     """Number of batches; None where it is not known before a pass."""
+    if isinstance(batches, Tensor):
+        return 1
     try:
         return len(batches) if isinstance(batches, Sized) else None
     except TypeError:

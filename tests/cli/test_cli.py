@@ -221,6 +221,7 @@ def test_every_option_with_several_values_is_among_those(capsys):
     assert found == {
         *(("propose", option) for option in ("--rules", "--ratio", "--layers", "--batches")),
         *(("rewrite", option) for option in ("--rules", "--layers", "--batches")),
+        *(("optimize", option) for option in ("--budget", "--rules", "--exclude")),
     }
 
 

@@ -1,0 +1,222 @@
+"""optimize: within the budget, close to the old model, no worse than simpler choices, all untouched."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+import archcost
+from archcost import ArchcostError, Budget, InputError, ModelError, RewriteError, SpecError
+from helpers.trained import Small, agreement, drawn, trained
+
+IMAGES = drawn(192, 2)[0]
+TEST = drawn(600, 3)[0]
+ONE = IMAGES[:1]
+
+
+@pytest.fixture(scope="module")
+def found():
+    return archcost.optimize(trained(), ONE, budget=Budget(macs=0.4), batches=IMAGES, trials=3)
+
+
+def test_within_the_budget_of_the_whole_model_the_outputs_stay(found):
+    old = trained()
+    macs = archcost.analyze(old, ONE).total.macs
+    now = archcost.analyze(found.model, ONE).total.macs
+    assert now <= 0.4 * macs
+    assert found.reached["macs"] == now / macs
+    assert agreement(found.model, old, TEST) > 0.97
+    assert found.moved.agreement > 0.95
+
+
+def test_the_first_line_is_the_answer(found):
+    lines = str(found).splitlines()
+    assert lines[1].startswith("0.") or lines[1].startswith("Small")
+    assert any("of the MACs" in line for line in lines[:3])
+    assert "asked for: macs 0.4" in str(found)
+
+
+def test_the_model_that_was_given_is_unchanged():
+    model = trained().train()
+    before = copy.deepcopy(model.state_dict())
+    archcost.optimize(model, ONE, budget=0.5, batches=IMAGES, trials=1)
+    assert model.training
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
+def test_the_kept_selection_moves_outputs_least(found):
+    scores = [one.moved.score for one in found.trials]
+    assert scores == sorted(scores)
+    assert found.moved == found.trials[0].moved
+
+
+def test_it_is_no_worse_than_a_single_rule_at_the_same_budget():
+    budget = Budget(macs=0.25)
+    best = archcost.optimize(trained(), ONE, budget=budget, batches=IMAGES, trials=8)
+    single = [
+        archcost.optimize(trained(), ONE, budget=budget, batches=IMAGES, rules=[rule, "low_rank"])
+        for rule in ("bottleneck", "asymmetric")
+    ]
+    assert best.moved.score <= min(one.moved.score for one in single) * 1.2
+
+
+def test_the_plan_rebuilds_the_model(found):
+    plan = archcost.Plan.from_json(found.plan.to_json())
+    again = plan.apply(trained(), weights=False)
+    again.load_state_dict(found.model.state_dict())
+    assert torch.equal(again(TEST), found.model(TEST))
+    exec(found.plan.to_python(), {})
+
+
+def test_it_can_be_saved_and_pickled(found, tmp_path):
+    found.save(tmp_path / "found.json")
+    read = archcost.load_result(tmp_path / "found.json")
+    assert read.to_text() == found.to_text()
+    with pytest.raises(ModelError, match="a saved Optimized has no model"):
+        _ = read.model
+    assert torch.equal(pickle.loads(pickle.dumps(found)).model(TEST), found.model(TEST))
+
+
+def test_the_new_model_trains_a_step_and_exports(found):
+    model = copy.deepcopy(found.model).train()
+    model(IMAGES).square().mean().backward()
+    assert all(p.grad is not None for p in model.parameters())
+    exported = torch.export.export(found.model, (ONE,))
+    torch.testing.assert_close(exported.module()(ONE), found.model(ONE))
+
+
+def test_several_budgets_hold_at_once():
+    found = archcost.optimize(
+        trained(), ONE, budget={"macs": 0.6, "params": 0.5, "memory": "30 kB"}, batches=IMAGES, trials=1
+    )
+    assert found.reached["macs"] <= 0.6
+    assert found.reached["params"] <= 0.5
+    assert found.after.total.param_bytes + found.after.total.buffer_bytes <= 30_000
+
+
+def test_the_parameters_of_linear_layers_are_spent_too():
+    found = archcost.optimize(trained(), ONE, budget=Budget(params=0.4), batches=IMAGES, trials=1)
+    dense = found.model.dense
+    assert isinstance(dense, nn.Sequential)
+    assert [type(one) for one in dense] == [nn.Linear, nn.Linear]
+    assert dense.in_features == 128
+
+
+def test_an_infeasible_budget_says_the_least_and_what_blocks_it():
+    with pytest.raises(RewriteError, match=r"the least reachable is 0\.\d+") as error:
+        archcost.optimize(trained(), ONE, budget=0.3, exclude=["middle"], batches=IMAGES)
+    assert "middle has" in str(error.value)
+    assert "it is excluded" in str(error.value)
+
+
+def test_an_error_is_a_budget():
+    found = archcost.optimize(trained(), ONE, max_error=0.05, batches=IMAGES, trials=1)
+    assert 1 - found.moved.agreement <= 0.05
+    assert found.reached["macs"] < 0.6
+
+
+def test_without_data_weights_alone_decide():
+    found = archcost.optimize(trained(), ONE, budget=0.6)
+    assert found.moved is None
+    assert "there was no data" in str(found)
+    assert agreement(found.model, trained(), TEST) > 0.8
+
+
+def test_the_users_metric_decides():
+    asked = []
+
+    def evaluate(model):
+        asked.append(model)
+        return -float(len(asked))
+
+    found = archcost.optimize(trained(), ONE, budget=0.5, batches=IMAGES, trials=2, evaluate=evaluate)
+    assert found.trials[0].metric == -1.0
+    assert found.metric is not None
+
+
+def test_an_interrupt_gives_back_the_best_so_far():
+    calls = []
+
+    def evaluate(model):
+        calls.append(model)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return 1.0
+
+    found = archcost.optimize(trained(), ONE, budget=0.3, batches=IMAGES, evaluate=evaluate)
+    assert len(found.trials) == 1
+    assert any("interrupted after 1" in note for note in found.notes)
+
+
+def test_untrained_weights_are_refused():
+    with pytest.raises(ModelError, match="seem untrained"):
+        archcost.optimize(Small(), ONE, budget=0.5)
+    assert archcost.optimize(Small().eval(), ONE, budget=0.7, random_weights=True).reached["macs"] <= 0.7
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "said"),
+    [
+        ({}, InputError, "give a budget"),
+        ({"budget": {"mac": 0.5}}, InputError, "did you mean"),
+        ({"budget": Budget(max_depth=3)}, InputError, "nothing is limited"),
+        ({"budget": 0.5, "rules": ["separable"]}, InputError, "it plans bottleneck"),
+        ({"budget": 0.5, "exclude": ["nothing"]}, SpecError, "matches 'nothing'"),
+        ({"budget": 0.5, "batches": []}, InputError, "there are none"),
+        ({"budget": 0.5, "batches": "no.npz"}, InputError, "is no file of archcost.calibrate"),
+        ({"max_error": 0.1}, InputError, "give batches"),
+    ],
+)
+def test_wrong_arguments_say_what_to_do(arguments, error, said):
+    with pytest.raises(error, match=said):
+        archcost.optimize(trained(), ONE, **arguments)
+
+
+class Structured(Small):
+    """Outputs of every structure: a dict with a map, a tuple, and a number."""
+
+    def forward(self, x):
+        y = super().forward(x)
+        return {"classes": y, "more": (self.first(x), 3), "none": None}
+
+
+def test_outputs_of_any_structure_are_compared():
+    model = Structured()
+    model.load_state_dict(trained().state_dict())
+    found = archcost.optimize(model.eval(), ONE, budget=0.5, batches=list(IMAGES.split(32)), trials=1)
+    assert found.moved.agreement > 0.9
+    assert set(found.model(ONE)) == {"classes", "more", "none"}
+
+
+class Shared(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(1, 16, 3, padding=1)
+        self.twice = nn.Conv2d(16, 16, 3, padding=1)
+        self.again = self.twice
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x):
+        x = torch.relu(self.twice(torch.relu(self.stem(x))))
+        return self.head(torch.relu(self.again(x)).mean((2, 3)))
+
+
+def test_a_shared_module_is_one_decision():
+    found = archcost.optimize(Shared().eval(), ONE, budget=0.5, batches=IMAGES, random_weights=True, trials=1)
+    assert found.model.twice is found.model.again
+    assert [row.name for row in found.rows].count("twice") == 1
+    assert found.reached["macs"] <= 0.5
+
+
+def test_large_covariances_are_collected_in_parts_and_said():
+    found = archcost.optimize(trained(), ONE, budget=0.4, batches=IMAGES, trials=1, memory=2 * 8 * 200 * 200)
+    assert any("passes over the data" in note for note in found.notes)
+    assert any("sampled patches" in note for note in found.notes)
+    assert agreement(found.model, trained(), TEST) > 0.95
+
+
+def test_errors_are_archcost_errors():
+    with pytest.raises(ArchcostError):
+        archcost.optimize(nn.Identity(), ONE, budget=0.5)
