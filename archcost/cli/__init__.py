@@ -23,6 +23,7 @@ from archcost.cli import (
     compare,
     diff,
     field,
+    fleet,
     measure,
     paths,
     propose,
@@ -42,7 +43,7 @@ __all__ = ["main"]
 # In the order of the help.
 COMMANDS = (
     *(analyze, compare, diff, check, field, measure),
-    *(propose, rewrite, accelerate, report, spectrum, paths, store, zoo),
+    *(propose, rewrite, accelerate, report, spectrum, paths, store, fleet, zoo),
 )
 
 
