@@ -6,3 +6,5 @@ from .kept import merge as merge
 from .result import FleetRun as FleetRun
 from .table import Estimate as Estimate
 from .table import LatencyTable as LatencyTable
+from .zoo import MeasuredZoo as MeasuredZoo
+from .zoo import measured_zoo as measured_zoo

@@ -10,3 +10,4 @@ from .drawing.strassen import strassen as strassen
 from .drawing.tiles import tiles as tiles
 from .drawing.window import window as window
 from .drawing.winograd import winograd as winograd
+from .drawing.zoo import zoo as zoo
