@@ -1,9 +1,11 @@
 """A run on dask's own scheduler and workers: in this process, and as processes that are killed."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -16,7 +18,7 @@ from archcost.fleet.engines import OnDask, startup
 from archcost.fleet.errors import FleetError
 from archcost.fleet.gate import token, why_not
 from archcost.fleet.kept import FleetStore
-from archcost.fleet.offering import offer, status
+from archcost.fleet.offering import offer, security, status
 from archcost.fleet.running import Run
 from archcost.fleet.tasks import Layer
 from archcost.fleet.worker import FOLDER, versions
@@ -185,5 +187,91 @@ def test_killed_workers_and_a_restarted_scheduler_lose_nothing(tmp_path):
         assert len(measured) <= len(many) + 2
     finally:
         fleet.close()
+        for log in tmp_path.glob("*.log"):
+            print(log.name, log.read_text()[-3000:])
+
+
+def certificates(folder):
+    """An authority and a certificate of its own, as files; skips where openssl is missing."""
+    if not shutil.which("openssl"):
+        pytest.skip("openssl is missing")
+    key, cert = folder / "key.pem", folder / "cert.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=fleet",
+         "-keyout", key, "-out", cert], check=True, capture_output=True,
+    )  # fmt: skip
+    return security(str(cert), str(cert), str(key))
+
+
+def test_tls_lets_in_who_has_the_certificate_alone(tmp_path):
+    from distributed.security import Security
+
+    safe = certificates(tmp_path)
+    scheduler = Security(
+        tls_ca_file=safe.tls_ca_file, tls_scheduler_cert=safe.tls_client_cert,
+        tls_scheduler_key=safe.tls_client_key, tls_worker_cert=safe.tls_client_cert,
+        tls_worker_key=safe.tls_client_key, tls_client_cert=safe.tls_client_cert,
+        tls_client_key=safe.tls_client_key, require_encryption=True,
+    )  # fmt: skip
+    made = LocalCluster(
+        n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None, silence_logs=50,
+        resources={token("a"): 1}, startup_information={"archcost": startup("a")}, security=scheduler,
+    )  # fmt: skip
+    with made:
+        assert made.scheduler_address.startswith("tls://")
+        assert "a: 0 running" in status(made.scheduler_address, safe)
+        with pytest.raises(FleetError, match="no scheduler at tls://"):
+            status(made.scheduler_address)
+
+
+def spaces(devices):
+    """A network namespace for each device, on a bridge of this machine; gives their addresses."""
+    run = lambda *words: subprocess.run(["ip", *words], check=True, capture_output=True)  # noqa: E731
+    run("link", "add", "archcost0", "type", "bridge")
+    run("addr", "add", "10.77.0.1/24", "dev", "archcost0")
+    run("link", "set", "archcost0", "up")
+    found = {}
+    for number, device in enumerate(devices, 2):
+        space, found[device] = f"archcost-{device}", f"10.77.0.{number}"
+        run("netns", "add", space)
+        run("link", "add", f"arch{number}", "type", "veth", "peer", "name", "eth0", "netns", space)
+        run("link", "set", f"arch{number}", "master", "archcost0", "up")
+        run("-n", space, "addr", "add", f"{found[device]}/24", "dev", "eth0")
+        run("-n", space, "link", "set", "eth0", "up")
+        run("-n", space, "link", "set", "lo", "up")
+    return found
+
+
+def without_spaces(devices):
+    for device in devices:
+        subprocess.run(["ip", "netns", "del", f"archcost-{device}"], capture_output=True)
+    subprocess.run(["ip", "link", "del", "archcost0"], capture_output=True)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("ip"), reason="needs root and iproute2")
+def test_a_link_that_is_cut_for_half_a_minute_loses_nothing(tmp_path):
+    without_spaces("a")
+    try:
+        found = spaces("a")
+    except subprocess.CalledProcessError as error:
+        without_spaces("a")
+        pytest.skip(f"no network namespaces here: {error.stderr.decode()}")
+    fleet = Fleet(tmp_path, found)
+    many = tasks(60)
+
+    def cut():
+        subprocess.run(["ip", "link", "set", "arch2", "down"], check=True)
+        threading.Timer(30, lambda: subprocess.run(["ip", "link", "set", "arch2", "up"], check=True)).start()
+
+    try:
+        fleet.start("a")
+        with FleetStore(tmp_path / "fleet.sqlite") as store:
+            run = during(fleet, many, store, {20: cut})
+            assert set(store.states(run.states["a"].mark)) == {task.key for task in many}
+        assert len((tmp_path / "a" / "runs").read_text().split()) <= len(many) + 2
+    finally:
+        fleet.close()
+        without_spaces("a")
         for log in tmp_path.glob("*.log"):
             print(log.name, log.read_text()[-3000:])
