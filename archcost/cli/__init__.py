@@ -20,17 +20,23 @@ from archcost.cli import (
     accelerate,
     analyze,
     check,
+    cite,
     compare,
     diff,
     field,
     fleet,
+    footprint,
+    largest,
     measure,
+    optimize,
     paths,
     propose,
     report,
     rewrite,
     spectrum,
     store,
+    sweep,
+    train,
     zoo,
 )
 from archcost.cli.options import Parser, parse
@@ -42,8 +48,8 @@ __all__ = ["main"]
 
 # In the order of the help.
 COMMANDS = (
-    *(analyze, compare, diff, check, field, measure),
-    *(propose, rewrite, accelerate, report, spectrum, paths, store, fleet, zoo),
+    *(analyze, sweep, train, largest, footprint, compare, diff, check, field, measure),
+    *(propose, rewrite, optimize, accelerate, report, spectrum, paths, store, fleet, zoo, cite),
 )
 
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from archcost.rewriting.rewritten import Choice, Choices, Rewritten
     from archcost.trace.call import Inputs
 
-__all__ = ["add", "run"]
+__all__ = ["add", "restoring", "run"]
 
 
 def add(commands: Commands, common: Parser) -> None:
@@ -154,7 +154,7 @@ def run(args: argparse.Namespace) -> int:
             except TooLittleTime as error:
                 untimed = f"Not timed: {error}.\n"
     done = bool(found.outcomes)
-    said = _restoring(args.spec, files) if done else "Nothing was written.\n"
+    said = restoring(args.spec, files) if done else "Nothing was written.\n"
     # Files before printing: the reader of the pipe may have gone.
     if done:
         _write(found, files, args.python)
@@ -240,7 +240,7 @@ def _write(found: Rewritten, files: tuple[str, str], python: str | None) -> None
         write_file(python, found.plan.to_python())
 
 
-def _restoring(spec: str, files: tuple[str, str]) -> str:
+def restoring(spec: str, files: tuple[str, str]) -> str:
     """Lines of Python that build the rewritten model again."""
     weights, plan = files
     return (

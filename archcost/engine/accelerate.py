@@ -6,7 +6,7 @@ import contextlib
 import gc
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import sqrt
 from typing import Any, Literal, TypeVar, cast
@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from archcost.engine.acceleration import Acceleration
-from archcost.engine.choosing import outputs_of_tile
 from archcost.engine.describing import step_seconds, step_times
+from archcost.engine.exactness import Exactness
 from archcost.engine.graph import Graph
 from archcost.engine.kept import Kept
 from archcost.engine.module import Accelerated, Engine, Recipe, accelerated, original
@@ -47,10 +47,11 @@ _SECONDS = (1.5, 6.0)
 """For timing, where none are given: the second where the first do not hold enough pairs."""
 _ROUNDS = 25
 _STEP_PASSES = 7
-# Of the seconds, for the variants of layers, on top, and for the modules of the original.
-_FOR_LAYERS, _FOR_MODULES = 1.0, 0.3
-# Variants as exact as PyTorch's own operators.
-_EXACT = ("direct", "fused", "apart")
+# Of the seconds, for the variants of layers and, where needed, for what these add to errors, both on top; and
+# for the modules of the original.
+_FOR_LAYERS, _FOR_EXACTNESS, _FOR_MODULES = 1.0, 2.0, 0.3
+# Of the seconds, where they were given, until variants have been compared inside of the program.
+_INSIDE = 0.7
 _LEAST_GAIN = 1.01
 # So much as a median is no noise, however few the pairs.
 _CLEAR_GAIN = 1.5
@@ -90,8 +91,9 @@ def accelerate(
         input_size: the shape of the input, batch included, where ``inputs`` are not given.
         tolerance: the largest max |y - exact| / max |exact| of the model's outputs that is good enough;
             exact is the original in float64.
-        seconds: how long to measure by the wall clock, the trace and some passes on top; by default as long
-            as it takes to be sure, a few seconds.
+        seconds: how long to measure by the wall clock, the trace and some passes on top: layers by
+            themselves and inside of the program, then the whole. By default a few seconds, which do not go
+            into the program.
         threads: of PyTorch, while measuring; by default as many as now.
         store: where measured times are looked up and kept: a `Store`, a path, by default the user's own;
             False keeps nothing.
@@ -125,7 +127,8 @@ def accelerate(
         trace = traced(work, inputs, input_size=input_size, progress=progress)
         notes += trace.notes
         call = like_traced(trace) if inputs is None else Call.of(inputs)
-        asked = _Asked(name, call, tolerance, _SECONDS if seconds is None else (seconds,), Kept(there))
+        given = _SECONDS if seconds is None else (seconds,)
+        asked = _Asked(name, call, tolerance, given, Kept(there), seconds is not None)
         with _long_lived(), Progress(4, "accelerate", progress) as bar:
             found, acceleration = _accelerated(work, asked, trace, notes, began, bar.step)
     found._archcost_engine.acceleration = acceleration
@@ -155,6 +158,8 @@ class _Asked:
     tolerance: float
     seconds: tuple[float, ...]
     kept: Kept
+    tunes: bool
+    """Whether variants are compared inside of the program as well."""
 
 
 def _accelerated(
@@ -200,18 +205,32 @@ def _exact_enough(
     # An original that is off by itself cannot be asked for more than it has.
     allowed = max(asked.tolerance, 2 * report.original_error)
     deadline = time.perf_counter() + _FOR_LAYERS * asked.seconds[0]
+    inside = time.perf_counter() + _INSIDE * asked.seconds[0] if asked.tunes else 0.0
+    exactness = None
+
+    def error_of(names: Mapping[str, str]) -> float:
+        some = replace(recipe, banned=frozenset(one for one in recipe.times if names.get(one[0]) != one[1]))
+        given = recipe.arguments.tensors(*fresh(asked.call))
+        assert given is not None
+        with torch.inference_mode():
+            return worst_error(some.made(graph)[0]([x.contiguous() for x in given]), exact)
+
     while True:
         program, chosen = recipe.made(graph, deadline, asked.kept)
         off = worst_error(outputs_of(accelerated(model, Engine(model, recipe, program)), asked.call), exact)
+        if off <= allowed and inside > time.perf_counter():
+            until, inside = inside, 0.0
+            if recipe.tuned(graph, Call(*fresh(asked.call)), until):
+                continue
         if off <= allowed:
             return recipe, program, off
-        inexact = {name for name in chosen.values() if name not in _EXACT}
+        if exactness is None:
+            exactness = Exactness(graph, recipe.times, error_of, allowed)
+            exactness.probe(chosen, time.perf_counter() + _FOR_EXACTNESS * asked.seconds[0])
+        inexact = exactness.without(chosen, recipe.banned, off)
         if not inexact:
             raise Refused(f"its outputs would be off by {off:.1e}")
-        # The largest tiles are the least exact.
-        largest = max(map(outputs_of_tile, inexact))
-        too_large = {name for name in inexact if outputs_of_tile(name) == largest}
-        recipe = replace(recipe, banned=recipe.banned | too_large)
+        recipe = replace(recipe, banned=recipe.banned | inexact)
 
 
 def _timed(

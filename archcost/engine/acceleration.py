@@ -56,12 +56,16 @@ class StepTime:
             return self.modules[0] or "(the model)"
         parts = [one.split(".") if one else [] for one in self.modules]
         alike = [same[0] for same in takewhile(lambda same: len(set(same)) == 1, zip(*parts, strict=False))]
-        within = ".".join(alike) or "(the model)"
+        within = ".".join(alike)
         short = [".".join(one[len(alike) :]) or "its own operations" for one in parts]
+        if not within:
+            names = [one or "(the model)" for one in self.modules]
+            few = names if len(names) <= _MOST_NAMES else [names[0], f"{len(names) - 1} more modules"]
+            return " + ".join(few)
         if len(parts) > _MOST_NAMES:
             return f"{within} ({len(parts)} modules)"
         if all(len(one) == len(alike) + 1 for one in parts):
-            return f"{'.'.join(alike)}.{' + '.join(short)}".lstrip(".")
+            return f"{within}.{' + '.join(short)}"
         return f"{within} ({', '.join(short)})"
 
 
@@ -138,7 +142,9 @@ class Acceleration(Result):
         )
 
     def _notes(self, warnings: bool) -> list[str]:
-        """The notes on what the error is worth, or the others."""
+        """The notes on what the error is worth, where there is one, or the others."""
+        if warnings and self.error is None:
+            return []
         return [note for note in self.notes if note.startswith(_WARNS) == warnings]
 
     def _too_slow(self) -> list[str]:

@@ -105,7 +105,7 @@ def choose(
     graph: Graph,
     *,
     known: Times | None = None,
-    allowed: Callable[[str], bool] = lambda name: True,
+    allowed: Callable[[str, str], bool] = lambda key, name: True,
     deadline: float = inf,
     isa: str | None = None,
     kept: Kept | None = None,
@@ -115,7 +115,7 @@ def choose(
     Args:
         graph: after all passes.
         known: times measured before; new ones are added.
-        allowed: whether a variant may be taken, by its name.
+        allowed: whether a variant may be taken, by the key of a layer and its name.
         deadline: of `time.perf_counter`; layers that are not reached keep their first variant.
         isa: the instruction set of the kernels.
         kept: where times are looked up that are not known, and new ones kept.
@@ -124,10 +124,10 @@ def choose(
     times: Times = {} if known is None else known
     edits, chosen = Edits(graph), Chosen()
     for node in edits.nodes():
-        found = [one for one in variants(node) if allowed(one[0])]
-        if len(found) < 2:
+        if len(ways := variants(node)) < 2:
             continue
         key = key_of(node)
+        found = [one for one in ways if allowed(key, one[0])]
         least = inf
         for name, nodes in reversed(found):  # the largest tiles are most often the fastest: others stop early
             if (key, name) not in times and (before := kept.find(node, name)) is not None:

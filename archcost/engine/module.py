@@ -23,13 +23,16 @@ from torch.autograd import forward_ad
 from archcost.engine.acceleration import Acceleration
 from archcost.engine.binding import Arguments, Outputs
 from archcost.engine.choosing import Chosen, Times, choose
+from archcost.engine.exactness import Banned
 from archcost.engine.graph import Graph
 from archcost.engine.kept import Kept
 from archcost.engine.passes import fused
 from archcost.engine.program import Program
+from archcost.engine.reading.constants import Constants, constants_of
 from archcost.engine.reading.read import read
 from archcost.engine.reading.registry import Refused
 from archcost.engine.saved import Saved
+from archcost.engine.tuning import tune
 from archcost.engine.watch import Structure, Weights
 from archcost.errors import ModelError, SpecError, one_line
 from archcost.kernels.loading import why_not
@@ -56,14 +59,16 @@ class Recipe:
     trace: Trace
     arguments: Arguments
     outputs: Outputs
+    constants: Constants = field(default_factory=dict)
+    """What it reads beside parameters, buffers and inputs."""
     times: Times = field(default_factory=dict)
     """Seconds of the variants of layers, by which they are chosen."""
-    banned: frozenset[str] = frozenset()
+    banned: Banned = frozenset()
     """Variants that are not exact enough."""
 
     @classmethod
     def of(cls, model: nn.Module, call: Call, trace: Trace, example: Any) -> tuple[Recipe, Graph]:
-        """With the graph of the model as it is now.
+        """With the graph of the model as it is now, after all passes.
 
         Args:
             model: in evaluation mode.
@@ -76,34 +81,53 @@ class Recipe:
         """
         if trace.failed is not None:
             raise Refused("its forward raises")
-        graph = read(trace, _laid_out(trace, _state(model)))
+        constants = constants_of(model, call, trace)
+        graph = read(trace, _laid_out(trace, _state(model)), constants)
         if not graph.nodes:
             raise Refused("it computes nothing")
-        forward = type(model).forward
-        return cls(trace, Arguments(call, trace, forward), Outputs(example, graph)), graph
+        arguments = Arguments(call, trace, type(model).forward)
+        recipe = cls(trace, arguments, Outputs(example, graph), constants)
+        return recipe, _fused(graph)
 
     def again(self, state: Mapping[str, Tensor]) -> Program:
         """The program with other weights."""
-        return self.made(read(self.trace, _laid_out(self.trace, state)))[0]
+        return self.made(_fused(read(self.trace, _laid_out(self.trace, state), self.constants)))[0]
 
     def made(self, graph: Graph, deadline: float = -inf, kept: Kept | None = None) -> tuple[Program, Chosen]:
         """The program of the graph, and which variants it has.
 
         Args:
-            graph: as it was read.
+            graph: after all passes.
             deadline: of `time.perf_counter`: until then variants are timed whose time is not known.
             kept: where known times are looked up, and new ones kept.
         """
         # What is made in inference mode could not be used outside it.
         with torch.inference_mode(False), torch.no_grad():
             graph, chosen = choose(
-                fused(graph),
+                graph,
                 known=self.times,
-                allowed=lambda name: name not in self.banned,
+                allowed=self._allows,
                 deadline=deadline,
                 kept=kept,
             )
             return Program(graph), chosen
+
+    def tuned(self, graph: Graph, call: Call, deadline: float) -> bool:
+        """Correct the times by those inside of the program; whether other variants are chosen now.
+
+        Args:
+            graph: after all passes.
+            call: a call of the model.
+            deadline: of `time.perf_counter`.
+        """
+        given = self.arguments.tensors(*call)
+        assert given is not None
+        with torch.inference_mode(False), torch.no_grad():
+            inputs = [x.contiguous() for x in given]
+            return tune(graph, self.times, inputs, allowed=self._allows, deadline=deadline)
+
+    def _allows(self, key: str, variant: str) -> bool:
+        return (key, variant) not in self.banned
 
     def names(self) -> list[str]:
         """The parameters and buffers that the program is made of."""
@@ -367,6 +391,12 @@ def _class_of(kind: type[nn.Module]) -> type[Accelerated]:
         f"Accelerated{kind.__name__}", (Accelerated, kind), exec_body=lambda space: space.update(body)
     )
     return found
+
+
+def _fused(graph: Graph) -> Graph:
+    # What is made in inference mode could not be used outside it.
+    with torch.inference_mode(False), torch.no_grad():
+        return fused(graph)
 
 
 def _looked_on() -> bool:

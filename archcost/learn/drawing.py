@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 __all__ = ["draw"]
 
-_WIDTH = 10.0  # inches, as all that follows
+_WIDEST, _LEAST = 10.0, 6.6  # inches, as all that follows
 _HEAD, _STAGE, _NAME, _GAP = 1.1, 0.62, 0.26, 0.35
 _LINE = 0.19
-_LETTERS = 128  # of a line of text
+_LETTERS = 12.4  # of a line of text, for each inch
 _UP, _DOWN = COLOURS[0], COLOURS[1]
 
 
@@ -34,6 +34,7 @@ class _Block(NamedTuple):
     panel: Panel
     cell: float
     left: float
+    right: float
     down: float
 
 
@@ -48,11 +49,14 @@ def draw(
 
     check_path(path)
     arranged = [_arranged(stage.panels) for _, stage in stages]
-    said = [wrap(stage.text, _LETTERS) for _, stage in stages]
+    right = max(block.right for blocks, _ in arranged for block in blocks)
+    width = min(max(right + MARGIN, _LEAST), _WIDEST)
+    letters = int(_LETTERS * width)
+    said = [wrap(stage.text, letters) for _, stage in stages]
     tall = [_STAGE + _LINE * (len(text) - 1) + high for text, (_, high) in zip(said, arranged, strict=True)]
-    head = [line for one in lines for line in wrap(one, _LETTERS)]
+    head = [line for one in lines for line in wrap(one, letters)]
     height = _HEAD + 0.24 * (len(head) - 2) + sum(tall) + MARGIN / 2
-    figure, axes = sheet(_WIDTH, height, title, *head)
+    figure, axes = sheet(width, height, title, *head)
     top = height - _HEAD - 0.24 * (len(head) - 2)
     for (at, stage), text, (blocks, _), used in zip(stages, said, arranged, tall, strict=True):
         say(axes, MARGIN, top - 0.12, f"{at}. {stage.title}", 11, ha="left", weight="bold")
@@ -69,7 +73,7 @@ def draw(
 
 def _arranged(panels: Sequence[Panel]) -> tuple[list[_Block], float]:
     """The panels in lines, and the height that they take."""
-    room = _WIDTH - 2 * MARGIN
+    room = _WIDEST - 2 * MARGIN
     blocks, left, down, tallest = [], MARGIN, _NAME, 0.0
     longest = max(len(text) for panel in panels for text in texts(panel.values).flat)
     for panel in panels:
@@ -78,7 +82,7 @@ def _arranged(panels: Sequence[Panel]) -> tuple[list[_Block], float]:
         wide = max(cell * columns, 0.068 * len(panel.name))
         if left > MARGIN and left + wide > MARGIN + room:
             left, down, tallest = MARGIN, down + tallest + _NAME + 0.1, 0.0
-        blocks.append(_Block(panel, cell, left, down - 0.1))
+        blocks.append(_Block(panel, cell, left, left + wide, down - 0.1))
         left, tallest = left + wide + _GAP, max(tallest, cell * rows)
     return blocks, down + tallest + 0.12
 

@@ -36,8 +36,8 @@ class Result(ABC):
     All methods take the same options, as far as they apply to the result: ``columns`` (names), ``depth``
     (levels of modules; 0 is the whole model alone), ``sort`` (a column, largest first), ``top`` (the number
     of rows), ``by`` (the name of a table) and ``full`` (with the details). Formats for people (`table`,
-    `to_text`, `to_markdown`, `to_html`, ``print``) begin with what matters most, and leave the details out or
-    fold them away; data formats (`to_pandas`, `to_csv`, `to_json`) are complete.
+    `to_text`, `to_markdown`, `to_latex`, `to_html`, ``print``) begin with what matters most, and
+    leave the details out or fold them away; data formats (`to_pandas`, `to_csv`, `to_json`) are complete.
 
     Raises:
         SpecError: an option has an unknown value; the message names close ones.
@@ -66,6 +66,13 @@ class Result(ABC):
         from archcost.report.markdown import to_markdown
 
         return to_markdown(*self._asked(options))
+
+    def to_latex(self, path: Path | None = None, **options: Unpack[Options]) -> str | None:
+        """The tables in LaTeX, for a paper: the short columns, with the rules of booktabs; or written."""
+        from archcost.report.data import write_text
+        from archcost.report.latex import to_latex
+
+        return write_text(to_latex(*self._asked(options)), path)
 
     def to_html(self, path: Path | None = None, **options: Unpack[Options]) -> str | None:
         """The tables as an HTML element, returned; or the whole page, one file with pictures, at ``path``.

@@ -81,7 +81,9 @@ def test_rows_add_up_to_the_whole(told):
 @needs_kernels
 def test_a_report_in_every_format(told, tmp_path):
     found = accelerate(net(), X, threads=1).acceleration
-    assert found.to_text().startswith("Net  1 thread, float32, batch 2\n2.00x (")
+    assert found.to_text().startswith(
+        "Net  1 thread, float32, batch 2\n2.00x as fast: 2.00 ms before, 1.00 ms now ("
+    )
     assert "of working memory for each thread that calls it" in found.to_text()
     assert "call it under torch.inference_mode() or torch.no_grad()" in found.to_text()
     assert list(found.to_pandas()["name"])[-1] == "(the rest)"
@@ -351,3 +353,28 @@ def test_a_file_for_another_machine_or_model_is_refused(told, tmp_path, change, 
 def test_a_model_without_a_program_is_not_saved(told, tmp_path):
     with pytest.raises(SpecError, match="this model has no program"):
         accelerate(nn.Identity().eval(), X).save(tmp_path / "net.archcost")
+
+
+@needs_kernels
+def test_outputs_that_are_all_zero_say_nothing_and_the_report_says_so(told):
+    model = net()
+    nn.init.zeros_(model.fc.weight)
+    nn.init.zeros_(model.fc.bias)
+    found = accelerate(model, X).acceleration
+    said = "its outputs are all zero, with these weights and inputs: the error says nothing"
+    assert found.notes.count(said) == 1
+    assert found.to_text().startswith(f"Beware: {said}")
+    assert not any(model.fc.weight.flatten())  # a model that is given stays as it is
+
+
+@needs_kernels
+def test_weights_of_a_spec_that_begin_as_zero_get_values_so_that_outputs_compare(told):
+    torch.manual_seed(0)
+    fast = accelerate("torchvision:resnet18", input_size=(1, 3, 32, 32))
+    assert str(fast.acceleration).startswith("Beware: random weights: the times are those of trained ones")
+    model = net()
+    nn.init.zeros_(model.fc.weight)
+    (note,) = module._untrained(model)
+    assert note.endswith("; fc.weight, zero before training, got some, for outputs to compare")
+    assert model.fc.weight.abs().min() > 0
+    assert module._untrained(model) == [note.partition(";")[0]]

@@ -56,7 +56,7 @@ _LARGEST = "macs_saved"
 _MOST = 20
 _ON_PAGE = (
     *("rule", "macs_ratio", "weight_error", "output_error", "speedup", "verdict", "options", "shape"),
-    *("params_ratio", "macs_saved"),
+    "macs_saved",
 )
 _EACH = "The best for each layer"
 
