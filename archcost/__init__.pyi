@@ -1,6 +1,7 @@
 # Rooms with public names of their own: crosscheck beside compare, algorithms step by step, execution paths,
-# pictures, rewrite rules, and rules for the costs and the receptive fields of other operators.
+# pictures, rewrite rules, fleets, and rules for the costs and the receptive fields of other operators.
 from . import analysis as analysis
+from . import fleet as fleet
 from . import learn as learn
 from . import paths as paths
 from . import plot as plot
@@ -40,6 +41,8 @@ from .errors import RewriteError as RewriteError
 from .errors import SpecError as SpecError
 from .fields.effective import EffectiveField as EffectiveField
 from .fields.field import ReceptiveField as ReceptiveField
+from .fleet.table import estimate as estimate
+from .fleet.table import latency_table as latency_table
 from .integrations.asserting import assert_cost as assert_cost
 from .integrations.checking.check import check as check
 from .integrations.checking.result import CheckResult as CheckResult

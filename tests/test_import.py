@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-HEAVY = ("torch", "torchvision", "pandas", "numpy", "fvcore", "rich", "scipy", "tabulate")
+HEAVY = ("torch", "torchvision", "pandas", "numpy", "fvcore", "rich", "scipy", "tabulate", "distributed")
 
 PROBE = """
 import json, sys
@@ -25,7 +25,7 @@ def imported(statement: str) -> list[str]:
 LIGHT = [
     "import archcost",
     "import archcost; archcost.ConvSpec(3, 96, 11, stride=4, input_size=(227, 227)).macs",
-    "import archcost; archcost.ArchcostError, archcost.analysis, archcost.paths, archcost.plot",
+    "import archcost; archcost.ArchcostError, archcost.analysis, archcost.paths, archcost.plot, archcost.fleet",
     "import archcost; dir(archcost)",
     "import archcost.cli",
     "from archcost.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass",
@@ -89,7 +89,7 @@ def test_the_types_are_shipped():
 
     folder = files("archcost")
     assert folder.joinpath("py.typed").is_file()
-    for room in ("", "analysis", "learn", "paths", "plot", "rewriting"):
+    for room in ("", "analysis", "fleet", "learn", "paths", "plot", "rewriting"):
         assert folder.joinpath(room, "__init__.pyi").is_file(), room
 
 
@@ -117,6 +117,7 @@ def test_no_public_function_bears_the_name_of_a_module():
     modules = {module.name for module in pkgutil.iter_modules(archcost.__path__)}
     assert modules & set(archcost.__all__) == {
         "analysis",
+        "fleet",
         "learn",
         "paths",
         "plot",

@@ -24,6 +24,7 @@ from archcost.cli import (
     compare,
     diff,
     field,
+    fleet,
     footprint,
     largest,
     measure,
@@ -48,7 +49,7 @@ __all__ = ["main"]
 # In the order of the help.
 COMMANDS = (
     *(analyze, sweep, train, largest, footprint, compare, diff, check, field, measure),
-    *(propose, rewrite, optimize, accelerate, report, spectrum, paths, store, zoo, cite),
+    *(propose, rewrite, optimize, accelerate, report, spectrum, paths, store, fleet, zoo, cite),
 )
 
 

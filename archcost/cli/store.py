@@ -28,6 +28,8 @@ def add(commands: Commands, common: Parser) -> None:
     actions.add_parser("export", parents=[place], help="print all measurements, one line of JSON each")
     imported = actions.add_parser("import", parents=[place], help="add exported measurements")
     imported.add_argument("file", metavar="FILE", help="written by archcost store export")
+    merged = actions.add_parser("merge", parents=[place], help="add what other stores hold, fleets' as well")
+    merged.add_argument("files", metavar="STORE", nargs="+", help="files of stores; they stay as they are")
     prune = actions.add_parser(
         "prune", parents=[place], help="remove measurements that are old or of other devices"
     )
@@ -72,6 +74,14 @@ def _store_import(args: argparse.Namespace, store: Store) -> int:
     return DONE
 
 
+def _store_merge(args: argparse.Namespace, store: Store) -> int:
+    from archcost.fleet.kept import merge
+
+    count = merge(store.path, args.files)
+    print(f"{count} measurement{'s' * (count != 1)} and tasks read, {len(store)} kept", file=sys.stderr)
+    return DONE
+
+
 def _store_prune(args: argparse.Namespace, store: Store) -> int:
     from datetime import timedelta
 
@@ -90,6 +100,7 @@ _STORE_ACTIONS = {
     "list": _store_list,
     "export": _store_export,
     "import": _store_import,
+    "merge": _store_merge,
     "prune": _store_prune,
     "path": _store_path,
 }

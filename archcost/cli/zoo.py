@@ -6,6 +6,7 @@ import argparse
 
 from archcost.cli.options import Commands, Parser, report_options
 from archcost.cli.output import DONE, FINDINGS, write
+from archcost.errors import SpecError
 
 TASKS = ("classification", "segmentation", "video", "optical_flow", "quantization", "detection")
 
@@ -29,12 +30,22 @@ def add(commands: Commands, common: Parser) -> None:
     zoo.add_argument(
         "--every-weight", action="store_true", help="every published set of weights, at its own input size"
     )
+    zoo.add_argument(
+        "--measured",
+        metavar="STORE",
+        help="accuracy, MACs and the latency that archcost fleet measure put into this store",
+    )
+    zoo.add_argument("--on", metavar="DEVICE", help="with --measured: the device; default: the only one")
     report_options(zoo)
     zoo.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
+    if args.measured is not None:
+        return _measured(args)
+    if args.on is not None:
+        raise SpecError("zoo: --on goes with --measured")
     from archcost.analysis.zoo import zoo
 
     default = None if args.pattern else ("classification",)
@@ -42,3 +53,10 @@ def run(args: argparse.Namespace) -> int:
     found = zoo(args.pattern or "*", tasks=tasks, every_weight=args.every_weight)
     write(args, found)
     return DONE if all(row.matches for row in found) else FINDINGS
+
+
+def _measured(args: argparse.Namespace) -> int:
+    from archcost.fleet.zoo import measured_zoo
+
+    write(args, measured_zoo(args.pattern or "*", store=args.measured, device=args.on))
+    return DONE

@@ -12,3 +12,4 @@ from .drawing.sweep import sweep as sweep
 from .drawing.tiles import tiles as tiles
 from .drawing.window import window as window
 from .drawing.winograd import winograd as winograd
+from .drawing.zoo import zoo as zoo

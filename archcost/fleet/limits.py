@@ -1,0 +1,49 @@
+"""How long a task may take until it is taken to hang: from the predictor where it knows the device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from archcost.fleet.kept import FleetStore
+from archcost.fleet.tasks import Layer, Task
+from archcost.latency.prediction.predictor import PredictionError, Predictor
+
+__all__ = ["Limits"]
+
+# Beside the seconds asked for: what is prepared, and a machine that others use as well.
+_BESIDE, _FACTOR = 60.0, 4.0
+# Calls that are made whatever they take: first calls of all paths, and exact results.
+_CALLS = 100
+# Multiply-accumulates a second of a slow device, where nothing was measured.
+_SLOW = 1e8
+
+
+@dataclass
+class Limits:
+    """The limits of a run.
+
+    Args:
+        store: what was measured before.
+        seconds: for measuring a layer, and a whole model.
+    """
+
+    store: FleetStore
+    seconds: tuple[float, float]
+    _predictors: dict[tuple[str, int, str], Predictor] = field(default_factory=dict)
+
+    def of(self, task: Task, mark: str) -> float:
+        """Seconds for a task on a device."""
+        if not isinstance(task, Layer):
+            return _BESIDE + 2 * _FACTOR * self.seconds[1] + 60
+        return _BESIDE + _FACTOR * self.seconds[0] + _CALLS * self._call(task, mark)
+
+    def _call(self, task: Layer, mark: str) -> float:
+        state = (mark, task.threads, task.dtype)
+        if state not in self._predictors:
+            self._predictors[state] = Predictor.fit(
+                self.store.all(mark), threads=task.threads, dtype=task.dtype, fingerprint=mark
+            )
+        try:
+            return self._predictors[state].predict(task.spec, "native").seconds
+        except PredictionError:
+            return task.spec.macs / _SLOW

@@ -1,0 +1,156 @@
+"""The measurement of one task, in the process that was forked for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from statistics import quantiles
+from typing import Any, Literal
+
+# Imported before the fork, so that no task waits for it; nothing is computed before the fork, because threads
+# of PyTorch would be lost in it.
+import torch
+import torchvision
+
+import archcost.paths.accuracy
+import archcost.paths.eligibility
+import archcost.paths.likely  # noqa: F401
+from archcost.fleet.tasks import Layer, Model, Probe, Task, from_record
+from archcost.latency.candidates import TimingOptions
+from archcost.latency.convolutions import ConvTask, ConvTensors
+from archcost.latency.paths import time_paths
+from archcost.latency.store.fingerprint import fingerprint
+from archcost.latency.timing.clock import Timing, compare_calls
+from archcost.latency.timing.deadline import Deadline
+from archcost.latency.timing.engine import clock_for
+from archcost.latency.timing.settings import settings
+from archcost.paths.registry import available
+
+__all__ = ["measured"]
+
+available()
+assert torchvision
+_SIDE = 384
+
+
+def measured(record: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+    """Measure a task.
+
+    Args:
+        record: what `archcost.fleet.tasks.Task.record` gave.
+        seconds: the wall time that measuring may take; what is prepared comes on top.
+
+    Returns:
+        Plain values: ``times`` of a layer's paths, ``model`` for a whole model, and ``reference_s``, the time
+        of a matrix product before and after, whichever is longer.
+    """
+    task = from_record(record)
+    threads = getattr(task, "threads", 1)
+    with settings(threads=threads), torch.inference_mode():
+        before = _reference()
+        found = _MEASURES[type(task)](task, seconds)
+        return {**found, "reference_s": max(before, _reference())}
+
+
+def _reference() -> float:
+    """CPU seconds of a product of square matrices: the fastest of several."""
+    a = torch.ones(_SIDE, _SIDE)
+    timing = compare_calls({"product": lambda: a @ a}, rounds=5, warmup=2)["product"]
+    return min(timing.cpu_seconds)
+
+
+def _layer(task: Task, seconds: float) -> dict[str, Any]:
+    """The times of a layer on its paths, with random weights of its own size."""
+    assert isinstance(task, Layer)
+    spec, dtype = task.spec, getattr(torch, task.dtype)
+    random = torch.Generator().manual_seed(0)
+
+    def values(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=random).to(dtype)
+
+    inputs, outputs = spec.in_channels, spec.out_channels // spec.groups
+    if not spec.transposed:
+        inputs, outputs = spec.out_channels, spec.in_channels // spec.groups
+    tensors = ConvTensors(
+        values(spec.batch, spec.in_channels, *spec.input_size),
+        values(inputs, outputs, *spec.kernel_size),
+        values(spec.out_channels) if spec.bias else None,
+    )
+    seen: dict[str, Timing] = {}
+
+    def compare(calls: Mapping[str, Callable[[], object]], **how: Any) -> dict[str, Timing]:
+        found = compare_calls(calls, **how)
+        seen.update(found)
+        return found
+
+    options = TimingOptions(task.threads, None if task.paths == "likely" else task.paths, compare=compare)
+    conv = ConvTask(spec, task.dtype)
+    for longer in (1, 8, 64):  # a large layer, or a busy machine, takes what it takes for the fewest samples
+        found = next(iter(time_paths({conv: tensors}, options, Deadline(longer * seconds))), None)
+        if found is not None:
+            break
+    if found is None:
+        raise RuntimeError("PyTorch's own path was not timed in the seconds given")
+    clock = clock_for(task.threads)
+    times = []
+    for one in found.measurements:
+        timing = seen.get(f"{one.key.path} {one.key.layout}")
+        same = timing is not None and timing.kept == one.samples
+        times.append({**one.record(), **_quartiles(timing if same else None, clock)})
+    return {"times": times, "refused": dict(found.refused)}
+
+
+def _quartiles(timing: Timing | None, clock: Literal["cpu", "wall"]) -> dict[str, float | None]:
+    seconds = () if timing is None else timing.cpu_seconds if clock == "cpu" else timing.wall_seconds
+    if len(seconds) < 2:
+        return {"q1_s": None, "q3_s": None}
+    low, _, high = quantiles(seconds, n=4, method="inclusive")
+    return {"q1_s": low, "q3_s": high}
+
+
+def _model(task: Task, seconds: float) -> dict[str, Any]:
+    """The time of a whole model's forward pass, with random weights and inputs."""
+    assert isinstance(task, Model)
+    from archcost.models.specs import load
+    from archcost.trace.call import Call, like_traced
+    from archcost.trace.hints import traced
+
+    loaded = load(task.model)
+    size = loaded.input_size
+    if isinstance(size, tuple):
+        call = Call.of(torch.rand(task.batch, *size[1:]))
+    else:
+        call = like_traced(traced(loaded.model, input_size=size, progress=False))
+        first = call.tensors[0].shape[0]
+
+        def change(one: torch.Tensor) -> torch.Tensor:
+            same = one.dim() and one.shape[0] == first
+            return one.new_ones((task.batch, *one.shape[1:])) if same else one
+
+        call = call.mapped(change)
+    model: Any = loaded.model
+    if task.how == "program":
+        from archcost.engine.accelerate import accelerate
+
+        model = accelerate(loaded.model, call, seconds=seconds, progress=False).model
+    clock = clock_for(task.threads)
+    timing = compare_calls(
+        {"model": lambda: model(*call.args, **call.kwargs)},
+        cpu_clock="thread" if clock == "cpu" else "process",
+        rounds=25,
+        seconds=seconds,
+        deadline=Deadline(4 * seconds + 30),
+        warmup=2,
+    )["model"]
+    took = timing.by(clock)
+    whole = {"median_s": took.median_s, "samples": took.samples, "dropped": took.dropped, "clock": clock}
+    return {"model": {**whole, "disturbed": took.disturbed, **_quartiles(timing, clock)}}
+
+
+def _probe(task: Task, seconds: float) -> dict[str, Any]:
+    return {}
+
+
+_MEASURES: dict[type[Task], Callable[[Task, float], dict[str, Any]]] = {
+    Layer: _layer, Model: _model, Probe: _probe
+}  # fmt: skip
+fingerprint()

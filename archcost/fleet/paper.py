@@ -1,0 +1,130 @@
+"""A model on paper, as plain values: its distinct convolutions, and the work of all its other operations.
+
+Nothing is executed. This is all that is known of a model when its time on a device is estimated.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from archcost.errors import SpecError
+from archcost.fleet.errors import FleetError
+from archcost.fleet.tasks import is_code
+
+if TYPE_CHECKING:
+    from archcost.analysis.analysis import Analysis
+
+__all__ = ["WORK", "expanded", "of_analysis", "on_paper", "refuse_code"]
+
+WORK = ("product_macs", "product_bytes", "norm_bytes", "other_bytes", "operations")
+"""The work beside convolutions: multiply-accumulates and bytes of matrix products, bytes that normalisations
+and all other operations read and write, and the number of operations."""
+_PRODUCTS = frozenset("mm addmm bmm baddbmm linear matmul scaled_dot_product_attention".split())
+
+
+def expanded(patterns: Iterable[str]) -> list[str]:
+    """The SPECs that SPECs and patterns name, each once: ``torchvision:*`` is every classifier there.
+
+    Raises:
+        SpecError: a pattern matches no model.
+    """
+    found: dict[str, None] = {}
+    for pattern in patterns:
+        source, _, name = pattern.partition(":")
+        if not any(sign in name for sign in "*?[") or is_code(pattern):
+            found[pattern] = None
+            continue
+        if source == "timm":
+            import timm
+
+            names = timm.list_models(name)
+        else:
+            from archcost.models.vision import names as every
+            from archcost.models.vision import task_of
+
+            names = [one for one in fnmatch.filter(every(), name) if task_of(one) == "classification"]
+        if not names:
+            raise SpecError(f"fleet: no model matches {pattern!r}")
+        found |= dict.fromkeys(f"{source}:{one}" for one in names)
+    return list(found)
+
+
+def refuse_code(spec: str, allowed: bool) -> None:
+    """Refuse a SPEC that is a file or a module where its code is not to run.
+
+    Raises:
+        FleetError: it is one.
+    """
+    if is_code(spec) and not allowed:
+        raise FleetError(
+            f"fleet: {spec} is code, which this worker does not run; start it with --allow-code if you trust "
+            "whoever sends it"
+        )
+
+
+def on_paper(spec: str, batches: Sequence[int], allow_code: bool = False) -> list[dict[str, Any]]:
+    """The model that a SPEC names, at each number of images."""
+    import torch
+
+    from archcost.analysis.analysis import analyze
+    from archcost.trace.call import like_traced
+
+    refuse_code(spec, allow_code)
+    first = analyze(spec, progress=False)
+    found = []
+    for batch in batches:
+        whole, call = first, like_traced(first.trace)
+        sizes = [one.shape[0] if one.dim() else 0 for one in call.tensors]
+        if sizes and sizes[0] and sizes[0] != batch:
+
+            def change(one: torch.Tensor, batch: int = batch, size: int = sizes[0]) -> torch.Tensor:
+                same = one.dim() and one.shape[0] == size
+                return one.new_ones((batch, *one.shape[1:])) if same else one
+
+            whole = analyze(spec, call.mapped(change), progress=False)
+        found.append({**of_analysis(whole, batch), "model": spec})
+    return found
+
+
+def of_analysis(analysis: Analysis, batch: int | None = None) -> dict[str, Any]:
+    """An Analysis on paper, as `on_paper` gives it."""
+    from archcost.latency.convolutions import convolutions_of
+    from archcost.latency.store.measurement import spec_json
+    from archcost.trace.graph import refs
+
+    calls = convolutions_of(analysis.trace)
+    counts = Counter((call.task, call.layout) for call in calls if call.task is not None)
+    work = dict.fromkeys(WORK, 0)
+    for op, cost in zip(analysis.trace.ops, analysis.costs.ops, strict=True):
+        moved = sum(one.nbytes for one in (*op.tensors(), *op.outputs))
+        if op.base == "aten.convolution":
+            continue
+        # A view moves nothing: its output is in no storage that the operation wrote.
+        if not op.writes:
+            continue
+        work["operations"] += 1
+        if op.label in _PRODUCTS:
+            work["product_macs"] += cost.macs or 0
+            work["product_bytes"] += moved
+        else:
+            work["norm_bytes" if "norm" in op.label else "other_bytes"] += moved
+    if batch is None:
+        shapes = [ref.shape for ref in refs(analysis.trace.inputs)]
+        batch = shapes[0][0] if shapes and shapes[0] else 1
+    return {
+        "model": analysis.name,
+        "batch": batch,
+        "input": analysis.input_text,
+        "params": analysis.total.params,
+        "macs": analysis.total.macs,
+        "convolutions": [
+            {"spec": json.loads(spec_json(task.spec)), "dtype": task.dtype, "layout": layout, "count": count}
+            for (task, layout), count in counts.items()
+            if task is not None
+        ],
+        "work": work,
+    }

@@ -1,0 +1,76 @@
+"""A device during a run: what it has to do, what it failed at, and whether its speed is its own."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+from archcost.fleet.tasks import Probe, Task
+
+__all__ = ["STRIKES", "State"]
+
+STRIKES = 3
+"""Failed attempts after which a task is reported as failed."""
+_DRIFT = 0.2
+# The median of five survives two outliers.
+_FEWEST = 5
+_CALM = 3
+_WINDOW = 16
+
+
+@dataclass
+class State:
+    """A device and its tasks."""
+
+    name: str
+    mark: str
+    machine: str
+    queue: deque[Task]
+    running: dict[Future[Any], Task] = field(default_factory=dict)
+    strikes: Counter[str] = field(default_factory=Counter)
+    logs: dict[str, str] = field(default_factory=dict)
+    again: set[str] = field(default_factory=set)
+    """The keys of tasks that are to be measured anew, because the device had drifted."""
+    references: list[float] = field(default_factory=list)
+    aside: bool = False
+    calm: int = 0
+    done: int = 0
+    failed: int = 0
+    drifts: int = 0
+
+    def next(self, at_once: int = _WINDOW) -> Iterable[Task]:
+        """The tasks to submit now: so many that the device does not wait; a probe where it is set aside."""
+        while len(self.running) < (1 if self.aside else at_once) and (self.queue or self.aside):
+            yield Probe() if self.aside else self.queue.popleft()
+
+    def settled(self, reference: float) -> bool:
+        """Whether the reference product took as long as it does on this device; sets it aside, and back."""
+        usual = median(self.references) if len(self.references) >= _FEWEST else reference
+        near = abs(reference / usual - 1) <= _DRIFT if usual else True
+        if near:
+            self.references.append(reference)
+            self.calm += 1
+            self.aside = self.aside and self.calm < _CALM
+        else:
+            self.drifts += not self.aside
+            self.aside, self.calm = True, 0
+        return near
+
+    def strike(self, task: Task, log: str) -> bool:
+        """Count a failed attempt; True where it was the last, else the task is in the queue again."""
+        self.strikes[task.key] += 1
+        self.logs[task.key] = log
+        if self.strikes[task.key] >= STRIKES:
+            self.failed += 1
+            return True
+        self.queue.append(task)
+        return False
+
+    @property
+    def left(self) -> int:
+        """Tasks in the queue and on the way, probes left out."""
+        return len(self.queue) + sum(not isinstance(one, Probe) for one in self.running.values())

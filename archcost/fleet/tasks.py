@@ -1,0 +1,114 @@
+"""The tasks of a fleet: a distinct layer or a whole model, as small plain values that travel as JSON.
+
+A task says nothing of seconds: its key names what is measured, so that the same task of another run, however
+long it may take, is the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+from archcost.fleet.errors import FleetError
+from archcost.latency.store.measurement import StoreError, spec_from_json, spec_json
+from archcost.spec import ConvSpec
+
+__all__ = ["Layer", "Model", "Paths", "Probe", "Task", "from_record", "is_code", "tasks_of"]
+
+Paths = tuple[str, ...] | Literal["all", "likely"]
+"""Names of paths, or all that can execute a layer, or those that may be fast."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A measurement that is made once for each device."""
+
+    @cached_property
+    def key(self) -> str:
+        """The kind, and a digest of all values: the same in every process."""
+        text = json.dumps(self.record(), sort_keys=True, separators=(",", ":"))
+        return f"{type(self).__name__.lower()}-{hashlib.sha256(text.encode()).hexdigest()[:20]}"
+
+    def record(self) -> dict[str, Any]:
+        """Plain values, which `from_record` reads."""
+        return {"kind": type(self).__name__.lower(), **asdict(self)}
+
+
+@dataclass(frozen=True)
+class Layer(Task):
+    """A distinct convolution on its paths, alone."""
+
+    spec: ConvSpec
+    dtype: str
+    threads: int
+    paths: Paths
+
+    def record(self) -> dict[str, Any]:
+        return {**super().record(), "spec": json.loads(spec_json(self.spec))}
+
+
+@dataclass(frozen=True)
+class Model(Task):
+    """A whole model's forward pass: as PyTorch runs it, or as one program of archcost's engine."""
+
+    model: str
+    """Its SPEC."""
+    batch: int
+    threads: int
+    how: Literal["eager", "program"] = "eager"
+
+
+@dataclass(frozen=True)
+class Probe(Task):
+    """The reference product alone, which shows whether a device has settled."""
+
+    threads: int = 1
+
+
+def from_record(record: Mapping[str, Any]) -> Task:
+    """The task that `Task.record` wrote.
+
+    Raises:
+        FleetError: it is none.
+    """
+    try:
+        values = dict(record)
+        made: type[Task] = {"layer": Layer, "model": Model, "probe": Probe}[values.pop("kind")]
+        if made is Layer:
+            values["spec"] = spec_from_json(json.dumps(values["spec"]))
+            values["paths"] = values["paths"] if isinstance(values["paths"], str) else tuple(values["paths"])
+        return made(**values)
+    except (KeyError, TypeError, ValueError, StoreError) as error:
+        raise FleetError(f"fleet: no task: {error!r}") from error
+
+
+def is_code(spec: str) -> bool:
+    """Whether a SPEC names a file or a module, whose code building the model would run."""
+    return spec.partition(":")[0] not in ("torchvision", "timm")
+
+
+def tasks_of(
+    papers: Iterable[Mapping[str, Any]],
+    threads: Sequence[int],
+    paths: Paths,
+    how: Sequence[Literal["eager", "program"]] = ("eager",),
+) -> list[Task]:
+    """The tasks of models on paper (see `archcost.fleet.paper`): whole models, and each distinct layer once.
+
+    Whole models come first: they take longest, and show at once which of them cannot run.
+    """
+    models: dict[str, Task] = {}
+    layers: dict[str, Task] = {}
+    for paper in papers:
+        for count in threads:
+            for one in how:
+                model = Model(paper["model"], paper["batch"], count, one)
+                models[model.key] = model
+            for found in paper["convolutions"]:
+                layer = Layer(spec_from_json(json.dumps(found["spec"])), found["dtype"], count, paths)
+                layers[layer.key] = layer
+    return [*models.values(), *layers.values()]

@@ -1,0 +1,99 @@
+"""plot.zoo: measured models by latency and accuracy, with the Pareto front."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from archcost.errors import SpecError
+from archcost.plot.drawing.canvas import (
+    GREY,
+    INK,
+    SOFT,
+    check_path,
+    colour_of,
+    dress,
+    finish,
+    new_figure,
+    short,
+)
+from archcost.report.units import si_text
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["zoo"]
+
+
+class _Model(Protocol):
+    @property
+    def name(self) -> str: ...
+    @property
+    def accuracy(self) -> float: ...
+    @property
+    def macs(self) -> int: ...
+    @property
+    def ms(self) -> float: ...
+    @property
+    def front(self) -> bool: ...
+
+
+class _Zoo(Protocol):
+    @property
+    def device(self) -> str: ...
+    @property
+    def batch(self) -> int: ...
+    @property
+    def models(self) -> Sequence[_Model]: ...
+
+
+def zoo(measured: _Zoo, *, path: str | os.PathLike[str] | None = None) -> Figure:
+    """Draw measured models: latency to the right, accuracy upwards, the area of a dot its MACs.
+
+    The line is the Pareto front: no other model is faster than one on it and at least as accurate.
+
+    Args:
+        measured: an `archcost.fleet.MeasuredZoo`, from `archcost.fleet.measured_zoo`.
+        path: the file to write, in the format of its suffix (.png, .svg, .pdf); it is overwritten.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ArchcostError: matplotlib is not installed (``pip install 'archcost[plots]'``).
+        SpecError: there is no model, or an unknown suffix.
+    """
+    check_path(path)
+    if not measured.models:
+        raise SpecError("plot.zoo: no model was measured")
+    figure = new_figure(9.4, 5.6)
+    axes = figure.add_axes((0.09, 0.12, 0.87, 0.76))
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    most = max(one.macs for one in measured.models)
+    for on, colour in ((False, GREY), (True, colour_of(0))):
+        some = [one for one in measured.models if one.front == on]
+        axes.scatter(
+            [one.ms for one in some],
+            [one.accuracy for one in some],
+            s=[25 + 375 * one.macs / most for one in some],
+            color=colour,
+            alpha=0.75,
+            edgecolor="white",
+            linewidth=0.8,
+            zorder=3,
+        )
+    front = sorted((one for one in measured.models if one.front), key=lambda one: one.ms)
+    xs, ys = [one.ms for one in front], [one.accuracy for one in front]
+    axes.plot(xs, ys, color=INK, linewidth=1.4, zorder=2, drawstyle="steps-post")
+    for one in front:
+        at = (one.ms, one.accuracy)
+        axes.annotate(
+            short(one.name, 24), at, xytext=(6, -11), textcoords="offset points", fontsize=9, color=SOFT
+        )
+    title = f"{len(measured.models)} classifiers on {short(measured.device, 30)}, batch {measured.batch}"
+    largest = f"area: MACs, the largest {si_text(most)}"
+    axes.set_title(f"{title} ({largest})", loc="left", fontsize=13, color=INK, pad=10)
+    dress(axes, "median ms of a forward pass", "top-1 accuracy on ImageNet in %", 11, 10)
+    return finish(figure, path)

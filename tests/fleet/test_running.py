@@ -1,0 +1,139 @@
+"""A run, with workers that measure nothing: what is lost, and what is done twice."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from archcost.fleet.child import Child
+from archcost.fleet.engines import LOCAL, Executing
+from archcost.fleet.errors import FleetError
+from archcost.fleet.kept import FleetStore
+from archcost.fleet.running import Run
+from archcost.fleet.states import State
+from archcost.fleet.tasks import from_record
+from archcost.fleet.worker import FOLDER, Order, facts, perform
+from helpers.fleet import HANGING, KILLED, LAYERS, RAISING, at_once, result
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    monkeypatch.setenv(FOLDER, str(tmp_path / "worker"))
+    with FleetStore(tmp_path / "fleet.sqlite") as found:
+        yield found
+
+
+@pytest.fixture
+def engine():
+    with ThreadPoolExecutor(2) as pool:
+        yield Executing(pool)
+
+
+def test_every_task_is_done_and_the_same_run_again_does_nothing(store, engine):
+    run = Run(engine, store, LAYERS, perform=at_once)
+    run.to_end(False)
+    assert run.finished == run.started == len(LAYERS) == len(store)
+    again = Run(engine, store, LAYERS, perform=at_once)
+    again.to_end(False)
+    assert again.started == 0
+
+
+def test_a_task_that_always_fails_is_reported_after_three_strikes(store, engine):
+    tried = []
+
+    def fails(order):
+        tried.append(order.task)
+        if from_record(order.task) == LAYERS[0]:
+            return {"failed": "killed by SIGKILL", "log": "its last words"}
+        return at_once(order)
+
+    Run(engine, store, LAYERS, perform=fails).to_end(False)
+    assert len(tried) == len(LAYERS) + 2
+    failed = [found for _, _, state, found, _ in store.results() if state == "failed"]
+    assert failed == [{"failed": "killed by SIGKILL", "log": "its last words"}]
+    run = Run(engine, store, LAYERS, perform=at_once, retry=True)
+    run.to_end(False)
+    assert run.finished == 1
+
+
+def test_ctrl_c_keeps_what_is_done_and_the_same_run_goes_on(store, engine):
+    def interrupted(order):
+        if from_record(order.task) == LAYERS[3]:
+            raise KeyboardInterrupt
+        return at_once(order)
+
+    with pytest.raises(KeyboardInterrupt):
+        Run(engine, store, LAYERS, perform=interrupted).to_end(False)
+    done = len(store)
+    run = Run(engine, store, LAYERS, perform=at_once)
+    run.to_end(False)
+    assert run.finished == len(LAYERS) - done
+    assert len(store) == len(LAYERS)
+
+
+def test_a_result_that_is_none_is_a_failure(store, engine):
+    Run(engine, store, LAYERS[:1], perform=lambda order: {"result": {"times": "gone"}}).to_end(False)
+    assert list(store.states(facts(LOCAL)["mark"]).values()) == ["failed"]
+
+
+def test_a_device_that_drifts_is_set_aside_and_measured_again(store, engine):
+    """After five tasks the next two find it 1.5 times slower; then it settles."""
+    count, again, lock = [], [], threading.Lock()
+
+    def drifts(order):
+        with lock:
+            count.append(order)
+            if order.again and order.task["kind"] == "layer":
+                again.append(order.task)
+            slow = 6 <= len(count) <= 7
+        task = from_record(order.task)
+        return {"result": result(task, 0.0015 if slow else 0.001), "mark": facts(LOCAL)["mark"]}
+
+    many = [*LAYERS, *[type(LAYERS[0])(one.spec, "float64", 1, one.paths) for one in LAYERS]]
+    run = Run(engine, store, many, perform=drifts)
+    run.to_end(False)
+    assert run.states[LOCAL].drifts >= 1
+    assert again
+    assert len(store) == len(many)
+
+
+def test_a_device_has_settled_after_three_calm_looks():
+    state = State("pi5", "f@pi5", "a machine", queue=__import__("collections").deque())
+    assert all(state.settled(0.001) for _ in range(5))
+    assert not state.settled(0.0013)
+    assert state.aside
+    assert [state.settled(0.001) and state.aside for _ in range(3)] == [True, True, False]
+
+
+def test_a_device_that_is_not_there_is_named(store, engine):
+    run = Run(engine, store, LAYERS, devices=["pi5"], patience=0.1, perform=at_once)
+    with pytest.raises(FleetError, match="no device pi5; devices there: local"):
+        run.to_end(False)
+
+
+def test_a_measurement_that_hangs_or_is_killed_costs_itself_alone():
+    child = Child("helpers.fleet:in_fork")
+    try:
+        found = {task.key: child.measure(task.record(), 1.0, 0.1) for task in LAYERS}
+    finally:
+        child.close()
+    assert found[HANGING]["failed"] == "stopped at its limit of 1 s"
+    assert found[KILLED]["failed"] == "killed by SIGKILL, as a system out of memory does"
+    assert found[RAISING]["failed"] == "ValueError: a wrong weight"
+    assert "this is its output" in found[KILLED]["log"]
+    assert [key for key, one in found.items() if "result" in one] == [LAYERS[0].key, LAYERS[4].key]
+
+
+def test_a_worker_keeps_its_result_before_it_reports(store, tmp_path, monkeypatch):
+    """So that a result that was lost on the way is not measured again."""
+    measured = []
+
+    def once(self, task, limit, seconds):
+        measured.append(task)
+        return {"result": result(from_record(task))}
+
+    monkeypatch.setattr(Child, "measure", once)
+    order = Order(LAYERS[0].record(), "pi5", 1.0, 0.1)
+    first, second = perform(order), perform(order)
+    assert first["result"]["times"][0]["median_s"] == second["result"]["times"][0]["median_s"]
+    assert (len(measured), "kept" in first, second["kept"]) == (1, False, True)

@@ -1,0 +1,122 @@
+"""What becomes of a fleet's store: estimates, exports, the zoo by latency."""
+
+import json
+
+import pytest
+
+import archcost
+from archcost.cli import main
+from archcost.fleet.errors import FleetError
+from archcost.fleet.kept import FleetStore, mark_of
+from archcost.fleet.paper import WORK
+from archcost.fleet.table import latency_table
+from archcost.fleet.tasks import Layer, Model
+from archcost.latency.store.measurement import spec_json
+from archcost.spec import ConvSpec
+from helpers.fleet import LAYERS, times, whole
+
+NAMES = "resnet18 resnet34 resnet50 vgg11 alexnet googlenet mobilenet_v2 squeezenet1_0 squeezenet1_1".split()
+MARK = mark_of("f" * 16, "pi5")
+LAW = {
+    "product_macs": 2e-11,
+    "product_bytes": 0.0,
+    "norm_bytes": 3e-10,
+    "other_bytes": 1e-10,
+    "operations": 1e-6,
+}
+
+
+def paper(number, name):
+    """A model on paper, and its seconds by a law that is known."""
+    layers = [LAYERS[number % 5], LAYERS[(number * 3 + 1) % 5]]
+    work = {key: (number * at * 7919) % 1000 * 1000 + 10 for at, key in enumerate(WORK, 2)}
+    convs = [
+        {
+            "spec": json.loads(spec_json(one.spec)),
+            "dtype": "float32",
+            "layout": "contiguous",
+            "count": number + 1,
+        }
+        for one in layers
+    ]
+    found = {"model": name, "batch": 1, "params": 1000 * number + 1, "macs": 10**6, "convolutions": convs}
+    seconds = 1.2 * sum((number + 1) * median_of(one) for one in layers)
+    return {**found, "work": work, "input": ""}, seconds + sum(LAW[key] * work[key] for key in WORK)
+
+
+def median_of(layer):
+    return 1e-4 * (1 + LAYERS.index(layer)) if layer in LAYERS else 1e-4
+
+
+@pytest.fixture
+def store(tmp_path):
+    path = tmp_path / "fleet.sqlite"
+    with FleetStore(path) as kept:
+        for layer in LAYERS:
+            kept.keep(layer, MARK, times(layer, median_of(layer)))
+        for number, name in enumerate([*NAMES, *(f"more{n}" for n in range(8))]):
+            found, seconds = paper(number, f"torchvision:{name}")
+            kept.keep_papers([found])
+            kept.keep(Model(f"torchvision:{name}", 1, 1), MARK, whole(seconds))
+    return path
+
+
+def test_a_law_is_learnt_from_whole_models_and_holds_for_one_left_out(store):
+    table = latency_table(store, "pi5", without=["torchvision:resnet34"])
+    found, seconds = paper(1, "torchvision:resnet34")
+    estimate = table.of_paper(found)
+    assert estimate.seconds == pytest.approx(seconds, rel=1e-3)
+    assert estimate.error < 0.01
+    assert estimate.share_predicted == 0
+    assert "ms predicted for torchvision:resnet34 on pi5" in str(estimate)
+
+
+def test_what_the_table_lacks_is_said(store):
+    with pytest.raises(FleetError, match="no device 'cloud'; it has: pi5"):
+        archcost.latency_table(store, "cloud")
+    found, _ = paper(1, "torchvision:resnet34")
+    found["convolutions"][0]["spec"] = json.loads(spec_json(ConvSpec(3, 5, 7, input_size=(9, 9))))
+    with pytest.raises(FleetError, match="nothing is known of 3 -> 5, 7x7"):
+        archcost.latency_table(store).of_paper(found)
+
+
+@pytest.mark.parametrize("format", ["csv", "json", "parquet"])
+def test_the_table_is_exported_a_row_for_each_time(store, tmp_path, format):
+    import pandas as pd
+
+    if format == "parquet":
+        pytest.importorskip("pyarrow")
+    file = tmp_path / f"table.{format}"
+    assert main(["fleet", "export", str(store), "--format", format, "-o", str(file)]) == 0
+    found = getattr(pd, f"read_{format}")(file)
+    layers = found[found.kind == "layer"]
+    assert len(layers) == 5
+    assert len(found) == 5 + 17
+    assert set(layers.kernel_size) == {"3x3"}
+    assert layers.median_s.tolist() == layers.q1_s.tolist()
+    assert main(["fleet", "export", str(store), "-o", str(file)]) == 2
+
+
+def test_the_zoo_by_accuracy_and_latency_has_its_front_marked(store, capsys, tmp_path):
+    assert main(["zoo", "--measured", str(store), "--format", "json"]) == 0
+    models = {one["name"]: one for one in json.loads(capsys.readouterr().out)["models"]}
+    assert set(models) == set(NAMES)
+    for name, one in models.items():
+        faster = [o for o in models.values() if o["ms"] < one["ms"] and o["accuracy"] >= one["accuracy"]]
+        assert one["front"] == (not faster), name
+    pytest.importorskip("matplotlib")
+    from archcost.fleet.zoo import measured_zoo
+
+    figure = archcost.plot.zoo(measured_zoo(store=store), path=tmp_path / "zoo.png")
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert "9 classifiers on pi5" in figure.axes[0].get_title(loc="left")
+    assert texts == [name for name in sorted(NAMES, key=lambda n: models[n]["ms"]) if models[name]["front"]]
+
+
+def test_status_and_merge_by_hand(store, tmp_path, capsys):
+    assert main(["fleet", "status", str(store)]) == 0
+    assert "pi5: 22 tasks done, 0 failed" in capsys.readouterr().out
+    assert main(["store", "merge", str(store), "--store", str(tmp_path / "all.sqlite")]) == 0
+    assert "27 measurements and tasks read, 5 kept" in capsys.readouterr().err
+    with FleetStore(tmp_path / "all.sqlite") as found:
+        assert {type(task) for task, *_ in found.results()} == {Layer, Model}
