@@ -1,6 +1,7 @@
-# Rooms with public names of their own: crosscheck beside compare, execution paths, pictures, rewrite rules,
-# and rules for the costs and the receptive fields of other operators.
+# Rooms with public names of their own: crosscheck beside compare, algorithms step by step, execution paths,
+# pictures, rewrite rules, and rules for the costs and the receptive fields of other operators.
 from . import analysis as analysis
+from . import learn as learn
 from . import paths as paths
 from . import plot as plot
 from . import rewriting as rewriting
@@ -15,7 +16,16 @@ from .analysis.comparison import compare as compare
 from .analysis.difference import Difference as Difference
 from .analysis.difference import diff as diff
 from .analysis.effective import effective_field as effective_field
+from .analysis.footprint import Footprint as Footprint
+from .analysis.footprint import footprint as footprint
+from .analysis.largest import Largest as Largest
+from .analysis.largest import largest_batch as largest_batch
+from .analysis.largest import largest_input as largest_input
 from .analysis.receptive import receptive_field as receptive_field
+from .analysis.spectra import Spectrum as Spectrum
+from .analysis.spectra import spectrum as spectrum
+from .analysis.sweep import Sweep as Sweep
+from .analysis.training import TrainingStep as TrainingStep
 from .analysis.zoo import zoo as zoo
 from .engine.accelerate import accelerate as accelerate
 from .engine.acceleration import Acceleration as Acceleration
@@ -39,7 +49,17 @@ from .latency.measured import Measured as Measured
 from .latency.measured import MeasuringInterrupted as MeasuringInterrupted
 from .latency.store.measurement import StoreError as StoreError
 from .latency.store.store import Store as Store
+from .latency.sweeping import sweep as sweep
+from .latency.training import training_step as training_step
 from .models.specs import load as load
+from .optimizing.calibration import Calibration as Calibration
+from .optimizing.calibration import calibrate as calibrate
+from .optimizing.frontier import Frontier as Frontier
+from .optimizing.frontier import frontier as frontier
+from .optimizing.optimize import optimize as optimize
+from .optimizing.optimized import Optimized as Optimized
+from .optimizing.recover import Recovered as Recovered
+from .optimizing.recover import recover as recover
 from .paths.convolve import convolve as convolve
 from .report.result import Result as Result
 from .report.saving import load_result as load_result

@@ -20,6 +20,9 @@ PROMISED = {
     "rewrite_own.py": "asymmetric     0.34x the MACs",
     "rewrite_1d.py": "gained: ",
     "draw_readme.py": "drawn: readme.png",
+    "detector_resolution.py": "4 GMACs allow ",
+    "microcontroller.py": "width 0.35 at 96 px",
+    "training_budget.py": "last stage: ",
     "draw_paths.py": "drawn: direct.png, im2col.png, tiles-*.png, winograd.png, strassen.png",
 }
 

@@ -89,7 +89,7 @@ def test_the_types_are_shipped():
 
     folder = files("archcost")
     assert folder.joinpath("py.typed").is_file()
-    for room in ("", "analysis", "paths", "plot", "rewriting"):
+    for room in ("", "analysis", "learn", "paths", "plot", "rewriting"):
         assert folder.joinpath(room, "__init__.pyi").is_file(), room
 
 
@@ -117,6 +117,7 @@ def test_no_public_function_bears_the_name_of_a_module():
     modules = {module.name for module in pkgutil.iter_modules(archcost.__path__)}
     assert modules & set(archcost.__all__) == {
         "analysis",
+        "learn",
         "paths",
         "plot",
         "rewriting",

@@ -122,6 +122,23 @@ class Budget:
     """Pixels that a position of the last feature map sees, for all axes or for each; exact or local field."""
     max_latency_ratio: Limit | None = None
     """Latency over that of a reference model; measured, so not among the `breaches` of an Analysis."""
+    macs: Limit | None = None
+    """For `archcost.optimize`, as the next four: up to 1 a share of the whole model, above a number."""
+    params: Limit | None = None
+    memory: Limit | None = None
+    """Bytes of the weights, as a file of them takes."""
+    latency: Limit | None = None
+    """A share of the model's time on this machine."""
+    error: Limit | None = None
+    """Share of outputs whose largest class may change; without classes their relative error."""
+    flash: Limit | None = None
+    """Bytes of weights in ``weights_dtype``: see `archcost.footprint`."""
+    sram: Limit | None = None
+    """Bytes of activations alive at once in ``activations_dtype``, written in place where possible."""
+    weights_dtype: str | None = None
+    """The dtype in which ``flash`` is counted, such as ``"int8"``; by default the model's own."""
+    activations_dtype: str | None = None
+    """The dtype in which ``sram`` is counted; by default the model's own."""
 
     def __post_init__(self) -> None:
         for name in _names():
@@ -161,6 +178,10 @@ class Budget:
             for key, measure in MEASURES.items()
             if (limit := getattr(self, f"max_{key}")) is not None
         ]
+        if self.flash is not None or self.sram is not None:
+            from archcost.analysis.footprint import breaches_of
+
+            found += breaches_of(self, analysis)
         if self.min_receptive_field is not None:
             found.append(_narrow(_sizes(self.min_receptive_field), analysis))
         return tuple(breach for breach in found if breach is not None)
@@ -171,11 +192,17 @@ def _names() -> tuple[str, ...]:
     return tuple(one.name for one in fields(Budget))
 
 
-def _read(name: str, limit: object) -> int | float | tuple[int, ...]:
-    """A limit as a number, that on the receptive field as one for each axis."""
+def _read(name: str, limit: object) -> int | float | str | tuple[int, ...]:
+    """A limit as a number, that on the receptive field as one for each axis; a dtype as its name."""
+    if name in ("weights_dtype", "activations_dtype"):
+        from archcost.trace.inputs import as_dtype
+
+        return str(as_dtype(limit)).removeprefix("torch.")  # type: ignore[arg-type]
+    if name in ("flash", "sram"):
+        return quantity(limit, "bytes", what=name)
     if name == "min_receptive_field":
         return _sizes(limit)
-    measure = MEASURES.get(name.removeprefix("max_"))
+    measure = MEASURES.get({"memory": "peak_memory"}.get(name, name.removeprefix("max_")))
     unit = "" if measure is None or measure.unit == "layers" else measure.unit
     return quantity(limit, unit, what=name)
 

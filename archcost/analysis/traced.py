@@ -89,6 +89,12 @@ class TracedModel:
             )
         return model
 
+    @property
+    def weighted(self) -> nn.Module | None:
+        """The model while it exists with weights of its own; None for a SPEC without a file of weights."""
+        made = self._model
+        return None if made is None or getattr(made, "weights", "") is None else made()
+
     def __getstate__(self) -> dict[str, Any]:
         """The fields of the dataclass, without cached properties."""
         return {name: vars(self)[name] for name in self.__dataclass_fields__}

@@ -20,15 +20,22 @@ from archcost.cli import (
     accelerate,
     analyze,
     check,
+    cite,
     compare,
     diff,
     field,
+    footprint,
+    largest,
     measure,
+    optimize,
     paths,
     propose,
     report,
     rewrite,
+    spectrum,
     store,
+    sweep,
+    train,
     zoo,
 )
 from archcost.cli.options import Parser, parse
@@ -40,8 +47,8 @@ __all__ = ["main"]
 
 # In the order of the help.
 COMMANDS = (
-    *(analyze, compare, diff, check, field, measure),
-    *(propose, rewrite, accelerate, report, paths, store, zoo),
+    *(analyze, sweep, train, largest, footprint, compare, diff, check, field, measure),
+    *(propose, rewrite, optimize, accelerate, report, spectrum, paths, store, zoo, cite),
 )
 
 
@@ -115,7 +122,8 @@ def _parser() -> Parser:
     parser = Parser(
         prog="archcost",
         description="What a PyTorch model costs: parameters, MACs, memory, layer by layer; how long it takes "
-        "here; cheaper replacements for its convolutions. Nothing is downloaded.",
+        "here; the same model faster, as one program; cheaper replacements for its convolutions. Nothing is "
+        "downloaded.",
     )
     parser.add_argument("--version", action="store_true", help="print the version")
     parser.set_defaults(debug=False)

@@ -27,7 +27,9 @@ def add(commands: Commands, common: Parser) -> None:
     accelerate.add_argument("spec", metavar="SPEC", help=SPEC)
     size_option(accelerate)
     accelerate.add_argument(
-        "--weights", metavar="FILE", help="a state dict; the errors shown depend on the weights"
+        "--weights",
+        metavar="FILE",
+        help="the trained weights, a state dict; a SPEC alone has random ones, and the same times",
     )
     accelerate.add_argument(
         "--threads", type=count, metavar="N", help="threads of PyTorch; default: its own number"
@@ -43,6 +45,9 @@ def add(commands: Commands, common: Parser) -> None:
         "--store", metavar="STORE", help="the file of measured times; :memory: keeps none"
     )
     report_options(accelerate)
+    accelerate.add_argument(
+        "-v", "--verbose", action="store_true", dest="full", help="every step, also of many"
+    )
     accelerate.set_defaults(run=run)
 
 

@@ -20,7 +20,7 @@ __all__ = [
     *("ratio", "report_options", "rule_names", "size", "size_option", "sizes"),
 ]
 
-FORMATS = ("table", "markdown", "json", "csv", "html")
+FORMATS = ("table", "markdown", "json", "csv", "html", "latex")
 SPEC = "torchvision:NAME, timm:NAME, path/to/file.py:factory_or_class or package.module:attr"
 
 

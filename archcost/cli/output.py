@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     *("DONE", "FAILED", "FINDINGS", "INTERRUPTED"),
-    *("check_output", "check_writable", "emit", "shown_options", "write", "write_file"),
+    *("check_output", "check_writable", "emit", "shown_options", "told", "write", "write_file"),
 ]
 
 # Exit codes; `archcost.cli` says what each means.
@@ -24,16 +24,18 @@ DONE, FINDINGS, FAILED, INTERRUPTED = 0, 1, 2, 130
 def write(args: argparse.Namespace, result: Result) -> None:
     """Print or write a result as the options of `archcost.cli.options.report_options` say.
 
-    Where they name no format, ``-o NAME.html`` is the page.
+    ``-o NAME.html`` is the page, where they name no other format.
     """
     options = shown_options(args)
     if args.save is not None:
         result.save(args.save)
+        told(args.save)
     if args.format == "table" and args.output in (None, "-"):
         result.table(**options)
         return
-    if args.format == "table" and args.output.endswith(".html"):
+    if args.format in ("table", "html") and (args.output or "").endswith(".html"):
         result.to_html(args.output, **options)
+        told(args.output)
         return
     form = "text" if args.format == "table" else args.format
     text = getattr(result, f"to_{form}")(**options)
@@ -73,6 +75,12 @@ def emit(args: argparse.Namespace, text: str) -> None:
         sys.stdout.flush()
         return
     write_file(args.output, text)
+    told(args.output)
+
+
+def told(name: str) -> None:
+    """Say on stderr that a file was written."""
+    print(f"archcost: wrote {name}", file=sys.stderr)
 
 
 def write_file(name: str, text: str) -> None:

@@ -29,10 +29,12 @@ from archcost.cli.propose import random_weights
 from archcost.errors import SpecError
 
 if TYPE_CHECKING:
+    from archcost.rewriting.proposals import Proposals
     from archcost.rewriting.replacement import Option
-    from archcost.rewriting.rewritten import Choice, Rewritten
+    from archcost.rewriting.rewritten import Choice, Choices, Rewritten
+    from archcost.trace.call import Inputs
 
-__all__ = ["add", "run"]
+__all__ = ["add", "restoring", "run"]
 
 
 def add(commands: Commands, common: Parser) -> None:
@@ -56,6 +58,11 @@ def add(commands: Commands, common: Parser) -> None:
         action="extend",
         metavar="NAME=RULE",
         help="a rule for each layer or pattern, as in 'features.*=asymmetric' or 'conv1=bottleneck:rank=16'",
+    )
+    what.add_argument(
+        "--proposals",
+        metavar="FILE",
+        help="the best proposals of a file that propose or report wrote (--save, or a page)",
     )
     rewrite.add_argument(
         "--ratio",
@@ -103,20 +110,27 @@ def add(commands: Commands, common: Parser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     files = _files(args)
-    rules, choices = rule_names(args), None if args.layers is None else dict(_choices(args.layers))
+    rules, saved = rule_names(args), None if args.proposals is None else _saved(args.proposals)
+    choices: Choices | None = None if args.layers is None else dict(_choices(args.layers))
     from archcost.cli.batches import load_batches
     from archcost.latency.timing.deadline import TooLittleTime
     from archcost.latency.timing.settings import settings
     from archcost.models.specs import load
     from archcost.rewriting.rewritten import rewrite
+    from archcost.trace.call import like_traced
 
     batches = None if args.batches is None else load_batches(args.batches, args.batch_size)
     loaded = load(args.spec, weights=args.weights)
-    size, inputs = sizes(args), None
+    size = sizes(args)
+    inputs: Inputs = None
     if size is None and batches is not None:
         inputs = batches[0][:1]  # real values, and costs of one input as elsewhere
+    elif size is None and saved is not None:
+        inputs = like_traced(saved.analysis.trace)
     elif size is None:
         size = loaded.input_size
+    if saved is not None:
+        choices = saved.best()
     with settings(threads=args.threads, flush_denormals=False):
         found = rewrite(
             loaded.model,
@@ -140,7 +154,7 @@ def run(args: argparse.Namespace) -> int:
             except TooLittleTime as error:
                 untimed = f"Not timed: {error}.\n"
     done = bool(found.outcomes)
-    said = _restoring(args.spec, files) if done else "Nothing was written.\n"
+    said = restoring(args.spec, files) if done else "Nothing was written.\n"
     # Files before printing: the reader of the pipe may have gone.
     if done:
         _write(found, files, args.python)
@@ -172,6 +186,21 @@ def _files(args: argparse.Namespace) -> tuple[str, str]:
     if len({Path(name).resolve() for name in given}) < len(given):
         raise SpecError("-o, --plan, --report, --python and --save name the same file twice")
     return args.output, plan
+
+
+def _saved(name: str) -> Proposals:
+    """The proposals in a file; raises SpecError for a file without any."""
+    from archcost.report.saving import load_result
+    from archcost.rewriting.proposals import Proposals
+
+    found = load_result(name)
+    if not isinstance(found, Proposals):
+        raise SpecError(
+            f"{name} holds no proposals: archcost propose --save, or archcost report, writes them"
+        )
+    if not found.best():
+        raise SpecError(f"{name}: none of its proposals is recommended")
+    return found
 
 
 def _choices(given: list[str]) -> Iterator[tuple[str, Choice]]:
@@ -211,7 +240,7 @@ def _write(found: Rewritten, files: tuple[str, str], python: str | None) -> None
         write_file(python, found.plan.to_python())
 
 
-def _restoring(spec: str, files: tuple[str, str]) -> str:
+def restoring(spec: str, files: tuple[str, str]) -> str:
     """Lines of Python that build the rewritten model again."""
     weights, plan = files
     return (

@@ -6,7 +6,7 @@ import contextlib
 import gc
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import sqrt
 from typing import Any, Literal, TypeVar, cast
@@ -16,16 +16,17 @@ from torch import nn
 
 from archcost.engine.acceleration import Acceleration
 from archcost.engine.checking import worst_layer
-from archcost.engine.choosing import outputs_of_tile
 from archcost.engine.describing import step_seconds, step_times
+from archcost.engine.exactness import Exactness
 from archcost.engine.graph import Graph
+from archcost.engine.kept import Kept
 from archcost.engine.module import Accelerated, Engine, Recipe, accelerated, original
 from archcost.engine.program import Program
 from archcost.engine.reading.registry import Refused
 from archcost.engine.watch import Structure
 from archcost.errors import ArchcostError, InputError, ModelError, SpecError, one_line
 from archcost.latency.store.fingerprint import fingerprint
-from archcost.latency.store.store import Store, opened
+from archcost.latency.store.store import Store, StoreError, opened
 from archcost.latency.timing.clock import Ratio, Timing, compare_calls, ratio
 from archcost.latency.timing.context import time_in_context
 from archcost.latency.timing.deadline import FEWEST, Deadline, now
@@ -49,10 +50,11 @@ _THOROUGH = 60.0
 """Seconds of which some may go into comparing every layer with float64."""
 _ROUNDS = 25
 _STEP_PASSES = 7
-# Of the seconds, for the variants of layers, on top, and for the modules of the original.
-_FOR_LAYERS, _FOR_MODULES = 1.0, 0.3
-# Variants as exact as PyTorch's own operators.
-_EXACT = ("direct", "fused", "apart")
+# Of the seconds, for the variants of layers and, where needed, for what these add to errors, both on top; and
+# for the modules of the original.
+_FOR_LAYERS, _FOR_EXACTNESS, _FOR_MODULES = 1.0, 2.0, 0.3
+# Of the seconds, where they were given, until variants have been compared inside of the program.
+_INSIDE = 0.7
 _LEAST_GAIN = 1.01
 # So much as a median is no noise, however few the pairs.
 _CLEAR_GAIN = 1.5
@@ -92,9 +94,9 @@ def accelerate(
         input_size: the shape of the input, batch included, where ``inputs`` are not given.
         tolerance: the largest max |y - exact| / max |exact| of the model's outputs that is good enough;
             exact is the original in float64.
-        seconds: how long to measure by the wall clock, the trace and some passes on top; by default as long
-            as it takes to be sure, a few seconds. With 60 and more every layer is compared with float64,
-            not the outputs alone.
+        seconds: how long to measure by the wall clock, the trace and some passes on top: layers by
+            themselves and inside of the program, then the whole. By default a few seconds, which do not go
+            into the program. With 60 and more every layer is compared with float64, not the outputs alone.
         threads: of PyTorch, while measuring; by default as many as now.
         store: where measured times are looked up and kept: a `Store`, a path, by default the user's own;
             False keeps nothing.
@@ -106,6 +108,7 @@ def accelerate(
         ModelError: the model is in training mode, compiled, scripted, exported or on `meta`, or cannot be
             traced.
         SpecError: the SPEC names nothing.
+        StoreError: the store cannot be used.
     """
     notes: list[str] = []
     began = now()
@@ -115,21 +118,40 @@ def accelerate(
             input_size = loaded.input_size
             notes.append(loaded.assumed)
         name, model = loaded.spec, cast(Model, loaded.model)
+        if weights is None and name.startswith(("torchvision:", "timm:")):
+            notes += _untrained(model)
     elif weights is not None:
         raise SpecError("weights goes with a SPEC; load the state dict of a module before you accelerate it")
     else:
         name = type(model).__name__
     _check(model, tolerance, seconds)
     work = original(model)
-    with settings(threads=threads), opened(store), state_kept(work):
+    with settings(threads=threads), opened(store) as there, state_kept(work):
         trace = traced(work, inputs, input_size=input_size, progress=progress)
         notes += trace.notes
         call = like_traced(trace) if inputs is None else Call.of(inputs)
-        asked = _Asked(name, call, tolerance, _SECONDS if seconds is None else (seconds,))
+        given = _SECONDS if seconds is None else (seconds,)
+        asked = _Asked(name, call, tolerance, given, Kept(there), seconds is not None)
         with _long_lived(), Progress(4, "accelerate", progress) as bar:
             found, acceleration = _accelerated(work, asked, trace, notes, began, bar.step)
     found._archcost_engine.acceleration = acceleration
     return cast(Model, found)
+
+
+def _untrained(model: nn.Module) -> list[str]:
+    """The note on random weights; those that begin as zero are filled, or outputs could not be compared."""
+    generator = torch.Generator().manual_seed(0)
+    filled = []
+    with torch.no_grad():
+        for name, one in model.named_parameters():
+            if not name.endswith("bias") and one.is_floating_point() and not one.any():
+                one.copy_(0.02 * torch.randn(one.shape, generator=generator))
+                filled.append(name)
+    note = "random weights: the times are those of trained ones, the error need not be (--weights FILE)"
+    if not filled:
+        return [note]
+    more = f" and {len(filled) - 1} more" * (len(filled) > 1)
+    return [f"{note}; {filled[0]}{more}, zero before training, got some, for outputs to compare"]
 
 
 @dataclass(frozen=True)
@@ -138,6 +160,9 @@ class _Asked:
     call: Call
     tolerance: float
     seconds: tuple[float, ...]
+    kept: Kept
+    tunes: bool
+    """Whether variants are compared inside of the program as well."""
 
     @property
     def layers(self) -> bool:
@@ -159,10 +184,14 @@ def _accelerated(
         recipe, graph = Recipe.of(model, asked.call, trace, _example(model, asked.call))
         plain = outputs_of(model, asked.call)
         exact, report.reference = exact_outputs(model, asked.call, plain)
+        if exact and not any(bool(one.any()) for one in exact):
+            notes.append("its outputs are all zero, with these weights and inputs: the error says nothing")
         report.error = report.original_error = worst_error(plain, exact)
         step()
         recipe, program, off = _exact_enough(model, recipe, graph, exact, report)
         step()
+    except StoreError:
+        raise
     except (Refused, ArchcostError) as error:  # such as that there are no kernels here
         return _left(model, report, str(error))
     except Exception as error:  # the original still can
@@ -184,9 +213,23 @@ def _exact_enough(
     # An original that is off by itself cannot be asked for more than it has.
     allowed = max(asked.tolerance, 2 * report.original_error)
     deadline = time.perf_counter() + _FOR_LAYERS * asked.seconds[0]
+    inside = time.perf_counter() + _INSIDE * asked.seconds[0] if asked.tunes else 0.0
+    exactness = None
+
+    def error_of(names: Mapping[str, str]) -> float:
+        some = replace(recipe, banned=frozenset(one for one in recipe.times if names.get(one[0]) != one[1]))
+        given = recipe.arguments.tensors(*fresh(asked.call))
+        assert given is not None
+        with torch.inference_mode():
+            return worst_error(some.made(graph)[0]([x.contiguous() for x in given]), exact)
+
     while True:
-        program, chosen = recipe.made(graph, deadline, evaluated=asked.layers)
+        program, chosen = recipe.made(graph, deadline, asked.kept, evaluated=asked.layers)
         off = worst_error(outputs_of(accelerated(model, Engine(model, recipe, program)), asked.call), exact)
+        if off <= allowed and inside > time.perf_counter():
+            until, inside = inside, 0.0
+            if recipe.tuned(graph, Call(*fresh(asked.call)), until):
+                continue
         where = "its outputs"
         if off <= allowed and asked.layers:
             given = recipe.arguments.tensors(*fresh(asked.call))
@@ -201,13 +244,13 @@ def _exact_enough(
         if off <= allowed:
             program.forget()
             return recipe, program, off
-        inexact = {name for name in chosen.values() if name not in _EXACT}
+        if exactness is None:
+            exactness = Exactness(graph, recipe.times, error_of, allowed)
+            exactness.probe(chosen, time.perf_counter() + _FOR_EXACTNESS * asked.seconds[0])
+        inexact = exactness.without(chosen, recipe.banned, off)
         if not inexact:
             raise Refused(f"{where} would be off by {off:.1e}")
-        # The largest tiles are the least exact.
-        largest = max(map(outputs_of_tile, inexact))
-        too_large = {name for name in inexact if outputs_of_tile(name) == largest}
-        recipe = replace(recipe, banned=recipe.banned | too_large)
+        recipe = replace(recipe, banned=recipe.banned | inexact)
 
 
 def _timed(
@@ -317,6 +360,8 @@ class _Report:
             batch=given[0].shape[0] if given and given[0].dim() else None,
             torch=str(torch.__version__),
             notes=tuple(self.notes),
+            variants_timed=self.asked.kept.timed,
+            variants_read=self.asked.kept.read,
         )
 
 

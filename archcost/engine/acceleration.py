@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
+from itertools import takewhile
 from typing import Any
 
 from archcost.latency.timing.clock import Ratio
 from archcost.report.columns import milliseconds, number, words
-from archcost.report.document import Asked, Document, Page, Table, ordered
+from archcost.report.document import Asked, Column, Document, Listing, Page, Table, ordered
+from archcost.report.grid import Entry
 from archcost.report.page.parts import Fact, Measure, Pairs
 from archcost.report.result import Result
 from archcost.report.text import visible
@@ -15,8 +19,13 @@ from archcost.report.units import bytes_text, percent_text
 
 __all__ = ["REST", "Acceleration", "StepTime"]
 
-REST = "outside of steps"
+REST = "between the steps"
 """The operator of the last row, with which the rows add up to the whole."""
+
+# Names of modules in a row, and rows of the first screen.
+_MOST_NAMES, _MOST = 3, 20
+# Share of the whole by which the steps together may exceed it.
+_BUSY = 0.05
 
 
 @dataclass(frozen=True)
@@ -40,16 +49,24 @@ class StepTime:
 
     @property
     def name(self) -> str:
-        """The modules' names, what they have in common said once."""
+        """The modules' names, what they have in common said once; of many what they lie in."""
         if not self.modules:
             return "(the rest)" if self.operator == REST else "-"
-        first, *others = self.modules
-        parent = first.rpartition(".")[0]
-        short = [
-            other.removeprefix(f"{parent}.") if parent and other.startswith(f"{parent}.") else other
-            for other in others
-        ]
-        return " + ".join([first or "(the model)", *(one or "(the model)" for one in short)])
+        if len(self.modules) == 1:
+            return self.modules[0] or "(the model)"
+        parts = [one.split(".") if one else [] for one in self.modules]
+        alike = [same[0] for same in takewhile(lambda same: len(set(same)) == 1, zip(*parts, strict=False))]
+        within = ".".join(alike)
+        short = [".".join(one[len(alike) :]) or "its own operations" for one in parts]
+        if not within:
+            names = [one or "(the model)" for one in self.modules]
+            few = names if len(names) <= _MOST_NAMES else [names[0], f"{len(names) - 1} more modules"]
+            return " + ".join(few)
+        if len(parts) > _MOST_NAMES:
+            return f"{within} ({len(parts)} modules)"
+        if all(len(one) == len(alike) + 1 for one in parts):
+            return f"{within}.{' + '.join(short)}"
+        return f"{within} ({', '.join(short)})"
 
 
 @dataclass(frozen=True)
@@ -85,6 +102,10 @@ class Acceleration(Result):
     batch: int | None
     torch: str
     notes: tuple[str, ...] = ()
+    variants_timed: int = 0
+    """Ways to compute layers that were timed, each shape once."""
+    variants_read: int = 0
+    """Those whose times the store had."""
 
     @property
     def pytorch_share(self) -> float | None:
@@ -97,38 +118,75 @@ class Acceleration(Result):
         """The schema of ``archcost.acceleration/2``: the fields by their names, of each step as well."""
         asked.without_depth("an acceleration")
         rows = ordered(self.steps, _COLUMNS, asked, "ms")
-        steps = Table("steps", _COLUMNS, lambda: rows, _SHOWN)
+        steps = Table("steps", _COLUMNS, lambda: rows, _SHOWN, lines=partial(_lines, rows, None))
+        seen, more = steps, len(rows) > _MOST + 2 and not (asked.full or asked.is_flat or asked.by)
+        if more:
+            seen = replace(steps, name="slowest", lines=partial(_lines, rows, _MOST))
         threads = f"{self.threads} thread{'s' * (self.threads != 1)}"
         return Document(
             schema="archcost.acceleration/2",
+            warning=("Beware", visible("; ".join(warns))) if (warns := self._notes(True)) else None,
             headings=[(visible(self.model_name), f"{threads}, float32, batch {self.batch}")],
             tables=[steps],
-            shown=[steps] * bool(self.steps),
+            shown=[seen] * bool(self.steps),
+            details=[steps] * more,
+            folded="Every step" * more,
+            more="archcost accelerate -v, or full=True, shows every step" * more,
             record=lambda: self._record(asked, steps),
             lines=self._summary(),
             notes=lambda grids: [
                 ("Device", visible(self.device)),
-                *(("Note", visible(note)) for note in self.notes),
+                *(("Note", visible(note)) for note in (*self._notes(False), *self._too_slow())),
             ],
-            page=self._page,
+            page=lambda: self._page(steps),
         )
 
-    def _page(self) -> Page:
+    def _notes(self, warnings: bool) -> list[str]:
+        """The notes on what the error is worth, where there is one, or the others."""
+        if warnings and self.error is None:
+            return []
+        return [note for note in self.notes if note.startswith(_WARNS) == warnings]
+
+    def _too_slow(self) -> list[str]:
+        """A note where the steps, timed one by one, took longer than the whole, which is timed at once."""
+        beyond = sum(one.ms or 0.0 for one in self.steps if one.operator == REST)
+        if self.accelerated_ms is None or beyond > -_BUSY * self.accelerated_ms:
+            return []
+        return ["the steps took longer one by one than all together: the machine was busier meanwhile"]
+
+    def _page(self, steps: Table) -> Page:
         times = [one for one in self.steps if one.as_is_ms is not None and one.ms is not None]
         found = []
         if self.ratio is not None and self.original_ms is not None and self.accelerated_ms is not None:
-            ms = f"{self.original_ms:.3g} ms before, {self.accelerated_ms:.3g} ms now, the whole model"
-            found.append(Fact("Measured", f"{self.ratio.median:.2f}x as fast", ms))
+            ms = f"{self.original_ms:.2f} ms before, {self.accelerated_ms:.2f} ms now, medians; the ratio is "
+            found.append(Fact("The whole model", f"{self.ratio.median:.2f}x as fast", f"{ms}{self._pairs()}"))
+        if self.error is not None and self.original_error is not None:
+            before = f"before {self.original_error:.1e}, allowed {self.tolerance:.0e}"
+            found.append(Fact("Error", f"{self.error:.1e}", f"against the {self.reference}; {before}"))
+        if self.changed and self.arena_bytes is not None and self.weights_bytes is not None:
+            packed = f"of packed weights, and {bytes_text(self.arena_bytes)} for each thread that calls it"
+            found.append(Fact("Memory", bytes_text(self.weights_bytes), packed))
+            found.append(Fact("Ready in", f"{self.ready_s:.1f} s", "to read, choose, check and time it"))
+        if self.pytorch_share:
+            found.append(Fact("Left to PyTorch", f"{percent_text(self.pytorch_share)} %", self._calls()))
         drawn = Pairs(
             title="Which layers became faster?",
-            about="Times inside of the whole model; the largest change first.",
+            about="Times inside of the whole model, for the modules whose work a step does; the largest "
+            "change first.",
             sides=("as the model has them", "as steps of the program"),
             names=[visible(one.name) for one in times],
-            remarks=[f"{visible(one.operator)}, {visible(one.kernel)}" for one in times],
+            remarks=[visible(", ".join(dict.fromkeys((one.operator, one.kernel)))) for one in times],
             before=[Measure("Time", "ms", [one.as_is_ms or 0.0 for one in times])],
             after=[Measure("Time", "ms", [one.ms or 0.0 for one in times])],
         )
-        return Page(facts=found, pictures=[drawn] * bool(times))
+        lines = [] if self.changed else [self._verdict()]
+        return Page(
+            list(map(visible, self._notes(True))),
+            facts=found,
+            lines=lines,
+            pictures=[drawn] * bool(times),
+            tables=[Listing(steps, _ON_PAGE)],
+        )
 
     def _record(self, asked: Asked, steps: Table) -> dict[str, Any]:
         values = {one.name: getattr(self, one.name) for one in fields(self)}
@@ -150,6 +208,10 @@ class Acceleration(Result):
                 f"{bytes_text(self.arena_bytes)} of working memory for each thread that calls it, "
                 f"{bytes_text(self.weights_bytes)} of packed weights; ready in {self.ready_s:.1f} s"
             )
+        if self.variants_timed or self.variants_read:
+            lines.append(
+                f"{self.variants_timed} variants of layers timed, {self.variants_read} read from the store"
+            )
         if self.pytorch_share:
             lines.append(
                 f"{percent_text(self.pytorch_share)} % of the time in calls of PyTorch: {self._calls()}"
@@ -167,9 +229,41 @@ class Acceleration(Result):
         if not self.changed or self.ratio is None or self.original_ms is None or self.accelerated_ms is None:
             return f"left as it was: {self.reason}"
         return (
-            f"{self.ratio.median:.2f}x (spread {self.ratio.spread:.2f}, {self.ratio.pairs} pairs, "
-            f"{self.dropped} dropped): {self.original_ms:.2f} ms before, {self.accelerated_ms:.2f} ms now"
+            f"{self.ratio.median:.2f}x as fast: {self.original_ms:.2f} ms before, {self.accelerated_ms:.2f} "
+            f"ms now (medians; the ratio is {self._pairs()})"
         )
+
+    def _pairs(self) -> str:
+        """How the ratio was found, since it is not the quotient of the two medians."""
+        assert self.ratio is not None
+        pairs = f"the median of {self.ratio.pairs} pairs" if self.ratio.pairs else "their quotient"
+        spread = f", spread {self.ratio.spread:.2f}" if self.ratio.pairs > 1 else ""
+        return f"{pairs}{spread}" + f", {self.dropped} interrupted left out" * bool(self.dropped)
+
+
+def _lines(steps: Sequence[StepTime], most: int | None, columns: Sequence[Column[StepTime]]) -> list[Entry]:
+    """The steps, a name only in the first of several rows; of many those that take most, in order."""
+    slowest = sorted(range(len(steps)), key=lambda at: -(steps[at].ms or 0.0))[:most]
+    kept = [one for at, one in enumerate(steps) if at in set(slowest) or one.operator == REST]
+    entries, before = [], ""
+    for one in kept:
+        entries.append(Entry(((visible(one.name) if one.name != before else "", ""),), _cells(one, columns)))
+        before = one.name
+    if left := [one for one in steps if one not in kept]:
+        known = (sum(value for one in left if (value := getattr(one, name)) is not None) for name in _SUMS)
+        sums = dict(zip(_SUMS, known, strict=True))
+        cells = tuple(column.show(sums[column.name]) if column.name in sums else "" for column in columns)
+        entries.insert(-1, Entry(((f"({len(left)} other steps)", "dim"),), cells))
+    return entries
+
+
+def _cells(one: StepTime, columns: Sequence[Column[StepTime]]) -> tuple[str, ...]:
+    return tuple(column.text(one) for column in columns)
+
+
+_ON_PAGE = ("operator", "as_is_ms", "ms", "share", "kernel", "shape")
+_SUMS = ("as_is_ms", "ms", "share")
+_WARNS = ("random weights", "its outputs are all")
 
 
 _COLUMNS = (

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from archcost.engine.graph import Edits, Graph, Node, Value
+from archcost.engine.kept import Kept, key_of
 from archcost.engine.operators import Convolution, InvertedResidual
 from archcost.engine.program import Program
 from archcost.kernels.packing import winograd_tiles
@@ -104,30 +105,36 @@ def choose(
     graph: Graph,
     *,
     known: Times | None = None,
-    allowed: Callable[[str], bool] = lambda name: True,
+    allowed: Callable[[str, str], bool] = lambda key, name: True,
     deadline: float = inf,
     isa: str | None = None,
+    kept: Kept | None = None,
 ) -> tuple[Graph, Chosen]:
     """The graph with the fastest variant of each layer, and which these are.
 
     Args:
         graph: after all passes.
         known: times measured before; new ones are added.
-        allowed: whether a variant may be taken, by its name.
+        allowed: whether a variant may be taken, by the key of a layer and its name.
         deadline: of `time.perf_counter`; layers that are not reached keep their first variant.
         isa: the instruction set of the kernels.
+        kept: where times are looked up that are not known, and new ones kept.
     """
+    kept = Kept() if kept is None else kept
     times: Times = {} if known is None else known
     edits, chosen = Edits(graph), Chosen()
     for node in edits.nodes():
-        found = [one for one in variants(node) if allowed(one[0])]
-        if len(found) < 2:
+        if len(ways := variants(node)) < 2:
             continue
-        key = _key(node)
+        key = key_of(node)
+        found = [one for one in ways if allowed(key, one[0])]
         least = inf
         for name, nodes in reversed(found):  # the largest tiles are most often the fastest: others stop early
+            if (key, name) not in times and (before := kept.find(node, name)) is not None:
+                times[key, name] = before
             if (key, name) not in times and time.perf_counter() < deadline:
                 times[key, name] = _seconds(node, nodes, least, isa)
+                kept.add(node, name, times[key, name])
             least = min(least, times.get((key, name), inf))
         # The first that is not slower beyond the noise: what comes later is less exact, or more steps.
         best = next((one for one in found if times.get((key, one[0]), inf) <= _GAIN * least), found[0])
@@ -135,25 +142,8 @@ def choose(
             best = found[0]
         chosen[key] = best[0]
         edits.replace([node], best[1])
+    kept.write()
     return edits.done(), chosen
-
-
-def _key(node: Node) -> str:
-    """Layers with equal keys take equally long."""
-    operator = node.operator
-    layers: Sequence[Convolution | None] = (operator,) if isinstance(operator, Convolution) else ()
-    if isinstance(operator, InvertedResidual):
-        layers = (operator.expand, operator.depthwise, operator.project)
-    described = tuple(
-        None
-        if one is None
-        else (
-            *(tuple(one.weight.shape), one.stride, one.padding, one.dilation, one.groups, one.adds),
-            *(one.activation.kind, one.before is not None, one.gated, one.sources is not None),
-        )
-        for one in layers
-    )
-    return repr((*described, node.inputs[0].shape))
 
 
 def _seconds(node: Node, nodes: Sequence[Node], beat: float, isa: str | None) -> float:

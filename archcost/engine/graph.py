@@ -116,6 +116,16 @@ class Edits:
         for node in new:
             self._add(node)
 
+    def bypass(self, node: Node, value: Value) -> bool:
+        """Have those that read a node's output read another value; False where none do, or it is returned."""
+        users = list(dict.fromkeys(self.users(node.output)))
+        if node.output in self.returned or not users:
+            return False
+        for user in users:
+            inputs = tuple(value if one is node.output else one for one in user.inputs)
+            self.replace([user], [replace(user, inputs=inputs)])
+        return True
+
     def nodes(self) -> list[Node]:
         """All nodes, in an order in which they can run."""
         return [node for slot in self._slots for node in slot]

@@ -18,6 +18,7 @@ from archcost.latency.store.fingerprint import fingerprint
 from archcost.report.saving import load_result
 from archcost.surgery.outputs import fresh, outputs_of, worst_error
 from archcost.trace.hints import traced
+from archcost.trace.inputs import tensors_in
 from archcost.trace.modules import check_model
 
 __all__ = ["load_accelerated"]
@@ -64,7 +65,7 @@ def load_accelerated(path: str | os.PathLike[str], model: Model) -> Model:
     engine = Engine(work, recipe, recipe.made(graph)[0])
     engine.acceleration = kept.acceleration
     fast = accelerated(work, engine)
-    off = worst_error(outputs_of(fast, call), outputs_of(work, call))
+    off = worst_error(outputs_of(fast, call), tensors_in(outputs))
     if not off <= 2 * kept.acceleration.tolerance:
         raise ModelError(f"the program's outputs would be off by {off:.1e}: accelerate the model again")
     return cast(Model, fast)

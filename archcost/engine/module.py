@@ -24,12 +24,16 @@ from archcost.engine.acceleration import Acceleration
 from archcost.engine.binding import Arguments, Outputs
 from archcost.engine.checking import worst_layer
 from archcost.engine.choosing import Chosen, Times, choose
+from archcost.engine.exactness import Banned
 from archcost.engine.graph import Graph
+from archcost.engine.kept import Kept
 from archcost.engine.passes import fused
 from archcost.engine.program import Program
+from archcost.engine.reading.constants import Constants, constants_of
 from archcost.engine.reading.read import read
 from archcost.engine.reading.registry import Refused
 from archcost.engine.saved import Saved
+from archcost.engine.tuning import tune
 from archcost.engine.watch import Structure, Weights
 from archcost.engine.weights import give_back, rounded
 from archcost.errors import ModelError, SpecError, one_line
@@ -59,14 +63,16 @@ class Recipe:
     trace: Trace
     arguments: Arguments
     outputs: Outputs
+    constants: Constants = field(default_factory=dict)
+    """What it reads beside parameters, buffers and inputs."""
     times: Times = field(default_factory=dict)
     """Seconds of the variants of layers, by which they are chosen."""
-    banned: frozenset[str] = frozenset()
+    banned: Banned = frozenset()
     """Variants that are not exact enough."""
 
     @classmethod
     def of(cls, model: nn.Module, call: Call, trace: Trace, example: Any) -> tuple[Recipe, Graph]:
-        """With the graph of the model as it is now.
+        """With the graph of the model as it is now, after all passes.
 
         Args:
             model: in evaluation mode.
@@ -79,39 +85,38 @@ class Recipe:
         """
         if trace.failed is not None:
             raise Refused("its forward raises")
-        graph = read(trace, _laid_out(trace, _state(model)))
+        constants = constants_of(model, call, trace)
+        graph = read(trace, _laid_out(trace, _state(model)), constants)
         if not graph.nodes:
             raise Refused("it computes nothing")
-        forward = type(model).forward
-        return cls(trace, Arguments(call, trace, forward), Outputs(example, graph)), graph
+        arguments = Arguments(call, trace, type(model).forward)
+        recipe = cls(trace, arguments, Outputs(example, graph), constants)
+        return recipe, _fused(graph)
 
     def again(self, state: Mapping[str, Tensor]) -> Program:
         """The program with other weights."""
-        return self.made(read(self.trace, _laid_out(self.trace, state)))[0]
+        return self.made(_fused(read(self.trace, _laid_out(self.trace, state), self.constants)))[0]
 
     def made(
-        self, graph: Graph, deadline: float = -inf, *, evaluated: bool = False
+        self, graph: Graph, deadline: float = -inf, kept: Kept | None = None, *, evaluated: bool = False
     ) -> tuple[Program, Chosen]:
         """The program of the graph, and which variants it has.
 
         Args:
-            graph: as it was read.
+            graph: after all passes.
             deadline: of `time.perf_counter`: until then variants are timed whose time is not known.
+            kept: where known times are looked up, and new ones kept.
             evaluated: the program keeps its graph's weights, so that `layer_errors` can evaluate it.
         """
         # What is made in inference mode could not be used outside it.
         with torch.inference_mode(False), torch.no_grad():
-            graph = fused(graph)
-            nodes, graph = list(graph.nodes), replace(graph, nodes=())
-            rounded(nodes)
-            give_back()
             graph, chosen = choose(
-                replace(graph, nodes=tuple(nodes)),
+                graph,
                 known=self.times,
-                allowed=lambda name: name not in self.banned,
+                allowed=self._allows,
                 deadline=deadline,
+                kept=kept,
             )
-            del nodes
             give_back()
             program = Program(graph)
             del graph
@@ -119,6 +124,23 @@ class Recipe:
                 program.forget()
             give_back()
             return program, chosen
+
+    def tuned(self, graph: Graph, call: Call, deadline: float) -> bool:
+        """Correct the times by those inside of the program; whether other variants are chosen now.
+
+        Args:
+            graph: after all passes.
+            call: a call of the model.
+            deadline: of `time.perf_counter`.
+        """
+        given = self.arguments.tensors(*call)
+        assert given is not None
+        with torch.inference_mode(False), torch.no_grad():
+            inputs = [x.contiguous() for x in given]
+            return tune(graph, self.times, inputs, allowed=self._allows, deadline=deadline)
+
+    def _allows(self, key: str, variant: str) -> bool:
+        return (key, variant) not in self.banned
 
     def names(self) -> list[str]:
         """The parameters and buffers that the program is made of."""
@@ -220,7 +242,8 @@ class Engine:
         given = recipe.arguments.tensors(*call)
         assert given is not None
         try:
-            graph = read(recipe.trace, _laid_out(recipe.trace, _state(model)))
+            state = _laid_out(recipe.trace, _state(model))
+            graph = _fused(read(recipe.trace, state, recipe.constants))
             program, _ = recipe.made(graph, evaluated=True)
             error, layer = worst_layer(program, [x.contiguous() for x in given])
         except Refused as refused:
@@ -424,6 +447,16 @@ def _class_of(kind: type[nn.Module]) -> type[Accelerated]:
         f"Accelerated{kind.__name__}", (Accelerated, kind), exec_body=lambda space: space.update(body)
     )
     return found
+
+
+def _fused(graph: Graph) -> Graph:
+    # What is made in inference mode could not be used outside it.
+    with torch.inference_mode(False), torch.no_grad():
+        graph = fused(graph)
+        nodes, graph = list(graph.nodes), replace(graph, nodes=())
+        rounded(nodes)
+        give_back()
+        return replace(graph, nodes=tuple(nodes))
 
 
 def _looked_on() -> bool:

@@ -332,12 +332,10 @@ class Attention:
     """softmax(scale q k^T + mask) v over (batch, heads, tokens, features). Inputs: q, k, v, and a mask."""
 
     scale: float
-    causal: bool = False
 
     def reference(self, *inputs: Tensor) -> Tensor:
         q, k, v, *mask = inputs
-        given = mask[0] if mask else None
-        return F.scaled_dot_product_attention(q, k, v, given, 0.0, self.causal, scale=self.scale)
+        return F.scaled_dot_product_attention(q, k, v, mask[0] if mask else None, scale=self.scale)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from torch import nn
 
 from archcost.engine.acceleration import Acceleration
 from archcost.engine.choosing import Times
+from archcost.engine.exactness import Banned
 from archcost.latency.store.fingerprint import fingerprint
 from archcost.trace.call import Call, Inputs
 from archcost.trace.inputs import example, map_tensors
@@ -41,13 +42,13 @@ class Saved:
     """Shapes of its parameters and buffers."""
     times: Times
     """Seconds of the variants of layers, by which they are chosen."""
-    banned: frozenset[str]
+    banned: Banned
     """Variants that are not exact enough."""
     acceleration: Acceleration
 
     @classmethod
     def of(
-        cls, model: nn.Module, call: Call, times: Times, banned: frozenset[str], acceleration: Acceleration
+        cls, model: nn.Module, call: Call, times: Times, banned: Banned, acceleration: Acceleration
     ) -> Saved:
         """With the model and the machine as they are."""
         machine, modules_and_state = fingerprint(), architecture(model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from archcost.analysis.analysis import Analysis, analysis_of
@@ -33,6 +34,10 @@ def assert_cost(
     max_depth: Limit | None = None,
     min_receptive_field: Limit | Sequence[Limit] | None = None,
     max_latency_ratio: Limit | None = None,
+    flash: Limit | None = None,
+    sram: Limit | None = None,
+    weights_dtype: str | None = None,
+    activations_dtype: str | None = None,
     reference: nn.Module | str | None = None,
     seconds: float = 10.0,
 ) -> Analysis:
@@ -53,6 +58,11 @@ def assert_cost(
         max_latency_ratio: most that the model's latency may be of that of ``reference``. Both are timed
             alternately in this process; the limit breaks where their ratio is above it by more than its
             spread.
+        flash: most bytes of weights in ``weights_dtype``: ``"1 MB"``; see `archcost.footprint`.
+        sram: most bytes of activations alive at once in ``activations_dtype``: ``"320 KB"``.
+        weights_dtype: the dtype for ``flash``, such as ``"int8"``; by default the model's own. Nothing is
+            quantised.
+        activations_dtype: the dtype for ``sram``.
         reference: a model or SPEC that takes the same inputs.
         seconds: wall-clock limit of the timing.
 
@@ -74,6 +84,10 @@ def assert_cost(
         max_depth=max_depth,
         min_receptive_field=min_receptive_field,
         max_latency_ratio=max_latency_ratio,
+        flash=flash,
+        sram=sram,
+        weights_dtype=weights_dtype,
+        activations_dtype=activations_dtype,
     )
     analysis = analysis_of("assert_cost", model, inputs, input_size=input_size, dtype=dtype)
     breaches = broken(budget, analysis, inputs, reference, seconds)
@@ -94,7 +108,7 @@ def broken(
     Raises:
         InputError: the budget has no limit, or one on the latency without a reference.
     """
-    if budget == Budget():
+    if replace(budget, weights_dtype=None, activations_dtype=None) == Budget():
         raise InputError("assert_cost: no limit is given; write one, such as max_macs='4.2G'")
     if (budget.max_latency_ratio is None) != (reference is None):
         raise InputError(

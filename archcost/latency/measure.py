@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from archcost.latency.paths import PathTimes
     from archcost.latency.prediction.predictor import Prediction
     from archcost.latency.prediction.roofline import Roofline
+    from archcost.latency.requests import Requests
     from archcost.latency.store.store import Store
     from archcost.latency.timing.parts import InContext
     from archcost.trace.call import Call
@@ -31,8 +32,10 @@ __all__ = ["Measured", "MeasuringInterrupted", "measure"]
 # The share of the seconds for the model in context, and most seconds; a larger share for its fewest passes.
 _IN_CONTEXT, _MOST_IN_CONTEXT = 0.25, 20.0
 _FEWEST_IN_CONTEXT = 0.5
+# The share for whole passes by the wall clock, from which percentiles are told.
+_REQUESTS, _MOST_REQUESTS = 0.15, 20.0
 # Shares kept for the roofline and for predicting what was not reached, each with its most seconds.
-_ROOFLINE, _MOST_ROOFLINE = 0.05, 2.0
+_ROOFLINE, _MOST_ROOFLINE = 0.15, 2.0
 _PREDICTIONS, _MOST_PREDICTIONS = 0.1, 10.0
 
 Paths = Sequence[str] | Literal["all"] | None
@@ -121,6 +124,7 @@ class _Measuring:
     cold: bool
     context: InContext | None = None
     roofline: Roofline | None = None
+    requests: Requests | None = None
     times: list[PathTimes] = field(default_factory=list)
     predictions: dict[ConvTask, Prediction] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -151,6 +155,8 @@ class _Measuring:
                     self.context = time_in_context(self.model, self.call, seconds=most, deadline=latest)
                 except TooLittleTime as error:
                     self.notes.append(f"the model was not timed in context: {error}; give more seconds")
+                else:
+                    self._time_requests()
                 bar.step(label="convolutions on every path")
             if _device_of(self.model) != "cpu":
                 self.notes.append(
@@ -169,7 +175,7 @@ class _Measuring:
                 bar.step()
             dtypes = {task.dtype for task in samples}
             if len(dtypes) == 1:
-                with suppress(TooLittleTime):
+                try:
                     line = measure_roofline(
                         store,
                         threads=threads,
@@ -180,28 +186,48 @@ class _Measuring:
                     )
                     # Cold inputs come from memory, whatever would hold them.
                     self.roofline = replace(line, caches=()) if self.cold else line
+                except TooLittleTime as error:
+                    self.notes.append(f"no roofline of this machine: {error}; give more seconds")
+            elif dtypes:
+                named = " and ".join(sorted(map(str, dtypes)))
+                self.notes.append(f"no roofline: convolutions of several dtypes, {named}")
             reached = {times.task for times in self.times}
             unreached = {task: sample for task, sample in samples.items() if task not in reached}
             if unreached:
                 made = [one for times in self.times for one in times.measurements]
                 self.predictions = predict_unreached(unreached, options, made, self.deadline)
 
+    def _time_requests(self) -> None:
+        """Whole passes by the wall clock, at the batch and the threads of this measurement."""
+        from archcost.latency.requests import time_requests
+
+        seconds = min(_REQUESTS * self.seconds, _MOST_REQUESTS, self.deadline.left / 4)
+        if self.context is not None and seconds > 0:
+            self.requests = time_requests(self.model, self.call, self._batch or 1, seconds=seconds)
+
+    @property
+    def _batch(self) -> int | None:
+        """The first axis of the first input."""
+        from archcost.trace.graph import refs
+
+        shapes = [ref.shape for ref in refs(self.analysis.trace.inputs)]
+        return shapes[0][0] if shapes and shapes[0] else None
+
     def found(self, interrupted: bool = False) -> Measured:
         import torch
 
         from archcost.latency.store.fingerprint import fingerprint
         from archcost.paths.registry import table
-        from archcost.trace.graph import refs
 
-        shapes = [ref.shape for ref in refs(self.analysis.trace.inputs)]
         asked = {name: getattr(self, name) for name in ("calls", "tolerance", "cold", "seconds")}
         return Measured(
             name=self.analysis.name,
             type=self.analysis.total.type_name,
             input=self.analysis.input_text,
-            batch=shapes[0][0] if shapes and shapes[0] else None,
+            batch=self._batch,
             convolutions=tuple(self.times),
             context=self.context,
+            requests=self.requests,
             roofline=self.roofline,
             device=str(fingerprint(_device_of(self.model))),
             threads=torch.get_num_threads(),

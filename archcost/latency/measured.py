@@ -7,6 +7,9 @@ The schema of ``archcost.measured/1``:
   ``seconds`` (asked for), ``took_s`` (used), ``interrupted``, ``notes``.
 - ``context``: null, or ``end_to_end_ms``, ``spread_ms``, ``samples``, ``dropped``, ``difference`` (the sum
   of the calls over end to end, less 1), ``clock`` and ``calls``: every module call with its own time.
+- ``requests``: null, or ``median_ms``, ``spread_ms``, ``p95_ms``, ``p99_ms``, ``throughput`` (inputs
+  a second), ``batch``, ``threads`` and ``passes``: whole passes by the wall clock, none left out; a
+  percentile that so few passes do not tell is null.
 - ``layers``: a list with an entry for each convolution call: every column of `LAYER_COLUMNS` by its name,
   or those asked for.
 - ``paths``: a list of measurements, as ``archcost store export`` has them.
@@ -122,6 +125,7 @@ def _record(
             for found in measured.convolutions
             for path, reason in found.refused.items()
         ],
+        "requests": None if measured.requests is None else measured.requests.record(),
         "roofline": None if measured.roofline is None else asdict(measured.roofline),
     }
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from archcost.latency.paths import PathTimes
     from archcost.latency.prediction.predictor import Prediction
     from archcost.latency.prediction.roofline import Roofline
+    from archcost.latency.requests import Requests
     from archcost.latency.store.measurement import Measurement
     from archcost.latency.timing.parts import InContext
 
@@ -61,6 +62,8 @@ class TimedModel:
     notes: tuple[str, ...] = ()
     predictions: Mapping[ConvTask, Prediction] = field(default_factory=dict)
     """Predicted times of the convolutions that were not reached, where enough others were measured."""
+    requests: Requests | None = None
+    """Whole passes by the wall clock, none left out, for the tail; None where there was no time for them."""
     analysis: Analysis | None = field(default=None, repr=False, compare=False)
     """The costs of the same forward pass, beside which its times are shown."""
 

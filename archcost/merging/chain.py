@@ -21,6 +21,8 @@ class Conv:
     """The execution path that runs it; None: PyTorch's own module."""
     channels_last: bool = False
     """Whether weights and output are in channels_last."""
+    linear: bool = False
+    """Whether it is an ``nn.Linear``, which is a convolution of one tap over the positions of its input."""
 
 
 @dataclass(frozen=True)

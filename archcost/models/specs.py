@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, TypeVar
@@ -74,6 +75,43 @@ def load(
         loaded = replace(loaded, model=copy.deepcopy(original).to(as_dtype(dtype)))
         inherit_sites(loaded.model, original)
     return loaded
+
+
+def attribute(file: str, name: str) -> object:
+    """What a Python file calls by a name.
+
+    Raises:
+        SpecError: there is no such file or name, or the file cannot be imported.
+    """
+    with _importable(str(Path(file).resolve().parent)):
+        holder = _from_file(file)
+    if not hasattr(holder, name):
+        public = [key for key in vars(holder) if not key.startswith("_")]
+        raise SpecError(f"{file}: there is no {name!r}{near(name, public)}")
+    found: object = getattr(holder, name)
+    return found
+
+
+def load_for(spec: str, side: int, without_values: bool = True) -> nn.Module | None:
+    """The model of a SPEC built for images of another side; None where its constructor takes none.
+
+    Vision transformers of torchvision and timm refuse images of any size but the one they are built for.
+    """
+    source, _, name = spec.rpartition(":")
+    try:
+        if source == "torchvision":
+            from archcost.models.vision import build_torchvision, published
+
+            row = replace(published(name)[0], image_size=side)
+            return build_torchvision(row, without_values).model
+        if source == "timm":
+            import timm
+
+            make = partial(timm.create_model, name, pretrained=False, img_size=side)
+            return build(make, without_values, spec)[0]
+    except SpecError:  # no such argument, or no such side
+        pass
+    return None
 
 
 def _sources(name: str) -> str:

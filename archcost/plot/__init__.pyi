@@ -1,11 +1,14 @@
 from .drawing.comparison import comparison as comparison
 from .drawing.cost import cost as cost
+from .drawing.frontier import frontier as frontier
 from .drawing.growth import growth as growth
 from .drawing.im2col import im2col as im2col
 from .drawing.memory import memory as memory
 from .drawing.roofline import roofline as roofline
+from .drawing.spectrum import spectrum as spectrum
 from .drawing.stack import stack as stack
 from .drawing.strassen import strassen as strassen
+from .drawing.sweep import sweep as sweep
 from .drawing.tiles import tiles as tiles
 from .drawing.window import window as window
 from .drawing.winograd import winograd as winograd

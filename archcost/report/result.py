@@ -36,8 +36,8 @@ class Result(ABC):
     All methods take the same options, as far as they apply to the result: ``columns`` (names), ``depth``
     (levels of modules; 0 is the whole model alone), ``sort`` (a column, largest first), ``top`` (the number
     of rows), ``by`` (the name of a table) and ``full`` (with the details). Formats for people (`table`,
-    `to_text`, `to_markdown`, `to_html`, ``print``) begin with what matters most, and leave the details out or
-    fold them away; data formats (`to_pandas`, `to_csv`, `to_json`) are complete.
+    `to_text`, `to_markdown`, `to_latex`, `to_html`, ``print``) begin with what matters most, and
+    leave the details out or fold them away; data formats (`to_pandas`, `to_csv`, `to_json`) are complete.
 
     Raises:
         SpecError: an option has an unknown value; the message names close ones.
@@ -67,6 +67,13 @@ class Result(ABC):
 
         return to_markdown(*self._asked(options))
 
+    def to_latex(self, path: Path | None = None, **options: Unpack[Options]) -> str | None:
+        """The tables in LaTeX, for a paper: the short columns, with the rules of booktabs; or written."""
+        from archcost.report.data import write_text
+        from archcost.report.latex import to_latex
+
+        return write_text(to_latex(*self._asked(options)), path)
+
     def to_html(self, path: Path | None = None, **options: Unpack[Options]) -> str | None:
         """The tables as an HTML element, returned; or the whole page, one file with pictures, at ``path``.
 
@@ -82,7 +89,7 @@ class Result(ABC):
 
         if options:
             raise SpecError(f"to_html: the page shows everything; leave {' and '.join(options)} out")
-        return write_text(page(self.document(Asked(full=True)), self), path)
+        return write_text(page(self.document(Asked(full=True)), self, str(path)), path)
 
     def to_pandas(self, **options: Unpack[Options]) -> pd.DataFrame:
         """The rows of a table as a DataFrame, with every column unless some are named."""

@@ -50,7 +50,7 @@ def bytes_text(value: int) -> str:
 
 def percent_text(value: float) -> str:
     """Percent with one decimal; a share that is small but not 0 is ``<0.1``."""
-    return "0" if value == 0 else "<0.1" if value < 0.05 else f"{value:.1f}"
+    return "0" if value == 0 else "<0.1" if 0 < value < 0.05 else f"{value:.1f}"
 
 
 def number_text(value: float) -> str:

@@ -177,9 +177,10 @@ class Advice:
 def best_of(proposals: Iterable[Proposal], ratio: float | None = None) -> tuple[Proposal, ...]:
     """The best recommended proposal for each layer, no module twice.
 
-    Exact proposals that save MACs come first; then the smallest error (the fewest MACs where errors are not
-    known); then exact proposals that save no MACs. Inexact proposals with a note, as on a wrong border, come
-    last of their kind, and are never taken where their error is not known.
+    Exact proposals that save MACs come first; then the smallest error (where errors are not known the MACs
+    closest to those asked for, as fewer lose more); then exact proposals that save no MACs. Inexact proposals
+    with a note, as on a wrong border, come last of their kind, and are never taken where their error is not
+    known.
 
     Args:
         ratio: the MACs asked for, as a share of the old ones; an inexact proposal with more is taken only
@@ -188,7 +189,7 @@ def best_of(proposals: Iterable[Proposal], ratio: float | None = None) -> tuple[
     given = _within(list(proposals), ratio)
     chosen: dict[int, Proposal] = {}
     taken: set[str] = set()
-    for place, one in sorted(enumerate(given), key=lambda pair: _rank(pair[1])):
+    for place, one in sorted(enumerate(given), key=lambda pair: _rank(pair[1], ratio)):
         names = set(one.replacement.chains)
         if not one.recommended or (one.error is None and one.replacement.note):
             continue
@@ -209,11 +210,13 @@ def _within(proposals: list[Proposal], ratio: float | None) -> list[Proposal]:
     return [one for one in proposals if one.exact or one.macs_ratio <= most[one.name]]
 
 
-def _rank(one: Proposal) -> tuple[int, bool, float, float]:
+def _rank(one: Proposal, ratio: float | None) -> tuple[int, bool, float, float]:
     saves = one.after.macs < one.before.macs
     first = 0 if one.exact and saves else 2 if one.exact else 1
     error = inf if one.error is None else one.error
-    return (first, not one.exact and bool(one.replacement.note), error, one.macs_ratio)
+    most = ratio is not None and first == 1 and one.error is None
+    macs = -one.macs_ratio if most else one.macs_ratio
+    return (first, not one.exact and bool(one.replacement.note), error, macs)
 
 
 def overlap(a: str, b: str) -> bool:

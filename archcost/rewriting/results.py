@@ -92,7 +92,7 @@ class SurveyedModel(Sequence[Proposal]):
     def best(self, rules: Iterable[str] | None = None) -> tuple[Proposal, ...]:
         """The best recommended proposal for each layer, no module twice: exact, else the smallest error.
 
-        Where errors are not known, the fewest MACs.
+        Where errors are not known, the MACs closest to those asked for: the fewer are left, the more is lost.
 
         Args:
             rules: names of the rules to choose from; by default all.

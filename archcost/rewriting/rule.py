@@ -137,4 +137,13 @@ table = NameRegistry(
     holds="RULES",
 )
 
-available, get, register = table.available, table.get, table.register
+available, register = table.available, table.register
+
+
+def get(name: str) -> Rewrite:
+    """The rule of a name; ``low_rank``, of linear layers, is in plans alone and not among `available`."""
+    if name == "low_rank":
+        from archcost.rewriting.low_rank import LowRank
+
+        return LowRank()
+    return table.get(name)

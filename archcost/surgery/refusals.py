@@ -16,7 +16,7 @@ from archcost.nn import adapters
 from archcost.nn.like import ConvLike
 from archcost.trace.modules import type_name
 
-__all__ = ["HOOKS", "hooks_of", "is_convolution", "why_not", "wraps"]
+__all__ = ["HOOKS", "hooks_of", "is_convolution", "is_linear", "why_not", "wraps"]
 
 HOOKS = {
     "_forward_pre_hooks": "forward pre-hook",
@@ -51,6 +51,11 @@ def is_convolution(module: nn.Module) -> bool:
     return "weight" in module._parameters or _is_quantized(type(module))
 
 
+def is_linear(module: nn.Module) -> bool:
+    """Whether a module is a linear layer: PyTorch's, or a subclass."""
+    return isinstance(module, nn.Linear)
+
+
 def why_not(module: nn.Module) -> str | None:
     """Why a convolution may not be replaced, for reasons of the layer alone; None where it may."""
     return next(_reasons(module), None)
@@ -80,15 +85,20 @@ def _reasons(module: nn.Module) -> Iterator[str]:
         trained = ".qat" in kind.__module__ or isinstance(module, _ConvNd)
         state = "prepared for quantization" if trained else "quantized"
         yield f"it is {state}: rewrite the float model, and quantize the result"
-    known = adapters.known(module)
-    if not known:
+    linear = type(module) is nn.Linear
+    known = linear or adapters.known(module)
+    if not known and is_linear(module):
+        yield f"it is a {kind.__name__}, a subclass of Linear, and may compute something else"
+    elif not known:
         yield adapters.why_unknown(module)
     overridden = [name for name in _CALLED if name in vars(module)]
     if overridden:
         yield f"its {overridden[0]} was replaced on this object, by unknown code"
     if getattr(module, "_compiled_call_impl", None) is not None:
         yield "it is compiled: compile after rewriting"
-    yield from _odd_tensors(module, known and isinstance(adapters.padding_of(module), adapters.Fixed))
+    yield from _odd_tensors(
+        module, not linear and known and isinstance(adapters.padding_of(module), adapters.Fixed)
+    )
 
 
 def _odd_tensors(module: nn.Module, read: bool) -> Iterator[str]:

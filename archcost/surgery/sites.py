@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from archcost.surgery.elsewhere import used_elsewhere
-from archcost.surgery.refusals import hooks_of, is_convolution, why_not, wraps
+from archcost.surgery.refusals import hooks_of, is_convolution, is_linear, why_not, wraps
 from archcost.trace.graph import Trace
 from archcost.trace.modules import ModuleTree, type_name, walk
 
@@ -60,6 +60,7 @@ def sites(
     trace: Trace | None = None,
     keeps_parameters: bool = False,
     hooks: Hooks = "refuse",
+    linear: bool = False,
 ) -> tuple[ConvSite, ...]:
     """Every convolution of a model (`is_convolution`), in order of definition.
 
@@ -68,12 +69,14 @@ def sites(
         keeps_parameters: whether new layers have the same parameters: then weights may be tied, read
             elsewhere, and have hooks.
         hooks: "keep" where new layers take hooks over, as in `replace`.
+        linear: the linear layers instead.
 
     Raises:
         ModelError: a module contains itself.
     """
     tree = walk(model)
-    found = [module for module in tree.modules.values() if is_convolution(module)]
+    wanted = is_linear if linear else is_convolution
+    found = [module for module in tree.modules.values() if wanted(module)]
     places = places_of(tree)
     around = dict(_wrapped(tree))
     held = held_elsewhere(tree)

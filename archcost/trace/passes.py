@@ -24,7 +24,7 @@ from archcost.trace.recording.recorder import Recorder
 from archcost.trace.recording.turns import Interrupts
 from archcost.trace.state import Untouched, deeper_recursion, paused_gc
 
-__all__ = ["MakeInputs", "Passes"]
+__all__ = ["MakeInputs", "Passes", "moved", "run_as_written"]
 
 R = TypeVar("R", bound=Recorder)
 
@@ -56,7 +56,7 @@ class Passes:
             stack.enter_context(deeper_recursion())
             if torch.device(device).type == "meta":
                 stack.enter_context(operators_as_on_cpu())
-            replacements = _moved(self.tree, torch.device(device))
+            replacements = moved(self.tree, torch.device(device))
             named = [
                 (f"{name}.{key}" if name else key, kind, replacements.get(id(tensor), tensor))
                 for name, kind, key, tensor in named_state(self.tree)
@@ -192,7 +192,7 @@ class _Ready:
         if self.replacements:
             self.guard.use(self.replacements)
         try:
-            with _as_written(run.tree), recorder.recording(), run.interrupts.let_through():
+            with run_as_written(run.tree), recorder.recording(), run.interrupts.let_through():
                 outputs = run.model(*args, **kwargs)
                 check_computed(outputs, run.model)
         except ArchcostError:
@@ -207,7 +207,7 @@ _NEEDS_GRAD = "does not require grad"
 
 
 @contextlib.contextmanager
-def _as_written(tree: ModuleTree) -> Iterator[None]:
+def run_as_written(tree: ModuleTree) -> Iterator[None]:
     """Run every module as written: not compiled, not fused, not spread over devices."""
     fused = torch.backends.mha.get_fastpath_enabled()
     # In eval mode the fused attention paths bypass the submodules, whose costs would go to the parent; on
@@ -237,9 +237,9 @@ def _observations(recorder: Recorder, tree: ModuleTree) -> Iterator[str]:
             yield f"{name} is called but not registered in the model, so its parameters are not counted"
 
 
-def _moved(tree: ModuleTree, device: torch.device) -> dict[int, torch.Tensor]:
+def moved(tree: ModuleTree, device: torch.device) -> dict[int, torch.Tensor]:
     """Copies on ``device`` of parameters and buffers, by id; empty when all are there already."""
-    moved: dict[int, torch.Tensor] = {}
+    copies: dict[int, torch.Tensor] = {}
     elsewhere = False
     for module, kind, _, tensor in state_of(tree):
         if isinstance(module, torch.jit.ScriptModule):
@@ -250,10 +250,10 @@ def _moved(tree: ModuleTree, device: torch.device) -> dict[int, torch.Tensor]:
                     f"it cannot run on {device}; omit device="
                 )
             continue
-        if id(tensor) in moved:
+        if id(tensor) in copies:
             continue
         if tensor.device.type == device.type:
-            moved[id(tensor)] = tensor
+            copies[id(tensor)] = tensor
             continue
         elsewhere = True
         if tensor.is_meta:
@@ -267,8 +267,8 @@ def _moved(tree: ModuleTree, device: torch.device) -> dict[int, torch.Tensor]:
             copy.requires_grad_()
         if vars(tensor):
             vars(copy).update(vars(tensor))
-        moved[id(tensor)] = copy
-    return moved if elsewhere else {}
+        copies[id(tensor)] = copy
+    return copies if elsewhere else {}
 
 
 def _as_parameter(copy: torch.Tensor, like: torch.Tensor) -> torch.Tensor:

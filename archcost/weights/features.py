@@ -23,7 +23,7 @@ from archcost.trace.modules import walk
 from archcost.trace.state import Untouched
 
 __all__ = [
-    *("Batches", "Runner", "again", "batches_in", "layer_of", "like_of", "patches", "running"),
+    *("Batches", "Runner", "again", "as_maps", "batches_in", "layer_of", "like_of", "patches", "running"),
     *("space_of", "spaced", "weight_of"),
 ]
 
@@ -152,8 +152,18 @@ def batches_in(batches: Batches) -> int | None:
 
 
 def like_of(layer: nn.Module) -> ConvLike:
-    """A convolution with its attributes as `ConvLike` reads them."""
+    """A convolution with its attributes as `ConvLike` reads them; an ``nn.Linear`` as one of a single tap."""
+    if isinstance(layer, nn.Linear):
+        return ConvLike(nn.Conv1d(layer.in_features, layer.out_features, 1, device="meta"))
     return layer if isinstance(layer, ConvLike) else ConvLike(layer)
+
+
+def as_maps(layer: nn.Module, x: Tensor) -> Tensor:
+    """An input or output of a layer as (N, C, *size), that of an ``nn.Linear`` as (N, C, positions)."""
+    if isinstance(layer, nn.Linear):
+        x = x.reshape(1, -1) if x.dim() == 1 else x
+        return x.reshape(len(x), -1, x.shape[-1]).transpose(1, 2)
+    return x[None] if x.dim() == like_of(layer).axes + 1 else x
 
 
 def weight_of(layer: nn.Module) -> Tensor:
@@ -165,10 +175,8 @@ def weight_of(layer: nn.Module) -> Tensor:
 
 def space_of(layer: nn.Module, x: Tensor) -> tuple[Tensor, ConvSpec]:
     """The input with a batch axis, and the layer's convolution for it."""
-    like = like_of(layer)
-    if x.dim() == like.axes + 1:
-        x = x[None]
-    return x, like.spec(tuple(x.shape[2:]), len(x))
+    x = as_maps(layer, x)
+    return x, like_of(layer).spec(tuple(x.shape[2:]), len(x))
 
 
 def spaced(positions: int, most: float, size: tuple[int, ...]) -> int:

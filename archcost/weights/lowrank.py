@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-__all__ = ["balanced", "leading", "root", "truncated"]
+__all__ = ["balanced", "leading", "reduced", "root", "truncated"]
 
 # Smaller sides up to which LAPACK's exact methods are used; above, subspace iteration is much faster.
 _SVD_UP_TO = 64
@@ -101,3 +103,25 @@ def _subspace(matrix: Tensor, rank: int) -> Tensor:
     basis = torch.linalg.qr(matrix @ basis.to(matrix))[0]
     inner = basis.mT @ matrix
     return basis @ torch.linalg.eigh(inner @ inner.mT)[1][..., -rank:]
+
+
+def reduced(
+    matrix: Tensor,
+    rank: int,
+    through: Callable[[Tensor], Tensor] | None = None,
+    metric: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Balanced factors (..., m, rank) and (..., rank, n) that lose least: reduced-rank regression.
+
+    Args:
+        matrix: M, (..., m, n).
+        through: gives ``A C A'`` of a matrix A, for the covariance C of what M multiplies; None: A A'.
+        metric: R, (..., m, m): the error is ||R (M - M') C^(1/2)||; None is the identity.
+    """
+    aim = matrix if metric is None else metric @ matrix
+    if through is None and aim.shape[-2] > aim.shape[-1]:
+        right = torch.linalg.eigh(aim.mT @ aim)[1][..., -rank:]
+        return balanced(matrix @ right, right.mT)
+    gram = aim @ aim.mT if through is None else through(aim)
+    left = torch.linalg.eigh((gram + gram.mT) / 2)[1][..., -rank:]
+    return balanced(left if metric is None else torch.linalg.solve(metric, left), left.mT @ aim)

@@ -132,7 +132,7 @@ def _passes(layers: dict[str, nn.Module], limit: int) -> list[dict[str, nn.Modul
     groups: list[dict[str, nn.Module]] = []
     held: dict[nn.Module, int] = {}
     for name, layer in layers.items():
-        if getattr(layer, "transposed", None) is not False:
+        if not isinstance(layer, nn.Linear) and getattr(layer, "transposed", None) is not False:
             kind = type(layer).__name__
             raise RewriteError(f"{name} ({kind}): only convolutions that are not transposed have moments")
         size = covariance_bytes(layer)

@@ -19,6 +19,7 @@ from archcost.weights.features import (
     Batches,
     Runner,
     again,
+    as_maps,
     batches_in,
     layer_of,
     like_of,
@@ -214,8 +215,7 @@ class _Pair:
 
     def __init__(self, name: str, layer: nn.Module, calls: int, length: int | None) -> None:
         self.name, self.layer, self.calls, self.length = name, layer, calls, length
-        self.axes = like_of(layer).axes
-        transposed = bool(layer.transposed)
+        transposed = bool(getattr(layer, "transposed", False))
         self.note = "the last stage is transposed: only its bias can be fitted" if transposed else ""
         self.weights = not transposed
         self.normal = Normal(self.weights, layer.bias is not None)
@@ -235,7 +235,7 @@ class _Pair:
     def target(self, x: Tensor, y: Tensor) -> None:
         if not isinstance(y, Tensor):
             raise RewriteError(f"{self.name}: its output is a {type(y).__name__}, not a tensor")
-        whole = y.detach()[None] if y.dim() == self.axes + 1 else y.detach()
+        whole = as_maps(self.layer, y.detach())
         size = tuple(whole.shape[2:])
         positions = len(whole) * prod(size)
         if not self.stride:
@@ -261,7 +261,7 @@ class _Pair:
         index = torch.arange(len(picked), device=x.device) if self.aside_by_position else images
         aside = index % 4 == 3
         rows = patches(x, spec, picked) if self.weights else x.new_zeros(spec.groups, len(picked), 0)
-        was, now = wanted.rows, _rows(y.detach().reshape(len(x), -1, *spec.output_size), picked)
+        was, now = wanted.rows, _rows(as_maps(self.layer, y.detach()), picked)
         room = max(0, _ASIDE // (self.length or 16)) or 1
         self.normal.add(rows[:, ~aside], (was - now)[~aside])
         kept = aside.nonzero().flatten()
@@ -300,7 +300,7 @@ def _add(layer: nn.Module, fit: Correction) -> None:
 
 
 def _is_conv(module: nn.Module) -> bool:
-    return isinstance(module, ConvLike) or adapters.known(module)
+    return isinstance(module, (ConvLike, nn.Linear)) or adapters.known(module)
 
 
 def _last_of(name: str, module: nn.Module) -> nn.Module:

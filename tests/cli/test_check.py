@@ -97,7 +97,8 @@ def test_an_error_is_one_line_with_the_mend_and_exit_code_2(capsys, arguments, s
 
 def test_formats_can_be_written_to_a_file(capsys):
     for form, sign in (("sarif", '"version": "2.1.0"'), ("github", "::notice "), ("markdown", "| Where")):
-        assert run(capsys, "--format", form, "-o", f"out.{form}") == (0, "", "")
+        written = (0, "", f"archcost: wrote out.{form}\n")
+        assert run(capsys, "--format", form, "-o", f"out.{form}") == written
         assert sign in Path(f"out.{form}").read_text(encoding="utf-8")
 
 

@@ -70,7 +70,7 @@ def test_exit_codes_and_where_a_broken_limit_is_said(capsys, tmp_path):
         "markdown",
     )
     assert (code, out) == (1, "")
-    assert err.startswith("archcost: macs>+5%: ")
+    assert err.startswith("archcost: wrote comment.md\narchcost: macs>+5%: ")
     assert (tmp_path / "comment.md").read_text(encoding="utf-8").startswith("**a: Sequential**")
 
 

@@ -14,6 +14,7 @@ from archcost.engine.loading import load_accelerated
 from archcost.engine.module import Engine, Recipe
 from archcost.errors import ArchcostError, InputError, ModelError, SpecError
 from archcost.latency.store.fingerprint import fingerprint
+from archcost.latency.store.store import StoreError
 from archcost.latency.timing.clock import Timing
 from archcost.report.saving import load_result
 from helpers.engine import Net, X, close, net
@@ -80,7 +81,9 @@ def test_rows_add_up_to_the_whole(told):
 @needs_kernels
 def test_a_report_in_every_format(told, tmp_path):
     found = accelerate(net(), X, threads=1).acceleration
-    assert found.to_text().startswith("Net  1 thread, float32, batch 2\n2.00x (")
+    assert found.to_text().startswith(
+        "Net  1 thread, float32, batch 2\n2.00x as fast: 2.00 ms before, 1.00 ms now ("
+    )
     assert "of working memory for each thread that calls it" in found.to_text()
     assert "call it under torch.inference_mode() or torch.no_grad()" in found.to_text()
     assert list(found.to_pandas()["name"])[-1] == "(the rest)"
@@ -293,6 +296,25 @@ def test_for_real_with_threads_as_they_were():
         assert close(fast(X), model(X))
 
 
+@needs_kernels
+def test_variants_are_timed_once_for_all_models_and_read_from_the_store_then(told, tmp_path):
+    path = tmp_path / "store.sqlite"
+    first = accelerate(net(), X, store=path).acceleration
+    assert first.variants_timed > 1
+    assert first.variants_read == 0
+    assert f"{first.variants_timed} variants of layers timed, 0 read from the store" in str(first)
+    again = accelerate(nn.Sequential(net(), nn.ReLU()).eval(), X, store=path).acceleration
+    assert (again.variants_timed, again.variants_read) == (0, first.variants_timed)
+    anew = accelerate(net(), X, store=False).acceleration
+    assert (anew.variants_timed, anew.variants_read) == (first.variants_timed, 0)
+
+
+@needs_kernels
+def test_a_store_that_cannot_be_used_is_said(told, tmp_path):
+    with pytest.raises(StoreError, match="cannot be used"):
+        accelerate(net(), X, store=tmp_path)
+
+
 # Files
 
 
@@ -331,3 +353,28 @@ def test_a_file_for_another_machine_or_model_is_refused(told, tmp_path, change, 
 def test_a_model_without_a_program_is_not_saved(told, tmp_path):
     with pytest.raises(SpecError, match="this model has no program"):
         accelerate(nn.Identity().eval(), X).save(tmp_path / "net.archcost")
+
+
+@needs_kernels
+def test_outputs_that_are_all_zero_say_nothing_and_the_report_says_so(told):
+    model = net()
+    nn.init.zeros_(model.fc.weight)
+    nn.init.zeros_(model.fc.bias)
+    found = accelerate(model, X).acceleration
+    said = "its outputs are all zero, with these weights and inputs: the error says nothing"
+    assert found.notes.count(said) == 1
+    assert found.to_text().startswith(f"Beware: {said}")
+    assert not any(model.fc.weight.flatten())  # a model that is given stays as it is
+
+
+@needs_kernels
+def test_weights_of_a_spec_that_begin_as_zero_get_values_so_that_outputs_compare(told):
+    torch.manual_seed(0)
+    fast = accelerate("torchvision:resnet18", input_size=(1, 3, 32, 32))
+    assert str(fast.acceleration).startswith("Beware: random weights: the times are those of trained ones")
+    model = net()
+    nn.init.zeros_(model.fc.weight)
+    (note,) = module._untrained(model)
+    assert note.endswith("; fc.weight, zero before training, got some, for outputs to compare")
+    assert model.fc.weight.abs().min() > 0
+    assert module._untrained(model) == [note.partition(";")[0]]

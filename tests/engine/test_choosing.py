@@ -14,9 +14,11 @@ from archcost import kernels
 from archcost.engine.choosing import choose, variants
 from archcost.engine.evaluate import evaluate
 from archcost.engine.graph import Graph
+from archcost.engine.kept import Kept, key_of
 from archcost.engine.operators import Convolution, InvertedResidual
 from archcost.engine.passes import fused
 from archcost.engine.program import Program
+from archcost.latency.store.store import Store
 from helpers.graphs import Model, graph_of, settled, worst
 from helpers.random_cnns import random_cnn
 
@@ -126,6 +128,33 @@ def test_layers_alike_are_measured_once():
     known = {}
     choose(graph, known=known)
     assert len({key for key, _ in known}) == 2
+
+
+def test_times_in_the_store_are_read_by_models_with_the_same_layers(tmp_path):
+    graph, _, _ = network()
+    with Store(tmp_path / "store.sqlite") as store:
+        first, second = Kept(store), Kept(store)
+        _, chosen = choose(graph, kept=first)
+        assert first.timed == len(store) > 2
+        assert first.read == 0
+        again, known = network()[0], {}
+        _, same = choose(again, kept=second, known=known, deadline=-math.inf)
+        assert (second.timed, second.read) == (0, first.timed)
+        assert same == chosen
+        assert {one.key.kind for one in store} == {"step"}
+        assert {one.median_s for one in store} == set(known.values())
+        wider = fused(graph_of(conv(16, 24, 3).eval(), torch.randn(1, 16, 16, 20)))
+        other = Kept(store)
+        choose(wider, kept=other, deadline=-math.inf)
+        assert other.read == 0
+
+
+def test_keys_tell_layers_apart_by_shape_and_by_what_is_fused_into_them():
+    models = [*LAYERS, (nn.Sequential(conv(17, 19, 3), nn.ReLU()), (2, 17, 13, 11)), LAYERS[0]]
+    graphs = [fused(graph_of(settled(model), (torch.randn(shape),))) for model, shape in models]
+    keys = [key_of(graph.nodes[0]) for graph in graphs]
+    assert len(set(keys)) == len(LAYERS) + 1
+    assert keys[-1] == keys[0]
 
 
 def test_deadline_is_kept(monkeypatch):

@@ -100,6 +100,27 @@ CHANGED = {
         (around(lambda x, a: 1 - a(x) * 2 / 3, conv()), ["Convolution"]),
         (around(lambda x, n, m: m(n(x)), nn.BatchNorm2d(6), nn.BatchNorm2d(6)), ["Affine"]),
         (around(lambda x, n: x * n.weight.view(6, 1, 1), nn.BatchNorm2d(6)), ["Affine"]),
+        (around(lambda x: ((0 + x.tanh()) * 1 - 0).tanh()), ["Activate", "Activate"]),
+    ],
+    "fold_linears": [
+        (
+            around(lambda x, a: (a.weight[0, 0] * a(x) + a.bias).relu(), nn.Linear(11, 3)),
+            ["Linear", "Activate"],
+        ),
+        (around(lambda x, a: a(x) * a.weight[:, 0], nn.Linear(11, 3, bias=False), shape=(2, 11)), ["Linear"]),
+    ],
+    "merge_neighbours": [
+        (around(lambda x, a, b: b(a(x)), conv(), conv(outs=4)), ["Convolution"]),
+        (
+            around(lambda x, a, b: x + b(a(x)).relu(), conv(bias=False), conv(kernel=3, padding=1)),
+            ["Convolution", "Activate", "Elementwise"],
+        ),
+        (around(lambda x, a, b: b(a(x)), conv(outs=12), conv(12, kernel=(1, 3), stride=2)), ["Convolution"]),
+        (
+            around(lambda x, a, b: b(a(x)), conv(kernel=3, padding=2, dilation=2, stride=2), conv()),
+            ["Convolution"],
+        ),
+        (around(lambda x, a, b: b(a(x)), nn.Linear(11, 9), nn.Linear(9, 4)), ["Linear", "Reshape"]),
     ],
     "fuse_activations": [
         (around(lambda x, a: F.silu(a(x)), conv()), ["Convolution"]),
@@ -183,6 +204,23 @@ LEFT = {
         around(lambda x, a: a(x) * torch.arange(2, dtype=x.dtype).view(2, 1, 1, 1), conv()),
         around(lambda x, a: a(x) * torch.arange(6, dtype=x.dtype).view(6, 1, 1), conv(outs=1)),
         around(lambda x: x * 2),
+    ],
+    "fold_linears": [
+        around(lambda x, a: a(x) + torch.arange(2.0, dtype=x.dtype).view(2, 1, 1, 1), nn.Linear(11, 11)),
+        around(lambda x, a: a(x) + torch.ones(1, 2, 6, 9, 3, dtype=x.dtype), nn.Linear(11, 3)),
+        around(lambda x, a: a(x).relu() * 2, nn.Linear(11, 3)),
+        around(lambda x, a: (lambda y: (y * 2, y))(a(x)), nn.Linear(11, 3)),
+        around(lambda x, a: a(x) - 2, nn.Linear(11, 3)),
+    ],
+    "merge_neighbours": [
+        around(lambda x, a, b: b(a(x)), conv(outs=2), conv(2)),
+        around(lambda x, a, b: b(a(x)), conv(), conv(kernel=3, padding=1)),
+        around(lambda x, a, b: b(a(x)), conv(stride=2), conv(kernel=3)),
+        around(lambda x, a, b: b(a(x)), conv(groups=2), conv()),
+        around(lambda x, a, b: b(a(x).relu()), conv(), conv()),
+        around(lambda x, a, b: (lambda y: (b(y), y))(a(x)), conv(), conv()),
+        around(lambda x, a, b: b(a(x)), conv(kernel=3), conv(kernel=3)),
+        around(lambda x, a, b: b(a(x)), nn.Linear(11, 3), nn.Linear(3, 11)),
     ],
     "fuse_activations": [
         around(lambda x, a: (lambda y: (y.relu(), y))(a(x)), conv()),

@@ -149,6 +149,10 @@ CASES = [
     ),
     (lambda x: F.scaled_dot_product_attention(x, x[:1], x[:1]), ()),
     (lambda x: F.scaled_dot_product_attention(x, x, x, is_causal=True), ()),
+    (lambda x: F.scaled_dot_product_attention(x, x[:, :, :4], x[:, :, :4], is_causal=True), ()),
+    (lambda x: F.scaled_dot_product_attention(x, x, x, x[:, :1, :, :9].relu()), ()),
+    (lambda x: F.scaled_dot_product_attention(x, x, x, x[:, :, :1, :9] * 2), ()),
+    (lambda x, a: F.scaled_dot_product_attention(x, x, x, a.weight[:9, :9] > -0.1), (nn.Linear(9, 9),)),
     (lambda x, a: F.scaled_dot_product_attention(x, x, x, a.weight[:9, :9]), (nn.Linear(9, 9),)),
 ]
 

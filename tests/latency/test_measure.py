@@ -324,3 +324,16 @@ def test_reports_have_every_column_and_json_is_strict(clock):
 def test_what_makes_no_sense_is_refused_before_anything_runs(options, error, said):
     with pytest.raises(error, match=said):
         archcost.measure(Net(), X, store=False, **options)
+
+
+def test_without_time_for_the_roofline_a_note_says_so(monkeypatch):
+    from archcost.latency.timing.deadline import TooLittleTime
+
+    def too_late(*args, **options):
+        raise TooLittleTime("the time was up before the roofline was measured")
+
+    monkeypatch.setattr("archcost.latency.prediction.roofline.measure_roofline", too_late)
+    found = archcost.measure(nn.Conv2d(3, 4, 3), input_size=(1, 3, 8, 8), seconds=1, store=False)
+    assert found.roofline is None
+    said = "no roofline of this machine: the time was up before the roofline was measured; give more seconds"
+    assert said in found.notes

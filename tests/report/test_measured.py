@@ -165,7 +165,7 @@ def test_advice_from_interrupted_times_says_so():
     page = of_times(slow, ("winograd-4", "contiguous", 1.0, {})).document(Asked()).page()
     said = "unreliable: other processes interrupted every sample"
     assert page.advice[0].text.endswith(said)
-    (fact,) = [one for one in page.facts if one.name == "Convolutions"]
+    (fact,) = [one for one in page.facts if one.name == "Convolutions alone"]
     assert fact.remark.endswith(f"1 of these times is {said}")
 
 

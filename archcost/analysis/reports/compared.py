@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 from archcost.analysis.reports.columns import MODULE_COLUMNS, Row
 from archcost.analysis.reports.pairs import RowPair
@@ -41,20 +41,20 @@ def page_of(
         warnings: lines at the top, such as inputs that differ.
         tables: the tables of the page.
     """
-    names = [visible(row.name) or "(the model)" for row in rows]
+    kinds = _alike(rows)
     drawn = Pairs(
         title="What changed, module by module?",
-        about="The largest change first; modules in which nothing changed are left out.",
+        about="Modules that changed alike together, the largest change first; others are left out.",
         sides=(f"a: {visible(a.name)}", f"b: {visible(b.name)}"),
-        names=names,
-        remarks=[_remark(row) for row in rows],
-        before=[Measure(name, unit, [_value(row.a, at) for row in rows]) for name, at, unit in _MEASURES],
-        after=[Measure(name, unit, [_value(row.b, at) for row in rows]) for name, at, unit in _MEASURES],
+        names=list(map(_names, kinds)),
+        remarks=[_remark(same[0]) for same in kinds],
+        before=[Measure(name, unit, [_sum(same, "a", at) for same in kinds]) for name, at, unit in _MEASURES],
+        after=[Measure(name, unit, [_sum(same, "b", at) for same in kinds]) for name, at, unit in _MEASURES],
     )
     return Page(
         warnings=warnings,
         facts=total_facts(a, b),
-        costly=_largest(a, rows, names),
+        costly=_largest(a, b, kinds),
         costly_title="What changed most",
         pictures=[drawn] if rows else [],
         tables=tables,
@@ -78,19 +78,37 @@ def total_facts(a: TracedModel, b: TracedModel) -> list[Fact]:
     return found
 
 
-def _largest(a: TracedModel, rows: Sequence[RowPair], names: Sequence[str]) -> list[Point]:
-    """The modules whose MACs changed most, those that changed alike together."""
-    alike: dict[tuple[int, str], list[str]] = defaultdict(list)
-    for row, name in zip(rows, names, strict=True):
-        change = (_value(row.b, "macs") or 0) - (_value(row.a, "macs") or 0)
-        if change:
-            alike[change, _remark(row)].append(name)
+def _alike(rows: Sequence[RowPair]) -> list[list[RowPair]]:
+    """Modules that changed alike, in the same class of layers."""
+    found: dict[Hashable, list[RowPair]] = defaultdict(list)
+    for row in rows:
+        values = tuple(_value(side, at) for _, at, _ in _MEASURES for side in (row.a, row.b))
+        found[row.type_of("a"), row.type_of("b"), _remark(row), values].append(row)
+    return list(found.values())
+
+
+def _names(same: Sequence[RowPair]) -> str:
+    name = visible(same[0].name) or "(the model)"
+    return name + f" and {len(same) - 1} like it" * (len(same) > 1)
+
+
+def _sum(same: Sequence[RowPair], side: str, name: str) -> int | None:
+    """The values of modules together; None where the side has none of them."""
+    known = [value for row in same if (value := _value(getattr(row, side), name)) is not None]
+    return sum(known) if known else None
+
+
+def _largest(a: TracedModel, b: TracedModel, kinds: Sequence[Sequence[RowPair]]) -> list[Point]:
+    """The modules whose MACs changed most, alike ones together; bars are shares of the larger model."""
+    whole = max(a.total.macs, b.total.macs)
+    changes = [((_sum(same, "b", "macs") or 0) - (_sum(same, "a", "macs") or 0), same) for same in kinds]
     found = []
-    for (change, why), same in sorted(alike.items(), key=lambda one: -abs(one[0][0]) * len(one[1]))[:_MOST]:
-        whole = change * len(same)
-        text = f"{'+' if change > 0 else '-'}{si_text(abs(whole))} MACs" + f": {why}" * bool(why)
-        head = same[0] + f" and {len(same) - 1} like it" * (len(same) > 1)
-        found.append(Point(head, text, min(abs(whole) / a.total.macs, 1) if a.total.macs else None))
+    for change, same in sorted(changes, key=lambda one: -abs(one[0]))[:_MOST]:
+        if not change:
+            continue
+        why = _remark(same[0])
+        text = f"{'+' if change > 0 else '-'}{si_text(abs(change))} MACs" + f": {why}" * bool(why)
+        found.append(Point(_names(same), text, min(abs(change) / whole, 1) if whole else None))
     return found
 
 

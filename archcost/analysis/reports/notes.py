@@ -22,11 +22,13 @@ if TYPE_CHECKING:
     from archcost.report.grid import Grid
 
 __all__ = [
+    "KIND_NAMES",
     "elsewhere",
     "findings",
     "footnotes",
     "heading",
     "never_ran",
+    "seen_whole",
     "shared",
     "summary",
     "totals",
@@ -38,10 +40,10 @@ __all__ = [
 LONGEST_LIST = 12
 
 
-_KINDS = {
+KIND_NAMES = {
     "convolution": "convolutions",
     "matmul": "linear layers and other matrix products",
-    "attention": "attention",
+    "attention": "attention itself",
     "recurrent": "recurrent layers",
 }
 
@@ -59,7 +61,8 @@ def totals(analysis: TracedModel) -> str:
     if total.kept_for_backward_bytes is not None:
         parts.append(f"{text['kept_for_backward_bytes']} saved for backward")
     if text["receptive_field"] not in ("-", "?"):
-        parts.append(f"receptive field {text['receptive_field']}")
+        size = text["receptive_field"]
+        parts.append(f"receptive field {f'all ({size})' if seen_whole(analysis) else size}")
     parts.append(f"{total.depth} weighted layer{'s' * (total.depth != 1)} deep")
     shapes = all_shapes_text(total.output_shape or ())
     return ", ".join(parts) + (f"; outputs {shapes}" if shapes != text["output_shape"] else "")
@@ -79,6 +82,23 @@ def findings(analysis: TracedModel, grids: Sequence[Grid]) -> list[tuple[str, st
     return [(what, _cut(text)) for what, text in [*notes, ("Assumed", "; ".join(assumed))]]
 
 
+def seen_whole(analysis: TracedModel) -> bool:
+    """Whether the output sees the whole input by operations that have most of the MACs, such as attention.
+
+    The receptive field of the last feature map is then that of a small part of the model; it is otherwise
+    where a pool is global at the end.
+    """
+    fields = analysis.fields_or_none
+    network = None if fields is None else fields.network
+    if fields is None or network is None or network.is_global:
+        return False
+    if fields.output is None or not fields.output.is_global:
+        return False
+    ends = [call.end_op for call in analysis.trace.calls if call.module == network.layer]
+    after = sum(cost.macs or 0 for cost in analysis.operations[max(ends, default=len(analysis.operations)) :])
+    return 2 * after > analysis.total.macs
+
+
 def elsewhere(analysis: TracedModel) -> str:
     """The kinds of operations that have the MACs, where convolutions have less than half; else empty."""
     found = macs_by_kind(analysis)
@@ -87,7 +107,7 @@ def elsewhere(analysis: TracedModel) -> str:
     if 2 * convolutions >= total:
         return ""
     parts = [*found.items(), ("convolution", convolutions)]
-    shares = [f"{_KINDS.get(kind, kind)} {percent_text(100 * macs / total)} %" for kind, macs in parts]
+    shares = [f"{KIND_NAMES.get(kind, kind)} {percent_text(100 * macs / total)} %" for kind, macs in parts]
     return f"{', '.join(shares)} of the MACs"
 
 

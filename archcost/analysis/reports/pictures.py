@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Sequence
 
+from archcost.analysis.filters import layer_spectra, shares_along
 from archcost.analysis.growth import field_steps
 from archcost.analysis.profile import MemoryProfile, layer_costs, memory_profile
-from archcost.analysis.reports.notes import elsewhere, field_notes, uncounted
+from archcost.analysis.reports.commands import command_text
+from archcost.analysis.reports.notes import KIND_NAMES, elsewhere, field_notes, seen_whole, uncounted
 from archcost.analysis.reports.rows import Ledger
 from archcost.analysis.reports.tree import marks_of
 from archcost.analysis.traced import TracedModel
 from archcost.cost.costs import ModuleCost
+from archcost.errors import ArchcostError
 from archcost.report.document import Listing, Page
 from archcost.report.page.parts import Along, Fact, Flow, Measure, Picture, Point, Span, Tiles
 from archcost.report.text import visible
@@ -22,11 +25,6 @@ __all__ = ["costly", "facts", "page_of", "pictures"]
 _MOST, _MOST_ALIVE = 3, 12
 # Findings on which something can be done; the others are facts.
 _ADVICE = frozenset({"No context", "Misaligned", "Uncovered"})
-_CHEAPER = Point(
-    "Cheaper layers",
-    "archcost propose SPEC names replacements for the convolutions, and archcost report SPEC shows them on "
-    "this page; archcost measure SPEC times each layer on this machine",
-)
 
 
 def page_of(analysis: TracedModel, tables: Sequence[Listing]) -> Page:
@@ -37,19 +35,23 @@ def page_of(analysis: TracedModel, tables: Sequence[Listing]) -> Page:
         costly=costly(analysis),
         advice=[
             *(Point(head, text) for head, text in field_notes(analysis) if head in _ADVICE),
-            _cheaper(analysis),
+            *_next(analysis),
         ],
         pictures=pictures(analysis),
         tables=tables,
     )
 
 
-def _cheaper(analysis: TracedModel) -> Point:
-    """How to have cheaper layers, or where the cost is if not in convolutions."""
+def _next(analysis: TracedModel) -> list[Point]:
+    """How to have cheaper layers, or where the cost is if not in convolutions; and the same model faster."""
     where = elsewhere(analysis)
-    if not where:
-        return _CHEAPER
-    return Point("Most of the cost is elsewhere", f"{where}; archcost propose replaces convolutions only")
+    text = "replacements for the convolutions, with the change in every cost"
+    cheaper = Point("Cheaper layers", text, command=command_text(analysis, "propose"))
+    if where:
+        text = f"{where}; archcost propose replaces convolutions only"
+        cheaper = Point("Most of the cost is elsewhere", text)
+    text = "the same model and weights as one program, timed against it on this machine"
+    return [cheaper, Point("Faster as it is", text, command=command_text(analysis, "accelerate"))]
 
 
 def facts(analysis: TracedModel) -> list[Fact]:
@@ -70,12 +72,14 @@ def facts(analysis: TracedModel) -> list[Fact]:
     fields = analysis.fields_or_none
     network = None if fields is None else fields.network
     if network is not None and any(network.local.size):
-        of = f"pixels of an input of {axes_text(network.input_size)}"
-        if network.is_global or (
-            fields is not None and fields.output is not None and fields.output.is_global
-        ):
+        size, of = axes_text(network.local.size), f"pixels of an input of {axes_text(network.input_size)}"
+        output = None if fields is None else fields.output
+        if seen_whole(analysis):
+            of = f"of an input of {axes_text(network.input_size)}; {size} pixels at {visible(network.layer)}"
+            size = "all"
+        elif network.is_global or (output is not None and output.is_global):
             of += ", without operations that see all of it"
-        found.append(Fact("Receptive field", axes_text(network.local.size), of))
+        found.append(Fact("Receptive field", size, of))
     bends = f"weighted layers on the longest path, {total.nonlinearities} activation functions"
     return [*found, Fact("Depth", count_text(total.depth), bends)]
 
@@ -103,12 +107,25 @@ def costly(analysis: TracedModel) -> list[Point]:
 def _what(analysis: TracedModel, cost: ModuleCost) -> str:
     kernel = analysis.kernels.get(cost.name)
     shape = None if cost.output_shape is None else f"output {shape_text(cost.output_shape)}"
-    return ", ".join(visible(part) for part in (cost.type_name, kernel, shape) if part)
+    # A module of several kinds of operations, such as attention with its projections.
+    inside: Counter[str] = Counter()
+    for one in analysis.operations:
+        if one.module == cost.name:
+            inside[one.kind] += one.macs or 0
+    kinds = [
+        f"{KIND_NAMES.get(kind, kind)} {percent_text(100 * macs / cost.macs)} %"
+        for kind, macs in (+inside).most_common()
+    ]
+    several = f" ({', '.join(kinds)})" * (len(kinds) > 1)
+    return ", ".join(visible(part) for part in (f"{cost.type_name}{several}", kernel, shape) if part)
 
 
 def pictures(analysis: TracedModel, *more: Measure) -> list[Picture]:
     """The pictures of an Analysis, as far as there is something to draw; ``more`` measures of modules."""
-    made = (_tiles(analysis, *more), _along(analysis), _memory(analysis), _growth(analysis), _flow(analysis))
+    made: tuple[Picture | None, ...] = (
+        *(_tiles(analysis, *more), _along(analysis), _memory(analysis), _growth(analysis)),
+        *(_filters(analysis), _flow(analysis)),
+    )
     return [picture for picture in made if picture is not None]
 
 
@@ -217,6 +234,18 @@ def _growth(analysis: TracedModel) -> Along | None:
         level=inputs,
         level_text="" if inputs is None else f"input {inputs}",
     )
+
+
+def _filters(analysis: TracedModel) -> Along | None:
+    """The bands of the kernels, where the model has weights of its own: random ones show nothing."""
+    model = analysis.weighted
+    if model is None:
+        return None
+    try:
+        rows = layer_spectra(model)
+    except ArchcostError:  # on `meta`, or not finite
+        return None
+    return shares_along(rows) if len(rows) > 1 else None
 
 
 def _flow(analysis: TracedModel) -> Flow | None:

@@ -70,18 +70,19 @@ def matmul(builder: Builder, node: Node) -> None:
 
 
 def _attention_forms(node: Node, given: Sequence[Form]) -> tuple[Sequence[Form], Form] | None:
-    operator = node.operator
-    assert isinstance(operator, Attention)
-    if operator.causal or len(node.inputs) > 3 or any(value.constant is not None for value in node.inputs):
+    q, k, v, *masks = node.inputs
+    if any(value.constant is not None for value in (q, k, v)):
         return None
-    return [Form.PLAIN] * 3, Form.PLAIN
+    if any(mask.shape[-1:] != k.shape[2:3] or len(mask.shape) > 4 for mask in masks):
+        return None
+    return [Form.PLAIN] * len(node.inputs), Form.PLAIN
 
 
 @lowers(Attention, _attention_forms)
 def attention(builder: Builder, node: Node) -> None:
     operator = node.operator
     assert isinstance(operator, Attention)
-    q, k, v = node.inputs
+    q, k, v, *masks = node.inputs
 
     def heads(value: Value) -> Heads:
         _, several, rows, length = value.shape
@@ -90,9 +91,20 @@ def attention(builder: Builder, node: Node) -> None:
     arguments = AttentionArguments(
         *(q.shape[0], q.shape[1], q.shape[2], k.shape[2], q.shape[3], v.shape[3]),
         *map(heads, (q, k, v, node.output)),
-        Mask(1, 0, 0, 0),
+        _mask(masks[0].shape) if masks else Mask(1, 0, 0, 0),
         Mask(1, 0, 0, 0),
         operator.scale,
     )
-    places = (*(builder.held[value] for value in (q, k, v)), None, None, builder.held[node.output])
+    mask = builder.held[masks[0]] if masks else None
+    places = (*(builder.held[value] for value in (q, k, v)), mask, None, builder.held[node.output])
     builder.step(node, "attention", arguments, places)
+
+
+def _mask(shape: Sequence[int]) -> Mask:
+    """Where its rows lie; dimensions of one element are the same for all."""
+    batch, heads, rows, keys = (1,) * (4 - len(shape)) + tuple(shape)
+    strides = (heads * rows * keys, rows * keys, keys)
+    return Mask(
+        batch,
+        *(stride if size > 1 else 0 for size, stride in zip((batch, heads, rows), strides, strict=True)),
+    )

@@ -10,7 +10,9 @@ from archcost.engine.passes.before import fuse_before
 from archcost.engine.passes.branches import merge_branches
 from archcost.engine.passes.channels import merge_channels
 from archcost.engine.passes.gates import fuse_gates
+from archcost.engine.passes.linears import fold_linears
 from archcost.engine.passes.mobile import fuse_inverted_residuals
+from archcost.engine.passes.neighbours import merge_neighbours
 from archcost.engine.passes.views import sink_views
 
 __all__ = ["PASSES", "fused"]
@@ -20,6 +22,9 @@ PASSES = (
     merge_channels,
     fold_affine,
     merge_branches,
+    fold_affine,
+    fold_linears,
+    merge_neighbours,
     fuse_activations,
     fuse_additions,
     fuse_activations,

@@ -16,7 +16,25 @@ __all__ = ["fold_affine"]
 
 def fold_affine(graph: Graph) -> Graph:
     """Batch normalisations and constant scales become part of the convolution or linear layer in front."""
-    return swept(graph, lambda edits, node: _found(edits, node) or _folded(edits, node))
+    return swept(
+        graph, lambda edits, node: _nothing(edits, node) or _found(edits, node) or _folded(edits, node)
+    )
+
+
+def _nothing(edits: Edits, node: Node) -> bool:
+    """Adding 0, as a sum that begins with it does, and multiplying by 1."""
+    operator = node.operator
+    if not isinstance(operator, Elementwise) or operator.activation != IDENTITY:
+        return False
+    neutral = {"add": 0, "sub": 0, "mul": 1, "div": 1}.get(operator.kind)
+    a, b = node.inputs
+    pairs = [(a, b)] if operator.kind in ("sub", "div") else [(a, b), (b, a)]
+    for x, other in pairs:
+        if other.constant is None or x.constant is not None or x.shape != node.output.shape:
+            continue
+        if neutral is not None and bool((other.constant == neutral).all()):
+            return edits.bypass(node, x)
+    return False
 
 
 def _found(edits: Edits, node: Node) -> bool:

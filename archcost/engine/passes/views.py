@@ -54,12 +54,8 @@ def _merged(edits: Edits, node: Node) -> bool:
     nothing = (
         x.shape == node.output.shape if isinstance(view, Reshape) else list(view.order) == sorted(view.order)
     )
-    if nothing and node.output not in edits.returned:
-        users = list(dict.fromkeys(edits.users(node.output)))
-        for user in users:
-            inputs = tuple(x if value is node.output else value for value in user.inputs)
-            edits.replace([user], [replace(user, inputs=inputs)])
-        return bool(users)
+    if nothing and edits.bypass(node, x):
+        return True
     # Dimensions of one element can change places without any element moving.
     if isinstance(view, Permute) and _keeps_order(view, x.shape):
         edits.replace([node], [replace(node, operator=Reshape(node.output.shape))])

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING
+
+import torch
 
 from archcost.engine.graph import Value
 from archcost.engine.operators import Attention, Linear, MatMul
@@ -49,8 +52,16 @@ def attention(reader: Reader, given: Arguments) -> tuple[Value, ...] | None:
     q, k, v, mask = given["query"], given["key"], given["value"], given["attn_mask"]
     if len(q.shape) != 4 or given["dropout_p"] or k.shape[1] != q.shape[1]:
         return None
-    if mask is not None and not next(iter(given.op.tensors())).dtype.is_floating_point:
+    if given["is_causal"]:
+        later = torch.full((q.shape[2], k.shape[2]), -inf, dtype=torch.float64).triu(1)
+        mask = Value(tuple(later.shape), later)
+    if mask is not None and mask.dtype is torch.bool:
+        if mask.constant is None or not bool(mask.constant.any(-1).all()):
+            return None  # rows that see nothing are zeros
+        added = torch.zeros(mask.shape, dtype=torch.float64).masked_fill(~mask.constant, -inf)
+        mask = Value(mask.shape, added, mask.state)
+    elif mask is not None and not mask.dtype.is_floating_point:
         return None
     scale = given["scale"] if given["scale"] is not None else q.shape[-1] ** -0.5
     inputs = (q, k, v) if mask is None else (q, k, v, mask)
-    return (reader.add(Attention(float(scale), given["is_causal"]), *inputs, shape=given.shape),)
+    return (reader.add(Attention(float(scale)), *inputs, shape=given.shape),)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from archcost.engine.graph import Graph, Node, Value
 from archcost.engine.operators import Operator, Slot, TorchCall, function
+from archcost.engine.reading.constants import Constants
 from archcost.engine.reading.registry import READERS, Refused
 from archcost.trace.graph import Argument, Op, TensorRef, Trace, refs
 
@@ -59,8 +60,8 @@ class Arguments:
 class Reader:
     """The state of reading one trace."""
 
-    def __init__(self, trace: Trace, state: Mapping[str, Tensor]) -> None:
-        self._trace, self._state = trace, state
+    def __init__(self, trace: Trace, state: Mapping[str, Tensor], constants: Constants) -> None:
+        self._trace, self._state, self._constants = trace, state, constants
         self._nodes: list[Node] = []
         self._known: dict[int, dict[_Key, Value]] = {}
         self._inputs: list[Value] = []
@@ -111,9 +112,12 @@ class Reader:
         known = self._known.setdefault(ref.storage, {})
         if _key(ref) not in known:
             storage = self._trace.storages[ref.storage]
+            if ref in self._constants:
+                known[_key(ref)] = Value(ref.shape, self._constants[ref], dtype=ref.dtype)
+                return known[_key(ref)]
             if storage.origin not in ("parameter", "buffer") or storage.name is None:
                 raise Refused(
-                    f"{self._module or 'the model'}: a tensor is read that no operation of the trace made"
+                    f"{self._module or 'the model'}: a tensor is read that differs from one call to the next"
                     if storage.origin == "constant"
                     else f"{self._module or 'the model'}: a view is read after what it views was changed"
                 )
@@ -159,7 +163,7 @@ class Reader:
     def _check_writes(self, op: Op) -> None:
         for index in op.writes:
             storage = self._trace.storages[index]
-            if storage.origin in ("parameter", "buffer", "input"):
+            if storage.origin != "operation":
                 what = storage.name or f"its {storage.origin}"
                 raise Refused(f"{self._module or 'the model'}: {op.label} changes {what}")
 

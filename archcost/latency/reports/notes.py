@@ -55,8 +55,9 @@ def notes_of(measured: TimedModel, grids: Sequence[Grid]) -> list[tuple[str, str
 
 
 def answers(measured: TimedModel) -> list[str]:
-    """The first lines: the time of a forward pass, and what convolutions would gain alone."""
-    return [*_of_context(measured), *_alone(measured)]
+    """The first lines: the time of a forward pass, its tail, and what convolutions would gain alone."""
+    tail = [] if measured.requests is None else [f"As requests, one after the other: {measured.requests}"]
+    return [*_of_context(measured), *tail, *_alone(measured)]
 
 
 def _of_context(measured: TimedModel) -> list[str]:

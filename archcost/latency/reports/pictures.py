@@ -7,6 +7,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from archcost.analysis.reports.commands import command_text
 from archcost.analysis.reports.pictures import facts, pictures
 from archcost.analysis.reports.rows import Ledger
 from archcost.analysis.reports.tree import marks_of
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from archcost.latency.timing.parts import CallTime, InContext
     from archcost.spec import ConvSpec
 
-__all__ = ["facts_of", "page_of", "pictures_of", "with_inner"]
+__all__ = ["costly_of", "facts_of", "page_of", "pictures_of", "with_inner"]
 
 _MOST = 3
 
@@ -37,7 +38,7 @@ def page_of(measured: TimedModel) -> Page:
     return Page(
         warnings=warnings,
         facts=facts_of(measured, measured.analysis),
-        costly=_costly(measured),
+        costly=costly_of(measured),
         advice=_advice(measured),
         pictures=pictures_of(measured, measured.analysis),
     )
@@ -70,19 +71,24 @@ def facts_of(measured: TimedModel, analysis: Analysis | None) -> list[Fact]:
     ]
     if pairs:
         as_run, native, best = (sum(filter(None, times)) for times in zip(*pairs, strict=True))
-        of = f"of {len(pairs)} convolutions alone, on PyTorch's own path as the model runs them"
-        of += f"; {ms_text(native)} ms in the faster layout" * (as_run > native)
-        of += f"; {ms_text(best)} ms by the fastest path"
+        of = "on PyTorch's own path" + f"; {ms_text(native)} in the faster layout" * (as_run > native)
+        of += f"; {ms_text(best)} by the fastest path"
         doubtful = sum(one.disturbed for one in measured.layers)
         of += f"; {doubtful} of these times {'are' if doubtful > 1 else 'is'} {UNRELIABLE}" * bool(doubtful)
-        found.append(Fact("Convolutions", f"{ms_text(as_run)} ms", of))
+        text, count = f"{ms_text(as_run)} ms", len(measured.layers)
+        if len(pairs) < count:  # a part of them must not be read as all
+            text, of = (
+                f"{len(pairs)} of {count} timed",
+                f"those together {text} {of}; more --seconds time more",
+            )
+        found.append(Fact("Convolutions alone", text, of))
     if measured.roofline is not None:
         line = measured.roofline
         peak = f"{si_text(line.macs_per_second)}MAC/s"
         found.append(Fact("Machine", peak, f"at most, and {si_text(line.bytes_per_second)}B/s of memory"))
     threads = f"{measured.threads} thread{'s' * (measured.threads != 1)}"
-    processor = visible(measured.device).partition(", L1")[0]  # all of it is in the notes
-    return [*found, Fact("Conditions", threads, f"{visible(measured.dtype)}; {processor}")]
+    processor = visible(measured.device).partition(" (")[0]  # all of it is in the notes
+    return [*found, Fact("Conditions", threads, f"{visible(measured.dtype)}, {processor}")]
 
 
 def _alike(measured: TimedModel) -> dict[ConvSpec, list[LayerTime]]:
@@ -102,7 +108,7 @@ def _head(layers: Sequence[LayerTime]) -> str:
     return name + f" and {len(layers) - 1} like it" * (len(layers) > 1)
 
 
-def _costly(measured: TimedModel) -> list[Point]:
+def costly_of(measured: TimedModel) -> list[Point]:
     """The modules with the most time of their own inside real passes, equal ones together.
 
     Without a measurement in context, the kinds of convolutions by their times alone.
@@ -161,8 +167,11 @@ def _advice(measured: TimedModel) -> list[Point]:
     gains.sort(key=lambda gain: -gain[0])
     found = [point for _, point in gains[:_MOST]]
     if found:
-        text = "archcost accelerate SPEC makes one program of the whole model, and times it"
-        found.append(Point("To have it", text))
+        text = "makes one program of the whole model, with the fastest paths, and times it"
+        command = "archcost accelerate SPEC"
+        if measured.analysis is not None:
+            command = command_text(measured.analysis, "accelerate", f"--threads {measured.threads}")
+        found.append(Point("To have it", text, command=command))
     return found
 
 

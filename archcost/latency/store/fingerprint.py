@@ -45,7 +45,7 @@ class Fingerprint:
     onednn: str
     archcost: str
     kernels: str | None
-    """The instruction set of archcost's compiled kernels; None where there are none."""
+    """The instruction set of archcost's compiled kernels and a digest of their sources; None without any."""
     cuda: str | None = None
     """The name of the CUDA device; None for the CPU."""
 
@@ -80,8 +80,6 @@ def fingerprint(device: str = "cpu") -> Fingerprint:
 
     import torch
 
-    from archcost import kernels
-
     facts = _cpuinfo()
     return Fingerprint(
         cpu=_cpu_name(facts),
@@ -92,9 +90,16 @@ def fingerprint(device: str = "cpu") -> Fingerprint:
         torch=str(torch.__version__),
         onednn=_onednn(torch.__config__.show()),
         archcost=version("archcost"),
-        kernels=kernels.isa(),
+        kernels=_kernels(),
         cuda=torch.cuda.get_device_name(device) if str(device).startswith("cuda") else None,
     )
+
+
+def _kernels() -> str | None:
+    from archcost import kernels
+
+    library = kernels.library()
+    return None if library is None else f"{kernels.isa()} {library.archcost_sources().decode()[:8]}"
 
 
 def _cpuinfo() -> dict[str, str]:

@@ -5,7 +5,7 @@ In files of version 1, and lines exported from them, the kind is part of the pat
 
 from __future__ import annotations
 
-__all__ = ["CHAIN", "COLD", "IN_MODEL", "OLD_LAYERS", "PATH", "ROOFLINE", "kind_and_path"]
+__all__ = ["CHAIN", "COLD", "IN_MODEL", "OLD_LAYERS", "PATH", "ROOFLINE", "STEP", "kind_and_path"]
 
 PATH = "path"
 """A convolution alone on one path, its input in the caches."""
@@ -17,6 +17,8 @@ CHAIN, OLD_LAYERS = "chain", "before chain"
 """The new layers of a proposal, and the old layers in turns with them; the path is a digest of the pair."""
 ROOFLINE = "roofline"
 """The machine's peak and bandwidths; the paths are those of `archcost.latency.prediction.roofline`."""
+STEP = "step"
+"""A layer as steps of an accelerated model's program; the path is the variant, and what is fused into it."""
 
 _MARK = f", {IN_MODEL}"
 

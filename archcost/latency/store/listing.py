@@ -82,7 +82,7 @@ MEASUREMENT_COLUMNS: tuple[Column[Measurement], ...] = (
     words(
         "kind",
         "Kind",
-        "Surroundings of the measurement: path, cold, in a model, chain or roofline",
+        "Surroundings of the measurement: path, cold, in a model, chain, step or roofline",
         lambda one: one.key.kind,
         keep=45,
     ),

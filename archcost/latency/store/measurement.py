@@ -48,7 +48,7 @@ class Key:
     path: str
     """The name of the path; for other kinds, see `archcost.latency.store.kinds`."""
     layout: str = "contiguous"
-    """The layout of the input: ``contiguous`` or ``channels_last``."""
+    """The layout of the input: ``contiguous`` or ``channels_last``, of a step ``blocked``."""
     threads: int = 1
     """Threads of PyTorch."""
     kind: str = PATH

@@ -19,12 +19,14 @@ DRAW.pairs = (picture) => {
     const part = all ? order : order.slice(0, FEW_BARS);
     list.replaceChildren(...part.map((at) => {
       const x = a.values[at], y = b.values[at];
-      const ratio = x && y ? `, ${amount(y / x, "x")}` : "";
+      const ratio = !x || !y ? "" : a.unit === "ms" ? `, ${amount(x / y, "x")} as fast` : `, ${amount(y / x, "x")}`;
       return make("li", {}, make("span", { class: "name" }, soft(names[at]), remarks[at] ? make("small", {}, " ", soft(remarks[at])) : ""),
         make("span", { class: "values" }, `${x === null ? "-" : amount(x, a.unit)} → ${y === null ? "-" : amount(y, b.unit)}${ratio}`),
         bar((x || 0) / most, "a"), bar((y || 0) / most, "b"));
     }));
-    if (!part.length) list.replaceChildren(make("li", {}, "nothing differs"));
+    const same = names.length - order.length;
+    if (!part.length) list.replaceChildren(make("li", {}, `nothing differs in ${before[measure].name}`));
+    else if (same && part.length === order.length) list.append(make("li", {}, make("small", {}, `${same} ${same > 1 ? "others do" : "other does"} not differ in ${before[measure].name}`)));
     more.hidden = part.length === order.length;
     say(more, `show all ${order.length}`);
   }

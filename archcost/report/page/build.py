@@ -12,13 +12,16 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.resources import files
 
 from archcost.errors import SpecError
 from archcost.report.data import plain, versions
 from archcost.report.document import Asked, Document, Listing, shown_in
 from archcost.report.page.listing import listing
+from archcost.report.page.parts import THIS_FILE
 from archcost.report.saving import embedded
 from archcost.report.text import html_text, visible
 from archcost.report.values import Json
@@ -28,12 +31,13 @@ __all__ = ["page"]
 _SCRIPTS = ("core.js", "tiles.js", "along.js", "dots.js", "bars.js", "flow.js", "table.js", "page.js")
 
 
-def page(document: Document, result: object) -> str:
+def page(document: Document, result: object, path: str = "report.html") -> str:
     """The page of a Document as HTML.
 
     Args:
         document: the contents.
         result: the result itself, which `archcost.load_result` reads back from the page.
+        path: the file of the page, for commands that read it.
     """
     script = "".join(_asset(name) for name in _SCRIPTS)
     style = _asset("page.css")
@@ -50,7 +54,7 @@ def page(document: Document, result: object) -> str:
         ),
         "STYLE": style,
         "SCRIPT": script,
-        "DATA": _block(_data(document)),
+        "DATA": _block(_data(document, path)),
         "SAVED": _saved(result),
     }
     # The parts are joined, not replaced one after the other: a name may be one of the marks.
@@ -84,8 +88,10 @@ def _block(data: Mapping[str, Json]) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def _data(document: Document) -> dict[str, Json]:
+def _data(document: Document, path: str) -> dict[str, Json]:
     made, every = document.page(), Asked(full=True)
+    grids = shown_in(document, every)
+    advice = [replace(one, command=_naming(one.command, path)) for one in made.advice]
     tables = map(Listing, document.tables) if made.tables is None else made.tables
     return {
         **versions(),
@@ -96,11 +102,18 @@ def _data(document: Document) -> dict[str, Json]:
         "facts": _records(made.facts),
         "costly_title": made.costly_title,
         "costly": _records(made.costly),
-        "advice": _records(made.advice),
+        "advice": _records(advice),
         "pictures": [picture.record() for picture in made.pictures],
         "tables": [listing(one) for one in tables],
-        "notes": document.notes_for(every, shown_in(document, every)),
+        "notes": document.notes(grids),
+        "footnotes": document.footnotes(grids),
     }
+
+
+def _naming(command: str, path: str) -> str:
+    """A command with the file of the page, as a shell or as Python takes it."""
+    quoted = shlex.quote(path) if command.startswith("archcost ") else repr(path)
+    return command.replace(THIS_FILE, visible(quoted))
 
 
 def _records(found: Sequence[object]) -> list[Json]:

@@ -2,7 +2,7 @@
    Views of a tensor feed nobody, since what reads them reads the tensor: they are left out at first. */
 DRAW.flow = (picture) => {
   const { operations, modules, shapes, fed_by: fedBy, views, names, first, end } = picture;
-  const LANE = 12, MOST = 400, NARROW = 560;
+  const LANE = 12, MOST = 400;
   const size = (at) => end[at] - first[at];
   /* An operation that reads nothing and that nobody reads, such as an empty tensor of batch statistics. */
   const isRead = new Set(fedBy.flat());
@@ -30,9 +30,8 @@ DRAW.flow = (picture) => {
     }
     return [[...outside].sort((a, b) => a - b), inside];
   }
-  /* On a narrow screen a row has two lines, and its lanes are closer. */
+  /* A row is as high as its text needs, which breaks where the screen is narrow. */
   function paint(whole) {
-    const isNarrow = whole < NARROW, ROW = isNarrow ? 42 : 24;
     const [outside, inside] = rows(), drawn = [...outside, ...inside];
     const place = new Map(drawn.map((at, row) => [at, row]));
     const spans = [], steps = [];
@@ -53,35 +52,40 @@ DRAW.flow = (picture) => {
       span.lane = lane;
     }
     const lane = Math.min(LANE, 0.25 * whole / (ends.length + 1));
-    const width = 20 + lane * (ends.length + 1), height = drawn.length * ROW, x = width - 10;
-    const y = (row) => row * ROW + 12;
+    const width = 20 + lane * (ends.length + 1), x = width - 10;
+    write(outside, drawn, place);
+    list.style.width = `${Math.max(whole - width - 26, 120)}px`;
+    filled(image, { width, height: 0 }, []);
+    const tops = [...list.children].map((one) => one.offsetTop), height = list.offsetHeight;
+    const y = (row) => tops[row] + 12;
     filled(image, { width, height, viewBox: `0 0 ${width} ${height}` }, []);
     image.replaceChildren();
     for (const row of steps) image.append(draw("path", { class: "edge", d: `M${x},${y(row - 1)}V${y(row)}` }));
     for (const span of spans) {
-      const left = x - lane * (span.lane + 1), a = y(span.source), b = y(span.row), bend = ROW / 2;
+      const left = x - lane * (span.lane + 1), a = y(span.source), b = y(span.row), bend = 12;
       image.append(draw("path", { class: "edge skip", d: `M${x},${a}Q${left},${a} ${left},${a + bend}V${b - bend}Q${left},${b} ${x},${b}` }));
     }
     drawn.forEach((at, row) => {
       const kind = row < outside.length ? "source" : fedBy[at].length > 1 ? "join" : "node";
       image.append(draw("circle", { class: kind, cx: x, cy: y(row), r: kind === "join" ? 5.5 : 4 }));
     });
+    const last = inside[inside.length - 1];
+    note.hidden = inside.length < MOST;
+    say(note, `The operations after number ${last + 1} are not drawn; choose a smaller module.`);
+  }
+  function write(outside, drawn, place) {
     const module = names[chosen];
     const words = (at) => {
       const name = names[modules[at]];
       const inner = name.startsWith(`${module}.`) ? name.slice(module.length + 1) : name === module ? "" : name;
       return `${operations[at]}${inner && ` of ${inner}`}`;
     };
-    list.classList.toggle("two", isNarrow);
     list.replaceChildren(...drawn.map((at, row) => {
       const from = row < outside.length ? [] : fedBy[at].filter((source) => place.get(source) !== row - 1 || fedBy[at].length > 1);
       const reads = from.length ? `reads ${from.map(words).join(" and ")}` : "";
-      return make("li", {}, row < outside.length ? "from outside: " : "", make("b", {}, operations[at]),
-        words(at).slice(operations[at].length), make("small", {}, ` ${shapes[at]} ${reads}`));
+      return make("li", {}, row < outside.length ? "from outside: " : "", make("b", {}, soft(operations[at])),
+        soft(words(at).slice(operations[at].length)), make("small", {}, soft(` ${shapes[at]} ${reads}`)));
     }));
-    const last = inside[inside.length - 1];
-    note.hidden = inside.length < MOST;
-    say(note, `The operations after number ${last + 1} are not drawn; choose a smaller module.`);
   }
   const fit = fitted(box, paint);
   const shown = make("label", { class: "check" }, make("input", { type: "checkbox", change: (event) => { withViews = event.target.checked; fit.again(); } }), "with views (transpose, reshape ...)");

@@ -15,9 +15,10 @@ def listing(one: Listing) -> dict[str, Json]:
     table = one.table
     rows = table.rows()
     names = [column.name for column in table.for_people(Asked())] if one.shown is None else one.shown
-    shown = {table.columns[0].name, *names}
+    shown = list(dict.fromkeys([table.columns[0].name, *names]))
+    place = {name: at for at, name in enumerate(shown)}
     columns: list[Json] = []
-    for column in table.columns:
+    for column in sorted(table.columns, key=lambda one: place.get(one.name, len(place))):
         values = [column.get(row) for row in rows]
         if all(value in (None, "", ()) for value in values):
             continue

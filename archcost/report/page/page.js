@@ -26,7 +26,7 @@ function section(title, about, ...inside) {
 function points(title, list) {
   if (!list.length) return null;
   /* Those with a share are ranked and have numbers; what follows them has not. */
-  const item = (one) => make("li", {}, make("b", {}, soft(one.head)), make("span", {}, soft(one.text)), one.share === null ? null : bar(one.share, "b"));
+  const item = (one) => make("li", {}, make("b", {}, soft(one.head)), make("span", {}, soft(one.text)), one.command ? make("code", { class: "command" }, one.command.split(" ").flatMap((word, at) => [at ? " " : "", make("span", { class: "whole" }, word)])) : null, one.share === null ? null : bar(one.share, "b"));
   const part = (tag, of) => (of.length ? make(tag, {}, of.map(item)) : null);
   return make("section", { class: "points" }, make("h2", {}, title), part("ol", list.filter((one) => one.share !== null)), part("ul", list.filter((one) => one.share === null)));
 }
@@ -41,8 +41,8 @@ function start() {
   const heading = make("header", {}, make("div", {}, make("h1", {}, soft(first ? first[0] : DATA.schema)),
     first && first[1] ? make("p", {}, first[1]) : null, others.map(([name, rest]) => make("p", { class: "second" }, make("b", {}, soft(name)), ` ${rest}`))), theme());
   const parts = [heading];
-  if (DATA.warnings.length) parts.push(make("div", { class: "warning", role: "note" }, DATA.warnings.map((line) => make("p", {}, line))));
-  if (DATA.facts.length) parts.push(make("dl", { class: "facts" }, DATA.facts.map((fact) => make("div", {}, make("dt", {}, fact.name), make("dd", {}, joined(fact.text), fact.remark ? make("small", {}, soft(fact.remark)) : null)))));
+  if (DATA.warnings.length) parts.push(make("div", { class: "warning", role: "note" }, DATA.warnings.map((line) => make("p", {}, soft(line)))));
+  if (DATA.facts.length) parts.push(make("dl", { class: "facts" }, DATA.facts.map((fact) => make("div", { class: fact.remark.length > 70 ? "wide" : null }, make("dt", {}, fact.name), make("dd", {}, joined(fact.text), fact.remark ? make("small", {}, soft(fact.remark)) : null)))));
   for (const line of DATA.lines) parts.push(make("p", {}, soft(line)));
   const top = [points(DATA.costly_title, DATA.costly), points("What to do about it", DATA.advice)].filter(Boolean);
   if (top.length) parts.push(make("div", { class: "top" }, top));
@@ -51,7 +51,9 @@ function start() {
   const rest = [];
   for (const picture of DATA.pictures) if (DRAW[picture.kind]) rest.push(() => section(picture.title, picture.about, DRAW[picture.kind](picture)));
   DATA.tables.filter((table) => table.rows).forEach((table, at) => rest.push(() => section(`All ${table.name}`, table.title, at ? unfolded(table) : listed(table))));
-  if (DATA.notes.length) rest.push(() => section("Notes", "", make("dl", { class: "notes" }, DATA.notes.map(([name, text]) => make("div", {}, make("dt", {}, name), make("dd", {}, soft(text)))))));
+  const said = (list) => make("dl", { class: "notes" }, list.map(([name, text]) => make("div", {}, make("dt", {}, name), make("dd", {}, soft(text)))));
+  const more = DATA.footnotes.length ? make("details", {}, make("summary", {}, `${DATA.footnotes.length} more: units, and what was left as it is`), said(DATA.footnotes)) : null;
+  if (DATA.notes.length || more) rest.push(() => section("Notes", "", said(DATA.notes), more));
   const saved = document.getElementById("archcost-saved").textContent ? ["The result is inside this file: ", make("code", {}, "archcost.load_result(path)"), " reads it. "] : "";
   rest.push(() => make("footer", {}, make("p", {}, `Made by archcost ${DATA.archcost} with torch ${DATA.torch}, Apache-2.0. `, saved, "Nothing on this page comes from the network.")));
   for (const one of rest) document.getElementById("page").append(one());

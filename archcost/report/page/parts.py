@@ -13,9 +13,13 @@ from typing import ClassVar
 from archcost.report.values import Json
 
 __all__ = [
+    "THIS_FILE",
     *("Along", "Choices", "Dots", "Fact", "Flow", "Measure", "Pairs"),
     *("Picture", "Point", "Span", "Tiles"),
 ]
+
+THIS_FILE = "@file@"
+"""Stands in a command for the file of the page."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,8 @@ class Point:
     head: str
     text: str
     share: float | None = None
+    command: str = ""
+    """What to type for it; `THIS_FILE` in it becomes the name of the page's file."""
 
 
 @dataclass(frozen=True, slots=True)

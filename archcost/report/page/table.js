@@ -80,7 +80,7 @@ function listed(table) {
   }
   function line(row, list) {
     return make("tr", { class: levels && levels[row] === 0 ? "total" : null }, list.map((column, at) => {
-      if (at) return make("td", { class: column.right ? "right" : null }, text(column, row));
+      if (at) return make("td", { class: column.right ? "right" : "text" }, column.right ? text(column, row) : soft(text(column, row)));
       const name = text(column, row) || "(the model)", cell = make("th", { scope: "row", title: name });
       if (!isTree()) { cell.append(...soft(name)); return cell; }
       cell.style.setProperty("--level", levels[row]);

@@ -51,7 +51,7 @@ def built(chain: Chain, old: nn.Module, weights: Tensors | None, kept: Mapping[s
     if len(made) == 1:
         return made[0]
     whole = nn.Sequential(*made) if made else nn.Identity()
-    for name in READ_BY_PARENTS:
+    for name in (*READ_BY_PARENTS, "in_features", "out_features"):
         if hasattr(old, name):
             setattr(whole, name, getattr(old, name))
     return whole
@@ -97,9 +97,13 @@ def _convolution(
     if pad is not None:
         yield getattr(nn, pad[0])(pad[1])
     # On meta, where nothing is drawn: the state of the random numbers is the user's.
-    kind = getattr(nn, conv_type(spec))
-    arguments = {**conv_arguments(spec), "device": "meta", "dtype": None if like is None else like.dtype}
-    layer = kind(spec.in_channels, spec.out_channels, spec.kernel_size, **arguments)
+    placed = {"device": "meta", "dtype": None if like is None else like.dtype}
+    if step.linear:
+        layer = nn.Linear(spec.in_channels, spec.out_channels, spec.bias, **placed)
+    else:
+        kind = getattr(nn, conv_type(spec))
+        arguments = {**conv_arguments(spec), **placed}
+        layer = kind(spec.in_channels, spec.out_channels, spec.kernel_size, **arguments)
     layer = layer.to_empty(device="cpu" if like is None else like.device)
     if given is None:
         with torch.random.fork_rng():

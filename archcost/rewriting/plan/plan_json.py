@@ -105,7 +105,10 @@ def proposal_record(one: Proposal) -> dict[str, Json]:
 
 def _step_record(step: ChainStep) -> dict[str, Json]:
     kind = {Conv: "convolution", Activation: "activation", Kept: "kept"}[type(step)]
-    return {"step": kind, **asdict(step)}
+    record = {"step": kind, **asdict(step)}
+    if not record.get("linear", True):
+        del record["linear"]
+    return record
 
 
 def _proposal(record: Record) -> Proposal:
@@ -145,7 +148,7 @@ def _step(step: Record) -> ChainStep:
         return Kept(step["name"], spec)
     if kind != "convolution" or spec is None:
         raise ValueError(f"no step is called {kind!r}")
-    return Conv(spec, step["path"], step["channels_last"])
+    return Conv(spec, step["path"], step["channels_last"], bool(step.get("linear")))
 
 
 def _spec(values: Record) -> ConvSpec:

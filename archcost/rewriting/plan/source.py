@@ -54,6 +54,8 @@ def _steps(chain: Chain) -> Iterator[str]:
 
 def _convolution(step: Conv) -> str:
     spec = step.spec
+    if step.linear:
+        return f"nn.Linear({spec.in_channels}, {spec.out_channels}{', bias=False' * (not spec.bias)})"
     given = ", ".join(f"{name}={_short(value)}" for name, value in conv_arguments(spec).items())
     size = f"kernel_size={_short(spec.kernel_size)}"
     said = f"nn.{conv_type(spec)}({spec.in_channels}, {spec.out_channels}, {size}{', ' * bool(given)}{given})"

@@ -12,10 +12,13 @@ from archcost.rewriting.proposal import Proposal
 from archcost.rewriting.reports.wording import error_text
 from archcost.rewriting.results import SurveyedModel
 
-__all__ = ["answers", "change_of", "factor_text", "measured_text", "share_text", "where_text"]
+__all__ = [*("answers", "change_of", "factor_text", "loss_text", "measured_text", "share_text", "where_text")]
 
 # Shares of the MACs within so much of a half are called half.
 _ABOUT = 0.025
+# An error beyond which accuracy suffers.
+_SMALL = 0.01
+_RETRAIN = "accuracy suffers until retrained"
 
 
 def answers(proposals: SurveyedModel, best: Sequence[Proposal]) -> list[str]:
@@ -28,7 +31,7 @@ def answers(proposals: SurveyedModel, best: Sequence[Proposal]) -> list[str]:
     change = share_text(before, after)
     if si_text(before) != si_text(after):
         change += f" ({si_text(before)} -> {si_text(after)})"
-    said = [f"{len(best)} layer{'s' * (len(best) > 1)}", measured_text(best), _error(best)]
+    said = [f"{len(best)} layer{'s' * (len(best) > 1)}", measured_text(best), loss_text(best)]
     return [f"{change[0].upper()}{change[1:]}: {', '.join(said)}", *lines]
 
 
@@ -65,7 +68,7 @@ def measured_text(best: Sequence[Proposal]) -> str:
     timed = [both for one in best if None not in (both := _times(one))]
     old, new = (sum(one[side] or 0.0 for one in timed) for side in (0, 1))
     if not new:
-        return "not timed here"
+        return "speed not measured"
     aside = [f"{len(timed)} of them timed"] * (len(timed) < len(best))
     aside += [UNRELIABLE] * any(one.disturbed for one in best)
     return f"together {factor_text(old / new)} measured here" + f" ({'; '.join(aside)})" * bool(aside)
@@ -78,11 +81,13 @@ def _times(one: Proposal) -> tuple[float | None, float | None]:
     return one.before.latency_ms, one.after.latency_ms
 
 
-def _error(best: Sequence[Proposal]) -> str:
+def loss_text(best: Sequence[Proposal]) -> str:
+    """What the proposals lose in words: the largest error, and that it takes training to make up for it."""
     if all(one.exact for one in best):
         return "the same outputs but for rounding"
     known = [one.error for one in best if one.error is not None]
     if len(known) < len(best):
-        return "errors not computed"
+        return f"errors not computed ({_RETRAIN})"
     of = "outputs" if any(one.output_error is not None for one in best) else "weights"
-    return f"largest error {error_text(max(known))} of a layer's {of}"
+    said = f"largest error {error_text(max(known))} of a layer's {of}"
+    return said + f" ({_RETRAIN})" * (max(known) > _SMALL)

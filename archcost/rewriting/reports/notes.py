@@ -44,6 +44,7 @@ _FEW, _SHORT = 3, 240
 # Refusals that say no more than what stands behind a layer.
 _NO_NEWS = re.compile(r"the next (layer|operation) is ")
 _EVERY = "Skipped by every rule"
+_MEASURED = "Proposals.measured(), times old and new layers in turns"
 
 
 def skipped_notes(skipped: Iterable[Skipped]) -> list[tuple[str, str]]:
@@ -102,7 +103,8 @@ def notes_of(
         notes.append(("Errors", _errors(proposals, grids)))
         notes.append(("Times", _times(proposals)))
         notes += few(_of_rules(chosen))
-    said = (*proposals.analysis.notes, *proposals.notes)
+    timed = () if proposals.timed is None else proposals.timed.notes
+    said = dict.fromkeys((*proposals.analysis.notes, *proposals.notes, *timed))
     notes += few([("Note", visible(note)) for note in said if note])
     notes += few([("Left as they are", text) for text in _left(proposals)])
     return [
@@ -161,7 +163,7 @@ def _verdicts(proposals: SurveyedModel) -> Explanations:
     closest = "outputs" if any(one.output_error is not None for one in proposals) else "weights"
     fewest = f"the closest {closest}{share}, or the fewest MACs where none has so few"
     if all(one.exact or one.error is None for one in proposals):
-        fewest = "the fewest MACs"
+        fewest = "the fewest MACs" if ratio is None else f"the MACs closest to {ratio:.0%} of the layer's"
     said = f"the best for a layer is an exact one that saves MACs; else {fewest}; else one that is exact"
     return ((said, ("Verdict",)),)
 
@@ -185,9 +187,8 @@ def _times(proposals: SurveyedModel) -> str:
             f"{visible(proposals.device or 'this machine')}"
         )
     if not said:
-        return (
-            "not measured on this machine; Proposals.measured() or archcost propose --measure measures them"
-        )
+        which = "those of the new layers are not measured, only the model's own" if proposals.timed else ""
+        return f"{which or 'not measured'}; archcost propose --measure, or {_MEASURED}"
     doubtful = {one.name: None for one in proposals if one.disturbed}
     if doubtful:
         said.append(

@@ -55,8 +55,8 @@ _LARGEST = "macs_saved"
 # Rows of the choice.
 _MOST = 20
 _ON_PAGE = (
-    *("shape", "rule", "options", "macs_ratio", "params_ratio", "macs_saved", "weight_error"),
-    *("output_error", "speedup", "verdict"),
+    *("rule", "macs_ratio", "weight_error", "output_error", "speedup", "verdict", "options", "shape"),
+    "macs_saved",
 )
 _EACH = "The best for each layer"
 

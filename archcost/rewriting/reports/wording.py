@@ -95,6 +95,8 @@ def _why_best(one: Proposal, ratio: float | None) -> str:
     """The criterion by which `best_of` chooses a proposal."""
     if one.exact:
         return "exact"
-    if one.error is None or (ratio is not None and one.macs_ratio > SLACK * ratio):
+    if ratio is not None and one.macs_ratio > SLACK * ratio:
         return "fewest MACs"
+    if one.error is None:
+        return "fewest MACs" if ratio is None else "MACs as asked"
     return "closest weights" if one.output_error is None else "closest outputs"

@@ -26,7 +26,7 @@ from archcost.weights.moments import Moments
 
 __all__ = ["NOT_MEASURED", "Faster", "Layout", "faster"]
 
-NOT_MEASURED = "not measured on this machine: archcost measure, or archcost.measure(), times it on every path"
+NOT_MEASURED = "the store has no times of it: archcost measure, or archcost.measure(), times it on every path"
 # The largest max |y - exact| / max |exact| of a path, the default of `archcost.measure`.
 _TOLERANCE = 1e-4
 

@@ -1,0 +1,129 @@
+"""archcost optimize: the best model within a budget; writes its weights, the plan and a report."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from archcost.cli.options import SPEC, Commands, Parser, count, names, report_options, size_option, sizes
+from archcost.cli.output import DONE, FINDINGS, check_writable, write, write_file
+from archcost.cli.rewrite import restoring
+from archcost.errors import SpecError
+
+__all__ = ["add", "run"]
+
+
+def add(commands: Commands, common: Parser) -> None:
+    """Add the command and its options to the parser."""
+    parser = commands.add_parser(
+        "optimize", parents=[common], help="the best model within a budget, its accuracy kept"
+    )
+    parser.add_argument("spec", metavar="SPEC", help=SPEC)
+    parser.add_argument(
+        "--budget",
+        nargs="+",
+        action="extend",
+        required=True,
+        metavar="NAME=LIMIT",
+        help="macs, params, memory, latency or error: up to 1 a share of the whole model, as in macs=0.5",
+    )
+    parser.add_argument("--weights", metavar="FILE", help="the trained weights, a state dict")
+    parser.add_argument(
+        "--data",
+        metavar="FOLDER",
+        help="unlabelled inputs: a folder of images, FILE.pt of a tensor, FILE.npz of archcost.calibrate, or "
+        "FILE.py:FUNCTION that returns batches",
+    )
+    parser.add_argument(
+        "--images", type=count, metavar="N", default=512, help="the most images of a folder; default: 512"
+    )
+    parser.add_argument("--rules", nargs="+", action="extend", type=names, metavar="RULE", help="only these")
+    parser.add_argument(
+        "--exclude",
+        nargs="+",
+        action="extend",
+        metavar="NAME",
+        help="layers or patterns that stay",
+    )
+    parser.add_argument("--accelerate", action="store_true", help="run archcost.accelerate on the result")
+    parser.add_argument("--random-weights", action="store_true", help="go on with untrained weights")
+    size_option(parser)
+    parser.add_argument(
+        "--plan", metavar="FILE", help="where to write the plan as JSON; default: NAME.plan.json beside -o"
+    )
+    parser.add_argument(
+        "--report", metavar="FILE", help="where to write the report: markdown, or the page for NAME.html"
+    )
+    report_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command; returns the exit code."""
+    budget = dict(map(_limit, args.budget))
+    files = _files(args)
+    from archcost.analysis.budget import Budget
+    from archcost.cli.data import load_data
+    from archcost.models.specs import load
+    from archcost.optimizing.optimize import optimize
+
+    asked = Budget.of(budget, "--budget: ")
+    loaded = load(args.spec, weights=args.weights)
+    size = sizes(args) or loaded.input_size
+    data = None if args.data is None else load_data(args.data, args.spec, size, args.images)
+    found = optimize(
+        loaded.model,
+        budget=asked,
+        batches=data,
+        input_size=size,
+        rules=None if args.rules is None else [name for given in args.rules for name in given],
+        exclude=args.exclude or (),
+        accelerate=args.accelerate,
+        random_weights=args.random_weights,
+    )
+    found = replace(found, before=replace(found.before, name=loaded.spec))
+    done = bool(len(found.plan))
+    said = restoring(args.spec, files) if done else "Nothing was written.\n"
+    if done:
+        import torch
+
+        weights, plan = files
+        try:
+            torch.save(found.model.state_dict(), weights)
+        except (OSError, RuntimeError) as error:
+            raise SpecError(f"cannot write {weights}: {error}") from error
+        write_file(plan, f"{found.plan.to_json()}\n")
+    if args.report and args.report.endswith(".html"):
+        found.to_html(args.report)
+    elif args.report:
+        write_file(args.report, f"{found.to_markdown()}\n```\n{said}```\n")
+    args.output = None  # -o is the file of the weights
+    write(args, found)
+    if args.format == "table":
+        print(f"\n{said}", end="", flush=True)
+    return DONE if done else FINDINGS
+
+
+def _limit(text: str) -> tuple[str, str | float]:
+    name, equals, value = text.partition("=")
+    if not equals or not value:
+        raise SpecError(f"--budget: {text!r} is not NAME=LIMIT; write it as in macs=0.5")
+    try:
+        return name, float(value)
+    except ValueError:
+        return name, value  # a text such as 4 MB
+
+
+def _files(args: argparse.Namespace) -> tuple[str, str]:
+    """The files of state dict and plan; raises SpecError, before the work, where one cannot be written."""
+    if args.output in (None, "-"):
+        raise SpecError("optimize needs -o FILE, such as -o new.pt, for the new weights")
+    plan = args.plan or os.fspath(Path(args.output).with_suffix(".plan.json"))
+    given = [name for name in (args.output, plan, args.report, args.save) if name is not None]
+    for name in given:
+        check_writable(name, args.force)
+    if len({Path(name).resolve() for name in given}) < len(given):
+        raise SpecError("-o, --plan, --report and --save name the same file twice")
+    return args.output, plan

@@ -1,0 +1,1 @@
+"""The best model within a budget: candidates, a choice, new weights, and a check of the whole."""

@@ -1,0 +1,96 @@
+"""Selections within limits, carried out on copies of the model; and the least model within an error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from torch import nn
+
+from archcost.analysis.budget import Budget
+from archcost.errors import InputError, RewriteError
+from archcost.optimizing.limits import RESOURCES, Limits, limits_of
+from archcost.optimizing.planning import Choosing, Selection
+from archcost.optimizing.stages import Carried, Planned, Task
+
+__all__ = ["Making"]
+
+_HALVINGS = 5
+"""Steps of the bisection for an error."""
+
+
+@dataclass(eq=False)
+class Making:
+    """Selections within limits, carried out on copies of the model."""
+
+    task: Task
+    planned: Planned
+    evaluate: Callable[[nn.Module], float] | None
+    refit: bool
+    trials: int
+
+    def selections(self, limits: Limits) -> list[Selection]:
+        """The selections that are worth carrying out, the most likely first."""
+        task, planned = self.task, self.planned
+        choosing = Choosing(task.layers, planned.candidates, limits, planned.response, planned.seconds)
+        with task.timed("choice"):
+            found = choosing.selections(task.rules)
+            return task.measured(choosing, found)[: self.trials]
+
+    def least(self, resource: str) -> float:
+        """The least of a resource that can be reached."""
+        planned, layers = self.planned, self.task.layers
+        empty = Limits({resource: planned.totals[resource]}, planned.totals)
+        choosing = Choosing(layers, planned.candidates, empty, planned.response, planned.seconds)
+        total = planned.totals[resource]
+        for layer in layers:
+            own = choosing.spent(layer, None, [resource])[0]
+            ways = [
+                choosing.spent(layer, one, [resource])[0] for one in planned.candidates.get(layer.name, ())
+            ]
+            total -= own - min([own, *ways])
+        return total
+
+    def within(self, limits: Limits) -> tuple[Carried, list[Carried]]:
+        """The best selection within the limits, and all that were carried out."""
+        return self.task.carried(self.selections(limits), self.evaluate, self.refit)
+
+    def within_error(self, asked: Budget) -> tuple[Carried, list[Carried], Limits]:
+        """The fewest MACs whose outputs move no further than asked, by bisection within the other limits.
+
+        Raises:
+            InputError: there are no batches to measure an error on.
+            RewriteError: outputs move further even with the most that the other limits allow.
+        """
+        if self.task.data is None:
+            raise InputError("optimize: an error is measured on held-out inputs: give batches")
+        most = float(asked.error or 0.0)
+        other = any(getattr(asked, name) is not None for name in RESOURCES) or asked.max_macs is not None
+        first = limits_of(asked if other else replace(asked, macs=0.95), self.planned.totals)
+        best, all_ = self.within(first)
+        found = best, all_, first
+        if _error(best) > most:
+            raise RewriteError(
+                f"the budget cannot be kept: outputs move by {_error(best):.3g} at "
+                f"{first.most}, more than {most:.3g}: give a larger budget or error"
+            )
+        low, high = 0.0, best.selection.spends["macs"] / self.planned.totals["macs"]
+        for _ in range(0 if other else _HALVINGS):
+            middle = (low + high) / 2
+            limits = limits_of(Budget(macs=middle), self.planned.totals)
+            try:
+                best, all_ = self.within(limits)
+            except RewriteError:
+                low = middle
+                continue
+            if _error(best) <= most:
+                found, high = (best, all_, limits), middle
+            else:
+                low = middle
+        return found
+
+
+def _error(one: Carried) -> float:
+    moved = one.trial.moved
+    assert moved is not None
+    return moved.error if moved.agreement is None else 1 - moved.agreement

@@ -1,0 +1,158 @@
+"""Selections within a budget under several models of the error: the few that are worth carrying out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from archcost.errors import RewriteError
+from archcost.optimizing.allocation import Item, Unreachable, chosen, least
+from archcost.optimizing.candidates import Candidate
+from archcost.optimizing.layers import Layer
+from archcost.optimizing.limits import Limits
+from archcost.optimizing.sensitivity import Response
+from archcost.report.units import percent_text
+
+__all__ = ["Choosing", "Selection"]
+
+Score = Callable[[Candidate], float]
+
+_REDUCED = "bottleneck out"
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Chosen candidates, at most one for each layer, and the model of the error that chose them."""
+
+    label: str
+    candidates: tuple[Candidate, ...]
+    spends: Mapping[str, float] = field(hash=False, compare=False)
+    """The whole model's resources with them."""
+
+    @property
+    def key(self) -> frozenset[tuple[str, str, str]]:
+        return frozenset((one.name, one.rule, str(sorted(one.options.items()))) for one in self.candidates)
+
+
+@dataclass(frozen=True, eq=False)
+class Choosing:
+    """The layers with their candidates, the resources that are limited, and the response to errors."""
+
+    layers: Sequence[Layer]
+    candidates: Mapping[str, Sequence[Candidate]]
+    limits: Limits
+    response: Mapping[str, Response]
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    """Time of each layer as it is, where the latency is limited."""
+
+    def sensitive(self, one: Candidate) -> float:
+        """The expected change of the outputs."""
+        return self.response[one.name](one.error)
+
+    def within(
+        self, label: str, score: Score, allowed: Callable[[Candidate], bool] | None = None
+    ) -> Selection:
+        """The best selection under a model of the error.
+
+        Raises:
+            RewriteError: no selection keeps the budget; the message says the least that can be reached, and
+                the layers that hold it up.
+        """
+        names = list(self.limits.most)
+        options: list[list[Candidate | None]] = []
+        for layer in self.layers:
+            usable = self.candidates.get(layer.name, ())
+            options.append([None, *(one for one in usable if allowed is None or allowed(one))])
+        items = [
+            [Item(self.spent(layer, one, names), 0.0 if one is None else score(one)) for one in row]
+            for layer, row in zip(self.layers, options, strict=True)
+        ]
+        fixed = self._fixed(names)
+        room = [self.limits.most[name] - rest for name, rest in zip(names, fixed, strict=True)]
+        try:
+            if min(room, default=1.0) <= 0:
+                raise Unreachable(tuple(least(items, at) for at in range(len(names))))
+            taken = chosen(items, room)
+        except Unreachable as error:
+            raise RewriteError(self._blocked(names, fixed, error.least, allowed is None)) from None
+        picked = tuple(one for row, at in zip(options, taken, strict=True) if (one := row[at]) is not None)
+        return Selection(label, picked, self.totals(picked))
+
+    def totals(self, picked: Iterable[Candidate]) -> dict[str, float]:
+        """The whole model's resources with some candidates."""
+        names = list(self.limits.totals)
+        by_name = {layer.name: layer for layer in self.layers}
+        found = dict(self.limits.totals)
+        for one in picked:
+            layer = by_name[one.name]
+            now, was = self.spent(layer, one, names), self.spent(layer, None, names)
+            for name, a, b in zip(names, now, was, strict=True):
+                found[name] += a - b
+        return found
+
+    def spent(self, layer: Layer, one: Candidate | None, names: Sequence[str]) -> tuple[float, ...]:
+        macs, params = (layer.macs, layer.params) if one is None else (one.macs, one.params)
+        itemsize = next((p.element_size() for p in layer.module.parameters()), 4)
+        seconds = self.seconds.get(layer.name, 0.0) if one is None else one.seconds or 0.0
+        spent = {"macs": macs, "params": params, "memory": params * itemsize, "latency": seconds}
+        return tuple(float(spent[name]) for name in names)
+
+    def _fixed(self, names: Sequence[str]) -> list[float]:
+        """What is spent outside of all these layers."""
+        held = [self.spent(layer, None, names) for layer in self.layers]
+        return [self.limits.totals[name] - sum(one[at] for one in held) for at, name in enumerate(names)]
+
+    def _blocked(
+        self, names: Sequence[str], fixed: Sequence[float], least: Sequence[float], all_: bool
+    ) -> str:
+        parts = []
+        for at, name in enumerate(names):
+            total = self.limits.totals[name]
+            reach = (fixed[at] + least[at]) / total
+            if reach > self.limits.share(name):
+                parts.append(
+                    f"{name}={self.limits.share(name):.3g} of the model; the least reachable is {reach:.3g}"
+                )
+        if not parts:
+            parts.append("each limit can be kept alone, and not all together")
+        kept = [one for one in self.layers if not self.candidates.get(one.name)]
+        kept.sort(key=lambda one: -one.macs)
+        total = self.limits.totals["macs"]
+        held = "; ".join(
+            f"{one.name} has {percent_text(100 * one.macs / total)} % of the MACs and stays: "
+            f"{one.refusal or 'no candidate saves anything'}"
+            for one in kept[:3]
+            if total and one.macs >= 0.02 * total
+        )
+        rest = 1 - sum(one.macs for one in self.layers) / total if total else 0.0
+        outside = f"; {percent_text(100 * rest)} % of the MACs are in no convolution or linear layer" * (
+            rest > 0.02
+        )
+        return f"the budget cannot be kept: {', '.join(parts)}{'; ' * bool(held)}{held}{outside}"
+
+    def selections(self, rules: Sequence[str]) -> list[Selection]:
+        """One selection for each model of the error, without repetitions; the first is the best guess.
+
+        Raises:
+            RewriteError: none keeps the budget.
+        """
+        found = [
+            self.within("sensitivity", self.sensitive),
+            self.within("error alone", lambda one: one.error),
+        ]
+        single: dict[str, Callable[[Candidate], bool]] = {
+            _REDUCED: lambda one: one.rule == "low_rank" or one.options.get("form") == "out"
+        }
+        for rule in rules:
+            if rule not in ("low_rank", *single):
+                single[rule] = lambda one, rule=rule: one.rule in (rule, "low_rank")  # type: ignore[misc]
+        for label, allowed in single.items():
+            for score, said in ((self.sensitive, label), (lambda one: one.error, f"{label}, error alone")):
+                try:
+                    found.append(self.within(said, score, allowed))
+                except RewriteError:
+                    break
+        unique: dict[frozenset[tuple[str, str, str]], Selection] = {}
+        for one in found:
+            unique.setdefault(one.key, one)
+        return list(unique.values())

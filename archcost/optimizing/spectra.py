@@ -1,0 +1,128 @@
+"""The error of every rank of a layer's factorisations, from one decomposition each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Tensor
+
+from archcost.optimizing.statistics import Statistics
+from archcost.weights.lowrank import root
+
+__all__ = ["Curve", "Table", "curves"]
+
+_EXACT = 2**18
+"""Number of values of a kernel up to which decompositions are in float64."""
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """The share of a layer's squared output error for each rank: ``lost[r]``."""
+
+    rule: str
+    options: dict[str, str]
+    option: str
+    """The name of the option that is the rank."""
+    lost: Tensor
+
+    @property
+    def full(self) -> int:
+        return len(self.lost) - 1
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """As `Curve` for two ranks: ``lost[front, back]``, at least one each."""
+
+    rule: str
+    options: dict[str, str]
+    lost: Tensor
+
+
+def curves(
+    kernel: Tensor, seen: Statistics | None, metric: Tensor | None = None, linear: bool = False
+) -> tuple[list[Curve], Table | None]:
+    """The errors of the low-rank families of a kernel, relative to its output's variance.
+
+    With the covariance C of the patches, a kernel W whose rows are outputs loses ``tr(D C D')``, and the best
+    D of a rank has the sum of the smallest eigenvalues of ``W C W'`` (reduced-rank regression; the closed
+    form of BALF, arXiv 2509.25136). Families that factor other axes take the product of marginal covariances
+    in place of C, and are scaled to the error under C itself.
+
+    Args:
+        kernel: (groups, out, in, *taps).
+        seen: the statistics of the layer's input; None: the identity, weights alone.
+        metric: (groups, out, out), a factor R: errors are ``||R D||``; None: the identity.
+    """
+    wide = torch.float32 if kernel.numel() > _EXACT else torch.float64
+    kernel = kernel.detach().to("cpu", wide)
+    if metric is not None:
+        kernel = torch.einsum("gpo,goi...->gpi...", metric.to(wide), kernel)
+    outs, ins = kernel.shape[1:3]
+    size = kernel.shape[3:]
+    flat = kernel.flatten(2)
+    found: list[Curve] = []
+    option, rule = ("rank", "low_rank") if linear else ("rank_out", "bottleneck")
+    gram = flat @ flat.mT if seen is None else seen.through(flat)
+    if seen is None and flat.shape[1] > flat.shape[2]:
+        gram = flat.mT @ flat
+    out = _tails(gram)
+    full = min(outs, flat.shape[2])
+    found.append(Curve(rule, {} if linear else {"form": "out"}, option, out[: full + 1]))
+    if prod(size) == 1:
+        return found, None
+    weighed = kernel
+    if seen is not None:
+        channels, around = (root(seen.marginal(axes)).to(wide) for axes in ((0,), range(1, 1 + len(size))))
+        core = torch.einsum("goik,gij,gkl->gojl", kernel.flatten(3), channels, around)
+        weighed = core.reshape(kernel.shape)
+    before = weighed.transpose(1, 2).flatten(2)
+    ahead = _tails(before @ before.mT)
+    found.append(Curve("bottleneck", {"form": "in"}, "rank_in", ahead[: min(ins, outs * prod(size)) + 1]))
+    table = Table("bottleneck", {"form": "both"}, _between(weighed))
+    if len(size) == 2 and min(size) > 1:
+        for name, axis in (("height", 3), ("width", 4)):
+            other = 7 - axis
+            matrix = weighed
+            if seen is not None:  # the marginal over the first stage's own axes, with its channels
+                first, second = root(seen.marginal((0, axis - 2))), root(seen.marginal((other - 2,)))
+                moved = kernel.permute(0, 1, other, 2, axis)
+                moved = torch.einsum("gotn,gtu,gnm->goum", moved.flatten(3), second.to(wide), first.to(wide))
+                rows = moved.flatten(1, 2)
+            else:
+                rows = matrix.permute(0, 1, other, 2, axis).flatten(1, 2).flatten(2)
+            small = rows if rows.shape[1] <= rows.shape[2] else rows.mT
+            found.append(Curve("asymmetric", {"first": name}, "rank", _tails(small @ small.mT)))
+    return found, table
+
+
+def _tails(gram: Tensor) -> Tensor:
+    """The share of the trace outside of the leading 0, 1, 2 ... eigenvectors, over all groups together."""
+    values = torch.linalg.eigvalsh((gram + gram.mT) / 2).double().clamp_min(0).sum(0)
+    sums = values.cumsum(-1)
+    total = float(sums[-1])
+    tails = torch.cat([torch.zeros(1, dtype=torch.float64), sums]).flip(0)
+    return tails / total if total else torch.zeros_like(tails)
+
+
+def _between(kernel: Tensor) -> Tensor:
+    """The share outside of the leading directions of inputs and outputs (truncated higher-order SVD)."""
+    flat = kernel.flatten(3)
+    ins = flat.transpose(1, 2).flatten(2)
+    outs = flat.flatten(2)
+    turned = torch.einsum("goik,goa->gaik", flat, torch.linalg.eigh(outs @ outs.mT)[1].flip(-1))
+    turned = torch.einsum("gaik,gib->gabk", turned, torch.linalg.eigh(ins @ ins.mT)[1].flip(-1))
+    size = turned.square().sum(-1, dtype=torch.float64).sum(0).T  # (in, out)
+    kept = size.cumsum(0).cumsum(1)
+    total = float(kept[-1, -1])
+    whole = torch.zeros(kept.shape[0] + 1, kept.shape[1] + 1, dtype=torch.float64)
+    whole[1:, 1:] = kept / total if total else kept
+    return (1 - whole).clamp_min(0)
+
+
+def ranks_of(lost: Tensor, ranks: Sequence[int]) -> list[float]:
+    """The errors at some ranks."""
+    return [float(lost[rank]) for rank in ranks]
