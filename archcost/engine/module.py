@@ -121,6 +121,7 @@ class Recipe:
                 deadline=deadline,
                 kept=kept,
             )
+            give_back()
             program = Program(graph)
             del graph
             if not evaluated:
@@ -456,6 +457,7 @@ def _fused(graph: Graph) -> Graph:
         graph = fused(graph)
         nodes, graph = list(graph.nodes), replace(graph, nodes=())
         rounded(nodes)
+        give_back()
         return replace(graph, nodes=tuple(nodes))
 
 
