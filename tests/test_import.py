@@ -25,7 +25,7 @@ def imported(statement: str) -> list[str]:
 LIGHT = [
     "import archcost",
     "import archcost; archcost.ConvSpec(3, 96, 11, stride=4, input_size=(227, 227)).macs",
-    "import archcost; archcost.ArchcostError, archcost.analysis, archcost.paths, archcost.plot, archcost.fleet",
+    "import archcost; archcost.ArchcostError, archcost.analysis, archcost.plot, archcost.fleet",
     "import archcost; dir(archcost)",
     "import archcost.cli",
     "from archcost.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass",

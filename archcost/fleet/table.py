@@ -6,8 +6,8 @@ Layers timed alone are 3 to 33 % too fast, and a table of convolutions lacks all
         + n * bytes of normalisations + e * bytes of other operations + c * operations
 
 has coefficients of at least 0, a and g of at least 1, fitted by relative error to the whole models that were
-measured there. The convolutions' seconds are the table's; those that it lacks are predicted. The error that an
-estimate states is that of the same fit without each model in turn.
+measured there. The convolutions' seconds are the table's; those that it lacks are predicted. The error that
+an estimate states is that of the same fit without each model in turn.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from archcost.report.columns import milliseconds, number, words, yes
 from archcost.report.document import Asked, Column, Document, Table, ordered
 from archcost.report.result import Result
 from archcost.report.units import count_text
+from archcost.report.values import Json
 
 __all__ = ["MeasuredZoo", "ZooModel", "measured_zoo"]
 
@@ -72,7 +73,7 @@ class MeasuredZoo(Result):
             f"{len(self.models)} model{'s' * (len(self.models) != 1)}, {len(self.front)} on the Pareto front"
         )
         said = f"batch {self.batch}, {self.threads} thread{'s' * (self.threads != 1)}, {self.how}"
-        state = {"device": self.device, "batch": self.batch, "threads": self.threads, "how": self.how}
+        state: dict[str, Json] = {name: getattr(self, name) for name in ("device", "batch", "threads", "how")}
         return Document(
             schema="archcost.zoo-measured/1",
             headings=[(f"{self.device}, {said}", count)],
