@@ -50,6 +50,7 @@ def cluster():
         yield client
 
 
+@pytest.mark.slow
 def test_tasks_go_to_the_device_that_offers_its_token(cluster, tmp_path):
     with FleetStore(tmp_path / "fleet.sqlite") as store:
         run = Run(OnDask(cluster), store, LAYERS, perform=at_once)
@@ -203,6 +204,7 @@ def certificates(folder):
     return security(str(cert), str(cert), str(key))
 
 
+@pytest.mark.slow
 def test_tls_lets_in_who_has_the_certificate_alone(tmp_path):
     from distributed.security import Security
 
