@@ -8,7 +8,7 @@ from pathlib import Path
 
 import archcost
 
-ROOMS = ("analysis", "learn", "paths", "plot", "rewriting", "rules")
+ROOMS = ("analysis", "fleet", "learn", "paths", "plot", "rewriting", "rules")
 # Where each page stands; one that is named nowhere is a guide.
 SECTIONS = {
     "start": ["start", "usage"],
