@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Sequence
 
-from archcost.analysis.filters import layer_spectra, shares_along
 from archcost.analysis.growth import field_steps
 from archcost.analysis.profile import MemoryProfile, layer_costs, memory_profile
 from archcost.analysis.reports.commands import command_text
@@ -238,6 +237,8 @@ def _growth(analysis: TracedModel) -> Along | None:
 
 def _filters(analysis: TracedModel) -> Along | None:
     """The bands of the kernels, where the model has weights of its own: random ones show nothing."""
+    from archcost.analysis.filters import layer_spectra, shares_along  # NumPy is not light
+
     model = analysis.weighted
     if model is None:
         return None
