@@ -100,7 +100,12 @@ def _worker(args: argparse.Namespace) -> int:
     from archcost.fleet.offering import offer
 
     if args.cores:
-        os.sched_setaffinity(0, args.cores)
+        try:
+            os.sched_setaffinity(0, args.cores)
+        except (AttributeError, OSError) as error:
+            raise SpecError(
+                f"fleet: --cores: this machine cannot be kept to {args.cores}: {error}"
+            ) from error
     offer(
         args.scheduler, args.device, host=args.host, folder=args.folder, allow_code=args.allow_code,
         security=_security(args),

@@ -148,7 +148,10 @@ class OnDask:
     @property
     def dashboard(self) -> str | None:
         """The link to dask's dashboard; None where it has none."""
-        return self.client.dashboard_link if self.client.status == "running" else None
+        try:
+            return self.client.dashboard_link if self.client.status == "running" else None
+        except KeyError:  # the scheduler was started without
+            return None
 
     def close(self) -> None:
         if self._mine:

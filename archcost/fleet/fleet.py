@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any, Literal
@@ -91,6 +92,9 @@ def measure(
     which: Paths = paths if paths in ("all", "likely") else tuple(paths)
     engine = opened(client, security)
     try:
+        shown = sys.stderr.isatty() if progress is None else progress
+        if isinstance(engine, OnDask) and engine.dashboard and shown:
+            print(f"archcost: dask's dashboard is at {engine.dashboard}", file=sys.stderr)
         with FleetStore(store) as kept:
             failed = _on_paper(engine, kept, specs, batches, progress)
             papers = [one for key, one in kept.papers().items() if key[0] in specs and key[1] in batches]
@@ -98,11 +102,9 @@ def measure(
             layers = max(1, sum(task.key.startswith("layer") for task in tasks))
             each = (1 - _WHOLE) * seconds * len(specs) / layers
             shares = (min(max(each, _LEAST_LAYER), _MOST_LAYER), _WHOLE * seconds)
-            work = Run(engine, kept, tasks, devices, shares, patience, retry, perform, run)
-            if isinstance(engine, OnDask) and engine.dashboard and progress:
-                import sys
-
-                print(f"archcost: dask's dashboard is at {engine.dashboard}", file=sys.stderr)
+            work = Run(
+                engine, kept, tasks, devices, shares, patience, retry, perform=perform, run=run
+            )  # fmt: skip
             try:
                 work.to_end(progress)
             except KeyboardInterrupt:

@@ -12,6 +12,7 @@ __all__ = ["TOPIC", "Gate", "token", "why_not"]
 
 TOPIC = "archcost-fleet"
 """The topic of the scheduler's events under which refusals stand."""
+_REGISTERED = 0.1  # seconds until dask has registered a worker
 
 
 def token(device: str) -> str:
@@ -67,4 +68,7 @@ class Gate(SchedulerPlugin):
         reason = why_not(joined, self.versions, others)
         if reason is not None:
             scheduler.log_event(TOPIC, {"refused": reason, "worker": worker})
-            await scheduler.remove_worker(worker, stimulus_id=TOPIC, close=True)
+            # Not at once: dask goes on to register the worker after this, and fails where it is gone.
+            scheduler.loop.call_later(
+                _REGISTERED, scheduler.remove_worker, worker, stimulus_id=TOPIC, close=True
+            )

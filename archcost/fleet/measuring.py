@@ -131,7 +131,10 @@ def _model(task: Task, seconds: float) -> dict[str, Any]:
     if task.how == "program":
         from archcost.engine.accelerate import accelerate
 
-        model = accelerate(loaded.model, call, seconds=seconds, progress=False).model
+        # Not by earlier runs' times: the same task is the same work. By its SPEC, so that random weights do.
+        model = accelerate(task.model, call, seconds=seconds, store=False, progress=False)
+        if model.acceleration.accelerated_ms is None:
+            raise RuntimeError(model.acceleration.reason)
     clock = clock_for(task.threads)
     timing = compare_calls(
         {"model": lambda: model(*call.args, **call.kwargs)},

@@ -142,7 +142,8 @@ def status(place: str, security: Security | None = None) -> str:
                 for address, one in workers.items()
                 if one.get("archcost")
             ]
-            return "".join(f"{line}\n" for line in found or ["no device"])
+            dashboard = [f"dask's dashboard: {engine.dashboard}"] if engine.dashboard else []
+            return "".join(f"{line}\n" for line in [*(found or ["no device"]), *dashboard])
         finally:
             engine.close()
     if not os.path.isfile(place):

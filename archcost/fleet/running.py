@@ -37,6 +37,7 @@ class Run:
         seconds: for measuring a layer, and a whole model.
         patience: seconds to wait for a device, and for the scheduler.
         retry: try again what failed in earlier runs.
+        settle: seconds after which a device that is set aside, and ends nothing, is given up.
         perform: what a worker calls with an `Order`.
         run: see `archcost.fleet.child`.
     """
@@ -48,6 +49,7 @@ class Run:
     seconds: tuple[float, float] = (1.0, 5.0)
     patience: float = 60.0
     retry: bool = False
+    settle: float = 600.0
     perform: Perform = perform
     run: str | None = None
     states: dict[str, State] = field(default_factory=dict)
@@ -59,13 +61,13 @@ class Run:
         """Perform all tasks; Ctrl-C ends it, with all that is done in the store.
 
         Raises:
-            FleetError: no device came in time, or the scheduler stayed away.
+            FleetError: no device came in time, the scheduler stayed away, or a device did not settle.
         """
         self._look(first=True)
         with Progress(sum(one.left for one in self.states.values()), "measuring", show) as bar:
             begun = looked = heard = time.monotonic()
             try:
-                while any(one.left for one in self.states.values()):
+                while any(one.left and not one.given_up(self.settle) for one in self.states.values()):
                     now = time.monotonic()
                     if self.engine.lost():
                         self._all_again()
@@ -91,6 +93,12 @@ class Run:
                 for one in self.states.values():
                     for future in one.running:
                         future.cancel()
+        restless = [one.name for one in self.states.values() if one.left]
+        if restless:
+            raise FleetError(
+                f"fleet: the speed of {', '.join(restless)} did not settle in {self.settle:.0f} s; what is "
+                "done is kept. Stop what else runs there; the same command goes on, from its speed then"
+            )
 
     def _look(self, first: bool = False) -> bool:
         """Take in the devices that have come; whether one is there that has something to do."""
@@ -192,6 +200,7 @@ class Run:
             return False
         self.store.keep(task, state.mark, result)
         state.done += 1
+        state.restless = None
         return True
 
     def _all_again(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter, deque
 from collections.abc import Iterable
 from concurrent.futures import Future
@@ -41,6 +42,8 @@ class State:
     done: int = 0
     failed: int = 0
     drifts: int = 0
+    restless: float | None = None
+    """When it was first set aside since it ended a task, by the monotonic clock."""
 
     def next(self, at_once: int = _WINDOW) -> Iterable[Task]:
         """The tasks to submit now: so many that the device does not wait; a probe where it is set aside."""
@@ -58,7 +61,12 @@ class State:
         else:
             self.drifts += not self.aside
             self.aside, self.calm = True, 0
+            self.restless = self.restless or time.monotonic()
         return near
+
+    def given_up(self, seconds: float) -> bool:
+        """Whether it is set aside, and has not settled for long enough to end a task in so many seconds."""
+        return self.aside and self.restless is not None and time.monotonic() - self.restless > seconds
 
     def strike(self, task: Task, log: str) -> bool:
         """Count a failed attempt; True where it was the last, else the task is in the queue again."""

@@ -22,7 +22,7 @@ from archcost.weights.features import weight_of
 
 __all__ = ["RULES", "SHARES", "Candidate", "candidates_of", "family_of", "key_of", "replacement_of"]
 
-RULES = ("bottleneck", "asymmetric", "low_rank")
+RULES = ("bottleneck", "asymmetric", "separable", "low_rank")
 """The families that are planned from one spectrum each, by default."""
 SHARES = tuple(round(0.05 * n, 2) for n in range(1, 20))
 """The grid: shares of the layer's MACs."""

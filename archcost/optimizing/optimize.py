@@ -80,7 +80,8 @@ def optimize(
             that change their largest class or, without classes, their relative error. Without another limit
             the fewest MACs are looked for.
         evaluate: your own metric of a model, larger is better; it decides between selections.
-        rules: names of the rules to choose from; by default ``bottleneck``, ``asymmetric`` and ``low_rank``
+        rules: names of the rules to choose from; by default ``bottleneck``, ``asymmetric``, ``separable`` and
+            ``low_rank``
             (of linear layers).
         exclude: names or patterns of layers that stay as they are.
         refit: fit all layers to the old model's outputs.

@@ -83,6 +83,11 @@ def curves(
     ahead = _tails(before @ before.mT)
     found.append(Curve("bottleneck", {"form": "in"}, "rank_in", ahead[: min(ins, outs * prod(size)) + 1]))
     table = Table("bottleneck", {"form": "both"}, _between(weighed))
+    if len(kernel) == 1:  # each input channel is a matrix of its own, (out, taps): depthwise, then 1x1
+        each = kernel[0].flatten(2).transpose(0, 1)
+        if seen is not None:
+            each = each @ root(seen.marginal(range(1, 1 + len(size)))).to(wide)
+        found.append(Curve("separable", {"order": "depthwise-first"}, "terms", _tails(each.mT @ each)))
     if len(size) == 2 and min(size) > 1:
         for name, axis in (("height", 3), ("width", 4)):
             other = 7 - axis

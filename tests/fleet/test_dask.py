@@ -50,12 +50,64 @@ def cluster():
         yield client
 
 
+@pytest.mark.slow
 def test_tasks_go_to_the_device_that_offers_its_token(cluster, tmp_path):
     with FleetStore(tmp_path / "fleet.sqlite") as store:
         run = Run(OnDask(cluster), store, LAYERS, perform=at_once)
         run.to_end(False)
         assert list(run.states) == ["a"]
         assert len(store) == run.started == len(LAYERS)
+
+
+def _told(device, **versions_of):
+    """Facts of a worker that says of itself what it is told to."""
+    return {"archcost": lambda worker: facts(device, **versions_of)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("joins", "reason"),
+    [
+        (_told("b", torch="1.0"), "device 'b' has torch 1.0, this run " + versions()["torch"]),
+        (_told("a"), "device 'a' is measured by the worker at inproc://"),
+    ],
+    ids=["version", "name"],
+)
+def test_the_gate_closes_a_worker_that_joins_and_the_run_goes_on_without_it(cluster, tmp_path, joins, reason):
+    engine = OnDask(cluster)
+    first = list(cluster.scheduler_info(n_workers=-1)["workers"])
+
+    async def join(dask_scheduler):
+        from distributed import Worker
+
+        worker = await Worker(dask_scheduler.address, nthreads=1, dashboard=False, startup_information=joins)
+        await worker.finished()
+        return worker.status.name
+
+    assert cluster.run_on_scheduler(join) == "closed"
+    assert list(cluster.scheduler_info(n_workers=-1)["workers"]) == first
+    with FleetStore(tmp_path / "fleet.sqlite") as store:
+        run = Run(engine, store, LAYERS, perform=at_once)
+        run.to_end(False)
+        assert len(store) == len(LAYERS)
+        assert list(run.states) == ["a"]
+        assert [reason in note for note in run.notes] == [True]
+
+
+@pytest.mark.slow
+def test_a_worker_that_was_there_before_the_gate_is_refused_by_the_run(cluster):
+    async def join(dask_scheduler):
+        from distributed import Worker
+
+        await Worker(dask_scheduler.address, dashboard=False, startup_information=_told("b", archcost="0.0"))
+
+    cluster.run_on_scheduler(join)
+    engine = OnDask(cluster)
+    until = time.monotonic() + 10
+    while len(cluster.scheduler_info(n_workers=-1)["workers"]) > 1 and time.monotonic() < until:
+        time.sleep(0.05)
+    assert list(engine.devices()) == ["a"]
+    assert "device 'b' has archcost 0.0" in engine.notes[0]
 
 
 def test_another_version_and_a_name_that_is_taken_are_refused():
@@ -203,6 +255,7 @@ def certificates(folder):
     return security(str(cert), str(cert), str(key))
 
 
+@pytest.mark.slow
 def test_tls_lets_in_who_has_the_certificate_alone(tmp_path):
     from distributed.security import Security
 

@@ -1,6 +1,7 @@
 """A run, with workers that measure nothing: what is lost, and what is done twice."""
 
 import threading
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -97,8 +98,27 @@ def test_a_device_that_drifts_is_set_aside_and_measured_again(store, engine):
     assert len(store) == len(many)
 
 
+def test_a_device_that_never_settles_is_given_up_with_what_is_done_kept(store, engine):
+    """After five tasks each measurement finds it slower, though it looks calm in between."""
+
+    def restless(order):
+        task = from_record(order.task)
+        slow = len(store) >= 5 and order.task["kind"] == "layer"
+        return {"result": result(task, 0.0015 if slow else 0.001), "mark": facts(LOCAL)["mark"]}
+
+    many = [*LAYERS, *[type(LAYERS[0])(one.spec, "float64", 1, one.paths) for one in LAYERS]]
+    run = Run(engine, store, LAYERS, perform=restless)
+    run.to_end(False)
+    run = Run(engine, store, many, settle=0.5, perform=restless)
+    run._look(first=True)
+    run.states[LOCAL].references = [0.001] * 5
+    with pytest.raises(FleetError, match="speed of local did not settle in 0 s; what is done is kept"):
+        run.to_end(False)
+    assert len(store) == len(LAYERS)
+
+
 def test_a_device_has_settled_after_three_calm_looks():
-    state = State("pi5", "f@pi5", "a machine", queue=__import__("collections").deque())
+    state = State("pi5", "f@pi5", "a machine", queue=deque())
     assert all(state.settled(0.001) for _ in range(5))
     assert not state.settled(0.0013)
     assert state.aside

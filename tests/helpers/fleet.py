@@ -3,7 +3,6 @@
 import os
 import time
 
-from archcost.fleet.measuring import measured
 from archcost.fleet.tasks import Layer, Model, from_record
 from archcost.fleet.worker import facts
 from archcost.spec import ConvSpec
@@ -54,6 +53,3 @@ def in_fork(record, seconds):
     if task.key == RAISING:
         raise ValueError("a wrong weight")
     return result(task)
-
-
-__all__ = ["measured"]

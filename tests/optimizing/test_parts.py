@@ -57,7 +57,7 @@ def test_costs_of_candidates_are_those_of_their_layers(layers, name):
     _, found = layers
     layer = next(one for one in found if one.name == name)
     made = candidates_of(layer, None)
-    assert {one.rule for one in made} == {"bottleneck", "asymmetric"}
+    assert {one.rule for one in made} == {"bottleneck", "asymmetric", "separable"}
     for one in made[::5]:
         assert costs_of(layer, replacement_of(layer, one.rule, one.options)) == (one.macs, one.params)
 

@@ -1,0 +1,59 @@
+"""The measurement of a task, in this process."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from archcost.fleet.fleet import measure
+from archcost.fleet.kept import checked
+from archcost.fleet.measuring import measured
+from archcost.fleet.tasks import Model
+from archcost.fleet.worker import FOLDER
+
+NET = """
+from torch import nn
+
+def net():
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU()).eval()
+
+def stateful():
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.calls = nn.Conv2d(3, 8, 3), 0
+
+        def forward(self, x):
+            self.calls += 1
+            return self.conv(x)
+
+    return Counting().eval()
+"""
+
+
+@pytest.fixture
+def spec(tmp_path):
+    (tmp_path / "tiny.py").write_text(NET)
+    return f"{tmp_path}/tiny.py:net"
+
+
+@pytest.mark.parametrize("how", ["eager", "program"])
+def test_a_whole_model_is_timed_at_its_batch(spec, how):
+    task = Model(spec, 2, 1, how)
+    found = checked(task, measured(task.record(), 0.2))["model"]
+    assert 0 < found["q1_s"] <= found["median_s"] <= found["q3_s"]
+    assert found["samples"] >= 5
+
+
+def test_a_model_of_which_no_program_can_be_made_has_no_time_as_one(spec):
+    with pytest.raises(RuntimeError, match="changes its attributes"):
+        measured(Model(spec.replace(":net", ":stateful"), 1, 1, "program").record(), 0.2)
+
+
+@pytest.mark.slow
+def test_programs_stand_beside_the_models_they_are_of(spec, tmp_path, monkeypatch):
+    monkeypatch.setenv(FOLDER, str(tmp_path / "worker"))
+    with ThreadPoolExecutor(2) as pool:
+        store = tmp_path / "fleet.sqlite"
+        run = measure(spec, client=pool, batch=1, seconds=1, programs=True, paths=("native",), store=store)
+    assert not run.failed
+    assert [(row.how, row.ms is not None) for row in run.rows] == [("eager", True), ("program", True)]
