@@ -164,7 +164,7 @@ def test_untrained_weights_are_refused():
         ({}, InputError, "give a budget"),
         ({"budget": {"mac": 0.5}}, InputError, "did you mean"),
         ({"budget": Budget(max_depth=3)}, InputError, "nothing is limited"),
-        ({"budget": 0.5, "rules": ["separable"]}, InputError, "it plans bottleneck"),
+        ({"budget": 0.5, "rules": ["small_kernels"]}, InputError, "it plans bottleneck"),
         ({"budget": 0.5, "exclude": ["nothing"]}, SpecError, "matches 'nothing'"),
         ({"budget": 0.5, "batches": []}, InputError, "there are none"),
         ({"budget": 0.5, "batches": "no.npz"}, InputError, "is no file of archcost.calibrate"),
