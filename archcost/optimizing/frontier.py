@@ -14,13 +14,14 @@ from archcost.optimizing.candidates import Candidate
 from archcost.optimizing.limits import limits_of
 from archcost.optimizing.making import Making
 from archcost.optimizing.optimize import Batches, task_of
+from archcost.optimizing.outcome import plan_of
 from archcost.optimizing.planning import Choosing, Selection
 from archcost.optimizing.stages import Carried
 from archcost.optimizing.statistics import CEILING
 from archcost.optimizing.verify import Moved
 from archcost.report.columns import number, words
 from archcost.report.document import Asked, Document, Page, Table, ordered
-from archcost.report.page.parts import Fact
+from archcost.report.page.parts import Along, Fact, Measure, Picture
 from archcost.report.result import Result
 from archcost.report.text import visible
 from archcost.rewriting.plan.plan import Plan
@@ -96,8 +97,24 @@ class Frontier(Result, Sequence[FrontierPoint]):
             },
             lines=[self._answer()],
             notes=lambda grids: [("Note", visible(note)) for note in self.notes],
-            page=lambda: Page(facts=[Fact("Points", str(len(self.points)))]),
+            page=lambda: Page(facts=[Fact("Points", str(len(self.points)))], pictures=self._pictures()),
         )
+
+    def _pictures(self) -> list[Picture]:
+        """The error along the budgets, a measure for each way to choose."""
+        budgets = sorted({one.asked for one in self.points}, reverse=True)
+        found = {(one.choice, one.asked): 100 * one.error for one in self.points}
+        drawn = Along(
+            title=f"How far do the outputs move as the {self.resource} shrink?",
+            about="||new - old|| / ||old|| of held-out outputs in percent at each budget, the largest first; "
+            "another way to choose is a button away.",
+            items=[f"{asked:.3g} of the {self.resource}" for asked in budgets],
+            measures=[
+                Measure(choice, "%", [found.get((choice, asked)) for asked in budgets])
+                for choice in dict.fromkeys(one.choice for one in self.points)
+            ],
+        )
+        return [drawn] if self.points else []
 
     def _answer(self) -> str:
         ours = [one for one in self.points if one.choice == OURS]
@@ -168,7 +185,7 @@ def frontier(
             except RewriteError as error:
                 notes.append(f"{choice} at {share:.3g}: {error}")
                 continue
-            found.append(_point(choice, share, resource, made, planned.totals, task.plan_of(made)))
+            found.append(_point(choice, share, resource, made, planned.totals, plan_of(task, made)))
     return Frontier(task.analysis.name, resource, tuple(_monotone(found)), (*task.notes, *notes))
 
 

@@ -37,7 +37,7 @@ class Making:
             if task.data is None and self.evaluate is None:  # nothing tells selections apart
                 return [choosing.within("sensitivity", choosing.sensitive)]
             found = choosing.selections(task.rules)
-            return task.measured(choosing, found)[: self.trials]
+            return task.measured(choosing, found, self.trials)
 
     def least(self, resource: str) -> float:
         """The least of a resource that can be reached."""

@@ -19,6 +19,7 @@ from archcost.optimizing.layers import layers_of
 from archcost.optimizing.limits import limits_of
 from archcost.optimizing.making import Making
 from archcost.optimizing.optimized import Optimized
+from archcost.optimizing.outcome import outcome
 from archcost.optimizing.stages import Task
 from archcost.optimizing.statistics import CEILING
 from archcost.optimizing.untrained import untrained
@@ -112,7 +113,7 @@ def optimize(
     else:
         limits = limits_of(asked, planned.totals)
         best, all_ = made.within(limits)
-    return task.result(best, all_, limits, accelerate, evaluate)
+    return outcome(task, best, all_, limits, accelerate, evaluate)
 
 
 def _budget(given: Budget | Mapping[str, Any] | float | None, max_error: float | None = None) -> Budget:

@@ -9,7 +9,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from archcost.optimizing.statistics import Statistics
+from archcost.optimizing.statistics import Sampled, Statistics
 from archcost.weights.lowrank import root
 
 __all__ = ["Curve", "Table", "curves"]
@@ -83,7 +83,8 @@ def curves(
     ahead = _tails(before @ before.mT)
     found.append(Curve("bottleneck", {"form": "in"}, "rank_in", ahead[: min(ins, outs * prod(size)) + 1]))
     table = Table("bottleneck", {"form": "both"}, _between(weighed))
-    if len(kernel) == 1:  # each input channel is a matrix of its own, (out, taps): depthwise, then 1x1
+    if len(kernel) == 1 and not isinstance(seen, Sampled):  # its weights need the covariance
+        # Each input channel is a matrix of its own, (out, taps): depthwise, then 1x1.
         each = kernel[0].flatten(2).transpose(0, 1)
         if seen is not None:
             each = each @ root(seen.marginal(range(1, 1 + len(size)))).to(wide)

@@ -7,38 +7,34 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from archcost.analysis.analysis import Analysis, analyze
+from archcost.analysis.analysis import Analysis
 from archcost.errors import RewriteError
-from archcost.latency.timing.deadline import Deadline, TooLittleTime
-from archcost.latency.timing.thresholds import UNRELIABLE
+from archcost.latency.timing.deadline import Deadline
 from archcost.optimizing.calibration import Calibration
 from archcost.optimizing.candidates import Candidate, candidates_of, key_of
 from archcost.optimizing.carrying import Weights, composed, exchanged, weights_of
 from archcost.optimizing.correcting import corrected
 from archcost.optimizing.data import Data, limited
 from archcost.optimizing.layers import Layer
-from archcost.optimizing.limits import Limits, totals_of
+from archcost.optimizing.limits import totals_of
 from archcost.optimizing.norms import biases_of, shifted
-from archcost.optimizing.optimized import Optimized, Row, Trial
+from archcost.optimizing.optimized import Trial
 from archcost.optimizing.planning import Choosing, Selection
 from archcost.optimizing.refitting import refitted
 from archcost.optimizing.sensitivity import Response, moved_by, responses
 from archcost.optimizing.statistics import Sampled, Statistics, collected, in_parts
 from archcost.optimizing.timing import Times, whole
-from archcost.optimizing.verify import moved, outputs_for
+from archcost.optimizing.verify import Moved, moved, outputs_for
 from archcost.progress import Progress
-from archcost.rewriting.plan.plan import Plan
-from archcost.rewriting.plan.recording import proposal_for
-from archcost.rewriting.racing import raced
 from archcost.rewriting.replacement import Replacement
 from archcost.surgery.copying import copied
 from archcost.surgery.sites import Hooks
-from archcost.trace.call import Call, Inputs
+from archcost.trace.call import Call
 
 __all__ = ["Carried", "Planned", "Task"]
 
@@ -48,8 +44,6 @@ _CORRECTING = 20.0
 """Seconds for computing weights whose errors correct those of the spectra."""
 _KEPT = 2**28
 """Most bytes of computed weights kept for other selections."""
-_JUDGED = 384
-"""Most fitted inputs, beside those held out, on which selections are compared."""
 _ROUNDS = 2
 """Rounds in which the response to the chosen errors themselves is measured."""
 
@@ -100,9 +94,7 @@ class Task:
     kept: dict[str, Statistics] = field(default_factory=dict)
     """Statistics of the layers, where those of all fit under the ceiling."""
     old: list[list[Tensor]] = field(default_factory=list)
-    judged: tuple[Inputs, ...] = ()
-    """The inputs on which selections are compared."""
-    judged_old: list[list[Tensor]] = field(default_factory=list)
+    """The old model's outputs for the held-out inputs."""
     computed: dict[object, tuple[Replacement, Weights]] = field(default_factory=dict)
     computed_bytes: int = 0
 
@@ -190,13 +182,15 @@ class Task:
             return {}
         return responses(self.model, open_, pieces, 5.0 if self.data is None else 60.0)
 
-    def measured(self, choosing: Choosing, selections: list[Selection]) -> list[Selection]:
-        """The selections, after those for which the response to the chosen errors themselves was measured:
-        of all rules together, and of each alone."""
+    def measured(self, choosing: Choosing, selections: list[Selection], most: int) -> list[Selection]:
+        """The first ``most`` of: selections for which the response to the chosen errors themselves was
+        measured, of all rules together and of each alone; then those given."""
         if self.data is None:
-            return selections
+            return selections[:most]
         found: dict[object, Selection] = {}
         for label, allowed in choosing.singles(self.rules).items():
+            if len(found) >= most:
+                break
             try:
                 own = replace(choosing, response=copy.deepcopy(choosing.response))
                 rounds = self.rounds(own, label, allowed)
@@ -206,7 +200,7 @@ class Task:
                 found.setdefault(one.key, one)
         for one in selections:
             found.setdefault(one.key, one)
-        return list(found.values())
+        return list(found.values())[:most]
 
     def rounds(
         self, choosing: Choosing, label: str, allowed: Callable[[Candidate], bool] | None
@@ -276,12 +270,8 @@ class Task:
 
     def prepare(self) -> None:
         """The old model's outputs, once."""
-        if self.data is None or self.old:
-            return
-        self.old = outputs_for(self.model, self.data.held_out)
-        rest = limited(self.data.fitted, _JUDGED) if self.data.apart else ()
-        self.judged = (*self.data.held_out, *rest)
-        self.judged_old = outputs_for(self.model, self.judged)
+        if self.data is not None and not self.old:
+            self.old = outputs_for(self.model, self.data.held_out)
 
     def carry_out(
         self, selection: Selection, evaluate: Callable[[nn.Module], float] | None, refit: bool
@@ -294,118 +284,34 @@ class Task:
         raw = after = None
         fits: dict[str, tuple[float, float]] = {}
         if self.data is not None:
-            with self.timed("check"):
-                raw = after = moved(outputs_for(work, self.data.held_out), self.old)
+            raw = after = self.compared(work)
             if refit and made:
                 with self.timed("refit"):
                     fits = refitted(self.model, work, self.layers, list(self.data.fitted), self.progress)
-                    self.shift(work)
-                with self.timed("check"):
-                    after = moved(outputs_for(work, self.data.held_out), self.old)
+                after = self.shift(work)
         metric = None if evaluate is None else float(evaluate(work))
-        score = self.score(work) if metric is None else -metric
+        score = -metric if metric is not None else 0.0 if after is None else after.score
         trial = Trial(selection.label, len(made), raw, after, metric, score)
         return Carried(selection, work, trial, {name: one for name, (one, _) in made.items()}, fits)
 
-    def score(self, work: nn.Module) -> float:
-        """The change of the outputs over all inputs, which fewer held-out ones would tell with more noise."""
-        if self.data is None:
-            return 0.0
-        with self.timed("check"):
-            return moved(outputs_for(work, self.judged), self.judged_old).score
-
-    def shift(self, work: nn.Module) -> None:
-        """Shift the norms' biases to the old means, where outputs then move less."""
+    def compared(self, work: nn.Module) -> Moved:
+        """The change of the held-out outputs."""
         assert self.data is not None
-        before, kept = self.score(work), biases_of(work)
-        if shifted(self.model, work, self.data.fitted) and self.score(work) >= before:
-            with torch.no_grad():
-                for norm, bias in kept.items():
-                    cast(Tensor, norm.bias).copy_(bias)
+        with self.timed("check"):
+            return moved(outputs_for(work, self.data.held_out), self.old)
 
-    def plan_of(self, made: Carried) -> Plan:
-        """The plan of what was carried out."""
-        by_name = {one.name: one for one in self.layers}
-        chosen = {one.name: one for one in made.selection.candidates}
-        return Plan(
-            proposal_for(self.analysis, by_name[name].subject, by_name[name].specs, one, chosen[name])
-            for name, one in made.replacements.items()
-        )
-
-    def result(
-        self,
-        best: Carried,
-        all_: Sequence[Carried],
-        limits: Limits,
-        accelerate: bool,
-        evaluate: Callable[[nn.Module], float] | None,
-    ) -> Optimized:
-        chosen = {one.name: one for one in best.selection.candidates}
-        plan = self.plan_of(best)
-        after = replace(analyze(best.model, self.call, progress=False), name=self.analysis.name)
-        was, now = totals_of(self.analysis), totals_of(after)
-        reached = {name: now[name] / was[name] for name in was if was[name]}
-        if "latency" in limits.most:
-            with self.timed("times"):
-                reached["latency"] = self.ratio(best, limits)
-        rows = tuple(_row(one, chosen.get(one.name), best.fits.get(one.name)) for one in self.layers)
-        if self.data is not None and not self.data.apart:
-            self.notes.append("too few batches to hold any out: the outputs are compared on those fitted to")
-        acceleration = None
-        model = best.model
-        if accelerate:
-            from archcost.engine.accelerate import accelerate as make
-
-            with self.timed("accelerate"):
-                model = make(model, self.call, progress=self.progress)
-            acceleration = model.acceleration
-        return Optimized(
-            model=model,
-            plan=plan,
-            before=self.analysis,
-            after=after,
-            asked={name: limits.share(name) for name in limits.most},
-            reached=reached,
-            moved=best.trial.moved,
-            trials=tuple(one.trial for one in all_),
-            rows=rows,
-            inputs=self.call,
-            acceleration=cast(Any, acceleration),
-            metric=None if evaluate is None else (float(evaluate(self.model)), best.trial.metric or 0.0),
-            seconds=self.seconds,
-            notes=tuple(self.notes),
-        )
-
-    def ratio(self, best: Carried, limits: Limits) -> float:
-        """The new model's time over the old one's, in turns; the note holds what was promised."""
-        promised = best.selection.spends["latency"] / limits.totals["latency"]
-        try:
-            found = raced(self.model, best.model, self.call, seconds=10.0)
-        except TooLittleTime:
-            self.notes.append("old and new model were not timed in turns: the machine was too busy")
-            return promised
-        reached = 1 / found.speedup
-        doubt = f", {UNRELIABLE}" * found.disturbed
-        off = abs(reached / promised - 1)
-        self.notes.append(
-            f"time: {promised:.3g} of the old promised from the layers, {reached:.3g} measured in turns "
-            f"({found.old_ms:.3g} ms -> {found.new_ms:.3g} ms{doubt})"
-            + f": {off:.0%} apart, as layers alone and in the model take other times"
-            * (off > 0.1)
-        )
-        return reached
-
-
-def _row(layer: Layer, one: Candidate | None, fit: tuple[float, float] | None) -> Row:
-    shape = f"{layer.spec.in_channels} -> {layer.spec.out_channels}" if layer.linear else layer.spec.layer
-    return Row(
-        name=layer.name,
-        shape=shape,
-        rule=None if one is None else one.rule,
-        options="" if one is None else ", ".join(f"{key} {value}" for key, value in one.options.items()),
-        macs=layer.macs if one is None else one.macs,
-        macs_ratio=1.0 if one is None or not layer.macs else one.macs / layer.macs,
-        params_ratio=1.0 if one is None or not layer.params else one.params / layer.params,
-        error=None if one is None else max(one.error, 0.0) ** 0.5,
-        refitted=None if fit is None else fit[1],
-    )
+    def shift(self, work: nn.Module) -> Moved:
+        """Shift the norms' biases to the old means, where outputs then move less; the change in the end."""
+        assert self.data is not None
+        before, kept = self.compared(work), biases_of(work)
+        with self.timed("refit"):
+            done = shifted(self.model, work, self.data.fitted)
+        if not done:
+            return before
+        after = self.compared(work)
+        if after.score < before.score:
+            return after
+        with torch.no_grad():
+            for norm, bias in kept.items():
+                cast(Tensor, norm.bias).copy_(bias)
+        return before

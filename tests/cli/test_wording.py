@@ -38,6 +38,11 @@ def test_only_options_of_the_command_are_named():
     assert "spec" not in every
 
 
+def test_a_flag_is_named_without_a_value():
+    options = options_of(_parser(), "optimize")
+    assert as_options("or give random_weights=True", options) == "or give --random-weights"
+
+
 def test_the_examples_hold():
     assert doctest.testmod(wording).failed == 0
 

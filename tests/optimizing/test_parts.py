@@ -128,6 +128,7 @@ def test_moved_knows_classes_maps_and_numbers():
     assert moved([[maps]], [[maps]]).positions == 18
 
 
+@pytest.mark.slow
 def test_a_calibration_serves_in_place_of_batches(tmp_path):
     path = tmp_path / "calibration.npz"
     made = archcost.calibrate(trained(), IMAGES, path)
@@ -143,6 +144,7 @@ def test_a_calibration_serves_in_place_of_batches(tmp_path):
     assert archcost.optimize(trained(), IMAGES[:1], budget=0.4, batches=alone).moved is None
 
 
+@pytest.mark.slow
 def test_a_frontier_has_a_plan_a_point_and_is_monotone(tmp_path):
     found = archcost.frontier(trained(), IMAGES[:1], batches=IMAGES, points=(0.8, 0.4), trials=1)
     ours = [one for one in found if one.choice == "optimize"]
@@ -155,6 +157,9 @@ def test_a_frontier_has_a_plan_a_point_and_is_monotone(tmp_path):
     assert macs <= 0.4 * archcost.analyze(trained(), IMAGES[:1]).total.macs
     found.save(tmp_path / "frontier.json")
     assert archcost.load_result(tmp_path / "frontier.json").to_text() == found.to_text()
+    (drawn,) = found._pictures()
+    assert drawn.items == ["0.8 of the macs", "0.4 of the macs"]
+    assert drawn.measures[0].values == [pytest.approx(100 * one.error) for one in ours]
     pytest.importorskip("matplotlib")
     archcost.plot.frontier(found, path=tmp_path / "frontier.svg")
     assert (tmp_path / "frontier.svg").stat().st_size > 1000
@@ -171,6 +176,7 @@ def test_recover_comes_closer_or_gives_the_model_back(method):
     assert "before" in str(found)
 
 
+@pytest.mark.slow
 def test_a_distillation_goes_on_from_its_checkpoint(tmp_path):
     old = trained()
     new = archcost.optimize(old, IMAGES[:1], budget=0.2, batches=IMAGES, trials=1, refit=False).model

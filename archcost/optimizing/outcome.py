@@ -1,0 +1,114 @@
+"""What `archcost.optimize` gives back: the plan, the comparison, what was reached and what was traded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, cast
+
+from torch import nn
+
+from archcost.analysis.analysis import analyze
+from archcost.latency.timing.deadline import TooLittleTime
+from archcost.latency.timing.thresholds import UNRELIABLE
+from archcost.optimizing.candidates import Candidate
+from archcost.optimizing.layers import Layer
+from archcost.optimizing.limits import Limits, totals_of
+from archcost.optimizing.optimized import Optimized, Row
+from archcost.optimizing.stages import Carried, Task
+from archcost.rewriting.plan.plan import Plan
+from archcost.rewriting.plan.recording import proposal_for
+from archcost.rewriting.racing import raced
+
+__all__ = ["outcome", "plan_of"]
+
+
+def outcome(
+    task: Task,
+    best: Carried,
+    all_: Sequence[Carried],
+    limits: Limits,
+    accelerate: bool,
+    evaluate: Callable[[nn.Module], float] | None,
+) -> Optimized:
+    """The result of the best selection; ``all_`` are those carried out."""
+    chosen = {one.name: one for one in best.selection.candidates}
+    plan = plan_of(task, best)
+    after = replace(analyze(best.model, task.call, progress=False), name=task.analysis.name)
+    was, now = totals_of(task.analysis), totals_of(after)
+    reached = {name: now[name] / was[name] for name in was if was[name]}
+    if "latency" in limits.most:
+        with task.timed("times"):
+            reached["latency"] = _ratio(task, best, limits)
+    rows = tuple(_row(one, chosen.get(one.name), best.fits.get(one.name)) for one in task.layers)
+    if task.data is not None and not task.data.apart:
+        task.notes.append("too few batches to hold any out: the outputs are compared on those fitted to")
+    acceleration = None
+    model = best.model
+    if accelerate:
+        from archcost.engine.accelerate import accelerate as make
+
+        with task.timed("accelerate"):
+            model = make(model, task.call, progress=task.progress)
+        acceleration = model.acceleration
+    return Optimized(
+        model=model,
+        plan=plan,
+        before=task.analysis,
+        after=after,
+        asked={name: limits.share(name) for name in limits.most},
+        reached=reached,
+        moved=best.trial.moved,
+        trials=tuple(one.trial for one in all_),
+        rows=rows,
+        inputs=task.call,
+        acceleration=cast(Any, acceleration),
+        metric=None if evaluate is None else (float(evaluate(task.model)), best.trial.metric or 0.0),
+        seconds=task.seconds,
+        notes=tuple(task.notes),
+    )
+
+
+def plan_of(task: Task, made: Carried) -> Plan:
+    """The plan of what was carried out."""
+    by_name = {one.name: one for one in task.layers}
+    chosen = {one.name: one for one in made.selection.candidates}
+    return Plan(
+        proposal_for(task.analysis, by_name[name].subject, by_name[name].specs, one, chosen[name])
+        for name, one in made.replacements.items()
+    )
+
+
+def _ratio(task: Task, best: Carried, limits: Limits) -> float:
+    """The new model's time over the old one's, in turns; the note holds what was promised."""
+    promised = best.selection.spends["latency"] / limits.totals["latency"]
+    try:
+        found = raced(task.model, best.model, task.call, seconds=10.0)
+    except TooLittleTime:
+        task.notes.append("old and new model were not timed in turns: the machine was too busy")
+        return promised
+    reached = 1 / found.speedup
+    doubt = f", {UNRELIABLE}" * found.disturbed
+    off = abs(reached / promised - 1)
+    task.notes.append(
+        f"time: {promised:.3g} of the old promised from the layers, {reached:.3g} measured in turns "
+        f"({found.old_ms:.3g} ms -> {found.new_ms:.3g} ms{doubt})"
+        + f": {off:.0%} apart, as layers alone and in the model take other times"
+        * (off > 0.1)
+    )
+    return reached
+
+
+def _row(layer: Layer, one: Candidate | None, fit: tuple[float, float] | None) -> Row:
+    shape = f"{layer.spec.in_channels} -> {layer.spec.out_channels}" if layer.linear else layer.spec.layer
+    return Row(
+        name=layer.name,
+        shape=shape,
+        rule=None if one is None else one.rule,
+        options="" if one is None else ", ".join(f"{key} {value}" for key, value in one.options.items()),
+        macs=layer.macs if one is None else one.macs,
+        macs_ratio=1.0 if one is None or not layer.macs else one.macs / layer.macs,
+        params_ratio=1.0 if one is None or not layer.params else one.params / layer.params,
+        error=None if one is None else max(one.error, 0.0) ** 0.5,
+        refitted=None if fit is None else fit[1],
+    )
