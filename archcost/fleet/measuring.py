@@ -30,6 +30,8 @@ __all__ = ["measured"]
 available()
 assert torchvision
 _SIDE = 384
+_LONGER = (1, 8, 64)
+"""Times the seconds given: a large layer, or a busy machine, takes what it takes for the fewest samples."""
 
 
 def measured(record: Mapping[str, Any], seconds: float) -> dict[str, Any]:
@@ -84,7 +86,7 @@ def _layer(task: Task, seconds: float) -> dict[str, Any]:
 
     options = TimingOptions(task.threads, None if task.paths == "likely" else task.paths, compare=compare)
     conv = ConvTask(spec, task.dtype)
-    for longer in (1, 8, 64):  # a large layer, or a busy machine, takes what it takes for the fewest samples
+    for longer in _LONGER:
         found = next(iter(time_paths({conv: tensors}, options, Deadline(longer * seconds))), None)
         if found is not None:
             break
@@ -132,8 +134,11 @@ def _model(task: Task, seconds: float) -> dict[str, Any]:
         from archcost.engine.accelerate import accelerate
 
         # Not by earlier runs' times: the same task is the same work. By its SPEC, so that random weights do.
-        model = accelerate(task.model, call, seconds=seconds, store=False, progress=False)
-        if model.acceleration.accelerated_ms is None:
+        for longer in _LONGER:
+            model = accelerate(task.model, call, seconds=longer * seconds, store=False, progress=False)
+            if model.acceleration.accelerated_ms is not None:
+                break
+        else:
             raise RuntimeError(model.acceleration.reason)
     clock = clock_for(task.threads)
     timing = compare_calls(
