@@ -45,11 +45,11 @@ class Largest(Result):
     training: bool
     optimizer: str
     memory: Memory
-    """What it holds at that size."""
+    """The bytes held at that size."""
     next_value: int
     """The next larger batch or side."""
     next_bytes: int | None
-    """What that would take; None where the model does not run there."""
+    """The bytes that one more would take; None where the model does not run there."""
     notes: tuple[str, ...] = ()
 
     def document(self, asked: Asked) -> Document:

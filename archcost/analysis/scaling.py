@@ -24,7 +24,7 @@ class Share:
     """Kind and type: ``matmul in MultiheadAttention``."""
     macs: int
     share: float
-    """Of the MACs of the model."""
+    """The share of the model's MACs."""
     layer: str
     """The costliest module among them."""
 
@@ -93,7 +93,7 @@ def growth_of(measure: str, along: str, at: Sequence[float], values: Sequence[fl
 
 
 def overtaken(sides: Sequence[float], shares: Sequence[tuple[Share, ...]]) -> tuple[Overtaken, ...]:
-    """What costs less than another kind of layer at the first point, and more at the last."""
+    """Kinds of layers that cost less than another at the first point, and more at the last."""
     tables = [{one.name: one for one in each} for each in shares]
     names = [n for n, one in tables[-1].items() if one.share >= _LEAST_SHARE and n in tables[0]]
     found = []

@@ -63,14 +63,14 @@ class Memory:
     buffers: int
     inputs: int
     gradients: int = 0
-    """Of the parameters, as far as they exist at the peak."""
+    """The gradients of the parameters, as far as they exist at the peak."""
     optimizer_state: int = 0
     saved: int = 0
     """Activations made in the forward pass that are alive at the peak: saved for backward, and outputs."""
     transient: int = 0
     """Tensors made and freed around the peak: activations in inference, their gradients in training."""
     workspace: int = 0
-    """What the kernel of the operation at the peak takes beside its tensors, where that is known."""
+    """The bytes that the kernel at the peak takes beside its tensors, where they are known."""
     at: str = ""
     """The operation at the peak, and its module."""
 

@@ -20,7 +20,7 @@ _IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff", ".
 
 
 def load_data(given: str, spec: str, size: InputSize | None, most: int) -> Any:
-    """What ``--data`` names, as `archcost.optimize` takes batches.
+    """The batches that ``--data`` names, as `archcost.optimize` takes them.
 
     Images are looked for in all folders below, every n-th where there are more than ``most``, and go through
     the transforms that torchvision publishes with the model's weights, else are scaled to ImageNet's

@@ -105,7 +105,7 @@ class Acceleration(Result):
     variants_timed: int = 0
     """Ways to compute layers that were timed, each shape once."""
     variants_read: int = 0
-    """Those whose times the store had."""
+    """The number of variants whose times the store had."""
 
     @property
     def pytorch_share(self) -> float | None:
