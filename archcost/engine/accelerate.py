@@ -20,9 +20,10 @@ from archcost.engine.describing import step_seconds, step_times
 from archcost.engine.exactness import Exactness
 from archcost.engine.graph import Graph
 from archcost.engine.kept import Kept
-from archcost.engine.module import Accelerated, Engine, Recipe, accelerated, original
+from archcost.engine.module import Accelerated, Engine, accelerated, original
 from archcost.engine.program import Program
 from archcost.engine.reading.registry import Refused
+from archcost.engine.recipe import Recipe
 from archcost.engine.watch import Structure
 from archcost.errors import ArchcostError, InputError, ModelError, SpecError, one_line
 from archcost.latency.store.fingerprint import fingerprint

@@ -37,7 +37,7 @@ _LEAST = 0.05
 
 
 class Exactness:
-    """What each layer adds to the error of the outputs.
+    """The error that each layer adds to that of the outputs.
 
     Args:
         graph: after all passes.

@@ -17,7 +17,7 @@ __all__ = ["Kept", "key_of"]
 
 
 class Kept:
-    """What is known of variants beforehand, and what is timed now.
+    """Times of variants: those known beforehand, and those taken now.
 
     Args:
         store: where times are looked up and kept; None: nowhere.

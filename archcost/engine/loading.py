@@ -10,8 +10,9 @@ from typing import TypeVar, cast
 import torch
 from torch import nn
 
-from archcost.engine.module import Engine, Recipe, accelerated, original
+from archcost.engine.module import Engine, accelerated, original
 from archcost.engine.reading.registry import Refused
+from archcost.engine.recipe import Recipe
 from archcost.engine.saved import Saved, architecture
 from archcost.errors import ModelError, SpecError
 from archcost.latency.store.fingerprint import fingerprint

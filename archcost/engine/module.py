@@ -9,10 +9,8 @@ import os
 import threading
 import types
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
 from itertools import chain
-from math import inf
 from operator import attrgetter
 from typing import Any
 
@@ -21,29 +19,18 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from archcost.engine.acceleration import Acceleration
-from archcost.engine.binding import Arguments, Outputs
 from archcost.engine.checking import worst_layer
-from archcost.engine.choosing import Chosen, Times, choose
-from archcost.engine.exactness import Banned
-from archcost.engine.graph import Graph
-from archcost.engine.kept import Kept
-from archcost.engine.passes import fused
 from archcost.engine.program import Program
-from archcost.engine.reading.constants import Constants, constants_of
-from archcost.engine.reading.read import read
 from archcost.engine.reading.registry import Refused
+from archcost.engine.recipe import Recipe, state_of
 from archcost.engine.saved import Saved
-from archcost.engine.tuning import tune
 from archcost.engine.watch import Structure, Weights
-from archcost.engine.weights import give_back, rounded
 from archcost.errors import ModelError, SpecError, one_line
 from archcost.kernels.loading import why_not
 from archcost.report import saving
 from archcost.trace.call import Call
-from archcost.trace.graph import Trace
-from archcost.trace.modules import named_state, walk
 
-__all__ = ["Accelerated", "Engine", "Recipe", "accelerated", "original"]
+__all__ = ["Accelerated", "Engine", "accelerated", "original"]
 
 _PAYS = 10
 """Calls of a program after which the time to make it anew is gained back (3 to 9 of torchvision's models)."""
@@ -54,103 +41,6 @@ _is_compiling: Callable[[], bool] = torch.compiler.is_compiling
 _records: Callable[[], bool] = torch.is_grad_enabled
 _wants: Callable[[Tensor], bool] = attrgetter("requires_grad")
 _has_global_hooks: Callable[[], bool] = nn.modules.module._has_any_global_hook
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Everything of a program but the weights: it can be pickled, and the program made again."""
-
-    trace: Trace
-    arguments: Arguments
-    outputs: Outputs
-    constants: Constants = field(default_factory=dict)
-    """What it reads beside parameters, buffers and inputs."""
-    times: Times = field(default_factory=dict)
-    """Seconds of the variants of layers, by which they are chosen."""
-    banned: Banned = frozenset()
-    """Variants that are not exact enough."""
-
-    @classmethod
-    def of(cls, model: nn.Module, call: Call, trace: Trace, example: Any) -> tuple[Recipe, Graph]:
-        """With the graph of the model as it is now, after all passes.
-
-        Args:
-            model: in evaluation mode.
-            call: the call that was traced.
-            trace: the trace.
-            example: what the model returned for that call.
-
-        Raises:
-            Refused: no program can be made of it.
-        """
-        if trace.failed is not None:
-            raise Refused("its forward raises")
-        constants = constants_of(model, call, trace)
-        graph = read(trace, _laid_out(trace, _state(model)), constants)
-        if not graph.nodes:
-            raise Refused("it computes nothing")
-        arguments = Arguments(call, trace, type(model).forward)
-        recipe = cls(trace, arguments, Outputs(example, graph), constants)
-        return recipe, _fused(graph)
-
-    def again(self, state: Mapping[str, Tensor]) -> Program:
-        """The program with other weights."""
-        return self.made(self.graph(state))[0]
-
-    def graph(self, state: Mapping[str, Tensor]) -> Graph:
-        """The graph with these weights, after all passes."""
-        return _fused(read(self.trace, _laid_out(self.trace, state), self.constants))
-
-    def made(
-        self, graph: Graph, deadline: float = -inf, kept: Kept | None = None, *, evaluated: bool = False
-    ) -> tuple[Program, Chosen]:
-        """The program of the graph, and which variants it has.
-
-        Args:
-            graph: after all passes.
-            deadline: of `time.perf_counter`: until then variants are timed whose time is not known.
-            kept: where known times are looked up, and new ones kept.
-            evaluated: the program keeps its graph's weights, so that `layer_errors` can evaluate it.
-        """
-        # What is made in inference mode could not be used outside it.
-        with torch.inference_mode(False), torch.no_grad():
-            graph, chosen = choose(
-                graph,
-                known=self.times,
-                allowed=self._allows,
-                deadline=deadline,
-                kept=kept,
-            )
-            give_back()
-            program = Program(graph)
-            del graph
-            if not evaluated:
-                program.forget()
-            give_back()
-            return program, chosen
-
-    def tuned(self, graph: Graph, call: Call, deadline: float) -> bool:
-        """Correct the times by those inside of the program; whether other variants are chosen now.
-
-        Args:
-            graph: after all passes.
-            call: a call of the model.
-            deadline: of `time.perf_counter`.
-        """
-        given = self.arguments.tensors(*call)
-        assert given is not None
-        with torch.inference_mode(False), torch.no_grad():
-            inputs = [x.contiguous() for x in given]
-            return tune(graph, self.times, inputs, allowed=self._allows, deadline=deadline)
-
-    def _allows(self, key: str, variant: str) -> bool:
-        return (key, variant) not in self.banned
-
-    def names(self) -> list[str]:
-        """The parameters and buffers that the program is made of."""
-        used = {ref.storage for op in self.trace.ops for ref in op.tensors()}
-        kept = (self.trace.storages[index] for index in sorted(used))
-        return [one.name for one in kept if one.origin in ("parameter", "buffer") and one.name is not None]
 
 
 class Engine:
@@ -246,7 +136,7 @@ class Engine:
         given = recipe.arguments.tensors(*call)
         assert given is not None
         try:
-            program, _ = recipe.made(recipe.graph(_state(model)), evaluated=True)
+            program, _ = recipe.made(recipe.graph(state_of(model)), evaluated=True)
             error, layer = worst_layer(program, [x.contiguous() for x in given])
         except Refused as refused:
             raise ModelError(f"no program can be made of it now: {refused}") from refused
@@ -294,7 +184,7 @@ class Engine:
             self._skipped = _MOST_SKIPPED  # of another dtype, say
             return
         try:
-            program = recipe.again(_state(model))
+            program = recipe.again(state_of(model))
         except Exception as error:  # the original still can
             self.reason = f"the program could not be made with other weights: {one_line(error)}"
             return
@@ -305,7 +195,7 @@ class Engine:
     def _weights_of(self, model: nn.Module) -> Weights | None:
         """None where they are not PyTorch's ordinary parameters and buffers on the CPU."""
         assert self.recipe is not None
-        state = _state(model)
+        state = state_of(model)
         found = {name: state[name] for name in self.recipe.names() if name in state}
         if len(found) < len(self.recipe.names()) or not all(map(Weights.ordinary, found.values())):
             return None
@@ -451,16 +341,6 @@ def _class_of(kind: type[nn.Module]) -> type[Accelerated]:
     return found
 
 
-def _fused(graph: Graph) -> Graph:
-    # What is made in inference mode could not be used outside it.
-    with torch.inference_mode(False), torch.no_grad():
-        graph = fused(graph)
-        nodes, graph = list(graph.nodes), replace(graph, nodes=())
-        rounded(nodes)
-        give_back()
-        return replace(graph, nodes=tuple(nodes))
-
-
 def _looked_on() -> bool:
     """Whether anybody records or changes operations: tracers, modes, autocast, vmap, global hooks."""
     return bool(
@@ -474,30 +354,5 @@ def _looked_on() -> bool:
     )
 
 
-def _state(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by the names of the Trace."""
-    return {f"{owner}.{key}" if owner else key: tensor for owner, _, key, tensor in named_state(walk(model))}
-
-
 def _kinds(model: nn.Module) -> dict[str, object]:
-    return {name: (tensor.shape, tensor.dtype) for name, tensor in _state(model).items()}
-
-
-def _laid_out(trace: Trace, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state as it lay in memory when it was traced: a reader goes by the trace's strides and offsets."""
-    found = {name: tensor.detach() for name, tensor in state.items()}
-    seen: set[str] = set()
-    for op in trace.ops:
-        for ref in op.tensors():
-            name = trace.storages[ref.storage].name
-            if name is None or name not in found or name in seen:
-                continue  # what is read later may be a view: the transpose of a square
-            seen.add(name)
-            tensor = found[name]
-            if tensor.shape != ref.shape:
-                continue
-            if (tensor.stride(), tensor.storage_offset()) != (ref.stride, ref.offset):
-                if ref.offset:
-                    raise Refused(f"{name} is a part of a larger block of memory")
-                found[name] = torch.empty_strided(ref.shape, ref.stride, dtype=tensor.dtype).copy_(tensor)
-    return found
+    return {name: (tensor.shape, tensor.dtype) for name, tensor in state_of(model).items()}

@@ -186,7 +186,7 @@ def _in_fork(function: Callable[..., Any], asked: dict[str, Any], write: int, lo
 
 
 def _waited(read: int, pid: int, limit: float) -> tuple[str, bool]:
-    """What the fork wrote, and whether it was killed at its limit; also where stdin ends meanwhile."""
+    """The bytes that the fork wrote, and whether it was killed: at its limit, or because stdin ended."""
     until, found = time.monotonic() + limit, b""
     with selectors.DefaultSelector() as ready:
         ready.register(read, selectors.EVENT_READ)

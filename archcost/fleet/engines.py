@@ -23,7 +23,7 @@ LOCAL = "local"
 
 
 class Engine(Protocol):
-    """What a run needs of a place where tasks are performed."""
+    """A place where tasks are performed, as a run needs it: dask, or an executor."""
 
     local: bool
     """Whether it runs on this machine, for whoever started it."""

@@ -1,4 +1,4 @@
-"""Who may join: a worker whose versions are not the run's, or whose device another worker has, is refused."""
+"""The gate: refuses workers whose versions are not the run's, or whose device another worker has."""
 
 from __future__ import annotations
 

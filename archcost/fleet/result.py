@@ -70,7 +70,7 @@ _COLUMNS: tuple[Column[FleetRow], ...] = (
 
 @dataclass(frozen=True)
 class FleetRun(Result):
-    """What a fleet measured. ``print`` it, or take it as pandas, markdown, CSV, JSON or HTML.
+    """The times that a fleet measured. ``print`` it, or take it as pandas, markdown, CSV, JSON or HTML.
 
     The JSON, ``archcost.fleet/1``, has ``store``, ``models``, a list with every column, and ``failed``, a
     list of ``device``, ``task``, ``reason`` and ``log``.

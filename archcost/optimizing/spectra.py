@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -127,8 +126,3 @@ def _between(kernel: Tensor) -> Tensor:
     whole = torch.zeros(kept.shape[0] + 1, kept.shape[1] + 1, dtype=torch.float64)
     whole[1:, 1:] = kept / total if total else kept
     return (1 - whole).clamp_min(0)
-
-
-def ranks_of(lost: Tensor, ranks: Sequence[int]) -> list[float]:
-    """The errors at some ranks."""
-    return [float(lost[rank]) for rank in ranks]

@@ -11,7 +11,8 @@ from archcost.engine import accelerate as module
 from archcost.engine import choosing
 from archcost.engine.accelerate import accelerate
 from archcost.engine.loading import load_accelerated
-from archcost.engine.module import Engine, Recipe
+from archcost.engine.module import Engine
+from archcost.engine.recipe import Recipe
 from archcost.errors import ArchcostError, InputError, ModelError, SpecError
 from archcost.latency.store.fingerprint import fingerprint
 from archcost.latency.store.store import StoreError

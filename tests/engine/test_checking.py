@@ -6,7 +6,7 @@ from torch import nn
 
 from archcost.engine import checking
 from archcost.engine.checking import layer_errors, worst_layer
-from archcost.engine.module import Recipe
+from archcost.engine.recipe import Recipe
 from archcost.errors import ModelError
 from archcost.kernels import loading
 from archcost.surgery.outputs import exact_outputs, outputs_of

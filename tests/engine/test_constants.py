@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from archcost import kernels
-from archcost.engine.module import Engine, Recipe, accelerated
+from archcost.engine.module import Engine, accelerated
 from archcost.engine.reading.registry import Refused
+from archcost.engine.recipe import Recipe
 from archcost.trace.call import Call
 from archcost.trace.hints import traced
 from helpers.engine import close

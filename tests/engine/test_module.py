@@ -16,8 +16,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from archcost import kernels
-from archcost.engine.module import Accelerated, Engine, Recipe, accelerated, original
+from archcost.engine.module import Accelerated, Engine, accelerated, original
 from archcost.engine.reading.registry import Refused
+from archcost.engine.recipe import Recipe
 from archcost.trace.call import Call
 from archcost.trace.hints import traced
 from helpers.engine import Net, X, close, net

@@ -55,7 +55,7 @@ def _constant(trace: Trace, ref: TensorRef) -> bool:
 
 
 def _seen(model: nn.Module, call: Call, trace: Trace, wanted: dict[tuple[_Kind, int], Op]) -> Constants:
-    """What operators are given in one pass: the third addition of such shapes in the trace is the third."""
+    """The tensors that operators are given in a pass, matched by kind and order with those of the trace."""
     found: Constants = {}
     counted = Counter[_Kind]()
 
