@@ -1,9 +1,8 @@
 """A process that measures each task in a fork of its own, so that a crash costs that measurement alone.
 
-``python -m archcost.fleet.child MODULE:FUNCTION`` imports once, and then reads lines of JSON,
-``{"task", "limit", "seconds"}``, from stdin: for each it forks, the fork calls the function, and a line
-``{"result"}`` or ``{"failed", "log"}`` goes to stdout. The fork is killed at its limit in seconds, and with
-its parent. Only JSON passes the pipes.
+`serve` imports once what measures, and then reads lines of JSON, ``{"task", "limit", "seconds"}``, from
+stdin: for each it forks, the fork calls the function, and a line ``{"result"}`` or ``{"failed", "log"}`` goes
+to stdout. The fork is killed at its limit in seconds, and with its parent. Only JSON passes the pipes.
 """
 
 from __future__ import annotations
@@ -26,10 +25,12 @@ from typing import IO, Any
 
 from archcost.fleet.errors import FleetError
 
-__all__ = ["MEASURE", "Child"]
+__all__ = ["MEASURE", "Child", "serve"]
 
 MEASURE = "archcost.fleet.measuring:measured"
 """The function that measures a task."""
+# Isolated, so that the working directory is on the path only where the parent had it there.
+_CHILD = "import sys; sys.path[:] = sys.argv[2:]; from archcost.fleet.child import serve; serve(sys.argv[1])"
 _LOG = 2000  # characters of a failed task's output that are kept
 _PDEATHSIG = 1
 
@@ -82,14 +83,8 @@ class Child:
                     "fleet: workers measure in forked processes, which this system does not have"
                 )
             self.close()
-            command = [sys.executable, "-m", "archcost.fleet.child", self.run]
-            paths = os.pathsep.join(path for path in sys.path if path)
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                env={**os.environ, "PYTHONPATH": paths},
-            )
+            command = [sys.executable, "-I", "-c", _CHILD, self.run, *map(os.path.abspath, sys.path)]
+            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         return self._process
 
 
@@ -109,7 +104,7 @@ def _line(process: subprocess.Popen[bytes], seconds: float) -> bytes | None:
     return found
 
 
-def _serve(run: str) -> None:
+def serve(run: str) -> None:
     """Fork for each line of stdin, until it ends."""
     _die_with_parent()
     module, _, name = run.partition(":")
@@ -213,7 +208,3 @@ def _die_with_parent() -> None:
     """Have the kernel kill this process when its parent dies, on Linux."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PDEATHSIG, signal.SIGKILL)
-
-
-if __name__ == "__main__":
-    _serve(sys.argv[1])
