@@ -45,8 +45,10 @@ __all__ = ["accelerate"]
 
 Model = TypeVar("Model", bound=nn.Module)
 
-_SECONDS = (1.5, 6.0)
-"""For timing, where none are given: the second where the first do not hold enough pairs."""
+_SECONDS = (1.5, 6.0, 24.0)
+"""For timing, where none are given: the next where one does not hold enough pairs."""
+_PASSES = 3.0
+"""Passes of the original that a first pair takes, at least: one before the sample, and the program's two."""
 _THOROUGH = 60.0
 """Seconds of which some may go into comparing every layer with float64."""
 _ROUNDS = 25
@@ -183,7 +185,9 @@ def _accelerated(
     report = _Report(asked, notes, began)
     try:
         recipe, graph = Recipe.of(model, asked.call, trace, _example(model, asked.call))
+        start = now()
         plain = outputs_of(model, asked.call)
+        report.pass_s = now() - start
         exact, report.reference = exact_outputs(model, asked.call, plain)
         if exact and not any(bool(one.any()) for one in exact):
             notes.append("its outputs are all zero, with these weights and inputs: the error says nothing")
@@ -263,7 +267,8 @@ def _timed(
     step: Callable[[], None],
 ) -> tuple[Accelerated, Acceleration]:
     asked = report.asked
-    for seconds in asked.seconds:
+    *_, most = asked.seconds
+    for seconds in [one for one in asked.seconds if one >= _PASSES * report.pass_s] or [most]:
         deadline = Deadline(seconds)
         report.times(_in_turns(model, fast, asked, deadline.before(_FOR_MODULES * seconds)))
         if report.gains() or (report.ratio is not None and report.ratio.pairs >= FEWEST):
@@ -304,6 +309,7 @@ class _Report:
         self.reference = "original"
         self.error: float | None = None
         self.original_error = 0.0
+        self.pass_s = 0.0
         self.ratio: Ratio | None = None
         self.original_ms: float | None = None
         self.accelerated_ms: float | None = None
