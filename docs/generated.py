@@ -202,7 +202,14 @@ def rules() -> str:
     for one in CODES.values():
         when = "" if one.default else ", when selected"
         by = f" Rule `{one.rule}`." if one.rule else ""
-        out += [f"### {one.code} {one.name}", "", f"*{one.level}{when}:* {one.meaning}.{by}", "", one.help, ""]
+        out += [
+            f"### {one.code} {one.name}",
+            "",
+            f"*{one.level}{when}:* {one.meaning}.{by}",
+            "",
+            one.help,
+            "",
+        ]
     return "\n".join(out)
 
 

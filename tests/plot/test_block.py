@@ -72,6 +72,25 @@ def test_branches_stand_side_by_side_and_nothing_overlaps(analysis):
     assert all(out[2] < box[3] for box in every if box != out)
 
 
+def test_a_branch_within_a_branch_ends_where_it_stands():
+    class Nested(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = (nn.Conv2d(4, 4, k, padding=k // 2) for k in (1, 3, 5))
+            self.d, self.e, self.last = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 3, padding=1), nn.Linear(5, 6)
+
+        def forward(self, x):
+            x = self.a(x)
+            return self.last(torch.cat([torch.cat([self.b(x), self.c(x)], 1), self.d(x) + self.e(x)], 1))
+
+    figure = plot.block(Nested(), input_size=(1, 4, 5, 5))
+    found = boxes(figure)
+    inner, _, outer = sorted(found["join"], key=lambda join: (round(join[1] - join[0], 6), join[0]))
+    assert found["b"][0][0] == inner[0]
+    assert inner[1] == found["c"][0][1] < found["d"][0][0] < outer[1]
+    assert "matmul\n5 to 6\n1.80 k MACs" in texts(figure)
+
+
 def test_a_whole_model_is_a_block_too():
     steps = steps_of(archcost.analyze(nn.Sequential(nn.Conv2d(3, 8, 3)).eval(), input_size=(1, 3, 8, 8)))
     assert [step.sources for step in steps] == [(-1,)]
@@ -87,7 +106,7 @@ def test_what_cannot_be_drawn_is_refused(analysis):
     with pytest.raises(SpecError, match="never called itself"):
         plot.block(listed, "inner", input_size=(1, 3, 4, 4))
     deep = nn.Sequential(*(nn.Conv2d(1, 1, 1) for _ in range(40)))
-    with pytest.raises(SpecError, match="40 layers in a row"):
+    with pytest.raises(SpecError, match="1 layers wide and 40 long"):
         plot.block(deep, input_size=(1, 1, 4, 4))
     with pytest.raises(SpecError, match="no picture format"):
         plot.block(analysis, "1", path="block.xyz")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -41,6 +41,17 @@ class Step(NamedTuple):
     macs: int
     sources: tuple[int, ...]
     """The steps whose results it takes; -1 is the input of the block."""
+
+    @property
+    def joins(self) -> bool:
+        return len(self.sources) > 1
+
+
+class _Line(NamedTuple):
+    """The columns of the two ends of an arrow."""
+
+    start: float
+    end: float
 
 
 @dataclass
@@ -89,60 +100,70 @@ def block(
     check_path(path)
     analysis = analysis_of("plot.block", model, input_size=input_size)
     row, call = analysis[module], _call(analysis, module)
+    name = visible(module) or analysis.name
     steps = steps_of(analysis, module)
     places, around = _placed(steps)
     columns = 1 + max(place.last for place in places.values())
     levels = max(place.level for place in places.values())
     if columns > _COLUMNS or levels > _LEVELS:
         raise SpecError(
-            f"plot.block: {visible(module) or analysis.name} has {int(columns)} branches and {levels} layers in a "
-            f"row; {_COLUMNS} and {_LEVELS} can be read, so name a block within it"
+            f"plot.block: {name} is {int(columns)} layers wide and {levels - 1} long, and {_COLUMNS} and "
+            f"{_LEVELS} can be read; name a block within it"
         )
-    title = f"{visible(module) or analysis.name} ({row.type_name})"
     said = f"{count_text(row.params)} parameters, {si_text(row.macs)} MACs; the darker a box, the more MACs"
     width = max(2 * MARGIN + columns * _ACROSS - (_ACROSS - _WIDE), 0.082 * len(said) + 2 * MARGIN)
-    height = _HEAD + (levels + 1) * _DOWN + _TALL + MARGIN / 2
-    figure, axes = sheet(width, height, short(title, int(width / 0.14)), said)
-    ends = {_INPUT: f"input {_shape(call.inputs)}", len(steps): f"output {_shape(call.outputs)}"}
+    height = _HEAD + (levels + 1) * _DOWN + MARGIN / 2
+    figure, axes = sheet(width, height, short(f"{name} ({row.type_name})", int(width / 0.14)), said)
     most = max(step.macs for step in steps) or 1
-
-    def across(column: float) -> float:
-        return MARGIN + column * _ACROSS + _WIDE / 2
-
-    def top(at: int) -> float:
-        return height - _HEAD - places[at].level * _DOWN
-
-    def tall(at: int) -> float:
-        return _BAR if at in ends or len(steps[at].sources) > 1 else _TALL
-
-    outputs = _outputs(steps)
     for at, place in places.items():
-        left, wide = across(place.first) - _WIDE / 2, (place.last - place.first) * _ACROSS + _WIDE
-        if at in ends:
-            box(axes, left, top(at), wide, _BAR, "end", ends[at], 8.5, facecolor="white")
-        else:
-            step = steps[at]
-            share = step.macs / most
-            colour = lighter(COLOURS[0], 0.92 - 0.55 * share) if step.macs else PALE
-            box(axes, left, top(at), wide, tall(at), step.module or "join", step.text, 8.5, facecolor=colour)
-        sources = outputs if at == len(steps) else () if at == _INPUT else steps[at].sources
-        for source in sources:
-            above = places[source]
-            if (source, at) in around:
-                start = end = around[source, at]
-                if not above.first <= start <= above.last:  # a layer that others take as well: out at its side
-                    beside = top(source) - _TALL / 2
-                    side = (across(above.middle) + _WIDE / 2, across(start))
-                    axes.plot(side, (beside, beside), color=SOFT, linewidth=1.1)
-                    arrow(axes, (across(start), beside), (across(end), top(at)), line=1.1)
-                    continue
-            else:
-                start = end = min(max(above.middle, place.first), place.last)
-                if at in ends or len(sources) == 1:
-                    end = min(max(place.middle, place.first), place.last)
-                    start = min(max(end, above.first), above.last)
-            arrow(axes, (across(start), top(source) - tall(source)), (across(end), top(at)), line=1.1)
+        left, wide = _across(place.first) - _WIDE / 2, (place.last - place.first) * _ACROSS + _WIDE
+        top = height - _HEAD - place.level * _DOWN
+        if at == _INPUT or at == len(steps):
+            word, tensors = ("input", call.inputs) if at == _INPUT else ("output", call.outputs)
+            box(axes, left, top, wide, _BAR, "end", f"{word} {_shape(tensors)}", 8.5, facecolor="white")
+            continue
+        step = steps[at]
+        fill = lighter(COLOURS[0], 0.92 - 0.55 * step.macs / most) if step.macs else PALE
+        tall = _BAR if step.joins else _TALL
+        box(axes, left, top, wide, tall, step.module or "join", step.text, 8.5, facecolor=fill)
+    for (source, at), line in _lines(steps, places, around).items():
+        below = _BAR if source == _INPUT or steps[source].joins else _TALL
+        top, end = (height - _HEAD - places[one].level * _DOWN for one in (source, at))
+        if places[source].first <= line.start <= places[source].last:
+            start = (_across(line.start), top - below)
+        else:  # others take it as well: out at its side
+            start = (_across(line.start), top - below / 2)
+            side = (_across(places[source].last) + _WIDE / 2, start[0])
+            axes.plot(side, (start[1], start[1]), color=SOFT, linewidth=1.1)
+        arrow(axes, start, (_across(line.end), end), line=1.1)
     return finish(figure, path)
+
+
+def _across(column: float) -> float:
+    return MARGIN + column * _ACROSS + _WIDE / 2
+
+
+def _lines(
+    steps: Sequence[Step], places: Mapping[int, _Place], around: Mapping[tuple[int, int], float]
+) -> dict[tuple[int, int], _Line]:
+    """The columns at which each arrow, from a step to one that takes it, starts and ends."""
+    taken = {source for step in steps for source in step.sources}
+    ends = {at: step.sources for at, step in enumerate(steps)}
+    ends[len(steps)] = tuple(at for at in range(len(steps)) if at not in taken)
+    lines = {}
+    for at, sources in ends.items():
+        place = places[at]
+        for source in sources:
+            above, way = places[source], around.get((source, at))
+            if way is not None:
+                lines[source, at] = _Line(way, way)
+            elif len(sources) > 1:
+                middle = min(max(above.middle, place.first), place.last)
+                lines[source, at] = _Line(middle, middle)
+            else:
+                start = min(max(place.middle, above.first), above.last)
+                lines[source, at] = _Line(start, place.middle if at < len(steps) else start)
+    return lines
 
 
 def steps_of(analysis: Analysis, module: str = "") -> list[Step]:
@@ -188,21 +209,16 @@ def _text(cost: OpCost, sources: Sequence[int]) -> str:
     kernel = kernels_of([cost]).get(cost.module, "")
     if cost.kind == "pool":
         return f"{kernel} {'max' if 'max' in op.label else 'average'} pool".strip()
-    axis = 1 if cost.kind == "convolution" else -1
-    given = next(op.tensors(), None)
-    channels = f"{given.shape[axis]} to {op.outputs[0].shape[axis]}" if given and op.outputs else ""
+    # A convolution takes its input first, a product of matrices before the last.
+    place, axis = (0, 1) if cost.kind == "convolution" else (-2, -1)
+    given = [*op.tensors()][place:][:1]
+    channels = f"{given[0].shape[axis]} to {op.outputs[0].shape[axis]}" if given and op.outputs else ""
     return f"{short(kernel or cost.kind, 19)}\n{channels}\n{si_text(cost.macs or 0)} MACs"
 
 
 def _shape(tensors: Sequence[TensorRef]) -> str:
     """The shape of the first tensor without its batch."""
     return shape_text(tensors[0].shape[1:]) if tensors else ""
-
-
-def _outputs(steps: Sequence[Step]) -> list[int]:
-    """The steps whose results leave the block."""
-    taken = {source for step in steps for source in step.sources}
-    return [at for at in range(len(steps)) if at not in taken]
 
 
 def _placed(steps: Sequence[Step]) -> tuple[dict[int, _Place], dict[tuple[int, int], float]]:
@@ -217,24 +233,26 @@ def _placed(steps: Sequence[Step]) -> tuple[dict[int, _Place], dict[tuple[int, i
     free = 0.0
     for at, step in enumerate(steps):
         level = 1 + max((places[source].level for source in step.sources), default=0)
-        own = [source for source in step.sources if source not in continued]
-        continued.update(own)
-        for source in step.sources:
-            if len(step.sources) > 1 and source not in own:
-                around[source, at], free = free, free + 1
-        if not own:
-            column = min((around[source, at] for source in step.sources if (source, at) in around), default=free)
-            free = max(free, column + 1)
-            places[at] = _Place(column, column, level)
-        elif len(step.sources) > 1:
-            places[at] = _Place(min(places[s].first for s in own), max(places[s].last for s in own), level)
+        own = [places[source] for source in step.sources if source not in continued]
+        if step.joins:
+            for source in step.sources:
+                if source in continued:
+                    around[source, at], free = free, free + 1
+        continued.update(step.sources)
+        ways = [column for (_, end), column in around.items() if end == at]
+        if not own and not ways:
+            ways, free = [free], free + 1
+        if step.joins:
+            first = min([*(place.first for place in own), *ways])
+            places[at] = _Place(first, max([*(place.last for place in own), *ways]), level)
         else:
-            places[at] = _Place(places[own[0]].middle, places[own[0]].middle, level)
+            column = own[0].middle if own else ways[0]
+            places[at] = _Place(column, column, level)
         for source in step.sources:
-            if (source, at) in around:
-                places[at].reach(around[source, at])
-            if source == _INPUT or len(steps[source].sources) > 1:
+            if source != _INPUT and not steps[source].joins:
+                continue
+            if (source, at) in around or not step.joins:
                 places[source].reach(around.get((source, at), places[at].middle))
-    places[len(steps)] = _Place(0, free - 1, 1 + max(place.level for place in places.values()))
+    places[len(steps)] = _Place(0, max(free - 1, 0), 1 + max(place.level for place in places.values()))
     places[_INPUT].reach(free - 1)
     return places, around
