@@ -20,6 +20,7 @@ from archcost.optimizing.candidates import Candidate, candidates_of, key_of
 from archcost.optimizing.carrying import Weights, composed, exchanged, weights_of
 from archcost.optimizing.correcting import corrected
 from archcost.optimizing.data import Data, limited
+from archcost.optimizing.folding import Folded
 from archcost.optimizing.layers import Layer
 from archcost.optimizing.limits import totals_of
 from archcost.optimizing.norms import biases_of, shifted
@@ -65,7 +66,6 @@ class Carried:
     selection: Selection
     model: nn.Module
     trial: Trial
-    replacements: Mapping[str, Replacement]
     fits: Mapping[str, tuple[float, float]]
 
     @property
@@ -78,10 +78,10 @@ class Carried:
 class Task:
     """What the stages share."""
 
-    model: nn.Module
+    folded: Folded
     analysis: Analysis
+    """Of the given model."""
     call: Call
-    layers: tuple[Layer, ...]
     data: Data | None
     rules: tuple[str, ...]
     calibration: Calibration | None
@@ -107,6 +107,15 @@ class Task:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + time.monotonic() - begin
 
     @property
+    def model(self) -> nn.Module:
+        """The model that is planned for, with norms folded."""
+        return self.folded.model
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        return self.folded.layers
+
+    @property
     def open(self) -> list[Layer]:
         return [one for one in self.layers if one.refusal is None]
 
@@ -125,7 +134,7 @@ class Task:
             with self.timed("times"):
                 seconds, candidates = Times(self.model, self.call).of(self.layers, self.candidates)
                 totals = totals_of(
-                    self.analysis, max(whole(self.model, self.call), 1.02 * sum(seconds.values()))
+                    self.analysis, max(whole(self.folded.given, self.call), 1.02 * sum(seconds.values()))
                 )
         with self.timed("sensitivities"):
             return Planned(totals, candidates, self.responses(), seconds)
@@ -289,10 +298,10 @@ class Task:
                 with self.timed("refit"):
                     fits = refitted(self.model, work, self.layers, list(self.data.fitted), self.progress)
                 after = self.shift(work)
-        metric = None if evaluate is None else float(evaluate(work))
+        metric = None if evaluate is None else float(evaluate(self.folded.undone(copied(work))))
         score = -metric if metric is not None else 0.0 if after is None else after.score
         trial = Trial(selection.label, len(made), raw, after, metric, score)
-        return Carried(selection, work, trial, {name: one for name, (one, _) in made.items()}, fits)
+        return Carried(selection, work, trial, fits)
 
     def compared(self, work: nn.Module) -> Moved:
         """The change of the held-out outputs."""
