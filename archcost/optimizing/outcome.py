@@ -19,6 +19,7 @@ from archcost.optimizing.stages import Carried, Task
 from archcost.rewriting.plan.plan import Plan
 from archcost.rewriting.plan.recording import proposal_for
 from archcost.rewriting.racing import raced
+from archcost.weights.refit import Refit
 
 __all__ = ["outcome", "plan_of"]
 
@@ -110,7 +111,7 @@ def _ratio(task: Task, best: Carried, model: nn.Module, limits: Limits) -> float
     return reached
 
 
-def _row(layer: Layer, one: Candidate | None, fit: tuple[float, float] | None) -> Row:
+def _row(layer: Layer, one: Candidate | None, fit: Refit | None) -> Row:
     shape = f"{layer.spec.in_channels} -> {layer.spec.out_channels}" if layer.linear else layer.spec.layer
     return Row(
         name=layer.name,
@@ -121,5 +122,5 @@ def _row(layer: Layer, one: Candidate | None, fit: tuple[float, float] | None) -
         macs_ratio=1.0 if one is None or not layer.macs else one.macs / layer.macs,
         params_ratio=1.0 if one is None or not layer.params else one.params / layer.params,
         error=None if one is None else max(one.error, 0.0) ** 0.5,
-        refitted=None if fit is None else fit[1],
+        refitted=None if fit is None else fit.after,
     )
