@@ -165,7 +165,7 @@ class Deployed:
             flash = max(by_name.get(name, 0) for name in layer.names)
             layers.append(replace(layer, flash=flash, must_change=own > self.sram))
         self._refuse(least)
-        task.layers = tuple(layers)
+        task.folded = replace(task.folded, layers=tuple(layers))
         return replace(planned, totals={**planned.totals, "flash": float(found.flash)}, candidates=candidates)
 
     def _flash(self, layer: Layer, new: Replacement) -> int:

@@ -16,7 +16,7 @@ from archcost.optimizing.calibration import Calibration
 from archcost.optimizing.candidates import RULES
 from archcost.optimizing.data import data_of
 from archcost.optimizing.deployed import Deployed
-from archcost.optimizing.layers import layers_of
+from archcost.optimizing.folding import folded
 from archcost.optimizing.limits import limits_of
 from archcost.optimizing.making import Making
 from archcost.optimizing.optimized import Optimized
@@ -173,8 +173,7 @@ def task_of(
     analysis = analyze(model, inputs, input_size=input_size, progress=progress)
     call = like_traced(analysis.trace) if inputs is None else Call.of(inputs)
     survey = survey_of(analysis, hooks=hooks)
-    layers = layers_of(survey, exclude)
-    return Task(model, analysis, call, layers, data, wanted, calibration, ceiling, hooks, progress)
+    return Task(folded(survey, exclude), analysis, call, data, wanted, calibration, ceiling, hooks, progress)
 
 
 def _rules(rules: Sequence[str] | None) -> tuple[str, ...]:

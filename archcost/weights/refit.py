@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from math import prod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import inf, prod
 from typing import NamedTuple
 
 import torch
@@ -34,6 +34,9 @@ from archcost.weights.fitting import Correction, Normal
 __all__ = ["Refit", "refit"]
 
 RIDGES = (1e-6, 1e-4, 1e-2)
+_STIFF = (1e-1, 1.0)
+"""Tried too where there are fewer rows than `_FEW` times the values of a patch."""
+_FEW = 4
 _HELD = 2**28
 """Most bytes of targets held at once by layers that share a pass over the original."""
 _LEAST, _EACH, _ASIDE = 8192, 8, 4096
@@ -56,6 +59,8 @@ class Refit:
     helped."""
     note: str = ""
     """Why the weights could not be fitted; empty where they could."""
+    ridge: float | None = None
+    """That of the accepted weights."""
 
 
 def refit(
@@ -65,6 +70,8 @@ def refit(
     batches: Batches,
     *,
     ridge: float | Sequence[float] | None = None,
+    scores: Mapping[str, Callable[[], float]] | None = None,
+    like: Mapping[str, Refit] | None = None,
     progress: bool | None = None,
 ) -> dict[str, Refit]:
     """Fit the last convolution of each new layer by ridge regression, in the order of execution::
@@ -91,7 +98,10 @@ def refit(
         batches: calibration data, each batch as the models take their inputs; passed over at least once for
             each layer, so a list, or a ``DataLoader`` in a fixed order.
         ridge: r, as a share of the mean of the diagonal of z z'; the best on held-out data of several, by
-            default of 1e-6, 1e-4 and 1e-2.
+            default of 1e-6, 1e-4 and 1e-2, and of 0.1 and 1 where there are few positions.
+        scores: by a layer's name, what decides between its changes in place of its own held-out error:
+            smaller is better, with each change made in ``rewritten`` in turn.
+        like: earlier results by name: the changes accepted then are made again, and no data is held out.
         progress: draw a progress bar on stderr; by default on a terminal.
 
     Returns:
@@ -102,7 +112,7 @@ def refit(
             of other shapes than in the original; or a model's forward fails.
         InputError: there are no batches, or they are an iterator.
     """
-    ridges = RIDGES if ridge is None else (ridge,) if isinstance(ridge, (int, float)) else tuple(ridge)
+    ridges = None if ridge is None else (ridge,) if isinstance(ridge, (int, float)) else tuple(ridge)
     olds = {name: layer_of(original, name) for name in dict.fromkeys(names)}
     lasts = {name: _last_of(name, layer_of(rewritten, name)) for name in olds}
     passes = 1 + len(olds)
@@ -115,7 +125,9 @@ def refit(
     fixed = isinstance(batches, (list, tuple))
     with Progress(len(calls) * (length or 1), "refit", progress) as bar:
         for group in _shared(calls, lasts) if fixed else [[name] for name in calls]:
-            pairs = {name: _Pair(name, lasts[name], calls[name], length) for name in group}
+            pairs = {
+                name: _Pair(name, lasts[name], calls[name], length, aside=like is None) for name in group
+            }
             ready = _targets(original, olds, pairs, batches) if len(group) > 1 else None
             for name, pair in pairs.items():
                 with (
@@ -130,7 +142,10 @@ def refit(
                             pair.wanted = ready[name][index]
                         pair.run(batch, new)
                         bar.step(label=f"refit: {name}")
-                found[name] = _accepted(pair, ridges)
+                if like is None:
+                    found[name] = _accepted(pair, ridges, (scores or {}).get(name))
+                elif name in like:
+                    found[name] = _as_before(pair, like[name])
                 if ready is not None:
                     del ready[name]
     return found
@@ -213,8 +228,10 @@ def _rows(y: Tensor, picked: Tensor) -> Tensor:
 class _Pair:
     """A layer in both models, with the normal equations and held-out data of its outputs."""
 
-    def __init__(self, name: str, layer: nn.Module, calls: int, length: int | None) -> None:
-        self.name, self.layer, self.calls, self.length = name, layer, calls, length
+    def __init__(
+        self, name: str, layer: nn.Module, calls: int, length: int | None, aside: bool = True
+    ) -> None:
+        self.name, self.layer, self.calls, self.length, self.aside = name, layer, calls, length, aside
         transposed = bool(getattr(layer, "transposed", False))
         self.note = "the last stage is transposed: only its bias can be fitted" if transposed else ""
         self.weights = not transposed
@@ -259,7 +276,7 @@ class _Pair:
         images = picked // pixels + self.seen
         self.seen += len(x)
         index = torch.arange(len(picked), device=x.device) if self.aside_by_position else images
-        aside = index % 4 == 3
+        aside = index % 4 == 3 if self.aside else torch.zeros_like(index, dtype=torch.bool)
         rows = patches(x, spec, picked) if self.weights else x.new_zeros(spec.groups, len(picked), 0)
         was, now = wanted.rows, _rows(as_maps(self.layer, y.detach()), picked)
         room = max(0, _ASIDE // (self.length or 16)) or 1
@@ -269,26 +286,64 @@ class _Pair:
         self.normal.keep(rows[:, kept], was[kept], now[kept])
 
 
-def _accepted(pair: _Pair, ridges: tuple[float, ...]) -> Refit:
-    """Apply the change with the smallest held-out error to the layer."""
-    normal = pair.normal
-    if not normal.count:
+def _accepted(
+    pair: _Pair, ridges: tuple[float, ...] | None, score: Callable[[], float] | None = None
+) -> Refit:
+    """Apply the change with the smallest held-out error, or score of the whole model, to the layer."""
+    normal = _normal(pair)
+    if ridges is None:
+        values = prod(weight_of(pair.layer).shape[1:])
+        ridges = RIDGES + _STIFF * (normal.count < _FEW * values)
+    fits: list[tuple[str, float | None, Correction | None]] = [("nothing", None, None)]
+    fits += [("bias", None, normal.shift())] * (pair.layer.bias is not None)
+    fits += [("weights", ridge, normal.fit(ridge)) for ridge in ridges if pair.weights]
+    was = [one.detach().clone() for one in _tensors(pair.layer)]
+    best, least = fits[0], inf
+    for one in fits:
+        now = normal.error(one[2]) if score is None else _with(pair.layer, one[2], was, score)
+        if now < least:
+            best, least = one, now
+    kept, ridge, fit = best
+    _add(pair.layer, fit)
+    return Refit(normal.error(None), normal.error(fit), normal.count, kept, pair.note, ridge)
+
+
+def _as_before(pair: _Pair, before: Refit) -> Refit:
+    """Apply the kind of change that was accepted before, from all rows."""
+    normal = _normal(pair)
+    if before.kept == "bias":
+        _add(pair.layer, normal.shift())
+    elif before.kept == "weights" and before.ridge is not None:
+        _add(pair.layer, normal.fit(before.ridge))
+    return replace(before, positions=normal.count)
+
+
+def _normal(pair: _Pair) -> Normal:
+    if not pair.normal.count:
         raise RewriteError(f"{pair.name}: its output has too few positions to fit to: give more batches")
-    before = normal.error(None)
-    best: Correction | None = None
-    after, kept = before, "nothing"
-    fits = [("bias", normal.shift())] if pair.layer.bias is not None else []
-    fits += [("weights", normal.fit(ridge)) for ridge in ridges if pair.weights]
-    for what, fit in fits:
-        error = normal.error(fit)
-        if error < after:
-            best, after, kept = fit, error, what
-    if best is not None:
-        _add(pair.layer, best)
-    return Refit(before, after, normal.count, kept, pair.note)
+    return pair.normal
 
 
-def _add(layer: nn.Module, fit: Correction) -> None:
+def _with(layer: nn.Module, fit: Correction | None, was: list[Tensor], score: Callable[[], float]) -> float:
+    """The score with a change made, which is taken back."""
+    _add(layer, fit)
+    try:
+        return score()
+    finally:
+        with torch.no_grad():
+            for there, old in zip(_tensors(layer), was, strict=True):
+                there.copy_(old)
+        if isinstance(layer, ConvLike):
+            layer.forget()
+
+
+def _tensors(layer: nn.Module) -> list[Tensor]:
+    return [one for one in (weight_of(layer), layer.bias) if isinstance(one, Tensor)]
+
+
+def _add(layer: nn.Module, fit: Correction | None) -> None:
+    if fit is None:
+        return
     weight, bias = weight_of(layer), layer.bias
     with torch.no_grad():
         if fit.weight is not None:
