@@ -143,7 +143,9 @@ def test_flash_and_sram_break_at_the_line_of_the_costliest_layer(project):
     project(NETS + f'flash = "10 KB"\nsram = "10 KB"\n{int8}')
     flash, sram = check(select=["AC301"])
     assert flash.text.startswith("flash: 60.8 kB in int8, 50.8 kB above 10.0 kB; most in blocks.0.conv")
-    assert sram.text.startswith("sram: 16.4 kB at convolution in blocks.0.conv in int8, 6.38 kB above 10.0 kB")
+    assert sram.text.startswith(
+        "sram: 16.4 kB at convolution in blocks.0.conv in int8, 6.38 kB above 10.0 kB"
+    )
     assert {flash.place.line, sram.place.line} == {line_of("# block\n".strip())}
     project(NETS + f'flash = "1 MB"\nsram = "320 KB"\n{int8}')
     assert not check(select=["AC301"]).findings
