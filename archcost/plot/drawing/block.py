@@ -112,7 +112,7 @@ def block(
         )
     said = f"{count_text(row.params)} parameters, {si_text(row.macs)} MACs; the darker a box, the more MACs"
     width = max(2 * MARGIN + columns * _ACROSS - (_ACROSS - _WIDE), 0.082 * len(said) + 2 * MARGIN)
-    height = _HEAD + (levels + 1) * _DOWN + MARGIN / 2
+    height = _HEAD + levels * _DOWN + _BAR + MARGIN
     figure, axes = sheet(width, height, short(f"{name} ({row.type_name})", int(width / 0.14)), said)
     most = max(step.macs for step in steps) or 1
     for at, place in places.items():
