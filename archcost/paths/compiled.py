@@ -11,16 +11,19 @@ import torch
 from torch import Tensor
 
 from archcost.kernels import packing
+from archcost.kernels.blocked import FEW_CHANNELS, BlockedConvolution, pack_direct, pack_grouped
 from archcost.kernels.loading import Images, Problem, library
 from archcost.kernels.packed import Packed
-from archcost.kernels.tensors import images, loaded
+from archcost.kernels.tensors import images, loaded, planar
 from archcost.paths.geometry import Axes
+from archcost.paths.path import Prepared
 from archcost.paths.phases import Dense
 from archcost.spec import ConvSpec
 
 __all__ = [
-    *("GROUPED", "Kernel", "PackedWeights", "depthwise_kernel", "fourier_kernel", "im2col_kernel"),
-    *("long_row_kernel", "rows_kernel", "winograd_kernel", "winograd_taps"),
+    *("GROUPED", "Kernel", "PackedWeights", "depthwise_kernel", "fourier_kernel"),
+    *("im2col_kernel", "long_row_kernel", "on_blocks", "packed_direct", "rows_kernel", "winograd_kernel"),
+    "winograd_taps",
 ]
 
 PackedWeights = Packed | tuple[Packed, ...]
@@ -57,6 +60,11 @@ class Kernel:
         if self.calls == 1:
             return self.packer(taps.flatten(0, 1).float())
         return tuple(self.packer(one.float()) for one in taps)
+
+    @property
+    def reads_blocks(self) -> bool:
+        """Whether it can be called with a blocked tensor."""
+        return self.calls == 1 and self.kind not in ("im2col", "long_row")
 
     def packed_bytes(self) -> int:
         """Bytes of the packed weights: channels fill whole vectors, and transforms have more numbers."""
@@ -96,6 +104,29 @@ def depthwise_kernel(spec: ConvSpec) -> Kernel | None:
     given, written, before = _images(spec, spec.input_size, ((0, 0),) * spec.axes)
     return DirectKernel(
         "depthwise_direct", packing.pack_depthwise_direct, weights, (), given, written, before
+    )
+
+
+def packed_direct(weight: Tensor, spec: ConvSpec) -> Packed:
+    """Weights (groups, out, in, *kernel_size) for blocked tensors, where the convolution is not depthwise."""
+    steps, weight = (_two(spec.stride), _two(spec.dilation)), planar(weight.flatten(0, 1))
+    if spec.groups > 1:
+        return pack_grouped(weight, spec.groups, *steps)
+    return pack_direct(weight, *steps, blocked=spec.in_channels > FEW_CHANNELS)
+
+
+def on_blocks(packed: PackedWeights, prepared: Prepared) -> BlockedConvolution:
+    """The convolution from and to blocked tensors, by a kernel of one call."""
+    assert isinstance(packed, Packed)
+    spec = prepared.spec
+    return BlockedConvolution(
+        packed,
+        (spec.batch, spec.in_channels, *_two(spec.input_size)),
+        prepared.bias,
+        stride=_two(spec.stride),
+        dilation=_two(spec.dilation),
+        padding=(spec.padding[0] if spec.axes == 2 else (0, 0), spec.padding[-1]),
+        clamp=prepared.epilogue.clamp,
     )
 
 

@@ -9,18 +9,20 @@ from math import prod
 import torch
 from torch import Tensor
 
+from archcost.kernels.blocked import BlockedConvolution
 from archcost.kernels.operators import convolve
 from archcost.paths.algorithms.space_to_depth import blocks_of, rearranged_elements, rearranged_taps, spread
 from archcost.paths.algorithms.tensor import Fused, TensorPath, device_of, kernels_run
-from archcost.paths.compiled import Kernel, PackedWeights
+from archcost.paths.compiled import Kernel, PackedWeights, on_blocks
 from archcost.paths.geometry import by_groups, trailing
-from archcost.paths.path import Implementation
+from archcost.paths.path import Implementation, Prepared
 from archcost.paths.phases import (
     Dense,
     Phase,
     bordered,
     bordered_elements,
     folded,
+    is_dense,
     phase_elements,
     phases,
     unfolded,
@@ -57,6 +59,18 @@ class PhasedPath(TensorPath[Parts]):
         if not any(choice):
             return "tensor operations"
         return "compiled" if all(choice) else "partly compiled"
+
+    def on_blocks(self, prepared: Prepared) -> BlockedConvolution | None:
+        content = prepared.content
+        if not isinstance(content, Fused) or not self.reads_blocks(prepared.spec, prepared.dtype):
+            return None
+        return on_blocks(content.packed, prepared)
+
+    def reads_blocks(self, spec: ConvSpec, dtype: torch.dtype | None = None) -> bool:
+        if dtype not in (None, torch.float32) or not is_dense(spec) or self._executed(spec) is not spec:
+            return False
+        (kernel,) = self._choice(spec, torch.float32, "cpu")
+        return kernel is not None and kernel.reads_blocks
 
     def _choice(self, spec: ConvSpec, dtype: torch.dtype, device: str) -> list[Kernel | None]:
         """The compiled kernel of each phase, None where tensor operations run: all choices are made here."""
