@@ -7,7 +7,7 @@ is what kernels read and write fastest, and what the engine's layers hand each o
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from ctypes import Structure, c_int, c_void_p
 from math import inf
 
@@ -96,8 +96,7 @@ def _room(found: ctypes.CDLL, floats: int) -> Tensor:
 class BlockedConvolution:
     """A convolution of inputs of one shape, its weights packed.
 
-    A blocked input gives a blocked output. The direct kernel takes inputs of few channels in NCHW, see
-    `plain_input`.
+    The output is blocked, and so is the input, unless it is a `plain_input`: then it is contiguous, in NCHW.
     """
 
     def __init__(
@@ -110,6 +109,7 @@ class BlockedConvolution:
         dilation: tuple[int, int] = (1, 1),
         padding: tuple[tuple[int, int], tuple[int, int]] = ((0, 0), (0, 0)),
         clamp: tuple[float, float] | None = None,
+        before: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         """
         Args:
@@ -120,6 +120,7 @@ class BlockedConvolution:
             dilation: vertical and horizontal.
             padding: (above, below), (left, right).
             clamp: limits of the outputs.
+            before: makes the input, a plain one of ``shape``, from what is given.
         """
         of = lanes(packed.isa)
         sizes = zip(shape[2:], padding, packed.taps, stride, dilation, strict=True)
@@ -127,7 +128,8 @@ class BlockedConvolution:
         if min(height, width) < 1:
             raise InputError(f"kernel: {packed.taps} taps do not fit the input of {shape}")
         self.packed, self.out_channels = packed, packed.out_channels
-        self.plain_input = packed.kind == "direct" and not packed.own[-1]
+        self.plain_input = before is not None or (packed.kind == "direct" and not packed.own[-1])
+        self._before = before
         given = images(shape, _contiguous(shape)) if self.plain_input else blocked_images(shape, of)
         self._given = shape if self.plain_input else _blocked_shape(shape, of)
         written = (shape[0], packed.out_channels, height, width)
@@ -147,6 +149,8 @@ class BlockedConvolution:
 
     def __call__(self, x: Tensor, threads: int | None = None) -> Tensor:
         """The output, blocked."""
+        if self.plain_input:
+            x = planar(x if self._before is None else self._before(x))
         if tuple(x.shape) != self._given or not x.is_contiguous() or x.dtype != torch.float32:
             raise InputError(
                 f"kernel: expected a contiguous float32 input of {self._given}, got {tuple(x.shape)}"

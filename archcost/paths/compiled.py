@@ -115,10 +115,22 @@ def packed_direct(weight: Tensor, spec: ConvSpec) -> Packed:
     return pack_direct(weight, *steps, blocked=spec.in_channels > FEW_CHANNELS)
 
 
-def on_blocks(packed: PackedWeights, prepared: Prepared) -> BlockedConvolution:
-    """The convolution from and to blocked tensors, by a kernel of one call."""
+def on_blocks(
+    packed: PackedWeights,
+    prepared: Prepared,
+    executed: ConvSpec | None = None,
+    before: Callable[[Tensor], Tensor] | None = None,
+) -> BlockedConvolution:
+    """The convolution from and to blocked tensors, by a kernel of one call.
+
+    Args:
+        packed: weights for it.
+        prepared: the convolution.
+        executed: another one that is executed in its place.
+        before: makes the input of that one.
+    """
     assert isinstance(packed, Packed)
-    spec = prepared.spec
+    spec = executed or prepared.spec
     return BlockedConvolution(
         packed,
         (spec.batch, spec.in_channels, *_two(spec.input_size)),
@@ -127,6 +139,7 @@ def on_blocks(packed: PackedWeights, prepared: Prepared) -> BlockedConvolution:
         dilation=_two(spec.dilation),
         padding=(spec.padding[0] if spec.axes == 2 else (0, 0), spec.padding[-1]),
         clamp=prepared.epilogue.clamp,
+        before=before,
     )
 
 
@@ -161,13 +174,17 @@ def winograd_taps(m: int) -> list[str]:
     return [f"{height}x{width}" for height, width in sorted({tile.taps for tile in fitting})]
 
 
-def fourier_kernel(dense: Dense, lengths: Axes) -> Kernel | None:
-    """The Fourier kernel for taps in a single row, with transforms of these lengths; else None."""
+def fourier_kernel(dense: Dense, lengths: Axes, gauss: bool) -> Kernel | None:
+    """The Fourier kernel for taps in a single row, with transforms of these lengths; else None.
+
+    ``gauss``: whether two complex numbers take three products, with half as many weights again, or four.
+    """
     taps, size = dense.kernel_size[-1], lengths[-1]
     along_row = len(lengths) == 1 or (len(lengths) == 2 and dense.kernel_size[0] == 1)
     if dense.depthwise or not along_row or taps == 1 or packing.fft_size(size) != size:
         return None
-    return _tiles(dense, partial(packing.pack_fourier, size=size), (packing.FOURIER, size, taps))
+    family = packing.FOURIER if gauss else packing.FOURIER_OF_PAIRS
+    return _tiles(dense, partial(packing.pack_fourier, size=size, gauss=gauss), (family, size, taps))
 
 
 def _tiles(dense: Dense, packer: Callable[[Tensor], Packed], name: tuple[int, int, int]) -> Kernel | None:

@@ -57,9 +57,10 @@ class Plan {
     const long staged_out = transform.out_height * columns_in_block * transform.out_width * kLanes;
     const long one_tile = long(transform.in_height) * transform.in_width * kLanes;
     staging = plane_stride(std::max({staged_in, staged_out, one_tile}));
-    // The products of a plane stand where the inputs of the plane before it were: half as much to keep in a cache.
-    products_of_input = share_blocks ? transform.planes * input_plane : -output_plane;
-    products = share_blocks ? transform.planes * (input_plane + output_plane) : (transform.planes + 1) * input_plane;
+    // The products of a plane stand where the inputs of the plane or pair before were: half as much to keep in a cache.
+    const long before = transform.real_planes < transform.planes ? 2 : 1;
+    products_of_input = share_blocks ? transform.planes * input_plane : -before * output_plane;
+    products = share_blocks ? transform.planes * (input_plane + output_plane) : (transform.planes + before) * input_plane;
   }
 
   Block block(long index) const {
@@ -143,11 +144,19 @@ class TiledConvolution {
         transform_chunk(block, item, in_planes, staging(worker));
       }
     });
-    parallel_for(threads, transform_.planes, [&](long plane, int) {
-      const long tiles = block.tiles() * kLanes;
-      const long weights = of_.input.channels * plan_.out_chunks * kLanes;
-      matrix_product(block.tiles(), of_.input.channels, plan_.out_chunks, in_planes + plane * plan_.input_plane,
-                     tiles, packed_ + plane * weights, out_planes + plane * plan_.output_plane, tiles);
+    const long real = transform_.real_planes;
+    parallel_for(threads, real + (transform_.planes - real) / 2, [&](long item, int) {
+      const long plane = std::min(item, real) + 2 * std::max(0L, item - real);
+      const long tiles = block.tiles() * kLanes, depth = of_.input.channels;
+      const long weights = depth * plan_.out_chunks * kLanes;
+      const float *const left = in_planes + plane * plan_.input_plane, *const panels = packed_ + plane * weights;
+      float* const result = out_planes + plane * plan_.output_plane;
+      if (plane < real) {
+        matrix_product(block.tiles(), depth, plan_.out_chunks, left, tiles, panels, result, tiles);
+      } else {
+        complex_matrix_product(block.tiles(), depth, plan_.out_chunks, {left, left + plan_.input_plane}, tiles,
+                               {panels, panels + weights}, {result, result + plan_.output_plane}, tiles);
+      }
     });
     parallel_for(threads, by_rows_out ? block.rows : plan_.out_chunks, [&](long item, int worker) {
       if (by_rows_out) {

@@ -9,7 +9,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from archcost.kernels.blocked import BlockedConvolution
+from archcost.kernels.blocked import FEW_CHANNELS, BlockedConvolution
 from archcost.kernels.operators import convolve
 from archcost.paths.algorithms.space_to_depth import blocks_of, rearranged_elements, rearranged_taps, spread
 from archcost.paths.algorithms.tensor import Fused, TensorPath, device_of, kernels_run
@@ -61,15 +61,23 @@ class PhasedPath(TensorPath[Parts]):
         return "compiled" if all(choice) else "partly compiled"
 
     def on_blocks(self, prepared: Prepared) -> BlockedConvolution | None:
-        content = prepared.content
-        if not isinstance(content, Fused) or not self.reads_blocks(prepared.spec, prepared.dtype):
+        content, spec = prepared.content, prepared.spec
+        if not isinstance(content, Fused) or not self.reads_blocks(spec, prepared.dtype):
             return None
-        return on_blocks(content.packed, prepared)
+        if not content.blocks:
+            return on_blocks(content.packed, prepared)
+        before = lambda x: blocks_of(x, spec).contiguous()  # noqa: E731
+        return on_blocks(content.packed, prepared, self._executed(spec), before)
 
     def reads_blocks(self, spec: ConvSpec, dtype: torch.dtype | None = None) -> bool:
-        if dtype not in (None, torch.float32) or not is_dense(spec) or self._executed(spec) is not spec:
+        """Also where few channels are read in NCHW, each stride's pixels as channels of their own."""
+        executed = self._executed(spec)
+        as_channels = executed == spread(spec) and spec.in_channels <= FEW_CHANNELS
+        if dtype not in (None, torch.float32) or not is_dense(executed):
             return False
-        (kernel,) = self._choice(spec, torch.float32, "cpu")
+        if not as_channels and executed is not spec:
+            return False
+        (kernel,) = self._choice(executed, torch.float32, "cpu")
         return kernel is not None and kernel.reads_blocks
 
     def _choice(self, spec: ConvSpec, dtype: torch.dtype, device: str) -> list[Kernel | None]:
