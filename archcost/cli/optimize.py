@@ -48,6 +48,9 @@ def add(commands: Commands, common: Parser) -> None:
         metavar="NAME",
         help="layers or patterns that stay",
     )
+    parser.add_argument(
+        "--no-distill", action="store_true", help="do not train the result on the old model's outputs"
+    )
     parser.add_argument("--accelerate", action="store_true", help="run archcost.accelerate on the result")
     parser.add_argument("--random-weights", action="store_true", help="go on with untrained weights")
     size_option(parser)
@@ -81,6 +84,7 @@ def run(args: argparse.Namespace) -> int:
         input_size=size,
         rules=None if args.rules is None else [name for given in args.rules for name in given],
         exclude=args.exclude or (),
+        distill=False if args.no_distill else None,
         accelerate=args.accelerate,
         random_weights=args.random_weights,
     )

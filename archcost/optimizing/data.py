@@ -11,7 +11,7 @@ from archcost.errors import InputError
 from archcost.trace.call import Call, Inputs
 from archcost.weights.features import listed
 
-__all__ = ["Data", "data_of"]
+__all__ = ["Data", "data_of", "length", "limited"]
 
 _EACH = 4
 _PIECES = 8
@@ -52,7 +52,7 @@ class Data:
     @property
     def inputs(self) -> int:
         """Number of inputs, held out ones included."""
-        return sum(map(_length, self.pieces))
+        return sum(map(length, self.pieces))
 
 
 def data_of(batches: Iterable[Inputs] | torch.Tensor) -> Data:
@@ -76,7 +76,8 @@ def data_of(batches: Iterable[Inputs] | torch.Tensor) -> Data:
     return Data(tuple(pieces))
 
 
-def _length(piece: Inputs) -> int:
+def length(piece: Inputs) -> int:
+    """Number of inputs of a batch."""
     tensors = Call.of(piece).tensors
     return len(tensors[0]) if tensors and tensors[0].dim() else 1
 
@@ -88,7 +89,7 @@ def limited(pieces: Sequence[Inputs], most: int) -> tuple[Inputs, ...]:
     for piece in pieces:
         if left <= 0:
             break
-        length = _length(piece)
-        found.append(piece[:left] if isinstance(piece, torch.Tensor) and length > left else piece)
-        left -= length
+        count = length(piece)
+        found.append(piece[:left] if isinstance(piece, torch.Tensor) and count > left else piece)
+        left -= count
     return tuple(found)

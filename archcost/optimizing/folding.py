@@ -78,7 +78,7 @@ class Folded:
         if isinstance(gain, Tensor):
             usual = float(factor.abs().median()) or 1.0
             small = factor.abs() < _LEAST * usual
-            unit = (norm.running_var.double() + norm.eps).sqrt()  # type: ignore[operator, union-attr]
+            unit = (norm.running_var.double() + norm.eps).sqrt()  # type: ignore[operator]
             gain.copy_(torch.where(small, usual * unit, gain.double()))
             factor = affine_of(norm)[0]
         last.weight.copy_(last.weight.double() / factor.reshape(-1, *[1] * (last.weight.dim() - 1)))
@@ -89,7 +89,7 @@ class Folded:
         if isinstance(shift, Tensor):
             shift.add_(lacks)
         else:
-            norm.running_mean.sub_(lacks / factor)  # type: ignore[operator, union-attr]
+            norm.running_mean.sub_(lacks / factor)  # type: ignore[operator]
         return norm
 
 

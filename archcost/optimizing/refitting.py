@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from torch import nn
@@ -23,7 +23,6 @@ def refitted(
     progress: bool | None = None,
     *,
     score: Callable[[], float] | None = None,
-    like: Mapping[str, Refit] | None = None,
 ) -> dict[str, Refit]:
     """The refits of the layers, by name.
 
@@ -33,7 +32,6 @@ def refitted(
     Args:
         score: of ``new``, smaller is better. It decides from the last convolution on: a linear layer has few
             rows to be fitted to, and a smaller squared error of what is decided by is no better a decision.
-        like: earlier results, whose changes are made again, from all pieces.
     """
     changed = [at for at, one in enumerate(layers) if _differs(old, new, one.name)]
     if not changed:
@@ -43,17 +41,14 @@ def refitted(
     wanted = [
         one.name for one in layers[changed[0] :] if one.refusal is None or one.refusal == "it is excluded"
     ]
-    if like is not None:
-        wanted = [name for name in wanted if name in like]
     scores = {} if score is None else dict.fromkeys(tail, score)
-    how = {"scores": scores, "like": like}
     try:
-        return refit(old, new, wanted, list(pieces), progress=progress, **how)  # type: ignore[arg-type]
+        return refit(old, new, wanted, list(pieces), scores=scores, progress=progress)
     except RewriteError:
         made: dict[str, Refit] = {}
         for name in wanted:
             with suppress(RewriteError):
-                made |= refit(old, new, [name], list(pieces), progress=False, **how)  # type: ignore[arg-type]
+                made |= refit(old, new, [name], list(pieces), scores=scores, progress=False)
         return made
 
 

@@ -31,7 +31,7 @@ from archcost.optimizing.refitting import refitted
 from archcost.optimizing.sensitivity import Response, moved_by, responses
 from archcost.optimizing.statistics import Sampled, Statistics, collected, in_parts
 from archcost.optimizing.timing import Times, whole
-from archcost.optimizing.verify import Moved, moved, outputs_for
+from archcost.optimizing.verify import ENOUGH, Moved, each, moved, outputs_for
 from archcost.progress import Progress
 from archcost.rewriting.replacement import Replacement
 from archcost.surgery.copying import copied
@@ -47,6 +47,8 @@ _CORRECTING = 20.0
 """Seconds for computing weights whose errors correct those of the spectra."""
 _KEPT = 2**28
 """Most bytes of computed weights kept for other selections."""
+_TIED = 3
+"""The most selections that are refitted once more to be told apart."""
 _ROUNDS = 2
 """Rounds in which the response to the chosen errors themselves is measured."""
 
@@ -277,7 +279,40 @@ class Task:
                 raise
             self.notes.append(f"interrupted after {len(done)} of {len(selections)} selections")
         done.sort(key=lambda one: one.rank)
+        if evaluate is None and refit:
+            self.settle(done)
         return done[0], done
+
+    def settle(self, done: list[Carried]) -> None:
+        """Put the best of the selections that held-out inputs do not tell apart first, in place.
+
+        They are refitted with another quarter held out, and compared over both.
+        """
+        if self.data is None or not self.data.apart or done[0].trial.score < ENOUGH:
+            return
+        changes = [
+            each(outputs_for(one.model, self.data.held_out), self.outputs(self.data)) for one in done[:_TIED]
+        ]
+        tied = [done[0]]
+        for one, change in zip(done[1:], changes[1:], strict=False):
+            more = change - changes[0]
+            if float(more.mean()) < float(more.std()) / len(more) ** 0.5:
+                tied.append(one)
+        if len(tied) < 2:
+            return
+        other = self.data.turned[0]
+        try:
+            again = [self.carry_out(one.selection, None, True, other).trial.score for one in tied]
+        except KeyboardInterrupt:
+            return
+        scores = [one.trial.score + more for one, more in zip(tied, again, strict=True)]
+        best = tied[scores.index(min(scores))]
+        done.remove(best)
+        done.insert(0, best)
+        self.notes.append(
+            f"{len(tied)} selections could not be told apart by held-out inputs: they were refitted with "
+            f"others held out, and the best over both is kept"
+        )
 
     def prepare(self) -> None:
         """The old model's outputs, once."""

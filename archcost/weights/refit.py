@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import inf, prod
 from typing import NamedTuple
 
@@ -59,8 +59,6 @@ class Refit:
     helped."""
     note: str = ""
     """Why the weights could not be fitted; empty where they could."""
-    ridge: float | None = None
-    """That of the accepted weights."""
 
 
 def refit(
@@ -71,7 +69,6 @@ def refit(
     *,
     ridge: float | Sequence[float] | None = None,
     scores: Mapping[str, Callable[[], float]] | None = None,
-    like: Mapping[str, Refit] | None = None,
     progress: bool | None = None,
 ) -> dict[str, Refit]:
     """Fit the last convolution of each new layer by ridge regression, in the order of execution::
@@ -101,7 +98,6 @@ def refit(
             default of 1e-6, 1e-4 and 1e-2, and of 0.1 and 1 where there are few positions.
         scores: by a layer's name, what decides between its changes in place of its own held-out error:
             smaller is better, with each change made in ``rewritten`` in turn.
-        like: earlier results by name: the changes accepted then are made again, and no data is held out.
         progress: draw a progress bar on stderr; by default on a terminal.
 
     Returns:
@@ -125,9 +121,7 @@ def refit(
     fixed = isinstance(batches, (list, tuple))
     with Progress(len(calls) * (length or 1), "refit", progress) as bar:
         for group in _shared(calls, lasts) if fixed else [[name] for name in calls]:
-            pairs = {
-                name: _Pair(name, lasts[name], calls[name], length, aside=like is None) for name in group
-            }
+            pairs = {name: _Pair(name, lasts[name], calls[name], length) for name in group}
             ready = _targets(original, olds, pairs, batches) if len(group) > 1 else None
             for name, pair in pairs.items():
                 with (
@@ -142,10 +136,7 @@ def refit(
                             pair.wanted = ready[name][index]
                         pair.run(batch, new)
                         bar.step(label=f"refit: {name}")
-                if like is None:
-                    found[name] = _accepted(pair, ridges, (scores or {}).get(name))
-                elif name in like:
-                    found[name] = _as_before(pair, like[name])
+                found[name] = _accepted(pair, ridges, (scores or {}).get(name))
                 if ready is not None:
                     del ready[name]
     return found
@@ -228,10 +219,8 @@ def _rows(y: Tensor, picked: Tensor) -> Tensor:
 class _Pair:
     """A layer in both models, with the normal equations and held-out data of its outputs."""
 
-    def __init__(
-        self, name: str, layer: nn.Module, calls: int, length: int | None, aside: bool = True
-    ) -> None:
-        self.name, self.layer, self.calls, self.length, self.aside = name, layer, calls, length, aside
+    def __init__(self, name: str, layer: nn.Module, calls: int, length: int | None) -> None:
+        self.name, self.layer, self.calls, self.length = name, layer, calls, length
         transposed = bool(getattr(layer, "transposed", False))
         self.note = "the last stage is transposed: only its bias can be fitted" if transposed else ""
         self.weights = not transposed
@@ -276,7 +265,7 @@ class _Pair:
         images = picked // pixels + self.seen
         self.seen += len(x)
         index = torch.arange(len(picked), device=x.device) if self.aside_by_position else images
-        aside = index % 4 == 3 if self.aside else torch.zeros_like(index, dtype=torch.bool)
+        aside = index % 4 == 3
         rows = patches(x, spec, picked) if self.weights else x.new_zeros(spec.groups, len(picked), 0)
         was, now = wanted.rows, _rows(as_maps(self.layer, y.detach()), picked)
         room = max(0, _ASIDE // (self.length or 16)) or 1
@@ -290,38 +279,24 @@ def _accepted(
     pair: _Pair, ridges: tuple[float, ...] | None, score: Callable[[], float] | None = None
 ) -> Refit:
     """Apply the change with the smallest held-out error, or score of the whole model, to the layer."""
-    normal = _normal(pair)
+    normal = pair.normal
+    if not normal.count:
+        raise RewriteError(f"{pair.name}: its output has too few positions to fit to: give more batches")
     if ridges is None:
         values = prod(weight_of(pair.layer).shape[1:])
         ridges = RIDGES + _STIFF * (normal.count < _FEW * values)
-    fits: list[tuple[str, float | None, Correction | None]] = [("nothing", None, None)]
-    fits += [("bias", None, normal.shift())] * (pair.layer.bias is not None)
-    fits += [("weights", ridge, normal.fit(ridge)) for ridge in ridges if pair.weights]
+    fits: list[tuple[str, Correction | None]] = [("nothing", None)]
+    fits += [("bias", normal.shift())] * (pair.layer.bias is not None)
+    fits += [("weights", normal.fit(ridge)) for ridge in ridges if pair.weights]
     was = [one.detach().clone() for one in _tensors(pair.layer)]
     best, least = fits[0], inf
     for one in fits:
-        now = normal.error(one[2]) if score is None else _with(pair.layer, one[2], was, score)
+        now = normal.error(one[1]) if score is None else _with(pair.layer, one[1], was, score)
         if now < least:
             best, least = one, now
-    kept, ridge, fit = best
+    kept, fit = best
     _add(pair.layer, fit)
-    return Refit(normal.error(None), normal.error(fit), normal.count, kept, pair.note, ridge)
-
-
-def _as_before(pair: _Pair, before: Refit) -> Refit:
-    """Apply the kind of change that was accepted before, from all rows."""
-    normal = _normal(pair)
-    if before.kept == "bias":
-        _add(pair.layer, normal.shift())
-    elif before.kept == "weights" and before.ridge is not None:
-        _add(pair.layer, normal.fit(before.ridge))
-    return replace(before, positions=normal.count)
-
-
-def _normal(pair: _Pair) -> Normal:
-    if not pair.normal.count:
-        raise RewriteError(f"{pair.name}: its output has too few positions to fit to: give more batches")
-    return pair.normal
+    return Refit(normal.error(None), normal.error(fit), normal.count, kept, pair.note)
 
 
 def _with(layer: nn.Module, fit: Correction | None, was: list[Tensor], score: Callable[[], float]) -> float:
