@@ -75,12 +75,16 @@ class Fleet:
         for device in DEVICES:
             threading.Thread(target=self._supervise, args=(device,), daemon=True).start()
 
-    def process(self, name: str, command: list[str], space: str | None) -> subprocess.Popen[bytes]:
+    def process(
+        self, name: str, command: list[str], space: str | None, path: str | None = None
+    ) -> subprocess.Popen[bytes]:
+        environment = dict(self.environment)
+        if path is not None:
+            environment["PYTHONPATH"] = os.pathsep.join([path, environment["PYTHONPATH"]])
         inside = [IP, "netns", "exec", f"archcost-{space}"] if space else []
         with open(self.folder / f"{name}.log", "ab") as log:
-            return subprocess.Popen(
-                [*inside, sys.executable, *command], stdout=log, stderr=log, env=self.environment
-            )
+            every = [*inside, sys.executable, *command]
+            return subprocess.Popen(every, stdout=log, stderr=log, env=environment)
 
     def start_scheduler(self) -> subprocess.Popen[bytes]:
         code = "from distributed.cli.dask_scheduler import main; main()"
@@ -121,15 +125,11 @@ class Fleet:
         self.scheduler.wait()
         self.scheduler = self.start_scheduler()
 
-    def joins(self, name: str, command: list[str], path: str = "") -> str:
-        """The output of a worker that tries to join, ended after 20 seconds."""
-        before, self.environment = self.environment, dict(self.environment)
-        if path:
-            self.environment["PYTHONPATH"] = os.pathsep.join([path, self.environment["PYTHONPATH"]])
-        worker = self.process(name, command, "d")
-        self.environment = before
+    def joins(self, name: str, command: list[str], path: str | None = None) -> str:
+        """The output of a worker that tries to join, ended after a minute."""
+        worker = self.process(name, command, "d", path)
         with suppress(subprocess.TimeoutExpired):
-            worker.wait(20)
+            worker.wait(60)
         worker.kill()
         worker.wait()
         return (self.folder / f"{name}.log").read_text()

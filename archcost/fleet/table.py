@@ -6,8 +6,8 @@ Layers timed alone are 3 to 33 % too fast, and a table of layers lacks all else.
         + bytes of all other operations, by kind (see `archcost.fleet.work`) + c * their number
 
 has coefficients of at least 0, a, g and p of at least 1, fitted by relative error to the whole models that
-were measured there. The seconds of layers are the table's; those that it lacks are predicted. The error that an
-estimate states is that of the same fit without each model in turn.
+were measured there. The seconds of layers are the table's; those that it lacks are predicted. The error that
+an estimate states is that of the same fit without each model in turn.
 """
 
 from __future__ import annotations
