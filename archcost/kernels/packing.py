@@ -16,16 +16,9 @@ from archcost.kernels.packed import Packed
 from archcost.kernels.tensors import checked, loaded, planar, readable, sides
 
 __all__ = [
-    *(
-        "FOURIER",
-        "FOURIER_OF_PAIRS",
-        "WINOGRAD",
-        "WinogradTile",
-        "fft_size",
-        "pack_depthwise",
-        "pack_depthwise_direct",
-    ),
-    *("pack_fourier", "pack_im2col", "pack_long_row", "pack_winograd", "winograd_place", "winograd_tiles"),
+    *("FOURIER", "FOURIER_OF_PAIRS", "WINOGRAD", "WinogradTile", "fft_size", "pack_depthwise"),
+    *("pack_depthwise_direct", "pack_fourier", "pack_im2col", "pack_long_row", "pack_winograd"),
+    *("winograd_place", "winograd_tiles"),
 ]
 
 WINOGRAD, FOURIER, FOURIER_OF_PAIRS = 0, 1, 2  # families of tiles, see src/find_tile.h
@@ -87,7 +80,8 @@ def pack_winograd(weight: Tensor, outputs: int | tuple[int, int], isa: str | Non
 def pack_fourier(weight: Tensor, size: int, isa: str | None = None, *, gauss: bool = True) -> Packed:
     """Transform weights [out, in, taps] or [out, in, 1, taps] for tiles of ``size`` inputs along the row.
 
-    Two complex numbers take three real products, or without ``gauss`` four with fewer weights.
+    Two complex numbers are multiplied by three real products, or without ``gauss`` by four with fewer
+    weights.
     """
     rows, taps = planar(weight).shape[2:]
     if rows != 1 or not taps <= size == fft_size(size):

@@ -126,8 +126,8 @@ class FFTPath(TiledPath):
     def _gauss(self, dense: Dense) -> bool:
         """Whether two complex numbers take three products, with half as many weights again, or four.
 
-        Four where there is nothing to sum, and where a row has few tiles and so many weights that to read them
-        takes longer than to multiply.
+        Four where there is nothing to sum, and where a row has few tiles and so many weights that reading
+        them takes longer than multiplying.
         """
         lengths = self.points(dense)
         row = len(transformed(lengths)) == 1
