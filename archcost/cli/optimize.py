@@ -27,7 +27,8 @@ def add(commands: Commands, common: Parser) -> None:
         action="extend",
         required=True,
         metavar="NAME=LIMIT",
-        help="macs, params, memory, latency or error: up to 1 a share of the whole model, as in macs=0.5",
+        help="macs, params, memory, latency, error, flash or sram: up to 1 a share of the whole model, as in "
+        "macs=0.5; beside flash='1 MB' weights_dtype=int8, beside sram activations_dtype=int8",
     )
     parser.add_argument("--weights", metavar="FILE", help="the trained weights, a state dict")
     parser.add_argument(

@@ -15,6 +15,7 @@ from archcost.errors import InputError, ModelError
 from archcost.optimizing.calibration import Calibration
 from archcost.optimizing.candidates import RULES
 from archcost.optimizing.data import data_of
+from archcost.optimizing.deployed import Deployed
 from archcost.optimizing.finishing import distilled
 from archcost.optimizing.folding import folded
 from archcost.optimizing.limits import limits_of
@@ -74,7 +75,8 @@ def optimize(
         model: on the CPU or a GPU, with trained weights; it ends unchanged.
         inputs, input_size: as in `archcost.analyze`: the size that costs are counted for.
         budget: the most that the result may cost: shares of the whole model up to 1, else numbers;
-            ``Budget(macs=0.5, params="4M")``, a mapping, or a share of the MACs.
+            ``Budget(macs=0.5, params="4M")``, a mapping, or a share of the MACs. ``flash`` and ``sram`` are
+            those of `archcost.footprint` in the budget's dtypes.
         batches: unlabelled inputs, each batch as the model takes it; a tensor is one batch. Some hundred are
             enough; every fourth is held out. Or a `Calibration`, or the path of its file. None: from the
             weights alone, without refit or check.
@@ -111,7 +113,10 @@ def optimize(
     task = task_of(
         model, inputs, batches, hooks, random_weights, input_size, exclude, rules, memory, progress
     )
+    deployed = None if asked.flash is None and asked.sram is None else Deployed(task, asked)
     planned = task.planned(asked.latency is not None)
+    if deployed is not None:
+        planned = deployed.limited(planned)
     made = Making(task, planned, evaluate, refit, trials)
     if asked.error is not None:
         best, all_, limits = made.within_error(asked)
@@ -122,7 +127,8 @@ def optimize(
         further = distilled(task, best, evaluate, bool(distill))
         if further is not None:
             best, all_ = further, [further, *all_]
-    return outcome(task, best, all_, limits, accelerate, evaluate)
+    found = outcome(task, best, all_, limits, accelerate, evaluate)
+    return found if deployed is None else deployed.told(found)
 
 
 def _budget(given: Budget | Mapping[str, Any] | float | None, max_error: float | None = None) -> Budget:
