@@ -183,7 +183,8 @@ class Optimized(Result):
             kl = (
                 ""
                 if moved.kl is None
-                else f", divergence {moved.kl:.2g} nats over {moved.positions:,} positions"
+                else f", divergence {moved.kl:.2g} nats over {moved.positions:,} positions: where trained "
+                f"networks diverged as much, {moved.meaning} of other inputs kept their class"
             )
             lines.append(f"||new - old|| / ||old|| of the outputs is {moved.error:.2g}{kl}")
         if self.footprints is not None:

@@ -3,6 +3,7 @@
 import copy
 import pickle
 from functools import partial
+from itertools import pairwise
 
 import pytest
 import torch
@@ -63,6 +64,17 @@ def test_it_is_no_worse_than_a_single_rule_at_the_same_budget():
         for rule in ("bottleneck", "asymmetric")
     ]
     assert best.moved.score <= min(one.moved.score for one in single) * 1.2
+
+
+@pytest.mark.slow
+def test_a_larger_budget_never_keeps_less_within_noise():
+    images, kept = drawn(1000, 9)[0], []
+    for budget in (0.6, 0.35, 0.2, 0.12):
+        found = archcost.optimize(trained(), ONE, budget=budget, batches=IMAGES, trials=3)
+        kept.append(agreement(found.model, trained(), images))
+    for more, less in pairwise(kept):
+        noise = (less * (1 - less) / len(images)) ** 0.5
+        assert more >= less - 2 * noise
 
 
 def test_the_plan_rebuilds_the_model(found):

@@ -1,5 +1,6 @@
 """The parts of optimize: spectra against weights, the knapsack against brute force, statistics, recover."""
 
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -124,6 +125,8 @@ def test_moved_knows_classes_maps_and_numbers():
     assert numbers.agreement is None
     assert numbers.error == pytest.approx(0.1, rel=1e-4)
     assert moved([[logits[:1]]], [[logits]]).error == float("inf")
+    assert (found.meaning, numbers.meaning) == ("less than 92 %", None)
+    assert replace(found, kl=0.004).meaning == "99 % or more"
     boxes = torch.randn(2, 4)
     both = moved([[other.softmax(1), -boxes]], [[logits.softmax(1), boxes]])
     assert (both.agreement, both.positions) == (0.5, 2)  # of the probabilities alone
