@@ -227,8 +227,9 @@ def faults(fleet: Fleet, begun: Callable[[], bool], table: Table) -> None:
             "offering._refusal = unasked\n"
             "from archcost.cli import main; main(sys.argv[1:])"
         )
-        fleet.joins("unasked", ["-c", code, *fleet.command("a", "d")])
-        table["the same, without asking first"] = (1, "closed by the gate")
+        said = fleet.joins("unasked", ["-c", code, *fleet.command("a", "d")])
+        refused = "refused: name taken" if "name taken" in said else "closed by the gate"
+        table["the same, without asking first"] = (1, refused)
 
     moments: list[tuple[float, Callable[[], object]]] = [
         (10 * n, lambda n=n: kill("abcd"[(n - 1) % 4])) for n in range(1, 13)

@@ -97,7 +97,7 @@ def zoo(measured: _Zoo, *, path: str | os.PathLike[str] | None = None) -> Figure
         last = max(one.accuracy + step / 2, last + step)
         axes.annotate(
             short(one.name, 24), (one.ms, one.accuracy), xytext=(0.92 * one.ms, last), ha="right",
-            va="center", fontsize=9, color=SOFT, arrowprops={"arrowstyle": "-", "color": SOFT, "linewidth": 0.5},
+            va="center", fontsize=9, color=SOFT, arrowprops={"arrowstyle": "-", "color": SOFT, "lw": 0.5},
         )  # fmt: skip
     axes.set_ylim(low, max(high, last + step))
     title = f"{len(measured.models)} classifiers on {short(measured.device, 30)}, batch {measured.batch}"
