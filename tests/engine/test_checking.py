@@ -79,11 +79,11 @@ def test_a_program_lets_go_of_its_graphs_weights(model):
 
 def test_a_model_whose_layers_are_off_is_not_saved(tmp_path, monkeypatch, model):
     import archcost
-    from archcost.engine import accelerate
+    from archcost.engine import accelerate, findings
 
     seen = []
-    monkeypatch.setattr(accelerate, "_THOROUGH", 0.5)
-    monkeypatch.setattr(accelerate._Report, "gains", lambda self: True)
+    monkeypatch.setattr(findings, "_THOROUGH", 0.5)
+    monkeypatch.setattr(findings.Findings, "gains", lambda self: True)
     plain = checking.worst_layer
     monkeypatch.setattr(accelerate, "worst_layer", lambda *given: seen.append(plain(*given)) or seen[-1])
     fast = archcost.accelerate(model, X, seconds=0.6, store=False)
