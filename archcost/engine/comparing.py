@@ -21,6 +21,8 @@ __all__ = ["compare"]
 
 _ROUNDS = 25
 _STEP_PASSES = 7
+_PASSES = 3.0
+"""Passes of the original that a first pair takes, at least: one before the sample, and the program's two."""
 _FOR_MODULES = 0.3
 """Of the seconds, for the modules of the original."""
 
@@ -44,7 +46,8 @@ def compare(
         step: called once the wholes are known.
     """
     asked = found.asked
-    for seconds in asked.seconds:
+    *_, most = asked.seconds
+    for seconds in [one for one in asked.seconds if one >= _PASSES * found.pass_s] or [most]:
         deadline = Deadline(seconds)
         found.times(_in_turns(model, fast, asked, deadline.before(_FOR_MODULES * seconds)))
         if found.gains() or (found.ratio is not None and found.ratio.pairs >= FEWEST):

@@ -50,6 +50,7 @@ class Findings:
         self.reference = "original"
         self.error: float | None = None
         self.original_error = 0.0
+        self.pass_s = 0.0
         self.ratio: Ratio | None = None
         self.original_ms: float | None = None
         self.accelerated_ms: float | None = None

@@ -31,9 +31,10 @@ def timing(name, seconds, good=5):
 @pytest.fixture
 def told(monkeypatch):
     """No clock: the program takes what the test says, the original 2 ms."""
-    said = {"seconds": 1e-3, "good": 5}
+    said = {"seconds": 1e-3, "good": 5, "given": []}
 
     def in_turns(model, fast, asked, deadline):
+        said["given"].append(deadline.left)
         return {
             "original": timing("original", 2e-3, said["good"]),
             "accelerated": timing("accelerated", said["seconds"], said["good"]),
@@ -132,6 +133,16 @@ def test_the_model_comes_back_as_it_was_where_nothing_is_gained(told, said, reas
 def test_few_pairs_are_enough_for_a_clear_gain(told):
     told |= {"good": 2, "seconds": 1.2e-3}
     assert accelerate(net(), X).acceleration.changed
+
+
+@needs_kernels
+@pytest.mark.parametrize(("passes", "tried"), [(0.0, 3), (1e9, 1)])
+def test_by_default_a_pass_that_takes_seconds_gets_the_time_that_pairs_need(told, monkeypatch, passes, tried):
+    told |= {"good": 4, "seconds": 1.4e-3}
+    monkeypatch.setattr(comparing, "_PASSES", passes)
+    accelerate(net(), X)
+    assert len(told["given"]) == tried
+    assert told["given"][-1] == pytest.approx(24 * 0.7, abs=1)
 
 
 class Random(nn.Conv2d):

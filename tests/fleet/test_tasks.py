@@ -64,6 +64,19 @@ def test_a_result_is_kept_once_and_a_failure_does_not_hide_it(tmp_path):
         assert set(store.states(MARK).values()) == {"done"}
 
 
+def test_what_ended_together_is_kept_in_one_transaction(tmp_path, monkeypatch):
+    with FleetStore(tmp_path / "a.sqlite") as store:
+        waits = []
+        do = store._database.do
+        monkeypatch.setattr(store._database, "do", lambda *a, **how: waits.append(1) or do(*a, **how))
+        store.states(MARK)  # makes the tables
+        waits.clear()
+        store.keep_many([(one, MARK, times(one)) for one in LAYERS] + [(MODEL, MARK, {"failed": "it hung"})])
+        assert len(waits) == 1
+        assert sorted(store.states(MARK).values()) == ["done"] * len(LAYERS) + ["failed"]
+        assert len(store) == len(LAYERS)
+
+
 def test_stores_are_merged_the_later_and_the_done_count(tmp_path):
     with FleetStore(tmp_path / "a") as a, FleetStore(tmp_path / "b") as b, Store(tmp_path / "c") as c:
         a.keep(LAYERS[0], MARK, times(LAYERS[0], 1.0), at=time.time())
