@@ -53,7 +53,9 @@ def sweep(found: Sweep, *, path: str | os.PathLike[str] | None = None) -> Figure
             continue
         label = f"{name}, power {powers[measure, along]:.2f}"
         ratios = [value / values[0] for value in values]
-        axes.plot(at, ratios, marker="o", markersize=5, linewidth=2, color=colour_of(number), label=label)
+        wide = (6, 4, 2, 1)[number]  # lines on each other, as of most CNNs, are all seen
+        colour = colour_of(number)
+        axes.plot(at, ratios, marker="o", markersize=wide + 3, linewidth=wide, color=colour, label=label)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log", base=2)
     axes.set_xticks(at if len(at) <= 8 else [at[0], at[len(at) // 2], at[-1]])
