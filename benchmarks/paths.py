@@ -2,13 +2,15 @@
 
     python benchmarks/paths.py [--threads 1 2] [--batch 1 8] [--seconds 2] [--only vgg depthwise]
 
-All sides of a layer are interleaved in one run (`archcost.latency.timing.clock`), inputs in NCHW and
-in channels_last: PyTorch's own paths (`native` and its variants), and those that run compiled kernels, or
-with --every-path all that there are. A path counts where its error against float64, relative to the largest
-output, is at most 1e-4. The table has the fastest of each side and behind "of", how much faster than the
-best native the fewest multiplications would be at this processor's measured peak, with input, output and
-weights moved once at its measured bandwidth. Groups end with geometric means, without and with native among
-the candidates.
+All sides of a layer are interleaved in one run (`archcost.latency.timing.clock`), inputs in NCHW and in
+channels_last: PyTorch's own paths (`native` and its variants), and those that run compiled kernels, or with
+--every-path all that there are; these in blocked layout as well, in which a network's layers hand each other
+their tensors, so that conversions are not counted (--plain leaves it out). A path counts where its error
+against float64, relative to the largest output, is at most 1e-4. The table has the fastest of each side and,
+behind "of", the limit: how much faster than the best native the fewest multiplications of the paths that
+count would be at this processor's measured peak in registers, with input, output and weights moved once at
+its measured bandwidth of memory; transforms are not in it. Behind that stands the share of the limit that is
+reached. Groups end with geometric means, without and with native among the candidates.
 
 With one thread the time is the thread's CPU time, with more it is wall time; interrupted samples are dropped
 and counted. A sample takes at least 10 ms, so that weights and input are in the cache where they fit; but
@@ -30,37 +32,20 @@ import torch
 from path_layers import LARGE, LAYERS, Layer
 from torch import Tensor
 
-from archcost import kernels
+from archcost import ConvSpec, kernels
+from archcost.kernels.blocked import from_blocks, to_blocks
+from archcost.latency.prediction.roofline import Roofline, bytes_moved, measure_roofline
 from archcost.latency.timing.clock import Timing, compare_calls
-from archcost.paths import available, eligible, get
+from archcost.paths import ExecutionPath, available, eligible, get
+from archcost.paths.accuracy import error_against, exact_convolution
 
 # A candidate this much slower than the fastest of its side in a first look is not timed further.
 HOPELESS = 1.5
+TOLERANCE = 1e-4
 BLOCK = 0.01
 ROTATED_BYTES = 1 << 28
 LAYOUTS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
 Call = Callable[[], Tensor]
-
-
-@dataclass(frozen=True)
-class Machine:
-    """With the number of threads set now."""
-
-    multiplications: float
-    """A second, each with its addition."""
-    bytes: float
-    """Moved a second, well beyond the caches."""
-
-    def __str__(self) -> str:
-        return f"peak {2e-9 * self.multiplications:.0f} GFLOP/s, {1e-9 * self.bytes:.0f} GB/s"
-
-    @classmethod
-    def measured(cls) -> Machine:
-        a, b = torch.randn(1536, 1536), torch.randn(1536, 1536)
-        source, target = torch.randn(1 << 26), torch.empty(1 << 26)
-        found = compare_calls({"product": lambda: a @ b, "copy": lambda: target.copy_(source)}, rounds=7)
-        best = {name: min(samples(timing)) for name, timing in found.items()}
-        return cls(1536**3 / best["product"], 2 * 4 * source.numel() / best["copy"])
 
 
 @dataclass(frozen=True)
@@ -77,35 +62,64 @@ class Row:
     def faster(self) -> float:
         return time_of(self.theirs) / time_of(self.ours)
 
+    @property
+    def most(self) -> float:
+        return time_of(self.theirs) / self.limit
+
     def __str__(self) -> str:
-        limit = time_of(self.theirs) / self.limit
         return (
             f"{self.layer.name:18} {self.theirs.name:30}{numbers(self.theirs)}   {self.ours.name:24}"
-            f"{numbers(self.ours)}  error {self.error:.0e} {self.faster:6.2f}x of {limit:5.2f}x"
+            f"{numbers(self.ours)}  error {self.error:.0e} {self.faster:6.2f}x of {self.most:5.2f}x "
+            f"{self.faster / self.most:4.0%}"
         )
 
 
 def candidates(
-    layer: Layer, batch: int, every_path: bool
+    layer: Layer, batch: int, every_path: bool, blocked: bool
 ) -> tuple[dict[str, Call], dict[str, Call], dict[str, float]]:
-    """PyTorch's ways, archcost's, and the errors of the paths."""
+    """PyTorch's ways, archcost's, and the errors of those that count, by the names of the paths."""
     x, weight = layer.tensors(batch)
     spec = replace(layer.spec, batch=batch)
-    ways = [path for path in map(get, available()) if path.supports(spec, x.dtype) is None]
-    if not every_path:
-        ways = [path for path in ways if path.implementation(spec) != "tensor operations"]
-    found = eligible(spec, weight, x=x, paths=ways)
-    inputs = {name: laid_out(x, layout, layer.group == LARGE) for name, layout in LAYOUTS.items()}
+    able = [path for path in map(get, available()) if path.supports(spec, x.dtype) is None]
+    tensors = [path for path in able if path.implementation(spec) == "tensor operations" and not every_path]
+    ways = [path for path in able if path not in tensors]
+    rotated = layer.group == LARGE
+    found = eligible(spec, weight, x=x, paths=ways, tolerance=TOLERANCE)
+    errors = {name: one.error for name, one in found.items() if one.eligible and one.error is not None}
+    inputs = {name: laid_out(x, layout, rotated) for name, layout in LAYOUTS.items()}
     theirs: dict[str, Call] = {}
     ours: dict[str, Call] = {}
     for path in ways:
-        if not found[path.name].eligible:
+        if path.name not in errors:
             continue
         prepared = path.prepare(weight, None, spec)
         side = theirs if path.implementation(spec) == "PyTorch" else ours
         for name, given in inputs.items():
-            side[f"{path.name} {name}"] = caller(path.run, given, prepared)
-    return theirs, ours, {name: one.error for name, one in found.items() if one.error is not None}
+            side[f"{path.name} {name}"] = caller(lambda x, run=path.run, ready=prepared: run(x, ready), given)
+    if blocked:
+        calls, exact = on_blocks(able, x, weight, spec)
+        ours |= {
+            f"{name} blocked": caller(call, copies(given, rotated)) for name, (call, given) in calls.items()
+        }
+        errors |= exact
+    return theirs, ours, errors
+
+
+def on_blocks(
+    ways: list[ExecutionPath], x: Tensor, weight: Tensor, spec: ConvSpec
+) -> tuple[dict[str, tuple[Callable[[Tensor], Tensor], Tensor]], dict[str, float]]:
+    """The paths with kernels for blocked tensors, each with its input, and their errors."""
+    exact = exact_convolution(x, weight, spec, None)
+    calls, errors = {}, {}
+    for path in ways:
+        call = path.on_blocks(path.prepare(weight, None, spec)) if path.reads_blocks(spec) else None
+        if call is None:
+            continue
+        given = x if call.plain_input else to_blocks(x)
+        y = from_blocks(call(given), spec.out_channels).view_as(exact)
+        if (error := error_against(y, exact)) <= TOLERANCE:
+            calls[path.name], errors[path.name] = (call, given), error
+    return calls, errors
 
 
 def laid_out(x: Tensor, layout: torch.memory_format, rotated: bool) -> list[Tensor]:
@@ -114,13 +128,17 @@ def laid_out(x: Tensor, layout: torch.memory_format, rotated: bool) -> list[Tens
         x = x.unsqueeze(2).contiguous(memory_format=layout).squeeze(2)
     else:
         x = x.contiguous(memory_format=layout)
-    copies = math.ceil(ROTATED_BYTES / (4 * x.numel())) if rotated else 1
-    return [x, *(x.clone(memory_format=torch.preserve_format) for _ in range(copies - 1))]
+    return copies(x, rotated)
 
 
-def caller(run: Callable[..., Tensor], inputs: list[Tensor], prepared: object) -> Call:
+def copies(x: Tensor, rotated: bool) -> list[Tensor]:
+    count = math.ceil(ROTATED_BYTES / (4 * x.numel())) if rotated else 1
+    return [x, *(x.clone(memory_format=torch.preserve_format) for _ in range(count - 1))]
+
+
+def caller(run: Callable[[Tensor], Tensor], inputs: list[Tensor]) -> Call:
     turns = cycle(inputs)
-    return lambda: run(next(turns), prepared)
+    return lambda: run(next(turns))
 
 
 def samples(timing: Timing) -> tuple[float, ...]:
@@ -136,9 +154,9 @@ def best(timings: dict[str, Timing], names: dict[str, Call]) -> Timing:
     return min((timings[name] for name in names), key=time_of)
 
 
-def measure(layer: Layer, batch: int, seconds: float, every_path: bool, machine: Machine) -> Row | None:
+def measure(layer: Layer, batch: int, chosen: argparse.Namespace, machine: Roofline) -> Row | None:
     """None where archcost has no path of its own for the layer."""
-    theirs, ours, errors = candidates(layer, batch, every_path)
+    theirs, ours, errors = candidates(layer, batch, chosen.every_path, not chosen.plain)
     if not ours:
         return None
     clock = "thread" if torch.get_num_threads() == 1 else "process"
@@ -148,8 +166,11 @@ def measure(layer: Layer, batch: int, seconds: float, every_path: bool, machine:
     for side in (theirs, ours, tiled):
         fastest = min((time_of(look[name]) for name in side), default=0.0)
         kept |= {name: call for name, call in side.items() if time_of(look[name]) <= HOPELESS * fastest}
-    timings = compare_calls(kept, rounds=31, seconds=seconds, block=BLOCK, cpu_clock=clock)
+    timings = compare_calls(kept, rounds=31, seconds=chosen.seconds, block=BLOCK, cpu_clock=clock)
     kernel = best(timings, {name: call for name, call in ours.items() if name in kept})
+    if chosen.all:
+        for name in sorted(kept, key=lambda name: time_of(timings[name])):
+            print(f"    {name:30}{numbers(timings[name])}")
     return Row(
         layer,
         best(timings, {name: call for name, call in theirs.items() if name in kept}),
@@ -160,12 +181,11 @@ def measure(layer: Layer, batch: int, seconds: float, every_path: bool, machine:
     )
 
 
-def limit(layer: Layer, batch: int, errors: dict[str, float], machine: Machine) -> float:
+def limit(layer: Layer, batch: int, errors: dict[str, float], machine: Roofline) -> float:
+    """Seconds."""
     spec = replace(layer.spec, batch=batch)
     fewest = min(get(name).multiplications(spec) for name in errors)
-    x, weight = layer.tensors(batch)
-    moved = 4 * (x.numel() + weight.numel() + spec.neurons)
-    return fewest / machine.multiplications + moved / machine.bytes
+    return fewest / machine.macs_per_second + bytes_moved(spec) / machine.bytes_per_second
 
 
 def numbers(timing: Timing) -> str:
@@ -189,6 +209,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2.0, help="for each layer")
     parser.add_argument("--only", nargs="*", default=[""], help="parts of names of groups or layers")
     parser.add_argument("--every-path", action="store_true", help="tensor operations as well")
+    parser.add_argument("--plain", action="store_true", help="no tensors in blocked layout")
+    parser.add_argument("--all", action="store_true", help="print every way that was timed")
     chosen = parser.parse_args()
     layers = [it for it in LAYERS if any(part in f"{it.group} {it.name}" for part in chosen.only)]
     keep_blocks()
@@ -197,16 +219,16 @@ def main() -> None:
     with torch.inference_mode():
         for threads in chosen.threads:
             torch.set_num_threads(threads)
-            machine = Machine.measured()
+            machine = measure_roofline(threads=threads)
             for batch in chosen.batch:
                 print(f"\n{threads} thread(s), batch {batch}; {machine}")
-                table(layers, batch, chosen.seconds, chosen.every_path, machine)
+                table(layers, batch, chosen, machine)
 
 
-def table(layers: list[Layer], batch: int, seconds: float, every_path: bool, machine: Machine) -> None:
+def table(layers: list[Layer], batch: int, chosen: argparse.Namespace, machine: Roofline) -> None:
     rows: list[Row] = []
     for layer in layers:
-        row = measure(layer, batch, seconds, every_path, machine)
+        row = measure(layer, batch, chosen, machine)
         print(row or f"{layer.name:18} no path but PyTorch's", flush=True)
         if row:
             rows.append(row)
@@ -217,7 +239,11 @@ def table(layers: list[Layer], batch: int, seconds: float, every_path: bool, mac
     for group, found in [*groups.items(), ("all of them", rows)]:
         faster = geometric_mean(row.faster for row in found)
         with_native = geometric_mean(max(1.0, row.faster) for row in found)
-        print(f"{group:26} {faster:5.2f}x, with native among them {with_native:5.2f}x")
+        most = geometric_mean(row.most for row in found)
+        print(
+            f"{group:26} {faster:5.2f}x of {most:5.2f}x, {faster / most:4.0%}; "
+            f"with native among them {with_native:5.2f}x"
+        )
     tiled = [
         time_of(row.theirs) / time_of(row.im2col) for row in rows if row.im2col and row.layer.spec.groups == 1
     ]

@@ -13,7 +13,7 @@ import generated  # noqa: E402
 import archcost  # noqa: E402
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ["COLUMNS"] = "80"  # the width of printed tables
+os.environ["COLUMNS"], os.environ["JUPYTER_COLUMNS"] = "80", "97"  # of usages; of what cells print: the page
 
 project, author, copyright = "archcost", "the archcost authors", "the archcost authors"
 release = version = archcost.__version__

@@ -21,9 +21,11 @@ SECTIONS = {
             "measuring",
             "accelerating",
             "rewriting",
+            "optimizing",
             "budgets",
             "diff",
             "check",
+            "fleet",
             "integrations",
         ),
         *("extending", "counting-rules", "spectrum"),
@@ -58,7 +60,13 @@ def sections(folder: Path) -> dict[str, list[str]]:
 
 def write(folder: Path) -> None:
     """Write the pages below ``reference/``, only where their text is new, so that a build stays short."""
-    pages = {"api": api(), "command-line": command_line(), "columns": columns(), "schemas": schemas()}
+    pages = {
+        "api": api(),
+        "command-line": command_line(),
+        "columns": columns(),
+        "rules": rules(),
+        "schemas": schemas(),
+    }
     for name, text in pages.items():
         file = folder / "reference" / f"{name}.md"
         if not file.exists() or file.read_text(encoding="utf-8") != text:
@@ -176,6 +184,32 @@ def columns() -> str:
             said = (module.__doc__ or "").strip().splitlines()[0]
             out += [f"## {module.__name__.removeprefix('archcost.')}", "", said, ""]
             out += ["| column | head | unit | meaning |", "|---|---|---|---|", *rows, ""]
+    return "\n".join(out)
+
+
+def rules() -> str:
+    """The rewrite rules with their break-evens, and the findings of ``archcost check``."""
+    from archcost import rewriting
+    from archcost.integrations.checking.codes import CODES
+
+    out = ["# Rules and findings", "", "## Rewrite rules", ""]
+    out += ["`archcost propose` and `archcost rewrite` have these ([guide](../rewriting.md)).", ""]
+    out += ["| rule | what becomes what | it pays while |", "|---|---|---|"]
+    for name in rewriting.available():
+        rule = rewriting.get(name)
+        out.append(f"| `{name}` | {_cell(rule.change)} | {_cell(rule.break_even)} |")
+    out += ["", "## Findings", "", "`archcost check` reports these ([guide](../check.md)).", ""]
+    for one in CODES.values():
+        when = "" if one.default else ", when selected"
+        by = f" Rule `{one.rule}`." if one.rule else ""
+        out += [
+            f"### {one.code} {one.name}",
+            "",
+            f"*{one.level}{when}:* {one.meaning}.{by}",
+            "",
+            one.help,
+            "",
+        ]
     return "\n".join(out)
 
 

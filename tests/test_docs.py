@@ -11,6 +11,7 @@ import archcost
 
 DOCS = Path(__file__).parent.parent / "docs"
 FENCE = re.compile(r"^```.*$", re.MULTILINE)
+FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
 EVERY = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
 PAGES = [name for name in EVERY if ">>>" in (DOCS / name).read_text(encoding="utf-8")]
@@ -83,7 +84,7 @@ def test_the_pictures_and_fields_of_the_usage_page_are_of_what_they_name():
         found = eval(code, names)
         if "plot." in code:
             drawn += found
-    assert len(drawn) == 8
+    assert len(drawn) == 10
     window = drawn[1]
     assert "layer3" in window.axes[0].get_title() + "".join(text.get_text() for text in window.texts)
 
@@ -109,6 +110,23 @@ def test_every_link_leads_somewhere(name):
     page = DOCS / name
     for target in LINK.findall(page.read_text(encoding="utf-8")):
         assert (page.parent / target).exists(), target
+
+
+ANCHOR = re.compile(r"\]\(([^)#:]*)#([^)]*)\)")
+HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
+
+
+def anchors(page):
+    """The anchors of a page's headings, as GitHub and the site make them."""
+    heads = HEADING.findall(FENCED.sub("", page.read_text(encoding="utf-8")))
+    return {re.sub(r"[^\w\- ]", "", head.strip().lower()).replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_every_link_to_a_heading_leads_to_one(name):
+    page = DOCS / name
+    for target, anchor in ANCHOR.findall(page.read_text(encoding="utf-8")):
+        assert anchor in anchors(page.parent / target if target else page), f"{target}#{anchor}"
 
 
 def test_every_picture_is_shown():

@@ -46,6 +46,18 @@ def test_columns_of_every_result_are_in_the_reference(generated):
         assert f"| `{name}` |" in text, name
 
 
+def test_every_rule_and_finding_is_in_the_reference(generated):
+    from archcost import rewriting
+    from archcost.integrations.checking.codes import CODES
+
+    text = generated.rules()
+    for name in rewriting.available():
+        assert f"| `{name}` | " in text
+    for code in CODES:
+        assert f"\n### {code} " in text
+    assert "18/25" in text
+
+
 def test_every_schema_is_in_the_reference(generated):
     text = generated.schemas()
     for name in ("analysis/1", "measured/1", "spectrum/1", "steps/1", "proposals/1"):
@@ -59,5 +71,5 @@ def test_every_page_stands_in_one_section_and_a_new_one_is_a_guide(generated, tm
     assert len(listed) == len(set(listed))
     assert {page.stem for page in DOCS.glob("*.md")} == {*listed, "index"}
     assert all((DOCS / f"{page}.md").exists() for page in listed)
-    (tmp_path / "fleet.md").touch()
-    assert generated.sections(tmp_path)["guides"][-1] == "fleet"
+    (tmp_path / "new.md").touch()
+    assert generated.sections(tmp_path)["guides"][-1] == "new"

@@ -123,7 +123,8 @@ class Budget:
     max_latency_ratio: Limit | None = None
     """Latency over that of a reference model; measured, so not among the `breaches` of an Analysis."""
     macs: Limit | None = None
-    """For `archcost.optimize`, as the next four: up to 1 a share of the whole model, above a number."""
+    """For `archcost.optimize`, as the next four: up to 1 a share of the whole model, above a number. It also
+    keeps ``max_macs``, ``max_params``, ``flash`` and ``sram``."""
     params: Limit | None = None
     memory: Limit | None = None
     """Bytes of the weights, as a file of them takes."""

@@ -13,7 +13,9 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import accumulate
 from math import ceil
+from operator import add
 from typing import TYPE_CHECKING
 
 from archcost.analysis.traced import TracedModel
@@ -28,12 +30,22 @@ from archcost.trace.graph import Op, TensorRef, Trace, refs
 from archcost.trace.schema import arguments
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
     from archcost.analysis.analysis import Analysis
     from archcost.trace.inputs import Inputs, InputSize
 
-__all__ = ["Footprint", "LayerFootprint", "bits_of", "footprint", "footprint_of"]
+__all__ = [
+    "Arena",
+    "Footprint",
+    "LayerFootprint",
+    "arena_of",
+    "bits_of",
+    "flash_of",
+    "footprint",
+    "footprint_of",
+]
 
 # Kinds of operations whose result may take the place of an input of the same number of elements.
 _IN_PLACE = frozenset({"activation", "pointwise", "view", "movement", "norm"})
@@ -96,11 +108,12 @@ class Footprint(Result):
             [Table("layers", _COLUMNS, every)],
             [Table("layers", _COLUMNS, shown, title=title)],
             lambda: {**asdict(self), "fits": self.fits},
-            lines=[*self._sentences()],
+            lines=[*self.sentences()],
             notes=lambda grids: [("Assumed", _ASSUMED)],
         )
 
-    def _sentences(self) -> Iterator[str]:
+    def sentences(self) -> Iterator[str]:
+        """The answer, then how far each limit is kept."""
         what = f"With {self.weights} weights and {self.activations} activations"
         yield (
             f"{what} {visible(self.name)} takes {bytes_text(self.flash)} of flash and "
@@ -194,7 +207,7 @@ def footprint_of(
     """`footprint` of an Analysis; a dtype of None is the tensor's own."""
     trace = analysis.trace
     by_layer = _flash(trace, weights)
-    live = live_in_place(trace, activations, depthwise_in_place)
+    live = arena_of(trace, activations, depthwise_in_place).live
     alive: dict[str, int] = defaultdict(int)
     for op in trace.ops:
         name = trace.module_of(op)
@@ -234,8 +247,6 @@ def footprint_of(
 
 def _flash(trace: Trace, dtype: str | None) -> dict[str, int]:
     """Bytes of the weights that the pass reads, by the module that owns them."""
-    bits = None if dtype is None else bits_of(dtype)
-    integer = dtype is not None and "int" in dtype
     owners = {state.name: state for state in trace.state}
     seen: dict[int, TensorRef] = {}
     for op in trace.ops:
@@ -244,18 +255,42 @@ def _flash(trace: Trace, dtype: str | None) -> dict[str, int]:
     found: dict[str, int] = defaultdict(int)
     for storage in trace.storages:
         state = owners.get(storage.name or "") if storage.origin in ("parameter", "buffer") else None
-        if state is None or storage.index not in seen:
-            continue
-        kind = seen[storage.index].dtype
-        each = 8 * kind.itemsize if bits is None or not kind.is_floating_point else bits
-        if integer and len(state.shape) <= 1 and kind.is_floating_point:
-            each = max(each, _BIAS_BITS)
-        found[state.owner] += ceil(state.numel * each / 8)
+        if state is not None and storage.index in seen:
+            found[state.owner] += flash_of(state.numel, len(state.shape), seen[storage.index].dtype, dtype)
     return dict(found)
 
 
-def live_in_place(trace: Trace, dtype: str | None, depthwise: bool = False) -> list[int]:
-    """Bytes of activations alive during each operation, with buffers used again in place."""
+def flash_of(numel: int, axes: int, own: torch.dtype, dtype: str | None) -> int:
+    """Bytes of a weight in a dtype, None for its own; beside integer weights a bias stays in 32 bits."""
+    if dtype is None or not own.is_floating_point:
+        return numel * own.itemsize
+    bits = bits_of(dtype)
+    if "int" in dtype and axes <= 1:
+        bits = max(bits, _BIAS_BITS)
+    return ceil(numel * bits / 8)
+
+
+@dataclass(frozen=True)
+class Arena:
+    """Buffers of activations, used again in place; operations and storages by their indices."""
+
+    live: list[int]
+    """Bytes alive during each operation."""
+    sizes: dict[int, int]
+    until: dict[int, int]
+    """The last operation during which a buffer is in use."""
+    held_by: dict[int, int]
+    """The storage whose buffer a storage took over."""
+
+    def buffer(self, storage: int) -> int:
+        """The storage that the buffer of a storage was made for."""
+        while storage in self.held_by:
+            storage = self.held_by[storage]
+        return storage
+
+
+def arena_of(trace: Trace, dtype: str | None, depthwise: bool = False) -> Arena:
+    """The buffers of a pass in a dtype of activations, None for their own."""
     bits = None if dtype is None else bits_of(dtype)
     last: dict[int, int] = {}
     kinds: dict[int, TensorRef] = {}
@@ -274,41 +309,29 @@ def live_in_place(trace: Trace, dtype: str | None, depthwise: bool = False) -> l
     }
     changes = [0] * (end + 2)
     extra = [0] * (end + 1)
-    held_by: dict[int, int] = {}  # storage -> that whose buffer it took over
-    until = dict(last)
+    found = Arena([], counted, dict(last), {})
     for op in trace.ops:
         for made in op.writes:
             if made not in counted or trace.storages[made].created_by != op.index:
                 continue
-            over = _overwritable(op, made, counted, until, held_by, depthwise)
+            over = _overwritable(op, made, found, depthwise)
             if over is None:
                 continue
-            held_by[made] = over
-            until[over] = max(until[over], last[made])
+            found.held_by[made] = over
+            found.until[over] = max(found.until[over], last[made])
             if depthwise and count(op).kind == "convolution":
                 extra[op.index] = counted[made] // max(1, op.outputs[0].shape[1])
     for index, size in counted.items():
-        if index in held_by:
+        if index in found.held_by:
             continue
         born = trace.storages[index].created_by
         changes[born or 0] += size
-        changes[until[index] + 1] -= size
-    alive = 0
-    found = []
-    for at in range(end + 1):
-        alive += changes[at]
-        found.append(alive + extra[at])
+        changes[found.until[index] + 1] -= size
+    found.live.extend(map(add, accumulate(changes[: end + 1]), extra))
     return found
 
 
-def _overwritable(
-    op: Op,
-    made: int,
-    counted: dict[int, int],
-    until: dict[int, int],
-    held_by: dict[int, int],
-    depthwise: bool,
-) -> int | None:
+def _overwritable(op: Op, made: int, arena: Arena, depthwise: bool) -> int | None:
     """The buffer that a new result may be written over; None where there is none."""
     kind = count(op).kind
     if kind == "convolution":
@@ -317,13 +340,12 @@ def _overwritable(
             return None
     elif kind not in _IN_PLACE:
         return None
+    sizes = arena.sizes
     for read in op.reads if kind != "convolution" else op.args[0:1]:
         storage = read.storage if isinstance(read, TensorRef) else read
-        buffer = storage
-        while buffer in held_by:
-            buffer = held_by[buffer]
-        fits = buffer in counted and counted[buffer] >= counted[made]
-        if fits and until[buffer] == op.index and counted.get(storage, 0) >= counted[made]:
+        buffer = arena.buffer(storage)
+        fits = buffer in sizes and sizes[buffer] >= sizes[made]
+        if fits and arena.until[buffer] == op.index and sizes.get(storage, 0) >= sizes[made]:
             return buffer
     return None
 

@@ -21,7 +21,7 @@ from archcost.report.units import bytes_text, shape_text
 from archcost.trace.training import record_step
 
 if TYPE_CHECKING:
-    from archcost.trace.inputs import InputSize
+    from archcost.trace.inputs import DTypes, InputSize
     from archcost.trace.training import MakeOptimizer
 
 __all__ = ["Largest", "largest_batch", "largest_input", "memory_of"]
@@ -94,6 +94,7 @@ def memory_of(
     *,
     training: bool = False,
     optimizer: str | MakeOptimizer = "adamw",
+    dtype: DTypes | None = None,
     device: str = "cpu",
 ) -> Memory:
     """The bytes of tensors at the peak of inference or of a training step, part by part, on paper.
@@ -103,9 +104,10 @@ def memory_of(
         input_size: as in `archcost.analyze`.
         training: a training step instead of inference.
         optimizer: as in `archcost.training_step`.
+        dtype: that of the inputs, as in `archcost.analyze`: ``torch.int64`` for a model of tokens.
         device: ``cpu``, with the workspace of oneDNN; on another device the workspace is not known.
     """
-    counter = model if isinstance(model, Counter) else Counter(model)
+    counter = model if isinstance(model, Counter) else Counter(model, dtype)
     size = counter.own_size() if input_size is None else input_size
     analysis, built = counter.counted(size, None)
     if training:
@@ -130,6 +132,7 @@ def largest_batch(
     memory: str | int,
     training: bool = True,
     optimizer: str | MakeOptimizer = "adamw",
+    dtype: DTypes | None = None,
     device: str = "cpu",
 ) -> Largest:
     """The largest batch that fits into a memory, counted without computing.
@@ -143,13 +146,14 @@ def largest_batch(
         memory: ``"8 GB"``, ``"7.5 GiB"`` or bytes.
         training: a training step; False is inference.
         optimizer: a name of ``torch.optim``, or a function of parameters that makes an optimiser.
+        dtype: that of the inputs, as in `archcost.analyze`: ``torch.int64`` for a model of tokens.
         device: ``cpu``, with the workspace of oneDNN; on another device the workspace is not known.
 
     Raises:
         InputError: the memory does not hold a batch of 1; the message says what is missing, and the largest
             part.
     """
-    counter = Counter(model)
+    counter = Counter(model, dtype)
     size = counter.own_size() if input_size is None else input_size
     return _largest("batch", counter, partial(with_batch, size), 1, memory, training, optimizer, device)
 
@@ -161,6 +165,7 @@ def largest_input(
     memory: str | int,
     training: bool = False,
     optimizer: str | MakeOptimizer = "adamw",
+    dtype: DTypes | None = None,
     device: str = "cpu",
     multiple: int = 32,
 ) -> Largest:
@@ -172,6 +177,7 @@ def largest_input(
         memory: as in `largest_batch`.
         training: a training step; by default inference.
         optimizer: as in `largest_batch`.
+        dtype: as in `largest_batch`.
         device: as in `largest_batch`.
         multiple: sides tried are multiples of this number.
 
@@ -180,7 +186,7 @@ def largest_input(
     """
     if not isinstance(multiple, int) or isinstance(multiple, bool) or multiple < 1:
         raise InputError(f"largest_input: multiple must be a whole number of at least 1; got {multiple!r}")
-    counter = Counter(model)
+    counter = Counter(model, dtype)
     size = counter.own_size() if input_size is None else input_size
     return _largest("side", counter, partial(with_side, size), multiple, memory, training, optimizer, device)
 

@@ -95,7 +95,8 @@ class Spectrum(Result, Sequence[LayerSpectrum]):
         asked.without_depth("a spectrum")
         table = Table("layers", _COLUMNS, lambda: ordered(self.rows, _COLUMNS, asked, "low"))
         kernels = sum(row.kernels for row in self.rows)
-        said = f"{len(self.rows)} layer{'s' * (len(self.rows) != 1)}, {count_text(kernels)} kernels"
+        said = f"{len(self.rows)} layer{'s' * (len(self.rows) != 1)}, "
+        said += f"{count_text(kernels)} kernel{'s' * (kernels != 1)}"
         return Document(
             schema="archcost.spectrum/1",
             headings=[(visible(self.name), said)],

@@ -123,10 +123,10 @@ def counted(model: Swept, grid: Grid, yes: bool, progress: bool | None, timed: T
 class Counter:
     """A model that is counted again and again: as given, from a SPEC, or made anew for each size."""
 
-    def __init__(self, model: Swept) -> None:
+    def __init__(self, model: Swept, dtype: DTypes | None = None) -> None:
         from torch import nn
 
-        self.given = model
+        self.given, self.input_dtypes = model, dtype
         self.model: nn.Module | None = model if isinstance(model, nn.Module) else None
         self.name = model if isinstance(model, str) else getattr(model, "__name__", type(model).__name__)
         self.base: Analysis | None = None
@@ -164,7 +164,7 @@ class Counter:
                 raise InputError("sweep: a function makes a model for a size; give every input_size in full")
             if self.model is None:
                 assert isinstance(self.given, str)
-                self.base, self.model = analyze_spec(self.given, None, None, None, _quiet())
+                self.base, self.model = analyze_spec(self.given, None, None, None, self._quiet())
             else:
                 self.base = analyze(self.model, progress=False)
             self.name = self.base.name
@@ -173,7 +173,7 @@ class Counter:
     def counted(self, size: InputSize, dtype: str | None) -> tuple[Analysis, nn.Module]:
         if self.model is None and isinstance(self.given, str):
             try:
-                found, self.model = analyze_spec(self.given, None, size, None, _quiet())
+                found, self.model = analyze_spec(self.given, None, size, None, self._quiet())
                 if dtype is None:
                     return found, self.model
             except InputError:  # perhaps only of this size
@@ -206,7 +206,9 @@ class Counter:
     def _analyzed(self, model: nn.Module, size: InputSize, dtype: str | None) -> tuple[Analysis, nn.Module]:
         import torch
 
-        inputs: DTypes | None = None if self.base is None else dtypes_of(self.base.trace)
+        inputs = self.input_dtypes
+        if inputs is None and self.base is not None:
+            inputs = dtypes_of(self.base.trace)
         kind = None if dtype is None else getattr(torch, dtype)
         if kind is not None and not kind.is_floating_point:
             inputs = kind
@@ -218,9 +220,8 @@ class Counter:
             model = converted
         return analyze(model, input_size=size, dtype=inputs, progress=False), model
 
-
-def _quiet() -> Forward:
-    return {"dtype": None, "device": None, "progress": False}
+    def _quiet(self) -> Forward:
+        return {"dtype": self.input_dtypes, "device": None, "progress": False}
 
 
 def _point(found: Analysis, at: dict[str, Any]) -> SweepPoint:

@@ -9,7 +9,7 @@ from functools import partial
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
-from archcost.analysis.workspace import workspace_of
+from archcost.analysis.workspace import kept_for_backward, workspace_of
 from archcost.cost.costs import count
 from archcost.report.columns import number, words
 from archcost.report.document import Asked, Column, Document, Table, ordered
@@ -253,9 +253,11 @@ def memory_of_step(step: Step, device: str = "cpu") -> Memory:
     ends = len(trace.ops)
     lives: defaultdict[str, list[int]] = defaultdict(lambda: [0] * (ends + 1))
     state = 0
+    unseen = {index: size for op in trace.ops for index, size in kept_for_backward(op).items()}
     for one in trace.storages:
         if one.created_by is None:
             continue
+        nbytes = one.nbytes + unseen.get(one.index, 0)
         born = phases[one.created_by]
         kept = one.freed_after is None or one.freed_after >= ends - 1
         if born == "first update" and kept:
@@ -265,9 +267,9 @@ def memory_of_step(step: Step, device: str = "cpu") -> Memory:
             part = "gradients"
         else:
             part = "saved" if born == "forward" and _outlives(one.freed_after, phases) else "transient"
-        lives[part][one.created_by] += one.nbytes
+        lives[part][one.created_by] += nbytes
         if one.freed_after is not None:
-            lives[part][max(one.freed_after, one.created_by) + 1] -= one.nbytes
+            lives[part][max(one.freed_after, one.created_by) + 1] -= nbytes
     alive = {part: [*accumulate(changes)] for part, changes in lives.items()}
     extra = [workspace_of(op, device) for op in trace.ops]
     sums = [sum(each[at] for each in alive.values()) + extra[at] for at in range(ends)]

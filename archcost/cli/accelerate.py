@@ -42,6 +42,9 @@ def add(commands: Commands, common: Parser) -> None:
         help="the largest relative error of the outputs; default: 1e-4",
     )
     accelerate.add_argument(
+        "--memory", metavar="SIZE", help="the most that the program may take: '200 MB'; default: what is left"
+    )
+    accelerate.add_argument(
         "--store", metavar="STORE", help="the file of measured times; :memory: keeps none"
     )
     report_options(accelerate)
@@ -59,6 +62,7 @@ def run(args: argparse.Namespace) -> int:
         threads=args.threads,
         seconds=args.seconds,
         tolerance=args.tolerance,
+        memory=args.memory,
         weights=args.weights,
         input_size=sizes(args),
     )

@@ -20,6 +20,7 @@ def add(commands: Commands, common: Parser) -> None:
     largest.add_argument("--of", choices=("batch", "input"), default="batch", help="default: batch")
     largest.add_argument("--training", action="store_true", help="a training step; default: inference")
     largest.add_argument("--optimizer", metavar="NAME", help="one of torch.optim; default: adamw")
+    largest.add_argument("--dtype", help="dtype of the input, such as int64 of tokens; default: the model's")
     largest.add_argument("--device", help="cpu, with the workspace of oneDNN; default: cpu")
     largest.add_argument(
         "--multiple", type=count, metavar="N", help="with --of input, sides tried are multiples; default: 32"
@@ -33,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     from archcost.analysis.largest import largest_batch, largest_input
 
-    options = given(optimizer=args.optimizer, device=args.device)
+    options = given(optimizer=args.optimizer, dtype=args.dtype, device=args.device)
     more = {"memory": args.memory, "training": args.training, **options}
     if args.of == "input":
         more |= given(multiple=args.multiple)

@@ -27,7 +27,8 @@ def add(commands: Commands, common: Parser) -> None:
         action="extend",
         required=True,
         metavar="NAME=LIMIT",
-        help="macs, params, memory, latency or error: up to 1 a share of the whole model, as in macs=0.5",
+        help="macs, params, memory, latency, error, flash or sram: up to 1 a share of the whole model, as in "
+        "macs=0.5; beside flash='1 MB' weights_dtype=int8, beside sram activations_dtype=int8",
     )
     parser.add_argument("--weights", metavar="FILE", help="the trained weights, a state dict")
     parser.add_argument(
@@ -46,6 +47,9 @@ def add(commands: Commands, common: Parser) -> None:
         action="extend",
         metavar="NAME",
         help="layers or patterns that stay",
+    )
+    parser.add_argument(
+        "--no-distill", action="store_true", help="do not train the result on the old model's outputs"
     )
     parser.add_argument("--accelerate", action="store_true", help="run archcost.accelerate on the result")
     parser.add_argument("--random-weights", action="store_true", help="go on with untrained weights")
@@ -80,6 +84,7 @@ def run(args: argparse.Namespace) -> int:
         input_size=size,
         rules=None if args.rules is None else [name for given in args.rules for name in given],
         exclude=args.exclude or (),
+        distill=False if args.no_distill else None,
         accelerate=args.accelerate,
         random_weights=args.random_weights,
     )

@@ -43,13 +43,6 @@ class Activation:
     def number(self) -> int:
         return KINDS[self.kind]
 
-    @property
-    def keeps_zero(self) -> bool:
-        """Whether the function of 0 is 0."""
-        if self.kind == "clamp":
-            return self.low <= 0 <= self.high
-        return self.kind not in ("sigmoid", "hardsigmoid", "softplus")
-
     def __call__(self, x: Tensor) -> Tensor:
         """The same by PyTorch, for any dtype."""
         match self.kind:

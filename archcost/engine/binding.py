@@ -82,6 +82,12 @@ class Arguments:
             return None
         return found
 
+    def read(self, call: Call) -> list[Tensor]:
+        """What a program reads of a call that it is for: its tensors, contiguous."""
+        found = self.tensors(*call)
+        assert found is not None
+        return [x.contiguous() for x in found]
+
     def example(self) -> Call:
         """A call like those, with tensors as `archcost.trace.inputs.example` makes them."""
         made = [
@@ -198,6 +204,11 @@ class Outputs:
         inputs = list(graph.inputs)
         self._from = {i: inputs.index(value) for i, value in enumerate(graph.outputs) if value in inputs}
         self._constant = [i for i, value in enumerate(graph.outputs) if value.constant is not None]
+
+    @property
+    def single(self) -> bool:
+        """Whether the model returns a tensor as the program makes it."""
+        return isinstance(self._template, Tensor) and not self._from and not self._constant
 
     def filled(self, made: list[Tensor], inputs: Sequence[Tensor]) -> Any:
         """The outputs of the model.

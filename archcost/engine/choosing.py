@@ -18,7 +18,7 @@ from archcost.engine.program import Program
 from archcost.kernels.packing import winograd_tiles
 from archcost.kernels.tensors import loaded
 
-__all__ = ["Chosen", "Times", "choose", "outputs_of_tile", "variants"]
+__all__ = ["Chosen", "Times", "choose", "heavier", "outputs_of_tile", "variants"]
 
 Variant = tuple[str, tuple[Node, ...]]
 """A name, and nodes that compute what the original does from the same inputs."""
@@ -51,6 +51,11 @@ def variants(node: Node) -> list[Variant]:
     if isinstance(operator, InvertedResidual) and operator.project is not None:
         return [("fused", (node,)), ("apart", tuple(_apart(node, operator)))]
     return []
+
+
+def heavier(graph: Graph) -> frozenset[tuple[str, str]]:
+    """Keys of layers, and names of all variants but the first, which take more memory than that."""
+    return frozenset((key_of(node), name) for node in graph.nodes for name, _ in variants(node)[1:])
 
 
 def _tiled(node: Node, layer: Convolution) -> Iterator[Variant]:

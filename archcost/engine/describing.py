@@ -12,15 +12,9 @@ from archcost.engine.activation import IDENTITY, Activation
 from archcost.engine.forms import Convert
 from archcost.engine.graph import Node
 from archcost.engine.lowering.builder import NativeStep
-from archcost.engine.operators import (
-    Activate,
-    Channels,
-    Convolution,
-    Elementwise,
-    Pool,
-    TorchCall,
-)
+from archcost.engine.operators import Activate, Channels, Convolution, Elementwise, Pool
 from archcost.engine.program import Program
+from archcost.engine.torch_call import TorchCall
 
 __all__ = ["step_seconds", "step_times", "words_for"]
 

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
-
-from archcost.trace.graph import Argument
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from archcost.engine.operators import Operator
 
-__all__ = ["Edits", "Graph", "Node", "Value", "swept"]
+__all__ = ["Edits", "Graph", "Node", "Value", "modules_of", "swept"]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -56,6 +54,11 @@ class Node:
         return (self.output, *self.also)
 
 
+def modules_of(*nodes: Node) -> tuple[str, ...]:
+    """The modules whose work several nodes do, each once."""
+    return tuple(dict.fromkeys(name for node in nodes for name in node.modules))
+
+
 @dataclass(frozen=True)
 class Graph:
     """Nodes in an order in which they can run."""
@@ -64,8 +67,6 @@ class Graph:
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
     """The tensors that the model returns, in the order of its structure."""
-    structure: Argument = field(default=None)
-    """The structure of the model's outputs, as the Trace holds it."""
 
 
 class Edits:

@@ -5,8 +5,7 @@ Shapes are logical: images are (batch, channels, height, width) whatever their l
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import torch
@@ -15,7 +14,6 @@ from torch.nn import functional as F
 
 from archcost.engine.activation import IDENTITY, Activation
 from archcost.kernels.packing import WinogradTile
-from archcost.trace.graph import Argument
 
 __all__ = [
     "Activate",
@@ -38,7 +36,6 @@ __all__ = [
     "Slice",
     "Softmax",
     "SqueezeExcite",
-    "TorchCall",
 ]
 
 Sides = tuple[tuple[int, int], tuple[int, int]]
@@ -244,19 +241,14 @@ class Channels:
         return torch.cat(runs, 1)
 
     def runs(self) -> list[tuple[int, int, int]]:
-        """Neighbouring channels together: input, first channel there, how many."""
-        return runs_of(self.sources)
-
-
-def runs_of(sources: Sequence[tuple[int, int]]) -> list[tuple[int, int, int]]:
-    """Stretches of channels that lie together in one input: input, first channel, how many."""
-    runs: list[list[int]] = []
-    for source, channel in sources:
-        if runs and runs[-1][0] == source and runs[-1][1] + runs[-1][2] == channel:
-            runs[-1][2] += 1
-        else:
-            runs.append([source, channel, 1])
-    return [(source, first, count) for source, first, count in runs]
+        """Neighbouring channels of one input together: the input, the first channel there, how many."""
+        runs: list[list[int]] = []
+        for source, channel in self.sources:
+            if runs and runs[-1][0] == source and runs[-1][1] + runs[-1][2] == channel:
+                runs[-1][2] += 1
+            else:
+                runs.append([source, channel, 1])
+        return [(source, first, count) for source, first, count in runs]
 
 
 @dataclass(frozen=True)
@@ -393,46 +385,3 @@ class SqueezeExcite:
         mean = x.mean((2, 3)) if self.pixels is None else x[:, :, 0, 0] / self.pixels
         gate = self.expand.reference(self.reduce.reference(mean))
         return gate[:, :, None, None]
-
-
-@dataclass(frozen=True, eq=False)
-class TorchCall:
-    """An operator of PyTorch that the engine has no kernel for, called as the model calls it."""
-
-    name: str
-    args: tuple[Argument, ...]
-    """Tensors stand in it as `Slot`."""
-    kwargs: dict[str, Argument] = field(default_factory=dict)
-    result: int | None = None
-    """Which of its results; None where it has one."""
-
-    def reference(self, *inputs: Tensor) -> Tensor:
-        found = function(self.name)(
-            *filled(self.args, inputs), **{key: filled(value, inputs) for key, value in self.kwargs.items()}
-        )
-        made: Tensor = found if self.result is None else found[self.result]
-        return made
-
-
-@dataclass(frozen=True)
-class Slot:
-    """The place of an input among the arguments of a `TorchCall`."""
-
-    index: int
-
-
-def function(name: str):  # type: ignore[no-untyped-def]
-    """The operator of PyTorch by the name that a Trace has for it."""
-    found = torch.ops
-    for part in name.split("."):
-        found = getattr(found, part)
-    return found
-
-
-def filled(value, inputs: Sequence[Tensor]):  # type: ignore[no-untyped-def]
-    """Arguments with tensors in place of slots."""
-    if isinstance(value, Slot):
-        return inputs[value.index]
-    if isinstance(value, (tuple, list)):
-        return type(value)(filled(item, inputs) for item in value)
-    return value

@@ -16,19 +16,18 @@ from torch import Tensor, nn
 
 from archcost.kernels.tensors import loaded
 
-__all__ = ["Watch", "tags_work", "tensors_work"]
+__all__ = ["Watch", "inner_place", "tags_work", "tensors_work"]
 
 _LINE = 64
-_LARGE = 1 << 14
-_SPOTS, _SPOTS_OF_LARGE, _SINGLE = 2, 3, 12
-"""Cache lines of a tensor that are looked at, and elements of one with gaps: what lies far apart
-takes time to reach."""
+_SPOTS, _SINGLE = ((1 << 12, 1), (1 << 14, 2), (1 << 60, 3)), 12
+"""Cache lines of tensors up to so many bytes that are looked at, and elements of one with gaps: what lies far
+apart takes time to reach."""
 _TAG = 24
 """Where a dict of CPython keeps the number that changes whenever it does (PEP 509): up to 3.13."""
 _SYMBOLS = ("_ZNK2at10TensorBase8_versionEv", "aoti_torch_get_data_ptr")
 """at::TensorBase::_version, and the address of the elements."""
-_READ = {"tensor": 192, "storage": 64, "counter": 32}
-"""Bytes of PyTorch's objects that these may read."""
+_READ = {"tensor": ((16, 32), (152, 32)), "storage": ((16, 48),), "counter": ((8, 16),)}
+"""Where these read PyTorch's objects, and how many bytes; what is not there takes longer, that is all."""
 
 Bytes = tuple[int, int]
 """An address, and how many bytes from there, of one cache line."""
@@ -66,26 +65,34 @@ class Watch:
 
     def __init__(self, dicts: Sequence[dict[str, Any]], tensors: Sequence[Tensor] = ()) -> None:
         library = loaded()
-        self._look, self._digest = _HOLDS(("archcost_watch", library)), _DIGEST(("archcost_digest", library))
+        self._look = _HOLDS(("archcost_watch", library))
+        self._digest = _DIGEST(("archcost_digest_of_tags", library))
+        digest_of_elements = _DIGEST(("archcost_digest_of_elements", library))
         # Aliases hold on to the memory, so that no other tensor can come to lie at the same place.
         self._alive = (list(dicts), list(tensors), [tensor.detach() for tensor in tensors])
         self._tagged = tags_work()
         native = tensors_work()
-        tags = _table(([(id(one) + _TAG, 8) for one in dicts] if self._tagged else []), 2)
-        elements = _table([part for tensor in tensors for part in _elements(tensor)], 2)
+        tags = np.asarray(sorted(id(one) + _TAG for one in dicts if self._tagged), np.int64)
+        elements = _table(sorted(part for tensor in tensors for part in _elements(tensor)), 2)
         known = _table([_known(tensor) for tensor in tensors] if native else [], 3)
         behind = [line for tensor in tensors if native for line in _behind(tensor)]
-        places = np.concatenate([tags[:, 0], known[:, 0], elements[:, 0], np.asarray(behind, np.int64)])
-        lines = np.unique(places // _LINE) * _LINE
+        lines = (
+            np.unique(np.concatenate([tags, elements[:, 0], np.asarray(behind, np.int64)]) // _LINE) * _LINE
+        )
         self._tables = (lines, tags, known, elements)
         self._made = _Watch(
             *(lines.ctypes.data, len(lines)),
             *(tags.ctypes.data, len(tags), self._digest(tags.ctypes.data, len(tags))),
             *(known.ctypes.data, len(known)),
             *(_functions() if native else (None, None)),
-            *(elements.ctypes.data, len(elements), self._digest(elements.ctypes.data, len(elements))),
+            *(elements.ctypes.data, len(elements), digest_of_elements(elements.ctypes.data, len(elements))),
         )
         self._numbers = None if native else _numbers(tensors)
+
+    @property
+    def address(self) -> int:
+        """The address of what compiled code reads; it stays as long as this does."""
+        return ctypes.addressof(self._made)
 
     def holds(self, same: Callable[[], bool]) -> bool:
         """Whether all is as it was.
@@ -131,7 +138,7 @@ def _elements(tensor: Tensor) -> Iterator[Bytes]:
     if count and sum((length - 1) * step for length, step in axes) == count - 1:  # without gaps
         end = begin + size * count
         first, after = begin // _LINE, (end - 1) // _LINE + 1
-        spots = min(_SPOTS if size * count <= _LARGE else _SPOTS_OF_LARGE, after - first)
+        spots = min(next(spots for most, spots in _SPOTS if size * count <= most), after - first)
         for spot in range(spots):
             line = (first + (after - first) * (2 * spot + 1) // (2 * spots)) * _LINE
             low, high = max(line, begin), min(line + _LINE, end)
@@ -147,16 +154,18 @@ def _elements(tensor: Tensor) -> Iterator[Bytes]:
 
 
 def _behind(tensor: Tensor) -> Iterator[int]:
-    """Cache lines of PyTorch's objects behind a tensor: to fetch an address does no harm, whatever it is."""
+    """Cache lines of a tensor's objects: to fetch an address does no harm, whatever it is."""
     inner: int = tensor._cdata
     words = (c_int64 * 8).from_address(inner)  # it is larger than that
-    _, storage, counter = _layout()
-    for start, size in (
+    place, storage, counter = _layout()
+    yield (id(tensor) + place) // _LINE * _LINE
+    for start, parts in (
         (inner, _READ["tensor"]),
         (words[storage], _READ["storage"]),
         (words[counter], _READ["counter"]),
     ):
-        yield from range(start // _LINE * _LINE, start + size, _LINE)
+        for first, size in parts:
+            yield from range((start + first) // _LINE * _LINE, start + first + size, _LINE)
 
 
 @functools.cache
@@ -185,6 +194,11 @@ def _layout() -> tuple[int, int, int]:
     storage = words.index(one.untyped_storage()._cdata)
     shared = (i for i in range(8) if words[i] == alias[i] != others[i] and i != storage)
     return 8 * held.index(one._cdata), storage, next(shared, storage)
+
+
+def inner_place() -> int:
+    """Bytes to the at::Tensor in a tensor's Python object."""
+    return _layout()[0]
 
 
 def tensors_work() -> bool:

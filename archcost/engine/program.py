@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from ctypes import POINTER, c_int64, c_void_p
 from dataclasses import replace
-from math import prod
+from math import inf, prod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,12 +20,18 @@ from archcost.engine.lowering import lowered
 from archcost.engine.lowering.builder import ArenaPlace, NativeStep, TorchStep, WeightsPlace
 from archcost.engine.memory import ALIGNMENT, Held, arena
 from archcost.engine.weights import without_weights
+from archcost.errors import ArchcostError
 from archcost.kernels.loading import Place, Step
 from archcost.kernels.tensors import checked
+from archcost.report.units import bytes_text
 
-__all__ = ["Program"]
+__all__ = ["Program", "TooLarge"]
 
 _ARENA, _WEIGHTS = 0, 1
+
+
+class TooLarge(ArchcostError):
+    """A program would take more memory than it may: give it more, or call it with smaller inputs."""
 
 
 class Program:
@@ -34,26 +41,42 @@ class Program:
         graph: after all passes.
         isa: the instruction set of the kernels; by default the best one here.
         packed: False leaves the weights zero, for a program that is only timed.
+        most_bytes: of memory that it may take, known before it is taken.
+
+    Raises:
+        TooLarge: it would take more.
     """
 
-    def __init__(self, graph: Graph, isa: str | None = None, *, packed: bool = True) -> None:
+    def __init__(
+        self, graph: Graph, isa: str | None = None, *, packed: bool = True, most_bytes: float = inf
+    ) -> None:
         builder = lowered(graph, isa)
         self.graph, self._held, self._forms = builder.graph, builder.held, builder.forms
         buffers = list(dict.fromkeys(place.buffer for place in self._held.values()))
         inner = [one for one in buffers if one.input is None and one.output is None and one.constant is None]
         self._offsets, self.arena_floats = arena(inner)
+        self.arena_bytes = 4 * (self.arena_floats + ALIGNMENT)
+        """Bytes of working memory, once for each thread that runs the program."""
+        self.weights_bytes = 4 * (builder.weights_floats + ALIGNMENT)
+        if self.bytes > most_bytes:
+            weights, working = bytes_text(self.weights_bytes), bytes_text(self.arena_bytes)
+            raise TooLarge(
+                f"its program would take {weights} of packed weights and {working} of working memory, and "
+                f"may take {bytes_text(int(most_bytes))}"
+            )
         self._library, self._lanes = builder.library, builder.lanes
         self._weights = builder.pack(self._in_arena, empty=not packed)
-        self.weights_bytes = 4 * builder.weights_floats
         self._inputs = len(graph.inputs)
         self.steps, self._ends = builder.steps, builder.ends
         self._runs = self._segments(self.steps)
         self._own = threading.local()
+        self.native = self._native()
+        """What one call into C++ runs, where it does all from one input to one output, and how many steps."""
 
     @property
-    def arena_bytes(self) -> int:
-        """Bytes of working memory, once for each thread that runs the program."""
-        return 4 * self.arena_floats
+    def bytes(self) -> int:
+        """All that it takes where one thread runs it."""
+        return self.arena_bytes + self.weights_bytes
 
     def __call__(self, inputs: Sequence[Tensor], times: list[float] | None = None) -> list[Tensor]:
         """New tensors of the outputs.
@@ -67,6 +90,23 @@ class Program:
         for run in self._runs:
             run(memory, outputs, loose, threads, times)
         return self._results(memory, outputs, loose)
+
+    def bases(self) -> Any:
+        """The blocks of memory of the calling thread: arena, weights, inputs and outputs."""
+        return self._memory().bases
+
+    def new_outputs(self, count: int, most_bytes: int) -> list[tuple[Tensor, int]]:
+        """Tensors for the first output of as many runs, one at least, and their addresses."""
+        value = self.graph.outputs[0]
+        count = max(1, min(count, most_bytes // (4 * prod(value.shape))))
+        made = [torch.empty(value.shape, dtype=value.dtype) for _ in range(count)]
+        return [(one, one.data_ptr()) for one in made]
+
+    def _native(self) -> tuple[Any, int] | None:
+        if len(self._runs) != 1 or not isinstance(run := self._runs[0], _NativeRun):
+            return None
+        alone = (len(self.graph.inputs), len(self.graph.outputs)) == (1, 1) and self._is_own(0)
+        return (run.steps, run.count) if alone else None
 
     def node_by_node(self, inputs: Sequence[Tensor]) -> Iterator[tuple[Node, Callable[[Value], Tensor]]]:
         """Run it, and stop after each node with what reads the tensors that are in memory then."""
@@ -223,10 +263,10 @@ class _NativeRun:
 
     def __init__(self, program: Program, steps: Sequence[NativeStep]) -> None:
         self._call = program._library.archcost_run
-        self._count = len(steps)
-        self._steps = (Step * len(steps))()
+        self.count = len(steps)
+        self.steps = (Step * len(steps))()
         self._alive: list[object] = []
-        for made, step in zip(self._steps, steps, strict=True):
+        for made, step in zip(self.steps, steps, strict=True):
             places = (Place * len(step.places))(*(Place(*program.place(one)) for one in step.places))
             self._alive += [step.arguments, places]
             function = getattr(program._library, f"archcost_step_{step.kernel}")
@@ -239,11 +279,11 @@ class _NativeRun:
         self, memory: _Memory, outputs: object, loose: object, threads: int, times: list[float] | None
     ) -> None:
         if times is None:
-            checked(self._call(self._steps, self._count, memory.bases, threads, None))
+            checked(self._call(self.steps, self.count, memory.bases, threads, None))
             return
-        taken = (c_int64 * self._count)()
+        taken = (c_int64 * self.count)()
         checked(
-            self._call(self._steps, self._count, memory.bases, threads, ctypes.cast(taken, POINTER(c_int64)))
+            self._call(self.steps, self.count, memory.bases, threads, ctypes.cast(taken, POINTER(c_int64)))
         )
         times += [1e-9 * one for one in taken]
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from archcost.engine.available import available_bytes
 from archcost.engine.binding import Arguments, Outputs
 from archcost.engine.choosing import Chosen, Times, choose
 from archcost.engine.exactness import Banned
@@ -41,7 +42,9 @@ class Recipe:
     times: Times = field(default_factory=dict)
     """Seconds of the variants of layers, by which they are chosen."""
     banned: Banned = frozenset()
-    """Variants that are not exact enough."""
+    """Variants that are not exact enough, or need too much memory."""
+    memory: int | None = None
+    """The most bytes that a program may take; None: those that are left when it is made."""
 
     @classmethod
     def of(cls, model: nn.Module, call: Call, trace: Trace, example: Any) -> tuple[Recipe, Graph]:
@@ -84,6 +87,9 @@ class Recipe:
             deadline: of `time.perf_counter`: until then variants are timed whose time is not known.
             kept: where known times are looked up, and new ones kept.
             evaluated: the program keeps its graph's weights, so that `layer_errors` can evaluate it.
+
+        Raises:
+            TooLarge: it would take more memory than it may.
         """
         # What is made in inference mode could not be used outside it.
         with torch.inference_mode(False), torch.no_grad():
@@ -95,7 +101,7 @@ class Recipe:
                 kept=kept,
             )
             give_back()
-            program = Program(graph)
+            program = Program(graph, most_bytes=self.room())
             del graph
             if not evaluated:
                 program.forget()
@@ -110,11 +116,13 @@ class Recipe:
             call: a call of the model.
             deadline: of `time.perf_counter`.
         """
-        given = self.arguments.tensors(*call)
-        assert given is not None
         with torch.inference_mode(False), torch.no_grad():
-            inputs = [x.contiguous() for x in given]
+            inputs = self.arguments.read(call)
             return tune(graph, self.times, inputs, allowed=self._allows, deadline=deadline)
+
+    def room(self) -> float:
+        """The most bytes that a program made now may take."""
+        return available_bytes() if self.memory is None else self.memory
 
     def _allows(self, key: str, variant: str) -> bool:
         return (key, variant) not in self.banned

@@ -43,7 +43,7 @@ class Saved:
     times: Times
     """Seconds of the variants of layers, by which they are chosen."""
     banned: Banned
-    """Variants that are not exact enough."""
+    """Variants that are not exact enough, or need too much memory."""
     acceleration: Acceleration
 
     @classmethod

@@ -53,11 +53,11 @@ class Structure:
         self._children = self._read_children()
         # Those of the model itself are run by whoever calls it.
         self._hooks = [one[key] for one in self._all[1:] for key in _HOOKS]
-        self._watch = Watch([*self._all, *self._tables, *self._hooks])
+        self.watch = Watch([*self._all, *self._tables, *self._hooks])
 
     def holds(self) -> bool:
         """Whether all of it is as it was."""
-        return self._watch.holds(self._same)
+        return self.watch.holds(self._same)
 
     def hooked(self) -> str | None:
         """The name of the first module with a hook, the model itself included."""
@@ -121,7 +121,7 @@ class Weights:
         self._sizes = list(map(len, self._tables))
         self._registered = list(chain.from_iterable(map(_values, self._tables)))
         self._tensors = list(read.values())
-        self._watch = Watch(self._tables, self._tensors)
+        self.watch = Watch(self._tables, self._tensors)
 
     @staticmethod
     def ordinary(tensor: Tensor) -> bool:
@@ -131,7 +131,7 @@ class Weights:
 
     def hold(self) -> bool:
         """Whether all are the same, where they were, and unwritten since as far as can be seen."""
-        return self._watch.holds(self._same)
+        return self.watch.holds(self._same)
 
     def want_gradients(self) -> bool:
         """Whether autograd records what is computed with any of them."""

@@ -16,11 +16,12 @@ from archcost.kernels.packed import Packed
 from archcost.kernels.tensors import checked, loaded, planar, readable, sides
 
 __all__ = [
-    *("FOURIER", "WINOGRAD", "WinogradTile", "fft_size", "pack_depthwise", "pack_depthwise_direct"),
-    *("pack_fourier", "pack_im2col", "pack_long_row", "pack_winograd", "winograd_place", "winograd_tiles"),
+    *("FOURIER", "FOURIER_OF_PAIRS", "WINOGRAD", "WinogradTile", "fft_size", "pack_depthwise"),
+    *("pack_depthwise_direct", "pack_fourier", "pack_im2col", "pack_long_row", "pack_winograd"),
+    *("winograd_place", "winograd_tiles"),
 ]
 
-WINOGRAD, FOURIER = 0, 1  # families of tiles
+WINOGRAD, FOURIER, FOURIER_OF_PAIRS = 0, 1, 2  # families of tiles, see src/find_tile.h
 
 
 @dataclass(frozen=True)
@@ -76,15 +77,20 @@ def pack_winograd(weight: Tensor, outputs: int | tuple[int, int], isa: str | Non
     return _packed("tiles", weight, (WINOGRAD, place, 0), isa, (WINOGRAD, place, 0, *outputs))
 
 
-def pack_fourier(weight: Tensor, size: int, isa: str | None = None) -> Packed:
-    """Transform weights [out, in, taps] or [out, in, 1, taps] for tiles of ``size`` inputs along the row."""
+def pack_fourier(weight: Tensor, size: int, isa: str | None = None, *, gauss: bool = True) -> Packed:
+    """Transform weights [out, in, taps] or [out, in, 1, taps] for tiles of ``size`` inputs along the row.
+
+    Two complex numbers are multiplied by three real products, or without ``gauss`` by four with fewer
+    weights.
+    """
     rows, taps = planar(weight).shape[2:]
     if rows != 1 or not taps <= size == fft_size(size):
         raise InputError(
             f"kernel: no transform of size {size} for taps {(rows, taps)}: they must lie "
             "along the row, and the size, at least as many, comes from fft_size"
         )
-    return _packed("tiles", weight, (FOURIER, size, taps), isa, (FOURIER, size, taps, 1, size - taps + 1))
+    name = (FOURIER if gauss else FOURIER_OF_PAIRS, size, taps)
+    return _packed("tiles", weight, name, isa, (*name, 1, size - taps + 1))
 
 
 def pack_depthwise(weight: Tensor, width: int, *, padding: Padding = 0, isa: str | None = None) -> Packed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import cycle
 from typing import TYPE_CHECKING, Literal
 
@@ -22,9 +23,11 @@ if TYPE_CHECKING:
 
     from archcost.paths.path import ExecutionPath, Prepared
 
-__all__ = ["NO_TIME", "Candidate", "TimingOptions", "calls_of", "candidates_of", "is_far"]
+__all__ = ["BLOCKED", "NO_TIME", "Candidate", "TimingOptions", "calls_of", "candidates_of", "is_far"]
 
 NO_TIME = "no time was left to run it"
+BLOCKED = "blocked"
+"""The layout of the engine's layers, for paths that read it, and of their outputs."""
 
 Compare = Callable[..., dict[str, Timing]]
 Candidate = tuple[str, str]
@@ -81,7 +84,14 @@ def candidates_of(
     layouts = ["contiguous"]
     if tensors.x.dim() in (4, 5) and not in_layout(tensors.x, "channels_last").is_contiguous():
         layouts.append("channels_last")
-    return [(path.name, layout) for path in paths for layout in layouts], refused
+    found = []
+    for path in paths:
+        blocked = path.reads_blocks(task.spec, dtype)
+        # A path whose kernel reads blocked tensors alone has slow tensor operations for others.
+        if not blocked or options.paths is not None or path.implementation(task.spec, dtype) == "compiled":
+            found += [(path.name, layout) for layout in layouts]
+        found += [(path.name, BLOCKED)] * blocked
+    return found, refused
 
 
 def calls_of(
@@ -116,22 +126,22 @@ def calls_of(
             continue
         if any(other[0] == candidate[0] and is_far(other, first) for other in first):
             continue
-        if layout not in inputs:
-            x = in_layout(tensors.x, layout)
-            inputs[layout] = [x, *(x.clone() for _ in range(_copies(x) - 1))] if options.cold else [x]
-        turns = cycle(inputs[layout])
         try:
             with torch.no_grad():
                 if candidate[0] not in prepared:
                     start = now()
                     prepared[candidate[0]] = path.prepare(tensors.weight, tensors.bias, task.spec)
                     took, held = took + (now() - start if size else 0.0), held + size
-                ready = prepared[candidate[0]]
+                run, reads = _run(path, prepared[candidate[0]], layout)
+                if reads not in inputs:
+                    x = in_layout(tensors.x, reads)
+                    inputs[reads] = [x, *(x.clone() for _ in range(_copies(x) - 1))] if options.cold else [x]
+                turns = cycle(inputs[reads])
 
                 def call(
-                    path: ExecutionPath = path, ready: Prepared = ready, turns: Iterator[torch.Tensor] = turns
+                    run: Callable[[torch.Tensor], torch.Tensor] = run, turns: Iterator[torch.Tensor] = turns
                 ) -> torch.Tensor:
-                    return path.run(next(turns), ready)
+                    return run(next(turns))
 
                 first[candidate] = once(call, options.threads)
         except (ArchcostError, RuntimeError, MemoryError) as error:
@@ -141,6 +151,17 @@ def calls_of(
         refused.pop(candidate[0], None)
         calls[candidate] = call
     return calls, first
+
+
+def _run(
+    path: ExecutionPath, prepared: Prepared, layout: str
+) -> tuple[Callable[[torch.Tensor], torch.Tensor], str]:
+    """The path as a function, and the layout that it reads."""
+    if layout != BLOCKED:
+        return partial(path.run, prepared=prepared), layout
+    run = path.on_blocks(prepared)
+    assert run is not None
+    return run, "contiguous" if run.plain_input else BLOCKED
 
 
 def _to_prepare(path: str, task: ConvTask) -> int:
@@ -163,6 +184,10 @@ def _copies(x: torch.Tensor) -> int:
 def in_layout(x: torch.Tensor, layout: str) -> torch.Tensor:
     import torch
 
+    from archcost.kernels.blocked import to_blocks
+
+    if layout == BLOCKED:
+        return to_blocks(x.contiguous())
     if layout == "contiguous":
         return x.contiguous()
     return x.contiguous(memory_format=torch.channels_last if x.dim() == 4 else torch.channels_last_3d)

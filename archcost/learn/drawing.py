@@ -26,6 +26,7 @@ _HEAD, _STAGE, _NAME, _GAP = 1.1, 0.62, 0.26, 0.35
 _LINE = 0.19
 _LETTERS = 12.4  # of a line of text, for each inch
 _UP, _DOWN = COLOURS[0], COLOURS[1]
+_TITLES = {"fft": "FFT", "winograd": "Winograd", "strassen": "Strassen"}
 
 
 class _Block(NamedTuple):
@@ -56,7 +57,7 @@ def draw(
     tall = [_STAGE + _LINE * (len(text) - 1) + high for text, (_, high) in zip(said, arranged, strict=True)]
     head = [line for one in lines for line in wrap(one, letters)]
     height = _HEAD + 0.24 * (len(head) - 2) + sum(tall) + MARGIN / 2
-    figure, axes = sheet(width, height, title, *head)
+    figure, axes = sheet(width, height, _TITLES.get(title, title), *head)
     top = height - _HEAD - 0.24 * (len(head) - 2)
     for (at, stage), text, (blocks, _), used in zip(stages, said, arranged, tall, strict=True):
         say(axes, MARGIN, top - 0.12, f"{at}. {stage.title}", 11, ha="left", weight="bold")

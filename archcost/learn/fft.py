@@ -71,8 +71,8 @@ def fft(
         ),
         Stage(
             "Transformed back",
-            f"{shape_text(size)} outputs; the last {spec.extent[0] - 1} rows and {spec.extent[1] - 1} "
-            f"columns wrap around the edge",
+            f"{shape_text(size)} outputs; the windows of the last {_wrapping(spec.extent, case.rank)} reach "
+            f"beyond the edge, and wrap around to the beginning",
             planes("inverse", whole, "image", "filter"),
         ),
         Stage(
@@ -86,6 +86,12 @@ def fft(
         f"transforms; {count_text(spec.macs)} real multiplications by the definition"
     )
     return Steps("fft", case.text, tuple(stages), count, case.output(y))
+
+
+def _wrapping(extent: tuple[int, ...], rank: int) -> str:
+    """How many of the last outputs wrap around, in words."""
+    rows, columns = (one - 1 for one in extent)
+    return f"{columns}" if rank == 1 else f"{rows} rows and {columns} columns"
 
 
 def _sinusoids(x: Array) -> Stage:

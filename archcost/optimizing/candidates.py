@@ -42,6 +42,8 @@ class Candidate:
     """Squared error of the layer's output, relative to its variance."""
     seconds: float | None = None
     """Predicted or measured time; None: not known."""
+    flash: int = 0
+    """Bytes of its weights in the dtype of a budget on flash."""
 
 
 def family_of(one: Candidate) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -11,8 +11,9 @@ from archcost.errors import InputError
 from archcost.trace.call import Call, Inputs
 from archcost.weights.features import listed
 
-__all__ = ["Data", "data_of"]
+__all__ = ["Data", "data_of", "length", "limited"]
 
+_EACH = 4
 _PIECES = 8
 """At least so many pieces, where a batch can be split."""
 _MOST = 64
@@ -23,16 +24,35 @@ _MOST = 64
 class Data:
     """Unlabelled inputs in pieces; every fourth is held out."""
 
-    fitted: tuple[Inputs, ...]
-    held_out: tuple[Inputs, ...]
-    """Pieces that nothing is fitted to; the fitted ones where there are too few."""
-    apart: bool
-    """Whether the held-out pieces are others than those fitted to."""
+    pieces: tuple[Inputs, ...]
+    held: int = _EACH - 1
+    """The first piece that is held out."""
+
+    @property
+    def apart(self) -> bool:
+        """Whether the held-out pieces are others than those fitted to: all are both where there are few."""
+        return len(self.pieces) >= _EACH
+
+    @property
+    def fitted(self) -> tuple[Inputs, ...]:
+        chosen = (one for at, one in enumerate(self.pieces) if at % _EACH != self.held)
+        return tuple(chosen) if self.apart else self.pieces
+
+    @property
+    def held_out(self) -> tuple[Inputs, ...]:
+        """Pieces that nothing is fitted to."""
+        return self.pieces[self.held :: _EACH] if self.apart else self.pieces
+
+    @property
+    def turned(self) -> tuple[Data, ...]:
+        """The same pieces with each other quarter held out."""
+        others = [at for at in range(_EACH) if at != self.held] if self.apart else []
+        return tuple(replace(self, held=at) for at in others)
 
     @property
     def inputs(self) -> int:
         """Number of inputs, held out ones included."""
-        return sum(map(_length, self.fitted + self.held_out * self.apart))
+        return sum(map(length, self.pieces))
 
 
 def data_of(batches: Iterable[Inputs] | torch.Tensor) -> Data:
@@ -53,13 +73,11 @@ def data_of(batches: Iterable[Inputs] | torch.Tensor) -> Data:
             pieces += torch.split(batch, max(1, min(_MOST, -(-len(batch) // per))))
         else:
             pieces.append(batch)
-    apart = len(pieces) >= 4
-    held = tuple(pieces[3::4]) if apart else tuple(pieces)
-    fitted = tuple(one for at, one in enumerate(pieces) if at % 4 != 3) if apart else tuple(pieces)
-    return Data(fitted, held, apart)
+    return Data(tuple(pieces))
 
 
-def _length(piece: Inputs) -> int:
+def length(piece: Inputs) -> int:
+    """Number of inputs of a batch."""
     tensors = Call.of(piece).tensors
     return len(tensors[0]) if tensors and tensors[0].dim() else 1
 
@@ -71,7 +89,7 @@ def limited(pieces: Sequence[Inputs], most: int) -> tuple[Inputs, ...]:
     for piece in pieces:
         if left <= 0:
             break
-        length = _length(piece)
-        found.append(piece[:left] if isinstance(piece, torch.Tensor) and length > left else piece)
-        left -= length
+        count = length(piece)
+        found.append(piece[:left] if isinstance(piece, torch.Tensor) and count > left else piece)
+        left -= count
     return tuple(found)

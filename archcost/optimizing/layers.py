@@ -36,6 +36,10 @@ class Layer:
     """The convolution as rules see it; None for a linear layer."""
     refusal: str | None = None
     """Why it stays; None where it may be replaced."""
+    flash: int = 0
+    """Bytes of its weights in the dtype of a budget on flash."""
+    must_change: bool = False
+    """Whether it breaks a budget on SRAM as it is."""
 
     @property
     def linear(self) -> bool:

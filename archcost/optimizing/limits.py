@@ -7,12 +7,11 @@ from dataclasses import dataclass
 
 from archcost.analysis.analysis import Analysis
 from archcost.analysis.budget import Budget
-from archcost.analysis.footprint import bits_of
 from archcost.errors import InputError
 
 __all__ = ["RESOURCES", "Limits", "limits_of"]
 
-RESOURCES = ("macs", "params", "memory", "latency")
+RESOURCES = ("macs", "params", "memory", "latency", "flash")
 """What a budget of `archcost.optimize` is spent on."""
 
 
@@ -56,13 +55,7 @@ def limits_of(budget: Budget, totals: Mapping[str, float]) -> Limits:
     for name, limit in (("macs", budget.max_macs), ("params", budget.max_params)):
         if limit is not None:
             most[name] = min(float(limit), most.get(name, float("inf")))
-    if budget.flash is not None:
-        own = 8 * totals["memory"] / totals["params"]
-        each = own if budget.weights_dtype is None else bits_of(budget.weights_dtype)
-        most["params"] = min(8 * float(budget.flash) / each, most.get("params", float("inf")))
-    if budget.sram is not None:
-        raise InputError("budget: sram cannot be chosen for; hold the result to it by archcost.assert_cost")
-    if not most:
+    if not most and budget.sram is None:  # which is held by the candidates: `archcost.optimizing.deployed`
         raise InputError(
             "budget: nothing is limited; give Budget(macs=0.5), or a share of params, memory or latency"
         )

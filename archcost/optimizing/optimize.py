@@ -15,7 +15,9 @@ from archcost.errors import InputError, ModelError
 from archcost.optimizing.calibration import Calibration
 from archcost.optimizing.candidates import RULES
 from archcost.optimizing.data import data_of
-from archcost.optimizing.layers import layers_of
+from archcost.optimizing.deployed import Deployed
+from archcost.optimizing.finishing import distilled
+from archcost.optimizing.folding import folded
 from archcost.optimizing.limits import limits_of
 from archcost.optimizing.making import Making
 from archcost.optimizing.optimized import Optimized
@@ -48,6 +50,7 @@ def optimize(
     rules: Sequence[str] | None = None,
     exclude: Iterable[str] = (),
     refit: bool = True,
+    distill: bool | None = None,
     trials: int = 8,
     accelerate: bool = False,
     hooks: Hooks = "refuse",
@@ -72,7 +75,8 @@ def optimize(
         model: on the CPU or a GPU, with trained weights; it ends unchanged.
         inputs, input_size: as in `archcost.analyze`: the size that costs are counted for.
         budget: the most that the result may cost: shares of the whole model up to 1, else numbers;
-            ``Budget(macs=0.5, params="4M")``, a mapping, or a share of the MACs.
+            ``Budget(macs=0.5, params="4M")``, a mapping, or a share of the MACs. ``flash`` and ``sram`` are
+            those of `archcost.footprint` in the budget's dtypes.
         batches: unlabelled inputs, each batch as the model takes it; a tensor is one batch. Some hundred are
             enough; every fourth is held out. Or a `Calibration`, or the path of its file. None: from the
             weights alone, without refit or check.
@@ -85,6 +89,9 @@ def optimize(
             (of linear layers).
         exclude: names or patterns of layers that stay as they are.
         refit: fit all layers to the old model's outputs.
+        distill: train the result on the old model's outputs and features, as `archcost.recover` does, and
+            keep that where held-out outputs then move less; by default where it takes some 20 seconds at
+            most, and outputs have moved.
         trials: the most selections to carry out.
         accelerate: run `archcost.accelerate` on the result.
         hooks: as in `archcost.rewrite`.
@@ -106,14 +113,22 @@ def optimize(
     task = task_of(
         model, inputs, batches, hooks, random_weights, input_size, exclude, rules, memory, progress
     )
+    deployed = None if asked.flash is None and asked.sram is None else Deployed(task, asked)
     planned = task.planned(asked.latency is not None)
+    if deployed is not None:
+        planned = deployed.limited(planned)
     made = Making(task, planned, evaluate, refit, trials)
     if asked.error is not None:
         best, all_, limits = made.within_error(asked)
     else:
         limits = limits_of(asked, planned.totals)
         best, all_ = made.within(limits)
-    return outcome(task, best, all_, limits, accelerate, evaluate)
+    if distill is not False:
+        further = distilled(task, best, evaluate, bool(distill))
+        if further is not None:
+            best, all_ = further, [further, *all_]
+    found = outcome(task, best, all_, limits, accelerate, evaluate)
+    return found if deployed is None else deployed.told(found)
 
 
 def _budget(given: Budget | Mapping[str, Any] | float | None, max_error: float | None = None) -> Budget:
@@ -167,8 +182,7 @@ def task_of(
     analysis = analyze(model, inputs, input_size=input_size, progress=progress)
     call = like_traced(analysis.trace) if inputs is None else Call.of(inputs)
     survey = survey_of(analysis, hooks=hooks)
-    layers = layers_of(survey, exclude)
-    return Task(model, analysis, call, layers, data, wanted, calibration, ceiling, hooks, progress)
+    return Task(folded(survey, exclude), analysis, call, data, wanted, calibration, ceiling, hooks, progress)
 
 
 def _rules(rules: Sequence[str] | None) -> tuple[str, ...]:

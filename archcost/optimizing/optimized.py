@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from archcost.analysis.analysis import Analysis
 from archcost.analysis.comparison import Comparison
+from archcost.analysis.footprint import Footprint
 from archcost.errors import ModelError
 from archcost.optimizing.verify import Moved
 from archcost.report.columns import number, words
@@ -29,7 +30,10 @@ if TYPE_CHECKING:
 __all__ = ["Optimized", "Row", "Trial", "moved_text"]
 
 _SHOWN = {"macs": si_text, "params": si_text, "memory": bytes_text}
-_WORDS = {"macs": "MACs", "params": "parameters", "memory": "weights", "latency": "time"}
+_WORDS = {
+    **{"macs": "MACs", "params": "parameters", "memory": "weights", "latency": "time"},
+    **{"flash": "flash", "sram": "SRAM"},
+}
 
 
 def moved_text(moved: Moved) -> str:
@@ -98,13 +102,15 @@ class Optimized(Result):
     """What `archcost.accelerate` made of the new model; None where it was not asked for."""
     metric: tuple[float, float] | None = None
     """The user's own metric of the old and the new model."""
+    footprints: tuple[Footprint, Footprint] | None = None
+    """Flash and SRAM of the old and the new model, where the budget limits them."""
     seconds: Mapping[str, float] | None = None
     """Wall-clock seconds of each stage."""
     notes: tuple[str, ...] = ()
 
     SAVED = (
         *("plan", "before", "after", "asked", "reached", "moved", "trials", "rows", "acceleration", "metric"),
-        *("seconds", "notes"),
+        *("footprints", "seconds", "notes"),
     )
 
     @classmethod
@@ -177,9 +183,12 @@ class Optimized(Result):
             kl = (
                 ""
                 if moved.kl is None
-                else f", divergence {moved.kl:.2g} nats over {moved.positions:,} positions"
+                else f", divergence {moved.kl:.2g} nats over {moved.positions:,} positions: where trained "
+                f"networks diverged as much, {moved.meaning} of other inputs kept their class"
             )
             lines.append(f"||new - old|| / ||old|| of the outputs is {moved.error:.2g}{kl}")
+        if self.footprints is not None:
+            lines += self.footprints[1].sentences()
         if self.metric is not None:
             lines.append(f"your metric: {self.metric[0]:.6g} before, {self.metric[1]:.6g} now")
         if self.acceleration is not None:
@@ -188,8 +197,14 @@ class Optimized(Result):
 
     def _totals(self) -> Table:
         lines = {}
-        for name, show in _SHOWN.items():
-            before, after = self._total(self.before, name), self._total(self.after, name)
+        found = [
+            (name, show, self._total(self.before, name), self._total(self.after, name))
+            for name, show in _SHOWN.items()
+        ]
+        if self.footprints is not None:
+            old, new = self.footprints
+            found += [("flash", bytes_text, old.flash, new.flash), ("sram", bytes_text, old.sram, new.sram)]
+        for name, show, before, after in found:
             share = f"{after / before:.3g}x" if before else "-"
             asked = f"{self.asked[name]:.3g}x" if name in self.asked else ""
             lines[_WORDS[name]] = (show(before), show(after), share, asked)
@@ -247,6 +262,7 @@ class Optimized(Result):
             "reached": dict(self.reached),
             "moved": None if self.moved is None else asdict(self.moved),
             "metric": self.metric,
+            "footprints": [{"flash": one.flash, "sram": one.sram} for one in self.footprints or ()],
             "trials": [asdict(one) for one in self.trials],
             "layers": [{column.name: column.get(row) for column in columns} for row in table.rows()],
             "seconds": dict(self.seconds or {}),

@@ -11,7 +11,7 @@ from torch import nn
 from archcost.analysis.analysis import analyze
 from archcost.latency.timing.deadline import TooLittleTime
 from archcost.latency.timing.thresholds import UNRELIABLE
-from archcost.optimizing.candidates import Candidate
+from archcost.optimizing.candidates import Candidate, replacement_of
 from archcost.optimizing.layers import Layer
 from archcost.optimizing.limits import Limits, totals_of
 from archcost.optimizing.optimized import Optimized, Row
@@ -19,6 +19,7 @@ from archcost.optimizing.stages import Carried, Task
 from archcost.rewriting.plan.plan import Plan
 from archcost.rewriting.plan.recording import proposal_for
 from archcost.rewriting.racing import raced
+from archcost.weights.refit import Refit
 
 __all__ = ["outcome", "plan_of"]
 
@@ -34,17 +35,23 @@ def outcome(
     """The result of the best selection; ``all_`` are those carried out."""
     chosen = {one.name: one for one in best.selection.candidates}
     plan = plan_of(task, best)
-    after = replace(analyze(best.model, task.call, progress=False), name=task.analysis.name)
+    model = task.folded.undone(best.model)
+    after = replace(analyze(model, task.call, progress=False), name=task.analysis.name)
     was, now = totals_of(task.analysis), totals_of(after)
     reached = {name: now[name] / was[name] for name in was if was[name]}
     if "latency" in limits.most:
         with task.timed("times"):
-            reached["latency"] = _ratio(task, best, limits)
+            reached["latency"] = _ratio(task, best, model, limits)
     rows = tuple(_row(one, chosen.get(one.name), best.fits.get(one.name)) for one in task.layers)
     if task.data is not None and not task.data.apart:
         task.notes.append("too few batches to hold any out: the outputs are compared on those fitted to")
+    if task.folded.norms:
+        count = len(task.folded.norms)
+        task.notes.append(
+            f"planned and fitted with {count} batch normalisation{'s' * (count > 1)} folded into the "
+            f"convolutions before; the new model has them where they were, and the given one is as it was"
+        )
     acceleration = None
-    model = best.model
     if accelerate:
         from archcost.engine.accelerate import accelerate as make
 
@@ -63,7 +70,7 @@ def outcome(
         rows=rows,
         inputs=task.call,
         acceleration=cast(Any, acceleration),
-        metric=None if evaluate is None else (float(evaluate(task.model)), best.trial.metric or 0.0),
+        metric=None if evaluate is None else (float(evaluate(task.folded.given)), best.trial.metric or 0.0),
         seconds=task.seconds,
         notes=tuple(task.notes),
     )
@@ -71,19 +78,24 @@ def outcome(
 
 def plan_of(task: Task, made: Carried) -> Plan:
     """The plan of what was carried out."""
-    by_name = {one.name: one for one in task.layers}
-    chosen = {one.name: one for one in made.selection.candidates}
+    old = task.folded.old
     return Plan(
-        proposal_for(task.analysis, by_name[name].subject, by_name[name].specs, one, chosen[name])
-        for name, one in made.replacements.items()
+        proposal_for(
+            task.analysis,
+            old[one.name].subject,
+            old[one.name].specs,
+            replacement_of(old[one.name], one.rule, one.options),
+            one,
+        )
+        for one in made.selection.candidates
     )
 
 
-def _ratio(task: Task, best: Carried, limits: Limits) -> float:
+def _ratio(task: Task, best: Carried, model: nn.Module, limits: Limits) -> float:
     """The new model's time over the old one's, in turns; the note holds what was promised."""
     promised = best.selection.spends["latency"] / limits.totals["latency"]
     try:
-        found = raced(task.model, best.model, task.call, seconds=10.0)
+        found = raced(task.folded.given, model, task.call, seconds=10.0)
     except TooLittleTime:
         task.notes.append("old and new model were not timed in turns: the machine was too busy")
         return promised
@@ -99,7 +111,7 @@ def _ratio(task: Task, best: Carried, limits: Limits) -> float:
     return reached
 
 
-def _row(layer: Layer, one: Candidate | None, fit: tuple[float, float] | None) -> Row:
+def _row(layer: Layer, one: Candidate | None, fit: Refit | None) -> Row:
     shape = f"{layer.spec.in_channels} -> {layer.spec.out_channels}" if layer.linear else layer.spec.layer
     return Row(
         name=layer.name,
@@ -110,5 +122,5 @@ def _row(layer: Layer, one: Candidate | None, fit: tuple[float, float] | None) -
         macs_ratio=1.0 if one is None or not layer.macs else one.macs / layer.macs,
         params_ratio=1.0 if one is None or not layer.params else one.params / layer.params,
         error=None if one is None else max(one.error, 0.0) ** 0.5,
-        refitted=None if fit is None else fit[1],
+        refitted=None if fit is None else fit.after,
     )

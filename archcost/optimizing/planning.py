@@ -9,7 +9,7 @@ from archcost.errors import RewriteError
 from archcost.optimizing.allocation import Item, Unreachable, chosen, least
 from archcost.optimizing.candidates import Candidate, key_of
 from archcost.optimizing.layers import Layer
-from archcost.optimizing.limits import Limits
+from archcost.optimizing.limits import RESOURCES, Limits
 from archcost.optimizing.sensitivity import Response
 from archcost.report.units import percent_text
 
@@ -62,7 +62,10 @@ class Choosing:
         options: list[list[Candidate | None]] = []
         for layer in self.layers:
             usable = self.candidates.get(layer.name, ())
-            options.append([None, *(one for one in usable if allowed is None or allowed(one))])
+            as_it_is: list[None] = [] if layer.must_change else [None]
+            options.append([*as_it_is, *(one for one in usable if allowed is None or allowed(one))])
+            if not options[-1]:
+                raise RewriteError(f"the budget cannot be kept: no candidate of {layer.name} keeps sram")
         items = [
             [Item(self.spent(layer, one, names), 0.0 if one is None else score(one)) for one in row]
             for layer, row in zip(self.layers, options, strict=True)
@@ -94,7 +97,8 @@ class Choosing:
         macs, params = (layer.macs, layer.params) if one is None else (one.macs, one.params)
         itemsize = next((p.element_size() for p in layer.module.parameters()), 4)
         seconds = self.seconds.get(layer.name, 0.0) if one is None else one.seconds or 0.0
-        spent = {"macs": macs, "params": params, "memory": params * itemsize, "latency": seconds}
+        flash = layer.flash if one is None else one.flash
+        spent = dict(zip(RESOURCES, (macs, params, params * itemsize, seconds, flash), strict=True))
         return tuple(float(spent[name]) for name in names)
 
     def _fixed(self, names: Sequence[str]) -> list[float]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from torch import nn
 
 from archcost.errors import RewriteError
 from archcost.optimizing.layers import Layer
 from archcost.trace.call import Inputs
-from archcost.weights.refit import refit
+from archcost.weights.refit import Refit, refit
 
 __all__ = ["refitted"]
 
@@ -20,34 +21,34 @@ def refitted(
     layers: Sequence[Layer],
     pieces: Sequence[Inputs],
     progress: bool | None = None,
-) -> dict[str, tuple[float, float]]:
-    """Errors of the layers' outputs before and after the refit, by name.
+    *,
+    score: Callable[[], float] | None = None,
+) -> dict[str, Refit]:
+    """The refits of the layers, by name.
 
     Layers before the first exchanged one have nothing to correct and are left alone; so are those whose
     weights are read elsewhere.
+
+    Args:
+        score: of ``new``, smaller is better. It decides from the last convolution on: a linear layer has few
+            rows to be fitted to, and a smaller squared error of what is decided by is no better a decision.
     """
-    names = [one.name for one in layers]
-    changed = [
-        at
-        for at, name in enumerate(names)
-        if old.get_submodule(name) is not None and _differs(old, new, name)
-    ]
+    changed = [at for at, one in enumerate(layers) if _differs(old, new, one.name)]
     if not changed:
         return {}
+    last = max((at for at, one in enumerate(layers) if not one.linear), default=0)
+    tail = {one.name for one in layers[last:]}
     wanted = [
         one.name for one in layers[changed[0] :] if one.refusal is None or one.refusal == "it is excluded"
     ]
+    scores = {} if score is None else dict.fromkeys(tail, score)
     try:
-        found = refit(old, new, wanted, list(pieces), progress=progress)
-        return {name: (one.before, one.after) for name, one in found.items()}
+        return refit(old, new, wanted, list(pieces), scores=scores, progress=progress)
     except RewriteError:
-        made: dict[str, tuple[float, float]] = {}
+        made: dict[str, Refit] = {}
         for name in wanted:
-            try:
-                one = refit(old, new, [name], list(pieces), progress=False)[name]
-            except RewriteError:
-                continue
-            made[name] = (one.before, one.after)
+            with suppress(RewriteError):
+                made |= refit(old, new, [name], list(pieces), scores=scores, progress=False)
         return made
 
 

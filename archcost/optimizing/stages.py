@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import cast
 
 import torch
@@ -20,6 +21,7 @@ from archcost.optimizing.candidates import Candidate, candidates_of, key_of
 from archcost.optimizing.carrying import Weights, composed, exchanged, weights_of
 from archcost.optimizing.correcting import corrected
 from archcost.optimizing.data import Data, limited
+from archcost.optimizing.folding import Folded
 from archcost.optimizing.layers import Layer
 from archcost.optimizing.limits import totals_of
 from archcost.optimizing.norms import biases_of, shifted
@@ -29,12 +31,13 @@ from archcost.optimizing.refitting import refitted
 from archcost.optimizing.sensitivity import Response, moved_by, responses
 from archcost.optimizing.statistics import Sampled, Statistics, collected, in_parts
 from archcost.optimizing.timing import Times, whole
-from archcost.optimizing.verify import Moved, moved, outputs_for
+from archcost.optimizing.verify import ENOUGH, Moved, each, moved, outputs_for
 from archcost.progress import Progress
 from archcost.rewriting.replacement import Replacement
 from archcost.surgery.copying import copied
 from archcost.surgery.sites import Hooks
 from archcost.trace.call import Call
+from archcost.weights.refit import Refit
 
 __all__ = ["Carried", "Planned", "Task"]
 
@@ -44,6 +47,8 @@ _CORRECTING = 20.0
 """Seconds for computing weights whose errors correct those of the spectra."""
 _KEPT = 2**28
 """Most bytes of computed weights kept for other selections."""
+_TIED = 3
+"""The most selections that are refitted once more to be told apart."""
 _ROUNDS = 2
 """Rounds in which the response to the chosen errors themselves is measured."""
 
@@ -65,8 +70,7 @@ class Carried:
     selection: Selection
     model: nn.Module
     trial: Trial
-    replacements: Mapping[str, Replacement]
-    fits: Mapping[str, tuple[float, float]]
+    fits: Mapping[str, Refit]
 
     @property
     def rank(self) -> float:
@@ -78,10 +82,10 @@ class Carried:
 class Task:
     """What the stages share."""
 
-    model: nn.Module
+    folded: Folded
     analysis: Analysis
+    """Of the given model."""
     call: Call
-    layers: tuple[Layer, ...]
     data: Data | None
     rules: tuple[str, ...]
     calibration: Calibration | None
@@ -93,8 +97,8 @@ class Task:
     candidates: dict[str, list[Candidate]] = field(default_factory=dict)
     kept: dict[str, Statistics] = field(default_factory=dict)
     """Statistics of the layers, where those of all fit under the ceiling."""
-    old: list[list[Tensor]] = field(default_factory=list)
-    """The old model's outputs for the held-out inputs."""
+    old: dict[int, list[list[Tensor]]] = field(default_factory=dict)
+    """The old model's outputs for the held-out inputs, by which they are."""
     computed: dict[object, tuple[Replacement, Weights]] = field(default_factory=dict)
     computed_bytes: int = 0
 
@@ -105,6 +109,15 @@ class Task:
             yield
         finally:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + time.monotonic() - begin
+
+    @property
+    def model(self) -> nn.Module:
+        """The model that is planned for, with norms folded."""
+        return self.folded.model
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        return self.folded.layers
 
     @property
     def open(self) -> list[Layer]:
@@ -125,7 +138,7 @@ class Task:
             with self.timed("times"):
                 seconds, candidates = Times(self.model, self.call).of(self.layers, self.candidates)
                 totals = totals_of(
-                    self.analysis, max(whole(self.model, self.call), 1.02 * sum(seconds.values()))
+                    self.analysis, max(whole(self.folded.given, self.call), 1.02 * sum(seconds.values()))
                 )
         with self.timed("sensitivities"):
             return Planned(totals, candidates, self.responses(), seconds)
@@ -266,49 +279,110 @@ class Task:
                 raise
             self.notes.append(f"interrupted after {len(done)} of {len(selections)} selections")
         done.sort(key=lambda one: one.rank)
+        if evaluate is None and refit:
+            self.settle(done)
         return done[0], done
+
+    def settle(self, done: list[Carried]) -> None:
+        """Put the best of the selections that held-out inputs do not tell apart first, in place.
+
+        They are refitted with another quarter held out, and compared over both.
+        """
+        if self.data is None or not self.data.apart or done[0].trial.score < ENOUGH:
+            return
+        changes = [
+            each(outputs_for(one.model, self.data.held_out), self.outputs(self.data)) for one in done[:_TIED]
+        ]
+        tied = [done[0]]
+        for one, change in zip(done[1:], changes[1:], strict=False):
+            more = change - changes[0]
+            if float(more.mean()) < float(more.std()) / len(more) ** 0.5:
+                tied.append(one)
+        if len(tied) < 2:
+            return
+        other = self.data.turned[0]
+        try:
+            again = [self.carry_out(one.selection, None, True, other).trial.score for one in tied]
+        except KeyboardInterrupt:
+            return
+        scores = [one.trial.score + more for one, more in zip(tied, again, strict=True)]
+        best = tied[scores.index(min(scores))]
+        done.remove(best)
+        done.insert(0, best)
+        self.notes.append(
+            f"{len(tied)} selections could not be told apart by held-out inputs: they were refitted with "
+            f"others held out, and the best over both is kept"
+        )
 
     def prepare(self) -> None:
         """The old model's outputs, once."""
-        if self.data is not None and not self.old:
-            self.old = outputs_for(self.model, self.data.held_out)
+        if self.data is not None:
+            self.outputs(self.data)
+
+    def outputs(self, data: Data) -> list[list[Tensor]]:
+        """The old model's outputs for the held-out inputs."""
+        if data.held not in self.old:
+            self.old[data.held] = outputs_for(self.model, data.held_out)
+        return self.old[data.held]
 
     def carry_out(
-        self, selection: Selection, evaluate: Callable[[nn.Module], float] | None, refit: bool
+        self,
+        selection: Selection,
+        evaluate: Callable[[nn.Module], float] | None,
+        refit: bool,
+        data: Data | None = None,
     ) -> Carried:
-        """A selection carried out on a copy of the model, refitted and compared."""
+        """A selection carried out on a copy of the model, refitted and compared.
+
+        Args:
+            data: the data with another part held out; by default as it is.
+        """
+        data = data or self.data
+        work = self.made(selection)
+        raw = after = None
+        fits: dict[str, Refit] = {}
+        if data is not None:
+            raw = after = self.compared(work, data)
+            if refit and selection.candidates:
+                with self.timed("refit"):
+                    fits = refitted(
+                        self.model,
+                        work,
+                        self.layers,
+                        list(data.fitted),
+                        self.progress,
+                        score=partial(self.score, work, data) if data.apart else None,
+                    )
+                after = self.shift(work, data)
+        metric = None if evaluate is None else float(evaluate(self.folded.undone(copied(work))))
+        score = -metric if metric is not None else 0.0 if after is None else after.score
+        trial = Trial(selection.label, len(selection.candidates), raw, after, metric, score)
+        return Carried(selection, work, trial, fits)
+
+    def made(self, selection: Selection) -> nn.Module:
+        """A copy of the model with the new layers of a selection, their weights in closed form."""
         work = copied(self.model)
         with self.timed("weights"):
-            made = self.weights(selection)
-            exchanged(work, made, self.hooks)
-        raw = after = None
-        fits: dict[str, tuple[float, float]] = {}
-        if self.data is not None:
-            raw = after = self.compared(work)
-            if refit and made:
-                with self.timed("refit"):
-                    fits = refitted(self.model, work, self.layers, list(self.data.fitted), self.progress)
-                after = self.shift(work)
-        metric = None if evaluate is None else float(evaluate(work))
-        score = -metric if metric is not None else 0.0 if after is None else after.score
-        trial = Trial(selection.label, len(made), raw, after, metric, score)
-        return Carried(selection, work, trial, {name: one for name, (one, _) in made.items()}, fits)
+            exchanged(work, self.weights(selection), self.hooks)
+        return work
 
-    def compared(self, work: nn.Module) -> Moved:
+    def score(self, work: nn.Module, data: Data) -> float:
+        """How far the held-out outputs have moved."""
+        return moved(outputs_for(work, data.held_out), self.outputs(data)).score
+
+    def compared(self, work: nn.Module, data: Data) -> Moved:
         """The change of the held-out outputs."""
-        assert self.data is not None
         with self.timed("check"):
-            return moved(outputs_for(work, self.data.held_out), self.old)
+            return moved(outputs_for(work, data.held_out), self.outputs(data))
 
-    def shift(self, work: nn.Module) -> Moved:
+    def shift(self, work: nn.Module, data: Data) -> Moved:
         """Shift the norms' biases to the old means, where outputs then move less; the change in the end."""
-        assert self.data is not None
-        before, kept = self.compared(work), biases_of(work)
+        before, kept = self.compared(work, data), biases_of(work)
         with self.timed("refit"):
-            done = shifted(self.model, work, self.data.fitted)
+            done = shifted(self.model, work, data.fitted)
         if not done:
             return before
-        after = self.compared(work)
+        after = self.compared(work, data)
         if after.score < before.score:
             return after
         with torch.no_grad():

@@ -11,16 +11,19 @@ import torch
 from torch import Tensor
 
 from archcost.kernels import packing
+from archcost.kernels.blocked import FEW_CHANNELS, BlockedConvolution, pack_direct, pack_grouped
 from archcost.kernels.loading import Images, Problem, library
 from archcost.kernels.packed import Packed
-from archcost.kernels.tensors import images, loaded
+from archcost.kernels.tensors import images, loaded, planar
 from archcost.paths.geometry import Axes
+from archcost.paths.path import Prepared
 from archcost.paths.phases import Dense
 from archcost.spec import ConvSpec
 
 __all__ = [
-    *("GROUPED", "Kernel", "PackedWeights", "depthwise_kernel", "fourier_kernel", "im2col_kernel"),
-    *("long_row_kernel", "rows_kernel", "winograd_kernel", "winograd_taps"),
+    *("GROUPED", "Kernel", "PackedWeights", "depthwise_kernel", "fourier_kernel"),
+    *("im2col_kernel", "long_row_kernel", "on_blocks", "packed_direct", "rows_kernel", "winograd_kernel"),
+    "winograd_taps",
 ]
 
 PackedWeights = Packed | tuple[Packed, ...]
@@ -57,6 +60,11 @@ class Kernel:
         if self.calls == 1:
             return self.packer(taps.flatten(0, 1).float())
         return tuple(self.packer(one.float()) for one in taps)
+
+    @property
+    def reads_blocks(self) -> bool:
+        """Whether it can be called with a blocked tensor."""
+        return self.calls == 1 and self.kind not in ("im2col", "long_row")
 
     def packed_bytes(self) -> int:
         """Bytes of the packed weights: channels fill whole vectors, and transforms have more numbers."""
@@ -99,6 +107,42 @@ def depthwise_kernel(spec: ConvSpec) -> Kernel | None:
     )
 
 
+def packed_direct(weight: Tensor, spec: ConvSpec) -> Packed:
+    """Weights (groups, out, in, *kernel_size) for blocked tensors, where the convolution is not depthwise."""
+    steps, weight = (_two(spec.stride), _two(spec.dilation)), planar(weight.flatten(0, 1))
+    if spec.groups > 1:
+        return pack_grouped(weight, spec.groups, *steps)
+    return pack_direct(weight, *steps, blocked=spec.in_channels > FEW_CHANNELS)
+
+
+def on_blocks(
+    packed: PackedWeights,
+    prepared: Prepared,
+    executed: ConvSpec | None = None,
+    before: Callable[[Tensor], Tensor] | None = None,
+) -> BlockedConvolution:
+    """The convolution from and to blocked tensors, by a kernel of one call.
+
+    Args:
+        packed: weights for it.
+        prepared: the convolution.
+        executed: another one that is executed in its place.
+        before: makes the input of that one.
+    """
+    assert isinstance(packed, Packed)
+    spec = executed or prepared.spec
+    return BlockedConvolution(
+        packed,
+        (spec.batch, spec.in_channels, *_two(spec.input_size)),
+        prepared.bias,
+        stride=_two(spec.stride),
+        dilation=_two(spec.dilation),
+        padding=(spec.padding[0] if spec.axes == 2 else (0, 0), spec.padding[-1]),
+        clamp=prepared.epilogue.clamp,
+        before=before,
+    )
+
+
 def im2col_kernel(spec: ConvSpec) -> Kernel | None:
     """The im2col kernel, any stride and dilation; None if transposed, of three axes, or with small groups."""
     ins, outs = spec.in_channels // spec.groups, spec.out_channels // spec.groups
@@ -130,13 +174,17 @@ def winograd_taps(m: int) -> list[str]:
     return [f"{height}x{width}" for height, width in sorted({tile.taps for tile in fitting})]
 
 
-def fourier_kernel(dense: Dense, lengths: Axes) -> Kernel | None:
-    """The Fourier kernel for taps in a single row, with transforms of these lengths; else None."""
+def fourier_kernel(dense: Dense, lengths: Axes, gauss: bool) -> Kernel | None:
+    """The Fourier kernel for taps in a single row, with transforms of these lengths; else None.
+
+    ``gauss``: whether two complex numbers take three products, with half as many weights again, or four.
+    """
     taps, size = dense.kernel_size[-1], lengths[-1]
     along_row = len(lengths) == 1 or (len(lengths) == 2 and dense.kernel_size[0] == 1)
     if dense.depthwise or not along_row or taps == 1 or packing.fft_size(size) != size:
         return None
-    return _tiles(dense, partial(packing.pack_fourier, size=size), (packing.FOURIER, size, taps))
+    family = packing.FOURIER if gauss else packing.FOURIER_OF_PAIRS
+    return _tiles(dense, partial(packing.pack_fourier, size=size, gauss=gauss), (family, size, taps))
 
 
 def _tiles(dense: Dense, packer: Callable[[Tensor], Packed], name: tuple[int, int, int]) -> Kernel | None:

@@ -42,6 +42,8 @@ def likely(
     counted: list[tuple[int, bool, ExecutionPath]] = []
     for path in paths:
         runs = path.implementation(spec, dtype)
+        if runs == "tensor operations" and path.reads_blocks(spec, dtype):
+            runs = "compiled"
         count = path.multiplications(spec) + path.transform_multiplications(spec)
         if runs == "PyTorch":
             kept.append(path)

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from archcost.kernels.blocked import BlockedConvolution
+
 __all__ = ["ExecutionPath", "Implementation", "Prepared"]
 
 Implementation = Literal["compiled", "partly compiled", "tensor operations", "PyTorch"]
@@ -91,6 +93,20 @@ class ExecutionPath(ABC):
         Raises:
             InputError: the input has another shape or dtype than was prepared for.
         """
+
+    def on_blocks(self, prepared: Prepared) -> BlockedConvolution | None:
+        """The same from and to blocked tensors, the layout of the engine's layers, in float32 on the CPU.
+
+        It records no gradients, and PyTorch's dispatcher does not see it. Of the epilogue it has the clamp.
+
+        Returns:
+            A function of a blocked input; None where not `reads_blocks`.
+        """
+        return None
+
+    def reads_blocks(self, spec: ConvSpec, dtype: torch.dtype | None = None) -> bool:
+        """Whether there is a kernel for `on_blocks`; the dtype is float32 where none is given."""
+        return False
 
     def implementation(
         self, spec: ConvSpec, dtype: torch.dtype | None = None, device: str = "cpu"

@@ -1,3 +1,4 @@
+from .drawing.block import block as block
 from .drawing.comparison import comparison as comparison
 from .drawing.cost import cost as cost
 from .drawing.frontier import frontier as frontier

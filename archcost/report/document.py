@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias
 
 from archcost.errors import SpecError
-from archcost.report.grid import Entry, Grid, Head
+from archcost.report.grid import Entry, Grid, Head, that_fit
 from archcost.report.page.parts import Fact, Picture, Point
 from archcost.report.text import visible
 from archcost.report.units import count_text
@@ -32,7 +32,7 @@ else:
 __all__ = [
     *("TREE_DEPTH", "Asked", "Column", "Depth", "Document", "Get", "Listing", "Note", "Page"),
     *("Show", "Table"),
-    *("at_least", "choose", "find", "near", "folded_in", "ordered", "shown_in"),
+    *("at_least", "choose", "find", "fitted_in", "near", "folded_in", "ordered", "shown_in"),
 ]
 
 Get: TypeAlias = Callable[[RowT], Cell]
@@ -326,6 +326,22 @@ class Document:
 def shown_in(document: Document, asked: Asked) -> list[Grid]:
     """The tables for people, with no limit to their width."""
     return [table.grid(table.for_people(asked)) for table in document.for_people(asked)]
+
+
+def fitted_in(document: Document, asked: Asked, width: int | None) -> tuple[list[Grid], list[str]]:
+    """The tables for people with the columns that fit into the width, and the heads of the hidden ones."""
+    grids: list[Grid] = []
+    left_out: dict[str, None] = {}
+    for table in document.for_people(asked):
+        chosen = table.for_people(asked)
+        grid = table.grid(chosen)
+        kept = that_fit(grid, width, asked.columns is not None and not table.is_summary)
+        if len(kept) < len(chosen):
+            left_out |= {c.header: None for i, c in enumerate(chosen) if i not in kept}
+            # A line may have been there only for a column that is hidden now.
+            grid = table.grid([chosen[i] for i in kept])
+        grids.append(grid)
+    return grids, list(left_out)
 
 
 def folded_in(document: Document, asked: Asked) -> tuple[list[Grid], Sequence[Note]]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from archcost.report.text import fit, fit_middle, width_of
 
-__all__ = ["Entry", "Grid", "Head", "Piece", "lay_out", "that_fit"]
+__all__ = ["Entry", "Grid", "Head", "Piece", "lay_out", "stacked_head", "that_fit", "widths_within"]
 
 Piece = tuple[str, str]
 """A text and its style, by a name that rich knows; an empty style is none."""
@@ -76,7 +76,7 @@ class Grid:
         return all(entry.cells[column] in ("", "-") for entry in self.entries)
 
 
-def _stacked(text: str) -> list[str]:
+def stacked_head(text: str) -> list[str]:
     """A head on two lines, broken at the space nearest its middle."""
     spaces = [i for i, c in enumerate(text) if c == " "]
     if not spaces:
@@ -87,7 +87,7 @@ def _stacked(text: str) -> list[str]:
 
 def _widths(grid: Grid, stacked: bool) -> list[int]:
     return [
-        max(grid.cell_width(i), *(width_of(t) for t in (_stacked(head.text) if stacked else [head.text])))
+        max(grid.cell_width(i), *(width_of(t) for t in (stacked_head(head.text) if stacked else [head.text])))
         for i, head in enumerate(grid.heads)
     ]
 
@@ -95,7 +95,7 @@ def _widths(grid: Grid, stacked: bool) -> list[int]:
 def _least(grid: Grid, column: int, width: int) -> int:
     """The least width of a column: texts can be cut, numbers and heads cannot."""
     head = grid.heads[column]
-    return width if head.right else min(width, max(_SHORTEST, *map(width_of, _stacked(head.text))))
+    return width if head.right else min(width, max(_SHORTEST, *map(width_of, stacked_head(head.text))))
 
 
 def _squeezed(grid: Grid, widths: list[int], over: int) -> list[int]:
@@ -152,22 +152,26 @@ def that_fit(grid: Grid, width: int | None, asked: bool = False) -> list[int]:
     return sorted(kept)
 
 
-def lay_out(grid: Grid, width: int | None) -> list[list[Piece]]:
-    """The lines of the table in pieces, heads first; no line is wider than ``width``."""
+def widths_within(grid: Grid, width: int | None) -> tuple[int, list[int], bool]:
+    """The widths of the labels and of each column within that of a line, and whether heads are stacked."""
     room = max((e.label_width() for e in grid.entries), default=0)
     room = max(room, width_of(grid.label))
     stacked = False
     widths = _widths(grid, False)
     if width is None:
-        room = min(room, LONGEST_PADDED)
-    else:
-        short = max([width_of(grid.label), *(e.label_width(remark=False) for e in grid.entries)])
-        if short + sum(widths) + len(GAP) * len(widths) > width:
-            stacked, widths = any(" " in head.text for head in grid.heads), _widths(grid, True)
-            over = max(width_of(grid.label), min(short, _longest(width))) + sum(widths) - width
-            widths = _squeezed(grid, widths, over + len(GAP) * len(widths))
-        room = max(1, min(room, width - sum(widths) - len(GAP) * len(widths)))
-    heads = [_stacked(h.text) if stacked else [h.text] for h in grid.heads]
+        return min(room, LONGEST_PADDED), widths, stacked
+    short = max([width_of(grid.label), *(e.label_width(remark=False) for e in grid.entries)])
+    if short + sum(widths) + len(GAP) * len(widths) > width:
+        stacked, widths = any(" " in head.text for head in grid.heads), _widths(grid, True)
+        over = max(width_of(grid.label), min(short, _longest(width))) + sum(widths) - width
+        widths = _squeezed(grid, widths, over + len(GAP) * len(widths))
+    return max(1, min(room, width - sum(widths) - len(GAP) * len(widths))), widths, stacked
+
+
+def lay_out(grid: Grid, width: int | None) -> list[list[Piece]]:
+    """The lines of the table in pieces, heads first; no line is wider than ``width``."""
+    room, widths, stacked = widths_within(grid, width)
+    heads = [stacked_head(h.text) if stacked else [h.text] for h in grid.heads]
     lines: list[list[Piece]] = []
     for level in range(2 if stacked else 1):
         label = grid.label if level == (1 if stacked else 0) else ""

@@ -6,8 +6,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from archcost.report.document import Asked, Document, at_least
-from archcost.report.grid import Grid, Piece, lay_out, that_fit
+from archcost.report.document import Asked, Document, at_least, fitted_in
+from archcost.report.grid import Piece, lay_out
 from archcost.report.text import encodable, fit, width_of
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def printed(document: Document) -> str:
 def _lines(document: Document, asked: Asked, width: int | None) -> list[list[Piece]]:
     """Every line in pieces: headings, lines, tables and notes, with empty lines between them."""
     at_least("width", width, 1)
-    grids, left_out = _grids_that_fit(document, asked, width)
+    grids, left_out = fitted_in(document, asked, width)
     parts = [_wrapped(*document.warning, width) if document.warning else []]
     parts[0] += [line for heading in document.headings for line in _heading(*heading, width)]
     parts[0] += [line for text in document.lines for line in _wrapped("", text, width)]
@@ -66,22 +66,6 @@ def _lines(document: Document, asked: Asked, width: int | None) -> list[list[Pie
     for part in filter(None, parts):
         lines += [[], *part] if lines else part
     return lines
-
-
-def _grids_that_fit(document: Document, asked: Asked, width: int | None) -> tuple[list[Grid], list[str]]:
-    """The tables with the columns that fit into the width, and the heads of the hidden ones."""
-    grids: list[Grid] = []
-    left_out: dict[str, None] = {}
-    for table in document.for_people(asked):
-        chosen = table.for_people(asked)
-        grid = table.grid(chosen)
-        kept = that_fit(grid, width, asked.columns is not None and not table.is_summary)
-        if len(kept) < len(chosen):
-            left_out |= {c.header: None for i, c in enumerate(chosen) if i not in kept}
-            # A line may have been there only for a column that is hidden now.
-            grid = table.grid([chosen[i] for i in kept])
-        grids.append(grid)
-    return grids, list(left_out)
 
 
 def _heading(first: str, rest: str, width: int | None) -> list[list[Piece]]:

@@ -83,9 +83,9 @@ def _shallow(subject: Subject) -> str | None:
     depth = subject.survey.costs.total.depth
     if depth > _SHALLOW or max(spec.kernel_size) < 5:
         return None
+    layers = f"{depth} weighted layer{'s' * (depth != 1)}"
     return (
-        f"the network has only {depth} weighted layers, and its receptive field comes from this kernel of "
-        f"size "
+        f"the network has only {layers}, and its receptive field comes from this kernel of size "
         f"{max(spec.kernel_size)}: a stack in its place keeps the field, a single small kernel would not"
     )
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
+from math import inf, prod
 from typing import NamedTuple
 
 import torch
@@ -34,6 +34,9 @@ from archcost.weights.fitting import Correction, Normal
 __all__ = ["Refit", "refit"]
 
 RIDGES = (1e-6, 1e-4, 1e-2)
+_STIFF = (1e-1, 1.0)
+"""Tried too where there are fewer rows than `_FEW` times the values of a patch."""
+_FEW = 4
 _HELD = 2**28
 """Most bytes of targets held at once by layers that share a pass over the original."""
 _LEAST, _EACH, _ASIDE = 8192, 8, 4096
@@ -65,6 +68,7 @@ def refit(
     batches: Batches,
     *,
     ridge: float | Sequence[float] | None = None,
+    scores: Mapping[str, Callable[[], float]] | None = None,
     progress: bool | None = None,
 ) -> dict[str, Refit]:
     """Fit the last convolution of each new layer by ridge regression, in the order of execution::
@@ -91,7 +95,9 @@ def refit(
         batches: calibration data, each batch as the models take their inputs; passed over at least once for
             each layer, so a list, or a ``DataLoader`` in a fixed order.
         ridge: r, as a share of the mean of the diagonal of z z'; the best on held-out data of several, by
-            default of 1e-6, 1e-4 and 1e-2.
+            default of 1e-6, 1e-4 and 1e-2, and of 0.1 and 1 where there are few positions.
+        scores: by a layer's name, what decides between its changes in place of its own held-out error:
+            smaller is better, with each change made in ``rewritten`` in turn.
         progress: draw a progress bar on stderr; by default on a terminal.
 
     Returns:
@@ -102,7 +108,7 @@ def refit(
             of other shapes than in the original; or a model's forward fails.
         InputError: there are no batches, or they are an iterator.
     """
-    ridges = RIDGES if ridge is None else (ridge,) if isinstance(ridge, (int, float)) else tuple(ridge)
+    ridges = None if ridge is None else (ridge,) if isinstance(ridge, (int, float)) else tuple(ridge)
     olds = {name: layer_of(original, name) for name in dict.fromkeys(names)}
     lasts = {name: _last_of(name, layer_of(rewritten, name)) for name in olds}
     passes = 1 + len(olds)
@@ -130,7 +136,7 @@ def refit(
                             pair.wanted = ready[name][index]
                         pair.run(batch, new)
                         bar.step(label=f"refit: {name}")
-                found[name] = _accepted(pair, ridges)
+                found[name] = _accepted(pair, ridges, (scores or {}).get(name))
                 if ready is not None:
                     del ready[name]
     return found
@@ -269,26 +275,50 @@ class _Pair:
         self.normal.keep(rows[:, kept], was[kept], now[kept])
 
 
-def _accepted(pair: _Pair, ridges: tuple[float, ...]) -> Refit:
-    """Apply the change with the smallest held-out error to the layer."""
+def _accepted(
+    pair: _Pair, ridges: tuple[float, ...] | None, score: Callable[[], float] | None = None
+) -> Refit:
+    """Apply the change with the smallest held-out error, or score of the whole model, to the layer."""
     normal = pair.normal
     if not normal.count:
         raise RewriteError(f"{pair.name}: its output has too few positions to fit to: give more batches")
-    before = normal.error(None)
-    best: Correction | None = None
-    after, kept = before, "nothing"
-    fits = [("bias", normal.shift())] if pair.layer.bias is not None else []
+    if ridges is None:
+        values = prod(weight_of(pair.layer).shape[1:])
+        ridges = RIDGES + _STIFF * (normal.count < _FEW * values)
+    fits: list[tuple[str, Correction | None]] = [("nothing", None)]
+    fits += [("bias", normal.shift())] * (pair.layer.bias is not None)
     fits += [("weights", normal.fit(ridge)) for ridge in ridges if pair.weights]
-    for what, fit in fits:
-        error = normal.error(fit)
-        if error < after:
-            best, after, kept = fit, error, what
-    if best is not None:
-        _add(pair.layer, best)
-    return Refit(before, after, normal.count, kept, pair.note)
+    was = [one.detach().clone() for one in _tensors(pair.layer)]
+    best, least = fits[0], inf
+    for one in fits:
+        now = normal.error(one[1]) if score is None else _with(pair.layer, one[1], was, score)
+        if now < least:
+            best, least = one, now
+    kept, fit = best
+    _add(pair.layer, fit)
+    return Refit(normal.error(None), normal.error(fit), normal.count, kept, pair.note)
 
 
-def _add(layer: nn.Module, fit: Correction) -> None:
+def _with(layer: nn.Module, fit: Correction | None, was: list[Tensor], score: Callable[[], float]) -> float:
+    """The score with a change made, which is taken back."""
+    _add(layer, fit)
+    try:
+        return score()
+    finally:
+        with torch.no_grad():
+            for there, old in zip(_tensors(layer), was, strict=True):
+                there.copy_(old)
+        if isinstance(layer, ConvLike):
+            layer.forget()
+
+
+def _tensors(layer: nn.Module) -> list[Tensor]:
+    return [one for one in (weight_of(layer), layer.bias) if isinstance(one, Tensor)]
+
+
+def _add(layer: nn.Module, fit: Correction | None) -> None:
+    if fit is None:
+        return
     weight, bias = weight_of(layer), layer.bias
     with torch.no_grad():
         if fit.weight is not None:

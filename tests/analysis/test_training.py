@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from collections import Counter
@@ -17,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import archcost
 from archcost import InputError, ModelError
 from archcost.analysis.largest import memory_of
+from archcost.analysis.workspace import kept_for_backward, workspace_of
 from archcost.cost.costs import count
 from archcost.trace.training import record_step
 
@@ -199,15 +201,33 @@ def test_a_model_without_anything_to_train_is_refused():
 
 REAL = Path(__file__).parents[2] / "benchmarks" / "resident.py"
 CASES = [("resnet18", 32, 160), ("mobilenet_v2", 16, 160), ("vgg11", 4, 160), ("vit_b_16", 4, 224)]
+CASES += [("densenet121", 8, 160), ("text", 32, 128)]
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="oneDNN runs it")
+@pytest.mark.parametrize(("steps", "batch", "features", "hidden"), [(9, 3, 40, 64), (5, 2, 300, 128)])
+def test_what_an_lstm_keeps_is_what_onednn_allocates(steps, batch, features, hidden):
+    layer = nn.LSTM(features, hidden)
+    given = torch.rand(steps, batch, features), *(one.detach() for one in layer.parameters())
+    state = torch.zeros(batch, hidden)
+    options = (False, [], 2, hidden, 1, True, False, False, True)
+    workspace = torch.ops.aten.mkldnn_rnn_layer(*given, state, state, *options)[3].nbytes
+    ops = record_step(layer, input_size=(steps, batch, features)).trace.ops
+    counted = sum(sum(kept_for_backward(op).values()) for op in ops)
+    counted += sum(workspace_of(op, "cpu") for op in ops if "rnn_layer_backward" in op.name)
+    assert 0 <= workspace - counted < 7 * 4096  # each of its parts begins on a page
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize(("name", "batch", "side"), [*CASES, ("densenet121", 8, 160)])
+@pytest.mark.parametrize(("name", "batch", "side"), CASES)
 def test_the_memory_is_that_of_a_real_run(name, batch, side, training):
     batch *= 1 if training else 4
-    counted = memory_of(built(name), (batch, 3, side, side), training=training).total
+    resident = runpy.run_path(str(REAL))
+    model, size = resident["network"](name), resident["size_of"](name, batch, side)
+    dtype = torch.int64 if name == "text" else None
+    counted = memory_of(model, size, training=training, dtype=dtype).total
     # Blocks go back to the system when freed: with glibc's own thresholds fragmentation comes on top.
     given = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
     command = [sys.executable, str(REAL), name, str(batch), str(side), "train" if training else "infer"]

@@ -14,6 +14,10 @@ class Net(nn.Sequential):
     def __init__(self):
         layers = nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10)
         super().__init__(*layers)
+
+class Words(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Embedding(90, 8), nn.Linear(8, 2))
 """
 SIZE = ["--input-size", "1,3,16,16"]
 
@@ -23,8 +27,8 @@ def run(tmp_path, monkeypatch, capsys):
     (tmp_path / "net.py").write_text(NET)
     monkeypatch.chdir(tmp_path)
 
-    def call(command, *arguments):
-        code = main([command, "net.py:Net", *arguments])
+    def call(command, *arguments, of="Net"):
+        code = main([command, f"net.py:{of}", *arguments])
         out, err = capsys.readouterr()
         return code, out, err
 
@@ -55,6 +59,8 @@ def test_training_memory_and_footprint(run):
     code, out, _ = run("largest", *SIZE, "--memory", "1 MB", "--training")
     assert code == 0
     assert "1.00 MB hold a batch of " in out
+    tokens = ["--memory", "1 MB", "--dtype", "int64", "--input-size", "1,7"]
+    assert "1.00 MB hold a batch of " in run("largest", *tokens, of="Words")[1]
     assert run("footprint", *SIZE, "--flash", "1 MB", "--sram", "320 KB")[0] == 0
     assert run("footprint", *SIZE, "--sram", "100 B")[0] == 1
 

@@ -1,6 +1,7 @@
 """accelerate: a program where it is faster and exact, the model as it was elsewhere; what is said of it."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from torch import nn
 
 from archcost import kernels
 from archcost.engine import accelerate as module
-from archcost.engine import choosing
+from archcost.engine import choosing, comparing
 from archcost.engine.accelerate import accelerate
 from archcost.engine.loading import load_accelerated
 from archcost.engine.module import Engine
@@ -30,9 +31,10 @@ def timing(name, seconds, good=5):
 @pytest.fixture
 def told(monkeypatch):
     """No clock: the program takes what the test says, the original 2 ms."""
-    said = {"seconds": 1e-3, "good": 5}
+    said = {"seconds": 1e-3, "good": 5, "given": []}
 
     def in_turns(model, fast, asked, deadline):
+        said["given"].append(deadline.left)
         return {
             "original": timing("original", 2e-3, said["good"]),
             "accelerated": timing("accelerated", said["seconds"], said["good"]),
@@ -41,8 +43,8 @@ def told(monkeypatch):
     def own(model, asked, seconds, original_ms):
         return {name: original_ms / 10 for name, _ in model.named_modules()}
 
-    monkeypatch.setattr(module, "_in_turns", in_turns)
-    monkeypatch.setattr(module, "_own_ms", own)
+    monkeypatch.setattr(comparing, "_in_turns", in_turns)
+    monkeypatch.setattr(comparing, "_own_ms", own)
     return said
 
 
@@ -131,6 +133,16 @@ def test_the_model_comes_back_as_it_was_where_nothing_is_gained(told, said, reas
 def test_few_pairs_are_enough_for_a_clear_gain(told):
     told |= {"good": 2, "seconds": 1.2e-3}
     assert accelerate(net(), X).acceleration.changed
+
+
+@needs_kernels
+@pytest.mark.parametrize(("passes", "tried"), [(0.0, 3), (1e9, 1)])
+def test_by_default_a_pass_that_takes_seconds_gets_the_time_that_pairs_need(told, monkeypatch, passes, tried):
+    told |= {"good": 4, "seconds": 1.4e-3}
+    monkeypatch.setattr(comparing, "_PASSES", passes)
+    accelerate(net(), X)
+    assert len(told["given"]) == tried
+    assert told["given"][-1] == pytest.approx(24 * 0.7, abs=1)
 
 
 class Random(nn.Conv2d):
@@ -314,6 +326,52 @@ def test_variants_are_timed_once_for_all_models_and_read_from_the_store_then(tol
 def test_a_store_that_cannot_be_used_is_said(told, tmp_path):
     with pytest.raises(StoreError, match="cannot be used"):
         accelerate(net(), X, store=tmp_path)
+
+
+# Memory
+
+
+@needs_kernels
+def test_what_a_program_takes_is_known_beforehand_and_kept_to(told):
+    found = accelerate(net(), X)
+    program, report = found._archcost_engine.program, found.acceleration
+    assert program._weights.untyped_storage().nbytes() == program.weights_bytes == report.weights_bytes
+    with torch.no_grad():
+        found(X)
+    assert program._memory().arena.untyped_storage().nbytes() == program.arena_bytes == report.arena_bytes
+    kept = accelerate(net(), X, memory=program.bytes).acceleration
+    assert kept.weights_bytes + kept.arena_bytes <= program.bytes
+
+
+@needs_kernels
+def test_where_memory_is_short_layers_do_without_transforms(told, tmp_path, monkeypatch):
+    monkeypatch.setattr(choosing, "_seconds", lambda node, nodes, *more: float("tile=None" in str(nodes)))
+    large = accelerate(net(), X, store=False)
+    small = accelerate(net(), X, store=False, memory=large._archcost_engine.program.bytes - 1)
+    tiles = [
+        {getattr(node.operator, "tile", None) for node in one._archcost_engine.program.graph.nodes}
+        for one in (large, small)
+    ]
+    assert tiles[0] > tiles[1] == {None}
+    assert small.acceleration.weights_bytes < large.acceleration.weights_bytes
+    with torch.no_grad():
+        assert close(small(X), net()(X))
+    small.save(tmp_path / "net.archcost")
+    again = load_accelerated(tmp_path / "net.archcost", net())._archcost_engine.program
+    assert again.weights_bytes == small.acceleration.weights_bytes
+
+
+@needs_kernels
+def test_a_program_that_does_not_fit_is_not_begun_and_its_bytes_are_said(told, monkeypatch):
+    fast = accelerate(net(), X, memory="1 kB")
+    said = r"its program would take .* kB of packed weights and .* kB of working memory, and may take 1.* kB"
+    assert re.fullmatch(said, fast.acceleration.reason)
+    with torch.no_grad():
+        assert torch.equal(fast(X), net()(X))
+    monkeypatch.setattr("archcost.engine.recipe.available_bytes", lambda: 1000)
+    assert re.fullmatch(said, accelerate(net(), X).acceleration.reason)
+    with pytest.raises(InputError, match="memory: cannot read 'much'"):
+        accelerate(net(), X, memory="much")
 
 
 # Files

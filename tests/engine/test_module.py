@@ -45,8 +45,10 @@ def test_square_weights_are_read_as_they_lie():
 
 @pytest.fixture
 def pair():
-    """An accelerated model, and another one with the same weights."""
-    return fast_of(net()), net()
+    """An accelerated model that was called, and another one with the same weights."""
+    fast = fast_of(net())
+    fast(X)
+    return fast, net()
 
 
 @pytest.fixture(autouse=True)
@@ -62,8 +64,15 @@ def runs(model, *args, **kwargs):
 def used(model, monkeypatch):
     """Counts the passes by the program."""
     engine, passes = model._archcost_engine, []
-    run = engine.run
+    run, again = engine.run, engine.again
+
+    def counted(args, kwargs):
+        made = again(args, kwargs)
+        passes.extend([1] * (made is not None))
+        return made
+
     monkeypatch.setattr(engine, "run", lambda *ready: passes.append(1) or run(*ready))
+    monkeypatch.setattr(engine, "again", counted)
     return passes
 
 
@@ -585,3 +594,22 @@ def test_other_defaults_of_pytorch_do_not_reach_the_program():
         assert close(fast(X), model(X))
     finally:
         torch.set_default_dtype(torch.float32)
+
+
+def test_calls_of_two_kinds_in_turns_are_not_kept_each_time(pair):
+    fast, plain = pair
+    wide = X.to(memory_format=torch.channels_last)
+    engine, expected = fast._archcost_engine, plain(X)
+    with torch.inference_mode():
+        given = [X.clone(), X.clone()[:, :]]
+        for _ in range(4):
+            for one in (*given, wide):
+                assert close(fast(one), expected)
+    assert runs(fast, X)
+    seen = []
+    for _ in range(20):
+        for mode in (torch.inference_mode, torch.no_grad):
+            with mode():
+                assert close(fast(X), expected)
+        seen.append(engine._last)
+    assert len(set(map(id, seen))) < 13

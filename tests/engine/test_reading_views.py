@@ -206,8 +206,7 @@ def structure(values):
 def test_inputs_and_outputs_in_any_structure():
     x, y = torch.randn(X), torch.randn(X)
     nested = Model(lambda a, b: {"sum": a + b, "rest": (a, [b * 2, {"c": a - b}])})
-    graph = assert_read(nested, x, y)
-    assert set(graph.structure) == {"sum", "rest"}
+    assert_read(nested, x, y)
     assert_read(Model(lambda a, b: a / (b + 9)), {"a": x, "b": y})
     assert_read(Model(lambda pair: pair[0] + pair[1]["y"]), (x, {"y": y}))
     same = graph_of(Model(lambda a: (a.relu(), a)), (x,))

@@ -138,6 +138,19 @@ def test_a_budget_that_breaks_names_the_line_that_costs_most_and_that_of_the_lim
     assert result.exit_code == 1
 
 
+def test_flash_and_sram_break_at_the_line_of_the_costliest_layer(project):
+    int8 = 'weights_dtype = "int8"\nactivations_dtype = "int8"\n'
+    project(NETS + f'flash = "10 KB"\nsram = "10 KB"\n{int8}')
+    flash, sram = check(select=["AC301"])
+    assert flash.text.startswith("flash: 60.8 kB in int8, 50.8 kB above 10.0 kB; most in blocks.0.conv")
+    assert sram.text.startswith(
+        "sram: 16.4 kB at convolution in blocks.0.conv in int8, 6.38 kB above 10.0 kB"
+    )
+    assert {flash.place.line, sram.place.line} == {line_of("# block\n".strip())}
+    project(NETS + f'flash = "1 MB"\nsram = "320 KB"\n{int8}')
+    assert not check(select=["AC301"]).findings
+
+
 def test_a_library_s_model_is_reported_where_the_project_names_it(project):
     project('[tool.archcost.models.zoo]\nspec = "torchvision:alexnet"\n')
     [one] = check()

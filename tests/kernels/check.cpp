@@ -97,7 +97,7 @@ int main() {
   }
   for (int taps = 1; taps < 60; taps += 7) {
     const int size = RealFft::at_least(taps + between(0, 40));
-    check_tiles("fourier", size, *fft_tile(size, taps), 3e-6);
+    check_tiles("fourier", size, *fft_tile(size, taps, between(0, 1)), 3e-6);
     check_depthwise(between(1, 9), taps);
   }
   for (long taps : {20, 61}) check_long_row(taps, 32);
@@ -109,6 +109,7 @@ int main() {
   check_convolution_steps();
   check_other_steps();
   check_threads();
+  check_watch();
   release_scratch();
   std::printf(failures ? "%d failures\n" : "all right\n", failures);
   return failures != 0;

@@ -1,5 +1,6 @@
 """The parts of optimize: spectra against weights, the knapsack against brute force, statistics, recover."""
 
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -14,7 +15,7 @@ from archcost.optimizing.data import data_of
 from archcost.optimizing.layers import layers_of
 from archcost.optimizing.sensitivity import Response
 from archcost.optimizing.statistics import CEILING, Sampled, Whole, collected
-from archcost.optimizing.verify import moved
+from archcost.optimizing.verify import each, moved
 from archcost.rewriting.survey.survey import survey_of
 from helpers.trained import drawn, trained
 
@@ -124,6 +125,12 @@ def test_moved_knows_classes_maps_and_numbers():
     assert numbers.agreement is None
     assert numbers.error == pytest.approx(0.1, rel=1e-4)
     assert moved([[logits[:1]]], [[logits]]).error == float("inf")
+    assert (found.meaning, numbers.meaning) == ("less than 92 %", None)
+    assert replace(found, kl=0.004).meaning == "99 % or more"
+    boxes = torch.randn(2, 4)
+    both = moved([[other.softmax(1), -boxes]], [[logits.softmax(1), boxes]])
+    assert (both.agreement, both.positions) == (0.5, 2)  # of the probabilities alone
+    assert float(each([[other, boxes]], [[logits, boxes]]).mean()) == pytest.approx(found.kl / 2)
     maps = torch.randn(2, 5, 3, 3)
     assert moved([[maps]], [[maps]]).positions == 18
 
@@ -134,7 +141,7 @@ def test_a_calibration_serves_in_place_of_batches(tmp_path):
     made = archcost.calibrate(trained(), IMAGES, path)
     assert repr(made).startswith("<Calibration of 5 layers of a Small and 128 inputs")
     one, other = (
-        archcost.optimize(trained(), IMAGES[:1], budget=0.4, batches=given, trials=1)
+        archcost.optimize(trained(), IMAGES[:1], budget=0.4, batches=given, trials=1, distill=False)
         for given in (made, str(path))
     )
     assert one.moved == other.moved
@@ -165,10 +172,18 @@ def test_a_frontier_has_a_plan_a_point_and_is_monotone(tmp_path):
     assert (tmp_path / "frontier.svg").stat().st_size > 1000
 
 
+def rough(old):
+    return archcost.optimize(
+        old, IMAGES[:1], budget=0.2, batches=IMAGES, trials=1, refit=False, distill=False
+    ).model
+
+
 @pytest.mark.parametrize("method", ["least_squares", "distill"])
 def test_recover_comes_closer_or_gives_the_model_back(method):
     old = trained()
-    new = archcost.optimize(old, IMAGES[:1], budget=0.2, batches=IMAGES, trials=1, refit=False).model
+    new = archcost.optimize(
+        old, IMAGES[:1], budget=0.2, batches=IMAGES, trials=1, refit=False, distill=False
+    ).model
     found = archcost.recover(new, old, IMAGES, method, epochs=3)
     assert found.kept
     assert found.after.score < found.before.score
@@ -179,7 +194,9 @@ def test_recover_comes_closer_or_gives_the_model_back(method):
 @pytest.mark.slow
 def test_a_distillation_goes_on_from_its_checkpoint(tmp_path):
     old = trained()
-    new = archcost.optimize(old, IMAGES[:1], budget=0.2, batches=IMAGES, trials=1, refit=False).model
+    new = archcost.optimize(
+        old, IMAGES[:1], budget=0.2, batches=IMAGES, trials=1, refit=False, distill=False
+    ).model
     path = tmp_path / "check.pt"
     whole = archcost.recover(new, old, IMAGES, "distill", epochs=2)
     archcost.recover(new, old, IMAGES, "distill", epochs=2, checkpoint=path)

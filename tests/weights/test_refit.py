@@ -241,6 +241,24 @@ def test_a_fit_that_does_not_help_what_is_kept_aside_is_not_taken():
     assert torch.equal(rewritten.conv.weight, torch.zeros_like(conv.weight))
 
 
+def test_a_score_of_the_whole_model_decides_between_the_changes():
+    original, rewritten = pair()
+    batches = [images(16)] * 4
+    before = copy.deepcopy(rewritten.state_dict())
+    seen = []
+
+    def still():
+        """Best with the weights as they are."""
+        seen.append(relative(rewritten.third[1].weight, before["third.1.weight"]))
+        return seen[-1]
+
+    found = refit(original, rewritten, ["third"], batches, scores={"third": still})["third"]
+    assert found.kept == "nothing"
+    assert torch.equal(rewritten.third[1].weight, before["third.1.weight"])
+    assert sum(one > 0 for one in seen) == 3  # a ridge each
+    assert refit(original, rewritten, ["third"], batches)["third"].kept == "weights"
+
+
 @pytest.mark.parametrize("groups", [2, 8])
 def test_groups_are_fitted_apart(groups):
     original = nn.Sequential(nn.Conv2d(6, 8, 1), nn.Conv2d(8, 8, 3, padding=1, groups=groups))

@@ -90,6 +90,17 @@ def _packed(builder: Builder, operator: Convolution, blocked: bool = True) -> We
     return builder.weights(builder.library.archcost_direct_packed_floats(numbers, outs, ins), pack)
 
 
+def _weights(builder: Builder, kind: str, operator: Convolution, *numbers: object) -> WeightsPlace:
+    """Weights as another kernel reads them, which the numbers describe."""
+
+    def pack(address: int) -> None:
+        weight = _float(operator.weight)
+        getattr(builder.library, f"archcost_{kind}_pack")(*numbers, weight.data_ptr(), address)
+
+    count = getattr(builder.library, f"archcost_{kind}_packed_floats")(*numbers)
+    return builder.weights(count, pack)
+
+
 def _direct(builder: Builder, node: Node, operator: Convolution) -> None:
     x = node.inputs[0]
     blocked = builder.form(x) is Form.BLOCKED
@@ -186,12 +197,7 @@ def _parts(builder: Builder, node: Node) -> Iterator[_Part]:
 def _tiles(builder: Builder, node: Node, operator: Convolution, tile: WinogradTile) -> None:
     outs, ins = operator.weight.shape[:2]
     named = (WINOGRAD, winograd_place(tile.outputs, tile.taps), 0)
-
-    def pack(address: int) -> None:
-        weight = _float(operator.weight)
-        builder.library.archcost_tiles_pack(*named, outs, ins, weight.data_ptr(), address)
-
-    packed = builder.weights(builder.library.archcost_tiles_packed_floats(*named, outs, ins), pack)
+    packed = _weights(builder, "tiles", operator, *named, outs, ins)
     bias, activation = _bias(builder, operator), activation_arguments(operator.activation)
     for given, written, source, added, target in _parts(builder, node):
         arguments = TilesArguments(*named, _problem(given, written, operator), activation)
@@ -205,12 +211,7 @@ def _problem(given: Images, written: Images, operator: Convolution) -> Problem:
 def _fourier(builder: Builder, node: Node, operator: Convolution) -> None:
     channels, _, height, width = operator.weight.shape
     named = (height, width, operator.fourier)
-
-    def pack(address: int) -> None:
-        weight = _float(operator.weight)
-        builder.library.archcost_depthwise_pack(*named, channels, weight.data_ptr(), address)
-
-    packed = builder.weights(builder.library.archcost_depthwise_packed_floats(*named, channels), pack)
+    packed = _weights(builder, "depthwise", operator, *named, channels)
     bias, activation = _bias(builder, operator), activation_arguments(operator.activation)
     for given, written, source, added, target in _parts(builder, node):
         arguments = FftDepthwiseArguments(*named, _problem(given, written, operator), activation)
@@ -220,38 +221,25 @@ def _fourier(builder: Builder, node: Node, operator: Convolution) -> None:
 def _depthwise(builder: Builder, node: Node, operator: Convolution) -> None:
     channels, window = operator.weight.shape[0], _window(operator)
     numbers = tuple(getattr(window, name) for name, *_ in WindowArguments._fields_)
-
-    def pack(address: int) -> None:
-        weight = _float(operator.weight)
-        builder.library.archcost_depthwise_direct_pack(*numbers, channels, weight.data_ptr(), address)
-
-    count = builder.library.archcost_depthwise_direct_packed_floats(*numbers, channels)
-    packed, bias = builder.weights(count, pack), _bias(builder, operator)
-    pads, activation = _pads(operator), activation_arguments(operator.activation)
+    packed = _weights(builder, "depthwise_direct", operator, *numbers, channels)
+    bias, pads, activation = _behind(builder, operator)
     for given, written, source, added, target in _parts(builder, node):
         arguments = DepthwiseArguments(given, written, window, *pads, activation)
         builder.step(node, "depthwise", arguments, (source, packed, bias, added, target))
 
 
-def _pads(operator: Convolution) -> tuple[int, int]:
-    """Above and at the left."""
-    return operator.padding[0][0], operator.padding[1][0]
+def _behind(
+    builder: Builder, operator: Convolution
+) -> tuple[WeightsPlace | None, tuple[int, int], ActivationArguments]:
+    """The bias, what is padded above and at the left, and the activation."""
+    pads = operator.padding[0][0], operator.padding[1][0]
+    return _bias(builder, operator), pads, activation_arguments(operator.activation)
 
 
 def _grouped(builder: Builder, node: Node, operator: Convolution) -> None:
     outs, ins, window = *operator.weight.shape[:2], _window(operator)
-
-    def pack(address: int) -> None:
-        weight = _float(operator.weight)
-        builder.library.archcost_grouped_pack(ctypes.byref(window), outs, ins, weight.data_ptr(), address)
-
-    count = builder.library.archcost_grouped_packed_floats(ctypes.byref(window), outs, ins)
-    packed = builder.weights(count, pack)
-    bias, pads, activation = (
-        _bias(builder, operator),
-        _pads(operator),
-        activation_arguments(operator.activation),
-    )
+    packed = _weights(builder, "grouped", operator, ctypes.byref(window), outs, ins)
+    bias, pads, activation = _behind(builder, operator)
     for given, written, source, added, target in _parts(builder, node):
         arguments = GroupedArguments(given, written, window, *pads, operator.groups, activation)
         builder.step(node, "grouped", arguments, (source, packed, bias, added, target))
@@ -263,12 +251,6 @@ def inverted_residual(builder: Builder, node: Node) -> None:
     assert isinstance(operator, InvertedResidual)
     expand, depthwise, project = operator.expand, operator.depthwise, operator.project
     channels, _, taps, _ = depthwise.weight.shape
-
-    def pack(address: int) -> None:
-        weight = _float(depthwise.weight)
-        builder.library.archcost_inverted_residual_pack(taps, channels, weight.data_ptr(), address)
-
-    count = builder.library.archcost_inverted_residual_packed_floats(taps, channels)
     addend = node.inputs[1] if project is not None and project.adds else None
     sums = node.also[0] if node.also else None
     arguments = InvertedResidualArguments(
@@ -289,7 +271,8 @@ def inverted_residual(builder: Builder, node: Node) -> None:
     layers: list[Place] = []
     for layer in (expand, depthwise, project):
         if layer is depthwise:
-            layers += [builder.weights(count, pack), _bias(builder, depthwise)]
+            packed = _weights(builder, "inverted_residual", depthwise, taps, channels)
+            layers += [packed, _bias(builder, depthwise)]
         else:
             layers += [None, None] if layer is None else [_packed(builder, layer), _bias(builder, layer)]
     others = (builder.held.get(one) if one is not None else None for one in (addend, sums))

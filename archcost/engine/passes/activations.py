@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from archcost.engine.activation import IDENTITY, Activation
-from archcost.engine.graph import Edits, Graph, Node, swept
+from archcost.engine.graph import Edits, Graph, Node, modules_of, swept
 from archcost.engine.operators import Activate, Affine, Convolution, Elementwise, Linear
 
 __all__ = ["fuse_activations"]
@@ -45,6 +45,6 @@ def _fused(edits: Edits, node: Node) -> bool:
     if maker.operator.activation != IDENTITY:
         return False
     operator = replace(maker.operator, activation=node.operator.activation)
-    modules = tuple(dict.fromkeys((*maker.modules, *node.modules)))
+    modules = modules_of(maker, node)
     edits.replace([maker, node], [Node(operator, maker.inputs, node.output, modules)])
     return True

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from archcost.engine.activation import IDENTITY
-from archcost.engine.graph import Edits, Graph, Node, swept
+from archcost.engine.graph import Edits, Graph, Node, modules_of, swept
 from archcost.engine.operators import Convolution, Elementwise, Linear
 
 __all__ = ["fuse_additions"]
@@ -34,7 +34,7 @@ def _changed(edits: Edits, node: Node) -> bool:
     layer = maker.operator
     assert isinstance(layer, (Convolution, Linear))
     added = replace(layer, adds=True, activation=operator.activation)
-    modules = tuple(dict.fromkeys((*maker.modules, *node.modules)))
+    modules = modules_of(maker, node)
     edits.replace([maker, node], [Node(added, (*maker.inputs, addend), node.output, modules)])
     return True
 

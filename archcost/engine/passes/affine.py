@@ -1,4 +1,4 @@
-"""Scales and shifts by channel: found in arithmetic with constants, and folded into the layer in front."""
+"""Scales and shifts by channel: found in arithmetic with constants, folded into the convolution in front."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from archcost.engine.activation import IDENTITY
-from archcost.engine.graph import Edits, Graph, Node, Value, swept
-from archcost.engine.operators import Affine, Convolution, Elementwise, Linear
+from archcost.engine.graph import Edits, Graph, Node, Value, modules_of, swept
+from archcost.engine.operators import Affine, Convolution, Elementwise
 
 __all__ = ["fold_affine"]
 
 
 def fold_affine(graph: Graph) -> Graph:
-    """Batch normalisations and constant scales become part of the convolution or linear layer in front."""
+    """Batch normalisations and constant scales become part of the convolution in front."""
     return swept(
         graph, lambda edits, node: _nothing(edits, node) or _found(edits, node) or _folded(edits, node)
     )
@@ -84,15 +84,13 @@ def _folded(edits: Edits, node: Node) -> bool:
     if maker is None or edits.only_user(node.inputs[0]) is not node:
         return False
     operator = maker.operator
-    modules = tuple(dict.fromkeys((*maker.modules, *node.modules)))
+    modules = modules_of(maker, node)
     if isinstance(operator, Affine) and operator.activation == IDENTITY:
         scale, shift = affine.scale * operator.scale, affine.scale * operator.shift + affine.shift
         made = Node(replace(affine, scale=scale, shift=shift), maker.inputs, node.output, modules)
         edits.replace([maker, node], [made])
         return True
-    if not isinstance(operator, (Convolution, Linear)) or operator.activation != IDENTITY or operator.adds:
-        return False
-    if isinstance(operator, Linear):
+    if not isinstance(operator, Convolution) or operator.activation != IDENTITY or operator.adds:
         return False
     weight = operator.weight.double() * affine.scale.reshape(-1, *(1,) * (operator.weight.dim() - 1))
     bias = affine.shift if operator.bias is None else operator.bias.double() * affine.scale + affine.shift

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from archcost.engine.graph import Edits, Graph, Node, swept
+from archcost.engine.graph import Edits, Graph, Node, modules_of, swept
 from archcost.engine.operators import Affine, Convolution
 
 __all__ = ["fuse_before"]
@@ -26,7 +26,7 @@ def _changed(edits: Edits, node: Node) -> bool:
         return False
     if edits.only_user(maker.output) is not node or node.inputs.count(maker.output) > 1:
         return False
-    modules = tuple(dict.fromkeys((*maker.modules, *node.modules)))
+    modules = modules_of(maker, node)
     operator = replace(layer, before=maker.operator)
     inputs = (*maker.inputs, *node.inputs[1:])
     edits.replace([maker, node], [Node(operator, inputs, node.output, modules)])

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from archcost.engine.activation import IDENTITY
-from archcost.engine.graph import Edits, Graph, Node, swept
+from archcost.engine.graph import Edits, Graph, Node, modules_of, swept
 from archcost.engine.operators import Affine, Convolution, Elementwise
 
 __all__ = ["merge_branches"]
@@ -32,7 +32,7 @@ def _changed(edits: Edits, node: Node) -> bool:
     merged = _merged(a.operator, b.operator)
     if merged is None:
         return False
-    modules = tuple(dict.fromkeys((*a.modules, *b.modules, *node.modules)))
+    modules = modules_of(a, b, node)
     operator = replace(merged, activation=node.operator.activation)
     edits.replace([a, b, node], [Node(operator, a.inputs, node.output, modules)])
     return True

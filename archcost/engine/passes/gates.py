@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from archcost.engine.activation import IDENTITY
-from archcost.engine.graph import Edits, Graph, Node, swept
+from archcost.engine.graph import Edits, Graph, Node, modules_of, swept
 from archcost.engine.operators import Convolution, Elementwise, Linear, Mean, SqueezeExcite
 
 __all__ = ["fuse_gates"]
@@ -26,7 +26,7 @@ def _squeezed(edits: Edits, node: Node) -> bool:
         return False
     if edits.only_user(mean.output) is not reducer or mean.inputs[0].shape[:2] != node.output.shape[:2]:
         return False  # selective kernels have a gate for each branch
-    modules = tuple(dict.fromkeys((*mean.modules, *reducer.modules, *node.modules)))
+    modules = modules_of(mean, reducer, node)
     made = Node(SqueezeExcite(reduce, expand), mean.inputs, node.output, modules)
     edits.replace([mean, reducer, node], [made])
     return True
@@ -53,7 +53,7 @@ def _gated(edits: Edits, node: Node) -> bool:
         return False
     for x, gate in (product.inputs, product.inputs[::-1]):
         if x.shape == product.output.shape and gate.shape == (*x.shape[:2], 1, 1) and x.shape[2:] != (1, 1):
-            modules = tuple(dict.fromkeys((*product.modules, *node.modules)))
+            modules = modules_of(product, node)
             made = Node(replace(layer, gated=True), (x, *node.inputs[1:], gate), node.output, modules)
             edits.replace([product, node], [made])
             return True

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from archcost.engine.activation import IDENTITY
-from archcost.engine.graph import Edits, Graph, Node, Value, swept
+from archcost.engine.graph import Edits, Graph, Node, Value, modules_of, swept
 from archcost.engine.operators import Elementwise, Linear
 
 __all__ = ["fold_linears"]
@@ -42,7 +42,7 @@ def _changed(edits: Edits, node: Node) -> bool:
                 bias=None if layer.bias is None else bias * values,
                 activation=operator.activation,
             )
-        modules = tuple(dict.fromkeys((*maker.modules, *node.modules)))
+        modules = modules_of(maker, node)
         edits.replace([maker, node], [Node(folded, maker.inputs, node.output, modules)])
         return True
     return False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from archcost.engine.graph import Edits, Graph, Node, Value, swept
+from archcost.engine.graph import Edits, Graph, Node, Value, modules_of, swept
 from archcost.engine.operators import Convolution, InvertedResidual, SqueezeExcite
 
 __all__ = ["fuse_inverted_residuals"]
@@ -30,7 +30,7 @@ def _projected(edits: Edits, node: Node) -> bool:
     if expand is None:
         return False
     operator = InvertedResidual(expand, depthwise, project)
-    made = Node(operator, (x, *node.inputs[1:]), node.output, _modules(*nodes, node))
+    made = Node(operator, (x, *node.inputs[1:]), node.output, modules_of(*nodes, node))
     edits.replace([*nodes, node], [made])
     return True
 
@@ -46,7 +46,7 @@ def _squeezed(edits: Edits, node: Node) -> bool:
         return False
     nodes, expand, depthwise, x = front
     sums = Value((*images.shape[:2], 1, 1))
-    made = Node(InvertedResidual(expand, depthwise, None), (x,), images, _modules(*nodes), (sums,))
+    made = Node(InvertedResidual(expand, depthwise, None), (x,), images, modules_of(*nodes), (sums,))
     counted = replace(gate, pixels=images.shape[2] * images.shape[3])
     edits.replace([node], [replace(node, operator=counted, inputs=(sums,))])
     edits.replace(nodes, [made])
@@ -80,7 +80,3 @@ def _plain_pointwise(layer: object) -> bool:
     if not isinstance(layer, Convolution) or not layer.pointwise or layer.stride != (1, 1):
         return False
     return layer.before is None and layer.sources is None and not layer.gated
-
-
-def _modules(*nodes: Node) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(name for node in nodes for name in node.modules))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from archcost.engine.activation import IDENTITY
-from archcost.engine.graph import Edits, Graph, Node, swept
+from archcost.engine.graph import Edits, Graph, Node, modules_of, swept
 from archcost.engine.operators import Convolution, Linear
 
 __all__ = ["merge_neighbours"]
@@ -31,7 +31,7 @@ def _changed(edits: Edits, node: Node) -> bool:
         merged = _convolution(first, second, maker.output.shape[2:], node.output.shape[2:])
     if merged is None:
         return False
-    modules = tuple(dict.fromkeys((*maker.modules, *node.modules)))
+    modules = modules_of(maker, node)
     made = Node(merged, (maker.inputs[0], *node.inputs[1:]), node.output, modules)
     edits.replace([maker, node], [made])
     return True

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from archcost.engine.graph import Graph, Node, Value
-from archcost.engine.operators import Operator, Slot, TorchCall, function
+from archcost.engine.operators import Operator
 from archcost.engine.reading.constants import Constants
 from archcost.engine.reading.registry import READERS, Refused
+from archcost.engine.torch_call import Slot, TorchCall, function
 from archcost.trace.graph import Argument, Op, TensorRef, Trace, refs
 
 __all__ = ["Arguments", "Reader"]
@@ -78,7 +79,7 @@ class Reader:
             self._read(op)
         stored = {self.value(ref): ref.storage for ref in refs(self._trace.inputs)}
         outputs = tuple(self._returned(ref, stored) for ref in refs(self._trace.outputs))
-        return Graph(tuple(self._nodes), tuple(self._inputs), outputs, self._trace.outputs)
+        return Graph(tuple(self._nodes), tuple(self._inputs), outputs)
 
     def _returned(self, ref: TensorRef, stored: dict[Value, int]) -> Value:
         """An output; where the model returns a copy it is one."""

@@ -74,8 +74,7 @@ class DepthwiseConvolution {
 
  private:
   void transform_rows(const RealFft& fft, const Pixels& source, float* row, float* spectra) const {
-    Vector signal[RealFft::kMostSize];
-    Complex spectrum[RealFft::kMostSize / 2 + 1] = {};
+    alignas(64) static const float zeros[kLanes] = {};
     const long border = kRowsAtOnce - 1, height = of_.input.height, width = of_.input.width;
     for (long k = 0; k < frequencies_; ++k) {
       for (long i = 0; i < border; ++i) {
@@ -89,11 +88,10 @@ class DepthwiseConvolution {
       if (!in_place) source.gather(i, 0, 1, width, row, 0);
       const float* const pixels = in_place ? source.at(i, 0) : row;
       const long step = in_place ? source.column_stride : kLanes;
-      for (long j = 0; j < width; ++j) signal[j] = load(pixels + j * step);
-      for (long j = width; j < fft.size; ++j) signal[j] = Vector{};
-      fft.forward(signal, spectrum);
       float* const target = spectra + (border + i) * kStep;
-      for (long k = 0; k < frequencies_; ++k) store_complex(target + k * in_rows_ * kStep, spectrum[k]);
+      const long apart = in_rows_ * kStep;
+      fft.forward([=](int j) ARCHCOST_FLAT { return load(j < width ? pixels + j * step : zeros); },
+                  [=](int k, Complex value) ARCHCOST_FLAT { store_complex(target + k * apart, value); });
     }
   }
 
@@ -124,21 +122,19 @@ class DepthwiseConvolution {
 
   void restore_rows(const RealFft& fft, const float* spectra, const Pixels& target, float* row,
                     const Finish& finish) const {
-    Vector signal[RealFft::kMostSize];
-    Complex spectrum[RealFft::kMostSize / 2 + 1];
     for (long i = 0; i < of_.output.height; ++i) {
       fetch_row<true>(target, of_.output, i + 1);
       const float* const source = spectra + i * kStep;
-      for (long k = 0; k < frequencies_; ++k) spectrum[k] = load_complex(source + k * out_rows_ * kStep);
-      fft.backward(spectrum, signal);
       const bool in_place = target.channels_together() && target.contains(i, 0, 1, of_.output.width);
       float* const pixels = in_place ? target.at(i, 0) : row;
       const long step = in_place ? target.column_stride : kLanes;
       // Output j stands pad_left places before its first tap: the first ones come from the end of the circle.
-      for (long j = 0; j < of_.output.width; ++j) {
-        const long place = j - of_.pad_left;
-        store(pixels + j * step, finish(signal[place < 0 ? place + fft.size : place]));
-      }
+      const long apart = out_rows_ * kStep, left = of_.pad_left, width = of_.output.width, size = fft.size;
+      fft.backward([=](int k) ARCHCOST_FLAT { return load_complex(source + k * apart); },
+                   [=](int place, Vector value) ARCHCOST_FLAT {
+                     const long j = place + left < size ? place + left : place + left - size;
+                     if (j < width) store(pixels + j * step, finish(value));
+                   });
       if (!in_place) target.scatter(i, 0, 1, of_.output.width, row, 0);
     }
   }
@@ -168,11 +164,11 @@ void pack_depthwise(const DepthwiseKernel& kernel, long channels, const float* w
     for (long row = 0; row < kernel.height; ++row) {
       const float* const taps = weights + (channel * kernel.height + row) * kernel.width;
       for (long k = 0; k < frequencies; ++k) {
-        std::complex<double> sum = 0;
+        std::complex<double> sum = 0;  // the factor makes up for those of the transforms
         for (long j = 0; j < kernel.width; ++j) sum += double(taps[j]) * std::polar(1.0, step * (k * j % size));
         const long place = ((channel / kLanes * frequencies + k) * kernel.height + row) * kStep;
-        packed[place + channel % kLanes] = float(sum.real() / double(size));
-        packed[place + kLanes + channel % kLanes] = float(sum.imag() / double(size));
+        packed[place + channel % kLanes] = float(sum.real() / double(2 * size));
+        packed[place + kLanes + channel % kLanes] = float(sum.imag() / double(2 * size));
       }
     }
   }

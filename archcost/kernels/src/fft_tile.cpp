@@ -5,48 +5,50 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <tuple>
 
 namespace archcost {
 
-// Planes: frequency 0, frequency size / 2, then three for each frequency between.
-FftTile::FftTile(int size, int taps)
-    : TileTransform(1, size - taps + 1, 1, taps, 3 * (size / 2 - 1) + 2), fft_(size) {
-  for (int k = 0; k < size; ++k) turns_.push_back(std::polar(1.0 / size, 2 * std::acos(-1.0) * k / size));
+// Planes: frequency 0, frequency size / 2, then three or a pair for each frequency between.
+FftTile::FftTile(int size, int taps, bool gauss)
+    : TileTransform(1, size - taps + 1, 1, taps, (gauss ? 3 : 2) * (size / 2 - 1) + 2,
+                    gauss ? 3 * (size / 2 - 1) + 2 : 2),
+      fft_(size),
+      gauss_(gauss) {
+  for (int k = 0; k < size; ++k) turns_.push_back(std::polar(0.5 / size, 2 * std::acos(-1.0) * k / size));
 }
 
 void FftTile::input(const float* tile, long, long column, float* plane, long plane_stride) const {
-  Vector signal[RealFft::kMostSize];
-  Complex spectrum[RealFft::kMostSize / 2 + 1];
-  const int size = fft_.size;
-  for (int j = 0; j < size; ++j) signal[j] = load(tile + j * column);
-  fft_.forward(signal, spectrum);
-  store(plane, spectrum[0].re);
-  store(plane + plane_stride, spectrum[size / 2].re);
-  for (int k = 1; k < size / 2; ++k) {
-    float* const three = plane + (3 * k - 1) * plane_stride;
-    store(three, spectrum[k].re + spectrum[k].im);
-    store(three + plane_stride, spectrum[k].re);
-    store(three + 2 * plane_stride, spectrum[k].im);
-  }
+  const int last = fft_.size / 2;
+  const bool gauss = gauss_;
+  fft_.forward([=](int j) ARCHCOST_FLAT { return load(tile + j * column); },
+               [=](int k, Complex value) ARCHCOST_FLAT {
+                 if (k == 0 || k == last) return store(plane + (k == 0 ? 0 : plane_stride), value.re);
+                 float* to = plane + (gauss ? 3 * k - 1 : 2 * k) * plane_stride;
+                 if (gauss) store(to, value.re + value.im), to += plane_stride;
+                 store(to, value.re);
+                 store(to + plane_stride, value.im);
+               });
 }
 
 void FftTile::output(const float* plane, long plane_stride, float* tile, long, long column,
                      const Finish& finish) const {
-  Vector signal[RealFft::kMostSize];
-  Complex spectrum[RealFft::kMostSize / 2 + 1];
-  const int size = fft_.size;
-  spectrum[0] = {load(plane), Vector{}};
-  spectrum[size / 2] = {load(plane + plane_stride), Vector{}};
-  for (int k = 1; k < size / 2; ++k) {
-    const float* const three = plane + (3 * k - 1) * plane_stride;
-    const Vector common = load(three);
-    spectrum[k] = {common - load(three + 2 * plane_stride), common + load(three + plane_stride)};
-  }
-  fft_.backward(spectrum, signal);
-  for (int j = 0; j < out_width; ++j) store(tile + j * column, finish(signal[j]));
+  const int last = fft_.size / 2, width = out_width;
+  const bool gauss = gauss_;
+  const Finish limited = finish;
+  fft_.backward(
+      [=](int k) ARCHCOST_FLAT {
+        if (k == 0 || k == last) return Complex{load(plane + (k == 0 ? 0 : plane_stride)), Vector{}};
+        const float* const from = plane + (gauss ? 3 * k - 1 : 2 * k) * plane_stride;
+        const Vector first = load(from), second = load(from + plane_stride);
+        return gauss ? Complex{first - load(from + 2 * plane_stride), first + second} : Complex{first, second};
+      },
+      [=](int j, Vector value) ARCHCOST_FLAT {
+        if (j < width) store(tile + j * column, limited(value));
+      });
 }
 
-// The spectrum of a correlation is conjugate; 1 / size makes up for the way back.
+// The spectrum of a correlation is conjugate; the factor of the roots makes up for those of the transforms.
 void FftTile::weight(const float* kernel, double* plane) const {
   const int size = fft_.size;
   for (int k = 0; k <= size / 2; ++k) {
@@ -57,6 +59,9 @@ void FftTile::weight(const float* kernel, double* plane) const {
     }
     if (k == 0 || k == size / 2) {
       plane[k == 0 ? 0 : 1] = re;
+    } else if (!gauss_) {
+      plane[2 * k] = re;
+      plane[2 * k + 1] = im;
     } else {
       plane[3 * k - 1] = re;
       plane[3 * k] = im - re;
@@ -65,13 +70,13 @@ void FftTile::weight(const float* kernel, double* plane) const {
   }
 }
 
-const FftTile* fft_tile(long size, long taps) {
+const FftTile* fft_tile(long size, long taps, bool gauss) {
   static std::mutex mutex;
-  static auto* const made = new std::map<std::pair<long, long>, std::unique_ptr<FftTile>>;
+  static auto* const made = new std::map<std::tuple<long, long, bool>, std::unique_ptr<FftTile>>;
   if (taps < 1 || taps > size || RealFft::at_least(size) != size) return nullptr;
   std::lock_guard<std::mutex> lock(mutex);
-  std::unique_ptr<FftTile>& tile = (*made)[{size, taps}];
-  if (!tile) tile = std::make_unique<FftTile>(int(size), int(taps));
+  std::unique_ptr<FftTile>& tile = (*made)[{size, taps, gauss}];
+  if (!tile) tile = std::make_unique<FftTile>(int(size), int(taps), gauss);
   return tile.get();
 }
 

@@ -7,7 +7,7 @@ namespace archcost {
 
 const TileTransform* find_tile(long family, long first, long second) {
   if (family == kWinograd) return winograd_tile(int(first));
-  return family == kFourier ? fft_tile(first, second) : nullptr;
+  return family == kFourier || family == kFourierOfPairs ? fft_tile(first, second, family == kFourier) : nullptr;
 }
 
 }  // namespace archcost

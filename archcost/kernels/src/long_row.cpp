@@ -73,8 +73,7 @@ class LongRow {
 
   // kLanes frames: frame f begins at pixel f * step, padding included.
   void transform(const RealFft& fft, const float* row, long first, float* spectra) const {
-    Vector signal[RealFft::kMostSize];
-    Complex spectrum[RealFft::kMostSize / 2 + 1];
+    Vector data[RealFft::kMostSize], *const signal = data;
     const long width = of_.input.width, size = 2 * step_;
     for (long j = 0; j < size; j += kLanes) {
       const long count = std::min<long>(kLanes, size - j);
@@ -85,11 +84,13 @@ class LongRow {
       transpose(square);
       for (long p = 0; p < count; ++p) signal[j + p] = square[p];
     }
-    fft.forward(signal, spectrum);
-    for (long k = 0; k < frequencies(); ++k) {
-      store(spectra + k * in_frames_ + first, spectrum[k].re);
-      store(spectra + spectra_floats() + k * in_frames_ + first, spectrum[k].im);
-    }
+    float *const re = spectra + first, *const im = re + spectra_floats();
+    const long apart = in_frames_;
+    fft.forward([=](int j) ARCHCOST_FLAT { return signal[j]; },
+                [=](int k, Complex value) ARCHCOST_FLAT {
+                  store(re + k * apart, value.re);
+                  store(im + k * apart, value.im);
+                });
   }
 
   // A vector of a row, zero outside it.
@@ -129,15 +130,16 @@ class LongRow {
 
   // Back; of each frame the first `step` outputs are right.
   void restore(const RealFft& fft, const float* sums, long first, const Finish& finish, float* row) const {
-    Vector signal[RealFft::kMostSize];
-    Complex spectrum[RealFft::kMostSize / 2 + 1];
+    Vector data[RealFft::kMostSize], *const signal = data;
     for (int i = 0; i < kFrames; ++i) {
       const long frame = first + i * kLanes;
       if (frame * step_ >= of_.output.width) return;
-      for (long k = 0; k < frequencies(); ++k) {
-        spectrum[k] = {load(sums + (2 * k * kFrames + i) * kLanes), load(sums + ((2 * k + 1) * kFrames + i) * kLanes)};
-      }
-      fft.backward(spectrum, signal);
+      const float* const own = sums + i * kLanes;
+      fft.backward(
+          [=](int k) ARCHCOST_FLAT {
+            return Complex{load(own + 2 * k * kAtOnce), load(own + (2 * k + 1) * kAtOnce)};
+          },
+          [=](int j, Vector value) ARCHCOST_FLAT { signal[j] = value; });
       for (long j = 0; j < step_; j += kLanes) {
         Vector square[kLanes];
         for (long p = 0; p < kLanes; ++p) square[p] = j + p < step_ ? finish(signal[j + p]) : Vector{};
@@ -163,12 +165,12 @@ long long_row_packed_floats(long taps, long step, long out_channels, long in_cha
   return out_channels * in_channels * (step + 1) * long_row_parts(taps, step) * 2;
 }
 
-// [out channel][in channel][frequency][part][re, im], conjugate for a correlation, over the size for the way back.
+// [out channel][in channel][frequency][part][re, im], conjugate for a correlation, over what the transforms multiply by.
 void pack_long_row(long taps, long step, long out_channels, long in_channels, const float* weights,
                    float* packed) {
   const long size = 2 * step, parts = long_row_parts(taps, step);
   std::vector<std::complex<double>> roots;
-  for (long k = 0; k < size; ++k) roots.push_back(std::polar(1.0 / double(size), 2 * std::acos(-1.0) * double(k) / double(size)));
+  for (long k = 0; k < size; ++k) roots.push_back(std::polar(0.5 / double(size), 2 * std::acos(-1.0) * double(k) / double(size)));
   for (long pair = 0; pair < out_channels * in_channels; ++pair, weights += taps) {
     for (long k = 0; k <= step; ++k) {
       for (long part = 0; part < parts; ++part, packed += 2) {

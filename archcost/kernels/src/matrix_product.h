@@ -15,4 +15,14 @@ constexpr int kPanelVectors = 2;
 void matrix_product(long rows, long depth, long column_chunks, const float* left, long left_stride,
                     const float* panels, float* result, long result_stride);
 
+// The same of complex numbers, real and imaginary parts apart; a part's strides are those of the other.
+struct ComplexLeft {
+  const float *re, *im;
+};
+struct ComplexResult {
+  float *re, *im;
+};
+void complex_matrix_product(long rows, long depth, long column_chunks, ComplexLeft left, long left_stride,
+                            ComplexLeft panels, ComplexResult result, long result_stride);
+
 }  // namespace archcost

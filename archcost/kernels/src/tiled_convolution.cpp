@@ -51,12 +51,16 @@ class Plan {
     const long tiles = rows_in_block * columns_in_block;
     input_plane = plane_stride(tiles * in_chunks * kLanes);
     output_plane = plane_stride(tiles * out_chunks * kLanes);
+    if (!share_blocks) input_plane = output_plane = std::max(input_plane, output_plane);
     staged_row = ((columns_in_block - 1) * transform.out_width + transform.in_width) * kLanes;
     const long staged_in = ((rows_in_block - 1) * transform.out_height + transform.in_height) * staged_row;
     const long staged_out = transform.out_height * columns_in_block * transform.out_width * kLanes;
     const long one_tile = long(transform.in_height) * transform.in_width * kLanes;
     staging = plane_stride(std::max({staged_in, staged_out, one_tile}));
-    products = transform.planes * (input_plane + output_plane);
+    // The products of a plane stand where the inputs of the plane or pair before were: half as much to keep in a cache.
+    const long before = transform.real_planes < transform.planes ? 2 : 1;
+    products_of_input = share_blocks ? transform.planes * input_plane : -before * output_plane;
+    products = share_blocks ? transform.planes * (input_plane + output_plane) : (transform.planes + before) * input_plane;
   }
 
   Block block(long index) const {
@@ -75,13 +79,15 @@ class Plan {
   long columns_in_block, rows_in_block, columns_of_blocks, rows_of_blocks, blocks, all_rows;
   bool share_blocks;
   long input_plane, output_plane, staged_row, staging, products;
+  long products_of_input;  // from the first plane of inputs to the first one of products
 
  private:
   // As many as keep the products in the second-level cache beside the weights; but every block reads all weights
   // once, and the further off they lie, the more tiles a block must have to pay for that.
   long tiles_at_a_time(const TileTransform& transform) const {
     constexpr long kCache = 1 << 19, kNear = 3 << 20, kFar = 20 << 20;
-    const long bytes_of_tile = transform.planes * (in_chunks + out_chunks) * kLanes * long(sizeof(float));
+    const long chunks = std::max(in_chunks, out_chunks);
+    const long bytes_of_tile = transform.planes * chunks * kLanes * long(sizeof(float));
     const long bytes_of_weights =
         transform.planes * in_channels * out_chunks * kLanes * long(sizeof(float));
     const long least = bytes_of_weights <= kNear ? 14 : bytes_of_weights <= kFar ? 28 : 56;
@@ -116,8 +122,9 @@ class TiledConvolution {
  private:
   void run_block(long index, int owner, int threads) {
     const Block block = plan_.block(index);
-    float* const in_planes = scratch_.data() + plan_.threads * plan_.staging + owner * plan_.products;
-    float* const out_planes = in_planes + transform_.planes * plan_.input_plane;
+    float* const first = scratch_.data() + plan_.threads * plan_.staging + owner * plan_.products;
+    float* const in_planes = first + std::max(0L, -plan_.products_of_input);
+    float* const out_planes = in_planes + plan_.products_of_input;
     auto staging = [&](int worker) {
       return scratch_.data() + (threads > 1 ? worker : owner) * plan_.staging;
     };
@@ -137,11 +144,19 @@ class TiledConvolution {
         transform_chunk(block, item, in_planes, staging(worker));
       }
     });
-    parallel_for(threads, transform_.planes, [&](long plane, int) {
-      const long tiles = block.tiles() * kLanes;
-      const long weights = of_.input.channels * plan_.out_chunks * kLanes;
-      matrix_product(block.tiles(), of_.input.channels, plan_.out_chunks, in_planes + plane * plan_.input_plane,
-                     tiles, packed_ + plane * weights, out_planes + plane * plan_.output_plane, tiles);
+    const long real = transform_.real_planes;
+    parallel_for(threads, real + (transform_.planes - real) / 2, [&](long item, int) {
+      const long plane = std::min(item, real) + 2 * std::max(0L, item - real);
+      const long tiles = block.tiles() * kLanes, depth = of_.input.channels;
+      const long weights = depth * plan_.out_chunks * kLanes;
+      const float *const left = in_planes + plane * plan_.input_plane, *const panels = packed_ + plane * weights;
+      float* const result = out_planes + plane * plan_.output_plane;
+      if (plane < real) {
+        matrix_product(block.tiles(), depth, plan_.out_chunks, left, tiles, panels, result, tiles);
+      } else {
+        complex_matrix_product(block.tiles(), depth, plan_.out_chunks, {left, left + plan_.input_plane}, tiles,
+                               {panels, panels + weights}, {result, result + plan_.output_plane}, tiles);
+      }
     });
     parallel_for(threads, by_rows_out ? block.rows : plan_.out_chunks, [&](long item, int worker) {
       if (by_rows_out) {

@@ -1,45 +1,29 @@
-// Whether memory is as it was: the weights of a program, and the numbers that Python and PyTorch keep of them.
+#include "watch.h"
+
+#include <dlfcn.h>
+
 #include <cstddef>
-#include <cstdint>
 #include <cstring>
 
 #include "export.h"
-
-extern "C" {
-
-// Bytes of one cache line.
-struct ArchcostBytes {
-  const char* first;
-  std::int64_t count;  // at most kLine
-};
-
-struct ArchcostTensor {
-  const void* tensor;    // an at::Tensor
-  std::int64_t version;  // -1 where PyTorch does not count the writes
-  const void* data;
-};
-
-struct ArchcostWatch {
-  const void* const* lines;  // to fetch side by side, since all else looks at them one after the other
-  std::int64_t line_count;
-  const ArchcostBytes* tags;  // numbers that change whenever a dict does
-  std::int64_t tag_count;
-  std::uint64_t tag_digest;
-  const ArchcostTensor* tensors;
-  std::int64_t tensor_count;
-  std::int64_t (*version_of)(const void* tensor);
-  std::int32_t (*data_of)(const void* tensor, const void** data);
-  const ArchcostBytes* elements;  // of the tensors, wherever they were
-  std::int64_t element_count;
-  std::uint64_t element_digest;
-};
-
-}  // extern "C"
 
 namespace {
 
 constexpr int kTagsChanged = 1, kTensorsChanged = 2;
 constexpr std::int64_t kLine = 64;
+
+template <class T>
+T at(const void* object, std::int64_t bytes) {
+  T found;
+  std::memcpy(&found, static_cast<const char*>(object) + bytes, sizeof found);
+  return found;
+}
+
+std::uint64_t digest(const std::uint64_t* const* words, std::int64_t count) {
+  std::uint64_t all = 1;
+  for (std::int64_t i = 0; i < count; ++i) all = (all ^ *words[i]) * 0x9E3779B97F4A7C15u;
+  return all;
+}
 
 // Any one word that changes changes the digest, since odd numbers can be divided by.
 std::uint64_t digest(const ArchcostBytes* bytes, std::int64_t count) {
@@ -62,11 +46,6 @@ std::uint64_t digest(const ArchcostBytes* bytes, std::int64_t count) {
   return all;
 }
 
-// Loads that need not wait for each other, where those of a digest would.
-void touch(const ArchcostBytes* bytes, std::int64_t count) {
-  for (std::int64_t i = 0; i < count; ++i) static_cast<void>(*static_cast<const volatile char*>(bytes[i].first));
-}
-
 bool tensors_hold(const ArchcostWatch& watch) {
   for (std::int64_t i = 0; i < watch.tensor_count; ++i) {
     const ArchcostTensor& one = watch.tensors[i];
@@ -79,22 +58,87 @@ bool tensors_hold(const ArchcostWatch& watch) {
 
 }  // namespace
 
-ARCHCOST_EXPORT std::uint64_t archcost_digest(const ArchcostBytes* bytes, std::int64_t count) {
-  return digest(bytes, count);
+ARCHCOST_EXPORT std::uint64_t archcost_digest_of_tags(const std::uint64_t* const* tags, std::int64_t count) {
+  return digest(tags, count);
 }
 
-// The sum of kTagsChanged and kTensorsChanged. Elements are read only where tensors are where they were: those
-// that somebody keeps alive.
-ARCHCOST_EXPORT int archcost_watch(const ArchcostWatch* watch) {
-  for (std::int64_t i = 0; i < watch->line_count; ++i) __builtin_prefetch(watch->lines[i]);
-  const bool tags = digest(watch->tags, watch->tag_count) == watch->tag_digest;
+ARCHCOST_EXPORT std::uint64_t archcost_digest_of_elements(const ArchcostBytes* elements, std::int64_t count) {
+  return digest(elements, count);
+}
+
+namespace {
+
+// Side by side, since all else reads one after the other.
+void fetch(const ArchcostWatch& watch) {
+  for (std::int64_t i = 0; i < watch.line_count; ++i) __builtin_prefetch(watch.lines[i]);
+}
+
+int changes(const ArchcostWatch& watch) {
+  const bool tags = digest(watch.tags, watch.tag_count) == watch.tag_digest;
   bool tensors = false;
   try {
-    if (tensors_hold(*watch)) {
-      touch(watch->elements, watch->element_count);
-      tensors = digest(watch->elements, watch->element_count) == watch->element_digest;
+    if (tensors_hold(watch)) {
+      tensors = digest(watch.elements, watch.element_count) == watch.element_digest;
     }
   } catch (...) {  // PyTorch's: it does not count the writes any more
   }
   return (tags ? 0 : kTagsChanged) | (tensors ? 0 : kTensorsChanged);
+}
+
+bool keys_hold(const ArchcostCall& call) {
+  static thread_local const void* keys = nullptr;
+  if (!keys) keys = dlsym(call.library, call.keys_name);
+  return keys && std::memcmp(keys, call.keys, sizeof call.keys) == 0;
+}
+
+bool like(const ArchcostCall& call, const void* argument) {
+  constexpr std::int64_t kType = 8;  // behind the count of references
+  if (at<const void*>(argument, kType) != call.type) return false;
+  const char* const tensor = at<const char*>(argument, call.tensor);
+  const char* expected = call.description;
+  for (std::int64_t i = 0; i < call.part_count; ++i) {
+    const ArchcostPart& part = call.parts[i];
+    if (std::memcmp(tensor + part.first, expected, std::size_t(part.count)) != 0) return false;
+    expected += part.count;
+  }
+  return true;
+}
+
+}  // namespace
+
+// The sum of kTagsChanged and kTensorsChanged. Elements are read only where tensors are where they were: those
+// that somebody keeps alive.
+ARCHCOST_EXPORT int archcost_watch(const ArchcostWatch* watch) {
+  fetch(*watch);
+  return changes(*watch);
+}
+
+// Whether the argument, a tensor, is like that of the call, and all else as it was then.
+ARCHCOST_EXPORT int archcost_same_call(const ArchcostCall* call, const void* argument) {
+  if (!like(*call, argument)) return 0;
+  for (const ArchcostWatch* one : call->watches) {
+    if (one) fetch(*one);
+  }
+  if (!keys_hold(*call) || call->function_modes() || call->records()) return 0;
+  for (const ArchcostWatch* one : call->watches) {
+    if (one && changes(*one)) return 0;
+  }
+  return 1;
+}
+
+ARCHCOST_EXPORT int archcost_run(const ArchcostStep* steps, std::int64_t count, float* const* bases,
+                                 std::int64_t threads, std::int64_t* nanoseconds);
+
+// The program, where `archcost_same_call`. Returns what `archcost_run` does, and -1 where nothing was run.
+// `bases`: the arena, weights, and then the argument and the output, which are put in.
+ARCHCOST_EXPORT int archcost_call(const ArchcostCall* call, const void* argument, float** bases, float* output) {
+  const void* const tensor = static_cast<const char*>(argument) + call->tensor;
+  const void* data;
+  if (!archcost_same_call(call, argument) || call->data_of(tensor, &data)) return -1;
+  bases[2] = static_cast<float*>(const_cast<void*>(data));
+  bases[3] = output;
+  void* const state = call->release();
+  const int failure = archcost_run(call->steps, call->step_count, bases, call->threads(), nullptr);
+  call->take(state);
+  return failure;
 }

@@ -24,7 +24,7 @@ class WinogradTile final : public TileTransform {
   static constexpr int NH = MH + RH - 1, NW = MW + RW - 1;
 
  public:
-  WinogradTile() : TileTransform(MH, MW, RH, RW, NH * NW) {}
+  WinogradTile() : TileTransform(MH, MW, RH, RW, NH * NW, NH * NW) {}
 
   void input(const float* tile, long row, long column, float* plane, long plane_stride) const override {
     Vector half[NH][NW];

@@ -14,9 +14,11 @@ import torch
 from torch import Tensor
 
 from archcost.kernels import library
-from archcost.paths.algorithms.tensor import WholePath
-from archcost.paths.compiled import Kernel, depthwise_kernel
+from archcost.kernels.blocked import BlockedConvolution
+from archcost.paths.algorithms.tensor import Fused, WholePath, device_of, kernels_run
+from archcost.paths.compiled import Kernel, depthwise_kernel, on_blocks, packed_direct
 from archcost.paths.geometry import by_groups, cropped, full_size, padded, padded_elements, tap_windows
+from archcost.paths.path import Prepared
 from archcost.paths.precision import compute_dtype, sum_error
 from archcost.spec import ConvSpec
 
@@ -26,7 +28,8 @@ __all__ = ["DirectPath"]
 class DirectPath(WholePath):
     """A sum over taps, each one a product of all channels at all positions at once.
 
-    Depthwise there is nothing to multiply matrices for: a compiled kernel sums in registers.
+    Depthwise there is nothing to multiply matrices for: a compiled kernel sums in registers. Blocked tensors
+    have kernels for all of it.
     """
 
     name = "direct"
@@ -39,6 +42,22 @@ class DirectPath(WholePath):
 
     def _kernel(self, spec: ConvSpec) -> Kernel | None:
         return depthwise_kernel(spec)
+
+    def on_blocks(self, prepared: Prepared) -> BlockedConvolution | None:
+        content = prepared.content
+        if not self.reads_blocks(prepared.spec, prepared.dtype):
+            return None
+        if isinstance(content, Fused):
+            return on_blocks(content.packed, prepared)
+        return (
+            on_blocks(packed_direct(content, prepared.spec), prepared)
+            if device_of(content) == "cpu"
+            else None
+        )
+
+    def reads_blocks(self, spec: ConvSpec, dtype: torch.dtype | None = None) -> bool:
+        plain = not spec.transposed and spec.axes < 3 and spec.padding_mode == "zeros"
+        return plain and dtype in (None, torch.float32) and kernels_run(torch.float32, "cpu")
 
     def _tensors(self, weight: Tensor, spec: ConvSpec) -> Tensor:
         return by_groups(weight.to(compute_dtype(weight.dtype)), spec)

@@ -36,6 +36,9 @@ __all__ = ["FFTPath"]
 
 # A path refuses what needs more: transformed weights of wide layers on large images fill any memory.
 MOST_BYTES = 4 << 30
+# With so few tiles and so many weights, in elements, reading these takes longer than multiplying.
+_FEW_TILES = 4
+_MANY_WEIGHTS = 1 << 18
 
 
 class FFTPath(TiledPath):
@@ -67,7 +70,7 @@ class FFTPath(TiledPath):
         return None
 
     def _kernel(self, dense: Dense) -> Kernel | None:
-        return fourier_kernel(dense, self.points(dense))
+        return fourier_kernel(dense, self.points(dense), self._gauss(dense))
 
     def compiled_for(self) -> str:
         if library() is None or (self.tile or 0) > MOST_LENGTH:
@@ -93,7 +96,7 @@ class FFTPath(TiledPath):
         spectrum = torch.fft.rfftn(taps, [lengths[a] for a in transformed(lengths)], _dims(lengths)).conj()
         spectrum = spectrum.permute(*range(3, 3 + axes), 0, 2, 1).flatten(0, axes - 1)
         c, d = spectrum.real, spectrum.imag
-        return torch.stack([c, d] if dense.depthwise else [c, d - c, c + d])
+        return torch.stack([c, d - c, c + d] if self._gauss(dense) else [c, d])
 
     def _dense(self, x: Tensor, weight: Tensor, dense: Dense) -> Tensor:
         axes, lengths, tiles = len(dense.kernel_size), self.points(dense), self.tiles(dense)
@@ -120,19 +123,30 @@ class FFTPath(TiledPath):
             y = torch.fft.irfftn(y, [lengths[a] for a in transformed(lengths)], _dims(lengths))
         return untiled(y[trailing(map(slice, self.outputs(dense)))], dense.output_size)
 
+    def _gauss(self, dense: Dense) -> bool:
+        """Whether two complex numbers take three products, with half as many weights again, or four.
+
+        Four where there is nothing to sum, and where a row has few tiles and so many weights that reading
+        them takes longer than multiplying.
+        """
+        lengths = self.points(dense)
+        row = len(transformed(lengths)) == 1
+        weights = 2 * _frequencies(lengths) * dense.in_channels * dense.out_channels // dense.groups
+        few = dense.batch * prod(self.tiles(dense)) <= _FEW_TILES
+        return not dense.depthwise and not (row and few and weights > _MANY_WEIGHTS)
+
     def _products(self, dense: Dense) -> int:
         """At each frequency kept, t ** (axes - 1) * (t // 2 + 1) of them, three real multiplications for
-        each pair of channels (Gauss), four where there is nothing to sum; along a single axis the first and
+        each pair of channels (Gauss), or four, see `_gauss`; along a single axis the first and
         the last frequency are real and take one each. Outputs that stride discards and tiles that reach
         beyond the image are paid for."""
         lengths = self.points(dense)
         pairs = dense.in_channels * dense.out_channels // dense.groups
         if not transformed(lengths):
             each = 1
-        elif dense.depthwise:
-            each = 4 * _frequencies(lengths)
         else:
-            each = 3 * _frequencies(lengths) - (4 if _real_ends(dense, lengths) else 0)
+            forms = 3 if self._gauss(dense) else 4
+            each = forms * _frequencies(lengths) - (2 * (forms - 1) if _real_ends(dense, lengths) else 0)
         return dense.batch * prod(self.tiles(dense)) * pairs * each
 
     def _transforms(self, dense: Dense) -> int:
@@ -142,7 +156,7 @@ class FFTPath(TiledPath):
 
     def _weights(self, dense: Dense) -> int:
         lengths = self.points(dense)
-        forms = (2 if dense.depthwise else 3) if transformed(lengths) else 1
+        forms = (3 if self._gauss(dense) else 2) if transformed(lengths) else 1
         return forms * _frequencies(lengths) * dense.in_channels * dense.out_channels // dense.groups
 
     def _buffers(self, dense: Dense) -> int:
@@ -175,7 +189,9 @@ def complex_products(x: Tensor, weight: Tensor, real_ends: bool = False) -> Tens
     a, b = x.real, x.imag
     if len(weight) == 2:
         c, d = weight
-        return torch.complex(a * c - b * d, a * d + b * c)
+        return torch.complex(
+            point_products(a, c) - point_products(b, d), point_products(a, d) + point_products(b, c)
+        )
     c, d_less_c, c_and_d = weight
     k = point_products(a + b, c)
     return torch.complex(k - point_products(b, c_and_d), k + point_products(a, d_less_c))
@@ -196,5 +212,5 @@ def _real_ends(dense: Dense, lengths: Axes) -> bool:
     return len(axes) == 1 and lengths[axes[0]] % 2 == 0 and not dense.depthwise
 
 
-PATHS = (FFTPath(), *(FFTPath(tile) for tile in (16, 32, 64, 80, 128, 160, 256, 512, 1024)))
+PATHS = (FFTPath(), *(FFTPath(tile) for tile in (16, 32, 64, 80, 96, 128, 160, 256, 512, 1024)))
 ORDER = 80

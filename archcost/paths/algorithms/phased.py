@@ -9,18 +9,20 @@ from math import prod
 import torch
 from torch import Tensor
 
+from archcost.kernels.blocked import FEW_CHANNELS, BlockedConvolution
 from archcost.kernels.operators import convolve
 from archcost.paths.algorithms.space_to_depth import blocks_of, rearranged_elements, rearranged_taps, spread
 from archcost.paths.algorithms.tensor import Fused, TensorPath, device_of, kernels_run
-from archcost.paths.compiled import Kernel, PackedWeights
+from archcost.paths.compiled import Kernel, PackedWeights, on_blocks
 from archcost.paths.geometry import by_groups, trailing
-from archcost.paths.path import Implementation
+from archcost.paths.path import Implementation, Prepared
 from archcost.paths.phases import (
     Dense,
     Phase,
     bordered,
     bordered_elements,
     folded,
+    is_dense,
     phase_elements,
     phases,
     unfolded,
@@ -57,6 +59,26 @@ class PhasedPath(TensorPath[Parts]):
         if not any(choice):
             return "tensor operations"
         return "compiled" if all(choice) else "partly compiled"
+
+    def on_blocks(self, prepared: Prepared) -> BlockedConvolution | None:
+        content, spec = prepared.content, prepared.spec
+        if not isinstance(content, Fused) or not self.reads_blocks(spec, prepared.dtype):
+            return None
+        if not content.blocks:
+            return on_blocks(content.packed, prepared)
+        before = lambda x: blocks_of(x, spec).contiguous()  # noqa: E731
+        return on_blocks(content.packed, prepared, self._executed(spec), before)
+
+    def reads_blocks(self, spec: ConvSpec, dtype: torch.dtype | None = None) -> bool:
+        """Also where few channels are read in NCHW, each stride's pixels as channels of their own."""
+        executed = self._executed(spec)
+        as_channels = executed == spread(spec) and spec.in_channels <= FEW_CHANNELS
+        if dtype not in (None, torch.float32) or not is_dense(executed):
+            return False
+        if not as_channels and executed is not spec:
+            return False
+        (kernel,) = self._choice(executed, torch.float32, "cpu")
+        return kernel is not None and kernel.reads_blocks
 
     def _choice(self, spec: ConvSpec, dtype: torch.dtype, device: str) -> list[Kernel | None]:
         """The compiled kernel of each phase, None where tensor operations run: all choices are made here."""

@@ -70,6 +70,9 @@ def spectrum(
     figure.legend(
         handles=marks, loc="upper right", bbox_to_anchor=(0.99, 0.92), ncols=3, fontsize=9.5, frameon=False
     )
+    said = "Responses: frequency 0 in the middle, 1/2 cycle a pixel at the edges, light where it passes"
+    if shown:
+        figure.text(0.075, 0.395, said, fontsize=9.5, color=SOFT)
     wide = 0.91 / _MOST
     for at, row in enumerate(shown):
         axes = figure.add_axes((0.075 + at * wide, 0.09, wide * 0.8, 0.27))
@@ -91,7 +94,8 @@ def _draw_bars(axes: Axes, rows: Sequence[LayerSpectrum]) -> None:
         below += shares
     for level in (100 / 3, 200 / 3):  # the borders for a kernel of a single tap
         axes.axhline(level, color="white", linewidth=0.8, zorder=3)
-    axes.set_xlim(0.3, len(rows) + 0.7)
+    axes.set_xlim(0.3, max(len(rows), _MOST) + 0.7)
+    axes.locator_params(axis="x", integer=True)
     axes.set_ylim(0, 100)
     dress(axes, "layers in order of definition", "% of energy", 10, 9, "y")
 
