@@ -5,6 +5,7 @@ python benchmarks/fleet.py 1000 10000
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 import tempfile
@@ -22,7 +23,10 @@ from archcost.fleet.tasks import Layer, from_record
 from archcost.fleet.worker import Order
 from archcost.spec import ConvSpec
 
-URL = "tcp://127.0.0.1:18786"
+with socket.socket() as free:
+    free.bind(("127.0.0.1", 0))
+    PORT = free.getsockname()[1]
+URL = f"tcp://127.0.0.1:{PORT}"
 
 
 def nothing(order: Order) -> dict[str, object]:
@@ -42,7 +46,7 @@ def connected() -> OnDask:
 
 def main(counts: list[int]) -> None:
     code = "from distributed.cli.dask_scheduler import main; main()"
-    scheduler = [sys.executable, "-c", code, "--host", "127.0.0.1", "--port", "18786", "--no-dashboard"]
+    scheduler = [sys.executable, "-c", code, "--host", "127.0.0.1", "--port", str(PORT), "--no-dashboard"]
     worker = [sys.executable, "-m", "archcost", "fleet", "worker", URL, "--device", "a"]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     begun = [subprocess.Popen(one, **quiet) for one in (scheduler, worker)]
@@ -54,7 +58,7 @@ def main(counts: list[int]) -> None:
         for count in counts:
             tasks = [Layer(ConvSpec(1, n + 1, 1, input_size=(4,)), "float32", 1, ()) for n in range(count)]
             with tempfile.TemporaryDirectory() as folder, FleetStore(Path(folder) / "fleet.sqlite") as store:
-                run = Run(connected(), store, tasks, patience=60, perform=nothing)
+                run = Run(connected(), store, tasks, patience=180, perform=nothing)
                 run._look(first=True)
                 before, wall = [sum(p.cpu_times()[:2]) for p in every.values()], time.perf_counter()
                 run.to_end(False)
