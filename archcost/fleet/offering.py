@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -137,7 +138,7 @@ def status(place: str, security: Security | None = None) -> str:
         try:
             workers = engine.client.scheduler_info(n_workers=-1)["workers"]
             found = [
-                f"{one['archcost']['device']}: {one['metrics'].get('executing', 0)} running, "
+                f"{one['archcost']['device']}: {_running(one)} running, "
                 f"torch {one['archcost']['versions']['torch']}, {address}; {one['archcost']['machine']}"
                 for address, one in workers.items()
                 if one.get("archcost")
@@ -157,6 +158,11 @@ def status(place: str, security: Security | None = None) -> str:
             done, failed = states.count("done"), states.count("failed")
             lines.append(f"{mark.partition('@')[2]}: {done} tasks done, {failed} failed\n")
         return "".join(lines)
+
+
+def _running(worker: Mapping[str, Any]) -> int:
+    """The number of tasks that a worker was at when it last told the scheduler."""
+    return int(worker["metrics"].get("task_counts", {}).get("executing", 0))
 
 
 def _dask() -> None:

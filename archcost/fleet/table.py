@@ -6,15 +6,16 @@ Layers timed alone are 3 to 33 % too fast, and a table of layers lacks all else.
         + bytes of all other operations, by kind (see `archcost.fleet.work`) + c * their number
 
 has coefficients of at least 0, a, g and p of at least 1, fitted by relative error to the whole models that
-were measured there. The seconds of layers are the table's; those that it lacks are predicted. The error that
-an estimate states is that of the same fit without each model in turn.
+were measured there. Programs of archcost's engine, which fuses all else, have the seconds of layers and the
+bytes of convolutions' weights alone. The seconds of layers are the table's; those that it lacks are
+predicted. The error that an estimate states is that of the same fit without each model in turn.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
@@ -88,6 +89,8 @@ class _Layers:
     dense: float
     grouped: float
     products: float
+    weights: float
+    """Bytes of the convolutions' weights."""
     there: int
     lacking: int
 
@@ -150,7 +153,7 @@ class LatencyTable:
         """The predicted time of a model on paper, see `archcost.fleet.paper.on_paper`."""
         found = self.layers(paper, threads, how)
         fit = self._fit(threads, how)
-        seconds = found.seconds if fit is None else float(_row(paper, found) @ fit.law)
+        seconds = found.seconds if fit is None else float(_row(paper, found, how) @ fit.law)
         error, error_80 = (None, None) if fit is None else (fit.error, fit.error_80)
         share = found.lacking / max(1, found.there + found.lacking)
         name, batch = str(paper["model"]), int(paper["batch"])
@@ -164,18 +167,19 @@ class LatencyTable:
         """
         from archcost.latency.store.measurement import spec_from_json
 
-        sums, there, lacking = {True: 0.0, False: 0.0}, 0, 0
+        sums, weights, there, lacking = {True: 0.0, False: 0.0}, 0, 0, 0
         for one in paper["convolutions"]:
             spec = spec_from_json(json.dumps(one["spec"]))
             seconds, known = self._seconds(spec, one["dtype"], one["layout"], threads, how)
             sums[spec.groups > 1] += seconds * one["count"]
+            weights += 4 * spec.params * one["count"]
             there, lacking = there + one["count"] * known, lacking + one["count"] * (not known)
         products = 0.0
         for *sizes, count in paper["products"]:
             seconds, known = self._product_seconds(Product(tuple(sizes), threads))
             products += seconds * count
             there, lacking = there + count * known, lacking + count * (not known)
-        return _Layers(sums[False], sums[True], products, there, lacking)
+        return _Layers(sums[False], sums[True], products, weights, there, lacking)
 
     def best_path(self, spec: ConvSpec, dtype: str, threads: int) -> str | None:
         """The fastest path of a layer in the table; None where it is not there."""
@@ -252,12 +256,11 @@ class LatencyTable:
             same = (task.threads, task.how) == (threads, how) and task.model not in self.without
             if paper is None or not same:
                 continue
-            rows.append(_row(paper, self.layers(paper, threads, how)))
+            rows.append(_row(paper, self.layers(paper, threads, how), how))
             seconds.append(took)
         if len(rows) < _FEWEST:
             return None
-        # No layer is faster in a model than alone; in a program, whose layers are fused, it may be.
-        return _Fit.of(np.array(rows), np.array(seconds), least=float(how == "eager"))
+        return _Fit.of(np.array(rows), np.array(seconds), _eager if how == "eager" else _program)
 
 
 @dataclass(frozen=True)
@@ -269,7 +272,7 @@ class _Fit:
     error_80: float
 
     @classmethod
-    def of(cls, rows: Array, seconds: Array, least: float) -> _Fit:
+    def of(cls, rows: Array, seconds: Array, solved: Callable[[Array], Array]) -> _Fit:
         import numpy as np
 
         # A row over its time: relative errors count, for small models and large.
@@ -277,12 +280,21 @@ class _Fit:
         errors = []
         for left_out in range(len(rows)):
             others = np.arange(len(rows)) != left_out
-            errors.append(abs(float(scaled[left_out] @ _solved(scaled[others], least)) - 1))
-        return cls(_solved(scaled, least), median(errors), quantiles(errors, n=5, method="inclusive")[-1])
+            errors.append(abs(float(scaled[left_out] @ solved(scaled[others])) - 1))
+        return cls(solved(scaled), median(errors), quantiles(errors, n=5, method="inclusive")[-1])
 
 
-def _solved(scaled: Array, least: float) -> Array:
-    """The law of least squares, with coefficients of layers of at least ``least``.
+def _program(scaled: Array) -> Array:
+    """The law of least squares of programs, whose layers are fused and may be faster than alone."""
+    import numpy as np
+
+    from archcost.latency.prediction.fitting import nonnegative_least_squares
+
+    return nonnegative_least_squares(scaled, np.ones(len(scaled)))
+
+
+def _eager(scaled: Array) -> Array:
+    """The law of least squares, layers with coefficients of at least 1: none is faster in a model than alone.
 
     Each kind of bytes is drawn towards the coefficient of all: a small table tells few apart.
     """
@@ -291,7 +303,7 @@ def _solved(scaled: Array, least: float) -> Array:
     from archcost.latency.prediction.fitting import nonnegative_least_squares
 
     start, stop = _LAYERS, _LAYERS + len(BYTES)
-    floor = np.array([least] * _LAYERS + [0.0] * len(WORK))
+    floor = np.array([1.0] * _LAYERS + [0.0] * len(WORK))
     target = np.maximum(0.0, 1 - scaled @ floor)
     every = scaled[:, start:stop].sum(axis=1)
     pooled = np.column_stack([scaled[:, :start], scaled[:, stop:], every])
@@ -307,9 +319,11 @@ def _solved(scaled: Array, least: float) -> Array:
     return found
 
 
-def _row(paper: Mapping[str, Any], found: _Layers) -> Array:
+def _row(paper: Mapping[str, Any], found: _Layers, how: How) -> Array:
     import numpy as np
 
+    if how == "program":
+        return np.array([found.dense, found.grouped, found.products, found.weights])
     work = work_of(paper)
     return np.array([found.dense, found.grouped, found.products, *(work[name] for name in WORK)])
 

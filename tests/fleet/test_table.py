@@ -76,6 +76,26 @@ def test_a_law_is_learnt_from_whole_models_and_holds_for_one_left_out(store):
     assert "ms predicted for torchvision:resnet34 on pi5" in str(estimate)
 
 
+def test_programs_have_a_law_of_their_own(store):
+    with FleetStore(store) as kept:
+        for number, name in enumerate(NAMES):
+            found, _ = paper(number, f"torchvision:{name}")
+            kept.keep(Model(f"torchvision:{name}", 1, 1, "program"), MARK, whole(0.5 * alone(found)))
+    found, _ = paper(1, "torchvision:resnet34")
+    estimate = latency_table(store, without=["torchvision:resnet34"]).of_paper(found, how="program")
+    assert estimate.seconds == pytest.approx(0.5 * alone(found), rel=0.01)
+
+
+def alone(found):
+    """Seconds of the layers of a model on paper, each alone."""
+    convs = sum(one["count"] * median_of(layer_of(one)) for one in found["convolutions"])
+    return convs + sum(count * seconds_of(Product(tuple(sizes), 1)) for *sizes, count in found["products"])
+
+
+def layer_of(one):
+    return next(layer for layer in LAYERS if json.loads(spec_json(layer.spec)) == one["spec"])
+
+
 def test_what_the_table_lacks_is_said(store):
     with pytest.raises(FleetError, match="no device 'cloud'; it has: pi5"):
         archcost.latency_table(store, "cloud")
