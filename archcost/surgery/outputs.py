@@ -78,6 +78,8 @@ class _InFloat64(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        if getattr(func, "is_view", False):  # what reads the view converts it
+            return func(*args, **(kwargs or {}))
         if func is not torch.ops.aten._to_copy.default:  # which would copy what was converted once more
             args = tree_map(_wide, args)
         return tree_map(_wide, func(*args, **tree_map(_wide, kwargs or {})))
