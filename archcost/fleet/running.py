@@ -21,8 +21,8 @@ from archcost.progress import Progress
 __all__ = ["Perform", "Run"]
 
 Perform = Callable[[Order], dict[str, Any]]
-_LOOK = 2.0
-"""Seconds between two looks at which devices are there."""
+_LOOK, _RENEW = 2.0, 20.0
+"""Seconds between two looks at which devices are there, and until a connection without any is made anew."""
 
 
 @dataclass
@@ -65,7 +65,7 @@ class Run:
         """
         self._look(first=True)
         with Progress(sum(one.left for one in self.states.values()), "measuring", show) as bar:
-            begun = looked = heard = time.monotonic()
+            begun = looked = heard = renewed = time.monotonic()
             try:
                 while any(one.left and not one.given_up(self.settle) for one in self.states.values()):
                     now = time.monotonic()
@@ -79,6 +79,10 @@ class Run:
                     if now - looked > _LOOK:
                         looked = now
                         there = self._look()
+                        if not there and now - max(heard, renewed) > _RENEW:
+                            renewed = now
+                            self.engine.renew()
+                            self._all_again()
                         bar.total = self.finished + sum(one.left for one in self.states.values())
                         if not there and now - heard > self.patience:
                             raise FleetError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from math import cos, pi
+from math import cos, inf, pi
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +103,7 @@ class Distillation:
 
         Args:
             wanted: the old model's outputs for ``held_out``: the best epoch there is taken, and it stops
-                after 5 without gain. None: the last epoch is.
+                after 5 that are no better than those before. None: the last epoch is.
             until: end after so many epochs of the schedule.
             checkpoint: written after each epoch; where it exists, the training goes on from it.
         """
@@ -116,6 +116,7 @@ class Distillation:
             "stale": 0,
             "steps": 0,
             "best_epoch": 0,
+            "trained": inf,
         }
         state = self._resumed(state, checkpoint)
         generator = torch.Generator()
@@ -132,10 +133,11 @@ class Distillation:
                     state["steps"] += len(steps)
                     score = self._score(held_out, wanted)
                     state["epoch"] += 1
-                    state["stale"] += 1
+                    # Of a close model the first epochs lose what the last, slower ones gain.
+                    state["stale"] = 0 if score < state["trained"] or wanted is None else state["stale"] + 1
+                    state["trained"] = min(score, state["trained"])
                     if score < state["score"] or wanted is None:
-                        state |= {"best": self._weights(), "score": score, "stale": 0}
-                        state["best_epoch"] = state["epoch"]
+                        state |= {"best": self._weights(), "score": score, "best_epoch": state["epoch"]}
                     self._saved(state, checkpoint)
                     bar.step()
         finally:

@@ -10,7 +10,7 @@ from archcost.errors import SpecError
 from archcost.fleet.errors import FleetError
 from archcost.fleet.kept import FleetStore, checked, mark_of, merge
 from archcost.fleet.paper import expanded, on_paper, refuse_code
-from archcost.fleet.tasks import Layer, Model, from_record, tasks_of
+from archcost.fleet.tasks import Layer, Model, Product, from_record, tasks_of
 from archcost.latency.store.store import Store, StoreError
 from helpers.fleet import LAYERS, times, whole
 from helpers.measurements import measured
@@ -31,7 +31,7 @@ def test_the_layers_of_a_zoo_are_tasks_once():
 
 
 def test_a_task_is_a_small_value_that_travels_as_json():
-    for task in (*LAYERS, MODEL):
+    for task in (*LAYERS, Product((2, 5, 7, 3), 1), MODEL):
         assert from_record(json.loads(json.dumps(task.record()))) == task
         assert len(pickle.dumps(task.record())) < 1000
     with pytest.raises(FleetError, match="no task"):
