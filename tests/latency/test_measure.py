@@ -176,12 +176,13 @@ def test_the_usual_paths_leave_out_what_no_kernel_runs_and_say_so():
     _, samples = tasks_and_samples()
     task, sample = next(iter(samples.items()))
     [found] = time_paths({task: sample}, TimingOptions(compare=Compare()), NOW)
-    timed = {one.key.path for one in found.measurements}
+    timed = {(one.key.path, one.key.layout) for one in found.measurements}
     dtype = torch.float32
-    assert "native" in timed
-    for path in timed:
-        assert get(path).implementation(task.spec, dtype) != "tensor operations"
-    assert "no compiled kernel" in found.refused["direct"]
+    assert ("native", "contiguous") in timed
+    for path, layout in timed:
+        assert layout == "blocked" or get(path).implementation(task.spec, dtype) != "tensor operations"
+    assert {layout for path, layout in timed if path == "direct"} == {"blocked"}
+    assert "no compiled kernel" in found.refused["im2col"]
     [every] = time_paths({task: sample}, TimingOptions(paths="all", compare=Compare()), NOW)
     assert "direct" in {one.key.path for one in every.measurements}
 

@@ -122,7 +122,7 @@ def test_what_multiplies_five_times_less_is_a_candidate_by_default_kernel_or_not
         kept, refused = of_default(spec)
         for path in kept:
             count = path.multiplications(spec) + path.transform_multiplications(spec)
-            if path.implementation(spec) == "tensor operations":
+            if path.implementation(spec) == "tensor operations" and not path.reads_blocks(spec):
                 assert 5 * count <= spec.macs
         for name, why in refused.items():
             count = get(name).multiplications(spec) + get(name).transform_multiplications(spec)
@@ -130,7 +130,7 @@ def test_what_multiplies_five_times_less_is_a_candidate_by_default_kernel_or_not
     kept, refused = of_default(LONG)
     assert refused["direct"] == refused["im2col-tiled"] == "another path multiplies 20 times less"
     kept, refused = of_default(ConvSpec(64, 64, 3, padding=1, input_size=(56, 56)))
-    assert "direct" not in {path.name for path in kept}
+    assert "im2col" not in {path.name for path in kept}
     assert refused["fft"] == "no compiled kernel runs it here"
 
 
