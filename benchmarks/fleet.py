@@ -5,21 +5,24 @@ python benchmarks/fleet.py 1000 10000
 
 from __future__ import annotations
 
-import resource
+import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
-from distributed import Client, LocalCluster
+import psutil
 
-from archcost.fleet.engines import OnDask, startup
-from archcost.fleet.gate import token
+from archcost.errors import ArchcostError
+from archcost.fleet.engines import OnDask
 from archcost.fleet.kept import FleetStore
 from archcost.fleet.running import Run
 from archcost.fleet.tasks import Layer, from_record
 from archcost.fleet.worker import Order
 from archcost.spec import ConvSpec
+
+URL = "tcp://127.0.0.1:18786"
 
 
 def nothing(order: Order) -> dict[str, object]:
@@ -28,30 +31,44 @@ def nothing(order: Order) -> dict[str, object]:
     return {"result": {"times": [], "refused": {}, "reference_s": 0.001}}
 
 
+def connected() -> OnDask:
+    """The engine, once the scheduler is there."""
+    for _ in range(100):
+        with suppress(ArchcostError):
+            return OnDask(URL)
+        time.sleep(0.3)
+    raise SystemExit("the scheduler did not start")
+
+
 def main(counts: list[int]) -> None:
-    cluster = LocalCluster(
-        n_workers=1,
-        threads_per_worker=2,
-        dashboard_address=None,
-        silence_logs=50,
-        resources={token("a"): 1},
-        startup_information={"archcost": startup("a")},
-    )
-    with cluster, Client(cluster) as client:
+    code = "from distributed.cli.dask_scheduler import main; main()"
+    scheduler = [sys.executable, "-c", code, "--host", "127.0.0.1", "--port", "18786", "--no-dashboard"]
+    worker = [sys.executable, "-m", "archcost", "fleet", "worker", URL, "--device", "a"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    begun = [subprocess.Popen(one, **quiet) for one in (scheduler, worker)]
+    every = {"client": psutil.Process()}
+    every |= {name: psutil.Process(one.pid) for name, one in zip(("scheduler", "worker"), begun, strict=True)}
+    print("| tasks | wall ms a task | CPU ms: client | scheduler | worker | MiB: client | scheduler |")
+    print("|---" * 7 + "|")
+    try:
         for count in counts:
             tasks = [Layer(ConvSpec(1, n + 1, 1, input_size=(4,)), "float32", 1, ()) for n in range(count)]
             with tempfile.TemporaryDirectory() as folder, FleetStore(Path(folder) / "fleet.sqlite") as store:
-                run = Run(OnDask(client), store, tasks, perform=nothing)
-                wall, cpu = time.perf_counter(), time.process_time()
+                run = Run(connected(), store, tasks, patience=60, perform=nothing)
+                run._look(first=True)
+                before, wall = [sum(p.cpu_times()[:2]) for p in every.values()], time.perf_counter()
                 run.to_end(False)
-                wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+                wall, after = time.perf_counter() - wall, [sum(p.cpu_times()[:2]) for p in every.values()]
+                cpu = [(b - a) / count * 1e3 for a, b in zip(before, after, strict=True)]
                 assert run.finished == count
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-            print(
-                f"{count} tasks: {wall / count * 1e3:.2f} ms a task, {cpu / count * 1e3:.2f} ms of CPU time "
-                f"(client and scheduler), peak {peak:.0f} MiB",
-                flush=True,
-            )
+                run.engine.close()
+            kept = [every[name].memory_info().rss >> 20 for name in ("client", "scheduler")]
+            figures = [f"{wall / count * 1e3:.2f}", *(f"{one:.2f}" for one in cpu), *map(str, kept)]
+            print(f"| {count} | {' | '.join(figures)} |", flush=True)
+    finally:
+        for one in reversed(begun):
+            one.terminate()
+            one.wait()
 
 
 if __name__ == "__main__":

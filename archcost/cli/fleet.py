@@ -47,6 +47,9 @@ def add(commands: Commands, common: Parser) -> None:
     measure.add_argument("--paths", type=names, metavar="A,B,...", help="paths, all, or likely; default: all")
     measure.add_argument("--programs", action="store_true", help="time each model accelerated as well")
     measure.add_argument("--patience", type=float, metavar="S", help="wait so long for devices; default: 60")
+    measure.add_argument(
+        "--settle", type=float, metavar="S", help="give up a device restless for so long; default: 600"
+    )
     measure.add_argument("--retry", action="store_true", help="try again what failed in earlier runs")
     report_options(measure)
     worker = actions.add_parser("worker", parents=[plain, tls], help="offer this machine as a device")
@@ -81,8 +84,9 @@ def _measure(args: argparse.Namespace) -> int:
     store, args.output = args.output, None  # -o is the store; the table goes to stdout
     paths = args.paths[0] if args.paths in (["all"], ["likely"]) else args.paths
     options = given(
-        seconds=args.seconds, batch=args.batch, threads=args.threads, paths=paths, patience=args.patience
-    )
+        seconds=args.seconds, batch=args.batch, threads=args.threads, paths=paths,
+        patience=args.patience, settle=args.settle,
+    )  # fmt: skip
     try:
         found = measure(
             args.models, client=args.scheduler, devices=args.devices, programs=args.programs, store=store,

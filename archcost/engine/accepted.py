@@ -115,14 +115,18 @@ class Accepted:
         """The model's outputs for a call with this argument; None where it is another call."""
         program, ready = self.program, self._ready
         assert program is not None
-        if not self._direct or not ready:
+        if not self._direct:
             if not self.again(x):
                 return None
-            if not self._direct:
-                made = program([x])  # type: ignore[list-item]
-                return made[0] if self._filled is None else self._filled(made, [x])  # type: ignore[list-item]
-            ready += program.new_outputs(_AT_ONCE, _AT_MOST)
-        output, place = ready.pop()
+            made = program([x])  # type: ignore[list-item]
+            return made[0] if self._filled is None else self._filled(made, [x])  # type: ignore[list-item]
+        try:
+            output, place = ready.pop()
+        except IndexError:  # the first, or another thread took the last
+            if not self.again(x):
+                return None
+            (output, place), *more = program.new_outputs(_AT_ONCE, _AT_MOST)
+            ready += more
         failure = self._call(self._made, id(x), program.bases(), place)
         if failure < 0:
             ready.append((output, place))

@@ -38,6 +38,9 @@ _PAYS = 10
 _MOST_SKIPPED = 62
 """Calls that pass before weights are looked at again that change at every look."""
 
+_LOOKS = 8
+"""Where so many calls more were unlike the one before than like it, only every so many is kept."""
+
 _is_compiling: Callable[[], bool] = torch.compiler.is_compiling
 _records: Callable[[], bool] = torch.is_grad_enabled
 _wants: Callable[[Tensor], bool] = attrgetter("requires_grad")
@@ -60,6 +63,7 @@ class Engine:
         # Calls of the program, and those with the same weights for which the next one waits.
         self._uses, self._wait = _PAYS, 1
         self._last: Accepted | None = None
+        self._looks = 0
         self._structure = None if recipe is None or reason is not None else Structure(model)
         self._weights = self._pending = None if self._structure is None else self._weights_of(model)
         self._kinds = _kinds(model)
@@ -69,8 +73,9 @@ class Engine:
         last, program = self._last, self.program
         if last is None or program is not last.program or len(args) != 1 or kwargs:
             return None
-        made = last.run(args[0])
-        self._uses += made is not None
+        if (made := last.run(args[0])) is not None:
+            self._uses += 1
+            self._looks -= self._looks > 0
         return made
 
     def ready(
@@ -95,7 +100,8 @@ class Engine:
             if program is None or weights is None or (records and weights.want_gradients()):
                 return None
         self._uses += 1
-        if Accepted.possible(given):
+        self._looks += 1
+        if (self._looks < _LOOKS or self._looks % _LOOKS == 0) and Accepted.possible(given):
             filled = None if recipe.outputs.single else recipe.outputs.filled
             watches = structure.watch, weights.watch
             self._last = Accepted(given[0], *watches, program=program, filled=filled)

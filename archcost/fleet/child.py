@@ -1,8 +1,9 @@
 """A process that measures each task in a fork of its own, so that a crash costs that measurement alone.
 
-`serve` imports once what measures, and then reads lines of JSON, ``{"task", "limit", "seconds"}``, from
-stdin: for each it forks, the fork calls the function, and a line ``{"result"}`` or ``{"failed", "log"}`` goes
-to stdout. The fork is killed at its limit in seconds, and with its parent. Only JSON passes the pipes.
+`serve` imports once what measures, writes ``ready``, and then reads lines of JSON, ``{"task", "limit",
+"seconds"}``, from stdin: for each it forks, the fork calls the function, and a line ``{"result"}`` or
+``{"failed", "log"}`` goes to stdout. The fork is killed at its limit in seconds, and with its parent. Only
+JSON passes the pipes.
 """
 
 from __future__ import annotations
@@ -42,15 +43,19 @@ class Child:
     Args:
         run: the function that measures a task, as ``MODULE:FUNCTION``.
         patience: seconds beyond a task's limit until the process itself is taken to hang.
+        beginning: seconds that its imports may take, which no task pays for.
     """
 
     run: str = MEASURE
     patience: float = 60.0
+    beginning: float = 600.0
     _process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
     def measure(self, task: dict[str, Any], limit: float, seconds: float) -> dict[str, Any]:
         """The result of a task, or ``{"failed": reason, "log": its output}``."""
         process = self._started()
+        if process is None:
+            return {"failed": "the measuring process did not start", "log": ""}
         line = json.dumps({"task": task, "limit": limit, "seconds": seconds}) + "\n"
         try:
             assert process.stdin is not None
@@ -76,7 +81,7 @@ class Child:
                     with contextlib.suppress(OSError):
                         pipe.close()
 
-    def _started(self) -> subprocess.Popen[bytes]:
+    def _started(self) -> subprocess.Popen[bytes] | None:
         if self._process is None or self._process.poll() is not None:
             if not hasattr(os, "fork"):
                 raise FleetError(
@@ -85,6 +90,8 @@ class Child:
             self.close()
             command = [sys.executable, "-I", "-c", _CHILD, self.run, *map(os.path.abspath, sys.path)]
             self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            if _line(self._process, self.beginning) is None:
+                self.close()
         return self._process
 
 
@@ -114,6 +121,8 @@ def serve(run: str) -> None:
     gc.freeze()
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever is printed is no reply
+    replies.write("ready\n")
+    replies.flush()
     while line := _from_stdin():
         asked = json.loads(line)
         replies.write(json.dumps(_forked(function, asked)) + "\n")
@@ -163,6 +172,7 @@ def _in_fork(function: Callable[..., Any], asked: dict[str, Any], write: int, lo
     try:
         os.setsid()
         _die_with_parent()
+        _first_to_be_killed()
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
         try:
@@ -202,6 +212,12 @@ def _waited(read: int, pid: int, limit: float) -> tuple[str, bool]:
                 if files:
                     os._exit(1)
                 return "", True
+
+
+def _first_to_be_killed() -> None:
+    """Have a Linux that is out of memory kill this process before the worker."""
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
+        score.write("1000")
 
 
 def _die_with_parent() -> None:

@@ -38,6 +38,9 @@ class Engine(Protocol):
     def lost(self) -> bool:
         """Whether the scheduler cannot be reached; tries again to reach it."""
 
+    def renew(self) -> None:
+        """Connect anew, where nothing is heard though a connection is there."""
+
     def close(self) -> None:
         """End what this run began, and leave what it was given."""
 
@@ -61,6 +64,9 @@ class Executing:
 
     def lost(self) -> bool:
         return False
+
+    def renew(self) -> None:
+        pass
 
     def close(self) -> None:
         pass
@@ -107,12 +113,15 @@ class OnDask:
         from archcost.fleet.gate import Gate
 
         self._executors: dict[str | None, Executor] = {}
-        self._seen = 0
+        self._seen, self._scheduler, self._another = 0, None, False
         self.client.register_plugin(Gate(versions()))
 
     def devices(self) -> dict[str, dict[str, Any]]:
-        workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
-        found = [one["archcost"] for one in workers if one.get("archcost")]
+        info = self.client.scheduler_info(n_workers=-1)
+        # A scheduler that was started again between two looks has forgotten all that was on the way.
+        self._another |= self._scheduler not in (None, info["id"])
+        self._scheduler = info["id"]
+        found = [one["archcost"] for one in info["workers"].values() if one.get("archcost")]
         self._hear()
         return {one["device"]: one for one in reversed(found)}
 
@@ -136,7 +145,8 @@ class OnDask:
 
     def lost(self) -> bool:
         if self.client.status == "running":
-            return False
+            another, self._another = self._another, False
+            return another
         if self.client.status == "closed" and self.address is not None:
             with suppress(FleetError):
                 self.client = self._connected()
@@ -144,6 +154,14 @@ class OnDask:
         else:
             time.sleep(0.2)
         return self.client.status != "running"
+
+    def renew(self) -> None:
+        if self.address is not None:
+            with suppress(Exception):  # whatever state it is in
+                self.client.close(timeout=2)
+            with suppress(FleetError):
+                self.client = self._connected()
+                self._greet()
 
     @property
     def dashboard(self) -> str | None:

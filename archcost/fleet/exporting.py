@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from archcost.errors import SpecError
 from archcost.fleet.errors import FleetError
 from archcost.fleet.kept import FleetStore
-from archcost.fleet.tasks import Layer, Model
+from archcost.fleet.tasks import Layer, Model, Product
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,11 +26,12 @@ _OF_TIME = (
     *("path", "layout", "dtype", "threads", "median_s", "q1_s", "q3_s", "samples", "dropped", "disturbed"),
     *("clock", "error", "torch", "measured_at"),
 )
-_OF_MODEL = ("median_s", "q1_s", "q3_s", "samples", "dropped", "disturbed", "clock")
+_OF_WHOLE = ("median_s", "q1_s", "q3_s", "samples", "dropped", "disturbed", "clock")
 
 
 def frame(store: FleetStore) -> pd.DataFrame:
-    """A row for each layer, device, path, layout, dtype, number of threads and images; and for each model.
+    """A row for each layer, device, path, layout, dtype, number of threads and images; for each product of
+    matrices; and for each model.
 
     ``subject`` is the layer or the model in words; sizes are in the words of `archcost.ConvSpec`.
     """
@@ -46,10 +47,13 @@ def frame(store: FleetStore) -> pd.DataFrame:
                 own = {name: one[name] for name in _OF_TIME}
                 own |= {"batch": task.spec.batch, "machine": one["device"], **one["spec"]}
                 rows.append({"kind": "layer", "device": device, "subject": str(task.spec), **own})
-        elif isinstance(task, Model):
-            own = {name: result["model"][name] for name in _OF_MODEL}
-            own |= {"path": task.how, "threads": task.threads, "batch": task.batch, "measured_at": at}
-            rows.append({"kind": "model", "device": device, "subject": task.model, **own})
+        elif isinstance(task, (Model, Product)):
+            kind = "model" if isinstance(task, Model) else "product"
+            own = {name: result[kind][name] for name in _OF_WHOLE} | {"threads": task.threads}
+            if isinstance(task, Model):
+                own |= {"path": task.how, "batch": task.batch}
+            subject = task.model if isinstance(task, Model) else str(task)
+            rows.append({"kind": kind, "device": device, "subject": subject, **own, "measured_at": at})
     found: pd.DataFrame = pd.DataFrame(rows, columns=list(COLUMNS))
     for name in ("kernel_size", "stride", "padding", "dilation", "output_padding", "input_size"):
         found[name] = found[name].map(lambda size: _text(size) if isinstance(size, (list, tuple)) else None)

@@ -15,7 +15,7 @@ from archcost.fleet.kept import FleetStore
 from archcost.fleet.paper import expanded
 from archcost.fleet.result import FleetRun
 from archcost.fleet.running import Run
-from archcost.fleet.tasks import Paths, tasks_of
+from archcost.fleet.tasks import Model, Paths, tasks_of
 from archcost.fleet.worker import paper, perform
 from archcost.progress import Progress
 
@@ -49,15 +49,17 @@ def measure(
     programs: bool = False,
     store: str | os.PathLike[str] | None = None,
     patience: float = 60.0,
+    settle: float = 600.0,
     retry: bool = False,
     security: Security | None = None,
     progress: bool | None = None,
     run: str = MEASURE,
 ) -> FleetRun:
-    """Measure models on devices: each whole, and every distinct convolution of them all once for a device.
+    """Measure models on devices: each whole, and every distinct layer of them all once for a device.
 
-    The same call goes on where an earlier one was interrupted; nothing is measured twice. Workers are started
-    by ``archcost fleet worker``. What they are sent is executed there: see docs/fleet.md on TLS.
+    Layers are convolutions and products of matrices. The same call goes on where an earlier one was
+    interrupted; nothing is measured twice. Workers are started by ``archcost fleet worker``. What they are
+    sent is executed there: see docs/fleet.md on TLS.
 
     Args:
         models: SPECs, or patterns of them such as ``"torchvision:resnet*"``, which take classifiers.
@@ -71,6 +73,7 @@ def measure(
         programs: time each model as a program of `archcost.accelerate` as well.
         store: the file; by default the user's own store.
         patience: seconds to wait for devices, and for a scheduler that was lost.
+        settle: seconds after which a device whose speed has changed, and that ends nothing, is given up.
         retry: try again what failed in earlier calls.
         security: dask's TLS settings, with ``client="tls://..."``.
         progress: draw a progress bar on stderr; by default on a terminal.
@@ -81,7 +84,7 @@ def measure(
 
     Raises:
         FleetInterrupted: Ctrl-C; a KeyboardInterrupt with the result so far.
-        FleetError: no scheduler or no device; dask.distributed is missing.
+        FleetError: no scheduler or no device; a device did not settle; dask.distributed is missing.
         InputError: an argument makes no sense.
         SpecError: a pattern matches no model.
     """
@@ -99,12 +102,12 @@ def measure(
             failed = _on_paper(engine, kept, specs, batches, progress)
             papers = [one for key, one in kept.papers().items() if key[0] in specs and key[1] in batches]
             tasks = tasks_of(papers, counts, which, ("eager", "program") if programs else ("eager",))
-            layers = max(1, sum(task.key.startswith("layer") for task in tasks))
+            layers = max(1, sum(not isinstance(task, Model) for task in tasks))
             each = (1 - _WHOLE) * seconds * len(specs) / layers
             shares = (min(max(each, _LEAST_LAYER), _MOST_LAYER), _WHOLE * seconds)
             work = Run(
-                engine, kept, tasks, devices, shares, patience, retry, perform=perform, run=run
-            )  # fmt: skip
+                engine, kept, tasks, devices, shares, patience, retry, settle, perform=perform, run=run
+            )
             try:
                 work.to_end(progress)
             except KeyboardInterrupt:

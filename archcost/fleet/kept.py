@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import sqlite3
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from archcost.fleet.errors import FleetError
-from archcost.fleet.tasks import Layer, Model, Probe, Task, from_record
+from archcost.fleet.tasks import Layer, Model, Probe, Product, Task, from_record
 from archcost.latency.store.measurement import Measurement, StoreError
 from archcost.latency.store.measurement import from_record as measurement_from
 from archcost.latency.store.store import Store
@@ -40,6 +41,9 @@ _PUT = (
 )
 _IS_FLEET = "SELECT name FROM sqlite_master WHERE name = 'fleet_results'"
 _OWN = {"q1_s", "q3_s"}
+_VALUES: dict[type[Task], set[str]] = {
+    Layer: {"times", "refused"}, Product: {"product"}, Model: {"model"}, Probe: set()
+}  # fmt: skip
 
 
 def mark_of(fingerprint: str, device: str) -> str:
@@ -53,15 +57,15 @@ def checked(task: Task, result: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         FleetError: a value is missing, unknown or makes no sense.
     """
-    wanted = {Layer: {"times", "refused"}, Model: {"model"}, Probe: set()}[type(task)] | {"reference_s"}
+    wanted = {"reference_s"} | _VALUES[type(task)]
     try:
         if not isinstance(result, Mapping) or set(result) != wanted:
             raise StoreError(f"{wanted} expected, got {result!r:.200}")
         _number(result["reference_s"], "reference_s")
         if isinstance(task, Layer):
             _layer(task, result)
-        if isinstance(task, Model):
-            _model(result["model"])
+        for name in {"product", "model"} & wanted:
+            _timing(result[name])
         return json.loads(json.dumps(result, allow_nan=False))  # type: ignore[no-any-return]
     except (KeyError, TypeError, ValueError, StoreError) as error:
         raise FleetError(f"fleet: a worker sent no result of {task.key}: {error}") from error
@@ -80,10 +84,10 @@ def _layer(task: Layer, result: Mapping[str, Any]) -> None:
                 _number(one[name], name)
 
 
-def _model(found: Mapping[str, Any]) -> None:
+def _timing(found: Mapping[str, Any]) -> None:
     names = {"median_s", "samples", "dropped", "clock", "disturbed", *_OWN}
     if set(found) != names or found["clock"] not in ("cpu", "wall") or type(found["disturbed"]) is not bool:
-        raise StoreError(f"no time of a model: {found!r:.200}")
+        raise StoreError(f"no time: {found!r:.200}")
     for name in ("median_s", *_OWN):
         if name == "median_s" or found[name] is not None:
             _number(found[name], name)
@@ -126,12 +130,26 @@ class FleetStore(Store):
             result: as `checked` gives it, or with ``failed`` and ``log``.
             at: seconds since 1970; by default now.
         """
-        state = "failed" if "failed" in result else "done"
-        values = (task.key, mark, state, _text(task.record()), _text(result), at or time.time())
-        if state == "done":
-            own = [_measurement(one) for one in result.get("times", ())]
-            self.put_many(replace(one, key=replace(one.key, fingerprint=mark)) for one in own)
-        self._do(lambda connection: connection.execute(_PUT, values))
+        self.keep_many([(task, mark, result)], at)
+
+    def keep_many(
+        self, ended: Iterable[tuple[Task, str, Mapping[str, Any]]], at: float | None = None
+    ) -> None:
+        """`keep` for several tasks, in one transaction: the disk is waited for once."""
+        rows, times = [], []
+        for task, mark, result in ended:
+            state = "failed" if "failed" in result else "done"
+            rows.append((task.key, mark, state, _text(task.record()), _text(result), at or time.time()))
+            if state == "done":
+                own = [_measurement(one) for one in result.get("times", ())]
+                times += [replace(one, key=replace(one.key, fingerprint=mark)) for one in own]
+
+        def put(connection: sqlite3.Connection) -> None:
+            self.put_within(connection, times)
+            connection.executemany(_PUT, rows)
+
+        if rows:
+            self._do(put)
 
     def result(self, task: Task, mark: str) -> dict[str, Any] | None:
         """The result of a task that is done on a device; None where it is not."""

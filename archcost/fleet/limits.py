@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from archcost.fleet.kept import FleetStore
-from archcost.fleet.tasks import Layer, Task
+from archcost.fleet.tasks import Layer, Model, Product, Task
 from archcost.latency.prediction.predictor import PredictionError, Predictor
 
 __all__ = ["Limits"]
 
 # Beside the seconds asked for: what is prepared, and a machine that others use as well.
-_BESIDE, _FACTOR = 60.0, 4.0
+BESIDE, _FACTOR = 60.0, 4.0
 # Calls that are made whatever they take: first calls of all paths, and exact results.
-_CALLS = 100
-# Multiply-accumulates a second of a slow device, where nothing was measured.
-_SLOW = 1e8
+_CALLS, _WHOLE_CALLS = 100, 30
+# Multiply-accumulates a second of a slow device, where nothing was measured: by layer, and by whole model.
+_SLOW, _WHOLE_SLOW = 1e8, 1e9
 
 
 @dataclass
@@ -33,9 +34,16 @@ class Limits:
 
     def of(self, task: Task, mark: str) -> float:
         """Seconds for a task on a device."""
-        if not isinstance(task, Layer):
-            return _BESIDE + 2 * _FACTOR * self.seconds[1] + 60
-        return _BESIDE + _FACTOR * self.seconds[0] + _CALLS * self._call(task, mark)
+        if isinstance(task, Layer):
+            return BESIDE + _FACTOR * self.seconds[0] + _CALLS * self._call(task, mark)
+        if isinstance(task, Product):
+            return BESIDE + _FACTOR * self.seconds[0] + _CALLS * task.macs / _SLOW
+        macs = self._macs.get((task.model, task.batch), 0) if isinstance(task, Model) else 0
+        return 2 * BESIDE + 2 * _FACTOR * self.seconds[1] + _WHOLE_CALLS * macs / _WHOLE_SLOW
+
+    @cached_property
+    def _macs(self) -> dict[tuple[str, int], int]:
+        return {key: paper["macs"] for key, paper in self.store.papers().items()}
 
     def _call(self, task: Layer, mark: str) -> float:
         state = (mark, task.threads, task.dtype)

@@ -14,14 +14,14 @@ import torchvision
 import archcost.paths.accuracy
 import archcost.paths.eligibility
 import archcost.paths.likely  # noqa: F401
-from archcost.fleet.tasks import Layer, Model, Probe, Task, from_record
+from archcost.fleet.tasks import Layer, Model, Probe, Product, Task, from_record
 from archcost.latency.candidates import TimingOptions
 from archcost.latency.convolutions import ConvTask, ConvTensors
 from archcost.latency.paths import time_paths
 from archcost.latency.store.fingerprint import fingerprint
 from archcost.latency.timing.clock import Timing, compare_calls
 from archcost.latency.timing.deadline import Deadline
-from archcost.latency.timing.engine import clock_for
+from archcost.latency.timing.engine import clock_for, once
 from archcost.latency.timing.settings import settings
 from archcost.paths.registry import available
 
@@ -42,8 +42,8 @@ def measured(record: Mapping[str, Any], seconds: float) -> dict[str, Any]:
         seconds: the wall time that measuring may take; what is prepared comes on top.
 
     Returns:
-        Plain values: ``times`` of a layer's paths, ``model`` for a whole model, and ``reference_s``, the time
-        of a matrix product before and after, whichever is longer.
+        Plain values: ``times`` of a layer's paths, ``product``, or ``model`` for a whole model; and
+        ``reference_s``, the time of a matrix product before and after, whichever is longer.
     """
     task = from_record(record)
     threads = getattr(task, "threads", 1)
@@ -140,18 +140,40 @@ def _model(task: Task, seconds: float) -> dict[str, Any]:
                 break
         else:
             raise RuntimeError(model.acceleration.reason)
-    clock = clock_for(task.threads)
+    return {"model": _timed(lambda: model(*call.args, **call.kwargs), task.threads, seconds)}
+
+
+def _product(task: Task, seconds: float) -> dict[str, Any]:
+    """The time of a product of matrices: of one pair as a linear layer, whose weight lies transposed."""
+    assert isinstance(task, Product)
+    *pairs, rows, inner, columns = task.sizes
+    random = torch.Generator().manual_seed(0)
+    left = torch.randn(*pairs, rows, inner, generator=random)
+    right = torch.randn(*pairs, columns, inner, generator=random).transpose(-1, -2)
+    if pairs:
+        right = right.contiguous()
+        return {"product": _timed(lambda: torch.bmm(left, right), task.threads, seconds)}
+    bias = torch.randn(columns, generator=random)
+    return {"product": _timed(lambda: torch.addmm(bias, left, right), task.threads, seconds)}
+
+
+def _timed(call: Callable[[], object], threads: int, seconds: float) -> dict[str, Any]:
+    """Median, quartiles and number of samples of a call."""
+    clock = clock_for(threads)
+    call()
+    # A model that takes long is given the time that its fewest samples take.
+    longest = 4 * seconds + 30 + 8 * once(call, threads)
     timing = compare_calls(
-        {"model": lambda: model(*call.args, **call.kwargs)},
+        {"it": call},
         cpu_clock="thread" if clock == "cpu" else "process",
         rounds=25,
         seconds=seconds,
-        deadline=Deadline(4 * seconds + 30),
-        warmup=2,
-    )["model"]
+        deadline=Deadline(longest),
+        warmup=0,
+    )["it"]
     took = timing.by(clock)
     whole = {"median_s": took.median_s, "samples": took.samples, "dropped": took.dropped, "clock": clock}
-    return {"model": {**whole, "disturbed": took.disturbed, **_quartiles(timing, clock)}}
+    return {**whole, "disturbed": took.disturbed, **_quartiles(timing, clock)}
 
 
 def _probe(task: Task, seconds: float) -> dict[str, Any]:
@@ -159,6 +181,6 @@ def _probe(task: Task, seconds: float) -> dict[str, Any]:
 
 
 _MEASURES: dict[type[Task], Callable[[Task, float], dict[str, Any]]] = {
-    Layer: _layer, Model: _model, Probe: _probe
+    Layer: _layer, Product: _product, Model: _model, Probe: _probe
 }  # fmt: skip
 fingerprint()

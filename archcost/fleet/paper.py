@@ -1,4 +1,4 @@
-"""A model on paper, as plain values: its distinct convolutions, and the work of all its other operations.
+"""A model on paper, as plain values: its distinct convolutions, and its other operations by kind.
 
 Nothing is executed. This is all that is known of a model when its time on a device is estimated.
 """
@@ -18,12 +18,7 @@ from archcost.fleet.tasks import is_code
 if TYPE_CHECKING:
     from archcost.analysis.analysis import Analysis
 
-__all__ = ["WORK", "expanded", "of_analysis", "on_paper", "refuse_code"]
-
-WORK = ("product_macs", "product_bytes", "norm_bytes", "other_bytes", "operations")
-"""The work beside convolutions: multiply-accumulates and bytes of matrix products, bytes that normalisations
-and all other operations read and write, and the number of operations."""
-_PRODUCTS = frozenset("mm addmm bmm baddbmm linear matmul scaled_dot_product_attention".split())
+__all__ = ["expanded", "of_analysis", "on_paper", "refuse_code"]
 
 
 def expanded(patterns: Iterable[str]) -> list[str]:
@@ -98,20 +93,20 @@ def of_analysis(analysis: Analysis, batch: int | None = None) -> dict[str, Any]:
 
     calls = convolutions_of(analysis.trace)
     counts = Counter((call.task, call.layout) for call in calls if call.task is not None)
-    work = dict.fromkeys(WORK, 0)
+    others: dict[str, list[int]] = {}
+    products = Counter[tuple[int, ...]]()
     for op, cost in zip(analysis.trace.ops, analysis.costs.ops, strict=True):
-        moved = sum(one.nbytes for one in (*op.tensors(), *op.outputs))
-        if op.base == "aten.convolution":
-            continue
         # A view moves nothing: its output is in no storage that the operation wrote.
-        if not op.writes:
+        if op.base == "aten.convolution" or not op.writes:
             continue
-        work["operations"] += 1
-        if op.label in _PRODUCTS:
-            work["product_macs"] += cost.macs or 0
-            work["product_bytes"] += moved
-        else:
-            work["norm_bytes" if "norm" in op.label else "other_bytes"] += moved
+        moved = sum(one.nbytes for one in (*op.tensors(), *op.outputs))
+        found = others.setdefault(op.label, [0, 0, 0])
+        for at, more in enumerate((1, moved, cost.macs or 0)):
+            found[at] += more
+        if op.label in ("mm", "addmm", "bmm", "baddbmm"):
+            *_, left, right = (one.shape for one in op.tensors())
+            sizes = (*left, right[-1])
+            products[sizes] += 1
     if batch is None:
         shapes = [ref.shape for ref in refs(analysis.trace.inputs)]
         batch = shapes[0][0] if shapes and shapes[0] else 1
@@ -126,5 +121,8 @@ def of_analysis(analysis: Analysis, batch: int | None = None) -> dict[str, Any]:
             for (task, layout), count in counts.items()
             if task is not None
         ],
-        "work": work,
+        # By operator: calls, bytes read and written, multiply-accumulates.
+        "operations": others,
+        # Of matrices, or of as many pairs of them: rows, inner and columns, and how often.
+        "products": [[*size, count] for size, count in products.items()],
     }

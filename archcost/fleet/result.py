@@ -98,11 +98,11 @@ class FleetRun(Result):
         papers, rows, failed, layers = store.papers(), [], [], 0
         for mark in store.devices() if marks is None else marks:
             name, results = mark.partition("@")[2], store.results(mark)
-            table = LatencyTable(name, mark, store.all(mark), {}, papers)
-            layers += sum(isinstance(task, Layer) and state == "done" for task, _, state, _, _ in results)
+            table = LatencyTable(name, mark, store.all(mark), {}, {}, papers)
+            layers += sum(not isinstance(task, Model) and state == "done" for task, _, state, _, _ in results)
             for task, _, state, result, _ in results:
                 if state == "failed":
-                    said = str(task.spec) if isinstance(task, Layer) else getattr(task, "model", task.key)
+                    said = str(task.spec) if isinstance(task, Layer) else getattr(task, "model", str(task))
                     failed.append(Failed(name, said, result["failed"], result["log"]))
                 if isinstance(task, Model) and (specs is None or task.model in specs):
                     found = result["model"] if state == "done" else None

@@ -14,15 +14,15 @@ from archcost.fleet.errors import FleetError
 from archcost.fleet.kept import FleetStore, checked
 from archcost.fleet.limits import Limits
 from archcost.fleet.states import STRIKES, State
-from archcost.fleet.tasks import Layer, Probe, Task
+from archcost.fleet.tasks import Model, Probe, Task
 from archcost.fleet.worker import Order, perform
 from archcost.progress import Progress
 
 __all__ = ["Perform", "Run"]
 
 Perform = Callable[[Order], dict[str, Any]]
-_LOOK = 2.0
-"""Seconds between two looks at which devices are there."""
+_LOOK, _RENEW = 2.0, 20.0
+"""Seconds between two looks at which devices are there, and until a connection without any is made anew."""
 
 
 @dataclass
@@ -65,7 +65,7 @@ class Run:
         """
         self._look(first=True)
         with Progress(sum(one.left for one in self.states.values()), "measuring", show) as bar:
-            begun = looked = heard = time.monotonic()
+            begun = looked = heard = renewed = time.monotonic()
             try:
                 while any(one.left and not one.given_up(self.settle) for one in self.states.values()):
                     now = time.monotonic()
@@ -79,6 +79,10 @@ class Run:
                     if now - looked > _LOOK:
                         looked = now
                         there = self._look()
+                        if not there and now - max(heard, renewed) > _RENEW:
+                            renewed = now
+                            self.engine.renew()
+                            self._all_again()
                         bar.total = self.finished + sum(one.left for one in self.states.values())
                         if not there and now - heard > self.patience:
                             raise FleetError(
@@ -139,7 +143,7 @@ class Run:
                     task.record(),
                     state.name,
                     self.limits.of(task, state.mark),
-                    self.seconds[0] if isinstance(task, Layer) else self.seconds[1],
+                    self.seconds[isinstance(task, Model)],
                     again=probe or task.key in state.again,
                     allow_code=self.engine.local,
                     **({} if self.run is None else {"run": self.run}),
@@ -154,27 +158,31 @@ class Run:
             time.sleep(0.05)
             return 0
         wait(every, timeout=0.5, return_when=FIRST_COMPLETED)
-        count = 0
-        for state in self.states.values():
-            for future in [one for one in state.running if one.done()]:
-                task = state.running.pop(future)
-                count += self._took(state, task, future)
-        self.finished += count
-        return count
+        ended: list[tuple[Task, str, dict[str, Any]]] = []
+        try:
+            for state in self.states.values():
+                for future in [one for one in state.running if one.done()]:
+                    result = self._took(state, task := state.running.pop(future), future)
+                    if result is not None:
+                        ended.append((task, state.mark, result))
+        finally:
+            self.store.keep_many(ended)
+        self.finished += len(ended)
+        return len(ended)
 
-    def _took(self, state: State, task: Task, future: Future[Any]) -> bool:
-        """Take in what a task gave; whether that was its end."""
+    def _took(self, state: State, task: Task, future: Future[Any]) -> dict[str, Any] | None:
+        """Take in what a task gave: what is to be kept of it, or None where that was not its end."""
         try:
             found = future.result()
         except CancelledError:  # the link was lost, not the task's fault
             state.queue.appendleft(task)
-            return False
+            return None
         except Exception as error:  # whatever a worker, or dask about it, raised
             found = {"failed": f"{type(error).__name__}: {error}", "log": ""}
         if isinstance(task, Probe):
             if "result" in found:
                 state.settled(checked(task, found["result"])["reference_s"])
-            return False
+            return None
         if "result" in found:
             try:
                 result = checked(task, found["result"])
@@ -184,9 +192,8 @@ class Run:
             if found.get("final"):
                 state.strikes[task.key] = STRIKES - 1
             if not state.strike(task, f"{found['failed']}\n{found.get('log', '')}".strip()):
-                return False
-            self.store.keep(task, state.mark, {"failed": found["failed"], "log": found.get("log", "")})
-            return True
+                return None
+            return {"failed": found["failed"], "log": found.get("log", "")}
         if found.get("mark", state.mark) != state.mark:
             state.queue.append(task)
             raise FleetError(
@@ -197,11 +204,10 @@ class Run:
         if not found.get("kept") and not state.settled(result["reference_s"]):
             state.again.add(task.key)
             state.queue.append(task)
-            return False
-        self.store.keep(task, state.mark, result)
+            return None
         state.done += 1
         state.restless = None
-        return True
+        return result
 
     def _all_again(self) -> None:
         """Put what was on the way into the queues: the scheduler that had it is gone."""

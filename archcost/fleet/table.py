@@ -1,12 +1,12 @@
 """LatencyTable: a device's measured times, from which the time of any model there is estimated.
 
-Layers timed alone are 3 to 33 % too fast, and a table of convolutions lacks all else. So
+Layers timed alone are 3 to 33 % too fast, and a table of layers lacks all else. So
 
-    t = a * dense convolutions + g * grouped convolutions + p * MACs and b * bytes of matrix products
-        + n * bytes of normalisations + e * bytes of other operations + c * operations
+    t = a * dense convolutions + g * grouped convolutions + p * matrix products
+        + bytes of all other operations, by kind (see `archcost.fleet.work`) + c * their number
 
-has coefficients of at least 0, a and g of at least 1, fitted by relative error to the whole models that were
-measured there. The convolutions' seconds are the table's; those that it lacks are predicted. The error that
+has coefficients of at least 0, a, g and p of at least 1, fitted by relative error to the whole models that
+were measured there. The seconds of layers are the table's; those that it lacks are predicted. The error that
 an estimate states is that of the same fit without each model in turn.
 """
 
@@ -17,13 +17,14 @@ import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import prod
 from statistics import median, quantiles
 from typing import TYPE_CHECKING, Any, Literal
 
 from archcost.fleet.errors import FleetError
 from archcost.fleet.kept import FleetStore
-from archcost.fleet.paper import WORK
-from archcost.fleet.tasks import Model
+from archcost.fleet.tasks import Model, Product
+from archcost.fleet.work import BYTES, WORK, work_of
 from archcost.latency.prediction.predictor import PredictionError, Predictor
 from archcost.latency.store.kinds import PATH
 from archcost.spec import ConvSpec
@@ -44,6 +45,10 @@ __all__ = ["Estimate", "LatencyTable", "estimate", "latency_table"]
 How = Literal["eager", "program"]
 # Fewest whole models for the fit: fewer have as many unknowns as equations.
 _FEWEST = 8
+# Coefficients of layers: dense and grouped convolutions, matrix products.
+_LAYERS = 3
+# As many models as the coefficient of all bytes together counts for, beside each kind's own.
+_PRIOR = 3.0
 
 
 @dataclass(frozen=True)
@@ -59,31 +64,36 @@ class Estimate:
     error_80: float | None
     """The relative error that 80 % of such estimates stay within."""
     share_predicted: float
-    """The share of convolutions that the table lacks, and that were predicted."""
+    """The share of convolutions and matrix products that the table lacks, and that were predicted."""
     threads: int
     batch: int
     how: How = "eager"
     """As PyTorch runs it, or as a program of `archcost.accelerate`."""
 
     def __str__(self) -> str:
-        known = "a lower bound, of convolutions alone: measure whole models there"
+        known = "a lower bound, of layers alone: measure whole models there"
         if self.error is not None:
             known = f"error {self.error:.0%}, within {self.error_80:.0%} for 80 % of models"
         ms = f"{self.seconds * 1e3:.2f} ms predicted for {self.model} on {self.device}"
-        covered = f"{1 - self.share_predicted:.0%} of its convolutions are in the table"
+        covered = f"{1 - self.share_predicted:.0%} of its layers are in the table"
         return (
             f"{ms}, batch {self.batch}, {self.threads} thread{'s' * (self.threads != 1)} ({known}; {covered})"
         )
 
 
 @dataclass(frozen=True)
-class _Convolutions:
-    """Seconds of a model's convolutions, and how many of its calls the table has and lacks."""
+class _Layers:
+    """Seconds of a model's layers, each alone, and how many of its calls the table has and lacks."""
 
     dense: float
     grouped: float
+    products: float
     there: int
     lacking: int
+
+    @property
+    def seconds(self) -> float:
+        return self.dense + self.grouped + self.products
 
 
 @dataclass
@@ -94,6 +104,7 @@ class LatencyTable:
         device: its name.
         mark: its key in the store.
         measurements: the times of layers on it.
+        products: the times of products of matrices on it, in seconds.
         models: the times of whole models on it, in seconds.
         papers: these models on paper, by SPEC and number of images.
         without: SPECs of models that the fit leaves out.
@@ -102,6 +113,7 @@ class LatencyTable:
     device: str
     mark: str
     measurements: list[Measurement] = field(repr=False)
+    products: Mapping[Product, float] = field(repr=False)
     models: Mapping[Model, float] = field(repr=False)
     papers: Mapping[tuple[str, int], Mapping[str, Any]] = field(repr=False)
     without: Collection[str] = ()
@@ -136,17 +148,16 @@ class LatencyTable:
 
     def of_paper(self, paper: Mapping[str, Any], threads: int = 1, how: How = "eager") -> Estimate:
         """The predicted time of a model on paper, see `archcost.fleet.paper.on_paper`."""
-        found = self.convolutions(paper, threads, how)
+        found = self.layers(paper, threads, how)
         fit = self._fit(threads, how)
-        row = _row(paper, found)
-        seconds = found.dense + found.grouped if fit is None else float(row @ fit.law)
+        seconds = found.seconds if fit is None else float(_row(paper, found) @ fit.law)
         error, error_80 = (None, None) if fit is None else (fit.error, fit.error_80)
         share = found.lacking / max(1, found.there + found.lacking)
         name, batch = str(paper["model"]), int(paper["batch"])
         return Estimate(name, self.device, seconds, error, error_80, share, threads, batch, how)
 
-    def convolutions(self, paper: Mapping[str, Any], threads: int, how: How = "eager") -> _Convolutions:
-        """The seconds of a model's convolutions, each alone: PyTorch's own, or the fastest path of a program.
+    def layers(self, paper: Mapping[str, Any], threads: int, how: How = "eager") -> _Layers:
+        """The seconds of a model's layers, each alone: PyTorch's own, or the fastest path of a program.
 
         Raises:
             FleetError: one of them can neither be looked up nor predicted.
@@ -159,7 +170,12 @@ class LatencyTable:
             seconds, known = self._seconds(spec, one["dtype"], one["layout"], threads, how)
             sums[spec.groups > 1] += seconds * one["count"]
             there, lacking = there + one["count"] * known, lacking + one["count"] * (not known)
-        return _Convolutions(sums[False], sums[True], there, lacking)
+        products = 0.0
+        for *sizes, count in paper["products"]:
+            seconds, known = self._product_seconds(Product(tuple(sizes), threads))
+            products += seconds * count
+            there, lacking = there + count * known, lacking + count * (not known)
+        return _Layers(sums[False], sums[True], products, there, lacking)
 
     def best_path(self, spec: ConvSpec, dtype: str, threads: int) -> str | None:
         """The fastest path of a layer in the table; None where it is not there."""
@@ -192,6 +208,28 @@ class LatencyTable:
         except PredictionError as error:
             raise FleetError(f"fleet: nothing is known of {spec} on {self.device}: {error}") from error
 
+    def _product_seconds(self, product: Product) -> tuple[float, bool]:
+        if product in self.products:
+            return self.products[product], True
+        return float(_work_of_product(product) @ self._products_law(product.threads)), False
+
+    def _products_law(self, threads: int) -> Array:
+        """Seconds for each multiply-accumulate, byte and call of the products that are known; 0 of none."""
+        import numpy as np
+
+        from archcost.latency.prediction.fitting import nonnegative_least_squares
+
+        if threads not in self._products_laws:
+            known = {one: took for one, took in self.products.items() if one.threads == threads}
+            rows = np.array([_work_of_product(one) / took for one, took in known.items()])
+            law = nonnegative_least_squares(rows, np.ones(len(rows))) if known else np.zeros(3)
+            self._products_laws[threads] = law
+        return self._products_laws[threads]
+
+    @cached_property
+    def _products_laws(self) -> dict[int, Array]:
+        return {}
+
     @cached_property
     def _predictors(self) -> dict[tuple[int, str], Predictor]:
         return {}
@@ -214,11 +252,12 @@ class LatencyTable:
             same = (task.threads, task.how) == (threads, how) and task.model not in self.without
             if paper is None or not same:
                 continue
-            rows.append(_row(paper, self.convolutions(paper, threads, how)))
+            rows.append(_row(paper, self.layers(paper, threads, how)))
             seconds.append(took)
         if len(rows) < _FEWEST:
             return None
-        return _Fit.of(np.array(rows), np.array(seconds))
+        # No layer is faster in a model than alone; in a program, whose layers are fused, it may be.
+        return _Fit.of(np.array(rows), np.array(seconds), least=float(how == "eager"))
 
 
 @dataclass(frozen=True)
@@ -230,7 +269,7 @@ class _Fit:
     error_80: float
 
     @classmethod
-    def of(cls, rows: Array, seconds: Array) -> _Fit:
+    def of(cls, rows: Array, seconds: Array, least: float) -> _Fit:
         import numpy as np
 
         # A row over its time: relative errors count, for small models and large.
@@ -238,25 +277,50 @@ class _Fit:
         errors = []
         for left_out in range(len(rows)):
             others = np.arange(len(rows)) != left_out
-            errors.append(abs(float(scaled[left_out] @ _solved(scaled[others])) - 1))
-        return cls(_solved(scaled), median(errors), quantiles(errors, n=5, method="inclusive")[-1])
+            errors.append(abs(float(scaled[left_out] @ _solved(scaled[others], least)) - 1))
+        return cls(_solved(scaled, least), median(errors), quantiles(errors, n=5, method="inclusive")[-1])
 
 
-def _solved(scaled: Array) -> Array:
+def _solved(scaled: Array, least: float) -> Array:
+    """The law of least squares, with coefficients of layers of at least ``least``.
+
+    Each kind of bytes is drawn towards the coefficient of all: a small table tells few apart.
+    """
     import numpy as np
 
     from archcost.latency.prediction.fitting import nonnegative_least_squares
 
-    # No convolution is faster in a model than alone: what is fitted comes on top of them.
-    least = np.array([1.0, 1.0, *(0.0 for _ in WORK)])
-    found: Array = least + nonnegative_least_squares(scaled, np.maximum(0.0, 1 - scaled @ least))
+    start, stop = _LAYERS, _LAYERS + len(BYTES)
+    floor = np.array([least] * _LAYERS + [0.0] * len(WORK))
+    target = np.maximum(0.0, 1 - scaled @ floor)
+    every = scaled[:, start:stop].sum(axis=1)
+    pooled = np.column_stack([scaled[:, :start], scaled[:, stop:], every])
+    common = nonnegative_least_squares(pooled, target)[-1]
+    # By what they amount to in a model, and never 0: a kind that no model has takes the common.
+    sizes = (scaled[:, start:stop] ** 2).mean(axis=0)
+    weights = np.sqrt(_PRIOR * np.maximum(sizes, 1e-4 * (every**2).mean()))
+    prior = np.zeros((len(BYTES), len(floor)))
+    prior[:, start:stop] = np.diag(weights)
+    found: Array = floor + nonnegative_least_squares(
+        np.vstack([scaled, prior]), np.concatenate([target, weights * common])
+    )
     return found
 
 
-def _row(paper: Mapping[str, Any], found: _Convolutions) -> Array:
+def _row(paper: Mapping[str, Any], found: _Layers) -> Array:
     import numpy as np
 
-    return np.array([found.dense, found.grouped, *(float(paper["work"][name]) for name in WORK)])
+    work = work_of(paper)
+    return np.array([found.dense, found.grouped, found.products, *(work[name] for name in WORK)])
+
+
+def _work_of_product(product: Product) -> Array:
+    """Multiply-accumulates, bytes of float32 and calls."""
+    import numpy as np
+
+    *pairs, rows, inner, columns = product.sizes
+    moved = 4 * prod(pairs) * (rows * inner + inner * columns + rows * columns)
+    return np.array([float(product.macs), float(moved), 1.0])
 
 
 def latency_table(
@@ -289,13 +353,14 @@ def latency_table(
             raise FleetError(f"fleet: the table has no device {device!r}; it has: {listed}. Name one of them")
         # With other software since, the latest.
         results = max((kept.results(mark) for mark in own), key=lambda found: max(at for *_, at in found))
-        models = {
-            task: float(result["model"]["median_s"])
-            for task, _, state, result, _ in results
-            if isinstance(task, Model) and state == "done"
-        }
+        products, models = {}, {}
+        for task, _, state, result, _ in results:
+            if state == "done" and isinstance(task, Product):
+                products[task] = float(result["product"]["median_s"])
+            if state == "done" and isinstance(task, Model):
+                models[task] = float(result["model"]["median_s"])
         mark = results[0][1]
-        return LatencyTable(str(device), mark, kept.all(mark), models, kept.papers(), without)
+        return LatencyTable(str(device), mark, kept.all(mark), products, models, kept.papers(), without)
 
 
 def estimate(

@@ -1,4 +1,4 @@
-"""The tasks of a fleet: a distinct layer or a whole model, as small plain values that travel as JSON.
+"""The tasks of a fleet: distinct convolutions, products of matrices and whole models, as small plain values.
 
 A task says nothing of seconds: its key names what is measured, so that the same task of another run, however
 long it may take, is the same.
@@ -11,13 +11,14 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from math import prod
 from typing import Any, Literal
 
 from archcost.fleet.errors import FleetError
 from archcost.latency.store.measurement import StoreError, spec_from_json, spec_json
 from archcost.spec import ConvSpec
 
-__all__ = ["Layer", "Model", "Paths", "Probe", "Task", "from_record", "is_code", "tasks_of"]
+__all__ = ["Layer", "Model", "Paths", "Probe", "Product", "Task", "from_record", "is_code", "tasks_of"]
 
 Paths = tuple[str, ...] | Literal["all", "likely"]
 """Names of paths, or all that can execute a layer, or those that may be fast."""
@@ -52,6 +53,24 @@ class Layer(Task):
 
 
 @dataclass(frozen=True)
+class Product(Task):
+    """A distinct product of matrices, alone, as PyTorch computes it: a linear layer, or a batch of pairs."""
+
+    sizes: tuple[int, ...]
+    """Pairs of matrices where there are several, then rows, inner and columns."""
+    threads: int
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates."""
+        return prod(self.sizes)
+
+    def __str__(self) -> str:
+        *pairs, rows, inner, columns = self.sizes
+        return f"{' x '.join(map(str, [*pairs, '']))}({rows} x {inner}) @ ({inner} x {columns})"
+
+
+@dataclass(frozen=True)
 class Model(Task):
     """A whole model's forward pass: as PyTorch runs it, or as one program of archcost's engine."""
 
@@ -77,7 +96,11 @@ def from_record(record: Mapping[str, Any]) -> Task:
     """
     try:
         values = dict(record)
-        made: type[Task] = {"layer": Layer, "model": Model, "probe": Probe}[values.pop("kind")]
+        made: type[Task] = {"layer": Layer, "product": Product, "model": Model, "probe": Probe}[
+            values.pop("kind")
+        ]
+        if made is Product:
+            values["sizes"] = tuple(values["sizes"])
         if made is Layer:
             values["spec"] = spec_from_json(json.dumps(values["spec"]))
             values["paths"] = values["paths"] if isinstance(values["paths"], str) else tuple(values["paths"])
@@ -108,6 +131,9 @@ def tasks_of(
             for one in how:
                 model = Model(paper["model"], paper["batch"], count, one)
                 models[model.key] = model
+            for *sizes, _ in paper["products"]:
+                product = Product(tuple(sizes), count)
+                layers[product.key] = product
             for found in paper["convolutions"]:
                 layer = Layer(spec_from_json(json.dumps(found["spec"])), found["dtype"], count, paths)
                 layers[layer.key] = layer

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
@@ -18,6 +19,10 @@ from archcost.trace.call import Call, Inputs
 from archcost.trace.inputs import tensors_in
 
 __all__ = ["error_of", "exact_outputs", "fresh", "outputs_of", "state_kept", "worst_error"]
+
+
+_MANY = 1 << 23
+"""Weights of a linear layer that are converted at once."""
 
 
 def fresh(inputs: Inputs) -> Call:
@@ -50,7 +55,7 @@ def exact_outputs(
 
 class _Given64(TorchFunctionMode):
     """Every function of PyTorch is given float64. Weights are converted where they are used, one after the
-    other: a copy of the model would take twice its memory."""
+    other, those of large linear layers in parts: a copy of the model would take twice its memory."""
 
     def __torch_function__(
         self, func: Any, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -59,6 +64,11 @@ class _Given64(TorchFunctionMode):
         writes = name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
         if writes and args and args[0] is not _wide(args[0]):
             raise ModelError(f"{name} writes to a weight")  # its conversion would get it
+        if func is F.linear and not kwargs and args[1].numel() > _MANY:
+            x, weight, *bias = args
+            rows = max(1, _MANY // weight.shape[1])
+            parts = [one.split(rows) for one in (weight, *bias) if one is not None]
+            return torch.cat([F.linear(_wide(x), *map(_wide, part)) for part in zip(*parts, strict=True)], -1)
         return func(*tree_map(_wide, args), **tree_map(_wide, kwargs or {}))
 
 
@@ -68,7 +78,9 @@ class _InFloat64(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        return tree_map(_wide, func(*tree_map(_wide, args), **tree_map(_wide, kwargs or {})))
+        if func is not torch.ops.aten._to_copy.default:  # which would copy what was converted once more
+            args = tree_map(_wide, args)
+        return tree_map(_wide, func(*args, **tree_map(_wide, kwargs or {})))
 
 
 def _wide(value: Any) -> Any:

@@ -143,3 +143,12 @@ def test_a_model_that_writes_to_its_weights_is_its_own_reference():
     exact, how = exact_outputs(model, X, plain)
     assert how == "original"
     assert exact is plain
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_large_linear_layers_are_converted_in_parts(monkeypatch, bias):
+    monkeypatch.setattr("archcost.surgery.outputs._MANY", 35)
+    model, x = nn.Linear(10, 8, bias=bias).eval(), torch.randn(4, 10)
+    exact, how = exact_outputs(model, x, outputs_of(model, x))
+    assert how == "original in float64"
+    torch.testing.assert_close(exact[0], model.double()(x.double()), rtol=1e-13, atol=1e-13)

@@ -594,3 +594,22 @@ def test_other_defaults_of_pytorch_do_not_reach_the_program():
         assert close(fast(X), model(X))
     finally:
         torch.set_default_dtype(torch.float32)
+
+
+def test_calls_of_two_kinds_in_turns_are_not_kept_each_time(pair):
+    fast, plain = pair
+    wide = X.to(memory_format=torch.channels_last)
+    engine, expected = fast._archcost_engine, plain(X)
+    with torch.inference_mode():
+        given = [X.clone(), X.clone()[:, :]]
+        for _ in range(4):
+            for one in (*given, wide):
+                assert close(fast(one), expected)
+    assert runs(fast, X)
+    seen = []
+    for _ in range(20):
+        for mode in (torch.inference_mode, torch.no_grad):
+            with mode():
+                assert close(fast(X), expected)
+        seen.append(engine._last)
+    assert len(set(map(id, seen))) < 13

@@ -16,6 +16,7 @@ from distributed import Client, LocalCluster
 from archcost.errors import InputError
 from archcost.fleet.engines import OnDask, startup
 from archcost.fleet.errors import FleetError
+from archcost.fleet.fleet import measure
 from archcost.fleet.gate import token, why_not
 from archcost.fleet.kept import FleetStore
 from archcost.fleet.offering import offer, security, status
@@ -143,10 +144,10 @@ class Fleet:
         arguments = ["--host", self.address, "--port", "18786", "--no-dashboard", "--no-show"]
         return self._process("scheduler", ["-c", code, *arguments], None)
 
-    def start(self, device):
+    def start(self, device, *options):
         where = self.spaces.get(device, self.address)
         command = ["-m", "archcost", "fleet", "worker", self.url, "--device", device]
-        command += ["--host", where, "--folder", str(self.folder / device)]
+        command += ["--host", where, "--folder", str(self.folder / device), *options]
         self.workers[device] = self._process(device, command, device if self.spaces else None)
 
     def kill(self, device):
@@ -241,6 +242,26 @@ def test_killed_workers_and_a_restarted_scheduler_lose_nothing(tmp_path):
         fleet.close()
         for log in tmp_path.glob("*.log"):
             print(log.name, log.read_text()[-3000:])
+
+
+@pytest.mark.slow
+def test_code_runs_on_workers_that_were_started_to_allow_it(tmp_path):
+    code = "from torch import nn\n\ndef net():\n    return nn.Conv2d(3, 8, 3).eval()\n"
+    (tmp_path / "tiny.py").write_text(code)
+    fleet, how = Fleet(tmp_path), {"batch": 1, "seconds": 1, "paths": ["native"], "devices": ["a"]}
+    how |= {"client": fleet.url, "store": tmp_path / "fleet.sqlite"}
+    try:
+        fleet.start("a")
+        refused = measure(f"{tmp_path}/tiny.py:net", **how)
+        assert not refused.rows
+        assert "is code, which this worker does not run; start it with --allow-code" in refused.notes[0]
+        fleet.kill("a")
+        fleet.start("a", "--allow-code")
+        allowed = measure(f"{tmp_path}/tiny.py:net", **how)
+        assert [row.ms > 0 for row in allowed.rows] == [True]
+        assert not allowed.notes
+    finally:
+        fleet.close()
 
 
 def certificates(folder):

@@ -7,7 +7,7 @@ import pytest
 from archcost.fleet.fleet import measure
 from archcost.fleet.kept import checked
 from archcost.fleet.measuring import measured
-from archcost.fleet.tasks import Model
+from archcost.fleet.tasks import Model, Product
 from archcost.fleet.worker import FOLDER
 
 NET = """
@@ -42,6 +42,13 @@ def test_a_whole_model_is_timed_at_its_batch(spec, how):
     found = checked(task, measured(task.record(), 0.2))["model"]
     assert 0 < found["q1_s"] <= found["median_s"] <= found["q3_s"]
     assert found["samples"] >= 5
+
+
+@pytest.mark.parametrize("sizes", [(5, 7, 3), (2, 5, 7, 3)])
+def test_a_product_is_timed_alone(sizes):
+    task = Product(sizes, 1)
+    found = checked(task, measured(task.record(), 0.1))["product"]
+    assert 0 < found["q1_s"] <= found["median_s"]
 
 
 def test_a_model_of_which_no_program_can_be_made_has_no_time_as_one(spec):

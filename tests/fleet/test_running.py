@@ -10,9 +10,10 @@ from archcost.fleet.child import Child
 from archcost.fleet.engines import LOCAL, Executing
 from archcost.fleet.errors import FleetError
 from archcost.fleet.kept import FleetStore
+from archcost.fleet.limits import Limits
 from archcost.fleet.running import Run
 from archcost.fleet.states import State
-from archcost.fleet.tasks import from_record
+from archcost.fleet.tasks import Model, from_record
 from archcost.fleet.worker import FOLDER, Order, facts, perform
 from helpers.fleet import HANGING, KILLED, LAYERS, RAISING, at_once, result
 
@@ -125,6 +126,15 @@ def test_a_device_has_settled_after_three_calm_looks():
     assert [state.settled(0.001) and state.aside for _ in range(3)] == [True, True, False]
 
 
+def test_a_large_model_may_take_longer_than_a_small_one(store):
+    papers = {"torchvision:vit_h_14": 10**12, "torchvision:resnet18": 18 * 10**8}
+    store.keep_papers({"model": name, "batch": 1, "macs": macs} for name, macs in papers.items())
+    limits = Limits(store, (1.0, 2.0))
+    large, small = (limits.of(Model(name, 1, 1), "f@a") for name in papers)
+    assert large > 3600
+    assert small < 300
+
+
 def test_a_device_that_is_not_there_is_named(store, engine):
     run = Run(engine, store, LAYERS, devices=["pi5"], patience=0.1, perform=at_once)
     with pytest.raises(FleetError, match="no device pi5; devices there: local"):
@@ -142,6 +152,12 @@ def test_a_measurement_that_hangs_or_is_killed_costs_itself_alone():
     assert found[RAISING]["failed"] == "ValueError: a wrong weight"
     assert "this is its output" in found[KILLED]["log"]
     assert [key for key, one in found.items() if "result" in one] == [LAYERS[0].key, LAYERS[4].key]
+
+
+def test_code_is_refused_by_a_worker_that_does_not_allow_it_at_once():
+    refused = perform(Order(Model("tiny.py:net", 1, 1).record(), "pi5", 1.0, 0.1))
+    assert refused["final"]
+    assert "--allow-code" in refused["failed"]
 
 
 def test_a_worker_keeps_its_result_before_it_reports(store, tmp_path, monkeypatch):

@@ -8,28 +8,25 @@ import archcost
 from archcost.cli import main
 from archcost.fleet.errors import FleetError
 from archcost.fleet.kept import FleetStore, mark_of
-from archcost.fleet.paper import WORK
 from archcost.fleet.table import latency_table
-from archcost.fleet.tasks import Layer, Model
+from archcost.fleet.tasks import Layer, Model, Product
+from archcost.fleet.work import BYTES, work_of
 from archcost.latency.store.measurement import spec_json
 from archcost.spec import ConvSpec
 from helpers.fleet import LAYERS, times, whole
 
 NAMES = "resnet18 resnet34 resnet50 vgg11 alexnet googlenet mobilenet_v2 squeezenet1_0 squeezenet1_1".split()
 MARK = mark_of("f" * 16, "pi5")
-LAW = {
-    "product_macs": 2e-11,
-    "product_bytes": 0.0,
-    "norm_bytes": 3e-10,
-    "other_bytes": 1e-10,
-    "operations": 1e-6,
-}
+PRODUCTS = [Product((n, 16, 32), 1) for n in (1, 2, 3)]
+LAW = {**dict.fromkeys(BYTES, 2e-10), "calls": 1e-6}
 
 
 def paper(number, name):
     """A model on paper, and its seconds by a law that is known."""
     layers = [LAYERS[number % 5], LAYERS[(number * 3 + 1) % 5]]
-    work = {key: (number * at * 7919) % 1000 * 1000 + 10 for at, key in enumerate(WORK, 2)}
+    moved = [(number * at * 7919) % 1000 * 1000 + 10 for at in (2, 3)]
+    operations = {"native_batch_norm": [number, moved[0], 0], "relu": [3, moved[1], 0]}
+    product = PRODUCTS[number % 3]
     convs = [
         {
             "spec": json.loads(spec_json(one.spec)),
@@ -40,8 +37,13 @@ def paper(number, name):
         for one in layers
     ]
     found = {"model": name, "batch": 1, "params": 1000 * number + 1, "macs": 10**6, "convolutions": convs}
-    seconds = 1.2 * sum((number + 1) * median_of(one) for one in layers)
-    return {**found, "work": work, "input": ""}, seconds + sum(LAW[key] * work[key] for key in WORK)
+    found |= {"operations": operations, "products": [[*product.sizes, 2]], "input": ""}
+    seconds = 1.2 * sum((number + 1) * median_of(one) for one in layers) + 1.1 * 2 * seconds_of(product)
+    return found, seconds + sum(LAW.get(key, 0.0) * work for key, work in work_of(found).items())
+
+
+def seconds_of(product):
+    return 1e-4 * product.sizes[0]
 
 
 def median_of(layer):
@@ -54,6 +56,9 @@ def store(tmp_path):
     with FleetStore(path) as kept:
         for layer in LAYERS:
             kept.keep(layer, MARK, times(layer, median_of(layer)))
+        for product in PRODUCTS:
+            seconds = seconds_of(product)
+            kept.keep(product, MARK, {"product": whole(seconds)["model"], "reference_s": 0.001})
         for number, name in enumerate([*NAMES, *(f"more{n}" for n in range(8))]):
             found, seconds = paper(number, f"torchvision:{name}")
             kept.keep_papers([found])
@@ -91,7 +96,7 @@ def test_the_table_is_exported_a_row_for_each_time(store, tmp_path, format):
     found = getattr(pd, f"read_{format}")(file)
     layers = found[found.kind == "layer"]
     assert len(layers) == 5
-    assert len(found) == 5 + 17
+    assert len(found) == 5 + 3 + 17
     assert set(layers.kernel_size) == {"3x3"}
     assert layers.median_s.tolist() == layers.q1_s.tolist()
     assert main(["fleet", "export", str(store), "-o", str(file)]) == 2
@@ -115,8 +120,8 @@ def test_the_zoo_by_accuracy_and_latency_has_its_front_marked(store, capsys, tmp
 
 def test_status_and_merge_by_hand(store, tmp_path, capsys):
     assert main(["fleet", "status", str(store)]) == 0
-    assert "pi5: 22 tasks done, 0 failed" in capsys.readouterr().out
+    assert "pi5: 25 tasks done, 0 failed" in capsys.readouterr().out
     assert main(["store", "merge", str(store), "--store", str(tmp_path / "all.sqlite")]) == 0
-    assert "27 measurements and tasks read, 5 kept" in capsys.readouterr().err
+    assert "30 measurements and tasks read, 5 kept" in capsys.readouterr().err
     with FleetStore(tmp_path / "all.sqlite") as found:
-        assert {type(task) for task, *_ in found.results()} == {Layer, Model}
+        assert {type(task) for task, *_ in found.results()} == {Layer, Product, Model}

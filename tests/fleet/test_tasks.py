@@ -10,7 +10,7 @@ from archcost.errors import SpecError
 from archcost.fleet.errors import FleetError
 from archcost.fleet.kept import FleetStore, checked, mark_of, merge
 from archcost.fleet.paper import expanded, on_paper, refuse_code
-from archcost.fleet.tasks import Layer, Model, from_record, tasks_of
+from archcost.fleet.tasks import Layer, Model, Product, from_record, tasks_of
 from archcost.latency.store.store import Store, StoreError
 from helpers.fleet import LAYERS, times, whole
 from helpers.measurements import measured
@@ -31,7 +31,7 @@ def test_the_layers_of_a_zoo_are_tasks_once():
 
 
 def test_a_task_is_a_small_value_that_travels_as_json():
-    for task in (*LAYERS, MODEL):
+    for task in (*LAYERS, Product((2, 5, 7, 3), 1), MODEL):
         assert from_record(json.loads(json.dumps(task.record()))) == task
         assert len(pickle.dumps(task.record())) < 1000
     with pytest.raises(FleetError, match="no task"):
@@ -62,6 +62,19 @@ def test_a_result_is_kept_once_and_a_failure_does_not_hide_it(tmp_path):
         assert [one.key.fingerprint for one in store.all()] == [MARK]
         store.keep(LAYERS[1], MARK, times(LAYERS[1]))
         assert set(store.states(MARK).values()) == {"done"}
+
+
+def test_what_ended_together_is_kept_in_one_transaction(tmp_path, monkeypatch):
+    with FleetStore(tmp_path / "a.sqlite") as store:
+        waits = []
+        do = store._database.do
+        monkeypatch.setattr(store._database, "do", lambda *a, **how: waits.append(1) or do(*a, **how))
+        store.states(MARK)  # makes the tables
+        waits.clear()
+        store.keep_many([(one, MARK, times(one)) for one in LAYERS] + [(MODEL, MARK, {"failed": "it hung"})])
+        assert len(waits) == 1
+        assert sorted(store.states(MARK).values()) == ["done"] * len(LAYERS) + ["failed"]
+        assert len(store) == len(LAYERS)
 
 
 def test_stores_are_merged_the_later_and_the_done_count(tmp_path):

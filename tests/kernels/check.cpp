@@ -109,6 +109,7 @@ int main() {
   check_convolution_steps();
   check_other_steps();
   check_threads();
+  check_watch();
   release_scratch();
   std::printf(failures ? "%d failures\n" : "all right\n", failures);
   return failures != 0;

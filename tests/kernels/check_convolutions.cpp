@@ -268,7 +268,8 @@ void check_convolution_steps() {
   }
   for (int index = 0; winograd_tile(index); index += 2) check_tiles(kWinograd, index, 0, 3e-4);
   for (long taps : {3, 11}) {
-    check_tiles(kFourier, RealFft::at_least(taps + between(0, 20)), taps, 3e-6);
+    const Family family = between(0, 1) ? kFourier : kFourierOfPairs;
+    check_tiles(family, RealFft::at_least(taps + between(0, 20)), taps, 3e-6);
     check_fft_depthwise(between(1, 9), taps);
   }
   for (int kind = 0; kind < 3; ++kind) {

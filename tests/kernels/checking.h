@@ -249,5 +249,6 @@ inline double error(const Layer& layer) {
 void check_convolution_steps();
 void check_other_steps();
 void check_threads();
+void check_watch();
 
 }  // namespace checking

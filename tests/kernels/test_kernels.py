@@ -353,7 +353,10 @@ def test_without_a_compiler_the_build_says_so(tmp_path, monkeypatch):
 @pytest.mark.parametrize("isa", kernels.usable_isas() or ["baseline"])
 def test_the_kernels_touch_no_memory_but_their_own(isa, tmp_path):
     """Their own C++ check, with the address and the undefined-behaviour sanitizers."""
-    sanitized = ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-pthread"]
+    sanitized = ["-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-pthread"]
+    said = subprocess.run([*build.compiler(), "--version"], capture_output=True, text=True, check=False)
+    if "Free Software Foundation" in said.stdout:  # calls in place of checks compile in half the time
+        sanitized += ["--param", "asan-instrumentation-with-call-threshold=0"]
     flags = ["-std=c++17", "-O1", *build.isas().get(isa, []), *sanitized, f"-I{build.SOURCES}"]
 
     def compiled(source):

@@ -25,13 +25,14 @@ from helpers.blocked import (
 
 pytestmark = pytest.mark.skipif(kernels.library() is None, reason=f"no kernels: {kernels.why_not()}")
 
-WINOGRAD, FOURIER = 0, 1
+WINOGRAD, FOURIER, FOURIER_OF_PAIRS = 0, 1, 2
 # Families and numbers of tiles, the taps, and what the largest error may be.
 TILES = [
     *((WINOGRAD, place, 0, (3, 3), error) for place, error in ((3, 1e-5), (4, 5e-5), (5, 1e-4))),
     *((WINOGRAD, place, 0, (1, 3), 1e-4) for place in (18, 20)),
     (WINOGRAD, 10, 0, (5, 5), 1e-4),
     (FOURIER, 16, 7, (1, 7), 2e-6),
+    (FOURIER_OF_PAIRS, 16, 7, (1, 7), 2e-6),
 ]
 
 

@@ -140,7 +140,7 @@ def test_paths_are_timed_in_both_layouts_and_the_hopeless_only_once():
     assert rough == {
         **{("native", layout): False for layout in ("contiguous", "channels_last")},
         **{("im2col-tiled", layout): True for layout in ("contiguous", "channels_last")},
-        **{("winograd-4", layout): False for layout in ("contiguous", "channels_last")},
+        **{("winograd-4", layout): False for layout in ("contiguous", "channels_last", "blocked")},
     }
     verdict = verdict_of(found)
     assert verdict.best.key.path == "winograd-4"

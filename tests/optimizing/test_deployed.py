@@ -118,6 +118,11 @@ def test_a_layer_that_may_not_be_exchanged_is_named_too():
         archcost.optimize(Wide().eval(), rules=["low_rank"], **arguments)
 
 
+def test_flash_is_counted_with_the_norms_that_were_there():
+    found = optimized(trained(), flash="12 KB")
+    assert found.footprints[0].flash > 12_000 >= found.footprints[1].flash > 11_500
+
+
 def test_flash_that_cannot_be_reached_says_the_least():
     with pytest.raises(RewriteError, match=r"flash=0\.\d+ of the model; the least reachable is 0\.\d+"):
         optimized(Wide(), flash=100)

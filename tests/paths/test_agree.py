@@ -18,7 +18,7 @@ from archcost.paths.algorithms.toom_cook import POINTS, toom_cook
 
 NATIVE = ("native", "native-channels-last", "native-prepacked", "native-nnpack")
 # Small images fill one tile of 64 already, so that the longer ones are that path once more.
-LONGER = ("fft-80", "fft-128", "fft-160", "fft-256", "fft-512", "fft-1024")
+LONGER = ("fft-80", "fft-96", "fft-128", "fft-160", "fft-256", "fft-512", "fft-1024")
 OWN = [name for name in available() if name not in (*NATIVE, *LONGER)]
 MODES = ("zeros", "zeros", "reflect", "replicate", "circular")
 

@@ -32,7 +32,11 @@ ON_BLOCKS = [
     ("winograd-4", ConvSpec(20, 24, 3, padding=1, input_size=(50,))),
     ("fft", ConvSpec(20, 24, 31, padding=15, input_size=(100,))),
     ("fft-64", ConvSpec(20, 24, 31, padding=15, input_size=(100,))),
+    ("fft-96", ConvSpec(96, 48, 64, padding=32, input_size=(128,))),
     ("fft-rows", DEPTHWISE),
+    # Each stride's pixels as channels of their own.
+    ("winograd-4", ConvSpec(3, 20, 7, stride=2, padding=3, input_size=(21, 22), batch=2)),
+    ("fft-64", ConvSpec(1, 20, 120, stride=4, padding=60, input_size=(300,))),
 ]
 REFUSED = [
     ("direct", replace(DENSE, padding_mode="reflect")),

@@ -190,6 +190,10 @@ def test_the_fft_counts_three_products_a_frequency_and_what_stride_discards():
     assert totals[0] <= totals[1]
     # Along one axis the first and the last of 9 frequencies are real and take one product each.
     assert path.multiplications(ConvSpec(3, 5, 5, input_size=(16,))) == (3 * 7 + 2) * 15
+    # Four products a frequency, and a third fewer weights, where many of them are read for four tiles.
+    many = ConvSpec(128, 64, 64, padding=32, input_size=(128,))
+    assert get("fft-96").multiplications(many) == (4 * 47 + 2) * 4 * 128 * 64
+    assert get("fft-96").multiplications(replace(many, batch=2)) == (3 * 47 + 2) * 8 * 128 * 64
     # 1x1 taps a phase leave nothing to transform: the count is that of the definition.
     pooled = ConvSpec(3, 5, 2, stride=2, input_size=(16, 16))
     assert get("fft").multiplications(pooled) == pooled.macs

@@ -22,7 +22,7 @@ OWN = (
     *("native", "native-channels-last", "native-prepacked", "native-nnpack", "direct", "im2col"),
     *("im2col-tiled", "strassen", "strassen-1", "strassen-2", "strassen-3"),
     *("winograd-2", "winograd-4", "winograd-6", "fft", "fft-16", "fft-32", "fft-64", "fft-80"),
-    *("fft-128", "fft-160", "fft-256", "fft-512", "fft-1024", "fft-rows", "fft-parts"),
+    *("fft-96", "fft-128", "fft-160", "fft-256", "fft-512", "fft-1024", "fft-rows", "fft-parts"),
 )
 
 

@@ -27,7 +27,15 @@ from archcost.report.grid import Grid
 from archcost.report.notes import signs
 from archcost.report.page.parts import Along, Measure, Picture
 from archcost.report.text import visible
-from archcost.report.units import bytes_text, count_text, number_text, percent_text, ratio_text, si_text
+from archcost.report.units import (
+    bytes_text,
+    count_text,
+    number_text,
+    percent_text,
+    ratio_text,
+    shape_text,
+    si_text,
+)
 
 if TYPE_CHECKING:
     from archcost.analysis.swept import SweepPoint, SweptModel
@@ -69,7 +77,10 @@ def _bytes(name: str, header: str, meaning: str, keep: float) -> Column[SweepPoi
 
 
 def _shown_size(point: SweepPoint) -> str:
-    return visible(point.input_text.split(" ")[0]) if point.input_text else str(point.input_size)
+    if point.input_text:
+        return visible(point.input_text.split(" ")[0])
+    size = point.input_size
+    return shape_text(size) if isinstance(size, tuple) else visible(str(size))
 
 
 _POINTS: tuple[Column[SweepPoint], ...] = (
@@ -123,7 +134,7 @@ def document_of(sweep: SweptModel, asked: Asked) -> Document:
         name: asked if (asked.by or "points") == name else Asked() for name in ("points", "growth", "shares")
     }
     shown = [*_DEFAULT]
-    if len({one.dtype for one in sweep.points}) > 1:
+    if len({one.dtype for one in sweep.points if one.reason is None}) > 1:
         shown[1:1] = ["dtype", "param_bytes"]
     rows_of = partial(ordered, sweep.points, _POINTS, by["points"], "macs")
     points = Table("points", _POINTS, rows_of, shown, only_known=True)

@@ -112,9 +112,14 @@ class Store:
 
     def put_many(self, measurements: Iterable[Measurement]) -> None:
         """Keep several measurements in one transaction: all or, after an exception, none."""
-        rows = [_row(measurement) for measurement in measurements]
-        if rows:
-            self._database.do(lambda connection: connection.executemany(_PUT, rows))
+        found = list(measurements)
+        if found:
+            self._database.do(lambda connection: self.put_within(connection, found))
+
+    @staticmethod
+    def put_within(connection: sqlite3.Connection, measurements: Iterable[Measurement]) -> None:
+        """`put_many` within a transaction that is open."""
+        connection.executemany(_PUT, [_row(measurement) for measurement in measurements])
 
     def get(self, key: Key) -> Measurement | None:
         """The measurement of a key; None where there is none."""

@@ -36,7 +36,9 @@ __all__ = ["FFTPath"]
 
 # A path refuses what needs more: transformed weights of wide layers on large images fill any memory.
 MOST_BYTES = 4 << 30
+# With so few tiles and so many weights, in elements, reading these takes longer than multiplying.
 _FEW_TILES = 4
+_MANY_WEIGHTS = 1 << 18
 
 
 class FFTPath(TiledPath):
@@ -124,10 +126,14 @@ class FFTPath(TiledPath):
     def _gauss(self, dense: Dense) -> bool:
         """Whether two complex numbers take three products, with half as many weights again, or four.
 
-        Four where there is nothing to sum, and along a row of few tiles: to read the weights takes longer.
+        Four where there is nothing to sum, and where a row has few tiles and so many weights that reading
+        them takes longer than multiplying.
         """
-        row = len(transformed(self.points(dense))) == 1
-        return not dense.depthwise and not (row and dense.batch * prod(self.tiles(dense)) <= _FEW_TILES)
+        lengths = self.points(dense)
+        row = len(transformed(lengths)) == 1
+        weights = 2 * _frequencies(lengths) * dense.in_channels * dense.out_channels // dense.groups
+        few = dense.batch * prod(self.tiles(dense)) <= _FEW_TILES
+        return not dense.depthwise and not (row and few and weights > _MANY_WEIGHTS)
 
     def _products(self, dense: Dense) -> int:
         """At each frequency kept, t ** (axes - 1) * (t // 2 + 1) of them, three real multiplications for

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["zoo"]
 
+_LINE = 0.04  # the height of a name, as a share of the axis
+
 
 class _Model(Protocol):
     @property
@@ -87,11 +89,17 @@ def zoo(measured: _Zoo, *, path: str | os.PathLike[str] | None = None) -> Figure
     front = sorted((one for one in measured.models if one.front), key=lambda one: one.ms)
     xs, ys = [one.ms for one in front], [one.accuracy for one in front]
     axes.plot(xs, ys, color=INK, linewidth=1.4, zorder=2, drawstyle="steps-post")
+    # Above the front there is nothing: names stand there, pushed upwards where they would touch.
+    low, high = axes.get_ylim()
+    step, last = (high - low) * _LINE, low
+    axes.set_xlim(left=min(one.ms for one in measured.models) / 5)
     for one in front:
-        at = (one.ms, one.accuracy)
+        last = max(one.accuracy + step / 2, last + step)
         axes.annotate(
-            short(one.name, 24), at, xytext=(6, -11), textcoords="offset points", fontsize=9, color=SOFT
-        )
+            short(one.name, 24), (one.ms, one.accuracy), xytext=(0.92 * one.ms, last), ha="right",
+            va="center", fontsize=9, color=SOFT, arrowprops={"arrowstyle": "-", "color": SOFT, "lw": 0.5},
+        )  # fmt: skip
+    axes.set_ylim(low, max(high, last + step))
     title = f"{len(measured.models)} classifiers on {short(measured.device, 30)}, batch {measured.batch}"
     largest = f"area: MACs, the largest {si_text(most)}"
     axes.set_title(f"{title} ({largest})", loc="left", fontsize=13, color=INK, pad=10)
