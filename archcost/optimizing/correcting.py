@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,24 +11,38 @@ from math import exp, log
 import numpy as np
 import torch
 
-from archcost.latency.timing.deadline import Deadline
 from archcost.optimizing.candidates import Candidate, family_of
 from archcost.optimizing.carrying import composed, weights_of
 from archcost.optimizing.layers import Layer
 from archcost.optimizing.statistics import Statistics
 from archcost.weights.features import weight_of
 
-__all__ = ["corrected", "error_of"]
+__all__ = ["Allowance", "corrected", "error_of"]
 
 _POINTS = (0.08, 0.2, 0.5)
 """Shares of the layer's MACs at which weights are computed."""
 _LEAST, _MOST = 1e-10, 1.0
 
 
+class Allowance:
+    """Seconds of this thread's processor time: a busy machine chooses as an idle one does."""
+
+    def __init__(self, seconds: float) -> None:
+        self.until = time.thread_time() + seconds
+
+    @property
+    def passed(self) -> bool:
+        return time.thread_time() >= self.until
+
+    def within(self, seconds: float) -> Allowance:
+        """An allowance inside this one."""
+        return Allowance(min(seconds, self.until - time.thread_time()))
+
+
 def corrected(
-    layer: Layer, candidates: Sequence[Candidate], seen: Statistics | None, deadline: Deadline
+    layer: Layer, candidates: Sequence[Candidate], seen: Statistics | None, time_left: Allowance
 ) -> list[Candidate]:
-    """The candidates with errors as their weights have them, by family; as they are once time is up.
+    """The candidates with errors as their weights have them, by family; as they are once its time is up.
 
     The spectra of families that factor other axes than outputs against inputs are those of marginal
     covariances, and of a closed form that iterations improve: at three ranks of each family the weights are
@@ -44,7 +59,7 @@ def corrected(
         points: dict[int, float] = {}
         for share in _POINTS:
             near = min(all_, key=lambda one: abs(one.macs - share * layer.macs))
-            if near.macs in points or near.error <= _LEAST or deadline.passed:
+            if near.macs in points or near.error <= _LEAST or time_left.passed:
                 continue
             points[near.macs] = log(max(error_of(layer, near, seen), _LEAST) / near.error)
         if not points:

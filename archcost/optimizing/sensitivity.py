@@ -60,10 +60,10 @@ def responses(
     """
     old = outputs_for(model, pieces)
     found: dict[str, float] = {}
-    end = time.monotonic() + seconds
+    end = time.thread_time() + seconds
     order = [one.name for one in layers]
     for at in _spread(len(order)):
-        if time.monotonic() > end and len(found) >= 2:
+        if time.thread_time() > end and len(found) >= 2:
             break
         layer = layers[at]
         handle = layer.module.register_forward_hook(_noisy)
@@ -93,10 +93,10 @@ def moved_by(
 ) -> dict[str, float]:
     """The change of the outputs for each new weight alone, put in the layer's place for a pass, by name."""
     old = outputs_for(model, pieces)
-    end = time.monotonic() + seconds
+    end = time.thread_time() + seconds
     found: dict[str, float] = {}
     for name, weight in changed.items():
-        if time.monotonic() > end:
+        if time.thread_time() > end:
             break
         own = weight_of(layers[name].module)
         was = own.detach().clone()

@@ -15,11 +15,10 @@ from torch import Tensor, nn
 
 from archcost.analysis.analysis import Analysis
 from archcost.errors import RewriteError
-from archcost.latency.timing.deadline import Deadline
 from archcost.optimizing.calibration import Calibration
 from archcost.optimizing.candidates import Candidate, candidates_of, key_of
 from archcost.optimizing.carrying import Weights, composed, exchanged, weights_of
-from archcost.optimizing.correcting import corrected
+from archcost.optimizing.correcting import Allowance, corrected
 from archcost.optimizing.data import Data, limited
 from archcost.optimizing.folding import Folded
 from archcost.optimizing.layers import Layer
@@ -148,14 +147,14 @@ class Task:
         modules = {one.name: one.module for one in self.open}
         parts = in_parts(modules, self.ceiling) if self.has_statistics else [list(modules)]
         by_name = {one.name: one for one in self.open}
-        deadline = Deadline(_CORRECTING)
+        allowance = Allowance(_CORRECTING)
         with Progress(len(modules) or 1, "spectra", self.progress) as bar:
             for part in parts:
                 seen = self.statistics(part) if self.has_statistics else {}
                 for name in part:
                     layer, own = by_name[name], seen.get(name)
                     made = candidates_of(layer, own, rules=self.rules)
-                    part_of = deadline.within(2 * _CORRECTING / len(modules))
+                    part_of = allowance.within(2 * _CORRECTING / len(modules))
                     self.candidates[name] = corrected(layer, made, own, part_of)
                     bar.step()
                 if len(parts) == 1:
