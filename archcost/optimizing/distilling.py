@@ -25,7 +25,7 @@ __all__ = ["EPOCHS", "LR", "WEIGHT_DECAY", "Distillation", "fitted_layers"]
 EPOCHS, LR, WEIGHT_DECAY = 20, 1e-3, 1e-4
 _STEP = 16
 """Inputs of a step, where a piece can be split."""
-_PATIENCE = 5
+_PATIENCE = 12
 _SHARE = 0.5
 """Weight of the features' loss beside that of the outputs."""
 _LEAST = 1e-12
@@ -103,7 +103,7 @@ class Distillation:
 
         Args:
             wanted: the old model's outputs for ``held_out``: the best epoch there is taken, and it stops
-                after 5 that are no better than those before. None: the last epoch is.
+                after 12 that are no better than those before. None: the last epoch is.
             until: end after so many epochs of the schedule.
             checkpoint: written after each epoch; where it exists, the training goes on from it.
         """

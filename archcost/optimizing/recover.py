@@ -91,7 +91,7 @@ def recover(
     ``least_squares`` refits every layer in order in closed form. ``distill`` is gradient descent (G. Hinton,
     O. Vinyals and J. Dean, "Distilling the Knowledge in a Neural Network", 2015): AdamW with a cosine
     schedule, on the divergence of classes, or the squared error, and the squared errors of the layers that
-    both models have; normalisations keep their statistics. It stops after 5 epochs that are no better on
+    both models have; normalisations keep their statistics. It stops after 12 epochs that are no better on
     the held-out quarter than those before, and the best one is taken. On a GPU passes are in bfloat16.
 
     Args:
