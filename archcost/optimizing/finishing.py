@@ -8,7 +8,7 @@ from dataclasses import replace
 from torch import nn
 
 from archcost.optimizing.data import Data, length
-from archcost.optimizing.distilling import EPOCHS, Distillation
+from archcost.optimizing.distilling import EPOCHS, LR, Distillation
 from archcost.optimizing.stages import Carried, Task
 from archcost.optimizing.verify import ENOUGH
 from archcost.surgery.copying import copied
@@ -19,6 +19,8 @@ _WORK = 2e11
 """MACs of a distillation that nobody has asked for: some 20 seconds of a core."""
 _LEAST = 5
 """Epochs, at least."""
+_LRS = (LR, LR / 10)
+"""Learning rates, the next where one does not help: the first moves a model that is close too far away."""
 
 
 def distilled(
@@ -43,22 +45,26 @@ def distilled(
         if epochs < _LEAST:
             task.notes.append("too large to be distilled in seconds: distill=True does it all the same")
             return None
-    work = copied(best.model)
     with task.timed("distillation"):
-        loop = Distillation(work, task.model, epochs)
-        try:
-            loop.run(data.fitted, data.held_out, task.outputs(data), progress=task.progress)
-        except KeyboardInterrupt:
-            task.notes.append("the distillation was interrupted")
-        after = task.compared(work, data)
-        metric = None if evaluate is None else float(evaluate(task.folded.undone(copied(work))))
-        score = after.score if metric is None else -metric
+        for lr in _LRS:
+            work, interrupted = copied(best.model), False
+            loop = Distillation(work, task.model, epochs, lr)
+            try:
+                loop.run(data.fitted, data.held_out, task.outputs(data), progress=task.progress)
+            except KeyboardInterrupt:
+                interrupted = True
+                task.notes.append("the distillation was interrupted")
+            after = task.compared(work, data)
+            metric = None if evaluate is None else float(evaluate(task.folded.undone(copied(work))))
+            score = after.score if metric is None else -metric
+            if interrupted or score < trial.score:
+                break
         if not score < trial.score:
             task.notes.append("a distillation of the result did not help and was not kept")
             return None
         if data.apart and 4 * loop.best_epoch >= 3 * epochs:  # steps that are still large need a check
             whole = copied(best.model)
-            again = Distillation(whole, task.model, epochs)
+            again = Distillation(whole, task.model, epochs, lr)
             again.run(data.pieces, until=loop.best_epoch, progress=task.progress)
             work = whole
     task.notes.append(
