@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import archcost
+from archcost.kernels.blocked import BlockedConvolution
 from archcost.latency import paths
 from archcost.latency.candidates import NO_TIME, TimingOptions
 from archcost.latency.convolutions import convolutions_of, samples_of
@@ -43,6 +44,7 @@ def machine(monkeypatch):
     for name in available():
         made.takes(get(name), "run", 0.2)
         made.takes(get(name), "prepare", 0.1)
+    made.takes(BlockedConvolution, "__call__", 0.2)
     made.takes(paths, "_native_seconds", 0.4)
     made.takes(accuracy, "exact_convolution", 1.0)
     made.takes(predictor, "fit_of", 0.5)
