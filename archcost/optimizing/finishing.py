@@ -10,7 +10,6 @@ from torch import nn
 from archcost.optimizing.data import Data, length
 from archcost.optimizing.distilling import EPOCHS, LR, Distillation
 from archcost.optimizing.stages import Carried, Task
-from archcost.optimizing.verify import ENOUGH
 from archcost.surgery.copying import copied
 
 __all__ = ["distilled"]
@@ -19,6 +18,8 @@ _WORK = 2e11
 """MACs of a distillation that nobody has asked for: some 20 seconds of a core."""
 _LEAST = 5
 """Epochs, at least."""
+_CLOSE = 0.01
+"""The divergence below which it is left out: it gained nothing there on inputs that were not seen."""
 _LRS = (LR, LR / 10)
 """Learning rates, the next where one does not help: the first moves a model that is close too far away."""
 
@@ -40,7 +41,7 @@ def distilled(
     epochs = EPOCHS
     if not always:
         epochs = min(EPOCHS, int(_WORK / _work(task, best, data)))
-        if trial.moved.score < ENOUGH or not data.apart:
+        if trial.moved.score < _CLOSE or not data.apart:
             return None
         if epochs < _LEAST:
             task.notes.append("too large to be distilled in seconds: distill=True does it all the same")

@@ -91,7 +91,7 @@ def optimize(
         refit: fit all layers to the old model's outputs.
         distill: train the result on the old model's outputs and features, as `archcost.recover` does, and
             keep that where held-out outputs then move less; by default where it takes some 20 seconds at
-            most, and outputs have moved.
+            most, and outputs diverge by 0.01 or more.
         trials: the most selections to carry out.
         accelerate: run `archcost.accelerate` on the result.
         hooks: as in `archcost.rewrite`.

@@ -142,7 +142,7 @@ def test_without_data_weights_alone_decide():
 
 def test_a_distillation_is_kept_where_held_out_outputs_agree_better():
     plain = optimize(trained(), ONE, budget=0.2, batches=IMAGES, trials=1)
-    found = archcost.optimize(trained(), ONE, budget=0.2, batches=IMAGES, trials=1)
+    found = archcost.optimize(trained(), ONE, budget=0.2, batches=IMAGES, trials=1, distill=True)
     assert [one.label.endswith("distilled") for one in found.trials] == [True, False]
     assert found.moved.score < plain.moved.score == found.trials[1].score
     assert agreement(found.model, trained(), TEST) >= agreement(plain.model, trained(), TEST)
