@@ -22,7 +22,9 @@ __all__ = ["compare"]
 _ROUNDS = 25
 _STEP_PASSES = 7
 _PASSES = 3.0
-"""Passes of the original that a first pair takes, at least: one before the sample, and the program's two."""
+"""Passes of the original in which a pair surely ends."""
+_WARM_S = 0.2
+"""A pass that takes as long fills the caches by itself: none goes before its samples."""
 _FOR_MODULES = 0.3
 """Of the seconds, for the modules of the original."""
 
@@ -49,7 +51,7 @@ def compare(
     *_, most = asked.seconds
     for seconds in [one for one in asked.seconds if one >= _PASSES * found.pass_s] or [most]:
         deadline = Deadline(seconds)
-        found.times(_in_turns(model, fast, asked, deadline.before(_FOR_MODULES * seconds)))
+        found.times(_in_turns(model, fast, found, deadline.before(_FOR_MODULES * seconds)))
         if found.gains() or (found.ratio is not None and found.ratio.pairs >= FEWEST):
             break
     step()
@@ -59,12 +61,13 @@ def compare(
     found.steps = step_times(program, taken, own, found.original_ms, found.accelerated_ms)
 
 
-def _in_turns(model: nn.Module, fast: nn.Module, asked: Asked, deadline: Deadline) -> dict[str, Timing]:
+def _in_turns(model: nn.Module, fast: nn.Module, found: Findings, deadline: Deadline) -> dict[str, Timing]:
     def call_of(side: nn.Module) -> tuple[Callable[[Any], Any], Callable[[], Any]]:
         def prepare() -> Any:
-            args, kwargs = fresh(asked.call)
-            side(*args, **kwargs)  # its own weights are in the caches again
-            return fresh(asked.call)
+            if found.pass_s < _WARM_S:
+                args, kwargs = fresh(found.asked.call)
+                side(*args, **kwargs)  # its own weights are in the caches again
+            return fresh(found.asked.call)
 
         def call(given: Any) -> Any:
             args, kwargs = given
