@@ -47,6 +47,8 @@ _SECONDS = (1.5, 6.0, 24.0)
 """For timing, where none are given: the next where one does not hold enough pairs."""
 # Of the seconds, for the variants of layers and, where needed, for what these add to errors, both on top.
 _FOR_LAYERS, _FOR_EXACTNESS = 1.0, 2.0
+# Passes of the original that variants may take where no seconds were given: large batches would be guessed.
+_LAYER_PASSES = 8.0
 # Of the seconds, where they were given, until variants have been compared inside of the program.
 _INSIDE = 0.7
 
@@ -210,7 +212,8 @@ def _exact_enough(
     asked = found.asked
     # An original that is off by itself cannot be asked for more than it has.
     allowed = max(asked.tolerance, 2 * found.original_error)
-    deadline = time.perf_counter() + _FOR_LAYERS * asked.seconds[0]
+    least = 0.0 if asked.tunes else _LAYER_PASSES * found.pass_s
+    deadline = time.perf_counter() + max(_FOR_LAYERS * asked.seconds[0], least)
     inside = time.perf_counter() + _INSIDE * asked.seconds[0] if asked.tunes else 0.0
     exactness = None
 
