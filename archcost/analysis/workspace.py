@@ -40,7 +40,7 @@ def kept_for_backward(op: Op) -> dict[int, int]:
 
 
 def _of_lstm(op: Op) -> tuple[int, int]:
-    """What a layer of an LSTM fills going forward, and then backward, of the workspace that it allocates.
+    """Bytes of its workspace that an LSTM layer fills going forward, and those that it fills going backward.
 
     That is the gates, and two rows each of inputs, states and cell states for every step, then the same of
     their gradients, in rows of a multiple of 64 bytes that is none of 1024 (``rnn_utils.cpp`` of oneDNN). The

@@ -35,9 +35,9 @@ _FUNCTIONS = {
     "threads": "_ZN2at15get_num_threadsEv",
 }
 _MOST_DIMENSIONS = 5
-"""That a tensor keeps within its own object."""
+"""The most dimensions whose sizes and strides a tensor keeps within its own object."""
 _WORDS = 24
-"""Of that object, which these may read."""
+"""Words of eight bytes of a tensor's object (its c10::TensorImpl) that may be read."""
 _AT_ONCE, _AT_MOST = 8, 1 << 16
 """Outputs that are made at once, since the first takes longest, and their bytes."""
 

@@ -83,7 +83,7 @@ class Arguments:
         return found
 
     def read(self, call: Call) -> list[Tensor]:
-        """What a program reads of a call that it is for: its tensors, contiguous."""
+        """The tensors of a call that fits the program, contiguous."""
         found = self.tensors(*call)
         assert found is not None
         return [x.contiguous() for x in found]

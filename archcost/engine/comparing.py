@@ -22,11 +22,11 @@ __all__ = ["compare"]
 _ROUNDS = 25
 _STEP_PASSES = 7
 _PASSES = 3.0
-"""Passes of the original in which a pair surely ends."""
+"""A stage is tried only where it holds so many passes of the original: a first pair ends in them."""
 _WARM_S = 0.2
 """A pass that takes as long fills the caches by itself: none goes before its samples."""
 _FOR_MODULES = 0.3
-"""Of the seconds, for the modules of the original."""
+"""The share of the seconds that goes into timing the original's modules one by one."""
 
 
 def compare(

@@ -43,7 +43,7 @@ class Asked:
 
 
 class Findings:
-    """What is known so far, of which the `Acceleration` is made."""
+    """Times, errors and notes of a program while it is measured; `made` turns them into an `Acceleration`."""
 
     def __init__(self, asked: Asked, notes: list[str], began: float) -> None:
         self.asked, self.notes, self.began = asked, notes, began
@@ -51,6 +51,7 @@ class Findings:
         self.error: float | None = None
         self.original_error = 0.0
         self.pass_s = 0.0
+        """Seconds of one pass of the original."""
         self.ratio: Ratio | None = None
         self.original_ms: float | None = None
         self.accelerated_ms: float | None = None

@@ -71,7 +71,7 @@ class Program:
         self._runs = self._segments(self.steps)
         self._own = threading.local()
         self.native = self._native()
-        """What one call into C++ runs, where it does all from one input to one output, and how many steps."""
+        """The steps and their number, where one call into C++ runs all, from one input to one output."""
 
     @property
     def bytes(self) -> int:

@@ -37,9 +37,9 @@ class Folded:
     model: nn.Module
     """A copy in eval mode; the given model itself where there is nothing to fold."""
     layers: tuple[Layer, ...]
-    """Those of ``model``."""
+    """The layers of ``model``."""
     old: Mapping[str, Layer]
-    """Those of ``given``, by name."""
+    """The layers of ``given``, by name."""
     norms: Mapping[str, str]
     """The name of the norm behind a convolution, by the convolution's."""
 
