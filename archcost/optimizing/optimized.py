@@ -15,7 +15,7 @@ from archcost.optimizing.verify import Moved
 from archcost.report.columns import number, words
 from archcost.report.document import Asked, Document, Page, Table, ordered
 from archcost.report.grid import Grid
-from archcost.report.page.parts import Fact
+from archcost.report.page.parts import Fact, Measure, Pairs
 from archcost.report.result import Result
 from archcost.report.text import visible
 from archcost.report.units import bytes_text, percent_text, si_text
@@ -146,9 +146,12 @@ class Optimized(Result):
         return f"{', '.join(sizes)}: {self._kept()}"
 
     def _kept(self) -> str:
-        if not len(self.plan):
+        count, blocks = len(self.plan.proposals), len(self.plan.after or ())
+        if not count and not blocks:
             return "no layer exchanged"
-        layers = f"{len(self.plan)} layer{'s' * (len(self.plan) > 1)} exchanged"
+        layers = f"{count or 'no'} layer{'s' * (count > 1)} exchanged"
+        if blocks:
+            layers = f"{blocks} block{'s' * (blocks > 1)} merged, {layers}"
         if self.moved is None:
             return f"{layers}; outputs not compared, as there was no data"
         return f"{moved_text(self.moved)}, {layers}"
@@ -250,7 +253,20 @@ class Optimized(Result):
                     "of held-out outputs, with the old",
                 )
             )
-        return Page(facts=facts)
+        return Page(facts=facts, pictures=[self._picture()] * bool(self.rows))
+
+    def _picture(self) -> Pairs:
+        """The MACs of each layer, old and new."""
+        old = [row.macs / row.macs_ratio if row.macs_ratio else float(row.macs) for row in self.rows]
+        return Pairs(
+            title="Where were MACs saved?",
+            about="The MACs of each layer in the given model and in the new one, in order of execution.",
+            sides=("given", "new"),
+            names=[visible(row.name) for row in self.rows],
+            remarks=[f"{row.rule or 'stays'} {row.options}".strip() for row in self.rows],
+            before=[Measure("MACs", "", old)],
+            after=[Measure("MACs", "", [float(row.macs) for row in self.rows])],
+        )
 
     def _record(self, asked: Asked, table: Table) -> dict[str, Any]:
         from archcost.rewriting.plan.plan_json import plan_record

@@ -41,6 +41,11 @@ def test_the_first_line_is_the_answer(found):
     assert "asked for: macs 0.4" in str(found)
 
 
+def test_the_page_has_a_picture_of_the_layers(found, tmp_path):
+    found.to_html(tmp_path / "found.html")
+    assert "Where were MACs saved?" in (tmp_path / "found.html").read_text()
+
+
 def test_the_model_that_was_given_is_unchanged():
     model = trained().train()
     before = copy.deepcopy(model.state_dict())
