@@ -48,7 +48,24 @@ def built(name: str) -> nn.Module:
     torch.manual_seed(0)
     further = {"aux_logits": False} if name in ("googlenet", "inception_v3") else {}
     further |= {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
-    return torchvision.models.get_model(name, weights=None, **further).eval()
+    return settled(torchvision.models.get_model(name, weights=None, **further))
+
+
+@torch.no_grad()
+def settled(model: nn.Module) -> nn.Module:
+    """With norms that have seen inputs, and branches that count: else outputs hardly depend on layers."""
+    for key, value in model.named_parameters():
+        if key.endswith("layer_scale"):
+            value.fill_(0.1)
+    norms = [one for one in model.modules() if isinstance(one, nn.BatchNorm2d)]
+    momenta = [one.momentum for one in norms]
+    for norm in norms:
+        norm.momentum = None
+    if norms:
+        model.train()(torch.randn(4, 3, 224, 224))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    return model.eval()
 
 
 def size_of(name: str) -> int:
@@ -100,9 +117,12 @@ def planned(name: str) -> str:
     begun = time.process_time()
     found, share = within(model, x, **PLAN_ONLY)
     seconds = time.process_time() - begun
-    stages = ", ".join(f"{key} {value:.1f}" for key, value in (found.seconds or {}).items() if value >= 0.05)
     asked = "" if share == SHARE else f"  (asked for {share:.2f})"
-    return f"{name:24}{seconds:8.1f}{peak():9}{before:8}{found.reached['macs']:9.3f}{asked}  {stages}"
+    return f"{name:24}{seconds:8.1f}{peak():9}{before:8}{found.reached['macs']:9.3f}{asked}  {stages(found)}"
+
+
+def stages(found: Any) -> str:
+    return ", ".join(f"{key} {value:.1f}" for key, value in (found.seconds or {}).items() if value >= 0.05)
 
 
 PLAN_ONLY: dict[str, Any] = {"random_weights": True}
@@ -233,10 +253,9 @@ def in_time(name: str) -> str:
     note = next((one for one in found.notes if one.startswith("time: ")), "")
     promised = float(re.findall(r"[\d.]+", note)[0]) if note else float("nan")
     reached = found.reached
-    line = (
-        f"{name:20}{share:6.2f}{promised:9.3f}{reached['latency']:9.3f}{reached['macs']:8.3f}{seconds:7.1f}"
-    )
-    return f"{line}  " + "; ".join([note, *(one for one in found.notes if one.startswith("the time"))])
+    line = f"{name:20}{share:6.2f}{promised:9.3f}{reached['latency']:9.3f}{reached['macs']:8.3f}"
+    why = [one for one in found.notes if one.startswith("the time")]
+    return "; ".join([f"{line}{seconds:7.1f}  {note}", *why, stages(found)])
 
 
 def prepare() -> None:
