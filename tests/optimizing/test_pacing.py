@@ -39,7 +39,7 @@ def making(monkeypatch):
     """A choice by times that are half of what candidates take inside of the model."""
     monkeypatch.setattr(pacing, "inside", machine)
     model = trained()
-    task = task_of(model, ONE, None, "refuse", False, None, (), None, 2**29, False, True)
+    task = task_of(model, ONE, None, "refuse", False, None, (), None, 2**29, False)
     planned = task.planned(False)
     own = {one.name: seconds_of(model.get_submodule(one.name)) for one in task.layers}
     whole = sum(own.values()) + OUTSIDE
