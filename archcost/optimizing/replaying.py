@@ -50,7 +50,7 @@ class Replay:
 
     @contextmanager
     def _replayed(self, changed: nn.Module) -> Iterator[None]:
-        """Layers that run before ``changed`` give what they gave; those of several calls may run behind it."""
+        """Layers that run before ``changed`` give what they gave, but for those of several calls."""
         known = list(self._kept)
         before = known[: known.index(changed)] if changed in self._kept else []
         once = [
