@@ -44,7 +44,7 @@ __all__ = ["accelerate"]
 
 Model = TypeVar("Model", bound=nn.Module)
 
-_SECONDS = (1.5, 8.0, 24.0)
+_SECONDS = (1.5, 4.0, 8.0, 24.0)
 """For timing, where none are given: the next where one does not hold enough pairs."""
 # Of the seconds, for the variants of layers and, where needed, for what these add to errors, both on top.
 _FOR_LAYERS, _FOR_EXACTNESS = 1.0, 1.0
