@@ -53,8 +53,9 @@ def corrected(
         families[family_of(one)].append(one)
     found: list[Candidate] = []
     for all_ in families.values():
-        if layer.linear or all_[0].options.get("form") == "out":
-            found += all_  # reduced-rank regression: the spectrum is the error
+        form = all_[0].options.get("form")
+        if layer.linear or form == "out" or (seen is None and form != "both"):
+            found += all_  # the closed form is the best there is, and the spectrum its error
             continue
         points: dict[int, float] = {}
         for share in _POINTS:

@@ -5,19 +5,40 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from archcost.analysis.budget import Budget
 from archcost.errors import RewriteError
 from archcost.optimizing.allocation import Item, Unreachable, chosen, least
 from archcost.optimizing.candidates import Candidate, key_of
 from archcost.optimizing.layers import Layer
-from archcost.optimizing.limits import RESOURCES, Limits
+from archcost.optimizing.limits import RESOURCES, Limits, limits_of
 from archcost.optimizing.sensitivity import Response
 from archcost.report.units import percent_text
 
-__all__ = ["Choosing", "Selection"]
+__all__ = ["Choosing", "Planned", "Selection"]
 
 Score = Callable[[Candidate], float]
 
 _REDUCED = "bottleneck out"
+
+
+@dataclass(eq=False)
+class Planned:
+    """The layers' candidates, the responses to their errors, and the whole model's resources."""
+
+    totals: Mapping[str, float]
+    """Of the model that is planned for."""
+    given: Mapping[str, float]
+    """Of the given model, before its blocks were merged."""
+    candidates: Mapping[str, Sequence[Candidate]]
+    response: Mapping[str, Response]
+    seconds: Mapping[str, float]
+    """Of each layer, inside of the model that is planned for; empty where they are not needed."""
+    old_seconds: float = 0.0
+    """Of that model."""
+
+    def limits(self, budget: Budget) -> Limits:
+        """The limits of a budget; raises InputError where it limits nothing."""
+        return limits_of(budget, self.totals, self.given)
 
 
 @dataclass(frozen=True)
@@ -113,7 +134,7 @@ class Choosing:
             return "the budget cannot be kept: the model runs no convolution and no linear layer"
         parts = []
         for at, name in enumerate(names):
-            total = self.limits.totals[name]
+            total = self.limits.given[name]
             reach = (fixed[at] + least[at]) / total if total else 1.0
             if reach > self.limits.share(name):
                 parts.append(
@@ -123,14 +144,15 @@ class Choosing:
             parts.append("each limit can be kept alone, and not all together")
         kept = [one for one in self.layers if not self.candidates.get(one.name)]
         kept.sort(key=lambda one: -one.macs)
-        total = self.limits.totals["macs"]
+        total = self.limits.given["macs"]
         held = "; ".join(
             f"{one.name} has {percent_text(100 * one.macs / total)} % of the MACs and stays: "
             f"{one.refusal or 'no candidate saves anything'}"
             for one in kept[:3]
             if total and one.macs >= 0.02 * total
         )
-        rest = 1 - sum(one.macs for one in self.layers) / total if total else 0.0
+        rest = self.limits.totals["macs"] - sum(one.macs for one in self.layers)
+        rest = rest / total if total else 0.0
         outside = f"; {percent_text(100 * rest)} % of the MACs are in no convolution or linear layer" * (
             rest > 0.02
         )

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,11 +22,14 @@ from archcost.rewriting.plan.building import built
 from archcost.surgery.checking import evaluating, record_inputs
 from archcost.trace.call import Call
 
-__all__ = ["Times", "whole"]
+__all__ = ["Inside", "Times", "inside"]
 
 _POINTS = (0.1, 0.35, 0.7)
 """Shares of a layer's MACs at which the candidates of each family are timed; others are interpolated."""
-_ROUNDS = 7
+_ROUNDS = 3
+_PASSES = 5, 25
+"""Passes of a whole model, at least and at most."""
+_SECONDS = 3.0
 _PER_CALL = 0.05
 
 
@@ -36,12 +42,19 @@ class Times:
         self.known: dict[object, tuple[float, Mapping[str, list[tuple[int, float]]]]] = {}
 
     def of(
-        self, layers: Sequence[Layer], candidates: Mapping[str, Sequence[Candidate]]
-    ) -> tuple[dict[str, float], dict[str, list[Candidate]]]:
-        """The seconds of each layer, and the candidates with theirs; without a time none is kept."""
+        self,
+        layers: Sequence[Layer],
+        candidates: Mapping[str, Sequence[Candidate]],
+        given: nn.Module,
+    ) -> tuple[Inside, dict[str, list[Candidate]]]:
+        """The seconds of each layer inside of ``given``, the model as it is, and the candidates with theirs:
+        what they take alone, times what the layer takes there over what it takes alone.
+
+        Without a time no candidate is kept.
+        """
         wanted = [one for one in layers if candidates.get(one.name)]
         inputs = record_inputs(self.model, self.call, [one.name for one in wanted])
-        seconds: dict[str, float] = {}
+        alone: dict[str, float] = {}
         timed: dict[str, list[Candidate]] = {}
         for layer in wanted:
             if layer.name not in inputs:
@@ -52,13 +65,17 @@ class Times:
                     continue
                 self.known[key] = self._measured(layer, candidates[layer.name], inputs[layer.name])
             own, families = self.known[key]
-            seconds[layer.name] = own
+            alone[layer.name] = own
             timed[layer.name] = [
                 replace(one, seconds=_between(families[family], one.macs))
                 for one in candidates[layer.name]
                 if (family := family_of(one)) in families
             ]
-        return seconds, timed
+        there = inside({"": given}, list(alone), self.call)[""]
+        for name, own in alone.items():
+            scale = there.layers[name] / own
+            timed[name] = [replace(one, seconds=scale * (one.seconds or 0.0)) for one in timed[name]]
+        return there, timed
 
     def _measured(
         self, layer: Layer, candidates: Sequence[Candidate], given: Call
@@ -102,12 +119,61 @@ def _compared(calls: Mapping[str, Callable[[], object]], deadline: Deadline) -> 
     )
 
 
-def whole(model: nn.Module, call: Call, seconds: float = 3.0) -> float:
-    """Seconds of a forward pass."""
+@dataclass(frozen=True)
+class Inside:
+    """Seconds of a forward pass, and of some layers in it, by name."""
+
+    whole: float
+    layers: Mapping[str, float]
+
+    @property
+    def rest(self) -> float:
+        """Seconds outside of the layers."""
+        return self.whole - sum(self.layers.values())
+
+
+def inside(
+    models: Mapping[str, nn.Module], names: Sequence[str], call: Call, seconds: float = _SECONDS
+) -> dict[str, Inside]:
+    """Times of models and of their layers with these names, the models in turns."""
+    clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
     args, kwargs = call.cloned()
-    with evaluating(model), torch.no_grad():
-        made = _compared({"whole": lambda: model(*args, **kwargs)}, Deadline(seconds))
-    return made["whole"].by(clock_for(torch.get_num_threads())).median_s
+    seen: dict[str, list[tuple[float, dict[str, float]]]] = defaultdict(list)
+    deadline = Deadline(seconds)
+    for at in range(1 + _PASSES[1]):
+        if at > _PASSES[0] and deadline.passed:
+            break
+        for key, model in models.items():
+            spent: dict[str, float] = dict.fromkeys(names, 0.0)
+            handles = [h for name in names for h in _watched(model.get_submodule(name), name, spent, clock)]
+            try:
+                with evaluating(model), torch.no_grad():
+                    begin = clock()
+                    model(*args, **kwargs)
+                    whole = clock() - begin
+            finally:
+                for handle in handles:
+                    handle.remove()
+            if at:  # the first warms up
+                seen[key].append((whole, spent))
+    return {
+        key: Inside(
+            median(whole for whole, _ in rows), {name: median(one[name] for _, one in rows) for name in names}
+        )
+        for key, rows in seen.items()
+    }
+
+
+def _watched(module: nn.Module, name: str, spent: dict[str, float], clock: Callable[[], float]) -> list[Any]:
+    begun: list[float] = []
+
+    def before(*_: object) -> None:
+        begun.append(clock())
+
+    def after(*_: object) -> None:
+        spent[name] += clock() - begun.pop()
+
+    return [module.register_forward_pre_hook(before), module.register_forward_hook(after)]
 
 
 def _between(points: Sequence[tuple[int, float]], macs: int) -> float:
