@@ -19,7 +19,7 @@ from archcost.engine.on_paper import work_of_layer
 from archcost.fleet.errors import FleetError
 from archcost.fleet.kept import FleetStore
 from archcost.fleet.law import FEWEST, How, Law, Layers, row_of, seconds_by_work
-from archcost.fleet.tasks import Model, Product, Step
+from archcost.fleet.tasks import Model, Product, Step, Task
 from archcost.latency.prediction.predictor import PredictionError, Predictor
 from archcost.latency.store.kinds import PATH
 from archcost.spec import ConvSpec
@@ -146,7 +146,7 @@ class LatencyTable:
     def _each(
         self, paper: Mapping[str, Any], threads: int, how: How
     ) -> Iterator[tuple[str, tuple[float, bool], int]]:
-        """Of each layer the kind, the seconds and whether they are in the table, and how often it is there."""
+        """Of each layer the kind, the seconds and whether these are in the table, and how many there are."""
         from archcost.latency.store.measurement import spec_from_json
 
         if how == "program":
@@ -282,17 +282,13 @@ def latency_table(
             raise FleetError(f"fleet: the table has no device {device!r}; it has: {listed}. Name one of them")
         # With other software since, the latest.
         results = max((kept.results(mark) for mark in own), key=lambda found: max(at for *_, at in found))
-        products, steps, models = {}, {}, {}
+        times: dict[type[Task], dict[Any, float]] = {Product: {}, Step: {}, Model: {}}
         for task, _, state, result, _ in results:
-            if state == "done" and isinstance(task, Product):
-                products[task] = float(result["product"]["median_s"])
-            if state == "done" and isinstance(task, Step):
-                steps[task] = float(result["step"]["median_s"])
-            if state == "done" and isinstance(task, Model):
-                models[task] = float(result["model"]["median_s"])
+            if state == "done" and type(task) in times:
+                times[type(task)][task] = float(result[task.kind]["median_s"])
         mark = results[0][1]
         return LatencyTable(
-            str(device), mark, kept.all(mark), products, steps, models, kept.papers(), without
+            str(device), mark, kept.all(mark), *times.values(), papers=kept.papers(), without=without
         )
 
 

@@ -19,16 +19,8 @@ from archcost.latency.store.measurement import StoreError, spec_from_json, spec_
 from archcost.spec import ConvSpec
 
 __all__ = [
-    "Layer",
-    "Model",
-    "Paths",
-    "Probe",
-    "Product",
-    "Step",
-    "Task",
-    "from_record",
-    "is_code",
-    "tasks_of",
+    *("Layer", "Model", "Paths", "Probe", "Product", "Step", "Task"),
+    *("from_record", "is_code", "tasks_of"),
 ]
 
 Paths = tuple[str, ...] | Literal["all", "likely"]
@@ -43,11 +35,16 @@ class Task:
     def key(self) -> str:
         """The kind, and a digest of all values: the same in every process."""
         text = json.dumps(self.record(), sort_keys=True, separators=(",", ":"))
-        return f"{type(self).__name__.lower()}-{hashlib.sha256(text.encode()).hexdigest()[:20]}"
+        return f"{self.kind}-{hashlib.sha256(text.encode()).hexdigest()[:20]}"
+
+    @property
+    def kind(self) -> str:
+        """The class in lower case."""
+        return type(self).__name__.lower()
 
     def record(self) -> dict[str, Any]:
         """Plain values, which `from_record` reads."""
-        return {"kind": type(self).__name__.lower(), **asdict(self)}
+        return {"kind": self.kind, **asdict(self)}
 
 
 @dataclass(frozen=True)
