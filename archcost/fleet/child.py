@@ -34,6 +34,7 @@ MEASURE = "archcost.fleet.measuring:measured"
 _CHILD = "import sys; sys.path[:] = sys.argv[2:]; from archcost.fleet.child import serve; serve(sys.argv[1])"
 _LOG = 2000  # characters of a failed task's output that are kept
 _PDEATHSIG = 1
+_TRIMMING = "MALLOC_TRIM_THRESHOLD_"
 
 
 @dataclass
@@ -89,7 +90,11 @@ class Child:
                 )
             self.close()
             command = [sys.executable, "-I", "-c", _CHILD, self.run, *map(os.path.abspath, sys.path)]
-            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            # dask sets it for its workers: with it glibc maps every large tensor anew, which page faults show.
+            environment = {name: value for name, value in os.environ.items() if name != _TRIMMING}
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+            )
             if _line(self._process, self.beginning) is None:
                 self.close()
         return self._process
