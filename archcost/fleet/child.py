@@ -90,7 +90,7 @@ class Child:
                 )
             self.close()
             command = [sys.executable, "-I", "-c", _CHILD, self.run, *map(os.path.abspath, sys.path)]
-            # dask sets it for its workers: with it glibc maps every large tensor anew, which page faults show.
+            # dask sets it for its workers: with it glibc maps every large tensor anew, and each page faults.
             environment = {name: value for name, value in os.environ.items() if name != _TRIMMING}
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
