@@ -104,7 +104,7 @@ def _ratio(task: Task, best: Carried, model: nn.Module, limits: Limits) -> float
     """The new model's time over the old one's, in turns; the note holds what was promised."""
     promised = best.selection.spends["latency"] / limits.given["latency"]
     try:
-        found = raced(task.given.model, model, task.call, seconds=10.0)
+        found = raced(task.given.model, model, task.call, seconds=5.0)
     except TooLittleTime:
         task.notes.append("old and new model were not timed in turns: the machine was too busy")
         return promised

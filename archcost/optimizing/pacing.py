@@ -9,33 +9,30 @@ from statistics import median
 
 from torch import nn
 
-from archcost.optimizing.candidates import Candidate, family_of, replacement_of
+from archcost.optimizing.candidates import Candidate, family_of
+from archcost.optimizing.carrying import exchanged, weights_of
 from archcost.optimizing.planning import Choosing, Planned, Selection
 from archcost.optimizing.stages import Task
 from archcost.optimizing.timing import Inside, inside
-from archcost.rewriting.plan.building import built
 from archcost.surgery.copying import copied
-from archcost.surgery.exchange import replace as exchange
 
-__all__ = ["kept_in_time", "paced"]
+__all__ = ["built", "kept_in_time", "paced"]
 
 _ROUNDS = 3
 _CLOSE = 0.03
 """How far apart what is promised and what is measured may be."""
 
 
-def structure(task: Task, selection: Selection) -> nn.Module:
-    """The model that a selection would make, with random weights in the new layers."""
-    old, work = task.folded.old, copied(task.folded.given).eval()
-    new = {
-        one.name: built(
-            replacement_of(old[one.name], one.rule, one.options).chain, work.get_submodule(one.name), None, {}
-        )
-        for one in selection.candidates
-    }
-    if new:
-        exchange(work, new, inplace=True, hooks=task.hooks)
-    return work
+def built(task: Task, selection: Selection) -> nn.Module:
+    """The model that a selection would make; its values matter, as subnormal numbers are slow."""
+    if task.kept or not task.has_statistics:
+        weights = task.weights(selection)  # which are kept for when it is carried out
+    else:
+        by_name = {one.name: one for one in task.layers}
+        weights = {one.name: weights_of(by_name[one.name], one, None) for one in selection.candidates}
+    work = copied(task.model)
+    exchanged(work, weights, task.hooks)
+    return task.folded.undone(work).eval()
 
 
 def paced(task: Task, planned: Planned, choose: Callable[[Planned], Choosing]) -> Planned:
@@ -59,7 +56,7 @@ def paced(task: Task, planned: Planned, choose: Callable[[Planned], Choosing]) -
 
 def timed(task: Task, selection: Selection, names: Sequence[str], planned: Planned) -> Inside:
     """The times of a selection, as if the old model took exactly what it was planned to."""
-    made = inside({"old": task.folded.given, "new": structure(task, selection)}, names, task.call)
+    made = inside({"old": task.folded.given, "new": built(task, selection)}, names, task.call)
     scale = planned.old_seconds / made["old"].whole
     new = made["new"]
     return Inside(scale * new.whole, {name: scale * value for name, value in new.layers.items()})

@@ -13,9 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from archcost.latency.timing.clock import Timing, compare_calls
 from archcost.latency.timing.deadline import Deadline
-from archcost.latency.timing.engine import clock_for
 from archcost.optimizing.candidates import Candidate, family_of, replacement_of
 from archcost.optimizing.layers import Layer
 from archcost.rewriting.plan.building import built
@@ -29,8 +27,10 @@ _POINTS = (0.1, 0.35, 0.7)
 _ROUNDS = 3
 _PASSES = 5, 25
 """Passes of a whole model, at least and at most."""
-_SECONDS = 3.0
-_PER_CALL = 0.05
+_SECONDS = 1.5
+_BLOCK = 0.002
+"""Seconds of a sample, at least, by up to so many calls."""
+_MOST_CALLS = 64
 
 
 class Times:
@@ -95,28 +95,39 @@ class Times:
             modules[key] = built(chain, layer.module, None, {}).eval()
         calls = {key: _call(module, args, kwargs) for key, module in modules.items()}
         with evaluating(layer.module), torch.no_grad():
-            timings = _compared(calls, self.deadline)
-        clock = clock_for(torch.get_num_threads())
+            taken = _medians(calls)
         calls_made = len(layer.specs)
-        own = timings["old"].by(clock).median_s * calls_made
         found: dict[str, list[tuple[int, float]]] = defaultdict(list)
         for key, one in picked.items():
-            if key in timings:
-                found[family_of(one)].append((one.macs, timings[key].by(clock).median_s * calls_made))
-        return own, {family: sorted(points) for family, points in found.items()}
+            found[family_of(one)].append((one.macs, taken[key] * calls_made))
+        return taken["old"] * calls_made, {family: sorted(points) for family, points in found.items()}
 
 
 def _call(module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> Callable[[], object]:
     return lambda: module(*args, **kwargs)
 
 
-def _compared(calls: Mapping[str, Callable[[], object]], deadline: Deadline) -> dict[str, Timing]:
-    return compare_calls(
-        calls,
-        rounds=_ROUNDS,
-        deadline=deadline.within(max(1.0, _PER_CALL * _ROUNDS * len(calls))),
-        cpu_clock="thread" if torch.get_num_threads() == 1 else "process",
-    )
+def _medians(calls: Mapping[str, Callable[[], object]]) -> dict[str, float]:
+    """Seconds of each call in a few rounds, of enough calls for the clock; how they take it in the model is
+    measured there (`inside`)."""
+    clock, counts = _clock(), dict[str, int]()
+    samples: dict[str, list[float]] = defaultdict(list)
+    for name, call in calls.items():
+        call()
+        begin = clock()
+        call()
+        counts[name] = min(_MOST_CALLS, 1 + int(_BLOCK / max(clock() - begin, 1e-9)))
+    for _ in range(_ROUNDS):
+        for name, call in calls.items():
+            begin = clock()
+            for _ in range(counts[name]):
+                call()
+            samples[name].append((clock() - begin) / counts[name])
+    return {name: median(all_) for name, all_ in samples.items()}
+
+
+def _clock() -> Callable[[], float]:
+    return time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
 
 
 @dataclass(frozen=True)
@@ -136,31 +147,39 @@ def inside(
     models: Mapping[str, nn.Module], names: Sequence[str], call: Call, seconds: float = _SECONDS
 ) -> dict[str, Inside]:
     """Times of models and of their layers with these names, the models in turns."""
-    clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
+    clock = _clock()
     args, kwargs = call.cloned()
-    seen: dict[str, list[tuple[float, dict[str, float]]]] = defaultdict(list)
+    wholes: dict[str, list[float]] = defaultdict(list)
+    parts: dict[str, list[dict[str, float]]] = defaultdict(list)
     deadline = Deadline(seconds)
-    for at in range(1 + _PASSES[1]):
-        if at > _PASSES[0] and deadline.passed:
+
+    def passed(model: nn.Module) -> float:
+        with evaluating(model), torch.no_grad():
+            begin = clock()
+            model(*args, **kwargs)
+            return clock() - begin
+
+    def passed_watched(model: nn.Module) -> dict[str, float]:
+        spent = dict.fromkeys(names, 0.0)
+        handles = [h for name in names for h in _watched(model.get_submodule(name), name, spent, clock)]
+        try:
+            passed(model)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return spent
+
+    for model in models.values():
+        passed(model)
+    for at in range(_PASSES[1]):
+        if at >= _PASSES[0] and deadline.passed:
             break
         for key, model in models.items():
-            spent: dict[str, float] = dict.fromkeys(names, 0.0)
-            handles = [h for name in names for h in _watched(model.get_submodule(name), name, spent, clock)]
-            try:
-                with evaluating(model), torch.no_grad():
-                    begin = clock()
-                    model(*args, **kwargs)
-                    whole = clock() - begin
-            finally:
-                for handle in handles:
-                    handle.remove()
-            if at:  # the first warms up
-                seen[key].append((whole, spent))
+            wholes[key].append(passed(model))
+            parts[key].append(passed_watched(model) if names else {})
     return {
-        key: Inside(
-            median(whole for whole, _ in rows), {name: median(one[name] for _, one in rows) for name in names}
-        )
-        for key, rows in seen.items()
+        key: Inside(median(all_), {name: median(one[name] for one in parts[key]) for name in names})
+        for key, all_ in wholes.items()
     }
 
 

@@ -55,7 +55,7 @@ def making(monkeypatch):
 def test_what_is_promised_is_what_the_model_takes(making):
     limits = making.planned.limits(Budget(latency=0.5))
     (chosen,) = making.selections(limits)
-    made = pacing.structure(making.task, chosen)
+    made = pacing.built(making.task, chosen)
     names = list(making.planned.seconds)
     takes = machine({"": made}, names, None)[""].whole
     assert chosen.spends["latency"] == pytest.approx(takes)
