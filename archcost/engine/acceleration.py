@@ -12,10 +12,10 @@ from archcost.latency.timing.clock import Ratio
 from archcost.report.columns import milliseconds, number, words
 from archcost.report.document import Asked, Column, Document, Listing, Page, Table, ordered
 from archcost.report.grid import Entry
-from archcost.report.page.parts import Fact, Measure, Pairs
+from archcost.report.page.parts import Fact, Measure, Pairs, Point
 from archcost.report.result import Result
 from archcost.report.text import visible
-from archcost.report.units import bytes_text, percent_text
+from archcost.report.units import bytes_text, ms_text, percent_text
 
 __all__ = ["REST", "Acceleration", "StepTime"]
 
@@ -24,6 +24,8 @@ REST = "between the steps"
 
 # Names of modules in a row, and rows of the first screen.
 _MOST_NAMES, _MOST = 3, 20
+_MOST_COSTLY = 3
+_HAVING = "the same in Python, with your weights and inputs; call it as you call the model"
 # Share of the whole by which the steps together may exceed it.
 _BUSY = 0.05
 
@@ -179,14 +181,28 @@ class Acceleration(Result):
             before=[Measure("Time", "ms", [one.as_is_ms or 0.0 for one in times])],
             after=[Measure("Time", "ms", [one.ms or 0.0 for one in times])],
         )
+        advice = [Point("To have it", _HAVING, command="archcost.accelerate(model, inputs)")] * self.changed
         lines = [] if self.changed else [self._verdict()]
         return Page(
             list(map(visible, self._notes(True))),
             facts=found,
+            costly=self._slowest(),
+            costly_title="What takes most time now",
+            advice=advice,
             lines=lines,
             pictures=[drawn] * bool(times),
             tables=[Listing(steps, _ON_PAGE)],
         )
+
+    def _slowest(self) -> list[Point]:
+        """The steps that take most time in the program."""
+        known = [(one.ms, one.share, one) for one in self.steps if one.ms and one.share]
+        found = []
+        for ms, share, one in sorted(known, key=lambda each: -each[0])[:_MOST_COSTLY]:
+            by = f", by {one.kernel}" * (one.kernel not in ("-", one.operator))
+            text = f"{ms_text(ms)} ms, {percent_text(share)} % of all: {one.operator}{by}"
+            found.append(Point(visible(one.name), visible(text), min(share / 100, 1)))
+        return found
 
     def _record(self, asked: Asked, steps: Table) -> dict[str, Any]:
         values = {one.name: getattr(self, one.name) for one in fields(self)}

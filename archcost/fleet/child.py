@@ -26,14 +26,17 @@ from typing import IO, Any
 
 from archcost.fleet.errors import FleetError
 
-__all__ = ["MEASURE", "Child", "serve"]
+__all__ = ["CORES", "MEASURE", "Child", "serve"]
 
 MEASURE = "archcost.fleet.measuring:measured"
 """The function that measures a task."""
+CORES = "ARCHCOST_FLEET_CORES"
+"""Variable of a worker's environment: the processor cores that it measures on, as in ``0,1``."""
 # Isolated, so that the working directory is on the path only where the parent had it there.
 _CHILD = "import sys; sys.path[:] = sys.argv[2:]; from archcost.fleet.child import serve; serve(sys.argv[1])"
 _LOG = 2000  # characters of a failed task's output that are kept
 _PDEATHSIG = 1
+_TRIMMING = "MALLOC_TRIM_THRESHOLD_"
 
 
 @dataclass
@@ -89,7 +92,11 @@ class Child:
                 )
             self.close()
             command = [sys.executable, "-I", "-c", _CHILD, self.run, *map(os.path.abspath, sys.path)]
-            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            # dask sets it for its workers: with it glibc maps every large tensor anew, and each page faults.
+            environment = {name: value for name, value in os.environ.items() if name != _TRIMMING}
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+            )
             if _line(self._process, self.beginning) is None:
                 self.close()
         return self._process
@@ -114,6 +121,8 @@ def _line(process: subprocess.Popen[bytes], seconds: float) -> bytes | None:
 def serve(run: str) -> None:
     """Fork for each line of stdin, until it ends."""
     _die_with_parent()
+    if cores := os.environ.get(CORES):
+        os.sched_setaffinity(0, map(int, cores.split(",")))
     module, _, name = run.partition(":")
     function = getattr(importlib.import_module(module), name)
     # Every fork would else walk all that was imported, and copy its pages, at each collection.

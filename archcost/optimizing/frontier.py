@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
@@ -13,6 +14,7 @@ from archcost.errors import InputError, RewriteError
 from archcost.optimizing.candidates import Candidate
 from archcost.optimizing.making import Making
 from archcost.optimizing.optimize import Batches, task_of
+from archcost.optimizing.optimized import WORDS, moved_text
 from archcost.optimizing.outcome import plan_of
 from archcost.optimizing.planning import Choosing, Selection
 from archcost.optimizing.stages import Carried
@@ -20,7 +22,7 @@ from archcost.optimizing.statistics import CEILING
 from archcost.optimizing.verify import Moved
 from archcost.report.columns import number, words
 from archcost.report.document import Asked, Document, Page, Table, ordered
-from archcost.report.page.parts import Along, Fact, Measure, Picture
+from archcost.report.page.parts import Dots, Fact, Picture, Point
 from archcost.report.result import Result
 from archcost.report.text import visible
 from archcost.rewriting.plan.plan import Plan
@@ -34,6 +36,7 @@ __all__ = ["Frontier", "FrontierPoint", "frontier"]
 
 OURS, REDUCED, UNIFORM = "optimize", "BALF-like", "uniform"
 _BETWEEN = (0.1, 0.95)
+_KEPT = 0.99
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ class Frontier(Result, Sequence[FrontierPoint]):
         table = Table("points", _COLUMNS, lambda: rows)
         return Document(
             schema="archcost.frontier/1",
-            headings=[(visible(self.model_name), f"error against {self.resource}")],
+            headings=[(visible(self.model_name), f"error against {self._words}")],
             tables=[table],
             shown=[table],
             record=lambda: {
@@ -96,24 +99,90 @@ class Frontier(Result, Sequence[FrontierPoint]):
             },
             lines=[self._answer()],
             notes=lambda grids: [("Note", visible(note)) for note in self.notes],
-            page=lambda: Page(facts=[Fact("Points", str(len(self.points)))], pictures=self._pictures()),
+            page=self._page,
         )
 
+    def _page(self) -> Page:
+        text = "the model of a point, refitted; with another share that of another point"
+        best = self._kept(_KEPT) or self._least(OURS)
+        found = [
+            Point(f"{one.reached:.3g} of the {self._words}", self._costs(one), 1 - one.reached)
+            for one in self._worth()
+        ]
+        if best is not None:
+            budget = f"archcost.Budget({self.resource}={best.asked:.3g})"
+            command = f"archcost.optimize(model, budget={budget}, batches=batches)"
+            found.append(Point("To have it", text, command=command))
+        return Page(facts=self._facts(), advice=found, pictures=self._pictures(), lines=())
+
+    @property
+    def _words(self) -> str:
+        return WORDS[self.resource]
+
+    def _least(self, choice: str, agreement: float | None = None) -> FrontierPoint | None:
+        """The cheapest point of a way to choose, that keeps so many of the outputs."""
+        found = [
+            one for one in self.points
+            if one.choice == choice and (agreement is None or (one.agreement or 0.0) >= agreement)
+        ]  # fmt: skip
+        return min(found, key=lambda one: one.reached, default=None)
+
+    def _kept(self, agreement: float) -> FrontierPoint | None:
+        return self._least(OURS, agreement)
+
+    def _worth(self) -> list[FrontierPoint]:
+        """Our cheapest points that keep 99, 97 and 92 % of the outputs, and the cheapest of all."""
+        found = [*map(self._kept, (_KEPT, 0.97, 0.92)), self._least(OURS)]
+        known = {one.reached: one for one in found if one is not None}
+        return sorted(known.values(), key=lambda one: one.reached)
+
+    def _costs(self, one: FrontierPoint) -> str:
+        shares = {"macs": one.macs, "params": one.params}
+        others = [f"{share:.3g} of the {WORDS[n]}" for n, share in shares.items() if n != self.resource]
+        return f"{moved_text(one.moved)}; {', '.join(others)}"
+
+    def _facts(self) -> list[Fact]:
+        ways = dict.fromkeys(one.choice for one in self.points)
+        kept = {way: one for way in ways if (one := self._least(way, _KEPT)) is not None}
+        found = []
+        if OURS in kept:
+            others = [
+                f"{way} {kept[way].reached:.3g}" if way in kept else f"{way} nowhere"
+                for way in ways
+                if way != OURS
+            ]
+            text = f"{kept[OURS].reached:.3g} of the {self._words}"
+            said = "held-out outputs keep their class" + f"; {', '.join(others)}" * bool(others)
+            found.append(Fact("With 99 % kept", text, said))
+        least = self._least(OURS)
+        if least is not None:
+            if kept.get(OURS) != least:
+                text = f"{least.reached:.3g} of the {self._words}"
+                found.append(Fact("The smallest", text, moved_text(least.moved)))
+            at = {one.choice: one for one in self.points if one.asked == least.asked}
+            others = [f"{way} {at[way].error:.2g}" for way in at if way != OURS]
+            if others:
+                said = f"||new - old|| / ||old||; {', '.join(others)}"
+                found.append(Fact(f"Error at {least.asked:.3g}", f"{at.get(OURS, least).error:.2g}", said))
+        return [*found, Fact("Points", str(len(self.points)), "a plan each")]
+
     def _pictures(self) -> list[Picture]:
-        """The error along the budgets, a measure for each way to choose."""
-        budgets = sorted({one.asked for one in self.points}, reverse=True)
-        found = {(one.choice, one.asked): 100 * one.error for one in self.points}
-        drawn = Along(
-            title=f"How far do the outputs move as the {self.resource} shrink?",
-            about="||new - old|| / ||old|| of held-out outputs in percent at each budget, the largest first; "
-            "another way to choose is a button away.",
-            items=[f"{asked:.3g} of the {self.resource}" for asked in budgets],
-            measures=[
-                Measure(choice, "%", [found.get((choice, asked)) for asked in budgets])
-                for choice in dict.fromkeys(one.choice for one in self.points)
-            ],
+        """The error over the share of the resource, a curve for each way to choose."""
+        drawn = [one for one in self.points if 0 < one.error < inf and one.reached > 0]
+        curves = Dots(
+            title=f"How far do the outputs move as the {self._words} shrink?",
+            about="||new - old|| / ||old|| of held-out outputs in percent, over the share that a model has "
+            "left. Lower and further left is better.",
+            names=[f"{one.reached:.3g} of the {self._words}" for one in drawn],
+            groups=[one.choice for one in drawn],
+            x=[one.reached for one in drawn],
+            y=[100 * one.error for one in drawn],
+            texts=[f"moved by {100 * one.error:.3g} %; {self._costs(one)}" for one in drawn],
+            x_label=f"share of the {self._words}",
+            y_label="error of the outputs, %",
+            joined=True,
         )
-        return [drawn] if self.points else []
+        return [curves] * bool(drawn)
 
     def _answer(self) -> str:
         ours = [one for one in self.points if one.choice == OURS]
@@ -121,7 +190,7 @@ class Frontier(Result, Sequence[FrontierPoint]):
             return "no point can be reached"
         least = min(ours, key=lambda one: one.reached)
         best = [one for one in ours if one.agreement is None or one.agreement >= 0.99]
-        text = f"From {max(one.reached for one in ours):.3g} to {least.reached:.3g} of the {self.resource}"
+        text = f"From {max(one.reached for one in ours):.3g} to {least.reached:.3g} of the {self._words}"
         if best and best[0].agreement is not None:
             text += f"; {min(one.reached for one in best):.3g} with 99 % of the outputs kept"
         return text

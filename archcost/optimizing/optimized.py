@@ -10,12 +10,17 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from archcost.analysis.analysis import Analysis
 from archcost.analysis.comparison import Comparison
 from archcost.analysis.footprint import Footprint
+from archcost.analysis.reports.analysis import listings
+from archcost.analysis.reports.compared import total_facts
+from archcost.analysis.reports.notes import heading
+from archcost.analysis.reports.pictures import costly
 from archcost.errors import ModelError
+from archcost.optimizing.pages import pictures_of
 from archcost.optimizing.verify import Moved
 from archcost.report.columns import number, words
-from archcost.report.document import Asked, Document, Page, Table, ordered
+from archcost.report.document import Asked, Document, Listing, Page, Table, ordered
 from archcost.report.grid import Grid
-from archcost.report.page.parts import Fact, Measure, Pairs
+from archcost.report.page.parts import THIS_FILE, Fact, Point
 from archcost.report.result import Result
 from archcost.report.text import visible
 from archcost.report.units import bytes_text, percent_text, si_text
@@ -27,13 +32,14 @@ if TYPE_CHECKING:
     from archcost.engine.acceleration import Acceleration
     from archcost.trace.call import Call
 
-__all__ = ["Optimized", "Row", "Trial", "moved_text"]
+__all__ = ["WORDS", "Optimized", "Row", "Trial", "moved_text"]
 
 _SHOWN = {"macs": si_text, "params": si_text, "memory": bytes_text}
-_WORDS = {
+WORDS = {
     **{"macs": "MACs", "params": "parameters", "memory": "weights", "latency": "time"},
     **{"flash": "flash", "sram": "SRAM"},
 }
+"""What budgets limit, in words."""
 
 
 def moved_text(moved: Moved) -> str:
@@ -141,7 +147,7 @@ class Optimized(Result):
 
     def _answer(self) -> str:
         sizes = [
-            f"{self.reached[name]:.3g} of the {_WORDS[name]}" for name in self.asked if name in self.reached
+            f"{self.reached[name]:.3g} of the {WORDS[name]}" for name in self.asked if name in self.reached
         ]
         return f"{', '.join(sizes)}: {self._kept()}"
 
@@ -162,21 +168,22 @@ class Optimized(Result):
         rows = ordered(self.rows, _COLUMNS, asked, "macs")
         data = Table("layers", _COLUMNS, lambda: rows, _SEEN)
         trials = Table("trials", _TRIALS, lambda: self.trials)
+        name, rest = heading(self.before)
         return Document(
             schema="archcost.optimized/1",
-            headings=[(visible(self.before.name), "optimized")],
+            headings=[(f"{name}, optimized", rest)],
             tables=[data, trials],
             shown=[self._totals(), *[data] * bool(rows), *[trials] * (len(self.trials) > 1)],
             record=lambda: self._record(asked, data),
             lines=self._lines(),
             notes=self._said,
-            page=self._page,
+            page=lambda: self._page([Listing(data, _SEEN), *[Listing(trials)] * (len(self.trials) > 1)]),
         )
 
     def _lines(self) -> list[str]:
         answer = self._answer()
         lines = [answer[0].upper() + answer[1:]]
-        over = [name for name in self.asked if self.reached.get(name, 0.0) > self.asked[name] * 1.001]
+        over = self._over()
         asked = ", ".join(f"{name} {self.asked[name]:.3g}" for name in self.asked)
         lines.append(
             f"asked for: {asked}, shares of the whole model" + f"; not kept: {', '.join(over)}" * bool(over)
@@ -198,6 +205,10 @@ class Optimized(Result):
             lines.append(f"accelerated: {self.acceleration._verdict()}")
         return lines
 
+    def _over(self) -> list[str]:
+        """The limits that are not kept."""
+        return [name for name in self.asked if self.reached.get(name, 0.0) > self.asked[name] * 1.001]
+
     def _totals(self) -> Table:
         lines = {}
         found = [
@@ -210,7 +221,7 @@ class Optimized(Result):
         for name, show, before, after in found:
             share = f"{after / before:.3g}x" if before else "-"
             asked = f"{self.asked[name]:.3g}x" if name in self.asked else ""
-            lines[_WORDS[name]] = (show(before), show(after), share, asked)
+            lines[WORDS[name]] = (show(before), show(after), share, asked)
         if "latency" in self.reached:
             asked = f"{self.asked['latency']:.3g}x" if "latency" in self.asked else ""
             lines["time"] = ("", "", f"{self.reached['latency']:.3g}x", asked)
@@ -239,34 +250,70 @@ class Optimized(Result):
         )
         return notes
 
-    def _page(self) -> Page:
-        facts = [
-            Fact(_WORDS[name], f"{self.reached[name]:.3g}x", f"asked for {self.asked[name]:.3g}")
-            for name in self.asked
-            if name in self.reached
-        ]
-        if self.moved is not None and self.moved.agreement is not None:
-            facts.append(
-                Fact(
-                    "Agreement",
-                    f"{percent_text(100 * self.moved.agreement)} %",
-                    "of held-out outputs, with the old",
-                )
-            )
-        return Page(facts=facts, pictures=[self._picture()] * bool(self.rows))
-
-    def _picture(self) -> Pairs:
-        """The MACs of each layer, old and new."""
-        old = [row.macs / row.macs_ratio if row.macs_ratio else float(row.macs) for row in self.rows]
-        return Pairs(
-            title="Where were MACs saved?",
-            about="The MACs of each layer in the given model and in the new one, in order of execution.",
-            sides=("given", "new"),
-            names=[visible(row.name) for row in self.rows],
-            remarks=[f"{row.rule or 'stays'} {row.options}".strip() for row in self.rows],
-            before=[Measure("MACs", "", old)],
-            after=[Measure("MACs", "", [float(row.macs) for row in self.rows])],
+    def _page(self, tables: Sequence[Listing]) -> Page:
+        over = self._over()
+        tree, *_ = listings(self.after)
+        return Page(
+            warnings=[f"Not kept: {', '.join(WORDS.get(name, name) for name in over)}"] * bool(over),
+            facts=self._facts(),
+            costly=costly(self.after),
+            costly_title="What costs most now",
+            advice=self._advice(),
+            pictures=pictures_of(
+                self.before,
+                self.after,
+                {one.name: ", ".join(filter(None, (one.rule, one.options))) for one in self.rows if one.rule},
+                {one.name: (one.error, one.refitted) for one in self.rows},
+            ),
+            lines=(),  # they are among the facts
+            tables=[*tables, tree],
         )
+
+    def _facts(self) -> list[Fact]:
+        asked = ", ".join(f"{WORDS.get(name, name)} {share:.3g}" for name, share in self.asked.items())
+        reached = [
+            f"{self.reached[name]:.3g} of the {WORDS[name]}" for name in self.asked if name in self.reached
+        ]
+        found = [Fact("Budget", ", ".join(reached) or "-", f"asked for: {asked}")]
+        moved = self.moved
+        if moved is not None:
+            said = f"||new - old|| / ||old|| is {moved.error:.2g}"
+            if moved.agreement is None:
+                found.append(
+                    Fact("Outputs", f"moved by {moved.error:.2g}", "||new - old|| / ||old||, held out")
+                )
+            else:
+                kept = f"{percent_text(100 * moved.agreement)} % keep their class"
+                said = f"of {moved.positions:,} held out; {said}"
+                if moved.meaning is not None:
+                    said += f"; where trained networks moved as far, {moved.meaning} of other inputs kept it"
+                found.append(Fact("Outputs", kept, said))
+        if self.metric is not None:
+            found.append(Fact("Your metric", " → ".join(f"{one:.4g}" for one in self.metric), "before → now"))
+        if self.footprints is not None:
+            old, new = self.footprints
+            pairs = {"Flash": (old.flash, new.flash), "SRAM": (old.sram, new.sram)}
+            found += [Fact(name, " → ".join(map(bytes_text, pair))) for name, pair in pairs.items()]
+        if self.acceleration is not None:
+            found.append(Fact("Accelerated", self.acceleration._verdict().partition(":")[0]))
+        return [*found, *total_facts(self.before, self.after)]
+
+    def _advice(self) -> list[Point]:
+        found = []
+        text = "its layers in a copy of your model; then load the state dict that was saved with it"
+        if len(self.plan):
+            command = f"archcost.load_result({THIS_FILE}).plan.apply(model, weights=False)"
+            found.append(Point("To build it again", text, command=command))
+        errors = {one.name: one.refitted if one.refitted is not None else one.error for one in self.rows}
+        known = {name: error for name, error in errors.items() if error is not None}
+        if known:
+            worst = max(known, key=lambda name: known[name])
+            text = f"the output of {worst}, by {known[worst]:.2g} of its size; exclude=[{worst!r}] keeps it"
+            found.append(Point("What moved most", visible(text)))
+        if self.moved is not None and self.metric is None:
+            text = "held-out outputs that keep their class are a hint: your labels decide"
+            found.append(Point("Before you use it", text))
+        return found
 
     def _record(self, asked: Asked, table: Table) -> dict[str, Any]:
         from archcost.rewriting.plan.plan_json import plan_record

@@ -10,6 +10,7 @@ from torch import nn
 
 import archcost
 from archcost.cli import main
+from archcost.report.document import Asked
 
 
 class Broken(nn.Module):
@@ -73,6 +74,15 @@ def test_every_format_shows_it(how, tmp_path):
     found.save(tmp_path / "partial.json")
     assert archcost.load_result(tmp_path / "partial.json").trace.failed == found.trace.failed
     assert str(pickle.loads(pickle.dumps(found))) == str(copy.deepcopy(found)) == str(found)
+
+
+def test_the_page_says_what_failed_first_and_gives_the_shapes_that_led_there():
+    page = partial("head").document(Asked()).page()
+    assert page.warnings[0].startswith("The forward pass failed in head: ")
+    assert [(one.head, one.command) for one in page.advice] == [("Mend head", "")]
+    assert "1x144" in page.advice[0].text
+    *_, end = page.tables[0].table.rows()
+    assert (end.module, end.failed) == ("head", True)
 
 
 def test_a_suggestion_keeps_what_ran():

@@ -9,6 +9,8 @@ import archcost
 from archcost import InputError
 from archcost.analysis import scaling
 from archcost.analysis import sweep as module
+from archcost.report.document import Asked
+from archcost.report.units import si_text
 
 
 def conv():
@@ -113,6 +115,17 @@ def test_every_format_shows_it(tmp_path):
     assert archcost.load_result(tmp_path / "s.json") == found
     found.to_html(tmp_path / "s.html")
     archcost.plot.sweep(found, path=tmp_path / "s.svg")
+
+
+def test_the_page_says_what_costs_most_at_the_large_end_and_what_a_smaller_input_saves():
+    found = archcost.sweep(conv(), [16, 32, 64], progress=False)
+    page = found.document(Asked()).page()
+    facts = {one.name: one.text for one in page.facts}
+    assert facts["MACs"] == " → ".join(si_text(point.macs) for point in (found[0], found[-1]))
+    assert page.costly[0].share == found[-1].shares[0].share
+    assert [one.head for one in page.advice] == ["32 px", "16 px"]
+    assert [one.share for one in page.advice] == [1 - found[at].macs / found[-1].macs for at in (1, 0)]
+    assert "saves 75.0 % of the MACs" in page.advice[0].text
 
 
 @pytest.mark.parametrize(

@@ -141,7 +141,8 @@ def test_a_device_that_is_not_there_is_named(store, engine):
         run.to_end(False)
 
 
-def test_a_measurement_that_hangs_or_is_killed_costs_itself_alone():
+def test_a_measurement_that_hangs_or_is_killed_costs_itself_alone(monkeypatch):
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "65536")  # as dask sets it for its workers
     child = Child("helpers.fleet:in_fork")
     try:
         found = {task.key: child.measure(task.record(), 1.0, 0.1) for task in LAYERS}
@@ -151,6 +152,7 @@ def test_a_measurement_that_hangs_or_is_killed_costs_itself_alone():
     assert found[KILLED]["failed"] == "killed by SIGKILL, as a system out of memory does"
     assert found[RAISING]["failed"] == "ValueError: a wrong weight"
     assert "this is its output" in found[KILLED]["log"]
+    assert "memory is given back at None" in found[KILLED]["log"]
     assert [key for key, one in found.items() if "result" in one] == [LAYERS[0].key, LAYERS[4].key]
 
 

@@ -16,6 +16,7 @@ from archcost.optimizing.layers import layers_of
 from archcost.optimizing.sensitivity import Response
 from archcost.optimizing.statistics import CEILING, Sampled, Whole, collected
 from archcost.optimizing.verify import each, moved
+from archcost.report.document import Asked
 from archcost.rewriting.survey.survey import survey_of
 from helpers.trained import drawn, trained
 
@@ -164,9 +165,13 @@ def test_a_frontier_has_a_plan_a_point_and_is_monotone(tmp_path):
     assert macs <= 0.4 * archcost.analyze(trained(), IMAGES[:1]).total.macs
     found.save(tmp_path / "frontier.json")
     assert archcost.load_result(tmp_path / "frontier.json").to_text() == found.to_text()
-    (drawn,) = found._pictures()
-    assert drawn.items == ["0.8 of the macs", "0.4 of the macs"]
-    assert drawn.measures[0].values == [pytest.approx(100 * one.error) for one in ours]
+    page = found.document(Asked()).page()
+    (drawn,) = page.pictures
+    assert drawn.y == [pytest.approx(100 * one.error) for one in found]
+    assert set(drawn.groups) == {one.choice for one in found}
+    ranked = [one for one in page.advice if one.share is not None]
+    assert ranked[0].share == 1 - min(one.reached for one in ours)
+    assert page.advice[-1].command.startswith("archcost.optimize(model, budget=archcost.Budget(macs=0.")
     pytest.importorskip("matplotlib")
     archcost.plot.frontier(found, path=tmp_path / "frontier.svg")
     assert (tmp_path / "frontier.svg").stat().st_size > 1000

@@ -109,7 +109,12 @@ def test_of_a_measured_model_the_page_ranks_by_time():
     assert [one["head"] for one in page["costly"]] == [
         one.head for one in times.document(Asked()).page().costly
     ]
-    ranked = [one for one in page["advice"] if one["share"] is not None]
+    faster, *ranked = [one for one in page["advice"] if one["share"] is not None]
+    assert faster["head"] == "Every convolution by its fastest path"
+    before = sum(one.as_run_ms or one.native_ms for one in times.layers if one.native_ms and one.best_ms)
+    saved = before - sum(one.best_ms for one in times.layers if one.native_ms and one.best_ms)
+    assert faster["share"] == saved / (1e3 * times.context.end_to_end.median_s)
+    assert faster["command"].startswith("archcost accelerate ")
     assert [one["share"] for one in ranked] == sorted((one["share"] for one in ranked), reverse=True)
     own = {call.name: 1e3 * call.median_s for call in times.context.calls}
     assert f"now {own[ranked[0]['head']]:.3f} ms" in ranked[0]["text"]
@@ -164,3 +169,25 @@ def test_of_many_steps_the_slowest_are_shown_first():
     assert "a.3 " not in text
     assert "a.3 " in found.to_text(full=True)
     assert len(found.to_pandas()) == 41
+
+
+def test_pages_of_new_models_say_what_costs_most_now_and_how_to_have_them(tmp_path):
+    fast = made_up.acceleration().document(Asked()).page()
+    assert [one.head for one in fast.costly] == ["blocks.0.conv + norm + act", "(the rest)", "mask"]
+    assert [one.share for one in fast.costly] == [0.6, 0.3, 0.1]
+    assert fast.advice[0].command == "archcost.accelerate(model, inputs)"
+    assert not made_up.acceleration(changed=False).document(Asked()).page().advice
+    model = nn.Sequential(nn.Conv2d(3, 8, 5), nn.ReLU(), nn.Conv2d(8, 8, 5))
+    found = archcost.rewrite(model, input_size=(1, 3, 16, 16), rules=["asymmetric"])
+    found.to_html(tmp_path / "page.html")
+    page = read(tmp_path / "page.html")
+    macs = found.after.total.macs
+    most = max(one.macs for one in found.after.modules if one.type_name == "Conv2d")
+    assert page["costly"][0]["text"].startswith(si_text(most))
+    assert page["costly"][0]["share"] == most / macs
+    assert macs < found.before.total.macs
+    made = eval(page["advice"][0]["command"], {"archcost": archcost, "model": model})
+    made.load_state_dict(found.model.state_dict())
+    assert archcost.analyze(made, input_size=(1, 3, 16, 16)).total.macs == macs
+    table = next(one for one in page["tables"] if one["name"] == "layers")
+    assert [one["head"] for one in table["columns"]][:2] == ["New layer", "Was"]

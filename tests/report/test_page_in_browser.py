@@ -16,6 +16,7 @@ from golden.made_up import acceleration, measured
 from torch import nn
 
 import archcost
+from helpers.trained import drawn, trained
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -25,6 +26,7 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium"),
 ]
 
+IMAGES = drawn(128, 5)[0]
 HOSTILE = "<img src=x onerror=document.title='hacked'>"
 
 
@@ -60,6 +62,10 @@ def pages(tmp_path_factory):
         "measured": measured(),
         "rewritten": archcost.rewrite(network(3, 5), input_size=(1, 3, 64, 64), rules=["asymmetric"]),
         "acceleration": acceleration(),
+        "optimized": archcost.optimize(trained(), IMAGES[:1], budget=0.4, batches=IMAGES, trials=2),
+        "frontier": archcost.frontier(trained(), IMAGES[:1], batches=IMAGES, points=(0.7, 0.4), trials=1),
+        "sweep": archcost.sweep(network(3), input_size=[(1, 3, side, side) for side in (8, 32, 64)]),
+        "spectrum": archcost.spectrum(network(3, 5)),
     }
     for name, result in results.items():
         result.to_html(folder / f"{name}.html")
@@ -97,7 +103,10 @@ def opened(browser):
         context.close()
 
 
-KINDS = ("analysis", "proposals", "comparison", "difference", "measured", "rewritten", "acceleration")
+KINDS = (
+    *("analysis", "proposals", "comparison", "difference", "measured", "rewritten", "acceleration"),
+    *("optimized", "frontier", "sweep", "spectrum"),
+)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -106,7 +115,7 @@ KINDS = ("analysis", "proposals", "comparison", "difference", "measured", "rewri
 def test_page_opens_and_fits_the_width(opened, pages, kind, width, scheme):
     page = opened(pages[kind], width, scheme)
     assert page.locator("h1").count() == 1
-    assert page.locator("section").count() >= 3
+    assert page.locator("section").count() >= 2
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.locator("tbody tr").count() > 0
 
@@ -328,6 +337,16 @@ def test_roofline_has_a_dot_for_each_layer_and_a_key(opened, pages):
     before = page.locator(".pairs").inner_text()
     paths.select_option(index=1)
     assert page.locator(".pairs").inner_text() != before
+
+
+def test_frontier_has_a_curve_for_each_way_to_choose(opened, pages):
+    page = opened(pages["frontier"])
+    chart = page.get_by_role("slider", name="How far do the outputs move as the MACs shrink?")
+    ways = page.locator(".key li").all_inner_texts()
+    assert chart.locator(".curve").count() == len(ways) == 3
+    chart.focus()
+    page.keyboard.press("End")
+    assert chart.get_attribute("aria-valuetext").split(" by ")[1].split(":")[0] in ways
 
 
 def test_three_thousand_layers_stay_responsive(opened, tmp_path):

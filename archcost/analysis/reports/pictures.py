@@ -9,6 +9,7 @@ from archcost.analysis.growth import field_steps
 from archcost.analysis.profile import MemoryProfile, layer_costs, memory_profile
 from archcost.analysis.reports.commands import command_text
 from archcost.analysis.reports.notes import KIND_NAMES, elsewhere, field_notes, seen_whole, uncounted
+from archcost.analysis.reports.partial import failure_of, steps_of
 from archcost.analysis.reports.rows import Ledger
 from archcost.analysis.reports.tree import marks_of
 from archcost.analysis.traced import TracedModel
@@ -27,16 +28,23 @@ _ADVICE = frozenset({"No context", "Misaligned", "Uncovered"})
 
 
 def page_of(analysis: TracedModel, tables: Sequence[Listing]) -> Page:
-    """The page of an Analysis."""
+    """The page of an Analysis; of a pass that failed, the costs up to there and its last steps."""
+    warnings = [f"Not counted: {text}; sums with >= are lower bounds" for text in uncounted(analysis)]
+    advice = [Point(head, text) for head, text in field_notes(analysis) if head in _ADVICE]
+    failed = analysis.trace.failed
+    if failed is not None:
+        warnings = [f"{failure_of(analysis)}; all below is what ran before", *warnings]
+        where = visible(failed.module) or "the model's own forward"
+        shapes = ", ".join(shape_text(ref.shape) for ref in failed.inputs) or "no tensor"
+        text = f"it got {shapes}; the table of steps shows where that comes from"
+        advice, tables = [Point(f"Mend {where}", text)], [Listing(steps_of(analysis)), *tables]
     return Page(
-        warnings=[f"Not counted: {text}; sums with >= are lower bounds" for text in uncounted(analysis)],
+        warnings=warnings,
         facts=facts(analysis),
         costly=costly(analysis),
-        advice=[
-            *(Point(head, text) for head, text in field_notes(analysis) if head in _ADVICE),
-            *_next(analysis),
-        ],
+        advice=advice if failed is not None else [*advice, *_next(analysis)],
         pictures=pictures(analysis),
+        lines=None if failed is None else (),
         tables=tables,
     )
 

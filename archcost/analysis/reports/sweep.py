@@ -15,17 +15,19 @@ Whatever is not known, or was not measured, is null.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING
 
+from archcost.analysis.reports.commands import is_spec
 from archcost.analysis.scaling import Growth, Overtaken, Share
 from archcost.report.columns import milliseconds, number, words
-from archcost.report.document import Asked, Column, Document, Listing, Note, Page, Table, ordered
+from archcost.report.document import Asked, Column, Document, Listing, Note, Page, Table, find, ordered
 from archcost.report.grid import Grid
 from archcost.report.notes import signs
-from archcost.report.page.parts import Along, Measure, Picture
+from archcost.report.page.parts import Along, Fact, Measure, Picture, Point
 from archcost.report.text import visible
 from archcost.report.units import (
     bytes_text,
@@ -104,6 +106,11 @@ _POINTS: tuple[Column[SweepPoint], ...] = (
     words("costliest", "Most MACs in", "The kind of layer with the most MACs, and its share", _share, keep=5),
     words("reason", "Does not run", "Why the model does not run at this point", keep=8),
 )  # fmt: skip
+_FACTS = {
+    **{"MACs": "macs", "Peak memory": "peak_memory_bytes", "Saved for backward": "kept_for_backward_bytes"},
+    **{"Latency in ms": "latency_ms", "Inputs a second": "throughput"},
+}
+_MOST = 3
 _DEFAULT = (
     *("input", "macs", "peak_memory_bytes", "kept_for_backward_bytes", "arithmetic_intensity"),
     *("latency_ms", "throughput", "costliest", "reason"),
@@ -155,9 +162,7 @@ def document_of(sweep: SweptModel, asked: Asked) -> Document:
         lambda: _record(sweep),
         lines=[*_sentences(sweep)],
         notes=partial(_notes, sweep),
-        page=lambda: Page(
-            pictures=_pictures(sweep), tables=[Listing(points), Listing(growth), Listing(shares)]
-        ),
+        page=lambda: _page(sweep, [Listing(points), Listing(growth), Listing(shares)]),
     )
 
 
@@ -224,6 +229,58 @@ def _notes(sweep: SweptModel, grids: Sequence[Grid]) -> list[Note]:
     return notes + [("Note", visible(note)) for note in sweep.notes]
 
 
+def _page(sweep: SweptModel, tables: Sequence[Listing]) -> Page:
+    """The ends of the sweep, what costs most at the large one, and what a smaller input would save."""
+    line = sweep.along_side
+    if not line:
+        return Page(tables=tables)
+    low, high = line[0], line[-1]
+    of = f"{side_text(low.side)} to {side_text(high.side)} px" if low is not high else _shown_size(high)
+    columns = [(head, find(name, _POINTS)) for head, name in _FACTS.items()]
+    facts = [
+        Fact(head, " → ".join(dict.fromkeys((column.text(low), column.text(high)))), of)
+        for head, column in columns
+        if column.get(low) is not None and column.get(high) is not None
+    ]
+    costly = [
+        Point(one.name, f"{si_text(one.macs)} MACs, {percent_text(100 * one.share)} % of all, most in "
+              f"{visible(one.layer) or 'the model'}", one.share)
+        for one in high.shares[:_MOST]
+    ]  # fmt: skip
+    smaller = [one for one in reversed(line[:-1]) if one.macs and high.macs][:_MOST]
+    advice = [
+        Point(f"{side_text(one.side)} px", _saving(one, high), 1 - (one.macs or 0) / (high.macs or 1))
+        for one in smaller
+    ]
+    if is_spec(sweep.name) and isinstance(high.input_size, tuple):
+        size = ",".join(map(str, high.input_size))
+        text = f"replacements for the convolutions at {_shown_size(high)}, with the change in every cost"
+        convolutions = sum(one.share for one in high.shares if one.name.startswith("convolution"))
+        if convolutions < 0.5:
+            text = f"for the convolutions alone, which have {percent_text(100 * convolutions)} % of the MACs"
+        command = f"archcost propose {shlex.quote(sweep.name)} --input-size {size}"
+        advice.append(Point("Cheaper layers", text, command=command))
+    title = f"What costs most at {_shown_size(high)}"
+    return Page(
+        facts=facts,
+        costly=costly,
+        costly_title=title,
+        advice=advice,
+        pictures=_pictures(sweep),
+        tables=tables,
+    )
+
+
+def _saving(one: SweepPoint, large: SweepPoint) -> str:
+    """What a smaller input saves of the costs at the large end, in words."""
+    saved = []
+    for name in ("macs", "peak_memory_bytes", "latency_ms"):
+        less, more = getattr(one, name), getattr(large, name)
+        if less is not None and more:
+            saved.append(f"{percent_text(100 * (1 - less / more))} % of the {_NAMES[name]}")
+    return f"in place of {side_text(large.side)} px saves {', '.join(saved)}; what it loses is not known"
+
+
 def _pictures(sweep: SweptModel) -> list[Picture]:
     line = sweep.along_side
     if len(line) < 2:
@@ -232,7 +289,7 @@ def _pictures(sweep: SweptModel) -> list[Picture]:
         Along(
             title="How do the costs grow?",
             about="The points that run, by increasing side, at the first batch and dtype.",
-            items=[_shown_size(one) for one in line],
+            items=[f"{side_text(one.side)} px" for one in line],
             measures=[
                 Measure("MACs", "MACs", [one.macs for one in line]),
                 Measure("Peak memory", "bytes", [one.peak_memory_bytes for one in line]),

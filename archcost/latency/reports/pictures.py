@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from archcost.latency.timing.parts import CallTime, InContext
     from archcost.spec import ConvSpec
 
-__all__ = ["costly_of", "facts_of", "page_of", "pictures_of", "with_inner"]
+__all__ = ["costly_of", "facts_of", "faster_paths", "page_of", "pictures_of", "with_inner"]
 
 _MOST = 3
 
@@ -89,6 +89,20 @@ def facts_of(measured: TimedModel, analysis: Analysis | None) -> list[Fact]:
     threads = f"{measured.threads} thread{'s' * (measured.threads != 1)}"
     processor = visible(measured.device).partition(" (")[0]  # all of it is in the notes
     return [*found, Fact("Conditions", threads, f"{visible(measured.dtype)}, {processor}")]
+
+
+def faster_paths(measured: TimedModel) -> tuple[str, float] | None:
+    """The time that the fastest paths save together, in words and in ms; None where none is faster."""
+    known = [(one.as_run_ms or one.native_ms, one.best_ms) for one in measured.layers]
+    pairs = [(old, new) for old, new in known if old and new]
+    before, after = (sum(one[side] for one in pairs) for side in (0, 1))
+    if not before > after:
+        return None
+    doubt = f" ({UNRELIABLE})" * any(one.disturbed for one in measured.layers)
+    text = (
+        f"{ms_text(after)} ms in place of {ms_text(before)} ms, each alone{doubt}; the same outputs but for "
+    )
+    return f"{text}rounding. This makes one program of the whole model and times it", before - after
 
 
 def _alike(measured: TimedModel) -> dict[ConvSpec, list[LayerTime]]:
@@ -296,6 +310,7 @@ def _choices(measured: TimedModel) -> Choices | None:
         groups=groups,
         bars=[[_bar(one) for one in found.measurements] for found in measured.convolutions],
         measures=[("Time", "ms"), ("Multiplications", "multiplications")],
+        kept=["native"],
     )
 
 

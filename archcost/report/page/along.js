@@ -45,7 +45,10 @@ DRAW.along = (picture) => {
         draw("text", { x: LEFT - 6, y: y(tick) + 4, "text-anchor": "end" }, tickText(tick, unit === "MACs" || unit === "pixels" ? "" : unit)),
       );
     }
-    for (const tick of ticks(count, width > 700 ? 8 : 4)) {
+    /* Few items are named below their steps, others counted. */
+    const space = inner / count, isNamed = items.every((one) => one.length * 6.5 < space - 6);
+    if (isNamed) items.forEach((one, at) => image.append(draw("text", { x: scale(at + 0.5), y: TOP + HEIGHT + 16, "text-anchor": "middle" }, one)));
+    else for (const tick of ticks(count, width > 700 ? 8 : 4)) {
       if (tick && tick === Math.round(tick)) image.append(draw("text", { x: scale(tick), y: TOP + HEIGHT + 16, "text-anchor": tick > 0.95 * count ? "end" : "middle" }, String(tick)));
     }
     let area = `M${LEFT},${y(0)}`;

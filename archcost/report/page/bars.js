@@ -37,15 +37,19 @@ DRAW.pairs = (picture) => {
 DRAW.choices = (picture) => {
   const { items, groups, bars: all, measures } = picture;
   const list = make("ol", { class: "pairs" });
-  let measure = 0, item = 0;
-  const select = make("select", { "aria-label": picture.label, change: () => { item = select.selectedIndex; paint(); } }, items.map((name) => make("option", {}, name)));
+  let measure = 0, item = 0, every = false;
+  const more = make("button", { type: "button", click: () => { every = true; paint(); } });
+  const select = make("select", { "aria-label": picture.label, change: () => { item = select.selectedIndex; every = false; paint(); } }, items.map((name) => make("option", {}, name)));
   function paint() {
     const found = [...all[groups[item]]].sort((x, y) => (x[1][measure] ?? Infinity) - (y[1][measure] ?? Infinity));
-    const most = Math.max(...found.map((one) => one[1][measure] || 0), 1e-12);
-    list.replaceChildren(...found.map(([name, values, remark]) => make("li", {}, make("span", { class: "name" }, name, remark ? make("small", {}, ` ${remark}`) : ""),
+    const part = found.filter(([name], at) => every || at < FEW_BARS || picture.kept.includes(name));
+    const most = Math.max(...part.map((one) => one[1][measure] || 0), 1e-12);
+    more.hidden = part.length === found.length;
+    say(more, `show all ${found.length}`);
+    list.replaceChildren(...part.map(([name, values, remark]) => make("li", {}, make("span", { class: "name" }, name, remark ? make("small", {}, ` ${remark}`) : ""),
       make("span", { class: "values" }, values.map((value, at) => (value === null ? "-" : amount(value, measures[at][1]))).join(", ")),
       bar((values[measure] || 0) / most, "b"))));
   }
   paint();
-  return [make("div", { class: "controls" }, make("label", {}, `${picture.label} `, select), switches("Measure", measures.map((one) => one[0]), 0, (at) => { measure = at; paint(); })), list];
+  return [make("div", { class: "controls" }, make("label", {}, `${picture.label} `, select), switches("Measure", measures.map((one) => one[0]), 0, (at) => { measure = at; paint(); })), list, more];
 };

@@ -74,7 +74,7 @@ function clamp(value, low, high) { return Math.max(low, Math.min(high, value)); 
 function say(element, text) { element.replaceChildren(...soft(text)); }
 /* A text whose names break after a dot, an underscore or a slash, not within a word; a number stays with its unit. */
 function soft(text) {
-  const parts = String(text).replace(/(\d) (?=(?:ms|%|[kMGTPE]?B|[kMGTPE])(?!\w))/g, "$1\u00a0").split(/(?<=[A-Za-z)\]][._/])(?=\w)|(?<=[._/])(?=[A-Za-z])/);
+  const parts = String(text).replace(/(\d) (?=(?:ms|%|[kMGTPE]?B|[kMGTPE])(?!\w))/g, "$1\u00a0").split(/(?<=[A-Za-z)\]][._/])(?=\w)(?!(?:py|html|pt|json)\b)|(?<=[._/])(?=[A-Za-z])(?!(?:py|html|pt|json)\b)/);
   return parts.flatMap((part, at) => [...(at ? [make("wbr")] : []), ...part.split(/(--[a-z][a-z-]*)/).map((one, i) => (i % 2 ? make("span", { class: "whole" }, one) : one)).filter((one) => one !== "")]);
 }
 /* A box that scrolls, by keys as well, with a shadow at each edge beyond which there is more. */

@@ -1,6 +1,6 @@
-/* A roofline on logarithmic axes, a dot for each layer, its path as colour and as shape. */
+/* Dots on logarithmic axes, with a colour and a shape for each group: a roofline, or joined as curves. */
 DRAW.dots = (picture) => {
-  const { names, groups, x: xs, y: ys, texts, slope, ceiling, steeper } = picture;
+  const { names, groups, x: xs, y: ys, texts, slope, ceiling, steeper, joined } = picture;
   const HEIGHT = 300, LEFT = 64, RIGHT = 14, TOP = 14, BOTTOM = 40;
   const kinds = [...new Set(groups)];
   const image = draw("svg", { "aria-hidden": "true", focusable: "false" });
@@ -20,21 +20,27 @@ DRAW.dots = (picture) => {
   }
   let spots = [];
   function paint(width) {
-    const inner = width - LEFT - RIGHT, ridge = ceiling / slope;
-    const low = Math.min(...xs, ridge / 3, ceiling / Math.max(slope, ...steeper) / 1.5), high = Math.max(...xs, ridge * 3);
-    const least = Math.min(...ys, slope * low) / 1.5, most = Math.max(ceiling, ...ys) * 1.6;
+    const inner = width - LEFT - RIGHT, slopes = slope === null ? [] : [...steeper, slope];
+    const margin = slopes.length ? 1.3 : 1.1;
+    const low = Math.min(...xs, ...slopes.map((one) => ceiling / one / (one === slope ? 3 : 1.5))) / margin;
+    const high = Math.max(...xs, ...slopes.slice(-1).map((one) => 3 * ceiling / one)) * margin;
+    const least = Math.min(...ys, ...slopes.slice(-1).map((one) => one * low * margin)) / 1.5, most = Math.max(ceiling || 0, ...ys) * 1.6;
     const log = (value, from, to) => Math.log(value / from) / Math.log(to / from);
-    const sx = (value) => LEFT + inner * log(value, low / 1.3, high * 1.3);
+    const sx = (value) => LEFT + inner * log(value, low, high);
     const sy = (value) => TOP + HEIGHT * (1 - log(value, least, most));
     const height = TOP + HEIGHT + BOTTOM;
     filled(image, { width, height, viewBox: `0 0 ${width} ${height}` }, []);
     image.replaceChildren();
     for (const tick of powers(least, most)) image.append(draw("line", { class: "rule", x1: LEFT, x2: width - RIGHT, y1: sy(tick), y2: sy(tick) }), draw("text", { x: LEFT - 6, y: sy(tick) + 4, "text-anchor": "end" }, tickText(tick, "")));
-    for (const tick of powers(low / 1.3, high * 1.3)) image.append(draw("line", { class: "rule", x1: sx(tick), x2: sx(tick), y1: TOP, y2: TOP + HEIGHT }), draw("text", { x: sx(tick), y: TOP + HEIGHT + 16, "text-anchor": "middle" }, String(tick)));
+    for (const tick of powers(low, high)) image.append(draw("line", { class: "rule", x1: sx(tick), x2: sx(tick), y1: TOP, y2: TOP + HEIGHT }), draw("text", { x: sx(tick), y: TOP + HEIGHT + 16, "text-anchor": "middle" }, String(tick)));
     image.append(draw("text", { x: LEFT + inner / 2, y: height - 6, "text-anchor": "middle" }, picture.x_label), draw("text", { x: 2, y: TOP - 3 }, picture.y_label));
-    for (const one of [...steeper, slope]) {
-      const from = Math.max(low / 1.3, least / one), to = ceiling / one, level = one === slope ? `H${width - RIGHT}` : "";
+    for (const one of slopes) {
+      const from = Math.max(low, least / one), to = ceiling / one, level = one === slope ? `H${width - RIGHT}` : "";
       if (to > from) image.append(draw("path", { class: level ? "roof" : "roof thin", d: `M${sx(from)},${sy(one * from)}L${sx(to)},${sy(ceiling)}${level}` }));
+    }
+    if (joined) for (const kind of kinds) {
+      const places = order.filter((at) => groups[at] === kind).map((at) => `${sx(xs[at])},${sy(ys[at])}`);
+      image.append(draw("path", { class: `curve c${kinds.indexOf(kind) % 6}`, d: `M${places.join("L")}` }));
     }
     marks = names.map((name, at) => draw("path", { class: `dot k${kinds.indexOf(groups[at]) % 6}`, d: shape(kinds.indexOf(groups[at])), transform: `translate(${sx(xs[at])},${sy(ys[at])})` }));
     spots = names.map((_, at) => [sx(xs[at]), sy(ys[at])]);

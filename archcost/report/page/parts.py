@@ -115,7 +115,7 @@ class Along(Picture):
 
 @dataclass(frozen=True, kw_only=True)
 class Dots(Picture):
-    """A roofline on logarithmic axes: dots below slopes and a ceiling."""
+    """Dots on logarithmic axes: a roofline, with slopes and a ceiling; or curves, a line for each group."""
 
     kind: ClassVar[str] = "dots"
     names: Sequence[str]
@@ -127,9 +127,11 @@ class Dots(Picture):
     """More about each dot."""
     x_label: str
     y_label: str
-    slope: float
+    joined: bool = False
+    """Whether a line joins the dots of a group."""
+    slope: float | None = None
     """y over x of the slope."""
-    ceiling: float
+    ceiling: float | None = None
     steeper: Sequence[float] = ()
     """y over x of further slopes, drawn thin."""
 
@@ -160,6 +162,8 @@ class Choices(Picture):
     """Lists of bars: name, a value under each measure, remark."""
     measures: Sequence[tuple[str, str]]
     """Name and unit of each measure."""
+    kept: Sequence[str] = ()
+    """Names of the bars that are shown even where they are not among the smallest."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -128,7 +128,7 @@ function listed(table) {
       if (event.target.checked) shown.add(column.name); else shown.delete(column.name);
       paint();
     } }), column.head))));
-  const search = make("input", { type: "search", "aria-label": `Filter ${table.name}`, placeholder: "filter: conv 3x3", input: (event) => { filter = event.target.value.trim(); paint(); } });
+  const search = make("input", { type: "search", "aria-label": `Filter ${table.name}`, placeholder: levels ? "filter: conv 3x3" : "filter", input: (event) => { filter = event.target.value.trim(); paint(); } });
   const bar = make("div", { class: "controls" }, search,
     levels ? make("button", { type: "button", click: () => { close(Infinity); paint(); } }, "open all") : null,
     levels ? make("button", { type: "button", click: () => { close(1); paint(); } }, "close all") : null,

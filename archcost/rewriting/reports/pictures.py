@@ -9,7 +9,7 @@ from archcost.analysis.reports.analysis import listings
 from archcost.analysis.reports.commands import command_text, is_spec
 from archcost.analysis.reports.compared import total_facts
 from archcost.analysis.reports.pictures import costly, facts, pictures
-from archcost.latency.reports.pictures import costly_of, facts_of, pictures_of, with_inner
+from archcost.latency.reports.pictures import costly_of, facts_of, faster_paths, pictures_of, with_inner
 from archcost.latency.timing.thresholds import UNRELIABLE
 from archcost.report.document import Listing, Page
 from archcost.report.page.parts import THIS_FILE, Fact, Measure, Pairs, Point
@@ -24,6 +24,8 @@ from archcost.rewriting.results import RewrittenModel, SurveyedModel
 __all__ = ["page_of", "rewritten_page"]
 
 _MOST = 4
+_AGAIN = "its layers in a copy of the old model; then load the state dict that was saved with it"
+_BUILDING = f"archcost.load_result({THIS_FILE}).plan.apply(model, weights=False)"
 _BEST = (
     "The best proposal for each layer, alike ones together: an exact one that saves MACs, else the one with "
     "the smallest error, or, where errors are not known, with the MACs closest to those asked for."
@@ -76,6 +78,9 @@ def rewritten_page(rewritten: RewrittenModel, table: Listing) -> Page:
         found.append(Fact("Output error", error, "max |new - old| / max |old|, on the inputs given"))
     return Page(
         facts=found,
+        costly=costly(rewritten.after),
+        costly_title="What costs most now",
+        advice=[Point("To build it again", _AGAIN, command=_BUILDING)] * bool(done),
         pictures=[drawn] * bool(done),
         tables=[table],
     )
@@ -124,8 +129,8 @@ def _largest_error(best: Sequence[Proposal]) -> float | None:
 def _advice(proposals: SurveyedModel, best: Sequence[Proposal]) -> list[Point]:
     """The best proposals that save most, those that are alike together, and how to have them.
 
-    Where the model was measured, those come first whose layers take most time. Before them what no proposal
-    changes, where that has most of the cost.
+    Where the model was measured, those come first whose layers take most time, after the faster paths that
+    lose nothing. Before them what no proposal changes, where that has most of the cost.
     """
     analysis, times = proposals.analysis, _own_times(proposals)
     macs, whole = analysis.total.macs, 0.0
@@ -140,6 +145,12 @@ def _advice(proposals: SurveyedModel, best: Sequence[Proposal]) -> list[Point]:
     order = sorted(_alike(best), key=lambda same: -share(same))
     where = where_text(proposals)
     found = [Point("Most of the cost is elsewhere", where)] if where else []
+    faster = None if proposals.timed is None else faster_paths(proposals.timed)
+    program = command_text(analysis, "accelerate")
+    if faster is not None and whole:
+        found.append(
+            Point("Every convolution by its fastest path", faster[0], min(faster[1] / whole, 1), program)
+        )
     for same in order[:_MOST]:
         first = same[0]
         saved = sum(one.before.macs - one.after.macs for one in same)
@@ -167,7 +178,7 @@ def _advice(proposals: SurveyedModel, best: Sequence[Proposal]) -> list[Point]:
         text = "old and new layers in turns, on this machine"
         found.append(Point("To time them", text, command=command_text(analysis, "propose", "--measure")))
     text = "the same model and weights as one program, timed against it"
-    return [*found, Point("Faster as it is", text, command=command_text(analysis, "accelerate"))]
+    return [*found, *[Point("Faster as it is", text, command=program)] * (faster is None or not whole)]
 
 
 def _own_times(proposals: SurveyedModel) -> dict[str, float]:

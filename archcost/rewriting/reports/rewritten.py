@@ -124,6 +124,7 @@ COLUMNS: tuple[Column, ...] = (
 )
 _HEADERS = {"name": "New layer", "shape": "Was", "weight_error": "Error of weights"}
 _KEEP = {"shape": 60, "options": 70, "macs": 50, "macs_ratio": 90, "weight_error": 65, "speedup": 75}
+_ON_PAGE = [replace(one, header=_HEADERS.get(one.name, one.header)) for one in COLUMNS]
 _PEOPLE: tuple[Column, ...] = (
     *(
         replace(one, header=_HEADERS.get(one.name, one.header), keep=_KEEP.get(one.name, one.keep))
@@ -155,7 +156,7 @@ def document_of(rewritten: RewrittenModel, asked: Asked) -> Document:
         shown=[_totals(rewritten), *([seen] if rows else [])],
         record=partial(_record, rewritten, asked, data),
         notes=partial(_notes, rewritten),
-        page=lambda: rewritten_page(rewritten, Listing(data, _SEEN)),
+        page=lambda: rewritten_page(rewritten, Listing(replace(data, columns=_ON_PAGE), _SEEN)),
     )
 
 
