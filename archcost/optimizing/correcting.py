@@ -90,8 +90,15 @@ def _errors(
             if not time_left.passed:
                 yield macs, error_of(layer, one, seen)
     elif not time_left.passed:
-        ranks = [(int(one.options["rank_in"]), int(one.options["rank_out"])) for one in near.values()]
+        ranks = [_two_ranks(one) for one in near.values()]
         yield from zip(near, alternated(unfolded_of(layer.module).given, ranks), strict=True)
+
+
+def _two_ranks(one: Candidate) -> tuple[int, int]:
+    front, back = one.options["rank_in"], one.options["rank_out"]
+    assert isinstance(front, int)
+    assert isinstance(back, int)
+    return front, back
 
 
 def error_of(layer: Layer, one: Candidate, seen: Statistics | None) -> float:
