@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from archcost.engine.describing import words_for
-from archcost.engine.graph import Node, Value
+from archcost.engine.graph import Node
 from archcost.engine.program import Program
 from archcost.surgery.outputs import error_of
 
