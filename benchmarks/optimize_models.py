@@ -112,7 +112,7 @@ def planning(names: list[str]) -> None:
 def planned(name: str) -> str:
     prepare()
     model, side = built(name), size_of(name)
-    x = torch.zeros(1, 3, side, side)
+    x = torch.randn(1, 3, side, side)
     before = peak()
     begun = time.process_time()
     found, share = within(model, x, **PLAN_ONLY)

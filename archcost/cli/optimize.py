@@ -14,7 +14,7 @@ from archcost.cli.rewrite import restoring
 from archcost.errors import SpecError
 
 if TYPE_CHECKING:
-    from archcost.models.specs import Loaded
+    from archcost.models.building import Loaded
     from archcost.report.result import Result
 
 __all__ = ["add", "run"]

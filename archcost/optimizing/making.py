@@ -19,9 +19,6 @@ __all__ = ["Making"]
 _HALVINGS = 5
 """Steps of the bisection for an error."""
 
-_MARGIN = 0.98
-"""Of a limit on time, which is never known to the last per cent."""
-
 
 @dataclass(eq=False)
 class Making:
@@ -52,10 +49,7 @@ class Making:
 
     def choosing(self, limits: Limits, planned: Planned) -> Choosing:
         """The choice within limits."""
-        most = {**limits.most}
-        if "latency" in most:
-            most["latency"] *= _MARGIN
-        limits = replace(limits, most=most, totals=planned.totals)
+        limits = replace(limits, totals=planned.totals)
         return Choosing(self.task.layers, planned.candidates, limits, planned.response, planned.seconds)
 
     def least(self, resource: str) -> float:

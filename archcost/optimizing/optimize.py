@@ -156,7 +156,7 @@ def task_of(
     rules: Sequence[str] | None,
     ceiling: int,
     progress: bool | None,
-    merge: bool,
+    merge: bool = True,
 ) -> Task:
     check_model(model, InputError, "optimize: ")
     if as_written(model) is not model:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import archcost
-from archcost import Budget
+from archcost import Budget, RewriteError
 from archcost.optimizing import pacing
 from archcost.optimizing.making import Making
 from archcost.optimizing.optimize import task_of
@@ -39,7 +39,7 @@ def making(monkeypatch):
     """A choice by times that are half of what candidates take inside of the model."""
     monkeypatch.setattr(pacing, "inside", machine)
     model = trained()
-    task = task_of(model, ONE, None, "refuse", False, None, (), None, 2**29, False, True)
+    task = task_of(model, ONE, None, "refuse", False, None, (), None, 2**29, False)
     planned = task.planned(False)
     own = {one.name: seconds_of(model.get_submodule(one.name)) for one in task.layers}
     whole = sum(own.values()) + OUTSIDE
@@ -66,6 +66,19 @@ def test_what_is_promised_is_what_the_model_takes(making):
         for family in [pacing.family_of(one)]
     }
     assert all(1.5 < factor < 2.5 for factor in scaled.values())
+
+
+def test_what_seems_too_slow_may_be_fast_enough_inside_of_the_model(making):
+    slow = {
+        name: [replace(one, seconds=20e-6 * one.params) for one in all_]
+        for name, all_ in making.planned.candidates.items()
+    }
+    making.planned.candidates = slow
+    limits = making.planned.limits(Budget(latency=0.5))
+    with pytest.raises(RewriteError, match=r"latency=0.5 of the model; the least reachable is \d"):
+        making.choosing(limits, making.planned).within("", lambda one: one.error)
+    (chosen,) = making.selections(limits)
+    assert chosen.spends["latency"] <= 0.515 * limits.given["latency"]
 
 
 def test_selections_that_take_too_long_are_left_out(making):
