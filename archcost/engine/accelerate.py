@@ -236,25 +236,27 @@ def _exact_enough(
             until, inside = inside, 0.0
             if recipe.tuned(graph, fresh(asked.call), until):
                 continue
-        where = "its outputs"
+        wrong, where = off, f"its outputs would be off by {off:.1e}"
         if off <= allowed and asked.layers:
-            error, layer = worst_layer(program, recipe.arguments.read(fresh(asked.call)))
-            if error <= allowed:
+            worst = worst_layer(program, recipe.arguments.read(fresh(asked.call)), allowed)
+            if worst.exact:
                 found.notes.append(
-                    f"every layer was compared with float64: {layer} is off most, by {error:.1e}"
+                    f"every layer was compared with float64: {worst.name} is closest to what it may be off, "
+                    f"{worst.error:.1e} of {worst.allowed:.1e}"
                 )
             else:
-                off, where = error, layer
-        if off <= allowed:
+                wrong = allowed * worst.error / worst.allowed
+                where = f"{worst.name} would be off by {worst.error:.1e}"
+        if wrong <= allowed:
             program.forget()
             return recipe, program, off
         del program  # others are made
         if exactness is None:
             exactness = Exactness(graph, recipe.times, error_of, allowed)
             exactness.probe(chosen, time.perf_counter() + _FOR_EXACTNESS * asked.seconds[0])
-        inexact = exactness.without(chosen, recipe.banned, off)
+        inexact = exactness.without(chosen, recipe.banned, wrong)
         if not inexact:
-            raise Refused(f"{where} would be off by {off:.1e}")
+            raise Refused(where)
         recipe = replace(recipe, banned=recipe.banned | inexact)
 
 

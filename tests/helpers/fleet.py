@@ -50,6 +50,8 @@ def in_fork(record, seconds):
     """Run in the measuring process: one task hangs, one is killed, one raises, the others have a result."""
     task = from_record(record)
     print("this is its output", flush=True)
+    if hasattr(os, "sched_getaffinity"):
+        print(f"measured on cores {os.sched_getaffinity(0)}", flush=True)
     print(f"memory is given back at {os.environ.get('MALLOC_TRIM_THRESHOLD_')}", flush=True)
     if task.key == HANGING:
         time.sleep(60)
