@@ -55,6 +55,17 @@ def seeded():
 
 
 @pytest.fixture
+def no_roofline(monkeypatch):
+    """The roofline of no machine, in place of one that takes a second to measure."""
+    from archcost.latency.prediction.roofline import Roofline
+
+    line = Roofline(50e9, 8e9, threads=1, dtype="float32", device="as an example")
+    monkeypatch.setattr(
+        "archcost.latency.prediction.roofline.measure_roofline", lambda *args, **options: line
+    )
+
+
+@pytest.fixture
 def written(tmp_path, monkeypatch):
     """Writes a `net.py` where the test then is, and returns the SPEC of a name in it."""
 
