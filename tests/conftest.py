@@ -82,6 +82,16 @@ def warm(tmp_path_factory):
     """Runs programs as processes that have imported torchvision already, for it takes seconds."""
     from helpers.warm import Warm
 
-    made = Warm(tmp_path_factory.mktemp("warm"))
+    made = Warm(tmp_path_factory.mktemp("warm"), "torchvision")
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
+def only_torch(tmp_path_factory):
+    """Runs programs as processes that have imported torch and nothing that torch imports later."""
+    from helpers.warm import Warm
+
+    made = Warm(tmp_path_factory.mktemp("torch"), "torch")
     yield made
     made.close()
