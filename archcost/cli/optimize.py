@@ -6,11 +6,16 @@ import argparse
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from archcost.cli.options import SPEC, Commands, Parser, count, names, report_options, size_option, sizes
 from archcost.cli.output import DONE, FINDINGS, check_writable, write, write_file
 from archcost.cli.rewrite import restoring
 from archcost.errors import SpecError
+
+if TYPE_CHECKING:
+    from archcost.models.building import Loaded
+    from archcost.report.result import Result
 
 __all__ = ["add", "run"]
 
@@ -21,14 +26,24 @@ def add(commands: Commands, common: Parser) -> None:
         "optimize", parents=[common], help="the best model within a budget, its accuracy kept"
     )
     parser.add_argument("spec", metavar="SPEC", help=SPEC)
-    parser.add_argument(
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument(
         "--budget",
         nargs="+",
         action="extend",
-        required=True,
         metavar="NAME=LIMIT",
         help="macs, params, memory, latency, error, flash or sram: up to 1 a share of the whole model, as in "
         "macs=0.5; beside flash='1 MB' weights_dtype=int8, beside sram activations_dtype=int8",
+    )
+    what.add_argument(
+        "--frontier",
+        nargs="?",
+        const="macs",
+        choices=("macs", "params", "memory", "latency"),
+        help="no single model: the error against this cost, by default the MACs, for --points budgets",
+    )
+    parser.add_argument(
+        "--points", type=count, metavar="N", default=10, help="budgets of --frontier; default: 10"
     )
     parser.add_argument("--weights", metavar="FILE", help="the trained weights, a state dict")
     parser.add_argument(
@@ -49,6 +64,9 @@ def add(commands: Commands, common: Parser) -> None:
         help="layers or patterns that stay",
     )
     parser.add_argument(
+        "--no-merge", action="store_true", help="do not merge branches of convolutions into single ones first"
+    )
+    parser.add_argument(
         "--no-distill", action="store_true", help="do not train the result on the old model's outputs"
     )
     parser.add_argument("--accelerate", action="store_true", help="run archcost.accelerate on the result")
@@ -66,27 +84,21 @@ def add(commands: Commands, common: Parser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
+    if args.frontier is not None:
+        return _frontier(args)
     budget = dict(map(_limit, args.budget))
     files = _files(args)
     from archcost.analysis.budget import Budget
-    from archcost.cli.data import load_data
-    from archcost.models.specs import load
     from archcost.optimizing.optimize import optimize
 
     asked = Budget.of(budget, "--budget: ")
-    loaded = load(args.spec, weights=args.weights)
-    size = sizes(args) or loaded.input_size
-    data = None if args.data is None else load_data(args.data, args.spec, size, args.images)
+    loaded, options = _given(args)
     found = optimize(
         loaded.model,
         budget=asked,
-        batches=data,
-        input_size=size,
-        rules=None if args.rules is None else [name for given in args.rules for name in given],
-        exclude=args.exclude or (),
         distill=False if args.no_distill else None,
         accelerate=args.accelerate,
-        random_weights=args.random_weights,
+        **options,
     )
     found = replace(found, before=replace(found.before, name=loaded.spec))
     done = bool(len(found.plan))
@@ -100,15 +112,51 @@ def run(args: argparse.Namespace) -> int:
         except (OSError, RuntimeError) as error:
             raise SpecError(f"cannot write {weights}: {error}") from error
         write_file(plan, f"{found.plan.to_json()}\n")
-    if args.report and args.report.endswith(".html"):
-        found.to_html(args.report)
-    elif args.report:
-        write_file(args.report, f"{found.to_markdown()}\n```\n{said}```\n")
+    _report(args, found, f"\n```\n{said}```")
     args.output = None  # -o is the file of the weights
     write(args, found)
     if args.format == "table":
         print(f"\n{said}", end="", flush=True)
     return DONE if done else FINDINGS
+
+
+def _frontier(args: argparse.Namespace) -> int:
+    """Error against cost, in place of a single model."""
+    from archcost.optimizing.frontier import frontier
+
+    if args.accelerate:
+        raise SpecError("--accelerate is of a single model: leave it out beside --frontier")
+    check_writable(args.report, args.force)
+    loaded, options = _given(args)
+    found = frontier(loaded.model, resource=args.frontier, points=args.points, **options)
+    found = replace(found, model_name=loaded.spec)
+    _report(args, found)
+    write(args, found)
+    return DONE if found.points else FINDINGS
+
+
+def _given(args: argparse.Namespace) -> tuple[Loaded, dict[str, Any]]:
+    """The model, and the options that a single model and a frontier share."""
+    from archcost.cli.data import load_data
+    from archcost.models.specs import load
+
+    loaded = load(args.spec, weights=args.weights)
+    size = sizes(args) or loaded.input_size
+    return loaded, {
+        "batches": None if args.data is None else load_data(args.data, args.spec, size, args.images),
+        "input_size": size,
+        "rules": None if args.rules is None else [name for given in args.rules for name in given],
+        "exclude": args.exclude or (),
+        "merge": not args.no_merge,
+        "random_weights": args.random_weights,
+    }
+
+
+def _report(args: argparse.Namespace, found: Result, more: str = "") -> None:
+    if args.report and args.report.endswith(".html"):
+        found.to_html(args.report)
+    elif args.report:
+        write_file(args.report, f"{found.to_markdown()}{more}\n")
 
 
 def _limit(text: str) -> tuple[str, str | float]:

@@ -37,16 +37,17 @@ from archcost.surgery.outputs import exact_outputs, fresh, outputs_of, state_kep
 from archcost.trace.call import Call, like_traced
 from archcost.trace.graph import Trace
 from archcost.trace.hints import traced
+from archcost.trace.inputs import tensors_in
 from archcost.trace.modules import as_written, check_model, check_values
 
 __all__ = ["accelerate"]
 
 Model = TypeVar("Model", bound=nn.Module)
 
-_SECONDS = (1.5, 6.0, 24.0)
+_SECONDS = (1.5, 4.0, 8.0, 24.0)
 """For timing, where none are given: the next where one does not hold enough pairs."""
 # Of the seconds, for the variants of layers and, where needed, for what these add to errors, both on top.
-_FOR_LAYERS, _FOR_EXACTNESS = 1.0, 2.0
+_FOR_LAYERS, _FOR_EXACTNESS = 1.0, 1.0
 # Passes of the original that variants may take where no seconds were given: large batches would be guessed.
 _LAYER_PASSES = 8.0
 # Of the seconds, where they were given, until variants have been compared inside of the program.
@@ -157,11 +158,10 @@ def _accelerated(
     """The accelerated model, with what is known of it."""
     call = found.asked.call
     try:
-        recipe, graph = Recipe.of(model, call, trace, _example(model, call))
+        example, found.pass_s = _example(model, call)
+        recipe, graph = Recipe.of(model, call, trace, example)
         recipe = replace(recipe, memory=memory)
-        start = now()
-        plain = outputs_of(model, call)
-        found.pass_s = now() - start
+        plain = [one.clone() for one in tensors_in(example)]
         exact, found.reference = exact_outputs(model, call, plain)
         if exact and not any(bool(one.any()) for one in exact):
             found.notes.append(
@@ -236,30 +236,32 @@ def _exact_enough(
             until, inside = inside, 0.0
             if recipe.tuned(graph, fresh(asked.call), until):
                 continue
-        where = "its outputs"
+        wrong, where = off, f"its outputs would be off by {off:.1e}"
         if off <= allowed and asked.layers:
-            error, layer = worst_layer(program, recipe.arguments.read(fresh(asked.call)))
-            if error <= allowed:
+            worst = worst_layer(program, recipe.arguments.read(fresh(asked.call)), allowed)
+            if worst.exact:
                 found.notes.append(
-                    f"every layer was compared with float64: {layer} is off most, by {error:.1e}"
+                    f"every layer was compared with float64: {worst.name} is closest to what it may be off, "
+                    f"{worst.error:.1e} of {worst.allowed:.1e}"
                 )
             else:
-                off, where = error, layer
-        if off <= allowed:
+                wrong = allowed * worst.error / worst.allowed
+                where = f"{worst.name} would be off by {worst.error:.1e}"
+        if wrong <= allowed:
             program.forget()
             return recipe, program, off
         del program  # others are made
         if exactness is None:
             exactness = Exactness(graph, recipe.times, error_of, allowed)
             exactness.probe(chosen, time.perf_counter() + _FOR_EXACTNESS * asked.seconds[0])
-        inexact = exactness.without(chosen, recipe.banned, off)
+        inexact = exactness.without(chosen, recipe.banned, wrong)
         if not inexact:
-            raise Refused(f"{where} would be off by {off:.1e}")
+            raise Refused(where)
         recipe = replace(recipe, banned=recipe.banned | inexact)
 
 
-def _example(model: nn.Module, call: Call) -> Any:
-    """What the model returns.
+def _example(model: nn.Module, call: Call) -> tuple[Any, float]:
+    """What the model returns, and the seconds of that pass.
 
     Raises:
         Refused: its modules have hooks, or its forward changes attributes of theirs.
@@ -273,10 +275,12 @@ def _example(model: nn.Module, call: Call) -> Any:
         if nn.modules.module._has_any_global_hook():
             raise Refused("there are global hooks, which run with its own modules alone")
         args, kwargs = fresh(call)
+        start = now()
         example = model(*args, **kwargs)
+        seconds = now() - start
     if (changed := structure.changed()) is not None:
         raise Refused(f"its forward changes its attributes: {changed}")
-    return example
+    return example, seconds
 
 
 @contextlib.contextmanager

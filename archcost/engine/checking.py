@@ -3,31 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from archcost.engine.describing import words_for
-from archcost.engine.graph import Node, Value
+from archcost.engine.graph import Node
 from archcost.engine.program import Program
 from archcost.surgery.outputs import error_of
 
-__all__ = ["layer_errors", "worst_layer"]
+__all__ = ["Worst", "layer_errors", "worst_layer"]
 
 
-def worst_layer(program: Program, inputs: Sequence[Tensor]) -> tuple[float, str]:
-    """The largest of the `layer_errors`, and the first layer that has it, in words."""
-    found = list(layer_errors(program, inputs))
-    node, error = max(found, key=lambda one: one[1])
+class Worst(NamedTuple):
+    """The layer of a program that is closest to what it may be off, or furthest beyond."""
+
+    error: float
+    allowed: float
+    name: str
+
+    @property
+    def exact(self) -> bool:
+        """Whether it is off by no more than that."""
+        return self.error <= self.allowed
+
+
+def worst_layer(program: Program, inputs: Sequence[Tensor], tolerance: float) -> Worst:
+    """The worst of the `layer_errors`, the first of those that are as bad.
+
+    A layer may be off by the tolerance, or by twice as much as PyTorch in float32 is there: errors of all
+    layers before it add up in both.
+    """
+    found = [(node, error, max(tolerance, 2 * usual)) for node, error, usual in layer_errors(program, inputs)]
+    node, error, allowed = max(found, key=lambda one: one[1] / one[2])
     names = ", ".join(name or "the model" for name in dict.fromkeys(node.modules))
-    return error, f"{names} ({words_for(node)})" if names else words_for(node)
+    return Worst(error, allowed, f"{names} ({words_for(node)})" if names else words_for(node))
 
 
-def layer_errors(program: Program, inputs: Sequence[Tensor]) -> Iterator[tuple[Node, float]]:
-    """Each node of a program's graph, and the largest error of what its steps wrote, by the largest number.
+def layer_errors(program: Program, inputs: Sequence[Tensor]) -> Iterator[tuple[Node, float, float]]:
+    """Each node of a program's graph, the largest error of what its steps wrote, by the largest number, and
+    that of PyTorch in float32.
 
-    The graph is evaluated in float64 beside the program, node by node, and what is not read any more is
-    dropped; errors of earlier layers are in those of later ones.
+    The graph is evaluated in float64 and in float32 beside the program, node by node, and what is not read
+    any more is dropped; errors of earlier layers are in those of later ones.
 
     Args:
         program: with its weights.
@@ -35,25 +54,30 @@ def layer_errors(program: Program, inputs: Sequence[Tensor]) -> Iterator[tuple[N
     """
     graph = program.graph
     last = {value: number for number, node in enumerate(graph.nodes) for value in node.inputs}
-    known = {value: _wide(x) for value, x in zip(graph.inputs, inputs, strict=True)}
+    known = {value: (_wide(x), x) for value, x in zip(graph.inputs, inputs, strict=True)}
 
-    def exact_of(value: Value) -> Tensor:
-        return known[value] if value.constant is None else _wide(value.constant)
+    def read_by(node: Node) -> list[tuple[Tensor, Tensor]]:
+        constants = ((value, value.constant) for value in node.inputs)
+        return [known[value] if one is None else (_wide(one), _narrow(one)) for value, one in constants]
 
     with torch.inference_mode():
         for number, (node, read) in enumerate(program.node_by_node(inputs)):
-            given = list(map(exact_of, node.inputs))
-            made = node.operator.reference(*given)
-            worst = 0.0
-            for value, exact in zip(node.outputs, made if node.also else (made,), strict=True):
+            given, plain = zip(*read_by(node), strict=True) if node.inputs else ((), ())
+            made, usual = node.operator.reference(*given), node.operator.reference(*plain)
+            if not node.also:
+                made, usual = (made,), (usual,)
+            error = of_torch = 0.0
+            for value, exact, other in zip(node.outputs, made, usual, strict=True):
                 assert isinstance(exact, Tensor)
-                known[value] = exact
+                assert isinstance(other, Tensor)
+                known[value] = exact, other
                 if exact.is_floating_point() and exact.numel():
-                    worst = max(worst, _error(read(value), exact, given))
+                    error = max(error, _error(read(value), exact, given))
+                    of_torch = max(of_torch, _error(other, exact, given))
             for value in (*node.inputs, *node.outputs):
                 if last.get(value, number) == number:
                     known.pop(value, None)
-            yield node, worst
+            yield node, error, of_torch
 
 
 def _error(found: Tensor, exact: Tensor, given: Sequence[Tensor]) -> float:
@@ -66,3 +90,7 @@ def _error(found: Tensor, exact: Tensor, given: Sequence[Tensor]) -> float:
 
 def _wide(tensor: Tensor) -> Tensor:
     return tensor.double() if tensor.is_floating_point() else tensor
+
+
+def _narrow(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.is_floating_point() else tensor

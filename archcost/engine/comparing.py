@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -11,22 +12,26 @@ from torch import nn
 from archcost.engine.describing import step_seconds, step_times
 from archcost.engine.findings import Asked, Findings
 from archcost.engine.program import Program
-from archcost.errors import ArchcostError
 from archcost.latency.timing.clock import Timing, compare_calls
-from archcost.latency.timing.context import time_in_context
-from archcost.latency.timing.deadline import FEWEST, Deadline
+from archcost.latency.timing.deadline import FEWEST, Deadline, now
+from archcost.latency.timing.hooks import hook_seconds, hooked, route_of
+from archcost.latency.timing.stopwatch import CpuStopwatch, WallStopwatch
+from archcost.latency.timing.thresholds import TOLERANCE
 from archcost.surgery.outputs import fresh
+from archcost.trace.modules import walk
 
 __all__ = ["compare"]
 
 _ROUNDS = 25
-_STEP_PASSES = 7
+_OWN_PASSES = 5
 _PASSES = 3.0
 """A stage is tried only where it holds so many passes of the original: a first pair ends in them."""
-_WARM_S = 0.2
+_WARM_S = 0.05
 """A pass that takes as long fills the caches by itself: none goes before its samples."""
-_FOR_MODULES = 0.3
-"""The share of the seconds that goes into timing the original's modules one by one."""
+_FOR_EACH = 0.3
+"""The share of the seconds that goes into timing steps and the original's modules one by one."""
+_EACH_S = 1.0
+"""For either of them no more, one pass apart."""
 
 
 def compare(
@@ -51,13 +56,13 @@ def compare(
     *_, most = asked.seconds
     for seconds in [one for one in asked.seconds if one >= _PASSES * found.pass_s] or [most]:
         deadline = Deadline(seconds)
-        found.times(_in_turns(model, fast, found, deadline.before(_FOR_MODULES * seconds)))
+        found.times(_in_turns(model, fast, found, deadline.before(_FOR_EACH * seconds)))
         if found.gains() or (found.ratio is not None and found.ratio.pairs >= FEWEST):
             break
     step()
     with torch.inference_mode():
-        taken = step_seconds(program, given, _STEP_PASSES if deadline.left > 0 else 1)
-    own = _own_ms(model, asked, max(deadline.left, 0.1 * seconds), found.original_ms)
+        taken = step_seconds(program, given, deadline.within(_EACH_S))
+    own = _own_ms(model, asked, deadline.within(_EACH_S), found.original_ms)
     found.steps = step_times(program, taken, own, found.original_ms, found.accelerated_ms)
 
 
@@ -88,17 +93,26 @@ def _in_turns(model: nn.Module, fast: nn.Module, found: Findings, deadline: Dead
 
 
 def _own_ms(
-    model: nn.Module, asked: Asked, seconds: float, original_ms: float | None
+    model: nn.Module, asked: Asked, deadline: Deadline, original_ms: float | None
 ) -> dict[str, float] | None:
-    """Own time of each module inside of the original's passes, which add up to ``original_ms``."""
+    """Own time of each module, its least over some passes with hooks; all add up to ``original_ms``."""
     if original_ms is None:
         return None
-    try:
-        found = time_in_context(model, asked.call, seconds=seconds, precision=0.05)
-    except ArchcostError:
-        return None
-    scale = original_ms / (1e3 * found.total) if found.total else 1.0
-    own: dict[str, float] = {}
-    for one in found.calls:
-        own[one.name] = own.get(one.name, 0.0) + 1e3 * one.median_s * scale
-    return own
+    tree, watch = walk(model), CpuStopwatch() if torch.get_num_threads() == 1 else WallStopwatch()
+    hook = hook_seconds(watch, FEWEST)
+    least: dict[str, float] = {}
+    for _ in range(_OWN_PASSES):
+        args, kwargs = fresh(asked.call)
+        start = now()
+        with hooked(watch) as events, torch.inference_mode():
+            model(*args, **kwargs)
+        if (route := route_of(events.marks, tree)) is None:
+            return None
+        laps, own = Counter(route.laps), Counter[str]()
+        for number, lap in enumerate(route.own_times(watch.laps(events.readings, TOLERANCE))):
+            own[route.calls[number].name] += max(0.0, lap.seconds - laps[number] * hook)
+        least = {name: min(seconds, least.get(name, seconds)) for name, seconds in own.items()}
+        if not deadline.allows(now() - start):
+            break
+    whole = sum(least.values())
+    return {name: original_ms * seconds / whole for name, seconds in least.items()} if whole else None

@@ -15,8 +15,11 @@ from archcost.engine.lowering.builder import NativeStep
 from archcost.engine.operators import Activate, Channels, Convolution, Elementwise, Pool
 from archcost.engine.program import Program
 from archcost.engine.torch_call import TorchCall
+from archcost.latency.timing.deadline import Deadline
 
 __all__ = ["step_seconds", "step_times", "words_for"]
+
+_PASSES = 7
 
 _NAMES = {
     "add": "addition",
@@ -26,10 +29,10 @@ _NAMES = {
 }
 
 
-def step_seconds(program: Program, inputs: Sequence[Tensor], passes: int) -> list[float]:
-    """The fewest seconds of each step over some passes: others were interrupted."""
+def step_seconds(program: Program, inputs: Sequence[Tensor], deadline: Deadline) -> list[float]:
+    """The fewest seconds of each step over some passes, one at least: others were interrupted."""
     taken: list[list[float]] = []
-    for _ in range(passes):
+    while not taken or (len(taken) < _PASSES and deadline.allows(sum(taken[-1]))):
         times: list[float] = []
         program(inputs, times)
         taken.append(times)

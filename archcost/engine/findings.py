@@ -20,8 +20,8 @@ __all__ = ["Asked", "Findings"]
 _THOROUGH = 60.0
 """Seconds of which some may go into comparing every layer with float64."""
 _LEAST_GAIN = 1.01
-# So much as a median is no noise, however few the pairs.
-_CLEAR_GAIN = 1.5
+# So much as a median is no noise, however few the pairs; nor is less, of a few that agree.
+_CLEAR_GAIN, _AGREED_GAIN, _AGREEING = 1.5, 1.2, 3
 # The noise is taken to be this at least where the samples were interrupted.
 _DISTURBED_NOISE = 0.05
 
@@ -75,8 +75,12 @@ class Findings:
 
     def gains(self) -> bool:
         """Whether the ratio is above 1 beyond its noise: twice the standard error of its median."""
-        if self.ratio is None or self.ratio.pairs < FEWEST:
-            return self.ratio is not None and self.ratio.median > _CLEAR_GAIN
+        if self.ratio is None:
+            return False
+        if self.ratio.pairs < FEWEST:
+            least = self.ratio.median - 2 * self.ratio.spread
+            agreed = self.ratio.pairs >= _AGREEING and not self.disturbed and least > _AGREED_GAIN
+            return agreed or self.ratio.median > _CLEAR_GAIN
         noise = 2 * STANDARD_ERROR * self.ratio.spread / sqrt(self.ratio.pairs)
         return self.ratio.median - 1 > max(_LEAST_GAIN - 1, noise, _DISTURBED_NOISE * self.disturbed)
 

@@ -148,21 +148,22 @@ class Engine:
         """Compare every layer of the program, made anew, with float64.
 
         Raises:
-            ModelError: one is not within the tolerance that the program was accepted by, or twice the
-                original's error where that is larger; or no program can be made now.
+            ModelError: one is not within the tolerance that the program was accepted by, or twice the error
+                of PyTorch in float32 where that is larger; or no program can be made now.
         """
         recipe, found = self.recipe, self.acceleration
         assert recipe is not None
         assert found is not None
         try:
             program, _ = recipe.made(recipe.graph(state_of(model)), evaluated=True)
-            error, layer = worst_layer(program, recipe.arguments.read(call))
+            allowed = max(found.tolerance, 2 * (found.original_error or 0.0))
+            worst = worst_layer(program, recipe.arguments.read(call), allowed)
         except Refused as refused:
             raise ModelError(f"no program can be made of it now: {refused}") from refused
-        if not error <= max(found.tolerance, 2 * (found.original_error or 0.0)):
+        if not worst.exact:
             raise ModelError(
-                f"{layer} is off by {error:.1e} in the program: accelerate the model again, with a larger "
-                f"tolerance where that is as exact as it needs to be"
+                f"{worst.name} is off by {worst.error:.1e} in the program: accelerate the model again, with "
+                f"a larger tolerance where that is as exact as it needs to be"
             )
 
     def stopped(self) -> str | None:

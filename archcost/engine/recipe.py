@@ -27,7 +27,7 @@ from archcost.trace.call import Call
 from archcost.trace.graph import Trace
 from archcost.trace.modules import named_state, walk
 
-__all__ = ["Recipe", "state_of"]
+__all__ = ["Recipe", "graph_of", "state_of"]
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Recipe:
 
     def graph(self, state: Mapping[str, Tensor]) -> Graph:
         """The graph with these weights, after all passes."""
-        return _fused(read(self.trace, _laid_out(self.trace, state), self.constants))
+        return graph_of(self.trace, state, self.constants)
 
     def made(
         self, graph: Graph, deadline: float = -inf, kept: Kept | None = None, *, evaluated: bool = False
@@ -132,6 +132,20 @@ class Recipe:
         used = {ref.storage for op in self.trace.ops for ref in op.tensors()}
         kept = (self.trace.storages[index] for index in sorted(used))
         return [one.name for one in kept if one.origin in ("parameter", "buffer") and one.name is not None]
+
+
+def graph_of(trace: Trace, state: Mapping[str, Tensor], constants: Constants) -> Graph:
+    """The graph of a trace after all passes.
+
+    Args:
+        trace: of a model in evaluation mode.
+        state: its parameters and buffers, by name.
+        constants: what it reads beside these.
+
+    Raises:
+        Refused: no program can be made of it.
+    """
+    return _fused(read(trace, _laid_out(trace, state), constants))
 
 
 def _fused(graph: Graph) -> Graph:

@@ -99,7 +99,7 @@ def measure(
         if isinstance(engine, OnDask) and engine.dashboard and shown:
             print(f"archcost: dask's dashboard is at {engine.dashboard}", file=sys.stderr)
         with FleetStore(store) as kept:
-            failed = _on_paper(engine, kept, specs, batches, progress)
+            failed = _on_paper(engine, kept, specs, batches, programs, progress)
             papers = [one for key, one in kept.papers().items() if key[0] in specs and key[1] in batches]
             tasks = tasks_of(papers, counts, which, ("eager", "program") if programs else ("eager",))
             layers = max(1, sum(not isinstance(task, Model) for task in tasks))
@@ -126,14 +126,19 @@ def _found(run: Run, store: FleetStore, specs: Sequence[str], failed: dict[str, 
 
 
 def _on_paper(
-    engine: Engine, store: FleetStore, specs: Sequence[str], batches: Sequence[int], show: bool | None
+    engine: Engine,
+    store: FleetStore,
+    specs: Sequence[str],
+    batches: Sequence[int],
+    programs: bool,
+    show: bool | None,
 ) -> dict[str, str]:
     """Put the models on paper that the store does not have, anywhere; why, for those that cannot be."""
-    known = store.papers()
+    known = {key for key, paper in store.papers().items() if "program" in paper or not programs}
     wanted = [spec for spec in specs if any((spec, batch) not in known for batch in batches)]
     failed: dict[str, str] = {}
     with Progress(len(wanted), "counting", show) as bar:
-        waiting = [(s, engine.submit(None, paper, s, list(batches), engine.local)) for s in wanted]
+        waiting = [(s, engine.submit(None, paper, s, list(batches), engine.local, programs)) for s in wanted]
         for spec, future in waiting:
             found: list[dict[str, Any]] = future.result()
             failed |= {one["model"]: one["failed"] for one in found if "failed" in one}

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from archcost.fleet.errors import FleetError
-from archcost.fleet.tasks import Layer, Model, Probe, Product, Task, from_record
+from archcost.fleet.tasks import Layer, Model, Probe, Product, Step, Task, from_record
 from archcost.latency.store.measurement import Measurement, StoreError
 from archcost.latency.store.measurement import from_record as measurement_from
 from archcost.latency.store.store import Store
@@ -42,7 +42,8 @@ _PUT = (
 _IS_FLEET = "SELECT name FROM sqlite_master WHERE name = 'fleet_results'"
 _OWN = {"q1_s", "q3_s"}
 _VALUES: dict[type[Task], set[str]] = {
-    Layer: {"times", "refused"}, Product: {"product"}, Model: {"model"}, Probe: set()
+    Layer: {"times", "refused"}, Product: {"product"}, Step: {"step", "variant"}, Model: {"model"},
+    Probe: set(),
 }  # fmt: skip
 
 
@@ -64,7 +65,9 @@ def checked(task: Task, result: Mapping[str, Any]) -> dict[str, Any]:
         _number(result["reference_s"], "reference_s")
         if isinstance(task, Layer):
             _layer(task, result)
-        for name in {"product", "model"} & wanted:
+        if not isinstance(result.get("variant", ""), str):
+            raise StoreError(f"variant is {result['variant']!r:.200}")
+        for name in {"product", "step", "model"} & wanted:
             _timing(result[name])
         return json.loads(json.dumps(result, allow_nan=False))  # type: ignore[no-any-return]
     except (KeyError, TypeError, ValueError, StoreError) as error:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from archcost.engine.on_paper import work_of_layer
 from archcost.fleet.kept import FleetStore
-from archcost.fleet.tasks import Layer, Model, Product, Task
+from archcost.fleet.tasks import Layer, Model, Product, Step, Task
 from archcost.latency.prediction.predictor import PredictionError, Predictor
 
 __all__ = ["Limits"]
@@ -36,6 +37,8 @@ class Limits:
         """Seconds for a task on a device."""
         if isinstance(task, Layer):
             return BESIDE + _FACTOR * self.seconds[0] + _CALLS * self._call(task, mark)
+        if isinstance(task, Step):
+            return BESIDE + _FACTOR * self.seconds[0] + _CALLS * work_of_layer(task.layer).macs / _SLOW
         if isinstance(task, Product):
             return BESIDE + _FACTOR * self.seconds[0] + _CALLS * task.macs / _SLOW
         macs = self._macs.get((task.model, task.batch), 0) if isinstance(task, Model) else 0

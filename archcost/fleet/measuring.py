@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from statistics import quantiles
+import time
+from collections.abc import Callable, Mapping, Sequence
+from math import inf
+from statistics import median, quantiles
 from typing import Any, Literal
 
 # Imported before the fork, so that no task waits for it; nothing is computed before the fork, because threads
@@ -14,15 +16,16 @@ import torchvision
 import archcost.paths.accuracy
 import archcost.paths.eligibility
 import archcost.paths.likely  # noqa: F401
-from archcost.fleet.tasks import Layer, Model, Probe, Product, Task, from_record
+from archcost.fleet.tasks import Layer, Model, Probe, Product, Step, Task, from_record
 from archcost.latency.candidates import TimingOptions
 from archcost.latency.convolutions import ConvTask, ConvTensors
 from archcost.latency.paths import time_paths
 from archcost.latency.store.fingerprint import fingerprint
 from archcost.latency.timing.clock import Timing, compare_calls
-from archcost.latency.timing.deadline import Deadline
+from archcost.latency.timing.deadline import Deadline, now
 from archcost.latency.timing.engine import clock_for, once
 from archcost.latency.timing.settings import settings
+from archcost.latency.timing.thresholds import GAP_NS, TOLERANCE
 from archcost.paths.registry import available
 
 __all__ = ["measured"]
@@ -30,6 +33,7 @@ __all__ = ["measured"]
 available()
 assert torchvision
 _SIDE = 384
+_FEWEST_RUNS, _MOST_RUNS = 7, 40
 _LONGER = (1, 8, 64)
 """Times the seconds given: a large layer, or a busy machine, takes what it takes for the fewest samples."""
 
@@ -97,12 +101,15 @@ def _layer(task: Task, seconds: float) -> dict[str, Any]:
     for one in found.measurements:
         timing = seen.get(f"{one.key.path} {one.key.layout}")
         same = timing is not None and timing.kept == one.samples
-        times.append({**one.record(), **_quartiles(timing if same else None, clock)})
+        times.append({**one.record(), **_quartiles(_samples(timing, clock) if timing and same else ())})
     return {"times": times, "refused": dict(found.refused)}
 
 
-def _quartiles(timing: Timing | None, clock: Literal["cpu", "wall"]) -> dict[str, float | None]:
-    seconds = () if timing is None else timing.cpu_seconds if clock == "cpu" else timing.wall_seconds
+def _samples(timing: Timing, clock: Literal["cpu", "wall"]) -> Sequence[float]:
+    return timing.cpu_seconds if clock == "cpu" else timing.wall_seconds
+
+
+def _quartiles(seconds: Sequence[float]) -> dict[str, float | None]:
     if len(seconds) < 2:
         return {"q1_s": None, "q3_s": None}
     low, _, high = quantiles(seconds, n=4, method="inclusive")
@@ -173,7 +180,33 @@ def _timed(call: Callable[[], object], threads: int, seconds: float) -> dict[str
     )["it"]
     took = timing.by(clock)
     whole = {"median_s": took.median_s, "samples": took.samples, "dropped": took.dropped, "clock": clock}
-    return {**whole, "disturbed": took.disturbed, **_quartiles(timing, clock)}
+    return {**whole, "disturbed": took.disturbed, **_quartiles(_samples(timing, clock))}
+
+
+def _step(task: Task, seconds: float) -> dict[str, Any]:
+    """The time of a layer as the engine runs it, by its fastest variant. Kernels take wall time."""
+    assert isinstance(task, Step)
+    from archcost.engine.choosing import runs_of, seconds_of, variants
+    from archcost.engine.on_paper import node_of
+
+    node, until = node_of(task.layer), now() + seconds
+    ways, least = dict(variants(node) or [("direct", (node,))]), dict[str, float]()
+    for name in reversed(ways):
+        least[name] = seconds_of(node, ways[name], min(least.values(), default=inf))
+    best = min(least, key=lambda name: least[name])
+    runs, kept, every = runs_of(node, ways[best]), list[float](), list[float]()
+    next(runs)
+    while len(kept) < _MOST_RUNS and (len(every) < _FEWEST_RUNS or now() < until):
+        wall, cpu = time.perf_counter(), time.thread_time()
+        every.append(next(runs))
+        wall, cpu = time.perf_counter() - wall, time.thread_time() - cpu
+        # Another program ran meanwhile; with several threads one cannot tell.
+        if task.threads > 1 or wall - cpu <= TOLERANCE * cpu + 1e-9 * GAP_NS:
+            kept.append(every[-1])
+    disturbed = len(kept) < _FEWEST_RUNS
+    taken = every if disturbed else kept
+    step = {"median_s": median(taken), "samples": len(taken), "dropped": len(every) - len(taken)}
+    return {"step": {**step, "clock": "wall", "disturbed": disturbed, **_quartiles(taken)}, "variant": best}
 
 
 def _probe(task: Task, seconds: float) -> dict[str, Any]:
@@ -181,6 +214,6 @@ def _probe(task: Task, seconds: float) -> dict[str, Any]:
 
 
 _MEASURES: dict[type[Task], Callable[[Task, float], dict[str, Any]]] = {
-    Layer: _layer, Product: _product, Model: _model, Probe: _probe
+    Layer: _layer, Product: _product, Step: _step, Model: _model, Probe: _probe
 }  # fmt: skip
 fingerprint()

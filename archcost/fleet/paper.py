@@ -17,8 +17,9 @@ from archcost.fleet.tasks import is_code
 
 if TYPE_CHECKING:
     from archcost.analysis.analysis import Analysis
+    from archcost.trace.graph import Trace
 
-__all__ = ["expanded", "of_analysis", "on_paper", "refuse_code"]
+__all__ = ["expanded", "of_analysis", "of_program", "on_paper", "refuse_code"]
 
 
 def expanded(patterns: Iterable[str]) -> list[str]:
@@ -61,8 +62,10 @@ def refuse_code(spec: str, allowed: bool) -> None:
         )
 
 
-def on_paper(spec: str, batches: Sequence[int], allow_code: bool = False) -> list[dict[str, Any]]:
-    """The model that a SPEC names, at each number of images."""
+def on_paper(
+    spec: str, batches: Sequence[int], allow_code: bool = False, programs: bool = False
+) -> list[dict[str, Any]]:
+    """The model that a SPEC names, at each number of images; with ``programs`` as a program as well."""
     import torch
 
     from archcost.analysis.analysis import analyze
@@ -81,7 +84,8 @@ def on_paper(spec: str, batches: Sequence[int], allow_code: bool = False) -> lis
                 return one.new_ones((batch, *one.shape[1:])) if same else one
 
             whole = analyze(spec, call.mapped(change), progress=False)
-        found.append({**of_analysis(whole, batch), "model": spec})
+        program = {"program": of_program(whole.trace)} if programs else {}
+        found.append({**of_analysis(whole, batch), "model": spec, **program})
     return found
 
 
@@ -125,4 +129,31 @@ def of_analysis(analysis: Analysis, batch: int | None = None) -> dict[str, Any]:
         "operations": others,
         # Of matrices, or of as many pairs of them: rows, inner and columns, and how often.
         "products": [[*size, count] for size, count in products.items()],
+    }
+
+
+def of_program(trace: Trace) -> dict[str, Any]:
+    """The program of a traced model on paper: layers, and bytes of what else it does; or ``refused``."""
+    from math import prod
+
+    from archcost.engine.on_paper import graph_on_paper, layer_of
+    from archcost.engine.reading.registry import Refused
+
+    try:
+        nodes = graph_on_paper(trace).nodes
+    except Refused as why:
+        return {"refused": str(why)}
+    layers, others = Counter[str](), dict[str, list[int]]()
+    for node in nodes:
+        layer = layer_of(node)
+        if layer is not None:
+            layers[layer] += 1
+            continue
+        found = others.setdefault(type(node.operator).__name__, [0, 0])
+        found[0] += 1
+        found[1] += 4 * sum(prod(one.shape) for one in (*node.inputs, *node.outputs))
+    return {
+        "layers": [[layer, count] for layer, count in layers.items()],
+        # By operator: how many, and bytes read and written.
+        "others": others,
     }

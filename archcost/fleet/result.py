@@ -98,7 +98,7 @@ class FleetRun(Result):
         papers, rows, failed, layers = store.papers(), [], [], 0
         for mark in store.devices() if marks is None else marks:
             name, results = mark.partition("@")[2], store.results(mark)
-            table = LatencyTable(name, mark, store.all(mark), {}, {}, papers)
+            table = LatencyTable(name, mark, store.all(mark), {}, {}, {}, papers)
             layers += sum(not isinstance(task, Model) and state == "done" for task, _, state, _, _ in results)
             for task, _, state, result, _ in results:
                 if state == "failed":

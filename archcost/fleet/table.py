@@ -1,31 +1,25 @@
 """LatencyTable: a device's measured times, from which the time of any model there is estimated.
 
-Layers timed alone are 3 to 33 % too fast, and a table of layers lacks all else. So
-
-    t = a * dense convolutions + g * grouped convolutions + p * matrix products
-        + bytes of all other operations, by kind (see `archcost.fleet.work`) + c * their number
-
-has coefficients of at least 0, a, g and p of at least 1, fitted by relative error to the whole models that
-were measured there. Programs of archcost's engine, which fuses all else, have the seconds of layers and the
-bytes of convolutions' weights alone. The seconds of layers are the table's; those that it lacks are
-predicted. The error that an estimate states is that of the same fit without each model in turn.
+The seconds of a model's layers are the table's; those that it lacks are predicted from the others. Whole
+models in the table tell how they add up, see `archcost.fleet.law`.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
-from statistics import median, quantiles
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
+from archcost.engine.on_paper import work_of_layer
 from archcost.fleet.errors import FleetError
 from archcost.fleet.kept import FleetStore
-from archcost.fleet.tasks import Model, Product
-from archcost.fleet.work import BYTES, WORK, work_of
+from archcost.fleet.law import FEWEST, How, Law, Layers, row_of, seconds_by_work
+from archcost.fleet.tasks import Model, Product, Step, Task
 from archcost.latency.prediction.predictor import PredictionError, Predictor
 from archcost.latency.store.kinds import PATH
 from archcost.spec import ConvSpec
@@ -43,14 +37,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Estimate", "LatencyTable", "estimate", "latency_table"]
 
-How = Literal["eager", "program"]
-# Fewest whole models for the fit: fewer have as many unknowns as equations.
-_FEWEST = 8
-# Coefficients of layers: dense and grouped convolutions, matrix products.
-_LAYERS = 3
-# As many models as the coefficient of all bytes together counts for, beside each kind's own.
-_PRIOR = 3.0
-
 
 @dataclass(frozen=True)
 class Estimate:
@@ -65,7 +51,7 @@ class Estimate:
     error_80: float | None
     """The relative error that 80 % of such estimates stay within."""
     share_predicted: float
-    """The share of convolutions and matrix products that the table lacks, and that were predicted."""
+    """The share of layers that the table lacks, and that were predicted."""
     threads: int
     batch: int
     how: How = "eager"
@@ -82,23 +68,6 @@ class Estimate:
         )
 
 
-@dataclass(frozen=True)
-class _Layers:
-    """Seconds of a model's layers, each alone, and how many of its calls the table has and lacks."""
-
-    dense: float
-    grouped: float
-    products: float
-    weights: float
-    """Bytes of the convolutions' weights."""
-    there: int
-    lacking: int
-
-    @property
-    def seconds(self) -> float:
-        return self.dense + self.grouped + self.products
-
-
 @dataclass
 class LatencyTable:
     """The times of one device; made by `latency_table`.
@@ -108,6 +77,7 @@ class LatencyTable:
         mark: its key in the store.
         measurements: the times of layers on it.
         products: the times of products of matrices on it, in seconds.
+        steps: the times of layers of programs on it, in seconds.
         models: the times of whole models on it, in seconds.
         papers: these models on paper, by SPEC and number of images.
         without: SPECs of models that the fit leaves out.
@@ -117,6 +87,7 @@ class LatencyTable:
     mark: str
     measurements: list[Measurement] = field(repr=False)
     products: Mapping[Product, float] = field(repr=False)
+    steps: Mapping[Step, float] = field(repr=False)
     models: Mapping[Model, float] = field(repr=False)
     papers: Mapping[tuple[str, int], Mapping[str, Any]] = field(repr=False)
     without: Collection[str] = ()
@@ -143,43 +114,54 @@ class LatencyTable:
             FleetError: the table has no times under these conditions.
         """
         from archcost.analysis.analysis import Analysis, analyze
-        from archcost.fleet.paper import of_analysis
+        from archcost.fleet.paper import of_analysis, of_program
 
         if not isinstance(model, Analysis):
             model = analyze(model, inputs, input_size=input_size)
-        return self.of_paper(of_analysis(model), threads, how)
+        program = {"program": of_program(model.trace)} if how == "program" else {}
+        return self.of_paper({**of_analysis(model), **program}, threads, how)
 
     def of_paper(self, paper: Mapping[str, Any], threads: int = 1, how: How = "eager") -> Estimate:
         """The predicted time of a model on paper, see `archcost.fleet.paper.on_paper`."""
         found = self.layers(paper, threads, how)
-        fit = self._fit(threads, how)
-        seconds = found.seconds if fit is None else float(_row(paper, found, how) @ fit.law)
-        error, error_80 = (None, None) if fit is None else (fit.error, fit.error_80)
+        law = self._law(threads, how)
+        seconds = found.total if law is None else law.seconds(row_of(paper, found, how))
+        error, error_80 = (None, None) if law is None else (law.error, law.error_80)
         share = found.lacking / max(1, found.there + found.lacking)
         name, batch = str(paper["model"]), int(paper["batch"])
         return Estimate(name, self.device, seconds, error, error_80, share, threads, batch, how)
 
-    def layers(self, paper: Mapping[str, Any], threads: int, how: How = "eager") -> _Layers:
-        """The seconds of a model's layers, each alone: PyTorch's own, or the fastest path of a program.
+    def layers(self, paper: Mapping[str, Any], threads: int, how: How = "eager") -> Layers:
+        """The seconds of a model's layers, each alone: as PyTorch runs them, or as a program does.
 
         Raises:
-            FleetError: one of them can neither be looked up nor predicted.
+            FleetError: one of them can neither be looked up nor predicted, or the program is not known.
         """
+        sums, there, lacking = defaultdict[str, float](float), 0, 0
+        for kind, (seconds, known), count in self._each(paper, threads, how):
+            sums[kind] += seconds * count
+            there, lacking = there + count * known, lacking + count * (not known)
+        return Layers(sums, there, lacking)
+
+    def _each(
+        self, paper: Mapping[str, Any], threads: int, how: How
+    ) -> Iterator[tuple[str, tuple[float, bool], int]]:
+        """Of each layer the kind, the seconds and whether these are in the table, and how many there are."""
         from archcost.latency.store.measurement import spec_from_json
 
-        sums, weights, there, lacking = {True: 0.0, False: 0.0}, 0, 0, 0
+        if how == "program":
+            program = paper.get("program", {"refused": "it was measured without programs"})
+            if "refused" in program:
+                raise FleetError(f"fleet: no program of {paper['model']} on paper: {program['refused']}")
+            for layer, count in program["layers"]:
+                yield work_of_layer(layer).kind, self._step_seconds(Step(layer, threads)), count
+            return
         for one in paper["convolutions"]:
             spec = spec_from_json(json.dumps(one["spec"]))
-            seconds, known = self._seconds(spec, one["dtype"], one["layout"], threads, how)
-            sums[spec.groups > 1] += seconds * one["count"]
-            weights += 4 * spec.params * one["count"]
-            there, lacking = there + one["count"] * known, lacking + one["count"] * (not known)
-        products = 0.0
+            kind = "grouped" if spec.groups > 1 else "dense"
+            yield kind, self._seconds(spec, one["dtype"], one["layout"], threads), one["count"]
         for *sizes, count in paper["products"]:
-            seconds, known = self._product_seconds(Product(tuple(sizes), threads))
-            products += seconds * count
-            there, lacking = there + count * known, lacking + count * (not known)
-        return _Layers(sums[False], sums[True], products, weights, there, lacking)
+            yield "product", self._product_seconds(Product(tuple(sizes), threads)), count
 
     def best_path(self, spec: ConvSpec, dtype: str, threads: int) -> str | None:
         """The fastest path of a layer in the table; None where it is not there."""
@@ -195,11 +177,9 @@ class LatencyTable:
                 layer[one.key.path, one.key.layout] = one.median_s
         return found
 
-    def _seconds(self, spec: ConvSpec, dtype: str, layout: str, threads: int, how: How) -> tuple[float, bool]:
+    def _seconds(self, spec: ConvSpec, dtype: str, layout: str, threads: int) -> tuple[float, bool]:
         found = self._by_layer.get((spec, dtype, threads), {})
         native = found.get(("native", layout), found.get(("native", "contiguous")))
-        if how == "program" and found:
-            return min(found.values()), True
         if native is not None:
             return native, True
         state = (threads, dtype)
@@ -215,126 +195,61 @@ class LatencyTable:
     def _product_seconds(self, product: Product) -> tuple[float, bool]:
         if product in self.products:
             return self.products[product], True
-        return float(_work_of_product(product) @ self._products_law(product.threads)), False
+        return self._by_work("product", product.threads, *_work_of(product)), False
 
-    def _products_law(self, threads: int) -> Array:
-        """Seconds for each multiply-accumulate, byte and call of the products that are known; 0 of none."""
-        import numpy as np
+    def _step_seconds(self, step: Step) -> tuple[float, bool]:
+        if step in self.steps:
+            return self.steps[step], True
+        work = work_of_layer(step.layer)
+        return self._by_work(work.kind, step.threads, work.macs, work.bytes), False
 
-        from archcost.latency.prediction.fitting import nonnegative_least_squares
-
-        if threads not in self._products_laws:
-            known = {one: took for one, took in self.products.items() if one.threads == threads}
-            rows = np.array([_work_of_product(one) / took for one, took in known.items()])
-            law = nonnegative_least_squares(rows, np.ones(len(rows))) if known else np.zeros(3)
-            self._products_laws[threads] = law
-        return self._products_laws[threads]
+    def _by_work(self, kind: str, threads: int, macs: int, moved: int) -> float:
+        """Seconds of a layer that the table lacks, from those of its kind; 0 where it has none."""
+        law = self._laws_of_work.get((kind, threads))
+        return 0.0 if law is None else float(law @ (macs, moved, 1.0))
 
     @cached_property
-    def _products_laws(self) -> dict[int, Array]:
-        return {}
+    def _laws_of_work(self) -> dict[tuple[str, int], Array]:
+        known: dict[tuple[str, int], list[tuple[float, float, float]]] = defaultdict(list)
+        for product, took in self.products.items():
+            known["product", product.threads].append((*_work_of(product), took))
+        for step, took in self.steps.items():
+            work = work_of_layer(step.layer)
+            known[work.kind, step.threads].append((work.macs, work.bytes, took))
+        return {key: seconds_by_work(rows) for key, rows in known.items()}
 
     @cached_property
     def _predictors(self) -> dict[tuple[int, str], Predictor]:
         return {}
 
     @cached_property
-    def _fits(self) -> dict[tuple[int, str], _Fit | None]:
+    def _laws(self) -> dict[tuple[int, str], Law | None]:
         return {}
 
-    def _fit(self, threads: int, how: How) -> _Fit | None:
-        if (threads, how) not in self._fits:
-            self._fits[threads, how] = self._fitted(threads, how)
-        return self._fits[threads, how]
+    def _law(self, threads: int, how: How) -> Law | None:
+        if (threads, how) not in self._laws:
+            self._laws[threads, how] = self._fitted(threads, how)
+        return self._laws[threads, how]
 
-    def _fitted(self, threads: int, how: How) -> _Fit | None:
+    def _fitted(self, threads: int, how: How) -> Law | None:
         import numpy as np
 
         rows, seconds = [], []
         for task, took in self.models.items():
             paper = self.papers.get((task.model, task.batch))
             same = (task.threads, task.how) == (threads, how) and task.model not in self.without
-            if paper is None or not same:
+            known = paper is not None and (how == "eager" or "layers" in paper.get("program", {}))
+            if paper is None or not known or not same:
                 continue
-            rows.append(_row(paper, self.layers(paper, threads, how), how))
+            rows.append(row_of(paper, self.layers(paper, threads, how), how))
             seconds.append(took)
-        if len(rows) < _FEWEST:
-            return None
-        return _Fit.of(np.array(rows), np.array(seconds), _eager if how == "eager" else _program)
+        return Law.of(np.array(rows), np.array(seconds), how) if len(rows) >= FEWEST else None
 
 
-@dataclass(frozen=True)
-class _Fit:
-    """The coefficients, and the errors of estimates by the same fit for models that it leaves out."""
-
-    law: Array
-    error: float
-    error_80: float
-
-    @classmethod
-    def of(cls, rows: Array, seconds: Array, solved: Callable[[Array], Array]) -> _Fit:
-        import numpy as np
-
-        # A row over its time: relative errors count, for small models and large.
-        scaled = rows / seconds[:, None]
-        errors = []
-        for left_out in range(len(rows)):
-            others = np.arange(len(rows)) != left_out
-            errors.append(abs(float(scaled[left_out] @ solved(scaled[others])) - 1))
-        return cls(solved(scaled), median(errors), quantiles(errors, n=5, method="inclusive")[-1])
-
-
-def _program(scaled: Array) -> Array:
-    """The law of least squares of programs, whose layers are fused and may be faster than alone."""
-    import numpy as np
-
-    from archcost.latency.prediction.fitting import nonnegative_least_squares
-
-    return nonnegative_least_squares(scaled, np.ones(len(scaled)))
-
-
-def _eager(scaled: Array) -> Array:
-    """The law of least squares, layers with coefficients of at least 1: none is faster in a model than alone.
-
-    Each kind of bytes is drawn towards the coefficient of all: a small table tells few apart.
-    """
-    import numpy as np
-
-    from archcost.latency.prediction.fitting import nonnegative_least_squares
-
-    start, stop = _LAYERS, _LAYERS + len(BYTES)
-    floor = np.array([1.0] * _LAYERS + [0.0] * len(WORK))
-    target = np.maximum(0.0, 1 - scaled @ floor)
-    every = scaled[:, start:stop].sum(axis=1)
-    pooled = np.column_stack([scaled[:, :start], scaled[:, stop:], every])
-    common = nonnegative_least_squares(pooled, target)[-1]
-    # By what they amount to in a model, and never 0: a kind that no model has takes the common.
-    sizes = (scaled[:, start:stop] ** 2).mean(axis=0)
-    weights = np.sqrt(_PRIOR * np.maximum(sizes, 1e-4 * (every**2).mean()))
-    prior = np.zeros((len(BYTES), len(floor)))
-    prior[:, start:stop] = np.diag(weights)
-    found: Array = floor + nonnegative_least_squares(
-        np.vstack([scaled, prior]), np.concatenate([target, weights * common])
-    )
-    return found
-
-
-def _row(paper: Mapping[str, Any], found: _Layers, how: How) -> Array:
-    import numpy as np
-
-    if how == "program":
-        return np.array([found.dense, found.grouped, found.products, found.weights])
-    work = work_of(paper)
-    return np.array([found.dense, found.grouped, found.products, *(work[name] for name in WORK)])
-
-
-def _work_of_product(product: Product) -> Array:
-    """Multiply-accumulates, bytes of float32 and calls."""
-    import numpy as np
-
+def _work_of(product: Product) -> tuple[int, int]:
+    """Multiply-accumulates, and bytes of float32."""
     *pairs, rows, inner, columns = product.sizes
-    moved = 4 * prod(pairs) * (rows * inner + inner * columns + rows * columns)
-    return np.array([float(product.macs), float(moved), 1.0])
+    return product.macs, 4 * prod(pairs) * (rows * inner + inner * columns + rows * columns)
 
 
 def latency_table(
@@ -367,14 +282,14 @@ def latency_table(
             raise FleetError(f"fleet: the table has no device {device!r}; it has: {listed}. Name one of them")
         # With other software since, the latest.
         results = max((kept.results(mark) for mark in own), key=lambda found: max(at for *_, at in found))
-        products, models = {}, {}
+        times: dict[type[Task], dict[Any, float]] = {Product: {}, Step: {}, Model: {}}
         for task, _, state, result, _ in results:
-            if state == "done" and isinstance(task, Product):
-                products[task] = float(result["product"]["median_s"])
-            if state == "done" and isinstance(task, Model):
-                models[task] = float(result["model"]["median_s"])
+            if state == "done" and type(task) in times:
+                times[type(task)][task] = float(result[task.kind]["median_s"])
         mark = results[0][1]
-        return LatencyTable(str(device), mark, kept.all(mark), products, models, kept.papers(), without)
+        products, steps, models = times.values()
+        papers = kept.papers()
+        return LatencyTable(str(device), mark, kept.all(mark), products, steps, models, papers, without)
 
 
 def estimate(

@@ -1,4 +1,4 @@
-"""The tasks of a fleet: distinct convolutions, products of matrices and whole models, as small plain values.
+"""The tasks of a fleet: distinct layers, products of matrices and whole models, as small plain values.
 
 A task says nothing of seconds: its key names what is measured, so that the same task of another run, however
 long it may take, is the same.
@@ -18,7 +18,10 @@ from archcost.fleet.errors import FleetError
 from archcost.latency.store.measurement import StoreError, spec_from_json, spec_json
 from archcost.spec import ConvSpec
 
-__all__ = ["Layer", "Model", "Paths", "Probe", "Product", "Task", "from_record", "is_code", "tasks_of"]
+__all__ = [
+    *("Layer", "Model", "Paths", "Probe", "Product", "Step", "Task"),
+    *("from_record", "is_code", "tasks_of"),
+]
 
 Paths = tuple[str, ...] | Literal["all", "likely"]
 """Names of paths, or all that can execute a layer, or those that may be fast."""
@@ -32,11 +35,16 @@ class Task:
     def key(self) -> str:
         """The kind, and a digest of all values: the same in every process."""
         text = json.dumps(self.record(), sort_keys=True, separators=(",", ":"))
-        return f"{type(self).__name__.lower()}-{hashlib.sha256(text.encode()).hexdigest()[:20]}"
+        return f"{self.kind}-{hashlib.sha256(text.encode()).hexdigest()[:20]}"
+
+    @property
+    def kind(self) -> str:
+        """The class in lower case."""
+        return type(self).__name__.lower()
 
     def record(self) -> dict[str, Any]:
         """Plain values, which `from_record` reads."""
-        return {"kind": type(self).__name__.lower(), **asdict(self)}
+        return {"kind": self.kind, **asdict(self)}
 
 
 @dataclass(frozen=True)
@@ -71,6 +79,19 @@ class Product(Task):
 
 
 @dataclass(frozen=True)
+class Step(Task):
+    """A distinct layer of programs, alone, as archcost's engine runs it with all that is fused into it."""
+
+    layer: str
+    """As `archcost.engine.on_paper.layer_of` writes it."""
+    threads: int
+
+    def __str__(self) -> str:
+        found = json.loads(self.layer)
+        return f"{found['operator']['type']} of {found['inputs']}"
+
+
+@dataclass(frozen=True)
 class Model(Task):
     """A whole model's forward pass: as PyTorch runs it, or as one program of archcost's engine."""
 
@@ -88,6 +109,9 @@ class Probe(Task):
     threads: int = 1
 
 
+_KINDS: dict[str, type[Task]] = {one.__name__.lower(): one for one in (Layer, Product, Step, Model, Probe)}
+
+
 def from_record(record: Mapping[str, Any]) -> Task:
     """The task that `Task.record` wrote.
 
@@ -96,9 +120,7 @@ def from_record(record: Mapping[str, Any]) -> Task:
     """
     try:
         values = dict(record)
-        made: type[Task] = {"layer": Layer, "product": Product, "model": Model, "probe": Probe}[
-            values.pop("kind")
-        ]
+        made = _KINDS[values.pop("kind")]
         if made is Product:
             values["sizes"] = tuple(values["sizes"])
         if made is Layer:
@@ -137,4 +159,7 @@ def tasks_of(
             for found in paper["convolutions"]:
                 layer = Layer(spec_from_json(json.dumps(found["spec"])), found["dtype"], count, paths)
                 layers[layer.key] = layer
+            for text, _ in paper.get("program", {}).get("layers", ()) if "program" in how else ():
+                step = Step(text, count)
+                layers[step.key] = step
     return [*models.values(), *layers.values()]

@@ -94,13 +94,15 @@ def perform(order: Order) -> dict[str, Any]:
             return {**found, "mark": mark}
 
 
-def paper(spec: str, batches: Sequence[int], allow_code: bool = False) -> list[dict[str, Any]]:
+def paper(
+    spec: str, batches: Sequence[int], allow_code: bool = False, programs: bool = False
+) -> list[dict[str, Any]]:
     """A model on paper, see `archcost.fleet.paper.on_paper`; or ``[{"model", "failed"}]``."""
     from archcost.errors import ArchcostError
     from archcost.fleet.paper import on_paper
 
     try:
-        return on_paper(spec, batches, allow_code or bool(os.environ.get(ALLOW_CODE)))
+        return on_paper(spec, batches, allow_code or bool(os.environ.get(ALLOW_CODE)), programs)
     except ArchcostError as error:
         return [{"model": spec, "failed": str(error)}]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import exp, log
 
@@ -14,7 +14,9 @@ import torch
 from archcost.optimizing.candidates import Candidate, family_of
 from archcost.optimizing.carrying import composed, weights_of
 from archcost.optimizing.layers import Layer
+from archcost.optimizing.spectra import alternated
 from archcost.optimizing.statistics import Statistics
+from archcost.rewriting.carry import unfolded_of
 from archcost.weights.features import weight_of
 
 __all__ = ["Allowance", "corrected", "error_of"]
@@ -46,22 +48,27 @@ def corrected(
 
     The spectra of families that factor other axes than outputs against inputs are those of marginal
     covariances, and of a closed form that iterations improve: at three ranks of each family the weights are
-    computed, and the ratio of errors is interpolated between.
+    computed, and the ratio of errors is interpolated between. From the weights alone the closed forms of a
+    single rank are the best there is, and two ranks take a few alternations.
     """
     families: dict[str, list[Candidate]] = defaultdict(list)
     for one in candidates:
         families[family_of(one)].append(one)
     found: list[Candidate] = []
     for all_ in families.values():
-        if layer.linear or all_[0].options.get("form") == "out":
-            found += all_  # reduced-rank regression: the spectrum is the error
+        form = all_[0].options.get("form")
+        if layer.linear or form == "out" or (seen is None and form != "both"):
+            found += all_  # the closed form is the best there is, and the spectrum its error
             continue
-        points: dict[int, float] = {}
-        for share in _POINTS:
-            near = min(all_, key=lambda one: abs(one.macs - share * layer.macs))
-            if near.macs in points or near.error <= _LEAST or time_left.passed:
-                continue
-            points[near.macs] = log(max(error_of(layer, near, seen), _LEAST) / near.error)
+        near = {
+            one.macs: one
+            for share in _POINTS
+            if (one := min(all_, key=lambda one: abs(one.macs - share * layer.macs))).error > _LEAST
+        }
+        points = {
+            macs: log(max(error, _LEAST) / near[macs].error)
+            for macs, error in _errors(layer, near, seen, time_left)
+        }
         if not points:
             found += all_
             continue
@@ -72,6 +79,26 @@ def corrected(
             for one in all_
         ]
     return found
+
+
+def _errors(
+    layer: Layer, near: Mapping[int, Candidate], seen: Statistics | None, time_left: Allowance
+) -> Iterator[tuple[int, float]]:
+    """The errors of candidates, until the time is up."""
+    if seen is not None:
+        for macs, one in near.items():
+            if not time_left.passed:
+                yield macs, error_of(layer, one, seen)
+    elif not time_left.passed:
+        ranks = [_two_ranks(one) for one in near.values()]
+        yield from zip(near, alternated(unfolded_of(layer.module).given, ranks), strict=True)
+
+
+def _two_ranks(one: Candidate) -> tuple[int, int]:
+    front, back = one.options["rank_in"], one.options["rank_out"]
+    assert isinstance(front, int)
+    assert isinstance(back, int)
+    return front, back
 
 
 def error_of(layer: Layer, one: Candidate, seen: Statistics | None) -> float:

@@ -20,7 +20,8 @@ from archcost.merging.chain import Chain, resized, specs_of
 from archcost.optimizing.candidates import Candidate, replacement_of
 from archcost.optimizing.layers import Layer
 from archcost.optimizing.optimized import Optimized
-from archcost.optimizing.stages import Planned, Task
+from archcost.optimizing.planning import Planned
+from archcost.optimizing.stages import Task
 from archcost.report.text import visible
 from archcost.report.units import bytes_text
 from archcost.rewriting.replacement import Replacement
@@ -83,7 +84,9 @@ class Deployed:
         arena = arena_of(trace, dtype)
         self.live = arena.live
         limit = float("inf") if self.budget.sram is None else float(self.budget.sram)
-        self.sram = limit * max(self.live, default=0) if limit <= 1 else limit
+        if limit <= 1:
+            limit *= max(arena_of(self.task.given.trace, dtype).live, default=0)
+        self.sram = limit
         places: dict[str, tuple[_Place, ...]] = {}
         ops: dict[int, str] = {}
         for layer in self.task.open:
@@ -166,7 +169,13 @@ class Deployed:
             layers.append(replace(layer, flash=flash, must_change=own > self.sram))
         self._refuse(least)
         task.folded = replace(task.folded, layers=tuple(layers))
-        return replace(planned, totals={**planned.totals, "flash": float(found.flash)}, candidates=candidates)
+        given = footprint_of(task.given, budget.weights_dtype, budget.activations_dtype)
+        return replace(
+            planned,
+            totals={**planned.totals, "flash": float(found.flash)},
+            given={**planned.given, "flash": float(given.flash)},
+            candidates=candidates,
+        )
 
     def _flash(self, layer: Layer, new: Replacement) -> int:
         own = next(layer.module.parameters()).dtype

@@ -12,7 +12,6 @@ from torch import nn
 from archcost.analysis.budget import Budget
 from archcost.errors import InputError, RewriteError
 from archcost.optimizing.candidates import Candidate
-from archcost.optimizing.limits import limits_of
 from archcost.optimizing.making import Making
 from archcost.optimizing.optimize import Batches, task_of
 from archcost.optimizing.optimized import WORDS, moved_text
@@ -207,6 +206,7 @@ def frontier(
     rivals: bool = True,
     trials: int = 2,
     refit: bool = True,
+    merge: bool = True,
     exclude: Iterable[str] = (),
     rules: Sequence[str] | None = None,
     hooks: Hooks = "refuse",
@@ -227,12 +227,13 @@ def frontier(
         points: shares of the whole model, or their number, evenly from 0.95 to the least reachable.
         rivals: the same budgets by BALF-like and by uniform choices, refitted alike.
         trials: the most selections carried out for a point.
+        merge: as for `archcost.optimize`.
 
     Raises:
         InputError, ModelError, RewriteError: as `archcost.optimize`.
     """
     task = task_of(
-        model, inputs, batches, hooks, random_weights, input_size, exclude, rules, memory, progress
+        model, inputs, batches, hooks, random_weights, input_size, exclude, rules, memory, progress, merge
     )
     if task.data is None:
         raise InputError("frontier: errors are measured on held-out inputs: give batches")
@@ -241,20 +242,22 @@ def frontier(
     making = Making(task, planned, None, refit, trials)
     found: list[FrontierPoint] = []
     notes: list[str] = []
-    for share in _shares(points, planned.totals[resource], making, resource):
-        limits = limits_of(Budget.of({resource: share}), planned.totals)
-        choosing = Choosing(task.layers, planned.candidates, limits, planned.response, planned.seconds)
+    for share in _shares(points, planned.given[resource], making, resource):
+        limits = planned.limits(Budget.of({resource: share}))
         ways: dict[str, Callable[[], Carried]] = {OURS: lambda: making.within(limits)[0]}  # noqa: B023
+
+        def rival(choose: Callable[[Choosing], Selection]) -> Callable[[], Carried]:
+            return lambda: task.carry_out(choose(making.choosing(limits, making.planned)), None, refit)  # noqa: B023
+
         if rivals:
-            ways[REDUCED] = lambda: task.carry_out(_reduced(choosing), None, refit)  # noqa: B023
-            ways[UNIFORM] = lambda: task.carry_out(uniform(choosing), None, refit)  # noqa: B023
+            ways |= {REDUCED: rival(_reduced), UNIFORM: rival(uniform)}
         for choice, make in ways.items():
             try:
                 made = make()
             except RewriteError as error:
                 notes.append(f"{choice} at {share:.3g}: {error}")
                 continue
-            found.append(_point(choice, share, resource, made, planned.totals, plan_of(task, made)))
+            found.append(_point(choice, share, resource, made, planned.given, plan_of(task, made)))
     return Frontier(task.analysis.name, resource, tuple(_monotone(found)), (*task.notes, *notes))
 
 

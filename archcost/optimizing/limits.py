@@ -21,25 +21,31 @@ class Limits:
 
     most: Mapping[str, float]
     totals: Mapping[str, float]
+    """Of the model that is planned for, its blocks merged."""
+    given: Mapping[str, float]
+    """Of the given model, which shares are of."""
 
     def share(self, name: str) -> float:
         """The limit as a share of the whole model's."""
-        return self.most[name] / self.totals[name] if self.totals[name] else 1.0
+        return self.most[name] / self.given[name] if self.given[name] else 1.0
 
 
-def totals_of(analysis: Analysis, seconds: float | None = None) -> dict[str, float]:
-    """The whole model's MACs, parameters, bytes of weights and, where it is known, seconds."""
+def totals_of(analysis: Analysis) -> dict[str, float]:
+    """The whole model's MACs, parameters and bytes of weights."""
     total = analysis.total
-    found = {
+    return {
         "macs": float(total.macs),
         "params": float(total.params),
         "memory": float(total.param_bytes + total.buffer_bytes),
     }
-    return found if seconds is None else {**found, "latency": seconds}
 
 
-def limits_of(budget: Budget, totals: Mapping[str, float]) -> Limits:
+def limits_of(budget: Budget, totals: Mapping[str, float], given: Mapping[str, float]) -> Limits:
     """The limits of a budget: shares up to 1 of the whole model, absolute numbers above.
+
+    Args:
+        totals: of the model that is planned for.
+        given: of the given model.
 
     Raises:
         InputError: the budget limits nothing that can be chosen for.
@@ -49,9 +55,9 @@ def limits_of(budget: Budget, totals: Mapping[str, float]) -> Limits:
         value = getattr(budget, name)
         if value is None:
             continue
-        if name not in totals:
+        if name not in given:
             raise InputError(f"budget: {name} is not known for this model")
-        most[name] = float(value) * totals[name] if float(value) <= 1 else float(value)
+        most[name] = float(value) * given[name] if float(value) <= 1 else float(value)
     for name, limit in (("macs", budget.max_macs), ("params", budget.max_params)):
         if limit is not None:
             most[name] = min(float(limit), most.get(name, float("inf")))
@@ -59,4 +65,4 @@ def limits_of(budget: Budget, totals: Mapping[str, float]) -> Limits:
         raise InputError(
             "budget: nothing is limited; give Budget(macs=0.5), or a share of params, memory or latency"
         )
-    return Limits(most, totals)
+    return Limits(most, totals, given)

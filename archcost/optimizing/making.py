@@ -9,9 +9,10 @@ from torch import nn
 
 from archcost.analysis.budget import Budget
 from archcost.errors import InputError, RewriteError
-from archcost.optimizing.limits import RESOURCES, Limits, limits_of
-from archcost.optimizing.planning import Choosing, Selection
-from archcost.optimizing.stages import Carried, Planned, Task
+from archcost.optimizing.limits import RESOURCES, Limits
+from archcost.optimizing.pacing import kept_in_time, paced
+from archcost.optimizing.planning import Choosing, Planned, Selection
+from archcost.optimizing.stages import Carried, Task
 
 __all__ = ["Making"]
 
@@ -31,18 +32,30 @@ class Making:
 
     def selections(self, limits: Limits) -> list[Selection]:
         """The selections that are worth carrying out, the most likely first."""
-        task, planned = self.task, self.planned
-        choosing = Choosing(task.layers, planned.candidates, limits, planned.response, planned.seconds)
+        task = self.task
+        if "latency" in limits.most:
+            with task.timed("times"):
+                self.planned = paced(task, self.planned, lambda planned: self.choosing(limits, planned))
+        choosing = self.choosing(limits, self.planned)
         with task.timed("choice"):
             if task.data is None and self.evaluate is None:  # nothing tells selections apart
-                return [choosing.within("sensitivity", choosing.sensitive)]
-            found = choosing.selections(task.rules)
-            return task.measured(choosing, found, self.trials)
+                found = [choosing.within("sensitivity", choosing.sensitive)]
+            else:
+                found = task.measured(choosing, choosing.selections(task.rules), self.trials)
+        if "latency" in limits.most:
+            with task.timed("times"):
+                found = kept_in_time(task, self.planned, limits.most["latency"], found)
+        return found
+
+    def choosing(self, limits: Limits, planned: Planned) -> Choosing:
+        """The choice within limits."""
+        limits = replace(limits, totals=planned.totals)
+        return Choosing(self.task.layers, planned.candidates, limits, planned.response, planned.seconds)
 
     def least(self, resource: str) -> float:
         """The least of a resource that can be reached."""
         planned, layers = self.planned, self.task.layers
-        empty = Limits({resource: planned.totals[resource]}, planned.totals)
+        empty = Limits({resource: planned.totals[resource]}, planned.totals, planned.given)
         choosing = Choosing(layers, planned.candidates, empty, planned.response, planned.seconds)
         total = planned.totals[resource]
         for layer in layers:
@@ -68,7 +81,7 @@ class Making:
             raise InputError("optimize: an error is measured on held-out inputs: give batches")
         most = float(asked.error or 0.0)
         other = any(getattr(asked, name) is not None for name in RESOURCES) or asked.max_macs is not None
-        first = limits_of(asked if other else replace(asked, macs=0.95), self.planned.totals)
+        first = self.planned.limits(asked if other else replace(asked, macs=0.95))
         best, all_ = self.within(first)
         found = best, all_, first
         if _error(best) > most:
@@ -76,10 +89,10 @@ class Making:
                 f"the budget cannot be kept: outputs move by {_error(best):.3g} at "
                 f"{first.most}, more than {most:.3g}: give a larger budget or error"
             )
-        low, high = 0.0, best.selection.spends["macs"] / self.planned.totals["macs"]
+        low, high = 0.0, best.selection.spends["macs"] / self.planned.given["macs"]
         for _ in range(0 if other else _HALVINGS):
             middle = (low + high) / 2
-            limits = limits_of(Budget(macs=middle), self.planned.totals)
+            limits = self.planned.limits(Budget(macs=middle))
             try:
                 best, all_ = self.within(limits)
             except RewriteError:

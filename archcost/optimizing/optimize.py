@@ -12,20 +12,19 @@ from torch import Tensor, nn
 from archcost.analysis.analysis import analyze
 from archcost.analysis.budget import Budget
 from archcost.errors import InputError, ModelError
+from archcost.optimizing.blocks import merged
 from archcost.optimizing.calibration import Calibration
 from archcost.optimizing.candidates import RULES
 from archcost.optimizing.data import data_of
 from archcost.optimizing.deployed import Deployed
 from archcost.optimizing.finishing import distilled
 from archcost.optimizing.folding import folded
-from archcost.optimizing.limits import limits_of
 from archcost.optimizing.making import Making
 from archcost.optimizing.optimized import Optimized
 from archcost.optimizing.outcome import outcome
 from archcost.optimizing.stages import Task
 from archcost.optimizing.statistics import CEILING
 from archcost.optimizing.untrained import untrained
-from archcost.rewriting.survey.survey import survey_of
 from archcost.trace.call import Call, Inputs, like_traced
 from archcost.trace.modules import as_written, check_model, check_values
 
@@ -49,6 +48,7 @@ def optimize(
     evaluate: Callable[[nn.Module], float] | None = None,
     rules: Sequence[str] | None = None,
     exclude: Iterable[str] = (),
+    merge: bool = True,
     refit: bool = True,
     distill: bool | None = None,
     trials: int = 8,
@@ -88,6 +88,8 @@ def optimize(
             ``low_rank``
             (of linear layers).
         exclude: names or patterns of layers that stay as they are.
+        merge: first merge modules that sum branches of convolutions (RepVGG, MobileOne) into single ones,
+            exactly.
         refit: fit all layers to the old model's outputs.
         distill: train the result on the old model's outputs and features, as `archcost.recover` does, and
             keep that where held-out outputs then move less; by default where it takes some 20 seconds at
@@ -111,7 +113,7 @@ def optimize(
     """
     asked = _budget(budget, max_error)
     task = task_of(
-        model, inputs, batches, hooks, random_weights, input_size, exclude, rules, memory, progress
+        model, inputs, batches, hooks, random_weights, input_size, exclude, rules, memory, progress, merge
     )
     deployed = None if asked.flash is None and asked.sram is None else Deployed(task, asked)
     planned = task.planned(asked.latency is not None)
@@ -121,7 +123,7 @@ def optimize(
     if asked.error is not None:
         best, all_, limits = made.within_error(asked)
     else:
-        limits = limits_of(asked, planned.totals)
+        limits = planned.limits(asked)
         best, all_ = made.within(limits)
     if distill is not False:
         further = distilled(task, best, evaluate, bool(distill))
@@ -154,6 +156,7 @@ def task_of(
     rules: Sequence[str] | None,
     ceiling: int,
     progress: bool | None,
+    merge: bool = True,
 ) -> Task:
     check_model(model, InputError, "optimize: ")
     if as_written(model) is not model:
@@ -181,8 +184,9 @@ def task_of(
         inputs = first[:1] if isinstance(first, Tensor) else first
     analysis = analyze(model, inputs, input_size=input_size, progress=progress)
     call = like_traced(analysis.trace) if inputs is None else Call.of(inputs)
-    survey = survey_of(analysis, hooks=hooks)
-    return Task(folded(survey, exclude), analysis, call, data, wanted, calibration, ceiling, hooks, progress)
+    first = merged(analysis, call, hooks, exclude, merge)
+    planned = folded(first.survey, exclude)
+    return Task(planned, analysis, first, call, data, wanted, calibration, ceiling, hooks, progress)
 
 
 def _rules(rules: Sequence[str] | None) -> tuple[str, ...]:

@@ -152,9 +152,12 @@ class Optimized(Result):
         return f"{', '.join(sizes)}: {self._kept()}"
 
     def _kept(self) -> str:
-        if not len(self.plan):
+        count, blocks = len(self.plan.proposals), len(self.plan.after or ())
+        if not count and not blocks:
             return "no layer exchanged"
-        layers = f"{len(self.plan)} layer{'s' * (len(self.plan) > 1)} exchanged"
+        layers = f"{count or 'no'} layer{'s' * (count > 1)} exchanged"
+        if blocks:
+            layers = f"{blocks} block{'s' * (blocks > 1)} merged, {layers}"
         if self.moved is None:
             return f"{layers}; outputs not compared, as there was no data"
         return f"{moved_text(self.moved)}, {layers}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -18,10 +18,14 @@ from archcost.optimizing.optimized import Optimized, Row
 from archcost.optimizing.stages import Carried, Task
 from archcost.rewriting.plan.plan import Plan
 from archcost.rewriting.plan.recording import proposal_for
+from archcost.rewriting.proposal import Proposal
 from archcost.rewriting.racing import raced
 from archcost.weights.refit import Refit
 
 __all__ = ["outcome", "plan_of"]
+
+_SLOWER = 1.1
+"""Time over MACs, as shares of the old, from which the report says why."""
 
 
 def outcome(
@@ -36,15 +40,19 @@ def outcome(
     chosen = {one.name: one for one in best.selection.candidates}
     plan = plan_of(task, best)
     model = task.folded.undone(best.model)
-    after = replace(analyze(model, task.call, progress=False), name=task.analysis.name)
-    was, now = totals_of(task.analysis), totals_of(after)
+    after = replace(analyze(model, task.call, progress=False), name=task.given.name)
+    was, now = totals_of(task.given), totals_of(after)
     reached = {name: now[name] / was[name] for name in was if was[name]}
     if "latency" in limits.most:
         with task.timed("times"):
             reached["latency"] = _ratio(task, best, model, limits)
-    rows = tuple(_row(one, chosen.get(one.name), best.fits.get(one.name)) for one in task.layers)
+        task.notes += _why_slower(task, best, reached, limits)
+    merges = task.merged.proposal_of(task.layers)
+    rows = tuple(_row(one, merges.get(n := one.name), chosen.get(n), best.fits.get(n)) for one in task.layers)
     if task.data is not None and not task.data.apart:
         task.notes.append("too few batches to hold any out: the outputs are compared on those fitted to")
+    if task.merged.plan is not None:
+        task.notes.append(task.merged.note)
     if task.folded.norms:
         count = len(task.folded.norms)
         task.notes.append(
@@ -61,7 +69,7 @@ def outcome(
     return Optimized(
         model=model,
         plan=plan,
-        before=task.analysis,
+        before=task.given,
         after=after,
         asked={name: limits.share(name) for name in limits.most},
         reached=reached,
@@ -70,7 +78,7 @@ def outcome(
         rows=rows,
         inputs=task.call,
         acceleration=cast(Any, acceleration),
-        metric=None if evaluate is None else (float(evaluate(task.folded.given)), best.trial.metric or 0.0),
+        metric=None if evaluate is None else (float(evaluate(task.given.model)), best.trial.metric or 0.0),
         seconds=task.seconds,
         notes=tuple(task.notes),
     )
@@ -79,7 +87,7 @@ def outcome(
 def plan_of(task: Task, made: Carried) -> Plan:
     """The plan of what was carried out."""
     old = task.folded.old
-    return Plan(
+    proposals = [
         proposal_for(
             task.analysis,
             old[one.name].subject,
@@ -88,14 +96,15 @@ def plan_of(task: Task, made: Carried) -> Plan:
             one,
         )
         for one in made.selection.candidates
-    )
+    ]
+    return Plan(proposals, task.merged.plan)
 
 
 def _ratio(task: Task, best: Carried, model: nn.Module, limits: Limits) -> float:
     """The new model's time over the old one's, in turns; the note holds what was promised."""
-    promised = best.selection.spends["latency"] / limits.totals["latency"]
+    promised = best.selection.spends["latency"] / limits.given["latency"]
     try:
-        found = raced(task.folded.given, model, task.call, seconds=10.0)
+        found = raced(task.given.model, model, task.call, seconds=5.0)
     except TooLittleTime:
         task.notes.append("old and new model were not timed in turns: the machine was too busy")
         return promised
@@ -103,24 +112,39 @@ def _ratio(task: Task, best: Carried, model: nn.Module, limits: Limits) -> float
     doubt = f", {UNRELIABLE}" * found.disturbed
     off = abs(reached / promised - 1)
     task.notes.append(
-        f"time: {promised:.3g} of the old promised from the layers, {reached:.3g} measured in turns "
-        f"({found.old_ms:.3g} ms -> {found.new_ms:.3g} ms{doubt})"
-        + f": {off:.0%} apart, as layers alone and in the model take other times"
-        * (off > 0.1)
+        f"time: {promised:.3g} of the old promised, {reached:.3g} measured in turns "
+        f"({found.old_ms:.3g} ms -> {found.new_ms:.3g} ms{doubt})" + f": {off:.0%} apart" * (off > 0.1)
     )
     return reached
 
 
-def _row(layer: Layer, one: Candidate | None, fit: Refit | None) -> Row:
+def _why_slower(task: Task, best: Carried, reached: Mapping[str, float], limits: Limits) -> list[str]:
+    """Why the time has fallen by less than the MACs, where it has."""
+    chosen = best.selection.candidates
+    if reached["latency"] <= _SLOWER * reached["macs"] or not chosen:
+        return []
+    macs = {one.name: one.macs for one in task.layers}
+    old, new = sum(task.times[one.name] for one in chosen), sum(one.seconds or 0.0 for one in chosen)
+    before, after = sum(macs[one.name] for one in chosen) / old, sum(one.macs for one in chosen) / new
+    outside = 1 - sum(task.times.values()) / limits.given["latency"]
+    return [
+        f"the time has fallen by less than the MACs, to {reached['latency']:.3g} and {reached['macs']:.3g}: "
+        f"{outside:.0%} of the old time were outside of convolutions and linear layers, and those exchanged "
+        f"made {before / 1e9:.3g} GMAC/s and make {after / 1e9:.3g}"
+    ]
+
+
+def _row(layer: Layer, merge: Proposal | None, one: Candidate | None, fit: Refit | None) -> Row:
     shape = f"{layer.spec.in_channels} -> {layer.spec.out_channels}" if layer.linear else layer.spec.layer
+    old, new = layer if merge is None else merge.before, one or layer
     return Row(
         name=layer.name,
         shape=shape,
-        rule=None if one is None else one.rule,
+        rule=", ".join(made.rule for made in (merge, one) if made is not None) or None,
         options="" if one is None else ", ".join(f"{key} {value}" for key, value in one.options.items()),
-        macs=layer.macs if one is None else one.macs,
-        macs_ratio=1.0 if one is None or not layer.macs else one.macs / layer.macs,
-        params_ratio=1.0 if one is None or not layer.params else one.params / layer.params,
+        macs=new.macs,
+        macs_ratio=new.macs / old.macs if old.macs else 1.0,
+        params_ratio=new.params / old.params if old.params else 1.0,
         error=None if one is None else max(one.error, 0.0) ** 0.5,
         refitted=None if fit is None else fit.after,
     )

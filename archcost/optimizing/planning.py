@@ -5,19 +5,42 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from archcost.analysis.budget import Budget
 from archcost.errors import RewriteError
 from archcost.optimizing.allocation import Item, Unreachable, chosen, least
 from archcost.optimizing.candidates import Candidate, key_of
 from archcost.optimizing.layers import Layer
-from archcost.optimizing.limits import RESOURCES, Limits
+from archcost.optimizing.limits import RESOURCES, Limits, limits_of
 from archcost.optimizing.sensitivity import Response
 from archcost.report.units import percent_text
 
-__all__ = ["Choosing", "Selection"]
+__all__ = ["Choosing", "Planned", "Selection"]
 
 Score = Callable[[Candidate], float]
 
 _REDUCED = "bottleneck out"
+_MARGINS = {"latency": 0.98}
+"""Shares of limits that are made use of: a time is never known to the last per cent."""
+
+
+@dataclass(eq=False)
+class Planned:
+    """The layers' candidates, the responses to their errors, and the whole model's resources."""
+
+    totals: Mapping[str, float]
+    """Of the model that is planned for."""
+    given: Mapping[str, float]
+    """Of the given model, before its blocks were merged."""
+    candidates: Mapping[str, Sequence[Candidate]]
+    response: Mapping[str, Response]
+    seconds: Mapping[str, float]
+    """Of each layer, inside of the model that is planned for; empty where they are not needed."""
+    old_seconds: float = 0.0
+    """Of that model."""
+
+    def limits(self, budget: Budget) -> Limits:
+        """The limits of a budget; raises InputError where it limits nothing."""
+        return limits_of(budget, self.totals, self.given)
 
 
 @dataclass(frozen=True)
@@ -71,7 +94,9 @@ class Choosing:
             for layer, row in zip(self.layers, options, strict=True)
         ]
         fixed = self._fixed(names)
-        room = [self.limits.most[name] - rest for name, rest in zip(names, fixed, strict=True)]
+        room = [
+            _MARGINS.get(n, 1.0) * self.limits.most[n] - rest for n, rest in zip(names, fixed, strict=True)
+        ]
         try:
             if min(room, default=1.0) <= 0:
                 raise Unreachable(tuple(least(items, at) for at in range(len(names))))
@@ -80,6 +105,16 @@ class Choosing:
             raise RewriteError(self._blocked(names, fixed, error.least, allowed is None)) from None
         picked = tuple(one for row, at in zip(options, taken, strict=True) if (one := row[at]) is not None)
         return Selection(label, picked, self.totals(picked))
+
+    def fastest(self) -> Selection:
+        """The least time that is promised, whatever the error."""
+        picked = [
+            one
+            for layer in self.layers
+            for one in sorted(self.candidates.get(layer.name, ()), key=lambda one: one.seconds or 0.0)[:1]
+            if (one.seconds or 0.0) < self.seconds[layer.name]
+        ]
+        return Selection("fastest", tuple(picked), self.totals(picked))
 
     def totals(self, picked: Iterable[Candidate]) -> dict[str, float]:
         """The whole model's resources with some candidates."""
@@ -113,8 +148,8 @@ class Choosing:
             return "the budget cannot be kept: the model runs no convolution and no linear layer"
         parts = []
         for at, name in enumerate(names):
-            total = self.limits.totals[name]
-            reach = (fixed[at] + least[at]) / total if total else 1.0
+            total = self.limits.given[name]
+            reach = (fixed[at] + least[at]) / total / _MARGINS.get(name, 1.0) if total else 1.0
             if reach > self.limits.share(name):
                 parts.append(
                     f"{name}={self.limits.share(name):.3g} of the model; the least reachable is {reach:.3g}"
@@ -123,14 +158,15 @@ class Choosing:
             parts.append("each limit can be kept alone, and not all together")
         kept = [one for one in self.layers if not self.candidates.get(one.name)]
         kept.sort(key=lambda one: -one.macs)
-        total = self.limits.totals["macs"]
+        total = self.limits.given["macs"]
         held = "; ".join(
             f"{one.name} has {percent_text(100 * one.macs / total)} % of the MACs and stays: "
             f"{one.refusal or 'no candidate saves anything'}"
             for one in kept[:3]
             if total and one.macs >= 0.02 * total
         )
-        rest = 1 - sum(one.macs for one in self.layers) / total if total else 0.0
+        rest = self.limits.totals["macs"] - sum(one.macs for one in self.layers)
+        rest = rest / total if total else 0.0
         outside = f"; {percent_text(100 * rest)} % of the MACs are in no convolution or linear layer" * (
             rest > 0.02
         )

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from archcost.optimizing.layers import Layer
-from archcost.optimizing.verify import moved, outputs_for
+from archcost.optimizing.replaying import Replay
+from archcost.optimizing.verify import moved
 from archcost.trace.call import Inputs
 from archcost.weights.features import weight_of
 
@@ -58,7 +59,7 @@ def responses(
 
     Where time runs out, layers between those measured are interpolated along the order of execution.
     """
-    old = outputs_for(model, pieces)
+    replay = Replay(model, pieces)
     found: dict[str, float] = {}
     end = time.thread_time() + seconds
     order = [one.name for one in layers]
@@ -70,7 +71,7 @@ def responses(
         try:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(at)
-                change = moved(outputs_for(model, pieces), old).score
+                change = moved(replay.outputs(layer.module), replay.old).score
         finally:
             handle.remove()
         found[layer.name] = max(change, _LEAST)
@@ -92,7 +93,7 @@ def moved_by(
     seconds: float = 60.0,
 ) -> dict[str, float]:
     """The change of the outputs for each new weight alone, put in the layer's place for a pass, by name."""
-    old = outputs_for(model, pieces)
+    replay = Replay(model, pieces)
     end = time.thread_time() + seconds
     found: dict[str, float] = {}
     for name, weight in changed.items():
@@ -103,7 +104,7 @@ def moved_by(
         try:
             with torch.no_grad():
                 own.copy_(weight)
-            found[name] = moved(outputs_for(model, pieces), old).score
+            found[name] = moved(replay.outputs(layers[name].module), replay.old).score
         finally:
             with torch.no_grad():
                 own.copy_(was)

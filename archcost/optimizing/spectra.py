@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -11,8 +12,9 @@ from torch import Tensor
 from archcost.optimizing.statistics import Sampled, Statistics
 from archcost.weights.lowrank import root
 
-__all__ = ["Curve", "Table", "curves"]
+__all__ = ["Curve", "Table", "alternated", "curves"]
 
+_SWEEPS = 2
 _EXACT = 2**18
 """Number of values of a kernel up to which decompositions are in float64."""
 
@@ -111,6 +113,33 @@ def _tails(gram: Tensor) -> Tensor:
     total = float(sums[-1])
     tails = torch.cat([torch.zeros(1, dtype=torch.float64), sums]).flip(0)
     return tails / total if total else torch.zeros_like(tails)
+
+
+def alternated(kernel: Tensor, ranks: Sequence[tuple[int, int]]) -> list[float]:
+    """The share of a kernel outside of the best directions of inputs and outputs, for (front, back) ranks.
+
+    Alternating from the leading directions of the inputs (Tucker-2; G. Golub's orthogonal iteration, as in
+    L. De Lathauwer, B. De Moor and J. Vandewalle, SIAM J. Matrix Anal. Appl. 21, 2000, 1324-1342).
+    """
+    flat = kernel.detach().to("cpu", torch.float32 if kernel.numel() > _EXACT else torch.float64).flatten(3)
+    total = float(flat.square().sum(dtype=torch.float64)) or 1.0
+    start = _vectors(flat.transpose(1, 2))
+    found = []
+    for front, back in ranks:
+        first, kept = start[1][..., -front:], 0.0
+        for _ in range(_SWEEPS):
+            last = _vectors(torch.einsum("goik,gif->gofk", flat, first))[1][..., -back:]
+            sizes, first = _vectors(torch.einsum("goik,gob->gibk", flat, last))
+            first, kept = first[..., -front:], float(sizes[..., -front:].sum(dtype=torch.float64))
+        found.append(max(1 - kept / total, 0.0))
+    return found
+
+
+def _vectors(tensor: Tensor) -> tuple[Tensor, Tensor]:
+    """Squared singular values and left vectors of (groups, rows, ...), the leading last."""
+    rows = tensor.flatten(2)
+    values, vectors = torch.linalg.eigh(rows @ rows.mT)
+    return values, vectors
 
 
 def _between(kernel: Tensor) -> Tensor:

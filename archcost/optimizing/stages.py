@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from archcost.analysis.analysis import Analysis
 from archcost.errors import RewriteError
+from archcost.optimizing.blocks import Merged
 from archcost.optimizing.calibration import Calibration
 from archcost.optimizing.candidates import Candidate, candidates_of, key_of
 from archcost.optimizing.carrying import Weights, composed, exchanged, weights_of
@@ -25,11 +26,11 @@ from archcost.optimizing.layers import Layer
 from archcost.optimizing.limits import totals_of
 from archcost.optimizing.norms import biases_of, shifted
 from archcost.optimizing.optimized import Trial
-from archcost.optimizing.planning import Choosing, Selection
+from archcost.optimizing.planning import Choosing, Planned, Selection
 from archcost.optimizing.refitting import refitted
 from archcost.optimizing.sensitivity import Response, moved_by, responses
 from archcost.optimizing.statistics import Sampled, Statistics, collected, in_parts
-from archcost.optimizing.timing import Times, whole
+from archcost.optimizing.timing import Times, inside
 from archcost.optimizing.verify import ENOUGH, Moved, each, moved, outputs_for
 from archcost.progress import Progress
 from archcost.rewriting.replacement import Replacement
@@ -38,7 +39,7 @@ from archcost.surgery.sites import Hooks
 from archcost.trace.call import Call
 from archcost.weights.refit import Refit
 
-__all__ = ["Carried", "Planned", "Task"]
+__all__ = ["Carried", "Task"]
 
 _PROBED = 64
 """Inputs on which sensitivities are measured."""
@@ -50,16 +51,6 @@ _TIED = 3
 """The most selections that are refitted once more to be told apart."""
 _ROUNDS = 2
 """Rounds in which the response to the chosen errors themselves is measured."""
-
-
-@dataclass(eq=False)
-class Planned:
-    """The layers' candidates, the responses to their errors, and the whole model's resources."""
-
-    totals: Mapping[str, float]
-    candidates: Mapping[str, Sequence[Candidate]]
-    response: Mapping[str, Response]
-    seconds: Mapping[str, float]
 
 
 @dataclass
@@ -82,8 +73,9 @@ class Task:
     """What the stages share."""
 
     folded: Folded
-    analysis: Analysis
+    given: Analysis
     """Of the given model."""
+    merged: Merged
     call: Call
     data: Data | None
     rules: tuple[str, ...]
@@ -92,6 +84,8 @@ class Task:
     hooks: Hooks
     progress: bool | None
     seconds: dict[str, float] = field(default_factory=dict)
+    times: Mapping[str, float] = field(default_factory=dict)
+    """Seconds of the layers inside of the model, where they were measured."""
     notes: list[str] = field(default_factory=list)
     candidates: dict[str, list[Candidate]] = field(default_factory=dict)
     kept: dict[str, Statistics] = field(default_factory=dict)
@@ -108,6 +102,11 @@ class Task:
             yield
         finally:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + time.monotonic() - begin
+
+    @property
+    def analysis(self) -> Analysis:
+        """Of the model with its blocks merged."""
+        return self.merged.analysis
 
     @property
     def model(self) -> nn.Module:
@@ -131,16 +130,17 @@ class Task:
         with self.timed("spectra"):
             self.find_candidates()
         candidates: Mapping[str, Sequence[Candidate]] = self.candidates
-        seconds: dict[str, float] = {}
-        totals = totals_of(self.analysis)
+        seconds: Mapping[str, float] = {}
+        totals, given = totals_of(self.analysis), totals_of(self.given)
         if timed:
             with self.timed("times"):
-                seconds, candidates = Times(self.model, self.call).of(self.layers, self.candidates)
-                totals = totals_of(
-                    self.analysis, max(whole(self.folded.given, self.call), 1.02 * sum(seconds.values()))
-                )
+                now, was = self.folded.given, self.given.model
+                times, candidates = Times(self.model, self.call).of(self.layers, self.candidates, now)
+                seconds, totals["latency"] = times.layers, times.whole
+                self.times = seconds
+                given["latency"] = times.whole if now is was else inside({"": was}, (), self.call)[""].whole
         with self.timed("sensitivities"):
-            return Planned(totals, candidates, self.responses(), seconds)
+            return Planned(totals, given, candidates, self.responses(), seconds, totals.get("latency", 0.0))
 
     def find_candidates(self) -> None:
         """The candidates of all layers, from statistics that are held part by part."""

@@ -115,7 +115,7 @@ def test_calls_of_pytorch_are_named_with_their_share(told):
     [
         ({"seconds": 1.99e-3}, "the program gains no more than the noise"),
         ({"seconds": 4e-3}, "the program gains no more than the noise"),
-        ({"good": 4, "seconds": 1.4e-3}, "fewer than 5 pairs of passes were timed"),
+        ({"good": 4, "seconds": 1.8e-3}, "fewer than 5 pairs of passes were timed"),
     ],
 )
 def test_the_model_comes_back_as_it_was_where_nothing_is_gained(told, said, reason):
@@ -130,15 +130,16 @@ def test_the_model_comes_back_as_it_was_where_nothing_is_gained(told, said, reas
 
 
 @needs_kernels
-def test_few_pairs_are_enough_for_a_clear_gain(told):
-    told |= {"good": 2, "seconds": 1.2e-3}
+@pytest.mark.parametrize(("good", "seconds"), [(2, 1.2e-3), (3, 1.5e-3)])
+def test_few_pairs_are_enough_for_a_clear_gain(told, good, seconds):
+    told |= {"good": good, "seconds": seconds}
     assert accelerate(net(), X).acceleration.changed
 
 
 @needs_kernels
-@pytest.mark.parametrize(("passes", "tried"), [(0.0, 3), (1e9, 1)])
+@pytest.mark.parametrize(("passes", "tried"), [(0.0, 4), (1e9, 1)])
 def test_by_default_a_pass_that_takes_seconds_gets_the_time_that_pairs_need(told, monkeypatch, passes, tried):
-    told |= {"good": 4, "seconds": 1.4e-3}
+    told |= {"good": 2, "seconds": 1.4e-3}
     monkeypatch.setattr(comparing, "_PASSES", passes)
     accelerate(net(), X)
     assert len(told["given"]) == tried

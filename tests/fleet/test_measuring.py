@@ -3,11 +3,17 @@
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import torch
 
+from archcost.engine.activation import RELU
+from archcost.engine.graph import Node, Value
+from archcost.engine.on_paper import layer_of
+from archcost.engine.operators import Convolution
+from archcost.errors import InputError
 from archcost.fleet.fleet import measure
 from archcost.fleet.kept import checked
 from archcost.fleet.measuring import measured
-from archcost.fleet.tasks import Model, Product
+from archcost.fleet.tasks import Model, Product, Step, from_record
 from archcost.fleet.worker import FOLDER
 
 NET = """
@@ -49,6 +55,18 @@ def test_a_product_is_timed_alone(sizes):
     task = Product(sizes, 1)
     found = checked(task, measured(task.record(), 0.1))["product"]
     assert 0 < found["q1_s"] <= found["median_s"]
+
+
+def test_a_layer_of_a_program_is_timed_by_its_fastest_variant():
+    images = (Value((1, 16, 12, 12)), Value((1, 16, 12, 12)))
+    conv = Convolution(torch.zeros(16, 16, 3, 3), None, (1, 1), ((1, 1), (1, 1)), (1, 1), 1, RELU, adds=True)
+    task = Step(layer_of(Node(conv, (images[0], images[0]), images[1])), 1)
+    assert from_record(task.record()) == task
+    found = checked(task, measured(task.record(), 0.05))
+    assert 0 < found["step"]["q1_s"] <= found["step"]["median_s"]
+    assert found["variant"] in {"direct", "F(2x2, 3x3)", "F(4x4, 3x3)", "F(6x6, 3x3)"}
+    with pytest.raises(InputError, match="no layer of a program"):
+        measured(Step('{"operator": {"type": "Module"}}', 1).record(), 0.05)
 
 
 def test_a_model_of_which_no_program_can_be_made_has_no_time_as_one(spec):

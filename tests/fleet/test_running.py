@@ -1,12 +1,13 @@
 """A run, with workers that measure nothing: what is lost, and what is done twice."""
 
+import os
 import threading
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from archcost.fleet.child import Child
+from archcost.fleet.child import CORES, Child
 from archcost.fleet.engines import LOCAL, Executing
 from archcost.fleet.errors import FleetError
 from archcost.fleet.kept import FleetStore
@@ -141,7 +142,11 @@ def test_a_device_that_is_not_there_is_named(store, engine):
         run.to_end(False)
 
 
-def test_a_measurement_that_hangs_or_is_killed_costs_itself_alone():
+def test_a_measurement_that_hangs_or_is_killed_costs_itself_alone(monkeypatch):
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "65536")  # as dask sets it for its workers
+    core = min(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+    if core is not None:
+        monkeypatch.setenv(CORES, str(core))
     child = Child("helpers.fleet:in_fork")
     try:
         found = {task.key: child.measure(task.record(), 1.0, 0.1) for task in LAYERS}
@@ -151,6 +156,8 @@ def test_a_measurement_that_hangs_or_is_killed_costs_itself_alone():
     assert found[KILLED]["failed"] == "killed by SIGKILL, as a system out of memory does"
     assert found[RAISING]["failed"] == "ValueError: a wrong weight"
     assert "this is its output" in found[KILLED]["log"]
+    assert "memory is given back at None" in found[KILLED]["log"]
+    assert core is None or f"measured on cores {{{core}}}" in found[KILLED]["log"]
     assert [key for key, one in found.items() if "result" in one] == [LAYERS[0].key, LAYERS[4].key]
 
 

@@ -3,13 +3,18 @@
 import json
 
 import pytest
+import torch
 
 import archcost
 from archcost.cli import main
+from archcost.engine.activation import RELU
+from archcost.engine.graph import Node, Value
+from archcost.engine.on_paper import layer_of, node_of
+from archcost.engine.operators import Convolution
 from archcost.fleet.errors import FleetError
-from archcost.fleet.kept import FleetStore, mark_of
+from archcost.fleet.kept import FleetStore, checked, mark_of
 from archcost.fleet.table import latency_table
-from archcost.fleet.tasks import Layer, Model, Product
+from archcost.fleet.tasks import Layer, Model, Product, Step
 from archcost.fleet.work import BYTES, work_of
 from archcost.latency.store.measurement import spec_json
 from archcost.spec import ConvSpec
@@ -76,24 +81,56 @@ def test_a_law_is_learnt_from_whole_models_and_holds_for_one_left_out(store):
     assert "ms predicted for torchvision:resnet34 on pi5" in str(estimate)
 
 
+def program(number):
+    """A program on paper, and its seconds by a law that is known."""
+    layers = [[STEPS[(number * at + 1) % len(STEPS)], at] for at in (1, 2, 3)]
+    moved = (number * 7919) % 1000 * 1000 + 10
+    seconds = sum(
+        (0.8 if groups_of(one) > 1 else 1.1) * count * seconds_of_step(one) for one, count in layers
+    )
+    return {"layers": layers, "others": {"Channels": [number, moved]}}, seconds + 2e-10 * moved
+
+
+def step(channels, groups=1):
+    """A layer of a program, as text."""
+    weight = torch.zeros(channels, channels // groups, 3, 3)
+    conv = Convolution(weight, None, (1, 1), ((1, 1), (1, 1)), (1, 1), groups, RELU)
+    images = (1, channels, 8, 8)
+    return layer_of(Node(conv, (Value(images),), Value(images)))
+
+
+STEPS = [step(8 * n) for n in range(1, 6)] + [step(16 * n, 16 * n) for n in range(1, 5)]
+
+
+def groups_of(layer):
+    return node_of(layer).operator.groups
+
+
+def seconds_of_step(layer):
+    return 1e-4 * (1 + STEPS.index(layer))
+
+
 def test_programs_have_a_law_of_their_own(store):
+    names = [f"torchvision:{name}" for name in NAMES] + [f"torchvision:more{n}" for n in range(8)]
     with FleetStore(store) as kept:
-        for number, name in enumerate(NAMES):
-            found, _ = paper(number, f"torchvision:{name}")
-            kept.keep(Model(f"torchvision:{name}", 1, 1, "program"), MARK, whole(0.5 * alone(found)))
-    found, _ = paper(1, "torchvision:resnet34")
-    estimate = latency_table(store, without=["torchvision:resnet34"]).of_paper(found, how="program")
-    assert estimate.seconds == pytest.approx(0.5 * alone(found), rel=0.01)
-
-
-def alone(found):
-    """Seconds of the layers of a model on paper, each alone."""
-    convs = sum(one["count"] * median_of(layer_of(one)) for one in found["convolutions"])
-    return convs + sum(count * seconds_of(Product(tuple(sizes), 1)) for *sizes, count in found["products"])
-
-
-def layer_of(one):
-    return next(layer for layer in LAYERS if json.loads(spec_json(layer.spec)) == one["spec"])
+        for one in STEPS[:-1]:
+            timed = {"step": whole(seconds_of_step(one))["model"], "variant": "direct", "reference_s": 0.001}
+            kept.keep(Step(one, 1), MARK, checked(Step(one, 1), timed))
+        for number, name in enumerate(names):
+            made, seconds = program(number)
+            kept.keep_papers([{**paper(number, name)[0], "program": made}])
+            kept.keep(Model(name, 1, 1, "program"), MARK, whole(seconds))
+    found, seconds = program(1)
+    table = latency_table(store, without=[names[1]])
+    estimate = table.of_paper({**paper(1, names[1])[0], "program": found}, how="program")
+    assert estimate.seconds == pytest.approx(seconds, rel=0.1)
+    assert estimate.share_predicted == 0
+    lacking = {**found, "layers": [[STEPS[-1], 1]]}
+    estimate = table.of_paper({**paper(1, names[1])[0], "program": lacking}, how="program")
+    assert 0 < estimate.seconds < 10 * seconds_of_step(STEPS[-1])
+    assert estimate.share_predicted == 1
+    with pytest.raises(FleetError, match="no program of torchvision:resnet34 on paper"):
+        table.of_paper(paper(1, names[1])[0], how="program")
 
 
 def test_what_the_table_lacks_is_said(store):

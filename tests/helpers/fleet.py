@@ -3,7 +3,7 @@
 import os
 import time
 
-from archcost.fleet.tasks import Layer, Model, Product, from_record
+from archcost.fleet.tasks import Layer, Model, Product, Step, from_record
 from archcost.fleet.worker import facts
 from archcost.spec import ConvSpec
 
@@ -35,6 +35,8 @@ def result(task, reference=0.001):
         return {**times(task), "reference_s": reference}
     if isinstance(task, Product):
         return {"product": whole(0.01)["model"], "reference_s": reference}
+    if isinstance(task, Step):
+        return {"step": whole(0.01)["model"], "variant": "direct", "reference_s": reference}
     return {**(whole(0.01) if isinstance(task, Model) else {}), "reference_s": reference}
 
 
@@ -48,6 +50,9 @@ def in_fork(record, seconds):
     """Run in the measuring process: one task hangs, one is killed, one raises, the others have a result."""
     task = from_record(record)
     print("this is its output", flush=True)
+    if hasattr(os, "sched_getaffinity"):
+        print(f"measured on cores {os.sched_getaffinity(0)}", flush=True)
+    print(f"memory is given back at {os.environ.get('MALLOC_TRIM_THRESHOLD_')}", flush=True)
     if task.key == HANGING:
         time.sleep(60)
     if task.key == KILLED:

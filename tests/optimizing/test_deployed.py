@@ -38,7 +38,7 @@ class Wide(nn.Module):
 
 def task(model):
     torch.manual_seed(0)
-    return task_of(model.eval(), None, None, "refuse", True, IMAGE, (), None, 2**29, False)
+    return task_of(model.eval(), None, None, "refuse", True, IMAGE, (), None, 2**29, False, False)
 
 
 def optimized(model, **limits):

@@ -9,15 +9,18 @@ import torch
 
 import archcost
 from archcost import InputError
+from archcost.optimizing import correcting
 from archcost.optimizing.allocation import Item, Unreachable, chosen
 from archcost.optimizing.candidates import candidates_of
 from archcost.optimizing.correcting import error_of
 from archcost.optimizing.data import data_of
 from archcost.optimizing.layers import layers_of
 from archcost.optimizing.sensitivity import Response
+from archcost.optimizing.spectra import alternated
 from archcost.optimizing.statistics import CEILING, Sampled, Whole, collected
 from archcost.optimizing.verify import each, moved
 from archcost.report.document import Asked
+from archcost.rewriting.carry import unfolded_of
 from archcost.rewriting.survey.survey import survey_of
 from helpers.trained import drawn, trained
 
@@ -63,6 +66,33 @@ def test_costs_of_candidates_are_those_of_their_layers(layers, name):
     assert {one.rule for one in made} == {"bottleneck", "asymmetric", "separable"}
     for one in made[::5]:
         assert costs_of(layer, replacement_of(layer, one.rule, one.options)) == (one.macs, one.params)
+
+
+@pytest.mark.parametrize("name", ["middle", "last"])
+def test_two_ranks_lose_what_their_weights_lose_without_data(layers, name):
+    _, found = layers
+    layer = next(one for one in found if one.name == name)
+    both = [one for one in candidates_of(layer, None) if one.options.get("form") == "both"]
+    ranks = [(one.options["rank_in"], one.options["rank_out"]) for one in both[::3]]
+    quick = alternated(unfolded_of(layer.module).given, ranks)
+    for one, error in zip(both[::3], quick, strict=True):
+        assert error == pytest.approx(error_of(layer, one, None), rel=0.01, abs=1e-7)
+
+
+def test_the_plan_from_weights_alone_is_that_of_weights_really_computed(monkeypatch):
+    chosen = [optimized_plan()]
+    monkeypatch.setattr(
+        correcting,
+        "_errors",
+        lambda layer, near, *_: [(k, error_of(layer, one, None)) for k, one in near.items()],
+    )
+    chosen.append(optimized_plan())
+    assert chosen[0] == chosen[1]
+
+
+def optimized_plan():
+    found = archcost.optimize(trained(), IMAGES[:1], budget=0.4)
+    return [(one.name, one.rule, one.options) for one in found.plan]
 
 
 def test_sampled_patches_agree_with_the_covariance(layers):

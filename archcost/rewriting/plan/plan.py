@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from dataclasses import replace as replace_fields
-from itertools import zip_longest
 from typing import Literal, TypeVar, overload
 
 import torch
@@ -32,14 +32,19 @@ Model = TypeVar("Model", bound=nn.Module)
 class Applied:
     """The exchanges that a plan made in a model, which `undo` reverts."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, before: Applied | None = None) -> None:
         self.model = model
         self._handles: dict[str, Handle] = {}
+        self._before = before
 
     @property
     def replaced(self) -> dict[str, tuple[nn.Module, nn.Module]]:
         """Old and new modules by name; empty once undone."""
-        return {name: pair for handle in self._handles.values() for name, pair in handle.replaced.items()}
+        found = {} if self._before is None else self._before.replaced
+        for handle in self._handles.values():
+            for name, (old, new) in handle.replaced.items():
+                found[name] = found.get(name, (old, new))[0], new
+        return found
 
     def undo(self, name: str | None = None) -> None:
         """Put the old modules back; a second call does nothing.
@@ -54,6 +59,8 @@ class Applied:
         for one in reversed(names):
             self._handles[one].undo()
             del self._handles[one]
+        if name is None and self._before is not None:
+            self._before.undo()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -75,9 +82,12 @@ class Plan:
     """
 
     proposals: tuple[Proposal, ...]
+    after: Plan | None = None
+    """The plan that is applied first: the proposals are for the model that it makes."""
 
-    def __init__(self, proposals: Iterable[Proposal]) -> None:
+    def __init__(self, proposals: Iterable[Proposal], after: Plan | None = None) -> None:
         object.__setattr__(self, "proposals", tuple(proposals))
+        object.__setattr__(self, "after", after)
         taken: list[tuple[str, Proposal]] = []
         for one in self.proposals:
             for name in one.replacement.chains:
@@ -90,15 +100,16 @@ class Plan:
             taken += [(name, one) for name in one.replacement.chains]
 
     def __len__(self) -> int:
-        return len(self.proposals)
+        return len(self.proposals) + len(self.after or ())
 
     def __iter__(self) -> Iterator[Proposal]:
-        return iter(self.proposals)
+        return itertools.chain(self.after or (), self.proposals)
 
     def without(self, names: Iterable[str]) -> Plan:
         """The plan without the proposals of some names."""
         left_out = set(names)
-        return Plan(one for one in self.proposals if one.name not in left_out)
+        after = None if self.after is None else self.after.without(left_out)
+        return Plan((one for one in self.proposals if one.name not in left_out), after)
 
     @overload
     def apply(
@@ -151,9 +162,13 @@ class Plan:
                 message names the module, and the model is unchanged.
         """
         work = model if inplace else copied(model)
-        applied = Applied(work)
-        self._check(work, hooks, weights)
+        first = self.after
+        before = None
+        if first is not None:
+            before = first.apply(work, inplace=True, weights=weights, moments=moments, hooks=hooks)
+        applied = Applied(work, before)
         try:
+            self._check(work, hooks, weights)
             for one in self.proposals:
                 given = None if moments is None else moments.get(one.name)
                 made = _modules(work, one, weights, given)
@@ -172,7 +187,7 @@ class Plan:
         """
         from archcost.rewriting.plan.plan_json import written
 
-        return written(self.proposals, path, indent)
+        return written(self, path, indent)
 
     @classmethod
     def from_json(cls, source: str | os.PathLike[str]) -> Plan:
@@ -183,13 +198,19 @@ class Plan:
         """
         from archcost.rewriting.plan.plan_json import read
 
-        return cls(read(source))
+        proposals, first = read(source)
+        return cls(proposals, cls(first) if first else None)
 
     def to_python(self) -> str:
-        """Python source of a function that builds the new layers by name, without weights."""
+        """Python source of a function that builds the new layers by name, without weights.
+
+        Those of `after` are built by a function of their own, ``first_layers``.
+        """
         from archcost.rewriting.plan.source import source_of
 
-        return source_of(self.proposals)
+        if self.after is None:
+            return source_of(self.proposals)
+        return f"{source_of(self.after, 'first_layers')}\n\n{source_of(self.proposals)}"
 
     def _check(self, model: nn.Module, hooks: Hooks, weights: bool) -> None:
         """Raise where the model does not fit the plan."""
@@ -199,7 +220,7 @@ class Plan:
             site = known.get(one.name)
             if site is not None and site.reason is not None:
                 raise RewriteError(f"{one.name!r} cannot be replaced: {site.reason}")
-            for name, kind in zip_longest(named_by(one.replacement), one.types):
+            for name, kind in itertools.zip_longest(named_by(one.replacement), one.types):
                 try:
                     module = model.get_submodule(name)
                 except AttributeError:

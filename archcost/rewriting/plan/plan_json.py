@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from torch import nn
 
@@ -18,6 +18,9 @@ from archcost.rewriting.proposal import PlaceCosts, Proposal, Raced
 from archcost.rewriting.replacement import Replacement
 from archcost.spec import ConvSpec
 
+if TYPE_CHECKING:
+    from archcost.rewriting.plan.plan import Plan
+
 __all__ = ["plan_record", "proposal_record", "read", "written"]
 
 Record: TypeAlias = Mapping[str, Any]
@@ -27,7 +30,7 @@ _FORMAT = "archcost plan"
 _VERSION = 1
 
 
-def written(plan: Iterable[Proposal], path: str | os.PathLike[str] | None, indent: int | None) -> str | None:
+def written(plan: Plan, path: str | os.PathLike[str] | None, indent: int | None) -> str | None:
     """Write a plan to a file, or return its text."""
     text = json.dumps(plan_record(plan), indent=indent, allow_nan=False)
     if path is None:
@@ -36,8 +39,9 @@ def written(plan: Iterable[Proposal], path: str | os.PathLike[str] | None, inden
     return None
 
 
-def read(source: str | os.PathLike[str]) -> list[Proposal]:
-    """The proposals of a plan: from its text, which begins with a brace, or its file."""
+def read(source: str | os.PathLike[str]) -> tuple[list[Proposal], list[Proposal]]:
+    """The proposals of a plan, and of the one that is applied first: from its text, which begins with a
+    brace, or its file."""
     is_text = isinstance(source, str) and source.lstrip().startswith("{")
     if is_text:
         where, text = "the plan", str(source)
@@ -58,11 +62,14 @@ def read(source: str | os.PathLike[str]) -> list[Proposal]:
             f"{where} has version {record.get('version')!r}, and this archcost reads {_VERSION}: update "
             f"archcost"
         )
-    found = []
-    proposals = record.get("proposals")
-    if not isinstance(proposals, list):
+    return _proposals(record.get("proposals"), where), _proposals(record.get("after", []), where)
+
+
+def _proposals(records: object, where: str) -> list[Proposal]:
+    if not isinstance(records, list):
         raise RewriteError(f"{where} is not a plan: it has no list of proposals")
-    for number, one in enumerate(proposals, 1):
+    found = []
+    for number, one in enumerate(records, 1):
         try:
             found.append(_proposal(one))
         except (ArchcostError, AttributeError, KeyError, TypeError, ValueError) as error:
@@ -71,10 +78,12 @@ def read(source: str | os.PathLike[str]) -> list[Proposal]:
     return found
 
 
-def plan_record(plan: Iterable[Proposal]) -> dict[str, Json]:
+def plan_record(plan: Plan) -> dict[str, Json]:
     """A plan as plain values for JSON."""
-    proposals = [proposal_record(one) for one in plan]
-    return {"format": _FORMAT, "version": _VERSION, "proposals": proposals}
+    found: dict[str, Json] = {"format": _FORMAT, "version": _VERSION}
+    if plan.after is not None:
+        found["after"] = [proposal_record(one) for one in plan.after]
+    return {**found, "proposals": [proposal_record(one) for one in plan.proposals]}
 
 
 def proposal_record(one: Proposal) -> dict[str, Json]:

@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 __all__ = ["source_of"]
 
 
-def source_of(plan: Iterable[Proposal]) -> str:
-    """Source of ``new_layers(model)``, which returns the new layers by name, with its imports."""
+def source_of(plan: Iterable[Proposal], function: str = "new_layers") -> str:
+    """Source of a function of a model that returns the new layers by name, with its imports."""
     lines = ["from torch import nn", ""]
     chains = [(one, name, chain) for one in plan for name, chain in one.replacement.chains.items()]
     if any(isinstance(step, Conv) and step.path for _, _, chain in chains for step in chain):
         lines[1:1] = ["", "from archcost.nn.path_conv import PathConv"]
     if any(isinstance(step, Conv) and step.channels_last for _, _, chain in chains for step in chain):
         lines.insert(0, "import torch")
-    lines += ["", "def new_layers(model: nn.Module) -> dict[str, nn.Module]:", "    return {"]
+    lines += ["", f"def {function}(model: nn.Module) -> dict[str, nn.Module]:", "    return {"]
     for one, name, chain in chains:
         if name == one.name:
             lines.append(f"        # {one.rule}: {one.type_name} {one.shape}")

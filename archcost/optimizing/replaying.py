@@ -1,0 +1,70 @@
+"""Outputs of layers kept, so that a pass with a change behind them need not compute them again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+from archcost.optimizing.verify import outputs_for
+from archcost.trace.call import Inputs
+
+__all__ = ["Replay"]
+
+_MOST = 2**28
+"""Most bytes of outputs; where they are more, nothing is kept."""
+
+
+class Replay:
+    """A model's outputs for some inputs, and what its convolutions and linear layers gave for them."""
+
+    def __init__(self, model: nn.Module, pieces: Sequence[Inputs]) -> None:
+        self.model, self.pieces = model, pieces
+        self._kept: dict[nn.Module, list[Tensor]] = {}
+        """By module, in order of their first calls."""
+        self._bytes = 0
+        wanted = [one for one in model.modules() if isinstance(one, (_ConvNd, nn.Linear))]
+        handles = [one.register_forward_hook(self._keep) for one in wanted]
+        try:
+            self.old = outputs_for(model, pieces)
+        finally:
+            for handle in handles:
+                handle.remove()
+        if self._bytes > _MOST:
+            self._kept.clear()
+
+    def _keep(self, module: nn.Module, _: object, y: Tensor) -> None:
+        self._bytes += y.numel() * y.element_size()
+        if self._bytes > _MOST:
+            self._kept.clear()
+        else:
+            self._kept.setdefault(module, []).append(y.detach().clone())
+
+    def outputs(self, changed: nn.Module) -> list[list[Tensor]]:
+        """The outputs for the same inputs, where only ``changed`` may have changed since."""
+        with self._replayed(changed):
+            return outputs_for(self.model, self.pieces)
+
+    @contextmanager
+    def _replayed(self, changed: nn.Module) -> Iterator[None]:
+        """Layers that run before ``changed`` give what they gave, but for those of several calls."""
+        known = list(self._kept)
+        before = known[: known.index(changed)] if changed in self._kept else []
+        once = [
+            one for one in before if len(self._kept[one]) == len(self.pieces) and "forward" not in vars(one)
+        ]
+        try:
+            for one in once:
+                one.forward = _giving(self._kept[one])
+            yield
+        finally:
+            for one in once:
+                vars(one).pop("forward", None)
+
+
+def _giving(values: Sequence[Tensor]) -> Any:
+    left = iter(values)
+    return lambda *args, **kwargs: next(left).clone()  # the model may write into it
