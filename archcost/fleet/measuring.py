@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
-from itertools import islice, takewhile
 from math import inf
 from statistics import median, quantiles
 from typing import Any, Literal
@@ -25,6 +25,7 @@ from archcost.latency.timing.clock import Timing, compare_calls
 from archcost.latency.timing.deadline import Deadline, now
 from archcost.latency.timing.engine import clock_for, once
 from archcost.latency.timing.settings import settings
+from archcost.latency.timing.thresholds import GAP_NS, TOLERANCE
 from archcost.paths.registry import available
 
 __all__ = ["measured"]
@@ -193,11 +194,19 @@ def _step(task: Task, seconds: float) -> dict[str, Any]:
     for name in reversed(ways):
         least[name] = seconds_of(node, ways[name], min(least.values(), default=inf))
     best = min(least, key=lambda name: least[name])
-    runs = islice(runs_of(node, ways[best]), 1, _MOST_RUNS)
-    taken = [next(runs) for _ in range(_FEWEST_RUNS)]
-    taken += takewhile(lambda _: now() < until, runs)
-    step = {"median_s": median(taken), "samples": len(taken), "dropped": 0, "clock": "wall"}
-    return {"step": {**step, "disturbed": False, **_quartiles(taken)}, "variant": best}
+    runs, kept, every = runs_of(node, ways[best]), list[float](), list[float]()
+    next(runs)
+    while len(kept) < _MOST_RUNS and (len(every) < _FEWEST_RUNS or now() < until):
+        wall, cpu = time.perf_counter(), time.thread_time()
+        every.append(next(runs))
+        wall, cpu = time.perf_counter() - wall, time.thread_time() - cpu
+        # Another program ran meanwhile; with several threads one cannot tell.
+        if task.threads > 1 or wall - cpu <= TOLERANCE * cpu + 1e-9 * GAP_NS:
+            kept.append(every[-1])
+    disturbed = len(kept) < _FEWEST_RUNS
+    taken = every if disturbed else kept
+    step = {"median_s": median(taken), "samples": len(taken), "dropped": len(every) - len(taken)}
+    return {"step": {**step, "clock": "wall", "disturbed": disturbed, **_quartiles(taken)}, "variant": best}
 
 
 def _probe(task: Task, seconds: float) -> dict[str, Any]:

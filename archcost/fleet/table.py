@@ -287,9 +287,9 @@ def latency_table(
             if state == "done" and type(task) in times:
                 times[type(task)][task] = float(result[task.kind]["median_s"])
         mark = results[0][1]
-        return LatencyTable(
-            str(device), mark, kept.all(mark), *times.values(), papers=kept.papers(), without=without
-        )
+        products, steps, models = times.values()
+        papers = kept.papers()
+        return LatencyTable(str(device), mark, kept.all(mark), products, steps, models, papers, without)
 
 
 def estimate(
