@@ -55,6 +55,17 @@ def seeded():
 
 
 @pytest.fixture
+def no_roofline(monkeypatch):
+    """The roofline of no machine, in place of one that takes a second to measure."""
+    from archcost.latency.prediction.roofline import Roofline
+
+    line = Roofline(50e9, 8e9, threads=1, dtype="float32", device="as an example")
+    monkeypatch.setattr(
+        "archcost.latency.prediction.roofline.measure_roofline", lambda *args, **options: line
+    )
+
+
+@pytest.fixture
 def written(tmp_path, monkeypatch):
     """Writes a `net.py` where the test then is, and returns the SPEC of a name in it."""
 
@@ -71,6 +82,16 @@ def warm(tmp_path_factory):
     """Runs programs as processes that have imported torchvision already, for it takes seconds."""
     from helpers.warm import Warm
 
-    made = Warm(tmp_path_factory.mktemp("warm"))
+    made = Warm(tmp_path_factory.mktemp("warm"), "torchvision")
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
+def only_torch(tmp_path_factory):
+    """Runs programs as processes that have imported torch and nothing that torch imports later."""
+    from helpers.warm import Warm
+
+    made = Warm(tmp_path_factory.mktemp("torch"), "torch")
     yield made
     made.close()

@@ -34,7 +34,13 @@ def _rules_of_a_page_go_with_it():
         yield
 
 
-@pytest.mark.parametrize("name", PAGES)
+# They train and optimise a network, and time one.
+SLOW = ("optimizing.md", "measuring.md")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in PAGES]
+)
 def test_the_page_shows_what_is_true(name):
     report = failures((DOCS / name).read_text(encoding="utf-8"), name)
     assert not report, "".join(report)

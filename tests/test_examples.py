@@ -32,8 +32,8 @@ def test_every_example_is_tested():
     assert {path.name for path in EXAMPLES.glob("*.py")} == set(PROMISED)
 
 
-# It times whole models, for which a busy machine takes long.
-TIMED = {"rewrite_torchvision.py", "accelerate.py"}
+# They time, or train: a busy machine takes long.
+TIMED = {"rewrite_torchvision.py", "accelerate.py", "time_paths.py", "optimize.py", "rewrite_own.py"}
 MARKED = [pytest.param(name, marks=pytest.mark.slow) if name in TIMED else name for name in PROMISED]
 
 

@@ -12,9 +12,9 @@ from archcost.analysis.analysis import Analysis
 from archcost.analysis.filters import LayerSpectrum, layer_spectra, layer_spectrum, shares_along
 from archcost.errors import InputError, ModelError, SpecError
 from archcost.report.columns import Numbers, number, words
-from archcost.report.document import Asked, Column, Document, Page, Table, near, ordered
+from archcost.report.document import Asked, Column, Document, Page, Table, ordered
 from archcost.report.result import Result
-from archcost.report.text import visible
+from archcost.report.text import near, visible
 from archcost.report.units import count_text, percent_text, shape_text
 
 if TYPE_CHECKING:

@@ -12,8 +12,9 @@ from archcost.analysis.reports.columns import MODULE_COLUMNS
 from archcost.analysis.reports.rows import Ledger
 from archcost.analysis.traced import TracedModel
 from archcost.errors import ArchcostError, SpecError
-from archcost.report.document import Show, near
+from archcost.report.document import Show
 from archcost.report.quantity import quantity
+from archcost.report.text import near
 from archcost.report.units import count_text
 
 __all__ = ["ChangeLimit", "TotalChange", "Verdict", "limit_of", "totals_of"]

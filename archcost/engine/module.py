@@ -162,8 +162,8 @@ class Engine:
             raise ModelError(f"no program can be made of it now: {refused}") from refused
         if not worst.exact:
             raise ModelError(
-                f"{worst.name} is off by {worst.error:.1e} in the program: accelerate the model again, with a "
-                f"larger tolerance where that is as exact as it needs to be"
+                f"{worst.name} is off by {worst.error:.1e} in the program: accelerate the model again, with "
+                f"a larger tolerance where that is as exact as it needs to be"
             )
 
     def stopped(self) -> str | None:

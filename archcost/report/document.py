@@ -6,7 +6,6 @@ formats (pandas, CSV) have the rows of a single table; JSON has the record.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias
 from archcost.errors import SpecError
 from archcost.report.grid import Entry, Grid, Head, that_fit
 from archcost.report.page.parts import Fact, Picture, Point
-from archcost.report.text import visible
+from archcost.report.text import near, visible
 from archcost.report.units import count_text
 from archcost.report.values import Cell, Json
 
@@ -32,7 +31,7 @@ else:
 __all__ = [
     *("TREE_DEPTH", "Asked", "Column", "Depth", "Document", "Get", "Listing", "Note", "Page"),
     *("Show", "Table"),
-    *("at_least", "choose", "find", "fitted_in", "near", "folded_in", "ordered", "shown_in"),
+    *("at_least", "choose", "find", "fitted_in", "folded_in", "ordered", "shown_in"),
 ]
 
 Get: TypeAlias = Callable[[RowT], Cell]
@@ -350,17 +349,6 @@ def folded_in(document: Document, asked: Asked) -> tuple[list[Grid], Sequence[No
         return [], ()
     grids = [table.grid(table.for_people(asked)) for table in document.details]
     return grids, document.footnotes(grids)
-
-
-def near(word: str, words: Iterable[str]) -> str:
-    """The end of a message about an unknown word: the closest known words, or all of them."""
-    known = list(words)
-    # A unit is easily left out: `peak_memory` for `peak_memory_bytes`.
-    close = [w for w in known if str(word) and w.startswith(str(word))][:3]
-    close = close or difflib.get_close_matches(str(word), known, n=3, cutoff=0.5)
-    if close:
-        return f"; did you mean {' or '.join(map(repr, close))}?"
-    return f"; take one of {', '.join(known)}"
 
 
 def find(name: str, columns: Sequence[Column[RowT]]) -> Column[RowT]:

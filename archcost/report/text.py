@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections.abc import Iterable
 
 __all__ = [
-    *("csv_cell", "encodable", "fit", "fit_middle", "html_text", "markdown_cell", "visible", "well_formed"),
-    "width_of",
+    *("csv_cell", "encodable", "fit", "fit_middle", "html_text", "markdown_cell", "near", "visible"),
+    *("well_formed", "width_of"),
 ]
 
 # The least width that has room for both ends of a text.
@@ -89,3 +91,14 @@ def fit(text: str, width: int) -> str:
     from rich.cells import set_cell_size
 
     return set_cell_size(text, width - 1).rstrip() + "…"
+
+
+def near(word: str, words: Iterable[str]) -> str:
+    """The end of a message about an unknown word: the closest known words, or all of them."""
+    known = list(words)
+    # A unit is easily left out: `peak_memory` for `peak_memory_bytes`.
+    close = [w for w in known if str(word) and w.startswith(str(word))][:3]
+    close = close or difflib.get_close_matches(str(word), known, n=3, cutoff=0.5)
+    if close:
+        return f"; did you mean {' or '.join(map(repr, close))}?"
+    return f"; take one of {', '.join(known)}"

@@ -6,7 +6,6 @@ import pytest
 
 import archcost.latency.paths
 from archcost.cli import main
-from archcost.latency.prediction.roofline import Roofline
 
 NET = """
 from torch import nn
@@ -17,14 +16,16 @@ def net():
 ARGUMENTS = ["--input-size", "1,3,16,16", "--seconds", "30", "--threads", "1", "--paths", "im2col-tiled"]
 
 
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """Times that the first test measures, and the others find."""
+    return tmp_path_factory.mktemp("times") / "store.sqlite"
+
+
 @pytest.fixture
-def net(written, tmp_path, monkeypatch):
-    line = Roofline(50e9, 8e9, threads=1, dtype="float32", device="as an example")
-    monkeypatch.setattr(
-        "archcost.latency.prediction.roofline.measure_roofline", lambda *args, **options: line
-    )
+def net(written, store, no_roofline, monkeypatch):
     monkeypatch.setattr("archcost.latency.measure._MOST_IN_CONTEXT", 0.1)
-    monkeypatch.setenv("ARCHCOST_STORE", str(tmp_path / "store.sqlite"))
+    monkeypatch.setenv("ARCHCOST_STORE", str(store))
     return written(NET)
 
 
@@ -66,6 +67,7 @@ def test_ctrl_c_prints_what_there_is_and_says_so(net, capsys, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(archcost.latency.paths._Timer, "look", interrupted)
+    monkeypatch.setenv("ARCHCOST_STORE", ":memory:")
     assert main(["measure", net, *ARGUMENTS]) == 130
     out, err = capsys.readouterr()
     assert "End to end: " in out

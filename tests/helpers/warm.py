@@ -1,4 +1,4 @@
-"""Python programs as processes of their own: forks of one that has imported torchvision, which is slow."""
+"""Python programs as processes of their own: forks of one that has imported what is slow to import."""
 
 import json
 import os
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 # A program runs behind the loop, so that it ends as every other does.
 SERVER = """
-import gc, json, os, runpy, sys
-import torchvision
+import gc, importlib, json, os, runpy, sys
+importlib.import_module(sys.argv[1])
 
 # Else every fork would look through all of torch's objects at its end, which takes a second.
 gc.collect()
@@ -39,10 +39,10 @@ class Done:
 
 
 class Warm:
-    def __init__(self, folder):
+    def __init__(self, folder, imported):
         self.folder = folder
         self.server = subprocess.Popen(
-            [sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", SERVER, imported], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
     def run(self, program, *arguments, **environment):

@@ -3,6 +3,7 @@
 import importlib
 import sys
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -12,16 +13,24 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import archcost
 
-pytest.importorskip("lightning", reason="lightning is not installed")
-lightning = pytest.importorskip("lightning.pytorch")
-pytorch_lightning = pytest.importorskip("pytorch_lightning")
-from archcost.integrations.lightning import ArchcostSummary  # noqa: E402
-
+PACKAGES = ("lightning.pytorch", "pytorch_lightning")
+pytestmark = pytest.mark.skipif(
+    not all(find_spec(name.partition(".")[0]) for name in PACKAGES), reason="lightning is not installed"
+)
 SIZE = (2, 3, 16, 16)
 
 
-def net(package=lightning, example=None):
-    class Net(package.LightningModule):
+# Imported by the tests that run: it takes seconds, and every worker collects this file.
+def lightning(name=PACKAGES[0]):
+    return importlib.import_module(name)
+
+
+def ArchcostSummary(**options):
+    return importlib.import_module("archcost.integrations.lightning").ArchcostSummary(**options)
+
+
+def net(package=PACKAGES[0], example=None):
+    class Net(lightning(package).LightningModule):
         def __init__(self):
             super().__init__()
             self.example_input_array = example
@@ -41,9 +50,9 @@ def net(package=lightning, example=None):
 
 @pytest.fixture
 def fit(tmp_path):
-    def run(model, callback, *loggers, package=lightning):
+    def run(model, callback, *loggers, package=PACKAGES[0]):
         quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
-        trainer = package.Trainer(
+        trainer = lightning(package).Trainer(
             accelerator="cpu", max_steps=2, callbacks=[callback], logger=list(loggers) or False,
             default_root_dir=tmp_path, **quiet,
         )  # fmt: skip
@@ -54,7 +63,7 @@ def fit(tmp_path):
     return run
 
 
-@pytest.mark.parametrize("package", [lightning, pytorch_lightning], ids=lambda package: package.__name__)
+@pytest.mark.parametrize("package", PACKAGES)
 def test_the_costliest_layers_and_the_total_are_printed_when_the_fit_starts(fit, package, capsys):
     callback = ArchcostSummary(top=1)
     model = net(package, torch.rand(SIZE))
@@ -131,7 +140,7 @@ def test_the_model_is_trained_as_if_it_had_not_been_looked_at(fit):
         fit(model, *callbacks)
         return model.state_dict()
 
-    bare, seen = trained(lightning.Callback()), trained(ArchcostSummary())
+    bare, seen = trained(lightning().Callback()), trained(ArchcostSummary())
     assert all(torch.equal(bare[name], seen[name]) for name in bare)
 
 

@@ -39,12 +39,11 @@ CHIP = Fingerprint(
 )
 
 
-def test_the_hash_is_short_and_the_same_in_every_process(tmp_path):
+def test_the_hash_is_short_and_the_same_in_every_process(only_torch, tmp_path, monkeypatch):
     code = "from archcost.latency.store.fingerprint import fingerprint as f; print(f().hash)"
     # Elsewhere than in the source tree, which would be imported in place of what is installed.
-    run = [sys.executable, "-c", code]
-    out = subprocess.run(run, capture_output=True, text=True, check=True, cwd=tmp_path).stdout
-    assert out.strip() == fingerprint().hash
+    monkeypatch.chdir(tmp_path)
+    assert only_torch.run(code).stdout.strip() == fingerprint().hash
     assert CHIP.hash == "73e7e5f6ed1956d7"
 
 

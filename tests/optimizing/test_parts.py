@@ -1,5 +1,6 @@
 """The parts of optimize: spectra against weights, the knapsack against brute force, statistics, recover."""
 
+from copy import deepcopy
 from dataclasses import replace
 from itertools import product
 
@@ -207,18 +208,16 @@ def test_a_frontier_has_a_plan_a_point_and_is_monotone(tmp_path):
     assert (tmp_path / "frontier.svg").stat().st_size > 1000
 
 
-def rough(old):
-    return archcost.optimize(
-        old, IMAGES[:1], budget=0.2, batches=IMAGES, trials=1, refit=False, distill=False
-    ).model
+@pytest.fixture(scope="module")
+def rough():
+    """A model whose new layers were not refitted."""
+    quick = {"trials": 1, "refit": False, "distill": False, "rules": ["asymmetric", "low_rank"]}
+    return archcost.optimize(trained(), IMAGES[:1], budget=0.3, batches=IMAGES, **quick).model
 
 
 @pytest.mark.parametrize("method", ["least_squares", "distill"])
-def test_recover_comes_closer_or_gives_the_model_back(method):
-    old = trained()
-    new = archcost.optimize(
-        old, IMAGES[:1], budget=0.2, batches=IMAGES, trials=1, refit=False, distill=False
-    ).model
+def test_recover_comes_closer_or_gives_the_model_back(rough, method):
+    old, new = trained(), deepcopy(rough)
     found = archcost.recover(new, old, IMAGES, method, epochs=3)
     assert found.kept
     assert found.after.score < found.before.score
@@ -227,11 +226,8 @@ def test_recover_comes_closer_or_gives_the_model_back(method):
 
 
 @pytest.mark.slow
-def test_a_distillation_goes_on_from_its_checkpoint(tmp_path):
-    old = trained()
-    new = archcost.optimize(
-        old, IMAGES[:1], budget=0.2, batches=IMAGES, trials=1, refit=False, distill=False
-    ).model
+def test_a_distillation_goes_on_from_its_checkpoint(rough, tmp_path):
+    old, new = trained(), deepcopy(rough)
     path = tmp_path / "check.pt"
     whole = archcost.recover(new, old, IMAGES, "distill", epochs=2)
     archcost.recover(new, old, IMAGES, "distill", epochs=2, checkpoint=path)

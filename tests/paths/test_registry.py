@@ -264,16 +264,14 @@ def test_the_command_lists_every_path(capsys, monkeypatch):
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[4:6]] == ["direct", "fft"]
 
 
-def test_the_paths_do_not_start_the_compiler():
+def test_the_paths_do_not_start_the_compiler(only_torch):
     code = "import sys, archcost; archcost.paths.available(); print('torch._dynamo' in sys.modules)"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout.split() == ["False"]
+    assert only_torch.run(code).stdout.split() == ["False"]
 
 
-def test_the_folder_is_reached_through_the_package_and_loads_no_torch():
+def test_the_folder_is_reached_through_the_package_and_loads_no_torch(only_torch):
     code = "import sys, archcost; archcost.paths, archcost.paths.__all__; print('torch' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "False"
     code = "import archcost; print(archcost.paths.available()[0])"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout.strip() == "native"
+    assert only_torch.run(code).stdout.strip() == "native"

@@ -264,8 +264,13 @@ class ForInference(nn.Sequential):
         return super().forward(x)
 
 
+@pytest.fixture(scope="module")
+def expected():
+    return rewritten(cnn(), rules=["bottleneck"], inputs=smooth(), batches=[smooth()])
+
+
 @pytest.mark.parametrize("where", ["forward", "data", "model", "call"])
-def test_inference_mode_changes_nothing_and_what_is_made_trains(where):
+def test_inference_mode_changes_nothing_and_what_is_made_trains(expected, where):
     def mode(this):
         return torch.inference_mode(this == where)
 
@@ -273,7 +278,6 @@ def test_inference_mode_changes_nothing_and_what_is_made_trains(where):
         x = smooth()
     with mode("model"):
         model = cnn()
-    expected = rewritten(cnn(), rules=["bottleneck"], inputs=smooth(), batches=[smooth()])
     if where == "forward":
         model = ForInference(*model)
     with mode("call"):

@@ -1,8 +1,5 @@
 """The memory of a pass is that of inference in its steady state, and the same in every call and process."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -82,7 +79,7 @@ def test_a_forward_that_runs_only_without_gradients_is_counted(name):
 
 
 @newer("2.8 lets no dispatch mode see flex_attention on a CPU")
-def test_flexible_attention_is_counted_on_a_cpu():
+def test_flexible_attention_is_counted_on_a_cpu(only_torch):
     """It has no backward pass there, and compiles itself in the middle of the first pass."""
     code = """
 import warnings
@@ -97,16 +94,16 @@ class Flexible(torch.nn.Module):
 found = archcost.analyze(Flexible(), torch.rand(1, 2, 16, 8))
 print(found.total.macs, found.total.kept_for_backward_bytes)
 """
-    assert printed(code) == [f"{2 * 2 * 16 * 16 * 8} 0"]
+    assert printed(only_torch, code) == [f"{2 * 2 * 16 * 16 * 8} 0"]
 
 
-def printed(code):
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+def printed(only_torch, code):
+    done = only_torch.run(code)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 
 
-def test_the_first_call_of_a_process_says_what_every_other_says():
+def test_the_first_call_of_a_process_says_what_every_other_says(only_torch):
     """An import in the middle of a pass, here the compiler's, keeps the frames below it and their tensors."""
     code = """
 import sys, torch, archcost
@@ -129,13 +126,13 @@ for _ in range(12):
     print(archcost.analyze(Net().eval(), input_size=(1, 3, 32, 32)).total.peak_memory_bytes)
 print(before, "torch._dynamo" in sys.modules)
 """
-    *peaks, imported = printed(code)
+    *peaks, imported = printed(only_torch, code)
     assert imported == "False True"  # else this test shows nothing
     assert len(peaks) == 12
     assert set(peaks) == {str(3 * 4 * 16 * 32 * 32)}  # y, y * 2 and its relu
 
 
-def test_upsampling_does_not_start_the_compiler():
+def test_upsampling_does_not_start_the_compiler(only_torch):
     code = """
 import sys, torch
 from torch import nn
@@ -143,7 +140,7 @@ from archcost.trace.run import record
 record(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Upsample(scale_factor=2)), torch.rand(2, 3, 8, 8))
 print("torch._dynamo" in sys.modules)
 """
-    assert printed(code) == ["False"]
+    assert printed(only_torch, code) == ["False"]
 
 
 class Operators(TorchDispatchMode):

@@ -340,17 +340,14 @@ def test_the_model_and_its_inputs_are_let_go():
     assert traces
 
 
-def test_a_trace_does_not_start_the_compiler():
+def test_a_trace_does_not_start_the_compiler(only_torch):
     """It takes seconds to import; the first analysis would wait for it."""
-    import subprocess
-
     code = (
         "import sys, torch; from torch import nn; from archcost.trace.run import record;"
         "record(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()), torch.rand(2, 3, 8, 8));"
         "print('torch._dynamo' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"
+    assert only_torch.run(code).stdout.strip() == "False"
 
 
 def test_a_model_is_analysed_in_a_thread_without_a_signal_handler():

@@ -14,7 +14,8 @@ from archcost.analysis.traced import TracedModel
 from archcost.cost.costs import ModuleCost
 from archcost.errors import SpecError
 from archcost.report.columns import Look
-from archcost.report.document import Column, Get, near
+from archcost.report.document import Column, Get
+from archcost.report.text import near
 from archcost.report.units import ratio_text
 from archcost.report.values import Cell
 

@@ -24,7 +24,7 @@ from archcost.integrations.checking.result import CheckResult
 from archcost.integrations.checking.rewrites import rewrites
 from archcost.latency.store.store import opened
 from archcost.progress import Progress
-from archcost.report.document import near
+from archcost.report.text import near
 from archcost.rewriting.survey.survey import Survey
 from archcost.trace.sites import is_library
 

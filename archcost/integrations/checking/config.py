@@ -12,7 +12,7 @@ from archcost.analysis.budget import Budget
 from archcost.errors import ArchcostError, SpecError
 from archcost.integrations.checking.codes import LEVELS, Level, matching
 from archcost.integrations.checking.places import Keys, Place, tomllib
-from archcost.report.document import near
+from archcost.report.text import near
 
 __all__ = ["Config", "Ignore", "ModelTable", "in_project", "read_config"]
 

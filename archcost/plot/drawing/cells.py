@@ -49,7 +49,8 @@ def box(
     from matplotlib.patches import Rectangle
 
     drawn: AreaStyle = {"facecolor": "none", "edgecolor": EDGE, "linewidth": 0.7, "zorder": 2, **style}
-    axes.add_patch(Rectangle((left, upper - tall), wide, tall, gid=gid, **drawn))
+    # The limits are those of the sheet: adding it as a patch would compute them anew, most of the time.
+    axes.add_artist(Rectangle((left, upper - tall), wide, tall, gid=gid, **drawn))
     if text and size >= _LEAST:
         say(axes, left + wide / 2, upper - tall / 2, text, size, va="center_baseline", zorder=5)
 

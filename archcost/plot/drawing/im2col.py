@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -31,6 +31,7 @@ from archcost.spec import ConvSpec
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
 
 __all__ = ["im2col", "numbered"]
@@ -153,14 +154,20 @@ def _most_repeated(matrix: np.ndarray) -> int:
     return int(often[(len(often) - 1) // 2])
 
 
+@cache
+def _turbo() -> Colormap:
+    from matplotlib import colormaps
+
+    return colormaps["turbo"]  # a copy each time
+
+
 def _colour(number: int, count: int) -> str:
     """The colour of a pixel: a light rainbow from the first to the last, white for padding."""
-    from matplotlib import colormaps
     from matplotlib.colors import to_hex
 
     if number == 0:
         return "#ffffff"
-    return lighter(to_hex(colormaps["turbo"](0.06 + 0.88 * (number - 1) / max(count - 1, 1))), 0.45)
+    return lighter(to_hex(_turbo()(0.06 + 0.88 * (number - 1) / max(count - 1, 1))), 0.45)
 
 
 def _high(image: np.ndarray) -> float:
