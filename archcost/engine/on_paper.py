@@ -38,7 +38,7 @@ class Work(NamedTuple):
     """The work of a layer."""
 
     kind: str
-    """Its operator by name, with dense, pointwise and grouped convolutions apart."""
+    """Its operator by name; dense, pointwise and grouped convolutions apart, and linear layers of a row."""
     macs: int
     bytes: int
     """Read and written, weights included."""
@@ -104,11 +104,14 @@ def work_of_layer(layer: str) -> Work:
     node = node_of(layer)
     weights = [one for one in _tensors(node.operator) if one.dim() > 1]
     moved = 4 * sum(prod(value.shape) for value in (*node.inputs, *node.outputs))
-    return Work(_kind(node.operator), _macs(node), moved + 4 * sum(one.numel() for one in weights))
+    return Work(_kind(node), _macs(node), moved + 4 * sum(one.numel() for one in weights))
 
 
-def _kind(operator: object) -> str:
+def _kind(node: Node) -> str:
+    operator = node.operator
     name = type(operator).__name__
+    if isinstance(operator, operators.Linear) and prod(node.inputs[0].shape[:-1]) == 1:
+        name = "row"
     if isinstance(operator, operators.Convolution):
         name = "grouped" if operator.groups > 1 else "pointwise" if operator.pointwise else "dense"
     return name

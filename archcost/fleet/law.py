@@ -36,7 +36,7 @@ How = Literal["eager", "program"]
 FEWEST = 8
 """Fewest whole models for the fit: fewer have as many unknowns as equations."""
 _EAGER = ("dense", "grouped", "product")
-_PROGRAM = ("dense", "pointwise", "grouped", "InvertedResidual", "Linear", "other")
+_PROGRAM = ("dense", "pointwise", "grouped", "InvertedResidual", "Linear", "row", "other")
 # As many models as the prior of a coefficient counts for.
 _PRIOR = 3.0
 

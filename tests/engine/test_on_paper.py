@@ -34,7 +34,7 @@ def test_a_layer_is_the_same_when_it_was_read_back_and_its_work_is_the_networks(
     assert all(layer_of(node_of(layer)) == layer for layer in layers)
     works = [work_of_layer(layer) for layer in layers]
     assert sum(work.macs for work in works) == 300_774_272
-    assert {work.kind for work in works} == {"dense", "pointwise", "grouped", "InvertedResidual", "Linear"}
+    assert {work.kind for work in works} == {"dense", "pointwise", "grouped", "InvertedResidual", "row"}
 
 
 def test_what_draws_random_numbers_has_no_program_on_paper():
