@@ -62,14 +62,11 @@ def layer_errors(program: Program, inputs: Sequence[Tensor]) -> Iterator[tuple[N
 
     with torch.inference_mode():
         for number, (node, read) in enumerate(program.node_by_node(inputs)):
-            given, plain = zip(*read_by(node), strict=True) if node.inputs else ((), ())
-            made, usual = node.operator.reference(*given), node.operator.reference(*plain)
-            if not node.also:
-                made, usual = (made,), (usual,)
+            pairs = read_by(node)
+            given = [exact for exact, _ in pairs]
+            made, usual = _made(node, given), _made(node, [plain for _, plain in pairs])
             error = of_torch = 0.0
             for value, exact, other in zip(node.outputs, made, usual, strict=True):
-                assert isinstance(exact, Tensor)
-                assert isinstance(other, Tensor)
                 known[value] = exact, other
                 if exact.is_floating_point() and exact.numel():
                     error = max(error, _error(read(value), exact, given))
@@ -78,6 +75,11 @@ def layer_errors(program: Program, inputs: Sequence[Tensor]) -> Iterator[tuple[N
                 if last.get(value, number) == number:
                     known.pop(value, None)
             yield node, error, of_torch
+
+
+def _made(node: Node, given: Sequence[Tensor]) -> Sequence[Tensor]:
+    made = node.operator.reference(*given)
+    return made if node.also else (made,)  # type: ignore[return-value]
 
 
 def _error(found: Tensor, exact: Tensor, given: Sequence[Tensor]) -> float:

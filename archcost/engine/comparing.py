@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -108,7 +108,7 @@ def _own_ms(
             model(*args, **kwargs)
         if (route := route_of(events.marks, tree)) is None:
             return None
-        laps, own = Counter(route.laps), Counter[str]()
+        laps, own = Counter(route.laps), defaultdict[str, float](float)
         for number, lap in enumerate(route.own_times(watch.laps(events.readings, TOLERANCE))):
             own[route.calls[number].name] += max(0.0, lap.seconds - laps[number] * hook)
         least = {name: min(seconds, least.get(name, seconds)) for name, seconds in own.items()}
