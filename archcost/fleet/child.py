@@ -37,8 +37,8 @@ CORES = "ARCHCOST_FLEET_CORES"
 _CHILD = "import sys; sys.path[:] = sys.argv[2:]; from archcost.fleet.child import serve; serve(sys.argv[1])"
 _LOG = 2000  # characters of a failed task's output that are kept
 _PDEATHSIG = 1
-# Of glibc's mallopt: M_MMAP_THRESHOLD, at the most that glibc itself raises it to (larger weights are in pages
-# of their own, which may be huge), M_TRIM_THRESHOLD and M_TOP_PAD.
+# Of glibc's mallopt: M_MMAP_THRESHOLD, at the most that glibc itself raises it to (larger weights are in
+# pages of their own, which may be huge), M_TRIM_THRESHOLD and M_TOP_PAD.
 _KEEPING = ((-3, 32 << 20), (-1, 2**31 - 1), (-2, 1 << 26))
 _TRIMMING = "MALLOC_TRIM_THRESHOLD_"
 
