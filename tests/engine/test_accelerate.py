@@ -227,7 +227,7 @@ def test_variants_that_are_not_exact_enough_are_left_out(told, monkeypatch, tmp_
         operator = nodes[0].operator
         return 1.0 - 0.1 * max(operator.tile.outputs) if getattr(operator, "tile", None) else 1.0
 
-    monkeypatch.setattr(choosing, "_seconds", seconds)
+    monkeypatch.setattr(choosing, "seconds_of", seconds)
     loose, tight = (accelerate(net(), X, tolerance=tolerance) for tolerance in (1e-3, 1e-12))
     assert not loose._archcost_engine.recipe.banned
     assert any(step.kernel.startswith("Winograd F") for step in loose.acceleration.steps)
@@ -346,7 +346,7 @@ def test_what_a_program_takes_is_known_beforehand_and_kept_to(told):
 
 @needs_kernels
 def test_where_memory_is_short_layers_do_without_transforms(told, tmp_path, monkeypatch):
-    monkeypatch.setattr(choosing, "_seconds", lambda node, nodes, *more: float("tile=None" in str(nodes)))
+    monkeypatch.setattr(choosing, "seconds_of", lambda node, nodes, *more: float("tile=None" in str(nodes)))
     large = accelerate(net(), X, store=False)
     small = accelerate(net(), X, store=False, memory=large._archcost_engine.program.bytes - 1)
     tiles = [

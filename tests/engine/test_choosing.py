@@ -169,7 +169,7 @@ def test_deadline_is_kept(monkeypatch):
         return 1.0
 
     moved = [time.perf_counter()]
-    monkeypatch.setattr(choosing, "_seconds", seconds)
+    monkeypatch.setattr(choosing, "seconds_of", seconds)
     monkeypatch.setattr(choosing.time, "perf_counter", lambda: moved[0])
     made, chosen = choose(graph, deadline=moved[0] + 1.5)
     assert len(measured) == 2
