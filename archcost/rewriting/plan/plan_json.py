@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from torch import nn
 
@@ -18,9 +18,6 @@ from archcost.rewriting.proposal import PlaceCosts, Proposal, Raced
 from archcost.rewriting.replacement import Replacement
 from archcost.spec import ConvSpec
 
-if TYPE_CHECKING:
-    from archcost.rewriting.plan.plan import Plan
-
 __all__ = ["plan_record", "proposal_record", "read", "written"]
 
 Record: TypeAlias = Mapping[str, Any]
@@ -30,7 +27,16 @@ _FORMAT = "archcost plan"
 _VERSION = 1
 
 
-def written(plan: Plan, path: str | os.PathLike[str] | None, indent: int | None) -> str | None:
+class _Plan(Protocol):
+    """An `archcost.Plan`, whose module imports this one."""
+
+    @property
+    def proposals(self) -> Iterable[Proposal]: ...
+    @property
+    def after(self) -> Iterable[Proposal] | None: ...
+
+
+def written(plan: _Plan, path: str | os.PathLike[str] | None, indent: int | None) -> str | None:
     """Write a plan to a file, or return its text."""
     text = json.dumps(plan_record(plan), indent=indent, allow_nan=False)
     if path is None:
@@ -78,7 +84,7 @@ def _proposals(records: object, where: str) -> list[Proposal]:
     return found
 
 
-def plan_record(plan: Plan) -> dict[str, Json]:
+def plan_record(plan: _Plan) -> dict[str, Json]:
     """A plan as plain values for JSON."""
     found: dict[str, Json] = {"format": _FORMAT, "version": _VERSION}
     if plan.after is not None:
