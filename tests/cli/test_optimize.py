@@ -64,7 +64,7 @@ def test_a_frontier_is_printed_and_becomes_a_page(given, tmp_path, capsys):
     code = main(["optimize", *given, "--frontier", "--points", "2", "--report", str(page)])
     assert code == 0
     out = capsys.readouterr().out
-    assert "error against macs" in out
+    assert "error against MACs" in out
     assert "BALF-like" in out
     assert "How far do the outputs move" in page.read_text()
 
