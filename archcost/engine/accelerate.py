@@ -261,7 +261,7 @@ def _exact_enough(
 
 
 def _example(model: nn.Module, call: Call) -> tuple[Any, float]:
-    """What the model returns, and the seconds of that pass.
+    """The outputs of the model, and the seconds of that pass.
 
     Raises:
         Refused: its modules have hooks, or its forward changes attributes of theirs.

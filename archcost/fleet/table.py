@@ -146,7 +146,7 @@ class LatencyTable:
     def _each(
         self, paper: Mapping[str, Any], threads: int, how: How
     ) -> Iterator[tuple[str, tuple[float, bool], int]]:
-        """Of each layer the kind, the seconds and whether these are in the table, and how many there are."""
+        """Each layer: its kind, its seconds and whether these are in the table, and how many there are."""
         from archcost.latency.store.measurement import spec_from_json
 
         if how == "program":

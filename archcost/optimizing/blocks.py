@@ -30,7 +30,7 @@ class Merged:
     survey: Survey
     analysis: Analysis
     plan: Plan | None = None
-    """What was merged; None: nothing."""
+    """The merges; None: there are none."""
 
     def proposal_of(self, layers: Sequence[Layer]) -> dict[str, Proposal]:
         """The merge that made each layer, by the layer's name.
@@ -46,7 +46,7 @@ class Merged:
 
     @property
     def note(self) -> str:
-        """What was merged, in words."""
+        """The merges in words."""
         if self.plan is None:
             return ""
         names = [one.name for one in self.plan]

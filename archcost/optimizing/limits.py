@@ -21,9 +21,9 @@ class Limits:
 
     most: Mapping[str, float]
     totals: Mapping[str, float]
-    """Of the model that is planned for, its blocks merged."""
+    """Costs of the model that is planned for, its blocks merged."""
     given: Mapping[str, float]
-    """Of the given model, which shares are of."""
+    """Costs of the given model, of which budgets are shares."""
 
     def share(self, name: str) -> float:
         """The limit as a share of the whole model's."""

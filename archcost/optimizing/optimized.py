@@ -39,7 +39,7 @@ WORDS = {
     **{"macs": "MACs", "params": "parameters", "memory": "weights", "latency": "time"},
     **{"flash": "flash", "sram": "SRAM"},
 }
-"""What budgets limit, in words."""
+"""The costs that budgets limit, in words."""
 
 
 def moved_text(moved: Moved) -> str:

@@ -272,7 +272,7 @@ def _page(sweep: SweptModel, tables: Sequence[Listing]) -> Page:
 
 
 def _saving(one: SweepPoint, large: SweepPoint) -> str:
-    """What a smaller input saves of the costs at the large end, in words."""
+    """The savings of a smaller input, of the costs at the large end, in words."""
     saved = []
     for name in ("macs", "peak_memory_bytes", "latency_ms"):
         less, more = getattr(one, name), getattr(large, name)
