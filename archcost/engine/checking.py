@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from math import isfinite
 from typing import NamedTuple
 
 import torch
@@ -35,7 +36,11 @@ def worst_layer(program: Program, inputs: Sequence[Tensor], tolerance: float) ->
     A layer may be off by the tolerance, or by twice as much as PyTorch in float32 is there: errors of all
     layers before it add up in both.
     """
-    found = [(node, error, max(tolerance, 2 * usual)) for node, error, usual in layer_errors(program, inputs)]
+    found = [
+        # Where PyTorch overflows it says nothing of what is allowed.
+        (node, error, max(tolerance, 2 * usual if isfinite(usual) else 0.0))
+        for node, error, usual in layer_errors(program, inputs)
+    ]
     node, error, allowed = max(found, key=lambda one: one[1] / one[2])
     names = ", ".join(name or "the model" for name in dict.fromkeys(node.modules))
     return Worst(error, allowed, f"{names} ({words_for(node)})" if names else words_for(node))

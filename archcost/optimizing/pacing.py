@@ -69,7 +69,7 @@ def timed(task: Task, selection: Selection, names: Sequence[str], planned: Plann
 
 
 def _corrected(task: Task, planned: Planned, selection: Selection, new: Inside) -> Planned:
-    """What is planned with the times of chosen candidates as measured; alike ones are scaled with them."""
+    """The plan with the measured times of the chosen candidates; those alike are scaled with them."""
     by_name = {one.name: one for one in task.layers}
     factors: dict[object, list[float]] = defaultdict(list)
     for one in selection.candidates:

@@ -28,15 +28,15 @@ class Planned:
     """The layers' candidates, the responses to their errors, and the whole model's resources."""
 
     totals: Mapping[str, float]
-    """Of the model that is planned for."""
+    """Costs of the model that is planned for, by resource."""
     given: Mapping[str, float]
-    """Of the given model, before its blocks were merged."""
+    """Costs of the given model, before its blocks were merged."""
     candidates: Mapping[str, Sequence[Candidate]]
     response: Mapping[str, Response]
     seconds: Mapping[str, float]
-    """Of each layer, inside of the model that is planned for; empty where they are not needed."""
+    """Seconds of each layer inside of the model that is planned for; empty where they are not needed."""
     old_seconds: float = 0.0
-    """Of that model."""
+    """Seconds of a pass of that model."""
 
     def limits(self, budget: Budget) -> Limits:
         """The limits of a budget; raises InputError where it limits nothing."""

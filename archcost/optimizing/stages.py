@@ -105,7 +105,7 @@ class Task:
 
     @property
     def analysis(self) -> Analysis:
-        """Of the model with its blocks merged."""
+        """The Analysis of the model with its blocks merged."""
         return self.merged.analysis
 
     @property

@@ -76,6 +76,16 @@ def test_a_layer_may_be_off_as_far_as_pytorch_is_there(model):
     assert found.error < 5 * found.allowed
 
 
+def test_a_layer_that_overflows_in_pytorch_as_well_is_off(model, monkeypatch):
+    program = made(model, X, evaluated=True)
+    first, second, *_ = program.graph.nodes
+    found = [(first, float("inf"), float("inf")), (second, 1e-3, 0.0)]
+    monkeypatch.setattr(checking, "layer_errors", lambda *_: found)
+    worst = worst_layer(program, [X], 1e-4)
+    assert not worst.exact
+    assert (worst.error, worst.allowed) == (float("inf"), 1e-4)
+
+
 def test_a_program_lets_go_of_its_graphs_weights(model):
     program = made(model, X)
     operators = [step.node.operator for step in program.steps]
