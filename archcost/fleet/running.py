@@ -168,7 +168,23 @@ class Run:
         finally:
             self.store.keep_many(ended)
         self.finished += len(ended)
+        for state in self.states.values():
+            if state.risen:
+                self._measure_again(state)
         return len(ended)
+
+    def _measure_again(self, state: State) -> None:
+        """Queue what was measured while the device was slower than it turned out to be."""
+        slow = {
+            task.key
+            for task, _, came_to, result, _ in self.store.results(state.mark)
+            if came_to == "done" and state.slowed(result["reference_s"])
+        }
+        waiting = {task.key for task in (*state.queue, *state.running.values())}
+        again = [task for task in self.tasks if task.key in slow - waiting]
+        state.again |= slow
+        state.queue.extend(again)
+        state.risen = False
 
     def _took(self, state: State, task: Task, future: Future[Any]) -> dict[str, Any] | None:
         """Take in what a task gave: what is to be kept of it, or None where that was not its end."""
@@ -205,7 +221,6 @@ class Run:
             state.again.add(task.key)
             state.queue.append(task)
             return None
-        state.done += 1
         state.restless = None
         return result
 

@@ -20,6 +20,8 @@ _DRIFT = 0.2
 # The median of five survives two outliers.
 _FEWEST = 5
 _CALM = 3
+# Some seconds of probes: a burst of the clock is over by then.
+_HOLD = 10
 _WINDOW = 16
 
 
@@ -37,10 +39,12 @@ class State:
     again: set[str] = field(default_factory=set)
     """The keys of tasks that are to be measured anew, because the device had drifted."""
     references: list[float] = field(default_factory=list)
+    unusual: deque[float] = field(default_factory=lambda: deque(maxlen=_HOLD))
+    """The latest references, as long as none of them was as usual."""
+    risen: bool = False
+    """Whether it has just turned out to be faster than before, and what was measured so is to be queued."""
     aside: bool = False
     calm: int = 0
-    done: int = 0
-    failed: int = 0
     drifts: int = 0
     restless: float | None = None
     """When it was first set aside since it ended a task, by the monotonic clock."""
@@ -51,10 +55,15 @@ class State:
             yield Probe() if self.aside else self.queue.popleft()
 
     def settled(self, reference: float) -> bool:
-        """Whether the reference product took as long as it does on this device; sets it aside, and back."""
+        """Whether the reference product took as long as it does on this device; sets it aside, and back.
+
+        Ten in a row that are faster than usual, and as fast as each other, are its own speed: what slowed
+        the earlier ones has ended.
+        """
         usual = median(self.references) if len(self.references) >= _FEWEST else reference
         near = abs(reference / usual - 1) <= _DRIFT if usual else True
         if near:
+            self.unusual.clear()
             self.references.append(reference)
             self.calm += 1
             self.aside = self.aside and self.calm < _CALM
@@ -62,7 +71,16 @@ class State:
             self.drifts += not self.aside
             self.aside, self.calm = True, 0
             self.restless = self.restless or time.monotonic()
+            self.unusual.append(reference)
+            fastest, slowest = min(self.unusual), max(self.unusual)
+            if len(self.unusual) == _HOLD and slowest < usual and slowest <= (1 + _DRIFT) * fastest:
+                self.references = list(self.unusual)
+                self.aside, self.risen = False, True
         return near
+
+    def slowed(self, reference: float) -> bool:
+        """Whether the device was slower than it is usually, when the product took so long."""
+        return reference > (1 + _DRIFT) * median(self.references)
 
     def given_up(self, seconds: float) -> bool:
         """Whether it is set aside, and has not settled for long enough to end a task in so many seconds."""
@@ -73,7 +91,6 @@ class State:
         self.strikes[task.key] += 1
         self.logs[task.key] = log
         if self.strikes[task.key] >= STRIKES:
-            self.failed += 1
             return True
         self.queue.append(task)
         return False

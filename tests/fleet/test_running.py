@@ -127,6 +127,44 @@ def test_a_device_has_settled_after_three_calm_looks():
     assert [state.settled(0.001) and state.aside for _ in range(3)] == [True, True, False]
 
 
+def test_what_was_measured_beside_other_work_is_measured_again_once_that_has_ended(store, engine):
+    """The first six measurements find it 1.5 times slower than it is."""
+    asked, lock = [], threading.Lock()
+
+    def beside(order):
+        with lock:
+            asked.append((order.task["kind"], order.again))
+            slow = len(asked) <= 6
+        task = from_record(order.task)
+        return {"result": result(task, 0.0015 if slow else 0.001), "mark": facts(LOCAL)["mark"]}
+
+    many = [*LAYERS, *[type(LAYERS[0])(one.spec, "float64", 1, one.paths) for one in LAYERS]]
+    run = Run(engine, store, many, perform=beside)
+    run.to_end(False)
+    assert asked.count(("layer", True)) >= 6
+    assert not run.states[LOCAL].aside
+    assert {found["reference_s"] for *_, found, _ in store.results()} == {0.001}
+    assert len(store) == len(many)
+
+
+def test_a_short_burst_of_speed_is_no_new_level():
+    state = State("pi5", "f@pi5", "a machine", queue=deque())
+    bursts = [*[0.001] * 5, *[0.0007] * 9, *[0.001] * 3]
+    for one in bursts:
+        state.settled(one)
+    assert not state.aside
+    assert not state.risen
+    for one in (*[0.0007, 0.0004] * 5, *[0.0013] * 10):  # of no one level, and slower
+        state.settled(one)
+    assert state.aside
+    assert not state.risen
+    for _ in range(10):
+        state.settled(0.0007)
+    assert state.risen
+    assert state.slowed(0.001)
+    assert not state.slowed(0.0008)
+
+
 def test_a_large_model_may_take_longer_than_a_small_one(store):
     papers = {"torchvision:vit_h_14": 10**12, "torchvision:resnet18": 18 * 10**8}
     store.keep_papers({"model": name, "batch": 1, "macs": macs} for name, macs in papers.items())
