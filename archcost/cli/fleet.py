@@ -48,6 +48,9 @@ def add(commands: Commands, common: Parser) -> None:
     measure.add_argument("--programs", action="store_true", help="time each model accelerated as well")
     measure.add_argument("--patience", type=float, metavar="S", help="wait so long for devices; default: 60")
     measure.add_argument(
+        "--drift", type=float, metavar="X", help="change of speed that sets a device aside; default: 0.2"
+    )
+    measure.add_argument(
         "--settle", type=float, metavar="S", help="give up a device restless for so long; default: 600"
     )
     measure.add_argument("--retry", action="store_true", help="try again what failed in earlier runs")
@@ -85,7 +88,7 @@ def _measure(args: argparse.Namespace) -> int:
     paths = args.paths[0] if args.paths in (["all"], ["likely"]) else args.paths
     options = given(
         seconds=args.seconds, batch=args.batch, threads=args.threads, paths=paths,
-        patience=args.patience, settle=args.settle,
+        patience=args.patience, drift=args.drift, settle=args.settle,
     )  # fmt: skip
     try:
         found = measure(

@@ -49,6 +49,7 @@ def measure(
     programs: bool = False,
     store: str | os.PathLike[str] | None = None,
     patience: float = 60.0,
+    drift: float = 0.2,
     settle: float = 600.0,
     retry: bool = False,
     security: Security | None = None,
@@ -73,6 +74,8 @@ def measure(
         programs: time each model as a program of `archcost.accelerate` as well.
         store: the file; by default the user's own store.
         patience: seconds to wait for devices, and for a scheduler that was lost.
+        drift: the relative change of a device's speed, that of a matrix product before and after each
+            task, at which it is set aside until it settles, and what was measured then is measured again.
         settle: seconds after which a device whose speed has changed, and that ends nothing, is given up.
         retry: try again what failed in earlier calls.
         security: dask's TLS settings, with ``client="tls://..."``.
@@ -91,6 +94,8 @@ def measure(
     batches, counts = _numbers("batch", batch), _numbers("threads", threads)
     if not isinstance(seconds, (int, float)) or not seconds > 0:
         raise InputError(f"fleet: seconds must be a number above 0; got {seconds!r}")
+    if not isinstance(drift, (int, float)) or not drift > 0:
+        raise InputError(f"fleet: drift must be a number above 0, as 0.2 for 20 %; got {drift!r}")
     specs = expanded([models] if isinstance(models, str) else models)
     which: Paths = paths if paths in ("all", "likely") else tuple(paths)
     engine = opened(client, security)
@@ -106,7 +111,7 @@ def measure(
             each = (1 - _WHOLE) * seconds * len(specs) / layers
             shares = (min(max(each, _LEAST_LAYER), _MOST_LAYER), _WHOLE * seconds)
             work = Run(
-                engine, kept, tasks, devices, shares, patience, retry, settle, perform=perform, run=run
+                engine, kept, tasks, devices, shares, patience, retry, drift, settle, perform=perform, run=run
             )
             try:
                 work.to_end(progress)

@@ -37,6 +37,7 @@ class Run:
         seconds: for measuring a layer, and a whole model.
         patience: seconds to wait for a device, and for the scheduler.
         retry: try again what failed in earlier runs.
+        drift: relative change of a device's speed at which it is set aside.
         settle: seconds after which a device that is set aside, and ends nothing, is given up.
         perform: what a worker calls with an `Order`.
         run: see `archcost.fleet.child`.
@@ -49,6 +50,7 @@ class Run:
     seconds: tuple[float, float] = (1.0, 5.0)
     patience: float = 60.0
     retry: bool = False
+    drift: float = 0.2
     settle: float = 600.0
     perform: Perform = perform
     run: str | None = None
@@ -101,7 +103,8 @@ class Run:
         if restless:
             raise FleetError(
                 f"fleet: the speed of {', '.join(restless)} did not settle in {self.settle:.0f} s; what is "
-                "done is kept. Stop what else runs there; the same command goes on, from its speed then"
+                "done is kept. Stop what else runs there, or allow more drift; the same command goes on "
+                "from its speed then"
             )
 
     def _look(self, first: bool = False) -> bool:
@@ -130,7 +133,7 @@ class Run:
         known = self.store.states(found["mark"])
         skip = {key for key, state in known.items() if state == "done" or not self.retry}
         queue = deque(task for task in self.tasks if task.key not in skip)
-        self.states[name] = State(name, found["mark"], found["machine"], queue)
+        self.states[name] = State(name, found["mark"], found["machine"], queue, self.drift)
         self.limits = Limits(self.store, self.seconds)
 
     def _submit(self) -> None:

@@ -16,7 +16,6 @@ __all__ = ["STRIKES", "State"]
 
 STRIKES = 3
 """Failed attempts after which a task is reported as failed."""
-_DRIFT = 0.2
 # The median of five survives two outliers.
 _FEWEST = 5
 _CALM = 3
@@ -33,6 +32,8 @@ class State:
     mark: str
     machine: str
     queue: deque[Task]
+    drift: float = 0.2
+    """The relative difference from its median at which the reference product is not as usual."""
     running: dict[Future[Any], Task] = field(default_factory=dict)
     strikes: Counter[str] = field(default_factory=Counter)
     logs: dict[str, str] = field(default_factory=dict)
@@ -61,7 +62,7 @@ class State:
         the earlier ones has ended.
         """
         usual = median(self.references) if len(self.references) >= _FEWEST else reference
-        near = abs(reference / usual - 1) <= _DRIFT if usual else True
+        near = abs(reference / usual - 1) <= self.drift if usual else True
         if near:
             self.unusual.clear()
             self.references.append(reference)
@@ -73,14 +74,14 @@ class State:
             self.restless = self.restless or time.monotonic()
             self.unusual.append(reference)
             fastest, slowest = min(self.unusual), max(self.unusual)
-            if len(self.unusual) == _HOLD and slowest < usual and slowest <= (1 + _DRIFT) * fastest:
+            if len(self.unusual) == _HOLD and slowest < usual and slowest <= (1 + self.drift) * fastest:
                 self.references = list(self.unusual)
                 self.aside, self.risen = False, True
         return near
 
     def slowed(self, reference: float) -> bool:
         """Whether the device was slower than it is usually, when the product took so long."""
-        return reference > (1 + _DRIFT) * median(self.references)
+        return reference > (1 + self.drift) * median(self.references)
 
     def given_up(self, seconds: float) -> bool:
         """Whether it is set aside, and has not settled for long enough to end a task in so many seconds."""

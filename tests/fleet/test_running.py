@@ -7,9 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from archcost.errors import InputError
 from archcost.fleet.child import CORES, Child
 from archcost.fleet.engines import LOCAL, Executing
 from archcost.fleet.errors import FleetError
+from archcost.fleet.fleet import measure
 from archcost.fleet.kept import FleetStore
 from archcost.fleet.limits import Limits
 from archcost.fleet.running import Run
@@ -145,6 +147,18 @@ def test_what_was_measured_beside_other_work_is_measured_again_once_that_has_end
     assert not run.states[LOCAL].aside
     assert {found["reference_s"] for *_, found, _ in store.results()} == {0.001}
     assert len(store) == len(many)
+
+
+def test_a_noisy_device_may_be_allowed_more():
+    state = State("pi5", "f@pi5", "a machine", queue=deque(), drift=0.6)
+    for one in (*[0.001] * 5, 0.0015, 0.0005):
+        assert state.settled(one)
+
+
+@pytest.mark.parametrize("drift", [0, -1, "20 %"])
+def test_no_drift_at_all_cannot_be_asked(drift):
+    with pytest.raises(InputError, match=r"fleet: drift must be a number above 0, as 0\.2 for 20 %"):
+        measure("torchvision:resnet18", drift=drift)
 
 
 def test_a_short_burst_of_speed_is_no_new_level():
