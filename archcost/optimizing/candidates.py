@@ -59,7 +59,6 @@ def key_of(one: Candidate) -> tuple[str, str, str]:
 def candidates_of(
     layer: Layer,
     seen: Statistics | None,
-    metric: Tensor | None = None,
     rules: Iterable[str] = RULES,
 ) -> list[Candidate]:
     """The candidates of a layer that save MACs or parameters; none where it may not be replaced."""
@@ -70,7 +69,7 @@ def candidates_of(
     if spec.groups > 1 and spec.in_channels == spec.groups:
         return []
     kernel = weight_of(layer.module)[None, ..., None] if layer.linear else unfolded_of(layer.module).given
-    found, table = curves(kernel, seen, metric, layer.linear)
+    found, table = curves(kernel, seen, layer.linear)
     made: list[Candidate] = []
     for curve in found:
         if curve.rule in wanted:

@@ -25,18 +25,15 @@ __all__ = ["Weights", "composed", "exchanged", "weights_of"]
 Weights = list[tuple[Tensor, "Tensor | None"]]
 
 
-def weights_of(
-    layer: Layer, candidate: Candidate, seen: Statistics | None, metric: Tensor | None = None
-) -> tuple[Replacement, Weights]:
+def weights_of(layer: Layer, candidate: Candidate, seen: Statistics | None) -> tuple[Replacement, Weights]:
     """The new layers of a candidate, and weight and bias of each of their stages.
 
     Args:
         seen: the statistics of the layer's input; None: from the weights alone.
-        metric: as in `spectra.curves`.
     """
     replacement = replacement_of(layer, candidate.rule, candidate.options)
     if layer.linear or (candidate.options.get("form") == "out"):
-        return replacement, _reduced(layer, replacement, seen, metric)
+        return replacement, _reduced(layer, replacement, seen)
     rule = get(candidate.rule)
     assert isinstance(rule, Factorisation)
     if seen is None or isinstance(seen, Whole):
@@ -46,9 +43,7 @@ def weights_of(
     return replacement, _sampled(layer, replacement, rule, seen)
 
 
-def _reduced(
-    layer: Layer, replacement: Replacement, seen: Statistics | None, metric: Tensor | None
-) -> Weights:
+def _reduced(layer: Layer, replacement: Replacement, seen: Statistics | None) -> Weights:
     """Reduced-rank regression: the outputs projected on their leading directions."""
     weight = weight_of(layer.module).detach().to("cpu", torch.float64)
     groups = layer.spec.groups
@@ -56,7 +51,7 @@ def _reduced(
     first, last = (conv.spec for conv in replacement.convs)
     rank = last.in_channels // groups
     through = None if seen is None else seen.through
-    behind, before = reduced(flat, rank, through, metric)
+    behind, before = reduced(flat, rank, through)
     bias = _shifted(layer, flat - behind @ before, seen)
     shapes = [
         (spec.out_channels, spec.in_channels // spec.groups, *spec.kernel_size) for spec in (first, last)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 
 import torch
@@ -43,9 +44,7 @@ class Table:
     lost: Tensor
 
 
-def curves(
-    kernel: Tensor, seen: Statistics | None, metric: Tensor | None = None, linear: bool = False
-) -> tuple[list[Curve], Table | None]:
+def curves(kernel: Tensor, seen: Statistics | None, linear: bool = False) -> tuple[list[Curve], Table | None]:
     """The errors of the low-rank families of a kernel, relative to its output's variance.
 
     With the covariance C of the patches, a kernel W whose rows are outputs loses ``tr(D C D')``, and the best
@@ -56,34 +55,32 @@ def curves(
     Args:
         kernel: (groups, out, in, *taps).
         seen: the statistics of the layer's input; None: the identity, weights alone.
-        metric: (groups, out, out), a factor R: errors are ``||R D||``; None: the identity.
     """
     wide = torch.float32 if kernel.numel() > _EXACT else torch.float64
     kernel = kernel.detach().to("cpu", wide)
-    if metric is not None:
-        kernel = torch.einsum("gpo,goi...->gpi...", metric.to(wide), kernel)
     outs, ins = kernel.shape[1:3]
     size = kernel.shape[3:]
     flat = kernel.flatten(2)
     found: list[Curve] = []
     option, rule = ("rank", "low_rank") if linear else ("rank_out", "bottleneck")
-    gram = flat @ flat.mT if seen is None else seen.through(flat)
-    if seen is None and flat.shape[1] > flat.shape[2]:
-        gram = flat.mT @ flat
-    out = _tails(gram)
     full = min(outs, flat.shape[2])
-    found.append(Curve(rule, {} if linear else {"form": "out"}, option, out[: full + 1]))
+    by_out = partial(Curve, rule, {} if linear else {"form": "out"}, option)
     if prod(size) == 1:
-        return found, None
+        narrow = flat.mT if seen is None and flat.shape[1] > flat.shape[2] else flat
+        return [by_out(_tails(_gram(narrow) if seen is None else seen.through(narrow))[: full + 1])], None
     weighed = kernel
     if seen is not None:
         channels, around = (root(seen.marginal(axes)).to(wide) for axes in ((0,), range(1, 1 + len(size))))
         core = torch.einsum("goik,gij,gkl->gojl", kernel.flatten(3), channels, around)
         weighed = core.reshape(kernel.shape)
-    before = weighed.transpose(1, 2).flatten(2)
-    ahead = _tails(before @ before.mT)
+    outward, inward = (
+        torch.linalg.eigh(_gram(rows.flatten(2))) for rows in (weighed, weighed.transpose(1, 2))
+    )
+    out = _shares(outward[0]) if seen is None else _tails(seen.through(flat))
+    ahead = _shares(inward[0])
+    found.append(by_out(out[: full + 1]))
     found.append(Curve("bottleneck", {"form": "in"}, "rank_in", ahead[: min(ins, outs * prod(size)) + 1]))
-    table = Table("bottleneck", {"form": "both"}, _between(weighed))
+    table = Table("bottleneck", {"form": "both"}, _between(weighed, outward[1], inward[1]))
     if len(kernel) == 1 and not isinstance(seen, Sampled):  # its weights need the covariance
         # Each input channel is a matrix of its own, (out, taps): depthwise, then 1x1.
         each = kernel[0].flatten(2).transpose(0, 1)
@@ -102,17 +99,26 @@ def curves(
             else:
                 rows = matrix.permute(0, 1, other, 2, axis).flatten(1, 2).flatten(2)
             small = rows if rows.shape[1] <= rows.shape[2] else rows.mT
-            found.append(Curve("asymmetric", {"first": name}, "rank", _tails(small @ small.mT)))
+            found.append(Curve("asymmetric", {"first": name}, "rank", _tails(_gram(small))))
     return found, table
 
 
 def _tails(gram: Tensor) -> Tensor:
     """The share of the trace outside of the leading 0, 1, 2 ... eigenvectors, over all groups together."""
-    values = torch.linalg.eigvalsh((gram + gram.mT) / 2).double().clamp_min(0).sum(0)
+    return _shares(torch.linalg.eigvalsh((gram + gram.mT) / 2))
+
+
+def _shares(values: Tensor) -> Tensor:
+    """As `_tails`, from the eigenvalues, (groups, n)."""
+    values = values.double().clamp_min(0).sum(0)
     sums = values.cumsum(-1)
     total = float(sums[-1])
     tails = torch.cat([torch.zeros(1, dtype=torch.float64), sums]).flip(0)
     return tails / total if total else torch.zeros_like(tails)
+
+
+def _gram(rows: Tensor) -> Tensor:
+    return rows @ rows.mT
 
 
 def alternated(kernel: Tensor, ranks: Sequence[tuple[int, int]]) -> list[float]:
@@ -137,18 +143,14 @@ def alternated(kernel: Tensor, ranks: Sequence[tuple[int, int]]) -> list[float]:
 
 def _vectors(tensor: Tensor) -> tuple[Tensor, Tensor]:
     """Squared singular values and left vectors of (groups, rows, ...), the leading last."""
-    rows = tensor.flatten(2)
-    values, vectors = torch.linalg.eigh(rows @ rows.mT)
+    values, vectors = torch.linalg.eigh(_gram(tensor.flatten(2)))
     return values, vectors
 
 
-def _between(kernel: Tensor) -> Tensor:
+def _between(kernel: Tensor, outward: Tensor, inward: Tensor) -> Tensor:
     """The share outside of the leading directions of inputs and outputs (truncated higher-order SVD)."""
-    flat = kernel.flatten(3)
-    ins = flat.transpose(1, 2).flatten(2)
-    outs = flat.flatten(2)
-    turned = torch.einsum("goik,goa->gaik", flat, torch.linalg.eigh(outs @ outs.mT)[1].flip(-1))
-    turned = torch.einsum("gaik,gib->gabk", turned, torch.linalg.eigh(ins @ ins.mT)[1].flip(-1))
+    turned = torch.einsum("goik,goa->gaik", kernel.flatten(3), outward.flip(-1))
+    turned = torch.einsum("gaik,gib->gabk", turned, inward.flip(-1))
     size = turned.square().sum(-1, dtype=torch.float64).sum(0).T  # (in, out)
     kept = size.cumsum(0).cumsum(1)
     total = float(kept[-1, -1])

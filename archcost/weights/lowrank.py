@@ -109,19 +109,16 @@ def reduced(
     matrix: Tensor,
     rank: int,
     through: Callable[[Tensor], Tensor] | None = None,
-    metric: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Balanced factors (..., m, rank) and (..., rank, n) that lose least: reduced-rank regression.
 
     Args:
         matrix: M, (..., m, n).
         through: gives ``A C A'`` of a matrix A, for the covariance C of what M multiplies; None: A A'.
-        metric: R, (..., m, m): the error is ||R (M - M') C^(1/2)||; None is the identity.
     """
-    aim = matrix if metric is None else metric @ matrix
-    if through is None and aim.shape[-2] > aim.shape[-1]:
-        right = torch.linalg.eigh(aim.mT @ aim)[1][..., -rank:]
+    if through is None and matrix.shape[-2] > matrix.shape[-1]:
+        right = torch.linalg.eigh(matrix.mT @ matrix)[1][..., -rank:]
         return balanced(matrix @ right, right.mT)
-    gram = aim @ aim.mT if through is None else through(aim)
+    gram = matrix @ matrix.mT if through is None else through(matrix)
     left = torch.linalg.eigh((gram + gram.mT) / 2)[1][..., -rank:]
-    return balanced(left if metric is None else torch.linalg.solve(metric, left), left.mT @ aim)
+    return balanced(left, left.mT @ matrix)

@@ -98,7 +98,8 @@ class Bottleneck(LinearChain):
         if unused and unused[1] is not None:
             raise RewriteError(f"{subject.name}: form={form!r} takes no {unused[0]}")
         ins, outs = _full(spec, form)
-        half_in, half_out = _fitting(spec, form, 0.5)
+        used = {"in": (rank_in,), "out": (rank_out,)}.get(form, (rank_in, rank_out))
+        half_in, half_out = _fitting(spec, form, 0.5) if None in used else (ins, outs)
         one = half_in if rank_in is None else count(subject, "rank_in", rank_in, ins)
         two = half_out if rank_out is None else count(subject, "rank_out", rank_out, outs)
         exact = one == ins and two == outs
