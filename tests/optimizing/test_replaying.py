@@ -36,7 +36,7 @@ def computed(model, changed, replay):
         return forward(self, *args)
 
     with torch.no_grad():
-        changed.weight.mul_(1.5)
+        changed.weight.mul_(2)
         nn.Conv2d._conv_forward = counted
         try:
             found = replay.outputs(changed)
@@ -47,7 +47,7 @@ def computed(model, changed, replay):
             for one, other in zip(found, outputs_for(model, PIECES), strict=True)
             for a, b in zip(one, other, strict=True)
         )
-        changed.weight.div_(1.5)
+        changed.weight.div_(2)  # exact
     return {name for name, module in model.named_modules() if module in ran}, same
 
 
