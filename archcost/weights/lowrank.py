@@ -116,9 +116,8 @@ def reduced(
         matrix: M, (..., m, n).
         through: gives ``A C A'`` of a matrix A, for the covariance C of what M multiplies; None: A A'.
     """
-    if through is None and matrix.shape[-2] > matrix.shape[-1]:
-        right = torch.linalg.eigh(matrix.mT @ matrix)[1][..., -rank:]
-        return balanced(matrix @ right, right.mT)
-    gram = matrix @ matrix.mT if through is None else through(matrix)
+    if through is None:
+        return balanced(*truncated(matrix, rank))
+    gram = through(matrix)
     left = torch.linalg.eigh((gram + gram.mT) / 2)[1][..., -rank:]
     return balanced(left, left.mT @ matrix)

@@ -9,7 +9,7 @@ import torch
 
 import archcost
 from archcost import InputError
-from archcost.optimizing import correcting
+from archcost.optimizing import correcting, spectra
 from archcost.optimizing.allocation import Item, Unreachable, chosen
 from archcost.optimizing.candidates import candidates_of
 from archcost.optimizing.correcting import error_of
@@ -54,6 +54,33 @@ def test_the_spectrum_is_the_error_of_the_weights(layers, name):
     assert len(exact) > 5
     for one in exact[::3]:
         assert error_of(layer, one, seen) == pytest.approx(one.error, rel=1e-4, abs=1e-7)
+
+
+@pytest.mark.parametrize("kind", ["noise", "decay", "outliers"])
+def test_the_spectrum_of_a_large_linear_layer_is_estimated(kind, monkeypatch):
+    random = torch.Generator().manual_seed(3)
+    weight = torch.randn(500, 900, generator=random)
+    if kind == "decay":
+        weight = torch.linalg.svd(weight, full_matrices=False)[2] / torch.arange(1, 501)[:, None].sqrt()
+    if kind == "outliers":
+        weight += 3 * torch.randn(500, 5, generator=random) @ torch.randn(5, 900, generator=random)
+    (exact,), _ = spectra.curves(weight[None, ..., None], None, linear=True)
+    monkeypatch.setattr(spectra, "_ESTIMATED", 499)
+    (quick,), _ = spectra.curves(weight[None, ..., None], None, linear=True)
+    assert quick.lost[[0, -1]].tolist() == pytest.approx([1, 0], abs=1e-6)
+    assert bool((quick.lost.diff() <= 1e-12).all())
+    kept = exact.lost > 0.02
+    assert bool(((quick.lost / exact.lost)[kept] - 1).abs().max() < 0.1)
+    assert not torch.equal(quick.lost, exact.lost)
+
+
+@pytest.mark.parametrize("rank", [0, 3])
+def test_an_estimated_spectrum_of_few_directions_ends_with_them(rank):
+    random = torch.Generator().manual_seed(3)
+    weight = torch.randn(200, rank, generator=random) @ torch.randn(rank, 300, generator=random)
+    lost = spectra.estimated(weight)
+    assert lost.isfinite().all()
+    assert float(lost[rank:].max()) < 1e-6
 
 
 @pytest.mark.parametrize("name", ["middle", "last"])
