@@ -19,8 +19,8 @@ __all__ = ["Curve", "Table", "alternated", "curves", "estimated"]
 _SWEEPS = 2
 _EXACT = 2**18
 """Number of values of a kernel up to which decompositions are in float64."""
-_ESTIMATED = 2048
-"""Side of a linear layer above which its spectrum is estimated: LAPACK takes ten seconds for 4096."""
+_ESTIMATED = 1024
+"""Side above which a spectrum is estimated: LAPACK takes ten seconds for 4096."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,10 +69,7 @@ def curves(kernel: Tensor, seen: Statistics | None, linear: bool = False) -> tup
     full = min(outs, flat.shape[2])
     by_out = partial(Curve, rule, {} if linear else {"form": "out"}, option)
     if prod(size) == 1:
-        narrow = flat.mT if seen is None and flat.shape[1] > flat.shape[2] else flat
-        if seen is None and len(flat) == 1 and full > _ESTIMATED:
-            return [by_out(estimated(narrow[0]))], None
-        return [by_out(_tails(_gram(narrow) if seen is None else seen.through(narrow))[: full + 1])], None
+        return [by_out(_of_rows(flat) if seen is None else _tails(seen.through(flat))[: full + 1])], None
     weighed = kernel
     if seen is not None:
         channels, around = (root(seen.marginal(axes)).to(wide) for axes in ((0,), range(1, 1 + len(size))))
@@ -103,9 +100,14 @@ def curves(kernel: Tensor, seen: Statistics | None, linear: bool = False) -> tup
                 rows = moved.flatten(1, 2)
             else:
                 rows = matrix.permute(0, 1, other, 2, axis).flatten(1, 2).flatten(2)
-            small = rows if rows.shape[1] <= rows.shape[2] else rows.mT
-            found.append(Curve("asymmetric", {"first": name}, "rank", _tails(_gram(small))))
+            found.append(Curve("asymmetric", {"first": name}, "rank", _of_rows(rows)))
     return found, table
+
+
+def _of_rows(rows: Tensor) -> Tensor:
+    """As `_tails` of the smaller Gram matrix of (groups, n, m)."""
+    small = rows if rows.shape[1] <= rows.shape[2] else rows.mT
+    return estimated(small[0]) if len(small) == 1 and small.shape[1] > _ESTIMATED else _tails(_gram(small))
 
 
 def _tails(gram: Tensor) -> Tensor:
