@@ -1,6 +1,7 @@
 """Blocks of branches merged before all else: exact, shown, skippable, and rebuilt by the plan."""
 
 import pytest
+import timm
 import torch
 from torch import nn
 
@@ -8,6 +9,7 @@ import archcost
 from archcost import Budget
 from archcost.optimizing.blocks import merged
 from archcost.trace.call import Call
+from helpers.graphs import settled, worst
 
 
 class Block(nn.Module):
@@ -101,6 +103,22 @@ def test_training_mode_stays_as_it_was():
     assert found.model[0].training
     assert not any(part.training for part in found.model[1].modules())
     assert model[0].training
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "side", "blocks", "most"),
+    [("mobileone_s0", 64, 43, 0.3), ("repvgg_a0", 64, 22, 0.91), ("fastvit_t8", 256, 20, 0.995)],
+)
+def test_published_blocks_are_merged_exactly(name, side, blocks, most):
+    model, x = settled(timm.create_model(name)), torch.randn(1, 3, side, side)
+    analysis = archcost.analyze(model, x)
+    found = merged(analysis, Call.of(x), "refuse", (), True)
+    assert len(found.plan) == blocks
+    assert found.analysis.total.macs < most * analysis.total.macs
+    with torch.inference_mode():
+        expected, made = model(x), found.survey.model(x)
+    assert worst(made, expected) < 1e-5
 
 
 @pytest.mark.parametrize("model", [nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU())])
