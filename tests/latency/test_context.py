@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import mmap
 import threading
 
 import pytest
@@ -296,6 +297,20 @@ def test_a_switch_of_any_thread_interrupts_a_lap_of_the_wall_clock():
     watch = WallStopwatch(wall=lambda: next(now), switches=lambda: next(switches))
     readings = [watch.read() for _ in range(3)]
     assert watch.laps(readings, 0.1) == [Lap(1e-6, False), Lap(1e-6, True)]
+
+
+@pytest.mark.skipif(not hasattr(mmap, "MADV_NOHUGEPAGE"), reason="pages of one size on Linux alone")
+def test_the_pages_that_a_pass_takes_from_the_system_are_counted():
+    class Takes(nn.Linear):
+        def forward(self, x):
+            with mmap.mmap(-1, 1000 * mmap.PAGESIZE) as memory:
+                memory.madvise(mmap.MADV_NOHUGEPAGE)
+                memory.write(b"x" * len(memory))
+            return super().forward(x)
+
+    found = time_in_context(Takes(4, 4), torch.rand(1, 4), seconds=0.5).system
+    assert found.page_faults >= 1000
+    assert found.seconds >= 0
 
 
 def test_precision_is_that_of_the_median():

@@ -1,9 +1,12 @@
 """measure: two kinds of time joined to every layer, kept in the store, partial when interrupted."""
 
 import json
+import platform
+from dataclasses import replace
 
 import pytest
 import torch
+from golden import made_up
 from torch import nn
 
 import archcost
@@ -17,6 +20,7 @@ from archcost.latency.prediction.roofline import Roofline
 from archcost.latency.store.store import Store
 from archcost.latency.timing.clock import Timing
 from archcost.latency.timing.deadline import Deadline
+from archcost.latency.timing.stopwatch import System
 from archcost.paths import get
 from archcost.trace.call import Call
 
@@ -338,3 +342,20 @@ def test_without_time_for_the_roofline_a_note_says_so(monkeypatch):
     assert found.roofline is None
     said = "no roofline of this machine: the time was up before the roofline was measured; give more seconds"
     assert said in found.notes
+
+
+@pytest.mark.parametrize(
+    ("seconds", "faults", "noted"), [(6e-4, 900, True), (6e-4, 9, False), (1e-4, 900, False)]
+)
+@pytest.mark.parametrize("glibc", [True, False])
+def test_memory_that_is_taken_anew_in_every_pass_is_noted(seconds, faults, noted, glibc, monkeypatch):
+    """Of passes of 7 ms."""
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("glibc" if glibc else "", ""))
+    found = made_up.measured()
+    context = replace(found.context, system=System(seconds, faults))
+    text = " ".join(replace(found, context=context).to_text().split())
+    said = (
+        "Memory: 0.6 ms of a pass (9%) are the system's, for 900 page faults: memory that is freed goes back"
+    )
+    assert (said in text) == noted
+    assert ("MALLOC_MMAP_THRESHOLD_=" in text) == (noted and glibc)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
 
 __all__ = ["answers", "heading", "notes_of"]
 
+KEEPING = "MALLOC_MMAP_THRESHOLD_=33554432 MALLOC_TRIM_THRESHOLD_=2147483647"
+"""What makes glibc keep freed memory: both, since either alone ends its adapting by itself."""
+_SYSTEM, _FAULTS = 0.05, 100
+"""The share of a pass, and the number of page faults, from which on they are worth a note."""
 _UNITS: Explanations = (
     ("medians in ms", ()),
     ("in context: inside real forward passes", ("In context ms",)),
@@ -51,7 +56,26 @@ def notes_of(measured: TimedModel, grids: Sequence[Grid]) -> list[tuple[str, str
         notes.append(("Roofline", f"{text} at most on this machine (measured){more}"))
     notes.append(("Device", visible(measured.device)))
     notes.append(("Units", explained(_UNITS, grids)))
+    notes += _of_system(measured)
     return notes + [("Note", visible(note)) for note in measured.notes if note]
+
+
+def _of_system(measured: TimedModel) -> list[tuple[str, str]]:
+    """That a pass takes its memory anew from the system, where that takes a part of its time."""
+    found = measured.context
+    if found is None or found.system is None or found.clock != "cpu":
+        return []
+    seconds, faults = found.system
+    share = seconds / found.end_to_end.median_s if found.end_to_end.median_s else 0.0
+    if share < _SYSTEM or faults < _FAULTS:
+        return []
+    text = (
+        f"{seconds * 1e3:.2g} ms of a pass ({share:.0%}) are the system's, for {faults:,.0f} page faults: "
+        "memory that is freed goes back to it"
+    )
+    if platform.libc_ver()[0] == "glibc":
+        text += f"; {KEEPING} in the environment keeps it"
+    return [("Memory", text)]
 
 
 def answers(measured: TimedModel) -> list[str]:

@@ -24,7 +24,15 @@ from archcost.latency.timing.hooks import Route, hook_seconds, hooked, route_of
 from archcost.latency.timing.parts import CallTime, InContext
 from archcost.latency.timing.passing import as_it_is, passed
 from archcost.latency.timing.settings import settings
-from archcost.latency.timing.stopwatch import AnyStopwatch, CpuStopwatch, CudaStopwatch, Lap, WallStopwatch
+from archcost.latency.timing.stopwatch import (
+    AnyStopwatch,
+    CpuStopwatch,
+    CudaStopwatch,
+    Lap,
+    System,
+    WallStopwatch,
+    system_now,
+)
 from archcost.trace.call import Call, Inputs
 from archcost.trace.inputs import dtype_of
 from archcost.trace.modules import ModuleTree, check_initialised, check_model, is_training, walk
@@ -111,6 +119,7 @@ def time_in_context(
         inputs=_text(call),
         training=is_training(model),
         torch=str(torch.__version__),
+        system=run.system(),
     )
 
 
@@ -119,6 +128,7 @@ class _Pass(NamedTuple):
 
     route: Route | None
     own: list[Lap]
+    system: System | None = None
 
     @property
     def interrupted(self) -> bool:
@@ -197,6 +207,13 @@ class _TimedPasses:
         """The time of the passes without hooks."""
         return time_stats([one.whole for _, one in self.turns.samples["bare"]])
 
+    def system(self) -> System | None:
+        """What the operating system did in a pass without hooks, the medians."""
+        known = [one.system for _, one in self.turns.samples["bare"] if one.system is not None]
+        if not known:
+            return None
+        return System(median(one.seconds for one in known), int(median(one.page_faults for one in known)))
+
     def usual(self) -> tuple[Route, dict[int, _Pass]]:
         """The most frequent route, and the passes that took it by their rounds."""
         routes: dict[Route, dict[int, _Pass]] = {}
@@ -225,12 +242,13 @@ class _TimedPasses:
         return median([with_hooks / without - 1 for with_hooks, without in pairs if without] or [math.nan])
 
     def _bare(self) -> _Pass:
-        read = self.watch.read
+        read, before = self.watch.read, system_now()
         first = read()
         output = self._forward()
         lap = self.watch.laps([first, read()], self.tolerance)[0]
+        after = system_now()
         del output  # freeing the outputs is not part of the model's time
-        return _Pass(None, [lap])
+        return _Pass(None, [lap], after and before and after.since(before))
 
     def _hooked(self) -> _Pass:
         with hooked(self.watch) as events:

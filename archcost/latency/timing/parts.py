@@ -12,6 +12,8 @@ from archcost.latency.timing.thresholds import UNRELIABLE
 if TYPE_CHECKING:
     import pandas as pd
 
+    from archcost.latency.timing.stopwatch import System
+
 __all__ = ["CallTime", "InContext", "TimeStats"]
 
 
@@ -61,6 +63,8 @@ class InContext:
     """Whether the model was in training mode, which measuring leaves as it is."""
     torch: str
     """The version of PyTorch."""
+    system: System | None = None
+    """Of a pass, the medians; None: the platform does not count it."""
 
     @property
     def total(self) -> float:

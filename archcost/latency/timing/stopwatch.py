@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = [
-    *("CPU_CLOCKS", "Reading", "Sample", "between", "read", "step_of"),
+    *("CPU_CLOCKS", "Reading", "Sample", "System", "between", "read", "step_of", "system_now"),
     *("AnyStopwatch", "CpuStopwatch", "CudaStopwatch", "Lap", "Stopwatch", "WallStopwatch"),
 ]
 
@@ -42,6 +42,23 @@ class Sample(NamedTuple):
     """Involuntary context switches; None where the platform does not count them."""
     interrupted: bool
     """Whether another program had the processor meanwhile."""
+
+
+class System(NamedTuple):
+    """What the operating system has done for this process: seconds, and pages of memory that it gave."""
+
+    seconds: float
+    page_faults: int
+
+    def since(self, before: System) -> System:
+        """Between two moments."""
+        return System(self.seconds - before.seconds, self.page_faults - before.page_faults)
+
+
+def system_now() -> System | None:
+    """So far; None where the platform does not count it."""
+    usage = resource.getrusage(resource.RUSAGE_SELF) if resource is not None else None
+    return usage and System(usage.ru_stime, usage.ru_minflt)
 
 
 def read(cpu_clock: str) -> Reading:
