@@ -134,30 +134,32 @@ def estimated(matrix: Tensor, probes: int = 2, steps: int = 24, apart: int = 32)
         basis = torch.linalg.qr(matrix @ (matrix.mT @ basis))[0]
     values, vectors = torch.linalg.eigh(_gram(basis.mT @ matrix))
     lead, known = values[-apart:], basis @ vectors[:, -apart:]
-
-    found: list[tuple[Tensor, Tensor]] = []
-    for _ in range(probes):
-        probe = torch.randn(rows, generator=random).to(matrix)
-        probe -= known @ (known.mT @ probe)
-        space, inner, between = (probe / probe.norm())[None], list[Tensor](), list[Tensor]()
-        for _ in range(steps):
-            ahead = matrix @ (matrix.mT @ space[-1])
-            inner.append(ahead @ space[-1])
-            for _ in range(2):  # rounding loses orthogonality
-                ahead = ahead - known @ (known.mT @ ahead) - space.mT @ (space @ ahead)
-            between.append(ahead.norm())
-            space = torch.cat([space, ahead[None] / between[-1].clamp_min(torch.finfo(ahead.dtype).tiny)])
-        off = torch.diag(torch.stack(between[:-1]), 1)
-        nodes, states = torch.linalg.eigh(torch.diag(torch.stack(inner)) + off + off.mT)
-        found.append((nodes, (rows - apart) / probes * states[0].square()))
-    nodes, stands_for = (torch.cat(one) for one in zip(*found, strict=True))
+    starts = torch.randn(probes, rows, generator=random).to(matrix)
+    found = [_lanczos(matrix, known, one, steps) for one in starts]
+    nodes, shares = (torch.cat(one) for one in zip(*found, strict=True))
     order = nodes.argsort(descending=True)
-    counts = torch.cat([torch.ones_like(lead), stands_for[order]]).double()
+    counts = torch.cat([torch.ones_like(lead), (rows - apart) / probes * shares[order]]).double()
     sizes = torch.cat([lead.flip(0), nodes[order]]).double().clamp_min(0) * counts
     total = float(sizes.sum()) or 1.0
     ranks, kept = (np.concatenate([[0.0], one.cumsum(0).numpy()]) for one in (counts, sizes))
     lost: Tensor = torch.from_numpy(kept[-1] / total - np.interp(np.arange(rows + 1), ranks, kept / total))
     return lost
+
+
+def _lanczos(matrix: Tensor, known: Tensor, start: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    """Nodes and weights of the spectral density of ``M M'`` seen from a vector, beside known directions."""
+    start = start - known @ (known.mT @ start)
+    space, inner, between = (start / start.norm())[None], list[Tensor](), list[Tensor]()
+    for _ in range(steps):
+        ahead = matrix @ (matrix.mT @ space[-1])
+        inner.append(ahead @ space[-1])
+        for _ in range(2):  # rounding loses orthogonality
+            ahead = ahead - known @ (known.mT @ ahead) - space.mT @ (space @ ahead)
+        between.append(ahead.norm())
+        space = torch.cat([space, ahead[None] / between[-1].clamp_min(torch.finfo(ahead.dtype).tiny)])
+    off = torch.diag(torch.stack(between[:-1]), 1)
+    nodes, states = torch.linalg.eigh(torch.diag(torch.stack(inner)) + off + off.mT)
+    return nodes, states[0].square()
 
 
 def _shares(values: Tensor) -> Tensor:
