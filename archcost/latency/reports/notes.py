@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["answers", "heading", "notes_of"]
 
 KEEPING = "MALLOC_MMAP_THRESHOLD_=33554432 MALLOC_TRIM_THRESHOLD_=2147483647"
-"""What makes glibc keep freed memory: both, since either alone ends its adapting by itself."""
+"""Variables of the environment that make glibc keep freed memory. Either alone ends its adapting of both."""
 _SYSTEM, _FAULTS = 0.05, 100
 """The share of a pass, and the number of page faults, from which on they are worth a note."""
 _UNITS: Explanations = (

@@ -208,7 +208,7 @@ class _TimedPasses:
         return time_stats([one.whole for _, one in self.turns.samples["bare"]])
 
     def system(self) -> System | None:
-        """What the operating system did in a pass without hooks, the medians."""
+        """System time and page faults of a pass without hooks, the medians."""
         known = [one.system for _, one in self.turns.samples["bare"] if one.system is not None]
         if not known:
             return None

@@ -64,7 +64,7 @@ class InContext:
     torch: str
     """The version of PyTorch."""
     system: System | None = None
-    """Of a pass, the medians; None: the platform does not count it."""
+    """System time and page faults of a pass, the medians; None: the platform does not count them."""
 
     @property
     def total(self) -> float:

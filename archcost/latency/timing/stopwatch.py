@@ -45,7 +45,7 @@ class Sample(NamedTuple):
 
 
 class System(NamedTuple):
-    """What the operating system has done for this process: seconds, and pages of memory that it gave."""
+    """System time of this process in seconds, and its page faults without disk access."""
 
     seconds: float
     page_faults: int
@@ -56,7 +56,7 @@ class System(NamedTuple):
 
 
 def system_now() -> System | None:
-    """So far; None where the platform does not count it."""
+    """System time and page faults so far; None where the platform does not count them."""
     usage = resource.getrusage(resource.RUSAGE_SELF) if resource is not None else None
     return usage and System(usage.ru_stime, usage.ru_minflt)
 
