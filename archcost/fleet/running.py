@@ -172,7 +172,7 @@ class Run:
             self.store.keep_many(ended)
         self.finished += len(ended)
         for state in self.states.values():
-            if state.risen:
+            if state.faster:
                 self._measure_again(state)
         return len(ended)
 
@@ -187,7 +187,7 @@ class Run:
         again = [task for task in self.tasks if task.key in slow - waiting]
         state.again |= slow
         state.queue.extend(again)
-        state.risen = False
+        state.faster = False
 
     def _took(self, state: State, task: Task, future: Future[Any]) -> dict[str, Any] | None:
         """Take in what a task gave: what is to be kept of it, or None where that was not its end."""

@@ -42,8 +42,8 @@ class State:
     references: list[float] = field(default_factory=list)
     unusual: deque[float] = field(default_factory=lambda: deque(maxlen=_HOLD))
     """The latest references, as long as none of them was as usual."""
-    risen: bool = False
-    """Whether it has just turned out to be faster than before, and what was measured so is to be queued."""
+    faster: bool = False
+    """Whether it has just turned out to be faster; the run queues what was measured before, and resets it."""
     aside: bool = False
     calm: int = 0
     drifts: int = 0
@@ -76,11 +76,11 @@ class State:
             fastest, slowest = min(self.unusual), max(self.unusual)
             if len(self.unusual) == _HOLD and slowest < usual and slowest <= (1 + self.drift) * fastest:
                 self.references = list(self.unusual)
-                self.aside, self.risen = False, True
+                self.aside, self.faster = False, True
         return near
 
     def slowed(self, reference: float) -> bool:
-        """Whether the device was slower than it is usually, when the product took so long."""
+        """Whether the device was slower than it is now, when the reference product took so many seconds."""
         return reference > (1 + self.drift) * median(self.references)
 
     def given_up(self, seconds: float) -> bool:

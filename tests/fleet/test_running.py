@@ -167,14 +167,14 @@ def test_a_short_burst_of_speed_is_no_new_level():
     for one in bursts:
         state.settled(one)
     assert not state.aside
-    assert not state.risen
+    assert not state.faster
     for one in (*[0.0007, 0.0004] * 5, *[0.0013] * 10):  # of no one level, and slower
         state.settled(one)
     assert state.aside
-    assert not state.risen
+    assert not state.faster
     for _ in range(10):
         state.settled(0.0007)
-    assert state.risen
+    assert state.faster
     assert state.slowed(0.001)
     assert not state.slowed(0.0008)
 
