@@ -1,4 +1,4 @@
-"""Distillation behind the refit of the chosen selection, kept where held-out outputs agree better."""
+"""The chosen selection finished: fitted to all inputs as held-out ones have decided, and distilled."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from torch import nn
 
 from archcost.optimizing.data import Data, length
 from archcost.optimizing.distilling import EPOCHS, LR, Distillation
+from archcost.optimizing.refitting import refitted
 from archcost.optimizing.stages import Carried, Task
 from archcost.surgery.copying import copied
 
-__all__ = ["distilled"]
+__all__ = ["finished"]
 
 _WORK = 2e11
 """MACs of a distillation that nobody has asked for: some 20 seconds of a core."""
@@ -24,16 +25,67 @@ _LRS = (LR, LR / 10)
 """Learning rates, the next where one does not help: the first moves a model that is close too far away."""
 
 
-def distilled(
-    task: Task, best: Carried, evaluate: Callable[[nn.Module], float] | None, always: bool
-) -> Carried | None:
-    """The chosen selection after a distillation without labels; None where there is none, or it did not help.
+def finished(
+    task: Task,
+    best: Carried,
+    evaluate: Callable[[nn.Module], float] | None,
+    refit: bool,
+    distill: bool | None,
+) -> Carried:
+    """The chosen selection, fitted to all inputs and distilled where that helps.
 
-    Trained on the inputs that are not held out first, which says for how many epochs it helps, and then on
-    all of them for as many.
+    What was decided by held-out inputs stays: each layer's change with its ridge, the epochs.
 
     Args:
-        always: however long it takes; else only where it is short and there is something to gain.
+        distill: True: however long it takes; None: only where it is short and there is something to gain.
+    """
+    whole = _on_all(task, best) if refit else None
+    if distill is not False:
+        further = _distilled(task, best, whole or best.model, evaluate, bool(distill))
+        if further is not None:
+            return further
+    if whole is None:
+        return best
+    if evaluate is None:
+        return replace(best, model=whole)
+    metric = float(evaluate(task.folded.undone(copied(whole))))
+    assert best.trial.metric is not None
+    if metric < best.trial.metric:
+        return best
+    return replace(best, model=whole, trial=replace(best.trial, metric=metric, score=-metric))
+
+
+def _on_all(task: Task, best: Carried) -> nn.Module | None:
+    """The selection with the changes of its refit fitted to all inputs; None where there are no others, or
+    the outputs move further."""
+    data = task.data
+    if data is None or not data.apart or not best.fits:
+        return None
+    work = task.made(best.selection)
+    try:
+        with task.timed("refit"):
+            refitted(task.model, work, task.layers, data.pieces, task.progress, repeat=best.fits)
+        after = task.shift(work, data)
+    except KeyboardInterrupt:
+        return None
+    assert best.trial.moved is not None
+    if not after.score <= best.trial.moved.score:
+        return None
+    task.notes.append("compared on held-out inputs, and then fitted to all of them by the same choices")
+    return work
+
+
+def _distilled(
+    task: Task,
+    best: Carried,
+    whole: nn.Module,
+    evaluate: Callable[[nn.Module], float] | None,
+    always: bool,
+) -> Carried | None:
+    """The selection after a distillation without labels; None where there is none, or it did not help.
+
+    Trained on the inputs that are not held out first, which says for how many epochs it helps, and then on
+    all of them for as many, from ``whole`` on.
     """
     data, trial = task.data, best.trial
     if data is None or trial.moved is None or not best.selection.candidates:
@@ -64,10 +116,9 @@ def distilled(
             task.notes.append("a distillation of the result did not help and was not kept")
             return None
         if data.apart and 4 * loop.best_epoch >= 3 * epochs:  # steps that are still large need a check
-            whole = copied(best.model)
-            again = Distillation(whole, task.model, epochs, lr)
+            work = copied(whole)
+            again = Distillation(work, task.model, epochs, lr)
             again.run(data.pieces, until=loop.best_epoch, progress=task.progress)
-            work = whole
     task.notes.append(
         f"distilled without labels for {loop.best_epoch} epochs: the score of held-out outputs went from "
         f"{trial.score:.2g} to {score:.2g}; then, where the last epochs were the best, again on all inputs"

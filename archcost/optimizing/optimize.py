@@ -17,7 +17,7 @@ from archcost.optimizing.calibration import Calibration
 from archcost.optimizing.candidates import RULES
 from archcost.optimizing.data import data_of
 from archcost.optimizing.deployed import Deployed
-from archcost.optimizing.finishing import distilled
+from archcost.optimizing.finishing import finished
 from archcost.optimizing.folding import folded
 from archcost.optimizing.making import Making
 from archcost.optimizing.optimized import Optimized
@@ -125,10 +125,8 @@ def optimize(
     else:
         limits = planned.limits(asked)
         best, all_ = made.within(limits)
-    if distill is not False:
-        further = distilled(task, best, evaluate, bool(distill))
-        if further is not None:
-            best, all_ = further, [further, *all_]
+    best = finished(task, best, evaluate, refit, distill)
+    all_ = [best, *(one for one in all_ if one.trial.label != best.trial.label)]
     found = outcome(task, best, all_, limits, accelerate, evaluate)
     return found if deployed is None else deployed.told(found)
 

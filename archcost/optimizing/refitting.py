@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 from torch import nn
@@ -10,7 +10,7 @@ from torch import nn
 from archcost.errors import RewriteError
 from archcost.optimizing.layers import Layer
 from archcost.trace.call import Inputs
-from archcost.weights.refit import Refit, refit
+from archcost.weights.refit import Refit, Score, refit
 
 __all__ = ["refitted"]
 
@@ -22,7 +22,8 @@ def refitted(
     pieces: Sequence[Inputs],
     progress: bool | None = None,
     *,
-    score: Callable[[], float] | None = None,
+    score: Score | None = None,
+    repeat: Mapping[str, Refit] | None = None,
 ) -> dict[str, Refit]:
     """The refits of the layers, by name.
 
@@ -32,6 +33,7 @@ def refitted(
     Args:
         score: of ``new``, smaller is better. It decides from the last convolution on: a linear layer has few
             rows to be fitted to, and a smaller squared error of what is decided by is no better a decision.
+        repeat: refits to other pieces, as for `archcost.weights.refit.refit`.
     """
     changed = [at for at, one in enumerate(layers) if _differs(old, new, one.name)]
     if not changed:
@@ -43,12 +45,12 @@ def refitted(
     ]
     scores = {} if score is None else dict.fromkeys(tail, score)
     try:
-        return refit(old, new, wanted, list(pieces), scores=scores, progress=progress)
+        return refit(old, new, wanted, list(pieces), scores=scores, repeat=repeat, progress=progress)
     except RewriteError:
         made: dict[str, Refit] = {}
         for name in wanted:
             with suppress(RewriteError):
-                made |= refit(old, new, [name], list(pieces), scores=scores, progress=False)
+                made |= refit(old, new, [name], list(pieces), scores=scores, repeat=repeat, progress=False)
         return made
 
 

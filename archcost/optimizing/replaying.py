@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 
 from archcost.optimizing.verify import outputs_for
 from archcost.trace.call import Inputs
+from archcost.weights.activations import giving, layers_in
 
 __all__ = ["Replay"]
 
-_MOST = 2**28
+_MOST = 2**29
 """Most bytes of outputs; where they are more, nothing is kept."""
 
 
@@ -26,8 +24,7 @@ class Replay:
         self._kept: dict[nn.Module, list[Tensor]] = {}
         """By module, in order of their first calls."""
         self._bytes = 0
-        wanted = [one for one in model.modules() if isinstance(one, (_ConvNd, nn.Linear))]
-        handles = [one.register_forward_hook(self._keep) for one in wanted]
+        handles = [one.register_forward_hook(self._keep) for one in layers_in(model)]
         try:
             self.old = outputs_for(model, pieces)
         finally:
@@ -44,27 +41,17 @@ class Replay:
             self._kept.setdefault(module, []).append(y.detach().clone())
 
     def outputs(self, changed: nn.Module) -> list[list[Tensor]]:
-        """The outputs for the same inputs, where only ``changed`` may have changed since."""
-        with self._replayed(changed):
-            return outputs_for(self.model, self.pieces)
+        """The outputs for the same inputs, where only ``changed`` may have changed since.
 
-    @contextmanager
-    def _replayed(self, changed: nn.Module) -> Iterator[None]:
-        """Layers that run before ``changed`` give what they gave, but for those of several calls."""
+        Layers that run before it give what they gave, but for those of several calls.
+        """
         known = list(self._kept)
         before = known[: known.index(changed)] if changed in self._kept else []
-        once = [
-            one for one in before if len(self._kept[one]) == len(self.pieces) and "forward" not in vars(one)
-        ]
-        try:
-            for one in once:
-                one.forward = _giving(self._kept[one])
-            yield
-        finally:
-            for one in once:
-                vars(one).pop("forward", None)
+        once = [one for one in before if len(self._kept[one]) == len(self.pieces)]
+        with giving({one: _given(self._kept[one]) for one in once}):
+            return outputs_for(self.model, self.pieces)
 
 
-def _giving(values: Sequence[Tensor]) -> Any:
+def _given(values: Sequence[Tensor]) -> Callable[..., Tensor]:
     left = iter(values)
     return lambda *args, **kwargs: next(left).clone()  # the model may write into it

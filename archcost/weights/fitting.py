@@ -11,6 +11,9 @@ from archcost.weights.sums import Sums, widened
 
 __all__ = ["Correction", "Normal"]
 
+_FEW = 2
+"""Rows are few where they are less than the width over this."""
+
 
 @dataclass(frozen=True, eq=False)
 class Correction:
@@ -23,30 +26,41 @@ class Correction:
 
 
 class Normal:
-    """The normal equations of a layer for its patches z and missing output e, summed in float64."""
+    """The normal equations of a layer for its patches z and missing output e, in float64.
+
+    As sums over rows or, where there are few rows for their width, over the rows themselves.
+    """
 
     def __init__(self, weights: bool, bias: bool) -> None:
         self.weights, self.bias = weights, bias
         self.sums: Sums | None = None
+        self._few: list[tuple[Tensor, Tensor]] = []
+        """All rows so far, as long as they are few."""
+        self._lacks = torch.zeros((), dtype=torch.float64)
         self._aside: list[tuple[Tensor, Tensor, Tensor]] = []
-
-    @property
-    def count(self) -> int:
+        self.count = 0
         """Number of rows to fit on."""
-        return 0 if self.sums is None else self.sums.count
 
     def add(self, rows: Tensor, lacks: Tensor) -> None:
         """Add a portion to fit on: patches (groups, n, D) and missing outputs (n, out)."""
         if not len(lacks):
             return
+        rows = widened(rows)
+        lacks = lacks.detach().to("cpu", rows.dtype)
+        self.count += len(lacks)
+        self._lacks = self._lacks + lacks.sum(0, dtype=torch.float64)
+        self._few.append((rows, lacks))
+        if self.sums is not None or self.count > rows.shape[2] // _FEW:
+            for portion in self._few:
+                self._sum(*portion)
+            self._few.clear()
+
+    def _sum(self, rows: Tensor, lacks: Tensor) -> None:
         groups, _, width = rows.shape
         if self.sums is None:
             self.sums = Sums(groups, width, centred=self.bias)
-            self._lacks = torch.zeros(lacks.shape[1], dtype=torch.float64)
             self._crossed = torch.zeros(groups, lacks.shape[1] // groups, width, dtype=torch.float64)
         rows = self.sums.add(rows)
-        lacks = lacks.detach().to("cpu", rows.dtype)
-        self._lacks += lacks.sum(0, dtype=torch.float64)
         self._crossed += lacks.reshape(len(lacks), groups, -1).permute(1, 2, 0) @ rows
 
     def keep(self, rows: Tensor, was: Tensor, now: Tensor) -> None:
@@ -67,28 +81,36 @@ class Normal:
         Returns:
             The change; none where the normal equations cannot be solved.
         """
-        assert self.sums is not None
-        assert self.sums.pivot is not None
-        matrix, crossed = self.sums.products / self.count, self._crossed / self.count
-        rows, lacks = self.sums.total / self.count, self._lacks / self.count
+        weight, mean = self._from_rows(ridge) if self.sums is None else self._from_sums(self.sums, ridge)
+        if weight is None or not self.bias:
+            return Correction(weight, None)
+        return Correction(weight, self._lacks / self.count - (weight @ mean[:, :, None]).flatten())
+
+    def _from_sums(self, sums: Sums, ridge: float) -> tuple[Tensor | None, Tensor]:
+        """The change of the weight, and the mean of the rows."""
+        assert sums.pivot is not None
+        matrix, crossed = sums.products / self.count, self._crossed / self.count
+        rows, lacks = sums.total / self.count, self._lacks / self.count
         groups = len(matrix)
         if self.bias:
             matrix -= rows[:, :, None] * rows[:, None, :]
             crossed = crossed - lacks.reshape(groups, -1, 1) * rows[:, None, :]
         size = matrix.diagonal(dim1=1, dim2=2).mean(-1)
-        size = torch.where(size > 0, size, torch.ones_like(size))
-        failed = torch.ones(1)
-        while failed.any():
-            matrix.diagonal(dim1=1, dim2=2).add_((ridge * size)[:, None])
-            factor, failed = torch.linalg.cholesky_ex(matrix)
-            ridge = max(ridge, 1e-12) * 10
-            if not ridge < 1e6:
-                return Correction(None, None)
-        weight = torch.cholesky_solve(crossed.transpose(1, 2), factor).transpose(1, 2)
-        if not self.bias:
-            return Correction(weight, None)
-        mean = rows + self.sums.pivot
-        return Correction(weight, lacks - (weight @ mean[:, :, None]).flatten())
+        solved = _solved(matrix, size, ridge, crossed.transpose(1, 2))
+        return None if solved is None else solved.transpose(1, 2), rows + sums.pivot
+
+    def _from_rows(self, ridge: float) -> tuple[Tensor | None, Tensor]:
+        """The same by the Gram matrix of the rows: (z'z + r)^-1 z' = z' (z z' + r)^-1."""
+        rows = torch.cat([one for one, _ in self._few], 1).double()
+        lacks = torch.cat([one for _, one in self._few]).double()
+        mean = rows.mean(1)
+        if self.bias:
+            rows, lacks = rows - mean[:, None], lacks - lacks.mean(0)
+        groups, count, width = rows.shape
+        matrix = rows @ rows.transpose(1, 2) / count
+        size = matrix.diagonal(dim1=1, dim2=2).sum(-1) / width
+        solved = _solved(matrix, size, ridge, lacks.reshape(count, groups, -1).transpose(0, 1) / count)
+        return None if solved is None else solved.transpose(1, 2) @ rows, mean
 
     def shift(self) -> Correction:
         """The change of the bias alone, by the mean error."""
@@ -107,3 +129,17 @@ class Normal:
             left += float((new - was).square().sum())
             size += float(was.double().square().sum())
         return (left / size) ** 0.5 if size else float(left > 0)
+
+
+def _solved(matrix: Tensor, size: Tensor, ridge: float, right: Tensor) -> Tensor | None:
+    """(matrix + ridge * size)^-1 @ right for each group, with more where that is not positive; None where
+    nothing helps. Overwrites the matrix."""
+    size = torch.where(size > 0, size, torch.ones_like(size))
+    failed = torch.ones(1)
+    while failed.any():
+        if not ridge < 1e6:
+            return None
+        matrix.diagonal(dim1=1, dim2=2).add_((ridge * size)[:, None])
+        factor, failed = torch.linalg.cholesky_ex(matrix)
+        ridge = max(ridge, 1e-12) * 10
+    return torch.cholesky_solve(right, factor)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from math import inf, prod
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from archcost.nn import adapters
 from archcost.nn.like import ConvLike
 from archcost.progress import Progress
 from archcost.trace.call import Inputs
+from archcost.weights.activations import Activations
 from archcost.weights.features import (
     Batches,
     Runner,
@@ -31,8 +33,9 @@ from archcost.weights.features import (
 )
 from archcost.weights.fitting import Correction, Normal
 
-__all__ = ["Refit", "refit"]
+__all__ = ["Refit", "Score", "refit"]
 
+Score = Callable[[nn.Module], float]
 RIDGES = (1e-6, 1e-4, 1e-2)
 _STIFF = (1e-1, 1.0)
 """Tried too where there are fewer rows than `_FEW` times the values of a patch."""
@@ -57,6 +60,8 @@ class Refit:
     kept: str
     """The accepted change: "weights" (with a bias if there is one), "bias", or "nothing" where neither
     helped."""
+    ridge: float | None = None
+    """That of the accepted weights."""
     note: str = ""
     """Why the weights could not be fitted; empty where they could."""
 
@@ -68,7 +73,8 @@ def refit(
     batches: Batches,
     *,
     ridge: float | Sequence[float] | None = None,
-    scores: Mapping[str, Callable[[], float]] | None = None,
+    scores: Mapping[str, Score] | None = None,
+    repeat: Mapping[str, Refit] | None = None,
     progress: bool | None = None,
 ) -> dict[str, Refit]:
     """Fit the last convolution of each new layer by ridge regression, in the order of execution::
@@ -84,8 +90,9 @@ def refit(
     with the smallest error there is accepted: the fit, the mean error added to the bias, or none. There are
     no labels and no gradients, and batch normalisation statistics are unchanged.
 
-    Models run in eval mode; only weights of ``rewritten`` change. Memory is that of a layer, plus 256 MiB of
-    targets where layers share a pass over the original (with a list or tuple of batches). Positions are
+    Models run in eval mode; only weights of ``rewritten`` change. Memory is that of a layer and,
+    with a list or tuple of batches, 256 MiB of targets of layers that share a pass over the original, and
+    256 MiB of outputs that layers of ``rewritten`` keep from one pass to the next. Positions are
     sampled at even distances, the same in each run, where there are far more than 8 times the values of a
     patch.
 
@@ -97,7 +104,10 @@ def refit(
         ridge: r, as a share of the mean of the diagonal of z z'; the best on held-out data of several, by
             default of 1e-6, 1e-4 and 1e-2, and of 0.1 and 1 where there are few positions.
         scores: by a layer's name, what decides between its changes in place of its own held-out error:
-            smaller is better, with each change made in ``rewritten`` in turn.
+            smaller is better, with each change made in ``rewritten`` in turn; called with the convolution
+            that is changed.
+        repeat: by a layer's name, a refit to other batches whose accepted change is made with the same ridge,
+            fitted to all inputs: none are held out.
         progress: draw a progress bar on stderr; by default on a terminal.
 
     Returns:
@@ -116,12 +126,13 @@ def refit(
         return {}
     calls = _calls(original, olds, batches, passes)
     found: dict[str, Refit] = {}
-    length = batches_in(batches)
-    # In another order of batches an image would be paired with another's targets.
-    fixed = isinstance(batches, (list, tuple))
+    before, length = repeat or {}, batches_in(batches)
+    kept = None
+    if isinstance(batches, (list, tuple)):  # in another order an image would be paired with another's targets
+        kept = Activations(rewritten, batches, {lasts[name]: count for name, count in calls.items()})
     with Progress(len(calls) * (length or 1), "refit", progress) as bar:
-        for group in _shared(calls, lasts) if fixed else [[name] for name in calls]:
-            pairs = {name: _Pair(name, lasts[name], calls[name], length) for name in group}
+        for group in _shared(calls, lasts) if kept is not None else [[name] for name in calls]:
+            pairs = {name: _Pair(name, lasts[name], calls[name], length, before.get(name)) for name in group}
             ready = _targets(original, olds, pairs, batches) if len(group) > 1 else None
             for name, pair in pairs.items():
                 with (
@@ -134,7 +145,8 @@ def refit(
                             old(batch, pair.calls)
                         else:
                             pair.wanted = ready[name][index]
-                        pair.run(batch, new)
+                        forward = partial(pair.run, batch, new)
+                        forward() if kept is None else kept.run(index, lasts[name], forward)
                         bar.step(label=f"refit: {name}")
                 found[name] = _accepted(pair, ridges, (scores or {}).get(name))
                 if ready is not None:
@@ -219,8 +231,10 @@ def _rows(y: Tensor, picked: Tensor) -> Tensor:
 class _Pair:
     """A layer in both models, with the normal equations and held-out data of its outputs."""
 
-    def __init__(self, name: str, layer: nn.Module, calls: int, length: int | None) -> None:
-        self.name, self.layer, self.calls, self.length = name, layer, calls, length
+    def __init__(
+        self, name: str, layer: nn.Module, calls: int, length: int | None, repeat: Refit | None
+    ) -> None:
+        self.name, self.layer, self.calls, self.length, self.repeat = name, layer, calls, length, repeat
         transposed = bool(getattr(layer, "transposed", False))
         self.note = "the last stage is transposed: only its bias can be fitted" if transposed else ""
         self.weights = not transposed
@@ -265,7 +279,7 @@ class _Pair:
         images = picked // pixels + self.seen
         self.seen += len(x)
         index = torch.arange(len(picked), device=x.device) if self.aside_by_position else images
-        aside = index % 4 == 3
+        aside = (index % 4 == 3) & (self.repeat is None)
         rows = patches(x, spec, picked) if self.weights else x.new_zeros(spec.groups, len(picked), 0)
         was, now = wanted.rows, _rows(as_maps(self.layer, y.detach()), picked)
         room = max(0, _ASIDE // (self.length or 16)) or 1
@@ -275,35 +289,44 @@ class _Pair:
         self.normal.keep(rows[:, kept], was[kept], now[kept])
 
 
-def _accepted(
-    pair: _Pair, ridges: tuple[float, ...] | None, score: Callable[[], float] | None = None
-) -> Refit:
+def _accepted(pair: _Pair, ridges: tuple[float, ...] | None, score: Score | None = None) -> Refit:
     """Apply the change with the smallest held-out error, or score of the whole model, to the layer."""
     normal = pair.normal
     if not normal.count:
         raise RewriteError(f"{pair.name}: its output has too few positions to fit to: give more batches")
+    if pair.repeat is not None:
+        return _repeated(pair, pair.repeat)
     if ridges is None:
         values = prod(weight_of(pair.layer).shape[1:])
         ridges = RIDGES + _STIFF * (normal.count < _FEW * values)
-    fits: list[tuple[str, Correction | None]] = [("nothing", None)]
-    fits += [("bias", normal.shift())] * (pair.layer.bias is not None)
-    fits += [("weights", normal.fit(ridge)) for ridge in ridges if pair.weights]
+    fits: list[tuple[str, float | None, Correction | None]] = [("nothing", None, None)]
+    fits += [("bias", None, normal.shift())] * (pair.layer.bias is not None)
+    fits += [("weights", ridge, normal.fit(ridge)) for ridge in ridges if pair.weights]
     was = [one.detach().clone() for one in _tensors(pair.layer)]
     best, least = fits[0], inf
     for one in fits:
-        now = normal.error(one[1]) if score is None else _with(pair.layer, one[1], was, score)
+        now = normal.error(one[2]) if score is None else _with(pair.layer, one[2], was, score)
         if now < least:
             best, least = one, now
-    kept, fit = best
+    kept, chosen, fit = best
     _add(pair.layer, fit)
-    return Refit(normal.error(None), normal.error(fit), normal.count, kept, pair.note)
+    return Refit(normal.error(None), normal.error(fit), normal.count, kept, chosen, pair.note)
 
 
-def _with(layer: nn.Module, fit: Correction | None, was: list[Tensor], score: Callable[[], float]) -> float:
+def _repeated(pair: _Pair, before: Refit) -> Refit:
+    """Make the change that was accepted before, fitted to all positions; errors stay those held out then."""
+    fit = pair.normal.shift() if before.kept == "bias" else None
+    if before.ridge is not None:
+        fit = pair.normal.fit(before.ridge)
+    _add(pair.layer, fit)
+    return replace(before, positions=pair.normal.count)
+
+
+def _with(layer: nn.Module, fit: Correction | None, was: list[Tensor], score: Score) -> float:
     """The score with a change made, which is taken back."""
     _add(layer, fit)
     try:
-        return score()
+        return score(layer)
     finally:
         with torch.no_grad():
             for there, old in zip(_tensors(layer), was, strict=True):

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from archcost.errors import InputError, RewriteError
 from archcost.nn.path_conv import PathConv
+from archcost.weights import fitting
 from archcost.weights.refit import refit
 
 
@@ -247,8 +248,9 @@ def test_a_score_of_the_whole_model_decides_between_the_changes():
     before = copy.deepcopy(rewritten.state_dict())
     seen = []
 
-    def still():
+    def still(layer):
         """Best with the weights as they are."""
+        assert layer is rewritten.third[1]
         seen.append(relative(rewritten.third[1].weight, before["third.1.weight"]))
         return seen[-1]
 
@@ -331,3 +333,34 @@ def test_what_cannot_be_fitted_is_refused():
     with pytest.raises(RewriteError, match=r"third: its chain's output has the shape \(8, 4, 10, 10\)"):
         refit(original, rewritten, ["third"], [images(8)])
     assert refit(original, rewritten, [], [images(8)]) == {}
+
+
+def test_a_refit_is_repeated_with_the_same_choices_on_all_inputs():
+    data = list(images(32).split(8))
+    original, rewritten = pair()
+    once = copy.deepcopy(rewritten)
+    before = refit(original, once, NAMES, data)
+    after = refit(original, rewritten, NAMES, data, repeat=before)
+    for name in NAMES:
+        was, now = before[name], after[name]
+        assert (now.kept, now.ridge, now.after) == (was.kept, was.ridge, was.after)
+        assert now.positions == pytest.approx(4 / 3 * was.positions, rel=0.01)
+    x = images(200)
+    assert relative(rewritten(x), original(x)) == pytest.approx(relative(once(x), original(x)), rel=0.2)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_few_rows_are_solved_by_their_gram_matrix_as_many_are_by_sums(monkeypatch, bias, groups):
+    rows, lacks = torch.randn(groups, 20, 300).double() + 1, torch.randn(20, 6).double()
+    found = []
+    for few in (2, 10**9):
+        monkeypatch.setattr(fitting, "_FEW", few)
+        normal = fitting.Normal(True, bias)
+        for part in (slice(0, 12), slice(12, 20)):
+            normal.add(rows[:, part], lacks[part])
+        assert (normal.sums is None) == (few == 2)
+        found.append(normal.fit(0.01))
+    torch.testing.assert_close(found[0].weight, found[1].weight, rtol=1e-8, atol=1e-10)
+    if bias:
+        torch.testing.assert_close(found[0].bias, found[1].bias, rtol=1e-8, atol=1e-10)
