@@ -2,11 +2,12 @@
 
 Layers timed alone are 3 to 33 % too fast for PyTorch's own models, and a table of layers lacks all else. So
 
-    t = a * dense convolutions + g * grouped convolutions + p * matrix products
+    t = a * dense convolutions + g * grouped convolutions + p * matrix products + s * attention
         + bytes of all other operations, by kind (see `archcost.fleet.work`) + c * their number
 
-has coefficients of at least 0, a, g and p of at least 1, fitted by relative error. A program of archcost's
-engine is little else than its layers, which are timed as it runs them:
+has coefficients of at least 0, a, g, p and s of at least 1, fitted by relative error. Attention counts as
+matrix products of as many multiply-accumulates; few models have it, so that s is drawn towards 1.5. A
+program of archcost's engine is little else than its layers, which are timed as it runs them:
 
     t = the sum over kinds of k * layers of that kind + b * bytes that other steps move + c * their number
 
@@ -35,10 +36,12 @@ __all__ = ["FEWEST", "How", "Law", "Layers", "row_of", "seconds_by_work"]
 How = Literal["eager", "program"]
 FEWEST = 8
 """Fewest whole models for the fit: fewer have as many unknowns as equations."""
-_EAGER = ("dense", "grouped", "product")
+_EAGER = ("dense", "grouped", "product", "attention")
 _PROGRAM = ("dense", "pointwise", "grouped", "InvertedResidual", "Linear", "row", "other")
 # As many models as the prior of a coefficient counts for.
 _PRIOR = 3.0
+_ATTENTION = 1.5
+"""Of attention, over its products of matrices: it has a softmax between them."""
 
 
 @dataclass(frozen=True)
@@ -129,10 +132,14 @@ def _eager(scaled: Array) -> Array:
     # By what they amount to in a model, and never 0: a kind that no model has takes the common.
     sizes = (scaled[:, start:stop] ** 2).mean(axis=0)
     weights = np.sqrt(_PRIOR * np.maximum(sizes, 1e-4 * (every**2).mean()))
-    prior = np.zeros((len(BYTES), len(floor)))
-    prior[:, start:stop] = np.diag(weights)
+    prior = np.zeros((1 + len(BYTES), len(floor)))
+    prior[1:, start:stop] = np.diag(weights)
+    attention = scaled[:, start - 1]
+    used = attention[attention > 0]
+    prior[0, start - 1] = np.sqrt(_PRIOR * (used**2).mean()) if len(used) else 1.0
+    more = [prior[0, start - 1] * (_ATTENTION - 1)]
     found: Array = floor + nonnegative_least_squares(
-        np.vstack([scaled, prior]), np.concatenate([target, weights * common])
+        np.vstack([scaled, prior]), np.concatenate([target, more, weights * common])
     )
     return found
 

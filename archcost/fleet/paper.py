@@ -9,7 +9,7 @@ import fnmatch
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from archcost.errors import SpecError
 from archcost.fleet.errors import FleetError
@@ -17,7 +17,7 @@ from archcost.fleet.tasks import is_code
 
 if TYPE_CHECKING:
     from archcost.analysis.analysis import Analysis
-    from archcost.trace.graph import Trace
+    from archcost.trace.graph import Op, Trace
 
 __all__ = ["expanded", "of_analysis", "of_program", "on_paper", "refuse_code"]
 
@@ -105,7 +105,7 @@ def of_analysis(analysis: Analysis, batch: int | None = None) -> dict[str, Any]:
             continue
         moved = sum(one.nbytes for one in (*op.tensors(), *op.outputs))
         found = others.setdefault(op.label, [0, 0, 0])
-        for at, more in enumerate((1, moved, cost.macs or 0)):
+        for at, more in enumerate((1, moved, _compared(op) if "max_pool" in op.label else cost.macs or 0)):
             found[at] += more
         if op.label in ("mm", "addmm", "bmm", "baddbmm"):
             *_, left, right = (one.shape for one in op.tensors())
@@ -125,11 +125,22 @@ def of_analysis(analysis: Analysis, batch: int | None = None) -> dict[str, Any]:
             for (task, layout), count in counts.items()
             if task is not None
         ],
-        # By operator: calls, bytes read and written, multiply-accumulates.
+        # By operator: calls, bytes read and written, multiply-accumulates (of maxima, values compared).
         "operations": others,
         # Of matrices, or of as many pairs of them: rows, inner and columns, and how often.
         "products": [[*size, count] for size, count in products.items()],
     }
+
+
+def _compared(op: Op) -> int:
+    """Values that the windows of a maximum read."""
+    from math import prod
+
+    if "adaptive" in op.label:
+        return prod(next(iter(op.tensors())).shape)
+    size = cast("list[int]", op.args[1])
+    axes = int(op.label.partition("pool")[2][0])  # max_pool2d_with_indices
+    return prod(op.outputs[0].shape) * prod(size * axes if len(size) == 1 else size)
 
 
 def of_program(trace: Trace) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from archcost.fleet.errors import FleetError
 from archcost.fleet.kept import FleetStore
 from archcost.fleet.law import FEWEST, How, Law, Layers, row_of, seconds_by_work
 from archcost.fleet.tasks import Model, Product, Step, Task
+from archcost.fleet.work import attention_macs
 from archcost.latency.prediction.predictor import PredictionError, Predictor
 from archcost.latency.store.kinds import PATH
 from archcost.spec import ConvSpec
@@ -141,6 +142,8 @@ class LatencyTable:
         for kind, (seconds, known), count in self._each(paper, threads, how):
             sums[kind] += seconds * count
             there, lacking = there + count * known, lacking + count * (not known)
+        if how == "eager":
+            sums["attention"] = attention_macs(paper) * self._product_rate(threads)
         return Layers(sums, there, lacking)
 
     def _each(
@@ -196,6 +199,11 @@ class LatencyTable:
         if product in self.products:
             return self.products[product], True
         return self._by_work("product", product.threads, *_work_of(product)), False
+
+    def _product_rate(self, threads: int) -> float:
+        """Seconds for each multiply-accumulate of the products in the table."""
+        known = {one: took for one, took in self.products.items() if one.threads == threads}
+        return sum(known.values()) / max(1, sum(one.macs for one in known))
 
     def _step_seconds(self, step: Step) -> tuple[float, bool]:
         if step in self.steps:

@@ -2,8 +2,11 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
+from torch import nn
+from torch.nn import functional as F
 
 import archcost
 from archcost.cli import main
@@ -13,9 +16,11 @@ from archcost.engine.on_paper import layer_of, node_of
 from archcost.engine.operators import Convolution
 from archcost.fleet.errors import FleetError
 from archcost.fleet.kept import FleetStore, checked, mark_of
+from archcost.fleet.law import _EAGER, Law
+from archcost.fleet.paper import of_analysis
 from archcost.fleet.table import latency_table
 from archcost.fleet.tasks import Layer, Model, Product, Step
-from archcost.fleet.work import BYTES, work_of
+from archcost.fleet.work import BYTES, WORK, attention_macs, work_of
 from archcost.latency.store.measurement import spec_json
 from archcost.spec import ConvSpec
 from helpers.fleet import LAYERS, times, whole
@@ -79,6 +84,35 @@ def test_a_law_is_learnt_from_whole_models_and_holds_for_one_left_out(store):
     assert estimate.error < 0.01
     assert estimate.share_predicted == 0
     assert "ms predicted for torchvision:resnet34 on pi5" in str(estimate)
+
+
+def test_attention_that_few_models_have_stays_near_its_matrix_products():
+    """One model has a little of it, and other work that the law does not know; that is not attention's."""
+    rows = np.zeros((12, len(_EAGER) + len(WORK)))
+    rows[:, _EAGER.index("product")] = 1.0
+    rows[:, -1] = np.arange(12) * 1e-3
+    seconds = rows @ np.array([1.0] * len(_EAGER) + [0.0] * len(BYTES) + [10.0])
+    rows[0, _EAGER.index("attention")] = 0.01
+    seconds[0] += 0.1  # 10 times its products
+    found = Law.of(rows, seconds, "eager").coefficients[_EAGER.index("attention")]
+    assert 1.0 <= found < 5.0
+    rows[1:6, _EAGER.index("attention")] = 0.5
+    seconds[1:6] += 0.9  # 1.8 times
+    found = Law.of(rows, seconds, "eager").coefficients[_EAGER.index("attention")]
+    assert 1.55 < found <= 1.8
+
+
+def test_maxima_count_what_their_windows_read_and_attention_its_products():
+    class Net(nn.Module):
+        def forward(self, x):
+            y = F.max_pool2d(F.max_pool2d(x, 3, 2, 1), 2)
+            z = F.scaled_dot_product_attention(x, x, x)
+            return F.adaptive_max_pool2d(y, 1), z
+
+    found = of_analysis(archcost.analyze(Net(), torch.randn(1, 4, 16, 16), progress=False))
+    work = work_of(found)
+    assert work["max_pool"] == 4 * 4 * (8 * 8 * 9 + 4 * 4 * 4 + 4 * 4)
+    assert attention_macs(found) == 4 * 2 * 16**3
 
 
 def program(number):
