@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -11,6 +10,7 @@ from math import exp, log
 import numpy as np
 import torch
 
+from archcost.optimizing.allowance import Allowance
 from archcost.optimizing.candidates import Candidate, family_of
 from archcost.optimizing.carrying import composed, weights_of
 from archcost.optimizing.layers import Layer
@@ -19,26 +19,11 @@ from archcost.optimizing.statistics import Statistics
 from archcost.rewriting.carry import unfolded_of
 from archcost.weights.features import weight_of
 
-__all__ = ["Allowance", "corrected", "error_of"]
+__all__ = ["corrected", "error_of"]
 
 _POINTS = (0.08, 0.2, 0.5)
 """Shares of the layer's MACs at which weights are computed."""
 _LEAST, _MOST = 1e-10, 1.0
-
-
-class Allowance:
-    """Seconds of this thread's processor time: a busy machine chooses as an idle one does."""
-
-    def __init__(self, seconds: float) -> None:
-        self.until = time.thread_time() + seconds
-
-    @property
-    def passed(self) -> bool:
-        return time.thread_time() >= self.until
-
-    def within(self, seconds: float) -> Allowance:
-        """An allowance inside this one."""
-        return Allowance(min(seconds, self.until - time.thread_time()))
 
 
 def corrected(
@@ -49,7 +34,7 @@ def corrected(
     The spectra of families that factor other axes than outputs against inputs are those of marginal
     covariances, and of a closed form that iterations improve: at three ranks of each family the weights are
     computed, and the ratio of errors is interpolated between. From the weights alone the closed forms of a
-    single rank are the best there is, and two ranks take a few alternations.
+    single rank are the best there is, and two ranks take an alternation.
     """
     families: dict[str, list[Candidate]] = defaultdict(list)
     for one in candidates:

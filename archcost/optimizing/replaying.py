@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
 from archcost.optimizing.verify import outputs_for
 from archcost.trace.call import Inputs
+from archcost.trace.inputs import map_tensors, tensors_in
 from archcost.weights.activations import giving, layers_in
 
 __all__ = ["Replay"]
@@ -17,11 +19,11 @@ _MOST = 2**29
 
 
 class Replay:
-    """A model's outputs for some inputs, and what its convolutions and linear layers gave for them."""
+    """A model's outputs for some inputs, and what its layers gave for them."""
 
     def __init__(self, model: nn.Module, pieces: Sequence[Inputs]) -> None:
         self.model, self.pieces = model, pieces
-        self._kept: dict[nn.Module, list[Tensor]] = {}
+        self._kept: dict[nn.Module, list[Any]] = {}
         """By module, in order of their first calls."""
         self._bytes = 0
         handles = [one.register_forward_hook(self._keep) for one in layers_in(model)]
@@ -33,12 +35,12 @@ class Replay:
         if self._bytes > _MOST:
             self._kept.clear()
 
-    def _keep(self, module: nn.Module, _: object, y: Tensor) -> None:
-        self._bytes += y.numel() * y.element_size()
+    def _keep(self, module: nn.Module, _: object, y: Any) -> None:
+        self._bytes += sum(one.numel() * one.element_size() for one in tensors_in(y))
         if self._bytes > _MOST:
             self._kept.clear()
         else:
-            self._kept.setdefault(module, []).append(y.detach().clone())
+            self._kept.setdefault(module, []).append(map_tensors(y, _copy))
 
     def outputs(self, changed: nn.Module) -> list[list[Tensor]]:
         """The outputs for the same inputs, where only ``changed`` may have changed since.
@@ -52,6 +54,10 @@ class Replay:
             return outputs_for(self.model, self.pieces)
 
 
-def _given(values: Sequence[Tensor]) -> Callable[..., Tensor]:
+def _copy(y: Tensor) -> Tensor:
+    return y.detach().clone()  # the model may write into it
+
+
+def _given(values: Sequence[Any]) -> Callable[..., Any]:
     left = iter(values)
-    return lambda *args, **kwargs: next(left).clone()  # the model may write into it
+    return lambda *args, **kwargs: map_tensors(next(left), _copy)

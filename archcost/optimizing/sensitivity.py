@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from math import exp, log
 
 import torch
 from torch import Tensor, nn
 
+from archcost.optimizing.allowance import Allowance
 from archcost.optimizing.layers import Layer
 from archcost.optimizing.replaying import Replay
 from archcost.optimizing.verify import moved
-from archcost.trace.call import Inputs
 from archcost.weights.features import weight_of
 
 __all__ = ["NOISE", "Response", "moved_by", "responses"]
@@ -52,19 +51,15 @@ class Response:
         return exp((1 - share) * log(self.points[low]) + share * log(self.points[high]))
 
 
-def responses(
-    model: nn.Module, layers: Sequence[Layer], pieces: Sequence[Inputs], seconds: float = 30.0
-) -> dict[str, Response]:
+def responses(replay: Replay, layers: Sequence[Layer], allowance: Allowance) -> dict[str, Response]:
     """The response of the outputs to noise of 15 % in the output of each layer in turn, by name.
 
     Where time runs out, layers between those measured are interpolated along the order of execution.
     """
-    replay = Replay(model, pieces)
     found: dict[str, float] = {}
-    end = time.thread_time() + seconds
     order = [one.name for one in layers]
     for at in _spread(len(order)):
-        if time.thread_time() > end and len(found) >= 2:
+        if allowance.passed and len(found) >= 2:
             break
         layer = layers[at]
         handle = layer.module.register_forward_hook(_noisy)
@@ -86,18 +81,12 @@ def _noisy(_: nn.Module, args: object, y: Tensor) -> Tensor:
 
 
 def moved_by(
-    model: nn.Module,
-    changed: Mapping[str, Tensor],
-    layers: Mapping[str, Layer],
-    pieces: Sequence[Inputs],
-    seconds: float = 60.0,
+    replay: Replay, changed: Mapping[str, Tensor], layers: Mapping[str, Layer], allowance: Allowance
 ) -> dict[str, float]:
     """The change of the outputs for each new weight alone, put in the layer's place for a pass, by name."""
-    replay = Replay(model, pieces)
-    end = time.thread_time() + seconds
     found: dict[str, float] = {}
     for name, weight in changed.items():
-        if time.thread_time() > end:
+        if allowance.passed:
             break
         own = weight_of(layers[name].module)
         was = own.detach().clone()

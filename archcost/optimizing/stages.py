@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 from archcost.analysis.analysis import Analysis
 from archcost.errors import RewriteError
+from archcost.optimizing.allowance import Allowance
 from archcost.optimizing.blocks import Merged
 from archcost.optimizing.calibration import Calibration
 from archcost.optimizing.candidates import Candidate, candidates_of, key_of
 from archcost.optimizing.carrying import Weights, composed, exchanged, weights_of
-from archcost.optimizing.correcting import Allowance, corrected
+from archcost.optimizing.correcting import corrected
 from archcost.optimizing.data import Data, length, limited
 from archcost.optimizing.folding import Folded
 from archcost.optimizing.layers import Layer
@@ -28,6 +29,7 @@ from archcost.optimizing.norms import biases_of, shifted
 from archcost.optimizing.optimized import Trial
 from archcost.optimizing.planning import Choosing, Planned, Selection
 from archcost.optimizing.refitting import refitted
+from archcost.optimizing.replaying import Replay
 from archcost.optimizing.sensitivity import Response, moved_by, responses
 from archcost.optimizing.statistics import Sampled, Statistics, collected, in_parts
 from archcost.optimizing.timing import Times, inside
@@ -42,8 +44,12 @@ from archcost.weights.refit import Refit
 
 __all__ = ["Carried", "Task"]
 
-_PROBED = 64
-"""Inputs on which sensitivities are measured."""
+_PROBED, _PASS = (32, 64), 2e10
+"""Inputs on which sensitivities are measured, least and most, and the MACs of a pass between."""
+_SENSING = 2.5, 20.0
+"""Seconds for measuring sensitivities: on random inputs, and on data."""
+_MEASURING = 30.0
+"""Seconds for measuring the responses to the errors that were chosen."""
 _CORRECTING = 20.0
 """Seconds for computing weights whose errors correct those of the spectra."""
 _KEPT = 2**28
@@ -51,8 +57,8 @@ _KEPT = 2**28
 _REFITTED = 4
 """The most selections that are refitted: of those carried out for 46 budgets of four networks, the best was
 among the four that moved outputs least before, but for four budgets."""
-_WORK = 2e12
-"""MACs of refitting them: a pass over the old model, and two over the new one."""
+_WORK = 1e12
+"""MACs of refitting more than one of them: a pass over the old model, and two over the new one."""
 _TIED = 3
 """The most selections that are refitted once more to be told apart."""
 _ROUNDS = 2
@@ -100,6 +106,8 @@ class Task:
     """The old model's outputs for the held-out inputs, by which they are."""
     computed: dict[object, tuple[Replacement, Weights]] = field(default_factory=dict)
     computed_bytes: int = 0
+    _replay: Replay | None = None
+    """Until selections are carried out."""
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -148,6 +156,20 @@ class Task:
         with self.timed("sensitivities"):
             return Planned(totals, given, candidates, self.responses(), seconds, totals.get("latency", 0.0))
 
+    @property
+    def replay(self) -> Replay:
+        """The model's outputs for the inputs on which sensitivities are measured, and those of its layers."""
+        if self._replay is None:
+            pieces = (self.call,) if self.data is None else self.probed(self.data.fitted)
+            self._replay = Replay(self.model, pieces)
+        return self._replay
+
+    def probed(self, pieces: Sequence[Inputs]) -> tuple[Inputs, ...]:
+        """The first inputs, fewer where a model is large."""
+        least, most = _PROBED
+        each = self.analysis.total.macs / max(1, length(self.call))
+        return limited(pieces, max(least, min(most, int(_PASS / max(1, each)))))
+
     def find_candidates(self) -> None:
         """The candidates of all layers, from statistics that are held part by part."""
         modules = {one.name: one.module for one in self.open}
@@ -194,11 +216,10 @@ class Task:
 
     def responses(self) -> dict[str, Response]:
         """How far the outputs respond to errors of each layer, on data or on random inputs."""
-        pieces = [self.call] if self.data is None else limited(self.data.fitted, _PROBED)
         open_ = [one for one in self.open if self.candidates.get(one.name)]
         if not open_:
             return {}
-        return responses(self.model, open_, pieces, 5.0 if self.data is None else 60.0)
+        return responses(self.replay, open_, Allowance(_SENSING[self.data is not None]))
 
     def measured(self, choosing: Choosing, selections: list[Selection], most: int) -> list[Selection]:
         """The first ``most`` of: selections for which the response to the chosen errors themselves was
@@ -206,12 +227,13 @@ class Task:
         if self.data is None:
             return selections[:most]
         found: dict[object, Selection] = {}
+        allowance = Allowance(_MEASURING)
         for label, allowed in choosing.singles(self.rules).items():
-            if len(found) >= most:
+            if len(found) >= most or allowance.passed:
                 break
             try:
                 own = replace(choosing, response=copy.deepcopy(choosing.response))
-                rounds = self.rounds(own, label, allowed)
+                rounds = self.rounds(own, label, allowed, allowance)
             except RewriteError:
                 continue  # this rule alone cannot keep the budget
             for one in rounds:
@@ -221,20 +243,25 @@ class Task:
         return list(found.values())[:most]
 
     def rounds(
-        self, choosing: Choosing, label: str, allowed: Callable[[Candidate], bool] | None
+        self,
+        choosing: Choosing,
+        label: str,
+        allowed: Callable[[Candidate], bool] | None,
+        allowance: Allowance,
     ) -> list[Selection]:
         """The selections of some rules, each after measuring the response to the errors of the one before;
         the last first."""
         assert self.data is not None
         by_name = {one.name: one for one in self.layers}
-        pieces = limited(self.data.fitted, _PROBED)
         made = [choosing.within(label or "sensitivity", choosing.sensitive, allowed)]
         for round_ in range(_ROUNDS):
+            if allowance.passed:
+                break
             changed = {
                 name: composed(by_name[name], replacement, weights)
                 for name, (replacement, weights) in self.weights(made[-1]).items()
             }
-            found = moved_by(self.model, changed, by_name, pieces)
+            found = moved_by(self.replay, changed, by_name, allowance)
             for one in made[-1].candidates:
                 if one.name in found:
                     choosing.response[one.name].add(one.error, found[one.name])
@@ -275,6 +302,7 @@ class Task:
     ) -> tuple[Carried, list[Carried]]:
         """The best of the selections, and all that were carried out; Ctrl-C ends it with those so far."""
         done: list[Carried] = []
+        self._replay = None
         self.prepare()
         judged = self.data is not None or evaluate is not None
         try:
@@ -295,9 +323,11 @@ class Task:
         most = self.affordable(selections[0])
         if self.data is None or not refit or len(selections) <= most:
             return selections
-        raw = [self.compared(self.made(one), self.data).score for one in selections]
-        order = sorted(range(len(raw)), key=raw.__getitem__)
-        return [selections[at] for at in order[:most]]
+        part = self.probed(self.data.held_out)
+        with self.timed("check"):
+            old = outputs_for(self.model, part)
+            raw = {one.key: moved(outputs_for(self.made(one), part), old).score for one in selections}
+        return sorted(selections, key=lambda one: raw[one.key])[:most]
 
     def affordable(self, selection: Selection) -> int:
         """The number of selections like this one that are refitted."""
@@ -312,19 +342,20 @@ class Task:
 
         They are refitted with another quarter held out, and compared over both.
         """
-        if self.data is None or not self.data.apart or done[0].trial.score < ENOUGH:
+        data, best = self.data, done[0]
+        if data is None or not data.apart or best.trial.score < ENOUGH:
             return
-        changes = [
-            each(outputs_for(one.model, self.data.held_out), self.outputs(self.data)) for one in done[:_TIED]
-        ]
-        tied = [done[0]]
+        if self.affordable(best.selection) < _REFITTED:
+            return
+        changes = [each(outputs_for(one.model, data.held_out), self.outputs(data)) for one in done[:_TIED]]
+        tied = [best]
         for one, change in zip(done[1:], changes[1:], strict=False):
             more = change - changes[0]
             if float(more.mean()) < float(more.std()) / len(more) ** 0.5:
                 tied.append(one)
         if len(tied) < 2:
             return
-        other = self.data.turned[0]
+        other = data.turned[0]
         try:
             again = [self.carry_out(one.selection, None, True, other).trial.score for one in tied]
         except KeyboardInterrupt:

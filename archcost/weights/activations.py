@@ -10,23 +10,28 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.pooling import _AvgPoolNd, _MaxPoolNd
 
 from archcost.nn.like import ConvLike
 from archcost.trace.call import Inputs
-from archcost.trace.inputs import tensors_in
+from archcost.trace.inputs import map_tensors, tensors_in
 from archcost.weights.features import running
 
 __all__ = ["Activations", "giving", "layers_in"]
 
-_MOST = 2**28
+_MOST = 2**27
 """Most bytes of outputs kept; batches beyond are computed from the first layer on."""
 
 
+_KINDS = (_ConvNd, nn.Linear, ConvLike, _NormBase, _MaxPoolNd, _AvgPoolNd, nn.RNNBase)
+"""Layers that take time, and give tensors of their own."""
+
+
 def layers_in(model: nn.Module) -> list[nn.Module]:
-    """The convolutions and linear layers of a model whose forward is that of their class."""
-    kinds = (_ConvNd, nn.Linear, ConvLike)
-    return [one for one in model.modules() if isinstance(one, kinds) and "forward" not in vars(one)]
+    """The layers of a model that take time, and whose forward is that of their class."""
+    return [one for one in model.modules() if isinstance(one, _KINDS) and "forward" not in vars(one)]
 
 
 @contextmanager
@@ -68,7 +73,7 @@ class Activations:
                 self._at, self._read = _readers(lambda: run(_example(batches[0]), limit), model, outputs)
             finally:
                 handle.remove()
-        self._kept: list[dict[nn.Module, Tensor]] = [{} for _ in batches]
+        self._kept: list[dict[nn.Module, Any]] = [{} for _ in batches]
         self._bytes = 0
         self._full = False
         """Whether the outputs of the present pass did not fit."""
@@ -94,13 +99,13 @@ class Activations:
         kept = self._kept[index]
         known = kept.get(layer)
         y = type(layer).forward(layer, *args, **kwargs) if known is None else known
-        if self._full or not isinstance(y, Tensor):
+        if self._full:
             return y
-        kept[layer] = y.detach() if self._read[layer] >= until else y.new_full((), nan).expand(y.shape)
+        kept[layer] = map_tensors(y, Tensor.detach if self._read[layer] >= until else _unread)
         self._bytes += _size(kept[layer]) - (0 if known is None else _size(known))
         if self._bytes > _MOST:
             self._forget(index)
-        return y.clone()  # the model may write into it
+        return map_tensors(y, Tensor.clone)  # the model may write into it
 
     def _forget(self, index: int) -> None:
         self._bytes -= sum(map(_size, self._kept[index].values()))
@@ -108,8 +113,12 @@ class Activations:
         self._full = True
 
 
-def _size(tensor: Tensor) -> int:
-    return tensor.untyped_storage().nbytes()
+def _unread(y: Tensor) -> Tensor:
+    return y.new_full((), nan if y.is_floating_point() else 0).expand(y.shape)
+
+
+def _size(y: Any) -> int:
+    return sum(one.untyped_storage().nbytes() for one in tensors_in(y))
 
 
 def _checked(_: nn.Module, args: object) -> None:
@@ -119,6 +128,10 @@ def _checked(_: nn.Module, args: object) -> None:
 
 def _example(batch: Inputs) -> Inputs:
     return batch[:1] if isinstance(batch, Tensor) and batch.dim() > 1 else batch
+
+
+def _other(y: Tensor) -> Tensor:
+    return -1 - 2 * y if y.is_floating_point() else y.clone()
 
 
 def _readers(
@@ -137,20 +150,20 @@ def _readers(
         order.append(layer)
         read[layer] = [one.clone() for one in tensors_in([args, kwargs])]
         y = type(layer).forward(layer, *args, **kwargs)
-        gave[layer] = y.clone() if isinstance(y, Tensor) else y
+        gave[layer] = map_tensors(y, Tensor.clone)
         return y
 
     with giving({one: partial(first, one) for one in layers_in(model)}):
         run()
     at = {one: position for position, one in enumerate(dict.fromkeys(order))}
-    once = [one for one in at if order.count(one) == 1 and isinstance(gave[one], Tensor)]
+    once = [one for one in at if order.count(one) == 1]
     last = dict.fromkeys(once, -1.0)
     whole = outputs.copy()
 
     def again(layer: nn.Module, changed: nn.Module, *args: Any, **kwargs: Any) -> Any:
         if not all(map(torch.equal, tensors_in([args, kwargs]), read[layer])):
             last[changed] = max(last[changed], at[layer])
-        return -1 - 2 * gave[layer] if layer is changed else gave[layer].clone()
+        return map_tensors(gave[layer], _other if layer is changed else Tensor.clone)
 
     for changed in once:
         outputs.clear()

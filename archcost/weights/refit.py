@@ -92,7 +92,7 @@ def refit(
 
     Models run in eval mode; only weights of ``rewritten`` change. Memory is that of a layer and,
     with a list or tuple of batches, 256 MiB of targets of layers that share a pass over the original, and
-    256 MiB of outputs that layers of ``rewritten`` keep from one pass to the next. Positions are
+    128 MiB of outputs that layers of ``rewritten`` keep from one pass to the next. Positions are
     sampled at even distances, the same in each run, where there are far more than 8 times the values of a
     patch.
 
@@ -134,7 +134,8 @@ def refit(
         for group in _shared(calls, lasts) if kept is not None else [[name] for name in calls]:
             pairs = {name: _Pair(name, lasts[name], calls[name], length, before.get(name)) for name in group}
             ready = _targets(original, olds, pairs, batches) if len(group) > 1 else None
-            for name, pair in pairs.items():
+            for name in group:
+                pair = pairs.pop(name)  # its sums are large
                 with (
                     running(original, {olds[name]: pair.target}) as old,
                     running(rewritten, {lasts[name]: pair.result}, "rewritten") as new,

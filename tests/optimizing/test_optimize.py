@@ -11,6 +11,7 @@ from torch import nn
 
 import archcost
 from archcost import ArchcostError, Budget, InputError, ModelError, RewriteError, SpecError
+from archcost.optimizing import finishing, stages
 from archcost.report.document import Asked
 from archcost.report.page.parts import THIS_FILE
 from archcost.report.units import si_text
@@ -208,6 +209,25 @@ def test_an_interrupt_gives_back_the_best_so_far():
     found = quick(trained(), ONE, budget=0.5, batches=IMAGES, trials=2, evaluate=evaluate)
     assert len(found.trials) == 1
     assert any("interrupted after 1" in note for note in found.notes)
+
+
+def test_as_many_selections_are_refitted_as_the_work_allows(monkeypatch):
+    found = quick(trained(), ONE, budget=0.3, batches=IMAGES)
+    assert 1 < len(found.trials) <= stages._REFITTED
+    monkeypatch.setattr(stages, "_WORK", 1.0)
+    only = quick(trained(), ONE, budget=0.3, batches=IMAGES)
+    assert len(only.trials) == 1
+    assert only.trials[0].raw.score == min(one.raw.score for one in found.trials)
+
+
+def test_the_best_is_fitted_to_all_inputs_in_the_end(monkeypatch):
+    found = quick(trained(), ONE, budget=0.3, batches=IMAGES, trials=1)
+    assert any("then fitted to all of them" in note for note in found.notes)
+    monkeypatch.setattr(finishing, "_on_all", lambda task, best: None)
+    apart = quick(trained(), ONE, budget=0.3, batches=IMAGES, trials=1)
+    assert apart.moved == found.moved  # as held-out inputs told
+    assert not torch.equal(apart.model.dense[-1].weight, found.model.dense[-1].weight)
+    assert agreement(found.model, trained(), TEST) >= agreement(apart.model, trained(), TEST) - 0.005
 
 
 def test_untrained_weights_are_refused():
