@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.pooling import _AvgPoolNd, _MaxPoolNd
 
+from archcost.errors import RewriteError
 from archcost.nn.like import ConvLike
 from archcost.trace.call import Inputs
 from archcost.trace.inputs import map_tensors, tensors_in
@@ -54,8 +55,8 @@ class Activations:
     """What layers gave for each batch, as long as layers behind the last fitted one read it.
 
     With layers fitted in order of execution, a pass up to the next one computes those alone that follow the
-    one before: earlier ones give what they gave or, where nothing reads it any more, NaN. Layers that are
-    called several times are computed in every pass.
+    one before: earlier ones give what they gave or, where nothing reads it any more, NaN for a single input.
+    Layers that are called several times are computed in every pass.
     """
 
     def __init__(
@@ -77,9 +78,11 @@ class Activations:
         self._bytes = 0
         self._full = False
         """Whether the outputs of the present pass did not fit."""
+        self._single = True
+        """Whether what is not read can be that of a single input: the model may ask for all."""
 
     def run(self, index: int, target: nn.Module, forward: Callable[[], None]) -> None:
-        """A pass of a batch for a layer, where those before it are fitted."""
+        """A pass of a batch for a layer, where those before it are fitted; it may be begun twice."""
         if target not in self._read:
             return forward()
         until, self._full = self._at[target], False
@@ -88,8 +91,9 @@ class Activations:
         try:
             with giving({one: partial(self._forward, index, one, until) for one in before}):
                 forward()
-        except _Stale:
+        except (_Stale, RewriteError) as error:
             handle.remove()
+            self._single = self._single and isinstance(error, _Stale)
             self._forget(index)
             forward()
         finally:
@@ -101,20 +105,20 @@ class Activations:
         y = type(layer).forward(layer, *args, **kwargs) if known is None else known
         if self._full:
             return y
-        kept[layer] = map_tensors(y, Tensor.detach if self._read[layer] >= until else _unread)
+        kept[layer] = map_tensors(y, Tensor.detach if self._read[layer] >= until else self._unread)
         self._bytes += _size(kept[layer]) - (0 if known is None else _size(known))
         if self._bytes > _MOST:
             self._forget(index)
         return map_tensors(y, Tensor.clone)  # the model may write into it
 
+    def _unread(self, y: Tensor) -> Tensor:
+        shape = (1, *y.shape[1:]) if self._single and y.dim() > 1 else y.shape
+        return y.new_full((), nan if y.is_floating_point() else 0).expand(shape)
+
     def _forget(self, index: int) -> None:
         self._bytes -= sum(map(_size, self._kept[index].values()))
         self._kept[index].clear()
         self._full = True
-
-
-def _unread(y: Tensor) -> Tensor:
-    return y.new_full((), nan if y.is_floating_point() else 0).expand(y.shape)
 
 
 def _size(y: Any) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from math import inf, prod
@@ -136,17 +137,16 @@ def refit(
             ready = _targets(original, olds, pairs, batches) if len(group) > 1 else None
             for name in group:
                 pair = pairs.pop(name)  # its sums are large
-                with (
-                    running(original, {olds[name]: pair.target}) as old,
-                    running(rewritten, {lasts[name]: pair.result}, "rewritten") as new,
-                ):
+                with ExitStack() as stack:
+                    new = stack.enter_context(running(rewritten, {lasts[name]: pair.result}, "rewritten"))
+                    if ready is None:
+                        old = stack.enter_context(running(original, {olds[name]: pair.target}))
                     for index, batch in enumerate(again(batches, passes)):
                         if ready is None:
                             pair.wanted.clear()
                             old(batch, pair.calls)
-                        else:
-                            pair.wanted = ready[name][index]
-                        forward = partial(pair.run, batch, new)
+                        wanted = tuple(pair.wanted if ready is None else ready[name][index])
+                        forward = partial(pair.run, batch, new, wanted)
                         forward() if kept is None else kept.run(index, lasts[name], forward)
                         bar.step(label=f"refit: {name}")
                 found[name] = _accepted(pair, ridges, (scores or {}).get(name))
@@ -245,11 +245,12 @@ class _Pair:
         self.seen = 0
         self.aside_by_position = False
 
-    def run(self, batch: Inputs, new: Runner) -> None:
+    def run(self, batch: Inputs, new: Runner, wanted: Sequence[_Target]) -> None:
         """Run the new layer on a batch whose targets are recorded."""
-        if not self.wanted:
+        if not wanted:
             return
-        new(batch, len(self.wanted))
+        self.wanted = list(wanted)
+        new(batch, len(wanted))
         if self.wanted:
             raise RewriteError(f"{self.name}: the rewritten model calls it less often than the original")
 
