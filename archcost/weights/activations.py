@@ -24,8 +24,6 @@ __all__ = ["Activations", "giving", "layers_in"]
 
 _MOST = 2**27
 """Most bytes of outputs kept; batches beyond are computed from the first layer on."""
-
-
 _KINDS = (_ConvNd, nn.Linear, ConvLike, _NormBase, _MaxPoolNd, _AvgPoolNd, nn.RNNBase)
 """Layers that take time, and give tensors of their own."""
 
