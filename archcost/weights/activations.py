@@ -22,7 +22,7 @@ from archcost.weights.features import running
 
 __all__ = ["Activations", "giving", "layers_in"]
 
-_MOST = 2**27
+_MOST = 2**28
 """Most bytes of outputs kept; batches beyond are computed from the first layer on."""
 _KINDS = (_ConvNd, nn.Linear, ConvLike, _NormBase, _MaxPoolNd, _AvgPoolNd, nn.RNNBase)
 """Layers that take time, and give tensors of their own."""

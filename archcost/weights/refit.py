@@ -93,7 +93,7 @@ def refit(
 
     Models run in eval mode; only weights of ``rewritten`` change. Memory is that of a layer and,
     with a list or tuple of batches, 256 MiB of targets of layers that share a pass over the original, and
-    128 MiB of outputs that layers of ``rewritten`` keep from one pass to the next. Positions are
+    256 MiB of outputs that layers of ``rewritten`` keep from one pass to the next. Positions are
     sampled at even distances, the same in each run, where there are far more than 8 times the values of a
     patch.
 
