@@ -58,10 +58,10 @@ def finished(
 
 
 def _on_all(task: Task, best: Carried) -> nn.Module | None:
-    """The selection with the changes of its refit fitted to all inputs; None where there are no others, the
-    work is too much, or the outputs move further."""
+    """The selection with the changes of its refit fitted to all inputs; None where there are no others, no
+    time is left for it, or the outputs move further."""
     data = task.data
-    if data is None or not data.apart or not best.fits or task.affordable(best.selection) < 2:
+    if data is None or not data.apart or not best.fits or task.refitting.passed:
         return None
     work = task.made(best.selection)
     try:

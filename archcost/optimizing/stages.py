@@ -57,8 +57,8 @@ _KEPT = 2**28
 _REFITTED = 4
 """The most selections that are refitted: of those carried out for 46 budgets of four networks, the best was
 among the four that moved outputs least before, but for four budgets."""
-_WORK = 1e12
-"""MACs of refitting more than one of them: a pass over the old model, and two over the new one."""
+_REFITTING = 40.0
+"""Seconds after which no further one is refitted."""
 _TIED = 3
 """The most selections that are refitted once more to be told apart."""
 _ROUNDS = 2
@@ -106,6 +106,8 @@ class Task:
     """The old model's outputs for the held-out inputs, by which they are."""
     computed: dict[object, tuple[Replacement, Weights]] = field(default_factory=dict)
     computed_bytes: int = 0
+    refitting: Allowance = field(default_factory=lambda: Allowance(_REFITTING))
+    """Time for refits of the selections within one budget."""
     _replay: Replay | None = None
     """Until selections are carried out."""
 
@@ -307,8 +309,11 @@ class Task:
         judged = self.data is not None or evaluate is not None
         try:
             chosen = self.promising(selections, refit) if judged else selections[:1]
+            self.refitting = Allowance(_REFITTING)
             for selection in chosen:
                 done.append(self.carry_out(selection, evaluate, refit))
+                if refit and self.data is not None and self.refitting.passed:
+                    break
         except KeyboardInterrupt:
             if not done:
                 raise
@@ -319,23 +324,14 @@ class Task:
         return done[0], done
 
     def promising(self, selections: Sequence[Selection], refit: bool) -> Sequence[Selection]:
-        """Those whose outputs move least before a refit, as many as can be refitted within the work."""
-        most = self.affordable(selections[0])
-        if self.data is None or not refit or len(selections) <= most:
+        """Those whose outputs move least before a refit, the best first."""
+        if self.data is None or not refit or len(selections) == 1:
             return selections
         part = self.probed(self.data.held_out)
         with self.timed("check"):
             old = outputs_for(self.model, part)
             raw = {one.key: moved(outputs_for(self.made(one), part), old).score for one in selections}
-        return sorted(selections, key=lambda one: raw[one.key])[:most]
-
-    def affordable(self, selection: Selection) -> int:
-        """The number of selections like this one that are refitted."""
-        if self.data is None:
-            return _REFITTED
-        inputs = sum(map(length, self.data.fitted)) / max(1, length(self.call))
-        macs = inputs * (self.analysis.total.macs + 2 * selection.spends["macs"])
-        return min(_REFITTED, max(1, int(_WORK / max(1.0, macs))))
+        return sorted(selections, key=lambda one: raw[one.key])[:_REFITTED]
 
     def settle(self, done: list[Carried]) -> None:
         """Put the best of the selections that held-out inputs do not tell apart first, in place.
@@ -343,9 +339,7 @@ class Task:
         They are refitted with another quarter held out, and compared over both.
         """
         data, best = self.data, done[0]
-        if data is None or not data.apart or best.trial.score < ENOUGH:
-            return
-        if self.affordable(best.selection) < _REFITTED:
+        if data is None or not data.apart or best.trial.score < ENOUGH or self.refitting.passed:
             return
         changes = [each(outputs_for(one.model, data.held_out), self.outputs(data)) for one in done[:_TIED]]
         tied = [best]
