@@ -69,7 +69,7 @@ def optimize(
     spectra of the layers under the covariance of their inputs predict, weighted by how far the model's
     outputs respond to them. Weights come in closed form; then every layer, those that stay included, is
     refitted in order to the old model's outputs. A few selections under different models of the error are
-    carried out, and the one whose outputs move least on held-out inputs is kept.
+    carried out, and the one whose outputs move least on held-out inputs is kept, and fitted to all inputs.
 
     Args:
         model: on the CPU or a GPU, with trained weights; it ends unchanged.
@@ -94,7 +94,7 @@ def optimize(
         distill: train the result on the old model's outputs and features, as `archcost.recover` does, and
             keep that where held-out outputs then move less; by default where it takes some 20 seconds at
             most, and outputs diverge by 0.01 or more.
-        trials: the most selections to carry out.
+        trials: the most selections to compare; four of them at most are refitted.
         accelerate: run `archcost.accelerate` on the result.
         hooks: as in `archcost.rewrite`.
         random_weights: go on where the weights seem untrained.
