@@ -41,7 +41,7 @@ _PROGRAM = ("dense", "pointwise", "grouped", "InvertedResidual", "Linear", "row"
 # As many models as the prior of a coefficient counts for.
 _PRIOR = 3.0
 _ATTENTION = 1.5
-"""Of attention, over its products of matrices: it has a softmax between them."""
+"""The coefficient of attention, with its softmax, over products of matrices, where too few models tell."""
 
 
 @dataclass(frozen=True)

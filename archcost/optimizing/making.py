@@ -10,6 +10,7 @@ from torch import nn
 from archcost.analysis.budget import Budget
 from archcost.errors import InputError, RewriteError
 from archcost.optimizing.limits import RESOURCES, Limits
+from archcost.optimizing.measured import measured
 from archcost.optimizing.pacing import kept_in_time, paced
 from archcost.optimizing.planning import Choosing, Planned, Selection
 from archcost.optimizing.stages import Carried, Task
@@ -41,7 +42,7 @@ class Making:
             if task.data is None and self.evaluate is None:  # nothing tells selections apart
                 found = [choosing.within("sensitivity", choosing.sensitive)]
             else:
-                found = task.measured(choosing, choosing.selections(task.rules), self.trials)
+                found = measured(task, choosing, choosing.selections(task.rules), self.trials)
         if "latency" in limits.most:
             with task.timed("times"):
                 found = kept_in_time(task, self.planned, limits.most["latency"], found)

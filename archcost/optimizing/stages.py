@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,12 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from archcost.analysis.analysis import Analysis
-from archcost.errors import RewriteError
 from archcost.optimizing.allowance import Allowance
 from archcost.optimizing.blocks import Merged
 from archcost.optimizing.calibration import Calibration
 from archcost.optimizing.candidates import Candidate, candidates_of, key_of
-from archcost.optimizing.carrying import Weights, composed, exchanged, weights_of
+from archcost.optimizing.carrying import Weights, exchanged, weights_of
 from archcost.optimizing.correcting import corrected
 from archcost.optimizing.data import Data, length, limited
 from archcost.optimizing.folding import Folded
@@ -27,10 +25,10 @@ from archcost.optimizing.layers import Layer
 from archcost.optimizing.limits import totals_of
 from archcost.optimizing.norms import biases_of, shifted
 from archcost.optimizing.optimized import Trial
-from archcost.optimizing.planning import Choosing, Planned, Selection
+from archcost.optimizing.planning import Planned, Selection
 from archcost.optimizing.refitting import refitted
 from archcost.optimizing.replaying import Replay
-from archcost.optimizing.sensitivity import Response, moved_by, responses
+from archcost.optimizing.sensitivity import Response, responses
 from archcost.optimizing.statistics import Sampled, Statistics, collected, in_parts
 from archcost.optimizing.timing import Times, inside
 from archcost.optimizing.verify import ENOUGH, Moved, each, moved, outputs_for
@@ -48,8 +46,6 @@ _PROBED, _PASS = (32, 64), 2e10
 """Inputs on which sensitivities are measured, least and most, and the MACs of a pass between."""
 _SENSING = 2.5, 20.0
 """Seconds for measuring sensitivities: on random inputs, and on data."""
-_MEASURING = 30.0
-"""Seconds for measuring the responses to the errors that were chosen."""
 _CORRECTING = 20.0
 """Seconds for computing weights whose errors correct those of the spectra."""
 _KEPT = 2**28
@@ -61,8 +57,6 @@ _REFITTING = 40.0
 """Seconds after which no further one is refitted."""
 _TIED = 3
 """The most selections that are refitted once more to be told apart."""
-_ROUNDS = 2
-"""Rounds in which the response to the chosen errors themselves is measured."""
 
 
 @dataclass
@@ -223,54 +217,6 @@ class Task:
             return {}
         return responses(self.replay, open_, Allowance(_SENSING[self.data is not None]))
 
-    def measured(self, choosing: Choosing, selections: list[Selection], most: int) -> list[Selection]:
-        """The first ``most`` of: selections for which the response to the chosen errors themselves was
-        measured, of all rules together and of each alone; then those given."""
-        if self.data is None:
-            return selections[:most]
-        found: dict[object, Selection] = {}
-        allowance = Allowance(_MEASURING)
-        for label, allowed in choosing.singles(self.rules).items():
-            if len(found) >= most or allowance.passed:
-                break
-            try:
-                own = replace(choosing, response=copy.deepcopy(choosing.response))
-                rounds = self.rounds(own, label, allowed, allowance)
-            except RewriteError:
-                continue  # this rule alone cannot keep the budget
-            for one in rounds:
-                found.setdefault(one.key, one)
-        for one in selections:
-            found.setdefault(one.key, one)
-        return list(found.values())[:most]
-
-    def rounds(
-        self,
-        choosing: Choosing,
-        label: str,
-        allowed: Callable[[Candidate], bool] | None,
-        allowance: Allowance,
-    ) -> list[Selection]:
-        """The selections of some rules, each after measuring the response to the errors of the one before;
-        the last first."""
-        assert self.data is not None
-        by_name = {one.name: one for one in self.layers}
-        made = [choosing.within(label or "sensitivity", choosing.sensitive, allowed)]
-        for round_ in range(_ROUNDS):
-            if allowance.passed:
-                break
-            changed = {
-                name: composed(by_name[name], replacement, weights)
-                for name, (replacement, weights) in self.weights(made[-1]).items()
-            }
-            found = moved_by(self.replay, changed, by_name, allowance)
-            for one in made[-1].candidates:
-                if one.name in found:
-                    choosing.response[one.name].add(one.error, found[one.name])
-            said = f"{label}{', ' * bool(label)}measured response, round {round_ + 1}"
-            made.append(choosing.within(said, choosing.sensitive, allowed))
-        return made[::-1]
-
     def weights(self, selection: Selection) -> dict[str, tuple[Replacement, Weights]]:
         """The new layers of a selection with their weights; those computed before are kept up to a limit."""
         by_name = {one.name: one for one in self.layers}
@@ -324,7 +270,8 @@ class Task:
         return done[0], done
 
     def promising(self, selections: Sequence[Selection], refit: bool) -> Sequence[Selection]:
-        """Those whose outputs move least before a refit, the best first."""
+        """The selections whose outputs move least before a refit, the best first; all of them where
+        there is no refit."""
         if self.data is None or not refit or len(selections) == 1:
             return selections
         part = self.probed(self.data.held_out)

@@ -50,7 +50,7 @@ class _Stale(BaseException):
 
 
 class Activations:
-    """What layers gave for each batch, as long as layers behind the last fitted one read it.
+    """The outputs of layers for each batch, kept as long as layers behind the last fitted one read them.
 
     With layers fitted in order of execution, a pass up to the next one computes those alone that follow the
     one before: earlier ones give what they gave or, where nothing reads it any more, NaN for a single input.

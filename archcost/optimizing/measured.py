@@ -1,0 +1,71 @@
+"""Selections for which the response to the errors of the chosen candidates themselves was measured."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+
+from archcost.errors import RewriteError
+from archcost.optimizing.allowance import Allowance
+from archcost.optimizing.candidates import Candidate
+from archcost.optimizing.carrying import composed
+from archcost.optimizing.planning import Choosing, Selection
+from archcost.optimizing.sensitivity import moved_by
+from archcost.optimizing.stages import Task
+
+__all__ = ["measured"]
+
+_MEASURING = 30.0
+"""Seconds for measuring the responses."""
+_ROUNDS = 2
+"""Rounds in which they are measured, each for the errors that the one before chose."""
+
+
+def measured(task: Task, choosing: Choosing, selections: list[Selection], most: int) -> list[Selection]:
+    """The first ``most`` of: selections by measured responses, of all rules together and of each alone; then
+    those given."""
+    if task.data is None:
+        return selections[:most]
+    found: dict[object, Selection] = {}
+    allowance = Allowance(_MEASURING)
+    for label, allowed in choosing.singles(task.rules).items():
+        if len(found) >= most or allowance.passed:
+            break
+        try:
+            own = replace(choosing, response=copy.deepcopy(choosing.response))
+            rounds = _rounds(task, own, label, allowed, allowance)
+        except RewriteError:
+            continue  # this rule alone cannot keep the budget
+        for one in rounds:
+            found.setdefault(one.key, one)
+    for one in selections:
+        found.setdefault(one.key, one)
+    return list(found.values())[:most]
+
+
+def _rounds(
+    task: Task,
+    choosing: Choosing,
+    label: str,
+    allowed: Callable[[Candidate], bool] | None,
+    allowance: Allowance,
+) -> list[Selection]:
+    """The selections of some rules, each after measuring the response to the errors of the one before; the
+    last first."""
+    by_name = {one.name: one for one in task.layers}
+    made = [choosing.within(label or "sensitivity", choosing.sensitive, allowed)]
+    for round_ in range(_ROUNDS):
+        if allowance.passed:
+            break
+        changed = {
+            name: composed(by_name[name], replacement, weights)
+            for name, (replacement, weights) in task.weights(made[-1]).items()
+        }
+        found = moved_by(task.replay, changed, by_name, allowance)
+        for one in made[-1].candidates:
+            if one.name in found:
+                choosing.response[one.name].add(one.error, found[one.name])
+        said = f"{label}{', ' * bool(label)}measured response, round {round_ + 1}"
+        made.append(choosing.within(said, choosing.sensitive, allowed))
+    return made[::-1]
