@@ -69,7 +69,11 @@ class Activations:
             limit = None if calls is None else sum(calls.values())
             handle = model.register_forward_hook(lambda _, args, y: outputs.extend(tensors_in(y)))
             try:
-                self._at, self._read = _readers(lambda: run(_example(batches[0]), limit), model, outputs)
+                try:
+                    self._at, self._read = _readers(lambda: run(_example(batches[0]), limit), model, outputs)
+                except RewriteError:  # the model may ask for a number of inputs
+                    outputs.clear()
+                    self._at, self._read = _readers(lambda: run(batches[0], limit), model, outputs)
             finally:
                 handle.remove()
         self._kept: list[dict[nn.Module, Any]] = [{} for _ in batches]

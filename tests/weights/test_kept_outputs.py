@@ -102,6 +102,21 @@ def test_a_layer_whose_readers_change_with_the_data_is_computed_again(monkeypatc
         torch.testing.assert_close(kept[key], value, rtol=0, atol=0)
 
 
+def test_a_model_that_asks_for_a_number_of_inputs_is_fitted_as_well(monkeypatch):
+    class Fixed(Net):
+        def forward(self, x):
+            return self.head(self.twice(self.stem(x.reshape(2, 3, 8, 8))).reshape(2, 4, 64).mean(2))
+
+    torch.manual_seed(4)
+    net = Fixed().eval()
+    batches = list(torch.randn(16, 3, 8, 8).split(2))
+    names = ["stem", "twice", "head"]
+    plain, _ = fitted(net, names, False, monkeypatch, batches)
+    kept, _ = fitted(net, names, True, monkeypatch, batches)
+    for key, value in plain.items():
+        torch.testing.assert_close(kept[key], value, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("most", [2**29, 20_000])
 def test_a_whole_pass_gives_the_outputs_of_the_model_while_a_layer_changes(monkeypatch, most):
     class Both(Net):
