@@ -134,12 +134,13 @@ def _eager(scaled: Array) -> Array:
     weights = np.sqrt(_PRIOR * np.maximum(sizes, 1e-4 * (every**2).mean()))
     prior = np.zeros((1 + len(BYTES), len(floor)))
     prior[1:, start:stop] = np.diag(weights)
-    attention = scaled[:, start - 1]
-    used = attention[attention > 0]
-    prior[0, start - 1] = np.sqrt(_PRIOR * (used**2).mean()) if len(used) else 1.0
-    more = [prior[0, start - 1] * (_ATTENTION - 1)]
+    attention = _EAGER.index("attention")
+    used = scaled[scaled[:, attention] > 0, attention]  # the mean over models that have it
+    weight = np.sqrt(_PRIOR * (used**2).mean()) if len(used) else 1.0
+    prior[0, attention] = weight
+    above_floor = [weight * (_ATTENTION - 1)]
     found: Array = floor + nonnegative_least_squares(
-        np.vstack([scaled, prior]), np.concatenate([target, more, weights * common])
+        np.vstack([scaled, prior]), np.concatenate([target, above_floor, weights * common])
     )
     return found
 

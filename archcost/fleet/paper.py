@@ -125,7 +125,7 @@ def of_analysis(analysis: Analysis, batch: int | None = None) -> dict[str, Any]:
             for (task, layout), count in counts.items()
             if task is not None
         ],
-        # By operator: calls, bytes read and written, multiply-accumulates (of maxima, values compared).
+        # By operator: calls, bytes read and written, multiply-accumulates (of maximum pooling, values read).
         "operations": others,
         # Of matrices, or of as many pairs of them: rows, inner and columns, and how often.
         "products": [[*size, count] for size, count in products.items()],
@@ -133,7 +133,7 @@ def of_analysis(analysis: Analysis, batch: int | None = None) -> dict[str, Any]:
 
 
 def _compared(op: Op) -> int:
-    """Values that the windows of a maximum read."""
+    """Number of values that the windows of maximum pooling read, each as often as it is read."""
     from math import prod
 
     if "adaptive" in op.label:

@@ -8,10 +8,10 @@ from typing import Any
 __all__ = ["BYTES", "WORK", "attention_macs", "work_of"]
 
 BYTES = ("batch_norm", "layer_norm", "curve", "pool", "max_pool", "moved", "other")
-"""Kinds of operations, by their bytes: normalisations, exponential functions, pooling, copies, others; those
-of maxima by the bytes that their windows read, where they overlap as often as they do."""
+"""Kinds of operations, by their bytes: normalisations, exponential functions, pooling, copies, others.
+Maximum pooling counts each value as often as a window reads it, at 4 bytes."""
 WORK = (*BYTES, "calls")
-"""These, and the number of operations."""
+"""`BYTES`, and the number of operations."""
 _CURVES = frozenset("gelu silu softmax sigmoid tanh exp".split())
 _MOVED = frozenset("cat clone copy roll index stack constant_pad_nd".split())
 # Measured as tasks of their own.

@@ -12,7 +12,7 @@ from archcost.weights.sums import Sums, widened
 __all__ = ["Correction", "Normal"]
 
 _FEW = 2
-"""Rows are few where they are less than the width over this."""
+"""Rows are few where their number is at most their width over this."""
 
 
 @dataclass(frozen=True, eq=False)
