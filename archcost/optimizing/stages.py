@@ -254,7 +254,7 @@ class Task:
         self.prepare()
         judged = self.data is not None or evaluate is not None
         try:
-            chosen = self.promising(selections, refit) if judged else selections[:1]
+            chosen, refit = self.promising(selections, refit) if judged else (selections[:1], refit)
             self.refitting = Allowance(_REFITTING)
             for selection in chosen:
                 done.append(self.carry_out(selection, evaluate, refit))
@@ -269,16 +269,27 @@ class Task:
             self.settle(done)
         return done[0], done
 
-    def promising(self, selections: Sequence[Selection], refit: bool) -> Sequence[Selection]:
-        """The selections whose outputs move least before a refit, the best first; all of them where
-        there is no refit."""
+    def promising(self, selections: Sequence[Selection], refit: bool) -> tuple[Sequence[Selection], bool]:
+        """The selections whose outputs move least before a refit, the best first, and whether to refit them;
+        all of them where there is no refit. Ctrl-C leaves the best so far, without a refit."""
         if self.data is None or not refit or len(selections) == 1:
-            return selections
+            return selections, refit
+        raw: dict[object, float] = {}
         part = self.probed(self.data.held_out)
         with self.timed("check"):
             old = outputs_for(self.model, part)
-            raw = {one.key: moved(outputs_for(self.made(one), part), old).score for one in selections}
-        return sorted(selections, key=lambda one: raw[one.key])[:_REFITTED]
+            try:
+                for one in selections:
+                    raw[one.key] = moved(outputs_for(self.made(one), part), old).score
+            except KeyboardInterrupt:
+                if not raw:
+                    raise
+                self.notes.append(
+                    f"interrupted after {len(raw)} of {len(selections)} selections, before a refit"
+                )
+                refit = False
+        known = sorted((one for one in selections if one.key in raw), key=lambda one: raw[one.key])
+        return known[: _REFITTED if refit else 1], refit
 
     def settle(self, done: list[Carried]) -> None:
         """Put the best of the selections that held-out inputs do not tell apart first, in place.

@@ -211,6 +211,22 @@ def test_an_interrupt_gives_back_the_best_so_far():
     assert any("interrupted after 1" in note for note in found.notes)
 
 
+def test_an_interrupt_before_the_first_refit_gives_back_the_best_so_far(monkeypatch):
+    made, calls = stages.Task.made, []
+
+    def stopped(task, selection):
+        calls.append(selection)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return made(task, selection)
+
+    monkeypatch.setattr(stages.Task, "made", stopped)
+    found = quick(trained(), ONE, budget=0.3, batches=IMAGES)
+    assert len(found.trials) == 1
+    assert all(row.refitted is None for row in found.rows)
+    assert any("interrupted after 2 of" in note for note in found.notes)
+
+
 def test_as_many_selections_are_refitted_as_time_allows(monkeypatch):
     found = quick(trained(), ONE, budget=0.3, batches=IMAGES)
     assert 1 < len(found.trials) <= stages._REFITTED
