@@ -23,6 +23,8 @@ class Item(NamedTuple):
 
     spends: tuple[float, ...]
     error: float
+    others: tuple[int, ...] = ()
+    """Numbers of layers that must stay as they are with it, their first item."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,11 @@ class Unreachable(Exception):
 
 def least(layers: Sequence[Sequence[Item]], resource: int) -> float:
     """The least that a choice can spend of a resource."""
-    return sum(min(item.spends[resource] for item in layer) for layer in layers)
+    if not any(item.others for layer in layers for item in layer):
+        return sum(min(item.spends[resource] for item in layer) for layer in layers)
+    cheap = [[item._replace(error=item.spends[resource], spends=()) for item in layer] for layer in layers]
+    taken = zip(layers, chosen(cheap, ()), strict=True)
+    return sum(layer[at].spends[resource] for layer, at in taken)
 
 
 def chosen(layers: Sequence[Sequence[Item]], limits: Sequence[float]) -> list[int]:
@@ -51,13 +57,16 @@ def chosen(layers: Sequence[Sequence[Item]], limits: Sequence[float]) -> list[in
         return []
     sizes = [len(layer) for layer in kept]
     error = np.array([layers[at][n].error for at, layer in enumerate(kept) for n in layer])
-    error = error / max(error.max(), 1e-300)
+    error = error / max(abs(error).max(), 1e-300)
     spends = np.array([layers[at][n].spends for at, layer in enumerate(kept) for n in layer])
     owner = np.repeat(np.arange(len(kept)), sizes)
     one_each = csr_matrix(
         (np.ones(len(owner)), (owner, np.arange(len(owner)))), shape=(len(kept), len(owner))
     )
     constraints = [LinearConstraint(one_each, 1, 1)]
+    taken = _taken(layers, kept)
+    if taken is not None:
+        constraints.append(LinearConstraint(taken, -np.inf, 1))
     scale = np.maximum(np.array(limits, dtype=float), 1e-300)
     if len(limits):
         constraints.append(LinearConstraint((spends / scale).T, -np.inf, 1.0))
@@ -98,13 +107,34 @@ def _quiet() -> Iterator[None]:
 
 
 def _undominated(items: Sequence[Item]) -> list[int]:
-    """Numbers of the items that no other one beats in error and in everything spent."""
+    """Numbers of the items that no other one beats in error, everything spent and what it leaves free; and of
+    the first, which items of other layers may need."""
     order = sorted(range(len(items)), key=lambda n: (items[n].error, items[n].spends))
     found: list[int] = []
     for n in order:
-        if not any(all(a <= b for a, b in zip(items[m].spends, items[n].spends, strict=True)) for m in found):
+        one = items[n]
+        if n == 0 or not any(
+            set(items[m].others) <= set(one.others)
+            and all(a <= b for a, b in zip(items[m].spends, one.spends, strict=True))
+            for m in found
+        ):
             found.append(n)
     return found
+
+
+def _taken(layers: Sequence[Sequence[Item]], kept: Sequence[Sequence[int]]) -> csr_matrix | None:
+    """A row for each layer that items of others need as it is: at most one of those and of its own, but for
+    the first."""
+    flat = [(at, n, layers[at][n].others) for at, layer in enumerate(kept) for n in layer]
+    rows = [
+        [column for column, (at, n, others) in enumerate(flat) if layer in others or (at == layer and n)]
+        for layer in sorted({one for *_, others in flat for one in others})
+    ]
+    if not rows:
+        return None
+    across = [column for row in rows for column in row]
+    down = np.repeat(np.arange(len(rows)), [len(row) for row in rows])
+    return csr_matrix((np.ones(len(across)), (down, across)), shape=(len(rows), len(flat)))
 
 
 def shares(totals: Mapping[str, float], limits: Mapping[str, float]) -> dict[str, float]:

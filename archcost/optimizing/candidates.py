@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -11,27 +11,30 @@ from torch import Tensor
 from archcost.merging.chain import Conv
 from archcost.optimizing.layers import Layer
 from archcost.optimizing.spectra import Curve, Table, curves
-from archcost.optimizing.statistics import Statistics
+from archcost.optimizing.statistics import Statistics, Whole
 from archcost.rewriting.carry import unfolded_of
 from archcost.rewriting.proposal import PlaceCosts
 from archcost.rewriting.replacement import Option, Replacement
 from archcost.rewriting.rule import get
 from archcost.rewriting.survey.places import costs_after
 from archcost.spec import ConvSpec
+from archcost.weights.elimination import eliminated
 from archcost.weights.features import weight_of
 
 __all__ = ["RULES", "SHARES", "Candidate", "candidates_of", "family_of", "key_of", "replacement_of"]
 
-RULES = ("bottleneck", "asymmetric", "separable", "low_rank")
-"""The families that are planned from one spectrum each, by default."""
+RULES = ("bottleneck", "asymmetric", "separable", "narrow", "low_rank")
+"""The families that are planned, by default."""
 SHARES = tuple(round(0.05 * n, 2) for n in range(1, 20))
 """The grid: shares of the layer's MACs."""
 _STEP_FROM, _STEP = 32, 8
+_WIDEST = 2304
+"""Values of a patch up to which channels are eliminated: the time goes with the third power."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """New layers for a layer, on paper: its costs and its squared relative error."""
+    """New layers for a layer, on paper: their costs and its squared relative error."""
 
     name: str
     rule: str
@@ -44,6 +47,8 @@ class Candidate:
     """Predicted or measured time; None: not known."""
     flash: int = 0
     """Bytes of its weights in the dtype of a budget on flash."""
+    others: tuple[str, ...] = ()
+    """Other layers that become narrower with it, in order of execution: its costs are those of all."""
 
 
 def family_of(one: Candidate) -> str:
@@ -82,7 +87,23 @@ def candidates_of(
             key = one.macs, one.params
             if key not in best or one.error < best[key].error:
                 best[key] = one
+    if "narrow" in wanted:
+        return [*best.values(), *_narrow(layer, seen)]
     return list(best.values())
+
+
+def _narrow(layer: Layer, seen: Statistics | None) -> Iterator[Candidate]:
+    """Fewer channels for the layer to read, where data says which ones it can do without."""
+    found, weight = layer.hidden, weight_of(layer.module).detach()
+    if found is None or not isinstance(seen, Whole) or weight[0].numel() > _WIDEST:
+        return
+    width = weight.shape[1]
+    counts = {_rounded(count, width) for share in SHARES if (count := round(share * width))}
+    for keep, error in eliminated(weight.flatten(2), seen.moments.covariance[0], counts).values():
+        options: dict[str, Option] = {"keep": list(keep)}
+        new = replacement_of(layer, "narrow", options)
+        if error < 1:
+            yield Candidate(layer.name, "narrow", options, new.macs, new.params, error, others=found.makers)
 
 
 def replacement_of(layer: Layer, rule: str, options: Mapping[str, Option]) -> Replacement:
@@ -95,6 +116,9 @@ def replacement_of(layer: Layer, rule: str, options: Mapping[str, Option]) -> Re
             rank, spec.out_channels, 1, bias=spec.bias, input_size=spec.input_size, batch=spec.batch
         )
         return Replacement({layer.name: (Conv(first, linear=True), Conv(second, linear=True))})
+    if rule == "narrow":
+        assert layer.hidden is not None
+        return get(rule).replacement(layer.hidden.subject, **options)
     return get(rule).replacement(layer.subject, **options)
 
 

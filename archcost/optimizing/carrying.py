@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
 
+from archcost.merging.chain import Conv
 from archcost.optimizing.candidates import Candidate, replacement_of
 from archcost.optimizing.layers import Layer
 from archcost.optimizing.statistics import Sampled, Statistics, Whole
@@ -32,6 +34,8 @@ def weights_of(layer: Layer, candidate: Candidate, seen: Statistics | None) -> t
         seen: the statistics of the layer's input; None: from the weights alone.
     """
     replacement = replacement_of(layer, candidate.rule, candidate.options)
+    if candidate.others:
+        return replacement, _narrow(layer, replacement, seen)
     if layer.linear or (candidate.options.get("form") == "out"):
         return replacement, _reduced(layer, replacement, seen)
     rule = get(candidate.rule)
@@ -41,6 +45,14 @@ def weights_of(layer: Layer, candidate: Candidate, seen: Statistics | None) -> t
         made = factored(rule, layer.module, replacement, moments)
         return replacement, made
     return replacement, _sampled(layer, replacement, rule, seen)
+
+
+def _narrow(layer: Layer, replacement: Replacement, seen: Statistics | None) -> Weights:
+    assert layer.hidden is not None
+    model = layer.hidden.subject.survey.model
+    there = {name: model.get_submodule(name) for name in replacement.chains}
+    made = get("narrow").carry(there, replacement, seen.moments if isinstance(seen, Whole) else None)
+    return [one for each in made.values() for one in each]
 
 
 def _reduced(layer: Layer, replacement: Replacement, seen: Statistics | None) -> Weights:
@@ -83,23 +95,29 @@ def _sampled(layer: Layer, replacement: Replacement, rule: Factorisation, seen: 
     return list(zip(kernels, [*biases, _shifted(layer, lost.flatten(2), seen)], strict=True))
 
 
-def composed(layer: Layer, replacement: Replacement, weights: Weights) -> Tensor:
-    """The one weight that the new layers amount to, in the shape of the layer's own."""
-    own = weight_of(layer.module)
+def composed(layer: Layer, replacement: Replacement, weights: Weights) -> tuple[Tensor, Tensor | None]:
+    """The one weight and bias that the new layers amount to, in the shape of the layer's own."""
+    own, bias = weight_of(layer.module), weights[-1][1]
+    if replacement.keep:
+        whole = weights[-1][0].new_zeros(own.shape)
+        whole[:, list(replacement.keep)] = weights[-1][0]
+        return whole, bias
     if layer.linear:
-        return (weights[1][0] @ weights[0][0]).reshape(own.shape)
+        return (weights[1][0] @ weights[0][0]).reshape(own.shape), bias
     specs = [conv.spec for conv in replacement.convs]
     whole = on_taps([one for one, _ in weights], specs, own.shape[2:], layer.spec.groups)
-    return whole.reshape(own.shape)
+    return whole.reshape(own.shape), bias
 
 
 def exchanged(
     work: nn.Module, made: Mapping[str, tuple[Replacement, Weights]], hooks: Hooks = "refuse"
 ) -> None:
     """Exchange layers of a model in place."""
-    new = {
-        name: built(replacement.chain, work.get_submodule(name), weights, {})
-        for name, (replacement, weights) in made.items()
-    }
+    new: dict[str, nn.Module] = {}
+    for replacement, weights in made.values():
+        left = iter(weights)
+        for name, chain in replacement.chains.items():
+            own = list(islice(left, sum(isinstance(step, Conv) for step in chain)))
+            new[name] = built(chain, work.get_submodule(name), own, {})
     if new:
         replace(work, new, inplace=True, hooks=hooks)

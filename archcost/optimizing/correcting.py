@@ -42,7 +42,7 @@ def corrected(
     found: list[Candidate] = []
     for all_ in families.values():
         form = all_[0].options.get("form")
-        if layer.linear or form == "out" or (seen is None and form != "both"):
+        if layer.linear or form == "out" or all_[0].others or (seen is None and form != "both"):
             found += all_  # the closed form is the best there is, and the spectrum its error
             continue
         near = {
@@ -89,7 +89,7 @@ def _two_ranks(one: Candidate) -> tuple[int, int]:
 def error_of(layer: Layer, one: Candidate, seen: Statistics | None) -> float:
     """The squared relative error of a candidate's weights, under the statistics of the layer's input."""
     own = weight_of(layer.module).detach().to("cpu", torch.float64)
-    lost = (own - composed(layer, *weights_of(layer, one, seen))).reshape(
+    lost = (own - composed(layer, *weights_of(layer, one, seen))[0]).reshape(
         layer.spec.groups, -1, own[0].numel()
     )
     whole = own.reshape(lost.shape)

@@ -160,6 +160,8 @@ class Deployed:
             peaks = [own]
             kept = candidates[layer.name] = []
             for one in planned.candidates.get(layer.name, ()):
+                if one.others:  # its peaks are several
+                    continue
                 new = replacement_of(layer, one.rule, one.options)
                 peaks.append(max(place.with_chain(new.chain) for place in self.places[layer.name]))
                 if peaks[-1] <= self.sram:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from archcost.errors import InputError
 from archcost.nn import adapters
+from archcost.optimizing.ends import as_wide
 from archcost.optimizing.verify import class_axis, moved, outputs_for, sums_to_one
 from archcost.progress import Progress
 from archcost.trace.call import Call, Inputs
@@ -34,16 +35,14 @@ _HELD = 2**28
 
 
 def fitted_layers(old: nn.Module, new: nn.Module) -> list[str]:
-    """Convolutions and linear layers of the old model whose place in the new one ends in such a layer."""
+    """Convolutions and linear layers of the old model whose place in the new one ends in such a layer, with
+    as many outputs."""
     theirs = dict(new.named_modules())
     found = []
     for name, module in old.named_modules():
         if not (isinstance(module, nn.Linear) or adapters.known(module)) or name not in theirs:
             continue
-        last = theirs[name]
-        while isinstance(last, nn.Sequential) and len(last):
-            last = last[-1]
-        if isinstance(last, nn.Linear) or adapters.known(last):
+        if as_wide(old, new, name):
             found.append(name)
     return found
 

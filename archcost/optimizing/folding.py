@@ -13,6 +13,7 @@ from torch.nn.modules.conv import _ConvNd
 from archcost.errors import Refusal
 from archcost.merging.branches import affine_of
 from archcost.merging.norms import is_norm
+from archcost.optimizing.ends import as_wide, last_of
 from archcost.optimizing.layers import Layer, layers_of
 from archcost.rewriting.survey.rows import row_of
 from archcost.rewriting.survey.survey import Survey
@@ -47,7 +48,11 @@ class Folded:
         """A changed copy of ``model``, in place, with the norms where they were: the same function."""
         if not self.norms:
             return work
-        made = {norm: self._norm(work, name, norm) for name, norm in self.norms.items()}
+        made = {
+            norm: self._norm(work, name, norm)
+            for name, norm in self.norms.items()
+            if as_wide(self.model, work, name)  # what is narrower keeps its norm within
+        }
         exchange(work, made, inplace=True)
         for name, module in self.given.named_modules():
             there = work.get_submodule(name)
@@ -60,9 +65,7 @@ class Folded:
         """The norm to put behind a convolution of ``work``, whose weights are divided by its factors."""
         norm = copy.deepcopy(self.given.get_submodule(norm_name))
         old, was = self.given.get_submodule(name), self.model.get_submodule(name)
-        last = work.get_submodule(name)
-        while isinstance(last, nn.Sequential):
-            last = last[-1]
+        last = last_of(work.get_submodule(name))
         assert isinstance(last, _ConvNd)
         assert isinstance(old, _ConvNd)
         assert isinstance(was, _ConvNd)

@@ -309,7 +309,11 @@ def uniform(choosing: Choosing) -> Selection:
         middle = (low + high) / 2
         picked: list[Candidate] = []
         for layer in choosing.layers:
-            fits = [one for one in choosing.candidates.get(layer.name, ()) if one.macs <= middle * layer.macs]
+            fits = [
+                one
+                for one in choosing.candidates.get(layer.name, ())
+                if one.macs <= middle * layer.macs and not one.others
+            ]
             if fits:
                 picked.append(min(fits, key=lambda one: one.error))
         spends = choosing.totals(picked)

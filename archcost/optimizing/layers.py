@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from math import prod
 
 from torch import nn
 
 from archcost.errors import SpecError
+from archcost.rewriting.survey.hidden import Hidden, hidden
 from archcost.rewriting.survey.survey import Subject, Survey
 from archcost.spec import ConvSpec
 from archcost.surgery.sites import sites
@@ -40,6 +41,8 @@ class Layer:
     """Bytes of its weights in the dtype of a budget on flash."""
     must_change: bool = False
     """Whether it breaks a budget on SRAM as it is."""
+    hidden: Hidden | None = None
+    """The channels that it reads, where there may be fewer of them."""
 
     @property
     def linear(self) -> bool:
@@ -68,7 +71,11 @@ def layers_of(survey: Survey, exclude: Iterable[str] = ()) -> tuple[Layer, ...]:
         _with_refusal(one, "it is excluded") if any(_meant(one.names, p) for p in asked) else one
         for one in found
     ]
-    return tuple(sorted(kept, key=lambda one: one.first_op))
+    free = {one.name for one in kept if one.refusal is None}
+    between = (between for one in survey if isinstance(between := hidden(one), Hidden))
+    read = {one.reader: one for one in between if free.issuperset((*one.makers, one.reader))}
+    made = (replace(one, hidden=read.get(one.name)) for one in kept)
+    return tuple(sorted(made, key=lambda one: one.first_op))
 
 
 def _meant(names: Sequence[str], pattern: str) -> bool:
@@ -78,8 +85,6 @@ def _meant(names: Sequence[str], pattern: str) -> bool:
 
 
 def _with_refusal(one: Layer, reason: str) -> Layer:
-    from dataclasses import replace
-
     return replace(one, refusal=one.refusal or reason)
 
 

@@ -58,14 +58,7 @@ class Making:
         planned, layers = self.planned, self.task.layers
         empty = Limits({resource: planned.totals[resource]}, planned.totals, planned.given)
         choosing = Choosing(layers, planned.candidates, empty, planned.response, planned.seconds)
-        total = planned.totals[resource]
-        for layer in layers:
-            own = choosing.spent(layer, None, [resource])[0]
-            ways = [
-                choosing.spent(layer, one, [resource])[0] for one in planned.candidates.get(layer.name, ())
-            ]
-            total -= own - min([own, *ways])
-        return total
+        return choosing.least(resource)
 
     def within(self, limits: Limits) -> tuple[Carried, list[Carried]]:
         """The best selection within the limits, and all that were carried out."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from math import isnan, nan
 from typing import Any, cast
 
 from torch import nn
@@ -11,6 +12,7 @@ from torch import nn
 from archcost.analysis.analysis import analyze
 from archcost.latency.timing.deadline import TooLittleTime
 from archcost.latency.timing.thresholds import UNRELIABLE
+from archcost.merging.chain import Conv
 from archcost.optimizing.candidates import Candidate, replacement_of
 from archcost.optimizing.layers import Layer
 from archcost.optimizing.limits import Limits, totals_of
@@ -20,6 +22,7 @@ from archcost.rewriting.plan.plan import Plan
 from archcost.rewriting.plan.recording import proposal_for
 from archcost.rewriting.proposal import Proposal
 from archcost.rewriting.racing import raced
+from archcost.rewriting.reports.wording import options_text
 from archcost.weights.refit import Refit
 
 __all__ = ["outcome", "plan_of"]
@@ -37,7 +40,7 @@ def outcome(
     evaluate: Callable[[nn.Module], float] | None,
 ) -> Optimized:
     """The result of the best selection; ``all_`` are those carried out."""
-    chosen = {one.name: one for one in best.selection.candidates}
+    chosen = {part.name: part for one in best.selection.candidates for part in _parts(task, one)}
     plan = plan_of(task, best)
     model = task.folded.undone(best.model)
     after = replace(analyze(model, task.call, progress=False), name=task.given.name)
@@ -55,9 +58,12 @@ def outcome(
         task.notes.append(task.merged.note)
     if task.folded.norms:
         count = len(task.folded.norms)
+        narrower = any(one.others for one in best.selection.candidates)
         task.notes.append(
             f"planned and fitted with {count} batch normalisation{'s' * (count > 1)} folded into the "
-            f"convolutions before; the new model has them where they were, and the given one is as it was"
+            f"convolutions before; the new model has them where they were, "
+            + "but for convolutions with fewer outputs, where they are part of these, " * narrower
+            + "and the given one is as it was"
         )
     acceleration = None
     if accelerate:
@@ -90,7 +96,7 @@ def plan_of(task: Task, made: Carried) -> Plan:
     proposals = [
         proposal_for(
             task.analysis,
-            old[one.name].subject,
+            old[one.name].subject if not one.others else old[one.others[0]].subject,
             old[one.name].specs,
             replacement_of(old[one.name], one.rule, one.options),
             one,
@@ -98,6 +104,24 @@ def plan_of(task: Task, made: Carried) -> Plan:
         for one in made.selection.candidates
     ]
     return Plan(proposals, task.merged.plan)
+
+
+def _parts(task: Task, one: Candidate) -> list[Candidate]:
+    """A candidate layer by layer; those that become narrower with the one it is for have no error known."""
+    if not one.others:
+        return [one]
+    layer = next(layer for layer in task.layers if layer.name == one.name)
+    convs = {
+        name: chain[0].spec
+        for name, chain in replacement_of(layer, one.rule, one.options).chains.items()
+        if chain and isinstance(chain[0], Conv)
+    }
+    return [
+        replace(
+            one, name=name, macs=spec.macs, params=spec.params, error=one.error if name == one.name else nan
+        )
+        for name, spec in convs.items()
+    ]
 
 
 def _ratio(task: Task, best: Carried, model: nn.Module, limits: Limits) -> float:
@@ -124,8 +148,9 @@ def _why_slower(task: Task, best: Carried, reached: Mapping[str, float], limits:
     if reached["latency"] <= _SLOWER * reached["macs"] or not chosen:
         return []
     macs = {one.name: one.macs for one in task.layers}
-    old, new = sum(task.times[one.name] for one in chosen), sum(one.seconds or 0.0 for one in chosen)
-    before, after = sum(macs[one.name] for one in chosen) / old, sum(one.macs for one in chosen) / new
+    names = {name for one in chosen for name in (one.name, *one.others)}
+    old, new = sum(task.times[name] for name in names), sum(one.seconds or 0.0 for one in chosen)
+    before, after = sum(macs[name] for name in names) / old, sum(one.macs for one in chosen) / new
     outside = 1 - sum(task.times.values()) / limits.given["latency"]
     return [
         f"the time has fallen by less than the MACs, to {reached['latency']:.3g} and {reached['macs']:.3g}: "
@@ -141,10 +166,10 @@ def _row(layer: Layer, merge: Proposal | None, one: Candidate | None, fit: Refit
         name=layer.name,
         shape=shape,
         rule=", ".join(made.rule for made in (merge, one) if made is not None) or None,
-        options="" if one is None else ", ".join(f"{key} {value}" for key, value in one.options.items()),
+        options="" if one is None else options_text(one.options),
         macs=new.macs,
         macs_ratio=new.macs / old.macs if old.macs else 1.0,
         params_ratio=new.params / old.params if old.params else 1.0,
-        error=None if one is None else max(one.error, 0.0) ** 0.5,
+        error=None if one is None or isnan(one.error) else max(one.error, 0.0) ** 0.5,
         refitted=None if fit is None else fit.after,
     )

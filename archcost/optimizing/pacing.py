@@ -74,8 +74,10 @@ def _corrected(task: Task, planned: Planned, selection: Selection, new: Inside) 
     factors: dict[object, list[float]] = defaultdict(list)
     for one in selection.candidates:
         layer = by_name[one.name]
-        factors[layer.specs, layer.linear, family_of(one)].append(new.layers[one.name] / (one.seconds or 1.0))
-    every = sum(new.layers[one.name] for one in selection.candidates)
+        takes = sum(new.layers[name] for name in (one.name, *one.others))
+        factors[layer.specs, layer.linear, family_of(one)].append(takes / (one.seconds or 1.0))
+    chosen = {name for one in selection.candidates for name in (one.name, *one.others)}
+    every = sum(new.layers[name] for name in chosen)
     usual = every / (sum(one.seconds or 0.0 for one in selection.candidates) or every or 1.0)
 
     def factor(one: Candidate) -> float:
@@ -87,7 +89,6 @@ def _corrected(task: Task, planned: Planned, selection: Selection, new: Inside) 
         name: [replace(one, seconds=factor(one) * (one.seconds or 0.0)) for one in all_]
         for name, all_ in planned.candidates.items()
     }
-    chosen = {one.name for one in selection.candidates}
     kept = sum(seconds for name, seconds in planned.seconds.items() if name not in chosen)
     rest = new.whole - sum(new.layers[name] for name in chosen) - kept
     outside = planned.old_seconds - sum(planned.seconds.values())

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from archcost.analysis.budget import Budget
 from archcost.errors import RewriteError
@@ -89,10 +90,7 @@ class Choosing:
             options.append([*as_it_is, *(one for one in usable if allowed is None or allowed(one))])
             if not options[-1]:
                 raise RewriteError(f"the budget cannot be kept: no candidate of {layer.name} keeps sram")
-        items = [
-            [Item(self.spent(layer, one, names), 0.0 if one is None else score(one)) for one in row]
-            for layer, row in zip(self.layers, options, strict=True)
-        ]
+        items = self._items(names, options, score)
         fixed = self._fixed(names)
         room = [
             _MARGINS.get(n, 1.0) * self.limits.most[n] - rest for n, rest in zip(names, fixed, strict=True)
@@ -106,35 +104,64 @@ class Choosing:
         picked = tuple(one for row, at in zip(options, taken, strict=True) if (one := row[at]) is not None)
         return Selection(label, picked, self.totals(picked))
 
+    def least(self, resource: str) -> float:
+        """The least of a resource that can be reached."""
+        options = [[None, *self.candidates.get(layer.name, ())] for layer in self.layers]
+        return self._fixed([resource])[0] + least(self._items([resource], options, lambda _: 0.0), 0)
+
+    def _items(
+        self, names: Sequence[str], options: Sequence[Sequence[Candidate | None]], score: Score
+    ) -> list[list[Item]]:
+        at = {layer.name: number for number, layer in enumerate(self.layers)}
+        return [
+            [
+                Item(self.spent(layer, None, names), 0.0)
+                if one is None
+                else Item(self.spent(layer, one, names), score(one), tuple(at[name] for name in one.others))
+                for one in row
+            ]
+            for layer, row in zip(self.layers, options, strict=True)
+        ]
+
     def fastest(self) -> Selection:
         """The least time that is promised, whatever the error."""
-        picked = [
-            one
-            for layer in self.layers
-            for one in sorted(self.candidates.get(layer.name, ()), key=lambda one: one.seconds or 0.0)[:1]
-            if (one.seconds or 0.0) < self.seconds[layer.name]
-        ]
-        return Selection("fastest", tuple(picked), self.totals(picked))
+
+        def slower(one: Candidate) -> float:
+            layer = self._by_name[one.name]
+            return self.spent(layer, one, ["latency"])[0] - self.spent(layer, None, ["latency"])[0]
+
+        free = replace(self, limits=replace(self.limits, most={}))
+        return free.within("fastest", slower)
 
     def totals(self, picked: Iterable[Candidate]) -> dict[str, float]:
         """The whole model's resources with some candidates."""
         names = list(self.limits.totals)
-        by_name = {layer.name: layer for layer in self.layers}
         found = dict(self.limits.totals)
         for one in picked:
-            layer = by_name[one.name]
+            layer = self._by_name[one.name]
             now, was = self.spent(layer, one, names), self.spent(layer, None, names)
             for name, a, b in zip(names, now, was, strict=True):
                 found[name] += a - b
         return found
 
     def spent(self, layer: Layer, one: Candidate | None, names: Sequence[str]) -> tuple[float, ...]:
-        macs, params = (layer.macs, layer.params) if one is None else (one.macs, one.params)
+        """What a layer takes with a candidate, and what others save by it."""
         itemsize = next((p.element_size() for p in layer.module.parameters()), 4)
-        seconds = self.seconds.get(layer.name, 0.0) if one is None else one.seconds or 0.0
-        flash = layer.flash if one is None else one.flash
+        if one is None:
+            macs, params, flash = layer.macs, layer.params, layer.flash
+            seconds = self.seconds.get(layer.name, 0.0)
+        else:
+            others = [self._by_name[name] for name in one.others]
+            macs = one.macs - sum(other.macs for other in others)
+            params = one.params - sum(other.params for other in others)
+            flash = one.flash - sum(other.flash for other in others)
+            seconds = (one.seconds or 0.0) - sum(self.seconds.get(name, 0.0) for name in one.others)
         spent = dict(zip(RESOURCES, (macs, params, params * itemsize, seconds, flash), strict=True))
         return tuple(float(spent[name]) for name in names)
+
+    @cached_property
+    def _by_name(self) -> dict[str, Layer]:
+        return {layer.name: layer for layer in self.layers}
 
     def _fixed(self, names: Sequence[str]) -> list[float]:
         """What is spent outside of all these layers."""

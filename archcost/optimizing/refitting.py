@@ -8,6 +8,7 @@ from contextlib import suppress
 from torch import nn
 
 from archcost.errors import RewriteError
+from archcost.optimizing.ends import as_wide
 from archcost.optimizing.layers import Layer
 from archcost.trace.call import Inputs
 from archcost.weights.refit import Refit, Score, refit
@@ -41,7 +42,9 @@ def refitted(
     last = max((at for at, one in enumerate(layers) if not one.linear), default=0)
     tail = {one.name for one in layers[last:]}
     wanted = [
-        one.name for one in layers[changed[0] :] if one.refusal is None or one.refusal == "it is excluded"
+        one.name
+        for one in layers[changed[0] :]
+        if one.refusal in (None, "it is excluded") and as_wide(old, new, one.name)
     ]
     scores = {} if score is None else dict.fromkeys(tail, score)
     try:
@@ -55,4 +58,7 @@ def refitted(
 
 
 def _differs(old: nn.Module, new: nn.Module, name: str) -> bool:
-    return type(new.get_submodule(name)) is not type(old.get_submodule(name))
+    was, now = old.get_submodule(name), new.get_submodule(name)
+    return type(now) is not type(was) or [p.shape for p in now.parameters()] != [
+        p.shape for p in was.parameters()
+    ]

@@ -81,23 +81,33 @@ def _noisy(_: nn.Module, args: object, y: Tensor) -> Tensor:
 
 
 def moved_by(
-    replay: Replay, changed: Mapping[str, Tensor], layers: Mapping[str, Layer], allowance: Allowance
+    replay: Replay,
+    changed: Mapping[str, tuple[Tensor, Tensor | None]],
+    layers: Mapping[str, Layer],
+    allowance: Allowance,
 ) -> dict[str, float]:
-    """The change of the outputs for each new weight alone, put in the layer's place for a pass, by name."""
+    """The change of the outputs for each new weight and bias alone, put in the layer's place for a pass, by
+    name."""
     found: dict[str, float] = {}
-    for name, weight in changed.items():
+    for name, new in changed.items():
         if allowance.passed:
             break
-        own = weight_of(layers[name].module)
-        was = own.detach().clone()
+        module = layers[name].module
+        own = [one for one in (weight_of(module), module.bias) if isinstance(one, Tensor)]
+        was = [one.detach().clone() for one in own]
         try:
-            with torch.no_grad():
-                own.copy_(weight)
-            found[name] = moved(replay.outputs(layers[name].module), replay.old).score
+            _copy(own, new)
+            found[name] = moved(replay.outputs(module), replay.old).score
         finally:
-            with torch.no_grad():
-                own.copy_(was)
+            _copy(own, was)
     return found
+
+
+@torch.no_grad()
+def _copy(into: Sequence[Tensor], values: Sequence[Tensor | None]) -> None:
+    for one, value in zip(into, values, strict=False):
+        if value is not None:
+            one.copy_(value)
 
 
 def _spread(count: int) -> Iterable[int]:

@@ -252,18 +252,20 @@ class Task:
         done: list[Carried] = []
         self._replay = None
         self.prepare()
-        judged = self.data is not None or evaluate is not None
+        chosen = selections[:1]
         try:
-            chosen, refit = self.promising(selections, refit) if judged else (selections[:1], refit)
+            if self.data is not None or evaluate is not None:
+                chosen, refit = self.promising(selections, refit)
             self.refitting = Allowance(_REFITTING)
             for selection in chosen:
                 done.append(self.carry_out(selection, evaluate, refit))
                 if refit and self.data is not None and self.refitting.passed:
                     break
         except KeyboardInterrupt:
-            if not done:
-                raise
             self.notes.append(f"interrupted after {len(done)} of {len(selections)} selections")
+            if not done:
+                self.notes.append("no selection was refitted")
+                done.append(self.carry_out(chosen[0], evaluate, False))
         done.sort(key=lambda one: one.rank)
         if evaluate is None and refit:
             self.settle(done)
@@ -351,6 +353,7 @@ class Task:
         if data is not None:
             raw = after = self.compared(work, data)
             if refit and selection.candidates:
+                was = {name: value.clone() for name, value in work.state_dict().items()}
                 with self.timed("refit"):
                     fits = refitted(
                         self.model,
@@ -361,6 +364,9 @@ class Task:
                         score=self.score_of(work, data) if data.apart else None,
                     )
                 after = self.shift(work, data)
+                if after.score > raw.score:
+                    work.load_state_dict(was)
+                    fits, after = {}, raw
         metric = None if evaluate is None else float(evaluate(self.folded.undone(copied(work))))
         score = -metric if metric is not None else 0.0 if after is None else after.score
         trial = Trial(selection.label, len(selection.candidates), raw, after, metric, score)

@@ -54,6 +54,8 @@ class Times:
         """
         wanted = [one for one in layers if candidates.get(one.name)]
         inputs = record_inputs(self.model, self.call, [one.name for one in wanted])
+        narrower = {name for one in wanted for new in candidates[one.name] for name in new.others}
+        widths = {one.name: one.spec.in_channels for one in wanted}
         alone: dict[str, float] = {}
         timed: dict[str, list[Candidate]] = {}
         for layer in wanted:
@@ -63,7 +65,8 @@ class Times:
             if key not in self.known:
                 if self.deadline.passed:
                     continue
-                self.known[key] = self._measured(layer, candidates[layer.name], inputs[layer.name])
+                alone_ = [one for one in candidates[layer.name] if not one.others]
+                self.known[key] = self._measured(layer, alone_, inputs[layer.name])
             own, families = self.known[key]
             alone[layer.name] = own
             timed[layer.name] = [
@@ -71,10 +74,15 @@ class Times:
                 for one in candidates[layer.name]
                 if (family := family_of(one)) in families
             ]
-        there = inside({"": given}, list(alone), self.call)[""]
+        there = inside({"": given}, [*alone, *sorted(narrower - alone.keys())], self.call)[""]
         for name, own in alone.items():
             scale = there.layers[name] / own
             timed[name] = [replace(one, seconds=scale * (one.seconds or 0.0)) for one in timed[name]]
+            timed[name] += [
+                replace(one, seconds=_narrower(one, widths[name], there.layers))
+                for one in candidates[name]
+                if one.others
+            ]
         return there, timed
 
     def _measured(
@@ -101,6 +109,14 @@ class Times:
         for key, one in picked.items():
             found[family_of(one)].append((one.macs, taken[key] * calls_made))
         return taken["old"] * calls_made, {family: sorted(points) for family, points in found.items()}
+
+
+def _narrower(one: Candidate, width: int, seconds: Mapping[str, float]) -> float:
+    """The layers' times in proportion to the channels that are left; what they really take is measured once
+    they are chosen (`archcost.optimizing.pacing`)."""
+    keep = one.options["keep"]
+    assert isinstance(keep, Sequence)
+    return len(keep) / width * sum(seconds[name] for name in (one.name, *one.others))
 
 
 def _call(module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> Callable[[], object]:

@@ -38,6 +38,8 @@ class Replacement:
     """Remarks for the user, such as where it is inexact at a border; empty where there are none."""
     before: tuple[str, ...] = ()
     """Names of the replaced modules that run before the first of ``chains``."""
+    keep: tuple[int, ...] = ()
+    """Numbers of the channels that stay between the first and the last module, where they become fewer."""
 
     @property
     def name(self) -> str:

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
-from archcost.errors import Refusal, RewriteError
+from archcost.errors import Refusal
 from archcost.registry import NameRegistry
 from archcost.rewriting.replacement import Option, Replacement, RuleOptions
 from archcost.rewriting.survey.survey import Subject
 from archcost.weights.features import weight_of
-from archcost.weights.lowrank import reduced
 from archcost.weights.moments import Moments
 from archcost.weights.unfolded import Unfolded
 
 __all__ = [
     "Factorisation",
-    "LowRank",
     "Modules",
     "Option",
     "Refusal",
@@ -79,11 +76,16 @@ class Rewrite(ABC):
 
         Args:
             modules: the modules that the replacement replaces or keeps, by name, with their parameters.
-            moments: mean and covariance of the patches of the layer's input, where there is calibration data.
+            moments: mean and covariance of the patches of the input of `fitted`, where there is calibration
+                data.
 
         Returns:
             Weight and bias of every new convolution, by the name of the replaced module.
         """
+
+    def fitted(self, replacement: Replacement) -> str:
+        """Name of the module whose new weights are fitted to data."""
+        return replacement.name
 
 
 class Factorisation(Rewrite):
@@ -131,37 +133,6 @@ def own_weights(module: nn.Module) -> tuple[Tensor, Tensor | None]:
     return weight_of(module).detach().double(), bias.detach().double() if isinstance(bias, Tensor) else None
 
 
-_OF_LINEAR = "it is a convolution, and low_rank replaces linear layers: bottleneck is its low rank"
-
-
-class LowRank(Rewrite):
-    """A linear layer as two of ``rank`` features between; without moments by the truncated SVD."""
-
-    name = "low_rank"
-    change = "linear -> linear, linear"
-    break_even = "R < I O / (I + O): R features between, I and O in and out"
-
-    def refusal(self, subject: Subject) -> Refusal:
-        return Refusal(_OF_LINEAR)
-
-    def options(self, subject: Subject, ratio: float) -> Iterable[RuleOptions]:
-        return ()
-
-    def replacement(self, subject: Subject, **options: Any) -> NoReturn:
-        raise RewriteError(f"{subject.name}: {_OF_LINEAR}")
-
-    def carry(self, modules: Modules, replacement: Replacement, moments: Moments | None = None) -> Weights:
-        layer = modules[replacement.name]
-        weight = weight_of(layer).detach().to("cpu", torch.float64)
-        rank = replacement.convs[0].spec.out_channels
-        through = None if moments is None else (lambda a: a @ moments.covariance[0] @ a.mT)
-        last, first = reduced(weight, rank, through)
-        bias = layer.bias.detach().double() if isinstance(layer.bias, Tensor) else None
-        if moments is not None and bias is not None:
-            bias = bias + (weight - last @ first) @ moments.mean[0]
-        return {replacement.name: [(first, None), (last, bias)]}
-
-
 table = NameRegistry(
     Rewrite,  # type: ignore[type-abstract]
     "rule",
@@ -175,5 +146,7 @@ available, register = table.available, table.register
 
 
 def get(name: str) -> Rewrite:
-    """The rule of a name; ``low_rank``, of linear layers, is in plans alone and not among `available`."""
-    return LowRank() if name == LowRank.name else table.get(name)
+    """The rule of a name, those included that are in plans alone and not among `available`."""
+    from archcost.rewriting.planned import PLANNED
+
+    return PLANNED.get(name) or table.get(name)

@@ -170,7 +170,7 @@ class Plan:
         try:
             self._check(work, hooks, weights)
             for one in self.proposals:
-                given = None if moments is None else moments.get(one.name)
+                given = None if moments is None else moments.get(rules.get(one.rule).fitted(one.replacement))
                 made = _modules(work, one, weights, given)
                 applied._handles[one.name] = replace(work, made, inplace=True, hooks=hooks)
         except BaseException:

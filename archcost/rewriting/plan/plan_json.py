@@ -103,6 +103,7 @@ def proposal_record(one: Proposal) -> dict[str, Json]:
         "exact": one.exact,
         "note": one.replacement.note,
         "before_it": list(one.replacement.before),
+        **({"keep": list(one.replacement.keep)} if one.replacement.keep else {}),
         "chains": {
             name: [_step_record(step) for step in chain] for name, chain in one.replacement.chains.items()
         },
@@ -138,7 +139,11 @@ def _proposal(record: Record) -> Proposal:
         type_name=str(record["type"]),
         shape=str(record["shape"]),
         replacement=Replacement(
-            chains, bool(record["exact"]), str(record["note"]), tuple(record.get("before_it", ()))
+            chains,
+            bool(record["exact"]),
+            str(record["note"]),
+            tuple(record.get("before_it", ())),
+            tuple(map(int, record.get("keep", ()))),
         ),
         old=tuple(_spec(spec) for spec in record["old"]),
         new=tuple(_spec(spec) for spec in record["new"]),

@@ -56,7 +56,9 @@ def _with_kind(name: str, kinds: Mapping[str, str]) -> str:
 
 
 def options_text(options: Mapping[str, Option]) -> str:
-    """Options in words: ``rank 32, order rows first``; a list is shown as ``8x16``."""
+    """Options in words: ``rank 32, order rows first``; a list is ``8x16``, and of channels their number."""
+    if "keep" in options:
+        return f"channels {len(options['keep'])}"  # type: ignore[arg-type]
     return ", ".join(f"{name.replace('_', ' ')} {_option(value)}" for name, value in options.items())
 
 
