@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeGuard
 
 import torch
 
@@ -11,11 +12,12 @@ from archcost.errors import InputError
 from archcost.trace.call import Call, Inputs
 from archcost.weights.features import listed
 
-__all__ = ["Data", "data_of", "length", "limited"]
+__all__ = ["Data", "blendable", "data_of", "length", "limited"]
 
 _EACH = 4
 _PIECES = 8
 """At least so many pieces, where a batch can be split."""
+_BLEND = 0.2
 _MOST = 64
 """Inputs of a piece, at most."""
 
@@ -42,6 +44,16 @@ class Data:
     def held_out(self) -> tuple[Inputs, ...]:
         """Pieces that nothing is fitted to."""
         return self.pieces[self.held :: _EACH] if self.apart else self.pieces
+
+    @property
+    def blended(self) -> tuple[Inputs, ...]:
+        """As many pieces as are held out, of those fitted to, each input with a fifth of another one.
+
+        They are harder than those that a task has most of, and show where a few hundred inputs do not what
+        others will lose. None where inputs are no single tensor of real numbers.
+        """
+        chosen = self.fitted[:: _EACH - 1] if self.apart else ()
+        return tuple(torch.lerp(one, one.roll(1, 0), _BLEND) for one in chosen if blendable(one))
 
     @property
     def turned(self) -> tuple[Data, ...]:
@@ -74,6 +86,11 @@ def data_of(batches: Iterable[Inputs] | torch.Tensor) -> Data:
         else:
             pieces.append(batch)
     return Data(tuple(pieces))
+
+
+def blendable(piece: Inputs) -> TypeGuard[torch.Tensor]:
+    """Whether a piece is a tensor of several inputs, of real numbers."""
+    return isinstance(piece, torch.Tensor) and piece.is_floating_point() and piece.dim() > 1 < len(piece)
 
 
 def length(piece: Inputs) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from math import cos, inf, pi
 from pathlib import Path
@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from archcost.errors import InputError
 from archcost.nn import adapters
+from archcost.optimizing.data import blendable
 from archcost.optimizing.ends import as_wide
-from archcost.optimizing.verify import class_axis, moved, outputs_for, sums_to_one
+from archcost.optimizing.verify import class_axis, outputs_for, sums_to_one
 from archcost.progress import Progress
 from archcost.trace.call import Call, Inputs
 from archcost.trace.inputs import tensors_in
@@ -26,6 +27,9 @@ __all__ = ["EPOCHS", "LR", "WEIGHT_DECAY", "Distillation", "fitted_layers"]
 EPOCHS, LR, WEIGHT_DECAY = 20, 1e-3, 1e-4
 _STEP = 16
 """Inputs of a step, where a piece can be split."""
+_BLEND = 0.5
+"""The most that an input has of another one: a step is on blends of two (H. Zhang and others, "mixup: Beyond
+Empirical Risk Minimization", ICLR 2018), as the old model says what it makes of anything."""
 _PATIENCE = 12
 _SHARE = 0.5
 """Weight of the features' loss beside that of the outputs."""
@@ -92,7 +96,7 @@ class Distillation:
         self,
         fitted: Sequence[Inputs],
         held_out: Sequence[Inputs] = (),
-        wanted: list[list[Tensor]] | None = None,
+        score: Callable[[list[list[Tensor]]], float] | None = None,
         *,
         until: int | None = None,
         checkpoint: str | os.PathLike[str] | None = None,
@@ -101,8 +105,8 @@ class Distillation:
         """Train, and return the number of steps.
 
         Args:
-            wanted: the old model's outputs for ``held_out``: the best epoch there is taken, and it stops
-                after 12 that are no better than those before. None: the last epoch is.
+            score: of the outputs for ``held_out``: the best epoch by it is taken, and training stops after 12
+                that are no better than those before. None: the last epoch is.
             until: end after so many epochs of the schedule.
             checkpoint: written after each epoch; where it exists, the training goes on from it.
         """
@@ -110,7 +114,7 @@ class Distillation:
         last = self.epochs if until is None else until
         state: dict[str, Any] = {
             "best": self._weights(),
-            "score": self._score(held_out, wanted),
+            "score": self._score(held_out, score),
             "epoch": 0,
             "stale": 0,
             "steps": 0,
@@ -128,15 +132,15 @@ class Distillation:
                         group["lr"] = self.lr * 0.5 * (1 + cos(pi * state["epoch"] / self.epochs))
                     generator.manual_seed(self.seed * 100003 + state["epoch"])
                     for at in torch.randperm(len(steps), generator=generator).tolist():
-                        self._step(at, steps[at])
+                        self._step(at, steps[at], generator)
                     state["steps"] += len(steps)
-                    score = self._score(held_out, wanted)
+                    now = self._score(held_out, score)
                     state["epoch"] += 1
                     # Of a close model the first epochs lose what the last, slower ones gain.
-                    state["stale"] = 0 if score < state["trained"] or wanted is None else state["stale"] + 1
-                    state["trained"] = min(score, state["trained"])
-                    if score < state["score"] or wanted is None:
-                        state |= {"best": self._weights(), "score": score, "best_epoch": state["epoch"]}
+                    state["stale"] = 0 if now < state["trained"] or score is None else state["stale"] + 1
+                    state["trained"] = min(now, state["trained"])
+                    if now < state["score"] or score is None:
+                        state |= {"best": self._weights(), "score": now, "best_epoch": state["epoch"]}
                     self._saved(state, checkpoint)
                     bar.step()
         finally:
@@ -153,10 +157,16 @@ class Distillation:
     def _weights(self) -> dict[str, Tensor]:
         return {key: value.detach().clone() for key, value in self.new.state_dict().items()}
 
-    def _score(self, held_out: Sequence[Inputs], wanted: list[list[Tensor]] | None) -> float:
-        return 0.0 if wanted is None else moved(outputs_for(self.new, held_out), wanted).score
+    def _score(
+        self, held_out: Sequence[Inputs], score: Callable[[list[list[Tensor]]], float] | None
+    ) -> float:
+        return 0.0 if score is None else score(outputs_for(self.new, held_out))
 
-    def _step(self, at: int, piece: Inputs) -> None:
+    def _step(self, at: int | None, piece: Inputs, generator: torch.Generator) -> None:
+        if blendable(piece):
+            share = _BLEND * float(torch.rand(1, generator=generator))
+            other = piece[torch.randperm(len(piece), generator=generator)]
+            at, piece = None, torch.lerp(piece, other, share)
         args, kwargs = Call.of(piece).cloned()
         mixed = torch.autocast("cuda", torch.bfloat16) if self.device.type == "cuda" else nullcontext()
         with mixed:
@@ -175,8 +185,8 @@ class Distillation:
         self.optimizer.step()
 
     @torch.no_grad()
-    def _of_old(self, at: int, piece: Inputs) -> tuple[list[Tensor], dict[str, Tensor]]:
-        """Outputs and features of the old model for a step, kept as far as memory allows."""
+    def _of_old(self, at: int | None, piece: Inputs) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """Outputs and features of the old model for a step, kept as far as memory allows; not of blends."""
         if at in self._kept:
             return self._kept[at]
         args, kwargs = Call.of(piece).cloned()
@@ -184,7 +194,7 @@ class Distillation:
             wanted = [t for t in tensors_in(self.old(*args, **kwargs)) if t.is_floating_point()]
         found = wanted, {name: one.clone() for name, one in theirs.items()}
         size = sum(one.numel() * one.element_size() for one in (*wanted, *theirs.values()))
-        if self._kept_bytes + size <= _HELD:
+        if at is not None and self._kept_bytes + size <= _HELD:
             self._kept[at] = found
             self._kept_bytes += size
         return found

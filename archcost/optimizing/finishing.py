@@ -71,7 +71,7 @@ def _on_all(task: Task, best: Carried) -> nn.Module | None:
     except KeyboardInterrupt:
         return None
     assert best.trial.moved is not None
-    if not after.score <= best.trial.moved.score:
+    if not after.moved.score <= best.trial.moved.score:
         return None
     task.notes.append("compared on held-out inputs, and then fitted to all of them by the same choices")
     return work
@@ -96,12 +96,13 @@ def _distilled(
         if epochs < _LEAST:
             task.notes.append("too large to be distilled in seconds: distill=True does it all the same")
             return None
+    judge = task.judge(data)
     with task.timed("distillation"):
         for lr in _LRS:
             work, interrupted = copied(best.model), False
             loop = Distillation(work, task.model, epochs, lr)
             try:
-                loop.run(data.fitted, data.held_out, task.outputs(data), progress=task.progress)
+                loop.run(data.fitted, judge.pieces, judge.score, progress=task.progress)
             except KeyboardInterrupt:
                 interrupted = True
                 task.notes.append("the distillation was interrupted")
@@ -125,7 +126,7 @@ def _distilled(
     task.notes.append(said)
     label = f"{trial.label}, distilled"
     return replace(
-        best, model=work, trial=replace(trial, label=label, moved=after, metric=metric, score=score)
+        best, model=work, trial=replace(trial, label=label, moved=after.moved, metric=metric, score=score)
     )
 
 

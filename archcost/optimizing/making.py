@@ -78,9 +78,9 @@ class Making:
         first = self.planned.limits(asked if other else replace(asked, macs=0.95))
         best, all_ = self.within(first)
         found = best, all_, first
-        if _error(best) > most:
+        if best.error > most:
             raise RewriteError(
-                f"the budget cannot be kept: outputs move by {_error(best):.3g} at "
+                f"the budget cannot be kept: outputs move by {best.error:.3g} at "
                 f"{first.most}, more than {most:.3g}: give a larger budget or error"
             )
         low, high = 0.0, best.selection.spends["macs"] / self.planned.given["macs"]
@@ -92,14 +92,8 @@ class Making:
             except RewriteError:
                 low = middle
                 continue
-            if _error(best) <= most:
+            if best.error <= most:
                 found, high = (best, all_, limits), middle
             else:
                 low = middle
         return found
-
-
-def _error(one: Carried) -> float:
-    moved = one.trial.moved
-    assert moved is not None
-    return moved.error if moved.agreement is None else 1 - moved.agreement

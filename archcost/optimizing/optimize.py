@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from archcost.analysis.analysis import analyze
 from archcost.analysis.budget import Budget
-from archcost.errors import InputError, ModelError
+from archcost.errors import InputError, ModelError, RewriteError
 from archcost.optimizing.blocks import merged
 from archcost.optimizing.calibration import Calibration
 from archcost.optimizing.candidates import RULES
@@ -22,15 +22,19 @@ from archcost.optimizing.folding import folded
 from archcost.optimizing.making import Making
 from archcost.optimizing.optimized import Optimized
 from archcost.optimizing.outcome import outcome
-from archcost.optimizing.stages import Task
+from archcost.optimizing.stages import Carried, Task
 from archcost.optimizing.statistics import CEILING
 from archcost.optimizing.untrained import untrained
+from archcost.report.units import percent_text
 from archcost.trace.call import Call, Inputs, like_traced
 from archcost.trace.modules import as_written, check_model, check_values
 
 if TYPE_CHECKING:
     from archcost.surgery.sites import Hooks
     from archcost.trace.inputs import InputSize
+
+_USELESS = 0.5
+"""The share of held-out outputs that may change where nobody says how many, or their relative error."""
 
 __all__ = ["Batches", "optimize", "task_of"]
 
@@ -82,7 +86,7 @@ def optimize(
             weights alone, without refit or check.
         max_error: the most that outputs may move, as ``Budget(error=...)``: the share of held-out outputs
             that change their largest class or, without classes, their relative error. Without another limit
-            the fewest MACs are looked for.
+            the fewest MACs are looked for. By default half of them, from where a model is of no use.
         evaluate: your own metric of a model, larger is better; it decides between selections.
         rules: names of the rules to choose from; by default ``bottleneck``, ``asymmetric``, ``separable`` and
             ``low_rank``
@@ -108,7 +112,8 @@ def optimize(
     Raises:
         InputError: an argument is not valid, or the inputs do not fit the model.
         ModelError: the model cannot be traced, is compiled, has no values, or seems untrained.
-        RewriteError: the budget cannot be kept; the message says the least reachable, and what blocks it.
+        RewriteError: the budget cannot be kept; the message says the least reachable, and what blocks it, or
+            how far the outputs move, and which layers lose most.
         SpecError: an unknown rule or layer.
     """
     asked = _budget(budget, max_error)
@@ -126,9 +131,28 @@ def optimize(
         limits = planned.limits(asked)
         best, all_ = made.within(limits)
     best = finished(task, best, evaluate, refit, distill)
+    if asked.error is None and evaluate is None and not random_weights:
+        _refuse_useless(best)
     all_ = [best, *(one for one in all_ if one.trial.label != best.trial.label)]
     found = outcome(task, best, all_, limits, accelerate, evaluate)
     return found if deployed is None else deployed.told(found)
+
+
+def _refuse_useless(best: Carried) -> None:
+    """Raise where held-out outputs have moved so far that nobody can use the model."""
+    moved = best.trial.moved
+    if moved is None or best.error <= _USELESS:
+        return
+    said = f"moved by {moved.error:.2g} of their size"
+    if moved.agreement is not None:
+        said = f"keep their class in {percent_text(100 * moved.agreement)} % only"
+    lost = sorted(best.selection.candidates, key=lambda one: -one.error)[:3]
+    named = ", ".join(f"{one.name} ({percent_text(100 * one.error**0.5)} %)" for one in lost)
+    raise RewriteError(
+        f"optimize: the budget cannot be kept: held-out outputs {said}. No cheaper form of the layers is "
+        f"close enough; the largest errors are in the outputs of {named}. Give a larger budget, more batches "
+        f"or distill=True, or max_error=1 to have it as it is"
+    )
 
 
 def _budget(given: Budget | Mapping[str, Any] | float | None, max_error: float | None = None) -> Budget:

@@ -118,7 +118,13 @@ def recover(
         steps = len(found)
     else:
         loop = Distillation(work, old, epochs, lr, weight_decay, seed)
-        steps = loop.run(data.fitted, data.held_out, wanted, checkpoint=checkpoint, progress=progress)
+        steps = loop.run(
+            data.fitted,
+            data.held_out,
+            lambda made: moved(made, wanted).score,
+            checkpoint=checkpoint,
+            progress=progress,
+        )
     after = moved(outputs_for(work, data.held_out), wanted)
     kept = after.score < before.score
     return Recovered(work if kept else copied(new), method, before, after, kept, steps)

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import cast
 
 import torch
@@ -21,6 +20,7 @@ from archcost.optimizing.carrying import Weights, exchanged, weights_of
 from archcost.optimizing.correcting import corrected
 from archcost.optimizing.data import Data, length, limited
 from archcost.optimizing.folding import Folded
+from archcost.optimizing.judging import Judge, Verdict
 from archcost.optimizing.layers import Layer
 from archcost.optimizing.limits import totals_of
 from archcost.optimizing.norms import biases_of, shifted
@@ -31,13 +31,12 @@ from archcost.optimizing.replaying import Replay
 from archcost.optimizing.sensitivity import Response, responses
 from archcost.optimizing.statistics import Sampled, Statistics, collected, in_parts
 from archcost.optimizing.timing import Times, inside
-from archcost.optimizing.verify import ENOUGH, Moved, each, moved, outputs_for
+from archcost.optimizing.verify import ENOUGH, moved, outputs_for
 from archcost.progress import Progress
 from archcost.rewriting.replacement import Replacement
 from archcost.surgery.copying import copied
 from archcost.surgery.sites import Hooks
 from archcost.trace.call import Call, Inputs
-from archcost.weights.activations import Activations
 from archcost.weights.refit import Refit
 
 __all__ = ["Carried", "Task"]
@@ -73,6 +72,13 @@ class Carried:
         """Smaller is better."""
         return self.trial.score
 
+    @property
+    def error(self) -> float:
+        """The share of held-out outputs that change their largest class; their relative error, without."""
+        moved = self.trial.moved
+        assert moved is not None
+        return moved.error if moved.agreement is None else 1 - moved.agreement
+
 
 @dataclass(eq=False)
 class Task:
@@ -96,8 +102,8 @@ class Task:
     candidates: dict[str, list[Candidate]] = field(default_factory=dict)
     kept: dict[str, Statistics] = field(default_factory=dict)
     """Statistics of the layers, where those of all fit under the ceiling."""
-    old: dict[int, list[list[Tensor]]] = field(default_factory=dict)
-    """The old model's outputs for the held-out inputs, by which they are."""
+    judges: dict[int, Judge] = field(default_factory=dict)
+    """By the first piece that is held out."""
     computed: dict[object, tuple[Replacement, Weights]] = field(default_factory=dict)
     computed_bytes: int = 0
     refitting: Allowance = field(default_factory=lambda: Allowance(_REFITTING))
@@ -160,11 +166,11 @@ class Task:
             self._replay = Replay(self.model, pieces)
         return self._replay
 
-    def probed(self, pieces: Sequence[Inputs]) -> tuple[Inputs, ...]:
-        """The first inputs, fewer where a model is large."""
+    def probed(self, pieces: Sequence[Inputs], share: float = 1.0) -> tuple[Inputs, ...]:
+        """The first inputs, fewer where a model is large; as many times ``share``."""
         least, most = _PROBED
         each = self.analysis.total.macs / max(1, length(self.call))
-        return limited(pieces, max(least, min(most, int(_PASS / max(1, each)))))
+        return limited(pieces, int(share * max(least, min(most, int(_PASS / max(1, each))))))
 
     def find_candidates(self) -> None:
         """The candidates of all layers, from statistics that are held part by part."""
@@ -277,7 +283,7 @@ class Task:
         if self.data is None or not refit or len(selections) == 1:
             return selections, refit
         raw: dict[object, float] = {}
-        part = self.probed(self.data.held_out)
+        part = (*self.probed(self.data.held_out, 0.5), *self.probed(self.data.blended, 0.5))
         with self.timed("check"):
             old = outputs_for(self.model, part)
             try:
@@ -301,12 +307,10 @@ class Task:
         data, best = self.data, done[0]
         if data is None or not data.apart or best.trial.score < ENOUGH or self.refitting.passed:
             return
-        changes = [each(outputs_for(one.model, data.held_out), self.outputs(data)) for one in done[:_TIED]]
-        tied = [best]
-        for one, change in zip(done[1:], changes[1:], strict=False):
-            more = change - changes[0]
-            if float(more.mean()) < float(more.std()) / len(more) ** 0.5:
-                tied.append(one)
+        judge = self.judge(data)
+        first, *others = (self.compared(one.model, data) for one in done[:_TIED])
+        near = (judge.further(other, first) < 1 for other in others)
+        tied = [best, *(one for one, close in zip(done[1:], near, strict=False) if close)]
         if len(tied) < 2:
             return
         other = data.turned[0]
@@ -326,13 +330,13 @@ class Task:
     def prepare(self) -> None:
         """The old model's outputs, once."""
         if self.data is not None:
-            self.outputs(self.data)
+            self.judge(self.data)
 
-    def outputs(self, data: Data) -> list[list[Tensor]]:
-        """The old model's outputs for the held-out inputs."""
-        if data.held not in self.old:
-            self.old[data.held] = outputs_for(self.model, data.held_out)
-        return self.old[data.held]
+    def judge(self, data: Data) -> Judge:
+        """What compares new models with the old one by the held-out part of the data."""
+        if data.held not in self.judges:
+            self.judges[data.held] = Judge(self.model, data.held_out, self.probed(data.blended, 2.0))
+        return self.judges[data.held]
 
     def carry_out(
         self,
@@ -348,7 +352,8 @@ class Task:
         """
         data = data or self.data
         work = self.made(selection)
-        raw = after = None
+        raw: Verdict | None = None
+        after: Verdict | None = None
         fits: dict[str, Refit] = {}
         if data is not None:
             raw = after = self.compared(work, data)
@@ -361,15 +366,16 @@ class Task:
                         self.layers,
                         list(data.fitted),
                         self.progress,
-                        score=self.score_of(work, data) if data.apart else None,
+                        score=self.judge(data).score_of(work) if data.apart else None,
                     )
                 after = self.shift(work, data)
-                if after.score > raw.score:
+                if self.judge(data).further(after, raw) > 1:
                     work.load_state_dict(was)
                     fits, after = {}, raw
         metric = None if evaluate is None else float(evaluate(self.folded.undone(copied(work))))
         score = -metric if metric is not None else 0.0 if after is None else after.score
-        trial = Trial(selection.label, len(selection.candidates), raw, after, metric, score)
+        before, now = (None if one is None else one.moved for one in (raw, after))
+        trial = Trial(selection.label, len(selection.candidates), before, now, metric, score)
         return Carried(selection, work, trial, fits)
 
     def made(self, selection: Selection) -> nn.Module:
@@ -379,28 +385,12 @@ class Task:
             exchanged(work, self.weights(selection), self.hooks)
         return work
 
-    def score_of(self, work: nn.Module, data: Data) -> Callable[[nn.Module], float]:
-        """How far the held-out outputs have moved, for a change of a layer where those before it stay."""
-        kept = Activations(work, data.held_out)
-
-        def score(layer: nn.Module) -> float:
-            found: dict[int, list[Tensor]] = {}
-
-            def run(index: int, piece: Inputs) -> None:
-                (found[index],) = outputs_for(work, [piece])
-
-            for index, piece in enumerate(data.held_out):
-                kept.run(index, layer, partial(run, index, piece))
-            return moved(list(found.values()), self.outputs(data)).score
-
-        return score
-
-    def compared(self, work: nn.Module, data: Data) -> Moved:
-        """The change of the held-out outputs."""
+    def compared(self, work: nn.Module, data: Data) -> Verdict:
+        """How far a new model's outputs have moved."""
         with self.timed("check"):
-            return moved(outputs_for(work, data.held_out), self.outputs(data))
+            return self.judge(data).verdict(work)
 
-    def shift(self, work: nn.Module, data: Data) -> Moved:
+    def shift(self, work: nn.Module, data: Data) -> Verdict:
         """Shift the norms' biases to the old means, where outputs then move less; the change in the end."""
         before, kept = self.compared(work, data), biases_of(work)
         with self.timed("refit"):

@@ -162,3 +162,11 @@ def test_time_is_kept_too(model):
         trials=1, refit=False, distill=False,
     )  # fmt: skip
     assert found.model(X).shape == (96, 5)
+
+
+def test_it_pickles_and_exports(small):
+    import pickle
+
+    assert torch.equal(pickle.loads(pickle.dumps(small.model))(X), small.model(X))
+    exported = torch.export.export(small.model, (X[:2],)).module()
+    assert torch.allclose(exported(X[:2]), small.model(X[:2]), atol=1e-6)

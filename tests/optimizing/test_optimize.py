@@ -1,6 +1,7 @@
 """optimize: within the budget, close to the old model, no worse than simpler choices, all untouched."""
 
 import copy
+import importlib
 import pickle
 from functools import partial
 from itertools import pairwise
@@ -12,6 +13,8 @@ from torch import nn
 import archcost
 from archcost import ArchcostError, Budget, InputError, ModelError, RewriteError, SpecError
 from archcost.optimizing import finishing, stages
+from archcost.optimizing.data import data_of, length
+from archcost.optimizing.judging import Judge
 from archcost.report.document import Asked
 from archcost.report.page.parts import THIS_FILE
 from archcost.report.units import si_text
@@ -181,7 +184,7 @@ def test_a_distillation_is_kept_where_held_out_outputs_agree_better():
     plain = quick(trained(), ONE, budget=0.3, batches=IMAGES, trials=1)
     found = quick(trained(), ONE, budget=0.3, batches=IMAGES, trials=1, distill=True)
     assert [one.label.endswith("distilled") for one in found.trials] == [True, False]
-    assert found.moved.score < plain.moved.score == found.trials[1].score
+    assert found.moved.score < plain.moved.score == found.trials[1].moved.score
     assert agreement(found.model, trained(), TEST) >= agreement(plain.model, trained(), TEST)
     assert any("distilled without labels for" in note for note in found.notes)
     assert isinstance(found.model.norm, nn.BatchNorm2d)
@@ -325,3 +328,38 @@ def test_large_covariances_are_collected_in_parts_and_said():
 def test_errors_are_archcost_errors():
     with pytest.raises(ArchcostError):
         optimize(nn.Identity(), ONE, budget=0.5)
+
+
+def test_a_model_that_is_of_no_use_is_refused_with_the_layers_that_lose_most(monkeypatch):
+    module = importlib.import_module("archcost.optimizing.optimize")
+    monkeypatch.setattr(module, "_USELESS", -1.0)
+    asked = {"budget": 0.3, "batches": IMAGES, "trials": 1, "refit": False}
+    with pytest.raises(RewriteError, match=r"keep their class in .* % only.*largest errors are in .*middle"):
+        quick(trained(), ONE, **asked)
+    assert quick(trained(), ONE, **asked, max_error=1.0).reached["macs"] <= 0.3
+
+
+def test_a_refit_that_moves_held_out_outputs_further_is_taken_back(monkeypatch):
+    def worse(old, new, *args, **kwargs):
+        with torch.no_grad():
+            for parameter in new.parameters():
+                parameter.mul_(0.7)
+        return {"conv": None}
+
+    plain = quick(trained(), ONE, budget=0.3, batches=IMAGES, trials=1, refit=False, distill=False)
+    monkeypatch.setattr(stages, "refitted", worse)
+    found = quick(trained(), ONE, budget=0.3, batches=IMAGES, trials=1, distill=False)
+    assert found.moved == found.trials[0].raw == plain.moved
+    assert all(row.refitted is None for row in found.rows)
+
+
+def test_blends_are_judged_beside_held_out_inputs_and_nothing_is_said_of_them():
+    data = data_of(IMAGES)
+    assert sum(map(length, data.blended)) == sum(map(length, data.held_out))
+    first, blended = data.fitted[0], data.blended[0]
+    assert torch.allclose(blended[1], 0.8 * first[1] + 0.2 * first[0])
+    judge = Judge(trained(), data.held_out, data.blended)
+    found = judge.verdict(trained())
+    assert found.score == found.moved.error == 0.0
+    assert found.moved.positions == sum(map(length, data.held_out))
+    assert data_of([(IMAGES[:8],), (IMAGES[8:16],)] * 4).blended == ()
