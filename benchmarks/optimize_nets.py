@@ -264,7 +264,7 @@ def _lite0(packages: Path, cache: Path) -> Net:
         crop = crop.flip(2) if dice.random() < 0.5 else crop
         made.append(F.interpolate(crop[None], (224, 224), mode="bilinear", antialias=True)[0])
     crops = (torch.stack(made) * 255 - 127) / 128
-    return Net("lite0", model.eval(), crops[:512], crops[512:], _most, drawn=256, batch=32)
+    return Net("lite0", model.eval(), crops[:512], crops[512:], _most, batch=32)
 
 
 NETS: dict[str, Callable[[Path, Path], Net]] = {

@@ -98,7 +98,8 @@ def _narrow(layer: Layer, seen: Statistics | None) -> Iterator[Candidate]:
     if found is None or not isinstance(seen, Whole) or weight[0].numel() > _WIDEST:
         return
     width = weight.shape[1]
-    counts = {_rounded(count, width) for share in SHARES if (count := round(share * width))}
+    step = _STEP if width >= _STEP_FROM else 1
+    counts = {count for share in SHARES if 0 < (count := step * round(share * width / step)) < width}
     for keep, error in eliminated(weight.flatten(2), seen.moments.covariance[0], counts).values():
         options: dict[str, Option] = {"keep": list(keep)}
         new = replacement_of(layer, "narrow", options)

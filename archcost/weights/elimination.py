@@ -9,8 +9,8 @@ from torch import Tensor
 
 __all__ = ["eliminated", "instead"]
 
-_RIDGE = 1e-6
-"""Added to the covariance, as a share of the mean of its diagonal."""
+_RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+"""Added to the covariance, as a share of the mean of its diagonal: the least that will do."""
 _STEPS = 64
 """Rounds of an elimination, at least: what goes in one is chosen one by one among `_NEAR` times as many."""
 _NEAR = 4
@@ -108,6 +108,14 @@ def instead(weight: Tensor, covariance: Tensor, keep: Iterable[int]) -> Tensor:
 
 
 def _regular(covariance: Tensor) -> Tensor:
+    """The covariance with as much on its diagonal as makes it positive definite.
+
+    That of many columns is summed in float32, and has negative eigenvalues of that size.
+    """
     covariance = covariance.to("cpu", torch.float64)
     usual = float(covariance.diagonal().mean()) or 1.0
-    return covariance + _RIDGE * usual * torch.eye(len(covariance), dtype=torch.float64)
+    for ridge in _RIDGES:
+        found = covariance + ridge * usual * torch.eye(len(covariance), dtype=torch.float64)
+        if not int(torch.linalg.cholesky_ex(found).info):
+            break
+    return found

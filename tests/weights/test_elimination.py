@@ -52,3 +52,13 @@ def test_of_two_equal_channels_one_goes_and_the_other_does_the_work_of_both():
     assert keep in ((0, 1, 2, 3, 4, 5), (0, 1, 2, 3, 4, 6))
     assert lost < 1e-5
     assert torch.allclose(instead(weight, covariance, keep)[:, 5], weight[:, 5] + weight[:, 6], rtol=1e-3)
+
+
+def test_a_covariance_with_rounding_errors_of_float32_is_made_positive_definite():
+    weight, covariance = drawn(6, 40, 1)
+    strong = torch.cat([torch.full((20,), 300.0), torch.zeros(19), torch.ones(1)]).double()
+    covariance = ((strong[:, None] * covariance * strong).float() - 1e-2 * torch.eye(40)).double()
+    assert torch.linalg.eigvalsh(covariance).min() < 0
+    ((keep, lost),) = eliminated(weight, covariance, [21]).values()
+    assert keep == (*range(20), 39)
+    assert lost < 1e-3
