@@ -40,7 +40,7 @@ class Making:
         choosing = self.choosing(limits, self.planned)
         with task.timed("choice"):
             if task.data is None and self.evaluate is None:  # nothing tells selections apart
-                found = [choosing.within("sensitivity", choosing.sensitive)]
+                found = [choosing.usual("sensitivity", choosing.sensitive)]
             else:
                 found = measured(task, choosing, choosing.selections(task.rules), self.trials)
         if "latency" in limits.most:

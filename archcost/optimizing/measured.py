@@ -65,7 +65,7 @@ def _rounds(
         found = moved_by(task.replay, changed, by_name, allowance)
         for one in made[-1].candidates:
             if one.name in found:
-                choosing.response[one.name].add(one.error, found[one.name])
+                choosing.response_to(one).add(one.error, found[one.name])
         said = f"{label}{', ' * bool(label)}measured response, round {round_ + 1}"
         made.append(choosing.within(said, choosing.sensitive, allowed))
     return made[::-1]

@@ -55,7 +55,7 @@ def optimize(
     merge: bool = True,
     refit: bool = True,
     distill: bool | None = None,
-    trials: int = 8,
+    trials: int = 12,
     accelerate: bool = False,
     hooks: Hooks = "refuse",
     random_weights: bool = False,

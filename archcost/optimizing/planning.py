@@ -33,7 +33,8 @@ class Planned:
     given: Mapping[str, float]
     """Costs of the given model, before its blocks were merged."""
     candidates: Mapping[str, Sequence[Candidate]]
-    response: Mapping[str, Response]
+    response: Mapping[tuple[str, bool], Response]
+    """By the layer's name, and whether it becomes narrower: such errors are of another kind than noise."""
     seconds: Mapping[str, float]
     """Seconds of each layer inside of the model that is planned for; empty where they are not needed."""
     old_seconds: float = 0.0
@@ -65,13 +66,17 @@ class Choosing:
     layers: Sequence[Layer]
     candidates: Mapping[str, Sequence[Candidate]]
     limits: Limits
-    response: Mapping[str, Response]
+    response: Mapping[tuple[str, bool], Response]
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Time of each layer as it is, where the latency is limited."""
 
     def sensitive(self, one: Candidate) -> float:
         """The expected change of the outputs."""
-        return self.response[one.name](one.error)
+        return self.response_to(one)(one.error)
+
+    def response_to(self, one: Candidate) -> Response:
+        """The response of the outputs to errors such as a candidate's."""
+        return self.response[one.name, bool(one.others)]
 
     def within(
         self, label: str, score: Score, allowed: Callable[[Candidate], bool] | None = None
@@ -206,8 +211,8 @@ class Choosing:
             RewriteError: none keeps the budget.
         """
         found = [
-            self.within("sensitivity", self.sensitive),
-            self.within("error alone", lambda one: one.error),
+            self.usual("sensitivity", self.sensitive),
+            self.usual("error alone", lambda one: one.error),
         ]
         single: dict[str, Callable[[Candidate], bool] | None] = self.singles(rules)
         del single[""]
@@ -223,11 +228,24 @@ class Choosing:
             unique.setdefault(one.key, one)
         return list(unique.values())
 
+    def usual(self, label: str, score: Score) -> Selection:
+        """The best selection without fewer channels, or with them where the budget needs it.
+
+        Channels that a few hundred inputs hardly use matter to others, more than their errors say.
+        """
+        try:
+            return self.within(label, score, lambda one: not one.others)
+        except RewriteError:
+            return self.within(label, score)
+
     @staticmethod
     def singles(rules: Sequence[str]) -> dict[str, Callable[[Candidate], bool] | None]:
-        """All rules together, under an empty label, and each rule alone with that of linear layers."""
-        found: dict[str, Callable[[Candidate], bool] | None] = {"": None}
-        alone = [rule for rule in rules if rule != "low_rank"]
+        """All rules but for fewer channels, under an empty label; all of them, as narrow; and each rule alone
+        with that of linear layers."""
+        found: dict[str, Callable[[Candidate], bool] | None] = {"": lambda one: not one.others}
+        if "narrow" in rules:
+            found["narrow"] = None
+        alone = [rule for rule in rules if rule not in ("narrow", "low_rank")]
         for rule in alone if len(alone) > 1 else ():
             found[rule] = lambda one, rule=rule: one.rule in (rule, "low_rank")  # type: ignore[misc]
         return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import cast
 
@@ -216,12 +217,13 @@ class Task:
                 self.notes.append(note)
         return found
 
-    def responses(self) -> dict[str, Response]:
+    def responses(self) -> dict[tuple[str, bool], Response]:
         """How far the outputs respond to errors of each layer, on data or on random inputs."""
         open_ = [one for one in self.open if self.candidates.get(one.name)]
         if not open_:
             return {}
-        return responses(self.replay, open_, Allowance(_SENSING[self.data is not None]))
+        found = responses(self.replay, open_, Allowance(_SENSING[self.data is not None]))
+        return {(name, kind): deepcopy(one) for name, one in found.items() for kind in (False, True)}
 
     def weights(self, selection: Selection) -> dict[str, tuple[Replacement, Weights]]:
         """The new layers of a selection with their weights; those computed before are kept up to a limit."""

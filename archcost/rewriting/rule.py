@@ -142,11 +142,18 @@ table = NameRegistry(
     holds="RULES",
 )
 
+_planned = NameRegistry(
+    Rewrite,  # type: ignore[type-abstract]
+    "rule",
+    "rules of plans",
+    home="archcost.rewriting.rules",
+    group="archcost.rewrites",
+    holds="PLANNED",
+)
+
 available, register = table.available, table.register
 
 
 def get(name: str) -> Rewrite:
     """The rule of a name, those included that are in plans alone and not among `available`."""
-    from archcost.rewriting.planned import PLANNED
-
-    return PLANNED.get(name) or table.get(name)
+    return _planned.entries.get(name) or table.get(name)

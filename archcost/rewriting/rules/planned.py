@@ -136,4 +136,4 @@ def _chains(found: Hidden, count: int) -> dict[str, Chain]:
     return {name: chains[name] for name in (found.subject.name, *found.between, found.reader)}
 
 
-PLANNED: dict[str, Rewrite] = {one.name: one for one in (LowRank(), Narrow())}
+PLANNED = (LowRank(), Narrow())
