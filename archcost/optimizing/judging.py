@@ -51,10 +51,13 @@ class Judge:
         return float((held * moved(outputs[cut:], self.old[cut:]).score) ** 0.5)
 
     def further(self, one: Verdict, other: Verdict) -> float:
-        """How much further one has moved than the other, in standard errors of the difference over inputs."""
-        change = each(one.outputs, self.old) - each(other.outputs, self.old)
+        """How much further one has moved than the other over held-out inputs, in standard errors of that."""
+        change = self._each(one) - self._each(other)
         error = float(change.std()) / len(change) ** 0.5
         return float(change.mean()) / error if error > 0 else 0.0
+
+    def _each(self, one: Verdict) -> Tensor:
+        return each(one.outputs[: self.held_out], self.old[: self.held_out])
 
     def score_of(self, new: nn.Module) -> Callable[[nn.Module], float]:
         """The score of a new model for a change of a layer, while the layers before it stay as they are."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import replace
+from math import inf
 
 from archcost.errors import RewriteError
 from archcost.optimizing.allowance import Allowance
@@ -29,7 +30,9 @@ def measured(task: Task, choosing: Choosing, selections: list[Selection], most: 
         return selections[:most]
     found: dict[object, Selection] = {}
     allowance = Allowance(_MEASURING)
-    for label, allowed in choosing.singles(task.rules).items():
+    choices = choosing.singles(task.rules)
+    for label in sorted(choices, key=lambda label: _expected(choosing, label, choices[label])):
+        allowed = choices[label]
         if len(found) >= most or allowance.passed:
             break
         try:
@@ -42,6 +45,20 @@ def measured(task: Task, choosing: Choosing, selections: list[Selection], most: 
     for one in selections:
         found.setdefault(one.key, one)
     return list(found.values())[:most]
+
+
+def _expected(
+    choosing: Choosing, label: str, allowed: Callable[[Candidate], bool] | None
+) -> tuple[bool, float]:
+    """The order in which there is time for them: what holds most rules first, and what is expected to move
+    outputs least."""
+    if label not in ("", "narrow"):
+        return True, 0.0
+    try:
+        found = choosing.within(label, choosing.sensitive, allowed)
+    except RewriteError:
+        return False, inf
+    return False, sum(map(choosing.sensitive, found.candidates))
 
 
 def _rounds(

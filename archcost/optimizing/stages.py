@@ -55,6 +55,8 @@ _REFITTED = 4
 among the four that moved outputs least before, but for four budgets."""
 _REFITTING = 40.0
 """Seconds after which no further one is refitted."""
+_WORSE = 2.0
+"""Standard errors by which held-out outputs move further with a refit that is taken back."""
 _TIED = 3
 """The most selections that are refitted once more to be told apart."""
 
@@ -371,7 +373,7 @@ class Task:
                         score=self.judge(data).score_of(work) if data.apart else None,
                     )
                 after = self.shift(work, data)
-                if self.judge(data).further(after, raw) > 1:
+                if self.judge(data).further(after, raw) > _WORSE:
                     work.load_state_dict(was)
                     fits, after = {}, raw
         metric = None if evaluate is None else float(evaluate(self.folded.undone(copied(work))))
