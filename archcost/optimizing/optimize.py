@@ -68,7 +68,8 @@ def optimize(
     >>> small = archcost.optimize(model, images[:1], budget=archcost.Budget(macs=0.5), batches=images) \
     # doctest: +SKIP
 
-    Every convolution and linear layer may become a cheaper chain of two or three, of a rank on a fine grid.
+    Every convolution and linear layer may become a cheaper chain of two or three, of a rank on a fine grid,
+    and two convolutions in a row may have fewer channels between them.
     One candidate at most is chosen for each layer, by a multiple-choice knapsack over the errors that the
     spectra of the layers under the covariance of their inputs predict, weighted by how far the model's
     outputs respond to them. Weights come in closed form; then every layer, those that stay included, is
@@ -88,9 +89,9 @@ def optimize(
             that change their largest class or, without classes, their relative error. Without another limit
             the fewest MACs are looked for. By default half of them, from where a model is of no use.
         evaluate: your own metric of a model, larger is better; it decides between selections.
-        rules: names of the rules to choose from; by default ``bottleneck``, ``asymmetric``, ``separable`` and
-            ``low_rank``
-            (of linear layers).
+        rules: names of the rules to choose from; by default ``bottleneck``, ``asymmetric``, ``separable``,
+            ``narrow`` (fewer channels between two convolutions, with data) and ``low_rank`` (of linear
+            layers).
         exclude: names or patterns of layers that stay as they are.
         merge: first merge modules that sum branches of convolutions (RepVGG, MobileOne) into single ones,
             exactly.
