@@ -76,6 +76,23 @@ def test_channels_end_at_the_next_convolution_that_mixes_them(survey):
         assert isinstance(found[name], Refusal)
 
 
+def test_an_activation_may_serve_several_layers_and_a_norm_may_not():
+    class Shared(nn.Module):
+        def __init__(self, norm):
+            super().__init__()
+            self.one, self.two, self.three = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)
+            self.between = nn.BatchNorm2d(8) if norm else nn.ReLU()
+
+        def forward(self, x):
+            return self.three(self.between(self.two(self.between(self.one(x)))))
+
+    for norm in (False, True):
+        made = Shared(norm).eval()
+        survey = survey_of(archcost.analyze(made, X[:1], progress=False))
+        found = [hidden(survey.subjects[name]) for name in ("one", "two")]
+        assert [isinstance(one, Refusal) for one in found] == [norm, norm]
+
+
 @pytest.mark.parametrize(
     "between",
     [nn.PReLU(8), nn.Softmax(1), nn.LayerNorm([8, 16, 16]), nn.Conv2d(8, 8, 3, padding=1, groups=2)],

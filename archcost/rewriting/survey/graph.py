@@ -65,10 +65,11 @@ def results_of(subject: Subject) -> list[LayerOutput] | Refusal:
     return found
 
 
-def takers(survey: Survey, results: Sequence[LayerOutput]) -> list[Taker] | Refusal:
+def takers(survey: Survey, results: Sequence[LayerOutput], *, alone: bool = True) -> list[Taker] | Refusal:
     """The only successor of each output, the same module or function for all; or why there is none.
 
-    A successor module is called for these outputs only.
+    Args:
+        alone: whether a successor module must be called for these outputs only.
     """
     found: list[Taker] = []
     for result in results:
@@ -80,7 +81,7 @@ def takers(survey: Survey, results: Sequence[LayerOutput]) -> list[Taker] | Refu
     kinds = {(one.module, one.op.base, one.call is None) for one in found}
     if len(kinds) > 1:
         return Refusal(f"its calls have different successors: {first} and others")
-    if first.call is not None and len(survey.flow.calls(first.module)) != len(found):
+    if alone and first.call is not None and len(survey.flow.calls(first.module)) != len(found):
         return Refusal(f"{first} is called for other layers too")
     return found
 

@@ -58,7 +58,7 @@ def _hidden(survey: Survey, name: str) -> Hidden | Refusal:
     between: list[str] = []
     behind_conv = True
     while not isinstance(results, Refusal):
-        found = takers(survey, results)
+        found = takers(survey, results, alone=False)  # a ReLU may serve several layers
         if isinstance(found, Refusal):
             return found
         taker = found[0]
@@ -74,6 +74,8 @@ def _hidden(survey: Survey, name: str) -> Hidden | Refusal:
             behind_conv = True
         elif module is not None and is_norm(module):
             why = norm_problem(module) or why_fixed(survey, taker.module)
+            if len(survey.flow.calls(taker.module)) > 1:
+                why = "is called several times"
             if why is None and (not behind_conv or inner_activation(taker.module, module) is not None):
                 why = "is not right behind a convolution, or holds an activation function"
             if why is not None:
