@@ -131,6 +131,6 @@ def _distilled(
 
 
 def _work(task: Task, best: Carried, data: Data) -> float:
-    """MACs of an epoch: the new model forward and backward."""
-    each = best.selection.spends["macs"] / max(1, length(task.call))
-    return 3 * each * sum(map(length, data.fitted))
+    """MACs of an epoch: the new model forward and backward, the old one forward."""
+    each = 3 * best.selection.spends["macs"] + task.analysis.total.macs
+    return each / max(1, length(task.call)) * sum(map(length, data.fitted))

@@ -24,7 +24,7 @@ class Verdict:
     moved: Moved
     """Over the held-out inputs."""
     score: float
-    """What decides, smaller first: see `Judge.score`."""
+    """The score that decides between models, the smaller the better: see `Judge.score`."""
     outputs: Outputs
 
 

@@ -150,7 +150,7 @@ class Choosing:
         return found
 
     def spent(self, layer: Layer, one: Candidate | None, names: Sequence[str]) -> tuple[float, ...]:
-        """What a layer takes with a candidate, and what others save by it."""
+        """Resources that a layer takes with a candidate, less those that other layers save by it."""
         itemsize = next((p.element_size() for p in layer.module.parameters()), 4)
         if one is None:
             macs, params, flash = layer.macs, layer.params, layer.flash

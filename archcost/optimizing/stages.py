@@ -50,6 +50,8 @@ _CORRECTING = 20.0
 """Seconds for computing weights whose errors correct those of the spectra."""
 _KEPT = 2**28
 """Most bytes of computed weights kept for other selections."""
+_COMPARING = 20.0
+"""Seconds after which no further selection is compared before a refit."""
 _REFITTED = 4
 """The most selections that are refitted: of those carried out for 46 budgets of four networks, the best was
 among the four that moved outputs least before, but for four budgets."""
@@ -288,11 +290,14 @@ class Task:
             return selections, refit
         raw: dict[object, float] = {}
         part = (*self.probed(self.data.held_out, 0.5), *self.probed(self.data.blended, 0.5))
+        allowance = Allowance(_COMPARING)
         with self.timed("check"):
             old = outputs_for(self.model, part)
             try:
                 for one in selections:
                     raw[one.key] = moved(outputs_for(self.made(one), part), old).score
+                    if allowance.passed:
+                        break
             except KeyboardInterrupt:
                 if not raw:
                     raise
@@ -337,7 +342,7 @@ class Task:
             self.judge(self.data)
 
     def judge(self, data: Data) -> Judge:
-        """What compares new models with the old one by the held-out part of the data."""
+        """The judge of new models by the held-out part of the data, made once."""
         if data.held not in self.judges:
             self.judges[data.held] = Judge(self.model, data.held_out, self.probed(data.blended, 2.0))
         return self.judges[data.held]
