@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import inf
 
 from torch import Tensor, nn
 
@@ -53,6 +54,8 @@ class Judge:
     def further(self, one: Verdict, other: Verdict) -> float:
         """How much further one has moved than the other over held-out inputs, in standard errors of that."""
         change = self._each(one) - self._each(other)
+        if not bool(change.isfinite().all()):
+            return inf if one.score > other.score else 0.0
         error = float(change.std()) / len(change) ** 0.5
         return float(change.mean()) / error if error > 0 else 0.0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import chain, zip_longest
 from math import inf
 
 from archcost.errors import RewriteError
@@ -19,30 +20,33 @@ __all__ = ["measured"]
 
 _MEASURING = 30.0
 """Seconds for measuring the responses."""
+_KINDS = "", "narrow"
+"""Labels of the choices that hold all rules, without fewer channels and with them."""
 _ROUNDS = 2
 """Rounds in which they are measured, each for the errors that the one before chose."""
 
 
 def measured(task: Task, choosing: Choosing, selections: list[Selection], most: int) -> list[Selection]:
-    """The first ``most`` of: selections by measured responses, of all rules together and of each alone; then
-    those given."""
+    """The first ``most`` of: selections by measured responses, without fewer channels and with them in turns,
+    and of each rule alone; then those given."""
     if task.data is None:
         return selections[:most]
-    found: dict[object, Selection] = {}
+    groups: list[list[Selection]] = []
     allowance = Allowance(_MEASURING)
     choices = choosing.singles(task.rules)
-    for label in sorted(choices, key=lambda label: _expected(choosing, label, choices[label])):
+    kinds = sum(label in _KINDS for label in choices)
+    for at, label in enumerate(sorted(choices, key=lambda one: _expected(choosing, one, choices[one]))):
         allowed = choices[label]
-        if len(found) >= most or allowance.passed:
+        if allowance.passed or (at >= kinds and sum(map(len, groups)) >= most):
             break
         try:
             own = replace(choosing, response=copy.deepcopy(choosing.response))
-            rounds = _rounds(task, own, label, allowed, allowance)
+            groups.append(_rounds(task, own, label, allowed, allowance))
         except RewriteError:
             continue  # this rule alone cannot keep the budget
-        for one in rounds:
-            found.setdefault(one.key, one)
-    for one in selections:
+    turns = (one for row in zip_longest(*groups[:kinds]) for one in row if one is not None)
+    found: dict[object, Selection] = {}
+    for one in (*turns, *chain(*groups[kinds:]), *selections):
         found.setdefault(one.key, one)
     return list(found.values())[:most]
 
@@ -52,7 +56,7 @@ def _expected(
 ) -> tuple[bool, float]:
     """The order in which there is time for them: what holds most rules first, and what is expected to move
     outputs least."""
-    if label not in ("", "narrow"):
+    if label not in _KINDS:
         return True, 0.0
     try:
         found = choosing.within(label, choosing.sensitive, allowed)

@@ -152,7 +152,7 @@ def _refuse_useless(best: Carried) -> None:
     raise RewriteError(
         f"optimize: the budget cannot be kept: held-out outputs {said}. No cheaper form of the layers is "
         f"close enough; the largest errors are in the outputs of {named}. Give a larger budget, more batches "
-        f"or distill=True, or max_error=1 to have it as it is"
+        f"or distill=True; or max_error=1 (--budget error=1) to have it as it is"
     )
 
 

@@ -353,6 +353,16 @@ def test_a_refit_that_moves_held_out_outputs_further_is_taken_back(monkeypatch):
     assert all(row.refitted is None for row in found.rows)
 
 
+def test_outputs_that_are_no_numbers_have_moved_furthest():
+    data, broken = data_of(IMAGES), trained()
+    judge = Judge(trained(), data.held_out, data.blended)
+    with torch.no_grad():
+        next(broken.parameters()).fill_(float("nan"))
+    sound, lost = judge.verdict(trained()), judge.verdict(broken)
+    assert judge.further(lost, sound) == float("inf")
+    assert judge.further(sound, lost) == 0.0
+
+
 def test_blends_are_judged_beside_held_out_inputs_and_nothing_is_said_of_them():
     data = data_of(IMAGES)
     assert sum(map(length, data.blended)) == sum(map(length, data.held_out))
