@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import prod
@@ -14,10 +13,10 @@ from torch import Tensor
 from archcost.optimizing.statistics import Sampled, Statistics
 from archcost.weights.lowrank import root
 
-__all__ = ["Curve", "Table", "alternated", "curves", "estimated"]
+__all__ = ["Curve", "Table", "curves", "estimated"]
 
-_EXACT = 2**18
-"""Number of values of a kernel up to which decompositions are in float64."""
+_EXACT = 2**14, 2**18
+"""Number of values of a kernel up to which decompositions are in float64: alone, and under a covariance."""
 _ESTIMATED = 1024
 """Side above which a spectrum is estimated: LAPACK takes ten seconds for 4096."""
 
@@ -58,7 +57,7 @@ def curves(kernel: Tensor, seen: Statistics | None, linear: bool = False) -> tup
         kernel: (groups, out, in, *taps).
         seen: the statistics of the layer's input; None: the identity, weights alone.
     """
-    wide = torch.float32 if kernel.numel() > _EXACT else torch.float64
+    wide = torch.float32 if kernel.numel() > _EXACT[seen is not None] else torch.float64
     kernel = kernel.detach().to("cpu", wide)
     outs, ins = kernel.shape[1:3]
     size = kernel.shape[3:]
@@ -172,29 +171,6 @@ def _shares(values: Tensor) -> Tensor:
 
 def _gram(rows: Tensor) -> Tensor:
     return rows @ rows.mT
-
-
-def alternated(kernel: Tensor, ranks: Sequence[tuple[int, int]]) -> list[float]:
-    """The share of a kernel outside of the best directions of inputs and outputs, for (front, back) ranks.
-
-    By a single alternation from the leading directions of the inputs, which is within 1 % (Tucker-2; L. De
-    Lathauwer, B. De Moor and J. Vandewalle, SIAM J. Matrix Anal. Appl. 21, 2000, 1324-1342).
-    """
-    flat = kernel.detach().to("cpu", torch.float32 if kernel.numel() > _EXACT else torch.float64).flatten(3)
-    total = float(flat.square().sum(dtype=torch.float64)) or 1.0
-    start = _vectors(flat.transpose(1, 2))[1]
-    found = []
-    for front, back in ranks:
-        last = _vectors(torch.einsum("goik,gif->gofk", flat, start[..., -front:]))[1][..., -back:]
-        sizes = torch.linalg.eigvalsh(_gram(torch.einsum("goik,gob->gibk", flat, last).flatten(2)))
-        found.append(max(1 - float(sizes[..., -front:].sum(dtype=torch.float64)) / total, 0.0))
-    return found
-
-
-def _vectors(tensor: Tensor) -> tuple[Tensor, Tensor]:
-    """Squared singular values and left vectors of (groups, rows, ...), the leading last."""
-    values, vectors = torch.linalg.eigh(_gram(tensor.flatten(2)))
-    return values, vectors
 
 
 def _between(kernel: Tensor, outward: Tensor, inward: Tensor) -> Tensor:

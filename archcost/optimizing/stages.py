@@ -190,7 +190,7 @@ class Task:
                     layer, own = by_name[name], seen.get(name)
                     made = candidates_of(layer, own, rules=self.rules)
                     part_of = allowance.within(2 * _CORRECTING / len(modules))
-                    self.candidates[name] = corrected(layer, made, own, part_of)
+                    self.candidates[name] = list(corrected(layer, made, own, part_of))
                     bar.step()
                 if len(parts) == 1:
                     self.kept = dict(seen)

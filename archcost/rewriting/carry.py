@@ -156,7 +156,7 @@ def _factors(
     """The layer's kernel with groups as its first axis, and the kernels of the chain."""
     weight, groups = _weight_of(module), like_of(module).groups
     target = apart(weight, groups)
-    if quick and moments is None and target.numel() >= _LARGE:
+    if moments is None and target.numel() >= _LARGE:
         target = target.float()
     kernels = [kernel.to(target.dtype) for kernel in rule.factors(target, replacement, moments)]
     for kernel, spec in zip(kernels, specs, strict=True):

@@ -24,7 +24,9 @@ _SWEEPS = 30
 _LARGE = 1e8
 """MACs of a sweep from which it is in float32."""
 _MOST = 1e10
-"""Most MACs of all sweeps together: about a second of a core."""
+"""Most MACs of all sweeps together, but for a single one: about a second of a core."""
+_FAR = 2e11
+"""Most MACs of a single sweep; the matrix of a depthwise 32x32 with 128 outputs a channel has 64 GiB."""
 _STEPS = 5
 """Iterations of conjugate gradients in each sweep, for a stage without a closed form."""
 
@@ -57,8 +59,8 @@ def refined(
             layer, its taps alone.
         groups: number of groups of the target.
         covariance: (groups, D, D), with D = in / groups * size of the ``target``; None is the identity.
-        sweeps: the most sweeps over all stages; by default 30, fewer (at least one) where they would take
-            more than some seconds.
+        sweeps: the most sweeps over all stages; by default 30, fewer where they would take more than some
+            seconds. There is none where a single one takes far longer.
         tolerance: stop when a sweep decreases the squared error by less than this share; by default 3e-3,
             and 1e-2 with a covariance, where a sweep costs more.
 
@@ -69,6 +71,8 @@ def refined(
         RewriteError: the chain has another extent than the target, or reaches between its taps.
     """
     work = work_of(kernels, target, covariance)
+    if work > _FAR:
+        return [kernel.to(torch.float64) for kernel in kernels]
     wide = torch.float32 if work > _LARGE else torch.float64
     target = target.to(wide)
     chain = _Chain(specs, _steps(kernels, specs, target.shape[3:]), groups)
@@ -220,7 +224,12 @@ def work_of(kernels: Kernels, target: Tensor, covariance: Tensor | None) -> floa
     after = kernels[1:] or kernels
     work = max(4.0 * target.numel() * prod(kernel.shape[1:]) for kernel in after)
     work += sum(float(prod(kernel.shape[1:])) ** 3 for kernel in after)
-    return work if covariance is None else work + _STEPS * target.numel() * covariance.shape[-1]
+    if covariance is not None:
+        return work + _STEPS * target.numel() * covariance.shape[-1]
+    first = kernels[0]
+    parts = max(1, target.shape[0] * target.shape[2] // first.shape[1])  # matrices, one for a group of inputs
+    side = first.numel() / (parts * first.shape[1])
+    return work + parts * side**3 / 6
 
 
 def _onto(residual: Tensor, before: Tensor, groups: int, taps: Sizes, step: Sizes) -> Tensor:

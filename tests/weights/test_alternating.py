@@ -136,3 +136,10 @@ def test_large_normal_equations_are_those_written_down(monkeypatch, with_covaria
     one = normal(before, 4, (3, 2), (2, 2), given)
     monkeypatch.setattr(quadratic, "_SMALL", 0)
     assert torch.allclose(one, normal(before, 4, (3, 2), (2, 2), given))
+
+
+def test_kernels_whose_normal_equations_would_take_gigabytes_stay_as_they_are():
+    specs = [conv(3, 384, 32, groups=3, size=(64, 64)), conv(384, 8, 1, size=(33, 33))]
+    kernels = [kernel.float() for kernel in drawn(specs)]
+    found = refined(kernels, specs, torch.randn(1, 8, 3, 32, 32))
+    assert all(torch.equal(a, b.double()) for a, b in zip(found, kernels, strict=True))
