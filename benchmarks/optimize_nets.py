@@ -273,6 +273,7 @@ NETS: dict[str, Callable[[Path, Path], Net]] = {
     "onet": _faces("onet", 48, ((32, 64, 64, 128), 256, (2, 4, 10))),
     "cnn": _fashion("cnn"),
     "resnet": _fashion("resnet"),
+    "convnext": _fashion("convnext"),
     "reader": _reader,
     "lite0": _lite0,
 }

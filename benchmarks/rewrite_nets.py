@@ -80,7 +80,17 @@ def resnet() -> nn.Module:
     )
 
 
-NETS = {"cnn": (cnn, 2), "resnet": (resnet, 2)}
+def convnext() -> nn.Module:
+    """torchvision's ConvNeXt with two stages of 32 and 64 channels, for small pictures."""
+    from torchvision.models.convnext import CNBlockConfig, ConvNeXt
+
+    stages = [CNBlockConfig(32, 64, 2), CNBlockConfig(64, None, 3)]
+    made = ConvNeXt(stages, layer_scale=1.0, num_classes=10)
+    made.features[0][0] = nn.Conv2d(1, 32, 2, 2)
+    return made
+
+
+NETS = {"cnn": (cnn, 2), "resnet": (resnet, 2), "convnext": (convnext, 2)}
 """By name, how to build it, and how often it sees the 60,000 images."""
 
 

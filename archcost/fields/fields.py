@@ -193,6 +193,7 @@ class Fields:
     def network(self) -> ReceptiveField | None:
         """The field of the last spatial feature map on the way to the model's first output.
 
+        Of a picture and words it is that of the picture: of the inputs with the most spatial axes.
         Its ``layer`` is a module, or the operation in a module's forward that computed the map. None where no
         tensor on the way is a spatial feature map.
         """
@@ -216,7 +217,7 @@ class Fields:
         for call in sorted(self.trace.calls, key=lambda call: (-call.end_op, -call.index)):
             for ref, intervals in zip(call.outputs, self.replay.calls[call.index], strict=True):
                 inputs = self._mapped(intervals) if ref.storage in read else None
-                if intervals is not None and inputs is not None:
+                if intervals is not None and inputs is not None and len(inputs.axes) == self._most_axes:
                     number = self._calls[call.module].index(call.index)
                     return call.end_op, _Map(call.module, intervals, inputs, None, number)
         return 0, None
@@ -226,11 +227,20 @@ class Fields:
         for index in reversed(range(start, len(self.replay.ops))):
             intervals = self.replay.ops[index]
             inputs = self._mapped(intervals) if leads[index] else None
-            if intervals is not None and inputs is not None:
+            if intervals is not None and inputs is not None and len(inputs.axes) == self._most_axes:
                 op = self.trace.ops[index]
                 module = self.trace.module_of(op) or "the model"
                 return _Map(f"{module} ({op.label})", intervals, inputs, index)
         return None
+
+    @cached_property
+    def _most_axes(self) -> int:
+        """The most spatial axes of an input that has a feature map on the way to the first output."""
+        leads, _ = self._leading
+        maps = (
+            self._mapped(one) for one, on_the_way in zip(self.replay.ops, leads, strict=True) if on_the_way
+        )
+        return max((len(one.axes) for one in maps if one is not None), default=0)
 
     def _mapped(self, intervals: Intervals | None) -> InputAxes | None:
         """The input tensor of which ``intervals`` is a spatial feature map; None if of none."""

@@ -16,6 +16,7 @@ from archcost.rewriting.carry import unfolded_of
 from archcost.rewriting.proposal import PlaceCosts
 from archcost.rewriting.replacement import Option, Replacement
 from archcost.rewriting.rule import get
+from archcost.rewriting.rules.planned import narrower
 from archcost.rewriting.survey.places import costs_after
 from archcost.spec import ConvSpec
 from archcost.weights.elimination import eliminated
@@ -28,6 +29,8 @@ RULES = ("bottleneck", "asymmetric", "separable", "narrow", "low_rank")
 SHARES = tuple(round(0.05 * n, 2) for n in range(1, 20))
 """The grid: shares of the layer's MACs."""
 _STEP_FROM, _STEP = 32, 8
+_FEW = 4
+"""Positions for each value of a patch, below which a covariance does not say which channels may go."""
 _WIDEST = 2304
 """Values of a patch up to which channels are eliminated: the time goes with the third power."""
 
@@ -95,20 +98,24 @@ def candidates_of(
 def _narrow(layer: Layer, seen: Statistics | None) -> Iterator[Candidate]:
     """Fewer channels for the layer to read, where data says which ones it can do without."""
     found, weight = layer.hidden, weight_of(layer.module).detach()
-    if found is None or not isinstance(seen, Whole) or weight[0].numel() > _WIDEST:
+    size, width = weight[0].numel(), weight.shape[1]
+    if found is None or not isinstance(seen, Whole) or size > _WIDEST or seen.count < _FEW * size:
         return
-    width = weight.shape[1]
     step = _STEP if width >= _STEP_FROM else 1
     counts = {count for share in SHARES if 0 < (count := step * round(share * width / step)) < width}
-    for keep, error in eliminated(weight.flatten(2), seen.moments.covariance[0], counts).values():
+    by_taps = weight.reshape(len(weight), width, -1)
+    for keep, error in eliminated(by_taps, seen.moments.covariance[0], counts).values():
         options: dict[str, Option] = {"keep": list(keep)}
-        new = replacement_of(layer, "narrow", options)
+        new = narrower(found, keep)
         if error < 1:
             yield Candidate(layer.name, "narrow", options, new.macs, new.params, error, others=found.makers)
 
 
 def replacement_of(layer: Layer, rule: str, options: Mapping[str, Option]) -> Replacement:
     """The new layers of a candidate."""
+    if rule == "narrow":
+        assert layer.hidden is not None
+        return narrower(layer.hidden, options["keep"])  # type: ignore[arg-type]
     if layer.subject is None:
         rank = int(options["rank"])  # type: ignore[arg-type]
         spec = layer.spec
@@ -117,9 +124,6 @@ def replacement_of(layer: Layer, rule: str, options: Mapping[str, Option]) -> Re
             rank, spec.out_channels, 1, bias=spec.bias, input_size=spec.input_size, batch=spec.batch
         )
         return Replacement({layer.name: (Conv(first, linear=True), Conv(second, linear=True))})
-    if rule == "narrow":
-        assert layer.hidden is not None
-        return get(rule).replacement(layer.hidden.subject, **options)
     return get(rule).replacement(layer.subject, **options)
 
 

@@ -51,8 +51,7 @@ def weights_of(layer: Layer, candidate: Candidate, seen: Statistics | None) -> t
 
 def _narrow(layer: Layer, replacement: Replacement, seen: Statistics | None) -> Weights:
     assert layer.hidden is not None
-    model = layer.hidden.subject.survey.model
-    there = {name: model.get_submodule(name) for name in replacement.chains}
+    there = {name: layer.hidden.model.get_submodule(name) for name in replacement.chains}
     made = get("narrow").carry(there, replacement, seen.moments if isinstance(seen, Whole) else None)
     return [one for each in made.values() for one in each]
 

@@ -10,7 +10,7 @@ from math import prod
 from torch import nn
 
 from archcost.errors import SpecError
-from archcost.rewriting.survey.hidden import Hidden, hidden
+from archcost.rewriting.survey.hidden import Hidden, hidden, hidden_of_linear
 from archcost.rewriting.survey.survey import Subject, Survey
 from archcost.spec import ConvSpec
 from archcost.surgery.sites import sites
@@ -72,7 +72,11 @@ def layers_of(survey: Survey, exclude: Iterable[str] = ()) -> tuple[Layer, ...]:
         for one in found
     ]
     free = {one.name for one in kept if one.refusal is None}
-    between = (between for one in survey if isinstance(between := hidden(one), Hidden))
+    linear = {
+        one.name: one.spec for one in kept if one.linear and one.refusal is None and len(one.specs) == 1
+    }
+    every = (*map(hidden, survey), *(hidden_of_linear(survey, name, linear) for name in linear))
+    between = (one for one in every if isinstance(one, Hidden))
     read = {one.reader: one for one in between if free.issuperset((*one.makers, one.reader))}
     made = (replace(one, hidden=read.get(one.name)) for one in kept)
     return tuple(sorted(made, key=lambda one: one.first_op))

@@ -97,7 +97,7 @@ def plan_of(task: Task, made: Carried) -> Plan:
         proposal_for(
             task.analysis,
             old[one.name].subject if not one.others else old[one.others[0]].subject,
-            old[one.name].specs,
+            [spec for name in (*one.others, one.name) for spec in old[name].specs],
             replacement_of(old[one.name], one.rule, one.options),
             one,
         )

@@ -166,3 +166,19 @@ def test_strips_are_global_along_one_axis_only():
     assert found.window[1] == (6, 8)
     assert found.window[0] == (0, SIDE - 1)
     assert found.local.size == (3, 3)
+
+
+def test_of_a_picture_and_words_the_network_is_the_pictures():
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.convs = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3))
+            self.words, self.head = nn.Embedding(10, 8), nn.Linear(16, 4)
+
+        def forward(self, image, tokens):
+            both = [self.convs(image).mean((2, 3)), self.words(tokens).mean(1)]
+            return self.head(torch.cat(both, 1))
+
+    inputs = torch.rand(2, 3, 32, 32), torch.randint(10, (2, 5))
+    network = archcost.analyze(Both().eval(), inputs).fields.network
+    assert (network.input_index, network.size) == (0, (5, 5))

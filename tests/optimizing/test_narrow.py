@@ -8,6 +8,7 @@ from torch.nn import functional as F
 import archcost
 from archcost.errors import Refusal, RewriteError
 from archcost.optimizing.allocation import Item, chosen, least
+from archcost.optimizing.layers import layers_of
 from archcost.rewriting.rule import get
 from archcost.rewriting.survey.hidden import hidden
 from archcost.rewriting.survey.survey import survey_of
@@ -68,7 +69,7 @@ def small(model):
 
 def test_channels_end_at_the_next_convolution_that_mixes_them(survey):
     found = {one.name: hidden(one) for one in survey}
-    assert found["1.expand"].between == ("1.norm0", "1.deep", "1.norm1")
+    assert found["1.expand"].norms == {"1.norm0": "1.expand", "1.norm1": "1.deep"}
     assert found["1.expand"].makers == ("1.expand", "1.deep")
     assert found["1.expand"].reader == "1.project"
     assert found["2"].reader == "5"
@@ -187,3 +188,72 @@ def test_it_pickles_and_exports(small):
     assert torch.equal(pickle.loads(pickle.dumps(small.model))(X), small.model(X))
     exported = torch.export.export(small.model, (X[:2],)).module()
     assert torch.allclose(exported(X[:2]), small.model(X[:2]), atol=1e-6)
+
+
+class Block(nn.Module):
+    """A ConvNeXt block: a depthwise convolution, and two linear layers on each pixel."""
+
+    def __init__(self, channels, wide, between=nn.GELU):
+        super().__init__()
+        self.deep, self.norm = nn.Conv2d(channels, channels, 3, 1, 1, groups=channels), nn.LayerNorm(channels)
+        self.expand, self.between = nn.Linear(channels, wide), between()
+        self.drop, self.project = nn.Dropout(0.1), nn.Linear(wide, channels)
+
+    def forward(self, x):
+        y = self.norm(self.deep(x).permute(0, 2, 3, 1))
+        return x + self.project(self.drop(self.between(self.expand(y)))).permute(0, 3, 1, 2)
+
+
+def blocks(between=nn.GELU):
+    torch.manual_seed(0)
+    made = (Block(8, 40, between), Block(8, 40, between))
+    head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
+    return nn.Sequential(nn.Conv2d(3, 8, 4, 4), *made, *head).eval()
+
+
+def readers(model):
+    found = layers_of(survey_of(archcost.analyze(model, X[:1], progress=False)))
+    return {one.name: one.hidden.makers for one in found if one.hidden is not None}
+
+
+def test_features_between_two_linear_layers_end_at_the_second():
+    assert readers(blocks()) == {"1.project": ("1.expand",), "2.project": ("2.expand",)}
+
+
+@pytest.mark.parametrize(
+    "between",
+    [lambda: nn.LayerNorm(40), lambda: nn.Softmax(-1)],
+    ids=["norm", "softmax"],
+)
+def test_features_that_are_not_treated_alike_stay(between):
+    assert readers(blocks(between)) == {}
+
+
+def test_a_linear_layer_that_serves_twice_stays():
+    made = blocks()
+    made[2] = made[1]
+    assert readers(made) == {}
+
+
+def test_fewer_features_are_chosen_fitted_and_planned():
+    model = blocks()
+    small = archcost.optimize(
+        model, X[:1], budget=0.6, batches=X, rules=["narrow"], random_weights=True, progress=False
+    )
+    assert {row.rule for row in small.rows if "project" in row.name or "expand" in row.name} == {"narrow"}
+    assert sum(row.macs for row in small.rows) <= 0.6 * small.before.total.macs
+    wide = small.model[1].expand.out_features
+    assert wide == small.model[1].project.in_features < 40
+    assert all(len(one.types) == 2 and one.before.macs == 2 * 16 * 8 * 40 for one in small.plan)
+    assert small.moved.error < 0.1
+    again = archcost.Plan.from_json(small.plan.to_json()).apply(model, weights=False)
+    again.load_state_dict(small.model.state_dict())
+    assert torch.equal(again.eval()(X), small.model(X))
+
+
+def test_few_positions_do_not_say_which_features_may_go():
+    """Of 40 features of a single position each, 96 inputs tell too little."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(768, 40), nn.ReLU(), nn.Linear(40, 5)).eval()
+    options = {"rules": ["narrow"], "batches": X, "random_weights": True, "progress": False}
+    with pytest.raises(RewriteError, match="the least reachable is 1"):
+        archcost.optimize(model, X[:1], budget=0.9, **options)

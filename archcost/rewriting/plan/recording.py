@@ -8,7 +8,7 @@ from typing import Protocol
 
 from archcost.analysis.analysis import Analysis
 from archcost.rewriting.proposal import PlaceCosts, Proposal
-from archcost.rewriting.replacement import Option, Replacement
+from archcost.rewriting.replacement import Option, Replacement, named_by
 from archcost.rewriting.survey.places import costs_after, costs_before, new_specs, old_specs
 from archcost.rewriting.survey.survey import Subject
 from archcost.spec import ConvSpec
@@ -42,9 +42,11 @@ def proposal_for(
 
     Args:
         subject: the convolution; None for a linear layer.
-        specs: the convolution of each of its calls.
+        specs: the convolutions of the calls of all layers that are replaced.
     """
-    row = analysis.costs.by_name[replacement.name]
+    costs = analysis.costs.by_name
+    row = costs[replacement.name]
+    types = tuple(costs[name].type_name for name in named_by(replacement))
     if subject is not None:
         old, new = old_specs(subject, replacement), new_specs(subject, replacement)
         before, after = costs_before(subject, replacement), costs_after(subject, replacement)
@@ -52,7 +54,11 @@ def proposal_for(
     else:
         old, new = tuple(specs), tuple(conv.spec for conv in replacement.convs)
         itemsize = row.param_bytes // row.params if row.params else 4
-        before = PlaceCosts(row.params, row.macs, row.activation_bytes, 1, 0, None)
+        rows = [costs[name] for name in replacement.chains]
+        params, macs, written = (
+            sum(getattr(one, what) for one in rows) for what in ("params", "macs", "activation_bytes")
+        )
+        before = PlaceCosts(params, macs, written, len(rows), 0, None)
         written = sum(spec.neurons for spec in new) * itemsize
         after = PlaceCosts(chosen.params, chosen.macs, written, len(new), 0, None)
         shape, dtype = f"{specs[0].in_channels} -> {specs[0].out_channels}", "float32"
@@ -68,5 +74,5 @@ def proposal_for(
         after=after,
         output_error=sqrt(max(chosen.error, 0.0)),
         dtype=dtype,
-        types=(row.type_name,),
+        types=types,
     )

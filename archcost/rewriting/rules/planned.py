@@ -21,8 +21,9 @@ from archcost.weights.features import weight_of
 from archcost.weights.lowrank import reduced
 from archcost.weights.moments import Moments
 
-__all__ = ["PLANNED", "LowRank", "Narrow"]
+__all__ = ["PLANNED", "LowRank", "Narrow", "narrower"]
 
+_TAKES = "narrow takes keep= alone"
 _OF_LINEAR = "it is a convolution, and low_rank replaces linear layers: bottleneck is its low rank"
 
 
@@ -55,14 +56,14 @@ class LowRank(Rewrite):
 
 
 class Narrow(Rewrite):
-    """Fewer channels between two convolutions; the second one is fitted to do without the others.
+    """Fewer channels between two convolutions, or linear layers; the second one makes up for the others.
 
     The option ``keep`` has the numbers of the channels that stay. Depthwise convolutions between become as
     narrow, batch normalisations are folded into the convolutions before them.
     """
 
     name = "narrow"
-    change = "conv, conv -> conv with fewer outputs, conv with fewer inputs"
+    change = "layer, layer -> layer with fewer outputs, layer with fewer inputs"
     break_even = "always: C' of C channels between take C' / C of the MACs of all"
 
     def refusal(self, subject: Subject) -> Refusal | None:
@@ -74,14 +75,9 @@ class Narrow(Rewrite):
 
     def replacement(self, subject: Subject, *, keep: Sequence[int] = (), **unknown: Any) -> Replacement:
         found = hidden(subject)
-        if isinstance(found, Refusal):
-            raise RewriteError(f"{subject.name}: {found}")
-        stay, width = tuple(map(int, keep)), subject.spec.out_channels
-        if unknown or not stay or list(stay) != sorted(set(stay)) or not 0 <= stay[0] <= stay[-1] < width:
-            raise RewriteError(
-                f"{subject.name}: narrow takes keep=, numbers of some of its {width} channels, ascending"
-            )
-        return Replacement(_chains(found, len(stay)), keep=stay)
+        if isinstance(found, Refusal) or unknown:
+            raise RewriteError(f"{subject.name}: {found if isinstance(found, Refusal) else _TAKES}")
+        return narrower(found, keep)
 
     def fitted(self, replacement: Replacement) -> str:
         return list(replacement.chains)[-1]
@@ -105,7 +101,8 @@ class Narrow(Rewrite):
         weight, bias = own_weights(modules[last])
         new = weight[:, keep]
         if moments is not None:
-            new = instead(weight.flatten(2), moments.covariance[0], keep).reshape(new.shape).to(weight)
+            by_taps = weight.reshape(*weight.shape[:2], -1)
+            new = instead(by_taps, moments.covariance[0], keep).reshape(new.shape).to(weight)
             if bias is not None:
                 bias = bias + self.lost(weight, new, keep).flatten(1) @ moments.mean[0].to(bias)
         return {**made, last: [(new, bias)]}
@@ -118,22 +115,32 @@ class Narrow(Rewrite):
         return lost
 
 
-def _chains(found: Hidden, count: int) -> dict[str, Chain]:
-    """The new layers: norms become nothing, and give the convolutions before them a bias."""
-    known = found.subject.survey.neighbours
+def narrower(found: Hidden, keep: Sequence[int]) -> Replacement:
+    """The layers with some of the channels; norms become nothing, and convolutions before them have a bias.
+
+    Args:
+        keep: the numbers of the channels that stay, ascending.
+
+    Raises:
+        RewriteError: there are no such channels.
+    """
+    stay, maker = tuple(map(int, keep)), found.makers[0]
+    if not stay or list(stay) != sorted(set(stay)) or not 0 <= stay[0] <= stay[-1] < found.width:
+        raise RewriteError(
+            f"{maker}: narrow takes keep=, numbers of some of its {found.width} channels, ascending"
+        )
+    count, biased = len(stay), set(found.norms.values())
     chains: dict[str, Chain] = {}
-    maker = found.subject.name
-    specs = {maker: replace(found.subject.spec, out_channels=count)}
-    for name in found.between:
-        if name in known:
-            maker = name
-            specs[name] = replace(known[name].spec, in_channels=count, out_channels=count, groups=count)
+    for name, spec in found.specs.items():
+        if name == maker:
+            new = replace(spec, out_channels=count)
+        elif name == found.reader:
+            new = replace(spec, in_channels=count)
         else:
-            specs[maker] = replace(specs[maker], bias=True)
-            chains[name] = ()
-    specs[found.reader] = replace(known[found.reader].spec, in_channels=count)
-    chains |= {name: (Conv(spec),) for name, spec in specs.items()}
-    return {name: chains[name] for name in (found.subject.name, *found.between, found.reader)}
+            new = replace(spec, in_channels=count, out_channels=count, groups=count)
+        chains[name] = (Conv(replace(new, bias=spec.bias or name in biased), linear=found.linear),)
+        chains |= {norm: () for norm, before in found.norms.items() if before == name}
+    return Replacement(chains, keep=stay)
 
 
 PLANNED = (LowRank(), Narrow())

@@ -1,21 +1,22 @@
-"""The channels between two convolutions that nothing else reads: there may be fewer of them."""
+"""The channels between two convolutions, or linear layers, that nothing else reads: there may be fewer."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from torch import nn
 
 from archcost.errors import Refusal
 from archcost.merging.norms import inner_activation, is_norm, norm_problem
-from archcost.rewriting.survey.graph import Taker, is_elementwise, results_of, takers
+from archcost.rewriting.survey.graph import LayerOutput, Taker, is_elementwise, results_of, takers
 from archcost.rewriting.survey.movable import why_fixed
 from archcost.rewriting.survey.pools import POOLS
 from archcost.rewriting.survey.survey import Subject, Survey
-from archcost.trace.graph import Op
+from archcost.spec import ConvSpec
+from archcost.trace.graph import Op, refs
 
-__all__ = ["Hidden", "hidden"]
+__all__ = ["Hidden", "hidden", "hidden_of_linear"]
 
 _SPATIAL = frozenset(
     "max_pool2d max_pool2d_with_indices avg_pool2d adaptive_avg_pool2d constant_pad_nd reflection_pad2d "
@@ -26,20 +27,31 @@ _SPATIAL = frozenset(
 
 @dataclass(frozen=True, eq=False)
 class Hidden:
-    """The channels that one convolution makes and another one reads."""
+    """The channels that one layer makes and another one of its kind reads, in one call each."""
 
-    subject: Subject
-    """The convolution that makes them."""
-    between: tuple[str, ...]
-    """Depthwise convolutions and batch normalisations between, in order of execution."""
-    reader: str
-    """The convolution that reads them."""
+    model: nn.Module
+    specs: Mapping[str, ConvSpec]
+    """The layers by name, in order of execution: the one that makes them, depthwise convolutions, and the one
+    that reads them."""
+    norms: Mapping[str, str] = field(default_factory=dict)
+    """The convolution right before each batch normalisation between, by the norm's name."""
+    linear: bool = False
+    """Whether the layers are linear; else they are convolutions."""
 
     @property
     def makers(self) -> tuple[str, ...]:
-        """The convolutions that have these channels as their output, in order of execution."""
-        known = self.subject.survey.neighbours
-        return (self.subject.name, *(name for name in self.between if name in known))
+        """The layers that have these channels as their output, in order of execution."""
+        return tuple(self.specs)[:-1]
+
+    @property
+    def reader(self) -> str:
+        """The layer that reads them."""
+        return tuple(self.specs)[-1]
+
+    @property
+    def width(self) -> int:
+        """How many they are."""
+        return self.specs[self.reader].in_channels
 
 
 def hidden(subject: Subject) -> Hidden | Refusal:
@@ -55,7 +67,7 @@ def _hidden(survey: Survey, name: str) -> Hidden | Refusal:
     if subject.spec.groups > 1 or subject.spec.transposed or len(subject.ops) > 1:
         return Refusal("it is grouped, transposed or called several times")
     results = results_of(subject)
-    between: list[str] = []
+    specs, norms = {name: subject.spec}, dict[str, str]()
     behind_conv = True
     while not isinstance(results, Refusal):
         found = takers(survey, results, alone=False)  # a ReLU may serve several layers
@@ -68,9 +80,9 @@ def _hidden(survey: Survey, name: str) -> Hidden | Refusal:
             why = _fixed(then, width)
             if why is not None:
                 return Refusal(f"{taker.module} {why}")
+            specs[taker.module] = then.spec
             if then.spec.groups == 1:
-                return Hidden(subject, tuple(between), taker.module)
-            between.append(taker.module)
+                return Hidden(survey.model, specs, norms)
             behind_conv = True
         elif module is not None and is_norm(module):
             why = norm_problem(module) or why_fixed(survey, taker.module)
@@ -80,11 +92,33 @@ def _hidden(survey: Survey, name: str) -> Hidden | Refusal:
                 why = "is not right behind a convolution, or holds an activation function"
             if why is not None:
                 return Refusal(f"{taker} {why}")
-            between.append(taker.module)
+            norms[taker.module] = tuple(specs)[-1]
         elif type(module) is not nn.Identity:  # a norm that was folded, as the trace does not know
             if not _each_alone(survey, taker, module):
                 return Refusal(f"the next layer is {taker}, which does not treat all channels alike")
             behind_conv = False
+        results = [one.result for one in found]
+    return results
+
+
+def hidden_of_linear(survey: Survey, name: str, specs: Mapping[str, ConvSpec]) -> Hidden | Refusal:
+    """The features behind a linear layer, up to the next one, through activation functions alone.
+
+    Args:
+        specs: the linear layers that are called once and may be replaced, each as a convolution of one tap.
+    """
+    call = survey.flow.calls(name)[0]
+    results: list[LayerOutput] | Refusal = [LayerOutput(ref, call.end_op - 1) for ref in refs(call.outputs)]
+    while not isinstance(results, Refusal):
+        found = takers(survey, results, alone=False)
+        if isinstance(found, Refusal):
+            return found
+        taker = found[0]
+        if taker.call is not None and taker.module in specs:
+            return Hidden(survey.model, {name: specs[name], taker.module: specs[taker.module]}, linear=True)
+        module = None if taker.call is None else survey.model.get_submodule(taker.module)
+        if not (type(module) is nn.Identity or (_shared(module) and is_elementwise(survey, taker))):
+            return Refusal(f"the next layer is {taker}, which does not treat all features alike")
         results = [one.result for one in found]
     return results
 
@@ -102,13 +136,18 @@ def _fixed(then: Subject, width: int) -> str | None:
 
 def _each_alone(survey: Survey, taker: Taker, module: nn.Module | None) -> bool:
     """Whether a successor does the same to each channel, and to each alone."""
-    if module is not None and any(p.numel() > 1 for p in module.parameters()):
+    if not _shared(module):
         return False
     if taker.type_name in POOLS or is_elementwise(survey, taker):
         return True
     call = taker.call
     ops = (taker.op,) if call is None else survey.trace.ops[call.first_op : call.end_op]
     return all(op.label in _SPATIAL and _keeps_channels(op) for op in ops)
+
+
+def _shared(module: nn.Module | None) -> bool:
+    """Whether all channels share the parameters of a module, if it has any."""
+    return module is None or all(p.numel() == 1 for p in module.parameters())
 
 
 def _keeps_channels(op: Op) -> bool:
