@@ -24,7 +24,11 @@ def add(commands: Commands, common: Parser) -> None:
         "--check", action="store_true", help="compare the MACs with those of fvcore and FlopCounterMode"
     )
     analyze.add_argument(
-        "-v", "--verbose", action="store_true", dest="full", help="every module as a tree, and the footnotes"
+        "-v",
+        "--verbose",
+        action="store_true",
+        dest="full",
+        help="the tree of modules, equal ones once, and the footnotes",
     )
     analyze.set_defaults(run=run)
 

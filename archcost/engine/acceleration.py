@@ -252,7 +252,9 @@ class Acceleration(Result):
     def _pairs(self) -> str:
         """How the ratio was found, since it is not the quotient of the two medians."""
         assert self.ratio is not None
-        pairs = f"the median of {self.ratio.pairs} pairs" if self.ratio.pairs else "their quotient"
+        pairs = "their quotient"
+        if self.ratio.pairs:
+            pairs = "of a single pair" if self.ratio.pairs == 1 else f"the median of {self.ratio.pairs} pairs"
         spread = f", spread {self.ratio.spread:.2f}" if self.ratio.pairs > 1 else ""
         return f"{pairs}{spread}" + f", {self.dropped} interrupted left out" * bool(self.dropped)
 

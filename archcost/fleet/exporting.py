@@ -57,7 +57,7 @@ def frame(store: FleetStore) -> pd.DataFrame:
     found: pd.DataFrame = pd.DataFrame(rows, columns=list(COLUMNS))
     for name in ("kernel_size", "stride", "padding", "dilation", "output_padding", "input_size"):
         found[name] = found[name].map(lambda size: _text(size) if isinstance(size, (list, tuple)) else None)
-    for name in ("groups", "in_channels", "out_channels"):
+    for name in ("batch", "groups", "in_channels", "out_channels"):
         found[name] = found[name].astype("Int64")
     return found
 

@@ -287,7 +287,9 @@ def latency_table(
         own = [mark for mark, name in marks.items() if name == device]
         if not own:
             listed = ", ".join(names) or "none"
-            raise FleetError(f"fleet: the table has no device {device!r}; it has: {listed}. Name one of them")
+            if device is None and names:
+                raise FleetError(f"fleet: the table has several devices; name one (--on, device=): {listed}")
+            raise FleetError(f"fleet: the table has no device {device!r}; it has: {listed}")
         # With other software since, the latest.
         results = max((kept.results(mark) for mark in own), key=lambda found: max(at for *_, at in found))
         times: dict[type[Task], dict[Any, float]] = {Product: {}, Step: {}, Model: {}}

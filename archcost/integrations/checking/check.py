@@ -129,7 +129,10 @@ def _tables(settings: Config, models: str | Iterable[str] | None, input_size: An
     asked = (models,) if isinstance(models, str) else tuple(models)
     for one in asked:
         if one not in known and ":" not in one:
-            raise SpecError(f"there is no model {one!r}{near(one, known) if known else ''}; a SPEC has a ':'")
+            raise SpecError(
+                f"there is no model {one!r}{near(one, known) if known else ''}; a SPEC has a ':', "
+                "as in net.py:Net"
+            )
     return tuple(known.get(one) or ModelTable(one, one, input_size) for one in dict.fromkeys(asked))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from math import exp, log
 from typing import TYPE_CHECKING, Protocol
 
 from archcost.errors import SpecError
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["zoo"]
 
 _LINE = 0.04  # the height of a name, as a share of the axis
+_LEFT, _RIGHT = 0.24, 0.07  # shares of the axis for names before the first dot, and behind the last
+_FEW = 12  # models of which all have their names
 
 
 class _Model(Protocol):
@@ -73,6 +76,8 @@ def zoo(measured: _Zoo, *, path: str | os.PathLike[str] | None = None) -> Figure
     axes = figure.add_axes((0.09, 0.12, 0.87, 0.76))
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "235" else "")
+    axes.margins(y=0.08)
     most = max(one.macs for one in measured.models)
     for on, colour in ((False, GREY), (True, colour_of(0))):
         some = [one for one in measured.models if one.front == on]
@@ -92,12 +97,19 @@ def zoo(measured: _Zoo, *, path: str | os.PathLike[str] | None = None) -> Figure
     # Above the front there is nothing: names stand there, pushed upwards where they would touch.
     low, high = axes.get_ylim()
     step, last = (high - low) * _LINE, low
-    axes.set_xlim(left=min(one.ms for one in measured.models) / 5)
+    left, right = axes.set_xlim(*_limits([one.ms for one in measured.models]))
+    others = [one for one in measured.models if not one.front]
+    for one in others if len(measured.models) <= _FEW else ():
+        axes.annotate(
+            short(one.name, 24), (one.ms, one.accuracy), xytext=(0, -16), textcoords="offset points",
+            ha="center", va="center", fontsize=9, color=SOFT,
+        )  # fmt: skip
     for one in front:
         last = max(one.accuracy + step / 2, last + step)
+        beside = one.ms * (left / right) ** 0.02, last
         axes.annotate(
-            short(one.name, 24), (one.ms, one.accuracy), xytext=(0.92 * one.ms, last), ha="right",
-            va="center", fontsize=9, color=SOFT, arrowprops={"arrowstyle": "-", "color": SOFT, "lw": 0.5},
+            short(one.name, 24), (one.ms, one.accuracy), xytext=beside, ha="right", va="center",
+            fontsize=9, color=SOFT, arrowprops={"arrowstyle": "-", "color": SOFT, "lw": 0.5},
         )  # fmt: skip
     axes.set_ylim(low, max(high, last + step))
     title = f"{len(measured.models)} classifiers on {short(measured.device, 30)}, batch {measured.batch}"
@@ -105,3 +117,10 @@ def zoo(measured: _Zoo, *, path: str | os.PathLike[str] | None = None) -> Figure
     axes.set_title(f"{title} ({largest})", loc="left", fontsize=13, color=INK, pad=10)
     dress(axes, "median ms of a forward pass", "top-1 accuracy on ImageNet in %", 11, 10)
     return finish(figure, path)
+
+
+def _limits(ms: Sequence[float]) -> tuple[float, float]:
+    """The ends of a logarithmic axis with room on both sides."""
+    low, high = min(ms), max(ms)
+    whole = max(log(high / low), log(1.5)) / (1 - _LEFT - _RIGHT)
+    return low * exp(-_LEFT * whole), high * exp(_RIGHT * whole)

@@ -10,7 +10,8 @@ DRAW.tiles = (picture) => {
 
   const value = (at) => measures[measure].values[at] || 0;
   const sum = (list, of) => list.reduce((n, at) => n + (of(at) || 0), 0);
-  const last = (name) => name.slice(name.lastIndexOf(".") + 1);
+  /* A SPEC, the name of the root, may have dots of its own. */
+  const last = (name) => name.includes(":") ? name : name.slice(name.lastIndexOf(".") + 1);
   /* A tile stands for one or several neighbours, its columns. A column is a module, or below a tile of
      equal modules the same module of each of them. Neighbours in one tile are equal, or too thin to draw. */
   const tileOf = (columns, same) => ({ columns, same, at: columns[0][0], all: columns.flat() });

@@ -215,7 +215,8 @@ def _notes(rewritten: RewrittenModel, grids: Sequence[Grid]) -> list[tuple[str, 
         notes.append(("Output", text))
     if rewritten.speed is not None:
         notes.append(("Speed", _speed(rewritten.speed)))
-    notes += skipped_notes(rewritten.skipped)
+    new = {name for one in rewritten.outcomes for name in one.proposal.replacement.chains}
+    notes += skipped_notes(one for one in rewritten.skipped if one.name not in new)
     if errors:
         notes.append(("Errors", errors))
     notes += [("Units", _UNITS), *signs(grids)]
