@@ -31,7 +31,7 @@ SHARES = tuple(round(0.05 * n, 2) for n in range(1, 20))
 _STEP_FROM, _STEP = 32, 8
 _FEW = 4
 """Positions for each value of a patch, below which a covariance does not say which channels may go."""
-_WIDEST = 2304
+_WIDEST = 3072
 """Values of a patch up to which channels are eliminated: the time goes with the third power."""
 
 

@@ -90,8 +90,8 @@ def optimize(
             the fewest MACs are looked for. By default half of them, from where a model is of no use.
         evaluate: your own metric of a model, larger is better; it decides between selections.
         rules: names of the rules to choose from; by default ``bottleneck``, ``asymmetric``, ``separable``,
-            ``narrow`` (fewer channels between two convolutions, with data) and ``low_rank`` (of linear
-            layers).
+            ``narrow`` (fewer channels between two convolutions or linear layers, with data) and ``low_rank``
+            (of linear layers).
         exclude: names or patterns of layers that stay as they are.
         merge: first merge modules that sum branches of convolutions (RepVGG, MobileOne) into single ones,
             exactly.
