@@ -31,8 +31,7 @@ def corrected(
 
     Under a covariance the spectra of families that factor other axes than outputs against inputs are those of
     marginal ones: at three ranks of each family the weights are computed, and the ratio of errors is
-    interpolated between. From the weights alone the closed forms of a single rank are the best there is, and
-    those of two ranks 1 to 9 % above it (the layers of five trained networks).
+    interpolated between. From the weights alone the closed forms are the best there is, or near it.
     """
     if seen is None:
         return candidates
