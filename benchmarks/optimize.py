@@ -8,7 +8,8 @@
                                   [--latency [NAME ...]]
 
 Weights and inputs come from packages, installed with ``--no-deps`` into --packages
-(`optimize_nets.PACKAGES`), and Debian's `dataset-fashion-mnist`; *cnn*, *resnet* and *convnext* are trained here, once.
+(`optimize_nets.PACKAGES`), and Debian's `dataset-fashion-mnist`; *cnn*, *resnet* and *convnext* are trained
+here, once.
 Each seed draws other calibration inputs, 512 at most, without labels; those to be judged by are the same.
 
 Methods: *optimize* is `archcost.optimize`; *uniform*, *balf* and *vbmf* share the budget out as
