@@ -59,7 +59,8 @@ def _narrow(layer: Layer, replacement: Replacement, seen: Statistics | None) -> 
 def _reduced(layer: Layer, replacement: Replacement, seen: Statistics | None) -> Weights:
     """Reduced-rank regression: the outputs projected on their leading directions."""
     weight = weight_of(layer.module).detach()
-    weight = weight.to("cpu", torch.float32 if seen is None and weight.numel() >= _LARGE else torch.float64)
+    quick = seen is None and weight.numel() >= _LARGE and weight.dtype != torch.float64
+    weight = weight.to("cpu", torch.float32 if quick else torch.float64)
     groups = layer.spec.groups
     flat = weight.reshape(groups, weight.shape[0] // groups, -1)
     first, last = (conv.spec for conv in replacement.convs)

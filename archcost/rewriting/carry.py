@@ -29,7 +29,7 @@ _QUICK = 1e8
 """Most MACs of a sweep of alternating least squares where only the error is asked for."""
 _QUICK_SWEEPS = 2
 _LARGE = 2**18
-"""Number of values from which a kernel's error is computed in float32."""
+"""Number of values from which a kernel that is not in float64 is factored in float32, without moments."""
 
 _TRANSPOSED = "a chain cannot mix transposed layers with ordinary ones of more than one tap or stride"
 
@@ -156,7 +156,7 @@ def _factors(
     """The layer's kernel with groups as its first axis, and the kernels of the chain."""
     weight, groups = _weight_of(module), like_of(module).groups
     target = apart(weight, groups)
-    if moments is None and target.numel() >= _LARGE:
+    if moments is None and target.numel() >= _LARGE and weight_of(module).dtype != torch.float64:
         target = target.float()
     kernels = [kernel.to(target.dtype) for kernel in rule.factors(target, replacement, moments)]
     for kernel, spec in zip(kernels, specs, strict=True):

@@ -71,7 +71,7 @@ def refined(
         RewriteError: the chain has another extent than the target, or reaches between its taps.
     """
     work = work_of(kernels, target, covariance)
-    if work > _FAR:
+    if covariance is None and work > _FAR:
         return [kernel.to(torch.float64) for kernel in kernels]
     wide = torch.float32 if work > _LARGE else torch.float64
     target = target.to(wide)

@@ -257,3 +257,20 @@ def test_few_positions_do_not_say_which_features_may_go():
     options = {"rules": ["narrow"], "batches": X, "random_weights": True, "progress": False}
     with pytest.raises(RewriteError, match="the least reachable is 1"):
         archcost.optimize(model, X[:1], budget=0.9, **options)
+
+
+def test_a_plan_is_not_for_linear_layers_of_another_width():
+    options = {"budget": 0.6, "batches": X, "rules": ["narrow"], "random_weights": True, "progress": False}
+    plan = archcost.optimize(blocks(), X[:1], trials=1, **options).plan
+    other = blocks()
+    other[1].expand, other[1].project = nn.Linear(8, 48), nn.Linear(48, 8)
+    with pytest.raises(RewriteError, match=r"'1\.expand' has 8 -> 48, and 8 -> 40 in the plan"):
+        plan.apply(other)
+
+
+def test_hooks_on_linear_layers_see_all_features():
+    model = blocks()
+    model[1].expand.register_forward_hook(lambda *_: None)
+    model[2].project.register_forward_pre_hook(lambda *_: None)
+    found = layers_of(survey_of(archcost.analyze(model, X[:1], progress=False), hooks="keep"))
+    assert not any(one.hidden for one in found)

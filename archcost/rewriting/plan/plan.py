@@ -229,6 +229,14 @@ class Plan:
                     raise RewriteError(
                         f"{said}: {name!r} is a {type(module).__name__}, and a {kind} in the plan"
                     )
+            for name, spec in zip(one.replacement.chains, one.old, strict=False):
+                module = model.get_submodule(name)
+                wide = spec.in_channels, spec.out_channels
+                if isinstance(module, nn.Linear) and (module.in_features, module.out_features) != wide:
+                    there = f"{module.in_features} -> {module.out_features}"
+                    raise RewriteError(
+                        f"{said}: {name!r} has {there}, and {wide[0]} -> {wide[1]} in the plan"
+                    )
             if site is None:
                 continue
             if weights and any(p.is_meta for p in site.module.parameters()):

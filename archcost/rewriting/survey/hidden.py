@@ -14,10 +14,12 @@ from archcost.rewriting.survey.movable import why_fixed
 from archcost.rewriting.survey.pools import POOLS
 from archcost.rewriting.survey.survey import Subject, Survey
 from archcost.spec import ConvSpec
+from archcost.surgery.refusals import hooks_of
 from archcost.trace.graph import Op, refs
 
 __all__ = ["Hidden", "hidden", "hidden_of_linear"]
 
+_HOOKED = "a hook would see fewer features"
 _SPATIAL = frozenset(
     "max_pool2d max_pool2d_with_indices avg_pool2d adaptive_avg_pool2d constant_pad_nd reflection_pad2d "
     "replication_pad2d".split()
@@ -107,6 +109,8 @@ def hidden_of_linear(survey: Survey, name: str, specs: Mapping[str, ConvSpec]) -
     Args:
         specs: the linear layers that are called once and may be replaced, each as a convolution of one tap.
     """
+    if hooks_of(survey.model.get_submodule(name)):
+        return Refusal(_HOOKED)
     call = survey.flow.calls(name)[0]
     results: list[LayerOutput] | Refusal = [LayerOutput(ref, call.end_op - 1) for ref in refs(call.outputs)]
     while not isinstance(results, Refusal):
@@ -114,6 +118,8 @@ def hidden_of_linear(survey: Survey, name: str, specs: Mapping[str, ConvSpec]) -
         if isinstance(found, Refusal):
             return found
         taker = found[0]
+        if taker.call is not None and hooks_of(survey.model.get_submodule(taker.module)):
+            return Refusal(_HOOKED)
         if taker.call is not None and taker.module in specs:
             return Hidden(survey.model, {name: specs[name], taker.module: specs[taker.module]}, linear=True)
         module = None if taker.call is None else survey.model.get_submodule(taker.module)
