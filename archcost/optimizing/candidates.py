@@ -76,9 +76,9 @@ def candidates_of(
     spec = layer.spec
     if spec.groups > 1 and spec.in_channels == spec.groups:
         return []
-    kernel = weight_of(layer.module)[None, ..., None] if layer.linear else unfolded_of(layer.module).given
-    found, table = curves(kernel, seen, layer.linear)
     made: list[Candidate] = []
+    kernel = weight_of(layer.module)[None, ..., None] if layer.linear else unfolded_of(layer.module).given
+    found, table = ([], None) if layer.read_by_parent else curves(kernel, seen, layer.linear)
     for curve in found:
         if curve.rule in wanted:
             made += _along(layer, curve)
@@ -103,8 +103,7 @@ def _narrow(layer: Layer, seen: Statistics | None) -> Iterator[Candidate]:
         return
     step = _STEP if width >= _STEP_FROM else 1
     counts = {count for share in SHARES if 0 < (count := step * round(share * width / step)) < width}
-    by_taps = weight.reshape(len(weight), width, -1)
-    for keep, error in eliminated(by_taps, seen.moments.covariance[0], counts).values():
+    for keep, error in eliminated(weight, seen.moments.covariance[0], counts).values():
         options: dict[str, Option] = {"keep": list(keep)}
         new = narrower(found, keep)
         if error < 1:

@@ -20,12 +20,10 @@ from archcost.surgery.exchange import replace
 from archcost.surgery.sites import Hooks
 from archcost.weights.alternating import on_taps
 from archcost.weights.features import weight_of
-from archcost.weights.lowrank import reduced
+from archcost.weights.lowrank import reduced, working_dtype
 
 __all__ = ["Weights", "composed", "exchanged", "weights_of"]
 
-_LARGE = 2**18
-"""Values of a weight from which it is decomposed in float32, where there is no covariance."""
 Weights = list[tuple[Tensor, "Tensor | None"]]
 
 
@@ -59,8 +57,7 @@ def _narrow(layer: Layer, replacement: Replacement, seen: Statistics | None) -> 
 def _reduced(layer: Layer, replacement: Replacement, seen: Statistics | None) -> Weights:
     """Reduced-rank regression: the outputs projected on their leading directions."""
     weight = weight_of(layer.module).detach()
-    quick = seen is None and weight.numel() >= _LARGE and weight.dtype != torch.float64
-    weight = weight.to("cpu", torch.float32 if quick else torch.float64)
+    weight = weight.to("cpu", working_dtype(weight, seen is not None))
     groups = layer.spec.groups
     flat = weight.reshape(groups, weight.shape[0] // groups, -1)
     first, last = (conv.spec for conv in replacement.convs)

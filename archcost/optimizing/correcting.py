@@ -26,7 +26,7 @@ _LEAST, _MOST = 1e-10, 1.0
 
 def corrected(
     layer: Layer, candidates: Sequence[Candidate], seen: Statistics | None, time_left: Allowance
-) -> Sequence[Candidate]:
+) -> list[Candidate]:
     """The candidates with errors as their weights have them, by family; as they are once its time is up.
 
     Under a covariance the spectra of families that factor other axes than outputs against inputs are those of
@@ -34,7 +34,7 @@ def corrected(
     interpolated between. From the weights alone the closed forms are the best there is, or near it.
     """
     if seen is None:
-        return candidates
+        return list(candidates)
     families: dict[str, list[Candidate]] = defaultdict(list)
     for one in candidates:
         families[family_of(one)].append(one)

@@ -41,6 +41,8 @@ class Layer:
     """Bytes of its weights in the dtype of a budget on flash."""
     must_change: bool = False
     """Whether it breaks a budget on SRAM as it is."""
+    read_by_parent: bool = False
+    """Whether its parent's forward reads its weight, so that it stays a single layer."""
     hidden: Hidden | None = None
     """The channels that it reads, where there may be fewer of them."""
 
@@ -142,7 +144,19 @@ def _linear(survey: Survey) -> list[Layer]:
         reason = site.reason
         if reason is None and sum(spec.macs for spec in specs) != row.macs:
             reason = "its code does more than one matrix product a call"
+        above = survey.model.get_submodule(site.name.rpartition(".")[0])
         made.append(
-            Layer(site.name, site.names, module, specs, row.params, row.macs, calls[0].first_op, None, reason)
+            Layer(
+                site.name,
+                site.names,
+                module,
+                specs,
+                row.params,
+                row.macs,
+                calls[0].first_op,
+                refusal=reason,
+                # Its fast path in eval mode takes the weights; a trace on `meta` does not go there.
+                read_by_parent=isinstance(above, nn.TransformerEncoderLayer),
+            )
         )
     return made

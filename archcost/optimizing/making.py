@@ -13,6 +13,7 @@ from archcost.optimizing.limits import RESOURCES, Limits
 from archcost.optimizing.measured import measured
 from archcost.optimizing.pacing import kept_in_time, paced
 from archcost.optimizing.planning import Choosing, Planned, Selection
+from archcost.optimizing.selecting import carried
 from archcost.optimizing.stages import Carried, Task
 
 __all__ = ["Making"]
@@ -62,7 +63,7 @@ class Making:
 
     def within(self, limits: Limits) -> tuple[Carried, list[Carried]]:
         """The best selection within the limits, and all that were carried out."""
-        return self.task.carried(self.selections(limits), self.evaluate, self.refit)
+        return carried(self.task, self.selections(limits), self.evaluate, self.refit)
 
     def within_error(self, asked: Budget) -> tuple[Carried, list[Carried], Limits]:
         """The fewest MACs whose outputs move no further than asked, by bisection within the other limits.

@@ -69,7 +69,7 @@ def optimize(
     # doctest: +SKIP
 
     Every convolution and linear layer may become a cheaper chain of two or three, of a rank on a fine grid,
-    and two convolutions in a row may have fewer channels between them.
+    and two convolutions or linear layers in a row may have fewer channels between them.
     One candidate at most is chosen for each layer, by a multiple-choice knapsack over the errors that the
     spectra of the layers under the covariance of their inputs predict, weighted by how far the model's
     outputs respond to them. Weights come in closed form; then every layer, those that stay included, is

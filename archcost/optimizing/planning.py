@@ -193,7 +193,7 @@ class Choosing:
         total = self.limits.given["macs"]
         held = "; ".join(
             f"{one.name} has {percent_text(100 * one.macs / total)} % of the MACs and stays: "
-            f"{one.refusal or 'no candidate saves anything'}"
+            f"{one.refusal or 'no candidate of these rules and inputs saves anything'}"
             for one in kept[:3]
             if total and one.macs >= 0.02 * total
         )

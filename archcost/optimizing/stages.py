@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
+from math import inf
 from typing import cast
 
 import torch
@@ -32,7 +33,6 @@ from archcost.optimizing.replaying import Replay
 from archcost.optimizing.sensitivity import Response, responses
 from archcost.optimizing.statistics import Sampled, Statistics, collected, in_parts
 from archcost.optimizing.timing import Times, inside
-from archcost.optimizing.verify import ENOUGH, moved, outputs_for
 from archcost.progress import Progress
 from archcost.rewriting.replacement import Replacement
 from archcost.surgery.copying import copied
@@ -50,17 +50,8 @@ _CORRECTING = 20.0
 """Seconds for computing weights whose errors correct those of the spectra."""
 _KEPT = 2**28
 """Most bytes of computed weights kept for other selections."""
-_COMPARING = 20.0
-"""Seconds after which no further selection is compared before a refit."""
-_REFITTED = 4
-"""The most selections that are refitted: of those carried out for 46 budgets of four networks, the best was
-among the four that moved outputs least before, but for four budgets."""
-_REFITTING = 40.0
-"""Seconds after which no further one is refitted."""
 _WORSE = 2.0
 """Standard errors by which held-out outputs move further with a refit that is taken back."""
-_TIED = 3
-"""The most selections that are refitted once more to be told apart."""
 
 
 @dataclass
@@ -111,7 +102,7 @@ class Task:
     """By the first piece that is held out."""
     computed: dict[object, tuple[Replacement, Weights]] = field(default_factory=dict)
     computed_bytes: int = 0
-    refitting: Allowance = field(default_factory=lambda: Allowance(_REFITTING))
+    refitting: Allowance = field(default_factory=lambda: Allowance(inf))
     """Time for refits of the selections within one budget."""
     _replay: Replay | None = None
     """Until selections are carried out."""
@@ -190,7 +181,7 @@ class Task:
                     layer, own = by_name[name], seen.get(name)
                     made = candidates_of(layer, own, rules=self.rules)
                     part_of = allowance.within(2 * _CORRECTING / len(modules))
-                    self.candidates[name] = list(corrected(layer, made, own, part_of))
+                    self.candidates[name] = corrected(layer, made, own, part_of)
                     bar.step()
                 if len(parts) == 1:
                     self.kept = dict(seen)
@@ -257,87 +248,9 @@ class Task:
         for part in in_parts(modules, self.ceiling):
             yield [chosen[name] for name in part], self.statistics(part)
 
-    def carried(
-        self, selections: Sequence[Selection], evaluate: Callable[[nn.Module], float] | None, refit: bool
-    ) -> tuple[Carried, list[Carried]]:
-        """The best of the selections, and all that were carried out; Ctrl-C ends it with those so far."""
-        done: list[Carried] = []
-        self._replay = None
-        self.prepare()
-        chosen = selections[:1]
-        try:
-            if self.data is not None or evaluate is not None:
-                chosen, refit = self.promising(selections, refit)
-            self.refitting = Allowance(_REFITTING)
-            for selection in chosen:
-                done.append(self.carry_out(selection, evaluate, refit))
-                if refit and self.data is not None and self.refitting.passed:
-                    break
-        except KeyboardInterrupt:
-            self.notes.append(f"interrupted after {len(done)} of {len(selections)} selections")
-            if not done:
-                self.notes.append("no selection was refitted")
-                done.append(self.carry_out(chosen[0], evaluate, False))
-        done.sort(key=lambda one: one.rank)
-        if evaluate is None and refit:
-            self.settle(done)
-        return done[0], done
-
-    def promising(self, selections: Sequence[Selection], refit: bool) -> tuple[Sequence[Selection], bool]:
-        """The selections whose outputs move least before a refit, the best first, and whether to refit them;
-        all of them where there is no refit. Ctrl-C leaves the best so far, without a refit."""
-        if self.data is None or not refit or len(selections) == 1:
-            return selections, refit
-        raw: dict[object, float] = {}
-        part = (*self.probed(self.data.held_out, 0.5), *self.probed(self.data.blended, 0.5))
-        allowance = Allowance(_COMPARING)
-        with self.timed("check"):
-            old = outputs_for(self.model, part)
-            try:
-                for one in selections:
-                    raw[one.key] = moved(outputs_for(self.made(one), part), old).score
-                    if allowance.passed:
-                        break
-            except KeyboardInterrupt:
-                if not raw:
-                    raise
-                self.notes.append(
-                    f"interrupted after {len(raw)} of {len(selections)} selections, before a refit"
-                )
-                refit = False
-        known = sorted((one for one in selections if one.key in raw), key=lambda one: raw[one.key])
-        return known[: _REFITTED if refit else 1], refit
-
-    def settle(self, done: list[Carried]) -> None:
-        """Put the best of the selections that held-out inputs do not tell apart first, in place.
-
-        They are refitted with another quarter held out, and compared over both.
-        """
-        data, best = self.data, done[0]
-        if data is None or not data.apart or best.trial.score < ENOUGH or self.refitting.passed:
-            return
-        judge = self.judge(data)
-        first, *others = (self.compared(one.model, data) for one in done[:_TIED])
-        near = (judge.further(other, first) < 1 for other in others)
-        tied = [best, *(one for one, close in zip(done[1:], near, strict=False) if close)]
-        if len(tied) < 2:
-            return
-        other = data.turned[0]
-        try:
-            again = [self.carry_out(one.selection, None, True, other).trial.score for one in tied]
-        except KeyboardInterrupt:
-            return
-        scores = [one.trial.score + more for one, more in zip(tied, again, strict=True)]
-        best = tied[scores.index(min(scores))]
-        done.remove(best)
-        done.insert(0, best)
-        self.notes.append(
-            f"{len(tied)} selections could not be told apart by held-out inputs: they were refitted with "
-            f"others held out, and the best over both is kept"
-        )
-
     def prepare(self) -> None:
-        """The old model's outputs, once."""
+        """Compute the old model's outputs, once; what sensitivities needed is dropped."""
+        self._replay = None
         if self.data is not None:
             self.judge(self.data)
 

@@ -18,6 +18,7 @@ from archcost.spec import ConvSpec
 from archcost.weights.alternating import on_taps, refined, work_of
 from archcost.weights.biases import biases, evened
 from archcost.weights.features import like_of, weight_of
+from archcost.weights.lowrank import working_dtype
 from archcost.weights.moments import Moments
 from archcost.weights.unfolded import Unfolded
 
@@ -28,8 +29,6 @@ Pairs = list[tuple[Tensor, "Tensor | None"]]
 _QUICK = 1e8
 """Most MACs of a sweep of alternating least squares where only the error is asked for."""
 _QUICK_SWEEPS = 2
-_LARGE = 2**18
-"""Number of values from which a kernel that is not in float64 is factored in float32, without moments."""
 
 _TRANSPOSED = "a chain cannot mix transposed layers with ordinary ones of more than one tap or stride"
 
@@ -156,8 +155,7 @@ def _factors(
     """The layer's kernel with groups as its first axis, and the kernels of the chain."""
     weight, groups = _weight_of(module), like_of(module).groups
     target = apart(weight, groups)
-    if moments is None and target.numel() >= _LARGE and weight_of(module).dtype != torch.float64:
-        target = target.float()
+    target = target.to(working_dtype(weight_of(module), moments is not None))
     kernels = [kernel.to(target.dtype) for kernel in rule.factors(target, replacement, moments)]
     for kernel, spec in zip(kernels, specs, strict=True):
         first, second = spec.out_channels, spec.in_channels

@@ -27,7 +27,7 @@ def eliminated(
     Optimal Brain Surgeon" (NIPS 1992), here for all outputs at once.
 
     Args:
-        weight: (out, in, taps).
+        weight: (out, in, *taps).
         covariance: of the patches of the layer's input, (in * taps, in * taps).
         counts: how many channels to keep, at least one.
 
@@ -35,9 +35,10 @@ def eliminated(
         By count: numbers of the channels, ascending, and the squared error of the layer's output relative to
         its variance.
     """
-    outs, ins, taps = weight.shape
-    weight, covariance = weight.to(torch.float64), _regular(covariance)
-    rows = weight.reshape(outs, ins * taps)
+    outs, ins = weight.shape[:2]
+    covariance = _regular(covariance)
+    rows = weight.to(torch.float64).reshape(outs, -1)
+    taps = rows.shape[1] // ins
     total = max(float(((rows @ covariance) * rows).sum()), 1e-300)
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(covariance))
     left, lost = torch.arange(ins), 0.0
@@ -96,15 +97,15 @@ def _costs(rows: Tensor, inverse: Tensor, taps: int) -> Tensor:
 
 
 def instead(weight: Tensor, covariance: Tensor, keep: Iterable[int]) -> Tensor:
-    """The weights of the channels that are kept, (out, kept, taps), with the least squared error."""
-    outs, ins, taps = weight.shape
+    """The weights (out, in, *taps) of the channels that are kept, with the least squared error."""
+    outs, ins, taps = len(weight), weight.shape[1], weight[0, 0].numel()
     stay = torch.zeros(ins, dtype=torch.bool)
     stay[list(keep)] = True
     columns = stay.repeat_interleave(taps).nonzero().flatten()
     covariance = _regular(covariance)
     wanted = covariance[columns] @ weight.to(torch.float64).reshape(outs, -1).mT
     found: Tensor = torch.linalg.solve(covariance[columns][:, columns], wanted).mT
-    return found.reshape(outs, -1, taps)
+    return found.reshape(outs, -1, *weight.shape[2:])
 
 
 def _regular(covariance: Tensor) -> Tensor:

@@ -7,12 +7,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-__all__ = ["balanced", "leading", "reduced", "root", "truncated"]
+__all__ = ["balanced", "leading", "reduced", "root", "truncated", "working_dtype"]
 
 # Smaller sides up to which LAPACK's exact methods are used; above, subspace iteration is much faster.
 _SVD_UP_TO = 64
 _EIGH_UP_TO = 768
 _FLOOR = 1e-6
+_LARGE = 2**18
 
 
 def root(covariance: Tensor) -> Tensor:
@@ -76,6 +77,16 @@ def truncated(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
         return matrix @ right, right.mT
     left = leading(matrix, rank)
     return left, left.mT @ matrix
+
+
+def working_dtype(weight: Tensor, informed: bool) -> torch.dtype:
+    """The dtype to decompose a weight in: float64; float32, in half the time, for large ones of fewer bits.
+
+    Args:
+        informed: whether under a covariance, whose range of magnitudes takes float64.
+    """
+    quick = not informed and weight.numel() >= _LARGE and weight.dtype != torch.float64
+    return torch.float32 if quick else torch.float64
 
 
 def balanced(second: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:

@@ -274,3 +274,16 @@ def test_hooks_on_linear_layers_see_all_features():
     model[2].project.register_forward_pre_hook(lambda *_: None)
     found = layers_of(survey_of(archcost.analyze(model, X[:1], progress=False), hooks="keep"))
     assert not any(one.hidden for one in found)
+
+
+def test_linear_layers_whose_weights_their_parent_reads_stay_single_ones():
+    """PyTorch's encoder layer takes the weights of its linear layers in eval mode."""
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(16, 2, 64, batch_first=True)
+    model = nn.Sequential(nn.Flatten(2), nn.Linear(256, 16), layer, nn.Flatten(), nn.Linear(48, 5)).eval()
+    small = archcost.optimize(model, X[:1], budget=0.7, batches=X, random_weights=True, progress=False)
+    alone = archcost.optimize(model, X[:1], budget=0.7, random_weights=True, progress=False)
+    with torch.no_grad():
+        for one in (small, alone):
+            assert type(one.model[2].linear1) is type(one.model[2].linear2) is nn.Linear
+            assert one.model(X).shape == (96, 5)

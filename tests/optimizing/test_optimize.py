@@ -12,7 +12,7 @@ from torch import nn
 
 import archcost
 from archcost import ArchcostError, Budget, InputError, ModelError, RewriteError, SpecError
-from archcost.optimizing import finishing, stages
+from archcost.optimizing import finishing, selecting, stages
 from archcost.optimizing.data import data_of, length
 from archcost.optimizing.judging import Judge
 from archcost.report.document import Asked
@@ -240,8 +240,8 @@ def test_an_interrupt_before_the_end_of_the_first_refit_gives_back_the_best_so_f
 
 def test_as_many_selections_are_refitted_as_time_allows(monkeypatch):
     found = quick(trained(), ONE, budget=0.3, batches=IMAGES)
-    assert 1 < len(found.trials) <= stages._REFITTED
-    monkeypatch.setattr(stages, "_REFITTING", 0.0)
+    assert 1 < len(found.trials) <= selecting._REFITTED
+    monkeypatch.setattr(selecting, "_REFITTING", 0.0)
     only = quick(trained(), ONE, budget=0.3, batches=IMAGES)
     assert len(only.trials) == 1
     assert only.trials[0].raw.score == min(one.raw.score for one in found.trials)

@@ -77,7 +77,7 @@ def findings(analysis: TracedModel, grids: Sequence[Grid]) -> list[tuple[str, st
     notes += signs(grids) or [LOWER_BOUND] * any(item.macs_unknown for item in analysis.uncounted)
     silent = never_ran(analysis)
     notes += [("Never called", _listed(silent, _FEW))] if silent else []
-    said = [visible(note).replace(" assumed:", ":", 1) for note in analysis.notes if note]
+    said = [visible(note) for note in analysis.notes if note]
     flops = "2 FLOPs" if analysis.total.flops == 2 * analysis.total.macs else "2 FLOPs, 8 where complex"
     assumed = [*said[:_FEW], *_more(len(said), _FEW), f"1 MAC is one multiply-accumulate, {flops}"]
     return [(what, _cut(text)) for what, text in [*notes, ("Assumed", "; ".join(assumed))]]

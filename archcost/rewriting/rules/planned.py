@@ -23,7 +23,6 @@ from archcost.weights.moments import Moments
 
 __all__ = ["PLANNED", "LowRank", "Narrow", "narrower"]
 
-_TAKES = "narrow takes keep= alone"
 _OF_LINEAR = "it is a convolution, and low_rank replaces linear layers: bottleneck is its low rank"
 
 
@@ -75,8 +74,10 @@ class Narrow(Rewrite):
 
     def replacement(self, subject: Subject, *, keep: Sequence[int] = (), **unknown: Any) -> Replacement:
         found = hidden(subject)
-        if isinstance(found, Refusal) or unknown:
-            raise RewriteError(f"{subject.name}: {found if isinstance(found, Refusal) else _TAKES}")
+        if isinstance(found, Refusal):
+            raise RewriteError(f"{subject.name}: {found}")
+        if unknown:
+            raise RewriteError(f"{subject.name}: narrow takes keep= alone")
         return narrower(found, keep)
 
     def fitted(self, replacement: Replacement) -> str:
@@ -101,8 +102,7 @@ class Narrow(Rewrite):
         weight, bias = own_weights(modules[last])
         new = weight[:, keep]
         if moments is not None:
-            by_taps = weight.reshape(*weight.shape[:2], -1)
-            new = instead(by_taps, moments.covariance[0], keep).reshape(new.shape).to(weight)
+            new = instead(weight, moments.covariance[0], keep).to(weight)
             if bias is not None:
                 bias = bias + self.lost(weight, new, keep).flatten(1) @ moments.mean[0].to(bias)
         return {**made, last: [(new, bias)]}
